@@ -1,0 +1,28 @@
+//! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host can see.
+//!
+//! # The story
+//!
+//! ```text
+//! argv ─► Options ─► + config file, environment ─► Plan ─► prepare ─► run ─► exit code
+//!
+//! run: lock says Acquired ─► Start command ─► command Ended | lock Lost | signal ─► tree gone ─► minimum hold ─► release ─► Exit
+//! ```
+//!
+//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand over the command: this program keeps the
+//! lock; the *guard*, forked just before the command, keeps the command and its process tree, and sees to it that the tree is dead before the
+//! lock can belong to anybody else, whatever becomes of us.
+//!
+//! # Rooms, by ring; imports point down
+//!
+//! 1. Words to plan: [`cli`] (help, options of each program), [`config`] (the JSON file), [`plan`] (what they come to).
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract, and one file a kind of lock) on
+//!    [`zookeeper`] (the wire, the session, the lease); [`moment`] and [`signal`], their vocabulary.
+//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; the guard's own), [`link`] (one connection), [`log`].
+//! 4. [`sys`]: system calls, and the only unsafe code.
+//!
+//! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
+
+pub mod moment;
+pub mod plan;
+pub mod signal;
+pub mod zookeeper;

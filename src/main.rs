@@ -1,0 +1,3 @@
+//! Picks a program by the name it was called by.
+
+fn main() {}

@@ -1,0 +1,298 @@
+//! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli` from words, config and environment;
+//! nothing below reads any of those. Also here: how a run can end, and the one place that turns an end into an exit code.
+
+use crate::signal::Signal;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// One run of one program.
+#[derive(Debug)]
+pub struct Plan {
+    /// Leads every line on stderr: `zk-flock`.
+    pub program: &'static str,
+    /// Which lock, and whom to ask for it.
+    pub lock: Lock,
+    /// How long to wait for the lock, counted from the program's start. Zero: one try. `Duration::MAX`: for ever.
+    pub wait: Duration,
+    /// What to run while the lock is held.
+    pub command: Command,
+    /// The lock is held at least so long since it was taken.
+    pub minimum_hold: Duration,
+    /// Time between TERM and KILL when somebody stops the run. `Duration::MAX`: no KILL.
+    pub kill_after: Duration,
+    /// Sent to the command's process tree when this program dies. `None`: the command is left alone then.
+    pub death_signal: Option<Signal>,
+    /// What the ends of a run are as exit codes.
+    pub exit_codes: ExitCodes,
+    /// Where the log goes.
+    pub log: Log,
+    /// What must hold before the service is asked for the lock.
+    pub gate: Gate,
+    /// Detach from terminal and caller before connecting.
+    pub daemonize: bool,
+    /// Tell the story of the run on stderr.
+    pub verbose: bool,
+}
+
+/// A kind of lock and where it lives.
+#[derive(Debug)]
+pub enum Lock {
+    /// One ephemeral ZooKeeper node, of the first of these names that is free (`-n`), else of the only one.
+    Node {
+        /// The ensemble.
+        cluster: Cluster,
+        /// Namespace: the node that all locks of an application are under, without slashes around it.
+        app_id: String,
+        /// Names of nodes below it, never empty; tried in order.
+        names: Vec<String>,
+        /// Print each name on stdout as it is tried.
+        announce: bool,
+    },
+    /// flock(2) on one of these files of this host, the first that is free.
+    Local {
+        /// Folder of the files; made if missing.
+        directory: PathBuf,
+        /// Whether `directory` is the default one, whose owner and mode must be ours alone.
+        private: bool,
+        /// Names of files in it, never empty; tried in order.
+        names: Vec<String>,
+        /// Print each name on stdout as it is tried.
+        announce: bool,
+    },
+}
+
+/// A ZooKeeper ensemble and how to talk to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cluster {
+    /// At least one.
+    pub hosts: Vec<Host>,
+    /// Prefix of every path: empty, or `/a/b` without a slash at its end.
+    pub chroot: String,
+    /// Session timeout to ask for; bounds connecting too.
+    pub timeout: Duration,
+    /// Who we are, if the ensemble should know.
+    pub auth: Option<Auth>,
+    /// Who may touch what we make.
+    pub acl: Acl,
+    /// What proves to a holder that it still holds.
+    pub heartbeat: Heartbeat,
+}
+
+/// A server by name or address, and port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// Name, IPv4 or IPv6 address without brackets.
+    pub name: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Host { name, port } = self;
+        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+    }
+}
+
+/// Credentials for ZooKeeper's `addauth`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Auth {
+    /// `digest`, say.
+    pub scheme: String,
+    /// `user:password`, say.
+    pub data: String,
+}
+
+/// ACL of the nodes that we make.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acl {
+    /// world:anyone may do everything, as the original has it.
+    Open,
+    /// Only who is authenticated as we are.
+    Creator,
+}
+
+/// How a holder proves that its session lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heartbeat {
+    /// A quorum write that changes nothing.
+    Write,
+    /// A ping, which a follower that is cut off answers by itself.
+    Ping,
+}
+
+/// A program and its arguments.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Command {
+    /// argv, never empty.
+    pub words: Vec<OsString>,
+    /// As the operator wrote it, for the log.
+    pub shown: String,
+}
+
+/// What must hold before the lock is asked for.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Gate {
+    /// Do not run at all at this one-minute load average or above.
+    pub max_load: Option<f64>,
+    /// First sleep as many seconds as the one-minute load average.
+    pub sleep: bool,
+}
+
+/// The log file and what goes into it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Log {
+    /// `None`: no log (the original's /dev/null).
+    pub path: Option<PathBuf>,
+    /// Least level of a line about the run.
+    pub level: Level,
+    /// Least level of a line about connection and session.
+    pub session_level: Level,
+    /// What was odd in the config: lines at WARNING, first in the log.
+    pub warnings: Vec<String>,
+}
+
+/// How much a log line matters.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[allow(missing_docs)]
+pub enum Level {
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+/// How the command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// By itself, with this code, 0 to 255.
+    Exited(u8),
+    /// By a signal.
+    Killed(Signal),
+}
+
+impl Status {
+    /// As a shell shows it in `$?`.
+    pub fn code(self) -> u8 {
+        match self {
+            Status::Exited(code) => code,
+            Status::Killed(signal) => 128u8.saturating_add(u8::try_from(signal.0).unwrap_or(127)),
+        }
+    }
+}
+
+/// How a run ended, seen from its exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The command ran and ended so.
+    Command(Status),
+    /// Somebody else holds the lock, to the end of our patience.
+    Busy,
+    /// No server answered in time.
+    Unreachable,
+    /// The lock service says no, by ACL or auth.
+    Refused,
+    /// A node or file of the lock holds what it must not.
+    Unfit,
+    /// The load is too high to start.
+    Loaded,
+    /// The command was found but cannot be run.
+    NotRunnable,
+    /// There is no such command.
+    NotFound,
+    /// The lock was lost, and the command killed for it.
+    Lost,
+    /// A system call failed that must not.
+    System,
+    /// Something of our own broke: the guard was killed, a server spoke nonsense.
+    Internal,
+    /// The config is missing or wrong.
+    Config,
+    /// A signal ended the run before there was a command, or INT or QUIT ended both.
+    Signalled(Signal),
+}
+
+/// What the process does last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// Exits with this code.
+    Code(u8),
+    /// Dies of this signal, so that the caller sees it.
+    DieOf(Signal),
+}
+
+/// The choices that the operator has about exit codes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExitCodes {
+    /// For "busy", if given.
+    pub busy: Option<u8>,
+    /// For "busy" otherwise, without `sysexits`: 0 for zk-flock, 1 for lockex.
+    pub busy_default: u8,
+    /// Tell the other ends apart by the codes of sysexits.h.
+    pub sysexits: bool,
+}
+
+impl ExitCodes {
+    /// The exit that stands for an end. Mirrors EXIT STATUS in the man pages.
+    pub fn exit(&self, end: End) -> Exit {
+        let (plain, sysexit) = match end {
+            End::Command(status) => return Exit::Code(status.code()),
+            End::Signalled(signal) => return Exit::DieOf(signal),
+            End::NotRunnable => (126, 126),
+            End::NotFound => (127, 127),
+            End::Busy => (self.busy.unwrap_or(self.busy_default), self.busy.unwrap_or(75)),
+            End::Unfit => (1, 65),
+            End::Unreachable => (1, 69),
+            End::Internal => (1, 70),
+            End::System => (1, 71),
+            End::Loaded => (1, 75),
+            End::Refused => (1, 77),
+            End::Config => (1, 78),
+            End::Lost => (1, 79),
+        };
+        Exit::Code(if self.sysexits { sysexit } else { plain })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_end_has_its_exit_code() {
+        let plain = ExitCodes { busy: None, busy_default: 0, sysexits: false };
+        let sysexits = ExitCodes { sysexits: true, ..plain };
+        let own = ExitCodes { busy: Some(17), ..sysexits };
+        for (end, [code, sysexit]) in [
+            (End::Busy, [0, 75]),
+            (End::Unfit, [1, 65]),
+            (End::Unreachable, [1, 69]),
+            (End::Internal, [1, 70]),
+            (End::System, [1, 71]),
+            (End::Loaded, [1, 75]),
+            (End::Refused, [1, 77]),
+            (End::Config, [1, 78]),
+            (End::Lost, [1, 79]),
+            (End::NotRunnable, [126, 126]),
+            (End::NotFound, [127, 127]),
+        ] {
+            assert_eq!(plain.exit(end), Exit::Code(code), "{end:?}");
+            assert_eq!(sysexits.exit(end), Exit::Code(sysexit), "{end:?}");
+        }
+        assert_eq!(own.exit(End::Busy), Exit::Code(17), "-x wins over 75");
+        assert_eq!(own.exit(End::Signalled(Signal::INT)), Exit::DieOf(Signal::INT));
+    }
+
+    #[test]
+    fn the_commands_own_end_is_ours() {
+        let codes = ExitCodes { busy: Some(9), busy_default: 0, sysexits: true };
+        for code in 0..=255 {
+            assert_eq!(codes.exit(End::Command(Status::Exited(code))), Exit::Code(code));
+        }
+        for number in 1..=64 {
+            assert_eq!(codes.exit(End::Command(Status::Killed(Signal(number)))), Exit::Code(128 + u8::try_from(number).unwrap()));
+        }
+    }
+}

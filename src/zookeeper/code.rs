@@ -1,0 +1,81 @@
+//! Numbers of the protocol: operations (ZooDefs.OpCode), special xids, what a watch event says (Watcher.Event) and error codes
+//! (KeeperException.Code), each error a sentence for the person who has to act on it.
+
+use std::fmt;
+
+/// Operation codes.
+#[allow(missing_docs)]
+pub mod operation {
+    pub const CREATE: i32 = 1;
+    pub const DELETE: i32 = 2;
+    pub const EXISTS: i32 = 3;
+    pub const GET_DATA: i32 = 4;
+    pub const GET_CHILDREN: i32 = 5;
+    pub const SYNC: i32 = 9;
+    pub const PING: i32 = 11;
+    pub const CHECK: i32 = 13;
+    pub const MULTI: i32 = 14;
+    pub const AUTH: i32 = 100;
+    pub const CLOSE_SESSION: i32 = -11;
+    /// The type of a result of a multi that failed, and of the header that ends a multi.
+    pub const ERROR: i32 = -1;
+}
+
+/// xids that are not a request's.
+#[allow(missing_docs)]
+pub mod xid {
+    pub const WATCH: i32 = -1;
+    pub const PING: i32 = -2;
+    pub const AUTH: i32 = -4;
+}
+
+/// `flags` of a create.
+#[allow(missing_docs)]
+pub mod flag {
+    pub const PERSISTENT: i32 = 0;
+    pub const EPHEMERAL: i32 = 1;
+}
+
+/// An error code of a reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Code(pub i32);
+
+#[allow(missing_docs)]
+impl Code {
+    pub const OK: Code = Code(0);
+    pub const NO_NODE: Code = Code(-101);
+    pub const NO_AUTH: Code = Code(-102);
+    pub const NODE_EXISTS: Code = Code(-110);
+    pub const SESSION_EXPIRED: Code = Code(-112);
+    pub const AUTH_FAILED: Code = Code(-115);
+    pub const SESSION_MOVED: Code = Code(-118);
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let sentence = match self.0 {
+            -4 => "the server lost its own connection",
+            -5 => "the server could not read the request",
+            -6 => "the server does not know this operation",
+            -8 => "the server finds an argument invalid: is the path one that ZooKeeper allows?",
+            -101 => "the node does not exist",
+            -102 => "no permission: check the ACL of the node and \"auth\" in the config",
+            -103 => "the node has another version",
+            -108 => "the parent is ephemeral and cannot have children",
+            -110 => "the node exists",
+            -111 => "the node has children",
+            -112 => "the session has expired",
+            -113 => "a callback is invalid",
+            -114 => "the ACL is invalid: does it name an authenticated user?",
+            -115 => "the server refuses this auth scheme: check \"auth\" in the config and the server's authProvider settings",
+            -118 => "the session has moved to another server",
+            -119 => "the server is read-only: it has lost its quorum",
+            -120 => "the server gives this session no ephemeral nodes: set localSessionsUpgradingEnabled=true on it, or localSessionsEnabled=false",
+            -124 => "the server demands auth: add \"auth\" to the config (the server's enforce.auth.enabled or sessionRequireClientSASLAuth is on)",
+            -125 => "the quota of the parent is exceeded",
+            -127 => "the server throttles requests",
+            number => return write!(f, "ZooKeeper error {number}"),
+        };
+        write!(f, "{sentence} ({})", self.0)
+    }
+}

@@ -1,0 +1,120 @@
+//! How ZooKeeper writes integers, strings, buffers and counts: big-endian, a length before what is variable, −1 for null (jute's binary
+//! archive). Reads eat the front of a slice, name the field that was short, and take nothing's size from the peer before its bytes are there.
+
+/// What is wrong with bytes that claim to be a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Malformed {
+    /// The bytes ended inside this field.
+    Short(&'static str),
+    /// A length or count that no bytes can have: negative other than −1, or more than is left.
+    Length(&'static str, i32),
+    /// A string that is not UTF-8.
+    Text(&'static str),
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Malformed::Short(field) => write!(f, "message ends inside {field}"),
+            Malformed::Length(field, length) => write!(f, "{field} has an impossible length {length}"),
+            Malformed::Text(field) => write!(f, "{field} is not UTF-8"),
+        }
+    }
+}
+
+/// Something with a place on the wire. `field` names it in an error.
+pub trait Wire: Sized {
+    /// Appends itself.
+    fn write(&self, out: &mut Vec<u8>);
+    /// Takes itself off the front of `from`.
+    fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed>;
+}
+
+/// Takes `count` bytes off the front.
+fn take<'a>(from: &mut &'a [u8], count: usize, field: &'static str) -> Result<&'a [u8], Malformed> {
+    let (front, rest) = from.split_at_checked(count).ok_or(Malformed::Short(field))?;
+    *from = rest;
+    Ok(front)
+}
+
+/// A length or count: `None` for −1 (null). `unit` is the least that one item takes, so that a lie is found before it is believed.
+fn length(from: &mut &[u8], unit: usize, field: &'static str) -> Result<Option<usize>, Malformed> {
+    let claimed = i32::read(from, field)?;
+    match usize::try_from(claimed) {
+        Ok(count) if count <= from.len() / unit => Ok(Some(count)),
+        Ok(_) => Err(Malformed::Length(field, claimed)),
+        Err(_) if claimed == -1 => Ok(None),
+        Err(_) => Err(Malformed::Length(field, claimed)),
+    }
+}
+
+/// A length as the wire has it. What this program sends is bounded far below (paths, a host name, a uuid).
+fn write_length(length: usize, out: &mut Vec<u8>) {
+    i32::try_from(length).expect("requests are bounded below 1 MB").write(out);
+}
+
+macro_rules! integer {
+    ($($integer:ty)*) => {$(
+        impl Wire for $integer {
+            fn write(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_be_bytes());
+            }
+            fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed> {
+                let bytes = take(from, size_of::<$integer>(), field)?;
+                Ok(<$integer>::from_be_bytes(bytes.try_into().expect("take returns as many bytes as asked")))
+            }
+        }
+    )*};
+}
+
+integer! { i32 i64 }
+
+impl Wire for bool {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(*self));
+    }
+    fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed> {
+        Ok(take(from, 1, field)?[0] != 0)
+    }
+}
+
+/// jute's `buffer`. Null is read as empty: no record here tells the two apart.
+impl Wire for Vec<u8> {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_length(self.len(), out);
+        out.extend_from_slice(self);
+    }
+    fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed> {
+        let length = length(from, 1, field)?.unwrap_or(0);
+        Ok(take(from, length, field)?.to_vec())
+    }
+}
+
+/// jute's `ustring`.
+impl Wire for String {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_length(self.len(), out);
+        out.extend_from_slice(self.as_bytes());
+    }
+    fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed> {
+        String::from_utf8(Wire::read(from, field)?).map_err(|_| Malformed::Text(field))
+    }
+}
+
+/// A jute `vector`. A separate type, because a vector of bytes is a `buffer`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Vector<T>(pub Vec<T>);
+
+/// The least that one item of a vector takes: every item used here holds at least one integer.
+const SMALLEST_ITEM: usize = 4;
+
+impl<T: Wire> Wire for Vector<T> {
+    fn write(&self, out: &mut Vec<u8>) {
+        write_length(self.0.len(), out);
+        self.0.iter().for_each(|item| item.write(out));
+    }
+    fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed> {
+        let count = length(from, SMALLEST_ITEM, field)?.unwrap_or(0);
+        (0..count).map(|_| T::read(from, field)).collect::<Result<_, _>>().map(Vector)
+    }
+}
