@@ -70,8 +70,12 @@ impl fmt::Display for Code {
             -115 => "the server refuses this auth scheme: check \"auth\" in the config and the server's authProvider settings",
             -118 => "the session has moved to another server",
             -119 => "the server is read-only: it has lost its quorum",
-            -120 => "the server gives this session no ephemeral nodes: set localSessionsUpgradingEnabled=true on it, or localSessionsEnabled=false",
-            -124 => "the server demands auth: add \"auth\" to the config (the server's enforce.auth.enabled or sessionRequireClientSASLAuth is on)",
+            -120 => {
+                "the server gives this session no ephemeral nodes: set localSessionsUpgradingEnabled=true on it, or localSessionsEnabled=false"
+            }
+            -124 => {
+                "the server demands auth: add \"auth\" to the config (the server's enforce.auth.enabled or sessionRequireClientSASLAuth is on)"
+            }
             -125 => "the quota of the parent is exceeded",
             -127 => "the server throttles requests",
             number => return write!(f, "ZooKeeper error {number}"),
