@@ -1,0 +1,56 @@
+//! What the integration tests share: a sandbox per test, timed runs of the program, real servers, a client that watches.
+
+#![allow(dead_code, unreachable_pub, reason = "every test file is a crate of its own and uses a part of this")]
+#![allow(clippy::disallowed_methods, reason = "a test may poll, take the time and use threads; the program may not")]
+
+pub mod client;
+pub mod process;
+pub mod proxy;
+pub mod pty;
+pub mod run;
+pub mod sandbox;
+pub mod zookeeper;
+
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// For what should happen at once. Generous: a machine that is busy with other things must not fail a test.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks again and again until `condition` gives something. Panics, naming `what`, if it has not by the deadline.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {} s in vain for: {what}", SOON.as_secs());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until `condition` holds; see [`wait_for`].
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+/// Writes a figure that the run measured into `figures.txt`, which `tests/all` prints at its end.
+pub fn report(what: &str, figure: impl Display) {
+    let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/figures.txt");
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("figures can be written");
+    file.write_all(format!("{what}: {figure}\n").as_bytes()).expect("figures can be written");
+}
+
+/// The middle and the largest of some times, in ms.
+pub fn summary(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
+    format!("median {:.1} ms, worst {:.1} ms of {}", ms(times.len() / 2), ms(times.len() - 1), times.len())
+}

@@ -1,0 +1,219 @@
+//! A run of a program from its words to its end: exit code, stdout and stderr together, under a deadline that kills.
+
+use super::sandbox::Sandbox;
+use super::{process, wait_for};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// A run that has not ended by then hangs.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A program, its words and surroundings, not yet started.
+pub struct Job<'a> {
+    sandbox: &'a Sandbox,
+    command: Command,
+}
+
+/// How a run ended. Made by [`exited`] and [`killed`] for comparison.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// The exit code, or the number of the signal that it died of.
+    pub end: Result<i32, i32>,
+    /// What it wrote.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+/// An end with this code and not a word.
+pub fn exited(code: i32) -> Outcome {
+    Outcome { end: Ok(code), stdout: String::new(), stderr: String::new() }
+}
+
+/// An end by this signal and not a word.
+pub fn killed(signal: i32) -> Outcome {
+    Outcome { end: Err(signal), stdout: String::new(), stderr: String::new() }
+}
+
+impl Outcome {
+    /// The same end, with this on stdout.
+    #[must_use]
+    pub fn printing(self, stdout: &str) -> Outcome {
+        Outcome { stdout: stdout.to_owned(), ..self }
+    }
+
+    /// Asserts exit code `code`, nothing on stdout, and one line on stderr that leads with the program's name and holds each of `facts`.
+    #[track_caller]
+    pub fn complains(&self, code: i32, facts: &[&str]) {
+        assert_eq!((self.end, self.stdout.as_str()), (Ok(code), ""), "stderr: {}", self.stderr);
+        self.complaint(facts);
+    }
+
+    /// Asserts one line on stderr that leads with the program's name and holds each of `facts`.
+    #[track_caller]
+    pub fn complaint(&self, facts: &[&str]) {
+        let line = self.stderr.strip_suffix('\n').unwrap_or(&self.stderr);
+        assert!(line.starts_with("zk-flock: ") && !line.contains('\n'), "not one line after the program's name: {:?}", self.stderr);
+        for fact in facts {
+            assert!(line.contains(fact), "no {fact:?} in {line:?}");
+        }
+    }
+}
+
+impl<'a> Job<'a> {
+    /// `program`, to be run in the sandbox's folder.
+    pub fn new(sandbox: &'a Sandbox, program: &Path) -> Job<'a> {
+        let mut command = Command::new(program);
+        let (key, value) = sandbox.mark();
+        command.current_dir(&sandbox.folder).env(key, value).env("LC_ALL", "C").stdin(Stdio::null());
+        Job { sandbox, command }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn words(mut self, words: &[&str]) -> Job<'a> {
+        self.command.args(words);
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, key: &str, value: &str) -> Job<'a> {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Gives it a stdin that ends when the test lets go: a job of `cat` lives exactly so long.
+    #[must_use]
+    pub fn leashed(mut self) -> Job<'a> {
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// The program and its words, as a shell would read them back.
+    pub fn line(&self) -> String {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        words.map(|word| format!("'{}'", word.to_str().expect("tests use text").replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Runs it to its end.
+    #[track_caller]
+    pub fn run(self) -> Outcome {
+        self.start().wait()
+    }
+
+    /// Starts it.
+    #[track_caller]
+    pub fn start(mut self) -> Running<'a> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let [stdout, stderr] = ["stdout", "stderr"].map(|stream| self.sandbox.path(&format!("{stream}-{number}")));
+        let open = |path: &Path| File::create(path).expect("a file in the sandbox can be made");
+        let child = self.command.stdout(open(&stdout)).stderr(open(&stderr)).spawn().expect("the program can be started");
+        Running { sandbox: self.sandbox, child, stdout, stderr, started: Instant::now() }
+    }
+}
+
+/// A program that was started.
+pub struct Running<'a> {
+    sandbox: &'a Sandbox,
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    /// When.
+    pub started: Instant,
+}
+
+impl Running<'_> {
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid is positive and below 2^22")
+    }
+
+    /// Sends it, and it alone, a signal.
+    pub fn signal(&self, signal: i32) {
+        assert!(process::kill(self.pid(), signal), "the program has not been waited for");
+    }
+
+    /// What it has written so far.
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    /// Waits until it has written `part`.
+    #[track_caller]
+    pub fn wait_for_output(&self, part: &str) {
+        wait_for(&format!("{part:?} on stdout"), || self.stdout().contains(part).then_some(()));
+    }
+
+    /// The guard that stands over its command, once that runs.
+    #[track_caller]
+    pub fn guard(&self) -> i32 {
+        let guard = || process::children(self.pid()).into_iter().find(|&pid| process::name(pid) == "lock-guard");
+        wait_for("a guard", guard)
+    }
+
+    /// The process of its command: the one whose words are these.
+    #[track_caller]
+    pub fn command(&self, words: &str) -> i32 {
+        wait_for(words, || self.sandbox.processes().into_iter().find(|&pid| process::words(pid) == words))
+    }
+
+    /// Ends the stdin of a leashed run.
+    pub fn let_go(&mut self) {
+        self.child.stdin = None;
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_some()
+    }
+
+    /// Waits for its end. A leash is kept: [`Running::let_go`] comes first.
+    #[track_caller]
+    pub fn wait(mut self) -> Outcome {
+        let leash = self.child.stdin.take();
+        let status = self.end();
+        drop(leash);
+        Outcome {
+            end: status.code().ok_or_else(|| status.signal().expect("it exited or was killed")),
+            stdout: text(&self.stdout),
+            stderr: text(&self.stderr),
+        }
+    }
+
+    /// Lets go, then waits for its end.
+    #[track_caller]
+    pub fn finish(mut self) -> Outcome {
+        self.let_go();
+        self.wait()
+    }
+
+    #[track_caller]
+    fn end(&mut self) -> ExitStatus {
+        while self.started.elapsed() < DEADLINE {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("still running after {} s; stdout: {:?} stderr: {:?}", DEADLINE.as_secs(), text(&self.stdout), text(&self.stderr));
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}

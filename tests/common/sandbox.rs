@@ -1,0 +1,156 @@
+//! A folder for one test and a mark on the processes that it starts: the folder goes with the test, and a process that the test leaves
+//! behind fails it.
+
+use super::client::Client;
+use super::run::Job;
+use super::zookeeper::ZooKeeper;
+use super::{SOON, process};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The variable that marks a process as one of a sandbox.
+const MARK: &str = "SANDBOX";
+
+/// Session timeout of the runs in a sandbox, in seconds: no stall of a busy machine loses a lock.
+const TIMEOUT: u32 = 15;
+
+/// A test's own folder, lock namespace and processes.
+pub struct Sandbox {
+    /// Names folder, mark and lock namespace.
+    pub id: String,
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+impl Sandbox {
+    /// Makes the folder.
+    pub fn new() -> Sandbox {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let id = format!("sandbox-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&id);
+        fs::create_dir(&folder).expect("the sandbox can be made");
+        Sandbox { id, folder }
+    }
+
+    /// The program, about to be given `words`; it knows no server yet.
+    pub fn program<'a>(&'a self, words: &[&str]) -> Job<'a> {
+        Job::new(self, &executable()).words(words)
+    }
+
+    /// zk-flock on a server, its config in the sandbox; `words` follow the option that names it.
+    pub fn flock<'a>(&'a self, server: &ZooKeeper, words: &[&str]) -> Job<'a> {
+        self.flock_at(&server.address(), TIMEOUT, words)
+    }
+
+    /// zk-flock on whatever is at `address`, with a session timeout in seconds.
+    pub fn flock_at<'a>(&'a self, address: &str, timeout: u32, words: &[&str]) -> Job<'a> {
+        self.program(&["--confpath", self.config(address, timeout).to_str().expect("paths of tests are text")]).words(words)
+    }
+
+    /// zk-flock with its locks in the sandbox, without any server.
+    pub fn local<'a>(&'a self, words: &[&str]) -> Job<'a> {
+        let option = format!("--local={}", self.path("locks").display());
+        self.program(&[&option, "--app-id", &self.id]).words(words)
+    }
+
+    /// A config file for a server, which logs everything into [`Sandbox::log`]. `flock` gives it to the program.
+    pub fn config(&self, address: &str, timeout: u32) -> PathBuf {
+        let path = self.path(&format!("config-{timeout}-{}.json", address.replace(':', "-")));
+        let log = self.path("log");
+        let text = format!(
+            r#"{{"host": ["{address}"], "timeout": {timeout}, "app_id": "{}", "logger": {{"path": "{}", "level": "DEBUG", "zklevel": "DEBUG"}}}}"#,
+            self.id,
+            log.display()
+        );
+        if !path.exists() {
+            let unfinished = self.path(&format!("config-{:?}", std::thread::current().id()));
+            fs::write(&unfinished, text).expect("the config can be written");
+            fs::rename(unfinished, &path).expect("the config can be renamed");
+        }
+        path
+    }
+
+    /// Path of the lock node that `flock` takes under this name.
+    pub fn node(&self, name: &str) -> String {
+        format!("/{}/{name}", self.id)
+    }
+
+    /// A client of the server that has the node above the locks ready, as after a first run.
+    pub fn client(&self, server: &ZooKeeper) -> Client {
+        let mut client = Client::connect(server, Duration::from_secs(60));
+        client.create_if_missing(&format!("/{}", self.id), b"Rootnode");
+        client
+    }
+
+    /// What was logged.
+    pub fn log(&self) -> String {
+        self.read("log")
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The text of a file in the folder; empty if there is none.
+    pub fn read(&self, name: &str) -> String {
+        fs::read(self.path(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// The live processes that were started here, and theirs, whoever their parent is now.
+    pub fn processes(&self) -> Vec<i32> {
+        process::all().filter(|&pid| self.owns(pid) && process::alive(pid)).collect()
+    }
+
+    /// Those of them whose words hold `part`.
+    pub fn find(&self, part: &str) -> Vec<i32> {
+        self.processes().into_iter().filter(|&pid| process::words(pid).contains(part)).collect()
+    }
+
+    /// What marks a process as one of ours.
+    pub fn mark(&self) -> (&'static str, &str) {
+        (MARK, &self.id)
+    }
+
+    /// By environment, or by directory: a process may overwrite the memory where the kernel reads its environment.
+    fn owns(&self, pid: i32) -> bool {
+        let mark = format!("{MARK}={}", self.id);
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
+            || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory == self.folder)
+    }
+
+    /// Waits for processes that are on their way out. Kills what stays and says what it was.
+    fn leftovers(&self) -> Vec<String> {
+        let deadline = Instant::now() + if std::thread::panicking() { Duration::ZERO } else { SOON };
+        while !self.processes().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut found = Vec::new();
+        for pid in self.processes() {
+            found.push(format!("{pid} {} ({})", process::words(pid), process::name(pid)));
+            process::kill(pid, libc::SIGKILL);
+        }
+        found
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let leftovers = self.leftovers();
+        if std::thread::panicking() {
+            eprintln!("log of the failed test:\n{}", self.log());
+        }
+        let _ = fs::remove_dir_all(&self.folder);
+        assert!(leftovers.is_empty() || std::thread::panicking(), "processes left behind: {leftovers:#?}");
+    }
+}
+
+/// The program under test: `UNDER_TEST` if it is set, as `tests/all` does, else what cargo has built beside the tests.
+pub fn executable() -> PathBuf {
+    let path = std::env::var_os("UNDER_TEST").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_zk-flock")), PathBuf::from);
+    assert!(path.is_file(), "there is no program to test at {}", path.display());
+    path
+}

@@ -1,0 +1,159 @@
+//! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process is.
+
+use super::{process, wait_for, wait_until};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Its manifest names the jars it needs.
+const JAR: &str = "/usr/share/java/zookeeper.jar";
+
+/// Runs the server and kills it when this process ends, however it ends: then the pipe on stdin ends. Prints the server's pid first.
+/// `PR_SET_PDEATHSIG` would not do: it fires when the *thread* that forked ends, and each test has a thread of its own.
+const KEEPER: &str = r#"
+trap '' INT QUIT HUP TERM
+"$@" </dev/null >>server.log 2>&1 &
+echo $!
+cat >/dev/null
+kill -9 $!
+wait
+"#;
+
+/// A server. Dropping it kills it.
+pub struct ZooKeeper {
+    /// Client port on 127.0.0.1.
+    pub port: u16,
+    folder: PathBuf,
+    keeper: Keeper,
+}
+
+/// The shell above a server.
+struct Keeper {
+    shell: Child,
+    server: i32,
+}
+
+impl ZooKeeper {
+    /// The one that all tests of a file share.
+    pub fn shared() -> &'static ZooKeeper {
+        static SHARED: OnceLock<ZooKeeper> = OnceLock::new();
+        SHARED.get_or_init(ZooKeeper::start)
+    }
+
+    /// One of its own, for a test that breaks it.
+    pub fn start() -> ZooKeeper {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        assert!(Path::new(JAR).exists(), "{JAR} is missing: apt-get install zookeeper, or let tests/all do it");
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("zookeeper-{}-{number}", std::process::id()));
+        fs::create_dir(&folder).expect("a folder for the server can be made");
+        let port = free_port();
+        fs::write(folder.join("zoo.cfg"), config(port, &folder)).expect("its config can be written");
+        let keeper = Keeper::start(&folder);
+        let server = ZooKeeper { port, folder, keeper };
+        server.wait_until_it_serves();
+        server
+    }
+
+    /// As hosts are given to clients.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Stops it in its tracks: connections stay, nothing is answered.
+    pub fn freeze(&self) {
+        assert!(process::kill(self.keeper.server, libc::SIGSTOP));
+        wait_until("the server is stopped", || process::state(self.keeper.server) == Some('T'));
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        assert!(process::kill(self.keeper.server, libc::SIGCONT));
+    }
+
+    /// Kills it and starts it again on the same port, with all it had written.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.keeper = Keeper::start(&self.folder);
+        self.wait_until_it_serves();
+    }
+
+    /// Kills it. Nothing answers on its port then.
+    pub fn kill(&mut self) {
+        self.keeper.stop();
+    }
+
+    /// The answer to a command of four letters.
+    pub fn ask(&self, command: &str) -> Option<String> {
+        let mut answer = String::new();
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        stream.write_all(command.as_bytes()).ok()?;
+        stream.shutdown(Shutdown::Write).ok()?;
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Until it answers as the server of this folder, and not of somebody else who was faster to the port.
+    fn wait_until_it_serves(&self) {
+        let folder = self.folder.to_str().expect("paths of tests are text");
+        wait_for("ZooKeeper to serve", || {
+            let log = || fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
+            assert!(process::alive(self.keeper.server), "ZooKeeper has ended: {}", log());
+            let ours = self.ask("conf")?.contains(folder);
+            (ours && self.ask("srvr")?.contains("Mode: ")).then_some(())
+        });
+    }
+}
+
+impl Drop for ZooKeeper {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl Keeper {
+    fn start(folder: &Path) -> Keeper {
+        let java = ["java", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", JAR];
+        let quick = ["-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=256"];
+        let server = ["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"];
+        let mut shell = Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .args([&java[..], &quick, &server].concat())
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh can be started");
+        let mut pid = String::new();
+        BufReader::new(shell.stdout.take().expect("stdout is a pipe")).read_line(&mut pid).expect("the keeper prints a line");
+        Keeper { shell, server: pid.trim().parse().expect("and it is a pid") }
+    }
+
+    fn stop(&mut self) {
+        self.shell.stdin = None;
+        self.shell.wait().expect("the keeper ends");
+    }
+}
+
+/// Ticks are short, so that a session of a second is possible and expires soon after it; long sessions are allowed too.
+fn config(port: u16, folder: &Path) -> String {
+    format!(
+        "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=120000\nmaxClientCnxns=0\nadmin.enableServer=false\n4lw.commands.whitelist=*\n\
+         clientPortAddress=127.0.0.1\nclientPort={port}\ndataDir={}\n",
+        folder.display()
+    )
+}
+
+/// A port that nobody listens on, below the range that outgoing connections take theirs from.
+fn free_port() -> u16 {
+    let first = 10_000 + std::process::id() % 20_000;
+    let mut candidates = (first..first + 1_000).filter_map(|port| u16::try_from(port).ok());
+    candidates.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("one of a thousand ports is free")
+}
