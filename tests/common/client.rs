@@ -12,8 +12,9 @@ use zk_flock::zookeeper::code::{Code, flag, operation, xid};
 use zk_flock::zookeeper::record::*;
 use zk_flock::zookeeper::wire::{Vector, Wire};
 
-/// getACL(6), which the program has no use for.
+/// Operations that the program has no use for: `getACL`, `getChildren`.
 const GET_ACL: i32 = 6;
+const GET_CHILDREN: i32 = 8;
 
 /// A session.
 pub struct Client {
@@ -116,7 +117,7 @@ impl Client {
     /// Names of the nodes below a node, sorted.
     pub fn children(&mut self, path: &str) -> Vec<String> {
         let request = PathWatchRequest { path: path.into(), watch: false };
-        let body = self.ask(operation::GET_CHILDREN, &request).expect("the node exists");
+        let body = self.ask(GET_CHILDREN, &request).expect("the node exists");
         let mut children = read::<GetChildrenResponse>(&mut body.as_slice()).children.0;
         children.sort_unstable();
         children
@@ -237,8 +238,8 @@ pub fn next_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
 }
 
 /// Asks for a session of this timeout.
-pub fn new_session(timeout: Duration) -> ConnectRequest {
-    let time_out = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
+pub fn new_session(wanted: Duration) -> ConnectRequest {
+    let time_out = i32::try_from(wanted.as_millis()).expect("tests use short timeouts");
     ConnectRequest { protocol_version: 0, last_zxid_seen: 0, time_out, session_id: 0, passwd: vec![0; 16], read_only: false }
 }
 
