@@ -104,7 +104,7 @@ fn a_python_holder_is_respected() {
 fn a_python_waiter_respects_us_and_wakes_on_our_release() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut holder = sandbox.flock(server, &["-l", "0", "lock", "cat"]).leashed().start();
-    holder.command("cat");
+    holder.job();
     let loser = python(&sandbox, server, "lock", "0.3").finish();
     assert_eq!(first_words(&loser.stdout), ["busy", "gave-up"]);
     let waiter = python(&sandbox, server, "lock", "60");
@@ -139,7 +139,7 @@ fn a_held_node_is_never_changed_so_no_pythons_watch_is_used_up() {
 fn our_nodes_look_like_the_originals() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut run = sandbox.flock(server, &["-l", "0", "lock", "cat"]).leashed().start();
-    run.command("cat");
+    run.job();
     let mut client = Client::connect(server, 15 * SECOND);
     let anyone = [Acl { perms: 31, id: Id { scheme: "world".into(), id: "anyone".into() } }];
     let above = format!("/{}", sandbox.id);

@@ -249,9 +249,9 @@ fn a_lock_lost_to_a_deletion_by_hand_kills_the_command() {
     for (options, code) in [(&[][..], 1), (&["--sysexits"], 79)] {
         let mut client = Client::connect(server, 15 * SECOND);
         let run = sandbox.flock(server, &[options, &["lock", "sleep 1000"]].concat()).start();
-        run.command("sleep 1000");
+        run.job();
         client.delete(&sandbox.node("lock")).unwrap();
         run.wait().complains(code, &["lost", &sandbox.node("lock")]);
-        assert_eq!(sandbox.find("sleep 1000"), []);
+        assert_eq!(sandbox.running("sleep 1000"), []);
     }
 }

@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "openpty(3), setsid(2), TIOCSCTTY")]
 
 use super::sandbox::Sandbox;
-use super::wait_for;
+use super::wait_until;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -74,14 +74,15 @@ impl Terminal {
     /// Waits until `text` was shown.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        wait_for(&format!("{text:?} on the terminal, where there is {:?} now", self.screen()), || {
-            self.screen().contains(text).then_some(())
-        });
+        wait_until(&format!("{text:?} on the terminal"), || self.screen().contains(text));
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("terminal of the failed test:\n{}", self.screen());
+        }
         let _ = self.shell.kill();
         let _ = self.shell.wait();
     }

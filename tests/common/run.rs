@@ -1,7 +1,7 @@
 //! A run of a program from its words to its end: exit code, stdout and stderr together, under a deadline that kills.
 
 use super::sandbox::Sandbox;
-use super::{process, wait_for};
+use super::{process, wait_for, wait_until};
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -147,7 +147,7 @@ impl Running<'_> {
     /// Waits until it has written `part`.
     #[track_caller]
     pub fn wait_for_output(&self, part: &str) {
-        wait_for(&format!("{part:?} on stdout"), || self.stdout().contains(part).then_some(()));
+        wait_until(&format!("{part:?} on stdout"), || self.stdout().contains(part));
     }
 
     /// The guard that stands over its command, once that runs.
@@ -157,10 +157,12 @@ impl Running<'_> {
         wait_for("a guard", guard)
     }
 
-    /// The process of its command: the one whose words are these.
+    /// The process of its command, once it is that: the guard's child before `exec` does not count.
     #[track_caller]
-    pub fn command(&self, words: &str) -> i32 {
-        wait_for(words, || self.sandbox.processes().into_iter().find(|&pid| process::words(pid) == words))
+    pub fn job(&self) -> i32 {
+        let guard = self.guard();
+        let is_job = |pid: &i32| process::alive(*pid) && !process::words(*pid).is_empty() && process::words(*pid) != process::words(guard);
+        wait_for("a command", || process::children(guard).into_iter().find(is_job))
     }
 
     /// Ends the stdin of a leashed run.

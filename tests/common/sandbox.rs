@@ -104,9 +104,9 @@ impl Sandbox {
         process::all().filter(|&pid| self.owns(pid) && process::alive(pid)).collect()
     }
 
-    /// Those of them whose words hold `part`.
-    pub fn find(&self, part: &str) -> Vec<i32> {
-        self.processes().into_iter().filter(|&pid| process::words(pid).contains(part)).collect()
+    /// Those of them whose words are these.
+    pub fn running(&self, words: &str) -> Vec<i32> {
+        self.processes().into_iter().filter(|&pid| process::words(pid) == words).collect()
     }
 
     /// What marks a process as one of ours.

@@ -13,15 +13,17 @@ use std::time::Duration;
 /// Its manifest names the jars it needs.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
-/// Runs the server and kills it when this process ends, however it ends: then the pipe on stdin ends. Prints the server's pid first.
-/// `PR_SET_PDEATHSIG` would not do: it fires when the *thread* that forked ends, and each test has a thread of its own.
+/// Runs the server in its folder, prints its pid, and kills it when this process ends, however it ends: then the pipe on stdin does too.
+/// The folder goes with it, unless the word `keep` came first. `PR_SET_PDEATHSIG` would not do: it fires when the *thread* that forked
+/// ends, and each test has a thread of its own.
 const KEEPER: &str = r#"
 trap '' INT QUIT HUP TERM
 "$@" </dev/null >>server.log 2>&1 &
 echo $!
-cat >/dev/null
+read -r word
 kill -9 $!
 wait
+[ "$word" = keep ] || rm -rf "$PWD"
 "#;
 
 /// A server. Dropping it kills it.
@@ -29,7 +31,7 @@ pub struct ZooKeeper {
     /// Client port on 127.0.0.1.
     pub port: u16,
     folder: PathBuf,
-    keeper: Keeper,
+    keeper: Option<Keeper>,
 }
 
 /// The shell above a server.
@@ -54,7 +56,7 @@ impl ZooKeeper {
         fs::create_dir(&folder).expect("a folder for the server can be made");
         let port = free_port();
         fs::write(folder.join("zoo.cfg"), config(port, &folder)).expect("its config can be written");
-        let keeper = Keeper::start(&folder);
+        let keeper = Some(Keeper::start(&folder));
         let server = ZooKeeper { port, folder, keeper };
         server.wait_until_it_serves();
         server
@@ -67,25 +69,29 @@ impl ZooKeeper {
 
     /// Stops it in its tracks: connections stay, nothing is answered.
     pub fn freeze(&self) {
-        assert!(process::kill(self.keeper.server, libc::SIGSTOP));
-        wait_until("the server is stopped", || process::state(self.keeper.server) == Some('T'));
+        assert!(process::kill(self.pid(), libc::SIGSTOP));
+        wait_until("the server is stopped", || process::state(self.pid()) == Some('T'));
     }
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        assert!(process::kill(self.keeper.server, libc::SIGCONT));
+        assert!(process::kill(self.pid(), libc::SIGCONT));
     }
 
     /// Kills it and starts it again on the same port, with all it had written.
     pub fn restart(&mut self) {
         self.kill();
-        self.keeper = Keeper::start(&self.folder);
+        self.keeper = Some(Keeper::start(&self.folder));
         self.wait_until_it_serves();
     }
 
-    /// Kills it. Nothing answers on its port then.
+    /// Kills it. Nothing answers on its port until [`ZooKeeper::restart`].
     pub fn kill(&mut self) {
-        self.keeper.stop();
+        self.keeper.take().into_iter().for_each(Keeper::kill_server);
+    }
+
+    fn pid(&self) -> i32 {
+        self.keeper.as_ref().expect("the server runs").server
     }
 
     /// The answer to a command of four letters.
@@ -104,17 +110,10 @@ impl ZooKeeper {
         let folder = self.folder.to_str().expect("paths of tests are text");
         wait_for("ZooKeeper to serve", || {
             let log = || fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
-            assert!(process::alive(self.keeper.server), "ZooKeeper has ended: {}", log());
+            assert!(process::alive(self.pid()), "ZooKeeper has ended: {}", log());
             let ours = self.ask("conf")?.contains(folder);
             (ours && self.ask("srvr")?.contains("Mode: ")).then_some(())
         });
-    }
-}
-
-impl Drop for ZooKeeper {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -136,7 +135,15 @@ impl Keeper {
         Keeper { shell, server: pid.trim().parse().expect("and it is a pid") }
     }
 
-    fn stop(&mut self) {
+    /// Kills the server, but keeps its folder.
+    fn kill_server(mut self) {
+        let stdin = self.shell.stdin.as_mut().expect("stdin is a pipe");
+        stdin.write_all(b"keep\n").expect("the keeper reads");
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
         self.shell.stdin = None;
         self.shell.wait().expect("the keeper ends");
     }

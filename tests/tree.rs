@@ -1,0 +1,168 @@
+//! The command's process tree: gone when either of the two processes above it is, and left alone when the command ends by itself.
+
+#![allow(clippy::disallowed_methods, reason = "a test may take the time; the program asks sys::clock")]
+
+mod common;
+
+use common::client::Client;
+use common::run::{Running, exited};
+use common::sandbox::Sandbox;
+use common::zookeeper::ZooKeeper;
+use common::{SECOND, process, report, wait_for, wait_until};
+use std::time::{Instant, SystemTime};
+
+/// A tree of three: one in the process group of the command, one in a session of its own.
+const TREE: &str = "sh -c 'sleep 1000 & setsid sleep 1000 & wait'";
+
+/// The same, deaf to TERM.
+const DEAF: &str = "sh -c 'trap \"\" TERM; sleep 1000 & setsid sleep 1000 & wait'";
+
+/// Waits until all of a tree runs.
+#[track_caller]
+fn grown(sandbox: &Sandbox, run: &Running) {
+    run.job();
+    wait_until("two sleeps", || sandbox.running("sleep 1000").len() == 2);
+}
+
+/// Waits until nothing runs in the sandbox but these.
+#[track_caller]
+fn only(sandbox: &Sandbox, expected: &[i32]) {
+    wait_until("the tree to be gone", || sandbox.processes() == expected);
+}
+
+#[test]
+fn when_we_are_killed_all_of_the_tree_goes() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let run = sandbox.flock(server, &["lock", TREE]).start();
+    grown(&sandbox, &run);
+    let killed = Instant::now();
+    run.signal(libc::SIGKILL);
+    only(&sandbox, &[]);
+    report("tree gone after kill -9 of zk-flock", format!("{:.0} ms", killed.elapsed().as_secs_f64() * 1000.0));
+    assert_eq!(run.wait(), common::run::killed(libc::SIGKILL));
+}
+
+#[test]
+fn when_we_are_killed_even_a_deaf_tree_is_gone_before_the_lock_is() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut client = sandbox.client(server);
+    let run = sandbox.flock_at(&server.address(), 6, &["-k", "600", "lock", DEAF]).start();
+    grown(&sandbox, &run);
+    let held = client.watch(&sandbox.node("lock"));
+    run.signal(libc::SIGKILL);
+    only(&sandbox, &[]);
+    assert_eq!(client.stat(&sandbox.node("lock")), held, "whose session has not expired yet");
+    client.wait_until_gone(&sandbox.node("lock"));
+}
+
+#[test]
+fn while_we_are_stopped_the_tree_is_gone_before_the_lock_is() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut client = sandbox.client(server);
+    for options in [&[][..], &["-p", "0"]] {
+        let run = sandbox.flock_at(&server.address(), 6, &[options, &["lock", DEAF]].concat()).start();
+        grown(&sandbox, &run);
+        let held = client.watch(&sandbox.node("lock"));
+        run.signal(libc::SIGSTOP);
+        wait_until("the tree to be gone", || sandbox.running("sleep 1000").is_empty());
+        assert_eq!(client.stat(&sandbox.node("lock")), held, "whose session has not expired yet");
+        client.wait_until_gone(&sandbox.node("lock"));
+        run.signal(libc::SIGCONT);
+        run.wait().complains(1, &["lost", &sandbox.node("lock")]);
+    }
+}
+
+#[test]
+fn when_we_are_killed_the_command_gets_the_signal_that_was_asked_for() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    for (option, signal) in [("USR1", "USR1"), ("SIGHUP", "HUP"), ("12", "USR2"), ("2", "INT")] {
+        let command = format!("bash -c 'trap \"date +%s.%N; exit\" {signal}; echo ready; read -r line'");
+        let run = sandbox.flock(server, &["-w", "60", "-p", option, "lock", &command]).leashed().start();
+        run.wait_for_output("ready\n");
+        let killed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+        run.signal(libc::SIGKILL);
+        let arrived = wait_for("the signal", || run.stdout().strip_prefix("ready\n")?.trim_end().parse::<f64>().ok());
+        report(&format!("SIG{signal} in the command after kill -9 of zk-flock"), format!("{:.1} ms", (arrived - killed) * 1000.0));
+        assert!(arrived - killed < 10.0);
+        only(&sandbox, &[]);
+        let mut client = Client::connect(server, 15 * SECOND);
+        client.delete(&sandbox.node("lock")).unwrap();
+    }
+}
+
+#[test]
+fn with_pdeathsig_0_the_command_outlives_us() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut client = sandbox.client(server);
+    let run = sandbox.flock_at(&server.address(), 2, &["-p", "0", "lock", "sleep 1000"]).start();
+    let job = run.job();
+    client.watch(&sandbox.node("lock")).expect("it is held");
+    run.signal(libc::SIGKILL);
+    client.wait_until_gone(&sandbox.node("lock"));
+    assert!(process::alive(job), "though the lock is not held any more");
+    process::kill(job, libc::SIGKILL);
+    only(&sandbox, &[]);
+}
+
+#[test]
+fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut client = sandbox.client(server);
+    for (options, code) in [(&[][..], 1), (&["--sysexits", "-l", "600"], 70)] {
+        for tree in [TREE, DEAF] {
+            let run = sandbox.flock(server, &[options, &["lock", tree]].concat()).start();
+            grown(&sandbox, &run);
+            process::kill(run.guard(), libc::SIGKILL);
+            let outcome = run.wait();
+            assert_eq!(sandbox.processes(), []);
+            assert_eq!(client.stat(&sandbox.node("lock")), None);
+            outcome.complains(code, &["guard"]);
+        }
+    }
+}
+
+#[test]
+fn when_both_are_killed_the_command_goes() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    for guard_first in [false, true] {
+        let run = sandbox.flock(server, &["-w", "60", "lock", "sleep 1000"]).start();
+        run.job();
+        let mut pids = [run.pid(), run.guard()];
+        if guard_first {
+            pids.reverse();
+        }
+        for pid in pids {
+            process::kill(pid, libc::SIGKILL);
+        }
+        only(&sandbox, &[]);
+        Client::connect(server, 15 * SECOND).delete(&sandbox.node("lock")).ok();
+    }
+}
+
+#[test]
+fn a_daemon_that_the_command_has_started_lives_on_after_a_normal_end() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let command = "sh -c '(setsid sleep 1000 &) ; (sleep 1001 &) ; exit 4'";
+    assert_eq!(sandbox.flock(server, &["-l", "0", "lock", command]).run(), exited(4));
+    for words in ["sleep 1000", "sleep 1001"] {
+        wait_until(words, || sandbox.running(words).len() == 1);
+    }
+    wait_until("the guard to leave", || sandbox.processes().len() == 2);
+    for daemon in sandbox.processes() {
+        assert!(process::kill(daemon, libc::SIGKILL));
+    }
+}
+
+#[test]
+fn nobody_who_looks_for_us_or_for_the_command_finds_the_guard() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut run = sandbox.flock(server, &["-l", "0", "lock", "cat"]).leashed().start();
+    let (guard, job) = (run.guard(), run.job());
+    assert!(process::words(guard).contains("lock-guard") && !process::words(guard).contains("flock"), "{}", process::words(guard));
+    assert!(!process::words(guard).contains("cat"));
+    assert_eq!((process::parent(guard), process::parent(job)), (Some(run.pid()), Some(guard)));
+    assert_eq!(process::group(job), process::group(run.pid()), "so that what is sent to the group reaches the command");
+    assert_eq!(process::group(guard), Some(guard), "so that it does not reach the guard");
+    run.let_go();
+    assert_eq!(run.wait(), exited(0));
+}
