@@ -25,4 +25,5 @@
 pub mod moment;
 pub mod plan;
 pub mod signal;
+pub mod sys;
 pub mod zookeeper;
