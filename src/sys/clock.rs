@@ -46,3 +46,39 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
 pub fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn time_since_boot_goes_forward_and_is_the_kernels() {
+        let first = since_boot();
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+        assert!((first.as_secs_f64() - uptime).abs() < 60.0, "{first:?} {uptime}");
+        assert!(since_boot() >= first);
+    }
+
+    #[test]
+    fn local_time_is_what_date_says() {
+        for seconds in [0, 951_782_400, 1_700_000_000, 4_102_444_799] {
+            let date = Command::new("date").args(["-d", &format!("@{seconds}"), "+%Y %m %d %H %M %S"]).output().unwrap();
+            let LocalTime { year, month, day, hour, minute, second } = local_time(seconds);
+            let ours = format!("{year} {month:02} {day:02} {hour:02} {minute:02} {second:02}\n");
+            assert_eq!(ours, String::from_utf8(date.stdout).unwrap());
+        }
+        assert_eq!(local_time(i64::MAX).year, 1970);
+    }
+
+    #[test]
+    fn there_is_a_load_average() {
+        assert!(load_average().unwrap() >= 0.0);
+    }
+
+    #[test]
+    fn a_duration_beyond_the_kernels_range_is_its_end() {
+        assert_eq!(timespec(Duration::MAX).tv_sec, i64::MAX);
+    }
+}

@@ -36,3 +36,31 @@ fn replace(stdio: c_int, file: &File) -> io::Result<()> {
     check(unsafe { libc::dup2(file.as_raw_fd(), stdio) })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_in_child;
+    use super::super::{poll, socket};
+    use super::*;
+    use std::fs::read_link;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_daemon_has_its_own_session_the_root_directory_and_no_stdio() {
+        let (ours, theirs) = socket::pair().unwrap();
+        check_in_child(|| {
+            detach().unwrap();
+            // SAFETY: getsid(2) touches no memory.
+            let session = unsafe { libc::getsid(0) };
+            let stdio = [0, 1, 2].map(|fd| read_link(format!("/proc/self/fd/{fd}")).unwrap().display().to_string());
+            let cwd = std::env::current_dir().unwrap();
+            let in_another_group = session != process::own_pid().0 && session != process::parent_pid().0;
+            let facts = format!("{stdio:?} {} {in_another_group}", cwd.display());
+            socket::send(&theirs, facts.as_bytes()).unwrap();
+        });
+        let mut facts = [0; 256];
+        poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+        let length = socket::receive(&ours, &mut facts).unwrap();
+        assert_eq!(str::from_utf8(&facts[..length]).unwrap(), r#"["/dev/null", "/dev/null", "/dev/null"] / true"#);
+    }
+}

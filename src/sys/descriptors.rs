@@ -64,3 +64,40 @@ fn close(fd: c_int) {
     // SAFETY: close(2) touches no memory. Whose descriptor this was is the contract of `close_from_other_than`.
     unsafe { libc::close(fd) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_in_child;
+    use super::*;
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+    /// Opens a descriptor with just this number.
+    fn open_at(fd: c_int) -> OwnedFd {
+        // SAFETY: dup2(2) touches no memory; in the forked child nobody uses the numbers that the test picks.
+        let fd = check(unsafe { libc::dup2(1, fd) }).unwrap();
+        // SAFETY: just made.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
+
+    fn is_open(fd: c_int) -> bool {
+        // SAFETY: fcntl(2) with F_GETFD touches no memory.
+        check(unsafe { libc::fcntl(fd, libc::F_GETFD) }).is_ok()
+    }
+
+    #[test]
+    fn only_stdio_and_what_is_kept_stays_open() {
+        check_in_child(|| {
+            // Forgotten, for most of them are about to be closed.
+            let fds = std::mem::ManuallyDrop::new([100, 101, 102, 104, 105].map(open_at));
+            close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
+            let open: Vec<c_int> = (0..200).filter(|&fd| is_open(fd)).collect();
+            assert_eq!(open.iter().filter(|&&fd| fd >= FIRST).collect::<Vec<_>>(), [&101, &102, &104]);
+            assert_eq!(open_descriptors().filter(|&fd| fd >= 100).collect::<Vec<_>>(), [101, 102, 104], "as the listing has it");
+        });
+    }
+
+    #[test]
+    fn the_limit_is_a_sane_number() {
+        assert!((FIRST..=MOST_TRIED).contains(&limit()));
+    }
+}

@@ -55,3 +55,46 @@ pub fn effective_uid() -> u32 {
     // SAFETY: geteuid(2) touches no memory and cannot fail.
     unsafe { libc::geteuid() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_in_child;
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    /// A new folder for one test.
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("zk-flock-{name}-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_lock_is_one_holders_and_free_after() {
+        let folder = folder("lock");
+        let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock")).unwrap());
+        assert_eq!(ours.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(lock(&ours, How::Now).unwrap());
+        assert!(!lock(&theirs, How::Now).unwrap());
+        check_in_child(|| {
+            assert!(lock(&ours, How::Now).unwrap(), "a forked process shares it");
+            assert!(!lock(&theirs, How::Now).unwrap());
+        });
+        unlock(&ours).unwrap();
+        assert!(lock(&theirs, How::WhenFree).unwrap());
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_is_no_link() {
+        let folder = folder("link");
+        let link = folder.join("link");
+        symlink(folder.join("target"), &link).unwrap();
+        assert_eq!(open_lock_file(&link).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        fs::write(folder.join("target"), "").unwrap();
+        assert_eq!(open_lock_file(&link).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -12,3 +12,11 @@ pub fn name() -> String {
     unsafe { libc::gethostname(name.as_mut_ptr().cast(), LONGEST - 1) };
     CStr::from_bytes_until_nul(&name).map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_name_is_the_kernels() {
+        assert_eq!(super::name() + "\n", std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap());
+    }
+}

@@ -7,14 +7,8 @@ use std::io;
 use std::mem::MaybeUninit;
 
 /// A set of signals.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Mask(libc::sigset_t);
-
-impl std::fmt::Debug for Mask {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.debug_set().entries((1..=64).map(Signal).filter(|&signal| self.holds(signal))).finish()
-    }
-}
 
 impl Mask {
     /// The set of just these; what is no signal is left out.
@@ -29,12 +23,6 @@ impl Mask {
             unsafe { libc::sigaddset(&raw mut set, signal.0) };
         }
         Mask(set)
-    }
-
-    /// Whether a signal is in it.
-    pub(super) fn holds(&self, signal: Signal) -> bool {
-        // SAFETY: sigismember(3) reads the one set, and refuses a number that is no signal's.
-        unsafe { libc::sigismember(&raw const self.0, signal.0) == 1 }
     }
 
     /// For calls that take a set.

@@ -4,7 +4,7 @@
 
 pub mod clock;
 pub mod daemon;
-pub mod descriptors;
+mod descriptors;
 mod disposition;
 mod entry;
 pub mod file;
@@ -17,6 +17,8 @@ pub mod process;
 pub mod random;
 pub mod signals;
 pub mod socket;
+#[cfg(test)]
+mod testing;
 pub mod timer;
 mod title;
 pub mod tree;

@@ -48,3 +48,54 @@ pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> 
 fn milliseconds(limit: Duration) -> c_int {
     c_int::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{socket, testing::check_in_child};
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn only_what_has_news_is_ready() {
+        let (one, other) = socket::pair().unwrap();
+        socket::send(&one, b"news").unwrap();
+        let mut watched = [Watched::new(one.as_fd(), false), Watched::new(other.as_fd(), false), Watched::new(one.as_fd(), true)];
+        wait(&mut watched, None).unwrap();
+        assert_eq!(watched.map(|watched| watched.ready()), [false, true, true]);
+    }
+
+    #[test]
+    fn a_hang_up_is_news() {
+        let (one, other) = socket::pair().unwrap();
+        drop(other);
+        let mut watched = [Watched::new(one.as_fd(), false)];
+        wait(&mut watched, None).unwrap();
+        assert!(watched[0].ready());
+        assert_eq!(socket::receive(&one, &mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_limit_is_rounded_up_and_capped() {
+        for (nanoseconds, expected) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2), (u64::MAX, c_int::MAX)] {
+            assert_eq!(milliseconds(Duration::from_nanos(nanoseconds)), expected);
+        }
+        assert_eq!(milliseconds(Duration::MAX), c_int::MAX);
+    }
+
+    #[test]
+    fn an_interrupted_sleep_ends_with_nothing_ready() {
+        extern "C" fn nothing(_: c_int) {}
+        check_in_child(|| {
+            let (one, _other) = socket::pair().unwrap();
+            let every_10_ms = libc::timeval { tv_sec: 0, tv_usec: 10_000 };
+            let setting = libc::itimerval { it_interval: every_10_ms, it_value: every_10_ms };
+            // SAFETY: the handler does nothing.
+            unsafe { libc::signal(libc::SIGALRM, nothing as *const () as libc::sighandler_t) };
+            // SAFETY: setitimer(2) reads one itimerval.
+            unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const setting, std::ptr::null_mut()) };
+            let mut watched = [Watched::new(one.as_fd(), false)];
+            wait(&mut watched, None).unwrap();
+            assert!(!watched[0].ready());
+        });
+    }
+}

@@ -126,3 +126,86 @@ pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     check(unsafe { libc::kill(pid.0, signal.0) })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check_in_child, in_child};
+    use super::super::{poll, socket};
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// Any child, for waitpid.
+    const ANY: Pid = Pid(-1);
+
+    #[test]
+    fn every_exit_code_comes_through() {
+        for code in 0..=255 {
+            assert_eq!(in_child(|| leave(code)), Status::Exited(code));
+        }
+    }
+
+    #[test]
+    fn children_are_reaped_one_by_one() {
+        check_in_child(|| {
+            assert_eq!(reap(), Reap::NoChildren);
+            let (ours, theirs) = socket::pair().unwrap();
+            let Fork::Parent(child) = fork().unwrap() else {
+                poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                leave(7)
+            };
+            assert_eq!(reap(), Reap::Running);
+            socket::send(&ours, b"go").unwrap();
+            let ended = std::iter::repeat_with(reap).find(|reap| *reap != Reap::Running);
+            assert_eq!(ended, Some(Reap::Ended(child, Status::Exited(7))));
+            assert_eq!(reap(), Reap::NoChildren);
+        });
+    }
+
+    #[test]
+    fn a_subreaper_inherits_orphans() {
+        check_in_child(|| {
+            become_subreaper().unwrap();
+            if let Fork::Child = fork().unwrap() {
+                let _orphan = fork().unwrap();
+                leave(3);
+            }
+            assert_eq!([wait(ANY).unwrap(), wait(ANY).unwrap()], [Status::Exited(3); 2]);
+            assert_eq!(reap(), Reap::NoChildren);
+        });
+    }
+
+    #[test]
+    fn a_process_dies_with_its_parent() {
+        let (ours, theirs) = socket::pair().unwrap();
+        check_in_child(|| {
+            let parent = own_pid();
+            if let Fork::Child = fork().unwrap() {
+                die_with_parent(Some(Signal::KILL), parent).unwrap();
+                socket::send(&theirs, b"set").unwrap();
+                // SAFETY: pause(2) touches no memory.
+                unsafe { libc::pause() };
+            }
+            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+        });
+        drop(theirs);
+        assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 3);
+        poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+        assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 0, "its end is closed: it is dead");
+    }
+
+    #[test]
+    fn a_parent_that_has_gone_is_told() {
+        check_in_child(|| {
+            let other = Pid(parent_pid().0 + 1);
+            assert_eq!(die_with_parent(Some(Signal::TERM), other).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+            die_with_parent(None, other).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_group_is_never_killed_by_mistake() {
+        for id in [0, -1, i32::MIN] {
+            assert_eq!(kill(Pid(id), Signal::CONT).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        }
+    }
+}

@@ -34,3 +34,16 @@ fn from_time<const N: usize>() -> [u8; N] {
         hasher.finish().to_ne_bytes()[0]
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_gives_other_bytes_each_time() {
+        let sources: [fn() -> io::Result<[u8; 16]>; 4] = [from_kernel, from_device, || Ok(from_time()), || Ok(bytes())];
+        for source in sources {
+            assert_ne!(source().unwrap(), source().unwrap());
+        }
+    }
+}

@@ -6,6 +6,7 @@ use super::mask::Mask;
 use super::{check, entry, opened, process};
 use crate::plan::Status;
 use crate::signal::Signal;
+use std::ffi::c_ulong;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::offset_of;
@@ -95,9 +96,10 @@ pub fn stop_self(signal: Signal) -> io::Result<()> {
 /// where the signal does not end a process.
 pub fn die_of(signal: Signal) -> ! {
     // SAFETY: prctl(2) with PR_SET_DUMPABLE takes one number and touches no memory. Unlike RLIMIT_CORE it also binds a core_pattern that pipes.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
-    // Whatever fails of it, the exit code is left.
-    let _ = disposition::set(signal, Disposition::Default).and_then(|()| deliver(signal));
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0 as c_ulong) };
+    // Whatever fails of this, the exit code is left.
+    let _ = disposition::set(signal, Disposition::Default);
+    let _ = deliver(signal);
     process::leave(Status::Killed(signal).code())
 }
 
@@ -106,4 +108,98 @@ fn deliver(signal: Signal) -> io::Result<Mask> {
     // SAFETY: raise(3) touches no memory; no handler of ours can run.
     check(unsafe { libc::raise(signal.0) })?;
     Mask::of([signal]).unblock()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::{Fork, Pid, fork, kill, own_group, own_pid, wait};
+    use super::super::testing::{check_in_child, in_child};
+    use super::*;
+
+    #[test]
+    fn a_signal_is_read_with_its_sender() {
+        check_in_child(|| {
+            let signals = Signals::take().unwrap();
+            for signal in HEARD {
+                kill(own_pid(), signal).unwrap();
+                assert_eq!(signals.next(), Some(Received { signal, from_terminal: false, sender: own_pid().0 }));
+            }
+            assert_eq!(signals.next(), None);
+        });
+    }
+
+    #[test]
+    fn what_was_ignored_stays_ignored_save_the_end_of_a_child() {
+        check_in_child(|| {
+            for signal in [Signal::HUP, Signal::CHLD] {
+                disposition::set(signal, Disposition::Ignored).unwrap();
+            }
+            let signals = Signals::take().unwrap();
+            assert_eq!(signals.inherited().child, Disposition::Ignored);
+            for signal in [Signal::HUP, Signal::CHLD] {
+                kill(own_pid(), signal).unwrap();
+            }
+            assert_eq!(signals.next().map(|received| received.signal), Some(Signal::CHLD));
+            assert_eq!(signals.next(), None);
+        });
+    }
+
+    #[test]
+    fn the_guard_hears_of_children_and_survives_the_rest() {
+        check_in_child(|| {
+            disposition::set(Signal::HUP, Disposition::Ignored).unwrap();
+            let signals = Signals::take().unwrap().watch_children_only().unwrap();
+            for signal in HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES).chain([Signal::CHLD]) {
+                kill(own_pid(), signal).unwrap();
+            }
+            assert_eq!(signals.next().map(|received| received.signal), Some(Signal::CHLD));
+            assert_eq!(signals.next(), None);
+        });
+    }
+
+    #[test]
+    fn death_by_a_signal_is_seen_as_such() {
+        // Their own effect is to stop or to do nothing; 32 to 34 belong to the C library.
+        let stop = [Signal::STOP, Signal::TSTP, Signal::TTIN, Signal::TTOU];
+        let harmless = [Signal::CHLD, Signal::CONT, Signal::URG, Signal::WINCH];
+        for signal in (1..=31).chain(35..=64).map(Signal).filter(|signal| !stop.contains(signal)) {
+            let status = in_child(|| {
+                let _ = disposition::set(signal, Disposition::Ignored);
+                Mask::of([signal]).block().unwrap();
+                die_of(signal)
+            });
+            let expected = if harmless.contains(&signal) { Status::Exited(Status::Killed(signal).code()) } else { Status::Killed(signal) };
+            assert_eq!(status, expected, "{signal}");
+        }
+    }
+
+    #[test]
+    fn a_stop_is_seen_as_such_and_can_be_continued() {
+        check_in_child(|| {
+            // A group whose parent is in another group of its session: else TSTP has no effect.
+            // SAFETY: setsid(2) touches no memory.
+            check(unsafe { libc::setsid() }).unwrap();
+            let Fork::Parent(child) = fork().unwrap() else {
+                own_group().unwrap();
+                let signals = Signals::take().unwrap();
+                stop_self(Signal::TSTP).unwrap();
+                let continued = signals.next().map(|received| received.signal);
+                kill(own_pid(), Signal::TSTP).unwrap();
+                let blocked_again = signals.next().map(|received| received.signal);
+                process::leave(u8::from([continued, blocked_again] != [Some(Signal::CONT), Some(Signal::TSTP)]))
+            };
+            assert_eq!(stopped(child), Signal::TSTP);
+            kill(child, Signal::CONT).unwrap();
+            assert_eq!(wait(child).unwrap(), Status::Exited(0), "it goes on, and hears of signals as before");
+        });
+    }
+
+    /// Waits until a child is stopped; returns by what.
+    fn stopped(child: Pid) -> Signal {
+        let mut status = 0;
+        // SAFETY: waitpid(2) writes one int.
+        check(unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) }).unwrap();
+        assert!(libc::WIFSTOPPED(status), "{status:#x}");
+        Signal(libc::WSTOPSIG(status))
+    }
 }

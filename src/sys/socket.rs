@@ -84,3 +84,58 @@ fn raw(address: SocketAddr) -> (c_int, Address, libc::socklen_t) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::poll::{Watched, wait};
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn messages_stay_whole() {
+        let (one, other) = pair().unwrap();
+        send(&one, b"first").unwrap();
+        send(&one, b"second").unwrap();
+        let mut message = [0; 16];
+        assert_eq!(receive(&other, &mut message).unwrap(), 5);
+        assert_eq!(receive(&other, &mut message).unwrap(), 6);
+        assert_eq!(receive(&other, &mut message).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_message_to_nobody_is_an_error_and_no_signal() {
+        super::super::testing::check_in_child(|| {
+            let (one, other) = pair().unwrap();
+            super::super::disposition::set(crate::signal::Signal::PIPE, super::super::disposition::Disposition::Default).unwrap();
+            drop(other);
+            assert_eq!(send(&one, b"hello").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        });
+    }
+
+    /// Connects, and waits for the outcome.
+    fn outcome(address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = connect(address)?;
+        wait(&mut [Watched::new(stream.as_fd(), true)], None)?;
+        connected(&stream).map(|()| stream)
+    }
+
+    #[test]
+    fn a_connection_reaches_its_address() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            // A host may well have no IPv6.
+            let Ok(listener) = TcpListener::bind(host) else { continue };
+            let stream = outcome(listener.local_addr().unwrap()).unwrap();
+            assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
+            assert!(stream.nodelay().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_refused_connection_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // SAFETY: shutdown(2) touches no memory. The port stays bound, so that no other test can listen there.
+        check(unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) }).unwrap();
+        assert_eq!(outcome(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}

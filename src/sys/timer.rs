@@ -73,3 +73,75 @@ fn arm(file: &File, at: Option<Duration>) -> io::Result<()> {
     check(unsafe { libc::timerfd_settime(file.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const setting, ptr::null_mut()) })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::since_boot;
+    use super::super::poll::{Watched, wait};
+    use super::*;
+
+    /// Whether the timer fires within `limit`.
+    fn fires(timer: &Timer, limit: Duration) -> bool {
+        let mut watched = [Watched::new(timer.fd().unwrap(), false)];
+        wait(&mut watched, Some(limit)).unwrap();
+        watched[0].ready()
+    }
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_deadline_fires_once_and_not_early() {
+        let mut timer = Timer::new().unwrap();
+        let at = since_boot() + SOON;
+        timer.set(Some(at));
+        assert!(fires(&timer, LONG));
+        assert!(since_boot() >= at);
+        timer.clear();
+        assert!(!fires(&timer, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_deadline_that_is_past_fires_at_once_however_often_it_is_set() {
+        let mut timer = Timer::new().unwrap();
+        for at in [Duration::ZERO, since_boot(), since_boot()] {
+            timer.set(Some(at));
+            assert!(fires(&timer, LONG), "{at:?}");
+            timer.clear();
+            timer.set(Some(at));
+            assert!(fires(&timer, LONG), "{at:?} again");
+        }
+    }
+
+    #[test]
+    fn a_timer_disarmed_or_set_to_the_end_of_time_does_not_fire() {
+        let mut timer = Timer::new().unwrap();
+        for at in [None, Some(Duration::MAX)] {
+            timer.set(Some(Duration::ZERO));
+            timer.set(at);
+            assert!(!fires(&timer, SOON), "{at:?}");
+            timer.clear();
+            assert_eq!(timer.armed, at, "it has not fired");
+        }
+    }
+
+    #[test]
+    fn without_the_clock_poll_wakes_by_itself() {
+        let mut timer = Timer { file: None, armed: None };
+        let now = Duration::from_secs(100);
+        assert_eq!(timer.poll_limit(now), None);
+        for (in_ms, sleep_ms) in [(0, 0), (150, 150), (5000, 200)] {
+            timer.set(Some(now + Duration::from_millis(in_ms)));
+            assert_eq!(timer.poll_limit(now), Some(Duration::from_millis(sleep_ms)));
+        }
+        assert_eq!(timer.poll_limit(now + LONG), Some(Duration::ZERO));
+        assert!(timer.fd().is_none());
+    }
+
+    #[test]
+    fn with_the_clock_poll_may_sleep() {
+        let mut timer = Timer::new().unwrap();
+        timer.set(Some(since_boot()));
+        assert_eq!(timer.poll_limit(since_boot()), None);
+    }
+}

@@ -11,7 +11,7 @@ pub fn rename(title: &str) {
         // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
-    if let Some(bounds) = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| arguments(&stat)) {
+    if let Some(bounds) = fs::read("/proc/self/stat").ok().and_then(|stat| arguments(&String::from_utf8_lossy(&stat))) {
         let start = ptr::with_exposed_provenance_mut(bounds.start);
         // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack, writable, and there for good. std reads
         // them in `args`, by copying, and nothing else refers to them.
@@ -32,4 +32,39 @@ fn overwrite(arguments: &mut [u8], title: &str) {
     let shown = title.len().min(arguments.len() - 1);
     arguments.fill(0);
     arguments[..shown].copy_from_slice(&title.as_bytes()[..shown]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_in_child;
+    use super::*;
+
+    #[test]
+    fn ps_shows_the_new_name_and_no_argument() {
+        check_in_child(|| {
+            rename("guard (a) of tests");
+            rename("lock-guard");
+            assert_eq!(fs::read_to_string("/proc/self/comm").unwrap(), "lock-guard\n");
+            assert_eq!(fs::read_to_string("/proc/self/cmdline").unwrap().trim_end_matches('\0'), "lock-guard");
+        });
+    }
+
+    #[test]
+    fn a_title_is_cut_to_fit_before_a_zero() {
+        for (room, expected) in [(1, "\0"), (5, "lock\0"), (12, "lock-guard\0\0")] {
+            let mut arguments = vec![b'x'; room];
+            overwrite(&mut arguments, "lock-guard");
+            assert_eq!(arguments, expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn bounds_that_are_hidden_missing_or_absurd_are_none() {
+        let stat = |bounds: &str| format!("7 (a) b) S{} {bounds} 9 9 0", " 0".repeat(44));
+        assert_eq!(arguments(&stat("4096 4100")), Some(4096..4100));
+        for bounds in ["0 0", "0 5", "5 5", "6 5", "-1 5", "x y", ""] {
+            assert_eq!(arguments(&stat(bounds)), None, "{bounds}");
+        }
+        assert_eq!(arguments("7 (a) S 1 2"), None);
+    }
 }
