@@ -67,7 +67,7 @@ fn close(fd: c_int) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::check_in_child;
+    use super::super::testing::{check_in_child, refuse};
     use super::*;
     use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
@@ -86,14 +86,18 @@ mod tests {
 
     #[test]
     fn only_stdio_and_what_is_kept_stays_open() {
-        check_in_child(|| {
-            // Forgotten, for most of them are about to be closed.
-            let fds = std::mem::ManuallyDrop::new([100, 101, 102, 104, 105].map(open_at));
-            close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
-            let open: Vec<c_int> = (0..200).filter(|&fd| is_open(fd)).collect();
-            assert_eq!(open.iter().filter(|&&fd| fd >= FIRST).collect::<Vec<_>>(), [&101, &102, &104]);
-            assert_eq!(open_descriptors().filter(|&fd| fd >= 100).collect::<Vec<_>>(), [101, 102, 104], "as the listing has it");
-        });
+        let close_range = (libc::SYS_close_range, libc::ENOSYS);
+        let opening = (libc::SYS_openat, libc::ENOENT);
+        for refused in [&[][..], &[close_range], &[close_range, opening]] {
+            check_in_child(|| {
+                // Forgotten, for most of them are about to be closed.
+                let fds = std::mem::ManuallyDrop::new([100, 101, 102, 104, 105].map(open_at));
+                refuse(refused);
+                close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
+                assert_eq!((FIRST..200).filter(|&fd| is_open(fd)).collect::<Vec<_>>(), [101, 102, 104], "without {refused:?}");
+                assert!((0..FIRST).all(is_open));
+            });
+        }
     }
 
     #[test]

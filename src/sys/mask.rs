@@ -13,10 +13,10 @@ pub(super) struct Mask(libc::sigset_t);
 impl Mask {
     /// The set of just these; what is no signal is left out.
     pub(super) fn of(signals: impl IntoIterator<Item = Signal>) -> Mask {
-        let mut set = MaybeUninit::uninit();
-        // SAFETY: sigemptyset(3) fills the set that it is given.
+        let mut set = MaybeUninit::zeroed();
+        // SAFETY: sigemptyset(3) changes the one set.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: filled by sigemptyset.
+        // SAFETY: sigemptyset has made it a set; what a C library leaves out, being more than the kernel has signals for, was zero before.
         let mut set = unsafe { set.assume_init() };
         for signal in signals {
             // SAFETY: sigaddset(3) changes the one set, and refuses a number that is no signal's.

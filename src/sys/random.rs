@@ -37,6 +37,7 @@ fn from_time<const N: usize>() -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::{check_in_child, refuse};
     use super::*;
 
     #[test]
@@ -45,5 +46,17 @@ mod tests {
         for source in sources {
             assert_ne!(source().unwrap(), source().unwrap());
         }
+    }
+
+    #[test]
+    fn a_kernel_without_getrandom_gives_random_bytes() {
+        check_in_child(|| {
+            refuse(&[(libc::SYS_getrandom, libc::ENOSYS)]);
+            assert!(from_kernel::<16>().is_err());
+            assert_ne!(bytes::<16>(), bytes());
+            refuse(&[(libc::SYS_openat, libc::ENOENT)]);
+            assert!(from_device::<16>().is_err());
+            assert_ne!(bytes::<16>(), bytes());
+        });
     }
 }

@@ -78,6 +78,7 @@ fn arm(file: &File, at: Option<Duration>) -> io::Result<()> {
 mod tests {
     use super::super::clock::since_boot;
     use super::super::poll::{Watched, wait};
+    use super::super::testing::{check_in_child, refuse};
     use super::*;
 
     /// Whether the timer fires within `limit`.
@@ -127,15 +128,28 @@ mod tests {
 
     #[test]
     fn without_the_clock_poll_wakes_by_itself() {
-        let mut timer = Timer { file: None, armed: None };
-        let now = Duration::from_secs(100);
-        assert_eq!(timer.poll_limit(now), None);
-        for (in_ms, sleep_ms) in [(0, 0), (150, 150), (5000, 200)] {
-            timer.set(Some(now + Duration::from_millis(in_ms)));
-            assert_eq!(timer.poll_limit(now), Some(Duration::from_millis(sleep_ms)));
-        }
-        assert_eq!(timer.poll_limit(now + LONG), Some(Duration::ZERO));
-        assert!(timer.fd().is_none());
+        check_in_child(|| {
+            refuse(&[(libc::SYS_timerfd_create, libc::EINVAL)]);
+            let mut timer = Timer::new().unwrap();
+            assert!(timer.fd().is_none());
+            let now = Duration::from_secs(100);
+            assert_eq!(timer.poll_limit(now), None);
+            for (in_ms, sleep_ms) in [(0, 0), (150, 150), (5000, 200)] {
+                timer.set(Some(now + Duration::from_millis(in_ms)));
+                assert_eq!(timer.poll_limit(now), Some(Duration::from_millis(sleep_ms)));
+            }
+            assert_eq!(timer.poll_limit(now + LONG), Some(Duration::ZERO));
+        });
+    }
+
+    #[test]
+    fn a_timer_that_cannot_be_set_leaves_the_work_to_poll() {
+        check_in_child(|| {
+            let mut timer = Timer::new().unwrap();
+            refuse(&[(libc::SYS_timerfd_settime, libc::EINVAL)]);
+            timer.set(Some(LONG));
+            assert_eq!(timer.poll_limit(LONG), Some(Duration::ZERO));
+        });
     }
 
     #[test]

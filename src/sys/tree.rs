@@ -110,7 +110,7 @@ fn family(of: Pid, all: &[Process]) -> Vec<Process> {
 #[cfg(test)]
 mod tests {
     use super::super::process::{Fork, fork, leave, own_pid, reap, wait};
-    use super::super::testing::check_in_child;
+    use super::super::testing::{check_in_child, refuse};
     use super::super::{poll, socket};
     use super::*;
     use crate::plan::Status;
@@ -171,39 +171,44 @@ mod tests {
         assert_eq!(name(own_pid()) + "\n", fs::read_to_string(format!("/proc/{}/comm", own_pid())).unwrap());
     }
 
+    /// A child and a grandchild of this process, which wait for a signal.
+    fn two_generations() -> [Process; 2] {
+        let (ours, theirs) = socket::pair().unwrap();
+        if let Fork::Child = fork().unwrap() {
+            let _grandchild = fork().unwrap();
+            socket::send(&theirs, b"here").unwrap();
+            // SAFETY: pause(2) touches no memory.
+            unsafe { libc::pause() };
+            leave(1);
+        }
+        for _ in 0..2 {
+            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+            socket::receive(&ours, &mut [0; 8]).unwrap();
+        }
+        descendants(own_pid()).try_into().unwrap()
+    }
+
     #[test]
     fn a_tree_is_seen_and_signalled_process_by_process() {
-        check_in_child(|| {
-            process::become_subreaper().unwrap();
-            let (ours, theirs) = socket::pair().unwrap();
-            let blocked = || -> ! {
-                socket::send(&theirs, b"here").unwrap();
-                // SAFETY: pause(2) touches no memory.
-                unsafe { libc::pause() };
-                leave(1)
-            };
-            let Fork::Parent(child) = fork().unwrap() else {
-                let _grandchild = fork().unwrap();
-                blocked()
-            };
-            for _ in 0..2 {
-                poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
-                socket::receive(&ours, &mut [0; 8]).unwrap();
-            }
-            let [first, second] = descendants(own_pid())[..] else { panic!("two descendants") };
-            assert_eq!((first.pid, first.parent, second.parent), (child, own_pid(), child));
-            assert_eq!(children(own_pid()), [look_up(child).unwrap()]);
+        for refused in [&[][..], &[(libc::SYS_pidfd_open, libc::ENOSYS)], &[(libc::SYS_pidfd_open, libc::EPERM)]] {
+            check_in_child(|| {
+                refuse(refused);
+                process::become_subreaper().unwrap();
+                let [first, second] = two_generations();
+                assert_eq!((first.parent, second.parent), (own_pid(), first.pid));
+                assert_eq!(children(own_pid()).iter().map(|child| child.pid).collect::<Vec<_>>(), [first.pid]);
 
-            let somebody_else = Process { started: first.started + 1, ..first };
-            assert_eq!(signal(&somebody_else, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
-            assert_eq!(reap(), process::Reap::Running);
+                let somebody_else = Process { started: first.started + 1, ..first };
+                assert_eq!(signal(&somebody_else, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+                assert_eq!(reap(), process::Reap::Running);
 
-            for process in [first, second] {
-                signal(&process, Signal::KILL).unwrap();
-                assert_eq!(wait(process.pid).unwrap(), Status::Killed(Signal::KILL));
-                assert_eq!(signal(&process, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
-            }
-            assert_eq!(descendants(own_pid()), []);
-        });
+                for process in [first, second] {
+                    signal(&process, Signal::KILL).unwrap();
+                    assert_eq!(wait(process.pid).unwrap(), Status::Killed(Signal::KILL));
+                    assert_eq!(signal(&process, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+                }
+                assert_eq!(descendants(own_pid()), []);
+            });
+        }
     }
 }
