@@ -22,7 +22,12 @@
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 
+pub mod guard;
+pub mod lock;
 pub mod moment;
 pub mod plan;
 pub mod signal;
+pub mod supervisor;
+
+pub mod sys;
 pub mod zookeeper;

@@ -1,5 +1,8 @@
 //! ZooKeeper's protocol, by hand and without I/O. `Session` knows nothing of locks; `lock` builds on it.
 
 pub mod code;
+pub mod lease;
 pub mod record;
+pub mod request;
+pub mod session;
 pub mod wire;

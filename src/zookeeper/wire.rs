@@ -1,6 +1,9 @@
 //! How ZooKeeper writes integers, strings, buffers and counts: big-endian, a length before what is variable, −1 for null (jute's binary
 //! archive). Reads eat the front of a slice, name the field that was short, and take nothing's size from the peer before its bytes are there.
 
+/// The largest frame that is believed. Servers refuse requests over 1 MB (`jute.maxbuffer`), and no reply here is longer than a node.
+const LARGEST_FRAME: usize = 4 << 20;
+
 /// What is wrong with bytes that claim to be a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
@@ -117,4 +120,24 @@ impl<T: Wire> Wire for Vector<T> {
         let count = length(from, SMALLEST_ITEM, field)?.unwrap_or(0);
         (0..count).map(|_| T::read(from, field)).collect::<Result<_, _>>().map(Vector)
     }
+}
+
+/// Appends a frame: four bytes of length, then what `write` appends.
+pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    i32::MAX.write(out); // a frame that is left half-written is refused, not misread
+    write(out);
+    let length = i32::try_from(out.len() - start - 4).expect("requests are bounded below 1 MB");
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Takes one frame off the front, if all of it is there. The error is a length that no frame has.
+pub fn next_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, i32> {
+    let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let claimed = i32::from_be_bytes(*head);
+    let length = usize::try_from(claimed).ok().filter(|length| (1..=LARGEST_FRAME).contains(length)).ok_or(claimed)?;
+    Ok(rest.split_at_checked(length).map(|(frame, rest)| {
+        *bytes = rest;
+        frame
+    }))
 }

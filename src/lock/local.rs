@@ -1,0 +1,151 @@
+//! `--local`: a lock of this host alone, flock(2) on a file. The loop does the locking and tells what came of it; here is when to try what.
+//! There is no service that could end the lock, so it needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
+
+use super::{Failure, Holder, Input, Lock, Output, Proof};
+use crate::moment::Moment;
+use std::collections::VecDeque;
+
+/// What to contend for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Each file's name and full path, at least one, in order of preference.
+    pub files: Vec<(String, String)>,
+    /// Until when to wait; `None`: one try.
+    pub patience: Option<Moment>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// The file with this index is tried.
+    Trying(usize),
+    /// All are taken; whichever is free first will do.
+    Waiting,
+    /// Ours, or never to be: nothing more to do until told to let go.
+    Settled,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Local {
+    options: Options,
+    phase: Phase,
+    outputs: VecDeque<Output>,
+}
+
+impl Local {
+    /// Contention begins with the first `poll`.
+    pub fn new(options: Options) -> Local {
+        let mut local = Local { options, phase: Phase::Waiting, outputs: VecDeque::new() };
+        local.try_file(0);
+        local
+    }
+
+    fn try_file(&mut self, file: usize) {
+        self.phase = Phase::Trying(file);
+        self.outputs.push_back(Output::Trying(self.options.files[file].0.clone()));
+        self.outputs.push_back(Output::Contend { file, wait: false });
+    }
+
+    fn holder(&self) -> Holder {
+        let lock = self.options.files.iter().map(|(_, path)| path.as_str()).collect::<Vec<_>>().join(", ");
+        Holder { lock, host: None, since: None, session: None }
+    }
+
+    fn settle(&mut self, output: Output) {
+        self.phase = Phase::Settled;
+        self.outputs.push_back(output);
+    }
+}
+
+impl Lock for Local {
+    fn handle(&mut self, input: Input, now: Moment) {
+        match (input, self.phase) {
+            (Input::Granted { file, token }, Phase::Trying(_) | Phase::Waiting) => {
+                let lock = self.options.files[file].1.clone();
+                self.settle(Output::Acquired(Proof { lock, token, session: None }));
+            }
+            (Input::Taken { file }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
+                self.try_file(file + 1)
+            }
+            (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some_and(|patience| now < patience) => {
+                self.phase = Phase::Waiting;
+                self.outputs.push_back(Output::Waiting(self.holder()));
+                self.outputs.extend((0..self.options.files.len()).map(|file| Output::Contend { file, wait: true }));
+            }
+            (Input::Taken { .. }, Phase::Trying(_)) => self.settle(Output::Busy(self.holder())),
+            (Input::Broken(why), Phase::Trying(_) | Phase::Waiting) => self.settle(Output::Failed(Failure::System(why))),
+            (Input::Release, _) => self.settle(Output::Released { doubt: None }),
+            _ => {}
+        }
+    }
+
+    fn poll(&mut self, now: Moment) -> Output {
+        let patience = self.options.patience.unwrap_or(Moment::NEVER);
+        if self.phase == Phase::Waiting && now >= patience {
+            self.settle(Output::Busy(self.holder()));
+        }
+        let wake = if self.phase == Phase::Waiting { patience } else { Moment::NEVER };
+        self.outputs.pop_front().unwrap_or(Output::Wait(wake))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(Duration::from_secs(seconds))
+    }
+
+    fn local(names: &[&str], patience: Option<Moment>) -> Local {
+        Local::new(Options { files: names.iter().map(|name| (name.to_string(), format!("/d/{name}"))).collect(), patience })
+    }
+
+    fn drain(lock: &mut Local, now: Moment) -> Vec<Output> {
+        std::iter::from_fn(|| Some(lock.poll(now)).filter(|output| !matches!(output, Output::Wait(_)))).collect()
+    }
+
+    #[test]
+    fn a_free_file_is_ours_at_once() {
+        let mut lock = local(&["a"], None);
+        assert_eq!(drain(&mut lock, at(0)), [Output::Trying("a".into()), Output::Contend { file: 0, wait: false }]);
+        lock.handle(Input::Granted { file: 0, token: 7 }, at(0));
+        assert_eq!(drain(&mut lock, at(0)), [Output::Acquired(Proof { lock: "/d/a".into(), token: 7, session: None })]);
+        lock.handle(Input::Release, at(9));
+        assert_eq!(drain(&mut lock, at(9)), [Output::Released { doubt: None }]);
+    }
+
+    #[test]
+    fn a_taken_file_is_busy_for_whoever_tries_once() {
+        let mut lock = local(&["a"], None);
+        drain(&mut lock, at(0));
+        lock.handle(Input::Taken { file: 0 }, at(0));
+        assert!(matches!(drain(&mut lock, at(0))[..], [Output::Busy(_)]));
+    }
+
+    #[test]
+    fn the_first_file_that_is_free_will_do() {
+        let mut lock = local(&["a", "b"], None);
+        drain(&mut lock, at(0));
+        lock.handle(Input::Taken { file: 0 }, at(0));
+        assert_eq!(drain(&mut lock, at(0)), [Output::Trying("b".into()), Output::Contend { file: 1, wait: false }]);
+        lock.handle(Input::Granted { file: 1, token: 1 }, at(0));
+        assert!(matches!(&drain(&mut lock, at(0))[..], [Output::Acquired(proof)] if proof.lock == "/d/b"));
+    }
+
+    #[test]
+    fn a_waiter_waits_for_all_files_until_its_patience_ends() {
+        let mut lock = local(&["a", "b"], Some(at(5)));
+        drain(&mut lock, at(0));
+        lock.handle(Input::Taken { file: 0 }, at(0));
+        drain(&mut lock, at(0));
+        lock.handle(Input::Taken { file: 1 }, at(0));
+        let said = drain(&mut lock, at(0));
+        assert!(matches!(said[..], [Output::Waiting(_), Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]));
+        assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
+        assert!(matches!(lock.poll(at(5)), Output::Busy(_)));
+        lock.handle(Input::Granted { file: 0, token: 1 }, at(5));
+        assert_eq!(lock.poll(at(5)), Output::Wait(Moment::NEVER), "too late is too late");
+    }
+}

@@ -1,0 +1,145 @@
+//! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and says what to do. The loop drains `poll` until
+//! it says `Wait`, then sleeps until that moment or until something happens.
+
+pub mod local;
+pub mod node;
+
+use crate::moment::Moment;
+use crate::zookeeper::lease::Deadlines;
+use std::fmt;
+
+/// What happens to a lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input<'a> {
+    /// The connection that was asked for is there.
+    Connected,
+    /// It is not, or not any more: why, if the network said so; `None` if the peer closed it.
+    Disconnected(Option<String>),
+    /// Bytes came over it.
+    Received(&'a [u8]),
+    /// A local lock file is ours.
+    Granted {
+        /// Its index.
+        file: usize,
+        /// The fencing token that this holding got.
+        token: i64,
+    },
+    /// A local lock file is somebody else's.
+    Taken {
+        /// Its index.
+        file: usize,
+    },
+    /// A local lock file cannot be locked at all.
+    Broken(String),
+    /// Time has passed.
+    Tick,
+    /// The command is over, or will not be: let go, whatever is held or under way.
+    Release,
+}
+
+/// What a lock wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Connect to the server with this index, in place of any other connection.
+    Connect(usize),
+    /// Send these bytes.
+    Send(Vec<u8>),
+    /// Close the connection, after what was sent.
+    Disconnect,
+    /// Lock the local file with this index: now, or as soon as it is free.
+    Contend {
+        /// Its index.
+        file: usize,
+        /// Do not come back before it is ours.
+        wait: bool,
+    },
+    /// The lock of this name is tried now.
+    Trying(String),
+    /// Somebody else has the lock, and we wait.
+    Waiting(Holder),
+    /// The lock is ours.
+    Acquired(Proof),
+    /// The lock is proved ours anew: without further proof, the command must go then.
+    Believe(Deadlines),
+    /// Nobody can be asked whether the lock is still ours; it is, until the deadlines that were believed.
+    Suspended(String),
+    /// It was ours all along.
+    Resumed,
+    /// Something that is worth a line in the log about connection and session.
+    Note(String),
+    /// The lock is no longer ours, or cannot be proved ours any more; the command must be dead by `dead_by`.
+    Lost {
+        /// What became of it.
+        why: String,
+        /// When somebody else can have the lock, at the earliest.
+        dead_by: Moment,
+    },
+    /// Somebody else has the lock, to the end of our patience.
+    Busy(Holder),
+    /// There will be no lock.
+    Failed(Failure),
+    /// Nothing of ours is left with the lock service, as far as it can be reached.
+    Released {
+        /// Why the service may still think otherwise.
+        doubt: Option<String>,
+    },
+    /// Nothing to do before this moment, unless something happens.
+    Wait(Moment),
+}
+
+/// What is known of whoever holds the lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    /// What is locked: a node's path, or a file.
+    pub lock: String,
+    /// Its host, if it says.
+    pub host: Option<String>,
+    /// Since when, in ms of real time.
+    pub since: Option<i64>,
+    /// Its session.
+    pub session: Option<i64>,
+}
+
+/// What shows that the lock is ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proof {
+    /// What is locked: a node's path, or a file.
+    pub lock: String,
+    /// Grows with every lock handed out: fences off writes of an earlier holder.
+    pub token: i64,
+    /// The session that holds it.
+    pub session: Option<i64>,
+}
+
+/// Why there will be no lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Failure {
+    /// No server took our session in time.
+    Unreachable { tried: String },
+    /// The service says no.
+    Refused { what: String, why: String },
+    /// What the lock's place holds does not fit it.
+    Unfit(String),
+    /// A file of a local lock cannot be used.
+    System(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Failure::Unreachable { tried } => write!(f, "cannot reach ZooKeeper: {tried}"),
+            Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
+            Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A lock of some kind.
+pub trait Lock {
+    /// Takes in what happened.
+    fn handle(&mut self, input: Input, now: Moment);
+
+    /// What to do next. After `Wait` there is nothing more until the next input.
+    fn poll(&mut self, now: Moment) -> Output;
+}

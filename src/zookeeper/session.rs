@@ -1,0 +1,522 @@
+//! A ZooKeeper session over one connection after another: connect, resume, authenticate, pair replies with requests, yield watch events, expire,
+//! close. Pure: bytes and moments in, bytes and news out. It knows nothing of locks; sources: `zookeeper.jute`, ClientCnxn.java.
+
+use super::code::{Code, operation, xid};
+use super::lease::Lease;
+use super::record::{AuthPacket, ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader, WatcherEvent};
+use super::request::{Answer, Request, answer};
+use super::wire::{Malformed, Wire, frame, next_frame};
+use crate::moment::Moment;
+use crate::plan::Auth;
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+/// Heartbeats in a session timeout.
+const BEATS: u32 = 10;
+
+/// Pauses between rounds over all servers: the first, and the longest; each is twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// The least time that one server is given to accept and to answer, however short the timeout and however many the servers.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
+
+/// What a watch saw.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// The node was made.
+    Created,
+    /// The node is gone.
+    Deleted,
+    /// Its data or its children are others now.
+    Changed,
+}
+
+/// What the session has to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum News {
+    /// A server has taken the session: a new one, or the one that we had (`resumed`).
+    Up { resumed: bool },
+    /// A request was answered.
+    Reply { request: Request, result: Result<Answer, Code> },
+    /// A watch fired.
+    Watch { change: Change, path: String },
+    /// The connection is gone; the session may well live on.
+    Down(Fault),
+    /// The session is over, and with it its ephemeral nodes.
+    Expired,
+    /// The server refuses who we say we are.
+    Refused(Code),
+}
+
+/// What is to be done with the connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Connect to the server with this index.
+    Connect(usize),
+    /// Send these bytes, all of them.
+    Send(Vec<u8>),
+    /// Close the connection, after what was sent.
+    Disconnect,
+}
+
+/// Why a connection was given up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Fault {
+    /// The network says so.
+    Network(String),
+    /// No answer for so long.
+    Silent(Duration),
+    /// The server closed the connection, before it had taken the session or after.
+    HungUp { up: bool },
+    /// The server sent what no ZooKeeper sends.
+    Nonsense(Malformed),
+    /// A frame of this length.
+    FrameLength(i32),
+    /// A reply to another request than the one it was due to, or to none.
+    OutOfOrder(i32),
+    /// The server calls a session expired that it was asked to make.
+    StillBorn,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Fault::Network(why) => f.write_str(why),
+            Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
+            Fault::HungUp { up: true } => f.write_str("closed the connection"),
+            Fault::HungUp { up: false } => {
+                f.write_str("closed the connection at once (not serving, or too many connections from this host?)")
+            }
+            Fault::Nonsense(malformed) => write!(f, "does not speak ZooKeeper's protocol: {malformed}"),
+            Fault::FrameLength(length) => write!(f, "does not speak ZooKeeper's protocol: frame of {length} bytes"),
+            Fault::OutOfOrder(xid) => write!(f, "does not speak ZooKeeper's protocol: reply {xid} was not asked for"),
+            Fault::StillBorn => f.write_str("calls a new session expired"),
+        }
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(malformed: Malformed) -> Fault {
+        Fault::Nonsense(malformed)
+    }
+}
+
+/// What a server knows a session by.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Identity {
+    id: i64,
+    password: Vec<u8>,
+}
+
+/// A request that was sent and not answered yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Unanswered {
+    xid: i32,
+    request: Request,
+    sent: Moment,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// No connection. The next attempt is due then.
+    Down { retry: Moment },
+    /// A connection is being made, since then.
+    Connecting { since: Moment },
+    /// The connect request was sent then and is not answered.
+    Greeting { since: Moment },
+    /// A server has the session.
+    Up,
+    /// Closed, or given up.
+    Over,
+}
+
+/// One session, or one after another if they expire before anything is held.
+#[derive(Debug)]
+pub struct Session {
+    /// How each server is called in a message; their indices are the addresses.
+    servers: Vec<String>,
+    /// Why each server was given up last.
+    faults: Vec<Option<Fault>>,
+    timeout: Duration,
+    auth: Option<Auth>,
+    phase: Phase,
+    identity: Option<Identity>,
+    lease: Lease,
+    /// Server of this attempt, or of the last one.
+    server: usize,
+    /// Attempts since a connection last lived for a heartbeat. One that does not has cost a pause, too: no server can make us spin.
+    attempts: usize,
+    last_zxid: i64,
+    last_xid: i32,
+    unanswered: VecDeque<Unanswered>,
+    /// What goes out every tenth of the timeout, and when next.
+    beat: Request,
+    next_beat: Moment,
+    /// A connection is given up when a request waits for its answer this long.
+    patience: Duration,
+    /// Something is held: hurry from server to server.
+    holding: bool,
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    steps: VecDeque<Step>,
+    news: VecDeque<News>,
+}
+
+impl Session {
+    /// A session to be made with one of these servers, of which there is at least one; the first attempt is due at once.
+    pub fn new(servers: Vec<String>, timeout: Duration, auth: Option<Auth>, now: Moment) -> Session {
+        Session {
+            faults: vec![None; servers.len()],
+            server: servers.len() - 1,
+            servers,
+            timeout,
+            auth,
+            phase: Phase::Down { retry: now },
+            identity: None,
+            lease: Lease::new(timeout, now),
+            attempts: 0,
+            last_zxid: 0,
+            last_xid: 0,
+            unanswered: VecDeque::new(),
+            beat: Request::Ping,
+            next_beat: Moment::NEVER,
+            patience: timeout * 2 / 3,
+            holding: false,
+            incoming: Vec::new(),
+            outgoing: Vec::new(),
+            steps: VecDeque::new(),
+            news: VecDeque::new(),
+        }
+    }
+
+    /// The session's number, once a server has given it.
+    pub fn id(&self) -> Option<i64> {
+        self.identity.as_ref().map(|identity| identity.id)
+    }
+
+    /// What is believed of it.
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whether a server has the session, as far as we know.
+    pub fn is_up(&self) -> bool {
+        self.phase == Phase::Up
+    }
+
+    /// Whether a server has the session and does not keep us waiting longer than a healthy one would.
+    pub fn is_answering(&self, now: Moment) -> bool {
+        self.is_up() && self.unanswered.front().is_none_or(|oldest| now < oldest.sent + self.lease.timeout() * 2 / BEATS)
+    }
+
+    /// Whether `ask` may be called.
+    pub fn takes_requests(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. } | Phase::Up)
+    }
+
+    /// Whether a connect request for a new session is under way: the server may be making one that we know nothing of.
+    fn is_opening(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. }) && self.identity.is_none()
+    }
+
+    /// How the server of this connection is called.
+    pub fn server(&self) -> &str {
+        &self.servers[self.server]
+    }
+
+    /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181: no answer for 2.5 s`.
+    pub fn faults(&self) -> String {
+        let tried = self.servers.iter().zip(&self.faults).map(|(server, fault)| match fault {
+            Some(fault) => format!("{server}: {fault}"),
+            None => format!("{server}: not tried yet"),
+        });
+        tried.collect::<Vec<_>>().join("; ")
+    }
+
+    /// From now on something is held, which this request proves every tenth of the timeout. A server that is silent for two of them is left,
+    /// and none is waited for long: what is left of the lease must do for reaching another.
+    pub fn hold(&mut self, beat: Request) {
+        self.beat = beat;
+        self.holding = true;
+        self.patience = self.lease.timeout() * 2 / BEATS;
+    }
+
+    /// Queues a request; it goes out with the next bytes. Only while a connection takes requests: opening or up.
+    pub fn ask(&mut self, request: Request, now: Moment) {
+        debug_assert!(self.takes_requests());
+        let xid = if request == Request::Ping { xid::PING } else { self.next_xid() };
+        frame(&mut self.outgoing, |out| request.write(xid, out));
+        self.unanswered.push_back(Unanswered { xid, request, sent: now });
+    }
+
+    /// The connection is there: queues the connect request and who we are. Requests may follow in the same write.
+    pub fn connected(&mut self, now: Moment) {
+        if !matches!(self.phase, Phase::Connecting { .. }) {
+            return;
+        }
+        self.phase = Phase::Greeting { since: now };
+        let (session_id, passwd) = self.identity.as_ref().map_or((0, vec![0; 16]), |known| (known.id, known.password.clone()));
+        let time_out = i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX);
+        let connect =
+            ConnectRequest { protocol_version: 0, last_zxid_seen: self.last_zxid, time_out, session_id, passwd, read_only: false };
+        frame(&mut self.outgoing, |out| connect.write(out));
+        if let Some(Auth { scheme, data }) = &self.auth {
+            frame(&mut self.outgoing, |out| {
+                RequestHeader { xid: xid::AUTH, kind: operation::AUTH }.write(out);
+                AuthPacket { kind: 0, scheme: scheme.clone(), auth: data.clone().into_bytes() }.write(out);
+            });
+        }
+    }
+
+    /// The connection is gone, or could not be made.
+    pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
+        let up = self.is_up();
+        match self.phase {
+            Phase::Down { .. } | Phase::Over => {}
+            _ => self.fall(why.map_or(Fault::HungUp { up }, Fault::Network), now),
+        }
+    }
+
+    /// Bytes came.
+    pub fn received(&mut self, bytes: &[u8], now: Moment) {
+        self.incoming.extend_from_slice(bytes);
+        let mut incoming = std::mem::take(&mut self.incoming);
+        let mut rest = &incoming[..];
+        while self.takes_requests() {
+            let read = match next_frame(&mut rest) {
+                Ok(None) => break,
+                Ok(Some(frame)) if self.is_up() => self.reply(frame, now),
+                Ok(Some(frame)) => self.greeted(frame, now),
+                Err(length) => Err(Fault::FrameLength(length)),
+            };
+            if let Err(fault) = read {
+                return self.abandon(fault, now);
+            }
+        }
+        let done = incoming.len() - rest.len();
+        incoming.drain(..done);
+        if self.takes_requests() {
+            self.incoming = incoming;
+        }
+    }
+
+    /// Does what is due: the next attempt, a heartbeat, giving up a silent server.
+    pub fn tick(&mut self, now: Moment) {
+        match self.phase {
+            Phase::Down { retry } if now >= retry => {
+                self.server = (self.server + 1) % self.servers.len();
+                self.attempts += 1;
+                self.phase = Phase::Connecting { since: now };
+                self.steps.push_back(Step::Connect(self.server));
+            }
+            Phase::Connecting { since } | Phase::Greeting { since } if now >= since + self.attempt() => {
+                self.abandon(Fault::Silent(now.since(since)), now);
+            }
+            Phase::Up if now >= self.silent_at() => {
+                let oldest = self.unanswered.front().map_or(now, |oldest| oldest.sent);
+                self.abandon(Fault::Silent(now.since(oldest)), now);
+            }
+            Phase::Up if now >= self.next_beat => {
+                self.next_beat = now + self.lease.timeout() / BEATS;
+                self.attempts = 0;
+                self.ask(self.beat.clone(), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// When `tick` has something to do next.
+    pub fn wake(&self) -> Moment {
+        match self.phase {
+            Phase::Down { retry } => retry,
+            Phase::Connecting { since } | Phase::Greeting { since } => since + self.attempt(),
+            Phase::Up => self.next_beat.min(self.silent_at()),
+            Phase::Over => Moment::NEVER,
+        }
+    }
+
+    /// What has happened since the last call.
+    pub fn news(&mut self) -> Option<News> {
+        self.news.pop_front()
+    }
+
+    /// What is to be done with the connection next.
+    pub fn step(&mut self) -> Option<Step> {
+        self.steps.pop_front().or_else(|| (!self.outgoing.is_empty()).then(|| Step::Send(std::mem::take(&mut self.outgoing))))
+    }
+
+    /// Has no more to do with the session. A server that is just making it is told to end it.
+    pub fn forget(&mut self, now: Moment) {
+        if self.is_opening() {
+            self.ask(Request::Close, now);
+        }
+        if let Phase::Connecting { .. } | Phase::Greeting { .. } | Phase::Up = self.phase {
+            self.hang_up();
+        }
+        self.phase = Phase::Over;
+    }
+
+    /// How long one server may take to accept and to answer.
+    fn attempt(&self) -> Duration {
+        let share =
+            if self.holding { self.lease.timeout() / BEATS } else { self.timeout / u32::try_from(self.servers.len()).unwrap_or(u32::MAX) };
+        share.max(SHORTEST_ATTEMPT)
+    }
+
+    fn silent_at(&self) -> Moment {
+        self.unanswered.front().map_or(Moment::NEVER, |oldest| oldest.sent + self.patience)
+    }
+
+    fn next_xid(&mut self) -> i32 {
+        self.last_xid = self.last_xid.checked_add(1).unwrap_or(1);
+        self.last_xid
+    }
+
+    /// A frame while the connect request is unanswered.
+    fn greeted(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
+        let Phase::Greeting { since } = self.phase else { return Ok(()) };
+        if frame.starts_with(&xid::AUTH.to_be_bytes()) {
+            self.authenticated(&ReplyHeader::read(&mut frame, "auth reply")?); // Netty lets it overtake
+            return Ok(());
+        }
+        let response = ConnectResponse::read(&mut frame, "connect response")?;
+        if frame.len() > 1 {
+            return Err(Fault::FrameLength(i32::try_from(frame.len()).unwrap_or(i32::MAX)));
+        }
+        let timeout = Duration::from_millis(u64::try_from(response.time_out).unwrap_or(0));
+        if timeout.is_zero() || response.session_id == 0 {
+            return self.dead_on_arrival(now);
+        }
+        let resumed = self.identity.is_some();
+        self.identity = Some(Identity { id: response.session_id, password: response.passwd });
+        if resumed {
+            self.lease.reconnected(timeout, since);
+        } else {
+            self.lease = Lease::new(timeout, since);
+            self.patience = timeout * 2 / 3;
+        }
+        self.phase = Phase::Up;
+        self.next_beat = since + self.lease.timeout() / BEATS;
+        self.news.push_back(News::Up { resumed });
+        Ok(())
+    }
+
+    /// The server knows nothing of the session that we asked for.
+    fn dead_on_arrival(&mut self, now: Moment) -> Result<(), Fault> {
+        if self.identity.is_none() {
+            return Err(Fault::StillBorn);
+        }
+        self.expire(now);
+        Ok(())
+    }
+
+    /// The session is over; the next attempt makes another.
+    fn expire(&mut self, now: Moment) {
+        self.identity = None;
+        self.last_zxid = 0;
+        self.holding = false;
+        self.beat = Request::Ping;
+        self.hang_up();
+        self.phase = Phase::Down { retry: now };
+        self.news.push_back(News::Expired);
+    }
+
+    /// A frame while a server has the session.
+    fn reply(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
+        let header = ReplyHeader::read(&mut frame, "reply")?;
+        if header.zxid > 0 {
+            self.last_zxid = self.last_zxid.max(header.zxid);
+        }
+        match header.xid {
+            xid::WATCH => self.watched(WatcherEvent::read(&mut frame, "watch event")?),
+            xid::AUTH => self.authenticated(&header),
+            _ => return self.paired(&header, frame, now),
+        }
+        Ok(())
+    }
+
+    fn watched(&mut self, event: WatcherEvent) {
+        let change = match event.kind {
+            1 => Change::Created,
+            2 => Change::Deleted,
+            3 | 4 => Change::Changed,
+            _ => return, // the state of the connection, which we know
+        };
+        self.news.push_back(News::Watch { change, path: event.path });
+    }
+
+    fn authenticated(&mut self, header: &ReplyHeader) {
+        if header.err != 0 {
+            self.news.push_back(News::Refused(Code(header.err)));
+        }
+    }
+
+    /// A reply to the request that waits longest; replies come in the order of requests.
+    fn paired(&mut self, header: &ReplyHeader, body: &[u8], now: Moment) -> Result<(), Fault> {
+        let Some(Unanswered { request, sent, .. }) = self.unanswered.pop_front_if(|oldest| oldest.xid == header.xid) else {
+            return Err(Fault::OutOfOrder(header.xid));
+        };
+        if header.err == Code::SESSION_EXPIRED.0 {
+            self.expire(now);
+            return Ok(());
+        }
+        if header.err == Code::SESSION_MOVED.0 {
+            return Err(Fault::HungUp { up: true });
+        }
+        let result = if header.err == 0 { answer(&request, body)? } else { Err(Code(header.err)) };
+        self.lease.answered(sent, now);
+        if result.is_ok() && self.proves(&request) {
+            self.lease.proved(sent);
+        }
+        if request == Request::Close {
+            self.hang_up();
+            self.phase = Phase::Over;
+        }
+        self.news.push_back(News::Reply { request, result });
+        Ok(())
+    }
+
+    /// Whether an answer to this shows that the leader counts our session among the living: a quorum write, or what the operator takes for one.
+    fn proves(&self, request: &Request) -> bool {
+        matches!(request, Request::Create { .. } | Request::Check { .. }) || (self.holding && *request == self.beat)
+    }
+
+    /// Gives up a connection of our own accord. A server that has not told us of the session it makes is told to end it: a frozen one that wakes
+    /// later would otherwise leave our node behind for a whole timeout.
+    fn abandon(&mut self, fault: Fault, now: Moment) {
+        if self.is_opening() {
+            self.ask(Request::Close, now);
+        }
+        self.hang_up();
+        self.fall(fault, now);
+    }
+
+    fn hang_up(&mut self) {
+        if !self.outgoing.is_empty() {
+            self.steps.push_back(Step::Send(std::mem::take(&mut self.outgoing)));
+        }
+        self.steps.push_back(Step::Disconnect);
+        self.unanswered.clear();
+        self.incoming.clear();
+    }
+
+    /// There is no connection any more: the next server at once, the next round after a pause.
+    fn fall(&mut self, fault: Fault, now: Moment) {
+        self.unanswered.clear();
+        self.incoming.clear();
+        self.outgoing.clear();
+        let pause = match self.attempts.checked_div(self.servers.len()) {
+            Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => {
+                FIRST_PAUSE.saturating_mul(1 << (rounds - 1).min(8)).min(LONGEST_PAUSE)
+            }
+            _ => Duration::ZERO,
+        };
+        self.phase = Phase::Down { retry: now + pause };
+        self.faults[self.server] = Some(fault.clone());
+        self.news.push_back(News::Down(fault));
+    }
+}
