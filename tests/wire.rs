@@ -2,16 +2,15 @@
 
 mod common;
 
+use common::capture::{self, hex, messages, unhex};
 use common::client::{Client, frame, framed, new_session, next_frame};
 use common::proxy::{From, Proxy};
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, wait_until};
 use proptest::prelude::*;
 use std::fmt::{Debug, Write as _};
-use std::fs;
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use zk_flock::zookeeper::code::{Code, flag, operation, xid};
 use zk_flock::zookeeper::record::*;
@@ -72,31 +71,6 @@ fn heartbeat(xid: i32) -> impl Wire + PartialEq + Debug {
 }
 
 const MULTI_END: MultiHeader = MultiHeader { kind: -1, done: true, err: -1 };
-
-/// The messages, without their lengths, that one side of a capture sent.
-fn messages(capture: &str, side: From) -> Vec<Vec<u8>> {
-    let sign = if side == From::Client { "> " } else { "< " };
-    let text = fs::read_to_string(captures().join(capture)).expect("the capture is there");
-    let mut bytes: Vec<u8> = text.lines().filter_map(|line| line.strip_prefix(sign)).flat_map(unhex).collect();
-    let messages = std::iter::from_fn(|| next_frame(&mut bytes)).collect();
-    assert!(bytes.is_empty(), "{capture} ends inside a message");
-    messages
-}
-
-fn captures() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("a string takes text");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("captures are hexadecimal")).collect()
-}
 
 fn encode(record: &impl Wire) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -453,13 +427,8 @@ impl Recorder {
     }
 
     fn save(self, capture: &str) {
-        save(capture, &self.lines);
+        capture::save(capture, &self.lines);
     }
-}
-
-fn save(capture: &str, lines: &str) {
-    let head = "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test wire -- --ignored`. > to the server, one write a line; < from it.\n";
-    fs::write(captures().join(capture), head.to_owned() + lines).expect("captures can be written");
 }
 
 /// connect + auth + create + getData(watch), as zk-flock sends them.
@@ -546,5 +515,5 @@ fn record_java_client(server: &ZooKeeper) {
     for (from, bytes) in proxy.chunks() {
         writeln!(lines, "{} {}", if from == From::Client { '>' } else { '<' }, hex(&bytes)).expect("a string takes text");
     }
-    save("java-client", &lines);
+    capture::save("java-client", &lines);
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test file is a crate of its own and uses a part of this")]
 #![allow(clippy::disallowed_methods, reason = "a test may poll, take the time and use threads; the program may not")]
 
+pub mod capture;
 pub mod client;
 pub mod process;
 pub mod proxy;
