@@ -22,8 +22,11 @@
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 
+pub mod cli;
+pub mod config;
 pub mod guard;
 pub mod lock;
+pub mod log;
 pub mod moment;
 pub mod plan;
 pub mod signal;

@@ -4,6 +4,7 @@ pub use super::descriptors::close_from_other_than;
 
 use super::check;
 use std::fs::{File, OpenOptions};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,6 +49,13 @@ pub fn open_lock_file(path: &Path) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).open(path),
         opened => opened,
     }
+}
+
+/// Whether exec may run this file, as far as permissions go.
+pub fn executable(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0 }
 }
 
 /// Whose rights this process has; 0 is root.

@@ -127,6 +127,16 @@ pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Sends a signal to the process group that `leader` has made for itself, if it has.
+pub fn kill_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    if leader.0 <= 1 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill(2) touches no memory.
+    check(unsafe { libc::kill(-leader.0, signal.0) })?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::testing::{check_in_child, in_child};

@@ -1,0 +1,160 @@
+//! Values of options that more than one program has: text to number, duration, signal. Each kind says what it expects, for the sentence
+//! that refuses anything else.
+
+use super::Fault;
+use crate::signal::Signal;
+use lexopt::Parser;
+use std::ffi::OsStr;
+use std::time::Duration;
+
+/// A kind of value: how it is read, and what is said when it cannot be.
+pub struct Kind<T> {
+    /// Follows "expected".
+    expected: &'static str,
+    read: fn(&str) -> Option<T>,
+}
+
+impl<T> Kind<T> {
+    /// Takes the value of `option`, which comes next; blanks around it do not count, as in Python's `float` and `int`.
+    pub(super) fn take(&self, option: &'static str, parser: &mut Parser) -> Result<T, Fault> {
+        let found = parser.value()?;
+        let value = found.to_str().and_then(|text| (self.read)(text.trim()));
+        value.ok_or_else(|| refuse(option, self.expected, &found))
+    }
+}
+
+/// The fault of a value that an option cannot have.
+pub(super) fn refuse(option: &'static str, expected: &'static str, found: &OsStr) -> Fault {
+    Fault::Value { option, expected, found: found.to_string_lossy().into_owned() }
+}
+
+/// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and `inf` says "for ever".
+const LONGEST: f64 = 1e9;
+
+/// The most names that `-n` makes: each is one request a try.
+const MOST_NAMES: u32 = 10_000;
+
+/// A time; `inf` is `Duration::MAX`.
+pub const SECONDS: Kind<Duration> = Kind { expected: "seconds from 0 to 1e9, or inf", read: |text| seconds(number(text)?) };
+
+/// A time to wait; nothing below zero is less than one try.
+pub const WAIT: Kind<Duration> = Kind { expected: "seconds up to 1e9, or inf", read: |text| seconds(number(text)?.max(0.0)) };
+
+/// A session timeout.
+pub const TIMEOUT: Kind<Duration> = Kind { expected: "seconds from 0.001 to 2147483", read: |text| session_timeout(text.parse().ok()?) };
+
+/// A load average; nothing below zero is a load.
+pub const LOAD: Kind<f64> = Kind { expected: "a load average up to 1e9", read: number };
+
+/// An exit code.
+pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read: |text| text.parse().ok() };
+
+/// A number of names.
+pub const NAMES: Kind<u32> =
+    Kind { expected: "a number of names, 0 to 10000", read: |text| text.parse().ok().filter(|&count| count <= MOST_NAMES) };
+
+/// A signal, or none.
+pub const SIGNAL: Kind<Option<Signal>> = Kind {
+    expected: "a signal by number or name, or 0 for none",
+    read: |text| if text == "0" { Some(None) } else { Signal::parse(text).map(Some) },
+};
+
+/// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
+pub fn session_timeout(seconds: f64) -> Option<Duration> {
+    let longest = Duration::from_millis(2_147_483_647).as_secs_f64();
+    (0.001..=longest).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+}
+
+/// A number of no more than [`LONGEST`] either way, or an infinite one.
+fn number(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|number: &f64| number.is_infinite() || number.abs() <= LONGEST)
+}
+
+fn seconds(number: f64) -> Option<Duration> {
+    if number == f64::INFINITY { Some(Duration::MAX) } else { Duration::try_from_secs_f64(number).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<T>(kind: &Kind<T>, text: &str) -> Option<T> {
+        kind.take("--option", &mut Parser::from_args([text])).ok()
+    }
+
+    const JUNK: [&str; 9] = ["", " ", "nan", "NaN", "1e300", "-1e300", "1,5", "5s", "soon"];
+
+    #[test]
+    fn seconds_may_be_fractions_and_infinite() {
+        for (text, seconds) in
+            [("0", 0.0), ("-0", 0.0), ("1.5", 1.5), (".5", 0.5), ("5.", 5.0), (" 7 ", 7.0), ("+1", 1.0), ("1e3", 1000.0), ("1e9", 1e9)]
+        {
+            assert_eq!(read(&SECONDS, text), Some(Duration::from_secs_f64(seconds)), "{text}");
+            assert_eq!(read(&WAIT, text), Some(Duration::from_secs_f64(seconds)), "{text}");
+        }
+        for text in ["inf", "INF", "infinity", "+inf"] {
+            assert_eq!(read(&SECONDS, text), Some(Duration::MAX), "{text}");
+            assert_eq!(read(&WAIT, text), Some(Duration::MAX), "{text}");
+        }
+        for text in JUNK.iter().chain(&["-1", "-inf", "1.1e9"]) {
+            assert_eq!(read(&SECONDS, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wait_below_zero_is_one_try() {
+        for text in ["0", "-1", "-0.5", "-inf"] {
+            assert_eq!(read(&WAIT, text), Some(Duration::ZERO), "{text}");
+        }
+        for text in JUNK {
+            assert_eq!(read(&WAIT, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_fits_the_wire() {
+        for (text, millis) in [("0.001", 1), ("5", 5_000), ("2.5", 2_500), ("2147483", 2_147_483_000)] {
+            assert_eq!(read(&TIMEOUT, text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in JUNK.iter().chain(&["0", "-1", "0.0009", "inf", "2147484"]) {
+            assert_eq!(read(&TIMEOUT, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_keep_to_their_range() {
+        assert_eq!(
+            [read(&LOAD, "30"), read(&LOAD, "-1"), read(&LOAD, "0.5"), read(&LOAD, "inf")],
+            [30.0, -1.0, 0.5, f64::INFINITY].map(Some)
+        );
+        for text in JUNK {
+            assert_eq!(read(&LOAD, text), None, "{text}");
+        }
+        for code in 0..=255u8 {
+            assert_eq!(read(&EXIT_CODE, &code.to_string()), Some(code));
+        }
+        for text in JUNK.iter().chain(&["256", "-1", "1.5", "inf", "0x10"]) {
+            assert_eq!(read(&EXIT_CODE, text), None, "{text}");
+        }
+        assert_eq!([read(&NAMES, "0"), read(&NAMES, "10000")], [Some(0), Some(10_000)]);
+        for text in JUNK.iter().chain(&["10001", "-1", "1.5", "inf", "99999999999999999999"]) {
+            assert_eq!(read(&NAMES, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_signal_may_be_none() {
+        for (text, signal) in [("0", None), ("15", Some(Signal::TERM)), ("KILL", Some(Signal::KILL)), ("sigusr1", Some(Signal::USR1))] {
+            assert_eq!(read(&SIGNAL, text), Some(signal), "{text}");
+        }
+        for text in JUNK.iter().chain(&["65", "-1", "SIGNOT"]) {
+            assert_eq!(read(&SIGNAL, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_option_expectation_and_value() {
+        let fault = SECONDS.take("--minlocktime", &mut Parser::from_args(["soon"])).unwrap_err();
+        assert_eq!(fault.to_string(), "--minlocktime: expected seconds from 0 to 1e9, or inf, found \"soon\"");
+    }
+}

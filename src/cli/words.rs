@@ -1,0 +1,172 @@
+//! A command in one word, cut into its words as Python's `shlex.split` cuts it (POSIX rules, no comments, no expansion of any kind): what
+//! the original did. Works on bytes: every character that means something is ASCII.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::mem;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// Why a text cannot be cut: it ends too early.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfinished {
+    /// Within a quotation that this character began.
+    Quote(char),
+    /// Right after a backslash.
+    Backslash,
+}
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Unfinished::Quote(quote) => write!(f, "no closing {quote}"),
+            Unfinished::Backslash => write!(f, "nothing follows the last backslash"),
+        }
+    }
+}
+
+impl std::error::Error for Unfinished {}
+
+/// Where the reader is.
+#[derive(Clone, Copy)]
+enum Place {
+    Between,
+    Word,
+    Quoted(u8),
+    /// After a backslash; then back to the place before it.
+    Escaped(Option<u8>),
+}
+
+/// The words of `text`: separated by blanks, grouped by quotes, with backslashes taken as POSIX has it.
+pub fn split(text: &OsStr) -> Result<Vec<OsString>, Unfinished> {
+    use Place::*;
+    let mut words = Vec::new();
+    let mut word = Vec::new();
+    let mut place = Between;
+    for &byte in text.as_bytes() {
+        place = match (place, byte) {
+            (Between, b' ' | b'\t' | b'\r' | b'\n') => Between,
+            (Word, b' ' | b'\t' | b'\r' | b'\n') => {
+                words.push(OsString::from_vec(mem::take(&mut word)));
+                Between
+            }
+            (Between | Word, b'\'' | b'"') => Quoted(byte),
+            (Between | Word, b'\\') => Escaped(None),
+            (Quoted(quote), _) if byte == quote => Word,
+            (Quoted(b'"'), b'\\') => Escaped(Some(b'"')),
+            (Escaped(Some(quote)), _) => {
+                if byte != quote && byte != b'\\' {
+                    word.push(b'\\');
+                }
+                word.push(byte);
+                Quoted(quote)
+            }
+            (Between | Word | Escaped(None), _) => {
+                word.push(byte);
+                Word
+            }
+            (Quoted(quote), _) => {
+                word.push(byte);
+                Quoted(quote)
+            }
+        };
+    }
+    match place {
+        Between => {}
+        Word => words.push(OsString::from_vec(word)),
+        Quoted(quote) => return Err(Unfinished::Quote(quote.into())),
+        Escaped(_) => return Err(Unfinished::Backslash),
+    }
+    Ok(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Every row was run through `shlex.split` of Python 3.11.
+    #[test]
+    fn words_are_those_of_shlex() {
+        for (text, words) in [
+            ("", &[][..]),
+            ("  ", &[]),
+            ("a", &["a"]),
+            (" a  b\t c\r\nd ", &["a", "b", "c", "d"]),
+            ("'a b' c", &["a b", "c"]),
+            ("\"a b\" c", &["a b", "c"]),
+            ("a'b'c", &["abc"]),
+            ("'a'\"b\"c", &["abc"]),
+            ("''", &[""]),
+            ("''''", &[""]),
+            ("\"\"", &[""]),
+            ("a '' b", &["a", "", "b"]),
+            ("\"\"a", &["a"]),
+            ("a\"\"", &["a"]),
+            (r"a\ b", &["a b"]),
+            (r"\a", &["a"]),
+            (r#"\""#, &["\""]),
+            (r"\'", &["'"]),
+            (r"\\", &["\\"]),
+            (r"'a\b'", &[r"a\b"]),
+            (r"'a\'", &[r"a\"]),
+            (r"'a\'b", &[r"a\b"]),
+            (r#""a\b""#, &[r"a\b"]),
+            (r#""a\"b""#, &["a\"b"]),
+            (r#""a\\b""#, &[r"a\b"]),
+            (r#""a\$b""#, &[r"a\$b"]),
+            (r#""\`""#, &[r"\`"]),
+            ("a\\\nb", &["a\nb"]),
+            ("\"a\\\nb\"", &["a\\\nb"]),
+            ("'\"'", &["\""]),
+            ("\"'\"", &["'"]),
+            ("# a #b", &["#", "a", "#b"]),
+            ("a;b|c&d>e", &["a;b|c&d>e"]),
+            ("$HOME `x` *", &["$HOME", "`x`", "*"]),
+            ("a\x0bb\x0cc", &["a\x0bb\x0cc"]),
+            ("café\u{a0}замок", &["café\u{a0}замок"]),
+            ("bash -c 'exit 123'", &["bash", "-c", "exit 123"]),
+        ] {
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            assert_eq!(split(text.as_ref()), Ok(words), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_ends_too_early_says_how() {
+        for (text, why) in [
+            ("'", Unfinished::Quote('\'')),
+            ("a'b", Unfinished::Quote('\'')),
+            ("a \"b", Unfinished::Quote('"')),
+            ("\\", Unfinished::Backslash),
+            ("a\\", Unfinished::Backslash),
+            ("\"a\\", Unfinished::Backslash),
+        ] {
+            assert_eq!(split(text.as_ref()), Err(why), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay_as_they_are() {
+        let text = OsString::from_vec(b"a\xff '\xc3 \xa9'".to_vec());
+        let words = [b"a\xff".to_vec(), b"\xc3 \xa9".to_vec()].map(OsString::from_vec);
+        assert_eq!(split(&text), Ok(words.to_vec()));
+    }
+
+    fn quote(word: &str) -> String {
+        format!("'{}'", word.replace('\'', r#"'"'"'"#))
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_words_come_back(words in prop::collection::vec(any::<String>(), 0..5)) {
+            let text = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+            let words: Vec<_> = words.into_iter().map(OsString::from).collect();
+            prop_assert_eq!(split(text.as_ref()), Ok(words));
+        }
+
+        #[test]
+        fn nothing_panics(text in any::<Vec<u8>>()) {
+            let _ = split(&OsString::from_vec(text));
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! The config file of zk-flock, JSON with `//` comments, as text in and [`Config`] out. What the original died of is an error here; what it
+//! overlooked, or ran on with, is a warning, and has the effect it had there.
+
+mod text;
+
+use crate::cli::hosts::{self, Ensemble};
+use crate::cli::{names, value};
+use crate::plan::{Acl, Auth, Heartbeat, Level};
+use serde_json::{Map, Value};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a config says. `None` where it says nothing; whether something must be said depends on the options.
+#[derive(Debug)]
+pub struct Config {
+    /// Where ZooKeeper is.
+    pub host: Option<Ensemble>,
+    /// Session timeout.
+    pub timeout: Option<Duration>,
+    /// Namespace of the locks.
+    pub app_id: Option<String>,
+    /// Whether to sleep first.
+    pub sleep: Option<bool>,
+    /// Load average that is too high; zero or less: none is.
+    pub maxla: Option<f64>,
+    /// Where the log goes; `None`: nowhere.
+    pub log_path: Option<PathBuf>,
+    /// Least level of lines about the run.
+    pub level: Level,
+    /// Least level of lines about connection and session.
+    pub zklevel: Level,
+    /// Who we are.
+    pub auth: Option<Auth>,
+    /// Who may touch what we make.
+    pub acl: Acl,
+    /// What proves that a lock is still held.
+    pub heartbeat: Heartbeat,
+    /// What is odd but stops nothing, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            host: None,
+            timeout: None,
+            app_id: None,
+            sleep: None,
+            maxla: None,
+            log_path: None,
+            level: Level::Info,
+            zklevel: Level::Warning,
+            auth: None,
+            acl: Acl::Open,
+            heartbeat: Heartbeat::Write,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// What is wrong with a config, and where.
+#[derive(Debug)]
+pub struct Error {
+    /// The file.
+    path: PathBuf,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    NotText { line: usize },
+    Syntax(serde_json::Error),
+    NoObject { found: String },
+    Missing { key: &'static str, expected: &'static str },
+    Wrong { line: usize, key: String, expected: &'static str, found: String },
+    Unfit { line: usize, key: &'static str, why: String },
+}
+
+const HOSTS: &str = "a list of \"name:port\"";
+const TIMEOUT: &str = "seconds from 0.001 to 2147483";
+const TEXT: &str = "a string";
+const SLEEP: [(&str, bool); 2] = [("ON", true), ("OFF", false)];
+const ACL: [(&str, Acl); 2] = [("open", Acl::Open), ("creator", Acl::Creator)];
+const HEARTBEAT: [(&str, Heartbeat); 2] = [("write", Heartbeat::Write), ("ping", Heartbeat::Ping)];
+
+const LEVEL: &str = "ERROR, WARN, INFO or DEBUG";
+
+impl Config {
+    /// Reads the text of the file at `path`, which is only named.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
+        let error = |fault| Error { path: path.to_owned(), fault };
+        let text = str::from_utf8(text).map_err(|fault| error(Fault::NotText { line: line_at(text, fault.valid_up_to()) }))?;
+        let source = Source { path, json: &text::without_comments(text) };
+        match serde_json::from_str(source.json).map_err(|fault| error(Fault::Syntax(fault)))? {
+            Value::Object(keys) => Config::default().with(&keys, &source),
+            other => Err(error(Fault::NoObject { found: shown(&other) })),
+        }
+    }
+
+    fn with(mut self, keys: &Map<String, Value>, source: &Source) -> Result<Config, Error> {
+        for (key, value) in keys {
+            match key.as_str() {
+                "host" => self.host = Some(source.host(value)?),
+                "timeout" => self.timeout = Some(source.timeout(value)?),
+                "app_id" => self.app_id = Some(source.app_id(value)?),
+                "sleep" => self.sleep = Some(source.choice("sleep", value, SLEEP, "\"ON\" or \"OFF\"")?),
+                "maxla" => self.maxla = self.load(value, source),
+                "logger" => self.logger(value, source)?,
+                "auth" => self.auth = self.auth(value, source)?,
+                "acl" => self.acl = source.choice("acl", value, ACL, "\"open\" or \"creator\"")?,
+                "heartbeat" => self.heartbeat = source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?,
+                _ => self.warnings.push(source.odd(&[key], "is no key of this config")),
+            }
+        }
+        if self.acl == Acl::Creator && self.auth.is_none() {
+            return Err(source.unfit("acl", "\"creator\" needs an \"auth\" too".to_owned()));
+        }
+        Ok(self)
+    }
+
+    /// A load that is no number never limited, but true and false are numbers in Python.
+    fn load(&mut self, value: &Value, source: &Source) -> Option<f64> {
+        if let Value::Number(number) = value {
+            return number.as_f64();
+        }
+        let load = value.as_bool().map(|limit| if limit { 1.0 } else { 0.0 });
+        let effect = if load == Some(1.0) { "taken for 1" } else { "no limit" };
+        self.warnings.push(source.odd(&["maxla"], &format!("expected a number, found {}: {effect}", shown(value))));
+        load
+    }
+
+    fn logger(&mut self, value: &Value, source: &Source) -> Result<(), Error> {
+        for (key, value) in value.as_object().ok_or_else(|| source.wrong(&["logger"], "an object", shown(value)))? {
+            match key.as_str() {
+                "path" => {
+                    let path = value.as_str().ok_or_else(|| source.wrong(&["logger", "path"], TEXT, shown(value)))?;
+                    self.log_path = (path != "/dev/null").then(|| path.into());
+                }
+                "level" => self.level = self.level(value, &["logger", "level"], source),
+                "zklevel" => self.zklevel = self.level(value, &["logger", "zklevel"], source),
+                _ => self.warnings.push(source.odd(&["logger", key], "is no key of this config")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A level that is no string is WARN, the highest at which its own warning still shows: the original went on without a log.
+    fn level(&mut self, value: &Value, key: &[&str], source: &Source) -> Level {
+        let Some(name) = value.as_str() else {
+            self.warnings.push(source.odd(key, &format!("expected {LEVEL}, found {}: taken for WARN", shown(value))));
+            return Level::Warning;
+        };
+        match name.to_ascii_uppercase().as_str() {
+            "DEBUG" => Level::Debug,
+            "INFO" => Level::Info,
+            "WARN" | "WARNING" => Level::Warning,
+            "CRITICAL" | "FATAL" => Level::Critical,
+            _ => Level::Error,
+        }
+    }
+
+    /// Never shows what it found: it may be a password.
+    fn auth(&mut self, value: &Value, source: &Source) -> Result<Option<Auth>, Error> {
+        let keys = match value {
+            Value::Object(keys) => keys,
+            Value::Null => {
+                self.warnings.push(source.odd(&["auth"], "expected an object, found null: not authenticated"));
+                return Ok(None);
+            }
+            other => return Err(source.wrong(&["auth"], "an object", kind(other).to_owned())),
+        };
+        let text = |key, name| match keys.get(key) {
+            Some(Value::String(text)) => Ok(text.clone()),
+            Some(other) => Err(source.wrong(&["auth", key], TEXT, kind(other).to_owned())),
+            None => Err(source.error(Fault::Missing { key: name, expected: TEXT })),
+        };
+        let auth = Auth { scheme: text("scheme", "auth.scheme")?, data: text("data", "auth.data")? };
+        let unknown = keys.keys().filter(|key| !["scheme", "data"].contains(&key.as_str()));
+        self.warnings.extend(unknown.map(|key| source.odd(&["auth", key], "is no key of this config")));
+        Ok(Some(auth))
+    }
+}
+
+/// That a key which nothing else makes up for is missing from the file at `path`.
+pub fn missing(key: Required, path: &Path) -> Error {
+    let (key, expected) = match key {
+        Required::Host => ("host", HOSTS),
+        Required::Timeout => ("timeout", TIMEOUT),
+        Required::AppId => ("app_id", TEXT),
+    };
+    Error { path: path.to_owned(), fault: Fault::Missing { key, expected } }
+}
+
+/// A key that must be there unless an option says the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Required {
+    Host,
+    Timeout,
+    AppId,
+}
+
+/// The text that keys and values are from, for saying where.
+struct Source<'a> {
+    path: &'a Path,
+    json: &'a str,
+}
+
+impl Source<'_> {
+    /// A connection string, whole or as the list of its parts; the original joins the list likewise, so the chroot goes on the last.
+    fn host(&self, value: &Value) -> Result<Ensemble, Error> {
+        let part = |value: &Value| match value {
+            Value::String(text) => Ok(text.clone()),
+            other => Err(self.wrong(&["host"], HOSTS, shown(other))),
+        };
+        let text = match value {
+            Value::Array(parts) => parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join(","),
+            other => part(other)?,
+        };
+        hosts::parse(&text).map_err(|flaw| self.unfit("host", flaw.to_string()))
+    }
+
+    fn timeout(&self, value: &Value) -> Result<Duration, Error> {
+        value.as_f64().and_then(value::session_timeout).ok_or_else(|| self.wrong(&["timeout"], TIMEOUT, shown(value)))
+    }
+
+    fn app_id(&self, value: &Value) -> Result<String, Error> {
+        let name = value.as_str().ok_or_else(|| self.wrong(&["app_id"], TEXT, shown(value)))?;
+        names::check_node(name).map_err(|flaw| self.unfit("app_id", format!("{name:?}: {flaw}")))?;
+        Ok(name.to_owned())
+    }
+
+    fn choice<T: Copy>(&self, key: &str, value: &Value, choices: [(&str, T); 2], expected: &'static str) -> Result<T, Error> {
+        let chosen = choices.iter().find(|(name, _)| value.as_str() == Some(name));
+        chosen.map(|&(_, choice)| choice).ok_or_else(|| self.wrong(&[key], expected, shown(value)))
+    }
+
+    fn wrong(&self, key: &[&str], expected: &'static str, found: String) -> Error {
+        self.error(Fault::Wrong { line: text::line_of(self.json, key), key: key.join("."), expected, found })
+    }
+
+    fn unfit(&self, key: &'static str, why: String) -> Error {
+        self.error(Fault::Unfit { line: text::line_of(self.json, &[key]), key, why })
+    }
+
+    fn error(&self, fault: Fault) -> Error {
+        Error { path: self.path.to_owned(), fault }
+    }
+
+    fn odd(&self, key: &[&str], what: &str) -> String {
+        format!("{}:{}: {:?} {what}", self.path.display(), text::line_of(self.json, key), key.join("."))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let path = self.path.display();
+        match &self.fault {
+            Fault::NotText { line } => write!(f, "{path}:{line}: not UTF-8"),
+            Fault::Syntax(error) => write!(f, "{path}:{}: not JSON: {error}", error.line()),
+            Fault::NoObject { found } => write!(f, "{path}:1: expected an object, found {found}"),
+            Fault::Missing { key, expected } => write!(f, "{path}: missing key {key:?}, expected {expected}"),
+            Fault::Wrong { line, key, expected, found } => write!(f, "{path}:{line}: {key:?}: expected {expected}, found {found}"),
+            Fault::Unfit { line, key, why } => write!(f, "{path}:{line}: {key:?}: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The most characters of a value that are repeated to whoever wrote it.
+const SHOWN: usize = 40;
+
+/// A value for a sentence: as it stands if it is short.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
+        Value::String(text) if text.chars().count() > SHOWN => format!("{:?}…", text.chars().take(SHOWN).collect::<String>()),
+        other => other.to_string(),
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => TEXT,
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The line, from 1, of the byte at an offset.
+fn line_at(text: &[u8], offset: usize) -> usize {
+    1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
+}

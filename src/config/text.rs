@@ -1,0 +1,107 @@
+//! The config as text: the comments that its documented sample has, and the lines that its keys are on.
+
+/// The text without `//` comments; lines stay where they are, so that line numbers hold.
+pub(super) fn without_comments(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut quoted = false;
+    let mut rest = text.chars().peekable();
+    while let Some(character) = rest.next() {
+        match character {
+            '/' if !quoted && rest.peek() == Some(&'/') => {
+                while rest.next_if(|&c| c != '\n').is_some() {}
+                continue;
+            }
+            '"' => quoted = !quoted,
+            '\\' if quoted => {
+                kept.push(character);
+                kept.extend(rest.next());
+                continue;
+            }
+            _ => {}
+        }
+        kept.push(character);
+    }
+    kept
+}
+
+/// The line, from 1, of the key that `path` leads to through the objects of `json`, which is valid. Of keys given twice it is the last one,
+/// which is the one that counts. 1 if there is no such key.
+pub(super) fn line_of(json: &str, path: &[&str]) -> usize {
+    let mut found = 1;
+    let mut open: Vec<String> = Vec::new();
+    let mut at = 0;
+    while let Some(&byte) = json.as_bytes().get(at) {
+        match byte {
+            b'{' | b'[' => open.push(String::new()),
+            b'}' | b']' => drop(open.pop()),
+            b'"' => {
+                let end = end_of_string(json, at);
+                if json[end..].trim_start().starts_with(':')
+                    && let Some(key) = open.last_mut()
+                {
+                    *key = serde_json::from_str(&json[at..end]).unwrap_or_default();
+                    if open == path {
+                        found = 1 + json[..at].matches('\n').count();
+                    }
+                }
+                at = end;
+                continue;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found
+}
+
+/// Where the string that begins at `start` is over, its quotes included.
+fn end_of_string(json: &str, start: usize) -> usize {
+    let mut escaped = false;
+    for (at, byte) in json.bytes().enumerate().skip(start + 1) {
+        match byte {
+            b'"' if !escaped => return at + 1,
+            b'\\' => escaped = !escaped,
+            _ => escaped = false,
+        }
+    }
+    json.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_go_and_lines_stay() {
+        for (text, kept) in [
+            ("1 // one\n2", "1 \n2"),
+            ("//\n//\r\n3 //", "\n\n3 "),
+            ("\"http://a\" // b \"c\"", "\"http://a\" "),
+            (r#""\"//" // x"#, r#""\"//" "#),
+            (r#""\\" // x"#, r#""\\" "#),
+            ("1 / 2", "1 / 2"),
+            ("/", "/"),
+            ("\"a", "\"a"),
+            ("\"a\\", "\"a\\"),
+        ] {
+            assert_eq!(without_comments(text), kept, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_where_it_stands() {
+        let json = "{\n \"a\": \"b\",\n \"c\": {\n  \"a\": [\"a\",\n   {\"a\": 1}],\n  \"\\u0064\": 2 },\n \"b\"\n : 0,\n \"e\\\"\": 1, \"twice\": 1,\n \"twice\": 2}";
+        for (path, line) in [
+            (&["a"][..], 2),
+            (&["c"], 3),
+            (&["c", "a"], 4),
+            (&["c", "d"], 6),
+            (&["b"], 7),
+            (&["e\""], 9),
+            (&["twice"], 10),
+            (&["nowhere"], 1),
+        ] {
+            assert_eq!(line_of(json, path), line, "{path:?}");
+        }
+    }
+}

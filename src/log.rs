@@ -1,0 +1,330 @@
+//! One line per event: in the log file, which logrotate may move and nobody can make us wait for, and on stderr. Neither can stop a run:
+//! what cannot be written is lost, and that the log cannot is said once.
+
+use crate::plan::{self, Level};
+use std::fmt::Display;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use stand_in::{LocalTime, has_room, local_time};
+
+/// What a line is about; each has its own least level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Topic {
+    /// Lock, command, signals.
+    Run,
+    /// Connection and session.
+    Session,
+}
+
+/// The log of a run.
+#[derive(Debug)]
+pub struct Log {
+    /// Leads each line on stderr.
+    program: &'static str,
+    /// Whether stderr is told too.
+    verbose: bool,
+    path: Option<PathBuf>,
+    level: Level,
+    session_level: Level,
+    /// From the first line on.
+    opened: Option<Opened>,
+    /// Whether it has been said that the log cannot be opened or written.
+    complained: bool,
+}
+
+/// An open log file, and which one that is.
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    identity: Identity,
+}
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+impl Log {
+    /// A log as planned, which begins with what the plan warns of. The file is opened for the first line that goes there.
+    pub fn new(plan: &plan::Log, program: &'static str, verbose: bool) -> Log {
+        let plan::Log { path, level, session_level, warnings } = plan;
+        let (path, level, session_level) = (path.clone(), *level, *session_level);
+        let mut log = Log { program, verbose, path, level, session_level, opened: None, complained: false };
+        for warning in warnings {
+            log.say(Topic::Run, Level::Warning, warning);
+        }
+        log
+    }
+
+    /// Tells the log file, and with `verbose` stderr.
+    pub fn say(&mut self, topic: Topic, level: Level, message: &dyn Display) {
+        let message = one_line(message);
+        if self.verbose && level >= Level::Info {
+            tell(self.program, &message);
+        }
+        self.record(topic, level, &message);
+    }
+
+    /// Tells stderr, and the log file as an error.
+    pub fn complain(&mut self, message: &dyn Display) {
+        let message = one_line(message);
+        tell(self.program, &message);
+        self.record(Topic::Run, Level::Error, &message);
+    }
+
+    fn record(&mut self, topic: Topic, level: Level, message: &str) {
+        let least = match topic {
+            Topic::Run => self.level,
+            Topic::Session => self.session_level,
+        };
+        if level < least {
+            return;
+        }
+        let Some(path) = &self.path else { return };
+        let line = line(&local_time(unix_seconds()), level, process::id(), message);
+        if let Err(error) = append(&mut self.opened, path, &line)
+            && !self.complained
+        {
+            self.complained = true;
+            complain(self.program, &format_args!("cannot write log {}: {error}", path.display()));
+        }
+    }
+}
+
+/// One line on stderr, `program` first.
+pub fn complain(program: &str, message: &dyn Display) {
+    tell(program, &one_line(message));
+}
+
+/// The most bytes of a line on stderr: what a pipe that has any room takes at once (PIPE_BUF).
+const LONGEST: usize = 4096;
+
+/// A closed stderr is nobody's business, and a full one is not waited for.
+fn tell(program: &str, message: &str) {
+    let mut line = format!("{program}: {message}").into_bytes();
+    line.truncate(LONGEST - 1);
+    line.push(b'\n');
+    let mut stderr = io::stderr().lock();
+    if has_room(&stderr) {
+        let _ = stderr.write_all(&line);
+    }
+}
+
+/// A line of the log file, as Python's logging writes it.
+fn line(now: &LocalTime, level: Level, pid: u32, message: &str) -> String {
+    let LocalTime { year, month, day, hour, minute, second } = now;
+    let level = match level {
+        Level::Debug => "DEBUG",
+        Level::Info => "INFO",
+        Level::Warning => "WARNING",
+        Level::Error => "ERROR",
+        Level::Critical => "CRITICAL",
+    };
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} {level:<8}{pid} {message}\n")
+}
+
+/// A message without characters that could end its line or steer a terminal.
+fn one_line(message: &dyn Display) -> String {
+    let mut escaped = String::new();
+    for character in message.to_string().chars() {
+        if character.is_control() { escaped.extend(character.escape_default()) } else { escaped.push(character) }
+    }
+    escaped
+}
+
+/// Adds a line in one write, to the file that is at `path` now.
+fn append(opened: &mut Option<Opened>, path: &Path, line: &str) -> io::Result<()> {
+    let there = fs::metadata(path).ok().map(|metadata| identity(&metadata));
+    let log = match opened {
+        Some(log) if Some(log.identity) == there => log,
+        _ => opened.insert(open(path)?),
+    };
+    match log.file.write(line.as_bytes())? {
+        written if written < line.len() => Err(io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
+    }
+}
+
+/// O_NONBLOCK and O_NOCTTY of Linux: a pipe that nobody reads does not stop us, a terminal does not become ours.
+const NEVER_WAIT: i32 = 0o4000 | 0o400;
+
+fn open(path: &Path) -> io::Result<Opened> {
+    let file = OpenOptions::new().append(true).create(true).custom_flags(NEVER_WAIT).open(path)?;
+    let identity = identity(&file.metadata()?);
+    Ok(Opened { file, identity })
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+fn unix_seconds() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed())
+}
+
+/// Until `sys` is there: `sys::clock::{LocalTime, local_time}`, and poll(2) of stderr for POLLOUT without waiting.
+mod stand_in {
+    #[derive(Clone, Copy)]
+    pub(super) struct LocalTime {
+        pub(super) year: i32,
+        pub(super) month: i32,
+        pub(super) day: i32,
+        pub(super) hour: i32,
+        pub(super) minute: i32,
+        pub(super) second: i32,
+    }
+
+    pub(super) fn local_time(_: i64) -> LocalTime {
+        LocalTime { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0 }
+    }
+
+    pub(super) fn has_room(_: &std::io::StderrLock) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own for each test, gone with it.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("zk-flock-log-{}-{name}", process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Folder(path)
+        }
+
+        fn log(&self) -> (PathBuf, Log) {
+            let path = self.0.join("log");
+            let log = Log::new(&plan(Some(path.clone())), "zk-flock", false);
+            (path, log)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn plan(path: Option<PathBuf>) -> plan::Log {
+        plan::Log { path, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+    }
+
+    /// The messages in a log file.
+    fn messages(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().map(|line| line.split_once(&format!("{} ", process::id())).unwrap().1.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_line_looks_as_pythons_does() {
+        let now = LocalTime { year: 2026, month: 11, day: 21, hour: 9, minute: 24, second: 0 };
+        for (level, expected) in [
+            (Level::Debug, "2026-11-21 09:24:00 DEBUG   1234 a b\n"),
+            (Level::Info, "2026-11-21 09:24:00 INFO    1234 a b\n"),
+            (Level::Warning, "2026-11-21 09:24:00 WARNING 1234 a b\n"),
+            (Level::Error, "2026-11-21 09:24:00 ERROR   1234 a b\n"),
+            (Level::Critical, "2026-11-21 09:24:00 CRITICAL1234 a b\n"),
+        ] {
+            assert_eq!(line(&now, level, 1234, "a b"), expected);
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        assert_eq!(one_line(&"a\nb\r\tc\x1b[1md\0\u{85}\\ замок"), "a\\nb\\r\\tc\\u{1b}[1md\\u{0}\\u{85}\\ замок");
+    }
+
+    #[test]
+    fn each_topic_has_its_own_level() {
+        let folder = Folder::new("levels");
+        let (path, mut log) = folder.log();
+        log.say(Topic::Run, Level::Debug, &"run, debug");
+        assert!(!path.exists(), "no file before the first line");
+        log.say(Topic::Run, Level::Info, &"run, info");
+        log.say(Topic::Session, Level::Info, &"session, info");
+        log.say(Topic::Session, Level::Warning, &"session, warning");
+        log.complain(&"lost");
+        assert_eq!(messages(&path), ["run, info", "session, warning", "lost"]);
+    }
+
+    #[test]
+    fn the_plans_warnings_come_first() {
+        let folder = Folder::new("warnings");
+        let path = folder.0.join("log");
+        let plan = plan::Log { warnings: vec!["one".into(), "two".into()], ..plan(Some(path.clone())) };
+        Log::new(&plan, "zk-flock", false).say(Topic::Run, Level::Info, &"three");
+        assert_eq!(messages(&path), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_log_that_was_moved_or_deleted_begins_anew() {
+        let folder = Folder::new("moved");
+        let (path, mut log) = folder.log();
+        let moved = folder.0.join("moved");
+        log.say(Topic::Run, Level::Info, &"one");
+        fs::rename(&path, &moved).unwrap();
+        log.say(Topic::Run, Level::Info, &"two");
+        log.say(Topic::Run, Level::Info, &"three");
+        assert_eq!([messages(&moved), messages(&path)], [vec!["one"], vec!["two", "three"]]);
+        fs::remove_file(&path).unwrap();
+        log.say(Topic::Run, Level::Info, &"four");
+        assert_eq!(messages(&path), ["four"]);
+        assert!(!log.complained);
+    }
+
+    #[test]
+    fn what_others_append_stays() {
+        let folder = Folder::new("append");
+        let (path, mut log) = folder.log();
+        let (_, mut other) = folder.log();
+        for (log, message) in [(&mut log, "one"), (&mut other, "two")] {
+            log.say(Topic::Run, Level::Info, &message);
+        }
+        log.say(Topic::Run, Level::Info, &"three");
+        assert_eq!(messages(&path), ["one", "two", "three"]);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_tried_again() {
+        let folder = Folder::new("missing");
+        let path = folder.0.join("not-yet/log");
+        let mut log = Log::new(&plan(Some(path.clone())), "zk-flock", false);
+        log.say(Topic::Run, Level::Info, &"lost");
+        assert!(log.complained);
+        fs::create_dir(folder.0.join("not-yet")).unwrap();
+        log.say(Topic::Run, Level::Info, &"kept");
+        assert_eq!(messages(&path), ["kept"]);
+    }
+
+    #[test]
+    fn a_full_device_and_a_pipe_that_nobody_reads_stop_nothing() {
+        let folder = Folder::new("pipe");
+        let pipe = folder.0.join("pipe");
+        assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [pipe, "/dev/full".into(), folder.0.clone()] {
+            let mut log = Log::new(&plan(Some(path)), "zk-flock", false);
+            log.say(Topic::Run, Level::Info, &"lost");
+            assert!(log.complained);
+        }
+    }
+
+    #[test]
+    fn a_full_pipe_loses_the_line() {
+        let folder = Folder::new("full-pipe");
+        let pipe = folder.0.join("pipe");
+        assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let _reader = OpenOptions::new().read(true).custom_flags(NEVER_WAIT).open(&pipe).unwrap();
+        let mut log = Log::new(&plan(Some(pipe)), "zk-flock", false);
+        while !log.complained {
+            log.say(Topic::Run, Level::Info, &"x".repeat(1000));
+        }
+    }
+}
