@@ -7,7 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
-use zk_flock::log;
+use zk_flock::moment::Moment;
+use zk_flock::plan::Exit;
+use zk_flock::sys::{clock, file, signals};
+use zk_flock::{log, run};
 
 /// Every name that this executable answers to; under any other it is the first one.
 const PROGRAMS: &[Program] =
@@ -17,11 +20,12 @@ const PROGRAMS: &[Program] =
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    let started = Moment(clock::since_boot());
     let mut words = env::args_os();
     let called = words.next().unwrap_or_default();
     let mut words: Vec<_> = words.collect();
     match pick(&called, &mut words) {
-        Some(program) => start(program, words),
+        Some(program) => start(program, words, started),
         None => {
             let names: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
             log::complain(PROGRAMS[0].name, &format_args!("--program: expected {}", names.join(" or ")));
@@ -43,9 +47,12 @@ fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Option<&'static Program> {
     }
 }
 
-fn start(program: &Program, words: Vec<OsString>) -> ExitCode {
+fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
     match (program.request)(words, &environment()) {
-        Ok(Request::Run(plan)) => run(plan),
+        Ok(Request::Run(plan)) => match run::run(&plan, started) {
+            Exit::Code(code) => code.into(),
+            Exit::DieOf(signal) => signals::die_of(signal),
+        },
         Ok(Request::Help(text)) => print(&text),
         Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
         Err(error) => {
@@ -60,7 +67,7 @@ fn start(program: &Program, words: Vec<OsString>) -> ExitCode {
 
 fn environment() -> Environment {
     Environment {
-        euid: effective_uid(),
+        euid: file::effective_uid(),
         xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").map(Into::into),
         current_dir: env::current_dir().unwrap_or_default(),
     }
@@ -70,14 +77,4 @@ fn print(text: &dyn Display) -> ExitCode {
     let mut stdout = io::stdout().lock();
     let printed = write!(stdout, "{text}").and_then(|()| stdout.flush());
     if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Until `zk_flock::sys` is there: `sys::file::effective_uid`.
-fn effective_uid() -> u32 {
-    0
-}
-
-/// Until `zk_flock::run` is there.
-fn run(plan: zk_flock::plan::Plan) -> ExitCode {
-    print(&format_args!("{plan:#?}\n"))
 }
