@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
@@ -17,30 +18,28 @@ const PROGRAMS: &[Program] =
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut words = env::args_os();
-    let called = words.next().unwrap_or_default();
-    let mut words: Vec<_> = words.collect();
+    let mut words: Vec<_> = env::args_os().collect();
+    let called = if words.is_empty() { OsString::new() } else { words.remove(0) };
     match pick(&called, &mut words) {
-        Some(program) => start(program, words),
-        None => {
-            let names: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
-            log::complain(PROGRAMS[0].name, &format_args!("--program: expected {}", names.join(" or ")));
+        Ok(program) => start(program, words),
+        Err(name) => {
+            let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
+            log::complain(known[0], &format_args!("--program: expected {}, found {name:?}", known.join(" or ")));
             USAGE.into()
         }
     }
 }
 
-/// The program that a first word `--program=NAME` asks for, else the one that goes by the name that we were `called`.
-fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Option<&'static Program> {
+/// The program that a first word `--program=NAME` asks for, which is taken away; else the one whose name we were `called` by. `Err` has a
+/// name that is none.
+fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, String> {
     let named = |name: &OsStr| PROGRAMS.iter().find(|program| name == program.name);
-    match words.first().and_then(|word| word.as_encoded_bytes().strip_prefix(b"--program=")) {
-        Some(name) => {
-            let program = PROGRAMS.iter().find(|program| name == program.name.as_bytes());
-            words.remove(0);
-            program
-        }
-        None => Path::new(called).file_name().and_then(named).or(PROGRAMS.first()),
-    }
+    let Some(name) = words.first().and_then(|word| word.as_bytes().strip_prefix(b"--program=")).map(OsStr::from_bytes) else {
+        return Ok(Path::new(called).file_name().and_then(named).unwrap_or(&PROGRAMS[0]));
+    };
+    let program = named(name).ok_or_else(|| name.to_string_lossy().into_owned())?;
+    words.remove(0);
+    Ok(program)
 }
 
 fn start(program: &Program, words: Vec<OsString>) -> ExitCode {
