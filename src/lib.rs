@@ -31,4 +31,6 @@ pub mod moment;
 pub mod plan;
 pub mod signal;
 pub mod supervisor;
+
+pub mod sys;
 pub mod zookeeper;

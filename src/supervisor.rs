@@ -136,7 +136,7 @@ impl Supervisor {
             (Running { .. }, Started) => (Running { started: true }, None),
             (Running { .. }, CannotStart(end)) => (Releasing { end }, Some(Release)),
             (Running { .. }, Ended(status)) => self.linger(self.end(status), now),
-            (Running { .. }, Lost { dead_by }) => self.stop_lost(None, dead_by, now),
+            (Running { .. }, Lost { dead_by }) => stop_lost(None, dead_by, now),
             (Running { started: true }, Signalled { signal: Signal::INT | Signal::QUIT, typed: true }) => (self.phase, None),
             (Running { started }, Signalled { signal: signal @ (Signal::INT | Signal::QUIT), typed: true }) => {
                 (Running { started }, Some(Forward(signal)))
@@ -148,7 +148,7 @@ impl Supervisor {
 
             (Stopping { lost, overdue, .. }, Ended(status)) => (Stopping { lost, status: Some(status), overdue }, None),
             (Stopping { lost: false, status, .. }, Obeyed) => (Stopping { lost: false, status, overdue: Moment::NEVER }, None),
-            (Stopping { lost: false, status, .. }, Lost { dead_by }) => self.stop_lost(status, dead_by, now),
+            (Stopping { lost: false, status, .. }, Lost { dead_by }) => stop_lost(status, dead_by, now),
             (Stopping { lost: true, .. }, TreeGone | Stuck) => (Releasing { end: End::Lost }, Some(Release)),
             (Stopping { lost: false, status: Some(status), .. }, TreeGone | GuardGone) => self.linger(self.end(status), now),
             (Stopping { lost: false, status: None, .. }, TreeGone) => self.linger(End::Internal, now),
@@ -202,12 +202,12 @@ impl Supervisor {
     fn linger(&self, end: End, now: Moment) -> (Phase, Option<Action>) {
         if now >= self.hold_until { (Phase::Releasing { end }, Some(Action::Release)) } else { (Phase::Lingering { end }, None) }
     }
+}
 
-    /// The lock is lost: KILL if it is so already, else TERM and the rest of the lease.
-    fn stop_lost(&self, status: Option<Status>, dead_by: Moment, now: Moment) -> (Phase, Option<Action>) {
-        let signal = if dead_by <= now { Signal::KILL } else { Signal::TERM };
-        (Phase::Stopping { lost: true, status, overdue: dead_by.max(now) + OVERDUE }, Some(Action::Stop { signal, dead_by }))
-    }
+/// The lock is lost: KILL if it is so already, else TERM and the rest of the lease.
+fn stop_lost(status: Option<Status>, dead_by: Moment, now: Moment) -> (Phase, Option<Action>) {
+    let signal = if dead_by <= now { Signal::KILL } else { Signal::TERM };
+    (Phase::Stopping { lost: true, status, overdue: dead_by.max(now) + OVERDUE }, Some(Action::Stop { signal, dead_by }))
 }
 
 /// Whether this signal asks a program to end.

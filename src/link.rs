@@ -1,0 +1,126 @@
+//! One non-blocking TCP connection to one of several addresses, with its outgoing bytes. It decides nothing: what happens to it is told as the
+//! lock's inputs.
+
+use crate::lock::Input;
+use crate::sys::poll::Watched;
+use crate::sys::socket;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+
+/// What one read takes at most; replies are far smaller.
+const READ: usize = 16 << 10;
+
+/// How far a connection is.
+#[derive(Debug)]
+enum State {
+    Closed,
+    Connecting(TcpStream),
+    Open(TcpStream),
+}
+
+/// A connection, or the want of one.
+#[derive(Debug)]
+pub struct Link {
+    addresses: Vec<SocketAddr>,
+    state: State,
+    /// Not yet taken by the kernel. Bounded by what a session has unanswered.
+    outgoing: Vec<u8>,
+}
+
+impl Link {
+    /// No connection yet to any of these.
+    pub fn new(addresses: Vec<SocketAddr>) -> Link {
+        Link { addresses, state: State::Closed, outgoing: Vec::new() }
+    }
+
+    /// Begins to connect to the address with this index, in place of any other connection.
+    pub fn connect(&mut self, index: usize) -> Result<(), String> {
+        self.close();
+        self.state = State::Connecting(socket::connect(self.addresses[index]).map_err(|error| reason(&error))?);
+        Ok(())
+    }
+
+    /// Sends bytes, as far as the kernel takes them now; the rest follows when there is room.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.outgoing.extend_from_slice(bytes);
+        // What goes wrong here is seen again, and told, by the next read.
+        let _ = self.flush();
+    }
+
+    /// Closes the connection after what was sent, as far as there is room for it.
+    pub fn close(&mut self) {
+        if let State::Open(stream) | State::Connecting(stream) = std::mem::replace(&mut self.state, State::Closed) {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        self.outgoing.clear();
+    }
+
+    /// To be watched in poll, if there is a connection.
+    pub fn watched(&self) -> Option<Watched<'_>> {
+        match &self.state {
+            State::Closed => None,
+            State::Connecting(stream) => Some(Watched::new(stream.as_fd(), true)),
+            State::Open(stream) => Some(Watched::new(stream.as_fd(), !self.outgoing.is_empty())),
+        }
+    }
+
+    /// The connection has news: hands them on, one input after another, as far as they go without waiting.
+    pub fn ready(&mut self, mut tell: impl FnMut(Input)) {
+        if let State::Connecting(stream) = &self.state
+            && let Err(error) = socket::connected(stream)
+        {
+            self.state = State::Closed;
+            return tell(Input::Disconnected(Some(reason(&error))));
+        }
+        match std::mem::replace(&mut self.state, State::Closed) {
+            State::Closed => {}
+            State::Connecting(stream) => {
+                self.state = State::Open(stream);
+                tell(Input::Connected);
+            }
+            State::Open(mut stream) => {
+                let ended = read(&mut stream, &mut tell);
+                self.state = State::Open(stream);
+                let ended = ended.or_else(|| self.flush().err().map(|error| Some(reason(&error))));
+                if let Some(why) = ended {
+                    self.state = State::Closed;
+                    self.outgoing.clear();
+                    tell(Input::Disconnected(why));
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let State::Open(stream) = &mut self.state else { return Ok(()) };
+        while !self.outgoing.is_empty() {
+            match stream.write(&self.outgoing) {
+                Ok(written) => drop(self.outgoing.drain(..written)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads once. `Some`: the connection has ended, and why if the network says so.
+fn read(stream: &mut TcpStream, tell: &mut impl FnMut(Input)) -> Option<Option<String>> {
+    let mut bytes = [0; READ];
+    match stream.read(&mut bytes) {
+        Ok(0) => return Some(None),
+        Ok(length) => tell(Input::Received(&bytes[..length])),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+        Err(error) => return Some(Some(reason(&error))),
+    }
+    None
+}
+
+/// The kernel's words without Rust's: `connection refused`.
+pub(crate) fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}

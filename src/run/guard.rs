@@ -1,0 +1,189 @@
+//! The guard's own process: starts the command, owns its tree, and does what the pure `guard` says. Forked from zk-flock just before the start;
+//! from then on the two share nothing but the line between them.
+
+use super::line::{self, Heard, Report};
+use crate::guard::{Action, Event, Guard};
+use crate::moment::Moment;
+use crate::plan::{Command, Status};
+use crate::signal::Signal;
+use crate::sys::poll::{self, Watched};
+use crate::sys::process::{self, Fork, Pid, Reap};
+use crate::sys::signals::Signals;
+use crate::sys::timer::Timer;
+use crate::sys::{clock, file, socket, tree};
+use crate::zookeeper::lease::Deadlines;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// What the guard's process is called in `ps`: not our name, nor the command's, which scripts look for.
+const NAME: &str = "lock-guard";
+
+/// What to start, and how to guard it.
+pub(super) struct Job<'a> {
+    /// Leads the one line that a guard may have to write itself.
+    pub(super) program: &'static str,
+    pub(super) command: &'a Command,
+    /// Added to the command's environment.
+    pub(super) environment: Vec<(&'static str, String)>,
+    pub(super) death_signal: Option<Signal>,
+    pub(super) kill_after: Duration,
+    pub(super) lease: Deadlines,
+    /// An open lock file that must stay open while anything of the tree lives.
+    pub(super) keep: Option<BorrowedFd<'a>>,
+}
+
+/// Forks the guard. Returns its id, and our end of the line to it.
+pub(super) fn start(job: Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> {
+    process::become_subreaper()?; // inherits the tree if the guard dies
+    let (ours, theirs) = socket::pair()?;
+    match process::fork()? {
+        Fork::Parent(guard) => Ok((guard, ours)),
+        Fork::Child => {
+            drop(ours);
+            if let Err(error) = keep_watch(&job, &theirs, signals) {
+                line::report(&theirs, Report::CannotStart(error.raw_os_error().unwrap_or(0)));
+            }
+            process::leave(0)
+        }
+    }
+}
+
+/// Starts the command and stays until nothing is left to do. An error is one of starting.
+fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
+    let kept: Vec<BorrowedFd> = job.keep.into_iter().chain([line.as_fd()]).collect();
+    file::close_from_other_than(&kept);
+    process::become_subreaper()?;
+    let children = signals.watch_children_only()?;
+    let timer = Timer::new()?;
+    process::rename(NAME);
+    let mut command = std::process::Command::new(&job.command.words[0]);
+    command.args(&job.command.words[1..]).envs(job.environment.iter().map(|(name, value)| (name, value)));
+    // If guard and zk-flock die together, nobody is left to be gentle.
+    signals.inherited().hand_to(&mut command, job.death_signal.map(|_| Signal::KILL));
+    let command = Pid(command.spawn()?.id().cast_signed());
+    // Only now, so that the command was born into the group that it belongs to.
+    let _ = process::own_group();
+    line::report(line, Report::Started(command));
+    let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
+    Watch { program: job.program, guard, command: Some(command), line, zk_flock: process::parent_pid(), alone: false, killing: false, left: false }
+        .keep(&children, timer);
+    Ok(())
+}
+
+/// The guard at work.
+struct Watch<'a> {
+    program: &'static str,
+    guard: Guard,
+    /// Until it is reaped; its id may be another's then.
+    command: Option<Pid>,
+    line: &'a OwnedFd,
+    zk_flock: Pid,
+    /// zk-flock is dead.
+    alone: bool,
+    /// What is left of the tree is to die.
+    killing: bool,
+    left: bool,
+}
+
+impl Watch<'_> {
+    fn keep(mut self, children: &Signals, mut timer: Timer) {
+        while !self.left {
+            let now = clock::since_boot();
+            let wake = self.guard.wake();
+            timer.set((wake != Moment::NEVER).then_some(wake.0));
+            let line = (!self.alone).then(|| self.line.as_fd());
+            let mut watched: Vec<Watched> = [Some(children.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
+            let _ = poll::wait(&mut watched, timer.poll_limit(now));
+            timer.clear();
+            self.step(Event::Tick);
+            self.listen();
+            while children.next().is_some() {}
+            self.reap();
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        for action in self.guard.step(event, Moment(clock::since_boot())) {
+            match action {
+                Action::ToCommand(signal) => drop(self.command.map(|command| process::kill(command, signal))),
+                Action::ToTree(signal) => self.signal_tree(signal),
+                Action::Kill => self.kill(),
+                Action::Tell(news) => line::report(self.line, Report::News(news)),
+                Action::Leave => self.left = true,
+            }
+        }
+    }
+
+    fn listen(&mut self) {
+        while !self.alone && !self.left {
+            match line::next_order(self.line) {
+                Heard::Message(order) => self.step(order),
+                Heard::Nothing => return,
+                Heard::Closed => {
+                    self.alone = true;
+                    self.step(Event::Orphaned);
+                    if !self.left {
+                        self.complain();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Buries the dead. While killing, each may have left us orphans.
+    fn reap(&mut self) {
+        while !self.left {
+            match process::reap() {
+                Reap::Ended(pid, status) => self.ended(pid, status),
+                Reap::Running => break,
+                Reap::NoChildren => return self.step(Event::Empty),
+            }
+        }
+        if self.killing && !self.left {
+            self.kill();
+        }
+    }
+
+    fn ended(&mut self, pid: Pid, status: Status) {
+        if self.command == Some(pid) {
+            self.command = None;
+            self.step(Event::Ended(status));
+        }
+    }
+
+    /// The command first, so that a shell does not go on with its next line because the one before was killed.
+    fn signal_tree(&self, signal: Signal) {
+        let signals = if signal == Signal::TERM { &[Signal::TERM, Signal::CONT][..] } else { &[signal] };
+        for &signal in signals {
+            if let Some(command) = self.command {
+                let _ = process::kill(command, signal);
+                let _ = process::kill_group(command, signal);
+            }
+            for process in tree::descendants(process::own_pid()) {
+                if Some(process.pid) != self.command {
+                    let _ = tree::signal(&process, signal);
+                }
+            }
+        }
+    }
+
+    /// Our own children cannot be mistaken for others while they are unreaped; theirs become ours as they die.
+    fn kill(&mut self) {
+        self.killing = true;
+        if let Some(command) = self.command {
+            let _ = process::kill(command, Signal::KILL);
+            let _ = process::kill_group(command, Signal::KILL);
+        }
+        for child in tree::children(process::own_pid()) {
+            let _ = process::kill(child.pid, Signal::KILL);
+        }
+    }
+
+    /// zk-flock died without a word; so this is the word.
+    fn complain(&self) {
+        let Pid(dead) = self.zk_flock;
+        let job = self.command.map_or(0, |Pid(command)| command);
+        let _ = writeln!(io::stderr(), "{}: process {dead} was killed; ending its job (pid {job})", self.program);
+    }
+}

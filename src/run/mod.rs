@@ -1,0 +1,437 @@
+//! The loop of a run. It joins lock, supervisor, guard and signals: what the pure machines say is done here, and what happens is told them. It
+//! decides nothing, and sleeps in one place, the poll at its end.
+
+mod files;
+mod guard;
+mod line;
+mod story;
+
+use crate::guard::{Event as Order, News};
+use crate::link::Link;
+use crate::lock::local::{self, Local};
+use crate::lock::node::{self, Node};
+use crate::lock::{Failure, Input, Lock, Output, Proof};
+use crate::log::{Log, Topic};
+use crate::moment::Moment;
+use crate::plan::{self, End, Exit, Level, Plan};
+use crate::prepare::{self, Servers};
+use crate::signal::Signal;
+use crate::supervisor::{Action, Event, Supervisor};
+use crate::sys::poll::{self, Watched};
+use crate::sys::process::{self, Pid, Reap};
+use crate::sys::signals::{self, Signals};
+use crate::sys::timer::Timer;
+use crate::sys::{clock, daemon, host, random, tree};
+use crate::zookeeper::lease::Deadlines;
+use files::Files;
+use line::{Heard, Report};
+use std::ffi::OsStr;
+use std::fmt::Display;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// Runs a plan to its end. `started` is when the program began: waiting counts from there.
+pub fn run(plan: &Plan, started: Moment) -> Exit {
+    let mut log = Log::new(&plan.log, plan.program, plan.verbose);
+    let end = prepare(plan, started, &mut log).and_then(|(lock, addresses, files)| Ok(Run::new(plan, log, lock, addresses, files)?.drive()));
+    plan.exit_codes.exit(end.unwrap_or_else(|stop| stop.end(plan)))
+}
+
+/// Why a run ended before its loop did.
+enum Stop {
+    /// All is said.
+    Said(End),
+    /// A system call that must not fail did.
+    System { what: &'static str, error: io::Error },
+}
+
+impl Stop {
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Stop {
+        move |error| Stop::System { what, error }
+    }
+
+    fn end(self, plan: &Plan) -> End {
+        match self {
+            Stop::Said(end) => end,
+            Stop::System { what, error } => {
+                crate::log::complain(plan.program, &format_args!("cannot {what}: {}", crate::link::reason(&error)));
+                End::System
+            }
+        }
+    }
+}
+
+/// All that comes before the first byte: gate, command, daemon, names. Then the lock of the plan, as a machine.
+fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<(Box<dyn Lock>, Servers, Option<Files>), Stop> {
+    let directory = Path::new(if plan.daemonize { "/" } else { "" });
+    prepare::look_up(&plan.command, directory).map_err(|(end, why)| {
+        log.complain(&why);
+        Stop::Said(end)
+    })?;
+    prepare::pass(&plan.gate, log).map_err(Stop::Said)?;
+    if plan.daemonize {
+        daemon::detach().map_err(Stop::system("run in the background"))?;
+    }
+    let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
+    match &plan.lock {
+        plan::Lock::Node { cluster, app_id, names, .. } => {
+            let connect_by = started + plan.wait.max(cluster.timeout);
+            let servers = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
+            if servers.addresses.is_empty() {
+                log.complain(&Failure::Unreachable { tried: servers.unresolved.join("; ") });
+                return Err(Stop::Said(End::Unreachable));
+            }
+            let options = node::Options {
+                servers: servers.names.clone(),
+                unresolved: servers.unresolved.clone(),
+                cluster: cluster.clone(),
+                app_id: app_id.clone(),
+                names: names.clone(),
+                content: host::name() + &uuid(random::bytes()),
+                patience,
+                connect_by,
+                kill_after: plan.kill_after,
+            };
+            Ok((Box::new(Node::new(options, Moment(clock::since_boot()))), servers, None))
+        }
+        plan::Lock::Local { directory, private, names, .. } => {
+            let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
+            let options = local::Options { files: names.iter().map(path).collect(), patience };
+            Ok((Box::new(Local::new(options)), Servers::default(), Some(Files::new(directory.clone(), *private, names))))
+        }
+    }
+}
+
+/// A random uuid (version 4), as text.
+fn uuid(mut bytes: [u8; 16]) -> String {
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let dash = |index| if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+    bytes.iter().enumerate().map(|(index, byte)| format!("{}{byte:02x}", dash(index))).collect()
+}
+
+/// The guard, as long as it is there.
+struct Guarding {
+    guard: Pid,
+    /// Our end of the line to it; `None` when it was closed.
+    line: Option<OwnedFd>,
+    /// Whether the guard has been reaped: then what it left behind is ours.
+    buried: bool,
+    /// When it started, in the kernel's ticks: whoever of our children is older was there before.
+    born: u64,
+    command: Option<Pid>,
+}
+
+/// One run, on its way.
+struct Run<'a> {
+    plan: &'a Plan,
+    log: Log,
+    began: Moment,
+    lock: Box<dyn Lock>,
+    link: Link,
+    files: Option<Files>,
+    supervisor: Supervisor,
+    signals: Signals,
+    timer: Timer,
+    proof: Option<Proof>,
+    lease: Deadlines,
+    guarding: Option<Guarding>,
+    /// Guard and tree are being killed by ourselves.
+    killing: bool,
+    /// Why the lock was lost.
+    lost: Option<String>,
+    marks: story::Marks,
+    end: Option<End>,
+}
+
+impl<'a> Run<'a> {
+    fn new(plan: &'a Plan, log: Log, lock: Box<dyn Lock>, servers: Servers, files: Option<Files>) -> Result<Run<'a>, Stop> {
+        Ok(Run {
+            plan,
+            log,
+            began: Moment(clock::since_boot()),
+            lock,
+            link: Link::new(servers.addresses),
+            files,
+            supervisor: Supervisor::new(plan.minimum_hold, plan.kill_after),
+            signals: Signals::take().map_err(Stop::system("listen to signals"))?,
+            timer: Timer::new().map_err(Stop::system("make a timer"))?,
+            proof: None,
+            lease: Deadlines::NEVER,
+            guarding: None,
+            killing: false,
+            lost: None,
+            marks: story::Marks::default(),
+            end: None,
+        })
+    }
+
+    fn drive(mut self) -> End {
+        loop {
+            let wake = self.drain().min(self.supervisor.wake());
+            if let Some(end) = self.end {
+                return end;
+            }
+            self.sleep(wake);
+        }
+    }
+
+    /// Does all that the lock wants done now; returns when it wants to be asked again.
+    fn drain(&mut self) -> Moment {
+        loop {
+            match self.lock.poll(now()) {
+                _ if self.end.is_some() => return Moment::NEVER,
+                Output::Wait(until) => return until,
+                output => self.obey(output),
+            }
+        }
+    }
+
+    /// Sleeps until `wake` or until something happens, and tells the machines.
+    fn sleep(&mut self, wake: Moment) {
+        self.timer.set((wake != Moment::NEVER).then_some(wake.0));
+        let line = self.guarding.as_ref().and_then(|guarding| guarding.line.as_ref());
+        let sources = [
+            Some(Watched::new(self.signals.fd(), false)),
+            self.timer.fd().map(|fd| Watched::new(fd, false)),
+            line.map(|line| Watched::new(line.as_fd(), false)),
+            self.link.watched(),
+        ];
+        let places = sources.each_ref().map(Option::is_some);
+        let mut watched: Vec<Watched> = sources.into_iter().flatten().collect();
+        if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(clock::since_boot())) {
+            self.log.say(Topic::Run, Level::Error, &format_args!("cannot poll: {error}"));
+        }
+        let mut ready = watched.iter().map(Watched::ready);
+        let [signal, timer, line, link] = places.map(|watched| watched && ready.next().unwrap_or(false));
+        drop(watched);
+        if timer {
+            self.timer.clear();
+        }
+        // What the clock says comes first: we may have been stopped for long.
+        self.lock.handle(Input::Tick, now());
+        self.step(Event::Tick);
+        if line {
+            self.listen();
+        }
+        if signal {
+            self.hear_signals();
+        }
+        if link {
+            let lock = &mut self.lock;
+            self.link.ready(|input| lock.handle(input, now()));
+        }
+    }
+
+    fn obey(&mut self, output: Output) {
+        self.tell_output(&output);
+        match output {
+            Output::Connect(server) => {
+                if let Err(why) = self.link.connect(server) {
+                    self.lock.handle(Input::Disconnected(Some(why)), now());
+                }
+            }
+            Output::Send(bytes) => self.link.send(&bytes),
+            Output::Disconnect => self.link.close(),
+            Output::Contend { file, wait } => {
+                let news = self.files.as_mut().and_then(|files| files.contend(file, wait));
+                self.tell_lock(news);
+            }
+            Output::Acquired(proof) => {
+                self.proof = Some(proof);
+                self.step(Event::Acquired);
+            }
+            Output::Believe(lease) => {
+                self.lease = lease;
+                self.order(Order::Believe(lease));
+            }
+            Output::Lost { why, dead_by } => self.lose(why, dead_by),
+            Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
+            Output::Failed(failure) => self.step(Event::NoLock(match failure {
+                Failure::Unreachable { .. } => End::Unreachable,
+                Failure::Refused { .. } => End::Refused,
+                Failure::Unfit(_) => End::Unfit,
+                Failure::System(_) => End::System,
+            })),
+            Output::Released { .. } => self.step(Event::Released),
+            Output::Trying(_) | Output::Waiting(_) | Output::Suspended(_) | Output::Resumed | Output::Note(_) | Output::Wait(_) => {}
+        }
+    }
+
+    fn tell_lock(&mut self, news: Option<Input>) {
+        if let Some(input) = news {
+            self.lock.handle(input, now());
+        }
+    }
+
+    fn lose(&mut self, why: String, dead_by: Moment) {
+        self.lost.get_or_insert(why);
+        self.step(Event::Lost { dead_by });
+    }
+
+    fn step(&mut self, event: Event) {
+        if let Some(action) = self.supervisor.step(event, now()) {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Start => self.start(),
+            Action::Forward(signal) => self.order(Order::Forward(signal)),
+            Action::Stop { signal, dead_by } => self.order(Order::Stop { signal, dead_by }),
+            Action::KillAll => self.kill_all(),
+            Action::Suspend { forward } => {
+                if forward {
+                    self.order(Order::Forward(Signal::TSTP));
+                }
+                let _ = signals::stop_self(Signal::TSTP);
+            }
+            Action::Release => {
+                if let Some(files) = &mut self.files {
+                    files.keep_only(None);
+                }
+                self.lock.handle(Input::Release, now());
+            }
+            Action::Exit(end) => {
+                self.tell_end(end);
+                self.end = Some(end);
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        let job = guard::Job {
+            program: self.plan.program,
+            command: &self.plan.command,
+            environment: self.proof.as_ref().map(environment).unwrap_or_default(),
+            death_signal: self.plan.death_signal,
+            kill_after: self.plan.kill_after,
+            lease: self.lease,
+            keep: self.files.as_ref().and_then(Files::held),
+        };
+        match guard::start(&job, &self.signals) {
+            Ok((guard, line)) => {
+                self.guarding = Some(Guarding { guard, line: Some(line), buried: false, born: 0, command: None });
+            }
+            Err(error) => {
+                self.log.complain(&format_args!("cannot start the guard: {}", crate::link::reason(&error)));
+                self.step(Event::CannotStart(End::System));
+            }
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(Guarding { line: Some(line), .. }) = &self.guarding {
+            line::order(line, order);
+        }
+    }
+
+    /// Hears the guard out.
+    fn listen(&mut self) {
+        while let Some(Guarding { line: Some(line), command, .. }) = &mut self.guarding {
+            match line::next_report(line) {
+                Heard::Message(report) => {
+                    if let Report::Started(pid) = report {
+                        *command = Some(pid);
+                    }
+                    self.tell_report(report);
+                    match report {
+                        Report::Started(_) => self.step(Event::Started),
+                        Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
+                        Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
+                        Report::News(News::Obeyed) => self.step(Event::Obeyed),
+                        Report::News(News::LeaseOver) => self.lose("the lease ran out".into(), self.lease.kill),
+                        Report::News(News::TreeGone) => self.step(Event::TreeGone),
+                        Report::News(News::Stuck) => self.step(Event::Stuck),
+                    }
+                }
+                Heard::Nothing => return,
+                Heard::Closed => {
+                    self.forget_line();
+                    self.step(Event::GuardGone);
+                }
+            }
+        }
+    }
+
+    fn forget_line(&mut self) {
+        if let Some(guarding) = &mut self.guarding {
+            guarding.line = None;
+        }
+    }
+
+    fn hear_signals(&mut self) {
+        while let Some(received) = self.signals.next() {
+            if received.signal == Signal::CHLD {
+                self.bury();
+                continue;
+            }
+            let event = Event::Signalled { signal: received.signal, typed: received.from_terminal };
+            self.tell_signal(&received);
+            self.step(event);
+        }
+    }
+
+    /// Buries children: the guard, helpers, and what is left of the tree when the guard has died.
+    fn bury(&mut self) {
+        loop {
+            match process::reap() {
+                Reap::Ended(pid, _) => {
+                    let news = self.files.as_mut().and_then(|files| files.ended(pid));
+                    self.tell_lock(news);
+                    if let Some(guarding) = self.guarding.as_mut().filter(|guarding| guarding.guard == pid) {
+                        guarding.buried = true;
+                    }
+                }
+                Reap::Running => break,
+                Reap::NoChildren if self.killing => {
+                    self.killing = false;
+                    return self.step(Event::TreeGone);
+                }
+                Reap::NoChildren => return,
+            }
+        }
+        if self.killing {
+            self.sweep();
+        }
+    }
+
+    /// The guard is gone, or does not do its duty: it dies, and its tree with it, which falls to us.
+    fn kill_all(&mut self) {
+        let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
+        guarding.born = tree::find(guarding.guard).map_or(0, |guard| guard.started);
+        if !guarding.buried {
+            let _ = process::kill(guarding.guard, Signal::KILL);
+        }
+        guarding.line = None;
+        self.killing = true;
+        self.bury();
+    }
+
+    /// Kills what has fallen to us. Every death wakes us again, and may have left us more.
+    fn sweep(&mut self) {
+        let Some(Guarding { born, buried: true, .. }) = self.guarding else { return };
+        let left: Vec<_> = tree::children(process::own_pid()).into_iter().filter(|child| child.started >= born).collect();
+        for child in &left {
+            let _ = process::kill(child.pid, Signal::KILL);
+        }
+        if left.is_empty() && tree::has_proc() {
+            self.killing = false;
+            self.step(Event::TreeGone);
+        }
+    }
+}
+
+fn now() -> Moment {
+    Moment(clock::since_boot())
+}
+
+/// What a command learns of its lock.
+fn environment(proof: &Proof) -> Vec<(&'static str, String)> {
+    let mut environment =
+        vec![("ZK_FLOCK_HELD", "1".into()), ("ZK_FLOCK_LOCK", proof.lock.clone()), ("ZK_FLOCK_TOKEN", proof.token.to_string())];
+    environment.extend(proof.session.map(|session| ("ZK_FLOCK_SESSION", format!("0x{session:x}"))));
+    environment
+}

@@ -1,0 +1,182 @@
+//! The story of a run, as log, terminal and stderr hear it: every sentence that is not an error of the command line is worded here. Those that the
+//! original had stay word for word, since sites look for them; facts follow.
+
+use super::line::Report;
+use super::{Guarding, Run, now};
+use crate::guard::News;
+use crate::link::reason;
+use crate::lock::{Holder, Output};
+use crate::log::{Topic, complain};
+use crate::moment::Moment;
+use crate::plan::{End, Level, Lock, Status};
+use crate::signal::Signal;
+use crate::sys::process::{self, Pid};
+use crate::sys::signals::Received;
+use crate::sys::{clock, tree};
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+/// When things began whose length the story tells.
+#[derive(Default)]
+pub(super) struct Marks {
+    acquired: Option<Moment>,
+    started: Moment,
+    suspended: Moment,
+}
+
+/// What an exec that failed comes to: ENOENT is 127, all else 126.
+pub(super) fn cannot_start(errno: i32) -> End {
+    if io::Error::from_raw_os_error(errno).kind() == io::ErrorKind::NotFound { End::NotFound } else { End::NotRunnable }
+}
+
+impl Run<'_> {
+    fn say(&mut self, level: Level, message: &dyn Display) {
+        self.log.say(Topic::Run, level, message);
+    }
+
+    fn lock_name(&self) -> String {
+        self.proof.as_ref().map_or_else(|| "the lock".into(), |proof| proof.lock.clone())
+    }
+
+    fn job(&self) -> i32 {
+        self.guarding.as_ref().and_then(|guarding| guarding.command).map_or(0, |Pid(command)| command)
+    }
+
+    /// Seconds since a moment.
+    fn held(&self) -> f64 {
+        self.marks.acquired.map_or(0.0, seconds_since)
+    }
+
+    pub(super) fn tell_output(&mut self, output: &Output) {
+        match output {
+            Output::Trying(name) => {
+                if let Lock::Node { announce: true, .. } | Lock::Local { announce: true, .. } = self.plan.lock {
+                    let _ = writeln!(io::stdout(), "{name}");
+                }
+            }
+            Output::Note(text) => self.log.say(Topic::Session, Level::Info, text),
+            Output::Waiting(holder) => {
+                let waiting = format!("waiting for {}", shown(holder));
+                self.say(Level::Info, &waiting);
+                if !self.plan.verbose && io::stderr().is_terminal() {
+                    complain(self.plan.program, &waiting);
+                }
+            }
+            Output::Busy(holder) => self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder))),
+            Output::Acquired(proof) => {
+                self.marks.acquired = Some(now());
+                let waited = seconds_since(self.began);
+                self.say(Level::Info, &format_args!("Lock: success ({}, token {}, after {waited:.3} s)", proof.lock, proof.token));
+            }
+            Output::Suspended(why) => {
+                self.marks.suspended = now();
+                let left = self.lease.term.since(now()).as_secs_f64();
+                let name = self.lock_name();
+                self.say(Level::Warning, &format_args!("suspended {name}: {why}; ours for {left:.1} s more"));
+            }
+            Output::Resumed => {
+                let (name, away) = (self.lock_name(), seconds_since(self.marks.suspended));
+                self.say(Level::Warning, &format_args!("resumed {name} after {away:.1} s"));
+            }
+            Output::Lost { why, .. } => self.say(Level::Error, &format_args!("Lock lost: {why}")),
+            Output::Failed(failure) => self.log.complain(failure),
+            Output::Released { doubt: Some(doubt) } => {
+                let name = self.lock_name();
+                self.log.complain(&format_args!("cannot release {name}: {doubt}"));
+            }
+            Output::Released { doubt: None } if self.proof.is_some() => {
+                let (name, held) = (self.lock_name(), self.held());
+                self.say(Level::Info, &format_args!("released {name} after {held:.1} s"));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn tell_report(&mut self, report: Report) {
+        let command = &self.plan.command.shown;
+        let job = self.job();
+        match report {
+            Report::Started(Pid(pid)) => {
+                self.marks.started = now();
+                self.say(Level::Info, &format_args!("Start subprocess: {command} (PID: {pid})"));
+            }
+            Report::CannotStart(errno) => {
+                let why = reason(&io::Error::from_raw_os_error(errno));
+                self.log.complain(&format_args!("cannot run {}: {why}", self.plan.command.words[0].display()));
+            }
+            Report::News(News::Ended(status)) => {
+                let ran = seconds_since(self.marks.started);
+                let (code, how) = match status {
+                    Status::Exited(code) => (i32::from(code), String::new()),
+                    Status::Killed(signal) => (-signal.0, format!(", killed by {signal}")),
+                };
+                self.say(Level::Info, &format_args!("Child exited with code: {code} (PID: {job}){how} after {ran:.1} s"));
+            }
+            Report::News(News::Stuck) => self.tell_stuck(),
+            Report::News(News::TreeGone) => self.say(Level::Info, &"nothing of the job is left"),
+            Report::News(News::Obeyed | News::LeaseOver) => {}
+        }
+    }
+
+    /// Names what was killed and does not die.
+    fn tell_stuck(&mut self) {
+        let stuck = self.survivors();
+        self.log.complain(&format_args!("cannot kill {stuck}: waiting for it"));
+    }
+
+    fn survivors(&self) -> String {
+        let guard = self.guarding.as_ref().map_or_else(process::own_pid, |guarding| guarding.guard);
+        let names: Vec<String> = tree::descendants(guard).iter().map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0)).collect();
+        names.join(", ")
+    }
+
+    pub(super) fn tell_signal(&mut self, received: &Received) {
+        let Received { signal, from_terminal, sender } = *received;
+        let by = if from_terminal { "terminal".into() } else { format!("process {sender}") };
+        let word = if matches!(signal, Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT) { "Stop work by" } else { "Got" };
+        self.say(Level::Info, &format_args!("{word} {signal} (from {by})"));
+    }
+
+    /// The one line on stderr of a run that did not end by its command's code.
+    pub(super) fn tell_end(&mut self, end: End) {
+        let (name, held, job) = (self.lock_name(), self.held(), self.job());
+        match end {
+            End::Lost => {
+                let why = self.lost.take().unwrap_or_default();
+                let left = self.survivors();
+                let fate = if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };
+                self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}; {fate}"));
+            }
+            End::Internal => {
+                let guard = self.guarding.as_ref().map_or(0, |Guarding { guard: Pid(guard), .. }| *guard);
+                self.log.complain(&format_args!("the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn seconds_since(moment: Moment) -> f64 {
+    now().since(moment).as_secs_f64()
+}
+
+/// `/app/NAME, held by HOST since 09:12:03 (session 0x…)`, as far as it is known.
+fn shown(holder: &Holder) -> String {
+    let host = holder.host.as_ref().map_or_else(String::new, |host| format!(", held by {host}"));
+    let since = holder.since.map_or_else(String::new, |ms| format!(" since {}", time(ms.div_euclid(1000))));
+    let session = holder.session.map_or_else(String::new, |session| format!(" (session 0x{session:x})"));
+    let held = if host.is_empty() && !since.is_empty() { ", held" } else { "" };
+    format!("{}{host}{held}{since}{session}", holder.lock)
+}
+
+/// A time of day, with its date unless that is today's.
+fn time(unix_seconds: i64) -> String {
+    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs().cast_signed());
+    let [then, today] = [unix_seconds, today].map(clock::local_time);
+    let clock = format!("{:02}:{:02}:{:02}", then.hour, then.minute, then.second);
+    if (then.year, then.month, then.day) == (today.year, today.month, today.day) {
+        clock
+    } else {
+        format!("{:04}-{:02}-{:02} {clock}", then.year, then.month, then.day)
+    }
+}

@@ -1,0 +1,107 @@
+//! Closing what a forked process got from its parent and must not hold: the other end of a pipe, say, that never ends otherwise.
+
+use super::check;
+use std::ffi::{c_int, c_uint};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{fs, io};
+
+/// The first descriptor that is not stdio.
+const FIRST: c_int = 3;
+/// How far descriptors are tried one by one, where neither `close_range` nor /proc helps. Ours are low: the kernel gives the lowest free.
+const MOST_TRIED: c_int = 65_536;
+
+/// Closes every descriptor from 3 on that is not listed. For a process just forked, and the parent's values that own what is closed here
+/// must be forgotten in it, not dropped.
+pub fn close_from_other_than(keep: &[BorrowedFd]) {
+    let mut kept: Vec<c_int> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+    kept.sort_unstable();
+    if close_gaps(&kept).is_err() {
+        open_descriptors().filter(|fd| *fd >= FIRST && !kept.contains(fd)).for_each(close);
+    }
+}
+
+/// Closes what is between and beyond `kept`, which is sorted. ENOSYS before Linux 5.9.
+fn close_gaps(kept: &[c_int]) -> io::Result<()> {
+    let mut first = FIRST;
+    for &fd in kept.iter().filter(|&&fd| fd >= FIRST) {
+        if first < fd {
+            close_range(first, fd - 1)?;
+        }
+        first = fd + 1;
+    }
+    close_range(first, c_int::MAX)
+}
+
+fn close_range(first: c_int, last: c_int) -> io::Result<()> {
+    // SAFETY: close_range(2) touches no memory. Whose descriptors these were is the contract of `close_from_other_than`.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first.cast_unsigned(), last.cast_unsigned(), 0 as c_uint) })?;
+    Ok(())
+}
+
+/// What may be open: what /proc lists, else every number up to the limit.
+fn open_descriptors() -> Box<dyn Iterator<Item = c_int>> {
+    match fs::read_dir("/proc/self/fd") {
+        Ok(entries) => {
+            // Collected first, for the listing has a descriptor too.
+            let listed: Vec<c_int> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+            Box::new(listed.into_iter())
+        }
+        Err(_) => Box::new(0..limit()),
+    }
+}
+
+/// Above the highest number that a descriptor can have here.
+fn limit() -> c_int {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit(2) fills the one rlimit.
+    match check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }) {
+        Ok(_) => c_int::try_from(limit.rlim_cur).map_or(MOST_TRIED, |limit| limit.min(MOST_TRIED)),
+        Err(_) => MOST_TRIED,
+    }
+}
+
+fn close(fd: c_int) {
+    // SAFETY: close(2) touches no memory. Whose descriptor this was is the contract of `close_from_other_than`.
+    unsafe { libc::close(fd) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check_in_child, refuse};
+    use super::*;
+    use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+    /// Opens a descriptor with just this number.
+    fn open_at(fd: c_int) -> OwnedFd {
+        // SAFETY: dup2(2) touches no memory; in the forked child nobody uses the numbers that the test picks.
+        let fd = check(unsafe { libc::dup2(1, fd) }).unwrap();
+        // SAFETY: just made.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    }
+
+    fn is_open(fd: c_int) -> bool {
+        // SAFETY: fcntl(2) with F_GETFD touches no memory.
+        check(unsafe { libc::fcntl(fd, libc::F_GETFD) }).is_ok()
+    }
+
+    #[test]
+    fn only_stdio_and_what_is_kept_stays_open() {
+        let close_range = (libc::SYS_close_range, libc::ENOSYS);
+        let opening = (libc::SYS_openat, libc::ENOENT);
+        for refused in [&[][..], &[close_range], &[close_range, opening]] {
+            check_in_child(|| {
+                // Forgotten, for most of them are about to be closed.
+                let fds = std::mem::ManuallyDrop::new([100, 101, 102, 104, 105].map(open_at));
+                refuse(refused);
+                close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
+                assert_eq!((FIRST..200).filter(|&fd| is_open(fd)).collect::<Vec<_>>(), [101, 102, 104], "without {refused:?}");
+                assert!((0..FIRST).all(is_open));
+            });
+        }
+    }
+
+    #[test]
+    fn the_limit_is_a_sane_number() {
+        assert!((FIRST..=MOST_TRIED).contains(&limit()));
+    }
+}

@@ -1,0 +1,101 @@
+//! poll(2): the one place where a program of this crate sleeps, and the one where EINTR is handled.
+
+use super::check;
+use std::ffi::c_int;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// A descriptor to wake up for, and whether it did.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Watched<'a> {
+    entry: libc::pollfd,
+    open: PhantomData<BorrowedFd<'a>>,
+}
+
+impl<'a> Watched<'a> {
+    /// Wakes up when there is something to read and, if `write`, when there is room to write.
+    pub fn new(fd: BorrowedFd<'a>, write: bool) -> Watched<'a> {
+        let events = if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
+        Watched { entry: libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, open: PhantomData }
+    }
+
+    /// Whether the descriptor has any news, a hang-up or an error too: go and read.
+    pub fn ready(&self) -> bool {
+        self.entry.revents != 0
+    }
+}
+
+/// Sleeps until one of the descriptors is ready, for `limit` at most. May return early with none ready, as after a signal: the caller goes
+/// round its loop again.
+pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> {
+    let count = watched.len() as libc::nfds_t;
+    // SAFETY: Watched is a pollfd by layout, and poll(2) reads and writes `count` of them.
+    match check(unsafe { libc::poll(watched.as_mut_ptr().cast(), count, limit.map_or(-1, milliseconds)) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+            for watched in watched {
+                watched.entry.revents = 0;
+            }
+            Ok(())
+        }
+        result => result.map(drop),
+    }
+}
+
+/// Rounded up, so that poll does not wake just before a deadline and spin until it.
+fn milliseconds(limit: Duration) -> c_int {
+    c_int::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{socket, testing::check_in_child};
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn only_what_has_news_is_ready() {
+        let (one, other) = socket::pair().unwrap();
+        socket::send(&one, b"news").unwrap();
+        let mut watched = [Watched::new(one.as_fd(), false), Watched::new(other.as_fd(), false), Watched::new(one.as_fd(), true)];
+        wait(&mut watched, None).unwrap();
+        assert_eq!(watched.map(|watched| watched.ready()), [false, true, true]);
+    }
+
+    #[test]
+    fn a_hang_up_is_news() {
+        let (one, other) = socket::pair().unwrap();
+        drop(other);
+        let mut watched = [Watched::new(one.as_fd(), false)];
+        wait(&mut watched, None).unwrap();
+        assert!(watched[0].ready());
+        assert_eq!(socket::receive(&one, &mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_limit_is_rounded_up_and_capped() {
+        for (nanoseconds, expected) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2), (u64::MAX, c_int::MAX)] {
+            assert_eq!(milliseconds(Duration::from_nanos(nanoseconds)), expected);
+        }
+        assert_eq!(milliseconds(Duration::MAX), c_int::MAX);
+    }
+
+    #[test]
+    fn an_interrupted_sleep_ends_with_nothing_ready() {
+        extern "C" fn nothing(_: c_int) {}
+        check_in_child(|| {
+            let (one, _other) = socket::pair().unwrap();
+            let every_10_ms = libc::timeval { tv_sec: 0, tv_usec: 10_000 };
+            let setting = libc::itimerval { it_interval: every_10_ms, it_value: every_10_ms };
+            // SAFETY: the handler does nothing.
+            unsafe { libc::signal(libc::SIGALRM, nothing as *const () as libc::sighandler_t) };
+            // SAFETY: setitimer(2) reads one itimerval.
+            unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const setting, std::ptr::null_mut()) };
+            let mut watched = [Watched::new(one.as_fd(), false)];
+            wait(&mut watched, None).unwrap();
+            assert!(!watched[0].ready());
+        });
+    }
+}

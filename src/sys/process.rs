@@ -1,0 +1,221 @@
+//! Processes: fork, exit, parents, and how children ended.
+
+pub use super::title::rename;
+
+use super::check;
+use crate::plan::Status;
+use crate::signal::Signal;
+use std::ffi::{c_int, c_ulong};
+use std::{fmt, io};
+
+/// A process id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Pid(pub i32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which of the two a fork returned to.
+#[derive(Debug)]
+pub enum Fork {
+    /// The new process.
+    Child,
+    /// The old one, told the new one's id.
+    Parent(Pid),
+}
+
+/// Splits this process in two. The programs that fork have one thread, so the child may go on as any program would.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: fork(2) touches no memory. In a process of several threads (tests) the child confines itself to async-signal-safe calls.
+    match check(unsafe { libc::fork() })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(Pid(pid))),
+    }
+}
+
+/// Ends this process at once: no destructors, no flushing of what the parent has buffered too.
+pub fn leave(code: u8) -> ! {
+    // SAFETY: _exit(2) does not return and touches no memory.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// This process.
+pub fn own_pid() -> Pid {
+    // SAFETY: getpid(2) touches no memory and cannot fail.
+    Pid(unsafe { libc::getpid() })
+}
+
+/// The process that gets this one's exit status; 1 or a subreaper once the real one is dead, 0 if it is outside our namespace.
+pub fn parent_pid() -> Pid {
+    // SAFETY: getppid(2) touches no memory and cannot fail.
+    Pid(unsafe { libc::getppid() })
+}
+
+/// Makes this process the leader of a process group of its own.
+pub fn own_group() -> io::Result<()> {
+    // SAFETY: setpgid(2) touches no memory.
+    check(unsafe { libc::setpgid(0, 0) })?;
+    Ok(())
+}
+
+/// Makes orphans among our descendants our children, instead of init's.
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: prctl(2) with PR_SET_CHILD_SUBREAPER takes one unsigned long and touches no memory.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as c_ulong) })?;
+    Ok(())
+}
+
+/// Has the kernel send us `signal` when the thread that forked us ends. ESRCH if `parent`, which forked us, has gone already.
+/// Async-signal-safe. A forked process begins without, so `None` has nothing to do.
+pub fn die_with_parent(signal: Option<Signal>, parent: Pid) -> io::Result<()> {
+    let Some(signal) = signal else { return Ok(()) };
+    // SAFETY: prctl(2) with PR_SET_PDEATHSIG takes one unsigned long and touches no memory.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, c_ulong::from(signal.0.cast_unsigned())) })?;
+    // It may have died between fork and prctl; then no signal will ever come.
+    if parent_pid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// What there is to hear of children.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reap {
+    /// This one ended so, and its id is free for another.
+    Ended(Pid, Status),
+    /// There are children, and none has ended.
+    Running,
+    /// There are none.
+    NoChildren,
+}
+
+/// Buries one child that has ended, without waiting for any. One that is merely stopped is running.
+pub fn reap() -> Reap {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int.
+    match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+        0 => Reap::Running,
+        pid if pid > 0 => Reap::Ended(Pid(pid), decode(status)),
+        _ => Reap::NoChildren,
+    }
+}
+
+/// Waits until a child ends, and buries it.
+pub fn wait(child: Pid) -> io::Result<Status> {
+    let mut status = 0;
+    // SAFETY: waitpid(2) writes one int.
+    check(unsafe { libc::waitpid(child.0, &raw mut status, 0) })?;
+    Ok(decode(status))
+}
+
+/// The end of a process, from waitpid without WUNTRACED: an exit or a signal.
+fn decode(status: c_int) -> Status {
+    if libc::WIFSIGNALED(status) {
+        Status::Killed(Signal(libc::WTERMSIG(status)))
+    } else {
+        Status::Exited(u8::try_from(libc::WEXITSTATUS(status)).expect("eight bits of the status"))
+    }
+}
+
+/// Sends a signal to one process. Ids that kill(2) takes for groups are nobody's: ESRCH.
+pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
+    if pid.0 <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill(2) touches no memory.
+    check(unsafe { libc::kill(pid.0, signal.0) })?;
+    Ok(())
+}
+
+/// Sends a signal to the process group that `leader` has made for itself, if it has.
+pub fn kill_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    if leader.0 <= 1 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
+    // SAFETY: kill(2) touches no memory.
+    check(unsafe { libc::kill(-leader.0, signal.0) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{check_in_child, in_child};
+    use super::super::{poll, socket};
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// Any child, for waitpid.
+    const ANY: Pid = Pid(-1);
+
+    #[test]
+    fn every_exit_code_comes_through() {
+        for code in 0..=255 {
+            assert_eq!(in_child(|| leave(code)), Status::Exited(code));
+        }
+    }
+
+    #[test]
+    fn children_are_reaped_one_by_one() {
+        check_in_child(|| {
+            assert_eq!(reap(), Reap::NoChildren);
+            let (ours, theirs) = socket::pair().unwrap();
+            let Fork::Parent(child) = fork().unwrap() else {
+                poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                leave(7)
+            };
+            assert_eq!(reap(), Reap::Running);
+            socket::send(&ours, b"go").unwrap();
+            let ended = std::iter::repeat_with(reap).find(|reap| *reap != Reap::Running);
+            assert_eq!(ended, Some(Reap::Ended(child, Status::Exited(7))));
+            assert_eq!(reap(), Reap::NoChildren);
+        });
+    }
+
+    #[test]
+    fn a_subreaper_inherits_orphans() {
+        check_in_child(|| {
+            become_subreaper().unwrap();
+            if let Fork::Child = fork().unwrap() {
+                let _orphan = fork().unwrap();
+                leave(3);
+            }
+            assert_eq!([wait(ANY).unwrap(), wait(ANY).unwrap()], [Status::Exited(3); 2]);
+            assert_eq!(reap(), Reap::NoChildren);
+        });
+    }
+
+    #[test]
+    fn a_process_dies_with_its_parent() {
+        let (ours, theirs) = socket::pair().unwrap();
+        check_in_child(|| {
+            let parent = own_pid();
+            if let Fork::Child = fork().unwrap() {
+                die_with_parent(Some(Signal::KILL), parent).unwrap();
+                socket::send(&theirs, b"set").unwrap();
+                // SAFETY: pause(2) touches no memory.
+                unsafe { libc::pause() };
+            }
+            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+        });
+        drop(theirs);
+        assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 3);
+        poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+        assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 0, "its end is closed: it is dead");
+    }
+
+    #[test]
+    fn a_parent_that_has_gone_is_told() {
+        check_in_child(|| {
+            let other = Pid(parent_pid().0 + 1);
+            assert_eq!(die_with_parent(Some(Signal::TERM), other).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+            die_with_parent(None, other).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_group_is_never_killed_by_mistake() {
+        for id in [0, -1, i32::MIN] {
+            assert_eq!(kill(Pid(id), Signal::CONT).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A deadline as a descriptor: timerfd on `CLOCK_BOOTTIME`, absolute, since poll's own timeout stops while the host is suspended.
+//! Kernels before 3.15 refuse that clock; there poll is to wake up often enough.
+
+use super::clock::timespec;
+use super::{check, opened};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
+use std::time::Duration;
+
+/// Longest sleep in poll where no timer can wake it: so late at most is a deadline seen after a suspend.
+const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(200);
+
+/// Wakes poll at one moment.
+#[derive(Debug)]
+pub struct Timer {
+    /// `None` where the kernel has no such timer.
+    file: Option<File>,
+    armed: Option<Duration>,
+}
+
+impl Timer {
+    /// A timer that is not armed.
+    pub fn new() -> io::Result<Timer> {
+        // SAFETY: timerfd_create(2) touches no memory.
+        let file = match opened(unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) }) {
+            Ok(fd) => Some(File::from(fd)),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Timer { file, armed: None })
+    }
+
+    /// Fires at `at`, in time since boot, and at once if that is past; `None` disarms. Costs nothing when nothing changes.
+    pub fn set(&mut self, at: Option<Duration>) {
+        if self.armed == at {
+            return;
+        }
+        self.armed = at;
+        // A timer that cannot be set is as good as none: poll then wakes by itself.
+        self.file.take_if(|file| arm(file, at).is_err());
+    }
+
+    /// To be called when poll has found the descriptor ready: after it fired, the timer is no longer armed.
+    pub fn clear(&mut self) {
+        let mut expirations = [0; 8];
+        if self.file.as_ref().is_some_and(|mut file| file.read(&mut expirations).is_ok()) {
+            self.armed = None;
+        }
+    }
+
+    /// To be watched for reading. `None` where `poll_limit` does the work.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How long poll may sleep from `now` (since boot); `None` if the descriptor takes care of that, or nothing is armed.
+    pub fn poll_limit(&self, now: Duration) -> Option<Duration> {
+        match self.file {
+            Some(_) => None,
+            None => self.armed.map(|at| at.saturating_sub(now).min(LONGEST_BLIND_SLEEP)),
+        }
+    }
+}
+
+/// Arms or disarms a timerfd.
+fn arm(file: &File, at: Option<Duration>) -> io::Result<()> {
+    // All zeros would disarm it.
+    let value = at.map_or(Duration::ZERO, |at| at.max(Duration::from_nanos(1)));
+    let setting = libc::itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(value) };
+    // SAFETY: timerfd_settime(2) reads one itimerspec; a null pointer says that the old setting is not wanted.
+    check(unsafe { libc::timerfd_settime(file.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const setting, ptr::null_mut()) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clock::since_boot;
+    use super::super::poll::{Watched, wait};
+    use super::super::testing::{check_in_child, refuse};
+    use super::*;
+
+    /// Whether the timer fires within `limit`.
+    fn fires(timer: &Timer, limit: Duration) -> bool {
+        let mut watched = [Watched::new(timer.fd().unwrap(), false)];
+        wait(&mut watched, Some(limit)).unwrap();
+        watched[0].ready()
+    }
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_deadline_fires_once_and_not_early() {
+        let mut timer = Timer::new().unwrap();
+        let at = since_boot() + SOON;
+        timer.set(Some(at));
+        assert!(fires(&timer, LONG));
+        assert!(since_boot() >= at);
+        timer.clear();
+        assert!(!fires(&timer, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_deadline_that_is_past_fires_at_once_however_often_it_is_set() {
+        let mut timer = Timer::new().unwrap();
+        for at in [Duration::ZERO, since_boot(), since_boot()] {
+            timer.set(Some(at));
+            assert!(fires(&timer, LONG), "{at:?}");
+            timer.clear();
+            timer.set(Some(at));
+            assert!(fires(&timer, LONG), "{at:?} again");
+        }
+    }
+
+    #[test]
+    fn a_timer_disarmed_or_set_to_the_end_of_time_does_not_fire() {
+        let mut timer = Timer::new().unwrap();
+        for at in [None, Some(Duration::MAX)] {
+            timer.set(Some(Duration::ZERO));
+            timer.set(at);
+            assert!(!fires(&timer, SOON), "{at:?}");
+            timer.clear();
+            assert_eq!(timer.armed, at, "it has not fired");
+        }
+    }
+
+    #[test]
+    fn without_the_clock_poll_wakes_by_itself() {
+        check_in_child(|| {
+            refuse(&[(libc::SYS_timerfd_create, libc::EINVAL)]);
+            let mut timer = Timer::new().unwrap();
+            assert!(timer.fd().is_none());
+            let now = Duration::from_secs(100);
+            assert_eq!(timer.poll_limit(now), None);
+            for (in_ms, sleep_ms) in [(0, 0), (150, 150), (5000, 200)] {
+                timer.set(Some(now + Duration::from_millis(in_ms)));
+                assert_eq!(timer.poll_limit(now), Some(Duration::from_millis(sleep_ms)));
+            }
+            assert_eq!(timer.poll_limit(now + LONG), Some(Duration::ZERO));
+        });
+    }
+
+    #[test]
+    fn a_timer_that_cannot_be_set_leaves_the_work_to_poll() {
+        check_in_child(|| {
+            let mut timer = Timer::new().unwrap();
+            refuse(&[(libc::SYS_timerfd_settime, libc::EINVAL)]);
+            timer.set(Some(LONG));
+            assert_eq!(timer.poll_limit(LONG), Some(Duration::ZERO));
+        });
+    }
+
+    #[test]
+    fn with_the_clock_poll_may_sleep() {
+        let mut timer = Timer::new().unwrap();
+        timer.set(Some(since_boot()));
+        assert_eq!(timer.poll_limit(since_boot()), None);
+    }
+}

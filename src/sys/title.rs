@@ -1,0 +1,70 @@
+//! How this process shows in ps: its name, and its arguments, which are a stretch of its memory that the kernel remembers the bounds of.
+
+use std::ffi::CString;
+use std::ops::Range;
+use std::{fs, ptr, slice};
+
+/// Changes what ps shows of this process; where the kernel does not tell where the arguments lie, only the name. After that
+/// `std::env::args` has nothing sensible to say.
+pub fn rename(title: &str) {
+    if let Ok(name) = CString::new(title) {
+        // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+    if let Some(bounds) = fs::read("/proc/self/stat").ok().and_then(|stat| arguments(&String::from_utf8_lossy(&stat))) {
+        let start = ptr::with_exposed_provenance_mut(bounds.start);
+        // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack, writable, and there for good. std reads
+        // them in `args`, by copying, and nothing else refers to them.
+        overwrite(unsafe { slice::from_raw_parts_mut(start, bounds.len()) }, title);
+    }
+}
+
+/// Where the arguments lie: fields 48 and 49 of /proc/PID/stat. `None` where they are hidden (zeros) or older than Linux 3.5.
+fn arguments(stat: &str) -> Option<Range<usize>> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(48 - 3).map(str::parse);
+    let bounds = fields.next()?.ok()?..fields.next()?.ok()?;
+    (bounds.start != 0 && !bounds.is_empty()).then_some(bounds)
+}
+
+/// As much of the title as fits and zeros: if the last byte were not zero, the kernel would show what follows it, the environment.
+fn overwrite(arguments: &mut [u8], title: &str) {
+    let shown = title.len().min(arguments.len() - 1);
+    arguments.fill(0);
+    arguments[..shown].copy_from_slice(&title.as_bytes()[..shown]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::check_in_child;
+    use super::*;
+
+    #[test]
+    fn ps_shows_the_new_name_and_no_argument() {
+        check_in_child(|| {
+            rename("guard (a) of tests");
+            rename("lock-guard");
+            assert_eq!(fs::read_to_string("/proc/self/comm").unwrap(), "lock-guard\n");
+            assert_eq!(fs::read_to_string("/proc/self/cmdline").unwrap().trim_end_matches('\0'), "lock-guard");
+        });
+    }
+
+    #[test]
+    fn a_title_is_cut_to_fit_before_a_zero() {
+        for (room, expected) in [(1, "\0"), (5, "lock\0"), (12, "lock-guard\0\0")] {
+            let mut arguments = vec![b'x'; room];
+            overwrite(&mut arguments, "lock-guard");
+            assert_eq!(arguments, expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn bounds_that_are_hidden_missing_or_absurd_are_none() {
+        let stat = |bounds: &str| format!("7 (a) b) S{} {bounds} 9 9 0", " 0".repeat(44));
+        assert_eq!(arguments(&stat("4096 4100")), Some(4096..4100));
+        for bounds in ["0 0", "0 5", "5 5", "6 5", "-1 5", "x y", ""] {
+            assert_eq!(arguments(&stat(bounds)), None, "{bounds}");
+        }
+        assert_eq!(arguments("7 (a) S 1 2"), None);
+    }
+}
