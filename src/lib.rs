@@ -25,12 +25,14 @@
 pub mod cli;
 pub mod config;
 pub mod guard;
+pub mod link;
 pub mod lock;
 pub mod log;
 pub mod moment;
 pub mod plan;
+pub mod prepare;
+pub mod run;
 pub mod signal;
 pub mod supervisor;
-
 pub mod sys;
 pub mod zookeeper;

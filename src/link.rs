@@ -80,10 +80,9 @@ impl Link {
                 tell(Input::Connected);
             }
             State::Open(mut stream) => {
-                let ended = read(&mut stream, &mut tell);
+                let read = read(&mut stream, &mut tell);
                 self.state = State::Open(stream);
-                let ended = ended.or_else(|| self.flush().err().map(|error| Some(reason(&error))));
-                if let Some(why) = ended {
+                if let Err(why) = read.and_then(|()| self.flush().map_err(|error| Some(reason(&error)))) {
                     self.state = State::Closed;
                     self.outgoing.clear();
                     tell(Input::Disconnected(why));
@@ -106,19 +105,19 @@ impl Link {
     }
 }
 
-/// Reads once. `Some`: the connection has ended, and why if the network says so.
-fn read(stream: &mut TcpStream, tell: &mut impl FnMut(Input)) -> Option<Option<String>> {
+/// Reads once. The error is the end of the connection, and why if the network says so.
+fn read(stream: &mut TcpStream, tell: &mut impl FnMut(Input)) -> Result<(), Option<String>> {
     let mut bytes = [0; READ];
     match stream.read(&mut bytes) {
-        Ok(0) => return Some(None),
+        Ok(0) => return Err(None),
         Ok(length) => tell(Input::Received(&bytes[..length])),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-        Err(error) => return Some(Some(reason(&error))),
+        Err(error) => return Err(Some(reason(&error))),
     }
-    None
+    Ok(())
 }
 
-/// The kernel's words without Rust's: `connection refused`.
+/// The kernel's words without Rust's number: `connection refused`.
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use stand_in::{LocalTime, has_room, local_time};
+use crate::sys::clock::{LocalTime, local_time};
+use crate::sys::poll::has_room;
 
 /// What a line is about; each has its own least level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -163,27 +164,6 @@ fn identity(metadata: &Metadata) -> Identity {
 
 fn unix_seconds() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed())
-}
-
-/// Until `sys` is there: `sys::clock::{LocalTime, local_time}`, and poll(2) of stderr for POLLOUT without waiting.
-mod stand_in {
-    #[derive(Clone, Copy)]
-    pub(super) struct LocalTime {
-        pub(super) year: i32,
-        pub(super) month: i32,
-        pub(super) day: i32,
-        pub(super) hour: i32,
-        pub(super) minute: i32,
-        pub(super) second: i32,
-    }
-
-    pub(super) fn local_time(_: i64) -> LocalTime {
-        LocalTime { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0 }
-    }
-
-    pub(super) fn has_room(_: &std::io::StderrLock) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
-use zk_flock::log;
+use zk_flock::moment::Moment;
+use zk_flock::plan::Exit;
+use zk_flock::sys::{clock, file, poll, signals};
+use zk_flock::{log, run};
 
 /// Every name that this executable answers to; under any other it is the first one.
 const PROGRAMS: &[Program] =
@@ -18,10 +21,12 @@ const PROGRAMS: &[Program] =
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let mut words: Vec<_> = env::args_os().collect();
-    let called = if words.is_empty() { OsString::new() } else { words.remove(0) };
+    let started = Moment(clock::since_boot());
+    let mut words = env::args_os();
+    let called = words.next().unwrap_or_default();
+    let mut words: Vec<_> = words.collect();
     match pick(&called, &mut words) {
-        Ok(program) => start(program, words),
+        Ok(program) => start(program, words, started),
         Err(name) => {
             let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
             log::complain(known[0], &format_args!("--program: expected {}, found {name:?}", known.join(" or ")));
@@ -42,14 +47,17 @@ fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, S
     Ok(program)
 }
 
-fn start(program: &Program, words: Vec<OsString>) -> ExitCode {
+fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
     match (program.request)(words, &environment()) {
-        Ok(Request::Run(plan)) => run(plan),
+        Ok(Request::Run(plan)) => match run::run(&plan, started) {
+            Exit::Code(code) => code.into(),
+            Exit::DieOf(signal) => signals::die_of(signal),
+        },
         Ok(Request::Help(text)) => print(&text),
         Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
         Err(error) => {
             log::complain(program.name, &error);
-            if error.wants_usage() {
+            if error.wants_usage() && poll::has_room(io::stderr()) {
                 let _ = writeln!(io::stderr(), "{}", program.usage());
             }
             error.exit_code().into()
@@ -59,7 +67,7 @@ fn start(program: &Program, words: Vec<OsString>) -> ExitCode {
 
 fn environment() -> Environment {
     Environment {
-        euid: effective_uid(),
+        euid: file::effective_uid(),
         xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").map(Into::into),
         current_dir: env::current_dir().unwrap_or_default(),
     }
@@ -69,14 +77,4 @@ fn print(text: &dyn Display) -> ExitCode {
     let mut stdout = io::stdout().lock();
     let printed = write!(stdout, "{text}").and_then(|()| stdout.flush());
     if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Until `zk_flock::sys` is there: `sys::file::effective_uid`.
-fn effective_uid() -> u32 {
-    0
-}
-
-/// Until `zk_flock::run` is there.
-fn run(plan: zk_flock::plan::Plan) -> ExitCode {
-    print(&format_args!("{plan:#?}\n"))
 }

@@ -93,7 +93,7 @@ pub struct Servers {
 
 /// Looks up all hosts at once, until `deadline`; in an order of its own each time, so that a fleet spreads over an ensemble.
 pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
-    let mut found: Vec<(&Host, Result<Vec<SocketAddr>, String>)> = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     let mut helpers = Vec::new();
     for host in hosts {
         match host.name.parse::<IpAddr>() {
@@ -127,6 +127,9 @@ fn shuffle<T>(items: &mut [T]) {
     }
 }
 
+/// A host and its addresses, or why it has none.
+type Found<'a> = (&'a Host, Result<Vec<SocketAddr>, String>);
+
 /// A process that looks up one name: getaddrinfo cannot be interrupted, a process can.
 struct Helper<'a> {
     host: &'a Host,
@@ -144,18 +147,17 @@ impl<'a> Helper<'a> {
             Fork::Parent(process) => Ok(Helper { host, process, answer, text: Vec::new(), done: false }),
             Fork::Child => {
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
-                let lines = match (host.name.as_str(), host.port).to_socket_addrs() {
-                    Ok(addresses) => addresses.take(ADDRESSES).map(|address| format!("{address}\n")).collect(),
-                    Err(error) => format!("!{}", reason(&error)),
+                let _ = match (host.name.as_str(), host.port).to_socket_addrs() {
+                    Ok(mut addresses) => addresses.by_ref().take(ADDRESSES).try_for_each(|address| writeln!(theirs, "{address}")),
+                    Err(error) => write!(theirs, "!{}", reason(&error)),
                 };
-                let _ = theirs.write_all(lines.as_bytes());
                 process::leave(0)
             }
         }
     }
 
     /// What all helpers have found by the deadline.
-    fn gather(mut helpers: Vec<Helper>, deadline: Moment) -> io::Result<Vec<(&Host, Result<Vec<SocketAddr>, String>)>> {
+    fn gather(mut helpers: Vec<Helper<'a>>, deadline: Moment) -> io::Result<Vec<Found<'a>>> {
         let mut timer = Timer::new()?;
         timer.set(Some(deadline.0));
         while helpers.iter().any(|helper| !helper.done) && clock::since_boot() < deadline.0 {
@@ -179,7 +181,7 @@ impl<'a> Helper<'a> {
         }
     }
 
-    fn found(self) -> (&'a Host, Result<Vec<SocketAddr>, String>) {
+    fn found(self) -> Found<'a> {
         let _ = process::kill(self.process, Signal::KILL);
         let _ = process::wait(self.process);
         let text = String::from_utf8_lossy(&self.text);

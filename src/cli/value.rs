@@ -144,7 +144,9 @@ mod tests {
 
     #[test]
     fn a_signal_may_be_none() {
-        for (text, signal) in [("0", None), ("00", None), ("15", Some(Signal::TERM)), ("KILL", Some(Signal::KILL)), ("sigusr1", Some(Signal::USR1))] {
+        for (text, signal) in
+            [("0", None), ("00", None), ("15", Some(Signal::TERM)), ("KILL", Some(Signal::KILL)), ("sigusr1", Some(Signal::USR1))]
+        {
             assert_eq!(read(&SIGNAL, text), Some(signal), "{text}");
         }
         for text in JUNK.iter().chain(&["65", "-1", "SIGNOT"]) {

@@ -65,7 +65,7 @@ impl Lock for Local {
                 self.settle(Output::Acquired(Proof { lock, token, session: None }));
             }
             (Input::Taken { file }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
-                self.try_file(file + 1)
+                self.try_file(file + 1);
             }
             (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some_and(|patience| now < patience) => {
                 self.phase = Phase::Waiting;

@@ -52,11 +52,6 @@ impl Files {
         tried.unwrap_or_else(|error| Some(Input::Broken(format!("cannot lock {path}: {}", crate::link::reason(&error)))))
     }
 
-    /// Whether this child is one of ours.
-    pub(super) fn is_helper(&self, child: Pid) -> bool {
-        self.helpers.iter().any(|&(helper, _)| helper == child)
-    }
-
     /// The descriptor of the lock that is held.
     pub(super) fn held(&self) -> Option<BorrowedFd<'_>> {
         self.open.iter().flatten().next().map(AsFd::as_fd)
@@ -87,7 +82,8 @@ impl Files {
             Fork::Parent(helper) => self.helpers.push((helper, index)),
             Fork::Child => {
                 process::rename("lock-waiter");
-                let waited = process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(self.file(index)?, How::WhenFree));
+                let waited =
+                    process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(self.file(index)?, How::WhenFree));
                 process::leave(u8::from(waited.is_err()))
             }
         }

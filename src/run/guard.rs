@@ -34,14 +34,14 @@ pub(super) struct Job<'a> {
 }
 
 /// Forks the guard. Returns its id, and our end of the line to it.
-pub(super) fn start(job: Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> {
+pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> {
     process::become_subreaper()?; // inherits the tree if the guard dies
     let (ours, theirs) = socket::pair()?;
     match process::fork()? {
         Fork::Parent(guard) => Ok((guard, ours)),
         Fork::Child => {
             drop(ours);
-            if let Err(error) = keep_watch(&job, &theirs, signals) {
+            if let Err(error) = keep_watch(job, &theirs, signals) {
                 line::report(&theirs, Report::CannotStart(error.raw_os_error().unwrap_or(0)));
             }
             process::leave(0)
@@ -66,8 +66,17 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let _ = process::own_group();
     line::report(line, Report::Started(command));
     let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
-    Watch { program: job.program, guard, command: Some(command), line, zk_flock: process::parent_pid(), alone: false, killing: false, left: false }
-        .keep(&children, timer);
+    Watch {
+        program: job.program,
+        guard,
+        command: Some(command),
+        line,
+        zk_flock: process::parent_pid(),
+        alone: false,
+        killing: false,
+        left: false,
+    }
+    .keep(&children, timer);
     Ok(())
 }
 
@@ -93,7 +102,8 @@ impl Watch<'_> {
             let wake = self.guard.wake();
             timer.set((wake != Moment::NEVER).then_some(wake.0));
             let line = (!self.alone).then(|| self.line.as_fd());
-            let mut watched: Vec<Watched> = [Some(children.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
+            let mut watched: Vec<Watched> =
+                [Some(children.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
             let _ = poll::wait(&mut watched, timer.poll_limit(now));
             timer.clear();
             self.step(Event::Tick);

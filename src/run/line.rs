@@ -150,11 +150,8 @@ mod tests {
     fn orders_and_reports_arrive_as_they_were_sent() {
         let (ours, theirs) = socket::pair().unwrap();
         let deadlines = Deadlines { term: Moment(Duration::from_millis(1500)), kill: Moment::NEVER };
-        for sent in [
-            Event::Believe(deadlines),
-            Event::Forward(Signal::USR1),
-            Event::Stop { signal: Signal::TERM, dead_by: Moment::NEVER },
-        ] {
+        for sent in [Event::Believe(deadlines), Event::Forward(Signal::USR1), Event::Stop { signal: Signal::TERM, dead_by: Moment::NEVER }]
+        {
             order(&ours, sent);
             assert!(matches!(next_order(&theirs), Heard::Message(heard) if heard == sent));
         }

@@ -25,16 +25,15 @@ use crate::sys::{clock, daemon, host, random, tree};
 use crate::zookeeper::lease::Deadlines;
 use files::Files;
 use line::{Heard, Report};
-use std::ffi::OsStr;
-use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 /// Runs a plan to its end. `started` is when the program began: waiting counts from there.
 pub fn run(plan: &Plan, started: Moment) -> Exit {
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
-    let end = prepare(plan, started, &mut log).and_then(|(lock, addresses, files)| Ok(Run::new(plan, log, lock, addresses, files)?.drive()));
+    let end = prepare(plan, started, &mut log).and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
     plan.exit_codes.exit(end.unwrap_or_else(|stop| stop.end(plan)))
 }
 
@@ -62,8 +61,15 @@ impl Stop {
     }
 }
 
+/// What a lock of the plan is made of: the machine, and what it works on.
+struct Parts {
+    lock: Box<dyn Lock>,
+    addresses: Vec<SocketAddr>,
+    files: Option<Files>,
+}
+
 /// All that comes before the first byte: gate, command, daemon, names. Then the lock of the plan, as a machine.
-fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<(Box<dyn Lock>, Servers, Option<Files>), Stop> {
+fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
     let directory = Path::new(if plan.daemonize { "/" } else { "" });
     prepare::look_up(&plan.command, directory).map_err(|(end, why)| {
         log.complain(&why);
@@ -77,14 +83,15 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<(Box<dyn Lock>
     match &plan.lock {
         plan::Lock::Node { cluster, app_id, names, .. } => {
             let connect_by = started + plan.wait.max(cluster.timeout);
-            let servers = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
-            if servers.addresses.is_empty() {
-                log.complain(&Failure::Unreachable { tried: servers.unresolved.join("; ") });
+            let Servers { names: servers, addresses, unresolved } =
+                prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
+            if addresses.is_empty() {
+                log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
                 return Err(Stop::Said(End::Unreachable));
             }
             let options = node::Options {
-                servers: servers.names.clone(),
-                unresolved: servers.unresolved.clone(),
+                servers,
+                unresolved,
                 cluster: cluster.clone(),
                 app_id: app_id.clone(),
                 names: names.clone(),
@@ -93,12 +100,13 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<(Box<dyn Lock>
                 connect_by,
                 kill_after: plan.kill_after,
             };
-            Ok((Box::new(Node::new(options, Moment(clock::since_boot()))), servers, None))
+            Ok(Parts { lock: Box::new(Node::new(options, now())), addresses, files: None })
         }
         plan::Lock::Local { directory, private, names, .. } => {
             let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
             let options = local::Options { files: names.iter().map(path).collect(), patience };
-            Ok((Box::new(Local::new(options)), Servers::default(), Some(Files::new(directory.clone(), *private, names))))
+            let files = Files::new(directory.clone(), *private, names);
+            Ok(Parts { lock: Box::new(Local::new(options)), addresses: Vec::new(), files: Some(files) })
         }
     }
 }
@@ -107,8 +115,9 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<(Box<dyn Lock>
 fn uuid(mut bytes: [u8; 16]) -> String {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
-    let dash = |index| if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
-    bytes.iter().enumerate().map(|(index, byte)| format!("{}{byte:02x}", dash(index))).collect()
+    let number = u128::from_be_bytes(bytes);
+    let [a, b, c, d] = [96, 80, 64, 48].map(|shift| number >> shift);
+    format!("{a:08x}-{:04x}-{:04x}-{:04x}-{:012x}", b & 0xffff, c & 0xffff, d & 0xffff, number & 0xffff_ffff_ffff)
 }
 
 /// The guard, as long as it is there.
@@ -146,13 +155,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, lock: Box<dyn Lock>, servers: Servers, files: Option<Files>) -> Result<Run<'a>, Stop> {
+    fn new(plan: &'a Plan, log: Log, Parts { lock, addresses, files }: Parts) -> Result<Run<'a>, Stop> {
         Ok(Run {
             plan,
             log,
-            began: Moment(clock::since_boot()),
+            began: now(),
             lock,
-            link: Link::new(servers.addresses),
+            link: Link::new(addresses),
             files,
             supervisor: Supervisor::new(plan.minimum_hold, plan.kill_after),
             signals: Signals::take().map_err(Stop::system("listen to signals"))?,
@@ -204,21 +213,21 @@ impl<'a> Run<'a> {
             self.log.say(Topic::Run, Level::Error, &format_args!("cannot poll: {error}"));
         }
         let mut ready = watched.iter().map(Watched::ready);
-        let [signal, timer, line, link] = places.map(|watched| watched && ready.next().unwrap_or(false));
+        let [signalled, timed, reported, linked] = places.map(|watched| watched && ready.next().unwrap_or(false));
         drop(watched);
-        if timer {
+        if timed {
             self.timer.clear();
         }
         // What the clock says comes first: we may have been stopped for long.
         self.lock.handle(Input::Tick, now());
         self.step(Event::Tick);
-        if line {
+        if reported {
             self.listen();
         }
-        if signal {
+        if signalled {
             self.hear_signals();
         }
-        if link {
+        if linked {
             let lock = &mut self.lock;
             self.link.ready(|input| lock.handle(input, now()));
         }

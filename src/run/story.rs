@@ -126,7 +126,8 @@ impl Run<'_> {
 
     fn survivors(&self) -> String {
         let guard = self.guarding.as_ref().map_or_else(process::own_pid, |guarding| guarding.guard);
-        let names: Vec<String> = tree::descendants(guard).iter().map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0)).collect();
+        let names: Vec<String> =
+            tree::descendants(guard).iter().map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0)).collect();
         names.join(", ")
     }
 
@@ -144,12 +145,15 @@ impl Run<'_> {
             End::Lost => {
                 let why = self.lost.take().unwrap_or_default();
                 let left = self.survivors();
-                let fate = if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };
+                let fate =
+                    if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };
                 self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}; {fate}"));
             }
             End::Internal => {
                 let guard = self.guarding.as_ref().map_or(0, |Guarding { guard: Pid(guard), .. }| *guard);
-                self.log.complain(&format_args!("the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"));
+                self.log.complain(&format_args!(
+                    "the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"
+                ));
             }
             _ => {}
         }

@@ -3,8 +3,8 @@
 pub use super::descriptors::close_from_other_than;
 
 use super::check;
-use std::fs::{File, OpenOptions};
 use std::ffi::CString;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,7 +53,7 @@ pub fn open_lock_file(path: &Path) -> io::Result<File> {
 
 /// Whether exec may run this file, as far as permissions go.
 pub fn executable(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
     // SAFETY: the path is a C string that outlives the call.
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0 }
 }

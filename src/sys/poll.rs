@@ -4,7 +4,7 @@ use super::check;
 use std::ffi::c_int;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 /// A descriptor to wake up for, and whether it did.
@@ -42,6 +42,14 @@ pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> 
         }
         result => result.map(drop),
     }
+}
+
+/// Whether something can be written without waiting.
+pub fn has_room(fd: impl AsFd) -> bool {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut entry = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, which poll(2) reads and writes; with a limit of 0 it does not sleep.
+    check(unsafe { libc::poll(&raw mut entry, 1, 0) }).is_ok() && entry.revents & libc::POLLOUT != 0
 }
 
 /// Rounded up, so that poll does not wake just before a deadline and spin until it.

@@ -45,6 +45,11 @@ pub fn children(of: Pid) -> Vec<Process> {
     all().unwrap_or_default().into_iter().filter(|process| process.parent == of && process.is_alive()).collect()
 }
 
+/// This process, dead or alive, until it is reaped. `None` without /proc.
+pub fn find(pid: Pid) -> Option<Process> {
+    look_up(pid)
+}
+
 /// Sends a signal to this very process, never to another that has got its id since: ESRCH then.
 pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     match pidfd::open(process.pid) {
