@@ -5,6 +5,8 @@
 mod fake;
 pub mod local;
 pub mod node;
+mod parents;
+pub mod session_lock;
 
 use crate::moment::Moment;
 use crate::zookeeper::lease::Deadlines;
