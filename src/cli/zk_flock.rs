@@ -516,7 +516,9 @@ mod tests {
 
     #[test]
     fn help_and_version_work_whatever_else_is_wrong() {
-        for words in ["--help", "--h", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"] {
+        for words in
+            ["--help", "--h", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"]
+        {
             assert!(matches!(request(line(words), &environment()), Ok(Request::Help(HELP))), "{words}");
         }
         for words in ["--version", "-V", "--bogus|-V", "-x|300|-V|-h"] {

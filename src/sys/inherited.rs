@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn a_command_that_cannot_be_run_is_told_by_errno() {
-        let inherited = Inherited { mask: Mask::of([]), child: Disposition::Default, pipe: Disposition::Default, file_size: Disposition::Default };
+        let inherited =
+            Inherited { mask: Mask::of([]), child: Disposition::Default, pipe: Disposition::Default, file_size: Disposition::Default };
         let mut command = Command::new("/nonexistent");
         inherited.hand_to(&mut command, None);
         assert_eq!(command.spawn().unwrap_err().raw_os_error(), Some(libc::ENOENT));
