@@ -67,6 +67,8 @@ pub enum Output {
     Resumed,
     /// Something that is worth a line in the log about connection and session.
     Note(String),
+    /// The lock does not protect as it was asked to; somebody should see to that.
+    Warn(String),
     /// The lock is no longer ours, or cannot be proved ours any more; the command must be dead by `dead_by`.
     Lost {
         /// What became of it.

@@ -18,6 +18,9 @@ const APP_NODE_DATA: &[u8] = b"Rootnode";
 /// All permissions.
 const ALL: i32 = 31;
 
+/// Permissions on an application's node that let a stranger take its locks or break them: CREATE, DELETE, ADMIN.
+const MEDDLE: i32 = 4 | 8 | 16;
+
 /// A uuid's text at the end of a lock node's data, after the holder's host name.
 const UUID_LENGTH: usize = 36;
 
@@ -94,6 +97,8 @@ pub struct Node {
     pipeline: bool,
     /// Whether the parents were asked for, and what stood against it first.
     parents: Option<Result<(), (String, Code)>>,
+    /// This run has made the app node.
+    founded: bool,
     /// Contentions in a row that another won and ended before we could look.
     races: u32,
     /// What was told last.
@@ -135,8 +140,8 @@ impl Lock for Node {
 impl Node {
     /// Contention begins with the first `poll`.
     pub fn new(options: Options, now: Moment) -> Node {
-        let parent = format!("{}/{}", options.cluster.chroot, options.app_id);
-        let paths: Vec<String> = options.names.iter().map(|name| format!("{parent}/{name}")).collect();
+        let app_node = app_node(&options);
+        let paths: Vec<String> = options.names.iter().map(|name| format!("{app_node}/{name}")).collect();
         let mut node = Node {
             session: Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now),
             phase: Phase::Waiting,
@@ -146,6 +151,7 @@ impl Node {
             options,
             pipeline: true,
             parents: None,
+            founded: false,
             races: 0,
             believed: Deadlines::NEVER,
             outputs: VecDeque::new(),
@@ -228,7 +234,7 @@ impl Node {
     /// Makes what the lock node stands under: the chroot's nodes, and the app node as the original makes it. What is there already is fine.
     fn make_parents(&mut self, now: Moment) {
         self.parents = Some(Ok(()));
-        let app_node = format!("{}/{}", self.options.cluster.chroot, self.options.app_id);
+        let app_node = app_node(&self.options);
         let ends: Vec<usize> = app_node.match_indices('/').map(|(end, _)| end).skip(1).chain([app_node.len()]).collect();
         for end in ends {
             let data = if end == app_node.len() { APP_NODE_DATA.to_vec() } else { Vec::new() };
@@ -258,6 +264,13 @@ impl Node {
                     Err(code) => self.refused("read", name, code),
                 }
             }
+            Request::Acl { path } => {
+                if let Ok(Answer::Acl(acl)) = result
+                    && acl.iter().any(lets_anyone_meddle)
+                {
+                    self.outputs.push_back(Output::Warn(open_to_all(path)));
+                }
+            }
             Request::Check { .. } => self.checked(result.err(), now),
             Request::Close => self.released(None, now),
             Request::Ping => self.believe(),
@@ -270,6 +283,7 @@ impl Node {
         match &mut self.phase {
             Phase::Contending { name, made, .. } if self.paths[*name] == path => *made = Some(error.map_or(Ok(()), Err)),
             _ => {
+                self.founded |= error.is_none() && path == app_node(&self.options);
                 if let (Some(parents @ Ok(())), Some(code)) = (&mut self.parents, error.filter(|&code| code != Code::NODE_EXISTS)) {
                     *parents = Err((path.to_string(), code));
                 }
@@ -389,6 +403,9 @@ impl Node {
         }
         self.phase = Phase::Held { name, since: now, suspended: false };
         self.outputs.push_back(Output::Acquired(Proof { lock: self.paths[name].clone(), token, session: self.session.id() }));
+        if self.options.cluster.acl == plan::Acl::Creator && !self.founded {
+            self.session.ask(Request::Acl { path: app_node(&self.options) }, now);
+        }
         true
     }
 
@@ -564,6 +581,24 @@ impl Node {
     fn note(&mut self, text: String) {
         self.outputs.push_back(Output::Note(text));
     }
+}
+
+/// Path of the node that all locks of the application are under.
+fn app_node(options: &Options) -> String {
+    format!("{}/{}", options.cluster.chroot, options.app_id)
+}
+
+/// Whether an entry of an app node's ACL leaves its locks open to strangers.
+fn lets_anyone_meddle(entry: &Acl) -> bool {
+    entry.id == Id { scheme: "world".into(), id: "anyone".into() } && entry.perms & MEDDLE != 0
+}
+
+/// Deleting a node is a matter of the node above it, whatever its own ACL says.
+fn open_to_all(app_node: &str) -> String {
+    format!(
+        "anyone may delete the locks in {app_node}, \"acl\": \"creator\" or not, for that node is open to all: in zkCli.sh, \
+         after `addauth` as in the config, `setAcl {app_node} auth::cdrwa` closes it"
+    )
 }
 
 /// The host name at the front of a lock node's data, if it is laid out as ours or the original's: name and uuid, nothing between.
