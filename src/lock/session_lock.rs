@@ -1,12 +1,12 @@
 //! A lock that a ZooKeeper session holds, whatever the recipe: connects, proves, suspends, resumes, loses and releases. How to come by the lock is
 //! the recipe's business; from then on it is a node of ours, which must be there, be ours, and be proved so in time.
 
-use super::{Failure, Holder, Input, Lock, Output, Proof};
+use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
 use crate::zookeeper::code::Code;
 use crate::zookeeper::lease::{self, Deadlines};
-use crate::zookeeper::record::{Acl, Id};
+use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Fault, News, Session, Step};
 use std::collections::VecDeque;
@@ -17,9 +17,6 @@ const DELETED: &str = "the node was deleted";
 
 /// How long the answer to a release is waited for when nothing of ours can be left behind.
 const IDLE_RELEASE: Duration = Duration::from_secs(1);
-
-/// All permissions.
-const ALL: i32 = 31;
 
 /// Where to look for the lock, and how long.
 #[derive(Clone, Debug)]
@@ -99,11 +96,7 @@ impl Desk<'_> {
 
     /// The ACL of what we make.
     pub fn acl(&self) -> Vec<Acl> {
-        let (scheme, id) = match self.options.cluster.acl {
-            plan::Acl::Open => ("world", "anyone"),
-            plan::Acl::Creator => ("auth", ""),
-        };
-        vec![Acl { perms: ALL, id: Id { scheme: scheme.into(), id: id.into() } }]
+        acl::of(self.options.cluster.acl)
     }
 
     /// Whether this session is the one that we have.
@@ -200,7 +193,7 @@ impl<R: Recipe> SessionLock<R> {
         let session = Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now);
         let mut lock =
             SessionLock { session, options, recipe, phase: Phase::Contending, believed: Deadlines::NEVER, outputs: VecDeque::new() };
-        lock.with_recipe(now, |recipe, desk| recipe.restart(desk));
+        lock.with_recipe(now, Recipe::restart);
         lock
     }
 
@@ -219,7 +212,7 @@ impl<R: Recipe> SessionLock<R> {
         self.session.connected(now);
         let known = self.session.id().is_some();
         match &self.phase {
-            Phase::Contending => self.with_recipe(now, |recipe, desk| recipe.opened(desk)),
+            Phase::Contending => self.with_recipe(now, Recipe::opened),
             Phase::Proving(claim) | Phase::Held { claim, .. } if known => {
                 let path = claim.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
@@ -251,7 +244,7 @@ impl<R: Recipe> SessionLock<R> {
             return self.fail(Failure::Unfit(format!("{granted}: raise \"timeout\" in the config, or maxSessionTimeout on the server")));
         }
         if self.phase == Phase::Contending {
-            self.with_recipe(now, |recipe, desk| recipe.up(desk));
+            self.with_recipe(now, Recipe::up);
         }
     }
 
@@ -267,9 +260,10 @@ impl<R: Recipe> SessionLock<R> {
         match (request, result) {
             (Request::Ping, Ok(_)) => self.proved(now),
             (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
+            (Request::Acl { path }, Ok(Answer::Acl(acl))) => self.outputs.extend(acl::warning(path, &acl).map(Output::Warn)),
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => self.seen(stat.ephemeral_owner, now),
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == claim.path => {
-                self.lose(DELETED.into(), now, now)
+                self.lose(DELETED.into(), now, now);
             }
             _ => {} // no proof; without one the lease runs out
         }
@@ -309,6 +303,10 @@ impl<R: Recipe> SessionLock<R> {
         {
             let proof = Proof { lock: claim.path.clone(), token: claim.token, session: self.session.id() };
             self.outputs.push_back(Output::Acquired(proof));
+            let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
+                self.session.ask(Request::Acl { path: parent.into() }, now);
+            }
             self.phase = Phase::Held { claim: claim.clone(), suspended: false };
         }
     }
@@ -357,7 +355,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Settled { .. } | Phase::Over => self.session.forget(now),
             Phase::Contending | Phase::Proving(_) => {
                 self.phase = Phase::Contending;
-                self.with_recipe(now, |recipe, desk| recipe.restart(desk));
+                self.with_recipe(now, Recipe::restart);
             }
         }
     }
@@ -388,7 +386,7 @@ impl<R: Recipe> SessionLock<R> {
             }
             Phase::Proving(_) => {
                 self.phase = Phase::Contending;
-                self.with_recipe(now, |recipe, desk| recipe.restart(desk));
+                self.with_recipe(now, Recipe::restart);
             }
             _ => {}
         }
@@ -444,11 +442,11 @@ impl<R: Recipe> SessionLock<R> {
         }
         let answering = self.session.is_answering(now);
         match self.recipe.stage() {
-            Stage::Waiting { holder, made } if answering && self.phase == Phase::Contending => {
-                if self.options.patience.is_none_or(|patience| now >= patience) {
-                    self.phase = Phase::Settled { held: made };
-                    self.outputs.push_back(Output::Busy(holder));
-                }
+            Stage::Waiting { holder, made }
+                if answering && self.phase == Phase::Contending && self.options.patience.is_none_or(|patience| now >= patience) =>
+            {
+                self.phase = Phase::Settled { held: made };
+                self.outputs.push_back(Output::Busy(holder));
             }
             _ if !answering && now >= self.options.connect_by => {
                 let tried = [self.session.faults()].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");

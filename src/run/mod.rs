@@ -258,7 +258,13 @@ impl<'a> Run<'a> {
                 Failure::System(_) => End::System,
             })),
             Output::Released { .. } => self.step(Event::Released),
-            Output::Trying(_) | Output::Waiting(_) | Output::Suspended(_) | Output::Resumed | Output::Note(_) | Output::Wait(_) => {}
+            Output::Trying(_)
+            | Output::Waiting(_)
+            | Output::Suspended(_)
+            | Output::Resumed
+            | Output::Note(_)
+            | Output::Warn(_)
+            | Output::Wait(_) => {}
         }
     }
 
