@@ -88,7 +88,7 @@ fn a_command_that_ignores_the_signal_is_killed_with_its_tree() {
         run.signal(signal);
         let outcome = run.wait();
         assert!(told.elapsed() >= Duration::from_millis(300));
-        assert_eq!(sandbox.processes(), []);
+        assert_eq!(sandbox.processes(), process::NONE);
         assert_eq!(outcome, exited(137).printing("ready\n"), "signal {signal}");
     }
 }
@@ -111,7 +111,7 @@ fn a_signal_ends_the_wait_and_the_command_is_never_started() {
     client.create_ephemeral(&sandbox.node("lock"), b"host").unwrap();
     for (count, signal) in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT].into_iter().enumerate() {
         let waiter = sandbox.flock(server, &["-w", "inf", "lock", "touch ran"]).start();
-        wait_until("the waiter to wait", || sandbox.log().matches("held by").count() > count);
+        wait_until("the waiter to wait", || sandbox.log().matches("waiting for").count() > count);
         waiter.signal(signal);
         let outcome = waiter.wait();
         assert_eq!((outcome.end, outcome.stdout.as_str()), (Err(signal), ""));
@@ -192,7 +192,7 @@ fn ctrl_c_ends_a_loop_in_the_shell() {
     terminal.enter("echo code=$?");
     terminal.wait_for("code=130");
     assert!(!terminal.screen().contains("once=1"), "{}", terminal.screen());
-    assert_eq!(sandbox.running("sleep 1000"), []);
+    assert_eq!(sandbox.running("sleep 1000"), process::NONE);
 }
 
 #[test]
