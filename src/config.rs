@@ -110,7 +110,7 @@ impl Config {
                 "auth" => self.auth = self.auth(value, source)?,
                 "acl" => self.acl = source.choice("acl", value, ACL, "\"open\" or \"creator\"")?,
                 "heartbeat" => self.heartbeat = source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?,
-                _ => self.warnings.push(source.odd(&[key], "is no key of this config")),
+                _ => self.warnings.push(source.odd(&[key], "unknown key")),
             }
         }
         if self.acl == Acl::Creator && self.auth.is_none() {
@@ -139,7 +139,7 @@ impl Config {
                 }
                 "level" => self.level = self.level(value, &["logger", "level"], source),
                 "zklevel" => self.zklevel = self.level(value, &["logger", "zklevel"], source),
-                _ => self.warnings.push(source.odd(&["logger", key], "is no key of this config")),
+                _ => self.warnings.push(source.odd(&["logger", key], "unknown key")),
             }
         }
         Ok(())
@@ -177,7 +177,7 @@ impl Config {
         };
         let auth = Auth { scheme: text("scheme", "auth.scheme")?, data: text("data", "auth.data")? };
         let unknown = keys.keys().filter(|key| !["scheme", "data"].contains(&key.as_str()));
-        self.warnings.extend(unknown.map(|key| source.odd(&["auth", key], "is no key of this config")));
+        self.warnings.extend(unknown.map(|key| source.odd(&["auth", key], "unknown key")));
         Ok(Some(auth))
     }
 }
@@ -249,7 +249,7 @@ impl Source<'_> {
     }
 
     fn odd(&self, key: &[&str], what: &str) -> String {
-        format!("{}:{}: {:?} {what}", self.path.display(), text::line_of(self.json, key), key.join("."))
+        format!("{}:{}: {:?}: {what}", self.path.display(), text::line_of(self.json, key), key.join("."))
     }
 }
 
@@ -295,4 +295,179 @@ fn kind(value: &Value) -> &'static str {
 /// The line, from 1, of the byte at an offset.
 fn line_at(text: &[u8], offset: usize) -> usize {
     1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// As the original's README has it, comments and all.
+    const SAMPLE: &str = r#"{
+    "host": ["hostname1:2181","hostname2:2181","hostname3:2181"],
+    "timeout": 5,
+    "app_id": "my_application_namespace",
+    "sleep": "ON",    //ON or OFF - Default OFF
+    "maxla": 30,      // If >=0 -> max loadaverage for work. Default -1
+    "logger": {
+            "path": "/tmp/zkflock.log",
+            "level": "INFO",
+            "zklevel": "ERROR"
+    },
+    "auth": {
+        "scheme": "digest",
+        "data": "user:password"
+    }
+}
+"#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text.as_bytes(), Path::new("f")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_documented_sample_is_understood() {
+        let config = parse(SAMPLE).unwrap();
+        let hosts: Vec<_> = config.host.unwrap().hosts.iter().map(ToString::to_string).collect();
+        assert_eq!(hosts, ["hostname1:2181", "hostname2:2181", "hostname3:2181"]);
+        assert_eq!(config.timeout, Some(Duration::from_secs(5)));
+        assert_eq!(config.app_id.as_deref(), Some("my_application_namespace"));
+        assert_eq!((config.sleep, config.maxla), (Some(true), Some(30.0)));
+        assert_eq!(config.log_path.as_deref(), Some(Path::new("/tmp/zkflock.log")));
+        assert_eq!((config.level, config.zklevel), (Level::Info, Level::Error));
+        assert_eq!(config.auth, Some(Auth { scheme: "digest".into(), data: "user:password".into() }));
+        assert_eq!((config.acl, config.heartbeat), (Acl::Open, Heartbeat::Write));
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_empty_object_says_nothing() {
+        let config = parse("{}").unwrap();
+        assert!(config.host.is_none() && config.timeout.is_none() && config.app_id.is_none());
+        assert_eq!((config.sleep, config.maxla, config.log_path, config.auth), (None, None, None, None));
+        assert_eq!((config.level, config.zklevel), (Level::Info, Level::Warning));
+    }
+
+    #[test]
+    fn hosts_are_a_list_or_one_string() {
+        for (value, expected, path) in [
+            (r#""h1,h2:2182/a""#, "h1:2181 h2:2182", "/a"),
+            (r#"["h1", "h2:2182/a"]"#, "h1:2181 h2:2182", "/a"),
+            (r#"["h1,h2", "[::1]"]"#, "h1:2181 h2:2181 [::1]:2181", ""),
+        ] {
+            let Ensemble { hosts, chroot } = parse(&format!("{{\"host\": {value}}}")).unwrap().host.unwrap();
+            let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
+            assert_eq!((hosts.join(" ").as_str(), chroot.as_str()), (expected, path), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_stops_a_run_is_named_with_file_line_key_and_value() {
+        for (text, sentence) in [
+            ("", "f:1: not JSON: EOF while parsing a value at line 1 column 0"),
+            ("{\n\"timeout\": 5\n\"host\": 1}", "f:3: not JSON: expected `,` or `}` at line 3 column 1"),
+            ("{\"maxla\": NaN}", "f:1: not JSON: expected value at line 1 column 11"),
+            ("[]", "f:1: expected an object, found a list"),
+            ("{\n\"host\": 5}", "f:2: \"host\": expected a list of \"name:port\", found 5"),
+            ("{\n\n\"host\": [\"h\", null]}", "f:3: \"host\": expected a list of \"name:port\", found null"),
+            ("{\"host\": []}", "f:1: \"host\": a host is missing"),
+            ("{\"host\": [\"h:0\"]}", "f:1: \"host\": \"0\" is not a port, 1 to 65535"),
+            ("{ // c\n\"timeout\": \"soon\"}", "f:2: \"timeout\": expected seconds from 0.001 to 2147483, found \"soon\""),
+            ("{\"timeout\": true}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found true"),
+            ("{\"timeout\": 0}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found 0"),
+            ("{\"timeout\": -5}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found -5"),
+            ("{\"timeout\": 1e300}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found 1e+300"),
+            ("{\"app_id\": 5}", "f:1: \"app_id\": expected a string, found 5"),
+            ("{\"app_id\": \"\"}", "f:1: \"app_id\": \"\": it is empty"),
+            ("{\"app_id\": \"/a\"}", "f:1: \"app_id\": \"/a\": nothing before, after or between slashes"),
+            ("{\"sleep\": \"on\"}", "f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"on\""),
+            ("{\"sleep\": true}", "f:1: \"sleep\": expected \"ON\" or \"OFF\", found true"),
+            ("{\"logger\": null}", "f:1: \"logger\": expected an object, found null"),
+            ("{\"logger\": {\n\"path\": 5}}", "f:2: \"logger.path\": expected a string, found 5"),
+            ("{\"auth\": \"digest:u:secret\"}", "f:1: \"auth\": expected an object, found a string"),
+            ("{\"auth\": {\"scheme\": \"digest\",\n\"data\": 123}}", "f:2: \"auth.data\": expected a string, found a number"),
+            ("{\"auth\": {\"scheme\": \"digest\"}}", "f: missing key \"auth.data\", expected a string"),
+            ("{\"acl\": \"private\"}", "f:1: \"acl\": expected \"open\" or \"creator\", found \"private\""),
+            ("{\"acl\": \"creator\"}", "f:1: \"acl\": \"creator\" needs an \"auth\" too"),
+            ("{\"heartbeat\": false}", "f:1: \"heartbeat\": expected \"write\" or \"ping\", found false"),
+        ] {
+            assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text}");
+        }
+        let error = Config::parse(b"{\n\n\"\xff\": 1}", Path::new("f")).unwrap_err();
+        assert_eq!(error.to_string(), "f:3: not UTF-8");
+    }
+
+    #[test]
+    fn what_is_odd_is_a_warning_and_has_the_originals_effect() {
+        for (text, maxla, warning) in [
+            ("{\n\"maxla\": \"30\"}", None, "f:2: \"maxla\": expected a number, found \"30\": no limit"),
+            ("{\"maxla\": null}", None, "f:1: \"maxla\": expected a number, found null: no limit"),
+            ("{\"maxla\": [1]}", None, "f:1: \"maxla\": expected a number, found a list: no limit"),
+            ("{\"maxla\": true}", Some(1.0), "f:1: \"maxla\": expected a number, found true: taken for 1"),
+            ("{\"maxla\": false}", Some(0.0), "f:1: \"maxla\": expected a number, found false: no limit"),
+            ("{\"maxla\": 1.5,\n\"max_la\": 2}", Some(1.5), "f:2: \"max_la\": unknown key"),
+            ("{\"logger\": {\n\"file\": 1}}", None, "f:2: \"logger.file\": unknown key"),
+            ("{\"auth\": null}", None, "f:1: \"auth\": expected an object, found null: not authenticated"),
+            ("{\"auth\": {\"scheme\": \"\", \"data\": \"\",\n\"user\": 1}}", None, "f:2: \"auth.user\": unknown key"),
+        ] {
+            let config = parse(text).unwrap();
+            assert_eq!((config.maxla, config.warnings), (maxla, vec![warning.to_owned()]), "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_have_the_names_that_python_has() {
+        for (value, level, warnings) in [
+            ("\"DEBUG\"", Level::Debug, 0),
+            ("\"debug\"", Level::Debug, 0),
+            ("\"Info\"", Level::Info, 0),
+            ("\"WARN\"", Level::Warning, 0),
+            ("\"warning\"", Level::Warning, 0),
+            ("\"ERROR\"", Level::Error, 0),
+            ("\"CRITICAL\"", Level::Critical, 0),
+            ("\"FATAL\"", Level::Critical, 0),
+            ("\"LOUD\"", Level::Error, 0),
+            ("\"\"", Level::Error, 0),
+            ("20", Level::Warning, 1),
+            ("null", Level::Warning, 1),
+        ] {
+            for key in ["level", "zklevel"] {
+                let config = parse(&format!("{{\"logger\": {{\"{key}\": {value}}}}}")).unwrap();
+                let found = if key == "level" { config.level } else { config.zklevel };
+                assert_eq!((found, config.warnings.len()), (level, warnings), "{key} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_to_dev_null_is_none() {
+        assert_eq!(parse(r#"{"logger": {"path": "/dev/null"}}"#).unwrap().log_path, None);
+        assert_eq!(parse(r#"{"logger": {"path": "log"}}"#).unwrap().log_path, Some("log".into()));
+    }
+
+    #[test]
+    fn the_new_keys_are_read() {
+        let config = parse(r#"{"acl": "creator", "heartbeat": "ping", "auth": {"scheme": "digest", "data": "u:p"}}"#).unwrap();
+        assert_eq!((config.acl, config.heartbeat), (Acl::Creator, Heartbeat::Ping));
+    }
+
+    #[test]
+    fn a_long_value_is_shown_in_part() {
+        let sentence = parse(&format!("{{\"sleep\": \"{}\"}}", "é".repeat(100_000))).unwrap_err();
+        assert_eq!(sentence, format!("f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"{}\"…", "é".repeat(40)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(text in any::<Vec<u8>>()) {
+            let _ = Config::parse(&text, Path::new("f"));
+        }
+
+        #[test]
+        fn no_change_of_the_sample_makes_it_panic(at in 0..SAMPLE.len(), length in 0..40usize, with in "[\\[\\]{}\",:/0-9a-e\\\\\n]{0,8}") {
+            let end = SAMPLE.len().min(at + length);
+            let text = [&SAMPLE[..at], &with, &SAMPLE[end..]].concat();
+            let _ = parse(&text);
+        }
+    }
 }

@@ -4,12 +4,13 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
 use zk_flock::moment::Moment;
 use zk_flock::plan::Exit;
-use zk_flock::sys::{clock, file, signals};
+use zk_flock::sys::{clock, file, poll, signals};
 use zk_flock::{log, run};
 
 /// Every name that this executable answers to; under any other it is the first one.
@@ -25,26 +26,25 @@ fn main() -> ExitCode {
     let called = words.next().unwrap_or_default();
     let mut words: Vec<_> = words.collect();
     match pick(&called, &mut words) {
-        Some(program) => start(program, words, started),
-        None => {
-            let names: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
-            log::complain(PROGRAMS[0].name, &format_args!("--program: expected {}", names.join(" or ")));
+        Ok(program) => start(program, words, started),
+        Err(name) => {
+            let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
+            log::complain(known[0], &format_args!("--program: expected {}, found {name:?}", known.join(" or ")));
             USAGE.into()
         }
     }
 }
 
-/// The program that a first word `--program=NAME` asks for, else the one that goes by the name that we were `called`.
-fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Option<&'static Program> {
+/// The program that a first word `--program=NAME` asks for, which is taken away; else the one whose name we were `called` by. `Err` has a
+/// name that is none.
+fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, String> {
     let named = |name: &OsStr| PROGRAMS.iter().find(|program| name == program.name);
-    match words.first().and_then(|word| word.as_encoded_bytes().strip_prefix(b"--program=")) {
-        Some(name) => {
-            let program = PROGRAMS.iter().find(|program| name == program.name.as_bytes());
-            words.remove(0);
-            program
-        }
-        None => Path::new(called).file_name().and_then(named).or(PROGRAMS.first()),
-    }
+    let Some(name) = words.first().and_then(|word| word.as_bytes().strip_prefix(b"--program=")).map(OsStr::from_bytes) else {
+        return Ok(Path::new(called).file_name().and_then(named).unwrap_or(&PROGRAMS[0]));
+    };
+    let program = named(name).ok_or_else(|| name.to_string_lossy().into_owned())?;
+    words.remove(0);
+    Ok(program)
 }
 
 fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
@@ -57,7 +57,7 @@ fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
         Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
         Err(error) => {
             log::complain(program.name, &error);
-            if error.wants_usage() {
+            if error.wants_usage() && poll::has_room(io::stderr()) {
                 let _ = writeln!(io::stderr(), "{}", program.usage());
             }
             error.exit_code().into()

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 /// A name that this executable answers to.
 pub struct Program {
-    /// As in argv[0], without folders.
+    /// As in `argv[0]`, without folders.
     pub name: &'static str,
     /// What `--help` prints; its first paragraph is the usage.
     pub help: &'static str,

@@ -56,7 +56,7 @@ pub const NAMES: Kind<u32> =
 /// A signal, or none.
 pub const SIGNAL: Kind<Option<Signal>> = Kind {
     expected: "a signal by number or name, or 0 for none",
-    read: |text| if text == "0" { Some(None) } else { Signal::parse(text).map(Some) },
+    read: |text| if text.parse() == Ok(0) { Some(None) } else { Signal::parse(text).map(Some) },
 };
 
 /// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
@@ -144,7 +144,9 @@ mod tests {
 
     #[test]
     fn a_signal_may_be_none() {
-        for (text, signal) in [("0", None), ("15", Some(Signal::TERM)), ("KILL", Some(Signal::KILL)), ("sigusr1", Some(Signal::USR1))] {
+        for (text, signal) in
+            [("0", None), ("00", None), ("15", Some(Signal::TERM)), ("KILL", Some(Signal::KILL)), ("sigusr1", Some(Signal::USR1))]
+        {
             assert_eq!(read(&SIGNAL, text), Some(signal), "{text}");
         }
         for text in JUNK.iter().chain(&["65", "-1", "SIGNOT"]) {

@@ -29,10 +29,10 @@ COMMAND is split into words like a shell does it, and run without a shell.
   -x, --exitcode N        exit code if the lock is not to be had (0)
   -n N                    take the first free one of LOCKNAME_0 ... LOCKNAME_N-1
   -l, --minlocktime SECS  hold the lock at least so long (5)
-  -p, --pdeathsig SIG     signal for the command if zk-flock dies (TERM); 0: none
+  -p, --pdeathsig SIG     signal to the command if zk-flock dies (TERM; 0: none)
   -k, --kill-after SECS   time from TERM to KILL when zk-flock is stopped (5)
       --hosts LIST        ZooKeeper servers, HOST:PORT,...[/CHROOT]
-      --app-id ID         namespace of the lock; with --hosts, no config is needed
+      --app-id ID         namespace; given with --hosts, no config is needed
       --timeout SECS      session timeout; bounds connecting too
       --local[=DIR]       no ZooKeeper: a lock of this host, a file below DIR
       --sysexits          tell failures apart by the codes of sysexits.h
@@ -342,4 +342,320 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
     let length = File::open(path).and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_end(&mut text)).map_err(unreadable)?;
     if length as u64 > LONGEST_CONFIG { Err(Fault::TooLong(path.to_owned())) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Acl, Auth, Heartbeat, Host, Level};
+    use std::os::unix::ffi::OsStringExt;
+    use std::{env, fs, process};
+
+    fn environment() -> Environment {
+        Environment { euid: 7, xdg_runtime_dir: None, current_dir: "/here".into() }
+    }
+
+    /// What is typed, with `|` between the words.
+    fn line(words: &str) -> Vec<OsString> {
+        if words.is_empty() { Vec::new() } else { words.split('|').map(OsString::from).collect() }
+    }
+
+    fn typed(words: &[OsString]) -> Result<Options, Fault> {
+        let mut parser = lexopt::Parser::from_args(words);
+        let mut options = Options::default();
+        while !matches!(options.take(&mut parser)?, Taken::All) {}
+        Ok(options)
+    }
+
+    /// The plan of a line with a config whose text is given; nothing is read.
+    fn plan_in(words: &str, config: &str, environment: &Environment) -> Result<Plan, String> {
+        let planned = typed(&line(words)).and_then(|options| {
+            let (name, command) = options.words()?;
+            options.agree()?;
+            let config = Config::parse(config.as_bytes(), Path::new("f"))?;
+            options.join(config, Path::new("f"), &name, command, environment)
+        });
+        planned.map_err(|fault| fault.to_string())
+    }
+
+    fn plan(words: &str, config: &str) -> Result<Plan, String> {
+        plan_in(words, config, &environment())
+    }
+
+    /// A plan that needs no config.
+    fn alone(words: &str) -> Result<Plan, String> {
+        plan(&format!("--hosts|h|--app-id|app|{words}"), "{}")
+    }
+
+    const WHOLE_CONFIG: &str = r#"{"host": ["h1:2181", "h2:2182/a"], "timeout": 2.5, "app_id": "app"}"#;
+
+    #[test]
+    fn nothing_but_the_two_words_is_the_originals_defaults() {
+        let plan = plan("NAME|sleep '1 s'", WHOLE_CONFIG).unwrap();
+        let Lock::Node { cluster, app_id, names, announce } = plan.lock else { panic!("{:?}", plan.lock) };
+        let hosts = [("h1", 2181), ("h2", 2182)].map(|(name, port)| Host { name: name.into(), port });
+        assert_eq!((cluster.hosts, cluster.chroot.as_str()), (hosts.to_vec(), "/a"));
+        assert_eq!(cluster.timeout, Duration::from_millis(2500));
+        assert_eq!((cluster.auth, cluster.acl, cluster.heartbeat), (None, Acl::Open, Heartbeat::Write));
+        assert_eq!((app_id.as_str(), names, announce), ("app", vec!["NAME".to_owned()], false));
+        assert_eq!(plan.command, Command { words: vec!["sleep".into(), "1 s".into()], shown: "sleep '1 s'".into() });
+        assert_eq!((plan.wait, plan.minimum_hold, plan.kill_after), (Duration::ZERO, Duration::from_secs(5), Duration::from_secs(5)));
+        assert_eq!(plan.death_signal, Some(Signal::TERM));
+        assert_eq!(plan.exit_codes, ExitCodes { busy: None, busy_default: 0, sysexits: false });
+        assert_eq!(plan.gate, Gate { max_load: None, sleep: false });
+        assert_eq!(plan.log, Log { path: None, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() });
+        assert!(!plan.daemonize && !plan.verbose);
+        assert_eq!(plan.program, "zk-flock");
+    }
+
+    #[test]
+    fn each_option_has_its_effect_however_it_is_typed() {
+        type Effect = fn(&Plan) -> bool;
+        let rows: &[(&[&str], Effect)] = &[
+            (&["-d", "--daemonize", "--daemon", "--d"], |plan| plan.daemonize),
+            (&["-m1.5", "-m|1.5", "--maxla=1.5", "--maxla|1.5", "--ma=1.5"], |plan| plan.gate.max_load == Some(1.5)),
+            (&["-m0", "-m-1", "--maxla|-1"], |plan| plan.gate.max_load.is_none()),
+            (&["-s", "--sleep", "--sl"], |plan| plan.gate.sleep),
+            (&["-w5", "-w|5", "-w|5.0", "--wait=5", "--w|5"], |plan| plan.wait == Duration::from_secs(5)),
+            (&["-w|-1", "-w-1", "--wait=-1", "-w0"], |plan| plan.wait == Duration::ZERO),
+            (&["-w|inf", "--wait=inf"], |plan| plan.wait == Duration::MAX),
+            (&["-x17", "--exitcode=17", "--e|17"], |plan| plan.exit_codes.busy == Some(17)),
+            (&["-l.5", "--minlocktime|0.5", "--mi=.5"], |plan| plan.minimum_hold == Duration::from_millis(500)),
+            (&["-p9", "-pKILL", "--pdeathsig=sigkill", "--p|9"], |plan| plan.death_signal == Some(Signal::KILL)),
+            (&["-p0", "--pdeathsig|0"], |plan| plan.death_signal.is_none()),
+            (&["-k1", "--kill-after=1", "--k|1"], |plan| plan.kill_after == Duration::from_secs(1)),
+            (&["-kinf"], |plan| plan.kill_after == Duration::MAX),
+            (&["--sysexits", "--sy"], |plan| plan.exit_codes.sysexits),
+            (&["-v", "--verbose", "--verb"], |plan| plan.verbose),
+            (&["-dsv", "-vsd", "-dsvw9"], |plan| plan.daemonize && plan.gate.sleep && plan.verbose),
+        ];
+        for (ways, effect) in rows {
+            for way in *ways {
+                for line in [format!("{way}|NAME|true"), format!("NAME|{way}|true"), format!("NAME|true|{way}")] {
+                    assert!(effect(&alone(&line).unwrap()), "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_long_option_is_in_the_help_and_is_taken() {
+        for name in LONG {
+            assert!(HELP.contains(&format!("--{name}")), "{name}");
+            let fault = typed(&[format!("--{name}=x").into()]).err().map(|fault| fault.to_string()).unwrap_or_default();
+            assert!(!fault.starts_with("invalid option"), "{fault}");
+        }
+        assert!(HELP.lines().count() <= 40 && HELP.lines().all(|line| line.chars().count() <= 80), "one screen");
+    }
+
+    #[test]
+    fn a_wrong_option_is_named() {
+        for (words, sentence) in [
+            ("--bogus", "invalid option '--bogus'"),
+            ("-Q", "invalid option '-Q'"),
+            ("--m=1", "--m could be --maxla or --minlocktime"),
+            ("--ver", "--ver could be --verbose or --version"),
+            ("-w", "missing argument for option '-w'"),
+            ("--wait", "missing argument for option '--wait'"),
+            ("-w|", "--wait: expected seconds up to 1e9, or inf, found \"\""),
+            ("--wait=", "--wait: expected seconds up to 1e9, or inf, found \"\""),
+            ("-w1e300", "--wait: expected seconds up to 1e9, or inf, found \"1e300\""),
+            ("-wnan", "--wait: expected seconds up to 1e9, or inf, found \"nan\""),
+            ("-l-1", "--minlocktime: expected seconds from 0 to 1e9, or inf, found \"-1\""),
+            ("-k|--|-1", "--kill-after: expected seconds from 0 to 1e9, or inf, found \"--\""),
+            ("-x256", "--exitcode: expected an exit code, 0 to 255, found \"256\""),
+            ("-n1000000", "-n: expected a number of names, 0 to 10000, found \"1000000\""),
+            ("-pNONE", "--pdeathsig: expected a signal by number or name, or 0 for none, found \"NONE\""),
+            ("-mhigh", "--maxla: expected a load average up to 1e9, found \"high\""),
+            ("--timeout=inf", "--timeout: expected seconds from 0.001 to 2147483, found \"inf\""),
+            ("--hosts=h:x", "--hosts: \"x\" is not a port, 1 to 65535"),
+            ("--local=", "--local: expected a folder, found \"\""),
+            ("--daemonize=yes", "unexpected argument for option '--daemonize': \"yes\""),
+            ("--local", "--hosts makes no sense with --local"),
+            ("--app-id=", "app id \"\": it is empty"),
+        ] {
+            assert_eq!(alone(&format!("NAME|true|{words}")).map(drop), Err(sentence.to_owned()), "{words}");
+        }
+    }
+
+    #[test]
+    fn one_word_is_split_and_more_after_dashes_are_taken_as_they_are() {
+        for (words, argv, shown) in [
+            ("NAME|a 'b c'", "a|b c", "a 'b c'"),
+            ("NAME|--|a 'b c'", "a|b c", "a 'b c'"),
+            ("--|NAME|a 'b c'", "a|b c", "a 'b c'"),
+            ("NAME|a 'b c'|--", "a|b c", "a 'b c'"),
+            ("NAME|--|a|'b c'", "a|'b c'", "a 'b c'"),
+            ("--|NAME|a|-w", "a|-w", "a -w"),
+            ("NAME|--|a|--|--help", "a|--|--help", "a -- --help"),
+            ("NAME|''", "", "''"),
+            ("NAME|-", "-", "-"),
+        ] {
+            let plan = alone(words).unwrap_or_else(|sentence| panic!("{words}: {sentence}"));
+            let expected = if argv.is_empty() { vec![OsString::new()] } else { line(argv) };
+            assert_eq!(plan.command, Command { words: expected, shown: shown.into() }, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_words_or_an_empty_command_is_exit_1_with_the_usage() {
+        for (words, sentence) in [
+            ("", "lock name and command are missing"),
+            ("NAME", "the command is missing"),
+            ("NAME|--", "the command is missing"),
+            ("NAME|a|b", "expected a lock name and a command in one word, found 3 words (give more after --)"),
+            ("NAME|a|--|b", "expected a lock name and a command in one word, found 3 words (give more after --)"),
+            ("NAME|", "the command is empty"),
+            ("NAME|  ", "the command is empty"),
+        ] {
+            let error = request(line(words), &environment()).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, 1, true), "{words}");
+        }
+        for (words, sentence) in [
+            ("NAME|a 'b", "cannot split the command: no closing '"),
+            ("NAME|a\\", "cannot split the command: nothing follows the last backslash"),
+        ] {
+            let error = request(line(words), &environment()).unwrap_err();
+            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
+        }
+    }
+
+    #[test]
+    fn text_is_asked_for_only_where_it_is_needed() {
+        let bytes = OsString::from_vec(b"\xff".to_vec());
+        let words = |words: [OsString; 4]| typed(&words).unwrap().words().map_err(|fault| fault.to_string());
+        let (_, command) = words(["NAME".into(), "--".into(), "true".into(), bytes.clone()]).unwrap();
+        assert_eq!(command.words, ["true".into(), bytes.clone()]);
+        assert_eq!(words([bytes, "--".into(), "true".into(), "x".into()]).unwrap_err(), "lock name \"\u{fffd}\": it is not UTF-8");
+    }
+
+    #[test]
+    fn help_and_version_work_whatever_else_is_wrong() {
+        for words in ["--help", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"] {
+            assert!(matches!(request(line(words), &environment()), Ok(Request::Help(HELP))), "{words}");
+        }
+        for words in ["--version", "-V", "--bogus|-V", "-x|300|-V|-h"] {
+            assert!(matches!(request(line(words), &environment()), Ok(Request::Version)), "{words}");
+        }
+        assert!(request(line("NAME|--|-h"), &environment()).is_err(), "after -- it is the command's");
+    }
+
+    #[test]
+    fn sysexits_tells_failures_apart_wherever_it_stands() {
+        for (words, plain, sysexit) in
+            [("--bogus", 2, 64), ("NAME|a 'b", 2, 64), ("", 1, 64), ("NAME|a|b", 1, 64), ("-c|/nowhere|NAME|true", 1, 78)]
+        {
+            let code = |words: &str| request(line(words), &environment()).unwrap_err().exit_code();
+            assert_eq!(code(words), plain, "{words}");
+            assert_eq!([code(&format!("--sysexits|{words}")), code(&format!("{words}|--sysexits"))], [sysexit; 2], "{words}");
+        }
+    }
+
+    #[test]
+    fn the_line_beats_the_config() {
+        let config = r#"{"host": "h", "timeout": 5, "app_id": "app", "sleep": "OFF", "maxla": 30}"#;
+        assert_eq!(plan("NAME|a", config).unwrap().gate, Gate { max_load: Some(30.0), sleep: false });
+        assert_eq!(plan("-s|-m2|NAME|a", config).unwrap().gate, Gate { max_load: Some(2.0), sleep: true });
+        assert_eq!(plan("-m0|NAME|a", config).unwrap().gate, Gate { max_load: None, sleep: false });
+        let plan = plan("--hosts=x:1/c|--app-id=y/z|--timeout=9|NAME|a", config).unwrap();
+        let Lock::Node { cluster, app_id, .. } = plan.lock else { panic!("{:?}", plan.lock) };
+        assert_eq!((cluster.hosts[0].to_string().as_str(), cluster.chroot.as_str()), ("x:1", "/c"));
+        assert_eq!((cluster.timeout, app_id.as_str()), (Duration::from_secs(9), "y/z"));
+    }
+
+    #[test]
+    fn every_key_of_the_config_reaches_the_plan() {
+        let config = r#"{"host": "h", "timeout": 5, "app_id": "app", "sleep": "ON", "maxla": -1, "acl": "creator", "heartbeat": "ping",
+            "auth": {"scheme": "digest", "data": "u:p"}, "logger": {"path": "log", "level": "ERROR", "zklevel": "DEBUG"}, "odd": 1}"#;
+        let plan = plan("NAME|a", config).unwrap();
+        let Lock::Node { cluster, .. } = plan.lock else { panic!("{:?}", plan.lock) };
+        assert_eq!((cluster.acl, cluster.heartbeat), (Acl::Creator, Heartbeat::Ping));
+        assert_eq!(cluster.auth, Some(Auth { scheme: "digest".into(), data: "u:p".into() }));
+        assert_eq!(plan.gate, Gate { max_load: None, sleep: true });
+        let Log { path, level, session_level, warnings } = plan.log;
+        assert_eq!((path, level, session_level), (Some("/here/log".into()), Level::Error, Level::Debug));
+        assert_eq!(warnings, ["f:2: \"odd\": unknown key"]);
+    }
+
+    #[test]
+    fn what_neither_line_nor_config_says_is_missing() {
+        for (words, config, sentence) in [
+            ("", r#"{"timeout": 5, "app_id": "a"}"#, "f: missing key \"host\", expected a list of \"name:port\""),
+            ("", r#"{"host": "h", "app_id": "a"}"#, "f: missing key \"timeout\", expected seconds from 0.001 to 2147483"),
+            ("", r#"{"host": "h", "timeout": 5}"#, "f: missing key \"app_id\", expected a string"),
+            ("--hosts=h|", r#"{"timeout": 5}"#, "f: missing key \"app_id\", expected a string"),
+            ("--app-id=a|", r#"{"host": "h"}"#, "f: missing key \"timeout\", expected seconds from 0.001 to 2147483"),
+        ] {
+            assert_eq!(plan(&format!("{words}NAME|true"), config).map(drop), Err(sentence.to_owned()), "{words} {config}");
+        }
+        let Lock::Node { cluster, .. } = alone("NAME|true").unwrap().lock else { panic!("not a node") };
+        assert_eq!(cluster.timeout, Duration::from_secs(15));
+    }
+
+    #[test]
+    fn a_number_makes_names() {
+        let Lock::Node { names, announce, .. } = alone("-n3|NAME|true").unwrap().lock else { panic!("not a node") };
+        assert_eq!((names, announce), (["NAME_0", "NAME_1", "NAME_2"].map(String::from).to_vec(), true));
+        let Lock::Node { names, announce, .. } = alone("-n0|NAME|true").unwrap().lock else { panic!("not a node") };
+        assert_eq!((names, announce), (vec!["NAME".to_owned()], false));
+    }
+
+    #[test]
+    fn a_lock_of_this_host_is_a_file() {
+        let runtime = Environment { xdg_runtime_dir: Some("/run/user/7".into()), ..environment() };
+        let relative = Environment { xdg_runtime_dir: Some("run".into()), ..environment() };
+        let root = Environment { euid: 0, ..runtime.clone() };
+        for (environment, words, directory, private) in [
+            (environment(), "--local", "/tmp/zk-flock-7/default", true),
+            (relative, "--local", "/tmp/zk-flock-7/default", true),
+            (runtime.clone(), "--local", "/run/user/7/zk-flock/default", true),
+            (root, "--local|--app-id=app", "/run/lock/zk-flock/app", true),
+            (runtime.clone(), "--local=/dir", "/dir/default", false),
+            (runtime, "--loc=dir", "/here/dir/default", false),
+        ] {
+            let plan = plan_in(&format!("{words}|NAME|true"), "{}", &environment).unwrap();
+            let Lock::Local { directory: found, private: own, names, announce } = plan.lock else { panic!("{words}") };
+            assert_eq!((found.to_str(), own, names, announce), (Some(directory), private, vec!["NAME".to_owned()], false), "{words}");
+        }
+        let Lock::Local { directory, .. } = plan("--local=/dir|NAME|true", r#"{"app_id": "ours"}"#).unwrap().lock else { panic!() };
+        assert_eq!(directory, Path::new("/dir/ours"));
+    }
+
+    #[test]
+    fn names_that_cannot_be_are_refused_with_the_reason() {
+        for (words, sentence) in [
+            ("--hosts=h|--app-id=a||true", "lock name \"\": it is empty"),
+            ("--hosts=h|--app-id=a|-n2||true", "lock name \"\": it is empty"),
+            ("--hosts=h|--app-id=a|..|true", "lock name \"..\": \".\" and \"..\" are no names"),
+            ("--hosts=h|--app-id=a|a//b|true", "lock name \"a//b\": nothing before, after or between slashes"),
+            ("--hosts=h|--app-id=a|a\u{1}|true", "lock name \"a\\u{1}\": character U+0001 is not allowed"),
+            ("--hosts=h|--app-id=a/|a|true", "app id \"a/\": nothing before, after or between slashes"),
+            ("--local|a/b|true", "lock name \"a/b\": no \"/\" with --local"),
+            ("--local|.|true", "lock name \".\": \".\" and \"..\" are no names"),
+            ("--local|--app-id=a/b|a|true", "app id \"a/b\": no \"/\" with --local"),
+        ] {
+            assert_eq!(plan(words, "{}").map(drop), Err(sentence.to_owned()), "{words}");
+        }
+        assert!(alone("a/b c|true").is_ok(), "the server decides about parents");
+    }
+
+    #[test]
+    fn the_config_is_read_from_where_it_is_and_not_without_end() {
+        let path = env::temp_dir().join(format!("zk-flock-config-{}", process::id()));
+        let read =
+            |words: &str| request(line(&format!("-c|{}|{words}", path.display())), &environment()).map_err(|error| error.to_string());
+        let shown = path.display();
+        fs::write(&path, WHOLE_CONFIG).unwrap();
+        assert!(matches!(read("NAME|true"), Ok(Request::Run(_))));
+        fs::write(&path, "{\n\"host\": 5}").unwrap();
+        for words in ["NAME|true", "--local|NAME|true", "--hosts=h|--app-id=a|NAME|true"] {
+            assert_eq!(read(words).unwrap_err(), format!("{shown}:2: \"host\": expected a list of \"name:port\", found 5"), "{words}");
+        }
+        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
+        assert_eq!(read("NAME|true").unwrap_err(), format!("{shown}: longer than 1 MiB, so not a config"));
+        fs::remove_file(&path).unwrap();
+        for words in ["NAME|true", "--local|NAME|true"] {
+            assert_eq!(read(words).unwrap_err(), format!("cannot read {shown}: No such file or directory (os error 2)"), "{words}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and says what to do. The loop drains `poll` until
 //! it says `Wait`, then sleeps until that moment or until something happens.
 
+#[cfg(test)]
+mod fake;
 pub mod local;
 pub mod node;
 

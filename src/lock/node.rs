@@ -5,7 +5,7 @@ use super::{Failure, Holder, Input, Lock, Output, Proof};
 use crate::moment::Moment;
 use crate::plan::{self, Heartbeat};
 use crate::zookeeper::code::{Code, flag};
-use crate::zookeeper::lease::Deadlines;
+use crate::zookeeper::lease::{self, Deadlines};
 use crate::zookeeper::record::{Acl, Id, Stat};
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Fault, News, Session, Step};
@@ -191,6 +191,10 @@ impl Node {
         let (server, id, timeout) = (self.session.server(), self.session.id().unwrap_or(0), self.session.lease().timeout());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
+        if timeout < lease::SHORTEST {
+            let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
+            return self.fail(Failure::Unfit(format!("{granted}: raise \"timeout\" in the config, or maxSessionTimeout on the server")));
+        }
         if let Phase::Contending { name, asked: false, .. } = self.phase {
             self.contend(name, now);
         }
@@ -572,4 +576,293 @@ fn host(data: &[u8]) -> Option<String> {
     let (host, uuid) = text.split_at_checked(text.len().checked_sub(UUID_LENGTH)?)?;
     let dashes = uuid.match_indices('-').map(|(index, _)| index).eq([8, 13, 18, 23]);
     (dashes && !host.is_empty() && !host.contains(char::is_control)).then(|| host.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Client, Fake};
+    use super::*;
+    use crate::plan::Cluster;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    const OURS: &str = "here01234567-89ab-cdef-0123-456789abcdef";
+    const THEIRS: &[u8] = b"there76543210-89ab-cdef-0123-456789abcdef";
+    const LOCK: &str = "/app/lock";
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+    }
+
+    fn options(names: &[&str], wait: Duration) -> Options {
+        let auth = None;
+        let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+        Options {
+            servers: vec!["h1:2181".into()],
+            unresolved: vec![],
+            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth, acl, heartbeat },
+            app_id: "app".into(),
+            names: names.iter().map(|&name| name.into()).collect(),
+            content: OURS.into(),
+            patience: (!wait.is_zero()).then(|| at(0) + wait),
+            connect_by: at(0) + wait.max(TIMEOUT),
+            kill_after: Duration::from_secs(5),
+        }
+    }
+
+    fn client(wait: Duration) -> Client<Node> {
+        Client::new(Node::new(options(&["lock"], wait), at(0)))
+    }
+
+    fn acquired(client: &Client<Node>) -> usize {
+        client.said.iter().filter(|output| matches!(output, Output::Acquired(_))).count()
+    }
+
+    /// Plays time forward, from one thing due to the next, until the lock has said something that `wanted` likes.
+    fn until(client: &mut Client<Node>, fake: &mut Fake, mut now: Moment, wanted: impl Fn(&Output) -> bool) -> Moment {
+        for _ in 0..2000 {
+            fake.expire(now);
+            client.talk(fake, now);
+            if client.said.iter().any(&wanted) {
+                return now;
+            }
+            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+        }
+        panic!("never said; but {:?}", client.said);
+    }
+
+    #[test]
+    fn a_free_lock_is_ours_and_goes_with_our_session() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+        let entry = &fake.nodes[LOCK];
+        assert_eq!(entry.data, OURS.as_bytes());
+        let token = entry.czxid;
+        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == token && proof.lock == LOCK)));
+        client.release(&mut fake, at(10));
+        assert!(!fake.nodes.contains_key(LOCK));
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+    }
+
+    #[test]
+    fn the_first_write_carries_it_all() {
+        let mut node = Node::new(options(&["lock"], Duration::ZERO), at(0));
+        assert_eq!(node.poll(at(0)), Output::Connect(0));
+        node.handle(Input::Connected, at(0));
+        let Output::Send(bytes) = node.poll(at(0)) else { panic!("nothing was sent") };
+        let mut rest = &bytes[..];
+        let mut frames = 0;
+        while let Some(_frame) = crate::zookeeper::wire::next_frame(&mut rest).unwrap() {
+            frames += 1;
+        }
+        assert_eq!((frames, rest.len()), (3, 0), "connect, create, getData");
+    }
+
+    #[test]
+    fn parents_that_are_missing_are_made() {
+        let mut fake = Fake::default();
+        let mut options = options(&["lock"], Duration::ZERO);
+        options.cluster.chroot = "/a/b".into();
+        let mut client = Client::new(Node::new(options, at(0)));
+        client.talk(&mut fake, at(0));
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/app", "/a/b/app/lock"]);
+        assert_eq!(fake.nodes["/a/b/app"].data, b"Rootnode");
+    }
+
+    #[test]
+    fn a_name_below_a_node_that_does_not_exist_is_an_error_and_not_busy() {
+        let mut fake = Fake::with_parent("/app");
+        let mut client = Client::new(Node::new(options(&["a/b"], Duration::ZERO), at(0)));
+        client.talk(&mut fake, at(0));
+        assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Refused { .. }))), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_taken_lock_is_busy_at_once_and_says_by_whom() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        fake.put(LOCK, THEIRS, 77);
+        client.talk(&mut fake, at(0));
+        let Some(Output::Busy(holder)) = client.said.last() else { panic!("{:?}", client.said) };
+        assert_eq!((holder.host.as_deref(), holder.session), (Some("there"), Some(77)));
+    }
+
+    #[test]
+    fn a_waiter_gets_the_lock_when_its_node_goes() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
+        fake.put(LOCK, THEIRS, 77);
+        client.talk(&mut fake, at(0));
+        assert!(matches!(client.said.last(), Some(Output::Waiting(_))), "{:?}", client.said);
+        fake.delete(LOCK);
+        client.talk(&mut fake, at(1000));
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_waiter_whose_patience_ends_says_busy_and_leaves_nothing() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
+        fake.put(LOCK, THEIRS, 77);
+        let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Busy(_)));
+        assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
+        client.release(&mut fake, end);
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+    }
+
+    #[test]
+    fn of_several_names_the_first_that_is_free_will_do() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put("/app/l_0", THEIRS, 77);
+        let mut client = Client::new(Node::new(options(&["l_0", "l_1"], Duration::ZERO), at(0)));
+        client.talk(&mut fake, at(0));
+        let tried: Vec<_> =
+            client.said.iter().filter_map(|output| if let Output::Trying(name) = output { Some(name.as_str()) } else { None }).collect();
+        assert_eq!(tried, ["l_0", "l_1"]);
+        assert_eq!(fake.nodes["/app/l_1"].data, OURS.as_bytes());
+    }
+
+    #[test]
+    fn with_all_names_taken_the_first_that_goes_is_ours() {
+        for gone in ["/app/l_0", "/app/l_1"] {
+            let mut fake = Fake::with_parent("/app");
+            fake.put("/app/l_0", THEIRS, 77);
+            fake.put("/app/l_1", THEIRS, 78);
+            let mut client = Client::new(Node::new(options(&["l_0", "l_1"], TIMEOUT), at(0)));
+            client.talk(&mut fake, at(0));
+            fake.delete(gone);
+            client.talk(&mut fake, at(500));
+            assert_eq!(fake.nodes[gone].data, OURS.as_bytes(), "{:?}", client.said);
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_unreachable_and_never_busy() {
+        for wait in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(8)] {
+            let (mut fake, mut client) = (Fake::default(), client(wait));
+            fake.down = true;
+            let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Failed(_) | Output::Busy(_)));
+            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable { .. }))), "{:?}", client.said);
+            let limit = at(0) + wait.max(TIMEOUT);
+            assert!((limit..limit + Duration::from_millis(600)).contains(&end), "{end:?} for {wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_holder_whose_node_is_deleted_or_taken_over_has_lost() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        fake.delete(LOCK);
+        client.talk(&mut fake, at(200));
+        assert!(client.said.contains(&Output::Lost { why: DELETED.into(), dead_by: at(200) }), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_holder_whose_session_has_expired_learns_it_on_the_way_back() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        let session = fake.nodes[LOCK].owner;
+        client.cut(&mut fake, at(100));
+        fake.end(session);
+        fake.put(LOCK, THEIRS, 77);
+        client.talk(&mut fake, at(200));
+        assert!(
+            client.said.iter().any(|output| matches!(output, Output::Lost { dead_by, .. } if *dead_by == at(200))),
+            "{:?}",
+            client.said
+        );
+    }
+
+    #[test]
+    fn an_outage_that_the_lease_outlasts_is_survived() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        let mut now = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Acquired(_)));
+        for _ in 0..40 {
+            now = now + Duration::from_millis(100);
+            client.talk(&mut fake, now);
+        }
+        fake.down = true;
+        client.cut(&mut fake, now);
+        for _ in 0..18 {
+            client.talk(&mut fake, now);
+            now = now + Duration::from_millis(100);
+        }
+        fake.down = false;
+        until(&mut client, &mut fake, now, |output| *output == Output::Resumed);
+        assert!(!client.said.iter().any(|output| matches!(output, Output::Lost { .. })), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_holder_that_nobody_answers_loses_the_lock_in_time() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        fake.down = true;
+        client.cut(&mut fake, at(0));
+        let lost = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Lost { .. }));
+        let Some(Output::Lost { dead_by, .. }) = client.said.iter().find(|output| matches!(output, Output::Lost { .. })) else {
+            unreachable!()
+        };
+        assert!(lost < *dead_by && *dead_by <= at(0) + TIMEOUT, "{lost:?} {dead_by:?}");
+    }
+
+    #[test]
+    fn after_a_pause_of_the_process_the_clock_is_believed_before_any_peer() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
+        client.lock.handle(Input::Received(&[]), at(6000));
+        client.talk(&mut fake, at(6000));
+        assert!(client.said.iter().any(|output| matches!(output, Output::Lost { .. })), "{:?}", client.said);
+    }
+
+    /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, once, and never called busy.
+    #[test]
+    fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
+        for wait in [Duration::ZERO, Duration::from_mins(1)] {
+            for cut in 0..8 {
+                for requests in [true, false] {
+                    let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
+                    *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
+                    let said = |output: &Output| matches!(output, Output::Acquired(_) | Output::Busy(_) | Output::Failed(_));
+                    let now = until(&mut client, &mut fake, at(0), said);
+                    assert_eq!(acquired(&client), 1, "cut after {cut}, requests {requests}: {:?}", client.said);
+                    assert!(now < at(0) + TIMEOUT + ORPHAN_SLACK);
+                    assert_eq!(fake.nodes[LOCK].data, OURS.as_bytes());
+                    client.release(&mut fake, now);
+                    until(&mut client, &mut fake, now, |output| matches!(output, Output::Released { .. }));
+                    assert!(!fake.nodes.contains_key(LOCK), "cut after {cut}, requests {requests}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_release_that_is_cut_is_tried_again_on_another_connection() {
+        for replies in 0..2 {
+            let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+            client.talk(&mut fake, at(0));
+            client.replies_left = Some(replies);
+            client.requests_left = (replies == 0).then_some(0);
+            client.release(&mut fake, at(100));
+            until(&mut client, &mut fake, at(100), |output| matches!(output, Output::Released { doubt: None }));
+            assert!(!fake.nodes.contains_key(LOCK));
+        }
+    }
+
+    #[test]
+    fn a_release_that_nobody_answers_ends_in_doubt_when_the_session_must_have_expired() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        fake.down = true;
+        client.cut(&mut fake, at(0));
+        client.release(&mut fake, at(0));
+        let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Released { doubt: Some(_) }));
+        assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
+    }
+
+    #[test]
+    fn only_what_looks_like_host_and_uuid_is_called_a_host() {
+        assert_eq!(host(OURS.as_bytes()).as_deref(), Some("here"));
+        for odd in [&b""[..], b"short", b"\xff\xfe", &OURS.as_bytes()[4..], b"no-uuid-at-the-end-of-this-text-which-is-long-enough"] {
+            assert_eq!(host(odd), None, "{odd:?}");
+        }
+    }
 }

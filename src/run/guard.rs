@@ -106,8 +106,8 @@ impl Watch<'_> {
                 [Some(children.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
             let _ = poll::wait(&mut watched, timer.poll_limit(now));
             timer.clear();
+            self.listen(); // before the clock: if it was only we who were stopped, the lease was proved meanwhile
             self.step(Event::Tick);
-            self.listen();
             while children.next().is_some() {}
             self.reap();
         }

@@ -275,7 +275,7 @@ impl<'a> Run<'a> {
     }
 
     fn lose(&mut self, why: String, dead_by: Moment) {
-        self.lost.get_or_insert(why);
+        self.lost = Some(why);
         self.step(Event::Lost { dead_by });
     }
 
@@ -351,7 +351,7 @@ impl<'a> Run<'a> {
                         Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
                         Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
                         Report::News(News::Obeyed) => self.step(Event::Obeyed),
-                        Report::News(News::LeaseOver) => self.lose("the lease ran out".into(), self.lease.kill),
+                        Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill }),
                         Report::News(News::TreeGone) => self.step(Event::TreeGone),
                         Report::News(News::Stuck) => self.step(Event::Stuck),
                     }

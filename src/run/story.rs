@@ -99,6 +99,9 @@ impl Run<'_> {
             Report::Started(Pid(pid)) => {
                 self.marks.started = now();
                 self.say(Level::Info, &format_args!("Start subprocess: {command} (PID: {pid})"));
+                if !tree::has_proc() {
+                    self.say(Level::Warning, &"no /proc here: of the job's processes only the first and its group can be stopped");
+                }
             }
             Report::CannotStart(errno) => {
                 let why = reason(&io::Error::from_raw_os_error(errno));
@@ -143,7 +146,7 @@ impl Run<'_> {
         let (name, held, job) = (self.lock_name(), self.held(), self.job());
         match end {
             End::Lost => {
-                let why = self.lost.take().unwrap_or_default();
+                let why = self.lost.take().unwrap_or_else(|| "its lease ran out while we were stopped".into());
                 let left = self.survivors();
                 let fate =
                     if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };

@@ -11,6 +11,9 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// The longest grace between TERM and KILL when a lease runs out.
 const LONGEST_GRACE: Duration = Duration::from_secs(1);
 
+/// The shortest session timeout of which, in step, enough is left for a heartbeat to be late.
+pub const SHORTEST: Duration = Duration::from_secs(1);
+
 /// Answered requests remembered for one connection. A holder sends ten a timeout and needs those of the last quarter; where a peer makes us send
 /// more, forgetting the newest only shortens belief.
 const REMEMBERED: usize = 64;
@@ -141,8 +144,10 @@ mod tests {
         lease.answered(at(2000), at(9000)); // the answer was long in coming
         lease.proved(at(2000));
         assert_eq!(lease.until, at(10_000), "what was answered late is not known to have been reported");
-        lease.proved(at(11_000));
-        assert_eq!(lease.until, at(11_000 + 1000), "answered at 9.0 s, more than a quarter before 11.0 s: sent at 2.0 s");
+        lease.proved(at(11_400));
+        assert_eq!(lease.until, at(11_000), "answered at 9.0 s, less than a quarter before 11.4 s");
+        lease.proved(at(11_600));
+        assert_eq!(lease.until, at(12_000), "answered at 9.0 s, more than a quarter before 11.6 s: sent at 2.0 s");
     }
 
     #[test]
