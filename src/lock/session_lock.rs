@@ -449,7 +449,7 @@ impl<R: Recipe> SessionLock<R> {
                 self.outputs.push_back(Output::Busy(holder));
             }
             _ if !answering && now >= self.options.connect_by => {
-                let tried = [self.session.faults()].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
+                let tried = [self.session.faults(now)].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
                 self.fail(Failure::Unreachable { tried });
             }
             _ => {}
