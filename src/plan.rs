@@ -49,6 +49,19 @@ pub enum Lock {
         /// Print each name on stdout as it is tried.
         announce: bool,
     },
+    /// kazoo's lock queue, or its semaphore.
+    Queue {
+        /// The ensemble.
+        cluster: Cluster,
+        /// The lock's node, absolute and without a slash at its end: `/lockex/ID`.
+        path: String,
+        /// How many may hold it at once: 1 is a queue, more a semaphore. Never 0.
+        permits: u32,
+        /// Rounds over all servers before the first session; `None`: as many as there is time for.
+        rounds: Option<u32>,
+        /// How often acquiring is begun again after a session that was lost; `None`: always.
+        restarts: Option<u32>,
+    },
     /// flock(2) on one of these files of this host, the first that is free.
     Local {
         /// Folder of the files; made if missing.
@@ -140,9 +153,20 @@ pub struct Gate {
     pub sleep: bool,
 }
 
+/// How the story of a run is told on stderr, when it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Style {
+    /// `zk-flock: message`
+    Plain,
+    /// `I1121 09:24:00.123456 PID lockex:0] message`
+    Glog,
+}
+
 /// The log file and what goes into it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
+    /// How lines look on stderr.
+    pub style: Style,
     /// `None`: no log (the original's /dev/null).
     pub path: Option<PathBuf>,
     /// Least level of a line about the run.
