@@ -117,7 +117,7 @@ fn the_token_grows() {
     let mut last = 0;
     for _ in 0..20 {
         let run = sandbox.local(&["-l", "0", "lock", "sh -c 'echo $ZK_FLOCK_TOKEN'"]).run();
-        let token: u64 = run.stdout.trim().parse().unwrap();
+        let token: u64 = run.stdout.trim().parse().unwrap_or_else(|_| panic!("{run:?}"));
         assert_eq!(run, exited(0).printing(&format!("{token}\n")));
         assert!(token > last, "{token} after {last}");
         last = token;
