@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod client;
+pub mod ensemble;
 pub mod process;
 pub mod proxy;
 pub mod pty;
