@@ -261,6 +261,7 @@ impl Node {
             Request::Check { .. } => self.checked(result.err(), now),
             Request::Close => self.released(None, now),
             Request::Ping => self.believe(),
+            Request::Sync { .. } if cfg!(zk_flock_trusts_sync) => self.believe(), // a build that tests/ensemble.rs must see overlap
             Request::Delete { .. } | Request::Children { .. } | Request::Sync { .. } => {}
         }
     }
@@ -371,6 +372,7 @@ impl Node {
     fn made(&mut self, name: usize, token: i64, now: Moment) {
         let check = Request::Check { path: self.paths[name].clone() };
         self.session.hold(match self.options.cluster.heartbeat {
+            Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync { path: self.paths[name].clone() },
             Heartbeat::Write => check.clone(),
             Heartbeat::Ping => Request::Ping,
         });
