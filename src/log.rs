@@ -51,7 +51,7 @@ type Identity = (u64, u64);
 impl Log {
     /// A log as planned, which begins with what the plan warns of. The file is opened for the first line that goes there.
     pub fn new(plan: &plan::Log, program: &'static str, verbose: bool) -> Log {
-        let plan::Log { path, level, session_level, warnings } = plan;
+        let plan::Log { path, level, session_level, warnings, .. } = plan;
         let (path, level, session_level) = (path.clone(), *level, *session_level);
         let mut log = Log { program, verbose, path, level, session_level, opened: None, complained: false };
         for warning in warnings {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn plan(path: Option<PathBuf>) -> plan::Log {
-        plan::Log { path, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+        plan::Log { style: plan::Style::Plain, path, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
     }
 
     /// The messages in a log file.

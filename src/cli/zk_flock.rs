@@ -252,6 +252,7 @@ impl Options {
                 sleep: self.sleep || config.sleep.unwrap_or(false),
             },
             log: Log {
+                style: crate::plan::Style::Plain,
                 path: config.log_path.map(|path| environment.current_dir.join(path)),
                 level: config.level,
                 session_level: config.zklevel,
@@ -388,7 +389,10 @@ mod tests {
         assert_eq!(plan.death_signal, Some(Signal::TERM));
         assert_eq!(plan.exit_codes, ExitCodes { busy: None, busy_default: 0, sysexits: false });
         assert_eq!(plan.gate, Gate { max_load: None, sleep: false });
-        assert_eq!(plan.log, Log { path: None, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() });
+        assert_eq!(
+            plan.log,
+            Log { style: crate::plan::Style::Plain, path: None, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+        );
         assert!(!plan.daemonize && !plan.verbose);
         assert_eq!(plan.program, "zk-flock");
     }
@@ -559,7 +563,7 @@ mod tests {
         assert_eq!((cluster.acl, cluster.heartbeat), (Acl::Creator, Heartbeat::Ping));
         assert_eq!(cluster.auth, Some(Auth { scheme: "digest".into(), data: "u:p".into() }));
         assert_eq!(plan.gate, Gate { max_load: None, sleep: true });
-        let Log { path, level, session_level, warnings } = plan.log;
+        let Log { path, level, session_level, warnings, .. } = plan.log;
         assert_eq!((path, level, session_level), (Some("/here/log".into()), Level::Error, Level::Debug));
         assert_eq!(warnings, ["f:2: \"odd\": unknown key"]);
     }
