@@ -11,7 +11,6 @@ use crate::sys::process::{self, Fork, Pid};
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, random};
 use std::env;
-use std::ffi::OsStr;
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -21,6 +20,9 @@ use std::time::Duration;
 
 /// Addresses taken of one name. More than a name of one server has; a round over all of them must end.
 const ADDRESSES: usize = 16;
+
+/// Where exec looks when there is no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 
 /// What a helper may say: so many addresses, each a line.
 const LONGEST_ANSWER: u64 = 4096;
@@ -62,23 +64,25 @@ fn sleep(time: Duration) {
 /// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it will start.
 pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)> {
     let program = &command.words[0];
-    let shown = program.to_string_lossy();
-    let found: Vec<_> = if program.as_bytes().contains(&b'/') {
-        vec![directory.join(program)]
+    let (places, nowhere) = if program.as_bytes().contains(&b'/') {
+        (vec![directory.join(program)], "no such file")
     } else {
-        let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/bin:/usr/bin".into());
-        env::split_paths(&path).map(|folder| directory.join(folder).join(program)).collect()
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let folders = env::split_paths(&path).map(|folder| directory.join(folder));
+        (folders.map(|folder| folder.join(program)).filter(|path| path.is_file()).collect(), "not found on PATH")
     };
-    let files: Vec<_> = found.into_iter().filter(|path| path.is_file()).collect();
-    if program == OsStr::new("") || files.is_empty() {
-        let where_ = if program.as_bytes().contains(&b'/') { "no such file" } else { "not found on PATH" };
-        return Err((End::NotFound, format!("cannot run {shown}: {where_}")));
+    let Some(found) = places.iter().find(|path| path.exists()) else {
+        return Err((End::NotFound, format!("cannot run {}: {nowhere}", program.display())));
+    };
+    if places.iter().any(|path| path.is_file() && file::executable(path)) {
+        return Ok(());
     }
-    if !files.iter().any(|path| file::executable(path)) {
-        return Err((End::NotRunnable, format!("cannot run {}: permission denied (is it executable?)", files[0].display())));
-    }
-    Ok(())
+    let why = if found.is_dir() { "it is a directory" } else { "permission denied (is it executable?)" };
+    Err((End::NotRunnable, format!("cannot run {}: {why}", found.display())))
 }
+
+/// How long names are waited for at the most, once there is an address to go on with.
+const STRAGGLERS: Duration = Duration::from_secs(5);
 
 /// Servers with their addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -91,8 +95,11 @@ pub struct Servers {
     pub unresolved: Vec<String>,
 }
 
-/// Looks up all hosts at once, until `deadline`; in an order of its own each time, so that a fleet spreads over an ensemble.
+/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time to try the others. In an order of its
+/// own each time, so that a fleet spreads over an ensemble.
 pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
+    let now = Moment(clock::since_boot());
+    let share = deadline.since(now) / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
     let mut found: Vec<Found> = Vec::new();
     let mut helpers = Vec::new();
     for host in hosts {
@@ -101,7 +108,8 @@ pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
             Err(_) => helpers.push(Helper::send(host)?),
         }
     }
-    found.extend(Helper::gather(helpers, deadline)?);
+    let known = !found.is_empty();
+    found.extend(Helper::gather(helpers, known, now + share.min(STRAGGLERS), deadline)?);
     let mut servers = Vec::new();
     let mut unresolved = Vec::new();
     for (host, addresses) in found {
@@ -156,11 +164,15 @@ impl<'a> Helper<'a> {
         }
     }
 
-    /// What all helpers have found by the deadline.
-    fn gather(mut helpers: Vec<Helper<'a>>, deadline: Moment) -> io::Result<Vec<Found<'a>>> {
+    /// What all helpers have found by the deadline; by `soon`, if by then an address is known.
+    fn gather(mut helpers: Vec<Helper<'a>>, known: bool, soon: Moment, deadline: Moment) -> io::Result<Vec<Found<'a>>> {
         let mut timer = Timer::new()?;
-        timer.set(Some(deadline.0));
-        while helpers.iter().any(|helper| !helper.done) && clock::since_boot() < deadline.0 {
+        while helpers.iter().any(|helper| !helper.done) {
+            let until = if known || helpers.iter().any(Helper::has_address) { soon } else { deadline };
+            if clock::since_boot() >= until.0 {
+                break;
+            }
+            timer.set(Some(until.0));
             let open: Vec<usize> = (0..helpers.len()).filter(|&index| !helpers[index].done).collect();
             let mut watched: Vec<Watched> = open.iter().map(|&index| Watched::new(helpers[index].answer.as_fd(), false)).collect();
             watched.extend(timer.fd().map(|fd| Watched::new(fd, false)));
@@ -179,6 +191,10 @@ impl<'a> Helper<'a> {
             Ok(length) if length > 0 && self.text.len() as u64 <= LONGEST_ANSWER => self.text.extend_from_slice(&bytes[..length]),
             _ => self.done = true,
         }
+    }
+
+    fn has_address(&self) -> bool {
+        self.done && !self.text.is_empty() && !self.text.starts_with(b"!")
     }
 
     fn found(self) -> Found<'a> {

@@ -44,7 +44,7 @@ impl Signals {
         let mask = Mask::of(heard.chain([Signal::CHLD]));
         let child = disposition::of(Signal::CHLD);
         disposition::set(Signal::CHLD, Disposition::Default)?;
-        let inherited = Inherited { mask: mask.block()?, child, pipe: entry::pipe() };
+        let inherited = Inherited { mask: mask.block()?, child, pipe: entry::pipe(), file_size: entry::file_size() };
         Ok(Signals { file: readable(&mask)?, inherited })
     }
 
@@ -83,6 +83,12 @@ impl Signals {
 fn readable(mask: &Mask) -> io::Result<File> {
     // SAFETY: signalfd(2) reads the one set; −1 asks for a new descriptor.
     opened(unsafe { libc::signalfd(-1, mask.as_raw(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) }).map(File::from)
+}
+
+/// From now on a file that must not grow (RLIMIT_FSIZE) is an error of the write and not our death.
+pub fn survive_file_limit() {
+    // It cannot fail: the signal is one that can be ignored.
+    let _ = disposition::set(Signal::XFSZ, Disposition::Ignored);
 }
 
 /// Lets `signal`, one that stops, stop this process as if it had never been blocked; returns when somebody has continued it.
