@@ -16,8 +16,9 @@
 //!
 //! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; what they share: `hosts`, `names`, `value`, `words`), [`config`] (the
 //!    JSON file; `text`), [`plan`] (what they come to).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract, and one file a kind of lock: `node`, `local`)
-//!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, a recipe on `session_lock`, with
+//!    `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`);
+//!    [`moment`] and [`signal`], their vocabulary.
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `guard` and the `line` to it, `files`, `story`), [`link`] (one
 //!    connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,

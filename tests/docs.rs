@@ -132,10 +132,11 @@ fn manual_codes() -> Vec<Row> {
 }
 
 /// Every end that has one code.
-const ENDS: [End; 10] = [
+const ENDS: [End; 11] = [
     End::Busy,
     End::Loaded,
     End::Unreachable,
+    End::Unfit,
     End::Refused,
     End::Lost,
     End::Internal,
@@ -158,7 +159,7 @@ fn meaning(end: End) -> &'static str {
         End::Config => "the config is missing or wrong",
         End::NotRunnable => "cannot be run",
         End::NotFound => "was not found",
-        End::Unfit => unreachable!("no lock of zk-flock's depends on what a node holds"),
+        End::Unfit => "that is too short",
         End::Command(_) | End::Signalled(_) => unreachable!("these have many codes"),
     }
 }
