@@ -201,12 +201,3 @@ fn a_heartbeat_of_pings_and_a_host_as_one_string_work() {
     let config = format!(r#"{{"host": "{hosts}", "timeout": 2.5, "app_id": "{}", "heartbeat": "ping"}}"#, sandbox.id);
     assert_eq!(flock(&sandbox, &config, &["lock", "sleep 1"]).run(), exited(0));
 }
-
-#[test]
-fn sleep_and_maxla_of_the_config_count_unless_the_line_says_otherwise() {
-    let sandbox = Sandbox::new();
-    let keys = "\"maxla\": 0.000001";
-    let job = "sh -c 'while :; do :; done & sleep 6; kill $!'"; // for a load above zero
-    let _ = job;
-    assert_eq!(flock_with(&sandbox, keys, &["-m", "0", "lock", "echo mine"]).run(), exited(0).printing("mine\n"));
-}
