@@ -214,3 +214,309 @@ fn stop_lost(status: Option<Status>, dead_by: Moment, now: Moment) -> (Phase, Op
 fn ends(signal: Signal) -> bool {
     matches!(signal, Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Action::*;
+    use super::Event::*;
+    use super::*;
+
+    const HOLD: Duration = Duration::from_secs(5);
+    const KILL_AFTER: Duration = Duration::from_secs(4);
+
+    fn at(seconds: u64) -> Moment {
+        Moment(Duration::from_secs(seconds))
+    }
+
+    fn typed(signal: Signal) -> Event {
+        Signalled { signal, typed: true }
+    }
+
+    fn sent(signal: Signal) -> Event {
+        Signalled { signal, typed: false }
+    }
+
+    /// Plays a script: at that second, this event; it must come to that action.
+    fn play(script: &[(u64, Event, Option<Action>)]) {
+        let mut run = Supervisor::new(HOLD, KILL_AFTER);
+        for (line, &(second, event, action)) in script.iter().enumerate() {
+            assert_eq!(run.step(event, at(second)), action, "line {line}: {event:?} at {second} s in {:?}", run.phase);
+        }
+    }
+
+    const KILLED: Status = Status::Killed(Signal::TERM);
+    const FINE: Status = Status::Exited(0);
+
+    #[test]
+    fn a_run_that_goes_well_ends_by_its_commands_code() {
+        let end = End::Command(Status::Exited(3));
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (9, Ended(Status::Exited(3)), Some(Release)),
+            (9, Released, Some(Exit(end))),
+        ]);
+    }
+
+    #[test]
+    fn the_lock_is_held_for_the_minimum_time() {
+        let end = End::Command(FINE);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (1, Ended(FINE), None),
+            (4, Tick, None),
+            (5, Tick, Some(Release)),
+            (5, Released, Some(Exit(end))),
+        ]);
+    }
+
+    #[test]
+    fn a_signal_ends_the_minimum_hold_and_the_code_stands() {
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+            let end = End::Command(FINE);
+            play(&[(0, Acquired, Some(Start)), (1, Ended(FINE), None), (2, sent(signal), Some(Release)), (2, Released, Some(Exit(end)))]);
+        }
+    }
+
+    #[test]
+    fn a_lock_lost_during_the_minimum_hold_changes_nothing() {
+        let end = End::Command(FINE);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, Ended(FINE), None),
+            (2, Lost { dead_by: at(2) }, Some(Release)),
+            (2, Released, Some(Exit(end))),
+        ]);
+    }
+
+    #[test]
+    fn without_a_lock_there_is_no_command() {
+        for end in [End::Busy, End::Unreachable, End::Refused] {
+            play(&[(0, NoLock(end), Some(Release)), (0, Acquired, None), (0, Released, Some(Exit(end)))]);
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_the_wait_at_once_and_the_command_is_never_started_after_it() {
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2] {
+            let end = End::Signalled(signal);
+            play(&[(0, sent(signal), Some(Release)), (0, Acquired, None), (0, Released, Some(Exit(end)))]);
+        }
+    }
+
+    #[test]
+    fn term_stops_the_tree_and_then_holds_and_releases() {
+        let stop = Stop { signal: Signal::TERM, dead_by: at(2) + KILL_AFTER };
+        let end = End::Command(KILLED);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (2, sent(Signal::TERM), Some(stop)),
+            (2, Obeyed, None),
+            (3, Ended(KILLED), None),
+            (4, Tick, None),
+            (4, sent(Signal::TERM), Some(Forward(Signal::TERM))),
+            (6, TreeGone, Some(Release)),
+            (6, Released, Some(Exit(end))),
+        ]);
+    }
+
+    #[test]
+    fn a_lost_lock_stops_the_command_by_the_end_of_the_lease() {
+        let stop = Stop { signal: Signal::TERM, dead_by: at(9) };
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (7, Lost { dead_by: at(9) }, Some(stop)),
+            (8, sent(Signal::TERM), Some(Forward(Signal::TERM))),
+            (8, Ended(KILLED), None),
+            (8, TreeGone, Some(Release)),
+            (8, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
+    fn a_lock_that_is_gone_already_kills_at_once() {
+        play(&[(0, Acquired, Some(Start)), (7, Lost { dead_by: at(7) }, Some(Stop { signal: Signal::KILL, dead_by: at(7) }))]);
+    }
+
+    #[test]
+    fn a_lock_lost_while_stopping_shortens_the_stop() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (2, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(6) })),
+            (3, Lost { dead_by: at(4) }, Some(Stop { signal: Signal::TERM, dead_by: at(4) })),
+            (4, TreeGone, Some(Release)),
+            (4, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
+    fn a_key_typed_at_the_terminal_has_reached_the_command_already() {
+        let end = End::Signalled(Signal::INT);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (6, typed(Signal::INT), None),
+            (6, Ended(Status::Killed(Signal::INT)), Some(Release)),
+            (6, Released, Some(Exit(end))),
+        ]);
+        play(&[(0, Acquired, Some(Start)), (0, typed(Signal::INT), Some(Forward(Signal::INT)))]); // unless it was not there yet
+        play(&[(0, Acquired, Some(Start)), (0, Started, None), (1, typed(Signal::TSTP), Some(Suspend { forward: false }))]);
+        play(&[(0, Acquired, Some(Start)), (0, Started, None), (1, sent(Signal::TSTP), Some(Suspend { forward: true }))]);
+    }
+
+    #[test]
+    fn a_command_that_makes_little_of_an_interrupt_ends_us_by_its_own_code() {
+        let end = End::Command(Status::Exited(9));
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (6, typed(Signal::INT), None),
+            (7, Ended(Status::Exited(9)), Some(Release)),
+            (7, Released, Some(Exit(end))),
+        ]);
+    }
+
+    #[test]
+    fn other_signals_are_passed_on() {
+        for signal in [Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT] {
+            play(&[(0, Acquired, Some(Start)), (0, Started, None), (1, sent(signal), Some(Forward(signal)))]);
+        }
+    }
+
+    #[test]
+    fn a_guard_that_dies_costs_the_command_its_life() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (1, GuardGone, Some(KillAll)),
+            (1, TreeGone, Some(Release)),
+            (1, Released, Some(Exit(End::Internal))),
+        ]);
+    }
+
+    #[test]
+    fn a_guard_that_does_not_obey_is_killed_with_its_tree() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (2, Tick, Some(KillAll)),
+            (2, TreeGone, Some(Release)),
+            (2, Released, Some(Exit(End::Internal))),
+        ]);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, Lost { dead_by: at(2) }, Some(Stop { signal: Signal::TERM, dead_by: at(2) })),
+            (1, Obeyed, None),
+            (2, Tick, None),
+            (3, Tick, Some(KillAll)),
+            (3, TreeGone, Some(Release)),
+            (3, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
+    fn what_cannot_be_killed_keeps_a_stop_waiting_and_a_loss_not() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, Obeyed, None),
+            (6, Stuck, None),
+        ]);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, Lost { dead_by: at(1) }, Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (2, Stuck, Some(Release)),
+            (2, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
+    fn a_command_that_ends_as_it_is_stopped_has_ended_by_itself() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (6, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(10) })),
+            (6, Ended(FINE), None),
+            (6, GuardGone, Some(Release)), // it had left before it could hear the order
+            (6, Released, Some(Exit(End::Command(FINE)))),
+        ]);
+    }
+
+    /// Whatever happens in whatever order: one start, and only with the lock; no release while anything of the tree may live; one exit, the last.
+    #[test]
+    fn no_order_of_events_releases_the_lock_over_a_living_command() {
+        let events = [
+            Acquired,
+            NoLock(End::Busy),
+            Lost { dead_by: at(0) },
+            Lost { dead_by: at(3) },
+            Released,
+            Started,
+            CannotStart(End::NotRunnable),
+            Ended(FINE),
+            Obeyed,
+            TreeGone,
+            GuardGone,
+            sent(Signal::TERM),
+            typed(Signal::INT),
+            Tick,
+        ];
+        let mut orders = 0u32;
+        let mut open = vec![(Supervisor::new(Duration::ZERO, Duration::ZERO), Model::default(), 0)];
+        while let Some((run, model, depth)) = open.pop() {
+            for event in events {
+                let mut run = Supervisor { ..run };
+                let now = at(depth); // a second between events: every deadline is met in some order
+                let model = model.after(event, run.step(event, now));
+                orders += 1;
+                if depth < 5 && model.exits == 0 {
+                    open.push((run, model, depth + 1));
+                }
+            }
+        }
+        assert!(orders > 100_000, "{orders}");
+    }
+
+    /// What the world knows of a run.
+    #[derive(Clone, Copy, Default)]
+    struct Model {
+        acquired: bool,
+        starts: u32,
+        /// The command may live.
+        alive: bool,
+        /// Its tree was told to end, and must be gone before a release.
+        stopping: bool,
+        exits: u32,
+    }
+
+    impl Model {
+        fn after(mut self, event: Event, action: Option<Action>) -> Model {
+            match event {
+                Acquired => self.acquired = true,
+                Ended(_) => self.alive = false,
+                CannotStart(_) | TreeGone => (self.alive, self.stopping) = (false, false),
+                GuardGone if !self.alive => self.stopping = false,
+                _ => {}
+            }
+            match action {
+                Some(Start) => {
+                    assert!(self.acquired && self.starts == 0, "{event:?}");
+                    (self.starts, self.alive) = (1, true);
+                }
+                Some(Stop { .. } | KillAll) => {
+                    assert!(self.starts == 1, "{event:?}");
+                    self.stopping = true;
+                }
+                Some(Release) => assert!(!self.alive && !self.stopping, "{event:?}"),
+                Some(Exit(_)) => {
+                    assert!(!self.alive && !self.stopping, "{event:?}");
+                    self.exits += 1;
+                }
+                Some(Forward(_) | Suspend { .. }) | None => {}
+            }
+            self
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::run::{exited, killed};
+use common::run::exited;
 use common::sandbox::Sandbox;
 use common::{process, wait_until};
 use std::fs;
@@ -112,12 +112,20 @@ fn thirty_at_once_all_run_and_never_two_together() {
 }
 
 #[test]
+fn a_run_never_meets_the_lock_of_the_one_before() {
+    let sandbox = Sandbox::new();
+    for _ in 0..300 {
+        assert_eq!(sandbox.local(&["-l", "0", "-x", "17", "lock", "true"]).run(), exited(0), "17: the lock outlived the run that held it");
+    }
+}
+
+#[test]
 fn the_token_grows() {
     let sandbox = Sandbox::new();
     let mut last = 0;
     for _ in 0..20 {
         let run = sandbox.local(&["-l", "0", "lock", "sh -c 'echo $ZK_FLOCK_TOKEN'"]).run();
-        let token: u64 = run.stdout.trim().parse().unwrap();
+        let token: u64 = run.stdout.trim().parse().unwrap_or_else(|_| panic!("{run:?}"));
         assert_eq!(run, exited(0).printing(&format!("{token}\n")));
         assert!(token > last, "{token} after {last}");
         last = token;
@@ -142,9 +150,9 @@ fn a_killed_holder_frees_the_lock_when_its_tree_is_gone() {
     wait_for_waiters(&sandbox, 1);
     holder.signal(libc::SIGKILL);
     waiter.wait_for_output("ready");
-    assert_eq!(sandbox.running("sleep 1000"), []);
+    assert_eq!(sandbox.running("sleep 1000"), process::NONE);
     assert_eq!(waiter.finish(), exited(0).printing("ready\n"));
-    assert_eq!(holder.wait(), killed(libc::SIGKILL));
+    holder.wait().complaint(&["killed"]);
 }
 
 #[test]
@@ -154,8 +162,9 @@ fn a_killed_guard_takes_the_tree_along_and_frees_the_lock() {
     holder.wait_for_output("ready");
     process::kill(holder.guard(), libc::SIGKILL);
     let outcome = holder.wait();
-    assert_eq!(sandbox.processes(), []);
-    outcome.complains(1, &["guard"]);
+    assert_eq!(sandbox.processes(), process::NONE);
+    assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(1), "ready\n"));
+    outcome.complaint(&["guard"]);
     assert_eq!(sandbox.local(&["-l", "0", "lock", "echo mine"]).run().stdout, "mine\n");
 }
 

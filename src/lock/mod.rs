@@ -1,8 +1,13 @@
 //! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and says what to do. The loop drains `poll` until
 //! it says `Wait`, then sleeps until that moment or until something happens.
 
+mod acl;
+#[cfg(test)]
+mod fake;
 pub mod local;
 pub mod node;
+mod parents;
+pub mod session_lock;
 
 use crate::moment::Moment;
 use crate::zookeeper::lease::Deadlines;

@@ -9,7 +9,8 @@ mod story;
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
 use crate::lock::local::{self, Local};
-use crate::lock::node::{self, Node};
+use crate::lock::node::Node;
+use crate::lock::session_lock;
 use crate::lock::{Failure, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
@@ -32,6 +33,7 @@ use std::path::Path;
 
 /// Runs a plan to its end. `started` is when the program began: waiting counts from there.
 pub fn run(plan: &Plan, started: Moment) -> Exit {
+    signals::survive_file_limit();
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
     let end = prepare(plan, started, &mut log).and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
     plan.exit_codes.exit(end.unwrap_or_else(|stop| stop.end(plan)))
@@ -89,18 +91,11 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
                 log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
                 return Err(Stop::Said(End::Unreachable));
             }
-            let options = node::Options {
-                servers,
-                unresolved,
-                cluster: cluster.clone(),
-                app_id: app_id.clone(),
-                names: names.clone(),
-                content: host::name() + &uuid(random::bytes()),
-                patience,
-                connect_by,
-                kill_after: plan.kill_after,
-            };
-            Ok(Parts { lock: Box::new(Node::new(options, now())), addresses, files: None })
+            let content = host::name() + &uuid(random::bytes());
+            let cluster = cluster.clone();
+            let options = session_lock::Options { servers, unresolved, cluster, patience, connect_by, kill_after: plan.kill_after };
+            let lock = Node::lock(options, app_id, names.clone(), content, now());
+            Ok(Parts { lock: Box::new(lock), addresses, files: None })
         }
         plan::Lock::Local { directory, private, names, .. } => {
             let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
@@ -221,11 +216,12 @@ impl<'a> Run<'a> {
         // What the clock says comes first: we may have been stopped for long.
         self.lock.handle(Input::Tick, now());
         self.step(Event::Tick);
+        // Before the guard: an interrupt that ended the command as well was there first, and makes a difference to how we end.
+        if signalled || reported {
+            self.hear_signals();
+        }
         if reported {
             self.listen();
-        }
-        if signalled {
-            self.hear_signals();
         }
         if linked {
             let lock = &mut self.lock;
@@ -281,7 +277,7 @@ impl<'a> Run<'a> {
     }
 
     fn lose(&mut self, why: String, dead_by: Moment) {
-        self.lost.get_or_insert(why);
+        self.lost = Some(why);
         self.step(Event::Lost { dead_by });
     }
 
@@ -357,7 +353,7 @@ impl<'a> Run<'a> {
                         Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
                         Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
                         Report::News(News::Obeyed) => self.step(Event::Obeyed),
-                        Report::News(News::LeaseOver) => self.lose("the lease ran out".into(), self.lease.kill),
+                        Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill }),
                         Report::News(News::TreeGone) => self.step(Event::TreeGone),
                         Report::News(News::Stuck) => self.step(Event::Stuck),
                     }

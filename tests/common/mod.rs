@@ -5,7 +5,9 @@
 
 pub mod capture;
 pub mod client;
+pub mod ensemble;
 pub mod liar;
+pub mod life;
 pub mod process;
 pub mod proxy;
 pub mod pty;
@@ -48,6 +50,11 @@ pub fn report(what: &str, figure: impl Display) {
     let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/figures.txt");
     let mut file = OpenOptions::new().create(true).append(true).open(path).expect("figures can be written");
     file.write_all(format!("{what}: {figure}\n").as_bytes()).expect("figures can be written");
+}
+
+/// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer proof by hand.
+pub fn tries(few: usize) -> usize {
+    std::env::var("TRIES").map_or(few, |tries| tries.parse().expect("TRIES is a number"))
 }
 
 /// The middle and the largest of some times, in ms.

@@ -1,9 +1,14 @@
-//! A TCP proxy that notes who sent what in which order.
+//! A TCP proxy that notes who sent what in which order, and does to it whatever a network may: pass, hold, drop, delay, cut, each direction by
+//! itself.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
+use std::time::Duration;
+
+/// How long a server may take to accept.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Who sent something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,41 +19,90 @@ pub enum From {
     Server,
 }
 
-/// What a proxy has seen.
-#[derive(Default)]
-struct Seen {
+/// What becomes of what one side sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Passage {
+    /// It arrives.
+    Pass,
+    /// It is kept until another passage is set.
+    Hold,
+    /// It vanishes, and the sender sees nothing of it.
+    Drop,
+    /// It arrives so much later.
+    Delay(Duration),
+    /// After so many more bytes the connection ends, both ways and without the rest; then all passes again.
+    Cut(usize),
+}
+
+/// What a proxy has seen, and what it does.
+struct State {
     connections: usize,
+    cuts: usize,
     chunks: Vec<(From, Vec<u8>)>,
+    passages: [Passage; 2],
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
 }
 
 /// Passes every connection on to one server, until the test process ends.
 pub struct Proxy {
     /// Where it listens.
     pub address: String,
-    seen: Arc<Mutex<Seen>>,
+    shared: Arc<Shared>,
 }
 
 impl Proxy {
     /// One in front of `server`.
     pub fn start(server: String) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        Proxy::start_at("127.0.0.1:0", server)
+    }
+
+    /// The same at an address of its own.
+    pub fn start_at(address: &str, server: String) -> Proxy {
+        let server: SocketAddr = server.parse().expect("servers of tests are numbers");
+        let listener = TcpListener::bind(address).expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let notes = seen.clone();
+        let state = State { connections: 0, cuts: 0, chunks: Vec::new(), passages: [Passage::Pass; 2] };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let connections = shared.clone();
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                notes.lock().expect("nobody panics with the lock").connections += 1;
-                let Ok(server) = TcpStream::connect(&server) else { continue };
-                pass_on(From::Client, &client, &server, &notes);
-                pass_on(From::Server, &server, &client, &notes);
+                connections.state().connections += 1;
+                let shared = connections.clone();
+                thread::spawn(move || {
+                    if let Ok(server) = TcpStream::connect_timeout(&server, PATIENCE) {
+                        pass_on(From::Client, &client, &server, &shared);
+                        pass_on(From::Server, &server, &client, &shared);
+                    }
+                });
             }
         });
-        Proxy { address, seen }
+        Proxy { address, shared }
+    }
+
+    /// From now on, this becomes of what `from` sends.
+    pub fn set(&self, from: From, passage: Passage) {
+        self.shared.state().passages[from as usize] = passage;
+        self.shared.changed.notify_all();
+    }
+
+    /// The same for both directions.
+    pub fn set_both(&self, passage: Passage) {
+        self.set(From::Client, passage);
+        self.set(From::Server, passage);
     }
 
     /// How many connections it has accepted.
     pub fn connections(&self) -> usize {
-        self.seen.lock().expect("nobody panics with the lock").connections
+        self.shared.state().connections
+    }
+
+    /// How many of them it has cut.
+    pub fn cuts(&self) -> usize {
+        self.shared.state().cuts
     }
 
     /// Who has spoken in turn: neighbours in this list differ.
@@ -60,21 +114,58 @@ impl Proxy {
 
     /// What was sent, as it was read: a write may come in several pieces.
     pub fn chunks(&self) -> Vec<(From, Vec<u8>)> {
-        self.seen.lock().expect("nobody panics with the lock").chunks.clone()
+        self.shared.state().chunks.clone()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with the lock")
+    }
+
+    /// Notes a piece; waits until it may go on. How many of its bytes do, and whether the connection goes on too.
+    fn admit(&self, from: From, piece: &[u8]) -> (usize, bool) {
+        let mut state = self.state();
+        state.chunks.push((from, piece.to_vec()));
+        let mut state =
+            self.changed.wait_while(state, |state| state.passages[from as usize] == Passage::Hold).expect("nobody panics with the lock");
+        match state.passages[from as usize] {
+            Passage::Pass | Passage::Hold => (piece.len(), true),
+            Passage::Drop => (0, true),
+            Passage::Delay(time) => {
+                drop(state);
+                thread::sleep(time);
+                (piece.len(), true)
+            }
+            Passage::Cut(after) if piece.len() < after => {
+                state.passages[from as usize] = Passage::Cut(after - piece.len());
+                (piece.len(), true)
+            }
+            Passage::Cut(after) => {
+                state.passages = [Passage::Pass; 2];
+                state.cuts += 1;
+                self.changed.notify_all();
+                (after, false)
+            }
+        }
     }
 }
 
 /// Copies one direction of a connection until it ends, noting each piece before it goes on.
-fn pass_on(from: From, source: &TcpStream, sink: &TcpStream, seen: &Arc<Mutex<Seen>>) {
+fn pass_on(from: From, source: &TcpStream, sink: &TcpStream, shared: &Arc<Shared>) {
     let [mut source, mut sink] = [source, sink].map(|stream| stream.try_clone().expect("a socket can be cloned"));
-    let seen = seen.clone();
+    let shared = shared.clone();
     sink.set_nodelay(true).expect("a connected socket takes options");
     thread::spawn(move || {
         let mut chunk = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = source.read(&mut chunk) {
-            seen.lock().expect("nobody panics with the lock").chunks.push((from, chunk[..count].to_vec()));
-            if sink.write_all(&chunk[..count]).is_err() {
+            let (admitted, goes_on) = shared.admit(from, &chunk[..count]);
+            if sink.write_all(&chunk[..admitted]).is_err() {
                 break;
+            }
+            if !goes_on {
+                let _ = source.shutdown(Shutdown::Both);
+                return drop(sink.shutdown(Shutdown::Both));
             }
         }
         let _ = sink.shutdown(Shutdown::Write);

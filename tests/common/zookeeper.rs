@@ -119,12 +119,10 @@ impl ZooKeeper {
 
 impl Keeper {
     fn start(folder: &Path) -> Keeper {
-        let java = ["java", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", JAR];
-        let quick = ["-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=256"];
         let server = ["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"];
         let mut shell = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
-            .args([&java[..], &quick, &server].concat())
+            .args([&java()[..], &server].concat())
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -147,6 +145,12 @@ impl Drop for Keeper {
         self.shell.stdin = None;
         self.shell.wait().expect("the keeper ends");
     }
+}
+
+/// What runs a class of the server: little memory, and nothing waited for that only a power cut could undo.
+pub(super) fn java() -> [&'static str; 8] {
+    let quick = ["-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=256"];
+    ["java", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", quick[0], quick[1], "-cp", JAR]
 }
 
 /// Ticks are short, so that a session of a second is possible and expires soon after it; long sessions are allowed too.
