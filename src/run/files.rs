@@ -63,7 +63,10 @@ impl Files {
             let _ = process::kill(helper, Signal::KILL);
         }
         for (index, open) in self.open.iter_mut().enumerate() {
-            open.take_if(|_| Some(index) != kept);
+            if let Some(file) = open.take_if(|_| Some(index) != kept) {
+                // The guard may not have left yet, and a helper may have got it just now: they share the open file.
+                let _ = file::unlock(file);
+            }
         }
     }
 

@@ -94,8 +94,8 @@ impl SwitchedOff {
 
 /// What a real server says first: a new session, of this number and timeout.
 pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
-    let time_out = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
-    frame(&ConnectResponse { protocol_version: 0, time_out, session_id, passwd: vec![7; 16] })
+    let negotiated = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
+    frame(&ConnectResponse { protocol_version: 0, time_out: negotiated, session_id, passwd: vec![7; 16] })
 }
 
 /// A message of such bytes.
