@@ -58,6 +58,7 @@ fn an_infinite_time_is_for_ever_and_a_huge_one_no_panic() {
     for time in ["inf", "1e9"] {
         let words = ["-w", time, "-k", time, "-l", "0", "lock", "true"];
         assert_eq!(sandbox.flock(ZooKeeper::shared(), &words).run(), exited(0), "{time}");
+        std::fs::remove_file(sandbox.path("log")).unwrap();
         let held = sandbox.flock(ZooKeeper::shared(), &["-l", time, "held", "echo done"]).start();
         held.wait_for_output("done");
         common::wait_until("the end of the command", || sandbox.log().contains("Child exited with code: 0"));

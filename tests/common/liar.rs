@@ -105,16 +105,16 @@ pub fn message(parts: &[&[u8]]) -> Vec<u8> {
 
 /// Goes through a script. Whoever is lied to may hang up at any time.
 fn perform(script: &[Act], mut stream: &TcpStream) {
-    let mut heard = [0; 4096];
+    let mut bytes = [0; 4096];
     for act in script {
         let done = match act {
-            Act::Hear => stream.read(&mut heard).map(drop),
-            Act::Say(bytes) => stream.write_all(bytes),
-            Act::Dribble(bytes, pause) => bytes.iter().try_for_each(|byte| {
+            Act::Hear => stream.read(&mut bytes).map(drop),
+            Act::Say(text) => stream.write_all(text),
+            Act::Dribble(text, pause) => text.iter().try_for_each(|byte| {
                 thread::sleep(*pause);
                 stream.write_all(&[*byte])
             }),
-            Act::Keep => std::iter::repeat_with(|| stream.read(&mut heard))
+            Act::Keep => std::iter::repeat_with(|| stream.read(&mut bytes))
                 .find(|read| !matches!(read, Ok(1..)))
                 .map_or(Ok(()), |read| read.map(drop)),
         };
