@@ -6,7 +6,7 @@ use common::run::{Job, exited};
 use common::sandbox::Sandbox;
 use common::{process, wait_until};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// Path in the sandbox of the file that stands for the lock.
@@ -180,4 +180,18 @@ fn a_daemon_of_the_command_does_not_keep_the_lock() {
     assert_eq!(sandbox.local(&["-l", "0", "lock", "echo mine"]).run(), exited(0).printing("mine\n"));
     wait_until("the daemon", || sandbox.running("sleep 1000").len() == 1);
     process::kill(sandbox.running("sleep 1000")[0], libc::SIGKILL);
+}
+
+#[test]
+fn whoever_may_write_in_the_folder_may_use_its_locks() {
+    for (mode, expected) in [(0o1777, 0o666), (0o755, 0o644), (0o700, 0o600)] {
+        let sandbox = Sandbox::new();
+        let folder = sandbox.path("locks");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(sandbox.local(&["-l", "0", "lock", "true"]).run(), exited(0));
+        let lock = sandbox.path(&file(&sandbox));
+        let modes = [lock.parent().unwrap(), &lock].map(|path| fs::metadata(path).unwrap().mode() & 0o7777);
+        assert_eq!(modes, [mode, expected], "below a folder of mode {mode:o}");
+    }
 }
