@@ -5,7 +5,7 @@ use super::{Input, Lock, Output};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
-use crate::zookeeper::wire::{Wire, frame, next_frame};
+use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ pub(super) struct Entry {
 struct Connection {
     session: Option<i64>,
     watches: BTreeSet<String>,
+    child_watches: BTreeSet<String>,
     /// Not yet delivered, a frame each.
     outgoing: Vec<Vec<u8>>,
 }
@@ -33,6 +34,8 @@ pub(super) struct Fake {
     connections: BTreeMap<usize, Connection>,
     zxid: i64,
     opened: usize,
+    /// The next sequence number of every parent.
+    pub(super) sequence: i64,
     /// Accepts no connections while set.
     pub(super) down: bool,
     /// A session that makes what we want, parent and all, just after our create has failed for want of a parent.
@@ -73,13 +76,20 @@ impl Fake {
     pub(super) fn delete(&mut self, path: &str) {
         self.nodes.remove(path);
         self.zxid += 1;
-        for connection in self.connections.values_mut().filter(|connection| connection.watches.contains(path)) {
-            connection.watches.remove(path);
-            let event = WatcherEvent { kind: 2, state: 3, path: path.into() };
-            connection.outgoing.push(framed(|out| {
-                ReplyHeader { xid: xid::WATCH, zxid: -1, err: 0 }.write(out);
-                event.write(out);
-            }));
+        self.fire(2, path);
+        self.fire(4, path.rsplit_once('/').unwrap().0);
+    }
+
+    /// Tells all who watch this node, or its children (kind 4).
+    fn fire(&mut self, kind: i32, path: &str) {
+        for connection in self.connections.values_mut() {
+            let watches = if kind == 4 { &mut connection.child_watches } else { &mut connection.watches };
+            if watches.remove(path) {
+                connection.outgoing.push(framed(|out| {
+                    ReplyHeader { xid: xid::WATCH, zxid: -1, err: 0 }.write(out);
+                    WatcherEvent { kind, state: 3, path: path.into() }.write(out);
+                }));
+            }
         }
     }
 
@@ -87,6 +97,18 @@ impl Fake {
     pub(super) fn put(&mut self, path: &str, data: &[u8], owner: i64) {
         self.zxid += 1;
         self.nodes.insert(path.into(), Entry { data: data.to_vec(), owner, czxid: self.zxid });
+        self.fire(4, path.rsplit_once('/').unwrap().0);
+    }
+
+    /// How many messages wait to be delivered, to anybody.
+    pub(super) fn undelivered(&self) -> usize {
+        self.connections.values().map(|connection| connection.outgoing.len()).sum()
+    }
+
+    /// Names of a node's children.
+    pub(super) fn children(&self, parent: &str) -> Vec<String> {
+        let child = |path: &String| Some(path.strip_prefix(parent)?.strip_prefix('/')?.to_string());
+        self.nodes.keys().filter_map(child).filter(|name| !name.contains('/')).collect()
     }
 
     fn take(&mut self, number: usize, mut request: &[u8], now: Moment) {
@@ -129,7 +151,11 @@ impl Fake {
     fn answer(&mut self, number: usize, session: i64, kind: i32, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
         match kind {
             operation::CREATE => {
-                let CreateRequest { path, data, flags, .. } = Wire::read(request, "").unwrap();
+                let CreateRequest { mut path, data, flags, .. } = Wire::read(request, "").unwrap();
+                if flags & flag::SEQUENCE != 0 {
+                    path += &format!("{:010}", self.sequence);
+                    self.sequence += 1;
+                }
                 let parent = path.rsplit_once('/').unwrap().0;
                 if !parent.is_empty() && !self.nodes.contains_key(parent) {
                     if let Some(rival) = self.rival.take() {
@@ -151,6 +177,23 @@ impl Fake {
                 if watch {
                     self.connections.get_mut(&number).unwrap().watches.insert(path);
                 }
+            }
+            operation::GET_CHILDREN => {
+                let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
+                if !self.nodes.contains_key(&path) {
+                    return Code::NO_NODE;
+                }
+                GetChildrenResponse { children: Vector(self.children(&path)) }.write(body);
+                if watch {
+                    self.connections.get_mut(&number).unwrap().child_watches.insert(path);
+                }
+            }
+            operation::DELETE => {
+                let DeleteRequest { path, .. } = Wire::read(request, "").unwrap();
+                if !self.nodes.contains_key(&path) {
+                    return Code::NO_NODE;
+                }
+                self.delete(&path);
             }
             operation::MULTI => {
                 MultiHeader::read(request, "").unwrap();

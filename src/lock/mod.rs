@@ -7,6 +7,8 @@ mod fake;
 pub mod local;
 pub mod node;
 mod parents;
+pub mod queue;
+pub mod semaphore;
 pub mod session_lock;
 
 use crate::moment::Moment;

@@ -33,6 +33,10 @@ pub struct Options {
     pub connect_by: Moment,
     /// TERM to KILL, when nothing presses.
     pub kill_after: Duration,
+    /// Rounds over all servers before the first session; `None`: as many as there is time for.
+    pub rounds: Option<u32>,
+    /// How often contention is begun again when its session has expired; `None`: always.
+    pub restarts: Option<u32>,
 }
 
 /// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and has set a watch on it.
@@ -124,10 +128,12 @@ pub trait Recipe {
     fn changed(&mut self, change: Change, path: &str, desk: &mut Desk);
     /// The connection is gone; `known`: the session may go on.
     fn down(&mut self, known: bool);
+    /// The lock is ours, and so was a connection whose last replies may be lost: what has still to be put away.
+    fn resumed(&mut self, _: &mut Desk) {}
     /// Nothing of ours is left: begins again.
     fn restart(&mut self, desk: &mut Desk);
     /// How far it is.
-    fn stage(&self) -> Stage;
+    fn stage(&self, now: Moment) -> Stage;
     /// When it gives up by itself, and why.
     fn limit(&self) -> Option<(Moment, Failure)>;
 }
@@ -217,6 +223,7 @@ impl<R: Recipe> SessionLock<R> {
                 let path = claim.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
                 self.session.ask(Request::Data { path, watch: true }, now);
+                self.with_recipe(now, Recipe::resumed);
             }
             Phase::Releasing { .. } if known => self.session.ask(Request::Close, now),
             _ => {}
@@ -231,7 +238,7 @@ impl<R: Recipe> SessionLock<R> {
             News::Watch { change, path } => self.changed(change, &path, now),
             News::Down(fault) => self.down(&fault, now),
             News::Expired => self.expired(now),
-            News::Refused(code) => self.fail(Failure::Refused { what: "authenticate".into(), why: code.to_string() }),
+            News::Refused(code) => self.fail(Failure::Refused { what: "authenticate".into(), why: code.to_string() }, now),
         }
     }
 
@@ -241,7 +248,8 @@ impl<R: Recipe> SessionLock<R> {
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
         if timeout < lease::SHORTEST {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
-            return self.fail(Failure::Unfit(format!("{granted}: raise \"timeout\" in the config, or maxSessionTimeout on the server")));
+            return self
+                .fail(Failure::Unfit(format!("{granted}: raise \"timeout\" in the config, or maxSessionTimeout on the server")), now);
         }
         if self.phase == Phase::Contending {
             self.with_recipe(now, Recipe::up);
@@ -272,7 +280,7 @@ impl<R: Recipe> SessionLock<R> {
     fn judge(&mut self, verdict: Option<Verdict>, now: Moment) {
         match verdict {
             Some(Verdict::Ours(claim)) => self.claim(claim, now),
-            Some(Verdict::Failed(failure)) => self.fail(failure),
+            Some(Verdict::Failed(failure)) => self.fail(failure, now),
             None => {}
         }
     }
@@ -354,7 +362,12 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Held { .. } => self.lose("the session has expired".into(), now, now),
             Phase::Releasing { .. } => self.released(None, now),
             Phase::Settled { .. } | Phase::Over => self.session.forget(now),
+            Phase::Contending | Phase::Proving(_) if self.options.restarts == Some(0) => {
+                let tried = format!("{}: the session has expired, too often", self.session.server());
+                self.fail(Failure::Unreachable { tried }, now);
+            }
             Phase::Contending | Phase::Proving(_) => {
+                self.options.restarts = self.options.restarts.map(|left| left - 1);
                 self.phase = Phase::Contending;
                 self.with_recipe(now, Recipe::restart);
             }
@@ -362,9 +375,9 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     /// There will be no lock. What is held is held all the same.
-    fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: Failure, now: Moment) {
         let held = match self.phase {
-            Phase::Contending => self.may_have_made(),
+            Phase::Contending => self.may_have_made(now),
             Phase::Proving(_) => true,
             Phase::Held { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => return,
         };
@@ -372,8 +385,8 @@ impl<R: Recipe> SessionLock<R> {
         self.outputs.push_back(Output::Failed(failure));
     }
 
-    fn may_have_made(&self) -> bool {
-        match self.recipe.stage() {
+    fn may_have_made(&self, now: Moment) -> bool {
+        match self.recipe.stage(now) {
             Stage::Asking { made } | Stage::Waiting { made, .. } => made,
         }
     }
@@ -396,7 +409,7 @@ impl<R: Recipe> SessionLock<R> {
     fn release(&mut self, now: Moment) {
         let held = match self.phase {
             Phase::Releasing { .. } | Phase::Over => return,
-            Phase::Contending => self.may_have_made(),
+            Phase::Contending => self.may_have_made(now),
             Phase::Settled { held } => held,
             Phase::Proving(_) | Phase::Held { .. } => true,
         };
@@ -439,19 +452,22 @@ impl<R: Recipe> SessionLock<R> {
     /// Whether there is reason to wait for the lock any longer.
     fn look_at_our_patience(&mut self, now: Moment) {
         if let (Phase::Contending, Some((_, failure))) = (&self.phase, self.recipe.limit().filter(|(limit, _)| now >= *limit)) {
-            return self.fail(failure);
+            return self.fail(failure, now);
         }
         let answering = self.session.is_answering(now);
-        match self.recipe.stage() {
+        match self.recipe.stage(now) {
             Stage::Waiting { holder, made }
                 if answering && self.phase == Phase::Contending && self.options.patience.is_none_or(|patience| now >= patience) =>
             {
                 self.phase = Phase::Settled { held: made };
                 self.outputs.push_back(Output::Busy(holder));
             }
-            _ if !answering && now >= self.options.connect_by => {
+            _ if !answering
+                && (now >= self.options.connect_by
+                    || self.session.rounds_in_vain().zip(self.options.rounds).is_some_and(|(done, most)| done >= most)) =>
+            {
                 let tried = [self.session.faults(now)].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
-                self.fail(Failure::Unreachable { tried });
+                self.fail(Failure::Unreachable { tried }, now);
             }
             _ => {}
         }

@@ -10,11 +10,13 @@ use crate::guard::{Event as Order, News};
 use crate::link::Link;
 use crate::lock::local::{self, Local};
 use crate::lock::node::Node;
-use crate::lock::session_lock;
+use crate::lock::queue::Queue;
+use crate::lock::semaphore::Semaphore;
+use crate::lock::session_lock::{Options, SessionLock};
 use crate::lock::{Failure, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
-use crate::plan::{self, End, Exit, Level, Plan};
+use crate::plan::{self, Cluster, End, Exit, Level, Plan};
 use crate::prepare::{self, Servers};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
@@ -84,18 +86,23 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
     let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
     match &plan.lock {
         plan::Lock::Node { cluster, app_id, names, .. } => {
-            let connect_by = started + plan.wait.max(cluster.timeout);
-            let Servers { names: servers, addresses, unresolved } =
-                prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
-            if addresses.is_empty() {
-                log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
-                return Err(Stop::Said(End::Unreachable));
-            }
+            let (options, addresses) = look_up_servers(plan, cluster, patience, started, log)?;
             let content = host::name() + &uuid(random::bytes());
-            let cluster = cluster.clone();
-            let options = session_lock::Options { servers, unresolved, cluster, patience, connect_by, kill_after: plan.kill_after };
             let lock = Node::lock(options, app_id, names.clone(), content, now());
             Ok(Parts { lock: Box::new(lock), addresses, files: None })
+        }
+        plan::Lock::Queue { cluster, path, permits, rounds, restarts } => {
+            let (mut options, addresses) = look_up_servers(plan, cluster, patience, started, log)?;
+            (options.rounds, options.restarts) = (*rounds, *restarts);
+            let path = format!("{}{path}", cluster.chroot);
+            let mark = uuid(random::bytes()).replace('-', "");
+            let content = format!("{}:{}", host::name(), process::own_pid().0);
+            let hurry = if patience.is_none() { options.connect_by } else { Moment::default() };
+            let lock: Box<dyn Lock> = match permits {
+                1 => Box::new(SessionLock::new(options, Queue::new(path, mark, content, true), now())),
+                _ => Box::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content, hurry), now())),
+            };
+            Ok(Parts { lock, addresses, files: None })
         }
         plan::Lock::Local { directory, private, names, .. } => {
             let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
@@ -104,6 +111,25 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
             Ok(Parts { lock: Box::new(Local::new(options)), addresses: Vec::new(), files: Some(files) })
         }
     }
+}
+
+/// The addresses of an ensemble, and what all its locks share.
+fn look_up_servers(
+    plan: &Plan,
+    cluster: &Cluster,
+    patience: Option<Moment>,
+    started: Moment,
+    log: &mut Log,
+) -> Result<(Options, Vec<SocketAddr>), Stop> {
+    let connect_by = started + plan.wait.max(cluster.timeout);
+    let found = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
+    let Servers { names: servers, addresses, unresolved } = found;
+    if addresses.is_empty() {
+        log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
+        return Err(Stop::Said(End::Unreachable));
+    }
+    let (cluster, kill_after) = (cluster.clone(), plan.kill_after);
+    Ok((Options { servers, unresolved, cluster, patience, connect_by, kill_after, rounds: None, restarts: None }, addresses))
 }
 
 /// A random uuid (version 4), as text.

@@ -35,6 +35,7 @@ pub mod xid {
 pub mod flag {
     pub const PERSISTENT: i32 = 0;
     pub const EPHEMERAL: i32 = 1;
+    pub const SEQUENCE: i32 = 2;
 }
 
 /// An error code of a reply.

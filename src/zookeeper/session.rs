@@ -228,6 +228,12 @@ impl Session {
         &self.servers[self.server]
     }
 
+    /// How many rounds over all servers found none that took our session; `None` once one has.
+    pub fn rounds_in_vain(&self) -> Option<u32> {
+        let tried = self.attempts - usize::from(!matches!(self.phase, Phase::Down { .. }));
+        self.identity.is_none().then(|| u32::try_from(tried / self.servers.len()).unwrap_or(u32::MAX))
+    }
+
     /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181: no answer for 2.5 s`.
     pub fn faults(&self, now: Moment) -> String {
         let asked = match self.phase {

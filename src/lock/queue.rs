@@ -1,0 +1,531 @@
+//! kazoo's Lock: sequential ephemeral nodes below the lock's own, the lowest of which holds it; each contender watches the one before it, so that a
+//! hand-over wakes one. Nodes are laid out as kazoo lays them out, old and new, so that all exclude each other.
+
+use super::parents::Parents;
+use super::session_lock::{Claim, Desk, Recipe, Stage, Verdict};
+use super::{Failure, Holder};
+use crate::moment::Moment;
+use crate::zookeeper::code::{Code, flag};
+use crate::zookeeper::record::Stat;
+use crate::zookeeper::request::{Answer, Request};
+use crate::zookeeper::session::Change;
+
+/// What follows the uuid in a contender's name, and what does so in those of kazoo's ReadLock, which we wait for as its WriteLock does.
+const CONTENDER: &str = "__lock__";
+const READER: &str = "__rlock__";
+
+/// Digits of a sequence number in a name.
+const DIGITS: usize = 10;
+
+/// The highest sequence number that is safe. ZooKeeper's counter has 32 bits and goes on below zero; kazoo compares the digits as text, so that there
+/// a mixed fleet has two holders, whatever we do.
+const LAST_SAFE: i64 = (1 << 31) - (1 << 20);
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Phase {
+    /// A contender of ours is to be made. `asked`: the create is on its way.
+    Joining { asked: bool },
+    /// A create was sent and its reply lost: looking whether a contender of ours is there. `unsure`: so many that may be ours are looked at.
+    Looking { unsure: usize },
+    /// Our contender is there; who is before it is being asked.
+    Ranking,
+    /// This one is before us, and watched. `seen`: it is known who holds the lock.
+    Queued { ahead: String, seen: bool },
+    /// Nobody is before us; our node is looked at once more, for its token and to watch it.
+    First,
+}
+
+/// The recipe.
+#[derive(Debug)]
+pub struct Queue {
+    /// The lock's node, which contenders stand under.
+    path: String,
+    /// Leads the name of our contender and of no other: 32 hex digits.
+    mark: String,
+    /// `host:pid`, to whoever reads our contender.
+    content: String,
+    /// Whether the node must not be one of a semaphore.
+    exclusive: bool,
+    parents: Parents,
+    phase: Phase,
+    /// Name of our contender, once it is known.
+    own: Option<String>,
+    /// The lowest contender, as far as it was seen.
+    holder: Holder,
+    /// That we wait was said.
+    told: bool,
+    /// A create may go out before its session is known: only in the very first write.
+    pipeline: bool,
+}
+
+impl Queue {
+    /// A queue below the node at `path`.
+    pub fn new(path: String, mark: String, content: String, exclusive: bool) -> Queue {
+        Queue {
+            mark,
+            content,
+            exclusive,
+            parents: Parents::new(path.clone(), b""),
+            phase: Phase::Joining { asked: false },
+            own: None,
+            holder: Holder { lock: path.clone(), host: None, since: None, session: None },
+            path,
+            told: false,
+            pipeline: true,
+        }
+    }
+
+    /// Path of our contender, if there is one.
+    pub(super) fn contender(&self) -> Option<String> {
+        self.own.as_ref().map(|own| self.child(own))
+    }
+
+    fn child(&self, name: &str) -> String {
+        format!("{}/{name}", self.path)
+    }
+
+    /// Name of the child at this path, if it is one of ours to know.
+    fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        path.strip_prefix(&self.path)?.strip_prefix('/')
+    }
+
+    /// Makes our contender and asks who else is there, in one write.
+    fn join(&mut self, desk: &mut Desk) {
+        let asked = desk.session.takes_requests();
+        self.phase = Phase::Joining { asked };
+        self.own = None;
+        if asked {
+            let path = self.child(&format!("{}{CONTENDER}", self.mark));
+            let data = self.content.clone().into_bytes();
+            desk.ask(Request::Create { path, data, acl: desk.acl(), flags: flag::EPHEMERAL | flag::SEQUENCE });
+            if self.exclusive {
+                desk.ask(Request::Data { path: self.path.clone(), watch: false });
+            }
+            self.ask_children(desk);
+        }
+    }
+
+    fn ask_children(&self, desk: &mut Desk) {
+        desk.ask(Request::Children { path: self.path.clone(), watch: false });
+    }
+
+    fn rank_anew(&mut self, desk: &mut Desk) {
+        self.phase = Phase::Ranking;
+        self.ask_children(desk);
+    }
+
+    fn created(&mut self, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+        match result {
+            Ok(Answer::Created(path)) => {
+                self.own = self.name(&path).map(str::to_string);
+                self.phase = Phase::Ranking;
+                None
+            }
+            Err(Code::NO_NODE) if self.parents.make(desk) => {
+                self.join(desk);
+                None
+            }
+            Err(Code::NO_NODE) => Some(Verdict::Failed(self.parents.failure(&self.path))),
+            Err(code) => {
+                Some(Verdict::Failed(Failure::Refused { what: format!("create a node below {}", self.path), why: code.to_string() }))
+            }
+            Ok(_) => None,
+        }
+    }
+
+    fn listed(&mut self, children: &[String], desk: &mut Desk) -> Option<Verdict> {
+        match self.phase {
+            Phase::Looking { .. } => self.look_for_ours(children, desk),
+            Phase::Ranking => return self.rank(children, desk),
+            _ => {}
+        }
+        None
+    }
+
+    /// Any child with our mark may be the contender whose making we never heard of, or an orphan of an earlier session of ours.
+    fn look_for_ours(&mut self, children: &[String], desk: &mut Desk) {
+        let ours: Vec<&String> = children.iter().filter(|name| name.starts_with(&self.mark)).collect();
+        if ours.is_empty() {
+            return self.join(desk);
+        }
+        self.phase = Phase::Looking { unsure: ours.len() };
+        for name in ours {
+            desk.ask(Request::Data { path: self.child(name), watch: false });
+        }
+    }
+
+    fn rank(&mut self, children: &[String], desk: &mut Desk) -> Option<Verdict> {
+        let Some(own) = self.own.clone().filter(|own| children.contains(own)) else {
+            self.join(desk); // somebody has deleted it
+            return None;
+        };
+        for orphan in children.iter().filter(|name| name.starts_with(&self.mark) && **name != own) {
+            desk.ask(Request::Delete { path: self.child(orphan) });
+        }
+        let sequence = sequence(&own)?;
+        if !sequence.parse().is_ok_and(|number: i64| (0..=LAST_SAFE).contains(&number)) {
+            let why = format!("{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock", self.path);
+            return Some(Verdict::Failed(Failure::Unfit(why)));
+        }
+        let mut before: Vec<(&str, &String)> =
+            children.iter().filter_map(|name| Some((self::sequence(name)?, name))).filter(|&(other, _)| other < sequence).collect();
+        before.sort_unstable();
+        let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
+            self.phase = Phase::First;
+            desk.watch(&self.child(&own));
+            return None;
+        };
+        if first != last {
+            desk.ask(Request::Data { path: self.child(first), watch: false }); // answered first: it is the holder
+        }
+        desk.watch(&self.child(last));
+        self.phase = Phase::Queued { ahead: (*last).clone(), seen: false };
+        None
+    }
+
+    /// A child is there.
+    fn seen(&mut self, name: &str, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
+        let ours = desk.is_us(stat.ephemeral_owner);
+        match &mut self.phase {
+            Phase::Looking { .. } if ours => {
+                self.own = Some(name.to_string());
+                self.rank_anew(desk);
+            }
+            Phase::Looking { unsure } => {
+                *unsure = unsure.saturating_sub(1);
+                let none_left = *unsure == 0;
+                desk.ask(Request::Delete { path: self.child(name) });
+                if none_left {
+                    self.join(desk);
+                }
+            }
+            Phase::First if ours && self.own.as_deref() == Some(name) => {
+                return Some(Verdict::Ours(Claim { path: self.child(name), token: stat.czxid }));
+            }
+            Phase::Queued { seen: seen @ false, .. } => {
+                *seen = true;
+                self.holder = Holder {
+                    lock: self.path.clone(),
+                    host: String::from_utf8(data.to_vec()).ok().filter(|text| !text.is_empty()),
+                    since: Some(stat.ctime),
+                    session: Some(stat.ephemeral_owner),
+                };
+                if !std::mem::replace(&mut self.told, true) {
+                    desk.say_waiting(&self.holder);
+                }
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// A child is gone.
+    fn missing(&mut self, name: &str, desk: &mut Desk) {
+        match &mut self.phase {
+            Phase::Looking { unsure } => {
+                *unsure = unsure.saturating_sub(1);
+                if *unsure == 0 {
+                    self.join(desk);
+                }
+            }
+            Phase::Queued { ahead, .. } if ahead == name => self.rank_anew(desk),
+            Phase::First if self.own.as_deref() == Some(name) => self.join(desk),
+            _ => {}
+        }
+    }
+
+    /// What the lock's own node holds: nothing that matters, unless it is the number of a semaphore.
+    fn check_number(&self, data: &[u8]) -> Option<Verdict> {
+        let permits = number(data).filter(|&permits| permits > 1)?;
+        let why = format!("{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid", self.path);
+        Some(Verdict::Failed(Failure::Unfit(why)))
+    }
+}
+
+/// The number that kazoo's Semaphore keeps as the data of its node.
+pub(super) fn number(data: &[u8]) -> Option<u32> {
+    std::str::from_utf8(data).ok()?.parse().ok()
+}
+
+/// The number at the end of a contender's name, as ZooKeeper writes it: `%010d`. `None` if it is none.
+fn sequence(name: &str) -> Option<&str> {
+    let (_, digits) = [CONTENDER, READER].iter().find_map(|kind| name.rsplit_once(kind))?;
+    (digits.len() >= DIGITS && digits.parse::<i64>().is_ok()).then_some(digits)
+}
+
+impl Recipe for Queue {
+    fn opened(&mut self, desk: &mut Desk) {
+        let known = desk.session.id().is_some();
+        match self.phase {
+            Phase::Joining { .. } if known || self.pipeline => self.join(desk),
+            Phase::Looking { .. } if known => {
+                // Reads are local to a server, which may be behind the one that took our create.
+                desk.ask(Request::Sync { path: self.path.clone() });
+                self.ask_children(desk);
+            }
+            Phase::Ranking | Phase::Queued { .. } | Phase::First if known => self.rank_anew(desk),
+            _ => {}
+        }
+        self.pipeline = false;
+    }
+
+    fn up(&mut self, desk: &mut Desk) {
+        if let Phase::Joining { asked: false } = self.phase {
+            self.join(desk);
+        }
+    }
+
+    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+        match (request, result) {
+            (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => return self.created(result, desk),
+            (Request::Create { path, .. }, result) => self.parents.answered(path, result.err()),
+            (Request::Children { path, .. }, Ok(Answer::Children(children))) if *path == self.path => return self.listed(&children, desk),
+            (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) => {
+                self.join(desk);
+            }
+            (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => return self.check_number(&data),
+            (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
+                let name = self.name(path)?.to_string();
+                return self.seen(&name, &data, &stat, desk);
+            }
+            (Request::Data { path, .. }, Err(Code::NO_NODE)) => {
+                let name = self.name(path)?.to_string();
+                self.missing(&name, desk);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
+        let Some(name) = self.name(path) else { return };
+        match (change, &self.phase) {
+            (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => self.rank_anew(desk),
+            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => desk.watch(path), // the watch is used up
+            _ => {}
+        }
+    }
+
+    fn down(&mut self, known: bool) {
+        self.parents.down();
+        match self.phase {
+            Phase::Joining { asked: true } if known => self.phase = Phase::Looking { unsure: 0 },
+            // Unless the session is known, what was asked for can only be an orphan now.
+            Phase::Joining { .. } => self.phase = Phase::Joining { asked: false },
+            _ => {}
+        }
+    }
+
+    fn restart(&mut self, desk: &mut Desk) {
+        self.join(desk);
+    }
+
+    fn stage(&self, _: Moment) -> Stage {
+        match self.phase {
+            Phase::Joining { asked: made } => Stage::Asking { made },
+            Phase::Queued { seen: true, .. } => Stage::Waiting { holder: self.holder.clone(), made: true },
+            Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => Stage::Asking { made: true },
+        }
+    }
+
+    fn limit(&self) -> Option<(Moment, Failure)> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Client, Fake};
+    use super::super::session_lock::{Options, SessionLock};
+    use super::super::{Holder, Input, Lock, Output};
+    use super::*;
+    use crate::plan::{self, Cluster, Heartbeat};
+    use std::time::Duration;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    const PATH: &str = "/lockex/id";
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+    }
+
+    fn options(wait: Duration) -> Options {
+        let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+        Options {
+            servers: vec!["h1:2181".into()],
+            unresolved: vec![],
+            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth: None, acl, heartbeat },
+            patience: (!wait.is_zero()).then(|| at(0) + wait),
+            connect_by: at(0) + wait.max(TIMEOUT),
+            kill_after: Duration::from_secs(5),
+            rounds: None,
+            restarts: Some(1),
+        }
+    }
+
+    fn mark(number: u32) -> String {
+        format!("{number:032x}")
+    }
+
+    fn contender(number: u32, wait: Duration) -> Client<SessionLock<Queue>> {
+        let queue = Queue::new(PATH.into(), mark(number), format!("host:{number}"), true);
+        Client::new(SessionLock::new(options(wait), queue, at(0)))
+    }
+
+    fn acquired(client: &Client<SessionLock<Queue>>) -> bool {
+        client.said.iter().any(|output| matches!(output, Output::Acquired(_)))
+    }
+
+    fn settled(client: &mut Client<SessionLock<Queue>>, fake: &mut Fake) -> Moment {
+        let mut now = at(0);
+        for _ in 0..2000 {
+            fake.expire(now);
+            client.talk(fake, now);
+            if client.said.iter().any(|output| matches!(output, Output::Acquired(_) | Output::Busy(_) | Output::Failed(_))) {
+                return now;
+            }
+            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+        }
+        panic!("never settled: {:?}", client.said);
+    }
+
+    #[test]
+    fn an_empty_queue_is_ours_with_its_nodes_laid_out_as_kazoos() {
+        let (mut fake, mut client) = (Fake::default(), contender(1, Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        assert!(acquired(&client), "{:?}", client.said);
+        let own = format!("{}__lock__0000000001", mark(1)); // the first number went to the try that found no parent
+        assert_eq!(fake.children(PATH), [own.clone()]);
+        assert_eq!(fake.nodes[&format!("{PATH}/{own}")].data, b"host:1");
+        client.release(&mut fake, at(1));
+        assert_eq!(fake.children(PATH), [""; 0]);
+    }
+
+    #[test]
+    fn contenders_are_served_in_order_and_one_release_wakes_one() {
+        let mut fake = Fake::default();
+        let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
+        for client in &mut queue {
+            client.talk(&mut fake, at(0));
+        }
+        for turn in 0..queue.len() {
+            let holding: Vec<bool> = queue.iter().map(acquired).collect();
+            assert!(holding[turn] && !holding[turn + 1..].contains(&true), "turn {turn}: {holding:?}");
+            queue[turn].release(&mut fake, at(10));
+            assert!(fake.undelivered() <= 1, "one release, {} woken", fake.undelivered());
+            for client in &mut queue {
+                client.talk(&mut fake, at(10));
+            }
+        }
+        assert_eq!(fake.children(PATH), [""; 0]);
+    }
+
+    #[test]
+    fn a_waiter_in_the_middle_that_leaves_wakes_the_one_behind_it_and_gives_it_nothing() {
+        let mut fake = Fake::default();
+        let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
+        queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        queue[1].release(&mut fake, at(1));
+        queue[2].talk(&mut fake, at(1));
+        assert!(!acquired(&queue[2]), "{:?}", queue[2].said);
+        queue[0].release(&mut fake, at(2));
+        queue[2].talk(&mut fake, at(2));
+        assert!(acquired(&queue[2]), "{:?}", queue[2].said);
+    }
+
+    #[test]
+    fn a_waiter_says_who_holds_the_lock_and_not_who_is_before_it() {
+        let mut fake = Fake::default();
+        let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
+        queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        let said =
+            queue[2].said.iter().find_map(|output| if let Output::Waiting(Holder { host, .. }) = output { host.clone() } else { None });
+        assert_eq!(said.as_deref(), Some("host:0"));
+    }
+
+    #[test]
+    fn whoever_tries_once_and_is_not_first_is_busy_and_leaves_the_queue() {
+        let (mut fake, mut first, mut second) = (Fake::default(), contender(1, Duration::ZERO), contender(2, Duration::ZERO));
+        first.talk(&mut fake, at(0));
+        second.talk(&mut fake, at(0));
+        assert!(matches!(second.said.last(), Some(Output::Busy(holder)) if holder.host.as_deref() == Some("host:1")), "{:?}", second.said);
+        second.release(&mut fake, at(0));
+        assert_eq!(fake.children(PATH).len(), 1);
+    }
+
+    #[test]
+    fn kazoos_readers_before_us_are_waited_for_and_other_children_are_not() {
+        for (name, blocks) in
+            [("0123__rlock__0000000000", true), ("0123__lock__-2147483648", true), ("0123__lock__1", false), ("odd", false)]
+        {
+            let mut fake = Fake::with_parent("/lockex");
+            fake.put(PATH, b"", 0);
+            fake.put(&format!("{PATH}/{name}"), b"kazoo", 77);
+            fake.sequence = 5;
+            let mut client = contender(1, TIMEOUT);
+            client.talk(&mut fake, at(0));
+            assert_eq!(acquired(&client), !blocks, "{name}: {:?}", client.said);
+        }
+    }
+
+    #[test]
+    fn sequence_numbers_about_to_wrap_are_refused_with_advice() {
+        for number in [LAST_SAFE + 1, -5] {
+            let mut fake = Fake::with_parent("/lockex");
+            fake.put(PATH, b"", 0);
+            fake.sequence = number;
+            let mut client = contender(1, TIMEOUT);
+            client.talk(&mut fake, at(0));
+            assert!(
+                matches!(client.said.last(), Some(Output::Failed(Failure::Unfit(why))) if why.contains("delete")),
+                "{number}: {:?}",
+                client.said
+            );
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_a_semaphores_is_refused() {
+        let mut fake = Fake::with_parent("/lockex");
+        fake.put(PATH, b"3", 0);
+        let mut client = contender(1, TIMEOUT);
+        client.talk(&mut fake, at(0));
+        assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unfit(_)))), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_contender_deleted_by_hand_joins_again() {
+        let (mut fake, mut first, mut second) = (Fake::default(), contender(1, TIMEOUT), contender(2, TIMEOUT));
+        first.talk(&mut fake, at(0));
+        second.talk(&mut fake, at(0));
+        let ours = fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2))).unwrap();
+        fake.delete(&format!("{PATH}/{ours}"));
+        first.release(&mut fake, at(1));
+        second.talk(&mut fake, at(1));
+        assert!(acquired(&second), "{:?}", second.said);
+    }
+
+    /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, and nothing of us is left twice.
+    #[test]
+    fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
+        for wait in [Duration::ZERO, Duration::from_mins(1)] {
+            for cut in 0..20 {
+                for requests in [true, false] {
+                    let (mut fake, mut client) = (Fake::with_parent("/lockex"), contender(1, wait));
+                    if cut % 2 == 0 {
+                        fake.put(PATH, b"", 0);
+                    }
+                    *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
+                    let now = settled(&mut client, &mut fake);
+                    assert!(acquired(&client), "cut after {cut}, requests {requests}, wait {wait:?}: {:?}", client.said);
+                    client.talk(&mut fake, now);
+                    assert_eq!(fake.children(PATH).len(), 1, "cut after {cut}, requests {requests}");
+                    client.lock.handle(Input::Release, now);
+                    client.talk(&mut fake, now + TIMEOUT);
+                    fake.expire(now + TIMEOUT * 2);
+                    assert_eq!(fake.children(PATH), [""; 0]);
+                }
+            }
+        }
+    }
+}
