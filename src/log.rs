@@ -1,7 +1,7 @@
 //! One line per event: in the log file, which logrotate may move and nobody can make us wait for, and on stderr. Neither can stop a run:
 //! what cannot be written is lost, and that the log cannot is said once.
 
-use crate::plan::{self, Level};
+use crate::plan::{self, Level, Style};
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
@@ -25,8 +25,9 @@ pub enum Topic {
 /// The log of a run.
 #[derive(Debug)]
 pub struct Log {
-    /// Leads each line on stderr.
+    /// Named in each line on stderr.
     program: &'static str,
+    style: Style,
     /// Whether stderr is told too.
     verbose: bool,
     path: Option<PathBuf>,
@@ -51,9 +52,9 @@ type Identity = (u64, u64);
 impl Log {
     /// A log as planned, which begins with what the plan warns of. The file is opened for the first line that goes there.
     pub fn new(plan: &plan::Log, program: &'static str, verbose: bool) -> Log {
-        let plan::Log { path, level, session_level, warnings, .. } = plan;
-        let (path, level, session_level) = (path.clone(), *level, *session_level);
-        let mut log = Log { program, verbose, path, level, session_level, opened: None, complained: false };
+        let plan::Log { style, path, level, session_level, warnings } = plan;
+        let (style, path, level, session_level) = (*style, path.clone(), *level, *session_level);
+        let mut log = Log { program, style, verbose, path, level, session_level, opened: None, complained: false };
         for warning in warnings {
             log.say(Topic::Run, Level::Warning, warning);
         }
@@ -63,26 +64,43 @@ impl Log {
     /// Tells the log file, and with `verbose` stderr.
     pub fn say(&mut self, topic: Topic, level: Level, message: &dyn Display) {
         let message = one_line(message);
-        if self.verbose && level >= Level::Info {
-            tell(self.program, &message);
+        if self.is_told(level) {
+            self.tell(level, &message);
         }
         self.record(topic, level, &message);
     }
 
-    /// Tells stderr, and the log file as an error.
+    /// Tells stderr, and the log file as an error. On stderr it looks the same in every style.
     pub fn complain(&mut self, message: &dyn Display) {
-        self.tell_both(Level::Error, message);
+        let message = one_line(message);
+        put(plain(self.program, &message));
+        self.record(Topic::Run, Level::Error, &message);
     }
 
     /// Tells stderr, and the log file, of what is wrong but stops nothing.
     pub fn warn(&mut self, message: &dyn Display) {
-        self.tell_both(Level::Warning, message);
+        let message = one_line(message);
+        match self.style {
+            Style::Plain => put(plain(self.program, &format!("WARNING: {message}"))),
+            Style::Glog => self.tell(Level::Warning, &message),
+        }
+        self.record(Topic::Run, Level::Warning, &message);
     }
 
-    fn tell_both(&mut self, level: Level, message: &dyn Display) {
-        let message = one_line(message);
-        tell(self.program, &message);
-        self.record(Topic::Run, level, &message);
+    /// Whether stderr hears of what is said at this level. Who has no log file is told there what is wrong; an error that ends a run is
+    /// complained of besides.
+    fn is_told(&self, level: Level) -> bool {
+        if self.verbose { level >= Level::Info } else { self.style == Style::Glog && level == Level::Warning }
+    }
+
+    fn tell(&self, level: Level, message: &str) {
+        put(match self.style {
+            Style::Plain => plain(self.program, message),
+            Style::Glog => {
+                let (seconds, micros) = unix_time();
+                glog(&local_time(seconds), micros, level, process::id(), self.program, message)
+            }
+        });
     }
 
     fn record(&mut self, topic: Topic, level: Level, message: &str) {
@@ -94,7 +112,7 @@ impl Log {
             return;
         }
         let Some(path) = &self.path else { return };
-        let line = line(&local_time(unix_seconds()), level, process::id(), message);
+        let line = line(&local_time(unix_time().0), level, process::id(), message);
         if let Err(error) = append(&mut self.opened, path, &line)
             && !self.complained
         {
@@ -106,21 +124,39 @@ impl Log {
 
 /// One line on stderr, `program` first.
 pub fn complain(program: &str, message: &dyn Display) {
-    tell(program, &one_line(message));
+    put(plain(program, &one_line(message)));
 }
 
 /// The most bytes of a line on stderr: what a pipe that has any room takes at once (PIPE_BUF).
 const LONGEST: usize = 4096;
 
 /// A closed stderr is nobody's business, and a full one is not waited for.
-fn tell(program: &str, message: &str) {
-    let mut line = format!("{program}: {message}").into_bytes();
+fn put(line: String) {
+    let mut line = line.into_bytes();
     line.truncate(LONGEST - 1);
     line.push(b'\n');
     let mut stderr = io::stderr().lock();
     if has_room(&stderr) {
         let _ = stderr.write_all(&line);
     }
+}
+
+/// A line on stderr.
+fn plain(program: &str, message: &str) -> String {
+    format!("{program}: {message}")
+}
+
+/// A line on stderr, as Google's logging library writes it; the program stands for the file, and there are no line numbers.
+fn glog(now: &LocalTime, micros: u32, level: Level, pid: u32, program: &str, message: &str) -> String {
+    let LocalTime { month, day, hour, minute, second, .. } = now;
+    let level = match level {
+        Level::Debug => 'D',
+        Level::Info => 'I',
+        Level::Warning => 'W',
+        Level::Error => 'E',
+        Level::Critical => 'F',
+    };
+    format!("{level}{month:02}{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} {pid} {program}:0] {message}")
 }
 
 /// A line of the log file, as Python's logging writes it.
@@ -171,8 +207,10 @@ fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-fn unix_seconds() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs().cast_signed())
+/// Seconds since 1970, and microseconds of the one that runs.
+fn unix_time() -> (i64, u32) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_secs().cast_signed(), now.subsec_micros())
 }
 
 #[cfg(test)]
@@ -203,7 +241,7 @@ mod tests {
     }
 
     fn plan(path: Option<PathBuf>) -> plan::Log {
-        plan::Log { style: plan::Style::Plain, path, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+        plan::Log { style: Style::Plain, path, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
     }
 
     /// The messages in a log file.
@@ -223,6 +261,34 @@ mod tests {
             (Level::Critical, "2026-11-21 09:24:00 CRITICAL1234 a b\n"),
         ] {
             assert_eq!(line(&now, level, 1234, "a b"), expected);
+        }
+    }
+
+    #[test]
+    fn a_line_on_stderr_looks_as_glogs_does() {
+        let now = LocalTime { year: 2026, month: 11, day: 21, hour: 9, minute: 24, second: 0 };
+        for (level, expected) in [
+            (Level::Debug, "D1121 09:24:00.000456 1234 lockex:0] a b"),
+            (Level::Info, "I1121 09:24:00.000456 1234 lockex:0] a b"),
+            (Level::Warning, "W1121 09:24:00.000456 1234 lockex:0] a b"),
+            (Level::Error, "E1121 09:24:00.000456 1234 lockex:0] a b"),
+            (Level::Critical, "F1121 09:24:00.000456 1234 lockex:0] a b"),
+        ] {
+            assert_eq!(glog(&now, 456, level, 1234, "lockex", "a b"), expected);
+        }
+    }
+
+    #[test]
+    fn stderr_hears_the_story_if_it_should_and_what_is_wrong_if_there_is_no_file() {
+        for (style, verbose, told) in [
+            (Style::Plain, false, &[][..]),
+            (Style::Glog, false, &[Level::Warning]),
+            (Style::Plain, true, &[Level::Info, Level::Warning, Level::Error]),
+            (Style::Glog, true, &[Level::Info, Level::Warning, Level::Error]),
+        ] {
+            let log = Log::new(&plan::Log { style, ..plan(None) }, "lockex", verbose);
+            let levels = [Level::Debug, Level::Info, Level::Warning, Level::Error];
+            assert_eq!(levels.into_iter().filter(|&level| log.is_told(level)).collect::<Vec<_>>(), told, "{style:?} {verbose}");
         }
     }
 

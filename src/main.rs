@@ -14,8 +14,10 @@ use zk_flock::sys::{clock, file, poll, signals};
 use zk_flock::{log, run};
 
 /// Every name that this executable answers to; under any other it is the first one.
-const PROGRAMS: &[Program] =
-    &[Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) }];
+const PROGRAMS: &[Program] = &[
+    Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) },
+    Program { name: "lockex", help: cli::lockex::HELP, request: |words, environment| cli::lockex::request(words, environment) },
+];
 
 /// Of a wrong `--program`, as of any wrong option.
 const USAGE: u8 = 2;
@@ -53,7 +55,7 @@ fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
             Exit::Code(code) => code.into(),
             Exit::DieOf(signal) => signals::die_of(signal),
         },
-        Ok(Request::Help(text)) => print(&text),
+        Ok(Request::Help) => print(&program.help),
         Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
         Err(error) => {
             log::complain(program.name, &error);
@@ -69,6 +71,7 @@ fn environment() -> Environment {
     Environment {
         euid: file::effective_uid(),
         xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").map(Into::into),
+        zkhosts: env::var_os("ZKHOSTS"),
         current_dir: env::current_dir().unwrap_or_default(),
     }
 }

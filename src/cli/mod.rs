@@ -2,15 +2,17 @@
 //! be asked for, what can be wrong with it, and the one place that gives an exit code to that.
 
 pub mod hosts;
+pub mod lockex;
 pub mod names;
+mod options;
+mod python_hash;
 pub mod value;
 pub mod words;
 pub mod zk_flock;
 
 use crate::config;
 use crate::plan::Plan;
-use lexopt::{Arg, Parser};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -39,6 +41,8 @@ pub struct Environment {
     pub euid: u32,
     /// `$XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
+    /// `$ZKHOSTS`.
+    pub zkhosts: Option<OsString>,
     /// Where relative paths begin; a daemon leaves it.
     pub current_dir: PathBuf,
 }
@@ -49,8 +53,8 @@ pub struct Environment {
 pub enum Request {
     /// Do this.
     Run(Plan),
-    /// Print this.
-    Help(&'static str),
+    /// Print the program's help.
+    Help,
     /// Print name and version.
     Version,
 }
@@ -72,18 +76,22 @@ pub(crate) enum Fault {
     Ambiguous { typed: String, candidates: Vec<&'static str> },
     /// A value that the option cannot have.
     Value { option: &'static str, expected: &'static str, found: String },
-    /// `--hosts` is no connection string.
-    Hosts(hosts::Flaw),
+    /// Not a connection string.
+    Hosts { option: &'static str, flaw: hosts::Flaw },
     /// Two options that contradict each other.
     Conflict { option: &'static str, with: &'static str },
     /// A name that a lock cannot have.
     Name { what: &'static str, name: String, flaw: names::Flaw },
     /// The command cannot be cut into words.
     Command(words::Unfinished),
-    /// Too few words, or too many.
-    Words(usize),
-    /// The command has no words in it.
+    /// Neither a lock's name nor a command.
+    NoWords,
+    /// No command.
     NoCommand,
+    /// The command has no words in it.
+    EmptyCommand,
+    /// So many words where a name and a command should be.
+    TooManyWords(usize),
     /// The config cannot be read.
     Unreadable { path: PathBuf, source: io::Error },
     /// The config is longer than any config is.
@@ -96,7 +104,7 @@ impl Error {
     /// Mirrors EXIT STATUS in the man pages.
     pub fn exit_code(&self) -> u8 {
         let (plain, sysexit) = match self.fault {
-            Fault::Words(_) | Fault::NoCommand => (1, 64),
+            _ if self.wants_usage() => (1, 64),
             Fault::Unreadable { .. } | Fault::TooLong(_) | Fault::Config(_) => (1, 78),
             _ => (2, 64),
         };
@@ -105,7 +113,7 @@ impl Error {
 
     /// Whether the usage should follow the sentence.
     pub fn wants_usage(&self) -> bool {
-        matches!(self.fault, Fault::Words(_) | Fault::NoCommand)
+        matches!(self.fault, Fault::NoWords | Fault::NoCommand | Fault::EmptyCommand | Fault::TooManyWords(_))
     }
 }
 
@@ -123,14 +131,16 @@ impl fmt::Display for Fault {
             Fault::Option(error) => error.fmt(f),
             Fault::Ambiguous { typed, candidates } => write!(f, "--{typed} could be --{}", candidates.join(" or --")),
             Fault::Value { option, expected, found } => write!(f, "{option}: expected {expected}, found {found:?}"),
-            Fault::Hosts(flaw) => write!(f, "--hosts: {flaw}"),
+            Fault::Hosts { option, flaw } => write!(f, "{option}: {flaw}"),
             Fault::Conflict { option, with } => write!(f, "{option} makes no sense with {with}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),
-            Fault::Words(0) => write!(f, "lock name and command are missing"),
-            Fault::Words(1) => write!(f, "the command is missing"),
-            Fault::Words(found) => write!(f, "expected a lock name and a command in one word, found {found} words (give more after --)"),
-            Fault::NoCommand => write!(f, "the command is empty"),
+            Fault::NoWords => write!(f, "lock name and command are missing"),
+            Fault::NoCommand => write!(f, "the command is missing"),
+            Fault::EmptyCommand => write!(f, "the command is empty"),
+            Fault::TooManyWords(found) => {
+                write!(f, "expected a lock name and a command in one word, found {found} words (give more after --)")
+            }
             Fault::Unreadable { path, source } => write!(f, "cannot read {}: {source}", path.display()),
             Fault::TooLong(path) => write!(f, "{}: longer than 1 MiB, so not a config", path.display()),
             Fault::Config(error) => error.fmt(f),
@@ -148,33 +158,4 @@ impl From<config::Error> for Fault {
     fn from(error: config::Error) -> Fault {
         Fault::Config(error)
     }
-}
-
-/// The next option or word; a long option comes by its full name, one of `original` or `added`.
-fn next_argument(parser: &mut Parser, original: &[&'static str], added: &[&'static str]) -> Result<Option<Arg<'static>>, Fault> {
-    // What was clear before there were others stays what it was: scripts have it.
-    let known = |typed: &str| if original.iter().any(|name| name.starts_with(typed)) { original } else { added };
-    Ok(match parser.next()? {
-        Some(Arg::Long(typed)) => Some(Arg::Long(complete(typed, known(typed))?)),
-        Some(Arg::Short(letter)) => Some(Arg::Short(letter)),
-        Some(Arg::Value(word)) => Some(Arg::Value(word)),
-        None => None,
-    })
-}
-
-/// The one of `known` that is `typed`, or else the only one that begins so.
-fn complete(typed: &str, known: &[&'static str]) -> Result<&'static str, Fault> {
-    let candidates: Vec<_> = known.iter().copied().filter(|name| name.starts_with(typed)).collect();
-    match candidates[..] {
-        [] => Err(Fault::Option(lexopt::Error::UnexpectedOption(format!("--{typed}")))),
-        [only] => Ok(only),
-        _ => candidates.iter().copied().find(|name| *name == typed).ok_or_else(|| Fault::Ambiguous { typed: typed.to_owned(), candidates }),
-    }
-}
-
-/// If `--` comes next, the words after it.
-fn words_after_dashes(parser: &mut Parser) -> Option<Vec<OsString>> {
-    let mut raw = parser.try_raw_args()?;
-    raw.next_if(|word| word == OsStr::new("--"))?;
-    Some(raw.collect())
 }

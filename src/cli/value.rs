@@ -1,10 +1,11 @@
-//! Values of options that more than one program has: text to number, duration, signal. Each kind says what it expects, for the sentence
+//! Values of options that more than one program has: text to number, duration, signal, hosts. Each kind says what it expects, for the sentence
 //! that refuses anything else.
 
 use super::Fault;
+use super::hosts::{self, Ensemble};
 use crate::signal::Signal;
 use lexopt::Parser;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 /// A kind of value: how it is read, and what is said when it cannot be.
@@ -26,6 +27,16 @@ impl<T> Kind<T> {
 /// The fault of a value that an option cannot have.
 pub(super) fn refuse(option: &'static str, expected: &'static str, found: &OsStr) -> Fault {
     Fault::Value { option, expected, found: found.to_string_lossy().into_owned() }
+}
+
+/// A value that must be text.
+pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Fault> {
+    value.into_string().map_err(|found| refuse(option, "UTF-8", &found))
+}
+
+/// A value that must be a connection string.
+pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble, Fault> {
+    hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })
 }
 
 /// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and `inf` says "for ever".
@@ -52,6 +63,16 @@ pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read:
 /// A number of names.
 pub const NAMES: Kind<u32> =
     Kind { expected: "a number of names, 0 to 10000", read: |text| text.parse().ok().filter(|&count| count <= MOST_NAMES) };
+
+/// How many may hold a lock at once; below one there is one all the same.
+pub const CONCURRENCY: Kind<u32> =
+    Kind { expected: "a whole number up to 4294967295", read: |text| text.parse::<i64>().ok()?.max(1).try_into().ok() };
+
+/// How often to try; nothing below zero is a limit.
+pub const TRIES: Kind<Option<u32>> = Kind {
+    expected: "a whole number up to 4294967295, or -1 for no limit",
+    read: |text| text.parse::<i64>().ok().filter(|&tries| tries <= u32::MAX.into()).map(|tries| tries.try_into().ok()),
+};
 
 /// A signal, or none.
 pub const SIGNAL: Kind<Option<Signal>> = Kind {
@@ -140,6 +161,24 @@ mod tests {
         assert_eq!([read(&NAMES, "0"), read(&NAMES, "10000")], [Some(0), Some(10_000)]);
         for text in JUNK.iter().chain(&["10001", "-1", "1.5", "inf", "99999999999999999999"]) {
             assert_eq!(read(&NAMES, text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_below_their_range_have_a_meaning() {
+        for (text, concurrency, tries) in [
+            ("1", 1, Some(1)),
+            (" 10 ", 10, Some(10)),
+            ("010", 10, Some(10)),
+            ("0", 1, Some(0)),
+            ("-1", 1, None),
+            ("-7", 1, None),
+            ("4294967295", u32::MAX, Some(u32::MAX)),
+        ] {
+            assert_eq!((read(&CONCURRENCY, text), read(&TRIES, text)), (Some(concurrency), Some(tries)), "{text}");
+        }
+        for text in JUNK.iter().chain(&["1.5", "inf", "4294967296", "99999999999999999999"]) {
+            assert_eq!((read(&CONCURRENCY, text), read(&TRIES, text)), (None, None), "{text}");
         }
     }
 

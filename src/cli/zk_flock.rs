@@ -1,11 +1,11 @@
 //! `zk-flock`: its help, its options, and what these come to with the config file. Options, defaults and the file are those of the Python
 //! original (behaviour of optparse included: any order, any clear prefix), and a few more.
 
-use super::hosts::{self, Ensemble};
-use super::{Environment, Error, Fault, Request, names, next_argument, value, words, words_after_dashes};
+use super::hosts::Ensemble;
+use super::options::{self, Common, Taken, next_argument, words_after_dashes};
+use super::{Environment, Error, Fault, Request, names, value, words};
 use crate::config::{self, Config, Required};
-use crate::plan::{Cluster, Command, ExitCodes, Gate, Lock, Log, Plan};
-use crate::signal::Signal;
+use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Style};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -66,25 +66,18 @@ const ADDED: &[&str] = &["kill-after", "hosts", "app-id", "timeout", "local", "s
 
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // one for each option that has no value
 struct Options {
     confpath: Option<PathBuf>,
     daemonize: bool,
     maxla: Option<f64>,
     sleep: bool,
-    wait: Duration,
-    exitcode: Option<u8>,
     sequence: u32,
     minlocktime: Duration,
-    pdeathsig: Option<Signal>,
-    kill_after: Duration,
     hosts: Option<Ensemble>,
     app_id: Option<String>,
     timeout: Option<Duration>,
     local: Option<Folder>,
-    sysexits: bool,
-    verbose: bool,
-    words: Vec<OsString>,
+    common: Common,
     after_dashes: Vec<OsString>,
 }
 
@@ -102,53 +95,24 @@ impl Default for Options {
             daemonize: false,
             maxla: None,
             sleep: false,
-            wait: Duration::ZERO,
-            exitcode: None,
             sequence: 0,
             minlocktime: Duration::from_secs(5),
-            pdeathsig: Some(Signal::TERM),
-            kill_after: Duration::from_secs(5),
             hosts: None,
             app_id: None,
             timeout: None,
             local: None,
-            sysexits: false,
-            verbose: false,
-            words: Vec::new(),
+            common: Common::default(),
             after_dashes: Vec::new(),
         }
     }
 }
 
-/// What `args`, the words after the program's name, ask for. Wherever they ask for help or version, that is it.
+/// What `args`, the words after the program's name, ask for.
 pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
-    let mut parser = lexopt::Parser::from_args(args);
-    let mut options = Options::default();
-    let mut first_fault = None;
-    loop {
-        match options.take(&mut parser) {
-            Ok(Taken::Argument) => {}
-            Ok(Taken::Help) => return Ok(Request::Help(HELP)),
-            Ok(Taken::Version) => return Ok(Request::Version),
-            Ok(Taken::All) => break,
-            Err(fault) => drop(first_fault.get_or_insert(fault)),
-        }
-    }
-    let sysexits = options.sysexits;
-    let plan = first_fault.map_or_else(|| options.plan(environment), Err);
-    plan.map(Request::Run).map_err(|fault| Error { fault, sysexits })
+    options::request::<Options>(args, environment)
 }
 
-/// What was found on the line.
-enum Taken {
-    Argument,
-    Help,
-    Version,
-    All,
-}
-
-impl Options {
-    /// Takes the next argument off the line; after a fault the line can be read on.
+impl options::Options for Options {
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
         if let Some(words) = words_after_dashes(parser) {
             self.after_dashes = words;
@@ -160,24 +124,20 @@ impl Options {
             Short('d') | Long("daemonize") => self.daemonize = true,
             Short('m') | Long("maxla") => self.maxla = Some(value::LOAD.take("--maxla", parser)?),
             Short('s') | Long("sleep") => self.sleep = true,
-            Short('w') | Long("wait") => self.wait = value::WAIT.take("--wait", parser)?,
-            Short('x') | Long("exitcode") => self.exitcode = Some(value::EXIT_CODE.take("--exitcode", parser)?),
             Short('n') => self.sequence = value::NAMES.take("-n", parser)?,
             Short('l') | Long("minlocktime") => self.minlocktime = value::SECONDS.take("--minlocktime", parser)?,
-            Short('p') | Long("pdeathsig") => self.pdeathsig = value::SIGNAL.take("--pdeathsig", parser)?,
-            Short('k') | Long("kill-after") => self.kill_after = value::SECONDS.take("--kill-after", parser)?,
-            Long("hosts") => self.hosts = Some(hosts::parse(&text("--hosts", parser.value()?)?).map_err(Fault::Hosts)?),
-            Long("app-id") => self.app_id = Some(text("--app-id", parser.value()?)?),
+            Long("hosts") => self.hosts = Some(value::ensemble("--hosts", parser.value()?)?),
+            Long("app-id") => self.app_id = Some(value::text("--app-id", parser.value()?)?),
             Long("timeout") => self.timeout = Some(value::TIMEOUT.take("--timeout", parser)?),
             Long("local") => self.local = Some(parser.optional_value().map_or(Ok(Folder::Default), folder)?),
-            Long("sysexits") => self.sysexits = true,
-            Short('v') | Long("verbose") => self.verbose = true,
-            Short('V') | Long("version") => return Ok(Taken::Version),
-            Short('h') | Long("help") => return Ok(Taken::Help),
-            Value(word) => self.words.push(word),
-            option => return Err(option.unexpected().into()),
+            Short('p') => return self.common.take(Long("pdeathsig"), parser),
+            argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)
+    }
+
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn plan(self, environment: &Environment) -> Result<Plan, Fault> {
@@ -187,21 +147,24 @@ impl Options {
         let config = self.config(&path)?;
         self.join(config, &path, &name, command, environment)
     }
+}
 
+impl Options {
     /// The lock's name, and the command: one word to be split, or after `--` two and more to be taken as they are.
     fn words(&self) -> Result<(String, Command), Fault> {
-        let words: Vec<_> = self.words.iter().chain(&self.after_dashes).collect();
-        let [name, ref command @ ..] = words[..] else { return Err(Fault::Words(0)) };
+        let words: Vec<_> = self.common.words.iter().chain(&self.after_dashes).collect();
+        let [name, ref command @ ..] = words[..] else { return Err(Fault::NoWords) };
         let command = match command {
+            [] => return Err(Fault::NoCommand),
             [text] => Command { words: words::split(text).map_err(Fault::Command)?, shown: text.to_string_lossy().into_owned() },
-            [_, _, ..] if self.words.len() < 2 => {
+            [_, _, ..] if self.common.words.len() < 2 => {
                 let words: Vec<_> = command.iter().copied().cloned().collect();
                 Command { shown: words.join(OsStr::new(" ")).to_string_lossy().into_owned(), words }
             }
-            _ => return Err(Fault::Words(words.len())),
+            _ => return Err(Fault::TooManyWords(words.len())),
         };
         if command.words.is_empty() {
-            return Err(Fault::NoCommand);
+            return Err(Fault::EmptyCommand);
         }
         let name = name.clone().into_string().map_err(|name| {
             let name = name.to_string_lossy().into_owned();
@@ -241,25 +204,25 @@ impl Options {
         Ok(Plan {
             program: "zk-flock",
             lock,
-            wait: self.wait,
+            wait: self.common.wait.unwrap_or(Duration::ZERO),
             command,
             minimum_hold: self.minlocktime,
-            kill_after: self.kill_after,
-            death_signal: self.pdeathsig,
-            exit_codes: ExitCodes { busy: self.exitcode, busy_default: 0, sysexits: self.sysexits },
+            kill_after: self.common.kill_after,
+            death_signal: self.common.pdeathsig,
+            exit_codes: self.common.exit_codes(0),
             gate: Gate {
                 max_load: self.maxla.or(config.maxla).filter(|&load| load > 0.0),
                 sleep: self.sleep || config.sleep.unwrap_or(false),
             },
             log: Log {
-                style: crate::plan::Style::Plain,
+                style: Style::Plain,
                 path: config.log_path.map(|path| environment.current_dir.join(path)),
                 level: config.level,
                 session_level: config.zklevel,
                 warnings: config.warnings,
             },
             daemonize: self.daemonize,
-            verbose: self.verbose,
+            verbose: self.common.verbose,
         })
     }
 
@@ -276,13 +239,13 @@ impl Options {
             heartbeat: config.heartbeat,
         };
         let app_id = self.app_id.clone().or_else(|| config.app_id.clone()).ok_or_else(missing(Required::AppId))?;
-        check("app id", &app_id, names::check_node)?;
+        names::check("app id", &app_id, names::check_node)?;
         Ok(Lock::Node { cluster, app_id, names: self.names(name, names::check_node)?, announce: self.sequence > 0 })
     }
 
     fn local_lock(&self, folder: &Folder, config: &Config, name: &str, environment: &Environment) -> Result<Lock, Fault> {
         let app_id = self.app_id.as_deref().or(config.app_id.as_deref()).unwrap_or(DEFAULT_APP_ID);
-        check("app id", app_id, names::check_file)?;
+        names::check("app id", app_id, names::check_file)?;
         let (folder, private) = match folder {
             Folder::Default => (default_folder(environment), true),
             Folder::Given(folder) => (environment.current_dir.join(folder), false),
@@ -293,20 +256,12 @@ impl Options {
 
     /// The name, or with `-n` those that are made of it.
     fn names(&self, name: &str, allowed: fn(&str) -> Result<(), names::Flaw>) -> Result<Vec<String>, Fault> {
-        check("lock name", name, allowed)?;
+        names::check("lock name", name, allowed)?;
         Ok(match self.sequence {
             0 => vec![name.to_owned()],
             count => (0..count).map(|number| format!("{name}_{number}")).collect(),
         })
     }
-}
-
-fn check(what: &'static str, name: &str, allowed: fn(&str) -> Result<(), names::Flaw>) -> Result<(), Fault> {
-    allowed(name).map_err(|flaw| Fault::Name { what, name: name.into(), flaw })
-}
-
-fn text(option: &'static str, value: OsString) -> Result<String, Fault> {
-    value.into_string().map_err(|found| value::refuse(option, "UTF-8", &found))
 }
 
 fn folder(value: OsString) -> Result<Folder, Fault> {
@@ -332,30 +287,16 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::testing::{assert_documented, environment, line, typed};
     use super::*;
-    use crate::plan::{Acl, Auth, Heartbeat, Host, Level};
+    use crate::plan::{Acl, Auth, ExitCodes, Heartbeat, Host, Level};
+    use crate::signal::Signal;
     use std::os::unix::ffi::OsStringExt;
     use std::{env, fs, process};
 
-    fn environment() -> Environment {
-        Environment { euid: 7, xdg_runtime_dir: None, current_dir: "/here".into() }
-    }
-
-    /// What is typed, with `|` between the words.
-    fn line(words: &str) -> Vec<OsString> {
-        if words.is_empty() { Vec::new() } else { words.split('|').map(OsString::from).collect() }
-    }
-
-    fn typed(words: &[OsString]) -> Result<Options, Fault> {
-        let mut parser = lexopt::Parser::from_args(words);
-        let mut options = Options::default();
-        while !matches!(options.take(&mut parser)?, Taken::All) {}
-        Ok(options)
-    }
-
     /// The plan of a line with a config whose text is given; nothing is read.
     fn plan_in(words: &str, config: &str, environment: &Environment) -> Result<Plan, String> {
-        let planned = typed(&line(words)).and_then(|options| {
+        let planned = typed(&line(words)).and_then(|options: Options| {
             let (name, command) = options.words()?;
             options.agree()?;
             let config = Config::parse(config.as_bytes(), Path::new("f"))?;
@@ -391,7 +332,7 @@ mod tests {
         assert_eq!(plan.gate, Gate { max_load: None, sleep: false });
         assert_eq!(
             plan.log,
-            Log { style: crate::plan::Style::Plain, path: None, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+            Log { style: Style::Plain, path: None, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
         );
         assert!(!plan.daemonize && !plan.verbose);
         assert_eq!(plan.program, "zk-flock");
@@ -429,12 +370,7 @@ mod tests {
 
     #[test]
     fn every_long_option_is_in_the_help_and_is_taken() {
-        for name in ORIGINAL.iter().chain(ADDED) {
-            assert!(HELP.contains(&format!("--{name}")), "{name}");
-            let fault = typed(&[format!("--{name}=x").into()]).err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(!fault.starts_with("invalid option"), "{fault}");
-        }
-        assert!(HELP.lines().count() <= 40 && HELP.lines().all(|line| line.chars().count() <= 80), "one screen");
+        assert_documented::<Options>(HELP, &[ORIGINAL, ADDED].concat());
     }
 
     #[test]
@@ -512,7 +448,7 @@ mod tests {
     #[test]
     fn text_is_asked_for_only_where_it_is_needed() {
         let bytes = OsString::from_vec(b"\xff".to_vec());
-        let words = |words: [OsString; 4]| typed(&words).unwrap().words().map_err(|fault| fault.to_string());
+        let words = |words: [OsString; 4]| typed::<Options>(&words).unwrap().words().map_err(|fault| fault.to_string());
         let (_, command) = words(["NAME".into(), "--".into(), "true".into(), bytes.clone()]).unwrap();
         assert_eq!(command.words, ["true".into(), bytes.clone()]);
         assert_eq!(words([bytes, "--".into(), "true".into(), "x".into()]).unwrap_err(), "lock name \"\u{fffd}\": it is not UTF-8");
@@ -523,7 +459,7 @@ mod tests {
         for words in
             ["--help", "--h", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"]
         {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Help(HELP))), "{words}");
+            assert!(matches!(request(line(words), &environment()), Ok(Request::Help)), "{words}");
         }
         for words in ["--version", "-V", "--bogus|-V", "-x|300|-V|-h"] {
             assert!(matches!(request(line(words), &environment()), Ok(Request::Version)), "{words}");

@@ -55,7 +55,7 @@ impl Run<'_> {
                     let _ = writeln!(io::stdout(), "{name}");
                 }
             }
-            Output::Warn(text) => self.log.warn(&format_args!("WARNING: {text}")),
+            Output::Warn(text) => self.log.warn(text),
             Output::Note(text) => self.log.say(Topic::Session, Level::Info, text),
             Output::Waiting(holder) => {
                 let waiting = format!("waiting for {}", shown(holder));

@@ -1,0 +1,169 @@
+//! How a line of options is read, whatever the program, and the options that every program has which runs a command: the same letters with
+//! the same meaning. A program's own options are in its own file.
+
+use super::{Environment, Error, Fault, Request, value};
+use crate::plan::{ExitCodes, Plan};
+use crate::signal::Signal;
+use lexopt::prelude::*;
+use lexopt::{Arg, Parser};
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+/// What was typed for one program, or what stands for what was not.
+pub(super) trait Options: Default {
+    /// Takes the next argument off the line; after a fault the line can be read on.
+    fn take(&mut self, parser: &mut Parser) -> Result<Taken, Fault>;
+    /// Those that every program has.
+    fn common(&self) -> &Common;
+    /// What all of it comes to.
+    fn plan(self, environment: &Environment) -> Result<Plan, Fault>;
+}
+
+/// What was found on the line.
+pub(super) enum Taken {
+    /// An option with its value, or a word.
+    Argument,
+    /// The wish for help.
+    Help,
+    /// The wish for the version.
+    Version,
+    /// Nothing: that was the line.
+    All,
+}
+
+/// What `args`, the words after the program's name, ask for. Wherever they ask for help or version, that is it.
+pub(super) fn request<O: Options>(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+    let mut parser = Parser::from_args(args);
+    let mut options = O::default();
+    let mut first_fault = None;
+    loop {
+        match options.take(&mut parser) {
+            Ok(Taken::Argument) => {}
+            Ok(Taken::Help) => return Ok(Request::Help),
+            Ok(Taken::Version) => return Ok(Request::Version),
+            Ok(Taken::All) => break,
+            Err(fault) => drop(first_fault.get_or_insert(fault)),
+        }
+    }
+    let sysexits = options.common().sysexits;
+    let plan = first_fault.map_or_else(|| options.plan(environment), Err);
+    plan.map(Request::Run).map_err(|fault| Error { fault, sysexits })
+}
+
+/// The options of every program that runs a command, and the words that are no options.
+#[derive(Debug)]
+pub(super) struct Common {
+    /// `-w`: how long to wait for the lock, if it was said.
+    pub wait: Option<Duration>,
+    /// `-k`: time from TERM to KILL.
+    pub kill_after: Duration,
+    /// `--pdeathsig`: for the command, should we die.
+    pub pdeathsig: Option<Signal>,
+    /// `-v`.
+    pub verbose: bool,
+    /// Up to the end of the line, or a `--` that the program takes itself.
+    pub words: Vec<OsString>,
+    exitcode: Option<u8>,
+    sysexits: bool,
+}
+
+impl Default for Common {
+    fn default() -> Common {
+        Common {
+            wait: None,
+            kill_after: Duration::from_secs(5),
+            pdeathsig: Some(Signal::TERM),
+            verbose: false,
+            words: Vec::new(),
+            exitcode: None,
+            sysexits: false,
+        }
+    }
+}
+
+impl Common {
+    /// Takes an argument that is not the program's own.
+    pub(super) fn take(&mut self, argument: Arg, parser: &mut Parser) -> Result<Taken, Fault> {
+        match argument {
+            Short('w') | Long("wait") => self.wait = Some(value::WAIT.take("--wait", parser)?),
+            Short('x') | Long("exitcode") => self.exitcode = Some(value::EXIT_CODE.take("--exitcode", parser)?),
+            Short('k') | Long("kill-after") => self.kill_after = value::SECONDS.take("--kill-after", parser)?,
+            Long("pdeathsig") => self.pdeathsig = value::SIGNAL.take("--pdeathsig", parser)?,
+            Long("sysexits") => self.sysexits = true,
+            Short('v') | Long("verbose") => self.verbose = true,
+            Short('V') | Long("version") => return Ok(Taken::Version),
+            Short('h') | Long("help") => return Ok(Taken::Help),
+            Value(word) => self.words.push(word),
+            option => return Err(option.unexpected().into()),
+        }
+        Ok(Taken::Argument)
+    }
+
+    /// What the ends of a run are as exit codes, in a program in which `busy` stands for "busy" by itself.
+    pub(super) fn exit_codes(&self, busy: u8) -> ExitCodes {
+        ExitCodes { busy: self.exitcode, busy_default: busy, sysexits: self.sysexits }
+    }
+}
+
+/// The next option or word; a long option comes by its full name, one of `original` or `added`.
+pub(super) fn next_argument(parser: &mut Parser, original: &[&'static str], added: &[&'static str]) -> Result<Option<Arg<'static>>, Fault> {
+    // What was clear before there were others stays what it was: scripts have it.
+    let known = |typed: &str| if original.iter().any(|name| name.starts_with(typed)) { original } else { added };
+    Ok(match parser.next()? {
+        Some(Long(typed)) => Some(Long(complete(typed, known(typed))?)),
+        Some(Short(letter)) => Some(Short(letter)),
+        Some(Value(word)) => Some(Value(word)),
+        None => None,
+    })
+}
+
+/// The one of `known` that is `typed`, or else the only one that begins so.
+fn complete(typed: &str, known: &[&'static str]) -> Result<&'static str, Fault> {
+    let candidates: Vec<_> = known.iter().copied().filter(|name| name.starts_with(typed)).collect();
+    match candidates[..] {
+        [] => Err(Fault::Option(lexopt::Error::UnexpectedOption(format!("--{typed}")))),
+        [only] => Ok(only),
+        _ => candidates.iter().copied().find(|name| *name == typed).ok_or_else(|| Fault::Ambiguous { typed: typed.to_owned(), candidates }),
+    }
+}
+
+/// If `--` comes next, the words after it.
+pub(super) fn words_after_dashes(parser: &mut Parser) -> Option<Vec<OsString>> {
+    let mut raw = parser.try_raw_args()?;
+    raw.next_if(|word| word == OsStr::new("--"))?;
+    Some(raw.collect())
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    //! What the tests of every program's options need.
+
+    use super::*;
+
+    pub(in crate::cli) fn environment() -> Environment {
+        Environment { euid: 7, current_dir: "/here".into(), ..Environment::default() }
+    }
+
+    /// What is typed, with `|` between the words.
+    pub(in crate::cli) fn line(words: &str) -> Vec<OsString> {
+        if words.is_empty() { Vec::new() } else { words.split('|').map(OsString::from).collect() }
+    }
+
+    /// What is typed, as options.
+    pub(in crate::cli) fn typed<O: Options>(words: &[OsString]) -> Result<O, Fault> {
+        let mut parser = Parser::from_args(words);
+        let mut options = O::default();
+        while !matches!(options.take(&mut parser)?, Taken::All) {}
+        Ok(options)
+    }
+
+    /// What every help must be: one screen that names each of `names`, and each of these is an option.
+    pub(in crate::cli) fn assert_documented<O: Options>(help: &str, names: &[&'static str]) {
+        for name in names {
+            assert!(help.contains(&format!("--{name}")), "{name}");
+            let fault = typed::<O>(&[format!("--{name}=x").into()]).err().map(|fault| fault.to_string()).unwrap_or_default();
+            assert!(!fault.starts_with("invalid option"), "{fault}");
+        }
+        assert!(help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 80), "one screen");
+    }
+}
