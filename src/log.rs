@@ -71,9 +71,18 @@ impl Log {
 
     /// Tells stderr, and the log file as an error.
     pub fn complain(&mut self, message: &dyn Display) {
+        self.tell_both(Level::Error, message);
+    }
+
+    /// Tells stderr, and the log file, of what is wrong but stops nothing.
+    pub fn warn(&mut self, message: &dyn Display) {
+        self.tell_both(Level::Warning, message);
+    }
+
+    fn tell_both(&mut self, level: Level, message: &dyn Display) {
         let message = one_line(message);
         tell(self.program, &message);
-        self.record(Topic::Run, Level::Error, &message);
+        self.record(Topic::Run, level, &message);
     }
 
     fn record(&mut self, topic: Topic, level: Level, message: &str) {

@@ -80,6 +80,9 @@ pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)>
     Ok(())
 }
 
+/// How long names are waited for at the most, once there is an address to go on with.
+const STRAGGLERS: Duration = Duration::from_secs(5);
+
 /// Servers with their addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Servers {
@@ -91,8 +94,11 @@ pub struct Servers {
     pub unresolved: Vec<String>,
 }
 
-/// Looks up all hosts at once, until `deadline`; in an order of its own each time, so that a fleet spreads over an ensemble.
+/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time to try the others. In an order of its
+/// own each time, so that a fleet spreads over an ensemble.
 pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
+    let now = Moment(clock::since_boot());
+    let share = deadline.since(now) / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
     let mut found: Vec<Found> = Vec::new();
     let mut helpers = Vec::new();
     for host in hosts {
@@ -101,7 +107,8 @@ pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
             Err(_) => helpers.push(Helper::send(host)?),
         }
     }
-    found.extend(Helper::gather(helpers, deadline)?);
+    let known = !found.is_empty();
+    found.extend(Helper::gather(helpers, known, now + share.min(STRAGGLERS), deadline)?);
     let mut servers = Vec::new();
     let mut unresolved = Vec::new();
     for (host, addresses) in found {
@@ -156,11 +163,15 @@ impl<'a> Helper<'a> {
         }
     }
 
-    /// What all helpers have found by the deadline.
-    fn gather(mut helpers: Vec<Helper<'a>>, deadline: Moment) -> io::Result<Vec<Found<'a>>> {
+    /// What all helpers have found by the deadline; by `soon`, if by then an address is known.
+    fn gather(mut helpers: Vec<Helper<'a>>, known: bool, soon: Moment, deadline: Moment) -> io::Result<Vec<Found<'a>>> {
         let mut timer = Timer::new()?;
-        timer.set(Some(deadline.0));
-        while helpers.iter().any(|helper| !helper.done) && clock::since_boot() < deadline.0 {
+        while helpers.iter().any(|helper| !helper.done) {
+            let until = if known || helpers.iter().any(Helper::has_address) { soon } else { deadline };
+            if clock::since_boot() >= until.0 {
+                break;
+            }
+            timer.set(Some(until.0));
             let open: Vec<usize> = (0..helpers.len()).filter(|&index| !helpers[index].done).collect();
             let mut watched: Vec<Watched> = open.iter().map(|&index| Watched::new(helpers[index].answer.as_fd(), false)).collect();
             watched.extend(timer.fd().map(|fd| Watched::new(fd, false)));
@@ -179,6 +190,10 @@ impl<'a> Helper<'a> {
             Ok(length) if length > 0 && self.text.len() as u64 <= LONGEST_ANSWER => self.text.extend_from_slice(&bytes[..length]),
             _ => self.done = true,
         }
+    }
+
+    fn has_address(&self) -> bool {
+        self.done && !self.text.is_empty() && !self.text.starts_with(b"!")
     }
 
     fn found(self) -> Found<'a> {

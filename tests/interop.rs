@@ -26,9 +26,9 @@ fn python<'a>(sandbox: &'a Sandbox, server: &ZooKeeper, name: &str, wait: &str) 
 fn hand_over(sandbox: &Sandbox, server: &ZooKeeper, free: impl FnOnce()) -> Duration {
     let (mut client, node) = (sandbox.client(server), sandbox.node("lock"));
     let holder = client.wait_for_node(&node);
-    let already = sandbox.log().matches("held by").count();
+    let already = sandbox.log().matches("waiting for").count();
     let mut waiter = sandbox.flock(server, &["-l", "0", "-w", "60", "lock", "cat"]).leashed().start();
-    wait_until("the waiter to wait", || sandbox.log().matches("held by").count() > already);
+    wait_until("the waiter to wait", || sandbox.log().matches("waiting for").count() > already);
     client.watch(&node).expect("the lock is held");
     free();
     let deleted = client.wait_for_event(&node);

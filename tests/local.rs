@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::run::{exited, killed};
+use common::run::exited;
 use common::sandbox::Sandbox;
 use common::{process, wait_until};
 use std::fs;
@@ -142,9 +142,9 @@ fn a_killed_holder_frees_the_lock_when_its_tree_is_gone() {
     wait_for_waiters(&sandbox, 1);
     holder.signal(libc::SIGKILL);
     waiter.wait_for_output("ready");
-    assert_eq!(sandbox.running("sleep 1000"), []);
+    assert_eq!(sandbox.running("sleep 1000"), process::NONE);
     assert_eq!(waiter.finish(), exited(0).printing("ready\n"));
-    assert_eq!(holder.wait(), killed(libc::SIGKILL));
+    holder.wait().complaint(&["killed"]);
 }
 
 #[test]
@@ -154,8 +154,9 @@ fn a_killed_guard_takes_the_tree_along_and_frees_the_lock() {
     holder.wait_for_output("ready");
     process::kill(holder.guard(), libc::SIGKILL);
     let outcome = holder.wait();
-    assert_eq!(sandbox.processes(), []);
-    outcome.complains(1, &["guard"]);
+    assert_eq!(sandbox.processes(), process::NONE);
+    assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(1), "ready\n"));
+    outcome.complaint(&["guard"]);
     assert_eq!(sandbox.local(&["-l", "0", "lock", "echo mine"]).run().stdout, "mine\n");
 }
 

@@ -43,7 +43,7 @@ fn a_waiter_says_nothing_until_the_lock_is_free_and_then_takes_it_in_one_round_t
     holder.create_ephemeral(&sandbox.node("lock"), b"host").unwrap();
     let proxy = Proxy::start(server.address());
     let run = sandbox.flock_at(&proxy.address, TIMEOUT, &["-l", "0", "-w", "60", "lock", "sh -c 'echo ready; cat'"]).leashed().start();
-    wait_until("the waiter to wait", || sandbox.log().contains("held by"));
+    wait_until("the waiter to wait", || sandbox.log().contains("waiting for"));
     assert_eq!(proxy.turns(), [Client, Server], "asked, and left a watch");
     holder.delete(&sandbox.node("lock")).unwrap();
     run.wait_for_output("ready");

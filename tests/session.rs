@@ -39,13 +39,17 @@ fn greeting(requests: &[Request]) -> Session {
     session.tick(NOW);
     assert_eq!(session.step(), Some(Step::Connect(0)));
     session.connected(NOW);
-    requests.iter().for_each(|request| session.ask(request.clone(), NOW));
+    for request in requests {
+        session.ask(request.clone(), NOW);
+    }
     session
 }
 
 /// All that a session has to tell after it was given these pieces.
 fn news<'a>(mut session: Session, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<News> {
-    pieces.into_iter().for_each(|piece| session.received(piece, NOW));
+    for piece in pieces {
+        session.received(piece, NOW);
+    }
     std::iter::from_fn(|| session.news()).collect()
 }
 

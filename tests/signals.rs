@@ -6,22 +6,17 @@ mod common;
 
 use common::client::Kind;
 use common::pty::{END, INTERRUPT, QUIT, SUSPEND, Terminal};
-use common::run::{Job, Running, exited, killed};
+use common::run::{Job, Running, exited, killed, listener};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{process, wait_for, wait_until};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A command that does something on a signal, and ends with code 5 when its stdin does. It has no children that the signal could reach.
-fn listener(signal: &str, action: &str) -> String {
-    format!("bash -c 'trap \"{action}\" {signal}; echo ready; read -r line; exit 5'")
-}
-
 /// A leashed zk-flock whose command is ready.
 #[track_caller]
 fn ready<'a>(sandbox: &'a Sandbox, words: &[&str]) -> Running<'a> {
-    let run = sandbox.flock(ZooKeeper::shared(), words).leashed().start();
+    let run = sandbox.flock(ZooKeeper::shared(), &[&["-l", "0"], words].concat()).leashed().start();
     run.wait_for_output("ready\n");
     run
 }
@@ -30,21 +25,32 @@ fn ready<'a>(sandbox: &'a Sandbox, words: &[&str]) -> Running<'a> {
 fn the_lock_is_held_until_a_command_that_was_told_to_end_has_ended() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
-    let run = ready(&sandbox, &["-l", "600", "lock", &listener("TERM", "sleep 0.5; echo bye; exit 3")]);
+    let run = ready(&sandbox, &["lock", &listener("TERM=3/0.5")]);
     let job = run.job();
     client.watch(&sandbox.node("lock")).expect("it is held");
     run.signal(libc::SIGTERM);
     assert_eq!(client.wait_for_event(&sandbox.node("lock")).kind, Kind::Deleted);
     assert!(!process::alive(job), "released under a running command");
-    assert_eq!(run.wait(), exited(3).printing("ready\nbye\n"));
+    assert_eq!(run.wait(), exited(3).printing("ready\nTERM\n"));
     assert!(sandbox.log().contains("Stop work by SIGTERM"));
+}
+
+#[test]
+fn what_a_command_starts_to_clean_up_is_let_finish() {
+    let sandbox = Sandbox::new();
+    for _ in 0..5 {
+        let command = "bash -c 'trap \"sleep 0.1; echo code \\$?; exit 3\" TERM; echo ready; until read -r -t 0.01; do :; done'";
+        let run = ready(&sandbox, &["lock", command]);
+        run.signal(libc::SIGTERM);
+        assert_eq!(run.wait(), exited(3).printing("ready\ncode 0\n"), "143: the TERM was meant for those that were there when it came");
+    }
 }
 
 #[test]
 fn every_signal_that_ends_a_run_reaches_the_command() {
     let sandbox = Sandbox::new();
     for (signal, name) in [(libc::SIGTERM, "TERM"), (libc::SIGHUP, "HUP"), (libc::SIGINT, "INT"), (libc::SIGQUIT, "QUIT")] {
-        let run = ready(&sandbox, &["lock", &listener(name, &format!("echo {name}; exit 7"))]);
+        let run = ready(&sandbox, &["lock", &listener(&format!("{name}=7"))]);
         run.signal(signal);
         assert_eq!(run.wait(), exited(7).printing(&format!("ready\n{name}\n")));
     }
@@ -54,10 +60,9 @@ fn every_signal_that_ends_a_run_reaches_the_command() {
 fn every_other_signal_is_passed_on_and_ends_nothing() {
     let sandbox = Sandbox::new();
     for (signal, name) in [(libc::SIGUSR1, "USR1"), (libc::SIGUSR2, "USR2"), (libc::SIGWINCH, "WINCH"), (libc::SIGCONT, "CONT")] {
-        let mut run = ready(&sandbox, &["-l", "0", "lock", &listener(name, &format!("echo {name}"))]);
+        let run = ready(&sandbox, &["lock", &listener(name)]);
         run.signal(signal);
         run.wait_for_output(name);
-        assert!(!run.has_ended());
         assert_eq!(run.finish(), exited(5).printing(&format!("ready\n{name}\n")));
     }
 }
@@ -88,7 +93,7 @@ fn a_command_that_ignores_the_signal_is_killed_with_its_tree() {
         run.signal(signal);
         let outcome = run.wait();
         assert!(told.elapsed() >= Duration::from_millis(300));
-        assert_eq!(sandbox.processes(), []);
+        assert_eq!(sandbox.processes(), process::NONE);
         assert_eq!(outcome, exited(137).printing("ready\n"), "signal {signal}");
     }
 }
@@ -111,7 +116,7 @@ fn a_signal_ends_the_wait_and_the_command_is_never_started() {
     client.create_ephemeral(&sandbox.node("lock"), b"host").unwrap();
     for (count, signal) in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT].into_iter().enumerate() {
         let waiter = sandbox.flock(server, &["-w", "inf", "lock", "touch ran"]).start();
-        wait_until("the waiter to wait", || sandbox.log().matches("held by").count() > count);
+        wait_until("the waiter to wait", || sandbox.log().matches("waiting for").count() > count);
         waiter.signal(signal);
         let outcome = waiter.wait();
         assert_eq!((outcome.end, outcome.stdout.as_str()), (Err(signal), ""));
@@ -125,7 +130,7 @@ fn a_signal_ends_the_wait_and_the_command_is_never_started() {
 #[test]
 fn under_nohup_a_hangup_changes_nothing() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    let line = sandbox.flock(server, &["-l", "0", "lock", &listener("USR1", "echo USR1")]).line();
+    let line = sandbox.flock(server, &["-l", "0", "lock", &listener("USR1")]).line();
     let run = Job::new(&sandbox, Path::new("sh")).words(&["-c", &format!("exec nohup {line}")]).leashed().start();
     run.wait_for_output("ready\n");
     assert!(process::ignores(run.pid(), libc::SIGHUP));
@@ -192,7 +197,7 @@ fn ctrl_c_ends_a_loop_in_the_shell() {
     terminal.enter("echo code=$?");
     terminal.wait_for("code=130");
     assert!(!terminal.screen().contains("once=1"), "{}", terminal.screen());
-    assert_eq!(sandbox.running("sleep 1000"), []);
+    assert_eq!(sandbox.running("sleep 1000"), process::NONE);
 }
 
 #[test]

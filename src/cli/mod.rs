@@ -150,10 +150,12 @@ impl From<config::Error> for Fault {
     }
 }
 
-/// The next option or word; a long option comes by its full name, one of `long`.
-fn next_argument(parser: &mut Parser, long: &[&'static str]) -> Result<Option<Arg<'static>>, Fault> {
+/// The next option or word; a long option comes by its full name, one of `original` or `added`.
+fn next_argument(parser: &mut Parser, original: &[&'static str], added: &[&'static str]) -> Result<Option<Arg<'static>>, Fault> {
+    // What was clear before there were others stays what it was: scripts have it.
+    let known = |typed: &str| if original.iter().any(|name| name.starts_with(typed)) { original } else { added };
     Ok(match parser.next()? {
-        Some(Arg::Long(typed)) => Some(Arg::Long(complete(typed, long)?)),
+        Some(Arg::Long(typed)) => Some(Arg::Long(complete(typed, known(typed))?)),
         Some(Arg::Short(letter)) => Some(Arg::Short(letter)),
         Some(Arg::Value(word)) => Some(Arg::Value(word)),
         None => None,

@@ -58,26 +58,11 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Namespace of local locks if nothing gives it.
 const DEFAULT_APP_ID: &str = "default";
 
-/// Every long option, to complete what is typed.
-const LONG: &[&str] = &[
-    "confpath",
-    "daemonize",
-    "maxla",
-    "sleep",
-    "wait",
-    "exitcode",
-    "minlocktime",
-    "pdeathsig",
-    "kill-after",
-    "hosts",
-    "app-id",
-    "timeout",
-    "local",
-    "sysexits",
-    "verbose",
-    "version",
-    "help",
-];
+/// The long options of the original, to complete what is typed.
+const ORIGINAL: &[&str] = &["confpath", "daemonize", "maxla", "sleep", "wait", "exitcode", "minlocktime", "pdeathsig", "help"];
+
+/// Those that are new. Their prefixes count where the original had nothing.
+const ADDED: &[&str] = &["kill-after", "hosts", "app-id", "timeout", "local", "sysexits", "verbose", "version"];
 
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
@@ -169,7 +154,7 @@ impl Options {
             self.after_dashes = words;
             return Ok(Taken::All);
         }
-        let Some(argument) = next_argument(parser, LONG)? else { return Ok(Taken::All) };
+        let Some(argument) = next_argument(parser, ORIGINAL, ADDED)? else { return Ok(Taken::All) };
         match argument {
             Short('c') | Long("confpath") => self.confpath = Some(parser.value()?.into()),
             Short('d') | Long("daemonize") => self.daemonize = true,
@@ -415,7 +400,7 @@ mod tests {
             (&["-d", "--daemonize", "--daemon", "--d"], |plan| plan.daemonize),
             (&["-m1.5", "-m|1.5", "--maxla=1.5", "--maxla|1.5", "--ma=1.5"], |plan| plan.gate.max_load == Some(1.5)),
             (&["-m0", "-m-1", "--maxla|-1"], |plan| plan.gate.max_load.is_none()),
-            (&["-s", "--sleep", "--sl"], |plan| plan.gate.sleep),
+            (&["-s", "--sleep", "--sl", "--s"], |plan| plan.gate.sleep),
             (&["-w5", "-w|5", "-w|5.0", "--wait=5", "--w|5"], |plan| plan.wait == Duration::from_secs(5)),
             (&["-w|-1", "-w-1", "--wait=-1", "-w0"], |plan| plan.wait == Duration::ZERO),
             (&["-w|inf", "--wait=inf"], |plan| plan.wait == Duration::MAX),
@@ -440,7 +425,7 @@ mod tests {
 
     #[test]
     fn every_long_option_is_in_the_help_and_is_taken() {
-        for name in LONG {
+        for name in ORIGINAL.iter().chain(ADDED) {
             assert!(HELP.contains(&format!("--{name}")), "{name}");
             let fault = typed(&[format!("--{name}=x").into()]).err().map(|fault| fault.to_string()).unwrap_or_default();
             assert!(!fault.starts_with("invalid option"), "{fault}");
@@ -531,7 +516,9 @@ mod tests {
 
     #[test]
     fn help_and_version_work_whatever_else_is_wrong() {
-        for words in ["--help", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"] {
+        for words in
+            ["--help", "--h", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"]
+        {
             assert!(matches!(request(line(words), &environment()), Ok(Request::Help(HELP))), "{words}");
         }
         for words in ["--version", "-V", "--bogus|-V", "-x|300|-V|-h"] {

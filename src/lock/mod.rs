@@ -1,8 +1,13 @@
 //! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and says what to do. The loop drains `poll` until
 //! it says `Wait`, then sleeps until that moment or until something happens.
 
+mod acl;
+#[cfg(test)]
+mod fake;
 pub mod local;
 pub mod node;
+mod parents;
+pub mod session_lock;
 
 use crate::moment::Moment;
 use crate::zookeeper::lease::Deadlines;
@@ -67,6 +72,8 @@ pub enum Output {
     Resumed,
     /// Something that is worth a line in the log about connection and session.
     Note(String),
+    /// The lock does not protect as it was asked to; somebody should see to that.
+    Warn(String),
     /// The lock is no longer ours, or cannot be proved ours any more; the command must be dead by `dead_by`.
     Lost {
         /// What became of it.

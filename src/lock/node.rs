@@ -1,22 +1,19 @@
 //! zk-flock's lock: one ephemeral node, held by whoever made it. A waiter watches it and makes it when it goes. With several names (`-n`) the
 //! first that is free will do. Nodes and data are those of the Python original, so that both respect each other's lock.
 
-use super::{Failure, Holder, Input, Lock, Output, Proof};
+use super::parents::Parents;
+use super::session_lock::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
+use super::{Failure, Holder, Output};
 use crate::moment::Moment;
-use crate::plan::{self, Heartbeat};
 use crate::zookeeper::code::{Code, flag};
-use crate::zookeeper::lease::Deadlines;
-use crate::zookeeper::record::{Acl, Id, Stat};
+use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Request};
-use crate::zookeeper::session::{Change, Fault, News, Session, Step};
+use crate::zookeeper::session::Change;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// What the original writes into the node of an application.
 const APP_NODE_DATA: &[u8] = b"Rootnode";
-
-/// All permissions.
-const ALL: i32 = 31;
 
 /// A uuid's text at the end of a lock node's data, after the holder's host name.
 const UUID_LENGTH: usize = 36;
@@ -24,37 +21,8 @@ const UUID_LENGTH: usize = 36;
 /// How long an orphan of our own may outlive its session timeout: the server looks once a tick.
 const ORPHAN_SLACK: Duration = Duration::from_secs(1);
 
-/// How long the answer to a release is waited for when nothing of ours can be left behind.
-const IDLE_RELEASE: Duration = Duration::from_secs(1);
-
 /// Contentions that another may win and end before we can look, in a row, until we call it busy: only a lying server gets that far.
 const RACES: u32 = 1000;
-
-/// Why a lock is lost whose node is gone while its session lives.
-const DELETED: &str = "the node was deleted";
-
-/// What to contend for, and how.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How each server is called.
-    pub servers: Vec<String>,
-    /// Hosts that have no address, each with its reason.
-    pub unresolved: Vec<String>,
-    /// The ensemble; its `hosts` are not looked at.
-    pub cluster: plan::Cluster,
-    /// Namespace.
-    pub app_id: String,
-    /// Names of lock nodes in it, at least one.
-    pub names: Vec<String>,
-    /// This process, to whoever reads the node: host name and uuid.
-    pub content: String,
-    /// Until when to wait for the lock; `None`: one try.
-    pub patience: Option<Moment>,
-    /// Until when to try to connect.
-    pub connect_by: Moment,
-    /// TERM to KILL, when nothing presses.
-    pub kill_after: Duration,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -66,25 +34,18 @@ enum Phase {
     Waiting,
     /// An orphan of our own has the name, until then at the latest.
     Orphaned { name: usize, until: Moment },
-    /// The node is ours; a heartbeat must show that there is time to begin.
-    Proving { name: usize, token: i64 },
-    /// The lock is ours, and said to be. `suspended`: for the time being nobody can be asked.
-    Held { name: usize, since: Moment, suspended: bool },
-    /// It was, or never will be: waiting to be told to let go. `held`: a node of ours may be left.
-    Settled { held: bool },
-    /// Letting go, until then. `held`: a node of ours may be left.
-    Releasing { by: Moment, held: bool },
-    /// All is said.
-    Over,
 }
 
-/// The machine.
+/// The recipe.
 #[derive(Debug)]
 pub struct Node {
-    options: Options,
-    /// Paths of the lock nodes, in the order of the names.
+    /// Names of the lock nodes, at least one.
+    names: Vec<String>,
+    /// Their paths.
     paths: Vec<String>,
-    session: Session,
+    /// This process, to whoever reads the node: host name and uuid.
+    content: String,
+    parents: Parents,
     phase: Phase,
     /// Names worth a try, in order.
     free: VecDeque<usize>,
@@ -92,177 +53,49 @@ pub struct Node {
     holder: Holder,
     /// A create may go out before its session is known: only in the very first write, whose orphan is the only one that can be.
     pipeline: bool,
-    /// Whether the parents were asked for, and what stood against it first.
-    parents: Option<Result<(), (String, Code)>>,
     /// Contentions in a row that another won and ended before we could look.
     races: u32,
-    /// What was told last.
-    believed: Deadlines,
-    outputs: VecDeque<Output>,
-}
-
-impl Lock for Node {
-    fn handle(&mut self, input: Input, now: Moment) {
-        // After a pause of the whole process, what the clock says comes before what any peer says.
-        self.look_at_the_clock(now);
-        match input {
-            Input::Connected => self.opened(now),
-            Input::Disconnected(why) => self.session.disconnected(why, now),
-            Input::Received(bytes) => self.session.received(bytes, now),
-            Input::Release => self.release(now),
-            Input::Tick | Input::Granted { .. } | Input::Taken { .. } | Input::Broken(_) => {}
-        }
-        while let Some(news) = self.session.news() {
-            self.hear(news, now);
-        }
-    }
-
-    fn poll(&mut self, now: Moment) -> Output {
-        self.session.tick(now);
-        while let Some(news) = self.session.news() {
-            self.hear(news, now);
-        }
-        self.look_at_the_clock(now);
-        match self.session.step() {
-            Some(Step::Connect(server)) => Output::Connect(server),
-            Some(Step::Send(bytes)) => Output::Send(bytes),
-            Some(Step::Disconnect) => Output::Disconnect,
-            None => self.outputs.pop_front().unwrap_or_else(|| Output::Wait(self.session.wake().min(self.deadline(now)))),
-        }
-    }
 }
 
 impl Node {
-    /// Contention begins with the first `poll`.
-    pub fn new(options: Options, now: Moment) -> Node {
-        let parent = format!("{}/{}", options.cluster.chroot, options.app_id);
-        let paths: Vec<String> = options.names.iter().map(|name| format!("{parent}/{name}")).collect();
-        let mut node = Node {
-            session: Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now),
+    /// A lock on the first free of these nodes of an application. `content` is what tells our node from all others.
+    pub fn lock(options: Options, app_id: &str, names: Vec<String>, content: String, now: Moment) -> SessionLock<Node> {
+        let parent = format!("{}/{app_id}", options.cluster.chroot);
+        let paths: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
+        let node = Node {
+            names,
+            content,
+            parents: Parents::new(parent, APP_NODE_DATA),
             phase: Phase::Waiting,
-            free: (0..paths.len()).collect(),
+            free: VecDeque::new(),
             holder: Holder { lock: paths[0].clone(), host: None, since: None, session: None },
             paths,
-            options,
             pipeline: true,
-            parents: None,
             races: 0,
-            believed: Deadlines::NEVER,
-            outputs: VecDeque::new(),
         };
-        node.try_next(now);
-        node
+        SessionLock::new(options, node, now)
     }
 
-    /// A connection is there: what goes out in one write with the connect request.
-    fn opened(&mut self, now: Moment) {
-        self.session.connected(now);
-        let known = self.session.id().is_some();
-        match self.phase {
-            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, now),
-            Phase::Looking { name } if known => {
-                // Reads are local to a server, which may be behind the one that took our create.
-                self.session.ask(Request::Sync { path: self.paths[name].clone() }, now);
-                self.watch(name, now);
-            }
-            Phase::Waiting | Phase::Orphaned { .. } if known => (0..self.paths.len()).for_each(|name| self.watch(name, now)),
-            Phase::Proving { name, .. } | Phase::Held { name, .. } if known => {
-                self.session.ask(Request::Check { path: self.paths[name].clone() }, now);
-                self.watch(name, now);
-            }
-            Phase::Releasing { .. } if known => self.session.ask(Request::Close, now),
-            _ => {}
-        }
-        self.pipeline = false;
-    }
-
-    fn hear(&mut self, news: News, now: Moment) {
-        match news {
-            News::Up { resumed } => self.up(resumed, now),
-            News::Reply { request, result } => self.answered(&request, result, now),
-            News::Watch { change, path } => self.changed(change, &path, now),
-            News::Down(fault) => self.down(&fault, now),
-            News::Expired => self.expired(now),
-            News::Refused(code) => self.fail(Failure::Refused { what: "authenticate".into(), why: code.to_string() }),
-        }
-    }
-
-    fn up(&mut self, resumed: bool, now: Moment) {
-        let (server, id, timeout) = (self.session.server(), self.session.id().unwrap_or(0), self.session.lease().timeout());
-        let word = if resumed { "resumed" } else { "started" };
-        self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
-        if let Phase::Contending { name, asked: false, .. } = self.phase {
-            self.contend(name, now);
-        }
-    }
-
-    /// Tries the next name that may be free; if there is none, waits for one or says who has the lock.
-    fn try_next(&mut self, now: Moment) {
+    /// Tries the next name that may be free; if there is none, waits for one.
+    fn try_next(&mut self, desk: &mut Desk) {
         if let Some(name) = self.free.pop_front() {
-            self.outputs.push_back(Output::Trying(self.options.names[name].clone()));
-            return self.contend(name, now);
+            desk.outputs.push_back(Output::Trying(self.names[name].clone()));
+            return self.contend(name, desk);
         }
         if self.phase != Phase::Waiting {
             self.phase = Phase::Waiting;
-            if self.options.patience.is_some_and(|patience| now < patience) {
-                self.outputs.push_back(Output::Waiting(self.holder.clone()));
-            }
+            desk.say_waiting(&self.holder);
         }
     }
 
     /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and a waiter has its watch.
-    fn contend(&mut self, name: usize, now: Moment) {
-        let asked = self.session.takes_requests();
+    fn contend(&mut self, name: usize, desk: &mut Desk) {
+        let asked = desk.session.takes_requests();
         self.phase = Phase::Contending { name, asked, made: None };
         if asked {
-            let (path, data) = (self.paths[name].clone(), self.options.content.clone().into_bytes());
-            self.session.ask(Request::Create { path, data, acl: vec![self.acl()], flags: flag::EPHEMERAL }, now);
-            self.watch(name, now);
-        }
-    }
-
-    fn watch(&mut self, name: usize, now: Moment) {
-        self.session.ask(Request::Data { path: self.paths[name].clone(), watch: true }, now);
-    }
-
-    /// Makes what the lock node stands under: the chroot's nodes, and the app node as the original makes it. What is there already is fine.
-    fn make_parents(&mut self, now: Moment) {
-        self.parents = Some(Ok(()));
-        let app_node = format!("{}/{}", self.options.cluster.chroot, self.options.app_id);
-        let ends: Vec<usize> = app_node.match_indices('/').map(|(end, _)| end).skip(1).chain([app_node.len()]).collect();
-        for end in ends {
-            let data = if end == app_node.len() { APP_NODE_DATA.to_vec() } else { Vec::new() };
-            let path = app_node[..end].to_string();
-            self.session.ask(Request::Create { path, data, acl: vec![self.acl()], flags: flag::PERSISTENT }, now);
-        }
-    }
-
-    fn acl(&self) -> Acl {
-        let (scheme, id) = match self.options.cluster.acl {
-            plan::Acl::Open => ("world", "anyone"),
-            plan::Acl::Creator => ("auth", ""),
-        };
-        Acl { perms: ALL, id: Id { scheme: scheme.into(), id: id.into() } }
-    }
-
-    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, now: Moment) {
-        match request {
-            Request::Create { path, .. } => self.created(path, result.err()),
-            Request::Data { path, .. } | Request::Exists { path, .. } => {
-                let Some(name) = self.paths.iter().position(|known| known == path) else { return };
-                match result {
-                    Ok(Answer::Data(data, stat)) => self.seen(name, &data, &stat, now),
-                    Ok(_) => {}
-                    Err(Code::NO_NODE) => self.missing(name, now),
-                    Err(Code::NO_AUTH) => self.session.ask(Request::Exists { path: path.clone(), watch: true }, now),
-                    Err(code) => self.refused("read", name, code),
-                }
-            }
-            Request::Check { .. } => self.checked(result.err(), now),
-            Request::Close => self.released(None, now),
-            Request::Ping => self.believe(),
-            Request::Sync { .. } if cfg!(zk_flock_trusts_sync) => self.believe(), // a build that tests/ensemble.rs must see overlap
-            Request::Delete { .. } | Request::Children { .. } | Request::Sync { .. } => {}
+            let (path, data) = (self.paths[name].clone(), self.content.clone().into_bytes());
+            desk.ask(Request::Create { path, data, acl: desk.acl(), flags: flag::EPHEMERAL });
+            desk.watch(&self.paths[name]);
         }
     }
 
@@ -270,301 +103,158 @@ impl Node {
     fn created(&mut self, path: &str, error: Option<Code>) {
         match &mut self.phase {
             Phase::Contending { name, made, .. } if self.paths[*name] == path => *made = Some(error.map_or(Ok(()), Err)),
-            _ => {
-                if let (Some(parents @ Ok(())), Some(code)) = (&mut self.parents, error.filter(|&code| code != Code::NODE_EXISTS)) {
-                    *parents = Err((path.to_string(), code));
-                }
-            }
+            _ => self.parents.answered(path, error),
         }
     }
 
     /// The node is there, with this data.
-    fn seen(&mut self, name: usize, data: &[u8], stat: &Stat, now: Moment) {
-        let ours = Some(stat.ephemeral_owner) == self.session.id();
-        match self.phase {
-            Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => match made {
-                Ok(()) | Err(Code::NODE_EXISTS) if ours => self.made(name, stat.czxid, now),
-                Err(code) if code != Code::NODE_EXISTS => self.refused("create", name, code),
-                _ => self.taken(name, data, stat, now),
-            },
-            Phase::Looking { name: wanted } if wanted == name && ours => self.made(name, stat.czxid, now),
-            Phase::Looking { name: wanted } if wanted == name => self.taken(name, data, stat, now),
-            Phase::Held { name: held, .. } | Phase::Proving { name: held, .. } if held == name && !ours => {
-                self.lose(format!("the node belongs to session 0x{:x} now", stat.ephemeral_owner), now, now);
+    fn seen(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
+        let ours = desk.is_us(stat.ephemeral_owner);
+        let made = match self.phase {
+            Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => made,
+            Phase::Looking { name: wanted } if wanted == name => Ok(()),
+            _ => return None,
+        };
+        match made {
+            Ok(()) | Err(Code::NODE_EXISTS) if ours => Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid })),
+            Err(code) if code != Code::NODE_EXISTS => Some(self.refused("create", name, code)),
+            _ => {
+                self.taken(name, data, stat, desk);
+                None
             }
-            Phase::Held { name: held, since, suspended: true } if held == name => {
-                self.phase = Phase::Held { name, since, suspended: false };
-                self.outputs.push_back(Output::Resumed);
-            }
-            _ => {}
         }
     }
 
     /// The node is not there.
-    fn missing(&mut self, name: usize, now: Moment) {
+    fn missing(&mut self, name: usize, desk: &mut Desk) -> Option<Verdict> {
         match self.phase {
             Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => match made {
-                Err(Code::NO_NODE) if self.parents.is_none() => {
-                    self.make_parents(now);
-                    self.contend(name, now);
-                }
-                Err(Code::NO_NODE) => self.orphaned_name(name),
+                Err(Code::NO_NODE) if self.parents.make(desk) => self.contend(name, desk),
+                Err(Code::NO_NODE) => return Some(Verdict::Failed(self.parents.failure(&self.paths[name]))),
                 Err(Code::NODE_EXISTS) | Ok(()) if self.races < RACES => {
                     self.races += 1;
-                    self.contend(name, now);
+                    self.contend(name, desk);
                 }
-                Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(now),
-                Err(code) => self.refused("create", name, code),
+                Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(desk),
+                Err(code) => return Some(self.refused("create", name, code)),
             },
-            Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. } if wanted == name => self.contend(name, now),
-            Phase::Held { name: held, .. } | Phase::Proving { name: held, .. } if held == name => self.lose(DELETED.into(), now, now),
+            Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. } if wanted == name => self.contend(name, desk),
             Phase::Contending { name: wanted, .. } if wanted == name => {}
-            Phase::Waiting | Phase::Contending { .. } => self.freed(name, now),
+            Phase::Waiting | Phase::Contending { .. } => self.freed(name, desk),
             _ => {}
         }
+        None
     }
 
     /// Another name may be free.
-    fn freed(&mut self, name: usize, now: Moment) {
+    fn freed(&mut self, name: usize, desk: &mut Desk) {
         if !self.free.contains(&name) {
             self.free.push_back(name);
         }
         if self.phase == Phase::Waiting {
-            self.try_next(now);
+            self.try_next(desk);
         }
-    }
-
-    /// The parents were made, or could not be, and the node has none all the same.
-    fn orphaned_name(&mut self, name: usize) {
-        let path = &self.paths[name];
-        let failure = match &self.parents {
-            Some(Err((parent, code))) => Failure::Refused { what: format!("create {parent}"), why: code.to_string() },
-            _ => Failure::Refused {
-                what: format!("create {path}"),
-                why: "the node above it does not exist: create it, or use a name without \"/\"".into(),
-            },
-        };
-        self.fail(failure);
     }
 
     /// Somebody has the node: another, or an orphan of our own, left behind by a connection that was cut before it told us its session.
-    fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, now: Moment) {
+    fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) {
         self.races = 0;
-        if data == self.options.content.as_bytes() {
-            let until = now + self.session.lease().timeout() + ORPHAN_SLACK;
-            self.note(format!(
-                "{} is held by session 0x{:x}, which an earlier attempt of this run left behind",
-                self.paths[name], stat.ephemeral_owner
-            ));
+        let (lock, session) = (self.paths[name].clone(), stat.ephemeral_owner);
+        if data == self.content.as_bytes() {
+            desk.outputs.push_back(Output::Note(format!(
+                "{lock} is held by session 0x{session:x}, which an earlier attempt of this run left behind"
+            )));
+            let until = desk.now + desk.session.lease().timeout() + ORPHAN_SLACK;
             self.phase = Phase::Orphaned { name, until };
             return;
         }
-        self.holder = Holder {
-            lock: self.paths[name].clone(),
-            host: host(data),
-            since: Some(stat.ctime),
-            session: Some(stat.ephemeral_owner).filter(|&owner| owner != 0),
-        };
-        self.try_next(now);
+        self.holder = Holder { lock, host: host(data), since: Some(stat.ctime), session: (session != 0).then_some(session) };
+        self.try_next(desk);
     }
 
-    /// The node is ours.
-    fn made(&mut self, name: usize, token: i64, now: Moment) {
-        let check = Request::Check { path: self.paths[name].clone() };
-        self.session.hold(match self.options.cluster.heartbeat {
-            Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync { path: self.paths[name].clone() },
-            Heartbeat::Write => check.clone(),
-            Heartbeat::Ping => Request::Ping,
-        });
-        self.phase = Phase::Proving { name, token };
-        self.believe();
-        if !self.begin(now) {
-            self.session.ask(check, now);
-        }
+    fn refused(&self, verb: &str, name: usize, code: Code) -> Verdict {
+        Verdict::Failed(Failure::Refused { what: format!("{verb} {}", self.paths[name]), why: code.to_string() })
     }
+}
 
-    /// Says that the lock is ours, if that leaves time to begin.
-    fn begin(&mut self, now: Moment) -> bool {
-        let Phase::Proving { name, token } = self.phase else { return false };
-        if now >= self.believed.term {
-            return false;
-        }
-        self.phase = Phase::Held { name, since: now, suspended: false };
-        self.outputs.push_back(Output::Acquired(Proof { lock: self.paths[name].clone(), token, session: self.session.id() }));
-        true
-    }
-
-    /// A heartbeat was answered.
-    fn checked(&mut self, error: Option<Code>, now: Moment) {
-        match (error, self.phase) {
-            (None, Phase::Proving { .. } | Phase::Held { .. }) => {
-                self.believe();
-                self.begin(now);
+impl Recipe for Node {
+    fn opened(&mut self, desk: &mut Desk) {
+        let known = desk.session.id().is_some();
+        match self.phase {
+            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, desk),
+            Phase::Looking { name } if known => {
+                // Reads are local to a server, which may be behind the one that took our create.
+                desk.ask(Request::Sync { path: self.paths[name].clone() });
+                desk.watch(&self.paths[name]);
             }
-            (Some(Code::NO_NODE), Phase::Proving { .. } | Phase::Held { .. }) => self.lose(DELETED.into(), now, now),
-            _ => {} // no proof; without one the lease runs out
+            Phase::Waiting | Phase::Orphaned { .. } if known => self.paths.iter().for_each(|path| desk.watch(path)),
+            _ => {}
+        }
+        self.pipeline = false;
+    }
+
+    fn up(&mut self, desk: &mut Desk) {
+        if let Phase::Contending { name, asked: false, .. } = self.phase {
+            self.contend(name, desk);
         }
     }
 
-    /// Tells how long the lock may be believed in, if that is news.
-    fn believe(&mut self) {
-        let deadlines = self.session.lease().deadlines(self.options.kill_after);
-        if let Phase::Proving { .. } | Phase::Held { .. } = self.phase
-            && self.believed != deadlines
-        {
-            self.believed = deadlines;
-            self.outputs.push_back(Output::Believe(deadlines));
+    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+        match request {
+            Request::Create { path, .. } => self.created(path, result.err()),
+            Request::Data { path, .. } | Request::Exists { path, .. } => {
+                let name = self.paths.iter().position(|known| known == path)?;
+                match result {
+                    Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, desk),
+                    Ok(_) => {}
+                    Err(Code::NO_NODE) => return self.missing(name, desk),
+                    Err(Code::NO_AUTH) => desk.ask(Request::Exists { path: path.clone(), watch: true }),
+                    Err(code) => return Some(self.refused("read", name, code)),
+                }
+            }
+            _ => {}
         }
+        None
     }
 
-    fn changed(&mut self, change: Change, path: &str, now: Moment) {
+    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         let Some(name) = self.paths.iter().position(|known| known == path) else { return };
         match (change, self.phase) {
-            (Change::Deleted, Phase::Held { name: held, .. } | Phase::Proving { name: held, .. }) if held == name => {
-                self.lose(DELETED.into(), now, now);
-            }
-            (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => self.contend(name, now),
+            (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => self.contend(name, desk),
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
-            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, now),
-            (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. } | Phase::Proving { .. } | Phase::Held { .. }) => {
-                self.watch(name, now); // the watch is used up
-            }
+            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, desk),
+            (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => desk.watch(path), // the watch is used up
             _ => {}
         }
     }
 
-    fn down(&mut self, fault: &Fault, now: Moment) {
-        self.note(format!("{}: {fault}", self.session.server()));
+    fn down(&mut self, known: bool) {
         match self.phase {
-            // Unless a session is known, what was asked for can only be an orphan now.
-            Phase::Contending { name, asked: true, .. } if self.session.id().is_some() => self.phase = Phase::Looking { name },
+            Phase::Contending { name, asked: true, .. } if known => self.phase = Phase::Looking { name },
+            // Unless the session is known, what was asked for can only be an orphan now.
             Phase::Contending { name, .. } => self.phase = Phase::Contending { name, asked: false, made: None },
-            Phase::Held { name, since, suspended: false } => {
-                self.phase = Phase::Held { name, since, suspended: true };
-                self.outputs.push_back(Output::Suspended(format!("{}: {fault}", self.session.server())));
-            }
-            Phase::Releasing { held: false, .. } => self.released(None, now),
             _ => {}
         }
     }
 
-    /// The session is over, and every node of ours with it.
-    fn expired(&mut self, now: Moment) {
-        self.note("the session has expired".into());
+    fn restart(&mut self, desk: &mut Desk) {
+        self.free = (0..self.paths.len()).collect();
+        self.try_next(desk);
+    }
+
+    fn stage(&self) -> Stage {
         match self.phase {
-            Phase::Held { .. } => self.lose("the session has expired".into(), now, now),
-            Phase::Releasing { .. } => self.released(None, now),
-            Phase::Settled { .. } | Phase::Over => self.session.forget(now),
-            _ => {
-                self.free = (0..self.paths.len()).collect();
-                self.try_next(now);
-            }
+            Phase::Contending { asked: made, .. } => Stage::Asking { made },
+            Phase::Looking { .. } => Stage::Asking { made: true },
+            Phase::Orphaned { .. } => Stage::Asking { made: false },
+            Phase::Waiting => Stage::Waiting { holder: self.holder.clone(), made: false },
         }
     }
 
-    fn refused(&mut self, verb: &str, name: usize, code: Code) {
-        self.fail(Failure::Refused { what: format!("{verb} {}", self.paths[name]), why: code.to_string() });
-    }
-
-    /// There will be no lock. What is held is held all the same.
-    fn fail(&mut self, failure: Failure) {
-        let held = match self.phase {
-            Phase::Held { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => return,
-            Phase::Waiting | Phase::Orphaned { .. } => false,
-            Phase::Contending { asked, .. } => asked,
-            Phase::Looking { .. } | Phase::Proving { .. } => true,
-        };
-        self.phase = Phase::Settled { held };
-        self.outputs.push_back(Output::Failed(failure));
-    }
-
-    /// The lock is lost. If it was never said to be ours, it is contended for again.
-    fn lose(&mut self, why: String, dead_by: Moment, now: Moment) {
-        match self.phase {
-            Phase::Held { .. } => {
-                self.phase = Phase::Settled { held: true };
-                self.outputs.push_back(Output::Lost { why, dead_by });
-            }
-            Phase::Proving { name, .. } => self.contend(name, now),
-            _ => {}
-        }
-    }
-
-    fn release(&mut self, now: Moment) {
-        let held = match self.phase {
-            Phase::Releasing { .. } | Phase::Over => return,
-            Phase::Waiting | Phase::Orphaned { .. } => false,
-            Phase::Contending { asked: held, .. } | Phase::Settled { held } => held,
-            Phase::Looking { .. } | Phase::Proving { .. } | Phase::Held { .. } => true,
-        };
-        let known = self.session.id().is_some();
-        let held = held && known;
-        let bound = if held { self.session.lease().timeout() } else { IDLE_RELEASE };
-        self.phase = Phase::Releasing { by: now + bound, held };
-        if known && self.session.takes_requests() {
-            self.session.ask(Request::Close, now);
-        } else if !held {
-            self.released(None, now);
-        }
-    }
-
-    fn released(&mut self, doubt: Option<String>, now: Moment) {
-        if let Phase::Releasing { .. } = self.phase {
-            self.session.forget(now);
-            self.phase = Phase::Over;
-            self.outputs.push_back(Output::Released { doubt });
-        }
-    }
-
-    /// Everything that time alone brings about.
-    fn look_at_the_clock(&mut self, now: Moment) {
-        match self.phase {
-            Phase::Held { .. } if now >= self.believed.term => {
-                let silence = now.since(self.session.lease().proof()).as_secs_f64();
-                self.lose(format!("no answer from {} for {silence:.1} s", self.options.servers.join(", ")), self.believed.kill, now);
-            }
-            Phase::Releasing { by, held } if now >= by => {
-                let timeout = self.session.lease().timeout().as_secs_f64();
-                let doubt = format!(
-                    "no answer from {}: the lock is free when its session has expired, within {timeout:.1} s",
-                    self.options.servers.join(", ")
-                );
-                self.released(held.then_some(doubt), now);
-            }
-            Phase::Orphaned { name, until } if now >= until => {
-                let orphan = format!("{}: a session that an earlier attempt of this run left behind has not expired", self.paths[name]);
-                self.fail(Failure::Unreachable { tried: orphan });
-            }
-            Phase::Waiting if self.options.patience.is_none_or(|patience| now >= patience) && self.session.is_answering(now) => {
-                self.phase = Phase::Settled { held: false };
-                self.outputs.push_back(Output::Busy(self.holder.clone()));
-            }
-            Phase::Contending { .. } | Phase::Looking { .. } | Phase::Waiting | Phase::Proving { .. }
-                if now >= self.options.connect_by && !self.session.is_answering(now) =>
-            {
-                let unresolved = self.options.unresolved.iter().map(|host| format!("; {host}"));
-                self.fail(Failure::Unreachable { tried: unresolved.fold(self.session.faults(), |all, host| all + &host) });
-            }
-            _ => {}
-        }
-    }
-
-    /// When the clock alone brings about something next.
-    fn deadline(&self, now: Moment) -> Moment {
-        // A limit that is past and has not fired waits for the session's own next move, a heartbeat at the latest.
-        let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
-        match self.phase {
-            Phase::Held { .. } => self.believed.term,
-            Phase::Releasing { by, .. } => by,
-            Phase::Orphaned { until, .. } => until,
-            Phase::Waiting => ahead(self.options.patience.unwrap_or(Moment::NEVER)).min(ahead(self.options.connect_by)),
-            Phase::Contending { .. } | Phase::Looking { .. } | Phase::Proving { .. } => ahead(self.options.connect_by),
-            Phase::Settled { .. } | Phase::Over => Moment::NEVER,
-        }
-    }
-
-    fn note(&mut self, text: String) {
-        self.outputs.push_back(Output::Note(text));
+    fn limit(&self) -> Option<(Moment, Failure)> {
+        let Phase::Orphaned { name, until } = self.phase else { return None };
+        let orphan = format!("{}: a session that an earlier attempt of this run left behind has not expired", self.paths[name]);
+        Some((until, Failure::Unreachable { tried: orphan }))
     }
 }
 
@@ -574,4 +264,297 @@ fn host(data: &[u8]) -> Option<String> {
     let (host, uuid) = text.split_at_checked(text.len().checked_sub(UUID_LENGTH)?)?;
     let dashes = uuid.match_indices('-').map(|(index, _)| index).eq([8, 13, 18, 23]);
     (dashes && !host.is_empty() && !host.contains(char::is_control)).then(|| host.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Client, Fake};
+    use super::super::{Input, Lock};
+    use super::*;
+    use crate::plan::{self, Cluster, Heartbeat};
+
+    type Node = SessionLock<super::Node>;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    const OURS: &str = "here01234567-89ab-cdef-0123-456789abcdef";
+    const THEIRS: &[u8] = b"there76543210-89ab-cdef-0123-456789abcdef";
+    const LOCK: &str = "/app/lock";
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+    }
+
+    fn options(wait: Duration) -> Options {
+        let auth = None;
+        let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+        Options {
+            servers: vec!["h1:2181".into()],
+            unresolved: vec![],
+            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth, acl, heartbeat },
+            patience: (!wait.is_zero()).then(|| at(0) + wait),
+            connect_by: at(0) + wait.max(TIMEOUT),
+            kill_after: Duration::from_secs(5),
+        }
+    }
+
+    fn lock(options: Options, names: &[&str]) -> Node {
+        super::Node::lock(options, "app", names.iter().map(|&name| name.into()).collect(), OURS.into(), at(0))
+    }
+
+    fn client(wait: Duration) -> Client<Node> {
+        Client::new(lock(options(wait), &["lock"]))
+    }
+
+    fn acquired(client: &Client<Node>) -> usize {
+        client.said.iter().filter(|output| matches!(output, Output::Acquired(_))).count()
+    }
+
+    /// Plays time forward, from one thing due to the next, until the lock has said something that `wanted` likes.
+    fn until(client: &mut Client<Node>, fake: &mut Fake, mut now: Moment, wanted: impl Fn(&Output) -> bool) -> Moment {
+        for _ in 0..2000 {
+            fake.expire(now);
+            client.talk(fake, now);
+            if client.said.iter().any(&wanted) {
+                return now;
+            }
+            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+        }
+        panic!("never said; but {:?}", client.said);
+    }
+
+    #[test]
+    fn a_free_lock_is_ours_and_goes_with_our_session() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+        let entry = &fake.nodes[LOCK];
+        assert_eq!(entry.data, OURS.as_bytes());
+        let token = entry.czxid;
+        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == token && proof.lock == LOCK)));
+        client.release(&mut fake, at(10));
+        assert!(!fake.nodes.contains_key(LOCK));
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+    }
+
+    #[test]
+    fn the_first_write_carries_it_all() {
+        let mut node = lock(options(Duration::ZERO), &["lock"]);
+        assert_eq!(node.poll(at(0)), Output::Connect(0));
+        node.handle(Input::Connected, at(0));
+        let Output::Send(bytes) = node.poll(at(0)) else { panic!("nothing was sent") };
+        let mut rest = &bytes[..];
+        let mut frames = 0;
+        while let Some(_frame) = crate::zookeeper::wire::next_frame(&mut rest).unwrap() {
+            frames += 1;
+        }
+        assert_eq!((frames, rest.len()), (3, 0), "connect, create, getData");
+    }
+
+    #[test]
+    fn parents_that_are_missing_are_made() {
+        let mut fake = Fake::default();
+        let mut options = options(Duration::ZERO);
+        options.cluster.chroot = "/a/b".into();
+        let mut client = Client::new(lock(options, &["lock"]));
+        client.talk(&mut fake, at(0));
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/app", "/a/b/app/lock"]);
+        assert_eq!(fake.nodes["/a/b/app"].data, b"Rootnode");
+    }
+
+    #[test]
+    fn a_name_below_a_node_that_does_not_exist_is_an_error_and_not_busy() {
+        let mut fake = Fake::with_parent("/app");
+        let mut client = Client::new(lock(options(Duration::ZERO), &["a/b"]));
+        client.talk(&mut fake, at(0));
+        assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Refused { .. }))), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_taken_lock_is_busy_at_once_and_says_by_whom() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        fake.put(LOCK, THEIRS, 77);
+        client.talk(&mut fake, at(0));
+        let Some(Output::Busy(holder)) = client.said.last() else { panic!("{:?}", client.said) };
+        assert_eq!((holder.host.as_deref(), holder.session), (Some("there"), Some(77)));
+    }
+
+    #[test]
+    fn a_waiter_gets_the_lock_when_its_node_goes() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
+        fake.put(LOCK, THEIRS, 77);
+        client.talk(&mut fake, at(0));
+        assert!(matches!(client.said.last(), Some(Output::Waiting(_))), "{:?}", client.said);
+        fake.delete(LOCK);
+        client.talk(&mut fake, at(1000));
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_waiter_whose_patience_ends_says_busy_and_leaves_nothing() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
+        fake.put(LOCK, THEIRS, 77);
+        let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Busy(_)));
+        assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
+        client.release(&mut fake, end);
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+    }
+
+    #[test]
+    fn of_several_names_the_first_that_is_free_will_do() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put("/app/l_0", THEIRS, 77);
+        let mut client = Client::new(lock(options(Duration::ZERO), &["l_0", "l_1"]));
+        client.talk(&mut fake, at(0));
+        let tried: Vec<_> =
+            client.said.iter().filter_map(|output| if let Output::Trying(name) = output { Some(name.as_str()) } else { None }).collect();
+        assert_eq!(tried, ["l_0", "l_1"]);
+        assert_eq!(fake.nodes["/app/l_1"].data, OURS.as_bytes());
+    }
+
+    #[test]
+    fn with_all_names_taken_the_first_that_goes_is_ours() {
+        for gone in ["/app/l_0", "/app/l_1"] {
+            let mut fake = Fake::with_parent("/app");
+            fake.put("/app/l_0", THEIRS, 77);
+            fake.put("/app/l_1", THEIRS, 78);
+            let mut client = Client::new(lock(options(TIMEOUT), &["l_0", "l_1"]));
+            client.talk(&mut fake, at(0));
+            fake.delete(gone);
+            client.talk(&mut fake, at(500));
+            assert_eq!(fake.nodes[gone].data, OURS.as_bytes(), "{:?}", client.said);
+        }
+    }
+
+    #[test]
+    fn nobody_there_is_unreachable_and_never_busy() {
+        for wait in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(8)] {
+            let (mut fake, mut client) = (Fake::default(), client(wait));
+            fake.down = true;
+            let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Failed(_) | Output::Busy(_)));
+            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable { .. }))), "{:?}", client.said);
+            let limit = at(0) + wait.max(TIMEOUT);
+            assert!((limit..limit + Duration::from_millis(600)).contains(&end), "{end:?} for {wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_holder_whose_node_is_deleted_or_taken_over_has_lost() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        fake.delete(LOCK);
+        client.talk(&mut fake, at(200));
+        assert!(client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200) }), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_holder_whose_session_has_expired_learns_it_on_the_way_back() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        let session = fake.nodes[LOCK].owner;
+        client.cut(&mut fake, at(100));
+        fake.end(session);
+        fake.put(LOCK, THEIRS, 77);
+        client.talk(&mut fake, at(200));
+        assert!(
+            client.said.iter().any(|output| matches!(output, Output::Lost { dead_by, .. } if *dead_by == at(200))),
+            "{:?}",
+            client.said
+        );
+    }
+
+    #[test]
+    fn an_outage_that_the_lease_outlasts_is_survived() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        let mut now = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Acquired(_)));
+        for _ in 0..40 {
+            now = now + Duration::from_millis(100);
+            client.talk(&mut fake, now);
+        }
+        fake.down = true;
+        client.cut(&mut fake, now);
+        for _ in 0..18 {
+            client.talk(&mut fake, now);
+            now = now + Duration::from_millis(100);
+        }
+        fake.down = false;
+        until(&mut client, &mut fake, now, |output| *output == Output::Resumed);
+        assert!(!client.said.iter().any(|output| matches!(output, Output::Lost { .. })), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_holder_that_nobody_answers_loses_the_lock_in_time() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        fake.down = true;
+        client.cut(&mut fake, at(0));
+        let lost = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Lost { .. }));
+        let Some(Output::Lost { dead_by, .. }) = client.said.iter().find(|output| matches!(output, Output::Lost { .. })) else {
+            unreachable!()
+        };
+        assert!(lost < *dead_by && *dead_by <= at(0) + TIMEOUT, "{lost:?} {dead_by:?}");
+    }
+
+    #[test]
+    fn after_a_pause_of_the_process_the_clock_is_believed_before_any_peer() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
+        client.lock.handle(Input::Received(&[]), at(6000));
+        client.talk(&mut fake, at(6000));
+        assert!(client.said.iter().any(|output| matches!(output, Output::Lost { .. })), "{:?}", client.said);
+    }
+
+    /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, once, and never called busy.
+    #[test]
+    fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
+        for wait in [Duration::ZERO, Duration::from_mins(1)] {
+            for cut in 0..8 {
+                for requests in [true, false] {
+                    let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
+                    *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
+                    let said = |output: &Output| matches!(output, Output::Acquired(_) | Output::Busy(_) | Output::Failed(_));
+                    let now = until(&mut client, &mut fake, at(0), said);
+                    assert_eq!(acquired(&client), 1, "cut after {cut}, requests {requests}: {:?}", client.said);
+                    assert!(now < at(0) + TIMEOUT + ORPHAN_SLACK);
+                    assert_eq!(fake.nodes[LOCK].data, OURS.as_bytes());
+                    client.release(&mut fake, now);
+                    until(&mut client, &mut fake, now, |output| matches!(output, Output::Released { .. }));
+                    assert!(!fake.nodes.contains_key(LOCK), "cut after {cut}, requests {requests}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_release_that_is_cut_is_tried_again_on_another_connection() {
+        for replies in 0..2 {
+            let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+            client.talk(&mut fake, at(0));
+            client.replies_left = Some(replies);
+            client.requests_left = (replies == 0).then_some(0);
+            client.release(&mut fake, at(100));
+            until(&mut client, &mut fake, at(100), |output| matches!(output, Output::Released { doubt: None }));
+            assert!(!fake.nodes.contains_key(LOCK));
+        }
+    }
+
+    #[test]
+    fn a_release_that_nobody_answers_ends_in_doubt_when_the_session_must_have_expired() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        client.talk(&mut fake, at(0));
+        fake.down = true;
+        client.cut(&mut fake, at(0));
+        client.release(&mut fake, at(0));
+        let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Released { doubt: Some(_) }));
+        assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
+    }
+
+    #[test]
+    fn only_what_looks_like_host_and_uuid_is_called_a_host() {
+        assert_eq!(host(OURS.as_bytes()).as_deref(), Some("here"));
+        for odd in [&b""[..], b"short", b"\xff\xfe", &OURS.as_bytes()[4..], b"no-uuid-at-the-end-of-this-text-which-is-long-enough"] {
+            assert_eq!(host(odd), None, "{odd:?}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! from then on the two share nothing but the line between them.
 
 use super::line::{self, Heard, Report};
-use crate::guard::{Action, Event, Guard};
+use crate::guard::{Action, Event, Guard, News};
 use crate::moment::Moment;
 use crate::plan::{Command, Status};
 use crate::signal::Signal;
@@ -59,6 +59,12 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     process::rename(NAME);
     let mut command = std::process::Command::new(&job.command.words[0]);
     command.args(&job.command.words[1..]).envs(job.environment.iter().map(|(name, value)| (name, value)));
+    if Moment(clock::since_boot()) >= job.lease.term {
+        // We, or the whole host, were stopped on the way here.
+        line::report(line, Report::News(News::LeaseOver));
+        line::report(line, Report::News(News::TreeGone));
+        return Ok(());
+    }
     // If guard and zk-flock die together, nobody is left to be gentle.
     signals.inherited().hand_to(&mut command, job.death_signal.map(|_| Signal::KILL));
     let command = Pid(command.spawn()?.id().cast_signed());
@@ -106,8 +112,8 @@ impl Watch<'_> {
                 [Some(children.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
             let _ = poll::wait(&mut watched, timer.poll_limit(now));
             timer.clear();
+            self.listen(); // before the clock: if it was only we who were stopped, the lease was proved meanwhile
             self.step(Event::Tick);
-            self.listen();
             while children.next().is_some() {}
             self.reap();
         }

@@ -9,7 +9,8 @@ mod story;
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
 use crate::lock::local::{self, Local};
-use crate::lock::node::{self, Node};
+use crate::lock::node::Node;
+use crate::lock::session_lock;
 use crate::lock::{Failure, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
@@ -89,18 +90,11 @@ fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
                 log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
                 return Err(Stop::Said(End::Unreachable));
             }
-            let options = node::Options {
-                servers,
-                unresolved,
-                cluster: cluster.clone(),
-                app_id: app_id.clone(),
-                names: names.clone(),
-                content: host::name() + &uuid(random::bytes()),
-                patience,
-                connect_by,
-                kill_after: plan.kill_after,
-            };
-            Ok(Parts { lock: Box::new(Node::new(options, now())), addresses, files: None })
+            let content = host::name() + &uuid(random::bytes());
+            let cluster = cluster.clone();
+            let options = session_lock::Options { servers, unresolved, cluster, patience, connect_by, kill_after: plan.kill_after };
+            let lock = Node::lock(options, app_id, names.clone(), content, now());
+            Ok(Parts { lock: Box::new(lock), addresses, files: None })
         }
         plan::Lock::Local { directory, private, names, .. } => {
             let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
@@ -264,7 +258,13 @@ impl<'a> Run<'a> {
                 Failure::System(_) => End::System,
             })),
             Output::Released { .. } => self.step(Event::Released),
-            Output::Trying(_) | Output::Waiting(_) | Output::Suspended(_) | Output::Resumed | Output::Note(_) | Output::Wait(_) => {}
+            Output::Trying(_)
+            | Output::Waiting(_)
+            | Output::Suspended(_)
+            | Output::Resumed
+            | Output::Note(_)
+            | Output::Warn(_)
+            | Output::Wait(_) => {}
         }
     }
 

@@ -54,6 +54,7 @@ impl Run<'_> {
                     let _ = writeln!(io::stdout(), "{name}");
                 }
             }
+            Output::Warn(text) => self.log.warn(&format_args!("WARNING: {text}")),
             Output::Note(text) => self.log.say(Topic::Session, Level::Info, text),
             Output::Waiting(holder) => {
                 let waiting = format!("waiting for {}", shown(holder));
@@ -99,6 +100,9 @@ impl Run<'_> {
             Report::Started(Pid(pid)) => {
                 self.marks.started = now();
                 self.say(Level::Info, &format_args!("Start subprocess: {command} (PID: {pid})"));
+                if !tree::has_proc() {
+                    self.say(Level::Warning, &"no /proc here: of the job's processes only the first and its group can be stopped");
+                }
             }
             Report::CannotStart(errno) => {
                 let why = reason(&io::Error::from_raw_os_error(errno));

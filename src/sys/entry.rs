@@ -1,5 +1,6 @@
-//! What this process was started with and Rust's runtime covers up before `main`: it ignores SIGPIPE, and opens /dev/null where stdin,
-//! stdout or stderr are closed. So both are looked at earlier, in `.init_array`, which the C library runs before the runtime.
+//! What this process was started with and is covered up before `main`: Rust's runtime ignores SIGPIPE, and opens /dev/null where stdin,
+//! stdout or stderr are closed; we ignore SIGXFSZ, so that a file that must not grow is an error of the write and not our death. All is
+//! looked at earlier, in `.init_array`, which the C library runs before the runtime.
 
 use super::disposition::{self, Disposition};
 use crate::signal::Signal;
@@ -7,6 +8,7 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
+static FILE_SIZE_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED: [AtomicBool; 3] = [const { AtomicBool::new(false) }; 3];
 
 // SAFETY: the C library calls what it finds in .init_array with arguments that a C function may disregard; `look` is one, and needs
@@ -17,6 +19,9 @@ static LOOK: extern "C" fn() = look;
 
 extern "C" fn look() {
     PIPE_IGNORED.store(disposition::of(Signal::PIPE) == Disposition::Ignored, Relaxed);
+    FILE_SIZE_IGNORED.store(disposition::of(Signal::XFSZ) == Disposition::Ignored, Relaxed);
+    // It cannot fail: the signal is one that can be ignored.
+    let _ = disposition::set(Signal::XFSZ, Disposition::Ignored);
     let mut stdio = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     // SAFETY: poll(2) reads and writes the three entries, and with a timeout of zero returns at once.
     unsafe { libc::poll(stdio.as_mut_ptr(), 3, 0) };
@@ -27,7 +32,16 @@ extern "C" fn look() {
 
 /// SIGPIPE's disposition as it was on entry.
 pub(super) fn pipe() -> Disposition {
-    if PIPE_IGNORED.load(Relaxed) { Disposition::Ignored } else { Disposition::Default }
+    found(&PIPE_IGNORED)
+}
+
+/// SIGXFSZ's disposition as it was on entry.
+pub(super) fn file_size() -> Disposition {
+    found(&FILE_SIZE_IGNORED)
+}
+
+fn found(ignored: &AtomicBool) -> Disposition {
+    if ignored.load(Relaxed) { Disposition::Ignored } else { Disposition::Default }
 }
 
 /// Which of the descriptors 0 to 2 were closed on entry and still stand for closed ones.

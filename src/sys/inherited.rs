@@ -15,6 +15,7 @@ pub struct Inherited {
     pub(super) mask: Mask,
     pub(super) child: Disposition,
     pub(super) pipe: Disposition,
+    pub(super) file_size: Disposition,
 }
 
 impl Inherited {
@@ -30,11 +31,12 @@ impl Inherited {
         unsafe { command.pre_exec(before_exec) };
     }
 
-    /// Sets mask, SIGCHLD and SIGPIPE and the closed stdio descriptors back to what they were on entry. Async-signal-safe; for a forked
+    /// Sets mask, SIGCHLD, SIGPIPE, SIGXFSZ and the closed stdio descriptors back to what they were on entry. Async-signal-safe; for a forked
     /// child just before exec, since a std type that believes in one of those descriptors may be left.
     pub fn restore_for_exec(&self) -> io::Result<()> {
         disposition::set(Signal::CHLD, self.child)?;
         disposition::set(Signal::PIPE, self.pipe)?;
+        disposition::set(Signal::XFSZ, self.file_size)?;
         for fd in entry::closed_stdio() {
             // SAFETY: nothing that runs between here and exec uses stdio, the only thing that knows of 0 to 2.
             check(unsafe { libc::close(fd) })?;
@@ -105,7 +107,8 @@ mod tests {
 
     #[test]
     fn a_command_that_cannot_be_run_is_told_by_errno() {
-        let inherited = Inherited { mask: Mask::of([]), child: Disposition::Default, pipe: Disposition::Default };
+        let inherited =
+            Inherited { mask: Mask::of([]), child: Disposition::Default, pipe: Disposition::Default, file_size: Disposition::Default };
         let mut command = Command::new("/nonexistent");
         inherited.hand_to(&mut command, None);
         assert_eq!(command.spawn().unwrap_err().raw_os_error(), Some(libc::ENOENT));

@@ -44,7 +44,7 @@ impl Signals {
         let mask = Mask::of(heard.chain([Signal::CHLD]));
         let child = disposition::of(Signal::CHLD);
         disposition::set(Signal::CHLD, Disposition::Default)?;
-        let inherited = Inherited { mask: mask.block()?, child, pipe: entry::pipe() };
+        let inherited = Inherited { mask: mask.block()?, child, pipe: entry::pipe(), file_size: entry::file_size() };
         Ok(Signals { file: readable(&mask)?, inherited })
     }
 

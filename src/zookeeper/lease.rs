@@ -11,6 +11,9 @@ const MARGIN: Duration = Duration::from_millis(200);
 /// The longest grace between TERM and KILL when a lease runs out.
 const LONGEST_GRACE: Duration = Duration::from_secs(1);
 
+/// The shortest session timeout of which, in step, enough is left for a heartbeat to be late.
+pub const SHORTEST: Duration = Duration::from_secs(1);
+
 /// Answered requests remembered for one connection. A holder sends ten a timeout and needs those of the last quarter; where a peer makes us send
 /// more, forgetting the newest only shortens belief.
 const REMEMBERED: usize = 64;

@@ -47,10 +47,14 @@ record! {
     CreateResponse { path: String, }
     /// delete(2). Version −1 deletes whatever is there.
     DeleteRequest { path: String, version: i32, }
-    /// exists(3), getData(4), getChildren(5): they are alike on the wire.
+    /// exists(3), getData(4), getChildren(8): they are alike on the wire.
     PathWatchRequest { path: String, watch: bool, }
     /// getData's answer.
     GetDataResponse { data: Vec<u8>, stat: Stat, }
+    /// getACL(6).
+    GetAclRequest { path: String, }
+    /// Its answer.
+    GetAclResponse { acl: Vector<Acl>, stat: Stat, }
     /// getChildren's answer: names without the parent's path, in no order.
     GetChildrenResponse { children: Vector<String>, }
     /// sync(9) and its answer.

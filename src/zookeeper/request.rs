@@ -2,8 +2,8 @@
 
 use super::code::{Code, operation};
 use super::record::{
-    Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetChildrenResponse, GetDataResponse, MultiHeader,
-    PathWatchRequest, RequestHeader, Stat, SyncRequest,
+    Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetAclRequest, GetAclResponse, GetChildrenResponse,
+    GetDataResponse, MultiHeader, PathWatchRequest, RequestHeader, Stat, SyncRequest,
 };
 use super::wire::{Malformed, Vector, Wire};
 
@@ -19,7 +19,9 @@ pub enum Request {
     Exists { path: String, watch: bool },
     /// getData(4)
     Data { path: String, watch: bool },
-    /// getChildren(5)
+    /// getACL(6)
+    Acl { path: String },
+    /// getChildren(8)
     Children { path: String, watch: bool },
     /// sync(9)
     Sync { path: String },
@@ -38,6 +40,8 @@ pub enum Answer {
     Created(String),
     /// Facts of a node, and its data if that was asked for.
     Data(Vec<u8>, Stat),
+    /// Who may do what with a node.
+    Acl(Vec<Acl>),
     /// Names of a node's children, in no order.
     Children(Vec<String>),
     /// It was done, and there is nothing to say about it.
@@ -64,6 +68,10 @@ impl Request {
             Request::Data { path, watch } => {
                 header(operation::GET_DATA).write(out);
                 PathWatchRequest { path: path.clone(), watch: *watch }.write(out);
+            }
+            Request::Acl { path } => {
+                header(operation::GET_ACL).write(out);
+                GetAclRequest { path: path.clone() }.write(out);
             }
             Request::Children { path, watch } => {
                 header(operation::GET_CHILDREN).write(out);
@@ -95,6 +103,7 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
             let GetDataResponse { data, stat } = Wire::read(body, "getData reply")?;
             Answer::Data(data, stat)
         }
+        Request::Acl { .. } => Answer::Acl(GetAclResponse::read(body, "getACL reply")?.acl.0),
         Request::Children { .. } => Answer::Children(GetChildrenResponse::read(body, "getChildren reply")?.children.0),
         Request::Check { .. } => return checked(body),
         Request::Delete { .. } | Request::Sync { .. } | Request::Ping | Request::Close => Answer::Done,

@@ -213,7 +213,7 @@ impl Session {
         self.is_up() && self.unanswered.front().is_none_or(|oldest| now < oldest.sent + self.lease.timeout() * 2 / BEATS)
     }
 
-    /// Whether `ask` may be called.
+    /// Whether a connection takes requests: it is up, or its connect request is under way.
     pub fn takes_requests(&self) -> bool {
         matches!(self.phase, Phase::Greeting { .. } | Phase::Up)
     }
@@ -245,9 +245,11 @@ impl Session {
         self.patience = self.lease.timeout() * 2 / BEATS;
     }
 
-    /// Queues a request; it goes out with the next bytes. Only while a connection takes requests: opening or up.
+    /// Queues a request; it goes out with the next bytes. One that no connection takes is dropped: on the next, all is asked anew.
     pub fn ask(&mut self, request: Request, now: Moment) {
-        debug_assert!(self.takes_requests());
+        if !self.takes_requests() {
+            return;
+        }
         let xid = if request == Request::Ping { xid::PING } else { self.next_xid() };
         frame(&mut self.outgoing, |out| request.write(xid, out));
         self.unanswered.push_back(Unanswered { xid, request, sent: now });
@@ -518,5 +520,27 @@ impl Session {
         self.phase = Phase::Down { retry: now + pause };
         self.faults[self.server] = Some(fault.clone());
         self.news.push_back(News::Down(fault));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Moment = Moment(Duration::from_secs(1));
+
+    #[test]
+    fn a_request_that_no_connection_takes_does_not_go_out_before_the_next_connect_request() {
+        let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(5), None, NOW);
+        session.ask(Request::Ping, NOW);
+        assert_eq!(session.step(), None);
+        session.tick(NOW);
+        assert_eq!(session.step(), Some(Step::Connect(0)));
+        session.ask(Request::Ping, NOW);
+        session.connected(NOW);
+        let Some(Step::Send(bytes)) = session.step() else { panic!("no connect request") };
+        let mut rest = &bytes[..];
+        let hello = next_frame(&mut rest).unwrap().unwrap();
+        assert_eq!((ConnectRequest::read(&mut &hello[..], "").unwrap().session_id, rest), (0, &b""[..]));
     }
 }

@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod client;
 pub mod ensemble;
+pub mod liar;
 pub mod life;
 pub mod process;
 pub mod proxy;

@@ -4,6 +4,9 @@
 
 use std::fs;
 
+/// No processes at all.
+pub const NONE: [i32; 0] = [];
+
 /// Sends a signal. False if there is no such process any more.
 pub fn kill(pid: i32, signal: i32) -> bool {
     assert!(pid > 0, "{pid} is not one process");

@@ -62,13 +62,13 @@ impl Proxy {
 
     /// The same at an address of its own.
     pub fn start_at(address: &str, server: String) -> Proxy {
-        let server: SocketAddr = server.parse().expect("servers of tests are numbers");
         let listener = TcpListener::bind(address).expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let state = State { connections: 0, cuts: 0, chunks: Vec::new(), passages: [Passage::Pass; 2] };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let connections = shared.clone();
         thread::spawn(move || {
+            let server: SocketAddr = server.parse().expect("servers of tests are numbers");
             for client in listener.incoming().map_while(Result::ok) {
                 connections.state().connections += 1;
                 let shared = connections.clone();

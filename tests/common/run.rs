@@ -29,6 +29,12 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+/// A command that says `ready`, then names the signals it gets, and ends with 5 when its stdin does. `signals` are words like `USR1`, or
+/// `TERM=3/0.5`: exits with 3 half a second after TERM.
+pub fn listener(signals: &str) -> String {
+    format!("python3 {}/tests/common/listener.py {signals}", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// An end with this code and not a word.
 pub fn exited(code: i32) -> Outcome {
     Outcome { end: Ok(code), stdout: String::new(), stderr: String::new() }

@@ -79,7 +79,7 @@ impl Sandbox {
 
     /// A client of the server that has the node above the locks ready, as after a first run.
     pub fn client(&self, server: &ZooKeeper) -> Client {
-        let mut client = Client::connect(server, Duration::from_secs(60));
+        let mut client = Client::connect(server, Duration::from_mins(1));
         client.create_if_missing(&format!("/{}", self.id), b"Rootnode");
         client
     }

@@ -1,0 +1,286 @@
+//! A ZooKeeper of one server, in memory, for tests of locks: it keeps sessions, nodes and watches, and its connections can be cut after any
+//! message. It shares our codec, so it proves behaviour and never encoding.
+
+use super::{Input, Lock, Output};
+use crate::moment::Moment;
+use crate::zookeeper::code::{Code, flag, operation, xid};
+use crate::zookeeper::record::*;
+use crate::zookeeper::wire::{Wire, frame, next_frame};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// A node, as far as locks care.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Entry {
+    pub(super) data: Vec<u8>,
+    pub(super) owner: i64,
+    pub(super) czxid: i64,
+}
+
+#[derive(Default)]
+struct Connection {
+    session: Option<i64>,
+    watches: BTreeSet<String>,
+    /// Not yet delivered, a frame each.
+    outgoing: Vec<Vec<u8>>,
+}
+
+/// The server.
+#[derive(Default)]
+pub(super) struct Fake {
+    pub(super) nodes: BTreeMap<String, Entry>,
+    sessions: BTreeMap<i64, (Duration, Moment)>,
+    connections: BTreeMap<usize, Connection>,
+    zxid: i64,
+    opened: usize,
+    /// Accepts no connections while set.
+    pub(super) down: bool,
+}
+
+impl Fake {
+    /// A server that has the app node already.
+    pub(super) fn with_parent(path: &str) -> Fake {
+        let mut fake = Fake::default();
+        fake.nodes.insert(path.into(), Entry { data: Vec::new(), owner: 0, czxid: 0 });
+        fake
+    }
+
+    fn open(&mut self) -> usize {
+        self.opened += 1;
+        self.connections.insert(self.opened, Connection::default());
+        self.opened
+    }
+
+    /// Ends sessions that were silent for their timeout.
+    pub(super) fn expire(&mut self, now: Moment) {
+        let over: Vec<i64> = self.sessions.iter().filter(|(_, (timeout, heard))| now >= *heard + *timeout).map(|(&id, _)| id).collect();
+        for id in over {
+            self.end(id);
+        }
+    }
+
+    /// Ends a session, and its nodes.
+    pub(super) fn end(&mut self, session: i64) {
+        self.sessions.remove(&session);
+        let paths: Vec<String> = self.nodes.iter().filter(|(_, entry)| entry.owner == session).map(|(path, _)| path.clone()).collect();
+        for path in &paths {
+            self.delete(path);
+        }
+    }
+
+    pub(super) fn delete(&mut self, path: &str) {
+        self.nodes.remove(path);
+        self.zxid += 1;
+        for connection in self.connections.values_mut().filter(|connection| connection.watches.contains(path)) {
+            connection.watches.remove(path);
+            let event = WatcherEvent { kind: 2, state: 3, path: path.into() };
+            connection.outgoing.push(framed(|out| {
+                ReplyHeader { xid: xid::WATCH, zxid: -1, err: 0 }.write(out);
+                event.write(out);
+            }));
+        }
+    }
+
+    /// Another client's node.
+    pub(super) fn put(&mut self, path: &str, data: &[u8], owner: i64) {
+        self.zxid += 1;
+        self.nodes.insert(path.into(), Entry { data: data.to_vec(), owner, czxid: self.zxid });
+    }
+
+    fn take(&mut self, number: usize, mut request: &[u8], now: Moment) {
+        let Some(session) = self.connections[&number].session else { return self.greet(number, request, now) };
+        if let Some((_, heard)) = self.sessions.get_mut(&session) {
+            *heard = now;
+        }
+        let request = &mut request;
+        let header = RequestHeader::read(request, "").unwrap();
+        let mut body = Vec::new();
+        let err = if self.sessions.contains_key(&session) {
+            self.answer(number, session, header.kind, request, &mut body)
+        } else {
+            Code::SESSION_EXPIRED
+        };
+        let reply = ReplyHeader { xid: header.xid, zxid: self.zxid, err: err.0 };
+        self.connections.get_mut(&number).unwrap().outgoing.push(framed(|out| {
+            reply.write(out);
+            out.extend_from_slice(&body);
+        }));
+    }
+
+    fn greet(&mut self, number: usize, mut request: &[u8], now: Moment) {
+        let hello = ConnectRequest::read(&mut request, "").unwrap();
+        let known = self.sessions.contains_key(&hello.session_id);
+        let session = if hello.session_id == 0 { 0x1000 + i64::try_from(number).unwrap() } else { hello.session_id };
+        let time_out = if hello.session_id == 0 || known { hello.time_out } else { 0 };
+        if time_out > 0 {
+            self.sessions.insert(session, (Duration::from_millis(time_out.unsigned_abs().into()), now));
+        }
+        let connection = self.connections.get_mut(&number).unwrap();
+        connection.session = Some(session);
+        let response = ConnectResponse { protocol_version: 0, time_out, session_id: session, passwd: vec![7; 16] };
+        connection.outgoing.push(framed(|out| {
+            response.write(out);
+            false.write(out);
+        }));
+    }
+
+    fn answer(&mut self, number: usize, session: i64, kind: i32, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
+        match kind {
+            operation::CREATE => {
+                let CreateRequest { path, data, flags, .. } = Wire::read(request, "").unwrap();
+                let parent = path.rsplit_once('/').unwrap().0;
+                if !parent.is_empty() && !self.nodes.contains_key(parent) {
+                    return Code::NO_NODE;
+                }
+                if self.nodes.contains_key(&path) {
+                    return Code::NODE_EXISTS;
+                }
+                self.put(&path, &data, if flags & flag::EPHEMERAL != 0 { session } else { 0 });
+                CreateResponse { path }.write(body);
+            }
+            operation::GET_DATA => {
+                let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
+                let Some(entry) = self.nodes.get(&path) else { return Code::NO_NODE };
+                GetDataResponse { data: entry.data.clone(), stat: stat(entry) }.write(body);
+                if watch {
+                    self.connections.get_mut(&number).unwrap().watches.insert(path);
+                }
+            }
+            operation::MULTI => {
+                MultiHeader::read(request, "").unwrap();
+                let there = self.nodes.contains_key(&CheckVersionRequest::read(request, "").unwrap().path);
+                MultiHeader { kind: if there { operation::CHECK } else { operation::ERROR }, done: false, err: 0 }.write(body);
+                if !there {
+                    Code::NO_NODE.0.write(body);
+                }
+                MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(body);
+            }
+            operation::CLOSE_SESSION => self.end(session),
+            operation::SYNC | operation::PING => {}
+            other => panic!("the fake does not know operation {other}"),
+        }
+        Code::OK
+    }
+}
+
+fn stat(entry: &Entry) -> Stat {
+    let Entry { owner, czxid, .. } = *entry;
+    Stat {
+        czxid,
+        mzxid: czxid,
+        ctime: 0,
+        mtime: 0,
+        version: 0,
+        cversion: 0,
+        aversion: 0,
+        ephemeral_owner: owner,
+        data_length: 0,
+        num_children: 0,
+        pzxid: czxid,
+    }
+}
+
+fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    frame(&mut out, write);
+    out
+}
+
+/// A lock that talks to the fake, and what it has said besides bytes.
+pub(super) struct Client<L> {
+    pub(super) lock: L,
+    connection: Option<usize>,
+    pub(super) said: Vec<Output>,
+    wait: Moment,
+    /// So many requests reach the server; then the connection is cut, once.
+    pub(super) requests_left: Option<usize>,
+    /// So many replies reach the client; then the connection is cut, once.
+    pub(super) replies_left: Option<usize>,
+}
+
+impl<L: Lock> Client<L> {
+    pub(super) fn new(lock: L) -> Client<L> {
+        Client { lock, connection: None, said: Vec::new(), wait: Moment::NEVER, requests_left: None, replies_left: None }
+    }
+
+    /// Lets the lock and the server talk until neither has more to say at this moment.
+    pub(super) fn talk(&mut self, fake: &mut Fake, now: Moment) {
+        self.lock.handle(Input::Tick, now);
+        loop {
+            match self.lock.poll(now) {
+                Output::Wait(until) => {
+                    self.wait = until;
+                    if !self.deliver(fake, now) {
+                        return;
+                    }
+                }
+                Output::Connect(_) if fake.down => self.lock.handle(Input::Disconnected(Some("connection refused".into())), now),
+                Output::Connect(_) => {
+                    self.connection = Some(fake.open());
+                    self.lock.handle(Input::Connected, now);
+                }
+                Output::Send(bytes) => self.send(fake, &bytes, now),
+                Output::Disconnect => self.hang_up(fake),
+                output => self.said.push(output),
+            }
+        }
+    }
+
+    /// The next moment at which the lock wants to be asked.
+    pub(super) fn wait(&self) -> Moment {
+        self.wait
+    }
+
+    pub(super) fn release(&mut self, fake: &mut Fake, now: Moment) {
+        self.lock.handle(Input::Release, now);
+        self.talk(fake, now);
+    }
+
+    pub(super) fn cut(&mut self, fake: &mut Fake, now: Moment) {
+        self.hang_up(fake);
+        self.lock.handle(Input::Disconnected(None), now);
+    }
+
+    fn hang_up(&mut self, fake: &mut Fake) {
+        if let Some(number) = self.connection.take() {
+            fake.connections.remove(&number);
+        }
+    }
+
+    fn send(&mut self, fake: &mut Fake, mut bytes: &[u8], now: Moment) {
+        while let Some(request) = next_frame(&mut bytes).unwrap() {
+            let Some(number) = self.connection else { return };
+            if spent(&mut self.requests_left) {
+                return self.cut(fake, now);
+            }
+            fake.take(number, request, now);
+        }
+    }
+
+    /// Hands over what the server has to say; false if that is nothing.
+    fn deliver(&mut self, fake: &mut Fake, now: Moment) -> bool {
+        let Some(number) = self.connection else { return false };
+        let frames = std::mem::take(&mut fake.connections.get_mut(&number).unwrap().outgoing);
+        for frame in &frames {
+            if spent(&mut self.replies_left) {
+                self.cut(fake, now);
+                return true;
+            }
+            self.lock.handle(Input::Received(frame), now);
+        }
+        !frames.is_empty()
+    }
+}
+
+/// Counts down; true once, when there is nothing left.
+fn spent(left: &mut Option<usize>) -> bool {
+    *left = match *left {
+        Some(0) => {
+            *left = None;
+            return true;
+        }
+        Some(more) => Some(more - 1),
+        None => None,
+    };
+    false
+}

@@ -1,0 +1,53 @@
+//! The nodes that a lock node stands under: made when a create says that they are missing, and not before.
+
+use super::Failure;
+use super::session_lock::Desk;
+use crate::zookeeper::code::{Code, flag};
+use crate::zookeeper::request::Request;
+
+/// The path of nodes above a lock.
+#[derive(Debug)]
+pub(super) struct Parents {
+    /// The lowest of them.
+    path: String,
+    /// What it holds.
+    data: Vec<u8>,
+    /// Whether they were asked for, and what stood against it first.
+    made: Option<Result<(), (String, Code)>>,
+}
+
+impl Parents {
+    /// Parents down to `path`, which holds `data`; those above it hold nothing.
+    pub(super) fn new(path: String, data: &[u8]) -> Parents {
+        Parents { path, data: data.to_vec(), made: None }
+    }
+
+    /// Asks for all of them, once. False: that was done already. What is there is fine.
+    pub(super) fn make(&mut self, desk: &mut Desk) -> bool {
+        if self.made.is_some() {
+            return false;
+        }
+        self.made = Some(Ok(()));
+        for end in self.path.match_indices('/').map(|(end, _)| end).skip(1).chain([self.path.len()]) {
+            let data = if end == self.path.len() { self.data.clone() } else { Vec::new() };
+            desk.ask(Request::Create { path: self.path[..end].into(), data, acl: desk.acl(), flags: flag::PERSISTENT });
+        }
+        true
+    }
+
+    /// A create of one of them was answered.
+    pub(super) fn answered(&mut self, path: &str, error: Option<Code>) {
+        if let (Some(made @ Ok(())), Some(code)) = (&mut self.made, error.filter(|&code| code != Code::NODE_EXISTS)) {
+            *made = Err((path.into(), code));
+        }
+    }
+
+    /// Why `path` still has no parent.
+    pub(super) fn failure(&self, path: &str) -> Failure {
+        let (what, why) = match &self.made {
+            Some(Err((parent, code))) => (parent.as_str(), code.to_string()),
+            _ => (path, "the node above it does not exist: create it, or use a name without \"/\"".into()),
+        };
+        Failure::Refused { what: format!("create {what}"), why }
+    }
+}

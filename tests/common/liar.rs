@@ -1,0 +1,125 @@
+//! Servers that are not what they should be: each connection gets the same script, and nothing of it is a real server's.
+
+#![allow(unsafe_code, reason = "listen(2) with a backlog of its own")]
+
+use super::client::{frame, framed};
+use super::wait_until;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+use zk_flock::zookeeper::record::ConnectResponse;
+
+/// One thing that a liar does with a connection. After the last it hangs up.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Waits until something was said to it.
+    Hear,
+    /// Sends this.
+    Say(Vec<u8>),
+    /// Sends this byte by byte, with so long between two.
+    Dribble(Vec<u8>, Duration),
+    /// Says nothing more, until the other side hangs up.
+    Keep,
+}
+
+/// A server on loopback that follows a script, until the test process ends.
+pub struct Liar {
+    /// Where it listens.
+    pub address: String,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Liar {
+    /// One that does this with everybody.
+    pub fn start(script: Vec<Act>) -> Liar {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let address = listener.local_addr().expect("it is bound").to_string();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let count = connections.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, Ordering::Relaxed);
+                let script = script.clone();
+                thread::spawn(move || perform(&script, &stream));
+            }
+        });
+        Liar { address, connections }
+    }
+
+    /// One that accepts and says nothing.
+    pub fn silent() -> Liar {
+        Liar::start(vec![Act::Keep])
+    }
+
+    /// How often somebody has connected.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// An address where nobody listens.
+pub fn nobody() -> String {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").to_string()
+}
+
+/// An address like that of a host that is switched off: packets to it get no answer. Its queue of connections is full and never emptied.
+pub struct SwitchedOff {
+    /// Where nobody answers.
+    pub address: String,
+    _queue: (TcpListener, Vec<TcpStream>),
+}
+
+impl SwitchedOff {
+    /// Fills a queue of the shortest length there is.
+    pub fn new() -> SwitchedOff {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        // SAFETY: listen takes two integers and touches no memory.
+        assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
+        let address = listener.local_addr().expect("it is bound");
+        let mut queue = Vec::new();
+        wait_until("a full queue", || match TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+            Ok(stream) => {
+                queue.push(stream);
+                false
+            }
+            Err(_) => true,
+        });
+        SwitchedOff { address: address.to_string(), _queue: (listener, queue) }
+    }
+}
+
+/// What a real server says first: a new session, of this number and timeout.
+pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
+    let time_out = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
+    frame(&ConnectResponse { protocol_version: 0, time_out, session_id, passwd: vec![7; 16] })
+}
+
+/// A message of such bytes.
+pub fn message(parts: &[&[u8]]) -> Vec<u8> {
+    framed(&parts.concat())
+}
+
+/// Goes through a script. Whoever is lied to may hang up at any time.
+fn perform(script: &[Act], mut stream: &TcpStream) {
+    let mut heard = [0; 4096];
+    for act in script {
+        let done = match act {
+            Act::Hear => stream.read(&mut heard).map(drop),
+            Act::Say(bytes) => stream.write_all(bytes),
+            Act::Dribble(bytes, pause) => bytes.iter().try_for_each(|byte| {
+                thread::sleep(*pause);
+                stream.write_all(&[*byte])
+            }),
+            Act::Keep => std::iter::repeat_with(|| stream.read(&mut heard))
+                .find(|read| !matches!(read, Ok(1..)))
+                .map_or(Ok(()), |read| read.map(drop)),
+        };
+        if done.is_err() {
+            return;
+        }
+    }
+}
