@@ -11,7 +11,6 @@ use crate::sys::process::{self, Fork, Pid};
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, random};
 use std::env;
-use std::ffi::OsStr;
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -21,6 +20,9 @@ use std::time::Duration;
 
 /// Addresses taken of one name. More than a name of one server has; a round over all of them must end.
 const ADDRESSES: usize = 16;
+
+/// Where exec looks when there is no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 
 /// What a helper may say: so many addresses, each a line.
 const LONGEST_ANSWER: u64 = 4096;
@@ -62,22 +64,21 @@ fn sleep(time: Duration) {
 /// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it will start.
 pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)> {
     let program = &command.words[0];
-    let shown = program.to_string_lossy();
-    let found: Vec<_> = if program.as_bytes().contains(&b'/') {
-        vec![directory.join(program)]
+    let (places, nowhere) = if program.as_bytes().contains(&b'/') {
+        (vec![directory.join(program)], "no such file")
     } else {
-        let path = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/bin:/usr/bin".into());
-        env::split_paths(&path).map(|folder| directory.join(folder).join(program)).collect()
+        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+        let folders = env::split_paths(&path).map(|folder| directory.join(folder));
+        (folders.map(|folder| folder.join(program)).filter(|path| path.is_file()).collect(), "not found on PATH")
     };
-    let files: Vec<_> = found.into_iter().filter(|path| path.is_file()).collect();
-    if program == OsStr::new("") || files.is_empty() {
-        let where_ = if program.as_bytes().contains(&b'/') { "no such file" } else { "not found on PATH" };
-        return Err((End::NotFound, format!("cannot run {shown}: {where_}")));
+    let Some(found) = places.iter().find(|path| path.exists()) else {
+        return Err((End::NotFound, format!("cannot run {}: {nowhere}", program.display())));
+    };
+    if places.iter().any(|path| path.is_file() && file::executable(path)) {
+        return Ok(());
     }
-    if !files.iter().any(|path| file::executable(path)) {
-        return Err((End::NotRunnable, format!("cannot run {}: permission denied (is it executable?)", files[0].display())));
-    }
-    Ok(())
+    let why = if found.is_dir() { "it is a directory" } else { "permission denied (is it executable?)" };
+    Err((End::NotRunnable, format!("cannot run {}: {why}", found.display())))
 }
 
 /// How long names are waited for at the most, once there is an address to go on with.

@@ -112,12 +112,20 @@ fn thirty_at_once_all_run_and_never_two_together() {
 }
 
 #[test]
+fn a_run_never_meets_the_lock_of_the_one_before() {
+    let sandbox = Sandbox::new();
+    for _ in 0..300 {
+        assert_eq!(sandbox.local(&["-l", "0", "-x", "17", "lock", "true"]).run(), exited(0), "17: the lock outlived the run that held it");
+    }
+}
+
+#[test]
 fn the_token_grows() {
     let sandbox = Sandbox::new();
     let mut last = 0;
     for _ in 0..20 {
         let run = sandbox.local(&["-l", "0", "lock", "sh -c 'echo $ZK_FLOCK_TOKEN'"]).run();
-        let token: u64 = run.stdout.trim().parse().unwrap();
+        let token: u64 = run.stdout.trim().parse().unwrap_or_else(|_| panic!("{run:?}"));
         assert_eq!(run, exited(0).printing(&format!("{token}\n")));
         assert!(token > last, "{token} after {last}");
         last = token;

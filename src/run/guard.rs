@@ -168,18 +168,20 @@ impl Watch<'_> {
         }
     }
 
-    /// The command first, so that a shell does not go on with its next line because the one before was killed.
+    /// The command first, so that a shell does not go on with its next line because the one before was killed; and only who is there now:
+    /// what a command starts in order to clean up is let finish.
     fn signal_tree(&self, signal: Signal) {
+        let tree = tree::descendants(process::own_pid());
         let signals = if signal == Signal::TERM { &[Signal::TERM, Signal::CONT][..] } else { &[signal] };
         for &signal in signals {
             if let Some(command) = self.command {
                 let _ = process::kill(command, signal);
-                let _ = process::kill_group(command, signal);
             }
-            for process in tree::descendants(process::own_pid()) {
-                if Some(process.pid) != self.command {
-                    let _ = tree::signal(&process, signal);
-                }
+            if let (Some(command), true) = (self.command, tree.is_empty()) {
+                let _ = process::kill_group(command, signal); // without /proc
+            }
+            for process in tree.iter().filter(|process| Some(process.pid) != self.command) {
+                let _ = tree::signal(process, signal);
             }
         }
     }
@@ -188,8 +190,8 @@ impl Watch<'_> {
     fn kill(&mut self) {
         self.killing = true;
         if let Some(command) = self.command {
-            let _ = process::kill(command, Signal::KILL);
             let _ = process::kill_group(command, Signal::KILL);
+            let _ = process::kill(command, Signal::KILL);
         }
         for child in tree::children(process::own_pid()) {
             let _ = process::kill(child.pid, Signal::KILL);

@@ -33,6 +33,7 @@ use std::path::Path;
 
 /// Runs a plan to its end. `started` is when the program began: waiting counts from there.
 pub fn run(plan: &Plan, started: Moment) -> Exit {
+    signals::survive_file_limit();
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
     let end = prepare(plan, started, &mut log).and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
     plan.exit_codes.exit(end.unwrap_or_else(|stop| stop.end(plan)))
@@ -215,11 +216,12 @@ impl<'a> Run<'a> {
         // What the clock says comes first: we may have been stopped for long.
         self.lock.handle(Input::Tick, now());
         self.step(Event::Tick);
+        // Before the guard: an interrupt that ended the command as well was there first, and makes a difference to how we end.
+        if signalled || reported {
+            self.hear_signals();
+        }
         if reported {
             self.listen();
-        }
-        if signalled {
-            self.hear_signals();
         }
         if linked {
             let lock = &mut self.lock;

@@ -20,6 +20,7 @@ use std::io::{self, IsTerminal, Write};
 #[derive(Default)]
 pub(super) struct Marks {
     acquired: Option<Moment>,
+    lost: Option<Moment>,
     started: Moment,
     suspended: Moment,
 }
@@ -42,9 +43,9 @@ impl Run<'_> {
         self.guarding.as_ref().and_then(|guarding| guarding.command).map_or(0, |Pid(command)| command)
     }
 
-    /// Seconds since a moment.
+    /// How many seconds the lock was ours.
     fn held(&self) -> f64 {
-        self.marks.acquired.map_or(0.0, seconds_since)
+        self.marks.acquired.map_or(0.0, |acquired| self.marks.lost.unwrap_or_else(now).since(acquired).as_secs_f64())
     }
 
     pub(super) fn tell_output(&mut self, output: &Output) {
@@ -79,13 +80,16 @@ impl Run<'_> {
                 let (name, away) = (self.lock_name(), seconds_since(self.marks.suspended));
                 self.say(Level::Warning, &format_args!("resumed {name} after {away:.1} s"));
             }
-            Output::Lost { why, .. } => self.say(Level::Error, &format_args!("Lock lost: {why}")),
+            Output::Lost { why, .. } => {
+                self.marks.lost = Some(now());
+                self.say(Level::Error, &format_args!("Lock lost: {why}"));
+            }
             Output::Failed(failure) => self.log.complain(failure),
             Output::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
                 self.log.complain(&format_args!("cannot release {name}: {doubt}"));
             }
-            Output::Released { doubt: None } if self.proof.is_some() => {
+            Output::Released { doubt: None } if self.proof.is_some() && self.marks.lost.is_none() => {
                 let (name, held) = (self.lock_name(), self.held());
                 self.say(Level::Info, &format_args!("released {name} after {held:.1} s"));
             }

@@ -1,6 +1,5 @@
-//! What this process was started with and is covered up before `main`: Rust's runtime ignores SIGPIPE, and opens /dev/null where stdin,
-//! stdout or stderr are closed; we ignore SIGXFSZ, so that a file that must not grow is an error of the write and not our death. All is
-//! looked at earlier, in `.init_array`, which the C library runs before the runtime.
+//! What this process was started with and is covered up later: Rust's runtime ignores SIGPIPE, and opens /dev/null where stdin, stdout or
+//! stderr are closed; we ignore SIGXFSZ. All is looked at earlier, in `.init_array`, which the C library runs before the runtime.
 
 use super::disposition::{self, Disposition};
 use crate::signal::Signal;
@@ -20,8 +19,6 @@ static LOOK: extern "C" fn() = look;
 extern "C" fn look() {
     PIPE_IGNORED.store(disposition::of(Signal::PIPE) == Disposition::Ignored, Relaxed);
     FILE_SIZE_IGNORED.store(disposition::of(Signal::XFSZ) == Disposition::Ignored, Relaxed);
-    // It cannot fail: the signal is one that can be ignored.
-    let _ = disposition::set(Signal::XFSZ, Disposition::Ignored);
     let mut stdio = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
     // SAFETY: poll(2) reads and writes the three entries, and with a timeout of zero returns at once.
     unsafe { libc::poll(stdio.as_mut_ptr(), 3, 0) };

@@ -85,6 +85,12 @@ fn readable(mask: &Mask) -> io::Result<File> {
     opened(unsafe { libc::signalfd(-1, mask.as_raw(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) }).map(File::from)
 }
 
+/// From now on a file that must not grow (RLIMIT_FSIZE) is an error of the write and not our death.
+pub fn survive_file_limit() {
+    // It cannot fail: the signal is one that can be ignored.
+    let _ = disposition::set(Signal::XFSZ, Disposition::Ignored);
+}
+
 /// Lets `signal`, one that stops, stop this process as if it had never been blocked; returns when somebody has continued it.
 pub fn stop_self(signal: Signal) -> io::Result<()> {
     let found = deliver(signal)?;

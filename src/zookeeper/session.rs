@@ -229,10 +229,16 @@ impl Session {
     }
 
     /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181: no answer for 2.5 s`.
-    pub fn faults(&self) -> String {
-        let tried = self.servers.iter().zip(&self.faults).map(|(server, fault)| match fault {
-            Some(fault) => format!("{server}: {fault}"),
-            None => format!("{server}: not tried yet"),
+    pub fn faults(&self, now: Moment) -> String {
+        let asked = match self.phase {
+            Phase::Connecting { since } | Phase::Greeting { since } => Some(Fault::Silent(now.since(since))),
+            Phase::Down { .. } | Phase::Up | Phase::Over => None,
+        };
+        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (server, fault))| {
+            match asked.as_ref().filter(|_| index == self.server).or(fault.as_ref()) {
+                Some(fault) => format!("{server}: {fault}"),
+                None => format!("{server}: not tried yet"),
+            }
         });
         tried.collect::<Vec<_>>().join("; ")
     }

@@ -80,7 +80,9 @@ impl Ensemble {
             ip(&format!("link set {bridge} up"));
         }
         let mut ensemble = Ensemble { members: SERVERS.map(Member::new).into(), outside, _turn: turn };
-        SERVERS.iter().for_each(|&server| ensemble.start_server(server));
+        for server in SERVERS {
+            ensemble.start_server(server);
+        }
         ensemble.wait_until_all_serve();
         ensemble
     }

@@ -52,6 +52,11 @@ pub fn report(what: &str, figure: impl Display) {
     file.write_all(format!("{what}: {figure}\n").as_bytes()).expect("figures can be written");
 }
 
+/// Lets time pass: so long does a fault last. Never a guess at how long something takes.
+pub fn let_last(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer proof by hand.
 pub fn tries(few: usize) -> usize {
     std::env::var("TRIES").map_or(few, |tries| tries.parse().expect("TRIES is a number"))
