@@ -35,6 +35,8 @@ pub(super) struct Fake {
     opened: usize,
     /// Accepts no connections while set.
     pub(super) down: bool,
+    /// A session that makes what we want, parent and all, just after our create has failed for want of a parent.
+    pub(super) rival: Option<i64>,
 }
 
 impl Fake {
@@ -130,6 +132,10 @@ impl Fake {
                 let CreateRequest { path, data, flags, .. } = Wire::read(request, "").unwrap();
                 let parent = path.rsplit_once('/').unwrap().0;
                 if !parent.is_empty() && !self.nodes.contains_key(parent) {
+                    if let Some(rival) = self.rival.take() {
+                        self.put(parent, b"", 0);
+                        self.put(&path, b"", rival);
+                    }
                     return Code::NO_NODE;
                 }
                 if self.nodes.contains_key(&path) {

@@ -117,7 +117,7 @@ impl Node {
         };
         match made {
             Ok(()) | Err(Code::NODE_EXISTS) if ours => Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid })),
-            Err(code) if code != Code::NODE_EXISTS => Some(self.refused("create", name, code)),
+            Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => Some(self.refused("create", name, code)),
             _ => {
                 self.taken(name, data, stat, desk);
                 None
@@ -360,6 +360,14 @@ mod tests {
         assert_eq!(acquired(&client), 1, "{:?}", client.said);
         assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/app", "/a/b/app/lock"]);
         assert_eq!(fake.nodes["/a/b/app"].data, b"Rootnode");
+    }
+
+    #[test]
+    fn another_that_makes_the_parents_at_the_same_moment_is_no_error() {
+        let (mut fake, mut client) = (Fake::default(), client(TIMEOUT));
+        fake.rival = Some(77);
+        client.talk(&mut fake, at(0));
+        assert!(matches!(client.said.last(), Some(Output::Waiting(_))), "{:?}", client.said);
     }
 
     #[test]
