@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test may poll, take the time and use threads; the program may not")]
 
 pub mod capture;
+pub mod checker;
 pub mod client;
 pub mod ensemble;
 pub mod liar;

@@ -141,6 +141,7 @@ impl Shared {
         let mut state = self.state();
         if !state.away {
             state.connections += 1;
+            state.open.retain(|known| known.peer_addr().is_ok());
             state.open.push(client.try_clone().expect("a socket can be cloned"));
         }
         !state.away
