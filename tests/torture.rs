@@ -204,6 +204,7 @@ impl<'a> Arena<'a> {
             if let Some((run, guard)) = run.and_then(|run| Some((run, guard(run)?))) {
                 return Some((run, guard));
             }
+            let_last(life::PULSE);
         }
         None
     }
