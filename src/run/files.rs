@@ -105,18 +105,24 @@ fn make(directory: &Path, private: bool) -> io::Result<()> {
         return fs::create_dir_all(directory);
     }
     let base = directory.parent().unwrap_or(directory);
-    for folder in [base, directory] {
-        match fs::DirBuilder::new().mode(0o700).create(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+    if let Some(system) = base.parent() {
+        fs::create_dir_all(system)?; // small containers come without /run/lock
     }
+    make_for_us_alone(base)?;
     let found = fs::symlink_metadata(base)?;
     if !found.is_dir() || found.uid() != file::effective_uid() || found.mode() & 0o077 != 0 {
         let why = format!("{} is not a folder of this user alone (expected mode 0700): remove it, or use --local=DIR", base.display());
         return Err(io::Error::other(why));
     }
-    Ok(())
+    make_for_us_alone(directory)
+}
+
+/// Makes a folder unless something is there.
+fn make_for_us_alone(folder: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    }
 }
 
 /// The next fencing token of a lock file, noted in it: larger than every one before, and larger than those of a file that was lost, as long as the
