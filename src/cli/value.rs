@@ -86,9 +86,10 @@ pub fn session_timeout(seconds: f64) -> Option<Duration> {
     (0.001..=longest).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
-/// A number of no more than [`LONGEST`] either way, or an infinite one.
+/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip.
 fn number(text: &str) -> Option<f64> {
-    text.parse().ok().filter(|number: &f64| number.is_infinite() || number.abs() <= LONGEST)
+    let named = !text.contains(|character: char| character.is_ascii_digit());
+    text.parse().ok().filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
 }
 
 fn seconds(number: f64) -> Option<Duration> {
@@ -103,7 +104,7 @@ mod tests {
         kind.take("--option", &mut Parser::from_args([text])).ok()
     }
 
-    const JUNK: [&str; 9] = ["", " ", "nan", "NaN", "1e300", "-1e300", "1,5", "5s", "soon"];
+    const JUNK: [&str; 11] = ["", " ", "nan", "NaN", "1e300", "-1e300", "1e999", "-1e999", "1,5", "5s", "soon"];
 
     #[test]
     fn seconds_may_be_fractions_and_infinite() {

@@ -80,9 +80,26 @@ impl Client {
         assert!(matches!(created, Ok(()) | Err(Code::NODE_EXISTS)), "{created:?}");
     }
 
+    /// Makes a lasting node that may be touched as this says.
+    pub fn create_with_acl(&mut self, path: &str, acl: &[Acl]) -> Result<(), Code> {
+        let request = CreateRequest { path: path.into(), data: Vec::new(), acl: Vector(acl.to_vec()), flags: flag::PERSISTENT };
+        self.ask(operation::CREATE, &request).map(drop)
+    }
+
     fn create(&mut self, path: &str, data: &[u8], flags: i32) -> Result<(), Code> {
-        let acl = Vector(vec![Acl { perms: 31, id: Id { scheme: "world".into(), id: "anyone".into() } }]);
+        let acl = Vector(vec![may(31, "world", "anyone")]);
         self.ask(operation::CREATE, &CreateRequest { path: path.into(), data: data.into(), acl, flags }).map(drop)
+    }
+
+    /// Says who we are, too.
+    pub fn authenticate(&mut self, scheme: &str, data: &str) {
+        let mut message = Vec::new();
+        RequestHeader { xid: xid::AUTH, kind: operation::AUTH }.write(&mut message);
+        AuthPacket { kind: 0, scheme: scheme.into(), auth: data.into() }.write(&mut message);
+        self.send(&framed(&message));
+        let reply = self.receive(Instant::now() + SOON).expect("the server answers");
+        let header: ReplyHeader = read(&mut reply.as_slice());
+        assert_eq!((header.xid, header.err), (xid::AUTH, 0));
     }
 
     /// Deletes a node, whoever owns it.
@@ -226,6 +243,11 @@ impl Client {
             }
         }
     }
+}
+
+/// An entry of an ACL: READ 1, WRITE 2, CREATE 4, DELETE 8, ADMIN 16, to whom.
+pub fn may(perms: i32, scheme: &str, id: &str) -> Acl {
+    Acl { perms, id: Id { scheme: scheme.into(), id: id.into() } }
 }
 
 /// Takes a whole message off the front of what was received, if one is there.

@@ -94,8 +94,8 @@ impl SwitchedOff {
 
 /// What a real server says first: a new session, of this number and timeout.
 pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
-    let time_out = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
-    frame(&ConnectResponse { protocol_version: 0, time_out, session_id, passwd: vec![7; 16] })
+    let negotiated = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
+    frame(&ConnectResponse { protocol_version: 0, time_out: negotiated, session_id, passwd: vec![7; 16] })
 }
 
 /// A message of such bytes.
@@ -105,16 +105,16 @@ pub fn message(parts: &[&[u8]]) -> Vec<u8> {
 
 /// Goes through a script. Whoever is lied to may hang up at any time.
 fn perform(script: &[Act], mut stream: &TcpStream) {
-    let mut heard = [0; 4096];
+    let mut bytes = [0; 4096];
     for act in script {
         let done = match act {
-            Act::Hear => stream.read(&mut heard).map(drop),
-            Act::Say(bytes) => stream.write_all(bytes),
-            Act::Dribble(bytes, pause) => bytes.iter().try_for_each(|byte| {
+            Act::Hear => stream.read(&mut bytes).map(drop),
+            Act::Say(text) => stream.write_all(text),
+            Act::Dribble(text, pause) => text.iter().try_for_each(|byte| {
                 thread::sleep(*pause);
                 stream.write_all(&[*byte])
             }),
-            Act::Keep => std::iter::repeat_with(|| stream.read(&mut heard))
+            Act::Keep => std::iter::repeat_with(|| stream.read(&mut bytes))
                 .find(|read| !matches!(read, Ok(1..)))
                 .map_or(Ok(()), |read| read.map(drop)),
         };

@@ -1,0 +1,104 @@
+//! `-m` and `-s`, under a load that is made up: a file in the place of /proc/loadavg, in a mount namespace (which needs root).
+
+#![allow(clippy::disallowed_methods, reason = "a test may take the time; the program asks sys::clock")]
+
+mod common;
+
+use common::liar::Liar;
+use common::run::{Job, exited, killed};
+use common::sandbox::Sandbox;
+use common::zookeeper::ZooKeeper;
+use common::{SECOND, wait_until};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// The same program where the load of the last minute is this.
+fn under_load<'a>(sandbox: &'a Sandbox, load: &str, job: &Job) -> Job<'a> {
+    let file = sandbox.path("loadavg");
+    fs::write(&file, format!("{load} 0.00 0.00 1/100 4711\n")).expect("a file in the sandbox can be made");
+    let script = format!("mount --bind '{}' /proc/loadavg && exec {}", file.display(), job.line());
+    Job::new(sandbox, Path::new("unshare")).words(&["--mount", "sh", "-c", &script])
+}
+
+/// zk-flock with these keys in its config.
+fn flock<'a>(sandbox: &'a Sandbox, address: &str, keys: &str, words: &[&str]) -> Job<'a> {
+    let (path, log) = (sandbox.path("config.json"), sandbox.path("log"));
+    let logger = format!(r#""logger": {{"path": "{}"}}"#, log.display());
+    fs::write(&path, format!(r#"{{"host": "{address}", "timeout": 15, "app_id": "{}", {logger}{keys}}}"#, sandbox.id)).unwrap();
+    sandbox.program(&["-c", path.to_str().unwrap(), "-l", "0"]).words(words)
+}
+
+#[test]
+fn at_the_limit_or_above_nothing_is_run_and_nobody_is_asked() {
+    let (sandbox, server) = (Sandbox::new(), Liar::silent());
+    let touch = &["lock", "touch ran"][..];
+    for (keys, options, code) in [
+        ("", &["-m", "30"][..], 1),
+        ("", &["-m", "29.5", "-x", "17"], 1),
+        ("", &["-m", "1", "--sysexits"], 75),
+        (r#", "maxla": 30"#, &[], 1),
+        (r#", "maxla": 99"#, &["-m", "1"], 1),
+        (r#", "sleep": "ON""#, &["-m", "1"], 1),
+    ] {
+        let job = flock(&sandbox, &server.address, keys, &[options, touch].concat());
+        assert_eq!(under_load(&sandbox, "30.00", &job).run(), exited(code), "{keys} {options:?}: silent but for the log");
+        assert!(sandbox.log().contains("current la 30.0"), "{}", sandbox.log());
+        fs::remove_file(sandbox.path("log")).unwrap();
+    }
+    assert_eq!(server.connections(), 0);
+    assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
+fn below_the_limit_or_without_one_it_runs() {
+    let sandbox = Sandbox::new();
+    let server = ZooKeeper::shared().address();
+    for (keys, options) in [
+        ("", &["-m", "30.01"][..]),
+        ("", &["-m", "0"]),
+        ("", &["-m", "-1"]),
+        (r#", "maxla": 1"#, &["-m", "0"]),
+        (r#", "maxla": -1"#, &[]),
+        (r#", "maxla": "1""#, &[]),
+    ] {
+        let job = flock(&sandbox, &server, keys, &[options, &["lock", "echo mine"]].concat());
+        assert_eq!(under_load(&sandbox, "30.00", &job).run(), exited(0).printing("mine\n"), "{keys} {options:?}");
+    }
+}
+
+#[test]
+fn sleep_takes_as_many_seconds_as_the_load() {
+    let sandbox = Sandbox::new();
+    let server = ZooKeeper::shared().address();
+    for (keys, options, sleeps) in [
+        ("", &["-s"][..], true),
+        (r#", "sleep": "ON""#, &[], true),
+        (r#", "sleep": "OFF""#, &["-s"], true),
+        (r#", "sleep": "OFF""#, &[], false),
+    ] {
+        let job = flock(&sandbox, &server, keys, &[options, &["lock", "echo mine"]].concat());
+        let load = if sleeps { "1.25" } else { "3600" };
+        let run = under_load(&sandbox, load, &job).start();
+        let started = run.started;
+        assert_eq!(run.wait(), exited(0).printing("mine\n"));
+        assert!(!sleeps || started.elapsed() >= Duration::from_millis(1250), "{keys} {options:?}: {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn a_signal_ends_the_sleep() {
+    let (sandbox, server) = (Sandbox::new(), Liar::silent());
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let run = under_load(&sandbox, "3600", &flock(&sandbox, &server.address, "", &["-s", "lock", "touch ran"])).start();
+        wait_until("zk-flock to run", || {
+            common::process::words(run.pid()).contains("touch ran") && !common::process::words(run.pid()).contains("mount")
+        });
+        run.signal(signal);
+        let started = std::time::Instant::now();
+        assert_eq!(run.wait(), killed(signal));
+        assert!(started.elapsed() < 30 * SECOND);
+    }
+    assert_eq!(server.connections(), 0);
+    assert!(!sandbox.path("ran").exists());
+}
