@@ -137,8 +137,8 @@ impl options::Options for Options {
         Ok(Plan {
             program: "lockex",
             lock: Lock::Queue {
-                cluster: self.cluster(environment)?,
                 path: self.path(&line)?,
+                cluster: self.cluster(environment)?,
                 permits: self.concurrent,
                 rounds: self.retry.map(|rounds| rounds.max(1)),
                 restarts: self.lockretry,
