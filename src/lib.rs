@@ -16,10 +16,11 @@
 //!
 //! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; what they share: `hosts`, `names`, `value`, `words`), [`config`] (the
 //!    JSON file; `text`), [`plan`] (what they come to).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, a recipe on `session_lock`, with
-//!    `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`);
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and `semaphore`, recipes on
+//!    `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`);
 //!    [`moment`] and [`signal`], their vocabulary.
-//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `guard` and the `line` to it, `files`, `story`), [`link`] (one
+//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, `guard` and the `line` to it, `files`,
+//!    `story`), [`link`] (one
 //!    connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
