@@ -19,8 +19,8 @@
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and `semaphore`, recipes
 //!    on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`,
 //!    `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
-//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `guard` and the `line` to it, `files`, `story`), [`link`] (one
-//!    connection), [`log`].
+//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
+//!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
 //!    `host`, and `testing` for their tests.
