@@ -14,14 +14,13 @@
 //!
 //! # Rooms, by ring; imports point down
 //!
-//! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; what they share: `hosts`, `names`, `value`, `words`), [`config`] (the
-//!    JSON file; `text`), [`plan`] (what they come to).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and `semaphore`, recipes on
-//!    `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`);
-//!    [`moment`] and [`signal`], their vocabulary.
-//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, `guard` and the `line` to it, `files`,
-//!    `story`), [`link`] (one
-//!    connection), [`log`].
+//! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; `lockex` with `python_hash`; what they share: `options`, `hosts`,
+//!    `names`, `value`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and `semaphore`, recipes
+//!    on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`,
+//!    `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
+//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
+//!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
 //!    `host`, and `testing` for their tests.

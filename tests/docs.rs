@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use zk_flock::cli::zk_flock::{HELP, request};
-use zk_flock::cli::{Environment, Error, Request, words};
+use zk_flock::cli::{Environment, Error, Request, lockex, words};
 use zk_flock::config::Config;
 use zk_flock::plan::{End, Exit, ExitCodes};
 
 const README: &str = include_str!("../README.md");
 const MANUAL: &str = include_str!("../man/zk-flock.1");
 const CONFIG_MANUAL: &str = include_str!("../man/distributed-flock.json.5");
-const PARSER: &str = include_str!("../src/cli/zk_flock.rs");
+/// Help and parser of each program.
+const PROGRAMS: [(&str, &str); 2] = [(HELP, include_str!("../src/cli/zk_flock.rs")), (lockex::HELP, include_str!("../src/cli/lockex.rs"))];
+/// The parser of what they share.
+const COMMON: &str = include_str!("../src/cli/options.rs");
 const CONFIG: &str = include_str!("../src/config.rs");
 
 /// An option as a document has it.
@@ -25,8 +28,9 @@ struct Described {
     optional: bool,
 }
 
-fn help() -> Vec<Described> {
-    let options = HELP.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+/// The options that a help has.
+fn described(help: &str) -> Vec<Described> {
+    let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     options
         .map(|line| {
             let option = line.split("  ").next().unwrap_or(line);
@@ -48,10 +52,14 @@ fn manual() -> Vec<Described> {
     .collect()
 }
 
-/// The options that the parser's arms take.
-fn parser() -> Vec<Described> {
+fn help() -> Vec<Described> {
+    described(HELP)
+}
+
+/// The options that a parser's arms take.
+fn parser(source: &str) -> Vec<Described> {
     let between = |line: &str, open: &str, close: &str| line.split_once(open)?.1.split_once(close).map(|(name, _)| name.to_owned());
-    let arms = PARSER.lines().filter(|line| line.contains("=>")).map(|line| {
+    let arms = source.lines().filter(|line| line.contains("=>")).map(|line| {
         let short = between(line, "Short('", "')").map(|letter| format!("-{letter}"));
         let long = between(line, "Long(\"", "\")").map(|name| format!("--{name}"));
         Described {
@@ -84,10 +92,16 @@ fn flags(line: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_parser_takes_the_options_of_the_help_in_its_order() {
-    let expected = help().into_iter().filter(|option| option.names != ["--program"]); // main's
-    let expected: Vec<_> = expected.map(|option| Described { value: option.value.map(|_| "VALUE".into()), ..option }).collect();
-    assert_eq!(parser(), expected);
+fn the_parsers_take_the_options_of_the_help_in_its_order() {
+    for (help, source) in PROGRAMS {
+        let expected = described(help).into_iter().filter(|option| option.names != ["--program"]); // main's
+        let expected = expected.map(|option| Described { value: option.value.map(|_| "VALUE".into()), ..option });
+        let own = parser(source);
+        let taken: BTreeSet<_> = own.iter().flat_map(|option| &option.names).collect();
+        let common: Vec<_> = parser(COMMON).into_iter().filter(|option| option.names.iter().all(|name| !taken.contains(name))).collect();
+        let (here, there): (Vec<_>, Vec<_>) = expected.partition(|option| own.contains(option));
+        assert_eq!((own, common), (here, there));
+    }
 }
 
 #[test]
