@@ -14,11 +14,16 @@
 //!
 //! # Rooms, by ring; imports point down
 //!
-//! 1. Words to plan: [`cli`] (help, options of each program), [`config`] (the JSON file), [`plan`] (what they come to).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract, and one file a kind of lock) on
-//!    [`zookeeper`] (the wire, the session, the lease); [`moment`] and [`signal`], their vocabulary.
-//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; the guard's own), [`link`] (one connection), [`log`].
-//! 4. [`sys`]: system calls, and the only unsafe code.
+//! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; what they share: `hosts`, `names`, `value`, `words`), [`config`] (the
+//!    JSON file; `text`), [`plan`] (what they come to).
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, a recipe on `session_lock`, with
+//!    `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`);
+//!    [`moment`] and [`signal`], their vocabulary.
+//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `guard` and the `line` to it, `files`, `story`), [`link`] (one
+//!    connection), [`log`].
+//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
+//!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
+//!    `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 

@@ -3,22 +3,17 @@
 
 mod common;
 
+use common::checker::judge;
 use common::ensemble::{Ensemble, SERVERS};
-use common::life::{self, Life};
+use common::life::{self, FOREVER, Lives, SHORT};
 use common::run::{Job, Running};
 use common::sandbox::{Sandbox, executable};
-use common::{report, tries, wait_for, wait_until};
+use common::{let_last, report, tries, wait_until};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use zk_flock::sys::clock;
-
-/// Signs of a job that does not end by itself.
-const FOREVER: u32 = 1_000_000;
-
-/// Signs of a job of half a second.
-const SHORT: u32 = 50;
 
 #[test]
 fn a_job_shows_that_it_lives() {
@@ -65,7 +60,7 @@ fn a_job_lives_on_when_the_leader_hangs_for_two_seconds() {
     outlived(&mut ensemble, &sandbox, &SERVERS, |ensemble| {
         let leader = ensemble.leader();
         ensemble.freeze(leader);
-        std::thread::sleep(Duration::from_secs(2)); // the fault itself
+        let_last(Duration::from_secs(2));
         ensemble.thaw(leader);
     });
 }
@@ -73,16 +68,18 @@ fn a_job_lives_on_when_the_leader_hangs_for_two_seconds() {
 #[test]
 fn when_all_servers_are_gone_the_tree_is_dead_before_the_session_could_be() {
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
-    let run =
-        life::job(zk_flock(&sandbox, "holder", &addresses(&ensemble, &SERVERS), 5, "write").words(&["lock"]), &lives(&sandbox), FOREVER)
-            .start();
-    wait_for_lives(&sandbox, 1);
+    let lives = Lives::of(&sandbox);
+    let holder = zk_flock(&sandbox, "holder", &addresses(&ensemble, &SERVERS), 5, "write").words(&["lock"]);
+    let run = lives.job(holder, FOREVER).start();
+    lives.wait_for(1);
     let last_proof = clock::since_boot(); // or before
-    SERVERS.iter().for_each(|&server| ensemble.kill(server));
+    for server in SERVERS {
+        ensemble.kill(server);
+    }
     assert_lost(run);
-    let lived = wait_for_lives(&sandbox, 1)[0].dead - last_proof;
-    assert!(lived < Duration::from_secs(5), "{lived:?}");
-    report("all servers killed, timeout 5 s: tree dead after", format!("{lived:.1?}"));
+    let life = lives.wait_for(1)[0].dead.saturating_sub(last_proof);
+    assert!(life < Duration::from_secs(5), "{life:?}");
+    report("all servers killed, timeout 5 s: tree dead after", format!("{life:.1?}"));
 }
 
 #[test]
@@ -92,7 +89,7 @@ fn a_cut_off_follower_keeps_no_tree_alive() {
         let follower = ensemble.follower();
         takeover(&mut ensemble, &sandbox, &executable(), "write", follower, Ensemble::cut_from_peers)
     });
-    assert_no_overlap("follower cut off, timeout 5 s", leads.collect());
+    life::assert_no_overlap("follower cut off, timeout 5 s", leads.collect());
 }
 
 #[test]
@@ -102,7 +99,7 @@ fn an_isolated_leader_keeps_no_tree_alive() {
         let leader = ensemble.leader();
         takeover(&mut ensemble, &sandbox, &executable(), "write", leader, Ensemble::depose)
     });
-    assert_no_overlap("leader isolated, timeout 5 s", leads.collect());
+    life::assert_no_overlap("leader isolated, timeout 5 s", leads.collect());
 }
 
 #[test]
@@ -110,7 +107,7 @@ fn a_holder_that_trusts_pings_is_seen_to_overlap() {
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let follower = ensemble.follower();
     let lead = takeover(&mut ensemble, &sandbox, &executable(), "ping", follower, Ensemble::cut_from_peers);
-    assert!(lead < 0.0, "the tree was dead {lead:.3} s before; then nothing in this file can fail");
+    assert_overlap(&sandbox, lead);
     report("follower cut off, pings trusted: both jobs ran for", format!("{:.1} s", -lead));
 }
 
@@ -120,8 +117,16 @@ fn a_holder_that_trusts_sync_is_seen_to_overlap() {
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let leader = ensemble.leader();
     let lead = takeover(&mut ensemble, &sandbox, &trusting, "write", leader, Ensemble::depose);
-    assert!(lead < 0.0, "the tree was dead {lead:.3} s before; then nothing in this file can fail");
+    assert_overlap(&sandbox, lead);
     report("leader isolated, sync trusted: both jobs ran for", format!("{:.1} s", -lead));
+}
+
+/// The checker of the torture run sees what this file sees. If it did not, neither could fail.
+#[track_caller]
+fn assert_overlap(sandbox: &Sandbox, lead: f64) {
+    assert!(lead < 0.0, "the tree was dead {lead:.3} s before");
+    let verdict = judge(&Lives::of(sandbox).all(), &[], Duration::ZERO, clock::since_boot());
+    assert_eq!(verdict.overlaps.len(), 1, "{verdict}");
 }
 
 /// zk-flock on these hosts. Config and log are called `name`.
@@ -146,18 +151,6 @@ fn addresses(ensemble: &Ensemble, servers: &[usize]) -> Vec<String> {
     servers.iter().map(|&server| ensemble.address(server)).collect()
 }
 
-/// Where the jobs of a sandbox show that they live.
-fn lives(sandbox: &Sandbox) -> PathBuf {
-    let folder = sandbox.path("lives");
-    fs::create_dir_all(&folder).expect("the sandbox takes folders");
-    folder
-}
-
-#[track_caller]
-fn wait_for_lives(sandbox: &Sandbox, count: usize) -> Vec<Life> {
-    wait_for("signs of life", || Some(life::lives(&lives(sandbox))).filter(|lives| lives.len() == count))
-}
-
 /// Runs a job under a session of 10 s, on these servers, through a fault. Asserts that it lived on in the same session; says how long its lock
 /// was suspended each time.
 fn outlived(ensemble: &mut Ensemble, sandbox: &Sandbox, servers: &[usize], fault: impl FnOnce(&mut Ensemble)) -> Vec<String> {
@@ -176,21 +169,21 @@ fn outlived(ensemble: &mut Ensemble, sandbox: &Sandbox, servers: &[usize], fault
 /// A holder knows `server` alone, a waiter the others; then the fault. By how many seconds the holder's tree was dead before the waiter's job
 /// began; negative if both ran.
 fn takeover(ensemble: &mut Ensemble, sandbox: &Sandbox, build: &Path, heartbeat: &str, server: usize, fault: fn(&Ensemble, usize)) -> f64 {
-    let before = life::lives(&lives(sandbox)).len();
+    let lives = Lives::of(sandbox);
+    let before = lives.all().len();
     let lock = format!("lock-{before}");
     let others: Vec<usize> = SERVERS.into_iter().filter(|&other| other != server).collect();
     let holder = zk_flock_at(sandbox, build, &format!("{lock}-holder"), &addresses(ensemble, &[server]), 5, heartbeat).words(&[&lock]);
-    let holder = life::job(holder, &lives(sandbox), FOREVER).start();
-    wait_for_lives(sandbox, before + 1);
+    let holder = lives.job(holder, FOREVER).start();
+    lives.wait_for(before + 1);
     let waiter = zk_flock(sandbox, &format!("{lock}-waiter"), &addresses(ensemble, &others), 5, "write").words(&["-w", "60", &lock]);
-    let waiter = life::job(waiter, &lives(sandbox), SHORT).start();
+    let waiter = lives.job(waiter, SHORT).start();
     wait_until("the waiter to wait", || sandbox.read(&format!("{lock}-waiter.log")).contains("waiting for"));
     fault(ensemble, server);
     assert_eq!(waiter.wait().end, Ok(0));
     assert_lost(holder);
     ensemble.recover();
-    let lives = wait_for_lives(sandbox, before + 2);
-    lives[before + 1].first.as_secs_f64() - lives[before].dead.as_secs_f64()
+    lives.wait_for(before + 2)[before..].windows(2).map(life::lead).sum()
 }
 
 /// Waits for the end of a run whose lock was taken from it.
@@ -199,17 +192,6 @@ fn assert_lost(run: Running) {
     let outcome = run.wait();
     assert_eq!(outcome.end, Ok(1));
     assert!(outcome.stderr.contains("zk-flock: lost /"), "{}", outcome.stderr);
-}
-
-#[track_caller]
-fn assert_no_overlap(fault: &str, mut leads: Vec<f64>) {
-    leads.sort_unstable_by(f64::total_cmp);
-    let (least, median) = (leads[0], leads[leads.len() / 2]);
-    report(
-        &format!("{fault}: tree dead before the next grant by"),
-        format!("{least:.1} s at least, median {median:.1} s of {}", leads.len()),
-    );
-    assert!(least > 0.0, "both jobs ran: {leads:?}");
 }
 
 /// zk-flock with `sync` for a heartbeat.

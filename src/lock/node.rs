@@ -229,6 +229,7 @@ impl Recipe for Node {
     }
 
     fn down(&mut self, known: bool) {
+        self.parents.down();
         match self.phase {
             Phase::Contending { name, asked: true, .. } if known => self.phase = Phase::Looking { name },
             // Unless the session is known, what was asked for can only be an orphan now.
@@ -517,9 +518,10 @@ mod tests {
     #[test]
     fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
         for wait in [Duration::ZERO, Duration::from_mins(1)] {
-            for cut in 0..8 {
+            for cut in 0..12 {
                 for requests in [true, false] {
-                    let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
+                    let mut fake = if cut % 2 == 0 { Fake::with_parent("/app") } else { Fake::default() };
+                    let mut client = client(wait);
                     *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
                     let said = |output: &Output| matches!(output, Output::Acquired(_) | Output::Busy(_) | Output::Failed(_));
                     let now = until(&mut client, &mut fake, at(0), said);

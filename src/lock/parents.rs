@@ -35,6 +35,11 @@ impl Parents {
         true
     }
 
+    /// The connection is gone, and whether they were made is not known: they may be asked for again.
+    pub(super) fn down(&mut self) {
+        self.made = None;
+    }
+
     /// A create of one of them was answered.
     pub(super) fn answered(&mut self, path: &str, error: Option<Code>) {
         if let (Some(made @ Ok(())), Some(code)) = (&mut self.made, error.filter(|&code| code != Code::NODE_EXISTS)) {

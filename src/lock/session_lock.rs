@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Why a lock is lost whose node is gone while its session lives.
 const DELETED: &str = "the node was deleted";
 
-/// How long the answer to a release is waited for when nothing of ours can be left behind.
+/// How long the answer to a release is waited for when no command ran under what may be left behind: the session's own end will do for that.
 const IDLE_RELEASE: Duration = Duration::from_secs(1);
 
 /// Where to look for the lock, and how long.
@@ -157,6 +157,8 @@ pub struct SessionLock<R> {
     phase: Phase,
     /// What was told last.
     believed: Deadlines,
+    /// When the clock was looked at last: a holder does so at every heartbeat, unless it is stopped.
+    looked: Moment,
     outputs: VecDeque<Output>,
 }
 
@@ -191,8 +193,15 @@ impl<R: Recipe> SessionLock<R> {
     /// Contention begins with the first `poll`.
     pub fn new(options: Options, recipe: R, now: Moment) -> SessionLock<R> {
         let session = Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now);
-        let mut lock =
-            SessionLock { session, options, recipe, phase: Phase::Contending, believed: Deadlines::NEVER, outputs: VecDeque::new() };
+        let mut lock = SessionLock {
+            session,
+            options,
+            recipe,
+            phase: Phase::Contending,
+            believed: Deadlines::NEVER,
+            looked: now,
+            outputs: VecDeque::new(),
+        };
         lock.with_recipe(now, Recipe::restart);
         lock
     }
@@ -249,6 +258,9 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn answered(&mut self, request: &Request, result: Result<Answer, Code>, now: Moment) {
+        if let (Request::Acl { path }, Ok(Answer::Acl(acl))) = (request, &result) {
+            return self.outputs.extend(acl::warning(path, acl).map(Output::Warn));
+        }
         let claim = match &self.phase {
             Phase::Contending => {
                 let verdict = self.with_recipe(now, |recipe, desk| recipe.answered(request, result, desk));
@@ -260,7 +272,6 @@ impl<R: Recipe> SessionLock<R> {
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
             (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
-            (Request::Acl { path }, Ok(Answer::Acl(acl))) => self.outputs.extend(acl::warning(path, &acl).map(Output::Warn)),
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => self.seen(stat.ephemeral_owner, now),
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == claim.path => {
                 self.lose(DELETED.into(), now, now);
@@ -394,15 +405,15 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn release(&mut self, now: Moment) {
-        let held = match self.phase {
+        let timeout = self.session.lease().timeout();
+        let (held, bound) = match self.phase {
             Phase::Releasing { .. } | Phase::Over => return,
-            Phase::Contending => self.may_have_made(),
-            Phase::Settled { held } => held,
-            Phase::Proving(_) | Phase::Held { .. } => true,
+            Phase::Contending => (self.may_have_made(), IDLE_RELEASE),
+            Phase::Settled { held } => (held, IDLE_RELEASE),
+            Phase::Proving(_) | Phase::Held { .. } => (true, timeout),
         };
         let known = self.session.id().is_some();
         let held = held && known;
-        let bound = if held { self.session.lease().timeout() } else { IDLE_RELEASE };
         self.phase = Phase::Releasing { by: now + bound, held };
         if known && self.session.takes_requests() {
             self.session.ask(Request::Close, now);
@@ -423,8 +434,13 @@ impl<R: Recipe> SessionLock<R> {
     fn look_at_the_clock(&mut self, now: Moment) {
         match self.phase {
             Phase::Held { .. } if now >= self.believed.term => {
-                let silence = now.since(self.session.lease().proof()).as_secs_f64();
-                self.lose(format!("no answer from {} for {silence:.1} s", self.options.servers.join(", ")), self.believed.kill, now);
+                let (blind, silence) = (now.since(self.looked), now.since(self.session.lease().proof()));
+                let why = if blind > self.session.lease().timeout() / 5 {
+                    format!("this process was stopped for {:.1} s", blind.as_secs_f64())
+                } else {
+                    format!("no answer from {} for {:.1} s", self.options.servers.join(", "), silence.as_secs_f64())
+                };
+                self.lose(why, self.believed.kill, now);
             }
             Phase::Releasing { by, held } if now >= by => {
                 let (servers, timeout) = (self.options.servers.join(", "), self.session.lease().timeout().as_secs_f64());
@@ -434,6 +450,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Contending | Phase::Proving(_) => self.look_at_our_patience(now),
             _ => {}
         }
+        self.looked = now;
     }
 
     /// Whether there is reason to wait for the lock any longer.

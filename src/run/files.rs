@@ -5,10 +5,10 @@ use crate::lock::Input;
 use crate::signal::Signal;
 use crate::sys::file::{self, How};
 use crate::sys::process::{self, Fork, Pid};
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,7 +63,10 @@ impl Files {
             let _ = process::kill(helper, Signal::KILL);
         }
         for (index, open) in self.open.iter_mut().enumerate() {
-            open.take_if(|_| Some(index) != kept);
+            if let Some(file) = open.take_if(|_| Some(index) != kept) {
+                // The guard may not have left yet, and a helper may have got it just now: they share the open file.
+                let _ = file::unlock(file);
+            }
         }
     }
 
@@ -92,36 +95,43 @@ impl Files {
 
     fn file(&mut self, index: usize) -> io::Result<&File> {
         if self.open[index].is_none() {
-            make(&self.directory, self.private)?;
-            self.open[index] = Some(file::open_lock_file(&self.paths[index])?);
+            let mode = make(&self.directory, self.private)?;
+            self.open[index] = Some(file::open_lock_file(&self.paths[index], mode)?);
         }
         self.open[index].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
-/// Makes the folder of the lock files. The default one lies where others may write, so nobody but us may have made it.
-fn make(directory: &Path, private: bool) -> io::Result<()> {
-    if !private {
-        return fs::create_dir_all(directory);
-    }
+/// Makes the folder of the lock files, and says with what mode files are to be made in it. The default folder lies where others may write, so nobody
+/// but us may have made it. Of one that was asked for, whoever may write in it may use its locks.
+fn make(directory: &Path, private: bool) -> io::Result<u32> {
     let base = directory.parent().unwrap_or(directory);
-    if let Some(system) = base.parent() {
-        fs::create_dir_all(system)?; // small containers come without /run/lock
+    if private {
+        if let Some(system) = base.parent() {
+            fs::create_dir_all(system)?; // small containers come without /run/lock
+        }
+        make_one(base, 0o700)?;
+        let found = fs::symlink_metadata(base)?;
+        if !found.is_dir() || found.uid() != file::effective_uid() || found.mode() & 0o077 != 0 {
+            let why = format!("{} is not a folder of this user alone (expected mode 0700): remove it, or use --local=DIR", base.display());
+            return Err(io::Error::other(why));
+        }
+        make_one(directory, 0o700)?;
+        return Ok(0o600);
     }
-    make_for_us_alone(base)?;
-    let found = fs::symlink_metadata(base)?;
-    if !found.is_dir() || found.uid() != file::effective_uid() || found.mode() & 0o077 != 0 {
-        let why = format!("{} is not a folder of this user alone (expected mode 0700): remove it, or use --local=DIR", base.display());
-        return Err(io::Error::other(why));
+    fs::create_dir_all(base)?;
+    let mode = fs::metadata(base)?.mode();
+    if make_one(directory, mode)? {
+        fs::set_permissions(directory, Permissions::from_mode(mode & 0o7777))?; // whatever the umask
     }
-    make_for_us_alone(directory)
+    Ok(mode & 0o666)
 }
 
-/// Makes a folder unless something is there.
-fn make_for_us_alone(folder: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made,
+/// Makes one folder; false if it is there.
+fn make_one(folder: &Path, mode: u32) -> io::Result<bool> {
+    match DirBuilder::new().mode(mode & 0o7777).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

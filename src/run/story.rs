@@ -87,7 +87,9 @@ impl Run<'_> {
             Output::Failed(failure) => self.log.complain(failure),
             Output::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
-                self.log.complain(&format_args!("cannot release {name}: {doubt}"));
+                let told = format_args!("cannot release {name}: {doubt}");
+                // If there was no lock, why has been said on stderr already.
+                if self.proof.is_some() { self.log.complain(&told) } else { self.say(Level::Warning, &told) }
             }
             Output::Released { doubt: None } if self.proof.is_some() && self.marks.lost.is_none() => {
                 let (name, held) = (self.lock_name(), self.held());

@@ -4,10 +4,10 @@ pub use super::descriptors::close_from_other_than;
 
 use super::check;
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// How patiently to lock.
@@ -40,14 +40,18 @@ pub fn unlock(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a lock file for reading and writing, made for its owner alone if it is not there. Never follows a link.
-pub fn open_lock_file(path: &Path) -> io::Result<File> {
+/// Opens a lock file for reading and writing; if it is not there, it is made with this mode, whatever the umask. Never follows a link.
+pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
     // First without O_CREAT: fs.protected_regular forbids that on another's file in a sticky folder, though it be there.
     match options.open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => options.create(true).open(path),
-        opened => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    match options.create_new(true).mode(mode).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.create_new(false).open(path), // another was quicker
+        result => result.and_then(|file| file.set_permissions(Permissions::from_mode(mode)).map(|()| file)),
     }
 }
 
@@ -82,7 +86,7 @@ mod tests {
     #[test]
     fn a_lock_is_one_holders_and_free_after() {
         let folder = folder("lock");
-        let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock")).unwrap());
+        let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock"), 0o600).unwrap());
         assert_eq!(ours.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert!(lock(&ours, How::Now).unwrap());
         assert!(!lock(&theirs, How::Now).unwrap());
@@ -100,9 +104,9 @@ mod tests {
         let folder = folder("link");
         let link = folder.join("link");
         symlink(folder.join("target"), &link).unwrap();
-        assert_eq!(open_lock_file(&link).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(open_lock_file(&link, 0o600).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         fs::write(folder.join("target"), "").unwrap();
-        assert_eq!(open_lock_file(&link).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(open_lock_file(&link, 0o600).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -2,6 +2,10 @@
 //! cut. The namespaces have no names, so nothing is left of them, whatever ends the test.
 
 #![allow(unsafe_code, reason = "unshare(2) and setns(2)")]
+#![allow(
+    clippy::unused_self,
+    reason = "which ensemble's links `ip` works on, the namespace of the thread says; an ensemble is there, all the same"
+)]
 
 use super::zookeeper::java;
 use super::{process, wait_for, wait_until};
@@ -76,7 +80,9 @@ impl Ensemble {
             ip(&format!("link set {bridge} up"));
         }
         let mut ensemble = Ensemble { members: SERVERS.map(Member::new).into(), outside, _turn: turn };
-        SERVERS.iter().for_each(|&server| ensemble.start_server(server));
+        for server in SERVERS {
+            ensemble.start_server(server);
+        }
         ensemble.wait_until_all_serve();
         ensemble
     }

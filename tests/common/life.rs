@@ -5,7 +5,7 @@
 
 use super::run::Job;
 use super::sandbox::Sandbox;
-use super::wait_until;
+use super::{report, wait_for, wait_until};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -16,6 +16,12 @@ use zk_flock::sys::clock;
 
 /// Time between two signs of life.
 pub const PULSE: Duration = Duration::from_millis(10);
+
+/// Signs of a job that does not end by itself.
+pub const FOREVER: u32 = 1_000_000;
+
+/// Signs of a job of half a second.
+pub const SHORT: u32 = 50;
 
 /// What tells the executable to be a job: the folder to write into.
 const FOLDER: &str = "LIFE_FOLDER";
@@ -42,12 +48,69 @@ pub struct Life {
     pub dead: Duration,
 }
 
-/// A run of zk-flock whose words end with the lock's name: the job gives so many signs into `folder`, and ends.
-pub fn job<'a>(zk_flock: Job<'a>, folder: &Path, signs: u32) -> Job<'a> {
-    let executable = std::env::current_exe().expect("/proc is mounted");
-    let executable = executable.to_str().expect("paths of tests are text");
-    let folder = folder.to_str().expect("paths of tests are text");
-    zk_flock.words(&["--", executable, "--exact", ENTRY, "--nocapture"]).env(FOLDER, folder).env(SIGNS, &signs.to_string())
+/// The lives of a sandbox's jobs.
+pub struct Lives {
+    folder: PathBuf,
+}
+
+impl Lives {
+    /// Those of this sandbox.
+    pub fn of(sandbox: &Sandbox) -> Lives {
+        let folder = sandbox.path("lives");
+        fs::create_dir_all(&folder).expect("the sandbox takes folders");
+        Lives { folder }
+    }
+
+    /// A run of zk-flock whose words end with the lock's name: its job gives so many signs, and ends.
+    pub fn job<'a>(&self, zk_flock: Job<'a>, signs: u32) -> Job<'a> {
+        let executable = std::env::current_exe().expect("/proc is mounted");
+        let [executable, folder] = [&executable, &self.folder].map(|path| path.to_str().expect("paths of tests are text"));
+        zk_flock.words(&["--", executable, "--exact", ENTRY, "--nocapture"]).env(FOLDER, folder).env(SIGNS, &signs.to_string())
+    }
+
+    /// All so far, by their beginning.
+    pub fn all(&self) -> Vec<Life> {
+        let mut lives: Vec<Life> = Vec::new();
+        for life in self.files().iter().filter_map(|file| read(file)) {
+            match lives.iter_mut().find(|known| (&known.lock, known.token) == (&life.lock, life.token)) {
+                Some(known) => {
+                    known.first = known.first.min(life.first);
+                    known.dead = known.dead.max(life.dead);
+                }
+                None => lives.push(life),
+            }
+        }
+        lives.sort_unstable_by_key(|life| life.first);
+        lives
+    }
+
+    /// All, as soon as they are so many.
+    #[track_caller]
+    pub fn wait_for(&self, count: usize) -> Vec<Life> {
+        wait_for(&format!("{count} lives"), || Some(self.all()).filter(|lives| lives.len() >= count))
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.folder).expect("the folder is there");
+        entries.map(|entry| entry.expect("it can be read").path()).collect()
+    }
+}
+
+/// By how many seconds the first of two was dead before the second began; negative if both ran.
+pub fn lead(lives: &[Life]) -> f64 {
+    lives[1].first.as_secs_f64() - lives[0].dead.as_secs_f64()
+}
+
+/// Reports by how many seconds holders were dead before the lock was somebody else's. Asserts that all were.
+#[track_caller]
+pub fn assert_no_overlap(fault: &str, mut leads: Vec<f64>) {
+    leads.sort_unstable_by(f64::total_cmp);
+    let (least, median) = (leads[0], leads[leads.len() / 2]);
+    report(
+        &format!("{fault}: tree dead before the next grant by"),
+        format!("{least:.2} s at least, median {median:.2} s of {}", leads.len()),
+    );
+    assert!(least > 0.0, "both jobs ran: {leads:?}");
 }
 
 /// The body of [`ENTRY`]: the job, if this process was told to be one; else a proof that a job does what this file says.
@@ -56,15 +119,17 @@ pub fn entry() {
         be_job(Path::new(&folder));
     }
     let sandbox = Sandbox::new();
-    let folder = sandbox.path("lives");
-    fs::create_dir(&folder).expect("the sandbox takes folders");
-    let run = job(sandbox.local(&["-l", "0", "lock"]), &folder, 50).start();
-    wait_until("signs of job and child", || files(&folder).len() == 2);
+    let lives = Lives::of(&sandbox);
+    let run = lives.job(sandbox.local(&["-l", "0", "lock"]), SHORT).start();
+    wait_until("signs of job and child", || lives.files().len() == 2);
     let began = clock::since_boot();
     assert_eq!(run.wait().end, Ok(0));
-    let [life] = &lives(&folder)[..] else { panic!("not one life: {:?}", lives(&folder)) };
-    let last = began + PULSE * 49;
-    assert!(life.first <= began && life.dead < last + PULSE * 20 && life.dead > life.first + PULSE * 45, "{life:?} {began:?}");
+    let [life] = &lives.all()[..] else { panic!("not one life: {:?}", lives.all()) };
+    let length = life.dead.saturating_sub(life.first);
+    assert!(life.first <= began && life.dead <= clock::since_boot(), "{life:?}, seen at {began:?}");
+    assert!(length >= PULSE * (SHORT - 1), "{length:?}");
+    let signs = |file: &PathBuf| fs::read_to_string(file).expect("signs are text").lines().count();
+    assert!(lives.files().iter().all(|file| signs(file) > SHORT as usize), "too few signs");
 }
 
 /// Lives as long as it is told to.
@@ -87,27 +152,6 @@ fn be_job(folder: &Path) -> ! {
     child.map(|mut child| child.wait());
     writeln!(file, "{} end", clock::since_boot().as_nanos()).expect("the disk is not full");
     std::process::exit(0)
-}
-
-/// All lives in a folder, by their beginning.
-pub fn lives(folder: &Path) -> Vec<Life> {
-    let mut lives: Vec<Life> = Vec::new();
-    for life in files(folder).iter().filter_map(|file| read(file)) {
-        match lives.iter_mut().find(|known| (&known.lock, known.token) == (&life.lock, life.token)) {
-            Some(known) => {
-                known.first = known.first.min(life.first);
-                known.dead = known.dead.max(life.dead);
-            }
-            None => lives.push(life),
-        }
-    }
-    lives.sort_unstable_by_key(|life| life.first);
-    lives
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).expect("the folder is there");
-    entries.map(|entry| entry.expect("it can be read").path()).collect()
 }
 
 /// What one process has written. `None` before its first sign. A line that was cut short by its death does not count.

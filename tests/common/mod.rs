@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test may poll, take the time and use threads; the program may not")]
 
 pub mod capture;
+pub mod checker;
 pub mod client;
 pub mod ensemble;
 pub mod liar;
@@ -50,6 +51,11 @@ pub fn report(what: &str, figure: impl Display) {
     let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/figures.txt");
     let mut file = OpenOptions::new().create(true).append(true).open(path).expect("figures can be written");
     file.write_all(format!("{what}: {figure}\n").as_bytes()).expect("figures can be written");
+}
+
+/// Lets time pass: so long does a fault last. Never a guess at how long something takes.
+pub fn let_last(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer proof by hand.

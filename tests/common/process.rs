@@ -8,6 +8,11 @@ use std::time::Duration;
 /// No processes at all.
 pub const NONE: [i32; 0] = [];
 
+/// This process, the test's.
+pub fn own() -> i32 {
+    i32::try_from(std::process::id()).expect("a pid is below 2^22")
+}
+
 /// Sends a signal. False if there is no such process any more.
 pub fn kill(pid: i32, signal: i32) -> bool {
     assert!(pid > 0, "{pid} is not one process");

@@ -40,6 +40,8 @@ struct State {
     cuts: usize,
     chunks: Vec<(From, Vec<u8>)>,
     passages: [Passage; 2],
+    away: bool,
+    open: Vec<TcpStream>,
 }
 
 struct Shared {
@@ -62,15 +64,17 @@ impl Proxy {
 
     /// The same at an address of its own.
     pub fn start_at(address: &str, server: String) -> Proxy {
-        let server: SocketAddr = server.parse().expect("servers of tests are numbers");
         let listener = TcpListener::bind(address).expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let state = State { connections: 0, cuts: 0, chunks: Vec::new(), passages: [Passage::Pass; 2] };
+        let state = State { connections: 0, cuts: 0, chunks: Vec::new(), passages: [Passage::Pass; 2], away: false, open: Vec::new() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let connections = shared.clone();
         thread::spawn(move || {
+            let server: SocketAddr = server.parse().expect("servers of tests are numbers");
             for client in listener.incoming().map_while(Result::ok) {
-                connections.state().connections += 1;
+                if !connections.take_note_of(&client) {
+                    continue;
+                }
                 let shared = connections.clone();
                 thread::spawn(move || {
                     if let Ok(server) = TcpStream::connect_timeout(&server, PATIENCE) {
@@ -93,6 +97,15 @@ impl Proxy {
     pub fn set_both(&self, passage: Passage) {
         self.set(From::Client, passage);
         self.set(From::Server, passage);
+    }
+
+    /// Ends all connections, and each new one at once; or has done with that.
+    pub fn set_away(&self, away: bool) {
+        let mut state = self.shared.state();
+        state.away = away;
+        for client in state.open.drain(..) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
     }
 
     /// How many connections it has accepted.
@@ -121,6 +134,17 @@ impl Proxy {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics with the lock")
+    }
+
+    /// Notes a connection. False if it is to end at once.
+    fn take_note_of(&self, client: &TcpStream) -> bool {
+        let mut state = self.state();
+        if !state.away {
+            state.connections += 1;
+            state.open.retain(|known| known.peer_addr().is_ok());
+            state.open.push(client.try_clone().expect("a socket can be cloned"));
+        }
+        !state.away
     }
 
     /// Notes a piece; waits until it may go on. How many of its bytes do, and whether the connection goes on too.

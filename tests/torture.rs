@@ -1,0 +1,276 @@
+//! Contenders fight for locks of a real ensemble while a seeded nemesis breaks everything that can break, and a checker reads what the jobs have
+//! written. This runs for half a minute; the long run is
+//!
+//! ```text
+//! TORTURE_SECONDS=1200 TORTURE_SEED=1 cargo test --release --test torture -- --nocapture
+//! ```
+//!
+//! It prints what happened, and fails if two jobs ever held one lock, if a token did not grow, or if a lock was not granted again within the
+//! session timeout and ten seconds after a fault ended.
+
+#![allow(clippy::disallowed_methods, reason = "a test may take the time and use threads; the program may not")]
+
+mod common;
+
+use common::checker::{Fault, judge};
+use common::ensemble::{Ensemble, SERVERS};
+use common::life::{self, Life, Lives};
+use common::proxy::{From, Passage, Proxy};
+use common::sandbox::Sandbox;
+use common::{let_last, process, report};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use zk_flock::sys::clock;
+
+/// Session timeout of the contenders: two ticks of the servers, as short as their defaults allow, so that as much as possible is at stake.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A lock must be granted again this long after a fault, at the latest, and the session timeout.
+const RECOVERY: Duration = Duration::from_secs(10);
+
+/// Contenders, and the locks that they fight for.
+const CONTENDERS: usize = 6;
+const LOCKS: usize = 2;
+
+/// How many signs a job gives: up to a second, and some outlive a session.
+const SIGNS: [u32; 8] = [1, 5, 10, 20, 40, 60, 90, 600];
+
+/// What happens to servers and network. One at a time: a majority is left.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Outside {
+    ServerKilled,
+    ServerFrozen,
+    FollowerCutFromPeers,
+    LeaderCutFromPeers,
+    ClientsCut,
+}
+
+/// What happens to one contender, at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Inside {
+    ConnectionCutInAFrame,
+    ZkFlockKilled,
+    ZkFlockStopped,
+    GuardKilled,
+    GuardStopped,
+}
+
+#[test]
+fn a_job_shows_that_it_lives() {
+    life::entry();
+}
+
+#[test]
+fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
+    let at = Duration::from_millis;
+    let life = |token, first, dead| Life { lock: "/app/lock".into(), token, first: at(first), dead: at(dead) };
+    let fault = |ended| Fault { kind: "power cut".into(), ended: at(ended) };
+    let judged = |lives: &[Life], faults: &[Fault]| judge(lives, faults, at(1000), at(10_000));
+    let good = [life(1, 100, 200), life(2, 200, 300), life(7, 1250, 1260)];
+    let verdict = judged(&good, &[fault(250), fault(9500)]);
+    assert!(verdict.is_good(), "{verdict}");
+    assert_eq!((verdict.acquisitions, verdict.hand_overs, verdict.faults["power cut"]), (3, 2, 2));
+    let overlapping = [life(1, 100, 500), life(2, 200, 300), life(3, 499, 600)];
+    assert_eq!(judged(&overlapping, &[]).overlaps.len(), 2, "each that began while the first lived");
+    assert_eq!(judged(&[life(2, 100, 200), life(1, 200, 300)], &[]).stale_tokens.len(), 1);
+    assert_eq!(judged(&good, &[fault(249), fault(1251)]).stuck.len(), 2, "one too late for the one, none after the other");
+}
+
+#[test]
+fn nobody_holds_what_another_holds_whatever_breaks() {
+    let (length, seed) = (variable("TORTURE_SECONDS", 20), variable("TORTURE_SEED", 1));
+    let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
+    let arena = Arena::new(&ensemble, &sandbox);
+    std::thread::scope(|scope| {
+        let _end = Over(&arena.over); // however this ends, or the others would go on for ever
+        for number in 0..CONTENDERS {
+            let (arena, dice) = (&arena, Dice(seed ^ (number as u64 + 1) << 32));
+            scope.spawn(move || arena.contend(number, dice));
+        }
+        let (arena, dice) = (&arena, Dice(!seed));
+        scope.spawn(move || arena.torment_contenders(dice));
+        arena.torment_ensemble(&mut ensemble, Dice(seed), clock::since_boot() + Duration::from_secs(length));
+    });
+    let ends = arena.ends.into_inner().expect("nobody panics with it");
+    let faults = arena.faults.into_inner().expect("nobody panics with it");
+    let verdict = judge(&arena.lives.all(), &faults, TIMEOUT + RECOVERY, clock::since_boot());
+    println!("{length} s, seed {seed}, timeout {TIMEOUT:?}: {verdict}runs ended with {ends:?}");
+    report(&format!("torture, {length} s, seed {seed}"), &verdict);
+    assert!(verdict.is_good(), "{verdict}");
+    assert!(verdict.hand_overs as u64 > length / 4, "hardly a fight: {verdict}");
+}
+
+/// Where it happens.
+struct Arena<'a> {
+    sandbox: &'a Sandbox,
+    lives: Lives,
+    /// The servers, and a proxy in front of each.
+    addresses: Vec<String>,
+    proxies: Vec<Proxy>,
+    /// The zk-flock that each contender runs now.
+    runs: Mutex<[Option<i32>; CONTENDERS]>,
+    faults: Mutex<Vec<Fault>>,
+    /// How often a run ended with which code or signal.
+    ends: Mutex<BTreeMap<Result<i32, i32>, usize>>,
+    over: AtomicBool,
+}
+
+impl<'a> Arena<'a> {
+    fn new(ensemble: &Ensemble, sandbox: &'a Sandbox) -> Arena<'a> {
+        let addresses = ensemble.addresses();
+        Arena {
+            sandbox,
+            lives: Lives::of(sandbox),
+            proxies: addresses.iter().map(|address| Proxy::start(address.clone())).collect(),
+            addresses,
+            runs: Mutex::default(),
+            faults: Mutex::default(),
+            ends: Mutex::default(),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// One run after another for one lock. Every other pair of contenders reaches the servers through the proxies.
+    fn contend(&self, number: usize, mut dice: Dice) {
+        let proxied: Vec<String> = self.proxies.iter().map(|proxy| proxy.address.clone()).collect();
+        let hosts = if number / LOCKS % 2 == 1 { &proxied } else { &self.addresses };
+        let (timeout, lock) = (TIMEOUT.as_secs().to_string(), format!("lock-{}", number % LOCKS));
+        let words =
+            ["--hosts", &hosts.join(","), "--app-id", &self.sandbox.id, "--timeout", &timeout, "-l", "0", "-w", "10", "-x", "75", &lock];
+        while !self.is_over() {
+            let run = self.lives.job(self.sandbox.program(&words), *dice.any(&SIGNS)).start();
+            self.runs.lock().expect("nobody panics with it")[number] = Some(run.pid());
+            let outcome = run.wait();
+            assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+            *self.ends.lock().expect("nobody panics with it").entry(outcome.end).or_default() += 1;
+        }
+    }
+
+    fn note(&self, kind: impl std::fmt::Debug) {
+        self.faults.lock().expect("nobody panics with it").push(Fault { kind: format!("{kind:?}"), ended: clock::since_boot() });
+    }
+
+    /// All that may happen to servers and network, one after the other, in rounds of a new order.
+    fn torment_ensemble(&self, ensemble: &mut Ensemble, mut dice: Dice, end: Duration) {
+        use Outside::*;
+        while clock::since_boot() < end {
+            for fault in dice.shuffled([ServerKilled, ServerFrozen, FollowerCutFromPeers, LeaderCutFromPeers, ClientsCut]) {
+                let server = *dice.any(&SERVERS);
+                match fault {
+                    ServerKilled => ensemble.kill(server),
+                    ServerFrozen => ensemble.freeze(server),
+                    FollowerCutFromPeers => ensemble.cut_from_peers(ensemble.follower()),
+                    LeaderCutFromPeers => ensemble.depose(ensemble.leader()),
+                    ClientsCut => ensemble.cut_from_clients(server),
+                }
+                let_last(dice.between(TIMEOUT / 4, TIMEOUT * 3 / 2));
+                ensemble.recover();
+                self.note(fault);
+                let_last(dice.between(Duration::ZERO, TIMEOUT / 4));
+            }
+        }
+    }
+
+    /// All that may happen to one contender that holds its lock.
+    fn torment_contenders(&self, mut dice: Dice) {
+        use Inside::*;
+        while !self.is_over() {
+            for fault in dice.shuffled([ConnectionCutInAFrame, ZkFlockKilled, ZkFlockStopped, GuardKilled, GuardStopped]) {
+                let Some((zk_flock, guard)) = self.any_holder(&mut dice) else { return };
+                match fault {
+                    ConnectionCutInAFrame => self.cut_in_a_frame(&mut dice),
+                    ZkFlockKilled => drop(process::kill(zk_flock, libc::SIGKILL)),
+                    GuardKilled => drop(process::kill(guard, libc::SIGKILL)),
+                    ZkFlockStopped => stop(zk_flock, dice.between(TIMEOUT / 10, TIMEOUT * 3 / 2)),
+                    GuardStopped => stop(guard, dice.between(TIMEOUT / 10, TIMEOUT * 3 / 2)),
+                }
+                self.note(fault);
+                let_last(dice.between(Duration::ZERO, TIMEOUT / 2));
+            }
+        }
+    }
+
+    /// A zk-flock that holds its lock, and its guard. `None` when all is over.
+    fn any_holder(&self, dice: &mut Dice) -> Option<(i32, i32)> {
+        while !self.is_over() {
+            let run = self.runs.lock().expect("nobody panics with it")[dice.below(CONTENDERS)];
+            let guard = |run| process::children(run).into_iter().find(|&child| process::name(child) == "lock-guard");
+            if let Some((run, guard)) = run.and_then(|run| Some((run, guard(run)?))) {
+                return Some((run, guard));
+            }
+            let_last(life::PULSE);
+        }
+        None
+    }
+
+    /// Cuts the next connection that says something, after some bytes of it.
+    fn cut_in_a_frame(&self, dice: &mut Dice) {
+        let cuts = || self.proxies.iter().map(Proxy::cuts).sum::<usize>();
+        let (before, side) = (cuts(), *dice.any(&[From::Client, From::Server]));
+        let passage = Passage::Cut(dice.below(20) + 1);
+        self.proxies.iter().for_each(|proxy| proxy.set(side, passage));
+        while cuts() == before && !self.is_over() {
+            let_last(life::PULSE);
+        }
+        self.proxies.iter().for_each(|proxy| proxy.set_both(Passage::Pass));
+    }
+}
+
+/// Stops a process for some time.
+fn stop(pid: i32, time: Duration) {
+    process::kill(pid, libc::SIGSTOP);
+    let_last(time);
+    process::kill(pid, libc::SIGCONT);
+}
+
+/// Ends the fight when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Numbers that a seed decides: SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.roll() % limit as u64).expect("it is below a usize")
+    }
+
+    fn any<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len())]
+    }
+
+    fn between(&mut self, least: Duration, most: Duration) -> Duration {
+        let range = most.saturating_sub(least).as_micros();
+        least + Duration::from_micros(self.roll() % u64::try_from(range).expect("times here are short"))
+    }
+
+    fn shuffled<T, const N: usize>(&mut self, mut all: [T; N]) -> [T; N] {
+        for last in (1..N).rev() {
+            all.swap(last, self.below(last + 1));
+        }
+        all
+    }
+}
+
+/// A number from the environment.
+fn variable(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
