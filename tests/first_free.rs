@@ -7,8 +7,11 @@ use common::sandbox::Sandbox;
 use common::wait_until;
 use common::zookeeper::ZooKeeper;
 
+/// What makes a run of words.
+type Kind<'a> = dyn Fn(&[&str]) -> Job<'a> + 'a;
+
 /// zk-flock on a server, or on this host alone.
-fn kinds<'a>(sandbox: &'a Sandbox) -> [Box<dyn Fn(&[&str]) -> Job<'a> + 'a>; 2] {
+fn kinds(sandbox: &Sandbox) -> [Box<Kind<'_>>; 2] {
     [Box::new(|words| sandbox.flock(ZooKeeper::shared(), words)), Box::new(|words| sandbox.local(words))]
 }
 

@@ -185,7 +185,7 @@ fn slow_link(server: String, pause: Duration) -> String {
             let [mut to_server, mut from_client] = [&server, &client].map(|stream| stream.try_clone().expect("a socket can be cloned"));
             thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
             thread::spawn(move || {
-                for byte in server.bytes().map_while(Result::ok) {
+                for byte in std::io::BufReader::new(&server).bytes().map_while(Result::ok) {
                     thread::sleep(pause);
                     if (&client).write_all(&[byte]).is_err() {
                         return;

@@ -93,9 +93,9 @@ impl SwitchedOff {
 }
 
 /// What a real server says first: a new session, of this number and timeout.
-pub fn hello(session_id: i64, negotiated: Duration) -> Vec<u8> {
-    let time_out = i32::try_from(negotiated.as_millis()).expect("tests use short timeouts");
-    frame(&ConnectResponse { protocol_version: 0, time_out, session_id, passwd: vec![7; 16] })
+pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
+    let negotiated = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
+    frame(&ConnectResponse { protocol_version: 0, time_out: negotiated, session_id, passwd: vec![7; 16] })
 }
 
 /// A message of such bytes.
@@ -105,20 +105,20 @@ pub fn message(parts: &[&[u8]]) -> Vec<u8> {
 
 /// Goes through a script. Whoever is lied to may hang up at any time.
 fn perform(script: &[Act], mut stream: &TcpStream) {
-    let mut buffer = [0; 4096];
+    let mut bytes = [0; 4096];
     for act in script {
-        let went = match act {
-            Act::Hear => stream.read(&mut buffer).map(drop),
+        let done = match act {
+            Act::Hear => stream.read(&mut bytes).map(drop),
             Act::Say(text) => stream.write_all(text),
             Act::Dribble(text, pause) => text.iter().try_for_each(|byte| {
                 thread::sleep(*pause);
                 stream.write_all(&[*byte])
             }),
-            Act::Keep => std::iter::repeat_with(|| stream.read(&mut buffer))
+            Act::Keep => std::iter::repeat_with(|| stream.read(&mut bytes))
                 .find(|read| !matches!(read, Ok(1..)))
                 .map_or(Ok(()), |read| read.map(drop)),
         };
-        if went.is_err() {
+        if done.is_err() {
             return;
         }
     }
