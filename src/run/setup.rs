@@ -17,6 +17,7 @@ use crate::sys::{daemon, host, process, random};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 /// Why a run ended before its loop did.
 pub(super) enum Stop {
@@ -63,13 +64,15 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
     let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
     match &plan.lock {
         plan::Lock::Node { cluster, app_id, names, .. } => {
-            let (options, addresses) = look_up_servers(plan, cluster, patience, started, log)?;
+            let (options, addresses) = look_up_servers(plan, cluster, started + plan.wait.max(cluster.timeout), patience, log)?;
             let content = host::name() + &uuid(random::bytes());
             let lock = Node::lock(options, app_id, names.clone(), content, now());
             Ok(Parts { lock: Box::new(lock), addresses, files: None })
         }
         plan::Lock::Queue { cluster, path, permits, rounds, restarts } => {
-            let (mut options, addresses) = look_up_servers(plan, cluster, patience, started, log)?;
+            // It waits for ever by default, but not for a server.
+            let connecting = if plan.wait == Duration::MAX { cluster.timeout } else { plan.wait.max(cluster.timeout) };
+            let (mut options, addresses) = look_up_servers(plan, cluster, started + connecting, patience, log)?;
             (options.rounds, options.restarts) = (*rounds, *restarts);
             let path = format!("{}{path}", cluster.chroot);
             let mark = uuid(random::bytes()).replace('-', "");
@@ -94,11 +97,10 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
 fn look_up_servers(
     plan: &Plan,
     cluster: &Cluster,
+    connect_by: Moment,
     patience: Option<Moment>,
-    started: Moment,
     log: &mut Log,
 ) -> Result<(Options, Vec<SocketAddr>), Stop> {
-    let connect_by = started + plan.wait.max(cluster.timeout);
     let found = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
     let Servers { names: servers, addresses, unresolved } = found;
     if addresses.is_empty() {
