@@ -153,7 +153,7 @@ impl Run<'_> {
         let (name, held, job) = (self.lock_name(), self.held(), self.job());
         match end {
             End::Lost => {
-                let why = self.lost.take().unwrap_or_else(|| "its lease ran out while we were stopped".into());
+                let why = self.lost.take().unwrap_or_else(|| "this process was stopped".into());
                 let left = self.survivors();
                 let fate =
                     if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };
