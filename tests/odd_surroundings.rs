@@ -94,8 +94,8 @@ fn without_stdin_stdout_or_stderr_the_command_runs_and_has_none_of_them_either()
         for job in [sandbox.flock(ZooKeeper::shared(), &["-l", "0", "-v", "lock", probe]), sandbox.local(&["-l", "0", "lock", probe])] {
             let outcome = shell(&sandbox, &format!("exec {} {}", job.line(), redirections.join(" "))).run();
             assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(7), ""), "{redirections:?}");
-            let open: String = (0..3).filter(|fd| closed & 1 << fd == 0).map(|fd| format!("{fd}\n")).collect();
-            assert_eq!(sandbox.read("open"), open, "{redirections:?}");
+            let open: Vec<String> = (0..3).filter(|fd| closed & 1 << fd == 0).map(|fd| fd.to_string()).collect();
+            assert_eq!(sandbox.read("open").lines().collect::<Vec<_>>(), open, "{redirections:?}");
             let _ = fs::remove_file(sandbox.path("open"));
         }
     }

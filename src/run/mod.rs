@@ -15,11 +15,12 @@ use crate::moment::Moment;
 use crate::plan::{End, Exit, Level, Plan};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
+use crate::sys::clock;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
-use crate::sys::{clock, tree};
+use crate::sys::tree::{self, Process};
 use crate::zookeeper::lease::Deadlines;
 use files::Files;
 use line::{Heard, Report};
@@ -330,6 +331,9 @@ impl<'a> Run<'a> {
 
     /// The guard is gone, or does not do its duty: it dies, and its tree with it, which falls to us.
     fn kill_all(&mut self) {
+        if self.killing {
+            return self.tell_stuck();
+        }
         let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
         guarding.born = tree::find(guarding.guard).map_or(0, |guard| guard.started);
         if !guarding.buried {
@@ -340,10 +344,23 @@ impl<'a> Run<'a> {
         self.bury();
     }
 
+    /// What is left of the tree: below the guard, or with us once it is dead.
+    fn survivors(&self) -> Vec<Process> {
+        match &self.guarding {
+            Some(Guarding { born, buried: true, .. }) => {
+                tree::children(process::own_pid()).into_iter().filter(|child| child.started >= *born).collect()
+            }
+            Some(Guarding { guard, .. }) => tree::descendants(*guard),
+            None => Vec::new(),
+        }
+    }
+
     /// Kills what has fallen to us. Every death wakes us again, and may have left us more.
     fn sweep(&mut self) {
-        let Some(Guarding { born, buried: true, .. }) = self.guarding else { return };
-        let left: Vec<_> = tree::children(process::own_pid()).into_iter().filter(|child| child.started >= born).collect();
+        if self.guarding.as_ref().is_none_or(|guarding| !guarding.buried) {
+            return;
+        }
+        let left = self.survivors();
         for child in &left {
             let _ = process::kill(child.pid, Signal::KILL);
         }
