@@ -1,4 +1,5 @@
 //! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host can see.
+//! `lockex`, the same executable by another name, does so with a queue.
 //!
 //! # The story
 //!
@@ -14,8 +15,8 @@
 //!
 //! # Rooms, by ring; imports point down
 //!
-//! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; `lockex` with `python_hash`; what they share: `options`, `hosts`,
-//!    `names`, `value`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
+//! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they share:
+//!    `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and `semaphore`, recipes
 //!    on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`,
 //!    `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
