@@ -3,7 +3,7 @@
 //! It pings only while it waits for something, so a client that was given a short timeout and is left alone expires.
 
 use super::zookeeper::ZooKeeper;
-use super::{SECOND, SOON};
+use super::{SECOND, SOON, wait_for};
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -137,6 +137,17 @@ impl Client {
         let body = self.ask(GET_CHILDREN, &request).expect("the node exists");
         let mut children = read::<GetChildrenResponse>(&mut body.as_slice()).children.0;
         children.sort_unstable();
+        children
+    }
+
+    /// The nodes below one that may not be there yet, as soon as they are so many, in order of their sequence numbers.
+    #[track_caller]
+    pub fn wait_for_children(&mut self, path: &str, count: usize) -> Vec<String> {
+        let mut children = wait_for(&format!("{count} nodes below {path}"), || {
+            let children = self.stat(path).map_or_else(Vec::new, |_| self.children(path));
+            (children.len() == count).then_some(children)
+        });
+        children.sort_by(|one, other| one.rsplit('_').next().cmp(&other.rsplit('_').next()));
         children
     }
 

@@ -7,6 +7,7 @@ pub mod capture;
 pub mod checker;
 pub mod client;
 pub mod ensemble;
+pub mod kazoo;
 pub mod liar;
 pub mod life;
 pub mod process;

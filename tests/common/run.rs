@@ -62,8 +62,15 @@ impl Outcome {
     /// Asserts one line on stderr that leads with the program's name and holds each of `facts`.
     #[track_caller]
     pub fn complaint(&self, facts: &[&str]) {
+        self.complaint_of("zk-flock", facts);
+    }
+
+    /// The same of a program of another name.
+    #[track_caller]
+    pub fn complaint_of(&self, program: &str, facts: &[&str]) {
         let line = self.stderr.strip_suffix('\n').unwrap_or(&self.stderr);
-        assert!(line.starts_with("zk-flock: ") && !line.contains('\n'), "not one line after the program's name: {:?}", self.stderr);
+        let names_us = line.strip_prefix(program).is_some_and(|rest| rest.starts_with(": "));
+        assert!(names_us && !line.contains('\n'), "not one line after the program's name: {:?}", self.stderr);
         for fact in facts {
             assert!(line.contains(fact), "no {fact:?} in {line:?}");
         }
@@ -148,6 +155,11 @@ impl Running<'_> {
     /// What it has written so far.
     pub fn stdout(&self) -> String {
         text(&self.stdout)
+    }
+
+    /// What it has complained about so far, or told of its story.
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
     }
 
     /// Waits until it has written `part`.

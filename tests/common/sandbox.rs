@@ -49,6 +49,16 @@ impl Sandbox {
         self.program(&["--confpath", self.config(address, timeout).to_str().expect("paths of tests are text")]).words(words)
     }
 
+    /// lockex on a server, its locks below a node of the sandbox's; their ids are among the `words`, or made of them.
+    pub fn lockex<'a>(&'a self, server: &ZooKeeper, words: &[&str]) -> Job<'a> {
+        self.lockex_at(&server.address(), TIMEOUT, words)
+    }
+
+    /// lockex on whatever is at `address`, with a session timeout in seconds.
+    pub fn lockex_at<'a>(&'a self, address: &str, timeout: u32, words: &[&str]) -> Job<'a> {
+        self.program(&["--program=lockex", "-z", address, "-p", &self.id, "-T", &timeout.to_string()]).words(words)
+    }
+
     /// zk-flock with its locks in the sandbox, without any server.
     pub fn local<'a>(&'a self, words: &[&str]) -> Job<'a> {
         let option = format!("--local={}", self.path("locks").display());
@@ -72,7 +82,7 @@ impl Sandbox {
         path
     }
 
-    /// Path of the lock node that `flock` takes under this name.
+    /// Path of the lock node that `flock` takes under this name, and of the one that contenders of `lockex` stand under by this id.
     pub fn node(&self, name: &str) -> String {
         format!("/{}/{name}", self.id)
     }
