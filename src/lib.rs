@@ -1,4 +1,5 @@
 //! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host can see.
+//! `lockex`, the same executable by another name, does so with a queue.
 //!
 //! # The story
 //!
@@ -8,19 +9,19 @@
 //! run: lock says Acquired ─► Start command ─► command Ended | lock Lost | signal ─► tree gone ─► minimum hold ─► release ─► Exit
 //! ```
 //!
-//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand over the command: this program keeps the
-//! lock; the *guard*, forked just before the command, keeps the command and its process tree, and sees to it that the tree is dead before the
-//! lock can belong to anybody else, whatever becomes of us.
+//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand over the command: this program keeps
+//! the lock; the *guard*, forked just before the command, keeps the command and its process tree, and sees to it that the tree is dead
+//! before the lock can belong to anybody else, whatever becomes of us.
 //!
 //! # Rooms, by ring; imports point down
 //!
-//! 1. Words to plan: [`cli`] (help, options of each program: `zk_flock`; what they share: `hosts`, `names`, `value`, `words`), [`config`] (the
-//!    JSON file; `text`), [`plan`] (what they come to).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, a recipe on `session_lock`, with
-//!    `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`);
-//!    [`moment`] and [`signal`], their vocabulary.
-//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `guard` and the `line` to it, `files`, `story`), [`link`] (one
-//!    connection), [`log`].
+//! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they
+//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
+//!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
+//!    `record`, `code`, `request`, `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
+//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
+//!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
 //!    `host`, and `testing` for their tests.

@@ -121,5 +121,7 @@ fn read(stream: &mut TcpStream, tell: &mut impl FnMut(Input)) -> Result<(), Opti
 pub(crate) fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
-    text.to_lowercase()
+    // Only the first letter: there may be a path in it.
+    let (first, rest) = text.split_at_checked(1).unwrap_or((text, ""));
+    first.to_lowercase() + rest
 }

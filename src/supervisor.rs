@@ -12,6 +12,10 @@ const OBEY: Duration = Duration::from_secs(1);
 /// How much longer than its deadline the guard may take to kill the tree, before it is killed itself: half the margin that the deadline leaves.
 const OVERDUE: Duration = Duration::from_millis(100);
 
+/// How long after we have killed the tree ourselves what is left of it is called stuck, and how often it is named from then on.
+const STUCK: Duration = Duration::from_secs(1);
+const STUCK_AGAIN: Duration = Duration::from_mins(1);
+
 /// What happens to a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -65,7 +69,7 @@ pub enum Action {
         /// KILL.
         dead_by: Moment,
     },
-    /// Kill guard and tree ourselves.
+    /// Kill guard and tree ourselves; asked for again, name what is left.
     KillAll,
     /// Stop this process until it is continued; `forward`: and the command, which has not heard of it.
     Suspend {
@@ -86,8 +90,8 @@ enum Phase {
     Running { started: bool },
     /// The tree is being ended. `lost`: because the lock is. `overdue`: when to do it ourselves.
     Stopping { lost: bool, status: Option<Status>, overdue: Moment },
-    /// The guard is gone or disobeys: the tree is being killed by ourselves.
-    Killing { end: End },
+    /// The guard is gone or disobeys: the tree is being killed by ourselves. `stuck`: when what is left of it is called so.
+    Killing { end: End, stuck: Moment },
     /// The command is over, the minimum hold is not.
     Lingering { end: End },
     /// The lock is being let go.
@@ -153,16 +157,15 @@ impl Supervisor {
             (Stopping { lost: false, status: Some(status), .. }, TreeGone | GuardGone) => self.linger(self.end(status), now),
             (Stopping { lost: false, status: None, .. }, TreeGone) => self.linger(End::Internal, now),
             (Stopping { lost: false, status, .. }, CannotStart(end)) if status.is_none() => (Releasing { end }, Some(Release)),
-            (Stopping { lost, overdue, .. }, Tick) if now >= overdue => {
-                (Killing { end: if lost { End::Lost } else { End::Internal } }, Some(KillAll))
-            }
+            (Stopping { lost, overdue, .. }, Tick) if now >= overdue => kill_all(lost, now),
             (Stopping { .. }, Signalled { signal, typed: false }) if ends(signal) => (self.phase, Some(Forward(signal))),
 
-            (Running { .. }, GuardGone) => (Killing { end: End::Internal }, Some(KillAll)),
-            (Stopping { lost, .. }, GuardGone) => (Killing { end: if lost { End::Lost } else { End::Internal } }, Some(KillAll)),
-            (Killing { .. }, Lost { .. }) => (Killing { end: End::Lost }, None),
-            (Killing { end }, TreeGone) => (Releasing { end }, Some(Release)),
-            (Killing { end: End::Lost }, Stuck) => (Releasing { end: End::Lost }, Some(Release)),
+            (Running { .. }, GuardGone) => kill_all(false, now),
+            (Stopping { lost, .. }, GuardGone) => kill_all(lost, now),
+            (Killing { stuck, .. }, Lost { .. }) => (Killing { end: End::Lost, stuck }, None),
+            (Killing { end, .. }, TreeGone) => (Releasing { end }, Some(Release)),
+            (Killing { end: End::Lost, stuck }, Tick) if now >= stuck => (Releasing { end: End::Lost }, Some(Release)),
+            (Killing { end, stuck }, Tick) if now >= stuck => (Killing { end, stuck: now + STUCK_AGAIN }, Some(KillAll)),
 
             (Lingering { end }, Lost { .. }) => (Releasing { end }, Some(Release)),
             (Lingering { end }, Signalled { signal, .. }) if ends(signal) => (Releasing { end }, Some(Release)),
@@ -186,6 +189,7 @@ impl Supervisor {
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Stopping { overdue, .. } => overdue,
+            Phase::Killing { stuck, .. } => stuck,
             Phase::Lingering { .. } => self.hold_until,
             _ => Moment::NEVER,
         }
@@ -208,6 +212,11 @@ impl Supervisor {
 fn stop_lost(status: Option<Status>, dead_by: Moment, now: Moment) -> (Phase, Option<Action>) {
     let signal = if dead_by <= now { Signal::KILL } else { Signal::TERM };
     (Phase::Stopping { lost: true, status, overdue: dead_by.max(now) + OVERDUE }, Some(Action::Stop { signal, dead_by }))
+}
+
+/// The guard does not do it: so do we.
+fn kill_all(lost: bool, now: Moment) -> (Phase, Option<Action>) {
+    (Phase::Killing { end: if lost { End::Lost } else { End::Internal }, stuck: now + STUCK }, Some(Action::KillAll))
 }
 
 /// Whether this signal asks a program to end.
@@ -434,6 +443,24 @@ mod tests {
     }
 
     #[test]
+    fn what_we_cannot_kill_ourselves_is_named_and_outlived_only_after_a_loss() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, GuardGone, Some(KillAll)),
+            (2, Tick, Some(KillAll)),
+            (3, Tick, None),
+            (62, Tick, Some(KillAll)),
+        ]);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, GuardGone, Some(KillAll)),
+            (1, Lost { dead_by: at(1) }, None),
+            (2, Tick, Some(Release)),
+            (2, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
     fn a_command_that_ends_as_it_is_stopped_has_ended_by_itself() {
         play(&[
             (0, Acquired, Some(Start)),
@@ -481,6 +508,7 @@ mod tests {
 
     /// What the world knows of a run.
     #[derive(Clone, Copy, Default)]
+    #[allow(clippy::struct_excessive_bools)] // independent facts
     struct Model {
         acquired: bool,
         starts: u32,
@@ -488,6 +516,8 @@ mod tests {
         alive: bool,
         /// Its tree was told to end, and must be gone before a release.
         stopping: bool,
+        /// The lock is lost: nothing is left to wait for when something cannot be killed.
+        lost: bool,
         exits: u32,
     }
 
@@ -495,6 +525,7 @@ mod tests {
         fn after(mut self, event: Event, action: Option<Action>) -> Model {
             match event {
                 Acquired => self.acquired = true,
+                Lost { .. } => self.lost = true,
                 Ended(_) => self.alive = false,
                 CannotStart(_) | TreeGone => (self.alive, self.stopping) = (false, false),
                 GuardGone if !self.alive => self.stopping = false,
@@ -509,9 +540,9 @@ mod tests {
                     assert!(self.starts == 1, "{event:?}");
                     self.stopping = true;
                 }
-                Some(Release) => assert!(!self.alive && !self.stopping, "{event:?}"),
+                Some(Release) => assert!(!self.alive && !self.stopping || event == Tick && self.lost, "{event:?}"),
                 Some(Exit(_)) => {
-                    assert!(!self.alive && !self.stopping, "{event:?}");
+                    assert!(!self.alive && !self.stopping || self.lost, "{event:?}");
                     self.exits += 1;
                 }
                 Some(Forward(_) | Suspend { .. }) | None => {}

@@ -118,7 +118,7 @@ fn a_file_without_permission_is_named() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("config.json");
     fs::write(&path, "{}").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).unwrap();
     let job = sandbox.program(&["-c", path.to_str().unwrap(), "lock", "touch ran"]);
     // Without root's power over files.
     let script = format!("exec setpriv --bounding-set=-all --inh-caps=-all {}", job.line());

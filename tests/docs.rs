@@ -1,18 +1,76 @@
 //! Help, parser, manual pages, README and crate doc say the same: option by option, code by code, key by key, file by file.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use zk_flock::cli::zk_flock::{HELP, request};
-use zk_flock::cli::{Environment, Error, Request, words};
+use zk_flock::cli::{Environment, Error, Request, lockex, words, zk_flock as flock};
 use zk_flock::config::Config;
-use zk_flock::plan::{End, Exit, ExitCodes};
+use zk_flock::plan::{End, Exit};
 
 const README: &str = include_str!("../README.md");
-const MANUAL: &str = include_str!("../man/zk-flock.1");
 const CONFIG_MANUAL: &str = include_str!("../man/distributed-flock.json.5");
-const PARSER: &str = include_str!("../src/cli/zk_flock.rs");
+/// The parser of the options that all programs share.
+const COMMON: &str = include_str!("../src/cli/options.rs");
 const CONFIG: &str = include_str!("../src/config.rs");
+
+/// A program, and all that is said of its words.
+struct Program {
+    name: &'static str,
+    help: &'static str,
+    /// Source of the parser of its own options.
+    parser: &'static str,
+    manual: &'static str,
+    request: fn(Vec<OsString>, &Environment) -> Result<Request, Error>,
+    /// Words that make any others independent of the machine.
+    given: &'static [&'static str],
+    /// Words whose runs have exit codes of their own.
+    runs: &'static [&'static str],
+    /// Ends that its runs cannot have.
+    never: &'static [End],
+    /// Words that are wrong, and words that only the row of their exit code has.
+    misuses: &'static [(&'static str, &'static str)],
+}
+
+const ZK_FLOCK: Program = Program {
+    name: "zk-flock",
+    help: flock::HELP,
+    parser: include_str!("../src/cli/zk_flock.rs"),
+    manual: include_str!("../man/zk-flock.1"),
+    request: |words, environment| flock::request(words, environment),
+    given: &["-c", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/published-sample.json")],
+    runs: &["NAME true"],
+    never: &[],
+    misuses: &[
+        ("NAME", "lock name is missing"),
+        ("--bogus", "an option is wrong"),
+        ("a/../b true", "the lock name cannot be one"),
+        ("-c /nowhere NAME true", "the config is missing"),
+    ],
+};
+
+const LOCKEX: Program = Program {
+    name: "lockex",
+    help: lockex::HELP,
+    parser: include_str!("../src/cli/lockex.rs"),
+    manual: include_str!("../man/lockex.1"),
+    request: |words, environment| lockex::request(words, environment),
+    given: &[],
+    runs: &["true", "--no-blocking true"],
+    never: &[End::Loaded, End::Config],
+    misuses: &[("", "the command is missing"), ("--bogus", "an option is wrong"), ("-i a/../b true", "cannot have this id")],
+};
+
+const PROGRAMS: [Program; 2] = [ZK_FLOCK, LOCKEX];
+
+impl Program {
+    /// What a line asks for.
+    fn ask(&self, line: &str) -> Result<Request, Error> {
+        let words = words::split(line.as_ref()).expect("quotes are closed");
+        let words = self.given.iter().map(OsString::from).chain(words).collect();
+        (self.request)(words, &Environment { current_dir: "/".into(), ..Environment::default() })
+    }
+}
 
 /// An option as a document has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,8 +83,9 @@ struct Described {
     optional: bool,
 }
 
-fn help() -> Vec<Described> {
-    let options = HELP.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+/// The options that a help has.
+fn described(help: &str) -> Vec<Described> {
+    let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     options
         .map(|line| {
             let option = line.split("  ").next().unwrap_or(line);
@@ -37,9 +96,9 @@ fn help() -> Vec<Described> {
         .collect()
 }
 
-/// The options that have a row of their own in the manual.
-fn manual() -> Vec<Described> {
-    let rows = section(MANUAL, "DESCRIPTION").into_iter().filter(|line| line.starts_with(".It Fl "));
+/// The options that have a row of their own in a manual page.
+fn rows(manual: &str) -> Vec<Described> {
+    let rows = section(manual, "DESCRIPTION").into_iter().filter(|line| line.starts_with(".It Fl "));
     rows.map(|row| Described {
         names: flags(row).collect(),
         value: after(row, "Ar").map(str::to_uppercase).next(),
@@ -48,10 +107,10 @@ fn manual() -> Vec<Described> {
     .collect()
 }
 
-/// The options that the parser's arms take.
-fn parser() -> Vec<Described> {
+/// The options that a parser's arms take.
+fn parser(source: &str) -> Vec<Described> {
     let between = |line: &str, open: &str, close: &str| line.split_once(open)?.1.split_once(close).map(|(name, _)| name.to_owned());
-    let arms = PARSER.lines().filter(|line| line.contains("=>")).map(|line| {
+    let arms = source.lines().filter(|line| line.contains("=>")).map(|line| {
         let short = between(line, "Short('", "')").map(|letter| format!("-{letter}"));
         let long = between(line, "Long(\"", "\")").map(|name| format!("--{name}"));
         Described {
@@ -83,33 +142,54 @@ fn flags(line: &str) -> impl Iterator<Item = String> {
     })
 }
 
-#[test]
-fn the_parser_takes_the_options_of_the_help_in_its_order() {
-    let expected = help().into_iter().filter(|option| option.names != ["--program"]); // main's
-    let expected: Vec<_> = expected.map(|option| Described { value: option.value.map(|_| "VALUE".into()), ..option }).collect();
-    assert_eq!(parser(), expected);
+/// Every option of a program but `--program`, which is main's.
+fn own(program: &Program) -> impl Iterator<Item = Described> {
+    described(program.help).into_iter().filter(|option| option.names != ["--program"])
 }
 
 #[test]
-fn the_manual_has_the_options_of_the_help_in_its_order() {
-    assert_eq!(manual(), help());
-}
-
-#[test]
-fn the_manual_names_no_other_options_and_its_synopsis_all() {
-    let help = help();
-    let known: BTreeSet<_> = help.iter().flat_map(|option| option.names.clone()).collect();
-    let named: BTreeSet<_> = [MANUAL, CONFIG_MANUAL].into_iter().flat_map(str::lines).flat_map(flags).collect();
-    assert_eq!(named.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new());
-    let synopsis: Vec<_> = section(MANUAL, "SYNOPSIS").into_iter().flat_map(flags).collect();
-    for option in help.iter().filter(|option| option.names != ["--program"]) {
-        assert!(synopsis.contains(&option.names[0]), "{option:?} is not in the SYNOPSIS");
+fn the_parsers_take_the_options_of_the_helps_in_their_order() {
+    for program in PROGRAMS {
+        let expected = own(&program).map(|option| Described { value: option.value.map(|_| "VALUE".into()), ..option });
+        let here = parser(program.parser);
+        let taken: BTreeSet<_> = here.iter().flat_map(|option| &option.names).collect();
+        let there: Vec<_> = parser(COMMON).into_iter().filter(|option| option.names.iter().all(|name| !taken.contains(name))).collect();
+        let expected: (Vec<_>, Vec<_>) = expected.partition(|option| here.contains(option));
+        assert_eq!((here, there), expected, "{}", program.name);
     }
 }
 
 #[test]
-fn the_readme_has_the_help() {
-    assert!(README.contains(&format!("```text\n{HELP}```\n")), "the README's options are not those of --help");
+fn the_manuals_have_the_options_of_the_helps_in_their_order() {
+    for program in PROGRAMS {
+        assert_eq!(rows(program.manual), described(program.help), "{}", program.name);
+    }
+}
+
+#[test]
+fn the_manuals_name_no_other_options() {
+    for (manual, program) in [(ZK_FLOCK.manual, ZK_FLOCK), (CONFIG_MANUAL, ZK_FLOCK), (LOCKEX.manual, LOCKEX)] {
+        let known: BTreeSet<_> = described(program.help).into_iter().flat_map(|option| option.names).collect();
+        let named: BTreeSet<_> = manual.lines().flat_map(flags).collect();
+        assert_eq!(named.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "{}", program.name);
+    }
+}
+
+#[test]
+fn the_synopses_name_all_options() {
+    for program in PROGRAMS {
+        let synopsis: Vec<_> = section(program.manual, "SYNOPSIS").into_iter().flat_map(flags).collect();
+        for option in own(&program) {
+            assert!(synopsis.contains(&option.names[0]), "{}: {option:?}", program.name);
+        }
+    }
+}
+
+#[test]
+fn the_readme_has_the_helps() {
+    for Program { name, help, .. } in PROGRAMS {
+        assert!(README.contains(&format!("```text\n{help}```\n")), "the README's options are not those of {name} --help");
+    }
 }
 
 /// Code, code with `--sysexits`, meaning.
@@ -126,8 +206,8 @@ fn readme_codes() -> Vec<Row> {
 }
 
 /// Of a meaning, what stands on its first line.
-fn manual_codes() -> Vec<Row> {
-    let rows = section(MANUAL, "EXIT STATUS").into_iter().filter_map(|line| line.strip_prefix(".It "));
+fn manual_codes(manual: &str) -> Vec<Row> {
+    let rows = section(manual, "EXIT STATUS").into_iter().filter_map(|line| line.strip_prefix(".It "));
     rows.map(|row| cells(row.split(" Ta "))).collect()
 }
 
@@ -164,40 +244,63 @@ fn meaning(end: End) -> &'static str {
     }
 }
 
-fn code(end: End, sysexits: bool) -> u8 {
-    match (ExitCodes { busy: None, busy_default: 0, sysexits }).exit(end) {
-        Exit::Code(code) => code,
-        Exit::DieOf(signal) => panic!("{end:?} dies of {signal}"),
-    }
-}
+/// A meaning, and its codes without and with `--sysexits`.
+type Code = (&'static str, [String; 2]);
 
-fn ask(words: &str) -> Result<Request, Error> {
-    let words = words::split(words.as_ref()).expect("quotes are closed");
-    request(words, &Environment { current_dir: "/".into(), ..Environment::default() })
+impl Program {
+    fn codes(&self) -> BTreeSet<Code> {
+        let both = ["", "--sysexits "];
+        let mut codes = BTreeSet::new();
+        for run in self.runs {
+            for &end in ENDS.iter().filter(|end| !self.never.contains(end)) {
+                codes.insert((meaning(end), both.map(|option| self.end(&format!("{option}{run}"), end).to_string())));
+            }
+        }
+        for (line, meaning) in self.misuses {
+            codes.insert((*meaning, both.map(|option| self.misuse(&format!("{option}{line}")).to_string())));
+        }
+        codes
+    }
+
+    fn end(&self, line: &str, end: End) -> u8 {
+        let Ok(Request::Run(plan)) = self.ask(line) else { panic!("{}: {line}", self.name) };
+        match plan.exit_codes.exit(end) {
+            Exit::Code(code) => code,
+            Exit::DieOf(signal) => panic!("{end:?} dies of {signal}"),
+        }
+    }
+
+    fn misuse(&self, line: &str) -> u8 {
+        self.ask(line).expect_err(line).exit_code()
+    }
 }
 
 #[test]
 fn the_exit_codes_are_those_of_the_plan_and_of_misuse() {
-    let mut expected: Vec<_> = ENDS.iter().map(|&end| ([code(end, false), code(end, true)], meaning(end))).collect();
-    for (words, meaning) in
-        [("NAME", "lock name is missing"), ("--bogus", "an option is wrong"), ("-c /nowhere NAME true", meaning(End::Config))]
-    {
-        let codes = ["", "--sysexits "].map(|option| ask(&format!("{option}{words}")).expect_err(words).exit_code());
-        expected.push((codes, meaning));
-    }
-    for (document, rows) in [("README.md", readme_codes()), ("man/zk-flock.1", manual_codes())] {
-        for (codes, meaning) in &expected {
-            let found: Vec<_> = rows.iter().filter(|row| row[2].contains(meaning)).map(|row| [row[0].clone(), row[1].clone()]).collect();
-            assert_eq!(found, [codes.map(|code| code.to_string())], "{document}: {meaning}");
+    for (document, rows, program) in [
+        ("README.md", readme_codes(), ZK_FLOCK),
+        ("man/zk-flock.1", manual_codes(ZK_FLOCK.manual), ZK_FLOCK),
+        ("man/lockex.1", manual_codes(LOCKEX.manual), LOCKEX),
+    ] {
+        let expected = program.codes();
+        let meanings: BTreeSet<_> = expected.iter().map(|(meaning, _)| *meaning).collect();
+        let (mut found, mut others) = (Vec::new(), Vec::new());
+        for [plain, sysexits, text] in rows {
+            let meant: Vec<_> = meanings.iter().filter(|meaning| text.contains(*meaning)).collect();
+            if meant.is_empty() {
+                others.push(plain.clone());
+            }
+            found.extend(meant.into_iter().map(|&meaning| (meaning, [plain.clone(), sysexits.clone()])));
         }
-        let others = rows.iter().filter(|row| !expected.iter().any(|(_, meaning)| row[2].contains(meaning)));
-        assert_eq!(others.map(|row| row[0].as_str()).collect::<Vec<_>>(), ["0 to 255", "128+n"], "{document}");
+        found.sort();
+        assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{document}");
+        assert_eq!(others, ["0 to 255", "128+n"], "{document}");
     }
 }
 
 #[test]
 fn readme_and_manual_have_the_same_exit_codes() {
-    let (readme, manual) = (readme_codes(), manual_codes());
+    let (readme, manual) = (readme_codes(), manual_codes(ZK_FLOCK.manual));
     assert_eq!(readme.len(), manual.len());
     for (readme, manual) in readme.iter().zip(&manual) {
         assert_eq!(readme[..2], manual[..2]);
@@ -231,20 +334,23 @@ fn the_configs_shown_are_understood_whole() {
     }
 }
 
+/// The words after the program's name wherever a document shows a command, on a line of its own or in a unit or script.
+fn shown(document: &str, name: &str) -> Vec<String> {
+    let starts = ["", "ExecStart=/usr/bin/", "# Run as: "].map(|before| format!("{before}{name} "));
+    let lines = document.lines().map(str::trim_start);
+    lines.filter_map(|line| starts.iter().find_map(|start| line.strip_prefix(start.as_str()))).map(str::to_owned).collect()
+}
+
 #[test]
 fn the_commands_shown_can_be_run() {
-    let config = Path::new(env!("CARGO_TARGET_TMPDIR")).join("documented.json");
-    fs::write(&config, &configs(README, "    ")[0]).unwrap();
-    let of = |document: &'static str, start| document.lines().filter_map(move |line| line.trim_start().strip_prefix(start));
-    let shown: Vec<_> = of(README, "cargo run --release -- ")
-        .chain(of(MANUAL, "zk-flock "))
-        .chain(of(MANUAL, "ExecStart=/usr/bin/zk-flock "))
-        .chain(of(MANUAL, "# Run as: zk-flock "))
-        .collect();
-    assert_eq!(shown.len(), 6);
-    for words in shown {
-        let run = ask(&format!("-c {} {words}", config.display()));
-        assert!(matches!(run, Ok(Request::Run(_))), "{words}: {run:?}");
+    for (program, count) in [(ZK_FLOCK, 6), (LOCKEX, 7)] {
+        let readme = README.replace("cargo run --release -- ", "zk-flock ").replace(program.help, "");
+        let lines = [shown(&readme, program.name), shown(program.manual, program.name)].concat();
+        assert_eq!(lines.len(), count, "{lines:?}");
+        for line in lines {
+            let run = program.ask(&line);
+            assert!(matches!(run, Ok(Request::Run(_))), "{line}: {run:?}");
+        }
     }
 }
 

@@ -7,8 +7,11 @@ use common::sandbox::Sandbox;
 use common::wait_until;
 use common::zookeeper::ZooKeeper;
 
-/// zk-flock on a server, or on this host alone.
-fn kinds<'a>(sandbox: &'a Sandbox) -> [Box<dyn Fn(&[&str]) -> Job<'a> + 'a>; 2] {
+/// Makes a run of these words.
+type Flock<'a> = Box<dyn Fn(&[&str]) -> Job<'a> + 'a>;
+
+/// zk-flock on a server, and on this host alone.
+fn kinds(sandbox: &Sandbox) -> [Flock<'_>; 2] {
     [Box::new(|words| sandbox.flock(ZooKeeper::shared(), words)), Box::new(|words| sandbox.local(words))]
 }
 
@@ -44,7 +47,7 @@ fn each_name_is_printed_as_it_is_tried_and_the_first_that_is_free_is_held() {
     for flock in kinds(&sandbox) {
         let mut holders = Vec::new();
         for number in 0..3 {
-            let tried: String = (0..=number).map(|number| format!("lock_{number}\n")).collect();
+            let tried = ["lock_0\n", "lock_1\n", "lock_2\n"][..=number].concat();
             let run = flock(&["-n", "3", "-l", "0", "lock", "sh -c 'basename $ZK_FLOCK_LOCK >&2; cat'"]).leashed().start();
             run.wait_for_output(&format!("lock_{number}\n"));
             run.job();

@@ -10,7 +10,7 @@ use common::liar::{Act, Liar, hello, message};
 use common::run::exited;
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -185,7 +185,7 @@ fn slow_link(server: String, pause: Duration) -> String {
             let [mut to_server, mut from_client] = [&server, &client].map(|stream| stream.try_clone().expect("a socket can be cloned"));
             thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
             thread::spawn(move || {
-                for byte in server.bytes().map_while(Result::ok) {
+                for byte in BufReader::new(server).bytes().map_while(Result::ok) {
                     thread::sleep(pause);
                     if (&client).write_all(&[byte]).is_err() {
                         return;

@@ -134,7 +134,7 @@ impl DeadNameServer {
     }
 
     /// The same program where this is the only name server: in a mount namespace with another resolv.conf.
-    fn asked_by<'a>(&self, sandbox: &'a Sandbox, job: &Job) -> Job<'a> {
+    fn asked_by<'a>(sandbox: &'a Sandbox, job: &Job) -> Job<'a> {
         let resolv = sandbox.path("resolv.conf");
         fs::write(&resolv, format!("nameserver {}\n", DeadNameServer::ADDRESS)).expect("a file in the sandbox can be made");
         let script = format!("mount --bind '{}' /etc/resolv.conf && exec {}", resolv.display(), job.line());
@@ -152,14 +152,14 @@ impl DeadNameServer {
 fn a_dead_name_server_takes_no_longer_than_a_dead_server_and_does_not_stop_the_others() {
     let (names, sandbox) = (DeadNameServer::start(), Sandbox::new());
     let job = asking(&sandbox, "some-host.example:2181", &["-x", "17", "lock", "touch ran"]);
-    let outcome = in_time("dead name server", names.asked_by(&sandbox, &job));
+    let outcome = in_time("dead name server", DeadNameServer::asked_by(&sandbox, &job));
     outcome.complains(1, &["some-host.example:2181", "not looked up in time", "name server"]);
     assert!(names.was_asked() && !sandbox.path("ran").exists());
 
     let hosts = format!("some-host.example:2181,{}", ZooKeeper::shared().address());
     let job = asking(&sandbox, &hosts, &["lock", "echo mine"]);
-    assert_eq!(in_time("dead name server and an address", names.asked_by(&sandbox, &job)), exited(0).printing("mine\n"));
+    assert_eq!(in_time("dead name server and an address", DeadNameServer::asked_by(&sandbox, &job)), exited(0).printing("mine\n"));
     let hosts = format!("some-host.example:2181,localhost:{}", ZooKeeper::shared().port);
     let job = asking(&sandbox, &hosts, &["lock", "echo mine"]);
-    assert_eq!(in_time("dead name server and a known name", names.asked_by(&sandbox, &job)), exited(0).printing("mine\n"));
+    assert_eq!(in_time("dead name server and a known name", DeadNameServer::asked_by(&sandbox, &job)), exited(0).printing("mine\n"));
 }

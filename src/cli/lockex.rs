@@ -17,7 +17,8 @@ Runs a command while it holds a lock that every host of a cluster can see.
 Who waits is served in turn. The words are joined with spaces and given to
 sh -c; those who give the same words, or the same ID, share a lock.
 
-      --no-blocking       one try (--blocking: wait, the default)
+      --blocking          wait if the lock is taken, as it does anyway
+      --no-blocking       if it is taken, exit 0 at once
   -c, --concurrent N      N may hold the lock at once (1); all must say the same
   -i, --lockid ID         name of the lock (a number made of the command)
   -p, --lockpath PATH     node that the lock is below (lockex)
@@ -137,8 +138,8 @@ impl options::Options for Options {
         Ok(Plan {
             program: "lockex",
             lock: Lock::Queue {
-                cluster: self.cluster(environment)?,
                 path: self.path(&line)?,
+                cluster: self.cluster(environment)?,
                 permits: self.concurrent,
                 rounds: self.retry.map(|rounds| rounds.max(1)),
                 restarts: self.lockretry,

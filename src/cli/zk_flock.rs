@@ -126,11 +126,11 @@ impl options::Options for Options {
             Short('s') | Long("sleep") => self.sleep = true,
             Short('n') => self.sequence = value::NAMES.take("-n", parser)?,
             Short('l') | Long("minlocktime") => self.minlocktime = value::SECONDS.take("--minlocktime", parser)?,
+            Short('p') => return self.common.take(Long("pdeathsig"), parser),
             Long("hosts") => self.hosts = Some(value::ensemble("--hosts", parser.value()?)?),
             Long("app-id") => self.app_id = Some(value::text("--app-id", parser.value()?)?),
             Long("timeout") => self.timeout = Some(value::TIMEOUT.take("--timeout", parser)?),
             Long("local") => self.local = Some(parser.optional_value().map_or(Ok(Folder::Default), folder)?),
-            Short('p') => return self.common.take(Long("pdeathsig"), parser),
             argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)

@@ -153,7 +153,7 @@ impl Fake {
             operation::CREATE => {
                 let CreateRequest { mut path, data, flags, .. } = Wire::read(request, "").unwrap();
                 if flags & flag::SEQUENCE != 0 {
-                    path += &format!("{:010}", self.sequence);
+                    path = format!("{path}{:010}", self.sequence);
                     self.sequence += 1;
                 }
                 let parent = path.rsplit_once('/').unwrap().0;

@@ -61,7 +61,10 @@ impl Lock for Local {
     fn handle(&mut self, input: Input, now: Moment) {
         match (input, self.phase) {
             (Input::Granted { file, token }, Phase::Trying(_) | Phase::Waiting) => {
-                let lock = self.options.files[file].1.clone();
+                let (name, lock) = self.options.files[file].clone();
+                if self.phase == Phase::Waiting {
+                    self.outputs.push_back(Output::Trying(name)); // of several, the last one that is said is the one held
+                }
                 self.settle(Output::Acquired(Proof { lock, token, session: None }));
             }
             (Input::Taken { file }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {

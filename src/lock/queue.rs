@@ -395,7 +395,7 @@ mod tests {
         client.talk(&mut fake, at(0));
         assert!(acquired(&client), "{:?}", client.said);
         let own = format!("{}__lock__0000000001", mark(1)); // the first number went to the try that found no parent
-        assert_eq!(fake.children(PATH), [own.clone()]);
+        assert_eq!(fake.children(PATH), std::slice::from_ref(&own));
         assert_eq!(fake.nodes[&format!("{PATH}/{own}")].data, b"host:1");
         client.release(&mut fake, at(1));
         assert_eq!(fake.children(PATH), [""; 0]);

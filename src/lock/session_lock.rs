@@ -29,7 +29,7 @@ pub struct Options {
     pub cluster: Cluster,
     /// Until when to wait for the lock; `None`: one try.
     pub patience: Option<Moment>,
-    /// Until when to try to connect.
+    /// Until when to try to connect, the first time. From then on, patience alone counts.
     pub connect_by: Moment,
     /// TERM to KILL, when nothing presses.
     pub kill_after: Duration,
@@ -253,6 +253,7 @@ impl<R: Recipe> SessionLock<R> {
 
     fn up(&mut self, resumed: bool, now: Moment) {
         let (server, id, timeout) = (self.session.server(), self.session.id().unwrap_or(0), self.session.lease().timeout());
+        self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
         if timeout < lease::SHORTEST {

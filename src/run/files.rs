@@ -107,13 +107,16 @@ impl Files {
 fn make(directory: &Path, private: bool) -> io::Result<u32> {
     let base = directory.parent().unwrap_or(directory);
     if private {
+        if let Some(system) = base.parent() {
+            fs::create_dir_all(system)?; // small containers come without /run/lock
+        }
         make_one(base, 0o700)?;
-        make_one(directory, 0o700)?;
         let found = fs::symlink_metadata(base)?;
         if !found.is_dir() || found.uid() != file::effective_uid() || found.mode() & 0o077 != 0 {
             let why = format!("{} is not a folder of this user alone (expected mode 0700): remove it, or use --local=DIR", base.display());
             return Err(io::Error::other(why));
         }
+        make_one(directory, 0o700)?;
         return Ok(0o600);
     }
     fs::create_dir_all(base)?;

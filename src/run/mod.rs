@@ -4,141 +4,35 @@
 mod files;
 mod guard;
 mod line;
+mod setup;
 mod story;
 
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
-use crate::lock::local::{self, Local};
-use crate::lock::node::Node;
-use crate::lock::queue::Queue;
-use crate::lock::semaphore::Semaphore;
-use crate::lock::session_lock::{Options, SessionLock};
 use crate::lock::{Failure, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
-use crate::plan::{self, Cluster, End, Exit, Level, Plan};
-use crate::prepare::{self, Servers};
+use crate::plan::{End, Exit, Level, Plan};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
+use crate::sys::clock;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
-use crate::sys::{clock, daemon, host, random, tree};
+use crate::sys::tree::{self, Process};
 use crate::zookeeper::lease::Deadlines;
 use files::Files;
 use line::{Heard, Report};
-use std::io;
-use std::net::SocketAddr;
+use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 /// Runs a plan to its end. `started` is when the program began: waiting counts from there.
 pub fn run(plan: &Plan, started: Moment) -> Exit {
     signals::survive_file_limit();
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
-    let end = prepare(plan, started, &mut log).and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
+    let end = setup::set_up(plan, started, &mut log).and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
     plan.exit_codes.exit(end.unwrap_or_else(|stop| stop.end(plan)))
-}
-
-/// Why a run ended before its loop did.
-enum Stop {
-    /// All is said.
-    Said(End),
-    /// A system call that must not fail did.
-    System { what: &'static str, error: io::Error },
-}
-
-impl Stop {
-    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Stop {
-        move |error| Stop::System { what, error }
-    }
-
-    fn end(self, plan: &Plan) -> End {
-        match self {
-            Stop::Said(end) => end,
-            Stop::System { what, error } => {
-                crate::log::complain(plan.program, &format_args!("cannot {what}: {}", crate::link::reason(&error)));
-                End::System
-            }
-        }
-    }
-}
-
-/// What a lock of the plan is made of: the machine, and what it works on.
-struct Parts {
-    lock: Box<dyn Lock>,
-    addresses: Vec<SocketAddr>,
-    files: Option<Files>,
-}
-
-/// All that comes before the first byte: gate, command, daemon, names. Then the lock of the plan, as a machine.
-fn prepare(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
-    let directory = Path::new(if plan.daemonize { "/" } else { "" });
-    prepare::look_up(&plan.command, directory).map_err(|(end, why)| {
-        log.complain(&why);
-        Stop::Said(end)
-    })?;
-    prepare::pass(&plan.gate, log).map_err(Stop::Said)?;
-    if plan.daemonize {
-        daemon::detach().map_err(Stop::system("run in the background"))?;
-    }
-    let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
-    match &plan.lock {
-        plan::Lock::Node { cluster, app_id, names, .. } => {
-            let (options, addresses) = look_up_servers(plan, cluster, patience, started, log)?;
-            let content = host::name() + &uuid(random::bytes());
-            let lock = Node::lock(options, app_id, names.clone(), content, now());
-            Ok(Parts { lock: Box::new(lock), addresses, files: None })
-        }
-        plan::Lock::Queue { cluster, path, permits, rounds, restarts } => {
-            let (mut options, addresses) = look_up_servers(plan, cluster, patience, started, log)?;
-            (options.rounds, options.restarts) = (*rounds, *restarts);
-            let path = format!("{}{path}", cluster.chroot);
-            let mark = uuid(random::bytes()).replace('-', "");
-            let content = format!("{}:{}", host::name(), process::own_pid().0);
-            let hurry = if patience.is_none() { options.connect_by } else { Moment::default() };
-            let lock: Box<dyn Lock> = match permits {
-                1 => Box::new(SessionLock::new(options, Queue::new(path, mark, content, true), now())),
-                _ => Box::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content, hurry), now())),
-            };
-            Ok(Parts { lock, addresses, files: None })
-        }
-        plan::Lock::Local { directory, private, names, .. } => {
-            let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
-            let options = local::Options { files: names.iter().map(path).collect(), patience };
-            let files = Files::new(directory.clone(), *private, names);
-            Ok(Parts { lock: Box::new(Local::new(options)), addresses: Vec::new(), files: Some(files) })
-        }
-    }
-}
-
-/// The addresses of an ensemble, and what all its locks share.
-fn look_up_servers(
-    plan: &Plan,
-    cluster: &Cluster,
-    patience: Option<Moment>,
-    started: Moment,
-    log: &mut Log,
-) -> Result<(Options, Vec<SocketAddr>), Stop> {
-    let connect_by = started + plan.wait.max(cluster.timeout);
-    let found = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
-    let Servers { names: servers, addresses, unresolved } = found;
-    if addresses.is_empty() {
-        log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
-        return Err(Stop::Said(End::Unreachable));
-    }
-    let (cluster, kill_after) = (cluster.clone(), plan.kill_after);
-    Ok((Options { servers, unresolved, cluster, patience, connect_by, kill_after, rounds: None, restarts: None }, addresses))
-}
-
-/// A random uuid (version 4), as text.
-fn uuid(mut bytes: [u8; 16]) -> String {
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let number = u128::from_be_bytes(bytes);
-    let [a, b, c, d] = [96, 80, 64, 48].map(|shift| number >> shift);
-    format!("{a:08x}-{:04x}-{:04x}-{:04x}-{:012x}", b & 0xffff, c & 0xffff, d & 0xffff, number & 0xffff_ffff_ffff)
 }
 
 /// The guard, as long as it is there.
@@ -437,6 +331,9 @@ impl<'a> Run<'a> {
 
     /// The guard is gone, or does not do its duty: it dies, and its tree with it, which falls to us.
     fn kill_all(&mut self) {
+        if self.killing {
+            return self.tell_stuck();
+        }
         let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
         guarding.born = tree::find(guarding.guard).map_or(0, |guard| guard.started);
         if !guarding.buried {
@@ -447,10 +344,23 @@ impl<'a> Run<'a> {
         self.bury();
     }
 
+    /// What is left of the tree: below the guard, or with us once it is dead.
+    fn survivors(&self) -> Vec<Process> {
+        match &self.guarding {
+            Some(Guarding { born, buried: true, .. }) => {
+                tree::children(process::own_pid()).into_iter().filter(|child| child.started >= *born).collect()
+            }
+            Some(Guarding { guard, .. }) => tree::descendants(*guard),
+            None => Vec::new(),
+        }
+    }
+
     /// Kills what has fallen to us. Every death wakes us again, and may have left us more.
     fn sweep(&mut self) {
-        let Some(Guarding { born, buried: true, .. }) = self.guarding else { return };
-        let left: Vec<_> = tree::children(process::own_pid()).into_iter().filter(|child| child.started >= born).collect();
+        if self.guarding.as_ref().is_none_or(|guarding| !guarding.buried) {
+            return;
+        }
+        let left = self.survivors();
         for child in &left {
             let _ = process::kill(child.pid, Signal::KILL);
         }

@@ -10,9 +10,9 @@ use crate::log::{Topic, complain};
 use crate::moment::Moment;
 use crate::plan::{End, Level, Lock, Status};
 use crate::signal::Signal;
-use crate::sys::process::{self, Pid};
+use crate::sys::process::Pid;
 use crate::sys::signals::Received;
-use crate::sys::{clock, tree};
+use crate::sys::{self, clock, tree};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
@@ -25,9 +25,13 @@ pub(super) struct Marks {
     suspended: Moment,
 }
 
-/// What an exec that failed comes to: ENOENT is 127, all else 126.
+/// What a start that failed comes to: ENOENT is 127; a shortage of the system is not the command's fault; all else 126.
 pub(super) fn cannot_start(errno: i32) -> End {
-    if io::Error::from_raw_os_error(errno).kind() == io::ErrorKind::NotFound { End::NotFound } else { End::NotRunnable }
+    match io::Error::from_raw_os_error(errno) {
+        error if error.kind() == io::ErrorKind::NotFound => End::NotFound,
+        error if sys::is_shortage(&error) => End::System,
+        _ => End::NotRunnable,
+    }
 }
 
 impl Run<'_> {
@@ -129,15 +133,13 @@ impl Run<'_> {
     }
 
     /// Names what was killed and does not die.
-    fn tell_stuck(&mut self) {
-        let stuck = self.survivors();
+    pub(super) fn tell_stuck(&mut self) {
+        let stuck = self.names_of_survivors();
         self.log.complain(&format_args!("cannot kill {stuck}: waiting for it"));
     }
 
-    fn survivors(&self) -> String {
-        let guard = self.guarding.as_ref().map_or_else(process::own_pid, |guarding| guarding.guard);
-        let names: Vec<String> =
-            tree::descendants(guard).iter().map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0)).collect();
+    fn names_of_survivors(&self) -> String {
+        let names: Vec<String> = self.survivors().iter().map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0)).collect();
         names.join(", ")
     }
 
@@ -153,8 +155,8 @@ impl Run<'_> {
         let (name, held, job) = (self.lock_name(), self.held(), self.job());
         match end {
             End::Lost => {
-                let why = self.lost.take().unwrap_or_else(|| "its lease ran out while we were stopped".into());
-                let left = self.survivors();
+                let why = self.lost.take().unwrap_or_else(|| "this process was stopped".into());
+                let left = self.names_of_survivors();
                 let fate =
                     if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };
                 self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}; {fate}"));

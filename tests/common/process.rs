@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "kill(2)")]
 
 use std::fs;
+use std::time::Duration;
 
 /// No processes at all.
 pub const NONE: [i32; 0] = [];
@@ -54,6 +55,13 @@ pub fn words(pid: i32) -> String {
 pub fn status(pid: i32, key: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+}
+
+/// Time that it has spent on a processor, its dead children not counted.
+pub fn cpu(pid: i32) -> Option<Duration> {
+    let fields = stat(pid)?;
+    let ticks = |field: usize| fields.get(field)?.parse::<u64>().ok();
+    Some(Duration::from_millis((ticks(11)? + ticks(12)?) * 10)) // utime and stime, in USER_HZ
 }
 
 /// Whether it ignores a signal.
