@@ -510,6 +510,54 @@ mod tests {
         assert!(acquired(&second), "{:?}", second.said);
     }
 
+    #[test]
+    fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
+        for restarts in 0..3 {
+            let mut fake = Fake::default();
+            let mut first = contender(1, TIMEOUT);
+            first.talk(&mut fake, at(0));
+            let options = Options { rounds: Some(1), restarts: Some(restarts), ..options(TIMEOUT * 10) };
+            let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+            let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
+            waiter.talk(&mut fake, at(0));
+            for expired in 1..=3 {
+                let contender = fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2))).unwrap();
+                fake.end(fake.nodes[&format!("{PATH}/{contender}")].owner);
+                waiter.cut(&mut fake, at(expired * 1000));
+                waiter.talk(&mut fake, at(expired * 1000 + 100));
+                let failed = waiter.said.iter().any(|output| matches!(output, Output::Failed(_)));
+                assert_eq!(
+                    (failed, fake.children(PATH).len()),
+                    if expired > restarts.into() { (true, 1) } else { (false, 2) },
+                    "{restarts}"
+                );
+                if failed {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
+        for (known, gives_up) in [(true, false), (false, true)] {
+            let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
+            first.talk(&mut fake, at(0));
+            let options = Options { rounds: Some(1), connect_by: at(5000), ..options(TIMEOUT * 10) };
+            let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+            let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
+            if known {
+                waiter.talk(&mut fake, at(0));
+                waiter.cut(&mut fake, at(1));
+            }
+            fake.down = true;
+            for time in 1..40 {
+                waiter.talk(&mut fake, at(time * 500));
+            }
+            assert_eq!(waiter.said.iter().any(|output| matches!(output, Output::Failed(_))), gives_up, "{:?}", waiter.said);
+        }
+    }
+
     /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, and nothing of us is left twice.
     #[test]
     fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
