@@ -341,6 +341,25 @@ fn a_signal_ends_the_wait_at_once_and_the_contender_with_it() {
 }
 
 #[test]
+fn two_signals_at_once_do_not_leave_the_contender_behind() {
+    for mode in MODES {
+        let sandbox = Sandbox::new();
+        let holders = holders(&sandbox, mode);
+        let before = nodes(&sandbox, mode, holders.len());
+        let waiter = lockex(&sandbox, &[mode, "touch ran"]).start();
+        nodes(&sandbox, mode, before.len() + 1);
+        for signal in [libc::SIGSTOP, libc::SIGTERM, libc::SIGHUP, libc::SIGCONT] {
+            waiter.signal(signal); // stopped, it reads both at once
+        }
+        assert!(waiter.wait().end.is_err());
+        wait_until("the contender to be gone", || {
+            all_nodes(&mut sandbox.client(ZooKeeper::shared()), &sandbox, mode) == before // long before its session expires
+        });
+        let_go(holders);
+    }
+}
+
+#[test]
 fn a_waiter_that_leaves_from_the_middle_lets_nobody_in_and_keeps_nobody_out() {
     for mode in MODES {
         let sandbox = Sandbox::new();
