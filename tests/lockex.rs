@@ -6,8 +6,8 @@
 mod common;
 
 use common::client::Client;
+use common::liar::Liar;
 use common::life::{self, Life, Lives};
-use common::proxy::Proxy;
 use common::run::{Job, Outcome, Running, exited, killed};
 use common::sandbox::{Sandbox, executable};
 use common::zookeeper::ZooKeeper;
@@ -275,10 +275,11 @@ fn servers_that_are_away_are_tried_in_as_many_rounds_as_told() {
     let sandbox = Sandbox::new();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for (options, rounds) in [(&[][..], 1), (&["-R", "1"], 1), (&["-R", "3"], 3), (&["-R", "0"], 1)] {
-        let proxy = Proxy::start(nobody.clone());
-        proxy.set_away(true);
-        complains(&sandbox.lockex_at(&proxy.address, 30, &[options, &["touch ran"]].concat()).run(), 1, &[&proxy.address]);
-        assert_eq!(proxy.connections(), rounds, "{options:?}");
+        let deaf = [Liar::start(vec![]), Liar::start(vec![])];
+        let both = format!("{},{}", deaf[0].address, deaf[1].address);
+        let outcome = sandbox.lockex_at(&both, 30, &[options, &["touch ran"]].concat()).run();
+        complains(&outcome, 1, &deaf.each_ref().map(|server| server.address.as_str()));
+        assert_eq!(deaf.each_ref().map(Liar::connections), [rounds; 2], "{options:?}");
     }
     let unlimited = sandbox.lockex_at(&nobody, 1, &["-R", "-1", "touch ran"]).start();
     let started = unlimited.started;

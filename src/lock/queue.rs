@@ -520,20 +520,15 @@ mod tests {
             let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
             let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
             waiter.talk(&mut fake, at(0));
-            for expired in 1..=3 {
-                let contender = fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2))).unwrap();
-                fake.end(fake.nodes[&format!("{PATH}/{contender}")].owner);
-                waiter.cut(&mut fake, at(expired * 1000));
-                waiter.talk(&mut fake, at(expired * 1000 + 100));
+            for expired in 0..=restarts {
+                let waits = |fake: &Fake| fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2)));
+                let own = waits(&fake).unwrap_or_else(|| panic!("{restarts}: {:?}", waiter.said));
+                fake.end(fake.nodes[&format!("{PATH}/{own}")].owner);
+                let now = u64::from(expired) * 1000;
+                waiter.cut(&mut fake, at(now));
+                waiter.talk(&mut fake, at(now + 900));
                 let failed = waiter.said.iter().any(|output| matches!(output, Output::Failed(_)));
-                assert_eq!(
-                    (failed, fake.children(PATH).len()),
-                    if expired > restarts.into() { (true, 1) } else { (false, 2) },
-                    "{restarts}"
-                );
-                if failed {
-                    break;
-                }
+                assert_eq!((failed, waits(&fake).is_none()), (expired == restarts, expired == restarts), "{restarts}: {:?}", waiter.said);
             }
         }
     }
