@@ -244,7 +244,7 @@ impl Queue {
 
 /// The number that kazoo's Semaphore keeps as the data of its node.
 pub(super) fn number(data: &[u8]) -> Option<u32> {
-    std::str::from_utf8(data).ok()?.parse().ok()
+    std::str::from_utf8(data).ok()?.trim().parse().ok()
 }
 
 /// The number at the end of a contender's name, as ZooKeeper writes it: `%010d`. `None` if it is none.
@@ -280,15 +280,24 @@ impl Recipe for Queue {
             (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => return self.created(result, desk),
             (Request::Create { path, .. }, result) => self.parents.answered(path, result.err()),
             (Request::Children { path, .. }, Ok(Answer::Children(children))) if *path == self.path => return self.listed(&children, desk),
+            (Request::Data { path, .. }, Err(_)) if *path == self.path => {} // what cannot be read is no number
+            (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
+                desk.ask(Request::Exists { path: path.clone(), watch: true });
+            }
+            (Request::Data { path, .. } | Request::Exists { path, .. } | Request::Children { path, .. }, Err(code))
+                if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) =>
+            {
+                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: code.to_string() }));
+            }
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) => {
                 self.join(desk);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => return self.check_number(&data),
-            (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
+            (Request::Data { path, .. } | Request::Exists { path, .. }, Ok(Answer::Data(data, stat))) => {
                 let name = self.name(path)?.to_string();
                 return self.seen(&name, &data, &stat, desk);
             }
-            (Request::Data { path, .. }, Err(Code::NO_NODE)) => {
+            (Request::Data { path, .. } | Request::Exists { path, .. }, Err(Code::NO_NODE)) => {
                 let name = self.name(path)?.to_string();
                 self.missing(&name, desk);
             }
@@ -326,10 +335,6 @@ impl Recipe for Queue {
             Phase::Queued { seen: true, .. } => Stage::Waiting { holder: self.holder.clone(), made: true },
             Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => Stage::Asking { made: true },
         }
-    }
-
-    fn limit(&self) -> Option<(Moment, Failure)> {
-        None
     }
 }
 
@@ -503,6 +508,49 @@ mod tests {
         first.release(&mut fake, at(1));
         second.talk(&mut fake, at(1));
         assert!(acquired(&second), "{:?}", second.said);
+    }
+
+    #[test]
+    fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
+        for restarts in 0..3 {
+            let mut fake = Fake::default();
+            let mut first = contender(1, TIMEOUT);
+            first.talk(&mut fake, at(0));
+            let options = Options { rounds: Some(1), restarts: Some(restarts), ..options(TIMEOUT * 10) };
+            let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+            let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
+            waiter.talk(&mut fake, at(0));
+            for expired in 0..=restarts {
+                let waits = |fake: &Fake| fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2)));
+                let own = waits(&fake).unwrap_or_else(|| panic!("{restarts}: {:?}", waiter.said));
+                fake.end(fake.nodes[&format!("{PATH}/{own}")].owner);
+                let now = u64::from(expired) * 1000;
+                waiter.cut(&mut fake, at(now));
+                waiter.talk(&mut fake, at(now + 900));
+                let failed = waiter.said.iter().any(|output| matches!(output, Output::Failed(_)));
+                assert_eq!((failed, waits(&fake).is_none()), (expired == restarts, expired == restarts), "{restarts}: {:?}", waiter.said);
+            }
+        }
+    }
+
+    #[test]
+    fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
+        for (known, gives_up) in [(true, false), (false, true)] {
+            let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
+            first.talk(&mut fake, at(0));
+            let options = Options { rounds: Some(1), connect_by: at(5000), ..options(TIMEOUT * 10) };
+            let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+            let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
+            if known {
+                waiter.talk(&mut fake, at(0));
+                waiter.cut(&mut fake, at(1));
+            }
+            fake.down = true;
+            for time in 1..40 {
+                waiter.talk(&mut fake, at(time * 500));
+            }
+            assert_eq!(waiter.said.iter().any(|output| matches!(output, Output::Failed(_))), gives_up, "{:?}", waiter.said);
+        }
     }
 
     /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, and nothing of us is left twice.

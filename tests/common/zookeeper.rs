@@ -105,6 +105,21 @@ impl ZooKeeper {
         Some(answer)
     }
 
+    /// How many packets it has received and sent so far. To ask is to send one.
+    pub fn packets(&self) -> usize {
+        self.number("zk_packets_received") + self.number("zk_packets_sent")
+    }
+
+    /// How many watches its clients have set that have not fired.
+    pub fn watches(&self) -> usize {
+        self.number("zk_watch_count")
+    }
+
+    fn number(&self, key: &str) -> usize {
+        let numbers = self.ask("mntr").expect("it answers");
+        numbers.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or_else(|| panic!("{key} in {numbers}"))
+    }
+
     /// Until it answers as the server of this folder, and not of somebody else who was faster to the port.
     fn wait_until_it_serves(&self) {
         let folder = self.folder.to_str().expect("paths of tests are text");
@@ -162,9 +177,10 @@ fn config(port: u16, folder: &Path) -> String {
     )
 }
 
-/// A port that nobody listens on, below the range that outgoing connections take theirs from.
+/// A port that nobody listens on, below the range that outgoing connections take theirs from, and that no other thread of ours was given.
 fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + std::process::id() % 20_000;
-    let mut candidates = (first..first + 1_000).filter_map(|port| u16::try_from(port).ok());
+    let mut candidates = (0..1_000).filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
     candidates.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("one of a thousand ports is free")
 }
