@@ -8,12 +8,13 @@ mod common;
 use common::client::{Client, frame};
 use common::life::{self, FOREVER, Lives, SHORT};
 use common::proxy::{From, Passage, Proxy};
-use common::run::{Running, exited};
+use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, let_last, process, report, summary, tries, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use zk_flock::sys::clock;
 use zk_flock::zookeeper::code::operation;
@@ -112,6 +113,15 @@ fn a_job_whose_session_is_ended_is_killed_at_once() {
 #[test]
 fn while_zk_flock_is_stopped_its_tree_is_dead_before_the_lock_is_anybody_elses() {
     usurped("zk-flock stopped", |run| run.signal(libc::SIGSTOP));
+}
+
+#[test]
+fn a_job_is_not_begun_when_the_lease_is_over_before_its_guard_is_there() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let zk_flock = sandbox.flock_at(&server.address(), SHORT_TIMEOUT, &["-l", "0", "lock", "touch began"]).line();
+    let slow = format!("strace -o /dev/null -e inject=clone,clone3,fork,vfork:delay_enter=4000000:when=1 {zk_flock}");
+    assert_lost(Job::new(&sandbox, Path::new("sh")).words(&["-c", &slow]).start(), 1, "");
+    assert!(!sandbox.path("began").exists());
 }
 
 #[test]
