@@ -69,7 +69,12 @@ fn all_nodes(client: &mut Client, sandbox: &Sandbox, mode: &str) -> Vec<String> 
     let mut parents = vec![sandbox.node("id"), queue(sandbox, mode)];
     parents.dedup();
     parents.retain(|parent| client.stat(parent).is_some());
-    parents.iter().flat_map(|parent| client.children(parent).into_iter().map(move |name| format!("{parent}/{name}"))).collect()
+    let children = |parent: &String| {
+        let mut names = client.children(parent);
+        names.sort_by_key(|name| name.rsplit("__lock__").next().map(str::to_owned)); // contenders in their order
+        names.into_iter().map(|name| format!("{parent}/{name}")).collect::<Vec<_>>()
+    };
+    parents.iter().flat_map(children).collect()
 }
 
 /// Asserts that nothing is left of those who held the lock or waited for it, now.
