@@ -8,12 +8,13 @@ mod common;
 use common::client::{Client, frame};
 use common::life::{self, FOREVER, Lives, SHORT};
 use common::proxy::{From, Passage, Proxy};
-use common::run::{Running, exited};
+use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, let_last, process, report, summary, tries, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use zk_flock::sys::clock;
 use zk_flock::zookeeper::code::operation;
@@ -115,6 +116,15 @@ fn while_zk_flock_is_stopped_its_tree_is_dead_before_the_lock_is_anybody_elses()
 }
 
 #[test]
+fn a_job_is_not_begun_when_the_lease_is_over_before_its_guard_is_there() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let zk_flock = sandbox.flock_at(&server.address(), SHORT_TIMEOUT, &["-l", "0", "lock", "true"]).line();
+    let slow = format!("strace -o /dev/null -e inject=clone,clone3,fork,vfork:delay_enter=4000000:when=1 {zk_flock}");
+    assert_lost(Job::new(&sandbox, Path::new("sh")).words(&["-c", &slow]).start(), 1, "");
+    assert!(!sandbox.log().contains("Start subprocess"), "{}", sandbox.log());
+}
+
+#[test]
 fn when_zk_flock_is_killed_its_tree_is_dead_before_the_lock_is_anybody_elses() {
     usurped("zk-flock killed", |run| run.signal(libc::SIGKILL));
 }
@@ -170,14 +180,14 @@ fn a_connection_that_breaks_anywhere_never_makes_a_run_busy_with_itself() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let (proxy, mut client) = (Proxy::start(server.address()), sandbox.client(server));
     let mut times = Vec::new();
-    for number in 0..tries(60) {
+    for number in 0..tries(40) {
         let side = if number % 2 == 0 { From::Server } else { From::Client };
         proxy.set(side, Passage::Cut(number * 7 % LONGEST_TALK));
         times.push(passes(&sandbox, &proxy.address, &["-x", "75", &format!("cut-{number}")]));
         proxy.set_both(Passage::Pass);
     }
     assert_orphans_are_gone(&mut client, &sandbox);
-    report(&format!("{} cuts, {} in time to matter, timeout 1 s: a run took", times.len(), proxy.cuts()), summary(times));
+    report(&format!("{} cuts, {} in time to matter, timeout {TRIED_TIMEOUT} s: a run took", times.len(), proxy.cuts()), summary(times));
 }
 
 #[test]
@@ -198,18 +208,21 @@ fn a_first_write_that_is_given_up_and_arrives_late_never_makes_a_run_busy_with_i
         });
     }
     assert_orphans_are_gone(&mut client, &sandbox);
-    report(&format!("{} first writes given up, timeout 1 s: a run took", times.len()), summary(times));
+    report(&format!("{} first writes given up, timeout {TRIED_TIMEOUT} s: a run took", times.len()), summary(times));
 }
+
+/// A session timeout that is often waited for, in seconds.
+const TRIED_TIMEOUT: u32 = 2;
 
 /// More bytes than either side says in a short run.
 const LONGEST_TALK: usize = 420;
 
-/// Runs a job on whatever is at `address`, under a session of a second. Asserts that it ran, and never took itself for another; says how long
+/// Runs a job on whatever is at `address`, under a session of [`TRIED_TIMEOUT`]. Asserts that it ran, and never took itself for another; says how long
 /// that took, which is as long as anything of ours stood in the way.
 #[track_caller]
 fn passes(sandbox: &Sandbox, address: &str, words: &[&str]) -> Duration {
     let began = Instant::now();
-    let outcome = sandbox.flock_at(address, 1, &["-l", "0"]).words(words).words(&["echo ran"]).run();
+    let outcome = sandbox.flock_at(address, TRIED_TIMEOUT, &["-l", "0"]).words(words).words(&["echo ran"]).run();
     assert_eq!(outcome, exited(0).printing("ran\n"), "{words:?}: {}", sandbox.log());
     assert!(!sandbox.log().contains("waiting for /"), "{}", sandbox.log());
     began.elapsed()
@@ -218,7 +231,7 @@ fn passes(sandbox: &Sandbox, address: &str, words: &[&str]) -> Duration {
 /// Nothing that a run has left behind outlives its session.
 #[track_caller]
 fn assert_orphans_are_gone(client: &mut Client, sandbox: &Sandbox) {
-    let_last(2 * SECOND);
+    let_last(SECOND * (TRIED_TIMEOUT + 1));
     assert_eq!(client.children(&format!("/{}", sandbox.id)), [""; 0]);
 }
 

@@ -65,7 +65,14 @@ fn a_job_shows_that_it_lives() {
 #[test]
 fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
     let at = Duration::from_millis;
-    let life = |token, first, dead| Life { lock: "/app/lock".into(), token, first: at(first), dead: at(dead) };
+    let life = |token, first, last| Life {
+        lock: "/app/lock".into(),
+        token,
+        first: at(first),
+        last: at(last),
+        dead: at(last) + life::PULSE,
+        alone: true,
+    };
     let fault = |ended| Fault { kind: "power cut".into(), ended: at(ended) };
     let judged = |lives: &[Life], faults: &[Fault]| judge(lives, faults, at(1000), at(10_000));
     let good = [life(1, 100, 200), life(2, 200, 300), life(7, 1250, 1260)];
@@ -74,6 +81,9 @@ fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
     assert_eq!((verdict.acquisitions, verdict.hand_overs, verdict.faults["power cut"]), (3, 2, 2));
     let overlapping = [life(1, 100, 500), life(2, 200, 300), life(3, 499, 600)];
     assert_eq!(judged(&overlapping, &[]).overlaps.len(), 2, "each that began while the first lived");
+    let together = Life { alone: false, ..life(2, 205, 300) };
+    assert_eq!(judged(&[life(1, 100, 200), together], &[]).overlaps.len(), 1, "as the kernel saw it");
+    assert_eq!(judged(&[life(1, 100, 200), life(2, 205, 300)], &[]).close, 1);
     assert_eq!(judged(&[life(2, 100, 200), life(1, 200, 300)], &[]).stale_tokens.len(), 1);
     assert_eq!(judged(&good, &[fault(249), fault(1251)]).stuck.len(), 2, "one too late for the one, none after the other");
 }
@@ -140,11 +150,10 @@ impl<'a> Arena<'a> {
     fn contend(&self, number: usize, mut dice: Dice) {
         let proxied: Vec<String> = self.proxies.iter().map(|proxy| proxy.address.clone()).collect();
         let hosts = if number / LOCKS % 2 == 1 { &proxied } else { &self.addresses };
-        let (timeout, lock) = (TIMEOUT.as_secs().to_string(), format!("lock-{}", number % LOCKS));
-        let words =
-            ["--hosts", &hosts.join(","), "--app-id", &self.sandbox.id, "--timeout", &timeout, "-l", "0", "-w", "10", "-x", "75", &lock];
+        let (timeout, lock) = (u32::try_from(TIMEOUT.as_secs()).expect("it is short"), format!("lock-{}", number % LOCKS));
+        let words = ["--hosts", &hosts.join(","), "-l", "0", "-w", "10", "-x", "75", &lock];
         while !self.is_over() {
-            let run = self.lives.job(self.sandbox.program(&words), *dice.any(&SIGNS)).start();
+            let run = self.lives.job(self.sandbox.flock_at(&self.addresses[0], timeout, &words), *dice.any(&SIGNS)).start();
             self.runs.lock().expect("nobody panics with it")[number] = Some(run.pid());
             let outcome = run.wait();
             assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);

@@ -25,6 +25,8 @@ pub struct Verdict {
     pub faults: BTreeMap<String, usize>,
     /// Who began before another was dead: the one, the other.
     pub overlaps: Vec<[Life; 2]>,
+    /// How often a job began so soon after the last sign of another that the signs alone would leave a doubt, and the kernel leaves none.
+    pub close: usize,
     /// Whose token was not greater than the one before.
     pub stale_tokens: Vec<[Life; 2]>,
     /// Which lock was not granted again in time, after which fault.
@@ -64,11 +66,13 @@ fn judge_order(lives: &[&Life], verdict: &mut Verdict) {
     let mut longest = lives[0];
     for pair in lives.windows(2) {
         let [before, life] = [pair[0], pair[1]];
-        if before.dead > longest.dead {
+        if before.last > longest.last {
             longest = before;
         }
-        if life.first < longest.dead {
+        if life.first < longest.last || !life.alone {
             verdict.overlaps.push([longest.clone(), life.clone()]);
+        } else if life.first < longest.dead {
+            verdict.close += 1;
         }
         if life.token <= before.token {
             verdict.stale_tokens.push([before.clone(), life.clone()]);
@@ -84,6 +88,7 @@ impl fmt::Display for Verdict {
         }
         let [overlaps, stale, stuck] = [self.overlaps.len(), self.stale_tokens.len(), self.stuck.len()];
         writeln!(f, "{overlaps} overlaps, {stale} tokens that did not grow, {stuck} locks not granted again in time")?;
+        writeln!(f, "{} hand-overs within a pulse of a last sign, the tree dead as the kernel saw it", self.close)?;
         for [one, other] in self.overlaps.iter().chain(&self.stale_tokens) {
             writeln!(f, "  {one:?}\n  {other:?}")?;
         }

@@ -44,8 +44,13 @@ pub struct Life {
     pub token: i64,
     /// The first sign of either.
     pub first: Duration,
+    /// The last sign of either.
+    pub last: Duration,
     /// When both are known to be dead, as far as their signs tell: a pulse after the last, unless it was said to be the last.
     pub dead: Duration,
+    /// Whether nothing of any other life of this lock was there when this one began. The kernel says so, to the microsecond: job and child
+    /// share a flock(2), which goes with the last of them.
+    pub alone: bool,
 }
 
 /// The lives of a sandbox's jobs.
@@ -75,7 +80,9 @@ impl Lives {
             match lives.iter_mut().find(|known| (&known.lock, known.token) == (&life.lock, life.token)) {
                 Some(known) => {
                     known.first = known.first.min(life.first);
+                    known.last = known.last.max(life.last);
                     known.dead = known.dead.max(life.dead);
+                    known.alone &= life.alone;
                 }
                 None => lives.push(life),
             }
@@ -137,12 +144,18 @@ fn be_job(folder: &Path) -> ! {
     // SAFETY: signal(2) takes two integers; to ignore a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
     let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("no {name}"));
+    let is_child = std::env::var_os(CHILD).is_some();
+    let lock = variable("ZK_FLOCK_LOCK");
+    let witness = (!is_child).then(|| File::create(folder.with_extension(lock.replace('/', "-"))).expect("the folder takes files"));
+    let alone = witness.as_ref().is_none_or(|witness| witness.try_lock().is_ok());
     let path = folder.join(format!("{}-{}", std::process::id(), clock::since_boot().as_nanos()));
     let mut file = File::create(path).expect("the folder takes files");
-    writeln!(file, "{} {}", variable("ZK_FLOCK_LOCK"), variable("ZK_FLOCK_TOKEN")).expect("the disk is not full");
-    let child = std::env::var_os(CHILD).is_none().then(|| {
+    writeln!(file, "{lock} {} {alone}", variable("ZK_FLOCK_TOKEN")).expect("the disk is not full");
+    let child = witness.map(|witness| {
         let own = std::env::current_exe().expect("/proc is mounted");
-        Command::new(own).args(std::env::args_os().skip(1)).env(CHILD, "1").process_group(0).spawn().expect("it can be started")
+        let mut command = Command::new(own);
+        command.args(std::env::args_os().skip(1)).env(CHILD, "1").process_group(0).stdin(witness); // shares what is locked
+        command.spawn().expect("it can be started")
     });
     let (began, signs) = (Instant::now(), variable(SIGNS).parse::<u32>().expect("signs are a number"));
     for sign in 1..=signs {
@@ -159,9 +172,16 @@ fn read(file: &Path) -> Option<Life> {
     let text = fs::read_to_string(file).expect("signs are text");
     let (whole, _) = text.rsplit_once('\n')?;
     let (head, signs) = whole.split_once('\n')?;
-    let (lock, token) = head.split_once(' ')?;
+    let [lock, token, alone] = head.split(' ').collect::<Vec<_>>()[..] else { panic!("not a head: {head:?}") };
     let time = |line: &str| Duration::from_nanos(line.split(' ').next().and_then(|time| time.parse().ok()).expect("a sign is a time"));
-    let last = signs.lines().last()?;
-    let dead = time(last) + if last.ends_with("end") { Duration::ZERO } else { PULSE };
-    Some(Life { lock: lock.to_owned(), token: token.parse().expect("a token is a number"), first: time(signs.lines().next()?), dead })
+    let end = signs.lines().last()?;
+    let last = time(end);
+    Some(Life {
+        lock: lock.to_owned(),
+        token: token.parse().expect("a token is a number"),
+        first: time(signs.lines().next()?),
+        last,
+        dead: last + if end.ends_with("end") { Duration::ZERO } else { PULSE },
+        alone: alone == "true",
+    })
 }
