@@ -23,9 +23,9 @@ pub struct Verdict {
     pub hand_overs: usize,
     /// How often each thing was broken.
     pub faults: BTreeMap<String, usize>,
-    /// Who began before another was dead: the one, the other.
+    /// Who began while as many as may had not been seen for the last time: who of these was seen last, and who began.
     pub overlaps: Vec<[Life; 2]>,
-    /// Whose token was not greater than the one before.
+    /// Whose token was not greater than the one before, of a lock for one.
     pub stale_tokens: Vec<[Life; 2]>,
     /// Which lock was not granted again in time, after which fault.
     pub stuck: Vec<(String, Fault)>,
@@ -38,8 +38,8 @@ impl Verdict {
     }
 }
 
-/// Judges a run that was over at `end`. After a fault each lock must be granted within `grace`.
-pub fn judge(lives: &[Life], faults: &[Fault], grace: Duration, end: Duration) -> Verdict {
+/// Judges a run that was over at `end`, for locks that so many may hold. After a fault each lock must be granted within `grace`.
+pub fn judge(lives: &[Life], permits: usize, faults: &[Fault], grace: Duration, end: Duration) -> Verdict {
     let mut verdict = Verdict { acquisitions: lives.len(), ..Verdict::default() };
     for fault in faults {
         *verdict.faults.entry(fault.kind.clone()).or_default() += 1;
@@ -51,7 +51,7 @@ pub fn judge(lives: &[Life], faults: &[Fault], grace: Duration, end: Duration) -
     for (lock, lives) in &mut locks {
         lives.sort_unstable_by_key(|life| life.first);
         verdict.hand_overs += lives.len() - 1;
-        judge_order(lives, &mut verdict);
+        judge_order(lives, permits, &mut verdict);
         let deadlines = faults.iter().filter(|fault| fault.ended + grace <= end);
         let missed = deadlines.filter(|fault| !lives.iter().any(|life| (fault.ended..=fault.ended + grace).contains(&life.first)));
         verdict.stuck.extend(missed.map(|fault| ((*lock).to_owned(), fault.clone())));
@@ -59,21 +59,18 @@ pub fn judge(lives: &[Life], faults: &[Fault], grace: Duration, end: Duration) -
     verdict
 }
 
-/// Judges the lives of one lock, by their beginning: each against whoever lived longest, and against the one before.
-fn judge_order(lives: &[&Life], verdict: &mut Verdict) {
-    let mut longest = lives[0];
-    for pair in lives.windows(2) {
-        let [before, life] = [pair[0], pair[1]];
-        if before.dead > longest.dead {
-            longest = before;
-        }
-        if life.first < longest.dead {
-            verdict.overlaps.push([longest.clone(), life.clone()]);
-        }
-        if life.token <= before.token {
-            verdict.stale_tokens.push([before.clone(), life.clone()]);
+/// Judges the lives of one lock, by their beginning. Those who hold a semaphore together may begin in another order than they were let in.
+fn judge_order(lives: &[&Life], permits: usize, verdict: &mut Verdict) {
+    for (number, &life) in lives.iter().enumerate() {
+        let together: Vec<&Life> = lives[..number].iter().copied().filter(|before| before.seen > life.first).collect();
+        if let Some(&last) = together.iter().max_by_key(|before| before.seen)
+            && together.len() >= permits
+        {
+            verdict.overlaps.push([last.clone(), life.clone()]);
         }
     }
+    let pairs = lives.windows(2).filter(|pair| permits == 1 && pair[1].token <= pair[0].token);
+    verdict.stale_tokens.extend(pairs.map(|pair| [pair[0].clone(), pair[1].clone()]));
 }
 
 impl fmt::Display for Verdict {

@@ -44,6 +44,8 @@ pub struct Life {
     pub token: i64,
     /// The first sign of either.
     pub first: Duration,
+    /// The last sign of either: then it certainly lived.
+    pub seen: Duration,
     /// When both are known to be dead, as far as their signs tell: a pulse after the last, unless it was said to be the last.
     pub dead: Duration,
 }
@@ -75,6 +77,7 @@ impl Lives {
             match lives.iter_mut().find(|known| (&known.lock, known.token) == (&life.lock, life.token)) {
                 Some(known) => {
                     known.first = known.first.min(life.first);
+                    known.seen = known.seen.max(life.seen);
                     known.dead = known.dead.max(life.dead);
                 }
                 None => lives.push(life),
@@ -162,6 +165,7 @@ fn read(file: &Path) -> Option<Life> {
     let (lock, token) = head.split_once(' ')?;
     let time = |line: &str| Duration::from_nanos(line.split(' ').next().and_then(|time| time.parse().ok()).expect("a sign is a time"));
     let last = signs.lines().last()?;
-    let dead = time(last) + if last.ends_with("end") { Duration::ZERO } else { PULSE };
-    Some(Life { lock: lock.to_owned(), token: token.parse().expect("a token is a number"), first: time(signs.lines().next()?), dead })
+    let (first, seen) = (time(signs.lines().next()?), time(last));
+    let dead = seen + if last.ends_with("end") { Duration::ZERO } else { PULSE };
+    Some(Life { lock: lock.to_owned(), token: token.parse().expect("a token is a number"), first, seen, dead })
 }
