@@ -7,9 +7,10 @@ use crate::signal::Signal;
 use crate::zookeeper::lease::Deadlines;
 use std::time::Duration;
 
-/// How long after KILL a process is called stuck, and how often it is named from then on.
-const STUCK: Duration = Duration::from_secs(1);
-const STUCK_AGAIN: Duration = Duration::from_mins(1);
+/// How long after KILL a process is called stuck.
+pub const STUCK: Duration = Duration::from_secs(1);
+/// How often it is named from then on.
+pub const STUCK_AGAIN: Duration = Duration::from_mins(1);
 
 /// What happens to the guard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -198,8 +198,10 @@ impl<'a> Helper<'a> {
     }
 
     fn found(self) -> Found<'a> {
-        let _ = process::kill(self.process, Signal::KILL);
-        let _ = process::wait(self.process);
+        if !self.done {
+            let _ = process::kill(self.process, Signal::KILL);
+        }
+        let _ = process::wait(self.process); // it ends by itself once it is done
         let text = String::from_utf8_lossy(&self.text);
         let mut addresses: Vec<SocketAddr> = text.lines().filter_map(|line| line.parse().ok()).collect();
         addresses.dedup();

@@ -1,6 +1,7 @@
 //! Decides a run: joins lock, command, signals and deadlines into one exit. Pure: `(phase, event, now) → action`, every row a sentence of the
 //! specification. The order of events within one millisecond is the whole difficulty, so there is no state outside the phase but what is fixed.
 
+use crate::guard::{STUCK, STUCK_AGAIN};
 use crate::moment::Moment;
 use crate::plan::{End, Status};
 use crate::signal::Signal;
@@ -11,10 +12,6 @@ const OBEY: Duration = Duration::from_secs(1);
 
 /// How much longer than its deadline the guard may take to kill the tree, before it is killed itself: half the margin that the deadline leaves.
 const OVERDUE: Duration = Duration::from_millis(100);
-
-/// How long after we have killed the tree ourselves what is left of it is called stuck, and how often it is named from then on.
-const STUCK: Duration = Duration::from_secs(1);
-const STUCK_AGAIN: Duration = Duration::from_mins(1);
 
 /// What happens to a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +151,14 @@ impl Supervisor {
             (Stopping { lost: false, status, .. }, Obeyed) => (Stopping { lost: false, status, overdue: Moment::NEVER }, None),
             (Stopping { lost: false, status, .. }, Lost { dead_by }) => stop_lost(status, dead_by, now),
             (Stopping { lost: true, .. }, TreeGone | Stuck) => (Releasing { end: End::Lost }, Some(Release)),
-            (Stopping { lost: false, status: Some(status), .. }, TreeGone | GuardGone) => self.linger(self.end(status), now),
+            (Stopping { lost: false, status: Some(status), .. }, TreeGone) => self.linger(self.end(status), now),
+            // It has left before it could hear the order; one that has heard it leaves only when the tree is gone.
+            (Stopping { lost: false, status: Some(status), overdue }, GuardGone) if overdue != Moment::NEVER => {
+                self.linger(self.end(status), now)
+            }
+            (Stopping { lost: false, status: Some(status), .. }, GuardGone) => {
+                (Killing { end: self.end(status), stuck: now + STUCK }, Some(KillAll))
+            }
             (Stopping { lost: false, status: None, .. }, TreeGone) => self.linger(End::Internal, now),
             (Stopping { lost: false, status, .. }, CannotStart(end)) if status.is_none() => (Releasing { end }, Some(Release)),
             (Stopping { lost, overdue, .. }, Tick) if now >= overdue => kill_all(lost, now),
@@ -443,6 +447,19 @@ mod tests {
     }
 
     #[test]
+    fn a_guard_killed_after_it_has_obeyed_leaves_the_rest_of_the_tree_to_us() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (6, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(10) })),
+            (6, Obeyed, None),
+            (6, Ended(KILLED), None),
+            (7, GuardGone, Some(KillAll)),
+            (7, TreeGone, Some(Release)),
+            (7, Released, Some(Exit(End::Command(KILLED)))),
+        ]);
+    }
+
+    #[test]
     fn what_we_cannot_kill_ourselves_is_named_and_outlived_only_after_a_loss() {
         play(&[
             (0, Acquired, Some(Start)),
@@ -516,6 +533,8 @@ mod tests {
         alive: bool,
         /// Its tree was told to end, and must be gone before a release.
         stopping: bool,
+        /// The guard has heard that.
+        obeyed: bool,
         /// The lock is lost: nothing is left to wait for when something cannot be killed.
         lost: bool,
         exits: u32,
@@ -528,7 +547,8 @@ mod tests {
                 Lost { .. } => self.lost = true,
                 Ended(_) => self.alive = false,
                 CannotStart(_) | TreeGone => (self.alive, self.stopping) = (false, false),
-                GuardGone if !self.alive => self.stopping = false,
+                Obeyed => self.obeyed = true,
+                GuardGone if !self.alive && !self.obeyed => self.stopping = false, // it has left before it could hear
                 _ => {}
             }
             match action {
@@ -538,7 +558,7 @@ mod tests {
                 }
                 Some(Stop { .. } | KillAll) => {
                     assert!(self.starts == 1, "{event:?}");
-                    self.stopping = true;
+                    (self.stopping, self.obeyed) = (true, false);
                 }
                 Some(Release) => assert!(!self.alive && !self.stopping || event == Tick && self.lost, "{event:?}"),
                 Some(Exit(_)) => {

@@ -69,7 +69,12 @@ fn all_nodes(client: &mut Client, sandbox: &Sandbox, mode: &str) -> Vec<String> 
     let mut parents = vec![sandbox.node("id"), queue(sandbox, mode)];
     parents.dedup();
     parents.retain(|parent| client.stat(parent).is_some());
-    parents.iter().flat_map(|parent| client.children(parent).into_iter().map(move |name| format!("{parent}/{name}"))).collect()
+    let children = |parent: &String| {
+        let mut names = client.children(parent);
+        names.sort_by_key(|name| name.rsplit("__lock__").next().map(str::to_owned)); // contenders in their order
+        names.into_iter().map(|name| format!("{parent}/{name}")).collect::<Vec<_>>()
+    };
+    parents.iter().flat_map(children).collect()
 }
 
 /// Asserts that nothing is left of those who held the lock or waited for it, now.
@@ -338,6 +343,25 @@ fn a_signal_ends_the_wait_at_once_and_the_contender_with_it() {
         let_go(holders);
         assert_eq!((last.wait().stdout.as_str(), sandbox.path("ran").exists()), ("mine\n", false));
         assert_empty(&sandbox, mode);
+    }
+}
+
+#[test]
+fn two_signals_at_once_do_not_leave_the_contender_behind() {
+    for mode in MODES {
+        let sandbox = Sandbox::new();
+        let holders = holders(&sandbox, mode);
+        let before = nodes(&sandbox, mode, holders.len());
+        let waiter = lockex(&sandbox, &[mode, "touch ran"]).start();
+        nodes(&sandbox, mode, before.len() + 1);
+        for signal in [libc::SIGSTOP, libc::SIGTERM, libc::SIGHUP, libc::SIGCONT] {
+            waiter.signal(signal); // stopped, it reads both at once
+        }
+        assert!(waiter.wait().end.is_err());
+        wait_until("the contender to be gone", || {
+            all_nodes(&mut sandbox.client(ZooKeeper::shared()), &sandbox, mode) == before // long before its session expires
+        });
+        let_go(holders);
     }
 }
 

@@ -5,10 +5,11 @@
 mod common;
 
 use common::client::Client;
-use common::run::{Running, exited, listener};
+use common::run::{Job, Running, exited, listener};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, process, report, wait_until};
+use std::path::Path;
 use std::time::Instant;
 
 /// A tree of three: one in the process group of the command, one in a session of its own.
@@ -169,4 +170,31 @@ fn nobody_who_looks_for_us_or_for_the_command_finds_the_guard() {
     assert_eq!(process::group(guard), Some(guard), "so that it does not reach the guard");
     run.let_go();
     assert_eq!(run.wait(), exited(0));
+}
+
+#[test]
+fn a_full_stderr_does_not_keep_the_guard_from_killing() {
+    let sandbox = Sandbox::new();
+    let line = sandbox.local(&["-k", "1", "lock", DEAF]).line();
+    let full = "mkfifo fifo; exec 9<>fifo; dd if=/dev/zero of=fifo oflag=nonblock bs=4096 2>/dev/null";
+    let run = Job::new(&sandbox, Path::new("sh")).words(&["-c", &format!("{full}; exec {line} 2>&9")]).start();
+    grown(&sandbox, &run);
+    run.signal(libc::SIGKILL);
+    only(&sandbox, &process::NONE);
+}
+
+#[test]
+fn a_guard_killed_while_it_stops_the_tree_leaves_the_rest_to_us() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut client = sandbox.client(server);
+    let command = "sh -c '(trap \"\" TERM; sleep 1000 & setsid sleep 1000 & wait) & trap \"exit 3\" TERM; wait'";
+    let run = sandbox.flock(server, &["-l", "0", "-k", "600", "lock", command]).start();
+    grown(&sandbox, &run);
+    run.signal(libc::SIGTERM);
+    wait_until("the command to have ended", || sandbox.log().contains("Child exited"));
+    process::kill(run.guard(), libc::SIGKILL);
+    let outcome = run.wait();
+    assert_eq!(sandbox.processes(), process::NONE, "nothing is left when we are");
+    assert_eq!(outcome.end, Ok(3));
+    client.wait_until_gone(&sandbox.node("lock"));
 }

@@ -244,7 +244,7 @@ impl Queue {
 
 /// The number that kazoo's Semaphore keeps as the data of its node.
 pub(super) fn number(data: &[u8]) -> Option<u32> {
-    std::str::from_utf8(data).ok()?.parse().ok()
+    std::str::from_utf8(data).ok()?.trim().parse().ok()
 }
 
 /// The number at the end of a contender's name, as ZooKeeper writes it: `%010d`. `None` if it is none.
@@ -280,15 +280,24 @@ impl Recipe for Queue {
             (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => return self.created(result, desk),
             (Request::Create { path, .. }, result) => self.parents.answered(path, result.err()),
             (Request::Children { path, .. }, Ok(Answer::Children(children))) if *path == self.path => return self.listed(&children, desk),
+            (Request::Data { path, .. }, Err(_)) if *path == self.path => {} // what cannot be read is no number
+            (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
+                desk.ask(Request::Exists { path: path.clone(), watch: true });
+            }
+            (Request::Data { path, .. } | Request::Exists { path, .. } | Request::Children { path, .. }, Err(code))
+                if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) =>
+            {
+                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: code.to_string() }));
+            }
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) => {
                 self.join(desk);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => return self.check_number(&data),
-            (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
+            (Request::Data { path, .. } | Request::Exists { path, .. }, Ok(Answer::Data(data, stat))) => {
                 let name = self.name(path)?.to_string();
                 return self.seen(&name, &data, &stat, desk);
             }
-            (Request::Data { path, .. }, Err(Code::NO_NODE)) => {
+            (Request::Data { path, .. } | Request::Exists { path, .. }, Err(Code::NO_NODE)) => {
                 let name = self.name(path)?.to_string();
                 self.missing(&name, desk);
             }
@@ -326,10 +335,6 @@ impl Recipe for Queue {
             Phase::Queued { seen: true, .. } => Stage::Waiting { holder: self.holder.clone(), made: true },
             Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => Stage::Asking { made: true },
         }
-    }
-
-    fn limit(&self) -> Option<(Moment, Failure)> {
-        None
     }
 }
 

@@ -9,6 +9,7 @@ use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::Change;
+use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
@@ -23,6 +24,9 @@ enum Phase {
     /// A lease was asked for and the reply lost: looking whether it is there.
     Looking,
 }
+
+/// How long whoever tries once takes those before it in the queue to be passing through: for that is milliseconds, unless one of them is stopped.
+const PASSING: Duration = Duration::from_secs(2);
 
 /// Where it begins.
 const ENTERING: Phase = Phase::Entering { asked: false, full: false };
@@ -40,13 +44,13 @@ pub struct Semaphore {
     parents: Parents,
     queue: Queue,
     phase: Phase,
-    /// Until when those before us in the queue are taken to be passing through: long for whoever tries once, past for whoever waits anyway.
+    /// Until when those before us in the queue are taken to be passing through. Who waits anyway need not ask.
     hurry: Moment,
 }
 
 impl Semaphore {
     /// A semaphore of `permits` below the node at `path`. `mark` is 32 hex digits of our own.
-    pub fn new(path: String, permits: u32, mark: &str, content: String, hurry: Moment) -> Semaphore {
+    pub fn new(path: String, permits: u32, mark: &str, content: String) -> Semaphore {
         Semaphore {
             permits,
             lease: format!("{path}/{mark}"),
@@ -55,7 +59,7 @@ impl Semaphore {
             content,
             phase: ENTERING,
             path,
-            hurry,
+            hurry: Moment::default(),
         }
     }
 
@@ -105,10 +109,12 @@ impl Semaphore {
     fn ask_queue(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
         let verdict = self.queue.answered(request, result, desk);
         match verdict {
+            Some(Verdict::Ours(_)) if self.is_first() => {}
             Some(Verdict::Ours(_)) => self.count(desk),
             Some(Verdict::Failed(_)) => return verdict,
             None if self.phase == ENTERING && self.waits_in_queue(desk.now) => {
                 self.phase = Phase::Entering { asked: true, full: false };
+                self.hurry = if desk.options.patience.is_none() { desk.now + PASSING } else { desk.now };
                 desk.ask(Request::Children { path: self.path.clone(), watch: false });
             }
             None => {}
@@ -121,6 +127,11 @@ impl Semaphore {
         if let Some(path) = self.queue.contender() {
             desk.ask(Request::Delete { path });
         }
+    }
+
+    /// Whether the queue is ours, and it is our turn to count.
+    fn is_first(&self) -> bool {
+        matches!(self.phase, Phase::Counting | Phase::Full)
     }
 
     fn waits_in_queue(&self, now: Moment) -> bool {
@@ -141,7 +152,12 @@ impl Recipe for Semaphore {
         let known = desk.session.id().is_some();
         match self.phase {
             Phase::Entering { .. } => self.queue.opened(desk),
-            Phase::Counting | Phase::Full if known => self.count(desk),
+            Phase::Counting | Phase::Full if known => {
+                if let Some(contender) = self.queue.contender() {
+                    desk.watch(&contender); // the queue must still be ours
+                }
+                self.count(desk);
+            }
             Phase::Looking if known => {
                 desk.ask(Request::Sync { path: self.lease.clone() });
                 desk.watch(&self.lease);
@@ -164,6 +180,14 @@ impl Recipe for Semaphore {
                 Phase::Counting => return Some(Verdict::Failed(self.parents.failure(&self.path))),
                 _ => {}
             },
+            (Request::Children { path, .. } | Request::Data { path, .. }, Err(code))
+                if code != Code::NO_NODE && (*path == self.path || *path == self.lease) =>
+            {
+                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: code.to_string() }));
+            }
+            (Request::Data { path, .. }, Err(Code::NO_NODE)) if self.is_first() && self.queue.contender().as_ref() == Some(path) => {
+                self.restart(desk); // somebody has put us out of the queue
+            }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => return self.check_number(&data),
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == self.lease => {
                 return self.seen(stat.ephemeral_owner, stat.czxid, desk);
@@ -185,7 +209,7 @@ impl Recipe for Semaphore {
         match self.phase {
             Phase::Full | Phase::Counting if path == self.path => self.count(desk),
             Phase::Full | Phase::Counting if change == Change::Deleted && self.queue.contender().as_deref() == Some(path) => {
-                self.restart(desk); // somebody has put us out of the queue
+                self.restart(desk);
             }
             _ => self.queue.changed(change, path, desk),
         }
@@ -195,6 +219,10 @@ impl Recipe for Semaphore {
         self.parents.down();
         match self.phase {
             Phase::Taking if known => self.phase = Phase::Looking,
+            Phase::Entering { .. } => {
+                self.phase = ENTERING;
+                self.queue.down(known);
+            }
             _ => self.queue.down(known),
         }
     }
@@ -208,6 +236,10 @@ impl Recipe for Semaphore {
         self.queue.restart(desk);
     }
 
+    fn wake(&self) -> Moment {
+        self.hurry
+    }
+
     fn stage(&self, now: Moment) -> Stage {
         match self.phase {
             Phase::Entering { full, .. } => match self.queue.stage(now) {
@@ -219,10 +251,6 @@ impl Recipe for Semaphore {
             Phase::Counting | Phase::Taking | Phase::Looking => Stage::Asking { made: true },
         }
     }
-
-    fn limit(&self) -> Option<(Moment, Failure)> {
-        None
-    }
 }
 
 #[cfg(test)]
@@ -232,7 +260,6 @@ mod tests {
     use super::super::session_lock::{Options, SessionLock};
     use super::*;
     use crate::plan::{self, Cluster, Heartbeat};
-    use std::time::Duration;
 
     const TIMEOUT: Duration = Duration::from_secs(5);
     const PATH: &str = "/lockex/id";
@@ -255,8 +282,7 @@ mod tests {
             rounds: None,
             restarts: Some(1),
         };
-        let hurry = if wait.is_zero() { connect_by } else { Moment::default() };
-        let semaphore = Semaphore::new(PATH.into(), permits, &format!("{number:032x}"), format!("host:{number}"), hurry);
+        let semaphore = Semaphore::new(PATH.into(), permits, &format!("{number:032x}"), format!("host:{number}"));
         Client::new(SessionLock::new(options, semaphore, at(0)))
     }
 

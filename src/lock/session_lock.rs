@@ -134,8 +134,14 @@ pub trait Recipe {
     fn restart(&mut self, desk: &mut Desk);
     /// How far it is.
     fn stage(&self, now: Moment) -> Stage;
+    /// When its stage may change by itself.
+    fn wake(&self) -> Moment {
+        Moment::NEVER
+    }
     /// When it gives up by itself, and why.
-    fn limit(&self) -> Option<(Moment, Failure)>;
+    fn limit(&self) -> Option<(Moment, Failure)> {
+        None
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -253,16 +259,22 @@ impl<R: Recipe> SessionLock<R> {
 
     fn up(&mut self, resumed: bool, now: Moment) {
         let (server, id, timeout) = (self.session.server(), self.session.id().unwrap_or(0), self.session.lease().timeout());
+        // These bound the way to the first session; who waits rides out an outage for as long as it waits.
+        self.options.rounds = None;
         self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
         if timeout < lease::SHORTEST {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
-            return self
-                .fail(Failure::Unfit(format!("{granted}: raise \"timeout\" in the config, or maxSessionTimeout on the server")), now);
+            return self.fail(
+                Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
+                now,
+            );
         }
-        if self.phase == Phase::Contending {
-            self.with_recipe(now, Recipe::up);
+        match self.phase {
+            Phase::Contending => self.with_recipe(now, Recipe::up),
+            Phase::Held { .. } => self.proved(now), // with a shorter timeout, if that is what is granted now
+            _ => {}
         }
     }
 
@@ -281,6 +293,9 @@ impl<R: Recipe> SessionLock<R> {
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
             (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
+            (Request::Delete { path }, Err(code)) if code != Code::NO_NODE => {
+                self.outputs.push_back(Output::Warn(format!("cannot delete {path}, which others wait for: {code}")));
+            }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => self.seen(stat.ephemeral_owner, now),
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == claim.path => {
                 self.lose(DELETED.into(), now, now);
@@ -371,7 +386,12 @@ impl<R: Recipe> SessionLock<R> {
     fn expired(&mut self, now: Moment) {
         self.note("the session has expired".into());
         match self.phase {
-            Phase::Held { .. } => self.lose("the session has expired".into(), now, now),
+            Phase::Held { .. } => {
+                self.lose("the session has expired".into(), now, now);
+                if let Phase::Settled { .. } = self.phase {
+                    self.session.forget(now);
+                }
+            }
             Phase::Releasing { .. } => self.released(None, now),
             Phase::Settled { .. } | Phase::Over => self.session.forget(now),
             Phase::Contending | Phase::Proving(_) if self.options.restarts == Some(0) => {
@@ -406,11 +426,12 @@ impl<R: Recipe> SessionLock<R> {
     /// The lock is lost. If it was never said to be ours, it is contended for again.
     fn lose(&mut self, why: String, dead_by: Moment, now: Moment) {
         match self.phase {
-            Phase::Held { .. } => {
+            Phase::Held { .. } if !self.outputs.iter().any(|output| matches!(output, Output::Acquired(_))) => {
                 self.phase = Phase::Settled { held: false };
                 self.outputs.push_back(Output::Lost { why, dead_by });
             }
-            Phase::Proving(_) => {
+            Phase::Held { .. } | Phase::Proving(_) => {
+                self.outputs.retain(|output| !matches!(output, Output::Acquired(_)));
                 self.phase = Phase::Contending;
                 self.with_recipe(now, Recipe::restart);
             }
@@ -500,7 +521,9 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Releasing { by, .. } => by,
             Phase::Contending | Phase::Proving(_) => {
                 let own = self.recipe.limit().map_or(Moment::NEVER, |(limit, _)| limit);
-                own.min(ahead(self.options.connect_by)).min(ahead(self.options.patience.unwrap_or(Moment::NEVER)))
+                own.min(ahead(self.recipe.wake()))
+                    .min(ahead(self.options.connect_by))
+                    .min(ahead(self.options.patience.unwrap_or(Moment::NEVER)))
             }
             Phase::Settled { .. } | Phase::Over => Moment::NEVER,
         }

@@ -3,6 +3,7 @@
 
 use super::line::{self, Heard, Report};
 use crate::guard::{Action, Event, Guard, News};
+use crate::log::complain;
 use crate::moment::Moment;
 use crate::plan::{Command, Status};
 use crate::signal::Signal;
@@ -12,7 +13,7 @@ use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, socket, tree};
 use crate::zookeeper::lease::Deadlines;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -139,7 +140,7 @@ impl Watch<'_> {
                 Heard::Closed => {
                     self.alone = true;
                     self.step(Event::Orphaned);
-                    if !self.left {
+                    if !self.left && !self.killing {
                         self.complain();
                     }
                 }
@@ -202,6 +203,6 @@ impl Watch<'_> {
     fn complain(&self) {
         let Pid(dead) = self.zk_flock;
         let job = self.command.map_or(0, |Pid(command)| command);
-        let _ = writeln!(io::stderr(), "{}: process {dead} was killed; ending its job (pid {job})", self.program);
+        complain(self.program, &format_args!("process {dead} was killed; ending its job (pid {job})"));
     }
 }

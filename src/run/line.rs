@@ -111,11 +111,13 @@ pub(super) enum Heard<T> {
     Closed,
 }
 
-fn hear<T>(line: impl AsFd, decode: impl Fn(Message) -> Option<T>) -> Heard<T> {
+fn hear<T>(line: &impl AsFd, decode: impl Fn(Message) -> Option<T>) -> Heard<T> {
     match receive(line) {
         Ok(Some(message)) => decode(message).map_or(Heard::Nothing, Heard::Message),
         Ok(None) => Heard::Closed,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+        // Said first, once, when the other end was closed over something that we had sent: its own last words come next.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => hear(line, decode),
         Err(_) => Heard::Closed,
     }
 }
@@ -134,12 +136,12 @@ pub(super) fn report(line: impl AsFd, report: Report) {
 
 /// The next order, for the guard.
 pub(super) fn next_order(line: impl AsFd) -> Heard<Event> {
-    hear(line, decode_order)
+    hear(&line, decode_order)
 }
 
 /// The next report, for zk-flock.
 pub(super) fn next_report(line: impl AsFd) -> Heard<Report> {
-    hear(line, decode_report)
+    hear(&line, decode_report)
 }
 
 #[cfg(test)]
@@ -169,7 +171,10 @@ mod tests {
             assert!(matches!(next_report(&ours), Heard::Message(heard) if heard == sent));
         }
         assert!(matches!(next_report(&ours), Heard::Nothing));
+        report(&theirs, Report::News(News::Ended(Status::Exited(0))));
+        order(&ours, Event::Forward(Signal::WINCH)); // and is never heard
         drop(theirs);
+        assert!(matches!(next_report(&ours), Heard::Message(Report::News(News::Ended(_)))), "its last words count");
         assert!(matches!(next_report(&ours), Heard::Closed));
     }
 }

@@ -42,9 +42,11 @@ struct Guarding {
     line: Option<OwnedFd>,
     /// Whether the guard has been reaped: then what it left behind is ours.
     buried: bool,
-    /// When it started, in the kernel's ticks: whoever of our children is older was there before.
-    born: u64,
+    /// If we had children before it: when it started, in the kernel's ticks. Whoever of our children is older is none of the tree's.
+    born: Option<u64>,
     command: Option<Pid>,
+    /// Whether the command has been reaped: then its id may be another's.
+    ended: bool,
 }
 
 /// One run, on its way.
@@ -105,8 +107,9 @@ impl<'a> Run<'a> {
     fn drain(&mut self) -> Moment {
         loop {
             match self.lock.poll(now()) {
-                _ if self.end.is_some() => return Moment::NEVER,
                 Output::Wait(until) => return until,
+                Output::Send(bytes) => self.link.send(&bytes), // even when all is decided: it may be our good-bye
+                _ if self.end.is_some() => {}
                 output => self.obey(output),
             }
         }
@@ -242,9 +245,11 @@ impl<'a> Run<'a> {
             lease: self.lease,
             keep: self.files.as_ref().and_then(Files::held),
         };
+        let alone = matches!(process::reap(), Reap::NoChildren);
         match guard::start(&job, &self.signals) {
             Ok((guard, line)) => {
-                self.guarding = Some(Guarding { guard, line: Some(line), buried: false, born: 0, command: None });
+                let born = if alone { None } else { tree::find(guard).map(|guard| guard.started) };
+                self.guarding = Some(Guarding { guard, line: Some(line), buried: false, born, command: None, ended: false });
             }
             Err(error) => {
                 self.log.complain(&format_args!("cannot start the guard: {}", crate::link::reason(&error)));
@@ -261,11 +266,13 @@ impl<'a> Run<'a> {
 
     /// Hears the guard out.
     fn listen(&mut self) {
-        while let Some(Guarding { line: Some(line), command, .. }) = &mut self.guarding {
+        while let Some(Guarding { line: Some(line), command, ended, .. }) = &mut self.guarding {
             match line::next_report(line) {
                 Heard::Message(report) => {
-                    if let Report::Started(pid) = report {
-                        *command = Some(pid);
+                    match report {
+                        Report::Started(pid) => *command = Some(pid),
+                        Report::News(News::Ended(_)) => *ended = true,
+                        _ => {}
                     }
                     self.tell_report(report);
                     match report {
@@ -312,8 +319,9 @@ impl<'a> Run<'a> {
                 Reap::Ended(pid, _) => {
                     let news = self.files.as_mut().and_then(|files| files.ended(pid));
                     self.tell_lock(news);
-                    if let Some(guarding) = self.guarding.as_mut().filter(|guarding| guarding.guard == pid) {
-                        guarding.buried = true;
+                    if let Some(guarding) = &mut self.guarding {
+                        guarding.buried |= guarding.guard == pid;
+                        guarding.ended |= guarding.command == Some(pid);
                     }
                 }
                 Reap::Running => break,
@@ -335,7 +343,6 @@ impl<'a> Run<'a> {
             return self.tell_stuck();
         }
         let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
-        guarding.born = tree::find(guarding.guard).map_or(0, |guard| guard.started);
         if !guarding.buried {
             let _ = process::kill(guarding.guard, Signal::KILL);
         }
@@ -348,7 +355,7 @@ impl<'a> Run<'a> {
     fn survivors(&self) -> Vec<Process> {
         match &self.guarding {
             Some(Guarding { born, buried: true, .. }) => {
-                tree::children(process::own_pid()).into_iter().filter(|child| child.started >= *born).collect()
+                tree::children(process::own_pid()).into_iter().filter(|child| born.is_none_or(|born| child.started >= born)).collect()
             }
             Some(Guarding { guard, .. }) => tree::descendants(*guard),
             None => Vec::new(),
@@ -357,14 +364,17 @@ impl<'a> Run<'a> {
 
     /// Kills what has fallen to us. Every death wakes us again, and may have left us more.
     fn sweep(&mut self) {
-        if self.guarding.as_ref().is_none_or(|guarding| !guarding.buried) {
-            return;
-        }
+        let Some(Guarding { buried: true, born, command, ended, .. }) = self.guarding else { return };
         let left = self.survivors();
         for child in &left {
             let _ = process::kill(child.pid, Signal::KILL);
         }
-        if left.is_empty() && tree::has_proc() {
+        if let Some(command) = command.filter(|_| !ended && !tree::has_proc()) {
+            let _ = process::kill_group(command, Signal::KILL);
+            let _ = process::kill(command, Signal::KILL);
+        }
+        // Where all our children are the tree's, the last of them is waited for: /proc may hide some.
+        if born.is_some() && left.is_empty() {
             self.killing = false;
             self.step(Event::TreeGone);
         }

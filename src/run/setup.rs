@@ -77,10 +77,9 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             let path = format!("{}{path}", cluster.chroot);
             let mark = uuid(random::bytes()).replace('-', "");
             let content = format!("{}:{}", host::name(), process::own_pid().0);
-            let hurry = if patience.is_none() { options.connect_by } else { Moment::default() };
             let lock: Box<dyn Lock> = match permits {
                 1 => Box::new(SessionLock::new(options, Queue::new(path, mark, content, true), now())),
-                _ => Box::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content, hurry), now())),
+                _ => Box::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now())),
             };
             Ok(Parts { lock, addresses, files: None })
         }

@@ -15,7 +15,7 @@ const LONGEST_GRACE: Duration = Duration::from_secs(1);
 pub const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Answered requests remembered for one connection. A holder sends ten a timeout and needs those of the last quarter; where a peer makes us send
-/// more, forgetting the newest only shortens belief.
+/// more, forgetting the oldest only shortens belief.
 const REMEMBERED: usize = 64;
 
 /// When the command must go, if no further proof comes.
@@ -55,8 +55,13 @@ impl Lease {
 
     /// The session goes on over another connection, whose connect request was sent then. What another server answered proves nothing here: it
     /// may never have told the leader.
+    ///
+    /// Where a shorter timeout is granted now (maxSessionTimeout was lowered), the session ends by that one, sooner than was believed.
     pub fn reconnected(&mut self, timeout: Duration, sent: Moment) {
-        self.timeout = self.timeout.min(timeout);
+        if timeout < self.timeout {
+            self.timeout = timeout;
+            self.until = self.until.min(sent + timeout);
+        }
         self.connected = sent;
         self.answered.clear();
     }
@@ -73,9 +78,10 @@ impl Lease {
 
     /// Any request was answered.
     pub fn answered(&mut self, sent: Moment, now: Moment) {
-        if self.answered.len() < REMEMBERED {
-            self.answered.push_back((sent, now));
+        if self.answered.len() == REMEMBERED {
+            self.answered.pop_front();
         }
+        self.answered.push_back((sent, now));
     }
 
     /// A quorum write sent at `sent` was answered. A follower reports the sessions that it heard of at the leader's next ping, a quarter of the
@@ -166,6 +172,26 @@ mod tests {
         lease.reconnected(TIMEOUT, at(1000));
         lease.proved(at(1000));
         assert_eq!(lease.until, at(15_000));
+    }
+
+    #[test]
+    fn a_shorter_timeout_granted_later_shortens_belief() {
+        let mut lease = Lease::new(TIMEOUT * 3, at(0));
+        lease.proved(at(0));
+        lease.reconnected(TIMEOUT / 2, at(1000));
+        assert_eq!(lease.until, at(6000));
+        lease.proved(at(1000));
+        assert_eq!(lease.until, at(6000));
+    }
+
+    #[test]
+    fn a_wait_of_any_length_is_followed_by_full_belief() {
+        let mut lease = Lease::new(TIMEOUT, at(0));
+        for beat in 0..1000 {
+            lease.answered(at(beat * 1000), at(beat * 1000 + 4));
+        }
+        lease.proved(at(1_000_000));
+        assert_eq!(lease.until, at(997_000 + 10_000));
     }
 
     #[test]

@@ -230,7 +230,7 @@ impl Session {
 
     /// How many rounds over all servers found none that took our session; `None` once one has.
     pub fn rounds_in_vain(&self) -> Option<u32> {
-        let tried = self.attempts - usize::from(!matches!(self.phase, Phase::Down { .. }));
+        let tried = self.attempts.saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
         self.identity.is_none().then(|| u32::try_from(tried / self.servers.len()).unwrap_or(u32::MAX))
     }
 

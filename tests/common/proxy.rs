@@ -139,8 +139,8 @@ impl Shared {
     /// Notes a connection. False if it is to end at once.
     fn take_note_of(&self, client: &TcpStream) -> bool {
         let mut state = self.state();
+        state.connections += 1;
         if !state.away {
-            state.connections += 1;
             state.open.retain(|known| known.peer_addr().is_ok());
             state.open.push(client.try_clone().expect("a socket can be cloned"));
         }
