@@ -125,7 +125,7 @@ fn a_holder_that_trusts_sync_is_seen_to_overlap() {
 #[track_caller]
 fn assert_overlap(sandbox: &Sandbox, lead: f64) {
     assert!(lead < 0.0, "the tree was dead {lead:.3} s before");
-    let verdict = judge(&Lives::of(sandbox).all(), &[], Duration::ZERO, clock::since_boot());
+    let verdict = judge(&Lives::of(sandbox).all(), 1, &[], Duration::ZERO, clock::since_boot());
     assert_eq!(verdict.overlaps.len(), 1, "{verdict}");
 }
 

@@ -5,8 +5,9 @@
 //! TORTURE_SECONDS=1200 TORTURE_SEED=1 cargo test --release --test torture -- --nocapture
 //! ```
 //!
-//! It prints what happened, and fails if two jobs ever held one lock, if a token did not grow, or if a lock was not granted again within the
-//! session timeout and ten seconds after a fault ended.
+//! With TORTURE_PERMITS=1 in the environment the contenders are lockex on a queue, with more they are lockex on a semaphore of so many.
+//! It prints what happened, and fails if more jobs than may ever held one lock, if a token did not grow, or if a lock was not granted again
+//! within the session timeout and ten seconds after a fault ended, in a queue two timeouts later.
 
 #![allow(clippy::disallowed_methods, reason = "a test may take the time and use threads; the program may not")]
 
@@ -16,6 +17,7 @@ use common::checker::{Fault, judge};
 use common::ensemble::{Ensemble, SERVERS};
 use common::life::{self, Life, Lives};
 use common::proxy::{From, Passage, Proxy};
+use common::run::Job;
 use common::sandbox::Sandbox;
 use common::{let_last, process, report};
 use std::collections::BTreeMap;
@@ -29,6 +31,10 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A lock must be granted again this long after a fault, at the latest, and the session timeout.
 const RECOVERY: Duration = Duration::from_secs(10);
+
+/// And so much later in a queue: whoever gives up during an outage leaves a contender there until its session is over, which a new leader begins
+/// to count anew.
+const LEFT_BEHIND: Duration = TIMEOUT.saturating_mul(2);
 
 /// Contenders, and the locks that they fight for.
 const CONTENDERS: usize = 6;
@@ -74,18 +80,21 @@ fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
         alone: true,
     };
     let fault = |ended| Fault { kind: "power cut".into(), ended: at(ended) };
-    let judged = |lives: &[Life], faults: &[Fault]| judge(lives, faults, at(1000), at(10_000));
+    let judged = |lives: &[Life], faults: &[Fault]| judge(lives, 1, faults, at(1000), at(10_000));
     let good = [life(1, 100, 200), life(2, 200, 300), life(7, 1250, 1260)];
     let verdict = judged(&good, &[fault(250), fault(9500)]);
     assert!(verdict.is_good(), "{verdict}");
     assert_eq!((verdict.acquisitions, verdict.hand_overs, verdict.faults["power cut"]), (3, 2, 2));
-    let overlapping = [life(1, 100, 500), life(2, 200, 300), life(3, 499, 600)];
+    let overlapping = [life(1, 100, 500), life(2, 200, 300), life(3, 299, 600)];
     assert_eq!(judged(&overlapping, &[]).overlaps.len(), 2, "each that began while the first lived");
     let together = Life { alone: false, ..life(2, 205, 300) };
     assert_eq!(judged(&[life(1, 100, 200), together], &[]).overlaps.len(), 1, "as the kernel saw it");
     assert_eq!(judged(&[life(1, 100, 200), life(2, 205, 300)], &[]).close, 1);
     assert_eq!(judged(&[life(2, 100, 200), life(1, 200, 300)], &[]).stale_tokens.len(), 1);
     assert_eq!(judged(&good, &[fault(249), fault(1251)]).stuck.len(), 2, "one too late for the one, none after the other");
+    for (permits, overlaps) in [(2, 1), (3, 0)] {
+        assert_eq!(judge(&overlapping, permits, &[], at(1000), at(10_000)).overlaps.len(), overlaps, "{permits} may");
+    }
 }
 
 #[test]
@@ -103,11 +112,13 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
         scope.spawn(move || arena.torment_contenders(dice));
         arena.torment_ensemble(&mut ensemble, Dice(seed), clock::since_boot() + Duration::from_secs(length));
     });
+    let (program, lives, permits) = (arena.program(), arena.lives(), arena.permits.unwrap_or(1));
+    let grace = TIMEOUT + RECOVERY + if arena.permits.is_some() { LEFT_BEHIND } else { Duration::ZERO };
     let ends = arena.ends.into_inner().expect("nobody panics with it");
     let faults = arena.faults.into_inner().expect("nobody panics with it");
-    let verdict = judge(&arena.lives.all(), &faults, TIMEOUT + RECOVERY, clock::since_boot());
-    println!("{length} s, seed {seed}, timeout {TIMEOUT:?}: {verdict}runs ended with {ends:?}");
-    report(&format!("torture, {length} s, seed {seed}"), &verdict);
+    let verdict = judge(&lives, permits, &faults, grace, clock::since_boot());
+    println!("{program}, {length} s, seed {seed}, timeout {TIMEOUT:?}: {verdict}runs ended with {ends:?}");
+    report(&format!("torture of {program}, {length} s, seed {seed}"), &verdict);
     assert!(verdict.is_good(), "{verdict}");
     assert!(verdict.hand_overs as u64 > length / 4, "hardly a fight: {verdict}");
 }
@@ -116,6 +127,8 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
 struct Arena<'a> {
     sandbox: &'a Sandbox,
     lives: Lives,
+    /// How many may hold a lock of lockex; `None`: it is zk-flock's.
+    permits: Option<usize>,
     /// The servers, and a proxy in front of each.
     addresses: Vec<String>,
     proxies: Vec<Proxy>,
@@ -133,6 +146,7 @@ impl<'a> Arena<'a> {
         Arena {
             sandbox,
             lives: Lives::of(sandbox),
+            permits: std::env::var("TORTURE_PERMITS").ok().map(|permits| permits.parse().expect("TORTURE_PERMITS is a number")),
             proxies: addresses.iter().map(|address| Proxy::start(address.clone())).collect(),
             addresses,
             runs: Mutex::default(),
@@ -150,15 +164,41 @@ impl<'a> Arena<'a> {
     fn contend(&self, number: usize, mut dice: Dice) {
         let proxied: Vec<String> = self.proxies.iter().map(|proxy| proxy.address.clone()).collect();
         let hosts = if number / LOCKS % 2 == 1 { &proxied } else { &self.addresses };
-        let (timeout, lock) = (u32::try_from(TIMEOUT.as_secs()).expect("it is short"), format!("lock-{}", number % LOCKS));
-        let words = ["--hosts", &hosts.join(","), "-l", "0", "-w", "10", "-x", "75", &lock];
+        let (hosts, lock) = (hosts.join(","), format!("lock-{}", number % LOCKS));
         while !self.is_over() {
-            let run = self.lives.job(self.sandbox.flock_at(&self.addresses[0], timeout, &words), *dice.any(&SIGNS)).start();
+            let run = self.lives.job(self.run(&hosts, &lock), *dice.any(&SIGNS)).start();
             self.runs.lock().expect("nobody panics with it")[number] = Some(run.pid());
             let outcome = run.wait();
             assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
             *self.ends.lock().expect("nobody panics with it").entry(outcome.end).or_default() += 1;
         }
+    }
+
+    /// A run that waits ten seconds for a lock.
+    fn run(&self, hosts: &str, lock: &str) -> Job<'a> {
+        let (id, timeout) = (&self.sandbox.id, &TIMEOUT.as_secs().to_string());
+        let job = match self.permits {
+            None => self.sandbox.program(&["--hosts", hosts, "--app-id", id, "--timeout", timeout, "-l", "0", lock]),
+            Some(permits) => self
+                .sandbox
+                .program(&["--program=lockex", "-z", hosts, "-p", id, "-T", timeout, "-R", "-1", "-i", lock])
+                .words(&["-c", &permits.to_string()]),
+        };
+        job.words(&["-w", "10", "-x", "75"])
+    }
+
+    /// Who contends.
+    fn program(&self) -> String {
+        self.permits.map_or_else(|| "zk-flock".into(), |permits| format!("lockex for {permits}"))
+    }
+
+    /// All that held, by lock: what lockex holds is a node below the lock's.
+    fn lives(&self) -> Vec<Life> {
+        let mut lives = self.lives.all();
+        if self.permits.is_some() {
+            lives.iter_mut().for_each(|life| life.lock.truncate(life.lock.rfind('/').expect("it is a path")));
+        }
+        lives
     }
 
     fn note(&self, kind: impl std::fmt::Debug) {

@@ -23,11 +23,11 @@ pub struct Verdict {
     pub hand_overs: usize,
     /// How often each thing was broken.
     pub faults: BTreeMap<String, usize>,
-    /// Who began before another was dead: the one, the other.
+    /// Who began before as many as may were dead: who of these lived longest, and who began.
     pub overlaps: Vec<[Life; 2]>,
     /// How often a job began so soon after the last sign of another that the signs alone would leave a doubt, and the kernel leaves none.
     pub close: usize,
-    /// Whose token was not greater than the one before.
+    /// Whose token was not greater than the one before, of a lock for one.
     pub stale_tokens: Vec<[Life; 2]>,
     /// Which lock was not granted again in time, after which fault.
     pub stuck: Vec<(String, Fault)>,
@@ -40,8 +40,8 @@ impl Verdict {
     }
 }
 
-/// Judges a run that was over at `end`. After a fault each lock must be granted within `grace`.
-pub fn judge(lives: &[Life], faults: &[Fault], grace: Duration, end: Duration) -> Verdict {
+/// Judges a run that was over at `end`, for locks that so many may hold. After a fault each lock must be granted within `grace`.
+pub fn judge(lives: &[Life], permits: usize, faults: &[Fault], grace: Duration, end: Duration) -> Verdict {
     let mut verdict = Verdict { acquisitions: lives.len(), ..Verdict::default() };
     for fault in faults {
         *verdict.faults.entry(fault.kind.clone()).or_default() += 1;
@@ -53,7 +53,7 @@ pub fn judge(lives: &[Life], faults: &[Fault], grace: Duration, end: Duration) -
     for (lock, lives) in &mut locks {
         lives.sort_unstable_by_key(|life| life.first);
         verdict.hand_overs += lives.len() - 1;
-        judge_order(lives, &mut verdict);
+        judge_order(lives, permits, &mut verdict);
         let deadlines = faults.iter().filter(|fault| fault.ended + grace <= end);
         let missed = deadlines.filter(|fault| !lives.iter().any(|life| (fault.ended..=fault.ended + grace).contains(&life.first)));
         verdict.stuck.extend(missed.map(|fault| ((*lock).to_owned(), fault.clone())));
@@ -61,23 +61,21 @@ pub fn judge(lives: &[Life], faults: &[Fault], grace: Duration, end: Duration) -
     verdict
 }
 
-/// Judges the lives of one lock, by their beginning: each against whoever lived longest, and against the one before.
-fn judge_order(lives: &[&Life], verdict: &mut Verdict) {
-    let mut longest = lives[0];
-    for pair in lives.windows(2) {
-        let [before, life] = [pair[0], pair[1]];
-        if before.last > longest.last {
-            longest = before;
-        }
-        if life.first < longest.last || !life.alone {
-            verdict.overlaps.push([longest.clone(), life.clone()]);
-        } else if life.first < longest.dead {
-            verdict.close += 1;
-        }
-        if life.token <= before.token {
-            verdict.stale_tokens.push([before.clone(), life.clone()]);
+/// Judges the lives of one lock, by their beginning: each against all before it. Those who hold a semaphore together may begin in another order
+/// than they were let in.
+fn judge_order(lives: &[&Life], permits: usize, verdict: &mut Verdict) {
+    for (number, &life) in lives.iter().enumerate() {
+        let before = &lives[..number];
+        let [together, doubtful] = [|life: &Life| life.last, |life: &Life| life.dead]
+            .map(|end| before.iter().filter(|before| end(before) > life.first).count() >= permits);
+        let longest = before.iter().max_by_key(|before| before.last);
+        match longest {
+            Some(&longest) if together || !life.alone => verdict.overlaps.push([longest.clone(), life.clone()]),
+            _ => verdict.close += usize::from(doubtful),
         }
     }
+    let pairs = lives.windows(2).filter(|pair| permits == 1 && pair[1].token <= pair[0].token);
+    verdict.stale_tokens.extend(pairs.map(|pair| [pair[0].clone(), pair[1].clone()]));
 }
 
 impl fmt::Display for Verdict {
