@@ -21,6 +21,10 @@ use std::time::{Duration, Instant};
 /// A session timeout of few seconds, for tests that wait for a session to end.
 const SHORT: u32 = 4;
 
+/// For tests that look at what is there between the end of a job and the end of its session, a third of this later: time enough to look, whatever
+/// else the machine does.
+const LONG: u32 = 10;
+
 /// The lock of every test: as many as this may hold it.
 const MODES: [&str; 2] = ["-c1", "-c2"];
 
@@ -427,7 +431,7 @@ fn when_lockex_is_killed_all_of_the_tree_goes_before_the_lock_does() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let words = ["-i", "id", mode, "trap '' TERM; setsid sleep 1000 & sleep 1000"];
-        let run = sandbox.lockex_at(&ZooKeeper::shared().address(), SHORT, &words).start();
+        let run = sandbox.lockex_at(&ZooKeeper::shared().address(), LONG, &words).start();
         wait_until("two sleeps", || sandbox.running("sleep 1000").len() == 2);
         let held = nodes(&sandbox, mode, 1);
         run.signal(libc::SIGKILL);
@@ -457,7 +461,7 @@ fn while_lockex_is_stopped_the_tree_is_gone_before_the_lock_is() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let words = ["-i", "id", mode, "trap '' TERM; setsid sleep 1000 & sleep 1000"];
-        let run = sandbox.lockex_at(&ZooKeeper::shared().address(), SHORT, &words).start();
+        let run = sandbox.lockex_at(&ZooKeeper::shared().address(), LONG, &words).start();
         wait_until("two sleeps", || sandbox.running("sleep 1000").len() == 2);
         let held = nodes(&sandbox, mode, 1);
         run.signal(libc::SIGSTOP);
