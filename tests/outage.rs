@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::client::{Client, frame};
+use common::client::frame;
 use common::life::{self, FOREVER, Lives, SHORT};
 use common::proxy::{From, Passage, Proxy};
 use common::run::{Job, Running, exited};
@@ -178,7 +178,7 @@ fn nothing_guards_the_lease_while_both_are_stopped_but_the_tree_dies_when_either
 #[test]
 fn a_connection_that_breaks_anywhere_never_makes_a_run_busy_with_itself() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    let (proxy, mut client) = (Proxy::start(server.address()), sandbox.client(server));
+    let proxy = Proxy::start(server.address());
     let mut times = Vec::new();
     for number in 0..tries(40) {
         let side = if number % 2 == 0 { From::Server } else { From::Client };
@@ -186,14 +186,13 @@ fn a_connection_that_breaks_anywhere_never_makes_a_run_busy_with_itself() {
         times.push(passes(&sandbox, &proxy.address, &["-x", "75", &format!("cut-{number}")]));
         proxy.set_both(Passage::Pass);
     }
-    assert_orphans_are_gone(&mut client, &sandbox);
+    assert_orphans_are_gone(server, &sandbox);
     report(&format!("{} cuts, {} in time to matter, timeout {TRIED_TIMEOUT} s: a run took", times.len(), proxy.cuts()), summary(times));
 }
 
 #[test]
 fn a_first_write_that_is_given_up_and_arrives_late_never_makes_a_run_busy_with_itself() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    let mut client = sandbox.client(server);
     let mut times = Vec::new();
     for number in 0..tries(6) {
         let proxy = Proxy::start(server.address());
@@ -207,7 +206,7 @@ fn a_first_write_that_is_given_up_and_arrives_late_never_makes_a_run_busy_with_i
             times.push(passes(&sandbox, &proxy.address, &["-w", "10", &format!("held-{number}")]));
         });
     }
-    assert_orphans_are_gone(&mut client, &sandbox);
+    assert_orphans_are_gone(server, &sandbox);
     report(&format!("{} first writes given up, timeout {TRIED_TIMEOUT} s: a run took", times.len()), summary(times));
 }
 
@@ -230,9 +229,9 @@ fn passes(sandbox: &Sandbox, address: &str, words: &[&str]) -> Duration {
 
 /// Nothing that a run has left behind outlives its session.
 #[track_caller]
-fn assert_orphans_are_gone(client: &mut Client, sandbox: &Sandbox) {
+fn assert_orphans_are_gone(server: &ZooKeeper, sandbox: &Sandbox) {
     let_last(SECOND * (TRIED_TIMEOUT + 1));
-    assert_eq!(client.children(&format!("/{}", sandbox.id)), [""; 0]);
+    assert_eq!(sandbox.client(server).children(&format!("/{}", sandbox.id)), [""; 0]);
 }
 
 /// Something happens to a holder, and a waiter gets the lock. Asserts that the tree of the holder was dead by then.
