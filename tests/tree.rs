@@ -198,3 +198,17 @@ fn a_guard_killed_while_it_stops_the_tree_leaves_the_rest_to_us() {
     assert_eq!(outcome.end, Ok(3));
     client.wait_until_gone(&sandbox.node("lock"));
 }
+
+#[test]
+fn the_end_of_a_command_hangs_up_nobody_who_is_stopped_beside_us() {
+    let sandbox = Sandbox::new();
+    let line = sandbox.local(&["-l", "0", "lock", "true"]).line();
+    // As under cron: a session whose process group nobody in it is outside of, so that the group is an orphaned one.
+    let script = format!(
+        "sleep 1000 & kill -STOP $!; until grep -q '^State:.*T' /proc/$!/status; do :; done; {line}; kill -KILL $!; echo still here"
+    );
+    for _ in 0..5 {
+        let outcome = Job::new(&sandbox, Path::new("setsid")).words(&["--wait", "sh", "-c", &script]).run();
+        assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "still here\n"));
+    }
+}

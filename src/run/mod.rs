@@ -26,6 +26,10 @@ use files::Files;
 use line::{Heard, Report};
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// How long a guard may take from its last word to its end.
+const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Runs a plan to its end. `started` is when the program began: waiting counts from there.
 pub fn run(plan: &Plan, started: Moment) -> Exit {
@@ -97,9 +101,18 @@ impl<'a> Run<'a> {
         loop {
             let wake = self.drain().min(self.supervisor.wake());
             if let Some(end) = self.end {
+                self.see_off_the_guard();
                 return end;
             }
             self.sleep(wake);
+        }
+    }
+
+    /// Waits, but not for long, for a guard that has said its last word to be gone: whoever looks when we are must find nothing of us.
+    fn see_off_the_guard(&mut self) {
+        if let Some(Guarding { buried: false, ended: true, .. }) = self.guarding {
+            let _ = poll::wait(&mut [Watched::new(self.signals.fd(), false)], Some(FAREWELL));
+            process::reap();
         }
     }
 

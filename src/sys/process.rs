@@ -54,10 +54,10 @@ pub fn parent_pid() -> Pid {
     Pid(unsafe { libc::getppid() })
 }
 
-/// Makes this process the leader of a process group of its own.
-pub fn own_group() -> io::Result<()> {
-    // SAFETY: setpgid(2) touches no memory.
-    check(unsafe { libc::setpgid(0, 0) })?;
+/// Makes this process the leader of a session of its own, and with it of a process group; it has no terminal then.
+pub fn own_session() -> io::Result<()> {
+    // SAFETY: setsid(2) touches no memory.
+    check(unsafe { libc::setsid() })?;
     Ok(())
 }
 
