@@ -1,13 +1,13 @@
 //! Contenders fight for locks of a real ensemble while a seeded nemesis breaks everything that can break, and a checker reads what the jobs have
-//! written. This runs for half a minute; the long run is
+//! written. This runs for less than a minute; the long run is
 //!
 //! ```text
-//! TORTURE_SECONDS=1200 TORTURE_SEED=1 cargo test --release --test torture -- --nocapture
+//! TORTURE_SECONDS=1500 TORTURE_SEED=1 cargo test --release --test torture -- --nocapture
 //! ```
 //!
 //! With TORTURE_PERMITS=1 in the environment the contenders are lockex on a queue, with more they are lockex on a semaphore of so many.
 //! It prints what happened, and fails if more jobs than may ever held one lock, if a token did not grow, or if a lock was not granted again
-//! within the session timeout and ten seconds after a fault ended, in a queue two timeouts later.
+//! within the session timeout and ten seconds after the faults ended, in a queue two timeouts later.
 
 #![allow(clippy::disallowed_methods, reason = "a test may take the time and use threads; the program may not")]
 
@@ -21,6 +21,7 @@ use common::run::Job;
 use common::sandbox::Sandbox;
 use common::{let_last, process, report};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,7 +54,7 @@ enum Outside {
     ClientsCut,
 }
 
-/// What happens to one contender, at the same time.
+/// What happens to one contender that holds its lock, at the same time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Inside {
     ConnectionCutInAFrame,
@@ -108,9 +109,7 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
             let (arena, dice) = (&arena, Dice(seed ^ (number as u64 + 1) << 32));
             scope.spawn(move || arena.contend(number, dice));
         }
-        let (arena, dice) = (&arena, Dice(!seed));
-        scope.spawn(move || arena.torment_contenders(dice));
-        arena.torment_ensemble(&mut ensemble, Dice(seed), clock::since_boot() + Duration::from_secs(length));
+        arena.torment(&mut ensemble, Dice(seed), clock::since_boot() + Duration::from_secs(length));
     });
     let (program, lives, permits) = (arena.program(), arena.lives(), arena.permits.unwrap_or(1));
     let grace = TIMEOUT + RECOVERY + if arena.permits.is_some() { LEFT_BEHIND } else { Duration::ZERO };
@@ -201,13 +200,11 @@ impl<'a> Arena<'a> {
         lives
     }
 
-    fn note(&self, kind: impl std::fmt::Debug) {
-        self.faults.lock().expect("nobody panics with it").push(Fault { kind: format!("{kind:?}"), ended: clock::since_boot() });
-    }
-
-    /// All that may happen to servers and network, one after the other, in rounds of a new order.
-    fn torment_ensemble(&self, ensemble: &mut Ensemble, mut dice: Dice, end: Duration) {
+    /// All that may happen to servers and network, one after the other, in rounds of a new order; and meanwhile what may happen to contenders.
+    /// Then all is well for as long as it takes until every lock was granted again.
+    fn torment(&self, ensemble: &mut Ensemble, mut dice: Dice, end: Duration) {
         use Outside::*;
+        let mut inside = Vec::new();
         while clock::since_boot() < end {
             for fault in dice.shuffled([ServerKilled, ServerFrozen, FollowerCutFromPeers, LeaderCutFromPeers, ClientsCut]) {
                 let server = *dice.any(&SERVERS);
@@ -218,36 +215,48 @@ impl<'a> Arena<'a> {
                     LeaderCutFromPeers => ensemble.depose(ensemble.leader()),
                     ClientsCut => ensemble.cut_from_clients(server),
                 }
-                let_last(dice.between(TIMEOUT / 4, TIMEOUT * 3 / 2));
+                let mut kinds = vec![format!("{fault:?}")];
+                self.torment_contenders(&mut inside, &mut dice, TIMEOUT / 4..TIMEOUT * 3 / 2, &mut kinds);
                 ensemble.recover();
-                self.note(fault);
-                let_last(dice.between(Duration::ZERO, TIMEOUT / 4));
-            }
-        }
-    }
-
-    /// All that may happen to one contender that holds its lock.
-    fn torment_contenders(&self, mut dice: Dice) {
-        use Inside::*;
-        while !self.is_over() {
-            for fault in dice.shuffled([ConnectionCutInAFrame, ZkFlockKilled, ZkFlockStopped, GuardKilled, GuardStopped]) {
-                let Some((zk_flock, guard)) = self.any_holder(&mut dice) else { return };
-                match fault {
-                    ConnectionCutInAFrame => self.cut_in_a_frame(&mut dice),
-                    ZkFlockKilled => drop(process::kill(zk_flock, libc::SIGKILL)),
-                    GuardKilled => drop(process::kill(guard, libc::SIGKILL)),
-                    ZkFlockStopped => stop(zk_flock, dice.between(TIMEOUT / 10, TIMEOUT * 3 / 2)),
-                    GuardStopped => stop(guard, dice.between(TIMEOUT / 10, TIMEOUT * 3 / 2)),
+                let ended = clock::since_boot();
+                self.faults.lock().expect("nobody panics with it").extend(kinds.into_iter().map(|kind| Fault { kind, ended }));
+                while !self.all_taken_since(ended) && clock::since_boot() < ended + TIMEOUT + RECOVERY {
+                    let_last(10 * life::PULSE);
                 }
-                self.note(fault);
-                let_last(dice.between(Duration::ZERO, TIMEOUT / 2));
             }
         }
     }
 
-    /// A zk-flock that holds its lock, and its guard. `None` when all is over.
-    fn any_holder(&self, dice: &mut Dice) -> Option<(i32, i32)> {
-        while !self.is_over() {
+    fn all_taken_since(&self, moment: Duration) -> bool {
+        let taken = self.lives.taken_since(moment);
+        (0..LOCKS).all(|lock| taken.iter().any(|name| name.contains(&format!("lock-{lock}"))))
+    }
+
+    /// For some time, breaks contenders that hold their lock. `coming`: what is still to come of this round, whose order is new each time.
+    fn torment_contenders(&self, coming: &mut Vec<Inside>, dice: &mut Dice, time: Range<Duration>, kinds: &mut Vec<String>) {
+        use Inside::*;
+        let end = clock::since_boot() + dice.between(time.start, time.end);
+        while let Some((zk_flock, guard)) = self.any_holder(dice, end) {
+            if coming.is_empty() {
+                coming.extend(dice.shuffled([ConnectionCutInAFrame, ZkFlockKilled, ZkFlockStopped, GuardKilled, GuardStopped]));
+            }
+            let fault = coming.pop().expect("they were just shuffled");
+            match fault {
+                ConnectionCutInAFrame => self.cut_in_a_frame(dice, end),
+                ZkFlockKilled => drop(process::kill(zk_flock, libc::SIGKILL)),
+                GuardKilled => drop(process::kill(guard, libc::SIGKILL)),
+                ZkFlockStopped => stop(zk_flock, dice.between(TIMEOUT / 10, TIMEOUT * 3 / 2)),
+                GuardStopped => stop(guard, dice.between(TIMEOUT / 10, TIMEOUT * 3 / 2)),
+            }
+            kinds.push(format!("{fault:?}"));
+            let_last(dice.between(Duration::ZERO, TIMEOUT / 2));
+        }
+        let_last(end.saturating_sub(clock::since_boot()));
+    }
+
+    /// A zk-flock that holds its lock, and its guard. `None` if there was none before the end.
+    fn any_holder(&self, dice: &mut Dice, end: Duration) -> Option<(i32, i32)> {
+        while clock::since_boot() < end {
             let run = self.runs.lock().expect("nobody panics with it")[dice.below(CONTENDERS)];
             let guard = |run| process::children(run).into_iter().find(|&child| process::name(child) == "lock-guard");
             if let Some((run, guard)) = run.and_then(|run| Some((run, guard(run)?))) {
@@ -259,12 +268,12 @@ impl<'a> Arena<'a> {
     }
 
     /// Cuts the next connection that says something, after some bytes of it.
-    fn cut_in_a_frame(&self, dice: &mut Dice) {
+    fn cut_in_a_frame(&self, dice: &mut Dice, end: Duration) {
         let cuts = || self.proxies.iter().map(Proxy::cuts).sum::<usize>();
         let (before, side) = (cuts(), *dice.any(&[From::Client, From::Server]));
         let passage = Passage::Cut(dice.below(20) + 1);
         self.proxies.iter().for_each(|proxy| proxy.set(side, passage));
-        while cuts() == before && !self.is_over() {
+        while cuts() == before && clock::since_boot() < end {
             let_last(life::PULSE);
         }
         self.proxies.iter().for_each(|proxy| proxy.set_both(Passage::Pass));
