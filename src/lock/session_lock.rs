@@ -494,6 +494,8 @@ impl<R: Recipe> SessionLock<R> {
             return self.fail(failure, now);
         }
         let answering = self.session.is_answering(now);
+        // What ends by its own limit needs a server for that, and not a quick one.
+        let reached = answering || self.session.is_up() && self.recipe.limit().is_some();
         match self.recipe.stage(now) {
             Stage::Waiting { holder, made }
                 if answering && self.phase == Phase::Contending && self.options.patience.is_none_or(|patience| now >= patience) =>
@@ -501,7 +503,7 @@ impl<R: Recipe> SessionLock<R> {
                 self.phase = Phase::Settled { held: made };
                 self.outputs.push_back(Output::Busy(holder));
             }
-            _ if !answering
+            _ if !reached
                 && (now >= self.options.connect_by
                     || self.session.rounds_in_vain().zip(self.options.rounds).is_some_and(|(done, most)| done >= most)) =>
             {

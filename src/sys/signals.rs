@@ -118,7 +118,7 @@ fn deliver(signal: Signal) -> io::Result<Mask> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::process::{Fork, Pid, fork, kill, own_pid, own_session, wait};
+    use super::super::process::{Fork, Pid, fork, kill, own_pid, wait};
     use super::super::testing::{check_in_child, in_child};
     use super::*;
 
@@ -186,7 +186,9 @@ mod tests {
             // SAFETY: setsid(2) touches no memory.
             check(unsafe { libc::setsid() }).unwrap();
             let Fork::Parent(child) = fork().unwrap() else {
-                own_session().unwrap();
+                // A group, not a session: the kernel does not let TSTP stop an orphaned group.
+                // SAFETY: setpgid(2) touches no memory.
+                check(unsafe { libc::setpgid(0, 0) }).unwrap();
                 let signals = Signals::take().unwrap();
                 stop_self(Signal::TSTP).unwrap();
                 let continued = signals.next().map(|received| received.signal);

@@ -238,7 +238,8 @@ impl Session {
     pub fn faults(&self, now: Moment) -> String {
         let asked = match self.phase {
             Phase::Connecting { since } | Phase::Greeting { since } => Some(Fault::Silent(now.since(since))),
-            Phase::Down { .. } | Phase::Up | Phase::Over => None,
+            Phase::Up => self.unanswered.front().map(|oldest| Fault::Silent(now.since(oldest.sent))),
+            Phase::Down { .. } | Phase::Over => None,
         };
         let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (server, fault))| {
             match asked.as_ref().filter(|_| index == self.server).or(fault.as_ref()) {
@@ -414,6 +415,7 @@ impl Session {
             self.patience = timeout * 2 / 3;
         }
         self.phase = Phase::Up;
+        self.faults[self.server] = None;
         self.next_beat = since + self.lease.timeout() / BEATS;
         self.news.push_back(News::Up { resumed });
         Ok(())
