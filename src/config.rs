@@ -321,6 +321,13 @@ mod tests {
 }
 "#;
 
+    #[test]
+    fn the_example_that_is_shipped_is_one_without_a_warning() {
+        let config = parse(include_str!("../packaging/distributed-flock.json")).unwrap();
+        assert_eq!(config.warnings, [""; 0]);
+        assert_eq!(config.app_id.as_deref(), Some("my_app"));
+    }
+
     fn parse(text: &str) -> Result<Config, String> {
         Config::parse(text.as_bytes(), Path::new("f")).map_err(|error| error.to_string())
     }
