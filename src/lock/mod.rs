@@ -11,8 +11,8 @@ pub mod queue;
 pub mod semaphore;
 pub mod session_lock;
 
+use crate::deadlines::Deadlines;
 use crate::moment::Moment;
-use crate::zookeeper::lease::Deadlines;
 use std::fmt;
 
 /// What happens to a lock.

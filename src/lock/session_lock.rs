@@ -2,10 +2,10 @@
 //! the recipe's business; from then on it is a node of ours, which must be there, be ours, and be proved so in time.
 
 use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
+use crate::deadlines::{self, Deadlines};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
 use crate::zookeeper::code::Code;
-use crate::zookeeper::lease::{self, Deadlines};
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Fault, News, Session, Step};
@@ -264,7 +264,7 @@ impl<R: Recipe> SessionLock<R> {
         self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
-        if timeout < lease::SHORTEST {
+        if timeout < deadlines::SHORTEST {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
             return self.fail(
                 Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),

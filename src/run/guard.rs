@@ -2,6 +2,7 @@
 //! from then on the two share nothing but the line between them.
 
 use super::line::{self, Heard, Report};
+use crate::deadlines::Deadlines;
 use crate::guard::{Action, Event, Guard, News};
 use crate::log::complain;
 use crate::moment::Moment;
@@ -12,7 +13,6 @@ use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, socket, tree};
-use crate::zookeeper::lease::Deadlines;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;

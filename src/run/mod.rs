@@ -7,6 +7,7 @@ mod line;
 mod setup;
 mod story;
 
+use crate::deadlines::Deadlines;
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
 use crate::lock::{Failure, Input, Lock, Output, Proof};
@@ -21,7 +22,6 @@ use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
-use crate::zookeeper::lease::Deadlines;
 use files::Files;
 use line::{Heard, Report};
 use setup::{Parts, Stop};
