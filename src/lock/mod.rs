@@ -114,8 +114,8 @@ pub struct Holder {
 pub struct Proof {
     /// What is locked: a node's path, or a file.
     pub lock: String,
-    /// Grows with every lock handed out: fences off writes of an earlier holder.
-    pub token: i64,
+    /// Grows with every lock handed out: fences off writes of an earlier holder. `None` if whoever hands it out counts nothing.
+    pub token: Option<i64>,
     /// The session that holds it.
     pub session: Option<i64>,
 }
@@ -124,8 +124,8 @@ pub struct Proof {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Failure {
-    /// No server took our session in time.
-    Unreachable { tried: String },
+    /// Nobody answered in time: who was asked, each with a reason.
+    Unreachable(String),
     /// The service says no.
     Refused { what: String, why: String },
     /// What the lock's place holds does not fit it.
@@ -137,7 +137,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Failure::Unreachable { tried } => write!(f, "cannot reach ZooKeeper: {tried}"),
+            Failure::Unreachable(whom) => write!(f, "cannot reach {whom}"),
             Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
             Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
         }

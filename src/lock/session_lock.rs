@@ -39,6 +39,11 @@ pub struct Options {
     pub restarts: Option<u32>,
 }
 
+/// No server took our session in time: each that was tried, with its reason.
+pub fn unreachable(tried: &str) -> Failure {
+    Failure::Unreachable(format!("ZooKeeper: {tried}"))
+}
+
 /// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and has set a watch on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
@@ -337,7 +342,7 @@ impl<R: Recipe> SessionLock<R> {
         if let Phase::Proving(claim) = &self.phase
             && now < deadlines.term
         {
-            let proof = Proof { lock: claim.path.clone(), token: claim.token, session: self.session.id() };
+            let proof = Proof { lock: claim.path.clone(), token: Some(claim.token), session: self.session.id() };
             self.outputs.push_back(Output::Acquired(proof));
             let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
@@ -396,7 +401,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Settled { .. } | Phase::Over => self.session.forget(now),
             Phase::Contending | Phase::Proving(_) if self.options.restarts == Some(0) => {
                 let tried = format!("{}: the session has expired, too often", self.session.server());
-                self.fail(Failure::Unreachable { tried }, now);
+                self.fail(unreachable(&tried), now);
             }
             Phase::Contending | Phase::Proving(_) => {
                 self.options.restarts = self.options.restarts.map(|left| left - 1);
@@ -508,7 +513,7 @@ impl<R: Recipe> SessionLock<R> {
                     || self.session.rounds_in_vain().zip(self.options.rounds).is_some_and(|(done, most)| done >= most)) =>
             {
                 let tried = [self.session.faults(now)].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
-                self.fail(Failure::Unreachable { tried }, now);
+                self.fail(unreachable(&tried), now);
             }
             _ => {}
         }

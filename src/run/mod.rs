@@ -23,6 +23,7 @@ use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
 use files::Files;
+use guard::Environment;
 use line::{Heard, Report};
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
@@ -190,7 +191,7 @@ impl<'a> Run<'a> {
             Output::Lost { why, dead_by } => self.lose(why, dead_by),
             Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
             Output::Failed(failure) => self.step(Event::NoLock(match failure {
-                Failure::Unreachable { .. } => End::Unreachable,
+                Failure::Unreachable(_) => End::Unreachable,
                 Failure::Refused { .. } => End::Refused,
                 Failure::Unfit(_) => End::Unfit,
                 Failure::System(_) => End::System,
@@ -252,7 +253,7 @@ impl<'a> Run<'a> {
         let job = guard::Job {
             program: self.plan.program,
             command: &self.plan.command,
-            environment: self.proof.as_ref().map(environment).unwrap_or_default(),
+            environment: self.proof.as_ref().map(environment),
             death_signal: self.plan.death_signal,
             kill_after: self.plan.kill_after,
             lease: self.lease,
@@ -398,10 +399,12 @@ fn now() -> Moment {
     Moment(clock::since_boot())
 }
 
-/// What a command learns of its lock.
-fn environment(proof: &Proof) -> Vec<(&'static str, String)> {
-    let mut environment =
-        vec![("ZK_FLOCK_HELD", "1".into()), ("ZK_FLOCK_LOCK", proof.lock.clone()), ("ZK_FLOCK_TOKEN", proof.token.to_string())];
-    environment.extend(proof.session.map(|session| ("ZK_FLOCK_SESSION", format!("0x{session:x}"))));
-    environment
+/// What a command learns of its lock: nothing, where that has none, of one that we may be run under ourselves.
+fn environment(proof: &Proof) -> Environment {
+    [
+        ("ZK_FLOCK_HELD", Some("1".into())),
+        ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
+        ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
+        ("ZK_FLOCK_SESSION", proof.session.map(|session| format!("0x{session:x}"))),
+    ]
 }

@@ -3,12 +3,12 @@
 use super::files::Files;
 use super::now;
 use crate::link::reason;
+use crate::lock::Lock;
 use crate::lock::local::{self, Local};
 use crate::lock::node::Node;
 use crate::lock::queue::Queue;
 use crate::lock::semaphore::Semaphore;
-use crate::lock::session_lock::{Options, SessionLock};
-use crate::lock::{Failure, Lock};
+use crate::lock::session_lock::{self, Options, SessionLock};
 use crate::log::{Log, complain};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, End, Plan};
@@ -103,7 +103,7 @@ fn look_up_servers(
     let found = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
     let Servers { names: servers, addresses, unresolved } = found;
     if addresses.is_empty() {
-        log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
+        log.complain(&session_lock::unreachable(&unresolved.join("; ")));
         return Err(Stop::Said(End::Unreachable));
     }
     let (cluster, kill_after) = (cluster.clone(), plan.kill_after);
