@@ -16,7 +16,7 @@
 //! # Rooms, by ring; imports point down
 //!
 //! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they
-//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
+//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to; `server`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
 //!    `record`, `code`, `request`, `session`, `lease`); [`http`] (`request` and `reply`, of `head` and `body`; `percent`, `malformed`);

@@ -1,6 +1,10 @@
 //! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli` from words, config and environment;
 //! nothing below reads any of those. Also here: how a run can end, and the one place that turns an end into an exit code.
 
+mod server;
+
+pub use server::{Backend, Pool, Server};
+
 use crate::signal::Signal;
 use std::ffi::OsString;
 use std::path::PathBuf;
