@@ -26,18 +26,30 @@ pub struct Link {
     state: State,
     /// Not yet taken by the kernel. Bounded by what a session has unanswered.
     outgoing: Vec<u8>,
+    /// Have the kernel find out if the peer is there while nothing is said.
+    watching: bool,
 }
 
 impl Link {
     /// No connection yet to any of these.
     pub fn new(addresses: Vec<SocketAddr>) -> Link {
-        Link { addresses, state: State::Closed, outgoing: Vec::new() }
+        Link { addresses, state: State::Closed, outgoing: Vec::new(), watching: false }
+    }
+
+    /// For who may have to wait for long without a word: a peer that is switched off, or cut off, is noticed all the same.
+    #[must_use]
+    pub fn watching_the_peer(self) -> Link {
+        Link { watching: true, ..self }
     }
 
     /// Begins to connect to the address with this index, in place of any other connection.
     pub fn connect(&mut self, index: usize) -> Result<(), String> {
         self.close();
-        self.state = State::Connecting(socket::connect(self.addresses[index]).map_err(|error| reason(&error))?);
+        let stream = socket::connect(self.addresses[index]).map_err(|error| reason(&error))?;
+        if self.watching {
+            let _ = socket::watch_peer(&stream); // where it cannot be had, a peer that says good-bye has to do
+        }
+        self.state = State::Connecting(stream);
         Ok(())
     }
 
@@ -46,6 +58,13 @@ impl Link {
         self.outgoing.extend_from_slice(bytes);
         // What goes wrong here is seen again, and told, by the next read.
         let _ = self.flush();
+    }
+
+    /// Tells the peer that nothing more will be sent. What it sends still comes.
+    pub fn finish(&mut self) {
+        if let State::Open(stream) = &self.state {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
     }
 
     /// Closes the connection after what was sent, as far as there is room for it.

@@ -17,6 +17,11 @@ use zk_flock::{log, run};
 const PROGRAMS: &[Program] = &[
     Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) },
     Program { name: "lockex", help: cli::lockex::HELP, request: |words, environment| cli::lockex::request(words, environment) },
+    Program {
+        name: "distributex",
+        help: cli::distributex::HELP,
+        request: |words, environment| cli::distributex::request(words, environment),
+    },
 ];
 
 /// Of a wrong `--program`, as of any wrong option.

@@ -74,6 +74,9 @@ pub const TRIES: Kind<Option<u32>> = Kind {
     read: |text| text.parse::<i64>().ok().filter(|&tries| tries <= u32::MAX.into()).map(|tries| tries.try_into().ok()),
 };
 
+/// Where a server listens.
+pub const PORT: Kind<u16> = Kind { expected: "a port, 1 to 65535", read: |text| text.parse().ok().filter(|&port| port != 0) };
+
 /// A signal, or none.
 pub const SIGNAL: Kind<Option<Signal>> = Kind {
     expected: "a signal by number or name, or 0 for none",

@@ -5,6 +5,7 @@
 //! digits, and there is one of it.
 
 mod body;
+pub mod call;
 mod head;
 mod malformed;
 mod percent;

@@ -4,9 +4,12 @@
 mod acl;
 #[cfg(test)]
 mod fake;
+pub mod host;
 pub mod local;
 pub mod node;
 mod parents;
+mod place;
+pub mod pool;
 pub mod queue;
 pub mod semaphore;
 pub mod session_lock;
@@ -51,6 +54,8 @@ pub enum Output {
     Connect(usize),
     /// Send these bytes.
     Send(Vec<u8>),
+    /// Say that nothing more will be sent, and go on listening.
+    Finish,
     /// Close the connection, after what was sent.
     Disconnect,
     /// Lock the local file with this index: now, or as soon as it is free.
@@ -128,6 +133,8 @@ pub enum Failure {
     Unreachable(String),
     /// The service says no.
     Refused { what: String, why: String },
+    /// The lock server says this, and not yes.
+    Denied(String),
     /// What the lock's place holds does not fit it.
     Unfit(String),
     /// A file of a local lock cannot be used.
@@ -138,6 +145,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Failure::Unreachable(whom) => write!(f, "cannot reach {whom}"),
+            Failure::Denied(said) => write!(f, "Error obtaining lock, server said {said}"), // as the original has it
             Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
             Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
         }

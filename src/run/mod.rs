@@ -3,6 +3,7 @@
 
 mod files;
 mod guard;
+mod host_lock;
 mod line;
 mod setup;
 mod story;
@@ -24,6 +25,7 @@ use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
 use files::Files;
 use guard::Environment;
+use host_lock::HostLock;
 use line::{Heard, Report};
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
@@ -62,6 +64,7 @@ struct Run<'a> {
     lock: Box<dyn Lock>,
     link: Link,
     files: Option<Files>,
+    host_lock: Option<HostLock>,
     supervisor: Supervisor,
     signals: Signals,
     timer: Timer,
@@ -77,14 +80,15 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, Parts { lock, addresses, files }: Parts) -> Result<Run<'a>, Stop> {
+    fn new(plan: &'a Plan, log: Log, Parts { lock, link, files, host_lock }: Parts) -> Result<Run<'a>, Stop> {
         Ok(Run {
             plan,
             log,
             began: now(),
             lock,
-            link: Link::new(addresses),
+            link,
             files,
+            host_lock,
             supervisor: Supervisor::new(plan.minimum_hold, plan.kill_after),
             signals: Signals::take().map_err(Stop::system("listen to signals"))?,
             timer: Timer::new().map_err(Stop::system("make a timer"))?,
@@ -175,6 +179,7 @@ impl<'a> Run<'a> {
                 }
             }
             Output::Send(bytes) => self.link.send(&bytes),
+            Output::Finish => self.link.finish(),
             Output::Disconnect => self.link.close(),
             Output::Contend { file, wait } => {
                 let news = self.files.as_mut().and_then(|files| files.contend(file, wait));
@@ -192,7 +197,7 @@ impl<'a> Run<'a> {
             Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
             Output::Failed(failure) => self.step(Event::NoLock(match failure {
                 Failure::Unreachable(_) => End::Unreachable,
-                Failure::Refused { .. } => End::Refused,
+                Failure::Refused { .. } | Failure::Denied(_) => End::Refused,
                 Failure::Unfit(_) => End::Unfit,
                 Failure::System(_) => End::System,
             })),
@@ -244,6 +249,9 @@ impl<'a> Run<'a> {
             }
             Action::Exit(end) => {
                 self.tell_end(end);
+                if end == End::Lost && !self.survivors().is_empty() {
+                    self.host_lock.take().into_iter().for_each(HostLock::leave);
+                }
                 self.end = Some(end);
             }
         }
@@ -257,7 +265,7 @@ impl<'a> Run<'a> {
             death_signal: self.plan.death_signal,
             kill_after: self.plan.kill_after,
             lease: self.lease,
-            keep: self.files.as_ref().and_then(Files::held),
+            keep: self.files.as_ref().and_then(Files::held).or(self.host_lock.as_ref().map(HostLock::held)),
         };
         let alone = matches!(process::reap(), Reap::NoChildren);
         match guard::start(&job, &self.signals) {
