@@ -19,7 +19,8 @@
 //!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to; `server`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
-//!    `record`, `code`, `request`, `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
+//!    `record`, `code`, `request`, `session`, `lease`); [`http`] (`request` and `reply`, of `head` and `body`; `percent`, `malformed`);
+//!    [`moment`] and [`signal`], their vocabulary.
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
 //!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
@@ -31,6 +32,7 @@
 pub mod cli;
 pub mod config;
 pub mod guard;
+pub mod http;
 pub mod link;
 pub mod lock;
 pub mod log;

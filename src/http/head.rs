@@ -1,0 +1,146 @@
+//! What a message begins with: a start line, which tells requests from replies, and fields.
+
+use super::body::Framing;
+use super::malformed::{Malformed, shown};
+
+/// A version that is spoken here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// A connection is closed after each reply, unless both sides ask to keep it.
+    Http10,
+    /// It is kept, unless one side asks to close it.
+    Http11,
+}
+
+impl Version {
+    /// Reads `HTTP/1.1`; later minor versions are read as that. `None` if this names no version at all.
+    pub(super) fn read(name: &[u8]) -> Option<Result<Version, Malformed>> {
+        match name.strip_prefix(b"HTTP/")? {
+            b"1.0" => Some(Ok(Version::Http10)),
+            [b'1', b'.', b'1'..=b'9'] => Some(Ok(Version::Http11)),
+            [b'0'..=b'9', b'.', b'0'..=b'9'] => Some(Err(Malformed::Version(shown(name)))),
+            _ => None,
+        }
+    }
+
+    /// As it stands in a start line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        }
+    }
+}
+
+/// A head; `S` is what its start line says.
+#[derive(Debug)]
+pub(super) struct Head<'a, S> {
+    pub(super) start: S,
+    /// Names and values, as they came. Their number is bounded by the length of the head.
+    pub(super) fields: Vec<(&'a [u8], &'a [u8])>,
+}
+
+impl<'a, S> Head<'a, S> {
+    /// Takes a head off the front. What is wrong is told as soon as it can be seen, also in a head that is not whole.
+    pub(super) fn take(
+        from: &mut &'a [u8],
+        start: impl FnOnce(&'a [u8]) -> Result<S, Malformed>,
+    ) -> Result<Option<Head<'a, S>>, Malformed> {
+        let Some(line) = take_line(from)? else { return Ok(None) };
+        let start = start(line)?;
+        Ok(take_fields(from)?.map(|fields| Head { start, fields }))
+    }
+
+    /// All values of the fields of a name.
+    fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value)
+    }
+
+    /// Whether the connection outlives the message.
+    pub(super) fn keep_alive(&self, version: Version) -> bool {
+        let says = |word: &str| {
+            let mut words = self.values("connection").flat_map(|value| value.split(|&byte| byte == b','));
+            words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+        };
+        !says("close") && (version == Version::Http11 || says("keep-alive"))
+    }
+
+    /// Where the body ends; `None` if the head does not say.
+    pub(super) fn framing(&self, version: Version) -> Result<Option<Framing>, Malformed> {
+        let codings: Vec<_> = self.values("transfer-encoding").collect();
+        let mut lengths = self.values("content-length");
+        match (codings.as_slice(), lengths.next()) {
+            ([], None) => Ok(None),
+            ([], Some(first)) => match lengths.find(|other| *other != first) {
+                None => length(first).map(Some),
+                Some(other) => Err(Malformed::Length(shown(&[first, other].join(&b", "[..])))),
+            },
+            (_, Some(_)) => Err(Malformed::Framing),
+            (_, None) if version == Version::Http10 => Err(Malformed::Framing),
+            ([only], None) if only.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
+            (several, None) => Err(Malformed::Coding(shown(&several.join(&b", "[..])))),
+        }
+    }
+}
+
+/// Digits only. A number that is too large for us is a body that is too long.
+fn length(value: &[u8]) -> Result<Framing, Malformed> {
+    let digits = str::from_utf8(value).ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = digits.ok_or_else(|| Malformed::Length(shown(value)))?;
+    Ok(Framing::Length(digits.parse().unwrap_or(usize::MAX)))
+}
+
+/// Takes fields and the empty line after them off the front.
+#[allow(clippy::type_complexity, reason = "names and values")]
+pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Vec<(&'a [u8], &'a [u8])>>, Malformed> {
+    let mut fields = Vec::new();
+    while let Some(line) = take_line(from)? {
+        if line.is_empty() {
+            return Ok(Some(fields));
+        }
+        fields.push(field(line)?);
+    }
+    Ok(None)
+}
+
+/// The name is a token: no space before the colon, and no line that goes on with the value of the one before.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let colon = line.iter().position(|&byte| byte == b':').filter(|&colon| is_token(&line[..colon]));
+    let colon = colon.ok_or_else(|| Malformed::Field(shown(line)))?;
+    Ok((&line[..colon], line[colon + 1..].trim_ascii()))
+}
+
+/// Takes a line off the front, without its end. The first control character must be the end's, tabs apart.
+pub(super) fn take_line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
+    let Some(end) = from.iter().position(|&byte| byte.is_ascii_control() && byte != b'\t') else { return Ok(None) };
+    let (line, rest) = from.split_at(end);
+    match rest {
+        [b'\r', b'\n', rest @ ..] => {
+            *from = rest;
+            Ok(Some(line))
+        }
+        [b'\r'] => Ok(None),
+        _ => Err(Malformed::Control(rest[0])),
+    }
+}
+
+/// What `take` finds in the first `longest` bytes, and how much of them it is. All of them without anything whole among them are too long.
+pub(super) fn within<'a, T>(
+    longest: usize,
+    too_long: Malformed,
+    bytes: &'a [u8],
+    take: impl FnOnce(&mut &'a [u8]) -> Result<Option<T>, Malformed>,
+) -> Result<Option<(T, usize)>, Malformed> {
+    let seen = &bytes[..bytes.len().min(longest)];
+    let mut rest = seen;
+    match take(&mut rest)? {
+        Some(found) => Ok(Some((found, seen.len() - rest.len()))),
+        None if seen.len() == longest => Err(too_long),
+        None => Ok(None),
+    }
+}
+
+/// A method or the name of a field (RFC 9110, 5.6.2).
+pub(super) fn is_token(word: &[u8]) -> bool {
+    !word.is_empty() && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}

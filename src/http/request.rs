@@ -1,0 +1,135 @@
+//! Requests: what a server reads, and the one kind that the client sends.
+
+use super::head::{Head, Version, is_token, within};
+use super::malformed::{Malformed, shown};
+use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
+use crate::http::body::Framing;
+
+/// Empty lines that a server skips before a request (RFC 9112, 2.2): some clients send one after the body of the request before.
+const EMPTY_LINES: usize = 4;
+
+/// What is to be done. Only GET and HEAD are, here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Other,
+}
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What is to be done.
+    pub method: Method,
+    /// Decoded; what is not UTF-8 is shown as U+FFFD. Without scheme and host, if they came.
+    pub path: String,
+    /// As it came.
+    query: Vec<u8>,
+    /// Its reply is to be of the same.
+    pub version: Version,
+    /// Whether the connection is meant to outlive the reply.
+    pub keep_alive: bool,
+}
+
+/// How a request is to be answered: all that is kept of it while there is no answer yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// The version of the reply.
+    pub version: Version,
+    /// The head of the reply only: it was a HEAD.
+    pub head_only: bool,
+    /// Whether the connection may outlive the reply.
+    pub keep_alive: bool,
+}
+
+impl Terms {
+    /// For what cannot be read: a whole reply, and the end.
+    pub const UNREADABLE: Terms = Terms { version: Version::Http11, head_only: false, keep_alive: false };
+}
+
+impl Request {
+    /// The request at the start of `bytes` and its length there, a body that it brings included. `None`: not yet.
+    pub fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
+        let empty = bytes.chunks_exact(2).take(EMPTY_LINES).take_while(|line| line == b"\r\n").count() * 2;
+        let head = within(LONGEST_HEAD, Malformed::LongHead, &bytes[empty..], |rest| Head::take(rest, request_line))?;
+        let Some((head, length)) = head else { return Ok(None) };
+        let (method, target, version) = head.start;
+        let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
+        let Some((_, body)) = framing.read(&bytes[empty + length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
+        let (path, query) = split_at_first(origin(target), b'?');
+        let path = String::from_utf8_lossy(&percent::decode(path)).into_owned();
+        let request = Request { method, path, query: query.to_vec(), version, keep_alive: head.keep_alive(version) };
+        Ok(Some((request, empty + length + body)))
+    }
+
+    /// The first value of this name in the query, decoded. It need not be UTF-8.
+    pub fn parameter(&self, name: &str) -> Option<Vec<u8>> {
+        self.parameters().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value)
+    }
+
+    /// Names and values of the query, decoded, in their order.
+    pub fn parameters(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        percent::pairs(&self.query)
+    }
+
+    /// How it is to be answered.
+    pub fn terms(&self) -> Terms {
+        Terms { version: self.version, head_only: self.method == Method::Head, keep_alive: self.keep_alive }
+    }
+}
+
+/// A request for `path`, which begins with a slash. `host` is whom it is for, with a port unless that is 80.
+pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool) -> Vec<u8> {
+    let mut out = b"GET ".to_vec();
+    percent::encode(path, b"/", &mut out);
+    for (index, (name, value)) in parameters.iter().enumerate() {
+        out.push(if index == 0 { b'?' } else { b'&' });
+        percent::encode(name, b"", &mut out);
+        out.push(b'=');
+        percent::encode(value, b"", &mut out);
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    percent::encode(host, b":[]", &mut out);
+    // No cache in between may answer in the server's place.
+    out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
+    if !keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+/// Three words, one space between two.
+fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Malformed> {
+    let malformed = || Malformed::RequestLine(shown(line));
+    let (method, rest) = split_at_first(line, b' ');
+    let (target, version) = split_at_first(rest, b' ');
+    if !is_token(method) || target.is_empty() || target.contains(&b'\t') {
+        return Err(malformed());
+    }
+    let version = Version::read(version).ok_or_else(malformed)??;
+    let method = match method {
+        b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
+        b"POST" => Method::Post,
+        _ => Method::Other,
+    };
+    Ok((method, target, version))
+}
+
+/// A target without the scheme and host that it has when it was meant for a proxy.
+fn origin(target: &[u8]) -> &[u8] {
+    let schemes = [&b"http://"[..], b"https://"];
+    let scheme = schemes.into_iter().find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    let Some(scheme) = scheme else { return target };
+    let rest = &target[scheme.len()..];
+    let path = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
+    &rest[path..]
+}
+
+/// What is before the first such byte, and what after it.
+fn split_at_first(bytes: &[u8], separator: u8) -> (&[u8], &[u8]) {
+    bytes.iter().position(|&byte| byte == separator).map_or((bytes, b""), |at| (&bytes[..at], &bytes[at + 1..]))
+}
