@@ -16,11 +16,13 @@
 //! # Rooms, by ring; imports point down
 //!
 //! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they
-//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to; `server`).
+//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with
+//!    its `scalar`, or `json`, both a tree of `node`), [`plan`] (what they come to; `server`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
 //!    `record`, `code`, `request`, `session`, `lease`); [`http`] (`request` and `reply`, of `head` and `body`; `percent`, `malformed`);
-//!    [`moment`] and [`signal`], their vocabulary.
+//!    [`moment`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract; `memory`, of one `ledger` a pool with its
+//!    `holders` and `waiters`, and their `desk`; `refusal`, `state`).
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
 //!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
@@ -38,6 +40,7 @@ pub mod lock;
 pub mod log;
 pub mod moment;
 pub mod plan;
+pub mod pool;
 pub mod prepare;
 pub mod run;
 pub mod signal;
