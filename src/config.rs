@@ -3,6 +3,7 @@
 
 pub mod json;
 pub mod node;
+pub mod server;
 mod text;
 pub mod yaml;
 
