@@ -20,7 +20,7 @@
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
 //!    `record`, `code`, `request`, `session`, `lease`); [`moment`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
-//!    `memory`, of one `ledger` a pool with its `holders` and `waiters`, and their `desk`; `refusal`, `state`).
+//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
 //!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
