@@ -21,13 +21,13 @@
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
 //!    `record`, `code`, `request`, `session`, `lease`); [`http`] (`request` and `reply`, of `head` and `body`; `percent`, `malformed`);
-//!    [`moment`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract; `memory`, of one `ledger` a pool with its
-//!    `holders` and `waiters`, and their `desk`; `refusal`, `state`).
+//!    [`moment`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract; `memory`, which has a `ledger` for each pool, of
+//!    `holders` and `waiters`, and one `desk`; `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
 //!    [`link`] (one connection), [`log`].
-//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
-//!    `host`, and `testing` for their tests.
+//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
+//!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `tcp`,
+//!    `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 

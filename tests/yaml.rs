@@ -77,7 +77,8 @@ fn the_corpus_means_the_same_to_pyyaml() {
 
 #[test]
 fn the_corpus_changed_in_one_place_means_the_same_to_pyyaml() {
-    const PUT: [&str; 22] = ["", " ", "\n", ":", ": ", "-", "- ", "\n- ", "#", " #", "'", "\"", "\\", "\t", "\n ", "1", "a", "&", "é", "?", ",", "\r\n"];
+    const PUT: [&str; 22] =
+        ["", " ", "\n", ":", ": ", "-", "- ", "\n- ", "#", " #", "'", "\"", "\\", "\t", "\n ", "1", "a", "&", "é", "?", ",", "\r\n"];
     let mut documents = Vec::new();
     for text in corpus("accepted").values().chain(corpus("refused").values()).filter(|text| text.len() < 400) {
         for at in 0..text.len() {

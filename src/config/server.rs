@@ -280,7 +280,8 @@ mod tests {
         assert_eq!((config.state.as_deref(), config.warnings.len()), (Some(Path::new("s")), 0));
         let last = Pool { expire: Some(Duration::from_millis(1500)), ..pool("c:/d,é", 0, 1, &["ab", "c"]) };
         assert_eq!(config.pools, [pool("a", 1800, 1, &[]), pool("b", 0, 1, &[]), last]);
-        let config = parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
+        let config =
+            parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
         assert_eq!(config.backend, Backend::Memcache(Host { name: "h".into(), port: 1 }));
         assert_eq!(config.pools, [pool("a", 1800, 1, &[])]);
     }
@@ -318,7 +319,9 @@ mod tests {
             assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text:?}");
         }
         let long = "x".repeat(LONGEST_NAME + 1);
-        assert!(parse(&format!("pools:\n- name: {long}")).unwrap_err().ends_with("longer than 240 bytes, which no key in memcached can be"));
+        assert!(
+            parse(&format!("pools:\n- name: {long}")).unwrap_err().ends_with("longer than 240 bytes, which no key in memcached can be")
+        );
     }
 
     #[test]

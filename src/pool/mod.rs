@@ -6,8 +6,10 @@ mod desk;
 mod holders;
 mod ledger;
 pub mod memory;
+pub mod metrics;
 pub mod refusal;
 pub mod state;
+pub mod status;
 mod waiters;
 
 use crate::moment::Moment;
