@@ -3,13 +3,22 @@
 
 use crate::lock::Input;
 use crate::sys::poll::Watched;
-use crate::sys::socket;
+use crate::sys::{socket, tcp};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// What one read takes at most; replies are far smaller.
 const READ: usize = 16 << 10;
+
+/// Silence after which a peer is asked whether it is there, time between questions, and how many of them may go unanswered: the server does the same.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u8 = 3;
+
+/// How long what was sent may go unacknowledged: as long as all of that takes.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// How far a connection is.
 #[derive(Debug)]
@@ -47,7 +56,8 @@ impl Link {
         self.close();
         let stream = socket::connect(self.addresses[index]).map_err(|error| reason(&error))?;
         if self.watching {
-            let _ = socket::watch_peer(&stream); // where it cannot be had, a peer that says good-bye has to do
+            // Where that cannot be had, a peer that says good-bye must do.
+            let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES).and_then(|()| tcp::give_up_after(&stream, UNACKNOWLEDGED));
         }
         self.state = State::Connecting(stream);
         Ok(())

@@ -60,6 +60,7 @@ fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
             Exit::Code(code) => code.into(),
             Exit::DieOf(signal) => signals::die_of(signal),
         },
+        Ok(Request::Serve(_) | Request::Check(_)) => ExitCode::FAILURE, // the server is not among the programs yet
         Ok(Request::Help) => print(&program.help),
         Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
         Err(error) => {

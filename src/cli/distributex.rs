@@ -75,7 +75,7 @@ impl options::Options for Options {
         match argument {
             Short('H') => self.server = Some(server(parser.value()?)?),
             Short('r') => self.pool = Some(value::text("-r", parser.value()?)?),
-            Short('p') => self.port = value::PORT.take("-p", parser)?,
+            Short('p') => self.port = value::SERVER_PORT.take("-p", parser)?,
             Short('l') => self.local = true,
             Long("no-local-lock") => self.no_local_lock = true,
             Long("as") => self.own_name = Some(own_name(parser.value()?)?),

@@ -52,39 +52,16 @@ pub fn connected(stream: &TcpStream) -> io::Result<()> {
     stream.take_error()?.map_or(Ok(()), Err)
 }
 
-/// Silence after which a peer is probed, time between probes, how many may stay unanswered; and the sum of it in ms, which is also how long what is
-/// sent may go without being acknowledged.
-const PROBE_AFTER: c_int = 15;
-const PROBE_EVERY: c_int = 5;
-const PROBES: c_int = 3;
-const UNACKNOWLEDGED: c_int = (PROBE_AFTER + PROBES * PROBE_EVERY) * 1000;
-
-/// Has the kernel end a connection (ETIMEDOUT) whose peer is gone without having said so: half a minute after it was last heard of.
-pub fn watch_peer(stream: &TcpStream) -> io::Result<()> {
-    for (level, option, value) in [
-        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, PROBE_AFTER),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, PROBE_EVERY),
-        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, PROBES),
-        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED),
-    ] {
-        let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
-        // SAFETY: setsockopt(2) reads `length` bytes, those of one int.
-        check(unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, (&raw const value).cast(), length) })?;
-    }
-    Ok(())
-}
-
 /// An address of either family, in the kernel's layout.
 #[repr(C)]
-union Address {
+pub(super) union Address {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 /// Family, address, and how many bytes of it count.
 #[allow(clippy::cast_possible_truncation, reason = "families and sizes of addresses are small")]
-fn raw(address: SocketAddr) -> (c_int, Address, libc::socklen_t) {
+pub(super) fn raw(address: SocketAddr) -> (c_int, Address, libc::socklen_t) {
     match address {
         SocketAddr::V4(address) => {
             let v4 = libc::sockaddr_in {

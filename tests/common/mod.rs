@@ -13,6 +13,7 @@ pub mod life;
 pub mod process;
 pub mod proxy;
 pub mod pty;
+pub mod python;
 pub mod run;
 pub mod sandbox;
 pub mod zookeeper;
