@@ -445,7 +445,7 @@ mod tests {
         for (patience, ended, away) in [
             (Duration::MAX, 1000, 1000), // a new outage
             (Duration::MAX, 999, 0),
-            (Duration::from_secs(60), 59_000, 0),
+            (Duration::from_mins(1), 59_000, 0),
         ] {
             let mut caller = asked(patience);
             caller.disconnected(None, at(ended));
