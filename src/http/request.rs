@@ -53,8 +53,8 @@ impl Request {
     /// The request at the start of `bytes` and its length there, a body that it brings included. `None`: not yet.
     pub fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
         let empty = bytes.chunks_exact(2).take(EMPTY_LINES).take_while(|line| line == b"\r\n").count() * 2;
-        let head = within(LONGEST_HEAD, Malformed::LongHead, &bytes[empty..], |rest| Head::take(rest, request_line))?;
-        let Some((head, length)) = head else { return Ok(None) };
+        let found = within(LONGEST_HEAD, Malformed::LongHead, &bytes[empty..], |rest| Head::take(rest, request_line))?;
+        let Some((head, length)) = found else { return Ok(None) };
         let (method, target, version) = head.start;
         let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
         let Some((_, body)) = framing.read(&bytes[empty + length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
@@ -207,6 +207,7 @@ mod tests {
     #[test]
     fn some_empty_lines_before_a_request_are_skipped() {
         whole("\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+        whole("\r\nPOST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n");
         assert_eq!(wrong("\r\n\r\n\r\n\r\n\r\n"), Malformed::RequestLine(String::new()));
         assert_eq!(wrong("\n"), Malformed::Control(b'\n'));
         assert_eq!(Request::read(b"\r\n\r"), Ok(None));
