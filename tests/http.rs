@@ -1,26 +1,19 @@
 //! HTTP on what real clients and the original lock server have said to each other (`captures/distributexd`), at every cut, there and back, and
 //! on messages that nobody should send.
 
+mod common;
+
+use common::capture;
 use proptest::prelude::*;
 use std::fmt::Debug;
 use zk_flock::http::{LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST_BODY, Malformed, Method, Reply, Request, Terms, Version, get};
 
-/// Connections, each in the lines of both sides.
-const CAPTURE: &str = include_str!("captures/distributexd");
-
 /// What was said on the connection that the original answered with 400.
 const GARBAGE: &str = "foo\r\n\r\n";
 
-/// What one side said on each connection.
-fn said(sign: &str) -> impl Iterator<Item = String> {
-    CAPTURE
-        .split("\n\n")
-        .skip(1)
-        .map(move |connection| connection.lines().filter_map(|line| line.strip_prefix(sign)).map(unescape).collect())
-}
-
-fn unescape(line: &str) -> String {
-    line.replace("\\r", "\r").replace("\\n", "\n") // no other backslash was said
+/// What well-behaved clients have said, connection by connection.
+fn asked() -> Vec<String> {
+    capture::distributexd().map(|(asked, _)| asked).filter(|asked| asked != GARBAGE).collect()
 }
 
 /// What a reader finds.
@@ -48,7 +41,7 @@ fn messages<T>(mut bytes: &[u8], read: impl Fn(&[u8]) -> Found<T>) -> Vec<T> {
 
 #[test]
 fn what_clients_have_asked_is_read() {
-    let asked: Vec<_> = said("> ").filter(|text| text != GARBAGE).flat_map(|text| requests(&text)).collect();
+    let asked: Vec<_> = asked().iter().flat_map(|text| requests(text)).collect();
     let lines: Vec<_> = asked.iter().map(line).collect();
     let five = ["Get /get/ me pool1", "Get /get/ them pool1", "Get /release/ me pool1", "Get /get/ them pool1", "Get /release/ them pool1"];
     assert_eq!(lines[..5], five);
@@ -82,8 +75,9 @@ fn line(request: &Request) -> String {
 
 #[test]
 fn what_the_original_server_has_answered_is_read() {
-    let pairs = said("> ").zip(said("< ")).filter(|(asked, _)| !asked.starts_with("HEAD"));
-    let answered: Vec<_> = pairs.flat_map(|(_, answered)| replies(&answered)).collect();
+    let to_head = |asked: &str| asked.starts_with("HEAD"); // no reply can be read without knowing that
+    let answered: Vec<_> =
+        capture::distributexd().filter(|(asked, _)| !to_head(asked)).flat_map(|(_, answered)| replies(&answered)).collect();
     let bodies: Vec<_> = answered.iter().map(|reply| String::from_utf8_lossy(&reply.body)).collect();
     assert_eq!(bodies[..10], ["YES", "NO", "OK", "YES", "OK", "YES", "OK", "INVALID", "INVALID", "YES"]);
     assert_eq!(bodies[bodies.len() - 8..], ["YES", "OK", "INVALID", "INVALID", "OK", "", "YES", "OK"]);
@@ -96,7 +90,7 @@ fn what_the_original_server_has_answered_is_read() {
 
 #[test]
 fn our_client_asks_what_the_original_asked() {
-    let originals = said("> ").filter(|text| text.contains("Python-urllib")).flat_map(|text| requests(&text));
+    let originals = asked().into_iter().filter(|text| text.contains("Python-urllib")).flat_map(|text| requests(&text));
     let words = [("pool", "pool1"), ("host", "h.example")];
     let ours = ["/wait/", "/release/"].map(|path| String::from_utf8(get(path, &words, "localhost:9889", false)).unwrap());
     assert_eq!(ours.concat().matches("Host: localhost:9889\r\n").count(), 2);
@@ -118,7 +112,7 @@ fn whole() -> Vec<String> {
         format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}0\r\n\r\n", "1\r\n\n\r\n".repeat(1000)),
         format!("HTTP/1.1 200 OK\r\nContent-Length: {LONGEST_REPLY_BODY}\r\n\r\n{}", "\r".repeat(LONGEST_REPLY_BODY)),
     ];
-    shapes.into_iter().chain(said("> ").filter(|text| text != GARBAGE)).chain(said("< ")).collect()
+    shapes.into_iter().chain(asked()).chain(capture::distributexd().map(|(_, answered)| answered)).collect()
 }
 
 #[test]
