@@ -6,7 +6,9 @@ mod common;
 use common::capture;
 use proptest::prelude::*;
 use std::fmt::Debug;
-use zk_flock::http::{LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST_BODY, Malformed, Method, Reply, Request, Terms, Version, get};
+use zk_flock::http::{
+    LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST, LONGEST_REQUEST_BODY, Malformed, Method, Reply, Request, Terms, Version, get,
+};
 
 /// What was said on the connection that the original answered with 400.
 const GARBAGE: &str = "foo\r\n\r\n";
@@ -128,6 +130,24 @@ fn every_prefix_of_a_message_means_not_yet() {
             let (_, length) = Request::read(bytes).expect("it is well-formed").expect("it is whole");
             (0..length).for_each(|cut| assert_eq!(Request::read(&bytes[..cut]), Ok(None), "{:?}", &text[..cut]));
         }
+    }
+}
+
+#[test]
+fn of_as_many_bytes_as_the_longest_request_it_is_known_what_they_are() {
+    let post = |framing: &str, filler: &str| {
+        let start = format!("\r\n\r\n\r\n\r\nPOST / HTTP/1.1\r\n{framing}\r\nA: ");
+        start.clone() + &"x".repeat(LONGEST_HEAD - start.len() - 4) + "\r\n\r\n" + &filler.repeat(LONGEST_REQUEST_BODY)
+    };
+    let counted = post(&format!("Content-Length: {LONGEST_REQUEST_BODY}"), "x");
+    let chunked = post("Transfer-Encoding: chunked", "1\r\n\n\r\n");
+    let read = |text: &str, length: usize| Request::read(&text.as_bytes()[..length]).map(|found| found.map(|(_, length)| length));
+    for (text, known) in [
+        (counted, Ok(Some(LONGEST_REQUEST))),
+        (chunked, Err(Malformed::LongBody(LONGEST_REQUEST_BODY))),
+        ("x".repeat(LONGEST_REQUEST), Err(Malformed::LongHead)),
+    ] {
+        assert_eq!(read(&text, LONGEST_REQUEST), known);
     }
 }
 

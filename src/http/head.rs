@@ -32,12 +32,14 @@ impl Version {
     }
 }
 
+/// Names and values, as they came. Their number is bounded by the length of the head.
+pub(super) type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
+
 /// A head; `S` is what its start line says.
 #[derive(Debug)]
 pub(super) struct Head<'a, S> {
     pub(super) start: S,
-    /// Names and values, as they came. Their number is bounded by the length of the head.
-    pub(super) fields: Vec<(&'a [u8], &'a [u8])>,
+    pub(super) fields: Fields<'a>,
 }
 
 impl<'a, S> Head<'a, S> {
@@ -91,9 +93,8 @@ fn length(value: &[u8]) -> Result<Framing, Malformed> {
 }
 
 /// Takes fields and the empty line after them off the front.
-#[allow(clippy::type_complexity, reason = "names and values")]
-pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Vec<(&'a [u8], &'a [u8])>>, Malformed> {
-    let mut fields = Vec::new();
+pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Fields<'a>>, Malformed> {
+    let mut fields = Fields::new();
     while let Some(line) = take_line(from)? {
         if line.is_empty() {
             return Ok(Some(fields));

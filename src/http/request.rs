@@ -52,16 +52,18 @@ impl Terms {
 impl Request {
     /// The request at the start of `bytes` and its length there, a body that it brings included. `None`: not yet.
     pub fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
-        let empty = bytes.chunks_exact(2).take(EMPTY_LINES).take_while(|line| line == b"\r\n").count() * 2;
-        let found = within(LONGEST_HEAD, Malformed::LongHead, &bytes[empty..], |rest| Head::take(rest, request_line))?;
+        let found = within(LONGEST_HEAD, Malformed::LongHead, bytes, |rest| {
+            skip_empty_lines(rest);
+            Head::take(rest, request_line)
+        })?;
         let Some((head, length)) = found else { return Ok(None) };
         let (method, target, version) = head.start;
         let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
-        let Some((_, body)) = framing.read(&bytes[empty + length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
+        let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
         let (path, query) = split_at_first(origin(target), b'?');
         let path = String::from_utf8_lossy(&percent::decode(path)).into_owned();
         let request = Request { method, path, query: query.to_vec(), version, keep_alive: head.keep_alive(version) };
-        Ok(Some((request, empty + length + body)))
+        Ok(Some((request, length + body)))
     }
 
     /// The first value of this name in the query, decoded. It need not be UTF-8.
@@ -99,6 +101,12 @@ pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool
     }
     out.extend_from_slice(b"\r\n");
     out
+}
+
+fn skip_empty_lines(from: &mut &[u8]) {
+    for _ in 0..EMPTY_LINES {
+        *from = from.strip_prefix(b"\r\n").unwrap_or(from);
+    }
 }
 
 /// Three words, one space between two.
@@ -219,6 +227,8 @@ mod tests {
         let head = |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
         whole(&head(LONGEST_HEAD));
         assert_eq!(wrong(&head(LONGEST_HEAD + 1)), Malformed::LongHead);
+        whole(&format!("\r\n{}", head(LONGEST_HEAD - 2)));
+        assert_eq!(wrong(&format!("\r\n{}", head(LONGEST_HEAD - 1))), Malformed::LongHead);
         assert_eq!(wrong(&"x".repeat(LONGEST_HEAD)), Malformed::LongHead);
         assert_eq!(Request::read("x".repeat(LONGEST_HEAD - 1).as_bytes()), Ok(None));
     }
