@@ -8,7 +8,7 @@ use std::time::Duration;
 pub(super) const REQUEST: Duration = Duration::from_secs(10);
 
 /// From a reply to the next request.
-pub(super) const IDLE: Duration = Duration::from_secs(60);
+pub(super) const IDLE: Duration = Duration::from_mins(1);
 
 /// From when a reply can be sent to when some more of it can: as long as it may go unacknowledged.
 pub(super) const REPLY: Duration = Duration::from_secs(10);
