@@ -77,6 +77,21 @@ pub enum Lock {
         /// Print each name on stdout as it is tried.
         announce: bool,
     },
+    /// A place in a pool of a lock server that speaks HTTP.
+    Pool {
+        /// The server.
+        server: Host,
+        /// The pool's name there.
+        pool: String,
+        /// What this host is called there; `None`: as the name service calls it.
+        host: Option<String>,
+        /// A server that is away while we wait is waited for as long as the lock.
+        patient: bool,
+        /// The file that keeps all but one run of this host from asking, if they are to be kept.
+        host_lock: Option<PathBuf>,
+    },
+    /// This file of this host, and nothing else.
+    Host(PathBuf),
 }
 
 /// A ZooKeeper ensemble and how to talk to it.
