@@ -3,7 +3,7 @@
 
 use super::options::{self, Common, Taken, next_argument};
 use super::{Environment, Error, Fault, Request, value};
-use crate::plan::{Command, Gate, Host, Level, Lock, Log, Plan, Style};
+use crate::plan::{Command, Gate, Host, Level, Lock, Log, Place, Plan, Style};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::net::Ipv6Addr;
@@ -123,7 +123,7 @@ impl Options {
         match (self.server, host_lock) {
             (Some(name), host_lock) => {
                 let server = Host { name, port: self.port };
-                Ok(Lock::Pool { server, pool, host: self.own_name, patient: self.common.wait.is_some(), host_lock })
+                Ok(Lock::Pool(Place { server, pool, host: self.own_name, patient: self.common.wait.is_some(), host_lock }))
             }
             (None, Some(file)) if self.local => Ok(Lock::Host(file)),
             (None, _) => Err(Fault::Missing { option: "-H", what: "which server? (or is the lock of this host enough? then -l)" }),
@@ -191,7 +191,7 @@ mod tests {
 
     /// Server, pool, our name, patience, and the lock of this host.
     fn pool(plan: &Plan) -> (String, &str, Option<&str>, bool, Option<&str>) {
-        let Lock::Pool { server, pool, host, patient, host_lock } = &plan.lock else { panic!("{:?}", plan.lock) };
+        let Lock::Pool(Place { server, pool, host, patient, host_lock }) = &plan.lock else { panic!("{:?}", plan.lock) };
         (server.to_string(), pool, host.as_deref(), *patient, host_lock.as_ref().map(|path| path.to_str().unwrap()))
     }
 

@@ -13,7 +13,7 @@ use crate::lock::session_lock::{self, Options, SessionLock};
 use crate::lock::{self, Failure, Lock};
 use crate::log::{Log, complain};
 use crate::moment::Moment;
-use crate::plan::{self, Cluster, End, Plan};
+use crate::plan::{self, Cluster, End, Place, Plan};
 use crate::prepare::{self, OwnName, Servers};
 use crate::sys::{daemon, host, process, random};
 use std::io;
@@ -101,26 +101,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             let files = Some(Files::new(directory.clone(), *private, names));
             Ok(Parts { files, ..Parts::new(Local::new(options), Link::new(Vec::new())) })
         }
-        plan::Lock::Pool { server, pool, host, patient, host_lock } => {
-            let reach_by = started + if *patient { plan.wait.max(pool::OUTAGE) } else { pool::OUTAGE };
-            let own_name = if host.is_none() { Some(OwnName::ask().map_err(Stop::system(LOOK_UP))?) } else { None };
-            let Servers { names, addresses, unresolved } = resolve(std::slice::from_ref(server), reach_by)?;
-            if addresses.is_empty() {
-                return Err(unreachable(&Failure::Unreachable(unresolved.join("; ")), log));
-            }
-            let options = pool::Options {
-                addresses: names,
-                server: server.clone(),
-                pool: pool.clone(),
-                host: host_name(host.as_ref(), own_name, started + pool::OUTAGE, log)?,
-                patience,
-                reach_by: patient.then_some(reach_by),
-                alone: host_lock.is_some(),
-                kill_after: plan.kill_after,
-            };
-            let host_lock = host_lock.as_ref().map(|file| lock_host(file, log)).transpose()?;
-            Ok(Parts { host_lock, ..Parts::new(Pool::new(options, started, now()), Link::new(addresses).watching_the_peer()) })
-        }
+        plan::Lock::Pool(place) => ask_for_place(plan, place, started, patience, log),
         plan::Lock::Host(file) => {
             let host_lock = Some(lock_host(file, log)?);
             Ok(Parts { host_lock, ..Parts::new(lock::host::Host::new(file.display().to_string()), Link::new(Vec::new())) })
@@ -144,6 +125,32 @@ fn look_up_servers(
     Ok((Options { servers, unresolved, cluster, patience, connect_by, kill_after, rounds: None, restarts: None }, addresses))
 }
 
+/// The lock server and what we are called there, then the lock of this host.
+fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<Moment>, log: &mut Log) -> Result<Parts, Stop> {
+    let reach_by = started + if place.patient { plan.wait.max(pool::OUTAGE) } else { pool::OUTAGE };
+    let own_name = if place.host.is_none() { Some(OwnName::ask().map_err(Stop::system(LOOK_UP))?) } else { None };
+    let Servers { names, addresses, unresolved } = resolve(std::slice::from_ref(&place.server), reach_by)?;
+    if addresses.is_empty() {
+        return Err(unreachable(&Failure::Unreachable(unresolved.join("; ")), log));
+    }
+    let host = match (&place.host, own_name) {
+        (None, Some(asked)) => hear_own_name(asked, started + pool::OUTAGE, &addresses, log)?,
+        (said, _) => said.clone().unwrap_or_default(),
+    };
+    let options = pool::Options {
+        addresses: names,
+        server: place.server.clone(),
+        pool: place.pool.clone(),
+        host,
+        patience,
+        reach_by: place.patient.then_some(reach_by),
+        alone: place.host_lock.is_some(),
+        kill_after: plan.kill_after,
+    };
+    let host_lock = place.host_lock.as_ref().map(|file| lock_host(file, log)).transpose()?;
+    Ok(Parts { host_lock, ..Parts::new(Pool::new(options, started, now()), Link::new(addresses).watching_the_peer()) })
+}
+
 fn resolve(hosts: &[plan::Host], deadline: Moment) -> Result<Servers, Stop> {
     prepare::resolve(hosts, deadline).map_err(Stop::system(LOOK_UP))
 }
@@ -153,18 +160,19 @@ fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
     Stop::Said(End::Unreachable)
 }
 
-/// What this host is called to a lock server: as it was said, else as it is looked up.
-fn host_name(said: Option<&String>, asked: Option<OwnName>, deadline: Moment, log: &mut Log) -> Result<String, Stop> {
-    let found = match (said, asked) {
-        (Some(said), _) => return Ok(said.clone()),
-        (None, Some(asked)) => asked.wait(deadline).map_err(Stop::system(LOOK_UP))?,
-        (None, None) => None,
-    };
-    Ok(found.unwrap_or_else(|| {
-        let name = host::name();
-        log.warn(&format_args!("the full name of this host was not looked up in time, so {name:?} has to do (--as says another)"));
-        name
-    }))
+/// What this host is called to a lock server that nobody has told us a name for.
+fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: &mut Log) -> Result<String, Stop> {
+    let found = asked.wait(deadline).map_err(Stop::system(LOOK_UP))?;
+    let name = found.unwrap_or_else(|| {
+        let bare = host::name();
+        log.warn(&format_args!("the full name of this host was not looked up in time, so {bare:?} has to do (--as says another)"));
+        bare
+    });
+    let anybodys = name == "localhost" || name.starts_with("localhost.");
+    if anybodys && !servers.iter().all(|server| server.ip().is_loopback()) {
+        log.warn(&format_args!("this host is {name:?} to the server, as others may be, and all of them have the lock at once: give --as"));
+    }
+    Ok(name)
 }
 
 /// Takes the lock of this host, at once or not at all.
