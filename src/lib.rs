@@ -18,7 +18,7 @@
 //! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they
 //!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
-//!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
+//!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
 //!    `record`, `code`, `request`, `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
 //!    [`link`] (one connection), [`log`].

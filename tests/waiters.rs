@@ -154,10 +154,9 @@ fn a_name_with_a_slash_and_several_names_have_queues_too() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     client.create_if_missing(&sandbox.node("a"), b"");
-    for (words, locks, queue) in [
-        (&["a/lock", "true"][..], &["a/lock"][..], "a%2Flock"),
-        (&["-n", "2", "lock", "true"], &["lock_0", "lock_1"], "lock_0..lock_1"),
-    ] {
+    for (words, locks, queue) in
+        [(&["a/lock", "true"][..], &["a/lock"][..], "a%2Flock"), (&["-n", "2", "lock", "true"], &["lock_0", "lock_1"], "lock_0..lock_1")]
+    {
         locks.iter().for_each(|lock| client.create_ephemeral(&sandbox.node(lock), b"host").unwrap());
         let waiter = sandbox.flock(server, &["-l", "0", "-w", "80"]).words(words).start();
         client.wait_for_children(&sandbox.node(&format!(".queue/{queue}")), 1);

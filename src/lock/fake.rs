@@ -6,6 +6,7 @@ use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
 use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -150,7 +151,11 @@ impl Fake {
                 self.write_result(operation, body);
                 continue;
             };
-            let code = if index < at { Code::OK } else if index == at { code } else { Code(-2) };
+            let code = match index.cmp(&at) {
+                Ordering::Less => Code::OK,
+                Ordering::Equal => code,
+                Ordering::Greater => Code(-2), // a runtime inconsistency
+            };
             MultiHeader { kind: operation::ERROR, done: false, err: code.0 }.write(body);
             code.0.write(body);
         }

@@ -145,7 +145,10 @@ mod tests {
         drain(&mut lock, at(0));
         lock.handle(Input::Taken { file: 1 }, at(0));
         let said = drain(&mut lock, at(0));
-        assert!(matches!(said[..], [Output::Waiting { .. }, Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]));
+        assert!(matches!(
+            said[..],
+            [Output::Waiting { .. }, Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]
+        ));
         assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
         assert!(matches!(lock.poll(at(5)), Output::Busy(_)));
         lock.handle(Input::Granted { file: 0, token: 1 }, at(5));

@@ -3,7 +3,7 @@
 //! other's lock.
 
 use super::parents::Parents;
-use super::place::{Place, Standing};
+use super::place::Place;
 use super::session_lock::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
 use super::{Failure, Holder, Output};
 use crate::moment::Moment;
@@ -57,8 +57,8 @@ pub struct Node {
     place: Place,
     /// Who was seen to hold a lock, last.
     holder: Holder,
-    /// That we wait for this holder was said.
-    told: bool,
+    /// What was said last of our wait: for whom, and how many are before us.
+    told: Option<(Holder, Option<usize>)>,
     /// A create may go out before its session is known: only in the very first write, whose orphan is the only one that can be.
     pipeline: bool,
     /// Contentions in a row that another won and ended before we could look.
@@ -79,7 +79,7 @@ impl Node {
             free: VecDeque::new(),
             watched: BTreeSet::new(),
             holder: Holder { lock: paths[0].clone(), host: None, since: None, session: None },
-            told: false,
+            told: None,
             paths,
             pipeline: true,
             races: 0,
@@ -102,29 +102,29 @@ impl Node {
     /// Gets in line; if it is our turn, watches all names.
     fn wait(&mut self, desk: &mut Desk) {
         if self.place.is_wanted() && desk.is_patient() {
-            let standing = self.place.ask(desk);
-            self.placed(standing, desk);
-        } else if self.place.is_our_turn() {
-            self.watch_all(desk);
+            self.place.ask(desk);
+        }
+        if self.place.is_settled() {
+            self.placed(desk);
         }
     }
 
-    /// What has become of our place, if that is news.
-    fn placed(&mut self, standing: Option<Standing>, desk: &mut Desk) {
-        match standing {
-            Some(Standing::Behind(ahead)) if self.phase == Phase::Waiting => desk.say_waiting(&self.holder, Some(ahead)),
-            Some(Standing::First | Standing::Closed) if self.phase == Phase::Waiting => self.watch_all(desk),
-            _ => {}
+    /// It is known what has become of our place. If it is our turn, all names are watched, which may be others' now, or free.
+    fn placed(&mut self, desk: &mut Desk) {
+        if self.place.is_our_turn() {
+            (0..self.paths.len()).for_each(|name| self.watch(name, desk));
+        }
+        if !self.place.is_our_turn() || self.watched.len() == self.paths.len() {
+            self.say_waiting(desk);
         }
     }
 
-    /// Watches all names, which may have been given to others since they were looked at, or be free.
-    fn watch_all(&mut self, desk: &mut Desk) {
-        let unwatched: Vec<_> = (0..self.paths.len()).filter(|name| !self.watched.contains(name)).collect();
-        unwatched.iter().for_each(|&name| desk.watch(&self.paths[name]));
-        self.told = unwatched.is_empty();
-        if self.told {
+    /// Says that we wait, if that is not as it was.
+    fn say_waiting(&mut self, desk: &mut Desk) {
+        let told = Some((self.holder.clone(), self.place.ahead()));
+        if self.told != told {
             desk.say_waiting(&self.holder, self.place.ahead());
+            self.told = told;
         }
     }
 
@@ -154,8 +154,8 @@ impl Node {
     }
 
     /// A place was to be exchanged for the lock node. If it is the place that was not to be had, that is as if another had won, and we go on without.
-    fn exchanged(&mut self, path: &str, result: Result<Answer, Code>, desk: &mut Desk) {
-        let error = match result {
+    fn exchanged(&mut self, path: &str, result: &Result<Answer, Code>, desk: &mut Desk) {
+        let error = match *result {
             Ok(Answer::Undone { operation: 0, code }) => Some(code),
             Ok(Answer::Undone { code, .. }) | Err(code) => {
                 self.place.refused(code, desk);
@@ -167,8 +167,9 @@ impl Node {
     }
 
     fn answered_of_place(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) {
-        let standing = self.place.answered(request, result, desk);
-        self.placed(standing, desk);
+        if self.place.answered(request, result, desk) && self.phase == Phase::Waiting {
+            self.placed(desk);
+        }
     }
 
     /// A lock node was looked at.
@@ -192,10 +193,9 @@ impl Node {
         let made = match self.phase {
             Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => made,
             Phase::Looking { name: wanted } if wanted == name => Ok(()),
-            Phase::Waiting if !self.told => {
-                self.told = true;
+            Phase::Waiting if self.holder.lock == self.paths[name] => {
                 self.holder = self.holder_of(name, data, stat);
-                desk.say_waiting(&self.holder, self.place.ahead());
+                self.say_waiting(desk);
                 return None;
             }
             _ => return None,
@@ -317,7 +317,7 @@ impl Recipe for Node {
         match request {
             Request::Create { path, .. } => self.created(path, result.err()),
             Request::Multi(operations) => match &operations[..] {
-                [Operation::Create { path, .. }, Operation::Delete { .. }] => self.exchanged(path, result, desk),
+                [Operation::Create { path, .. }, Operation::Delete { .. }] => self.exchanged(path, &result, desk),
                 _ => self.answered_of_place(request, result, desk),
             },
             Request::Data { path, watch } | Request::Exists { path, watch } => match self.named(path) {

@@ -2,8 +2,8 @@
 //! and only the first contends. A queue is for order alone, and the lock's own node excludes: so who can have no place (a server without container
 //! nodes, no permission) contends like a first one, and all is safe.
 
+use super::Output;
 use super::session_lock::Desk;
-use super::{Output, acl};
 use crate::plan::QUEUES;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};
@@ -21,22 +21,11 @@ enum Phase {
     Asked { above: usize },
     /// One may be ours; who stands in the queue is being asked.
     Looking,
-    /// The one at this path is before us, and watched.
-    Behind(String),
+    /// So many are before us; the last of them is at this path, and watched.
+    Behind { ahead: usize, next: String },
     /// Nobody is before us.
     First,
     /// There is none to be had.
-    Closed,
-}
-
-/// What has become of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Standing {
-    /// So many are before us.
-    Behind(usize),
-    /// It is our turn.
-    First,
-    /// There is no place for us: it is always our turn.
     Closed,
 }
 
@@ -77,9 +66,13 @@ impl Place {
         !matches!(self.phase, Phase::Asked { .. } | Phase::Looking)
     }
 
-    /// How many are before us, if we stand in the queue and that is none.
+    /// How many are before us, if we stand in the queue.
     pub(super) fn ahead(&self) -> Option<usize> {
-        (self.phase == Phase::First).then_some(0)
+        match self.phase {
+            Phase::First => Some(0),
+            Phase::Behind { ahead, .. } => Some(ahead),
+            _ => None,
+        }
     }
 
     /// What gives it up.
@@ -88,27 +81,25 @@ impl Place {
     }
 
     /// Asks for it.
-    pub(super) fn ask(&mut self, desk: &mut Desk) -> Option<Standing> {
-        self.ask_with(0, desk)
+    pub(super) fn ask(&mut self, desk: &mut Desk) {
+        self.ask_with(0, desk);
     }
 
     /// Asks for it and for so many of the nodes above it, all or none: a container that is empty could be swept before our node is in it.
-    fn ask_with(&mut self, above: usize, desk: &mut Desk) -> Option<Standing> {
+    fn ask_with(&mut self, above: usize, desk: &mut Desk) {
         self.own = None;
         self.tries += 1;
         if self.tries > TRIES {
-            return Some(self.close(&format!("{TRIES} tries were in vain"), desk));
+            return self.close(&format!("{TRIES} tries were in vain"), desk);
         }
-        let acl = acl::of(desk.options.cluster.acl);
+        let acl = desk.acl();
         let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
-        let mut operations: Vec<_> =
-            containers.map(|path| Operation::CreateContainer { path: path.clone(), acl: acl.clone() }).collect();
+        let mut operations: Vec<_> = containers.map(|path| Operation::CreateContainer { path: path.clone(), acl: acl.clone() }).collect();
         let (path, data) = (format!("{}/{}", self.queue, mark(desk)), self.content.clone().into_bytes());
         operations.push(Operation::Create { path, data, acl, flags: flag::EPHEMERAL | flag::SEQUENCE });
         desk.ask(Request::Multi(operations));
         self.phase = Phase::Asked { above };
         self.ask_who_is_there(desk);
-        None
     }
 
     fn ask_who_is_there(&self, desk: &mut Desk) {
@@ -121,58 +112,55 @@ impl Place {
     }
 
     /// Does without a place.
-    fn close(&mut self, why: &str, desk: &mut Desk) -> Standing {
+    fn close(&mut self, why: &str, desk: &mut Desk) {
         desk.outputs.push_back(Output::Note(format!("no place in the queue {}: {why}; waiting without one", self.queue)));
         if let Some(path) = self.own.take() {
             desk.ask(Request::Delete { path });
         }
         self.phase = Phase::Closed;
-        Standing::Closed
     }
 
-    /// Something was answered that may be about it.
-    pub(super) fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Standing> {
+    /// Something was answered that may be about it. True if that tells what has become of it.
+    pub(super) fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> bool {
         match (request, result, &self.phase) {
-            (Request::Multi(_), Ok(Answer::Undone { code: Code::NO_NODE, .. }), Phase::Asked { .. }) => return self.ask_with(2, desk),
+            (Request::Multi(_), Ok(Answer::Undone { code: Code::NO_NODE, .. }), Phase::Asked { .. }) => self.ask_with(2, desk),
             (Request::Multi(_), Ok(Answer::Undone { code: Code::NODE_EXISTS, .. }), &Phase::Asked { above: above @ 1.. }) => {
-                return self.ask_with(above - 1, desk);
+                self.ask_with(above - 1, desk);
             }
-            (Request::Multi(_), Ok(Answer::Undone { code, .. }) | Err(code), Phase::Asked { .. }) => {
-                return Some(self.close(&obstacle(code), desk));
-            }
+            (Request::Multi(_), Ok(Answer::Undone { code, .. }) | Err(code), Phase::Asked { .. }) => self.close(&obstacle(code), desk),
             (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, // who is there was asked in the same write
-            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => return self.rank(&names, desk),
-            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => return self.ask(desk),
-            (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind(ahead)) if path == ahead => self.look(desk),
-            (Request::Children { .. }, Err(code), Phase::Looking) | (Request::Exists { .. }, Err(code), Phase::Behind(_)) => {
-                return Some(self.close(&obstacle(code), desk));
+            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => self.rank(&names, desk),
+            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(desk),
+            (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. }) if path == next => self.look(desk),
+            (Request::Children { .. }, Err(code), Phase::Looking) | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
+                self.close(&obstacle(code), desk);
             }
-            _ => {}
+            _ => return false,
         }
-        None
+        self.is_settled()
     }
 
-    fn rank(&mut self, names: &[String], desk: &mut Desk) -> Option<Standing> {
+    fn rank(&mut self, names: &[String], desk: &mut Desk) {
         let mark = mark(desk);
         let mut waiters: Vec<_> = names.iter().filter_map(|name| Some((number(name)?, name))).collect();
         waiters.sort_unstable();
         let Some(ahead) = waiters.iter().position(|(_, name)| name.starts_with(&mark)) else { return self.ask(desk) };
-        self.own = Some(format!("{}/{}", self.queue, waiters[ahead].1));
-        let Some(next) = ahead.checked_sub(1) else {
-            self.phase = Phase::First;
-            return Some(Standing::First);
+        let path = |place: usize| format!("{}/{}", self.queue, waiters[place].1);
+        self.own = Some(path(ahead));
+        self.phase = match ahead.checked_sub(1).map(path) {
+            None => Phase::First,
+            Some(next) => {
+                desk.ask(Request::Exists { path: next.clone(), watch: true });
+                Phase::Behind { ahead, next }
+            }
         };
-        let path = format!("{}/{}", self.queue, waiters[next].1);
-        desk.ask(Request::Exists { path: path.clone(), watch: true });
-        self.phase = Phase::Behind(path);
-        Some(Standing::Behind(ahead))
     }
 
     /// A watch fired that may be about it.
     pub(super) fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         match &self.phase {
-            Phase::Behind(ahead) if ahead == path && change == Change::Deleted => self.look(desk),
-            Phase::Behind(ahead) if ahead == path => desk.ask(Request::Exists { path: path.into(), watch: true }), // the watch is used up
+            Phase::Behind { next, .. } if next == path && change == Change::Deleted => self.look(desk),
+            Phase::Behind { next, .. } if next == path => desk.ask(Request::Exists { path: path.into(), watch: true }), // the watch is used up
             _ => {}
         }
     }
