@@ -1,5 +1,5 @@
-//! zk-flock's lock: one ephemeral node, held by whoever made it. A waiter whose turn it is watches it and makes it when it goes; all others watch their
-//! place. With several names (`-n`) the first that is free will do. Nodes and data are those of the Python original, so that both respect each
+//! zk-flock's lock: one ephemeral node, held by whoever made it. Who waits gets in line, and the first there watches the node and makes it when it
+//! goes. With several names (`-n`) the first that is free will do. Nodes and data are those of the Python original, so that both respect each
 //! other's lock.
 
 use super::parents::Parents;

@@ -41,7 +41,7 @@ pub enum Request {
 pub enum Operation {
     /// create(1)
     Create { path: String, data: Vec<u8>, acl: Vec<Acl>, flags: i32 },
-    /// createContainer(19): a node that a server deletes some time after its last child. Servers before 3.5.3 have none, and answer −5 to the multi.
+    /// createContainer(19): a node that the servers delete some time after its last child. Before 3.5.3 they answer −5 to the whole multi
     CreateContainer { path: String, acl: Vec<Acl> },
     /// delete(2), whatever its version
     Delete { path: String },
