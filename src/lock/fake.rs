@@ -43,6 +43,10 @@ pub(super) struct Fake {
     pub(super) rival: Option<i64>,
     /// Of before 3.5.3: it knows no containers.
     pub(super) old: bool,
+    /// A session that ends just after somebody was told who stands in a queue.
+    pub(super) leaver: Option<i64>,
+    /// Nobody is told of what stands below this path, as by a server that has missed its making.
+    pub(super) hidden: Option<String>,
     /// Nothing may be made below this path.
     pub(super) closed: Option<String>,
     /// Requests that it took.
@@ -282,7 +286,11 @@ impl Fake {
                 if !self.nodes.contains_key(&path) {
                     return Code::NO_NODE;
                 }
-                GetChildrenResponse { children: Vector(self.children(&path)) }.write(body);
+                let hidden = self.hidden.as_ref() == Some(&path);
+                GetChildrenResponse { children: Vector(if hidden { Vec::new() } else { self.children(&path) }) }.write(body);
+                if let Some(session) = self.leaver.take() {
+                    self.end(session);
+                }
                 if watch {
                     self.connections.get_mut(&number).unwrap().child_watches.insert(path);
                 }

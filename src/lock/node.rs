@@ -229,8 +229,8 @@ impl Node {
             },
             Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. } if wanted == name => self.contend(name, desk),
             Phase::Contending { name: wanted, .. } if wanted == name => {}
-            Phase::Waiting | Phase::Contending { .. } | Phase::Looking { .. } => self.freed(name, desk),
-            Phase::Orphaned { .. } => {}
+            Phase::Waiting | Phase::Contending { .. } => self.freed(name, desk),
+            _ => {}
         }
         None
     }
@@ -335,7 +335,7 @@ impl Recipe for Node {
         match (change, self.phase) {
             (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => self.contend(name, desk),
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
-            (Change::Deleted, Phase::Waiting | Phase::Contending { .. } | Phase::Looking { .. }) => self.freed(name, desk),
+            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, desk),
             (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => desk.watch(path), // the watch is used up
             _ => {}
         }
@@ -653,6 +653,47 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_told_of_a_release_and_is_not_first_leaves_it_to_who_is() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut first = waiters(&mut fake, 1).remove(0);
+        let mut second = client(TIMEOUT);
+        second.replies_left = Some(1); // so it does not hear what became of its create, and looks, with a watch
+        second.talk(&mut fake, at(0));
+        second.talk(&mut fake, at(100));
+        assert_eq!(ahead(&second), Some(1), "{:?}", second.said);
+        fake.delete(LOCK);
+        second.talk(&mut fake, at(101));
+        first.talk(&mut fake, at(101));
+        assert_eq!([&first, &second].map(acquired), [1, 0]);
+    }
+
+    #[test]
+    fn one_before_us_that_goes_while_we_look_is_not_waited_for() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let first = waiters(&mut fake, 1).remove(0);
+        let place = fake.children("/app/.queue/lock").remove(0);
+        fake.leaver = Some(fake.nodes[&format!("/app/.queue/lock/{place}")].owner);
+        let second = waiters(&mut fake, 1).remove(0);
+        assert_eq!([&first, &second].map(ahead), [Some(0), Some(0)]);
+    }
+
+    #[test]
+    fn a_server_that_never_shows_our_place_is_done_without_one() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        fake.hidden = Some("/app/.queue/lock".into());
+        let mut waiters = waiters(&mut fake, 2);
+        assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), [None, None]);
+        for turn in 1..=2 {
+            fake.delete(LOCK);
+            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+            assert_eq!(waiters.iter().map(acquired).sum::<usize>(), turn);
+        }
+    }
+
+    #[test]
     fn of_several_names_the_first_in_line_takes_any() {
         let mut fake = Fake::with_parent("/app");
         fake.put("/app/l_0", THEIRS, 77);
@@ -768,11 +809,13 @@ mod tests {
 
     #[test]
     fn a_holder_whose_node_is_deleted_or_taken_over_has_lost() {
-        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
-        client.talk(&mut fake, at(0));
-        fake.delete(LOCK);
-        client.talk(&mut fake, at(200));
-        assert!(client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200) }), "{:?}", client.said);
+        for wait in [Duration::ZERO, TIMEOUT] {
+            let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
+            client.talk(&mut fake, at(0));
+            fake.delete(LOCK);
+            client.talk(&mut fake, at(200));
+            assert!(client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200) }), "{:?}", client.said);
+        }
     }
 
     #[test]

@@ -114,9 +114,7 @@ impl Place {
     /// Does without a place.
     fn close(&mut self, why: &str, desk: &mut Desk) {
         desk.outputs.push_back(Output::Note(format!("no place in the queue {}: {why}; waiting without one", self.queue)));
-        if let Some(path) = self.own.take() {
-            desk.ask(Request::Delete { path });
-        }
+        self.own = None; // if there is one, it goes with the session
         self.phase = Phase::Closed;
     }
 
