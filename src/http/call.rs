@@ -74,6 +74,7 @@ impl fmt::Display for Fault {
             Fault::Network(why) => f.write_str(why),
             Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
             Fault::HungUp => f.write_str("closed the connection"),
+            Fault::Nonsense(Malformed::Cut) => f.write_str("closed the connection in the middle of its answer"),
             Fault::Nonsense(malformed) => write!(f, "does not speak HTTP: {malformed}"),
             Fault::Unavailable(status, reason) => write!(f, "{status} {reason}"),
         }
@@ -381,7 +382,7 @@ mod tests {
                     caller.received(b"HTTP/1.1 200 OK\r\n", at(1));
                     caller.disconnected(None, at(2));
                 },
-                "does not speak HTTP: the connection was closed before",
+                "closed the connection in the middle of its answer",
             ),
         ];
         for (harm, sentence) in rows {

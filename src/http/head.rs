@@ -32,12 +32,14 @@ impl Version {
     }
 }
 
+/// Names and values, as they came. Their number is bounded by the length of the head.
+pub(super) type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
+
 /// A head; `S` is what its start line says.
 #[derive(Debug)]
 pub(super) struct Head<'a, S> {
     pub(super) start: S,
-    /// Names and values, as they came. Their number is bounded by the length of the head.
-    pub(super) fields: Vec<(&'a [u8], &'a [u8])>,
+    pub(super) fields: Fields<'a>,
 }
 
 impl<'a, S> Head<'a, S> {
@@ -75,8 +77,8 @@ impl<'a, S> Head<'a, S> {
                 None => length(first).map(Some),
                 Some(other) => Err(Malformed::Length(shown(&[first, other].join(&b", "[..])))),
             },
-            (_, Some(_)) => Err(Malformed::Framing),
-            (_, None) if version == Version::Http10 => Err(Malformed::Framing),
+            (_, Some(_)) => Err(Malformed::BothLengths),
+            (_, None) if version == Version::Http10 => Err(Malformed::OldCoding),
             ([only], None) if only.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
             (several, None) => Err(Malformed::Coding(shown(&several.join(&b", "[..])))),
         }
@@ -91,9 +93,8 @@ fn length(value: &[u8]) -> Result<Framing, Malformed> {
 }
 
 /// Takes fields and the empty line after them off the front.
-#[allow(clippy::type_complexity, reason = "names and values")]
-pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Vec<(&'a [u8], &'a [u8])>>, Malformed> {
-    let mut fields = Vec::new();
+pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Fields<'a>>, Malformed> {
+    let mut fields = Fields::new();
     while let Some(line) = take_line(from)? {
         if line.is_empty() {
             return Ok(Some(fields));
@@ -143,4 +144,128 @@ pub(super) fn within<'a, T>(
 /// A method or the name of a field (RFC 9110, 5.6.2).
 pub(super) fn is_token(word: &[u8]) -> bool {
     !word.is_empty() && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head of these fields, which is whole.
+    fn head(fields: &str) -> Result<Head<'_, ()>, Malformed> {
+        Head::take(&mut fields.as_bytes(), |_| Ok(())).map(|head| head.expect("it is whole"))
+    }
+
+    fn framing(fields: &str) -> Result<Option<Framing>, Malformed> {
+        head(&format!("\r\n{fields}\r\n\r\n"))?.framing(Version::Http11)
+    }
+
+    #[test]
+    fn a_line_ends_with_cr_lf_and_nothing_else() {
+        for (bytes, line) in [
+            ("line\r\nmore", Ok(Some("line"))),
+            ("\r\n", Ok(Some(""))),
+            ("a\tb\r\n", Ok(Some("a\tb"))),
+            ("", Ok(None)),
+            ("line", Ok(None)),
+            ("line\r", Ok(None)),
+            ("line\nmore", Err(Malformed::Control(b'\n'))),
+            ("line\rmore", Err(Malformed::Control(b'\r'))),
+            ("line\r\r\n", Err(Malformed::Control(b'\r'))),
+            ("li\0ne\r\n", Err(Malformed::Control(0))),
+            ("\x7f", Err(Malformed::Control(0x7f))),
+        ] {
+            let mut rest = bytes.as_bytes();
+            assert_eq!(take_line(&mut rest), line.clone().map(|line| line.map(str::as_bytes)), "{bytes:?}");
+            let taken = line.ok().flatten().map_or(0, |line| line.len() + 2);
+            assert_eq!(rest, &bytes.as_bytes()[taken..], "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_a_name_a_colon_and_a_value() {
+        let fields = |text: &'static str| head(text).map(|head| head.fields);
+        assert_eq!(
+            fields("\r\nA:b\r\nc-D: \t e f \t\r\nG:\r\nh: :\u{e4}\r\n\r\n").unwrap(),
+            [(&b"A"[..], &b"b"[..]), (b"c-D", b"e f"), (b"G", b""), (b"h", ":\u{e4}".as_bytes()),]
+        );
+        for line in ["A", "A : b", ": b", " A: b", "\tA: b", "A b: c", "\u{e4}: b", "(A): b"] {
+            let wrong = head(&format!("\r\n{line}\r\n\r\n")).map(|_| ()).unwrap_err();
+            assert_eq!(wrong, Malformed::Field(shown(line.as_bytes())), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_does_not_go_on_in_the_next_line() {
+        assert_eq!(head("\r\nA: b\r\n c\r\n\r\n").map(|_| ()), Err(Malformed::Field(" c".into())));
+    }
+
+    #[test]
+    fn there_is_one_length() {
+        let length = |text: &str| Err(Malformed::Length(text.into()));
+        let coding = |text: &str| Err(Malformed::Coding(text.into()));
+        for (fields, expected) in [
+            ("Host: h", Ok(None)),
+            ("Content-Length: 0", Ok(Some(Framing::Length(0)))),
+            ("content-LENGTH:00042", Ok(Some(Framing::Length(42)))),
+            ("Content-Length: 5\r\nContent-Length: 5", Ok(Some(Framing::Length(5)))),
+            ("Content-Length: 99999999999999999999999", Ok(Some(Framing::Length(usize::MAX)))),
+            ("Content-Length: 5\r\nContent-Length: 6", length("5, 6")),
+            ("Content-Length: 5\r\nContent-Length: 05", length("5, 05")),
+            ("Content-Length: 5, 5", length("5, 5")),
+            ("Content-Length:", length("")),
+            ("Content-Length: +5", length("+5")),
+            ("Content-Length: -1", length("-1")),
+            ("Content-Length: 5 5", length("5 5")),
+            ("Content-Length: 0x5", length("0x5")),
+            ("Content-Length: \u{665}", length("\\xd9\\xa5")),
+            ("Transfer-Encoding: Chunked", Ok(Some(Framing::Chunked))),
+            ("Transfer-Encoding: gzip, chunked", coding("gzip, chunked")),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", coding("gzip, chunked")),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", coding("chunked, chunked")),
+            ("Transfer-Encoding: \"chunked\"", coding("\\\"chunked\\\"")),
+            ("Transfer-Encoding:", coding("")),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5", Err(Malformed::BothLengths)),
+            ("Content-Length: 5\r\nTransfer-Encoding: identity", Err(Malformed::BothLengths)),
+        ] {
+            assert_eq!(framing(fields), expected, "{fields:?}");
+        }
+        let chunked = head("\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        assert_eq!(chunked.framing(Version::Http10), Err(Malformed::OldCoding));
+    }
+
+    #[test]
+    fn a_connection_is_kept_by_default_since_1_1() {
+        for (fields, [old, new]) in [
+            ("Host: h", [false, true]),
+            ("Connection: close", [false, false]),
+            ("Connection: Keep-Alive", [true, true]),
+            ("Connection: keep-alive, Close", [false, false]),
+            ("Connection: keep-alive\r\nConnection: close", [false, false]),
+            ("Connection: upgrade , keep-alive", [true, true]),
+            ("Connection: closed", [false, true]),
+            ("X-Connection: close", [false, true]),
+        ] {
+            let text = format!("\r\n{fields}\r\n\r\n");
+            let head = head(&text).unwrap();
+            assert_eq!([Version::Http10, Version::Http11].map(|version| head.keep_alive(version)), [old, new], "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_one_of_two() {
+        for (name, version) in [
+            ("HTTP/1.0", Some(Ok(Version::Http10))),
+            ("HTTP/1.1", Some(Ok(Version::Http11))),
+            ("HTTP/1.2", Some(Ok(Version::Http11))),
+            ("HTTP/0.9", Some(Err(Malformed::Version("HTTP/0.9".into())))),
+            ("HTTP/2.0", Some(Err(Malformed::Version("HTTP/2.0".into())))),
+            ("HTTP/1.10", None),
+            ("HTTP/1", None),
+            ("http/1.1", None),
+            ("ICY", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::read(name.as_bytes()), version, "{name}");
+        }
+    }
 }

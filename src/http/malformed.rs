@@ -25,13 +25,17 @@ pub enum Malformed {
     Field(String),
     /// A Content-Length that is no number, or not the only one.
     Length(String),
-    /// A Transfer-Encoding where there may be none.
-    Framing,
+    /// A Content-Length and a Transfer-Encoding.
+    BothLengths,
+    /// A Transfer-Encoding in HTTP/1.0, which has none.
+    OldCoding,
     /// A Transfer-Encoding that is not known here.
     Coding(String),
-    /// This stands where a chunk should begin or end.
-    Chunk(String),
-    /// The connection was closed before the message was whole.
+    /// A line that is not the length of a chunk.
+    ChunkLength(String),
+    /// A chunk that goes on after its length.
+    ChunkEnd(String),
+    /// The connection was closed before the reply was whole.
     Cut,
 }
 
@@ -51,20 +55,22 @@ impl Malformed {
 impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Malformed::LongHead => write!(f, "the head is longer than {LONGEST_HEAD} bytes"),
-            Malformed::LongBody(longest) => write!(f, "the body is longer than {longest} bytes"),
-            Malformed::Control(b'\n') => write!(f, "a line ends with LF alone, expected CR LF"),
-            Malformed::Control(b'\r') => write!(f, "a CR without LF after it, expected CR LF"),
-            Malformed::Control(byte) => write!(f, "a byte {byte:#04x}, expected text"),
-            Malformed::RequestLine(found) => write!(f, "\"{found}\", expected a line like \"GET /path HTTP/1.1\""),
-            Malformed::StatusLine(found) => write!(f, "\"{found}\", expected a line like \"HTTP/1.1 200 OK\""),
-            Malformed::Version(found) => write!(f, "\"{found}\", expected HTTP/1.0 or HTTP/1.1"),
-            Malformed::Field(found) => write!(f, "\"{found}\", expected a line like \"Name: value\""),
-            Malformed::Length(found) => write!(f, "Content-Length \"{found}\", expected one number"),
-            Malformed::Framing => write!(f, "Transfer-Encoding in HTTP/1.0 or beside a Content-Length, expected one of them"),
-            Malformed::Coding(found) => write!(f, "Transfer-Encoding \"{found}\", expected chunked"),
-            Malformed::Chunk(found) => write!(f, "\"{found}\" in a chunked body, expected the length of a chunk or the end of one"),
-            Malformed::Cut => write!(f, "the connection was closed before the message was whole"),
+            Malformed::LongHead => write!(f, "expected a head of at most {LONGEST_HEAD} bytes, found more"),
+            Malformed::LongBody(longest) => write!(f, "expected a body of at most {longest} bytes, found more"),
+            Malformed::Control(b'\n') => write!(f, "expected CR LF at the end of a line, found LF alone"),
+            Malformed::Control(b'\r') => write!(f, "expected CR LF at the end of a line, found CR alone"),
+            Malformed::Control(byte) => write!(f, "expected text, found byte {byte:#04x}"),
+            Malformed::RequestLine(found) => write!(f, "expected a line like \"GET /path HTTP/1.1\", found \"{found}\""),
+            Malformed::StatusLine(found) => write!(f, "expected a line like \"HTTP/1.1 200 OK\", found \"{found}\""),
+            Malformed::Version(found) => write!(f, "expected HTTP/1.0 or HTTP/1.1, found {found}"),
+            Malformed::Field(found) => write!(f, "expected a line like \"Name: value\", found \"{found}\""),
+            Malformed::Length(found) => write!(f, "expected one number as Content-Length, found \"{found}\""),
+            Malformed::BothLengths => write!(f, "expected Content-Length or Transfer-Encoding, found both"),
+            Malformed::OldCoding => write!(f, "expected Transfer-Encoding only in HTTP/1.1, found it in HTTP/1.0"),
+            Malformed::Coding(found) => write!(f, "expected \"chunked\" as Transfer-Encoding, found \"{found}\""),
+            Malformed::ChunkLength(found) => write!(f, "expected the length of a chunk, found \"{found}\""),
+            Malformed::ChunkEnd(found) => write!(f, "expected the end of a chunk, found \"{found}\""),
+            Malformed::Cut => write!(f, "expected more of the reply, found the end of the connection"),
         }
     }
 }
@@ -73,4 +79,33 @@ impl fmt::Display for Malformed {
 pub(super) fn shown(found: &[u8]) -> String {
     let text = found[..found.len().min(SHOWN)].escape_ascii().to_string();
     if found.len() > SHOWN { text + "…" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_answered_by_the_status_that_fits() {
+        for (wrong, status) in [
+            (Malformed::RequestLine("foo".into()), 400),
+            (Malformed::Control(b'\n'), 400),
+            (Malformed::BothLengths, 400),
+            (Malformed::LongBody(1), 413),
+            (Malformed::LongHead, 431),
+            (Malformed::Coding("gzip".into()), 501),
+            (Malformed::Version("HTTP/2.0".into()), 505),
+        ] {
+            assert_eq!(wrong.status(), status, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_fits_in_a_line() {
+        assert_eq!(shown("\"a\\\r\n\u{e4}".as_bytes()), "\\\"a\\\\\\r\\n\\xc3\\xa4");
+        assert_eq!(shown(&[b'x'; SHOWN]), "x".repeat(SHOWN));
+        assert_eq!(shown(&[b'x'; SHOWN + 1]), "x".repeat(SHOWN) + "…");
+        assert_eq!(Malformed::Control(b'\n').to_string(), "expected CR LF at the end of a line, found LF alone");
+        assert_eq!(Malformed::Control(0).to_string(), "expected text, found byte 0x00");
+    }
 }

@@ -38,3 +38,42 @@ pub(super) fn pairs(query: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
 fn form(word: &[u8]) -> Vec<u8> {
     decode(&word.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect::<Vec<_>>())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_no_sign_of_the_grammar_and_is_read_back() {
+        for (text, encoded) in [
+            ("web-1.example_~", "web-1.example_~"),
+            ("a b+c", "a%20b%2Bc"),
+            ("&=;?#%/", "%26%3D%3B%3F%23%25%2F"),
+            ("\r\n\0", "%0D%0A%00"),
+            ("замок", "%D0%B7%D0%B0%D0%BC%D0%BE%D0%BA"),
+        ] {
+            let mut out = Vec::new();
+            encode(text, b"", &mut out);
+            assert_eq!(out, encoded.as_bytes(), "{text:?}");
+            assert_eq!(decode(&out), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_not_encoded_stands_for_itself() {
+        for (text, meant) in [("%", "%"), ("%4", "%4"), ("%zz", "%zz"), ("%%41", "%A"), ("%4%41", "%4A"), ("%+1", "%+1"), ("%C3%A4", "ä")]
+        {
+            assert_eq!(decode(text.as_bytes()), meant.as_bytes(), "{text:?}");
+        }
+        assert_eq!(decode(b"%ff\xfe"), b"\xff\xfe");
+    }
+
+    #[test]
+    fn a_query_is_read_as_twisted_reads_it() {
+        let query = b"pool=a+b&host=%2B;pool=c&none&=empty&last=&x=1=2&&po%6fl=d";
+        let expected = [("pool", "a b"), ("host", "+"), ("pool", "c"), ("", "empty"), ("last", ""), ("x", "1=2"), ("pool", "d")];
+        let expected: Vec<_> = expected.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).into();
+        assert_eq!(pairs(query).collect::<Vec<_>>(), expected);
+        assert_eq!(pairs(b"").count(), 0);
+    }
+}

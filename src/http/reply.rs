@@ -62,9 +62,10 @@ impl Reply {
         self
     }
 
-    /// Tells the sender what is wrong. The connection ends with it, because nobody knows where the next request would begin.
+    /// Tells the sender what is wrong, as plain text: part of it is what he sent. The connection ends with it, because nobody knows where the
+    /// next request would begin.
     pub fn refusing(why: &Malformed) -> Reply {
-        Reply { keep_alive: false, ..Reply::new(why.status(), "text/html", why.to_string()) }
+        Reply { keep_alive: false, ..Reply::new(why.status(), "text/plain", why.to_string()) }
     }
 
     /// Appends it, on the terms of the request that it answers.
@@ -134,5 +135,120 @@ fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
         _ => "Other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::malformed::Malformed::{Cut, LongHead};
+
+    /// The reply that these bytes are, all of them.
+    fn whole(bytes: &str, closed: bool) -> Reply {
+        let (reply, length) = Reply::read(bytes.as_bytes(), closed).unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}")).unwrap();
+        assert_eq!(length, bytes.len(), "{bytes:?}");
+        reply
+    }
+
+    fn wrong(bytes: &str) -> Malformed {
+        Reply::read(bytes.as_bytes(), false).expect_err(bytes)
+    }
+
+    #[test]
+    fn a_status_line_is_a_version_a_number_and_words() {
+        for (line, status, reason) in [
+            ("HTTP/1.1 200 OK", 200, "OK"),
+            ("HTTP/1.0 503 Try  again ", 503, "Try  again "),
+            ("HTTP/1.1 404 ", 404, ""),
+            ("HTTP/1.1 999", 999, ""),
+        ] {
+            let reply = whole(&format!("{line}\r\nContent-Length: 0\r\n\r\n"), false);
+            assert_eq!((reply.status, reply.reason.as_str()), (status, reason), "{line}");
+        }
+        for line in
+            ["", "YES", "HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1 20 OK", "HTTP/1.1 2000", "HTTP/1.1 +20", "HTTP/1.1 099 x", "HTTP/1.1  200 OK"]
+        {
+            assert_eq!(wrong(&format!("{line}\r\n")), Malformed::StatusLine(line.into()));
+        }
+        assert_eq!(wrong("SSH-2.0-OpenSSH_9.2\r\n"), Malformed::StatusLine("SSH-2.0-OpenSSH_9.2".into()));
+        assert_eq!(wrong("HTTP/2.0 200\r\n"), Malformed::Version("HTTP/2.0".into()));
+    }
+
+    #[test]
+    fn a_body_ends_by_its_length_by_its_last_chunk_or_with_the_connection() {
+        for (bytes, closed, keep_alive) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nYES", false, true),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nYES", false, false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nYES", false, false),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n", false, true),
+            ("HTTP/1.1 200 OK\r\n\r\nYES", true, false),
+            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nYES", true, false),
+        ] {
+            let reply = whole(bytes, closed);
+            assert_eq!((reply.body.as_slice(), reply.keep_alive), (&b"YES"[..], keep_alive), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_cut_is_none() {
+        for bytes in [
+            "",
+            "HTTP/1.1 200 OK\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nYE",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+        ] {
+            assert_eq!(Reply::read(bytes.as_bytes(), false), Ok(None), "{bytes:?}");
+            assert_eq!(Reply::read(bytes.as_bytes(), true), Err(Cut), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn interim_replies_are_skipped_and_some_have_no_body() {
+        let reply = whole(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nNO",
+            false,
+        );
+        assert_eq!((reply.status, reply.body.as_slice()), (200, &b"NO"[..]));
+        whole("HTTP/1.1 204 No Content\r\n\r\n", false);
+        whole("HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n", false);
+        assert_eq!(wrong(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(400)), LongHead);
+    }
+
+    #[test]
+    fn fields_are_found_in_any_case_and_the_first_counts() {
+        let reply = whole("HTTP/1.1 200 OK\r\nx-lock-TOKEN: 7\r\nX-Lock-Token: 8\r\nContent-Length: 0\r\n\r\n", false);
+        assert_eq!((reply.header("X-Lock-Token"), reply.header("X-Lock-Expires")), (Some("7"), None));
+    }
+
+    #[test]
+    fn a_reply_is_written_on_the_terms_of_the_request() {
+        let yes = Reply::new(200, "text/html", "YES").with("X-Lock-Token", 7);
+        let fields = "Content-Type: text/html\r\nX-Lock-Token: 7\r\nCache-Control: no-store\r\nContent-Length: 3\r\n";
+        let of = |version, head_only, keep_alive| Terms { version, head_only, keep_alive };
+        for (terms, start, end) in [
+            (of(Version::Http11, false, true), "HTTP/1.1", "\r\nYES"),
+            (of(Version::Http11, false, false), "HTTP/1.1", "Connection: close\r\n\r\nYES"),
+            (of(Version::Http11, true, true), "HTTP/1.1", "\r\n"),
+            (of(Version::Http10, false, true), "HTTP/1.0", "Connection: keep-alive\r\n\r\nYES"),
+            (of(Version::Http10, true, false), "HTTP/1.0", "Connection: close\r\n\r\n"),
+        ] {
+            let mut out = b"before".to_vec();
+            yes.write(terms, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("before{start} 200 OK\r\n{fields}{end}"), "{terms:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_and_the_connection_ends() {
+        let mut out = Vec::new();
+        Reply::refusing(&LongHead).write(Terms::UNREADABLE, &mut out);
+        let reply = whole(str::from_utf8(&out).unwrap(), false);
+        assert_eq!((reply.status, reply.reason.as_str(), reply.keep_alive), (431, "Request Header Fields Too Large", false));
+        assert_eq!(reply.body, LongHead.to_string().as_bytes());
+        let kept = Terms { keep_alive: true, ..Terms::UNREADABLE };
+        out.clear();
+        Reply::refusing(&Cut).write(kept, &mut out);
+        assert!(!whole(str::from_utf8(&out).unwrap(), false).keep_alive);
     }
 }

@@ -1,155 +1,248 @@
-//! What a lock server says of a place in a pool: the one word of its reply, and what our own server tells besides.
+//! Our place among those who wait for a lock: a sequential ephemeral node in the lock's queue, `/APP_ID/.queue/NAME`. Each watches the one before it,
+//! and only the first contends. A queue is for order alone, and the lock's own node excludes: so who can have no place (a server without container
+//! nodes, no permission) contends like a first one, and all is safe.
 
-use crate::deadlines::Deadlines;
-use crate::http::Reply;
-use crate::moment::Moment;
-use std::time::Duration;
+use super::Output;
+use super::session_lock::Desk;
+use crate::plan::QUEUES;
+use crate::zookeeper::code::{Code, flag};
+use crate::zookeeper::request::{Answer, Operation, Request};
+use crate::zookeeper::session::Change;
 
-/// The most characters that are shown of what a server said.
-const SHOWN: usize = 60;
+/// How often a place is asked for. Four times do where many begin a queue at once; more are needed only while others come and go at that moment, or
+/// somebody deletes what we make.
+const TRIES: u32 = 20;
 
-/// The word that a reply consists of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Word {
-    /// The place is ours.
-    Yes,
-    /// All places are taken by others.
-    No,
-    /// It is given back.
-    Ok,
-    /// The server has no such pool, or does not let us use it, or does not know the request.
-    Invalid,
-    /// None of them.
-    Other,
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Phase {
+    /// We have none, and have asked for none.
+    Absent,
+    /// One is being made, with so many of the nodes above it, lowest first.
+    Asked { above: usize },
+    /// One may be ours; who stands in the queue is being asked.
+    Looking,
+    /// So many are before us; the last of them is at this path, and watched.
+    Behind { ahead: usize, next: String },
+    /// Nobody is before us.
+    First,
+    /// There is none to be had.
+    Closed,
 }
 
-impl Word {
-    pub(super) fn of(reply: &Reply) -> Word {
-        match (reply.status, &reply.body[..]) {
-            (200, b"YES") => Word::Yes,
-            (200, b"NO") => Word::No,
-            (200, b"OK") => Word::Ok,
-            (200, b"INVALID") => Word::Invalid,
-            _ => Word::Other,
-        }
-    }
-}
-
-/// What a reply says, in a few words that can be shown.
-pub(super) fn said(reply: &Reply) -> String {
-    let body = String::from_utf8_lossy(&reply.body);
-    let text = match reply.status {
-        200 if body.is_empty() => "nothing",
-        200 => &body,
-        status => return format!("{status} {}", reply.reason),
-    };
-    let shown: String = text.chars().take(SHOWN).map(|character| if character.is_control() { ' ' } else { character }).collect();
-    if text.chars().nth(SHOWN).is_some() { shown + "…" } else { shown }
-}
-
-/// A place that a server says is ours.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The place.
+#[derive(Debug)]
 pub(super) struct Place {
-    /// Grows with every place that is given.
-    pub(super) token: Option<i64>,
-    /// `None`: it is ours until we give it back, or until the server takes it without a word.
-    pub(super) lease: Option<Lease>,
+    /// The containers above it: that of all queues of the application, and the lock's queue.
+    queues: String,
+    queue: String,
+    /// This process, to whoever reads the node.
+    content: String,
+    phase: Phase,
+    /// Its path, as far as we know it.
+    own: Option<String>,
+    tries: u32,
 }
 
 impl Place {
-    /// By the reply to a request that was sent then.
-    pub(super) fn of(reply: &Reply, sent: Moment) -> Place {
-        Place { token: reply.header("X-Lock-Token").and_then(|token| token.parse().ok()), lease: Lease::of(reply, sent) }
+    /// A place in the queue for the first free of these locks below `parent`. Who wants other locks, if only one more, has another queue.
+    pub(super) fn new(parent: &str, names: &[String], content: String) -> Place {
+        let queues = format!("{parent}/{QUEUES}");
+        let queue = format!("{queues}/{}", title(names));
+        Place { queues, queue, content, phase: Phase::Absent, own: None, tries: 0 }
+    }
+
+    /// Whether it is to be asked for before we may wait.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.phase == Phase::Absent
+    }
+
+    /// Whether we may contend when a lock is free.
+    pub(super) fn is_our_turn(&self) -> bool {
+        matches!(self.phase, Phase::First | Phase::Closed)
+    }
+
+    /// Whether it is known what has become of it.
+    pub(super) fn is_settled(&self) -> bool {
+        !matches!(self.phase, Phase::Asked { .. } | Phase::Looking)
+    }
+
+    /// How many are before us, if we stand in the queue.
+    pub(super) fn ahead(&self) -> Option<usize> {
+        match self.phase {
+            Phase::First => Some(0),
+            Phase::Behind { ahead, .. } => Some(ahead),
+            _ => None,
+        }
+    }
+
+    /// What gives it up.
+    pub(super) fn leaving(&self) -> Option<Operation> {
+        self.own.clone().map(|path| Operation::Delete { path })
+    }
+
+    /// Asks for it.
+    pub(super) fn ask(&mut self, desk: &mut Desk) {
+        self.ask_with(0, desk);
+    }
+
+    /// Asks for it and for so many of the nodes above it, all or none: a container that is empty could be swept before our node is in it.
+    fn ask_with(&mut self, above: usize, desk: &mut Desk) {
+        self.own = None;
+        self.tries += 1;
+        if self.tries > TRIES {
+            return self.close(&format!("{TRIES} tries were in vain"), desk);
+        }
+        let acl = desk.acl();
+        let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
+        let mut operations: Vec<_> = containers.map(|path| Operation::CreateContainer { path: path.clone(), acl: acl.clone() }).collect();
+        let (path, data) = (format!("{}/{}", self.queue, mark(desk)), self.content.clone().into_bytes());
+        operations.push(Operation::Create { path, data, acl, flags: flag::EPHEMERAL | flag::SEQUENCE });
+        desk.ask(Request::Multi(operations));
+        self.phase = Phase::Asked { above };
+        self.ask_who_is_there(desk);
+    }
+
+    fn ask_who_is_there(&self, desk: &mut Desk) {
+        desk.ask(Request::Children { path: self.queue.clone(), watch: false });
+    }
+
+    fn look(&mut self, desk: &mut Desk) {
+        self.phase = Phase::Looking;
+        self.ask_who_is_there(desk);
+    }
+
+    /// Does without a place.
+    fn close(&mut self, why: &str, desk: &mut Desk) {
+        desk.outputs.push_back(Output::Note(format!("no place in the queue {}: {why}; waiting without one", self.queue)));
+        self.own = None; // if there is one, it goes with the session
+        self.phase = Phase::Closed;
+    }
+
+    /// Something was answered that may be about it. True if that tells what has become of it.
+    pub(super) fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> bool {
+        match (request, result, &self.phase) {
+            (Request::Multi(_), Ok(Answer::Undone { code: Code::NO_NODE, .. }), Phase::Asked { .. }) => self.ask_with(2, desk),
+            (Request::Multi(_), Ok(Answer::Undone { code: Code::NODE_EXISTS, .. }), &Phase::Asked { above: above @ 1.. }) => {
+                self.ask_with(above - 1, desk);
+            }
+            (Request::Multi(_), Ok(Answer::Undone { code, .. }) | Err(code), Phase::Asked { .. }) => self.close(&obstacle(code), desk),
+            (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, // who is there was asked in the same write
+            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => self.rank(&names, desk),
+            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(desk),
+            (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. }) if path == next => self.look(desk),
+            (Request::Children { .. }, Err(code), Phase::Looking) | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
+                self.close(&obstacle(code), desk);
+            }
+            _ => return false,
+        }
+        self.is_settled()
+    }
+
+    fn rank(&mut self, names: &[String], desk: &mut Desk) {
+        let mark = mark(desk);
+        let mut waiters: Vec<_> = names.iter().filter_map(|name| Some((number(name)?, name))).collect();
+        waiters.sort_unstable();
+        let Some(ahead) = waiters.iter().position(|(_, name)| name.starts_with(&mark)) else { return self.ask(desk) };
+        let path = |place: usize| format!("{}/{}", self.queue, waiters[place].1);
+        self.own = Some(path(ahead));
+        self.phase = match ahead.checked_sub(1).map(path) {
+            None => Phase::First,
+            Some(next) => {
+                desk.ask(Request::Exists { path: next.clone(), watch: true });
+                Phase::Behind { ahead, next }
+            }
+        };
+    }
+
+    /// A watch fired that may be about it.
+    pub(super) fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
+        match &self.phase {
+            Phase::Behind { next, .. } if next == path && change == Change::Deleted => self.look(desk),
+            Phase::Behind { next, .. } if next == path => desk.ask(Request::Exists { path: path.into(), watch: true }), // the watch is used up
+            _ => {}
+        }
+    }
+
+    /// The connection is gone, and with it all watches.
+    pub(super) fn down(&mut self) {
+        if !matches!(self.phase, Phase::Absent | Phase::Closed) {
+            self.phase = Phase::Looking;
+        }
+    }
+
+    /// A connect request for the same session is about to go out.
+    pub(super) fn opened(&mut self, desk: &mut Desk) {
+        if self.phase == Phase::Looking {
+            desk.ask(Request::Sync { path: self.queue.clone() }); // this server may be behind the one that took our request
+            self.ask_who_is_there(desk);
+        }
+    }
+
+    /// The session is over, and it with it.
+    pub(super) fn restart(&mut self) {
+        self.own = None;
+        self.tries = 0;
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Absent;
+        }
+    }
+
+    /// It could not be exchanged for a lock.
+    pub(super) fn refused(&mut self, code: Code, desk: &mut Desk) {
+        if code == Code::NO_NODE {
+            self.phase = Phase::Absent; // somebody has deleted it
+            self.own = None;
+        } else {
+            self.close(&obstacle(code), desk);
+        }
+    }
+
+    /// It was exchanged for a lock. If nobody else waits, the queue must go.
+    pub(super) fn exchanged(&mut self, desk: &mut Desk) {
+        if self.own.take().is_some() {
+            self.phase = Phase::Absent;
+            desk.ask(Request::Delete { path: self.queue.clone() });
+        }
+    }
+
+    /// A container was deleted, so the one above it may be empty.
+    pub(super) fn deleted(&mut self, path: &str, desk: &mut Desk) {
+        if path == self.queue {
+            desk.ask(Request::Delete { path: self.queues.clone() });
+        }
+    }
+
+    /// Gives it up, and what is above it unless others need that.
+    pub(super) fn leave(&mut self, desk: &mut Desk) {
+        if let Some(path) = self.own.take() {
+            [path, self.queue.clone(), self.queues.clone()].into_iter().for_each(|path| desk.ask(Request::Delete { path }));
+        }
     }
 }
 
-/// For how long a place is lent, and since when at the earliest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Lease {
-    pub(super) length: Duration,
-    /// When it was asked for: the server's clock has not begun before.
-    pub(super) sent: Moment,
+/// Leads the name of a place of our session, and of no other.
+fn mark(desk: &Desk) -> String {
+    format!("{:016x}-", desk.session.id().unwrap_or(0))
 }
 
-impl Lease {
-    /// What is lent for no time does not expire.
-    fn of(reply: &Reply, sent: Moment) -> Option<Lease> {
-        let seconds = reply.header("X-Lock-Expires")?.parse().ok()?;
-        let length = Duration::try_from_secs_f64(seconds).ok().filter(|length| !length.is_zero())?;
-        Some(Lease { length, sent })
-    }
-
-    /// Nobody else can be given the place before.
-    pub(super) fn until(self) -> Moment {
-        self.sent + self.length
-    }
-
-    /// Whether most of it may be over, for all we know.
-    pub(super) fn is_old(self, now: Moment) -> bool {
-        now >= self.sent + self.length / 2
-    }
-
-    /// When to ask for it anew: if that is not answered, there is time to ask again.
-    pub(super) fn renewal(self) -> Moment {
-        self.sent + self.length / 3
-    }
-
-    /// When the command must go; `kill_after` is the grace that an operator's stop would give it.
-    pub(super) fn deadlines(self, kill_after: Duration) -> Deadlines {
-        Deadlines::of(self.until(), self.length, kill_after)
-    }
+/// The number at the end of a place's name. The counter has 32 bits and goes on below zero: then, for once, who comes last is served first.
+fn number(name: &str) -> Option<i32> {
+    name.split_once('-')?.1.parse().ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Name of the queue of these locks, one node: `NAME`, or `NAME_0..NAME_9`.
+fn title(names: &[String]) -> String {
+    let title = match names {
+        [first, .., last] => format!("{first}..{last}"),
+        _ => names.concat(),
+    };
+    title.replace('%', "%25").replace('/', "%2F")
+}
 
-    fn reply(status: u16, body: &str) -> Reply {
-        Reply::new(status, "text/html", body)
-    }
-
-    #[test]
-    fn a_word_is_the_whole_body_of_a_good_reply() {
-        for (status, body, word) in [
-            (200, "YES", Word::Yes),
-            (200, "NO", Word::No),
-            (200, "OK", Word::Ok),
-            (200, "INVALID", Word::Invalid),
-            (200, "", Word::Other),
-            (200, "yes", Word::Other),
-            (200, "YES\n", Word::Other),
-            (500, "YES", Word::Other),
-        ] {
-            assert_eq!(Word::of(&reply(status, body)), word, "{status} {body:?}");
-        }
-    }
-
-    #[test]
-    fn what_was_said_is_one_short_line() {
-        for (status, body, shown) in [
-            (200, "INVALID", "INVALID".to_owned()),
-            (200, "", "nothing".to_owned()),
-            (200, "<html>\r\n\x1b[2J", "<html>   [2J".to_owned()),
-            (200, &"é".repeat(60), "é".repeat(60)),
-            (200, &"é".repeat(61), "é".repeat(60) + "…"),
-            (503, "<html>", "503 Service Unavailable".to_owned()),
-        ] {
-            assert_eq!(said(&reply(status, body)), shown);
-        }
-        assert_eq!(said(&Reply::new(200, "text/html", vec![0xff])), "\u{fffd}");
-    }
-
-    #[test]
-    fn only_a_server_that_says_so_lends_a_place_and_counts_it() {
-        let sent = Moment(Duration::from_secs(7));
-        let lent = |expires: &str| Place::of(&reply(200, "YES").with("X-Lock-Token", "5").with("X-Lock-Expires", expires), sent).lease;
-        assert_eq!(Place::of(&reply(200, "YES"), sent), Place { token: None, lease: None });
-        assert_eq!(Place::of(&reply(200, "YES").with("x-lock-token", "5"), sent).token, Some(5));
-        for (expires, length) in [("300", 300_000), ("0.5", 500), ("1e3", 1_000_000)] {
-            assert_eq!(lent(expires), Some(Lease { length: Duration::from_millis(length), sent }), "{expires}");
-        }
-        for nonsense in ["0", "-1", "nan", "inf", "1e300", "soon", ""] {
-            assert_eq!(lent(nonsense), None, "{nonsense}");
-        }
+/// Why there is no place, for whoever may do something about it.
+fn obstacle(code: Code) -> String {
+    match code {
+        Code::MARSHALLING | Code::UNIMPLEMENTED => "the servers have no container nodes, which came with ZooKeeper 3.5.3".into(),
+        code => code.to_string(),
     }
 }

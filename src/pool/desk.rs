@@ -1,6 +1,7 @@
 //! What all pools of a server share: its tokens, what it wants done, and the rule that an answer about a holding goes out only when the
 //! state that has this holding is saved. What changes while a state is being saved goes into the next one.
 
+use super::waiters::Asked;
 use super::{Answer, Output, Ticket};
 use crate::moment::Moment;
 use crate::plan::Level;
@@ -11,33 +12,27 @@ use std::time::Duration;
 /// From a save that failed to the next attempt: a full disk must not become a busy one.
 const RETRY: Duration = Duration::from_secs(1);
 
+const CANNOT_SAVE: &str = "cannot save who holds what";
+
 /// An answer that waits until the state is saved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Promise {
-    /// OK: it is saved that the host holds nothing, or at least nobody here thinks so.
+    /// OK: the host holds nothing.
     Ok,
-    /// YES.
+    /// YES, it holds this.
     Yes(Stake),
 }
 
-/// A holding that somebody is to be told of.
+/// A holding that a host is to be told of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Stake {
     pub(super) pool: Rc<str>,
-    pub(super) host: Rc<str>,
     pub(super) token: i64,
-    pub(super) otherwise: Otherwise,
-}
-
-/// What becomes of a request whose YES cannot be saved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Otherwise {
-    /// It is answered, and that is all.
-    Refused,
-    /// It waits again, in its place, as it has since then.
-    Waits(Moment),
-    /// It is answered, and the holding expires when it did before.
-    Expires(Moment),
+    pub(super) asked: Asked,
+    /// What it is to be told of its end. The holding may be renewed before that is saved, but nobody must count on it.
+    pub(super) expires: Moment,
+    /// When it would have ended, if it was renewed for this.
+    pub(super) renewed: Option<Moment>,
 }
 
 /// Saving fails.
@@ -96,9 +91,14 @@ impl Desk {
         self.changed = true;
     }
 
-    /// Why nothing can be granted or renewed, if so.
+    /// Whether anything can be granted or renewed.
+    pub(super) fn can_grant(&self) -> bool {
+        self.trouble.is_none()
+    }
+
+    /// Why nothing can, if so.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.as_ref().map(|trouble| format!("cannot save who holds what: {}", trouble.why))
+        self.trouble.as_ref().map(|trouble| format!("{CANNOT_SAVE}: {}", trouble.why))
     }
 
     /// Whether what there is to tell of holders can be told at once. In trouble it can: nothing is granted or renewed then, so those who
@@ -109,7 +109,8 @@ impl Desk {
 
     /// Keeps an answer until what is so now is saved.
     pub(super) fn promise(&mut self, ticket: Ticket, promise: Promise) {
-        self.promises.push((ticket, promise));
+        let list = self.under_way.as_mut().filter(|_| !self.changed).unwrap_or(&mut self.promises);
+        list.push((ticket, promise));
     }
 
     /// Nobody waits for this answer any more.
@@ -142,17 +143,19 @@ impl Desk {
         self.under_way.take().unwrap_or_default()
     }
 
-    /// They are not: returns what cannot be told, the latest first.
+    /// They are not: returns what cannot be told.
     pub(super) fn not_saved(&mut self, why: String, now: Moment) -> Vec<(Ticket, Promise)> {
         if self.trouble.is_none() {
-            self.note(Level::Error, format!("cannot save who holds what: {why}; nothing is granted or renewed until that is possible"));
+            self.note(
+                Level::Error,
+                format!("{CANNOT_SAVE}: {why}; nothing is granted or renewed until it is saved, which is tried every second"),
+            );
         }
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
         self.trouble = Some(Trouble { since, retry: now + RETRY, why });
         self.changed = true;
         let mut undone = self.under_way.take().unwrap_or_default();
         undone.append(&mut self.promises);
-        undone.reverse();
         undone
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Holding {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_host: BTreeMap<Rc<str>, Holding>,
-    /// Of those that expire.
+    /// Of those that somebody was told of and that expire.
     by_expiry: BTreeSet<(Moment, Rc<str>)>,
 }
 
@@ -44,7 +44,7 @@ impl Holders {
     /// In place of what the host held before.
     pub(super) fn set(&mut self, host: &Rc<str>, holding: Holding) {
         self.remove(host);
-        if holding.expires != Moment::NEVER {
+        if holding.told && holding.expires != Moment::NEVER {
             self.by_expiry.insert((holding.expires, host.clone()));
         }
         self.by_host.insert(host.clone(), holding);

@@ -1,13 +1,14 @@
 //! One pool: who holds it, who waits for it, and who is next.
 
-use super::desk::{Desk, Otherwise, Promise, Stake};
+use super::desk::{Desk, Promise, Stake};
 use super::holders::{Holders, Holding};
-use super::refusal;
-use super::waiters::{Waiter, Waiters};
-use super::{Answer, Call, Counts, Grant, Report, Request, Ticket, state::Held};
+use super::state::Held;
+use super::waiters::{Asked, Waiters};
+use super::{Answer, Call, Counts, Grant, Holder, Report, Ticket, Waiter, refusal};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// See above.
 #[derive(Debug)]
@@ -20,12 +21,13 @@ pub(super) struct Ledger {
 }
 
 /// What a host is to a pool that it wants to hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// It holds it.
     Holder,
-    /// It can have it.
+    /// It could have it: whoever waits has been let in before, unless nobody can be.
     Next,
-    /// Others come first.
+    /// There is no room for it.
     Outside,
 }
 
@@ -47,15 +49,9 @@ impl Ledger {
         self.holders.set(&host.as_str().into(), holding);
     }
 
-    /// Takes in a new plan for it. Holders are left what they were promised.
+    /// Takes in a new plan for it. Holders are left what they were promised, and whoever waits asks again.
     pub(super) fn reconfigure(&mut self, plan: plan::Pool, desk: &mut Desk, now: Moment) {
         self.plan = plan;
-        for waiter in self.waiters.take_unless(|host| refusal::admits(&self.plan, host)) {
-            let Waiter { ticket, host, .. } = waiter;
-            let request = Request { ticket, call: Call::Wait, pool: &self.name, host: &host };
-            desk.note(Level::Info, refusal::told(&request, refusal::Refusal::Stranger));
-            self.answer(ticket, Answer::Invalid, desk);
-        }
         let holders: Vec<_> = self.holders.iter().map(|(host, holding)| (host.clone(), *holding)).collect();
         for (host, holding) in holders {
             let expires = self.promised(holding.expires, now);
@@ -64,13 +60,16 @@ impl Ledger {
                 desk.change();
             }
         }
+        for asked in self.waiters.take_all() {
+            self.ask(asked, desk, now);
+        }
         self.settle(desk, now);
     }
 
     /// There is no such pool any more.
     pub(super) fn close(mut self, desk: &mut Desk) {
-        for waiter in self.waiters.take_unless(|_| false) {
-            self.answer(waiter.ticket, Answer::Invalid, desk);
+        for asked in self.waiters.take_all() {
+            self.answer(asked.ticket, Answer::Invalid, desk);
         }
         for (host, holding) in self.holders.iter() {
             desk.change();
@@ -78,42 +77,38 @@ impl Ledger {
         }
     }
 
-    /// A host asks.
-    pub(super) fn asked(&mut self, request: &Request, desk: &mut Desk, now: Moment) {
+    /// A host asks, maybe not for the first time.
+    pub(super) fn ask(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
         self.settle(desk, now);
-        if let Err(refusal) = refusal::check(&self.plan, request, self.holders.get(request.host).is_some()) {
-            desk.note(Level::Info, refusal::told(request, refusal));
-            return self.answer(request.ticket, Answer::Invalid, desk);
-        }
-        match request.call {
-            Call::Release { token } => self.release(request, token, desk, now),
-            call => self.take(call, request.ticket, &request.host.into(), desk, now),
-        }
+        self.decide(asked, desk, now);
     }
 
-    fn take(&mut self, call: Call, ticket: Ticket, host: &Rc<str>, desk: &mut Desk, now: Moment) {
-        match (call, self.standing(host)) {
-            (Call::Renew, Standing::Holder) => self.renew(ticket, host, desk, now),
-            (_, Standing::Holder) => self.vouch(ticket, host, Otherwise::Refused, desk, now),
+    fn decide(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
+        let standing = self.standing(&asked.host);
+        if let Err(refusal) = refusal::check(&self.plan, asked.call, &asked.host, standing == Standing::Holder) {
+            desk.note(Level::Info, refusal::told(&self.name, &asked.host, refusal));
+            return self.answer(asked.ticket, Answer::Invalid, desk);
+        }
+        match (asked.call, standing) {
+            (Call::Release { token }, _) => self.release(&asked, token, desk, now),
+            (Call::Renew, Standing::Holder) => self.renew(asked, desk, now),
+            (_, Standing::Holder) => self.vouch(asked, None, desk, now),
             (Call::Wait, _) => {
-                self.waiters.insert(Waiter { ticket, host: host.clone(), since: now });
+                self.waiters.insert(asked);
                 self.settle(desk, now);
             }
             (_, Standing::Next) => match desk.trouble() {
-                None => {
-                    self.grant(host, desk, now);
-                    self.vouch(ticket, host, Otherwise::Refused, desk, now);
-                }
-                Some(why) => self.answer(ticket, Answer::Unavailable(why), desk),
+                None => self.grant(vec![asked], desk, now),
+                Some(why) => self.answer(asked.ticket, Answer::Unavailable(why), desk),
             },
-            (_, Standing::Outside) => self.answer(ticket, Answer::No, desk),
+            (_, Standing::Outside) => self.answer(asked.ticket, Answer::No, desk),
         }
     }
 
     fn standing(&self, host: &str) -> Standing {
         if self.holders.get(host).is_some() {
             Standing::Holder
-        } else if self.has_room() && self.waiters.is_empty() {
+        } else if self.has_room() {
             Standing::Next
         } else {
             Standing::Outside
@@ -124,36 +119,36 @@ impl Ledger {
         self.holders.len() < usize::try_from(self.plan.permits).unwrap_or(usize::MAX)
     }
 
-    fn renew(&mut self, ticket: Ticket, host: &Rc<str>, desk: &mut Desk, now: Moment) {
+    fn renew(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
         if let Some(why) = desk.trouble() {
-            return self.answer(ticket, Answer::Unavailable(why), desk);
+            return self.answer(asked.ticket, Answer::Unavailable(why), desk);
         }
-        if let Some(holding) = self.holders.get(host) {
-            let expires = self.expiry(now).max(holding.expires); // no answer that is lost may have promised more
-            self.holders.set(host, Holding { expires, ..holding });
+        if let Some(holding) = self.holders.get(&asked.host) {
+            let expires = self.expiry(now).max(holding.expires); // what was promised stands, should this answer be lost
+            self.holders.set(&asked.host, Holding { expires, ..holding });
             desk.change();
-            self.vouch(ticket, host, Otherwise::Expires(holding.expires), desk, now);
+            self.vouch(asked, Some(holding.expires), desk, now);
         }
     }
 
-    /// Only a holding that its host was told of can be released: it cannot have meant another.
-    fn release(&mut self, request: &Request, token: Option<i64>, desk: &mut Desk, now: Moment) {
+    /// Only a holding that its host was told of is released: it cannot have meant another.
+    fn release(&mut self, asked: &Asked, token: Option<i64>, desk: &mut Desk, now: Moment) {
         let meant = |holding: &Holding| holding.told && token.is_none_or(|token| token == holding.token);
-        if let Some(holding) = self.holders.get(request.host).filter(meant) {
+        if let Some(holding) = self.holders.get(&asked.host).filter(meant) {
             self.counts.released += 1;
-            self.drop(request.host, desk);
             let held = holding.since.held(now).as_secs_f64();
-            desk.note(Level::Info, format!("{} released {} (token {}) after {held:.1} s", request.host, self.name, holding.token));
+            desk.note(Level::Info, format!("released {} for {} (token {}) after {held:.1} s", self.name, asked.host, holding.token));
+            self.vacate(&asked.host, desk);
             self.settle(desk, now);
         }
         if desk.is_saved() {
-            self.answer(request.ticket, Answer::Ok, desk);
+            self.answer(asked.ticket, Answer::Ok, desk);
         } else {
-            desk.promise(request.ticket, Promise::Ok);
+            desk.promise(asked.ticket, Promise::Ok);
         }
     }
 
-    fn drop(&mut self, host: &str, desk: &mut Desk) {
+    fn vacate(&mut self, host: &str, desk: &mut Desk) {
         self.holders.remove(host);
         desk.change();
     }
@@ -165,7 +160,7 @@ impl Ledger {
 
     /// An answer YES that was to be given is not wanted any more.
     pub(super) fn withdraw(&mut self, stake: &Stake, desk: &mut Desk, now: Moment) {
-        self.forgo(&stake.host, stake.token, desk);
+        self.forgo(&stake.asked.host, stake.token, desk);
         self.settle(desk, now);
     }
 
@@ -173,101 +168,96 @@ impl Ledger {
     pub(super) fn undelivered(&mut self, host: &str, token: i64, desk: &mut Desk, now: Moment) {
         self.counts.undelivered += 1;
         if self.forgo(host, token, desk) {
-            desk.note(Level::Warning, format!("took {} back from {host} (token {token}): it could not be told", self.name));
+            desk.note(Level::Warning, format!("took {} back from {host} (token {token}): the answer could not be delivered", self.name));
             self.settle(desk, now);
         }
     }
 
     /// An answer YES stands for this holding no more. Whether it was the last.
     fn forgo(&mut self, host: &str, token: i64, desk: &mut Desk) -> bool {
-        let Some(holding) = self.holders.get(host).filter(|holding| holding.token == token) else { return false };
+        let Some(holding) = self.holding(host, token) else { return false };
         let answers = holding.answers - 1;
         if answers == 0 {
-            self.drop(host, desk);
+            self.vacate(host, desk);
         } else {
             self.holders.set(&host.into(), Holding { answers, ..holding });
         }
         answers == 0
     }
 
-    /// What was promised is saved: it is told, unless the holding is over already.
-    pub(super) fn keep(&mut self, ticket: Ticket, stake: &Stake, desk: &mut Desk, now: Moment) {
-        self.settle(desk, now);
-        match (self.holders.get(&stake.host).filter(|holding| holding.token == stake.token), stake.otherwise) {
-            (Some(holding), _) => {
-                self.tell(stake, &holding, desk, now);
-                let expires = (holding.expires != Moment::NEVER).then(|| holding.expires.since(now));
-                self.answer(ticket, Answer::Yes(Grant { token: holding.token, expires }), desk);
-            }
-            (None, Otherwise::Waits(since)) => {
-                self.waiters.insert(Waiter { ticket, host: stake.host.clone(), since });
-                self.settle(desk, now);
-            }
-            (None, _) => self.answer(ticket, Answer::No, desk),
-        }
+    fn holding(&self, host: &str, token: i64) -> Option<Holding> {
+        self.holders.get(host).filter(|holding| holding.token == token)
     }
 
-    fn tell(&mut self, stake: &Stake, holding: &Holding, desk: &mut Desk, now: Moment) {
-        let Stake { host, token, otherwise, .. } = stake;
-        if holding.told {
-            if let Otherwise::Expires(_) = otherwise {
-                desk.note(Level::Debug, format!("{host} renewed {} (token {token})", self.name));
+    /// What was promised is saved: it is told, unless it is over by now. Then the request is decided anew.
+    pub(super) fn keep(&mut self, stake: Stake, desk: &mut Desk, now: Moment) {
+        self.settle(desk, now);
+        let Stake { token, asked: Asked { ref host, .. }, expires, .. } = stake;
+        match self.holding(host, token) {
+            Some(holding) if now < expires => return self.tell(&stake, holding, desk, now),
+            Some(holding) if holding.expires <= now => self.vacate(host, desk), // and nobody was told of it, or it had expired
+            _ => {
+                self.forgo(host, token, desk);
             }
-            return;
         }
-        self.holders.set(host, Holding { told: true, ..*holding });
-        self.counts.granted += 1;
-        let waited = if let Otherwise::Waits(since) = otherwise { now.since(*since).as_secs_f64() } else { 0.0 };
-        desk.note(Level::Info, format!("granted {} to {host} (token {token}, waited {waited:.1} s)", self.name));
+        self.decide(stake.asked, desk, now);
+    }
+
+    fn tell(&mut self, Stake { asked, token, expires, renewed, .. }: &Stake, holding: Holding, desk: &mut Desk, now: Moment) {
+        let (name, Asked { host, .. }) = (&self.name, asked);
+        if renewed.is_some() {
+            desk.note(Level::Debug, format!("renewed {name} for {host} (token {token})"));
+        }
+        if !holding.told {
+            self.counts.granted += 1;
+            let waited = now.since(asked.since).as_secs_f64();
+            desk.note(Level::Info, format!("granted {name} to {host} (token {token}, waited {waited:.1} s)"));
+            self.holders.set(host, Holding { told: true, ..holding });
+        }
+        self.answer(asked.ticket, Answer::Yes(Grant { token: *token, expires: left(*expires, now) }), desk);
     }
 
     /// What was promised cannot be saved.
-    pub(super) fn undo(&mut self, ticket: Ticket, stake: &Stake, desk: &mut Desk) {
-        self.forgo(&stake.host, stake.token, desk);
-        let holding = self.holders.get(&stake.host).filter(|holding| holding.token == stake.token);
-        match (stake.otherwise, holding) {
-            (Otherwise::Waits(since), _) => return self.waiters.insert(Waiter { ticket, host: stake.host.clone(), since }),
-            (Otherwise::Expires(expires), Some(holding)) => self.holders.set(&stake.host, Holding { expires, ..holding }),
-            _ => {}
+    pub(super) fn undo(&mut self, Stake { asked, token, renewed, .. }: &Stake, desk: &mut Desk) {
+        self.forgo(&asked.host, *token, desk);
+        if let (Some(expires), Some(holding)) = (*renewed, self.holding(&asked.host, *token)) {
+            self.holders.set(&asked.host, Holding { expires, ..holding });
         }
-        self.answer(ticket, Answer::Unavailable(desk.trouble().unwrap_or_default()), desk);
     }
 
     /// Whoever has held it for too long does so no more, and whoever is next does, as long as there is room.
     pub(super) fn settle(&mut self, desk: &mut Desk, now: Moment) {
-        while let Some((host, holding)) = self.holders.take_expired(now) {
+        while let Some((host, Holding { token, since, .. })) = self.holders.take_expired(now) {
+            self.counts.expired += 1;
+            let held = since.held(now).as_secs_f64();
+            desk.note(Level::Warning, format!("took {} from {host} (token {token}): it expired after {held:.1} s", self.name));
             desk.change();
-            if holding.told {
-                self.counts.expired += 1;
-                let held = holding.since.held(now).as_secs_f64();
-                desk.note(Level::Warning, format!("{} expired for {host} (token {}) after {held:.1} s", self.name, holding.token));
-            }
         }
-        while desk.trouble().is_none()
-            && self.has_room()
-            && let Some((host, waiters)) = self.waiters.take_next()
-        {
-            self.grant(&host, desk, now);
-            for Waiter { ticket, since, .. } in waiters {
-                self.vouch(ticket, &host, Otherwise::Waits(since), desk, now);
-            }
+        while desk.can_grant() && self.has_room() && !self.waiters.is_empty() {
+            let next = self.waiters.take_next();
+            self.grant(next, desk, now);
         }
     }
 
-    fn grant(&mut self, host: &Rc<str>, desk: &mut Desk, now: Moment) {
+    /// To all these requests of one host.
+    fn grant(&mut self, asked: Vec<Asked>, desk: &mut Desk, now: Moment) {
         let holding = Holding { token: desk.new_token(), since: now.into(), expires: self.expiry(now), answers: 0, told: false };
-        self.holders.set(host, holding);
+        if let Some(first) = asked.first() {
+            self.holders.set(&first.host, holding);
+        }
+        asked.into_iter().for_each(|asked| self.vouch(asked, None, desk, now));
     }
 
-    /// Answers YES to a holder, as soon as what it holds is saved.
-    fn vouch(&mut self, ticket: Ticket, host: &Rc<str>, otherwise: Otherwise, desk: &mut Desk, now: Moment) {
-        let Some(holding) = self.holders.get(host) else { return };
-        self.holders.set(host, Holding { answers: holding.answers.saturating_add(1), ..holding });
-        let stake = Stake { pool: self.name.clone(), host: host.clone(), token: holding.token, otherwise };
+    /// Answers YES to a holder, as soon as what it holds is saved. If it was renewed for this, it would have expired at `renewed`.
+    fn vouch(&mut self, asked: Asked, renewed: Option<Moment>, desk: &mut Desk, now: Moment) {
+        let Some(holding) = self.holders.get(&asked.host) else { return };
+        self.holders.set(&asked.host, Holding { answers: holding.answers.saturating_add(1), ..holding });
+        let Holding { token, expires, .. } = holding;
+        let stake = Stake { pool: self.name.clone(), token, asked, expires, renewed };
         if desk.is_saved() {
-            self.keep(ticket, &stake, desk, now);
+            self.keep(stake, desk, now);
         } else {
-            desk.promise(ticket, Promise::Yes(stake));
+            desk.promise(stake.asked.ticket, Promise::Yes(stake));
         }
     }
 
@@ -309,20 +299,26 @@ impl Ledger {
     /// For whoever watches the server.
     pub(super) fn report(&self, now: Moment) -> Report<'_> {
         let told = self.holders.iter().filter(|(_, holding)| holding.told);
+        let holders = told.map(|(host, &Holding { token, since, expires, .. })| Holder {
+            host,
+            token,
+            held: since.held(now),
+            expires: left(expires, now),
+        });
         Report {
             pool: &self.name,
             permits: self.plan.permits,
             expire: self.plan.expire,
-            holders: told.map(|(host, holding)| reported(host, holding, now)).collect(),
-            waiters: self.waiters.iter().map(|(host, since)| super::Waiter { host, waited: now.since(since) }).collect(),
+            holders: holders.collect(),
+            waiters: self.waiters.iter().map(|(host, since)| Waiter { host, waited: now.since(since) }).collect(),
             counts: self.counts,
         }
     }
 }
 
-fn reported<'a>(host: &'a str, holding: &Holding, now: Moment) -> super::Holder<'a> {
-    let expires = (holding.expires != Moment::NEVER).then(|| holding.expires.since(now));
-    super::Holder { host, token: holding.token, held: holding.since.held(now), expires }
+/// What is left of a holding.
+fn left(expires: Moment, now: Moment) -> Option<Duration> {
+    (expires != Moment::NEVER).then(|| expires.since(now))
 }
 
 /// The log's line about a holding whose pool is gone.

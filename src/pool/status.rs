@@ -49,7 +49,7 @@ mod tests {
             Holder { host: "h", token: 7, held: Duration::from_millis(1500), expires: Some(Duration::from_millis(58_500)) },
             Holder { host: "a \"quoted\\ замок", token: 8, held: Duration::ZERO, expires: None },
         ];
-        let waiters = vec![Waiter { host: "w", waited: Duration::from_nanos(1_000_400_000) }];
+        let waiters = vec![Waiter { host: "w", waited: Duration::from_micros(1_000_400) }];
         let busy = Report { pool: "a", permits: 2, expire: Some(Duration::from_mins(1)), holders, waiters, counts: Counts::default() };
         let idle = Report { pool: "b", permits: 1, expire: None, holders: vec![], waiters: vec![], counts: Counts::default() };
         let expected = json!({ "pools": [

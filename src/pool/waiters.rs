@@ -1,15 +1,16 @@
 //! Those who wait for one pool, in the order in which they came; found by ticket, too, when they hang up, and by host, when it is granted.
 //! All that in time that grows with the logarithm of their number.
 
-use super::Ticket;
+use super::{Call, Ticket};
 use crate::moment::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// A request that waits.
+/// A request that has no answer yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Waiter {
+pub(super) struct Asked {
     pub(super) ticket: Ticket,
+    pub(super) call: Call,
     pub(super) host: Rc<str>,
     pub(super) since: Moment,
 }
@@ -32,30 +33,49 @@ impl Waiters {
     }
 
     /// Puts one in the place of its ticket.
-    pub(super) fn insert(&mut self, Waiter { ticket, host, since }: Waiter) {
+    pub(super) fn insert(&mut self, Asked { ticket, host, since, .. }: Asked) {
         self.by_host.insert((host.clone(), ticket));
         self.by_ticket.insert(ticket, (host, since));
     }
 
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Waiter> {
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Asked> {
         let (host, since) = self.by_ticket.remove(&ticket)?;
-        let found = (host, ticket);
-        self.by_host.remove(&found);
-        Some(Waiter { ticket, host: found.0, since })
+        self.by_host.remove(&(host.clone(), ticket));
+        Some(Asked { ticket, call: Call::Wait, host, since })
     }
 
     /// Takes out the first, and all others of its host.
-    pub(super) fn take_next(&mut self) -> Option<(Rc<str>, Vec<Waiter>)> {
-        let (host, _) = self.by_ticket.values().next()?;
-        let host = host.clone();
-        let tickets: Vec<_> =
-            self.by_host.range((host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX))).map(|(_, ticket)| *ticket).collect();
-        Some((host, tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()))
+    pub(super) fn take_next(&mut self) -> Vec<Asked> {
+        let Some((host, _)) = self.by_ticket.values().next() else { return Vec::new() };
+        let its = (host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX));
+        let tickets: Vec<_> = self.by_host.range(its).map(|(_, ticket)| *ticket).collect();
+        tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
     }
 
-    /// Takes out those whose host is none of these, or all.
-    pub(super) fn take_unless(&mut self, stays: impl Fn(&str) -> bool) -> Vec<Waiter> {
-        let leaving: Vec<_> = self.by_ticket.iter().filter(|(_, (host, _))| !stays(host)).map(|(ticket, _)| *ticket).collect();
-        leaving.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
+    /// Takes out all of them, the first first.
+    pub(super) fn take_all(&mut self) -> Vec<Asked> {
+        let all = std::mem::take(self).by_ticket.into_iter();
+        all.map(|(ticket, (host, since))| Asked { ticket, call: Call::Wait, host, since }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_leave_in_the_order_of_their_tickets_however_they_came() {
+        let mut waiters = Waiters::default();
+        for (ticket, host) in [(4, "b"), (2, "a"), (9, "a"), (7, "ab"), (5, "c")] {
+            waiters.insert(Asked { ticket: Ticket(ticket), call: Call::Wait, host: host.into(), since: Moment::default() });
+        }
+        assert_eq!(waiters.remove(Ticket(5)).map(|asked| asked.host), Some("c".into()));
+        assert_eq!(waiters.remove(Ticket(5)), None);
+        let mut next = || waiters.take_next().iter().map(|asked| (asked.ticket.0, asked.host.to_string())).collect::<Vec<_>>();
+        assert_eq!(next(), [(2, "a".into()), (9, "a".into())]);
+        assert_eq!(next(), [(4, "b".into())]);
+        assert_eq!(next(), [(7, "ab".into())]);
+        assert_eq!(next(), []);
+        assert!(waiters.is_empty() && waiters.by_host.is_empty());
     }
 }

@@ -76,7 +76,7 @@ impl Epoll {
 
     /// Sleeps until there are news, for `limit` at most, and returns them. There may be none, as after a signal: the caller goes round its
     /// loop again.
-    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<impl Iterator<Item = News>> {
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<News>> {
         self.news.clear();
         let limit = limit.map_or(-1, super::poll::milliseconds);
         let room = c_int::try_from(self.news.capacity()).unwrap_or(c_int::MAX);
@@ -88,7 +88,7 @@ impl Epoll {
             Err(error) => return Err(error),
         }
         let over = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
-        Ok(self.news.clone().into_iter().map(move |event| News { key: event.u64, over: event.events & over != 0 }))
+        Ok(self.news.iter().map(|event| News { key: event.u64, over: event.events & over != 0 }).collect())
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
     const NOW: Option<Duration> = Some(Duration::ZERO);
 
     fn news(epoll: &mut Epoll, limit: Option<Duration>) -> Vec<News> {
-        epoll.wait(limit).unwrap().collect()
+        epoll.wait(limit).unwrap()
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
             epoll.add(&one, 1, interest).unwrap();
             drop(other);
             assert_eq!(news(&mut epoll, SOON), [News { key: 1, over: true }], "{interest:?}");
-            let again = if interest == Interest::Change { 0 } else { 1 };
+            let again = usize::from(interest != Interest::Change);
             assert_eq!(news(&mut epoll, NOW).len(), again, "{interest:?}");
         }
     }
