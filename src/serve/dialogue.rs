@@ -104,6 +104,11 @@ impl Dialogue {
         }
     }
 
+    /// How much is held of what the peer sent.
+    pub(super) fn held(&self) -> usize {
+        self.input.len()
+    }
+
     /// The peer has sent this, no more than there is room for.
     pub(super) fn receive(&mut self, bytes: &[u8]) {
         match self.phase {
