@@ -18,6 +18,11 @@ const PROGRAMS: &[Program] = &[
     Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) },
     Program { name: "lockex", help: cli::lockex::HELP, request: |words, environment| cli::lockex::request(words, environment) },
     Program {
+        name: "distributex",
+        help: cli::distributex::HELP,
+        request: |words, environment| cli::distributex::request(words, environment),
+    },
+    Program {
         name: "distributexd",
         help: cli::distributexd::HELP,
         request: |words, environment| cli::distributexd::request(words, environment),

@@ -54,9 +54,9 @@ enum Phase {
 pub(super) enum Stage {
     /// The first byte of the first request.
     Fresh,
-    /// The rest of a request, which is the so-manieth.
+    /// The rest of a request, the one after so many.
     Request(u64),
-    /// The next request, which is the so-manieth.
+    /// The next request, the one after so many.
     Idle(u64),
     /// Our answer.
     Answer,
