@@ -16,8 +16,8 @@
 //! # Rooms, by ring; imports point down
 //!
 //! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they
-//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with
-//!    its `scalar`, or `json`, both a tree of `node`), [`plan`] (what they come to; `server`).
+//!    share: `options`, `value`, `hosts`, `names`, `words`; `distributexd`, the server), [`config`] (zk-flock's, JSON, `text`; the
+//!    server's, `yaml` with its `scalar`, or `json`, both a tree of `node`), [`plan`] (what they come to; `server`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
 //!    `record`, `code`, `request`, `session`, `lease`); [`http`] (`request` and `reply`, of `head` and `body`; `percent`, `malformed`);

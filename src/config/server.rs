@@ -52,7 +52,7 @@ enum Flaw {
 }
 
 /// How long a pool is held unless the config says otherwise, as in the original.
-const EXPIRE: Duration = Duration::from_secs(1800);
+const EXPIRE: Duration = Duration::from_mins(30);
 
 /// Where memcached is unless the config says otherwise.
 const MEMCACHE: (&str, u16) = ("localhost", 11211);
@@ -95,11 +95,11 @@ impl Config {
     }
 
     fn take(&mut self, tree: &Node) -> Result<(), Fault> {
-        let (mut memcache, mut host, mut port) = (false, MEMCACHE.0.to_owned(), MEMCACHE.1);
+        let (mut memcache, mut host, mut port) = (false, MEMCACHE.0, MEMCACHE.1);
         for entry in mapping(tree, "keys and values")? {
             match entry.key.as_str() {
                 "backend" => memcache = backend(entry)?,
-                "memcachehost" => host = text(entry, "a host")?.to_owned(),
+                "memcachehost" => host = text(entry, "a host")?,
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
                 "pools" => self.pools = self.pools(entry)?,
                 "listen" => self.listen = Some(text(entry, ADDRESS)?.parse().map_err(|_| wrong(entry, ADDRESS))?),
@@ -108,7 +108,7 @@ impl Config {
             }
         }
         if memcache {
-            self.backend = Backend::Memcache(Host { name: host, port });
+            self.backend = Backend::Memcache(Host { name: host.to_owned(), port });
         }
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Config {
         for item in items {
             let (pool, line) = self.pool(item)?;
             if let Some(first) = lines_of_names.insert(pool.name.clone(), line) {
-                return Err(unfit(line, pool.name, Flaw::Taken { line: first }));
+                return Err(unfit(line, &pool.name, Flaw::Taken { line: first }));
             }
             pools.push(pool);
         }
@@ -191,7 +191,7 @@ fn name(entry: &Entry) -> Result<String, Fault> {
         Some(character) => Flaw::Character(character),
         None => return Ok(name.clone()),
     };
-    Err(unfit(entry.line, name.clone(), flaw))
+    Err(unfit(entry.line, name, flaw))
 }
 
 /// Zero is never, as in the original.
@@ -215,8 +215,8 @@ fn wrong(entry: &Entry, expected: &'static str) -> Fault {
     Fault::Wrong { line: entry.line, key: entry.key.clone(), expected, found: entry.value.value.shown() }
 }
 
-fn unfit(line: usize, name: String, flaw: Flaw) -> Fault {
-    Fault::Unfit { line, key: "name".into(), found: super::node::shown(&name), flaw }
+fn unfit(line: usize, name: &str, flaw: Flaw) -> Fault {
+    Fault::Unfit { line, key: "name".into(), found: super::node::shown(name), flaw }
 }
 
 impl fmt::Display for Error {

@@ -86,10 +86,7 @@ impl Line<'_> {
 
 /// The lines that count, without blank ones, comments and the mark at the document's start.
 fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, Error> {
-    let text = str::from_utf8(text).map_err(|error| {
-        let line = 1 + text[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-        Error { line, flaw: Flaw::NotText }
-    })?;
+    let text = str::from_utf8(text).map_err(|error| Error { line: super::line_at(text, error.valid_up_to()), flaw: Flaw::NotText })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = Vec::new();
     let mut begun = false;

@@ -49,17 +49,18 @@ fn asked(call: &str, request: &Request) -> Option<Asked> {
         "get" => Call::Get,
         "wait" => Call::Wait,
         "renew" => Call::Renew,
-        "release" => Call::Release { token: token(request)? },
+        "release" => release(request)?,
         _ => return None,
     };
     Some(Asked { call, pool: text("pool")?, host: text("host")? })
 }
 
-/// The token of a release, if it has one. `None`: it has one that is none.
-fn token(request: &Request) -> Option<Option<i64>> {
-    match request.parameter("token") {
-        Some(token) => Some(Some(str::from_utf8(&token).ok()?.parse().ok()?)),
-        None => Some(None),
+/// If it has a token, it must be one.
+fn release(request: &Request) -> Option<Call> {
+    let token = request.parameter("token").map(|token| str::from_utf8(&token).ok()?.parse().ok());
+    match token {
+        Some(None) => None,
+        token => Some(Call::Release { token: token.flatten() }),
     }
 }
 

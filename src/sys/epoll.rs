@@ -134,7 +134,7 @@ mod tests {
             epoll.add(&one, 1, interest).unwrap();
             drop(other);
             assert_eq!(news(&mut epoll, SOON), [News { key: 1, over: true }], "{interest:?}");
-            let again = if interest == Interest::Change { 0 } else { 1 };
+            let again = usize::from(interest != Interest::Change);
             assert_eq!(news(&mut epoll, NOW).len(), again, "{interest:?}");
         }
     }

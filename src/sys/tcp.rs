@@ -50,8 +50,9 @@ pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
 }
 
 fn set(fd: BorrowedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    const LENGTH: libc::socklen_t = c_int::BITS / 8;
     // SAFETY: setsockopt(2) reads as many bytes as an int has.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), size_of_val(&value) as libc::socklen_t) })?;
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), LENGTH) })?;
     Ok(())
 }
 

@@ -9,19 +9,18 @@ const LONGEST_KEY: usize = 1024;
 
 /// The key that a line begins with, and what follows its colon; `None` if there is none.
 pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
-    let (key, rest) = match quoted(text)? {
-        Some((key, rest)) => (Value::Text(key), rest.trim_start_matches(' ')),
-        None => {
-            let plain = plain(text)?;
-            let Some(colon) = colon(plain) else { return Ok(None) };
-            (meaning(plain[..colon].trim_end_matches(' '))?, &text[colon..])
-        }
+    let (key, rest) = if let Some((key, rest)) = quoted(text)? {
+        (Value::Text(key), rest.trim_start_matches(' '))
+    } else {
+        let plain = plain(text)?;
+        let Some(colon) = colon(plain) else { return Ok(None) };
+        (meaning(plain[..colon].trim_end_matches(' '))?, &text[colon..])
     };
-    match (key, rest.strip_prefix(':')) {
-        (_, Some(_)) if text[..text.len() - rest.len()].chars().count() > LONGEST_KEY => Err(Flaw::LongKey),
-        (Value::Text(key), Some(rest)) if rest.is_empty() || rest.starts_with(' ') => Ok(Some((key, rest))),
-        (key, Some(rest)) if rest.is_empty() || rest.starts_with(' ') => Err(Flaw::KeyNotText(key.shown())),
-        _ => Ok(None),
+    let Some(after) = rest.strip_prefix(':').filter(|after| after.is_empty() || after.starts_with(' ')) else { return Ok(None) };
+    match key {
+        _ if text[..text.len() - rest.len()].chars().count() > LONGEST_KEY => Err(Flaw::LongKey),
+        Value::Text(key) => Ok(Some((key, after))),
+        other => Err(Flaw::KeyNotText(other.shown())),
     }
 }
 
