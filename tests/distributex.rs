@@ -6,7 +6,7 @@
 mod common;
 
 use common::capture;
-use common::liar::{Liar, SwitchedOff, nobody};
+use common::liar::{DeadNameServer, Liar, SwitchedOff, nobody};
 use common::life::{self, FOREVER, Lives};
 use common::lock_server::{Answer, LockServer, lent, original, plain, to_end};
 use common::run::{Job, Outcome, Running, exited, killed, listener};
@@ -174,6 +174,16 @@ fn this_host_is_called_what_the_original_calls_it_or_what_it_is_told() {
         assert_eq!(sandbox.distributex(server.port, words).run(), exited(0));
         assert!(server.asked().iter().rev().take(2).all(|asked| asked.host == host), "{:?}", server.asked());
     }
+}
+
+#[test]
+fn a_name_that_is_not_looked_up_in_time_is_the_bare_one_and_a_warning() {
+    let (names, sandbox, server) = (DeadNameServer::start(), Sandbox::new(), LockServer::start(free));
+    let line = DeadNameServer::asked_by(&sandbox, &sandbox.distributex(server.port, &["echo mine"])).line();
+    let run = Job::new(&sandbox, Path::new("unshare")).words(&["--uts", "sh", "-c", &format!("hostname nowhere-known; exec {line}")]).run();
+    assert_eq!((run.end, run.stdout.as_str()), (Ok(0), "mine\n"), "{}", run.stderr);
+    run.complaint_of("distributex", &["WARNING: ", "full name", "nowhere-known", "--as"]);
+    assert!(names.was_asked() && server.asked().iter().all(|asked| asked.host == "nowhere-known"), "{:?}", server.asked());
 }
 
 #[test]
@@ -374,6 +384,20 @@ fn a_signal_stops_the_command_and_only_then_is_its_place_given_back() {
         assert!(released.saturating_sub(told) >= Duration::from_millis(300), "{name}: while the command ran on");
         assert_eq!(server.words(), ["wait", "release"]);
     }
+}
+
+/// Else the next run of this host would be told that it has the place which this one gives back.
+#[test]
+fn the_lock_of_this_host_is_held_until_the_place_is_given_back() {
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(free));
+    server.set(|what| if what == "release" { Answer::Wait } else { free(what) });
+    let run = sandbox.distributex(server.port, &["true"]).start();
+    wait_until("a release", || server.last("release").is_some());
+    complains(&sandbox.distributex(server.port, &["touch ran"]).run(), 1, &["Another instance"]);
+    server.set(free);
+    server.ask_again();
+    assert_eq!(run.wait(), exited(0));
+    assert!(!sandbox.host_lock().exists());
 }
 
 #[test]
