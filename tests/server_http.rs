@@ -67,22 +67,10 @@ fn what_the_original_was_asked_is_answered_as_it_did() {
     for (asked, answered) in capture::distributexd().filter(|(asked, _)| !has_a_test_below(asked)) {
         let mut connection = server.connect();
         connection.say(&asked);
-        for theirs in replies(&answered) {
+        for theirs in capture::replies(&answered) {
             assert_eq!(essence(&connection.reply()), essence(&theirs), "{asked:?}");
         }
     }
-}
-
-/// All replies of a server that has hung up.
-fn replies(said: &str) -> Vec<Reply> {
-    let mut rest = said.as_bytes();
-    let mut replies = Vec::new();
-    while !rest.is_empty() {
-        let (reply, length) = Reply::read(rest, true).expect("it was recorded").expect("it is whole");
-        replies.push(reply);
-        rest = &rest[length..];
-    }
-    replies
 }
 
 #[test]
