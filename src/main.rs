@@ -18,6 +18,11 @@ const PROGRAMS: &[Program] = &[
     Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) },
     Program { name: "lockex", help: cli::lockex::HELP, request: |words, environment| cli::lockex::request(words, environment) },
     Program {
+        name: "distributex",
+        help: cli::distributex::HELP,
+        request: |words, environment| cli::distributex::request(words, environment),
+    },
+    Program {
         name: "distributexd",
         help: cli::distributexd::HELP,
         request: |words, environment| cli::distributexd::request(words, environment),
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
     let called = words.next().unwrap_or_default();
     let mut words: Vec<_> = words.collect();
     match pick(&called, &mut words) {
-        Ok(program) => start(program, words, started),
+        Ok(program) => start(program, &words, started),
         Err(name) => {
             let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
             log::complain(known[0], &format_args!("--program: expected {}, found {name:?}", known.join(" or ")));
@@ -54,8 +59,8 @@ fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, S
     Ok(program)
 }
 
-fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
-    let ask = || (program.request)(words.clone(), &environment());
+fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
+    let ask = || (program.request)(words.to_vec(), &environment());
     match ask() {
         Ok(Request::Run(plan)) => leave(run::run(&plan, started)),
         Ok(Request::Serve(server)) => leave(serve::serve(&server, &mut || match ask() {

@@ -1,6 +1,7 @@
 //! From words to a plan: what all programs share. Each has its own file with its HELP, its options and what they come to; here is what can
 //! be asked for, what can be wrong with it, and the one place that gives an exit code to that.
 
+pub mod distributex;
 pub mod distributexd;
 pub mod hosts;
 pub mod lockex;
@@ -90,6 +91,8 @@ pub(crate) enum Fault {
     Name { what: &'static str, name: String, flaw: names::Flaw },
     /// The command cannot be cut into words.
     Command(words::Unfinished),
+    /// An option that there must be.
+    Missing { option: &'static str, what: &'static str },
     /// Neither a lock's name nor a command.
     NoWords,
     /// No command.
@@ -98,6 +101,8 @@ pub(crate) enum Fault {
     EmptyCommand,
     /// So many words where a name and a command should be.
     TooManyWords(usize),
+    /// So many words where a command should be.
+    Unquoted(usize),
     /// The config cannot be read.
     Unreadable { path: PathBuf, source: io::Error },
     /// The config is longer than any config is.
@@ -147,12 +152,14 @@ impl fmt::Display for Fault {
             Fault::Conflict { option, with } => write!(f, "{option} makes no sense with {with}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),
+            Fault::Missing { option, what } => write!(f, "{option} is missing: {what}"),
             Fault::NoWords => write!(f, "lock name and command are missing"),
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
             Fault::TooManyWords(found) => {
                 write!(f, "expected a lock name and a command in one word, found {found} words (give more after --)")
             }
+            Fault::Unquoted(found) => write!(f, "expected the command in one word, found {found} words (quote it)"),
             Fault::Unreadable { path, source } => write!(f, "cannot read {}: {source}", path.display()),
             Fault::TooLong(path) => write!(f, "{}: longer than 1 MiB, so not a config", path.display()),
             Fault::Config(error) => error.fmt(f),

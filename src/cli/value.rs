@@ -63,6 +63,9 @@ pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read:
 /// A port to listen on.
 pub const PORT: Kind<u16> = Kind { expected: "a port, 0 to 65535", read: |text| text.parse().ok() };
 
+/// A port to connect to.
+pub const SERVER_PORT: Kind<u16> = Kind { expected: "a port, 1 to 65535", read: |text| text.parse().ok().filter(|&port| port != 0) };
+
 /// A number of names.
 pub const NAMES: Kind<u32> =
     Kind { expected: "a number of names, 0 to 10000", read: |text| text.parse().ok().filter(|&count| count <= MOST_NAMES) };

@@ -5,6 +5,7 @@
 //! digits, and there is one of it. Who ends lines with LF alone is told so at once; the original let him wait for ever.
 
 mod body;
+pub mod call;
 mod head;
 mod malformed;
 mod percent;

@@ -54,9 +54,9 @@ enum Phase {
 pub(super) enum Stage {
     /// The first byte of the first request.
     Fresh,
-    /// The rest of a request, which is the so-manieth.
+    /// The rest of a request, the one after so many.
     Request(u64),
-    /// The next request, which is the so-manieth.
+    /// The next request, the one after so many.
     Idle(u64),
     /// Our answer.
     Answer,
@@ -102,6 +102,11 @@ impl Dialogue {
             Phase::Answering(_) => 0,
             Phase::Over => MOST_DISCARDED - self.discarded,
         }
+    }
+
+    /// How much is held of what the peer sent.
+    pub(super) fn held(&self) -> usize {
+        self.input.len()
     }
 
     /// The peer has sent this, no more than there is room for.

@@ -1,4 +1,4 @@
-//! TCP as a server has it: sockets that listen, and options of those that are accepted.
+//! Sockets that listen, and what the kernel can be asked to do about a peer that is gone without a word.
 
 use super::socket::raw;
 use super::{check, opened};
