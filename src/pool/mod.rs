@@ -76,7 +76,7 @@ pub struct Grant {
 pub enum Input<'a> {
     /// A host asks.
     Asked(Request<'a>),
-    /// Whoever asked this has hung up, and needs no answer.
+    /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it is no YES.
     Gone(Ticket),
     /// A YES could not be delivered.
     Undelivered {
@@ -116,7 +116,7 @@ pub trait Backend {
     /// What to do next. After `Wait` there is nothing more until the next input.
     fn poll(&mut self, now: Moment) -> Output;
 
-    /// The config has been read again, and these are its pools, from now on.
+    /// The config has been read again, and these are its pools, from now on. The loop has drained before.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
     /// What the pools are like, by name.
