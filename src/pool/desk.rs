@@ -44,7 +44,7 @@ struct Trouble {
     why: String,
 }
 
-/// See above.
+/// What is decided but not done yet.
 #[derive(Debug)]
 pub(super) struct Desk {
     last_token: i64,

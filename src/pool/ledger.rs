@@ -10,7 +10,7 @@ use crate::plan::{self, Level};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// See above.
+/// What is known of a pool.
 #[derive(Debug)]
 pub(super) struct Ledger {
     name: Rc<str>,
@@ -163,7 +163,7 @@ impl Ledger {
         self.waiters.remove(ticket).is_some()
     }
 
-    /// An answer YES that was to be given is not wanted any more.
+    /// An answer YES that was to be given will not be.
     pub(super) fn withdraw(&mut self, stake: &Stake, desk: &mut Desk, now: Moment) {
         self.forgo(&stake.asked.host, stake.token, desk);
         self.settle(desk, now);
@@ -222,17 +222,9 @@ impl Ledger {
         self.answer(*ticket, Answer::Yes(Grant { token, expires: left(expires, now) }), desk);
     }
 
-    /// This is not saved, so nobody is told of it.
-    pub(super) fn undo(&mut self, stake: &Stake, desk: &mut Desk) {
-        self.forgo(&stake.asked.host, stake.token, desk);
-    }
-
-    /// What was saved last is what was told last: no holding can be counted on for longer.
+    /// A renewal that nobody was told of is not saved: holdings end as their hosts know it.
     pub(super) fn revert(&mut self, desk: &mut Desk) {
-        self.revise(desk, |_, holding| Holding {
-            expires: holding.told.map_or(holding.expires, |told| told.min(holding.expires)),
-            ..holding
-        });
+        self.revise(desk, |_, holding| Holding { expires: holding.expires.min(holding.told.unwrap_or(Moment::NEVER)), ..holding });
     }
 
     /// Whoever has held it for too long does so no more, and whoever is next does, as long as there is room.

@@ -10,7 +10,7 @@ use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::collections::BTreeMap;
 
-/// See above.
+/// All pools of a server.
 #[derive(Debug)]
 pub struct Memory {
     pools: BTreeMap<String, Ledger>,
@@ -49,10 +49,16 @@ impl Memory {
         if self.pools.values_mut().any(|ledger| ledger.forget_waiter(ticket)) {
             return;
         }
-        if let Some(Promise::Yes(stake)) = self.desk.withdraw(ticket)
+        if let Some(promise) = self.desk.withdraw(ticket) {
+            self.withdraw(&promise, now);
+        }
+    }
+
+    fn withdraw(&mut self, promise: &Promise, now: Moment) {
+        if let Promise::Yes(stake) = promise
             && let Some(ledger) = self.pools.get_mut(&*stake.pool)
         {
-            ledger.withdraw(&stake, &mut self.desk, now);
+            ledger.withdraw(stake, &mut self.desk, now);
         }
     }
 
@@ -64,13 +70,7 @@ impl Memory {
     /// Nothing that was promised is so, and then each request is asked again.
     fn not_saved(&mut self, why: String, now: Moment) {
         let promises = self.desk.not_saved(why, now);
-        for (_, promise) in &promises {
-            if let Promise::Yes(stake) = promise
-                && let Some(ledger) = self.pools.get_mut(&*stake.pool)
-            {
-                ledger.undo(stake, &mut self.desk);
-            }
-        }
+        promises.iter().for_each(|(_, promise)| self.withdraw(promise, now));
         self.pools.values_mut().for_each(|ledger| ledger.revert(&mut self.desk));
         for (ticket, promise) in promises {
             self.resolve(ticket, promise, |ledger, stake, desk| ledger.ask(stake.asked, desk, now));
