@@ -166,7 +166,6 @@ impl World {
                 }
             }
             Event::Reconfigure { pool, permits, expire } => {
-                self.settle();
                 self.most_permits[pool] = self.most_permits[pool].max(permits);
                 self.plans[pool] = plan::Pool { permits, expire: self.plans[pool].expire.and(Some(expire)), ..self.plans[pool].clone() };
                 self.server.reconfigure(self.plans.clone(), self.now());

@@ -116,7 +116,7 @@ pub trait Backend {
     /// What to do next. After `Wait` there is nothing more until the next input.
     fn poll(&mut self, now: Moment) -> Output;
 
-    /// The config has been read again, and these are its pools, from now on. The loop has drained before.
+    /// The config has been read again, and these are its pools, from now on.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
     /// What the pools are like, by name.
