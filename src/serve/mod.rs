@@ -1,0 +1,221 @@
+//! The loop of a lock server. It joins door, connections, pools, their state and signals, and sleeps in one place, the wait of its epoll.
+
+mod connection;
+mod counts;
+mod crowd;
+mod dialogue;
+mod door;
+mod service;
+mod state_file;
+mod story;
+mod wording;
+
+use crate::link::reason;
+use crate::log;
+use crate::moment::Moment;
+use crate::plan::{self, End, Exit, Level, Server};
+use crate::pool::memory::Memory;
+use crate::pool::state::State;
+use crate::pool::{Input, Output};
+use crate::signal::Signal;
+use crate::sys::epoll::{Epoll, Interest, News};
+use crate::sys::signals::Signals;
+use crate::sys::timer::Timer;
+use crate::sys::{clock, descriptors, signals};
+use door::{Caller, Door};
+use service::Service;
+use state_file::StateFile;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use story::Story;
+
+/// How long the last answers may take to arrive when the server ends.
+const ENDING: Duration = Duration::from_secs(2);
+
+/// What the epoll calls its descriptors; all others are connections.
+const SIGNALS: u64 = 0;
+const TIMER: u64 = 1;
+const DOOR: u64 = 2;
+
+/// Makes the plan again, or says why it cannot.
+pub type Again<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
+
+/// Serves until TERM or INT. `again` is called for HUP.
+pub fn serve(plan: &Server, again: Again) -> Exit {
+    signals::survive_file_limit();
+    match Serving::new(plan) {
+        Ok(serving) => {
+            serving.run(again);
+            Exit::Code(0)
+        }
+        Err((end, why)) => {
+            log::complain(plan.program, &why);
+            plan.exit_codes.exit(end)
+        }
+    }
+}
+
+/// A server, at work.
+struct Serving<'a> {
+    plan: &'a Server,
+    story: Story<'a>,
+    service: Service<'a>,
+    signals: Signals,
+    timer: Timer,
+    /// `None` once nobody comes in any more.
+    door: Option<Door>,
+    state_file: Option<StateFile>,
+    /// Until when the last answers may arrive, once that is all there is to do.
+    ending: Option<Moment>,
+}
+
+impl<'a> Serving<'a> {
+    fn new(plan: &'a Server) -> Result<Serving<'a>, (End, String)> {
+        let system = |what: &'static str| move |error: io::Error| (End::System, format!("cannot {what}: {}", reason(&error)));
+        if let plan::Backend::Memcache(_) = plan.backend {
+            return Err((End::Config, format!("{}: \"backend\": memcache is not there yet, only inmemory", plan.config.display())));
+        }
+        let signals = Signals::hear(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(system("listen to signals"))?;
+        let timer = Timer::new().map_err(system("make a timer"))?;
+        let epoll = Epoll::new().map_err(system("make an epoll"))?;
+        let descriptors = descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
+        let door = Door::open(plan, descriptors).map_err(|why| (End::System, why))?;
+        let opened = plan.state.as_deref().map(StateFile::open).transpose();
+        let (state_file, state) = opened.map_err(|error| (error.end(), error.to_string()))?.unzip();
+        let watched = door.watch(&epoll, DOOR).and_then(|()| epoll.add(signals.fd(), SIGNALS, Interest::Read));
+        let watched = watched.and_then(|()| timer.fd().map_or(Ok(()), |fd| epoll.add(fd, TIMER, Interest::Read)));
+        watched.map_err(system("watch descriptors"))?;
+        let story = Story { program: plan.program, verbose: plan.verbose };
+        let backend = Memory::new(plan.pools.clone(), state, unix_micros(), now());
+        let service = Service::new(story, epoll, Box::new(backend));
+        Ok(Serving { plan, story, service, signals, timer, door: Some(door), state_file, ending: None })
+    }
+
+    fn run(mut self, again: Again) {
+        if let Some(door) = &self.door {
+            self.story.begin(self.plan, door);
+        }
+        loop {
+            let wake = self.drain();
+            if self.ending.is_some_and(|until| self.service.crowd().is_empty() || until <= now()) {
+                return self.end();
+            }
+            self.sleep(wake.min(self.wake()), again);
+        }
+    }
+
+    /// When something is to be done that the backend does not know of.
+    fn wake(&self) -> Moment {
+        let door = self.door.as_ref().map_or(Moment::NEVER, Door::wake);
+        self.service.crowd().wake().min(door).min(self.ending.unwrap_or(Moment::NEVER))
+    }
+
+    /// Does all that the backend wants done now; returns when it wants to be asked again.
+    fn drain(&mut self) -> Moment {
+        loop {
+            match self.service.backend.poll(now()) {
+                Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
+                Output::Save(state) => self.save(&state),
+                Output::Note(level, note) => self.story.tell(level, &note),
+                Output::Wait(until) => {
+                    if !self.service.see_off() {
+                        return until;
+                    }
+                }
+            }
+        }
+    }
+
+    fn save(&mut self, state: &State) {
+        let saved = self.state_file.as_ref().map_or(Ok(()), |file| file.save(state));
+        let counts = &mut self.service.counts;
+        *(if saved.is_ok() { &mut counts.saves } else { &mut counts.failed_saves }) += 1;
+        self.service.backend.handle(saved.map_or_else(Input::NotSaved, |()| Input::Saved), now());
+    }
+
+    /// Sleeps until `wake` or until something happens, and takes it all in.
+    fn sleep(&mut self, wake: Moment, again: Again) {
+        self.timer.set((wake != Moment::NEVER).then_some(wake.0));
+        let news = self.service.epoll.wait(self.timer.poll_limit(clock::since_boot())).unwrap_or_else(|error| {
+            self.story.tell(Level::Error, &format_args!("cannot wait: {}", reason(&error)));
+            Vec::new()
+        });
+        for News { key, over } in news {
+            match key {
+                SIGNALS => self.hear_signals(again),
+                TIMER => self.timer.clear(),
+                DOOR => self.let_in(),
+                key => self.service.attend(key, over),
+            }
+        }
+        self.service.call_time();
+        if let Some(door) = &mut self.door
+            && let Err(error) = door.reopen(&self.service.epoll, DOOR, now())
+        {
+            self.story.tell(Level::Error, &format_args!("cannot accept connections: {}", reason(&error)));
+        }
+        self.service.backend.handle(Input::Tick, now());
+    }
+
+    fn let_in(&mut self) {
+        let Some(door) = &mut self.door else { return };
+        for caller in door.callers(self.service.crowd().len()) {
+            match caller {
+                Caller::Guest(stream) => self.service.welcome(stream),
+                Caller::Surplus(stream) => self.service.turn_away(stream),
+                Caller::Shortage(why) => {
+                    self.story.tell(Level::Warning, &format_args!("no more connections for a while: {why}"));
+                    if let Err(error) = door.close(&self.service.epoll, DOOR, now()) {
+                        self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear_signals(&mut self, again: Again) {
+        while let Some(received) = self.signals.next() {
+            match (received.signal, self.ending) {
+                (Signal::HUP, None) => self.read_again(again()),
+                (signal @ (Signal::TERM | Signal::INT), None) => self.begin_to_end(signal),
+                (Signal::TERM | Signal::INT, Some(_)) => self.ending = Some(now()),
+                _ => {}
+            }
+        }
+    }
+
+    fn read_again(&mut self, plan: Result<Server, String>) {
+        match plan {
+            Ok(plan) => {
+                self.story.read_again(self.plan, &plan);
+                self.service.backend.reconfigure(plan.pools, now());
+            }
+            Err(why) => self.story.tell(Level::Error, &format_args!("{why}; the pools stay as they are")),
+        }
+    }
+
+    /// Nobody comes in any more, and all that is asked is answered.
+    fn begin_to_end(&mut self, signal: Signal) {
+        self.story.tell(Level::Info, &format_args!("ending by {signal}"));
+        self.ending = Some(now() + ENDING);
+        self.door = None;
+        self.service.wind_up("the server is ending");
+    }
+
+    /// What was not heard by now was not said.
+    fn end(mut self) {
+        self.service.close_all();
+        self.drain();
+        self.story.tell(Level::Info, &"ended");
+    }
+}
+
+/// The time, as pure code is told it.
+fn now() -> Moment {
+    Moment(clock::since_boot())
+}
+
+fn unix_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
