@@ -176,6 +176,21 @@ fn the_manuals_name_no_other_options() {
 }
 
 #[test]
+fn the_manuals_refer_to_pages_that_are_there() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    for page in &pages {
+        let text = fs::read_to_string(folder.join(page)).unwrap();
+        for reference in text.lines().filter_map(|line| line.strip_prefix(".Xr ")) {
+            let mut words = reference.split(' ');
+            let (name, section) = (words.next().unwrap(), words.next().unwrap());
+            let others = ["flock", "nohup", "ps"]; // of util-linux, coreutils, procps and the kernel
+            assert!(others.contains(&name) || pages.contains(&format!("{name}.{section}")), "{page}: {reference}");
+        }
+    }
+}
+
+#[test]
 fn the_synopses_name_all_options() {
     for program in PROGRAMS {
         let synopsis: Vec<_> = section(program.manual, "SYNOPSIS").into_iter().flat_map(flags).collect();
@@ -325,8 +340,9 @@ fn configs(document: &str, indent: &str) -> Vec<String> {
 
 #[test]
 fn the_configs_shown_are_understood_whole() {
-    let shown = [configs(README, "    "), configs(CONFIG_MANUAL, "")].concat();
-    assert_eq!(shown.len(), 3);
+    let example = include_str!("../packaging/distributed-flock.json");
+    let shown = [configs(README, "    "), configs(CONFIG_MANUAL, ""), vec![example.to_owned()]].concat();
+    assert_eq!(shown.len(), 4);
     for text in shown {
         let config = Config::parse(text.as_bytes(), Path::new("shown")).unwrap_or_else(|error| panic!("{error}: {text}"));
         assert!(config.host.is_some() && config.timeout.is_some() && config.app_id.is_some(), "{text}");
@@ -339,6 +355,12 @@ fn shown(document: &str, name: &str) -> Vec<String> {
     let starts = ["", "ExecStart=/usr/bin/", "# Run as: "].map(|before| format!("{before}{name} "));
     let lines = document.lines().map(str::trim_start);
     lines.filter_map(|line| starts.iter().find_map(|start| line.strip_prefix(start.as_str()))).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_of_a_unit_is_that_of_the_manual() {
+    let unit = include_str!("../packaging/cold-standby.service");
+    assert!(ZK_FLOCK.manual.contains(&format!("\n{unit}.Ed\n")));
 }
 
 #[test]
