@@ -65,14 +65,14 @@ impl Lock for Local {
                 if self.phase == Phase::Waiting {
                     self.outputs.push_back(Output::Trying(name)); // of several, the last one that is said is the one held
                 }
-                self.settle(Output::Acquired(Proof { lock, token, session: None }));
+                self.settle(Output::Acquired(Proof { lock, token: Some(token), session: None }));
             }
             (Input::Taken { file }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
                 self.try_file(file + 1);
             }
             (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some_and(|patience| now < patience) => {
                 self.phase = Phase::Waiting;
-                self.outputs.push_back(Output::Waiting(self.holder()));
+                self.outputs.push_back(Output::Waiting { holder: self.holder(), ahead: None });
                 self.outputs.extend((0..self.options.files.len()).map(|file| Output::Contend { file, wait: true }));
             }
             (Input::Taken { .. }, Phase::Trying(_)) => self.settle(Output::Busy(self.holder())),
@@ -114,7 +114,7 @@ mod tests {
         let mut lock = local(&["a"], None);
         assert_eq!(drain(&mut lock, at(0)), [Output::Trying("a".into()), Output::Contend { file: 0, wait: false }]);
         lock.handle(Input::Granted { file: 0, token: 7 }, at(0));
-        assert_eq!(drain(&mut lock, at(0)), [Output::Acquired(Proof { lock: "/d/a".into(), token: 7, session: None })]);
+        assert_eq!(drain(&mut lock, at(0)), [Output::Acquired(Proof { lock: "/d/a".into(), token: Some(7), session: None })]);
         lock.handle(Input::Release, at(9));
         assert_eq!(drain(&mut lock, at(9)), [Output::Released { doubt: None }]);
     }
@@ -145,7 +145,10 @@ mod tests {
         drain(&mut lock, at(0));
         lock.handle(Input::Taken { file: 1 }, at(0));
         let said = drain(&mut lock, at(0));
-        assert!(matches!(said[..], [Output::Waiting(_), Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]));
+        assert!(matches!(
+            said[..],
+            [Output::Waiting { .. }, Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]
+        ));
         assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
         assert!(matches!(lock.poll(at(5)), Output::Busy(_)));
         lock.handle(Input::Granted { file: 0, token: 1 }, at(5));

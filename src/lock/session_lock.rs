@@ -2,10 +2,10 @@
 //! the recipe's business; from then on it is a node of ours, which must be there, be ours, and be proved so in time.
 
 use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
+use crate::deadlines::{self, Deadlines};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
 use crate::zookeeper::code::Code;
-use crate::zookeeper::lease::{self, Deadlines};
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Fault, News, Session, Step};
@@ -37,6 +37,11 @@ pub struct Options {
     pub rounds: Option<u32>,
     /// How often contention is begun again when its session has expired; `None`: always.
     pub restarts: Option<u32>,
+}
+
+/// No server took our session in time: each that was tried, with its reason.
+pub fn unreachable(tried: &str) -> Failure {
+    Failure::Unreachable(format!("ZooKeeper: {tried}"))
 }
 
 /// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and has set a watch on it.
@@ -108,10 +113,15 @@ impl Desk<'_> {
         self.session.id() == Some(owner)
     }
 
-    /// Says that somebody has the lock, to whoever waits for it.
-    pub fn say_waiting(&mut self, holder: &Holder) {
-        if self.options.patience.is_some_and(|patience| self.now < patience) {
-            self.outputs.push_back(Output::Waiting(holder.clone()));
+    /// Whether the lock is to be waited for if somebody has it.
+    pub fn is_patient(&self) -> bool {
+        self.options.patience.is_some_and(|patience| self.now < patience)
+    }
+
+    /// Says that somebody has the lock, to whoever waits for it; `ahead`: how many others wait and are served before us, if that is known.
+    pub fn say_waiting(&mut self, holder: &Holder, ahead: Option<usize>) {
+        if self.is_patient() {
+            self.outputs.push_back(Output::Waiting { holder: holder.clone(), ahead });
         }
     }
 }
@@ -130,6 +140,12 @@ pub trait Recipe {
     fn down(&mut self, known: bool);
     /// The lock is ours, and so was a connection whose last replies may be lost: what has still to be put away.
     fn resumed(&mut self, _: &mut Desk) {}
+    /// The lock is ours, and something that was to be put away was: or why not. The warning that is worth, if any.
+    fn put_away(&mut self, _path: &str, _result: Result<(), Code>, _: &mut Desk) -> Option<String> {
+        None
+    }
+    /// The session is about to be ended, and all that it has made with it: what else has to be put away.
+    fn leave(&mut self, _: &mut Desk) {}
     /// Nothing of ours is left: begins again.
     fn restart(&mut self, desk: &mut Desk);
     /// How far it is.
@@ -240,9 +256,15 @@ impl<R: Recipe> SessionLock<R> {
                 self.session.ask(Request::Data { path, watch: true }, now);
                 self.with_recipe(now, Recipe::resumed);
             }
-            Phase::Releasing { .. } if known => self.session.ask(Request::Close, now),
+            Phase::Releasing { .. } if known => self.leave(now),
             _ => {}
         }
+    }
+
+    /// Ends the session.
+    fn leave(&mut self, now: Moment) {
+        self.with_recipe(now, Recipe::leave);
+        self.session.ask(Request::Close, now);
     }
 
     fn hear(&mut self, news: News, now: Moment) {
@@ -264,7 +286,7 @@ impl<R: Recipe> SessionLock<R> {
         self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
-        if timeout < lease::SHORTEST {
+        if timeout < deadlines::SHORTEST {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
             return self.fail(
                 Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
@@ -293,8 +315,9 @@ impl<R: Recipe> SessionLock<R> {
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
             (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
-            (Request::Delete { path }, Err(code)) if code != Code::NO_NODE => {
-                self.outputs.push_back(Output::Warn(format!("cannot delete {path}, which others wait for: {code}")));
+            (Request::Delete { path }, result) => {
+                let warning = self.with_recipe(now, |recipe, desk| recipe.put_away(path, result.map(drop), desk));
+                self.outputs.extend(warning.map(Output::Warn));
             }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => self.seen(stat.ephemeral_owner, now),
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == claim.path => {
@@ -337,7 +360,7 @@ impl<R: Recipe> SessionLock<R> {
         if let Phase::Proving(claim) = &self.phase
             && now < deadlines.term
         {
-            let proof = Proof { lock: claim.path.clone(), token: claim.token, session: self.session.id() };
+            let proof = Proof { lock: claim.path.clone(), token: Some(claim.token), session: self.session.id() };
             self.outputs.push_back(Output::Acquired(proof));
             let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
@@ -396,7 +419,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Settled { .. } | Phase::Over => self.session.forget(now),
             Phase::Contending | Phase::Proving(_) if self.options.restarts == Some(0) => {
                 let tried = format!("{}: the session has expired, too often", self.session.server());
-                self.fail(Failure::Unreachable { tried }, now);
+                self.fail(unreachable(&tried), now);
             }
             Phase::Contending | Phase::Proving(_) => {
                 self.options.restarts = self.options.restarts.map(|left| left - 1);
@@ -451,7 +474,7 @@ impl<R: Recipe> SessionLock<R> {
         let held = held && known;
         self.phase = Phase::Releasing { by: now + bound, held };
         if known && self.session.takes_requests() {
-            self.session.ask(Request::Close, now);
+            self.leave(now);
         } else if !held {
             self.released(None, now);
         }
@@ -508,7 +531,7 @@ impl<R: Recipe> SessionLock<R> {
                     || self.session.rounds_in_vain().zip(self.options.rounds).is_some_and(|(done, most)| done >= most)) =>
             {
                 let tried = [self.session.faults(now)].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
-                self.fail(Failure::Unreachable { tried }, now);
+                self.fail(unreachable(&tried), now);
             }
             _ => {}
         }

@@ -1,9 +1,9 @@
 //! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process is.
 
-use super::{process, wait_for, wait_until};
+use super::{free_port, process, wait_for, wait_until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -31,6 +31,7 @@ pub struct ZooKeeper {
     /// Client port on 127.0.0.1.
     pub port: u16,
     folder: PathBuf,
+    property: &'static str,
     keeper: Option<Keeper>,
 }
 
@@ -49,6 +50,11 @@ impl ZooKeeper {
 
     /// One of its own, for a test that breaks it.
     pub fn start() -> ZooKeeper {
+        ZooKeeper::start_with("")
+    }
+
+    /// The same, with a property of Java's.
+    pub fn start_with(property: &'static str) -> ZooKeeper {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(Path::new(JAR).exists(), "{JAR} is missing: apt-get install zookeeper, or let tests/all do it");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -56,8 +62,8 @@ impl ZooKeeper {
         fs::create_dir(&folder).expect("a folder for the server can be made");
         let port = free_port();
         fs::write(folder.join("zoo.cfg"), config(port, &folder)).expect("its config can be written");
-        let keeper = Some(Keeper::start(&folder));
-        let server = ZooKeeper { port, folder, keeper };
+        let keeper = Some(Keeper::start(&folder, property));
+        let server = ZooKeeper { port, folder, property, keeper };
         server.wait_until_it_serves();
         server
     }
@@ -81,7 +87,7 @@ impl ZooKeeper {
     /// Kills it and starts it again on the same port, with all it had written.
     pub fn restart(&mut self) {
         self.kill();
-        self.keeper = Some(Keeper::start(&self.folder));
+        self.keeper = Some(Keeper::start(&self.folder, self.property));
         self.wait_until_it_serves();
     }
 
@@ -133,11 +139,12 @@ impl ZooKeeper {
 }
 
 impl Keeper {
-    fn start(folder: &Path) -> Keeper {
-        let server = ["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"];
+    fn start(folder: &Path, property: &str) -> Keeper {
         let mut shell = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
-            .args([&java()[..], &server].concat())
+            .args(java())
+            .args((!property.is_empty()).then_some(property))
+            .args(["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"])
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -175,12 +182,4 @@ fn config(port: u16, folder: &Path) -> String {
          clientPortAddress=127.0.0.1\nclientPort={port}\ndataDir={}\n",
         folder.display()
     )
-}
-
-/// A port that nobody listens on, below the range that outgoing connections take theirs from, and that no other thread of ours was given.
-fn free_port() -> u16 {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    let first = 10_000 + std::process::id() % 20_000;
-    let mut candidates = (0..1_000).filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
-    candidates.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("one of a thousand ports is free")
 }
