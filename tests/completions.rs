@@ -8,9 +8,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use zk_flock::cli::{lockex, zk_flock as flock};
+use zk_flock::cli::{distributex, distributexd, lockex, zk_flock as flock};
 
 const COMPLETION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/completions/bash");
+
+/// Every name, and its help.
+const PROGRAMS: [(&str, &str); 4] =
+    [("zk-flock", flock::HELP), ("lockex", lockex::HELP), ("distributex", distributex::HELP), ("distributexd", distributexd::HELP)];
 
 /// Completes the last of its words as bash would, and prints what there is to choose from; `compopt` works while somebody types.
 const COMPLETE: &str = r#"
@@ -33,7 +37,7 @@ fn offered(sandbox: &Sandbox, words: &[&str]) -> BTreeSet<String> {
 /// A sandbox with all names of the program in it.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    for name in ["zk-flock", "lockex"] {
+    for (name, _) in PROGRAMS {
         symlink(executable(), sandbox.path(name)).expect("a link can be made");
     }
     sandbox
@@ -46,11 +50,11 @@ fn set(words: &[&str]) -> BTreeSet<String> {
 #[test]
 fn all_options_of_the_helps_are_offered_and_no_others() {
     let sandbox = sandbox();
-    for (name, help) in [("zk-flock", flock::HELP), ("lockex", lockex::HELP)] {
+    for (name, help) in PROGRAMS {
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
         let names = options.flat_map(|line| line.split("  ").next().unwrap_or(line).split([' ', ',', '=', '[']));
         let expected: BTreeSet<_> = names.filter(|word| word.starts_with('-')).map(str::to_owned).collect();
-        assert!(expected.len() > 20, "{expected:?}");
+        assert!(expected.len() > 10, "{expected:?}");
         assert_eq!(offered(&sandbox, &[name, "-"]), expected);
     }
     assert_eq!(offered(&sandbox, &["zk-flock", "-x", "1", "--conf"]), set(&["--confpath"]));
@@ -76,6 +80,7 @@ fn values_are_offered_by_their_kind() {
 #[test]
 fn commands_are_offered_where_they_stand() {
     let sandbox = sandbox();
+    assert_eq!(offered(&sandbox, &["distributexd", "zk-fl"]), set(&[]));
     for words in [&["zk-flock", "NAME", "zk-fl"][..], &["zk-flock", "NAME", "--", "zk-fl"], &["lockex", "-c", "3", "--", "zk-fl"]] {
         assert_eq!(offered(&sandbox, words), set(&["zk-flock"]), "{words:?}");
     }

@@ -403,7 +403,7 @@ fn a_command_that_is_deaf_is_killed_with_its_tree_before_its_place_is_given_back
 
 #[test]
 fn a_place_that_cannot_be_given_back_is_tried_for_ten_seconds_and_the_commands_end_stands() {
-    let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, Duration::from_secs(300))));
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, Duration::from_mins(5))));
     let run = sandbox.distributex(server.port, &["echo ready; cat; exit 3"]).leashed().start();
     run.wait_for_output("ready");
     let lock = format!("{}@127.0.0.1:{}", sandbox.id, server.port);

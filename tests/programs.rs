@@ -7,8 +7,12 @@ use common::sandbox::{Sandbox, executable};
 use std::os::unix::fs::symlink;
 
 /// Every name, and how its help begins.
-const PROGRAMS: [(&str, &str); 3] =
-    [("zk-flock", "Usage: zk-flock "), ("lockex", "Usage: lockex "), ("distributex", "Usage: distributex ")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("zk-flock", "Usage: zk-flock "),
+    ("lockex", "Usage: lockex "),
+    ("distributex", "Usage: distributex "),
+    ("distributexd", "Usage: distributexd "),
+];
 
 #[test]
 fn the_name_of_a_link_picks_the_program_and_any_other_name_is_zk_flock() {
@@ -39,7 +43,7 @@ fn the_first_word_picks_the_program_whatever_the_link_is_called() {
     sandbox
         .program(&["--program=flock", "--help"])
         .run()
-        .complains(2, &["--program: expected zk-flock or lockex or distributex, found \"flock\""]);
+        .complains(2, &["--program: expected zk-flock or lockex or distributex or distributexd, found \"flock\""]);
 }
 
 #[test]

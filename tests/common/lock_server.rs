@@ -208,7 +208,10 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     waits.store(false, Ordering::SeqCst);
     match answer {
         Answer::Say(bytes) => stream.write_all(&bytes)?,
-        Answer::Freeze => return Ok(std::mem::forget(stream.try_clone()?)),
+        Answer::Freeze => {
+            std::mem::forget(stream.try_clone()?);
+            return Ok(());
+        }
         Answer::Wait | Answer::HangUp => {}
     }
     stream.shutdown(Shutdown::Both)
