@@ -187,6 +187,15 @@ fn a_name_that_is_not_looked_up_in_time_is_the_bare_one_and_a_warning() {
 }
 
 #[test]
+fn a_host_that_no_name_service_knows_goes_by_its_bare_name() {
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(free));
+    let line = sandbox.distributex(server.port, &["true"]).line();
+    let script = format!("echo no_such_host >/proc/sys/kernel/hostname && exec {line}");
+    assert_eq!(Job::new(&sandbox, Path::new("unshare")).words(&["--uts", "sh", "-c", &script]).run(), exited(0));
+    assert!(server.asked().iter().all(|asked| asked.host == "no_such_host"), "{:?}", server.asked());
+}
+
+#[test]
 fn on_one_host_there_is_one_run_and_a_second_one_says_whose() {
     let (sandbox, server) = (Sandbox::new(), LockServer::start(free));
     let mut first = sandbox.distributex(server.port, &["echo ready; cat"]).leashed().start();

@@ -20,8 +20,11 @@ fn the_name_of_a_link_picks_the_program_and_any_other_name_is_zk_flock() {
     for (link, name) in PROGRAMS.map(|(name, _)| (name, name)).into_iter().chain([("my-lock", "zk-flock"), ("lockex2", "zk-flock")]) {
         let link = sandbox.path(link);
         symlink(executable(), &link).expect("a link can be made");
-        let version = format!("{name} {}\n", env!("CARGO_PKG_VERSION"));
-        assert_eq!(Job::new(&sandbox, &link).words(&["--version"]).run(), exited(0).printing(&version));
+        let outcome = Job::new(&sandbox, &link).words(&["--version"]).run();
+        let version = format!("{name} {}", env!("CARGO_PKG_VERSION"));
+        let commit = outcome.stdout.strip_prefix(&version).unwrap_or_else(|| panic!("{outcome:?}")).to_owned();
+        assert!(commit == "\n" || commit.starts_with(" (") && commit.ends_with(")\n"), "{outcome:?}");
+        assert_eq!(outcome, exited(0).printing(&format!("{version}{commit}")));
     }
 }
 
