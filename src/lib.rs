@@ -19,7 +19,7 @@
 //!    `distributexd`; what they share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (zk-flock's, JSON, `text`; the server's,
 //!    `yaml` with its `scalar`, or `json`, both a tree of `node`), [`plan`] (what they come to; `server`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `host`; `node`, `queue` and
-//!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
+//!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
 //!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `refusal`, `state`, `status`, `metrics`).
