@@ -4,7 +4,7 @@
 
 use super::parents::Parents;
 use super::place::Place;
-use super::session_lock::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
+use super::session_lock::{self, Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
 use super::{Failure, Holder, Output};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -385,7 +385,7 @@ impl Recipe for Node {
     fn limit(&self) -> Option<(Moment, Failure)> {
         let Phase::Orphaned { name, until } = self.phase else { return None };
         let orphan = format!("{}: a session that an earlier attempt of this run left behind has not expired", self.paths[name]);
-        Some((until, Failure::Unreachable { tried: orphan }))
+        Some((until, session_lock::unreachable(&orphan)))
     }
 }
 
@@ -463,7 +463,9 @@ mod tests {
         let entry = &fake.nodes[LOCK];
         assert_eq!(entry.data, OURS.as_bytes());
         let token = entry.czxid;
-        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == token && proof.lock == LOCK)));
+        assert!(
+            client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == Some(token) && proof.lock == LOCK))
+        );
         client.release(&mut fake, at(10));
         assert!(!fake.nodes.contains_key(LOCK));
         assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
@@ -801,7 +803,7 @@ mod tests {
             let (mut fake, mut client) = (Fake::default(), client(wait));
             fake.down = true;
             let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Failed(_) | Output::Busy(_)));
-            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable { .. }))), "{:?}", client.said);
+            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable(_)))), "{:?}", client.said);
             let limit = at(0) + wait.max(TIMEOUT);
             assert!((limit..limit + Duration::from_millis(600)).contains(&end), "{end:?} for {wait:?}");
         }

@@ -2,6 +2,7 @@
 //! from then on the two share nothing but the line between them.
 
 use super::line::{self, Heard, Report};
+use crate::deadlines::Deadlines;
 use crate::guard::{Action, Event, Guard, News};
 use crate::log::complain;
 use crate::moment::Moment;
@@ -12,7 +13,6 @@ use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, socket, tree};
-use crate::zookeeper::lease::Deadlines;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -20,13 +20,15 @@ use std::time::Duration;
 /// What the guard's process is called in `ps`: not our name, nor the command's, which scripts look for.
 const NAME: &str = "lock-guard";
 
+/// Variables that a command finds set so, or not set at all.
+pub(super) type Environment = [(&'static str, Option<String>); 4];
+
 /// What to start, and how to guard it.
 pub(super) struct Job<'a> {
     /// Leads the one line that a guard may have to write itself.
     pub(super) program: &'static str,
     pub(super) command: &'a Command,
-    /// Added to the command's environment.
-    pub(super) environment: Vec<(&'static str, String)>,
+    pub(super) environment: Option<Environment>,
     pub(super) death_signal: Option<Signal>,
     pub(super) kill_after: Duration,
     pub(super) lease: Deadlines,
@@ -59,7 +61,13 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let timer = Timer::new()?;
     process::rename(NAME);
     let mut command = std::process::Command::new(&job.command.words[0]);
-    command.args(&job.command.words[1..]).envs(job.environment.iter().map(|(name, value)| (name, value)));
+    command.args(&job.command.words[1..]);
+    for (name, value) in job.environment.iter().flatten() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     if Moment(clock::since_boot()) >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
         line::report(line, Report::News(News::LeaseOver));

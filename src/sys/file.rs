@@ -55,6 +55,11 @@ pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
     }
 }
 
+/// Opens a file to be read. Never follows a link, and never waits, be it a pipe.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 /// Whether exec may run this file, as far as permissions go.
 pub fn executable(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
