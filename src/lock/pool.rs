@@ -633,10 +633,6 @@ mod tests {
         Output::Believe(Deadlines { term: until.before(Duration::from_millis(1200)), kill: until.before(Duration::from_millis(200)) })
     }
 
-    fn waiting() -> Output {
-        Output::Waiting { holder: holder(), ahead: None }
-    }
-
     fn holder() -> Holder {
         Holder { lock: LOCK.into(), host: None, since: None, session: None }
     }
