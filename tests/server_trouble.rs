@@ -108,7 +108,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     let (pipe, port) = (sandbox.path("log"), free_port().to_string());
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let mut unread = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
-    unread.write_all(&[b'x'; 60_000]).unwrap();
+    unread.write_all(&vec![b'x'; 60_000]).unwrap();
     let config = sandbox.path("config.yaml");
     fs::write(&config, POOL).unwrap();
     let words = ["-c", config.to_str().unwrap(), "-p", &port, "-v"];
