@@ -633,12 +633,12 @@ mod tests {
         Output::Believe(Deadlines { term: until.before(Duration::from_millis(1200)), kill: until.before(Duration::from_millis(200)) })
     }
 
-    fn waiting() -> Output {
-        Output::Waiting { holder: holder(), ahead: None }
-    }
-
     fn holder() -> Holder {
         Holder { lock: LOCK.into(), host: None, since: None, session: None }
+    }
+
+    fn waiting() -> Output {
+        Output::Waiting { holder: holder(), ahead: None }
     }
 
     fn unreachable(why: &str) -> Output {
@@ -730,6 +730,14 @@ mod tests {
     }
 
     #[test]
+    fn a_short_lease_does_not_wait_long_for_an_answer() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 3_000), Freezes, IsOff, Lends(5, 7, 3_000)]);
+        let until = |ms| Output::Believe(Lease { length: 3 * SECOND, sent: at(ms) }.deadlines(KILL_AFTER));
+        play.to(at(999)).said(&[until(0), acquired(Some(7))]);
+        play.to(at(2_500)).said(&[Output::Suspended("dx:9889: no answer for 0.5 s".into()), until(2_300), Output::Resumed]);
+    }
+
+    #[test]
     fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
         let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Refuses]);
         play.to(at(28_799)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Suspended("dx:9889: connection refused".into())]);
@@ -803,15 +811,14 @@ mod tests {
 
     #[test]
     fn a_server_that_goes_away_while_we_wait_has_as_long_to_come_back() {
-        let waiting = waiting();
         let mut play = Play::new(options(), &[HangsUp(60_000), Refuses]);
-        play.to(at(69_999)).said(std::slice::from_ref(&waiting)).to(at(70_000)).said(&[unreachable("dx:9889: connection refused")]);
+        play.to(at(69_999)).said(&[waiting()]).to(at(70_000)).said(&[unreachable("dx:9889: connection refused")]);
 
         let mut play = Play::new(options(), &[HangsUp(60_000), Refuses, Refuses, HangsUp(60_000), Refuses, Says(5, "YES"), Waits]);
-        play.to(at(DAY)).said(&[waiting.clone(), acquired(None)]);
+        play.to(at(DAY)).said(&[waiting(), acquired(None)]);
 
         let mut play = Play::new(patient(DAY), &[HangsUp(60_000), Refuses]);
-        play.to(at(DAY - 1)).said(&[waiting]).to(at(DAY)).said(&[unreachable("dx:9889: connection refused")]);
+        play.to(at(DAY - 1)).said(&[waiting()]).to(at(DAY)).said(&[unreachable("dx:9889: connection refused")]);
     }
 
     #[test]

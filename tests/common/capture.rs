@@ -6,6 +6,7 @@ use super::proxy::From;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use zk_flock::http::Reply;
 
 /// What leads a capture.
 const HEAD: &str =
@@ -28,12 +29,33 @@ pub fn messages(capture: &str, side: From) -> Vec<Vec<u8>> {
 
 /// What curl, a hand and the original's client have asked the original `distributexd`, and what it has answered, connection by connection.
 pub fn distributexd() -> impl Iterator<Item = (String, String)> {
-    let connections = include_str!("../captures/distributexd").split("\n\n").skip(1);
+    connections(include_str!("../captures/distributexd"))
+}
+
+/// The same of what our own client asks.
+pub fn distributex() -> impl Iterator<Item = (String, String)> {
+    connections(include_str!("../captures/distributex"))
+}
+
+fn connections(text: &'static str) -> impl Iterator<Item = (String, String)> {
+    let connections = text.split("\n\n").skip(1);
     let text = |line: &str| line.replace("\\r", "\r").replace("\\n", "\n"); // no other backslash was said
     connections.map(move |connection| {
         let said = |sign: &str| connection.lines().filter_map(|line| line.strip_prefix(sign)).map(text).collect();
         (said("> "), said("< "))
     })
+}
+
+/// All replies of a server that has hung up after this.
+pub fn replies(said: &str) -> Vec<Reply> {
+    let mut rest = said.as_bytes();
+    let mut replies = Vec::new();
+    while !rest.is_empty() {
+        let (reply, length) = Reply::read(rest, true).unwrap_or_else(|wrong| panic!("{wrong}: {said:?}")).expect("there is no more");
+        replies.push(reply);
+        rest = &rest[length..];
+    }
+    replies
 }
 
 /// Writes a capture of these lines.
