@@ -122,7 +122,7 @@ impl ZooKeeper {
     }
 
     fn number(&self, key: &str) -> usize {
-        let numbers = self.ask("mntr").expect("it answers");
+        let numbers = wait_for("the server's figures", || self.ask("mntr"));
         numbers.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or_else(|| panic!("{key} in {numbers}"))
     }
 
