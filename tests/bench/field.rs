@@ -1,0 +1,200 @@
+//! Who is measured, each with the server that it needs: they run the same command under a lock of the same name.
+
+use crate::common::kazoo::Kazoo;
+use crate::common::sandbox::{Sandbox, executable};
+use crate::common::zookeeper::ZooKeeper;
+use crate::etcd::Etcd;
+use crate::service::installed;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Session timeout in seconds.
+const TIMEOUT: u32 = 15;
+
+/// The programs of ours that take part, as they ship: static, from one build.
+pub struct Programs {
+    /// All our names.
+    pub zk_flock: PathBuf,
+    /// See `programs/`.
+    pub floor: PathBuf,
+    /// See `programs/`.
+    pub stopwatch: PathBuf,
+}
+
+impl Programs {
+    /// Builds them. With `UNDER_TEST` set, that is zk-flock.
+    pub fn build() -> Programs {
+        let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+        let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let built = temporary.parent().expect("cargo's folder for temporary files is in its target folder");
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "--locked", "--release", "--target", &target, "--target-dir"]).arg(built);
+        build.args(["--bin", "zk-flock", "--example", "floor", "--example", "stopwatch"]);
+        assert!(build.status().expect("cargo can be started").success(), "the programs do not build");
+        let release = built.join(target).join("release");
+        let [floor, stopwatch] = ["floor", "stopwatch"].map(|name| release.join("examples").join(name));
+        let zk_flock = if std::env::var_os("UNDER_TEST").is_some() { executable() } else { release.join("zk-flock") };
+        Programs { zk_flock, floor, stopwatch }
+    }
+}
+
+/// Words of a run: of whom, at the server of this address, for the lock of this name, to run this command.
+type Words<'a> = Box<dyn Fn(&str, &str, &[&str]) -> Vec<String> + 'a>;
+
+/// Somebody who runs a command under a lock.
+pub struct Contender<'a> {
+    /// As the table shows it.
+    pub name: &'static str,
+    /// Its server, if it has one.
+    pub server: Option<Server<'a>>,
+    words: Words<'a>,
+}
+
+/// What a contender talks to.
+#[derive(Clone, Copy)]
+pub enum Server<'a> {
+    /// A ZooKeeper.
+    ZooKeeper(&'a ZooKeeper),
+    /// An etcd.
+    Etcd(&'a Etcd),
+}
+
+impl Contender<'_> {
+    /// Words of a run.
+    pub fn words(&self, lock: &str, command: &[&str]) -> Vec<String> {
+        let address = self.server.map(Server::address).unwrap_or_default();
+        (self.words)(&address, lock, command)
+    }
+
+    /// The same through whatever is at `address`.
+    pub fn words_at(&self, address: &str, lock: &str, command: &[&str]) -> Vec<String> {
+        (self.words)(address, lock, command)
+    }
+}
+
+impl Server<'_> {
+    /// Where it listens.
+    pub fn address(self) -> String {
+        match self {
+            Server::ZooKeeper(server) => server.address(),
+            Server::Etcd(server) => server.address.clone(),
+        }
+    }
+}
+
+/// The servers, and what it takes to use them.
+pub struct Field {
+    /// Our own.
+    pub programs: Programs,
+    /// For zk-flock, lockex, kazoo and the floor.
+    pub zookeeper: ZooKeeper,
+    etcd: Result<Etcd, &'static str>,
+    /// Where everything happens; the last to go.
+    pub sandbox: Sandbox,
+}
+
+impl Field {
+    /// Builds what is to be built and starts the servers.
+    pub fn new() -> Field {
+        let (sandbox, programs, zookeeper) = (Sandbox::new(), Programs::build(), ZooKeeper::start());
+        sandbox.client(&zookeeper).close();
+        let etcd = Etcd::start(&sandbox);
+        Field { programs, zookeeper, etcd, sandbox }
+    }
+
+    /// All who run a command under a lock: ours first, then those that stand for what there was.
+    pub fn contenders(&self) -> Vec<Result<Contender<'_>, Missing>> {
+        vec![Ok(self.zk_flock()), Ok(self.lockex()), Ok(self.local()), flock(&self.sandbox), self.kazoo(), self.etcdctl()]
+    }
+
+    /// The least that it can cost.
+    pub fn floor(&self) -> Contender<'_> {
+        let words: Words =
+            Box::new(|address, lock, command| owned(&[text(&self.programs.floor), address, &self.sandbox.node(lock)], command));
+        Contender { name: "floor", server: self.server(), words }
+    }
+
+    /// zk-flock with a config, waiting as long as it takes.
+    pub fn zk_flock(&self) -> Contender<'_> {
+        let words: Words = Box::new(|address, lock, command| {
+            let config = self.config(address);
+            owned(&[text(&self.programs.zk_flock), "-c", text(&config), "-l", "0", "-w", "inf", lock, "--"], command)
+        });
+        Contender { name: "zk-flock", server: self.server(), words }
+    }
+
+    /// lockex without a shell between.
+    pub fn lockex(&self) -> Contender<'_> {
+        let words: Words = Box::new(|address, lock, command| {
+            let program = [text(&self.programs.zk_flock), "--program=lockex"];
+            owned(&[&program[..], &["-z", address, "-i", lock, "--no-shell", "--"]].concat(), command)
+        });
+        Contender { name: "lockex", server: self.server(), words }
+    }
+
+    fn local(&self) -> Contender<'_> {
+        let words: Words = Box::new(|_, lock, command| {
+            let folder = format!("--local={}", text(&self.sandbox.path("local")));
+            owned(&[text(&self.programs.zk_flock), &folder, "--app-id", "bench", "-l", "0", "-w", "inf", lock, "--"], command)
+        });
+        Contender { name: "zk-flock --local", server: None, words }
+    }
+
+    /// A script around kazoo's Lock.
+    pub fn kazoo(&self) -> Result<Contender<'_>, Missing> {
+        let missing = Missing { name: "kazoo", remedy: "apt-get install python3-venv; and PyPI" };
+        let kazoo = catch_unwind(Kazoo::newest).map_err(|_| missing)?;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/kazoo_lock.py");
+        let words: Words = Box::new(move |address, lock, command| {
+            owned(&[text(&kazoo.python), script, address, &format!("/kazoo/{lock}"), "Lock", "run", &command.join(" ")], &[])
+        });
+        Ok(Contender { name: "kazoo", server: self.server(), words })
+    }
+
+    fn etcdctl(&self) -> Result<Contender<'_>, Missing> {
+        let etcd = self.etcd.as_ref().map_err(|remedy| Missing { name: "etcdctl lock", remedy })?;
+        let words: Words = Box::new(|address, lock, command| owned(&["etcdctl", "--endpoints", address, "lock", lock, "--"], command));
+        Ok(Contender { name: "etcdctl lock", server: Some(Server::Etcd(etcd)), words })
+    }
+
+    fn server(&self) -> Option<Server<'_>> {
+        Some(Server::ZooKeeper(&self.zookeeper))
+    }
+
+    /// A config as hosts have it.
+    fn config(&self, address: &str) -> PathBuf {
+        let path = self.sandbox.path(&format!("{}.json", address.replace(':', "-")));
+        if !path.exists() {
+            let text = format!(r#"{{"host": ["{address}"], "timeout": {TIMEOUT}, "app_id": "{}"}}"#, self.sandbox.id);
+            fs::write(&path, text).expect("the config can be written");
+        }
+        path
+    }
+}
+
+/// A contender that is not installed.
+pub struct Missing {
+    /// Who.
+    pub name: &'static str,
+    /// What brings it.
+    pub remedy: &'static str,
+}
+
+fn flock(sandbox: &Sandbox) -> Result<Contender<'_>, Missing> {
+    if !installed("flock") {
+        return Err(Missing { name: "flock(1)", remedy: "apt-get install util-linux" });
+    }
+    let words: Words = Box::new(|_, lock, command| owned(&["flock", text(&sandbox.path(lock))], command));
+    Ok(Contender { name: "flock(1)", server: None, words })
+}
+
+fn owned(words: &[&str], command: &[&str]) -> Vec<String> {
+    words.iter().chain(command).map(ToString::to_string).collect()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are text")
+}
