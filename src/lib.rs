@@ -23,8 +23,8 @@
 //! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
 //!    [`link`] (one connection), [`log`].
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `random`,
-//!    `host`, and `testing` for their tests.
+//!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
+//!    `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 

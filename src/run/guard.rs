@@ -10,6 +10,7 @@ use crate::signal::Signal;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
+use crate::sys::spawn::spawn;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, socket, tree};
 use crate::zookeeper::lease::Deadlines;
@@ -58,8 +59,6 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let children = signals.watch_children_only()?;
     let timer = Timer::new()?;
     process::rename(NAME);
-    let mut command = std::process::Command::new(&job.command.words[0]);
-    command.args(&job.command.words[1..]).envs(job.environment.iter().map(|(name, value)| (name, value)));
     if Moment(clock::since_boot()) >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
         line::report(line, Report::News(News::LeaseOver));
@@ -67,8 +66,8 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         return Ok(());
     }
     // If guard and zk-flock die together, nobody is left to be gentle.
-    signals.inherited().hand_to(&mut command, job.death_signal.map(|_| Signal::KILL));
-    let command = Pid(command.spawn()?.id().cast_signed());
+    let death_signal = job.death_signal.map(|_| Signal::KILL);
+    let command = spawn(&job.command.words, &job.environment, signals.inherited(), death_signal)?;
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();

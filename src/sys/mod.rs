@@ -17,6 +17,7 @@ pub mod process;
 pub mod random;
 pub mod signals;
 pub mod socket;
+pub mod spawn;
 #[cfg(test)]
 mod testing;
 pub mod timer;
