@@ -68,10 +68,10 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     // If guard and zk-flock die together, nobody is left to be gentle.
     let death_signal = job.death_signal.map(|_| Signal::KILL);
     let command = spawn(&job.command.words, &job.environment, signals.inherited(), death_signal)?;
+    line::report(line, Report::Started(command));
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();
-    line::report(line, Report::Started(command));
     let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
     Watch {
         program: job.program,
