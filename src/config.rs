@@ -1,7 +1,11 @@
 //! The config file of zk-flock, JSON with `//` comments, as text in and [`Config`] out. What the original died of is an error here; what it
 //! overlooked, or ran on with, is a warning, and has the effect it had there.
 
+pub mod json;
+pub mod node;
+pub mod server;
 mod text;
+pub mod yaml;
 
 use crate::cli::hosts::{self, Ensemble};
 use crate::cli::{names, value};

@@ -1,10 +1,10 @@
 //! The dead man's switch. The guard is a process between us and the command: it owns the command's process tree and alone escalates from TERM to
 //! KILL, so that a zk-flock that was killed, stopped or hangs cannot keep a command alive past its lock. Pure; `run::guard` is its body.
 
+use crate::deadlines::Deadlines;
 use crate::moment::Moment;
 use crate::plan::Status;
 use crate::signal::Signal;
-use crate::zookeeper::lease::Deadlines;
 use std::time::Duration;
 
 /// How long after KILL a process is called stuck.

@@ -1,5 +1,5 @@
 //! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host can see.
-//! `lockex`, the same executable by another name, does so with a queue.
+//! `lockex`, the same executable by another name, does so with a queue; `distributex` asks a lock server that speaks HTTP.
 //!
 //! # The story
 //!
@@ -15,29 +15,37 @@
 //!
 //! # Rooms, by ring; imports point down
 //!
-//! 1. Words to plan: [`cli`] (help and options of each program, `zk_flock` and `lockex`, which names locks by `python_hash`; what they
-//!    share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (the JSON file; `text`), [`plan`] (what they come to).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `node`, `queue` and
-//!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests) on [`zookeeper`] (`wire`,
-//!    `record`, `code`, `request`, `session`, `lease`); [`moment`] and [`signal`], their vocabulary.
-//! 3. Effects: [`prepare`] (once, before the loop), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`, `story`),
-//!    [`link`] (one connection), [`log`].
-//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
+//! 1. Words to plan: [`cli`] (help and options of each program: `zk_flock`; `lockex`, which names locks by `python_hash`; `distributex`;
+//!    `distributexd`; what they share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (zk-flock's, JSON, `text`; the server's,
+//!    `yaml` with its `scalar`, or `json`, both a tree of `node`), [`plan`] (what they come to; `server`).
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `host`; `node`, `queue` and
+//!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
+//!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
+//!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
+//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `refusal`, `state`, `status`, `metrics`).
+//! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`,
+//!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `crowd` of
+//!    `connection`s, each with its `dialogue`, their `wording`, `state_file`).
+//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
-//!    `random`, `host`, and `testing` for their tests.
+//!    `tcp`, `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 
 pub mod cli;
 pub mod config;
+pub mod deadlines;
 pub mod guard;
+pub mod http;
 pub mod link;
 pub mod lock;
 pub mod log;
 pub mod moment;
 pub mod plan;
+pub mod pool;
 pub mod prepare;
 pub mod run;
+pub mod serve;
 pub mod signal;
 pub mod supervisor;
 pub mod sys;

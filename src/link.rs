@@ -3,13 +3,22 @@
 
 use crate::lock::Input;
 use crate::sys::poll::Watched;
-use crate::sys::socket;
+use crate::sys::{socket, tcp};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 /// What one read takes at most; replies are far smaller.
 const READ: usize = 16 << 10;
+
+/// Silence after which a peer is asked whether it is there, time between questions, and how many of them may go unanswered: the server does the same.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u8 = 3;
+
+/// How long what was sent may go unacknowledged: as long as all of that takes.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// How far a connection is.
 #[derive(Debug)]
@@ -26,18 +35,31 @@ pub struct Link {
     state: State,
     /// Not yet taken by the kernel. Bounded by what a session has unanswered.
     outgoing: Vec<u8>,
+    /// Have the kernel find out if the peer is there while nothing is said.
+    watching: bool,
 }
 
 impl Link {
     /// No connection yet to any of these.
     pub fn new(addresses: Vec<SocketAddr>) -> Link {
-        Link { addresses, state: State::Closed, outgoing: Vec::new() }
+        Link { addresses, state: State::Closed, outgoing: Vec::new(), watching: false }
+    }
+
+    /// For who may have to wait for long without a word: a peer that is switched off, or cut off, is noticed all the same.
+    #[must_use]
+    pub fn watching_the_peer(self) -> Link {
+        Link { watching: true, ..self }
     }
 
     /// Begins to connect to the address with this index, in place of any other connection.
     pub fn connect(&mut self, index: usize) -> Result<(), String> {
         self.close();
-        self.state = State::Connecting(socket::connect(self.addresses[index]).map_err(|error| reason(&error))?);
+        let stream = socket::connect(self.addresses[index]).map_err(|error| reason(&error))?;
+        if self.watching {
+            // Where that cannot be had, a peer that says good-bye must do.
+            let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES).and_then(|()| tcp::give_up_after(&stream, UNACKNOWLEDGED));
+        }
+        self.state = State::Connecting(stream);
         Ok(())
     }
 
@@ -46,6 +68,13 @@ impl Link {
         self.outgoing.extend_from_slice(bytes);
         // What goes wrong here is seen again, and told, by the next read.
         let _ = self.flush();
+    }
+
+    /// Tells the peer that nothing more will be sent. What it sends still comes.
+    pub fn finish(&mut self) {
+        if let State::Open(stream) = &self.state {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
     }
 
     /// Closes the connection after what was sent, as far as there is room for it.

@@ -132,6 +132,11 @@ pub fn complain(program: &str, message: &dyn Display) {
     put(plain(program, &one_line(message)));
 }
 
+/// One line on stderr about an event in a server, with the time and how much it matters.
+pub fn event(program: &str, level: Level, message: &dyn Display) {
+    put(dated(program, &local_time(unix_time().0), level, &one_line(message)));
+}
+
 /// The most bytes of a line on stderr: what a pipe that has any room takes at once (PIPE_BUF).
 const LONGEST: usize = 4096;
 
@@ -166,15 +171,28 @@ fn glog(now: &LocalTime, micros: u32, level: Level, pid: u32, program: &str, mes
 
 /// A line of the log file, as Python's logging writes it.
 fn line(now: &LocalTime, level: Level, pid: u32, message: &str) -> String {
-    let LocalTime { year, month, day, hour, minute, second } = now;
-    let level = match level {
+    format!("{} {:<8}{pid} {message}\n", time(now), name(level))
+}
+
+/// A line on stderr that says when.
+fn dated(program: &str, now: &LocalTime, level: Level, message: &str) -> String {
+    format!("{program}: {} {} {message}", time(now), name(level))
+}
+
+/// `2026-11-21 09:24:00`
+fn time(LocalTime { year, month, day, hour, minute, second }: &LocalTime) -> String {
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+}
+
+/// As Python's logging calls it.
+fn name(level: Level) -> &'static str {
+    match level {
         Level::Debug => "DEBUG",
         Level::Info => "INFO",
         Level::Warning => "WARNING",
         Level::Error => "ERROR",
         Level::Critical => "CRITICAL",
-    };
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} {level:<8}{pid} {message}\n")
+    }
 }
 
 /// A message without characters that could end its line or steer a terminal.
@@ -267,6 +285,12 @@ mod tests {
         ] {
             assert_eq!(line(&now, level, 1234, "a b"), expected);
         }
+    }
+
+    #[test]
+    fn a_servers_line_has_name_time_and_level() {
+        let now = LocalTime { year: 2026, month: 11, day: 21, hour: 9, minute: 24, second: 0 };
+        assert_eq!(dated("distributexd", &now, Level::Warning, "a b"), "distributexd: 2026-11-21 09:24:00 WARNING a b");
     }
 
     #[test]

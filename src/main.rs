@@ -9,14 +9,24 @@ use std::path::Path;
 use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
 use zk_flock::moment::Moment;
-use zk_flock::plan::Exit;
+use zk_flock::plan::{Exit, Server};
 use zk_flock::sys::{clock, file, poll, signals};
-use zk_flock::{log, run};
+use zk_flock::{log, run, serve};
 
 /// Every name that this executable answers to; under any other it is the first one.
 const PROGRAMS: &[Program] = &[
     Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) },
     Program { name: "lockex", help: cli::lockex::HELP, request: |words, environment| cli::lockex::request(words, environment) },
+    Program {
+        name: "distributex",
+        help: cli::distributex::HELP,
+        request: |words, environment| cli::distributex::request(words, environment),
+    },
+    Program {
+        name: "distributexd",
+        help: cli::distributexd::HELP,
+        request: |words, environment| cli::distributexd::request(words, environment),
+    },
 ];
 
 /// Of a wrong `--program`, as of any wrong option.
@@ -28,7 +38,7 @@ fn main() -> ExitCode {
     let called = words.next().unwrap_or_default();
     let mut words: Vec<_> = words.collect();
     match pick(&called, &mut words) {
-        Ok(program) => start(program, words, started),
+        Ok(program) => start(program, &words, started),
         Err(name) => {
             let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
             log::complain(known[0], &format_args!("--program: expected {}, found {name:?}", known.join(" or ")));
@@ -49,12 +59,16 @@ fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, S
     Ok(program)
 }
 
-fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
-    match (program.request)(words, &environment()) {
-        Ok(Request::Run(plan)) => match run::run(&plan, started) {
-            Exit::Code(code) => code.into(),
-            Exit::DieOf(signal) => signals::die_of(signal),
-        },
+fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
+    let ask = || (program.request)(words.to_vec(), &environment());
+    match ask() {
+        Ok(Request::Run(plan)) => leave(run::run(&plan, started)),
+        Ok(Request::Serve(server)) => leave(serve::serve(&server, &mut || match ask() {
+            Ok(Request::Serve(server)) => Ok(server),
+            Ok(_) => Err("the words ask for something else now".into()), // they do not change
+            Err(error) => Err(error.to_string()),
+        })),
+        Ok(Request::Check(server)) => check(&server),
         Ok(Request::Help) => print(&program.help),
         Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
         Err(error) => {
@@ -65,6 +79,21 @@ fn start(program: &Program, words: Vec<OsString>, started: Moment) -> ExitCode {
             error.exit_code().into()
         }
     }
+}
+
+fn leave(exit: Exit) -> ExitCode {
+    match exit {
+        Exit::Code(code) => code.into(),
+        Exit::DieOf(signal) => signals::die_of(signal),
+    }
+}
+
+/// Says that a server's config is right, and what is odd about it.
+fn check(server: &Server) -> ExitCode {
+    for warning in &server.warnings {
+        log::complain(server.program, &format_args!("WARNING: {warning}"));
+    }
+    print(&format_args!("{}: right, {} pools\n", server.config.display(), server.pools.len()))
 }
 
 fn environment() -> Environment {

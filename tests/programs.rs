@@ -7,7 +7,8 @@ use common::sandbox::{Sandbox, executable};
 use std::os::unix::fs::symlink;
 
 /// Every name, and how its help begins.
-const PROGRAMS: [(&str, &str); 2] = [("zk-flock", "Usage: zk-flock "), ("lockex", "Usage: lockex ")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("zk-flock", "Usage: zk-flock "), ("lockex", "Usage: lockex "), ("distributex", "Usage: distributex ")];
 
 #[test]
 fn the_name_of_a_link_picks_the_program_and_any_other_name_is_zk_flock() {
@@ -32,7 +33,10 @@ fn the_first_word_picks_the_program_whatever_the_link_is_called() {
             assert!(help.stdout.starts_with(usage), "{}", help.stdout);
         }
     }
-    sandbox.program(&["--program=flock", "--help"]).run().complains(2, &["--program: expected zk-flock or lockex, found \"flock\""]);
+    sandbox
+        .program(&["--program=flock", "--help"])
+        .run()
+        .complains(2, &["--program: expected zk-flock or lockex or distributex, found \"flock\""]);
 }
 
 #[test]

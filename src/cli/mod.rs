@@ -1,6 +1,8 @@
 //! From words to a plan: what all programs share. Each has its own file with its HELP, its options and what they come to; here is what can
 //! be asked for, what can be wrong with it, and the one place that gives an exit code to that.
 
+pub mod distributex;
+pub mod distributexd;
 pub mod hosts;
 pub mod lockex;
 pub mod names;
@@ -11,11 +13,12 @@ pub mod words;
 pub mod zk_flock;
 
 use crate::config;
-use crate::plan::Plan;
+use crate::plan::{Plan, Server};
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 /// A name that this executable answers to.
 pub struct Program {
@@ -53,6 +56,10 @@ pub struct Environment {
 pub enum Request {
     /// Do this.
     Run(Plan),
+    /// Serve locks.
+    Serve(Server),
+    /// Say that this could be served.
+    Check(Server),
     /// Print the program's help.
     Help,
     /// Print name and version.
@@ -84,6 +91,8 @@ pub(crate) enum Fault {
     Name { what: &'static str, name: String, flaw: names::Flaw },
     /// The command cannot be cut into words.
     Command(words::Unfinished),
+    /// An option that there must be.
+    Missing { option: &'static str, what: &'static str },
     /// Neither a lock's name nor a command.
     NoWords,
     /// No command.
@@ -92,12 +101,20 @@ pub(crate) enum Fault {
     EmptyCommand,
     /// So many words where a name and a command should be.
     TooManyWords(usize),
+    /// So many words where a command should be.
+    Unquoted(usize),
     /// The config cannot be read.
     Unreadable { path: PathBuf, source: io::Error },
     /// The config is longer than any config is.
     TooLong(PathBuf),
     /// The config is wrong.
     Config(config::Error),
+    /// The server's config is wrong.
+    ServerConfig(config::server::Error),
+    /// There is no config at any of these paths.
+    NoConfig(&'static [&'static str]),
+    /// A word where there should be none.
+    Unexpected(String),
 }
 
 impl Error {
@@ -105,7 +122,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         let (plain, sysexit) = match self.fault {
             _ if self.wants_usage() => (1, 64),
-            Fault::Unreadable { .. } | Fault::TooLong(_) | Fault::Config(_) => (1, 78),
+            Fault::Unreadable { .. } | Fault::TooLong(_) | Fault::Config(_) | Fault::ServerConfig(_) | Fault::NoConfig(_) => (1, 78),
             _ => (2, 64),
         };
         if self.sysexits { sysexit } else { plain }
@@ -135,15 +152,20 @@ impl fmt::Display for Fault {
             Fault::Conflict { option, with } => write!(f, "{option} makes no sense with {with}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),
+            Fault::Missing { option, what } => write!(f, "{option} is missing: {what}"),
             Fault::NoWords => write!(f, "lock name and command are missing"),
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
             Fault::TooManyWords(found) => {
                 write!(f, "expected a lock name and a command in one word, found {found} words (give more after --)")
             }
+            Fault::Unquoted(found) => write!(f, "expected the command in one word, found {found} words (quote it)"),
             Fault::Unreadable { path, source } => write!(f, "cannot read {}: {source}", path.display()),
             Fault::TooLong(path) => write!(f, "{}: longer than 1 MiB, so not a config", path.display()),
             Fault::Config(error) => error.fmt(f),
+            Fault::ServerConfig(error) => error.fmt(f),
+            Fault::NoConfig(paths) => write!(f, "there is no {}: give a config with -c", paths.join(" and no ")),
+            Fault::Unexpected(word) => write!(f, "expected options, found {word:?}"),
         }
     }
 }
@@ -154,8 +176,25 @@ impl From<lexopt::Error> for Fault {
     }
 }
 
+impl From<config::server::Error> for Fault {
+    fn from(error: config::server::Error) -> Fault {
+        Fault::ServerConfig(error)
+    }
+}
+
 impl From<config::Error> for Fault {
     fn from(error: config::Error) -> Fault {
         Fault::Config(error)
     }
+}
+
+/// The most bytes that a config has. The documented one has 500.
+const LONGEST_CONFIG: u64 = 1 << 20;
+
+/// The bytes of a config, or of a pipe that has one.
+fn read(path: &Path) -> Result<Vec<u8>, Fault> {
+    let unreadable = |source| Fault::Unreadable { path: path.to_owned(), source };
+    let mut text = Vec::new();
+    let length = File::open(path).and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_end(&mut text)).map_err(unreadable)?;
+    if length as u64 > LONGEST_CONFIG { Err(Fault::TooLong(path.to_owned())) } else { Ok(text) }
 }

@@ -31,23 +31,31 @@ pub(super) enum Taken {
     All,
 }
 
-/// What `args`, the words after the program's name, ask for. Wherever they ask for help or version, that is it.
+/// What `args`, the words after the program's name, ask for.
 pub(super) fn request<O: Options>(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
-    let mut parser = Parser::from_args(args);
     let mut options = O::default();
+    let read = read(args, |parser| options.take(parser));
+    let sysexits = options.common().sysexits;
+    let request = read.and_then(|special| special.map_or_else(|| options.plan(environment).map(Request::Run), Ok));
+    request.map_err(|fault| Error { fault, sysexits })
+}
+
+/// Takes all that is on a line. Wherever it asks for help or version, that is it, and all that is to be done.
+pub(super) fn read(
+    args: impl IntoIterator<Item = OsString>,
+    mut take: impl FnMut(&mut Parser) -> Result<Taken, Fault>,
+) -> Result<Option<Request>, Fault> {
+    let mut parser = Parser::from_args(args);
     let mut first_fault = None;
     loop {
-        match options.take(&mut parser) {
+        match take(&mut parser) {
             Ok(Taken::Argument) => {}
-            Ok(Taken::Help) => return Ok(Request::Help),
-            Ok(Taken::Version) => return Ok(Request::Version),
-            Ok(Taken::All) => break,
+            Ok(Taken::Help) => return Ok(Some(Request::Help)),
+            Ok(Taken::Version) => return Ok(Some(Request::Version)),
+            Ok(Taken::All) => return first_fault.map_or(Ok(None), Err),
             Err(fault) => drop(first_fault.get_or_insert(fault)),
         }
     }
-    let sysexits = options.common().sysexits;
-    let plan = first_fault.map_or_else(|| options.plan(environment), Err);
-    plan.map(Request::Run).map_err(|fault| Error { fault, sysexits })
 }
 
 /// The options of every program that runs a command, and the words that are no options.

@@ -60,6 +60,12 @@ pub const LOAD: Kind<f64> = Kind { expected: "a load average up to 1e9", read: n
 /// An exit code.
 pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read: |text| text.parse().ok() };
 
+/// A port to listen on.
+pub const PORT: Kind<u16> = Kind { expected: "a port, 0 to 65535", read: |text| text.parse().ok() };
+
+/// A port to connect to.
+pub const SERVER_PORT: Kind<u16> = Kind { expected: "a port, 1 to 65535", read: |text| text.parse().ok().filter(|&port| port != 0) };
+
 /// A number of names.
 pub const NAMES: Kind<u32> =
     Kind { expected: "a number of names, 0 to 10000", read: |text| text.parse().ok().filter(|&count| count <= MOST_NAMES) };
@@ -157,6 +163,12 @@ mod tests {
         }
         for text in JUNK.iter().chain(&["256", "-1", "1.5", "inf", "0x10"]) {
             assert_eq!(read(&EXIT_CODE, text), None, "{text}");
+        }
+        for port in [0, 1, 9889, 65535] {
+            assert_eq!(read(&PORT, &port.to_string()), Some(port));
+        }
+        for text in JUNK.iter().chain(&["65536", "-1", "1.5", "inf", "http"]) {
+            assert_eq!(read(&PORT, text), None, "{text}");
         }
         assert_eq!([read(&NAMES, "0"), read(&NAMES, "10000")], [Some(0), Some(10_000)]);
         for text in JUNK.iter().chain(&["10001", "-1", "1.5", "inf", "99999999999999999999"]) {

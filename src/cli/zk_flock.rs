@@ -3,13 +3,12 @@
 
 use super::hosts::Ensemble;
 use super::options::{self, Common, Taken, next_argument, words_after_dashes};
-use super::{Environment, Error, Fault, Request, names, value, words};
+use super::{Environment, Error, Fault, Request, names, read, value, words};
 use crate::config::{self, Config, Required};
 use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Style};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,9 +47,6 @@ option, else 1; see --sysexits.
 
 /// Where the config is unless `-c` says otherwise.
 const CONFIG: &str = "/etc/distributed-flock.json";
-
-/// The most bytes that a config has. The documented one has 500.
-const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// Session timeout if no config is needed and none gives it: what the manual's example has, for it rides out 6.7 s without a server.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -275,14 +271,6 @@ fn default_folder(environment: &Environment) -> PathBuf {
         Some(folder) if folder.is_absolute() => folder.join("zk-flock"),
         _ => format!("/tmp/zk-flock-{}", environment.euid).into(),
     }
-}
-
-/// The bytes of a config, or of a pipe that has one.
-fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable = |source| Fault::Unreadable { path: path.to_owned(), source };
-    let mut text = Vec::new();
-    let length = File::open(path).and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_end(&mut text)).map_err(unreadable)?;
-    if length as u64 > LONGEST_CONFIG { Err(Fault::TooLong(path.to_owned())) } else { Ok(text) }
 }
 
 #[cfg(test)]

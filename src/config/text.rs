@@ -55,7 +55,7 @@ pub(super) fn line_of(json: &str, path: &[&str]) -> usize {
 }
 
 /// Where the string that begins at `start` is over, its quotes included.
-fn end_of_string(json: &str, start: usize) -> usize {
+pub(super) fn end_of_string(json: &str, start: usize) -> usize {
     let mut escaped = false;
     for (at, byte) in json.bytes().enumerate().skip(start + 1) {
         match byte {

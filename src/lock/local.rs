@@ -65,7 +65,7 @@ impl Lock for Local {
                 if self.phase == Phase::Waiting {
                     self.outputs.push_back(Output::Trying(name)); // of several, the last one that is said is the one held
                 }
-                self.settle(Output::Acquired(Proof { lock, token, session: None }));
+                self.settle(Output::Acquired(Proof { lock, token: Some(token), session: None }));
             }
             (Input::Taken { file }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
                 self.try_file(file + 1);
@@ -114,7 +114,7 @@ mod tests {
         let mut lock = local(&["a"], None);
         assert_eq!(drain(&mut lock, at(0)), [Output::Trying("a".into()), Output::Contend { file: 0, wait: false }]);
         lock.handle(Input::Granted { file: 0, token: 7 }, at(0));
-        assert_eq!(drain(&mut lock, at(0)), [Output::Acquired(Proof { lock: "/d/a".into(), token: 7, session: None })]);
+        assert_eq!(drain(&mut lock, at(0)), [Output::Acquired(Proof { lock: "/d/a".into(), token: Some(7), session: None })]);
         lock.handle(Input::Release, at(9));
         assert_eq!(drain(&mut lock, at(9)), [Output::Released { doubt: None }]);
     }

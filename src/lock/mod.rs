@@ -4,15 +4,18 @@
 mod acl;
 #[cfg(test)]
 mod fake;
+mod holding;
+pub mod host;
 pub mod local;
 pub mod node;
 mod parents;
+pub mod pool;
 pub mod queue;
 pub mod semaphore;
 pub mod session_lock;
 
+use crate::deadlines::Deadlines;
 use crate::moment::Moment;
-use crate::zookeeper::lease::Deadlines;
 use std::fmt;
 
 /// What happens to a lock.
@@ -51,6 +54,8 @@ pub enum Output {
     Connect(usize),
     /// Send these bytes.
     Send(Vec<u8>),
+    /// Say that nothing more will be sent, and go on listening.
+    Finish,
     /// Close the connection, after what was sent.
     Disconnect,
     /// Lock the local file with this index: now, or as soon as it is free.
@@ -114,8 +119,8 @@ pub struct Holder {
 pub struct Proof {
     /// What is locked: a node's path, or a file.
     pub lock: String,
-    /// Grows with every lock handed out: fences off writes of an earlier holder.
-    pub token: i64,
+    /// Grows with every lock handed out: fences off writes of an earlier holder. `None` if whoever hands it out counts nothing.
+    pub token: Option<i64>,
     /// The session that holds it.
     pub session: Option<i64>,
 }
@@ -124,10 +129,12 @@ pub struct Proof {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Failure {
-    /// No server took our session in time.
-    Unreachable { tried: String },
+    /// Nobody answered in time: who was asked, each with a reason.
+    Unreachable(String),
     /// The service says no.
     Refused { what: String, why: String },
+    /// The lock server says this, and not yes.
+    Denied(String),
     /// What the lock's place holds does not fit it.
     Unfit(String),
     /// A file of a local lock cannot be used.
@@ -137,7 +144,8 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Failure::Unreachable { tried } => write!(f, "cannot reach ZooKeeper: {tried}"),
+            Failure::Unreachable(whom) => write!(f, "cannot reach {whom}"),
+            Failure::Denied(said) => write!(f, "Error obtaining lock, server said {said}"), // as the original has it
             Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
             Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
         }

@@ -2,7 +2,7 @@
 //! first that is free will do. Nodes and data are those of the Python original, so that both respect each other's lock.
 
 use super::parents::Parents;
-use super::session_lock::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
+use super::session_lock::{self, Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
 use super::{Failure, Holder, Output};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -255,7 +255,7 @@ impl Recipe for Node {
     fn limit(&self) -> Option<(Moment, Failure)> {
         let Phase::Orphaned { name, until } = self.phase else { return None };
         let orphan = format!("{}: a session that an earlier attempt of this run left behind has not expired", self.paths[name]);
-        Some((until, Failure::Unreachable { tried: orphan }))
+        Some((until, session_lock::unreachable(&orphan)))
     }
 }
 
@@ -333,7 +333,9 @@ mod tests {
         let entry = &fake.nodes[LOCK];
         assert_eq!(entry.data, OURS.as_bytes());
         let token = entry.czxid;
-        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == token && proof.lock == LOCK)));
+        assert!(
+            client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == Some(token) && proof.lock == LOCK))
+        );
         client.release(&mut fake, at(10));
         assert!(!fake.nodes.contains_key(LOCK));
         assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
@@ -443,7 +445,7 @@ mod tests {
             let (mut fake, mut client) = (Fake::default(), client(wait));
             fake.down = true;
             let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Failed(_) | Output::Busy(_)));
-            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable { .. }))), "{:?}", client.said);
+            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable(_)))), "{:?}", client.said);
             let limit = at(0) + wait.max(TIMEOUT);
             assert!((limit..limit + Duration::from_millis(600)).contains(&end), "{end:?} for {wait:?}");
         }

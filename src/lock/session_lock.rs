@@ -2,10 +2,10 @@
 //! the recipe's business; from then on it is a node of ours, which must be there, be ours, and be proved so in time.
 
 use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
+use crate::deadlines::{self, Deadlines};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
 use crate::zookeeper::code::Code;
-use crate::zookeeper::lease::{self, Deadlines};
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Fault, News, Session, Step};
@@ -37,6 +37,11 @@ pub struct Options {
     pub rounds: Option<u32>,
     /// How often contention is begun again when its session has expired; `None`: always.
     pub restarts: Option<u32>,
+}
+
+/// No server took our session in time: each that was tried, with its reason.
+pub fn unreachable(tried: &str) -> Failure {
+    Failure::Unreachable(format!("ZooKeeper: {tried}"))
 }
 
 /// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and has set a watch on it.
@@ -264,7 +269,7 @@ impl<R: Recipe> SessionLock<R> {
         self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
-        if timeout < lease::SHORTEST {
+        if timeout < deadlines::SHORTEST {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
             return self.fail(
                 Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
@@ -337,7 +342,7 @@ impl<R: Recipe> SessionLock<R> {
         if let Phase::Proving(claim) = &self.phase
             && now < deadlines.term
         {
-            let proof = Proof { lock: claim.path.clone(), token: claim.token, session: self.session.id() };
+            let proof = Proof { lock: claim.path.clone(), token: Some(claim.token), session: self.session.id() };
             self.outputs.push_back(Output::Acquired(proof));
             let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
@@ -396,7 +401,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Settled { .. } | Phase::Over => self.session.forget(now),
             Phase::Contending | Phase::Proving(_) if self.options.restarts == Some(0) => {
                 let tried = format!("{}: the session has expired, too often", self.session.server());
-                self.fail(Failure::Unreachable { tried }, now);
+                self.fail(unreachable(&tried), now);
             }
             Phase::Contending | Phase::Proving(_) => {
                 self.options.restarts = self.options.restarts.map(|left| left - 1);
@@ -508,7 +513,7 @@ impl<R: Recipe> SessionLock<R> {
                     || self.session.rounds_in_vain().zip(self.options.rounds).is_some_and(|(done, most)| done >= most)) =>
             {
                 let tried = [self.session.faults(now)].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
-                self.fail(Failure::Unreachable { tried }, now);
+                self.fail(unreachable(&tried), now);
             }
             _ => {}
         }

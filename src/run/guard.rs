@@ -2,6 +2,7 @@
 //! from then on the two share nothing but the line between them.
 
 use super::line::{self, Heard, Report};
+use crate::deadlines::Deadlines;
 use crate::guard::{Action, Event, Guard, News};
 use crate::log::complain;
 use crate::moment::Moment;
@@ -13,7 +14,6 @@ use crate::sys::signals::Signals;
 use crate::sys::spawn::spawn;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, socket, tree};
-use crate::zookeeper::lease::Deadlines;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -21,13 +21,15 @@ use std::time::Duration;
 /// What the guard's process is called in `ps`: not our name, nor the command's, which scripts look for.
 const NAME: &str = "lock-guard";
 
+/// Variables that a command finds set so, or not set at all.
+pub(super) type Environment = [(&'static str, Option<String>); 4];
+
 /// What to start, and how to guard it.
 pub(super) struct Job<'a> {
     /// Leads the one line that a guard may have to write itself.
     pub(super) program: &'static str,
     pub(super) command: &'a Command,
-    /// Added to the command's environment.
-    pub(super) environment: Vec<(&'static str, String)>,
+    pub(super) environment: Option<Environment>,
     pub(super) death_signal: Option<Signal>,
     pub(super) kill_after: Duration,
     pub(super) lease: Deadlines,
@@ -67,7 +69,8 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     }
     // If guard and zk-flock die together, nobody is left to be gentle.
     let death_signal = job.death_signal.map(|_| Signal::KILL);
-    let command = spawn(&job.command.words, &job.environment, signals.inherited(), death_signal)?;
+    let variables = job.environment.as_ref().map_or(&[][..], |variables| variables);
+    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal)?;
     line::report(line, Report::Started(command));
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).

@@ -1,13 +1,13 @@
 //! The line between zk-flock and its guard: orders one way, reports the other, each one message of fixed length on a socket pair that keeps
 //! messages whole. The two processes are one program, so nothing here is for strangers.
 
+use crate::deadlines::Deadlines;
 use crate::guard::{Event, News};
 use crate::moment::Moment;
 use crate::plan::Status;
 use crate::signal::Signal;
 use crate::sys::process::Pid;
 use crate::sys::socket;
-use crate::zookeeper::lease::Deadlines;
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;

@@ -3,10 +3,12 @@
 
 mod files;
 mod guard;
+mod host_lock;
 mod line;
 mod setup;
 mod story;
 
+use crate::deadlines::Deadlines;
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
 use crate::lock::{Failure, Input, Lock, Output, Proof};
@@ -21,8 +23,9 @@ use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
-use crate::zookeeper::lease::Deadlines;
 use files::Files;
+use guard::Environment;
+use host_lock::HostLock;
 use line::{Heard, Report};
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
@@ -61,6 +64,7 @@ struct Run<'a> {
     lock: Box<dyn Lock>,
     link: Link,
     files: Option<Files>,
+    host_lock: Option<HostLock>,
     supervisor: Supervisor,
     signals: Signals,
     timer: Timer,
@@ -76,14 +80,15 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, Parts { lock, addresses, files }: Parts) -> Result<Run<'a>, Stop> {
+    fn new(plan: &'a Plan, log: Log, Parts { lock, link, files, host_lock }: Parts) -> Result<Run<'a>, Stop> {
         Ok(Run {
             plan,
             log,
             began: now(),
             lock,
-            link: Link::new(addresses),
+            link,
             files,
+            host_lock,
             supervisor: Supervisor::new(plan.minimum_hold, plan.kill_after),
             signals: Signals::take().map_err(Stop::system("listen to signals"))?,
             timer: Timer::new().map_err(Stop::system("make a timer"))?,
@@ -174,6 +179,7 @@ impl<'a> Run<'a> {
                 }
             }
             Output::Send(bytes) => self.link.send(&bytes),
+            Output::Finish => self.link.finish(),
             Output::Disconnect => self.link.close(),
             Output::Contend { file, wait } => {
                 let news = self.files.as_mut().and_then(|files| files.contend(file, wait));
@@ -190,8 +196,8 @@ impl<'a> Run<'a> {
             Output::Lost { why, dead_by } => self.lose(why, dead_by),
             Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
             Output::Failed(failure) => self.step(Event::NoLock(match failure {
-                Failure::Unreachable { .. } => End::Unreachable,
-                Failure::Refused { .. } => End::Refused,
+                Failure::Unreachable(_) => End::Unreachable,
+                Failure::Refused { .. } | Failure::Denied(_) => End::Refused,
                 Failure::Unfit(_) => End::Unfit,
                 Failure::System(_) => End::System,
             })),
@@ -243,6 +249,9 @@ impl<'a> Run<'a> {
             }
             Action::Exit(end) => {
                 self.tell_end(end);
+                if end == End::Lost && !self.survivors().is_empty() {
+                    self.host_lock.take().into_iter().for_each(HostLock::leave);
+                }
                 self.end = Some(end);
             }
         }
@@ -252,11 +261,11 @@ impl<'a> Run<'a> {
         let job = guard::Job {
             program: self.plan.program,
             command: &self.plan.command,
-            environment: self.proof.as_ref().map(environment).unwrap_or_default(),
+            environment: self.proof.as_ref().map(environment),
             death_signal: self.plan.death_signal,
             kill_after: self.plan.kill_after,
             lease: self.lease,
-            keep: self.files.as_ref().and_then(Files::held),
+            keep: self.files.as_ref().and_then(Files::held).or(self.host_lock.as_ref().map(HostLock::held)),
         };
         let alone = matches!(process::reap(), Reap::NoChildren);
         match guard::start(&job, &self.signals) {
@@ -398,10 +407,12 @@ fn now() -> Moment {
     Moment(clock::since_boot())
 }
 
-/// What a command learns of its lock.
-fn environment(proof: &Proof) -> Vec<(&'static str, String)> {
-    let mut environment =
-        vec![("ZK_FLOCK_HELD", "1".into()), ("ZK_FLOCK_LOCK", proof.lock.clone()), ("ZK_FLOCK_TOKEN", proof.token.to_string())];
-    environment.extend(proof.session.map(|session| ("ZK_FLOCK_SESSION", format!("0x{session:x}"))));
-    environment
+/// What a command learns of its lock: nothing, where that has none, of one that we may be run under ourselves.
+fn environment(proof: &Proof) -> Environment {
+    [
+        ("ZK_FLOCK_HELD", Some("1".into())),
+        ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
+        ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
+        ("ZK_FLOCK_SESSION", proof.session.map(|session| format!("0x{session:x}"))),
+    ]
 }

@@ -1,23 +1,28 @@
 //! From the plan to the first byte: gate, command, daemon, names; then the lock of the plan, as a machine, and what it works on.
 
 use super::files::Files;
+use super::host_lock::HostLock;
 use super::now;
-use crate::link::reason;
+use crate::link::{Link, reason};
 use crate::lock::local::{self, Local};
 use crate::lock::node::Node;
+use crate::lock::pool::{self, Pool};
 use crate::lock::queue::Queue;
 use crate::lock::semaphore::Semaphore;
-use crate::lock::session_lock::{Options, SessionLock};
-use crate::lock::{Failure, Lock};
+use crate::lock::session_lock::{self, Options, SessionLock};
+use crate::lock::{self, Failure, Lock};
 use crate::log::{Log, complain};
 use crate::moment::Moment;
-use crate::plan::{self, Cluster, End, Plan};
-use crate::prepare::{self, Servers};
+use crate::plan::{self, Cluster, End, Place, Plan};
+use crate::prepare::{self, OwnName, Servers};
 use crate::sys::{daemon, host, process, random};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
+
+/// What cannot be done where names cannot be looked up at all.
+const LOOK_UP: &str = "look up names";
 
 /// Why a run ended before its loop did.
 pub(super) enum Stop {
@@ -46,8 +51,16 @@ impl Stop {
 /// What a lock of the plan is made of: the machine, and what it works on.
 pub(super) struct Parts {
     pub(super) lock: Box<dyn Lock>,
-    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) link: Link,
     pub(super) files: Option<Files>,
+    pub(super) host_lock: Option<HostLock>,
+}
+
+impl Parts {
+    /// A lock that works over this connection, or needs nothing.
+    fn new(lock: impl Lock + 'static, link: Link) -> Parts {
+        Parts { lock: Box::new(lock), link, files: None, host_lock: None }
+    }
 }
 
 /// All that comes before the first byte: gate, command, daemon, names. Then the lock of the plan, as a machine.
@@ -66,8 +79,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
         plan::Lock::Node { cluster, app_id, names, .. } => {
             let (options, addresses) = look_up_servers(plan, cluster, started + plan.wait.max(cluster.timeout), patience, log)?;
             let content = host::name() + &uuid(random::bytes());
-            let lock = Node::lock(options, app_id, names.clone(), content, now());
-            Ok(Parts { lock: Box::new(lock), addresses, files: None })
+            Ok(Parts::new(Node::lock(options, app_id, names.clone(), content, now()), Link::new(addresses)))
         }
         plan::Lock::Queue { cluster, path, permits, rounds, restarts } => {
             // It waits for ever by default, but not for a server.
@@ -77,17 +89,22 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             let path = format!("{}{path}", cluster.chroot);
             let mark = uuid(random::bytes()).replace('-', "");
             let content = format!("{}:{}", host::name(), process::own_pid().0);
-            let lock: Box<dyn Lock> = match permits {
-                1 => Box::new(SessionLock::new(options, Queue::new(path, mark, content, true), now())),
-                _ => Box::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now())),
-            };
-            Ok(Parts { lock, addresses, files: None })
+            let link = Link::new(addresses);
+            Ok(match permits {
+                1 => Parts::new(SessionLock::new(options, Queue::new(path, mark, content, true), now()), link),
+                _ => Parts::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now()), link),
+            })
         }
         plan::Lock::Local { directory, private, names, .. } => {
             let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
             let options = local::Options { files: names.iter().map(path).collect(), patience };
-            let files = Files::new(directory.clone(), *private, names);
-            Ok(Parts { lock: Box::new(Local::new(options)), addresses: Vec::new(), files: Some(files) })
+            let files = Some(Files::new(directory.clone(), *private, names));
+            Ok(Parts { files, ..Parts::new(Local::new(options), Link::new(Vec::new())) })
+        }
+        plan::Lock::Pool(place) => ask_for_place(plan, place, started, patience, log),
+        plan::Lock::Host(file) => {
+            let host_lock = Some(lock_host(file, log)?);
+            Ok(Parts { host_lock, ..Parts::new(lock::host::Host::new(file.display().to_string()), Link::new(Vec::new())) })
         }
     }
 }
@@ -100,14 +117,74 @@ fn look_up_servers(
     patience: Option<Moment>,
     log: &mut Log,
 ) -> Result<(Options, Vec<SocketAddr>), Stop> {
-    let found = prepare::resolve(&cluster.hosts, connect_by).map_err(Stop::system("look up names"))?;
-    let Servers { names: servers, addresses, unresolved } = found;
+    let Servers { names: servers, addresses, unresolved } = resolve(&cluster.hosts, connect_by)?;
     if addresses.is_empty() {
-        log.complain(&Failure::Unreachable { tried: unresolved.join("; ") });
-        return Err(Stop::Said(End::Unreachable));
+        return Err(unreachable(&session_lock::unreachable(&unresolved.join("; ")), log));
     }
     let (cluster, kill_after) = (cluster.clone(), plan.kill_after);
     Ok((Options { servers, unresolved, cluster, patience, connect_by, kill_after, rounds: None, restarts: None }, addresses))
+}
+
+/// The lock server and what we are called there, then the lock of this host.
+fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<Moment>, log: &mut Log) -> Result<Parts, Stop> {
+    let reach_by = started + if place.patient { plan.wait.max(pool::OUTAGE) } else { pool::OUTAGE };
+    let own_name = if place.host.is_none() { Some(OwnName::ask().map_err(Stop::system(LOOK_UP))?) } else { None };
+    let Servers { names, addresses, unresolved } = resolve(std::slice::from_ref(&place.server), reach_by)?;
+    if addresses.is_empty() {
+        return Err(unreachable(&Failure::Unreachable(unresolved.join("; ")), log));
+    }
+    let host = match (&place.host, own_name) {
+        (None, Some(asked)) => hear_own_name(asked, started + pool::OUTAGE, &addresses, log)?,
+        (said, _) => said.clone().unwrap_or_default(),
+    };
+    let options = pool::Options {
+        addresses: names,
+        server: place.server.clone(),
+        pool: place.pool.clone(),
+        host,
+        patience,
+        reach_by: place.patient.then_some(reach_by),
+        alone: place.host_lock.is_some(),
+        kill_after: plan.kill_after,
+    };
+    let host_lock = place.host_lock.as_ref().map(|file| lock_host(file, log)).transpose()?;
+    Ok(Parts { host_lock, ..Parts::new(Pool::new(options, started, now()), Link::new(addresses).watching_the_peer()) })
+}
+
+fn resolve(hosts: &[plan::Host], deadline: Moment) -> Result<Servers, Stop> {
+    prepare::resolve(hosts, deadline).map_err(Stop::system(LOOK_UP))
+}
+
+fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
+    log.complain(failure);
+    Stop::Said(End::Unreachable)
+}
+
+/// What this host is called to a lock server that nobody has told us a name for.
+fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: &mut Log) -> Result<String, Stop> {
+    let found = asked.wait(deadline).map_err(Stop::system(LOOK_UP))?;
+    let name = found.unwrap_or_else(|| {
+        let bare = host::name();
+        log.warn(&format_args!("the full name of this host was not looked up in time, so {bare:?} has to do (--as says another)"));
+        bare
+    });
+    let anybodys = name == "localhost" || name.starts_with("localhost.");
+    if anybodys && !servers.iter().all(|server| server.ip().is_loopback()) {
+        log.warn(&format_args!("this host is {name:?} to the server, as others may be, and all of them have the lock at once: give --as"));
+    }
+    Ok(name)
+}
+
+/// Takes the lock of this host, at once or not at all.
+fn lock_host(file: &Path, log: &mut Log) -> Result<HostLock, Stop> {
+    let (lock, stale) = HostLock::take(file).map_err(|refusal| {
+        log.complain(&refusal);
+        Stop::Said(refusal.end())
+    })?;
+    if let Some(pid) = stale {
+        log.complain(&format_args!("Cleaning stale lockfile {} of process {pid}", file.display()));
+    }
+    Ok(lock)
 }
 
 /// A random uuid (version 4), as text.

@@ -72,7 +72,8 @@ impl Run<'_> {
             Output::Acquired(proof) => {
                 self.marks.acquired = Some(now());
                 let waited = seconds_since(self.began);
-                self.say(Level::Info, &format_args!("Lock: success ({}, token {}, after {waited:.3} s)", proof.lock, proof.token));
+                let token = proof.token.map_or_else(String::new, |token| format!(", token {token}"));
+                self.say(Level::Info, &format_args!("Lock: success ({}{token}, after {waited:.3} s)", proof.lock));
             }
             Output::Suspended(why) => {
                 self.marks.suspended = now();

@@ -1,4 +1,5 @@
-//! Closing what a forked process got from its parent and must not hold: the other end of a pipe, say, that never ends otherwise.
+//! Descriptors in numbers: closing what a forked process got from its parent and must not hold (the other end of a pipe, say, that never
+//! ends otherwise), and how many there may be.
 
 use super::check;
 use std::ffi::{c_int, c_uint};
@@ -52,12 +53,25 @@ fn open_descriptors() -> Box<dyn Iterator<Item = c_int>> {
 
 /// Above the highest number that a descriptor can have here.
 fn limit() -> c_int {
+    found_limit().map_or(MOST_TRIED, |limit| c_int::try_from(limit.rlim_cur).map_or(MOST_TRIED, |limit| limit.min(MOST_TRIED)))
+}
+
+/// Raises how many descriptors this process may have as far as it may be raised; returns how many that are.
+pub fn raise_limit() -> io::Result<u64> {
+    let found = found_limit()?;
+    let raised = libc::rlimit { rlim_cur: found.rlim_max, ..found };
+    // SAFETY: setrlimit(2) reads one rlimit.
+    match check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) }) {
+        Ok(_) => Ok(raised.rlim_cur),
+        Err(_) => Ok(found.rlim_cur), // a hard limit above fs.nr_open, which was lowered since
+    }
+}
+
+fn found_limit() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: getrlimit(2) fills the one rlimit.
-    match check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }) {
-        Ok(_) => c_int::try_from(limit.rlim_cur).map_or(MOST_TRIED, |limit| limit.min(MOST_TRIED)),
-        Err(_) => MOST_TRIED,
-    }
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit)
 }
 
 fn close(fd: c_int) {
@@ -98,6 +112,18 @@ mod tests {
                 assert!((0..FIRST).all(is_open));
             });
         }
+    }
+
+    #[test]
+    fn the_limit_is_raised_to_the_hard_one() {
+        check_in_child(|| {
+            let hard = found_limit().unwrap().rlim_max;
+            let low = libc::rlimit { rlim_cur: 100, rlim_max: hard };
+            // SAFETY: setrlimit(2) reads one rlimit.
+            check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const low) }).unwrap();
+            assert_eq!(raise_limit().unwrap(), hard);
+            assert_eq!(found_limit().unwrap().rlim_cur, hard);
+        });
     }
 
     #[test]

@@ -61,6 +61,11 @@ pub fn read_start(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]
     Ok(&buffer[..length])
 }
 
+/// Opens a file to be read. Never follows a link, and never waits, be it a pipe.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 /// Whether exec may run this file, as far as permissions go.
 pub fn executable(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else { return false };

@@ -4,9 +4,10 @@
 
 pub mod clock;
 pub mod daemon;
-mod descriptors;
+pub mod descriptors;
 mod disposition;
 mod entry;
+pub mod epoll;
 pub mod file;
 pub mod host;
 pub mod inherited;
@@ -18,6 +19,7 @@ pub mod random;
 pub mod signals;
 pub mod socket;
 pub mod spawn;
+pub mod tcp;
 #[cfg(test)]
 mod testing;
 pub mod timer;

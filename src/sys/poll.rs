@@ -53,7 +53,7 @@ pub fn has_room(fd: impl AsFd) -> bool {
 }
 
 /// Rounded up, so that poll does not wake just before a deadline and spin until it.
-fn milliseconds(limit: Duration) -> c_int {
+pub(super) fn milliseconds(limit: Duration) -> c_int {
     c_int::try_from(limit.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
 }
 

@@ -127,6 +127,11 @@ pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether there is a process of this id, a zombie included; it need not be ours.
+pub fn exists(pid: Pid) -> bool {
+    kill(pid, Signal(0)).map_or_else(|error| error.raw_os_error() == Some(libc::EPERM), |()| true)
+}
+
 /// Sends a signal to the process group that `leader` has made for itself, if it has.
 pub fn kill_group(leader: Pid, signal: Signal) -> io::Result<()> {
     if leader.0 <= 1 {

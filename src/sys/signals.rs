@@ -40,7 +40,12 @@ pub struct Received {
 impl Signals {
     /// Blocks all that is to be heard and is not ignored, and SIGCHLD in any case. Once, before the first fork.
     pub fn take() -> io::Result<Signals> {
-        let heard = HEARD.into_iter().filter(|&signal| disposition::of(signal) == Disposition::Default);
+        Signals::hear(&HEARD)
+    }
+
+    /// The same with these signals only: for a program without a command.
+    pub fn hear(signals: &[Signal]) -> io::Result<Signals> {
+        let heard = signals.iter().copied().filter(|&signal| disposition::of(signal) == Disposition::Default);
         let mask = Mask::of(heard.chain([Signal::CHLD]));
         let child = disposition::of(Signal::CHLD);
         disposition::set(Signal::CHLD, Disposition::Default)?;

@@ -54,14 +54,14 @@ pub fn connected(stream: &TcpStream) -> io::Result<()> {
 
 /// An address of either family, in the kernel's layout.
 #[repr(C)]
-union Address {
+pub(super) union Address {
     v4: libc::sockaddr_in,
     v6: libc::sockaddr_in6,
 }
 
 /// Family, address, and how many bytes of it count.
 #[allow(clippy::cast_possible_truncation, reason = "families and sizes of addresses are small")]
-fn raw(address: SocketAddr) -> (c_int, Address, libc::socklen_t) {
+pub(super) fn raw(address: SocketAddr) -> (c_int, Address, libc::socklen_t) {
     match address {
         SocketAddr::V4(address) => {
             let v4 = libc::sockaddr_in {

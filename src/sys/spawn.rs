@@ -30,14 +30,18 @@ struct Orders {
     failure: AtomicI32,
 }
 
-/// Starts a program that is looked for on PATH, with `variables` added to our environment, and what else we were started with (see
+/// A variable that is set so, or not at all, whatever it is in our environment.
+pub type Variable<'a> = (&'a str, Option<String>);
+
+/// Starts a program that is looked for on PATH, with our environment but for these variables, and what else we were started with (see
 /// [`Inherited`]). It gets `death_signal` when we die; if we are dead already, it is not begun: ESRCH.
-pub fn spawn(words: &[OsString], variables: &[(&str, String)], inherited: Inherited, death_signal: Option<Signal>) -> io::Result<Pid> {
+pub fn spawn(words: &[OsString], variables: &[Variable], inherited: Inherited, death_signal: Option<Signal>) -> io::Result<Pid> {
     let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
-    let added: Vec<CString> = variables.iter().map(|(name, value)| CString::new(format!("{name}={value}"))).collect::<Result<_, _>>()?;
+    let set = variables.iter().filter_map(|(name, value)| value.as_ref().map(|value| CString::new(format!("{name}={value}"))));
+    let set: Vec<CString> = set.collect::<Result<_, _>>()?;
     let orders = Orders {
         words: terminated(words.iter().map(|word| word.as_ptr())),
-        environment: terminated(inherited_environment(variables).chain(added.iter().map(|variable| variable.as_ptr()))),
+        environment: terminated(inherited_environment(variables).chain(set.iter().map(|variable| variable.as_ptr()))),
         inherited,
         death_signal,
         parent: process::own_pid(),
@@ -76,7 +80,7 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
 }
 
 /// Our own environment without these variables.
-fn inherited_environment(without: &[(&str, String)]) -> impl Iterator<Item = *const c_char> {
+fn inherited_environment(without: &[Variable]) -> impl Iterator<Item = *const c_char> {
     // SAFETY: environ(7): an array of strings that a null pointer ends; nobody changes it, since `set_var` is not used here.
     let mut next = unsafe { environ };
     let variables = std::iter::from_fn(move || {
@@ -173,16 +177,16 @@ mod tests {
     }
 
     #[test]
-    fn a_command_finds_our_environment_with_what_is_added_to_it() {
+    fn a_command_finds_our_environment_but_for_what_is_set_or_not() {
         let ours: Vec<_> = env::vars_os().collect();
-        let (replaced, _) = ours[0].clone();
-        let replaced = replaced.to_str().unwrap();
-        let child = spawn(&owned(&["/bin/sleep", "60"]), &[("ADDED", "a = b".into()), (replaced, "new".into())], plain(), None).unwrap();
+        let [replaced, removed] = [0, 1].map(|index| ours[index].0.to_str().unwrap());
+        let variables = [("ADDED", Some("a = b".into())), (replaced, Some("new".into())), (removed, None), ("NEVER_SET", None)];
+        let child = spawn(&owned(&["/bin/sleep", "60"]), &variables, plain(), None).unwrap();
         let look = || std::fs::read(format!("/proc/{child}/environ")).unwrap();
         let found = std::iter::repeat_with(look).find(|found| !found.is_empty()).unwrap(); // in the middle of exec there is none
         process::kill(child, Signal::KILL).unwrap();
         process::wait(child).unwrap();
-        let kept = ours[1..].iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
+        let kept = ours[2..].iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
         let added = [b"ADDED=a = b\0".to_vec(), format!("{replaced}=new\0").into_bytes()];
         assert_eq!(String::from_utf8_lossy(&found), String::from_utf8_lossy(&kept.chain(added).collect::<Vec<_>>().concat()));
     }

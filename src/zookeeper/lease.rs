@@ -1,36 +1,14 @@
 //! How long a holder may believe in its session, from what was sent when and what was answered. The server ends a session by its own clock
 //! and tells nobody who cannot hear, so every figure here errs to the early side: sends are stamped before, answers after the fact.
 
+use crate::deadlines::Deadlines;
 use crate::moment::Moment;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Clocks, scheduling and the way from a KILL to a reaped process: all must fit in between our deadline and the server's.
-const MARGIN: Duration = Duration::from_millis(200);
-
-/// The longest grace between TERM and KILL when a lease runs out.
-const LONGEST_GRACE: Duration = Duration::from_secs(1);
-
-/// The shortest session timeout of which, in step, enough is left for a heartbeat to be late.
-pub const SHORTEST: Duration = Duration::from_secs(1);
-
 /// Answered requests remembered for one connection. A holder sends ten a timeout and needs those of the last quarter; where a peer makes us send
 /// more, forgetting the oldest only shortens belief.
 const REMEMBERED: usize = 64;
-
-/// When the command must go, if no further proof comes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Deadlines {
-    /// TERM to the tree.
-    pub term: Moment,
-    /// KILL to what is left of it.
-    pub kill: Moment,
-}
-
-impl Deadlines {
-    /// Of a lock that needs no proof.
-    pub const NEVER: Deadlines = Deadlines { term: Moment::NEVER, kill: Moment::NEVER };
-}
 
 /// The belief of one holder or waiter in its session.
 #[derive(Clone, Debug)]
@@ -101,9 +79,7 @@ impl Lease {
 
     /// When the command must go; `kill_after` is the grace that an operator's stop would give it.
     pub fn deadlines(&self, kill_after: Duration) -> Deadlines {
-        let grace = kill_after.min(LONGEST_GRACE).min(self.timeout / 10);
-        let kill = self.until.before(MARGIN);
-        Deadlines { term: kill.before(grace), kill }
+        Deadlines::of(self.until, self.timeout, kill_after)
     }
 }
 

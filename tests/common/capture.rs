@@ -1,5 +1,5 @@
-//! Bytes that a real client and a real server have exchanged, in `tests/captures`: hexadecimal, a line for each write to the server (`>`) and
-//! each piece from it (`<`).
+//! Bytes that a real client and a real server have exchanged, in `tests/captures`: a line for each write to the server (`>`) and each piece
+//! from it (`<`); hexadecimal, or what it says where that is text.
 
 use super::client::next_frame;
 use super::proxy::From;
@@ -24,6 +24,16 @@ pub fn messages(capture: &str, side: From) -> Vec<Vec<u8>> {
     let messages = std::iter::from_fn(|| next_frame(&mut bytes)).collect();
     assert!(bytes.is_empty(), "{capture} ends inside a message");
     messages
+}
+
+/// What curl, a hand and the original's client have asked the original `distributexd`, and what it has answered, connection by connection.
+pub fn distributexd() -> impl Iterator<Item = (String, String)> {
+    let connections = include_str!("../captures/distributexd").split("\n\n").skip(1);
+    let text = |line: &str| line.replace("\\r", "\r").replace("\\n", "\n"); // no other backslash was said
+    connections.map(move |connection| {
+        let said = |sign: &str| connection.lines().filter_map(|line| line.strip_prefix(sign)).map(text).collect();
+        (said("> "), said("< "))
+    })
 }
 
 /// Writes a capture of these lines.

@@ -1,11 +1,10 @@
 //! Real kazoo, as PyPI has it, in a virtual environment for each version; `kazoo_lock.py` makes a program of it.
 
+use super::python;
 use super::run::Job;
 use super::sandbox::Sandbox;
 use super::zookeeper::ZooKeeper;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 /// A version, installed.
@@ -18,7 +17,7 @@ impl Kazoo {
     /// The newest there was when the environment was made.
     pub fn newest() -> &'static Kazoo {
         static NEWEST: OnceLock<Kazoo> = OnceLock::new();
-        NEWEST.get_or_init(|| Kazoo::install("kazoo"))
+        NEWEST.get_or_init(|| Kazoo { python: python::with("kazoo") })
     }
 
     /// The one that the original lockex asks for.
@@ -26,7 +25,7 @@ impl Kazoo {
         static PINNED: OnceLock<Kazoo> = OnceLock::new();
         PINNED.get_or_init(|| match std::env::var_os("KAZOO_PINNED_PYTHON") {
             Some(python) => Kazoo { python: python.into() }, // by hand: Python 2.7 or 3.6, with kazoo 2.2.1
-            None => Kazoo::install("kazoo==2.2.1"),
+            None => Kazoo { python: python::with("kazoo==2.2.1") },
         })
     }
 
@@ -35,21 +34,4 @@ impl Kazoo {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/kazoo_lock.py");
         Job::new(sandbox, &self.python).words(&[script, &server.address(), path, recipe]).words(verb)
     }
-
-    /// Makes an environment, unless an earlier run has.
-    fn install(package: &str) -> Kazoo {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package);
-        let (python, done) = (folder.join("bin/python"), folder.join("done"));
-        if !done.exists() {
-            call(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-            call(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]));
-            fs::write(done, "").expect("the environment is ours");
-        }
-        Kazoo { python }
-    }
-}
-
-fn call(command: &mut Command) {
-    let output = command.output().expect("it can be started");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

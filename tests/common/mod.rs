@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod checker;
 pub mod client;
+pub mod distributexd;
 pub mod ensemble;
 pub mod kazoo;
 pub mod liar;
@@ -13,6 +14,7 @@ pub mod life;
 pub mod process;
 pub mod proxy;
 pub mod pty;
+pub mod python;
 pub mod run;
 pub mod sandbox;
 pub mod zookeeper;
@@ -20,6 +22,8 @@ pub mod zookeeper;
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// For what should happen at once. Generous: a machine that is busy with other things must not fail a test.
@@ -69,4 +73,12 @@ pub fn summary(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
     format!("median {:.1} ms, worst {:.1} ms of {}", ms(times.len() / 2), ms(times.len() - 1), times.len())
+}
+
+/// A port that nobody listens on, below the range that outgoing connections take theirs from, and that no other thread of ours was given.
+pub fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 20_000;
+    let mut candidates = (0..1_000).filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
+    candidates.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("one of a thousand ports is free")
 }

@@ -1,9 +1,9 @@
 //! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process is.
 
-use super::{process, wait_for, wait_until};
+use super::{free_port, process, wait_for, wait_until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -175,12 +175,4 @@ fn config(port: u16, folder: &Path) -> String {
          clientPortAddress=127.0.0.1\nclientPort={port}\ndataDir={}\n",
         folder.display()
     )
-}
-
-/// A port that nobody listens on, below the range that outgoing connections take theirs from, and that no other thread of ours was given.
-fn free_port() -> u16 {
-    static TRIED: AtomicU32 = AtomicU32::new(0);
-    let first = 10_000 + std::process::id() % 20_000;
-    let mut candidates = (0..1_000).filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
-    candidates.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("one of a thousand ports is free")
 }

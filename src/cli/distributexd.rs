@@ -1,0 +1,207 @@
+//! `distributexd`: its help, its options, and what they and its config come to. Defaults are those of the original, `twistd distributex`.
+
+use super::options::{self, Taken, next_argument};
+use super::{Environment, Error, Fault, Request, read, value};
+use crate::config::server::Config;
+use crate::plan::{ExitCodes, Server};
+use lexopt::prelude::*;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Usage: distributexd [options]
+
+Hands out locks over HTTP: pools that one host, or a few, may hold at once.
+Pools, and what they are like, are in a config: YAML or JSON.
+
+  -c, --config FILE       the config (distributex.yaml,
+                          else /etc/distributex.yaml)
+  -p, --port PORT         where to listen (9889; 0: on any that is free)
+      --check             say whether the config is right, and exit
+      --sysexits          tell failures apart by the codes of sysexits.h
+  -v, --verbose           tell of every request on stderr
+  -V, --version           print the version
+  -h, --help              print this
+      --program=NAME      as the first word: be the program NAME
+
+HUP makes it read its pools again; TERM and INT end it.
+
+Exit code: 0 if TERM or INT ended it, or if the config is right; 2 for a
+wrong option, else 1; see --sysexits.
+";
+
+/// Where the config is unless `-c` says otherwise: the first that is there.
+const CONFIGS: &[&str] = &["distributex.yaml", "/etc/distributex.yaml"];
+
+/// Where to listen unless `-p` says otherwise.
+const PORT: u16 = 9889;
+
+/// The long options. Those of the original, config and port, are clear by their first letters but for `--c`.
+const LONG: &[&str] = &["config", "port", "check", "sysexits", "verbose", "version", "help"];
+
+/// What was typed, or what stands for what was not.
+#[derive(Debug)]
+struct Options {
+    config: Option<PathBuf>,
+    port: u16,
+    check: bool,
+    sysexits: bool,
+    verbose: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { config: None, port: PORT, check: false, sysexits: false, verbose: false }
+    }
+}
+
+/// What `args`, the words after the program's name, ask for.
+pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+    let mut options = Options::default();
+    let special = options::read(args, |parser| options.take(parser));
+    let sysexits = options.sysexits;
+    let request = special.and_then(|special| special.map_or_else(|| options.serve(environment), Ok));
+    request.map_err(|fault| Error { fault, sysexits })
+}
+
+impl Options {
+    /// Takes the next argument off the line; after a fault the line can be read on.
+    fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
+        let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
+        match argument {
+            Short('c') | Long("config") => self.config = Some(parser.value()?.into()),
+            Short('p') | Long("port") => self.port = value::PORT.take("--port", parser)?,
+            Long("check") => self.check = true,
+            Long("sysexits") => self.sysexits = true,
+            Short('v') | Long("verbose") => self.verbose = true,
+            Short('V') | Long("version") => return Ok(Taken::Version),
+            Short('h') | Long("help") => return Ok(Taken::Help),
+            Value(word) => return Err(Fault::Unexpected(word.to_string_lossy().into_owned())),
+            option => return Err(option.unexpected().into()),
+        }
+        Ok(Taken::Argument)
+    }
+
+    fn serve(self, environment: &Environment) -> Result<Request, Fault> {
+        let (path, text) = match &self.config {
+            Some(path) => (path.clone(), read(path)?),
+            None => first_of(CONFIGS)?,
+        };
+        let check = self.check;
+        let server = self.join(Config::parse(&text, &path)?, path, environment);
+        Ok(if check { Request::Check(server) } else { Request::Serve(server) })
+    }
+
+    /// The plan that options and config, the contents of `path`, come to.
+    fn join(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
+        let Config { backend, pools, listen, state, warnings } = config;
+        Server {
+            program: "distributexd",
+            config: path,
+            listen,
+            port: self.port,
+            pools,
+            backend,
+            state: state.map(|path| environment.current_dir.join(path)),
+            warnings,
+            exit_codes: ExitCodes { busy: None, busy_default: 1, sysexits: self.sysexits },
+            verbose: self.verbose,
+        }
+    }
+}
+
+/// The first of these files that is there, and what is in it.
+fn first_of(paths: &'static [&'static str]) -> Result<(PathBuf, Vec<u8>), Fault> {
+    for path in paths.iter().map(Path::new) {
+        match read(path) {
+            Err(Fault::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            text => return text.map(|text| (path.to_owned(), text)),
+        }
+    }
+    Err(Fault::NoConfig(paths))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::testing::{environment, line};
+    use super::*;
+    use crate::plan::{Backend, Pool};
+
+    const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/yaml/accepted/documented.yaml");
+
+    fn ask(words: &str) -> Result<Request, String> {
+        request(line(words), &environment()).map_err(|error| format!("{} {error}", error.exit_code()))
+    }
+
+    fn server(words: &str) -> Server {
+        match ask(&format!("-c|{CONFIG}{}{words}", if words.is_empty() { "" } else { "|" })) {
+            Ok(Request::Serve(server)) => server,
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_config_alone_is_served_on_the_originals_port() {
+        let server = server("");
+        assert_eq!((server.program, server.config.as_path(), server.port), ("distributexd", Path::new(CONFIG), 9889));
+        assert_eq!((&server.backend, server.listen), (&Backend::Memory, Some("0.0.0.0".parse().unwrap())));
+        assert_eq!(server.state.as_deref(), Some(Path::new("/var/lib/distributexd/state.json")));
+        let [puppet, deploy, nightly] = &server.pools[..] else { panic!("{:?}", server.pools) };
+        assert_eq!((puppet.name.as_str(), nightly.name.as_str()), ("puppet", "nightly"));
+        let servers = Some(["web1.acme.com", "web2.acme.com", "db-1"].map(str::to_owned).to_vec());
+        assert_eq!(*deploy, Pool { name: "deploy".into(), expire: None, permits: 3, servers });
+        assert!(!server.verbose && !server.exit_codes.sysexits && server.warnings.is_empty());
+    }
+
+    #[test]
+    fn each_option_has_its_effect_however_it_is_typed() {
+        type Effect = fn(&Server) -> bool;
+        let rows: &[(&[&str], Effect)] = &[
+            (&["-p80", "-p|80", "--port=80", "--port|80", "--p=80", "-p1|-p80"], |server| server.port == 80),
+            (&["-p0"], |server| server.port == 0),
+            (&["--sysexits"], |server| server.exit_codes.sysexits),
+            (&["-v", "--verbose"], |server| server.verbose),
+        ];
+        for (ways, effect) in rows {
+            for way in *ways {
+                assert!(effect(&server(way)), "{way}");
+            }
+        }
+        for way in [format!("--check|-c{CONFIG}"), format!("--config={CONFIG}|--check")] {
+            assert!(matches!(ask(&way), Ok(Request::Check(_))), "{way}");
+        }
+        assert!(matches!(ask("-x|-h"), Ok(Request::Help)));
+        assert!(matches!(ask("-V|-c|/nowhere"), Ok(Request::Version)));
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_sentence_and_an_exit_code() {
+        for (words, sentence) in [
+            ("-x", "2 invalid option '-x'"),
+            ("--c=a", "2 --c could be --config or --check"),
+            ("-p|http", "2 --port: expected a port, 0 to 65535, found \"http\""),
+            ("more", "2 expected options, found \"more\""),
+            ("--sysexits|more", "64 expected options, found \"more\""),
+            ("-c|/nowhere", "1 cannot read /nowhere: No such file or directory (os error 2)"),
+            ("-c|/nowhere|--sysexits", "78 cannot read /nowhere: No such file or directory (os error 2)"),
+            ("-c|/dev/null|--sysexits", "78 /dev/null:1: expected keys and values, found nothing"),
+        ] {
+            assert_eq!(ask(words).map(drop), Err(sentence.to_owned()), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_first_config_that_is_there_is_taken() {
+        assert_eq!(first_of(&["/nowhere", CONFIG, "/dev/null"]).unwrap().0, Path::new(CONFIG));
+        let fault = first_of(&["/nowhere", "/nowhere/else"]).unwrap_err();
+        assert_eq!(fault.to_string(), "there is no /nowhere and no /nowhere/else: give a config with -c");
+    }
+
+    #[test]
+    fn a_state_is_where_the_server_was_started() {
+        let config = Config::parse(b"state: s", Path::new("f")).unwrap();
+        assert_eq!(Options::default().join(config, "f".into(), &environment()).state.as_deref(), Some(Path::new("/here/s")));
+    }
+}

@@ -1,0 +1,342 @@
+//! The config of the lock server, YAML or JSON, as text in and [`Config`] out. Keys and defaults are the original's, and a few more. What is
+//! wrong is an error with file and line, since a pool that is not what was meant may let two in.
+
+use super::node::{Entry, Node, Value};
+use super::{json, yaml};
+use crate::plan::{Backend, Host, Pool};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a config says, or what stands for what it does not say.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Who remembers the holders.
+    pub backend: Backend,
+    /// In their order.
+    pub pools: Vec<Pool>,
+    /// `None`: all addresses.
+    pub listen: Option<IpAddr>,
+    /// As it is written.
+    pub state: Option<PathBuf>,
+    /// What is odd but stops nothing, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// What is wrong with a config, and where.
+#[derive(Debug)]
+pub struct Error {
+    path: PathBuf,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Yaml(yaml::Error),
+    Json(json::Error),
+    NoMapping { line: usize, what: &'static str, found: String },
+    Missing { line: usize, key: &'static str },
+    Wrong { line: usize, key: String, expected: &'static str, found: String },
+    Unfit { line: usize, key: String, found: String, flaw: Flaw },
+}
+
+/// Why a pool cannot have a name.
+#[derive(Debug)]
+enum Flaw {
+    Empty,
+    Long,
+    Character(char),
+    Taken { line: usize },
+}
+
+/// How long a pool is held unless the config says otherwise, as in the original.
+const EXPIRE: Duration = Duration::from_mins(30);
+
+/// Where memcached is unless the config says otherwise.
+const MEMCACHE: (&str, u16) = ("localhost", 11211);
+
+/// The longest time in seconds that a pool can be held, short of for ever: 31 years. The shortest that makes sense.
+const EXPIRES: std::ops::RangeInclusive<f64> = 0.001..=1e9;
+
+/// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at most.
+const LONGEST_NAME: usize = 240;
+
+/// The most warnings that are kept: a file that is no config must not fill the log.
+const MOST_WARNINGS: usize = 20;
+
+const TEXT: &str = "text";
+
+impl Default for Config {
+    fn default() -> Config {
+        Config { backend: Backend::Memory, pools: Vec::new(), listen: None, state: None, warnings: Vec::new() }
+    }
+}
+
+impl Config {
+    /// Reads the text of the file at `path`, which is only named.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
+        let error = |fault| Error { path: path.to_owned(), fault };
+        let tree = match str::from_utf8(text) {
+            Ok(text) if text.trim_start().starts_with('{') => json::parse(text).map_err(Fault::Json),
+            _ => yaml::parse(text).map_err(Fault::Yaml),
+        };
+        let mut config = Config::default();
+        tree.and_then(|tree| config.take(&tree)).map_err(error)?;
+        if config.pools.is_empty() {
+            config.warnings.push("no pools: every request will be INVALID".into());
+        }
+        let more = config.warnings.len().saturating_sub(MOST_WARNINGS);
+        config.warnings.truncate(MOST_WARNINGS);
+        config.warnings.extend((more > 0).then(|| format!("and {more} more such")));
+        config.warnings.iter_mut().for_each(|warning| *warning = format!("{}: {warning}", path.display()));
+        Ok(config)
+    }
+
+    fn take(&mut self, tree: &Node) -> Result<(), Fault> {
+        let (mut memcache, mut host, mut port) = (false, MEMCACHE.0, MEMCACHE.1);
+        for entry in mapping(tree, "keys and values")? {
+            match entry.key.as_str() {
+                "backend" => memcache = backend(entry)?,
+                "memcachehost" => host = text(entry, "a host")?,
+                "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
+                "pools" => self.pools = self.pools(entry)?,
+                "listen" => self.listen = Some(text(entry, ADDRESS)?.parse().map_err(|_| wrong(entry, ADDRESS))?),
+                "state" => self.state = Some(text(entry, "a file")?.into()),
+                _ => self.unknown(entry),
+            }
+        }
+        if memcache {
+            self.backend = Backend::Memcache(Host { name: host.to_owned(), port });
+        }
+        Ok(())
+    }
+
+    fn pools(&mut self, entry: &Entry) -> Result<Vec<Pool>, Fault> {
+        let Value::List(items) = &entry.value.value else { return Err(wrong(entry, "a list of pools")) };
+        let mut lines_of_names = HashMap::new();
+        let mut pools = Vec::new();
+        for item in items {
+            let (pool, line) = self.pool(item)?;
+            if let Some(first) = lines_of_names.insert(pool.name.clone(), line) {
+                return Err(unfit(line, &pool.name, Flaw::Taken { line: first }));
+            }
+            pools.push(pool);
+        }
+        Ok(pools)
+    }
+
+    /// A pool, and the line that its name is on.
+    fn pool(&mut self, item: &Node) -> Result<(Pool, usize), Fault> {
+        let mut named = None;
+        let mut pool = Pool { name: String::new(), expire: Some(EXPIRE), permits: 1, servers: None };
+        for entry in mapping(item, "a pool with its \"name\"")? {
+            match entry.key.as_str() {
+                "name" => {
+                    pool.name = name(entry)?;
+                    named = Some(entry.line);
+                }
+                "expire" => pool.expire = expire(entry)?,
+                "maxlocks" => pool.permits = number(entry, "how many may hold it, 1 or more")?,
+                "servers" => pool.servers = servers(entry)?,
+                _ => self.unknown(entry),
+            }
+        }
+        Ok((pool, named.ok_or(Fault::Missing { line: item.line, key: "name" })?))
+    }
+
+    fn unknown(&mut self, entry: &Entry) {
+        self.warnings.push(format!("line {}: {}: unknown key", entry.line, super::node::shown(&entry.key)));
+    }
+}
+
+const ADDRESS: &str = "an IP address";
+
+fn mapping<'a>(node: &'a Node, what: &'static str) -> Result<&'a [Entry], Fault> {
+    match &node.value {
+        Value::Map(entries) => Ok(entries),
+        other => Err(Fault::NoMapping { line: node.line, what, found: other.shown() }),
+    }
+}
+
+fn text<'a>(entry: &'a Entry, expected: &'static str) -> Result<&'a str, Fault> {
+    match &entry.value.value {
+        Value::Text(text) if !text.is_empty() => Ok(text),
+        _ => Err(wrong(entry, expected)),
+    }
+}
+
+/// A whole number above zero.
+fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, Fault> {
+    let Value::Number(number) = &entry.value.value else { return Err(wrong(entry, expected)) };
+    number.as_u64().filter(|&number| number > 0).and_then(|number| number.try_into().ok()).ok_or_else(|| wrong(entry, expected))
+}
+
+/// Whether it is a memcached.
+fn backend(entry: &Entry) -> Result<bool, Fault> {
+    const EXPECTED: &str = "inmemory or memcache";
+    match text(entry, EXPECTED)? {
+        "inmemory" => Ok(false),
+        "memcache" => Ok(true),
+        _ => Err(wrong(entry, EXPECTED)),
+    }
+}
+
+fn name(entry: &Entry) -> Result<String, Fault> {
+    let Value::Text(name) = &entry.value.value else { return Err(wrong(entry, TEXT)) };
+    let flaw = match name.chars().find(|character| character.is_whitespace() || character.is_control()) {
+        _ if name.is_empty() => Flaw::Empty,
+        _ if name.len() > LONGEST_NAME => Flaw::Long,
+        Some(character) => Flaw::Character(character),
+        None => return Ok(name.clone()),
+    };
+    Err(unfit(entry.line, name, flaw))
+}
+
+/// Zero is never, as in the original.
+fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
+    let seconds = if let Value::Number(number) = &entry.value.value { number.as_f64() } else { None };
+    match seconds {
+        Some(0.0) => Ok(None),
+        Some(seconds) if EXPIRES.contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
+        _ => Err(wrong(entry, "seconds from 0.001 to 1e9, or 0 for never")),
+    }
+}
+
+/// Names between commas; blanks do not count. None at all exclude nobody.
+fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
+    let Value::Text(names) = &entry.value.value else { return Err(wrong(entry, "names of hosts with commas between them")) };
+    let names: Vec<_> = names.replace(' ', "").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    Ok((!names.is_empty()).then_some(names))
+}
+
+fn wrong(entry: &Entry, expected: &'static str) -> Fault {
+    Fault::Wrong { line: entry.line, key: entry.key.clone(), expected, found: entry.value.value.shown() }
+}
+
+fn unfit(line: usize, name: &str, flaw: Flaw) -> Fault {
+    Fault::Unfit { line, key: "name".into(), found: super::node::shown(name), flaw }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let path = self.path.display();
+        match &self.fault {
+            Fault::Yaml(yaml::Error { line, flaw }) => write!(f, "{path}:{line}: {flaw}"),
+            Fault::Json(json::Error::Syntax(error)) => write!(f, "{path}:{}: not JSON: {error}", error.line()),
+            Fault::Json(json::Error::Duplicate { key, line, first }) => {
+                write!(f, "{path}:{line}: the key {key:?} is on line {first} already")
+            }
+            Fault::NoMapping { line, what, found } => write!(f, "{path}:{line}: expected {what}, found {found}"),
+            Fault::Missing { line, key } => write!(f, "{path}:{line}: this pool has no {key:?}"),
+            Fault::Wrong { line, key, expected, found } => write!(f, "{path}:{line}: {key:?}: expected {expected}, found {found}"),
+            Fault::Unfit { line, key, found, flaw } => write!(f, "{path}:{line}: {key:?}: {found}: {flaw}"),
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Flaw::Empty => write!(f, "it is empty"),
+            Flaw::Long => write!(f, "longer than {LONGEST_NAME} bytes, which no key in memcached can be"),
+            Flaw::Character(character) => write!(f, "{character:?} cannot be in a key in memcached"),
+            Flaw::Taken { line } => write!(f, "the pool on line {line} has this name already"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text.as_bytes(), Path::new("f")).map_err(|error| error.to_string())
+    }
+
+    fn pool(name: &str, expire: u64, permits: u32, servers: &[&str]) -> Pool {
+        let servers = (!servers.is_empty()).then(|| servers.iter().map(|&server| server.to_owned()).collect());
+        Pool { name: name.into(), expire: (expire > 0).then(|| Duration::from_secs(expire)), permits, servers }
+    }
+
+    #[test]
+    fn the_published_example_is_understood() {
+        let config = parse(include_str!("../../tests/data/yaml/accepted/published-readme.yaml")).unwrap();
+        let memcache = Backend::Memcache(Host { name: "localhost".into(), port: 11211 });
+        let pools = vec![pool("pool1", 300, 1, &[]), pool("pool2", 300, 5, &["acme1", "acme2"])];
+        assert_eq!(config, Config { backend: memcache, pools, listen: None, state: None, warnings: Vec::new() });
+    }
+
+    #[test]
+    fn every_key_has_its_effect() {
+        let text = "backend: inmemory\nlisten: ::1\nstate: s\nmemcachehost: h\nmemcacheport: 1\n\
+                    pools:\n- name: a\n- name: b\n  expire: 0\n  servers: ' , '\n- name: c:/d,é\n  expire: 1.5\n  servers: a b ,,c\n";
+        let config = parse(text).unwrap();
+        assert_eq!((&config.backend, config.listen), (&Backend::Memory, Some("::1".parse().unwrap())));
+        assert_eq!((config.state.as_deref(), config.warnings.len()), (Some(Path::new("s")), 0));
+        let last = Pool { expire: Some(Duration::from_millis(1500)), ..pool("c:/d,é", 0, 1, &["ab", "c"]) };
+        assert_eq!(config.pools, [pool("a", 1800, 1, &[]), pool("b", 0, 1, &[]), last]);
+        let config =
+            parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
+        assert_eq!(config.backend, Backend::Memcache(Host { name: "h".into(), port: 1 }));
+        assert_eq!(config.pools, [pool("a", 1800, 1, &[])]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_line_and_key() {
+        for (text, sentence) in [
+            ("", "f:1: expected keys and values, found nothing"),
+            ("- a", "f:1: expected keys and values, found a list"),
+            ("a: 1\nb: [c]", "f:2: expected text, found '[', which begins a list in brackets: put text in quotes"),
+            ("{\n\"a\": }", "f:2: not JSON: expected value at line 2 column 6"),
+            ("{\"a\": 1,\n\"a\": 2}", "f:2: the key \"a\" is on line 1 already"),
+            ("backend: redis", "f:1: \"backend\": expected inmemory or memcache, found \"redis\""),
+            ("backend:", "f:1: \"backend\": expected inmemory or memcache, found nothing"),
+            ("memcachehost: ''", "f:1: \"memcachehost\": expected a host, found \"\""),
+            ("memcacheport: 65536", "f:1: \"memcacheport\": expected a port, 1 to 65535, found 65536"),
+            ("memcacheport: 0", "f:1: \"memcacheport\": expected a port, 1 to 65535, found 0"),
+            ("listen: localhost", "f:1: \"listen\": expected an IP address, found \"localhost\""),
+            ("state: ''", "f:1: \"state\": expected a file, found \"\""),
+            ("pools:", "f:1: \"pools\": expected a list of pools, found nothing"),
+            ("pools:\n- a", "f:2: expected a pool with its \"name\", found \"a\""),
+            ("pools:\n- name: a\n-\n  expire: 1", "f:4: this pool has no \"name\""),
+            ("pools:\n- name: 12", "f:2: \"name\": expected text, found 12"),
+            ("pools:\n- name: ''", "f:2: \"name\": \"\": it is empty"),
+            ("pools:\n- name: a b", "f:2: \"name\": \"a b\": ' ' cannot be in a key in memcached"),
+            ("pools:\n- name: \"a\\n\"", "f:2: \"name\": \"a\\n\": '\\n' cannot be in a key in memcached"),
+            ("pools:\n- name: a\n- expire: 1\n  name: a", "f:4: \"name\": \"a\": the pool on line 2 has this name already"),
+            ("pools:\n- name: a\n  expire: soon", "f:3: \"expire\": expected seconds from 0.001 to 1e9, or 0 for never, found \"soon\""),
+            ("pools:\n- name: a\n  expire: -1", "f:3: \"expire\": expected seconds from 0.001 to 1e9, or 0 for never, found -1"),
+            ("pools:\n- name: a\n  expire:", "f:3: \"expire\": expected seconds from 0.001 to 1e9, or 0 for never, found nothing"),
+            ("pools:\n- name: a\n  maxlocks: 0", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0"),
+            ("pools:\n- name: a\n  maxlocks: 1.5", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5"),
+            ("pools:\n- name: a\n  servers:\n  - b", "f:3: \"servers\": expected names of hosts with commas between them, found a list"),
+        ] {
+            assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text:?}");
+        }
+        let long = "x".repeat(LONGEST_NAME + 1);
+        assert!(
+            parse(&format!("pools:\n- name: {long}")).unwrap_err().ends_with("longer than 240 bytes, which no key in memcached can be")
+        );
+    }
+
+    #[test]
+    fn what_is_odd_is_a_warning() {
+        let config = parse("pools:\n- name: a\n  maxlock: 2\nport: 1").unwrap();
+        assert_eq!(config.warnings, ["f: line 3: \"maxlock\": unknown key", "f: line 4: \"port\": unknown key"]);
+        assert_eq!(parse("state: s").unwrap().warnings, ["f: no pools: every request will be INVALID"]);
+        let many: String = (0..100_000).map(|key| format!("k{key}:\n")).collect();
+        assert_eq!(parse(&many).unwrap().warnings.len(), MOST_WARNINGS + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(text in any::<Vec<u8>>()) {
+            let _ = Config::parse(&text, Path::new("f"));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! When a command must go whose lock is lent for a time and not proved anew: the end of the lease, less what it takes to die in time. Every
+//! lock that can be lost counts so, whatever lends it.
+
+use crate::moment::Moment;
+use std::time::Duration;
+
+/// Clocks, scheduling and the way from a KILL to a reaped process: all must fit in between our deadline and the server's.
+const MARGIN: Duration = Duration::from_millis(200);
+
+/// The longest grace between TERM and KILL when a lease runs out.
+const LONGEST_GRACE: Duration = Duration::from_secs(1);
+
+/// The shortest lease of which enough is left for a proof to be late.
+pub const SHORTEST: Duration = Duration::from_secs(1);
+
+/// When the command must go, if no further proof comes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Deadlines {
+    /// TERM to the tree.
+    pub term: Moment,
+    /// KILL to what is left of it.
+    pub kill: Moment,
+}
+
+impl Deadlines {
+    /// Of a lock that needs no proof.
+    pub const NEVER: Deadlines = Deadlines { term: Moment::NEVER, kill: Moment::NEVER };
+
+    /// Of a lock that nobody else can be given before `until`, lent for `length` at a time; `kill_after` is the grace that an operator's
+    /// stop would give the command.
+    pub fn of(until: Moment, length: Duration, kill_after: Duration) -> Deadlines {
+        let grace = kill_after.min(LONGEST_GRACE).min(length / 10);
+        let kill = until.before(MARGIN);
+        Deadlines { term: kill.before(grace), kill }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_millis(milliseconds))
+    }
+
+    #[test]
+    fn the_tree_is_dead_before_the_lease_ends() {
+        const LENGTH: Duration = Duration::from_secs(10);
+        for (kill_after, term, kill) in [(5000, 8800, 9800), (300, 9500, 9800), (0, 9800, 9800)] {
+            let deadlines = Deadlines { term: at(term), kill: at(kill) };
+            assert_eq!(Deadlines::of(at(10_000), LENGTH, Duration::from_millis(kill_after)), deadlines, "{kill_after}");
+        }
+        assert_eq!(Deadlines::of(at(10_000), SHORTEST, Duration::MAX), Deadlines { term: at(9700), kill: at(9800) });
+        assert_eq!(Deadlines::of(Moment::NEVER, Duration::MAX, Duration::MAX), Deadlines::NEVER);
+    }
+}

@@ -1,0 +1,271 @@
+//! What a message begins with: a start line, which tells requests from replies, and fields.
+
+use super::body::Framing;
+use super::malformed::{Malformed, shown};
+
+/// A version that is spoken here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// A connection is closed after each reply, unless both sides ask to keep it.
+    Http10,
+    /// It is kept, unless one side asks to close it.
+    Http11,
+}
+
+impl Version {
+    /// Reads `HTTP/1.1`; later minor versions are read as that. `None` if this names no version at all.
+    pub(super) fn read(name: &[u8]) -> Option<Result<Version, Malformed>> {
+        match name.strip_prefix(b"HTTP/")? {
+            b"1.0" => Some(Ok(Version::Http10)),
+            [b'1', b'.', b'1'..=b'9'] => Some(Ok(Version::Http11)),
+            [b'0'..=b'9', b'.', b'0'..=b'9'] => Some(Err(Malformed::Version(shown(name)))),
+            _ => None,
+        }
+    }
+
+    /// As it stands in a start line.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        }
+    }
+}
+
+/// Names and values, as they came. Their number is bounded by the length of the head.
+pub(super) type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
+
+/// A head; `S` is what its start line says.
+#[derive(Debug)]
+pub(super) struct Head<'a, S> {
+    pub(super) start: S,
+    pub(super) fields: Fields<'a>,
+}
+
+impl<'a, S> Head<'a, S> {
+    /// Takes a head off the front. What is wrong is told as soon as it can be seen, also in a head that is not whole.
+    pub(super) fn take(
+        from: &mut &'a [u8],
+        start: impl FnOnce(&'a [u8]) -> Result<S, Malformed>,
+    ) -> Result<Option<Head<'a, S>>, Malformed> {
+        let Some(line) = take_line(from)? else { return Ok(None) };
+        let start = start(line)?;
+        Ok(take_fields(from)?.map(|fields| Head { start, fields }))
+    }
+
+    /// All values of the fields of a name.
+    fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+        self.fields.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value)
+    }
+
+    /// Whether the connection outlives the message.
+    pub(super) fn keep_alive(&self, version: Version) -> bool {
+        let says = |word: &str| {
+            let mut words = self.values("connection").flat_map(|value| value.split(|&byte| byte == b','));
+            words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+        };
+        !says("close") && (version == Version::Http11 || says("keep-alive"))
+    }
+
+    /// Where the body ends; `None` if the head does not say.
+    pub(super) fn framing(&self, version: Version) -> Result<Option<Framing>, Malformed> {
+        let codings: Vec<_> = self.values("transfer-encoding").collect();
+        let mut lengths = self.values("content-length");
+        match (codings.as_slice(), lengths.next()) {
+            ([], None) => Ok(None),
+            ([], Some(first)) => match lengths.find(|other| *other != first) {
+                None => length(first).map(Some),
+                Some(other) => Err(Malformed::Length(shown(&[first, other].join(&b", "[..])))),
+            },
+            (_, Some(_)) => Err(Malformed::BothLengths),
+            (_, None) if version == Version::Http10 => Err(Malformed::OldCoding),
+            ([only], None) if only.eq_ignore_ascii_case(b"chunked") => Ok(Some(Framing::Chunked)),
+            (several, None) => Err(Malformed::Coding(shown(&several.join(&b", "[..])))),
+        }
+    }
+}
+
+/// Digits only. A number that is too large for us is a body that is too long.
+fn length(value: &[u8]) -> Result<Framing, Malformed> {
+    let digits = str::from_utf8(value).ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = digits.ok_or_else(|| Malformed::Length(shown(value)))?;
+    Ok(Framing::Length(digits.parse().unwrap_or(usize::MAX)))
+}
+
+/// Takes fields and the empty line after them off the front.
+pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Fields<'a>>, Malformed> {
+    let mut fields = Fields::new();
+    while let Some(line) = take_line(from)? {
+        if line.is_empty() {
+            return Ok(Some(fields));
+        }
+        fields.push(field(line)?);
+    }
+    Ok(None)
+}
+
+/// The name is a token: no space before the colon, and no line that goes on with the value of the one before.
+fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let colon = line.iter().position(|&byte| byte == b':').filter(|&colon| is_token(&line[..colon]));
+    let colon = colon.ok_or_else(|| Malformed::Field(shown(line)))?;
+    Ok((&line[..colon], line[colon + 1..].trim_ascii()))
+}
+
+/// Takes a line off the front, without its end. The first control character must be the end's, tabs apart.
+pub(super) fn take_line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
+    let Some(end) = from.iter().position(|&byte| byte.is_ascii_control() && byte != b'\t') else { return Ok(None) };
+    let (line, rest) = from.split_at(end);
+    match rest {
+        [b'\r', b'\n', rest @ ..] => {
+            *from = rest;
+            Ok(Some(line))
+        }
+        [b'\r'] => Ok(None),
+        _ => Err(Malformed::Control(rest[0])),
+    }
+}
+
+/// What `take` finds in the first `longest` bytes, and how much of them it is. All of them without anything whole among them are too long.
+pub(super) fn within<'a, T>(
+    longest: usize,
+    too_long: Malformed,
+    bytes: &'a [u8],
+    take: impl FnOnce(&mut &'a [u8]) -> Result<Option<T>, Malformed>,
+) -> Result<Option<(T, usize)>, Malformed> {
+    let seen = &bytes[..bytes.len().min(longest)];
+    let mut rest = seen;
+    match take(&mut rest)? {
+        Some(found) => Ok(Some((found, seen.len() - rest.len()))),
+        None if seen.len() == longest => Err(too_long),
+        None => Ok(None),
+    }
+}
+
+/// A method or the name of a field (RFC 9110, 5.6.2).
+pub(super) fn is_token(word: &[u8]) -> bool {
+    !word.is_empty() && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A head of these fields, which is whole.
+    fn head(fields: &str) -> Result<Head<'_, ()>, Malformed> {
+        Head::take(&mut fields.as_bytes(), |_| Ok(())).map(|head| head.expect("it is whole"))
+    }
+
+    fn framing(fields: &str) -> Result<Option<Framing>, Malformed> {
+        head(&format!("\r\n{fields}\r\n\r\n"))?.framing(Version::Http11)
+    }
+
+    #[test]
+    fn a_line_ends_with_cr_lf_and_nothing_else() {
+        for (bytes, line) in [
+            ("line\r\nmore", Ok(Some("line"))),
+            ("\r\n", Ok(Some(""))),
+            ("a\tb\r\n", Ok(Some("a\tb"))),
+            ("", Ok(None)),
+            ("line", Ok(None)),
+            ("line\r", Ok(None)),
+            ("line\nmore", Err(Malformed::Control(b'\n'))),
+            ("line\rmore", Err(Malformed::Control(b'\r'))),
+            ("line\r\r\n", Err(Malformed::Control(b'\r'))),
+            ("li\0ne\r\n", Err(Malformed::Control(0))),
+            ("\x7f", Err(Malformed::Control(0x7f))),
+        ] {
+            let mut rest = bytes.as_bytes();
+            assert_eq!(take_line(&mut rest), line.clone().map(|line| line.map(str::as_bytes)), "{bytes:?}");
+            let taken = line.ok().flatten().map_or(0, |line| line.len() + 2);
+            assert_eq!(rest, &bytes.as_bytes()[taken..], "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_a_name_a_colon_and_a_value() {
+        let fields = |text: &'static str| head(text).map(|head| head.fields);
+        assert_eq!(
+            fields("\r\nA:b\r\nc-D: \t e f \t\r\nG:\r\nh: :\u{e4}\r\n\r\n").unwrap(),
+            [(&b"A"[..], &b"b"[..]), (b"c-D", b"e f"), (b"G", b""), (b"h", ":\u{e4}".as_bytes()),]
+        );
+        for line in ["A", "A : b", ": b", " A: b", "\tA: b", "A b: c", "\u{e4}: b", "(A): b"] {
+            let wrong = head(&format!("\r\n{line}\r\n\r\n")).map(|_| ()).unwrap_err();
+            assert_eq!(wrong, Malformed::Field(shown(line.as_bytes())), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_field_does_not_go_on_in_the_next_line() {
+        assert_eq!(head("\r\nA: b\r\n c\r\n\r\n").map(|_| ()), Err(Malformed::Field(" c".into())));
+    }
+
+    #[test]
+    fn there_is_one_length() {
+        let length = |text: &str| Err(Malformed::Length(text.into()));
+        let coding = |text: &str| Err(Malformed::Coding(text.into()));
+        for (fields, expected) in [
+            ("Host: h", Ok(None)),
+            ("Content-Length: 0", Ok(Some(Framing::Length(0)))),
+            ("content-LENGTH:00042", Ok(Some(Framing::Length(42)))),
+            ("Content-Length: 5\r\nContent-Length: 5", Ok(Some(Framing::Length(5)))),
+            ("Content-Length: 99999999999999999999999", Ok(Some(Framing::Length(usize::MAX)))),
+            ("Content-Length: 5\r\nContent-Length: 6", length("5, 6")),
+            ("Content-Length: 5\r\nContent-Length: 05", length("5, 05")),
+            ("Content-Length: 5, 5", length("5, 5")),
+            ("Content-Length:", length("")),
+            ("Content-Length: +5", length("+5")),
+            ("Content-Length: -1", length("-1")),
+            ("Content-Length: 5 5", length("5 5")),
+            ("Content-Length: 0x5", length("0x5")),
+            ("Content-Length: \u{665}", length("\\xd9\\xa5")),
+            ("Transfer-Encoding: Chunked", Ok(Some(Framing::Chunked))),
+            ("Transfer-Encoding: gzip, chunked", coding("gzip, chunked")),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", coding("gzip, chunked")),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", coding("chunked, chunked")),
+            ("Transfer-Encoding: \"chunked\"", coding("\\\"chunked\\\"")),
+            ("Transfer-Encoding:", coding("")),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 5", Err(Malformed::BothLengths)),
+            ("Content-Length: 5\r\nTransfer-Encoding: identity", Err(Malformed::BothLengths)),
+        ] {
+            assert_eq!(framing(fields), expected, "{fields:?}");
+        }
+        let chunked = head("\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        assert_eq!(chunked.framing(Version::Http10), Err(Malformed::OldCoding));
+    }
+
+    #[test]
+    fn a_connection_is_kept_by_default_since_1_1() {
+        for (fields, [old, new]) in [
+            ("Host: h", [false, true]),
+            ("Connection: close", [false, false]),
+            ("Connection: Keep-Alive", [true, true]),
+            ("Connection: keep-alive, Close", [false, false]),
+            ("Connection: keep-alive\r\nConnection: close", [false, false]),
+            ("Connection: upgrade , keep-alive", [true, true]),
+            ("Connection: closed", [false, true]),
+            ("X-Connection: close", [false, true]),
+        ] {
+            let text = format!("\r\n{fields}\r\n\r\n");
+            let head = head(&text).unwrap();
+            assert_eq!([Version::Http10, Version::Http11].map(|version| head.keep_alive(version)), [old, new], "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_one_of_two() {
+        for (name, version) in [
+            ("HTTP/1.0", Some(Ok(Version::Http10))),
+            ("HTTP/1.1", Some(Ok(Version::Http11))),
+            ("HTTP/1.2", Some(Ok(Version::Http11))),
+            ("HTTP/0.9", Some(Err(Malformed::Version("HTTP/0.9".into())))),
+            ("HTTP/2.0", Some(Err(Malformed::Version("HTTP/2.0".into())))),
+            ("HTTP/1.10", None),
+            ("HTTP/1", None),
+            ("http/1.1", None),
+            ("ICY", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::read(name.as_bytes()), version, "{name}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Requests: what a server reads, and the one kind that the client sends.
+
+use super::body::Framing;
+use super::head::{Head, Version, is_token, within};
+use super::malformed::{Malformed, shown};
+use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
+
+/// Empty lines that a server skips before a request (RFC 9112, 2.2): some clients send one after the body of the request before.
+const EMPTY_LINES: usize = 4;
+
+/// What is to be done. Only GET and HEAD are, here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Other,
+}
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What is to be done.
+    pub method: Method,
+    /// Decoded; what is not UTF-8 is shown as U+FFFD. Without scheme and host, if they came.
+    pub path: String,
+    /// As it came.
+    query: Vec<u8>,
+    /// Its reply is to be of the same.
+    pub version: Version,
+    /// Whether the connection is meant to outlive the reply.
+    pub keep_alive: bool,
+}
+
+/// How a request is to be answered: all that is kept of it while there is no answer yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// The version of the reply.
+    pub version: Version,
+    /// The head of the reply only: it was a HEAD.
+    pub head_only: bool,
+    /// Whether the connection may outlive the reply.
+    pub keep_alive: bool,
+}
+
+impl Terms {
+    /// For what cannot be read: a whole reply, and the end.
+    pub const UNREADABLE: Terms = Terms { version: Version::Http11, head_only: false, keep_alive: false };
+}
+
+impl Request {
+    /// The request at the start of `bytes` and its length there, a body that it brings included. `None`: not yet.
+    pub fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
+        let found = within(LONGEST_HEAD, Malformed::LongHead, bytes, |rest| {
+            skip_empty_lines(rest);
+            Head::take(rest, request_line)
+        })?;
+        let Some((head, length)) = found else { return Ok(None) };
+        let (method, target, version) = head.start;
+        let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
+        let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
+        let (path, query) = split_at_first(origin(target), b'?');
+        let path = String::from_utf8_lossy(&percent::decode(path)).into_owned();
+        let request = Request { method, path, query: query.to_vec(), version, keep_alive: head.keep_alive(version) };
+        Ok(Some((request, length + body)))
+    }
+
+    /// The first value of this name in the query, decoded. It need not be UTF-8.
+    pub fn parameter(&self, name: &str) -> Option<Vec<u8>> {
+        self.parameters().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value)
+    }
+
+    /// Names and values of the query, decoded, in their order.
+    pub fn parameters(&self) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
+        percent::pairs(&self.query)
+    }
+
+    /// How it is to be answered.
+    pub fn terms(&self) -> Terms {
+        Terms { version: self.version, head_only: self.method == Method::Head, keep_alive: self.keep_alive }
+    }
+}
+
+/// A request for `path`, which begins with a slash. `host` is whom it is for, with a port unless that is 80.
+pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool) -> Vec<u8> {
+    let mut out = b"GET ".to_vec();
+    percent::encode(path, b"/", &mut out);
+    for (index, (name, value)) in parameters.iter().enumerate() {
+        out.push(if index == 0 { b'?' } else { b'&' });
+        percent::encode(name, b"", &mut out);
+        out.push(b'=');
+        percent::encode(value, b"", &mut out);
+    }
+    out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
+    percent::encode(host, b":[]", &mut out);
+    // No cache in between may answer in the server's place.
+    out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
+    if !keep_alive {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn skip_empty_lines(from: &mut &[u8]) {
+    for _ in 0..EMPTY_LINES {
+        *from = from.strip_prefix(b"\r\n").unwrap_or(from);
+    }
+}
+
+/// Three words, one space between two.
+fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Malformed> {
+    let malformed = || Malformed::RequestLine(shown(line));
+    let (method, rest) = split_at_first(line, b' ');
+    let (target, version) = split_at_first(rest, b' ');
+    if !is_token(method) || target.is_empty() || target.contains(&b'\t') {
+        return Err(malformed());
+    }
+    let version = Version::read(version).ok_or_else(malformed)??;
+    let method = match method {
+        b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
+        b"POST" => Method::Post,
+        _ => Method::Other,
+    };
+    Ok((method, target, version))
+}
+
+/// A target without the scheme and host that it has when it was meant for a proxy.
+fn origin(target: &[u8]) -> &[u8] {
+    let schemes = [&b"http://"[..], b"https://"];
+    let scheme = schemes.into_iter().find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    let Some(scheme) = scheme else { return target };
+    let rest = &target[scheme.len()..];
+    let path = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
+    &rest[path..]
+}
+
+/// What is before the first such byte, and what after it.
+fn split_at_first(bytes: &[u8], separator: u8) -> (&[u8], &[u8]) {
+    bytes.iter().position(|&byte| byte == separator).map_or((bytes, b""), |at| (&bytes[..at], &bytes[at + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The request that these bytes are, all of them.
+    fn whole(bytes: &str) -> Request {
+        let (request, length) = Request::read(bytes.as_bytes()).unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}")).unwrap();
+        assert_eq!(length, bytes.len(), "{bytes:?}");
+        request
+    }
+
+    fn wrong(bytes: &str) -> Malformed {
+        Request::read(bytes.as_bytes()).expect_err(bytes)
+    }
+
+    #[test]
+    fn a_request_line_is_a_method_a_target_and_a_version() {
+        for (line, method, path, version) in [
+            ("GET /get/?host=h HTTP/1.1", Method::Get, "/get/", Version::Http11),
+            ("HEAD / HTTP/1.0", Method::Head, "/", Version::Http10),
+            ("POST /g/e/t HTTP/1.2", Method::Post, "/g/e/t", Version::Http11),
+            ("OPTIONS * HTTP/1.1", Method::Other, "*", Version::Http11),
+            ("get / HTTP/1.1", Method::Other, "/", Version::Http11),
+            ("GET /g%65t/%ff?%3f HTTP/1.1", Method::Get, "/get/\u{fffd}", Version::Http11),
+            ("GET http://host:9889/get/?a=http://b/ HTTP/1.1", Method::Get, "/get/", Version::Http11),
+            ("GET HTTPS://host?a=b HTTP/1.1", Method::Get, "", Version::Http11),
+            ("GET http://host HTTP/1.1", Method::Get, "", Version::Http11),
+            ("GET get/ HTTP/1.1", Method::Get, "get/", Version::Http11),
+            ("GET /замок HTTP/1.1", Method::Get, "/замок", Version::Http11),
+        ] {
+            let request = whole(&format!("{line}\r\n\r\n"));
+            assert_eq!((request.method, request.path.as_str(), request.version), (method, path, version), "{line}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_no_request_line() {
+        let shown = |line: &str| Malformed::RequestLine(line.into());
+        for line in
+            ["foo", "GET", "GET /", "GET / ", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1", "GET / x HTTP/1.1", "G(T / HTTP/1.1"]
+        {
+            assert_eq!(wrong(&format!("{line}\r\n")), shown(line));
+        }
+        assert_eq!(wrong("GET /\ta HTTP/1.1\r\n"), shown("GET /\\ta HTTP/1.1"));
+        assert_eq!(wrong("GET / HTTP/2.0\r\n"), Malformed::Version("HTTP/2.0".into()));
+        assert_eq!(wrong("GET / HTTP/1.0\n"), Malformed::Control(b'\n'));
+        assert_eq!(wrong("\u{16}\u{3}\u{1}"), Malformed::Control(0x16));
+    }
+
+    #[test]
+    fn the_first_of_repeated_parameters_counts() {
+        let request = whole("GET /get/?pool=a%20b&host=&pool=c&h%6Fst=d&x HTTP/1.1\r\n\r\n");
+        assert_eq!(request.parameter("pool").as_deref(), Some(&b"a b"[..]));
+        assert_eq!(request.parameter("host").as_deref(), Some(&b""[..]));
+        assert_eq!(request.parameter("x"), None);
+        assert_eq!(
+            whole("GET /get/?host=%ff HTTP/1.1\r\n\r\n").parameter("host").map(String::from_utf8).map(|text| text.is_err()),
+            Some(true)
+        );
+    }
+
+    #[test]
+    fn a_body_is_skipped() {
+        whole("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\na=b");
+        whole("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n");
+        whole("GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(wrong("POST / HTTP/1.1\r\nContent-Length: 8193\r\n\r\n"), Malformed::LongBody(LONGEST_REQUEST_BODY));
+        assert_eq!(wrong("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Malformed::OldCoding);
+    }
+
+    #[test]
+    fn some_empty_lines_before_a_request_are_skipped() {
+        whole("\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+        whole("\r\nPOST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n");
+        assert_eq!(wrong("\r\n\r\n\r\n\r\n\r\n"), Malformed::RequestLine(String::new()));
+        assert_eq!(wrong("\n"), Malformed::Control(b'\n'));
+        assert_eq!(Request::read(b"\r\n\r"), Ok(None));
+    }
+
+    #[test]
+    fn no_head_is_longer_than_is_read() {
+        let start = "GET / HTTP/1.1\r\nA: ";
+        let head = |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
+        whole(&head(LONGEST_HEAD));
+        assert_eq!(wrong(&head(LONGEST_HEAD + 1)), Malformed::LongHead);
+        whole(&format!("\r\n{}", head(LONGEST_HEAD - 2)));
+        assert_eq!(wrong(&format!("\r\n{}", head(LONGEST_HEAD - 1))), Malformed::LongHead);
+        assert_eq!(wrong(&"x".repeat(LONGEST_HEAD)), Malformed::LongHead);
+        assert_eq!(Request::read("x".repeat(LONGEST_HEAD - 1).as_bytes()), Ok(None));
+    }
+
+    #[test]
+    fn the_terms_are_those_of_the_request() {
+        let terms = whole("HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").terms();
+        assert_eq!(terms, Terms { version: Version::Http10, head_only: true, keep_alive: true });
+        let terms = whole("GET / HTTP/1.1\r\nConnection: close\r\n\r\n").terms();
+        assert_eq!(terms, Terms { version: Version::Http11, head_only: false, keep_alive: false });
+    }
+
+    #[test]
+    fn what_the_client_asks_is_one_request_whatever_is_in_its_words() {
+        let asked = get("/wait/", &[("pool", "a b&c=d"), ("host", "h\r\nX: y")], "[::1]:9889", false);
+        assert_eq!(
+            String::from_utf8_lossy(&asked),
+            "GET /wait/?pool=a%20b%26c%3Dd&host=h%0D%0AX%3A%20y HTTP/1.1\r\nHost: [::1]:9889\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+        );
+        assert_eq!(get("/", &[], "h\r\n", true), b"GET / HTTP/1.1\r\nHost: h%0D%0A\r\nCache-Control: no-store\r\n\r\n");
+    }
+}

@@ -1,0 +1,45 @@
+//! The lock of this host alone, where the loop begins only with it in hand: ours from the first moment, and never lost.
+
+use super::{Input, Lock, Output, Proof};
+use crate::moment::Moment;
+use std::collections::VecDeque;
+
+/// The machine.
+#[derive(Debug)]
+pub struct Host {
+    outputs: VecDeque<Output>,
+}
+
+impl Host {
+    /// On this file.
+    pub fn new(file: String) -> Host {
+        Host { outputs: [Output::Acquired(Proof { lock: file, token: None, session: None })].into() }
+    }
+}
+
+impl Lock for Host {
+    fn handle(&mut self, input: Input, _: Moment) {
+        if input == Input::Release {
+            self.outputs.push_back(Output::Released { doubt: None });
+        }
+    }
+
+    fn poll(&mut self, _: Moment) -> Output {
+        self.outputs.pop_front().unwrap_or(Output::Wait(Moment::NEVER))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ours_at_once_until_it_is_let_go() {
+        let (mut lock, now) = (Host::new("/tmp/dx-a.lock".into()), Moment::default());
+        assert_eq!(lock.poll(now), Output::Acquired(Proof { lock: "/tmp/dx-a.lock".into(), token: None, session: None }));
+        lock.handle(Input::Tick, now);
+        assert_eq!(lock.poll(now), Output::Wait(Moment::NEVER));
+        lock.handle(Input::Release, now);
+        assert_eq!(lock.poll(now), Output::Released { doubt: None });
+    }
+}

@@ -1,0 +1,947 @@
+//! distributex: a place in a pool of a lock server that speaks HTTP. Ask for it, hold it, prove it in time where the server lends it for a time and
+//! says so, give it back. Places belong to hosts: a host that asks twice has one, and the first to give it back gives back both.
+//!
+//! The original server says `YES` and no more. What it has given is ours until it is given back, or until it expires there, which it does not tell.
+
+use super::holding::{Lease, Place, Word, said};
+use super::{Failure, Holder, Input, Lock, Output, Proof};
+use crate::deadlines::{self, Deadlines};
+use crate::http::call::{Caller, News, Step};
+use crate::http::{Reply, get};
+use crate::moment::Moment;
+use crate::plan::Host;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long a server that is away is waited for, by whoever did not say.
+pub const OUTAGE: Duration = Duration::from_secs(10);
+
+/// How long an answer may take that nobody has to be waited for: enough for a server with thousands of clients.
+const ANSWER: Duration = Duration::from_secs(3);
+
+/// A free place is granted sooner: whoever waits longer is told so. The original server takes up to 0.2 s.
+const PROMPT: Duration = Duration::from_millis(500);
+
+/// Pause before a place is asked for again that was given and taken away: a server that does so each time cannot make us spin.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a request to wait is left alone before it is taken back. The original server begins to wait up to 0.2 s after it was asked to; if by then
+/// nobody is there any more, it waits for ever, and takes the place for a host that knows nothing of it.
+const SETTLING: Duration = Duration::from_millis(250);
+
+/// How long a server may take to say whether it had granted what we take back.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Who looks at the clock so late was stopped.
+const MUCH_TOO_LATE: Duration = Duration::from_secs(1);
+
+/// How long giving back a place may take, and how long if it is likely that there is none, or that it is nobody's loss.
+const RELEASE: Duration = Duration::from_secs(10);
+const IDLE_RELEASE: Duration = Duration::from_secs(1);
+
+/// What to ask for, whom, and how long.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How each address of the server is called.
+    pub addresses: Vec<String>,
+    /// The server as it was given.
+    pub server: Host,
+    /// The pool.
+    pub pool: String,
+    /// Whose place it will be: this host's name.
+    pub host: String,
+    /// Until when to wait for a place; `None`: one try.
+    pub patience: Option<Moment>,
+    /// Until when to wait for a server that is away; `None`: [`OUTAGE`] each time.
+    pub reach_by: Option<Moment>,
+    /// No other run of this host has a place in the pool, or asks for one.
+    pub alone: bool,
+    /// TERM to KILL, when nothing presses.
+    pub kill_after: Duration,
+}
+
+/// What of ours the server may have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Left {
+    Nothing,
+    /// A place, perhaps: a request for one may have arrived, and its answer been lost.
+    Perhaps,
+    /// This place.
+    Place(Place),
+    /// The same, which was lost already.
+    Lost(Place),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// A place is asked for. `left`: what that may have brought so far.
+    Asking { left: Left },
+    /// There is one, but too little may be left of its time to begin: it is renewed first.
+    Proving(Place),
+    /// It is ours, and said to be. `suspended`: for the time being nobody can be asked.
+    Held { place: Place, renew: Moment, suspended: bool },
+    /// It was, or never will be: waiting to be told to let go.
+    Settled(Left),
+    /// A request that may be granted at any moment is being taken back, from `finish` on.
+    Leaving { finish: Moment, by: Moment },
+    /// What is left is given back, until then.
+    Releasing { by: Moment, left: Left },
+    /// All is said.
+    Over,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Pool {
+    options: Options,
+    caller: Caller,
+    phase: Phase,
+    believed: Deadlines,
+    /// When the clock was to be looked at next.
+    wake: Moment,
+    /// That we wait has been said.
+    told: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Lock for Pool {
+    fn handle(&mut self, input: Input, now: Moment) {
+        // After a pause of the whole process, what the clock says comes before what any peer says.
+        self.look_at_the_clock(now);
+        match input {
+            Input::Connected => self.caller.connected(now),
+            Input::Disconnected(why) => self.caller.disconnected(why, now),
+            Input::Received(bytes) => self.caller.received(bytes, now),
+            Input::Release => self.release(now),
+            Input::Tick | Input::Granted { .. } | Input::Taken { .. } | Input::Broken(_) => {}
+        }
+        self.listen(now);
+    }
+
+    fn poll(&mut self, now: Moment) -> Output {
+        self.look_at_the_clock(now);
+        self.caller.tick(now);
+        self.listen(now);
+        match self.caller.step() {
+            Some(Step::Connect(address)) => return Output::Connect(address),
+            Some(Step::Send(bytes)) => {
+                if let Phase::Asking { left } = &mut self.phase {
+                    *left = Left::Perhaps;
+                }
+                return Output::Send(bytes);
+            }
+            Some(Step::Finish) => return Output::Finish,
+            Some(Step::Disconnect) => return Output::Disconnect,
+            None => {}
+        }
+        self.outputs.pop_front().unwrap_or_else(|| {
+            self.wake = self.caller.wake().min(self.deadline());
+            Output::Wait(self.wake)
+        })
+    }
+}
+
+impl Pool {
+    /// Asking begins with the first `poll`; the program did at `began`.
+    pub fn new(options: Options, began: Moment, now: Moment) -> Pool {
+        let mut pool = Pool {
+            caller: Caller::new(options.addresses.clone(), began),
+            options,
+            phase: Phase::Over,
+            believed: Deadlines::NEVER,
+            wake: Moment::NEVER,
+            told: false,
+            outputs: VecDeque::new(),
+        };
+        pool.contend(Left::Nothing, now);
+        pool
+    }
+
+    /// Asks for a place, from the start.
+    fn contend(&mut self, left: Left, due: Moment) {
+        self.phase = Phase::Asking { left };
+        match self.options.patience {
+            Some(_) => self.caller.ask(self.request("/wait/", None), Duration::MAX, due),
+            None => self.caller.ask(self.request("/get/", None), ANSWER, due),
+        }
+    }
+
+    fn prove(&mut self, place: Place, lease: Lease, now: Moment) {
+        self.phase = Phase::Proving(place);
+        self.renew(lease, now);
+    }
+
+    /// Short leases leave less time for an answer that is lost.
+    fn renew(&mut self, lease: Lease, now: Moment) {
+        self.caller.ask(self.request("/renew/", None), ANSWER.min(lease.length / 6), now);
+    }
+
+    fn request(&self, path: &str, token: Option<i64>) -> Vec<u8> {
+        let token = token.map(|token| token.to_string());
+        let mut parameters = vec![("pool", self.options.pool.as_str()), ("host", &self.options.host)];
+        parameters.extend(token.iter().map(|token| ("token", token.as_str())));
+        get(path, &parameters, &self.options.server.to_string(), false)
+    }
+
+    fn listen(&mut self, now: Moment) {
+        while let Some(news) = self.caller.news() {
+            match news {
+                News::Answered { reply, sent } => self.answered(&reply, sent, now),
+                News::Failed { address, fault } => self.failed(format!("{}: {fault}", self.options.addresses[address]), now),
+            }
+        }
+    }
+
+    fn answered(&mut self, reply: &Reply, sent: Moment, now: Moment) {
+        let (word, place) = (Word::of(reply), Place::of(reply, sent));
+        match (self.phase, word) {
+            (Phase::Asking { .. }, Word::Yes) => self.granted(place, now),
+            (Phase::Asking { .. }, Word::No) if self.options.patience.is_none() => self.settle(Left::Nothing, Output::Busy(self.holder())),
+            (Phase::Asking { .. }, _) => self.settle(Left::Nothing, Output::Failed(Failure::Denied(self.denial(reply)))),
+
+            (Phase::Proving(_), Word::Yes) => self.proved(place, now),
+            (Phase::Proving(_), Word::No) => self.contend(Left::Nothing, now + AGAIN), // it was, for a moment
+            (Phase::Proving(held), _) => self.settle(Left::Place(held), Output::Failed(Failure::Denied(self.denial(reply)))),
+
+            (Phase::Held { place: old, suspended, .. }, Word::Yes) => self.renewed(old, suspended, place),
+            (Phase::Held { .. }, Word::No) => {
+                self.lose(Left::Nothing, format!("{} says that it is not ours any more", self.options.server), now, now);
+            }
+            // No proof and no denial: whoever answers does not know what it was asked.
+            (Phase::Held { .. }, _) => self.suspend(format!("{} said {}", self.options.server, said(reply)), true, now),
+
+            (Phase::Settled(_), Word::Yes) => self.phase = Phase::Settled(Left::Place(place)), // too late
+            (Phase::Settled(_), _) => self.phase = Phase::Settled(Left::Nothing),
+            (Phase::Leaving { .. }, Word::Yes) => self.give_back(Left::Place(place), now),
+            (Phase::Leaving { .. }, _) => self.released(None),
+            (Phase::Releasing { .. }, Word::Ok) => self.released(None),
+            (Phase::Releasing { left, .. }, _) => {
+                self.released(doubt(left, &format!("{} said {}", self.options.server, said(reply)), now));
+            }
+            (Phase::Over, _) => {}
+        }
+    }
+
+    /// An attempt to reach the server has failed; there will be others.
+    fn failed(&mut self, why: String, now: Moment) {
+        match self.phase {
+            Phase::Held { .. } => self.suspend(why.clone(), false, now),
+            Phase::Settled(_) => self.caller.stop(),
+            Phase::Leaving { .. } => self.give_back(Left::Perhaps, now),
+            _ => {}
+        }
+        self.outputs.push_back(Output::Note(why));
+    }
+
+    /// The server says that a place is ours. It may have said so long after it was asked, so only what is left of a lease counted from there is
+    /// certain.
+    fn granted(&mut self, place: Place, now: Moment) {
+        match place.lease {
+            Some(lease) if lease.length < deadlines::SHORTEST || lease.is_old(now) => self.prove(place, lease, now),
+            _ => self.acquire(place),
+        }
+    }
+
+    /// It has said so once more, this time at once.
+    fn proved(&mut self, place: Place, now: Moment) {
+        match place.lease {
+            Some(lease) if lease.length < deadlines::SHORTEST => {
+                let expires = lease.length.as_secs_f64();
+                let why =
+                    format!("{} is lent for {expires:.1} s, too short to keep it safely: raise \"expire\" on the server", self.name());
+                self.settle(Left::Place(place), Output::Failed(Failure::Unfit(why)));
+            }
+            Some(lease) if now >= lease.deadlines(self.options.kill_after).term => self.prove(place, lease, now),
+            _ => self.acquire(place),
+        }
+    }
+
+    fn acquire(&mut self, place: Place) {
+        self.hold(place);
+        self.outputs.push_back(Output::Acquired(Proof { lock: self.name(), token: place.token, session: None }));
+    }
+
+    fn renewed(&mut self, old: Place, suspended: bool, new: Place) {
+        self.hold(new);
+        if suspended {
+            self.outputs.push_back(Output::Resumed);
+        }
+        if let (Some(before), Some(after)) = (old.token, new.token)
+            && before != after
+        {
+            let name = self.name();
+            self.outputs.push_back(Output::Warn(format!(
+                "{name} was taken from us and given back, token {after} in place of {before}: the server has forgotten its holders, and another may have \
+                 held it meanwhile"
+            )));
+        }
+    }
+
+    /// Believes in a place for as long as it is lent.
+    fn hold(&mut self, place: Place) {
+        let deadlines = place.lease.map_or(Deadlines::NEVER, |lease| lease.deadlines(self.options.kill_after));
+        if self.believed != deadlines {
+            self.believed = deadlines;
+            self.outputs.push_back(Output::Believe(deadlines));
+        }
+        self.phase = Phase::Held { place, renew: place.lease.map_or(Moment::NEVER, Lease::renewal), suspended: false };
+    }
+
+    /// Nobody confirms the lock at the moment. `answered`: so somebody has to be asked again, in a while.
+    fn suspend(&mut self, why: String, answered: bool, now: Moment) {
+        if let Phase::Held { place: Place { lease: Some(lease), .. }, renew, suspended } = &mut self.phase {
+            if answered {
+                *renew = now + lease.length / 10;
+            }
+            if !std::mem::replace(suspended, true) {
+                self.outputs.push_back(Output::Suspended(why));
+            }
+        }
+    }
+
+    fn settle(&mut self, left: Left, output: Output) {
+        self.phase = Phase::Settled(left);
+        self.outputs.push_back(output);
+    }
+
+    /// The lock is lost. If it was never said to be ours, it is asked for again.
+    fn lose(&mut self, left: Left, why: String, dead_by: Moment, now: Moment) {
+        let queued = self.outputs.len();
+        self.outputs.retain(|output| !matches!(output, Output::Acquired(_)));
+        if self.outputs.len() < queued {
+            return self.contend(Left::Perhaps, now + AGAIN);
+        }
+        self.caller.stop();
+        self.settle(left, Output::Lost { why, dead_by });
+    }
+
+    fn release(&mut self, now: Moment) {
+        match (self.phase, self.caller.asked()) {
+            (Phase::Asking { .. } | Phase::Settled(_), Some(since)) => {
+                let finish = now.max(since + SETTLING);
+                self.phase = Phase::Leaving { finish, by: finish + LAST_WORD };
+            }
+            (Phase::Asking { left } | Phase::Settled(left), None) => self.give_back(left, now),
+            (Phase::Proving(place) | Phase::Held { place, .. }, _) => self.give_back(Left::Place(place), now),
+            (Phase::Leaving { .. } | Phase::Releasing { .. } | Phase::Over, _) => {}
+        }
+    }
+
+    fn give_back(&mut self, left: Left, now: Moment) {
+        let (token, bound) = match left {
+            Left::Nothing => return self.released(None),
+            // That of another run on this host might be given back instead.
+            Left::Perhaps if !self.options.alone => return self.released(None),
+            Left::Perhaps => (None, IDLE_RELEASE),
+            Left::Lost(place) => (place.token, IDLE_RELEASE),
+            Left::Place(place) => (place.token, RELEASE),
+        };
+        self.phase = Phase::Releasing { by: now + bound, left };
+        self.caller.ask(self.request("/release/", token), ANSWER, now);
+    }
+
+    fn released(&mut self, doubt: Option<String>) {
+        self.caller.stop();
+        self.phase = Phase::Over;
+        self.outputs.push_back(Output::Released { doubt });
+    }
+
+    /// Everything that time alone brings about.
+    fn look_at_the_clock(&mut self, now: Moment) {
+        let late = now.since(std::mem::replace(&mut self.wake, Moment::NEVER));
+        match self.phase {
+            Phase::Asking { left } => match self.kept_waiting() {
+                Some(since) => self.look_at_our_patience(left, since, now),
+                None if now >= self.limit() => self.give_up(left, now),
+                None => {}
+            },
+            Phase::Proving(place) if now >= self.limit() => self.give_up(Left::Place(place), now),
+            Phase::Held { place, .. } if now >= self.believed.term => {
+                self.lose(Left::Lost(place), self.why_not_renewed(place, late, now), self.believed.kill, now);
+            }
+            Phase::Held { place: place @ Place { lease: Some(lease), .. }, renew, suspended } if now >= renew => {
+                self.phase = Phase::Held { place, renew: Moment::NEVER, suspended };
+                self.renew(lease, now);
+            }
+            Phase::Leaving { by, .. } if now >= by => self.give_back(Left::Perhaps, now),
+            Phase::Leaving { finish, by } if now >= finish => {
+                self.phase = Phase::Leaving { finish: Moment::NEVER, by };
+                self.caller.finish();
+            }
+            Phase::Releasing { by, left } if now >= by => self.released(doubt(left, &self.caller.faults(now), now)),
+            _ => {}
+        }
+    }
+
+    /// From when on we wait for the lock, if a server has been asked for it and may take its time to answer.
+    fn kept_waiting(&self) -> Option<Moment> {
+        self.options.patience.and_then(|_| self.caller.kept_waiting())
+    }
+
+    fn look_at_our_patience(&mut self, left: Left, since: Moment, now: Moment) {
+        if now >= self.patience_ends(since) {
+            self.settle(left, Output::Busy(self.holder()));
+        } else if !self.told && now >= since + PROMPT {
+            self.told = true;
+            self.outputs.push_back(Output::Waiting(self.holder()));
+        }
+    }
+
+    /// Not before it is the lock that we wait for: else it is the server that is away, and not the lock that is taken.
+    fn patience_ends(&self, waiting_since: Moment) -> Moment {
+        self.options.patience.unwrap_or(Moment::NEVER).max(waiting_since)
+    }
+
+    /// Until when a server that is away is waited for.
+    fn limit(&self) -> Moment {
+        self.options.reach_by.or_else(|| self.caller.away().map(|since| since + OUTAGE)).unwrap_or(Moment::NEVER)
+    }
+
+    fn give_up(&mut self, left: Left, now: Moment) {
+        let failure = Failure::Unreachable(self.caller.faults(now));
+        self.caller.stop();
+        self.settle(left, Output::Failed(failure));
+    }
+
+    fn why_not_renewed(&self, place: Place, late: Duration, now: Moment) -> String {
+        let (length, silence) = place.lease.map_or_else(Default::default, |lease| (lease.length, now.since(lease.sent)));
+        if late > MUCH_TOO_LATE.min(length / 5) {
+            return format!("this process was stopped for {:.1} s", late.as_secs_f64());
+        }
+        format!("not renewed for {:.1} s: {}", silence.as_secs_f64(), self.caller.faults(now))
+    }
+
+    /// When the clock alone brings about something next.
+    fn deadline(&self) -> Moment {
+        match self.phase {
+            Phase::Asking { .. } => self.kept_waiting().map_or_else(
+                || self.limit(),
+                |since| self.patience_ends(since).min(if self.told { Moment::NEVER } else { since + PROMPT }),
+            ),
+            Phase::Proving(_) => self.limit(),
+            Phase::Held { renew, .. } => renew.min(self.believed.term),
+            Phase::Leaving { finish, by } => finish.min(by),
+            Phase::Releasing { by, .. } => by,
+            Phase::Settled(_) | Phase::Over => Moment::NEVER,
+        }
+    }
+
+    /// What is locked, for people: `POOL@HOST:PORT`.
+    fn name(&self) -> String {
+        format!("{}@{}", self.options.pool, self.options.server)
+    }
+
+    /// Servers say nothing of holders to those who wait.
+    fn holder(&self) -> Holder {
+        Holder { lock: self.name(), host: None, since: None, session: None }
+    }
+
+    fn denial(&self, reply: &Reply) -> String {
+        let Options { pool, host, .. } = &self.options;
+        match Word::of(reply) {
+            Word::Invalid => format!("INVALID (has it a pool {pool:?}, and may {host:?} use it?)"),
+            _ => said(reply),
+        }
+    }
+}
+
+/// What others may still wait for, and why.
+fn doubt(left: Left, why: &str, now: Moment) -> Option<String> {
+    let Left::Place(place) = left else { return None };
+    let within = place.lease.map_or_else(String::new, |lease| format!(", within {:.0} s", lease.until().since(now).as_secs_f64()));
+    Some(format!("{why}: the lock is free when it has expired there{within}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Request, Terms};
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const KILL_AFTER: Duration = Duration::from_secs(5);
+    const LOCK: &str = "p@dx:9889";
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_secs(1000) + Duration::from_millis(milliseconds))
+    }
+
+    /// What a server does with one connection.
+    #[derive(Clone, Copy, Debug)]
+    enum Does {
+        /// Nobody listens.
+        Refuses,
+        /// Packets to it get no answer.
+        IsOff,
+        /// Answers so many ms after the request, as the original does.
+        Says(u64, &'static str),
+        /// As our own does: place number N, lent for so many ms.
+        Lends(u64, i64, u64),
+        /// Takes the request, and ends the connection so many ms later.
+        HangsUp(u64),
+        /// The same, not in the way of TCP.
+        Resets(u64),
+        /// Says nothing, and hangs up when the other side has finished.
+        Waits,
+        /// Says nothing, and ends nothing.
+        Freezes,
+    }
+    use Does::*;
+
+    /// A lock and a server with a script: a line for each connection, the last one for all that follow.
+    struct Play {
+        lock: Pool,
+        script: Vec<Does>,
+        now: Moment,
+        /// The connection that is there, what becomes of it, and when.
+        open: Option<(Does, Moment)>,
+        connections: usize,
+        /// What was asked: `wait`, `release 7`.
+        asked: Vec<String>,
+        said: Vec<Output>,
+    }
+
+    impl Play {
+        fn new(options: Options, script: &[Does]) -> Play {
+            let lock = Pool::new(options, at(0), at(0));
+            Play { lock, script: script.to_vec(), now: at(0), open: None, connections: 0, asked: vec![], said: vec![] }
+        }
+
+        /// Lets time go on to that moment, and all that happens until then happen.
+        fn to(&mut self, moment: Moment) -> &mut Play {
+            loop {
+                let wake = self.drain();
+                let next = wake.min(self.open.map_or(Moment::NEVER, |(_, due)| due));
+                if next > moment {
+                    self.now = moment;
+                    return self;
+                }
+                self.now = self.now.max(next);
+                self.lock.handle(Input::Tick, self.now);
+                if let Some((does, _)) = self.open.filter(|(_, due)| *due <= self.now) {
+                    self.open = None;
+                    self.happen(does);
+                }
+            }
+        }
+
+        fn release(&mut self) -> &mut Play {
+            self.lock.handle(Input::Release, self.now);
+            self.drain();
+            self
+        }
+
+        fn drain(&mut self) -> Moment {
+            for _ in 0..1000 {
+                match self.lock.poll(self.now) {
+                    Output::Wait(until) => return until,
+                    Output::Connect(address) => self.connect(address),
+                    Output::Send(bytes) => self.hear(&bytes),
+                    Output::Finish => {
+                        if let Some((Waits, due)) = &mut self.open {
+                            *due = self.now + Duration::from_millis(1);
+                        }
+                    }
+                    Output::Disconnect => self.open = None,
+                    Output::Note(_) => {}
+                    output => self.said.push(output),
+                }
+            }
+            panic!("does not come to rest: {:?}", self.lock);
+        }
+
+        fn connect(&mut self, _: usize) {
+            let does = self.script[self.connections.min(self.script.len() - 1)];
+            self.connections += 1;
+            self.open = None;
+            match does {
+                Refuses => self.lock.handle(Input::Disconnected(Some("connection refused".into())), self.now),
+                IsOff => {}
+                _ => {
+                    self.open = Some((does, Moment::NEVER));
+                    self.lock.handle(Input::Connected, self.now);
+                }
+            }
+        }
+
+        fn hear(&mut self, bytes: &[u8]) {
+            let (request, length) = Request::read(bytes).unwrap().unwrap();
+            let parameter = |name| request.parameter(name).map(|value| String::from_utf8(value).unwrap());
+            assert_eq!((length, parameter("pool").as_deref(), parameter("host").as_deref()), (bytes.len(), Some("p"), Some("web1")));
+            let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
+            self.asked.push(request.path.trim_matches('/').to_owned() + &token);
+            let (does, due) = self.open.as_mut().expect("there is a connection");
+            if let Says(ms, _) | Lends(ms, ..) | HangsUp(ms) | Resets(ms) = *does {
+                *due = self.now + Duration::from_millis(ms);
+            }
+        }
+
+        fn happen(&mut self, does: Does) {
+            let mut bytes = Vec::new();
+            match does {
+                Says(_, word) => Reply::new(200, "text/html", word).write(Terms::UNREADABLE, &mut bytes),
+                Lends(_, token, ms) => Reply::new(200, "text/html", "YES")
+                    .with("X-Lock-Token", token)
+                    .with("X-Lock-Expires", Duration::from_millis(ms).as_secs_f64())
+                    .write(Terms::UNREADABLE, &mut bytes),
+                Resets(_) => self.lock.handle(Input::Disconnected(Some("connection reset by peer".into())), self.now),
+                _ => self.lock.handle(Input::Disconnected(None), self.now),
+            }
+            if !bytes.is_empty() {
+                self.lock.handle(Input::Received(&bytes), self.now);
+                self.lock.handle(Input::Disconnected(None), self.now);
+            }
+        }
+
+        #[track_caller]
+        fn said(&mut self, expected: &[Output]) -> &mut Play {
+            assert_eq!(std::mem::take(&mut self.said), expected, "at {:?}", self.now.since(at(0)));
+            self
+        }
+
+        #[track_caller]
+        fn asked(&mut self, expected: &[&str]) -> &mut Play {
+            assert_eq!(std::mem::take(&mut self.asked), expected);
+            self
+        }
+    }
+
+    fn options() -> Options {
+        Options {
+            addresses: vec!["dx:9889".into()],
+            server: Host { name: "dx".into(), port: 9889 },
+            pool: "p".into(),
+            host: "web1".into(),
+            patience: Some(Moment::NEVER),
+            reach_by: None,
+            alone: true,
+            kill_after: KILL_AFTER,
+        }
+    }
+
+    /// With `-w`.
+    fn patient(wait: u64) -> Options {
+        let reach_by = Some(at(wait).max(at(0) + OUTAGE));
+        Options { patience: Some(at(wait)).filter(|_| wait > 0), reach_by, ..options() }
+    }
+
+    fn acquired(token: Option<i64>) -> Output {
+        Output::Acquired(Proof { lock: LOCK.into(), token, session: None })
+    }
+
+    fn believe(until: Moment) -> Output {
+        Output::Believe(Deadlines { term: until.before(Duration::from_millis(1200)), kill: until.before(Duration::from_millis(200)) })
+    }
+
+    fn holder() -> Holder {
+        Holder { lock: LOCK.into(), host: None, since: None, session: None }
+    }
+
+    fn unreachable(why: &str) -> Output {
+        Output::Failed(Failure::Unreachable(why.into()))
+    }
+
+    const RELEASED: Output = Output::Released { doubt: None };
+
+    const DAY: u64 = 86_400_000;
+
+    #[test]
+    fn what_the_original_server_gives_is_ours_until_it_is_given_back() {
+        let mut play = Play::new(options(), &[Says(180, "YES"), Says(1, "OK")]);
+        play.to(at(DAY)).said(&[acquired(None)]).asked(&["wait"]);
+        play.release().to(at(DAY + 1)).said(&[RELEASED]).asked(&["release"]);
+        assert_eq!(play.drain(), Moment::NEVER);
+    }
+
+    #[test]
+    fn what_is_lent_is_renewed_at_a_third_and_given_back_by_its_number() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Lends(5, 7, 30_000), Lends(5, 7, 30_000), Says(1, "OK")]);
+        play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]).asked(&["wait"]);
+        play.to(at(19_999)).said(&[believe(at(40_000))]).asked(&["renew"]);
+        play.to(at(25_000)).said(&[believe(at(50_000))]).asked(&["renew"]);
+        play.release().to(at(25_001)).said(&[RELEASED]).asked(&["release 7"]);
+    }
+
+    #[test]
+    fn one_try_is_one_answer() {
+        let busy = Output::Busy(holder());
+        let denied = |said: &str| Output::Failed(Failure::Denied(said.into()));
+        for (word, outcome) in [
+            ("NO", busy),
+            ("INVALID", denied("INVALID (has it a pool \"p\", and may \"web1\" use it?)")),
+            ("maybe", denied("maybe")),
+            ("", denied("nothing")),
+        ] {
+            let mut play = Play::new(patient(0), &[Says(1, word)]);
+            play.to(at(100)).said(&[outcome]).asked(&["get"]).release().said(&[RELEASED]).asked(&[]);
+            assert_eq!(play.connections, 1, "nothing is left to be given back");
+        }
+        let mut play = Play::new(patient(0), &[Says(1, "YES"), Says(1, "OK")]);
+        play.to(at(100)).said(&[acquired(None)]).release().to(at(200)).said(&[RELEASED]).asked(&["get", "release"]);
+    }
+
+    #[test]
+    fn who_waits_hears_anything_but_yes_as_an_end() {
+        let mut play = Play::new(options(), &[Says(1, "NO")]);
+        play.to(at(100)).said(&[Output::Failed(Failure::Denied("NO".into()))]);
+    }
+
+    #[test]
+    fn who_is_kept_waiting_is_told_so_once() {
+        let mut play = Play::new(options(), &[HangsUp(5000), Waits]);
+        play.to(at(499)).said(&[]).to(at(500)).said(&[Output::Waiting(holder())]).to(at(DAY)).said(&[]).asked(&["wait", "wait"]);
+    }
+
+    #[test]
+    fn what_was_long_in_coming_is_renewed_before_it_is_ours() {
+        let mut play = Play::new(options(), &[Lends(3_600_000, 7, 30_000), Lends(5, 7, 30_000), Waits]);
+        play.to(at(3_600_004)).said(&[Output::Waiting(holder())]).asked(&["wait", "renew"]);
+        play.to(at(3_600_005)).said(&[believe(at(3_630_000)), acquired(Some(7))]).asked(&[]);
+
+        let mut play = Play::new(options(), &[Lends(14_999, 7, 30_000), Waits]);
+        play.to(at(15_000)).said(&[Output::Waiting(holder()), believe(at(30_000)), acquired(Some(7))]).asked(&["wait", "renew"]);
+    }
+
+    #[test]
+    fn what_is_not_ours_any_more_when_it_is_renewed_is_asked_for_again() {
+        let mut play = Play::new(options(), &[Lends(20_000, 7, 30_000), Says(1, "NO"), Lends(5, 9, 30_000), Says(1, "OK")]);
+        play.to(at(20_110)).said(&[Output::Waiting(holder()), believe(at(50_101)), acquired(Some(9))]).asked(&["wait", "renew", "wait"]);
+        play.release().to(at(20_120)).asked(&["release 9"]);
+    }
+
+    #[test]
+    fn a_lease_that_is_too_short_is_refused_and_given_back() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 900), Lends(5, 7, 900), Says(1, "OK")]);
+        let why = "p@dx:9889 is lent for 0.9 s, too short to keep it safely: raise \"expire\" on the server";
+        play.to(at(100)).said(&[Output::Failed(Failure::Unfit(why.into()))]).asked(&["wait", "renew"]);
+        play.release().to(at(200)).said(&[RELEASED]).asked(&["release 7"]);
+    }
+
+    #[test]
+    fn an_outage_is_ridden_out_as_long_as_the_lease_lasts() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Refuses, HangsUp(5), Freezes, IsOff, Lends(5, 7, 30_000)]);
+        play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
+        play.to(at(15_000)).said(&[Output::Suspended("dx:9889: connection refused".into())]);
+        play.to(at(27_000)).said(&[believe(at(47_505)), Output::Resumed]).asked(&["wait", "renew", "renew", "renew"]);
+    }
+
+    #[test]
+    fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Refuses]);
+        play.to(at(28_799)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Suspended("dx:9889: connection refused".into())]);
+        let why = "not renewed for 28.8 s: dx:9889: connection refused";
+        play.to(at(28_800)).said(&[Output::Lost { why: why.into(), dead_by: at(29_800) }]);
+        let connections = play.connections;
+        play.to(at(29_500));
+        assert_eq!(play.connections, connections, "it is not asked for any more");
+        play.release().to(at(30_499)).said(&[]).to(at(30_500)).said(&[RELEASED]);
+    }
+
+    #[test]
+    fn who_was_stopped_for_too_long_says_so() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Waits]);
+        play.to(at(9_000)).said(&[believe(at(30_000)), acquired(Some(7))]);
+        play.now = at(60_000);
+        play.lock.handle(Input::Tick, play.now);
+        play.drain();
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800) }]);
+    }
+
+    #[test]
+    fn a_place_that_the_server_has_taken_away_is_lost_at_once() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Says(5, "NO")]);
+        play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
+        let why = "dx:9889 says that it is not ours any more";
+        play.to(at(10_005)).said(&[Output::Lost { why: why.into(), dead_by: at(10_005) }]);
+        play.release().said(&[RELEASED]).asked(&["wait", "renew"]);
+    }
+
+    #[test]
+    fn another_number_is_a_server_that_has_forgotten_us_and_a_warning() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Lends(5, 8, 30_000), Says(1, "OK")]);
+        play.to(at(10_005));
+        assert!(matches!(&play.said[..], [.., Output::Warn(text)] if text.contains("token 8 in place of 7")), "{:?}", play.said);
+        play.release().to(at(10_010)).asked(&["wait", "renew", "release 8"]);
+    }
+
+    #[test]
+    fn an_answer_that_is_none_proves_nothing_and_denies_nothing() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Says(5, "INVALID"), Says(5, "<html>"), Lends(5, 7, 30_000), Waits]);
+        play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
+        play.to(at(15_000)).said(&[Output::Suspended("dx:9889 said INVALID".into())]);
+        play.to(at(17_000)).said(&[believe(at(46_010)), Output::Resumed]);
+    }
+
+    #[test]
+    fn a_place_that_does_not_expire_any_more_needs_no_renewal() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Says(5, "YES"), Says(1, "OK")]);
+        play.to(at(DAY)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Believe(Deadlines::NEVER)]).asked(&["wait", "renew"]);
+        play.release().to(at(DAY + 1)).said(&[RELEASED]);
+    }
+
+    #[test]
+    fn a_server_that_is_away_is_waited_for_and_then_named() {
+        for (script, why) in [
+            (Refuses, "dx:9889: connection refused"),
+            (IsOff, "dx:9889: no answer for 3.0 s"),
+            (HangsUp(1), "dx:9889: closed the connection"),
+            (Resets(1), "dx:9889: connection reset by peer"),
+        ] {
+            for (options, limit) in [(options(), 10_000), (patient(0), 10_000), (patient(1000), 10_000), (patient(60_000), 60_000)] {
+                let mut play = Play::new(options, &[script]);
+                play.to(at(limit - 1)).said(&[]).to(at(limit)).said(&[unreachable(why)]);
+                play.release().to(at(limit + 1000)).said(&[RELEASED]);
+            }
+        }
+        let mut play = Play::new(patient(0), &[Freezes]);
+        play.to(at(10_000)).said(&[unreachable("dx:9889: no answer for 3.0 s")]);
+    }
+
+    #[test]
+    fn a_server_that_goes_away_while_we_wait_has_as_long_to_come_back() {
+        let waiting = Output::Waiting(holder());
+        let mut play = Play::new(options(), &[HangsUp(60_000), Refuses]);
+        play.to(at(69_999)).said(std::slice::from_ref(&waiting)).to(at(70_000)).said(&[unreachable("dx:9889: connection refused")]);
+
+        let mut play = Play::new(options(), &[HangsUp(60_000), Refuses, Refuses, HangsUp(60_000), Refuses, Says(5, "YES"), Waits]);
+        play.to(at(DAY)).said(&[waiting.clone(), acquired(None)]);
+
+        let mut play = Play::new(patient(DAY), &[HangsUp(60_000), Refuses]);
+        play.to(at(DAY - 1)).said(&[waiting]).to(at(DAY)).said(&[unreachable("dx:9889: connection refused")]);
+    }
+
+    #[test]
+    fn patience_ends_in_busy_where_a_server_keeps_us_waiting() {
+        let mut play = Play::new(patient(60_000), &[Waits, Says(1, "OK")]);
+        play.to(at(59_999)).said(&[Output::Waiting(holder())]).to(at(60_000)).said(&[Output::Busy(holder())]);
+        play.release().to(at(60_010)).said(&[RELEASED]).asked(&["wait", "release"]);
+    }
+
+    /// A wait that is given up: by when all must be said, and what is asked after the wait.
+    #[test]
+    fn a_wait_that_is_given_up_leaves_nothing_behind() {
+        for (script, given_up, over, asked) in [
+            (&[Waits, Says(1, "OK")][..], 5_000, 5_002, &["release"][..]),
+            (&[Waits, Says(1, "OK")], 100, 252, &["release"]), // the original would wait for ever for who left so soon
+            (&[Says(200, "YES"), Says(1, "OK")], 100, 201, &["release"]),
+            (&[Lends(5_100, 7, 30_000), Says(1, "OK")], 5_000, 5_101, &["release 7"]), // it was under way
+            (&[Says(5_100, "NO")], 5_000, 5_100, &[]),
+            (&[Resets(5_100), Says(1, "OK")], 5_000, 5_101, &["release"]),
+            (&[Freezes, Says(1, "OK")], 5_000, 6_001, &["release"]),
+            (&[Freezes, Refuses], 5_000, 7_000, &[]),
+            (&[Freezes], 5_000, 7_000, &["release"]),
+            (&[HangsUp(4_000), Refuses], 5_000, 6_000, &[]), // something may have come of it
+            (&[Refuses], 5_000, 5_000, &[]),
+            (&[IsOff], 1_000, 1_000, &[]),
+        ] {
+            let mut play = Play::new(options(), script);
+            play.to(at(given_up)).asked.clear();
+            play.said.retain(|output| *output != Output::Waiting(holder()));
+            play.release().to(at(over - 1));
+            if over > given_up {
+                play.said(&[]);
+            }
+            play.to(at(over)).said(&[RELEASED]).asked(asked);
+            assert_eq!(play.to(at(DAY)).drain(), Moment::NEVER, "{script:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_alone_on_this_host_gives_back_nothing_that_may_be_anothers() {
+        let shared = || Options { alone: false, ..options() };
+        let mut play = Play::new(shared(), &[Waits]);
+        play.to(at(5_000)).release().to(at(DAY)).asked(&["wait"]);
+        let mut play = Play::new(shared(), &[Lends(5_100, 7, 30_000), Says(1, "OK")]);
+        play.to(at(5_000)).release().to(at(DAY)).asked(&["wait", "release 7"]);
+    }
+
+    #[test]
+    fn giving_back_is_tried_for_a_while_and_then_there_is_a_doubt() {
+        let mut play = Play::new(options(), &[Says(1, "YES"), Refuses, HangsUp(1), IsOff, Says(1, "OK")]);
+        play.to(at(1_000)).said(&[acquired(None)]).release().to(at(10_999)).said(&[RELEASED]).asked(&["wait", "release", "release"]);
+
+        let doubt = |text: &str| Output::Released { doubt: Some(text.into()) };
+        let mut play = Play::new(options(), &[Says(1, "YES"), Refuses]);
+        play.to(at(1_000)).said(&[acquired(None)]).release().to(at(10_999)).said(&[]);
+        play.to(at(11_000)).said(&[doubt("dx:9889: connection refused: the lock is free when it has expired there")]);
+        let mut play = Play::new(options(), &[Lends(1, 7, 300_000), Says(1, "INVALID")]);
+        play.to(at(1_000)).said(&[believe(at(300_000)), acquired(Some(7))]).release();
+        play.to(at(1_001)).said(&[doubt("dx:9889 said INVALID: the lock is free when it has expired there, within 299 s")]);
+    }
+
+    #[test]
+    fn a_place_that_is_being_renewed_is_given_back_at_once() {
+        let mut play = Play::new(options(), &[Lends(20_000, 7, 30_000), Freezes, Says(1, "OK")]);
+        play.to(at(20_500)).said(&[Output::Waiting(holder())]).release().to(at(20_501)).said(&[RELEASED]).asked(&[
+            "wait",
+            "renew",
+            "release 7",
+        ]);
+
+        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Freezes, Says(1, "OK")]);
+        play.to(at(10_500)).said(&[believe(at(30_000)), acquired(Some(7))]).release().to(at(10_501)).said(&[RELEASED]);
+    }
+
+    #[test]
+    fn a_place_is_not_begun_with_after_its_time() {
+        let mut lock = Pool::new(options(), at(0), at(0));
+        assert_eq!(lock.poll(at(0)), Output::Connect(0));
+        lock.handle(Input::Connected, at(0));
+        assert!(matches!(lock.poll(at(0)), Output::Send(_)));
+        let mut bytes = Vec::new();
+        Reply::new(200, "", "YES").with("X-Lock-Expires", 30).write(Terms::UNREADABLE, &mut bytes);
+        lock.handle(Input::Received(&bytes), at(5));
+        assert_eq!([lock.poll(at(5)), lock.poll(at(5))], [Output::Disconnect, believe(at(30_000))]);
+        // Stopped before it was told that it has the lock.
+        assert_eq!([lock.poll(at(29_000)), lock.poll(at(29_100))], [Output::Wait(at(29_100)), Output::Connect(0)]);
+    }
+
+    fn anything() -> impl Strategy<Value = Does> {
+        let ms = 0..40_000u64;
+        prop_oneof![
+            Just(Refuses),
+            Just(IsOff),
+            Just(Waits),
+            Just(Freezes),
+            (ms.clone(), prop::sample::select(vec!["YES", "NO", "OK", "INVALID", "?"])).prop_map(|(ms, word)| Says(ms, word)),
+            (ms.clone(), 1..3i64, 500..60_000u64).prop_map(|(ms, token, length)| Lends(ms, token, length)),
+            ms.clone().prop_map(HangsUp),
+            ms.prop_map(Resets),
+        ]
+    }
+
+    proptest! {
+        /// Whatever a server does: the lock is ours only with time to begin, it is lost or let go in time, and every release comes to its end.
+        #[test]
+        fn whatever_happens_belief_is_in_time_and_a_release_ends(
+            script in prop::collection::vec(anything(), 1..12),
+            wait in prop_oneof![Just(None), (0..100_000u64).prop_map(Some)],
+            released in 0..200_000u64,
+        ) {
+            let mut play = Play::new(wait.map_or_else(options, patient), &script);
+            let (mut held, mut until) = (false, Deadlines::NEVER);
+            for step in 0..=released / 50 {
+                play.to(at((step * 50).min(released)));
+                for output in std::mem::take(&mut play.said) {
+                    match output {
+                        Output::Acquired(_) => {
+                            prop_assert!(!held && play.now < until.term + Duration::from_millis(50));
+                            held = true;
+                        }
+                        Output::Believe(deadlines) => until = deadlines,
+                        Output::Lost { dead_by, .. } => {
+                            prop_assert!(held && dead_by <= until.kill.max(play.now));
+                            held = false;
+                        }
+                        Output::Released { .. } => prop_assert!(false, "before it was asked for"),
+                        _ => {}
+                    }
+                }
+                prop_assert!(!held || play.now < until.term);
+            }
+            play.release().to(at(released) + RELEASE + SETTLING + LAST_WORD + SECOND);
+            let over = play.said.iter().filter(|output| matches!(output, Output::Released { .. })).count();
+            prop_assert_eq!((over, play.drain()), (1, Moment::NEVER));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Those who hold one pool: by host, and by when their holding expires.
+
+use super::state::Since;
+use crate::moment::Moment;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// What a host holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Holding {
+    pub(super) token: i64,
+    pub(super) since: Since,
+    /// `Moment::NEVER`: it lasts until it is released.
+    pub(super) expires: Moment,
+    /// Answers YES that stand for it: those that are to be given once it is saved, and those that were. One that is not delivered stands
+    /// for nothing any more, and a holding with none is nobody's.
+    pub(super) answers: u32,
+    /// Whether such an answer was given. Until then nobody can know of it.
+    pub(super) told: bool,
+}
+
+/// The holders of a pool.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    by_host: BTreeMap<Rc<str>, Holding>,
+    /// Of those that somebody was told of and that expire.
+    by_expiry: BTreeSet<(Moment, Rc<str>)>,
+}
+
+impl Holders {
+    pub(super) fn len(&self) -> usize {
+        self.by_host.len()
+    }
+
+    /// By name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Rc<str>, &Holding)> {
+        self.by_host.iter()
+    }
+
+    pub(super) fn get(&self, host: &str) -> Option<Holding> {
+        self.by_host.get(host).copied()
+    }
+
+    /// In place of what the host held before.
+    pub(super) fn set(&mut self, host: &Rc<str>, holding: Holding) {
+        self.remove(host);
+        if holding.told && holding.expires != Moment::NEVER {
+            self.by_expiry.insert((holding.expires, host.clone()));
+        }
+        self.by_host.insert(host.clone(), holding);
+    }
+
+    pub(super) fn remove(&mut self, host: &str) -> Option<(Rc<str>, Holding)> {
+        let (host, holding) = self.by_host.remove_entry(host)?;
+        self.by_expiry.remove(&(holding.expires, host.clone()));
+        Some((host, holding))
+    }
+
+    /// When the first of them expires.
+    pub(super) fn next_expiry(&self) -> Moment {
+        self.by_expiry.first().map_or(Moment::NEVER, |(expires, _)| *expires)
+    }
+
+    /// Takes out one that has expired.
+    pub(super) fn take_expired(&mut self, now: Moment) -> Option<(Rc<str>, Holding)> {
+        let (expires, host) = self.by_expiry.first()?;
+        if now < *expires {
+            return None;
+        }
+        let host = host.clone();
+        self.remove(&host)
+    }
+}

@@ -1,0 +1,644 @@
+//! The server itself remembers the holders, in memory, and if that is wanted in a file that outlives it.
+
+use super::desk::{Desk, Promise, Stake};
+use super::ledger::{self, Ledger};
+use super::refusal::{self, Refusal};
+use super::state::State;
+use super::waiters::Asked;
+use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
+use crate::moment::Moment;
+use crate::plan::{self, Level};
+use std::collections::BTreeMap;
+
+/// See above.
+#[derive(Debug)]
+pub struct Memory {
+    pools: BTreeMap<String, Ledger>,
+    /// Whether there is a file.
+    durable: bool,
+    desk: Desk,
+}
+
+impl Memory {
+    /// With a file, begins with the state that is in it, which is empty if there is none yet. Tokens are above `seed`, too, which is
+    /// microseconds of real time: so they grow on if the file is lost.
+    pub fn new(pools: Vec<plan::Pool>, file: Option<State>, seed: i64, now: Moment) -> Memory {
+        let durable = file.is_some();
+        let State { last_token, holders } = file.unwrap_or_default();
+        let mut desk = Desk::new(last_token.max(seed));
+        let mut pools: BTreeMap<_, _> = pools.into_iter().map(|pool| (pool.name.clone(), Ledger::new(pool))).collect();
+        for held in &holders {
+            match pools.get_mut(&held.pool) {
+                Some(ledger) => ledger.restore(held, now),
+                None => desk.note(Level::Warning, ledger::forgotten(&held.pool, &held.host, held.token)),
+            }
+        }
+        Memory { pools, durable, desk }
+    }
+
+    fn asked(&mut self, request: &Request, now: Moment) {
+        if let Some(ledger) = self.pools.get_mut(request.pool) {
+            let Request { ticket, call, host, .. } = *request;
+            return ledger.ask(Asked { ticket, call, host: host.into(), since: now }, &mut self.desk, now);
+        }
+        self.desk.note(Level::Info, refusal::told(request.pool, request.host, Refusal::UnknownPool));
+        self.desk.answer(request.ticket, Answer::Invalid);
+    }
+
+    fn gone(&mut self, ticket: Ticket, now: Moment) {
+        if self.pools.values_mut().any(|ledger| ledger.forget_waiter(ticket)) {
+            return;
+        }
+        if let Some(Promise::Yes(stake)) = self.desk.withdraw(ticket)
+            && let Some(ledger) = self.pools.get_mut(&*stake.pool)
+        {
+            ledger.withdraw(&stake, &mut self.desk, now);
+        }
+    }
+
+    fn saved(&mut self, now: Moment) {
+        for (ticket, promise) in self.desk.saved(now) {
+            self.resolve(ticket, promise, |ledger, stake, desk| ledger.keep(stake, desk, now));
+        }
+        self.settle(now);
+    }
+
+    /// Nothing that was promised is so, and then each request is asked again.
+    fn not_saved(&mut self, why: String, now: Moment) {
+        let promises = self.desk.not_saved(why, now);
+        for (_, promise) in promises.iter().rev() {
+            if let Promise::Yes(stake) = promise
+                && let Some(ledger) = self.pools.get_mut(&*stake.pool)
+            {
+                ledger.undo(stake, &mut self.desk);
+            }
+        }
+        for (ticket, promise) in promises {
+            self.resolve(ticket, promise, |ledger, stake, desk| ledger.ask(stake.asked, desk, now));
+        }
+    }
+
+    fn resolve(&mut self, ticket: Ticket, promise: Promise, yes: impl FnOnce(&mut Ledger, Stake, &mut Desk)) {
+        match promise {
+            Promise::Ok => self.desk.answer(ticket, Answer::Ok),
+            Promise::Yes(stake) => match self.pools.get_mut(&*stake.pool) {
+                Some(ledger) => yes(ledger, stake, &mut self.desk),
+                None => self.desk.answer(ticket, Answer::Invalid),
+            },
+        }
+    }
+
+    fn settle(&mut self, now: Moment) {
+        self.pools.values_mut().for_each(|ledger| ledger.settle(&mut self.desk, now));
+    }
+
+    fn state(&self) -> State {
+        State { last_token: self.desk.last_token(), holders: self.pools.values().flat_map(Ledger::held).collect() }
+    }
+}
+
+impl Backend for Memory {
+    fn handle(&mut self, input: Input, now: Moment) {
+        match input {
+            Input::Asked(request) => self.asked(&request, now),
+            Input::Gone(ticket) => self.gone(ticket, now),
+            Input::Undelivered { pool, host, token } => {
+                if let Some(ledger) = self.pools.get_mut(pool) {
+                    ledger.undelivered(host, token, &mut self.desk, now);
+                }
+            }
+            Input::Saved => self.saved(now),
+            Input::NotSaved(why) => self.not_saved(why, now),
+            Input::Tick => self.settle(now),
+        }
+    }
+
+    fn poll(&mut self, now: Moment) -> Output {
+        loop {
+            if let Some(output) = self.desk.next_output() {
+                return output;
+            }
+            if !self.desk.is_due(now) {
+                return Output::Wait(self.pools.values().map(Ledger::wake).fold(self.desk.wake(), Moment::min));
+            }
+            self.desk.save();
+            if self.durable {
+                return Output::Save(self.state());
+            }
+            self.saved(now);
+        }
+    }
+
+    fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment) {
+        let mut before = std::mem::take(&mut self.pools);
+        for plan in pools {
+            let name = plan.name.clone();
+            let ledger = match before.remove(&name) {
+                Some(mut ledger) => {
+                    ledger.reconfigure(plan, &mut self.desk, now);
+                    ledger
+                }
+                None => Ledger::new(plan),
+            };
+            self.pools.insert(name, ledger);
+        }
+        before.into_values().for_each(|ledger| ledger.close(&mut self.desk));
+    }
+
+    fn report(&self, now: Moment) -> Vec<Report<'_>> {
+        self.pools.values().map(|ledger| ledger.report(now)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::state::{Held, Since};
+    use super::super::{Call, Grant};
+    use super::*;
+    use std::time::Duration;
+
+    /// A server and its clients as a script: every line has a second, what happens then, and what the server does about it.
+    ///
+    /// Clients are named by their hosts, with a number if a host has several: `a`, `a2`. A holding's token is the count of holdings.
+    struct Script {
+        memory: Memory,
+        clients: Vec<String>,
+        now: Moment,
+        notes: Vec<String>,
+    }
+
+    fn at(second: u64) -> Moment {
+        Moment(Duration::from_secs(second))
+    }
+
+    fn pool(permits: u32, expire: u64) -> plan::Pool {
+        plan::Pool { name: "one".into(), expire: (expire > 0).then(|| Duration::from_secs(expire)), permits, servers: None }
+    }
+
+    fn only(servers: &[&str]) -> plan::Pool {
+        plan::Pool { servers: Some(servers.iter().map(ToString::to_string).collect()), ..pool(1, 60) }
+    }
+
+    impl Script {
+        fn new(pool: plan::Pool, file: Option<State>) -> Script {
+            let memory = Memory::new(vec![pool], file, 0, at(0));
+            Script { memory, clients: Vec::new(), now: at(0), notes: Vec::new() }
+        }
+
+        /// Without a file.
+        fn plain(pool: plan::Pool) -> Script {
+            Script::new(pool, None)
+        }
+
+        /// With a file, which is written once already.
+        fn durable(pool: plan::Pool) -> Script {
+            let mut script = Script::new(pool, Some(State::default()));
+            script.play(&[(0, "tick", "save"), (0, "saved", "")]);
+            script
+        }
+
+        fn play(&mut self, lines: &[(u64, &str, &str)]) {
+            for &(second, event, expected) in lines {
+                self.now = at(second);
+                self.happen(event);
+                assert_eq!(self.drain(), expected, "{event:?} at {second} s");
+            }
+        }
+
+        fn happen(&mut self, event: &str) {
+            let words: Vec<_> = event.split(' ').collect();
+            let number = |word: &str| word.parse().unwrap();
+            let input = match words[..] {
+                ["tick"] => Input::Tick,
+                ["saved"] => Input::Saved,
+                ["not", "saved"] => Input::NotSaved("disk full".into()),
+                ["gone", client] => Input::Gone(self.ticket(client)),
+                ["lost", host, token] => Input::Undelivered { pool: "one", host, token: number(token) },
+                ["get", client] => return self.ask(client, Call::Get),
+                ["wait", client] => return self.ask(client, Call::Wait),
+                ["renew", client] => return self.ask(client, Call::Renew),
+                ["release", client] => return self.ask(client, Call::Release { token: None }),
+                ["release", client, token] => return self.ask(client, Call::Release { token: Some(number(token)) }),
+                _ => panic!("{event}"),
+            };
+            self.memory.handle(input, self.now);
+        }
+
+        fn ask(&mut self, client: &str, call: Call) {
+            self.clients.push(client.into());
+            let (ticket, host) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
+            self.memory.handle(Input::Asked(Request { ticket, call, pool: "one", host }), self.now);
+        }
+
+        /// Of what it asked last.
+        fn ticket(&self, client: &str) -> Ticket {
+            Ticket(self.clients.iter().rposition(|name| name == client).unwrap().try_into().unwrap())
+        }
+
+        fn drain(&mut self) -> String {
+            let mut said = Vec::new();
+            loop {
+                said.push(match self.memory.poll(self.now) {
+                    Output::Answer(Ticket(ticket), answer) => {
+                        format!("{} {}", self.clients[usize::try_from(ticket).unwrap()], shown(&answer))
+                    }
+                    Output::Save(State { holders, .. }) => {
+                        let holders = holders.iter().map(|Held { host, token, .. }| format!(" {host}={token}"));
+                        format!("save{}", holders.collect::<String>())
+                    }
+                    Output::Note(_, note) => {
+                        self.notes.push(note);
+                        continue;
+                    }
+                    Output::Wait(_) => return said.join(", "),
+                });
+            }
+        }
+    }
+
+    fn shown(answer: &Answer) -> String {
+        match answer {
+            Answer::Yes(Grant { token, expires }) => {
+                format!("YES {token}{}", expires.map_or(String::new(), |left| format!(" {} s", left.as_secs())))
+            }
+            Answer::No => "NO".into(),
+            Answer::Ok => "OK".into(),
+            Answer::Invalid => "INVALID".into(),
+            Answer::Unavailable(_) => "503".into(),
+        }
+    }
+
+    #[test]
+    fn one_holds_and_the_others_wait_their_turn() {
+        Script::plain(pool(1, 0)).play(&[
+            (0, "get a", "a YES 1"),
+            (1, "get a", "a YES 1"),
+            (1, "get b", "b NO"),
+            (2, "wait b", ""),
+            (3, "wait c", ""),
+            (4, "get d", "d NO"),
+            (5, "release b", "b OK"),
+            (6, "release a", "b YES 2, a OK"),
+            (7, "release a", "a OK"),
+            (8, "release b", "c YES 3, b OK"),
+            (9, "release c", "c OK"),
+            (10, "get d", "d YES 4"),
+        ]);
+    }
+
+    #[test]
+    fn as_many_hold_as_there_are_permits() {
+        Script::plain(pool(3, 0)).play(&[
+            (0, "get a", "a YES 1"),
+            (0, "get b", "b YES 2"),
+            (0, "get c", "c YES 3"),
+            (0, "get d", "d NO"),
+            (0, "get e", "e NO"),
+            (1, "wait e", ""),
+            (2, "release b", "e YES 4, b OK"),
+            (3, "get b", "b NO"),
+        ]);
+    }
+
+    #[test]
+    fn a_lock_belongs_to_a_host() {
+        Script::plain(pool(1, 0)).play(&[
+            (0, "get a", "a YES 1"),
+            (1, "wait b", ""),
+            (2, "wait c", ""),
+            (3, "wait b2", ""),
+            (4, "wait a2", "a2 YES 1"),
+            (5, "release a", "b YES 2, b2 YES 2, a OK"),
+            (6, "release b2", "c YES 3, b2 OK"),
+        ]);
+    }
+
+    #[test]
+    fn whoever_hangs_up_loses_its_place_and_no_other_does() {
+        Script::plain(pool(1, 0)).play(&[
+            (0, "get a", "a YES 1"),
+            (1, "wait b", ""),
+            (2, "wait c", ""),
+            (3, "wait b2", ""),
+            (4, "gone b", ""),
+            (5, "gone b", ""),
+            (6, "release a", "c YES 2, a OK"),
+            (7, "release c", "b2 YES 3, c OK"),
+        ]);
+    }
+
+    #[test]
+    fn each_holding_has_its_own_expiry() {
+        let mut script = Script::plain(pool(2, 60));
+        script.play(&[
+            (0, "get a", "a YES 1 60 s"),
+            (20, "get b", "b YES 2 60 s"),
+            (30, "get a", "a YES 1 30 s"),
+            (40, "wait c", ""),
+            (59, "tick", ""),
+            (60, "tick", "c YES 3 60 s"),
+            (61, "get a", "a NO"),
+            (80, "get a", "a YES 4 60 s"),
+        ]);
+        assert_eq!(script.memory.poll(at(80)), Output::Wait(at(120)));
+    }
+
+    #[test]
+    fn a_renewal_lasts_from_now_and_takes_nothing_from_those_who_wait() {
+        Script::plain(pool(1, 60)).play(&[
+            (0, "renew a", "a YES 1 60 s"),
+            (20, "renew a", "a YES 1 60 s"),
+            (60, "get b", "b NO"),
+            (79, "tick", ""),
+            (80, "renew b", "b YES 2 60 s"),
+            (81, "renew a", "a NO"),
+            (82, "wait c", ""),
+            (140, "tick", "c YES 3 60 s"),
+            (141, "renew b", "b NO"),
+            (200, "renew c", "c YES 4 60 s"),
+        ]);
+    }
+
+    #[test]
+    fn a_release_can_name_what_it_means() {
+        Script::plain(pool(1, 60)).play(&[
+            (0, "get a", "a YES 1 60 s"),
+            (60, "get a", "a YES 2 60 s"),
+            (61, "release a 1", "a OK"),
+            (62, "get b", "b NO"),
+            (63, "release b 2", "b OK"),
+            (64, "release a 2", "a OK"),
+            (65, "get b", "b YES 3 60 s"),
+        ]);
+    }
+
+    #[test]
+    fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same_host_otherwise() {
+        let mut script = Script::plain(pool(1, 0));
+        script.play(&[
+            (0, "get a", "a YES 1"),
+            (1, "wait b", ""),
+            (2, "wait c", ""),
+            (2, "wait c2", ""),
+            (3, "lost b 1", ""),
+            (4, "lost a 1", "b YES 2"),
+            (5, "get b2", "b2 YES 2"),
+            (6, "lost b 2", ""),
+            (7, "lost b 1", ""),
+            (8, "release b", "c YES 3, c2 YES 3, b OK"),
+            (9, "lost c 3", ""),
+            (9, "lost c 3", ""),
+            (10, "get d", "d YES 4"),
+        ]);
+        assert_eq!(script.memory.report(at(10))[0].counts.undelivered, 6);
+    }
+
+    #[test]
+    fn what_is_not_asked_well_is_invalid() {
+        let mut script = Script::plain(only(&["a", "b"]));
+        script.play(&[(0, "get a", "a YES 1 60 s"), (0, "get c", "c INVALID"), (0, "wait c", "c INVALID"), (0, "release c", "c INVALID")]);
+        let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a" };
+        script.memory.handle(Input::Asked(request), at(0));
+        assert_eq!(script.drain(), "a INVALID");
+        assert_eq!(script.notes[1..3], [r#"invalid request of "c" for "one": not one of the pool's servers"#; 2]);
+        assert_eq!(script.notes[4], r#"invalid request of "a" for "two": no such pool"#);
+    }
+
+    #[test]
+    fn an_answer_goes_out_when_what_it_says_is_saved() {
+        Script::durable(pool(1, 60)).play(&[
+            (0, "get a", "save a=1"),
+            (1, "get b", "b NO"),
+            (1, "get a2", ""),
+            (2, "saved", "a YES 1 58 s, a2 YES 1 58 s"),
+            (3, "get a", "a YES 1 57 s"),
+            (3, "wait b", ""),
+            (4, "renew a", "save a=1"),
+            (5, "get a2", ""),
+            (6, "saved", "a YES 1 58 s, a2 YES 1 58 s"),
+            (7, "release a", "save b=2"),
+            (8, "get a2", "a2 NO"),
+            (9, "saved", "b YES 2 58 s, a OK"),
+            (67, "tick", "save"),
+            (68, "get c", ""),
+            (69, "saved", "save c=3"),
+            (70, "saved", "c YES 3 58 s"),
+        ]);
+    }
+
+    #[test]
+    fn nobody_is_told_of_a_renewal_before_it_is_saved() {
+        Script::durable(pool(1, 60)).play(&[
+            (0, "get a", "save a=1"),
+            (10, "renew a2", ""),
+            (20, "saved", "a YES 1 40 s, save a=1"),
+            (30, "get a", ""),
+            (31, "not saved", "a2 503, a YES 1 29 s"),
+            (60, "get b", "b 503, save"),
+        ]);
+    }
+
+    #[test]
+    fn what_cannot_be_saved_is_undone_and_nothing_is_granted_until_it_can_be() {
+        let mut script = Script::durable(pool(2, 60));
+        script.play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1 60 s"),
+            (1, "get b", "save a=1 b=2"),
+            (1, "wait c", ""),
+            (1, "wait d", ""),
+            (1, "renew a", ""),
+            (2, "wait b2", ""),
+            (2, "not saved", "b 503, a 503"),
+            (2, "get e", "e 503"),
+            (2, "get a", "a YES 1 58 s"),
+            (2, "renew a", "a 503"),
+            (3, "tick", "save a=1"),
+            (3, "gone b2", ""),
+            (4, "not saved", ""),
+            (4, "release a", "a OK"),
+            (4, "gone c", ""),
+            (4, "gone d", ""),
+            (4, "get e", "e 503"),
+            (4, "wait f", ""),
+            (5, "tick", "save"),
+            (5, "saved", "save f=3"),
+            (5, "get a", ""),
+            (6, "saved", "f YES 3 59 s, save a=4 f=3"),
+            (6, "saved", "a YES 4 59 s"),
+        ]);
+        let told: Vec<_> = script.notes.iter().filter(|note| note.contains("sav")).collect();
+        let why = "cannot save who holds what: disk full; nothing is granted or renewed until it is saved, which is tried every second";
+        assert_eq!(told, [why, "who holds what is saved again, after 3.0 s"]);
+    }
+
+    #[test]
+    fn those_who_waited_wait_on_in_their_order() {
+        Script::durable(pool(2, 60)).play(&[
+            (0, "wait a", "save a=1"),
+            (0, "wait b", ""),
+            (0, "wait a2", ""),
+            (0, "wait c", ""),
+            (0, "not saved", ""),
+            (0, "wait d", ""),
+            (1, "tick", "save"),
+            (1, "saved", "save a=3 b=4"),
+            (1, "saved", "a YES 3 60 s, a2 YES 3 60 s, b YES 4 60 s"),
+            (2, "release a", "save b=4 c=5"),
+            (2, "release b", ""),
+            (2, "saved", "c YES 5 60 s, a OK, save c=5 d=6"),
+            (2, "saved", "d YES 6 60 s, b OK"),
+        ]);
+    }
+
+    #[test]
+    fn nobody_can_release_what_nobody_was_told_of() {
+        Script::durable(pool(1, 60)).play(&[(0, "wait a", "save a=1"), (0, "release a2", ""), (0, "saved", "a YES 1 60 s, a2 OK")]);
+    }
+
+    #[test]
+    fn what_was_granted_to_one_who_hung_up_before_it_was_saved_is_given_on() {
+        Script::durable(pool(1, 60)).play(&[
+            (0, "wait a", "save a=1"),
+            (0, "wait b", ""),
+            (0, "wait a2", ""),
+            (0, "gone a", ""),
+            (0, "gone a2", ""),
+            (0, "saved", "save b=2"),
+            (0, "saved", "b YES 2 60 s"),
+        ]);
+    }
+
+    #[test]
+    fn what_expires_before_it_is_saved_is_not_told() {
+        Script::durable(pool(1, 10)).play(&[
+            (0, "get a", "save a=1"),
+            (0, "wait b", ""),
+            (0, "renew a2", ""),
+            (10, "saved", "save a=2"),
+            (19, "saved", "a YES 2 1 s, save a=2"),
+            (20, "saved", "a2 YES 2 9 s"),
+        ]);
+        Script::durable(pool(1, 10)).play(&[
+            (0, "wait a", "save a=1"),
+            (0, "wait b", ""),
+            (10, "wait c", ""),
+            (10, "saved", "save a=2"),
+            (11, "saved", "a YES 2 9 s"),
+        ]);
+    }
+
+    #[test]
+    fn after_a_restart_the_same_hosts_hold_and_tokens_go_on_growing() {
+        let held = |pool: &str, host: &str, token, expires| Held {
+            pool: pool.into(),
+            host: host.into(),
+            token,
+            since: Since::from(at(0)),
+            expires,
+        };
+        let state = |holders| Some(State { last_token: 7, holders });
+        let mut script = Script::new(pool(2, 60), state(vec![held("one", "a", 6, at(50)), held("two", "b", 7, at(50))]));
+        script.play(&[
+            (0, "get a", "save a=6"),
+            (0, "saved", "a YES 6 50 s"),
+            (1, "get c", "save a=6 c=8"),
+            (1, "saved", "c YES 8 60 s"),
+            (2, "get d", "d NO"),
+            (50, "get d", "save c=8 d=9"),
+        ]);
+        assert_eq!(script.notes[0], "forgot that b holds two (token 7): there is no such pool any more");
+
+        let all = vec![held("one", "a", 1, at(0)), held("one", "b", 2, Moment::NEVER), held("one", "c", 3, at(30))];
+        let mut script = Script::new(pool(1, 60), state(all.clone()));
+        script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (30, "get a", "a NO, save b=2"), (59, "get a", "a NO")]);
+        let mut script = Script::new(pool(1, 0), state(all));
+        script.play(&[(0, "tick", "save a=1 b=2 c=3"), (0, "saved", ""), (3600, "get a", "a YES 1")]);
+    }
+
+    #[test]
+    fn tokens_grow_even_if_the_file_is_lost() {
+        let state = State { last_token: 5, holders: Vec::new() };
+        for (file, seed, token) in [(None, 100, 101), (Some(State::default()), 100, 101), (Some(state.clone()), 3, 6), (Some(state), 9, 10)]
+        {
+            let mut script = Script { memory: Memory::new(vec![pool(1, 0)], file.clone(), seed, at(0)), ..Script::plain(pool(1, 0)) };
+            script.happen("get a");
+            let expected = if file.is_some() { format!("save a={token}") } else { format!("a YES {token}") };
+            assert_eq!(script.drain(), expected);
+        }
+    }
+
+    #[test]
+    fn a_new_config_holds_from_now_on_and_takes_nothing_away() {
+        let mut script = Script::plain(pool(1, 60));
+        let change = |script: &mut Script, second, pools: Vec<plan::Pool>| {
+            script.memory.reconfigure(pools, at(second));
+            script.now = at(second);
+            script.drain()
+        };
+        script.play(&[(0, "get a", "a YES 1 60 s"), (0, "wait b", ""), (0, "wait c", ""), (0, "wait d", "")]);
+        assert_eq!(change(&mut script, 10, vec![pool(2, 30)]), "b YES 2 30 s");
+        script.play(&[(10, "get a", "a YES 1 50 s"), (11, "renew a", "a YES 1 49 s"), (31, "renew a", "a YES 1 30 s")]);
+        assert_eq!(change(&mut script, 32, vec![only(&["a", "d"])]), "c INVALID");
+        script.play(&[(33, "get b", "b INVALID"), (34, "renew b", "b YES 2 60 s"), (35, "release a", "a OK")]);
+        assert_eq!(change(&mut script, 36, vec![pool(1, 0)]), "");
+        script.play(&[(200, "get b", "b YES 2")]);
+        assert_eq!(change(&mut script, 200, vec![pool(1, 60)]), "");
+        script.play(&[(200, "get b", "b YES 2 60 s")]);
+        assert_eq!(change(&mut script, 201, Vec::new()), "d INVALID");
+        assert_eq!(script.notes.last().unwrap(), "forgot that b holds one (token 2): there is no such pool any more");
+        assert_eq!(change(&mut script, 202, vec![pool(1, 60)]), "");
+        script.play(&[(202, "get e", "e YES 3 60 s")]);
+    }
+
+    #[test]
+    fn a_promise_to_a_pool_that_is_gone_is_invalid() {
+        for saved in ["saved", "not saved"] {
+            let mut script = Script::durable(pool(1, 60));
+            script.play(&[(0, "wait a", "save a=1"), (0, "wait b", "")]);
+            script.memory.reconfigure(Vec::new(), at(0));
+            script.play(&[(0, "tick", "b INVALID")]);
+            script.happen(saved);
+            assert!(script.drain().starts_with("a INVALID"));
+        }
+    }
+
+    #[test]
+    fn the_log_tells_of_every_holding() {
+        let mut script = Script::plain(pool(1, 60));
+        script.play(&[(0, "get a", "a YES 1 60 s"), (1, "wait b", ""), (1, "wait c", ""), (2, "renew a", "a YES 1 60 s")]);
+        script.play(&[(3, "release a", "b YES 2 60 s, a OK"), (63, "tick", "c YES 3 60 s"), (64, "lost c 3", "")]);
+        assert_eq!(
+            script.notes,
+            [
+                "granted one to a (token 1, waited 0.0 s)",
+                "renewed one for a (token 1)",
+                "released one for a (token 1) after 3.0 s",
+                "granted one to b (token 2, waited 2.0 s)",
+                "took one from b (token 2): it expired after 60.0 s",
+                "granted one to c (token 3, waited 62.0 s)",
+                "took one back from c (token 3): the answer could not be delivered",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_report_has_all_that_is_known() {
+        let mut script = Script::plain(pool(2, 60));
+        script.play(&[
+            (0, "get b", "b YES 1 60 s"),
+            (1, "get a", "a YES 2 60 s"),
+            (2, "wait d", ""),
+            (3, "wait c", ""),
+            (3, "get e", "e NO"),
+        ]);
+        let report = &script.memory.report(at(4))[0];
+        let holders: Vec<_> = report.holders.iter().map(|holder| (holder.host, holder.token, holder.held, holder.expires)).collect();
+        let seconds = Duration::from_secs;
+        assert_eq!(holders, [("a", 2, seconds(3), Some(seconds(57))), ("b", 1, seconds(4), Some(seconds(56)))]);
+        let waiters: Vec<_> = report.waiters.iter().map(|waiter| (waiter.host, waiter.waited)).collect();
+        assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
+        assert_eq!((report.pool, report.permits, report.expire), ("one", 2, Some(seconds(60))));
+        assert_eq!((report.counts.granted, report.counts.refused), (2, 1));
+    }
+}

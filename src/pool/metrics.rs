@@ -1,0 +1,146 @@
+//! What the pools are like as Prometheus reads it: its text format, version 0.0.4.
+
+use self::Kind::{Counter, Gauge};
+use self::Value::{Count, Time};
+use super::Report;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+/// What it calls this text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How a metric goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Only up, from the server's start.
+    Counter,
+    /// Up and down.
+    Gauge,
+}
+
+/// What a metric is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Value {
+    /// So many.
+    Count(u64),
+    /// So long; shown in seconds.
+    Time(Duration),
+}
+
+/// A metric of the whole server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Metric {
+    /// By Prometheus' custom: `distributexd_…`, its unit last, or `_total`.
+    pub name: &'static str,
+    /// How it goes.
+    pub kind: Kind,
+    /// One sentence about it.
+    pub help: &'static str,
+    /// What it is now.
+    pub value: Value,
+}
+
+/// A metric that each pool has: its name after `distributexd_`, kind, help, and what a report has of it.
+type PoolMetric = (&'static str, Kind, &'static str, fn(&Report) -> Value);
+
+const POOL_METRICS: [PoolMetric; 10] = [
+    ("permits", Gauge, "How many hosts may hold the pool at once.", |pool| Count(pool.permits.into())),
+    ("holders", Gauge, "How many hosts hold the pool.", |pool| count(pool.holders.len())),
+    ("waiters", Gauge, "How many requests wait for the pool.", |pool| count(pool.waiters.len())),
+    ("oldest_waiter_seconds", Gauge, "How long the first of them has waited; 0 if none does.", oldest),
+    ("grants_total", Counter, "Holdings that a host was told of.", |pool| Count(pool.counts.granted)),
+    ("releases_total", Counter, "Holdings that a host let go.", |pool| Count(pool.counts.released)),
+    ("expiries_total", Counter, "Holdings that were kept beyond their expiry.", |pool| Count(pool.counts.expired)),
+    ("refusals_total", Counter, "Requests answered NO.", |pool| Count(pool.counts.refused)),
+    ("invalid_total", Counter, "Requests for the pool answered INVALID.", |pool| Count(pool.counts.invalid)),
+    ("undelivered_total", Counter, "Answers YES that could not be delivered.", |pool| Count(pool.counts.undelivered)),
+];
+
+fn oldest(pool: &Report) -> Value {
+    Time(pool.waiters.first().map_or(Duration::ZERO, |waiter| waiter.waited))
+}
+
+fn count(items: usize) -> Value {
+    Count(u64::try_from(items).unwrap_or(u64::MAX))
+}
+
+/// The text.
+pub fn text(server: &[Metric], pools: &[Report]) -> String {
+    let mut text = String::new();
+    for Metric { name, kind, help, value } in server {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+    for (name, kind, help, value) in POOL_METRICS {
+        let _ = writeln!(text, "# HELP distributexd_{name} {help}\n# TYPE distributexd_{name} {kind}");
+        for report in pools {
+            let _ = writeln!(text, "distributexd_{name}{{pool=\"{}\"}} {}", Label(report.pool), value(report));
+        }
+    }
+    text
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Counter => "counter",
+            Gauge => "gauge",
+        })
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Count(count) => write!(f, "{count}"),
+            Time(time) => write!(f, "{}", time.as_secs_f64()),
+        }
+    }
+}
+
+/// The value of a label, in which three characters are written otherwise.
+struct Label<'a>(&'a str);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '\\' | '"' => write!(f, "\\{c}"),
+            '\n' => f.write_str("\\n"),
+            _ => f.write_char(c),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Counts, Holder, Waiter};
+    use super::*;
+
+    #[test]
+    fn each_metric_has_its_help_its_type_and_a_line_a_pool() {
+        let holders = vec![Holder { host: "h", token: 1, held: Duration::from_secs(5), expires: None }];
+        let waiters = [3500, 2].map(|waited| Waiter { host: "w", waited: Duration::from_millis(waited) }).to_vec();
+        let counts = Counts { granted: 1, released: 2, expired: 3, refused: 4, invalid: 5, undelivered: 6 };
+        let busy = Report { pool: "a", permits: 1, expire: None, holders, waiters, counts };
+        let idle = Report { pool: r#"q"\"#, permits: 3, expire: None, holders: vec![], waiters: vec![], counts: Counts::default() };
+        let uptime = Value::Time(Duration::from_millis(1250));
+        let server = Metric { name: "process_uptime_seconds", kind: Kind::Gauge, help: "Since the start.", value: uptime };
+        let text = text(&[server], &[busy, idle]);
+        assert!(text.starts_with(
+            "# HELP process_uptime_seconds Since the start.\n# TYPE process_uptime_seconds gauge\nprocess_uptime_seconds 1.25\n"
+        ));
+        assert!(text.contains(
+            "\n# HELP distributexd_permits How many hosts may hold the pool at once.\n# TYPE distributexd_permits gauge\n\
+             distributexd_permits{pool=\"a\"} 1\ndistributexd_permits{pool=\"q\\\"\\\\\"} 3\n# HELP "
+        ));
+        let of_a: Vec<_> =
+            text.lines().filter(|line| line.contains("{pool=\"a\"}")).map(|line| line.split(' ').next_back().unwrap()).collect();
+        assert_eq!(of_a, ["1", "1", "2", "3.5", "1", "2", "3", "4", "5", "6"]);
+        let counters = text.lines().filter(|line| line.starts_with("# TYPE") && line.ends_with("_total counter")).count();
+        assert_eq!((counters, text.matches("# TYPE ").count()), (6, 11));
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(Label("a\\b\"c\nd").to_string(), r#"a\\b\"c\nd"#);
+    }
+}

@@ -1,0 +1,285 @@
+//! Who holds what, as it outlives a server: JSON, with dates and not with this host's moments, since it may outlive that boot too. A file
+//! that is not just what a server wrote is refused: to forget a holder is to let a second one in.
+
+use super::refusal;
+use crate::moment::Moment;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What this file is. A later one may mean something else by the same words.
+const VERSION: i64 = 1;
+
+/// When this host booted, in ms since 1970, as its clocks have it now: what makes a date of a moment, and a moment of a date.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Boot(pub i64);
+
+/// When a holding began, in ms since this host booted; below zero if that was before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Since(i64);
+
+impl Since {
+    /// How long ago that is.
+    pub fn held(self, now: Moment) -> Duration {
+        Duration::from_millis(u64::try_from(Since::from(now).0.saturating_sub(self.0)).unwrap_or(0))
+    }
+}
+
+impl From<Moment> for Since {
+    fn from(moment: Moment) -> Since {
+        Since(i64::try_from(moment.0.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// All that a server must not forget.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct State {
+    /// No token up to this one is given out again.
+    pub last_token: i64,
+    /// By pool and host.
+    pub holders: Vec<Held>,
+}
+
+/// One host holds one pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Held {
+    pub pool: String,
+    pub host: String,
+    pub token: i64,
+    pub since: Since,
+    /// `Moment::NEVER`: it lasts until it is released.
+    pub expires: Moment,
+}
+
+/// Why a file is not a state.
+#[derive(Debug)]
+pub struct Error {
+    /// The file.
+    path: PathBuf,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Syntax(serde_json::Error),
+    Version(i64),
+    Unfit { place: String, expected: &'static str },
+}
+
+impl State {
+    /// As it stands in the file.
+    pub fn text(&self, boot: Boot) -> String {
+        let mut pools = Map::new();
+        for held in &self.holders {
+            let holders = pools.entry(held.pool.as_str()).or_insert_with(|| json!([]));
+            if let Value::Array(holders) = holders {
+                holders.push(held.value(boot));
+            }
+        }
+        format!("{:#}\n", json!({ "version": VERSION, "last_token": self.last_token, "pools": pools }))
+    }
+
+    /// Reads what the file at `path` has, which is only named.
+    pub fn parse(text: &[u8], path: &Path, boot: Boot) -> Result<State, Error> {
+        let state = serde_json::from_slice(text).map_err(Fault::Syntax).and_then(|value| State::of(&value, boot));
+        state.map_err(|fault| Error { path: path.to_owned(), fault })
+    }
+
+    fn of(value: &Value, boot: Boot) -> Result<State, Fault> {
+        match integer(value, "", "version")? {
+            VERSION => {}
+            other => return Err(Fault::Version(other)),
+        }
+        let last_token = integer(value, "", "last_token")?;
+        let mut state = State { last_token, holders: Vec::new() };
+        for (pool, holders) in value["pools"].as_object().ok_or_else(|| unfit("", "pools", "an object"))? {
+            let holders = holders.as_array().ok_or_else(|| unfit("pools.", pool, "a list"))?;
+            for (index, holder) in holders.iter().enumerate() {
+                state.holders.push(Held::of(holder, pool, &format!("pools.{pool}[{index}]."), boot)?);
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for Held { pool, host, token, .. } in &state.holders {
+            if !seen.insert((pool, host)) {
+                return Err(unfit("pools.", pool, "each host once"));
+            }
+            if *token > last_token {
+                return Err(unfit("", "last_token", "the greatest of all tokens"));
+            }
+        }
+        Ok(state)
+    }
+}
+
+impl Held {
+    fn value(&self, boot: Boot) -> Value {
+        let Held { host, token, since, expires, .. } = self;
+        json!({ "host": host, "token": token, "since": boot.0.saturating_add(since.0), "expires": boot.date(*expires) })
+    }
+
+    fn of(value: &Value, pool: &str, place: &str, boot: Boot) -> Result<Held, Fault> {
+        let host = value["host"].as_str().filter(|host| refusal::check_host(host).is_ok());
+        Ok(Held {
+            pool: pool.to_owned(),
+            host: host.ok_or_else(|| unfit(place, "host", "the name of a host"))?.to_owned(),
+            token: integer(value, place, "token")?,
+            since: Since(integer(value, place, "since")?.saturating_sub(boot.0)),
+            expires: match value.get("expires") {
+                Some(Value::Null) => Moment::NEVER,
+                _ => boot.moment(integer(value, place, "expires")?),
+            },
+        })
+    }
+}
+
+impl Boot {
+    /// Not before the moment: what is read again must not expire sooner than was promised.
+    fn date(self, moment: Moment) -> Option<i64> {
+        let since_boot = i64::try_from(moment.0.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
+        (moment != Moment::NEVER).then(|| self.0.saturating_add(since_boot))
+    }
+
+    /// What was before this boot is over since then.
+    fn moment(self, date: i64) -> Moment {
+        Moment(Duration::from_millis(u64::try_from(date.saturating_sub(self.0)).unwrap_or(0)))
+    }
+}
+
+fn integer(object: &Value, place: &str, key: &str) -> Result<i64, Fault> {
+    object[key].as_i64().ok_or_else(|| unfit(place, key, "an integer"))
+}
+
+fn unfit(place: &str, key: &str, expected: &'static str) -> Fault {
+    Fault::Unfit { place: format!("{place}{key}"), expected }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        match &self.fault {
+            Fault::Syntax(error) => write!(f, "not JSON: {error}"),
+            Fault::Version(version) => write!(f, "written by another distributexd: \"version\" is {version}, not {VERSION}"),
+            Fault::Unfit { place, expected } => write!(f, "{place:?}: expected {expected}"),
+        }?;
+        write!(f, "; so it is not known who holds what: restore the file, or move it away once nobody holds anything")
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: Boot = Boot(1_763_000_000_000);
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_millis(milliseconds))
+    }
+
+    fn held(pool: &str, host: &str, token: i64, expires: Moment) -> Held {
+        Held { pool: pool.into(), host: host.into(), token, since: at(5000).into(), expires }
+    }
+
+    fn parse(text: &str, boot: Boot) -> Result<State, String> {
+        State::parse(text.as_bytes(), Path::new("f"), boot).map_err(|error| error.to_string())
+    }
+
+    fn sample() -> State {
+        let holders = vec![held("a", "h1", 8, at(65_000)), held("a", "h2", 7, at(9000)), held("b", "замок \"q\"", 9, Moment::NEVER)];
+        State { last_token: 9, holders }
+    }
+
+    const SAMPLE: &str = r#"{
+  "last_token": 9,
+  "pools": {
+    "a": [
+      {
+        "expires": 1763000065000,
+        "host": "h1",
+        "since": 1763000005000,
+        "token": 8
+      }
+    ]
+  },
+  "version": 1
+}
+"#;
+
+    #[test]
+    fn a_state_reads_as_it_was_written() {
+        assert_eq!(parse(&sample().text(BOOT), BOOT), Ok(sample()));
+        assert_eq!(parse(&State::default().text(BOOT), BOOT), Ok(State::default()));
+        assert_eq!(State { holders: sample().holders[..1].to_vec(), ..sample() }.text(BOOT), SAMPLE);
+    }
+
+    #[test]
+    fn after_another_boot_the_dates_are_the_same() {
+        let reboot = Boot(BOOT.0 + 20_000);
+        let state = parse(&sample().text(BOOT), reboot).unwrap();
+        assert_eq!(state.holders.iter().map(|held| held.expires).collect::<Vec<_>>(), [at(45_000), at(0), Moment::NEVER]);
+        assert_eq!(state.holders[0].since.held(at(1000)), Duration::from_secs(16), "it began before this boot");
+        assert_eq!(parse(&state.text(reboot), BOOT).unwrap().holders[0], sample().holders[0]);
+    }
+
+    #[test]
+    fn no_holding_expires_sooner_for_being_saved() {
+        let state = State { last_token: 1, holders: vec![held("a", "h", 1, Moment(Duration::from_nanos(1_000_001)))] };
+        assert_eq!(parse(&state.text(BOOT), BOOT).unwrap().holders[0].expires, at(2));
+    }
+
+    #[test]
+    fn what_is_cut_off_anywhere_is_refused() {
+        let text = sample().text(BOOT);
+        for length in 0..text.len() - 1 {
+            if let Some(cut) = text.get(..length) {
+                assert!(parse(cut, BOOT).is_err_and(|error| error.starts_with("f: not JSON: EOF while parsing")), "{cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_server_wrote_is_refused_by_name() {
+        let pool = |holders: &str| format!(r#"{{"version": 1, "last_token": 9, "pools": {{"a": {holders}}}}}"#);
+        let holder = |fields: &str| pool(&format!("[{{{fields}}}]"));
+        for (text, why) in [
+            ("[]".into(), r#""version": expected an integer"#),
+            ("{}".into(), r#""version": expected an integer"#),
+            (r#"{"version": 2}"#.into(), r#"written by another distributexd: "version" is 2, not 1"#),
+            (r#"{"version": 1, "pools": {}}"#.into(), r#""last_token": expected an integer"#),
+            (r#"{"version": 1, "last_token": 9}"#.into(), r#""pools": expected an object"#),
+            (pool("{}"), r#""pools.a": expected a list"#),
+            (pool("[5]"), r#""pools.a[0].host": expected the name of a host"#),
+            (holder(r#""host": "h,i""#), r#""pools.a[0].host": expected the name of a host"#),
+            (holder(r#""host": "h""#), r#""pools.a[0].token": expected an integer"#),
+            (holder(r#""host": "h", "token": 1.5"#), r#""pools.a[0].token": expected an integer"#),
+            (holder(r#""host": "h", "token": 1"#), r#""pools.a[0].since": expected an integer"#),
+            (holder(r#""host": "h", "token": 1, "since": 0"#), r#""pools.a[0].expires": expected an integer"#),
+            (holder(r#""host": "h", "token": 10, "since": 0, "expires": 0"#), r#""last_token": expected the greatest of all tokens"#),
+            (
+                holder(r#""host": "h", "token": 1, "since": 0, "expires": 0}, {"host": "h", "token": 2, "since": 0, "expires": 0"#),
+                r#""pools.a": expected each host once"#,
+            ),
+            (format!("{}x", sample().text(BOOT)), "not JSON: trailing characters at line 29 column 1"),
+        ] {
+            let end = "; so it is not known who holds what: restore the file, or move it away once nobody holds anything";
+            assert_eq!(parse(&text, BOOT), Err(format!("f: {why}{end}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_number_is_too_large() {
+        for date in [i64::MIN, -1, 0, i64::MAX] {
+            for boot in [Boot(i64::MIN), Boot(0), Boot(i64::MAX)] {
+                let text = format!(
+                    r#"{{"version": 1, "last_token": {max}, "pools": {{"a": [{{"host": "h", "token": {max}, "since": {date}, "expires": {date}}}]}}}}"#,
+                    max = i64::MAX
+                );
+                parse(&parse(&text, boot).unwrap().text(boot), boot).unwrap();
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! epoll(7): waiting for one of very many descriptors. Like [`poll`](super::poll), the one place where its program sleeps, and where EINTR is
+//! handled.
+
+use super::{check, opened};
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+/// The most news that one wait brings; what is left comes with the next.
+const AT_ONCE: usize = 1024;
+
+/// Descriptors to wake up for. One that is closed is taken out by the kernel.
+#[derive(Debug)]
+pub struct Epoll {
+    fd: OwnedFd,
+    news: Vec<libc::epoll_event>,
+}
+
+/// What to wake up for; an error or the end of both directions always does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Interest {
+    /// Something to read, or that there will be no more.
+    Read,
+    /// That there will be no more to read, though there may be something.
+    HangUp,
+    /// Room to write.
+    Write,
+    /// Nothing else.
+    Nothing,
+    /// Nothing else, and that only when it changes.
+    Change,
+}
+
+/// What there is to say of a descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct News {
+    /// That it was added with.
+    pub key: u64,
+    /// An error, or both directions have ended.
+    pub over: bool,
+}
+
+impl Epoll {
+    /// Without descriptors.
+    pub fn new() -> io::Result<Epoll> {
+        // SAFETY: epoll_create1(2) touches no memory.
+        Ok(Epoll { fd: opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?, news: Vec::with_capacity(AT_ONCE) })
+    }
+
+    /// Adds a descriptor, to be known by `key`.
+    pub fn add(&self, fd: impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, &fd, key, interest)
+    }
+
+    /// Changes what to wake up for.
+    pub fn change(&self, fd: impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, &fd, key, interest)
+    }
+
+    fn control(&self, operation: c_int, fd: &impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
+        let events = match interest {
+            Interest::Read => libc::EPOLLIN | libc::EPOLLRDHUP,
+            Interest::HangUp => libc::EPOLLRDHUP,
+            Interest::Write => libc::EPOLLOUT,
+            Interest::Nothing => 0,
+            Interest::Change => libc::EPOLLET,
+        };
+        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: key };
+        // SAFETY: epoll_ctl(2) reads one event.
+        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_fd().as_raw_fd(), &raw mut event) })?;
+        Ok(())
+    }
+
+    /// Sleeps until there are news, for `limit` at most, and returns them. There may be none, as after a signal: the caller goes round its
+    /// loop again.
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<News>> {
+        self.news.clear();
+        let limit = limit.map_or(-1, super::poll::milliseconds);
+        let room = c_int::try_from(self.news.capacity()).unwrap_or(c_int::MAX);
+        // SAFETY: epoll_wait(2) writes as many events as there is room for, at most.
+        match check(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.news.as_mut_ptr(), room, limit) }) {
+            // SAFETY: so many events have been written.
+            Ok(count) => unsafe { self.news.set_len(usize::try_from(count).unwrap_or(0)) },
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        let over = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
+        Ok(self.news.iter().map(|event| News { key: event.u64, over: event.events & over != 0 }).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::socket;
+    use super::*;
+
+    const SOON: Option<Duration> = Some(Duration::from_secs(20));
+    const NOW: Option<Duration> = Some(Duration::ZERO);
+
+    fn news(epoll: &mut Epoll, limit: Option<Duration>) -> Vec<News> {
+        epoll.wait(limit).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_of_interest_is_news_until_it_is_dealt_with() {
+        let mut epoll = Epoll::new().unwrap();
+        let (one, other) = socket::pair().unwrap();
+        let something = [News { key: 7, over: false }];
+        epoll.add(&one, 7, Interest::Read).unwrap();
+        assert_eq!(news(&mut epoll, NOW), []);
+        socket::send(&other, b"a").unwrap();
+        for (interest, expected) in [
+            (Interest::Read, &something[..]),
+            (Interest::HangUp, &[]),
+            (Interest::Nothing, &[]),
+            (Interest::Write, &something),
+            (Interest::Read, &something),
+        ] {
+            epoll.change(&one, 7, interest).unwrap();
+            assert_eq!(news(&mut epoll, NOW), expected, "{interest:?}");
+        }
+        drop(one);
+        assert_eq!(news(&mut epoll, NOW), []);
+    }
+
+    #[test]
+    fn an_end_is_news_whatever_the_interest() {
+        for interest in [Interest::Nothing, Interest::HangUp, Interest::Read, Interest::Write, Interest::Change] {
+            let mut epoll = Epoll::new().unwrap();
+            let (one, other) = socket::pair().unwrap();
+            epoll.add(&one, 1, interest).unwrap();
+            drop(other);
+            assert_eq!(news(&mut epoll, SOON), [News { key: 1, over: true }], "{interest:?}");
+            let again = usize::from(interest != Interest::Change);
+            assert_eq!(news(&mut epoll, NOW).len(), again, "{interest:?}");
+        }
+    }
+}

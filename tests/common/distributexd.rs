@@ -1,0 +1,202 @@
+//! Our own lock server on a free loopback port, and connections to it on which a test says what it likes. It is one of the sandbox's processes.
+
+use super::run::{Outcome, Running};
+use super::sandbox::Sandbox;
+use super::{SOON, free_port, process, wait_until};
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::path::PathBuf;
+use zk_flock::http::{Reply, get};
+
+/// A server. Dropping it kills it.
+pub struct Distributexd<'a> {
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    sandbox: &'a Sandbox,
+    config: PathBuf,
+    running: Option<Running<'a>>,
+}
+
+impl<'a> Distributexd<'a> {
+    /// One with such a config. Where to listen is added to it.
+    pub fn start(sandbox: &'a Sandbox, config: &str) -> Distributexd<'a> {
+        let port = free_port();
+        let server = Distributexd { port, sandbox, config: sandbox.path(&format!("distributex-{port}.yaml")), running: None };
+        server.configure(config);
+        server.started()
+    }
+
+    /// Writes another config in place of the one that it has. It learns of that by SIGHUP, or when it is started again.
+    pub fn configure(&self, config: &str) {
+        fs::write(&self.config, format!("listen: 127.0.0.1\n{config}")).expect("the config can be written");
+    }
+
+    fn started(mut self) -> Distributexd<'a> {
+        self.start_again();
+        self
+    }
+
+    /// Starts it on the port that it had, with what it had written.
+    pub fn start_again(&mut self) {
+        let words =
+            ["--program=distributexd", "-v", "-c", self.config.to_str().expect("paths of tests are text"), "-p", &self.port.to_string()];
+        let mut running = self.sandbox.program(&words).start();
+        wait_until("distributexd to answer", || {
+            assert!(!running.has_ended(), "distributexd has ended: {}", running.stderr());
+            TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+        self.running = Some(running);
+        assert_eq!(self.ask("/"), "INVALID");
+    }
+
+    /// As the client is told it: host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.running().pid()
+    }
+
+    /// What it has said so far.
+    pub fn stderr(&self) -> String {
+        self.running().stderr()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: i32) {
+        self.running().signal(signal);
+    }
+
+    fn running(&self) -> &Running<'a> {
+        self.running.as_ref().expect("the server runs")
+    }
+
+    /// Tells it to end, and waits until it has. [`Distributexd::start_again`] may follow.
+    pub fn stop(&mut self) -> Outcome {
+        self.signal(libc::SIGTERM);
+        self.running.take().expect("the server runs").wait()
+    }
+
+    /// Kills it as a power cut would. [`Distributexd::start_again`] may follow.
+    pub fn kill(&mut self) {
+        let pid = self.pid();
+        self.running = None;
+        assert!(!process::alive(pid));
+    }
+
+    /// A connection of its own.
+    pub fn connect(&self) -> Connection {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server listens");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+        stream.set_nodelay(true).expect("pieces can be sent as they are");
+        Connection { stream, received: Vec::new() }
+    }
+
+    /// The body of the reply to a GET of this path and query, on a connection of its own.
+    #[track_caller]
+    pub fn ask(&self, target: &str) -> String {
+        let mut connection = self.connect();
+        connection.say(&format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n"));
+        let answer = connection.hear();
+        connection.hears_the_end();
+        answer
+    }
+
+    /// Asks `get`, `wait`, `release` or `renew` for a host and waits for the answer.
+    #[track_caller]
+    pub fn call(&self, call: &str, host: &str, pool: &str) -> String {
+        self.calls(call, host, pool).hear()
+    }
+
+    /// Asks, and leaves it to the test when to hear.
+    pub fn calls(&self, call: &str, host: &str, pool: &str) -> Connection {
+        let mut connection = self.connect();
+        connection.say_bytes(&get(&format!("/{call}/"), &[("host", host), ("pool", pool)], &self.address(), true));
+        connection
+    }
+}
+
+/// A client's side of a connection.
+pub struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Connection {
+    /// Says this. The server may have hung up already: then there is nothing to hear any more.
+    pub fn say(&mut self, text: &str) {
+        self.say_bytes(text.as_bytes());
+    }
+
+    /// Says this.
+    pub fn say_bytes(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes);
+    }
+
+    /// Says that nothing more will be said.
+    pub fn end(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// The next reply, which answers a GET.
+    #[track_caller]
+    pub fn reply(&mut self) -> Reply {
+        let mut closed = false;
+        loop {
+            match Reply::read(&self.received, closed) {
+                Ok(Some((reply, length))) => {
+                    self.received.drain(..length);
+                    return reply;
+                }
+                Ok(None) => closed = !self.receive(),
+                Err(wrong) => panic!("{wrong}: {:?}", self.received.escape_ascii().to_string()),
+            }
+        }
+    }
+
+    /// The body of the next reply, if its status is 200.
+    #[track_caller]
+    pub fn hear(&mut self) -> String {
+        let reply = self.reply();
+        assert_eq!(reply.status, 200, "{reply:?}");
+        String::from_utf8(reply.body).expect("answers are text")
+    }
+
+    /// Whether nothing was said so far that has not been heard.
+    pub fn is_silent(&mut self) -> bool {
+        self.stream.set_nonblocking(true).expect("it can be set");
+        let next = self.stream.peek(&mut [0; 1]);
+        self.stream.set_nonblocking(false).expect("it can be set");
+        self.received.is_empty() && next.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    /// All that is said until the server hangs up.
+    #[track_caller]
+    pub fn rest(&mut self) -> String {
+        while self.receive() {}
+        String::from_utf8(std::mem::take(&mut self.received)).expect("replies are text")
+    }
+
+    /// Asserts that the server hangs up without another word.
+    #[track_caller]
+    pub fn hears_the_end(&mut self) {
+        assert_eq!(self.rest(), "");
+    }
+
+    /// Waits for more. False: there will be none.
+    #[track_caller]
+    fn receive(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        match self.stream.read(&mut bytes) {
+            Ok(count) => {
+                self.received.extend_from_slice(&bytes[..count]);
+                count > 0
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("nothing was heard after {:?}: {error}", self.received.escape_ascii().to_string()),
+        }
+    }
+}
