@@ -14,8 +14,8 @@ pub fn rename(title: &str) {
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
     let mut buffer = [0; LONGEST_STAT];
-    let stat = file::read_start("/proc/self/stat", &mut buffer);
-    if let Some(bounds) = stat.ok().and_then(|stat| arguments(&String::from_utf8_lossy(stat))) {
+    let line = file::read_start("/proc/self/stat", &mut buffer);
+    if let Some(bounds) = line.ok().and_then(|line| arguments(&String::from_utf8_lossy(line))) {
         let start = ptr::with_exposed_provenance_mut(bounds.start);
         // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack, writable, and there for good. std reads
         // them in `args`, by copying, and nothing else refers to them.

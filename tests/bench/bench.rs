@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "who measures may take the time and use threads; the program may not")]
 #![allow(unreachable_pub, reason = "a program of several files, as the tests are")]
+#![allow(clippy::wildcard_imports, reason = "what the tests share is not in a test here")]
 #![allow(clippy::cast_precision_loss, reason = "figures for a table")]
 
 #[path = "../common/mod.rs"]

@@ -28,13 +28,13 @@ impl Programs {
     pub fn build() -> Programs {
         let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let built = temporary.parent().expect("cargo's folder for temporary files is in its target folder");
+        let folder = temporary.parent().expect("cargo's folder for temporary files is in its target folder");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--release", "--target", &target, "--target-dir"]).arg(built);
+        build.args(["build", "--quiet", "--locked", "--release", "--target", &target, "--target-dir"]).arg(folder);
         build.args(["--bin", "zk-flock", "--example", "floor", "--example", "stopwatch"]);
         assert!(build.status().expect("cargo can be started").success(), "the programs do not build");
-        let release = built.join(target).join("release");
+        let release = folder.join(target).join("release");
         let [floor, stopwatch] = ["floor", "stopwatch"].map(|name| release.join("examples").join(name));
         let zk_flock = if std::env::var_os("UNDER_TEST").is_some() { executable() } else { release.join("zk-flock") };
         Programs { zk_flock, floor, stopwatch }
@@ -107,7 +107,7 @@ impl Field {
 
     /// All who run a command under a lock: ours first, then those that stand for what there was.
     pub fn contenders(&self) -> Vec<Result<Contender<'_>, Missing>> {
-        vec![Ok(self.zk_flock()), Ok(self.lockex()), Ok(self.local()), flock(&self.sandbox), self.kazoo(), self.etcdctl()]
+        vec![Ok(self.zk_flock()), Ok(self.lockex()), Ok(self.local()), self.flock(), self.kazoo(), self.etcdctl()]
     }
 
     /// The least that it can cost.
@@ -141,6 +141,12 @@ impl Field {
             owned(&[text(&self.programs.zk_flock), &folder, "--app-id", "bench", "-l", "0", "-w", "inf", lock, "--"], command)
         });
         Contender { name: "zk-flock --local", server: None, words }
+    }
+
+    fn flock(&self) -> Result<Contender<'_>, Missing> {
+        let words: Words = Box::new(|_, lock, command| owned(&["flock", text(&self.sandbox.path(lock))], command));
+        let flock = Contender { name: "flock(1)", server: None, words };
+        if installed("flock") { Ok(flock) } else { Err(Missing { name: flock.name, remedy: "apt-get install util-linux" }) }
     }
 
     /// A script around kazoo's Lock.
@@ -181,14 +187,6 @@ pub struct Missing {
     pub name: &'static str,
     /// What brings it.
     pub remedy: &'static str,
-}
-
-fn flock(sandbox: &Sandbox) -> Result<Contender<'_>, Missing> {
-    if !installed("flock") {
-        return Err(Missing { name: "flock(1)", remedy: "apt-get install util-linux" });
-    }
-    let words: Words = Box::new(|_, lock, command| owned(&["flock", text(&sandbox.path(lock))], command));
-    Ok(Contender { name: "flock(1)", server: None, words })
 }
 
 fn owned(words: &[&str], command: &[&str]) -> Vec<String> {
