@@ -10,29 +10,43 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod crowd;
 mod etcd;
 mod field;
+mod hand_over;
 mod one_run;
 mod service;
+mod stage;
+mod standing;
 mod stopwatch;
 mod table;
 
 use field::Field;
+use std::time::Duration;
 use table::Table;
 
 /// How much is measured.
 pub struct Effort {
-    /// Of one kind, whose middle counts.
+    /// Runs of one kind, whose middle counts.
     pub runs: usize,
+    /// Hand-overs of one kind, whose middle counts.
+    pub hand_overs: usize,
+    /// How many wait for one lock.
+    pub crowds: &'static [usize],
+    /// How long nothing happens.
+    pub window: Duration,
+    /// How many do it together.
+    pub thousand: usize,
 }
 
-const FULL: Effort = Effort { runs: 101 };
-const QUICK: Effort = Effort { runs: 3 };
+const FULL: Effort = Effort { runs: 101, hand_overs: 51, crowds: &[10, 100, 500], window: Duration::from_mins(1), thousand: 1000 };
+const QUICK: Effort = Effort { runs: 3, hand_overs: 3, crowds: &[5], window: Duration::from_secs(2), thousand: 10 };
 
 /// A part of the measurements.
 type Part = fn(&Field, &Effort) -> Table;
 
-const PARTS: &[(&str, Part)] = &[("one-run", one_run::measure)];
+const PARTS: &[(&str, Part)] =
+    &[("one-run", one_run::measure), ("hand-over", hand_over::measure), ("crowd", crowd::measure), ("standing", standing::measure)];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect(); // which cargo adds

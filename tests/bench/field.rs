@@ -6,6 +6,7 @@ use crate::common::zookeeper::ZooKeeper;
 use crate::etcd::Etcd;
 use crate::service::installed;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,25 +49,33 @@ type Words<'a> = Box<dyn Fn(&str, &str, &[&str]) -> Vec<String> + 'a>;
 pub struct Contender<'a> {
     /// As the table shows it.
     pub name: &'static str,
-    /// Its server, if it has one.
-    pub server: Option<Server<'a>>,
+    /// What it talks to.
+    pub server: Server<'a>,
+    /// How many of it this machine is asked to bear at once.
+    pub most: usize,
     words: Words<'a>,
 }
 
+/// Of who takes next to nothing.
+const MANY: usize = 1000;
+
+/// Of who takes tens of megabytes.
+const FEW: usize = 100;
+
 /// What a contender talks to.
-#[derive(Clone, Copy)]
 pub enum Server<'a> {
     /// A ZooKeeper.
     ZooKeeper(&'a ZooKeeper),
     /// An etcd.
     Etcd(&'a Etcd),
+    /// The kernel: each lock is a file in this folder.
+    Kernel(PathBuf),
 }
 
 impl Contender<'_> {
     /// Words of a run.
     pub fn words(&self, lock: &str, command: &[&str]) -> Vec<String> {
-        let address = self.server.map(Server::address).unwrap_or_default();
-        (self.words)(&address, lock, command)
+        (self.words)(&self.server.address().unwrap_or_default(), lock, command)
     }
 
     /// The same through whatever is at `address`.
@@ -77,12 +86,39 @@ impl Contender<'_> {
 
 impl Server<'_> {
     /// Where it listens.
-    pub fn address(self) -> String {
+    pub fn address(&self) -> Option<String> {
         match self {
-            Server::ZooKeeper(server) => server.address(),
-            Server::Etcd(server) => server.address.clone(),
+            Server::ZooKeeper(server) => Some(server.address()),
+            Server::Etcd(server) => Some(server.address.clone()),
+            Server::Kernel(_) => None,
         }
     }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            Server::ZooKeeper(server) => Some(server.pid()),
+            Server::Etcd(server) => Some(server.pid()),
+            Server::Kernel(_) => None,
+        }
+    }
+
+    /// A number that is larger by one for each who waits for this lock, in any way of waiting that is not asking again and again.
+    pub fn waiting(&self, lock: &str) -> usize {
+        match self {
+            Server::ZooKeeper(server) => server.watches(),
+            Server::Etcd(server) => server.watchers(),
+            Server::Kernel(folder) => blocked(&folder.join(lock)),
+        }
+    }
+}
+
+/// How many wait in flock(2) for a file: they are listed below who holds it, with an arrow.
+fn blocked(file: &Path) -> usize {
+    let Ok(metadata) = fs::metadata(file) else { return 0 };
+    let inode = format!(":{} ", metadata.ino());
+    let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
+    locks.lines().filter(|line| line.contains(" -> ") && line.contains(&inode)).count()
 }
 
 /// The servers, and what it takes to use them.
@@ -114,7 +150,7 @@ impl Field {
     pub fn floor(&self) -> Contender<'_> {
         let words: Words =
             Box::new(|address, lock, command| owned(&[text(&self.programs.floor), address, &self.sandbox.node(lock)], command));
-        Contender { name: "floor", server: self.server(), words }
+        Contender { name: "floor", server: self.server(), most: MANY, words }
     }
 
     /// zk-flock with a config, waiting as long as it takes.
@@ -123,7 +159,7 @@ impl Field {
             let config = self.config(address);
             owned(&[text(&self.programs.zk_flock), "-c", text(&config), "-l", "0", "-w", "inf", lock, "--"], command)
         });
-        Contender { name: "zk-flock", server: self.server(), words }
+        Contender { name: "zk-flock", server: self.server(), most: MANY, words }
     }
 
     /// lockex without a shell between.
@@ -132,7 +168,7 @@ impl Field {
             let program = [text(&self.programs.zk_flock), "--program=lockex"];
             owned(&[&program[..], &["-z", address, "-i", lock, "--no-shell", "--"]].concat(), command)
         });
-        Contender { name: "lockex", server: self.server(), words }
+        Contender { name: "lockex", server: self.server(), most: MANY, words }
     }
 
     fn local(&self) -> Contender<'_> {
@@ -140,12 +176,12 @@ impl Field {
             let folder = format!("--local={}", text(&self.sandbox.path("local")));
             owned(&[text(&self.programs.zk_flock), &folder, "--app-id", "bench", "-l", "0", "-w", "inf", lock, "--"], command)
         });
-        Contender { name: "zk-flock --local", server: None, words }
+        Contender { name: "zk-flock --local", server: Server::Kernel(self.sandbox.path("local/bench")), most: MANY, words }
     }
 
     fn flock(&self) -> Result<Contender<'_>, Missing> {
         let words: Words = Box::new(|_, lock, command| owned(&["flock", text(&self.sandbox.path(lock))], command));
-        let flock = Contender { name: "flock(1)", server: None, words };
+        let flock = Contender { name: "flock(1)", server: Server::Kernel(self.sandbox.folder.clone()), most: MANY, words };
         if installed("flock") { Ok(flock) } else { Err(Missing { name: flock.name, remedy: "apt-get install util-linux" }) }
     }
 
@@ -157,17 +193,17 @@ impl Field {
         let words: Words = Box::new(move |address, lock, command| {
             owned(&[text(&kazoo.python), script, address, &format!("/kazoo/{lock}"), "Lock", "run", &command.join(" ")], &[])
         });
-        Ok(Contender { name: "kazoo", server: self.server(), words })
+        Ok(Contender { name: "kazoo", server: self.server(), most: FEW, words })
     }
 
     fn etcdctl(&self) -> Result<Contender<'_>, Missing> {
         let etcd = self.etcd.as_ref().map_err(|remedy| Missing { name: "etcdctl lock", remedy })?;
         let words: Words = Box::new(|address, lock, command| owned(&["etcdctl", "--endpoints", address, "lock", lock, "--"], command));
-        Ok(Contender { name: "etcdctl lock", server: Some(Server::Etcd(etcd)), words })
+        Ok(Contender { name: "etcdctl lock", server: Server::Etcd(etcd), most: FEW, words })
     }
 
-    fn server(&self) -> Option<Server<'_>> {
-        Some(Server::ZooKeeper(&self.zookeeper))
+    fn server(&self) -> Server<'_> {
+        Server::ZooKeeper(&self.zookeeper)
     }
 
     /// A config as hosts have it.

@@ -48,8 +48,8 @@ fn count(field: &Field, contender: &Contender) -> Figures {
     let nothing = [programs.stopwatch.to_str().expect("paths of tests are text"), "nothing"];
     let words = contender.words(LOCK, &nothing);
     let warm_up: Cost = time(sandbox, programs, &words);
-    let packets = contender.server.map(|server| {
-        let proxy = Proxy::start(server.address());
+    let packets = contender.server.address().map(|address| {
+        let proxy = Proxy::start(address);
         let words = contender.words_at(&proxy.address, LOCK, &nothing);
         let outcome = job(sandbox, words[0].as_ref()).words(&borrowed(&words[1..])).run();
         assert_eq!(outcome.end, Ok(0), "{outcome:?}");

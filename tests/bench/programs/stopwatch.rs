@@ -3,7 +3,7 @@
 //! ```text
 //! stopwatch time PROGRAM [WORD...]   runs it, its stdout thrown away; prints time (ns), time on a processor (ns), peak memory (KiB), status
 //! stopwatch stamp FILE               appends the time, in ns since boot, to the file
-//! stopwatch hold FILE                does so at once, again at the end of stdin, and ends
+//! stopwatch hold FILE LEASH          does so at once, and again, to end, when somebody has opened and closed the named pipe LEASH
 //! stopwatch nothing                  ends
 //! ```
 //!
@@ -33,7 +33,7 @@ extern "C" fn main(count: c_int, words: *const *mut c_char) -> c_int {
     match (verb, words) {
         (Some(b"time"), [_, _, command @ .., _]) if !command.is_empty() => time(&words[2..]),
         (Some(b"stamp"), [_, _, file, _]) => stamp(*file),
-        (Some(b"hold"), [_, _, file, _]) => stamp(*file).max(wait_for_end_of_stdin()).max(stamp(*file)),
+        (Some(b"hold"), [_, _, file, leash, _]) => stamp(*file).max(wait_for_end_of(*leash)).max(stamp(*file)),
         (Some(b"nothing"), [_, _, _]) => 0,
         _ => BROKEN,
     }
@@ -68,11 +68,13 @@ fn stamp(file: *const c_char) -> c_int {
     print(file, format_args!("{}\n", now()))
 }
 
-fn wait_for_end_of_stdin() -> c_int {
+fn wait_for_end_of(leash: *const c_char) -> c_int {
+    // SAFETY: open(2) reads the path, which is one of our words.
+    let leash = unsafe { libc::open(leash, libc::O_RDONLY) };
     let mut byte = 0u8;
     loop {
         // SAFETY: read(2) writes one byte at most.
-        match unsafe { libc::read(0, (&raw mut byte).cast(), 1) } {
+        match unsafe { libc::read(leash, (&raw mut byte).cast(), 1) } {
             0 => return 0,
             -1 => return BROKEN,
             _ => {}
