@@ -19,13 +19,13 @@
 //!    `distributexd`; what they share: `options`, `value`, `hosts`, `names`, `words`), [`config`] (zk-flock's, JSON, `text`; the server's,
 //!    `yaml` with its `scalar`, or `json`, both a tree of `node`), [`plan`] (what they come to; `server`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `host`; `node`, `queue` and
-//!    `semaphore`, recipes on `session_lock`, with `parents` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
+//!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
 //!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`,
-//!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `crowd` of
-//!    `connection`s, each with its `dialogue`, their `wording`, `state_file`).
+//!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
+//!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `story`, `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
 //!    `tcp`, `random`, `host`, and `testing` for their tests.

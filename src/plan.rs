@@ -10,6 +10,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The node beside the locks of an application that has the queues of those who wait: no lock can be called so.
+pub const QUEUES: &str = ".queue";
+
 /// One run of one program.
 #[derive(Debug)]
 pub struct Plan {

@@ -21,24 +21,16 @@ fn asked() -> Vec<String> {
 /// What a reader finds.
 type Found<T> = Result<Option<(T, usize)>, Malformed>;
 
-fn requests(bytes: &str) -> Vec<Request> {
-    messages(bytes.as_bytes(), Request::read)
-}
-
-/// Replies of a server that says nothing after these bytes.
-fn replies(bytes: &str) -> Vec<Reply> {
-    messages(bytes.as_bytes(), |rest| Reply::read(rest, true))
-}
-
-/// All messages that these bytes are, one after another.
-fn messages<T>(mut bytes: &[u8], read: impl Fn(&[u8]) -> Found<T>) -> Vec<T> {
-    let mut messages = Vec::new();
-    while !bytes.is_empty() {
-        let (message, length) = read(bytes).expect("it is well-formed").expect("it is whole");
-        messages.push(message);
-        bytes = &bytes[length..];
+/// All requests that this is, one after another.
+fn requests(text: &str) -> Vec<Request> {
+    let mut rest = text.as_bytes();
+    let mut requests = Vec::new();
+    while !rest.is_empty() {
+        let (request, length) = Request::read(rest).expect("it is well-formed").expect("it is whole");
+        requests.push(request);
+        rest = &rest[length..];
     }
-    messages
+    requests
 }
 
 #[test]
@@ -79,7 +71,7 @@ fn line(request: &Request) -> String {
 fn what_the_original_server_has_answered_is_read() {
     let to_head = |asked: &str| asked.starts_with("HEAD"); // no reply can be read without knowing that
     let answered: Vec<_> =
-        capture::distributexd().filter(|(asked, _)| !to_head(asked)).flat_map(|(_, answered)| replies(&answered)).collect();
+        capture::distributexd().filter(|(asked, _)| !to_head(asked)).flat_map(|(_, answered)| capture::replies(&answered)).collect();
     let bodies: Vec<_> = answered.iter().map(|reply| String::from_utf8_lossy(&reply.body)).collect();
     assert_eq!(bodies[..10], ["YES", "NO", "OK", "YES", "OK", "YES", "OK", "INVALID", "INVALID", "YES"]);
     assert_eq!(bodies[bodies.len() - 8..], ["YES", "OK", "INVALID", "INVALID", "OK", "", "YES", "OK"]);

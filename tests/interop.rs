@@ -113,7 +113,7 @@ fn a_python_waiter_respects_us_and_wakes_on_our_release() {
     assert_eq!(holder.wait(), exited(0));
     waiter.wait_for_output("held");
     let waiter = waiter.finish();
-    assert_eq!(first_words(&waiter.stdout), ["busy", "deleted", "held"]);
+    assert_eq!(first_words(&waiter.stdout), ["busy", "deleted", "held", "released"]);
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! The lock server as clients see it: it answers what the original answered, in order, whoever else is slow, rude or half gone.
 
+#![allow(clippy::disallowed_methods, reason = "a test may take the time; the program asks sys::clock")]
+
 mod common;
 
 use common::capture;
 use common::distributexd::{Connection, Distributexd};
 use common::sandbox::Sandbox;
-use common::{tries, wait_until};
+use common::{SECOND, let_last, process, report, tries, wait_until};
+use std::fs;
 use std::process::Command;
+use std::time::Instant;
 use zk_flock::http::{LONGEST_HEAD, LONGEST_REQUEST_BODY, Reply};
 
 /// The pools of the capture, and one of two.
@@ -63,22 +67,10 @@ fn what_the_original_was_asked_is_answered_as_it_did() {
     for (asked, answered) in capture::distributexd().filter(|(asked, _)| !has_a_test_below(asked)) {
         let mut connection = server.connect();
         connection.say(&asked);
-        for theirs in replies(&answered) {
+        for theirs in capture::replies(&answered) {
             assert_eq!(essence(&connection.reply()), essence(&theirs), "{asked:?}");
         }
     }
-}
-
-/// All replies of a server that has hung up.
-fn replies(said: &str) -> Vec<Reply> {
-    let mut rest = said.as_bytes();
-    let mut replies = Vec::new();
-    while !rest.is_empty() {
-        let (reply, length) = Reply::read(rest, true).expect("it was recorded").expect("it is whole");
-        replies.push(reply);
-        rest = &rest[length..];
-    }
-    replies
 }
 
 #[test]
@@ -278,30 +270,119 @@ fn slow_clients_are_heard_out_and_hold_up_nobody() {
     }
 }
 
-#[test]
-#[allow(clippy::disallowed_methods, reason = "somebody has to go on writing to a server that does not read")]
-fn a_reply_that_nobody_reads_holds_up_nobody() {
-    let sandbox = Sandbox::new();
-    let server = Distributexd::start(&sandbox, CONFIG);
-    let mut deaf = server.connect();
-    let unheard = "GET /status/ HTTP/1.1\r\n\r\n".repeat(20_000);
-    let sender = std::thread::spawn(move || {
-        deaf.say(&unheard);
-        deaf
-    });
-    for _ in 0..100 {
-        assert_eq!(server.call("get", "me", "pool1"), "YES");
-        assert_eq!(server.call("release", "me", "pool1"), "OK");
-    }
-    assert!(resident(server.pid()) < 30 << 20, "{} bytes of replies are kept", resident(server.pid()));
-    drop(server);
-    sender.join().expect("the sender ends with the server");
+/// Pools so many that some replies to `/status/` are more than the kernel keeps for somebody who does not read.
+fn many_pools() -> String {
+    let pools: String = (0..700).map(|number| format!("    - name: pool{number}\n")).collect();
+    format!("pools:\n{pools}")
 }
 
-/// Memory that a process has at the moment, in bytes.
-fn resident(pid: i32) -> usize {
-    let text = common::process::status(pid, "VmRSS").expect("the process is there");
-    text.strip_suffix(" kB").expect("in kB").trim().parse::<usize>().expect("a number") << 10
+/// One who asks for more than he reads.
+fn deaf(server: &Distributexd) -> Connection {
+    let mut connection = server.connect();
+    connection.say(&"GET /status/ HTTP/1.1\r\n\r\n".repeat(300));
+    connection
+}
+
+#[test]
+fn replies_that_nobody_reads_hold_up_nobody_and_are_not_piled_up() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, &many_pools());
+    let _deaf: Vec<_> = (0..20).map(|_| deaf(&server)).collect();
+    for _ in 0..100 {
+        assert_eq!(["get", "release"].map(|call| server.call(call, "me", "pool1")), ["YES", "OK"]);
+    }
+    let memory = server.memory();
+    assert!(memory < 30_000, "{memory} kB");
+}
+
+#[test]
+fn who_is_silent_costs_no_time() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, &many_pools());
+    assert_eq!(server.call("get", "first", "pool1"), "YES");
+    let saying = |text: &str| {
+        let mut connection = server.connect();
+        connection.say(text);
+        connection
+    };
+    let fresh = saying("");
+    let amid_a_request = saying("GET /get/?host=me");
+    let idle = server.calls("get", "me", "pool2");
+    let refused = saying("foo\r\n\r\n");
+    let waiting = server.calls("wait", "me", "pool1");
+    let waiting_and_asking_more = saying(&format!("GET /wait/?host=him&pool=pool1 HTTP/1.1\r\n\r\n{}", "x".repeat(50_000)));
+    let (hard_of_hearing, mut deaf_and_mute) = (deaf(&server), deaf(&server));
+    deaf_and_mute.end();
+    for host in ["me", "him"] {
+        wait_until_queued(&server, host);
+    }
+    let cpu = || process::cpu(server.pid()).expect("the server runs");
+    let before = cpu();
+    let_last(2 * SECOND);
+    let spent = cpu().saturating_sub(before);
+    assert!(spent < SECOND / 10, "{spent:?} of 2 s");
+    drop((fresh, amid_a_request, idle, refused, waiting, waiting_and_asking_more, hard_of_hearing, deaf_and_mute));
+}
+
+#[test]
+fn who_takes_longer_than_ten_seconds_is_told_so_or_let_go() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, &many_pools());
+    let begun = Instant::now();
+    let mut fresh = server.connect();
+    let mut stopped = server.connect();
+    stopped.say("GET /get/?host=me");
+    let mut deaf = deaf(&server);
+    let mut dripping: Vec<_> = (0..tries(100)).map(|_| server.connect()).collect();
+    let request = "GET /get/?host=slow&pool=pool1 HTTP/1.1\r\n\r\n".as_bytes();
+    for byte in &request[..9] {
+        dripping.iter_mut().for_each(|connection| connection.say_bytes(&[*byte]));
+        assert_eq!(server.call("get", "me", "pool1"), "YES");
+        let_last(SECOND);
+    }
+    report(&format!("memory of a lock server with {} clients of a byte a second", dripping.len()), format!("{} kB", server.memory()));
+    for connection in dripping.iter_mut().chain([&mut stopped]) {
+        let reply = connection.reply();
+        assert_eq!((reply.status, reply.keep_alive), (408, false));
+        connection.hears_the_end();
+    }
+    fresh.hears_the_end();
+    assert!(begun.elapsed() >= 10 * SECOND);
+    drop((fresh, stopped, dripping));
+    wait_until("the deaf one to be let go", || connections_of(&server) == 0);
+    assert!(deaf.rest().len() < 10 << 20, "he heard no more than the kernel had kept for him");
+}
+
+/// How many connections the server has, besides the one that asks.
+fn connections_of(server: &Distributexd) -> usize {
+    let folder = format!("/proc/{}/fd", server.pid());
+    let sockets = fs::read_dir(folder).expect("the server runs").filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    sockets.filter(|target| target.to_string_lossy().starts_with("socket:")).count() - 1 // it listens
+}
+
+#[test]
+fn beyond_the_limit_of_connections_the_next_are_turned_away_with_a_503() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start_with_descriptors(&sandbox, CONFIG, 128);
+    let most: usize = told(&server.stderr(), " connections at most").expect("it tells how many");
+    wait_until("the connections of the start to be gone", || connections_of(&server) == 0);
+    let mut inside: Vec<_> = (0..most).map(|_| server.connect()).collect();
+    inside.iter_mut().for_each(|connection| connection.say("GET /get/?host=me&pool=pool1 HTTP/1.1\r\n\r\n"));
+    inside.iter_mut().for_each(|connection| assert_eq!(connection.hear(), "YES"));
+    let reply = server.connect().reply();
+    assert_eq!((reply.status, reply.keep_alive, reply.header("Retry-After").is_some()), (503, false, true), "{reply:?}");
+    let crowd: Vec<_> = (0..200).map(|_| server.connect()).collect();
+    for connection in &mut inside {
+        connection.say("GET /get/?host=them&pool=pool1 HTTP/1.1\r\n\r\n");
+        assert_eq!(connection.hear(), "NO");
+    }
+    drop((crowd, inside));
+    wait_until("there to be room again", || server.calls("get", "me", "pool1").reply().status == 200);
+}
+
+/// The number before some words.
+fn told(text: &str, words: &str) -> Option<usize> {
+    text.split_once(words)?.0.rsplit(' ').next()?.parse().ok()
 }
 
 #[test]

@@ -4,14 +4,16 @@ mod common;
 
 use common::SECOND;
 use common::capture::{hex, pieces};
+use common::client::framed;
 use common::proxy::From;
 use proptest::prelude::*;
 use zk_flock::moment::Moment;
 use zk_flock::plan::Auth;
-use zk_flock::zookeeper::code::{Code, flag};
-use zk_flock::zookeeper::record::{Acl, Id};
-use zk_flock::zookeeper::request::{Answer, Request};
+use zk_flock::zookeeper::code::{Code, flag, operation};
+use zk_flock::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
+use zk_flock::zookeeper::request::{Answer, Operation, Request};
 use zk_flock::zookeeper::session::{Change, Fault, News, Session, Step};
+use zk_flock::zookeeper::wire::Wire;
 
 const LOCK: &str = "/app/lock";
 const HOLDER: &str = "host.example6b1b36cb-0000-4000-8000-000000000001";
@@ -154,6 +156,27 @@ fn a_session_that_is_gone_when_we_come_back_has_expired() {
 #[test]
 fn a_new_session_cannot_have_expired() {
     assert_news("expired", || greeting(&[]), &[News::Down(Fault::StillBorn)]);
+}
+
+#[test]
+fn what_a_multi_says_of_the_session_is_believed() {
+    for (code, expected) in [(Code::SESSION_EXPIRED, News::Expired), (Code::SESSION_MOVED, News::Down(Fault::HungUp { up: true }))] {
+        for request in [Request::Check { path: LOCK.into() }, Request::Multi(vec![Operation::Check { path: LOCK.into() }])] {
+            let replies = pieces("holder", From::Server);
+            let heard = news(greeting(std::slice::from_ref(&request)), [&replies[0][..], &replies[1], &undone(code)]);
+            assert_eq!(heard, [News::Up { resumed: false }, expected.clone()], "{request:?}");
+        }
+    }
+}
+
+/// A reply to the first request, a multi of one operation that could not be done.
+fn undone(Code(err): Code) -> Vec<u8> {
+    let mut message = Vec::new();
+    ReplyHeader { xid: 1, zxid: 20, err: 0 }.write(&mut message);
+    MultiHeader { kind: operation::ERROR, done: false, err }.write(&mut message);
+    err.write(&mut message);
+    MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(&mut message);
+    framed(&message)
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a lock may be called: in ZooKeeper what its servers take (`PathUtils.validatePath`), as a file one plain name.
 
 use super::Fault;
+use crate::plan::QUEUES;
 use std::fmt;
 
 /// Why a name cannot be a lock's.
@@ -16,6 +17,8 @@ pub enum Flaw {
     Forbidden(char),
     /// A slash, where one file is to be named.
     Slash,
+    /// The node of the queues, or one below it.
+    Queues,
     /// Not UTF-8.
     NotText,
 }
@@ -28,6 +31,7 @@ impl fmt::Display for Flaw {
             Flaw::Relative => write!(f, "\".\" and \"..\" are no names"),
             Flaw::Forbidden(character) => write!(f, "character U+{:04X} is not allowed", u32::from(*character)),
             Flaw::Slash => write!(f, "no \"/\" with --local"),
+            Flaw::Queues => write!(f, "those who wait stand in {QUEUES:?}"),
             Flaw::NotText => write!(f, "it is not UTF-8"),
         }
     }
@@ -49,6 +53,11 @@ pub fn check_node(name: &str) -> Result<(), Flaw> {
         _ => Ok(()),
     })?;
     name.chars().find(|&character| is_forbidden(character)).map_or(Ok(()), |character| Err(Flaw::Forbidden(character)))
+}
+
+/// Checks the name of a lock of zk-flock below the node of its application.
+pub fn check_lock(name: &str) -> Result<(), Flaw> {
+    if name.split('/').next() == Some(QUEUES) { Err(Flaw::Queues) } else { check_node(name) }
 }
 
 /// Checks the name of a file.
@@ -104,6 +113,19 @@ mod tests {
             ("🔒", Flaw::Forbidden('🔒')),
         ] {
             assert_eq!(check_node(name), Err(flaw), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_not_called_what_the_queues_are() {
+        for (name, outcome) in [
+            (".queue", Err(Flaw::Queues)),
+            (".queue/a", Err(Flaw::Queues)),
+            ("a/.queue", Ok(())),
+            (".queues", Ok(())),
+            ("a//b", Err(Flaw::EmptyElement)),
+        ] {
+            assert_eq!(check_lock(name), outcome, "{name:?}");
         }
     }
 

@@ -236,7 +236,7 @@ impl Options {
         };
         let app_id = self.app_id.clone().or_else(|| config.app_id.clone()).ok_or_else(missing(Required::AppId))?;
         names::check("app id", &app_id, names::check_node)?;
-        Ok(Lock::Node { cluster, app_id, names: self.names(name, names::check_node)?, announce: self.sequence > 0 })
+        Ok(Lock::Node { cluster, app_id, names: self.names(name, names::check_lock)?, announce: self.sequence > 0 })
     }
 
     fn local_lock(&self, folder: &Folder, config: &Config, name: &str, environment: &Environment) -> Result<Lock, Fault> {

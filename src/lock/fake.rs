@@ -6,6 +6,7 @@ use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
 use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -40,6 +41,18 @@ pub(super) struct Fake {
     pub(super) down: bool,
     /// A session that makes what we want, parent and all, just after our create has failed for want of a parent.
     pub(super) rival: Option<i64>,
+    /// Of before 3.5.3: it knows no containers.
+    pub(super) old: bool,
+    /// A session that ends just after somebody was told who stands in a queue.
+    pub(super) leaver: Option<i64>,
+    /// Nobody is told of what stands below this path, as by a server that has missed its making.
+    pub(super) hidden: Option<String>,
+    /// Nothing may be made below this path.
+    pub(super) closed: Option<String>,
+    /// Requests that it took.
+    pub(super) requests: usize,
+    /// What happens now does not count, and nobody hears of it.
+    rehearses: bool,
 }
 
 impl Fake {
@@ -80,8 +93,102 @@ impl Fake {
         self.fire(4, path.rsplit_once('/').unwrap().0);
     }
 
+    /// Makes a node; its path.
+    fn create(&mut self, create: CreateRequest, session: i64) -> Result<String, Code> {
+        let CreateRequest { mut path, data, flags, .. } = create;
+        if flags & flag::SEQUENCE != 0 {
+            path = format!("{path}{:010}", self.sequence);
+            self.sequence += 1;
+        }
+        let parent = path.rsplit_once('/').unwrap().0;
+        if !parent.is_empty() && !self.nodes.contains_key(parent) {
+            if let Some(rival) = self.rival.take() {
+                self.put(parent, b"", 0);
+                self.put(&path, b"", rival);
+            }
+            return Err(Code::NO_NODE);
+        }
+        if self.closed.as_ref().is_some_and(|closed| parent.starts_with(closed)) {
+            return Err(Code::NO_AUTH);
+        }
+        if self.nodes.contains_key(&path) {
+            return Err(Code::NODE_EXISTS);
+        }
+        self.put(&path, &data, if flags & flag::EPHEMERAL != 0 { session } else { 0 });
+        Ok(path)
+    }
+
+    fn delete_empty(&mut self, path: &str) -> Result<(), Code> {
+        if !self.nodes.contains_key(path) {
+            return Err(Code::NO_NODE);
+        }
+        if !self.children(path).is_empty() {
+            return Err(Code::NOT_EMPTY);
+        }
+        self.delete(path);
+        Ok(())
+    }
+
+    fn perform(&mut self, operation: &Operation, session: i64) -> Result<(), Code> {
+        match operation {
+            Operation::Create(_, create) => self.create(create.clone(), session).map(drop),
+            Operation::Delete(path) => self.delete_empty(path),
+            Operation::Check(path) => self.nodes.get(path).map(drop).ok_or(Code::NO_NODE),
+        }
+    }
+
+    /// All or nothing: what would fail is found by a rehearsal.
+    fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
+        let operations: Vec<_> = std::iter::from_fn(|| Operation::read(request)).collect();
+        let container = |operation: &Operation| matches!(operation, Operation::Create(operation::CREATE_CONTAINER, _));
+        if self.old && operations.iter().any(container) {
+            return Code::MARSHALLING;
+        }
+        let before = (self.nodes.clone(), self.zxid, self.sequence);
+        self.rehearses = true;
+        let failed = operations.iter().enumerate().find_map(|(index, operation)| Some((index, self.perform(operation, session).err()?)));
+        self.rehearses = false;
+        (self.nodes, self.zxid, self.sequence) = before;
+        for (index, operation) in operations.iter().enumerate() {
+            let Some((at, code)) = failed else {
+                self.perform(operation, session).expect("the rehearsal went well");
+                self.write_result(operation, body);
+                continue;
+            };
+            let code = match index.cmp(&at) {
+                Ordering::Less => Code::OK,
+                Ordering::Equal => code,
+                Ordering::Greater => Code(-2), // a runtime inconsistency
+            };
+            MultiHeader { kind: operation::ERROR, done: false, err: code.0 }.write(body);
+            code.0.write(body);
+        }
+        MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(body);
+        Code::OK
+    }
+
+    fn write_result(&self, operation: &Operation, body: &mut Vec<u8>) {
+        let mut header = |kind| MultiHeader { kind, done: false, err: 0 }.write(body);
+        match operation {
+            Operation::Create(operation::CREATE_CONTAINER, CreateRequest { path, .. }) => {
+                header(operation::CREATE_2);
+                CreateResponse { path: path.clone() }.write(body);
+                stat(&self.nodes[path]).write(body);
+            }
+            Operation::Create(_, CreateRequest { path, .. }) => {
+                header(operation::CREATE);
+                CreateResponse { path: path.clone() }.write(body);
+            }
+            Operation::Delete(_) => header(operation::DELETE),
+            Operation::Check(_) => header(operation::CHECK),
+        }
+    }
+
     /// Tells all who watch this node, or its children (kind 4).
     fn fire(&mut self, kind: i32, path: &str) {
+        if self.rehearses {
+            return;
+        }
         for connection in self.connections.values_mut() {
             let watches = if kind == 4 { &mut connection.child_watches } else { &mut connection.watches };
             if watches.remove(path) {
@@ -117,6 +224,7 @@ impl Fake {
             *heard = now;
         }
         let request = &mut request;
+        self.requests += 1;
         let header = RequestHeader::read(request, "").unwrap();
         let mut body = Vec::new();
         let err = if self.sessions.contains_key(&session) {
@@ -151,24 +259,19 @@ impl Fake {
     fn answer(&mut self, number: usize, session: i64, kind: i32, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
         match kind {
             operation::CREATE => {
-                let CreateRequest { mut path, data, flags, .. } = Wire::read(request, "").unwrap();
-                if flags & flag::SEQUENCE != 0 {
-                    path = format!("{path}{:010}", self.sequence);
-                    self.sequence += 1;
+                let create: CreateRequest = Wire::read(request, "").unwrap();
+                match self.create(create, session) {
+                    Ok(path) => CreateResponse { path }.write(body),
+                    Err(code) => return code,
                 }
-                let parent = path.rsplit_once('/').unwrap().0;
-                if !parent.is_empty() && !self.nodes.contains_key(parent) {
-                    if let Some(rival) = self.rival.take() {
-                        self.put(parent, b"", 0);
-                        self.put(&path, b"", rival);
-                    }
-                    return Code::NO_NODE;
+            }
+            operation::EXISTS => {
+                let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
+                if watch {
+                    self.connections.get_mut(&number).unwrap().watches.insert(path.clone());
                 }
-                if self.nodes.contains_key(&path) {
-                    return Code::NODE_EXISTS;
-                }
-                self.put(&path, &data, if flags & flag::EPHEMERAL != 0 { session } else { 0 });
-                CreateResponse { path }.write(body);
+                let Some(entry) = self.nodes.get(&path) else { return Code::NO_NODE };
+                stat(entry).write(body);
             }
             operation::GET_DATA => {
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
@@ -183,32 +286,45 @@ impl Fake {
                 if !self.nodes.contains_key(&path) {
                     return Code::NO_NODE;
                 }
-                GetChildrenResponse { children: Vector(self.children(&path)) }.write(body);
+                let hidden = self.hidden.as_ref() == Some(&path);
+                GetChildrenResponse { children: Vector(if hidden { Vec::new() } else { self.children(&path) }) }.write(body);
+                if let Some(session) = self.leaver.take() {
+                    self.end(session);
+                }
                 if watch {
                     self.connections.get_mut(&number).unwrap().child_watches.insert(path);
                 }
             }
             operation::DELETE => {
                 let DeleteRequest { path, .. } = Wire::read(request, "").unwrap();
-                if !self.nodes.contains_key(&path) {
-                    return Code::NO_NODE;
-                }
-                self.delete(&path);
+                return self.delete_empty(&path).err().unwrap_or(Code::OK);
             }
-            operation::MULTI => {
-                MultiHeader::read(request, "").unwrap();
-                let there = self.nodes.contains_key(&CheckVersionRequest::read(request, "").unwrap().path);
-                MultiHeader { kind: if there { operation::CHECK } else { operation::ERROR }, done: false, err: 0 }.write(body);
-                if !there {
-                    Code::NO_NODE.0.write(body);
-                }
-                MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(body);
-            }
+            operation::MULTI => return self.multi(session, request, body),
             operation::CLOSE_SESSION => self.end(session),
             operation::SYNC | operation::PING => {}
             other => panic!("the fake does not know operation {other}"),
         }
         Code::OK
+    }
+}
+
+/// One of a multi.
+enum Operation {
+    Create(i32, CreateRequest),
+    Delete(String),
+    Check(String),
+}
+
+impl Operation {
+    /// The next of a multi; `None` after the last.
+    fn read(request: &mut &[u8]) -> Option<Operation> {
+        let MultiHeader { kind, done, .. } = MultiHeader::read(request, "").unwrap();
+        (!done).then(|| match kind {
+            operation::CREATE | operation::CREATE_CONTAINER => Operation::Create(kind, Wire::read(request, "").unwrap()),
+            operation::DELETE => Operation::Delete(DeleteRequest::read(request, "").unwrap().path),
+            operation::CHECK => Operation::Check(CheckVersionRequest::read(request, "").unwrap().path),
+            other => panic!("the fake does not know operation {other}"),
+        })
     }
 }
 

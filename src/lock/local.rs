@@ -72,7 +72,7 @@ impl Lock for Local {
             }
             (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some_and(|patience| now < patience) => {
                 self.phase = Phase::Waiting;
-                self.outputs.push_back(Output::Waiting(self.holder()));
+                self.outputs.push_back(Output::Waiting { holder: self.holder(), ahead: None });
                 self.outputs.extend((0..self.options.files.len()).map(|file| Output::Contend { file, wait: true }));
             }
             (Input::Taken { .. }, Phase::Trying(_)) => self.settle(Output::Busy(self.holder())),
@@ -145,7 +145,10 @@ mod tests {
         drain(&mut lock, at(0));
         lock.handle(Input::Taken { file: 1 }, at(0));
         let said = drain(&mut lock, at(0));
-        assert!(matches!(said[..], [Output::Waiting(_), Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]));
+        assert!(matches!(
+            said[..],
+            [Output::Waiting { .. }, Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]
+        ));
         assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
         assert!(matches!(lock.poll(at(5)), Output::Busy(_)));
         lock.handle(Input::Granted { file: 0, token: 1 }, at(5));

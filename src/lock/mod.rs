@@ -9,6 +9,7 @@ pub mod host;
 pub mod local;
 pub mod node;
 mod parents;
+mod place;
 pub mod pool;
 pub mod queue;
 pub mod semaphore;
@@ -68,7 +69,12 @@ pub enum Output {
     /// The lock of this name is tried now.
     Trying(String),
     /// Somebody else has the lock, and we wait.
-    Waiting(Holder),
+    Waiting {
+        /// Who has it.
+        holder: Holder,
+        /// How many others wait and are served before us, if that is known.
+        ahead: Option<usize>,
+    },
     /// The lock is ours.
     Acquired(Proof),
     /// The lock is proved ours anew: without further proof, the command must go then.

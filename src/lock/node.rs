@@ -1,15 +1,17 @@
-//! zk-flock's lock: one ephemeral node, held by whoever made it. A waiter watches it and makes it when it goes. With several names (`-n`) the
-//! first that is free will do. Nodes and data are those of the Python original, so that both respect each other's lock.
+//! zk-flock's lock: one ephemeral node, held by whoever made it. Who waits gets in line, and the first there watches the node and makes it when it
+//! goes. With several names (`-n`) the first that is free will do. Nodes and data are those of the Python original, so that both respect each
+//! other's lock.
 
 use super::parents::Parents;
+use super::place::Place;
 use super::session_lock::{self, Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
 use super::{Failure, Holder, Output};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
-use crate::zookeeper::request::{Answer, Request};
+use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// What the original writes into the node of an application.
@@ -30,7 +32,7 @@ enum Phase {
     Contending { name: usize, asked: bool, made: Option<Result<(), Code>> },
     /// A create was sent and its reply lost: looking whether the node is ours.
     Looking { name: usize },
-    /// All names are taken, and watched.
+    /// All names are taken: waiting for our turn, and from then on for the first that goes.
     Waiting,
     /// An orphan of our own has the name, until then at the latest.
     Orphaned { name: usize, until: Moment },
@@ -49,8 +51,14 @@ pub struct Node {
     phase: Phase,
     /// Names worth a try, in order.
     free: VecDeque<usize>,
+    /// Names whose node has a watch of ours on this connection.
+    watched: BTreeSet<usize>,
+    /// Among those who wait.
+    place: Place,
     /// Who was seen to hold a lock, last.
     holder: Holder,
+    /// What was said last of our wait: for whom, and how many are before us.
+    told: Option<(Holder, Option<usize>)>,
     /// A create may go out before its session is known: only in the very first write, whose orphan is the only one that can be.
     pipeline: bool,
     /// Contentions in a row that another won and ended before we could look.
@@ -63,12 +71,15 @@ impl Node {
         let parent = format!("{}/{app_id}", options.cluster.chroot);
         let paths: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
         let node = Node {
+            place: Place::new(&parent, &names, content.clone()),
             names,
             content,
             parents: Parents::new(parent, APP_NODE_DATA),
             phase: Phase::Waiting,
             free: VecDeque::new(),
+            watched: BTreeSet::new(),
             holder: Holder { lock: paths[0].clone(), host: None, since: None, session: None },
+            told: None,
             paths,
             pipeline: true,
             races: 0,
@@ -84,19 +95,54 @@ impl Node {
         }
         if self.phase != Phase::Waiting {
             self.phase = Phase::Waiting;
-            desk.say_waiting(&self.holder);
+            self.wait(desk);
         }
     }
 
-    /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and a waiter has its watch.
+    /// Gets in line; if it is our turn, watches all names.
+    fn wait(&mut self, desk: &mut Desk) {
+        if self.place.is_wanted() && desk.is_patient() {
+            self.place.ask(desk);
+        }
+        if self.place.is_settled() {
+            self.placed(desk);
+        }
+    }
+
+    /// It is known what has become of our place. If it is our turn, all names are watched, which may be others' now, or free.
+    fn placed(&mut self, desk: &mut Desk) {
+        if self.place.is_our_turn() {
+            (0..self.paths.len()).for_each(|name| self.watch(name, desk));
+        }
+        if !self.place.is_our_turn() || self.watched.len() == self.paths.len() {
+            self.say_waiting(desk);
+        }
+    }
+
+    /// Says that we wait, if that is not as it was.
+    fn say_waiting(&mut self, desk: &mut Desk) {
+        let told = Some((self.holder.clone(), self.place.ahead()));
+        if self.told != told {
+            desk.say_waiting(&self.holder, self.place.ahead());
+            self.told = told;
+        }
+    }
+
+    /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and a waiter has its watch. Whoever has a place gives
+    /// it up in the same step; whoever will ask for one first, need not be woken when the node goes.
     fn contend(&mut self, name: usize, desk: &mut Desk) {
         let asked = desk.session.takes_requests();
         self.phase = Phase::Contending { name, asked, made: None };
-        if asked {
-            let (path, data) = (self.paths[name].clone(), self.content.clone().into_bytes());
-            desk.ask(Request::Create { path, data, acl: desk.acl(), flags: flag::EPHEMERAL });
-            desk.watch(&self.paths[name]);
+        if !asked {
+            return;
         }
+        let (path, data, acl, flags) = (self.paths[name].clone(), self.content.clone().into_bytes(), desk.acl(), flag::EPHEMERAL);
+        desk.ask(match self.place.leaving() {
+            Some(leaving) => Request::Multi(vec![Operation::Create { path, data, acl, flags }, leaving]),
+            None => Request::Create { path, data, acl, flags },
+        });
+        let watch = self.place.is_our_turn() || desk.options.patience.is_none();
+        desk.ask(Request::Data { path: self.paths[name].clone(), watch });
     }
 
     /// A create was answered: that of a parent, or of the lock node. What the node holds is answered next, and decides.
@@ -107,16 +153,59 @@ impl Node {
         }
     }
 
+    /// A place was to be exchanged for the lock node. If it is the place that was not to be had, that is as if another had won, and we go on without.
+    fn exchanged(&mut self, path: &str, result: &Result<Answer, Code>, desk: &mut Desk) {
+        let error = match *result {
+            Ok(Answer::Undone { operation: 0, code }) => Some(code),
+            Ok(Answer::Undone { code, .. }) | Err(code) => {
+                self.place.refused(code, desk);
+                Some(Code::NODE_EXISTS)
+            }
+            Ok(_) => None,
+        };
+        self.created(path, error);
+    }
+
+    fn answered_of_place(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) {
+        if self.place.answered(request, result, desk) && self.phase == Phase::Waiting {
+            self.placed(desk);
+        }
+    }
+
+    /// A lock node was looked at.
+    fn looked(&mut self, name: usize, watch: bool, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+        if watch && result.is_ok() {
+            self.watched.insert(name);
+        }
+        match result {
+            Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, desk),
+            Ok(_) => {}
+            Err(Code::NO_NODE) => return self.missing(name, desk),
+            Err(Code::NO_AUTH) => desk.ask(Request::Exists { path: self.paths[name].clone(), watch: true }),
+            Err(code) => return Some(self.refused("read", name, code)),
+        }
+        None
+    }
+
     /// The node is there, with this data.
     fn seen(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
         let ours = desk.is_us(stat.ephemeral_owner);
         let made = match self.phase {
             Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => made,
             Phase::Looking { name: wanted } if wanted == name => Ok(()),
+            Phase::Waiting if self.holder.lock == self.paths[name] => {
+                self.holder = self.holder_of(name, data, stat);
+                self.say_waiting(desk);
+                return None;
+            }
             _ => return None,
         };
         match made {
-            Ok(()) | Err(Code::NODE_EXISTS) if ours => Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid })),
+            Ok(()) | Err(Code::NODE_EXISTS) if ours => {
+                self.watch(name, desk);
+                self.place.exchanged(desk);
+                Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid }))
+            }
             Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => Some(self.refused("create", name, code)),
             _ => {
                 self.taken(name, data, stat, desk);
@@ -146,30 +235,51 @@ impl Node {
         None
     }
 
-    /// Another name may be free.
+    /// Another name may be free. Whoever waits and is not first leaves it to who is.
     fn freed(&mut self, name: usize, desk: &mut Desk) {
+        let waiting = self.phase == Phase::Waiting;
+        if waiting && !self.place.is_our_turn() {
+            return;
+        }
         if !self.free.contains(&name) {
             self.free.push_back(name);
         }
-        if self.phase == Phase::Waiting {
+        if waiting {
             self.try_next(desk);
+        }
+    }
+
+    fn watch(&self, name: usize, desk: &mut Desk) {
+        if !self.watched.contains(&name) {
+            desk.watch(&self.paths[name]);
         }
     }
 
     /// Somebody has the node: another, or an orphan of our own, left behind by a connection that was cut before it told us its session.
     fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) {
         self.races = 0;
-        let (lock, session) = (self.paths[name].clone(), stat.ephemeral_owner);
         if data == self.content.as_bytes() {
+            let (lock, session) = (&self.paths[name], stat.ephemeral_owner);
             desk.outputs.push_back(Output::Note(format!(
                 "{lock} is held by session 0x{session:x}, which an earlier attempt of this run left behind"
             )));
+            self.watch(name, desk);
             let until = desk.now + desk.session.lease().timeout() + ORPHAN_SLACK;
             self.phase = Phase::Orphaned { name, until };
             return;
         }
-        self.holder = Holder { lock, host: host(data), since: Some(stat.ctime), session: (session != 0).then_some(session) };
+        self.holder = self.holder_of(name, data, stat);
         self.try_next(desk);
+    }
+
+    fn holder_of(&self, name: usize, data: &[u8], stat: &Stat) -> Holder {
+        let (lock, owner) = (self.paths[name].clone(), stat.ephemeral_owner);
+        Holder { lock, host: host(data), since: Some(stat.ctime), session: (owner != 0).then_some(owner) }
+    }
+
+    /// Index of the lock at this path, if it is one of ours.
+    fn named(&self, path: &str) -> Option<usize> {
+        self.paths.iter().position(|known| known == path)
     }
 
     fn refused(&self, verb: &str, name: usize, code: Code) -> Verdict {
@@ -187,8 +297,12 @@ impl Recipe for Node {
                 desk.ask(Request::Sync { path: self.paths[name].clone() });
                 desk.watch(&self.paths[name]);
             }
-            Phase::Waiting | Phase::Orphaned { .. } if known => self.paths.iter().for_each(|path| desk.watch(path)),
+            Phase::Waiting if known => self.wait(desk),
+            Phase::Orphaned { name, .. } if known => self.watch(name, desk),
             _ => {}
+        }
+        if known {
+            self.place.opened(desk);
         }
         self.pipeline = false;
     }
@@ -202,23 +316,22 @@ impl Recipe for Node {
     fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
         match request {
             Request::Create { path, .. } => self.created(path, result.err()),
-            Request::Data { path, .. } | Request::Exists { path, .. } => {
-                let name = self.paths.iter().position(|known| known == path)?;
-                match result {
-                    Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, desk),
-                    Ok(_) => {}
-                    Err(Code::NO_NODE) => return self.missing(name, desk),
-                    Err(Code::NO_AUTH) => desk.ask(Request::Exists { path: path.clone(), watch: true }),
-                    Err(code) => return Some(self.refused("read", name, code)),
-                }
-            }
-            _ => {}
+            Request::Multi(operations) => match &operations[..] {
+                [Operation::Create { path, .. }, Operation::Delete { .. }] => self.exchanged(path, &result, desk),
+                _ => self.answered_of_place(request, result, desk),
+            },
+            Request::Data { path, watch } | Request::Exists { path, watch } => match self.named(path) {
+                Some(name) => return self.looked(name, *watch, result, desk),
+                None => self.answered_of_place(request, result, desk),
+            },
+            _ => self.answered_of_place(request, result, desk),
         }
         None
     }
 
     fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
-        let Some(name) = self.paths.iter().position(|known| known == path) else { return };
+        let Some(name) = self.named(path) else { return self.place.changed(change, path, desk) };
+        self.watched.remove(&name);
         match (change, self.phase) {
             (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => self.contend(name, desk),
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
@@ -230,6 +343,8 @@ impl Recipe for Node {
 
     fn down(&mut self, known: bool) {
         self.parents.down();
+        self.place.down();
+        self.watched.clear();
         match self.phase {
             Phase::Contending { name, asked: true, .. } if known => self.phase = Phase::Looking { name },
             // Unless the session is known, what was asked for can only be an orphan now.
@@ -238,17 +353,32 @@ impl Recipe for Node {
         }
     }
 
+    fn put_away(&mut self, path: &str, result: Result<(), Code>, desk: &mut Desk) -> Option<String> {
+        if result.is_ok() {
+            self.place.deleted(path, desk);
+        }
+        None // a queue that others stand in is to stay, and one that we may not delete is the server's to sweep
+    }
+
+    fn leave(&mut self, desk: &mut Desk) {
+        self.place.leave(desk);
+    }
+
     fn restart(&mut self, desk: &mut Desk) {
+        self.place.restart();
+        self.watched.clear();
         self.free = (0..self.paths.len()).collect();
         self.try_next(desk);
     }
 
     fn stage(&self, _: Moment) -> Stage {
+        let placed = self.place.leaving().is_some();
         match self.phase {
-            Phase::Contending { asked: made, .. } => Stage::Asking { made },
+            Phase::Contending { asked, .. } => Stage::Asking { made: asked || placed },
             Phase::Looking { .. } => Stage::Asking { made: true },
-            Phase::Orphaned { .. } => Stage::Asking { made: false },
-            Phase::Waiting => Stage::Waiting { holder: self.holder.clone(), made: false },
+            Phase::Orphaned { .. } => Stage::Asking { made: placed },
+            Phase::Waiting if self.place.is_settled() => Stage::Waiting { holder: self.holder.clone(), made: placed },
+            Phase::Waiting => Stage::Asking { made: true },
         }
     }
 
@@ -372,7 +502,7 @@ mod tests {
         let (mut fake, mut client) = (Fake::default(), client(TIMEOUT));
         fake.rival = Some(77);
         client.talk(&mut fake, at(0));
-        assert!(matches!(client.said.last(), Some(Output::Waiting(_))), "{:?}", client.said);
+        assert!(matches!(client.said.last(), Some(Output::Waiting { .. })), "{:?}", client.said);
     }
 
     #[test]
@@ -397,10 +527,238 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
         fake.put(LOCK, THEIRS, 77);
         client.talk(&mut fake, at(0));
-        assert!(matches!(client.said.last(), Some(Output::Waiting(_))), "{:?}", client.said);
+        assert!(matches!(client.said.last(), Some(Output::Waiting { .. })), "{:?}", client.said);
         fake.delete(LOCK);
         client.talk(&mut fake, at(1000));
         assert_eq!(acquired(&client), 1, "{:?}", client.said);
+    }
+
+    /// Waiters of this lock, made by sessions of their own, one after another.
+    fn waiters(fake: &mut Fake, count: usize) -> Vec<Client<Node>> {
+        let mut waiters: Vec<_> = (0..count).map(|_| client(TIMEOUT)).collect();
+        waiters.iter_mut().for_each(|waiter| waiter.talk(fake, at(0)));
+        waiters
+    }
+
+    fn ahead(client: &Client<Node>) -> Option<usize> {
+        client.said.iter().rev().find_map(|output| if let Output::Waiting { ahead, .. } = output { Some(*ahead) } else { None })?
+    }
+
+    #[test]
+    fn waiters_are_served_in_order_and_one_release_wakes_one_and_nothing_is_left() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 5);
+        assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), (0..5).map(Some).collect::<Vec<_>>());
+        fake.delete(LOCK);
+        for turn in 0..waiters.len() {
+            assert!(fake.undelivered() <= 1, "turn {turn}: {} woken", fake.undelivered());
+            let before = fake.requests;
+            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(10)));
+            assert!(fake.requests - before <= 8, "{} requests", fake.requests - before);
+            let holding: Vec<bool> = waiters.iter().map(|waiter| acquired(waiter) == 1).collect();
+            assert!(holding[turn] && !holding[turn + 1..].contains(&true), "turn {turn}: {holding:?}");
+            waiters[turn].release(&mut fake, at(10));
+        }
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
+    }
+
+    #[test]
+    fn whoever_tries_once_touches_no_queue() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut client = client(Duration::ZERO);
+        client.talk(&mut fake, at(0));
+        assert_eq!(fake.requests, 2, "create and getData");
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app", LOCK]);
+    }
+
+    #[test]
+    fn without_containers_or_permission_a_waiter_watches_the_lock_and_says_why_once() {
+        for (old, closed, why) in [(true, None, "container"), (false, Some("/app/.queue"), "permission")] {
+            let mut fake = Fake::with_parent("/app");
+            (fake.old, fake.closed) = (old, closed.map(str::to_string));
+            fake.put("/app/.queue", b"", 0);
+            fake.put(LOCK, THEIRS, 77);
+            let mut waiters = waiters(&mut fake, 3);
+            for waiter in &waiters {
+                let notes = waiter.said.iter().filter(|output| matches!(output, Output::Note(note) if note.contains(why))).count();
+                assert!(notes == 1 && matches!(waiter.said.last(), Some(Output::Waiting { ahead: None, .. })), "{:?}", waiter.said);
+            }
+            for turn in 0..3 {
+                fake.delete(LOCK);
+                waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(10)));
+                assert_eq!(waiters.iter().map(acquired).sum::<usize>(), turn + 1);
+            }
+            let session = fake.nodes[LOCK].owner;
+            fake.end(session);
+            assert_eq!(fake.children("/app/.queue"), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_waiter_in_the_middle_that_goes_wakes_the_one_behind_it_and_gives_it_nothing() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 3);
+        waiters[1].release(&mut fake, at(1));
+        assert_eq!(fake.undelivered(), 1);
+        waiters[2].talk(&mut fake, at(1));
+        assert_eq!((acquired(&waiters[2]), ahead(&waiters[2])), (0, Some(1)));
+        waiters[0].release(&mut fake, at(2));
+        waiters[2].talk(&mut fake, at(2));
+        assert_eq!((acquired(&waiters[2]), ahead(&waiters[2])), (0, Some(0)));
+        waiters[2].release(&mut fake, at(3));
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app", LOCK], "the last to leave takes the queue away");
+    }
+
+    #[test]
+    fn a_stranger_may_win_the_instant_and_the_first_stays_first() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 2);
+        for stranger in 78..90 {
+            fake.delete(LOCK);
+            fake.put(LOCK, THEIRS, stranger);
+            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+            assert_eq!(ahead(&waiters[0]), Some(0), "{:?}", waiters[0].said);
+        }
+        fake.delete(LOCK);
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(2)));
+        assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn a_place_that_somebody_deletes_is_taken_anew_at_the_end() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 3);
+        let second = fake.children("/app/.queue/lock").remove(1);
+        fake.delete(&format!("/app/.queue/lock/{second}"));
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+        fake.delete(LOCK);
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(2)));
+        assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0, 0]);
+        assert_eq!(waiters[1..].iter().map(ahead).collect::<Vec<_>>(), [Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn whose_place_was_deleted_takes_a_free_lock_without_it() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 1);
+        let place = fake.children("/app/.queue/lock").remove(0);
+        fake.delete(&format!("/app/.queue/lock/{place}"));
+        fake.delete(LOCK);
+        waiters[0].talk(&mut fake, at(1));
+        assert_eq!(acquired(&waiters[0]), 1, "{:?}", waiters[0].said);
+    }
+
+    #[test]
+    fn whoever_is_told_of_a_release_and_is_not_first_leaves_it_to_who_is() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut first = waiters(&mut fake, 1).remove(0);
+        let mut second = client(TIMEOUT);
+        second.replies_left = Some(1); // so it does not hear what became of its create, and looks, with a watch
+        second.talk(&mut fake, at(0));
+        second.talk(&mut fake, at(100));
+        assert_eq!(ahead(&second), Some(1), "{:?}", second.said);
+        fake.delete(LOCK);
+        second.talk(&mut fake, at(101));
+        first.talk(&mut fake, at(101));
+        assert_eq!([&first, &second].map(acquired), [1, 0]);
+    }
+
+    #[test]
+    fn one_before_us_that_goes_while_we_look_is_not_waited_for() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let first = waiters(&mut fake, 1).remove(0);
+        let place = fake.children("/app/.queue/lock").remove(0);
+        fake.leaver = Some(fake.nodes[&format!("/app/.queue/lock/{place}")].owner);
+        let second = waiters(&mut fake, 1).remove(0);
+        assert_eq!([&first, &second].map(ahead), [Some(0), Some(0)]);
+    }
+
+    #[test]
+    fn a_server_that_never_shows_our_place_is_done_without_one() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        fake.hidden = Some("/app/.queue/lock".into());
+        let mut waiters = waiters(&mut fake, 2);
+        assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), [None, None]);
+        for turn in 1..=2 {
+            fake.delete(LOCK);
+            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+            assert_eq!(waiters.iter().map(acquired).sum::<usize>(), turn);
+        }
+    }
+
+    #[test]
+    fn of_several_names_the_first_in_line_takes_any() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put("/app/l_0", THEIRS, 77);
+        fake.put("/app/l_1", THEIRS, 78);
+        let mut waiters: Vec<_> = (0..2).map(|_| Client::new(lock(options(TIMEOUT), &["l_0", "l_1"]))).collect();
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(0)));
+        assert_eq!(fake.children("/app/.queue/l_0..l_1").len(), 2);
+        fake.delete("/app/l_1");
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+        assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0]);
+        fake.delete("/app/l_0");
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(2)));
+        assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 1]);
+        waiters.iter_mut().for_each(|waiter| waiter.release(&mut fake, at(3)));
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
+    }
+
+    #[test]
+    fn a_waiter_whose_session_expires_gets_in_line_again() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 2);
+        let first = format!("/app/.queue/lock/{}", fake.children("/app/.queue/lock")[0]);
+        fake.end(fake.nodes[&first].owner);
+        waiters[0].cut(&mut fake, at(1));
+        waiters.iter_mut().rev().for_each(|waiter| waiter.talk(&mut fake, at(900)));
+        assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), [Some(1), Some(0)]);
+    }
+
+    /// The connection of the first of two waiters is cut after every possible number of requests, and of replies: both get the lock in the end,
+    /// never at the same time, and nothing is left.
+    #[test]
+    fn wherever_the_connection_of_a_waiter_is_cut_nobody_is_in_the_way() {
+        for cut in 0..24 {
+            for requests in [true, false] {
+                let what = format!("cut after {cut}, requests {requests}");
+                let mut fake = Fake::with_parent("/app");
+                fake.put(LOCK, THEIRS, 77);
+                let mut waiters: Vec<_> = (0..2).map(|_| client(Duration::from_mins(1))).collect();
+                *(if requests { &mut waiters[0].requests_left } else { &mut waiters[0].replies_left }) = Some(cut);
+                let mut turns = 0;
+                for step in 0..400 {
+                    let now = at(step * 50);
+                    fake.expire(now);
+                    waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, now));
+                    if step == 40 {
+                        fake.delete(LOCK);
+                    }
+                    let holding = waiters.iter().filter(|waiter| holds(waiter)).count();
+                    assert!(holding <= 1, "{what}");
+                    if let Some(holder) = waiters.iter_mut().find(|waiter| holds(waiter)) {
+                        turns += 1;
+                        holder.release(&mut fake, now);
+                    }
+                }
+                assert_eq!(turns, 2, "{what}: {:?}", waiters.iter().map(|waiter| &waiter.said).collect::<Vec<_>>());
+                assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"], "{what}");
+            }
+        }
+    }
+
+    fn holds(client: &Client<Node>) -> bool {
+        acquired(client) == 1 && !client.said.iter().any(|output| matches!(output, Output::Released { .. }))
     }
 
     #[test]
@@ -453,11 +811,13 @@ mod tests {
 
     #[test]
     fn a_holder_whose_node_is_deleted_or_taken_over_has_lost() {
-        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
-        client.talk(&mut fake, at(0));
-        fake.delete(LOCK);
-        client.talk(&mut fake, at(200));
-        assert!(client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200) }), "{:?}", client.said);
+        for wait in [Duration::ZERO, TIMEOUT] {
+            let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
+            client.talk(&mut fake, at(0));
+            fake.delete(LOCK);
+            client.talk(&mut fake, at(200));
+            assert!(client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200) }), "{:?}", client.said);
+        }
     }
 
     #[test]

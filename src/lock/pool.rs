@@ -383,7 +383,7 @@ impl Pool {
             self.settle(left, Output::Busy(self.holder()));
         } else if !self.told && now >= since + PROMPT {
             self.told = true;
-            self.outputs.push_back(Output::Waiting(self.holder()));
+            self.outputs.push_back(Output::Waiting { holder: self.holder(), ahead: None });
         }
     }
 
@@ -637,6 +637,10 @@ mod tests {
         Holder { lock: LOCK.into(), host: None, since: None, session: None }
     }
 
+    fn waiting() -> Output {
+        Output::Waiting { holder: holder(), ahead: None }
+    }
+
     fn unreachable(why: &str) -> Output {
         Output::Failed(Failure::Unreachable(why.into()))
     }
@@ -689,23 +693,23 @@ mod tests {
     #[test]
     fn who_is_kept_waiting_is_told_so_once() {
         let mut play = Play::new(options(), &[HangsUp(5000), Waits]);
-        play.to(at(499)).said(&[]).to(at(500)).said(&[Output::Waiting(holder())]).to(at(DAY)).said(&[]).asked(&["wait", "wait"]);
+        play.to(at(499)).said(&[]).to(at(500)).said(&[waiting()]).to(at(DAY)).said(&[]).asked(&["wait", "wait"]);
     }
 
     #[test]
     fn what_was_long_in_coming_is_renewed_before_it_is_ours() {
         let mut play = Play::new(options(), &[Lends(3_600_000, 7, 30_000), Lends(5, 7, 30_000), Waits]);
-        play.to(at(3_600_004)).said(&[Output::Waiting(holder())]).asked(&["wait", "renew"]);
+        play.to(at(3_600_004)).said(&[waiting()]).asked(&["wait", "renew"]);
         play.to(at(3_600_005)).said(&[believe(at(3_630_000)), acquired(Some(7))]).asked(&[]);
 
         let mut play = Play::new(options(), &[Lends(14_999, 7, 30_000), Waits]);
-        play.to(at(15_000)).said(&[Output::Waiting(holder()), believe(at(30_000)), acquired(Some(7))]).asked(&["wait", "renew"]);
+        play.to(at(15_000)).said(&[waiting(), believe(at(30_000)), acquired(Some(7))]).asked(&["wait", "renew"]);
     }
 
     #[test]
     fn what_is_not_ours_any_more_when_it_is_renewed_is_asked_for_again() {
         let mut play = Play::new(options(), &[Lends(20_000, 7, 30_000), Says(1, "NO"), Lends(5, 9, 30_000), Says(1, "OK")]);
-        play.to(at(20_110)).said(&[Output::Waiting(holder()), believe(at(50_101)), acquired(Some(9))]).asked(&["wait", "renew", "wait"]);
+        play.to(at(20_110)).said(&[waiting(), believe(at(50_101)), acquired(Some(9))]).asked(&["wait", "renew", "wait"]);
         play.release().to(at(20_120)).asked(&["release 9"]);
     }
 
@@ -799,21 +803,20 @@ mod tests {
 
     #[test]
     fn a_server_that_goes_away_while_we_wait_has_as_long_to_come_back() {
-        let waiting = Output::Waiting(holder());
         let mut play = Play::new(options(), &[HangsUp(60_000), Refuses]);
-        play.to(at(69_999)).said(std::slice::from_ref(&waiting)).to(at(70_000)).said(&[unreachable("dx:9889: connection refused")]);
+        play.to(at(69_999)).said(&[waiting()]).to(at(70_000)).said(&[unreachable("dx:9889: connection refused")]);
 
         let mut play = Play::new(options(), &[HangsUp(60_000), Refuses, Refuses, HangsUp(60_000), Refuses, Says(5, "YES"), Waits]);
-        play.to(at(DAY)).said(&[waiting.clone(), acquired(None)]);
+        play.to(at(DAY)).said(&[waiting(), acquired(None)]);
 
         let mut play = Play::new(patient(DAY), &[HangsUp(60_000), Refuses]);
-        play.to(at(DAY - 1)).said(&[waiting]).to(at(DAY)).said(&[unreachable("dx:9889: connection refused")]);
+        play.to(at(DAY - 1)).said(&[waiting()]).to(at(DAY)).said(&[unreachable("dx:9889: connection refused")]);
     }
 
     #[test]
     fn patience_ends_in_busy_where_a_server_keeps_us_waiting() {
         let mut play = Play::new(patient(60_000), &[Waits, Says(1, "OK")]);
-        play.to(at(59_999)).said(&[Output::Waiting(holder())]).to(at(60_000)).said(&[Output::Busy(holder())]);
+        play.to(at(59_999)).said(&[waiting()]).to(at(60_000)).said(&[Output::Busy(holder())]);
         play.release().to(at(60_010)).said(&[RELEASED]).asked(&["wait", "release"]);
     }
 
@@ -836,7 +839,7 @@ mod tests {
         ] {
             let mut play = Play::new(options(), script);
             play.to(at(given_up)).asked.clear();
-            play.said.retain(|output| *output != Output::Waiting(holder()));
+            play.said.retain(|output| *output != waiting());
             play.release().to(at(over - 1));
             if over > given_up {
                 play.said(&[]);
@@ -872,11 +875,7 @@ mod tests {
     #[test]
     fn a_place_that_is_being_renewed_is_given_back_at_once() {
         let mut play = Play::new(options(), &[Lends(20_000, 7, 30_000), Freezes, Says(1, "OK")]);
-        play.to(at(20_500)).said(&[Output::Waiting(holder())]).release().to(at(20_501)).said(&[RELEASED]).asked(&[
-            "wait",
-            "renew",
-            "release 7",
-        ]);
+        play.to(at(20_500)).said(&[waiting()]).release().to(at(20_501)).said(&[RELEASED]).asked(&["wait", "renew", "release 7"]);
 
         let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Freezes, Says(1, "OK")]);
         play.to(at(10_500)).said(&[believe(at(30_000)), acquired(Some(7))]).release().to(at(10_501)).said(&[RELEASED]);

@@ -211,7 +211,7 @@ impl Queue {
                     session: Some(stat.ephemeral_owner),
                 };
                 if !std::mem::replace(&mut self.told, true) {
-                    desk.say_waiting(&self.holder);
+                    desk.say_waiting(&self.holder, None);
                 }
             }
             _ => {}
@@ -443,8 +443,10 @@ mod tests {
         let mut fake = Fake::default();
         let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
         queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
-        let said =
-            queue[2].said.iter().find_map(|output| if let Output::Waiting(Holder { host, .. }) = output { host.clone() } else { None });
+        let said = queue[2]
+            .said
+            .iter()
+            .find_map(|output| if let Output::Waiting { holder: Holder { host, .. }, .. } = output { host.clone() } else { None });
         assert_eq!(said.as_deref(), Some("host:0"));
     }
 

@@ -76,7 +76,7 @@ impl Semaphore {
             Phase::Entering { asked, .. } => self.phase = Phase::Entering { asked, full },
             Phase::Counting if full => {
                 self.phase = Phase::Full;
-                desk.say_waiting(&self.holder());
+                desk.say_waiting(&self.holder(), None);
             }
             Phase::Counting => {
                 self.phase = Phase::Taking;
@@ -229,6 +229,11 @@ impl Recipe for Semaphore {
 
     fn resumed(&mut self, desk: &mut Desk) {
         self.leave_queue(desk); // the reply to the first time may be lost
+    }
+
+    fn put_away(&mut self, path: &str, result: Result<(), Code>, _: &mut Desk) -> Option<String> {
+        let code = result.err().filter(|&code| code != Code::NO_NODE)?;
+        Some(format!("cannot delete {path}, which others wait for: {code}"))
     }
 
     fn restart(&mut self, desk: &mut Desk) {

@@ -113,10 +113,15 @@ impl Desk<'_> {
         self.session.id() == Some(owner)
     }
 
-    /// Says that somebody has the lock, to whoever waits for it.
-    pub fn say_waiting(&mut self, holder: &Holder) {
-        if self.options.patience.is_some_and(|patience| self.now < patience) {
-            self.outputs.push_back(Output::Waiting(holder.clone()));
+    /// Whether the lock is to be waited for if somebody has it.
+    pub fn is_patient(&self) -> bool {
+        self.options.patience.is_some_and(|patience| self.now < patience)
+    }
+
+    /// Says that somebody has the lock, to whoever waits for it; `ahead`: how many others wait and are served before us, if that is known.
+    pub fn say_waiting(&mut self, holder: &Holder, ahead: Option<usize>) {
+        if self.is_patient() {
+            self.outputs.push_back(Output::Waiting { holder: holder.clone(), ahead });
         }
     }
 }
@@ -135,6 +140,12 @@ pub trait Recipe {
     fn down(&mut self, known: bool);
     /// The lock is ours, and so was a connection whose last replies may be lost: what has still to be put away.
     fn resumed(&mut self, _: &mut Desk) {}
+    /// The lock is ours, and something that was to be put away was: or why not. The warning that is worth, if any.
+    fn put_away(&mut self, _path: &str, _result: Result<(), Code>, _: &mut Desk) -> Option<String> {
+        None
+    }
+    /// The session is about to be ended, and all that it has made with it: what else has to be put away.
+    fn leave(&mut self, _: &mut Desk) {}
     /// Nothing of ours is left: begins again.
     fn restart(&mut self, desk: &mut Desk);
     /// How far it is.
@@ -245,9 +256,15 @@ impl<R: Recipe> SessionLock<R> {
                 self.session.ask(Request::Data { path, watch: true }, now);
                 self.with_recipe(now, Recipe::resumed);
             }
-            Phase::Releasing { .. } if known => self.session.ask(Request::Close, now),
+            Phase::Releasing { .. } if known => self.leave(now),
             _ => {}
         }
+    }
+
+    /// Ends the session.
+    fn leave(&mut self, now: Moment) {
+        self.with_recipe(now, Recipe::leave);
+        self.session.ask(Request::Close, now);
     }
 
     fn hear(&mut self, news: News, now: Moment) {
@@ -298,8 +315,9 @@ impl<R: Recipe> SessionLock<R> {
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
             (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
-            (Request::Delete { path }, Err(code)) if code != Code::NO_NODE => {
-                self.outputs.push_back(Output::Warn(format!("cannot delete {path}, which others wait for: {code}")));
+            (Request::Delete { path }, result) => {
+                let warning = self.with_recipe(now, |recipe, desk| recipe.put_away(path, result.map(drop), desk));
+                self.outputs.extend(warning.map(Output::Warn));
             }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => self.seen(stat.ephemeral_owner, now),
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == claim.path => {
@@ -456,7 +474,7 @@ impl<R: Recipe> SessionLock<R> {
         let held = held && known;
         self.phase = Phase::Releasing { by: now + bound, held };
         if known && self.session.takes_requests() {
-            self.session.ask(Request::Close, now);
+            self.leave(now);
         } else if !held {
             self.released(None, now);
         }

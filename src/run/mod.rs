@@ -203,7 +203,7 @@ impl<'a> Run<'a> {
             })),
             Output::Released { .. } => self.step(Event::Released),
             Output::Trying(_)
-            | Output::Waiting(_)
+            | Output::Waiting { .. }
             | Output::Suspended(_)
             | Output::Resumed
             | Output::Note(_)

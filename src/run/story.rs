@@ -61,8 +61,8 @@ impl Run<'_> {
             }
             Output::Warn(text) => self.log.warn(text),
             Output::Note(text) => self.log.say(Topic::Session, Level::Info, text),
-            Output::Waiting(holder) => {
-                let waiting = format!("waiting for {}", shown(holder));
+            Output::Waiting { holder, ahead } => {
+                let waiting = format!("waiting for {}{}", shown(holder), turn(*ahead));
                 self.say(Level::Info, &waiting);
                 if !self.plan.verbose && io::stderr().is_terminal() {
                     complain(self.plan.program, &waiting);
@@ -184,6 +184,15 @@ fn shown(holder: &Holder) -> String {
     let session = holder.session.map_or_else(String::new, |session| format!(" (session 0x{session:x})"));
     let held = if host.is_empty() && !since.is_empty() { ", held" } else { "" };
     format!("{}{host}{held}{since}{session}", holder.lock)
+}
+
+/// `; 3 ahead of us`, `; next in line`, as far as it is known.
+fn turn(ahead: Option<usize>) -> String {
+    match ahead {
+        None => String::new(),
+        Some(0) => "; next in line".into(),
+        Some(ahead) => format!("; {ahead} ahead of us"),
+    }
 }
 
 /// A time of day, with its date unless that is today's.

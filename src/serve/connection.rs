@@ -216,6 +216,16 @@ impl Connection {
         self.dialogue.unsent().len()
     }
 
+    /// Whether a request has begun that is not whole yet.
+    pub(super) fn is_asking(&self) -> bool {
+        matches!(self.dialogue.stage(), Stage::Request(_))
+    }
+
+    /// How many bytes of requests are held that it has sent.
+    pub(super) fn held(&self) -> usize {
+        self.dialogue.held()
+    }
+
     /// Brings what it waits for up to date.
     pub(super) fn restage(&mut self, now: Moment) {
         let stage = self.dialogue.stage();

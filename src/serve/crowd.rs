@@ -12,8 +12,10 @@ pub(super) struct Crowd {
     deadlines: BTreeSet<(Moment, u64)>,
     /// Who has asked.
     tickets: BTreeMap<Ticket, u64>,
-    /// Bytes of replies that are not taken by the kernel yet.
+    /// Bytes of replies that the kernel has not taken yet.
     unsent: usize,
+    /// Bytes of requests that could not be taken in yet.
+    held: usize,
 }
 
 impl Crowd {
@@ -33,13 +35,24 @@ impl Crowd {
         self.unsent
     }
 
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
     /// Whose request this is.
     pub(super) fn asker(&self, ticket: Ticket) -> Option<u64> {
         self.tickets.get(&ticket).copied()
     }
 
     pub(super) fn insert(&mut self, key: u64, connection: Connection) {
-        self.note(key, &connection);
+        if connection.deadline() != Moment::NEVER {
+            self.deadlines.insert((connection.deadline(), key));
+        }
+        if let Some(ticket) = connection.ticket() {
+            self.tickets.insert(ticket, key);
+        }
+        self.unsent += connection.unsent();
+        self.held += connection.held();
         self.connections.insert(key, connection);
     }
 
@@ -51,17 +64,8 @@ impl Crowd {
             self.tickets.remove(&ticket);
         }
         self.unsent -= connection.unsent();
+        self.held -= connection.held();
         Some(connection)
-    }
-
-    fn note(&mut self, key: u64, connection: &Connection) {
-        if connection.deadline() != Moment::NEVER {
-            self.deadlines.insert((connection.deadline(), key));
-        }
-        if let Some(ticket) = connection.ticket() {
-            self.tickets.insert(ticket, key);
-        }
-        self.unsent += connection.unsent();
     }
 
     /// When the first deadline is.

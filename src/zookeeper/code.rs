@@ -16,6 +16,9 @@ pub mod operation {
     pub const PING: i32 = 11;
     pub const CHECK: i32 = 13;
     pub const MULTI: i32 = 14;
+    /// What a multi calls its result of making a container.
+    pub const CREATE_2: i32 = 15;
+    pub const CREATE_CONTAINER: i32 = 19;
     pub const AUTH: i32 = 100;
     pub const CLOSE_SESSION: i32 = -11;
     /// The type of a result of a multi that failed, and of the header that ends a multi.
@@ -36,6 +39,7 @@ pub mod flag {
     pub const PERSISTENT: i32 = 0;
     pub const EPHEMERAL: i32 = 1;
     pub const SEQUENCE: i32 = 2;
+    pub const CONTAINER: i32 = 4;
 }
 
 /// An error code of a reply.
@@ -45,9 +49,12 @@ pub struct Code(pub i32);
 #[allow(missing_docs)]
 impl Code {
     pub const OK: Code = Code(0);
+    pub const MARSHALLING: Code = Code(-5);
+    pub const UNIMPLEMENTED: Code = Code(-6);
     pub const NO_NODE: Code = Code(-101);
     pub const NO_AUTH: Code = Code(-102);
     pub const NODE_EXISTS: Code = Code(-110);
+    pub const NOT_EMPTY: Code = Code(-111);
     pub const SESSION_EXPIRED: Code = Code(-112);
     pub const AUTH_FAILED: Code = Code(-115);
     pub const SESSION_MOVED: Code = Code(-118);

@@ -41,7 +41,7 @@ record! {
     Id { scheme: String, id: String, }
     /// One entry of an ACL; `perms` is a set of bits, 31 all of them.
     Acl { perms: i32, id: Id, }
-    /// create(1). `flags`: 1 ephemeral, 2 sequence, 4 container.
+    /// create(1) and createContainer(19). `flags`: 1 ephemeral, 2 sequence, 4 container.
     CreateRequest { path: String, data: Vec<u8>, acl: Vector<Acl>, flags: i32, }
     /// The path that was made, with its sequence number if one was asked for.
     CreateResponse { path: String, }

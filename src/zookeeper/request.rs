@@ -1,6 +1,6 @@
 //! What can be asked of ZooKeeper and what it answers: each request as bytes, and the body of its reply.
 
-use super::code::{Code, operation};
+use super::code::{Code, flag, operation};
 use super::record::{
     Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetAclRequest, GetAclResponse, GetChildrenResponse,
     GetDataResponse, MultiHeader, PathWatchRequest, RequestHeader, Stat, SyncRequest,
@@ -27,10 +27,26 @@ pub enum Request {
     Sync { path: String },
     /// multi(14) of one check(13): the quorum write that changes nothing
     Check { path: String },
+    /// multi(14): all of these in this order, or none
+    Multi(Vec<Operation>),
     /// ping(11)
     Ping,
     /// closeSession(−11)
     Close,
+}
+
+/// What a multi is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Operation {
+    /// create(1)
+    Create { path: String, data: Vec<u8>, acl: Vec<Acl>, flags: i32 },
+    /// createContainer(19): a node that the servers delete some time after its last child. Before 3.5.3 they answer −5 to the whole multi
+    CreateContainer { path: String, acl: Vec<Acl> },
+    /// delete(2), whatever its version
+    Delete { path: String },
+    /// check(13): that it is there
+    Check { path: String },
 }
 
 /// What was answered.
@@ -46,6 +62,13 @@ pub enum Answer {
     Children(Vec<String>),
     /// It was done, and there is nothing to say about it.
     Done,
+    /// Nothing of a multi was done.
+    Undone {
+        /// Index of the operation that stood against it.
+        operation: usize,
+        /// Why.
+        code: Code,
+    },
 }
 
 impl Request {
@@ -83,14 +106,46 @@ impl Request {
             }
             Request::Check { path } => {
                 header(operation::MULTI).write(out);
-                MultiHeader { kind: operation::CHECK, done: false, err: -1 }.write(out);
-                CheckVersionRequest { path: path.clone(), version: -1 }.write(out);
-                MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(out);
+                write_all(&[Operation::Check { path: path.clone() }], out);
+            }
+            Request::Multi(operations) => {
+                header(operation::MULTI).write(out);
+                write_all(operations, out);
             }
             Request::Ping => header(operation::PING).write(out),
             Request::Close => header(operation::CLOSE_SESSION).write(out),
         }
     }
+}
+
+impl Operation {
+    fn write(&self, out: &mut Vec<u8>) {
+        let header = |kind| MultiHeader { kind, done: false, err: -1 };
+        match self {
+            Operation::Create { path, data, acl, flags } => {
+                header(operation::CREATE).write(out);
+                CreateRequest { path: path.clone(), data: data.clone(), acl: Vector(acl.clone()), flags: *flags }.write(out);
+            }
+            Operation::CreateContainer { path, acl } => {
+                header(operation::CREATE_CONTAINER).write(out);
+                CreateRequest { path: path.clone(), data: Vec::new(), acl: Vector(acl.clone()), flags: flag::CONTAINER }.write(out);
+            }
+            Operation::Delete { path } => {
+                header(operation::DELETE).write(out);
+                DeleteRequest { path: path.clone(), version: -1 }.write(out);
+            }
+            Operation::Check { path } => {
+                header(operation::CHECK).write(out);
+                CheckVersionRequest { path: path.clone(), version: -1 }.write(out);
+            }
+        }
+    }
+}
+
+/// The body of a multi.
+fn write_all(operations: &[Operation], out: &mut Vec<u8>) {
+    operations.iter().for_each(|operation| operation.write(out));
+    MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(out);
 }
 
 /// Reads the body of a reply whose header says that all went well.
@@ -105,16 +160,36 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
         }
         Request::Acl { .. } => Answer::Acl(GetAclResponse::read(body, "getACL reply")?.acl.0),
         Request::Children { .. } => Answer::Children(GetChildrenResponse::read(body, "getChildren reply")?.children.0),
-        Request::Check { .. } => return checked(body),
+        Request::Check { .. } => {
+            return Ok(match results(1, body)? {
+                Ok(Answer::Undone { code, .. }) => Err(code),
+                result => result,
+            });
+        }
+        Request::Multi(operations) => return results(operations.len(), body),
         Request::Delete { .. } | Request::Sync { .. } | Request::Ping | Request::Close => Answer::Done,
     }))
 }
 
-/// The result of a multi of one check: the header says 0 even when it failed, the truth is in the body.
-fn checked(body: &mut &[u8]) -> Result<Result<Answer, Code>, Malformed> {
-    let result = MultiHeader::read(body, "check reply")?;
-    if result.kind != operation::ERROR {
-        return Ok(Ok(Answer::Done));
+/// The results of a multi, one for each operation: the header of the reply says 0 even when it failed, the truth is here. One that ends early is
+/// of a server that did not know all operations which its newer leader knew: it has done none of them.
+fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, Malformed> {
+    let mut answer = Answer::Done;
+    for operation in 0..operations {
+        let header = MultiHeader::read(body, "multi reply")?;
+        match header.kind {
+            operation::ERROR if header.done => return Ok(Err(Code::MARSHALLING)),
+            operation::ERROR => {
+                // Those before the one that failed are called OK, those after it an inconsistency.
+                let code = Code(i32::read(body, "multi reply")?);
+                if answer == Answer::Done && code != Code::OK {
+                    answer = Answer::Undone { operation, code };
+                }
+            }
+            operation::CREATE => drop(CreateResponse::read(body, "multi reply")?),
+            operation::CREATE_2 => drop((CreateResponse::read(body, "multi reply")?, Stat::read(body, "multi reply")?)),
+            _ => {} // a delete or a check has nothing to say
+        }
     }
-    Ok(Err(Code(i32::read(body, "check reply")?)))
+    Ok(Ok(answer))
 }

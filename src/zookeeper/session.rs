@@ -476,16 +476,17 @@ impl Session {
         let Some(Unanswered { request, sent, .. }) = self.unanswered.pop_front_if(|oldest| oldest.xid == header.xid) else {
             return Err(Fault::OutOfOrder(header.xid));
         };
-        if header.err == Code::SESSION_EXPIRED.0 {
-            self.expire(now);
-            return Ok(());
-        }
-        if header.err == Code::SESSION_MOVED.0 {
-            return Err(Fault::HungUp { up: true });
-        }
         let result = if header.err == 0 { answer(&request, body)? } else { Err(Code(header.err)) };
+        match result {
+            Err(Code::SESSION_EXPIRED) | Ok(Answer::Undone { code: Code::SESSION_EXPIRED, .. }) => {
+                self.expire(now);
+                return Ok(());
+            }
+            Err(Code::SESSION_MOVED) | Ok(Answer::Undone { code: Code::SESSION_MOVED, .. }) => return Err(Fault::HungUp { up: true }),
+            _ => {}
+        }
         self.lease.answered(sent, now);
-        if result.is_ok() && self.proves(&request) {
+        if !matches!(result, Err(_) | Ok(Answer::Undone { .. })) && self.proves(&request) {
             self.lease.proved(sent);
         }
         if request == Request::Close {
@@ -498,7 +499,7 @@ impl Session {
 
     /// Whether an answer to this shows that the leader counts our session among the living: a quorum write, or what the operator takes for one.
     fn proves(&self, request: &Request) -> bool {
-        matches!(request, Request::Create { .. } | Request::Check { .. }) || (self.holding && *request == self.beat)
+        matches!(request, Request::Create { .. } | Request::Check { .. } | Request::Multi(_)) || (self.holding && *request == self.beat)
     }
 
     /// Gives up a connection of our own accord. A server that has not told us of the session it makes is told to end it: a frozen one that wakes

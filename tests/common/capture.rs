@@ -6,6 +6,7 @@ use super::proxy::From;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
+use zk_flock::http::Reply;
 
 /// What leads a capture.
 const HEAD: &str =
@@ -34,6 +35,18 @@ pub fn distributexd() -> impl Iterator<Item = (String, String)> {
         let said = |sign: &str| connection.lines().filter_map(|line| line.strip_prefix(sign)).map(text).collect();
         (said("> "), said("< "))
     })
+}
+
+/// All replies of a server that has hung up after this.
+pub fn replies(said: &str) -> Vec<Reply> {
+    let mut rest = said.as_bytes();
+    let mut replies = Vec::new();
+    while !rest.is_empty() {
+        let (reply, length) = Reply::read(rest, true).unwrap_or_else(|wrong| panic!("{wrong}: {said:?}")).expect("there is no more");
+        replies.push(reply);
+        rest = &rest[length..];
+    }
+    replies
 }
 
 /// Writes a capture of these lines.

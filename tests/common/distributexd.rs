@@ -1,12 +1,12 @@
 //! Our own lock server on a free loopback port, and connections to it on which a test says what it likes. It is one of the sandbox's processes.
 
-use super::run::{Outcome, Running};
-use super::sandbox::Sandbox;
+use super::run::{Job, Outcome, Running};
+use super::sandbox::{Sandbox, executable};
 use super::{SOON, free_port, process, wait_until};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use zk_flock::http::{Reply, get};
 
 /// A server. Dropping it kills it.
@@ -15,16 +15,27 @@ pub struct Distributexd<'a> {
     pub port: u16,
     sandbox: &'a Sandbox,
     config: PathBuf,
+    /// How many descriptors it may have, if not as many as we.
+    descriptors: Option<u32>,
     running: Option<Running<'a>>,
 }
 
 impl<'a> Distributexd<'a> {
     /// One with such a config. Where to listen is added to it.
     pub fn start(sandbox: &'a Sandbox, config: &str) -> Distributexd<'a> {
+        Distributexd::new(sandbox, config, None).started()
+    }
+
+    /// One that may have no more than so many descriptors.
+    pub fn start_with_descriptors(sandbox: &'a Sandbox, config: &str, most: u32) -> Distributexd<'a> {
+        Distributexd::new(sandbox, config, Some(most)).started()
+    }
+
+    fn new(sandbox: &'a Sandbox, config: &str, descriptors: Option<u32>) -> Distributexd<'a> {
         let port = free_port();
-        let server = Distributexd { port, sandbox, config: sandbox.path(&format!("distributex-{port}.yaml")), running: None };
+        let server = Distributexd { port, sandbox, config: sandbox.path(&format!("distributex-{port}.yaml")), descriptors, running: None };
         server.configure(config);
-        server.started()
+        server
     }
 
     /// Writes another config in place of the one that it has. It learns of that by SIGHUP, or when it is started again.
@@ -39,9 +50,18 @@ impl<'a> Distributexd<'a> {
 
     /// Starts it on the port that it had, with what it had written.
     pub fn start_again(&mut self) {
-        let words =
-            ["--program=distributexd", "-v", "-c", self.config.to_str().expect("paths of tests are text"), "-p", &self.port.to_string()];
-        let mut running = self.sandbox.program(&words).start();
+        let config = self.config.to_str().expect("paths of tests are text");
+        let words = ["--program=distributexd", "-v", "-c", config, "-p", &self.port.to_string()];
+        let program = match self.descriptors {
+            None => self.sandbox.program(&words),
+            Some(most) => {
+                let limited = format!(r#"ulimit -n {most}; exec "$0" "$@""#);
+                let program = executable();
+                let shell = ["-c", &limited, program.to_str().expect("paths of tests are text")];
+                Job::new(self.sandbox, Path::new("/bin/sh")).words(&shell).words(&words)
+            }
+        };
+        let mut running = program.start();
         wait_until("distributexd to answer", || {
             assert!(!running.has_ended(), "distributexd has ended: {}", running.stderr());
             TcpStream::connect(("127.0.0.1", self.port)).is_ok()
@@ -63,6 +83,12 @@ impl<'a> Distributexd<'a> {
     /// What it has said so far.
     pub fn stderr(&self) -> String {
         self.running().stderr()
+    }
+
+    /// The most memory that it has ever had, in kB.
+    pub fn memory(&self) -> usize {
+        let most = process::status(self.pid(), "VmHWM").expect("the server runs");
+        most.strip_suffix(" kB").and_then(|number| number.trim().parse().ok()).expect("a number of kB")
     }
 
     /// Sends it a signal.

@@ -216,7 +216,8 @@ impl Member {
         fs::create_dir(&folder).expect("a folder for the server can be made");
         fs::write(folder.join("zoo.cfg"), config(number, &folder)).expect("its config can be written");
         fs::write(folder.join("myid"), (number + 1).to_string()).expect("its number can be written");
-        let quick = ["-Dzookeeper.cnxTimeout=500"]; // or an election waits for who is cut off
+        // Or an election waits for who is cut off, and a queue that the killed have left stays for a minute.
+        let quick = ["-Dzookeeper.cnxTimeout=500", "-Dznode.container.checkIntervalMs=1000"];
         let server = ["org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg"];
         let mut shell = Command::new("unshare")
             .args(["--net", "sh", "-c", KEEPER, "keeper"])

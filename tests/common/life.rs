@@ -68,9 +68,16 @@ impl Lives {
 
     /// A run of zk-flock whose words end with the lock's name: its job gives so many signs, and ends.
     pub fn job<'a>(&self, zk_flock: Job<'a>, signs: u32) -> Job<'a> {
-        let executable = std::env::current_exe().expect("/proc is mounted");
-        let [executable, folder] = [&executable, &self.folder].map(|path| path.to_str().expect("paths of tests are text"));
-        zk_flock.words(&["--", executable, "--exact", ENTRY, "--nocapture"]).env(FOLDER, folder).env(SIGNS, &signs.to_string())
+        self.live(zk_flock.words(&["--", &executable(), "--exact", ENTRY, "--nocapture"]), signs)
+    }
+
+    /// The same of a program that takes its command as a line for the shell.
+    pub fn line<'a>(&self, program: Job<'a>, signs: u32) -> Job<'a> {
+        self.live(program.words(&[&format!("exec '{}' --exact {ENTRY} --nocapture", executable())]), signs)
+    }
+
+    fn live<'a>(&self, job: Job<'a>, signs: u32) -> Job<'a> {
+        job.env(FOLDER, self.folder.to_str().expect("paths of tests are text")).env(SIGNS, &signs.to_string())
     }
 
     /// All so far, by their beginning.
@@ -111,6 +118,11 @@ impl Lives {
         let entries = fs::read_dir(&self.folder).expect("the folder is there");
         entries.map(|entry| entry.expect("it can be read").path()).collect()
     }
+}
+
+/// This executable.
+fn executable() -> String {
+    std::env::current_exe().expect("/proc is mounted").into_os_string().into_string().expect("paths of tests are text")
 }
 
 /// By how many seconds the first of two was dead before the second began; negative if both ran. Zero if that was within a pulse of the last

@@ -11,6 +11,7 @@ pub mod ensemble;
 pub mod kazoo;
 pub mod liar;
 pub mod life;
+pub mod lock_server;
 pub mod process;
 pub mod proxy;
 pub mod pty;

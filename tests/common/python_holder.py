@@ -1,10 +1,11 @@
 """What the Python zk-flock does on its lock node, without the command: make the app node, make the lock node, wait for its
 deletion if it is there, try again; leave by closing the session.
 
-    python_holder.py PORT APP NAME WAIT
+    python_holder.py PORT APP NAME WAIT [HOLD]
 
 It prints one word a line, each followed by the time: `held`; `busy`, each time the node was there already; `deleted`, when the watch has
-said so; `woken`, when the watch has said anything else; `gave-up`, when WAIT seconds are over. It holds until its stdin ends.
+said so; `woken`, when the watch has said anything else; `gave-up`, when WAIT seconds are over; `released`. It holds for HOLD seconds, or
+until its stdin ends.
 The protocol is written here once more, so that it is not ours that speaks to ours.
 """
 
@@ -95,12 +96,13 @@ def acquire(session, path, deadline):
 
 
 def main():
-    port, app, name, wait = sys.argv[1:]
+    port, app, name, wait, *hold = sys.argv[1:]
     session = Session(int(port))
     session.create(b"/" + app.encode(), b"Rootnode", 0)
     if acquire(session, ("/%s/%s" % (app, name)).encode(), time.time() + float(wait)):
         say("held")
-        sys.stdin.read()
+        time.sleep(float(hold[0])) if hold else sys.stdin.read()
+        say("released")
     else:
         say("gave-up")
     session.request(CLOSE)

@@ -59,6 +59,16 @@ impl Sandbox {
         self.program(&["--program=lockex", "-z", address, "-p", &self.id, "-T", &timeout.to_string()]).words(words)
     }
 
+    /// distributex on a lock server of this host, in a pool of the sandbox's.
+    pub fn distributex<'a>(&'a self, port: u16, words: &[&str]) -> Job<'a> {
+        self.program(&["--program=distributex", "-H", "127.0.0.1", "-p", &port.to_string(), "-r", &self.id]).words(words)
+    }
+
+    /// The lock of this host for that pool.
+    pub fn host_lock(&self) -> PathBuf {
+        format!("/tmp/dx-{}.lock", self.id).into()
+    }
+
     /// zk-flock with its locks in the sandbox, without any server.
     pub fn local<'a>(&'a self, words: &[&str]) -> Job<'a> {
         let option = format!("--local={}", self.path("locks").display());
@@ -154,6 +164,7 @@ impl Drop for Sandbox {
             eprintln!("log of the failed test:\n{}", self.log());
         }
         let _ = fs::remove_dir_all(&self.folder);
+        let _ = fs::remove_file(self.host_lock());
         assert!(leftovers.is_empty() || std::thread::panicking(), "processes left behind: {leftovers:#?}");
     }
 }

@@ -31,6 +31,7 @@ pub struct ZooKeeper {
     /// Client port on 127.0.0.1.
     pub port: u16,
     folder: PathBuf,
+    property: &'static str,
     keeper: Option<Keeper>,
 }
 
@@ -49,6 +50,11 @@ impl ZooKeeper {
 
     /// One of its own, for a test that breaks it.
     pub fn start() -> ZooKeeper {
+        ZooKeeper::start_with("")
+    }
+
+    /// The same, with a property of Java's.
+    pub fn start_with(property: &'static str) -> ZooKeeper {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(Path::new(JAR).exists(), "{JAR} is missing: apt-get install zookeeper, or let tests/all do it");
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -56,8 +62,8 @@ impl ZooKeeper {
         fs::create_dir(&folder).expect("a folder for the server can be made");
         let port = free_port();
         fs::write(folder.join("zoo.cfg"), config(port, &folder)).expect("its config can be written");
-        let keeper = Some(Keeper::start(&folder));
-        let server = ZooKeeper { port, folder, keeper };
+        let keeper = Some(Keeper::start(&folder, property));
+        let server = ZooKeeper { port, folder, property, keeper };
         server.wait_until_it_serves();
         server
     }
@@ -81,7 +87,7 @@ impl ZooKeeper {
     /// Kills it and starts it again on the same port, with all it had written.
     pub fn restart(&mut self) {
         self.kill();
-        self.keeper = Some(Keeper::start(&self.folder));
+        self.keeper = Some(Keeper::start(&self.folder, self.property));
         self.wait_until_it_serves();
     }
 
@@ -134,11 +140,12 @@ impl ZooKeeper {
 }
 
 impl Keeper {
-    fn start(folder: &Path) -> Keeper {
-        let server = ["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"];
+    fn start(folder: &Path, property: &str) -> Keeper {
         let mut shell = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
-            .args([&java()[..], &server].concat())
+            .args(java())
+            .args((!property.is_empty()).then_some(property))
+            .args(["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"])
             .current_dir(folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -8,7 +8,7 @@ use std::time::Duration;
 use zk_flock::moment::Moment;
 use zk_flock::plan::Auth;
 use zk_flock::zookeeper::code::flag;
-use zk_flock::zookeeper::request::Request;
+use zk_flock::zookeeper::request::{Operation, Request};
 use zk_flock::zookeeper::session::{Session, Step};
 
 /// Bytes at the front of an input that say what happens besides; what the server says follows.
@@ -62,7 +62,10 @@ fn ask(session: &mut Session, now: Moment) {
     for request in [create, look, check(), Request::Ping, Request::Sync { path: path() }, Request::Delete { path: path() }, check()] {
         session.ask(request, now);
     }
-    for request in [Request::Acl { path: path() }, Request::Children { path: path(), watch: true }, Request::Close] {
+    let container = Operation::CreateContainer { path: path(), acl: Vec::new() };
+    let create = Operation::Create { path: path(), data: b"host".into(), acl: Vec::new(), flags: flag::EPHEMERAL };
+    let multi = Request::Multi(vec![container, create, Operation::Delete { path: path() }, Operation::Check { path: path() }]);
+    for request in [Request::Acl { path: path() }, Request::Children { path: path(), watch: true }, multi, Request::Close] {
         session.ask(request, now);
     }
 }

@@ -1,0 +1,230 @@
+//! A lock server over HTTP whose answers a test decides, request by request. What it says is what real servers have said, or what ours says
+//! besides; a real one proves that we understand each other.
+
+use super::capture;
+use super::proxy::From;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
+use zk_flock::http::Request;
+use zk_flock::sys::clock;
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// These bytes, then the end of the connection.
+    Say(Vec<u8>),
+    /// Nothing, until [`LockServer::ask_again`], or until the client has no more to say.
+    Wait,
+    /// Nothing, whatever happens.
+    Freeze,
+    /// The end of the connection.
+    HangUp,
+}
+
+/// The reply of the original server that has this word in it, byte for byte: chunked.
+pub fn original(word: &str) -> Answer {
+    let replies = capture::pieces("distributex", From::Server);
+    let body = format!("\r\n\r\n{:x}\r\n{word}\r\n0\r\n\r\n", word.len());
+    Answer::Say(replies.into_iter().find(|reply| reply.ends_with(body.as_bytes())).expect("it was recorded"))
+}
+
+/// A reply with a length.
+pub fn plain(word: &str) -> Answer {
+    reply(&format!("Content-Length: {}\r\n", word.len()), word)
+}
+
+/// A reply that ends with its connection.
+pub fn to_end(word: &str) -> Answer {
+    reply("", word)
+}
+
+/// A place of this number, lent for so long.
+pub fn lent(token: i64, length: Duration) -> Answer {
+    reply(&format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {}\r\nContent-Length: 3\r\n", length.as_secs_f64()), "YES")
+}
+
+fn reply(fields: &str, word: &str) -> Answer {
+    Answer::Say(format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{fields}Connection: close\r\n\r\n{word}").into_bytes())
+}
+
+/// A request as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// `wait`, or `release 7` with a token; `gone` after a client that had no more to say while it waited.
+    pub what: String,
+    /// Its `host`.
+    pub host: String,
+    /// When it had come, since boot.
+    pub at: Duration,
+}
+
+type Rule = Box<dyn FnMut(&str) -> Answer + Send>;
+
+struct State {
+    rule: Rule,
+    asked: Vec<Asked>,
+    open: Vec<TcpStream>,
+    /// Grows when those who wait are to be looked at again.
+    round: usize,
+    stopped: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// The server; dropped, it is gone.
+pub struct LockServer {
+    /// Port on 127.0.0.1.
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+impl LockServer {
+    /// One that answers by this rule, which is given what is asked, as in [`Asked`].
+    pub fn start(rule: impl FnMut(&str) -> Answer + Send + 'static) -> LockServer {
+        LockServer::start_at(0, rule)
+    }
+
+    /// The same on this port.
+    pub fn start_at(port: u16, rule: impl FnMut(&str) -> Answer + Send + 'static) -> LockServer {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = State { rule: Box::new(rule), asked: Vec::new(), open: Vec::new(), round: 0, stopped: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let accepting = shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut state = accepting.state();
+                if state.stopped {
+                    return;
+                }
+                state.open.push(stream.try_clone().expect("a socket can be cloned"));
+                let shared = accepting.clone();
+                thread::spawn(move || drop(serve(&stream, &shared)));
+            }
+        });
+        LockServer { port, shared }
+    }
+
+    /// From now on it answers so.
+    pub fn set(&self, rule: impl FnMut(&str) -> Answer + Send + 'static) {
+        self.shared.state().rule = Box::new(rule);
+    }
+
+    /// Has the rule decide again about all who wait.
+    pub fn ask_again(&self) {
+        self.shared.state().round += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// What was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.shared.state().asked.clone()
+    }
+
+    /// The same in words.
+    pub fn words(&self) -> Vec<String> {
+        self.asked().into_iter().map(|asked| asked.what).collect()
+    }
+
+    /// When the last request of this kind had come.
+    pub fn last(&self, what: &str) -> Option<Duration> {
+        self.asked().iter().rev().find(|asked| asked.what == what).map(|asked| asked.at)
+    }
+
+    /// Ends it as a crash does: connections too. Returns its port.
+    pub fn kill(self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for LockServer {
+    fn drop(&mut self) {
+        let open = {
+            let mut state = self.shared.state();
+            state.stopped = true;
+            std::mem::take(&mut state.open)
+        };
+        self.shared.changed.notify_all();
+        for stream in open {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let _ = TcpStream::connect(("127.0.0.1", self.port)); // so that nobody listens any more
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with the lock")
+    }
+
+    fn note(&self, what: &str, host: &str) {
+        let at = clock::since_boot();
+        self.state().asked.push(Asked { what: what.to_owned(), host: host.to_owned(), at });
+    }
+}
+
+/// One connection, one request.
+fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    let request = loop {
+        let count = stream.read(&mut piece)?;
+        if count == 0 {
+            return Ok(());
+        }
+        bytes.extend_from_slice(&piece[..count]);
+        if let Some((request, _)) = Request::read(&bytes).expect("what we send is HTTP") {
+            break request;
+        }
+    };
+    let parameter = |name| request.parameter(name).map(|value| String::from_utf8(value).expect("tests use text"));
+    let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
+    let (what, host) = (request.path.trim_matches('/').to_owned() + &token, parameter("host").unwrap_or_default());
+    shared.note(&what, &host);
+    let round = shared.state().round;
+    let mut answer = (shared.state().rule)(&what);
+    let waits = Arc::new(AtomicBool::new(true));
+    if let Answer::Wait = answer {
+        watch(stream, &host, &waits, shared);
+        let mut state = shared.state();
+        let mut seen = round;
+        while let Answer::Wait = answer {
+            let next =
+                shared.changed.wait_while(state, |state| state.round == seen && !state.stopped).expect("nobody panics with the lock");
+            if next.stopped {
+                return Ok(());
+            }
+            state = next;
+            seen = state.round;
+            answer = (state.rule)(&what);
+        }
+    }
+    waits.store(false, Ordering::SeqCst);
+    match answer {
+        Answer::Say(bytes) => stream.write_all(&bytes)?,
+        Answer::Freeze => return Ok(std::mem::forget(stream.try_clone()?)),
+        Answer::Wait | Answer::HangUp => {}
+    }
+    stream.shutdown(Shutdown::Both)
+}
+
+/// Hangs up, as the original does, when the client has no more to say while it waits.
+fn watch(stream: &TcpStream, host: &str, waits: &Arc<AtomicBool>, shared: &Arc<Shared>) {
+    let (waits, shared) = (waits.clone(), shared.clone());
+    let (mut stream, host) = (stream.try_clone().expect("a socket can be cloned"), host.to_owned());
+    thread::spawn(move || {
+        if let Ok(0) = stream.read(&mut [0; 64])
+            && waits.load(Ordering::SeqCst)
+            && !shared.state().stopped
+        {
+            shared.note("gone", &host);
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    });
+}
