@@ -11,15 +11,18 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod crowd;
+mod distributexd;
 mod etcd;
 mod field;
 mod hand_over;
 mod one_run;
+mod requests;
 mod service;
 mod stage;
 mod standing;
 mod stopwatch;
 mod table;
+mod waiters;
 
 use field::Field;
 use std::time::Duration;
@@ -37,16 +40,47 @@ pub struct Effort {
     pub window: Duration,
     /// How many do it together.
     pub thousand: usize,
+    /// Rounds of requests, whose middle counts.
+    pub rounds: usize,
+    /// How long requests are made.
+    pub load: Duration,
+    /// How many wait at the lock server.
+    pub waiters: &'static [usize],
 }
 
-const FULL: Effort = Effort { runs: 101, hand_overs: 51, crowds: &[10, 100, 500], window: Duration::from_mins(1), thousand: 1000 };
-const QUICK: Effort = Effort { runs: 3, hand_overs: 3, crowds: &[5], window: Duration::from_secs(2), thousand: 10 };
+const FULL: Effort = Effort {
+    runs: 101,
+    hand_overs: 51,
+    crowds: &[10, 100, 500],
+    window: Duration::from_mins(1),
+    thousand: 1000,
+    rounds: 3,
+    load: Duration::from_secs(5),
+    waiters: &[10, 100, 1000, 10_000, 20_000],
+};
+
+const QUICK: Effort = Effort {
+    runs: 3,
+    hand_overs: 3,
+    crowds: &[5],
+    window: Duration::from_secs(2),
+    thousand: 10,
+    rounds: 1,
+    load: Duration::from_secs(1),
+    waiters: &[10, 100],
+};
 
 /// A part of the measurements.
 type Part = fn(&Field, &Effort) -> Table;
 
-const PARTS: &[(&str, Part)] =
-    &[("one-run", one_run::measure), ("hand-over", hand_over::measure), ("crowd", crowd::measure), ("standing", standing::measure)];
+const PARTS: &[(&str, Part)] = &[
+    ("one-run", one_run::measure),
+    ("hand-over", hand_over::measure),
+    ("crowd", crowd::measure),
+    ("standing", standing::measure),
+    ("requests", requests::measure),
+    ("waiters", waiters::measure),
+];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect(); // which cargo adds
