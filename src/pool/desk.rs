@@ -14,6 +14,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 const CANNOT_SAVE: &str = "cannot save who holds what";
 
+/// Answers that wait, in the order in which they were decided.
+type Promises = VecDeque<(Ticket, Promise)>;
+
 /// An answer that waits until the state is saved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Promise {
@@ -31,8 +34,6 @@ pub(super) struct Stake {
     pub(super) asked: Asked,
     /// What it is to be told of its end. The holding may be renewed before that is saved, but nobody must count on it.
     pub(super) expires: Moment,
-    /// When it would have ended, if it was renewed for this.
-    pub(super) renewed: Option<Moment>,
 }
 
 /// Saving fails.
@@ -43,24 +44,27 @@ struct Trouble {
     why: String,
 }
 
-/// See above.
+/// What is decided but not done yet.
 #[derive(Debug)]
 pub(super) struct Desk {
     last_token: i64,
     out: VecDeque<Output>,
     /// Whether there is something to save that is not being saved.
     changed: bool,
+    /// What can be told.
+    ready: Promises,
     /// What can be told after the next save.
-    promises: Vec<(Ticket, Promise)>,
+    promises: Promises,
     /// What can be told after the save that is under way.
-    under_way: Option<Vec<(Ticket, Promise)>>,
+    under_way: Option<Promises>,
     trouble: Option<Trouble>,
 }
 
 impl Desk {
     /// Gives out tokens above this one. The first state is saved at once, so that a file that cannot be written is known from the start.
     pub(super) fn new(last_token: i64) -> Desk {
-        Desk { last_token, out: VecDeque::new(), changed: true, promises: Vec::new(), under_way: None, trouble: None }
+        let (out, ready, promises) = (VecDeque::new(), Promises::new(), Promises::new());
+        Desk { last_token, out, changed: true, ready, promises, under_way: None, trouble: None }
     }
 
     pub(super) fn last_token(&self) -> i64 {
@@ -101,22 +105,27 @@ impl Desk {
         self.trouble.as_ref().map(|trouble| format!("{CANNOT_SAVE}: {}", trouble.why))
     }
 
-    /// Whether what there is to tell of holders can be told at once. In trouble it can: nothing is granted or renewed then, so those who
-    /// hold do so in what was saved before.
-    pub(super) fn is_saved(&self) -> bool {
-        self.trouble.is_some() || !self.changed && self.under_way.is_none()
+    /// Keeps an answer until what is so now is saved, if it is not. In trouble it is: nothing is granted or renewed then, so those who hold do
+    /// so in what was saved before.
+    pub(super) fn promise(&mut self, ticket: Ticket, promise: Promise) {
+        let list = match &mut self.under_way {
+            _ if self.trouble.is_some() => &mut self.ready,
+            _ if self.changed => &mut self.promises,
+            Some(under_way) => under_way,
+            None => &mut self.ready,
+        };
+        list.push_back((ticket, promise));
     }
 
-    /// Keeps an answer until what is so now is saved.
-    pub(super) fn promise(&mut self, ticket: Ticket, promise: Promise) {
-        let list = self.under_way.as_mut().filter(|_| !self.changed).unwrap_or(&mut self.promises);
-        list.push((ticket, promise));
+    /// What can be told now.
+    pub(super) fn next_ready(&mut self) -> Option<(Ticket, Promise)> {
+        self.ready.pop_front()
     }
 
     /// Nobody waits for this answer any more.
     pub(super) fn withdraw(&mut self, ticket: Ticket) -> Option<Promise> {
-        let mut lists = [Some(&mut self.promises), self.under_way.as_mut()].into_iter().flatten();
-        lists.find_map(|list| list.iter().position(|(other, _)| *other == ticket).map(|index| list.remove(index).1))
+        let mut lists = [Some(&mut self.ready), Some(&mut self.promises), self.under_way.as_mut()].into_iter().flatten();
+        lists.find_map(|list| list.remove(list.iter().position(|(other, _)| *other == ticket)?)).map(|(_, promise)| promise)
     }
 
     /// Whether to save now.
@@ -135,16 +144,16 @@ impl Desk {
         self.under_way = Some(std::mem::take(&mut self.promises));
     }
 
-    /// They are saved: returns what can be told.
-    pub(super) fn saved(&mut self, now: Moment) -> Vec<(Ticket, Promise)> {
+    /// They are saved.
+    pub(super) fn saved(&mut self, now: Moment) {
         if let Some(Trouble { since, .. }) = self.trouble.take() {
             self.note(Level::Warning, format!("who holds what is saved again, after {:.1} s", now.since(since).as_secs_f64()));
         }
-        self.under_way.take().unwrap_or_default()
+        self.ready.append(&mut self.under_way.take().unwrap_or_default());
     }
 
     /// They are not: returns what cannot be told.
-    pub(super) fn not_saved(&mut self, why: String, now: Moment) -> Vec<(Ticket, Promise)> {
+    pub(super) fn not_saved(&mut self, why: String, now: Moment) -> Promises {
         if self.trouble.is_none() {
             self.note(
                 Level::Error,

@@ -12,18 +12,18 @@ pub(super) struct Holding {
     pub(super) since: Since,
     /// `Moment::NEVER`: it lasts until it is released.
     pub(super) expires: Moment,
+    /// The end that its host was told of, which may have been renewed since. `None`: nobody can know of the holding yet.
+    pub(super) told: Option<Moment>,
     /// Answers YES that stand for it: those that are to be given once it is saved, and those that were. One that is not delivered stands
     /// for nothing any more, and a holding with none is nobody's.
     pub(super) answers: u32,
-    /// Whether such an answer was given. Until then nobody can know of it.
-    pub(super) told: bool,
 }
 
 /// The holders of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_host: BTreeMap<Rc<str>, Holding>,
-    /// Of those that somebody was told of and that expire.
+    /// Of those that somebody was told of and that have an end.
     by_expiry: BTreeSet<(Moment, Rc<str>)>,
 }
 
@@ -37,6 +37,10 @@ impl Holders {
         self.by_host.iter()
     }
 
+    pub(super) fn hosts(&self) -> Vec<Rc<str>> {
+        self.by_host.keys().cloned().collect()
+    }
+
     pub(super) fn get(&self, host: &str) -> Option<Holding> {
         self.by_host.get(host).copied()
     }
@@ -44,7 +48,7 @@ impl Holders {
     /// In place of what the host held before.
     pub(super) fn set(&mut self, host: &Rc<str>, holding: Holding) {
         self.remove(host);
-        if holding.told && holding.expires != Moment::NEVER {
+        if holding.told.is_some() && holding.expires != Moment::NEVER {
             self.by_expiry.insert((holding.expires, host.clone()));
         }
         self.by_host.insert(host.clone(), holding);

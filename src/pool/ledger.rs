@@ -10,7 +10,7 @@ use crate::plan::{self, Level};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// See above.
+/// What is known of a pool.
 #[derive(Debug)]
 pub(super) struct Ledger {
     name: Rc<str>,
@@ -45,25 +45,34 @@ impl Ledger {
 
     /// A host holds it since the server before this one.
     pub(super) fn restore(&mut self, Held { host, token, since, expires, .. }: &Held, now: Moment) {
-        let holding = Holding { token: *token, since: *since, expires: self.promised(*expires, now), answers: 1, told: true };
+        let expires = self.promised(*expires, now);
+        let holding = Holding { token: *token, since: *since, expires, told: Some(expires), answers: 1 };
         self.holders.set(&host.as_str().into(), holding);
     }
 
-    /// Takes in a new plan for it. Holders are left what they were promised, and whoever waits asks again.
+    /// Takes in a new plan for it. Holders keep it as long as they were promised, and whoever waits asks again.
     pub(super) fn reconfigure(&mut self, plan: plan::Pool, desk: &mut Desk, now: Moment) {
         self.plan = plan;
-        let holders: Vec<_> = self.holders.iter().map(|(host, holding)| (host.clone(), *holding)).collect();
-        for (host, holding) in holders {
-            let expires = self.promised(holding.expires, now);
-            if expires != holding.expires {
-                self.holders.set(&host, Holding { expires, ..holding });
-                desk.change();
-            }
-        }
+        self.revise(desk, |ledger, holding| {
+            let expires = ledger.promised(holding.expires, now);
+            if expires == holding.expires { holding } else { Holding { expires, told: Some(expires), ..holding } }
+        });
         for asked in self.waiters.take_all() {
             self.ask(asked, desk, now);
         }
         self.settle(desk, now);
+    }
+
+    /// Changes holdings, each for itself.
+    fn revise(&mut self, desk: &mut Desk, change: impl Fn(&Ledger, Holding) -> Holding) {
+        for host in self.holders.hosts() {
+            let Some(holding) = self.holders.get(&host) else { continue };
+            let changed = change(self, holding);
+            if changed != holding {
+                self.holders.set(&host, changed);
+                desk.change();
+            }
+        }
     }
 
     /// There is no such pool any more.
@@ -92,7 +101,7 @@ impl Ledger {
         match (asked.call, standing) {
             (Call::Release { token }, _) => self.release(&asked, token, desk, now),
             (Call::Renew, Standing::Holder) => self.renew(asked, desk, now),
-            (_, Standing::Holder) => self.vouch(asked, None, desk, now),
+            (_, Standing::Holder) => self.vouch(asked, desk),
             (Call::Wait, _) => {
                 self.waiters.insert(asked);
                 self.settle(desk, now);
@@ -127,13 +136,13 @@ impl Ledger {
             let expires = self.expiry(now).max(holding.expires); // what was promised stands, should this answer be lost
             self.holders.set(&asked.host, Holding { expires, ..holding });
             desk.change();
-            self.vouch(asked, Some(holding.expires), desk, now);
+            self.vouch(asked, desk);
         }
     }
 
     /// Only a holding that its host was told of is released: it cannot have meant another.
     fn release(&mut self, asked: &Asked, token: Option<i64>, desk: &mut Desk, now: Moment) {
-        let meant = |holding: &Holding| holding.told && token.is_none_or(|token| token == holding.token);
+        let meant = |holding: &Holding| holding.told.is_some() && token.is_none_or(|token| token == holding.token);
         if let Some(holding) = self.holders.get(&asked.host).filter(meant) {
             self.counts.released += 1;
             let held = holding.since.held(now).as_secs_f64();
@@ -141,11 +150,7 @@ impl Ledger {
             self.vacate(&asked.host, desk);
             self.settle(desk, now);
         }
-        if desk.is_saved() {
-            self.answer(asked.ticket, Answer::Ok, desk);
-        } else {
-            desk.promise(asked.ticket, Promise::Ok);
-        }
+        desk.promise(asked.ticket, Promise::Ok);
     }
 
     fn vacate(&mut self, host: &str, desk: &mut Desk) {
@@ -158,7 +163,7 @@ impl Ledger {
         self.waiters.remove(ticket).is_some()
     }
 
-    /// An answer YES that was to be given is not wanted any more.
+    /// An answer YES that was to be given will not be.
     pub(super) fn withdraw(&mut self, stake: &Stake, desk: &mut Desk, now: Moment) {
         self.forgo(&stake.asked.host, stake.token, desk);
         self.settle(desk, now);
@@ -192,37 +197,34 @@ impl Ledger {
     /// What was promised is saved: it is told, unless it is over by now. Then the request is decided anew.
     pub(super) fn keep(&mut self, stake: Stake, desk: &mut Desk, now: Moment) {
         self.settle(desk, now);
-        let Stake { token, asked: Asked { ref host, .. }, expires, .. } = stake;
-        match self.holding(host, token) {
-            Some(holding) if now < expires => return self.tell(&stake, holding, desk, now),
-            Some(holding) if holding.expires <= now => self.vacate(host, desk), // and nobody was told of it, or it had expired
+        let host = &stake.asked.host;
+        match self.holding(host, stake.token) {
+            Some(holding) if now < stake.expires.min(holding.expires) => return self.tell(&stake, holding, desk, now),
+            Some(holding) if holding.expires <= now => self.vacate(host, desk),
             _ => {
-                self.forgo(host, token, desk);
+                self.forgo(host, stake.token, desk);
             }
         }
         self.decide(stake.asked, desk, now);
     }
 
-    fn tell(&mut self, Stake { asked, token, expires, renewed, .. }: &Stake, holding: Holding, desk: &mut Desk, now: Moment) {
-        let (name, Asked { host, .. }) = (&self.name, asked);
-        if renewed.is_some() {
+    fn tell(&mut self, stake: &Stake, holding: Holding, desk: &mut Desk, now: Moment) {
+        let (name, Asked { ticket, call, host, since }, Holding { token, .. }) = (&self.name, &stake.asked, holding);
+        let expires = stake.expires.min(holding.expires);
+        if holding.told.is_none() {
+            self.counts.granted += 1;
+            let waited = now.since(*since).as_secs_f64();
+            desk.note(Level::Info, format!("granted {name} to {host} (token {token}, waited {waited:.1} s)"));
+        } else if *call == Call::Renew {
             desk.note(Level::Debug, format!("renewed {name} for {host} (token {token})"));
         }
-        if !holding.told {
-            self.counts.granted += 1;
-            let waited = now.since(asked.since).as_secs_f64();
-            desk.note(Level::Info, format!("granted {name} to {host} (token {token}, waited {waited:.1} s)"));
-            self.holders.set(host, Holding { told: true, ..holding });
-        }
-        self.answer(asked.ticket, Answer::Yes(Grant { token: *token, expires: left(*expires, now) }), desk);
+        self.holders.set(host, Holding { told: holding.told.max(Some(expires)), ..holding });
+        self.answer(*ticket, Answer::Yes(Grant { token, expires: left(expires, now) }), desk);
     }
 
-    /// What was promised cannot be saved.
-    pub(super) fn undo(&mut self, Stake { asked, token, renewed, .. }: &Stake, desk: &mut Desk) {
-        self.forgo(&asked.host, *token, desk);
-        if let (Some(expires), Some(holding)) = (*renewed, self.holding(&asked.host, *token)) {
-            self.holders.set(&asked.host, Holding { expires, ..holding });
-        }
+    /// A renewal that nobody was told of is not saved: holdings end as their hosts know it.
+    pub(super) fn revert(&mut self, desk: &mut Desk) {
+        self.revise(desk, |_, holding| Holding { expires: holding.expires.min(holding.told.unwrap_or(Moment::NEVER)), ..holding });
     }
 
     /// Whoever has held it for too long does so no more, and whoever is next does, as long as there is room.
@@ -241,24 +243,20 @@ impl Ledger {
 
     /// To all these requests of one host.
     fn grant(&mut self, asked: Vec<Asked>, desk: &mut Desk, now: Moment) {
-        let holding = Holding { token: desk.new_token(), since: now.into(), expires: self.expiry(now), answers: 0, told: false };
+        let holding = Holding { token: desk.new_token(), since: now.into(), expires: self.expiry(now), told: None, answers: 0 };
         if let Some(first) = asked.first() {
             self.holders.set(&first.host, holding);
         }
-        asked.into_iter().for_each(|asked| self.vouch(asked, None, desk, now));
+        asked.into_iter().for_each(|asked| self.vouch(asked, desk));
     }
 
-    /// Answers YES to a holder, as soon as what it holds is saved. If it was renewed for this, it would have expired at `renewed`.
-    fn vouch(&mut self, asked: Asked, renewed: Option<Moment>, desk: &mut Desk, now: Moment) {
+    /// Answers YES to a holder, as soon as what it holds is saved.
+    fn vouch(&mut self, asked: Asked, desk: &mut Desk) {
         let Some(holding) = self.holders.get(&asked.host) else { return };
         self.holders.set(&asked.host, Holding { answers: holding.answers.saturating_add(1), ..holding });
         let Holding { token, expires, .. } = holding;
-        let stake = Stake { pool: self.name.clone(), token, asked, expires, renewed };
-        if desk.is_saved() {
-            self.keep(stake, desk, now);
-        } else {
-            desk.promise(stake.asked.ticket, Promise::Yes(stake));
-        }
+        let stake = Stake { pool: self.name.clone(), token, asked, expires };
+        desk.promise(stake.asked.ticket, Promise::Yes(stake));
     }
 
     fn answer(&mut self, ticket: Ticket, answer: Answer, desk: &mut Desk) {
@@ -275,9 +273,9 @@ impl Ledger {
         self.plan.expire.map_or(Moment::NEVER, |expire| now + expire)
     }
 
-    /// When a holding of an earlier plan expires: as it was promised, unless only one of the two knows an end.
+    /// When a holding of an earlier plan expires: as was promised, unless that was never.
     fn promised(&self, expires: Moment, now: Moment) -> Moment {
-        if self.plan.expire.is_none() || expires == Moment::NEVER { self.expiry(now) } else { expires }
+        if expires == Moment::NEVER { self.expiry(now) } else { expires }
     }
 
     /// When it changes by itself.
@@ -298,7 +296,7 @@ impl Ledger {
 
     /// For whoever watches the server.
     pub(super) fn report(&self, now: Moment) -> Report<'_> {
-        let told = self.holders.iter().filter(|(_, holding)| holding.told);
+        let told = self.holders.iter().filter(|(_, holding)| holding.told.is_some());
         let holders = told.map(|(host, &Holding { token, since, expires, .. })| Holder {
             host,
             token,

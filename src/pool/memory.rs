@@ -10,7 +10,7 @@ use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::collections::BTreeMap;
 
-/// See above.
+/// All pools of a server.
 #[derive(Debug)]
 pub struct Memory {
     pools: BTreeMap<String, Ledger>,
@@ -49,30 +49,29 @@ impl Memory {
         if self.pools.values_mut().any(|ledger| ledger.forget_waiter(ticket)) {
             return;
         }
-        if let Some(Promise::Yes(stake)) = self.desk.withdraw(ticket)
+        if let Some(promise) = self.desk.withdraw(ticket) {
+            self.withdraw(&promise, now);
+        }
+    }
+
+    fn withdraw(&mut self, promise: &Promise, now: Moment) {
+        if let Promise::Yes(stake) = promise
             && let Some(ledger) = self.pools.get_mut(&*stake.pool)
         {
-            ledger.withdraw(&stake, &mut self.desk, now);
+            ledger.withdraw(stake, &mut self.desk, now);
         }
     }
 
     fn saved(&mut self, now: Moment) {
-        for (ticket, promise) in self.desk.saved(now) {
-            self.resolve(ticket, promise, |ledger, stake, desk| ledger.keep(stake, desk, now));
-        }
+        self.desk.saved(now);
         self.settle(now);
     }
 
     /// Nothing that was promised is so, and then each request is asked again.
     fn not_saved(&mut self, why: String, now: Moment) {
         let promises = self.desk.not_saved(why, now);
-        for (_, promise) in promises.iter().rev() {
-            if let Promise::Yes(stake) = promise
-                && let Some(ledger) = self.pools.get_mut(&*stake.pool)
-            {
-                ledger.undo(stake, &mut self.desk);
-            }
-        }
+        promises.iter().for_each(|(_, promise)| self.withdraw(promise, now));
+        self.pools.values_mut().for_each(|ledger| ledger.revert(&mut self.desk));
         for (ticket, promise) in promises {
             self.resolve(ticket, promise, |ledger, stake, desk| ledger.ask(stake.asked, desk, now));
         }
@@ -118,14 +117,17 @@ impl Backend for Memory {
             if let Some(output) = self.desk.next_output() {
                 return output;
             }
-            if !self.desk.is_due(now) {
+            if let Some((ticket, promise)) = self.desk.next_ready() {
+                self.resolve(ticket, promise, |ledger, stake, desk| ledger.keep(stake, desk, now));
+            } else if !self.desk.is_due(now) {
                 return Output::Wait(self.pools.values().map(Ledger::wake).fold(self.desk.wake(), Moment::min));
+            } else {
+                self.desk.save();
+                if self.durable {
+                    return Output::Save(self.state());
+                }
+                self.saved(now);
             }
-            self.desk.save();
-            if self.durable {
-                return Output::Save(self.state());
-            }
-            self.saved(now);
         }
     }
 
@@ -553,7 +555,7 @@ mod tests {
         let mut script = Script::new(pool(1, 60), state(all.clone()));
         script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (30, "get a", "a NO, save b=2"), (59, "get a", "a NO")]);
         let mut script = Script::new(pool(1, 0), state(all));
-        script.play(&[(0, "tick", "save a=1 b=2 c=3"), (0, "saved", ""), (3600, "get a", "a YES 1")]);
+        script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (3600, "get b", "save b=2"), (3600, "saved", "b YES 2")]);
     }
 
     #[test]
@@ -582,7 +584,7 @@ mod tests {
         assert_eq!(change(&mut script, 32, vec![only(&["a", "d"])]), "c INVALID");
         script.play(&[(33, "get b", "b INVALID"), (34, "renew b", "b YES 2 60 s"), (35, "release a", "a OK")]);
         assert_eq!(change(&mut script, 36, vec![pool(1, 0)]), "");
-        script.play(&[(200, "get b", "b YES 2")]);
+        script.play(&[(37, "get b", "b YES 2 57 s"), (38, "renew b", "b YES 2"), (200, "get b", "b YES 2")]);
         assert_eq!(change(&mut script, 200, vec![pool(1, 60)]), "");
         script.play(&[(200, "get b", "b YES 2 60 s")]);
         assert_eq!(change(&mut script, 201, Vec::new()), "d INVALID");

@@ -76,7 +76,7 @@ pub struct Grant {
 pub enum Input<'a> {
     /// A host asks.
     Asked(Request<'a>),
-    /// Whoever asked this has hung up, and needs no answer.
+    /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it is no YES.
     Gone(Ticket),
     /// A YES could not be delivered.
     Undelivered {

@@ -21,6 +21,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+/// How long name servers may take to say what this host is called. Half of what a server has to answer: some time must be left for that.
+const OWN_NAME: Duration = Duration::from_secs(5);
+
 /// What cannot be done where names cannot be looked up at all.
 const LOOK_UP: &str = "look up names";
 
@@ -134,7 +137,7 @@ fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<M
         return Err(unreachable(&Failure::Unreachable(unresolved.join("; ")), log));
     }
     let host = match (&place.host, own_name) {
-        (None, Some(asked)) => hear_own_name(asked, started + pool::OUTAGE, &addresses, log)?,
+        (None, Some(asked)) => hear_own_name(asked, started + OWN_NAME, &addresses, log)?,
         (said, _) => said.clone().unwrap_or_default(),
     };
     let options = pool::Options {
