@@ -8,7 +8,7 @@ use crate::table::{Table, ms, three};
 use std::time::Duration;
 
 /// What they wait for.
-const LOCK: &str = "crowd";
+pub const LOCK: &str = "crowd";
 
 /// Measures crowd after crowd.
 pub fn measure(field: &Field, effort: &Effort) -> Table {

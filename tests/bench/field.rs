@@ -3,13 +3,16 @@
 use crate::common::kazoo::Kazoo;
 use crate::common::sandbox::{Sandbox, executable};
 use crate::common::zookeeper::ZooKeeper;
+use crate::distributexd::Distributexd;
 use crate::etcd::Etcd;
 use crate::service::installed;
+use crate::{crowd, hand_over, one_run, standing};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Session timeout in seconds.
 const TIMEOUT: u32 = 15;
@@ -56,6 +59,9 @@ pub struct Contender<'a> {
     words: Words<'a>,
 }
 
+/// What is locked, as pools of our lock server.
+const POOLS: [&str; 4] = [one_run::LOCK, hand_over::LOCK, crowd::LOCK, standing::LOCK];
+
 /// Of who takes next to nothing.
 const MANY: usize = 1000;
 
@@ -68,6 +74,8 @@ pub enum Server<'a> {
     ZooKeeper(&'a ZooKeeper),
     /// An etcd.
     Etcd(&'a Etcd),
+    /// Our lock server.
+    Distributexd(&'a Distributexd),
     /// The kernel: each lock is a file in this folder.
     Kernel(PathBuf),
 }
@@ -90,6 +98,7 @@ impl Server<'_> {
         match self {
             Server::ZooKeeper(server) => Some(server.address()),
             Server::Etcd(server) => Some(server.address.clone()),
+            Server::Distributexd(server) => Some(server.address()),
             Server::Kernel(_) => None,
         }
     }
@@ -99,6 +108,7 @@ impl Server<'_> {
         match self {
             Server::ZooKeeper(server) => Some(server.pid()),
             Server::Etcd(server) => Some(server.pid()),
+            Server::Distributexd(server) => Some(server.pid()),
             Server::Kernel(_) => None,
         }
     }
@@ -108,6 +118,7 @@ impl Server<'_> {
         match self {
             Server::ZooKeeper(server) => server.watches(),
             Server::Etcd(server) => server.watchers(),
+            Server::Distributexd(server) => server.waiting(),
             Server::Kernel(folder) => blocked(&folder.join(lock)),
         }
     }
@@ -128,6 +139,7 @@ pub struct Field {
     /// For zk-flock, lockex, kazoo and the floor.
     pub zookeeper: ZooKeeper,
     etcd: Result<Etcd, &'static str>,
+    distributexd: Distributexd,
     /// Where everything happens; the last to go.
     pub sandbox: Sandbox,
 }
@@ -138,12 +150,14 @@ impl Field {
         let (sandbox, programs, zookeeper) = (Sandbox::new(), Programs::build(), ZooKeeper::start());
         sandbox.client(&zookeeper).close();
         let etcd = Etcd::start(&sandbox);
-        Field { programs, zookeeper, etcd, sandbox }
+        let distributexd = Distributexd::start(&sandbox, &programs, &POOLS.map(str::to_owned), "");
+        Field { programs, zookeeper, etcd, distributexd, sandbox }
     }
 
     /// All who run a command under a lock: ours first, then those that stand for what there was.
     pub fn contenders(&self) -> Vec<Result<Contender<'_>, Missing>> {
-        vec![Ok(self.zk_flock()), Ok(self.lockex()), Ok(self.local()), self.flock(), self.kazoo(), self.etcdctl()]
+        let ours = [self.zk_flock(), self.lockex(), self.distributex(), self.local()];
+        ours.map(Ok).into_iter().chain([self.flock(), self.kazoo(), self.etcdctl()]).collect()
     }
 
     /// The least that it can cost.
@@ -169,6 +183,18 @@ impl Field {
             owned(&[&program[..], &["-z", address, "-i", lock, "--no-shell", "--"]].concat(), command)
         });
         Contender { name: "lockex", server: self.server(), most: MANY, words }
+    }
+
+    /// distributex, each run as another host.
+    fn distributex(&self) -> Contender<'_> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let words: Words = Box::new(|address, lock, command| {
+            let (host, port) = address.split_once(':').expect("an address has a port");
+            let (program, name) = (text(&self.programs.zk_flock), format!("host{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+            let words = [program, "--program=distributex", "-H", host, "-p", port, "-r", lock, "--no-local-lock", "--as", &name];
+            owned(&words, &[&command.join(" ")])
+        });
+        Contender { name: "distributex", server: Server::Distributexd(&self.distributexd), most: MANY, words }
     }
 
     fn local(&self) -> Contender<'_> {

@@ -8,7 +8,7 @@ use crate::table::{Table, ms, ratio};
 use std::time::Duration;
 
 /// What is handed over.
-const LOCK: &str = "hand-over";
+pub const LOCK: &str = "hand-over";
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {

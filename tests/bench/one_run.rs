@@ -7,7 +7,7 @@ use crate::stopwatch::{Cost, Costs, borrowed, job, system_calls, time};
 use crate::table::{Table, mb, ms, ratio};
 
 /// What is locked.
-const LOCK: &str = "one-run";
+pub const LOCK: &str = "one-run";
 
 /// What a contender is measured by, of one run.
 struct Figures {

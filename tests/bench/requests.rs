@@ -69,7 +69,8 @@ fn nginx(field: &Field) -> Option<(Service, u16)> {
     let (port, path) = (free_port(), field.sandbox.path("nginx.conf"));
     let server = format!("listen 127.0.0.1:{port}; location / {{ default_type text/html; return 200 YES; }}");
     let http = format!("access_log off; keepalive_requests 1000000; server {{ {server} }}");
-    let config = format!("daemon off; pid nginx.pid; error_log stderr; worker_processes 1; events {{ }} http {{ {http} }}");
+    let config =
+        format!("daemon off; master_process off; pid nginx.pid; error_log stderr; worker_processes 1; events {{ }} http {{ {http} }}");
     fs::write(&path, config).expect("the config can be written");
     let folder = field.sandbox.folder.to_str().expect("paths of tests are text");
     let service = Service::start(&["nginx", "-p", folder, "-c", "nginx.conf"], &field.sandbox.folder);

@@ -10,7 +10,7 @@ use crate::table::{Table, mb, ms};
 use std::time::Duration;
 
 /// What one of them holds and the other waits for.
-const LOCK: &str = "standing";
+pub const LOCK: &str = "standing";
 
 /// Measures all at the same time, since they do next to nothing; then the crowds.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
