@@ -105,12 +105,13 @@ impl OwnName {
         Helper::send(|| host::full_name(&bare).unwrap_or(bare)).map(OwnName)
     }
 
-    /// What was answered. `None` if nothing was by the deadline.
+    /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of it.
     pub fn wait(self, deadline: Moment) -> io::Result<Option<String>> {
         let mut helpers = [self.0];
         gather(&mut helpers, |_| deadline)?;
         let [helper] = helpers;
-        Ok(helper.finish().map(|name| String::from_utf8_lossy(&name).into_owned()))
+        let answer = helper.finish().filter(|name| !name.is_empty());
+        Ok(answer.map(|name| String::from_utf8_lossy(&name).into_owned()))
     }
 }
 

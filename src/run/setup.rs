@@ -168,7 +168,7 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: 
     let found = asked.wait(deadline).map_err(Stop::system(LOOK_UP))?;
     let name = found.unwrap_or_else(|| {
         let bare = host::name();
-        log.warn(&format_args!("the full name of this host was not looked up in time, so {bare:?} has to do (--as says another)"));
+        log.warn(&format_args!("the full name of this host could not be looked up in time, so {bare:?} has to do (--as says another)"));
         bare
     });
     let anybodys = name == "localhost" || name.starts_with("localhost.");
