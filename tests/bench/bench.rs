@@ -40,7 +40,7 @@ pub struct Effort {
     pub window: Duration,
     /// How many do it together.
     pub thousand: usize,
-    /// Rounds of requests, whose middle counts.
+    /// Rounds of crowds and of requests, whose middle counts.
     pub rounds: usize,
     /// How long requests are made.
     pub load: Duration,

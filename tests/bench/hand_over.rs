@@ -12,7 +12,7 @@ pub const LOCK: &str = "hand-over";
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["hand-over to one who waits", "time", "time", "largest"]);
+    let mut table = Table::new(&["hand-over to one who waits", "× zk-flock", "time", "largest"]);
     let all = field.contenders();
     let there: Vec<&Contender> = all.iter().flatten().collect();
     let mut times: Vec<Vec<Duration>> = there.iter().map(|_| Vec::new()).collect();

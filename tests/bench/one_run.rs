@@ -19,7 +19,7 @@ struct Figures {
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let head = ["one run of `true`", "time", "CPU", "time", "CPU", "memory", "system calls", "packets"];
+    let head = ["one run of `true`", "time, × floor", "CPU, × floor", "time", "CPU", "memory", "system calls", "packets"];
     let mut table = Table::new(&head);
     let all: Vec<_> = [Ok(field.floor())].into_iter().chain(field.contenders()).collect();
     let there: Vec<&Contender> = all.iter().flatten().collect();

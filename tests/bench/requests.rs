@@ -15,7 +15,7 @@ const CONNECTIONS: [usize; 2] = [1, 50];
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["requests a second", "1 connection", "50", "1", "50"]);
+    let mut table = Table::new(&["requests a second", "1 connection, × nginx", "50, × nginx", "1 connection", "50"]);
     if !installed("wrk") {
         table.missing("wrk", "apt-get install wrk");
         return table;

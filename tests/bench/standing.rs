@@ -15,6 +15,8 @@ pub const LOCK: &str = "standing";
 /// Measures all at the same time, since they do next to nothing; then the crowds.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
     let mut table = Table::new(&["while nothing happens", "CPU in a minute", "memory", "server's CPU in a minute"]);
+    let (idle, _) = watch([vec![field.zookeeper.pid()]].into_iter(), effort)[0];
+    table.row("ZooKeeper alone", &[String::new(), String::new(), ms(idle)]);
     let all = field.contenders();
     let leash = Leash::new(field);
     let pairs: Vec<_> = all.iter().flatten().map(|contender| (contender.name, pair(field, contender, &leash))).collect();
