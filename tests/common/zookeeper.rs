@@ -96,7 +96,8 @@ impl ZooKeeper {
         self.keeper.take().into_iter().for_each(Keeper::kill_server);
     }
 
-    fn pid(&self) -> i32 {
+    /// Its process.
+    pub fn pid(&self) -> i32 {
         self.keeper.as_ref().expect("the server runs").server
     }
 
