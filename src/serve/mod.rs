@@ -117,6 +117,7 @@ impl<'a> Serving<'a> {
                 Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.story.tell(level, &note),
+                Output::Connect | Output::Send(_) | Output::Disconnect => {}
                 Output::Wait(until) => {
                     if !self.service.see_off() {
                         return until;
