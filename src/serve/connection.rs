@@ -13,9 +13,9 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A peer that waits is asked whether it is there after so many seconds of silence, another number for each, and no more than others are
-/// (`door`). Thousands come at once, when their cron says so; if they were asked at once, too, then the kernel's queues would lose what is too
-/// much for them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
+/// A peer that waits is asked whether it is there after so many seconds of silence, another number for each, none later than `door` has it.
+/// Thousands come at once, when their cron says so; if they were asked at once, too, the kernel's queues would lose what is too much for
+/// them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
 const SILENCES: RangeInclusive<u64> = 5..=15;
 
 /// The most answers YES that are remembered until they are acknowledged. Who asks for more at once has heard the first, as far as we know: a

@@ -5,7 +5,7 @@ use crate::link::reason;
 use crate::moment::Moment;
 use crate::plan::Server;
 use crate::sys::epoll::{Epoll, Interest};
-use crate::sys::{is_shortage, tcp};
+use crate::sys::tcp;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -90,7 +90,7 @@ impl Door {
     /// Those who come in now, when so many are in.
     pub(super) fn callers(&mut self, mut inside: usize) -> Vec<Caller> {
         let mut callers = Vec::new();
-        while callers.len() < AT_ONCE {
+        for _ in 0..AT_ONCE {
             if inside >= self.most + TURNED_AWAY {
                 callers.push(Caller::Shortage(format!("{inside} connections are open")));
                 break;
@@ -99,12 +99,12 @@ impl Door {
                 Ok(stream) if inside < self.most => callers.push(Caller::Guest(stream)),
                 Ok(stream) => callers.push(Caller::Surplus(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if is_shortage(&error) => {
+                // He has gone again; there may be others.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
+                Err(error) => {
                     callers.push(Caller::Shortage(reason(&error)));
                     break;
                 }
-                // He has gone again, or his network has; there may be others.
-                Err(_) => {}
             }
             inside += 1;
         }
