@@ -176,7 +176,7 @@ fn a_config_is_checked_without_a_server() {
     let right = start(&sandbox, "backend: memcache\nmaxlock: 2\npools:\n- name: a\n- name: b\n", &["--check"]);
     assert_eq!(
         (right.end, right.stdout.as_str()),
-        (Ok(0), format!("{}: right, 2 pools\n", sandbox.path("config.yaml").display()).as_str())
+        (Ok(0), format!("{}: right: 2 pools, backend memcache at localhost:11211\n", sandbox.path("config.yaml").display()).as_str())
     );
     right.complaint_of("distributexd", &["config.yaml: line 2: \"maxlock\": unknown key"]);
     for (config, fact) in [("pools: [a]\n", ":1: expected text, found '['"), ("pools:\n- name: a\n  expire: soon\n", ":3: \"expire\": ")] {
@@ -186,7 +186,7 @@ fn a_config_is_checked_without_a_server() {
     let nothing = sandbox.program(&["--program=distributexd", "--check"]).run();
     nothing.complaint_of("distributexd", &["there is no distributex.yaml and no /etc/distributex.yaml"]);
     fs::write(sandbox.path("distributex.yaml"), POOL).unwrap();
-    assert_eq!(sandbox.program(&["--program=distributexd", "--check"]).run().stdout, "distributex.yaml: right, 1 pool\n");
+    assert_eq!(sandbox.program(&["--program=distributexd", "--check"]).run().stdout, "distributex.yaml: right: 1 pool, backend inmemory\n");
     File::create(sandbox.path("long.yaml")).unwrap().set_len(2 << 20).unwrap();
     let long = sandbox.program(&["--program=distributexd", "-c", "long.yaml"]).run();
     long.complaint_of("distributexd", &["long.yaml", "longer than 1 MiB"]);
