@@ -70,7 +70,7 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
         })),
         Ok(Request::Check(server)) => check(&server),
         Ok(Request::Help) => print(&program.help),
-        Ok(Request::Version) => print(&format_args!("{} {}\n", program.name, env!("CARGO_PKG_VERSION"))),
+        Ok(Request::Version) => print(&format_args!("{} {}{}\n", program.name, env!("CARGO_PKG_VERSION"), commit())),
         Err(error) => {
             log::complain(program.name, &error);
             if error.wants_usage() && poll::has_room(io::stderr()) {
@@ -79,6 +79,11 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
             error.exit_code().into()
         }
     }
+}
+
+/// The commit that this was built from, as packaging/build gives it.
+fn commit() -> String {
+    option_env!("ZK_FLOCK_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default()
 }
 
 fn leave(exit: Exit) -> ExitCode {
@@ -93,7 +98,7 @@ fn check(server: &Server) -> ExitCode {
     for warning in &server.warnings {
         log::complain(server.program, &format_args!("WARNING: {warning}"));
     }
-    print(&format_args!("{}: right, {} pools\n", server.config.display(), server.pools.len()))
+    print(&format_args!("{}: right, {}\n", server.config.display(), server.pool_count()))
 }
 
 fn environment() -> Environment {

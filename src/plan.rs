@@ -278,7 +278,7 @@ pub enum Exit {
 pub struct ExitCodes {
     /// For "busy", if given.
     pub busy: Option<u8>,
-    /// For "busy" otherwise, without `sysexits`: 0 for zk-flock, 1 for lockex.
+    /// For "busy" otherwise, without `sysexits`: 0 for zk-flock, 1 for the others.
     pub busy_default: u8,
     /// Tell the other ends apart by the codes of sysexits.h.
     pub sysexits: bool,

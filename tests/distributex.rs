@@ -6,10 +6,9 @@
 mod common;
 
 use common::capture;
-use common::liar::{Liar, SwitchedOff, nobody};
+use common::liar::{DeadNameServer, Liar, SwitchedOff, nobody};
 use common::life::{self, FOREVER, Lives};
 use common::lock_server::{Answer, LockServer, lent, original, plain, to_end};
-use common::proxy::From;
 use common::run::{Job, Outcome, Running, exited, killed, listener};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, wait_until};
@@ -65,7 +64,7 @@ fn a_job_shows_that_it_lives() {
 
 #[test]
 fn what_is_asked_is_what_the_original_server_was_asked_when_it_was_recorded() {
-    let recorded = capture::pieces("distributex", From::Client);
+    let recorded: Vec<_> = capture::distributex().map(|(asked, _)| asked.into_bytes()).collect();
     let asked = [
         ("/wait/", &[("pool", "p20"), ("host", "web1")][..]),
         ("/get/", &[("pool", "p20"), ("host", "web2")]),
@@ -175,6 +174,25 @@ fn this_host_is_called_what_the_original_calls_it_or_what_it_is_told() {
         assert_eq!(sandbox.distributex(server.port, words).run(), exited(0));
         assert!(server.asked().iter().rev().take(2).all(|asked| asked.host == host), "{:?}", server.asked());
     }
+}
+
+#[test]
+fn a_name_that_is_not_looked_up_in_time_is_the_bare_one_and_a_warning() {
+    let (names, sandbox, server) = (DeadNameServer::start(), Sandbox::new(), LockServer::start(free));
+    let line = DeadNameServer::asked_by(&sandbox, &sandbox.distributex(server.port, &["echo mine"])).line();
+    let run = Job::new(&sandbox, Path::new("unshare")).words(&["--uts", "sh", "-c", &format!("hostname nowhere-known; exec {line}")]).run();
+    assert_eq!((run.end, run.stdout.as_str()), (Ok(0), "mine\n"), "{}", run.stderr);
+    run.complaint_of("distributex", &["WARNING: ", "full name", "nowhere-known", "--as"]);
+    assert!(names.was_asked() && server.asked().iter().all(|asked| asked.host == "nowhere-known"), "{:?}", server.asked());
+}
+
+#[test]
+fn a_host_that_no_name_service_knows_goes_by_its_bare_name() {
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(free));
+    let line = sandbox.distributex(server.port, &["true"]).line();
+    let script = format!("echo no_such_host >/proc/sys/kernel/hostname && exec {line}");
+    assert_eq!(Job::new(&sandbox, Path::new("unshare")).words(&["--uts", "sh", "-c", &script]).run(), exited(0));
+    assert!(server.asked().iter().all(|asked| asked.host == "no_such_host"), "{:?}", server.asked());
 }
 
 #[test]
@@ -377,6 +395,20 @@ fn a_signal_stops_the_command_and_only_then_is_its_place_given_back() {
     }
 }
 
+/// Else the next run of this host would be told that it has the place which this one gives back.
+#[test]
+fn the_lock_of_this_host_is_held_until_the_place_is_given_back() {
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(free));
+    server.set(|what| if what == "release" { Answer::Wait } else { free(what) });
+    let run = sandbox.distributex(server.port, &["true"]).start();
+    wait_until("a release", || server.last("release").is_some());
+    complains(&sandbox.distributex(server.port, &["touch ran"]).run(), 1, &["Another instance"]);
+    server.set(free);
+    server.ask_again();
+    assert_eq!(run.wait(), exited(0));
+    assert!(!sandbox.host_lock().exists());
+}
+
 #[test]
 fn a_command_that_is_deaf_is_killed_with_its_tree_before_its_place_is_given_back() {
     let (sandbox, server) = (Sandbox::new(), LockServer::start(free));
@@ -394,7 +426,7 @@ fn a_command_that_is_deaf_is_killed_with_its_tree_before_its_place_is_given_back
 
 #[test]
 fn a_place_that_cannot_be_given_back_is_tried_for_ten_seconds_and_the_commands_end_stands() {
-    let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, Duration::from_secs(300))));
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, Duration::from_mins(5))));
     let run = sandbox.distributex(server.port, &["echo ready; cat; exit 3"]).leashed().start();
     run.wait_for_output("ready");
     let lock = format!("{}@127.0.0.1:{}", sandbox.id, server.port);
@@ -429,10 +461,11 @@ fn dies_in_time(what: &str, facts: &[&str], harm: impl FnOnce(&LockServer, &Runn
     let run = lives.line(sandbox.distributex(server.port, &["--sysexits"]), FOREVER).start();
     lives.wait_for(1);
     wait_until("a renewal", || server.last("renew").is_some());
+    let harmed = clock::since_boot();
     harm(&server, &run);
     wait_until("the tree to be dead", || sandbox.processes().iter().all(|&pid| pid == run.pid()));
-    let end =
-        server.asked().iter().filter(|asked| ["wait", "renew"].contains(&asked.what.as_str())).map(|asked| asked.at).max().unwrap() + SHORT;
+    let proofs = server.asked().into_iter().filter(|asked| ["wait", "renew"].contains(&asked.what.as_str()) && asked.at < harmed);
+    let end = proofs.map(|asked| asked.at).max().expect("it was lent") + SHORT;
     run.signal(libc::SIGCONT);
     let outcome = run.wait();
     assert_eq!(outcome.end, Ok(79), "{}", outcome.stderr);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use zk_flock::cli::{Environment, Error, Request, distributex, lockex, words, zk_flock as flock};
-use zk_flock::config::Config;
+use zk_flock::cli::{Environment, Error, Request, distributex, distributexd, lockex, words, zk_flock as flock};
+use zk_flock::config::{Config, server};
 use zk_flock::plan::{End, Exit};
 
 const README: &str = include_str!("../README.md");
@@ -13,6 +13,8 @@ const CONFIG_MANUAL: &str = include_str!("../man/distributed-flock.json.5");
 /// The parser of the options that all programs share.
 const COMMON: &str = include_str!("../src/cli/options.rs");
 const CONFIG: &str = include_str!("../src/config.rs");
+const SERVER_MANUAL: &str = include_str!("../man/distributexd.8");
+const SERVER_CONFIG: &str = include_str!("../src/config/server.rs");
 
 /// A program, and all that is said of its words.
 struct Program {
@@ -189,6 +191,21 @@ fn the_manuals_name_no_other_options() {
 }
 
 #[test]
+fn the_manuals_refer_to_pages_that_are_there() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    let pages: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    for page in &pages {
+        let text = fs::read_to_string(folder.join(page)).unwrap();
+        for reference in text.lines().filter_map(|line| line.strip_prefix(".Xr ")) {
+            let mut words = reference.split(' ');
+            let (name, section) = (words.next().unwrap(), words.next().unwrap());
+            let others = ["curl", "flock", "nohup", "ps"];
+            assert!(others.contains(&name) || pages.contains(&format!("{name}.{section}")), "{page}: {reference}");
+        }
+    }
+}
+
+#[test]
 fn the_synopses_name_all_options() {
     for program in PROGRAMS {
         let synopsis: Vec<_> = section(program.manual, "SYNOPSIS").into_iter().flat_map(flags).collect();
@@ -339,8 +356,9 @@ fn configs(document: &str, indent: &str) -> Vec<String> {
 
 #[test]
 fn the_configs_shown_are_understood_whole() {
-    let shown = [configs(README, "    "), configs(CONFIG_MANUAL, "")].concat();
-    assert_eq!(shown.len(), 3);
+    let example = include_str!("../packaging/distributed-flock.json");
+    let shown = [configs(README, "    "), configs(CONFIG_MANUAL, ""), vec![example.to_owned()]].concat();
+    assert_eq!(shown.len(), 4);
     for text in shown {
         let config = Config::parse(text.as_bytes(), Path::new("shown")).unwrap_or_else(|error| panic!("{error}: {text}"));
         assert!(config.host.is_some() && config.timeout.is_some() && config.app_id.is_some(), "{text}");
@@ -353,6 +371,69 @@ fn shown(document: &str, name: &str) -> Vec<String> {
     let starts = ["", "ExecStart=/usr/bin/", "# Run as: "].map(|before| format!("{before}{name} "));
     let lines = document.lines().map(str::trim_start);
     lines.filter_map(|line| starts.iter().find_map(|start| line.strip_prefix(start.as_str()))).map(str::to_owned).collect()
+}
+
+/// distributexd runs no command, so it is none of the programs above.
+#[test]
+fn parser_manual_and_readme_have_the_options_of_the_help_of_the_server() {
+    let described = described(distributexd::HELP);
+    let mut expected: Vec<_> = described.iter().filter(|option| option.names != ["--program"]).cloned().collect();
+    expected.iter_mut().for_each(|option| option.value = None);
+    let mut taken = parser(include_str!("../src/cli/distributexd.rs"));
+    taken.iter_mut().for_each(|option| option.value = None); // it is taken in more than one way
+    assert_eq!(taken, expected);
+    assert_eq!(rows(SERVER_MANUAL), described);
+    let synopsis: BTreeSet<_> = section(SERVER_MANUAL, "SYNOPSIS").into_iter().flat_map(flags).collect();
+    assert!(expected.iter().all(|option| synopsis.contains(&option.names[0])), "{synopsis:?}");
+    assert!(README.contains(&format!("```text\n{}```\n", distributexd::HELP)), "the README's options are not those of distributexd --help");
+}
+
+#[test]
+fn the_exit_codes_of_the_server_are_those_of_its_plan_and_of_misuse() {
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/distributex.yaml");
+    let ask = |words: &[&str]| distributexd::request(words.iter().map(OsString::from), &Environment::default());
+    let codes = |options: &[&str]| {
+        let Ok(Request::Serve(server)) = ask(&[options, &["-c", config]].concat()) else { panic!("{options:?}") };
+        let ends = [End::Busy, End::Unfit, End::System].map(|end| server.exit_codes.exit(end));
+        let misuses =
+            [&["-c", "/nowhere"][..], &["--bogus"]].map(|words| Exit::Code(ask(&[options, words].concat()).unwrap_err().exit_code()));
+        [ends.to_vec(), misuses.to_vec()].concat()
+    };
+    let meanings = ["another server", "the state is none", "a system call failed", "the config is missing or wrong", "an option is wrong"];
+    let rows = manual_codes(SERVER_MANUAL);
+    for (meaning, (plain, sysexits)) in meanings.iter().zip(codes(&[]).into_iter().zip(codes(&["--sysexits"]))) {
+        let [left, right, _] = rows.iter().find(|row| row[2].starts_with(meaning)).unwrap_or_else(|| panic!("no {meaning}"));
+        assert_eq!([left, right].map(|code| Exit::Code(code.parse().unwrap())), [plain, sysexits], "{meaning}");
+    }
+    assert_eq!(rows.len(), meanings.len() + 1, "and 0");
+}
+
+#[test]
+fn the_manual_has_the_keys_of_the_config_of_the_server() {
+    let arms = SERVER_CONFIG.lines().filter_map(|line| line.trim_start().strip_prefix('"')?.split_once("\" => "));
+    let keys: BTreeSet<_> = arms.filter(|(_, arm)| !arm.starts_with("Ok(")).map(|(key, _)| key).collect();
+    let described: BTreeSet<_> = SERVER_MANUAL.lines().filter_map(|line| line.strip_prefix(".It Cm ")).collect();
+    assert_eq!(described, keys);
+}
+
+#[test]
+fn the_configs_of_the_server_that_are_shown_are_understood_whole() {
+    let manual = SERVER_MANUAL.split("A config:\n.Bd -literal -offset indent\n").nth(1).and_then(|rest| rest.split(".Ed").next()).unwrap();
+    let packaged = include_str!("../packaging/distributex.yaml");
+    let other = packaged.replace("backend: inmemory", "").replace("#backend", "backend"); // comments are prose after "# "
+    let other =
+        ["memcachehost", "memcacheport", "listen", "servers"].into_iter().fold(other, |text, key| text.replace(&format!("#{key}"), key));
+    for text in [manual, packaged, &other] {
+        let config = server::Config::parse(text.as_bytes(), Path::new("shown")).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert_eq!(config.state.as_deref(), Some(Path::new("/var/lib/distributexd/state.json")));
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn the_example_of_a_unit_is_that_of_the_manual() {
+    let unit = include_str!("../packaging/cold-standby.service");
+    assert!(ZK_FLOCK.manual.contains(&format!("\n{unit}.Ed\n")));
 }
 
 #[test]

@@ -7,8 +7,12 @@ use common::sandbox::{Sandbox, executable};
 use std::os::unix::fs::symlink;
 
 /// Every name, and how its help begins.
-const PROGRAMS: [(&str, &str); 3] =
-    [("zk-flock", "Usage: zk-flock "), ("lockex", "Usage: lockex "), ("distributex", "Usage: distributex ")];
+const PROGRAMS: [(&str, &str); 4] = [
+    ("zk-flock", "Usage: zk-flock "),
+    ("lockex", "Usage: lockex "),
+    ("distributex", "Usage: distributex "),
+    ("distributexd", "Usage: distributexd "),
+];
 
 #[test]
 fn the_name_of_a_link_picks_the_program_and_any_other_name_is_zk_flock() {
@@ -16,8 +20,11 @@ fn the_name_of_a_link_picks_the_program_and_any_other_name_is_zk_flock() {
     for (link, name) in PROGRAMS.map(|(name, _)| (name, name)).into_iter().chain([("my-lock", "zk-flock"), ("lockex2", "zk-flock")]) {
         let link = sandbox.path(link);
         symlink(executable(), &link).expect("a link can be made");
-        let version = format!("{name} {}\n", env!("CARGO_PKG_VERSION"));
-        assert_eq!(Job::new(&sandbox, &link).words(&["--version"]).run(), exited(0).printing(&version));
+        let outcome = Job::new(&sandbox, &link).words(&["--version"]).run();
+        let version = format!("{name} {}", env!("CARGO_PKG_VERSION"));
+        let commit = outcome.stdout.strip_prefix(&version).unwrap_or_else(|| panic!("{outcome:?}")).to_owned();
+        assert!(commit == "\n" || commit.starts_with(" (") && commit.ends_with(")\n"), "{outcome:?}");
+        assert_eq!(outcome, exited(0).printing(&format!("{version}{commit}")));
     }
 }
 
@@ -36,7 +43,7 @@ fn the_first_word_picks_the_program_whatever_the_link_is_called() {
     sandbox
         .program(&["--program=flock", "--help"])
         .run()
-        .complains(2, &["--program: expected zk-flock or lockex or distributex, found \"flock\""]);
+        .complains(2, &["--program: expected zk-flock or lockex or distributex or distributexd, found \"flock\""]);
 }
 
 #[test]

@@ -4,14 +4,11 @@
 
 mod common;
 
-use common::liar::{Liar, SwitchedOff, nobody};
+use common::liar::{DeadNameServer, Liar, SwitchedOff, nobody};
 use common::run::{Job, Outcome, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, report};
-use std::fs;
-use std::net::UdpSocket;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Session timeout of these runs, which bounds connecting.
@@ -120,31 +117,6 @@ fn a_good_host_among_bad_ones_is_reached_in_time() {
             let outcome = in_time(&format!("{bad} and a good one"), asking(&sandbox, &hosts, &["lock", "echo mine"]));
             assert_eq!(outcome, exited(0).printing("mine\n"), "{bad}");
         }
-    }
-}
-
-/// A name server that takes questions and answers none, at an address where no other is.
-struct DeadNameServer(UdpSocket);
-
-impl DeadNameServer {
-    const ADDRESS: &str = "127.0.53.53";
-
-    fn start() -> DeadNameServer {
-        DeadNameServer(UdpSocket::bind((DeadNameServer::ADDRESS, 53)).expect("root may bind port 53; run the tests as root"))
-    }
-
-    /// The same program where this is the only name server: in a mount namespace with another resolv.conf.
-    fn asked_by<'a>(sandbox: &'a Sandbox, job: &Job) -> Job<'a> {
-        let resolv = sandbox.path("resolv.conf");
-        fs::write(&resolv, format!("nameserver {}\n", DeadNameServer::ADDRESS)).expect("a file in the sandbox can be made");
-        let script = format!("mount --bind '{}' /etc/resolv.conf && exec {}", resolv.display(), job.line());
-        Job::new(sandbox, Path::new("unshare")).words(&["--mount", "sh", "-c", &script])
-    }
-
-    /// Whether somebody has asked.
-    fn was_asked(&self) -> bool {
-        self.0.set_nonblocking(true).expect("a socket takes options");
-        self.0.recv(&mut [0; 512]).is_ok()
     }
 }
 

@@ -730,6 +730,14 @@ mod tests {
     }
 
     #[test]
+    fn a_short_lease_does_not_wait_long_for_an_answer() {
+        let mut play = Play::new(options(), &[Lends(5, 7, 3_000), Freezes, IsOff, Lends(5, 7, 3_000)]);
+        let until = |ms| Output::Believe(Lease { length: 3 * SECOND, sent: at(ms) }.deadlines(KILL_AFTER));
+        play.to(at(999)).said(&[until(0), acquired(Some(7))]);
+        play.to(at(2_500)).said(&[Output::Suspended("dx:9889: no answer for 0.5 s".into()), until(2_300), Output::Resumed]);
+    }
+
+    #[test]
     fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
         let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Refuses]);
         play.to(at(28_799)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Suspended("dx:9889: connection refused".into())]);

@@ -30,6 +30,16 @@ pub struct Server {
     pub verbose: bool,
 }
 
+impl Server {
+    /// For a sentence: `3 pools`.
+    pub fn pool_count(&self) -> String {
+        match self.pools.len() {
+            1 => "1 pool".into(),
+            count => format!("{count} pools"),
+        }
+    }
+}
+
 /// A lock that so many hosts may hold at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pool {

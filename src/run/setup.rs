@@ -21,6 +21,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+/// How long name servers may take to say what this host is called. Half of what a server has to answer: some time must be left for that.
+const OWN_NAME: Duration = Duration::from_secs(5);
+
 /// What cannot be done where names cannot be looked up at all.
 const LOOK_UP: &str = "look up names";
 
@@ -77,7 +80,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
     let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
     match &plan.lock {
         plan::Lock::Node { cluster, app_id, names, .. } => {
-            let (options, addresses) = look_up_servers(plan, cluster, started + plan.wait.max(cluster.timeout), patience, log)?;
+            let (options, addresses) = look_up_servers(plan, cluster, (started + plan.wait).max(now() + cluster.timeout), patience, log)?;
             let content = host::name() + &uuid(random::bytes());
             Ok(Parts::new(Node::lock(options, app_id, names.clone(), content, now()), Link::new(addresses)))
         }
@@ -134,7 +137,7 @@ fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<M
         return Err(unreachable(&Failure::Unreachable(unresolved.join("; ")), log));
     }
     let host = match (&place.host, own_name) {
-        (None, Some(asked)) => hear_own_name(asked, started + pool::OUTAGE, &addresses, log)?,
+        (None, Some(asked)) => hear_own_name(asked, started + OWN_NAME, &addresses, log)?,
         (said, _) => said.clone().unwrap_or_default(),
     };
     let options = pool::Options {
@@ -165,7 +168,7 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: 
     let found = asked.wait(deadline).map_err(Stop::system(LOOK_UP))?;
     let name = found.unwrap_or_else(|| {
         let bare = host::name();
-        log.warn(&format_args!("the full name of this host was not looked up in time, so {bare:?} has to do (--as says another)"));
+        log.warn(&format_args!("the full name of this host could not be looked up in time, so {bare:?} has to do (--as says another)"));
         bare
     });
     let anybodys = name == "localhost" || name.starts_with("localhost.");

@@ -10,12 +10,17 @@ use crate::sys::epoll::Interest;
 use crate::sys::tcp;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A peer that is silent for `KEEP_ALIVE` is asked whether it is there every `PROBE`, and after `PROBES` without an answer it is gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const PROBE: Duration = Duration::from_secs(5);
-const PROBES: u8 = 3;
+/// A peer that waits is asked whether it is there after so many seconds of silence, another number for each, and no more than others are
+/// (`door`). Thousands come at once, when their cron says so; if they were asked at once, too, then the kernel's queues would lose what is too
+/// much for them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
+const SILENCES: RangeInclusive<u64> = 5..=15;
+
+/// The most answers YES that are remembered until they are acknowledged. Who asks for more at once has heard the first, as far as we know: a
+/// holding that is kept too long is better than one that is given twice.
+const MOST_TOLD: usize = 1000;
 
 /// See above.
 #[derive(Debug)]
@@ -43,14 +48,11 @@ pub(super) struct Told {
 
 impl Connection {
     /// One that was just accepted.
-    pub(super) fn new(stream: TcpStream, now: Moment) -> io::Result<Connection> {
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
-        tcp::keep_alive(&stream, KEEP_ALIVE, PROBE, PROBES)?;
+    pub(super) fn new(stream: TcpStream, now: Moment) -> Connection {
         let dialogue = Dialogue::new();
         let stage = dialogue.stage();
         let (deadline, interest) = (now + stage.limit(), Interest::Read);
-        Ok(Connection { stream, dialogue, asked: None, told: Vec::new(), shut: false, stage, deadline, interest })
+        Connection { stream, dialogue, asked: None, told: Vec::new(), shut: false, stage, deadline, interest }
     }
 
     /// Its socket has news: takes in what there is, into `scratch` first. `Err`: that was the end.
@@ -120,6 +122,10 @@ impl Connection {
     /// Its request was passed on, and it awaits the answer.
     pub(super) fn await_answer(&mut self, ticket: Ticket, asked: Asked) {
         self.asked = Some((ticket, asked));
+        if self.is_waiting() {
+            let silence = SILENCES.start() + ticket.0 % (SILENCES.end() - SILENCES.start() + 1);
+            let _ = tcp::ask_after(&self.stream, Duration::from_secs(silence));
+        }
     }
 
     /// The ticket of what it has asked.
@@ -133,6 +139,9 @@ impl Connection {
         self.reply(&wording::reply(answer));
         if let Answer::Yes(grant) = answer {
             self.forget_what_was_heard();
+            if self.told.len() == MOST_TOLD {
+                self.told.remove(0);
+            }
             self.told.push(Told { end: self.dialogue.total(), asked: asked.clone(), token: grant.token });
             // From here on it matters whether the peer is there, and soon.
             let _ = tcp::give_up_after(&self.stream, REPLY);

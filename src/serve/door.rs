@@ -20,8 +20,13 @@ const TURNED_AWAY: usize = 64;
 /// How long the door stays closed.
 const CLOSED: Duration = Duration::from_secs(1);
 
-/// The most that come in between two looks at those who are in.
-const AT_ONCE: usize = 256;
+/// The most that come in between two looks at those who are in: the kernel has room for four times as many.
+const AT_ONCE: usize = 1024;
+
+/// A peer that is silent for `KEEP_ALIVE` is asked whether it is there every `PROBE`, and after `PROBES` without an answer it is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const PROBE: Duration = Duration::from_secs(5);
+const PROBES: u8 = 3;
 
 /// See above.
 #[derive(Debug)]
@@ -29,6 +34,8 @@ pub(super) struct Door {
     listener: TcpListener,
     most: usize,
     closed_until: Option<Moment>,
+    /// Whether nobody has come in since it was closed.
+    short: bool,
 }
 
 /// Who has knocked.
@@ -46,7 +53,7 @@ impl Door {
     pub(super) fn open(server: &Server, descriptors: u64) -> Result<Door, String> {
         let most = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(OTHERS + TURNED_AWAY).max(1);
         let listen = |address: IpAddr| tcp::listen(SocketAddr::new(address, server.port));
-        let listener = match server.listen {
+        let listening = match server.listen {
             Some(address) => listen(address),
             // A host may be without IPv6.
             None => listen(Ipv6Addr::UNSPECIFIED.into()).or_else(|error| match error.kind() {
@@ -54,11 +61,16 @@ impl Door {
                 _ => listen(Ipv4Addr::UNSPECIFIED.into()),
             }),
         };
-        let listener = listener.map_err(|error| {
+        let ready = listening.and_then(|listener| {
+            tcp::no_delay(&listener)?;
+            tcp::keep_alive(&listener, KEEP_ALIVE, PROBE, PROBES)?;
+            Ok(listener)
+        });
+        let listener = ready.map_err(|error| {
             let place = server.listen.map_or(String::new(), |address| format!("{address} "));
             format!("cannot listen on {place}port {}: {}", server.port, reason(&error))
         })?;
-        Ok(Door { listener, most, closed_until: None })
+        Ok(Door { listener, most, closed_until: None, short: false })
     }
 
     /// Where it listens.
@@ -76,33 +88,35 @@ impl Door {
     }
 
     /// Those who come in now, when so many are in.
-    pub(super) fn callers(&self, mut inside: usize) -> Vec<Caller> {
+    pub(super) fn callers(&mut self, mut inside: usize) -> Vec<Caller> {
         let mut callers = Vec::new();
         while callers.len() < AT_ONCE {
             if inside >= self.most + TURNED_AWAY {
                 callers.push(Caller::Shortage(format!("{inside} connections are open")));
                 break;
             }
-            match self.listener.accept() {
-                Ok((stream, _)) if inside < self.most => callers.push(Caller::Guest(stream)),
-                Ok((stream, _)) => callers.push(Caller::Surplus(stream)),
+            match tcp::accept(&self.listener) {
+                Ok(stream) if inside < self.most => callers.push(Caller::Guest(stream)),
+                Ok(stream) => callers.push(Caller::Surplus(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if is_shortage(&error) => {
                     callers.push(Caller::Shortage(reason(&error)));
                     break;
                 }
-                // He has gone again, or his network has.
+                // He has gone again, or his network has; there may be others.
                 Err(_) => {}
             }
             inside += 1;
         }
+        self.short &= !callers.iter().any(|caller| matches!(caller, Caller::Guest(_)));
         callers
     }
 
-    /// Lets nobody in for a while.
-    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<()> {
+    /// Lets nobody in for a while; whether that is news.
+    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<bool> {
         self.closed_until = Some(now + CLOSED);
-        epoll.change(&self.listener, key, Interest::Nothing)
+        epoll.change(&self.listener, key, Interest::Nothing)?;
+        Ok(!std::mem::replace(&mut self.short, true))
     }
 
     /// When it opens again.

@@ -164,12 +164,11 @@ impl<'a> Serving<'a> {
             match caller {
                 Caller::Guest(stream) => self.service.welcome(stream),
                 Caller::Surplus(stream) => self.service.turn_away(stream),
-                Caller::Shortage(why) => {
-                    self.story.tell(Level::Warning, &format_args!("no more connections for a while: {why}"));
-                    if let Err(error) = door.close(&self.service.epoll, DOOR, now()) {
-                        self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error)));
-                    }
-                }
+                Caller::Shortage(why) => match door.close(&self.service.epoll, DOOR, now()) {
+                    Ok(true) => self.story.tell(Level::Warning, &format_args!("nobody comes in for a while: {why}")),
+                    Ok(false) => {}
+                    Err(error) => self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error))),
+                },
             }
         }
     }

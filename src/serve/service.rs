@@ -12,7 +12,6 @@ use crate::http::{Reply, Request};
 use crate::plan::Level;
 use crate::pool::{self, Answer, Backend, Input, Ticket, metrics, status};
 use crate::sys::epoll::{Epoll, Interest};
-use std::io;
 use std::net::TcpStream;
 
 /// The most bytes of replies that nobody has taken yet beyond which nobody is told of all pools: with thousands of hosts that takes a
@@ -69,15 +68,12 @@ impl<'a> Service<'a> {
     /// Somebody comes in for whom there is no room, and is told so.
     pub(super) fn turn_away(&mut self, stream: TcpStream) {
         self.counts.turned_away += 1;
-        self.admit(Connection::new(stream, now()).map(|mut connection| {
-            connection.part(&wording::unavailable("too many connections are open"));
-            connection
-        }));
+        let mut connection = Connection::new(stream, now());
+        connection.part(&wording::unavailable("too many connections are open"));
+        self.admit(connection);
     }
 
-    fn admit(&mut self, connection: io::Result<Connection>) {
-        // It may have gone already.
-        let Ok(connection) = connection else { return };
+    fn admit(&mut self, connection: Connection) {
         let key = self.next_key;
         self.next_key += 1;
         self.counts.connections += 1;

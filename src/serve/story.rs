@@ -26,7 +26,7 @@ impl Story<'_> {
         self.warn(plan);
         let address = door.address().map_or_else(|error| reason(&error), |address| address.to_string());
         let kept = plan.state.as_ref().map_or("memory".into(), |path| path.display().to_string());
-        let (pools, most) = (pools(plan), door.most());
+        let (pools, most) = (plan.pool_count(), door.most());
         self.tell(Level::Info, &format_args!("listening on {address}: {pools}, holders kept in {kept}, {most} connections at most"));
     }
 
@@ -38,19 +38,12 @@ impl Story<'_> {
         for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
             self.tell(Level::Warning, &format_args!("{}: {key:?} has changed: that needs a restart", plan.config.display()));
         }
-        self.tell(Level::Info, &format_args!("read {} again: {}", plan.config.display(), pools(plan)));
+        self.tell(Level::Info, &format_args!("read {} again: {}", plan.config.display(), plan.pool_count()));
     }
 
     fn warn(self, plan: &Server) {
         for warning in &plan.warnings {
             self.tell(Level::Warning, warning);
         }
-    }
-}
-
-fn pools(plan: &Server) -> String {
-    match plan.pools.len() {
-        1 => "1 pool".into(),
-        count => format!("{count} pools"),
     }
 }

@@ -38,7 +38,7 @@ impl Found {
         let mut found = ptr::null_mut();
         // SAFETY: getaddrinfo(3) reads the name and what is wanted, and on success hands out a list.
         let result = unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const wanted, &raw mut found) };
-        (result == 0 && !found.is_null()).then_some(Found(found))
+        (result == 0 && !found.is_null()).then(|| Found(found)) // musl does not free a list that is null
     }
 
     fn first(&self) -> &libc::addrinfo {

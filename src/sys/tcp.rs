@@ -6,6 +6,7 @@ use std::ffi::c_int;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::ptr;
 use std::time::Duration;
 
 /// How many connections may wait to be accepted; the kernel's own limit (net.core.somaxconn) is 4096.
@@ -27,13 +28,30 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// The next connection that has come in; it does not block. Options of the listener are its own, too: `keep_alive`, `no_delay`.
+pub fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: accept4(2) with null pointers writes no address.
+    opened(unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) }).map(TcpStream::from)
+}
+
+/// Makes the kernel send at once what there is to send.
+pub fn no_delay(socket: impl AsFd) -> io::Result<()> {
+    set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
+}
+
 /// Makes the kernel ask after a peer that has been silent for `idle`, every `interval`, and end the connection when `probes` were not answered.
-pub fn keep_alive(stream: &TcpStream, idle: Duration, interval: Duration, probes: u8) -> io::Result<()> {
-    let fd = stream.as_fd();
+pub fn keep_alive(socket: impl AsFd, idle: Duration, interval: Duration, probes: u8) -> io::Result<()> {
+    let fd = socket.as_fd();
     set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(idle))?;
+    ask_after(fd, idle)?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds(interval))?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, probes.into())
+}
+
+/// Changes for how long the peer is silent before it is asked after.
+pub fn ask_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
+    set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(idle))
 }
 
 /// Makes the kernel end the connection when what was sent is not acknowledged for so long.
@@ -74,9 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_accept_is_no_reason_to_wait() {
+    fn a_place_is_one_listeners() {
         let listener = listen("[::1]:0".parse().unwrap()).unwrap();
-        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
         assert_eq!(listen(listener.local_addr().unwrap()).unwrap_err().kind(), ErrorKind::AddrInUse);
     }
 
@@ -87,10 +104,29 @@ mod tests {
     }
 
     #[test]
-    fn the_options_can_be_set() {
-        let (ours, _theirs) = connection();
-        keep_alive(&ours, Duration::from_secs(15), Duration::from_secs(5), 3).unwrap();
+    fn what_is_accepted_has_the_options_of_the_listener_and_does_not_block() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        keep_alive(&listener, Duration::from_secs(15), Duration::from_secs(5), 3).unwrap();
+        no_delay(&listener).unwrap();
+        let _theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut ours = accept(&listener).unwrap();
+        let options = [
+            (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 15),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, 5),
+            (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, 3),
+            (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        ];
+        for (level, name, expected) in options {
+            let (mut value, mut length): (c_int, _) = (0, 4);
+            // SAFETY: getsockopt(2) writes an int, and how long that is.
+            check(unsafe { libc::getsockopt(ours.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) }).unwrap();
+            assert_eq!(value, expected, "{name}");
+        }
+        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(accept(&listener).unwrap_err().kind(), ErrorKind::WouldBlock);
         give_up_after(&ours, Duration::from_secs(10)).unwrap();
+        ask_after(&ours, Duration::from_secs(5)).unwrap();
     }
 
     #[test]

@@ -29,7 +29,16 @@ pub fn messages(capture: &str, side: From) -> Vec<Vec<u8>> {
 
 /// What curl, a hand and the original's client have asked the original `distributexd`, and what it has answered, connection by connection.
 pub fn distributexd() -> impl Iterator<Item = (String, String)> {
-    let connections = include_str!("../captures/distributexd").split("\n\n").skip(1);
+    connections(include_str!("../captures/distributexd"))
+}
+
+/// The same of what our own client asks.
+pub fn distributex() -> impl Iterator<Item = (String, String)> {
+    connections(include_str!("../captures/distributex"))
+}
+
+fn connections(text: &'static str) -> impl Iterator<Item = (String, String)> {
+    let connections = text.split("\n\n").skip(1);
     let text = |line: &str| line.replace("\\r", "\r").replace("\\n", "\n"); // no other backslash was said
     connections.map(move |connection| {
         let said = |sign: &str| connection.lines().filter_map(|line| line.strip_prefix(sign)).map(text).collect();

@@ -2,7 +2,7 @@
 
 use super::run::{Job, Outcome, Running};
 use super::sandbox::{Sandbox, executable};
-use super::{SOON, free_port, process, wait_until};
+use super::{SOON, fate, free_port, process, wait_until};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -115,10 +115,7 @@ impl<'a> Distributexd<'a> {
 
     /// A connection of its own.
     pub fn connect(&self) -> Connection {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server listens");
-        stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
-        stream.set_nodelay(true).expect("pieces can be sent as they are");
-        Connection { stream, received: Vec::new() }
+        Connection::to(self.port).expect("the server listens")
     }
 
     /// The body of the reply to a GET of this path and query, on a connection of its own.
@@ -152,6 +149,14 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// One to 127.0.0.1, if somebody listens there.
+    pub fn to(port: u16) -> Option<Connection> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
+        stream.set_nodelay(true).expect("pieces can be sent as they are");
+        Some(Connection { stream, received: Vec::new() })
+    }
+
     /// Says this. The server may have hung up already: then there is nothing to hear any more.
     pub fn say(&mut self, text: &str) {
         self.say_bytes(text.as_bytes());
@@ -165,6 +170,16 @@ impl Connection {
     /// Says that nothing more will be said.
     pub fn end(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    /// Its host loses its power; see [`fate::power_off`].
+    pub fn power_off(&self) {
+        fate::power_off(&self.stream);
+    }
+
+    /// Its host forgets it.
+    pub fn reset(self) {
+        fate::reset(self.stream);
     }
 
     /// The next reply, which answers a GET.

@@ -3,10 +3,14 @@
 #![allow(unsafe_code, reason = "listen(2) with a backlog of its own")]
 
 use super::client::{frame, framed};
+use super::run::Job;
+use super::sandbox::Sandbox;
 use super::wait_until;
+use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -89,6 +93,32 @@ impl SwitchedOff {
             Err(_) => true,
         });
         SwitchedOff { address: address.to_string(), _queue: (listener, queue) }
+    }
+}
+
+/// A name server that takes questions and answers none, at an address where no other is.
+pub struct DeadNameServer(UdpSocket);
+
+impl DeadNameServer {
+    const ADDRESS: &str = "127.0.53.53";
+
+    /// Only root may.
+    pub fn start() -> DeadNameServer {
+        DeadNameServer(UdpSocket::bind((DeadNameServer::ADDRESS, 53)).expect("root may bind port 53; run the tests as root"))
+    }
+
+    /// The same program where this is the only name server: in a mount namespace with another resolv.conf.
+    pub fn asked_by<'a>(sandbox: &'a Sandbox, job: &Job) -> Job<'a> {
+        let resolv = sandbox.path("resolv.conf");
+        fs::write(&resolv, format!("nameserver {}\n", DeadNameServer::ADDRESS)).expect("a file in the sandbox can be made");
+        let script = format!("mount --bind '{}' /etc/resolv.conf && exec {}", resolv.display(), job.line());
+        Job::new(sandbox, Path::new("unshare")).words(&["--mount", "sh", "-c", &script])
+    }
+
+    /// Whether somebody has asked.
+    pub fn was_asked(&self) -> bool {
+        self.0.set_nonblocking(true).expect("a socket takes options");
+        self.0.recv(&mut [0; 512]).is_ok()
     }
 }
 

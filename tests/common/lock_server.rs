@@ -2,7 +2,6 @@
 //! besides; a real one proves that we understand each other.
 
 use super::capture;
-use super::proxy::From;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,9 +26,9 @@ pub enum Answer {
 
 /// The reply of the original server that has this word in it, byte for byte: chunked.
 pub fn original(word: &str) -> Answer {
-    let replies = capture::pieces("distributex", From::Server);
     let body = format!("\r\n\r\n{:x}\r\n{word}\r\n0\r\n\r\n", word.len());
-    Answer::Say(replies.into_iter().find(|reply| reply.ends_with(body.as_bytes())).expect("it was recorded"))
+    let (_, reply) = capture::distributex().find(|(_, reply)| reply.ends_with(&body)).expect("it was recorded");
+    Answer::Say(reply.into_bytes())
 }
 
 /// A reply with a length.
@@ -208,7 +207,10 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     waits.store(false, Ordering::SeqCst);
     match answer {
         Answer::Say(bytes) => stream.write_all(&bytes)?,
-        Answer::Freeze => return Ok(std::mem::forget(stream.try_clone()?)),
+        Answer::Freeze => {
+            std::mem::forget(stream.try_clone()?);
+            return Ok(());
+        }
         Answer::Wait | Answer::HangUp => {}
     }
     stream.shutdown(Shutdown::Both)

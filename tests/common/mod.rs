@@ -8,6 +8,7 @@ pub mod checker;
 pub mod client;
 pub mod distributexd;
 pub mod ensemble;
+pub mod fate;
 pub mod kazoo;
 pub mod liar;
 pub mod life;
