@@ -142,6 +142,11 @@ impl Boot {
         (moment != Moment::NEVER).then(|| self.0.saturating_add(since_boot))
     }
 
+    /// In microseconds, which no date lacks.
+    pub(super) fn micros(self, moment: Moment) -> i64 {
+        self.0.saturating_mul(1000).saturating_add(i64::try_from(moment.0.as_micros()).unwrap_or(i64::MAX))
+    }
+
     /// What was before this boot is over since then.
     fn moment(self, date: i64) -> Moment {
         Moment(Duration::from_millis(u64::try_from(date.saturating_sub(self.0)).unwrap_or(0)))

@@ -18,6 +18,10 @@ use std::time::Duration;
 /// much for them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
 const SILENCES: RangeInclusive<u64> = 5..=15;
 
+/// The most answers YES that are remembered until they are acknowledged. Who asks for more at once has heard the first, as far as we know: a
+/// holding that is kept too long is better than one that is given twice.
+const MOST_TOLD: usize = 1000;
+
 /// See above.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -135,6 +139,9 @@ impl Connection {
         self.reply(&wording::reply(answer));
         if let Answer::Yes(grant) = answer {
             self.forget_what_was_heard();
+            if self.told.len() == MOST_TOLD {
+                self.told.remove(0);
+            }
             self.told.push(Told { end: self.dialogue.total(), asked: asked.clone(), token: grant.token });
             // From here on it matters whether the peer is there, and soon.
             let _ = tcp::give_up_after(&self.stream, REPLY);

@@ -34,6 +34,8 @@ pub(super) struct Door {
     listener: TcpListener,
     most: usize,
     closed_until: Option<Moment>,
+    /// Whether nobody has come in since it was closed.
+    short: bool,
 }
 
 /// Who has knocked.
@@ -68,7 +70,7 @@ impl Door {
             let place = server.listen.map_or(String::new(), |address| format!("{address} "));
             format!("cannot listen on {place}port {}: {}", server.port, reason(&error))
         })?;
-        Ok(Door { listener, most, closed_until: None })
+        Ok(Door { listener, most, closed_until: None, short: false })
     }
 
     /// Where it listens.
@@ -86,7 +88,7 @@ impl Door {
     }
 
     /// Those who come in now, when so many are in.
-    pub(super) fn callers(&self, mut inside: usize) -> Vec<Caller> {
+    pub(super) fn callers(&mut self, mut inside: usize) -> Vec<Caller> {
         let mut callers = Vec::new();
         while callers.len() < AT_ONCE {
             if inside >= self.most + TURNED_AWAY {
@@ -106,13 +108,15 @@ impl Door {
             }
             inside += 1;
         }
+        self.short &= !callers.iter().any(|caller| matches!(caller, Caller::Guest(_)));
         callers
     }
 
-    /// Lets nobody in for a while.
-    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<()> {
+    /// Lets nobody in for a while; whether that is news.
+    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<bool> {
         self.closed_until = Some(now + CLOSED);
-        epoll.change(&self.listener, key, Interest::Nothing)
+        epoll.change(&self.listener, key, Interest::Nothing)?;
+        Ok(!std::mem::replace(&mut self.short, true))
     }
 
     /// When it opens again.

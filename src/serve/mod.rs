@@ -117,6 +117,7 @@ impl<'a> Serving<'a> {
                 Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.story.tell(level, &note),
+                Output::Connect | Output::Send(_) | Output::Disconnect => {}
                 Output::Wait(until) => {
                     if !self.service.see_off() {
                         return until;
@@ -163,12 +164,11 @@ impl<'a> Serving<'a> {
             match caller {
                 Caller::Guest(stream) => self.service.welcome(stream),
                 Caller::Surplus(stream) => self.service.turn_away(stream),
-                Caller::Shortage(why) => {
-                    self.story.tell(Level::Warning, &format_args!("no more connections for a while: {why}"));
-                    if let Err(error) = door.close(&self.service.epoll, DOOR, now()) {
-                        self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error)));
-                    }
-                }
+                Caller::Shortage(why) => match door.close(&self.service.epoll, DOOR, now()) {
+                    Ok(true) => self.story.tell(Level::Warning, &format_args!("nobody comes in for a while: {why}")),
+                    Ok(false) => {}
+                    Err(error) => self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error))),
+                },
             }
         }
     }

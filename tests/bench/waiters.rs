@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const POOL: &str = "speed";
 
 /// Descriptors that we and the server have besides one for each who waits.
-const OTHERS: usize = 100;
+const OTHERS: usize = 200;
 
 /// Loopback addresses that the connections go to: each has some 28,000 ports for them.
 const ADDRESSES: usize = 4;

@@ -123,7 +123,7 @@ impl ZooKeeper {
     }
 
     fn number(&self, key: &str) -> usize {
-        let numbers = wait_for("ZooKeeper to tell its numbers", || self.ask("mntr")); // busy, it may be late
+        let numbers = wait_for("the server's figures", || self.ask("mntr"));
         numbers.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or_else(|| panic!("{key} in {numbers}"))
     }
 
