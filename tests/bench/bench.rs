@@ -52,7 +52,7 @@ const FULL: Effort = Effort {
     runs: 101,
     hand_overs: 51,
     crowds: &[10, 100, 500],
-    window: Duration::from_mins(1),
+    window: Duration::from_secs(30),
     thousand: 1000,
     rounds: 3,
     load: Duration::from_secs(5),

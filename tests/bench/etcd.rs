@@ -37,11 +37,14 @@ impl Etcd {
         Ok(etcd)
     }
 
-    /// How many watch a key: each waiter for a lock does.
+    /// How many watch a key, as each waiter for a lock does, and have been told all that was before: etcd catches up every 100 ms.
     pub fn watchers(&self) -> usize {
         let metrics = self.ask("/metrics").expect("it answers");
-        let value = metrics.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
-        value.and_then(|count| count.trim().parse().ok()).expect("etcd counts its watchers")
+        let count = |name: &str| -> usize {
+            let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            value.and_then(|count| count.parse().ok()).expect("etcd counts its watchers")
+        };
+        count("etcd_debugging_mvcc_watcher_total").saturating_sub(count("etcd_debugging_mvcc_slow_watcher_total"))
     }
 
     /// Its process.
