@@ -64,7 +64,7 @@ impl Connection {
                 self.dialogue.end();
                 Ok(())
             }
-            Interest::Write | Interest::Nothing | Interest::Change => Ok(()),
+            Interest::Write | Interest::Both | Interest::Nothing | Interest::Change => Ok(()),
         }
     }
 

@@ -138,7 +138,7 @@ fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// When this host booted, as its clocks have it now.
-fn boot() -> Boot {
+pub(super) fn boot() -> Boot {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let milliseconds = |time: std::time::Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     Boot(milliseconds(now).saturating_sub(milliseconds(clock::since_boot())))
