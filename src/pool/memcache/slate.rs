@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Tools<'a> {
     pub(super) line: &'a mut Line,
     pub(super) out: &'a mut VecDeque<Output>,
+    /// Where memcached is, for messages.
+    pub(super) address: &'a str,
     pub(super) boot: Boot,
     pub(super) now: Moment,
 }
@@ -346,10 +348,13 @@ impl Slate {
 
     /// The list is as was proposed.
     fn settle(&mut self, proposal: &Proposal, last_token: i64, tools: &mut Tools) {
+        let now = tools.now;
+        if let Some(outage) = tools.line.recovered(now) {
+            tools.note(Level::Warning, format!("memcached at {} answers again, after {:.1} s", tools.address, outage.as_secs_f64()));
+        }
         if self.trouble.take().is_some() {
             tools.note(Level::Warning, format!("{} goes on", self.name));
         }
-        let now = tools.now;
         let mut before = std::mem::take(&mut self.holders);
         let mut known = |host: &Rc<str>| before.remove(host).unwrap_or(Known { since: now, token: None, answers: 0 });
         self.holders = proposal.hosts.iter().map(|host| (host.clone(), known(host))).collect();
