@@ -60,6 +60,14 @@ impl Memcache {
         let _ = self.slates.values_mut().any(|slate| slate.forget(ticket));
     }
 
+    /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since when it does.
+    fn connected(&mut self, now: Moment) {
+        self.line.connected(now);
+        if self.line.outage().is_some() {
+            self.slates.values_mut().take(1).for_each(Slate::look);
+        }
+    }
+
     fn received(&mut self, bytes: &[u8], now: Moment) {
         self.line.received(bytes);
         loop {
@@ -142,7 +150,7 @@ impl Backend for Memcache {
                     slate.undelivered(&escaped(host), token);
                 }
             }
-            Input::Connected => self.line.connected(now),
+            Input::Connected => self.connected(now),
             Input::Disconnected(why) => self.lost(why.as_deref().unwrap_or("it closed the connection"), now),
             Input::Received(bytes) => self.received(bytes, now),
             Input::Tick => self.tick(now),
@@ -428,7 +436,17 @@ mod tests {
         let lost =
             "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and whoever waits goes on waiting";
         let told = |note: &str| site.notes.iter().filter(|other| *other == note).count();
-        assert_eq!((told(lost), told("memcached at h:11211 answers again, after 7.0 s")), (2, 1), "of either server");
+        assert_eq!((told(lost), told("memcached at h:11211 answers again, after 7.0 s")), (2, 2), "of either server");
+    }
+
+    #[test]
+    fn that_memcached_answers_again_is_told_when_it_does_though_nobody_asks() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 get a", "a YES 1 59 s"), (3000, "1 unreachable", ""), (3010, "1 reachable", ""), (3050, "1 tick", "")]);
+        assert_eq!(site.notes.last().unwrap(), "memcached at h:11211 answers again, after 0.1 s");
+        let asked = site.fake.heard.len();
+        site.play(&[(9000, "1 tick", "")]);
+        assert_eq!(site.fake.heard.len(), asked);
     }
 
     #[test]
@@ -546,7 +564,7 @@ mod tests {
             (0, "1 get r&amp", "r&amp INVALID"),
         ]);
         assert_eq!(site.list(), Some("r&amp;d,&lt;b&gt;,x&amp;y"));
-        site.play(&[(1, "1 lost <b> 2", ""), (2, "2 release r&d", "r&d OK"), (3, "2 get x&y", "x&y YES 3 59 s")]);
+        site.play(&[(1, "1 lost <b> 2", ""), (2, "2 release r&d", "r&d OK"), (3, "2 get x&y", "x&y YES 3 58 s")]);
         assert_eq!(site.list(), Some("x&amp;y"));
     }
 

@@ -94,7 +94,7 @@ pub(super) struct Slate {
     /// What is to be done, but for those who wait.
     errands: Vec<Errand>,
     waiters: Waiters,
-    /// Whether somebody waits who was not there when the list was read.
+    /// Whether the list is to be read soon: for who waits and was not there when it was, or for its own sake.
     is_news: bool,
     round: Option<(Round, Step)>,
     /// No round begins before.
@@ -137,6 +137,11 @@ impl Slate {
             }
             Ok(()) => self.errands.push(Errand::Asked(asked)),
         }
+    }
+
+    /// Reads the list, whoever asks or waits.
+    pub(super) fn look(&mut self) {
+        self.is_news = true;
     }
 
     /// Whoever asked this has hung up. Whether it asked here.
