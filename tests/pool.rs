@@ -46,7 +46,9 @@ enum Event {
     },
     /// The next YES does not arrive.
     LoseNext,
-    /// The server hears of it.
+    /// The next YES arrives, but the server will think that it has not. A client of ours does not count on one before it has renewed it.
+    LoseNextReceipt,
+    /// The server hears of those that it thinks are lost.
     Undelivered,
     /// Other permits, and another expiry for the pool that has one: who was told that a holding never ends cannot know any better.
     Reconfigure {
@@ -73,6 +75,7 @@ fn event() -> impl Strategy<Value = Event> {
         12 => Just(Event::Saved),
         2 => any::<bool>().prop_map(|written| Event::NotSaved { written }),
         1 => Just(Event::LoseNext),
+        2 => Just(Event::LoseNextReceipt),
         2 => Just(Event::Undelivered),
         1 => (pool, 1..4u32, milliseconds(3000)).prop_map(|(pool, permits, expire)| Event::Reconfigure { pool, permits, expire }),
         2 => any::<(bool, bool)>().prop_map(|(written, reboot)| Event::Crash { written, reboot }),
@@ -81,6 +84,16 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn milliseconds(limit: u64) -> impl Strategy<Value = Duration> {
     (1..limit).prop_map(Duration::from_millis)
+}
+
+/// What becomes of the next YES.
+#[derive(Clone, Copy, PartialEq, Default)]
+enum Next {
+    #[default]
+    Arrives,
+    IsLost,
+    /// It arrives, but what tells the server so does not.
+    LosesItsReceipt,
 }
 
 /// A server, its disk, and what its clients believe. Times are of a clock that no crash stops.
@@ -101,7 +114,10 @@ struct World {
     /// Whose each token is.
     tokens: BTreeMap<(usize, i64), usize>,
     most_permits: [u32; POOLS.len()],
-    lose_next: bool,
+    next: Next,
+    /// What each host was told last, and what it had been told when it asked for a renewal.
+    told: BTreeMap<(usize, usize), i64>,
+    renewed: BTreeMap<u64, i64>,
     lost: Vec<(usize, usize, i64)>,
 }
 
@@ -125,7 +141,9 @@ impl World {
             beliefs: BTreeMap::new(),
             tokens: BTreeMap::new(),
             most_permits: [1, 2],
-            lose_next: false,
+            next: Next::Arrives,
+            told: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             lost: Vec::new(),
         }
     }
@@ -159,7 +177,8 @@ impl World {
                     self.server.handle(Input::NotSaved("disk full".into()), self.now());
                 }
             }
-            Event::LoseNext => self.lose_next = true,
+            Event::LoseNext => self.next = Next::IsLost,
+            Event::LoseNextReceipt => self.next = Next::LosesItsReceipt,
             Event::Undelivered => {
                 for (pool, host, token) in std::mem::take(&mut self.lost) {
                     self.server.handle(Input::Undelivered { pool: POOLS[pool], host: HOSTS[host], token }, self.now());
@@ -178,6 +197,9 @@ impl World {
     fn ask(&mut self, call: Call, pool: usize, host: usize) {
         self.tickets += 1;
         self.open.insert(self.tickets, (call, pool, host));
+        if let (Call::Renew, Some(token)) = (call, self.told.get(&(pool, host))) {
+            self.renewed.insert(self.tickets, *token);
+        }
         let request = Request { ticket: Ticket(self.tickets), call, pool: POOLS[pool], host: HOSTS[host] };
         self.server.handle(Input::Asked(request), self.now());
     }
@@ -238,7 +260,10 @@ impl World {
         let (call, pool, host) = self.open.remove(&ticket).expect("each request has one answer");
         match (call, answer) {
             (Call::Release { .. }, Answer::Ok) => {}
-            (Call::Get | Call::Wait | Call::Renew, Answer::Yes(grant)) => self.granted(pool, host, *grant),
+            (Call::Get | Call::Wait | Call::Renew, Answer::Yes(grant)) => {
+                let renewed = self.renewed.get(&ticket).copied();
+                self.granted(pool, host, renewed, *grant);
+            }
             (Call::Get | Call::Renew, Answer::No) | (Call::Get, Answer::Unavailable(_)) => {
                 assert_eq!(self.believed(pool, host), None, "it holds the pool");
             }
@@ -247,7 +272,7 @@ impl World {
         }
     }
 
-    fn granted(&mut self, pool: usize, host: usize, Grant { token, expires }: Grant) {
+    fn granted(&mut self, pool: usize, host: usize, renewed: Option<i64>, Grant { token, expires }: Grant) {
         let greatest = self.tokens.range((pool, 0)..=(pool, i64::MAX)).next_back().map_or(0, |((_, token), _)| *token);
         let fresh = self.tokens.insert((pool, token), host);
         assert!(fresh.is_none_or(|holder| holder == host), "a token is for one host");
@@ -257,8 +282,15 @@ impl World {
         if let Some(believed) = self.believed(pool, host) {
             assert_eq!(token, believed, "it holds by another token");
         }
-        if std::mem::take(&mut self.lose_next) {
-            return self.lost.push((pool, host, token));
+        let next = std::mem::take(&mut self.next);
+        if next != Next::Arrives {
+            self.lost.push((pool, host, token));
+        }
+        if next != Next::IsLost {
+            self.told.insert((pool, host), token);
+        }
+        if next == Next::IsLost || next == Next::LosesItsReceipt && renewed != Some(token) {
+            return;
         }
         let until = expires.map_or(NEVER, |left| self.clock + left);
         let believed = self.beliefs.entry((pool, host, token)).or_insert(until);
@@ -290,7 +322,7 @@ impl World {
 
     /// From now on the disk works, and whoever holds lets go at once.
     fn come_to_an_end(&mut self) {
-        self.lose_next = false;
+        self.next = Next::Arrives;
         self.settle();
         self.clock += Duration::from_secs(1); // until a save that failed is tried again
         self.settle();
