@@ -9,7 +9,7 @@ use std::time::Duration;
 use zk_flock::moment::Moment;
 use zk_flock::plan;
 use zk_flock::pool::memory::Memory;
-use zk_flock::pool::state::{Boot, State};
+use zk_flock::pool::state::{Clocks, State};
 use zk_flock::pool::{Answer, Backend, Call, Grant, Input, Output, Request, Ticket};
 
 const POOLS: [&str; 2] = ["one", "two"];
@@ -56,6 +56,8 @@ enum Event {
         permits: u32,
         expire: Duration,
     },
+    /// Somebody sets the server's clock, so many ms ahead.
+    SetClock(i64),
     /// The server dies, maybe with its host, and another one begins.
     Crash {
         written: bool,
@@ -78,6 +80,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::LoseNextReceipt),
         2 => Just(Event::Undelivered),
         1 => (pool, 1..4u32, milliseconds(3000)).prop_map(|(pool, permits, expire)| Event::Reconfigure { pool, permits, expire }),
+        1 => (-5000..5000i64).prop_map(Event::SetClock),
         2 => any::<(bool, bool)>().prop_map(|(written, reboot)| Event::Crash { written, reboot }),
     ]
 }
@@ -103,6 +106,9 @@ struct World {
     durable: bool,
     clock: Duration,
     booted: Duration,
+    /// How many ms the server's clock is ahead, and was when it saved.
+    ahead: i64,
+    ahead_when_saved: i64,
     disk: Option<String>,
     writing: Option<String>,
     failing: bool,
@@ -132,6 +138,8 @@ impl World {
             durable,
             clock: Duration::ZERO,
             booted: Duration::ZERO,
+            ahead: 0,
+            ahead_when_saved: 0,
             disk: None,
             writing: None,
             failing: false,
@@ -153,8 +161,10 @@ impl World {
         Moment(self.clock.saturating_sub(self.booted))
     }
 
-    fn boot(&self) -> Boot {
-        Boot(1_763_000_000_000 + i64::try_from(self.booted.as_millis()).unwrap())
+    fn clocks(&self) -> Clocks {
+        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap();
+        let date = 1_763_000_000_000 + self.ahead + milliseconds(self.clock);
+        Clocks { boot: Some(format!("{:?}", self.booted)), date, uptime: milliseconds(self.clock.saturating_sub(self.booted)) }
     }
 
     fn happen(&mut self, event: &Event) {
@@ -189,6 +199,7 @@ impl World {
                 self.plans[pool] = plan::Pool { permits, expire: self.plans[pool].expire.and(Some(expire)), ..self.plans[pool].clone() };
                 self.server.reconfigure(self.plans.clone(), self.now());
             }
+            Event::SetClock(ahead) => self.ahead = ahead,
             Event::Crash { written, reboot } if self.durable => self.crash(written, reboot),
             Event::Crash { .. } => {}
         }
@@ -224,8 +235,10 @@ impl World {
         }
         if reboot {
             self.booted = self.clock;
+            // If it gains while its host is off, it looks as if more time had passed.
+            self.ahead = self.ahead.min(self.ahead_when_saved);
         }
-        let read = |text: &String| State::parse(text.as_bytes(), Path::new("state"), self.boot()).unwrap();
+        let read = |text: &String| State::parse(text.as_bytes(), Path::new("state"), &self.clocks()).unwrap();
         let state = self.disk.as_ref().map(read).unwrap_or_default();
         self.server = Memory::new(self.plans.clone(), Some(state), 0, self.now());
         self.failing = false;
@@ -241,7 +254,8 @@ impl World {
                 Output::Answer(Ticket(ticket), answer) => self.answered(ticket, &answer),
                 Output::Save(state) => {
                     assert!(self.durable && self.writing.is_none(), "one save at a time");
-                    self.writing = Some(state.text(self.boot()));
+                    self.ahead_when_saved = self.ahead.min(self.ahead_when_saved);
+                    self.writing = Some(state.text(&self.clocks()));
                 }
                 Output::Note(..) => {}
                 Output::Wait(until) => {
