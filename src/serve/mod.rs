@@ -17,7 +17,7 @@ use crate::moment::Moment;
 use crate::plan::{self, End, Exit, Level, Server};
 use crate::pool::memcache::Memcache;
 use crate::pool::memory::Memory;
-use crate::pool::state::State;
+use crate::pool::state::{Boot, State};
 use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
 use crate::sys::epoll::{Epoll, Interest, News};
@@ -94,7 +94,7 @@ impl<'a> Serving<'a> {
             plan::Backend::Memory => (Box::new(Memory::new(pools, state, unix_micros(), now)), None),
             plan::Backend::Memcache(host) => {
                 let memcached = Memcached::find(host, now).map_err(|why| (End::Unreachable, why))?;
-                (Box::new(Memcache::new(pools, host.to_string(), state_file::boot(), now)), Some(memcached))
+                (Box::new(Memcache::new(pools, host.to_string(), Boot::by(&state_file::clocks()), now)), Some(memcached))
             }
         };
         let service = Service::new(story, epoll, backend);
