@@ -20,11 +20,12 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         table.missing("wrk", "apt-get install wrk");
         return table;
     }
-    let pool = ["speed".to_owned()];
     let state = format!("state: {}\n", field.sandbox.path("state").display());
-    let [plain, saving] = ["", &state].map(|config| Distributexd::start(&field.sandbox, &field.programs, &pool, config));
+    let (memcached, memcache) = memcached(field);
+    let kinds = [("distributexd", ""), ("distributexd with a state file", &state), ("distributexd on memcached", &memcache)];
+    let ours = kinds.map(|(name, config)| (name, Distributexd::start(&field.sandbox, &field.programs, &["speed"], config)));
     let nginx = nginx(field);
-    let mut contenders = vec![("distributexd", plain.port), ("distributexd with a state file", saving.port)];
+    let mut contenders: Vec<(&str, u16)> = ours.iter().filter_map(|(name, server)| Some((*name, server.as_ref().ok()?.port))).collect();
     contenders.extend(nginx.as_ref().map(|(_, port)| ("nginx", *port)));
     let mut rates = vec![[Vec::new(), Vec::new()]; contenders.len()];
     for _ in 0..effort.rounds {
@@ -40,8 +41,15 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         let ratio = |index: usize| yardstick.map_or("–".into(), |best| format!("{} ×", three(rates[index] / best[index])));
         table.row(name, &[ratio(0), ratio(1), three(rates[0]), three(rates[1])]);
     }
-    if nginx.is_none() {
-        table.missing("nginx", "apt-get install nginx-light");
+    for (name, why) in ours.iter().filter_map(|(name, server)| Some((name, server.as_ref().err()?))) {
+        table.row(name, std::slice::from_ref(why));
+    }
+    for (name, found, remedy) in
+        [("nginx", nginx.is_some(), "apt-get install nginx-light"), ("memcached", memcached.is_some(), "apt-get install memcached")]
+    {
+        if !found {
+            table.missing(name, remedy);
+        }
     }
     table
 }
@@ -59,6 +67,17 @@ fn wrk(port: u16, connections: usize, effort: &Effort) -> f64 {
     assert!(output.status.success() && !text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
     let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")?.trim().parse().ok());
     rate.unwrap_or_else(|| panic!("no rate in {text}"))
+}
+
+/// A memcached, and what a config says of it, whether it is there or not.
+fn memcached(field: &Field) -> (Option<Service>, String) {
+    let port = free_port();
+    let words = ["memcached", "-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()];
+    let service = installed("memcached").then(|| Service::start(&words, &field.sandbox.folder));
+    if service.is_some() {
+        wait_until("memcached to serve", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+    (service, format!("backend: memcache\nmemcachehost: 127.0.0.1\nmemcacheport: {port}\n"))
 }
 
 /// One worker that says YES, and its port.
