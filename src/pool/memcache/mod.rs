@@ -1,6 +1,10 @@
 //! A memcached remembers the holders, for several servers, the original among them. It is asked over one connection, and never waited for: who
 //! asks is told within a second that it does not answer, who waits goes on waiting.
 
+#[cfg(test)]
+mod any_order;
+#[cfg(test)]
+mod fake;
 mod line;
 mod proposal;
 pub mod protocol;
@@ -171,57 +175,12 @@ impl Backend for Memcache {
 #[cfg(test)]
 mod tests {
     use super::super::{Call, Grant};
+    use super::fake::Fake;
     use super::*;
     use std::time::Duration;
 
     /// When this host booted: the tokens begin here, in microseconds.
     const BOOT: Boot = Boot(1_763_000_000_000);
-
-    /// A memcached that answers at once.
-    #[derive(Default)]
-    struct Fake {
-        items: BTreeMap<String, (String, u64)>,
-        versions: u64,
-        /// All commands, without values.
-        heard: Vec<String>,
-        /// What it says instead of storing anything.
-        refuses: Option<&'static str>,
-    }
-
-    impl Fake {
-        fn put(&mut self, key: &str, value: &str) {
-            self.versions += 1;
-            self.items.insert(key.into(), (value.into(), self.versions));
-        }
-
-        fn execute(&mut self, text: &str) -> String {
-            let mut lines = text.split_terminator("\r\n");
-            let mut replies = String::new();
-            while let Some(command) = lines.next() {
-                let words: Vec<_> = command.split(' ').collect();
-                let value = if let "cas" | "add" = words[0] { lines.next().unwrap() } else { "" };
-                self.heard.push(command.into());
-                replies += &match (words[0], self.items.get(words[1]).cloned(), self.refuses) {
-                    (_, _, Some(refusal)) if words[0] != "gets" => format!("{refusal}\r\n"),
-                    ("gets", None, _) => "END\r\n".into(),
-                    ("gets", Some((value, version)), _) => format!("VALUE {} 0 {} {version}\r\n{value}\r\nEND\r\n", words[1], value.len()),
-                    ("add", Some(_), _) => "NOT_STORED\r\n".into(),
-                    ("cas" | "incr", None, _) => "NOT_FOUND\r\n".into(),
-                    ("cas", Some((_, version)), _) if version.to_string() != words[5] => "EXISTS\r\n".into(),
-                    ("incr", Some((number, _)), _) => {
-                        let number = number.parse::<u64>().unwrap() + words[2].parse::<u64>().unwrap();
-                        self.put(words[1], &number.to_string());
-                        format!("{number}\r\n")
-                    }
-                    _ => {
-                        self.put(words[1], value);
-                        "STORED\r\n".into()
-                    }
-                };
-            }
-            replies
-        }
-    }
 
     /// Two servers and a memcached as a script: every line has a time in ms, what happens then, and what the servers answer.
     ///
@@ -249,8 +208,8 @@ mod tests {
     impl Site {
         fn new(pool: &plan::Pool) -> Site {
             let server = || Memcache::new(vec![pool.clone()], "h:11211".into(), BOOT, at(0));
-            let mut fake = Fake::default();
-            fake.put("one:token", &BOOT.micros(at(0)).to_string());
+            let mut fake = Fake::new(BOOT);
+            fake.put("one:token", &BOOT.micros(at(0)).to_string(), Moment::NEVER);
             Site {
                 servers: [server(), server()],
                 fake,
@@ -284,7 +243,7 @@ mod tests {
                 ["frozen"] => self.frozen = true,
                 ["thawed"] => self.frozen = false,
                 ["step"] => self.execute(server),
-                ["holds", value] => self.fake.put("one:lockedby", value),
+                ["holds", value] => self.fake.put("one:lockedby", value, Moment::NEVER),
                 ["gone", client] => self.servers[server].handle(Input::Gone(self.ticket(client)), self.now),
                 ["lost", host, token] => {
                     let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
@@ -338,14 +297,14 @@ mod tests {
         }
 
         fn execute(&mut self, server: usize) {
-            let replies = self.fake.execute(&std::mem::take(&mut self.unread[server]));
+            let replies = self.fake.execute(&std::mem::take(&mut self.unread[server]), self.now);
             if !replies.is_empty() {
                 self.servers[server].handle(Input::Received(replies.as_bytes()), self.now);
             }
         }
 
         fn list(&self) -> Option<&str> {
-            self.fake.items.get("one:lockedby").map(|(value, _)| value.as_str())
+            self.fake.value("one:lockedby")
         }
     }
 
@@ -365,7 +324,7 @@ mod tests {
     #[test]
     fn one_list_is_for_all_servers() {
         let mut site = Site::new(&pool(1, 60));
-        site.fake.items.clear();
+        site.fake.forget();
         site.play(&[
             (0, "1 get a", "a YES 1 59 s"),
             (0, "2 get b", "b NO"),
@@ -375,7 +334,7 @@ mod tests {
             (3, "2 get b", "b YES 2 59 s"),
         ]);
         assert_eq!(site.list(), Some("b"));
-        assert_eq!(site.fake.items["one:token"].0, "1763000000000002");
+        assert_eq!(site.fake.value("one:token"), Some("1763000000000002"));
         assert_eq!(
             site.fake.heard[..6],
             [
@@ -564,12 +523,20 @@ mod tests {
             (20_000, "1 renew a", "a YES 1 59 s"),
             (30_000, "2 get a", "a YES 1 59 s"),
             (40_000, "1 get a", "a YES 1 39 s"),
-            (90_000, "1 get a", "a YES 1 59 s"),
-            (91_000, "1 renew b", "b YES 2 59 s"),
-            (92_000, "1 renew c", "c NO"),
+            (85_000, "1 get a", "a YES 1 59 s"),
+            (86_000, "1 renew b", "b YES 2 59 s"),
+            (87_000, "1 renew c", "c NO"),
         ]);
         let written = site.fake.heard.iter().filter(|command| command.starts_with("cas") || command.starts_with("add one:l"));
         assert_eq!(written.count(), 5, "{:?}", site.fake.heard);
+    }
+
+    #[test]
+    fn an_expiry_counts_from_when_the_list_may_have_been_written() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 frozen", ""), (0, "1 wait a", ""), (0, "1 step", ""), (1000, "1 step", ""), (4000, "1 step", "a YES 1 56 s")]);
+        site.play(&[(4000, "1 release a", ""), (4000, "1 wait b", ""), (4000, "1 step", ""), (4000, "1 step", "")]);
+        site.play(&[(13_999, "1 step", "a OK, b YES 2 49 s")]);
     }
 
     #[test]
@@ -613,6 +580,8 @@ mod tests {
         site.servers[0].reconfigure(vec![plan::Pool { servers, ..pool(2, 30) }], at(1));
         site.play(&[(1, "1 tick", "c INVALID, b YES 2 29 s"), (2, "1 get a", "a YES 1 28 s"), (3, "1 frozen", ""), (3, "1 renew a", "")]);
         site.servers[0].reconfigure(Vec::new(), at(3));
-        site.play(&[(4, "1 thawed", "a INVALID"), (5, "1 get a", "a INVALID")]);
+        site.play(&[(4, "1 get a", "a INVALID, a INVALID")]);
+        site.servers[0].reconfigure(vec![pool(1, 60)], at(5));
+        site.play(&[(5, "1 get c", ""), (6, "1 thawed", "c NO")]);
     }
 }

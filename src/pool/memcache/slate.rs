@@ -275,10 +275,7 @@ impl Slate {
                 }
             }
             // Another server was faster.
-            (Step::Writing { draft, .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
-                self.ask_again(draft);
-                self.is_news = true;
-            }
+            (Step::Writing { draft, .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => self.ask_again(draft),
             (Step::Reading, Reply::Error(why)) => self.fail(None, refused(&why), tools),
             (Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. }, Reply::Error(why)) => {
                 self.fail(Some(draft), refused(&why), tools);
@@ -437,10 +434,8 @@ impl Slate {
 
     /// The line is lost. Whether what was sent had its effect will be seen.
     pub(super) fn line_lost(&mut self) {
-        match self.round.take() {
-            None => {}
-            Some((_, Step::Reading)) => self.is_news = true,
-            Some((_, Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. })) => self.ask_again(draft),
+        if let Some((_, Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. })) = self.round.take() {
+            self.ask_again(draft);
         }
     }
 
