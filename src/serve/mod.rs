@@ -119,7 +119,7 @@ impl<'a> Serving<'a> {
                 Output::Note(level, note) => self.story.tell(level, &note),
                 Output::Connect | Output::Send(_) | Output::Disconnect => {}
                 Output::Wait(until) => {
-                    if !self.service.see_off() {
+                    if !self.service.see_off() && !self.service.settle() {
                         return until;
                     }
                 }
@@ -136,7 +136,8 @@ impl<'a> Serving<'a> {
 
     /// Sleeps until `wake` or until something happens, and takes it all in.
     fn sleep(&mut self, wake: Moment, again: Again) {
-        self.timer.set((wake != Moment::NEVER).then_some(wake.0));
+        // Each request moves somebody's deadline, and a timer that wakes us once too early costs less than setting it each time.
+        self.timer.set_by((wake != Moment::NEVER).then_some(wake.0));
         let news = self.service.epoll.wait(self.timer.poll_limit(clock::since_boot())).unwrap_or_else(|error| {
             self.story.tell(Level::Error, &format_args!("cannot wait: {}", reason(&error)));
             Vec::new()
