@@ -5,6 +5,7 @@ use crate::common::{free_port, wait_until};
 use crate::distributexd::Distributexd;
 use crate::field::Field;
 use crate::service::{Service, installed};
+use crate::stopwatch::cpu;
 use crate::table::{Table, three};
 use std::fs;
 use std::net::TcpStream;
@@ -13,9 +14,13 @@ use std::process::Command;
 /// Connections at once.
 const CONNECTIONS: [usize; 2] = [1, 50];
 
+/// Name, port and process.
+type Contender<'a> = (&'a str, u16, i32);
+
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["requests a second", "1 connection, × nginx", "50, × nginx", "1 connection", "50"]);
+    let mut table =
+        Table::new(&["requests a second", "1 connection, × nginx", "50, × nginx", "CPU each, × nginx", "1 connection", "50", "CPU each"]);
     if !installed("wrk") {
         table.missing("wrk", "apt-get install wrk");
         return table;
@@ -25,21 +30,23 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     let kinds = [("distributexd", ""), ("distributexd with a state file", &state), ("distributexd on memcached", &memcache)];
     let ours = kinds.map(|(name, config)| (name, Distributexd::start(&field.sandbox, &field.programs, &["speed"], config)));
     let nginx = nginx(field);
-    let mut contenders: Vec<(&str, u16)> = ours.iter().filter_map(|(name, server)| Some((*name, server.as_ref().ok()?.port))).collect();
-    contenders.extend(nginx.as_ref().map(|(_, port)| ("nginx", *port)));
-    let mut rates = vec![[Vec::new(), Vec::new()]; contenders.len()];
+    let mut contenders: Vec<Contender> = Vec::new();
+    contenders.extend(ours.iter().filter_map(|(name, server)| server.as_ref().ok().map(|server| (*name, server.port, server.pid()))));
+    contenders.extend(nginx.as_ref().map(|(service, port)| ("nginx", *port, service.pid)));
+    let mut figures = vec![[const { Vec::new() }; 3]; contenders.len()];
     for _ in 0..effort.rounds {
-        for ((_, port), rates) in contenders.iter().zip(&mut rates) {
-            for (connections, rates) in CONNECTIONS.iter().zip(rates) {
-                rates.push(wrk(*port, *connections, effort));
+        for (contender, figures) in contenders.iter().zip(&mut figures) {
+            for (all, figure) in figures.iter_mut().zip(load(contender, effort)) {
+                all.push(figure);
             }
         }
     }
-    let rates: Vec<[f64; 2]> = rates.into_iter().map(|rates| rates.map(middle)).collect();
-    let yardstick = rates.last().filter(|_| nginx.is_some());
-    for ((name, _), rates) in contenders.iter().zip(&rates) {
-        let ratio = |index: usize| yardstick.map_or("–".into(), |best| format!("{} ×", three(rates[index] / best[index])));
-        table.row(name, &[ratio(0), ratio(1), three(rates[0]), three(rates[1])]);
+    let figures: Vec<[f64; 3]> = figures.into_iter().map(|figures| figures.map(middle)).collect();
+    let yardstick = figures.last().filter(|_| nginx.is_some());
+    for ((name, ..), figures) in contenders.iter().zip(&figures) {
+        let ratio = |index: usize| yardstick.map_or("–".into(), |nginx| format!("{} ×", three(figures[index] / nginx[index])));
+        let [one, many, cpu] = figures.map(three);
+        table.row(name, &[ratio(0), ratio(1), ratio(2), one, many, format!("{cpu} µs")]);
     }
     for (name, why) in ours.iter().filter_map(|(name, server)| Some((name, server.as_ref().err()?))) {
         table.row(name, std::slice::from_ref(why));
@@ -52,6 +59,16 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         }
     }
     table
+}
+
+/// Requests a second at one connection and at many, and time on a processor for each of the latter, in µs.
+fn load((_, port, pid): &Contender, effort: &Effort) -> [f64; 3] {
+    let [one, many] = CONNECTIONS;
+    let one = wrk(*port, one, effort);
+    let before = cpu(*pid);
+    let many = wrk(*port, many, effort);
+    let spent = cpu(*pid).saturating_sub(before);
+    [one, many, spent.as_secs_f64() * 1e6 / (many * effort.load.as_secs_f64())]
 }
 
 /// Requests a second.
