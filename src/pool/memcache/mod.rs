@@ -3,11 +3,14 @@
 
 #[cfg(test)]
 mod any_order;
+mod expiry;
 #[cfg(test)]
 mod fake;
 mod line;
 mod proposal;
 pub mod protocol;
+mod roll;
+mod round;
 mod slate;
 
 use super::refusal::{self, Refusal};
@@ -17,7 +20,7 @@ use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use line::{Line, Want};
-use slate::{Slate, Tools};
+use slate::{Said, Slate, Tools};
 use std::collections::{BTreeMap, VecDeque};
 
 /// All pools of a server.
@@ -30,19 +33,19 @@ pub struct Memcache {
     line: Line,
     /// So many rounds have begun.
     rounds: u64,
-    out: VecDeque<Output>,
+    said: VecDeque<Said>,
 }
 
 impl Memcache {
     /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
     pub fn new(pools: Vec<plan::Pool>, address: String, boot: Boot, now: Moment) -> Memcache {
         let slates = pools.into_iter().map(|pool| (pool.name.clone(), Slate::new(pool))).collect();
-        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, out: VecDeque::new() }
+        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, said: VecDeque::new() }
     }
 
     /// The slates, and what each of them works with.
     fn with_tools(&mut self, now: Moment) -> (&mut BTreeMap<String, Slate>, Tools<'_>) {
-        (&mut self.slates, Tools { line: &mut self.line, out: &mut self.out, boot: self.boot, now })
+        (&mut self.slates, Tools { line: &mut self.line, said: &mut self.said, boot: self.boot, now })
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
@@ -51,12 +54,25 @@ impl Memcache {
         if let Some(slate) = slates.get_mut(pool) {
             return slate.ask(Asked { ticket, call, host: host.into(), since: now }, &mut tools);
         }
-        self.out.push_back(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
-        self.out.push_back(Output::Answer(ticket, Answer::Invalid));
+        self.say(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
+        self.say(Output::Answer(ticket, Answer::Invalid));
+    }
+
+    fn say(&mut self, output: Output) {
+        self.said.push_back(Said::Output(output));
     }
 
     fn gone(&mut self, ticket: Ticket) {
-        let _ = self.slates.values_mut().any(|slate| slate.forget(ticket));
+        if self.slates.values_mut().any(|slate| slate.forget(ticket)) {
+            return;
+        }
+        let is_it = |said: &Said| matches!(said, Said::Yes { asked, .. } if asked.ticket == ticket);
+        if let Some(index) = self.said.iter().position(is_it)
+            && let Some(Said::Yes { asked, pool, grant }) = self.said.remove(index)
+            && let Some(slate) = self.slates.get_mut(&*pool)
+        {
+            slate.untell(&asked.host, grant.token);
+        }
     }
 
     fn received(&mut self, bytes: &[u8], now: Moment) {
@@ -66,7 +82,7 @@ impl Memcache {
                 Ok(Some((round, reply))) => {
                     if let Some(outage) = self.line.recovered(now) {
                         let note = format!("memcached at {} answers again, after {:.1} s", self.address, outage.as_secs_f64());
-                        self.out.push_back(Output::Note(Level::Warning, note));
+                        self.say(Output::Note(Level::Warning, note));
                     }
                     let (slates, mut tools) = self.with_tools(now);
                     let taken = slates.get_mut(&*round.pool).map_or(Ok(()), |slate| slate.reply(&round, reply, &mut tools));
@@ -81,7 +97,7 @@ impl Memcache {
     }
 
     fn give_up(&mut self, why: &str, now: Moment) {
-        self.out.push_back(Output::Disconnect);
+        self.say(Output::Disconnect);
         self.lost(why, now);
     }
 
@@ -89,7 +105,7 @@ impl Memcache {
         let why = format!("cannot ask memcached at {}: {why}", self.address);
         if self.line.lost(&why, now) {
             let note = format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
-            self.out.push_back(Output::Note(Level::Error, note));
+            self.say(Output::Note(Level::Error, note));
         }
         self.slates.values_mut().for_each(Slate::line_lost);
     }
@@ -137,8 +153,10 @@ impl Backend for Memcache {
     }
 
     fn poll(&mut self, now: Moment) -> Output {
-        if let Some(output) = self.out.pop_front() {
-            return output;
+        match self.said.pop_front() {
+            Some(Said::Output(output)) => return output,
+            Some(Said::Yes { asked, grant, .. }) => return Output::Answer(asked.ticket, Answer::Yes(grant)),
+            None => {}
         }
         self.begin_rounds(now);
         match self.line.want(now) {
