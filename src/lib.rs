@@ -22,13 +22,16 @@
 //!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
 //!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
-//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `refusal`, `state`, `status`, `metrics`).
+//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each, a
+//!    `proposal` of what it is to become, and one `line`, which speaks the `protocol`, with `fake` and `any_order` to test it; `refusal`,
+//!    `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`,
 //!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
-//!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `story`, `counts`).
+//!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`,
+//!    `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`, `tcp`,
-//!    `random`, `host`, and `testing` for their tests.
+//!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
+//!    `tcp`, `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 

@@ -6,7 +6,7 @@ use crate::sys::poll::Watched;
 use crate::sys::{socket, tcp};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// What one read takes at most; replies are far smaller.
@@ -104,10 +104,15 @@ impl Link {
 
     /// To be watched in poll, if there is a connection.
     pub fn watched(&self) -> Option<Watched<'_>> {
+        self.wanted().map(|(fd, write)| Watched::new(fd, write))
+    }
+
+    /// What to wake up for, if there is a connection: something to read, and perhaps room to write.
+    pub fn wanted(&self) -> Option<(BorrowedFd<'_>, bool)> {
         match &self.state {
             State::Closed => None,
-            State::Connecting(stream) => Some(Watched::new(stream.as_fd(), true)),
-            State::Open(stream) => Some(Watched::new(stream.as_fd(), !self.outgoing.is_empty())),
+            State::Connecting(stream) => Some((stream.as_fd(), true)),
+            State::Open(stream) => Some((stream.as_fd(), !self.outgoing.is_empty())),
         }
     }
 

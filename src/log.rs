@@ -63,6 +63,9 @@ impl Log {
 
     /// Tells the log file, and with `verbose` stderr.
     pub fn say(&mut self, topic: Topic, level: Level, message: &dyn Display) {
+        if !self.is_told(level) && !self.is_recorded(topic, level) {
+            return; // as most of most stories
+        }
         let message = one_line(message);
         if self.is_told(level) {
             self.tell(level, &message);
@@ -93,6 +96,15 @@ impl Log {
         if self.verbose { level >= Level::Info } else { self.style == Style::Glog && level == Level::Warning }
     }
 
+    /// Whether the log file has what is said at this level.
+    fn is_recorded(&self, topic: Topic, level: Level) -> bool {
+        let least = match topic {
+            Topic::Run => self.level,
+            Topic::Session => self.session_level,
+        };
+        self.path.is_some() && level >= least
+    }
+
     fn tell(&self, level: Level, message: &str) {
         put(match self.style {
             Style::Plain => plain(self.program, message),
@@ -104,14 +116,7 @@ impl Log {
     }
 
     fn record(&mut self, topic: Topic, level: Level, message: &str) {
-        let least = match topic {
-            Topic::Run => self.level,
-            Topic::Session => self.session_level,
-        };
-        if level < least {
-            return;
-        }
-        let Some(path) = &self.path else { return };
+        let Some(path) = self.path.as_ref().filter(|_| self.is_recorded(topic, level)) else { return };
         let line = line(&local_time(unix_time().0), level, process::id(), message);
         if let Err(error) = append(&mut self.opened, path, &line)
             && !self.complained

@@ -98,7 +98,7 @@ fn check(server: &Server) -> ExitCode {
     for warning in &server.warnings {
         log::complain(server.program, &format_args!("WARNING: {warning}"));
     }
-    print(&format_args!("{}: right, {}\n", server.config.display(), server.pool_count()))
+    print(&format_args!("{}: right: {}, backend {}\n", server.config.display(), server.pool_count(), server.backend))
 }
 
 fn environment() -> Environment {

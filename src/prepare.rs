@@ -11,10 +11,11 @@ use crate::plan::{Command, End, Gate, Level};
 use crate::sys::poll::{self, Watched};
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file};
-use std::env;
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
+use std::{env, fs};
 
 /// Where exec looks when there is no PATH.
 const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
@@ -55,20 +56,21 @@ fn sleep(time: Duration) {
 
 /// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it will start.
 pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)> {
-    let program = &command.words[0];
-    let (places, nowhere) = if program.as_bytes().contains(&b'/') {
-        (vec![directory.join(program)], "no such file")
-    } else {
-        let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-        let folders = env::split_paths(&path).map(|folder| directory.join(folder));
-        (folders.map(|folder| folder.join(program)).filter(|path| path.is_file()).collect(), "not found on PATH")
-    };
-    let Some(found) = places.iter().find(|path| path.exists()) else {
+    let program = Path::new(&command.words[0]);
+    let named = program.as_os_str().as_bytes().contains(&b'/');
+    let path = if named { OsString::new() } else { env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()) };
+    let mut found = None;
+    for place in env::split_paths(&path).map(|folder| directory.join(folder).join(program)) {
+        match fs::metadata(&place) {
+            Ok(metadata) if metadata.is_file() && file::executable(&place) => return Ok(()),
+            Ok(metadata) if named || metadata.is_file() => drop(found.get_or_insert((place, metadata.is_dir()))),
+            _ => {}
+        }
+    }
+    let Some((place, is_folder)) = found else {
+        let nowhere = if named { "no such file" } else { "not found on PATH" };
         return Err((End::NotFound, format!("cannot run {}: {nowhere}", program.display())));
     };
-    if places.iter().any(|path| path.is_file() && file::executable(path)) {
-        return Ok(());
-    }
-    let why = if found.is_dir() { "it is a directory" } else { "permission denied (is it executable?)" };
-    Err((End::NotRunnable, format!("cannot run {}: {why}", found.display())))
+    let why = if is_folder { "it is a directory" } else { "permission denied (is it executable?)" };
+    Err((End::NotRunnable, format!("cannot run {}: {why}", place.display())))
 }

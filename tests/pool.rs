@@ -258,6 +258,7 @@ impl World {
                     self.writing = Some(state.text(&self.clocks()));
                 }
                 Output::Note(..) => {}
+                output @ (Output::Connect | Output::Send(_) | Output::Disconnect) => panic!("there is nobody else: {output:?}"),
                 Output::Wait(until) => {
                     assert!(until > self.now(), "the server waits for what is past");
                     return self.check_rest();

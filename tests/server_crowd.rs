@@ -73,6 +73,26 @@ fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
 }
 
 #[test]
+fn fifty_clients_are_answered_thousands_of_times_a_second() {
+    const CLIENTS: u16 = 50;
+    const ROUNDS: u16 = 200;
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, "pools:\n- name: pool\n  maxlocks: 50\n");
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+    let started = Instant::now();
+    for (call, answer) in [("get", "YES"), ("release", "OK")].repeat(usize::from(ROUNDS) / 2) {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.say(&format!("GET /{call}/?host=host-{number}&pool=pool HTTP/1.1\r\n\r\n"));
+        }
+        for client in &mut clients {
+            assert_eq!(client.hear(), answer);
+        }
+    }
+    let rate = f64::from(ROUNDS) * f64::from(CLIENTS) / started.elapsed().as_secs_f64();
+    report("distributexd: requests a second of 50 clients, theirs and its time together", format!("{rate:.0}"));
+}
+
+#[test]
 #[ignore = "two minutes: by hand, or by tests/all"]
 fn twenty_thousand_hosts_are_served_in_turn_and_wait_for_next_to_nothing() {
     let hosts = HOSTS.min(usize::try_from(raise_limit().unwrap()).unwrap() - OTHERS);

@@ -149,12 +149,12 @@ fn what_belongs_to_another_server_is_left_to_it() {
     let server = Distributexd::start(&sandbox, &(state.clone() + POOL));
     assert_refused(&sandbox, &(state + POOL), &["-p", "0"], 75, &["another server keeps its state in", "/state"]);
     let port = server.port.to_string();
-    let facts = ["cannot listen on 127.0.0.1 port", &port, "address already in use"];
+    let facts = ["cannot listen on 127.0.0.1 port", &port, "in use"];
     assert_refused(&sandbox, &format!("listen: 127.0.0.1\n{POOL}"), &["-p", &port], 71, &facts);
-    assert_refused(&sandbox, &format!("listen: 192.0.2.1\n{POOL}"), &["-p", "0"], 71, &["192.0.2.1", "cannot assign requested address"]);
+    assert_refused(&sandbox, &format!("listen: 192.0.2.1\n{POOL}"), &["-p", "0"], 71, &["192.0.2.1", "address"]);
     let taken = TcpListener::bind("[::]:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    assert_refused(&sandbox, POOL, &["-p", &port], 71, &["cannot listen on port", &port, "address already in use"]);
+    assert_refused(&sandbox, POOL, &["-p", &port], 71, &["cannot listen on port", &port, "in use"]);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_state_that_is_none_is_refused_and_left_as_it_is() {
         assert_refused(&sandbox, &config, &["-p", "0"], 65, &["/state: ", "so it is not known who holds what", "move it away"]);
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
-    assert_refused(&sandbox, "state: nowhere/state\n", &["-p", "0"], 71, &["nowhere/state.lock", "no such file or directory"]);
+    assert_refused(&sandbox, "state: nowhere/state\n", &["-p", "0"], 71, &["nowhere/state.lock", "no such file"]);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_config_is_checked_without_a_server() {
     let right = start(&sandbox, "backend: memcache\nmaxlock: 2\npools:\n- name: a\n- name: b\n", &["--check"]);
     assert_eq!(
         (right.end, right.stdout.as_str()),
-        (Ok(0), format!("{}: right, 2 pools\n", sandbox.path("config.yaml").display()).as_str())
+        (Ok(0), format!("{}: right: 2 pools, backend memcache at localhost:11211\n", sandbox.path("config.yaml").display()).as_str())
     );
     right.complaint_of("distributexd", &["config.yaml: line 2: \"maxlock\": unknown key"]);
     for (config, fact) in [("pools: [a]\n", ":1: expected text, found '['"), ("pools:\n- name: a\n  expire: soon\n", ":3: \"expire\": ")] {
@@ -186,7 +186,7 @@ fn a_config_is_checked_without_a_server() {
     let nothing = sandbox.program(&["--program=distributexd", "--check"]).run();
     nothing.complaint_of("distributexd", &["there is no distributex.yaml and no /etc/distributex.yaml"]);
     fs::write(sandbox.path("distributex.yaml"), POOL).unwrap();
-    assert_eq!(sandbox.program(&["--program=distributexd", "--check"]).run().stdout, "distributex.yaml: right, 1 pool\n");
+    assert_eq!(sandbox.program(&["--program=distributexd", "--check"]).run().stdout, "distributex.yaml: right: 1 pool, backend inmemory\n");
     File::create(sandbox.path("long.yaml")).unwrap().set_len(2 << 20).unwrap();
     let long = sandbox.program(&["--program=distributexd", "-c", "long.yaml"]).run();
     long.complaint_of("distributexd", &["long.yaml", "longer than 1 MiB"]);

@@ -361,11 +361,13 @@ pub(super) struct Client<L> {
     pub(super) requests_left: Option<usize>,
     /// So many replies reach the client; then the connection is cut, once.
     pub(super) replies_left: Option<usize>,
+    /// Its command is over as soon as it has begun.
+    pub(super) brief: bool,
 }
 
 impl<L: Lock> Client<L> {
     pub(super) fn new(lock: L) -> Client<L> {
-        Client { lock, connection: None, said: Vec::new(), wait: Moment::NEVER, requests_left: None, replies_left: None }
+        Client { lock, connection: None, said: Vec::new(), wait: Moment::NEVER, requests_left: None, replies_left: None, brief: false }
     }
 
     /// Lets the lock and the server talk until neither has more to say at this moment.
@@ -386,7 +388,12 @@ impl<L: Lock> Client<L> {
                 }
                 Output::Send(bytes) => self.send(fake, &bytes, now),
                 Output::Disconnect => self.hang_up(fake),
-                output => self.said.push(output),
+                output => {
+                    if self.brief && matches!(output, Output::Acquired(_)) {
+                        self.lock.handle(Input::Release, now);
+                    }
+                    self.said.push(output);
+                }
             }
         }
     }

@@ -354,9 +354,7 @@ impl Recipe for Node {
     }
 
     fn put_away(&mut self, path: &str, result: Result<(), Code>, desk: &mut Desk) -> Option<String> {
-        if result.is_ok() {
-            self.place.deleted(path, desk);
-        }
+        self.place.swept(path, result.is_ok(), desk);
         None // a queue that others stand in is to stay, and one that we may not delete is the server's to sweep
     }
 
@@ -560,6 +558,17 @@ mod tests {
             assert!(holding[turn] && !holding[turn + 1..].contains(&true), "turn {turn}: {holding:?}");
             waiters[turn].release(&mut fake, at(10));
         }
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_queue_whose_last_waiter_lets_go_before_it_hears_that_it_was_the_last() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 2);
+        waiters.iter_mut().for_each(|waiter| waiter.brief = true);
+        fake.delete(LOCK);
+        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(10)));
         assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Place {
     phase: Phase,
     /// Its path, as far as we know it.
     own: Option<String>,
+    /// The lock's queue is being deleted, in case it is empty.
+    sweeping: bool,
     tries: u32,
 }
 
@@ -48,7 +50,7 @@ impl Place {
     pub(super) fn new(parent: &str, names: &[String], content: String) -> Place {
         let queues = format!("{parent}/{QUEUES}");
         let queue = format!("{queues}/{}", title(names));
-        Place { queues, queue, content, phase: Phase::Absent, own: None, tries: 0 }
+        Place { queues, queue, content, phase: Phase::Absent, own: None, sweeping: false, tries: 0 }
     }
 
     /// Whether it is to be asked for before we may wait.
@@ -181,6 +183,7 @@ impl Place {
     /// The session is over, and it with it.
     pub(super) fn restart(&mut self) {
         self.own = None;
+        self.sweeping = false;
         self.tries = 0;
         if self.phase != Phase::Closed {
             self.phase = Phase::Absent;
@@ -201,21 +204,27 @@ impl Place {
     pub(super) fn exchanged(&mut self, desk: &mut Desk) {
         if self.own.take().is_some() {
             self.phase = Phase::Absent;
+            self.sweeping = true;
             desk.ask(Request::Delete { path: self.queue.clone() });
         }
     }
 
-    /// A container was deleted, so the one above it may be empty.
-    pub(super) fn deleted(&mut self, path: &str, desk: &mut Desk) {
+    /// Whether something was `deleted` is known. If it was the lock's queue, what is above it may be empty.
+    pub(super) fn swept(&mut self, path: &str, deleted: bool, desk: &mut Desk) {
         if path == self.queue {
-            desk.ask(Request::Delete { path: self.queues.clone() });
+            self.sweeping = false;
+            if deleted {
+                desk.ask(Request::Delete { path: self.queues.clone() });
+            }
         }
     }
 
     /// Gives it up, and what is above it unless others need that.
     pub(super) fn leave(&mut self, desk: &mut Desk) {
-        if let Some(path) = self.own.take() {
-            [path, self.queue.clone(), self.queues.clone()].into_iter().for_each(|path| desk.ask(Request::Delete { path }));
+        match self.own.take() {
+            Some(path) => [path, self.queue.clone(), self.queues.clone()].into_iter().for_each(|path| desk.ask(Request::Delete { path })),
+            None if self.sweeping => desk.ask(Request::Delete { path: self.queues.clone() }),
+            None => {}
         }
     }
 }

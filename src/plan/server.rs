@@ -1,6 +1,7 @@
 //! The plan of a lock server: where it listens, the pools it hands out, and where it keeps who holds them.
 
 use super::{ExitCodes, Host};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,4 +61,13 @@ pub enum Backend {
     Memory,
     /// A memcached, which other servers may share.
     Memcache(Host),
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Backend::Memory => write!(f, "inmemory"),
+            Backend::Memcache(host) => write!(f, "memcache at {host}"),
+        }
+    }
 }

@@ -308,7 +308,7 @@ impl Ledger {
         let told = self.holders.iter().filter(|(_, holding)| holding.told.is_some());
         let holders = told.map(|(host, &Holding { token, since, expires, .. })| Holder {
             host,
-            token,
+            token: Some(token),
             held: since.held(now),
             expires: left(expires, now),
         });

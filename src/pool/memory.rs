@@ -109,6 +109,8 @@ impl Backend for Memory {
             Input::Saved => self.saved(now),
             Input::NotSaved(why) => self.not_saved(why, now),
             Input::Tick => self.settle(now),
+            // There is no other server to ask.
+            Input::Connected | Input::Disconnected(_) | Input::Received(_) => {}
         }
     }
 
@@ -253,6 +255,7 @@ mod tests {
                         continue;
                     }
                     Output::Wait(_) => return said.join(", "),
+                    output => panic!("there is nobody else: {output:?}"),
                 });
             }
         }
@@ -662,7 +665,7 @@ mod tests {
         let report = &script.memory.report(at(4))[0];
         let holders: Vec<_> = report.holders.iter().map(|holder| (holder.host, holder.token, holder.held, holder.expires)).collect();
         let seconds = Duration::from_secs;
-        assert_eq!(holders, [("a", 2, seconds(3), Some(seconds(57))), ("b", 1, seconds(4), Some(seconds(56)))]);
+        assert_eq!(holders, [("a", Some(2), seconds(3), Some(seconds(57))), ("b", Some(1), seconds(4), Some(seconds(56)))]);
         let waiters: Vec<_> = report.waiters.iter().map(|waiter| (waiter.host, waiter.waited)).collect();
         assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
         assert_eq!((report.pool, report.permits, report.expire), ("one", 2, Some(seconds(60))));

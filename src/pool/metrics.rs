@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn each_metric_has_its_help_its_type_and_a_line_a_pool() {
-        let holders = vec![Holder { host: "h", token: 1, held: Duration::from_secs(5), expires: None }];
+        let holders = vec![Holder { host: "h", token: Some(1), held: Duration::from_secs(5), expires: None }];
         let waiters = [3500, 2].map(|waited| Waiter { host: "w", waited: Duration::from_millis(waited) }).to_vec();
         let counts = Counts { granted: 1, released: 2, expired: 3, refused: 4, invalid: 5, undelivered: 6 };
         let busy = Report { pool: "a", permits: 1, expire: None, holders, waiters, counts };

@@ -5,6 +5,7 @@
 mod desk;
 mod holders;
 mod ledger;
+pub mod memcache;
 pub mod memory;
 pub mod metrics;
 pub mod refusal;
@@ -91,6 +92,12 @@ pub enum Input<'a> {
     Saved,
     /// It is not, or that is not sure: why.
     NotSaved(String),
+    /// The connection that was asked for is there.
+    Connected,
+    /// It is not, or not any more: why, if the network said so; `None` if the peer closed it.
+    Disconnected(Option<String>),
+    /// Bytes came over it.
+    Received(&'a [u8]),
     /// Time has passed.
     Tick,
 }
@@ -102,6 +109,12 @@ pub enum Output {
     Answer(Ticket, Answer),
     /// Save this in place of what was saved before, whole or not at all, then say `Saved` or `NotSaved`.
     Save(State),
+    /// Connect to where holders are remembered, in place of any other connection.
+    Connect,
+    /// Send these bytes there.
+    Send(Vec<u8>),
+    /// Close that connection.
+    Disconnect,
     /// Something that is worth a line in the log.
     Note(Level, String),
     /// Nothing to do before this moment, unless something happens.
@@ -145,8 +158,8 @@ pub struct Report<'a> {
 pub struct Holder<'a> {
     /// Its name.
     pub host: &'a str,
-    /// That of its holding.
-    pub token: i64,
+    /// That of its holding, if it is known.
+    pub token: Option<i64>,
     /// For how long it has.
     pub held: Duration,
     /// What is left of it; `None`: it lasts until it is released.

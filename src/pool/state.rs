@@ -25,8 +25,8 @@ pub struct Clocks {
 }
 
 /// When this host booted, in ms since 1970: what makes a date of a moment, and a moment of a date.
-#[derive(Clone, Copy)]
-struct Boot(i64);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Boot(pub(super) i64);
 
 /// When a holding began, in ms since this host booted; below zero if that was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -159,7 +159,8 @@ impl Clocks {
 }
 
 impl Boot {
-    fn by(clocks: &Clocks) -> Boot {
+    /// As these clocks have it.
+    pub fn by(clocks: &Clocks) -> Boot {
         Boot(clocks.date.saturating_sub(clocks.uptime))
     }
 
@@ -176,6 +177,11 @@ impl Boot {
     fn date(self, moment: Moment) -> Option<i64> {
         let since_boot = i64::try_from(moment.0.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
         (moment != Moment::NEVER).then(|| self.0.saturating_add(since_boot))
+    }
+
+    /// In microseconds, which no date lacks.
+    pub(super) fn micros(self, moment: Moment) -> i64 {
+        self.0.saturating_mul(1000).saturating_add(i64::try_from(moment.0.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// What was before this boot is over since then.

@@ -16,7 +16,8 @@ fn pool(report: &Report) -> String {
 }
 
 fn holder(&Holder { host, token, held, expires }: &Holder) -> String {
-    let (host, held, expires) = (quoted(host), seconds(Some(held)), seconds(expires));
+    let (host, token) = (quoted(host), token.map_or("null".into(), |token| token.to_string()));
+    let (held, expires) = (seconds(Some(held)), seconds(expires));
     format!("\n{{\"host\":{host},\"token\":{token},\"held\":{held},\"expires\":{expires}}}")
 }
 
@@ -46,8 +47,8 @@ mod tests {
     #[test]
     fn the_status_is_json_whatever_the_names_are() {
         let holders = vec![
-            Holder { host: "h", token: 7, held: Duration::from_millis(1500), expires: Some(Duration::from_millis(58_500)) },
-            Holder { host: "a \"quoted\\ замок", token: 8, held: Duration::ZERO, expires: None },
+            Holder { host: "h", token: Some(7), held: Duration::from_millis(1500), expires: Some(Duration::from_millis(58_500)) },
+            Holder { host: "a \"quoted\\ замок", token: None, held: Duration::ZERO, expires: None },
         ];
         let waiters = vec![Waiter { host: "w", waited: Duration::from_micros(1_000_400) }];
         let busy = Report { pool: "a", permits: 2, expire: Some(Duration::from_mins(1)), holders, waiters, counts: Counts::default() };
@@ -57,7 +58,7 @@ mod tests {
                 "name": "a", "maxlocks": 2, "expire": 60.0,
                 "holders": [
                     { "host": "h", "token": 7, "held": 1.5, "expires": 58.5 },
-                    { "host": "a \"quoted\\ замок", "token": 8, "held": 0.0, "expires": null },
+                    { "host": "a \"quoted\\ замок", "token": null, "held": 0.0, "expires": null },
                 ],
                 "waiters": [{ "host": "w", "waiting": 1.0 }],
             },

@@ -46,7 +46,10 @@ impl Waiters {
 
     /// Takes out the first, and all others of its host.
     pub(super) fn take_next(&mut self) -> Vec<Asked> {
-        let Some((host, _)) = self.by_ticket.values().next() else { return Vec::new() };
+        self.by_ticket.values().next().map(|(host, _)| host.clone()).map_or(Vec::new(), |host| self.take_host(&host))
+    }
+
+    pub(super) fn take_host(&mut self, host: &Rc<str>) -> Vec<Asked> {
         let its = (host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX));
         let tickets: Vec<_> = self.by_host.range(its).map(|(_, ticket)| *ticket).collect();
         tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()

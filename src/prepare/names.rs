@@ -9,7 +9,7 @@ use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid};
 use crate::sys::timer::Timer;
 use crate::sys::{clock, host, random};
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -46,7 +46,7 @@ pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
             servers.push((host.to_string(), SocketAddr::new(address, host.port)));
         } else {
             asked.push(host);
-            helpers.push(Helper::send(|answer| look_up(host, answer))?);
+            helpers.push(Helper::send(|| look_up(host))?);
         }
     }
     let (known, soon) = (!servers.is_empty(), now + share.min(STRAGGLERS));
@@ -64,10 +64,10 @@ pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
 }
 
 /// Writes down the addresses of a host, each on a line, or why it has none.
-fn look_up(host: &Host, answer: &mut PipeWriter) -> io::Result<()> {
+fn look_up(host: &Host) -> String {
     match (host.name.as_str(), host.port).to_socket_addrs() {
-        Ok(mut addresses) => addresses.by_ref().take(ADDRESSES).try_for_each(|address| writeln!(answer, "{address}")),
-        Err(error) => write!(answer, "!{}", reason(&error)),
+        Ok(addresses) => addresses.take(ADDRESSES).map(|address| format!("{address}\n")).collect(),
+        Err(error) => format!("!{}", reason(&error)),
     }
 }
 
@@ -102,7 +102,7 @@ impl OwnName {
     /// Asks, and lets other things be done meanwhile.
     pub fn ask() -> io::Result<OwnName> {
         let bare = host::name();
-        Helper::send(|answer| answer.write_all(host::full_name(&bare).unwrap_or(bare).as_bytes())).map(OwnName)
+        Helper::send(|| host::full_name(&bare).unwrap_or(bare)).map(OwnName)
     }
 
     /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of it.
@@ -124,15 +124,15 @@ struct Helper {
 }
 
 impl Helper {
-    /// Sends one to look something up, and to write down what it has found.
-    fn send(look_up: impl FnOnce(&mut PipeWriter) -> io::Result<()>) -> io::Result<Helper> {
+    /// Sends one to look something up, and to write down what it has found: at once, so that we are woken once.
+    fn send(look_up: impl FnOnce() -> String) -> io::Result<Helper> {
         let (answer, mut theirs) = io::pipe()?;
         let parent = process::own_pid();
         match process::fork()? {
             Fork::Parent(process) => Ok(Helper { process, answer, text: Vec::new(), done: false }),
             Fork::Child => {
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
-                let _ = look_up(&mut theirs);
+                let _ = theirs.write_all(look_up().as_bytes());
                 process::leave(0)
             }
         }
@@ -162,6 +162,9 @@ impl Helper {
 
 /// Hears helpers out, until all are done, or until the moment that depends on how far they are.
 fn gather(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Result<()> {
+    if helpers.is_empty() {
+        return Ok(());
+    }
     let mut timer = Timer::new()?;
     while helpers.iter().any(|helper| !helper.done) {
         let until = until(helpers);

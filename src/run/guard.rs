@@ -11,6 +11,7 @@ use crate::signal::Signal;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
+use crate::sys::spawn::spawn;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file, socket, tree};
 use std::io;
@@ -60,14 +61,6 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let children = signals.watch_children_only()?;
     let timer = Timer::new()?;
     process::rename(NAME);
-    let mut command = std::process::Command::new(&job.command.words[0]);
-    command.args(&job.command.words[1..]);
-    for (name, value) in job.environment.iter().flatten() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
     if Moment(clock::since_boot()) >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
         line::report(line, Report::News(News::LeaseOver));
@@ -75,12 +68,13 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         return Ok(());
     }
     // If guard and zk-flock die together, nobody is left to be gentle.
-    signals.inherited().hand_to(&mut command, job.death_signal.map(|_| Signal::KILL));
-    let command = Pid(command.spawn()?.id().cast_signed());
+    let death_signal = job.death_signal.map(|_| Signal::KILL);
+    let variables = job.environment.as_ref().map_or(&[][..], |variables| variables);
+    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal)?;
+    line::report(line, Report::Started(command));
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();
-    line::report(line, Report::Started(command));
     let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
     Watch {
         program: job.program,

@@ -80,7 +80,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
     let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
     match &plan.lock {
         plan::Lock::Node { cluster, app_id, names, .. } => {
-            let (options, addresses) = look_up_servers(plan, cluster, started + plan.wait.max(cluster.timeout), patience, log)?;
+            let (options, addresses) = look_up_servers(plan, cluster, (started + plan.wait).max(now() + cluster.timeout), patience, log)?;
             let content = host::name() + &uuid(random::bytes());
             Ok(Parts::new(Node::lock(options, app_id, names.clone(), content, now()), Link::new(addresses)))
         }

@@ -13,10 +13,14 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A peer that waits is asked whether it is there after so many seconds of silence, another number for each, and no more than others are
-/// (`door`). Thousands come at once, when their cron says so; if they were asked at once, too, then the kernel's queues would lose what is too
-/// much for them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
+/// A peer that waits is asked whether it is there after so many seconds of silence, another number for each, none later than `door` has it.
+/// Thousands come at once, when their cron says so; if they were asked at once, too, the kernel's queues would lose what is too much for
+/// them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
 const SILENCES: RangeInclusive<u64> = 5..=15;
+
+/// The most answers YES that are remembered until they are acknowledged. Who asks for more at once has heard the first, as far as we know: a
+/// holding that is kept too long is better than one that is given twice.
+const MOST_TOLD: usize = 1000;
 
 /// See above.
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Connection {
                 self.dialogue.end();
                 Ok(())
             }
-            Interest::Write | Interest::Nothing | Interest::Change => Ok(()),
+            Interest::Write | Interest::Both | Interest::Nothing | Interest::Change => Ok(()),
         }
     }
 
@@ -135,6 +139,9 @@ impl Connection {
         self.reply(&wording::reply(answer));
         if let Answer::Yes(grant) = answer {
             self.forget_what_was_heard();
+            if self.told.len() == MOST_TOLD {
+                self.told.remove(0);
+            }
             self.told.push(Told { end: self.dialogue.total(), asked: asked.clone(), token: grant.token });
             // From here on it matters whether the peer is there, and soon.
             let _ = tcp::give_up_after(&self.stream, REPLY);

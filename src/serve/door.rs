@@ -5,7 +5,7 @@ use crate::link::reason;
 use crate::moment::Moment;
 use crate::plan::Server;
 use crate::sys::epoll::{Epoll, Interest};
-use crate::sys::{is_shortage, tcp};
+use crate::sys::tcp;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
@@ -34,6 +34,8 @@ pub(super) struct Door {
     listener: TcpListener,
     most: usize,
     closed_until: Option<Moment>,
+    /// Whether nobody has come in since it was closed.
+    short: bool,
 }
 
 /// Who has knocked.
@@ -68,7 +70,7 @@ impl Door {
             let place = server.listen.map_or(String::new(), |address| format!("{address} "));
             format!("cannot listen on {place}port {}: {}", server.port, reason(&error))
         })?;
-        Ok(Door { listener, most, closed_until: None })
+        Ok(Door { listener, most, closed_until: None, short: false })
     }
 
     /// Where it listens.
@@ -86,9 +88,9 @@ impl Door {
     }
 
     /// Those who come in now, when so many are in.
-    pub(super) fn callers(&self, mut inside: usize) -> Vec<Caller> {
+    pub(super) fn callers(&mut self, mut inside: usize) -> Vec<Caller> {
         let mut callers = Vec::new();
-        while callers.len() < AT_ONCE {
+        for _ in 0..AT_ONCE {
             if inside >= self.most + TURNED_AWAY {
                 callers.push(Caller::Shortage(format!("{inside} connections are open")));
                 break;
@@ -97,22 +99,24 @@ impl Door {
                 Ok(stream) if inside < self.most => callers.push(Caller::Guest(stream)),
                 Ok(stream) => callers.push(Caller::Surplus(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if is_shortage(&error) => {
+                // He has gone again; there may be others.
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
+                Err(error) => {
                     callers.push(Caller::Shortage(reason(&error)));
                     break;
                 }
-                // He has gone again, or his network has; there may be others.
-                Err(_) => {}
             }
             inside += 1;
         }
+        self.short &= !callers.iter().any(|caller| matches!(caller, Caller::Guest(_)));
         callers
     }
 
-    /// Lets nobody in for a while.
-    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<()> {
+    /// Lets nobody in for a while; whether that is news.
+    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<bool> {
         self.closed_until = Some(now + CLOSED);
-        epoll.change(&self.listener, key, Interest::Nothing)
+        epoll.change(&self.listener, key, Interest::Nothing)?;
+        Ok(!std::mem::replace(&mut self.short, true))
     }
 
     /// When it opens again.

@@ -5,6 +5,7 @@ mod counts;
 mod crowd;
 mod dialogue;
 mod door;
+mod memcached;
 mod service;
 mod state_file;
 mod story;
@@ -14,15 +15,17 @@ use crate::link::reason;
 use crate::log;
 use crate::moment::Moment;
 use crate::plan::{self, End, Exit, Level, Server};
+use crate::pool::memcache::Memcache;
 use crate::pool::memory::Memory;
-use crate::pool::state::State;
-use crate::pool::{Input, Output};
+use crate::pool::state::{Boot, State};
+use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
 use crate::sys::epoll::{Epoll, Interest, News};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, descriptors, signals};
 use door::{Caller, Door};
+use memcached::Memcached;
 use service::Service;
 use state_file::StateFile;
 use std::io;
@@ -36,6 +39,7 @@ const ENDING: Duration = Duration::from_secs(2);
 const SIGNALS: u64 = 0;
 const TIMER: u64 = 1;
 const DOOR: u64 = 2;
+const MEMCACHED: u64 = 3;
 
 /// Makes the plan again, or says why it cannot.
 pub type Again<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
@@ -65,6 +69,8 @@ struct Serving<'a> {
     /// `None` once nobody comes in any more.
     door: Option<Door>,
     state_file: Option<StateFile>,
+    /// Where the holders are, if that is not here.
+    memcached: Option<Memcached>,
     /// Until when the last answers may arrive, once that is all there is to do.
     ending: Option<Moment>,
 }
@@ -72,9 +78,6 @@ struct Serving<'a> {
 impl<'a> Serving<'a> {
     fn new(plan: &'a Server) -> Result<Serving<'a>, (End, String)> {
         let system = |what: &'static str| move |error: io::Error| (End::System, format!("cannot {what}: {}", reason(&error)));
-        if let plan::Backend::Memcache(_) = plan.backend {
-            return Err((End::Config, format!("{}: \"backend\": memcache is not there yet, only inmemory", plan.config.display())));
-        }
         let signals = Signals::hear(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(system("listen to signals"))?;
         let timer = Timer::new().map_err(system("make a timer"))?;
         let epoll = Epoll::new().map_err(system("make an epoll"))?;
@@ -86,9 +89,16 @@ impl<'a> Serving<'a> {
         let watched = watched.and_then(|()| timer.fd().map_or(Ok(()), |fd| epoll.add(fd, TIMER, Interest::Read)));
         watched.map_err(system("watch descriptors"))?;
         let story = Story { program: plan.program, verbose: plan.verbose };
-        let backend = Memory::new(plan.pools.clone(), state, unix_micros(), now());
-        let service = Service::new(story, epoll, Box::new(backend));
-        Ok(Serving { plan, story, service, signals, timer, door: Some(door), state_file, ending: None })
+        let (pools, now) = (plan.pools.clone(), now());
+        let (backend, memcached): (Box<dyn Backend>, _) = match &plan.backend {
+            plan::Backend::Memory => (Box::new(Memory::new(pools, state, unix_micros(), now)), None),
+            plan::Backend::Memcache(host) => {
+                let memcached = Memcached::find(host, now).map_err(|why| (End::Unreachable, why))?;
+                (Box::new(Memcache::new(pools, host.to_string(), Boot::by(&state_file::clocks()), now)), Some(memcached))
+            }
+        };
+        let service = Service::new(story, epoll, backend);
+        Ok(Serving { plan, story, service, signals, timer, door: Some(door), state_file, memcached, ending: None })
     }
 
     fn run(mut self, again: Again) {
@@ -117,6 +127,13 @@ impl<'a> Serving<'a> {
                 Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.story.tell(level, &note),
+                Output::Connect => {
+                    if let Some(Err(why)) = self.memcached.as_mut().map(Memcached::connect) {
+                        self.service.backend.handle(Input::Disconnected(Some(why)), now());
+                    }
+                }
+                Output::Send(bytes) => self.memcached.iter_mut().for_each(|memcached| memcached.send(&bytes)),
+                Output::Disconnect => self.memcached.iter_mut().for_each(Memcached::close),
                 Output::Wait(until) => {
                     if !self.service.see_off() {
                         return until;
@@ -136,6 +153,9 @@ impl<'a> Serving<'a> {
     /// Sleeps until `wake` or until something happens, and takes it all in.
     fn sleep(&mut self, wake: Moment, again: Again) {
         self.timer.set((wake != Moment::NEVER).then_some(wake.0));
+        if let Some(Err(error)) = self.memcached.as_mut().map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED)) {
+            self.story.tell(Level::Error, &format_args!("cannot watch the connection to memcached: {}", reason(&error)));
+        }
         let news = self.service.epoll.wait(self.timer.poll_limit(clock::since_boot())).unwrap_or_else(|error| {
             self.story.tell(Level::Error, &format_args!("cannot wait: {}", reason(&error)));
             Vec::new()
@@ -145,6 +165,7 @@ impl<'a> Serving<'a> {
                 SIGNALS => self.hear_signals(again),
                 TIMER => self.timer.clear(),
                 DOOR => self.let_in(),
+                MEMCACHED => self.hear_memcached(),
                 key => self.service.attend(key, over),
             }
         }
@@ -157,18 +178,23 @@ impl<'a> Serving<'a> {
         self.service.backend.handle(Input::Tick, now());
     }
 
+    fn hear_memcached(&mut self) {
+        if let Some(memcached) = &mut self.memcached {
+            memcached.ready(|input| self.service.backend.handle(input, now()));
+        }
+    }
+
     fn let_in(&mut self) {
         let Some(door) = &mut self.door else { return };
         for caller in door.callers(self.service.crowd().len()) {
             match caller {
                 Caller::Guest(stream) => self.service.welcome(stream),
                 Caller::Surplus(stream) => self.service.turn_away(stream),
-                Caller::Shortage(why) => {
-                    self.story.tell(Level::Warning, &format_args!("no more connections for a while: {why}"));
-                    if let Err(error) = door.close(&self.service.epoll, DOOR, now()) {
-                        self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error)));
-                    }
-                }
+                Caller::Shortage(why) => match door.close(&self.service.epoll, DOOR, now()) {
+                    Ok(true) => self.story.tell(Level::Warning, &format_args!("nobody comes in for a while: {why}")),
+                    Ok(false) => {}
+                    Err(error) => self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error))),
+                },
             }
         }
     }

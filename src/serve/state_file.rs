@@ -138,7 +138,7 @@ fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 /// What the clocks of this host say.
-fn clocks() -> Clocks {
+pub(super) fn clocks() -> Clocks {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     Clocks { boot: clock::boot_id(), date: milliseconds(now), uptime: milliseconds(clock::since_boot()) }

@@ -49,13 +49,14 @@ mod tests {
     fn a_daemon_has_its_own_session_the_root_directory_and_no_stdio() {
         let (ours, theirs) = socket::pair().unwrap();
         check_in_child(|| {
-            detach().unwrap();
             // SAFETY: getsid(2) touches no memory.
-            let session = unsafe { libc::getsid(0) };
+            let session = || unsafe { libc::getsid(0) };
+            let before = session();
+            detach().unwrap();
             let stdio = [0, 1, 2].map(|fd| read_link(format!("/proc/self/fd/{fd}")).unwrap().display().to_string());
             let cwd = std::env::current_dir().unwrap();
-            let in_another_group = session != process::own_pid().0 && session != process::parent_pid().0;
-            let facts = format!("{stdio:?} {} {in_another_group}", cwd.display());
+            let in_another_session = session() != before && session() != process::own_pid().0;
+            let facts = format!("{stdio:?} {} {in_another_session}", cwd.display());
             socket::send(&theirs, facts.as_bytes()).unwrap();
         });
         let mut facts = [0; 256];

@@ -27,6 +27,8 @@ pub enum Interest {
     HangUp,
     /// Room to write.
     Write,
+    /// `Read` and `Write`.
+    Both,
     /// Nothing else.
     Nothing,
     /// Nothing else, and that only when it changes.
@@ -65,6 +67,7 @@ impl Epoll {
             Interest::Read => libc::EPOLLIN | libc::EPOLLRDHUP,
             Interest::HangUp => libc::EPOLLRDHUP,
             Interest::Write => libc::EPOLLOUT,
+            Interest::Both => libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLOUT,
             Interest::Nothing => 0,
             Interest::Change => libc::EPOLLET,
         };

@@ -1,11 +1,11 @@
-//! Locks on files: flock(2), which belongs to the open file, so forked processes hold it together.
+//! Files: locks on them by flock(2), which belongs to the open file, so forked processes hold it together; and what of them std does not say.
 
 pub use super::descriptors::close_from_other_than;
 
 use super::check;
 use std::ffi::CString;
 use std::fs::{File, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -53,6 +53,12 @@ pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.create_new(false).open(path), // another was quicker
         result => result.and_then(|file| file.set_permissions(Permissions::from_mode(mode)).map(|()| file)),
     }
+}
+
+/// The beginning of a file, in one read. For files of /proc: they are short, and do not say how long they are.
+pub fn read_start(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]> {
+    let length = File::open(path)?.read(buffer)?;
+    Ok(&buffer[..length])
 }
 
 /// Opens a file to be read. Never follows a link, and never waits, be it a pipe.

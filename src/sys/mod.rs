@@ -18,6 +18,7 @@ pub mod process;
 pub mod random;
 pub mod signals;
 pub mod socket;
+pub mod spawn;
 pub mod tcp;
 #[cfg(test)]
 mod testing;

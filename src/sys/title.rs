@@ -1,8 +1,10 @@
 //! How this process shows in ps: its name, and its arguments, which are a stretch of its memory that the kernel remembers the bounds of.
 
+use super::file;
+use super::tree::LONGEST_STAT;
 use std::ffi::CString;
 use std::ops::Range;
-use std::{fs, ptr, slice};
+use std::{ptr, slice};
 
 /// Changes what ps shows of this process; where the kernel does not tell where the arguments lie, only the name. After that
 /// `std::env::args` has nothing sensible to say.
@@ -11,7 +13,9 @@ pub fn rename(title: &str) {
         // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
-    if let Some(bounds) = fs::read("/proc/self/stat").ok().and_then(|stat| arguments(&String::from_utf8_lossy(&stat))) {
+    let mut buffer = [0; LONGEST_STAT];
+    let line = file::read_start("/proc/self/stat", &mut buffer);
+    if let Some(bounds) = line.ok().and_then(|line| arguments(&String::from_utf8_lossy(line))) {
         let start = ptr::with_exposed_provenance_mut(bounds.start);
         // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack, writable, and there for good. std reads
         // them in `args`, by copying, and nothing else refers to them.
@@ -38,6 +42,7 @@ fn overwrite(arguments: &mut [u8], title: &str) {
 mod tests {
     use super::super::testing::check_in_child;
     use super::*;
+    use std::fs;
 
     #[test]
     fn ps_shows_the_new_name_and_no_argument() {

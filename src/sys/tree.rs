@@ -1,7 +1,7 @@
 //! The process tree, read from /proc. A process is known by id and start time: ids are used again.
 
-use super::pidfd;
 use super::process::{self, Pid};
+use super::{file, pidfd};
 use crate::signal::Signal;
 use std::{fs, io};
 
@@ -22,9 +22,15 @@ pub struct Process {
     pub threads: u32,
 }
 
+/// Longest line of /proc/PID/stat: 52 numbers and a name.
+pub(super) const LONGEST_STAT: usize = 2048;
+
+/// Longest name of a process, a newline included; threads of the kernel have such, programs 15 bytes.
+const LONGEST_NAME: usize = 65;
+
 /// Whether /proc is there and is that of our own process namespace.
 pub fn has_proc() -> bool {
-    fs::read("/proc/self/stat").ok().and_then(|stat| parse(&stat)).is_some_and(|own| own.pid == process::own_pid())
+    fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == process::own_pid().to_string().as_str())
 }
 
 /// All processes that can be seen.
@@ -62,7 +68,9 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
 
 /// What the process calls itself, for a log line; `?` if it has gone.
 pub fn name(pid: Pid) -> String {
-    fs::read(format!("/proc/{pid}/comm")).map_or_else(|_| "?".into(), |name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+    let mut buffer = [0; LONGEST_NAME];
+    let name = file::read_start(format!("/proc/{pid}/comm"), &mut buffer);
+    name.map_or_else(|_| "?".into(), |name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
 }
 
 impl Process {
@@ -79,7 +87,7 @@ impl Process {
 }
 
 fn look_up(pid: Pid) -> Option<Process> {
-    parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    parse(file::read_start(format!("/proc/{pid}/stat"), &mut [0; LONGEST_STAT]).ok()?)
 }
 
 /// One /proc/PID/stat. The name, in parentheses, may hold anything, parentheses too.

@@ -8,8 +8,7 @@ use std::os::fd::AsRawFd;
 
 /// From here on no packet of the other end is heard, as if this one had lost its power: nothing is acknowledged, not even the end.
 pub fn power_off(stream: &TcpStream) {
-    let code = u16::try_from(libc::BPF_RET | libc::BPF_K).expect("operations are small");
-    let nothing = libc::sock_filter { code, jt: 0, jf: 0, k: 0 };
+    let nothing = libc::sock_filter { code: u16::try_from(libc::BPF_RET | libc::BPF_K).expect("it is small"), jt: 0, jf: 0, k: 0 };
     let program = libc::sock_fprog { len: 1, filter: (&raw const nothing).cast_mut() };
     set(stream, libc::SO_ATTACH_FILTER, &program);
 }

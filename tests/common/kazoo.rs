@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 
 /// A version, installed.
 pub struct Kazoo {
-    python: PathBuf,
+    /// Its interpreter.
+    pub python: PathBuf,
 }
 
 impl Kazoo {

@@ -96,7 +96,8 @@ impl ZooKeeper {
         self.keeper.take().into_iter().for_each(Keeper::kill_server);
     }
 
-    fn pid(&self) -> i32 {
+    /// Its process.
+    pub fn pid(&self) -> i32 {
         self.keeper.as_ref().expect("the server runs").server
     }
 
@@ -122,7 +123,7 @@ impl ZooKeeper {
     }
 
     fn number(&self, key: &str) -> usize {
-        let numbers = self.ask("mntr").expect("it answers");
+        let numbers = wait_for("the server's figures", || self.ask("mntr"));
         numbers.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or_else(|| panic!("{key} in {numbers}"))
     }
 

@@ -1,0 +1,89 @@
+//! A memcached in memory: what the tests here need of it, as it really is. It can forget up to a second before it was told to.
+
+use super::super::state::Boot;
+use crate::moment::Moment;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+struct Item {
+    value: String,
+    version: u64,
+    expires: Moment,
+}
+
+pub(super) struct Fake {
+    boot: Boot,
+    items: BTreeMap<String, Item>,
+    versions: u64,
+    /// All commands, without values.
+    pub(super) heard: Vec<String>,
+    /// What it says instead of storing anything.
+    pub(super) refuses: Option<&'static str>,
+}
+
+impl Fake {
+    pub(super) fn new(boot: Boot) -> Fake {
+        Fake { boot, items: BTreeMap::new(), versions: 0, heard: Vec::new(), refuses: None }
+    }
+
+    pub(super) fn put(&mut self, key: &str, value: &str, expires: Moment) {
+        self.versions += 1;
+        self.items.insert(key.into(), Item { value: value.into(), version: self.versions, expires });
+    }
+
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
+        self.items.get(key).map(|item| item.value.as_str())
+    }
+
+    /// As if it had been started again.
+    pub(super) fn forget(&mut self) {
+        self.items.clear();
+    }
+
+    /// The replies to whole commands.
+    pub(super) fn execute(&mut self, text: &str, now: Moment) -> String {
+        self.items.retain(|_, item| now < item.expires);
+        let mut lines = text.split_terminator("\r\n");
+        let mut replies = String::new();
+        while let Some(command) = lines.next() {
+            let words: Vec<_> = command.split(' ').collect();
+            let value = if let "cas" | "add" = words[0] { lines.next().expect("a value") } else { "" };
+            self.heard.push(command.into());
+            replies += &self.reply(&words, value, now);
+            replies += "\r\n";
+        }
+        replies
+    }
+
+    fn reply(&mut self, words: &[&str], value: &str, now: Moment) -> String {
+        let (key, item) = (words[1], self.items.get(words[1]));
+        match (words[0], item, self.refuses) {
+            (command, _, Some(refusal)) if command != "gets" => refusal.into(),
+            ("gets", None, _) => "END".into(),
+            ("gets", Some(Item { value, version, .. }), _) => format!("VALUE {key} 0 {} {version}\r\n{value}\r\nEND", value.len()),
+            ("add", Some(_), _) => "NOT_STORED".into(),
+            ("cas" | "incr", None, _) => "NOT_FOUND".into(),
+            ("cas", Some(item), _) if item.version.to_string() != words[5] => "EXISTS".into(),
+            ("incr", Some(item), _) => {
+                let number = item.value.parse::<u64>().expect("a number") + words[2].parse::<u64>().expect("a number");
+                let expires = item.expires;
+                self.put(key, &number.to_string(), expires);
+                number.to_string()
+            }
+            _ => {
+                let expires = self.expiry(words[3].parse().expect("a number"), now);
+                self.put(key, value, expires);
+                "STORED".into()
+            }
+        }
+    }
+
+    /// Its clock has whole seconds. What is more than 30 days is a date.
+    fn expiry(&self, seconds: u64, now: Moment) -> Moment {
+        match seconds {
+            0 => Moment::NEVER,
+            1..=2_592_000 => Moment(Duration::from_secs(now.0.as_secs() + seconds)),
+            date => Moment(Duration::from_millis(date * 1000 - self.boot.0.unsigned_abs())),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The line to memcached: when to connect and to give up, and whose each reply is. Commands go out in the order in which they are given, and
+//! their replies come back so.
+
+use super::protocol::{Command, Malformed, Reply};
+use crate::moment::Moment;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a connection may take to come about; in one network that is milliseconds.
+const CONNECTING: Duration = Duration::from_secs(2);
+
+/// How long a reply may take until the line is given up. What was sent may have had its effect, which only the replies tell: so memcached is
+/// given time to come to itself. Requests do not wait for that.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// From a line that was lost to the next attempt: at first, and at most. It doubles in between.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Which round of which pool a command is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Round {
+    pub(super) pool: Rc<str>,
+    pub(super) number: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Down { until: Moment },
+    Connecting { since: Moment },
+    Up,
+}
+
+/// What the line wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Want {
+    Connect,
+    Send(Vec<u8>),
+}
+
+/// A connection, or the want of one.
+#[derive(Debug)]
+pub(super) struct Line {
+    state: State,
+    pause: Duration,
+    outgoing: String,
+    /// Of the reply that is not whole yet.
+    incoming: Vec<u8>,
+    /// Who awaits a reply, and since when.
+    awaited: VecDeque<(Round, Moment)>,
+    /// Since when no reply has come over it, and why, if that is known to be its fault.
+    outage: Option<(Moment, String)>,
+}
+
+impl Line {
+    /// Not connected yet.
+    pub(super) fn new(now: Moment) -> Line {
+        Line {
+            state: State::Down { until: now },
+            pause: FIRST_PAUSE,
+            outgoing: String::new(),
+            incoming: Vec::new(),
+            awaited: VecDeque::new(),
+            outage: None,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up)
+    }
+
+    /// Why nothing can be asked, if it cannot.
+    pub(super) fn outage(&self) -> Option<&str> {
+        self.outage.as_ref().map(|(_, why)| why.as_str())
+    }
+
+    /// What to do now.
+    pub(super) fn want(&mut self, now: Moment) -> Option<Want> {
+        match self.state {
+            State::Down { until } if until <= now => {
+                self.state = State::Connecting { since: now };
+                Some(Want::Connect)
+            }
+            State::Up if !self.outgoing.is_empty() => Some(Want::Send(std::mem::take(&mut self.outgoing).into_bytes())),
+            _ => None,
+        }
+    }
+
+    /// When it does something by itself.
+    pub(super) fn wake(&self) -> Moment {
+        match self.state {
+            State::Down { until } => until,
+            State::Connecting { since } => since + CONNECTING,
+            State::Up => self.awaited.front().map_or(Moment::NEVER, |(_, since)| *since + SILENCE),
+        }
+    }
+
+    /// Why it is to be given up, if so.
+    pub(super) fn is_late(&self, now: Moment) -> Option<String> {
+        let what = match self.state {
+            State::Down { .. } => return None,
+            State::Connecting { .. } => "no connection",
+            State::Up => "no reply",
+        };
+        (self.wake() <= now).then(|| format!("{what} for {} s", (if self.is_up() { SILENCE } else { CONNECTING }).as_secs()))
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.state = State::Up;
+    }
+
+    /// It is lost. Whether that is news.
+    pub(super) fn lost(&mut self, why: &str, now: Moment) -> bool {
+        let news = self.outage.is_none();
+        self.outage = Some((self.outage.as_ref().map_or(now, |(since, _)| *since), why.to_owned()));
+        self.state = State::Down { until: now + self.pause };
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.outgoing.clear();
+        self.incoming.clear();
+        self.awaited.clear();
+        news
+    }
+
+    /// Asks something.
+    pub(super) fn ask(&mut self, command: Command, round: &Round, now: Moment) {
+        command.write(&mut self.outgoing);
+        self.awaited.push_back((round.clone(), now));
+    }
+
+    /// Bytes came.
+    pub(super) fn received(&mut self, bytes: &[u8]) {
+        self.incoming.extend_from_slice(bytes);
+    }
+
+    /// The next reply that is whole, and whose it is.
+    pub(super) fn reply(&mut self) -> Result<Option<(Round, Reply)>, Malformed> {
+        let mut rest = &self.incoming[..];
+        let Some(reply) = Reply::read(&mut rest)? else { return Ok(None) };
+        let read = self.incoming.len() - rest.len();
+        self.incoming.drain(..read);
+        let (round, _) = self.awaited.pop_front().ok_or(Malformed::Unasked)?;
+        Ok(Some((round, reply)))
+    }
+
+    /// A reply came: the line is good. For how long it was not, if so.
+    pub(super) fn recovered(&mut self, now: Moment) -> Option<Duration> {
+        self.pause = FIRST_PAUSE;
+        self.outage.take().map(|(since, _)| now.since(since))
+    }
+}

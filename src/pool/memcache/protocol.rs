@@ -1,0 +1,255 @@
+//! As much of memcached's text protocol as a lock needs (its doc/protocol.txt): four commands, each about one key, and their replies. A reply
+//! that is not whole yet is no error; one that cannot become whole is.
+
+use std::fmt::Write;
+
+/// The most bytes of a line: of a reply to us that is `VALUE`, a key of at most 250 and three numbers, or a sentence about an error.
+const LONGEST_LINE: usize = 1024;
+
+/// The most bytes of a value that are believed: what memcached stores at most unless it is told otherwise. That is 4,000 hosts at least.
+const LARGEST_VALUE: usize = 1 << 20;
+
+const END_OF_LINE: &[u8] = b"\r\n";
+
+const END_OF_VALUE: &[u8] = b"\r\nEND\r\n";
+
+/// What is asked of memcached. Keys have no blanks and no control characters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command<'a> {
+    /// What is stored, and its version.
+    Gets {
+        /// Of what.
+        key: &'a str,
+    },
+    /// Store this in place of that version.
+    Cas {
+        /// Under what.
+        key: &'a str,
+        /// As memcached takes it: 0 is never, up to 30 days are seconds from now, more is a date.
+        expires: u64,
+        /// The version.
+        version: u64,
+        /// What.
+        value: &'a str,
+    },
+    /// Store this if there is nothing.
+    Add {
+        /// Under what.
+        key: &'a str,
+        /// As above.
+        expires: u64,
+        /// What.
+        value: &'a str,
+    },
+    /// Add to the number that is stored, and tell it. Nothing can be added, too.
+    Incr {
+        /// Under what.
+        key: &'a str,
+        /// How much.
+        by: u64,
+    },
+}
+
+impl Command<'_> {
+    /// Appends itself to what is to be sent. Flags are 0, as the original has them.
+    pub fn write(&self, out: &mut String) {
+        let _ = match self {
+            Command::Gets { key } => write!(out, "gets {key}\r\n"),
+            Command::Cas { key, expires, version, value } => write!(out, "cas {key} 0 {expires} {} {version}\r\n{value}\r\n", value.len()),
+            Command::Add { key, expires, value } => write!(out, "add {key} 0 {expires} {}\r\n{value}\r\n", value.len()),
+            Command::Incr { key, by } => write!(out, "incr {key} {by}\r\n"),
+        };
+    }
+}
+
+/// What memcached answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// This is stored (`VALUE`, of one key).
+    Value {
+        /// What.
+        value: Vec<u8>,
+        /// Changes with each change.
+        version: u64,
+    },
+    /// Nothing is stored (`END`, of one key).
+    Nothing,
+    /// It is stored now.
+    Stored,
+    /// It is not, since there was something.
+    NotStored,
+    /// It is not, since there was another version.
+    Exists,
+    /// There is nothing to change.
+    NotFound,
+    /// What the number is now.
+    Number(u64),
+    /// It cannot, or does not want to: what it says.
+    Error(String),
+}
+
+/// Why bytes are no reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Malformed {
+    /// A line without an end.
+    LongLine,
+    /// A line that no reply begins with.
+    UnknownLine,
+    /// A value that is larger than any that is believed.
+    LargeValue,
+    /// Something else than the end of a value where that should be.
+    UnendedValue,
+    /// A reply, but to nothing that was asked, or not to what was.
+    Unasked,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(match self {
+            Malformed::LongLine => "a line of its reply does not end",
+            Malformed::UnknownLine => "its reply is none of memcached",
+            Malformed::LargeValue => "its reply has a value of more than 1 MiB",
+            Malformed::UnendedValue => "its reply has a value that does not end where it says",
+            Malformed::Unasked => "its reply is to something else",
+        })
+    }
+}
+
+impl Reply {
+    /// Takes one off the front, once it is whole.
+    pub fn read(from: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
+        let mut rest = *from;
+        let Some(line) = line(&mut rest)? else { return Ok(None) };
+        let reply = match line {
+            "END" => Reply::Nothing,
+            "STORED" => Reply::Stored,
+            "NOT_STORED" => Reply::NotStored,
+            "EXISTS" => Reply::Exists,
+            "NOT_FOUND" => Reply::NotFound,
+            "ERROR" => Reply::Error("it knows no such command".to_owned()),
+            _ => match line.split_once(' ') {
+                Some(("SERVER_ERROR" | "CLIENT_ERROR", why)) => Reply::Error(format!("it says {why:?}")),
+                Some(("VALUE", about)) => match value(about, &mut rest)? {
+                    Some(reply) => reply,
+                    None => return Ok(None),
+                },
+                // Numbers that became shorter have blanks after them.
+                _ => Reply::Number(line.trim_ascii_end().parse().map_err(|_| Malformed::UnknownLine)?),
+            },
+        };
+        *from = rest;
+        Ok(Some(reply))
+    }
+}
+
+/// The rest of `VALUE key flags bytes version`, of what follows that line, and of the `END` after it.
+fn value(about: &str, rest: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
+    let numbers: Vec<_> = about.split(' ').skip(2).map(str::parse::<u64>).collect();
+    let [Ok(length), Ok(version)] = numbers[..] else { return Err(Malformed::UnknownLine) };
+    let length = usize::try_from(length).ok().filter(|length| *length <= LARGEST_VALUE).ok_or(Malformed::LargeValue)?;
+    let Some((value, after)) = rest.split_at_checked(length) else { return Ok(None) };
+    let end = &after[..after.len().min(END_OF_VALUE.len())];
+    if !END_OF_VALUE.starts_with(end) {
+        return Err(Malformed::UnendedValue);
+    }
+    *rest = &after[end.len()..];
+    Ok((end == END_OF_VALUE).then(|| Reply::Value { value: value.to_vec(), version }))
+}
+
+/// Takes a line off the front, without its end.
+fn line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a str>, Malformed> {
+    let Some(length) = from.iter().take(LONGEST_LINE).position(|byte| *byte == b'\n') else {
+        return if from.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed::LongLine) };
+    };
+    let (line, rest) = from.split_at(length + 1);
+    *from = rest;
+    let line = line.strip_suffix(END_OF_LINE).and_then(|line| str::from_utf8(line).ok());
+    line.map(Some).ok_or(Malformed::UnknownLine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_written_as_memcached_reads_them() {
+        for (command, text) in [
+            (Command::Gets { key: "one:lockedby" }, "gets one:lockedby\r\n"),
+            (Command::Cas { key: "one:lockedby", expires: 1800, version: 7, value: "a,b" }, "cas one:lockedby 0 1800 3 7\r\na,b\r\n"),
+            (Command::Cas { key: "k", expires: 0, version: u64::MAX, value: "" }, "cas k 0 0 0 18446744073709551615\r\n\r\n"),
+            (Command::Add { key: "k", expires: 5, value: "замок" }, "add k 0 5 10\r\nзамок\r\n"),
+            (Command::Incr { key: "one:token", by: 0 }, "incr one:token 0\r\n"),
+        ] {
+            let mut written = String::new();
+            command.write(&mut written);
+            assert_eq!(written, text);
+        }
+    }
+
+    /// All replies at once, as they came from memcached 1.6.18 (the error besides).
+    const REPLIES: &[u8] = b"END\r\nSTORED\r\nVALUE one:lockedby 0 3 12\r\na,b\r\nEND\r\nVALUE k 0 0 13\r\n\r\nEND\r\nEXISTS\r\nNOT_FOUND\r\nNOT_STORED\r\n\
+        1763712345678901\r\n99  \r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\nSERVER_ERROR out of memory storing object\r\nERROR\r\n";
+
+    fn replies() -> Vec<Reply> {
+        vec![
+            Reply::Nothing,
+            Reply::Stored,
+            Reply::Value { value: b"a,b".to_vec(), version: 12 },
+            Reply::Value { value: Vec::new(), version: 13 },
+            Reply::Exists,
+            Reply::NotFound,
+            Reply::NotStored,
+            Reply::Number(1_763_712_345_678_901),
+            Reply::Number(99),
+            Reply::Error("it says \"cannot increment or decrement non-numeric value\"".into()),
+            Reply::Error("it says \"out of memory storing object\"".into()),
+            Reply::Error("it knows no such command".into()),
+        ]
+    }
+
+    #[test]
+    fn replies_are_read_one_after_another() {
+        let mut rest = REPLIES;
+        let read: Vec<_> = std::iter::from_fn(|| Reply::read(&mut rest).unwrap()).collect();
+        assert_eq!((read, rest), (replies(), &b""[..]));
+    }
+
+    #[test]
+    fn wherever_bytes_are_cut_the_rest_is_waited_for() {
+        for cut in 0..=REPLIES.len() {
+            let mut held = Vec::new();
+            let mut read = Vec::new();
+            for piece in [&REPLIES[..cut], &REPLIES[cut..]] {
+                held.extend_from_slice(piece);
+                let mut rest = &held[..];
+                while let Some(reply) = Reply::read(&mut rest).unwrap() {
+                    read.push(reply);
+                }
+                held = rest.to_vec();
+            }
+            assert_eq!(read, replies(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_reply_is_found_out_at_once() {
+        let long = [b'x'; LONGEST_LINE];
+        for (bytes, flaw) in [
+            (&long[..], Malformed::LongLine),
+            (b"HTTP/1.1 400 Bad Request\r\n", Malformed::UnknownLine),
+            (b"STORED\n", Malformed::UnknownLine),
+            (b"\r\n", Malformed::UnknownLine),
+            (b"-1\r\n", Malformed::UnknownLine),
+            (b"\xff\r\n", Malformed::UnknownLine),
+            (b"99999999999999999999\r\n", Malformed::UnknownLine),
+            (b"VALUE k 0 3\r\n", Malformed::UnknownLine),
+            (b"VALUE k 0 x 1\r\n", Malformed::UnknownLine),
+            (b"VALUE k 0 1048577 1\r\n", Malformed::LargeValue),
+            (b"VALUE k 0 18446744073709551615 1\r\n", Malformed::LargeValue),
+            (b"VALUE k 0 1 1\r\nab", Malformed::UnendedValue),
+            (b"VALUE k 0 1 1\r\na\r\nVALUE", Malformed::UnendedValue),
+        ] {
+            assert_eq!(Reply::read(&mut &bytes[..]), Err(flaw), "{}", bytes.escape_ascii());
+        }
+    }
+}

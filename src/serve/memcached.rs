@@ -1,0 +1,104 @@
+//! The connection to a memcached, and its place in the epoll. Which address of it is talked to is nobody else's business: one that does not
+//! answer is told only when none does.
+
+use crate::link::{Link, reason};
+use crate::lock;
+use crate::moment::Moment;
+use crate::plan::Host;
+use crate::pool::Input;
+use crate::prepare::{self, Servers};
+use crate::sys::epoll::{Epoll, Interest};
+use std::io;
+use std::time::Duration;
+
+/// How long its name may take to be looked up, once, at the start.
+const LOOK_UP: Duration = Duration::from_secs(10);
+
+/// See above.
+#[derive(Debug)]
+pub(super) struct Memcached {
+    link: Link,
+    addresses: usize,
+    /// The one that is tried, or answered last.
+    address: usize,
+    /// So many are left to try before it is said that none answers.
+    untried: usize,
+    /// What the epoll wakes up for; `None`: it does not know the connection yet.
+    watched: Option<Interest>,
+}
+
+impl Memcached {
+    /// Not connected yet.
+    pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
+        let found = prepare::resolve(std::slice::from_ref(host), now + LOOK_UP);
+        let Servers { addresses, unresolved, .. } = found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
+        if addresses.is_empty() {
+            return Err(format!("cannot reach memcached: {}", unresolved.join("; ")));
+        }
+        Ok(Memcached { addresses: addresses.len(), link: Link::new(addresses), address: 0, untried: 0, watched: None })
+    }
+
+    /// Begins to connect, in place of any other connection.
+    pub(super) fn connect(&mut self) -> Result<(), String> {
+        self.untried = self.addresses;
+        self.try_address()
+    }
+
+    fn try_address(&mut self) -> Result<(), String> {
+        self.untried -= 1;
+        self.watched = None;
+        match self.link.connect(self.address) {
+            Err(_) if self.untried > 0 => self.try_next(),
+            connecting => connecting,
+        }
+    }
+
+    fn try_next(&mut self) -> Result<(), String> {
+        self.address = (self.address + 1) % self.addresses;
+        self.try_address()
+    }
+
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        self.link.send(bytes);
+    }
+
+    pub(super) fn close(&mut self) {
+        self.link.close();
+        self.watched = None;
+    }
+
+    /// It has news: hands them on.
+    pub(super) fn ready(&mut self, mut tell: impl FnMut(Input)) {
+        let mut ended = None;
+        let untried = &mut self.untried;
+        self.link.ready(|input| match input {
+            lock::Input::Connected => {
+                *untried = 0;
+                tell(Input::Connected);
+            }
+            lock::Input::Received(bytes) => tell(Input::Received(bytes)),
+            lock::Input::Disconnected(why) => ended = Some(why),
+            _ => {} // a link knows no others
+        });
+        let Some(mut why) = ended else { return };
+        if self.untried > 0 {
+            match self.try_next() {
+                Ok(()) => return,
+                Err(last) => why = Some(last),
+            }
+        }
+        self.address = (self.address + 1) % self.addresses;
+        tell(Input::Disconnected(why));
+    }
+
+    /// Has the epoll wake up for what is to come.
+    pub(super) fn watch(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
+        let Some((fd, write)) = self.link.wanted() else { return Ok(()) };
+        let interest = if write { Interest::Both } else { Interest::Read };
+        match self.watched.replace(interest) {
+            None => epoll.add(fd, key, interest),
+            Some(before) if before != interest => epoll.change(fd, key, interest),
+            Some(_) => Ok(()),
+        }
+    }
+}

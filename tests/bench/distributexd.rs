@@ -1,0 +1,57 @@
+//! Our lock server, as it ships, with the pools that the measurements use.
+
+use crate::common::sandbox::Sandbox;
+use crate::common::{free_port, wait_until};
+use crate::field::Programs;
+use crate::service::Service;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+/// A running server.
+pub struct Distributexd {
+    /// Where it listens, on all addresses of this host.
+    pub port: u16,
+    service: Service,
+}
+
+impl Distributexd {
+    /// One with such pools, and such lines in its config besides.
+    pub fn start(sandbox: &Sandbox, programs: &Programs, pools: &[String], config: &str) -> Distributexd {
+        let port = free_port();
+        let path = sandbox.path(&format!("distributexd-{port}.yaml"));
+        let pools: String = pools.iter().map(|pool| format!("  - name: {pool}\n    servers: \"\"\n")).collect();
+        fs::write(&path, format!("{config}pools:\n{pools}")).expect("the config can be written");
+        let [program, config] = [&programs.zk_flock, &path].map(|path| path.to_str().expect("paths of tests are text"));
+        let service = Service::start(&[program, "--program=distributexd", "-c", config, "-p", &port.to_string()], &sandbox.folder);
+        let server = Distributexd { port, service };
+        wait_until("distributexd to serve", || {
+            assert!(server.service.runs(), "distributexd has ended: {}", sandbox.read("server.log"));
+            server.ask("/status/").is_some()
+        });
+        server
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        self.service.pid
+    }
+
+    /// As clients are told it.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// How many wait, for whatever pool.
+    pub fn waiting(&self) -> usize {
+        self.ask("/status/").expect("it answers").matches("\"waiting\":").count()
+    }
+
+    fn ask(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.address()).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}
