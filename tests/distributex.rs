@@ -13,6 +13,8 @@ use common::run::{Job, Outcome, Running, exited, killed, listener};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, wait_until};
 use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -343,6 +345,21 @@ fn a_server_that_stays_away_ends_the_wait() {
     let gone = Instant::now();
     complains(&waiter.wait(), 1, &["cannot reach", &format!("127.0.0.1:{port}"), "connection refused"]);
     assert!(gone.elapsed() >= 10 * SECOND && !sandbox.path("ran").exists());
+}
+
+/// Else a release could arrive when the next run of this host has the place.
+#[test]
+fn what_is_given_up_does_not_arrive_later() {
+    let (sandbox, silent) = (Sandbox::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let run = sandbox.distributex(silent.local_addr().unwrap().port(), &["true"]).start();
+    let (mut waiting, _) = silent.accept().unwrap();
+    waiting.read_exact(&mut [0; 10]).unwrap();
+    run.signal(libc::SIGTERM);
+    let (mut releasing, _) = silent.accept().unwrap();
+    let mut asked = Vec::new();
+    let end = releasing.read_to_end(&mut asked).map_err(|error| error.kind());
+    assert!(asked.starts_with(b"GET /release/"), "{}", asked.escape_ascii());
+    assert_eq!((run.wait().end, end), (Err(libc::SIGTERM), Err(ErrorKind::ConnectionReset)));
 }
 
 #[test]

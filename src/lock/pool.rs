@@ -132,6 +132,7 @@ impl Lock for Pool {
             }
             Some(Step::Finish) => return Output::Finish,
             Some(Step::Disconnect) => return Output::Disconnect,
+            Some(Step::Abandon) => return Output::Abandon,
             None => {}
         }
         self.outputs.pop_front().unwrap_or_else(|| {
@@ -545,7 +546,7 @@ mod tests {
                             *due = self.now + Duration::from_millis(1);
                         }
                     }
-                    Output::Disconnect => self.open = None,
+                    Output::Disconnect | Output::Abandon => self.open = None,
                     Output::Note(_) => {}
                     output => self.said.push(output),
                 }
