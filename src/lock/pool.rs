@@ -97,8 +97,6 @@ pub struct Pool {
     caller: Caller,
     phase: Phase,
     believed: Deadlines,
-    /// When the clock was to be looked at next.
-    wake: Moment,
     /// That we wait has been said.
     told: bool,
     outputs: VecDeque<Output>,
@@ -135,10 +133,7 @@ impl Lock for Pool {
             Some(Step::Abandon) => return Output::Abandon,
             None => {}
         }
-        self.outputs.pop_front().unwrap_or_else(|| {
-            self.wake = self.caller.wake().min(self.deadline());
-            Output::Wait(self.wake)
-        })
+        self.outputs.pop_front().unwrap_or_else(|| Output::Wait(self.wake()))
     }
 }
 
@@ -150,7 +145,6 @@ impl Pool {
             options,
             phase: Phase::Over,
             believed: Deadlines::NEVER,
-            wake: Moment::NEVER,
             told: false,
             outputs: VecDeque::new(),
         };
@@ -352,7 +346,6 @@ impl Pool {
 
     /// Everything that time alone brings about.
     fn look_at_the_clock(&mut self, now: Moment) {
-        let late = now.since(std::mem::replace(&mut self.wake, Moment::NEVER));
         match self.phase {
             Phase::Asking { left } => match self.kept_waiting() {
                 Some(since) => self.look_at_our_patience(left, since, now),
@@ -361,7 +354,7 @@ impl Pool {
             },
             Phase::Proving(place) if now >= self.limit() => self.give_up(Left::Place(place), now),
             Phase::Held { place, .. } if now >= self.believed.term => {
-                self.lose(Left::Lost(place), self.why_not_renewed(place, late, now), self.believed.kill, now);
+                self.lose(Left::Lost(place), self.why_not_renewed(place, now), self.believed.kill, now);
             }
             Phase::Held { place, renew, suspended } if now >= renew => {
                 self.phase = Phase::Held { place, renew: Moment::NEVER, suspended };
@@ -407,12 +400,18 @@ impl Pool {
         self.settle(left, Output::Failed(failure));
     }
 
-    fn why_not_renewed(&self, place: Place, late: Duration, now: Moment) -> String {
+    fn why_not_renewed(&self, place: Place, now: Moment) -> String {
         let (length, silence) = place.lease.map_or_else(Default::default, |lease| (lease.length, now.since(lease.sent)));
+        let late = now.since(self.wake());
         if late > MUCH_TOO_LATE.min(length / 5) {
             return format!("this process was stopped for {:.1} s", late.as_secs_f64());
         }
         format!("not renewed for {:.1} s: {}", silence.as_secs_f64(), self.caller.faults(now))
+    }
+
+    /// When to look at the clock next.
+    fn wake(&self) -> Moment {
+        self.caller.wake().min(self.deadline())
     }
 
     /// When the clock alone brings about something next.
@@ -777,6 +776,16 @@ mod tests {
         play.to(at(9_000)).said(&[believe(at(30_000)), acquired(Some(7))]);
         play.now = at(60_000);
         play.lock.handle(Input::Tick, play.now);
+        play.drain();
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800) }]);
+    }
+
+    #[test]
+    fn who_was_stopped_while_awake_says_so_too() {
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits]);
+        play.to(at(9_000)).said(&[believe(at(30_000)), acquired(Some(7))]);
+        play.lock.handle(Input::Tick, at(9_000));
+        play.lock.handle(Input::Tick, at(60_000));
         play.drain();
         play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800) }]);
     }
