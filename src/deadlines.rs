@@ -7,6 +7,9 @@ use std::time::Duration;
 /// Clocks, scheduling and the way from a KILL to a reaped process: all must fit in between our deadline and the server's.
 const MARGIN: Duration = Duration::from_millis(200);
 
+/// Two clocks that count the same time are at most one part in so many apart: each may be slewed by 500 parts in a million (adjtime).
+const DRIFT: u32 = 1000;
+
 /// The longest grace between TERM and KILL when a lease runs out.
 const LONGEST_GRACE: Duration = Duration::from_secs(1);
 
@@ -30,7 +33,7 @@ impl Deadlines {
     /// stop would give the command.
     pub fn of(until: Moment, length: Duration, kill_after: Duration) -> Deadlines {
         let grace = kill_after.min(LONGEST_GRACE).min(length / 10);
-        let kill = until.before(MARGIN);
+        let kill = until.before(MARGIN.max(length / DRIFT));
         Deadlines { term: kill.before(grace), kill }
     }
 }
@@ -50,6 +53,8 @@ mod tests {
             let deadlines = Deadlines { term: at(term), kill: at(kill) };
             assert_eq!(Deadlines::of(at(10_000), LENGTH, Duration::from_millis(kill_after)), deadlines, "{kill_after}");
         }
+        let day = Deadlines::of(at(86_400_000), Duration::from_hours(24), Duration::from_secs(5));
+        assert_eq!(day.kill, at(86_400_000 - 86_400), "two clocks may be so far apart by then");
         assert_eq!(Deadlines::of(at(10_000), SHORTEST, Duration::MAX), Deadlines { term: at(9700), kill: at(9800) });
         assert_eq!(Deadlines::of(Moment::NEVER, Duration::MAX, Duration::MAX), Deadlines::NEVER);
     }

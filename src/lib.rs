@@ -22,9 +22,9 @@
 //!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
 //!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
-//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each, a
-//!    `proposal` of what it is to become, and one `line`, which speaks the `protocol`, with `fake` and `any_order` to test it; `refusal`,
-//!    `state`, `status`, `metrics`).
+//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
+//!    changed in a `round` by a `proposal`, with its `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
+//!    `any_order`; `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`,
 //!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
 //!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`,

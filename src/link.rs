@@ -35,7 +35,7 @@ pub struct Link {
     state: State,
     /// Not yet taken by the kernel. Bounded by what a session has unanswered.
     outgoing: Vec<u8>,
-    /// Have the kernel find out if the peer is there while nothing is said.
+    /// Have the kernel find out if the peer is there while nothing is said, and break off connections that are not closed.
     watching: bool,
 }
 
@@ -45,7 +45,8 @@ impl Link {
         Link { addresses, state: State::Closed, outgoing: Vec::new(), watching: false }
     }
 
-    /// For who may have to wait for long without a word: a peer that is switched off, or cut off, is noticed all the same.
+    /// For who may have to wait for long without a word: a peer that is switched off, or cut off, is noticed all the same; and if we end while it
+    /// has something of ours to do, or had not heard of it yet, it leaves that undone.
     #[must_use]
     pub fn watching_the_peer(self) -> Link {
         Link { watching: true, ..self }
@@ -57,7 +58,9 @@ impl Link {
         let stream = socket::connect(self.addresses[index]).map_err(|error| reason(&error))?;
         if self.watching {
             // Where that cannot be had, a peer that says good-bye must do.
-            let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES).and_then(|()| tcp::give_up_after(&stream, UNACKNOWLEDGED));
+            let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES)
+                .and_then(|()| tcp::give_up_after(&stream, UNACKNOWLEDGED))
+                .and_then(|()| tcp::abrupt(&stream, true));
         }
         self.state = State::Connecting(stream);
         Ok(())
@@ -79,9 +82,23 @@ impl Link {
 
     /// Closes the connection after what was sent, as far as there is room for it.
     pub fn close(&mut self) {
-        if let State::Open(stream) | State::Connecting(stream) = std::mem::replace(&mut self.state, State::Closed) {
+        if let State::Open(stream) | State::Connecting(stream) = &self.state {
+            let _ = tcp::abrupt(stream, false);
             let _ = stream.shutdown(Shutdown::Write);
         }
+        self.drop_connection();
+    }
+
+    /// Breaks the connection off.
+    pub fn abandon(&mut self) {
+        if let State::Open(stream) | State::Connecting(stream) = &self.state {
+            let _ = tcp::abrupt(stream, true);
+        }
+        self.drop_connection();
+    }
+
+    fn drop_connection(&mut self) {
+        self.state = State::Closed;
         self.outgoing.clear();
     }
 
@@ -117,8 +134,7 @@ impl Link {
                 let read = read(&mut stream, &mut tell);
                 self.state = State::Open(stream);
                 if let Err(why) = read.and_then(|()| self.flush().map_err(|error| Some(reason(&error)))) {
-                    self.state = State::Closed;
-                    self.outgoing.clear();
+                    self.close();
                     tell(Input::Disconnected(why));
                 }
             }

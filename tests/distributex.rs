@@ -13,6 +13,8 @@ use common::run::{Job, Outcome, Running, exited, killed, listener};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, wait_until};
 use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
@@ -146,7 +148,7 @@ fn who_waits_says_so_in_its_story() {
     for part in [format!("Lock: success ({lock}, token 7, after "), format!("released {lock} after ")] {
         assert!(outcome.stderr.contains(&part), "no {part:?} in {}", outcome.stderr);
     }
-    assert_eq!(server.words(), ["wait", "release 7"]);
+    assert_eq!(server.words(), ["wait", "renew", "release 7"]);
 }
 
 #[test]
@@ -345,6 +347,21 @@ fn a_server_that_stays_away_ends_the_wait() {
     assert!(gone.elapsed() >= 10 * SECOND && !sandbox.path("ran").exists());
 }
 
+/// Else a release could arrive when the next run of this host has the place.
+#[test]
+fn what_is_given_up_does_not_arrive_later() {
+    let (sandbox, silent) = (Sandbox::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let run = sandbox.distributex(silent.local_addr().unwrap().port(), &["true"]).start();
+    let (mut waiting, _) = silent.accept().unwrap();
+    waiting.read_exact(&mut [0; 10]).unwrap();
+    run.signal(libc::SIGTERM);
+    let (mut releasing, _) = silent.accept().unwrap();
+    let mut asked = Vec::new();
+    let end = releasing.read_to_end(&mut asked).map_err(|error| error.kind());
+    assert!(asked.starts_with(b"GET /release/"), "{}", asked.escape_ascii());
+    assert_eq!((run.wait().end, end), (Err(libc::SIGTERM), Err(ErrorKind::ConnectionReset)));
+}
+
 #[test]
 fn a_signal_ends_a_wait_at_once_and_leaves_nothing_behind() {
     for signal in [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGUSR1] {
@@ -443,7 +460,7 @@ fn a_job_lives_on_while_its_server_is_away_for_less_than_its_lease() {
     let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, 2 * SHORT)));
     let run = sandbox.distributex(server.port, &["-v", "cat"]).leashed().start();
     run.job();
-    wait_until("a renewal", || server.last("renew").is_some());
+    wait_until("a renewal", || server.words().len() > 2);
     let port = server.kill();
     wait_until("the lock to be suspended", || run.stderr().contains("suspended "));
     let server = LockServer::start_at(port, lends(7, 2 * SHORT));
@@ -460,7 +477,7 @@ fn dies_in_time(what: &str, facts: &[&str], harm: impl FnOnce(&LockServer, &Runn
     let lives = Lives::of(&sandbox);
     let run = lives.line(sandbox.distributex(server.port, &["--sysexits"]), FOREVER).start();
     lives.wait_for(1);
-    wait_until("a renewal", || server.last("renew").is_some());
+    wait_until("a renewal", || server.words().len() > 2);
     let harmed = clock::since_boot();
     harm(&server, &run);
     wait_until("the tree to be dead", || sandbox.processes().iter().all(|&pid| pid == run.pid()));
@@ -515,14 +532,18 @@ fn a_place_with_another_number_is_still_ours_and_a_warning() {
 }
 
 #[test]
-fn what_was_long_in_coming_is_renewed_before_the_command_starts() {
-    let (sandbox, server) = (Sandbox::new(), LockServer::start(taken));
-    let waiter = waiter(&sandbox, &server, &["echo mine"]);
-    let_last(SHORT); // as long as the server will have lent it for
-    server.set(lends(7, SHORT));
-    server.ask_again();
+fn what_our_own_server_takes_back_unheard_is_waited_for_again_before_the_command_starts() {
+    let taken_back = |what: &str| if what == "renew" { plain("NO") } else { lends(7, SHORT)(what) };
+    let (sandbox, server) = (Sandbox::new(), LockServer::start(taken_back));
+    let waiter = sandbox.distributex(server.port, &["echo mine"]).start();
+    wait_until("it to be asked for again", || server.words().len() > 2);
+    server.set(lends(8, SHORT));
     assert_eq!(waiter.wait(), exited(0).printing("mine\n"));
-    assert_eq!(server.words(), ["wait", "renew", "release 7"]);
+    let words = server.words();
+    assert_eq!(
+        (&words[..3], &words[words.len() - 2..]),
+        (&["wait", "renew", "wait"].map(String::from)[..], &["renew", "release 8"].map(String::from)[..])
+    );
 }
 
 #[test]

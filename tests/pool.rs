@@ -9,7 +9,7 @@ use std::time::Duration;
 use zk_flock::moment::Moment;
 use zk_flock::plan;
 use zk_flock::pool::memory::Memory;
-use zk_flock::pool::state::{Boot, State};
+use zk_flock::pool::state::{Clocks, State};
 use zk_flock::pool::{Answer, Backend, Call, Grant, Input, Output, Request, Ticket};
 
 const POOLS: [&str; 2] = ["one", "two"];
@@ -46,7 +46,9 @@ enum Event {
     },
     /// The next YES does not arrive.
     LoseNext,
-    /// The server hears of it.
+    /// The next YES arrives, but the server will think that it has not. A client of ours does not count on one before it has renewed it.
+    LoseNextReceipt,
+    /// The server hears of those that it thinks are lost.
     Undelivered,
     /// Other permits, and another expiry for the pool that has one: who was told that a holding never ends cannot know any better.
     Reconfigure {
@@ -54,6 +56,8 @@ enum Event {
         permits: u32,
         expire: Duration,
     },
+    /// Somebody sets the server's clock, so many ms ahead.
+    SetClock(i64),
     /// The server dies, maybe with its host, and another one begins.
     Crash {
         written: bool,
@@ -73,14 +77,26 @@ fn event() -> impl Strategy<Value = Event> {
         12 => Just(Event::Saved),
         2 => any::<bool>().prop_map(|written| Event::NotSaved { written }),
         1 => Just(Event::LoseNext),
+        2 => Just(Event::LoseNextReceipt),
         2 => Just(Event::Undelivered),
         1 => (pool, 1..4u32, milliseconds(3000)).prop_map(|(pool, permits, expire)| Event::Reconfigure { pool, permits, expire }),
+        1 => (-5000..5000i64).prop_map(Event::SetClock),
         2 => any::<(bool, bool)>().prop_map(|(written, reboot)| Event::Crash { written, reboot }),
     ]
 }
 
 fn milliseconds(limit: u64) -> impl Strategy<Value = Duration> {
     (1..limit).prop_map(Duration::from_millis)
+}
+
+/// What becomes of the next YES.
+#[derive(Clone, Copy, PartialEq, Default)]
+enum Next {
+    #[default]
+    Arrives,
+    IsLost,
+    /// It arrives, but what tells the server so does not.
+    LosesItsReceipt,
 }
 
 /// A server, its disk, and what its clients believe. Times are of a clock that no crash stops.
@@ -90,6 +106,9 @@ struct World {
     durable: bool,
     clock: Duration,
     booted: Duration,
+    /// How many ms the server's clock is ahead, and was when it saved.
+    ahead: i64,
+    ahead_when_saved: i64,
     disk: Option<String>,
     writing: Option<String>,
     failing: bool,
@@ -101,7 +120,10 @@ struct World {
     /// Whose each token is.
     tokens: BTreeMap<(usize, i64), usize>,
     most_permits: [u32; POOLS.len()],
-    lose_next: bool,
+    next: Next,
+    /// What each host was told last, and what it had been told when it asked for a renewal.
+    told: BTreeMap<(usize, usize), i64>,
+    renewed: BTreeMap<u64, i64>,
     lost: Vec<(usize, usize, i64)>,
 }
 
@@ -116,6 +138,8 @@ impl World {
             durable,
             clock: Duration::ZERO,
             booted: Duration::ZERO,
+            ahead: 0,
+            ahead_when_saved: 0,
             disk: None,
             writing: None,
             failing: false,
@@ -125,7 +149,9 @@ impl World {
             beliefs: BTreeMap::new(),
             tokens: BTreeMap::new(),
             most_permits: [1, 2],
-            lose_next: false,
+            next: Next::Arrives,
+            told: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             lost: Vec::new(),
         }
     }
@@ -135,8 +161,10 @@ impl World {
         Moment(self.clock.saturating_sub(self.booted))
     }
 
-    fn boot(&self) -> Boot {
-        Boot(1_763_000_000_000 + i64::try_from(self.booted.as_millis()).unwrap())
+    fn clocks(&self) -> Clocks {
+        let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap();
+        let date = 1_763_000_000_000 + self.ahead + milliseconds(self.clock);
+        Clocks { boot: Some(format!("{:?}", self.booted)), date, uptime: milliseconds(self.clock.saturating_sub(self.booted)) }
     }
 
     fn happen(&mut self, event: &Event) {
@@ -159,7 +187,8 @@ impl World {
                     self.server.handle(Input::NotSaved("disk full".into()), self.now());
                 }
             }
-            Event::LoseNext => self.lose_next = true,
+            Event::LoseNext => self.next = Next::IsLost,
+            Event::LoseNextReceipt => self.next = Next::LosesItsReceipt,
             Event::Undelivered => {
                 for (pool, host, token) in std::mem::take(&mut self.lost) {
                     self.server.handle(Input::Undelivered { pool: POOLS[pool], host: HOSTS[host], token }, self.now());
@@ -170,6 +199,7 @@ impl World {
                 self.plans[pool] = plan::Pool { permits, expire: self.plans[pool].expire.and(Some(expire)), ..self.plans[pool].clone() };
                 self.server.reconfigure(self.plans.clone(), self.now());
             }
+            Event::SetClock(ahead) => self.ahead = ahead,
             Event::Crash { written, reboot } if self.durable => self.crash(written, reboot),
             Event::Crash { .. } => {}
         }
@@ -178,6 +208,9 @@ impl World {
     fn ask(&mut self, call: Call, pool: usize, host: usize) {
         self.tickets += 1;
         self.open.insert(self.tickets, (call, pool, host));
+        if let (Call::Renew, Some(token)) = (call, self.told.get(&(pool, host))) {
+            self.renewed.insert(self.tickets, *token);
+        }
         let request = Request { ticket: Ticket(self.tickets), call, pool: POOLS[pool], host: HOSTS[host] };
         self.server.handle(Input::Asked(request), self.now());
     }
@@ -202,8 +235,10 @@ impl World {
         }
         if reboot {
             self.booted = self.clock;
+            // If it gains while its host is off, it looks as if more time had passed.
+            self.ahead = self.ahead.min(self.ahead_when_saved);
         }
-        let read = |text: &String| State::parse(text.as_bytes(), Path::new("state"), self.boot()).unwrap();
+        let read = |text: &String| State::parse(text.as_bytes(), Path::new("state"), &self.clocks()).unwrap();
         let state = self.disk.as_ref().map(read).unwrap_or_default();
         self.server = Memory::new(self.plans.clone(), Some(state), 0, self.now());
         self.failing = false;
@@ -219,7 +254,8 @@ impl World {
                 Output::Answer(Ticket(ticket), answer) => self.answered(ticket, &answer),
                 Output::Save(state) => {
                     assert!(self.durable && self.writing.is_none(), "one save at a time");
-                    self.writing = Some(state.text(self.boot()));
+                    self.ahead_when_saved = self.ahead.min(self.ahead_when_saved);
+                    self.writing = Some(state.text(&self.clocks()));
                 }
                 Output::Note(..) => {}
                 output @ (Output::Connect | Output::Send(_) | Output::Disconnect) => panic!("there is nobody else: {output:?}"),
@@ -239,7 +275,10 @@ impl World {
         let (call, pool, host) = self.open.remove(&ticket).expect("each request has one answer");
         match (call, answer) {
             (Call::Release { .. }, Answer::Ok) => {}
-            (Call::Get | Call::Wait | Call::Renew, Answer::Yes(grant)) => self.granted(pool, host, *grant),
+            (Call::Get | Call::Wait | Call::Renew, Answer::Yes(grant)) => {
+                let renewed = self.renewed.get(&ticket).copied();
+                self.granted(pool, host, renewed, *grant);
+            }
             (Call::Get | Call::Renew, Answer::No) | (Call::Get, Answer::Unavailable(_)) => {
                 assert_eq!(self.believed(pool, host), None, "it holds the pool");
             }
@@ -248,7 +287,7 @@ impl World {
         }
     }
 
-    fn granted(&mut self, pool: usize, host: usize, Grant { token, expires }: Grant) {
+    fn granted(&mut self, pool: usize, host: usize, renewed: Option<i64>, Grant { token, expires }: Grant) {
         let greatest = self.tokens.range((pool, 0)..=(pool, i64::MAX)).next_back().map_or(0, |((_, token), _)| *token);
         let fresh = self.tokens.insert((pool, token), host);
         assert!(fresh.is_none_or(|holder| holder == host), "a token is for one host");
@@ -258,8 +297,15 @@ impl World {
         if let Some(believed) = self.believed(pool, host) {
             assert_eq!(token, believed, "it holds by another token");
         }
-        if std::mem::take(&mut self.lose_next) {
-            return self.lost.push((pool, host, token));
+        let next = std::mem::take(&mut self.next);
+        if next != Next::Arrives {
+            self.lost.push((pool, host, token));
+        }
+        if next != Next::IsLost {
+            self.told.insert((pool, host), token);
+        }
+        if next == Next::IsLost || next == Next::LosesItsReceipt && renewed != Some(token) {
+            return;
         }
         let until = expires.map_or(NEVER, |left| self.clock + left);
         let believed = self.beliefs.entry((pool, host, token)).or_insert(until);
@@ -291,7 +337,7 @@ impl World {
 
     /// From now on the disk works, and whoever holds lets go at once.
     fn come_to_an_end(&mut self) {
-        self.lose_next = false;
+        self.next = Next::Arrives;
         self.settle();
         self.clock += Duration::from_secs(1); // until a save that failed is tried again
         self.settle();

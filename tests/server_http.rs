@@ -51,6 +51,18 @@ fn the_five_published_lines_give_yes_no_ok_yes_ok() {
     assert_eq!(answers, ["YES", "NO", "OK", "YES", "OK"]);
 }
 
+/// It may come long after its host has done something else.
+#[test]
+fn what_was_asked_on_a_connection_that_was_broken_off_is_not_done() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, CONFIG);
+    assert_eq!(server.call("get", "me", "pool1"), "YES");
+    server.signal(libc::SIGSTOP);
+    server.calls("release", "me", "pool1").reset();
+    server.signal(libc::SIGCONT);
+    assert_eq!(server.call("get", "them", "pool1"), "NO");
+}
+
 /// What clients go by. Where a person reads the body, ours says something else.
 fn essence(reply: &Reply) -> (u16, &[u8], Option<&str>) {
     match reply.status {

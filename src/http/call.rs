@@ -49,8 +49,10 @@ pub enum Step {
     Send(Vec<u8>),
     /// Say that nothing more will be sent, and go on reading.
     Finish,
-    /// Close the connection.
+    /// Close the connection: the request was answered.
     Disconnect,
+    /// Break the connection off: the request was given up, and is not to arrive later, when something else is true.
+    Abandon,
 }
 
 /// Why an attempt has failed.
@@ -144,7 +146,7 @@ impl Caller {
     /// Asks nothing any more.
     pub fn stop(&mut self) {
         if matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. }) {
-            self.steps.push_back(Step::Disconnect);
+            self.steps.push_back(Step::Abandon);
         }
         self.phase = Phase::Idle;
         self.incoming.clear();
@@ -224,6 +226,8 @@ impl Caller {
             Ok(None) => {}
             Ok(Some((Reply { status: status @ (502..=504), reason, .. }, _))) => self.leave(Fault::Unavailable(status, reason), now),
             Ok(Some((reply, _))) => {
+                self.phase = Phase::Idle;
+                self.steps.push_back(Step::Disconnect);
                 self.stop();
                 (self.attempts, self.away) = (0, None);
                 self.news.push_back(News::Answered { reply, sent });
@@ -272,7 +276,7 @@ impl Caller {
 
     /// Gives up a connection that is still there.
     fn leave(&mut self, fault: Fault, now: Moment) {
-        self.steps.push_back(Step::Disconnect);
+        self.steps.push_back(Step::Abandon);
         self.fall(fault, now);
     }
 
@@ -431,7 +435,7 @@ mod tests {
         assert_eq!(caller.wake(), at(3000));
         assert_eq!(caller.faults(at(2000)), "a: no answer for 2.0 s; b: not tried yet");
         caller.tick(at(3000));
-        assert_eq!(steps(&mut caller, at(3000)), [Step::Disconnect, Step::Connect(1)]);
+        assert_eq!(steps(&mut caller, at(3000)), [Step::Abandon, Step::Connect(1)]);
         caller.connected(at(3000));
         steps(&mut caller, at(3000));
         caller.received(&reply("YES"), at(3001));
@@ -460,7 +464,7 @@ mod tests {
         let mut caller = asked(Duration::MAX);
         caller.received(b"HTTP/1.1 2", at(1));
         caller.ask(b"other".to_vec(), ANSWER, at(2));
-        assert_eq!(steps(&mut caller, at(2)), [Step::Disconnect, Step::Connect(0)]);
+        assert_eq!(steps(&mut caller, at(2)), [Step::Abandon, Step::Connect(0)]);
         caller.received(&reply("YES"), at(2));
         assert_eq!(caller.news(), None);
         caller.connected(at(3));
@@ -479,6 +483,6 @@ mod tests {
         assert_eq!(steps(&mut caller, at(1)), [Step::Finish]);
         caller.stop();
         caller.finish();
-        assert_eq!(steps(&mut caller, at(1)), [Step::Disconnect]);
+        assert_eq!(steps(&mut caller, at(1)), [Step::Abandon]);
     }
 }

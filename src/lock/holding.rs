@@ -84,11 +84,6 @@ impl Lease {
         self.sent + self.length
     }
 
-    /// Whether most of it may be over, for all we know.
-    pub(super) fn is_old(self, now: Moment) -> bool {
-        now >= self.sent + self.length / 2
-    }
-
     /// When to ask for it anew: if that is not answered, there is time to ask again.
     pub(super) fn renewal(self) -> Moment {
         self.sent + self.length / 3

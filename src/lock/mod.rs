@@ -59,6 +59,8 @@ pub enum Output {
     Finish,
     /// Close the connection, after what was sent.
     Disconnect,
+    /// Break the connection off: what was sent and has not arrived is not to arrive.
+    Abandon,
     /// Lock the local file with this index: now, or as soon as it is free.
     Contend {
         /// Its index.

@@ -22,7 +22,7 @@ const ANSWER: Duration = Duration::from_secs(3);
 /// A free place is granted sooner: whoever waits longer is told so. The original server takes up to 0.2 s.
 const PROMPT: Duration = Duration::from_millis(500);
 
-/// Pause before a place is asked for again that was given and taken away: a server that does so each time cannot make us spin.
+/// Pause before asking again about a place that was given and taken away, or given anew: a server that does so each time cannot make us spin.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// How long a request to wait is left alone before it is taken back. The original server begins to wait up to 0.2 s after it was asked to; if by then
@@ -76,7 +76,7 @@ enum Left {
 enum Phase {
     /// A place is asked for. `left`: what that may have brought so far.
     Asking { left: Left },
-    /// There is one, but too little may be left of its time to begin: it is renewed first.
+    /// There is one, but the server may not know that we know, and little may be left of its time: it is renewed first.
     Proving(Place),
     /// It is ours, and said to be. `suspended`: for the time being nobody can be asked.
     Held { place: Place, renew: Moment, suspended: bool },
@@ -97,8 +97,6 @@ pub struct Pool {
     caller: Caller,
     phase: Phase,
     believed: Deadlines,
-    /// When the clock was to be looked at next.
-    wake: Moment,
     /// That we wait has been said.
     told: bool,
     outputs: VecDeque<Output>,
@@ -132,12 +130,10 @@ impl Lock for Pool {
             }
             Some(Step::Finish) => return Output::Finish,
             Some(Step::Disconnect) => return Output::Disconnect,
+            Some(Step::Abandon) => return Output::Abandon,
             None => {}
         }
-        self.outputs.pop_front().unwrap_or_else(|| {
-            self.wake = self.caller.wake().min(self.deadline());
-            Output::Wait(self.wake)
-        })
+        self.outputs.pop_front().unwrap_or_else(|| Output::Wait(self.wake()))
     }
 }
 
@@ -149,7 +145,6 @@ impl Pool {
             options,
             phase: Phase::Over,
             believed: Deadlines::NEVER,
-            wake: Moment::NEVER,
             told: false,
             outputs: VecDeque::new(),
         };
@@ -166,14 +161,15 @@ impl Pool {
         }
     }
 
-    fn prove(&mut self, place: Place, lease: Lease, now: Moment) {
+    fn prove(&mut self, place: Place, due: Moment) {
         self.phase = Phase::Proving(place);
-        self.renew(lease, now);
+        self.renew(place, due);
     }
 
     /// Short leases leave less time for an answer that is lost.
-    fn renew(&mut self, lease: Lease, now: Moment) {
-        self.caller.ask(self.request("/renew/", None), ANSWER.min(lease.length / 6), now);
+    fn renew(&mut self, place: Place, due: Moment) {
+        let patience = place.lease.map_or(ANSWER, |lease| ANSWER.min(lease.length / 6));
+        self.caller.ask(self.request("/renew/", None), patience, due);
     }
 
     fn request(&self, path: &str, token: Option<i64>) -> Vec<u8> {
@@ -199,11 +195,11 @@ impl Pool {
             (Phase::Asking { .. }, Word::No) if self.options.patience.is_none() => self.settle(Left::Nothing, Output::Busy(self.holder())),
             (Phase::Asking { .. }, _) => self.settle(Left::Nothing, Output::Failed(Failure::Denied(self.denial(reply)))),
 
-            (Phase::Proving(_), Word::Yes) => self.proved(place, now),
+            (Phase::Proving(old), Word::Yes) => self.proved(old, place, now),
             (Phase::Proving(_), Word::No) => self.contend(Left::Nothing, now + AGAIN), // it was, for a moment
             (Phase::Proving(held), _) => self.settle(Left::Place(held), Output::Failed(Failure::Denied(self.denial(reply)))),
 
-            (Phase::Held { place: old, suspended, .. }, Word::Yes) => self.renewed(old, suspended, place),
+            (Phase::Held { place: old, suspended, .. }, Word::Yes) => self.renewed(old, suspended, place, now),
             (Phase::Held { .. }, Word::No) => {
                 self.lose(Left::Nothing, format!("{} says that it is not ours any more", self.options.server), now, now);
             }
@@ -233,17 +229,17 @@ impl Pool {
         self.outputs.push_back(Output::Note(why));
     }
 
-    /// The server says that a place is ours. It may have said so long after it was asked, so only what is left of a lease counted from there is
-    /// certain.
+    /// The server says that a place is ours. The original leaves it at that. Ours takes it back if it cannot be sure that we have heard, and what it
+    /// lends counts from when we asked, which may be long ago: so it is asked to say so once more, which also tells it that we have heard.
     fn granted(&mut self, place: Place, now: Moment) {
-        match place.lease {
-            Some(lease) if lease.length < deadlines::SHORTEST || lease.is_old(now) => self.prove(place, lease, now),
-            _ => self.acquire(place),
+        match place {
+            Place { token: None, lease: None } => self.acquire(place),
+            _ => self.prove(place, now),
         }
     }
 
-    /// It has said so once more, this time at once.
-    fn proved(&mut self, place: Place, now: Moment) {
+    /// It has said so once more. If it speaks of another place, that has to be proved in turn.
+    fn proved(&mut self, old: Place, place: Place, now: Moment) {
         match place.lease {
             Some(lease) if lease.length < deadlines::SHORTEST => {
                 let expires = lease.length.as_secs_f64();
@@ -251,7 +247,8 @@ impl Pool {
                     format!("{} is lent for {expires:.1} s, too short to keep it safely: raise \"expire\" on the server", self.name());
                 self.settle(Left::Place(place), Output::Failed(Failure::Unfit(why)));
             }
-            Some(lease) if now >= lease.deadlines(self.options.kill_after).term => self.prove(place, lease, now),
+            Some(lease) if now >= lease.deadlines(self.options.kill_after).term => self.prove(place, now),
+            _ if place.token != old.token => self.prove(place, now + AGAIN),
             _ => self.acquire(place),
         }
     }
@@ -261,7 +258,7 @@ impl Pool {
         self.outputs.push_back(Output::Acquired(Proof { lock: self.name(), token: place.token, session: None }));
     }
 
-    fn renewed(&mut self, old: Place, suspended: bool, new: Place) {
+    fn renewed(&mut self, old: Place, suspended: bool, new: Place, now: Moment) {
         self.hold(new);
         if suspended {
             self.outputs.push_back(Output::Resumed);
@@ -269,6 +266,7 @@ impl Pool {
         if let (Some(before), Some(after)) = (old.token, new.token)
             && before != after
         {
+            self.phase = Phase::Held { place: new, renew: now + AGAIN, suspended: false }; // it may think that we have not heard
             let name = self.name();
             self.outputs.push_back(Output::Warn(format!(
                 "{name} was taken from us and given back, token {after} in place of {before}: the server has forgotten its holders, and another may have \
@@ -348,7 +346,6 @@ impl Pool {
 
     /// Everything that time alone brings about.
     fn look_at_the_clock(&mut self, now: Moment) {
-        let late = now.since(std::mem::replace(&mut self.wake, Moment::NEVER));
         match self.phase {
             Phase::Asking { left } => match self.kept_waiting() {
                 Some(since) => self.look_at_our_patience(left, since, now),
@@ -357,11 +354,11 @@ impl Pool {
             },
             Phase::Proving(place) if now >= self.limit() => self.give_up(Left::Place(place), now),
             Phase::Held { place, .. } if now >= self.believed.term => {
-                self.lose(Left::Lost(place), self.why_not_renewed(place, late, now), self.believed.kill, now);
+                self.lose(Left::Lost(place), self.why_not_renewed(place, now), self.believed.kill, now);
             }
-            Phase::Held { place: place @ Place { lease: Some(lease), .. }, renew, suspended } if now >= renew => {
+            Phase::Held { place, renew, suspended } if now >= renew => {
                 self.phase = Phase::Held { place, renew: Moment::NEVER, suspended };
-                self.renew(lease, now);
+                self.renew(place, now);
             }
             Phase::Leaving { by, .. } if now >= by => self.give_back(Left::Perhaps, now),
             Phase::Leaving { finish, by } if now >= finish => {
@@ -403,12 +400,18 @@ impl Pool {
         self.settle(left, Output::Failed(failure));
     }
 
-    fn why_not_renewed(&self, place: Place, late: Duration, now: Moment) -> String {
+    fn why_not_renewed(&self, place: Place, now: Moment) -> String {
         let (length, silence) = place.lease.map_or_else(Default::default, |lease| (lease.length, now.since(lease.sent)));
+        let late = now.since(self.wake());
         if late > MUCH_TOO_LATE.min(length / 5) {
             return format!("this process was stopped for {:.1} s", late.as_secs_f64());
         }
         format!("not renewed for {:.1} s: {}", silence.as_secs_f64(), self.caller.faults(now))
+    }
+
+    /// When to look at the clock next.
+    fn wake(&self) -> Moment {
+        self.caller.wake().min(self.deadline())
     }
 
     /// When the clock alone brings about something next.
@@ -542,7 +545,7 @@ mod tests {
                             *due = self.now + Duration::from_millis(1);
                         }
                     }
-                    Output::Disconnect => self.open = None,
+                    Output::Disconnect | Output::Abandon => self.open = None,
                     Output::Note(_) => {}
                     output => self.said.push(output),
                 }
@@ -658,9 +661,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lent_is_renewed_at_a_third_and_given_back_by_its_number() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Lends(5, 7, 30_000), Lends(5, 7, 30_000), Says(1, "OK")]);
-        play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]).asked(&["wait"]);
+    fn what_is_lent_is_renewed_at_once_and_at_each_third_and_given_back_by_its_number() {
+        let mut play =
+            Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Lends(5, 7, 30_000), Lends(5, 7, 30_000), Says(1, "OK")]);
+        play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]).asked(&["wait", "renew"]);
         play.to(at(19_999)).said(&[believe(at(40_000))]).asked(&["renew"]);
         play.to(at(25_000)).said(&[believe(at(50_000))]).asked(&["renew"]);
         play.release().to(at(25_001)).said(&[RELEASED]).asked(&["release 7"]);
@@ -697,25 +701,41 @@ mod tests {
     }
 
     #[test]
-    fn what_was_long_in_coming_is_renewed_before_it_is_ours() {
-        let mut play = Play::new(options(), &[Lends(3_600_000, 7, 30_000), Lends(5, 7, 30_000), Waits]);
-        play.to(at(3_600_004)).said(&[waiting()]).asked(&["wait", "renew"]);
-        play.to(at(3_600_005)).said(&[believe(at(3_630_000)), acquired(Some(7))]).asked(&[]);
+    fn what_our_own_server_gives_is_ours_when_it_knows_that_we_have_heard() {
+        for came in [1, 3_600_000] {
+            let mut play = Play::new(patient(DAY), &[Lends(came, 7, 30_000), Lends(5, 7, 30_000), Waits]);
+            play.to(at(came + 4)).said.retain(|output| *output != waiting());
+            play.said(&[]).asked(&["wait", "renew"]);
+            play.to(at(came + 5)).said(&[believe(at(came + 30_000)), acquired(Some(7))]).asked(&[]);
+        }
+    }
 
-        let mut play = Play::new(options(), &[Lends(14_999, 7, 30_000), Waits]);
-        play.to(at(15_000)).said(&[waiting(), believe(at(30_000)), acquired(Some(7))]).asked(&["wait", "renew"]);
+    /// The answer that brings another number is itself one that the server may think we have not heard.
+    #[test]
+    fn another_number_is_to_be_proved_like_the_first() {
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 8, 30_000), Lends(5, 8, 30_000), Waits]);
+        play.to(at(105)).said(&[believe(at(30_100)), acquired(Some(8))]).asked(&["wait", "renew", "renew"]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Lends(0, 8, 30_000), Lends(0, 8, 30_000), Waits]);
+        play.to(at(10_100)).asked(&["wait", "renew", "renew", "renew"]).to(at(20_099)).asked(&[]);
     }
 
     #[test]
-    fn what_is_not_ours_any_more_when_it_is_renewed_is_asked_for_again() {
-        let mut play = Play::new(options(), &[Lends(20_000, 7, 30_000), Says(1, "NO"), Lends(5, 9, 30_000), Says(1, "OK")]);
-        play.to(at(20_110)).said(&[waiting(), believe(at(50_101)), acquired(Some(9))]).asked(&["wait", "renew", "wait"]);
+    fn what_our_own_server_takes_back_before_it_knows_was_never_ours() {
+        let mut play = Play::new(options(), &[Lends(1, 7, 30_000), Refuses, Says(1, "NO"), Waits]);
+        play.to(at(DAY)).said(&[waiting()]).asked(&["wait", "renew", "wait"]);
+    }
+
+    #[test]
+    fn what_is_not_ours_any_more_when_it_is_to_be_proved_is_asked_for_again() {
+        let mut play =
+            Play::new(options(), &[Lends(20_000, 7, 30_000), Says(1, "NO"), Lends(5, 9, 30_000), Lends(5, 9, 30_000), Says(1, "OK")]);
+        play.to(at(20_111)).said(&[waiting(), believe(at(50_106)), acquired(Some(9))]).asked(&["wait", "renew", "wait", "renew"]);
         play.release().to(at(20_120)).asked(&["release 9"]);
     }
 
     #[test]
     fn a_lease_that_is_too_short_is_refused_and_given_back() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 900), Lends(5, 7, 900), Says(1, "OK")]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 900), Lends(0, 7, 900), Says(1, "OK")]);
         let why = "p@dx:9889 is lent for 0.9 s, too short to keep it safely: raise \"expire\" on the server";
         play.to(at(100)).said(&[Output::Failed(Failure::Unfit(why.into()))]).asked(&["wait", "renew"]);
         play.release().to(at(200)).said(&[RELEASED]).asked(&["release 7"]);
@@ -723,15 +743,16 @@ mod tests {
 
     #[test]
     fn an_outage_is_ridden_out_as_long_as_the_lease_lasts() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Refuses, HangsUp(5), Freezes, IsOff, Lends(5, 7, 30_000)]);
+        let mut play =
+            Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses, HangsUp(5), Freezes, IsOff, Lends(5, 7, 30_000)]);
         play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
         play.to(at(15_000)).said(&[Output::Suspended("dx:9889: connection refused".into())]);
-        play.to(at(27_000)).said(&[believe(at(47_505)), Output::Resumed]).asked(&["wait", "renew", "renew", "renew"]);
+        play.to(at(27_000)).said(&[believe(at(47_505)), Output::Resumed]).asked(&["wait", "renew", "renew", "renew", "renew"]);
     }
 
     #[test]
     fn a_short_lease_does_not_wait_long_for_an_answer() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 3_000), Freezes, IsOff, Lends(5, 7, 3_000)]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 3_000), Lends(0, 7, 3_000), Freezes, IsOff, Lends(5, 7, 3_000)]);
         let until = |ms| Output::Believe(Lease { length: 3 * SECOND, sent: at(ms) }.deadlines(KILL_AFTER));
         play.to(at(999)).said(&[until(0), acquired(Some(7))]);
         play.to(at(2_500)).said(&[Output::Suspended("dx:9889: no answer for 0.5 s".into()), until(2_300), Output::Resumed]);
@@ -739,7 +760,7 @@ mod tests {
 
     #[test]
     fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Refuses]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses]);
         play.to(at(28_799)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Suspended("dx:9889: connection refused".into())]);
         let why = "not renewed for 28.8 s: dx:9889: connection refused";
         play.to(at(28_800)).said(&[Output::Lost { why: why.into(), dead_by: at(29_800) }]);
@@ -751,7 +772,7 @@ mod tests {
 
     #[test]
     fn who_was_stopped_for_too_long_says_so() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Waits]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits]);
         play.to(at(9_000)).said(&[believe(at(30_000)), acquired(Some(7))]);
         play.now = at(60_000);
         play.lock.handle(Input::Tick, play.now);
@@ -760,25 +781,38 @@ mod tests {
     }
 
     #[test]
+    fn who_was_stopped_while_awake_says_so_too() {
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits]);
+        play.to(at(9_000)).said(&[believe(at(30_000)), acquired(Some(7))]);
+        play.lock.handle(Input::Tick, at(9_000));
+        play.lock.handle(Input::Tick, at(60_000));
+        play.drain();
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800) }]);
+    }
+
+    #[test]
     fn a_place_that_the_server_has_taken_away_is_lost_at_once() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Says(5, "NO")]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "NO")]);
         play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
         let why = "dx:9889 says that it is not ours any more";
         play.to(at(10_005)).said(&[Output::Lost { why: why.into(), dead_by: at(10_005) }]);
-        play.release().said(&[RELEASED]).asked(&["wait", "renew"]);
+        play.release().said(&[RELEASED]).asked(&["wait", "renew", "renew"]);
     }
 
     #[test]
     fn another_number_is_a_server_that_has_forgotten_us_and_a_warning() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Lends(5, 8, 30_000), Says(1, "OK")]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Lends(5, 8, 30_000), Says(1, "OK")]);
         play.to(at(10_005));
         assert!(matches!(&play.said[..], [.., Output::Warn(text)] if text.contains("token 8 in place of 7")), "{:?}", play.said);
-        play.release().to(at(10_010)).asked(&["wait", "renew", "release 8"]);
+        play.release().to(at(10_010)).asked(&["wait", "renew", "renew", "release 8"]);
     }
 
     #[test]
     fn an_answer_that_is_none_proves_nothing_and_denies_nothing() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Says(5, "INVALID"), Says(5, "<html>"), Lends(5, 7, 30_000), Waits]);
+        let mut play = Play::new(
+            options(),
+            &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "INVALID"), Says(5, "<html>"), Lends(5, 7, 30_000), Waits],
+        );
         play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
         play.to(at(15_000)).said(&[Output::Suspended("dx:9889 said INVALID".into())]);
         play.to(at(17_000)).said(&[believe(at(46_010)), Output::Resumed]);
@@ -786,8 +820,10 @@ mod tests {
 
     #[test]
     fn a_place_that_does_not_expire_any_more_needs_no_renewal() {
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Says(5, "YES"), Says(1, "OK")]);
-        play.to(at(DAY)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Believe(Deadlines::NEVER)]).asked(&["wait", "renew"]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "YES"), Says(1, "OK")]);
+        play.to(at(DAY))
+            .said(&[believe(at(30_000)), acquired(Some(7)), Output::Believe(Deadlines::NEVER)])
+            .asked(&["wait", "renew", "renew"]);
         play.release().to(at(DAY + 1)).said(&[RELEASED]);
     }
 
@@ -875,9 +911,9 @@ mod tests {
         let mut play = Play::new(options(), &[Says(1, "YES"), Refuses]);
         play.to(at(1_000)).said(&[acquired(None)]).release().to(at(10_999)).said(&[]);
         play.to(at(11_000)).said(&[doubt("dx:9889: connection refused: the lock is free when it has expired there")]);
-        let mut play = Play::new(options(), &[Lends(1, 7, 300_000), Says(1, "INVALID")]);
-        play.to(at(1_000)).said(&[believe(at(300_000)), acquired(Some(7))]).release();
-        play.to(at(1_001)).said(&[doubt("dx:9889 said INVALID: the lock is free when it has expired there, within 299 s")]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 200_000), Lends(0, 7, 200_000), Says(1, "INVALID")]);
+        play.to(at(1_000)).said(&[believe(at(200_000)), acquired(Some(7))]).release();
+        play.to(at(1_001)).said(&[doubt("dx:9889 said INVALID: the lock is free when it has expired there, within 199 s")]);
     }
 
     #[test]
@@ -885,20 +921,23 @@ mod tests {
         let mut play = Play::new(options(), &[Lends(20_000, 7, 30_000), Freezes, Says(1, "OK")]);
         play.to(at(20_500)).said(&[waiting()]).release().to(at(20_501)).said(&[RELEASED]).asked(&["wait", "renew", "release 7"]);
 
-        let mut play = Play::new(options(), &[Lends(5, 7, 30_000), Freezes, Says(1, "OK")]);
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Freezes, Says(1, "OK")]);
         play.to(at(10_500)).said(&[believe(at(30_000)), acquired(Some(7))]).release().to(at(10_501)).said(&[RELEASED]);
     }
 
     #[test]
     fn a_place_is_not_begun_with_after_its_time() {
         let mut lock = Pool::new(options(), at(0), at(0));
-        assert_eq!(lock.poll(at(0)), Output::Connect(0));
-        lock.handle(Input::Connected, at(0));
-        assert!(matches!(lock.poll(at(0)), Output::Send(_)));
         let mut bytes = Vec::new();
         Reply::new(200, "", "YES").with("X-Lock-Expires", 30).write(Terms::UNREADABLE, &mut bytes);
-        lock.handle(Input::Received(&bytes), at(5));
-        assert_eq!([lock.poll(at(5)), lock.poll(at(5))], [Output::Disconnect, believe(at(30_000))]);
+        for _ in ["wait", "renew"] {
+            assert_eq!(lock.poll(at(0)), Output::Connect(0));
+            lock.handle(Input::Connected, at(0));
+            assert!(matches!(lock.poll(at(0)), Output::Send(_)));
+            lock.handle(Input::Received(&bytes), at(0));
+            assert_eq!(lock.poll(at(0)), Output::Disconnect);
+        }
+        assert_eq!(lock.poll(at(5)), believe(at(30_000)));
         // Stopped before it was told that it has the lock.
         assert_eq!([lock.poll(at(29_000)), lock.poll(at(29_100))], [Output::Wait(at(29_100)), Output::Connect(0)]);
     }

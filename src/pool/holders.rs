@@ -17,6 +17,8 @@ pub(super) struct Holding {
     /// Answers YES that stand for it: those that are to be given once it is saved, and those that were. One that is not delivered stands
     /// for nothing any more, and a holding with none is nobody's.
     pub(super) answers: u32,
+    /// Its host is known to have heard of it, whatever becomes of answers.
+    pub(super) heard: bool,
 }
 
 /// The holders of a pool.

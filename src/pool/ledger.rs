@@ -10,6 +10,10 @@ use crate::plan::{self, Level};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// A renewal that gains less than one of so many parts of the expiry is granted as it stands, and needs no save: each host renews once right
+/// after it was told that it holds, to show that it has heard.
+const GAIN: u32 = 100;
+
 /// What is known of a pool.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -46,7 +50,7 @@ impl Ledger {
     /// A host holds it since the server before this one.
     pub(super) fn restore(&mut self, Held { host, token, since, expires, .. }: &Held, now: Moment) {
         let expires = self.promised(*expires, now);
-        let holding = Holding { token: *token, since: *since, expires, told: Some(expires), answers: 1 };
+        let holding = Holding { token: *token, since: *since, expires, told: Some(expires), answers: 1, heard: false };
         self.holders.set(&host.as_str().into(), holding);
     }
 
@@ -128,16 +132,20 @@ impl Ledger {
         self.holders.len() < usize::try_from(self.plan.permits).unwrap_or(usize::MAX)
     }
 
+    /// Whoever renews what its host was told of has heard that.
     fn renew(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
+        let Some(holding) = self.holders.get(&asked.host) else { return };
+        let heard = holding.heard || holding.told.is_some();
+        self.holders.set(&asked.host, Holding { heard, ..holding });
         if let Some(why) = desk.trouble() {
             return self.answer(asked.ticket, Answer::Unavailable(why), desk);
         }
-        if let Some(holding) = self.holders.get(&asked.host) {
-            let expires = self.expiry(now).max(holding.expires); // what was promised stands, should this answer be lost
-            self.holders.set(&asked.host, Holding { expires, ..holding });
+        let expires = self.expiry(now).max(holding.expires); // what was promised stands, should this answer be lost
+        if expires.since(holding.expires) > self.plan.expire.unwrap_or_default() / GAIN {
+            self.holders.set(&asked.host, Holding { expires, heard, ..holding });
             desk.change();
-            self.vouch(asked, desk);
         }
+        self.vouch(asked, desk);
     }
 
     /// Only a holding that its host was told of is released: it cannot have meant another.
@@ -180,7 +188,7 @@ impl Ledger {
 
     /// An answer YES stands for this holding no more. Whether it was the last.
     fn forgo(&mut self, host: &str, token: i64, desk: &mut Desk) -> bool {
-        let Some(holding) = self.holding(host, token) else { return false };
+        let Some(holding) = self.holding(host, token).filter(|holding| !holding.heard) else { return false };
         let answers = holding.answers - 1;
         if answers == 0 {
             self.vacate(host, desk);
@@ -243,7 +251,8 @@ impl Ledger {
 
     /// To all these requests of one host.
     fn grant(&mut self, asked: Vec<Asked>, desk: &mut Desk, now: Moment) {
-        let holding = Holding { token: desk.new_token(), since: now.into(), expires: self.expiry(now), told: None, answers: 0 };
+        let holding =
+            Holding { token: desk.new_token(), since: now.into(), expires: self.expiry(now), told: None, answers: 0, heard: false };
         if let Some(first) = asked.first() {
             self.holders.set(&first.host, holding);
         }

@@ -399,6 +399,32 @@ mod tests {
     }
 
     #[test]
+    fn whoever_renews_has_heard_so_nothing_that_is_lost_afterwards_takes_it_from_them() {
+        Script::plain(pool(1, 60)).play(&[
+            (0, "wait a", "a YES 1 60 s"),
+            (0, "wait b", ""),
+            (1, "renew a", "a YES 1 60 s"),
+            (2, "lost a 1", ""),
+            (3, "lost a 1", ""),
+            (61, "tick", "b YES 2 60 s"),
+        ]);
+        // A renewal that is a grant itself says nothing of its own answer.
+        Script::plain(pool(1, 60)).play(&[(0, "renew a", "a YES 1 60 s"), (1, "wait b", ""), (2, "lost a 1", "b YES 2 60 s")]);
+    }
+
+    #[test]
+    fn a_renewal_that_gains_next_to_nothing_is_not_saved() {
+        Script::durable(pool(1, 200)).play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1 200 s"),
+            (2, "renew a", "a YES 1 198 s"),
+            (3, "renew a", "save a=1"),
+            (3, "saved", "a YES 1 200 s"),
+        ]);
+        Script::durable(pool(1, 0)).play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1"), (2, "renew a", "a YES 1")]);
+    }
+
+    #[test]
     fn what_is_not_asked_well_is_invalid() {
         let mut script = Script::plain(only(&["a", "b"]));
         script.play(&[(0, "get a", "a YES 1 60 s"), (0, "get c", "c INVALID"), (0, "wait c", "c INVALID"), (0, "release c", "c INVALID")]);
@@ -521,8 +547,7 @@ mod tests {
             (0, "wait b", ""),
             (0, "renew a2", ""),
             (10, "saved", "save a=2"),
-            (19, "saved", "a YES 2 1 s, save a=2"),
-            (20, "saved", "a2 YES 2 9 s"),
+            (19, "saved", "a YES 2 1 s, a2 YES 2 1 s"),
         ]);
         Script::durable(pool(1, 10)).play(&[
             (0, "wait a", "save a=1"),

@@ -1,5 +1,6 @@
-//! Who holds what, as it outlives a server: JSON, with dates and not with this host's moments, since it may outlive that boot too. A file
-//! that is not just what a server wrote is refused: to forget a holder is to let a second one in.
+//! Who holds what, as it outlives a server: JSON, with dates and not with this host's moments, since it may outlive that boot too. As long as
+//! it does not, it does not matter if the clock is set. A file that is not just what a server wrote is refused: to forget a holder is to let
+//! a second one in.
 
 use super::refusal;
 use crate::moment::Moment;
@@ -12,9 +13,20 @@ use std::time::Duration;
 /// What this file is. A later one may mean something else by the same words.
 const VERSION: i64 = 1;
 
-/// When this host booted, in ms since 1970, as its clocks have it now: what makes a date of a moment, and a moment of a date.
+/// What the clocks of a host say at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clocks {
+    /// Which of its boots it is up since; `None` if the kernel does not tell.
+    pub boot: Option<String>,
+    /// In ms since 1970.
+    pub date: i64,
+    /// In ms since the boot.
+    pub uptime: i64,
+}
+
+/// When this host booted, in ms since 1970: what makes a date of a moment, and a moment of a date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Boot(pub i64);
+pub struct Boot(pub(super) i64);
 
 /// When a holding began, in ms since this host booted; below zero if that was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,7 +83,8 @@ enum Fault {
 
 impl State {
     /// As it stands in the file.
-    pub fn text(&self, boot: Boot) -> String {
+    pub fn text(&self, clocks: &Clocks) -> String {
+        let boot = Boot::by(clocks);
         let mut pools = Map::new();
         for held in &self.holders {
             let holders = pools.entry(held.pool.as_str()).or_insert_with(|| json!([]));
@@ -79,20 +92,23 @@ impl State {
                 holders.push(held.value(boot));
             }
         }
-        format!("{:#}\n", json!({ "version": VERSION, "last_token": self.last_token, "pools": pools }))
+        let Clocks { boot, date, uptime } = clocks;
+        let saved = json!({ "boot": boot, "date": date, "uptime": uptime });
+        format!("{:#}\n", json!({ "version": VERSION, "saved": saved, "last_token": self.last_token, "pools": pools }))
     }
 
     /// Reads what the file at `path` has, which is only named.
-    pub fn parse(text: &[u8], path: &Path, boot: Boot) -> Result<State, Error> {
-        let state = serde_json::from_slice(text).map_err(Fault::Syntax).and_then(|value| State::of(&value, boot));
+    pub fn parse(text: &[u8], path: &Path, clocks: &Clocks) -> Result<State, Error> {
+        let state = serde_json::from_slice(text).map_err(Fault::Syntax).and_then(|value| State::of(&value, clocks));
         state.map_err(|fault| Error { path: path.to_owned(), fault })
     }
 
-    fn of(value: &Value, boot: Boot) -> Result<State, Fault> {
+    fn of(value: &Value, clocks: &Clocks) -> Result<State, Fault> {
         match integer(value, "", "version")? {
             VERSION => {}
             other => return Err(Fault::Version(other)),
         }
+        let boot = Boot::since(&Clocks::of(&value["saved"])?, clocks);
         let last_token = integer(value, "", "last_token")?;
         let mut state = State { last_token, holders: Vec::new() };
         for (pool, holders) in value["pools"].as_object().ok_or_else(|| unfit("", "pools", "an object"))? {
@@ -135,7 +151,28 @@ impl Held {
     }
 }
 
+impl Clocks {
+    fn of(saved: &Value) -> Result<Clocks, Fault> {
+        let (date, uptime) = (integer(saved, "saved.", "date")?, integer(saved, "saved.", "uptime")?);
+        Ok(Clocks { boot: saved["boot"].as_str().map(str::to_owned), date, uptime })
+    }
+}
+
 impl Boot {
+    /// As these clocks have it.
+    pub fn by(clocks: &Clocks) -> Boot {
+        Boot(clocks.date.saturating_sub(clocks.uptime))
+    }
+
+    /// By which the dates of a file are moments, `now`. In the boot that it was saved in, they are the moments that they were then. After
+    /// another one there is only the date to go by; but time has not gone back.
+    fn since(saved: &Clocks, now: &Clocks) -> Boot {
+        match (&saved.boot, &now.boot) {
+            (Some(then), Some(boot)) if then == boot => Boot::by(saved),
+            _ => Boot(now.date.max(saved.date).saturating_sub(now.uptime)),
+        }
+    }
+
     /// Not before the moment: what is read again must not expire sooner than was promised.
     fn date(self, moment: Moment) -> Option<i64> {
         let since_boot = i64::try_from(moment.0.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
@@ -179,7 +216,17 @@ impl std::error::Error for Error {}
 mod tests {
     use super::*;
 
-    const BOOT: Boot = Boot(1_763_000_000_000);
+    const BOOT: i64 = 1_763_000_000_000;
+
+    /// An hour after a boot.
+    fn clocks() -> Clocks {
+        Clocks { boot: Some("b1".into()), date: BOOT + 3_600_000, uptime: 3_600_000 }
+    }
+
+    /// Another boot, so long after the first, a second after it.
+    fn rebooted(after: i64) -> Clocks {
+        Clocks { boot: Some("b2".into()), date: BOOT + after + 1000, uptime: 1000 }
+    }
 
     fn at(milliseconds: u64) -> Moment {
         Moment(Duration::from_millis(milliseconds))
@@ -189,12 +236,13 @@ mod tests {
         Held { pool: pool.into(), host: host.into(), token, since: at(5000).into(), expires }
     }
 
-    fn parse(text: &str, boot: Boot) -> Result<State, String> {
-        State::parse(text.as_bytes(), Path::new("f"), boot).map_err(|error| error.to_string())
+    fn parse(text: &str, clocks: &Clocks) -> Result<State, String> {
+        State::parse(text.as_bytes(), Path::new("f"), clocks).map_err(|error| error.to_string())
     }
 
     fn sample() -> State {
-        let holders = vec![held("a", "h1", 8, at(65_000)), held("a", "h2", 7, at(9000)), held("b", "замок \"q\"", 9, Moment::NEVER)];
+        let holders =
+            vec![held("a", "h1", 8, at(3_665_000)), held("a", "h2", 7, at(3_609_000)), held("b", "замок \"q\"", 9, Moment::NEVER)];
         State { last_token: 9, holders }
     }
 
@@ -203,59 +251,92 @@ mod tests {
   "pools": {
     "a": [
       {
-        "expires": 1763000065000,
+        "expires": 1763003665000,
         "host": "h1",
         "since": 1763000005000,
         "token": 8
       }
     ]
   },
+  "saved": {
+    "boot": "b1",
+    "date": 1763003600000,
+    "uptime": 3600000
+  },
   "version": 1
 }
 "#;
 
+    fn ends(state: &State) -> Vec<Moment> {
+        state.holders.iter().map(|held| held.expires).collect()
+    }
+
     #[test]
     fn a_state_reads_as_it_was_written() {
-        assert_eq!(parse(&sample().text(BOOT), BOOT), Ok(sample()));
-        assert_eq!(parse(&State::default().text(BOOT), BOOT), Ok(State::default()));
-        assert_eq!(State { holders: sample().holders[..1].to_vec(), ..sample() }.text(BOOT), SAMPLE);
+        assert_eq!(parse(&sample().text(&clocks()), &clocks()), Ok(sample()));
+        assert_eq!(parse(&State::default().text(&clocks()), &clocks()), Ok(State::default()));
+        assert_eq!(State { holders: sample().holders[..1].to_vec(), ..sample() }.text(&clocks()), SAMPLE);
+    }
+
+    #[test]
+    fn in_the_same_boot_it_does_not_matter_how_the_clock_is_set() {
+        for set in [-1_000_000_000, -60_000, 60_000, 1_000_000_000] {
+            let later = Clocks { date: clocks().date + 5000 + set, uptime: clocks().uptime + 5000, ..clocks() };
+            assert_eq!(parse(&sample().text(&clocks()), &later), Ok(sample()), "{set}");
+        }
     }
 
     #[test]
     fn after_another_boot_the_dates_are_the_same() {
-        let reboot = Boot(BOOT.0 + 20_000);
-        let state = parse(&sample().text(BOOT), reboot).unwrap();
-        assert_eq!(state.holders.iter().map(|held| held.expires).collect::<Vec<_>>(), [at(45_000), at(0), Moment::NEVER]);
-        assert_eq!(state.holders[0].since.held(at(1000)), Duration::from_secs(16), "it began before this boot");
-        assert_eq!(parse(&state.text(reboot), BOOT).unwrap().holders[0], sample().holders[0]);
+        let reboot = rebooted(3_620_000);
+        let state = parse(&sample().text(&clocks()), &reboot).unwrap();
+        assert_eq!(ends(&state), [at(45_000), at(0), Moment::NEVER]);
+        assert_eq!(state.holders[0].since.held(at(1000)), Duration::from_secs(3616), "it began before this boot");
+        assert_eq!(parse(&state.text(&reboot), &reboot), Ok(state));
+    }
+
+    /// As after a reboot of a host whose clock has no battery: else a holding would last for years.
+    #[test]
+    fn after_another_boot_it_is_no_earlier_than_when_it_was_saved() {
+        for unknown in [Clocks { boot: None, ..rebooted(-BOOT) }, rebooted(-BOOT), rebooted(3_599_000)] {
+            let state = parse(&sample().text(&clocks()), &unknown).unwrap();
+            assert_eq!(ends(&state), [at(66_000), at(10_000), Moment::NEVER]);
+        }
+        let unknown = Clocks { boot: None, ..clocks() };
+        assert_eq!(parse(&sample().text(&unknown), &unknown), Ok(sample()));
+        let set_back = Clocks { date: 0, ..unknown.clone() };
+        assert_eq!(parse(&sample().text(&unknown), &set_back), Ok(sample()));
     }
 
     #[test]
     fn no_holding_expires_sooner_for_being_saved() {
         let state = State { last_token: 1, holders: vec![held("a", "h", 1, Moment(Duration::from_nanos(1_000_001)))] };
-        assert_eq!(parse(&state.text(BOOT), BOOT).unwrap().holders[0].expires, at(2));
+        assert_eq!(parse(&state.text(&clocks()), &clocks()).unwrap().holders[0].expires, at(2));
     }
 
     #[test]
     fn what_is_cut_off_anywhere_is_refused() {
-        let text = sample().text(BOOT);
+        let text = sample().text(&clocks());
         for length in 0..text.len() - 1 {
             if let Some(cut) = text.get(..length) {
-                assert!(parse(cut, BOOT).is_err_and(|error| error.starts_with("f: not JSON: EOF while parsing")), "{cut}");
+                assert!(parse(cut, &clocks()).is_err_and(|error| error.starts_with("f: not JSON: EOF while parsing")), "{cut}");
             }
         }
     }
 
     #[test]
     fn what_no_server_wrote_is_refused_by_name() {
-        let pool = |holders: &str| format!(r#"{{"version": 1, "last_token": 9, "pools": {{"a": {holders}}}}}"#);
+        const SAVED: &str = r#""version": 1, "saved": {"date": 1, "uptime": 1}"#;
+        let pool = |holders: &str| format!(r#"{{{SAVED}, "last_token": 9, "pools": {{"a": {holders}}}}}"#);
         let holder = |fields: &str| pool(&format!("[{{{fields}}}]"));
         for (text, why) in [
             ("[]".into(), r#""version": expected an integer"#),
             ("{}".into(), r#""version": expected an integer"#),
             (r#"{"version": 2}"#.into(), r#"written by another distributexd: "version" is 2, not 1"#),
-            (r#"{"version": 1, "pools": {}}"#.into(), r#""last_token": expected an integer"#),
-            (r#"{"version": 1, "last_token": 9}"#.into(), r#""pools": expected an object"#),
+            (r#"{"version": 1}"#.into(), r#""saved.date": expected an integer"#),
+            (r#"{"version": 1, "saved": {"date": 1}}"#.into(), r#""saved.uptime": expected an integer"#),
+            (format!(r#"{{{SAVED}, "pools": {{}}}}"#), r#""last_token": expected an integer"#),
+            (format!(r#"{{{SAVED}, "last_token": 9}}"#), r#""pools": expected an object"#),
             (pool("{}"), r#""pools.a": expected a list"#),
             (pool("[5]"), r#""pools.a[0].host": expected the name of a host"#),
             (holder(r#""host": "h,i""#), r#""pools.a[0].host": expected the name of a host"#),
@@ -268,22 +349,23 @@ mod tests {
                 holder(r#""host": "h", "token": 1, "since": 0, "expires": 0}, {"host": "h", "token": 2, "since": 0, "expires": 0"#),
                 r#""pools.a": expected each host once"#,
             ),
-            (format!("{}x", sample().text(BOOT)), "not JSON: trailing characters at line 29 column 1"),
+            (format!("{}x", sample().text(&clocks())), "not JSON: trailing characters at line 34 column 1"),
         ] {
             let end = "; so it is not known who holds what: restore the file, or move it away once nobody holds anything";
-            assert_eq!(parse(&text, BOOT), Err(format!("f: {why}{end}")), "{text}");
+            assert_eq!(parse(&text, &clocks()), Err(format!("f: {why}{end}")), "{text}");
         }
     }
 
     #[test]
     fn no_number_is_too_large() {
         for date in [i64::MIN, -1, 0, i64::MAX] {
-            for boot in [Boot(i64::MIN), Boot(0), Boot(i64::MAX)] {
+            for (now, uptime) in [(i64::MIN, i64::MAX), (0, 0), (i64::MAX, i64::MIN)] {
                 let text = format!(
-                    r#"{{"version": 1, "last_token": {max}, "pools": {{"a": [{{"host": "h", "token": {max}, "since": {date}, "expires": {date}}}]}}}}"#,
+                    r#"{{"version": 1, "saved": {{"date": {date}, "uptime": {uptime}}}, "last_token": {max}, "pools": {{"a": [{{"host": "h", "token": {max}, "since": {date}, "expires": {date}}}]}}}}"#,
                     max = i64::MAX
                 );
-                parse(&parse(&text, boot).unwrap().text(boot), boot).unwrap();
+                let clocks = Clocks { boot: None, date: now, uptime };
+                parse(&parse(&text, &clocks).unwrap().text(&clocks), &clocks).unwrap();
             }
         }
     }

@@ -146,7 +146,31 @@ fn is_running(pid: Pid) -> bool {
         return false;
     }
     match fs::read(format!("/proc/{pid}/cmdline")) {
-        Ok(line) => line.windows(PROGRAM.len()).any(|words| words == PROGRAM),
+        Ok(line) => is_ours(&line),
         Err(_) => process::exists(pid),
+    }
+}
+
+/// Whether a word of a command line names the program: alone, by a path, or after `--program=`. Its server and its config are others.
+fn is_ours(line: &[u8]) -> bool {
+    line.split(|byte| b"\0/=".contains(byte)).any(|name| name == PROGRAM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ours_by_a_word_of_its_own() {
+        for (line, ours) in [
+            ("distributex\0-H\0dx\0", true),
+            ("/usr/bin/python\0/usr/local/bin/distributex\0-r\0a\0", true),
+            ("zk-flock\0--program=distributex\0", true),
+            ("/usr/sbin/distributexd\0-c\0/etc/distributex.yaml\0", false),
+            ("/usr/bin/vim\0distributex.py\0", false),
+            ("", false),
+        ] {
+            assert_eq!(is_ours(line.as_bytes()), ours, "{line:?}");
+        }
     }
 }

@@ -181,6 +181,7 @@ impl<'a> Run<'a> {
             Output::Send(bytes) => self.link.send(&bytes),
             Output::Finish => self.link.finish(),
             Output::Disconnect => self.link.close(),
+            Output::Abandon => self.link.abandon(),
             Output::Contend { file, wait } => {
                 let news = self.files.as_mut().and_then(|files| files.contend(file, wait));
                 self.tell_lock(news);

@@ -68,6 +68,11 @@ impl Crowd {
         Some(connection)
     }
 
+    /// One that stays where it is: for what changes nothing that is counted or sorted here.
+    pub(super) fn find(&mut self, key: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&key)
+    }
+
     /// When the first deadline is.
     pub(super) fn wake(&self) -> Moment {
         self.deadlines.first().map_or(Moment::NEVER, |(deadline, _)| *deadline)

@@ -17,7 +17,7 @@ use crate::moment::Moment;
 use crate::plan::{self, End, Exit, Level, Server};
 use crate::pool::memcache::Memcache;
 use crate::pool::memory::Memory;
-use crate::pool::state::State;
+use crate::pool::state::{Boot, State};
 use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
 use crate::sys::epoll::{Epoll, Interest, News};
@@ -94,7 +94,7 @@ impl<'a> Serving<'a> {
             plan::Backend::Memory => (Box::new(Memory::new(pools, state, unix_micros(), now)), None),
             plan::Backend::Memcache(host) => {
                 let memcached = Memcached::find(host, now).map_err(|why| (End::Unreachable, why))?;
-                (Box::new(Memcache::new(pools, host.to_string(), state_file::boot(), now)), Some(memcached))
+                (Box::new(Memcache::new(pools, host.to_string(), Boot::by(&state_file::clocks()), now)), Some(memcached))
             }
         };
         let service = Service::new(story, epoll, backend);
@@ -135,7 +135,7 @@ impl<'a> Serving<'a> {
                 Output::Send(bytes) => self.memcached.iter_mut().for_each(|memcached| memcached.send(&bytes)),
                 Output::Disconnect => self.memcached.iter_mut().for_each(Memcached::close),
                 Output::Wait(until) => {
-                    if !self.service.see_off() {
+                    if !self.service.see_off() && !self.service.settle() {
                         return until;
                     }
                 }
@@ -152,7 +152,8 @@ impl<'a> Serving<'a> {
 
     /// Sleeps until `wake` or until something happens, and takes it all in.
     fn sleep(&mut self, wake: Moment, again: Again) {
-        self.timer.set((wake != Moment::NEVER).then_some(wake.0));
+        // Each request moves somebody's deadline, and a timer that wakes us once too early costs less than setting it each time.
+        self.timer.set_by((wake != Moment::NEVER).then_some(wake.0));
         if let Some(Err(error)) = self.memcached.as_mut().map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED)) {
             self.story.tell(Level::Error, &format_args!("cannot watch the connection to memcached: {}", reason(&error)));
         }

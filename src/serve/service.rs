@@ -36,6 +36,8 @@ pub(super) struct Service<'a> {
     crowd: Crowd,
     /// Who has hung up while he waits, unless the answer came with that.
     leaving: Vec<u64>,
+    /// With whom something was done since the epoll was last told what to wake up for.
+    touched: Vec<u64>,
     next_key: u64,
     next_ticket: u64,
     scratch: Vec<u8>,
@@ -50,6 +52,7 @@ impl<'a> Service<'a> {
             counts: Counts::new(now()),
             crowd: Crowd::default(),
             leaving: Vec::new(),
+            touched: Vec::new(),
             next_key: FIRST,
             next_ticket: 0,
             scratch: vec![0; READ],
@@ -137,12 +140,26 @@ impl<'a> Service<'a> {
         if connection.has_hung_up() {
             self.leaving.push(key);
         }
-        if let Some(interest) = connection.new_interest()
-            && self.epoll.change(&connection.stream, key, interest).is_err()
-        {
-            return self.close(connection);
-        }
+        self.touched.push(key);
         self.crowd.insert(key, connection);
+    }
+
+    /// Tells the epoll what to wake up for. Only when all is done that can be done now: most requests have been answered by then, and nothing
+    /// has changed. Whether somebody had to go for it.
+    pub(super) fn settle(&mut self) -> bool {
+        let mut lost = Vec::new();
+        for key in self.touched.drain(..) {
+            if let Some(connection) = self.crowd.find(key)
+                && let Some(interest) = connection.new_interest()
+                && self.epoll.change(&connection.stream, key, interest).is_err()
+            {
+                lost.push(key);
+            }
+        }
+        for key in &lost {
+            self.crowd.take(*key).into_iter().for_each(|connection| self.close(connection));
+        }
+        !lost.is_empty()
     }
 
     fn take_in(&mut self, connection: &mut Connection, request: &Request) {

@@ -13,6 +13,11 @@ pub fn since_boot() -> Duration {
     Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).expect("the kernel counts nanoseconds below 10^9"))
 }
 
+/// The number that the kernel gave this boot of the host, as text. `None` without /proc/sys.
+pub fn boot_id() -> Option<String> {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
+}
+
 /// A duration as the kernel takes it: what is beyond its range is its end.
 pub(super) fn timespec(duration: Duration) -> libc::timespec {
     libc::timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
@@ -51,6 +56,12 @@ pub fn load_average() -> Option<f64> {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn a_boot_has_one_number() {
+        let id = boot_id().unwrap();
+        assert_eq!((id.len(), boot_id()), (36, Some(id)));
+    }
 
     #[test]
     fn time_since_boot_goes_forward_and_is_the_kernels() {

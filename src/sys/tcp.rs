@@ -59,6 +59,15 @@ pub fn give_up_after(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     set(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX))
 }
 
+/// Whether closing the connection, be it by the end of the process, breaks it off: what the peer has not taken by then does not come any more.
+pub fn abrupt(stream: &TcpStream, abrupt: bool) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: abrupt.into(), l_linger: 0 };
+    let (fd, length) = (stream.as_raw_fd(), libc::socklen_t::try_from(size_of_val(&linger)).unwrap_or(0));
+    // SAFETY: setsockopt(2) reads `length` bytes, a linger.
+    check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length) })?;
+    Ok(())
+}
+
 /// How much of what was sent the peer has not acknowledged, in bytes; the end of sending counts for one. Also true of a connection that is broken.
 pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
     let mut bytes: c_int = 0;
@@ -127,6 +136,17 @@ mod tests {
         assert_eq!(accept(&listener).unwrap_err().kind(), ErrorKind::WouldBlock);
         give_up_after(&ours, Duration::from_secs(10)).unwrap();
         ask_after(&ours, Duration::from_secs(5)).unwrap();
+    }
+
+    #[test]
+    fn an_abrupt_end_is_none_that_was_said() {
+        for (is_abrupt, end) in [(true, Err(ErrorKind::ConnectionReset)), (false, Ok(0))] {
+            let (mut ours, theirs) = connection();
+            abrupt(&theirs, true).unwrap();
+            abrupt(&theirs, is_abrupt).unwrap();
+            drop(theirs);
+            assert_eq!(ours.read(&mut [0]).map_err(|error| error.kind()), end);
+        }
     }
 
     #[test]

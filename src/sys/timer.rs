@@ -42,6 +42,13 @@ impl Timer {
         self.file.take_if(|file| arm(file, at).is_err());
     }
 
+    /// Fires at `at` or before: a timer that is armed for earlier is left as it is.
+    pub fn set_by(&mut self, at: Option<Duration>) {
+        if at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
+            self.set(at);
+        }
+    }
+
     /// To be called when poll has found the descriptor ready: after it fired, the timer is no longer armed.
     pub fn clear(&mut self) {
         let mut expirations = [0; 8];
@@ -112,6 +119,21 @@ mod tests {
             timer.set(Some(at));
             assert!(fires(&timer, LONG), "{at:?} again");
         }
+    }
+
+    #[test]
+    fn a_timer_set_by_a_moment_fires_no_later() {
+        let mut timer = Timer::new().unwrap();
+        let at = since_boot() + SOON;
+        for by in [Some(at), Some(at + LONG), None] {
+            timer.set_by(by);
+            assert_eq!(timer.armed, Some(at));
+        }
+        assert!(fires(&timer, LONG));
+        timer.clear();
+        timer.set_by(Some(at + LONG));
+        timer.set_by(Some(at));
+        assert_eq!(timer.armed, Some(at));
     }
 
     #[test]

@@ -16,8 +16,8 @@ pub struct Distributexd {
 }
 
 impl Distributexd {
-    /// One with such pools, and such lines in its config besides.
-    pub fn start(sandbox: &Sandbox, programs: &Programs, pools: &[String], config: &str) -> Distributexd {
+    /// One with such pools, and such lines in its config besides. `Err` is what it has said instead of serving.
+    pub fn start(sandbox: &Sandbox, programs: &Programs, pools: &[&str], config: &str) -> Result<Distributexd, String> {
         let port = free_port();
         let path = sandbox.path(&format!("distributexd-{port}.yaml"));
         let pools: String = pools.iter().map(|pool| format!("  - name: {pool}\n    servers: \"\"\n")).collect();
@@ -25,11 +25,9 @@ impl Distributexd {
         let [program, config] = [&programs.zk_flock, &path].map(|path| path.to_str().expect("paths of tests are text"));
         let service = Service::start(&[program, "--program=distributexd", "-c", config, "-p", &port.to_string()], &sandbox.folder);
         let server = Distributexd { port, service };
-        wait_until("distributexd to serve", || {
-            assert!(server.service.runs(), "distributexd has ended: {}", sandbox.read("server.log"));
-            server.ask("/status/").is_some()
-        });
-        server
+        wait_until("distributexd to serve, or not", || !server.service.runs() || server.ask("/status/").is_some());
+        let last_words = || sandbox.read("server.log").lines().last().unwrap_or_default().to_owned();
+        if server.service.runs() { Ok(server) } else { Err(last_words()) }
     }
 
     /// Its process.

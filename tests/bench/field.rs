@@ -150,7 +150,7 @@ impl Field {
         let (sandbox, programs, zookeeper) = (Sandbox::new(), Programs::build(), ZooKeeper::start());
         sandbox.client(&zookeeper).close();
         let etcd = Etcd::start(&sandbox);
-        let distributexd = Distributexd::start(&sandbox, &programs, &POOLS.map(str::to_owned), "");
+        let distributexd = Distributexd::start(&sandbox, &programs, &POOLS, "").expect("it serves");
         Field { programs, zookeeper, etcd, distributexd, sandbox }
     }
 

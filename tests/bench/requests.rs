@@ -5,6 +5,7 @@ use crate::common::{free_port, wait_until};
 use crate::distributexd::Distributexd;
 use crate::field::Field;
 use crate::service::{Service, installed};
+use crate::stopwatch::cpu;
 use crate::table::{Table, three};
 use std::fs;
 use std::net::TcpStream;
@@ -13,37 +14,61 @@ use std::process::Command;
 /// Connections at once.
 const CONNECTIONS: [usize; 2] = [1, 50];
 
+/// Name, port and process.
+type Contender<'a> = (&'a str, u16, i32);
+
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["requests a second", "1 connection, × nginx", "50, × nginx", "1 connection", "50"]);
+    let mut table =
+        Table::new(&["requests a second", "1 connection, × nginx", "50, × nginx", "CPU each, × nginx", "1 connection", "50", "CPU each"]);
     if !installed("wrk") {
         table.missing("wrk", "apt-get install wrk");
         return table;
     }
-    let pool = ["speed".to_owned()];
     let state = format!("state: {}\n", field.sandbox.path("state").display());
-    let [plain, saving] = ["", &state].map(|config| Distributexd::start(&field.sandbox, &field.programs, &pool, config));
+    let (memcached, memcache) = memcached(field);
+    let kinds = [("distributexd", ""), ("distributexd with a state file", &state), ("distributexd on memcached", &memcache)];
+    let ours = kinds.map(|(name, config)| (name, Distributexd::start(&field.sandbox, &field.programs, &["speed"], config)));
     let nginx = nginx(field);
-    let mut contenders = vec![("distributexd", plain.port), ("distributexd with a state file", saving.port)];
-    contenders.extend(nginx.as_ref().map(|(_, port)| ("nginx", *port)));
-    let mut rates = vec![[Vec::new(), Vec::new()]; contenders.len()];
+    let mut contenders: Vec<Contender> = Vec::new();
+    contenders.extend(ours.iter().filter_map(|(name, server)| server.as_ref().ok().map(|server| (*name, server.port, server.pid()))));
+    contenders.extend(nginx.as_ref().map(|(service, port)| ("nginx", *port, service.pid)));
+    let mut figures = vec![[const { Vec::new() }; 3]; contenders.len()];
     for _ in 0..effort.rounds {
-        for ((_, port), rates) in contenders.iter().zip(&mut rates) {
-            for (connections, rates) in CONNECTIONS.iter().zip(rates) {
-                rates.push(wrk(*port, *connections, effort));
+        for (contender, figures) in contenders.iter().zip(&mut figures) {
+            for (all, figure) in figures.iter_mut().zip(load(contender, effort)) {
+                all.push(figure);
             }
         }
     }
-    let rates: Vec<[f64; 2]> = rates.into_iter().map(|rates| rates.map(middle)).collect();
-    let yardstick = rates.last().filter(|_| nginx.is_some());
-    for ((name, _), rates) in contenders.iter().zip(&rates) {
-        let ratio = |index: usize| yardstick.map_or("–".into(), |best| format!("{} ×", three(rates[index] / best[index])));
-        table.row(name, &[ratio(0), ratio(1), three(rates[0]), three(rates[1])]);
+    let figures: Vec<[f64; 3]> = figures.into_iter().map(|figures| figures.map(middle)).collect();
+    let yardstick = figures.last().filter(|_| nginx.is_some());
+    for ((name, ..), figures) in contenders.iter().zip(&figures) {
+        let ratio = |index: usize| yardstick.map_or("–".into(), |nginx| format!("{} ×", three(figures[index] / nginx[index])));
+        let [one, many, cpu] = figures.map(three);
+        table.row(name, &[ratio(0), ratio(1), ratio(2), one, many, format!("{cpu} µs")]);
     }
-    if nginx.is_none() {
-        table.missing("nginx", "apt-get install nginx-light");
+    for (name, why) in ours.iter().filter_map(|(name, server)| Some((name, server.as_ref().err()?))) {
+        table.row(name, std::slice::from_ref(why));
+    }
+    for (name, found, remedy) in
+        [("nginx", nginx.is_some(), "apt-get install nginx-light"), ("memcached", memcached.is_some(), "apt-get install memcached")]
+    {
+        if !found {
+            table.missing(name, remedy);
+        }
     }
     table
+}
+
+/// Requests a second at one connection and at many, and time on a processor for each of the latter, in µs.
+fn load((_, port, pid): &Contender, effort: &Effort) -> [f64; 3] {
+    let [one, many] = CONNECTIONS;
+    let one = wrk(*port, one, effort);
+    let before = cpu(*pid);
+    let many = wrk(*port, many, effort);
+    let spent = cpu(*pid).saturating_sub(before);
+    [one, many, spent.as_secs_f64() * 1e6 / (many * effort.load.as_secs_f64())]
 }
 
 /// Requests a second.
@@ -59,6 +84,17 @@ fn wrk(port: u16, connections: usize, effort: &Effort) -> f64 {
     assert!(output.status.success() && !text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
     let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")?.trim().parse().ok());
     rate.unwrap_or_else(|| panic!("no rate in {text}"))
+}
+
+/// A memcached, and what a config says of it, whether it is there or not.
+fn memcached(field: &Field) -> (Option<Service>, String) {
+    let port = free_port();
+    let words = ["memcached", "-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()];
+    let service = installed("memcached").then(|| Service::start(&words, &field.sandbox.folder));
+    if service.is_some() {
+        wait_until("memcached to serve", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+    (service, format!("backend: memcache\nmemcachehost: 127.0.0.1\nmemcacheport: {port}\n"))
 }
 
 /// One worker that says YES, and its port.

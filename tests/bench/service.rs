@@ -11,7 +11,7 @@ trap '' INT QUIT HUP TERM
 "$@" </dev/null >>server.log 2>&1 &
 echo $!
 read -r word
-kill -9 $!
+kill -9 $! 2>/dev/null
 "#;
 
 /// A running server.

@@ -28,7 +28,7 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     let most = may_open(effort.waiters.iter().max().expect("there are some") + OTHERS) - OTHERS;
     for &size in effort.waiters {
         let size = size.min(most);
-        let server = Distributexd::start(&field.sandbox, &field.programs, &[POOL.into()], "");
+        let server = Distributexd::start(&field.sandbox, &field.programs, &[POOL], "").expect("it serves");
         let before = crowd(&server, size);
         let spent = cpu(server.pid());
         let times = hand_around(before);

@@ -33,6 +33,8 @@ enum Event {
     },
     HangUp(usize),
     Pass(Duration),
+    /// The servers do what they have to do.
+    Drain,
     /// Memcached does what a server has sent.
     Arrive(usize),
     /// So many bytes of what it answered come to the server.
@@ -61,6 +63,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (host, any::<bool>()).prop_map(|(host, by_token)| Event::Release { host, by_token }),
         1 => any::<usize>().prop_map(Event::HangUp),
         4 => (1..700u64).prop_map(|milliseconds| Event::Pass(Duration::from_millis(milliseconds))),
+        30 => Just(Event::Drain),
         20 => server.clone().prop_map(Event::Arrive),
         20 => (server.clone(), prop_oneof![1..40usize, Just(usize::MAX)]).prop_map(|(server, bytes)| Event::Return { server, bytes }),
         1 => (server, any::<bool>()).prop_map(|(server, arrives)| Event::Cut { server, arrives }),
@@ -118,6 +121,7 @@ impl World {
             Event::Release { host, by_token } => self.release(host, by_token),
             Event::HangUp(choice) => self.hang_up(choice),
             Event::Pass(time) => self.now = self.now + time,
+            Event::Drain => (0..SERVERS).for_each(|server| self.drain(server)),
             Event::Arrive(server) => self.arrive(server),
             Event::Return { server, bytes } => {
                 let bytes = bytes.min(self.sites[server].returned.len());
@@ -138,7 +142,6 @@ impl World {
                 }
             }
         }
-        (0..SERVERS).for_each(|server| self.drain(server));
     }
 
     fn tell(&mut self, server: usize, input: Input) {
@@ -241,10 +244,12 @@ impl World {
         for _ in 0..4 * HOSTS.len() {
             (0..HOSTS.len()).for_each(|host| self.release(host, false));
             for _ in 0..20 {
-                (0..SERVERS).for_each(|server| {
-                    self.happen(&Event::Arrive(server));
+                for server in 0..SERVERS {
+                    self.drain(server);
+                    self.arrive(server);
                     self.happen(&Event::Return { server, bytes: usize::MAX });
-                });
+                    self.drain(server);
+                }
             }
             self.happen(&Event::Pass(Duration::from_millis(300)));
         }

@@ -2,9 +2,9 @@
 //! their replies come back so.
 
 use super::protocol::{Command, Malformed, Reply};
+use super::round::Round;
 use crate::moment::Moment;
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// How long a connection may take to come about; in one network that is milliseconds.
@@ -18,13 +18,6 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// no memcached is not asked twenty times a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-
-/// Which round of which pool a command is for.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Round {
-    pub(super) pool: Rc<str>,
-    pub(super) number: u64,
-}
 
 #[derive(Debug)]
 enum State {

@@ -3,11 +3,14 @@
 
 #[cfg(test)]
 mod any_order;
+mod expiry;
 #[cfg(test)]
 mod fake;
 mod line;
 mod proposal;
 pub mod protocol;
+mod roll;
+mod round;
 mod slate;
 
 use super::refusal::{self, Refusal};
@@ -17,7 +20,7 @@ use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use line::{Line, Want};
-use slate::{Slate, Tools};
+use slate::{Said, Slate, Tools};
 use std::collections::{BTreeMap, VecDeque};
 
 /// All pools of a server.
@@ -30,19 +33,19 @@ pub struct Memcache {
     line: Line,
     /// So many rounds have begun.
     rounds: u64,
-    out: VecDeque<Output>,
+    said: VecDeque<Said>,
 }
 
 impl Memcache {
     /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
     pub fn new(pools: Vec<plan::Pool>, address: String, boot: Boot, now: Moment) -> Memcache {
         let slates = pools.into_iter().map(|pool| (pool.name.clone(), Slate::new(compatible(pool)))).collect();
-        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, out: VecDeque::new() }
+        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, said: VecDeque::new() }
     }
 
     /// The slates, and what each of them works with.
     fn with_tools(&mut self, now: Moment) -> (&mut BTreeMap<String, Slate>, Tools<'_>) {
-        let tools = Tools { line: &mut self.line, out: &mut self.out, address: &self.address, boot: self.boot, now };
+        let tools = Tools { line: &mut self.line, said: &mut self.said, address: &self.address, boot: self.boot, now };
         (&mut self.slates, tools)
     }
 
@@ -52,12 +55,25 @@ impl Memcache {
         if let Some(slate) = slate(slates, pool) {
             return slate.ask(Asked { ticket, call, host: escaped(host).into(), since: now }, &mut tools);
         }
-        self.out.push_back(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
-        self.out.push_back(Output::Answer(ticket, Answer::Invalid));
+        self.say(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
+        self.say(Output::Answer(ticket, Answer::Invalid));
+    }
+
+    fn say(&mut self, output: Output) {
+        self.said.push_back(Said::Output(output));
     }
 
     fn gone(&mut self, ticket: Ticket) {
-        let _ = self.slates.values_mut().any(|slate| slate.forget(ticket));
+        if self.slates.values_mut().any(|slate| slate.forget(ticket)) {
+            return;
+        }
+        let is_it = |said: &Said| matches!(said, Said::Yes { asked, .. } if asked.ticket == ticket);
+        if let Some(index) = self.said.iter().position(is_it)
+            && let Some(Said::Yes { asked, pool, grant }) = self.said.remove(index)
+            && let Some(slate) = self.slates.get_mut(&*pool)
+        {
+            slate.untell(&asked.host, grant.token);
+        }
     }
 
     /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since when it does.
@@ -86,7 +102,7 @@ impl Memcache {
     }
 
     fn give_up(&mut self, why: &str, now: Moment) {
-        self.out.push_back(Output::Disconnect);
+        self.say(Output::Disconnect);
         self.lost(why, now);
     }
 
@@ -94,7 +110,7 @@ impl Memcache {
         let why = format!("cannot ask memcached at {}: {why}", self.address);
         if self.line.lost(&why, now) {
             let note = format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
-            self.out.push_back(Output::Note(Level::Error, note));
+            self.say(Output::Note(Level::Error, note));
         }
         self.slates.values_mut().for_each(Slate::line_lost);
     }
@@ -160,8 +176,10 @@ impl Backend for Memcache {
     }
 
     fn poll(&mut self, now: Moment) -> Output {
-        if let Some(output) = self.out.pop_front() {
-            return output;
+        match self.said.pop_front() {
+            Some(Said::Output(output)) => return output,
+            Some(Said::Yes { asked, grant, .. }) => return Output::Answer(asked.ticket, Answer::Yes(grant)),
+            None => {}
         }
         self.begin_rounds(now);
         match self.line.want(now) {

@@ -1,8 +1,8 @@
 //! What is to become of the list of a pool's holders, and of those who asked, if the list is still as it was read.
 
-use super::super::Call;
 use super::super::refusal::{self, Refusal};
 use super::super::waiters::{Asked, Waiters};
+use super::super::{Call, Ticket};
 use crate::plan;
 use std::rc::Rc;
 
@@ -13,6 +13,16 @@ pub(super) enum Errand {
     Asked(Asked),
     /// A host was put on the list here, but could not be told.
     TakeBack { host: Rc<str>, token: i64 },
+}
+
+impl Errand {
+    /// Whose answer depends on it.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Errand::Asked(asked) => Some(asked.ticket),
+            Errand::TakeBack { .. } => None,
+        }
+    }
 }
 
 /// What is to be answered.

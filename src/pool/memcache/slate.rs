@@ -1,17 +1,19 @@
-//! One pool whose holders stand on a list in memcached, which other servers read and write too. It is changed in rounds: read the list, work out
-//! what is to become of it, take tokens, and write it if it is still as it was read; else all over again. All that was asked in the meantime
-//! is done in one round.
+//! One pool whose holders stand on a list in memcached, which other servers read and write too. It is changed in rounds, one at a time; each does
+//! all that was asked since the one before. A round that another server was faster than is begun again.
 
 use super::super::refusal;
 use super::super::state::Boot;
 use super::super::waiters::{Asked, Waiters};
 use super::super::{Answer, Call, Counts, Grant, Holder, Output, Report, Ticket, Waiter};
-use super::line::{Line, Round};
+use super::expiry;
+use super::line::Line;
 use super::proposal::{Errand, Proposal, Verdict};
 use super::protocol::{Command, Malformed, Reply};
+use super::roll::Roll;
+use super::round::{Draft, Round, Stage, Step};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,16 +23,22 @@ const PATIENCE: Duration = Duration::from_millis(900);
 /// From one look at a list on which somebody waits for room to the next, and after an error.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The most seconds that memcached takes for a time from now; more is a date to it.
-const LONGEST_EXPIRY: u64 = 30 * 24 * 60 * 60;
-
-/// How much sooner than it was told memcached may forget: its clock ticks once a second. (So of one second nothing is sure.)
-const TICK: Duration = Duration::from_secs(1);
+/// What is decided, until the loop takes it.
+#[derive(Debug)]
+pub(super) enum Said {
+    Output(Output),
+    /// An answer YES, which is taken back if nobody is there any more.
+    Yes {
+        asked: Asked,
+        pool: Rc<str>,
+        grant: Grant,
+    },
+}
 
 /// What a slate works with.
 pub(super) struct Tools<'a> {
     pub(super) line: &'a mut Line,
-    pub(super) out: &'a mut VecDeque<Output>,
+    pub(super) said: &'a mut VecDeque<Said>,
     /// Where memcached is, for messages.
     pub(super) address: &'a str,
     pub(super) boot: Boot,
@@ -39,51 +47,12 @@ pub(super) struct Tools<'a> {
 
 impl Tools<'_> {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        self.out.push_back(Output::Answer(ticket, answer));
+        self.said.push_back(Said::Output(Output::Answer(ticket, answer)));
     }
 
     fn note(&mut self, level: Level, note: String) {
-        self.out.push_back(Output::Note(level, note));
+        self.said.push_back(Said::Output(Output::Note(level, note)));
     }
-}
-
-/// A host on the list, as it is known here.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    /// Since when.
-    since: Moment,
-    /// What it was told here when it came on the list, if it came so.
-    token: Option<i64>,
-    /// Answers YES that were given here.
-    answers: u32,
-}
-
-/// How far a round is.
-#[derive(Debug)]
-enum Step {
-    Reading,
-    /// A token is asked for: for the second time if `seeded`.
-    Numbering {
-        draft: Draft,
-        seeded: bool,
-    },
-    /// There are no tokens yet: begun is with real time, so that they grow on should memcached have forgotten them.
-    Seeding {
-        draft: Draft,
-    },
-    Writing {
-        draft: Draft,
-        /// The last token before those that this round gives out.
-        last_token: i64,
-        since: Moment,
-    },
-}
-
-/// What is to be written, in place of this version of the list.
-#[derive(Debug)]
-struct Draft {
-    proposal: Proposal,
-    version: Option<u64>,
 }
 
 /// What is known of a pool.
@@ -100,7 +69,7 @@ pub(super) struct Slate {
     /// No round begins before.
     rest_until: Moment,
     looked: Moment,
-    holders: BTreeMap<Rc<str>, Known>,
+    roll: Roll,
     /// When the list was written here last, as far as that is known: its expiry counts from then or from later.
     written: Option<Moment>,
     /// Why rounds fail, if they do.
@@ -119,7 +88,7 @@ impl Slate {
             round: None,
             rest_until: Moment::default(),
             looked: Moment::default(),
-            holders: BTreeMap::new(),
+            roll: Roll::default(),
             written: None,
             trouble: None,
             counts: Counts::default(),
@@ -146,75 +115,58 @@ impl Slate {
 
     /// Whoever asked this has hung up. Whether it asked here.
     pub(super) fn forget(&mut self, ticket: Ticket) -> bool {
-        let is_other = |errand: &Errand| !matches!(errand, Errand::Asked(asked) if asked.ticket == ticket);
+        let is_it = |errand: &Errand| matches!(errand, Errand::Asked(asked) if asked.ticket == ticket);
         if self.waiters.remove(ticket).is_some() {
             return true;
         }
-        if let Some(index) = self.errands.iter().position(|errand| !is_other(errand)) {
-            self.errands.remove(index);
-            return true;
-        }
-        let Some(draft) = self.draft() else { return false };
-        let before = draft.proposal.verdicts.len();
-        draft.proposal.verdicts.retain(|(errand, _)| is_other(errand));
-        draft.proposal.verdicts.len() < before
+        let before = self.errands().count();
+        self.retain_errands(|errand| !is_it(errand));
+        self.errands().count() < before
     }
 
-    fn draft(&mut self) -> Option<&mut Draft> {
-        match &mut self.round {
-            None | Some((_, Step::Reading)) => None,
-            Some((_, Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. })) => Some(draft),
+    /// All that is to be done, in the round that is under way and after it.
+    fn errands(&self) -> impl Iterator<Item = &Errand> {
+        let draft = self.round.as_ref().and_then(|(_, step)| step.draft());
+        draft.into_iter().flat_map(|draft| &draft.proposal.verdicts).map(|(errand, _)| errand).chain(&self.errands)
+    }
+
+    fn retain_errands(&mut self, stays: impl Fn(&Errand) -> bool) {
+        self.errands.retain(&stays);
+        if let Some(draft) = self.round.as_mut().and_then(|(_, step)| step.draft_mut()) {
+            draft.proposal.verdicts.retain(|(errand, _)| stays(errand));
         }
     }
 
     /// A YES did not arrive. If it was the last of what was granted here, it is taken back.
     pub(super) fn undelivered(&mut self, host: &str, token: i64) {
         self.counts.undelivered += 1;
-        if let Some((host, known)) = self.holders.get_key_value(host).filter(|(_, known)| known.token == Some(token)) {
-            let (host, known) = (host.clone(), Known { answers: known.answers.saturating_sub(1), ..*known });
-            self.holders.insert(host.clone(), known);
-            if self.is_unheard(&host, token) {
-                self.errands.push(Errand::TakeBack { host, token });
-            }
-        }
+        self.untell(host, token);
     }
 
-    /// Whether the host has this from here and nobody was told, as far as is known.
-    fn is_unheard(&self, host: &str, token: i64) -> bool {
-        self.holders.get(host).is_some_and(|known| known.token == Some(token) && known.answers == 0)
+    /// A YES was not given after all.
+    pub(super) fn untell(&mut self, host: &str, token: i64) {
+        self.roll.untell(host, token);
+        if self.roll.is_untold(host, token) {
+            self.errands.push(Errand::TakeBack { host: host.into(), token });
+        }
     }
 
     /// Tells those who have asked for too long that it is in vain.
     pub(super) fn lose_patience(&mut self, tools: &mut Tools) {
-        let late = |errand: &Errand| match errand {
-            Errand::Asked(asked) if asked.call != Call::Wait && asked.since + PATIENCE <= tools.now => Some(asked.ticket),
-            _ => None,
-        };
-        let mut tickets: Vec<_> = self.errands.iter().filter_map(late).collect();
-        self.errands.retain(|errand| late(errand).is_none());
-        if let Some(draft) = self.draft() {
-            tickets.extend(draft.proposal.verdicts.iter().filter_map(|(errand, _)| late(errand)));
-            draft.proposal.verdicts.retain(|(errand, _)| late(errand).is_none());
+        let is_late = |errand: &Errand| patience(errand).is_some_and(|until| until <= tools.now);
+        let late: Vec<_> = self.errands().filter(|errand| is_late(errand)).filter_map(Errand::ticket).collect();
+        if late.is_empty() {
+            return;
         }
+        self.retain_errands(|errand| !is_late(errand));
         let why = self.trouble.as_deref().or(tools.line.outage()).unwrap_or("memcached does not answer");
-        let answers = tickets.into_iter().map(|ticket| Output::Answer(ticket, Answer::Unavailable(why.to_owned())));
-        tools.out.extend(answers);
+        let answers = late.into_iter().map(|ticket| Output::Answer(ticket, Answer::Unavailable(why.to_owned())));
+        tools.said.extend(answers.map(Said::Output));
     }
 
     /// When it has something to do by itself.
     pub(super) fn wake(&self, line_is_up: bool) -> Moment {
-        let in_round = match &self.round {
-            None | Some((_, Step::Reading)) => &[][..],
-            Some((_, Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. })) => {
-                &draft.proposal.verdicts[..]
-            }
-        };
-        let errands = self.errands.iter().chain(in_round.iter().map(|(errand, _)| errand));
-        let patience = errands.filter_map(|errand| match errand {
-            Errand::Asked(asked) if asked.call != Call::Wait => Some(asked.since + PATIENCE),
-            _ => None,
-        });
-        let next = patience.min().unwrap_or(Moment::NEVER);
+        let next = self.errands().filter_map(patience).min().unwrap_or(Moment::NEVER);
         if line_is_up && self.round.is_none() { next.min(self.next_round()) } else { next }
     }
 
@@ -255,25 +207,23 @@ impl Slate {
             (Step::Reading, Reply::Nothing) => self.propose(round, Vec::new(), None, tools),
             (Step::Reading, Reply::Value { value, version }) => match hosts(&value) {
                 Some(hosts) => self.propose(round, hosts, Some(version), tools),
-                None => self.fail(None, format!("in memcached, {} is no list of hosts", self.list()), tools),
+                None => self.fail(format!("in memcached, {} is no list of hosts", self.list()), tools),
             },
-            (Step::Numbering { draft, .. }, Reply::Number(number)) => match i64::try_from(number) {
-                Ok(number) => {
-                    let count = i64::try_from(draft.proposal.fresh.len()).unwrap_or(i64::MAX);
-                    self.write(round, draft, number.saturating_sub(count), tools);
-                }
-                Err(_) => self.fail(Some(draft), format!("in memcached, {} is too large", self.tokens()), tools),
-            },
-            (Step::Numbering { draft, seeded: false }, Reply::NotFound) => {
+            (Step::Drafted(draft, Stage::Numbering { .. }), Reply::Number(last)) => {
+                let [last, count] = [last, count(&draft)].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+                self.write(round, draft, last.saturating_sub(count), tools);
+            }
+            (Step::Drafted(draft, Stage::Numbering { seeded: false }), Reply::NotFound) => {
                 let seed = tools.boot.micros(tools.now).to_string();
                 tools.line.ask(Command::Add { key: &self.tokens(), expires: 0, value: &seed }, round, tools.now);
-                self.round = Some((round.clone(), Step::Seeding { draft }));
+                self.round = Some((round.clone(), Step::Drafted(draft, Stage::Seeding)));
             }
-            (Step::Numbering { draft, seeded: true }, Reply::NotFound) => {
-                self.fail(Some(draft), "memcached forgets what it has just stored".to_owned(), tools);
+            (Step::Drafted(draft, Stage::Numbering { seeded: true }), Reply::NotFound) => {
+                self.ask_again(draft);
+                self.fail("memcached forgets what it has just stored".to_owned(), tools);
             }
-            (Step::Seeding { draft }, Reply::Stored | Reply::NotStored) => self.number(round, draft, true, tools),
-            (Step::Writing { draft, last_token, since }, Reply::Stored) => {
+            (Step::Drafted(draft, Stage::Seeding), Reply::Stored | Reply::NotStored) => self.number(round, draft, true, tools),
+            (Step::Drafted(draft, Stage::Writing { last_token, since }), Reply::Stored) => {
                 self.written = Some(since);
                 if self.left(tools.now) == Some(Duration::ZERO) {
                     self.ask_again(draft); // the reply took so long that memcached may have forgotten
@@ -282,10 +232,11 @@ impl Slate {
                 }
             }
             // Another server was faster.
-            (Step::Writing { draft, .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => self.ask_again(draft),
-            (Step::Reading, Reply::Error(why)) => self.fail(None, refused(&why), tools),
-            (Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. }, Reply::Error(why)) => {
-                self.fail(Some(draft), refused(&why), tools);
+            (Step::Drafted(draft, Stage::Writing { .. }), Reply::Exists | Reply::NotStored | Reply::NotFound) => self.ask_again(draft),
+            (Step::Reading, Reply::Error(why)) => self.fail(refused(&why), tools),
+            (Step::Drafted(draft, _), Reply::Error(why)) => {
+                self.ask_again(draft);
+                self.fail(refused(&why), tools);
             }
             (step, _) => {
                 self.round = Some((round.clone(), step));
@@ -296,9 +247,9 @@ impl Slate {
     }
 
     fn propose(&mut self, round: &Round, hosts: Vec<Rc<str>>, version: Option<u64>, tools: &mut Tools) {
-        let newest = |host: &str| self.holders.get(host).and_then(|known| known.token);
+        let newest = |host: &str| self.roll.token(host);
         let mut errands = std::mem::take(&mut self.errands);
-        errands.retain(|errand| !matches!(errand, Errand::TakeBack { host, token } if !self.is_unheard(host, *token)));
+        errands.retain(|errand| !matches!(errand, Errand::TakeBack { host, token } if !self.roll.is_untold(host, *token)));
         let mut proposal = Proposal::new(hosts, &self.plan, errands, &mut self.waiters, newest);
         let is_new = |host: &Rc<str>| newest(host).is_none() || proposal.fresh.contains(host);
         let (any, any_new) = (proposal.confirmed().next().is_some(), proposal.confirmed().any(is_new));
@@ -313,42 +264,21 @@ impl Slate {
     }
 
     fn number(&mut self, round: &Round, draft: Draft, seeded: bool, tools: &mut Tools) {
-        let by = u64::try_from(draft.proposal.fresh.len()).unwrap_or(u64::MAX);
-        tools.line.ask(Command::Incr { key: &self.tokens(), by }, round, tools.now);
-        self.round = Some((round.clone(), Step::Numbering { draft, seeded }));
+        tools.line.ask(Command::Incr { key: &self.tokens(), by: count(&draft) }, round, tools.now);
+        self.round = Some((round.clone(), Step::Drafted(draft, Stage::Numbering { seeded })));
     }
 
     fn write(&mut self, round: &Round, draft: Draft, last_token: i64, tools: &mut Tools) {
         if !draft.proposal.changed {
             return self.settle(&draft.proposal, last_token, tools);
         }
-        let (key, value, expires) = (&self.list(), &draft.proposal.hosts.join(","), self.expires(tools));
+        let (key, value, expires) = (&self.list(), &draft.proposal.hosts.join(","), expiry::told(self.plan.expire, tools.boot, tools.now));
         let command = match draft.version {
             Some(version) => Command::Cas { key, expires, version, value },
             None => Command::Add { key, expires, value },
         };
         tools.line.ask(command, round, tools.now);
-        self.round = Some((round.clone(), Step::Writing { draft, last_token, since: tools.now }));
-    }
-
-    /// As memcached takes it.
-    fn expires(&self, tools: &Tools) -> u64 {
-        match self.expiry() {
-            None => 0,
-            Some(expiry) if expiry.as_secs() <= LONGEST_EXPIRY => expiry.as_secs(),
-            Some(expiry) => tools.boot.micros(tools.now + expiry).unsigned_abs() / 1_000_000,
-        }
-    }
-
-    /// In whole seconds.
-    fn expiry(&self) -> Option<Duration> {
-        self.plan.expire.map(|expire| Duration::from_secs(expire.as_secs() + u64::from(expire.subsec_nanos() > 0)))
-    }
-
-    /// How long the list lasts at least; `None`: without end.
-    fn left(&self, now: Moment) -> Option<Duration> {
-        let expiry = self.expiry()?.saturating_sub(TICK).max(TICK);
-        Some(self.written.map_or(Duration::ZERO, |written| (written + expiry).since(now)))
+        self.round = Some((round.clone(), Step::Drafted(draft, Stage::Writing { last_token, since: tools.now })));
     }
 
     /// The list is as was proposed.
@@ -360,12 +290,7 @@ impl Slate {
         if self.trouble.take().is_some() {
             tools.note(Level::Warning, format!("{} goes on", self.name));
         }
-        let mut before = std::mem::take(&mut self.holders);
-        let mut known = |host: &Rc<str>| before.remove(host).unwrap_or(Known { since: now, token: None, answers: 0 });
-        self.holders = proposal.hosts.iter().map(|host| (host.clone(), known(host))).collect();
-        for (host, token) in proposal.fresh.iter().zip(last_token.saturating_add(1)..) {
-            self.holders.insert(host.clone(), Known { since: now, token: Some(token), answers: 0 });
-        }
+        self.roll.update(proposal, last_token, now);
         for (errand, verdict) in &proposal.verdicts {
             match errand {
                 Errand::Asked(asked) if *verdict == Verdict::Yes => self.tell(asked, last_token, proposal, tools),
@@ -377,23 +302,26 @@ impl Slate {
             }
         }
         for host in &proposal.fresh {
-            if let Some(token) = self.holders.get(host).and_then(|known| known.token).filter(|token| self.is_unheard(host, *token)) {
+            if let Some(token) = self.roll.token(host).filter(|token| self.roll.is_untold(host, *token)) {
                 self.errands.push(Errand::TakeBack { host: host.clone(), token });
             }
         }
     }
 
+    /// How long the list lasts at least; `None`: without end.
+    fn left(&self, now: Moment) -> Option<Duration> {
+        expiry::left(self.plan.expire, self.written, now)
+    }
+
     fn tell(&mut self, asked: &Asked, last_token: i64, proposal: &Proposal, tools: &mut Tools) {
-        let left = self.left(tools.now);
-        let Some(known) = self.holders.get_mut(&asked.host) else { return };
-        known.answers = known.answers.saturating_add(1);
-        let token = known.token.unwrap_or(last_token);
-        if known.answers == 1 && proposal.fresh.contains(&asked.host) {
+        let token = self.roll.token(&asked.host).unwrap_or(last_token);
+        if self.roll.tell(&asked.host) && proposal.fresh.contains(&asked.host) {
             self.counts.granted += 1;
             let waited = tools.now.since(asked.since).as_secs_f64();
             tools.note(Level::Info, format!("granted {} to {} (token {token}, waited {waited:.1} s)", self.name, asked.host));
         }
-        tools.answer(asked.ticket, Answer::Yes(Grant { token, expires: left }));
+        let grant = Grant { token, expires: self.left(tools.now) };
+        tools.said.push_back(Said::Yes { asked: asked.clone(), pool: self.name.clone(), grant });
     }
 
     fn answer(&mut self, asked: &Asked, verdict: Verdict, tools: &mut Tools) {
@@ -420,8 +348,7 @@ impl Slate {
     }
 
     /// The round comes to nothing.
-    fn fail(&mut self, draft: Option<Draft>, why: String, tools: &mut Tools) {
-        draft.into_iter().for_each(|draft| self.ask_again(draft));
+    fn fail(&mut self, why: String, tools: &mut Tools) {
         if self.trouble.is_none() {
             tools.note(Level::Error, format!("nobody gets {} and nobody lets go of it: {why}", self.name));
         }
@@ -444,7 +371,7 @@ impl Slate {
 
     /// The line is lost. Whether what was sent had its effect will be seen.
     pub(super) fn line_lost(&mut self) {
-        if let Some((_, Step::Numbering { draft, .. } | Step::Seeding { draft } | Step::Writing { draft, .. })) = self.round.take() {
+        if let Some((_, Step::Drafted(draft, _))) = self.round.take() {
             self.ask_again(draft);
         }
     }
@@ -472,7 +399,7 @@ impl Slate {
     /// For whoever watches the server: as it was seen last.
     pub(super) fn report(&self, now: Moment) -> Report<'_> {
         let expires = self.left(now);
-        let holders = self.holders.iter().map(|(host, known)| Holder { host, token: known.token, held: now.since(known.since), expires });
+        let holders = self.roll.iter().map(|(host, known)| Holder { host, token: known.token, held: now.since(known.since), expires });
         Report {
             pool: &self.name,
             permits: self.plan.permits,
@@ -482,6 +409,19 @@ impl Slate {
             counts: self.counts,
         }
     }
+}
+
+/// Until when an errand can wait, if not for ever.
+fn patience(errand: &Errand) -> Option<Moment> {
+    match errand {
+        Errand::Asked(asked) if asked.call != Call::Wait => Some(asked.since + PATIENCE),
+        _ => None,
+    }
+}
+
+/// How many tokens it needs.
+fn count(draft: &Draft) -> u64 {
+    u64::try_from(draft.proposal.fresh.len()).unwrap_or(u64::MAX)
 }
 
 fn refused(why: &str) -> String {
