@@ -19,6 +19,9 @@ const HOSTS: usize = 20;
 /// From one look at memcached, of a server that somebody waits at, to the next.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long a lock may take from one server to another: 0.3 s are promised, the rest is for a machine that is busy with other things.
+const HANDED_OVER: Duration = Duration::from_millis(1500);
+
 /// Two servers on one memcached.
 fn pair<'a>(sandbox: &'a Sandbox, memcached: &Memcached, pools: &str) -> [Distributexd<'a>; 2] {
     [(); 2].map(|()| Distributexd::start(sandbox, &(memcached.config() + pools)))
@@ -137,10 +140,10 @@ fn a_release_on_one_server_wakes_who_waits_at_the_other() {
         let (later, _) = granted(&next.reply());
         times.push(started.elapsed());
         assert_eq!(later, token + 1, "turn {turn}");
+        assert!(started.elapsed() < HANDED_OVER, "turn {turn}: {:?}", started.elapsed());
         token = later;
     }
-    let times = summary(times);
-    report("distributexd: from a host at one server to one at another, by memcached", times);
+    report("distributexd: from a host at one server to one at another, by memcached", summary(times));
 }
 
 #[test]

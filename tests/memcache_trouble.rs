@@ -12,7 +12,6 @@ use common::memcached::{Memcached, config_at};
 use common::proxy::{From, Passage, Proxy};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, summary, tries, wait_for, wait_until};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -233,12 +232,10 @@ fn a_memcached_that_is_killed_under_load_gives_away_twice_only_what_it_forgot() 
     let sandbox = Sandbox::new();
     let mut memcached = Memcached::start(&sandbox);
     let servers = [(); 2].map(|()| Distributexd::start(&sandbox, &format!("{}{POOL}  expire: 0\n", memcached.config())));
-    let (over, holdings, mut kills) = (AtomicBool::new(false), Mutex::new(Vec::new()), Vec::new());
-    thread::scope(|scope| {
-        for host in 0..8 {
-            let (server, over, holdings) = (&servers[host % 2], &over, &holdings);
-            scope.spawn(move || holdings.lock().unwrap().extend(work(server, host, over)));
-        }
+    let (over, mut kills) = (AtomicBool::new(false), Vec::new());
+    let mut holdings = thread::scope(|scope| {
+        let (over, servers) = (&over, &servers);
+        let hosts: Vec<_> = (0..8).map(|host| scope.spawn(move || work(&servers[host % 2], host, over))).collect();
         for round in 0..tries(5) {
             let_last(Duration::from_millis(300 + 37 * u64::try_from(round % 10).unwrap()));
             kills.push(Instant::now());
@@ -247,8 +244,8 @@ fn a_memcached_that_is_killed_under_load_gives_away_twice_only_what_it_forgot() 
         }
         let_last(SECOND);
         over.store(true, Ordering::Relaxed);
+        hosts.into_iter().flat_map(|host| host.join().expect("it works to its end")).collect::<Vec<_>>()
     });
-    let mut holdings = holdings.into_inner().unwrap();
     holdings.sort_unstable_by_key(|holding| holding.told);
     let mut explained = 0;
     for (index, later) in holdings.iter().enumerate() {
@@ -261,7 +258,7 @@ fn a_memcached_that_is_killed_under_load_gives_away_twice_only_what_it_forgot() 
             }
         }
     }
-    assert!(holdings.len() > 100, "{}", holdings.len());
+    assert!(holdings.len() > 10 * kills.len(), "{}", holdings.len());
     let story = format!("{} restarts, {} holdings, {explained} at a time with another", kills.len(), holdings.len());
     report("distributexd: memcached killed under load", story);
 }

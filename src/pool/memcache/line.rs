@@ -14,10 +14,13 @@ const CONNECTING: Duration = Duration::from_secs(2);
 /// given time to come to itself. Requests do not wait for that.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// From a line that was lost to the next attempt: at first, and at most. It doubles in between, until a line has lasted for the longest: who is
-/// no memcached is not asked twenty times a second.
+/// From a line that was lost to the next attempt: at first, and at most. It doubles in between, until a line was good.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A line over which a round came to its end was good if it lasted so long. So nobody, whatever he answers, is connected to, and told of in the
+/// log, more than a few times a second.
+const LASTING: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 enum State {
@@ -107,9 +110,8 @@ impl Line {
     /// It is lost. Whether that is news.
     pub(super) fn lost(&mut self, why: &str, now: Moment) -> bool {
         let news = self.outage.is_none();
-        if let State::Up { since } = self.state
-            && since + LONGEST_PAUSE <= now
-        {
+        let lasted = matches!(self.state, State::Up { since } if since + LASTING <= now);
+        if news && lasted {
             self.pause = FIRST_PAUSE;
         }
         self.outage = Some((self.outage.as_ref().map_or(now, |(since, _)| *since), why.to_owned()));
