@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use zk_flock::cli::{Environment, Error, Request, distributex, distributexd, lockex, words, zk_flock as flock};
 use zk_flock::config::{Config, server};
-use zk_flock::plan::{End, Exit};
+use zk_flock::plan::{Backend, End, Exit, Host};
 
 const README: &str = include_str!("../README.md");
 const CONFIG_MANUAL: &str = include_str!("../man/distributed-flock.json.5");
@@ -394,12 +394,19 @@ fn the_exit_codes_of_the_server_are_those_of_its_plan_and_of_misuse() {
     let ask = |words: &[&str]| distributexd::request(words.iter().map(OsString::from), &Environment::default());
     let codes = |options: &[&str]| {
         let Ok(Request::Serve(server)) = ask(&[options, &["-c", config]].concat()) else { panic!("{options:?}") };
-        let ends = [End::Busy, End::Unfit, End::System].map(|end| server.exit_codes.exit(end));
+        let ends = [End::Busy, End::Unfit, End::Unreachable, End::System].map(|end| server.exit_codes.exit(end));
         let misuses =
             [&["-c", "/nowhere"][..], &["--bogus"]].map(|words| Exit::Code(ask(&[options, words].concat()).unwrap_err().exit_code()));
         [ends.to_vec(), misuses.to_vec()].concat()
     };
-    let meanings = ["another server", "the state is none", "a system call failed", "the config is missing or wrong", "an option is wrong"];
+    let meanings = [
+        "another server",
+        "the state is none",
+        "the name of memcached",
+        "a system call failed",
+        "the config is missing or wrong",
+        "an option is wrong",
+    ];
     let rows = manual_codes(SERVER_MANUAL);
     for (meaning, (plain, sysexits)) in meanings.iter().zip(codes(&[]).into_iter().zip(codes(&["--sysexits"]))) {
         let [left, right, _] = rows.iter().find(|row| row[2].starts_with(meaning)).unwrap_or_else(|| panic!("no {meaning}"));
@@ -420,12 +427,14 @@ fn the_manual_has_the_keys_of_the_config_of_the_server() {
 fn the_configs_of_the_server_that_are_shown_are_understood_whole() {
     let manual = SERVER_MANUAL.split("A config:\n.Bd -literal -offset indent\n").nth(1).and_then(|rest| rest.split(".Ed").next()).unwrap();
     let packaged = include_str!("../packaging/distributex.yaml");
-    let other = packaged.replace("backend: inmemory", "").replace("#backend", "backend"); // comments are prose after "# "
-    let other =
-        ["memcachehost", "memcacheport", "listen", "servers"].into_iter().fold(other, |text, key| text.replace(&format!("#{key}"), key));
-    for text in [manual, packaged, &other] {
+    let other = packaged.replace("backend: inmemory\nstate: /var/lib/distributexd/state.json\n", "");
+    let commented = ["backend", "memcachehost", "memcacheport", "listen", "servers"]; // what else has a "#" is prose
+    let other = commented.into_iter().fold(other, |text, key| text.replace(&format!("#{key}"), key));
+    let memcache = Backend::Memcache(Host { name: "localhost".into(), port: 11211 });
+    for (text, backend) in [(manual, Backend::Memory), (packaged, Backend::Memory), (&other, memcache)] {
         let config = server::Config::parse(text.as_bytes(), Path::new("shown")).unwrap_or_else(|error| panic!("{error}: {text}"));
-        assert_eq!(config.state.as_deref(), Some(Path::new("/var/lib/distributexd/state.json")));
+        let state = (backend == Backend::Memory).then_some(Path::new("/var/lib/distributexd/state.json"));
+        assert_eq!((config.backend, config.state.as_deref()), (backend, state));
         assert_eq!(config.warnings, Vec::<String>::new());
     }
 }
