@@ -47,7 +47,7 @@ pub fn check_host(host: &str) -> Result<(), Refusal> {
 /// Whether a pool may be asked this. A host that holds it may keep it and let go, even if it may not take it any more.
 pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Refusal> {
     check_host(host)?;
-    let keeps = holds && matches!(call, Call::Renew | Call::Release { .. });
+    let keeps = holds && matches!(call, Call::Renew { .. } | Call::Release { .. });
     let admitted = pool.servers.as_ref().is_none_or(|servers| servers.iter().any(|server| server == host));
     if keeps || admitted { Ok(()) } else { Err(Refusal::Stranger) }
 }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_stranger_is_asked_away_but_may_let_go() {
         let pool = Pool { name: "one".into(), expire: None, permits: 1, servers: Some(vec!["a".into(), "b".into()]) };
-        let (keeps, takes) = ([Call::Renew, Call::Release { token: None }], [Call::Get, Call::Wait]);
+        let (keeps, takes) = ([Call::Renew { token: None }, Call::Release { token: None }], [Call::Get, Call::Wait]);
         for (host, holds, calls, verdict) in [
             ("a", false, [keeps, takes].concat(), Ok(())),
             ("c", false, [keeps, takes].concat(), Err(Refusal::Stranger)),
