@@ -7,6 +7,7 @@ use crate::field::{Contender, Field};
 use crate::stage::{Leash, Sheet, hold, queue_up, wait_for_times, wait_for_waiters};
 use crate::stopwatch::{cpu, peak_memory, proportional_memory};
 use crate::table::{Table, mb, ms};
+use std::slice::from_ref;
 use std::time::Duration;
 
 /// What one of them holds and the other waits for.
@@ -20,7 +21,7 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     let all = field.contenders();
     let leash = Leash::new(field);
     let pairs: Vec<_> = all.iter().flatten().map(|contender| (contender.name, pair(field, contender, &leash))).collect();
-    let mut costs = watch(pairs.iter().flat_map(|(_, pair)| pair).map(processes), effort).into_iter();
+    let mut costs = watch(pairs.iter().flat_map(|(_, pair)| pair).map(|run| processes(from_ref(run))), effort).into_iter();
     for (name, _) in &pairs {
         for role in ["holds", "waits"] {
             let (spent, memory) = costs.next().expect("each was watched");
@@ -71,16 +72,18 @@ fn thousands(field: &Field, contender: &Contender, effort: &Effort, table: &mut 
 /// A row for all of them together.
 fn crowd(name: &str, contender: &Contender, runs: &[Running], effort: &Effort, table: &mut Table) {
     let server = contender.server.pid().expect("ours have one");
-    let together: Vec<i32> = runs.iter().flat_map(processes).collect();
-    let costs = watch([together, vec![server]].into_iter(), effort);
+    let costs = watch([processes(runs), vec![server]].into_iter(), effort);
     let ((spent, memory), (server, _)) = (costs[0], costs[1]);
     table.row(name, &[ms(spent), mb(memory), ms(server)]);
 }
 
-/// A run's own processes: the program and its guard, not the command.
-fn processes(run: &Running) -> Vec<i32> {
-    let guards = process::children(run.pid()).into_iter().filter(|&child| process::name(child) == "lock-guard");
-    std::iter::once(run.pid()).chain(guards).collect()
+/// The runs' own processes: programs and guards, not their commands.
+fn processes(runs: &[Running]) -> Vec<i32> {
+    let programs: Vec<i32> = runs.iter().map(Running::pid).collect();
+    let guards = process::all().filter(|&pid| process::name(pid) == "lock-guard");
+    let ours = guards.filter(|&guard| process::parent(guard).is_some_and(|parent| programs.contains(&parent)));
+    let ours: Vec<i32> = ours.collect();
+    [programs, ours].concat()
 }
 
 /// Processor time that some processes take in a minute, and their memory in KiB: at its peak for one run, its fair share for many.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run that has not ended by then hangs.
+/// A run that has been waited for so long hangs.
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// A program, its words and surroundings, not yet started.
@@ -215,13 +215,14 @@ impl Running<'_> {
 
     #[track_caller]
     fn end(&mut self) -> ExitStatus {
-        while self.started.elapsed() < DEADLINE {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                return status;
+        let began = Instant::now();
+        loop {
+            match self.child.try_wait().expect("it is our child") {
+                Some(status) => return status,
+                None if began.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(1)),
+                None => panic!("still running after {} s; stdout: {:?} stderr: {:?}", DEADLINE.as_secs(), self.stdout(), self.stderr()),
             }
-            std::thread::sleep(Duration::from_millis(1));
         }
-        panic!("still running after {} s; stdout: {:?} stderr: {:?}", DEADLINE.as_secs(), text(&self.stdout), text(&self.stderr));
     }
 }
 
