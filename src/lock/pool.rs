@@ -442,7 +442,7 @@ impl Pool {
     fn denial(&self, reply: &Reply) -> String {
         let Options { pool, host, .. } = &self.options;
         match Word::of(reply) {
-            Word::Invalid => format!("INVALID (has it a pool {pool:?}, and may {host:?} use it?)"),
+            Word::Invalid => format!("INVALID (does it have a pool {pool:?}, and may {host:?} use it?)"),
             _ => said(reply),
         }
     }
@@ -676,7 +676,7 @@ mod tests {
         let denied = |said: &str| Output::Failed(Failure::Denied(said.into()));
         for (word, outcome) in [
             ("NO", busy),
-            ("INVALID", denied("INVALID (has it a pool \"p\", and may \"web1\" use it?)")),
+            ("INVALID", denied("INVALID (does it have a pool \"p\", and may \"web1\" use it?)")),
             ("maybe", denied("maybe")),
             ("", denied("nothing")),
         ] {

@@ -440,8 +440,8 @@ mod tests {
         let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a" };
         script.memory.handle(Input::Asked(request), at(0));
         assert_eq!(script.drain(), "a INVALID");
-        assert_eq!(script.notes[1..3], [r#"invalid request of "c" for "one": not one of the pool's servers"#; 2]);
-        assert_eq!(script.notes[4], r#"invalid request of "a" for "two": no such pool"#);
+        assert_eq!(script.notes[1..3], [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]);
+        assert_eq!(script.notes[4], r#"invalid request from "a" for "two": no such pool"#);
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Ref
 /// The log's line about it. Names are cut to what a good one has at most, since nobody has checked these.
 pub fn told(pool: &str, host: &str, refusal: Refusal) -> String {
     let cut = |name: &str| name.chars().take(LONGEST_HOST).collect::<String>();
-    format!("invalid request of {:?} for {:?}: {refusal}", cut(host), cut(pool))
+    format!("invalid request from {:?} for {:?}: {refusal}", cut(host), cut(pool))
 }
 
 #[cfg(test)]
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_log_shows_what_nobody_has_checked_on_one_line_of_bounded_length() {
-        assert_eq!(told("p\n", "h", Refusal::UnknownPool), r#"invalid request of "h" for "p\n": no such pool"#);
+        assert_eq!(told("p\n", "h", Refusal::UnknownPool), r#"invalid request from "h" for "p\n": no such pool"#);
         assert!(told("p", &"\u{1}".repeat(8000), Refusal::UnfitHost).len() < 6 * LONGEST_HOST);
     }
 }

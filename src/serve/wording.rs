@@ -35,7 +35,7 @@ pub(super) fn wish(request: &Request) -> Wish {
     match (request.method, request.path.replace('/', "").as_str()) {
         (Method::Get | Method::Head, "status") => Wish::Status,
         (Method::Get | Method::Head, "metrics") => Wish::Metrics,
-        // Whoever asks for nothing but a head is told what he could be told, and nothing changes for him.
+        // Whoever asks for nothing but a head is told what can be told so, and nothing changes.
         (Method::Head, _) => Wish::Reply(word("NO")),
         (Method::Get, call) => asked(call, request).map_or_else(|| Wish::Reply(word("INVALID")), Wish::Ask),
         (Method::Post, _) => Wish::Reply(Reply::new(405, "text/plain", "expected GET").with("Allow", "HEAD, GET")),
@@ -102,7 +102,7 @@ fn word(word: &str) -> Reply {
     Reply::new(200, "text/html", word)
 }
 
-/// Rounded down, so that nobody thinks he holds what another has.
+/// Rounded down: nobody is to think that they hold what another has.
 fn seconds(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.subsec_millis());
     if millis == 0 { seconds.to_string() } else { format!("{seconds}.{millis:03}") }
