@@ -148,7 +148,7 @@ fn who_waits_says_so_in_its_story() {
     for part in [format!("Lock: success ({lock}, token 7, after "), format!("released {lock} after ")] {
         assert!(outcome.stderr.contains(&part), "no {part:?} in {}", outcome.stderr);
     }
-    assert_eq!(server.words(), ["wait", "renew", "release 7"]);
+    assert_eq!(server.words(), ["wait", "renew 7", "release 7"]);
 }
 
 #[test]
@@ -481,7 +481,7 @@ fn dies_in_time(what: &str, facts: &[&str], harm: impl FnOnce(&LockServer, &Runn
     let harmed = clock::since_boot();
     harm(&server, &run);
     wait_until("the tree to be dead", || sandbox.processes().iter().all(|&pid| pid == run.pid()));
-    let proofs = server.asked().into_iter().filter(|asked| ["wait", "renew"].contains(&asked.what.as_str()) && asked.at < harmed);
+    let proofs = server.asked().into_iter().filter(|asked| ["wait", "renew 7"].contains(&asked.what.as_str()) && asked.at < harmed);
     let end = proofs.map(|asked| asked.at).max().expect("it was lent") + SHORT;
     run.signal(libc::SIGCONT);
     let outcome = run.wait();
@@ -506,9 +506,9 @@ fn a_job_whose_place_was_taken_away_is_killed_at_once() {
     let lives = Lives::of(&sandbox);
     let run = lives.line(sandbox.distributex(server.port, &[]), FOREVER).start();
     lives.wait_for(1);
-    server.set(|what| plain(if what == "renew" { "NO" } else { "OK" }));
+    server.set(|what| plain(if what == "renew 7" { "NO" } else { "OK" }));
     complains_of_loss(&run.wait(), "says that it is not ours any more");
-    let told = server.last("renew").unwrap();
+    let told = server.last("renew 7").unwrap();
     let life = lives.all()[0].dead.saturating_sub(told);
     assert!(life < SECOND, "{life:?}");
 }
@@ -533,7 +533,7 @@ fn a_place_with_another_number_is_still_ours_and_a_warning() {
 
 #[test]
 fn what_our_own_server_takes_back_unheard_is_waited_for_again_before_the_command_starts() {
-    let taken_back = |what: &str| if what == "renew" { plain("NO") } else { lends(7, SHORT)(what) };
+    let taken_back = |what: &str| if what == "renew 7" { plain("NO") } else { lends(7, SHORT)(what) };
     let (sandbox, server) = (Sandbox::new(), LockServer::start(taken_back));
     let waiter = sandbox.distributex(server.port, &["echo mine"]).start();
     wait_until("it to be asked for again", || server.words().len() > 2);
@@ -542,7 +542,7 @@ fn what_our_own_server_takes_back_unheard_is_waited_for_again_before_the_command
     let words = server.words();
     assert_eq!(
         (&words[..3], &words[words.len() - 2..]),
-        (&["wait", "renew", "wait"].map(String::from)[..], &["renew", "release 8"].map(String::from)[..])
+        (&["wait", "renew 7", "wait"].map(String::from)[..], &["renew 8", "release 8"].map(String::from)[..])
     );
 }
 

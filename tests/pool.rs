@@ -67,7 +67,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let (pool, host) = (0..POOLS.len(), 0..HOSTS.len());
-    let call = prop_oneof![Just(Call::Get), Just(Call::Wait), Just(Call::Wait), Just(Call::Renew)];
+    let call = prop_oneof![Just(Call::Get), Just(Call::Wait), Just(Call::Wait), Just(Call::Renew { token: None })];
     prop_oneof![
         12 => (call, pool.clone(), host.clone()).prop_map(|(call, pool, host)| Event::Ask { call, pool, host }),
         6 => (pool.clone(), host, any::<bool>()).prop_map(|(pool, host, by_token)| Event::Release { pool, host, by_token }),
@@ -121,9 +121,8 @@ struct World {
     tokens: BTreeMap<(usize, i64), usize>,
     most_permits: [u32; POOLS.len()],
     next: Next,
-    /// What each host was told last, and what it had been told when it asked for a renewal.
+    /// What each host was told last.
     told: BTreeMap<(usize, usize), i64>,
-    renewed: BTreeMap<u64, i64>,
     lost: Vec<(usize, usize, i64)>,
 }
 
@@ -151,7 +150,6 @@ impl World {
             most_permits: [1, 2],
             next: Next::Arrives,
             told: BTreeMap::new(),
-            renewed: BTreeMap::new(),
             lost: Vec::new(),
         }
     }
@@ -207,10 +205,11 @@ impl World {
 
     fn ask(&mut self, call: Call, pool: usize, host: usize) {
         self.tickets += 1;
+        let call = match call {
+            Call::Renew { .. } => Call::Renew { token: self.told.get(&(pool, host)).copied() },
+            call => call,
+        };
         self.open.insert(self.tickets, (call, pool, host));
-        if let (Call::Renew, Some(token)) = (call, self.told.get(&(pool, host))) {
-            self.renewed.insert(self.tickets, *token);
-        }
         let request = Request { ticket: Ticket(self.tickets), call, pool: POOLS[pool], host: HOSTS[host] };
         self.server.handle(Input::Asked(request), self.now());
     }
@@ -275,14 +274,12 @@ impl World {
         let (call, pool, host) = self.open.remove(&ticket).expect("each request has one answer");
         match (call, answer) {
             (Call::Release { .. }, Answer::Ok) => {}
-            (Call::Get | Call::Wait | Call::Renew, Answer::Yes(grant)) => {
-                let renewed = self.renewed.get(&ticket).copied();
-                self.granted(pool, host, renewed, *grant);
-            }
-            (Call::Get | Call::Renew, Answer::No) | (Call::Get, Answer::Unavailable(_)) => {
+            (Call::Get | Call::Wait, Answer::Yes(grant)) => self.granted(pool, host, None, *grant),
+            (Call::Renew { token }, Answer::Yes(grant)) => self.granted(pool, host, token, *grant),
+            (Call::Get | Call::Renew { .. }, Answer::No) | (Call::Get, Answer::Unavailable(_)) => {
                 assert_eq!(self.believed(pool, host), None, "it holds the pool");
             }
-            (Call::Renew, Answer::Unavailable(_)) => {}
+            (Call::Renew { .. }, Answer::Unavailable(_)) => {}
             _ => panic!("{call:?} is answered {answer:?}"),
         }
     }

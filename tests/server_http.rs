@@ -288,7 +288,7 @@ fn many_pools() -> String {
     format!("pools:\n{pools}")
 }
 
-/// One who asks for more than he reads.
+/// One who asks for more than is read.
 fn deaf(server: &Distributexd) -> Connection {
     let mut connection = server.connect();
     connection.say(&"GET /status/ HTTP/1.1\r\n\r\n".repeat(300));
@@ -362,7 +362,7 @@ fn who_takes_longer_than_ten_seconds_is_told_so_or_let_go() {
     assert!(begun.elapsed() >= 10 * SECOND);
     drop((fresh, stopped, dripping));
     wait_until("the deaf one to be let go", || connections_of(&server) == 0);
-    assert!(deaf.rest().len() < 10 << 20, "he heard no more than the kernel had kept for him");
+    assert!(deaf.rest().len() < 10 << 20, "it heard no more than the kernel had kept for it");
 }
 
 /// How many connections the server has, besides the one that asks.

@@ -238,9 +238,9 @@ impl fmt::Display for Flaw {
             Flaw::AfterQuote(rest) => write!(f, "found {rest} after the closing quote"),
             Flaw::NoKey(text) => write!(f, "expected a key and a colon, found {text}"),
             Flaw::KeyNotText(key) => write!(f, "expected text for a key, found {key}: put it in quotes"),
-            Flaw::LongKey => write!(f, "this key is longer than any"),
+            Flaw::LongKey => write!(f, "this key has more than {} characters", scalar::LONGEST_KEY),
             Flaw::Duplicate(key, first) => write!(f, "the key {key:?} is on line {first} already"),
-            Flaw::Indentation => write!(f, "this indentation fits nothing above; a text goes on one line"),
+            Flaw::Indentation => write!(f, "this line is indented like nothing above it; text must stay on one line"),
             Flaw::Depth => write!(f, "more than {DEEPEST} lists and mappings within each other"),
         }
     }
@@ -276,7 +276,7 @@ mod tests {
             ("a: 1\nb", 2, "expected a key and a colon, found \"b\""),
             ("1: a", 1, "expected text for a key, found 1: put it in quotes"),
             ("a: 1\nb: 2\na: 3", 3, "the key \"a\" is on line 1 already"),
-            ("a: 1\n  b: 2", 2, "this indentation fits nothing above; a text goes on one line"),
+            ("a: 1\n  b: 2", 2, "this line is indented like nothing above it; text must stay on one line"),
         ] {
             let Error { line: found, flaw } = parse(text.as_bytes()).unwrap_err();
             assert_eq!((found, flaw.to_string().as_str()), (line, sentence), "{text:?}");

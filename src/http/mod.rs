@@ -2,7 +2,7 @@
 //! which does the opposite. Readers are given all that has arrived, again with each arrival, and say "not yet" until a message is whole.
 //!
 //! Strict where two readers of one stream could disagree on where a message ends: lines end with CR LF and nothing else, a length is
-//! digits, and there is one of it. Who ends lines with LF alone is told so at once; the original let him wait for ever.
+//! digits, and there is one of it. Who ends lines with LF alone is told so at once; the original let them wait for ever.
 
 mod body;
 pub mod call;

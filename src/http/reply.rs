@@ -62,7 +62,7 @@ impl Reply {
         self
     }
 
-    /// Tells the sender what is wrong, as plain text: part of it is what he sent. The connection ends with it, because nobody knows where the
+    /// Tells the sender what is wrong, as plain text: part of it is what was sent. The connection ends with it, because nobody knows where the
     /// next request would begin.
     pub fn refusing(why: &Malformed) -> Reply {
         Reply { keep_alive: false, ..Reply::new(why.status(), "text/plain", why.to_string()) }

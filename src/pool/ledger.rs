@@ -104,7 +104,7 @@ impl Ledger {
         }
         match (asked.call, standing) {
             (Call::Release { token }, _) => self.release(&asked, token, desk, now),
-            (Call::Renew, Standing::Holder) => self.renew(asked, desk, now),
+            (Call::Renew { token }, Standing::Holder) => self.renew(asked, token, desk, now),
             (_, Standing::Holder) => self.vouch(asked, desk),
             (Call::Wait, _) => {
                 self.waiters.insert(asked);
@@ -132,10 +132,10 @@ impl Ledger {
         self.holders.len() < usize::try_from(self.plan.permits).unwrap_or(usize::MAX)
     }
 
-    /// Whoever renews what its host was told of has heard that.
-    fn renew(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
+    /// Whoever knows the token has heard the answer that it came with.
+    fn renew(&mut self, asked: Asked, token: Option<i64>, desk: &mut Desk, now: Moment) {
         let Some(holding) = self.holders.get(&asked.host) else { return };
-        let heard = holding.heard || holding.told.is_some();
+        let heard = holding.heard || token == Some(holding.token);
         self.holders.set(&asked.host, Holding { heard, ..holding });
         if let Some(why) = desk.trouble() {
             return self.answer(asked.ticket, Answer::Unavailable(why), desk);
@@ -223,7 +223,7 @@ impl Ledger {
             self.counts.granted += 1;
             let waited = now.since(*since).as_secs_f64();
             desk.note(Level::Info, format!("granted {name} to {host} (token {token}, waited {waited:.1} s)"));
-        } else if *call == Call::Renew {
+        } else if let Call::Renew { .. } = call {
             desk.note(Level::Debug, format!("renewed {name} for {host} (token {token})"));
         }
         self.holders.set(host, Holding { told: holding.told.max(Some(expires)), ..holding });

@@ -220,7 +220,8 @@ mod tests {
                 ["lost", host, token] => Input::Undelivered { pool: "one", host, token: number(token) },
                 ["get", client] => return self.ask(client, Call::Get),
                 ["wait", client] => return self.ask(client, Call::Wait),
-                ["renew", client] => return self.ask(client, Call::Renew),
+                ["renew", client] => return self.ask(client, Call::Renew { token: None }),
+                ["renew", client, token] => return self.ask(client, Call::Renew { token: Some(number(token)) }),
                 ["release", client] => return self.ask(client, Call::Release { token: None }),
                 ["release", client, token] => return self.ask(client, Call::Release { token: Some(number(token)) }),
                 _ => panic!("{event}"),
@@ -399,17 +400,25 @@ mod tests {
     }
 
     #[test]
-    fn whoever_renews_has_heard_so_nothing_that_is_lost_afterwards_takes_it_from_them() {
+    fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
         Script::plain(pool(1, 60)).play(&[
             (0, "wait a", "a YES 1 60 s"),
             (0, "wait b", ""),
-            (1, "renew a", "a YES 1 60 s"),
+            (1, "renew a 1", "a YES 1 60 s"),
             (2, "lost a 1", ""),
             (3, "lost a 1", ""),
             (61, "tick", "b YES 2 60 s"),
         ]);
-        // A renewal that is a grant itself says nothing of its own answer.
-        Script::plain(pool(1, 60)).play(&[(0, "renew a", "a YES 1 60 s"), (1, "wait b", ""), (2, "lost a 1", "b YES 2 60 s")]);
+        // Not if it is another's token, or only the answer to the renewal told it.
+        for renewal in ["renew a", "renew a 7"] {
+            Script::plain(pool(1, 60)).play(&[
+                (0, renewal, "a YES 1 60 s"),
+                (0, renewal, "a YES 1 60 s"),
+                (1, "wait b", ""),
+                (2, "lost a 1", ""),
+                (2, "lost a 1", "b YES 2 60 s"),
+            ]);
+        }
     }
 
     #[test]
@@ -431,8 +440,8 @@ mod tests {
         let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a" };
         script.memory.handle(Input::Asked(request), at(0));
         assert_eq!(script.drain(), "a INVALID");
-        assert_eq!(script.notes[1..3], [r#"invalid request of "c" for "one": not one of the pool's servers"#; 2]);
-        assert_eq!(script.notes[4], r#"invalid request of "a" for "two": no such pool"#);
+        assert_eq!(script.notes[1..3], [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]);
+        assert_eq!(script.notes[4], r#"invalid request from "a" for "two": no such pool"#);
     }
 
     #[test]

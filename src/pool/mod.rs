@@ -30,7 +30,10 @@ pub enum Call {
     /// To hold it, as soon as that is possible.
     Wait,
     /// To hold it for its whole expiry from now.
-    Renew,
+    Renew {
+        /// The holding that the host knows of.
+        token: Option<i64>,
+    },
     /// To hold it no longer.
     Release {
         /// Only if this is the holding; `None`: whichever it is.

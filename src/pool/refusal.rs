@@ -47,7 +47,7 @@ pub fn check_host(host: &str) -> Result<(), Refusal> {
 /// Whether a pool may be asked this. A host that holds it may keep it and let go, even if it may not take it any more.
 pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Refusal> {
     check_host(host)?;
-    let keeps = holds && matches!(call, Call::Renew | Call::Release { .. });
+    let keeps = holds && matches!(call, Call::Renew { .. } | Call::Release { .. });
     let admitted = pool.servers.as_ref().is_none_or(|servers| servers.iter().any(|server| server == host));
     if keeps || admitted { Ok(()) } else { Err(Refusal::Stranger) }
 }
@@ -55,7 +55,7 @@ pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Ref
 /// The log's line about it. Names are cut to what a good one has at most, since nobody has checked these.
 pub fn told(pool: &str, host: &str, refusal: Refusal) -> String {
     let cut = |name: &str| name.chars().take(LONGEST_HOST).collect::<String>();
-    format!("invalid request of {:?} for {:?}: {refusal}", cut(host), cut(pool))
+    format!("invalid request from {:?} for {:?}: {refusal}", cut(host), cut(pool))
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_stranger_is_asked_away_but_may_let_go() {
         let pool = Pool { name: "one".into(), expire: None, permits: 1, servers: Some(vec!["a".into(), "b".into()]) };
-        let (keeps, takes) = ([Call::Renew, Call::Release { token: None }], [Call::Get, Call::Wait]);
+        let (keeps, takes) = ([Call::Renew { token: None }, Call::Release { token: None }], [Call::Get, Call::Wait]);
         for (host, holds, calls, verdict) in [
             ("a", false, [keeps, takes].concat(), Ok(())),
             ("c", false, [keeps, takes].concat(), Err(Refusal::Stranger)),
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_log_shows_what_nobody_has_checked_on_one_line_of_bounded_length() {
-        assert_eq!(told("p\n", "h", Refusal::UnknownPool), r#"invalid request of "h" for "p\n": no such pool"#);
+        assert_eq!(told("p\n", "h", Refusal::UnknownPool), r#"invalid request from "h" for "p\n": no such pool"#);
         assert!(told("p", &"\u{1}".repeat(8000), Refusal::UnfitHost).len() < 6 * LONGEST_HOST);
     }
 }

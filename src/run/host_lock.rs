@@ -86,7 +86,7 @@ impl HostLock {
             sign(&file).map_err(system)?;
             return Ok((HostLock { path: path.into(), file }, owner));
         }
-        Err(system(io::Error::other("it comes and goes")))
+        Err(system(io::Error::other("others make and remove it all the time")))
     }
 
     /// The descriptor that the lock lasts as long as.

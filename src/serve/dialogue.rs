@@ -1,5 +1,5 @@
 //! One connection's talk in HTTP, without I/O: requests in, one at a time, and replies out, in order. While one is being answered the next is
-//! not read, so that whoever asks faster than he listens waits in his own host's memory and not in ours.
+//! not read, so that whoever asks faster than they listen waits in their own host's memory and not in ours.
 
 use crate::http::{LONGEST_REQUEST, Reply, Request, Terms};
 use std::time::Duration;

@@ -99,7 +99,7 @@ impl Door {
                 Ok(stream) if inside < self.most => callers.push(Caller::Guest(stream)),
                 Ok(stream) => callers.push(Caller::Surplus(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // He has gone again; there may be others.
+                // Whoever it was has gone again; there may be others.
                 Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
                 Err(error) => {
                     callers.push(Caller::Shortage(reason(&error)));

@@ -223,7 +223,7 @@ impl<'a> Serving<'a> {
 
     /// Nobody comes in any more, and all that is asked is answered.
     fn begin_to_end(&mut self, signal: Signal) {
-        self.story.tell(Level::Info, &format_args!("ending by {signal}"));
+        self.story.tell(Level::Info, &format_args!("ending after {signal}"));
         self.ending = Some(now() + ENDING);
         self.door = None;
         self.service.wind_up("the server is ending");

@@ -34,7 +34,7 @@ pub(super) struct Service<'a> {
     pub(super) backend: Box<dyn Backend>,
     pub(super) counts: Counts,
     crowd: Crowd,
-    /// Who has hung up while he waits, unless the answer came with that.
+    /// Who has hung up while waiting, unless the answer came with that.
     leaving: Vec<u64>,
     /// With whom something was done since the epoll was last told what to wake up for.
     touched: Vec<u64>,
@@ -109,7 +109,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Passes an answer on to whoever has asked, if he is still there.
+    /// Passes an answer on to whoever has asked and is still there.
     pub(super) fn deliver(&mut self, ticket: Ticket, answer: &Answer) {
         let Some(key) = self.crowd.asker(ticket) else { return };
         let Some(mut connection) = self.crowd.take(key) else { return };

@@ -2,6 +2,7 @@
 
 use crate::http::{Method, Reply, Request};
 use crate::pool::{Answer, Call};
+use std::num::ParseIntError;
 use std::time::Duration;
 
 /// What a request comes to.
@@ -34,7 +35,7 @@ pub(super) fn wish(request: &Request) -> Wish {
     match (request.method, request.path.replace('/', "").as_str()) {
         (Method::Get | Method::Head, "status") => Wish::Status,
         (Method::Get | Method::Head, "metrics") => Wish::Metrics,
-        // Whoever asks for nothing but a head is told what he could be told, and nothing changes for him.
+        // Whoever asks for nothing but a head is told what can be told so, and nothing changes.
         (Method::Head, _) => Wish::Reply(word("NO")),
         (Method::Get, call) => asked(call, request).map_or_else(|| Wish::Reply(word("INVALID")), Wish::Ask),
         (Method::Post, _) => Wish::Reply(Reply::new(405, "text/plain", "expected GET").with("Allow", "HEAD, GET")),
@@ -48,20 +49,16 @@ fn asked(call: &str, request: &Request) -> Option<Asked> {
     let call = match call {
         "get" => Call::Get,
         "wait" => Call::Wait,
-        "renew" => Call::Renew,
-        "release" => release(request)?,
+        "renew" => Call::Renew { token: token(request).ok()? },
+        "release" => Call::Release { token: token(request).ok()? },
         _ => return None,
     };
     Some(Asked { call, pool: text("pool")?, host: text("host")? })
 }
 
-/// If it has a token, it must be one.
-fn release(request: &Request) -> Option<Call> {
-    let token = request.parameter("token").map(|token| str::from_utf8(&token).ok()?.parse().ok());
-    match token {
-        Some(None) => None,
-        token => Some(Call::Release { token: token.flatten() }),
-    }
+/// The token that a request names, if it does; it must be one then.
+fn token(request: &Request) -> Result<Option<i64>, ParseIntError> {
+    request.parameter("token").map(|token| String::from_utf8_lossy(&token).parse()).transpose()
 }
 
 /// How an answer is said.
@@ -83,7 +80,7 @@ pub(super) fn told(asked: &Asked, answer: &Answer) -> String {
     let call = match asked.call {
         Call::Get => "get",
         Call::Wait => "wait",
-        Call::Renew => "renew",
+        Call::Renew { .. } => "renew",
         Call::Release { .. } => "release",
     };
     let said = match answer {
@@ -105,7 +102,7 @@ fn word(word: &str) -> Reply {
     Reply::new(200, "text/html", word)
 }
 
-/// Rounded down, so that nobody thinks he holds what another has.
+/// Rounded down: nobody is to think that they hold what another has.
 fn seconds(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.subsec_millis());
     if millis == 0 { seconds.to_string() } else { format!("{seconds}.{millis:03}") }
@@ -134,7 +131,8 @@ mod tests {
             ("GET get?host=h&pool=p&host=x", Call::Get),
             ("GET /g/e//t?host=h&pool=p", Call::Get),
             ("GET /wait/?pool=p&host=h", Call::Wait),
-            ("GET /renew/?pool=p&host=h", Call::Renew),
+            ("GET /renew/?pool=p&host=h", Call::Renew { token: None }),
+            ("GET /renew/?pool=p&host=h&token=5", Call::Renew { token: Some(5) }),
             ("GET /release/?pool=p&host=h", Call::Release { token: None }),
             ("GET /release/?pool=p&host=h&token=-5", Call::Release { token: Some(-5) }),
         ] {

@@ -5,7 +5,7 @@ use super::{Flaw, is_end};
 use serde_json::Number;
 
 /// The most characters from the start of a key to its colon, as PyYAML has it (and YAML).
-const LONGEST_KEY: usize = 1024;
+pub(super) const LONGEST_KEY: usize = 1024;
 
 /// The key that a line begins with, and what follows its colon; `None` if there is none.
 pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {

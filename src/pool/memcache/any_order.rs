@@ -57,7 +57,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     let (host, server) = (0..HOSTS.len(), 0..SERVERS);
-    let call = prop_oneof![Just(Call::Get), Just(Call::Wait), Just(Call::Wait), Just(Call::Renew)];
+    let call = prop_oneof![Just(Call::Get), Just(Call::Wait), Just(Call::Wait), Just(Call::Renew { token: None })];
     prop_oneof![
         8 => (call, host.clone()).prop_map(|(call, host)| Event::Ask { call, host }),
         4 => (host, any::<bool>()).prop_map(|(host, by_token)| Event::Release { host, by_token }),
@@ -149,6 +149,10 @@ impl World {
     }
 
     fn ask(&mut self, call: Call, host: usize) {
+        let call = match call {
+            Call::Renew { .. } => Call::Renew { token: self.beliefs.get(&host).map(|(token, _)| *token) },
+            call => call,
+        };
         self.tickets += 1;
         self.open.insert(self.tickets, (call, host));
         let request = Request { ticket: Ticket(self.tickets), call, pool: "one", host: HOSTS[host] };
@@ -212,9 +216,9 @@ impl World {
         match (call, answer) {
             // It may have been told before that it still holds the pool.
             (Call::Release { .. }, Answer::Ok | Answer::Unavailable(_)) => _ = self.beliefs.remove(&host),
-            (Call::Get | Call::Wait | Call::Renew, Answer::Yes(grant)) => self.granted(host, *grant),
-            (Call::Get | Call::Renew, Answer::No) => assert!(!self.believes(host), "it holds the pool"),
-            (Call::Get | Call::Renew, Answer::Unavailable(_)) => {}
+            (Call::Get | Call::Wait | Call::Renew { .. }, Answer::Yes(grant)) => self.granted(host, *grant),
+            (Call::Get | Call::Renew { .. }, Answer::No) => assert!(!self.believes(host), "it holds the pool"),
+            (Call::Get | Call::Renew { .. }, Answer::Unavailable(_)) => {}
             _ => panic!("{call:?} is answered {answer:?}"),
         }
     }

@@ -292,7 +292,11 @@ mod tests {
                 }
                 ["get", client] => self.ask(server, client, Call::Get),
                 ["wait", client] => self.ask(server, client, Call::Wait),
-                ["renew", client] => self.ask(server, client, Call::Renew),
+                ["renew", client] => self.ask(server, client, Call::Renew { token: None }),
+                ["renew", client, token] => {
+                    let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
+                    self.ask(server, client, Call::Renew { token: Some(token) });
+                }
                 ["release", client] => self.ask(server, client, Call::Release { token: None }),
                 ["release", client, token] => {
                     let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
@@ -627,6 +631,15 @@ mod tests {
             (7, "1 get d", "d NO"),
         ]);
         assert_eq!(site.list(), Some("c"));
+    }
+
+    #[test]
+    fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
+        for (renewal, stays) in [("1 renew a 1", "a"), ("1 renew a 9", "")] {
+            let mut site = Site::new(&pool(1, 60));
+            site.play(&[(0, "1 get a", "a YES 1 59 s"), (1, renewal, "a YES 1 59 s"), (2, "1 lost a 1", ""), (2, "1 lost a 1", "")]);
+            assert_eq!(site.list(), Some(stays), "{renewal}");
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Proposal {
         match (asked.call, refusal::check(plan, asked.call, &asked.host, holds)) {
             (_, Err(refusal)) => self.settle(asked, Verdict::Invalid(refusal)),
             (call, Ok(())) if holds => {
-                self.changed |= call == Call::Renew;
+                self.changed |= matches!(call, Call::Renew { .. });
                 self.settle(asked, Verdict::Yes);
             }
             (Call::Wait, Ok(())) => waiters.insert(asked),

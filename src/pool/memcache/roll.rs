@@ -14,6 +14,8 @@ pub(super) struct Known {
     pub(super) token: Option<i64>,
     /// Answers YES that were given here, and not in vain.
     answers: u32,
+    /// It has shown that it knows its token: one of them has arrived.
+    heard: bool,
 }
 
 /// All of them.
@@ -33,10 +35,10 @@ impl Roll {
     /// Takes in a list as it is now. Who is new on it has the tokens after `last_token`.
     pub(super) fn update(&mut self, proposal: &Proposal, last_token: i64, now: Moment) {
         let mut before = std::mem::take(&mut self.0);
-        let mut known = |host: &Rc<str>| before.remove(host).unwrap_or(Known { since: now, token: None, answers: 0 });
+        let mut known = |host: &Rc<str>| before.remove(host).unwrap_or(Known { since: now, token: None, answers: 0, heard: false });
         self.0 = proposal.hosts.iter().map(|host| (host.clone(), known(host))).collect();
         for (host, token) in proposal.fresh.iter().zip(last_token.saturating_add(1)..) {
-            self.0.insert(host.clone(), Known { since: now, token: Some(token), answers: 0 });
+            self.0.insert(host.clone(), Known { since: now, token: Some(token), answers: 0, heard: false });
         }
     }
 
@@ -54,8 +56,15 @@ impl Roll {
         }
     }
 
+    /// The host says that it is on the list by this token.
+    pub(super) fn hear(&mut self, host: &str, token: Option<i64>) {
+        if let Some(known) = self.0.get_mut(host).filter(|known| known.token.is_some() && known.token == token) {
+            known.heard = true;
+        }
+    }
+
     /// Whether the host came on the list here by this token, and does not know.
     pub(super) fn is_untold(&self, host: &str, token: i64) -> bool {
-        self.0.get(host).is_some_and(|known| known.token == Some(token) && known.answers == 0)
+        self.0.get(host).is_some_and(|known| known.token == Some(token) && known.answers == 0 && !known.heard)
     }
 }

@@ -97,6 +97,9 @@ impl Slate {
 
     /// A host asks.
     pub(super) fn ask(&mut self, asked: Asked, tools: &mut Tools) {
+        if let Call::Renew { token } = asked.call {
+            self.roll.hear(&asked.host, token);
+        }
         // Whether it holds the pool, and so may let go of it though it may not have it, the list will tell.
         match refusal::check(&self.plan, asked.call, &asked.host, true) {
             Err(refusal) => self.answer(&asked, Verdict::Invalid(refusal), tools),
