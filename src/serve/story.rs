@@ -3,7 +3,7 @@
 use super::door::Door;
 use crate::link::reason;
 use crate::log;
-use crate::plan::{Level, Server};
+use crate::plan::{Backend, Level, Server};
 use std::fmt::Display;
 
 /// Tells stderr, one line an event.
@@ -25,7 +25,11 @@ impl Story<'_> {
     pub(super) fn begin(self, plan: &Server, door: &Door) {
         self.warn(plan);
         let address = door.address().map_or_else(|error| reason(&error), |address| address.to_string());
-        let kept = plan.state.as_ref().map_or("memory".into(), |path| path.display().to_string());
+        let kept = match (&plan.backend, &plan.state) {
+            (Backend::Memory, None) => "memory".into(),
+            (Backend::Memory, Some(path)) => path.display().to_string(),
+            (memcache @ Backend::Memcache(_), _) => memcache.to_string(),
+        };
         let (pools, most) = (plan.pool_count(), door.most());
         self.tell(Level::Info, &format_args!("listening on {address}: {pools}, holders kept in {kept}, {most} connections at most"));
     }
