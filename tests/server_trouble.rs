@@ -163,7 +163,7 @@ fn servers_that_share_a_memcached_need_no_state_each() {
     let config = format!("backend: memcache\nmemcacheport: {}\nstate: {}\n{POOL}", free_port(), sandbox.path("state").display());
     let servers = [(); 2].map(|()| Distributexd::start(&sandbox, &config));
     for server in servers {
-        assert!(server.stderr().contains("holders kept in memcache at localhost:"), "{}", server.stderr());
+        assert!(server.stderr().contains("holders kept in memcached at localhost:"), "{}", server.stderr());
     }
     assert!(!sandbox.path("state.lock").exists());
 }

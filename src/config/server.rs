@@ -96,6 +96,7 @@ impl Config {
 
     fn take(&mut self, tree: &Node) -> Result<(), Fault> {
         let (mut memcache, mut host, mut port) = (false, MEMCACHE.0, MEMCACHE.1);
+        let mut line_of_state = 0;
         for entry in mapping(tree, "keys and values")? {
             match entry.key.as_str() {
                 "backend" => memcache = backend(entry)?,
@@ -103,12 +104,18 @@ impl Config {
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
                 "pools" => self.pools = self.pools(entry)?,
                 "listen" => self.listen = Some(text(entry, ADDRESS)?.parse().map_err(|_| wrong(entry, ADDRESS))?),
-                "state" => self.state = Some(text(entry, "a file")?.into()),
+                "state" => {
+                    self.state = Some(text(entry, "a file")?.into());
+                    line_of_state = entry.line;
+                }
                 _ => self.unknown(entry),
             }
         }
         if memcache {
             self.backend = Backend::Memcache(Host { name: host.to_owned(), port });
+            if self.state.take().is_some() {
+                self.warnings.push(format!("line {line_of_state}: \"state\": not used, since memcached has the holders"));
+            }
         }
         Ok(())
     }
@@ -284,6 +291,16 @@ mod tests {
             parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
         assert_eq!(config.backend, Backend::Memcache(Host { name: "h".into(), port: 1 }));
         assert_eq!(config.pools, [pool("a", 1800, 1, &[])]);
+    }
+
+    #[test]
+    fn a_state_beside_memcached_is_not_used_and_that_is_said() {
+        for text in ["backend: memcache\nstate: s\npools:\n- name: a\n", "pools:\n- name: a\n\nstate: s\nbackend: memcache\n"] {
+            let config = parse(text).unwrap();
+            let line = text.lines().position(|line| line == "state: s").unwrap() + 1;
+            assert_eq!(config.state, None);
+            assert_eq!(config.warnings, [format!("f: line {line}: \"state\": not used, since memcached has the holders")]);
+        }
     }
 
     #[test]

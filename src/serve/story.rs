@@ -26,9 +26,9 @@ impl Story<'_> {
         self.warn(plan);
         let address = door.address().map_or_else(|error| reason(&error), |address| address.to_string());
         let kept = match (&plan.backend, &plan.state) {
-            (Backend::Memory, None) => "memory".into(),
+            (Backend::Memcache(host), _) => format!("memcached at {host}"),
             (Backend::Memory, Some(path)) => path.display().to_string(),
-            (memcache @ Backend::Memcache(_), _) => memcache.to_string(),
+            (Backend::Memory, None) => "memory".into(),
         };
         let (pools, most) = (plan.pool_count(), door.most());
         self.tell(Level::Info, &format_args!("listening on {address}: {pools}, holders kept in {kept}, {most} connections at most"));

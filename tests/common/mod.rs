@@ -13,6 +13,7 @@ pub mod kazoo;
 pub mod liar;
 pub mod life;
 pub mod lock_server;
+pub mod memcached;
 pub mod process;
 pub mod proxy;
 pub mod pty;

@@ -14,15 +14,19 @@ const CONNECTING: Duration = Duration::from_secs(2);
 /// given time to come to itself. Requests do not wait for that.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// From a line that was lost to the next attempt: at first, and at most. It doubles in between.
+/// From a line that was lost to the next attempt: at first, and at most. It doubles in between, until a line was good.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A line over which a round came to its end was good if it lasted so long. So nobody, whatever he answers, is connected to, and told of in the
+/// log, more than a few times a second.
+const LASTING: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 enum State {
     Down { until: Moment },
     Connecting { since: Moment },
-    Up,
+    Up { since: Moment },
 }
 
 /// What the line wants done.
@@ -42,7 +46,7 @@ pub(super) struct Line {
     incoming: Vec<u8>,
     /// Who awaits a reply, and since when.
     awaited: VecDeque<(Round, Moment)>,
-    /// Since when no reply has come over it, and why, if that is known to be its fault.
+    /// Since when no round has come to its end over it, and why, if that is known to be its fault.
     outage: Option<(Moment, String)>,
 }
 
@@ -60,7 +64,7 @@ impl Line {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        matches!(self.state, State::Up)
+        matches!(self.state, State::Up { .. })
     }
 
     /// Why nothing can be asked, if it cannot.
@@ -75,7 +79,7 @@ impl Line {
                 self.state = State::Connecting { since: now };
                 Some(Want::Connect)
             }
-            State::Up if !self.outgoing.is_empty() => Some(Want::Send(std::mem::take(&mut self.outgoing).into_bytes())),
+            State::Up { .. } if !self.outgoing.is_empty() => Some(Want::Send(std::mem::take(&mut self.outgoing).into_bytes())),
             _ => None,
         }
     }
@@ -85,7 +89,7 @@ impl Line {
         match self.state {
             State::Down { until } => until,
             State::Connecting { since } => since + CONNECTING,
-            State::Up => self.awaited.front().map_or(Moment::NEVER, |(_, since)| *since + SILENCE),
+            State::Up { .. } => self.awaited.front().map_or(Moment::NEVER, |(_, since)| *since + SILENCE),
         }
     }
 
@@ -94,18 +98,22 @@ impl Line {
         let what = match self.state {
             State::Down { .. } => return None,
             State::Connecting { .. } => "no connection",
-            State::Up => "no reply",
+            State::Up { .. } => "no reply",
         };
         (self.wake() <= now).then(|| format!("{what} for {} s", (if self.is_up() { SILENCE } else { CONNECTING }).as_secs()))
     }
 
-    pub(super) fn connected(&mut self) {
-        self.state = State::Up;
+    pub(super) fn connected(&mut self, now: Moment) {
+        self.state = State::Up { since: now };
     }
 
     /// It is lost. Whether that is news.
     pub(super) fn lost(&mut self, why: &str, now: Moment) -> bool {
         let news = self.outage.is_none();
+        let lasted = matches!(self.state, State::Up { since } if since + LASTING <= now);
+        if news && lasted {
+            self.pause = FIRST_PAUSE;
+        }
         self.outage = Some((self.outage.as_ref().map_or(now, |(since, _)| *since), why.to_owned()));
         self.state = State::Down { until: now + self.pause };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -136,9 +144,8 @@ impl Line {
         Ok(Some((round, reply)))
     }
 
-    /// A reply came: the line is good. For how long it was not, if so.
+    /// All that a round has asked was answered: the line is good. For how long it was not, if so.
     pub(super) fn recovered(&mut self, now: Moment) -> Option<Duration> {
-        self.pause = FIRST_PAUSE;
         self.outage.take().map(|(since, _)| now.since(since))
     }
 }

@@ -39,20 +39,21 @@ pub struct Memcache {
 impl Memcache {
     /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
     pub fn new(pools: Vec<plan::Pool>, address: String, boot: Boot, now: Moment) -> Memcache {
-        let slates = pools.into_iter().map(|pool| (pool.name.clone(), Slate::new(pool))).collect();
+        let slates = pools.into_iter().map(|pool| (pool.name.clone(), Slate::new(compatible(pool)))).collect();
         Memcache { slates, address, boot, line: Line::new(now), rounds: 0, said: VecDeque::new() }
     }
 
     /// The slates, and what each of them works with.
     fn with_tools(&mut self, now: Moment) -> (&mut BTreeMap<String, Slate>, Tools<'_>) {
-        (&mut self.slates, Tools { line: &mut self.line, said: &mut self.said, boot: self.boot, now })
+        let tools = Tools { line: &mut self.line, said: &mut self.said, address: &self.address, boot: self.boot, now };
+        (&mut self.slates, tools)
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
         let Request { ticket, call, pool, host } = *request;
         let (slates, mut tools) = self.with_tools(now);
-        if let Some(slate) = slates.get_mut(pool) {
-            return slate.ask(Asked { ticket, call, host: host.into(), since: now }, &mut tools);
+        if let Some(slate) = slate(slates, pool) {
+            return slate.ask(Asked { ticket, call, host: escaped(host).into(), since: now }, &mut tools);
         }
         self.say(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
         self.say(Output::Answer(ticket, Answer::Invalid));
@@ -75,15 +76,19 @@ impl Memcache {
         }
     }
 
+    /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since when it does.
+    fn connected(&mut self, now: Moment) {
+        self.line.connected(now);
+        if self.line.outage().is_some() {
+            self.slates.values_mut().take(1).for_each(Slate::look);
+        }
+    }
+
     fn received(&mut self, bytes: &[u8], now: Moment) {
         self.line.received(bytes);
         loop {
             match self.line.reply() {
                 Ok(Some((round, reply))) => {
-                    if let Some(outage) = self.line.recovered(now) {
-                        let note = format!("memcached at {} answers again, after {:.1} s", self.address, outage.as_secs_f64());
-                        self.say(Output::Note(Level::Warning, note));
-                    }
                     let (slates, mut tools) = self.with_tools(now);
                     let taken = slates.get_mut(&*round.pool).map_or(Ok(()), |slate| slate.reply(&round, reply, &mut tools));
                     if let Err(flaw) = taken {
@@ -133,17 +138,35 @@ impl Memcache {
     }
 }
 
+/// The pool that is asked for: by its name in the config, or as the original looks for that.
+fn slate<'a>(slates: &'a mut BTreeMap<String, Slate>, pool: &str) -> Option<&'a mut Slate> {
+    if slates.contains_key(pool) { slates.get_mut(pool) } else { slates.get_mut(&escaped(pool)) }
+}
+
+/// A name as the original takes it, and writes it into memcached: like text in HTML (`cgi.escape`).
+fn escaped(name: &str) -> String {
+    name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A pool whose `servers` are named as they are, or as the original wants them.
+fn compatible(mut pool: plan::Pool) -> plan::Pool {
+    if let Some(servers) = &mut pool.servers {
+        servers.extend(servers.iter().map(|server| escaped(server)).filter(|name| !servers.contains(name)).collect::<Vec<_>>());
+    }
+    pool
+}
+
 impl Backend for Memcache {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
             Input::Asked(request) => self.asked(&request, now),
             Input::Gone(ticket) => self.gone(ticket),
             Input::Undelivered { pool, host, token } => {
-                if let Some(slate) = self.slates.get_mut(pool) {
-                    slate.undelivered(host, token);
+                if let Some(slate) = slate(&mut self.slates, pool) {
+                    slate.undelivered(&escaped(host), token);
                 }
             }
-            Input::Connected => self.line.connected(),
+            Input::Connected => self.connected(now),
             Input::Disconnected(why) => self.lost(why.as_deref().unwrap_or("it closed the connection"), now),
             Input::Received(bytes) => self.received(bytes, now),
             Input::Tick => self.tick(now),
@@ -170,7 +193,7 @@ impl Backend for Memcache {
         let mut before = std::mem::take(&mut self.slates);
         let mut after = BTreeMap::new();
         let (_, mut tools) = self.with_tools(now);
-        for plan in pools {
+        for plan in pools.into_iter().map(compatible) {
             let name = plan.name.clone();
             let slate = match before.remove(&name) {
                 Some(mut slate) => {
@@ -435,7 +458,17 @@ mod tests {
         let lost =
             "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and whoever waits goes on waiting";
         let told = |note: &str| site.notes.iter().filter(|other| *other == note).count();
-        assert_eq!((told(lost), told("memcached at h:11211 answers again, after 7.0 s")), (2, 1), "of either server");
+        assert_eq!((told(lost), told("memcached at h:11211 answers again, after 7.0 s")), (2, 2), "of either server");
+    }
+
+    #[test]
+    fn that_memcached_answers_again_is_told_when_it_does_though_nobody_asks() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 get a", "a YES 1 59 s"), (3000, "1 unreachable", ""), (3010, "1 reachable", ""), (3050, "1 tick", "")]);
+        assert_eq!(site.notes.last().unwrap(), "memcached at h:11211 answers again, after 0.1 s");
+        let asked = site.fake.heard.len();
+        site.play(&[(9000, "1 tick", "")]);
+        assert_eq!(site.fake.heard.len(), asked);
     }
 
     #[test]
@@ -500,6 +533,70 @@ mod tests {
         site.play(&[(1200, "1 tick", "b YES 1 59 s")]);
         assert_eq!(site.fake.heard.iter().filter(|command| *command == "gets one:lockedby").count(), 4);
         assert_eq!(site.notes.iter().filter(|note| note.starts_with("nobody gets one")).count(), 1);
+    }
+
+    /// How often in two minutes somebody who answers so is connected to, and what is said of him.
+    fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
+        let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
+        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Wait, pool: "one", host: "a" }), at(0));
+        let (mut now, mut tried, mut notes, mut next) = (at(0), 0, Vec::new(), replies.iter());
+        while now < at(120_000) {
+            match server.poll(now) {
+                Output::Connect => {
+                    (tried, next) = (tried + 1, replies.iter());
+                    server.handle(Input::Connected, now);
+                }
+                Output::Send(_) => match next.next() {
+                    Some(reply) => server.handle(Input::Received(reply), now),
+                    None => server.handle(Input::Disconnected(None), now),
+                },
+                Output::Note(_, note) => notes.push(note),
+                Output::Wait(until) => {
+                    now = until;
+                    server.handle(Input::Tick, now);
+                }
+                _ => {}
+            }
+        }
+        (tried, notes)
+    }
+
+    #[test]
+    fn who_only_looks_like_a_memcached_is_named_once_and_tried_less_and_less_often() {
+        for replies in [&[&b"STORED\r\n"[..]][..], &[b"END\r\n", b"7\r\n", b"HTTP/1.1 400 Bad Request\r\n"], &[b"END\r\n", b"END\r\n"], &[]]
+        {
+            let (tried, notes) = tried_and_told(replies);
+            assert_eq!(notes.len(), 1, "{:?}", notes.get(1));
+            assert!(tried < 70, "{tried} times");
+        }
+        let full = tried_and_told(&[b"ERROR Too many open connections\r\n"]);
+        assert_eq!(full.1.len(), 2, "{full:?}");
+        assert!(full.1[0].ends_with("memcached refuses: it says \"Too many open connections\""), "{full:?}");
+        let fickle = tried_and_told(&[b"VALUE one:lockedby 0 1 1\r\nb\r\nEND\r\n"]);
+        assert!(fickle.0 < 500 && fickle.1.len() < 1000, "{} times, {} notes", fickle.0, fickle.1.len());
+    }
+
+    #[test]
+    fn names_stand_in_memcached_as_the_original_writes_them() {
+        let mut site = Site::new(&plan::Pool { servers: Some(vec!["r&d".into(), "<b>".into(), "x&amp;y".into()]), ..pool(3, 60) });
+        site.play(&[
+            (0, "1 get r&d", "r&d YES 1 59 s"),
+            (0, "1 get <b>", "<b> YES 2 59 s"),
+            (0, "1 get x&y", "x&y YES 3 59 s"),
+            (0, "1 get r&amp", "r&amp INVALID"),
+        ]);
+        assert_eq!(site.list(), Some("r&amp;d,&lt;b&gt;,x&amp;y"));
+        site.play(&[(1, "1 lost <b> 2", ""), (2, "2 release r&d", "r&d OK"), (3, "2 get x&y", "x&y YES 3 58 s")]);
+        assert_eq!(site.list(), Some("x&amp;y"));
+    }
+
+    #[test]
+    fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
+        let mut server = Memcache::new(vec![plan::Pool { name: "r&amp;d".into(), ..pool(1, 60) }], "h:11211".into(), BOOT, at(0));
+        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Get, pool: "r&d", host: "a" }), at(0));
+        assert_eq!(server.poll(at(0)), Output::Connect);
+        server.handle(Input::Connected, at(0));
+        assert_eq!(server.poll(at(0)), Output::Send(b"gets r&amp;d:lockedby\r\n".to_vec()));
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Reply {
             "NOT_FOUND" => Reply::NotFound,
             "ERROR" => Reply::Error("it knows no such command".to_owned()),
             _ => match line.split_once(' ') {
-                Some(("SERVER_ERROR" | "CLIENT_ERROR", why)) => Reply::Error(format!("it says {why:?}")),
+                Some(("ERROR" | "SERVER_ERROR" | "CLIENT_ERROR", why)) => Reply::Error(format!("it says {why:?}")),
                 Some(("VALUE", about)) => match value(about, &mut rest)? {
                     Some(reply) => reply,
                     None => return Ok(None),

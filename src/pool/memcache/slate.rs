@@ -39,6 +39,8 @@ pub(super) enum Said {
 pub(super) struct Tools<'a> {
     pub(super) line: &'a mut Line,
     pub(super) said: &'a mut VecDeque<Said>,
+    /// Where memcached is, for messages.
+    pub(super) address: &'a str,
     pub(super) boot: Boot,
     pub(super) now: Moment,
 }
@@ -61,7 +63,7 @@ pub(super) struct Slate {
     /// What is to be done, but for those who wait.
     errands: Vec<Errand>,
     waiters: Waiters,
-    /// Whether somebody waits who was not there when the list was read.
+    /// Whether the list is to be read soon: for who waits and was not there when it was, or for its own sake.
     is_news: bool,
     round: Option<(Round, Step)>,
     /// No round begins before.
@@ -107,6 +109,11 @@ impl Slate {
             }
             Ok(()) => self.errands.push(Errand::Asked(asked)),
         }
+    }
+
+    /// Reads the list, whoever asks or waits.
+    pub(super) fn look(&mut self) {
+        self.is_news = true;
     }
 
     /// Whoever asked this has hung up. Whether it asked here.
@@ -279,10 +286,14 @@ impl Slate {
 
     /// The list is as was proposed.
     fn settle(&mut self, proposal: &Proposal, last_token: i64, tools: &mut Tools) {
+        let now = tools.now;
+        if let Some(outage) = tools.line.recovered(now) {
+            tools.note(Level::Warning, format!("memcached at {} answers again, after {:.1} s", tools.address, outage.as_secs_f64()));
+        }
         if self.trouble.take().is_some() {
             tools.note(Level::Warning, format!("{} goes on", self.name));
         }
-        self.roll.update(proposal, last_token, tools.now);
+        self.roll.update(proposal, last_token, now);
         for (errand, verdict) in &proposal.verdicts {
             match errand {
                 Errand::Asked(asked) if *verdict == Verdict::Yes => self.tell(asked, last_token, proposal, tools),
