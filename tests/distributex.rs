@@ -497,7 +497,7 @@ fn a_job_is_dead_before_its_place_is_anothers() {
     dies_in_time("lock server frozen", &["not renewed for", "no answer for"], |server, _| server.set(|_| Answer::Freeze));
     dies_in_time("lock server hangs up", &["not renewed for", "closed the connection"], |server, _| server.set(|_| Answer::HangUp));
     dies_in_time("lock server replaced by the original", &["not renewed for"], |server, _| server.set(|_| original("INVALID")));
-    dies_in_time("distributex stopped", &["this process was stopped for"], |_, run| run.signal(libc::SIGSTOP));
+    dies_in_time("distributex stopped", &["this process was stopped"], |_, run| run.signal(libc::SIGSTOP));
 }
 
 #[test]

@@ -158,6 +158,17 @@ fn what_belongs_to_another_server_is_left_to_it() {
 }
 
 #[test]
+fn servers_that_share_a_memcached_need_no_state_each() {
+    let sandbox = Sandbox::new();
+    let config = format!("backend: memcache\nmemcacheport: {}\nstate: {}\n{POOL}", free_port(), sandbox.path("state").display());
+    let servers = [(); 2].map(|()| Distributexd::start(&sandbox, &config));
+    for server in servers {
+        assert!(server.stderr().contains("holders kept in memcached at localhost:"), "{}", server.stderr());
+    }
+    assert!(!sandbox.path("state.lock").exists());
+}
+
+#[test]
 fn a_state_that_is_none_is_refused_and_left_as_it_is() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("state");
