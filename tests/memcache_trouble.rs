@@ -12,6 +12,7 @@ use common::memcached::{Memcached, config_at};
 use common::proxy::{From, Passage, Proxy};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, summary, tries, wait_for, wait_until};
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -105,6 +106,17 @@ fn a_server_that_is_started_without_memcached_waits_for_it_in_peace() {
     fails(&server, "release", &format!("cannot ask memcached at {}", memcached.address()));
     memcached.start_again();
     wait_until("an answer", || server.calls("release", "w1", "pool").reply().status == 200);
+}
+
+#[test]
+fn a_memcached_whose_name_has_no_address_is_told_at_once() {
+    let sandbox = Sandbox::new();
+    fs::write(sandbox.path("config"), "backend: memcache\nmemcachehost: no..name\npools:\n- name: pool\n").unwrap();
+    for (option, code) in [("-v", 1), ("--sysexits", 69)] {
+        let outcome = sandbox.program(&["--program=distributexd", "-c", "config", "-p", "0", option]).run();
+        assert_eq!(outcome.end, Ok(code), "{}", outcome.stderr);
+        outcome.complaint_of("distributexd", &["cannot reach memcached: no..name:11211: "]);
+    }
 }
 
 /// What no memcached says, each with a name and with how the server calls it.

@@ -134,14 +134,17 @@ impl Line {
         self.incoming.extend_from_slice(bytes);
     }
 
-    /// The next reply that is whole, and whose it is.
-    pub(super) fn reply(&mut self) -> Result<Option<(Round, Reply)>, Malformed> {
+    /// The next reply that is whole, and whose it is; or why there can be none.
+    pub(super) fn reply(&mut self) -> Result<Option<(Round, Reply)>, String> {
         let mut rest = &self.incoming[..];
-        let Some(reply) = Reply::read(&mut rest)? else { return Ok(None) };
+        let Some(reply) = Reply::read(&mut rest).map_err(|flaw| flaw.to_string())? else { return Ok(None) };
         let read = self.incoming.len() - rest.len();
         self.incoming.drain(..read);
-        let (round, _) = self.awaited.pop_front().ok_or(Malformed::Unasked)?;
-        Ok(Some((round, reply)))
+        match (self.awaited.pop_front(), reply) {
+            (Some((round, _)), reply) => Ok(Some((round, reply))),
+            (None, Reply::Error(why)) => Err(why), // it is full, say, and closes the connection
+            (None, _) => Err(Malformed::Unasked.to_string()),
+        }
     }
 
     /// All that a round has asked was answered: the line is good. For how long it was not, if so.

@@ -96,7 +96,7 @@ impl Memcache {
                     }
                 }
                 Ok(None) => return,
-                Err(flaw) => return self.give_up(&flaw.to_string(), now),
+                Err(why) => return self.give_up(&why, now),
             }
         }
     }
@@ -574,6 +574,17 @@ mod tests {
         assert!(full.1[0].ends_with("memcached refuses: it says \"Too many open connections\""), "{full:?}");
         let fickle = tried_and_told(&[b"VALUE one:lockedby 0 1 1\r\nb\r\nEND\r\n"]);
         assert!(fickle.0 < 500 && fickle.1.len() < 1000, "{} times, {} notes", fickle.0, fickle.1.len());
+    }
+
+    #[test]
+    fn a_memcached_that_refuses_before_it_is_asked_is_told_in_its_words() {
+        let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
+        assert_eq!(server.poll(at(0)), Output::Connect);
+        server.handle(Input::Connected, at(0));
+        server.handle(Input::Received(b"ERROR Too many open connections\r\n"), at(0));
+        assert_eq!(server.poll(at(0)), Output::Disconnect);
+        let Output::Note(_, note) = server.poll(at(0)) else { panic!("it says why") };
+        assert!(note.starts_with("cannot ask memcached at h:11211: it says \"Too many open connections\"; "), "{note}");
     }
 
     #[test]
