@@ -21,7 +21,7 @@ pub struct Server {
     pub pools: Vec<Pool>,
     /// Who remembers the holders.
     pub backend: Backend,
-    /// File that holders are kept in across restarts, if they are.
+    /// File that holders are kept in across restarts, if they are; `None` with a memcached.
     pub state: Option<PathBuf>,
     /// What was odd in the config, a sentence each.
     pub warnings: Vec<String>,

@@ -83,8 +83,7 @@ impl<'a> Serving<'a> {
         let epoll = Epoll::new().map_err(system("make an epoll"))?;
         let descriptors = descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
         let door = Door::open(plan, descriptors).map_err(|why| (End::System, why))?;
-        let path = plan.state.as_deref().filter(|_| plan.backend == plan::Backend::Memory);
-        let opened = path.map(StateFile::open).transpose();
+        let opened = plan.state.as_deref().map(StateFile::open).transpose();
         let (state_file, state) = opened.map_err(|error| (error.end(), error.to_string()))?.unzip();
         let watched = door.watch(&epoll, DOOR).and_then(|()| epoll.add(signals.fd(), SIGNALS, Interest::Read));
         let watched = watched.and_then(|()| timer.fd().map_or(Ok(()), |fd| epoll.add(fd, TIMER, Interest::Read)));
