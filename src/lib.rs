@@ -1,5 +1,6 @@
 //! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host can see.
-//! `lockex`, the same executable by another name, does so with a queue; `distributex` asks a lock server that speaks HTTP.
+//! `lockex`, the same executable by another name, does so with a queue; `distributex` asks a lock server that speaks HTTP, and `distributexd`
+//! is that server.
 //!
 //! # The story
 //!
@@ -11,7 +12,7 @@
 //!
 //! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand over the command: this program keeps
 //! the lock; the *guard*, forked just before the command, keeps the command and its process tree, and sees to it that the tree is dead
-//! before the lock can belong to anybody else, whatever becomes of us.
+//! before the lock can belong to anybody else, whatever becomes of us. The server begins at [`serve`], its loop, and [`pool`], which decides.
 //!
 //! # Rooms, by ring; imports point down
 //!
@@ -27,8 +28,7 @@
 //!    `any_order`; `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files`,
 //!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
-//!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`,
-//!    `counts`).
+//!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`, `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
 //!    `tcp`, `random`, `host`, and `testing` for their tests.
