@@ -93,7 +93,7 @@ fn fifty_clients_are_answered_thousands_of_times_a_second() {
 }
 
 #[test]
-#[ignore = "two minutes: by hand, or by tests/all"]
+#[ignore = "over a minute, and a loopback that stalls drops the probes of so many: by hand, before a release"]
 fn twenty_thousand_hosts_are_served_in_turn_and_wait_for_next_to_nothing() {
     let hosts = HOSTS.min(usize::try_from(raise_limit().unwrap()).unwrap() - OTHERS);
     let sandbox = Sandbox::new();
