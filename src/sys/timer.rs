@@ -42,9 +42,9 @@ impl Timer {
         self.file.take_if(|file| arm(file, at).is_err());
     }
 
-    /// Fires at `at` or before: a timer that is armed for earlier is left as it is.
+    /// Fires at `at` or before: a timer that is armed for earlier is left as it is. Where there is none to fire, and be cleared, that is `set`.
     pub fn set_by(&mut self, at: Option<Duration>) {
-        if at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
+        if self.file.is_none() || at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
             self.set(at);
         }
     }
@@ -134,6 +134,20 @@ mod tests {
         timer.set_by(Some(at + LONG));
         timer.set_by(Some(at));
         assert_eq!(timer.armed, Some(at));
+    }
+
+    #[test]
+    fn without_the_clock_a_moment_that_is_past_keeps_nobody_awake() {
+        check_in_child(|| {
+            refuse(&[(libc::SYS_timerfd_create, libc::EINVAL)]);
+            let mut timer = Timer::new().unwrap();
+            timer.set_by(Some(SOON));
+            assert_eq!(timer.poll_limit(LONG), Some(Duration::ZERO));
+            timer.set_by(Some(LONG + SOON));
+            assert_eq!(timer.poll_limit(LONG), Some(SOON));
+            timer.set_by(None);
+            assert_eq!(timer.poll_limit(LONG), None);
+        });
     }
 
     #[test]
