@@ -4,7 +4,13 @@
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// Clocks, scheduling and the way from a KILL to a reaped process: all must fit in between our deadline and the server's.
+/// What must fit between our deadline and the server's: that the guard wakes up, and that one pass over the tree has signalled it; and if the guard
+/// does not do so in the first half (`supervisor::OVERDUE`), that zk-flock does.
+///
+/// Measured on two cores with 3,000 other processes, from the order to the last sign of life of a tree of eight generations that is deaf to TERM:
+/// median 0.1 ms, worst 0.8 ms; beside 32 busy loops median 0.3 ms, worst 61 ms; there without root's rights median 2 ms, worst 40 ms; zk-flock in the
+/// place of a stopped guard 1.5 ms at worst, beside the busy loops 37 ms in the median. So either half is more than the worst of a guard beside 16
+/// busy loops a core. A machine that keeps a process waiting longer than that has only the server's tick as its margin.
 const MARGIN: Duration = Duration::from_millis(200);
 
 /// Two clocks that count the same time are at most one part in so many apart: each may be slewed by 500 parts in a million (adjtime).

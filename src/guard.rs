@@ -2,15 +2,16 @@
 //! KILL, so that a zk-flock that was killed, stopped or hangs cannot keep a command alive past its lock. Pure; `run::guard` is its body.
 
 use crate::deadlines::Deadlines;
+use crate::kill_rounds::{Due, KillRounds};
 use crate::moment::Moment;
 use crate::plan::Status;
 use crate::signal::Signal;
 use std::time::Duration;
 
-/// How long after KILL a process is called stuck.
-pub const STUCK: Duration = Duration::from_secs(1);
-/// How often it is named from then on.
-pub const STUCK_AGAIN: Duration = Duration::from_mins(1);
+/// How long before the end of a lease that was not renewed the guard asks to run ahead of ordinary processes: longer than 32 busy ones keep it
+/// waiting (100 ms at most, measured on two cores), so that it is there in time for the deadlines themselves. A healthy lease is renewed long
+/// before, so a plain run never comes to this.
+const AHEAD_BY: Duration = Duration::from_millis(300);
 
 /// What happens to the guard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,8 +44,10 @@ pub enum Action {
     ToCommand(Signal),
     /// Send this to the whole tree, the command first.
     ToTree(Signal),
-    /// KILL all children, and again whenever one has ended, until none is left.
+    /// KILL the whole tree, in one pass.
     Kill,
+    /// Be scheduled ahead of ordinary processes from now on, where that is allowed.
+    RunAhead,
     /// Tell whoever keeps the lock.
     Tell(News),
     /// Nothing is left to guard, or nobody to guard it for.
@@ -72,8 +75,8 @@ enum Phase {
     Running,
     /// The tree was told to end; KILL at this moment.
     Stopping { kill: Moment },
-    /// It is being killed; what is left then is named.
-    Killing { stuck: Moment },
+    /// It is being killed, round after round.
+    Killing { rounds: KillRounds },
 }
 
 /// The machine.
@@ -84,12 +87,14 @@ pub struct Guard {
     kill_after: Duration,
     lease: Deadlines,
     phase: Phase,
+    /// Whether it was asked to run ahead.
+    ahead: bool,
 }
 
 impl Guard {
     /// Watches over a command that was just started.
     pub fn new(death_signal: Option<Signal>, kill_after: Duration, lease: Deadlines) -> Guard {
-        Guard { death_signal, kill_after, lease, phase: Phase::Running }
+        Guard { death_signal, kill_after, lease, phase: Phase::Running, ahead: false }
     }
 
     /// Takes in an event; says what to do about it, in order.
@@ -113,13 +118,22 @@ impl Guard {
                 Some(signal) => self.stop(vec![], signal, now + self.kill_after, now),
                 None => vec![Leave],
             },
+            (Running, Event::Tick) if now >= self.lease.kill => self.stop(vec![Tell(News::LeaseOver)], Signal::KILL, now, now),
             (Running, Event::Tick) if now >= self.lease.term => self.stop(vec![Tell(News::LeaseOver)], Signal::TERM, self.lease.kill, now),
+            (Running, Event::Tick) if now >= self.ahead_at() => self.run_ahead(),
             (Stopping { kill }, Event::Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
-            (Killing { stuck }, Event::Tick) if now >= stuck => {
-                self.phase = Killing { stuck: now + STUCK_AGAIN };
-                vec![Tell(News::Stuck), Kill]
+            (Killing { rounds }, Event::Tick) => match rounds.due(now) {
+                Some((due, rounds)) => {
+                    self.phase = Killing { rounds };
+                    if due == Due::Report { vec![Tell(News::Stuck), Kill] } else { vec![Kill] }
+                }
+                None => vec![],
+            },
+            (Running | Stopping { .. }, Event::Forward(signal)) if signal == Signal::KILL => {
+                let mut actions = self.run_ahead();
+                actions.extend(self.kill(now));
+                actions
             }
-            (Running | Stopping { .. }, Event::Forward(signal)) if signal == Signal::KILL => self.kill(now),
             (Running | Stopping { .. }, Event::Forward(signal)) => vec![ToCommand(signal)],
             (Killing { .. }, Event::Forward(_)) | (Stopping { .. } | Killing { .. }, Event::Orphaned) | (_, Event::Tick) => vec![],
         }
@@ -128,20 +142,31 @@ impl Guard {
     /// When time alone brings about something next.
     pub fn wake(&self) -> Moment {
         match self.phase {
-            Phase::Running => self.lease.term,
+            Phase::Running => self.ahead_at().min(self.lease.term),
             Phase::Stopping { kill } => kill.min(self.lease.kill),
-            Phase::Killing { stuck } => stuck,
+            Phase::Killing { rounds } => rounds.wake(),
         }
+    }
+
+    /// When to run ahead because the lease is about to end.
+    fn ahead_at(&self) -> Moment {
+        if self.ahead { Moment::NEVER } else { self.lease.term.before(AHEAD_BY) }
+    }
+
+    fn run_ahead(&mut self) -> Vec<Action> {
+        let already = std::mem::replace(&mut self.ahead, true);
+        if already { vec![] } else { vec![Action::RunAhead] }
     }
 
     fn stop(&mut self, mut first: Vec<Action>, signal: Signal, kill: Moment, now: Moment) -> Vec<Action> {
         self.phase = Phase::Stopping { kill };
+        first.extend(self.run_ahead());
         first.extend(if signal == Signal::KILL { self.kill(now) } else { vec![Action::ToTree(signal)] });
         first
     }
 
     fn kill(&mut self, now: Moment) -> Vec<Action> {
-        self.phase = Phase::Killing { stuck: now + STUCK };
+        self.phase = Phase::Killing { rounds: KillRounds::begin(now) };
         vec![Action::Kill]
     }
 }
@@ -183,7 +208,7 @@ mod tests {
     fn an_order_to_stop_is_heard_and_ends_in_kill() {
         let stop = Event::Stop { signal: TERM, dead_by: at(5) };
         play(&[
-            (1, stop, &[Tell(News::Obeyed), ToTree(TERM)]),
+            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]),
             (4, Event::Tick, &[]),
             (5, Event::Tick, &[Kill]),
             (5, Event::Empty, &[Tell(News::TreeGone), Leave]),
@@ -194,7 +219,7 @@ mod tests {
     fn a_stop_is_over_when_the_whole_tree_is_gone() {
         let stop = Event::Stop { signal: TERM, dead_by: at(5) };
         play(&[
-            (1, stop, &[Tell(News::Obeyed), ToTree(TERM)]),
+            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]),
             (2, Event::Ended(FINE), &[Tell(News::Ended(FINE))]),
             (3, Event::Empty, &[Tell(News::TreeGone), Leave]),
         ]);
@@ -202,14 +227,14 @@ mod tests {
 
     #[test]
     fn an_order_to_kill_kills() {
-        play(&[(1, Event::Stop { signal: Signal::KILL, dead_by: at(1) }, &[Tell(News::Obeyed), Kill])]);
+        play(&[(1, Event::Stop { signal: Signal::KILL, dead_by: at(1) }, &[Tell(News::Obeyed), RunAhead, Kill])]);
     }
 
     #[test]
     fn a_second_stop_never_gives_more_time() {
         let stop = |dead_by| Event::Stop { signal: TERM, dead_by: at(dead_by) };
         play(&[
-            (1, stop(5), &[Tell(News::Obeyed), ToTree(TERM)]),
+            (1, stop(5), &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]),
             (2, stop(9), &[Tell(News::Obeyed), ToTree(TERM)]),
             (5, Event::Tick, &[Kill]),
         ]);
@@ -219,25 +244,45 @@ mod tests {
     fn a_lease_that_is_not_proved_again_ends_the_tree_in_time() {
         play(&[
             (9, Event::Tick, &[]),
-            (10, Event::Tick, &[Tell(News::LeaseOver), ToTree(TERM)]),
+            (10, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM)]),
             (11, Event::Tick, &[]),
             (12, Event::Tick, &[Kill]),
         ]);
-        play(&[(9, Event::Believe(lease(15, 17)), &[]), (14, Event::Tick, &[]), (15, Event::Tick, &[Tell(News::LeaseOver), ToTree(TERM)])]);
+        play(&[
+            (9, Event::Believe(lease(15, 17)), &[]),
+            (14, Event::Tick, &[]),
+            (15, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM)]),
+        ]);
+    }
+
+    #[test]
+    fn a_lease_that_is_over_already_ends_in_kill_at_once() {
+        play(&[(13, Event::Tick, &[Tell(News::LeaseOver), RunAhead, Kill])]);
+    }
+
+    #[test]
+    fn the_guard_runs_ahead_of_others_only_when_a_lease_is_about_to_end() {
+        let mut guard = Guard::new(Some(TERM), Duration::from_secs(4), lease(10, 12));
+        assert_eq!(guard.wake(), at(10).before(AHEAD_BY));
+        assert_eq!(guard.step(Event::Believe(lease(20, 22)), at(9)), []);
+        assert_eq!(guard.step(Event::Tick, at(10)), [], "renewed in time");
+        assert_eq!(guard.step(Event::Tick, at(20).before(AHEAD_BY)), [RunAhead]);
+        assert_eq!(guard.wake(), at(20), "asked for once");
+        assert_eq!(guard.step(Event::Tick, at(20)), [Tell(News::LeaseOver), ToTree(TERM)]);
     }
 
     #[test]
     fn no_grace_lasts_longer_than_the_lease() {
         let stop = Event::Stop { signal: TERM, dead_by: at(99) };
-        play(&[(9, stop, &[Tell(News::Obeyed), ToTree(TERM)]), (12, Event::Tick, &[Kill])]);
-        play(&[(11, Event::Orphaned, &[ToTree(TERM)]), (12, Event::Tick, &[Kill])]);
+        play(&[(9, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]), (12, Event::Tick, &[Kill])]);
+        play(&[(9, Event::Orphaned, &[RunAhead, ToTree(TERM)]), (12, Event::Tick, &[Kill])]);
     }
 
     #[test]
     fn when_zk_flock_dies_the_tree_gets_the_death_signal_and_then_kill() {
-        play(&[(1, Event::Orphaned, &[ToTree(TERM)]), (5, Event::Tick, &[Kill])]);
-        play_with(Some(Signal::USR1), &[(1, Event::Orphaned, &[ToTree(Signal::USR1)]), (5, Event::Tick, &[Kill])]);
-        play_with(Some(Signal::KILL), &[(1, Event::Orphaned, &[Kill])]);
+        play(&[(1, Event::Orphaned, &[RunAhead, ToTree(TERM)]), (5, Event::Tick, &[Kill])]);
+        play_with(Some(Signal::USR1), &[(1, Event::Orphaned, &[RunAhead, ToTree(Signal::USR1)]), (5, Event::Tick, &[Kill])]);
+        play_with(Some(Signal::KILL), &[(1, Event::Orphaned, &[RunAhead, Kill])]);
     }
 
     #[test]
@@ -249,7 +294,13 @@ mod tests {
     fn what_does_not_die_is_named_again_and_again() {
         let stop = Event::Stop { signal: Signal::KILL, dead_by: at(0) };
         let named: &[Action] = &[Tell(News::Stuck), Kill];
-        play(&[(1, stop, &[Tell(News::Obeyed), Kill]), (2, Event::Tick, named), (3, Event::Tick, &[]), (62, Event::Tick, named)]);
+        play(&[
+            (1, stop, &[Tell(News::Obeyed), RunAhead, Kill]),
+            (2, Event::Tick, named),
+            (2, Event::Tick, &[]),
+            (3, Event::Tick, &[Kill]),
+            (62, Event::Tick, named),
+        ]);
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `host`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
-//!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
+//!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
 //!    changed in a `round` by a `proposal`, with its `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
 //!    `any_order`; `refusal`, `state`, `status`, `metrics`).
@@ -30,7 +30,7 @@
 //!    `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
 //!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`, `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
+//!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`, `file`, `socket`,
 //!    `tcp`, `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
@@ -40,6 +40,7 @@ pub mod config;
 pub mod deadlines;
 pub mod guard;
 pub mod http;
+pub mod kill_rounds;
 pub mod link;
 pub mod lock;
 pub mod log;

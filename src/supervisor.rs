@@ -1,7 +1,7 @@
 //! Decides a run: joins lock, command, signals and deadlines into one exit. Pure: `(phase, event, now) → action`, every row a sentence of the
 //! specification. The order of events within one millisecond is the whole difficulty, so there is no state outside the phase but what is fixed.
 
-use crate::guard::{STUCK, STUCK_AGAIN};
+use crate::kill_rounds::{Due, KillRounds};
 use crate::moment::Moment;
 use crate::plan::{End, Status};
 use crate::signal::Signal;
@@ -66,8 +66,10 @@ pub enum Action {
         /// KILL.
         dead_by: Moment,
     },
-    /// Kill guard and tree ourselves; asked for again, name what is left.
+    /// Kill guard and tree ourselves, in one pass.
     KillAll,
+    /// The same, and name what is left although it was killed.
+    KillAndReport,
     /// Stop this process until it is continued; `forward`: and the command, which has not heard of it.
     Suspend {
         /// Whether TSTP has still to be passed on.
@@ -87,8 +89,8 @@ enum Phase {
     Running { started: bool },
     /// The tree is being ended. `lost`: because the lock is. `overdue`: when to do it ourselves.
     Stopping { lost: bool, status: Option<Status>, overdue: Moment },
-    /// The guard is gone or disobeys: the tree is being killed by ourselves. `stuck`: when what is left of it is called so.
-    Killing { end: End, stuck: Moment },
+    /// The guard is gone or disobeys: the tree is being killed by ourselves. round after round.
+    Killing { end: End, rounds: KillRounds },
     /// The command is over, the minimum hold is not.
     Lingering { end: End },
     /// The lock is being let go.
@@ -157,7 +159,7 @@ impl Supervisor {
                 self.linger(self.end(status), now)
             }
             (Stopping { lost: false, status: Some(status), .. }, GuardGone) => {
-                (Killing { end: self.end(status), stuck: now + STUCK }, Some(KillAll))
+                (Killing { end: self.end(status), rounds: KillRounds::begin(now) }, Some(KillAll))
             }
             (Stopping { lost: false, status: None, .. }, TreeGone) => self.linger(End::Internal, now),
             (Stopping { lost: false, status, .. }, CannotStart(end)) if status.is_none() => (Releasing { end }, Some(Release)),
@@ -166,10 +168,14 @@ impl Supervisor {
 
             (Running { .. }, GuardGone) => kill_all(false, now),
             (Stopping { lost, .. }, GuardGone) => kill_all(lost, now),
-            (Killing { stuck, .. }, Lost { .. }) => (Killing { end: End::Lost, stuck }, None),
+            (Killing { rounds, .. }, Lost { .. }) => (Killing { end: End::Lost, rounds }, None),
             (Killing { end, .. }, TreeGone) => (Releasing { end }, Some(Release)),
-            (Killing { end: End::Lost, stuck }, Tick) if now >= stuck => (Releasing { end: End::Lost }, Some(Release)),
-            (Killing { end, stuck }, Tick) if now >= stuck => (Killing { end, stuck: now + STUCK_AGAIN }, Some(KillAll)),
+            (Killing { end, rounds }, Tick) => match rounds.due(now) {
+                Some((Due::Report, _)) if end == End::Lost => (Releasing { end }, Some(Release)),
+                Some((Due::Report, rounds)) => (Killing { end, rounds }, Some(KillAndReport)),
+                Some((Due::Kill, rounds)) => (Killing { end, rounds }, Some(KillAll)),
+                None => (self.phase, None),
+            },
 
             (Lingering { end }, Lost { .. }) => (Releasing { end }, Some(Release)),
             (Lingering { end }, Signalled { signal, .. }) if ends(signal) => (Releasing { end }, Some(Release)),
@@ -193,7 +199,7 @@ impl Supervisor {
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Stopping { overdue, .. } => overdue,
-            Phase::Killing { stuck, .. } => stuck,
+            Phase::Killing { rounds, .. } => rounds.wake(),
             Phase::Lingering { .. } => self.hold_until,
             _ => Moment::NEVER,
         }
@@ -220,7 +226,8 @@ fn stop_lost(status: Option<Status>, dead_by: Moment, now: Moment) -> (Phase, Op
 
 /// The guard does not do it: so do we.
 fn kill_all(lost: bool, now: Moment) -> (Phase, Option<Action>) {
-    (Phase::Killing { end: if lost { End::Lost } else { End::Internal }, stuck: now + STUCK }, Some(Action::KillAll))
+    let end = if lost { End::Lost } else { End::Internal };
+    (Phase::Killing { end, rounds: KillRounds::begin(now) }, Some(Action::KillAll))
 }
 
 /// Whether this signal asks a program to end.
@@ -464,9 +471,10 @@ mod tests {
         play(&[
             (0, Acquired, Some(Start)),
             (1, GuardGone, Some(KillAll)),
-            (2, Tick, Some(KillAll)),
-            (3, Tick, None),
-            (62, Tick, Some(KillAll)),
+            (2, Tick, Some(KillAndReport)),
+            (2, Tick, None),
+            (3, Tick, Some(KillAll)),
+            (62, Tick, Some(KillAndReport)),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
@@ -556,7 +564,7 @@ mod tests {
                     assert!(self.acquired && self.starts == 0, "{event:?}");
                     (self.starts, self.alive) = (1, true);
                 }
-                Some(Stop { .. } | KillAll) => {
+                Some(Stop { .. } | KillAll | KillAndReport) => {
                     assert!(self.starts == 1, "{event:?}");
                     (self.stopping, self.obeyed) = (true, false);
                 }

@@ -223,6 +223,22 @@ fn without_proc_a_command_that_is_told_to_end_is_ended_all_the_same() {
     assert_eq!(outside.wait(), exited(0));
 }
 
+/// S12: neither the guard nor /proc could name the children of a command that was killed, and they lived on without the lock.
+#[test]
+fn without_proc_all_of_the_tree_goes_when_we_are_killed() {
+    let sandbox = Sandbox::new();
+    for options in ["-k 0.2", "-p KILL"] {
+        let tree = "-- sh -c \"trap '' TERM; sleep 1000 & setsid sh -c 'sleep 1000 & wait' & wait\"";
+        let words = ["--local=locks", "-w", "inf", "-l", "0", options, "lock", tree].join(" ");
+        let hidden = format!("mount -t tmpfs none /proc && exec {} {words}", common::sandbox::executable().display());
+        let run = Job::new(&sandbox, Path::new("unshare")).words(&["--mount", "bash", "-c", &hidden]).start();
+        wait_until("the tree", || sandbox.running("sleep 1000").len() == 2);
+        run.signal(libc::SIGKILL);
+        wait_until("nothing to be left", || sandbox.processes().is_empty());
+        run.wait();
+    }
+}
+
 #[test]
 fn a_directory_that_is_gone_stops_nothing() {
     let sandbox = Sandbox::new();

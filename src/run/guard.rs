@@ -13,7 +13,8 @@ use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
 use crate::sys::spawn::spawn;
 use crate::sys::timer::Timer;
-use crate::sys::{clock, file, socket, tree};
+use crate::sys::tree::Process;
+use crate::sys::{clock, file, scheduling, socket, tree};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -83,6 +84,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         line,
         zk_flock: process::parent_pid(),
         alone: false,
+        told: Vec::new(),
         killing: false,
         left: false,
     }
@@ -100,6 +102,8 @@ struct Watch<'a> {
     zk_flock: Pid,
     /// zk-flock is dead.
     alone: bool,
+    /// The tree as it was when it was last told to end.
+    told: Vec<Process>,
     /// What is left of the tree is to die.
     killing: bool,
     left: bool,
@@ -129,6 +133,7 @@ impl Watch<'_> {
                 Action::ToCommand(signal) => drop(self.command.map(|command| process::kill(command, signal))),
                 Action::ToTree(signal) => self.signal_tree(signal),
                 Action::Kill => self.kill(),
+                Action::RunAhead => drop(scheduling::run_ahead()), // or goes on as it is, where that is not allowed
                 Action::Tell(news) => line::report(self.line, Report::News(news)),
                 Action::Leave => self.left = true,
             }
@@ -151,17 +156,13 @@ impl Watch<'_> {
         }
     }
 
-    /// Buries the dead. While killing, each may have left us orphans.
     fn reap(&mut self) {
         while !self.left {
             match process::reap() {
                 Reap::Ended(pid, status) => self.ended(pid, status),
-                Reap::Running => break,
+                Reap::Running => return,
                 Reap::NoChildren => return self.step(Event::Empty),
             }
-        }
-        if self.killing && !self.left {
-            self.kill();
         }
     }
 
@@ -174,32 +175,31 @@ impl Watch<'_> {
 
     /// The command first, so that a shell does not go on with its next line because the one before was killed; and only who is there now:
     /// what a command starts in order to clean up is let finish.
-    fn signal_tree(&self, signal: Signal) {
-        let tree = tree::descendants(process::own_pid());
+    fn signal_tree(&mut self, signal: Signal) {
+        self.told = tree::descendants(process::own_pid());
         let signals = if signal == Signal::TERM { &[Signal::TERM, Signal::CONT][..] } else { &[signal] };
         for &signal in signals {
             if let Some(command) = self.command {
                 let _ = process::kill(command, signal);
             }
-            if let (Some(command), true) = (self.command, tree.is_empty()) {
+            if let (Some(command), true) = (self.command, self.told.is_empty()) {
                 let _ = process::kill_group(command, signal); // without /proc
             }
-            for process in tree.iter().filter(|process| Some(process.pid) != self.command) {
+            for process in self.told.iter().filter(|process| Some(process.pid) != self.command) {
                 let _ = tree::signal(process, signal);
             }
         }
     }
 
-    /// Our own children cannot be mistaken for others while they are unreaped; theirs become ours as they die.
+    /// The command first, then what was told to end and has not, then all of the tree: to look for it takes long on a host of many processes where
+    /// the kernel does not list children (60 µs for each of them, without root's rights on a busy machine).
     fn kill(&mut self) {
         self.killing = true;
         if let Some(command) = self.command {
-            let _ = process::kill_group(command, Signal::KILL);
             let _ = process::kill(command, Signal::KILL);
         }
-        for child in tree::children(process::own_pid()) {
-            let _ = process::kill(child.pid, Signal::KILL);
-        }
+        tree::signal_all(&std::mem::take(&mut self.told), Signal::KILL);
+        tree::kill_own();
     }
 
     /// zk-flock died without a word; so this is the word.

@@ -17,12 +17,12 @@ use crate::moment::Moment;
 use crate::plan::{End, Exit, Level, Plan};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
-use crate::sys::clock;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
+use crate::sys::{clock, scheduling};
 use files::Files;
 use guard::Environment;
 use host_lock::HostLock;
@@ -236,6 +236,10 @@ impl<'a> Run<'a> {
             Action::Forward(signal) => self.order(Order::Forward(signal)),
             Action::Stop { signal, dead_by } => self.order(Order::Stop { signal, dead_by }),
             Action::KillAll => self.kill_all(),
+            Action::KillAndReport => {
+                self.tell_stuck();
+                self.kill_all();
+            }
             Action::Suspend { forward } => {
                 if forward {
                     self.order(Order::Forward(Signal::TSTP));
@@ -355,52 +359,41 @@ impl<'a> Run<'a> {
                 Reap::NoChildren => return,
             }
         }
-        if self.killing {
-            self.sweep();
+        if self.killing && self.only_others_are_left() {
+            self.killing = false;
+            self.step(Event::TreeGone);
         }
     }
 
-    /// The guard is gone, or does not do its duty: it dies, and its tree with it, which falls to us.
+    /// The guard is gone, or does not do its duty: it dies, and its tree with it, in one pass. What a dead guard leaves behind is ours.
     fn kill_all(&mut self) {
-        if self.killing {
-            return self.tell_stuck();
-        }
+        let tree = self.survivors();
         let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
+        guarding.line = None;
+        self.killing = true;
+        let _ = scheduling::run_ahead(); // or goes on as it is, where that is not allowed
         if !guarding.buried {
             let _ = process::kill(guarding.guard, Signal::KILL);
         }
-        guarding.line = None;
-        self.killing = true;
+        tree::signal_all(&tree, Signal::KILL);
+        if guarding.born.is_none() {
+            tree::kill_own_children_without_proc();
+        }
         self.bury();
     }
 
-    /// What is left of the tree: below the guard, or with us once it is dead.
+    /// What is left of the tree: below the guard, or below us once it is dead.
     fn survivors(&self) -> Vec<Process> {
         match &self.guarding {
-            Some(Guarding { born, buried: true, .. }) => {
-                tree::children(process::own_pid()).into_iter().filter(|child| born.is_none_or(|born| child.started >= born)).collect()
-            }
+            Some(Guarding { born, buried: true, .. }) => tree::descendants_since(process::own_pid(), *born),
             Some(Guarding { guard, .. }) => tree::descendants(*guard),
             None => Vec::new(),
         }
     }
 
-    /// Kills what has fallen to us. Every death wakes us again, and may have left us more.
-    fn sweep(&mut self) {
-        let Some(Guarding { buried: true, born, command, ended, .. }) = self.guarding else { return };
-        let left = self.survivors();
-        for child in &left {
-            let _ = process::kill(child.pid, Signal::KILL);
-        }
-        if let Some(command) = command.filter(|_| !ended && !tree::has_proc()) {
-            let _ = process::kill_group(command, Signal::KILL);
-            let _ = process::kill(command, Signal::KILL);
-        }
-        // Where all our children are the tree's, the last of them is waited for: /proc may hide some.
-        if born.is_some() && left.is_empty() {
-            self.killing = false;
-            self.step(Event::TreeGone);
-        }
+    /// Whether all children that we have left were ours before the guard was. Where there were none, the last one is waited for: /proc may hide some.
+    fn only_others_are_left(&self) -> bool {
+        matches!(self.guarding, Some(Guarding { buried: true, born: Some(_), .. })) && self.survivors().is_empty()
     }
 }
 

@@ -112,7 +112,10 @@ impl Run<'_> {
                 self.marks.started = now();
                 self.say(Level::Info, &format_args!("Start subprocess: {command} (PID: {pid})"));
                 if !tree::has_proc() {
-                    self.say(Level::Warning, &"no /proc here: of the job's processes only the first and its group can be stopped");
+                    self.say(
+                        Level::Warning,
+                        &"/proc is not mounted: a signal reaches only the command and its process group; KILL reaches all of its processes",
+                    );
                 }
             }
             Report::CannotStart(errno) => {

@@ -16,6 +16,7 @@ mod pidfd;
 pub mod poll;
 pub mod process;
 pub mod random;
+pub mod scheduling;
 pub mod signals;
 pub mod socket;
 pub mod spawn;

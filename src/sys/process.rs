@@ -6,7 +6,11 @@ use super::check;
 use crate::plan::Status;
 use crate::signal::Signal;
 use std::ffi::{c_int, c_ulong};
+use std::mem::MaybeUninit;
 use std::{fmt, io};
+
+/// No kernel gives out a larger id: `PID_MAX_LIMIT` of 64-bit Linux.
+const LARGEST_PID: i32 = 1 << 22;
 
 /// A process id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -100,6 +104,33 @@ pub fn reap() -> Reap {
     }
 }
 
+/// Our children that are alive, where /proc does not show them: found by asking the kernel for each id whether it is a child of ours. First the
+/// ids given out since this process started (a few milliseconds for 32,768 of them); only if none of those is a living child, all ids.
+pub fn children_by_number() -> Vec<Pid> {
+    let (own, newest) = (own_pid().0, newest_pid().unwrap_or(LARGEST_PID));
+    let living = |ids: &mut dyn Iterator<Item = i32>| ids.map(Pid).filter(|&pid| is_living_child(pid)).collect::<Vec<_>>();
+    let recent = if own < newest { living(&mut (own + 1..=newest)) } else { living(&mut (own + 1..=LARGEST_PID).chain(1..=newest)) };
+    if recent.is_empty() { living(&mut (1..=LARGEST_PID)) } else { recent }
+}
+
+/// The id that the kernel gave out last: that of a child that ends at once.
+fn newest_pid() -> io::Result<i32> {
+    match fork()? {
+        Fork::Child => leave(0),
+        Fork::Parent(child) => wait(child).map(|_| child.0),
+    }
+}
+
+fn is_living_child(pid: Pid) -> bool {
+    // SAFETY: siginfo_t is plain data, for which zeros are fine.
+    let mut ended: libc::siginfo_t = unsafe { MaybeUninit::zeroed().assume_init() };
+    let id = pid.0.cast_unsigned();
+    // SAFETY: waitid(2) writes one siginfo_t. WNOWAIT leaves the child to be reaped.
+    let found = unsafe { libc::waitid(libc::P_PID, id, &raw mut ended, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) } == 0;
+    // SAFETY: waitid(2) has written it, or left the zeros.
+    found && unsafe { ended.si_pid() } == 0
+}
+
 /// Waits until a child ends, and buries it.
 pub fn wait(child: Pid) -> io::Result<Status> {
     let mut status = 0;
@@ -186,6 +217,30 @@ mod tests {
             }
             assert_eq!([wait(ANY).unwrap(), wait(ANY).unwrap()], [Status::Exited(3); 2]);
             assert_eq!(reap(), Reap::NoChildren);
+        });
+    }
+
+    #[test]
+    fn living_children_are_found_by_number() {
+        check_in_child(|| {
+            let (_ours, theirs) = socket::pair().unwrap();
+            let born = || match fork().unwrap() {
+                Fork::Parent(child) => child,
+                Fork::Child => {
+                    poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                    leave(0)
+                }
+            };
+            let children = [born(), born()];
+            assert_eq!(children_by_number(), children);
+            kill(children[0], Signal::KILL).unwrap();
+            while is_living_child(children[0]) {}
+            assert_eq!(children_by_number(), [children[1]], "the dead one has not been reaped");
+            kill(children[1], Signal::KILL).unwrap();
+            for child in children {
+                assert_eq!(wait(child).unwrap(), Status::Killed(Signal::KILL));
+            }
+            assert_eq!(children_by_number(), []);
         });
     }
 

@@ -3,6 +3,7 @@
 use super::process::{self, Pid};
 use super::{file, pidfd};
 use crate::signal::Signal;
+use std::collections::{HashSet, VecDeque};
 use std::{fs, io};
 
 /// A process, as /proc shows it.
@@ -40,20 +41,51 @@ pub fn all() -> io::Result<Vec<Process>> {
 }
 
 /// Children, children's children and so on that are alive, parents before children. None without /proc.
+///
+/// Costs a few reads for each of them where the kernel lists the children of a process (`CONFIG_PROC_CHILDREN`), else a few for each process of the
+/// host. The kernel's lists may miss a process that is born, or whose elder sibling dies, during the look: it is there at the next.
 pub fn descendants(of: Pid) -> Vec<Process> {
-    let mut found = family(of, &all().unwrap_or_default());
+    let mut found = walk(of).unwrap_or_else(|| family(of, &all().unwrap_or_default()));
     found.retain(Process::is_alive);
     found
 }
 
-/// Children that are alive. None without /proc.
-pub fn children(of: Pid) -> Vec<Process> {
-    all().unwrap_or_default().into_iter().filter(|process| process.parent == of && process.is_alive()).collect()
+/// The same of those children only that were started at `since`, in the kernel's ticks, or later.
+pub fn descendants_since(of: Pid, since: Option<u64>) -> Vec<Process> {
+    let mut found = descendants(of);
+    let mut kept = HashSet::new(); // parents come before their children
+    found.retain(|process| {
+        let keep = if process.parent == of { since.is_none_or(|since| process.started >= since) } else { kept.contains(&process.parent) };
+        keep && kept.insert(process.pid)
+    });
+    found
 }
 
 /// This process, dead or alive, until it is reaped. `None` without /proc.
 pub fn find(pid: Pid) -> Option<Process> {
     look_up(pid)
+}
+
+/// KILLs all descendants of this process in one pass; without /proc its children, and theirs become a subreaper's own as they die: so that comes
+/// to the same, a generation a pass.
+pub fn kill_own() {
+    signal_all(&descendants(process::own_pid()), Signal::KILL);
+    kill_own_children_without_proc();
+}
+
+/// KILLs the children of this process if /proc cannot show them.
+pub fn kill_own_children_without_proc() {
+    if !has_proc() {
+        // They cannot be mistaken for others while they are not reaped.
+        process::children_by_number().into_iter().for_each(|child| drop(process::kill(child, Signal::KILL)));
+    }
+}
+
+/// Sends a signal to each, in order. One that has gone meanwhile, or may not be signalled, is passed over.
+pub fn signal_all(processes: &[Process], with: Signal) {
+    for process in processes {
+        let _ = signal(process, with);
+    }
 }
 
 /// Sends a signal to this very process, never to another that has got its id since: ESRCH then.
@@ -105,6 +137,42 @@ fn parse(stat: &[u8]) -> Option<Process> {
         threads: field(20)?.parse().ok()?,
         started: field(22)?.parse().ok()?,
     })
+}
+
+/// The descendants of a process, generation by generation, by the kernel's lists of children. `None` where it has none.
+fn walk(of: Pid) -> Option<Vec<Process>> {
+    let mut found = Vec::new();
+    let mut seen = HashSet::from([of]);
+    let mut parents = VecDeque::from([look_up(of)?]);
+    while let Some(parent) = parents.pop_front() {
+        // Only the lists of the first must be there: another may have ended by now.
+        let ids = match child_ids(&parent) {
+            None if parent.pid == of => return None,
+            ids => ids.unwrap_or_default(),
+        };
+        // An id may be another process's by now, and an orphan's parent is the subreaper.
+        let is_descendant = |child: &Process| child.parent == parent.pid || child.parent == of;
+        for child in ids.into_iter().filter(|&id| seen.insert(id)).filter_map(look_up).filter(is_descendant) {
+            found.push(child);
+            parents.push_back(child);
+        }
+    }
+    Some(found)
+}
+
+/// The children of a process, by thread: each lists those that it has forked, and those that a thread which has ended has left it.
+fn child_ids(parent: &Process) -> Option<Vec<Pid>> {
+    let Pid(pid) = parent.pid;
+    let list = |thread: &str| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
+    let lists = if parent.threads == 1 {
+        list(&pid.to_string()).ok()?
+    } else {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.filter_map(|thread| thread.ok()?.file_name().into_string().ok());
+        let lists: Vec<String> = threads.filter_map(|thread| list(&thread).ok()).collect();
+        lists.first()?;
+        lists.concat()
+    };
+    Some(lists.split_ascii_whitespace().filter_map(|id| id.parse().ok().map(Pid)).collect())
 }
 
 /// The descendants of a process among `all`, generation by generation. It is not its own, even if ids that were used again during the look
@@ -184,21 +252,89 @@ mod tests {
         assert_eq!(name(own_pid()) + "\n", fs::read_to_string(format!("/proc/{}/comm", own_pid())).unwrap());
     }
 
-    /// A child and a grandchild of this process, which wait for a signal.
-    fn two_generations() -> [Process; 2] {
+    /// A child of this process, a child of that one and so on, which wait for a signal.
+    fn generations<const N: usize>() -> [Process; N] {
         let (ours, theirs) = socket::pair().unwrap();
         if let Fork::Child = fork().unwrap() {
-            let _grandchild = fork().unwrap();
+            for _ in 1..N {
+                if let Fork::Parent(_) = fork().unwrap() {
+                    break;
+                }
+            }
+            // SAFETY: alarm(2) touches no memory. A test that fails leaves nothing behind for ever.
+            unsafe { libc::alarm(20) };
             socket::send(&theirs, b"here").unwrap();
             // SAFETY: pause(2) touches no memory.
             unsafe { libc::pause() };
             leave(1);
         }
-        for _ in 0..2 {
+        for _ in 0..N {
             poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
             socket::receive(&ours, &mut [0; 8]).unwrap();
         }
         descendants(own_pid()).try_into().unwrap()
+    }
+
+    #[test]
+    fn one_pass_kills_every_generation() {
+        check_in_child(|| {
+            process::become_subreaper().unwrap();
+            generations::<8>();
+            kill_own();
+            for _ in 0..8 {
+                assert_eq!(wait(Pid(-1)).unwrap(), Status::Killed(Signal::KILL)); // would hang if one were left
+            }
+            assert_eq!(reap(), process::Reap::NoChildren);
+        });
+    }
+
+    #[test]
+    fn the_kernels_lists_of_children_show_what_a_look_at_all_processes_shows() {
+        check_in_child(|| {
+            process::become_subreaper().unwrap();
+            let ids = |tree: &[Process]| tree.iter().map(|process| (process.pid, process.parent)).collect::<Vec<_>>();
+            let tree = generations::<5>();
+            assert_eq!(ids(&walk(own_pid()).unwrap()), ids(&tree));
+            assert_eq!(ids(&family(own_pid(), &all().unwrap())), ids(&tree));
+            assert_eq!(ids(&walk(tree[1].pid).unwrap()), ids(&tree[2..]));
+            // Orphans are listed below the subreaper.
+            signal(&tree[1], Signal::KILL).unwrap();
+            while look_up(tree[2].pid).unwrap().parent != own_pid() {}
+            let left: Vec<Pid> = descendants(own_pid()).iter().map(|process| process.pid).collect();
+            assert_eq!(left, [tree[0].pid, tree[2].pid, tree[3].pid, tree[4].pid]);
+            kill_own();
+        });
+    }
+
+    #[test]
+    #[allow(
+        clippy::disallowed_methods,
+        clippy::zombie_processes,
+        reason = "the children are another thread's, and the process that forked us ends"
+    )]
+    fn the_children_of_every_thread_are_listed() {
+        check_in_child(|| {
+            let child = std::thread::spawn(|| {
+                let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+                Pid(child.id().cast_signed())
+            });
+            let child = child.join().unwrap();
+            let (ours, theirs) = socket::pair().unwrap();
+            let threaded = std::thread::spawn(move || {
+                let child = Pid(std::process::Command::new("sleep").arg("1000").spawn().unwrap().id().cast_signed());
+                socket::send(&theirs, b"here").unwrap();
+                poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                child
+            });
+            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+            let mut listed: Vec<Pid> = walk(own_pid()).unwrap().iter().map(|process| process.pid).collect();
+            socket::send(&ours, b"go").unwrap();
+            let mut born = [child, threaded.join().unwrap()];
+            kill_own();
+            listed.sort();
+            born.sort();
+            assert_eq!(listed, born);
+        });
     }
 
     #[test]
@@ -207,9 +343,14 @@ mod tests {
             check_in_child(|| {
                 refuse(refused);
                 process::become_subreaper().unwrap();
-                let [first, second] = two_generations();
+                let [first, second] = generations();
                 assert_eq!((first.parent, second.parent), (own_pid(), first.pid));
-                assert_eq!(children(own_pid()).iter().map(|child| child.pid).collect::<Vec<_>>(), [first.pid]);
+                assert_eq!(descendants_since(own_pid(), Some(first.started)).len(), 2);
+                assert_eq!(
+                    descendants_since(own_pid(), Some(first.started + 1)),
+                    [],
+                    "a child that was there before, and what is below it"
+                );
 
                 let somebody_else = Process { started: first.started + 1, ..first };
                 assert_eq!(signal(&somebody_else, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));

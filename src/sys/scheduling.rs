@@ -1,0 +1,57 @@
+//! Which processes the kernel runs first.
+
+use super::check;
+use std::io;
+use std::mem::MaybeUninit;
+
+/// The lowest of the real-time priorities: ahead of every ordinary process, and of nothing else.
+const LOWEST: libc::c_int = 1;
+
+/// Lets this process run ahead of all ordinary ones, and not those that it forks. EPERM without `CAP_SYS_NICE`, unless `RLIMIT_RTPRIO` allows it, or in
+/// a control group that has no real-time budget.
+pub fn run_ahead() -> io::Result<()> {
+    // SAFETY: sched_param is plain data, for which zeros are fine.
+    let mut parameters: libc::sched_param = unsafe { MaybeUninit::zeroed().assume_init() };
+    parameters.sched_priority = LOWEST;
+    // By number: musl's own wrapper answers ENOSYS.
+    // SAFETY: sched_setscheduler(2) reads the parameters, which are there.
+    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameters) })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::{Fork, fork, leave, wait};
+    use super::super::testing::{check_in_child, refuse};
+    use super::*;
+    use crate::plan::Status;
+
+    fn policy() -> libc::c_int {
+        // SAFETY: sched_getscheduler(2) touches no memory.
+        let policy = check(unsafe { libc::syscall(libc::SYS_sched_getscheduler, 0) }).unwrap();
+        policy.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_process_that_may_runs_ahead_and_its_children_do_not() {
+        check_in_child(|| {
+            if run_ahead().is_err() {
+                return assert_eq!(policy(), libc::SCHED_OTHER, "not root");
+            }
+            assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, libc::SCHED_RR);
+            match fork().unwrap() {
+                Fork::Child => leave(u8::from(policy() != libc::SCHED_OTHER)),
+                Fork::Parent(child) => assert_eq!(wait(child).unwrap(), Status::Exited(0)),
+            }
+        });
+    }
+
+    #[test]
+    fn a_process_that_may_not_goes_on_as_it_was() {
+        check_in_child(|| {
+            refuse(&[(libc::SYS_sched_setscheduler, libc::EPERM)]);
+            assert_eq!(run_ahead().unwrap_err().raw_os_error(), Some(libc::EPERM));
+            assert_eq!(policy(), libc::SCHED_OTHER);
+        });
+    }
+}
