@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
 use zk_flock::moment::Moment;
 use zk_flock::plan::{Exit, Server};
-use zk_flock::sys::{clock, file, poll, signals};
+use zk_flock::sys::{clock, poll, signals};
 use zk_flock::{log, run, serve};
 
 /// Every name that this executable answers to; under any other it is the first one.
@@ -102,12 +102,7 @@ fn check(server: &Server) -> ExitCode {
 }
 
 fn environment() -> Environment {
-    Environment {
-        euid: file::effective_uid(),
-        xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").map(Into::into),
-        zkhosts: env::var_os("ZKHOSTS"),
-        current_dir: env::current_dir().unwrap_or_default(),
-    }
+    Environment { zkhosts: env::var_os("ZKHOSTS"), current_dir: env::current_dir().unwrap_or_default() }
 }
 
 fn print(text: &dyn Display) -> ExitCode {

@@ -71,10 +71,10 @@ pub enum Lock {
     },
     /// flock(2) on one of these files of this host, the first that is free.
     Local {
-        /// Folder of the files; made if missing.
-        directory: PathBuf,
-        /// Whether `directory` is the default one, whose owner and mode must be ours alone.
-        private: bool,
+        /// Folder of all applications; `None`: this user's default folder on this host.
+        folder: Option<PathBuf>,
+        /// Folder of the files in that one. Both are made if missing.
+        app_id: String,
         /// Names of files in it, never empty; tried in order.
         names: Vec<String>,
         /// Print each name on stdout as it is tried.

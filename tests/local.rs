@@ -185,7 +185,7 @@ fn a_daemon_of_the_command_does_not_keep_the_lock() {
 
 #[test]
 fn whoever_may_write_in_the_folder_may_use_its_locks() {
-    for (mode, expected) in [(0o1777, 0o666), (0o755, 0o644), (0o700, 0o600)] {
+    for (mode, expected) in [(0o1777, 0o1666), (0o755, 0o1644), (0o700, 0o1600)] {
         let sandbox = Sandbox::new();
         let folder = sandbox.path("locks");
         fs::create_dir(&folder).unwrap();

@@ -8,7 +8,7 @@ use common::run::{Job, exited};
 use common::sandbox::Sandbox;
 use common::{SECOND, process, report, summary, wait_for, wait_until};
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ fn what_is_no_file_in_the_place_of_a_lock_file_is_refused() {
 }
 
 #[test]
-fn the_token_grows_from_what_the_file_holds_and_starts_anew_from_what_is_none() {
+fn the_token_grows_from_what_the_file_holds() {
     let sandbox = Sandbox::new();
     let token = |found: Option<&str>| {
         let file = sandbox.path("locks").join(&sandbox.id).join("lock");
@@ -103,15 +103,13 @@ fn the_token_grows_from_what_the_file_holds_and_starts_anew_from_what_is_none() 
     assert!(first > 1_700_000_000_000_000_000, "nanoseconds of real time");
     assert_eq!(token(Some("9000000000000000000\n")), 9_000_000_000_000_000_001);
     assert_eq!(token(None), 9_000_000_000_000_000_002);
-    for junk in ["", "junk", "-5", "99999999999999999999999", "\0\0\0", &"7".repeat(5000)] {
-        let token = token(Some(junk));
-        assert!(token > first && token < 9_000_000_000_000_000_000, "{junk:?}: {token}");
-    }
+    let emptied = token(Some(""));
+    assert!(emptied > first && emptied < 9_000_000_000_000_000_000, "{emptied}");
 }
 
 /// Asserts that root, with this done in /run/lock before, gets such an outcome from the default folder.
 fn in_default_folder(sandbox: &Sandbox, before: &str) -> common::run::Outcome {
-    let line = sandbox.program(&["--local", "--app-id", &sandbox.id, "-l", "0", "lock", "stat -c %a:%u /run/lock/zk-flock"]).line();
+    let line = sandbox.program(&["--local", "--app-id", &sandbox.id, "-l", "0", "lock", "stat -c %a:%u /run/lock/zk-flock-0"]).line();
     let script = format!("mkdir -p /run/lock && mount -t tmpfs none /run/lock && cd /run/lock && {{ {before}; }} && exec {line}");
     Job::new(sandbox, Path::new("unshare")).words(&["--mount", "sh", "-c", &script]).run()
 }
@@ -119,40 +117,19 @@ fn in_default_folder(sandbox: &Sandbox, before: &str) -> common::run::Outcome {
 #[test]
 fn the_default_folder_is_ours_alone_or_refused() {
     let sandbox = Sandbox::new();
-    for before in [":", "umask 0", "mkdir -m 700 zk-flock"] {
+    for before in [":", "umask 0", "umask 777", "mkdir -m 700 zk-flock-0"] {
         assert_eq!(in_default_folder(&sandbox, before), exited(0).printing("700:0\n"), "{before}");
     }
     for before in [
-        "mkdir -m 755 zk-flock",
-        "mkdir -m 777 zk-flock",
-        "mkdir -m 1777 zk-flock",
-        "mkdir -m 700 zk-flock && chown 54321 zk-flock",
-        "mkdir -m 700 other && ln -s other zk-flock",
-        "touch zk-flock",
+        "mkdir -m 755 zk-flock-0",
+        "mkdir -m 777 zk-flock-0",
+        "mkdir -m 1777 zk-flock-0",
+        "mkdir -m 700 zk-flock-0 && chown 54321 zk-flock-0",
+        "mkdir -m 700 other && ln -s other zk-flock-0",
+        "touch zk-flock-0",
     ] {
-        in_default_folder(&sandbox, before).complains(1, &["/run/lock/zk-flock", "--local=DIR"]);
+        in_default_folder(&sandbox, before).complains(1, &["/run/lock/zk-flock-0", "--local=DIR"]);
     }
-}
-
-#[test]
-fn a_user_has_a_default_folder_of_his_own() {
-    let sandbox = Sandbox::new();
-    let runtime = sandbox.path("runtime");
-    fs::create_dir(&runtime).unwrap();
-    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o777)).unwrap();
-    let line = sandbox.program(&["--local", "-l", "0", "lock", "echo mine"]).line();
-    let user = "setpriv --reuid=54321 --clear-groups --inh-caps=-all,+dac_override --ambient-caps=-all,+dac_override --bounding-set=-all,+dac_override";
-    let run = || {
-        Job::new(&sandbox, Path::new("sh"))
-            .words(&["-c", &format!("exec {user} {line}")])
-            .env("XDG_RUNTIME_DIR", runtime.to_str().unwrap())
-            .run()
-    };
-    assert_eq!(run(), exited(0).printing("mine\n"));
-    let made = fs::metadata(runtime.join("zk-flock")).unwrap();
-    assert_eq!((made.uid(), made.mode() & 0o7777), (54321, 0o700));
-    fs::set_permissions(runtime.join("zk-flock"), fs::Permissions::from_mode(0o770)).unwrap();
-    run().complains(1, &["zk-flock", "--local=DIR"]);
 }
 
 #[test]

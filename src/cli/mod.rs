@@ -40,10 +40,6 @@ impl Program {
 /// What a plan depends on besides words and config.
 #[derive(Clone, Default, Debug)]
 pub struct Environment {
-    /// Whom we act for.
-    pub euid: u32,
-    /// `$XDG_RUNTIME_DIR`.
-    pub xdg_runtime_dir: Option<PathBuf>,
     /// `$ZKHOSTS`.
     pub zkhosts: Option<OsString>,
     /// Where relative paths begin; a daemon leaves it.

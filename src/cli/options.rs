@@ -149,7 +149,7 @@ pub(super) mod testing {
     use super::*;
 
     pub(in crate::cli) fn environment() -> Environment {
-        Environment { euid: 7, current_dir: "/here".into(), ..Environment::default() }
+        Environment { current_dir: "/here".into(), ..Environment::default() }
     }
 
     /// What is typed, with `|` between the words.

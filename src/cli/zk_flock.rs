@@ -194,7 +194,7 @@ impl Options {
     /// The plan that options and config, the contents of `path`, come to.
     fn join(self, config: Config, path: &Path, name: &str, command: Command, environment: &Environment) -> Result<Plan, Fault> {
         let lock = match &self.local {
-            Some(folder) => self.local_lock(folder, &config, name, environment)?,
+            Some(folder) => self.local_lock(folder, config.app_id.as_deref(), name, environment)?,
             None => self.node_lock(&config, path, name)?,
         };
         Ok(Plan {
@@ -239,15 +239,14 @@ impl Options {
         Ok(Lock::Node { cluster, app_id, names: self.names(name, names::check_lock)?, announce: self.sequence > 0 })
     }
 
-    fn local_lock(&self, folder: &Folder, config: &Config, name: &str, environment: &Environment) -> Result<Lock, Fault> {
-        let app_id = self.app_id.as_deref().or(config.app_id.as_deref()).unwrap_or(DEFAULT_APP_ID);
-        names::check("app id", app_id, names::check_file)?;
-        let (folder, private) = match folder {
-            Folder::Default => (default_folder(environment), true),
-            Folder::Given(folder) => (environment.current_dir.join(folder), false),
+    fn local_lock(&self, folder: &Folder, configured: Option<&str>, name: &str, environment: &Environment) -> Result<Lock, Fault> {
+        let app_id = self.app_id.as_deref().or(configured).unwrap_or(DEFAULT_APP_ID).to_owned();
+        names::check("app id", &app_id, names::check_file)?;
+        let folder = match folder {
+            Folder::Default => None,
+            Folder::Given(folder) => Some(environment.current_dir.join(folder)),
         };
-        let names = self.names(name, names::check_file)?;
-        Ok(Lock::Local { directory: folder.join(app_id), private, names, announce: self.sequence > 0 })
+        Ok(Lock::Local { folder, app_id, names: self.names(name, names::check_file)?, announce: self.sequence > 0 })
     }
 
     /// The name, or with `-n` those that are made of it.
@@ -262,15 +261,6 @@ impl Options {
 
 fn folder(value: OsString) -> Result<Folder, Fault> {
     if value.is_empty() { Err(value::refuse("--local", "a folder", &value)) } else { Ok(Folder::Given(value.into())) }
-}
-
-/// Where local locks are unless `--local=DIR` says otherwise: a place that nobody but us can write to, gone at the next boot.
-fn default_folder(environment: &Environment) -> PathBuf {
-    match &environment.xdg_runtime_dir {
-        _ if environment.euid == 0 => "/run/lock/zk-flock".into(),
-        Some(folder) if folder.is_absolute() => folder.join("zk-flock"),
-        _ => format!("/tmp/zk-flock-{}", environment.euid).into(),
-    }
 }
 
 #[cfg(test)]
@@ -517,23 +507,17 @@ mod tests {
 
     #[test]
     fn a_lock_of_this_host_is_a_file() {
-        let runtime = Environment { xdg_runtime_dir: Some("/run/user/7".into()), ..environment() };
-        let relative = Environment { xdg_runtime_dir: Some("run".into()), ..environment() };
-        let root = Environment { euid: 0, ..runtime.clone() };
-        for (environment, words, directory, private) in [
-            (environment(), "--local", "/tmp/zk-flock-7/default", true),
-            (relative, "--local", "/tmp/zk-flock-7/default", true),
-            (runtime.clone(), "--local", "/run/user/7/zk-flock/default", true),
-            (root, "--local|--app-id=app", "/run/lock/zk-flock/app", true),
-            (runtime.clone(), "--local=/dir", "/dir/default", false),
-            (runtime, "--loc=dir", "/here/dir/default", false),
+        for (words, config, folder, app) in [
+            ("--local", "{}", None, "default"),
+            ("--local|--app-id=app", r#"{"app_id": "ours"}"#, None, "app"),
+            ("--local=/dir", r#"{"app_id": "ours"}"#, Some("/dir"), "ours"),
+            ("--loc=dir", "{}", Some("/here/dir"), "default"),
         ] {
-            let plan = plan_in(&format!("{words}|NAME|true"), "{}", &environment).unwrap();
-            let Lock::Local { directory: found, private: own, names, announce } = plan.lock else { panic!("{words}") };
-            assert_eq!((found.to_str(), own, names, announce), (Some(directory), private, vec!["NAME".to_owned()], false), "{words}");
+            let plan = plan(&format!("{words}|NAME|true"), config).unwrap();
+            let Lock::Local { folder: found, app_id, names, announce } = plan.lock else { panic!("{words}") };
+            let expected = (folder.map(PathBuf::from), app, vec!["NAME".to_owned()], false);
+            assert_eq!((found, app_id.as_str(), names, announce), expected, "{words} {config}");
         }
-        let Lock::Local { directory, .. } = plan("--local=/dir|NAME|true", r#"{"app_id": "ours"}"#).unwrap().lock else { panic!() };
-        assert_eq!(directory, Path::new("/dir/ours"));
     }
 
     #[test]

@@ -1,55 +1,57 @@
 //! The files of `--local` locks: flock(2), waited for by helper processes that block in it on an open file that we share, and the fencing token
-//! that each file holds. Files stay when locks go: unlinking is the classic race of two inodes.
+//! that each file holds. Files stay when locks go: unlinking is the classic race of two inodes. Another program may remove one all the same, so
+//! a lock counts only if its file is the one at the path.
 
+use super::lock_folder::LockFolder;
+use crate::link::reason;
 use crate::lock::Input;
 use crate::signal::Signal;
 use crate::sys::file::{self, How};
 use crate::sys::process::{self, Fork, Pid};
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Longest text of a token: i64::MAX has 19 digits.
-const TOKEN: u64 = 32;
+/// What is read of a file for its token: more than a token has, so that a longer text is not one. i64::MAX has 19 digits.
+const TOKEN: usize = 32;
+
+/// How often a file that was removed or replaced while we took it is opened again. A cleaner comes once a day; this many in a row are a fault.
+const MOST_REMOVALS: usize = 100;
 
 /// The lock files of one run.
 #[derive(Debug)]
 pub(super) struct Files {
-    paths: Vec<PathBuf>,
-    /// Folder to be made, and to be ours alone if it is the default one.
-    directory: PathBuf,
-    private: bool,
+    folder: LockFolder,
+    names: Vec<String>,
     open: Vec<Option<File>>,
     helpers: Vec<(Pid, usize)>,
 }
 
 impl Files {
-    pub(super) fn new(directory: PathBuf, private: bool, names: &[String]) -> Files {
-        let paths = names.iter().map(|name| directory.join(name)).collect();
-        Files { paths, directory, private, open: names.iter().map(|_| None).collect(), helpers: Vec::new() }
+    pub(super) fn new(folder: LockFolder, names: &[String]) -> Files {
+        Files { folder, names: names.to_vec(), open: names.iter().map(|_| None).collect(), helpers: Vec::new() }
     }
 
     /// Tries to lock a file, now or by a helper that waits; tells what came of it, if anything yet.
     pub(super) fn contend(&mut self, index: usize, wait: bool) -> Option<Input<'static>> {
-        let path = self.paths[index].display().to_string();
         let tried = if wait { self.send_helper(index) } else { self.lock(index) };
-        tried.unwrap_or_else(|error| Some(Input::Broken(format!("cannot lock {path}: {}", crate::link::reason(&error)))))
+        tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
     }
 
     /// A child has ended: if it was a helper, whose file is ours now.
     pub(super) fn ended(&mut self, child: Pid) -> Option<Input<'static>> {
         let position = self.helpers.iter().position(|&(helper, _)| helper == child)?;
         let (_, index) = self.helpers.remove(position);
-        let path = self.paths[index].display().to_string();
-        // Locking what is locked through this very open file is granted at once; if the helper was killed instead, it is not.
+        // Locking what is locked through this very open file is granted at once. It is not if the helper was killed, or the file was replaced.
         let tried = self.lock(index).and_then(|input| match input {
             Some(Input::Taken { .. }) => self.send_helper(index),
             input => Ok(input),
         });
-        tried.unwrap_or_else(|error| Some(Input::Broken(format!("cannot lock {path}: {}", crate::link::reason(&error)))))
+        tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
     }
 
     /// The descriptor of the lock that is held.
@@ -71,22 +73,34 @@ impl Files {
     }
 
     fn lock(&mut self, index: usize) -> io::Result<Option<Input<'static>>> {
-        if !file::lock(self.file(index)?, How::Now)? {
-            return Ok(Some(Input::Taken { file: index }));
+        let path = self.path(index);
+        for _ in 0..MOST_REMOVALS {
+            let file = match self.file(index) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // the folder was removed while we opened it
+                file => file?,
+            };
+            if !file::lock(file, How::Now)? {
+                return Ok(Some(Input::Taken { file: index }));
+            }
+            if let Some(found) = file::in_place(file, &path) {
+                check_kind(&found)?; // as it is found at the path: a link could have been there for a moment only
+                self.keep_only(Some(index));
+                let token = take_token(self.file(index)?)?;
+                return Ok(Some(Input::Granted { file: index, token }));
+            }
+            self.open[index] = None; // it was removed, and the next run will lock another
         }
-        self.keep_only(Some(index));
-        let token = take_token(self.file(index)?)?;
-        Ok(Some(Input::Granted { file: index, token }))
+        Err(io::Error::other(format!("it was removed {MOST_REMOVALS} times while zk-flock locked it: find the program that does it")))
     }
 
     fn send_helper(&mut self, index: usize) -> io::Result<Option<Input<'static>>> {
         let parent = process::own_pid();
+        let file = self.file(index)?;
         match process::fork()? {
             Fork::Parent(helper) => self.helpers.push((helper, index)),
             Fork::Child => {
                 process::rename("lock-waiter");
-                let waited =
-                    process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(self.file(index)?, How::WhenFree));
+                let waited = process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(file, How::WhenFree));
                 process::leave(u8::from(waited.is_err()))
             }
         }
@@ -95,56 +109,87 @@ impl Files {
 
     fn file(&mut self, index: usize) -> io::Result<&File> {
         if self.open[index].is_none() {
-            let mode = make(&self.directory, self.private)?;
-            self.open[index] = Some(file::open_lock_file(&self.paths[index], mode)?);
+            let (folder, mode) = self.folder.open()?;
+            let file = file::open_lock_file_in(&folder, &self.names[index], mode)?;
+            check_kind(&file.metadata()?)?;
+            self.open[index] = Some(file);
         }
         self.open[index].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    /// Path of a file.
+    pub(super) fn path(&self, index: usize) -> PathBuf {
+        self.folder.path(&self.names[index])
+    }
+
+    fn broken(&self, index: usize, error: &io::Error) -> Input<'static> {
+        Input::Broken(format!("cannot lock {}: {}", self.path(index).display(), reason(error)))
+    }
 }
 
-/// Makes the folder of the lock files, and says with what mode files are to be made in it. The default folder lies where others may write, so nobody
-/// but us may have made it. Of one that was asked for, whoever may write in it may use its locks.
-fn make(directory: &Path, private: bool) -> io::Result<u32> {
-    let base = directory.parent().unwrap_or(directory);
-    if private {
-        if let Some(system) = base.parent() {
-            fs::create_dir_all(system)?; // small containers come without /run/lock
-        }
-        make_one(base, 0o700)?;
-        let found = fs::symlink_metadata(base)?;
-        if !found.is_dir() || found.uid() != file::effective_uid() || found.mode() & 0o077 != 0 {
-            let why = format!("{} is not a folder of this user alone (expected mode 0700): remove it, or use --local=DIR", base.display());
-            return Err(io::Error::other(why));
-        }
-        make_one(directory, 0o700)?;
-        return Ok(0o600);
+/// Refuses what is not a lock file: a text is written into it, and another user may have put it there. A second link makes it another file too,
+/// one that this user may not want to be written into.
+fn check_kind(found: &Metadata) -> io::Result<()> {
+    if !found.is_file() {
+        return Err(io::Error::other("it is not a regular file: remove it, or use another name"));
     }
-    fs::create_dir_all(base)?;
-    let mode = fs::metadata(base)?.mode();
-    if make_one(directory, mode)? {
-        fs::set_permissions(directory, Permissions::from_mode(mode & 0o7777))?; // whatever the umask
+    if found.nlink() > 1 {
+        let others = found.nlink() - 1;
+        return Err(io::Error::other(format!("the file has {others} other hard link(s), so nothing is written into it: remove this one")));
     }
-    Ok(mode & 0o666)
-}
-
-/// Makes one folder; false if it is there.
-fn make_one(folder: &Path, mode: u32) -> io::Result<bool> {
-    match DirBuilder::new().mode(mode & 0o7777).create(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        result => result.map(|()| true),
-    }
+    Ok(())
 }
 
 /// The next fencing token of a lock file, noted in it: larger than every one before, and larger than those of a file that was lost, as long as the
 /// clock is right.
-fn take_token(mut file: &File) -> io::Result<i64> {
-    let mut text = String::new();
-    let last = file.take(TOKEN).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<i64>().ok()).unwrap_or(0);
+fn take_token(file: &File) -> io::Result<i64> {
+    let mut buffer = [0; TOKEN];
+    let length = file.read_at(&mut buffer, 0)?;
+    let last = last_token(&buffer[..length]).ok_or_else(|| {
+        io::Error::other("the file holds something other than a fencing token, so it is left alone: move it away, or use another name")
+    })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
     let token = last.saturating_add(1).max(now);
-    let text = format!("{token}\n");
-    file.rewind()?;
-    file.write_all(text.as_bytes())?;
-    file.set_len(text.len() as u64)?;
+    file.write_all_at(text(token).as_bytes(), 0)?; // never shorter than the last: it is larger
     Ok(token)
+}
+
+/// The token that a file holds; 0 if it is empty. `None`: it holds what no run has written.
+fn last_token(found: &[u8]) -> Option<i64> {
+    if found.is_empty() {
+        return Some(0);
+    }
+    let last = str::from_utf8(found).ok()?.trim_end().parse().ok()?;
+    (last >= 0 && text(last).as_bytes() == found).then_some(last)
+}
+
+fn text(token: i64) -> String {
+    format!("{token}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_token_is_taken_for_one() {
+        for (found, last) in [
+            ("", Some(0)),
+            ("7\n", Some(7)),
+            ("9223372036854775807\n", Some(i64::MAX)),
+            ("7", None),
+            ("7\n\n", None),
+            ("07\n", None),
+            ("+7\n", None),
+            ("-7\n", None),
+            (" 7\n", None),
+            ("\n", None),
+            ("9223372036854775808\n", None),
+            ("root:x:0:0:root:/root:/b", None),
+            ("7\nroot:x:0:0:root:/root", None),
+        ] {
+            assert_eq!(last_token(found.as_bytes()), last, "{found:?}");
+        }
+        assert_eq!(last_token(b"\xff7\n"), None);
+    }
 }

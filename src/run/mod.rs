@@ -5,6 +5,7 @@ mod files;
 mod guard;
 mod host_lock;
 mod line;
+mod lock_folder;
 mod setup;
 mod story;
 

@@ -2,6 +2,7 @@
 
 use super::files::Files;
 use super::host_lock::HostLock;
+use super::lock_folder::LockFolder;
 use super::now;
 use crate::link::{Link, reason};
 use crate::lock::local::{self, Local};
@@ -98,10 +99,11 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
                 _ => Parts::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now()), link),
             })
         }
-        plan::Lock::Local { directory, private, names, .. } => {
-            let path = |name: &String| (name.clone(), directory.join(name).display().to_string());
+        plan::Lock::Local { folder, app_id, names, .. } => {
+            let folder = LockFolder::new(folder.as_deref(), app_id);
+            let path = |name: &String| (name.clone(), folder.path(name).display().to_string());
             let options = local::Options { files: names.iter().map(path).collect(), patience };
-            let files = Some(Files::new(directory.clone(), *private, names));
+            let files = Some(Files::new(folder, names));
             Ok(Parts { files, ..Parts::new(Local::new(options), Link::new(Vec::new())) })
         }
         plan::Lock::Pool(place) => ask_for_place(plan, place, started, patience, log),

@@ -3,11 +3,12 @@
 pub use super::descriptors::close_from_other_than;
 
 use super::check;
-use std::ffi::CString;
-use std::fs::{File, OpenOptions, Permissions};
+use super::folder::{self, Folder};
+use std::ffi::{CString, c_int};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// How patiently to lock.
@@ -40,19 +41,47 @@ pub fn unlock(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a lock file for reading and writing; if it is not there, it is made with this mode, whatever the umask. Never follows a link.
+/// How a lock file is opened: a pipe, a device or a lease of another process must not make us wait, nor a terminal become ours.
+const LOCK_FILE: c_int = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+
+/// Marks a file as in use however old it is: systemd-tmpfiles does not remove a file with the sticky bit.
+const IN_USE: u32 = libc::S_ISVTX;
+
+/// Opens a lock file for reading and writing. If it is not there, it is made with this mode, whatever the umask, and the sticky bit.
+/// Never follows a link as the last part of the path.
 pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+    open_or_make(mode, |flags, mode| OpenOptions::new().read(true).write(true).custom_flags(flags).mode(mode).open(path))
+}
+
+/// The same in an open folder.
+pub fn open_lock_file_in(folder: &Folder, name: &str, mode: u32) -> io::Result<File> {
+    open_or_make(mode, |flags, mode| folder.open_entry(name.as_ref(), flags, mode).map(File::from))
+}
+
+fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io::Result<File> {
     // First without O_CREAT: fs.protected_regular forbids that on another's file in a sticky folder, though it be there.
-    match options.open(path) {
+    match open(LOCK_FILE, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    match options.create_new(true).mode(mode).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.create_new(false).open(path), // another was quicker
+    let mode = mode | IN_USE;
+    match folder::with_whole_modes(|| open(LOCK_FILE | libc::O_CREAT | libc::O_EXCL, mode)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(LOCK_FILE, 0), // another run was quicker
+        // Again by descriptor: not every file system takes the sticky bit from open(2), and a default ACL takes permissions away.
         result => result.and_then(|file| file.set_permissions(Permissions::from_mode(mode)).map(|()| file)),
     }
+}
+
+/// Whether a file has the mark that keeps cleaners off. A lock file that another program made has not.
+pub fn is_marked(file: &File) -> bool {
+    file.metadata().is_ok_and(|found| found.mode() & IN_USE != 0)
+}
+
+/// What is at a path, if it is this open file. A lock on a file that was removed or replaced keeps no other process out.
+pub fn in_place(file: &File, path: &Path) -> Option<Metadata> {
+    let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+    let found = fs::symlink_metadata(path).ok()?;
+    file.metadata().is_ok_and(|open| identity(&open) == identity(&found)).then_some(found)
 }
 
 /// The beginning of a file, in one read. For files of /proc: they are short, and do not say how long they are.
@@ -83,9 +112,10 @@ pub fn effective_uid() -> u32 {
 mod tests {
     use super::super::testing::check_in_child;
     use super::*;
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
     use std::path::PathBuf;
+    use std::process::Command;
+    use std::time::Duration;
 
     /// A new folder for one test.
     fn folder(name: &str) -> PathBuf {
@@ -98,7 +128,7 @@ mod tests {
     fn a_lock_is_one_holders_and_free_after() {
         let folder = folder("lock");
         let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock"), 0o600).unwrap());
-        assert_eq!(ours.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(ours.metadata().unwrap().mode() & 0o7777, 0o1600);
         assert!(lock(&ours, How::Now).unwrap());
         assert!(!lock(&theirs, How::Now).unwrap());
         check_in_child(|| {
@@ -119,5 +149,50 @@ mod tests {
         fs::write(folder.join("target"), "").unwrap();
         assert_eq!(open_lock_file(&link, 0o600).unwrap_err().raw_os_error(), Some(libc::ELOOP));
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_there_keeps_its_mode() {
+        let path = folder("mode");
+        let lock = path.join("lock");
+        fs::write(&lock, "").unwrap();
+        fs::set_permissions(&lock, Permissions::from_mode(0o640)).unwrap();
+        let opened = [open_lock_file(&lock, 0o600).unwrap(), open_lock_file_in(&Folder::at(&path).unwrap(), "lock", 0o600).unwrap()];
+        assert!(opened.iter().all(|file| file.metadata().unwrap().mode() & 0o7777 == 0o640));
+        let made = open_lock_file_in(&Folder::at(&path).unwrap(), "other", 0o666).unwrap();
+        assert_eq!(made.metadata().unwrap().mode() & 0o7777, 0o1666);
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_does_not_make_us_wait() {
+        let path = folder("pipe");
+        assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
+        let opened = std::sync::mpsc::channel();
+        #[allow(clippy::disallowed_methods, reason = "what hangs must not hang the test")]
+        std::thread::spawn({
+            let pipe = path.join("pipe");
+            move || opened.0.send(open_lock_file(&pipe, 0o600).map(|file| file.metadata().unwrap().is_file()))
+        });
+        assert!(matches!(opened.1.recv_timeout(Duration::from_secs(20)), Ok(Ok(false))));
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_at_its_path_until_it_is_moved_removed_or_replaced() {
+        let path = folder("identity");
+        let lock = path.join("lock");
+        let file = open_lock_file(&lock, 0o600).unwrap();
+        assert!(in_place(&file, &lock).is_some());
+        fs::rename(&path, path.with_extension("moved")).unwrap();
+        assert!(in_place(&file, &lock).is_none());
+        fs::create_dir(&path).unwrap();
+        open_lock_file(&lock, 0o600).unwrap();
+        assert!(in_place(&file, &lock).is_none());
+        fs::remove_file(&lock).unwrap();
+        symlink(path.with_extension("moved").join("lock"), &lock).unwrap();
+        assert!(in_place(&file, &lock).is_none(), "a link to it is not it");
+        fs::remove_dir_all(path.with_extension("moved")).unwrap();
+        fs::remove_dir_all(path).unwrap();
     }
 }

@@ -9,6 +9,7 @@ mod disposition;
 mod entry;
 pub mod epoll;
 pub mod file;
+pub mod folder;
 pub mod host;
 pub mod inherited;
 mod mask;

@@ -1,0 +1,200 @@
+//! The folder of `--local` lock files: which one it is, and how it is reached so that no other user can lead us elsewhere. Its path is opened
+//! folder by folder, from the top, each in the one before. Below a folder that other users may write to, a symbolic link may be theirs and is
+//! refused; other links are followed (`/var/run` is one). Missing folders are made. A folder that exists keeps its mode.
+
+use crate::link::reason;
+use crate::sys::file;
+use crate::sys::folder::{self, Folder};
+use std::ffi::OsStr;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+/// How many links a path may lead through; the kernel follows as many.
+const MOST_LINKS: usize = 40;
+
+/// Where every user may keep lock files, on systems that allow it (Debian's). It is empty after a boot.
+const LOCKS: &str = "/run/lock";
+
+/// Where every user may keep files, on all others.
+const TEMPORARY: &str = "/tmp";
+
+/// Mode of a folder in which every user may make files and remove no other user's.
+const OPEN_TO_ALL: u32 = 0o1777;
+
+/// Mode of the default folder, which is its user's alone.
+const PRIVATE: u32 = 0o700;
+
+/// Where the lock files of a run are.
+#[derive(Debug)]
+pub(super) struct LockFolder {
+    /// The folder of `--local=DIR`, or the default one.
+    base: PathBuf,
+    /// Whether `base` is the default one, which must be this user's alone: it lies where other users may write.
+    private: bool,
+    app_id: String,
+}
+
+impl LockFolder {
+    /// The folder of an application: in the folder that was given, or in the default one.
+    pub(super) fn new(given: Option<&Path>, app_id: &str) -> LockFolder {
+        let base = given.map_or_else(default_base, Path::to_owned);
+        LockFolder { base, private: given.is_none(), app_id: app_id.to_owned() }
+    }
+
+    /// Path of a file in it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.base.join(&self.app_id).join(name)
+    }
+
+    /// Opens it. Also returns the mode for new files in it: every user who may write to `base` may use its locks. `NotFound`: a folder was
+    /// removed after it was made or seen.
+    pub(super) fn open(&self) -> io::Result<(Folder, u32)> {
+        let (mut way, mode) = if self.private { (self.open_private()?, PRIVATE) } else { self.open_shared()? };
+        way.enter(self.app_id.as_ref(), Missing::MakeWith(mode))?;
+        Ok((way.folder, mode & 0o666))
+    }
+
+    fn open_shared(&self) -> io::Result<(Way, u32)> {
+        let way = Way::to(&self.base)?;
+        let mode = way.metadata.mode();
+        Ok((way, mode))
+    }
+
+    fn open_private(&self) -> io::Result<Way> {
+        let mut way = Way::to(self.base.parent().unwrap_or(&self.base))?;
+        way.enter(self.base.file_name().unwrap_or_default(), Missing::MakeWith(PRIVATE))?;
+        if way.metadata.uid() != way.uid || way.metadata.mode() & 0o077 != 0 {
+            let folder = self.base.display();
+            return Err(refusal(format!("{folder} must belong to this user and have mode 0700: remove it, or use --local=DIR")));
+        }
+        Ok(way)
+    }
+}
+
+/// The default folder of this user. It depends on the host alone: runs from cron, from a service and from a shell must find the same.
+fn default_base() -> PathBuf {
+    let locks = fs::symlink_metadata(LOCKS).is_ok_and(|found| found.is_dir() && found.mode() & OPEN_TO_ALL == OPEN_TO_ALL);
+    Path::new(if locks { LOCKS } else { TEMPORARY }).join(format!("zk-flock-{}", file::effective_uid()))
+}
+
+/// What to do about a folder that does not exist.
+#[derive(Clone, Copy)]
+enum Missing {
+    /// The path leads through a link, which leads nowhere.
+    Refuse,
+    /// Make it with the usual mode, which the umask limits.
+    Make,
+    /// Make it with this mode, whatever the umask.
+    MakeWith(u32),
+}
+
+/// A folder, and how it was reached.
+struct Way {
+    folder: Folder,
+    metadata: Metadata,
+    path: PathBuf,
+    /// Whose rights this process has.
+    uid: u32,
+    /// The last folder on the way that other users may write to. What is below it may be theirs.
+    exposed: Option<PathBuf>,
+    links: usize,
+}
+
+impl Way {
+    /// Goes to a folder; what is missing is made.
+    fn to(path: &Path) -> io::Result<Way> {
+        // Relative paths are left where the current folder is not known. Then what is above it is not known either.
+        let (start, exposed) = if path.is_absolute() { ("/", None) } else { (".", Some(".".into())) };
+        let folder = Folder::at(start).map_err(|error| cannot_open(start.as_ref(), &error))?;
+        let metadata = folder.metadata()?;
+        let mut way = Way { folder, metadata, path: start.into(), uid: file::effective_uid(), exposed, links: 0 };
+        way.note_exposure();
+        way.walk(path, Missing::Make)?;
+        Ok(way)
+    }
+
+    fn walk(&mut self, path: &Path, missing: Missing) -> io::Result<()> {
+        path.components().try_for_each(|part| match part {
+            Component::RootDir if self.path == Path::new("/") => Ok(()),
+            Component::RootDir => self.arrive(Folder::at("/")?, "/".into()),
+            Component::ParentDir | Component::Normal(_) => self.enter(part.as_os_str(), missing),
+            Component::CurDir | Component::Prefix(_) => Ok(()),
+        })
+    }
+
+    /// Goes one step down, or through a link.
+    fn enter(&mut self, name: &OsStr, missing: Missing) -> io::Result<()> {
+        let path = self.path.join(name);
+        let mut found = self.folder.open(name);
+        if found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            match missing {
+                Missing::Refuse => return Err(refusal(format!("cannot open {}: no such folder", path.display()))),
+                Missing::Make => self.folder.make(name, 0o777),
+                Missing::MakeWith(mode) => folder::with_whole_modes(|| self.folder.make(name, mode)),
+            }
+            .map_err(|error| unless_missing(error, |error| refusal(format!("cannot make {}: {}", path.display(), reason(error)))))?;
+            found = self.folder.open(name);
+        }
+        match found {
+            Ok(folder) => self.arrive(folder, path),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => self.follow(name, &path),
+            Err(error) => Err(unless_missing(error, |error| cannot_open(&path, error))),
+        }
+    }
+
+    fn arrive(&mut self, folder: Folder, path: PathBuf) -> io::Result<()> {
+        self.metadata = folder.metadata()?;
+        self.folder = folder;
+        self.path = path;
+        self.note_exposure();
+        Ok(())
+    }
+
+    fn note_exposure(&mut self) {
+        if others_may_write(&self.metadata, self.uid) {
+            self.exposed = Some(self.path.clone());
+        }
+    }
+
+    /// Goes where a link leads, if it cannot be another user's.
+    fn follow(&mut self, name: &OsStr, path: &Path) -> io::Result<()> {
+        let target = match self.folder.read_link(name) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                return Err(refusal(format!("{} is not a folder: remove it, or use another --local=DIR", path.display())));
+            }
+            read => read.map_err(|error| cannot_open(path, &error))?,
+        };
+        if let Some(exposed) = &self.exposed {
+            let (link, exposed) = (path.display(), exposed.display());
+            let why =
+                format!("{link} is a symbolic link, and other users may write to {exposed}: remove the link, or use another --local=DIR");
+            return Err(refusal(why));
+        }
+        self.links += 1;
+        if self.links > MOST_LINKS {
+            return Err(cannot_open(path, &io::Error::from_raw_os_error(libc::ELOOP)));
+        }
+        self.walk(&target, Missing::Refuse)
+    }
+}
+
+/// Whether users other than root and the one with this id may make or exchange what is in a folder. The owner can, for the mode is the owner's.
+fn others_may_write(folder: &Metadata, uid: u32) -> bool {
+    folder.mode() & 0o022 != 0 || ![0, uid].contains(&folder.uid())
+}
+
+/// An error with its whole reason.
+fn refusal(why: String) -> io::Error {
+    io::Error::other(why)
+}
+
+fn cannot_open(path: &Path, error: &io::Error) -> io::Error {
+    refusal(format!("cannot open {}: {}", path.display(), reason(error)))
+}
+
+/// Passes on that something is missing, which is worth another try, and explains the rest.
+fn unless_missing(error: io::Error, explain: impl FnOnce(&io::Error) -> io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::NotFound { error } else { explain(&error) }
+}
