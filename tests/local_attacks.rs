@@ -360,3 +360,32 @@ fn cron_and_a_login_shell_of_one_user_exclude_each_other() {
         assert_eq!(in_default_folder(&sandbox, ":", &script), exited(0).printing("17\n"));
     }
 }
+
+#[test]
+fn the_file_of_a_host_lock_is_marked_as_in_use_and_no_other_is_written_into() {
+    let sandbox = Sandbox::new();
+    let (file, id) = (sandbox.host_lock(), sandbox.id.clone());
+    let run = |command| sandbox.program(&["--program=distributex", "-l", "-r", &id, command]);
+    let modes = format!("stat -c %a:%s {}", file.display());
+    let held = |outcome: &Outcome| {
+        assert_eq!(outcome.end, Ok(0), "{outcome:?}");
+        assert!(outcome.stdout.starts_with("1644:"), "{outcome:?}");
+        assert!(!file.exists());
+    };
+    held(&run(&modes).run());
+    // What an original has left behind is replaced by a file that is marked.
+    for stale in ["", "4194304"] {
+        fs::write(&file, stale).unwrap();
+        held(&run(&modes).run());
+    }
+    for content in ["", "4194304"] {
+        fs::write(sandbox.path("precious"), content).unwrap();
+        fs::hard_link(sandbox.path("precious"), &file).unwrap();
+        let outcome = run("touch ran").run();
+        assert_eq!(outcome.end, Ok(1));
+        outcome.complaint_of("distributex", &["Broken lock file", file.to_str().unwrap(), "remove it"]);
+        assert_eq!(sandbox.read("precious"), content);
+        fs::remove_file(&file).unwrap();
+    }
+    assert!(!sandbox.path("ran").exists());
+}

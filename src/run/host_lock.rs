@@ -6,7 +6,7 @@ use crate::plan::End;
 use crate::sys::file::{self, How};
 use crate::sys::process::{self, Pid};
 use std::fmt;
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -72,10 +72,11 @@ impl HostLock {
     /// Takes it, at once or not at all. Also tells which dead process has left the file behind, if one has.
     pub(super) fn take(path: &Path) -> Result<(HostLock, Option<Pid>), Refusal> {
         let system = |error| Refusal::System { path: path.into(), error };
+        let mut stale = None;
         for _ in 0..TRIES {
             let file = file::open_lock_file(path, MODE).map_err(system)?;
             let ours = file::lock(&file, How::Now).map_err(system)?;
-            if ours && !is_in_place(&file, path) {
+            if ours && file::in_place(&file, path).is_none() {
                 continue;
             }
             // Locked, the file may still be that of a Python program, which knows nothing of flock.
@@ -83,8 +84,13 @@ impl HostLock {
             if !ours || owner.is_some_and(is_running) {
                 return Err(Refusal::Taken { pid: owner, flock: !ours, path: path.into() });
             }
+            stale = stale.or(owner);
+            // The file of a Python program has no mark, and a cleaner may remove it. If it cannot be replaced (another user made it), it has to do.
+            if !file::is_marked(&file) && fs::remove_file(path).is_ok() {
+                continue;
+            }
             sign(&file).map_err(system)?;
-            return Ok((HostLock { path: path.into(), file }, owner));
+            return Ok((HostLock { path: path.into(), file }, stale));
         }
         Err(system(io::Error::other("others make and remove it all the time")))
     }
@@ -104,27 +110,22 @@ impl Drop for HostLock {
     /// The file goes first and the lock second, so that nobody can have locked what is removed. One that another user made may have to stay: soon
     /// the pid in it is nobody's.
     fn drop(&mut self) {
-        if is_in_place(&self.file, &self.path) {
+        if file::in_place(&self.file, &self.path).is_some() {
             let _ = fs::remove_file(&self.path);
         }
         let _ = file::unlock(&self.file); // the guard, which shares it, may not have left yet
     }
 }
 
-/// Whether the file is what others find by its path, and not one that was removed.
-fn is_in_place(file: &File, path: &Path) -> bool {
-    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let found = fs::symlink_metadata(path).map(identity);
-    found.is_ok_and(|found| file.metadata().map(identity).is_ok_and(|ours| ours == found))
-}
-
 /// What a file holds is not the number of a process.
 struct NoOwner;
 
-/// The process that a file names. `None` if it is empty: its maker has not come to writing, or never will.
+/// The process that a file names. `None` if it is empty: its maker has not come to writing, or never will. A file with another link names none:
+/// another user may have put it there so that we write into it.
 fn owner(file: &File) -> Result<Option<Pid>, NoOwner> {
     let mut text = String::new();
-    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) || file.take(LONGEST_PID).read_to_string(&mut text).is_err() {
+    let is_plain = file.metadata().is_ok_and(|found| found.is_file() && found.nlink() <= 1);
+    if !is_plain || file.take(LONGEST_PID).read_to_string(&mut text).is_err() {
         return Err(NoOwner);
     }
     match text.trim() {
