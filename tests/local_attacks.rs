@@ -137,9 +137,9 @@ fn what_is_not_a_regular_file_is_refused_and_nothing_waits_for_it() {
     for (make, what) in [
         ("mkfifo lock", "regular file"),
         ("mknod lock c 1 5", "regular file"),
-        ("mknod lock b 7 250", "lock"),
+        ("mknod lock b 240 250", "regular file"),
         ("mkdir lock", "is a directory"),
-        ("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"lock\")'", "lock"),
+        ("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"lock\")'", "a socket"),
         ("ln -s ../../victim/precious lock", "symbolic link"),
     ] {
         assert!(Command::new("sh").args(["-c", make]).current_dir(&app).status().unwrap().success(), "{make}");

@@ -110,7 +110,7 @@ impl Files {
     fn file(&mut self, index: usize) -> io::Result<&File> {
         if self.open[index].is_none() {
             let (folder, mode) = self.folder.open()?;
-            let file = file::open_lock_file_in(&folder, &self.names[index], mode)?;
+            let file = file::open_lock_file_in(&folder, &self.names[index], mode).map_err(explain)?;
             check_kind(&file.metadata()?)?;
             self.open[index] = Some(file);
         }
@@ -125,6 +125,17 @@ impl Files {
     fn broken(&self, index: usize, error: &io::Error) -> Input<'static> {
         Input::Broken(format!("cannot lock {}: {}", self.path(index).display(), reason(error)))
     }
+}
+
+/// Says what the kernel has not opened as a file.
+fn explain(error: io::Error) -> io::Error {
+    let what = match error.raw_os_error() {
+        Some(libc::ELOOP) => "a symbolic link",
+        Some(libc::EISDIR) => "a directory",
+        Some(libc::ENXIO | libc::ENODEV) => "a socket or a device",
+        _ => return error,
+    };
+    io::Error::other(format!("it is {what}, not a regular file: remove it, or use another name"))
 }
 
 /// Refuses what is not a lock file: a text is written into it, and another user may have put it there. A second link makes it another file too,

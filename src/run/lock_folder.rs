@@ -174,7 +174,7 @@ impl Way {
         }
         self.links += 1;
         if self.links > MOST_LINKS {
-            return Err(cannot_open(path, &io::Error::from_raw_os_error(libc::ELOOP)));
+            return Err(refusal(format!("cannot open {}: more than {MOST_LINKS} symbolic links on the way", path.display())));
         }
         self.walk(&target, Missing::Refuse)
     }
