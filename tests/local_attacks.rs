@@ -166,12 +166,31 @@ fn a_file_with_another_link_is_not_written_into() {
     }
 }
 
+/// Another user can link a file to the name and remove the link in the very moment in which the links are counted.
+#[test]
+fn a_file_that_zk_flock_has_not_made_is_not_written_into_where_others_may_have_put_it() {
+    let scene = Scene::new();
+    let file = scene.make_app().join("lock");
+    fs::write(&file, "").unwrap();
+    let facts = [file.to_str().unwrap(), "no sticky bit", &format!("write to {}:", file.parent().unwrap().display()), "chmod +t"];
+    scene.run(&[], "lock").complains(1, &facts);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "");
+    set_mode(&file, 0o1666);
+    assert_eq!(scene.run(&[], "lock"), exited(0), "an operator has said so");
+    fs::remove_file(scene.sandbox.path("ran")).unwrap();
+    let program = scene.sandbox.program(&["--local=/run/lock", "--app-id=app", "-l", "0", "lock", "echo mine"]).line();
+    let script = format!("mkdir app && touch app/lock && exec {program}");
+    assert_eq!(in_a_folder_of_root(&scene.sandbox, &script), exited(0).printing("mine\n"), "no other user can have made it");
+    scene.assert_untouched();
+}
+
 #[test]
 fn a_file_that_holds_anything_but_a_token_is_left_alone() {
     let scene = Scene::new();
     let file = scene.make_app().join("lock");
     for content in ["root:x:0:0:root:/root:/bin/bash\n", "junk", "-5", "5", "99999999999999999999999\n", "\0\0\0", &"7".repeat(5000)] {
         fs::write(&file, content).unwrap();
+        set_mode(&file, 0o1666);
         scene.run(&[], "lock").complains(1, &[file.to_str().unwrap(), "fencing token"]);
         assert_eq!(fs::read_to_string(&file).unwrap(), content);
     }
@@ -183,12 +202,12 @@ fn what_is_there_keeps_its_mode_and_its_owner() {
     let scene = Scene::new();
     let app = scene.make_app();
     fs::write(app.join("lock"), "").unwrap();
-    for (path, mode) in [(&app, 0o750), (&app.join("lock"), 0o640), (&scene.shared, 0o3777)] {
+    for (path, mode) in [(&app, 0o750), (&app.join("lock"), 0o1640), (&scene.shared, 0o3777)] {
         set_mode(path, mode);
     }
     assert_eq!(scene.run(&[], "lock"), exited(0));
     let found = [&app, &app.join("lock"), &scene.shared].map(|path| (mode(path), fs::metadata(path).unwrap().uid()));
-    assert_eq!(found, [(0o750, USER), (0o640, 0), (0o3777, 0)]);
+    assert_eq!(found, [(0o750, USER), (0o1640, 0), (0o3777, 0)]);
 }
 
 /// The link is exchanged for a folder and back all the time, and removed in between, as the folder that root has just made is.

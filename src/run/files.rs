@@ -2,7 +2,7 @@
 //! that each file holds. Files stay when locks go: unlinking is the classic race of two inodes. Another program may remove one all the same, so
 //! a lock counts only if its file is the one at the path.
 
-use super::lock_folder::LockFolder;
+use super::lock_folder::{LockFolder, Opened};
 use crate::link::reason;
 use crate::lock::Input;
 use crate::signal::Signal;
@@ -12,14 +12,14 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What is read of a file for its token: more than a token has, so that a longer text is not one. i64::MAX has 19 digits.
 const TOKEN: usize = 32;
 
-/// How often a file that was removed or replaced while we took it is opened again. A cleaner comes once a day; this many in a row are a fault.
+/// How often a file that was removed or replaced while it was being locked is opened again. A cleaner comes once a day; this many in a row are a fault.
 const MOST_REMOVALS: usize = 100;
 
 /// The lock files of one run.
@@ -76,7 +76,7 @@ impl Files {
         let path = self.path(index);
         for _ in 0..MOST_REMOVALS {
             let file = match self.file(index) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // the folder was removed while we opened it
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // the folder was removed meanwhile
                 file => file?,
             };
             if !file::lock(file, How::Now)? {
@@ -109,9 +109,13 @@ impl Files {
 
     fn file(&mut self, index: usize) -> io::Result<&File> {
         if self.open[index].is_none() {
-            let (folder, mode) = self.folder.open()?;
+            let Opened { folder, mode, exposed } = self.folder.open()?;
             let file = file::open_lock_file_in(&folder, &self.names[index], mode).map_err(explain)?;
-            check_kind(&file.metadata()?)?;
+            let found = file.metadata()?;
+            check_kind(&found)?;
+            if let Some(exposed) = exposed.filter(|_| !file::is_marked(&found)) {
+                return Err(unmarked(&exposed));
+            }
             self.open[index] = Some(file);
         }
         self.open[index].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -136,6 +140,15 @@ fn explain(error: io::Error) -> io::Error {
         _ => return error,
     };
     io::Error::other(format!("it is {what}, not a regular file: remove it, or use another name"))
+}
+
+/// Another user may have linked any file to the name of a lock, and the count of its links can be changed while it is looked at. The mark cannot:
+/// only the owner of a file can set it.
+fn unmarked(exposed: &Path) -> io::Error {
+    let exposed = exposed.display();
+    io::Error::other(format!(
+        "the file has no sticky bit, and other users may write to {exposed}: remove it, or chmod +t it if it is a lock file"
+    ))
 }
 
 /// Refuses what is not a lock file: a text is written into it, and another user may have put it there. A second link makes it another file too,

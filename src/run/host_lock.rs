@@ -86,7 +86,7 @@ impl HostLock {
             }
             stale = stale.or(owner);
             // The file of a Python program has no mark, and a cleaner may remove it. If it cannot be replaced (another user made it), it has to do.
-            if !file::is_marked(&file) && fs::remove_file(path).is_ok() {
+            if !file.metadata().is_ok_and(|found| file::is_marked(&found)) && fs::remove_file(path).is_ok() {
                 continue;
             }
             sign(&file).map_err(system)?;
@@ -121,7 +121,7 @@ impl Drop for HostLock {
 struct NoOwner;
 
 /// The process that a file names. `None` if it is empty: its maker has not come to writing, or never will. A file with another link names none:
-/// another user may have put it there so that we write into it.
+/// another user may have put it there so that a pid is written into the other.
 fn owner(file: &File) -> Result<Option<Pid>, NoOwner> {
     let mut text = String::new();
     let is_plain = file.metadata().is_ok_and(|found| found.is_file() && found.nlink() <= 1);

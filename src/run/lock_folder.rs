@@ -1,5 +1,5 @@
-//! The folder of `--local` lock files: which one it is, and how it is reached so that no other user can lead us elsewhere. Its path is opened
-//! folder by folder, from the top, each in the one before. Below a folder that other users may write to, a symbolic link may be theirs and is
+//! The folder of `--local` lock files: which one it is, and how it is reached so that no other user can lead a run elsewhere. Its path is
+//! opened folder by folder, from the top, each in the one before. Below a folder that other users may write to, a symbolic link may be theirs and is
 //! refused; other links are followed (`/var/run` is one). Missing folders are made. A folder that exists keeps its mode.
 
 use crate::link::reason;
@@ -48,12 +48,11 @@ impl LockFolder {
         self.base.join(&self.app_id).join(name)
     }
 
-    /// Opens it. Also returns the mode for new files in it: every user who may write to `base` may use its locks. `NotFound`: a folder was
-    /// removed after it was made or seen.
-    pub(super) fn open(&self) -> io::Result<(Folder, u32)> {
+    /// Opens it. `NotFound`: a folder was removed after it was made or seen.
+    pub(super) fn open(&self) -> io::Result<Opened> {
         let (mut way, mode) = if self.private { (self.open_private()?, PRIVATE) } else { self.open_shared()? };
         way.enter(self.app_id.as_ref(), Missing::MakeWith(mode))?;
-        Ok((way.folder, mode & 0o666))
+        Ok(Opened { folder: way.folder, mode: mode & 0o666, exposed: way.exposed })
     }
 
     fn open_shared(&self) -> io::Result<(Way, u32)> {
@@ -71,6 +70,15 @@ impl LockFolder {
         }
         Ok(way)
     }
+}
+
+/// The open folder.
+pub(super) struct Opened {
+    pub(super) folder: Folder,
+    /// Mode for new files in it: every user who may write to `base` may use its locks.
+    pub(super) mode: u32,
+    /// The folder nearest to them that other users may write to. What is below it may be theirs.
+    pub(super) exposed: Option<PathBuf>,
 }
 
 /// The default folder of this user. It depends on the host alone: runs from cron, from a service and from a shell must find the same.

@@ -41,7 +41,7 @@ pub fn unlock(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// How a lock file is opened: a pipe, a device or a lease of another process must not make us wait, nor a terminal become ours.
+/// How a lock file is opened: a pipe, a device or another process's lease on it must not block this process, nor may a terminal become its own.
 const LOCK_FILE: c_int = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
 /// Marks a file as in use however old it is: systemd-tmpfiles does not remove a file with the sticky bit.
@@ -73,8 +73,8 @@ fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io:
 }
 
 /// Whether a file has the mark that keeps cleaners off. A lock file that another program made has not.
-pub fn is_marked(file: &File) -> bool {
-    file.metadata().is_ok_and(|found| found.mode() & IN_USE != 0)
+pub fn is_marked(found: &Metadata) -> bool {
+    found.mode() & IN_USE != 0
 }
 
 /// What is at a path, if it is this open file. A lock on a file that was removed or replaced keeps no other process out.
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_does_not_make_us_wait() {
+    fn a_pipe_does_not_block() {
         let path = folder("pipe");
         assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
         let opened = std::sync::mpsc::channel();
