@@ -370,6 +370,24 @@ fn two_signals_at_once_do_not_leave_the_contender_behind() {
 }
 
 #[test]
+fn a_full_semaphore_names_those_who_hold_it_and_not_who_waits() {
+    let sandbox = Sandbox::new();
+    let holders = holders(&sandbox, "-c2");
+    let waiter = waiter(&sandbox, &["-c2", "true"]);
+    let busy = lockex(&sandbox, &["-v", "-c2", "--no-blocking", "touch ran"]).run();
+    assert_eq!(busy.end, Ok(0), "{}", busy.stderr);
+    for holder in &holders {
+        for told in [&busy.stderr, &waiter.stderr()] {
+            assert!(told.contains(&format!(":{}", holder.pid())), "no {} in {told:?}", holder.pid());
+        }
+    }
+    assert!(busy.stderr.contains("(all 2 leases taken), held by ") && !busy.stderr.contains(&format!(":{}", waiter.pid())), "{busy:?}");
+    let_go(holders);
+    assert_eq!(waiter.wait().end, Ok(0));
+    assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
 fn a_waiter_that_leaves_from_the_middle_lets_nobody_in_and_keeps_nobody_out() {
     for mode in MODES {
         let sandbox = Sandbox::new();

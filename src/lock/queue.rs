@@ -210,7 +210,8 @@ impl Queue {
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
-                if !std::mem::replace(&mut self.told, true) {
+                // Before a semaphore, the first in the queue holds nothing: its own recipe says who does.
+                if self.exclusive && !std::mem::replace(&mut self.told, true) {
                     desk.say_waiting(&self.holder, None);
                 }
             }

@@ -9,6 +9,7 @@ use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::Change;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,9 @@ enum Phase {
 /// How long whoever tries once takes those before it in the queue to be passing through: for that is milliseconds, unless one of them is stopped.
 const PASSING: Duration = Duration::from_secs(2);
 
+/// So many holders are named at most: each is a request, and a line that names more is not read.
+const NAMED: usize = 5;
+
 /// Where it begins.
 const ENTERING: Phase = Phase::Entering { asked: false, full: false };
 
@@ -44,8 +48,59 @@ pub struct Semaphore {
     parents: Parents,
     queue: Queue,
     phase: Phase,
+    holders: Holders,
     /// Until when those before us in the queue are taken to be passing through. Who waits anyway need not ask.
     hurry: Moment,
+}
+
+/// Who holds the leases, as far as it was asked. Only where all are taken is it asked at all, and for one line: by a run that tries once, and by a waiter
+/// when it begins to wait.
+#[derive(Default, Debug)]
+struct Holders {
+    /// How many leases there are.
+    leases: usize,
+    /// Paths of leases, and what their holders call themselves.
+    names: BTreeMap<String, String>,
+    /// So many answers are still to come.
+    unread: usize,
+    /// A waiter has said who they are.
+    told: bool,
+}
+
+impl Holders {
+    /// All leases are taken, by these.
+    fn listed(&mut self, leases: Vec<String>, desk: &mut Desk) {
+        self.leases = leases.len();
+        self.names.retain(|lease, _| leases.contains(lease));
+        if self.unread == 0 && !(self.told && desk.is_patient()) {
+            let unknown = leases.into_iter().filter(|lease| !self.names.contains_key(lease)).take(NAMED);
+            for path in unknown {
+                self.unread += 1;
+                desk.ask(Request::Data { path, watch: false });
+            }
+        }
+    }
+
+    /// A lease was looked at, or is not there any more.
+    fn read(&mut self, lease: &str, result: Result<Answer, Code>) {
+        self.unread = self.unread.saturating_sub(1);
+        if let Ok(Answer::Data(data, _)) = result
+            && let Some(name) = String::from_utf8(data).ok().filter(|name| !name.is_empty())
+        {
+            self.names.insert(lease.into(), name);
+        }
+    }
+
+    /// `a:1, b:2 and 3 others`; `None` if none is known.
+    fn shown(&self) -> Option<String> {
+        let names: Vec<&str> = self.names.values().take(NAMED).map(String::as_str).collect();
+        let others = match self.leases.saturating_sub(names.len()) {
+            0 => String::new(),
+            1 => " and 1 other".into(),
+            others => format!(" and {others} others"),
+        };
+        (!names.is_empty()).then(|| names.join(", ") + &others)
+    }
 }
 
 impl Semaphore {
@@ -57,6 +112,7 @@ impl Semaphore {
             parents: Parents::new(path.clone(), permits.to_string().as_bytes()),
             queue: Queue::new(format!("{path}-__lock__"), mark.into(), content.clone(), false),
             content,
+            holders: Holders::default(),
             phase: ENTERING,
             path,
             hurry: Moment::default(),
@@ -70,13 +126,25 @@ impl Semaphore {
         desk.ask(Request::Children { path: self.path.clone(), watch: true });
     }
 
-    fn counted(&mut self, leases: usize, desk: &mut Desk) {
-        let full = leases >= self.permits as usize;
+    fn counted(&mut self, leases: &[String], desk: &mut Desk) {
+        let full = leases.len() >= self.permits as usize;
+        let paths = || leases.iter().map(|name| format!("{}/{name}", self.path)).collect();
         match self.phase {
-            Phase::Entering { asked, .. } => self.phase = Phase::Entering { asked, full },
+            Phase::Entering { asked, .. } if full => {
+                self.holders.listed(paths(), desk);
+                self.phase = Phase::Entering { asked, full };
+                self.say_full(desk);
+            }
+            Phase::Entering { asked, .. } => {
+                self.phase = Phase::Entering { asked, full };
+                if let Stage::Waiting { holder, .. } = self.queue.stage(desk.now) {
+                    desk.say_waiting(&holder, None);
+                }
+            }
             Phase::Counting if full => {
+                self.holders.listed(paths(), desk);
                 self.phase = Phase::Full;
-                desk.say_waiting(&self.holder(), None);
+                self.say_full(desk);
             }
             Phase::Counting => {
                 self.phase = Phase::Taking;
@@ -89,7 +157,21 @@ impl Semaphore {
     }
 
     fn holder(&self) -> Holder {
-        Holder { lock: format!("{} (all {} leases taken)", self.path, self.permits), host: None, since: None, session: None }
+        let lock = format!("{} (all {} leases taken)", self.path, self.permits);
+        Holder { lock, host: self.holders.shown(), since: None, session: None }
+    }
+
+    /// Says, once, that all leases are taken and by whom, as soon as that is known.
+    fn say_full(&mut self, desk: &mut Desk) {
+        let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
+        if full && self.holders.unread == 0 && desk.is_patient() && !std::mem::replace(&mut self.holders.told, true) {
+            desk.say_waiting(&self.holder(), None);
+        }
+    }
+
+    /// Whether this is the lease of another.
+    fn is_others(&self, path: &str) -> bool {
+        path != self.lease && path.strip_prefix(&self.path).is_some_and(|rest| rest.starts_with('/'))
     }
 
     /// Our lease is there. Ours is what our session made; anything else by that name is an orphan of ours.
@@ -174,7 +256,7 @@ impl Recipe for Semaphore {
 
     fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
         match (request, result) {
-            (Request::Children { path, .. }, Ok(Answer::Children(leases))) if *path == self.path => self.counted(leases.len(), desk),
+            (Request::Children { path, .. }, Ok(Answer::Children(leases))) if *path == self.path => self.counted(&leases, desk),
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => match self.phase {
                 Phase::Counting if self.parents.make(desk) => self.count(desk),
                 Phase::Counting => return Some(Verdict::Failed(self.parents.failure(&self.path))),
@@ -184,6 +266,10 @@ impl Recipe for Semaphore {
                 if code != Code::NO_NODE && (*path == self.path || *path == self.lease) =>
             {
                 return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: code.to_string() }));
+            }
+            (Request::Data { path, .. }, result) if self.is_others(path) => {
+                self.holders.read(path, result);
+                self.say_full(desk);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if self.is_first() && self.queue.contender().as_ref() == Some(path) => {
                 self.restart(desk); // somebody has put us out of the queue
@@ -217,6 +303,7 @@ impl Recipe for Semaphore {
 
     fn down(&mut self, known: bool) {
         self.parents.down();
+        self.holders.unread = 0;
         match self.phase {
             Phase::Taking if known => self.phase = Phase::Looking,
             Phase::Entering { .. } => {
@@ -238,6 +325,7 @@ impl Recipe for Semaphore {
 
     fn restart(&mut self, desk: &mut Desk) {
         self.phase = ENTERING;
+        self.holders.unread = 0;
         self.queue.restart(desk);
     }
 
@@ -247,9 +335,11 @@ impl Recipe for Semaphore {
 
     fn stage(&self, now: Moment) -> Stage {
         match self.phase {
+            Phase::Entering { full: true, .. } | Phase::Full if self.holders.unread > 0 => Stage::Asking { made: true },
             Phase::Entering { full, .. } => match self.queue.stage(now) {
+                Stage::Waiting { made, .. } if full => Stage::Waiting { holder: self.holder(), made },
                 // Those before us may only be passing through.
-                Stage::Waiting { made, .. } if !full && now < self.hurry => Stage::Asking { made },
+                Stage::Waiting { made, .. } if now < self.hurry => Stage::Asking { made },
                 stage => stage,
             },
             Phase::Full => Stage::Waiting { holder: self.holder(), made: true },
@@ -344,6 +434,76 @@ mod tests {
             client.talk(&mut fake, at(0));
             assert_eq!(acquired(&client), fits, "{data:?}: {:?}", client.said);
         }
+    }
+
+    fn told(client: &Client<SessionLock<Semaphore>>) -> Option<&Holder> {
+        client.said.iter().rev().find_map(|output| match output {
+            Output::Busy(holder) | Output::Waiting { holder, .. } => Some(holder),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_run_that_finds_all_leases_taken_names_their_holders_and_not_the_first_waiter() {
+        for wait in [Duration::ZERO, TIMEOUT * 10] {
+            let mut fake = Fake::default();
+            let mut holders: Vec<_> = (0..2).map(|number| contender(number, 2, Duration::ZERO)).collect();
+            holders.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+            let mut first = contender(2, 2, TIMEOUT * 10);
+            first.talk(&mut fake, at(0));
+            let mut second = contender(3, 2, wait);
+            second.talk(&mut fake, at(0));
+            for client in [&first, &second] {
+                let holder = told(client).unwrap_or_else(|| panic!("{:?}", client.said));
+                assert_eq!(holder.host.as_deref(), Some("host:0, host:1"), "{:?}", client.said);
+                assert_eq!(holder.lock, format!("{PATH} (all 2 leases taken)"));
+            }
+            assert!(first.said.iter().chain(&second.said).filter(|output| matches!(output, Output::Waiting { .. })).count() <= 2);
+        }
+    }
+
+    #[test]
+    fn of_many_holders_a_few_are_named_and_the_others_counted() {
+        let mut fake = Fake::default();
+        let mut holders: Vec<_> = (0..8).map(|number| contender(number, 8, Duration::ZERO)).collect();
+        holders.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        let mut client = contender(9, 8, Duration::ZERO);
+        client.talk(&mut fake, at(0));
+        let host = told(&client).and_then(|holder| holder.host.clone());
+        assert_eq!(host.as_deref(), Some("host:0, host:1, host:2, host:3, host:4 and 3 others"));
+    }
+
+    #[test]
+    fn a_waiter_reads_once_who_holds_and_never_names_a_holder_that_has_left() {
+        let mut fake = Fake::default();
+        let mut all: Vec<_> = (0..4).map(|number| contender(number, 2, Duration::ZERO)).collect();
+        all[..2].iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        let mut waiter = contender(9, 2, TIMEOUT);
+        waiter.talk(&mut fake, at(0));
+        fake.put(&format!("{PATH}/stranger"), b"host:77", 77);
+        let before = fake.requests;
+        all[1].release(&mut fake, at(1)); // still two, one of them unknown
+        let own = fake.requests - before;
+        waiter.talk(&mut fake, at(1));
+        assert!(fake.requests - before - own <= 8, "it lists, and does not read each lease again: {}", fake.requests - before - own);
+        let mut now = at(2);
+        while told(&waiter).is_none_or(|_| !waiter.said.iter().any(|output| matches!(output, Output::Busy(_)))) && now < at(20_000) {
+            now = now + Duration::from_millis(100);
+            waiter.talk(&mut fake, now);
+        }
+        assert_eq!(told(&waiter).and_then(|holder| holder.host.clone()).as_deref(), Some("host:0 and 1 other"), "{:?}", waiter.said);
+    }
+
+    #[test]
+    fn a_lock_with_a_place_that_is_free_costs_nothing_to_name_holders() {
+        let (mut fake, mut client) = (Fake::default(), contender(1, 2, Duration::ZERO));
+        fake.put("/lockex", b"", 0);
+        fake.put(PATH, b"2", 0);
+        fake.put(QUEUE, b"", 0);
+        fake.put(&format!("{PATH}/stranger"), b"host:77", 77);
+        client.talk(&mut fake, at(0));
+        assert!(acquired(&client));
+        assert_eq!(fake.requests, 8, "join and list; look at our contender; number and list; lease and look; leave the queue");
     }
 
     /// The connection is cut after every possible number of requests, and of replies: the lease is ours in the end, and the queue is free.
