@@ -711,7 +711,7 @@ mod tests {
         fake.put("/app/l_1", THEIRS, 78);
         let mut waiters: Vec<_> = (0..2).map(|_| Client::new(lock(options(TIMEOUT), &["l_0", "l_1"]))).collect();
         waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(0)));
-        assert_eq!(fake.children("/app/.queue/l_0..l_1").len(), 2);
+        assert_eq!(fake.children("/app/.queue/l_0%..l_1").len(), 2);
         fake.delete("/app/l_1");
         waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
         assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0]);
@@ -720,6 +720,24 @@ mod tests {
         assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 1]);
         waiters.iter_mut().for_each(|waiter| waiter.release(&mut fake, at(3)));
         assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
+    }
+
+    #[test]
+    fn several_names_have_a_queue_that_no_single_lock_has() {
+        for name in ["l_0..l_1", "l_0%..l_1", "l_0%25..l_1"] {
+            let mut fake = Fake::with_parent("/app");
+            for taken in ["l_0", "l_1", name] {
+                fake.put(&format!("/app/{taken}"), THEIRS, 77);
+            }
+            let mut several = Client::new(lock(options(TIMEOUT), &["l_0", "l_1"]));
+            let mut single = Client::new(lock(options(TIMEOUT), &[name]));
+            several.talk(&mut fake, at(0));
+            single.talk(&mut fake, at(0));
+            assert_eq!([ahead(&several), ahead(&single)], [Some(0), Some(0)], "{name}: {:?}", fake.children("/app/.queue"));
+            several.release(&mut fake, at(1));
+            single.release(&mut fake, at(1));
+            assert!(!fake.nodes.contains_key("/app/.queue"), "{name}: {:?}", fake.nodes.keys());
+        }
     }
 
     #[test]

@@ -239,13 +239,15 @@ fn number(name: &str) -> Option<i32> {
     name.split_once('-')?.1.parse().ok()
 }
 
-/// Name of the queue of these locks, one node: `NAME`, or `NAME_0..NAME_9`.
+/// Name of the queue of these locks, one node: `NAME`, or `NAME_0%..NAME_9`. In the name of a lock a `%` becomes `%25`, so no lock has a queue of the
+/// second kind.
 fn title(names: &[String]) -> String {
-    let title = match names {
-        [first, .., last] => format!("{first}..{last}"),
-        _ => names.concat(),
-    };
-    title.replace('%', "%25").replace('/', "%2F")
+    let title = |name: &String| name.replace('%', "%25").replace('/', "%2F");
+    match names {
+        [first, .., last] => format!("{}%..{}", title(first), title(last)),
+        [name] => title(name),
+        [] => String::new(),
+    }
 }
 
 /// Why there is no place, for whoever may do something about it.
