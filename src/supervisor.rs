@@ -1,7 +1,7 @@
 //! Decides a run: joins lock, command, signals and deadlines into one exit. Pure: `(phase, event, now) → action`, every row a sentence of the
 //! specification. The order of events within one millisecond is the whole difficulty, so there is no state outside the phase but what is fixed.
 
-use crate::kill_rounds::{Due, KillRounds};
+use crate::kill_rounds::{Due, KillRounds, REPORT_INTERVAL, UNKILLABLE_AFTER};
 use crate::moment::Moment;
 use crate::plan::{End, Status};
 use crate::signal::Signal;
@@ -10,8 +10,12 @@ use std::time::Duration;
 /// How long the guard may take to say that it has heard an order to stop.
 const OBEY: Duration = Duration::from_secs(1);
 
-/// How much longer than its deadline the guard may take to kill the tree, before it is killed itself: half the margin that the deadline leaves.
+/// How much longer than the lease's deadline the guard may take to kill the tree, before it is killed itself: half the margin that the deadline leaves.
 const OVERDUE: Duration = Duration::from_millis(100);
+
+/// How long after the deadline of an operator's stop the guard may be silent. One that works says within `UNKILLABLE_AFTER` of its KILL that the tree is gone or
+/// that something is stuck; another second is for a busy machine, since no lease presses and to kill a guard that works would be told as its failure.
+const SILENCE: Duration = UNKILLABLE_AFTER.saturating_add(OBEY);
 
 /// What happens to a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +28,11 @@ pub enum Event {
     Lost {
         /// Now, if it is lost already.
         dead_by: Moment,
+        /// Another host can have it from then on; if false, it is kept as far as that goes.
+        gone: bool,
     },
+    /// A lock that was lost and kept can be another host's from now on.
+    Gone,
     /// Nothing of ours is left with the lock service.
     Released,
     /// The command runs.
@@ -87,16 +95,41 @@ enum Phase {
     Acquiring,
     /// The guard was told to start the command, and then said whether it did (`started`).
     Running { started: bool },
-    /// The tree is being ended. `lost`: because the lock is. `overdue`: when to do it ourselves.
-    Stopping { lost: bool, status: Option<Status>, overdue: Moment },
-    /// The guard is gone or disobeys: the tree is being killed by ourselves. round after round.
-    Killing { end: End, rounds: KillRounds },
+    /// The tree is being ended by the guard.
+    Stopping(Ending),
+    /// The guard is gone or disobeys: the tree is being killed by ourselves, round after round. `named`: what is left of it was reported.
+    Killing { end: End, tenure: Tenure, rounds: KillRounds, named: bool },
     /// The command is over, the minimum hold is not.
     Lingering { end: End },
     /// The lock is being let go.
     Releasing { end: End },
     /// All is said.
     Over,
+}
+
+/// What is known of the lock while the tree is being ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Tenure {
+    /// It is held.
+    Held,
+    /// It could not be proved in time, and is kept as far as that goes: it is not released before the tree is gone.
+    Lost,
+    /// Another host can have it, so there is nothing to keep.
+    Gone,
+}
+
+/// How far the guard is with ending the tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ending {
+    tenure: Tenure,
+    /// Of the command, once it has ended.
+    status: Option<Status>,
+    /// KILL.
+    dead_by: Moment,
+    /// The guard has heard the order.
+    obeyed: bool,
+    /// When to do it ourselves.
+    overdue: Moment,
 }
 
 /// One run.
@@ -139,45 +172,52 @@ impl Supervisor {
             (Running { .. }, Started) => (Running { started: true }, None),
             (Running { .. }, CannotStart(end)) => (Releasing { end }, Some(Release)),
             (Running { .. }, Ended(status)) => self.linger(self.end(status), now),
-            (Running { .. }, Lost { dead_by }) => stop_lost(None, dead_by, now),
+            (Running { .. }, Lost { dead_by, gone }) => stop_lost(None, dead_by, gone, now),
+            (Running { .. }, Gone) => stop_lost(None, now, true, now),
             (Running { started: true }, Signalled { signal: Signal::INT | Signal::QUIT, typed: true }) => (self.phase, None),
             (Running { started }, Signalled { signal: signal @ (Signal::INT | Signal::QUIT), typed: true }) => {
                 (Running { started }, Some(Forward(signal)))
             }
             (Running { .. }, Signalled { signal, .. }) if ends(signal) => {
                 let dead_by = now + self.kill_after;
-                (Stopping { lost: false, status: None, overdue: now + OBEY }, Some(Stop { signal, dead_by }))
+                let stop = Ending { tenure: Tenure::Held, status: None, dead_by, obeyed: false, overdue: now + OBEY };
+                (Stopping(stop), Some(Stop { signal, dead_by }))
             }
 
-            (Stopping { lost, overdue, .. }, Ended(status)) => (Stopping { lost, status: Some(status), overdue }, None),
-            (Stopping { lost: false, status, .. }, Obeyed) => (Stopping { lost: false, status, overdue: Moment::NEVER }, None),
-            (Stopping { lost: false, status, .. }, Lost { dead_by }) => stop_lost(status, dead_by, now),
-            (Stopping { lost: true, .. }, TreeGone | Stuck) => (Releasing { end: End::Lost }, Some(Release)),
-            (Stopping { lost: false, status: Some(status), .. }, TreeGone) => self.linger(self.end(status), now),
+            (Stopping(stop), Ended(status)) => (Stopping(Ending { status: Some(status), ..stop }), None),
+            (Stopping(stop), Obeyed) => (Stopping(stop.obeyed()), None),
+            (Stopping(stop), Lost { dead_by, gone }) => stop.lost(dead_by, gone, now),
+            (Stopping(stop), Gone) => stop.lost(now, true, now),
+            (Stopping(stop), TreeGone) if stop.tenure != Tenure::Held => (Releasing { end: End::Lost }, Some(Release)),
+            (Stopping(stop), TreeGone) => self.linger(self.end_of(stop), now),
+            (Stopping(stop), Stuck) if stop.tenure == Tenure::Gone => (Releasing { end: End::Lost }, Some(Release)),
+            (Stopping(stop), Stuck) => (Stopping(stop.stuck(now)), None),
             // It has left before it could hear the order; one that has heard it leaves only when the tree is gone.
-            (Stopping { lost: false, status: Some(status), overdue }, GuardGone) if overdue != Moment::NEVER => {
+            (Stopping(Ending { tenure: Tenure::Held, status: Some(status), obeyed: false, .. }), GuardGone) => {
                 self.linger(self.end(status), now)
             }
-            (Stopping { lost: false, status: Some(status), .. }, GuardGone) => {
-                (Killing { end: self.end(status), rounds: KillRounds::begin(now) }, Some(KillAll))
-            }
-            (Stopping { lost: false, status: None, .. }, TreeGone) => self.linger(End::Internal, now),
-            (Stopping { lost: false, status, .. }, CannotStart(end)) if status.is_none() => (Releasing { end }, Some(Release)),
-            (Stopping { lost, overdue, .. }, Tick) if now >= overdue => kill_all(lost, now),
-            (Stopping { .. }, Signalled { signal, typed: false }) if ends(signal) => (self.phase, Some(Forward(signal))),
+            (Stopping(Ending { tenure: Tenure::Held, status: None, .. }), CannotStart(end)) => (Releasing { end }, Some(Release)),
+            (Stopping(stop), Tick) if now >= stop.overdue => kill_all(self.end_of(stop), stop.tenure, now),
+            (Stopping(_), Signalled { signal, typed: false }) if ends(signal) => (self.phase, Some(Forward(signal))),
 
-            (Running { .. }, GuardGone) => kill_all(false, now),
-            (Stopping { lost, .. }, GuardGone) => kill_all(lost, now),
-            (Killing { rounds, .. }, Lost { .. }) => (Killing { end: End::Lost, rounds }, None),
+            (Running { .. }, GuardGone) => kill_all(End::Internal, Tenure::Held, now),
+            (Stopping(stop), GuardGone) => kill_all(self.end_of(stop), stop.tenure, now),
             (Killing { end, .. }, TreeGone) => (Releasing { end }, Some(Release)),
-            (Killing { end, rounds }, Tick) => match rounds.due(now) {
-                Some((Due::Report, _)) if end == End::Lost => (Releasing { end }, Some(Release)),
-                Some((Due::Report, rounds)) => (Killing { end, rounds }, Some(KillAndReport)),
-                Some((Due::Kill, rounds)) => (Killing { end, rounds }, Some(KillAll)),
+            (Killing { named: true, .. }, Gone | Lost { gone: true, .. }) => (Releasing { end: End::Lost }, Some(Release)),
+            (Killing { rounds, .. }, Gone | Lost { gone: true, .. }) => {
+                (Killing { end: End::Lost, tenure: Tenure::Gone, rounds, named: false }, None)
+            }
+            (Killing { tenure, rounds, named, .. }, Lost { gone: false, .. }) => {
+                (Killing { end: End::Lost, tenure: tenure.max(Tenure::Lost), rounds, named }, None)
+            }
+            (Killing { end, tenure, rounds, named }, Tick) => match rounds.due(now) {
+                Some((Due::Report, _)) if tenure == Tenure::Gone => (Releasing { end }, Some(Release)),
+                Some((Due::Report, rounds)) => (Killing { end, tenure, rounds, named: true }, Some(KillAndReport)),
+                Some((Due::Kill, rounds)) => (Killing { end, tenure, rounds, named }, Some(KillAll)),
                 None => (self.phase, None),
             },
 
-            (Lingering { end }, Lost { .. }) => (Releasing { end }, Some(Release)),
+            (Lingering { end }, Lost { .. } | Gone) => (Releasing { end }, Some(Release)),
             (Lingering { end }, Signalled { signal, .. }) if ends(signal) => (Releasing { end }, Some(Release)),
             (Lingering { end }, Tick) if now >= self.hold_until => (Releasing { end }, Some(Release)),
             (Lingering { .. }, Signalled { signal: Signal::TSTP, .. }) => (self.phase, Some(Suspend { forward: false })),
@@ -185,10 +225,8 @@ impl Supervisor {
             (Releasing { end }, Released) => (Over, Some(Exit(end))),
             (Releasing { end }, Signalled { signal, .. }) if ends(signal) => (Over, Some(Exit(end))),
 
-            (Running { .. } | Stopping { .. }, Signalled { signal: Signal::TSTP, typed }) => {
-                (self.phase, Some(Suspend { forward: !typed }))
-            }
-            (Running { .. } | Stopping { .. }, Signalled { signal, .. }) if !ends(signal) => (self.phase, Some(Forward(signal))),
+            (Running { .. } | Stopping(_), Signalled { signal: Signal::TSTP, typed }) => (self.phase, Some(Suspend { forward: !typed })),
+            (Running { .. } | Stopping(_), Signalled { signal, .. }) if !ends(signal) => (self.phase, Some(Forward(signal))),
             (phase, _) => (phase, None), // late news about what is already decided
         };
         self.phase = phase;
@@ -198,7 +236,7 @@ impl Supervisor {
     /// When time alone brings about something next.
     pub fn wake(&self) -> Moment {
         match self.phase {
-            Phase::Stopping { overdue, .. } => overdue,
+            Phase::Stopping(stop) => stop.overdue,
             Phase::Killing { rounds, .. } => rounds.wake(),
             Phase::Lingering { .. } => self.hold_until,
             _ => Moment::NEVER,
@@ -213,21 +251,52 @@ impl Supervisor {
         }
     }
 
+    /// How a run ends whose tree was stopped. Without a word about the command, it was the guard that failed.
+    fn end_of(&self, stop: Ending) -> End {
+        match stop {
+            Ending { tenure: Tenure::Lost | Tenure::Gone, .. } => End::Lost,
+            Ending { status, .. } => status.map_or(End::Internal, |status| self.end(status)),
+        }
+    }
+
     fn linger(&self, end: End, now: Moment) -> (Phase, Option<Action>) {
         if now >= self.hold_until { (Phase::Releasing { end }, Some(Action::Release)) } else { (Phase::Lingering { end }, None) }
     }
 }
 
+impl Ending {
+    /// The guard has heard the order. An operator's stop may take as long as it was told to; a lost lock leaves no such time.
+    fn obeyed(self) -> Ending {
+        let overdue = if self.tenure == Tenure::Held { self.dead_by + SILENCE } else { self.overdue };
+        Ending { obeyed: true, overdue, ..self }
+    }
+
+    /// The guard cannot kill all of it, and says so again every minute, unless it is stopped.
+    fn stuck(self, now: Moment) -> Ending {
+        let overdue = if self.tenure == Tenure::Held { now + REPORT_INTERVAL + OBEY } else { self.overdue };
+        Ending { overdue, ..self }
+    }
+
+    /// The lock is lost while the tree is being ended. What was ordered stands, unless there is less time now.
+    fn lost(self, dead_by: Moment, gone: bool, now: Moment) -> (Phase, Option<Action>) {
+        if self.tenure == Tenure::Held || dead_by < self.dead_by && now < self.dead_by {
+            return stop_lost(self.status, dead_by, gone || self.tenure == Tenure::Gone, now);
+        }
+        let tenure = if gone { Tenure::Gone } else { self.tenure };
+        (Phase::Stopping(Ending { tenure, ..self }), None)
+    }
+}
+
 /// The lock is lost: KILL if it is so already, else TERM and the rest of the lease.
-fn stop_lost(status: Option<Status>, dead_by: Moment, now: Moment) -> (Phase, Option<Action>) {
+fn stop_lost(status: Option<Status>, dead_by: Moment, gone: bool, now: Moment) -> (Phase, Option<Action>) {
     let signal = if dead_by <= now { Signal::KILL } else { Signal::TERM };
-    (Phase::Stopping { lost: true, status, overdue: dead_by.max(now) + OVERDUE }, Some(Action::Stop { signal, dead_by }))
+    let (tenure, overdue) = (if gone { Tenure::Gone } else { Tenure::Lost }, dead_by.max(now) + OVERDUE);
+    (Phase::Stopping(Ending { tenure, status, dead_by, obeyed: false, overdue }), Some(Action::Stop { signal, dead_by }))
 }
 
 /// The guard does not do it: so do we.
-fn kill_all(lost: bool, now: Moment) -> (Phase, Option<Action>) {
-    let end = if lost { End::Lost } else { End::Internal };
-    (Phase::Killing { end, rounds: KillRounds::begin(now) }, Some(Action::KillAll))
+fn kill_all(end: End, tenure: Tenure, now: Moment) -> (Phase, Option<Action>) {
+    (Phase::Killing { end, tenure, rounds: KillRounds::begin(now), named: false }, Some(Action::KillAll))
 }
 
 /// Whether this signal asks a program to end.
@@ -250,6 +319,16 @@ mod tests {
 
     fn typed(signal: Signal) -> Event {
         Signalled { signal, typed: true }
+    }
+
+    /// Lost by the end of the lease, and kept.
+    fn lost(second: u64) -> Event {
+        Lost { dead_by: at(second), gone: false }
+    }
+
+    /// Lost, and another's from then on.
+    fn taken(second: u64) -> Event {
+        Lost { dead_by: at(second), gone: true }
     }
 
     fn sent(signal: Signal) -> Event {
@@ -302,12 +381,7 @@ mod tests {
     #[test]
     fn a_lock_lost_during_the_minimum_hold_changes_nothing() {
         let end = End::Command(FINE);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (1, Ended(FINE), None),
-            (2, Lost { dead_by: at(2) }, Some(Release)),
-            (2, Released, Some(Exit(end))),
-        ]);
+        play(&[(0, Acquired, Some(Start)), (1, Ended(FINE), None), (2, lost(2), Some(Release)), (2, Released, Some(Exit(end)))]);
     }
 
     #[test]
@@ -348,7 +422,7 @@ mod tests {
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
-            (7, Lost { dead_by: at(9) }, Some(stop)),
+            (7, lost(9), Some(stop)),
             (8, sent(Signal::TERM), Some(Forward(Signal::TERM))),
             (8, Ended(KILLED), None),
             (8, TreeGone, Some(Release)),
@@ -358,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_gone_already_kills_at_once() {
-        play(&[(0, Acquired, Some(Start)), (7, Lost { dead_by: at(7) }, Some(Stop { signal: Signal::KILL, dead_by: at(7) }))]);
+        play(&[(0, Acquired, Some(Start)), (7, lost(7), Some(Stop { signal: Signal::KILL, dead_by: at(7) }))]);
     }
 
     #[test]
@@ -366,7 +440,7 @@ mod tests {
         play(&[
             (0, Acquired, Some(Start)),
             (2, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(6) })),
-            (3, Lost { dead_by: at(4) }, Some(Stop { signal: Signal::TERM, dead_by: at(4) })),
+            (3, lost(4), Some(Stop { signal: Signal::TERM, dead_by: at(4) })),
             (4, TreeGone, Some(Release)),
             (4, Released, Some(Exit(End::Lost))),
         ]);
@@ -428,7 +502,7 @@ mod tests {
         ]);
         play(&[
             (0, Acquired, Some(Start)),
-            (1, Lost { dead_by: at(2) }, Some(Stop { signal: Signal::TERM, dead_by: at(2) })),
+            (1, lost(2), Some(Stop { signal: Signal::TERM, dead_by: at(2) })),
             (1, Obeyed, None),
             (2, Tick, None),
             (3, Tick, Some(KillAll)),
@@ -438,19 +512,125 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_killed_keeps_a_stop_waiting_and_a_loss_not() {
+    fn what_cannot_be_killed_keeps_the_lock_of_a_stop() {
         play(&[
             (0, Acquired, Some(Start)),
             (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
             (1, Obeyed, None),
             (6, Stuck, None),
+            (66, Stuck, None),
+            (70, Ended(KILLED), None),
+            (70, TreeGone, Some(Release)),
+            (70, Released, Some(Exit(End::Command(KILLED)))),
         ]);
+    }
+
+    #[test]
+    fn what_cannot_be_killed_does_not_keep_a_lock_that_another_host_can_have() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, Lost { dead_by: at(1) }, Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (1, taken(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
             (2, Stuck, Some(Release)),
             (2, Released, Some(Exit(End::Lost))),
         ]);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, taken(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (2, Tick, Some(KillAll)),
+            (3, Tick, Some(Release)),
+            (3, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
+    fn a_lock_lost_by_the_end_of_the_lease_is_kept_until_nothing_of_the_tree_is_left() {
+        let kept: &[(u64, Event, Option<Action>)] = &[
+            (0, Acquired, Some(Start)),
+            (1, lost(2), Some(Stop { signal: Signal::TERM, dead_by: at(2) })),
+            (1, Obeyed, None),
+            (3, Tick, Some(KillAll)),
+            (4, Tick, Some(KillAndReport)),
+            (4, Tick, None),
+            (64, Tick, Some(KillAndReport)),
+        ];
+        play(&[kept, &[(70, TreeGone, Some(Release)), (70, Released, Some(Exit(End::Lost)))]].concat());
+        play(&[kept, &[(70, Gone, Some(Release)), (70, Released, Some(Exit(End::Lost)))]].concat());
+        play(&[kept, &[(70, taken(70), Some(Release))]].concat());
+        play(&[&kept[..3], &[(3, Stuck, None), (3, TreeGone, Some(Release))]].concat());
+    }
+
+    #[test]
+    fn a_lock_that_is_gone_while_the_tree_is_being_killed_is_kept_no_longer_than_that_takes() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, lost(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (2, Tick, Some(KillAll)),
+            (2, Gone, None),
+            (3, Tick, Some(Release)),
+        ]);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, lost(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (1, Gone, None),
+            (1, TreeGone, Some(Release)),
+        ]);
+    }
+
+    #[test]
+    fn a_lock_that_is_gone_before_its_lease_is_over_kills_at_once() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, lost(5), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (2, Gone, Some(Stop { signal: Signal::KILL, dead_by: at(2) })),
+            (3, Tick, Some(KillAll)),
+            (4, Tick, Some(Release)),
+        ]);
+    }
+
+    #[test]
+    fn the_same_loss_told_by_guard_and_lock_is_one() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, lost(5), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, taken(5), None),
+            (6, Tick, Some(KillAll)),
+            (7, Tick, Some(Release)),
+        ]);
+    }
+
+    #[test]
+    fn a_guard_that_is_silent_after_it_has_obeyed_is_killed_with_its_tree() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, Obeyed, None),
+            (6, Tick, None),
+            (7, Tick, Some(KillAll)),
+            (7, TreeGone, Some(Release)),
+            (7, Released, Some(Exit(End::Internal))),
+        ]);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, Obeyed, None),
+            (6, Ended(KILLED), None),
+            (6, Stuck, None),
+            (66, Tick, None), // it names what is stuck once a minute
+            (67, Tick, Some(KillAll)),
+            (67, TreeGone, Some(Release)),
+            (67, Released, Some(Exit(End::Command(KILLED)))),
+        ]);
+    }
+
+    #[test]
+    fn without_a_kill_a_stop_may_take_for_ever() {
+        let mut run = Supervisor::new(HOLD, Duration::MAX);
+        for (event, action) in
+            [(Acquired, Some(Start)), (sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: Moment::NEVER })), (Obeyed, None)]
+        {
+            assert_eq!(run.step(event, at(1)), action);
+        }
+        assert_eq!(run.wake(), Moment::NEVER);
     }
 
     #[test]
@@ -467,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_cannot_kill_ourselves_is_named_and_outlived_only_after_a_loss() {
+    fn what_we_cannot_kill_ourselves_is_named_and_outlived_only_when_the_lock_is_gone() {
         play(&[
             (0, Acquired, Some(Start)),
             (1, GuardGone, Some(KillAll)),
@@ -479,7 +659,7 @@ mod tests {
         play(&[
             (0, Acquired, Some(Start)),
             (1, GuardGone, Some(KillAll)),
-            (1, Lost { dead_by: at(1) }, None),
+            (1, taken(1), None),
             (2, Tick, Some(Release)),
             (2, Released, Some(Exit(End::Lost))),
         ]);
@@ -502,14 +682,17 @@ mod tests {
         let events = [
             Acquired,
             NoLock(End::Busy),
-            Lost { dead_by: at(0) },
-            Lost { dead_by: at(3) },
+            lost(0),
+            lost(3),
+            taken(3),
+            Gone,
             Released,
             Started,
             CannotStart(End::NotRunnable),
             Ended(FINE),
             Obeyed,
             TreeGone,
+            Stuck,
             GuardGone,
             sent(Signal::TERM),
             typed(Signal::INT),
@@ -543,8 +726,8 @@ mod tests {
         stopping: bool,
         /// The guard has heard that.
         obeyed: bool,
-        /// The lock is lost: nothing is left to wait for when something cannot be killed.
-        lost: bool,
+        /// Another host can have the lock: nothing is left to wait for when something cannot be killed.
+        gone: bool,
         exits: u32,
     }
 
@@ -552,7 +735,7 @@ mod tests {
         fn after(mut self, event: Event, action: Option<Action>) -> Model {
             match event {
                 Acquired => self.acquired = true,
-                Lost { .. } => self.lost = true,
+                Lost { gone: true, .. } | Gone => self.gone = true,
                 Ended(_) => self.alive = false,
                 CannotStart(_) | TreeGone => (self.alive, self.stopping) = (false, false),
                 Obeyed => self.obeyed = true,
@@ -568,9 +751,11 @@ mod tests {
                     assert!(self.starts == 1, "{event:?}");
                     (self.stopping, self.obeyed) = (true, false);
                 }
-                Some(Release) => assert!(!self.alive && !self.stopping || event == Tick && self.lost, "{event:?}"),
+                Some(Release) => {
+                    assert!(!self.alive && !self.stopping || matches!(event, Tick | Stuck | Gone | Lost { .. }) && self.gone, "{event:?}");
+                }
                 Some(Exit(_)) => {
-                    assert!(!self.alive && !self.stopping || self.lost, "{event:?}");
+                    assert!(!self.alive && !self.stopping || self.gone, "{event:?}");
                     self.exits += 1;
                 }
                 Some(Forward(_) | Suspend { .. }) | None => {}

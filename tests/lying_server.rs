@@ -7,6 +7,8 @@ mod common;
 
 use common::liar::Act::{Dribble, Hear, Keep, Say};
 use common::liar::{Act, Liar, hello, message};
+use common::life::{self, FOREVER, Lives};
+use common::report;
 use common::run::exited;
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
@@ -133,7 +135,7 @@ fn an_unknown_error_is_a_refusal_with_its_number() {
 }
 
 /// All that a server says to whom it gives a free lock.
-fn lock_granted(node: &str) -> Vec<u8> {
+fn lock_granted(node: &str, timeout: Duration) -> Vec<u8> {
     let stat = Stat {
         czxid: 7,
         mzxid: 7,
@@ -149,14 +151,14 @@ fn lock_granted(node: &str) -> Vec<u8> {
     };
     let created = bytes(&CreateResponse { path: node.into() });
     let data = bytes(&GetDataResponse { data: Vec::new(), stat });
-    [hello(SESSION, TIMEOUT), reply(1, 0, &created), reply(2, 0, &data)].concat()
+    [hello(SESSION, timeout), reply(1, 0, &created), reply(2, 0, &data)].concat()
 }
 
 #[test]
 fn junk_while_the_lock_is_held_costs_the_lock_and_the_job_in_time() {
     at_once(junk(), |what, junk| {
         let sandbox = Sandbox::new();
-        let liar = Liar::start(vec![Hear, Say(lock_granted(&sandbox.node("lock"))), Hear, Say(junk), Keep]);
+        let liar = Liar::start(vec![Hear, Say(lock_granted(&sandbox.node("lock"), TIMEOUT)), Hear, Say(junk), Keep]);
         let run = sandbox.flock_at(&liar.address, 2, &["lock", "sleep 1000"]).start();
         run.job();
         let started = Instant::now();
@@ -165,6 +167,29 @@ fn junk_while_the_lock_is_held_costs_the_lock_and_the_job_in_time() {
         assert!(sandbox.running("sleep 1000").is_empty(), "{what}");
         outcome.complains(1, &["lost", &sandbox.node("lock")]);
     });
+}
+
+#[test]
+fn a_job_shows_that_it_lives() {
+    life::entry();
+}
+
+#[test]
+fn a_session_that_is_resumed_for_less_than_a_second_is_believed_for_no_longer() {
+    const LONG: Duration = Duration::from_secs(10);
+    const GRANTED: Duration = Duration::from_millis(900);
+    let sandbox = Sandbox::new();
+    let first = vec![Hear, Say(lock_granted(&sandbox.node("lock"), LONG)), Hear]; // hangs up at the first heartbeat
+    let second = vec![Hear, Say(hello(SESSION, GRANTED)), Keep];
+    let liar = Liar::start_in_turn(vec![first, second, vec![Keep]]);
+    let lives = Lives::of(&sandbox);
+    let run = lives.job(sandbox.flock_at(&liar.address, 10, &["--sysexits", "-l", "0", "lock"]), FOREVER).start();
+    lives.wait_for(1);
+    assert_eq!(run.wait().end, Ok(79), "{}", sandbox.log());
+    let expires = liar.accepted()[1] + GRANTED; // or later: it has not been asked for before it was accepted
+    let dead = lives.all()[0].dead;
+    assert!(dead < expires, "the job lived for {:?} after the end of its session", dead.saturating_sub(expires));
+    report("session resumed for 900 ms: tree dead before its end by", format!("{:.2} s", expires.saturating_sub(dead).as_secs_f64()));
 }
 
 #[test]

@@ -99,6 +99,21 @@ fn a_command_that_ignores_the_signal_is_killed_with_its_tree() {
 }
 
 #[test]
+fn a_guard_that_is_stopped_after_it_has_passed_on_the_signal_does_not_save_the_tree() {
+    let sandbox = Sandbox::new();
+    let command = "bash -c 'trap \"echo TERM\" TERM; setsid sleep 1000 & echo ready; until read -r -t 0.01; do :; done'";
+    let run = ready(&sandbox, &["-k", "0.5", "lock", command]);
+    wait_until("a child", || sandbox.running("sleep 1000").len() == 1);
+    let guard = run.guard();
+    run.signal(libc::SIGTERM);
+    run.wait_for_output("TERM"); // the guard says that it obeys before it passes the signal on
+    assert!(process::kill(guard, libc::SIGSTOP));
+    let outcome = run.wait();
+    assert_eq!((outcome.end, sandbox.processes()), (Ok(1), process::NONE.to_vec()), "{}", outcome.stderr);
+    outcome.complaint(&["the guard of /", "was killed or stopped"]);
+}
+
+#[test]
 fn a_command_that_is_stopped_gets_a_term_all_the_same() {
     let sandbox = Sandbox::new();
     let run = ready(&sandbox, &["-k", "600", "lock", "sh -c 'echo ready; exec sleep 1000'"]);

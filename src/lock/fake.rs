@@ -29,6 +29,7 @@ struct Connection {
 
 /// The server.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
 pub(super) struct Fake {
     pub(super) nodes: BTreeMap<String, Entry>,
     sessions: BTreeMap<i64, (Duration, Moment)>,
@@ -49,6 +50,12 @@ pub(super) struct Fake {
     pub(super) hidden: Option<String>,
     /// Nothing may be made below this path.
     pub(super) closed: Option<String>,
+    /// The session timeout that it grants from now on, instead of what is asked for.
+    pub(super) grants: Option<Duration>,
+    /// It resumes no session, and makes a new one instead, as ClickHouse Keeper does.
+    pub(super) replaces: bool,
+    /// It answers connect requests as ClickHouse Keeper does without a leader.
+    pub(super) refuses: bool,
     /// Requests that it took.
     pub(super) requests: usize,
     /// What happens now does not count, and nobody hears of it.
@@ -75,6 +82,11 @@ impl Fake {
         for id in over {
             self.end(id);
         }
+    }
+
+    /// How many sessions live.
+    pub(super) fn living(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Ends a session, and its nodes.
@@ -240,7 +252,19 @@ impl Fake {
     }
 
     fn greet(&mut self, number: usize, mut request: &[u8], now: Moment) {
-        let hello = ConnectRequest::read(&mut request, "").unwrap();
+        let mut hello = ConnectRequest::read(&mut request, "").unwrap();
+        if self.refuses {
+            let response = ConnectResponse { protocol_version: 42, time_out: hello.time_out, session_id: -1, passwd: vec![0; 16] };
+            let connection = self.connections.get_mut(&number).unwrap();
+            connection.session = Some(-1);
+            return connection.outgoing.push(framed(|out| response.write(out)));
+        }
+        if self.replaces {
+            hello.session_id = 0;
+        }
+        if let Some(granted) = self.grants {
+            hello.time_out = i32::try_from(granted.as_millis()).unwrap();
+        }
         let known = self.sessions.contains_key(&hello.session_id);
         let session = if hello.session_id == 0 { 0x1000 + i64::try_from(number).unwrap() } else { hello.session_id };
         let time_out = if hello.session_id == 0 || known { hello.time_out } else { 0 };

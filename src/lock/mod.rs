@@ -1,5 +1,10 @@
 //! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and says what to do. The loop drains `poll` until
 //! it says `Wait`, then sleeps until that moment or until something happens.
+//!
+//! A lock that says `Lost` with `gone: false` must go on: reconnect, keep the session or the lease alive, and prove the lock where it can, until it is
+//! told `Release`. A process of the command may be impossible to kill, and no other host may acquire the lock beside it as long as that can be
+//! prevented. Such a lock never says that it is acquired or believed again; it says `Gone` once another host can have the lock. A lock that cannot be
+//! kept says `gone: true` with `Lost`.
 
 mod acl;
 #[cfg(test)]
@@ -95,7 +100,11 @@ pub enum Output {
         why: String,
         /// When somebody else can have the lock, at the earliest.
         dead_by: Moment,
+        /// Another host can have it from then on. If false, the lock is still kept as far as possible, until it is told to let go or says `Gone`.
+        gone: bool,
     },
+    /// A lock that was lost and kept can be another host's from now on. Why.
+    Gone(String),
     /// Somebody else has the lock, to the end of our patience.
     Busy(Holder),
     /// There will be no lock.

@@ -843,7 +843,11 @@ mod tests {
             client.talk(&mut fake, at(0));
             fake.delete(LOCK);
             client.talk(&mut fake, at(200));
-            assert!(client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200) }), "{:?}", client.said);
+            assert!(
+                client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200), gone: true }),
+                "{:?}",
+                client.said
+            );
         }
     }
 

@@ -310,7 +310,7 @@ impl Pool {
             return self.contend(Left::Perhaps, now + AGAIN);
         }
         self.caller.stop();
-        self.settle(left, Output::Lost { why, dead_by });
+        self.settle(left, Output::Lost { why, dead_by, gone: true });
     }
 
     fn release(&mut self, now: Moment) {
@@ -764,7 +764,7 @@ mod tests {
         let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses]);
         play.to(at(28_799)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Suspended("dx:9889: connection refused".into())]);
         let why = "not renewed for 28.8 s: dx:9889: connection refused";
-        play.to(at(28_800)).said(&[Output::Lost { why: why.into(), dead_by: at(29_800) }]);
+        play.to(at(28_800)).said(&[Output::Lost { why: why.into(), dead_by: at(29_800), gone: true }]);
         let connections = play.connections;
         play.to(at(29_500));
         assert_eq!(play.connections, connections, "it is not asked for any more");
@@ -778,7 +778,7 @@ mod tests {
         play.now = at(60_000);
         play.lock.handle(Input::Tick, play.now);
         play.drain();
-        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800) }]);
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800), gone: true }]);
     }
 
     #[test]
@@ -788,7 +788,7 @@ mod tests {
         play.lock.handle(Input::Tick, at(9_000));
         play.lock.handle(Input::Tick, at(60_000));
         play.drain();
-        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800) }]);
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800), gone: true }]);
     }
 
     #[test]
@@ -796,7 +796,7 @@ mod tests {
         let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "NO")]);
         play.to(at(9_999)).said(&[believe(at(30_000)), acquired(Some(7))]);
         let why = "dx:9889 says that it is not ours any more";
-        play.to(at(10_005)).said(&[Output::Lost { why: why.into(), dead_by: at(10_005) }]);
+        play.to(at(10_005)).said(&[Output::Lost { why: why.into(), dead_by: at(10_005), gone: true }]);
         play.release().said(&[RELEASED]).asked(&["wait", "renew 7", "renew 7"]);
     }
 

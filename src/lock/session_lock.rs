@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Why a lock is lost whose node is gone while its session lives.
 const DELETED: &str = "the node was deleted";
 
+/// Why a session is over that the server says is.
+const EXPIRED: &str = "the session has expired";
+
 /// How long the answer to a release is waited for when no command ran under what may be left behind: the session's own end will do for that.
 const IDLE_RELEASE: Duration = Duration::from_secs(1);
 
@@ -168,6 +171,11 @@ enum Phase {
     Proving(Claim),
     /// The lock is ours, and said to be. `suspended`: for the time being nobody can be asked.
     Held { claim: Claim, suspended: bool },
+    /// The lock is held to the end of the lease, and no longer: no server resumes the session, for this reason.
+    Cut { why: String },
+    /// It was not proved in time. The session is kept until we are told to let go, for a process of the command may be impossible to kill. `proved`:
+    /// a server has resumed the session since then, and the node belongs to it.
+    Kept { claim: Claim, proved: bool },
     /// It was, or never will be: waiting to be told to let go. `held`: a node of ours may be left that somebody counts on to go.
     Settled { held: bool },
     /// Letting go, until then. `held`: a node of ours may be left.
@@ -250,7 +258,7 @@ impl<R: Recipe> SessionLock<R> {
         let known = self.session.id().is_some();
         match &self.phase {
             Phase::Contending => self.with_recipe(now, Recipe::opened),
-            Phase::Proving(claim) | Phase::Held { claim, .. } if known => {
+            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } if known => {
                 let path = claim.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
                 self.session.ask(Request::Data { path, watch: true }, now);
@@ -275,6 +283,7 @@ impl<R: Recipe> SessionLock<R> {
             News::Watch { change, path } => self.changed(change, &path, now),
             News::Down(fault) => self.down(&fault, now),
             News::Expired => self.expired(now),
+            News::Replaced { by } => self.replaced(by, now),
             News::Refused(code) => self.fail(Failure::Refused { what: "authenticate".into(), why: code.to_string() }, now),
         }
     }
@@ -286,7 +295,7 @@ impl<R: Recipe> SessionLock<R> {
         self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
-        if timeout < deadlines::SHORTEST {
+        if timeout < deadlines::SHORTEST && matches!(self.phase, Phase::Contending | Phase::Proving(_)) {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
             return self.fail(
                 Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
@@ -295,7 +304,7 @@ impl<R: Recipe> SessionLock<R> {
         }
         match self.phase {
             Phase::Contending => self.with_recipe(now, Recipe::up),
-            Phase::Held { .. } => self.proved(now), // with a shorter timeout, if that is what is granted now
+            Phase::Held { .. } => self.proved(now), // with a shorter timeout, if that is what is granted now, however short
             _ => {}
         }
     }
@@ -309,8 +318,8 @@ impl<R: Recipe> SessionLock<R> {
                 let verdict = self.with_recipe(now, |recipe, desk| recipe.answered(request, result, desk));
                 return self.judge(verdict, now);
             }
-            Phase::Proving(claim) | Phase::Held { claim, .. } => claim,
-            Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => return,
+            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } => claim,
+            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => return,
         };
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
@@ -352,6 +361,9 @@ impl<R: Recipe> SessionLock<R> {
 
     /// Tells how long the lock may be believed in, if that is news; and that it is ours, if it was not said and leaves time to begin.
     fn proved(&mut self, now: Moment) {
+        if let Phase::Kept { .. } = self.phase {
+            return; // the command is to die, and nothing gives it more time
+        }
         let deadlines = self.session.lease().deadlines(self.options.kill_after);
         if self.believed != deadlines {
             self.believed = deadlines;
@@ -373,17 +385,26 @@ impl<R: Recipe> SessionLock<R> {
     /// The node is there, and belongs to this session.
     fn seen(&mut self, owner: i64, now: Moment) {
         if self.session.id() != Some(owner) {
-            self.lose(format!("the node belongs to session 0x{owner:x} now"), now, now);
-        } else if let Phase::Held { suspended: suspended @ true, .. } = &mut self.phase {
-            *suspended = false;
-            self.outputs.push_back(Output::Resumed);
+            return self.lose(format!("the node belongs to session 0x{owner:x} now"), now, now);
+        }
+        match &mut self.phase {
+            Phase::Held { suspended: suspended @ true, .. } => {
+                *suspended = false;
+                self.outputs.push_back(Output::Resumed);
+            }
+            Phase::Kept { claim, proved: proved @ false } => {
+                *proved = true;
+                let path = claim.path.clone();
+                self.note(format!("{path} still belongs to this session, which is kept until the command has exited"));
+            }
+            _ => {}
         }
     }
 
     fn changed(&mut self, change: Change, path: &str, now: Moment) {
         match &self.phase {
             Phase::Contending => self.with_recipe(now, |recipe, desk| recipe.changed(change, path, desk)),
-            Phase::Proving(claim) | Phase::Held { claim, .. } if claim.path == path => match change {
+            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } if claim.path == path => match change {
                 Change::Deleted => self.lose(DELETED.into(), now, now),
                 Change::Changed | Change::Created => self.session.ask(Request::Data { path: path.into(), watch: true }, now), // the watch is used up
             },
@@ -400,6 +421,7 @@ impl<R: Recipe> SessionLock<R> {
                 *suspended = true;
                 self.outputs.push_back(Output::Suspended(fault));
             }
+            Phase::Kept { proved, .. } => *proved = false,
             Phase::Releasing { held: false, .. } => self.released(None, now),
             _ => {}
         }
@@ -407,34 +429,79 @@ impl<R: Recipe> SessionLock<R> {
 
     /// The session is over, and every node of ours with it.
     fn expired(&mut self, now: Moment) {
-        self.note("the session has expired".into());
+        self.note(EXPIRED.into());
         match self.phase {
-            Phase::Held { .. } => {
-                self.lose("the session has expired".into(), now, now);
+            Phase::Held { .. } | Phase::Kept { .. } => {
+                self.lose(EXPIRED.into(), now, now);
                 if let Phase::Settled { .. } = self.phase {
                     self.session.forget(now);
                 }
             }
             Phase::Releasing { .. } => self.released(None, now),
-            Phase::Settled { .. } | Phase::Over => self.session.forget(now),
-            Phase::Contending | Phase::Proving(_) if self.options.restarts == Some(0) => {
-                let tried = format!("{}: the session has expired, too often", self.session.server());
-                self.fail(unreachable(&tried), now);
-            }
-            Phase::Contending | Phase::Proving(_) => {
-                self.options.restarts = self.options.restarts.map(|left| left - 1);
-                self.phase = Phase::Contending;
-                self.with_recipe(now, Recipe::restart);
-            }
+            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
+            Phase::Contending | Phase::Proving(_) => self.begin_again(EXPIRED, now),
         }
     }
 
-    /// There will be no lock. What is held is held all the same.
+    /// A server made another session instead of resuming this one, which cannot be resumed any more. The lock's node stays until this session has
+    /// expired by itself: a holder has what is left of its lease, and nothing can prove more.
+    fn replaced(&mut self, by: i64, now: Moment) {
+        let why = format!("{} made session 0x{by:x} instead of resuming the session", self.session.server());
+        self.note(why.clone());
+        match self.phase {
+            Phase::Held { .. } if self.is_said() => {
+                self.session.forget(now);
+                self.outputs.push_back(Output::Suspended(why.clone()));
+                self.phase = Phase::Cut { why };
+            }
+            Phase::Kept { .. } => {
+                self.lose(why, now, now);
+                self.session.forget(now);
+            }
+            Phase::Releasing { held, .. } => {
+                let doubt = self.free_when_expired(&why);
+                self.released(held.then_some(doubt), now);
+            }
+            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
+            Phase::Contending | Phase::Proving(_) => self.begin_again(&why, now),
+            Phase::Held { .. } => self.contend_again(now),
+        }
+    }
+
+    /// The session is over before the lock was said to be acquired: contends again, with a new one.
+    fn begin_again(&mut self, why: &str, now: Moment) {
+        if self.options.restarts == Some(0) {
+            let tried = format!("{}: {why}, too often", self.session.server());
+            return self.fail(unreachable(&tried), now);
+        }
+        self.options.restarts = self.options.restarts.map(|left| left - 1);
+        self.contend_again(now);
+    }
+
+    fn contend_again(&mut self, now: Moment) {
+        self.outputs.retain(|output| !matches!(output, Output::Acquired(_)));
+        self.phase = Phase::Contending;
+        self.with_recipe(now, Recipe::restart);
+    }
+
+    /// Whether the lock was said to be acquired, and not only about to be.
+    fn is_said(&self) -> bool {
+        !self.outputs.iter().any(|output| matches!(output, Output::Acquired(_)))
+    }
+
+    /// Why the lock may not be free although it was released.
+    fn free_when_expired(&self, why: &str) -> String {
+        format!("{why}: the lock is free when the session has expired, within {:.1} s", self.session.lease().timeout().as_secs_f64())
+    }
+
+    /// There will be no lock. What is held is held all the same, and what is over is over: there it is a line in the log.
     fn fail(&mut self, failure: Failure, now: Moment) {
         let held = match self.phase {
             Phase::Contending => self.may_have_made(now),
             Phase::Proving(_) => true,
-            Phase::Held { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => return,
+            Phase::Held { .. } | Phase::Cut { .. } | Phase::Kept { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => {
+                return self.note(failure.to_string());
+            }
         };
         self.phase = Phase::Settled { held };
         self.outputs.push_back(Output::Failed(failure));
@@ -446,19 +513,27 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The lock is lost. If it was never said to be ours, it is contended for again.
+    /// The lock is lost, and another host can have it. If it was never said to be acquired, it is contended for again.
     fn lose(&mut self, why: String, dead_by: Moment, now: Moment) {
-        match self.phase {
-            Phase::Held { .. } if !self.outputs.iter().any(|output| matches!(output, Output::Acquired(_))) => {
-                self.phase = Phase::Settled { held: false };
-                self.outputs.push_back(Output::Lost { why, dead_by });
+        let said = match self.phase {
+            Phase::Held { .. } if self.is_said() => Output::Lost { why, dead_by, gone: true },
+            Phase::Cut { .. } => Output::Lost { why, dead_by, gone: true },
+            Phase::Kept { .. } => Output::Gone(why),
+            Phase::Held { .. } | Phase::Proving(_) => return self.contend_again(now),
+            _ => return,
+        };
+        self.phase = Phase::Settled { held: false };
+        self.outputs.push_back(said);
+    }
+
+    /// The lease is over. The session may live, so it is kept for as long as the command does.
+    fn run_out(&mut self, why: String, now: Moment) {
+        match &self.phase {
+            Phase::Held { claim, .. } if self.is_said() => {
+                self.phase = Phase::Kept { claim: claim.clone(), proved: false };
+                self.outputs.push_back(Output::Lost { why, dead_by: self.believed.kill, gone: false });
             }
-            Phase::Held { .. } | Phase::Proving(_) => {
-                self.outputs.retain(|output| !matches!(output, Output::Acquired(_)));
-                self.phase = Phase::Contending;
-                self.with_recipe(now, Recipe::restart);
-            }
-            _ => {}
+            _ => self.lose(why, self.believed.kill, now),
         }
     }
 
@@ -468,7 +543,13 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Releasing { .. } | Phase::Over => return,
             Phase::Contending => (self.may_have_made(now), IDLE_RELEASE),
             Phase::Settled { held } => (held, IDLE_RELEASE),
-            Phase::Proving(_) | Phase::Held { .. } => (true, timeout),
+            Phase::Kept { proved: false, .. } => (false, IDLE_RELEASE),
+            Phase::Kept { proved: true, .. } | Phase::Proving(_) | Phase::Held { .. } => (true, timeout),
+            Phase::Cut { ref why } => {
+                let doubt = self.free_when_expired(why);
+                self.phase = Phase::Releasing { by: now, held: true };
+                return self.released(Some(doubt), now);
+            }
         };
         let known = self.session.id().is_some();
         let held = held && known;
@@ -498,11 +579,11 @@ impl<R: Recipe> SessionLock<R> {
                 } else {
                     format!("no answer from {} for {:.1} s", self.options.servers.join(", "), silence.as_secs_f64())
                 };
-                self.lose(why, self.believed.kill, now);
+                self.run_out(why, now);
             }
+            Phase::Cut { ref why } if now >= self.believed.term => self.lose(why.clone(), self.believed.kill, now),
             Phase::Releasing { by, held } if now >= by => {
-                let (servers, timeout) = (self.options.servers.join(", "), self.session.lease().timeout().as_secs_f64());
-                let doubt = format!("no answer from {servers}: the lock is free when its session has expired, within {timeout:.1} s");
+                let doubt = self.free_when_expired(&format!("no answer from {}", self.options.servers.join(", ")));
                 self.released(held.then_some(doubt), now);
             }
             Phase::Contending | Phase::Proving(_) => self.look_at_our_patience(now),
@@ -542,7 +623,7 @@ impl<R: Recipe> SessionLock<R> {
         // A limit that is past and has not fired waits for the session's own next move, a heartbeat at the latest.
         let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
         match self.phase {
-            Phase::Held { .. } => self.believed.term,
+            Phase::Held { .. } | Phase::Cut { .. } => self.believed.term,
             Phase::Releasing { by, .. } => by,
             Phase::Contending | Phase::Proving(_) => {
                 let own = self.recipe.limit().map_or(Moment::NEVER, |(limit, _)| limit);
@@ -550,11 +631,251 @@ impl<R: Recipe> SessionLock<R> {
                     .min(ahead(self.options.connect_by))
                     .min(ahead(self.options.patience.unwrap_or(Moment::NEVER)))
             }
-            Phase::Settled { .. } | Phase::Over => Moment::NEVER,
+            Phase::Kept { .. } | Phase::Settled { .. } | Phase::Over => Moment::NEVER,
         }
     }
 
     fn note(&mut self, text: String) {
         self.outputs.push_back(Output::Note(text));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Client, Fake};
+    use super::super::node::Node;
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+    const LOCK: &str = "/app/lock";
+
+    fn at(milliseconds: u64) -> Moment {
+        Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+    }
+
+    fn options(wait: Duration) -> Options {
+        let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+        Options {
+            servers: vec!["h1:2181".into()],
+            unresolved: vec![],
+            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth: None, acl, heartbeat },
+            patience: (!wait.is_zero()).then(|| at(0) + wait),
+            connect_by: at(0) + wait.max(TIMEOUT),
+            kill_after: Duration::from_secs(5),
+            rounds: None,
+            restarts: Some(1),
+        }
+    }
+
+    fn client(wait: Duration) -> Client<SessionLock<Node>> {
+        let content = format!("here{:08}-89ab-cdef-0123-456789abcdef", wait.as_secs());
+        Client::new(Node::lock(options(wait), "app", vec!["lock".into()], content, at(0)))
+    }
+
+    /// Lets all that is due from one moment to another happen.
+    fn play(client: &mut Client<SessionLock<Node>>, fake: &mut Fake, from: Moment, to: Moment) {
+        let mut now = from;
+        while now < to {
+            fake.expire(now);
+            client.talk(fake, now);
+            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+        }
+    }
+
+    /// A holder that was in step with its server for 4 s, and what it said until then is forgotten.
+    fn holder() -> (Fake, Client<SessionLock<Node>>) {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        play(&mut client, &mut fake, at(0), at(4000));
+        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", client.said);
+        client.said.clear();
+        (fake, client)
+    }
+
+    /// The same, which then has lost its lock in an outage that has not ended.
+    fn loser() -> (Fake, Client<SessionLock<Node>>) {
+        let (mut fake, mut client) = holder();
+        fake.down = true;
+        client.cut(&mut fake, at(4000));
+        play(&mut client, &mut fake, at(4000), at(12_000));
+        assert!(client.said.iter().any(|output| matches!(output, Output::Lost { gone: false, .. })), "{:?}", client.said);
+        (fake, client)
+    }
+
+    fn gone(client: &Client<SessionLock<Node>>) -> Option<&str> {
+        client.said.iter().find_map(|output| if let Output::Gone(why) = output { Some(why.as_str()) } else { None })
+    }
+
+    fn lost(client: &Client<SessionLock<Node>>) -> Option<(Moment, bool)> {
+        client.said.iter().find_map(|output| if let Output::Lost { dead_by, gone, .. } = output { Some((*dead_by, *gone)) } else { None })
+    }
+
+    #[test]
+    fn a_lost_lock_whose_session_is_resumed_is_kept_until_the_release() {
+        let (mut fake, mut client) = loser();
+        client.said.clear();
+        fake.down = false;
+        play(&mut client, &mut fake, at(12_000), at(200_000));
+        assert!(fake.nodes.contains_key(LOCK));
+        let silent = |output: &Output| matches!(output, Output::Note(_));
+        assert!(client.said.iter().all(silent), "neither acquired nor believed nor gone: {:?}", client.said);
+        client.release(&mut fake, at(200_000));
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+        assert!(!fake.nodes.contains_key(LOCK));
+    }
+
+    #[test]
+    fn a_lost_lock_is_not_given_up_while_no_server_answers() {
+        let (mut fake, mut client) = loser();
+        client.said.clear();
+        play(&mut client, &mut fake, at(12_000), at(600_000));
+        assert_eq!(gone(&client), None);
+        assert!(client.wait() <= at(600_000) + Duration::from_millis(500), "it goes on trying");
+        client.release(&mut fake, at(600_000));
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }), "a command that is dead is not waited for");
+    }
+
+    #[test]
+    fn a_lost_lock_is_gone_when_the_server_says_so() {
+        type Happens = fn(&mut Fake);
+        let ways: [(Happens, &str); 3] = [
+            (|fake| fake.end(fake.nodes[LOCK].owner), EXPIRED),
+            (|fake| fake.delete(LOCK), DELETED),
+            (|fake| fake.put(LOCK, b"", 77), "the node belongs to session 0x4d now"),
+        ];
+        for (happens, why) in ways {
+            let (mut fake, mut client) = loser();
+            fake.down = false;
+            happens(&mut fake);
+            play(&mut client, &mut fake, at(12_000), at(13_000));
+            assert_eq!(gone(&client), Some(why), "{:?}", client.said);
+        }
+        for happens in [ways[0].0, ways[1].0] {
+            let (mut fake, mut client) = loser();
+            fake.down = false;
+            play(&mut client, &mut fake, at(12_000), at(20_000));
+            assert_eq!(gone(&client), None);
+            happens(&mut fake);
+            play(&mut client, &mut fake, at(20_000), at(22_000));
+            assert!(gone(&client).is_some(), "{:?}", client.said);
+        }
+    }
+
+    #[test]
+    fn a_lock_lost_because_the_process_was_stopped_is_kept_too() {
+        let (mut fake, mut client) = holder();
+        client.talk(&mut fake, at(11_000));
+        assert!(matches!(lost(&client), Some((_, false))), "{:?}", client.said);
+        play(&mut client, &mut fake, at(11_000), at(60_000));
+        assert_eq!((gone(&client), fake.nodes.contains_key(LOCK)), (None, true));
+    }
+
+    #[test]
+    fn a_resumed_session_is_believed_for_what_it_was_granted_now_however_short() {
+        for granted in [200, 900, 1500] {
+            let (mut fake, mut client) = holder();
+            client.cut(&mut fake, at(4060));
+            fake.grants = Some(Duration::from_millis(granted));
+            client.talk(&mut fake, at(4060));
+            fake.down = true;
+            client.cut(&mut fake, at(4061));
+            play(&mut client, &mut fake, at(4061), at(4060 + granted));
+            let Some((dead_by, false)) = lost(&client) else { panic!("{granted}: {:?}", client.said) };
+            assert!(dead_by < at(4060 + granted), "{granted}: {dead_by:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_session_that_is_proved_in_time_is_held_on() {
+        let (mut fake, mut client) = holder();
+        client.cut(&mut fake, at(4060));
+        fake.grants = Some(Duration::from_millis(900));
+        play(&mut client, &mut fake, at(4060), at(30_000));
+        assert_eq!(lost(&client), None, "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_session_that_is_replaced_leaves_a_holder_the_rest_of_its_lease_and_no_more() {
+        let (mut fake, mut client) = holder();
+        let believed = client.lock.believed;
+        fake.replaces = true;
+        client.cut(&mut fake, at(4000));
+        play(&mut client, &mut fake, at(4000), believed.term);
+        assert_eq!(lost(&client), None, "{:?}", client.said);
+        assert!(client.said.iter().any(|output| matches!(output, Output::Suspended(why) if why.contains("instead of resuming"))));
+        assert_eq!(fake.living(), 1, "the new session was closed");
+        play(&mut client, &mut fake, believed.term, at(14_000));
+        assert_eq!(lost(&client), Some((believed.kill, true)), "{:?}", client.said);
+        assert!(!client.said.iter().any(|output| matches!(output, Output::Believe(_) | Output::Resumed)), "{:?}", client.said);
+        client.release(&mut fake, at(14_000));
+        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+    }
+
+    #[test]
+    fn a_command_that_ends_after_its_session_was_replaced_leaves_a_lock_that_is_free_when_that_has_expired() {
+        let (mut fake, mut client) = holder();
+        fake.replaces = true;
+        client.cut(&mut fake, at(4000));
+        client.talk(&mut fake, at(4000));
+        client.release(&mut fake, at(4500));
+        let Some(Output::Released { doubt: Some(doubt) }) = client.said.last() else { panic!("{:?}", client.said) };
+        assert!(doubt.contains("free when the session has expired, within 10.0 s"), "{doubt}");
+        assert!(fake.nodes.contains_key(LOCK));
+    }
+
+    #[test]
+    fn a_release_that_finds_its_session_replaced_ends_in_doubt_and_deletes_nothing() {
+        let (mut fake, mut client) = holder();
+        fake.replaces = true;
+        client.cut(&mut fake, at(4000));
+        client.release(&mut fake, at(4000));
+        play(&mut client, &mut fake, at(4000), at(4100));
+        assert!(matches!(client.said.last(), Some(Output::Released { doubt: Some(_) })), "{:?}", client.said);
+        assert_eq!((fake.nodes.contains_key(LOCK), fake.living()), (true, 1));
+    }
+
+    #[test]
+    fn a_lost_lock_whose_session_is_replaced_is_gone() {
+        let (mut fake, mut client) = loser();
+        (fake.down, fake.replaces) = (false, true);
+        play(&mut client, &mut fake, at(12_000), at(13_000));
+        assert!(gone(&client).is_some_and(|why| why.contains("instead of resuming")), "{:?}", client.said);
+    }
+
+    #[test]
+    fn a_waiter_whose_session_is_replaced_begins_again() {
+        let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+        fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+        play(&mut waiter, &mut fake, at(0), at(2000));
+        fake.replaces = true;
+        waiter.cut(&mut fake, at(2000));
+        play(&mut waiter, &mut fake, at(2000), at(15_000)); // its old node in the queue is gone by then
+        assert_eq!(fake.living(), 1, "its own");
+        fake.delete(LOCK);
+        play(&mut waiter, &mut fake, at(15_000), at(16_000));
+        assert!(waiter.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", waiter.said);
+    }
+
+    #[test]
+    fn a_lock_whose_session_is_replaced_before_it_is_said_to_be_ours_is_contended_for_again() {
+        for replies in 1..3 {
+            let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+            client.replies_left = Some(replies);
+            fake.replaces = true;
+            play(&mut client, &mut fake, at(0), at(30_000));
+            let acquired = client.said.iter().filter(|output| matches!(output, Output::Acquired(_))).count();
+            assert_eq!((acquired, fake.nodes[LOCK].data.starts_with(b"here")), (1, true), "{replies}: {:?}", client.said);
+        }
+    }
+
+    #[test]
+    fn a_server_without_a_leader_is_left_for_the_next() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+        fake.refuses = true;
+        play(&mut client, &mut fake, at(0), at(3000));
+        let refused = |output: &Output| matches!(output, Output::Note(why) if why.contains("refuses all sessions"));
+        assert!(client.said.iter().filter(|output| refused(output)).count() > 1, "{:?}", client.said);
+        fake.refuses = false;
+        play(&mut client, &mut fake, at(3000), at(4000));
+        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", client.said);
     }
 }

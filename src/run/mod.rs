@@ -74,8 +74,9 @@ struct Run<'a> {
     guarding: Option<Guarding>,
     /// Guard and tree are being killed by ourselves.
     killing: bool,
-    /// Why the lock was lost.
+    /// Why the lock was lost, and why it was gone after that.
     lost: Option<String>,
+    gone: Option<String>,
     marks: story::Marks,
     end: Option<End>,
 }
@@ -98,6 +99,7 @@ impl<'a> Run<'a> {
             guarding: None,
             killing: false,
             lost: None,
+            gone: None,
             marks: story::Marks::default(),
             end: None,
         })
@@ -155,9 +157,8 @@ impl<'a> Run<'a> {
         if timed {
             self.timer.clear();
         }
-        // What the clock says comes first: we may have been stopped for long.
+        // What the clock says of the lock comes first: we may have been stopped for long.
         self.lock.handle(Input::Tick, now());
-        self.step(Event::Tick);
         // Before the guard: an interrupt that ended the command as well was there first, and makes a difference to how we end.
         if signalled || reported {
             self.hear_signals();
@@ -165,6 +166,8 @@ impl<'a> Run<'a> {
         if reported {
             self.listen();
         }
+        // After the guard, which has done its part meanwhile if it was only we who were stopped.
+        self.step(Event::Tick);
         if linked {
             let lock = &mut self.lock;
             self.link.ready(|input| lock.handle(input, now()));
@@ -195,7 +198,14 @@ impl<'a> Run<'a> {
                 self.lease = lease;
                 self.order(Order::Believe(lease));
             }
-            Output::Lost { why, dead_by } => self.lose(why, dead_by),
+            Output::Lost { why, dead_by, gone } => {
+                self.lost = Some(why);
+                self.step(Event::Lost { dead_by, gone });
+            }
+            Output::Gone(why) => {
+                self.gone = Some(why);
+                self.step(Event::Gone);
+            }
             Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
             Output::Failed(failure) => self.step(Event::NoLock(match failure {
                 Failure::Unreachable(_) => End::Unreachable,
@@ -218,11 +228,6 @@ impl<'a> Run<'a> {
         if let Some(input) = news {
             self.lock.handle(input, now());
         }
-    }
-
-    fn lose(&mut self, why: String, dead_by: Moment) {
-        self.lost = Some(why);
-        self.step(Event::Lost { dead_by });
     }
 
     fn step(&mut self, event: Event) {
@@ -308,7 +313,7 @@ impl<'a> Run<'a> {
                         Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
                         Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
                         Report::News(News::Obeyed) => self.step(Event::Obeyed),
-                        Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill }),
+                        Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill, gone: false }),
                         Report::News(News::TreeGone) => self.step(Event::TreeGone),
                         Report::News(News::Stuck) => self.step(Event::Stuck),
                     }

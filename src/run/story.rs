@@ -21,6 +21,10 @@ use std::io::{self, IsTerminal, Write};
 pub(super) struct Marks {
     acquired: Option<Moment>,
     lost: Option<Moment>,
+    /// Another host can have the lock since.
+    gone: bool,
+    /// Something of the command's tree was named that could not be killed.
+    stuck: bool,
     started: Moment,
     suspended: Moment,
 }
@@ -85,9 +89,14 @@ impl Run<'_> {
                 let (name, away) = (self.lock_name(), seconds_since(self.marks.suspended));
                 self.say(Level::Warning, &format_args!("resumed {name} after {away:.1} s"));
             }
-            Output::Lost { why, .. } => {
-                self.marks.lost = Some(now());
+            Output::Lost { why, gone, .. } => {
+                (self.marks.lost, self.marks.gone) = (Some(now()), *gone);
                 self.say(Level::Error, &format_args!("Lock lost: {why}"));
+            }
+            Output::Gone(why) => {
+                self.marks.gone = true;
+                let name = self.lock_name();
+                self.say(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
             Output::Failed(failure) => self.log.complain(failure),
             Output::Released { doubt: Some(doubt) } => {
@@ -96,8 +105,8 @@ impl Run<'_> {
                 // If there was no lock, why has been said on stderr already.
                 if self.proof.is_some() { self.log.complain(&told) } else { self.say(Level::Warning, &told) }
             }
-            Output::Released { doubt: None } if self.proof.is_some() && self.marks.lost.is_none() => {
-                let (name, held) = (self.lock_name(), self.held());
+            Output::Released { doubt: None } if self.proof.is_some() && (self.marks.lost.is_none() || self.was_kept()) => {
+                let (name, held) = (self.lock_name(), self.marks.acquired.map_or(0.0, seconds_since));
                 self.say(Level::Info, &format_args!("released {name} after {held:.1} s"));
             }
             _ => {}
@@ -138,8 +147,22 @@ impl Run<'_> {
 
     /// Names what was killed and does not die.
     pub(super) fn tell_stuck(&mut self) {
-        let stuck = self.names_of_survivors();
-        self.log.complain(&format_args!("cannot kill {stuck}: waiting for it"));
+        if self.marks.gone {
+            return; // there is nothing to keep, and the run ends with a line about it
+        }
+        let (stuck, name) = (self.names_of_survivors(), self.lock_name());
+        let kept = if self.marks.lost.is_none() {
+            format!("still holding {name} until it exits")
+        } else {
+            format!("keeping {name} until it exits, unless the session expires first")
+        };
+        self.log.complain(&format_args!("cannot kill {stuck}: {kept}"));
+        self.marks.stuck = true;
+    }
+
+    /// Whether a lock that was lost was kept for a process that could not be killed, to its end.
+    fn was_kept(&self) -> bool {
+        self.marks.lost.is_some() && self.marks.stuck && !self.marks.gone
     }
 
     fn names_of_survivors(&self) -> String {
@@ -161,9 +184,13 @@ impl Run<'_> {
             End::Lost => {
                 let why = self.lost.take().unwrap_or_else(|| "this process was stopped".into());
                 let left = self.names_of_survivors();
-                let fate =
-                    if left.is_empty() { format!("job (pid {job}) killed") } else { format!("STILL RUNNING, cannot be killed: {left}") };
-                self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}; {fate}"));
+                let gone = self.gone.as_ref().map_or_else(String::new, |gone| format!("; then {gone}"));
+                let fate = match left.is_empty() {
+                    true if self.was_kept() => format!("job (pid {job}) could not be killed; {name} was kept until it exited"),
+                    true => format!("job (pid {job}) killed"),
+                    false => format!("STILL RUNNING, cannot be killed: {left}"),
+                };
+                self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}{gone}; {fate}"));
             }
             End::Internal => {
                 let guard = self.guarding.as_ref().map_or(0, |Guarding { guard: Pid(guard), .. }| *guard);

@@ -22,6 +22,10 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The least time that one server is given to accept and to answer, however short the timeout and however many the servers.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
+/// The session id of a server that refuses all sessions (ClickHouse Keeper without a leader). Other negative ids are sessions: the highest byte is
+/// the number of the server that made them.
+const NO_SESSION: i64 = -1;
+
 /// What a watch saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -47,6 +51,9 @@ pub enum News {
     Down(Fault),
     /// The session is over, and with it its ephemeral nodes.
     Expired,
+    /// The server made a new session (`by`) instead of resuming this one, and keeps on doing so (ClickHouse Keeper). This one cannot be resumed;
+    /// its ephemeral nodes remain until it expires by itself. The new one was closed.
+    Replaced { by: i64 },
     /// The server refuses who we say we are.
     Refused(Code),
 }
@@ -80,6 +87,8 @@ pub enum Fault {
     OutOfOrder(i32),
     /// The server calls a session expired that it was asked to make.
     StillBorn,
+    /// The server answers the connect request with a refusal: this protocol version, this session id.
+    Refuses { version: i32, id: i64 },
 }
 
 impl fmt::Display for Fault {
@@ -95,6 +104,9 @@ impl fmt::Display for Fault {
             Fault::FrameLength(length) => write!(f, "does not speak ZooKeeper's protocol: frame of {length} bytes"),
             Fault::OutOfOrder(xid) => write!(f, "does not speak ZooKeeper's protocol: reply {xid} was not asked for"),
             Fault::StillBorn => f.write_str("calls a new session expired"),
+            Fault::Refuses { version, id } => {
+                write!(f, "refuses all sessions, as a server without a leader does (protocol version {version}, session {id})")
+            }
         }
     }
 }
@@ -156,8 +168,6 @@ pub struct Session {
     /// What goes out every tenth of the timeout, and when next.
     beat: Request,
     next_beat: Moment,
-    /// A connection is given up when a request waits for its answer this long.
-    patience: Duration,
     /// Something is held: hurry from server to server.
     holding: bool,
     incoming: Vec<u8>,
@@ -184,7 +194,6 @@ impl Session {
             unanswered: VecDeque::new(),
             beat: Request::Ping,
             next_beat: Moment::NEVER,
-            patience: timeout * 2 / 3,
             holding: false,
             incoming: Vec::new(),
             outgoing: Vec::new(),
@@ -255,7 +264,6 @@ impl Session {
     pub fn hold(&mut self, beat: Request) {
         self.beat = beat;
         self.holding = true;
-        self.patience = self.lease.timeout() * 2 / BEATS;
     }
 
     /// Queues a request; it goes out with the next bytes. One that no connection takes is dropped: on the next, all is asked anew.
@@ -382,8 +390,13 @@ impl Session {
         share.max(SHORTEST_ATTEMPT)
     }
 
+    /// A connection is given up when a request waits for its answer this long.
+    fn patience(&self) -> Duration {
+        if self.holding { self.lease.timeout() * 2 / BEATS } else { self.lease.timeout() * 2 / 3 }
+    }
+
     fn silent_at(&self) -> Moment {
-        self.unanswered.front().map_or(Moment::NEVER, |oldest| oldest.sent + self.patience)
+        self.unanswered.front().map_or(Moment::NEVER, |oldest| oldest.sent + self.patience())
     }
 
     fn next_xid(&mut self) -> i32 {
@@ -402,17 +415,24 @@ impl Session {
         if frame.len() > 1 {
             return Err(Fault::FrameLength(i32::try_from(frame.len()).unwrap_or(i32::MAX)));
         }
+        let (version, id) = (response.protocol_version, response.session_id);
+        if version != 0 || id == NO_SESSION {
+            return Err(Fault::Refuses { version, id });
+        }
         let timeout = Duration::from_millis(u64::try_from(response.time_out).unwrap_or(0));
-        if timeout.is_zero() || response.session_id == 0 {
+        if timeout.is_zero() || id == 0 {
             return self.dead_on_arrival(now);
         }
+        if self.id().is_some_and(|ours| ours != id) {
+            self.replaced(id, now);
+            return Ok(());
+        }
         let resumed = self.identity.is_some();
-        self.identity = Some(Identity { id: response.session_id, password: response.passwd });
+        self.identity = Some(Identity { id, password: response.passwd });
         if resumed {
             self.lease.reconnected(timeout, since);
         } else {
             self.lease = Lease::new(timeout, since);
-            self.patience = timeout * 2 / 3;
         }
         self.phase = Phase::Up;
         self.faults[self.server] = None;
@@ -426,19 +446,26 @@ impl Session {
         if self.identity.is_none() {
             return Err(Fault::StillBorn);
         }
-        self.expire(now);
+        self.end(News::Expired, now);
         Ok(())
     }
 
+    /// The server has made another session instead of resuming this one. It is closed at once: what was sent with the connect request was asked on
+    /// its behalf, and no answer to that says anything about this one.
+    fn replaced(&mut self, by: i64, now: Moment) {
+        self.ask(Request::Close, now);
+        self.end(News::Replaced { by }, now);
+    }
+
     /// The session is over; the next attempt makes another.
-    fn expire(&mut self, now: Moment) {
+    fn end(&mut self, news: News, now: Moment) {
         self.identity = None;
         self.last_zxid = 0;
         self.holding = false;
         self.beat = Request::Ping;
         self.hang_up();
         self.phase = Phase::Down { retry: now };
-        self.news.push_back(News::Expired);
+        self.news.push_back(news);
     }
 
     /// A frame while a server has the session.
@@ -479,7 +506,7 @@ impl Session {
         let result = if header.err == 0 { answer(&request, body)? } else { Err(Code(header.err)) };
         match result {
             Err(Code::SESSION_EXPIRED) | Ok(Answer::Undone { code: Code::SESSION_EXPIRED, .. }) => {
-                self.expire(now);
+                self.end(News::Expired, now);
                 return Ok(());
             }
             Err(Code::SESSION_MOVED) | Ok(Answer::Undone { code: Code::SESSION_MOVED, .. }) => return Err(Fault::HungUp { up: true }),
@@ -557,5 +584,76 @@ mod tests {
         let mut rest = &bytes[..];
         let hello = next_frame(&mut rest).unwrap().unwrap();
         assert_eq!((ConnectRequest::read(&mut &hello[..], "").unwrap().session_id, rest), (0, &b""[..]));
+    }
+
+    /// A session that was made for these many ms, has a connection, and is asked for again.
+    fn returning(timeout: u64) -> Session {
+        let mut session = Session::new(vec!["h1:2181".into(), "h2:2181".into()], Duration::from_secs(10), None, NOW);
+        greet(&mut session, NOW, 0, 7, timeout);
+        session.hold(Request::Ping);
+        session.disconnected(None, NOW);
+        session
+    }
+
+    /// Connects and is answered so.
+    fn greet(session: &mut Session, now: Moment, protocol_version: i32, session_id: i64, granted: u64) {
+        session.tick(now);
+        session.connected(now);
+        while session.step().is_some() || session.news().is_some() {}
+        let time_out = i32::try_from(granted).unwrap();
+        let response = ConnectResponse { protocol_version, time_out, session_id, passwd: vec![7; 16] };
+        let mut bytes = Vec::new();
+        frame(&mut bytes, |out| response.write(out));
+        session.received(&bytes, now);
+    }
+
+    #[test]
+    fn silence_is_measured_by_the_timeout_that_is_granted_now() {
+        for granted in [10_000, 3000, 900] {
+            let mut session = returning(10_000);
+            greet(&mut session, NOW, 0, 7, granted);
+            assert_eq!(session.news(), Some(News::Up { resumed: true }));
+            session.ask(Request::Ping, NOW);
+            let limit = NOW + Duration::from_millis(granted * 2 / 10);
+            session.next_beat = Moment::NEVER;
+            assert_eq!(session.wake(), limit, "{granted}");
+            session.tick(limit);
+            assert!(matches!(session.news(), Some(News::Down(Fault::Silent(_)))), "{granted}");
+        }
+    }
+
+    #[test]
+    fn a_session_of_another_number_is_closed_and_ours_is_over() {
+        let mut session = returning(10_000);
+        let (id, lease) = (session.id(), session.lease().deadlines(Duration::ZERO));
+        greet(&mut session, NOW + Duration::from_secs(1), 0, 8, 10_000);
+        assert_eq!((session.news(), session.news()), (Some(News::Replaced { by: 8 }), None));
+        assert_eq!((id, session.id(), session.is_up()), (Some(7), None, false));
+        assert_eq!(session.lease().deadlines(Duration::ZERO), lease, "nothing of it says anything of our lease");
+        let Some(Step::Send(bytes)) = session.step() else { panic!("no word to end it") };
+        let mut rest = &bytes[..];
+        let close = next_frame(&mut rest).unwrap().unwrap();
+        assert_eq!(RequestHeader::read(&mut &close[..], "").unwrap().kind, operation::CLOSE_SESSION);
+        assert_eq!(session.step(), Some(Step::Disconnect));
+    }
+
+    #[test]
+    fn a_refusal_costs_the_connection_and_not_the_session() {
+        for (version, id) in [(42, -1), (42, 7), (1, 7), (0, -1)] {
+            let mut session = returning(10_000);
+            greet(&mut session, NOW, version, id, 10_000);
+            assert_eq!(session.news(), Some(News::Down(Fault::Refuses { version, id })));
+            assert_eq!(session.id(), Some(7), "it may live");
+            let mut fresh = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+            greet(&mut fresh, NOW, version, id, 10_000);
+            assert_eq!((fresh.news(), fresh.id()), (Some(News::Down(Fault::Refuses { version, id })), None));
+        }
+    }
+
+    #[test]
+    fn a_negative_number_is_a_session_of_a_server_above_127() {
+        let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+        greet(&mut session, NOW, 0, i64::MIN + 1, 10_000);
+        assert_eq!(session.news(), Some(News::Up { resumed: false }));
     }
 }

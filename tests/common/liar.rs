@@ -11,10 +11,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
+use zk_flock::sys::clock;
 use zk_flock::zookeeper::record::ConnectResponse;
 
 /// One thing that a liar does with a connection. After the last it hangs up.
@@ -34,24 +34,29 @@ pub enum Act {
 pub struct Liar {
     /// Where it listens.
     pub address: String,
-    connections: Arc<AtomicUsize>,
+    accepted: Arc<Mutex<Vec<Duration>>>,
 }
 
 impl Liar {
     /// One that does this with everybody.
     pub fn start(script: Vec<Act>) -> Liar {
+        Liar::start_in_turn(vec![script])
+    }
+
+    /// One that does the first with the first who comes, and so on; the last with all who come later.
+    pub fn start_in_turn(scripts: Vec<Vec<Act>>) -> Liar {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let count = connections.clone();
+        let accepted = Arc::new(Mutex::new(Vec::new()));
+        let times = accepted.clone();
         thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                count.fetch_add(1, Ordering::Relaxed);
-                let script = script.clone();
+            for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                times.lock().expect("nobody panics with the lock").push(clock::since_boot());
+                let script = scripts[number.min(scripts.len() - 1)].clone();
                 thread::spawn(move || perform(&script, &stream));
             }
         });
-        Liar { address, connections }
+        Liar { address, accepted }
     }
 
     /// One that accepts and says nothing.
@@ -61,7 +66,12 @@ impl Liar {
 
     /// How often somebody has connected.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.accepted().len()
+    }
+
+    /// When, each time, since boot.
+    pub fn accepted(&self) -> Vec<Duration> {
+        self.accepted.lock().expect("nobody panics with the lock").clone()
     }
 }
 

@@ -10,6 +10,7 @@ pub mod distributexd;
 pub mod ensemble;
 pub mod fate;
 pub mod kazoo;
+pub mod keeper;
 pub mod liar;
 pub mod life;
 pub mod lock_server;
