@@ -77,8 +77,10 @@ fn the_corpus_means_the_same_to_pyyaml() {
 
 #[test]
 fn the_corpus_changed_in_one_place_means_the_same_to_pyyaml() {
-    const PUT: [&str; 22] =
-        ["", " ", "\n", ":", ": ", "-", "- ", "\n- ", "#", " #", "'", "\"", "\\", "\t", "\n ", "1", "a", "&", "é", "?", ",", "\r\n"];
+    const PUT: [&str; 31] = [
+        "", " ", "\n", ":", ": ", "-", "- ", "\n- ", "#", " #", "'", "\"", "\\", "\t", "\n ", "1", "a", "&", "é", "?", ",", "\r\n", "[",
+        "]", "{", "}", "*", "&a ", "*d", "<<", "...",
+    ];
     let mut documents = Vec::new();
     for text in corpus("accepted").values().chain(corpus("refused").values()).filter(|text| text.len() < 400) {
         for at in 0..text.len() {
@@ -105,12 +107,17 @@ fn piece() -> impl Strategy<Value = String> {
         "'[a':# ]{0,4}'",
         "\"[a:# x4u0\\\\\"n]{0,6}\"",
         "[ab]",
+        "[\\[{]([ab\",:'{}\\[\\]# ?1-]|a: |, |\"b\"){0,7}[\\]}]",
+        "\\[([ab]|-?[0-9.]{1,3}|'[ab,]*'|yes|a b)( ?, ?([ab]|\\[c\\]|\\{c: d\\})){0,3},?\\]",
+        "\\{ ?([ab]|\"a\") ?: ?[bc1](, [cd]: (\\[x\\]|y)){0,2} ?\\}",
+        "&[xy]( [ab1])?",
+        "\\*[xy]",
     ]
 }
 
 /// A few lines of keys, items and pieces, indented somehow.
 fn document() -> impl Strategy<Value = String> {
-    let start = prop::collection::vec(prop_oneof!["- ", "-", "[a-d]: ", "[a-d]:", "[a-d] : ", "'a': ", ""], 0..3);
+    let start = prop::collection::vec(prop_oneof!["- ", "-", "[a-d]: ", "[a-d]:", "[a-d] : ", "'a': ", "<<: ", "&x ", ""], 0..3);
     let line = (0..5usize, start, prop_oneof![piece(), Just(String::new())], prop_oneof![Just(""), Just(" "), Just(" # c"), Just("#c")]);
     let lines = prop::collection::vec(line, 1..6);
     lines.prop_map(|lines| {

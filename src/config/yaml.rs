@@ -1,6 +1,8 @@
-//! A small part of YAML, line by line: block mappings and lists, one-line scalars, comments. All else is refused with its line, and so is
-//! whatever two readers of YAML could take for different things. What is accepted means the same to PyYAML, which the original reads with.
+//! A small part of YAML, line by line: block mappings and lists, one-line scalars, lists and mappings in brackets on one line, anchors and
+//! their aliases as values, comments. All else is refused with its line, and so is whatever two readers of YAML could take for different
+//! things. What is accepted means the same to PyYAML, which the original reads with.
 
+mod flow;
 mod scalar;
 
 use super::node::{DEEPEST, Entry, Node, Value, shown};
@@ -39,8 +41,18 @@ pub enum Flaw {
     Unclosed(char),
     /// A backslash and what follows, in double quotes.
     Escape(String),
-    /// Something after a closing quote.
+    /// Something after a closing quote or bracket.
     AfterQuote(String),
+    /// Text that is none within brackets.
+    Flow(String),
+    /// An anchor that was there before.
+    Anchor(String),
+    /// An alias without its anchor.
+    Alias(String),
+    /// Something else than a mapping is merged.
+    Merge,
+    /// Aliases that stand for too much.
+    Size,
     /// No key where one must be.
     NoKey(String),
     /// A key without quotes that is not text.
@@ -57,7 +69,7 @@ pub enum Flaw {
 
 /// The document that `text` is.
 pub fn parse(text: &[u8]) -> Result<Node, Error> {
-    let mut document = Document { lines: lines(text)?, at: 0, depth: 0 };
+    let mut document = Document { lines: lines(text)?, at: 0, depth: 0, anchors: HashMap::new(), copied: 0 };
     let node = match document.lines.first() {
         Some(_) => document.node()?,
         None => Node { line: 1, value: Value::Null },
@@ -89,7 +101,7 @@ fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, Error> {
     let text = str::from_utf8(text).map_err(|error| Error { line: super::line_at(text, error.valid_up_to()), flaw: Flaw::NotText })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut lines = Vec::new();
-    let mut begun = false;
+    let (mut begun, mut ended) = (false, false);
     for (number, line) in (1..).zip(text.split('\n')) {
         let line = line.strip_suffix('\r').unwrap_or(line);
         let text = line.trim_start_matches(' ');
@@ -99,6 +111,8 @@ fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, Error> {
         }
         match line.text {
             _ if line.text.is_empty() || line.text.starts_with('#') => {}
+            _ if ended => return Err(line.error(Flaw::Marker)),
+            _ if line.indent == 0 && begun && line.text.strip_prefix("...").is_some_and(is_end) => ended = true,
             _ if line.indent == 0 && is_marker(line.text) => {
                 let rest = line.text.strip_prefix("---").filter(|rest| !begun && is_end(rest));
                 rest.ok_or_else(|| line.error(Flaw::Marker))?;
@@ -139,7 +153,14 @@ struct Document<'a> {
     lines: Vec<Line<'a>>,
     at: usize,
     depth: usize,
+    /// What each anchor stands for.
+    anchors: HashMap<String, Node>,
+    /// How many nodes aliases have made of others.
+    copied: usize,
 }
+
+/// The most nodes that aliases make: a few lines of aliases of aliases stand for more than any memory holds.
+const MOST_COPIED: usize = 10_000;
 
 impl<'a> Document<'a> {
     fn next(&self) -> Option<Line<'a>> {
@@ -161,9 +182,12 @@ impl<'a> Document<'a> {
         if self.depth > DEEPEST {
             return Err(line.error(Flaw::Depth));
         }
-        let value = if item(line.text).is_some() {
+        let value = if flow::begins(line.text) {
+            self.at += 1;
+            flow::read(line.text, line.number, self.depth - 1).map_err(|flaw| line.error(flaw))?
+        } else if item(line.text).is_some() {
             self.list(line.indent)?
-        } else if scalar::key(line.text).map_err(|flaw| line.error(flaw))?.is_some() {
+        } else if merge(line.text).is_some() || scalar::key(line.text).map_err(|flaw| line.error(flaw))?.is_some() {
             self.mapping(line.indent)?
         } else {
             self.at += 1;
@@ -177,31 +201,79 @@ impl<'a> Document<'a> {
         let mut items = Vec::new();
         while let Some(line) = self.next_at(indent)? {
             let Some(rest) = item(line.text) else { break };
-            items.push(if is_end(rest) { self.below(line, indent + 1)? } else { self.beside(line, rest)? });
+            let text = rest.trim_start_matches(' ');
+            items.push(match text.chars().next() {
+                _ if is_end(rest) => self.below(line, indent + 1)?,
+                Some('&' | '*') => self.value(line, text, indent + 1)?,
+                _ => self.beside(line, text)?,
+            });
         }
         Ok(Value::List(items))
     }
 
     fn mapping(&mut self, indent: usize) -> Result<Value, Error> {
-        let mut entries = Vec::new();
+        let (mut entries, mut merged) = (Vec::new(), None);
         let mut lines_of_keys = HashMap::new();
         while let Some(line) = self.next_at(indent)? {
             let error = |flaw| line.error(flaw);
+            if let Some(rest) = merge(line.text) {
+                let entries = self.merged(line, rest)?;
+                merged.replace(entries).map_or(Ok(()), |_| Err(error(Flaw::Merge)))?;
+                continue;
+            }
             let (key, rest) = scalar::key(line.text).map_err(error)?.ok_or_else(|| error(Flaw::NoKey(shown(line.text))))?;
             if let Some(first) = lines_of_keys.insert(key.clone(), line.number) {
                 return Err(error(Flaw::Duplicate(key, first)));
             }
-            let value = if is_end(rest) {
-                // The items of a key's list may stand right below it.
-                let list_here = self.lines.get(self.at + 1).is_some_and(|next| item(next.text).is_some());
-                self.below(line, if list_here { indent } else { indent + 1 })?
-            } else {
-                self.at += 1;
-                Node { line: line.number, value: scalar::read(rest.trim_start_matches(' ')).map_err(error)? }
-            };
+            // The items of a key's list may stand right below it.
+            let list_here = self.lines.get(self.at + 1).is_some_and(|next| item(next.text).is_some());
+            let least = if list_here { indent } else { indent + 1 };
+            let value = if is_end(rest) { self.below(line, least)? } else { self.value(line, rest.trim_start_matches(' '), least)? };
             entries.push(Entry { line: line.number, key, value });
         }
-        Ok(Value::Map(entries))
+        Ok(Value::Map(override_with(merged.unwrap_or_default(), entries)))
+    }
+
+    /// A value that begins on the line of its key or dash; after an anchor it may stand below, indented at least so.
+    fn value(&mut self, line: Line<'a>, text: &'a str, least: usize) -> Result<Node, Error> {
+        let error = |flaw| line.error(flaw);
+        if let Some((name, rest)) = named(text, '&') {
+            let node = if is_end(rest) { self.below(line, least)? } else { self.beside_anchor(line, rest.trim_start_matches(' '))? };
+            if self.anchors.insert(name.to_owned(), node.clone()).is_some() {
+                return Err(error(Flaw::Anchor(name.to_owned())));
+            }
+            return Ok(node);
+        }
+        if let Some((name, rest)) = named(text, '*').filter(|(_, rest)| is_end(rest)) {
+            self.at += 1;
+            debug_assert!(rest.is_empty() || rest.starts_with(' '));
+            return self.copy(name).map_err(error);
+        }
+        self.beside_anchor(line, text)
+    }
+
+    /// A scalar, or a list or mapping in brackets.
+    fn beside_anchor(&mut self, line: Line<'a>, text: &'a str) -> Result<Node, Error> {
+        self.at += 1;
+        let value = if flow::begins(text) { flow::read(text, line.number, self.depth) } else { scalar::read(text) };
+        Ok(Node { line: line.number, value: value.map_err(|flaw| line.error(flaw))? })
+    }
+
+    /// What an anchor stands for.
+    fn copy(&mut self, name: &str) -> Result<Node, Flaw> {
+        let node = self.anchors.get(name).ok_or_else(|| Flaw::Alias(name.to_owned()))?;
+        self.copied += size(node);
+        if self.copied > MOST_COPIED { Err(Flaw::Size) } else { Ok(node.clone()) }
+    }
+
+    /// The entries of the mapping that is merged into another: `<<: *name`.
+    fn merged(&mut self, line: Line<'a>, rest: &'a str) -> Result<Vec<Entry>, Error> {
+        let (name, _) = named(rest, '*').filter(|(_, rest)| is_end(rest)).ok_or_else(|| line.error(Flaw::Merge))?;
+        self.at += 1;
+        match self.copy(name).map_err(|flaw| line.error(flaw))?.value {
+            Value::Map(entries) => Ok(entries),
+            _ => Err(line.error(Flaw::Merge)),
+        }
     }
 
     /// What stands on the lines below the one that is next, if they are indented at least so; null otherwise.
@@ -214,11 +286,44 @@ impl<'a> Document<'a> {
     }
 
     /// What begins after the dash of an item, as if it were on a line of its own, indented as far.
-    fn beside(&mut self, line: Line<'a>, rest: &'a str) -> Result<Node, Error> {
-        let text = rest.trim_start_matches(' ');
+    fn beside(&mut self, line: Line<'a>, text: &'a str) -> Result<Node, Error> {
         let indent = line.indent + line.text.len() - text.len();
         self.lines[self.at] = Line { number: line.number, indent, text };
         self.node()
+    }
+}
+
+/// The name after `mark`, and what follows it.
+fn named(text: &str, mark: char) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix(mark)?;
+    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').unwrap_or(rest.len());
+    let (name, rest) = rest.split_at(end);
+    (!name.is_empty() && (rest.is_empty() || rest.starts_with(' '))).then_some((name, rest))
+}
+
+/// What follows `<<:`, if the line is a merge.
+fn merge(text: &str) -> Option<&str> {
+    Some(text.strip_prefix("<<")?.trim_start_matches(' ').strip_prefix(':')?.strip_prefix(' ')?.trim_start_matches(' '))
+}
+
+/// The entries of both; of a key in both, the second value in the first place, as Python's dictionaries have it.
+fn override_with(mut first: Vec<Entry>, second: Vec<Entry>) -> Vec<Entry> {
+    let places: HashMap<_, _> = first.iter().enumerate().map(|(at, entry)| (entry.key.clone(), at)).collect();
+    for entry in second {
+        match places.get(&entry.key) {
+            Some(&at) => first[at] = entry,
+            None => first.push(entry),
+        }
+    }
+    first
+}
+
+/// How many nodes a node is.
+fn size(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::List(items) => items.iter().map(size).sum(),
+        Value::Map(entries) => entries.iter().map(|entry| size(&entry.value)).sum(),
+        _ => 0,
     }
 }
 
@@ -226,21 +331,26 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Flaw::NotText => write!(f, "not UTF-8"),
-            Flaw::Character(character) => write!(f, "found the character {character:?}, which has no place in YAML"),
-            Flaw::Tab => write!(f, "found a tab, expected blanks"),
+            Flaw::Character(character) => write!(f, "the character {character:?} is not allowed in YAML"),
+            Flaw::Tab => write!(f, "tabs are not allowed: use spaces"),
             Flaw::Unsupported(character, name) => write!(f, "expected text, found {character:?}, which begins {name}: put text in quotes"),
-            Flaw::Marker => write!(f, "found a directive, or the start or end of another document; expected one document"),
-            Flaw::Ambiguous(text) => write!(f, "{text} is not text to every reader of YAML: put it in quotes, or write a plain number"),
+            Flaw::Marker => write!(f, "found a directive or a second document: only one document is supported"),
+            Flaw::Ambiguous(text) => write!(f, "{text} is ambiguous in YAML (a boolean, number or date to some): put it in quotes"),
             Flaw::TooLarge(text) => write!(f, "{text} is too large a number"),
             Flaw::Colon(text) => write!(f, "found a second colon in {text}: put text in quotes"),
             Flaw::Unclosed(quote) => write!(f, "{quote:?} is not closed on this line"),
             Flaw::Escape(escape) => write!(f, "found {escape} in double quotes, expected \\\\, \\\", \\n, \\r, \\t, \\xHH or \\uHHHH"),
-            Flaw::AfterQuote(rest) => write!(f, "found {rest} after the closing quote"),
+            Flaw::AfterQuote(rest) => write!(f, "found {rest} after the closing quote or bracket"),
+            Flaw::Flow(text) => write!(f, "expected text between brackets and commas, found {text}: put text in quotes"),
+            Flaw::Anchor(name) => write!(f, "the anchor {name:?} is defined twice"),
+            Flaw::Alias(name) => write!(f, "the alias {name:?} has no anchor above it"),
+            Flaw::Merge => write!(f, "\"<<\" expects one alias of a mapping: <<: *NAME"),
+            Flaw::Size => write!(f, "the aliases stand for more than {MOST_COPIED} values"),
             Flaw::NoKey(text) => write!(f, "expected a key and a colon, found {text}"),
             Flaw::KeyNotText(key) => write!(f, "expected text for a key, found {key}: put it in quotes"),
             Flaw::LongKey => write!(f, "this key has more than {} characters", scalar::LONGEST_KEY),
             Flaw::Duplicate(key, first) => write!(f, "the key {key:?} is on line {first} already"),
-            Flaw::Indentation => write!(f, "this line is indented like nothing above it; text must stay on one line"),
+            Flaw::Indentation => write!(f, "the indentation matches no line above (text over several lines is not supported)"),
             Flaw::Depth => write!(f, "more than {DEEPEST} lists and mappings within each other"),
         }
     }
@@ -263,20 +373,30 @@ mod tests {
     #[test]
     fn what_is_refused_is_named_with_its_line() {
         for (text, line, sentence) in [
-            ("a: 1\nb: \u{1}", 2, "found the character '\\u{1}', which has no place in YAML"),
-            ("a:\n\tb: 1", 2, "found a tab, expected blanks"),
-            ("a: &x", 1, "expected text, found '&', which begins an anchor: put text in quotes"),
-            ("a: 1\n---\n", 2, "found a directive, or the start or end of another document; expected one document"),
-            ("a: 010", 1, "\"010\" is not text to every reader of YAML: put it in quotes, or write a plain number"),
+            ("a: 1\nb: \u{1}", 2, "the character '\\u{1}' is not allowed in YAML"),
+            ("a:\n\tb: 1", 2, "tabs are not allowed: use spaces"),
+            ("a: &", 1, "expected text, found '&', which begins an anchor: put text in quotes"),
+            ("a: 1\n---\n", 2, "found a directive or a second document: only one document is supported"),
+            ("a: 1\n...\nb: 2", 3, "found a directive or a second document: only one document is supported"),
+            ("a: 010", 1, "\"010\" is ambiguous in YAML (a boolean, number or date to some): put it in quotes"),
+            ("a: [b, c", 1, "']' is not closed on this line"),
+            ("a: [b: c]", 1, "found a second colon in \"b: c\": put text in quotes"),
+            ("a: [b] c", 1, "found \" c\" after the closing quote or bracket"),
+            ("a: {b}", 1, "expected a key and a colon, found \"b}\""),
+            ("a: {b: 1, b: 2}", 1, "the key \"b\" is on line 1 already"),
+            ("a: [b, , c]", 1, "expected text, found ',', which begins nothing that is text: put text in quotes"),
+            ("a: *x", 1, "the alias \"x\" has no anchor above it"),
+            ("a: &x 1\nb: &x 2", 2, "the anchor \"x\" is defined twice"),
+            ("a: &x 1\n<<: *x", 2, "\"<<\" expects one alias of a mapping: <<: *NAME"),
             ("a: 99999999999999999999", 1, "\"99999999999999999999\" is too large a number"),
             ("a: b: c", 1, "found a second colon in \"b: c\": put text in quotes"),
             ("a: 'b", 1, "'\\'' is not closed on this line"),
             ("a: \"\\q\"", 1, "found \\q in double quotes, expected \\\\, \\\", \\n, \\r, \\t, \\xHH or \\uHHHH"),
-            ("a: 'b' c", 1, "found \" c\" after the closing quote"),
+            ("a: 'b' c", 1, "found \" c\" after the closing quote or bracket"),
             ("a: 1\nb", 2, "expected a key and a colon, found \"b\""),
             ("1: a", 1, "expected text for a key, found 1: put it in quotes"),
             ("a: 1\nb: 2\na: 3", 3, "the key \"a\" is on line 1 already"),
-            ("a: 1\n  b: 2", 2, "this line is indented like nothing above it; text must stay on one line"),
+            ("a: 1\n  b: 2", 2, "the indentation matches no line above (text over several lines is not supported)"),
         ] {
             let Error { line: found, flaw } = parse(text.as_bytes()).unwrap_err();
             assert_eq!((found, flaw.to_string().as_str()), (line, sentence), "{text:?}");
@@ -295,6 +415,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn aliases_of_aliases_end() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..20 {
+            text += &format!("a{level}: &a{level}\n");
+            text += &format!("- *a{}\n", level - 1).repeat(9);
+        }
+        assert!(matches!(parse(text.as_bytes()), Err(Error { flaw: Flaw::Size, .. })));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(text in any::<Vec<u8>>()) {
@@ -302,7 +432,7 @@ mod tests {
         }
 
         #[test]
-        fn no_lines_make_it_panic(text in "([- ]{0,4}[ab'\"\\\\#:é1.~]{0,5}\n){0,6}") {
+        fn no_lines_make_it_panic(text in "([- ]{0,4}[ab'\"\\\\#:é1.~&*<,\\[\\]{}]{0,7}\n){0,6}") {
             let _ = parse(text.as_bytes());
         }
     }

@@ -41,6 +41,11 @@ fn colon(plain: &str) -> Option<usize> {
 /// The text without the comment after it, if it may go without quotes.
 fn plain(text: &str) -> Result<&str, Flaw> {
     let text = text.find(" #").map_or(text, |comment| text[..comment].trim_end_matches(' '));
+    check_start(text).map(|()| text)
+}
+
+/// Refuses what begins as no text without quotes may, or has a tab in it.
+pub(super) fn check_start(text: &str) -> Result<(), Flaw> {
     let mut characters = text.chars();
     let first = characters.next().unwrap_or_default();
     let alone = characters.next().is_none_or(|second| second == ' ');
@@ -58,14 +63,14 @@ fn plain(text: &str) -> Result<&str, Flaw> {
         '@' | '`' | ',' => "nothing that is text",
         '#' => "a comment",
         _ if text.contains('\t') => return Err(Flaw::Tab),
-        _ => return Ok(text),
+        _ => return Ok(()),
     };
     Err(Flaw::Unsupported(first, what))
 }
 
 /// What a plain scalar is: a whole number, a decimal fraction, null or text. Whatever looks to some reader like anything else is refused:
 /// octal 010, 1:30 (sixty-based), 1_000, 12e03, dates, yes and no.
-fn meaning(plain: &str) -> Result<Value, Flaw> {
+pub(super) fn meaning(plain: &str) -> Result<Value, Flaw> {
     if matches!(plain, "~" | "null" | "Null" | "NULL") {
         return Ok(Value::Null);
     }
@@ -105,7 +110,7 @@ fn is_like_a_number(plain: &str) -> bool {
 }
 
 /// Text in quotes that `text` begins with, and what follows.
-fn quoted(text: &str) -> Result<Option<(String, &str)>, Flaw> {
+pub(super) fn quoted(text: &str) -> Result<Option<(String, &str)>, Flaw> {
     match text.chars().next() {
         Some('\'') => single(&text[1..]).map(Some),
         Some('"') => double(&text[1..]).map(Some),
