@@ -8,8 +8,8 @@ mod text;
 pub mod yaml;
 
 use crate::cli::hosts::{self, Ensemble};
-use crate::cli::{names, value};
-use crate::plan::{Acl, Auth, Heartbeat, Level};
+use crate::cli::{names, similar, value};
+use crate::plan::{Acl, Auth, Heartbeat, Level, Warning};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -40,8 +40,12 @@ pub struct Config {
     pub acl: Acl,
     /// What proves that a lock is still held.
     pub heartbeat: Heartbeat,
-    /// What is odd but stops nothing, a sentence each.
-    pub warnings: Vec<String>,
+    /// What is odd but stops nothing.
+    pub warnings: Vec<Warning>,
+    /// Why `maxla` does not limit as it seems to: worth a line on stderr, unless an option says the same.
+    pub load_doubt: Option<String>,
+    /// Keys that are none, with their lines: one of them may be the one that is missing.
+    unknown: Vec<(String, usize)>,
 }
 
 impl Default for Config {
@@ -59,6 +63,8 @@ impl Default for Config {
             acl: Acl::Open,
             heartbeat: Heartbeat::Write,
             warnings: Vec::new(),
+            load_doubt: None,
+            unknown: Vec::new(),
         }
     }
 }
@@ -76,17 +82,21 @@ enum Fault {
     NotText { line: usize },
     Syntax(serde_json::Error),
     NoObject { found: String },
-    Missing { key: &'static str, expected: &'static str },
+    Missing { key: &'static str, expected: &'static str, instead: Option<(String, usize)> },
     Wrong { line: usize, key: String, expected: &'static str, found: String },
     Unfit { line: usize, key: &'static str, why: String },
 }
 
 const HOSTS: &str = "a list of \"name:port\"";
-const TIMEOUT: &str = "seconds from 0.001 to 2147483";
+const TIMEOUT: &str = "seconds from 0.001 to 2147483, or a time like \"30s\"";
 const TEXT: &str = "a string";
 const SLEEP: [(&str, bool); 2] = [("ON", true), ("OFF", false)];
 const ACL: [(&str, Acl); 2] = [("open", Acl::Open), ("creator", Acl::Creator)];
 const HEARTBEAT: [(&str, Heartbeat); 2] = [("write", Heartbeat::Write), ("ping", Heartbeat::Ping)];
+
+const KEYS: [&str; 9] = ["host", "timeout", "app_id", "sleep", "maxla", "logger", "auth", "acl", "heartbeat"];
+const LOGGER_KEYS: [&str; 3] = ["path", "level", "zklevel"];
+const AUTH_KEYS: [&str; 2] = ["scheme", "data"];
 
 const LEVEL: &str = "ERROR, WARN, INFO or DEBUG";
 
@@ -95,7 +105,8 @@ impl Config {
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
         let error = |fault| Error { path: path.to_owned(), fault };
         let text = str::from_utf8(text).map_err(|fault| error(Fault::NotText { line: line_at(text, fault.valid_up_to()) }))?;
-        let source = Source { path, json: &text::without_comments(text) };
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let source = Source { path, json: &text::as_json(text) };
         match serde_json::from_str(source.json).map_err(|fault| error(Fault::Syntax(fault)))? {
             Value::Object(keys) => Config::default().with(&keys, &source),
             other => Err(error(Fault::NoObject { found: shown(&other) })),
@@ -107,14 +118,17 @@ impl Config {
             match key.as_str() {
                 "host" => self.host = Some(source.host(value)?),
                 "timeout" => self.timeout = Some(source.timeout(value)?),
-                "app_id" => self.app_id = Some(source.app_id(value)?),
+                "app_id" => self.app_id = Some(self.name(value, source)?),
                 "sleep" => self.sleep = Some(source.choice("sleep", value, SLEEP, "\"ON\" or \"OFF\"")?),
                 "maxla" => self.maxla = self.load(value, source),
                 "logger" => self.logger(value, source)?,
                 "auth" => self.auth = self.auth(value, source)?,
                 "acl" => self.acl = source.choice("acl", value, ACL, "\"open\" or \"creator\"")?,
                 "heartbeat" => self.heartbeat = source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?,
-                _ => self.warnings.push(source.odd(&[key], "unknown key")),
+                _ => {
+                    self.warn(source.unknown(&[key], &KEYS));
+                    self.unknown.push((key.clone(), text::line_of(source.json, &[key])));
+                }
             }
         }
         if self.acl == Acl::Creator && self.auth.is_none() {
@@ -123,14 +137,32 @@ impl Config {
         Ok(self)
     }
 
+    fn warn(&mut self, sentence: String) {
+        self.warnings.push(Warning::Logged(sentence));
+    }
+
+    /// The namespace. What is no string has the name that Python prints it by: that is the node which the original uses.
+    fn name(&mut self, value: &Value, source: &Source) -> Result<String, Error> {
+        let printed = match value {
+            Value::String(name) => return source.checked_app_id(name),
+            Value::Null => Some("None".to_owned()),
+            Value::Bool(value) => Some(if *value { "True" } else { "False" }.to_owned()),
+            Value::Number(number) => Some(number.to_string()).filter(|text| text.len() <= SAME_IN_PYTHON && !text.contains('e')),
+            _ => None,
+        };
+        let name = printed.ok_or_else(|| source.wrong(&["app_id"], TEXT, shown(value)))?;
+        self.warn(source.odd(&["app_id"], &format!("expected a string, found {}: taken for {name:?}", shown(value))));
+        source.checked_app_id(&name)
+    }
+
     /// A load that is no number never limited, but true and false are numbers in Python.
     fn load(&mut self, value: &Value, source: &Source) -> Option<f64> {
         if let Value::Number(number) = value {
             return number.as_f64();
         }
         let load = value.as_bool().map(|limit| if limit { 1.0 } else { 0.0 });
-        let effect = if load == Some(1.0) { "taken for 1" } else { "no limit" };
-        self.warnings.push(source.odd(&["maxla"], &format!("expected a number, found {}: {effect}", shown(value))));
+        let effect = if load == Some(1.0) { "taken for 1" } else { "no limit, the command runs at any load" };
+        self.load_doubt = Some(source.odd(&["maxla"], &format!("expected a number, found {}: {effect}", shown(value))));
         load
     }
 
@@ -143,7 +175,7 @@ impl Config {
                 }
                 "level" => self.level = self.level(value, &["logger", "level"], source),
                 "zklevel" => self.zklevel = self.level(value, &["logger", "zklevel"], source),
-                _ => self.warnings.push(source.odd(&["logger", key], "unknown key")),
+                _ => self.warn(source.unknown(&["logger", key], &LOGGER_KEYS)),
             }
         }
         Ok(())
@@ -152,7 +184,7 @@ impl Config {
     /// A level that is no string is WARN, the highest at which its own warning still shows: the original went on without a log.
     fn level(&mut self, value: &Value, key: &[&str], source: &Source) -> Level {
         let Some(name) = value.as_str() else {
-            self.warnings.push(source.odd(key, &format!("expected {LEVEL}, found {}: taken for WARN", shown(value))));
+            self.warn(source.odd(key, &format!("expected {LEVEL}, found {}: taken for WARN", shown(value))));
             return Level::Warning;
         };
         match name.to_ascii_uppercase().as_str() {
@@ -169,7 +201,7 @@ impl Config {
         let keys = match value {
             Value::Object(keys) => keys,
             Value::Null => {
-                self.warnings.push(source.odd(&["auth"], "expected an object, found null: not authenticated"));
+                self.warn(source.odd(&["auth"], "expected an object, found null: not authenticated"));
                 return Ok(None);
             }
             other => return Err(source.wrong(&["auth"], "an object", kind(other).to_owned())),
@@ -177,23 +209,27 @@ impl Config {
         let text = |key, name| match keys.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Err(source.wrong(&["auth", key], TEXT, kind(other).to_owned())),
-            None => Err(source.error(Fault::Missing { key: name, expected: TEXT })),
+            None => Err(source.error(Fault::Missing { key: name, expected: TEXT, instead: None })),
         };
         let auth = Auth { scheme: text("scheme", "auth.scheme")?, data: text("data", "auth.data")? };
-        let unknown = keys.keys().filter(|key| !["scheme", "data"].contains(&key.as_str()));
-        self.warnings.extend(unknown.map(|key| source.odd(&["auth", key], "unknown key")));
+        for key in keys.keys().filter(|key| !AUTH_KEYS.contains(&key.as_str())) {
+            self.warn(source.unknown(&["auth", key], &AUTH_KEYS));
+        }
         Ok(Some(auth))
     }
-}
 
-/// That a key which nothing else makes up for is missing from the file at `path`.
-pub fn missing(key: Required, path: &Path) -> Error {
-    let (key, expected) = match key {
-        Required::Host => ("host", HOSTS),
-        Required::Timeout => ("timeout", TIMEOUT),
-        Required::AppId => ("app_id", TEXT),
-    };
-    Error { path: path.to_owned(), fault: Fault::Missing { key, expected } }
+    /// That a key which nothing else makes up for is missing from this config, the file at `path`. An unknown key that is like it, or the
+    /// only one, is named.
+    pub fn missing(&self, key: Required, path: &Path) -> Error {
+        let (key, expected) = match key {
+            Required::Host => ("host", HOSTS),
+            Required::Timeout => ("timeout", TIMEOUT),
+            Required::AppId => ("app_id", TEXT),
+        };
+        let alike = self.unknown.iter().find(|(unknown, _)| similar::closest(unknown, &[key]).is_some());
+        let instead = alike.or(if let [only] = &self.unknown[..] { Some(only) } else { None }).cloned();
+        Error { path: path.to_owned(), fault: Fault::Missing { key, expected, instead } }
+    }
 }
 
 /// A key that must be there unless an option says the same.
@@ -226,11 +262,11 @@ impl Source<'_> {
     }
 
     fn timeout(&self, value: &Value) -> Result<Duration, Error> {
-        value.as_f64().and_then(value::session_timeout).ok_or_else(|| self.wrong(&["timeout"], TIMEOUT, shown(value)))
+        let seconds = value.as_str().map_or_else(|| value.as_f64(), value::time);
+        seconds.and_then(value::session_timeout).ok_or_else(|| self.wrong(&["timeout"], TIMEOUT, shown(value)))
     }
 
-    fn app_id(&self, value: &Value) -> Result<String, Error> {
-        let name = value.as_str().ok_or_else(|| self.wrong(&["app_id"], TEXT, shown(value)))?;
+    fn checked_app_id(&self, name: &str) -> Result<String, Error> {
         names::check_node(name).map_err(|flaw| self.unfit("app_id", format!("{name:?}: {flaw}")))?;
         Ok(name.to_owned())
     }
@@ -252,6 +288,11 @@ impl Source<'_> {
         Error { path: self.path.to_owned(), fault }
     }
 
+    fn unknown(&self, key: &[&str], known: &[&str]) -> String {
+        let meant = similar::closest(key.last().unwrap_or(&""), known);
+        self.odd(key, &meant.map_or_else(|| "unknown key".to_owned(), |meant| format!("unknown key (did you mean {meant:?}?)")))
+    }
+
     fn odd(&self, key: &[&str], what: &str) -> String {
         format!("{}:{}: {:?}: {what}", self.path.display(), text::line_of(self.json, key), key.join("."))
     }
@@ -264,7 +305,10 @@ impl fmt::Display for Error {
             Fault::NotText { line } => write!(f, "{path}:{line}: not UTF-8"),
             Fault::Syntax(error) => write!(f, "{path}:{}: not JSON: {error}", error.line()),
             Fault::NoObject { found } => write!(f, "{path}:1: expected an object, found {found}"),
-            Fault::Missing { key, expected } => write!(f, "{path}: missing key {key:?}, expected {expected}"),
+            Fault::Missing { key, expected, instead: None } => write!(f, "{path}: missing key {key:?}, expected {expected}"),
+            Fault::Missing { key, expected, instead: Some((found, line)) } => {
+                write!(f, "{path}: missing key {key:?}, expected {expected}; found the unknown key {found:?} on line {line}")
+            }
             Fault::Wrong { line, key, expected, found } => write!(f, "{path}:{line}: {key:?}: expected {expected}, found {found}"),
             Fault::Unfit { line, key, why } => write!(f, "{path}:{line}: {key:?}: {why}"),
         }
@@ -272,6 +316,9 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// Numbers of so many characters are printed alike by every Python (2 rounds to 12 digits).
+const SAME_IN_PYTHON: usize = 12;
 
 /// The most characters of a value that are repeated to whoever wrote it.
 const SHOWN: usize = 40;
@@ -328,7 +375,7 @@ mod tests {
     #[test]
     fn the_example_that_is_shipped_is_one_without_a_warning() {
         let config = parse(include_str!("../packaging/distributed-flock.json")).unwrap();
-        assert_eq!(config.warnings, [""; 0]);
+        assert_eq!((config.warnings, config.load_doubt), (vec![], None));
         assert_eq!(config.app_id.as_deref(), Some("my_app"));
     }
 
@@ -348,7 +395,7 @@ mod tests {
         assert_eq!((config.level, config.zklevel), (Level::Info, Level::Error));
         assert_eq!(config.auth, Some(Auth { scheme: "digest".into(), data: "user:password".into() }));
         assert_eq!((config.acl, config.heartbeat), (Acl::Open, Heartbeat::Write));
-        assert_eq!(config.warnings, Vec::<String>::new());
+        assert_eq!(config.warnings, []);
     }
 
     #[test]
@@ -365,6 +412,8 @@ mod tests {
             (r#""h1,h2:2182/a""#, "h1:2181 h2:2182", "/a"),
             (r#"["h1", "h2:2182/a"]"#, "h1:2181 h2:2182", "/a"),
             (r#"["h1,h2", "[::1]"]"#, "h1:2181 h2:2181 [::1]:2181", ""),
+            (r#"["zk1:2181,"]"#, "zk1:2181", ""),
+            (r#"["", "h1", ""]"#, "h1:2181", ""),
         ] {
             let Ensemble { hosts, chroot } = parse(&format!("{{\"host\": {value}}}")).unwrap().host.unwrap();
             let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
@@ -377,20 +426,25 @@ mod tests {
         for (text, sentence) in [
             ("", "f:1: not JSON: EOF while parsing a value at line 1 column 0"),
             ("{\n\"timeout\": 5\n\"host\": 1}", "f:3: not JSON: expected `,` or `}` at line 3 column 1"),
-            ("{\"maxla\": NaN}", "f:1: not JSON: expected value at line 1 column 11"),
+            ("{\"maxla\": nan}", "f:1: not JSON: expected ident at line 1 column 12"),
             ("[]", "f:1: expected an object, found a list"),
             ("{\n\"host\": 5}", "f:2: \"host\": expected a list of \"name:port\", found 5"),
             ("{\n\n\"host\": [\"h\", null]}", "f:3: \"host\": expected a list of \"name:port\", found null"),
-            ("{\"host\": []}", "f:1: \"host\": a host is missing"),
-            ("{\"host\": [\"h:0\"]}", "f:1: \"host\": \"0\" is not a port, 1 to 65535"),
-            ("{ // c\n\"timeout\": \"soon\"}", "f:2: \"timeout\": expected seconds from 0.001 to 2147483, found \"soon\""),
-            ("{\"timeout\": true}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found true"),
-            ("{\"timeout\": 0}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found 0"),
-            ("{\"timeout\": -5}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found -5"),
-            ("{\"timeout\": 1e300}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, found 1e+300"),
-            ("{\"app_id\": 5}", "f:1: \"app_id\": expected a string, found 5"),
+            ("{\"host\": []}", "f:1: \"host\": the list of servers is empty: expected HOST:PORT,..."),
+            ("{\"host\": [\"h:0\"]}", "f:1: \"host\": \"h:0\" is not HOST:PORT: the port \"0\" is not a number from 1 to 65535"),
+            (
+                "{ // c\n\"timeout\": \"soon\"}",
+                "f:2: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found \"soon\"",
+            ),
+            ("{\"timeout\": true}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found true"),
+            ("{\"timeout\": 0}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found 0"),
+            ("{\"timeout\": -5}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found -5"),
+            ("{\"timeout\": 1e300}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found 1e+300"),
+            ("{\"app_id\": [5]}", "f:1: \"app_id\": expected a string, found a list"),
+            ("{\"app_id\": 1e300}", "f:1: \"app_id\": expected a string, found 1e+300"),
+            ("{\"timeout\": NaN}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found \"NaN\""),
             ("{\"app_id\": \"\"}", "f:1: \"app_id\": \"\": it is empty"),
-            ("{\"app_id\": \"/a\"}", "f:1: \"app_id\": \"/a\": nothing before, after or between slashes"),
+            ("{\"app_id\": \"/a\"}", "f:1: \"app_id\": \"/a\": must not begin or end with \"/\""),
             ("{\"sleep\": \"on\"}", "f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"on\""),
             ("{\"sleep\": true}", "f:1: \"sleep\": expected \"ON\" or \"OFF\", found true"),
             ("{\"logger\": null}", "f:1: \"logger\": expected an object, found null"),
@@ -410,20 +464,70 @@ mod tests {
 
     #[test]
     fn what_is_odd_is_a_warning_and_has_the_originals_effect() {
-        for (text, maxla, warning) in [
-            ("{\n\"maxla\": \"30\"}", None, "f:2: \"maxla\": expected a number, found \"30\": no limit"),
-            ("{\"maxla\": null}", None, "f:1: \"maxla\": expected a number, found null: no limit"),
-            ("{\"maxla\": [1]}", None, "f:1: \"maxla\": expected a number, found a list: no limit"),
+        for (text, warning) in [
+            ("{\"maxla\": 1.5,\n\"max_la\": 2}", "f:2: \"max_la\": unknown key (did you mean \"maxla\"?)"),
+            ("{\n\"colour\": 2}", "f:2: \"colour\": unknown key"),
+            ("{\"logger\": {\n\"file\": 1}}", "f:2: \"logger.file\": unknown key"),
+            ("{\"auth\": null}", "f:1: \"auth\": expected an object, found null: not authenticated"),
+            ("{\"auth\": {\"scheme\": \"\", \"data\": \"\",\n\"user\": 1}}", "f:2: \"auth.user\": unknown key"),
+        ] {
+            assert_eq!(parse(text).unwrap().warnings, [Warning::Logged(warning.to_owned())], "{text}");
+        }
+    }
+
+    #[test]
+    fn a_load_that_does_not_limit_is_a_doubt() {
+        for (text, maxla, doubt) in [
+            ("{\n\"maxla\": \"30\"}", None, "f:2: \"maxla\": expected a number, found \"30\": no limit, the command runs at any load"),
+            ("{\"maxla\": null}", None, "f:1: \"maxla\": expected a number, found null: no limit, the command runs at any load"),
+            ("{\"maxla\": [1]}", None, "f:1: \"maxla\": expected a number, found a list: no limit, the command runs at any load"),
+            ("{\"maxla\": NaN}", None, "f:1: \"maxla\": expected a number, found \"NaN\": no limit, the command runs at any load"),
+            (
+                "{\"maxla\": -Infinity}",
+                None,
+                "f:1: \"maxla\": expected a number, found \"-Infinity\": no limit, the command runs at any load",
+            ),
             ("{\"maxla\": true}", Some(1.0), "f:1: \"maxla\": expected a number, found true: taken for 1"),
-            ("{\"maxla\": false}", Some(0.0), "f:1: \"maxla\": expected a number, found false: no limit"),
-            ("{\"maxla\": 1.5,\n\"max_la\": 2}", Some(1.5), "f:2: \"max_la\": unknown key"),
-            ("{\"logger\": {\n\"file\": 1}}", None, "f:2: \"logger.file\": unknown key"),
-            ("{\"auth\": null}", None, "f:1: \"auth\": expected an object, found null: not authenticated"),
-            ("{\"auth\": {\"scheme\": \"\", \"data\": \"\",\n\"user\": 1}}", None, "f:2: \"auth.user\": unknown key"),
+            ("{\"maxla\": false}", Some(0.0), "f:1: \"maxla\": expected a number, found false: no limit, the command runs at any load"),
         ] {
             let config = parse(text).unwrap();
-            assert_eq!((config.maxla, config.warnings), (maxla, vec![warning.to_owned()]), "{text}");
+            assert_eq!((config.maxla, config.load_doubt.as_deref(), config.warnings), (maxla, Some(doubt), vec![]), "{text}");
         }
+        assert_eq!(parse("{\"maxla\": 30}").unwrap().load_doubt, None);
+    }
+
+    #[test]
+    fn an_app_id_that_is_no_string_has_the_name_that_python_prints() {
+        for (value, name) in
+            [("5", "5"), ("-1", "-1"), ("1.5", "1.5"), ("5.0", "5.0"), ("true", "True"), ("false", "False"), ("null", "None")]
+        {
+            let config = parse(&format!("{{\"app_id\": {value}}}")).unwrap();
+            let warning = format!("f:1: \"app_id\": expected a string, found {value}: taken for {name:?}");
+            assert_eq!((config.app_id.as_deref(), config.warnings), (Some(name), vec![Warning::Logged(warning)]));
+        }
+    }
+
+    #[test]
+    fn a_timeout_may_have_units() {
+        for (value, seconds) in [("\"30s\"", 30.0), ("\"1m30s\"", 90.0), ("\"5\"", 5.0), ("2.5", 2.5)] {
+            assert_eq!(parse(&format!("{{\"timeout\": {value}}}")).unwrap().timeout, Some(Duration::from_secs_f64(seconds)), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_mark_of_byte_order_does_not_matter() {
+        assert_eq!(parse("\u{feff}{\"app_id\": \"a\"}").unwrap().app_id.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_beside_the_one_that_is_missing() {
+        let missing = |text: &str, key| parse(text).unwrap().missing(key, Path::new("f")).to_string();
+        let host = "f: missing key \"host\", expected a list of \"name:port\"";
+        assert_eq!(missing("{}", Required::Host), host);
+        assert_eq!(missing("{\n\"hosts\": [],\n\"x\": 1}", Required::Host), format!("{host}; found the unknown key \"hosts\" on line 2"));
+        assert_eq!(missing("{\n\"servers\": []}", Required::Host), format!("{host}; found the unknown key \"servers\" on line 2"));
+        assert_eq!(missing("{\"x\": 1, \"y\": 2}", Required::Host), host);
+        assert!(missing("{\"appid\": \"a\"}", Required::AppId).ends_with("found the unknown key \"appid\" on line 1"));
     }
 
     #[test]

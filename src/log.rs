@@ -1,10 +1,10 @@
 //! One line per event: in the log file, which logrotate may move and nobody can make us wait for, and on stderr. Neither can stop a run:
 //! what cannot be written is lost, and that the log cannot is said once.
 
-use crate::plan::{self, Level, Style};
+use crate::plan::{self, Level, Style, Warning};
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -56,7 +56,12 @@ impl Log {
         let (style, path, level, session_level) = (*style, path.clone(), *level, *session_level);
         let mut log = Log { program, style, verbose, path, level, session_level, opened: None, complained: false };
         for warning in warnings {
-            log.say(Topic::Run, Level::Warning, warning);
+            match warning {
+                Warning::Logged(sentence) => log.say(Topic::Run, Level::Warning, sentence),
+                Warning::Shown(sentence) => log.warn(sentence),
+                Warning::Hint(sentence) if io::stderr().is_terminal() => complain(program, &format_args!("hint: {sentence}")),
+                Warning::Hint(_) => {}
+            }
         }
         log
     }
@@ -71,6 +76,13 @@ impl Log {
             self.tell(level, &message);
         }
         self.record(topic, level, &message);
+    }
+
+    /// Shows a person at a terminal what is otherwise only in the log. With `verbose` stderr has the log already.
+    pub fn show(&self, message: &dyn Display) {
+        if !self.verbose && io::stderr().is_terminal() {
+            complain(self.program, message);
+        }
     }
 
     /// Tells stderr, and the log file as an error. On stderr it looks the same in every style.
@@ -343,7 +355,8 @@ mod tests {
     fn the_plans_warnings_come_first() {
         let folder = Folder::new("warnings");
         let path = folder.0.join("log");
-        let plan = plan::Log { warnings: vec!["one".into(), "two".into()], ..plan(Some(path.clone())) };
+        let warnings = vec!["one".into(), Warning::Hint("for a terminal".into()), Warning::Shown("two".into())];
+        let plan = plan::Log { warnings, ..plan(Some(path.clone())) };
         Log::new(&plan, "zk-flock", false).say(Topic::Run, Level::Info, &"three");
         assert_eq!(messages(&path), ["one", "two", "three"]);
     }

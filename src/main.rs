@@ -102,7 +102,14 @@ fn check(server: &Server) -> ExitCode {
 }
 
 fn environment() -> Environment {
-    Environment { zkhosts: env::var_os("ZKHOSTS"), current_dir: env::current_dir().unwrap_or_default() }
+    Environment {
+        zkhosts: env::var_os("ZKHOSTS"),
+        config: env::var_os("ZK_FLOCK_CONFIG"),
+        hosts: env::var_os("ZK_FLOCK_HOSTS"),
+        app_id: env::var_os("ZK_FLOCK_APP_ID"),
+        timeout: env::var_os("ZK_FLOCK_TIMEOUT"),
+        current_dir: env::current_dir().unwrap_or_default(),
+    }
 }
 
 fn print(text: &dyn Display) -> ExitCode {

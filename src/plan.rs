@@ -199,8 +199,25 @@ pub struct Log {
     pub level: Level,
     /// Least level of a line about connection and session.
     pub session_level: Level,
-    /// What was odd in the config: lines at WARNING, first in the log.
-    pub warnings: Vec<String>,
+    /// What is odd in words or config but stops nothing. These lines come first.
+    pub warnings: Vec<Warning>,
+}
+
+/// One sentence about something odd, and where it is printed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Warning {
+    /// At WARNING in the log only, as in the original.
+    Logged(String),
+    /// On stderr as well: the run does not do what its words or config seem to say.
+    Shown(String),
+    /// On stderr if that is a terminal: a hint for the person who typed the line. The log does not have it.
+    Hint(String),
+}
+
+impl From<&str> for Warning {
+    fn from(sentence: &str) -> Warning {
+        Warning::Logged(sentence.to_owned())
+    }
 }
 
 /// How much a log line matters.

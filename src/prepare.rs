@@ -5,6 +5,7 @@ mod names;
 
 pub use names::{OwnName, Servers, resolve};
 
+use crate::cli::shell;
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{Command, End, Gate, Level};
@@ -31,9 +32,13 @@ pub fn pass(gate: &Gate, log: &mut Log) -> Result<(), End> {
     };
     if let Some(limit) = gate.max_load.filter(|&limit| load >= limit) {
         log.say(Topic::Run, Level::Info, &format_args!("la is more then limit. Max la {limit:.6}, current la {load:.6}"));
+        log.show(&format_args!("command not run: the load average is {load:.2}, the limit is {limit} (--maxla)"));
         return Err(End::Loaded);
     }
     if gate.sleep {
+        let sleeping = format!("sleeping {load:.2} s, as many seconds as the load average (--sleep)");
+        log.say(Topic::Run, Level::Info, &sleeping);
+        log.show(&sleeping);
         sleep(Duration::try_from_secs_f64(load).unwrap_or_default());
     }
     Ok(())
@@ -69,8 +74,31 @@ pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)>
     }
     let Some((place, is_folder)) = found else {
         let nowhere = if named { "no such file" } else { "not found on PATH" };
-        return Err((End::NotFound, format!("cannot run {}: {nowhere}", program.display())));
+        let hint = if shell::needed_for(&command.words[0]) { with_shell(command) } else { String::new() };
+        return Err((End::NotFound, format!("cannot run {}: {nowhere}{hint}", program.display())));
     };
     let why = if is_folder { "it is a directory" } else { "permission denied (is it executable?)" };
     Err((End::NotRunnable, format!("cannot run {}: {why}", place.display())))
+}
+
+/// How to run with a shell what only a shell understands.
+fn with_shell(command: &Command) -> String {
+    format!(" (the command runs without a shell; to use one: -- sh -c {})", shell::quote(command.shown.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_only_a_shell_has_is_refused_with_the_words_that_run_it() {
+        for (line, sentence) in [
+            ("no-such-command a", "cannot run no-such-command: not found on PATH"),
+            ("shopt -s it", "cannot run shopt: not found on PATH (the command runs without a shell; to use one: -- sh -c 'shopt -s it')"),
+        ] {
+            let words = line.split(' ').map(Into::into).collect();
+            let (end, found) = look_up(&Command { words, shown: line.to_owned() }, Path::new("")).unwrap_err();
+            assert_eq!((end, found.as_str()), (End::NotFound, sentence));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! `distributex`: its help, its options, and what these come to. Options and defaults are those of the Python original, but that the lock of this
 //! host is taken as its manual said and not as it did, and a few more.
 
+use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
 use super::{Environment, Error, Fault, Request, value};
 use crate::plan::{Command, Gate, Host, Level, Lock, Log, Place, Plan, Style};
@@ -70,6 +71,8 @@ pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environme
 }
 
 impl options::Options for Options {
+    const FORM: Form = Form { program: "distributex", before: 0, one_word: true };
+
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
         let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
         match argument {
@@ -101,7 +104,13 @@ impl options::Options for Options {
             death_signal: self.common.pdeathsig,
             exit_codes: self.common.exit_codes(1),
             gate: Gate { max_load: None, sleep: false },
-            log: Log { style: Style::Plain, path: None, level: Level::Info, session_level: Level::Info, warnings: Vec::new() },
+            log: Log {
+                style: Style::Plain,
+                path: None,
+                level: Level::Info,
+                session_level: Level::Info,
+                warnings: std::mem::take(&mut self.common.warnings),
+            },
             daemonize: false,
             verbose: self.common.verbose,
             lock: self.lock()?,
@@ -280,13 +289,15 @@ mod tests {
             ("--as=", "--as: expected the name of a host, found \"\""),
             ("--as=a,b", "--as: expected the name of a host, found \"a,b\""),
             ("--as=a\n", "--as: expected the name of a host, found \"a\\n\""),
-            ("-l|--no-local-lock", "--no-local-lock makes no sense with -l"),
-            ("-wnan", "--wait: expected seconds up to 1e9, or inf, found \"nan\""),
+            ("-l|--no-local-lock", "--no-local-lock cannot be used with -l"),
+            ("-wnan", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\""),
             ("-x-1", "--exitcode: expected an exit code, 0 to 255, found \"-1\""),
-            ("more", "expected the command in one word, found 2 words (quote it)"),
+            ("more", "expected one quoted COMMAND, found 2 words; use: distributex -Hdx -ra 'true more'"),
         ] {
             let error = request(line(&format!("-Hdx|-ra|true|{words}")), &environment()).unwrap_err();
-            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
+            let shown = error.to_string();
+            let without_advice = shown.split("; to pass options").next().unwrap();
+            assert_eq!((without_advice, error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
             let error = request(line(&format!("--sysexits|-Hdx|-ra|true|{words}")), &environment()).unwrap_err();
             assert_eq!(error.exit_code(), 64, "{words}");
         }

@@ -1,5 +1,6 @@
 //! `distributexd`: its help, its options, and what they and its config come to. Defaults are those of the original, `twistd distributex`.
 
+use super::line::Line;
 use super::options::{self, Taken, next_argument};
 use super::{Environment, Error, Fault, Request, read, value};
 use crate::config::server::Config;
@@ -60,10 +61,10 @@ impl Default for Options {
 /// What `args`, the words after the program's name, ask for.
 pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
     let mut options = Options::default();
-    let special = options::read(args, |parser| options.take(parser));
+    let special = options::read(&mut Line::new(args), |parser| options.take(parser));
     let sysexits = options.sysexits;
     let request = special.and_then(|special| special.map_or_else(|| options.serve(environment), Ok));
-    request.map_err(|fault| Error { fault, sysexits })
+    request.map_err(|fault| Error { fault: fault.into(), advice: None, sysexits })
 }
 
 impl Options {
@@ -184,8 +185,8 @@ mod tests {
             ("-p|http", "2 --port: expected a port, 0 to 65535, found \"http\""),
             ("more", "2 expected options, found \"more\""),
             ("--sysexits|more", "64 expected options, found \"more\""),
-            ("-c|/nowhere", "1 cannot read /nowhere: No such file or directory (os error 2)"),
-            ("-c|/nowhere|--sysexits", "78 cannot read /nowhere: No such file or directory (os error 2)"),
+            ("-c|/nowhere", "1 cannot read /nowhere: no such file or directory"),
+            ("-c|/nowhere|--sysexits", "78 cannot read /nowhere: no such file or directory"),
             ("-c|/dev/null|--sysexits", "78 /dev/null:1: expected keys and values, found nothing"),
         ] {
             assert_eq!(ask(words).map(drop), Err(sentence.to_owned()), "{words}");
@@ -196,7 +197,7 @@ mod tests {
     fn the_first_config_that_is_there_is_taken() {
         assert_eq!(first_of(&["/nowhere", CONFIG, "/dev/null"]).unwrap().0, Path::new(CONFIG));
         let fault = first_of(&["/nowhere", "/nowhere/else"]).unwrap_err();
-        assert_eq!(fault.to_string(), "there is no /nowhere and no /nowhere/else: give a config with -c");
+        assert_eq!(fault.to_string(), "no config file found (tried /nowhere, /nowhere/else): give one with -c FILE");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! the words; who gives no id shares the lock with whoever gives the same words), and a few more.
 
 use super::hosts::Ensemble;
+use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
 use super::{Environment, Error, Fault, Request, names, python_hash, value};
-use crate::plan::{Acl, Cluster, Command, Gate, Heartbeat, Level, Lock, Log, Plan, Style};
+use crate::plan::{Acl, Cluster, Command, Gate, Heartbeat, Level, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -109,6 +110,8 @@ pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environme
 }
 
 impl options::Options for Options {
+    const FORM: Form = Form { program: "lockex", before: 0, one_word: false };
+
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
         let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
         match argument {
@@ -132,14 +135,15 @@ impl options::Options for Options {
         &self.common
     }
 
-    fn plan(self, environment: &Environment) -> Result<Plan, Fault> {
+    fn plan(mut self, environment: &Environment) -> Result<Plan, Fault> {
         let line = self.line()?;
+        let cluster = self.cluster(environment)?;
         let (wait, busy) = if self.blocking { (self.common.wait.unwrap_or(Duration::MAX), 1) } else { (Duration::ZERO, 0) };
         Ok(Plan {
             program: "lockex",
             lock: Lock::Queue {
                 path: self.path(&line)?,
-                cluster: self.cluster(environment)?,
+                cluster,
                 permits: self.concurrent,
                 rounds: self.retry.map(|rounds| rounds.max(1)),
                 restarts: self.lockretry,
@@ -150,7 +154,13 @@ impl options::Options for Options {
             death_signal: self.common.pdeathsig,
             exit_codes: self.common.exit_codes(busy),
             gate: Gate { max_load: None, sleep: false },
-            log: Log { style: Style::Glog, path: None, level: Level::Info, session_level: Level::Info, warnings: Vec::new() },
+            log: Log {
+                style: Style::Glog,
+                path: None,
+                level: Level::Info,
+                session_level: Level::Info,
+                warnings: self.common.warnings.split_off(0),
+            },
             daemonize: false,
             verbose: self.common.verbose,
             command: self.command(line),
@@ -171,11 +181,13 @@ impl Options {
         Command { shown, words: if self.shell { vec!["/bin/sh".into(), "-c".into(), line] } else { self.common.words } }
     }
 
-    fn cluster(&self, environment: &Environment) -> Result<Cluster, Fault> {
-        let Ensemble { hosts, chroot } = match (&self.zkhosts, &environment.zkhosts) {
-            (Some(typed), _) => typed.clone(),
-            (None, found) => value::ensemble("ZKHOSTS", found.clone().unwrap_or_else(|| HOSTS.into()))?,
+    fn cluster(&mut self, environment: &Environment) -> Result<Cluster, Fault> {
+        let (source, ensemble) = match (self.zkhosts.take(), &environment.zkhosts) {
+            (Some(typed), _) => ("--zkhosts", typed),
+            (None, found) => ("ZKHOSTS", value::ensemble("ZKHOSTS", found.clone().unwrap_or_else(|| HOSTS.into()))?),
         };
+        self.common.warnings.extend(ensemble.doubt().map(|doubt| Warning::Shown(format!("{source}: {doubt}"))));
+        let Ensemble { hosts, chroot } = ensemble;
         Ok(Cluster { hosts, chroot, timeout: self.timeout, auth: None, acl: Acl::Open, heartbeat: Heartbeat::Write })
     }
 
@@ -308,21 +320,23 @@ mod tests {
             ("-c2.5", "--concurrent: expected a whole number up to 4294967295, found \"2.5\""),
             ("-r|", "--lockretry: expected a whole number up to 4294967295, or -1 for no limit, found \"\""),
             ("-R1_0", "--retry: expected a whole number up to 4294967295, or -1 for no limit, found \"1_0\""),
-            ("-tnan", "--locktimeout: expected seconds up to 1e9, or inf, found \"nan\""),
-            ("-w1e300", "--wait: expected seconds up to 1e9, or inf, found \"1e300\""),
-            ("-T0", "--timeout: expected seconds from 0.001 to 2147483, found \"0\""),
-            ("-z|", "--zkhosts: a host is missing"),
-            ("-zh:x", "--zkhosts: \"x\" is not a port, 1 to 65535"),
+            ("-tnan", "--locktimeout: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\""),
+            ("-w1e300", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"1e300\""),
+            ("-T0", "--timeout: expected seconds from 0.001 to 2147483, or a time like 30s, found \"0\""),
+            ("-z|", "--zkhosts: the list of servers is empty: expected HOST:PORT,..."),
+            ("-zh:x", "--zkhosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535"),
             ("-x-1", "--exitcode: expected an exit code, 0 to 255, found \"-1\""),
             ("-i|", "lock id \"\": it is empty"),
             ("-i|//", "lock id \"\": it is empty"),
-            ("-i|a/../b", "lock id \"a/../b\": \".\" and \"..\" are no names"),
+            ("-i|a/../b", "lock id \"a/../b\": \".\" and \"..\" are not allowed as path components"),
             ("-i|a\n", "lock id \"a\\n\": character U+000A is not allowed"),
-            ("-p|a/./b", "lock path \"a/./b/2314047222236391260\": \".\" and \"..\" are no names"),
+            ("-p|a/./b", "lock path \"a/./b/2314047222236391260\": \".\" and \"..\" are not allowed as path components"),
             ("-p|🔒", "lock path \"🔒/2314047222236391260\": character U+1F512 is not allowed"),
         ] {
             let error = request(line(&format!("true|{words}")), &environment()).unwrap_err();
-            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
+            let shown = error.to_string();
+            let without_advice = shown.split("; to pass options").next().unwrap();
+            assert_eq!((without_advice, error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
             let error = request(line(&format!("--sysexits|true|{words}")), &environment()).unwrap_err();
             assert_eq!(error.exit_code(), 64, "{words}");
         }
@@ -415,7 +429,10 @@ mod tests {
             let Cluster { hosts: shown, chroot, .. } = cluster(&plan);
             assert_eq!(shown.iter().map(Host::to_string).collect::<Vec<_>>().join(" ") + chroot, hosts, "{words}");
         }
-        assert_eq!(plan_in(line("true"), &found("")).map(drop), Err("ZKHOSTS: a host is missing".into()));
+        assert_eq!(
+            plan_in(line("true"), &found("")).map(drop),
+            Err("ZKHOSTS: the list of servers is empty: expected HOST:PORT,...".into())
+        );
     }
 
     #[test]

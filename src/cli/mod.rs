@@ -4,15 +4,19 @@
 pub mod distributex;
 pub mod distributexd;
 pub mod hosts;
+mod line;
 pub mod lockex;
 pub mod names;
 mod options;
 mod python_hash;
+pub mod shell;
+pub mod similar;
 pub mod value;
 pub mod words;
 pub mod zk_flock;
 
 use crate::config;
+use crate::link::reason;
 use crate::plan::{Plan, Server};
 use std::ffi::OsString;
 use std::fmt;
@@ -42,6 +46,14 @@ impl Program {
 pub struct Environment {
     /// `$ZKHOSTS`.
     pub zkhosts: Option<OsString>,
+    /// `$ZK_FLOCK_CONFIG`.
+    pub config: Option<OsString>,
+    /// `$ZK_FLOCK_HOSTS`.
+    pub hosts: Option<OsString>,
+    /// `$ZK_FLOCK_APP_ID`.
+    pub app_id: Option<OsString>,
+    /// `$ZK_FLOCK_TIMEOUT`.
+    pub timeout: Option<OsString>,
     /// Where relative paths begin; a daemon leaves it.
     pub current_dir: PathBuf,
 }
@@ -65,7 +77,9 @@ pub enum Request {
 /// Why there is no plan. Shown, it is a sentence without the program's name.
 #[derive(Debug)]
 pub struct Error {
-    fault: Fault,
+    fault: Box<Fault>,
+    /// The line that was probably meant.
+    advice: Option<String>,
     /// Whether `--sysexits` was among the words.
     sysexits: bool,
 }
@@ -75,10 +89,14 @@ pub struct Error {
 pub(crate) enum Fault {
     /// An option that does not exist, lacks its value, or has one where none belongs.
     Option(lexopt::Error),
+    /// A long option that does not exist, and the one that it is most like.
+    Unknown { typed: String, meant: Option<&'static str> },
     /// A long option that is cut too short.
     Ambiguous { typed: String, candidates: Vec<&'static str> },
     /// A value that the option cannot have.
     Value { option: &'static str, expected: &'static str, found: String },
+    /// A number that begins like an octal one but is none.
+    Octal { option: &'static str, found: String, decimal: i64 },
     /// Not a connection string.
     Hosts { option: &'static str, flaw: hosts::Flaw },
     /// Two options that contradict each other.
@@ -101,6 +119,8 @@ pub(crate) enum Fault {
     Unquoted(usize),
     /// The config cannot be read.
     Unreadable { path: PathBuf, source: io::Error },
+    /// No config is named, and the default one cannot be read.
+    NoDefaultConfig { path: PathBuf, source: io::Error },
     /// The config is longer than any config is.
     TooLong(PathBuf),
     /// The config is wrong.
@@ -116,9 +136,14 @@ pub(crate) enum Fault {
 impl Error {
     /// Mirrors EXIT STATUS in the man pages.
     pub fn exit_code(&self) -> u8 {
-        let (plain, sysexit) = match self.fault {
+        let (plain, sysexit) = match *self.fault {
             _ if self.wants_usage() => (1, 64),
-            Fault::Unreadable { .. } | Fault::TooLong(_) | Fault::Config(_) | Fault::ServerConfig(_) | Fault::NoConfig(_) => (1, 78),
+            Fault::Unreadable { .. }
+            | Fault::NoDefaultConfig { .. }
+            | Fault::TooLong(_)
+            | Fault::Config(_)
+            | Fault::ServerConfig(_)
+            | Fault::NoConfig(_) => (1, 78),
             _ => (2, 64),
         };
         if self.sysexits { sysexit } else { plain }
@@ -126,13 +151,18 @@ impl Error {
 
     /// Whether the usage should follow the sentence.
     pub fn wants_usage(&self) -> bool {
-        matches!(self.fault, Fault::NoWords | Fault::NoCommand | Fault::EmptyCommand | Fault::TooManyWords(_))
+        matches!(*self.fault, Fault::NoWords | Fault::NoCommand | Fault::EmptyCommand | Fault::TooManyWords(_))
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.fault.fmt(f)
+        self.fault.fmt(f)?;
+        match (&*self.fault, &self.advice) {
+            (_, None) => Ok(()),
+            (Fault::TooManyWords(_) | Fault::Unquoted(_), Some(line)) => write!(f, "; use: {line}"),
+            (_, Some(line)) => write!(f, "; to pass options to the command, use: {line}"),
+        }
     }
 }
 
@@ -142,10 +172,15 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Fault::Option(error) => error.fmt(f),
+            Fault::Unknown { typed, meant: Some(meant) } => write!(f, "invalid option '--{typed}' (did you mean --{meant}?)"),
+            Fault::Unknown { typed, meant: None } => write!(f, "invalid option '--{typed}'"),
+            Fault::Octal { option, found, decimal } => {
+                write!(f, "{option}: {found:?} is not an octal number, which a leading zero means: write {decimal}")
+            }
             Fault::Ambiguous { typed, candidates } => write!(f, "--{typed} could be --{}", candidates.join(" or --")),
             Fault::Value { option, expected, found } => write!(f, "{option}: expected {expected}, found {found:?}"),
             Fault::Hosts { option, flaw } => write!(f, "{option}: {flaw}"),
-            Fault::Conflict { option, with } => write!(f, "{option} makes no sense with {with}"),
+            Fault::Conflict { option, with } => write!(f, "{option} cannot be used with {with}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),
             Fault::Missing { option, what } => write!(f, "{option} is missing: {what}"),
@@ -153,14 +188,18 @@ impl fmt::Display for Fault {
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
             Fault::TooManyWords(found) => {
-                write!(f, "expected a lock name and a command in one word, found {found} words (give more after --)")
+                write!(f, "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found {found} words")
             }
-            Fault::Unquoted(found) => write!(f, "expected the command in one word, found {found} words (quote it)"),
-            Fault::Unreadable { path, source } => write!(f, "cannot read {}: {source}", path.display()),
-            Fault::TooLong(path) => write!(f, "{}: longer than 1 MiB, so not a config", path.display()),
+            Fault::Unquoted(found) => write!(f, "expected one quoted COMMAND, found {found} words"),
+            Fault::Unreadable { path, source } => write!(f, "cannot read {}: {}", path.display(), reason(source)),
+            Fault::NoDefaultConfig { path, source } => {
+                let (path, why) = (path.display(), reason(source));
+                write!(f, "cannot read {path}: {why}; give --hosts and --app-id, or another config with -c (a sample is {SAMPLE})")
+            }
+            Fault::TooLong(path) => write!(f, "{}: larger than 1 MiB, so not a config", path.display()),
             Fault::Config(error) => error.fmt(f),
             Fault::ServerConfig(error) => error.fmt(f),
-            Fault::NoConfig(paths) => write!(f, "there is no {}: give a config with -c", paths.join(" and no ")),
+            Fault::NoConfig(paths) => write!(f, "no config file found (tried {}): give one with -c FILE", paths.join(", ")),
             Fault::Unexpected(word) => write!(f, "expected options, found {word:?}"),
         }
     }
@@ -183,6 +222,9 @@ impl From<config::Error> for Fault {
         Fault::Config(error)
     }
 }
+
+/// Where the packages put a config to begin with.
+const SAMPLE: &str = "/usr/share/doc/zk-flock/examples/distributed-flock.json";
 
 /// The most bytes that a config has. The documented one has 500.
 const LONGEST_CONFIG: u64 = 1 << 20;

@@ -9,7 +9,9 @@ use std::fmt;
 pub enum Flaw {
     /// There is nothing.
     Empty,
-    /// Nothing between two slashes, before the first or after the last.
+    /// A slash at the beginning or the end.
+    OuterSlash,
+    /// Nothing between two slashes.
     EmptyElement,
     /// `.` or `..`, which mean other places.
     Relative,
@@ -27,11 +29,12 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Flaw::Empty => write!(f, "it is empty"),
-            Flaw::EmptyElement => write!(f, "nothing before, after or between slashes"),
-            Flaw::Relative => write!(f, "\".\" and \"..\" are no names"),
+            Flaw::OuterSlash => write!(f, "must not begin or end with \"/\""),
+            Flaw::EmptyElement => write!(f, "must not contain \"//\""),
+            Flaw::Relative => write!(f, "\".\" and \"..\" are not allowed as path components"),
             Flaw::Forbidden(character) => write!(f, "character U+{:04X} is not allowed", u32::from(*character)),
             Flaw::Slash => write!(f, "no \"/\" with --local"),
-            Flaw::Queues => write!(f, "those who wait stand in {QUEUES:?}"),
+            Flaw::Queues => write!(f, "the name {QUEUES:?} is reserved for the queues of waiters"),
             Flaw::NotText => write!(f, "it is not UTF-8"),
         }
     }
@@ -46,6 +49,9 @@ pub(super) fn check(what: &'static str, name: &str, allowed: fn(&str) -> Result<
 pub fn check_node(name: &str) -> Result<(), Flaw> {
     if name.is_empty() {
         return Err(Flaw::Empty);
+    }
+    if name.starts_with('/') || name.ends_with('/') {
+        return Err(Flaw::OuterSlash);
     }
     name.split('/').try_for_each(|element| match element {
         "" => Err(Flaw::EmptyElement),
@@ -93,9 +99,9 @@ mod tests {
     fn what_zookeeper_refuses_is_refused_with_the_reason() {
         for (name, flaw) in [
             ("", Flaw::Empty),
-            ("/", Flaw::EmptyElement),
-            ("/a", Flaw::EmptyElement),
-            ("a/", Flaw::EmptyElement),
+            ("/", Flaw::OuterSlash),
+            ("/a", Flaw::OuterSlash),
+            ("a/", Flaw::OuterSlash),
             ("a//b", Flaw::EmptyElement),
             (".", Flaw::Relative),
             ("..", Flaw::Relative),

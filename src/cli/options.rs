@@ -1,8 +1,9 @@
 //! How a line of options is read, whatever the program, and the options that every program has which runs a command: the same letters with
 //! the same meaning. A program's own options are in its own file.
 
-use super::{Environment, Error, Fault, Request, value};
-use crate::plan::{ExitCodes, Plan};
+use super::line::{Form, Line};
+use super::{Environment, Error, Fault, Request, similar, value};
+use crate::plan::{ExitCodes, Plan, Warning};
 use crate::signal::Signal;
 use lexopt::prelude::*;
 use lexopt::{Arg, Parser};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 /// What was typed for one program, or what stands for what was not.
 pub(super) trait Options: Default {
+    /// Where on the line the command stands.
+    const FORM: Form;
     /// Takes the next argument off the line; after a fault the line can be read on.
     fn take(&mut self, parser: &mut Parser) -> Result<Taken, Fault>;
     /// Those that every program has.
@@ -21,8 +24,10 @@ pub(super) trait Options: Default {
 
 /// What was found on the line.
 pub(super) enum Taken {
-    /// An option with its value, or a word.
+    /// An option with its value.
     Argument,
+    /// A word.
+    Word,
     /// The wish for help.
     Help,
     /// The wish for the version.
@@ -34,26 +39,46 @@ pub(super) enum Taken {
 /// What `args`, the words after the program's name, ask for.
 pub(super) fn request<O: Options>(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
     let mut options = O::default();
-    let read = read(args, |parser| options.take(parser));
+    let mut line = Line::new(args);
+    let read = read(&mut line, |parser| options.take(parser));
     let sysexits = options.common().sysexits;
     let request = read.and_then(|special| special.map_or_else(|| options.plan(environment).map(Request::Run), Ok));
-    request.map_err(|fault| Error { fault, sysexits })
+    match request {
+        Ok(Request::Run(mut plan)) => {
+            plan.log.warnings.extend(line.advice_on_options(O::FORM).map(Warning::Hint));
+            Ok(Request::Run(plan))
+        }
+        Ok(special) => Ok(special),
+        Err(fault) => {
+            let advice = match &fault {
+                Fault::TooManyWords(_) | Fault::Unquoted(_) => line.corrected(O::FORM),
+                Fault::Unknown { meant: Some(_), .. } => None,
+                _ => line.advice_on_fault(O::FORM),
+            };
+            Err(Error { fault: fault.into(), advice, sysexits })
+        }
+    }
 }
 
 /// Takes all that is on a line. Wherever it asks for help or version, that is it, and all that is to be done.
-pub(super) fn read(
-    args: impl IntoIterator<Item = OsString>,
-    mut take: impl FnMut(&mut Parser) -> Result<Taken, Fault>,
-) -> Result<Option<Request>, Fault> {
-    let mut parser = Parser::from_args(args);
+pub(super) fn read(line: &mut Line, mut take: impl FnMut(&mut Parser) -> Result<Taken, Fault>) -> Result<Option<Request>, Fault> {
+    let mut parser = Parser::from_args(line.args().to_vec());
     let mut first_fault = None;
+    let mut at = 0;
     loop {
+        if let Some(rest) = parser.try_raw_args() {
+            at = line.args().len() - rest.as_slice().len();
+        }
         match take(&mut parser) {
-            Ok(Taken::Argument) => {}
+            Ok(Taken::Argument) => line.add_option(at),
+            Ok(Taken::Word) => line.add_word(at),
             Ok(Taken::Help) => return Ok(Some(Request::Help)),
             Ok(Taken::Version) => return Ok(Some(Request::Version)),
             Ok(Taken::All) => return first_fault.map_or(Ok(None), Err),
-            Err(fault) => drop(first_fault.get_or_insert(fault)),
+            Err(fault) => {
+                line.add_fault(at);
+                first_fault.get_or_insert(fault);
+            }
         }
     }
 }
@@ -71,6 +96,8 @@ pub(super) struct Common {
     pub verbose: bool,
     /// Up to the end of the line, or a `--` that the program takes itself.
     pub words: Vec<OsString>,
+    /// What is odd about the options.
+    pub warnings: Vec<Warning>,
     exitcode: Option<u8>,
     sysexits: bool,
 }
@@ -83,6 +110,7 @@ impl Default for Common {
             pdeathsig: Some(Signal::TERM),
             verbose: false,
             words: Vec::new(),
+            warnings: Vec::new(),
             exitcode: None,
             sysexits: false,
         }
@@ -94,14 +122,17 @@ impl Common {
     pub(super) fn take(&mut self, argument: Arg, parser: &mut Parser) -> Result<Taken, Fault> {
         match argument {
             Short('w') | Long("wait") => self.wait = Some(value::WAIT.take("--wait", parser)?),
-            Short('x') | Long("exitcode") => self.exitcode = Some(value::EXIT_CODE.take("--exitcode", parser)?),
+            Short('x') | Long("exitcode") => self.exitcode = Some(value::EXIT_CODE.take_int("--exitcode", parser, &mut self.warnings)?),
             Short('k') | Long("kill-after") => self.kill_after = value::SECONDS.take("--kill-after", parser)?,
-            Long("pdeathsig") => self.pdeathsig = value::SIGNAL.take("--pdeathsig", parser)?,
+            Long("pdeathsig") => self.pdeathsig = value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?,
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
             Short('V') | Long("version") => return Ok(Taken::Version),
             Short('h') | Long("help") => return Ok(Taken::Help),
-            Value(word) => self.words.push(word),
+            Value(word) => {
+                self.words.push(word);
+                return Ok(Taken::Word);
+            }
             option => return Err(option.unexpected().into()),
         }
         Ok(Taken::Argument)
@@ -118,7 +149,10 @@ pub(super) fn next_argument(parser: &mut Parser, original: &[&'static str], adde
     // What was clear before there were others stays what it was: scripts have it.
     let known = |typed: &str| if original.iter().any(|name| name.starts_with(typed)) { original } else { added };
     Ok(match parser.next()? {
-        Some(Long(typed)) => Some(Long(complete(typed, known(typed))?)),
+        Some(Long(typed)) => {
+            let unknown = || Fault::Unknown { typed: typed.to_owned(), meant: similar::closest(typed, &[original, added].concat()) };
+            Some(Long(complete(typed, known(typed))?.ok_or_else(unknown)?))
+        }
         Some(Short(letter)) => Some(Short(letter)),
         Some(Value(word)) => Some(Value(word)),
         None => None,
@@ -126,12 +160,15 @@ pub(super) fn next_argument(parser: &mut Parser, original: &[&'static str], adde
 }
 
 /// The one of `known` that is `typed`, or else the only one that begins so.
-fn complete(typed: &str, known: &[&'static str]) -> Result<&'static str, Fault> {
+fn complete(typed: &str, known: &[&'static str]) -> Result<Option<&'static str>, Fault> {
     let candidates: Vec<_> = known.iter().copied().filter(|name| name.starts_with(typed)).collect();
     match candidates[..] {
-        [] => Err(Fault::Option(lexopt::Error::UnexpectedOption(format!("--{typed}")))),
-        [only] => Ok(only),
-        _ => candidates.iter().copied().find(|name| *name == typed).ok_or_else(|| Fault::Ambiguous { typed: typed.to_owned(), candidates }),
+        [] => Ok(None),
+        [only] => Ok(Some(only)),
+        _ => match candidates.iter().copied().find(|name| *name == typed) {
+            Some(exact) => Ok(Some(exact)),
+            None => Err(Fault::Ambiguous { typed: typed.to_owned(), candidates }),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::Fault;
 use super::hosts::{self, Ensemble};
+use crate::plan::Warning;
 use crate::signal::Signal;
 use lexopt::Parser;
 use std::ffi::{OsStr, OsString};
@@ -16,11 +17,29 @@ pub struct Kind<T> {
 }
 
 impl<T> Kind<T> {
-    /// Takes the value of `option`, which comes next; blanks around it do not count, as in Python's `float` and `int`.
+    /// Takes the value of `option`, which comes next.
     pub(super) fn take(&self, option: &'static str, parser: &mut Parser) -> Result<T, Fault> {
+        self.read(option, &parser.value()?)
+    }
+
+    /// The value of `option` that `found` is.
+    pub(super) fn read(&self, option: &'static str, found: &OsStr) -> Result<T, Fault> {
+        found.to_str().and_then(self.read).ok_or_else(|| refuse(option, self.expected, found))
+    }
+
+    /// Takes a whole number as [`optparse`] reads it. Where a leading zero makes it another number than it looks, `warnings` gets a line.
+    pub(super) fn take_int(&self, option: &'static str, parser: &mut Parser, warnings: &mut Vec<Warning>) -> Result<T, Fault> {
         let found = parser.value()?;
-        let value = found.to_str().and_then(|text| (self.read)(text.trim()));
-        value.ok_or_else(|| refuse(option, self.expected, &found))
+        let looks = found.to_str().filter(|text| text.starts_with('0')).and_then(|text| text.parse::<i64>().ok());
+        match (looks, found.to_str().and_then(optparse)) {
+            (Some(decimal), None) => return Err(Fault::Octal { option, found: found.to_string_lossy().into_owned(), decimal }),
+            (Some(decimal), Some(octal)) if decimal != octal => warnings.push(Warning::Shown(format!(
+                "{option}: \"{}\" is octal because of its leading zero: taken for {octal} (write {octal}, or {decimal} if you meant that)",
+                found.display()
+            ))),
+            _ => {}
+        }
+        self.read(option, &found)
     }
 }
 
@@ -46,44 +65,52 @@ const LONGEST: f64 = 1e9;
 const MOST_NAMES: u32 = 10_000;
 
 /// A time; `inf` is `Duration::MAX`.
-pub const SECONDS: Kind<Duration> = Kind { expected: "seconds from 0 to 1e9, or inf", read: |text| seconds(number(text)?) };
+pub const SECONDS: Kind<Duration> =
+    Kind { expected: "seconds from 0 to 1e9, a time like 1h30m, or inf", read: |text| seconds(time(text)?) };
 
 /// A time to wait; nothing below zero is less than one try.
-pub const WAIT: Kind<Duration> = Kind { expected: "seconds up to 1e9, or inf", read: |text| seconds(number(text)?.max(0.0)) };
+pub const WAIT: Kind<Duration> =
+    Kind { expected: "seconds up to 1e9, a time like 1h30m, or inf", read: |text| seconds(time(text)?.max(0.0)) };
 
 /// A session timeout.
-pub const TIMEOUT: Kind<Duration> = Kind { expected: "seconds from 0.001 to 2147483", read: |text| session_timeout(text.parse().ok()?) };
+pub const TIMEOUT: Kind<Duration> =
+    Kind { expected: "seconds from 0.001 to 2147483, or a time like 30s", read: |text| session_timeout(time(text)?) };
 
 /// A load average; nothing below zero is a load.
 pub const LOAD: Kind<f64> = Kind { expected: "a load average up to 1e9", read: number };
 
 /// An exit code.
-pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read: |text| text.parse().ok() };
+pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read: |text| optparse(text)?.try_into().ok() };
 
 /// A port to listen on.
-pub const PORT: Kind<u16> = Kind { expected: "a port, 0 to 65535", read: |text| text.parse().ok() };
+pub const PORT: Kind<u16> = Kind { expected: "a port, 0 to 65535", read: |text| text.trim().parse().ok() };
 
 /// A port to connect to.
-pub const SERVER_PORT: Kind<u16> = Kind { expected: "a port, 1 to 65535", read: |text| text.parse().ok().filter(|&port| port != 0) };
+pub const SERVER_PORT: Kind<u16> = Kind { expected: "a port, 1 to 65535", read: |text| text.trim().parse().ok().filter(|&port| port != 0) };
 
 /// A number of names.
 pub const NAMES: Kind<u32> =
-    Kind { expected: "a number of names, 0 to 10000", read: |text| text.parse().ok().filter(|&count| count <= MOST_NAMES) };
+    Kind { expected: "a number of names, 0 to 10000", read: |text| optparse(text)?.try_into().ok().filter(|&count| count <= MOST_NAMES) };
 
 /// How many may hold a lock at once; below one there is one all the same.
 pub const CONCURRENCY: Kind<u32> =
-    Kind { expected: "a whole number up to 4294967295", read: |text| text.parse::<i64>().ok()?.max(1).try_into().ok() };
+    Kind { expected: "a whole number up to 4294967295", read: |text| text.trim().parse::<i64>().ok()?.max(1).try_into().ok() };
 
 /// How often to try; nothing below zero is a limit.
 pub const TRIES: Kind<Option<u32>> = Kind {
     expected: "a whole number up to 4294967295, or -1 for no limit",
-    read: |text| text.parse::<i64>().ok().filter(|&tries| tries <= u32::MAX.into()).map(|tries| tries.try_into().ok()),
+    read: |text| text.trim().parse::<i64>().ok().filter(|&tries| tries <= u32::MAX.into()).map(|tries| tries.try_into().ok()),
 };
 
 /// A signal, or none.
 pub const SIGNAL: Kind<Option<Signal>> = Kind {
     expected: "a signal by number or name, or 0 for none",
-    read: |text| if text.parse() == Ok(0) { Some(None) } else { Signal::parse(text).map(Some) },
+    read: |text| match optparse(text) {
+        Some(0) => Some(None),
+        Some(number) => Signal::parse(&number.to_string()).map(Some),
+        None if text.starts_with(|first: char| first.is_ascii_digit()) => None,
+        None => Signal::parse(text.trim()).map(Some),
+    },
 };
 
 /// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
@@ -92,10 +119,48 @@ pub fn session_timeout(seconds: f64) -> Option<Duration> {
     (0.001..=longest).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
-/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip.
+/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip. Blanks around it do not count, as in
+/// Python's `float`.
 fn number(text: &str) -> Option<f64> {
     let named = !text.contains(|character: char| character.is_ascii_digit());
-    text.parse().ok().filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
+    text.trim().parse().ok().filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
+}
+
+/// Seconds, as a number or with units.
+pub fn time(text: &str) -> Option<f64> {
+    number(text).or_else(|| with_units(text.trim()).filter(|&seconds| seconds <= LONGEST))
+}
+
+/// The units of a time, each with its seconds.
+const UNITS: [(char, f64); 4] = [('d', 86400.0), ('h', 3600.0), ('m', 60.0), ('s', 1.0)];
+
+/// `1h30m` in seconds: numbers, each with its unit, the largest first.
+fn with_units(text: &str) -> Option<f64> {
+    let (mut rest, mut sum, mut above) = (text, 0.0, f64::INFINITY);
+    while !rest.is_empty() {
+        let at = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let (digits, unit) = (&rest[..at], rest[at..].chars().next()?);
+        let size = UNITS.iter().find(|(name, size)| *name == unit && *size < above)?.1;
+        sum += digits.parse::<f64>().ok()? * size;
+        (rest, above) = (&rest[at + 1..], size);
+    }
+    (!text.is_empty()).then_some(sum)
+}
+
+/// A whole number as Python's optparse reads it, which the original's options went through: 0x and 0b begin what they begin in C, any other
+/// leading zero begins octal digits, and blanks around it do not count (but one before it hides the zero).
+fn optparse(text: &str) -> Option<i64> {
+    let prefix = text.get(..2).map(str::to_ascii_lowercase);
+    let (digits, radix) = match prefix.as_deref() {
+        Some("0x") => (&text[2..], 16),
+        Some("0b") => (if text.len() == 2 { "0" } else { &text[2..] }, 2),
+        Some("0o") => (&text[2..], 8),
+        _ if text.starts_with('0') => (text, 8),
+        _ => (text.trim_start(), 10),
+    };
+    let digits = digits.trim_end();
+    let signed = digits.starts_with(['+', '-']);
+    if signed && radix != 10 { None } else { i64::from_str_radix(digits, radix).ok() }
 }
 
 fn seconds(number: f64) -> Option<Duration> {
@@ -110,7 +175,7 @@ mod tests {
         kind.take("--option", &mut Parser::from_args([text])).ok()
     }
 
-    const JUNK: [&str; 11] = ["", " ", "nan", "NaN", "1e300", "-1e300", "1e999", "-1e999", "1,5", "5s", "soon"];
+    const JUNK: [&str; 11] = ["", " ", "nan", "NaN", "1e300", "-1e300", "1e999", "-1e999", "1,5", "5S", "soon"];
 
     #[test]
     fn seconds_may_be_fractions_and_infinite() {
@@ -127,6 +192,83 @@ mod tests {
         for text in JUNK.iter().chain(&["-1", "-inf", "1.1e9"]) {
             assert_eq!(read(&SECONDS, text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_may_have_units() {
+        for (text, seconds) in [
+            ("5s", 5.0),
+            ("1m", 60.0),
+            ("2h", 7200.0),
+            ("1d", 86400.0),
+            ("1h30m", 5400.0),
+            ("1d2h3m4.5s", 93784.5),
+            ("1.5h", 5400.0),
+            (".5m", 30.0),
+            ("0s", 0.0),
+            (" 5m ", 300.0),
+        ] {
+            let expected = Duration::from_secs_f64(seconds);
+            assert_eq!((read(&SECONDS, text), read(&WAIT, text)), (Some(expected), Some(expected)), "{text}");
+            assert_eq!(read(&TIMEOUT, text), (seconds > 0.0 && seconds < 2e6).then_some(expected), "{text}");
+            assert_eq!(read(&LOAD, text), None, "{text}");
+        }
+        for text in ["s", "5x", "5 s", "1m1h", "1s1s", "1h30", "5ms", "1.2.3s", "-5s", "1e3s", "infs", "32000000000s", "5s,", "5é", "5."] {
+            let is_number = text == "5.";
+            assert_eq!(read(&SECONDS, text).is_some(), is_number, "{text}");
+        }
+    }
+
+    /// Every row was run through optparse of Python 2.7, as an option with `type=int`.
+    #[test]
+    fn whole_numbers_are_those_of_optparse() {
+        for (text, number) in [
+            ("9", Some(9)),
+            ("011", Some(9)),
+            ("0x9", Some(9)),
+            ("0X1f", Some(31)),
+            ("0b11", Some(3)),
+            ("0B1", Some(1)),
+            ("0b", Some(0)),
+            ("0o17", Some(15)),
+            ("0", Some(0)),
+            ("00", Some(0)),
+            ("011 ", Some(9)),
+            (" 011", Some(11)),
+            ("+011", Some(11)),
+            ("-011", Some(-11)),
+            ("-1", Some(-1)),
+            (" 5 ", Some(5)),
+            ("08", None),
+            ("0x", None),
+            ("0o", None),
+            ("0xg", None),
+            ("0b2", None),
+            ("-0x9", None),
+            ("1.0", None),
+            ("1e1", None),
+            ("", None),
+            (" ", None),
+            ("é", None),
+        ] {
+            assert_eq!(optparse(text), number, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_leading_zero_that_surprises_is_said() {
+        let take = |text: &str| {
+            let mut warnings = Vec::new();
+            let value = EXIT_CODE.take_int("--exitcode", &mut Parser::from_args([text]), &mut warnings);
+            (value.map_err(|fault| fault.to_string()), warnings)
+        };
+        for (text, code) in [("9", 9), ("0x9", 9), ("07", 7), ("0", 0), ("00", 0)] {
+            assert_eq!(take(text), (Ok(code), vec![]), "{text}");
+        }
+        let sentence = "--exitcode: \"011\" is octal because of its leading zero: taken for 9 (write 9, or 11 if you meant that)";
+        assert_eq!(take("011"), (Ok(9), vec![Warning::Shown(sentence.to_owned())]));
+        let sentence = "--exitcode: \"08\" is not an octal number, which a leading zero means: write 8";
+        assert_eq!(take("08"), (Err(sentence.to_owned()), vec![]));
     }
 
     #[test]
@@ -161,7 +303,7 @@ mod tests {
         for code in 0..=255u8 {
             assert_eq!(read(&EXIT_CODE, &code.to_string()), Some(code));
         }
-        for text in JUNK.iter().chain(&["256", "-1", "1.5", "inf", "0x10"]) {
+        for text in JUNK.iter().chain(&["256", "-1", "1.5", "inf", "5s"]) {
             assert_eq!(read(&EXIT_CODE, text), None, "{text}");
         }
         for port in [0, 1, 9889, 65535] {
@@ -196,12 +338,19 @@ mod tests {
 
     #[test]
     fn a_signal_may_be_none() {
-        for (text, signal) in
-            [("0", None), ("00", None), ("15", Some(Signal::TERM)), ("KILL", Some(Signal::KILL)), ("sigusr1", Some(Signal::USR1))]
-        {
+        for (text, signal) in [
+            ("0", None),
+            ("00", None),
+            ("0x0", None),
+            ("017", Some(Signal::TERM)),
+            ("0xf", Some(Signal::TERM)),
+            ("15", Some(Signal::TERM)),
+            ("KILL", Some(Signal::KILL)),
+            ("sigusr1", Some(Signal::USR1)),
+        ] {
             assert_eq!(read(&SIGNAL, text), Some(signal), "{text}");
         }
-        for text in JUNK.iter().chain(&["65", "-1", "SIGNOT"]) {
+        for text in JUNK.iter().chain(&["65", "-1", "09", "SIGNOT"]) {
             assert_eq!(read(&SIGNAL, text), None, "{text}");
         }
     }
@@ -209,6 +358,6 @@ mod tests {
     #[test]
     fn a_refusal_names_option_expectation_and_value() {
         let fault = SECONDS.take("--minlocktime", &mut Parser::from_args(["soon"])).unwrap_err();
-        assert_eq!(fault.to_string(), "--minlocktime: expected seconds from 0 to 1e9, or inf, found \"soon\"");
+        assert_eq!(fault.to_string(), "--minlocktime: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"soon\"");
     }
 }

@@ -26,6 +26,26 @@ impl fmt::Display for Unfinished {
 
 impl std::error::Error for Unfinished {}
 
+/// A word, and how much of it quotes or backslashes keep from a shell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Word {
+    /// What the command gets.
+    pub text: OsString,
+    /// The strongest of its quotes.
+    pub quoting: Quoting,
+}
+
+/// How a part of a word is quoted, the weakest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Quoting {
+    /// Not at all.
+    Bare,
+    /// In double quotes, in which a shell still replaces variables.
+    Double,
+    /// In single quotes or by a backslash.
+    Full,
+}
+
 /// Where the reader is.
 #[derive(Clone, Copy)]
 enum Place {
@@ -38,15 +58,25 @@ enum Place {
 
 /// The words of `text`: separated by blanks, grouped by quotes, with backslashes taken as POSIX has it.
 pub fn split(text: &OsStr) -> Result<Vec<OsString>, Unfinished> {
+    Ok(read(text)?.into_iter().map(|word| word.text).collect())
+}
+
+/// The same, with how each word was quoted.
+pub fn read(text: &OsStr) -> Result<Vec<Word>, Unfinished> {
     use Place::*;
     let mut words = Vec::new();
-    let mut word = Vec::new();
+    let (mut word, mut quoting) = (Vec::new(), Quoting::Bare);
     let mut place = Between;
     for &byte in text.as_bytes() {
+        quoting = quoting.max(match (place, byte) {
+            (Between | Word, b'"') => Quoting::Double,
+            (Between | Word, b'\'' | b'\\') | (Escaped(_), _) => Quoting::Full,
+            _ => Quoting::Bare,
+        });
         place = match (place, byte) {
             (Between, b' ' | b'\t' | b'\r' | b'\n') => Between,
             (Word, b' ' | b'\t' | b'\r' | b'\n') => {
-                words.push(OsString::from_vec(mem::take(&mut word)));
+                words.push(end_word(&mut word, &mut quoting));
                 Between
             }
             (Between | Word, b'\'' | b'"') => Quoted(byte),
@@ -72,11 +102,16 @@ pub fn split(text: &OsStr) -> Result<Vec<OsString>, Unfinished> {
     }
     match place {
         Between => {}
-        Word => words.push(OsString::from_vec(word)),
+        Word => words.push(end_word(&mut word, &mut quoting)),
         Quoted(quote) => return Err(Unfinished::Quote(quote.into())),
         Escaped(_) => return Err(Unfinished::Backslash),
     }
     Ok(words)
+}
+
+/// The word that has been read; the next one begins empty and unquoted.
+fn end_word(word: &mut Vec<u8>, quoting: &mut Quoting) -> Word {
+    Word { text: OsString::from_vec(mem::take(word)), quoting: mem::replace(quoting, Quoting::Bare) }
 }
 
 #[cfg(test)]
@@ -150,6 +185,21 @@ mod tests {
         let text = OsString::from_vec(b"a\xff '\xc3 \xa9'".to_vec());
         let words = [b"a\xff".to_vec(), b"\xc3 \xa9".to_vec()].map(OsString::from_vec);
         assert_eq!(split(&text), Ok(words.to_vec()));
+    }
+
+    #[test]
+    fn each_word_knows_its_strongest_quotes() {
+        use Quoting::*;
+        for (text, expected) in [
+            ("a b", &[Bare, Bare][..]),
+            (r#"a "b" 'c' \d e"#, &[Bare, Double, Full, Full, Bare]),
+            (r#"a"b"'c' "$d"/e f"#, &[Full, Double, Bare]),
+            (r#""\$a" b"#, &[Full, Bare]),
+            (r#"'' """#, &[Full, Double]),
+        ] {
+            let found: Vec<_> = read(text.as_ref()).unwrap().iter().map(|word| word.quoting).collect();
+            assert_eq!(found, expected, "{text}");
+        }
     }
 
     fn quote(word: &str) -> String {

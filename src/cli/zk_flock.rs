@@ -2,10 +2,12 @@
 //! original (behaviour of optparse included: any order, any clear prefix), and a few more.
 
 use super::hosts::Ensemble;
+use super::line::Form;
 use super::options::{self, Common, Taken, next_argument, words_after_dashes};
-use super::{Environment, Error, Fault, Request, names, read, value, words};
-use crate::config::{self, Config, Required};
-use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Style};
+use super::words::{self, Word};
+use super::{Environment, Error, Fault, Request, names, read, shell, value};
+use crate::config::{Config, Required};
+use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -40,6 +42,9 @@ COMMAND is split into words like a shell does it, and run without a shell.
   -h, --help              print this
       --program=NAME      as the first word: be the program NAME
 
+SECS may have units: 90, 90s, 1h30m. The environment may stand for options:
+ZK_FLOCK_CONFIG, ZK_FLOCK_HOSTS, ZK_FLOCK_APP_ID and ZK_FLOCK_TIMEOUT.
+
 Exit code: the command's own, 128+N if signal N killed it, -x if the lock is
 busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.
@@ -69,7 +74,8 @@ struct Options {
     sleep: bool,
     sequence: u32,
     minlocktime: Duration,
-    hosts: Option<Ensemble>,
+    /// The servers, and what named them.
+    hosts: Option<(&'static str, Ensemble)>,
     app_id: Option<String>,
     timeout: Option<Duration>,
     local: Option<Folder>,
@@ -109,6 +115,8 @@ pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environme
 }
 
 impl options::Options for Options {
+    const FORM: Form = Form { program: "zk-flock", before: 1, one_word: false };
+
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
         if let Some(words) = words_after_dashes(parser) {
             self.after_dashes = words;
@@ -120,10 +128,10 @@ impl options::Options for Options {
             Short('d') | Long("daemonize") => self.daemonize = true,
             Short('m') | Long("maxla") => self.maxla = Some(value::LOAD.take("--maxla", parser)?),
             Short('s') | Long("sleep") => self.sleep = true,
-            Short('n') => self.sequence = value::NAMES.take("-n", parser)?,
+            Short('n') => self.sequence = value::NAMES.take_int("-n", parser, &mut self.common.warnings)?,
             Short('l') | Long("minlocktime") => self.minlocktime = value::SECONDS.take("--minlocktime", parser)?,
             Short('p') => return self.common.take(Long("pdeathsig"), parser),
-            Long("hosts") => self.hosts = Some(value::ensemble("--hosts", parser.value()?)?),
+            Long("hosts") => self.hosts = Some(("--hosts", value::ensemble("--hosts", parser.value()?)?)),
             Long("app-id") => self.app_id = Some(value::text("--app-id", parser.value()?)?),
             Long("timeout") => self.timeout = Some(value::TIMEOUT.take("--timeout", parser)?),
             Long("local") => self.local = Some(parser.optional_value().map_or(Ok(Folder::Default), folder)?),
@@ -136,9 +144,10 @@ impl options::Options for Options {
         &self.common
     }
 
-    fn plan(self, environment: &Environment) -> Result<Plan, Fault> {
+    fn plan(mut self, environment: &Environment) -> Result<Plan, Fault> {
         let (name, command) = self.words()?;
         self.agree()?;
+        self.take_environment(environment)?;
         let path = self.confpath.clone().unwrap_or_else(|| CONFIG.into());
         let config = self.config(&path)?;
         self.join(config, &path, &name, command, environment)
@@ -147,15 +156,14 @@ impl options::Options for Options {
 
 impl Options {
     /// The lock's name, and the command: one word to be split, or after `--` two and more to be taken as they are.
-    fn words(&self) -> Result<(String, Command), Fault> {
-        let words: Vec<_> = self.common.words.iter().chain(&self.after_dashes).collect();
-        let [name, ref command @ ..] = words[..] else { return Err(Fault::NoWords) };
+    fn words(&mut self) -> Result<(String, Command), Fault> {
+        let words: Vec<_> = self.common.words.iter().chain(&self.after_dashes).cloned().collect();
+        let [name, command @ ..] = &words[..] else { return Err(Fault::NoWords) };
         let command = match command {
             [] => return Err(Fault::NoCommand),
-            [text] => Command { words: words::split(text).map_err(Fault::Command)?, shown: text.to_string_lossy().into_owned() },
+            [text] => self.split(name, text)?,
             [_, _, ..] if self.common.words.len() < 2 => {
-                let words: Vec<_> = command.iter().copied().cloned().collect();
-                Command { shown: words.join(OsStr::new(" ")).to_string_lossy().into_owned(), words }
+                Command { shown: command.join(OsStr::new(" ")).to_string_lossy().into_owned(), words: command.to_vec() }
             }
             _ => return Err(Fault::TooManyWords(words.len())),
         };
@@ -169,6 +177,40 @@ impl Options {
         Ok((name, command))
     }
 
+    /// The command that one word is, with a warning if it was meant for a shell.
+    fn split(&mut self, name: &OsStr, text: &OsStr) -> Result<Command, Fault> {
+        let words = words::read(text).map_err(Fault::Command)?;
+        if let Some(found) = shell::meant_for_shell(&words) {
+            let [line, name] = [text, name].map(shell::quote);
+            self.common.warnings.push(Warning::Shown(format!(
+                "the command runs without a shell and gets {:?} as an argument; to use a shell: zk-flock {name} -- sh -c {line}",
+                found.to_string_lossy()
+            )));
+        }
+        Ok(Command { words: words.into_iter().map(|Word { text, .. }| text).collect(), shown: text.to_string_lossy().into_owned() })
+    }
+
+    /// What was not typed and the environment has. An empty variable is none.
+    fn take_environment(&mut self, environment: &Environment) -> Result<(), Fault> {
+        let found = |variable: &Option<OsString>| variable.clone().filter(|value| !value.is_empty());
+        if self.confpath.is_none() {
+            self.confpath = found(&environment.config).map(Into::into);
+        }
+        if let (None, Some(id)) = (&self.app_id, found(&environment.app_id)) {
+            self.app_id = Some(value::text("ZK_FLOCK_APP_ID", id)?);
+        }
+        if self.local.is_some() {
+            return Ok(()); // without servers the others mean nothing
+        }
+        if let (None, Some(list)) = (&self.hosts, found(&environment.hosts)) {
+            self.hosts = Some(("ZK_FLOCK_HOSTS", value::ensemble("ZK_FLOCK_HOSTS", list)?));
+        }
+        if let (None, Some(time)) = (self.timeout, found(&environment.timeout)) {
+            self.timeout = Some(value::TIMEOUT.read("ZK_FLOCK_TIMEOUT", &time)?);
+        }
+        Ok(())
+    }
+
     /// Refuses options that contradict each other.
     fn agree(&self) -> Result<(), Fault> {
         let service = [("--hosts", self.hosts.is_some()), ("--timeout", self.timeout.is_some())];
@@ -176,7 +218,7 @@ impl Options {
         given.map_or(Ok(()), |(option, _)| Err(Fault::Conflict { option, with: "--local" }))
     }
 
-    /// Whether the options alone say which lock of which service is meant.
+    /// Whether options and environment alone say which lock of which service is meant.
     fn name_the_service(&self) -> bool {
         self.hosts.is_some() && self.app_id.is_some()
     }
@@ -187,16 +229,20 @@ impl Options {
         match read(path) {
             Ok(text) => Ok(Config::parse(&text, path)?),
             Err(Fault::Unreadable { source, .. }) if optional && source.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
+            Err(Fault::Unreadable { path, source }) if self.confpath.is_none() => Err(Fault::NoDefaultConfig { path, source }),
             Err(fault) => Err(fault),
         }
     }
 
     /// The plan that options and config, the contents of `path`, come to.
-    fn join(self, config: Config, path: &Path, name: &str, command: Command, environment: &Environment) -> Result<Plan, Fault> {
-        let lock = match &self.local {
-            Some(folder) => self.local_lock(folder, config.app_id.as_deref(), name, environment)?,
-            None => self.node_lock(&config, path, name)?,
+    fn join(mut self, mut config: Config, path: &Path, name: &str, command: Command, environment: &Environment) -> Result<Plan, Fault> {
+        let lock = match self.local.clone() {
+            Some(folder) => self.local_lock(&folder, config.app_id.as_deref(), name, environment)?,
+            None => self.node_lock(&mut config, path, name)?,
         };
+        config.warnings.append(&mut self.common.warnings);
+        let doubt = config.load_doubt.map(if self.maxla.is_some() { Warning::Logged } else { Warning::Shown });
+        config.warnings.extend(doubt);
         Ok(Plan {
             program: "zk-flock",
             lock,
@@ -222,20 +268,24 @@ impl Options {
         })
     }
 
-    fn node_lock(&self, config: &Config, path: &Path, name: &str) -> Result<Lock, Fault> {
-        let missing = |key| move || config::missing(key, path);
+    fn node_lock(&mut self, config: &mut Config, path: &Path, name: &str) -> Result<Lock, Fault> {
         let timeout = self.timeout.or(config.timeout).or_else(|| self.name_the_service().then_some(DEFAULT_TIMEOUT));
-        let ensemble = self.hosts.clone().or_else(|| config.host.clone()).ok_or_else(missing(Required::Host))?;
+        let in_config = config.host.take().map(|ensemble| ("\"host\"", ensemble));
+        let missing = |key| config.missing(key, path);
+        let (source, ensemble) = self.hosts.take().or(in_config).ok_or_else(|| missing(Required::Host))?;
+        let app_id = self.app_id.take().or_else(|| config.app_id.clone());
+        let doubt = ensemble.doubt().map(|doubt| Warning::Shown(format!("{source}: {doubt}")));
         let cluster = Cluster {
             hosts: ensemble.hosts,
             chroot: ensemble.chroot,
-            timeout: timeout.ok_or_else(missing(Required::Timeout))?,
+            timeout: timeout.ok_or_else(|| missing(Required::Timeout))?,
             auth: config.auth.clone(),
             acl: config.acl,
             heartbeat: config.heartbeat,
         };
-        let app_id = self.app_id.clone().or_else(|| config.app_id.clone()).ok_or_else(missing(Required::AppId))?;
+        let app_id = app_id.ok_or_else(|| missing(Required::AppId))?;
         names::check("app id", &app_id, names::check_node)?;
+        config.warnings.extend(doubt);
         Ok(Lock::Node { cluster, app_id, names: self.names(name, names::check_lock)?, announce: self.sequence > 0 })
     }
 
@@ -275,8 +325,10 @@ mod tests {
     /// The plan of a line with a config whose text is given; nothing is read.
     fn plan_in(words: &str, config: &str, environment: &Environment) -> Result<Plan, String> {
         let planned = typed(&line(words)).and_then(|options: Options| {
+            let mut options = options;
             let (name, command) = options.words()?;
             options.agree()?;
+            options.take_environment(environment)?;
             let config = Config::parse(config.as_bytes(), Path::new("f"))?;
             options.join(config, Path::new("f"), &name, command, environment)
         });
@@ -360,21 +412,21 @@ mod tests {
             ("--ver", "--ver could be --verbose or --version"),
             ("-w", "missing argument for option '-w'"),
             ("--wait", "missing argument for option '--wait'"),
-            ("-w|", "--wait: expected seconds up to 1e9, or inf, found \"\""),
-            ("--wait=", "--wait: expected seconds up to 1e9, or inf, found \"\""),
-            ("-w1e300", "--wait: expected seconds up to 1e9, or inf, found \"1e300\""),
-            ("-wnan", "--wait: expected seconds up to 1e9, or inf, found \"nan\""),
-            ("-l-1", "--minlocktime: expected seconds from 0 to 1e9, or inf, found \"-1\""),
-            ("-k|--|-1", "--kill-after: expected seconds from 0 to 1e9, or inf, found \"--\""),
+            ("-w|", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"\""),
+            ("--wait=", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"\""),
+            ("-w1e300", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"1e300\""),
+            ("-wnan", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\""),
+            ("-l-1", "--minlocktime: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"-1\""),
+            ("-k|--|-1", "--kill-after: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"--\""),
             ("-x256", "--exitcode: expected an exit code, 0 to 255, found \"256\""),
             ("-n1000000", "-n: expected a number of names, 0 to 10000, found \"1000000\""),
             ("-pNONE", "--pdeathsig: expected a signal by number or name, or 0 for none, found \"NONE\""),
             ("-mhigh", "--maxla: expected a load average up to 1e9, found \"high\""),
-            ("--timeout=inf", "--timeout: expected seconds from 0.001 to 2147483, found \"inf\""),
-            ("--hosts=h:x", "--hosts: \"x\" is not a port, 1 to 65535"),
+            ("--timeout=inf", "--timeout: expected seconds from 0.001 to 2147483, or a time like 30s, found \"inf\""),
+            ("--hosts=h:x", "--hosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535"),
             ("--local=", "--local: expected a folder, found \"\""),
             ("--daemonize=yes", "unexpected argument for option '--daemonize': \"yes\""),
-            ("--local", "--hosts makes no sense with --local"),
+            ("--local", "--hosts cannot be used with --local"),
             ("--app-id=", "app id \"\": it is empty"),
         ] {
             assert_eq!(alone(&format!("NAME|true|{words}")).map(drop), Err(sentence.to_owned()), "{words}");
@@ -406,8 +458,14 @@ mod tests {
             ("", "lock name and command are missing"),
             ("NAME", "the command is missing"),
             ("NAME|--", "the command is missing"),
-            ("NAME|a|b", "expected a lock name and a command in one word, found 3 words (give more after --)"),
-            ("NAME|a|--|b", "expected a lock name and a command in one word, found 3 words (give more after --)"),
+            (
+                "NAME|a|b",
+                "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found 3 words; use: zk-flock NAME -- a b",
+            ),
+            (
+                "NAME|a|--|b",
+                "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found 3 words; use: zk-flock NAME -- a b",
+            ),
             ("NAME|", "the command is empty"),
             ("NAME|  ", "the command is empty"),
         ] {
@@ -479,22 +537,120 @@ mod tests {
         assert_eq!(plan.gate, Gate { max_load: None, sleep: true });
         let Log { path, level, session_level, warnings, .. } = plan.log;
         assert_eq!((path, level, session_level), (Some("/here/log".into()), Level::Error, Level::Debug));
-        assert_eq!(warnings, ["f:2: \"odd\": unknown key"]);
+        assert_eq!(warnings, [Warning::Logged("f:2: \"odd\": unknown key".into())]);
     }
 
     #[test]
     fn what_neither_line_nor_config_says_is_missing() {
         for (words, config, sentence) in [
             ("", r#"{"timeout": 5, "app_id": "a"}"#, "f: missing key \"host\", expected a list of \"name:port\""),
-            ("", r#"{"host": "h", "app_id": "a"}"#, "f: missing key \"timeout\", expected seconds from 0.001 to 2147483"),
+            (
+                "",
+                r#"{"host": "h", "app_id": "a"}"#,
+                "f: missing key \"timeout\", expected seconds from 0.001 to 2147483, or a time like \"30s\"",
+            ),
             ("", r#"{"host": "h", "timeout": 5}"#, "f: missing key \"app_id\", expected a string"),
             ("--hosts=h|", r#"{"timeout": 5}"#, "f: missing key \"app_id\", expected a string"),
-            ("--app-id=a|", r#"{"host": "h"}"#, "f: missing key \"timeout\", expected seconds from 0.001 to 2147483"),
+            (
+                "--app-id=a|",
+                r#"{"host": "h"}"#,
+                "f: missing key \"timeout\", expected seconds from 0.001 to 2147483, or a time like \"30s\"",
+            ),
         ] {
             assert_eq!(plan(&format!("{words}NAME|true"), config).map(drop), Err(sentence.to_owned()), "{words} {config}");
         }
         let Lock::Node { cluster, .. } = alone("NAME|true").unwrap().lock else { panic!("not a node") };
         assert_eq!(cluster.timeout, Duration::from_secs(15));
+    }
+
+    #[test]
+    fn the_environment_is_below_the_options_and_above_the_config() {
+        let environment = Environment {
+            hosts: Some("e1:1,e2/c".into()),
+            app_id: Some("from-environment".into()),
+            timeout: Some("1m".into()),
+            ..environment()
+        };
+        let node = |words: &str, config: &str, environment: &Environment| {
+            let Lock::Node { cluster, app_id, .. } = plan_in(words, config, environment).unwrap().lock else { panic!("not a node") };
+            (cluster.hosts[0].to_string(), app_id, cluster.timeout.as_secs())
+        };
+        let found = |host: &str, app_id: &str, timeout| (host.to_owned(), app_id.to_owned(), timeout);
+        let config = r#"{"host": "c", "timeout": 5, "app_id": "from-config"}"#;
+        assert_eq!(node("NAME|true", config, &environment), found("e1:1", "from-environment", 60));
+        assert_eq!(node("NAME|true", "{}", &environment), found("e1:1", "from-environment", 60));
+        assert_eq!(node("--hosts=o|--app-id=from-option|--timeout=7|NAME|true", config, &environment), found("o:2181", "from-option", 7));
+        let empty = Environment { hosts: Some("".into()), app_id: Some("".into()), timeout: Some("".into()), ..environment.clone() };
+        assert_eq!(node("NAME|true", config, &empty), found("c:2181", "from-config", 5));
+        let two = Environment { timeout: None, ..environment.clone() };
+        assert_eq!(node("NAME|true", "{}", &two), found("e1:1", "from-environment", 15), "no config is needed");
+        let local = plan_in("--local=/dir|NAME|true", "{}", &environment).unwrap().lock;
+        assert!(matches!(&local, Lock::Local { app_id, .. } if app_id == "from-environment"), "{local:?}");
+        for (environment, sentence) in [
+            (
+                Environment { hosts: Some("h:x".into()), ..environment.clone() },
+                "ZK_FLOCK_HOSTS: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535",
+            ),
+            (
+                Environment { timeout: Some("soon".into()), ..environment.clone() },
+                "ZK_FLOCK_TIMEOUT: expected seconds from 0.001 to 2147483, or a time like 30s, found \"soon\"",
+            ),
+            (Environment { app_id: Some("/a".into()), ..environment.clone() }, "app id \"/a\": must not begin or end with \"/\""),
+        ] {
+            assert_eq!(plan_in("NAME|true", config, &environment).map(drop), Err(sentence.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_environment_may_name_the_config() {
+        let named = |path: &str| Environment { config: Some(path.into()), ..environment() };
+        let error = |words: &str, environment: &Environment| request(line(words), environment).unwrap_err().to_string();
+        let cannot = |path: &str| format!("cannot read {path}: no such file or directory");
+        assert_eq!(error("NAME|true", &named("/nowhere")), cannot("/nowhere"));
+        assert_eq!(error("--hosts=h|--app-id=a|NAME|true", &named("/nowhere")), cannot("/nowhere"), "what is named must be there");
+        assert_eq!(error("-c|/nowhere-else|NAME|true", &named("/nowhere")), cannot("/nowhere-else"));
+    }
+
+    #[test]
+    fn what_surprises_is_a_warning_on_stderr() {
+        let shown = |plan: Plan| {
+            plan.log
+                .warnings
+                .into_iter()
+                .filter_map(|warning| match warning {
+                    Warning::Shown(text) => Some(text),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            shown(alone("NAME|echo hi && echo ho").unwrap()),
+            [
+                "the command runs without a shell and gets \"&&\" as an argument; to use a shell: zk-flock NAME -- sh -c 'echo hi && echo ho'"
+            ]
+        );
+        assert_eq!(shown(alone("NAME|--|echo $HOME").unwrap()).len(), 1, "one word is split wherever it stands");
+        for words in ["NAME|--|echo|$HOME", "NAME|sh -c 'a && b'", "NAME|echo '$HOME'", "NAME|true"] {
+            assert_eq!(shown(alone(words).unwrap()), [""; 0], "{words}");
+        }
+        assert_eq!(shown(alone("-x|011|NAME|true").unwrap()).len(), 1);
+        assert_eq!(shown(alone("-n|010|-p|015|NAME|true").unwrap()).len(), 2);
+        let config = r#"{"host": ["h1/locks", "h2/locks"], "timeout": 5, "app_id": "a", "maxla": "30"}"#;
+        let [chroot, load] = &shown(plan("NAME|true", config).unwrap())[..] else { panic!() };
+        assert!(chroot.starts_with("\"host\": the chroot is \"/locks,h2/locks\", ") && load.contains("no limit"), "{chroot} {load}");
+        let warnings = shown(plan("-m5|--hosts=h1/a,h2/a|NAME|true", config).unwrap());
+        let [chroot] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(chroot.starts_with("--hosts: "), "an option limits the load");
+    }
+
+    #[test]
+    fn numbers_are_read_as_optparse_does() {
+        for (words, code) in [("-x011", 9), ("-x|0x9", 9), ("--exitcode=0b11", 3), ("-x|9", 9)] {
+            assert_eq!(alone(&format!("{words}|NAME|true")).unwrap().exit_codes.busy, Some(code), "{words}");
+        }
+        let Lock::Node { names, .. } = alone("-n|0x2|NAME|true").unwrap().lock else { panic!("not a node") };
+        assert_eq!(names.len(), 2);
+        assert_eq!(alone("-p|011|NAME|true").unwrap().death_signal, Some(Signal::KILL));
     }
 
     #[test]
@@ -525,12 +681,12 @@ mod tests {
         for (words, sentence) in [
             ("--hosts=h|--app-id=a||true", "lock name \"\": it is empty"),
             ("--hosts=h|--app-id=a|-n2||true", "lock name \"\": it is empty"),
-            ("--hosts=h|--app-id=a|..|true", "lock name \"..\": \".\" and \"..\" are no names"),
-            ("--hosts=h|--app-id=a|a//b|true", "lock name \"a//b\": nothing before, after or between slashes"),
+            ("--hosts=h|--app-id=a|..|true", "lock name \"..\": \".\" and \"..\" are not allowed as path components"),
+            ("--hosts=h|--app-id=a|a//b|true", "lock name \"a//b\": must not contain \"//\""),
             ("--hosts=h|--app-id=a|a\u{1}|true", "lock name \"a\\u{1}\": character U+0001 is not allowed"),
-            ("--hosts=h|--app-id=a/|a|true", "app id \"a/\": nothing before, after or between slashes"),
+            ("--hosts=h|--app-id=a/|a|true", "app id \"a/\": must not begin or end with \"/\""),
             ("--local|a/b|true", "lock name \"a/b\": no \"/\" with --local"),
-            ("--local|.|true", "lock name \".\": \".\" and \"..\" are no names"),
+            ("--local|.|true", "lock name \".\": \".\" and \"..\" are not allowed as path components"),
             ("--local|--app-id=a/b|a|true", "app id \"a/b\": no \"/\" with --local"),
         ] {
             assert_eq!(plan(words, "{}").map(drop), Err(sentence.to_owned()), "{words}");
@@ -551,10 +707,10 @@ mod tests {
             assert_eq!(read(words).unwrap_err(), format!("{shown}:2: \"host\": expected a list of \"name:port\", found 5"), "{words}");
         }
         fs::File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
-        assert_eq!(read("NAME|true").unwrap_err(), format!("{shown}: longer than 1 MiB, so not a config"));
+        assert_eq!(read("NAME|true").unwrap_err(), format!("{shown}: larger than 1 MiB, so not a config"));
         fs::remove_file(&path).unwrap();
         for words in ["NAME|true", "--local|NAME|true"] {
-            assert_eq!(read(words).unwrap_err(), format!("cannot read {shown}: No such file or directory (os error 2)"), "{words}");
+            assert_eq!(read(words).unwrap_err(), format!("cannot read {shown}: no such file or directory"), "{words}");
         }
     }
 }

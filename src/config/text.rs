@@ -1,7 +1,39 @@
 //! The config as text: the comments that its documented sample has, and the lines that its keys are on.
 
-/// The text without `//` comments; lines stay where they are, so that line numbers hold.
-pub(super) fn without_comments(text: &str) -> String {
+/// The text as strict JSON. Lines stay where they are, so that line numbers hold.
+pub(super) fn as_json(text: &str) -> String {
+    with_words_quoted(&without_comments(text))
+}
+
+/// Numbers that Python reads and JSON does not have.
+const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
+/// The text with these words as strings, which have the effect that they had: as a load they limit nothing, elsewhere they are refused.
+fn with_words_quoted(text: &str) -> String {
+    let mut kept = String::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(first) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let end = match first {
+            '"' => end_of_string(text, at) - at,
+            _ if first.is_ascii_alphanumeric() || first == '-' => {
+                rest.find(|c: char| !c.is_ascii_alphanumeric() && !"-+.".contains(c)).unwrap_or(rest.len())
+            }
+            _ => first.len_utf8(),
+        };
+        let token = &rest[..end];
+        if WORDS.contains(&token) {
+            kept.extend(["\"", token, "\""]);
+        } else {
+            kept.push_str(token);
+        }
+        at += end;
+    }
+    kept
+}
+
+/// The text without `//` comments.
+fn without_comments(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut quoted = false;
     let mut rest = text.chars().peekable();
@@ -85,6 +117,19 @@ mod tests {
             ("\"a\\", "\"a\\"),
         ] {
             assert_eq!(without_comments(text), kept, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_python_become_strings() {
+        for (text, json) in [
+            ("{\"a\": NaN}", "{\"a\": \"NaN\"}"),
+            ("[NaN,Infinity, -Infinity]", "[\"NaN\",\"Infinity\", \"-Infinity\"]"),
+            ("\"NaN\" \"\\\" NaN\" é", "\"NaN\" \"\\\" NaN\" é"),
+            ("NaNs xNaN nan - -1.5e+3", "NaNs xNaN nan - -1.5e+3"),
+            ("\"NaN", "\"NaN"),
+        ] {
+            assert_eq!(with_words_quoted(text), json, "{text}");
         }
     }
 
