@@ -36,26 +36,20 @@ wrong option, else 1; see --sysexits.
 /// Where the config is unless `-c` says otherwise: the first that is there.
 const CONFIGS: &[&str] = &["distributex.yaml", "/etc/distributex.yaml"];
 
-/// Where to listen unless `-p` says otherwise.
+/// Where to listen unless `-p` or the config says otherwise.
 const PORT: u16 = 9889;
 
 /// The long options. Those of the original, config and port, are clear by their first letters but for `--c`.
 const LONG: &[&str] = &["config", "port", "check", "sysexits", "verbose", "version", "help"];
 
 /// What was typed, or what stands for what was not.
-#[derive(Debug)]
+#[derive(Default, Debug)]
 struct Options {
     config: Option<PathBuf>,
-    port: u16,
+    port: Option<u16>,
     check: bool,
     sysexits: bool,
     verbose: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { config: None, port: PORT, check: false, sysexits: false, verbose: false }
-    }
 }
 
 /// What `args`, the words after the program's name, ask for.
@@ -73,7 +67,7 @@ impl Options {
         let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
         match argument {
             Short('c') | Long("config") => self.config = Some(parser.value()?.into()),
-            Short('p') | Long("port") => self.port = value::PORT.take("--port", parser)?,
+            Short('p') | Long("port") => self.port = Some(value::PORT.take("--port", parser)?),
             Long("check") => self.check = true,
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
@@ -91,18 +85,22 @@ impl Options {
             None => first_of(CONFIGS)?,
         };
         let check = self.check;
-        let server = self.join(Config::parse(&text, &path)?, path, environment);
+        let config = Config::parse(&text, &path)?;
+        if let (true, [first, others @ ..]) = (check, &config.unknown[..]) {
+            return Err(Fault::UnknownKeys { path, first: first.clone(), others: others.len() });
+        }
+        let server = self.join(config, path, environment);
         Ok(if check { Request::Check(server) } else { Request::Serve(server) })
     }
 
     /// The plan that options and config, the contents of `path`, come to.
     fn join(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
-        let Config { backend, pools, listen, state, warnings } = config;
+        let Config { backend, pools, listen, port, state, warnings, .. } = config;
         Server {
             program: "distributexd",
             config: path,
             listen,
-            port: self.port,
+            port: self.port.or(port).unwrap_or(PORT),
             pools,
             backend,
             state: state.map(|path| environment.current_dir.join(path)),
@@ -191,6 +189,21 @@ mod tests {
         ] {
             assert_eq!(ask(words).map(drop), Err(sentence.to_owned()), "{words}");
         }
+    }
+
+    #[test]
+    fn a_check_refuses_unknown_keys_and_a_start_warns_of_them() {
+        let path = std::env::temp_dir().join(format!("distributexd-config-{}", std::process::id()));
+        std::fs::write(&path, "pools:\n- name: a\n  maxlock: 3\nodd: 1\nport: 80\n").unwrap();
+        let shown = path.display();
+        let sentence = format!("{shown}: line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?); and 1 more");
+        assert_eq!(ask(&format!("--check|-c|{shown}")).map(drop), Err(format!("1 {sentence}")));
+        assert_eq!(ask(&format!("--check|--sysexits|-c|{shown}")).map(drop), Err(format!("78 {sentence}")));
+        for (words, port) in [("", 80), ("|-p|90", 90)] {
+            let Ok(Request::Serve(server)) = ask(&format!("-c|{shown}{words}")) else { panic!("it is served") };
+            assert_eq!((server.port, server.warnings.len()), (port, 2));
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

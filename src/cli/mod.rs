@@ -127,6 +127,8 @@ pub(crate) enum Fault {
     Config(config::Error),
     /// The server's config is wrong.
     ServerConfig(config::server::Error),
+    /// The server's config has keys that are none.
+    UnknownKeys { path: PathBuf, first: String, others: usize },
     /// There is no config at any of these paths.
     NoConfig(&'static [&'static str]),
     /// A word where there should be none.
@@ -199,6 +201,8 @@ impl fmt::Display for Fault {
             Fault::TooLong(path) => write!(f, "{}: larger than 1 MiB, so not a config", path.display()),
             Fault::Config(error) => error.fmt(f),
             Fault::ServerConfig(error) => error.fmt(f),
+            Fault::UnknownKeys { path, first, others: 0 } => write!(f, "{}: {first}", path.display()),
+            Fault::UnknownKeys { path, first, others } => write!(f, "{}: {first}; and {others} more", path.display()),
             Fault::NoConfig(paths) => write!(f, "no config file found (tried {}): give one with -c FILE", paths.join(", ")),
             Fault::Unexpected(word) => write!(f, "expected options, found {word:?}"),
         }

@@ -3,6 +3,7 @@
 
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
+use crate::cli::{similar, value};
 use crate::plan::{Backend, Host, Pool};
 use std::collections::HashMap;
 use std::fmt;
@@ -19,10 +20,14 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// `None`: all addresses.
     pub listen: Option<IpAddr>,
+    /// `None`: the original's.
+    pub port: Option<u16>,
     /// As it is written.
     pub state: Option<PathBuf>,
     /// What is odd but stops nothing, a sentence each.
     pub warnings: Vec<String>,
+    /// The keys that are none, a sentence each: most are a slip, so a check refuses them.
+    pub unknown: Vec<String>,
 }
 
 /// What is wrong with a config, and where.
@@ -49,6 +54,7 @@ enum Flaw {
     Long,
     Character(char),
     Taken { line: usize },
+    Host,
 }
 
 /// How long a pool is held unless the config says otherwise, as in the original.
@@ -68,9 +74,23 @@ const MOST_WARNINGS: usize = 20;
 
 const TEXT: &str = "text";
 
+const KEYS: [&str; 7] = ["backend", "memcachehost", "memcacheport", "pools", "listen", "port", "state"];
+const POOL_KEYS: [&str; 4] = ["name", "expire", "maxlocks", "servers"];
+
+/// What some editors put before UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 impl Default for Config {
     fn default() -> Config {
-        Config { backend: Backend::Memory, pools: Vec::new(), listen: None, state: None, warnings: Vec::new() }
+        Config {
+            backend: Backend::Memory,
+            pools: Vec::new(),
+            listen: None,
+            port: None,
+            state: None,
+            warnings: Vec::new(),
+            unknown: Vec::new(),
+        }
     }
 }
 
@@ -78,8 +98,11 @@ impl Config {
     /// Reads the text of the file at `path`, which is only named.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
         let error = |fault| Error { path: path.to_owned(), fault };
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let tree = match str::from_utf8(text) {
-            Ok(text) if text.trim_start().starts_with('{') => json::parse(text).map_err(Fault::Json),
+            Ok(text) if text.trim_start().starts_with('{') => {
+                json::parse(text).or_else(|fault| yaml::parse(text.as_bytes()).map_err(|_| Fault::Json(fault)))
+            }
             _ => yaml::parse(text).map_err(Fault::Yaml),
         };
         let mut config = Config::default();
@@ -96,22 +119,30 @@ impl Config {
 
     fn take(&mut self, tree: &Node) -> Result<(), Fault> {
         let (mut memcache, mut host, mut port) = (false, MEMCACHE.0, MEMCACHE.1);
+        let mut name_with_blank = None;
         let mut line_of_state = 0;
         for entry in mapping(tree, "keys and values")? {
             match entry.key.as_str() {
                 "backend" => memcache = backend(entry)?,
                 "memcachehost" => host = text(entry, "a host")?,
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
-                "pools" => self.pools = self.pools(entry)?,
+                "pools" => {
+                    self.pools = self.pools(entry)?;
+                    name_with_blank = find_name_with_blank(entry);
+                }
                 "listen" => self.listen = Some(text(entry, ADDRESS)?.parse().map_err(|_| wrong(entry, ADDRESS))?),
+                "port" => self.port = Some(number(entry, "a port, 1 to 65535")?),
                 "state" => {
                     self.state = Some(text(entry, "a file")?.into());
                     line_of_state = entry.line;
                 }
-                _ => self.unknown(entry),
+                _ => self.unknown(entry, &KEYS),
             }
         }
         if memcache {
+            if let Some((line, name)) = name_with_blank {
+                return Err(unfit(line, name, Flaw::Character(' ')));
+            }
             self.backend = Backend::Memcache(Host { name: host.to_owned(), port });
             if self.state.take().is_some() {
                 self.warnings.push(format!("line {line_of_state}: \"state\": not used, since memcached has the holders"));
@@ -144,17 +175,27 @@ impl Config {
                     pool.name = name(entry)?;
                     named = Some(entry.line);
                 }
-                "expire" => pool.expire = expire(entry)?,
+                "expire" => {
+                    if entry.value.value == Value::Null {
+                        self.warnings.push(format!("line {}: \"expire\": empty, taken for 0: never", entry.line));
+                    }
+                    pool.expire = expire(entry)?;
+                }
                 "maxlocks" => pool.permits = number(entry, "how many may hold it, 1 or more")?,
                 "servers" => pool.servers = servers(entry)?,
-                _ => self.unknown(entry),
+                _ => self.unknown(entry, &POOL_KEYS),
             }
         }
         Ok((pool, named.ok_or(Fault::Missing { line: item.line, key: "name" })?))
     }
 
-    fn unknown(&mut self, entry: &Entry) {
-        self.warnings.push(format!("line {}: {}: unknown key", entry.line, super::node::shown(&entry.key)));
+    fn unknown(&mut self, entry: &Entry, known: &[&str]) {
+        let key = super::node::shown(&entry.key);
+        let meant = if self.unknown.len() < MOST_WARNINGS { similar::closest(&entry.key, known) } else { None };
+        let hint = meant.map(|meant| format!(" (did you mean {meant:?}?)")).unwrap_or_default();
+        let sentence = format!("line {}: {key}: unknown key{hint}", entry.line);
+        self.unknown.push(sentence.clone());
+        self.warnings.push(sentence);
     }
 }
 
@@ -190,32 +231,71 @@ fn backend(entry: &Entry) -> Result<bool, Fault> {
     }
 }
 
+/// A whole number is a name as well: it is written as it is asked for. A blank is allowed, but not in memcached.
 fn name(entry: &Entry) -> Result<String, Fault> {
-    let Value::Text(name) = &entry.value.value else { return Err(wrong(entry, TEXT)) };
-    let flaw = match name.chars().find(|character| character.is_whitespace() || character.is_control()) {
+    let name = match &entry.value.value {
+        Value::Text(name) => name.clone(),
+        Value::Number(number) if !number.is_f64() => number.to_string(),
+        _ => return Err(wrong(entry, TEXT)),
+    };
+    let forbidden = |character: &char| *character != ' ' && (character.is_whitespace() || character.is_control());
+    let flaw = match name.chars().find(forbidden) {
         _ if name.is_empty() => Flaw::Empty,
         _ if name.len() > LONGEST_NAME => Flaw::Long,
         Some(character) => Flaw::Character(character),
-        None => return Ok(name.clone()),
+        None => return Ok(name),
     };
-    Err(unfit(entry.line, name, flaw))
+    Err(unfit(entry.line, &name, flaw))
 }
 
-/// Zero is never, as in the original.
+/// The first name of these pools that has a blank in it, and its line.
+fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
+    let Value::List(items) = &pools.value.value else { return None };
+    let entries = items.iter().filter_map(|item| if let Value::Map(entries) = &item.value { Some(entries) } else { None }).flatten();
+    entries.filter(|entry| entry.key == "name").find_map(|entry| match &entry.value.value {
+        Value::Text(name) if name.contains(' ') => Some((entry.line, name.as_str())),
+        _ => None,
+    })
+}
+
+/// Zero is never, as in the original, and so is nothing. Text may be a number, or a time like 1h30m.
 fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
-    let seconds = if let Value::Number(number) = &entry.value.value { number.as_f64() } else { None };
+    let seconds = match &entry.value.value {
+        Value::Number(number) => number.as_f64(),
+        Value::Text(text) => value::time(text),
+        Value::Null => Some(0.0),
+        _ => None,
+    };
     match seconds {
         Some(0.0) => Ok(None),
         Some(seconds) if EXPIRES.contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
-        _ => Err(wrong(entry, "seconds from 0.001 to 1e9, or 0 for never")),
+        _ => Err(wrong(entry, "seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never")),
     }
 }
 
-/// Names between commas; blanks do not count. None at all exclude nobody.
+/// Names between commas, or a list of names. An empty text excludes nobody; a list has at least one.
 fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
-    let Value::Text(names) = &entry.value.value else { return Err(wrong(entry, "names of hosts with commas between them")) };
-    let names: Vec<_> = names.replace(' ', "").split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    Ok((!names.is_empty()).then_some(names))
+    let expected = || wrong(entry, "names of hosts: a list, or text with commas between them");
+    let names: Vec<&str> = match &entry.value.value {
+        Value::Text(names) => names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect(),
+        Value::List(items) if !items.is_empty() => {
+            let text = |item: &'_ Node| if let Value::Text(name) = &item.value { Some(name.trim().to_owned()) } else { None };
+            let names = items.iter().map(text).collect::<Option<Vec<_>>>().ok_or_else(expected)?;
+            return names.iter().try_for_each(|name| check_host(entry, name)).map(|()| Some(names));
+        }
+        _ => return Err(expected()),
+    };
+    names.iter().try_for_each(|name| check_host(entry, name))?;
+    Ok((!names.is_empty()).then(|| names.into_iter().map(str::to_owned).collect()))
+}
+
+/// Refuses what no host calls itself: it would match none, and lock out those that were meant.
+fn check_host(entry: &Entry, name: &str) -> Result<(), Fault> {
+    let unfit = |character: char| character.is_whitespace() || character.is_control() || "[](){}*/,\"'".contains(character);
+    if !name.is_empty() && !name.contains(unfit) {
+        return Ok(());
+    }
+    Err(Fault::Unfit { line: entry.line, key: entry.key.clone(), found: super::node::shown(name), flaw: Flaw::Host })
 }
 
 fn wrong(entry: &Entry, expected: &'static str) -> Fault {
@@ -249,6 +329,7 @@ impl fmt::Display for Flaw {
             Flaw::Empty => write!(f, "it is empty"),
             Flaw::Long => write!(f, "longer than {LONGEST_NAME} bytes, which no key in memcached can be"),
             Flaw::Character(character) => write!(f, "{character:?} cannot be in a key in memcached"),
+            Flaw::Host => write!(f, "not the name of a host (patterns and networks are not supported; separate names with commas)"),
             Flaw::Taken { line } => write!(f, "the pool on line {line} has this name already"),
         }
     }
@@ -275,13 +356,13 @@ mod tests {
         let config = parse(include_str!("../../tests/data/yaml/accepted/published-readme.yaml")).unwrap();
         let memcache = Backend::Memcache(Host { name: "localhost".into(), port: 11211 });
         let pools = vec![pool("pool1", 300, 1, &[]), pool("pool2", 300, 5, &["acme1", "acme2"])];
-        assert_eq!(config, Config { backend: memcache, pools, listen: None, state: None, warnings: Vec::new() });
+        assert_eq!(config, Config { backend: memcache, pools, ..Config::default() });
     }
 
     #[test]
     fn every_key_has_its_effect() {
         let text = "backend: inmemory\nlisten: ::1\nstate: s\nmemcachehost: h\nmemcacheport: 1\n\
-                    pools:\n- name: a\n- name: b\n  expire: 0\n  servers: ' , '\n- name: c:/d,é\n  expire: 1.5\n  servers: a b ,,c\n";
+                    pools:\n- name: a\n- name: b\n  expire: 0\n  servers: ' , '\n- name: c:/d,é\n  expire: 1.5\n  servers: ab ,, c\n";
         let config = parse(text).unwrap();
         assert_eq!((&config.backend, config.listen), (&Backend::Memory, Some("::1".parse().unwrap())));
         assert_eq!((config.state.as_deref(), config.warnings.len()), (Some(Path::new("s")), 0));
@@ -304,11 +385,41 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_may_be_written_in_many_ways() {
+        for (text, expected) in [
+            ("- name: 12\n  expire: '60'", pool("12", 60, 1, &[])),
+            ("- name: b c\n  expire: 5m", pool("b c", 300, 1, &[])),
+            ("- {name: a, expire: 1h30m, maxlocks: 3}", pool("a", 5400, 3, &[])),
+            ("- name: a\n  servers: [web1, 10.0.0.1]", pool("a", 1800, 1, &["web1", "10.0.0.1"])),
+            ("- name: a\n  servers:\n  - web1\n  - web2", pool("a", 1800, 1, &["web1", "web2"])),
+            ("- name: a\n  servers: web1 , web2", pool("a", 1800, 1, &["web1", "web2"])),
+        ] {
+            let config = parse(&format!("pools:\n{text}\n...\n")).unwrap();
+            assert_eq!((config.pools, config.warnings), (vec![expected], vec![]), "{text}");
+        }
+        let merged = parse("one: &d\n  expire: 60\npools:\n- <<: *d\n  name: a\n").unwrap();
+        assert_eq!(merged.pools, [pool("a", 60, 1, &[])]);
+        let port = |text| parse(text).unwrap().port;
+        assert_eq!([port("port: 80\npools: []"), port("{pools: [], port: 80}"), port("\u{feff}{\"port\": 80}")], [Some(80); 3]);
+    }
+
+    #[test]
+    fn what_no_host_calls_itself_is_no_server() {
+        for name in ["[web1", "web2]", "web*", "10.0.0.0/8", "web1 web2", "(a)", "\"'a'\""] {
+            let sentence = parse(&format!("pools:\n- name: a\n  servers: '{}, b'", name.replace('\'', "''"))).unwrap_err();
+            assert!(sentence.starts_with("f:3: \"servers\": ") && sentence.contains(": not the name of a host"), "{sentence}");
+        }
+        assert!(parse("pools:\n- name: a\n  servers: [web*]").unwrap_err().contains("\"web*\": not the name of a host"));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_file_line_and_key() {
         for (text, sentence) in [
             ("", "f:1: expected keys and values, found nothing"),
             ("- a", "f:1: expected keys and values, found a list"),
-            ("a: 1\nb: [c]", "f:2: expected text, found '[', which begins a list in brackets: put text in quotes"),
+            ("a: 1\nb: |", "f:2: expected text, found '|', which begins a text of many lines: put text in quotes"),
+            ("port: 0", "f:1: \"port\": expected a port, 1 to 65535, found 0"),
+            ("port: http", "f:1: \"port\": expected a port, 1 to 65535, found \"http\""),
             ("{\n\"a\": }", "f:2: not JSON: expected value at line 2 column 6"),
             ("{\"a\": 1,\n\"a\": 2}", "f:2: the key \"a\" is on line 1 already"),
             ("backend: redis", "f:1: \"backend\": expected inmemory or memcache, found \"redis\""),
@@ -321,17 +432,38 @@ mod tests {
             ("pools:", "f:1: \"pools\": expected a list of pools, found nothing"),
             ("pools:\n- a", "f:2: expected a pool with its \"name\", found \"a\""),
             ("pools:\n- name: a\n-\n  expire: 1", "f:4: this pool has no \"name\""),
-            ("pools:\n- name: 12", "f:2: \"name\": expected text, found 12"),
+            ("pools:\n- name: 1.5", "f:2: \"name\": expected text, found 1.5"),
             ("pools:\n- name: ''", "f:2: \"name\": \"\": it is empty"),
-            ("pools:\n- name: a b", "f:2: \"name\": \"a b\": ' ' cannot be in a key in memcached"),
+            ("pools:\n- name: a b\nbackend: memcache", "f:2: \"name\": \"a b\": ' ' cannot be in a key in memcached"),
+            ("backend: memcache\npools:\n- name: a\n- {name: a b}", "f:4: \"name\": \"a b\": ' ' cannot be in a key in memcached"),
             ("pools:\n- name: \"a\\n\"", "f:2: \"name\": \"a\\n\": '\\n' cannot be in a key in memcached"),
             ("pools:\n- name: a\n- expire: 1\n  name: a", "f:4: \"name\": \"a\": the pool on line 2 has this name already"),
-            ("pools:\n- name: a\n  expire: soon", "f:3: \"expire\": expected seconds from 0.001 to 1e9, or 0 for never, found \"soon\""),
-            ("pools:\n- name: a\n  expire: -1", "f:3: \"expire\": expected seconds from 0.001 to 1e9, or 0 for never, found -1"),
-            ("pools:\n- name: a\n  expire:", "f:3: \"expire\": expected seconds from 0.001 to 1e9, or 0 for never, found nothing"),
+            (
+                "pools:\n- name: a\n  expire: soon",
+                "f:3: \"expire\": expected seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never, found \"soon\"",
+            ),
+            (
+                "pools:\n- name: a\n  expire: -1",
+                "f:3: \"expire\": expected seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never, found -1",
+            ),
+            (
+                "pools:\n- name: a\n  expire: []",
+                "f:3: \"expire\": expected seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never, found a list",
+            ),
             ("pools:\n- name: a\n  maxlocks: 0", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0"),
             ("pools:\n- name: a\n  maxlocks: 1.5", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5"),
-            ("pools:\n- name: a\n  servers:\n  - b", "f:3: \"servers\": expected names of hosts with commas between them, found a list"),
+            (
+                "pools:\n- name: a\n  servers: []",
+                "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found a list",
+            ),
+            (
+                "pools:\n- name: a\n  servers: [b, 1]",
+                "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found a list",
+            ),
+            (
+                "pools:\n- name: a\n  servers:",
+                "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found nothing",
+            ),
         ] {
             assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text:?}");
         }
@@ -343,8 +475,13 @@ mod tests {
 
     #[test]
     fn what_is_odd_is_a_warning() {
-        let config = parse("pools:\n- name: a\n  maxlock: 2\nport: 1").unwrap();
-        assert_eq!(config.warnings, ["f: line 3: \"maxlock\": unknown key", "f: line 4: \"port\": unknown key"]);
+        let config = parse("pools:\n- name: a\n  maxlock: 2\nodd: 1").unwrap();
+        let sentences = ["line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)", "line 4: \"odd\": unknown key"];
+        assert_eq!(config.unknown, sentences);
+        assert_eq!(config.warnings, sentences.map(|sentence| format!("f: {sentence}")));
+        let empty = parse("pools:\n- name: a\n  expire:").unwrap();
+        assert_eq!((empty.pools[0].expire, empty.unknown), (None, vec![]));
+        assert_eq!(empty.warnings, ["f: line 3: \"expire\": empty, taken for 0: never"]);
         assert_eq!(parse("state: s").unwrap().warnings, ["f: no pools: every request will be INVALID"]);
         let many: String = (0..100_000).map(|key| format!("k{key}:\n")).collect();
         assert_eq!(parse(&many).unwrap().warnings.len(), MOST_WARNINGS + 1);

@@ -44,7 +44,7 @@ impl Server {
 /// A lock that so many hosts may hold at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pool {
-    /// 1 to 240 bytes, without blanks and control characters: with `:lockedby` it is a memcached key.
+    /// 1 to 240 bytes without control characters. In memcached without blanks as well: with `:lockedby` it is a key there.
     pub name: String,
     /// How long a grant lasts; `None`: until it is released.
     pub expire: Option<Duration>,
