@@ -54,6 +54,7 @@ fn a_missing_key_is_named_with_what_was_expected() {
     is_wrong(r#"{"timeout": 5, "app_id": "a"}"#, &["missing key \"host\"", "list of \"name:port\""]);
     is_wrong(r#"{"host": ["h"], "app_id": "a"}"#, &["missing key \"timeout\"", "seconds"]);
     is_wrong(r#"{"host": ["h"], "timeout": 5}"#, &["missing key \"app_id\"", "a string"]);
+    is_wrong("{\"timeout\": 5, \"app_id\": \"a\",\n\"hosts\": [\"h\"]}", &["missing key \"host\"", "unknown key \"hosts\" on line 2"]);
 }
 
 #[test]
@@ -61,11 +62,19 @@ fn a_wrong_type_is_named_with_line_key_and_what_was_expected() {
     let required = "{\"host\": [\"h:1\"], \"timeout\": 5, \"app_id\": \"a\",\n";
     for (text, facts) in [
         ("{\n\"host\": 5}", ["json:2: \"host\"", "list of \"name:port\", found 5"]),
-        ("{\n\n\"host\": [\"h:port\"]}", ["json:3: \"host\"", "\"port\" is not a port"]),
-        ("{\n\"timeout\": \"soon\"}", ["json:2: \"timeout\"", "expected seconds from 0.001 to 2147483, found \"soon\""]),
+        (
+            "{\n\n\"host\": [\"h:port\"]}",
+            ["json:3: \"host\"", "\"h:port\" is not HOST:PORT: the port \"port\" is not a number from 1 to 65535"],
+        ),
+        (
+            "{\n\"timeout\": \"soon\"}",
+            ["json:2: \"timeout\"", "expected seconds from 0.001 to 2147483, or a time like \"30s\", found \"soon\""],
+        ),
         ("{\n\"timeout\": -1}", ["json:2: \"timeout\"", "found -1"]),
         ("{\n\"timeout\": 1e300}", ["json:2: \"timeout\"", "found 1e+300"]),
-        ("{\n\"app_id\": 7}", ["json:2: \"app_id\"", "expected a string, found 7"]),
+        ("{\n\"app_id\": [7]}", ["json:2: \"app_id\"", "expected a string, found a list"]),
+        ("{\n\"app_id\": \"/ops\"}", ["json:2: \"app_id\"", "must not begin or end with \"/\""]),
+        ("{\n\"host\": [\"http://h:1\"]}", ["json:2: \"host\"", "remove \"http://\""]),
         ("{\n\"app_id\": \"a//b\"}", ["json:2: \"app_id\"", "a//b"]),
         (&format!("{required}\"sleep\": true}}"), ["json:2: \"sleep\"", "\"ON\" or \"OFF\""]),
         (&format!("{required}\"logger\": \"log\"}}"), ["json:2: \"logger\"", "expected an object"]),
@@ -101,12 +110,12 @@ fn a_file_that_cannot_be_read_or_is_no_config_is_named() {
     let (missing, large) = (sandbox.path("missing"), sandbox.path("large"));
     File::create(&large).and_then(|file| file.set_len(1 << 30)).unwrap();
     for (path, why) in [
-        (&missing, "No such file"),
-        (&sandbox.folder, "Is a directory"),
-        (&large, "longer than 1 MiB"),
-        (&"/dev/zero".into(), "longer than 1 MiB"),
+        (&missing, "no such file"),
+        (&sandbox.folder, "is a directory"),
+        (&large, "larger than 1 MiB"),
+        (&"/dev/zero".into(), "larger than 1 MiB"),
         (&"/dev/null".into(), "not JSON"),
-        (&sandbox.path("missing/config"), "No such file"),
+        (&sandbox.path("missing/config"), "no such file"),
     ] {
         with_file(&sandbox, path).complains(1, &[path.to_str().unwrap(), why]);
     }
@@ -122,7 +131,7 @@ fn a_file_without_permission_is_named() {
     let job = sandbox.program(&["-c", path.to_str().unwrap(), "lock", "touch ran"]);
     // Without root's power over files.
     let script = format!("exec setpriv --bounding-set=-all --inh-caps=-all {}", job.line());
-    Job::new(&sandbox, Path::new("sh")).words(&["-c", &script]).run().complains(1, &[path.to_str().unwrap(), "Permission denied"]);
+    Job::new(&sandbox, Path::new("sh")).words(&["-c", &script]).run().complains(1, &[path.to_str().unwrap(), "permission denied"]);
 }
 
 #[test]
@@ -151,7 +160,7 @@ fn an_optional_key_of_a_wrong_type_is_a_warning_in_the_log_and_stops_nothing() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("log");
     for (keys, warning) in [
-        ("\"maxla\": \"0.0001\"", "\"maxla\": expected a number, found \"0.0001\": no limit"),
+        ("\"max_la\": 0.0001", "\"max_la\": unknown key (did you mean \"maxla\"?)"),
         ("\"colour\": \"red\"", "\"colour\": unknown key"),
         ("\"auth\": null", "\"auth\": expected an object, found null"),
     ] {
@@ -161,6 +170,59 @@ fn an_optional_key_of_a_wrong_type_is_a_warning_in_the_log_and_stops_nothing() {
         assert!(text.contains("WARNING") && text.contains(warning) && text.contains("config.json:2: "), "{text}");
         fs::remove_file(&log).unwrap();
     }
+}
+
+#[test]
+fn a_load_that_does_not_limit_is_said_on_stderr_unless_an_option_limits() {
+    let sandbox = Sandbox::new();
+    let outcome = flock_with(&sandbox, "\"maxla\": \"0.0001\"", &["lock", "echo mine"]).run();
+    assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "mine\n"));
+    outcome.complaint(&["WARNING", "config.json:2: \"maxla\": expected a number, found \"0.0001\": no limit"]);
+    let limited = flock_with(&sandbox, "\"maxla\": \"0.0001\"", &["-m", "1e6", "lock", "echo mine"]).run();
+    assert_eq!(limited, exited(0).printing("mine\n"));
+}
+
+#[test]
+fn what_the_original_ran_with_is_accepted() {
+    let (sandbox, host) = (Sandbox::new(), ZooKeeper::shared().address());
+    for config in [
+        format!(r#"{{"host": ["{host},"], "timeout": 15, "app_id": "{}"}}"#, sandbox.id),
+        format!(r#"{{"host": ["", "{host}"], "timeout": "15s", "app_id": "{}"}}"#, sandbox.id),
+        format!("\u{feff}{{\"host\": \"{host}\", \"timeout\": 15, \"app_id\": \"{}\"}}", sandbox.id),
+    ] {
+        assert_eq!(flock(&sandbox, &config, &["lock", "echo mine"]).run(), exited(0).printing("mine\n"), "{config}");
+    }
+    let number = sandbox.id.bytes().fold(0u64, |number, byte| number * 31 % 999_999_937 + u64::from(byte));
+    let config = format!(r#"{{"host": "{host}", "timeout": 15, "app_id": {number}}}"#);
+    let outcome = flock(&sandbox, &config, &["lock", "printenv ZK_FLOCK_LOCK"]).run();
+    assert_eq!(outcome, exited(0).printing(&format!("/{number}/lock\n")));
+}
+
+#[test]
+fn servers_in_the_chroot_are_a_warning() {
+    let (sandbox, host) = (Sandbox::new(), ZooKeeper::shared().address());
+    let list = format!("{host}/{0},{host}/{0}", sandbox.id);
+    let outcome = sandbox.program(&["--hosts", &list, "--app-id", "app", "-l", "0", "lock", "printenv ZK_FLOCK_LOCK"]).run();
+    outcome.complaint(&["WARNING: --hosts: the chroot is ", "Write the chroot once, at the end"]);
+    assert_eq!((outcome.end, outcome.stdout.contains(',')), (Ok(0), true), "the node stays what it was");
+}
+
+#[test]
+fn the_environment_stands_for_options() {
+    let (sandbox, host) = (Sandbox::new(), ZooKeeper::shared().address());
+    let print = ["-l", "0", "lock", "printenv ZK_FLOCK_LOCK"];
+    let named = |job: Job<'_>| job.env("ZK_FLOCK_HOSTS", &host).env("ZK_FLOCK_APP_ID", &sandbox.id).env("ZK_FLOCK_TIMEOUT", "15s").run();
+    assert_eq!(named(sandbox.program(&print)), exited(0).printing(&format!("/{}/lock\n", sandbox.id)));
+    let config = r#"{"host": "127.0.0.1:1", "timeout": 1, "app_id": "other"}"#;
+    assert_eq!(named(flock(&sandbox, config, &print[2..])), exited(0).printing(&format!("/{}/lock\n", sandbox.id)), "above the config");
+    let below = named(sandbox.program(&["--app-id", &format!("{}/x", sandbox.id)]).words(&print));
+    assert_eq!(below, exited(0).printing(&format!("/{}/x/lock\n", sandbox.id)), "below options");
+    let wrong = sandbox.program(&print).env("ZK_FLOCK_TIMEOUT", "soon").run();
+    wrong.complains(2, &["ZK_FLOCK_TIMEOUT: expected seconds", "found \"soon\""]);
+    let missing = sandbox.program(&print).env("ZK_FLOCK_CONFIG", "/nowhere/config").run();
+    missing.complains(1, &["cannot read /nowhere/config: no such file"]);
+    let path = sandbox.config(&host, 15);
+    assert_eq!(sandbox.program(&print).env("ZK_FLOCK_CONFIG", path.to_str().unwrap()).run().end, Ok(0));
 }
 
 #[test]

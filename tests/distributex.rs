@@ -584,7 +584,11 @@ fn what_is_wrong_is_said_in_one_line_and_without_a_command_how_it_is_used() {
     for (words, code, stderr) in [
         (&["-H", "dx", "true"][..], 2, "distributex: -r is missing: which pool?\n"),
         (&["-r", "p", "true"], 2, "distributex: -H is missing: which server? (or is the lock of this host enough? then -l)\n"),
-        (&["-H", "dx", "-r", "p", "echo", "a"], 2, "distributex: expected the command in one word, found 2 words (quote it)\n"),
+        (
+            &["-H", "dx", "-r", "p", "echo", "a"],
+            2,
+            "distributex: expected one quoted COMMAND, found 2 words; use: distributex -H dx -r p 'echo a'\n",
+        ),
         (&["-H", "dx", "-r", "p", "--sysexits", "-p", "x", "true"], 64, "distributex: -p: expected a port, 1 to 65535, found \"x\"\n"),
         (&["-H", "dx", "-r", "p"], 1, usage),
     ] {

@@ -5,6 +5,7 @@
 mod common;
 
 use common::liar::Liar;
+use common::pty::Terminal;
 use common::run::{Job, exited, killed};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
@@ -51,6 +52,21 @@ fn at_the_limit_or_above_nothing_is_run_and_nobody_is_asked() {
 }
 
 #[test]
+fn at_a_terminal_it_is_said_that_a_run_sleeps_or_does_not_start() {
+    let sandbox = Sandbox::new();
+    let mut terminal = Terminal::open(&sandbox);
+    for (options, said, code) in [
+        ("-m2", "zk-flock: command not run: the load average is 2.50, the limit is 2 (--maxla)", "code=1"),
+        ("-s", "zk-flock: sleeping 2.50 s, as many seconds as the load average (--sleep)", "code=0"),
+    ] {
+        let job = sandbox.local(&[options, "lock", "true"]);
+        terminal.enter(&format!("{}; echo code=$?", under_load(&sandbox, "2.50", &job).line()));
+        terminal.wait_for(said);
+        terminal.wait_for(code);
+    }
+}
+
+#[test]
 fn below_the_limit_or_without_one_it_runs() {
     let sandbox = Sandbox::new();
     let server = ZooKeeper::shared().address();
@@ -63,7 +79,9 @@ fn below_the_limit_or_without_one_it_runs() {
         (r#", "maxla": "1""#, &[]),
     ] {
         let job = flock(&sandbox, &server, keys, &[options, &["lock", "echo mine"]].concat());
-        assert_eq!(under_load(&sandbox, "30.00", &job).run(), exited(0).printing("mine\n"), "{keys} {options:?}");
+        let outcome = under_load(&sandbox, "30.00", &job).run();
+        assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "mine\n"), "{keys} {options:?}");
+        assert_eq!(outcome.stderr.contains("no limit"), keys.contains("\"1\""), "{}", outcome.stderr);
     }
 }
 

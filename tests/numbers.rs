@@ -7,18 +7,18 @@ use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 
 /// What no option takes.
-const JUNK: [&str; 12] = ["", " ", "nan", "NaN", "-nan", "1e300", "-1e300", "1e999", "1,5", "5s", "0x10", "٣"];
+const JUNK: [&str; 12] = ["", " ", "nan", "NaN", "-nan", "1e300", "-1e300", "1e999", "1,5", "5ms", "0x1.8", "٣"];
 
 /// Each option with a number that it takes, and what else it does not take.
 const OPTIONS: [(&str, &str, &[&str]); 8] = [
-    ("--wait", "0", &["1.1e9"]),
-    ("--exitcode", "17", &["256", "-1", "1.5", "inf", "99999999999999999999"]),
-    ("-n", "2", &["10001", "-1", "1.5", "inf", "99999999999999999999"]),
-    ("--minlocktime", "0.1", &["-1", "-inf", "1.1e9"]),
-    ("--kill-after", "0.5", &["-1", "-inf", "1.1e9"]),
-    ("--maxla", "1e6", &["1.1e9"]),
-    ("--pdeathsig", "15", &["-1", "65", "1.5", "inf", "99999999999999999999"]),
-    ("--timeout", "15", &["0", "-1", "inf", "2147484"]),
+    ("--wait", "0", &["1.1e9", "0x10", "5S", "5s1m"]),
+    ("--exitcode", "17", &["256", "-1", "1.5", "inf", "99999999999999999999", "5s", "0x100"]),
+    ("-n", "2", &["10001", "-1", "1.5", "inf", "99999999999999999999", "5s", "0x2711"]),
+    ("--minlocktime", "0.1", &["-1", "-inf", "1.1e9", "0x10", "-5s"]),
+    ("--kill-after", "0.5", &["-1", "-inf", "1.1e9", "0x10", "-5s"]),
+    ("--maxla", "1e6", &["1.1e9", "0x10", "5s"]),
+    ("--pdeathsig", "15", &["-1", "65", "1.5", "inf", "99999999999999999999", "5s", "0x41"]),
+    ("--timeout", "15", &["0", "-1", "inf", "2147484", "0x10", "30d"]),
 ];
 
 #[test]
@@ -50,6 +50,29 @@ fn what_is_a_number_for_an_option_is_taken_in_every_way_of_writing_it() {
             assert_eq!(outcome.stderr, "", "{typed:?}");
         }
     }
+}
+
+#[test]
+fn a_time_may_have_units() {
+    let sandbox = Sandbox::new();
+    let words = ["-w", "1h30m", "-k", "1d", "-l", "0s", "--timeout", "15s", "lock", "echo done"];
+    assert_eq!(sandbox.flock(ZooKeeper::shared(), &words).run(), exited(0).printing("done\n"));
+    let words = ["-t", "1m", "-k", "1h", "-T", "15s", "-w", "1.5h", "echo", "done"];
+    assert_eq!(sandbox.lockex(ZooKeeper::shared(), &words).run(), exited(0).printing("done\n"));
+}
+
+#[test]
+fn a_whole_number_with_a_leading_zero_is_octal_and_a_warning() {
+    let sandbox = Sandbox::new();
+    let mut holder = sandbox.flock(ZooKeeper::shared(), &["-l", "0", "lock", "sh -c 'echo held; exec cat'"]).leashed().start();
+    holder.wait_for_output("held");
+    let busy = |code: &str| sandbox.flock(ZooKeeper::shared(), &["-x", code, "lock", "true"]).run();
+    busy("011").complains(9, &["WARNING: --exitcode: \"011\" is octal because of its leading zero: taken for 9 (write 9, or 11"]);
+    assert_eq!(busy("0x9"), exited(9));
+    assert_eq!(busy("9"), exited(9));
+    busy("08").complains(2, &["--exitcode: \"08\" is not an octal number, which a leading zero means: write 8"]);
+    holder.let_go();
+    assert_eq!(holder.wait().end, Ok(0));
 }
 
 #[test]

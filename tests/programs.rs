@@ -51,11 +51,11 @@ fn lockex_says_what_is_wrong_in_one_line_and_without_a_command_how_it_is_used() 
     let sandbox = Sandbox::new();
     let lockex = |words: &[&str]| sandbox.program(&[&["--program=lockex"], words].concat()).env("ZKHOSTS", ":1");
     for (words, code, stderr) in [
-        (&["ls", "-l"][..], 2, "lockex: invalid option '-l'\n"),
+        (&["ls", "-l"][..], 2, "lockex: invalid option '-l'; to pass options to the command, use: lockex -- ls -l\n"),
         (&["-i", "", "true"], 2, "lockex: lock id \"\": it is empty\n"),
-        (&["true"], 2, "lockex: ZKHOSTS: a host is missing\n"),
-        (&["--sysexits", "true"], 64, "lockex: ZKHOSTS: a host is missing\n"),
-        (&["-z", "h:x", "true"], 2, "lockex: --zkhosts: \"x\" is not a port, 1 to 65535\n"),
+        (&["true"], 2, "lockex: ZKHOSTS: \":1\" is not HOST:PORT: the host is missing\n"),
+        (&["--sysexits", "true"], 64, "lockex: ZKHOSTS: \":1\" is not HOST:PORT: the host is missing\n"),
+        (&["-z", "h:x", "true"], 2, "lockex: --zkhosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535\n"),
         (&["-t", "1"], 1, "lockex: the command is missing\nUsage: lockex [options] [--] COMMAND [ARG...]\n"),
         (&["--no-shell", "-z", "h", "--", "./missing", "word"], 127, "lockex: cannot run ./missing: no such file\n"),
     ] {

@@ -184,21 +184,26 @@ fn a_state_that_is_none_is_refused_and_left_as_it_is() {
 #[test]
 fn a_config_is_checked_without_a_server() {
     let sandbox = Sandbox::new();
-    let right = start(&sandbox, "backend: memcache\nmaxlock: 2\npools:\n- name: a\n- name: b\n", &["--check"]);
+    let right = start(&sandbox, "backend: memcache\npools:\n- name: a\n- name: b\n", &["--check"]);
     assert_eq!(
         (right.end, right.stdout.as_str()),
         (Ok(0), format!("{}: right: 2 pools, backend memcache at localhost:11211\n", sandbox.path("config.yaml").display()).as_str())
     );
-    right.complaint_of("distributexd", &["config.yaml: line 2: \"maxlock\": unknown key"]);
-    for (config, fact) in [("pools: [a]\n", ":1: expected text, found '['"), ("pools:\n- name: a\n  expire: soon\n", ":3: \"expire\": ")] {
+    assert_eq!(right.stderr, "");
+    let unknown = "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)";
+    assert_refused(&sandbox, "pools:\n- name: a\n  maxlock: 2\n", &["--check"], 78, &["config.yaml: ", unknown]);
+    for (config, fact) in [
+        ("pools: [a]\n", ":1: expected a pool with its \"name\", found \"a\""),
+        ("pools:\n- name: a\n  expire: soon\n", ":3: \"expire\": "),
+    ] {
         assert_refused(&sandbox, config, &["--check"], 78, &["config.yaml", fact]);
         assert_refused(&sandbox, config, &["-p", "0"], 78, &["config.yaml", fact]);
     }
     let nothing = sandbox.program(&["--program=distributexd", "--check"]).run();
-    nothing.complaint_of("distributexd", &["there is no distributex.yaml and no /etc/distributex.yaml"]);
+    nothing.complaint_of("distributexd", &["no config file found (tried distributex.yaml, /etc/distributex.yaml)"]);
     fs::write(sandbox.path("distributex.yaml"), POOL).unwrap();
     assert_eq!(sandbox.program(&["--program=distributexd", "--check"]).run().stdout, "distributex.yaml: right: 1 pool, backend inmemory\n");
     File::create(sandbox.path("long.yaml")).unwrap().set_len(2 << 20).unwrap();
     let long = sandbox.program(&["--program=distributexd", "-c", "long.yaml"]).run();
-    long.complaint_of("distributexd", &["long.yaml", "longer than 1 MiB"]);
+    long.complaint_of("distributexd", &["long.yaml", "larger than 1 MiB"]);
 }

@@ -39,6 +39,8 @@ asks; others end at once. COMMAND is one word, which is given to sh -c.
   -h, --help              print this
       --program=NAME      as the first word: be the program NAME
 
+SECS may have units: 90, 90s, 1h30m.
+
 Exit code: the command's own, 128+N if signal N killed it, -x if the lock is
 busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.

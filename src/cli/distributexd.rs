@@ -19,8 +19,9 @@ Pools, and what they are like, are in a config: YAML or JSON.
 
   -c, --config FILE       the config (distributex.yaml,
                           else /etc/distributex.yaml)
-  -p, --port PORT         where to listen (9889; 0: on any that is free)
-      --check             say whether the config is right, and exit
+  -p, --port PORT         where to listen (the config's port, else 9889;
+                          0: on any that is free)
+      --check             check the config and exit; unknown keys are errors
       --sysexits          tell failures apart by the codes of sysexits.h
   -v, --verbose           tell of every request on stderr
   -V, --version           print the version

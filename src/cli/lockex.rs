@@ -41,6 +41,8 @@ sh -c; those who give the same words, or the same ID, share a lock.
   -h, --help              print this
       --program=NAME      as the first word: be the program NAME
 
+SECS may have units: 90, 90s, 1h30m.
+
 Exit code: the command's own, 128+N if signal N killed it, -x if the lock is
 busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.
@@ -137,12 +139,13 @@ impl options::Options for Options {
 
     fn plan(mut self, environment: &Environment) -> Result<Plan, Fault> {
         let line = self.line()?;
+        let path = self.path(&line)?;
         let cluster = self.cluster(environment)?;
         let (wait, busy) = if self.blocking { (self.common.wait.unwrap_or(Duration::MAX), 1) } else { (Duration::ZERO, 0) };
         Ok(Plan {
             program: "lockex",
             lock: Lock::Queue {
-                path: self.path(&line)?,
+                path,
                 cluster,
                 permits: self.concurrent,
                 rounds: self.retry.map(|rounds| rounds.max(1)),

@@ -145,6 +145,7 @@ impl Error {
             | Fault::TooLong(_)
             | Fault::Config(_)
             | Fault::ServerConfig(_)
+            | Fault::UnknownKeys { .. }
             | Fault::NoConfig(_) => (1, 78),
             _ => (2, 64),
         };

@@ -612,6 +612,18 @@ mod tests {
     }
 
     #[test]
+    fn without_the_default_config_the_options_that_make_up_for_it_are_named() {
+        let config = |confpath: Option<&str>| Options { confpath: confpath.map(Into::into), ..Options::default() };
+        let error = |options: Options| options.config(Path::new("/nowhere")).unwrap_err().to_string();
+        assert_eq!(
+            error(config(None)),
+            "cannot read /nowhere: no such file or directory; give --hosts and --app-id, or another config with -c \
+             (a sample is /usr/share/doc/zk-flock/examples/distributed-flock.json)"
+        );
+        assert_eq!(error(config(Some("/nowhere"))), "cannot read /nowhere: no such file or directory");
+    }
+
+    #[test]
     fn what_surprises_is_a_warning_on_stderr() {
         let shown = |plan: Plan| {
             plan.log
