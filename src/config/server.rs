@@ -77,6 +77,9 @@ const TEXT: &str = "text";
 const KEYS: [&str; 7] = ["backend", "memcachehost", "memcacheport", "pools", "listen", "port", "state"];
 const POOL_KEYS: [&str; 4] = ["name", "expire", "maxlocks", "servers"];
 
+/// What keys begin with that mean nothing to us: a place for anchors.
+const OWN_KEYS: &str = "x-";
+
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
@@ -136,6 +139,7 @@ impl Config {
                     self.state = Some(text(entry, "a file")?.into());
                     line_of_state = entry.line;
                 }
+                key if key.starts_with(OWN_KEYS) => {}
                 _ => self.unknown(entry, &KEYS),
             }
         }
@@ -397,8 +401,8 @@ mod tests {
             let config = parse(&format!("pools:\n{text}\n...\n")).unwrap();
             assert_eq!((config.pools, config.warnings), (vec![expected], vec![]), "{text}");
         }
-        let merged = parse("one: &d\n  expire: 60\npools:\n- <<: *d\n  name: a\n").unwrap();
-        assert_eq!(merged.pools, [pool("a", 60, 1, &[])]);
+        let merged = parse("x-common: &d\n  expire: 60\npools:\n- <<: *d\n  name: a\n").unwrap();
+        assert_eq!((merged.pools, merged.unknown), (vec![pool("a", 60, 1, &[])], vec![]));
         let port = |text| parse(text).unwrap().port;
         assert_eq!([port("port: 80\npools: []"), port("{pools: [], port: 80}"), port("\u{feff}{\"port\": 80}")], [Some(80); 3]);
     }

@@ -419,8 +419,7 @@ mod tests {
     fn aliases_of_aliases_end() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..20 {
-            text += &format!("a{level}: &a{level}\n");
-            text += &format!("- *a{}\n", level - 1).repeat(9);
+            text += &[format!("a{level}: &a{level}\n"), format!("- *a{}\n", level - 1).repeat(9)].concat();
         }
         assert!(matches!(parse(text.as_bytes()), Err(Error { flaw: Flaw::Size, .. })));
     }
