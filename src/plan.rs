@@ -271,6 +271,8 @@ pub enum End {
     NotFound,
     /// The lock was lost, and the command killed for it.
     Lost,
+    /// An operator revoked the lock, and the command was stopped for it.
+    Revoked,
     /// A system call failed that must not.
     System,
     /// Something of our own broke: the guard was killed, a server spoke nonsense.
@@ -317,7 +319,7 @@ impl ExitCodes {
             End::Loaded => (1, 75),
             End::Refused => (1, 77),
             End::Config => (1, 78),
-            End::Lost => (1, 79),
+            End::Lost | End::Revoked => (1, 79),
         };
         Exit::Code(if self.sysexits { sysexit } else { plain })
     }
@@ -342,6 +344,7 @@ mod tests {
             (End::Refused, [1, 77]),
             (End::Config, [1, 78]),
             (End::Lost, [1, 79]),
+            (End::Revoked, [1, 79]),
             (End::NotRunnable, [126, 126]),
             (End::NotFound, [127, 127]),
         ] {

@@ -33,6 +33,8 @@ pub enum Event {
     },
     /// A lock that was lost and kept can be another host's from now on.
     Gone,
+    /// An operator asks us to stop the command and to release the lock, which is ours until then.
+    Revoked,
     /// Nothing of ours is left with the lock service.
     Released,
     /// The command runs.
@@ -142,12 +144,14 @@ pub struct Supervisor {
     hold_until: Moment,
     /// INT or QUIT came; if it ends the command, it ends us.
     interrupt: Option<Signal>,
+    /// The command was stopped because the lock was revoked.
+    revoked: bool,
 }
 
 impl Supervisor {
     /// A run that holds its lock at least `minimum_hold`, and gives a command that it stops `kill_after` from signal to KILL.
     pub fn new(minimum_hold: Duration, kill_after: Duration) -> Supervisor {
-        Supervisor { minimum_hold, kill_after, phase: Phase::Acquiring, hold_until: Moment::default(), interrupt: None }
+        Supervisor { minimum_hold, kill_after, phase: Phase::Acquiring, hold_until: Moment::default(), interrupt: None, revoked: false }
     }
 
     /// Takes in an event; says what to do about it.
@@ -157,6 +161,9 @@ impl Supervisor {
         use Phase::*;
         if let Signalled { signal: signal @ (Signal::INT | Signal::QUIT), .. } = event {
             self.interrupt = Some(signal);
+        }
+        if event == Revoked {
+            self.hold_until = Moment::default(); // whoever revokes a lock wants it now
         }
         let (phase, action) = match (self.phase, event) {
             (Acquiring, Acquired) => {
@@ -182,6 +189,12 @@ impl Supervisor {
                 let dead_by = now + self.kill_after;
                 let stop = Ending { tenure: Tenure::Held, status: None, dead_by, obeyed: false, overdue: now + OBEY };
                 (Stopping(stop), Some(Stop { signal, dead_by }))
+            }
+            (Running { .. }, Revoked) => {
+                self.revoked = true;
+                let dead_by = now + self.kill_after;
+                let stop = Ending { tenure: Tenure::Held, status: None, dead_by, obeyed: false, overdue: now + OBEY };
+                (Stopping(stop), Some(Stop { signal: Signal::TERM, dead_by }))
             }
 
             (Stopping(stop), Ended(status)) => (Stopping(Ending { status: Some(status), ..stop }), None),
@@ -217,7 +230,7 @@ impl Supervisor {
                 None => (self.phase, None),
             },
 
-            (Lingering { end }, Lost { .. } | Gone) => (Releasing { end }, Some(Release)),
+            (Lingering { end }, Lost { .. } | Gone | Revoked) => (Releasing { end }, Some(Release)),
             (Lingering { end }, Signalled { signal, .. }) if ends(signal) => (Releasing { end }, Some(Release)),
             (Lingering { end }, Tick) if now >= self.hold_until => (Releasing { end }, Some(Release)),
             (Lingering { .. }, Signalled { signal: Signal::TSTP, .. }) => (self.phase, Some(Suspend { forward: false })),
@@ -243,9 +256,11 @@ impl Supervisor {
         }
     }
 
-    /// The command's end as ours: of an INT or QUIT that ended it we die too, so that a shell's loop stops.
+    /// The command's end as ours: of an INT or QUIT that ended it we die too, so that a shell's loop stops. One that we have stopped has not ended by
+    /// itself, whatever its code.
     fn end(&self, status: Status) -> End {
         match status {
+            _ if self.revoked => End::Revoked,
             Status::Killed(signal) if self.interrupt == Some(signal) => End::Signalled(signal),
             status => End::Command(status),
         }
@@ -413,6 +428,58 @@ mod tests {
             (4, sent(Signal::TERM), Some(Forward(Signal::TERM))),
             (6, TreeGone, Some(Release)),
             (6, Released, Some(Exit(end))),
+        ]);
+    }
+
+    #[test]
+    fn a_revoked_lock_stops_the_command_as_term_does_and_is_not_held_any_longer() {
+        for status in [KILLED, FINE] {
+            play(&[
+                (0, Acquired, Some(Start)),
+                (0, Started, None),
+                (2, Revoked, Some(Stop { signal: Signal::TERM, dead_by: at(2) + KILL_AFTER })),
+                (2, Obeyed, None),
+                (3, Ended(status), None),
+                (3, Revoked, None),
+                (4, TreeGone, Some(Release)),
+                (4, Released, Some(Exit(End::Revoked))),
+            ]);
+        }
+    }
+
+    #[test]
+    fn a_revoked_lock_whose_lease_ends_first_is_lost() {
+        play(&[
+            (0, Acquired, Some(Start)),
+            (0, Started, None),
+            (2, Revoked, Some(Stop { signal: Signal::TERM, dead_by: at(2) + KILL_AFTER })),
+            (2, Obeyed, None),
+            (3, lost(4), Some(Stop { signal: Signal::TERM, dead_by: at(4) })),
+            (4, TreeGone, Some(Release)),
+            (4, Released, Some(Exit(End::Lost))),
+        ]);
+    }
+
+    #[test]
+    fn a_revoke_ends_the_minimum_hold_and_a_command_that_has_ended_keeps_its_code() {
+        let end = End::Command(FINE);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, Ended(FINE), None),
+            (2, Revoked, Some(Release)),
+            (2, Revoked, None),
+            (2, Released, Some(Exit(end))),
+        ]);
+        let stop = Stop { signal: Signal::TERM, dead_by: at(1) + KILL_AFTER };
+        let end = End::Command(KILLED);
+        play(&[
+            (0, Acquired, Some(Start)),
+            (1, sent(Signal::TERM), Some(stop)),
+            (1, Obeyed, None),
+            (2, Revoked, None),
+            (2, Ended(KILLED), None),
+            (2, TreeGone, Some(Release)), // an operator's stop would have held it until 5 s
+            (2, Released, Some(Exit(end))),
         ]);
     }
 
@@ -686,6 +753,7 @@ mod tests {
             lost(3),
             taken(3),
             Gone,
+            Revoked,
             Released,
             Started,
             CannotStart(End::NotRunnable),

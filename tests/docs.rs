@@ -42,7 +42,7 @@ const ZK_FLOCK: Program = Program {
     request: |words, environment| flock::request(words, environment),
     given: &["-c", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/published-sample.json")],
     runs: &["NAME true"],
-    never: &[],
+    never: &[End::Revoked],
     misuses: &[
         ("NAME", "lock name is missing"),
         ("--bogus", "an option is wrong"),
@@ -59,7 +59,7 @@ const LOCKEX: Program = Program {
     request: |words, environment| lockex::request(words, environment),
     given: &[],
     runs: &["true", "--no-blocking true"],
-    never: &[End::Loaded, End::Config],
+    never: &[End::Loaded, End::Config, End::Revoked],
     misuses: &[("", "the command is missing"), ("--bogus", "an option is wrong"), ("-i a/../b true", "cannot have this id")],
 };
 
@@ -242,13 +242,14 @@ fn manual_codes(manual: &str) -> Vec<Row> {
 }
 
 /// Every end that has one code.
-const ENDS: [End; 11] = [
+const ENDS: [End; 12] = [
     End::Busy,
     End::Loaded,
     End::Unreachable,
     End::Unfit,
     End::Refused,
     End::Lost,
+    End::Revoked,
     End::Internal,
     End::System,
     End::Config,
@@ -264,6 +265,7 @@ fn meaning(end: End) -> &'static str {
         End::Unreachable => "in time",
         End::Refused => "refuse",
         End::Lost => "the lock was lost",
+        End::Revoked => "the lock was revoked",
         End::Internal => "the guard was killed",
         End::System => "a system call failed",
         End::Config => "the config is missing or wrong",

@@ -105,6 +105,11 @@ pub enum Output {
     },
     /// A lock that was lost and kept can be another host's from now on. Why.
     Gone(String),
+    /// An operator asks the holder to stop and to release the lock, which is ours until then.
+    Revoked {
+        /// By what, and where.
+        why: String,
+    },
     /// Somebody else has the lock, to the end of our patience.
     Busy(Holder),
     /// There will be no lock.

@@ -74,7 +74,7 @@ struct Run<'a> {
     guarding: Option<Guarding>,
     /// Guard and tree are being killed by ourselves.
     killing: bool,
-    /// Why the lock was lost, and why it was gone after that.
+    /// Why the lock was lost or revoked, and why it was gone after that.
     lost: Option<String>,
     gone: Option<String>,
     marks: story::Marks,
@@ -205,6 +205,10 @@ impl<'a> Run<'a> {
             Output::Gone(why) => {
                 self.gone = Some(why);
                 self.step(Event::Gone);
+            }
+            Output::Revoked { why } => {
+                self.lost = Some(why);
+                self.step(Event::Revoked);
             }
             Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
             Output::Failed(failure) => self.step(Event::NoLock(match failure {

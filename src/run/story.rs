@@ -98,6 +98,7 @@ impl Run<'_> {
                 let name = self.lock_name();
                 self.say(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
+            Output::Revoked { why } => self.say(Level::Warning, &format_args!("Lock revoked: {why}")),
             Output::Failed(failure) => self.log.complain(failure),
             Output::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
@@ -191,6 +192,10 @@ impl Run<'_> {
                     false => format!("STILL RUNNING, cannot be killed: {left}"),
                 };
                 self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}{gone}; {fate}"));
+            }
+            End::Revoked => {
+                let why = self.lost.take().unwrap_or_default();
+                self.log.complain(&format_args!("revoked {name} after {held:.0} s: {why}; command (pid {job}) stopped"));
             }
             End::Internal => {
                 let guard = self.guarding.as_ref().map_or(0, |Guarding { guard: Pid(guard), .. }| *guard);
