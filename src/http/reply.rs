@@ -49,6 +49,12 @@ impl Reply {
         self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// All values of this field, joined as RFC 9110 (5.3) lets a proxy join them: where one is expected, two are none. `None`: it is not there.
+    pub fn combined(&self, name: &str) -> Option<String> {
+        let values = self.fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
+        values.map(str::to_owned).reduce(|all, value| format!("{all}, {value}"))
+    }
+
     /// A reply to be written.
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
         let fields = vec![("Content-Type".to_owned(), content_type.to_owned())];
@@ -219,6 +225,7 @@ mod tests {
     fn fields_are_found_in_any_case_and_the_first_counts() {
         let reply = whole("HTTP/1.1 200 OK\r\nx-lock-TOKEN: 7\r\nX-Lock-Token: 8\r\nContent-Length: 0\r\n\r\n", false);
         assert_eq!((reply.header("X-Lock-Token"), reply.header("X-Lock-Expires")), (Some("7"), None));
+        assert_eq!((reply.combined("X-Lock-Token"), reply.combined("X-Lock-Expires")), (Some("7, 8".into()), None));
     }
 
     #[test]

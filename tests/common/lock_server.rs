@@ -46,6 +46,16 @@ pub fn lent(token: i64, length: Duration) -> Answer {
     reply(&format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {}\r\nContent-Length: 3\r\n", length.as_secs_f64()), "YES")
 }
 
+/// The same, with a lease in these words.
+pub fn lent_as(token: i64, expires: &str) -> Answer {
+    reply(&format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {expires}\r\nContent-Length: 3\r\n"), "YES")
+}
+
+/// The NO to a holder whose lock an operator has revoked.
+pub fn revoked() -> Answer {
+    reply("X-Lock-Revoked: 1\r\nContent-Length: 2\r\n", "NO")
+}
+
 fn reply(fields: &str, word: &str) -> Answer {
     Answer::Say(format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{fields}Connection: close\r\n\r\n{word}").into_bytes())
 }
@@ -57,6 +67,8 @@ pub struct Asked {
     pub what: String,
     /// Its `host`.
     pub host: String,
+    /// Its `run`, empty if it has none.
+    pub run: String,
     /// When it had come, since boot.
     pub at: Duration,
 }
@@ -163,9 +175,9 @@ impl Shared {
         self.state.lock().expect("nobody panics with the lock")
     }
 
-    fn note(&self, what: &str, host: &str) {
+    fn note(&self, what: &str, host: &str, run: &str) {
         let at = clock::since_boot();
-        self.state().asked.push(Asked { what: what.to_owned(), host: host.to_owned(), at });
+        self.state().asked.push(Asked { what: what.to_owned(), host: host.to_owned(), run: run.to_owned(), at });
     }
 }
 
@@ -184,13 +196,14 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     };
     let parameter = |name| request.parameter(name).map(|value| String::from_utf8(value).expect("tests use text"));
     let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
-    let (what, host) = (request.path.trim_matches('/').to_owned() + &token, parameter("host").unwrap_or_default());
-    shared.note(&what, &host);
+    let what = request.path.trim_matches('/').to_owned() + &token;
+    let [host, run] = ["host", "run"].map(|name| parameter(name).unwrap_or_default());
+    shared.note(&what, &host, &run);
     let round = shared.state().round;
     let mut answer = (shared.state().rule)(&what);
     let waits = Arc::new(AtomicBool::new(true));
     if let Answer::Wait = answer {
-        watch(stream, &host, &waits, shared);
+        watch(stream, &host, &run, &waits, shared);
         let mut state = shared.state();
         let mut seen = round;
         while let Answer::Wait = answer {
@@ -217,15 +230,15 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
 }
 
 /// Hangs up, as the original does, when the client has no more to say while it waits.
-fn watch(stream: &TcpStream, host: &str, waits: &Arc<AtomicBool>, shared: &Arc<Shared>) {
+fn watch(stream: &TcpStream, host: &str, run: &str, waits: &Arc<AtomicBool>, shared: &Arc<Shared>) {
     let (waits, shared) = (waits.clone(), shared.clone());
-    let (mut stream, host) = (stream.try_clone().expect("a socket can be cloned"), host.to_owned());
+    let (mut stream, host, run) = (stream.try_clone().expect("a socket can be cloned"), host.to_owned(), run.to_owned());
     thread::spawn(move || {
         if let Ok(0) = stream.read(&mut [0; 64])
             && waits.load(Ordering::SeqCst)
             && !shared.state().stopped
         {
-            shared.note("gone", &host);
+            shared.note("gone", &host, &run);
             let _ = stream.shutdown(Shutdown::Both);
         }
     });
