@@ -28,7 +28,7 @@
 //!    changed in a `round` by a `proposal`, with its `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
 //!    `any_order`; `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files` in a
-//!    `lock_folder`, `host_lock`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
+//!    `lock_folder`, `host_lock`, `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
 //!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`, `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
 //!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`, `file`, `folder`,

@@ -14,7 +14,7 @@ const EXPIRES: &str = "X-Lock-Expires";
 
 /// A longer lease is taken for one of this length: nanoseconds of that many years still fit in an i64, in which the guard is told of deadlines. One
 /// that did not fit would be endless.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Our own server keeps a lease for longer than it tells: by a twentieth of the time that it keeps it, and by a second at least (by half of a lease
 /// of less than two seconds, which is less than that). So, of the time that it tells, one part in so many.

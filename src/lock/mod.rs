@@ -181,4 +181,9 @@ pub trait Lock {
 
     /// What to do next. After `Wait` there is nothing more until the next input.
     fn poll(&mut self, now: Moment) -> Output;
+
+    /// Whether the lock service may have something for this run's id that the next run on this host can take over by it.
+    fn unsettled(&self) -> bool {
+        false
+    }
 }

@@ -1,6 +1,7 @@
 //! distributex: a slot in a pool of a lock server that speaks HTTP. Acquires it, holds it, renews its lease where the server grants one, releases it.
 //!
-//! Slots belong to hosts: a host that asks twice has one, and the first run to release it releases it for both.
+//! Each run has an id, which our own server gives the slot to: another run of the same host waits. To the original, and to a server of ours that is
+//! older, slots belong to hosts: a host that asks twice has one, and the first run to release it releases it for both.
 //!
 //! The original server says `YES` and no more. Its slot is ours until we release it, or until it expires there, which it does not tell.
 //!
@@ -59,6 +60,10 @@ pub struct Options {
     pub pool: String,
     /// Whose place it will be: this host's name.
     pub host: String,
+    /// The id of this run.
+    pub run: String,
+    /// The id is that of a dead run, which the server may still have a slot for.
+    pub inherited: bool,
     /// Until when to wait for a place; `None`: one try.
     pub patience: Option<Moment>,
     /// Until when to wait for a server that is away; `None`: [`OUTAGE`] each time.
@@ -115,6 +120,8 @@ pub struct Pool {
     unconfirmed: Option<String>,
     /// An operator has revoked the lock. It is held until it is released, and not renewed.
     revoked: bool,
+    /// The server may have a slot for this run, or is going to.
+    unsettled: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -142,6 +149,7 @@ impl Lock for Pool {
                 if let Phase::Asking { left } = &mut self.phase {
                     *left = Left::Perhaps;
                 }
+                self.unsettled = true;
                 return Output::Send(bytes);
             }
             Some(Step::Finish) => return Output::Finish,
@@ -151,6 +159,10 @@ impl Lock for Pool {
         }
         self.outputs.pop_front().unwrap_or_else(|| Output::Wait(self.wake()))
     }
+
+    fn unsettled(&self) -> bool {
+        self.unsettled
+    }
 }
 
 impl Pool {
@@ -158,6 +170,7 @@ impl Pool {
     pub fn new(options: Options, began: Moment, now: Moment) -> Pool {
         let mut pool = Pool {
             caller: Caller::new(options.addresses.clone(), began),
+            unsettled: options.inherited,
             options,
             phase: Phase::Over,
             believed: Deadlines::NEVER,
@@ -193,7 +206,7 @@ impl Pool {
 
     fn request(&self, path: &str, token: Option<i64>) -> Vec<u8> {
         let token = token.map(|token| token.to_string());
-        let mut parameters = vec![("pool", self.options.pool.as_str()), ("host", &self.options.host)];
+        let mut parameters = vec![("pool", self.options.pool.as_str()), ("host", &self.options.host), ("run", &self.options.run)];
         parameters.extend(token.iter().map(|token| ("token", token.as_str())));
         get(path, &parameters, &self.options.server.to_string(), false)
     }
@@ -210,6 +223,9 @@ impl Pool {
     fn answered(&mut self, reply: &Reply, sent: Moment, now: Moment) {
         use ServerReply::*;
         let answer = ServerReply::of(reply, sent);
+        if matches!((self.phase, &answer), (_, No) | (Phase::Releasing { .. }, Ok)) {
+            self.unsettled = false;
+        }
         match (self.phase, answer) {
             (Phase::Asking { .. }, Yes(place)) => self.granted(place, now),
             (Phase::Asking { .. }, BadLease(bad)) => self.refuse(&bad),
@@ -575,6 +591,7 @@ mod tests {
         /// The connection that is there, what becomes of it, and when.
         open: Option<(Does, Moment)>,
         connections: usize,
+        run: String,
         /// What was asked: `wait`, `release 7`.
         asked: Vec<String>,
         said: Vec<Output>,
@@ -582,8 +599,9 @@ mod tests {
 
     impl Play {
         fn new(options: Options, script: &[Does]) -> Play {
+            let run = options.run.clone();
             let lock = Pool::new(options, at(0), at(0));
-            Play { lock, script: script.to_vec(), now: at(0), open: None, connections: 0, asked: vec![], said: vec![] }
+            Play { lock, script: script.to_vec(), now: at(0), open: None, connections: 0, run, asked: vec![], said: vec![] }
         }
 
         /// Lets time go on to that moment, and all that happens until then happen.
@@ -647,6 +665,7 @@ mod tests {
             let (request, length) = Request::read(bytes).unwrap().unwrap();
             let parameter = |name| request.parameter(name).map(|value| String::from_utf8(value).unwrap());
             assert_eq!((length, parameter("pool").as_deref(), parameter("host").as_deref()), (bytes.len(), Some("p"), Some("web1")));
+            assert_eq!(parameter("run").as_deref(), Some(self.run.as_str()), "of every request");
             let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
             self.asked.push(request.path.trim_matches('/').to_owned() + &token);
             let (does, due) = self.open.as_mut().expect("there is a connection");
@@ -696,6 +715,8 @@ mod tests {
             server: Host { name: "dx".into(), port: 9889 },
             pool: "p".into(),
             host: "web1".into(),
+            run: "5f".repeat(16),
+            inherited: false,
             patience: Some(Moment::NEVER),
             reach_by: None,
             alone: true,
@@ -1027,7 +1048,9 @@ mod tests {
     fn a_lock_that_was_revoked_is_ours_until_it_is_released_and_not_renewed() {
         let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Revokes(5), Says(1, "OK")]);
         play.to(at(25_000)).said(&[believe(at(30_000)), acquired(Some(7)), revoked()]).asked(&["wait", "renew 7", "renew 7"]);
+        assert!(play.lock.unsettled());
         play.release().to(at(25_001)).said(&[RELEASED]).asked(&["release 7"]);
+        assert!(!play.lock.unsettled());
     }
 
     #[test]
@@ -1045,14 +1068,38 @@ mod tests {
             let why = "NO: an operator has revoked the lock of this run (the next run asks for a new one)";
             Output::Failed(Failure::Denied(why.into()))
         };
+        let inherited = |options| Options { inherited: true, ..options };
         for (options, asks) in [(options(), "wait"), (patient(0), "get")] {
-            let mut play = Play::new(options, &[Revokes(1), Says(1, "OK")]);
+            let mut play = Play::new(inherited(options), &[Revokes(1), Says(1, "OK")]);
             play.to(at(DAY)).said(&[denied()]).asked(&[asks]);
+            assert!(play.lock.unsettled());
             play.release().to(at(DAY + 1)).said(&[RELEASED]).asked(&["release"]);
+            assert!(!play.lock.unsettled());
         }
         let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Revokes(1), Says(1, "OK")]);
         play.to(at(DAY)).said(&[denied()]).asked(&["wait", "renew 7"]);
         play.release().to(at(DAY + 1)).said(&[RELEASED]).asked(&["release 7"]);
+    }
+
+    /// The next run on this host goes on with the id of one that the server may have a slot for.
+    #[test]
+    fn a_run_is_settled_when_the_server_has_said_that_it_has_no_slot() {
+        for (inherited, script, settled) in [
+            (false, &[Refuses][..], true),
+            (true, &[Refuses], false),
+            (true, &[Says(1, "NO")], true),
+            (true, &[Says(1, "INVALID")], false),
+            (false, &[HangsUp(1), Refuses], false),
+            (false, &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(1, "OK")], true),
+            (false, &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(1, "INVALID")], false),
+            (false, &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses], false),
+            (false, &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(1, "NO")], true),
+        ] {
+            let mut play = Play::new(Options { inherited, ..patient(0) }, script);
+            let begun = if script.len() == 3 && !matches!(script[2], Says(_, "NO")) { at(5_000) } else { at(15_000) };
+            play.to(begun).release().to(at(60_000));
+            assert_eq!(!play.lock.unsettled(), settled, "{inherited} {script:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod guard;
 mod host_lock;
 mod line;
 mod lock_folder;
+mod run_id;
 mod setup;
 mod story;
 
@@ -28,6 +29,7 @@ use files::Files;
 use guard::Environment;
 use host_lock::HostLock;
 use line::{Heard, Report};
+use run_id::RunId;
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -65,6 +67,8 @@ struct Run<'a> {
     lock: Box<dyn Lock>,
     link: Link,
     files: Option<Files>,
+    /// Above `host_lock`, so that it is dropped while that is held.
+    kept_id: Option<RunId>,
     host_lock: Option<HostLock>,
     supervisor: Supervisor,
     signals: Signals,
@@ -77,12 +81,14 @@ struct Run<'a> {
     /// Why the lock was lost or revoked, and why it was gone after that.
     lost: Option<String>,
     gone: Option<String>,
+    /// All that could be done to release the lock was done.
+    released: bool,
     marks: story::Marks,
     end: Option<End>,
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, Parts { lock, link, files, host_lock }: Parts) -> Result<Run<'a>, Stop> {
+    fn new(plan: &'a Plan, log: Log, Parts { lock, link, files, run_id, host_lock }: Parts) -> Result<Run<'a>, Stop> {
         Ok(Run {
             plan,
             log,
@@ -90,6 +96,7 @@ impl<'a> Run<'a> {
             lock,
             link,
             files,
+            kept_id: run_id,
             host_lock,
             supervisor: Supervisor::new(plan.minimum_hold, plan.kill_after),
             signals: Signals::take().map_err(Stop::system("listen to signals"))?,
@@ -100,6 +107,7 @@ impl<'a> Run<'a> {
             killing: false,
             lost: None,
             gone: None,
+            released: false,
             marks: story::Marks::default(),
             end: None,
         })
@@ -217,7 +225,10 @@ impl<'a> Run<'a> {
                 Failure::Unfit(_) => End::Unfit,
                 Failure::System(_) => End::System,
             })),
-            Output::Released { .. } => self.step(Event::Released),
+            Output::Released { .. } => {
+                self.released = true;
+                self.step(Event::Released);
+            }
             Output::Trying(_)
             | Output::Waiting { .. }
             | Output::Suspended(_)
@@ -260,12 +271,18 @@ impl<'a> Run<'a> {
                 if let Some(files) = &mut self.files {
                     files.keep_only(None);
                 }
+                // Before the request goes out: it may arrive when we are dead, and is not to release the slot of a run that goes on with our id.
+                if let Some(id) = &mut self.kept_id {
+                    id.retire();
+                }
                 self.lock.handle(Input::Release, now());
             }
             Action::Exit(end) => {
                 self.tell_end(end);
                 if end == End::Lost && !self.survivors().is_empty() {
                     self.host_lock.take().into_iter().for_each(HostLock::leave);
+                } else if self.released && self.lock.unsettled() {
+                    self.kept_id.take().into_iter().for_each(RunId::pass_on);
                 }
                 self.end = Some(end);
             }

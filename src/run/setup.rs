@@ -4,6 +4,7 @@ use super::files::Files;
 use super::host_lock::HostLock;
 use super::lock_folder::LockFolder;
 use super::now;
+use super::run_id::RunId;
 use crate::link::{Link, reason};
 use crate::lock::local::{self, Local};
 use crate::lock::node::Node;
@@ -12,10 +13,11 @@ use crate::lock::queue::Queue;
 use crate::lock::semaphore::Semaphore;
 use crate::lock::session_lock::{self, Options, SessionLock};
 use crate::lock::{self, Failure, Lock};
-use crate::log::{Log, complain};
+use crate::log::{Log, Topic, complain};
 use crate::moment::Moment;
-use crate::plan::{self, Cluster, End, Place, Plan};
+use crate::plan::{self, Cluster, End, Level, Place, Plan};
 use crate::prepare::{self, OwnName, Servers};
+use crate::sys::process::Pid;
 use crate::sys::{daemon, host, process, random};
 use std::io;
 use std::net::SocketAddr;
@@ -57,13 +59,14 @@ pub(super) struct Parts {
     pub(super) lock: Box<dyn Lock>,
     pub(super) link: Link,
     pub(super) files: Option<Files>,
+    pub(super) run_id: Option<RunId>,
     pub(super) host_lock: Option<HostLock>,
 }
 
 impl Parts {
     /// A lock that works over this connection, or needs nothing.
     fn new(lock: impl Lock + 'static, link: Link) -> Parts {
-        Parts { lock: Box::new(lock), link, files: None, host_lock: None }
+        Parts { lock: Box::new(lock), link, files: None, run_id: None, host_lock: None }
     }
 }
 
@@ -108,7 +111,8 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
         }
         plan::Lock::Pool(place) => ask_for_place(plan, place, started, patience, log),
         plan::Lock::Host(file) => {
-            let host_lock = Some(lock_host(file, log)?);
+            let (lock, _) = lock_host(file, log)?;
+            let host_lock = Some(lock);
             Ok(Parts { host_lock, ..Parts::new(lock::host::Host::new(file.display().to_string()), Link::new(Vec::new())) })
         }
     }
@@ -142,18 +146,28 @@ fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<M
         (None, Some(asked)) => hear_own_name(asked, started + OWN_NAME, &addresses, log)?,
         (said, _) => said.clone().unwrap_or_default(),
     };
+    let (host_lock, run_id) = match &place.host_lock {
+        None => (None, RunId::new()),
+        Some(file) => {
+            let (lock, dead) = lock_host(file, log)?;
+            (Some(lock), keep_run_id(file, dead, log))
+        }
+    };
+    tell_run_id(&run_id, log);
     let options = pool::Options {
         addresses: names,
         server: place.server.clone(),
         pool: place.pool.clone(),
         host,
+        run: run_id.id.clone(),
+        inherited: run_id.inherited.is_some(),
         patience,
         reach_by: place.patient.then_some(reach_by),
         alone: place.host_lock.is_some(),
         kill_after: plan.kill_after,
     };
-    let host_lock = place.host_lock.as_ref().map(|file| lock_host(file, log)).transpose()?;
-    Ok(Parts { host_lock, ..Parts::new(Pool::new(options, started, now()), Link::new(addresses).watching_the_peer()) })
+    let run_id = Some(run_id);
+    Ok(Parts { run_id, host_lock, ..Parts::new(Pool::new(options, started, now()), Link::new(addresses).watching_the_peer()) })
 }
 
 fn resolve(hosts: &[plan::Host], deadline: Moment) -> Result<Servers, Stop> {
@@ -180,8 +194,30 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: 
     Ok(name)
 }
 
-/// Takes the lock of this host, at once or not at all.
-fn lock_host(file: &Path, log: &mut Log) -> Result<HostLock, Stop> {
+/// The id of a run that has the lock of this host: a new one, or that of the dead process which has left the lock behind.
+fn keep_run_id(lock: &Path, dead: Option<Pid>, log: &mut Log) -> RunId {
+    let (run, flaw) = RunId::kept_beside(lock, dead);
+    if let Some((path, error)) = flaw {
+        let why = reason(&error);
+        log.warn(&format_args!(
+            "cannot keep the id of this run in {}: {why}: if it is killed, the next run on this host waits until the lease ends; remove that file",
+            path.display()
+        ));
+    }
+    run
+}
+
+fn tell_run_id(RunId { id, inherited, .. }: &RunId, log: &mut Log) {
+    let whose = match inherited {
+        None => String::new(),
+        Some(Pid(0)) => ", that of a run whose slot the server may still keep".into(),
+        Some(pid) => format!(", that of process {pid}, which was killed"),
+    };
+    log.say(Topic::Run, Level::Info, &format_args!("run id {id}{whose}"));
+}
+
+/// Takes the lock of this host, at once or not at all. Also says which dead process has left its file behind, if one has.
+fn lock_host(file: &Path, log: &mut Log) -> Result<(HostLock, Option<Pid>), Stop> {
     let (lock, stale) = HostLock::take(file).map_err(|refusal| {
         log.complain(&refusal);
         Stop::Said(refusal.end())
@@ -189,7 +225,7 @@ fn lock_host(file: &Path, log: &mut Log) -> Result<HostLock, Stop> {
     if let Some(pid) = stale {
         log.complain(&format_args!("Cleaning stale lockfile {} of process {pid}", file.display()));
     }
-    Ok(lock)
+    Ok((lock, stale))
 }
 
 /// A random uuid (version 4), as text.

@@ -69,6 +69,11 @@ impl Sandbox {
         format!("/tmp/dx-{}.lock", self.id).into()
     }
 
+    /// What keeps the id of a run that has it.
+    pub fn run_file(&self) -> PathBuf {
+        self.host_lock().with_extension("run")
+    }
+
     /// zk-flock with its locks in the sandbox, without any server.
     pub fn local<'a>(&'a self, words: &[&str]) -> Job<'a> {
         let option = format!("--local={}", self.path("locks").display());
@@ -165,6 +170,7 @@ impl Drop for Sandbox {
         }
         let _ = fs::remove_dir_all(&self.folder);
         let _ = fs::remove_file(self.host_lock());
+        let _ = fs::remove_file(self.run_file());
         assert!(leftovers.is_empty() || std::thread::panicking(), "processes left behind: {leftovers:#?}");
     }
 }
