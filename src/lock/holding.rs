@@ -1,6 +1,6 @@
 //! What a lock server says of a slot in a pool: the one word of its reply, and the token and lease that our own server adds.
 
-use crate::deadlines::{Deadlines, SHORTEST};
+use crate::deadlines::Deadlines;
 use crate::http::Reply;
 use crate::moment::Moment;
 use std::fmt;
@@ -11,6 +11,10 @@ const SHOWN: usize = 60;
 
 /// The header of a YES that has the seconds of the lease.
 const EXPIRES: &str = "X-Lock-Expires";
+
+/// The shortest lease of which enough is left for a renewal to be late. Of an `expire` of 2 s our own server tells half, less the time since the
+/// grant; of less it tells too little.
+const SHORTEST: Duration = Duration::from_millis(950);
 
 /// A longer lease is taken for one of this length: nanoseconds of that many years still fit in an i64, in which the guard is told of deadlines. One
 /// that did not fit would be endless.
@@ -125,8 +129,8 @@ impl BadLease {
     pub(super) fn advice(&self) -> &'static str {
         match self.flaw {
             Flaw::NotSeconds => "check the lock server and any proxy in front of it",
-            // The server tells a second less than it keeps.
-            Flaw::Ended | Flaw::TooShort => "raise \"expire\" of the pool on the server, to 3 seconds or more",
+            // The server tells a second less than it keeps, or half.
+            Flaw::Ended | Flaw::TooShort => "raise \"expire\" of the pool on the server, to 2 seconds or more",
         }
     }
 }
@@ -287,8 +291,8 @@ mod tests {
             let lease = Lease { length: Duration::from_millis(ms), sent: SENT };
             BadLease::too_short(Place { token: Some(5), lease: Some(lease) }).map(|bad| bad.to_string())
         };
-        assert_eq!(too_short(999).unwrap(), "said \"X-Lock-Expires: 0.999\", which is too short a lease to hold the lock safely");
-        assert_eq!(too_short(1000), None);
+        assert_eq!(too_short(949).unwrap(), "said \"X-Lock-Expires: 0.949\", which is too short a lease to hold the lock safely");
+        assert_eq!(too_short(950), None);
         assert_eq!(BadLease::too_short(Place { token: Some(5), lease: None }), None);
     }
 

@@ -840,7 +840,7 @@ mod tests {
         Output::Failed(Failure::Unfit(format!("cannot acquire {LOCK}: dx:9889 said \"X-Lock-Expires: {why}: {advice}")))
     }
 
-    const RAISE: &str = "raise \"expire\" of the pool on the server, to 3 seconds or more";
+    const RAISE: &str = "raise \"expire\" of the pool on the server, to 2 seconds or more";
 
     #[test]
     fn a_lease_that_is_too_short_is_refused_and_given_back() {

@@ -189,7 +189,10 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: 
     });
     let anybodys = name == "localhost" || name.starts_with("localhost.");
     if anybodys && !servers.iter().all(|server| server.ip().is_loopback()) {
-        log.warn(&format_args!("this host is {name:?} to the server, as others may be, and all of them have the lock at once: give --as"));
+        log.warn(&format_args!(
+            "this host is {name:?} to the server, as others may be: they count as one host, and a server that ignores run ids grants all of them the \
+             lock at once; give --as"
+        ));
     }
     Ok(name)
 }
