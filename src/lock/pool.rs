@@ -482,7 +482,8 @@ impl Pool {
             return format!("an operator revoked it at {}, and its lease ended before the command did", self.options.server);
         }
         let late = now.since(self.wake());
-        if late > MUCH_TOO_LATE.min(length / 5) {
+        // The deadline of a lease that was too short may have passed before it was told.
+        if late > MUCH_TOO_LATE.min(length / 5) && BadLease::too_short(place).is_none() {
             return format!("this process was stopped for {:.1} s", late.as_secs_f64());
         }
         let why = self.unconfirmed.clone().unwrap_or_else(|| self.caller.faults(now));
@@ -916,6 +917,12 @@ mod tests {
         play.to(at(10_400)).said(&[Output::Believe(short), Output::Suspended(why.into())]);
         play.to(short.term);
         assert!(matches!(play.said[..], [Output::Lost { dead_by, .. }] if dead_by == short.kill), "{:?}", play.said);
+
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Tells(500, 7, "0.1")]);
+        play.to(at(9_999)).said.clear();
+        play.to(at(10_500));
+        let [.., Output::Lost { why, .. }] = &play.said[..] else { panic!("{:?}", play.said) };
+        assert!(why.contains("too short a lease"), "{why}");
 
         let mut play = Play::new(options(), &[Lends(0, 7, 1_500), Lends(0, 7, 1_500), IsOff, IsOff, IsOff, Lends(5, 7, 900)]);
         let first = Lease { length: Duration::from_millis(1_500), sent: at(0) }.deadlines(KILL_AFTER);
