@@ -5,6 +5,7 @@
 
 mod common;
 
+use common::lock_server::{Answer, LockServer, lent, plain};
 use common::proxy::Proxy;
 use common::run::{Job, Outcome, Running, exited};
 use common::sandbox::Sandbox;
@@ -13,6 +14,7 @@ use common::{SECOND, let_last, process, wait_for, wait_until};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// A session timeout, in seconds: between the end of the lease and that of the session there is a third of it to end the outage in.
 const TIMEOUT: u32 = 9;
@@ -27,11 +29,17 @@ const IMMORTAL: &str = "sleep 1000";
 /// A holder with such a process in its tree.
 #[track_caller]
 fn holder<'a>(sandbox: &'a Sandbox, address: &str) -> (Running<'a>, i32) {
+    holder_by(sandbox, sandbox.flock_at(address, TIMEOUT, &["--sysexits", "-l", "0", "lock"]))
+}
+
+/// The same by a program that is given its command last.
+#[track_caller]
+fn holder_by<'a>(sandbox: &'a Sandbox, program: Job<'a>) -> (Running<'a>, i32) {
     let become_root = sandbox.path("become-root");
     fs::copy("/usr/bin/setpriv", &become_root).expect("util-linux is installed");
     fs::set_permissions(&become_root, Permissions::from_mode(0o4755)).expect("it is ours");
     let command = format!("{} --reuid=0 {IMMORTAL}", become_root.display());
-    let line = sandbox.flock_at(address, TIMEOUT, &["--sysexits", "-l", "0", "lock", &command]).line();
+    let line = program.words(&[&command]).line();
     let run = Job::new(sandbox, Path::new("sh")).words(&["-c", &format!("{USER} {line}")]).start();
     let immortal = wait_for("a process of root", || sandbox.running(IMMORTAL).first().copied());
     let ids = process::status(immortal, "Uid").expect("it lives");
@@ -87,4 +95,35 @@ fn a_lost_lock_that_is_gone_for_certain_is_not_kept_for_a_process_that_cannot_be
     process::kill(immortal, libc::SIGKILL);
     let pid = format!("sleep (pid {immortal})");
     assert_told(&outcome, &[&["cannot kill ", &pid], &["lost /", "then the node was deleted", "STILL RUNNING", &pid]]);
+}
+
+/// The server keeps the slot of a holder that is cut off for a while longer than it told.
+#[test]
+fn a_lost_slot_is_kept_for_a_process_that_cannot_be_killed_while_the_server_renews_it() {
+    const LEASE: Duration = Duration::from_secs(3);
+    let lends = |what: &str| if what.starts_with("release") { plain("OK") } else { lent(7, LEASE) };
+    for says_no in [false, true] {
+        let (sandbox, server) = (Sandbox::new(), LockServer::start(lends));
+        let (mut run, immortal) = holder_by(&sandbox, sandbox.distributex(server.port, &["--sysexits", "--no-local-lock"]));
+        server.set(|_| Answer::HangUp);
+        wait_until("it to be named", || run.stderr().contains("cannot kill"));
+        server.set(lends);
+        let before = server.words().len();
+        wait_until("three renewals", || server.words().len() >= before + 3); // no lease that is not kept lasts so long
+        assert!(process::alive(immortal) && !run.has_ended() && server.last("release 7").is_none());
+        let pid = format!("sleep (pid {immortal})");
+        if says_no {
+            server.set(|what| plain(if what.starts_with("release") { "OK" } else { "NO" }));
+            let outcome = run.wait();
+            assert!(process::kill(immortal, libc::SIGKILL), "it lives");
+            assert_told(&outcome, &[&["cannot kill ", &pid, "unless its lease ends"], &["lost ", "said NO", "STILL RUNNING", &pid]]);
+        } else {
+            assert!(process::kill(immortal, libc::SIGKILL));
+            assert_told(
+                &run.wait(),
+                &[&["cannot kill ", &pid, "keeping "], &["lost ", "could not be killed; ", "was kept until it exited"]],
+            );
+            assert!(server.last("release 7").is_some(), "{:?}", server.words());
+        }
+    }
 }

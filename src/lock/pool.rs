@@ -95,6 +95,9 @@ enum Phase {
     Proving { place: Place, anew: bool },
     /// It is ours, and said to be. `suspended`: for the time being nobody can be asked.
     Held { place: Place, renew: Moment, suspended: bool },
+    /// Its lease was not renewed in time. The server may keep it all the same, and goes on being asked: a process of the command may be impossible to
+    /// kill, and no other run is to have the slot beside it. `confirmed`: it has said so since.
+    Keeping { place: Place, confirmed: bool, renew: Moment },
     /// It was, or never will be: waiting to be told to let go.
     Settled(Left),
     /// A request that may be granted at any moment is being taken back, from `finish` on.
@@ -248,6 +251,13 @@ impl Pool {
             // No proof and no denial: whoever answers does not know what it was asked.
             (Phase::Held { .. }, _) => self.suspend(format!("{} said {}", self.options.server, said(reply)), true, now),
 
+            (Phase::Keeping { .. }, Yes(place)) => self.keep(place, true, now),
+            (Phase::Keeping { .. }, No | Revoked) => {
+                let why = format!("{} said {}", self.options.server, said(reply));
+                self.settle(Left::Nothing, Output::Gone(why));
+            }
+            (Phase::Keeping { place, confirmed, .. }, _) => self.keep(place, confirmed, now),
+
             (Phase::Settled(_), Yes(place)) => self.phase = Phase::Settled(Left::Place(place)), // too late
             (Phase::Settled(_), BadLease(bad)) => self.phase = Phase::Settled(Left::Place(bad.place())),
             (Phase::Settled(_), _) => self.phase = Phase::Settled(Left::Nothing),
@@ -373,6 +383,13 @@ impl Pool {
         }
     }
 
+    /// The lock is lost, and the slot kept for as long as the server says so.
+    fn keep(&mut self, place: Place, confirmed: bool, now: Moment) {
+        let next = place.lease.map_or_else(|| self.next_question(now), Lease::renewal);
+        let renew = if next > now { next } else { now + AGAIN };
+        self.phase = Phase::Keeping { place, confirmed, renew };
+    }
+
     fn settle(&mut self, left: Left, output: Output) {
         self.phase = Phase::Settled(left);
         self.outputs.push_back(output);
@@ -386,7 +403,13 @@ impl Pool {
             return self.contend(Left::Perhaps, now + AGAIN);
         }
         self.caller.stop();
-        self.settle(left, Output::Lost { why, dead_by, gone: true });
+        match left {
+            Left::Lost(place) if !self.revoked => {
+                self.phase = Phase::Keeping { place, confirmed: false, renew: now };
+                self.outputs.push_back(Output::Lost { why, dead_by, gone: false });
+            }
+            _ => self.settle(left, Output::Lost { why, dead_by, gone: true }),
+        }
     }
 
     fn release(&mut self, now: Moment) {
@@ -397,6 +420,8 @@ impl Pool {
             }
             (Phase::Asking { left } | Phase::Settled(left), None) => self.give_back(left, now),
             (Phase::Proving { place, .. } | Phase::Held { place, .. }, _) => self.give_back(Left::Place(place), now),
+            (Phase::Keeping { place, confirmed: true, .. }, _) => self.give_back(Left::Place(place), now),
+            (Phase::Keeping { place, .. }, _) => self.give_back(Left::Lost(place), now),
             (Phase::Leaving { .. } | Phase::Releasing { .. } | Phase::Over, _) => {}
         }
     }
@@ -434,6 +459,10 @@ impl Pool {
             }
             Phase::Held { place, renew, suspended } if now >= renew => {
                 self.phase = Phase::Held { place, renew: Moment::NEVER, suspended };
+                self.renew(place, now);
+            }
+            Phase::Keeping { place, confirmed, renew } if now >= renew => {
+                self.phase = Phase::Keeping { place, confirmed, renew: Moment::NEVER };
                 self.renew(place, now);
             }
             Phase::Leaving { by, .. } if now >= by => self.give_back(Left::Perhaps, now),
@@ -504,6 +533,7 @@ impl Pool {
             ),
             Phase::Proving { .. } => self.limit(),
             Phase::Held { renew, .. } => renew.min(self.believed.term),
+            Phase::Keeping { renew, .. } => renew,
             Phase::Leaving { finish, by } => finish.min(by),
             Phase::Releasing { by, .. } => by,
             Phase::Settled(_) | Phase::Over => Moment::NEVER,
@@ -898,7 +928,7 @@ mod tests {
             ]);
             assert!(play.asked.len() > 3, "it is asked again: {:?}", play.asked);
             let why = format!("not renewed for 28.8 s: dx:9889 said \"X-Lock-Expires: {expires}\", {why}");
-            play.to(at(28_800)).said(&[Output::Lost { why, dead_by: at(29_800), gone: true }]);
+            play.to(at(28_800)).said(&[Output::Lost { why, dead_by: at(29_800), gone: false }]);
 
             let mut play =
                 Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Tells(5, 7, expires), Lends(5, 7, 30_000), Waits]);
@@ -954,11 +984,35 @@ mod tests {
         let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses]);
         play.to(at(28_799)).said(&[believe(at(30_000)), acquired(Some(7)), Output::Suspended("dx:9889: connection refused".into())]);
         let why = "not renewed for 28.8 s: dx:9889: connection refused";
-        play.to(at(28_800)).said(&[Output::Lost { why: why.into(), dead_by: at(29_800), gone: true }]);
-        let connections = play.connections;
-        play.to(at(29_500));
-        assert_eq!(play.connections, connections, "it is not asked for any more");
+        play.to(at(28_800)).said(&[Output::Lost { why: why.into(), dead_by: at(29_800), gone: false }]);
+        // The command dies before the lease ends, as a rule.
+        play.to(at(29_500)).said(&[]);
         play.release().to(at(30_499)).said(&[]).to(at(30_500)).said(&[RELEASED]);
+    }
+
+    /// Something of the command cannot be killed: no other run is to have the slot as long as the server keeps it.
+    #[test]
+    fn a_lock_that_is_lost_is_renewed_until_it_is_released_or_the_server_says_no() {
+        let lost = |play: &mut Play| {
+            play.to(at(28_800));
+            assert!(matches!(play.said[..], [.., Output::Lost { dead_by, gone: false, .. }] if dead_by == at(29_800)), "{:?}", play.said);
+            play.said.clear();
+            play.asked.clear();
+        };
+        // The server is back in time: the slot is held, though no command may run under it, and is released by its token.
+        let script = [&[Lends(0, 7, 30_000); 2][..], &[Refuses; 24], &[Lends(5, 7, 30_000), Lends(5, 7, 30_000), Says(1, "OK")]].concat();
+        let mut play = Play::new(options(), &script);
+        lost(&mut play);
+        play.to(at(50_000)).said(&[]).asked(&["renew 7", "renew 7"]);
+        play.release().to(at(50_001)).said(&[RELEASED]).asked(&["release 7"]);
+        // Another run has it.
+        for no in [Says(5, "NO"), Revokes(5)] {
+            let script = [&[Lends(0, 7, 30_000); 2][..], &[Refuses; 24], &[Says(5, "INVALID"), Tells(5, 7, "nan"), no]].concat();
+            let mut play = Play::new(options(), &script);
+            lost(&mut play);
+            play.to(at(60_000)).said(&[Output::Gone("dx:9889 said NO".into())]).asked(&["renew 7", "renew 7", "renew 7"]);
+            play.release().said(&[RELEASED]).asked(&[]);
+        }
     }
 
     #[test]
@@ -968,7 +1022,7 @@ mod tests {
         play.now = at(60_000);
         play.lock.handle(Input::Tick, play.now);
         play.drain();
-        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800), gone: true }]);
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800), gone: false }]);
     }
 
     #[test]
@@ -978,7 +1032,7 @@ mod tests {
         play.lock.handle(Input::Tick, at(9_000));
         play.lock.handle(Input::Tick, at(60_000));
         play.drain();
-        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800), gone: true }]);
+        play.said(&[Output::Lost { why: "this process was stopped for 50.0 s".into(), dead_by: at(29_800), gone: false }]);
     }
 
     #[test]

@@ -155,7 +155,8 @@ impl Run<'_> {
         let kept = if self.marks.lost.is_none() {
             format!("still holding {name} until it exits")
         } else {
-            format!("keeping {name} until it exits, unless the session expires first")
+            let unless = if let Lock::Pool(_) = self.plan.lock { "its lease ends" } else { "the session expires" };
+            format!("keeping {name} until it exits, unless {unless} first")
         };
         self.log.complain(&format_args!("cannot kill {stuck}: {kept}"));
         self.marks.stuck = true;
