@@ -210,7 +210,7 @@ impl World {
             call => call,
         };
         self.open.insert(self.tickets, (call, pool, host));
-        let request = Request { ticket: Ticket(self.tickets), call, pool: POOLS[pool], host: HOSTS[host] };
+        let request = Request { ticket: Ticket(self.tickets), call, pool: POOLS[pool], host: HOSTS[host], run: None };
         self.server.handle(Input::Asked(request), self.now());
     }
 
@@ -257,7 +257,9 @@ impl World {
                     self.writing = Some(state.text(&self.clocks()));
                 }
                 Output::Note(..) => {}
-                output @ (Output::Connect | Output::Send(_) | Output::Disconnect) => panic!("there is nobody else: {output:?}"),
+                output @ (Output::Report(_) | Output::Connect | Output::Send(_) | Output::Disconnect) => {
+                    panic!("there is nobody else: {output:?}")
+                }
                 Output::Wait(until) => {
                     assert!(until > self.now(), "the server waits for what is past");
                     return self.check_rest();

@@ -25,6 +25,8 @@ pub struct Request {
     pub method: Method,
     /// Decoded; what is not UTF-8 is shown as U+FFFD. Without scheme and host, if they came.
     pub path: String,
+    /// Whether the path came as it stands here, without escapes: a rule of a proxy for it cannot have missed it.
+    pub is_literal: bool,
     /// As it came.
     query: Vec<u8>,
     /// Its reply is to be of the same.
@@ -61,8 +63,9 @@ impl Request {
         let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
         let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
         let (path, query) = split_at_first(origin(target), b'?');
-        let path = String::from_utf8_lossy(&percent::decode(path)).into_owned();
-        let request = Request { method, path, query: query.to_vec(), version, keep_alive: head.keep_alive(version) };
+        let (came, path) = (path, String::from_utf8_lossy(&percent::decode(path)).into_owned());
+        let is_literal = came == path.as_bytes();
+        let request = Request { method, path, is_literal, query: query.to_vec(), version, keep_alive: head.keep_alive(version) };
         Ok(Some((request, length + body)))
     }
 

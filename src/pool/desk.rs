@@ -82,6 +82,11 @@ impl Desk {
         self.out.push_back(Output::Answer(ticket, answer));
     }
 
+    /// What the pools are like is known at any time.
+    pub(super) fn report(&mut self, ticket: Ticket) {
+        self.out.push_back(Output::Report(ticket));
+    }
+
     pub(super) fn note(&mut self, level: Level, note: String) {
         self.out.push_back(Output::Note(level, note));
     }

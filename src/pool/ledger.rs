@@ -2,9 +2,10 @@
 
 use super::desk::{Desk, Promise, Stake};
 use super::holders::{Holders, Holding};
+use super::refusal::{self, Refusal};
 use super::state::Held;
 use super::waiters::{Asked, Waiters};
-use super::{Answer, Call, Counts, Grant, Holder, Report, Ticket, Waiter, refusal};
+use super::{Answer, Call, Counts, Grant, Holder, Remaining, Report, Ticket, Waiter};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::rc::Rc;
@@ -82,7 +83,7 @@ impl Ledger {
     /// There is no such pool any more.
     pub(super) fn close(mut self, desk: &mut Desk) {
         for asked in self.waiters.take_all() {
-            self.answer(asked.ticket, Answer::Invalid, desk);
+            self.answer(asked.ticket, Answer::Invalid(Refusal::UnknownPool), desk);
         }
         for (host, holding) in self.holders.iter() {
             desk.change();
@@ -100,9 +101,10 @@ impl Ledger {
         let standing = self.standing(&asked.host);
         if let Err(refusal) = refusal::check(&self.plan, asked.call, &asked.host, standing == Standing::Holder) {
             desk.note(Level::Info, refusal::told(&self.name, &asked.host, refusal));
-            return self.answer(asked.ticket, Answer::Invalid, desk);
+            return self.answer(asked.ticket, Answer::Invalid(refusal), desk);
         }
         match (asked.call, standing) {
+            (Call::Revoke, _) => self.answer(asked.ticket, Answer::NotHeld, desk),
             (Call::Release { token }, _) => self.release(&asked, token, desk, now),
             (Call::Renew { token }, Standing::Holder) => self.renew(asked, token, desk, now),
             (_, Standing::Holder) => self.vouch(asked, desk),
@@ -217,7 +219,7 @@ impl Ledger {
     }
 
     fn tell(&mut self, stake: &Stake, holding: Holding, desk: &mut Desk, now: Moment) {
-        let (name, Asked { ticket, call, host, since }, Holding { token, .. }) = (&self.name, &stake.asked, holding);
+        let (name, Asked { ticket, call, host, since, .. }, Holding { token, .. }) = (&self.name, &stake.asked, holding);
         let expires = stake.expires.min(holding.expires);
         if holding.told.is_none() {
             self.counts.granted += 1;
@@ -271,7 +273,7 @@ impl Ledger {
     fn answer(&mut self, ticket: Ticket, answer: Answer, desk: &mut Desk) {
         match answer {
             Answer::No => self.counts.refused += 1,
-            Answer::Invalid => self.counts.invalid += 1,
+            Answer::Invalid(_) => self.counts.invalid += 1,
             _ => {}
         }
         desk.answer(ticket, answer);
@@ -309,15 +311,18 @@ impl Ledger {
         let holders = told.map(|(host, &Holding { token, since, expires, .. })| Holder {
             host,
             token: Some(token),
-            held: since.held(now),
-            expires: left(expires, now),
+            run: None,
+            held: Some(since.held(now)),
+            ends: left(expires, now).map_or(Remaining::UntilReleased, Remaining::For),
+            revoked: false,
         });
         Report {
             pool: &self.name,
             permits: self.plan.permits,
             expire: self.plan.expire,
+            age: None,
             holders: holders.collect(),
-            waiters: self.waiters.iter().map(|(host, since)| Waiter { host, waited: now.since(since) }).collect(),
+            waiters: self.waiters.iter().map(|(host, run, since)| Waiter { host, run, waited: now.since(since) }).collect(),
             counts: self.counts,
         }
     }

@@ -38,11 +38,11 @@ impl Memory {
 
     fn asked(&mut self, request: &Request, now: Moment) {
         if let Some(ledger) = self.pools.get_mut(request.pool) {
-            let Request { ticket, call, host, .. } = *request;
-            return ledger.ask(Asked { ticket, call, host: host.into(), since: now }, &mut self.desk, now);
+            let Request { ticket, call, host, run, .. } = *request;
+            return ledger.ask(Asked { ticket, call, host: host.into(), run: run.map(Into::into), since: now }, &mut self.desk, now);
         }
         self.desk.note(Level::Info, refusal::told(request.pool, request.host, Refusal::UnknownPool));
-        self.desk.answer(request.ticket, Answer::Invalid);
+        self.desk.answer(request.ticket, Answer::Invalid(Refusal::UnknownPool));
     }
 
     fn gone(&mut self, ticket: Ticket, now: Moment) {
@@ -82,7 +82,7 @@ impl Memory {
             Promise::Ok => self.desk.answer(ticket, Answer::Ok),
             Promise::Yes(stake) => match self.pools.get_mut(&*stake.pool) {
                 Some(ledger) => yes(ledger, stake, &mut self.desk),
-                None => self.desk.answer(ticket, Answer::Invalid),
+                None => self.desk.answer(ticket, Answer::Invalid(Refusal::UnknownPool)),
             },
         }
     }
@@ -100,6 +100,7 @@ impl Backend for Memory {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
             Input::Asked(request) => self.asked(&request, now),
+            Input::ReportAsked(ticket) => self.desk.report(ticket),
             Input::Gone(ticket) => self.gone(ticket, now),
             Input::Undelivered { pool, host, token } => {
                 if let Some(ledger) = self.pools.get_mut(pool) {
@@ -157,7 +158,7 @@ impl Backend for Memory {
 #[cfg(test)]
 mod tests {
     use super::super::state::{Held, Since};
-    use super::super::{Call, Grant};
+    use super::super::{Call, Grant, Remaining};
     use super::*;
     use std::time::Duration;
 
@@ -232,7 +233,7 @@ mod tests {
         fn ask(&mut self, client: &str, call: Call) {
             self.clients.push(client.into());
             let (ticket, host) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
-            self.memory.handle(Input::Asked(Request { ticket, call, pool: "one", host }), self.now);
+            self.memory.handle(Input::Asked(Request { ticket, call, pool: "one", host, run: None }), self.now);
         }
 
         /// Of what it asked last.
@@ -269,8 +270,9 @@ mod tests {
             }
             Answer::No => "NO".into(),
             Answer::Ok => "OK".into(),
-            Answer::Invalid => "INVALID".into(),
+            Answer::Invalid(_) => "INVALID".into(),
             Answer::Unavailable(_) => "503".into(),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -437,7 +439,7 @@ mod tests {
     fn what_is_not_asked_well_is_invalid() {
         let mut script = Script::plain(only(&["a", "b"]));
         script.play(&[(0, "get a", "a YES 1 60 s"), (0, "get c", "c INVALID"), (0, "wait c", "c INVALID"), (0, "release c", "c INVALID")]);
-        let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a" };
+        let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a", run: None };
         script.memory.handle(Input::Asked(request), at(0));
         assert_eq!(script.drain(), "a INVALID");
         assert_eq!(script.notes[1..3], [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]);
@@ -672,9 +674,12 @@ mod tests {
             (3, "get e", "e NO"),
         ]);
         let report = &script.memory.report(at(4))[0];
-        let holders: Vec<_> = report.holders.iter().map(|holder| (holder.host, holder.token, holder.held, holder.expires)).collect();
+        let holders: Vec<_> = report.holders.iter().map(|holder| (holder.host, holder.token, holder.held, holder.ends)).collect();
         let seconds = Duration::from_secs;
-        assert_eq!(holders, [("a", Some(2), seconds(3), Some(seconds(57))), ("b", Some(1), seconds(4), Some(seconds(56)))]);
+        assert_eq!(
+            holders,
+            [("a", Some(2), Some(seconds(3)), Remaining::For(seconds(57))), ("b", Some(1), Some(seconds(4)), Remaining::For(seconds(56)))]
+        );
         let waiters: Vec<_> = report.waiters.iter().map(|waiter| (waiter.host, waiter.waited)).collect();
         assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
         assert_eq!((report.pool, report.permits, report.expire), ("one", 2, Some(seconds(60))));

@@ -64,15 +64,15 @@ fn count(items: usize) -> Value {
     Count(u64::try_from(items).unwrap_or(u64::MAX))
 }
 
-/// The text.
-pub fn text(server: &[Metric], pools: &[Report]) -> String {
+/// The text; without the metrics of pools if nothing is known of them.
+pub fn text(server: &[Metric], pools: Option<&[Report]>) -> String {
     let mut text = String::new();
     for Metric { name, kind, help, value } in server {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
-    for (name, kind, help, value) in POOL_METRICS {
+    for (name, kind, help, value) in POOL_METRICS.into_iter().filter(|_| pools.is_some()) {
         let _ = writeln!(text, "# HELP distributexd_{name} {help}\n# TYPE distributexd_{name} {kind}");
-        for report in pools {
+        for report in pools.unwrap_or_default() {
             let _ = writeln!(text, "distributexd_{name}{{pool=\"{}\"}} {}", Label(report.pool), value(report));
         }
     }
@@ -112,19 +112,21 @@ impl fmt::Display for Label<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Counts, Holder, Waiter};
+    use super::super::{Counts, Holder, Remaining, Waiter};
     use super::*;
 
     #[test]
     fn each_metric_has_its_help_its_type_and_a_line_a_pool() {
-        let holders = vec![Holder { host: "h", token: Some(1), held: Duration::from_secs(5), expires: None }];
-        let waiters = [3500, 2].map(|waited| Waiter { host: "w", waited: Duration::from_millis(waited) }).to_vec();
+        let holders = vec![Holder { host: "h", run: None, token: Some(1), held: None, ends: Remaining::UntilReleased, revoked: false }];
+        let waiters = [3500, 2].map(|waited| Waiter { host: "w", run: None, waited: Duration::from_millis(waited) }).to_vec();
         let counts = Counts { granted: 1, released: 2, expired: 3, refused: 4, invalid: 5, undelivered: 6 };
-        let busy = Report { pool: "a", permits: 1, expire: None, holders, waiters, counts };
-        let idle = Report { pool: r#"q"\"#, permits: 3, expire: None, holders: vec![], waiters: vec![], counts: Counts::default() };
+        let busy = Report { pool: "a", permits: 1, expire: None, age: None, holders, waiters, counts };
+        let idle =
+            Report { pool: r#"q"\"#, permits: 3, expire: None, age: None, holders: vec![], waiters: vec![], counts: Counts::default() };
         let uptime = Value::Time(Duration::from_millis(1250));
         let server = Metric { name: "process_uptime_seconds", kind: Kind::Gauge, help: "Since the start.", value: uptime };
-        let text = text(&[server], &[busy, idle]);
+        assert_eq!(text(&[server], None).matches("# TYPE ").count(), 1, "nothing is known of pools");
+        let text = text(&[server], Some(&[busy, idle]));
         assert!(text.starts_with(
             "# HELP process_uptime_seconds Since the start.\n# TYPE process_uptime_seconds gauge\nprocess_uptime_seconds 1.25\n"
         ));

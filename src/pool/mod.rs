@@ -4,6 +4,7 @@
 
 mod desk;
 mod holders;
+pub mod lease;
 mod ledger;
 pub mod memcache;
 pub mod memory;
@@ -15,6 +16,7 @@ mod waiters;
 
 use crate::moment::Moment;
 use crate::plan::{self, Level};
+use refusal::Refusal;
 use state::State;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ticket(pub u64);
 
-/// What a host asks of a pool.
+/// What a host, or an operator for a host, asks of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
     /// To hold it, if that is possible now.
@@ -36,9 +38,12 @@ pub enum Call {
     },
     /// To hold it no longer.
     Release {
-        /// Only if this is the holding; `None`: whichever it is.
+        /// Only if this is the holding; `None`: any holding of the run, or of the host if no run is given.
         token: Option<i64>,
     },
+    /// The host's holding is not to be confirmed again, whichever run it belongs to. Answered by `Revocation`, `NotHeld`, `Invalid` or
+    /// `Unavailable`.
+    Revoke,
 }
 
 /// A host asks something of a pool. Names are as the peer wrote them.
@@ -49,19 +54,33 @@ pub struct Request<'a> {
     pub call: Call,
     pub pool: &'a str,
     pub host: &'a str,
+    /// Which run of the host asks; checked already, see [`refusal::check_run`]. `None`: the client has no run id, as the Python client and
+    /// curl. `Revoke` has none.
+    pub run: Option<&'a str>,
 }
 
-/// What a request comes to. Each gets one answer, unless it is gone before.
+/// The answer to a request. Each request gets one, unless it is gone before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// The host holds the pool.
     Yes(Grant),
     /// It does not.
     No,
+    /// NO, to the holder itself: its holding is revoked and is not confirmed again.
+    NoRevoked,
     /// It does not any more.
     Ok,
+    /// The holding is revoked, and saved as such.
+    Revocation {
+        /// Of the holding that is revoked, if it is known.
+        token: Option<i64>,
+        /// When it ends if its holder never releases it.
+        ends: Remaining,
+    },
+    /// Nothing is revoked: the host does not hold the pool.
+    NotHeld,
     /// No pool can be asked this, or not by this host.
-    Invalid,
+    Invalid(Refusal),
     /// It cannot be known or kept who holds the pool: why.
     Unavailable(String),
 }
@@ -71,8 +90,20 @@ pub enum Answer {
 pub struct Grant {
     /// Grows with every holding: fences off writes of an earlier holder.
     pub token: i64,
-    /// What is left of it from now; `None`: it lasts until it is released.
+    /// How much of its lease the host is told is left from now: less than the server keeps, and never less than [`lease::LEAST`]; see
+    /// [`lease::told`]. `None`: it lasts until it is released.
     pub expires: Option<Duration>,
+}
+
+/// How much of a holding is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remaining {
+    /// So much, unless it is renewed or released.
+    For(Duration),
+    /// It lasts until it is released.
+    UntilReleased,
+    /// This server does not know.
+    Unknown,
 }
 
 /// What happens to the pools.
@@ -80,6 +111,9 @@ pub struct Grant {
 pub enum Input<'a> {
     /// A host asks.
     Asked(Request<'a>),
+    /// Someone wants to see all pools. Answered by `Output::Report` when `report` has what is so now, or by `Answer::Unavailable` when that
+    /// cannot be known; soon either way.
+    ReportAsked(Ticket),
     /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it is no YES.
     Gone(Ticket),
     /// A YES could not be delivered.
@@ -110,6 +144,8 @@ pub enum Input<'a> {
 pub enum Output {
     /// Answer this request.
     Answer(Ticket, Answer),
+    /// Answer this `ReportAsked` with `report`, before anything else is handed in.
+    Report(Ticket),
     /// Save this in place of what was saved before, whole or not at all, then say `Saved` or `NotSaved`.
     Save(State),
     /// Connect to where holders are remembered, in place of any other connection.
@@ -125,6 +161,26 @@ pub enum Output {
 }
 
 /// Who remembers the holders.
+///
+/// # Promises
+///
+/// distributexd(8), PROMISES, states them for users; each backend keeps them, and one model checks each (`promises.rs`). A client was *told*
+/// something when its answer was handed out by `poll`. Neither a reload, nor a restart (`inmemory`: with `state`), nor another server of this
+/// program on the same memcached, whatever its config, breaks what was told:
+///
+/// 1. *Exclusion.* A holding whose lease was told and has not ended, and that was not released, is counted against `maxlocks` of its pool. No
+///    other holding is granted beyond that number.
+/// 2. *Leases.* A lease ends no earlier than told. The server keeps it longer than it tells ([`lease::told`]); what is too short to be used is
+///    not told ([`lease::LEAST`]).
+/// 3. *Until released* stays until released, whatever `expire` becomes. Where `expire` becomes 0, the next answer YES says so.
+/// 4. *Runs.* A holding that was acquired with a run id belongs to that run of that host, one without to the host. At most one run of a host
+///    holds a pool. A request of another run, or without a run id, is then one of another: NO, or it waits, even if the pool has room.
+/// 5. *Tokens.* Each holding has a token that is larger than that of every earlier holding of its pool. A release with a token, or a run id, ends
+///    no holding of another.
+/// 6. *Revoked* holdings are not confirmed again: their holder's requests get `NoRevoked`. They end as they would: when they are released, or
+///    when their lease ends.
+/// 7. *Pools that disappear* from the config keep their holders until their leases end, and those that are held until released for
+///    [`lease::ABANDONED`] or until the pool is back. Nothing else is granted in them.
 pub trait Backend {
     /// Takes in what happened.
     fn handle(&mut self, input: Input, now: Moment);
@@ -135,7 +191,7 @@ pub trait Backend {
     /// The config has been read again, and these are its pools, from now on.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
-    /// What the pools are like, by name.
+    /// What the pools are like, by name. What a backend may not know any more it says as `Unknown` or `None`, or gives an age.
     fn report(&self, now: Moment) -> Vec<Report<'_>>;
 }
 
@@ -144,10 +200,12 @@ pub trait Backend {
 pub struct Report<'a> {
     /// Its name.
     pub pool: &'a str,
-    /// How many may hold it at once.
+    /// How many may hold it at once; 0 if it is not in the config any more, but still held.
     pub permits: u32,
     /// How long a grant lasts, if not until it is released.
     pub expire: Option<Duration>,
+    /// How old what is said of the holders is; `None`: it is so now.
+    pub age: Option<Duration>,
     /// By name.
     pub holders: Vec<Holder<'a>>,
     /// The next first.
@@ -161,12 +219,16 @@ pub struct Report<'a> {
 pub struct Holder<'a> {
     /// Its name.
     pub host: &'a str,
+    /// Which of its runs; `None`: the host itself.
+    pub run: Option<&'a str>,
     /// That of its holding, if it is known.
     pub token: Option<i64>,
-    /// For how long it has.
-    pub held: Duration,
-    /// What is left of it; `None`: it lasts until it is released.
-    pub expires: Option<Duration>,
+    /// For how long it has, if that is known.
+    pub held: Option<Duration>,
+    /// What the server keeps of it.
+    pub ends: Remaining,
+    /// It is not confirmed again.
+    pub revoked: bool,
 }
 
 /// Who waits for a pool.
@@ -174,6 +236,8 @@ pub struct Holder<'a> {
 pub struct Waiter<'a> {
     /// Its name.
     pub host: &'a str,
+    /// Which of its runs, if it has said so.
+    pub run: Option<&'a str>,
     /// For how long it has.
     pub waited: Duration,
 }

@@ -20,6 +20,8 @@ pub enum Refusal {
     UnfitHost,
     /// The pool is not for it.
     Stranger,
+    /// The run id is not what one is.
+    UnfitRun,
 }
 
 impl fmt::Display for Refusal {
@@ -30,6 +32,7 @@ impl fmt::Display for Refusal {
             Refusal::LongHost => write!(f, "the host's name is longer than {LONGEST_HOST} bytes"),
             Refusal::UnfitHost => write!(f, "a comma or control character in the host's name"),
             Refusal::Stranger => write!(f, "not one of the pool's servers"),
+            Refusal::UnfitRun => write!(f, "run must be 1 to {LONGEST_RUN} characters of 0-9, A-Z, a-z, '.', '_' and '-'"),
         }
     }
 }
@@ -44,10 +47,19 @@ pub fn check_host(host: &str) -> Result<(), Refusal> {
     }
 }
 
+/// The longest id of a run, in bytes.
+pub const LONGEST_RUN: usize = 64;
+
+/// What is wrong with the id of a run: it stands in logs, in a state and in memcached as it is.
+pub fn check_run(run: &[u8]) -> Result<(), Refusal> {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    if (1..=LONGEST_RUN).contains(&run.len()) && run.iter().all(fits) { Ok(()) } else { Err(Refusal::UnfitRun) }
+}
+
 /// Whether a pool may be asked this. A host that holds it may keep it and let go, even if it may not take it any more.
 pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Refusal> {
     check_host(host)?;
-    let keeps = holds && matches!(call, Call::Renew { .. } | Call::Release { .. });
+    let keeps = holds && matches!(call, Call::Renew { .. } | Call::Release { .. } | Call::Revoke);
     let admitted = pool.servers.as_ref().is_none_or(|servers| servers.iter().any(|server| server == host));
     if keeps || admitted { Ok(()) } else { Err(Refusal::Stranger) }
 }

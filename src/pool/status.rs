@@ -1,6 +1,6 @@
 //! What the pools are like as `/status/` shows it: JSON, times in seconds. Written straight into the text, since thousands may wait.
 
-use super::{Holder, Report, Waiter};
+use super::{Holder, Remaining, Report, Waiter};
 use serde_json::Value;
 use std::time::Duration;
 
@@ -10,19 +10,29 @@ pub fn text(pools: &[Report]) -> String {
 }
 
 fn pool(report: &Report) -> String {
-    let Report { pool, permits, expire, holders, waiters, .. } = report;
+    let Report { pool, permits, expire, age, holders, waiters, .. } = report;
     let (name, expire, holders, waiters) = (quoted(pool), seconds(*expire), list(holders, holder), list(waiters, waiter));
-    format!("\n{{\"name\":{name},\"maxlocks\":{permits},\"expire\":{expire},\"holders\":[{holders}],\"waiters\":[{waiters}]}}")
+    let age = age.map_or(String::new(), |age| format!(",\"age\":{}", seconds(Some(age))));
+    format!("\n{{\"name\":{name},\"maxlocks\":{permits},\"expire\":{expire}{age},\"holders\":[{holders}],\"waiters\":[{waiters}]}}")
 }
 
-fn holder(&Holder { host, token, held, expires }: &Holder) -> String {
-    let (host, token) = (quoted(host), token.map_or("null".into(), |token| token.to_string()));
-    let (held, expires) = (seconds(Some(held)), seconds(expires));
-    format!("\n{{\"host\":{host},\"token\":{token},\"held\":{held},\"expires\":{expires}}}")
+/// What is not known is `null`, but for the end of a lease: `null` there is known to be without end, so an unknown one is left out.
+fn holder(&Holder { host, run, token, held, ends, revoked }: &Holder) -> String {
+    let (host, run, token) = (quoted(host), run_field(run), token.map_or("null".into(), |token| token.to_string()));
+    let expires = match ends {
+        Remaining::For(left) => format!(",\"expires\":{}", seconds(Some(left))),
+        Remaining::UntilReleased => ",\"expires\":null".into(),
+        Remaining::Unknown => String::new(),
+    };
+    format!("\n{{\"host\":{host}{run},\"token\":{token},\"held\":{}{expires},\"revoked\":{revoked}}}", seconds(held))
 }
 
-fn waiter(&Waiter { host, waited }: &Waiter) -> String {
-    format!("\n{{\"host\":{},\"waiting\":{}}}", quoted(host), seconds(Some(waited)))
+fn waiter(&Waiter { host, run, waited }: &Waiter) -> String {
+    format!("\n{{\"host\":{}{},\"waiting\":{}}}", quoted(host), run_field(run), seconds(Some(waited)))
+}
+
+fn run_field(run: Option<&str>) -> String {
+    run.map_or(String::new(), |run| format!(",\"run\":{}", quoted(run)))
 }
 
 fn list<T>(items: &[T], text: fn(&T) -> String) -> String {
@@ -47,20 +57,30 @@ mod tests {
     #[test]
     fn the_status_is_json_whatever_the_names_are() {
         let holders = vec![
-            Holder { host: "h", token: Some(7), held: Duration::from_millis(1500), expires: Some(Duration::from_millis(58_500)) },
-            Holder { host: "a \"quoted\\ замок", token: None, held: Duration::ZERO, expires: None },
+            Holder {
+                host: "h",
+                run: Some("1.a"),
+                token: Some(7),
+                held: Some(Duration::from_millis(1500)),
+                ends: Remaining::For(Duration::from_millis(58_500)),
+                revoked: true,
+            },
+            Holder { host: "a \"quoted\\ замок", run: None, token: None, held: None, ends: Remaining::UntilReleased, revoked: false },
+            Holder { host: "u", run: None, token: None, held: None, ends: Remaining::Unknown, revoked: false },
         ];
-        let waiters = vec![Waiter { host: "w", waited: Duration::from_micros(1_000_400) }];
-        let busy = Report { pool: "a", permits: 2, expire: Some(Duration::from_mins(1)), holders, waiters, counts: Counts::default() };
-        let idle = Report { pool: "b", permits: 1, expire: None, holders: vec![], waiters: vec![], counts: Counts::default() };
+        let waiters = vec![Waiter { host: "w", run: Some("r"), waited: Duration::from_micros(1_000_400) }];
+        let age = Some(Duration::from_millis(250));
+        let busy = Report { pool: "a", permits: 2, expire: Some(Duration::from_mins(1)), age, holders, waiters, counts: Counts::default() };
+        let idle = Report { pool: "b", permits: 1, expire: None, age: None, holders: vec![], waiters: vec![], counts: Counts::default() };
         let expected = json!({ "pools": [
             {
-                "name": "a", "maxlocks": 2, "expire": 60.0,
+                "name": "a", "maxlocks": 2, "expire": 60.0, "age": 0.25,
                 "holders": [
-                    { "host": "h", "token": 7, "held": 1.5, "expires": 58.5 },
-                    { "host": "a \"quoted\\ замок", "token": null, "held": 0.0, "expires": null },
+                    { "host": "h", "run": "1.a", "token": 7, "held": 1.5, "expires": 58.5, "revoked": true },
+                    { "host": "a \"quoted\\ замок", "token": null, "held": null, "expires": null, "revoked": false },
+                    { "host": "u", "token": null, "held": null, "revoked": false },
                 ],
-                "waiters": [{ "host": "w", "waiting": 1.0 }],
+                "waiters": [{ "host": "w", "run": "r", "waiting": 1.0 }],
             },
             { "name": "b", "maxlocks": 1, "expire": null, "holders": [], "waiters": [] },
         ] });

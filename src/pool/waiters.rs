@@ -1,10 +1,13 @@
-//! Those who wait for one pool, in the order in which they came; found by ticket, too, when they hang up, and by host, when it is granted.
-//! All that in time that grows with the logarithm of their number.
+//! The waiters of one pool, in FIFO order. A waiter is known by host and run. Found by ticket, too, when it hangs up, and by host and run, when it is
+//! granted. All that in time that grows with the logarithm of their number.
 
 use super::{Call, Ticket};
 use crate::moment::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+
+/// The id of a run of a host.
+pub(super) type Run = Rc<str>;
 
 /// A request that has no answer yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,14 +15,27 @@ pub(super) struct Asked {
     pub(super) ticket: Ticket,
     pub(super) call: Call,
     pub(super) host: Rc<str>,
+    /// Which run of the host asks, if it says so.
+    pub(super) run: Option<Run>,
     pub(super) since: Moment,
 }
 
 /// The queue of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    by_ticket: BTreeMap<Ticket, (Rc<str>, Moment)>,
+    by_ticket: BTreeMap<Ticket, Waiting>,
     by_host: BTreeSet<(Rc<str>, Ticket)>,
+    by_run: BTreeSet<(Rc<str>, Option<Run>, Ticket)>,
+    /// The first request of each host that is not blocked.
+    next: BTreeSet<Ticket>,
+    blocked: BTreeSet<Rc<str>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    host: Rc<str>,
+    run: Option<Run>,
+    since: Moment,
 }
 
 impl Waiters {
@@ -27,38 +43,88 @@ impl Waiters {
         self.by_ticket.is_empty()
     }
 
-    /// In the order of their tickets.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Moment)> {
-        self.by_ticket.values().map(|(host, since)| (&**host, *since))
+    #[allow(dead_code)] // until the next commit
+    /// Whether one of them could be granted a free slot.
+    pub(super) fn has_next(&self) -> bool {
+        !self.next.is_empty()
     }
 
-    /// Puts one in the place of its ticket.
-    pub(super) fn insert(&mut self, Asked { ticket, host, since, .. }: Asked) {
-        self.by_host.insert((host.clone(), ticket));
-        self.by_ticket.insert(ticket, (host, since));
+    /// In the order of their tickets.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>, Moment)> {
+        self.by_ticket.values().map(|Waiting { host, run, since }| (&**host, run.as_deref(), *since))
+    }
+
+    /// Puts one into the queue by its ticket.
+    pub(super) fn insert(&mut self, Asked { ticket, host, run, since, .. }: Asked) {
+        self.change(&host.clone(), |waiters| {
+            waiters.by_host.insert((host.clone(), ticket));
+            waiters.by_run.insert((host.clone(), run.clone(), ticket));
+            waiters.by_ticket.insert(ticket, Waiting { host, run, since });
+        });
     }
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Asked> {
-        let (host, since) = self.by_ticket.remove(&ticket)?;
-        self.by_host.remove(&(host.clone(), ticket));
-        Some(Asked { ticket, call: Call::Wait, host, since })
+        let host = self.by_ticket.get(&ticket)?.host.clone();
+        self.change(&host, |waiters| {
+            let Waiting { host, run, since } = waiters.by_ticket.remove(&ticket)?;
+            waiters.by_host.remove(&(host.clone(), ticket));
+            waiters.by_run.remove(&(host.clone(), run.clone(), ticket));
+            Some(Asked { ticket, call: Call::Wait, host, run, since })
+        })
     }
 
-    /// Takes out the first, and all others of its host.
+    #[allow(dead_code)] // until the next commit
+    /// A run of this host holds the pool, so no other run of it can be granted a slot, until `unblock`.
+    pub(super) fn block(&mut self, host: &Rc<str>) {
+        self.change(host, |waiters| waiters.blocked.insert(host.clone()));
+    }
+
+    #[allow(dead_code)] // until the next commit
+    /// The host holds nothing.
+    pub(super) fn unblock(&mut self, host: &Rc<str>) {
+        self.change(host, |waiters| waiters.blocked.remove(host));
+    }
+
+    /// Changes what is known of a host, and finds again which request of it is next.
+    fn change<T>(&mut self, host: &Rc<str>, change: impl FnOnce(&mut Waiters) -> T) -> T {
+        if let Some(first) = self.first(host) {
+            self.next.remove(&first);
+        }
+        let changed = change(self);
+        if let Some(first) = self.first(host).filter(|_| !self.blocked.contains(host)) {
+            self.next.insert(first);
+        }
+        changed
+    }
+
+    fn first(&self, host: &Rc<str>) -> Option<Ticket> {
+        self.by_host.range((host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX))).next().map(|(_, ticket)| *ticket)
+    }
+
+    /// Takes out the first that can be granted a slot, and all others that hold it with that one.
     pub(super) fn take_next(&mut self) -> Vec<Asked> {
-        self.by_ticket.values().next().map(|(host, _)| host.clone()).map_or(Vec::new(), |host| self.take_host(&host))
+        let next = self.next.first().and_then(|ticket| self.by_ticket.get(ticket));
+        let Some((host, run)) = next.map(|Waiting { host, run, .. }| (host.clone(), run.clone())) else { return Vec::new() };
+        self.take_holder(&host, run.as_ref())
     }
 
-    pub(super) fn take_host(&mut self, host: &Rc<str>) -> Vec<Asked> {
-        let its = (host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX));
-        let tickets: Vec<_> = self.by_host.range(its).map(|(_, ticket)| *ticket).collect();
+    /// Takes out those that hold a slot of this run of the host, or of the host itself: of that, all of its runs.
+    pub(super) fn take_holder(&mut self, host: &Rc<str>, run: Option<&Run>) -> Vec<Asked> {
+        let (first, last) = (Ticket(0), Ticket(u64::MAX));
+        let tickets: Vec<_> = match run {
+            None => self.by_host.range((host.clone(), first)..=(host.clone(), last)).map(|(_, ticket)| *ticket).collect(),
+            Some(run) => {
+                let its = (host.clone(), Some(run.clone()), first)..=(host.clone(), Some(run.clone()), last);
+                self.by_run.range(its).map(|(_, _, ticket)| *ticket).collect()
+            }
+        };
         tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
     }
 
-    /// Takes out all of them, the first first.
+    /// Takes out all of them, the first first. What is blocked stays so.
     pub(super) fn take_all(&mut self) -> Vec<Asked> {
-        let all = std::mem::take(self).by_ticket.into_iter();
-        all.map(|(ticket, (host, since))| Asked { ticket, call: Call::Wait, host, since }).collect()
+        let tickets: Vec<_> = self.by_ticket.keys().copied().collect();
+        tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
     }
 }
 
@@ -66,19 +132,49 @@ impl Waiters {
 mod tests {
     use super::*;
 
+    fn waiters(entries: &[(u64, &str, &str)]) -> Waiters {
+        let mut waiters = Waiters::default();
+        for &(ticket, host, run) in entries {
+            let run = (!run.is_empty()).then(|| run.into());
+            waiters.insert(Asked { ticket: Ticket(ticket), call: Call::Wait, host: host.into(), run, since: Moment::default() });
+        }
+        waiters
+    }
+
+    fn next(waiters: &mut Waiters) -> Vec<u64> {
+        waiters.take_next().iter().map(|asked| asked.ticket.0).collect()
+    }
+
     #[test]
     fn they_leave_in_the_order_of_their_tickets_however_they_came() {
-        let mut waiters = Waiters::default();
-        for (ticket, host) in [(4, "b"), (2, "a"), (9, "a"), (7, "ab"), (5, "c")] {
-            waiters.insert(Asked { ticket: Ticket(ticket), call: Call::Wait, host: host.into(), since: Moment::default() });
-        }
+        let mut waiters = waiters(&[(4, "b", ""), (2, "a", ""), (9, "a", ""), (7, "ab", ""), (5, "c", "")]);
         assert_eq!(waiters.remove(Ticket(5)).map(|asked| asked.host), Some("c".into()));
         assert_eq!(waiters.remove(Ticket(5)), None);
-        let mut next = || waiters.take_next().iter().map(|asked| (asked.ticket.0, asked.host.to_string())).collect::<Vec<_>>();
-        assert_eq!(next(), [(2, "a".into()), (9, "a".into())]);
-        assert_eq!(next(), [(4, "b".into())]);
-        assert_eq!(next(), [(7, "ab".into())]);
-        assert_eq!(next(), []);
-        assert!(waiters.is_empty() && waiters.by_host.is_empty());
+        for expected in [&[2, 9][..], &[4], &[7], &[]] {
+            assert_eq!(next(&mut waiters), expected);
+        }
+        assert!(waiters.is_empty() && waiters.by_host.is_empty() && waiters.by_run.is_empty() && !waiters.has_next());
+    }
+
+    #[test]
+    fn a_run_leaves_with_its_own_requests_and_a_host_with_all_of_its_runs() {
+        let mut queue = waiters(&[(1, "a", "x"), (2, "a", "y"), (3, "a", ""), (4, "a", "x")]);
+        for expected in [&[1, 4][..], &[2], &[3], &[]] {
+            assert_eq!(next(&mut queue), expected);
+        }
+        let mut queue = waiters(&[(2, "a", "y"), (1, "a", ""), (4, "a", "x"), (3, "b", "")]);
+        assert_eq!((next(&mut queue), next(&mut queue)), (vec![1, 2, 4], vec![3]));
+    }
+
+    #[test]
+    fn waiters_of_a_blocked_host_let_others_pass_and_keep_their_turn() {
+        let mut queue = waiters(&[(1, "a", "x"), (3, "b", "")]);
+        let a: Rc<str> = "a".into();
+        queue.block(&a);
+        queue.insert(Asked { ticket: Ticket(2), call: Call::Wait, host: a.clone(), run: None, since: Moment::default() });
+        assert_eq!(next(&mut queue), [3]);
+        assert!(!queue.has_next() && !queue.is_empty());
+        queue.unblock(&a);
+        assert_eq!((next(&mut queue), next(&mut queue)), (vec![1], vec![2]));
     }
 }

@@ -2,7 +2,7 @@
 //! acknowledged it.
 
 use super::dialogue::{Dialogue, REPLY, Stage};
-use super::wording::{self, Asked};
+use super::wording::{self, Asked, Page};
 use crate::http::{Reply, Request};
 use crate::moment::Moment;
 use crate::pool::{Answer, Call, Ticket};
@@ -28,7 +28,7 @@ pub(super) struct Connection {
     pub(super) stream: TcpStream,
     dialogue: Dialogue,
     /// What it has asked and awaits the answer to.
-    asked: Option<(Ticket, Asked)>,
+    awaited: Option<(Ticket, Awaited)>,
     told: Vec<Told>,
     /// Whether we have said that we will send no more.
     shut: bool,
@@ -36,6 +36,15 @@ pub(super) struct Connection {
     stage: Stage,
     deadline: Moment,
     interest: Interest,
+}
+
+/// What a connection has asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Awaited {
+    /// Something of a pool.
+    Pool(Asked),
+    /// To see all pools.
+    Page(Page),
 }
 
 /// A YES, and where in all that was sent it ends.
@@ -52,7 +61,7 @@ impl Connection {
         let dialogue = Dialogue::new();
         let stage = dialogue.stage();
         let (deadline, interest) = (now + stage.limit(), Interest::Read);
-        Connection { stream, dialogue, asked: None, told: Vec::new(), shut: false, stage, deadline, interest }
+        Connection { stream, dialogue, awaited: None, told: Vec::new(), shut: false, stage, deadline, interest }
     }
 
     /// Its socket has news: takes in what there is, into `scratch` first. `Err`: that was the end.
@@ -120,8 +129,8 @@ impl Connection {
     }
 
     /// Its request was passed on, and it awaits the answer.
-    pub(super) fn await_answer(&mut self, ticket: Ticket, asked: Asked) {
-        self.asked = Some((ticket, asked));
+    pub(super) fn await_answer(&mut self, ticket: Ticket, awaited: Awaited) {
+        self.awaited = Some((ticket, awaited));
         if self.is_waiting() {
             let silence = SILENCES.start() + ticket.0 % (SILENCES.end() - SILENCES.start() + 1);
             let _ = tcp::ask_after(&self.stream, Duration::from_secs(silence));
@@ -130,13 +139,17 @@ impl Connection {
 
     /// The ticket of what it has asked.
     pub(super) fn ticket(&self) -> Option<Ticket> {
-        self.asked.as_ref().map(|(ticket, _)| *ticket)
+        self.awaited.as_ref().map(|(ticket, _)| *ticket)
     }
 
-    /// Answers what it has asked; returns what that was.
-    pub(super) fn answer(&mut self, answer: &Answer) -> Option<Asked> {
-        let (_, asked) = self.asked.take()?;
-        self.reply(&wording::reply(answer));
+    /// What it has asked, which is to be answered now.
+    pub(super) fn take_awaited(&mut self) -> Option<Awaited> {
+        self.awaited.take().map(|(_, awaited)| awaited)
+    }
+
+    /// Answers what it has asked of a pool.
+    pub(super) fn answer(&mut self, asked: &Asked, answer: &Answer) {
+        self.reply(&wording::reply(asked, answer));
         if let Answer::Yes(grant) = answer {
             self.forget_what_was_heard();
             if self.told.len() == MOST_TOLD {
@@ -146,7 +159,6 @@ impl Connection {
             // From here on it matters whether the peer is there, and soon.
             let _ = tcp::give_up_after(&self.stream, REPLY);
         }
-        Some(asked)
     }
 
     /// Answers the request that was taken last.
@@ -191,7 +203,7 @@ impl Connection {
 
     /// Whether it waits for a pool.
     pub(super) fn is_waiting(&self) -> bool {
-        self.asked.as_ref().is_some_and(|(_, asked)| asked.call == Call::Wait)
+        matches!(&self.awaited, Some((_, Awaited::Pool(asked))) if asked.call == Call::Wait)
     }
 
     /// Whether there is nothing to answer, and all answers were heard.
@@ -206,7 +218,7 @@ impl Connection {
 
     /// Says that what it has asked will not be answered.
     pub(super) fn dismiss(&mut self, reply: &Reply) {
-        self.asked = None;
+        self.awaited = None;
         self.reply(reply);
     }
 

@@ -125,6 +125,7 @@ impl<'a> Serving<'a> {
         loop {
             match self.service.backend.poll(now()) {
                 Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
+                Output::Report(ticket) => self.service.show(ticket),
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.story.tell(level, &note),
                 Output::Connect => {

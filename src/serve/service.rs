@@ -1,16 +1,16 @@
 //! Between connections and pools: requests go in, answers go back to whoever has asked, and who hangs up is seen off. It decides nothing about
 //! locks.
 
-use super::connection::{Connection, Told};
+use super::connection::{Awaited, Connection, Told};
 use super::counts::Counts;
 use super::crowd::Crowd;
 use super::dialogue::{REQUEST, Stage};
 use super::now;
 use super::story::Story;
-use super::wording::{self, Wish};
+use super::wording::{self, Asked, Page, Wish};
 use crate::http::{Reply, Request};
 use crate::plan::Level;
-use crate::pool::{self, Answer, Backend, Input, Ticket, metrics, status};
+use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
 use crate::sys::epoll::{Epoll, Interest};
 use std::net::TcpStream;
 
@@ -109,16 +109,53 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Passes an answer on to whoever has asked and is still there.
+    /// Passes an answer on to the client that has asked, if it is still there.
     pub(super) fn deliver(&mut self, ticket: Ticket, answer: &Answer) {
-        let Some(key) = self.crowd.asker(ticket) else { return };
-        let Some(mut connection) = self.crowd.take(key) else { return };
-        let asked = connection.answer(answer);
-        if let Some(asked) = asked.filter(|_| self.story.verbose) {
-            let words = wording::told(&asked, answer);
-            self.story.tell(Level::Debug, &format_args!("{}: {words}", connection.peer()));
+        let Some((key, mut connection)) = self.take_asker(ticket) else { return };
+        match connection.take_awaited() {
+            Some(Awaited::Pool(asked)) => {
+                connection.answer(&asked, answer);
+                if self.story.verbose {
+                    let words = wording::told(&asked, answer);
+                    self.story.tell(Level::Debug, &format_args!("{}: {words}", connection.peer()));
+                }
+            }
+            Some(Awaited::Page(page)) => {
+                let why = if let Answer::Unavailable(why) = answer { why } else { "the pools cannot be shown" };
+                let reply = self.page(page, Err(why));
+                connection.reply(&reply);
+            }
+            None => {}
         }
         self.go_on(key, connection);
+    }
+
+    /// Shows the pools, which are known now, to the client that has asked.
+    pub(super) fn show(&mut self, ticket: Ticket) {
+        let Some((key, mut connection)) = self.take_asker(ticket) else { return };
+        if let Some(Awaited::Page(page)) = connection.take_awaited() {
+            let reply = self.page(page, Ok(&self.backend.report(now())));
+            connection.reply(&reply);
+        }
+        self.go_on(key, connection);
+    }
+
+    fn take_asker(&mut self, ticket: Ticket) -> Option<(u64, Connection)> {
+        let key = self.crowd.asker(ticket)?;
+        Some((key, self.crowd.take(key)?))
+    }
+
+    /// A page, or why the pools are not known. What the server knows of itself is shown all the same.
+    fn page(&self, page: Page, pools: Result<&[Report], &str>) -> Reply {
+        match (page, pools) {
+            (Page::Status, Ok(pools)) => Reply::new(200, "application/json", status::text(pools)),
+            (Page::Status, Err(why)) => wording::unavailable(why),
+            (Page::Metrics, pools) => {
+                let open = self.crowd.len() + 1; // with this one
+                let server = self.counts.metrics(open, pools.is_ok(), now());
+                Reply::new(200, metrics::CONTENT_TYPE, metrics::text(&server, pools.ok()))
+            }
+        }
     }
 
     /// Takes in the requests of a connection that can be taken in, and puts it back among the others, unless it is done.
@@ -166,23 +203,32 @@ impl<'a> Service<'a> {
         self.counts.requests += 1;
         match wording::wish(request) {
             Wish::Ask(asked) => {
-                let ticket = Ticket(self.next_ticket);
-                self.next_ticket += 1;
-                let input = Input::Asked(pool::Request { ticket, call: asked.call, pool: &asked.pool, host: &asked.host });
+                let ticket = self.new_ticket();
+                let Asked { call, pool, host, run } = &asked;
+                let input = Input::Asked(pool::Request { ticket, call: *call, pool, host, run: run.as_deref() });
                 self.backend.handle(input, now());
-                connection.await_answer(ticket, asked);
+                connection.await_answer(ticket, Awaited::Pool(asked));
             }
-            Wish::Status | Wish::Metrics if self.crowd.unsent() > MOST_UNSENT => {
+            Wish::Show(_) if self.crowd.unsent() > MOST_UNSENT => {
                 connection.reply(&wording::unavailable("too many replies are not read"));
             }
-            Wish::Status => connection.reply(&Reply::new(200, "application/json", status::text(&self.backend.report(now())))),
-            Wish::Metrics => {
-                let open = self.crowd.len() + 1; // with this one
-                let text = metrics::text(&self.counts.metrics(open, now()), &self.backend.report(now()));
-                connection.reply(&Reply::new(200, metrics::CONTENT_TYPE, text));
+            Wish::Show(page) => {
+                let ticket = self.new_ticket();
+                self.backend.handle(Input::ReportAsked(ticket), now());
+                connection.await_answer(ticket, Awaited::Page(page));
+            }
+            Wish::Invalid(note) => {
+                self.story.tell(Level::Info, &note);
+                connection.reply(&wording::invalid());
             }
             Wish::Reply(reply) => connection.reply(&reply),
         }
+    }
+
+    fn new_ticket(&mut self) -> Ticket {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        ticket
     }
 
     /// Ends with those who have hung up while they wait, and were not answered with that; whether there were any.

@@ -155,7 +155,7 @@ impl World {
         };
         self.tickets += 1;
         self.open.insert(self.tickets, (call, host));
-        let request = Request { ticket: Ticket(self.tickets), call, pool: "one", host: HOSTS[host] };
+        let request = Request { ticket: Ticket(self.tickets), call, pool: "one", host: HOSTS[host], run: None };
         self.tell(host % SERVERS, Input::Asked(request));
     }
 
@@ -201,7 +201,7 @@ impl World {
                     self.sites[server].returned.clear();
                 }
                 Output::Note(..) => {}
-                Output::Save(_) => panic!("there is nothing to save"),
+                Output::Save(_) | Output::Report(_) => panic!("nobody asked for this"),
                 Output::Wait(until) => return assert!(until > self.now, "the server waits for what is past"),
             }
         }

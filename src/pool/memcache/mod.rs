@@ -50,13 +50,13 @@ impl Memcache {
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
-        let Request { ticket, call, pool, host } = *request;
+        let Request { ticket, call, pool, host, .. } = *request;
         let (slates, mut tools) = self.with_tools(now);
         if let Some(slate) = slate(slates, pool) {
-            return slate.ask(Asked { ticket, call, host: escaped(host).into(), since: now }, &mut tools);
+            return slate.ask(Asked { ticket, call, host: escaped(host).into(), run: None, since: now }, &mut tools);
         }
         self.say(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
-        self.say(Output::Answer(ticket, Answer::Invalid));
+        self.say(Output::Answer(ticket, Answer::Invalid(Refusal::UnknownPool)));
     }
 
     fn say(&mut self, output: Output) {
@@ -160,6 +160,7 @@ impl Backend for Memcache {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
             Input::Asked(request) => self.asked(&request, now),
+            Input::ReportAsked(ticket) => self.say(Output::Report(ticket)),
             Input::Gone(ticket) => self.gone(ticket),
             Input::Undelivered { pool, host, token } => {
                 if let Some(slate) = slate(&mut self.slates, pool) {
@@ -309,7 +310,7 @@ mod tests {
         fn ask(&mut self, server: usize, client: &str, call: Call) {
             self.clients.push(client.into());
             let (ticket, host) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
-            self.servers[server].handle(Input::Asked(Request { ticket, call, pool: "one", host }), self.now);
+            self.servers[server].handle(Input::Asked(Request { ticket, call, pool: "one", host, run: None }), self.now);
         }
 
         fn ticket(&self, client: &str) -> Ticket {
@@ -333,7 +334,7 @@ mod tests {
                         Output::Connect => server.handle(Input::Disconnected(Some("refused".into())), self.now),
                         Output::Send(bytes) => self.unread[index] += str::from_utf8(&bytes).unwrap(),
                         Output::Disconnect => self.unread[index].clear(),
-                        Output::Save(_) => panic!("there is nothing to save"),
+                        Output::Save(_) | Output::Report(_) => panic!("nobody asked for this"),
                         Output::Wait(_) => break,
                     }
                 }
@@ -361,8 +362,9 @@ mod tests {
             }
             Answer::No => "NO".into(),
             Answer::Ok => "OK".into(),
-            Answer::Invalid => "INVALID".into(),
+            Answer::Invalid(_) => "INVALID".into(),
             Answer::Unavailable(why) => format!("503 {why}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -538,7 +540,7 @@ mod tests {
     /// How often in two minutes somebody who answers so is connected to, and what is said of him.
     fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
         let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
-        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Wait, pool: "one", host: "a" }), at(0));
+        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Wait, pool: "one", host: "a", run: None }), at(0));
         let (mut now, mut tried, mut notes, mut next) = (at(0), 0, Vec::new(), replies.iter());
         while now < at(120_000) {
             match server.poll(now) {
@@ -604,7 +606,7 @@ mod tests {
     #[test]
     fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
         let mut server = Memcache::new(vec![plan::Pool { name: "r&amp;d".into(), ..pool(1, 60) }], "h:11211".into(), BOOT, at(0));
-        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Get, pool: "r&d", host: "a" }), at(0));
+        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Get, pool: "r&d", host: "a", run: None }), at(0));
         assert_eq!(server.poll(at(0)), Output::Connect);
         server.handle(Input::Connected, at(0));
         assert_eq!(server.poll(at(0)), Output::Send(b"gets r&amp;d:lockedby\r\n".to_vec()));

@@ -78,7 +78,7 @@ impl Proposal {
             }
         }
         for host in proposal.hosts.clone() {
-            proposal.confirm(waiters.take_host(&host));
+            proposal.confirm(waiters.take_holder(&host, None));
         }
         proposal.admit(plan, waiters);
         for asked in takers {

@@ -1,10 +1,10 @@
 //! One pool whose holders stand on a list in memcached, which other servers read and write too. It is changed in rounds, one at a time; each does
 //! all that was asked since the one before. A round that another server was faster than is begun again.
 
-use super::super::refusal;
+use super::super::refusal::{self, Refusal};
 use super::super::state::Boot;
 use super::super::waiters::{Asked, Waiters};
-use super::super::{Answer, Call, Counts, Grant, Holder, Output, Report, Ticket, Waiter};
+use super::super::{Answer, Call, Counts, Grant, Holder, Output, Remaining, Report, Ticket, Waiter};
 use super::expiry;
 use super::line::Line;
 use super::proposal::{Errand, Proposal, Verdict};
@@ -344,7 +344,7 @@ impl Slate {
             Verdict::Invalid(refusal) => {
                 self.counts.invalid += 1;
                 tools.note(Level::Info, refusal::told(&self.name, &asked.host, refusal));
-                Answer::Invalid
+                Answer::Invalid(refusal)
             }
         };
         tools.answer(asked.ticket, answer);
@@ -395,20 +395,24 @@ impl Slate {
             Errand::TakeBack { .. } => None,
         });
         for asked in errands.chain(self.waiters.take_all()) {
-            tools.answer(asked.ticket, Answer::Invalid);
+            tools.answer(asked.ticket, Answer::Invalid(Refusal::UnknownPool));
         }
     }
 
     /// For whoever watches the server: as it was seen last.
     pub(super) fn report(&self, now: Moment) -> Report<'_> {
-        let expires = self.left(now);
-        let holders = self.roll.iter().map(|(host, known)| Holder { host, token: known.token, held: now.since(known.since), expires });
+        let ends = self.left(now).map_or(Remaining::UntilReleased, Remaining::For);
+        let holders = self.roll.iter().map(|(host, known)| {
+            let held = Some(now.since(known.since));
+            Holder { host, run: None, token: known.token, held, ends, revoked: false }
+        });
         Report {
             pool: &self.name,
             permits: self.plan.permits,
             expire: self.plan.expire,
+            age: None,
             holders: holders.collect(),
-            waiters: self.waiters.iter().map(|(host, since)| Waiter { host, waited: now.since(since) }).collect(),
+            waiters: self.waiters.iter().map(|(host, run, since)| Waiter { host, run, waited: now.since(since) }).collect(),
             counts: self.counts,
         }
     }
