@@ -79,7 +79,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::LoseNext),
         2 => Just(Event::LoseNextReceipt),
         2 => Just(Event::Undelivered),
-        1 => (pool, 1..4u32, milliseconds(3000)).prop_map(|(pool, permits, expire)| Event::Reconfigure { pool, permits, expire }),
+        1 => (pool, 1..4u32, (1000..3000u64).prop_map(Duration::from_millis)).prop_map(|(pool, permits, expire)| Event::Reconfigure { pool, permits, expire }),
         1 => (-5000..5000i64).prop_map(Event::SetClock),
         2 => any::<(bool, bool)>().prop_map(|(written, reboot)| Event::Crash { written, reboot }),
     ]

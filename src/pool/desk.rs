@@ -24,6 +24,8 @@ pub(super) enum Promise {
     Ok,
     /// YES, it holds this.
     Yes(Stake),
+    /// What the host holds of this pool is revoked.
+    Revoked { pool: Rc<str>, asked: Asked },
 }
 
 /// A holding that a host is to be told of.

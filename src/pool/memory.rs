@@ -1,19 +1,21 @@
 //! The server itself remembers the holders, in memory, and if that is wanted in a file that outlives it.
 
 use super::desk::{Desk, Promise, Stake};
-use super::ledger::{self, Ledger};
+use super::ledger::Ledger;
 use super::refusal::{self, Refusal};
 use super::state::State;
 use super::waiters::Asked;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All pools of a server.
 #[derive(Debug)]
 pub struct Memory {
     pools: BTreeMap<String, Ledger>,
+    /// Those of them that are not in the config any more, but still held.
+    abandoned: BTreeSet<String>,
     /// Whether there is a file.
     durable: bool,
     desk: Desk,
@@ -27,13 +29,15 @@ impl Memory {
         let State { last_token, holders } = file.unwrap_or_default();
         let mut desk = Desk::new(last_token.max(seed));
         let mut pools: BTreeMap<_, _> = pools.into_iter().map(|pool| (pool.name.clone(), Ledger::new(pool))).collect();
+        let mut abandoned = BTreeSet::new();
         for held in &holders {
-            match pools.get_mut(&held.pool) {
-                Some(ledger) => ledger.restore(held, now),
-                None => desk.note(Level::Warning, ledger::forgotten(&held.pool, &held.host, held.token)),
-            }
+            let ledger = pools.entry(held.pool.clone()).or_insert_with(|| {
+                abandoned.insert(held.pool.clone());
+                Ledger::missing(&held.pool, now)
+            });
+            ledger.restore(held, &mut desk, now);
         }
-        Memory { pools, durable, desk }
+        Memory { pools, abandoned, durable, desk }
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
@@ -73,22 +77,45 @@ impl Memory {
         promises.iter().for_each(|(_, promise)| self.withdraw(promise, now));
         self.pools.values_mut().for_each(|ledger| ledger.revert(&mut self.desk));
         for (ticket, promise) in promises {
-            self.resolve(ticket, promise, |ledger, stake, desk| ledger.ask(stake.asked, desk, now));
+            match promise {
+                Promise::Ok => self.desk.answer(ticket, Answer::Ok),
+                Promise::Yes(Stake { pool, asked, .. }) | Promise::Revoked { pool, asked } => {
+                    self.resolve(&pool, ticket, |ledger, desk| ledger.ask(asked, desk, now));
+                }
+            }
         }
     }
 
-    fn resolve(&mut self, ticket: Ticket, promise: Promise, yes: impl FnOnce(&mut Ledger, Stake, &mut Desk)) {
+    fn keep(&mut self, ticket: Ticket, promise: Promise, now: Moment) {
         match promise {
             Promise::Ok => self.desk.answer(ticket, Answer::Ok),
-            Promise::Yes(stake) => match self.pools.get_mut(&*stake.pool) {
-                Some(ledger) => yes(ledger, stake, &mut self.desk),
-                None => self.desk.answer(ticket, Answer::Invalid(Refusal::UnknownPool)),
-            },
+            Promise::Yes(stake) => self.resolve(&stake.pool.clone(), ticket, |ledger, desk| ledger.keep(stake, desk, now)),
+            Promise::Revoked { pool, asked } => self.resolve(&pool, ticket, |ledger, desk| ledger.keep_revoked(&asked, desk, now)),
+        }
+    }
+
+    /// Lets a pool answer, if it is still there.
+    fn resolve(&mut self, pool: &str, ticket: Ticket, answer: impl FnOnce(&mut Ledger, &mut Desk)) {
+        match self.pools.get_mut(pool) {
+            Some(ledger) => answer(ledger, &mut self.desk),
+            None => self.desk.answer(ticket, Answer::Invalid(Refusal::UnknownPool)),
         }
     }
 
     fn settle(&mut self, now: Moment) {
         self.pools.values_mut().for_each(|ledger| ledger.settle(&mut self.desk, now));
+    }
+
+    /// Forgets pools that the config does not have, once they are not held any more.
+    fn forget_pools(&mut self) {
+        let pools = &mut self.pools;
+        self.abandoned.retain(|name| {
+            let is_over = pools.get(name).is_none_or(Ledger::is_over);
+            if is_over {
+                pools.remove(name);
+            }
+            !is_over
+        });
     }
 
     fn state(&self) -> State {
@@ -121,8 +148,9 @@ impl Backend for Memory {
                 return output;
             }
             if let Some((ticket, promise)) = self.desk.next_ready() {
-                self.resolve(ticket, promise, |ledger, stake, desk| ledger.keep(stake, desk, now));
+                self.keep(ticket, promise, now);
             } else if !self.desk.is_due(now) {
+                self.forget_pools();
                 return Output::Wait(self.pools.values().map(Ledger::wake).fold(self.desk.wake(), Moment::min));
             } else {
                 self.desk.save();
@@ -135,19 +163,19 @@ impl Backend for Memory {
     }
 
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment) {
-        let mut before = std::mem::take(&mut self.pools);
+        let mut gone: BTreeSet<_> = self.pools.keys().cloned().collect();
         for plan in pools {
-            let name = plan.name.clone();
-            let ledger = match before.remove(&name) {
-                Some(mut ledger) => {
-                    ledger.reconfigure(plan, &mut self.desk, now);
-                    ledger
-                }
-                None => Ledger::new(plan),
-            };
-            self.pools.insert(name, ledger);
+            gone.remove(&plan.name);
+            match self.pools.get_mut(&plan.name) {
+                Some(ledger) => ledger.reconfigure(plan, &mut self.desk, now),
+                None => _ = self.pools.insert(plan.name.clone(), Ledger::new(plan)),
+            }
         }
-        before.into_values().for_each(|ledger| ledger.close(&mut self.desk));
+        for name in &gone {
+            self.pools.get_mut(name).into_iter().for_each(|ledger| ledger.abandon(&mut self.desk, now));
+        }
+        self.abandoned = gone;
+        self.forget_pools();
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
@@ -164,12 +192,14 @@ mod tests {
 
     /// A server and its clients as a script: every line has a second, what happens then, and what the server does about it.
     ///
-    /// Clients are named by their hosts, with a number if a host has several: `a`, `a2`. A holding's token is the count of holdings.
+    /// Clients are named by their hosts, with a number if a host has several: `a`, `a2`; those with a run id by host and run: `a/x`, `a/x2`. A holding's token is the count of holdings.
     struct Script {
         memory: Memory,
         clients: Vec<String>,
         now: Moment,
         notes: Vec<String>,
+        /// The last state that it was to save.
+        saved: State,
     }
 
     fn at(second: u64) -> Moment {
@@ -187,7 +217,7 @@ mod tests {
     impl Script {
         fn new(pool: plan::Pool, file: Option<State>) -> Script {
             let memory = Memory::new(vec![pool], file, 0, at(0));
-            Script { memory, clients: Vec::new(), now: at(0), notes: Vec::new() }
+            Script { memory, clients: Vec::new(), now: at(0), notes: Vec::new(), saved: State::default() }
         }
 
         /// Without a file.
@@ -223,6 +253,7 @@ mod tests {
                 ["wait", client] => return self.ask(client, Call::Wait),
                 ["renew", client] => return self.ask(client, Call::Renew { token: None }),
                 ["renew", client, token] => return self.ask(client, Call::Renew { token: Some(number(token)) }),
+                ["revoke", client] => return self.ask(client, Call::Revoke),
                 ["release", client] => return self.ask(client, Call::Release { token: None }),
                 ["release", client, token] => return self.ask(client, Call::Release { token: Some(number(token)) }),
                 _ => panic!("{event}"),
@@ -232,8 +263,21 @@ mod tests {
 
         fn ask(&mut self, client: &str, call: Call) {
             self.clients.push(client.into());
-            let (ticket, host) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
-            self.memory.handle(Input::Asked(Request { ticket, call, pool: "one", host, run: None }), self.now);
+            let (ticket, who) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
+            let (host, run) = who.split_once('/').map_or((who, None), |(host, run)| (host, Some(run)));
+            self.memory.handle(Input::Asked(Request { ticket, call, pool: "one", host, run }), self.now);
+        }
+
+        fn reconfigure(&mut self, second: u64, pools: Vec<plan::Pool>) -> String {
+            self.now = at(second);
+            self.memory.reconfigure(pools, self.now);
+            self.drain()
+        }
+
+        /// The server is killed, and another one begins with what was saved last.
+        fn restart(&mut self, pools: Vec<plan::Pool>) {
+            let state = self.saved.clone();
+            self.memory = Memory::new(pools, Some(state), 0, self.now);
         }
 
         /// Of what it asked last.
@@ -248,9 +292,11 @@ mod tests {
                     Output::Answer(Ticket(ticket), answer) => {
                         format!("{} {}", self.clients[usize::try_from(ticket).unwrap()], shown(&answer))
                     }
-                    Output::Save(State { holders, .. }) => {
-                        let holders = holders.iter().map(|Held { host, token, .. }| format!(" {host}={token}"));
-                        format!("save{}", holders.collect::<String>())
+                    Output::Save(state) => {
+                        let holders = state.holders.iter().map(|Held { host, token, .. }| format!(" {host}={token}"));
+                        let said = format!("save{}", holders.collect::<String>());
+                        self.saved = state;
+                        said
                     }
                     Output::Note(_, note) => {
                         self.notes.push(note);
@@ -272,7 +318,12 @@ mod tests {
             Answer::Ok => "OK".into(),
             Answer::Invalid(_) => "INVALID".into(),
             Answer::Unavailable(_) => "503".into(),
-            other => panic!("{other:?}"),
+            Answer::NoRevoked => "NO revoked".into(),
+            Answer::NotHeld => "not held".into(),
+            Answer::Revocation { token, ends } => {
+                let left = if let Remaining::For(left) = ends { format!(" {} s", left.as_secs()) } else { String::new() };
+                format!("revoked {}{left}", token.unwrap())
+            }
         }
     }
 
@@ -339,14 +390,14 @@ mod tests {
     fn each_holding_has_its_own_expiry() {
         let mut script = Script::plain(pool(2, 60));
         script.play(&[
-            (0, "get a", "a YES 1 60 s"),
-            (20, "get b", "b YES 2 60 s"),
-            (30, "get a", "a YES 1 30 s"),
+            (0, "get a", "a YES 1 57 s"),
+            (20, "get b", "b YES 2 57 s"),
+            (30, "get a", "a YES 1 28 s"),
             (40, "wait c", ""),
             (59, "tick", ""),
-            (60, "tick", "c YES 3 60 s"),
+            (60, "tick", "c YES 3 57 s"),
             (61, "get a", "a NO"),
-            (80, "get a", "a YES 4 60 s"),
+            (80, "get a", "a YES 4 57 s"),
         ]);
         assert_eq!(script.memory.poll(at(80)), Output::Wait(at(120)));
     }
@@ -354,29 +405,29 @@ mod tests {
     #[test]
     fn a_renewal_lasts_from_now_and_takes_nothing_from_those_who_wait() {
         Script::plain(pool(1, 60)).play(&[
-            (0, "renew a", "a YES 1 60 s"),
-            (20, "renew a", "a YES 1 60 s"),
+            (0, "renew a", "a YES 1 57 s"),
+            (20, "renew a", "a YES 1 57 s"),
             (60, "get b", "b NO"),
             (79, "tick", ""),
-            (80, "renew b", "b YES 2 60 s"),
+            (80, "renew b", "b YES 2 57 s"),
             (81, "renew a", "a NO"),
             (82, "wait c", ""),
-            (140, "tick", "c YES 3 60 s"),
+            (140, "tick", "c YES 3 57 s"),
             (141, "renew b", "b NO"),
-            (200, "renew c", "c YES 4 60 s"),
+            (200, "renew c", "c YES 4 57 s"),
         ]);
     }
 
     #[test]
     fn a_release_can_name_what_it_means() {
         Script::plain(pool(1, 60)).play(&[
-            (0, "get a", "a YES 1 60 s"),
-            (60, "get a", "a YES 2 60 s"),
+            (0, "get a", "a YES 1 57 s"),
+            (60, "get a", "a YES 2 57 s"),
             (61, "release a 1", "a OK"),
             (62, "get b", "b NO"),
             (63, "release b 2", "b OK"),
             (64, "release a 2", "a OK"),
-            (65, "get b", "b YES 3 60 s"),
+            (65, "get b", "b YES 3 57 s"),
         ]);
     }
 
@@ -404,21 +455,21 @@ mod tests {
     #[test]
     fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
         Script::plain(pool(1, 60)).play(&[
-            (0, "wait a", "a YES 1 60 s"),
+            (0, "wait a", "a YES 1 57 s"),
             (0, "wait b", ""),
-            (1, "renew a 1", "a YES 1 60 s"),
+            (1, "renew a 1", "a YES 1 57 s"),
             (2, "lost a 1", ""),
             (3, "lost a 1", ""),
-            (61, "tick", "b YES 2 60 s"),
+            (61, "tick", "b YES 2 57 s"),
         ]);
         // Not if it is another's token, or only the answer to the renewal told it.
         for renewal in ["renew a", "renew a 7"] {
             Script::plain(pool(1, 60)).play(&[
-                (0, renewal, "a YES 1 60 s"),
-                (0, renewal, "a YES 1 60 s"),
+                (0, renewal, "a YES 1 57 s"),
+                (0, renewal, "a YES 1 57 s"),
                 (1, "wait b", ""),
                 (2, "lost a 1", ""),
-                (2, "lost a 1", "b YES 2 60 s"),
+                (2, "lost a 1", "b YES 2 57 s"),
             ]);
         }
     }
@@ -427,10 +478,10 @@ mod tests {
     fn a_renewal_that_gains_next_to_nothing_is_not_saved() {
         Script::durable(pool(1, 200)).play(&[
             (0, "get a", "save a=1"),
-            (0, "saved", "a YES 1 200 s"),
-            (2, "renew a", "a YES 1 198 s"),
+            (0, "saved", "a YES 1 190 s"),
+            (2, "renew a", "a YES 1 188 s"),
             (3, "renew a", "save a=1"),
-            (3, "saved", "a YES 1 200 s"),
+            (3, "saved", "a YES 1 190 s"),
         ]);
         Script::durable(pool(1, 0)).play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1"), (2, "renew a", "a YES 1")]);
     }
@@ -438,7 +489,7 @@ mod tests {
     #[test]
     fn what_is_not_asked_well_is_invalid() {
         let mut script = Script::plain(only(&["a", "b"]));
-        script.play(&[(0, "get a", "a YES 1 60 s"), (0, "get c", "c INVALID"), (0, "wait c", "c INVALID"), (0, "release c", "c INVALID")]);
+        script.play(&[(0, "get a", "a YES 1 57 s"), (0, "get c", "c INVALID"), (0, "wait c", "c INVALID"), (0, "release c", "c INVALID")]);
         let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a", run: None };
         script.memory.handle(Input::Asked(request), at(0));
         assert_eq!(script.drain(), "a INVALID");
@@ -452,19 +503,19 @@ mod tests {
             (0, "get a", "save a=1"),
             (1, "get b", "b NO"),
             (1, "get a2", ""),
-            (2, "saved", "a YES 1 58 s, a2 YES 1 58 s"),
-            (3, "get a", "a YES 1 57 s"),
+            (2, "saved", "a YES 1 55 s, a2 YES 1 55 s"),
+            (3, "get a", "a YES 1 54 s"),
             (3, "wait b", ""),
             (4, "renew a", "save a=1"),
             (5, "get a2", ""),
-            (6, "saved", "a YES 1 58 s, a2 YES 1 58 s"),
+            (6, "saved", "a YES 1 55 s, a2 YES 1 55 s"),
             (7, "release a", "save b=2"),
             (8, "get a2", "a2 NO"),
-            (9, "saved", "b YES 2 58 s, a OK"),
+            (9, "saved", "b YES 2 55 s, a OK"),
             (67, "tick", "save"),
             (68, "get c", ""),
             (69, "saved", "save c=3"),
-            (70, "saved", "c YES 3 58 s"),
+            (70, "saved", "c YES 3 55 s"),
         ]);
     }
 
@@ -473,9 +524,9 @@ mod tests {
         Script::durable(pool(1, 60)).play(&[
             (0, "get a", "save a=1"),
             (10, "renew a2", ""),
-            (20, "saved", "a YES 1 40 s, save a=1"),
+            (20, "saved", "a YES 1 38 s, save a=1"),
             (30, "get a", ""),
-            (31, "not saved", "a2 503, a YES 1 29 s"),
+            (31, "not saved", "a2 503, a YES 1 27 s"),
             (60, "get b", "b 503, save"),
         ]);
     }
@@ -485,7 +536,7 @@ mod tests {
         let mut script = Script::durable(pool(2, 60));
         script.play(&[
             (0, "get a", "save a=1"),
-            (0, "saved", "a YES 1 60 s"),
+            (0, "saved", "a YES 1 57 s"),
             (1, "get b", "save a=1 b=2"),
             (1, "wait c", ""),
             (1, "wait d", ""),
@@ -493,7 +544,7 @@ mod tests {
             (2, "wait b2", ""),
             (2, "not saved", "b 503, a 503"),
             (2, "get e", "e 503"),
-            (2, "get a", "a YES 1 58 s"),
+            (2, "get a", "a YES 1 55 s"),
             (2, "renew a", "a 503"),
             (3, "tick", "save a=1"),
             (3, "gone b2", ""),
@@ -506,8 +557,8 @@ mod tests {
             (5, "tick", "save"),
             (5, "saved", "save f=3"),
             (5, "get a", ""),
-            (6, "saved", "f YES 3 59 s, save a=4 f=3"),
-            (6, "saved", "a YES 4 59 s"),
+            (6, "saved", "f YES 3 56 s, save a=4 f=3"),
+            (6, "saved", "a YES 4 56 s"),
         ]);
         let told: Vec<_> = script.notes.iter().filter(|note| note.contains("sav")).collect();
         let why = "cannot save who holds what: disk full; nothing is granted or renewed until it is saved, which is tried every second";
@@ -525,17 +576,17 @@ mod tests {
             (0, "wait d", ""),
             (1, "tick", "save"),
             (1, "saved", "save a=3 b=4"),
-            (1, "saved", "a YES 3 60 s, a2 YES 3 60 s, b YES 4 60 s"),
+            (1, "saved", "a YES 3 57 s, a2 YES 3 57 s, b YES 4 57 s"),
             (2, "release a", "save b=4 c=5"),
             (2, "release b", ""),
-            (2, "saved", "c YES 5 60 s, a OK, save c=5 d=6"),
-            (2, "saved", "d YES 6 60 s, b OK"),
+            (2, "saved", "c YES 5 57 s, a OK, save c=5 d=6"),
+            (2, "saved", "d YES 6 57 s, b OK"),
         ]);
     }
 
     #[test]
     fn nobody_can_release_what_nobody_was_told_of() {
-        Script::durable(pool(1, 60)).play(&[(0, "wait a", "save a=1"), (0, "release a2", ""), (0, "saved", "a YES 1 60 s, a2 OK")]);
+        Script::durable(pool(1, 60)).play(&[(0, "wait a", "save a=1"), (0, "release a2", ""), (0, "saved", "a YES 1 57 s, a2 OK")]);
     }
 
     #[test]
@@ -547,7 +598,7 @@ mod tests {
             (0, "gone a", ""),
             (0, "gone a2", ""),
             (0, "saved", "save b=2"),
-            (0, "saved", "b YES 2 60 s"),
+            (0, "saved", "b YES 2 57 s"),
         ]);
     }
 
@@ -557,15 +608,15 @@ mod tests {
             (0, "get a", "save a=1"),
             (0, "wait b", ""),
             (0, "renew a2", ""),
-            (10, "saved", "save a=2"),
-            (19, "saved", "a YES 2 1 s, a2 YES 2 1 s"),
+            (10, "saved", "a 503, a2 NO, save b=2"),
+            (19, "saved", "b YES 2 0 s"),
         ]);
         Script::durable(pool(1, 10)).play(&[
             (0, "wait a", "save a=1"),
             (0, "wait b", ""),
             (10, "wait c", ""),
             (10, "saved", "save a=2"),
-            (11, "saved", "a YES 2 9 s"),
+            (11, "saved", "a YES 2 8 s"),
         ]);
     }
 
@@ -577,22 +628,26 @@ mod tests {
             token,
             since: Since::from(at(0)),
             expires,
+            run: None,
+            lease: (expires != Moment::NEVER).then_some(Duration::from_secs(60)),
+            revoked: false,
         };
         let state = |holders| Some(State { last_token: 7, holders });
         let mut script = Script::new(pool(2, 60), state(vec![held("one", "a", 6, at(50)), held("two", "b", 7, at(50))]));
         script.play(&[
-            (0, "get a", "save a=6"),
-            (0, "saved", "a YES 6 50 s"),
-            (1, "get c", "save a=6 c=8"),
-            (1, "saved", "c YES 8 60 s"),
+            (0, "get a", "save a=6 b=7"),
+            (0, "saved", "a YES 6 47 s"),
+            (1, "get c", "save a=6 c=8 b=7"),
+            (1, "saved", "c YES 8 57 s"),
             (2, "get d", "d NO"),
-            (50, "get d", "save c=8 d=9"),
+            (50, "get d", "save c=8 d=9 b=7"),
         ]);
-        assert_eq!(script.notes[0], "forgot that b holds two (token 7): there is no such pool any more");
+        let kept = "two is not in the config any more: b keeps it (token 7) until it releases it or its lease ends, in 50.0 s";
+        assert_eq!(script.notes[0], kept);
 
         let all = vec![held("one", "a", 1, at(0)), held("one", "b", 2, Moment::NEVER), held("one", "c", 3, at(30))];
         let mut script = Script::new(pool(1, 60), state(all.clone()));
-        script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (30, "get a", "a NO, save b=2"), (59, "get a", "a NO")]);
+        script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (30, "get a", "a NO, save b=2"), (3600, "get a", "a NO")]);
         let mut script = Script::new(pool(1, 0), state(all));
         script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (3600, "get b", "save b=2"), (3600, "saved", "b YES 2")]);
     }
@@ -612,24 +667,21 @@ mod tests {
     #[test]
     fn a_new_config_holds_from_now_on_and_takes_nothing_away() {
         let mut script = Script::plain(pool(1, 60));
-        let change = |script: &mut Script, second, pools: Vec<plan::Pool>| {
-            script.memory.reconfigure(pools, at(second));
-            script.now = at(second);
-            script.drain()
-        };
-        script.play(&[(0, "get a", "a YES 1 60 s"), (0, "wait b", ""), (0, "wait c", ""), (0, "wait d", "")]);
-        assert_eq!(change(&mut script, 10, vec![pool(2, 30)]), "b YES 2 30 s");
-        script.play(&[(10, "get a", "a YES 1 50 s"), (11, "renew a", "a YES 1 49 s"), (31, "renew a", "a YES 1 30 s")]);
+        let change = Script::reconfigure;
+        script.play(&[(0, "get a", "a YES 1 57 s"), (0, "wait b", ""), (0, "wait c", ""), (0, "wait d", "")]);
+        assert_eq!(change(&mut script, 10, vec![pool(2, 30)]), "b YES 2 28 s");
+        script.play(&[(10, "get a", "a YES 1 47 s"), (11, "renew a", "a YES 1 46 s"), (31, "renew a", "a YES 1 28 s")]);
         assert_eq!(change(&mut script, 32, vec![only(&["a", "d"])]), "c INVALID");
-        script.play(&[(33, "get b", "b INVALID"), (34, "renew b", "b YES 2 60 s"), (35, "release a", "a OK")]);
+        script.play(&[(33, "get b", "b INVALID"), (34, "renew b", "b YES 2 57 s"), (35, "release a", "a OK")]);
         assert_eq!(change(&mut script, 36, vec![pool(1, 0)]), "");
-        script.play(&[(37, "get b", "b YES 2 57 s"), (38, "renew b", "b YES 2"), (200, "get b", "b YES 2")]);
+        script.play(&[(37, "get b", "b YES 2"), (38, "renew b", "b YES 2"), (200, "get b", "b YES 2")]);
         assert_eq!(change(&mut script, 200, vec![pool(1, 60)]), "");
-        script.play(&[(200, "get b", "b YES 2 60 s")]);
-        assert_eq!(change(&mut script, 201, Vec::new()), "d INVALID");
-        assert_eq!(script.notes.last().unwrap(), "forgot that b holds one (token 2): there is no such pool any more");
-        assert_eq!(change(&mut script, 202, vec![pool(1, 60)]), "");
-        script.play(&[(202, "get e", "e YES 3 60 s")]);
+        script.play(&[
+            (200, "get b", "b YES 2"),
+            (260, "renew b", "b YES 2"),
+            (900, "get c", "c NO"),
+            (900, "release b", "d YES 3 57 s, b OK"),
+        ]);
     }
 
     #[test]
@@ -647,8 +699,8 @@ mod tests {
     #[test]
     fn the_log_tells_of_every_holding() {
         let mut script = Script::plain(pool(1, 60));
-        script.play(&[(0, "get a", "a YES 1 60 s"), (1, "wait b", ""), (1, "wait c", ""), (2, "renew a", "a YES 1 60 s")]);
-        script.play(&[(3, "release a", "b YES 2 60 s, a OK"), (63, "tick", "c YES 3 60 s"), (64, "lost c 3", "")]);
+        script.play(&[(0, "get a", "a YES 1 57 s"), (1, "wait b", ""), (1, "wait c", ""), (2, "renew a", "a YES 1 57 s")]);
+        script.play(&[(3, "release a", "b YES 2 57 s, a OK"), (63, "tick", "c YES 3 57 s"), (64, "lost c 3", "")]);
         assert_eq!(
             script.notes,
             [
@@ -667,8 +719,8 @@ mod tests {
     fn the_report_has_all_that_is_known() {
         let mut script = Script::plain(pool(2, 60));
         script.play(&[
-            (0, "get b", "b YES 1 60 s"),
-            (1, "get a", "a YES 2 60 s"),
+            (0, "get b", "b YES 1 57 s"),
+            (1, "get a", "a YES 2 57 s"),
             (2, "wait d", ""),
             (3, "wait c", ""),
             (3, "get e", "e NO"),
@@ -684,5 +736,267 @@ mod tests {
         assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
         assert_eq!((report.pool, report.permits, report.expire), ("one", 2, Some(seconds(60))));
         assert_eq!((report.counts.granted, report.counts.refused), (2, 1));
+    }
+
+    #[test]
+    fn one_run_of_a_host_holds_and_the_others_wait_their_turn() {
+        Script::plain(pool(1, 0)).play(&[
+            (0, "get a/x", "a/x YES 1"),
+            (1, "get a/x2", "a/x2 YES 1"),
+            (1, "get a/y", "a/y NO"),
+            (1, "get a", "a NO"),
+            (1, "renew a/y", "a/y NO"),
+            (2, "wait a/y", ""),
+            (2, "wait a", ""),
+            (2, "wait a/x3", "a/x3 YES 1"),
+            (2, "wait a/y2", ""),
+            (3, "wait b", ""),
+            (4, "release a/x", "a/y YES 2, a/y2 YES 2, a/x OK"),
+            (5, "release a/y", "a YES 3, a/y OK"),
+            (6, "get a/z", "a/z YES 3"),
+            (7, "release a 3", "b YES 4, a OK"),
+        ]);
+    }
+
+    #[test]
+    fn a_second_run_of_a_holder_waits_though_the_pool_has_room_and_lets_others_pass() {
+        Script::plain(pool(2, 0)).play(&[
+            (0, "get a/x", "a/x YES 1"),
+            (0, "get a/y", "a/y NO"),
+            (1, "wait a/y", ""),
+            (1, "wait a/z", ""),
+            (2, "wait b/x", "b/x YES 2"),
+            (3, "wait c", ""),
+            (4, "release a/x 1", "a/y YES 3, a/x OK"),
+            (5, "release a/y 3", "a/z YES 4, a/y OK"),
+            (6, "release b/x", "c YES 5, b/x OK"),
+        ]);
+    }
+
+    #[test]
+    fn what_belongs_to_a_host_is_each_runs() {
+        Script::plain(pool(1, 0)).play(&[
+            (0, "get b", "b YES 1"),
+            (0, "wait a/x", ""),
+            (0, "wait a", ""),
+            (0, "wait a/y", ""),
+            (1, "release b", "a/x YES 2, b OK"),
+            (2, "release a/x 2", "a YES 3, a/y YES 3, a/x OK"),
+            (3, "get a/z", "a/z YES 3"),
+            (4, "release a/z 3", "a/z OK"),
+            (5, "get b", "b YES 4"),
+        ]);
+    }
+
+    #[test]
+    fn a_release_ends_no_holding_of_another_run_or_token() {
+        for (release, is_released) in [
+            ("release a/x 1", true),
+            ("release a/x", true),
+            ("release a 1", true),
+            ("release a", true),
+            ("release a/y", false),
+            ("release a/y 1", false),
+            ("release a/x 2", false),
+            ("release a 2", false),
+            ("release b 1", false),
+        ] {
+            let mut script = Script::plain(pool(1, 0));
+            script.play(&[(0, "get a/x", "a/x YES 1")]);
+            script.happen(release);
+            script.drain();
+            script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
+        }
+        // What belongs to the host, as each holding of an earlier version does, is released by any of its runs that knows the token.
+        for (release, is_released) in [("release a/x 1", true), ("release a/x", false), ("release a/x 2", false)] {
+            let mut script = Script::plain(pool(1, 0));
+            script.play(&[(0, "get a", "a YES 1")]);
+            script.happen(release);
+            script.drain();
+            script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
+        }
+    }
+
+    #[test]
+    fn a_run_holds_after_a_restart_and_its_host_does_not() {
+        let mut script = Script::durable(pool(1, 60));
+        script.play(&[(0, "get a/x", "save a=1"), (0, "saved", "a/x YES 1 57 s")]);
+        script.restart(vec![pool(1, 60)]);
+        script.play(&[
+            (1, "tick", "save a=1"),
+            (1, "saved", ""),
+            (1, "get a/y", "a/y NO"),
+            (1, "get a", "a NO"),
+            (2, "get a/x", "a/x YES 1 55 s"),
+        ]);
+    }
+
+    #[test]
+    fn what_is_revoked_is_not_confirmed_and_lasts_until_it_is_released() {
+        let mut script = Script::plain(pool(1, 0));
+        script.play(&[
+            (0, "revoke a", "a not held"),
+            (0, "get a/x", "a/x YES 1"),
+            (0, "wait b", ""),
+            (1, "revoke a", "a revoked 1"),
+            (2, "get a/x", "a/x NO revoked"),
+            (2, "wait a/x", "a/x NO revoked"),
+            (2, "renew a/x 1", "a/x NO revoked"),
+            (2, "get a/y", "a/y NO"),
+            (2, "wait a", ""),
+            (2, "get b2", "b2 NO"),
+            (3, "revoke a", "a revoked 1"),
+            (4, "release a/x 1", "b YES 2, a/x OK"),
+            (5, "release b", "a YES 3, b OK"),
+            (6, "get a/x", "a/x YES 3"),
+        ]);
+        assert_eq!(script.notes.iter().filter(|note| *note == "revoked one for a (token 1)").count(), 1);
+    }
+
+    #[test]
+    fn what_is_revoked_ends_with_the_lease_that_was_told_last() {
+        let mut script = Script::durable(pool(1, 60));
+        script.play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1 57 s"),
+            (20, "renew a", "save a=1"),
+            (21, "revoke a", ""),
+            (21, "saved", "a NO revoked, save a=1"),
+            (22, "saved", "a revoked 1 38 s"),
+            (30, "renew a", "a NO revoked"),
+        ]);
+        assert!(script.memory.report(at(30))[0].holders[0].revoked);
+        script.restart(vec![pool(1, 60)]);
+        script.play(&[
+            (31, "tick", "save a=1"),
+            (31, "saved", ""),
+            (31, "get a/x", "a/x NO revoked"),
+            (32, "revoke a", "a revoked 1 28 s"),
+            (59, "get b", "b NO"),
+            (60, "get a", "save a=2"),
+            (60, "saved", "a YES 2 57 s"),
+        ]);
+    }
+
+    #[test]
+    fn a_revocation_that_is_not_saved_is_not_confirmed() {
+        Script::durable(pool(1, 60)).play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1 57 s"),
+            (1, "revoke a", "save a=1"),
+            (1, "not saved", "a 503"),
+            (1, "revoke a", "a 503"),
+            (2, "tick", "save a=1"),
+            (2, "saved", ""),
+            (2, "revoke a", "a revoked 1 58 s"),
+        ]);
+    }
+
+    #[test]
+    fn a_holding_is_confirmed_for_its_whole_lease_when_less_would_be_of_no_use() {
+        Script::plain(pool(1, 1)).play(&[(0, "get a", "a YES 1 0 s"), (0, "wait b", ""), (1, "get a", "a NO, b YES 2 0 s")]);
+        let mut script = Script::plain(pool(1, 10));
+        script.play(&[(0, "get a", "a YES 1 9 s"), (9, "get a", "a YES 1 0 s")]);
+        let millis = |now| Moment(Duration::from_millis(now));
+        for (now, expected) in [(9_400, 300), (9_401, 9_000)] {
+            let request = Request { ticket: Ticket(7), call: Call::Get, pool: "one", host: "a", run: None };
+            script.memory.handle(Input::Asked(request), millis(now));
+            let grant = Grant { token: 1, expires: Some(Duration::from_millis(expected)) };
+            assert_eq!(script.memory.poll(millis(now)), Output::Answer(Ticket(7), Answer::Yes(grant)), "at {now} ms");
+        }
+    }
+
+    #[test]
+    fn a_save_that_takes_as_long_as_the_lease_is_said_and_leaves_no_request_without_an_answer() {
+        let mut script = Script::durable(pool(1, 2));
+        script.play(&[(0, "get a", "save a=1"), (0, "wait b", ""), (2, "saved", "a 503, save b=2"), (4, "saved", "save b=3")]);
+        script.play(&[(4, "saved", "b YES 3 1 s"), (5, "renew b", "save b=3"), (7, "saved", "save b=4"), (9, "saved", "b 503, save")]);
+        let why = "saving who holds what took too long for what is left of the lease (expire 2 s)";
+        let told: Vec<_> = script.notes.iter().filter(|note| note.starts_with("cannot tell")).collect();
+        assert_eq!(told[..2], [1, 2].map(|n| format!("cannot tell {} that it holds one (token {n}): {why}", ["a", "b"][n - 1])).each_ref());
+    }
+
+    #[test]
+    fn until_released_stays_so_whatever_expire_becomes() {
+        let mut script = Script::durable(pool(1, 0));
+        script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1"), (0, "get b", "b NO")]);
+        assert_eq!(script.reconfigure(1, vec![pool(1, 2)]), "");
+        script.play(&[(100, "get b", "b NO"), (100, "renew a", "a YES 1"), (200, "get b", "b NO")]);
+        script.restart(vec![pool(1, 2)]);
+        script.play(&[(201, "get b", "b NO, save a=1"), (300, "saved", ""), (300, "get b", "b NO"), (300, "get a", "a YES 1")]);
+        script.play(&[(301, "release a", "save"), (301, "get a", ""), (301, "saved", "a OK, save a=2"), (301, "saved", "a YES 2 1 s")]);
+    }
+
+    #[test]
+    fn where_expire_becomes_0_the_next_answer_says_until_released() {
+        for (asked, expected) in [("get a", "save a=1"), ("renew a", "save a=1"), ("wait a", "save a=1")] {
+            let mut script = Script::durable(pool(1, 60));
+            script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1 57 s")]);
+            assert_eq!(script.reconfigure(1, vec![pool(1, 0)]), "");
+            script.play(&[(2, asked, expected), (2, "saved", "a YES 1"), (99, "get b", "b NO")]);
+        }
+        let mut script = Script::plain(pool(1, 60));
+        script.play(&[(0, "get a", "a YES 1 57 s")]);
+        assert_eq!(script.reconfigure(1, vec![pool(1, 0)]), "");
+        script.play(&[(60, "get b", "b YES 2")]);
+    }
+
+    #[test]
+    fn a_pool_that_disappears_keeps_its_holders_until_their_leases_end() {
+        let mut script = Script::durable(pool(2, 60));
+        script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1 57 s"), (0, "get b", "save a=1 b=2"), (0, "saved", "b YES 2 57 s")]);
+        script.play(&[(0, "release b", "save a=1"), (0, "saved", "b OK"), (0, "get b", "save a=1 b=3")]);
+        assert_eq!(script.reconfigure(1, Vec::new()), "");
+        assert_eq!(script.notes.last().unwrap(), KEPT);
+        script.play(&[
+            (1, "saved", "b INVALID, save a=1"),
+            (1, "saved", ""),
+            (1, "get c", "c INVALID"),
+            (1, "get a", "a INVALID"),
+            (1, "wait c", "c INVALID"),
+            (1, "revoke c", "c INVALID"),
+            (40, "renew a", "save a=1"),
+            (40, "saved", "a YES 1 57 s"),
+        ]);
+        assert_eq!(script.reconfigure(41, Vec::new()), "");
+        assert_eq!(script.reconfigure(50, vec![pool(1, 60)]), "");
+        script.play(&[(61, "get c", "c NO"), (62, "get a", "a YES 1 36 s")]);
+        assert_eq!(script.reconfigure(63, Vec::new()), "");
+        script.restart(Vec::new());
+        script.play(&[(64, "tick", "save a=1"), (64, "saved", ""), (70, "renew a", "save a=1"), (70, "saved", "a YES 1 57 s")]);
+        script.play(&[(71, "release a", "save"), (71, "saved", "a OK"), (71, "renew a", "a INVALID")]);
+        assert!(script.memory.report(at(71)).is_empty());
+    }
+
+    const KEPT: &str = "one is not in the config any more: a keeps it (token 1) until it releases it or its lease ends, in 59.0 s";
+
+    #[test]
+    fn a_pool_that_disappears_keeps_those_who_hold_it_until_they_release_it_for_a_day() {
+        const DAY: u64 = 86_400;
+        let mut script = Script::durable(pool(1, 0));
+        script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1")]);
+        assert_eq!(script.reconfigure(10, Vec::new()), "");
+        let kept = "one is not in the config any more: a keeps it (token 1) until it releases it, for 24.0 h more";
+        assert_eq!(script.notes.last().unwrap(), kept);
+        assert_eq!(script.memory.poll(at(10)), Output::Wait(at(10 + DAY)));
+        script.play(&[(DAY, "tick", ""), (DAY, "renew a", "a YES 1"), (DAY + 10, "tick", ""), (2 * DAY - 1, "tick", "")]);
+        let report = &script.memory.report(at(DAY))[0];
+        assert_eq!((report.pool, report.permits, report.holders.len()), ("one", 0, 1));
+        script.play(&[(2 * DAY, "tick", "save"), (2 * DAY, "saved", "")]);
+        assert_eq!(script.notes.last().unwrap(), "took one from a (token 1): it has not been in the config for 24.0 h");
+        assert!(script.memory.report(at(2 * DAY)).is_empty());
+    }
+
+    #[test]
+    fn fewer_permits_than_holders_take_it_from_none() {
+        let mut script = Script::plain(pool(2, 60));
+        script.play(&[(0, "get a", "a YES 1 57 s"), (0, "get b", "b YES 2 57 s"), (0, "wait c", "")]);
+        assert_eq!(script.reconfigure(1, vec![pool(1, 60)]), "");
+        script.play(&[
+            (2, "renew a", "a YES 1 57 s"),
+            (3, "release b", "b OK"),
+            (4, "get a", "a YES 1 55 s"),
+            (5, "release a", "c YES 3 57 s, a OK"),
+        ]);
     }
 }

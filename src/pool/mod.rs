@@ -46,6 +46,13 @@ pub enum Call {
     Revoke,
 }
 
+impl Call {
+    /// Whether it asks only about what is held already.
+    pub fn keeps(self) -> bool {
+        matches!(self, Call::Renew { .. } | Call::Release { .. } | Call::Revoke)
+    }
+}
+
 /// A host asks something of a pool. Names are as the peer wrote them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]

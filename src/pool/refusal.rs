@@ -59,7 +59,7 @@ pub fn check_run(run: &[u8]) -> Result<(), Refusal> {
 /// Whether a pool may be asked this. A host that holds it may keep it and let go, even if it may not take it any more.
 pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Refusal> {
     check_host(host)?;
-    let keeps = holds && matches!(call, Call::Renew { .. } | Call::Release { .. } | Call::Revoke);
+    let keeps = holds && call.keeps();
     let admitted = pool.servers.as_ref().is_none_or(|servers| servers.iter().any(|server| server == host));
     if keeps || admitted { Ok(()) } else { Err(Refusal::Stranger) }
 }

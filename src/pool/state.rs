@@ -64,6 +64,12 @@ pub struct Held {
     pub since: Since,
     /// `Moment::NEVER`: it lasts until it is released.
     pub expires: Moment,
+    /// The run of the host that it belongs to, if it does not belong to the host.
+    pub run: Option<String>,
+    /// How long it was granted or last renewed for. `None`: until it is released. An earlier version did not write it: then zero.
+    pub lease: Option<Duration>,
+    /// It is not confirmed again.
+    pub revoked: bool,
 }
 
 /// Why a file is not a state.
@@ -132,13 +138,24 @@ impl State {
 
 impl Held {
     fn value(&self, boot: Boot) -> Value {
-        let Held { host, token, since, expires, .. } = self;
-        json!({ "host": host, "token": token, "since": boot.0.saturating_add(since.0), "expires": boot.date(*expires) })
+        let Held { host, token, since, expires, run, lease, revoked, .. } = self;
+        let mut held = json!({ "host": host, "token": token, "since": boot.0.saturating_add(since.0), "expires": boot.date(*expires) });
+        // An earlier version reads what it knows and skips these.
+        if let Some(run) = run {
+            held["run"] = run.as_str().into();
+        }
+        if let Some(lease) = lease.filter(|lease| !lease.is_zero()) {
+            held["lease"] = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX).into();
+        }
+        if *revoked {
+            held["revoked"] = true.into();
+        }
+        held
     }
 
     fn of(value: &Value, pool: &str, place: &str, boot: Boot) -> Result<Held, Fault> {
         let host = value["host"].as_str().filter(|host| refusal::check_host(host).is_ok());
-        Ok(Held {
+        let mut held = Held {
             pool: pool.to_owned(),
             host: host.ok_or_else(|| unfit(place, "host", "the name of a host"))?.to_owned(),
             token: integer(value, place, "token")?,
@@ -147,7 +164,18 @@ impl Held {
                 Some(Value::Null) => Moment::NEVER,
                 _ => boot.moment(integer(value, place, "expires")?),
             },
-        })
+            run: run(value, place)?,
+            lease: None,
+            revoked: match value.get("revoked") {
+                None => false,
+                Some(revoked) => revoked.as_bool().ok_or_else(|| unfit(place, "revoked", "true or false"))?,
+            },
+        };
+        if held.expires != Moment::NEVER {
+            let lease = value.get("lease").map_or(Some(0), Value::as_u64);
+            held.lease = Some(Duration::from_millis(lease.ok_or_else(|| unfit(place, "lease", "milliseconds"))?));
+        }
+        Ok(held)
     }
 }
 
@@ -188,6 +216,12 @@ impl Boot {
     fn moment(self, date: i64) -> Moment {
         Moment(Duration::from_millis(u64::try_from(date.saturating_sub(self.0)).unwrap_or(0)))
     }
+}
+
+fn run(value: &Value, place: &str) -> Result<Option<String>, Fault> {
+    let Some(run) = value.get("run") else { return Ok(None) };
+    let run = run.as_str().filter(|run| refusal::check_run(run.as_bytes()).is_ok());
+    run.map(|run| Some(run.to_owned())).ok_or_else(|| unfit(place, "run", "the id of a run"))
 }
 
 fn integer(object: &Value, place: &str, key: &str) -> Result<i64, Fault> {
@@ -233,7 +267,8 @@ mod tests {
     }
 
     fn held(pool: &str, host: &str, token: i64, expires: Moment) -> Held {
-        Held { pool: pool.into(), host: host.into(), token, since: at(5000).into(), expires }
+        let lease = (expires != Moment::NEVER).then_some(Duration::ZERO);
+        Held { pool: pool.into(), host: host.into(), token, since: at(5000).into(), expires, run: None, lease, revoked: false }
     }
 
     fn parse(text: &str, clocks: &Clocks) -> Result<State, String> {
@@ -276,6 +311,35 @@ mod tests {
         assert_eq!(parse(&sample().text(&clocks()), &clocks()), Ok(sample()));
         assert_eq!(parse(&State::default().text(&clocks()), &clocks()), Ok(State::default()));
         assert_eq!(State { holders: sample().holders[..1].to_vec(), ..sample() }.text(&clocks()), SAMPLE);
+    }
+
+    #[test]
+    fn the_run_the_lease_and_a_revocation_outlive_a_server() {
+        let mut state = sample();
+        state.holders[0].run = Some("1.a_B-".into());
+        state.holders[0].lease = Some(Duration::from_millis(1_800_001));
+        state.holders[2].revoked = true;
+        let text = state.text(&clocks());
+        assert_eq!(parse(&text, &clocks()), Ok(state));
+        for (key, wrong, expected) in [
+            ("run", r#""a b""#, "the id of a run"),
+            ("run", "5", "the id of a run"),
+            ("lease", "-1", "milliseconds"),
+            ("revoked", "1", "true or false"),
+        ] {
+            let text = SAMPLE.replace(r#""host""#, &format!(r#""{key}": {wrong}, "host""#));
+            assert!(
+                parse(&text, &clocks()).is_err_and(|why| why.starts_with(&format!(r#"f: "pools.a[0].{key}": expected {expected};"#))),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_state_of_an_earlier_version_is_read() {
+        let state = parse(SAMPLE, &clocks()).unwrap();
+        assert_eq!(state.holders, [held("a", "h1", 8, at(3_665_000))]);
+        assert_eq!(state.holders[0].lease, Some(Duration::ZERO), "how long it was granted for is not known");
     }
 
     #[test]

@@ -43,7 +43,6 @@ impl Waiters {
         self.by_ticket.is_empty()
     }
 
-    #[allow(dead_code)] // until the next commit
     /// Whether one of them could be granted a free slot.
     pub(super) fn has_next(&self) -> bool {
         !self.next.is_empty()
@@ -73,13 +72,11 @@ impl Waiters {
         })
     }
 
-    #[allow(dead_code)] // until the next commit
     /// A run of this host holds the pool, so no other run of it can be granted a slot, until `unblock`.
     pub(super) fn block(&mut self, host: &Rc<str>) {
         self.change(host, |waiters| waiters.blocked.insert(host.clone()));
     }
 
-    #[allow(dead_code)] // until the next commit
     /// The host holds nothing.
     pub(super) fn unblock(&mut self, host: &Rc<str>) {
         self.change(host, |waiters| waiters.blocked.remove(host));

@@ -174,7 +174,8 @@ mod tests {
 
     fn state(token: i64) -> State {
         let since = Moment(clock::since_boot()).into();
-        let held = Held { pool: "p".into(), host: "h".into(), token, since, expires: Moment::NEVER };
+        let (pool, host) = ("p".into(), "h".into());
+        let held = Held { pool, host, token, since, expires: Moment::NEVER, run: None, lease: None, revoked: false };
         State { last_token: token, holders: vec![held] }
     }
 
