@@ -63,8 +63,9 @@ const EXPIRE: Duration = Duration::from_mins(30);
 /// Where memcached is unless the config says otherwise.
 const MEMCACHE: (&str, u16) = ("localhost", 11211);
 
-/// The longest time in seconds that a pool can be held, short of for ever: 31 years. The shortest that makes sense.
-const EXPIRES: std::ops::RangeInclusive<f64> = 0.001..=1e9;
+/// How long in seconds a pool can be held, short of for ever. At least as long as a lease is of some use: see [`crate::pool::lease::SHORTEST`].
+/// At most 31 years.
+const EXPIRES: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
 /// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at most.
 const LONGEST_NAME: usize = 240;
@@ -273,7 +274,7 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
     match seconds {
         Some(0.0) => Ok(None),
         Some(seconds) if EXPIRES.contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
-        _ => Err(wrong(entry, "seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never")),
+        _ => Err(wrong(entry, "seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released")),
     }
 }
 
@@ -444,15 +445,19 @@ mod tests {
             ("pools:\n- name: a\n- expire: 1\n  name: a", "f:4: \"name\": \"a\": the pool on line 2 has this name already"),
             (
                 "pools:\n- name: a\n  expire: soon",
-                "f:3: \"expire\": expected seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never, found \"soon\"",
+                "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found \"soon\"",
             ),
             (
                 "pools:\n- name: a\n  expire: -1",
-                "f:3: \"expire\": expected seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never, found -1",
+                "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found -1",
+            ),
+            (
+                "pools:\n- name: a\n  expire: 0.999",
+                "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found 0.999",
             ),
             (
                 "pools:\n- name: a\n  expire: []",
-                "f:3: \"expire\": expected seconds from 0.001 to 1e9, a time like 1h30m, or 0 for never, found a list",
+                "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found a list",
             ),
             ("pools:\n- name: a\n  maxlocks: 0", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0"),
             ("pools:\n- name: a\n  maxlocks: 1.5", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5"),

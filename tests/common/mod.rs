@@ -16,6 +16,7 @@ pub mod life;
 pub mod lock_server;
 pub mod memcached;
 pub mod process;
+pub mod promises;
 pub mod proxy;
 pub mod pty;
 pub mod python;
