@@ -334,7 +334,7 @@ impl World {
             (_, Answer::Unavailable(_)) if self.failing || call != Call::Wait => {}
             (Call::Release { .. }, Answer::Ok) | (Call::Revoke, Answer::NotHeld) => {}
             (Call::Revoke, Answer::Revocation { token, .. }) => {
-                self.promises.is_revoked(name, token.expect("it is known here"), self.clock)
+                self.promises.is_revoked(name, token.expect("it is known here"), self.clock);
             }
             (Call::Get | Call::Wait, Answer::Yes(grant)) => self.granted(open, None, grant.token, grant.expires),
             (Call::Renew { token }, Answer::Yes(grant)) => self.granted(open, token, grant.token, grant.expires),
@@ -345,7 +345,7 @@ impl World {
         assert_eq!(self.promises.violations, [""; 0]);
     }
 
-    fn granted(&mut self, Open { pool, client: number, sent, .. }: Open, renewed: Option<i64>, token: i64, expires: Option<Duration>) {
+    fn granted(&mut self, Open { pool, client: number, .. }: Open, renewed: Option<i64>, token: i64, expires: Option<Duration>) {
         let next = std::mem::take(&mut self.next);
         if next != Next::Arrives {
             self.lost.push((pool, number, token));
@@ -356,9 +356,8 @@ impl World {
         if next == Next::IsLost || next == Next::LosesItsReceipt && renewed != Some(token) {
             return;
         }
-        // This client hears it in the instant in which it is told.
-        let sent = if self.durable { self.clock } else { sent.max(self.clock) };
-        self.promises.yes(POOLS[pool], &client(number), token, expires, (sent, self.clock));
+        // It hears it in the instant in which it is told.
+        self.promises.yes(POOLS[pool], &client(number), token, expires, (self.clock, self.clock));
     }
 
     /// No client waits for a slot that it could have, or for an answer that can be given.
@@ -368,7 +367,7 @@ impl World {
         }
         let report = self.server.report(self.now());
         for pool in &report {
-            let next = let_in(pool, pool.waiters.iter().map(|waiter| (waiter.host, waiter.run)).collect());
+            let next = let_in(pool);
             assert!(next.is_empty(), "{next:?} could hold {pool:?}");
         }
         assert!(self.open.values().all(|open| open.call == Call::Wait), "{:?}", self.open);
@@ -381,17 +380,16 @@ impl World {
         self.settle();
         self.clock += Duration::from_secs(1); // until a save that failed is tried again
         self.settle();
-        for pool in 0..POOLS.len() {
+        for (pool, name) in POOLS.into_iter().enumerate() {
             while let Some((host, waiting)) = self.first_holder(pool) {
-                let number = CLIENTS.iter().position(|(name, _)| **name == host).unwrap();
+                let number = CLIENTS.iter().position(|(other, _)| **other == host).unwrap();
                 let tickets: Vec<_> = self.open.iter().filter(|(_, open)| open.pool == pool).map(|(ticket, _)| *ticket).collect();
                 let expected: Vec<_> = waiting.iter().map(|index| tickets[*index]).collect();
-                self.promises.releases(POOLS[pool], &Client { host, run: None }, None);
+                self.promises.releases(name, &Client { host, run: None }, None);
                 self.tickets += 1;
                 let open = Open { call: Call::Release { token: None }, pool, client: number, sent: self.clock };
                 self.open.insert(self.tickets, open);
-                let request =
-                    Request { ticket: Ticket(self.tickets), call: open.call, pool: POOLS[pool], host: CLIENTS[number].0, run: None };
+                let request = Request { ticket: Ticket(self.tickets), call: open.call, pool: name, host: CLIENTS[number].0, run: None };
                 self.server.handle(Input::Asked(request), self.now());
                 self.settle();
                 let answered: Vec<_> = tickets.into_iter().filter(|ticket| !self.open.contains_key(ticket)).collect();
@@ -405,8 +403,7 @@ impl World {
     fn first_holder(&self, pool: usize) -> Option<(String, Vec<usize>)> {
         let mut report = self.server.report(self.now()).into_iter().find(|report| report.pool == POOLS[pool])?;
         let host = (!report.holders.is_empty()).then(|| report.holders.remove(0).host.to_owned())?;
-        let waiters = report.waiters.iter().map(|waiter| (waiter.host, waiter.run)).collect();
-        Some((host, let_in(&report, waiters)))
+        Some((host, let_in(&report)))
     }
 
     fn settle(&mut self) {
@@ -429,7 +426,8 @@ fn pools(plans: [Planned; POOLS.len()]) -> Vec<plan::Pool> {
 
 /// Which of the waiters get a slot, in their order: one after the other as long as there is room, with all that hold it with them, and without those of
 /// whose host another run holds.
-fn let_in(pool: &Report, waiters: Vec<(&str, Option<&str>)>) -> Vec<usize> {
+fn let_in(pool: &Report) -> Vec<usize> {
+    let waiters: Vec<_> = pool.waiters.iter().map(|waiter| (waiter.host, waiter.run)).collect();
     let mut holders: BTreeMap<&str, Option<&str>> = BTreeMap::new();
     let blocked: BTreeSet<_> = pool.holders.iter().map(|holder| holder.host).collect();
     for (host, run) in &waiters {

@@ -331,16 +331,17 @@ impl<'a> Site<'a> {
     /// One server after the other gets another config, whatever the others have meanwhile.
     fn reconfigure(&mut self, reload: Reload) {
         self.generation += 1;
-        let mut config = format!("{}pools:\n    - name: generation{}\n", self.head, self.generation);
+        let mut config = vec![format!("{}pools:\n    - name: generation{}\n", self.head, self.generation)];
         for pool in POOLS {
             let maxlocks = if self.dice.below(6) == 0 { 0 } else { 1 + u32::try_from(self.dice.below(3)).expect("it is small") };
             let expire = EXPIRES[self.dice.index(EXPIRES.len())];
             self.maxlocks.insert(pool, maxlocks);
             self.promises.maxlocks_may_be(pool, maxlocks);
             if maxlocks > 0 {
-                config += &format!("    - name: {pool}\n      maxlocks: {maxlocks}\n      expire: {expire}\n");
+                config.push(format!("    - name: {pool}\n      maxlocks: {maxlocks}\n      expire: {expire}\n"));
             }
         }
+        let config = config.concat();
         self.settled = None;
         for server in &mut self.servers {
             match reload {

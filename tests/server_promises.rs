@@ -152,6 +152,6 @@ fn a_lease_too_short_to_be_renewed_is_refused_by_the_config() {
     let server = Distributexd::start(&sandbox, &format!("pools:\n{}", pool("p", "1")));
     server.configure(&format!("pools:\n{}", pool("p", "0.999")));
     server.signal(libc::SIGHUP);
-    let why = "\"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), or 0 for until released, found 0.999";
+    let why = "\"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found 0.999";
     wait_until("a complaint", || server.stderr().contains(why));
 }

@@ -45,7 +45,8 @@ enum Standing {
 impl Ledger {
     /// A pool that nobody holds.
     pub(super) fn new(plan: plan::Pool) -> Ledger {
-        Ledger { plan: Some(plan.clone()), ..Ledger::missing(&plan.name, Moment::NEVER) }
+        let ledger = Ledger::missing(&plan.name, Moment::NEVER);
+        Ledger { plan: Some(plan), ..ledger }
     }
 
     /// A pool that is not in the config, but is held since the server before this one.

@@ -629,7 +629,7 @@ mod tests {
             since: Since::from(at(0)),
             expires,
             run: None,
-            lease: (expires != Moment::NEVER).then_some(Duration::from_secs(60)),
+            lease: (expires != Moment::NEVER).then_some(Duration::from_mins(1)),
             revoked: false,
         };
         let state = |holders| Some(State { last_token: 7, holders });
