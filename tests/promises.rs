@@ -316,8 +316,11 @@ impl<'a> Site<'a> {
     }
 
     fn revoke(&mut self, server: usize) {
-        let (pool, host) = (POOLS[self.dice.index(POOLS.len())], CLIENTS[self.dice.index(CLIENTS.len())].0);
-        self.promises.revokes(pool, host, clock::since_boot());
+        let (pool, now) = (POOLS[self.dice.index(POOLS.len())], clock::since_boot());
+        let holder = self.users.iter().find(|user| self.promises.token(pool, &user.client, now).is_some());
+        let client = holder.unwrap_or(&self.users[self.dice.index(CLIENTS.len())]).client.clone();
+        let host = &*client.host;
+        self.promises.revokes(pool, host, now);
         let Some(mut connection) = Connection::to(self.servers[server].port) else { return };
         connection.say(&format!("POST /revoke/?pool={pool}&host={host} HTTP/1.1\r\nConnection: close\r\n\r\n"));
         let reply = connection.reply();
@@ -333,7 +336,7 @@ impl<'a> Site<'a> {
         self.generation += 1;
         let mut config = vec![format!("{}pools:\n    - name: generation{}\n", self.head, self.generation)];
         for pool in POOLS {
-            let maxlocks = if self.dice.below(6) == 0 { 0 } else { 1 + u32::try_from(self.dice.below(3)).expect("it is small") };
+            let maxlocks = if self.dice.below(12) == 0 { 0 } else { 1 + u32::try_from(self.dice.below(3)).expect("it is small") };
             let expire = EXPIRES[self.dice.index(EXPIRES.len())];
             self.maxlocks.insert(pool, maxlocks);
             self.promises.maxlocks_may_be(pool, maxlocks);
