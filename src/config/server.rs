@@ -274,7 +274,9 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
     match seconds {
         Some(0.0) => Ok(None),
         Some(seconds) if EXPIRES.contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
-        _ => Err(wrong(entry, "seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released")),
+        _ => {
+            Err(wrong(entry, "seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released"))
+        }
     }
 }
 
