@@ -25,7 +25,7 @@
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
 //!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
-//!    changed in a `round` by a `proposal`, with its `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
+//!    changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
 //!    `any_order`; `lease`, `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files` in a
 //!    `lock_folder`, `host_lock`, `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`

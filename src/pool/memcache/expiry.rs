@@ -1,4 +1,4 @@
-//! When memcached forgets a list: told in whole seconds, kept by a clock that ticks once a second, counted from when the list was written last.
+//! How long memcached keeps a list: told in whole seconds, measured by a clock that ticks once a second, counted from the last write of the list.
 
 use super::super::state::Boot;
 use crate::moment::Moment;
@@ -7,27 +7,48 @@ use std::time::Duration;
 /// The most seconds that memcached takes for a time from now; more is a date to it.
 const LONGEST: u64 = 30 * 24 * 60 * 60;
 
-/// How much sooner than it was told memcached may forget. (So of a single second nothing is sure.)
-const TICK: Duration = Duration::from_secs(1);
+/// memcached ends an item up to a second before the time that it was told, so it is told one more.
+pub(super) const TICK: Duration = Duration::from_secs(1);
 
-/// As memcached is told it.
-pub(super) fn told(expire: Option<Duration>, boot: Boot, now: Moment) -> u64 {
-    match expire.map(in_seconds) {
-        None => 0,
-        Some(time) if time.as_secs() <= LONGEST => time.as_secs(),
-        Some(time) => boot.micros(now + time).unsigned_abs() / 1_000_000,
+/// How long a lease or a list is kept at least, counted from a write of the list. Lengths and no dates, so that servers need not agree on the time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Kept {
+    /// For so many seconds; never 0.
+    Seconds(u64),
+    /// Without end; longer than any number of seconds.
+    UntilReleased,
+}
+
+impl Kept {
+    /// What a config's `expire` comes to.
+    pub(super) fn of(expire: Option<Duration>) -> Kept {
+        let seconds = |expire: Duration| expire.as_secs().saturating_add(u64::from(expire.subsec_nanos() > 0)).max(1);
+        expire.map_or(Kept::UntilReleased, |expire| Kept::Seconds(seconds(expire)))
+    }
+
+    /// The expiry time that memcached is told with a list which it has to keep so long.
+    pub(super) fn exptime(self, boot: Boot, now: Moment) -> u64 {
+        match self {
+            Kept::UntilReleased => 0,
+            Kept::Seconds(seconds) => match seconds.saturating_add(TICK.as_secs()) {
+                told if told <= LONGEST => told,
+                told => boot.micros(now + Duration::from_secs(told)).unsigned_abs() / 1_000_000,
+            },
+        }
+    }
+
+    /// When it ends at the earliest, if the list is written at `since` or later.
+    pub(super) fn ends(self, since: Moment) -> Moment {
+        match self {
+            Kept::UntilReleased => Moment::NEVER,
+            Kept::Seconds(seconds) => since + Duration::from_secs(seconds),
+        }
     }
 }
 
-/// How long a list lasts at least that was written then, or at some time after that; `None`: without end. Of one that nobody here wrote
-/// nothing is sure.
-pub(super) fn left(expire: Option<Duration>, written: Option<Moment>, now: Moment) -> Option<Duration> {
-    let sure = in_seconds(expire?).saturating_sub(TICK).max(TICK);
-    Some(written.map_or(Duration::ZERO, |written| (written + sure).since(now)))
-}
-
-fn in_seconds(expire: Duration) -> Duration {
-    Duration::from_secs(expire.as_secs().saturating_add(u64::from(expire.subsec_nanos() > 0)))
+/// How much longer a list is kept that memcached says it will keep for so many seconds.
+pub(super) fn left(seconds: u64) -> Duration {
+    Duration::from_secs(seconds).saturating_sub(TICK)
 }
 
 #[cfg(test)]
@@ -35,24 +56,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memcached_is_told_whole_seconds_or_a_date() {
+    fn memcached_is_told_one_second_more_than_the_lease_or_a_date() {
         let (boot, now) = (Boot(1_763_000_000_000), Moment(Duration::from_secs(100)));
-        for (expire, seconds) in [(0.5, 1), (1.0, 1), (1.5, 2), (1800.0, 1800), (2_592_000.0, 2_592_000), (2_592_000.5, 1_765_592_101)] {
-            assert_eq!(told(Some(Duration::from_secs_f64(expire)), boot, now), seconds, "{expire}");
+        for (expire, seconds) in [
+            (0.5, 2),
+            (1.0, 2),
+            (1.5, 3),
+            (1800.0, 1801),
+            (2_591_999.0, 2_592_000),
+            (2_592_000.0, 1_765_592_101),
+            (2_592_000.5, 1_765_592_102),
+        ] {
+            assert_eq!(Kept::of(Some(Duration::from_secs_f64(expire))).exptime(boot, now), seconds, "{expire}");
         }
-        assert_eq!(told(None, boot, now), 0);
-        assert!(told(Some(Duration::MAX), boot, now) > 1_763_000_000);
+        assert_eq!(Kept::of(None).exptime(boot, now), 0);
+        assert!(Kept::of(Some(Duration::MAX)).exptime(boot, now) > 1_763_000_000);
     }
 
     #[test]
-    fn what_is_left_is_never_more_than_memcached_keeps() {
-        let at = |second| Moment(Duration::from_secs(second));
-        for (expire, written, now, seconds) in
-            [(60, Some(0), 0, 59), (60, Some(0), 58, 1), (60, Some(0), 59, 0), (60, Some(0), 1000, 0), (60, None, 0, 0), (1, Some(0), 0, 1)]
-        {
-            let left = left(Some(Duration::from_secs(expire)), written.map(at), at(now));
-            assert_eq!(left, Some(Duration::from_secs(seconds)), "{expire} s from {written:?} at {now}");
-        }
-        assert_eq!(left(None, None, at(0)), None);
+    fn until_released_is_longer_than_any_time_and_never_ends() {
+        assert!(Kept::UntilReleased > Kept::Seconds(u64::MAX) && Kept::Seconds(3) > Kept::Seconds(2));
+        let since = Moment(Duration::from_millis(500));
+        assert_eq!(Kept::Seconds(3).ends(since), Moment(Duration::from_millis(3500)));
+        assert_eq!(Kept::UntilReleased.ends(since), Moment::NEVER);
+        assert_eq!([0, 1, 60].map(left), [0, 0, 59].map(Duration::from_secs));
     }
 }

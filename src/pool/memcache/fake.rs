@@ -19,11 +19,13 @@ pub(super) struct Fake {
     pub(super) heard: Vec<String>,
     /// What it says instead of storing anything.
     pub(super) refuses: Option<&'static str>,
+    /// It is older than version 1.6, and knows no `mg`.
+    pub(super) is_old: bool,
 }
 
 impl Fake {
     pub(super) fn new(boot: Boot) -> Fake {
-        Fake { boot, items: BTreeMap::new(), versions: 0, heard: Vec::new(), refuses: None }
+        Fake { boot, items: BTreeMap::new(), versions: 0, heard: Vec::new(), refuses: None, is_old: false }
     }
 
     pub(super) fn put(&mut self, key: &str, value: &str, expires: Moment) {
@@ -33,6 +35,10 @@ impl Fake {
 
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.items.get(key).map(|item| item.value.as_str())
+    }
+
+    pub(super) fn version(&self, key: &str) -> Option<String> {
+        self.items.get(key).map(|item| item.version.to_string())
     }
 
     /// As if it had been started again.
@@ -47,7 +53,7 @@ impl Fake {
         let mut replies = String::new();
         while let Some(command) = lines.next() {
             let words: Vec<_> = command.split(' ').collect();
-            let value = if let "cas" | "add" = words[0] { lines.next().expect("a value") } else { "" };
+            let value = if let "cas" | "add" | "set" = words[0] { lines.next().expect("a value") } else { "" };
             self.heard.push(command.into());
             replies += &self.reply(&words, value, now);
             replies += "\r\n";
@@ -56,11 +62,14 @@ impl Fake {
     }
 
     fn reply(&mut self, words: &[&str], value: &str, now: Moment) -> String {
+        match words[0] {
+            "gets" => return words[1..].iter().map(|key| self.stored(key)).collect::<String>() + "END",
+            "mg" => return self.time_left(words[1], now),
+            _ => {}
+        }
         let (key, item) = (words[1], self.items.get(words[1]));
         match (words[0], item, self.refuses) {
-            (command, _, Some(refusal)) if command != "gets" => refusal.into(),
-            ("gets", None, _) => "END".into(),
-            ("gets", Some(Item { value, version, .. }), _) => format!("VALUE {key} 0 {} {version}\r\n{value}\r\nEND", value.len()),
+            (_, _, Some(refusal)) => refusal.into(),
             ("add", Some(_), _) => "NOT_STORED".into(),
             ("cas" | "incr", None, _) => "NOT_FOUND".into(),
             ("cas", Some(item), _) if item.version.to_string() != words[5] => "EXISTS".into(),
@@ -75,6 +84,21 @@ impl Fake {
                 self.put(key, value, expires);
                 "STORED".into()
             }
+        }
+    }
+
+    /// What is said of one of the keys that are asked for at once.
+    pub(super) fn stored(&self, key: &str) -> String {
+        let said = |Item { value, version, .. }: &Item| format!("VALUE {key} 0 {} {version}\r\n{value}\r\n", value.len());
+        self.items.get(key).map_or(String::new(), said)
+    }
+
+    fn time_left(&self, key: &str, now: Moment) -> String {
+        match self.items.get(key) {
+            _ if self.is_old => "ERROR".into(),
+            None => "EN".into(),
+            Some(item) if item.expires == Moment::NEVER => "HD t-1".into(),
+            Some(item) => format!("HD t{}", item.expires.0.as_secs() - now.0.as_secs()),
         }
     }
 

@@ -3,9 +3,11 @@
 
 #[cfg(test)]
 mod any_order;
+mod attempts;
 mod expiry;
 #[cfg(test)]
 mod fake;
+mod leases;
 mod line;
 mod proposal;
 pub mod protocol;
@@ -20,7 +22,7 @@ use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use line::{Line, Want};
-use slate::{Said, Slate, Tools};
+use slate::{PATIENCE, Said, Slate, Tools};
 use std::collections::{BTreeMap, VecDeque};
 
 /// All pools of a server.
@@ -34,26 +36,29 @@ pub struct Memcache {
     /// So many rounds have begun.
     rounds: u64,
     said: VecDeque<Said>,
+    /// Who wants to see all pools, since when.
+    reports: VecDeque<(Ticket, Moment)>,
 }
 
 impl Memcache {
     /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
     pub fn new(pools: Vec<plan::Pool>, address: String, boot: Boot, now: Moment) -> Memcache {
         let slates = pools.into_iter().map(|pool| (pool.name.clone(), Slate::new(compatible(pool)))).collect();
-        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, said: VecDeque::new() }
+        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, said: VecDeque::new(), reports: VecDeque::new() }
     }
 
     /// The slates, and what each of them works with.
     fn with_tools(&mut self, now: Moment) -> (&mut BTreeMap<String, Slate>, Tools<'_>) {
-        let tools = Tools { line: &mut self.line, said: &mut self.said, address: &self.address, boot: self.boot, now };
+        let is_watched = !self.reports.is_empty();
+        let tools = Tools { line: &mut self.line, said: &mut self.said, address: &self.address, boot: self.boot, is_watched, now };
         (&mut self.slates, tools)
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
-        let Request { ticket, call, pool, host, .. } = *request;
+        let Request { ticket, call, pool, host, run } = *request;
         let (slates, mut tools) = self.with_tools(now);
         if let Some(slate) = slate(slates, pool) {
-            return slate.ask(Asked { ticket, call, host: escaped(host).into(), run: None, since: now }, &mut tools);
+            return slate.ask(Asked { ticket, call, host: escaped(host).into(), run: run.map(Into::into), since: now }, &mut tools);
         }
         self.say(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
         self.say(Output::Answer(ticket, Answer::Invalid(Refusal::UnknownPool)));
@@ -63,7 +68,34 @@ impl Memcache {
         self.said.push_back(Said::Output(output));
     }
 
+    /// All pools are read for it, unless they were just now. While memcached is known to be away, nothing is waited for.
+    fn report_asked(&mut self, ticket: Ticket, now: Moment) {
+        if let Some(why) = self.line.outage().filter(|_| !self.line.is_up()) {
+            let answer = Answer::Unavailable(why.to_owned());
+            return self.say(Output::Answer(ticket, answer));
+        }
+        self.slates.values_mut().for_each(|slate| slate.survey(now));
+        self.reports.push_back((ticket, now));
+    }
+
+    /// A report that can be answered now.
+    fn next_report(&mut self, now: Moment) -> Option<Output> {
+        let &(ticket, since) = self.reports.front()?;
+        if self.slates.values().all(|slate| slate.is_seen(since)) {
+            self.reports.pop_front();
+            return Some(Output::Report(ticket));
+        }
+        if now < since + PATIENCE {
+            return None;
+        }
+        self.reports.pop_front();
+        let unseen = self.slates.values().filter(|slate| !slate.is_seen(since));
+        let why = unseen.filter_map(Slate::trouble).chain(self.line.outage()).next().unwrap_or("memcached does not answer");
+        Some(Output::Answer(ticket, Answer::Unavailable(why.to_owned())))
+    }
+
     fn gone(&mut self, ticket: Ticket) {
+        self.reports.retain(|(other, _)| *other != ticket);
         if self.slates.values_mut().any(|slate| slate.forget(ticket)) {
             return;
         }
@@ -113,6 +145,9 @@ impl Memcache {
             self.say(Output::Note(Level::Error, note));
         }
         self.slates.values_mut().for_each(Slate::line_lost);
+        for (ticket, _) in std::mem::take(&mut self.reports) {
+            self.say(Output::Answer(ticket, Answer::Unavailable(why.clone())));
+        }
     }
 
     fn tick(&mut self, now: Moment) {
@@ -121,6 +156,7 @@ impl Memcache {
         }
         let (slates, mut tools) = self.with_tools(now);
         slates.values_mut().for_each(|slate| slate.lose_patience(&mut tools));
+        slates.retain(|_, slate| !slate.is_over(now));
     }
 
     fn begin_rounds(&mut self, now: Moment) {
@@ -134,7 +170,8 @@ impl Memcache {
 
     fn wake(&self) -> Moment {
         let is_up = self.line.is_up();
-        self.slates.values().map(|slate| slate.wake(is_up)).fold(self.line.wake(), Moment::min)
+        let report = self.reports.front().map_or(Moment::NEVER, |(_, since)| *since + PATIENCE);
+        self.slates.values().map(|slate| slate.wake(is_up)).fold(self.line.wake().min(report), Moment::min)
     }
 }
 
@@ -160,7 +197,7 @@ impl Backend for Memcache {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
             Input::Asked(request) => self.asked(&request, now),
-            Input::ReportAsked(ticket) => self.say(Output::Report(ticket)),
+            Input::ReportAsked(ticket) => self.report_asked(ticket, now),
             Input::Gone(ticket) => self.gone(ticket),
             Input::Undelivered { pool, host, token } => {
                 if let Some(slate) = slate(&mut self.slates, pool) {
@@ -181,6 +218,9 @@ impl Backend for Memcache {
             Some(Said::Output(output)) => return output,
             Some(Said::Yes { asked, grant, .. }) => return Output::Answer(asked.ticket, Answer::Yes(grant)),
             None => {}
+        }
+        if let Some(output) = self.next_report(now) {
+            return output;
         }
         self.begin_rounds(now);
         match self.line.want(now) {
@@ -205,18 +245,21 @@ impl Backend for Memcache {
             };
             after.insert(name, slate);
         }
-        before.into_values().for_each(|slate| slate.close(&mut tools));
+        for (name, mut slate) in before {
+            slate.abandon(&mut tools);
+            after.insert(name, slate);
+        }
         self.slates = after;
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.slates.values().map(|slate| slate.report(now)).collect()
+        self.slates.values().map(|slate| slate.report(self.boot, now)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Call, Grant};
+    use super::super::{Call, Grant, Holder, Remaining};
     use super::fake::Fake;
     use super::*;
     use std::time::Duration;
@@ -226,9 +269,11 @@ mod tests {
 
     /// Two servers and a memcached as a script: every line has a time in ms, what happens then, and what the servers answer.
     ///
-    /// Clients are named by their hosts, with a number if a host has several. Tokens are shown without what they began with.
+    /// Clients are named by their hosts, with a number if a host has several, and by run: `a/r` is the run `r` of the host `a`. Tokens are shown
+    /// without what they began with.
     struct Site {
         servers: [Memcache; 2],
+        pool: plan::Pool,
         fake: Fake,
         reachable: bool,
         frozen: bool,
@@ -238,6 +283,9 @@ mod tests {
         now: Moment,
         notes: Vec<String>,
     }
+
+    /// What each round begins with.
+    const READ: &str = "gets one:lockedby one:leases one:lockedby";
 
     fn at(milliseconds: u64) -> Moment {
         Moment(Duration::from_millis(milliseconds))
@@ -254,6 +302,7 @@ mod tests {
             fake.put("one:token", &BOOT.micros(at(0)).to_string(), Moment::NEVER);
             Site {
                 servers: [server(), server()],
+                pool: pool.clone(),
                 fake,
                 reachable: true,
                 frozen: false,
@@ -285,6 +334,21 @@ mod tests {
                 ["frozen"] => self.frozen = true,
                 ["thawed"] => self.frozen = false,
                 ["step"] => self.execute(server),
+                ["expire", seconds] => {
+                    let expire = pool(1, seconds.parse().unwrap()).expire;
+                    self.servers[server].reconfigure(vec![plan::Pool { expire, ..self.pool.clone() }], self.now);
+                }
+                ["killed"] => {
+                    self.servers[server] = Memcache::new(vec![self.pool.clone()], "h:11211".into(), BOOT, self.now);
+                    self.unread[server].clear();
+                }
+                ["leases", value] => self.fake.put("one:leases", value, Moment::NEVER),
+                ["report"] => {
+                    self.clients.push("report".into());
+                    let ticket = self.ticket("report");
+                    self.servers[server].handle(Input::ReportAsked(ticket), self.now);
+                }
+                ["revoke", client] => self.ask(server, client, Call::Revoke),
                 ["holds", value] => self.fake.put("one:lockedby", value, Moment::NEVER),
                 ["gone", client] => self.servers[server].handle(Input::Gone(self.ticket(client)), self.now),
                 ["lost", host, token] => {
@@ -309,8 +373,9 @@ mod tests {
 
         fn ask(&mut self, server: usize, client: &str, call: Call) {
             self.clients.push(client.into());
-            let (ticket, host) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
-            self.servers[server].handle(Input::Asked(Request { ticket, call, pool: "one", host, run: None }), self.now);
+            let (host, run) = client.split_once('/').map_or((client, None), |(host, run)| (host, Some(run)));
+            let (ticket, host) = (self.ticket(client), host.trim_end_matches(char::is_numeric));
+            self.servers[server].handle(Input::Asked(Request { ticket, call, pool: "one", host, run }), self.now);
         }
 
         fn ticket(&self, client: &str) -> Ticket {
@@ -318,28 +383,37 @@ mod tests {
         }
 
         fn drain(&mut self) -> String {
+            let said = [0, 1].map(|index| self.drained(index, !self.frozen)).concat();
+            said.join(", ")
+        }
+
+        /// One server does what it has to do, and memcached hears of nothing.
+        fn act(&mut self, index: usize) -> String {
+            let executes = index == 1;
+            self.drained(index, executes).join(", ")
+        }
+
+        fn drained(&mut self, index: usize, executes: bool) -> Vec<String> {
             let mut said = Vec::new();
-            for index in 0..2 {
-                loop {
-                    if !self.frozen {
-                        self.execute(index);
+            loop {
+                if executes {
+                    self.execute(index);
+                }
+                let server = &mut self.servers[index];
+                match server.poll(self.now) {
+                    Output::Answer(Ticket(ticket), answer) => {
+                        said.push(format!("{} {}", self.clients[usize::try_from(ticket).unwrap()], shown(&answer)));
                     }
-                    let server = &mut self.servers[index];
-                    match server.poll(self.now) {
-                        Output::Answer(Ticket(ticket), answer) => {
-                            said.push(format!("{} {}", self.clients[usize::try_from(ticket).unwrap()], shown(&answer)));
-                        }
-                        Output::Note(_, note) => self.notes.push(note),
-                        Output::Connect if self.reachable => server.handle(Input::Connected, self.now),
-                        Output::Connect => server.handle(Input::Disconnected(Some("refused".into())), self.now),
-                        Output::Send(bytes) => self.unread[index] += str::from_utf8(&bytes).unwrap(),
-                        Output::Disconnect => self.unread[index].clear(),
-                        Output::Save(_) | Output::Report(_) => panic!("nobody asked for this"),
-                        Output::Wait(_) => break,
-                    }
+                    Output::Note(_, note) => self.notes.push(note),
+                    Output::Connect if self.reachable => server.handle(Input::Connected, self.now),
+                    Output::Connect => server.handle(Input::Disconnected(Some("refused".into())), self.now),
+                    Output::Send(bytes) => self.unread[index] += str::from_utf8(&bytes).unwrap(),
+                    Output::Disconnect => self.unread[index].clear(),
+                    Output::Report(_) => said.push(seen(&server.report(self.now)[0])),
+                    Output::Save(_) => panic!("there is nothing to save"),
+                    Output::Wait(_) => return said,
                 }
             }
-            said.join(", ")
         }
 
         fn execute(&mut self, server: usize) {
@@ -364,8 +438,29 @@ mod tests {
             Answer::Ok => "OK".into(),
             Answer::Invalid(_) => "INVALID".into(),
             Answer::Unavailable(why) => format!("503 {why}"),
-            other => panic!("{other:?}"),
+            Answer::NoRevoked => "NO, revoked".into(),
+            Answer::Revocation { token, ends } => format!("revoked {} {}", token.unwrap() - BOOT.micros(at(0)), left(*ends)),
+            Answer::NotHeld => "not held".into(),
         }
+    }
+
+    fn left(ends: Remaining) -> String {
+        match ends {
+            Remaining::For(left) => format!("for {} s", left.as_secs()),
+            Remaining::UntilReleased => "until released".into(),
+            Remaining::Unknown => "for an unknown time".into(),
+        }
+    }
+
+    /// What a report says of the holders.
+    fn seen(report: &Report) -> String {
+        let holders = report.holders.iter().map(|Holder { host, run, token, held, ends, revoked }| {
+            let run = run.map_or(String::new(), |run| format!("/{run}"));
+            let token = token.map_or("?".into(), |token| (token - BOOT.micros(at(0))).to_string());
+            let held = held.map_or("?".into(), |held| held.as_secs().to_string());
+            format!("{host}{run} {token} {held} s, {}{}", left(*ends), if *revoked { ", revoked" } else { "" })
+        });
+        format!("[{}] {} ms old", holders.collect::<Vec<_>>().join("; "), report.age.unwrap().as_millis())
     }
 
     #[test]
@@ -373,24 +468,25 @@ mod tests {
         let mut site = Site::new(&pool(1, 60));
         site.fake.forget();
         site.play(&[
-            (0, "1 get a", "a YES 1 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
             (0, "2 get b", "b NO"),
-            (0, "1 get a", "a YES 1 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
             (1, "2 release b", "b OK"),
             (2, "1 release a", "a OK"),
-            (3, "2 get b", "b YES 2 59 s"),
+            (3, "2 get b", "b YES 2 57 s"),
         ]);
         assert_eq!(site.list(), Some("b"));
         assert_eq!(site.fake.value("one:token"), Some("1763000000000002"));
         assert_eq!(
-            site.fake.heard[..6],
+            site.fake.heard[..7],
             [
-                "gets one:lockedby",
+                READ,
                 "incr one:token 1",
                 "add one:token 0 0 16",
                 "incr one:token 1",
-                "add one:lockedby 0 60 1",
-                "gets one:lockedby"
+                "add one:leases 0 0 41",
+                "add one:lockedby 0 61 1",
+                READ
             ]
         );
     }
@@ -421,7 +517,7 @@ mod tests {
             site.play(&[(time, "1 tick", "")]);
         }
         assert_eq!(site.fake.heard.len() - before, 40);
-        assert!(site.fake.heard[before..].iter().all(|command| command == "gets one:lockedby"));
+        assert!(site.fake.heard[before..].iter().all(|command| command == READ));
     }
 
     #[test]
@@ -430,12 +526,12 @@ mod tests {
         site.play(&[
             (0, "1 holds a,b", ""),
             (0, "1 get c", "c NO"),
-            (0, "1 get a", "a YES 0 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
             (1, "1 release b", "b OK"),
-            (2, "1 get c", "c YES 1 59 s"),
+            (2, "1 get c", "c YES 2 57 s"),
         ]);
         assert_eq!(site.list(), Some("a,c"));
-        site.play(&[(3, "1 holds ", ""), (3, "1 get d", "d YES 2 59 s")]);
+        site.play(&[(3, "1 holds ", ""), (3, "1 get d", "d YES 3 57 s")]);
         assert_eq!(site.list(), Some("d"));
     }
 
@@ -444,7 +540,7 @@ mod tests {
         const WHY: &str = "503 cannot ask memcached at h:11211: refused";
         let mut site = Site::new(&pool(1, 60));
         site.play(&[
-            (0, "1 get a", "a YES 1 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
             (0, "1 wait b", ""),
             (10, "1 unreachable", ""),
             (20, "1 get c", ""),
@@ -455,7 +551,7 @@ mod tests {
             (5000, "1 get c", ""),
             (5001, "1 reachable", ""),
             (7000, "1 tick", &format!("c {WHY}")),
-            (7001, "1 release a", "a OK, b YES 2 59 s"),
+            (7001, "1 release a", "a OK, b YES 2 57 s"),
         ]);
         let lost =
             "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and whoever waits goes on waiting";
@@ -466,7 +562,7 @@ mod tests {
     #[test]
     fn that_memcached_answers_again_is_told_when_it_does_though_nobody_asks() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 59 s"), (3000, "1 unreachable", ""), (3010, "1 reachable", ""), (3050, "1 tick", "")]);
+        site.play(&[(0, "1 get a", "a YES 1 57 s"), (3000, "1 unreachable", ""), (3010, "1 reachable", ""), (3050, "1 tick", "")]);
         assert_eq!(site.notes.last().unwrap(), "memcached at h:11211 answers again, after 0.1 s");
         let asked = site.fake.heard.len();
         site.play(&[(9000, "1 tick", "")]);
@@ -493,14 +589,14 @@ mod tests {
     fn a_memcached_that_comes_to_itself_is_still_believed() {
         let mut site = Site::new(&pool(2, 60));
         site.play(&[
-            (0, "1 get a", "a YES 1 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
             (100, "1 frozen", ""),
             (100, "1 get b", ""),
             (100, "1 wait c", ""),
             (200, "1 wait d", ""),
             (1000, "1 tick", "b 503 memcached does not answer"),
-            (5000, "1 thawed", "c YES 2 59 s"),
-            (5001, "1 release c", "c OK, d YES 3 59 s"),
+            (5000, "1 thawed", "c YES 2 57 s"),
+            (5001, "1 release c", "c OK, d YES 3 57 s"),
         ]);
         assert_eq!(site.list(), Some("a,d"));
     }
@@ -514,7 +610,7 @@ mod tests {
             (9999, "1 tick", ""),
             (10_000, "1 tick", ""),
             (10_050, "1 tick", ""),
-            (10_051, "1 thawed", "a YES 1 59 s"),
+            (10_051, "1 thawed", "a YES 1 57 s"),
         ]);
         assert!(site.notes[0].starts_with("cannot ask memcached at h:11211: no reply for 10 s; "), "{:?}", site.notes);
     }
@@ -532,8 +628,8 @@ mod tests {
             (900, "1 tick", &format!("a {why}")),
         ]);
         site.fake.refuses = None;
-        site.play(&[(1200, "1 tick", "b YES 1 59 s")]);
-        assert_eq!(site.fake.heard.iter().filter(|command| *command == "gets one:lockedby").count(), 4);
+        site.play(&[(1200, "1 tick", "b YES 1 57 s")]);
+        assert_eq!(site.fake.heard.iter().filter(|command| *command == READ).count(), 4);
         assert_eq!(site.notes.iter().filter(|note| note.starts_with("nobody gets one")).count(), 1);
     }
 
@@ -593,13 +689,13 @@ mod tests {
     fn names_stand_in_memcached_as_the_original_writes_them() {
         let mut site = Site::new(&plan::Pool { servers: Some(vec!["r&d".into(), "<b>".into(), "x&amp;y".into()]), ..pool(3, 60) });
         site.play(&[
-            (0, "1 get r&d", "r&d YES 1 59 s"),
-            (0, "1 get <b>", "<b> YES 2 59 s"),
-            (0, "1 get x&y", "x&y YES 3 59 s"),
+            (0, "1 get r&d", "r&d YES 1 57 s"),
+            (0, "1 get <b>", "<b> YES 2 57 s"),
+            (0, "1 get x&y", "x&y YES 3 57 s"),
             (0, "1 get r&amp", "r&amp INVALID"),
         ]);
         assert_eq!(site.list(), Some("r&amp;d,&lt;b&gt;,x&amp;y"));
-        site.play(&[(1, "1 lost <b> 2", ""), (2, "2 release r&d", "r&d OK"), (3, "2 get x&y", "x&y YES 3 58 s")]);
+        site.play(&[(1, "1 lost <b> 2", ""), (2, "2 release r&d", "r&d OK"), (3, "2 get x&y", "x&y YES 3 57 s")]);
         assert_eq!(site.list(), Some("x&amp;y"));
     }
 
@@ -609,7 +705,7 @@ mod tests {
         server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Get, pool: "r&d", host: "a", run: None }), at(0));
         assert_eq!(server.poll(at(0)), Output::Connect);
         server.handle(Input::Connected, at(0));
-        assert_eq!(server.poll(at(0)), Output::Send(b"gets r&amp;d:lockedby\r\n".to_vec()));
+        assert_eq!(server.poll(at(0)), Output::Send(b"gets r&amp;d:lockedby r&amp;d:leases r&amp;d:lockedby\r\n".to_vec()));
     }
 
     #[test]
@@ -619,27 +715,46 @@ mod tests {
         let Output::Connect = site.servers[0].poll(at(0)) else { panic!("it connects") };
         site.servers[0].handle(Input::Connected, at(0));
         let Output::Send(_) = site.servers[0].poll(at(0)) else { panic!("it reads the list") };
-        site.servers[0].handle(Input::Received(b"VALUE one:lockedby 0 1 5\r\n\xff\r\nEND\r\n"), at(0));
+        site.servers[0].handle(Input::Received(&[&b"VALUE one:lockedby 0 1 5\r\n\xff\r\n".repeat(2)[..], b"END\r\n"].concat()), at(0));
         site.play(&[(900, "1 tick", "a 503 in memcached, one:lockedby is no list of hosts")]);
+    }
+
+    #[test]
+    fn a_list_that_changes_while_it_is_read_is_read_again() {
+        const LEASE: &str = "1\na,1763000000000009,60,6,0,c,s";
+        const READ_AGAIN: &[u8] = b"gets one:lockedby one:leases one:lockedby\r\n";
+        let (a, empty) = ("VALUE one:lockedby 0 1 5\r\na\r\n", "VALUE one:lockedby 0 0 6\r\n\r\n");
+        // Another server has put a on the list for a run that came after the one that the list was read with.
+        let leases = format!("VALUE one:leases 0 {} 7\r\n{LEASE}\r\n", LEASE.len());
+        for reply in [format!("{a}{leases}{empty}END\r\n"), format!("{leases}{a}END\r\n"), format!("{a}{leases}END\r\n")] {
+            let mut site = Site::new(&pool(1, 60));
+            site.happen("1 get a/s");
+            let Output::Connect = site.servers[0].poll(at(0)) else { panic!("it connects") };
+            site.servers[0].handle(Input::Connected, at(0));
+            assert_eq!(site.servers[0].poll(at(0)), Output::Send(READ_AGAIN.to_vec()));
+            site.servers[0].handle(Input::Received(reply.as_bytes()), at(0));
+            assert_eq!(site.servers[0].poll(at(0)), Output::Send(READ_AGAIN.to_vec()), "{reply}");
+        }
     }
 
     #[test]
     fn whoever_hung_up_while_it_was_written_does_not_stay_on_the_list() {
         let mut site = Site::new(&pool(1, 60));
         site.play(&[
-            (0, "1 get c", "c YES 1 59 s"),
+            (0, "1 get c", "c YES 1 57 s"),
             (0, "1 release c", "c OK"),
             (0, "1 frozen", ""),
             (0, "1 wait a", ""),
             (0, "1 step", ""),
             (0, "1 step", ""),
+            (0, "1 step", ""),
             (1, "1 gone a", ""),
             (1, "1 wait b", ""),
             (1, "1 step", ""),
-            (2, "1 thawed", "b YES 3 59 s"),
+            (2, "1 thawed", "b YES 3 57 s"),
             (3, "1 lost b 3", ""),
-            (4, "1 wait c", "c YES 4 59 s"),
-            (5, "1 get c", "c YES 4 58 s"),
+            (4, "1 wait c", "c YES 4 57 s"),
+            (5, "1 get c", "c YES 4 56 s"),
             (6, "1 lost c 4", ""),
             (7, "1 get d", "d NO"),
         ]);
@@ -647,10 +762,35 @@ mod tests {
     }
 
     #[test]
+    fn what_another_server_has_confirmed_is_not_taken_back() {
+        for (confirmation, stays) in [("2 get a", "a"), ("2 wait a", "a"), ("2 get b", "")] {
+            let mut site = Site::new(&pool(1, 60));
+            site.play(&[(0, "1 get a", "a YES 1 57 s")]);
+            site.happen(confirmation);
+            assert_eq!(site.drain(), if stays.is_empty() { "b NO" } else { "a YES 1 57 s" });
+            site.play(&[(2, "1 lost a 1", "")]);
+            assert_eq!(site.list(), Some(stays), "{confirmation}");
+        }
+    }
+
+    #[test]
+    fn a_write_whose_reply_was_lost_takes_no_effect_once_a_client_was_told_something_else() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 get a", "a YES 1 57 s"), (0, "1 frozen", ""), (0, "1 release a", ""), (0, "1 step", "")]);
+        let late = std::mem::take(&mut site.unread[0]);
+        assert_eq!(late, "cas one:lockedby 0 61 0 4\r\n\r\n");
+        site.play(&[(1, "1 unreachable", ""), (2, "1 thawed", "")]);
+        site.play(&[(900, "1 tick", "a 503 cannot ask memcached at h:11211: it closed the connection")]);
+        site.play(&[(3000, "1 reachable", ""), (5000, "1 get a", "a YES 1 57 s")]);
+        assert_eq!(site.fake.execute(&late, at(5001)), "EXISTS\r\n");
+        assert_eq!(site.list(), Some("a"));
+    }
+
+    #[test]
     fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
         for (renewal, stays) in [("1 renew a 1", "a"), ("1 renew a 9", "")] {
             let mut site = Site::new(&pool(1, 60));
-            site.play(&[(0, "1 get a", "a YES 1 59 s"), (1, renewal, "a YES 1 59 s"), (2, "1 lost a 1", ""), (2, "1 lost a 1", "")]);
+            site.play(&[(0, "1 get a", "a YES 1 57 s"), (1, renewal, "a YES 1 57 s"), (2, "1 lost a 1", ""), (2, "1 lost a 1", "")]);
             assert_eq!(site.list(), Some(stays), "{renewal}");
         }
     }
@@ -659,30 +799,31 @@ mod tests {
     fn a_renewal_and_whatever_else_writes_the_list_restart_its_clock() {
         let mut site = Site::new(&pool(2, 60));
         site.play(&[
-            (0, "1 get a", "a YES 1 59 s"),
-            (10_000, "1 get a", "a YES 1 49 s"),
-            (20_000, "1 renew a", "a YES 1 59 s"),
-            (30_000, "2 get a", "a YES 1 59 s"),
-            (40_000, "1 get a", "a YES 1 39 s"),
-            (85_000, "1 get a", "a YES 1 59 s"),
-            (86_000, "1 renew b", "b YES 2 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
+            (10_000, "1 get a", "a YES 1 47 s"),
+            (20_000, "1 renew a", "a YES 1 57 s"),
+            (30_000, "2 get a", "a YES 1 57 s"),
+            (40_000, "1 get a", "a YES 1 38 s"),
+            (85_000, "1 get a", "a YES 1 57 s"),
+            (86_000, "1 renew b", "b YES 2 57 s"),
             (87_000, "1 renew c", "c NO"),
         ]);
-        let written = site.fake.heard.iter().filter(|command| command.starts_with("cas") || command.starts_with("add one:l"));
+        let written =
+            site.fake.heard.iter().filter(|command| command.starts_with("cas one:lockedby") || command.starts_with("add one:lockedby"));
         assert_eq!(written.count(), 5, "{:?}", site.fake.heard);
     }
 
     #[test]
     fn an_expiry_counts_from_when_the_list_may_have_been_written() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 frozen", ""), (0, "1 wait a", ""), (0, "1 step", ""), (1000, "1 step", ""), (4000, "1 step", "a YES 1 56 s")]);
-        site.play(&[(4000, "1 release a", ""), (4000, "1 wait b", ""), (4000, "1 step", ""), (4000, "1 step", "")]);
-        site.play(&[(13_999, "1 step", "a OK, b YES 2 49 s")]);
+        site.play(&[(0, "1 frozen", ""), (0, "1 wait a", ""), (0, "1 step", ""), (1000, "1 step", ""), (1000, "1 step", "")]);
+        site.play(&[(4000, "1 step", "a YES 1 54 s"), (4000, "1 release a", ""), (4000, "1 wait b", "")]);
+        site.play(&[(4000, "1 step", ""), (4000, "1 step", ""), (4000, "1 step", ""), (13_999, "1 step", "a OK, b YES 2 47 s")]);
     }
 
     #[test]
     fn an_expiry_is_told_as_memcached_takes_it() {
-        for (expire, told) in [(0, "0"), (60, "60"), (2_592_000, "2592000"), (2_592_001, "1765592001")] {
+        for (expire, told) in [(0, "0"), (60, "61"), (2_591_999, "2592000"), (2_592_000, "1765592001")] {
             let mut site = Site::new(&pool(1, expire));
             site.happen("1 get a");
             assert!(site.drain().starts_with("a YES 1"));
@@ -694,15 +835,15 @@ mod tests {
     fn an_older_token_releases_nothing() {
         let mut site = Site::new(&pool(1, 60));
         site.play(&[
-            (0, "1 get a", "a YES 1 59 s"),
+            (0, "1 get a", "a YES 1 57 s"),
             (1, "1 release a 1", "a OK"),
-            (2, "1 get a", "a YES 2 59 s"),
+            (2, "1 get a", "a YES 2 57 s"),
             (3, "1 release a 1", "a OK"),
             (4, "1 get b", "b NO"),
             (5, "1 release a 2", "a OK"),
-            (6, "2 get b", "b YES 3 59 s"),
+            (6, "2 get b", "b YES 3 57 s"),
             (7, "1 release b 3", "b OK"),
-            (8, "1 get c", "c YES 4 59 s"),
+            (8, "1 get c", "c YES 4 57 s"),
         ]);
     }
 
@@ -716,13 +857,308 @@ mod tests {
     #[test]
     fn a_new_config_holds_from_now_on() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 59 s"), (0, "1 wait b", ""), (0, "1 wait c", "")]);
+        site.play(&[(0, "1 get a", "a YES 1 57 s"), (0, "1 wait b", ""), (0, "1 wait c", "")]);
         let servers = Some(vec!["a".into(), "b".into()]);
         site.servers[0].reconfigure(vec![plan::Pool { servers, ..pool(2, 30) }], at(1));
-        site.play(&[(1, "1 tick", "c INVALID, b YES 2 29 s"), (2, "1 get a", "a YES 1 28 s"), (3, "1 frozen", ""), (3, "1 renew a", "")]);
+        site.play(&[(1, "1 tick", "c INVALID, b YES 2 28 s"), (2, "1 get a", "a YES 1 56 s"), (3, "1 frozen", ""), (3, "1 renew a", "")]);
         site.servers[0].reconfigure(Vec::new(), at(3));
-        site.play(&[(4, "1 get a", "a INVALID, a INVALID")]);
+        site.play(&[(4, "1 get a", "a INVALID")]);
         site.servers[0].reconfigure(vec![pool(1, 60)], at(5));
-        site.play(&[(5, "1 get c", ""), (6, "1 thawed", "c NO")]);
+        site.play(&[(5, "1 get c", ""), (6, "1 thawed", "a YES 1 57 s, c NO")]);
+    }
+
+    #[test]
+    fn a_pool_that_disappears_keeps_its_holders_who_can_still_let_go() {
+        let mut site = Site::new(&pool(2, 0));
+        site.play(&[(0, "1 get a", "a YES 1"), (0, "1 get b/r", "b/r YES 2"), (0, "1 wait c", "")]);
+        site.servers[0].reconfigure(Vec::new(), at(1));
+        site.play(&[
+            (1, "1 tick", "c INVALID"),
+            (2, "1 get a", "a INVALID"),
+            (3, "1 renew a", "a YES 1"),
+            (4, "1 renew d", "d INVALID"),
+            (5, "1 release d", "d INVALID"),
+            (6, "1 report", "[a 1 0 s, until released; b/r 2 0 s, until released] 0 ms old"),
+            (7, "1 release a 1", "a OK"),
+            (8, "1 revoke b", "b revoked 2 until released"),
+            (9, "2 get b/r", "b/r NO, revoked"),
+            (10, "1 release b/r 2", "b/r OK"),
+            (11, "1 tick", ""),
+            (12, "1 release b/r 2", "b/r INVALID"),
+        ]);
+        assert!(site.servers[0].slates.is_empty());
+    }
+
+    #[test]
+    fn a_longer_expire_is_told_only_once_the_list_is_written_for_it() {
+        for (expire, told) in [(600, "a YES 1 570 s"), (0, "a YES 1")] {
+            for call in ["get", "wait", "renew"] {
+                let mut site = Site::new(&pool(1, 3));
+                site.play(&[(0, "1 get a", "a YES 1 2 s"), (100, &format!("1 expire {expire}"), "")]);
+                site.play(&[(200, &format!("1 {call} a"), told), (4000, "2 get b", "b NO"), (570_000, "2 get b", "b NO")]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_shorter_expire_shortens_no_lease_that_was_told_whoever_writes_the_list() {
+        let mut site = Site::new(&pool(2, 600));
+        site.play(&[
+            (0, "1 get a", "a YES 1 570 s"),
+            (0, "1 get b", "b YES 2 570 s"),
+            (1, "1 expire 2", ""),
+            (2, "1 renew b", "b YES 2 570 s"),
+            (3, "1 release b", "b OK"),
+            (4, "1 get c", "c YES 3 1 s"),
+            (5000, "2 get d", "d NO"),
+            (570_000, "2 get d", "d NO"),
+        ]);
+        let mut site = Site::new(&pool(2, 0));
+        site.play(&[(0, "1 get a", "a YES 1"), (1, "1 expire 2", ""), (2, "2 expire 2", ""), (3, "2 get b", "b YES 2 1 s")]);
+        site.play(&[(3_000_000, "1 get c", "c NO"), (3_000_001, "2 get a", "a YES 1")]);
+    }
+
+    #[test]
+    fn servers_with_another_expire_shorten_nothing_of_each_other() {
+        let mut site = Site::new(&pool(2, 600));
+        site.play(&[
+            (0, "2 expire 2", ""),
+            (1, "1 get a", "a YES 1 570 s"),
+            (2, "2 get b", "b YES 2 1 s"),
+            (3, "2 get a", "a YES 1 570 s"),
+            (5000, "2 get c", "c NO"),
+            (6000, "1 get b", "b YES 2 570 s"),
+            (500_000, "2 get c", "c NO"),
+        ]);
+        assert_eq!(site.list(), Some("a,b"));
+    }
+
+    #[test]
+    fn the_shortest_lease_is_kept_for_a_second_wherever_memcached_is_in_its_own() {
+        for start in (0..1000).step_by(50) {
+            let mut site = Site::new(&pool(1, 1));
+            site.play(&[(start, "1 get a", "a YES 1 0 s"), (start + 999, "2 get b", "b NO")]);
+            assert!(site.fake.heard.contains(&"add one:lockedby 0 2 1".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_token_releases_its_own_holding_at_any_server_after_any_restart() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[
+            (0, "1 get a", "a YES 1 57 s"),
+            (1, "1 release a 9", "a OK"),
+            (2, "2 release a 9", "a OK"),
+            (3, "2 release a 0", "a OK"),
+            (4, "1 killed", ""),
+            (5, "1 release a 2", "a OK"),
+            (6, "1 get b", "b NO"),
+            (7, "1 release a 1", "a OK"),
+            (8, "2 get a", "a YES 2 57 s"),
+            (9, "1 release a 1", "a OK"),
+            (10, "2 release b 2", "b OK"),
+            (11, "1 get b", "b NO"),
+            (12, "1 release a 2", "a OK"),
+            (13, "1 get b", "b YES 3 57 s"),
+        ]);
+    }
+
+    #[test]
+    fn no_two_holders_have_one_token_and_each_server_tells_the_same() {
+        let mut site = Site::new(&pool(3, 60));
+        site.happen("1 get a");
+        site.happen("1 get b");
+        site.play(&[
+            (0, "1 wait c", "c YES 1 57 s, a YES 2 57 s, b YES 3 57 s"),
+            (1, "2 get b", "b YES 3 57 s"),
+            (2, "2 get a", "a YES 2 57 s"),
+            (3, "2 killed", ""),
+            (4, "2 get c", "c YES 1 57 s"),
+            (5, "2 release a 3", "a OK"),
+            (6, "1 get d", "d NO"),
+        ]);
+    }
+
+    #[test]
+    fn at_most_one_run_of_a_host_holds_whichever_server_it_asks() {
+        let mut site = Site::new(&pool(2, 60));
+        site.play(&[
+            (0, "1 get a/r", "a/r YES 1 57 s"),
+            (1, "2 get a/r", "a/r YES 1 57 s"),
+            (2, "2 get a/s", "a/s NO"),
+            (3, "1 get a", "a NO"),
+            (4, "2 renew a", "a NO"),
+            (5, "2 wait a/s", ""),
+            (6, "2 get b", "b YES 2 57 s"),
+            (7, "1 release a/s", "a/s OK"),
+            (8, "1 get c", "c NO"),
+            (9, "1 release a/r", "a/r OK"),
+            (260, "2 tick", "a/s YES 3 57 s"),
+            (261, "1 get a/r", "a/r NO"),
+            (262, "2 release a", "a OK"),
+            (263, "1 get a", "a YES 4 57 s"),
+            (264, "2 get a/r", "a/r YES 4 57 s"),
+            (265, "2 release a/r", "a/r OK"),
+            (266, "2 get a/s", "a/s YES 4 56 s"),
+        ]);
+    }
+
+    #[test]
+    fn a_waiter_of_another_run_lets_others_pass_and_follows_its_host() {
+        let mut site = Site::new(&pool(2, 60));
+        site.play(&[
+            (0, "1 get a/r", "a/r YES 1 57 s"),
+            (1, "1 wait a/s", ""),
+            (2, "1 wait b", "b YES 2 57 s"),
+            (3, "1 wait c", ""),
+            (4, "1 release a/r", "a/r OK, c YES 3 57 s"),
+            (5, "1 release b", "b OK, a/s YES 4 57 s"),
+        ]);
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[
+            (0, "1 get a/r", "a/r YES 1 57 s"),
+            (1, "1 wait a/s", ""),
+            (2, "1 release a/r 1", "a/r OK, a/s YES 2 57 s"),
+            (3, "1 release a/r 1", "a/r OK"),
+            (4, "2 get a/s", "a/s YES 2 57 s"),
+        ]);
+    }
+
+    #[test]
+    fn a_revoked_lock_is_confirmed_at_no_server_and_is_free_once_it_is_released() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[
+            (0, "1 revoke a", "a not held"),
+            (0, "1 get a/r", "a/r YES 1 57 s"),
+            (0, "1 wait b", ""),
+            (10_000, "2 revoke a", "a revoked 1 for 51 s"),
+            (10_001, "2 revoke a", "a revoked 1 for 51 s"),
+            (10_002, "1 renew a/r", "a/r NO, revoked"),
+            (10_003, "2 get a/r", "a/r NO, revoked"),
+            (10_004, "2 wait a/r", "a/r NO, revoked"),
+            (10_005, "1 get a/s", "a/s NO"),
+            (10_006, "2 get c", "c NO"),
+            (10_007, "1 release a/r 1", "a/r OK, b YES 2 57 s"),
+            (10_008, "2 revoke a", "a not held"),
+            (10_009, "2 release b", "b OK"),
+            (10_010, "2 get a/r", "a/r YES 3 57 s"),
+        ]);
+        let mut site = Site::new(&pool(1, 0));
+        site.fake.is_old = true;
+        site.play(&[(0, "1 get a", "a YES 1"), (1, "2 revoke a", "a revoked 1 until released"), (2, "1 get a", "a NO, revoked")]);
+        site.play(&[(3, "1 holds x", ""), (4, "1 revoke x", "x revoked 2 until released"), (5, "2 get x", "x NO, revoked")]);
+    }
+
+    #[test]
+    fn what_the_original_does_to_the_list_is_believed_whatever_the_leases_say() {
+        let mut site = Site::new(&pool(2, 60));
+        site.play(&[
+            (0, "1 get a/r", "a/r YES 1 57 s"),
+            (1, "1 holds b", ""), // it lets a go
+            (2, "2 get a/s", "a/s YES 2 57 s"),
+            (3, "1 release a/r 1", "a/r OK"),
+            (4, "1 get a/r", "a/r NO"),
+            (5, "1 get b/r", "b/r YES 3 57 s"),
+            (6, "2 get b/s", "b/s YES 3 56 s"),
+            (7, "2 release b/s", "b/s OK"),
+            (8, "2 get c", "c NO"),
+            (9, "1 release b", "b OK"),
+            (10, "1 release a/s 2", "a/s OK"),
+        ]);
+        assert_eq!((site.list(), site.fake.value("one:leases")), (Some(""), Some("1")));
+        site.play(&[(11, "1 holds a", ""), (12, "2 release a/s 2", "a/s OK"), (13, "2 get a", "a YES 4 57 s")]);
+    }
+
+    #[test]
+    fn a_server_that_dies_between_its_writes_leaves_nothing_held() {
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 get z", "z YES 1 57 s"), (0, "1 release z", "z OK"), (0, "1 frozen", ""), (0, "1 get a/r", "")]);
+        site.play(&[(0, "1 step", ""), (0, "1 step", ""), (0, "1 step", ""), (0, "1 killed", ""), (1, "1 thawed", "")]);
+        assert!(site.fake.value("one:leases").unwrap().contains("a,") && site.list() == Some(""));
+        site.play(&[(2, "2 get a/s", ""), (200, "2 tick", ""), (250, "2 tick", ""), (270, "2 tick", "a/s YES 3 57 s")]);
+        site.play(&[(271, "1 get a/r", "a/r NO"), (272, "1 release a/s 3", "a/s OK"), (273, "1 get b", "b YES 4 57 s")]);
+    }
+
+    #[test]
+    fn a_write_of_a_server_that_is_only_slow_is_waited_for_or_fenced_off() {
+        for (resumed, first, second) in [(100, "a/r YES 3 56 s", "a/s NO"), (300, "", "a/s YES 4 57 s")] {
+            let mut site = Site::new(&pool(1, 60));
+            site.play(&[
+                (0, "1 get z", "z YES 1 57 s"),
+                (0, "1 release z", "z OK"),
+                (0, "2 get z", "z YES 2 57 s"),
+                (0, "2 release z", "z OK"),
+            ]);
+            site.happen("1 get a/r");
+            for _ in 0..3 {
+                site.act(0);
+                site.execute(0);
+            }
+            site.act(0); // it is about to write the list
+            let write = std::mem::take(&mut site.unread[0]);
+            site.happen("2 get a/s");
+            site.act(1);
+            for time in 1..400 {
+                site.now = at(time);
+                site.servers[1].handle(Input::Tick, site.now);
+                if time == resumed {
+                    site.unread[0].clone_from(&write);
+                    site.execute(0);
+                    assert_eq!(site.act(0), first, "{resumed}");
+                }
+                let said = site.act(1);
+                assert!(said.is_empty() || said == second, "{resumed}: {said}");
+                if said == second {
+                    if time < resumed {
+                        site.unread[0].clone_from(&write);
+                        site.execute(0);
+                    }
+                    site.play(&[(500, "1 tick", if first.is_empty() { "a/r NO" } else { "" })]);
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn leases_that_are_not_understood_grant_and_change_nothing() {
+        const WHY: &str = "a 503 in memcached, one:leases is not understood: another version of this program wrote it, or something else; if no client holds the pool, delete one:leases and one:lockedby";
+        for garbage in ["2", "1\na,x", "<html>", ""] {
+            let mut site = Site::new(&pool(2, 60));
+            site.fake.put("one:leases", garbage, Moment::NEVER);
+            site.play(&[(0, "1 holds a", ""), (1, "1 get a", ""), (1000, "1 tick", WHY)]);
+            assert_eq!((site.list(), site.fake.value("one:leases")), (Some("a"), Some(garbage)));
+            site.play(&[(1001, "1 holds ", ""), (1300, "1 get a", "a YES 1 57 s"), (1301, "2 get a", "a YES 1 57 s")]);
+        }
+    }
+
+    #[test]
+    fn all_servers_report_the_same_and_what_none_knows_is_not_said() {
+        let mut site = Site::new(&pool(3, 60));
+        site.play(&[(0, "1 get a/r", "a/r YES 1 57 s"), (1000, "2 get b", "b YES 2 57 s"), (1001, "2 revoke b", "b revoked 2 for 61 s")]);
+        let both = "[a/r 1 10 s, for 51 s; b 2 9 s, for 51 s, revoked] 0 ms old";
+        site.play(&[(10_900, "1 report", both), (10_900, "2 report", both)]);
+        let asked = site.fake.heard.len();
+        site.play(&[(11_100, "1 report", "[a/r 1 11 s, for 50 s; b 2 10 s, for 50 s, revoked] 200 ms old")]);
+        assert_eq!(site.fake.heard.len(), asked, "it was read just now");
+        site.play(&[(11_200, "1 holds a,x", ""), (12_000, "2 report", "[a/r 1 12 s, until released; x ? ? s, until released] 0 ms old")]);
+        site.fake.is_old = true;
+        site.play(&[(13_000, "1 report", "[a/r 1 13 s, for an unknown time; x ? ? s, for an unknown time] 0 ms old")]);
+        site.play(&[(90_000, "1 killed", ""), (90_001, "1 holds ", ""), (90_002, "1 report", "[] 0 ms old")]);
+    }
+
+    #[test]
+    fn without_memcached_there_is_no_report() {
+        const WHY: &str = "report 503 cannot ask memcached at h:11211: it closed the connection";
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 get a", "a YES 1 57 s"), (1000, "1 frozen", ""), (1000, "1 report", ""), (1899, "1 tick", "")]);
+        site.play(&[(1900, "1 tick", "report 503 memcached does not answer"), (1901, "1 report", ""), (2000, "1 unreachable", WHY)]);
+        site.play(&[(2001, "1 report", WHY)]);
+        // What was seen just before is not shown after it.
+        let mut site = Site::new(&pool(1, 60));
+        site.play(&[(0, "1 get a", "a YES 1 57 s"), (1, "1 report", "[a 1 0 s, for 60 s] 0 ms old"), (2, "1 unreachable", "")]);
+        site.fake.forget();
+        site.play(&[(3, "1 reachable", ""), (60, "1 tick", ""), (61, "1 report", "[] 0 ms old")]);
+        let Output::Wait(_) = site.servers[0].poll(site.now) else { panic!("nothing is asked") };
     }
 }

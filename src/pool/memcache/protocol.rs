@@ -1,5 +1,5 @@
-//! As much of memcached's text protocol as a lock needs (its doc/protocol.txt): four commands, each about one key, and their replies. A reply
-//! that is not whole yet is no error; one that cannot become whole is.
+//! As much of memcached's text protocol as a lock needs (its doc/protocol.txt): five commands and their replies. A reply that is not whole yet is
+//! no error; one that cannot become whole is.
 
 use std::fmt::Write;
 
@@ -9,15 +9,21 @@ const LONGEST_LINE: usize = 1024;
 /// The most bytes of a value that are believed: what memcached stores at most unless it is told otherwise. That is 4,000 hosts at least.
 const LARGEST_VALUE: usize = 1 << 20;
 
-const END_OF_LINE: &[u8] = b"\r\n";
+/// The most values of one reply: as many keys are asked for at once.
+const MOST_VALUES: usize = 3;
 
-const END_OF_VALUE: &[u8] = b"\r\nEND\r\n";
+const END_OF_LINE: &[u8] = b"\r\n";
 
 /// What is asked of memcached. Keys have no blanks and no control characters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// What is stored, and its version.
+    /// What is stored, and its version. Keys are read one after another, in this order; the same one may be read twice.
     Gets {
+        /// Of what; `MOST_VALUES` at most.
+        keys: &'a [&'a str],
+    },
+    /// For how many seconds something will be stored still. Unknown to a memcached before 1.6.
+    TimeLeft {
         /// Of what.
         key: &'a str,
     },
@@ -50,11 +56,20 @@ pub enum Command<'a> {
     },
 }
 
-impl Command<'_> {
+impl<'a> Command<'a> {
+    /// Store this in place of that version; `None`: if there is nothing.
+    pub fn write_over(key: &'a str, version: Option<u64>, expires: u64, value: &'a str) -> Command<'a> {
+        match version {
+            Some(version) => Command::Cas { key, expires, version, value },
+            None => Command::Add { key, expires, value },
+        }
+    }
+
     /// Appends itself to what is to be sent. Flags are 0, as the original has them.
     pub fn write(&self, out: &mut String) {
         let _ = match self {
-            Command::Gets { key } => write!(out, "gets {key}\r\n"),
+            Command::Gets { keys } => write!(out, "gets {}\r\n", keys.join(" ")),
+            Command::TimeLeft { key } => write!(out, "mg {key} t\r\n"),
             Command::Cas { key, expires, version, value } => write!(out, "cas {key} 0 {expires} {} {version}\r\n{value}\r\n", value.len()),
             Command::Add { key, expires, value } => write!(out, "add {key} 0 {expires} {}\r\n{value}\r\n", value.len()),
             Command::Incr { key, by } => write!(out, "incr {key} {by}\r\n"),
@@ -65,14 +80,11 @@ impl Command<'_> {
 /// What memcached answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// This is stored (`VALUE`, of one key).
-    Value {
-        /// What.
-        value: Vec<u8>,
-        /// Changes with each change.
-        version: u64,
-    },
-    /// Nothing is stored (`END`, of one key).
+    /// What is stored of what was asked for, in that order (`VALUE`, and `END` after them).
+    Values(Vec<Value>),
+    /// For how many seconds it will be stored still (`HD t…`); `None`: without end.
+    TimeLeft(Option<u64>),
+    /// Nothing is stored (`EN`).
     Nothing,
     /// It is stored now.
     Stored,
@@ -86,6 +98,17 @@ pub enum Reply {
     Number(u64),
     /// It cannot, or does not want to: what it says.
     Error(String),
+}
+
+/// Something that is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Value {
+    /// Under what.
+    pub key: String,
+    /// What.
+    pub value: Vec<u8>,
+    /// Changes with each change.
+    pub version: u64,
 }
 
 /// Why bytes are no reply.
@@ -121,7 +144,9 @@ impl Reply {
         let mut rest = *from;
         let Some(line) = line(&mut rest)? else { return Ok(None) };
         let reply = match line {
-            "END" => Reply::Nothing,
+            "END" => Reply::Values(Vec::new()),
+            "EN" => Reply::Nothing,
+            "HD t-1" => Reply::TimeLeft(None),
             "STORED" => Reply::Stored,
             "NOT_STORED" => Reply::NotStored,
             "EXISTS" => Reply::Exists,
@@ -129,10 +154,14 @@ impl Reply {
             "ERROR" => Reply::Error("it knows no such command".to_owned()),
             _ => match line.split_once(' ') {
                 Some(("ERROR" | "SERVER_ERROR" | "CLIENT_ERROR", why)) => Reply::Error(format!("it says {why:?}")),
-                Some(("VALUE", about)) => match value(about, &mut rest)? {
-                    Some(reply) => reply,
+                Some(("VALUE", about)) => match values(about, &mut rest)? {
+                    Some(values) => Reply::Values(values),
                     None => return Ok(None),
                 },
+                Some(("HD", left)) => {
+                    let seconds = left.strip_prefix('t').and_then(|seconds| seconds.parse().ok());
+                    Reply::TimeLeft(Some(seconds.ok_or(Malformed::UnknownLine)?))
+                }
                 // Numbers that became shorter have blanks after them.
                 _ => Reply::Number(line.trim_ascii_end().parse().map_err(|_| Malformed::UnknownLine)?),
             },
@@ -142,18 +171,41 @@ impl Reply {
     }
 }
 
-/// The rest of `VALUE key flags bytes version`, of what follows that line, and of the `END` after it.
-fn value(about: &str, rest: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
-    let numbers: Vec<_> = about.split(' ').skip(2).map(str::parse::<u64>).collect();
-    let [Ok(length), Ok(version)] = numbers[..] else { return Err(Malformed::UnknownLine) };
+/// The rest of a first `VALUE` line, and all that follows it up to the `END`. Nothing is copied before it is whole.
+fn values<'a>(mut about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Vec<Value>>, Malformed> {
+    let mut values = Vec::new();
+    loop {
+        if values.len() == MOST_VALUES {
+            return Err(Malformed::Unasked);
+        }
+        let Some(value) = value(about, rest)? else { return Ok(None) };
+        values.push(value);
+        let Some(line) = line(rest)? else { return Ok(None) };
+        if line == "END" {
+            break;
+        }
+        about = line.strip_prefix("VALUE ").ok_or(Malformed::UnendedValue)?;
+    }
+    let owned = |(key, value, version): Borrowed| Value { key: key.to_owned(), value: value.to_vec(), version };
+    Ok(Some(values.into_iter().map(owned).collect()))
+}
+
+/// Key, value, version.
+type Borrowed<'a> = (&'a str, &'a [u8], u64);
+
+/// The rest of `VALUE key flags bytes version`, and what follows that line, with the end of its own line.
+fn value<'a>(about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Borrowed<'a>>, Malformed> {
+    let words: Vec<_> = about.split(' ').collect();
+    let &[key, _, length, version] = &words[..] else { return Err(Malformed::UnknownLine) };
+    let (Ok(length), Ok(version)) = (length.parse::<u64>(), version.parse()) else { return Err(Malformed::UnknownLine) };
     let length = usize::try_from(length).ok().filter(|length| *length <= LARGEST_VALUE).ok_or(Malformed::LargeValue)?;
     let Some((value, after)) = rest.split_at_checked(length) else { return Ok(None) };
-    let end = &after[..after.len().min(END_OF_VALUE.len())];
-    if !END_OF_VALUE.starts_with(end) {
+    let end = &after[..after.len().min(END_OF_LINE.len())];
+    if !END_OF_LINE.starts_with(end) {
         return Err(Malformed::UnendedValue);
     }
     *rest = &after[end.len()..];
-    Ok((end == END_OF_VALUE).then(|| Reply::Value { value: value.to_vec(), version }))
+    Ok((end == END_OF_LINE).then_some((key, value, version)))
 }
 
 /// Takes a line off the front, without its end.
@@ -174,7 +226,9 @@ mod tests {
     #[test]
     fn commands_are_written_as_memcached_reads_them() {
         for (command, text) in [
-            (Command::Gets { key: "one:lockedby" }, "gets one:lockedby\r\n"),
+            (Command::Gets { keys: &["one:lockedby"] }, "gets one:lockedby\r\n"),
+            (Command::Gets { keys: &["a", "b", "a"] }, "gets a b a\r\n"),
+            (Command::TimeLeft { key: "one:lockedby" }, "mg one:lockedby t\r\n"),
             (Command::Cas { key: "one:lockedby", expires: 1800, version: 7, value: "a,b" }, "cas one:lockedby 0 1800 3 7\r\na,b\r\n"),
             (Command::Cas { key: "k", expires: 0, version: u64::MAX, value: "" }, "cas k 0 0 0 18446744073709551615\r\n\r\n"),
             (Command::Add { key: "k", expires: 5, value: "замок" }, "add k 0 5 10\r\nзамок\r\n"),
@@ -187,15 +241,24 @@ mod tests {
     }
 
     /// All replies at once, as they came from memcached 1.6.18 (the error besides).
-    const REPLIES: &[u8] = b"END\r\nSTORED\r\nVALUE one:lockedby 0 3 12\r\na,b\r\nEND\r\nVALUE k 0 0 13\r\n\r\nEND\r\nEXISTS\r\nNOT_FOUND\r\nNOT_STORED\r\n\
+    const REPLIES: &[u8] = b"END\r\nSTORED\r\nVALUE one:lockedby 0 3 12\r\na,b\r\nEND\r\nVALUE k 0 0 13\r\n\r\nEND\r\nVALUE k 0 1 14\r\na\r\nVALUE l 0 8 9\r\n1\r\nEND\r\n\r\nVALUE k 0 1 14\r\na\r\nEND\r\n\
+        HD t-1\r\nHD t60\r\nEN\r\nEXISTS\r\nNOT_FOUND\r\nNOT_STORED\r\n\
         1763712345678901\r\n99  \r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\nSERVER_ERROR out of memory storing object\r\nERROR\r\n";
+
+    fn stored(key: &str, value: &str, version: u64) -> Value {
+        Value { key: key.into(), value: value.into(), version }
+    }
 
     fn replies() -> Vec<Reply> {
         vec![
-            Reply::Nothing,
+            Reply::Values(Vec::new()),
             Reply::Stored,
-            Reply::Value { value: b"a,b".to_vec(), version: 12 },
-            Reply::Value { value: Vec::new(), version: 13 },
+            Reply::Values(vec![stored("one:lockedby", "a,b", 12)]),
+            Reply::Values(vec![stored("k", "", 13)]),
+            Reply::Values(vec![stored("k", "a", 14), stored("l", "1\r\nEND\r\n", 9), stored("k", "a", 14)]),
+            Reply::TimeLeft(None),
+            Reply::TimeLeft(Some(60)),
+            Reply::Nothing,
             Reply::Exists,
             Reply::NotFound,
             Reply::NotStored,
@@ -247,7 +310,11 @@ mod tests {
             (b"VALUE k 0 1048577 1\r\n", Malformed::LargeValue),
             (b"VALUE k 0 18446744073709551615 1\r\n", Malformed::LargeValue),
             (b"VALUE k 0 1 1\r\nab", Malformed::UnendedValue),
-            (b"VALUE k 0 1 1\r\na\r\nVALUE", Malformed::UnendedValue),
+            (b"VALUE k 0 1 1\r\na\r\nSTORED\r\n", Malformed::UnendedValue),
+            (b"VALUE k 0 1 1\r\na\r\nEND \r\nx\r\n", Malformed::UnendedValue),
+            (b"VALUE k 0 0 1\r\n\r\nVALUE k 0 0 1\r\n\r\nVALUE k 0 0 1\r\n\r\nVALUE k 0 0 1\r\n\r\nEND\r\n", Malformed::Unasked),
+            (b"HD x1\r\n", Malformed::UnknownLine),
+            (b"HD t-2\r\n", Malformed::UnknownLine),
         ] {
             assert_eq!(Reply::read(&mut &bytes[..]), Err(flaw), "{}", bytes.escape_ascii());
         }

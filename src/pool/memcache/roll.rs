@@ -1,70 +1,91 @@
-//! The hosts on a list, as it was seen last, and what is known of them here: who came on it here, by which token, and whether it was told.
+//! The hosts on a list, as it was seen last, and their leases; and what this server knows of them: whether it granted them, and whether they were
+//! told.
 
-use super::proposal::Proposal;
-use crate::moment::Moment;
+use super::leases::{Lease, Leases};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-/// A host on the list.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Known {
-    /// Since when it is seen there.
-    pub(super) since: Moment,
-    /// Its token, if it came on the list here.
-    pub(super) token: Option<i64>,
+/// A host on the list that has a lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Known {
+    lease: Lease,
+    /// It was put there by this server.
+    is_ours: bool,
     /// Answers YES that were given here, and not in vain.
     answers: u32,
     /// It has shown that it knows its token: one of them has arrived.
     heard: bool,
 }
 
+impl Known {
+    /// It was put on the list here, and does not know.
+    fn is_untold(&self) -> bool {
+        self.is_ours && self.answers == 0 && !self.heard && !self.lease.confirmed
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Roll(BTreeMap<Rc<str>, Known>);
+pub(super) struct Roll {
+    /// As on the list. The original may have put many there.
+    hosts: Vec<Rc<str>>,
+    known: BTreeMap<Rc<str>, Known>,
+}
 
 impl Roll {
-    /// By name.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Known)> {
-        self.0.iter().map(|(host, known)| (&**host, *known))
+    pub(super) fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
     }
 
-    pub(super) fn token(&self, host: &str) -> Option<i64> {
-        self.0.get(host)?.token
+    /// By name. A host without a lease was put there by the original.
+    pub(super) fn holders(&self) -> Vec<(&str, Option<&Lease>)> {
+        let mut holders: Vec<_> = self.hosts.iter().map(|host| (&**host, self.known.get(host).map(|known| &known.lease))).collect();
+        holders.sort_unstable_by_key(|(host, _)| *host);
+        holders.dedup_by_key(|(host, _)| *host);
+        holders
     }
 
-    /// Takes in a list as it is now. Who is new on it has the tokens after `last_token`.
-    pub(super) fn update(&mut self, proposal: &Proposal, last_token: i64, now: Moment) {
-        let mut before = std::mem::take(&mut self.0);
-        let mut known = |host: &Rc<str>| before.remove(host).unwrap_or(Known { since: now, token: None, answers: 0, heard: false });
-        self.0 = proposal.hosts.iter().map(|host| (host.clone(), known(host))).collect();
-        for (host, token) in proposal.fresh.iter().zip(last_token.saturating_add(1)..) {
-            self.0.insert(host.clone(), Known { since: now, token: Some(token), answers: 0, heard: false });
-        }
+    /// Takes in a list and its leases as they are now.
+    pub(super) fn update(&mut self, hosts: &[Rc<str>], leases: &Leases, is_ours: impl Fn(i64) -> bool) {
+        let before = std::mem::take(&mut self.known);
+        let known = |host: &Rc<str>| {
+            let lease = leases.get(host)?.clone();
+            let same = before.get(host).filter(|known| known.lease.token == lease.token);
+            let (answers, heard) = same.map_or((0, false), |known| (known.answers, known.heard));
+            Some((host.clone(), Known { is_ours: is_ours(lease.token), lease, answers, heard }))
+        };
+        self.known = hosts.iter().filter_map(known).collect();
+        self.hosts = hosts.to_vec();
     }
 
     /// The host is told that it is on the list. Whether that is the first it hears of it.
     pub(super) fn tell(&mut self, host: &str) -> bool {
-        let Some(known) = self.0.get_mut(host) else { return false };
+        let Some(known) = self.known.get_mut(host) else { return false };
         known.answers = known.answers.saturating_add(1);
         known.answers == 1
     }
 
     /// Telling it was in vain.
     pub(super) fn untell(&mut self, host: &str, token: i64) {
-        if let Some(known) = self.0.get_mut(host).filter(|known| known.token == Some(token)) {
+        if let Some(known) = self.known.get_mut(host).filter(|known| known.lease.token == token) {
             known.answers = known.answers.saturating_sub(1);
         }
     }
 
     /// The host says that it is on the list by this token.
     pub(super) fn hear(&mut self, host: &str, token: Option<i64>) {
-        if let Some(known) = self.0.get_mut(host).filter(|known| known.token.is_some() && known.token == token) {
+        if let Some(known) = self.known.get_mut(host).filter(|known| Some(known.lease.token) == token) {
             known.heard = true;
         }
     }
 
-    /// Whether the host came on the list here by this token, and does not know.
+    /// Whether the host was put on the list here by this token, and does not know.
     pub(super) fn is_untold(&self, host: &str, token: i64) -> bool {
-        self.0.get(host).is_some_and(|known| known.token == Some(token) && known.answers == 0 && !known.heard)
+        self.known.get(host).is_some_and(|known| known.lease.token == token && known.is_untold())
+    }
+
+    /// All of those.
+    pub(super) fn untold(&self) -> impl Iterator<Item = (&Rc<str>, i64)> {
+        self.known.iter().filter(|(_, known)| known.is_untold()).map(|(host, known)| (host, known.lease.token))
     }
 }
