@@ -12,6 +12,7 @@
 mod common;
 
 use common::distributexd::{Connection, Distributexd};
+use common::memcached::Memcached;
 use common::promises::{Client, Promises};
 use common::sandbox::Sandbox;
 use common::{let_last, report, wait_until};
@@ -63,6 +64,13 @@ fn one_server_keeps_what_it_told_through_reloads_restarts_and_kills() {
     let sandbox = Sandbox::new();
     let head = format!("state: {}\n", sandbox.path("state").display());
     Site::new(&sandbox, &head, 1).torment("inmemory with state");
+}
+
+#[test]
+fn two_servers_on_one_memcached_keep_what_either_told() {
+    let sandbox = Sandbox::new();
+    let memcached = Memcached::start(&sandbox);
+    Site::new(&sandbox, &memcached.config(), 2).torment("two servers on one memcached");
 }
 
 /// Numbers that a seed decides: SplitMix64.
