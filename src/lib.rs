@@ -31,7 +31,7 @@
 //!    `lock_folder`, `host_lock`, `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
 //!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`, `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `spawn`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`, `file`, `folder`,
+//!    `inherited`, `entry`. Processes: `process`, `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`, `file`, `folder`,
 //!    `socket`, `tcp`, `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.

@@ -1,4 +1,4 @@
-//! What a command is to be started with, just as we were: signal mask, dispositions, closed stdio.
+//! What a command is to be started with, just as we were: signal mask, dispositions, closed stdio, sockets.
 
 use super::disposition::{self, Disposition};
 use super::mask::Mask;
@@ -13,6 +13,8 @@ pub struct Inherited {
     pub(super) child: Disposition,
     pub(super) pipe: Disposition,
     pub(super) file_size: Disposition,
+    /// Whether a service manager passed sockets to this process: `LISTEN_PID` names it.
+    pub(super) sockets: bool,
 }
 
 impl Inherited {

@@ -12,6 +12,7 @@ pub mod file;
 pub mod folder;
 pub mod host;
 pub mod inherited;
+mod listen_pid;
 mod mask;
 mod pidfd;
 pub mod poll;

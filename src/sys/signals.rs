@@ -3,7 +3,7 @@
 use super::disposition::{self, Disposition};
 use super::inherited::Inherited;
 use super::mask::Mask;
-use super::{check, entry, opened, process};
+use super::{check, entry, listen_pid, opened, process};
 use crate::plan::Status;
 use crate::signal::Signal;
 use std::ffi::c_ulong;
@@ -49,7 +49,8 @@ impl Signals {
         let mask = Mask::of(heard.chain([Signal::CHLD]));
         let child = disposition::of(Signal::CHLD);
         disposition::set(Signal::CHLD, Disposition::Default)?;
-        let inherited = Inherited { mask: mask.block()?, child, pipe: entry::pipe(), file_size: entry::file_size() };
+        let (pipe, file_size, sockets) = (entry::pipe(), entry::file_size(), listen_pid::names_us());
+        let inherited = Inherited { mask: mask.block()?, child, pipe, file_size, sockets };
         Ok(Signals { file: readable(&mask)?, inherited })
     }
 

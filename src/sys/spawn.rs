@@ -3,6 +3,7 @@
 
 use super::check;
 use super::inherited::Inherited;
+use super::listen_pid::{self, ListenPid};
 use super::process::{self, Pid};
 use crate::signal::Signal;
 use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
@@ -20,9 +21,11 @@ unsafe extern "C" {
 const STACK: usize = 64 << 10;
 
 /// What the child is told, and tells.
-struct Orders {
+struct Orders<'a> {
     words: Vec<*const c_char>,
     environment: Vec<*const c_char>,
+    /// Part of the environment if sockets were passed.
+    listen_pid: Option<&'a ListenPid>,
     inherited: Inherited,
     death_signal: Option<Signal>,
     parent: Pid,
@@ -33,15 +36,18 @@ struct Orders {
 /// A variable that is set so, or not at all, whatever it is in our environment.
 pub type Variable<'a> = (&'a str, Option<String>);
 
-/// Starts a program that is looked for on PATH, with our environment but for these variables, and what else we were started with (see
-/// [`Inherited`]). It gets `death_signal` when we die; if we are dead already, it is not begun: ESRCH.
+/// Starts a program that is looked for on PATH, with our environment but for these variables, and what else we were started with: [`Inherited`],
+/// and all descriptors that are not close-on-exec. It gets `death_signal` when we die; if we are dead already, it is not begun: ESRCH.
 pub fn spawn(words: &[OsString], variables: &[Variable], inherited: Inherited, death_signal: Option<Signal>) -> io::Result<Pid> {
     let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let set = variables.iter().filter_map(|(name, value)| value.as_ref().map(|value| CString::new(format!("{name}={value}"))));
     let set: Vec<CString> = set.collect::<Result<_, _>>()?;
+    let listen_pid = inherited.sockets.then(ListenPid::new);
+    let others = inherited_environment(variables, inherited.sockets);
     let orders = Orders {
         words: terminated(words.iter().map(|word| word.as_ptr())),
-        environment: terminated(inherited_environment(variables).chain(set.iter().map(|variable| variable.as_ptr()))),
+        environment: terminated(others.chain(set.iter().map(|set| set.as_ptr())).chain(listen_pid.iter().map(ListenPid::as_ptr))),
+        listen_pid: listen_pid.as_ref(),
         inherited,
         death_signal,
         parent: process::own_pid(),
@@ -67,7 +73,11 @@ pub fn spawn(words: &[OsString], variables: &[Variable], inherited: Inherited, d
 /// The child.
 extern "C" fn execute(orders: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes its orders, and waits while we use them.
-    let Orders { words, environment, inherited, death_signal, parent, failure } = unsafe { &*orders.cast_const().cast::<Orders>() };
+    let Orders { words, environment, listen_pid, inherited, death_signal, parent, failure } =
+        unsafe { &*orders.cast_const().cast::<Orders>() };
+    if let Some(variable) = listen_pid {
+        variable.set(process::own_pid());
+    }
     let ready = process::die_with_parent(*death_signal, *parent).and_then(|()| inherited.restore_for_exec());
     let error = ready.err().unwrap_or_else(|| {
         // SAFETY: execvpe(3) reads strings and two arrays that a null pointer ends.
@@ -79,8 +89,8 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
     process::leave(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
 }
 
-/// Our own environment without these variables.
-fn inherited_environment(without: &[Variable]) -> impl Iterator<Item = *const c_char> {
+/// Our own environment without these variables and, if sockets were passed to zk-flock, without those that name the process.
+fn inherited_environment(without: &[Variable], sockets: bool) -> impl Iterator<Item = *const c_char> {
     // SAFETY: environ(7): an array of strings that a null pointer ends; nobody changes it, since `set_var` is not used here.
     let mut next = unsafe { environ };
     let variables = std::iter::from_fn(move || {
@@ -93,10 +103,11 @@ fn inherited_environment(without: &[Variable]) -> impl Iterator<Item = *const c_
         next = unsafe { next.add(1) };
         Some(variable)
     });
-    variables.filter(|&variable| {
+    variables.filter(move |&variable| {
         // SAFETY: it is a string.
         let text = unsafe { CStr::from_ptr(variable) }.to_bytes();
-        !without.iter().any(|(name, _)| text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'=')))
+        let replaced = without.iter().any(|(name, _)| text.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'=')));
+        !(replaced || sockets && listen_pid::is_one(text))
     })
 }
 
@@ -128,7 +139,8 @@ mod tests {
 
     /// Nothing odd.
     fn plain() -> Inherited {
-        Inherited { mask: Mask::of([]), child: Disposition::Default, pipe: Disposition::Default, file_size: Disposition::Default }
+        let [child, pipe, file_size] = [Disposition::Default; 3];
+        Inherited { mask: Mask::of([]), child, pipe, file_size, sockets: false }
     }
 
     fn command(words: &[&str]) -> Command {
