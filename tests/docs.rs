@@ -199,7 +199,7 @@ fn the_manuals_refer_to_pages_that_are_there() {
         for reference in text.lines().filter_map(|line| line.strip_prefix(".Xr ")) {
             let mut words = reference.split(' ');
             let (name, section) = (words.next().unwrap(), words.next().unwrap());
-            let others = ["curl", "flock", "nohup", "ps", "systemd-tmpfiles"];
+            let others = ["curl", "flock", "make", "nohup", "ps", "systemd-tmpfiles", "systemd.socket"];
             assert!(others.contains(&name) || pages.contains(&format!("{name}.{section}")), "{page}: {reference}");
         }
     }

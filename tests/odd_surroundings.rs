@@ -136,7 +136,7 @@ fn works_or_says_why(sandbox: &Sandbox, job: &Job, limits: impl Iterator<Item = 
 }
 
 #[test]
-fn with_eight_descriptors_it_works_and_with_fewer_it_says_why() {
+fn with_nine_descriptors_it_works_and_with_fewer_it_says_why() {
     let sandbox = Sandbox::new();
     let server = ZooKeeper::shared().address();
     let node = sandbox.program(&["--hosts", &server, "--app-id", &sandbox.id, "-l", "0", "lock", "echo mine"]);

@@ -8,7 +8,7 @@ use crate::signal::Signal;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid};
 use crate::sys::timer::Timer;
-use crate::sys::{clock, host, random};
+use crate::sys::{clock, descriptors, host, random};
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -131,6 +131,7 @@ impl Helper {
         match process::fork()? {
             Fork::Parent(process) => Ok(Helper { process, answer, text: Vec::new(), done: false }),
             Fork::Child => {
+                descriptors::close_inherited();
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
                 let _ = theirs.write_all(look_up().as_bytes());
                 process::leave(0)

@@ -6,6 +6,7 @@ use super::lock_folder::{LockFolder, Opened};
 use crate::link::reason;
 use crate::lock::Input;
 use crate::signal::Signal;
+use crate::sys::descriptors;
 use crate::sys::file::{self, How};
 use crate::sys::process::{self, Fork, Pid};
 use std::fs::{File, Metadata};
@@ -99,6 +100,7 @@ impl Files {
         match process::fork()? {
             Fork::Parent(helper) => self.helpers.push((helper, index)),
             Fork::Child => {
+                descriptors::close_inherited();
                 process::rename("lock-waiter");
                 let waited = process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(file, How::WhenFree));
                 process::leave(u8::from(waited.is_err()))

@@ -56,8 +56,6 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
 
 /// Starts the command and stays until nothing is left to do. An error is one of starting.
 fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
-    let kept: Vec<BorrowedFd> = job.keep.into_iter().chain([line.as_fd()]).collect();
-    file::close_from_other_than(&kept);
     process::become_subreaper()?;
     let children = signals.watch_children_only()?;
     let timer = Timer::new()?;
@@ -73,6 +71,9 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let variables = job.environment.as_ref().map_or(&[][..], |variables| variables);
     let command = spawn(&job.command.words, variables, signals.inherited(), death_signal)?;
     line::report(line, Report::Started(command));
+    // Only now, because the command inherits what zk-flock did; and at once, because a pipe must end when the command closes it.
+    let kept = [job.keep, Some(line.as_fd()), Some(children.fd()), timer.fd()];
+    file::close_from_other_than(&kept.into_iter().flatten().collect::<Vec<_>>());
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();

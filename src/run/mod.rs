@@ -24,7 +24,7 @@ use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
-use crate::sys::{clock, scheduling};
+use crate::sys::{clock, descriptors, scheduling};
 use files::Files;
 use guard::Environment;
 use host_lock::HostLock;
@@ -324,7 +324,10 @@ impl<'a> Run<'a> {
             match line::next_report(line) {
                 Heard::Message(report) => {
                     match report {
-                        Report::Started(pid) => *command = Some(pid),
+                        Report::Started(pid) => {
+                            *command = Some(pid);
+                            descriptors::close_inherited();
+                        }
                         Report::News(News::Ended(_)) => *ended = true,
                         _ => {}
                     }

@@ -1,13 +1,13 @@
 //! Detaching from terminal and caller.
 
 use super::process::{self, Fork};
-use super::{check, entry};
+use super::{check, descriptors, entry};
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Goes on as a process of a new session, without a terminal, in `/`, with /dev/null for stdio. The process that was called leaves with 0;
+/// Goes on as a process of a new session, without a terminal, in `/`, with /dev/null for stdio and no other inherited descriptor. The process that was called leaves with 0;
 /// an error is told before that as far as it can be. The umask is left alone: daemon(3)'s zero would make a job's files world-writable.
 pub fn detach() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
@@ -20,6 +20,7 @@ pub fn detach() -> io::Result<()> {
     std::env::set_current_dir("/")?;
     (0..=2).try_for_each(|fd| replace(fd, &null))?;
     entry::stdio_is_settled();
+    descriptors::close_inherited();
     Ok(())
 }
 

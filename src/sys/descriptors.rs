@@ -1,7 +1,7 @@
-//! Descriptors in numbers: closing what a forked process got from its parent and must not hold (the other end of a pipe, say, that never
-//! ends otherwise), and how many there may be.
+//! Descriptors in numbers: closing what a process got from its parent and must not hold (the other end of a pipe, say, that never ends
+//! otherwise), and how many there may be.
 
-use super::check;
+use super::{check, entry};
 use std::ffi::{c_int, c_uint};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::{fs, io};
@@ -19,6 +19,27 @@ pub fn close_from_other_than(keep: &[BorrowedFd]) {
     if close_gaps(&kept).is_err() {
         open_descriptors().filter(|fd| *fd >= FIRST && !kept.contains(fd)).for_each(close);
     }
+}
+
+/// Closes the descriptors above 2 that this process inherited. They are for the command, which decides how long they stay open. All descriptors
+/// that this program opens are close-on-exec, so the others are inherited.
+///
+/// If `entry` has seen none, this makes no system call. `entry` misses a descriptor that is the only one and has a number that it does not look at,
+/// or is of `O_PATH`. The command gets it all the same, but it stays open here until this process ends.
+pub fn close_inherited() {
+    if entry::take_inherited() {
+        close_all_that_pass_exec();
+    }
+}
+
+fn close_all_that_pass_exec() {
+    open_descriptors().filter(|&fd| fd >= FIRST && !is_close_on_exec(fd)).for_each(close);
+}
+
+/// Whether an open descriptor goes when a program is executed.
+fn is_close_on_exec(fd: c_int) -> bool {
+    // SAFETY: fcntl(2) with F_GETFD touches no memory.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) }).is_ok_and(|flags| flags & libc::FD_CLOEXEC != 0)
 }
 
 /// Closes what is between and beyond `kept`, which is sorted. ENOSYS before Linux 5.9.
@@ -109,6 +130,24 @@ mod tests {
                 refuse(refused);
                 close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
                 assert_eq!((FIRST..200).filter(|&fd| is_open(fd)).collect::<Vec<_>>(), [101, 102, 104], "without {refused:?}");
+                assert!((0..FIRST).all(is_open));
+            });
+        }
+    }
+
+    #[test]
+    fn inherited_descriptors_are_closed_and_the_programs_own_stay() {
+        for refused in [&[][..], &[(libc::SYS_openat, libc::ENOENT)]] {
+            check_in_child(|| {
+                // Forgotten, for some are about to be closed.
+                let _fds = std::mem::ManuallyDrop::new([100, 101, 102, 300].map(open_at));
+                for own in [101, 300] {
+                    // SAFETY: fcntl(2) with F_SETFD touches no memory.
+                    check(unsafe { libc::fcntl(own, libc::F_SETFD, libc::FD_CLOEXEC) }).unwrap();
+                }
+                refuse(refused);
+                close_all_that_pass_exec();
+                assert_eq!((100..400).filter(|&fd| is_open(fd)).collect::<Vec<_>>(), [101, 300], "without {refused:?}");
                 assert!((0..FIRST).all(is_open));
             });
         }

@@ -7,8 +7,10 @@ use super::zookeeper::ZooKeeper;
 use super::{SOON, process};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use zk_flock::sys::descriptors::close_inherited;
 
 /// The variable that marks a process as one of a sandbox.
 const MARK: &str = "SANDBOX";
@@ -28,6 +30,9 @@ impl Sandbox {
     /// Makes the folder.
     pub fn new() -> Sandbox {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        static ALONE: Once = Once::new();
+        // Commands of the tests list their descriptors, so whatever cargo or a CI left open must not be among them.
+        ALONE.call_once(close_inherited);
         let id = format!("sandbox-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&id);
         fs::create_dir(&folder).expect("the sandbox can be made");
