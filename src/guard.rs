@@ -2,6 +2,7 @@
 //! KILL, so that a zk-flock that was killed, stopped or hangs cannot keep a command alive past its lock. Pure; `run::guard` is its body.
 
 use crate::deadlines::Deadlines;
+use crate::delivery::Reach;
 use crate::kill_rounds::{Due, KillRounds};
 use crate::moment::Moment;
 use crate::plan::Status;
@@ -24,6 +25,8 @@ pub enum Event {
     Stop {
         /// The signal to begin with.
         signal: Signal,
+        /// Whom it has reached already.
+        reach: Reach,
         /// KILL.
         dead_by: Moment,
     },
@@ -42,8 +45,8 @@ pub enum Event {
 pub enum Action {
     /// Send this to the command alone.
     ToCommand(Signal),
-    /// Send this to the whole tree, the command first.
-    ToTree(Signal),
+    /// Send this to the whole tree, the command first; not to whom it has reached.
+    ToTree(Signal, Reach),
     /// KILL the whole tree, in one pass.
     Kill,
     /// Be scheduled ahead of ordinary processes from now on, where that is allowed.
@@ -110,16 +113,20 @@ impl Guard {
             (_, Event::Ended(status)) => vec![Tell(News::Ended(status))],
             (_, Event::Empty) => vec![Tell(News::TreeGone), Leave],
             (Killing { .. }, Event::Stop { .. }) => vec![Tell(News::Obeyed)],
-            (phase, Event::Stop { signal, dead_by }) => {
+            (phase, Event::Stop { signal, reach, dead_by }) => {
                 let kill = if let Stopping { kill } = phase { kill.min(dead_by) } else { dead_by };
-                self.stop(vec![Tell(News::Obeyed)], signal, kill, now)
+                self.stop(vec![Tell(News::Obeyed)], (signal, reach), kill, now)
             }
             (Running, Event::Orphaned) => match self.death_signal {
-                Some(signal) => self.stop(vec![], signal, now + self.kill_after, now),
+                Some(signal) => self.stop(vec![], (signal, Reach::Here), now + self.kill_after, now),
                 None => vec![Leave],
             },
-            (Running, Event::Tick) if now >= self.lease.kill => self.stop(vec![Tell(News::LeaseOver)], Signal::KILL, now, now),
-            (Running, Event::Tick) if now >= self.lease.term => self.stop(vec![Tell(News::LeaseOver)], Signal::TERM, self.lease.kill, now),
+            (Running, Event::Tick) if now >= self.lease.kill => {
+                self.stop(vec![Tell(News::LeaseOver)], (Signal::KILL, Reach::Here), now, now)
+            }
+            (Running, Event::Tick) if now >= self.lease.term => {
+                self.stop(vec![Tell(News::LeaseOver)], (Signal::TERM, Reach::Here), self.lease.kill, now)
+            }
             (Running, Event::Tick) if now >= self.ahead_at() => self.run_ahead(),
             (Stopping { kill }, Event::Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
             (Killing { rounds }, Event::Tick) => match rounds.due(now) {
@@ -158,10 +165,10 @@ impl Guard {
         if already { vec![] } else { vec![Action::RunAhead] }
     }
 
-    fn stop(&mut self, mut first: Vec<Action>, signal: Signal, kill: Moment, now: Moment) -> Vec<Action> {
+    fn stop(&mut self, mut first: Vec<Action>, (signal, reach): (Signal, Reach), kill: Moment, now: Moment) -> Vec<Action> {
         self.phase = Phase::Stopping { kill };
         first.extend(self.run_ahead());
-        first.extend(if signal == Signal::KILL { self.kill(now) } else { vec![Action::ToTree(signal)] });
+        first.extend(if signal == Signal::KILL { self.kill(now) } else { vec![Action::ToTree(signal, reach)] });
         first
     }
 
@@ -206,9 +213,9 @@ mod tests {
 
     #[test]
     fn an_order_to_stop_is_heard_and_ends_in_kill() {
-        let stop = Event::Stop { signal: TERM, dead_by: at(5) };
+        let stop = Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(5) };
         play(&[
-            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]),
+            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]),
             (4, Event::Tick, &[]),
             (5, Event::Tick, &[Kill]),
             (5, Event::Empty, &[Tell(News::TreeGone), Leave]),
@@ -217,9 +224,9 @@ mod tests {
 
     #[test]
     fn a_stop_is_over_when_the_whole_tree_is_gone() {
-        let stop = Event::Stop { signal: TERM, dead_by: at(5) };
+        let stop = Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(5) };
         play(&[
-            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]),
+            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]),
             (2, Event::Ended(FINE), &[Tell(News::Ended(FINE))]),
             (3, Event::Empty, &[Tell(News::TreeGone), Leave]),
         ]);
@@ -227,15 +234,21 @@ mod tests {
 
     #[test]
     fn an_order_to_kill_kills() {
-        play(&[(1, Event::Stop { signal: Signal::KILL, dead_by: at(1) }, &[Tell(News::Obeyed), RunAhead, Kill])]);
+        play(&[(1, Event::Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(1) }, &[Tell(News::Obeyed), RunAhead, Kill])]);
+    }
+
+    #[test]
+    fn a_stop_that_has_reached_the_command_only_has_a_deadline() {
+        let stop = Event::Stop { signal: TERM, reach: Reach::Everywhere, dead_by: at(5) };
+        play(&[(1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Everywhere)]), (5, Event::Tick, &[Kill])]);
     }
 
     #[test]
     fn a_second_stop_never_gives_more_time() {
-        let stop = |dead_by| Event::Stop { signal: TERM, dead_by: at(dead_by) };
+        let stop = |dead_by| Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(dead_by) };
         play(&[
-            (1, stop(5), &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]),
-            (2, stop(9), &[Tell(News::Obeyed), ToTree(TERM)]),
+            (1, stop(5), &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]),
+            (2, stop(9), &[Tell(News::Obeyed), ToTree(TERM, Reach::Here)]),
             (5, Event::Tick, &[Kill]),
         ]);
     }
@@ -244,14 +257,14 @@ mod tests {
     fn a_lease_that_is_not_proved_again_ends_the_tree_in_time() {
         play(&[
             (9, Event::Tick, &[]),
-            (10, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM)]),
+            (10, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)]),
             (11, Event::Tick, &[]),
             (12, Event::Tick, &[Kill]),
         ]);
         play(&[
             (9, Event::Believe(lease(15, 17)), &[]),
             (14, Event::Tick, &[]),
-            (15, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM)]),
+            (15, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)]),
         ]);
     }
 
@@ -268,20 +281,20 @@ mod tests {
         assert_eq!(guard.step(Event::Tick, at(10)), [], "renewed in time");
         assert_eq!(guard.step(Event::Tick, at(20).before(AHEAD_BY)), [RunAhead]);
         assert_eq!(guard.wake(), at(20), "asked for once");
-        assert_eq!(guard.step(Event::Tick, at(20)), [Tell(News::LeaseOver), ToTree(TERM)]);
+        assert_eq!(guard.step(Event::Tick, at(20)), [Tell(News::LeaseOver), ToTree(TERM, Reach::Here)]);
     }
 
     #[test]
     fn no_grace_lasts_longer_than_the_lease() {
-        let stop = Event::Stop { signal: TERM, dead_by: at(99) };
-        play(&[(9, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM)]), (12, Event::Tick, &[Kill])]);
-        play(&[(9, Event::Orphaned, &[RunAhead, ToTree(TERM)]), (12, Event::Tick, &[Kill])]);
+        let stop = Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(99) };
+        play(&[(9, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]), (12, Event::Tick, &[Kill])]);
+        play(&[(9, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]), (12, Event::Tick, &[Kill])]);
     }
 
     #[test]
     fn when_zk_flock_dies_the_tree_gets_the_death_signal_and_then_kill() {
-        play(&[(1, Event::Orphaned, &[RunAhead, ToTree(TERM)]), (5, Event::Tick, &[Kill])]);
-        play_with(Some(Signal::USR1), &[(1, Event::Orphaned, &[RunAhead, ToTree(Signal::USR1)]), (5, Event::Tick, &[Kill])]);
+        play(&[(1, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]), (5, Event::Tick, &[Kill])]);
+        play_with(Some(Signal::USR1), &[(1, Event::Orphaned, &[RunAhead, ToTree(Signal::USR1, Reach::Here)]), (5, Event::Tick, &[Kill])]);
         play_with(Some(Signal::KILL), &[(1, Event::Orphaned, &[RunAhead, Kill])]);
     }
 
@@ -292,7 +305,7 @@ mod tests {
 
     #[test]
     fn what_does_not_die_is_named_again_and_again() {
-        let stop = Event::Stop { signal: Signal::KILL, dead_by: at(0) };
+        let stop = Event::Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(0) };
         let named: &[Action] = &[Tell(News::Stuck), Kill];
         play(&[
             (1, stop, &[Tell(News::Obeyed), RunAhead, Kill]),
@@ -316,8 +329,8 @@ mod tests {
     fn no_order_of_events_outlives_the_lease() {
         let events = [
             Event::Forward(TERM),
-            Event::Stop { signal: TERM, dead_by: at(99) },
-            Event::Stop { signal: Signal::KILL, dead_by: at(0) },
+            Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(99) },
+            Event::Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(0) },
             Event::Orphaned,
             Event::Ended(FINE),
             Event::Tick,

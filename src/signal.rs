@@ -26,6 +26,11 @@ signals! {
 const HIGHEST: i32 = 64;
 
 impl Signal {
+    /// Whether this signal asks a program to end.
+    pub fn ends(self) -> bool {
+        matches!(self, Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT)
+    }
+
     /// Reads `15`, `TERM`, `SIGTERM` or `term`.
     pub fn parse(text: &str) -> Option<Signal> {
         if let Ok(number) = text.parse::<i32>() {

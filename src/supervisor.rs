@@ -1,6 +1,7 @@
 //! Decides a run: joins lock, command, signals and deadlines into one exit. Pure: `(phase, event, now) → action`, every row a sentence of the
 //! specification. The order of events within one millisecond is the whole difficulty, so there is no state outside the phase but what is fixed.
 
+use crate::delivery::Reach;
 use crate::kill_rounds::{Due, KillRounds, REPORT_INTERVAL, UNKILLABLE_AFTER};
 use crate::moment::Moment;
 use crate::plan::{End, Status};
@@ -51,12 +52,14 @@ pub enum Event {
     Stuck,
     /// The guard is gone, and the tree is ours to kill.
     GuardGone,
-    /// A signal came; `typed` at the terminal, it has reached the command as well.
+    /// A signal came.
     Signalled {
         /// Which.
         signal: Signal,
         /// By the terminal's driver.
         typed: bool,
+        /// Whom it has reached besides us.
+        reach: Reach,
     },
     /// Time has passed.
     Tick,
@@ -73,6 +76,8 @@ pub enum Action {
     Stop {
         /// The signal to begin with.
         signal: Signal,
+        /// Whom it has reached already.
+        reach: Reach,
         /// KILL.
         dead_by: Moment,
     },
@@ -171,7 +176,7 @@ impl Supervisor {
                 (Running { started: false }, Some(Start))
             }
             (Acquiring, NoLock(end)) => (Releasing { end }, Some(Release)),
-            (Acquiring, Signalled { signal, .. }) if ends(signal) || matches!(signal, Signal::USR1 | Signal::USR2) => {
+            (Acquiring, Signalled { signal, .. }) if signal.ends() || matches!(signal, Signal::USR1 | Signal::USR2) => {
                 (Releasing { end: End::Signalled(signal) }, Some(Release))
             }
             (Acquiring, Signalled { signal: Signal::TSTP, .. }) => (Acquiring, Some(Suspend { forward: false })),
@@ -181,20 +186,14 @@ impl Supervisor {
             (Running { .. }, Ended(status)) => self.linger(self.end(status), now),
             (Running { .. }, Lost { dead_by, gone }) => stop_lost(None, dead_by, gone, now),
             (Running { .. }, Gone) => stop_lost(None, now, true, now),
-            (Running { started: true }, Signalled { signal: Signal::INT | Signal::QUIT, typed: true }) => (self.phase, None),
-            (Running { started }, Signalled { signal: signal @ (Signal::INT | Signal::QUIT), typed: true }) => {
+            (Running { started: true }, Signalled { signal: Signal::INT | Signal::QUIT, typed: true, .. }) => (self.phase, None),
+            (Running { started }, Signalled { signal: signal @ (Signal::INT | Signal::QUIT), typed: true, .. }) => {
                 (Running { started }, Some(Forward(signal)))
             }
-            (Running { .. }, Signalled { signal, .. }) if ends(signal) => {
-                let dead_by = now + self.kill_after;
-                let stop = Ending { tenure: Tenure::Held, status: None, dead_by, obeyed: false, overdue: now + OBEY };
-                (Stopping(stop), Some(Stop { signal, dead_by }))
-            }
+            (Running { .. }, Signalled { signal, reach, .. }) if signal.ends() => self.stop(signal, reach, now),
             (Running { .. }, Revoked) => {
                 self.revoked = true;
-                let dead_by = now + self.kill_after;
-                let stop = Ending { tenure: Tenure::Held, status: None, dead_by, obeyed: false, overdue: now + OBEY };
-                (Stopping(stop), Some(Stop { signal: Signal::TERM, dead_by }))
+                self.stop(Signal::TERM, Reach::Here, now)
             }
 
             (Stopping(stop), Ended(status)) => (Stopping(Ending { status: Some(status), ..stop }), None),
@@ -211,7 +210,7 @@ impl Supervisor {
             }
             (Stopping(Ending { tenure: Tenure::Held, status: None, .. }), CannotStart(end)) => (Releasing { end }, Some(Release)),
             (Stopping(stop), Tick) if now >= stop.overdue => kill_all(self.end_of(stop), stop.tenure, now),
-            (Stopping(_), Signalled { signal, typed: false }) if ends(signal) => (self.phase, Some(Forward(signal))),
+            (Stopping(_), Signalled { signal, typed: false, reach: Reach::Here }) if signal.ends() => (self.phase, Some(Forward(signal))),
 
             (Running { .. }, GuardGone) => kill_all(End::Internal, Tenure::Held, now),
             (Stopping(stop), GuardGone) => kill_all(self.end_of(stop), stop.tenure, now),
@@ -231,15 +230,19 @@ impl Supervisor {
             },
 
             (Lingering { end }, Lost { .. } | Gone | Revoked) => (Releasing { end }, Some(Release)),
-            (Lingering { end }, Signalled { signal, .. }) if ends(signal) => (Releasing { end }, Some(Release)),
+            (Lingering { end }, Signalled { signal, .. }) if signal.ends() => (Releasing { end }, Some(Release)),
             (Lingering { end }, Tick) if now >= self.hold_until => (Releasing { end }, Some(Release)),
             (Lingering { .. }, Signalled { signal: Signal::TSTP, .. }) => (self.phase, Some(Suspend { forward: false })),
 
             (Releasing { end }, Released) => (Over, Some(Exit(end))),
-            (Releasing { end }, Signalled { signal, .. }) if ends(signal) => (Over, Some(Exit(end))),
+            (Releasing { end }, Signalled { signal, .. }) if signal.ends() => (Over, Some(Exit(end))),
 
-            (Running { .. } | Stopping(_), Signalled { signal: Signal::TSTP, typed }) => (self.phase, Some(Suspend { forward: !typed })),
-            (Running { .. } | Stopping(_), Signalled { signal, .. }) if !ends(signal) => (self.phase, Some(Forward(signal))),
+            (Running { .. } | Stopping(_), Signalled { signal: Signal::TSTP, typed, .. }) => {
+                (self.phase, Some(Suspend { forward: !typed }))
+            }
+            (Running { .. } | Stopping(_), Signalled { signal, reach: Reach::Here, .. }) if !signal.ends() => {
+                (self.phase, Some(Forward(signal)))
+            }
             (phase, _) => (phase, None), // late news about what is already decided
         };
         self.phase = phase;
@@ -274,6 +277,13 @@ impl Supervisor {
         }
     }
 
+    /// An operator's stop, which leaves the command its time to end.
+    fn stop(&self, signal: Signal, reach: Reach, now: Moment) -> (Phase, Option<Action>) {
+        let dead_by = now + self.kill_after;
+        let stop = Ending { tenure: Tenure::Held, status: None, dead_by, obeyed: false, overdue: now + OBEY };
+        (Phase::Stopping(stop), Some(Action::Stop { signal, reach, dead_by }))
+    }
+
     fn linger(&self, end: End, now: Moment) -> (Phase, Option<Action>) {
         if now >= self.hold_until { (Phase::Releasing { end }, Some(Action::Release)) } else { (Phase::Lingering { end }, None) }
     }
@@ -306,17 +316,15 @@ impl Ending {
 fn stop_lost(status: Option<Status>, dead_by: Moment, gone: bool, now: Moment) -> (Phase, Option<Action>) {
     let signal = if dead_by <= now { Signal::KILL } else { Signal::TERM };
     let (tenure, overdue) = (if gone { Tenure::Gone } else { Tenure::Lost }, dead_by.max(now) + OVERDUE);
-    (Phase::Stopping(Ending { tenure, status, dead_by, obeyed: false, overdue }), Some(Action::Stop { signal, dead_by }))
+    (
+        Phase::Stopping(Ending { tenure, status, dead_by, obeyed: false, overdue }),
+        Some(Action::Stop { signal, reach: Reach::Here, dead_by }),
+    )
 }
 
 /// The guard does not do it: so do we.
 fn kill_all(end: End, tenure: Tenure, now: Moment) -> (Phase, Option<Action>) {
     (Phase::Killing { end, tenure, rounds: KillRounds::begin(now), named: false }, Some(Action::KillAll))
-}
-
-/// Whether this signal asks a program to end.
-fn ends(signal: Signal) -> bool {
-    matches!(signal, Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT)
 }
 
 #[cfg(test)]
@@ -333,7 +341,7 @@ mod tests {
     }
 
     fn typed(signal: Signal) -> Event {
-        Signalled { signal, typed: true }
+        Signalled { signal, typed: true, reach: Reach::Group }
     }
 
     /// Lost by the end of the lease, and kept.
@@ -347,7 +355,7 @@ mod tests {
     }
 
     fn sent(signal: Signal) -> Event {
-        Signalled { signal, typed: false }
+        Signalled { signal, typed: false, reach: Reach::Here }
     }
 
     /// Plays a script: at that second, this event; it must come to that action.
@@ -416,7 +424,7 @@ mod tests {
 
     #[test]
     fn term_stops_the_tree_and_then_holds_and_releases() {
-        let stop = Stop { signal: Signal::TERM, dead_by: at(2) + KILL_AFTER };
+        let stop = Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(2) + KILL_AFTER };
         let end = End::Command(KILLED);
         play(&[
             (0, Acquired, Some(Start)),
@@ -437,7 +445,7 @@ mod tests {
             play(&[
                 (0, Acquired, Some(Start)),
                 (0, Started, None),
-                (2, Revoked, Some(Stop { signal: Signal::TERM, dead_by: at(2) + KILL_AFTER })),
+                (2, Revoked, Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(2) + KILL_AFTER })),
                 (2, Obeyed, None),
                 (3, Ended(status), None),
                 (3, Revoked, None),
@@ -452,9 +460,9 @@ mod tests {
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
-            (2, Revoked, Some(Stop { signal: Signal::TERM, dead_by: at(2) + KILL_AFTER })),
+            (2, Revoked, Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(2) + KILL_AFTER })),
             (2, Obeyed, None),
-            (3, lost(4), Some(Stop { signal: Signal::TERM, dead_by: at(4) })),
+            (3, lost(4), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(4) })),
             (4, TreeGone, Some(Release)),
             (4, Released, Some(Exit(End::Lost))),
         ]);
@@ -470,7 +478,7 @@ mod tests {
             (2, Revoked, None),
             (2, Released, Some(Exit(end))),
         ]);
-        let stop = Stop { signal: Signal::TERM, dead_by: at(1) + KILL_AFTER };
+        let stop = Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(1) + KILL_AFTER };
         let end = End::Command(KILLED);
         play(&[
             (0, Acquired, Some(Start)),
@@ -485,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_lost_lock_stops_the_command_by_the_end_of_the_lease() {
-        let stop = Stop { signal: Signal::TERM, dead_by: at(9) };
+        let stop = Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(9) };
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
@@ -499,15 +507,15 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_gone_already_kills_at_once() {
-        play(&[(0, Acquired, Some(Start)), (7, lost(7), Some(Stop { signal: Signal::KILL, dead_by: at(7) }))]);
+        play(&[(0, Acquired, Some(Start)), (7, lost(7), Some(Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(7) }))]);
     }
 
     #[test]
     fn a_lock_lost_while_stopping_shortens_the_stop() {
         play(&[
             (0, Acquired, Some(Start)),
-            (2, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(6) })),
-            (3, lost(4), Some(Stop { signal: Signal::TERM, dead_by: at(4) })),
+            (2, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(6) })),
+            (3, lost(4), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(4) })),
             (4, TreeGone, Some(Release)),
             (4, Released, Some(Exit(End::Lost))),
         ]);
@@ -562,14 +570,14 @@ mod tests {
     fn a_guard_that_does_not_obey_is_killed_with_its_tree() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(5) })),
             (2, Tick, Some(KillAll)),
             (2, TreeGone, Some(Release)),
             (2, Released, Some(Exit(End::Internal))),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
-            (1, lost(2), Some(Stop { signal: Signal::TERM, dead_by: at(2) })),
+            (1, lost(2), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(2) })),
             (1, Obeyed, None),
             (2, Tick, None),
             (3, Tick, Some(KillAll)),
@@ -582,7 +590,7 @@ mod tests {
     fn what_cannot_be_killed_keeps_the_lock_of_a_stop() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(5) })),
             (1, Obeyed, None),
             (6, Stuck, None),
             (66, Stuck, None),
@@ -596,13 +604,13 @@ mod tests {
     fn what_cannot_be_killed_does_not_keep_a_lock_that_another_host_can_have() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, taken(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (1, taken(1), Some(Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(1) })),
             (2, Stuck, Some(Release)),
             (2, Released, Some(Exit(End::Lost))),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
-            (1, taken(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (1, taken(1), Some(Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(1) })),
             (2, Tick, Some(KillAll)),
             (3, Tick, Some(Release)),
             (3, Released, Some(Exit(End::Lost))),
@@ -613,7 +621,7 @@ mod tests {
     fn a_lock_lost_by_the_end_of_the_lease_is_kept_until_nothing_of_the_tree_is_left() {
         let kept: &[(u64, Event, Option<Action>)] = &[
             (0, Acquired, Some(Start)),
-            (1, lost(2), Some(Stop { signal: Signal::TERM, dead_by: at(2) })),
+            (1, lost(2), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(2) })),
             (1, Obeyed, None),
             (3, Tick, Some(KillAll)),
             (4, Tick, Some(KillAndReport)),
@@ -630,14 +638,14 @@ mod tests {
     fn a_lock_that_is_gone_while_the_tree_is_being_killed_is_kept_no_longer_than_that_takes() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, lost(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (1, lost(1), Some(Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(1) })),
             (2, Tick, Some(KillAll)),
             (2, Gone, None),
             (3, Tick, Some(Release)),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
-            (1, lost(1), Some(Stop { signal: Signal::KILL, dead_by: at(1) })),
+            (1, lost(1), Some(Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(1) })),
             (1, Gone, None),
             (1, TreeGone, Some(Release)),
         ]);
@@ -647,8 +655,8 @@ mod tests {
     fn a_lock_that_is_gone_before_its_lease_is_over_kills_at_once() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, lost(5), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
-            (2, Gone, Some(Stop { signal: Signal::KILL, dead_by: at(2) })),
+            (1, lost(5), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(5) })),
+            (2, Gone, Some(Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(2) })),
             (3, Tick, Some(KillAll)),
             (4, Tick, Some(Release)),
         ]);
@@ -658,7 +666,7 @@ mod tests {
     fn the_same_loss_told_by_guard_and_lock_is_one() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, lost(5), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, lost(5), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(5) })),
             (1, taken(5), None),
             (6, Tick, Some(KillAll)),
             (7, Tick, Some(Release)),
@@ -669,7 +677,7 @@ mod tests {
     fn a_guard_that_is_silent_after_it_has_obeyed_is_killed_with_its_tree() {
         play(&[
             (0, Acquired, Some(Start)),
-            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(5) })),
             (1, Obeyed, None),
             (6, Tick, None),
             (7, Tick, Some(KillAll)),
@@ -678,7 +686,7 @@ mod tests {
         ]);
         play(&[
             (0, Acquired, Some(Start)),
-            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(5) })),
+            (1, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(5) })),
             (1, Obeyed, None),
             (6, Ended(KILLED), None),
             (6, Stuck, None),
@@ -692,9 +700,11 @@ mod tests {
     #[test]
     fn without_a_kill_a_stop_may_take_for_ever() {
         let mut run = Supervisor::new(HOLD, Duration::MAX);
-        for (event, action) in
-            [(Acquired, Some(Start)), (sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: Moment::NEVER })), (Obeyed, None)]
-        {
+        for (event, action) in [
+            (Acquired, Some(Start)),
+            (sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: Moment::NEVER })),
+            (Obeyed, None),
+        ] {
             assert_eq!(run.step(event, at(1)), action);
         }
         assert_eq!(run.wake(), Moment::NEVER);
@@ -704,7 +714,7 @@ mod tests {
     fn a_guard_killed_after_it_has_obeyed_leaves_the_rest_of_the_tree_to_us() {
         play(&[
             (0, Acquired, Some(Start)),
-            (6, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(10) })),
+            (6, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(10) })),
             (6, Obeyed, None),
             (6, Ended(KILLED), None),
             (7, GuardGone, Some(KillAll)),
@@ -736,7 +746,7 @@ mod tests {
     fn a_command_that_ends_as_it_is_stopped_has_ended_by_itself() {
         play(&[
             (0, Acquired, Some(Start)),
-            (6, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, dead_by: at(10) })),
+            (6, sent(Signal::TERM), Some(Stop { signal: Signal::TERM, reach: Reach::Here, dead_by: at(10) })),
             (6, Ended(FINE), None),
             (6, GuardGone, Some(Release)), // it had left before it could hear the order
             (6, Released, Some(Exit(End::Command(FINE)))),

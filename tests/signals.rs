@@ -259,3 +259,102 @@ fn ctrl_z_stops_both_and_fg_goes_on() {
     terminal.enter("echo code=$?");
     terminal.wait_for("code=0");
 }
+
+/// A command of two processes that each write down every signal that they get, until they are killed.
+const COUNTING: &str = r#"bash -c 'count() { for s in TERM INT HUP QUIT USR1; do trap "echo $1 $s >>got" $s; done; echo ready; while :; do read -r -t 0.01 <>pipe; done; }; mkfifo pipe; count child & count command; wait'"#;
+
+/// What the two have written, sorted.
+fn counted(sandbox: &Sandbox) -> Vec<String> {
+    let mut lines: Vec<String> = sandbox.read("got").lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// Sends a signal to a run of zk-flock whose command counts; what the command has got when it is killed, 1 s later.
+fn got(sandbox: &Sandbox, run: Running) -> Vec<String> {
+    run.wait();
+    let got = counted(sandbox);
+    for file in ["got", "pipe"] {
+        std::fs::remove_file(sandbox.path(file)).expect("the command has made it");
+    }
+    got
+}
+
+fn counting(sandbox: &Sandbox) -> Running<'_> {
+    let run = sandbox.local(&["-l", "0", "-k", "1", "lock", COUNTING]).start();
+    wait_until("both to be ready", || run.stdout().matches("ready").count() == 2);
+    run
+}
+
+/// Signals that may be sent to more than one process, and their names.
+const ORDERS: [(i32, &str); 3] = [(libc::SIGTERM, "TERM"), (libc::SIGINT, "INT"), (libc::SIGHUP, "HUP")];
+
+#[test]
+fn a_signal_to_zk_flock_alone_reaches_each_process_of_the_command_once() {
+    let sandbox = Sandbox::new();
+    for (signal, name) in ORDERS {
+        let run = counting(&sandbox);
+        run.signal(signal);
+        assert_eq!(got(&sandbox, run), [format!("child {name}"), format!("command {name}")]);
+    }
+}
+
+/// C1: timeout(1), supervisord's stopasgroup, `kill -- -PGID`.
+#[test]
+fn a_signal_to_the_process_group_reaches_each_process_of_the_command_once() {
+    let sandbox = Sandbox::new();
+    for (_, name) in ORDERS {
+        let line = sandbox.local(&["-l", "0", "-k", "1", "lock", COUNTING]).line();
+        let run = Job::new(&sandbox, Path::new("setsid")).words(&["--wait", "bash", "-c", &format!("exec {line}")]).start();
+        wait_until("both to be ready", || run.stdout().matches("ready").count() == 2);
+        let leader = sandbox.processes().into_iter().find(|&pid| process::name(pid).starts_with("zk-flock"));
+        let zk_flock = leader.expect("it runs");
+        let group = format!("-{zk_flock}");
+        assert_eq!(Job::new(&sandbox, Path::new("kill")).words(&["-s", name, "--", &group]).run(), exited(0));
+        assert_eq!(got(&sandbox, run), [format!("child {name}"), format!("command {name}")]);
+        let timeout = Job::new(&sandbox, Path::new("timeout")).words(&["-s", name, "2", "bash", "-c", &format!("exec {line}")]).start();
+        assert_eq!(
+            got(&sandbox, timeout),
+            [format!("child {name}"), format!("command {name}")],
+            "timeout signals its child and then the group"
+        );
+    }
+}
+
+/// C1: systemd's default KillMode, which signals each process of a unit, the main one first.
+#[test]
+fn a_signal_to_each_process_of_a_control_group_reaches_each_process_of_the_command_once() {
+    let sandbox = Sandbox::new();
+    for (signal, name) in ORDERS {
+        let run = counting(&sandbox);
+        let all = sandbox.processes();
+        let main = run.pid();
+        for pid in std::iter::once(main).chain(all.into_iter().filter(|&pid| pid != main)) {
+            process::kill(pid, signal);
+        }
+        assert_eq!(got(&sandbox, run), [format!("child {name}"), format!("command {name}")]);
+    }
+}
+
+/// C1, where the command is in our process group because the session has a terminal.
+#[test]
+fn at_a_terminal_too_a_signal_reaches_each_process_of_the_command_once() {
+    let sandbox = Sandbox::new();
+    let line = sandbox.local(&["-l", "0", "-k", "1", "lock", COUNTING]).line();
+    for (signal, name) in ORDERS {
+        for send in ["kill -$s -- -$!", "kill -$s $!", "for p in $! $(pgrep -P $!) $(pgrep -g $! bash); do kill -$s $p; done", "timeout"] {
+            let mut terminal = Terminal::open(&sandbox);
+            let typed = if send == "timeout" { format!("timeout -s {signal} 2 {line}") } else { format!("{line} &") };
+            terminal.enter(&typed);
+            wait_until("both to be ready", || terminal.screen().matches("ready\r").count() == 2);
+            if send != "timeout" {
+                terminal.enter(&format!("s={signal}; {send}; wait"));
+            }
+            wait_until("the command to be killed", || sandbox.processes().len() == 1);
+            assert_eq!(counted(&sandbox), [format!("child {name}"), format!("command {name}")], "{send}");
+            for file in ["got", "pipe"] {
+                std::fs::remove_file(sandbox.path(file)).expect("the command has made it");
+            }
+        }
+    }
+}

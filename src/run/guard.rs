@@ -3,6 +3,7 @@
 
 use super::line::{self, Heard, Report};
 use crate::deadlines::Deadlines;
+use crate::delivery::Reach;
 use crate::guard::{Action, Event, Guard, News};
 use crate::log::complain;
 use crate::moment::Moment;
@@ -57,9 +58,11 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
 /// Starts the command and stays until nothing is left to do. An error is one of starting.
 fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     process::become_subreaper()?;
-    let children = signals.watch_children_only()?;
+    let heard = signals.guard()?;
     let timer = Timer::new()?;
-    process::rename(NAME);
+    // Without a terminal the command leads a process group of its own, so that a signal to ours reaches it only through us, once. With one it stays
+    // in ours, for job control and Ctrl-C; there a witness says what has come to the group.
+    let terminal = process::rename(NAME);
     if Moment(clock::since_boot()) >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
         line::report(line, Report::News(News::LeaseOver));
@@ -69,10 +72,10 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     // If guard and zk-flock die together, nobody is left to be gentle.
     let death_signal = job.death_signal.map(|_| Signal::KILL);
     let variables = job.environment.as_ref().map_or(&[][..], |variables| variables);
-    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal)?;
-    line::report(line, Report::Started(command));
+    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal, terminal == Some(false))?;
+    line::report(line, Report::Started { command, terminal });
     // Only now, because the command inherits what zk-flock did; and at once, because a pipe must end when the command closes it.
-    let kept = [job.keep, Some(line.as_fd()), Some(children.fd()), timer.fd()];
+    let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
     file::close_from_other_than(&kept.into_iter().flatten().collect::<Vec<_>>());
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
@@ -89,7 +92,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         killing: false,
         left: false,
     }
-    .keep(&children, timer);
+    .keep(&heard, timer);
     Ok(())
 }
 
@@ -111,19 +114,19 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn keep(mut self, children: &Signals, mut timer: Timer) {
+    fn keep(mut self, signals: &Signals, mut timer: Timer) {
         while !self.left {
             let now = clock::since_boot();
             let wake = self.guard.wake();
             timer.set((wake != Moment::NEVER).then_some(wake.0));
             let line = (!self.alone).then(|| self.line.as_fd());
             let mut watched: Vec<Watched> =
-                [Some(children.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
+                [Some(signals.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
             let _ = poll::wait(&mut watched, timer.poll_limit(now));
             timer.clear();
             self.listen(); // before the clock: if it was only we who were stopped, the lease was proved meanwhile
             self.step(Event::Tick);
-            while children.next().is_some() {}
+            self.hear_signals(signals);
             self.reap();
         }
     }
@@ -132,7 +135,7 @@ impl Watch<'_> {
         for action in self.guard.step(event, Moment(clock::since_boot())) {
             match action {
                 Action::ToCommand(signal) => drop(self.command.map(|command| process::kill(command, signal))),
-                Action::ToTree(signal) => self.signal_tree(signal),
+                Action::ToTree(signal, reach) => self.signal_tree(signal, reach),
                 Action::Kill => self.kill(),
                 Action::RunAhead => drop(scheduling::run_ahead()), // or goes on as it is, where that is not allowed
                 Action::Tell(news) => line::report(self.line, Report::News(news)),
@@ -157,6 +160,16 @@ impl Watch<'_> {
         }
     }
 
+    /// What is sent to us and is not for us was sent to a whole control group.
+    fn hear_signals(&self, signals: &Signals) {
+        while let Some(received) = signals.next() {
+            if received.signal != Signal::CHLD && !self.alone {
+                line::report(self.line, Report::Witnessed(received.sent()));
+            }
+        }
+    }
+
+    /// Reaps what has ended.
     fn reap(&mut self) {
         while !self.left {
             match process::reap() {
@@ -176,19 +189,29 @@ impl Watch<'_> {
 
     /// The command first, so that a shell does not go on with its next line because the one before was killed; and only who is there now:
     /// what a command starts in order to clean up is let finish.
-    fn signal_tree(&mut self, signal: Signal) {
+    fn signal_tree(&mut self, signal: Signal, reach: Reach) {
         self.told = tree::descendants(process::own_pid());
-        let signals = if signal == Signal::TERM { &[Signal::TERM, Signal::CONT][..] } else { &[signal] };
-        for &signal in signals {
-            if let Some(command) = self.command {
-                let _ = process::kill(command, signal);
+        match reach {
+            Reach::Here => self.send(signal, |_| true),
+            Reach::Group => {
+                let group = tree::find(self.zk_flock).map(|zk_flock| zk_flock.group);
+                self.send(signal, |process| Some(process.group) != group);
             }
-            if let (Some(command), true) = (self.command, self.told.is_empty()) {
-                let _ = process::kill_group(command, signal); // without /proc
-            }
-            for process in self.told.iter().filter(|process| Some(process.pid) != self.command) {
-                let _ = tree::signal(process, signal);
-            }
+            Reach::Everywhere => {}
+        }
+        if signal == Signal::TERM {
+            self.send(Signal::CONT, |_| true); // so that what is stopped can end
+        }
+    }
+
+    fn send(&self, signal: Signal, to: impl Fn(&Process) -> bool) {
+        let chosen = self.told.iter().filter(|process| to(process));
+        let (first, rest): (Vec<Process>, Vec<Process>) = chosen.partition(|process| Some(process.pid) == self.command);
+        tree::signal_all(&first, signal);
+        tree::signal_all(&rest, signal);
+        if let (Some(command), true) = (self.command, self.told.is_empty()) {
+            // Without /proc: to the group that it leads, or else to it alone.
+            let _ = process::kill_group(command, signal).or_else(|_| process::kill(command, signal));
         }
     }
 

@@ -2,6 +2,7 @@
 //! messages whole. The two processes are one program, so nothing here is for strangers.
 
 use crate::deadlines::Deadlines;
+use crate::delivery::{Reach, Sent};
 use crate::guard::{Event, News};
 use crate::moment::Moment;
 use crate::plan::Status;
@@ -15,12 +16,14 @@ use std::time::Duration;
 /// What the guard reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Report {
-    /// The command runs, under this id.
-    Started(Pid),
+    /// The command runs, under this id. `terminal`: its session has one, as far as /proc tells.
+    Started { command: Pid, terminal: Option<bool> },
     /// It could not be executed: errno.
     CannotStart(i32),
     /// News of the tree.
     News(News),
+    /// This signal has come to the guard, or to the witness.
+    Witnessed(Sent),
 }
 
 /// A tag and two numbers.
@@ -39,9 +42,17 @@ fn encode_order(order: Event) -> Option<Message> {
     Some(match order {
         Event::Believe(lease) => [1, nanoseconds(lease.term), nanoseconds(lease.kill)],
         Event::Forward(signal) => [2, signal.0.into(), 0],
-        Event::Stop { signal, dead_by } => [3, signal.0.into(), nanoseconds(dead_by)],
+        Event::Stop { signal, reach, dead_by } => [stop_tag(reach), signal.0.into(), nanoseconds(dead_by)],
         Event::Orphaned | Event::Ended(_) | Event::Empty | Event::Tick => return None, // what the guard sees for itself
     })
+}
+
+fn stop_tag(reach: Reach) -> i64 {
+    match reach {
+        Reach::Here => 3,
+        Reach::Group => 4,
+        Reach::Everywhere => 5,
+    }
 }
 
 fn decode_order([tag, a, b]: Message) -> Option<Event> {
@@ -49,14 +60,16 @@ fn decode_order([tag, a, b]: Message) -> Option<Event> {
     match tag {
         1 => Some(Event::Believe(Deadlines { term: moment(a), kill: moment(b) })),
         2 => Some(Event::Forward(signal()?)),
-        3 => Some(Event::Stop { signal: signal()?, dead_by: moment(b) }),
-        _ => None,
+        _ => {
+            let reach = [Reach::Here, Reach::Group, Reach::Everywhere].into_iter().find(|&reach| stop_tag(reach) == tag)?;
+            Some(Event::Stop { signal: signal()?, reach, dead_by: moment(b) })
+        }
     }
 }
 
 fn encode_report(report: Report) -> Message {
     match report {
-        Report::Started(pid) => [1, pid.0.into(), 0],
+        Report::Started { command, terminal } => [1, command.0.into(), terminal.map_or(-1, i64::from)],
         Report::CannotStart(errno) => [2, errno.into(), 0],
         Report::News(News::Ended(Status::Exited(code))) => [3, code.into(), 0],
         Report::News(News::Ended(Status::Killed(signal))) => [4, signal.0.into(), 0],
@@ -64,13 +77,14 @@ fn encode_report(report: Report) -> Message {
         Report::News(News::LeaseOver) => [6, 0, 0],
         Report::News(News::TreeGone) => [7, 0, 0],
         Report::News(News::Stuck) => [8, 0, 0],
+        Report::Witnessed(Sent { signal, sender }) => [9, signal.0.into(), sender.into()],
     }
 }
 
-fn decode_report([tag, a, _]: Message) -> Option<Report> {
+fn decode_report([tag, a, b]: Message) -> Option<Report> {
     let number = i32::try_from(a).ok()?;
     Some(match tag {
-        1 => Report::Started(Pid(number)),
+        1 => Report::Started { command: Pid(number), terminal: (b >= 0).then_some(b > 0) },
         2 => Report::CannotStart(number),
         3 => Report::News(News::Ended(Status::Exited(u8::try_from(a).ok()?))),
         4 => Report::News(News::Ended(Status::Killed(Signal(number)))),
@@ -78,6 +92,7 @@ fn decode_report([tag, a, _]: Message) -> Option<Report> {
         6 => Report::News(News::LeaseOver),
         7 => Report::News(News::TreeGone),
         8 => Report::News(News::Stuck),
+        9 => Report::Witnessed(Sent { signal: Signal(number), sender: i32::try_from(b).ok()? }),
         _ => return None,
     })
 }
@@ -152,13 +167,17 @@ mod tests {
     fn orders_and_reports_arrive_as_they_were_sent() {
         let (ours, theirs) = socket::pair().unwrap();
         let deadlines = Deadlines { term: Moment(Duration::from_millis(1500)), kill: Moment::NEVER };
-        for sent in [Event::Believe(deadlines), Event::Forward(Signal::USR1), Event::Stop { signal: Signal::TERM, dead_by: Moment::NEVER }]
-        {
+        let stop = |reach| Event::Stop { signal: Signal::TERM, reach, dead_by: Moment::NEVER };
+        let stops = [stop(Reach::Here), stop(Reach::Group), stop(Reach::Everywhere)];
+        for sent in [Event::Believe(deadlines), Event::Forward(Signal::USR1)].into_iter().chain(stops) {
             order(&ours, sent);
             assert!(matches!(next_order(&theirs), Heard::Message(heard) if heard == sent));
         }
         for sent in [
-            Report::Started(Pid(77)),
+            Report::Started { command: Pid(77), terminal: Some(false) },
+            Report::Started { command: Pid(78), terminal: Some(true) },
+            Report::Started { command: Pid(79), terminal: None },
+            Report::Witnessed(Sent { signal: Signal::HUP, sender: 0 }),
             Report::CannotStart(8),
             Report::News(News::Ended(Status::Exited(255))),
             Report::News(News::Ended(Status::Killed(Signal::KILL))),

@@ -9,8 +9,10 @@ mod lock_folder;
 mod run_id;
 mod setup;
 mod story;
+mod witness;
 
 use crate::deadlines::Deadlines;
+use crate::delivery::{COUNTED, Deliveries, Reach, Sent};
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
 use crate::lock::{Failure, Input, Lock, Output, Proof};
@@ -33,6 +35,7 @@ use run_id::RunId;
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
+use witness::Witness;
 
 /// How long a guard may take from its last word to its end.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -76,6 +79,8 @@ struct Run<'a> {
     proof: Option<Proof>,
     lease: Deadlines,
     guarding: Option<Guarding>,
+    deliveries: Deliveries,
+    witness: Option<Witness>,
     /// Guard and tree are being killed by ourselves.
     killing: bool,
     /// Why the lock was lost or revoked, and why it was gone after that.
@@ -104,6 +109,8 @@ impl<'a> Run<'a> {
             proof: None,
             lease: Deadlines::NEVER,
             guarding: None,
+            deliveries: Deliveries::default(),
+            witness: None,
             killing: false,
             lost: None,
             gone: None,
@@ -115,7 +122,7 @@ impl<'a> Run<'a> {
 
     fn drive(mut self) -> End {
         loop {
-            let wake = self.drain().min(self.supervisor.wake());
+            let wake = self.drain().min(self.supervisor.wake()).min(self.deliveries.wake());
             if let Some(end) = self.end {
                 self.see_off_the_guard();
                 return end;
@@ -152,6 +159,7 @@ impl<'a> Run<'a> {
             Some(Watched::new(self.signals.fd(), false)),
             self.timer.fd().map(|fd| Watched::new(fd, false)),
             line.map(|line| Watched::new(line.as_fd(), false)),
+            self.witness.as_ref().map(|witness| Watched::new(witness.line(), false)),
             self.link.watched(),
         ];
         let places = sources.each_ref().map(Option::is_some);
@@ -160,7 +168,7 @@ impl<'a> Run<'a> {
             self.log.say(Topic::Run, Level::Error, &format_args!("cannot poll: {error}"));
         }
         let mut ready = watched.iter().map(Watched::ready);
-        let [signalled, timed, reported, linked] = places.map(|watched| watched && ready.next().unwrap_or(false));
+        let [signalled, timed, reported, witnessed, linked] = places.map(|watched| watched && ready.next().unwrap_or(false));
         drop(watched);
         if timed {
             self.timer.clear();
@@ -171,11 +179,17 @@ impl<'a> Run<'a> {
         if signalled || reported {
             self.hear_signals();
         }
+        if witnessed {
+            self.hear_witness();
+        }
         if reported {
             self.listen();
         }
         // After the guard, which has done its part meanwhile if it was only we who were stopped.
         self.step(Event::Tick);
+        while let Some((sent, reach)) = self.deliveries.next(now()) {
+            self.signalled(sent, false, reach);
+        }
         if linked {
             let lock = &mut self.lock;
             self.link.ready(|input| lock.handle(input, now()));
@@ -255,7 +269,7 @@ impl<'a> Run<'a> {
         match action {
             Action::Start => self.start(),
             Action::Forward(signal) => self.order(Order::Forward(signal)),
-            Action::Stop { signal, dead_by } => self.order(Order::Stop { signal, dead_by }),
+            Action::Stop { signal, reach, dead_by } => self.order(Order::Stop { signal, reach, dead_by }),
             Action::KillAll => self.kill_all(),
             Action::KillAndReport => {
                 self.tell_stuck();
@@ -320,34 +334,52 @@ impl<'a> Run<'a> {
 
     /// Hears the guard out.
     fn listen(&mut self) {
-        while let Some(Guarding { line: Some(line), command, ended, .. }) = &mut self.guarding {
-            match line::next_report(line) {
-                Heard::Message(report) => {
-                    match report {
-                        Report::Started(pid) => {
-                            *command = Some(pid);
-                            descriptors::close_inherited();
-                        }
-                        Report::News(News::Ended(_)) => *ended = true,
-                        _ => {}
-                    }
-                    self.tell_report(report);
-                    match report {
-                        Report::Started(_) => self.step(Event::Started),
-                        Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
-                        Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
-                        Report::News(News::Obeyed) => self.step(Event::Obeyed),
-                        Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill, gone: false }),
-                        Report::News(News::TreeGone) => self.step(Event::TreeGone),
-                        Report::News(News::Stuck) => self.step(Event::Stuck),
-                    }
-                }
-                Heard::Nothing => return,
-                Heard::Closed => {
-                    self.forget_line();
-                    self.step(Event::GuardGone);
-                }
+        while self.hear_report() {}
+    }
+
+    /// Takes in the guard's next report, if there is one.
+    fn hear_report(&mut self) -> bool {
+        let Some(Guarding { line: Some(line), .. }) = &self.guarding else { return false };
+        match line::next_report(line) {
+            Heard::Message(report) => self.reported(report),
+            Heard::Nothing => return false,
+            Heard::Closed => {
+                self.forget_line();
+                self.step(Event::GuardGone);
             }
+        }
+        true
+    }
+
+    fn reported(&mut self, report: Report) {
+        if let Some(guarding) = &mut self.guarding {
+            match report {
+                Report::Started { command, .. } => {
+                    guarding.command = Some(command);
+                    descriptors::close_inherited();
+                }
+                Report::News(News::Ended(_)) => guarding.ended = true,
+                _ => {}
+            }
+        }
+        if let Report::News(News::Ended(_)) = report {
+            self.pass_on_what_was_held();
+        }
+        self.tell_report(report);
+        match report {
+            Report::Started { terminal, .. } => {
+                if terminal != Some(false) {
+                    self.witness = Witness::start(&self.signals).ok(); // without one, all is passed on
+                }
+                self.step(Event::Started);
+            }
+            Report::Witnessed(sent) => self.deliveries.witnessed(sent, Reach::Everywhere, now()),
+            Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
+            Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
+            Report::News(News::Obeyed) => self.step(Event::Obeyed),
+            Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill, gone: false }),
+            Report::News(News::TreeGone) => self.step(Event::TreeGone),
+            Report::News(News::Stuck) => self.step(Event::Stuck),
         }
     }
 
@@ -359,13 +391,54 @@ impl<'a> Run<'a> {
 
     fn hear_signals(&mut self) {
         while let Some(received) = self.signals.next() {
-            if received.signal == Signal::CHLD {
-                self.bury();
-                continue;
+            if self.command_starts() {
+                self.hear_report(); // a command that is there may have got the signal as well
             }
-            let event = Event::Signalled { signal: received.signal, typed: received.from_terminal };
-            self.tell_signal(&received);
-            self.step(event);
+            let sent = received.sent();
+            // A hangup of the terminal may have come to the leader of its session alone: there the witness is asked, too.
+            let typed = received.from_terminal && sent.signal != Signal::HUP;
+            if sent.signal == Signal::CHLD {
+                self.bury();
+            } else if typed {
+                self.signalled(sent, true, Reach::Group);
+            } else if !self.deliveries.is_repeat(sent, now()) {
+                if self.command_runs() && COUNTED.contains(&sent.signal) {
+                    self.deliveries.hold(sent, now());
+                } else {
+                    self.signalled(sent, false, Reach::Here);
+                }
+            }
+        }
+    }
+
+    fn hear_witness(&mut self) {
+        while let Some(witness) = &self.witness {
+            match witness.next() {
+                Heard::Message(Report::Witnessed(sent)) => self.deliveries.witnessed(sent, Reach::Group, now()),
+                Heard::Message(_) | Heard::Nothing => return,
+                Heard::Closed => self.witness = None,
+            }
+        }
+    }
+
+    fn signalled(&mut self, sent: Sent, typed: bool, reach: Reach) {
+        self.tell_signal(sent, typed);
+        self.step(Event::Signalled { signal: sent.signal, typed, reach });
+    }
+
+    fn command_starts(&self) -> bool {
+        matches!(self.guarding, Some(Guarding { line: Some(_), command: None, .. }))
+    }
+
+    fn command_runs(&self) -> bool {
+        matches!(self.guarding, Some(Guarding { line: Some(_), command: Some(_), ended: false, .. }))
+    }
+
+    /// The command has ended, and what was held back may be why.
+    fn pass_on_what_was_held(&mut self) {
+        self.witness = None;
+        while let Some((sent, reach)) = self.deliveries.take() {
+            self.signalled(sent, false, reach);
         }
     }
 
@@ -376,6 +449,7 @@ impl<'a> Run<'a> {
                 Reap::Ended(pid, _) => {
                     let news = self.files.as_mut().and_then(|files| files.ended(pid));
                     self.tell_lock(news);
+                    self.witness.iter_mut().for_each(|witness| witness.reaped(pid));
                     if let Some(guarding) = &mut self.guarding {
                         guarding.buried |= guarding.guard == pid;
                         guarding.ended |= guarding.command == Some(pid);
@@ -398,6 +472,7 @@ impl<'a> Run<'a> {
     /// The guard is gone, or does not do its duty: it dies, and its tree with it, in one pass. What a dead guard leaves behind is ours.
     fn kill_all(&mut self) {
         let tree = self.survivors();
+        self.witness = None;
         let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
         guarding.line = None;
         self.killing = true;

@@ -3,15 +3,14 @@
 
 use super::line::Report;
 use super::{Guarding, Run, now};
+use crate::delivery::Sent;
 use crate::guard::News;
 use crate::link::reason;
 use crate::lock::{Holder, Output};
 use crate::log::{Topic, complain};
 use crate::moment::Moment;
 use crate::plan::{End, Level, Lock, Status};
-use crate::signal::Signal;
 use crate::sys::process::Pid;
-use crate::sys::signals::Received;
 use crate::sys::{self, clock, tree};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -118,10 +117,10 @@ impl Run<'_> {
         let command = &self.plan.command.shown;
         let job = self.job();
         match report {
-            Report::Started(Pid(pid)) => {
+            Report::Started { command: Pid(pid), terminal } => {
                 self.marks.started = now();
                 self.say(Level::Info, &format_args!("Start subprocess: {command} (PID: {pid})"));
-                if !tree::has_proc() {
+                if terminal.is_none() {
                     self.say(
                         Level::Warning,
                         &"/proc is not mounted: a signal reaches only the command and its process group; KILL reaches all of its processes",
@@ -142,7 +141,7 @@ impl Run<'_> {
             }
             Report::News(News::Stuck) => self.tell_stuck(),
             Report::News(News::TreeGone) => self.say(Level::Info, &"nothing of the job is left"),
-            Report::News(News::Obeyed | News::LeaseOver) => {}
+            Report::News(News::Obeyed | News::LeaseOver) | Report::Witnessed(_) => {}
         }
     }
 
@@ -172,10 +171,9 @@ impl Run<'_> {
         names.join(", ")
     }
 
-    pub(super) fn tell_signal(&mut self, received: &Received) {
-        let Received { signal, from_terminal, sender } = *received;
-        let by = if from_terminal { "terminal".into() } else { format!("process {sender}") };
-        let word = if matches!(signal, Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT) { "Stop work by" } else { "Got" };
+    pub(super) fn tell_signal(&mut self, Sent { signal, sender }: Sent, typed: bool) {
+        let by = if typed { "terminal".into() } else { format!("process {sender}") };
+        let word = if signal.ends() { "Stop work by" } else { "Got" };
         self.say(Level::Info, &format_args!("{word} {signal} (from {by})"));
     }
 

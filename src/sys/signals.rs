@@ -4,6 +4,7 @@ use super::disposition::{self, Disposition};
 use super::inherited::Inherited;
 use super::mask::Mask;
 use super::{check, entry, listen_pid, opened, process};
+use crate::delivery::{COUNTED, Sent};
 use crate::plan::Status;
 use crate::signal::Signal;
 use std::ffi::c_ulong;
@@ -31,10 +32,17 @@ pub struct Signals {
 pub struct Received {
     /// Which.
     pub signal: Signal,
-    /// Whether the kernel sent it, as for a key typed at the terminal: then the command, in the same process group, has got it as well.
+    /// Whether the kernel sent it, as for a key typed at the terminal.
     pub from_terminal: bool,
     /// Process that sent it; 0 if none did, or none that this process can see.
     pub sender: i32,
+}
+
+impl Received {
+    /// What was sent by whom.
+    pub fn sent(&self) -> Sent {
+        Sent { signal: self.signal, sender: self.sender }
+    }
 }
 
 impl Signals {
@@ -54,11 +62,19 @@ impl Signals {
         Ok(Signals { file: readable(&mask)?, inherited })
     }
 
-    /// For the guard, after fork: only the ends of children are heard, and nothing that can be blocked disturbs. The command is still
-    /// handed what was found on entry.
-    pub fn watch_children_only(&self) -> io::Result<Signals> {
+    /// For the guard, after fork: the ends of children are heard, and signals as by a witness. The command is still handed what was found on entry.
+    pub fn guard(&self) -> io::Result<Signals> {
+        self.witness_and(&[Signal::CHLD])
+    }
+
+    /// For a process that only says what it was sent, after fork: nothing that can be blocked disturbs it.
+    pub fn witness(&self) -> io::Result<Signals> {
+        self.witness_and(&[])
+    }
+
+    fn witness_and(&self, others: &[Signal]) -> io::Result<Signals> {
         Mask::of(HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES)).block()?;
-        Ok(Signals { file: readable(&Mask::of([Signal::CHLD]))?, inherited: self.inherited })
+        Ok(Signals { file: readable(&Mask::of(COUNTED.iter().chain(others).copied()))?, inherited: self.inherited })
     }
 
     /// To be watched for reading.
@@ -127,6 +143,7 @@ mod tests {
     use super::super::process::{Fork, Pid, fork, kill, own_pid, wait};
     use super::super::testing::{check_in_child, in_child};
     use super::*;
+    use std::collections::HashSet;
 
     #[test]
     fn a_signal_is_read_with_its_sender() {
@@ -157,16 +174,18 @@ mod tests {
     }
 
     #[test]
-    fn the_guard_hears_of_children_and_survives_the_rest() {
-        check_in_child(|| {
-            disposition::set(Signal::HUP, Disposition::Ignored).unwrap();
-            let signals = Signals::take().unwrap().watch_children_only().unwrap();
-            for signal in HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES).chain([Signal::CHLD]) {
-                kill(own_pid(), signal).unwrap();
-            }
-            assert_eq!(signals.next().map(|received| received.signal), Some(Signal::CHLD));
-            assert_eq!(signals.next(), None);
-        });
+    fn guard_and_witness_hear_what_they_were_sent_and_survive_it() {
+        type Other = fn(&Signals) -> io::Result<Signals>;
+        for (other, expected) in [(Signals::guard as Other, &[Signal::CHLD][..]), (Signals::witness as Other, &[])] {
+            check_in_child(|| {
+                let signals = other(&Signals::take().unwrap()).unwrap();
+                for signal in HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES).chain([Signal::CHLD]) {
+                    kill(own_pid(), signal).unwrap();
+                }
+                let heard: HashSet<Signal> = std::iter::from_fn(|| signals.next()).map(|received| received.signal).collect();
+                assert_eq!(heard, COUNTED.iter().chain(expected).copied().collect());
+            });
+        }
     }
 
     #[test]

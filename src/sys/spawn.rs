@@ -28,6 +28,7 @@ struct Orders<'a> {
     listen_pid: Option<&'a ListenPid>,
     inherited: Inherited,
     death_signal: Option<Signal>,
+    own_group: bool,
     parent: Pid,
     /// Why it is not executed: errno.
     failure: AtomicI32,
@@ -38,7 +39,14 @@ pub type Variable<'a> = (&'a str, Option<String>);
 
 /// Starts a program that is looked for on PATH, with our environment but for these variables, and what else we were started with: [`Inherited`],
 /// and all descriptors that are not close-on-exec. It gets `death_signal` when we die; if we are dead already, it is not begun: ESRCH.
-pub fn spawn(words: &[OsString], variables: &[Variable], inherited: Inherited, death_signal: Option<Signal>) -> io::Result<Pid> {
+/// `own_group`: it leads a process group of its own.
+pub fn spawn(
+    words: &[OsString],
+    variables: &[Variable],
+    inherited: Inherited,
+    death_signal: Option<Signal>,
+    own_group: bool,
+) -> io::Result<Pid> {
     let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let set = variables.iter().filter_map(|(name, value)| value.as_ref().map(|value| CString::new(format!("{name}={value}"))));
     let set: Vec<CString> = set.collect::<Result<_, _>>()?;
@@ -50,6 +58,7 @@ pub fn spawn(words: &[OsString], variables: &[Variable], inherited: Inherited, d
         listen_pid: listen_pid.as_ref(),
         inherited,
         death_signal,
+        own_group,
         parent: process::own_pid(),
         failure: AtomicI32::new(0),
     };
@@ -73,12 +82,16 @@ pub fn spawn(words: &[OsString], variables: &[Variable], inherited: Inherited, d
 /// The child.
 extern "C" fn execute(orders: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes its orders, and waits while we use them.
-    let Orders { words, environment, listen_pid, inherited, death_signal, parent, failure } =
+    let Orders { words, environment, listen_pid, inherited, death_signal, own_group, parent, failure } =
         unsafe { &*orders.cast_const().cast::<Orders>() };
+    if *own_group {
+        process::own_group(); // while signals are still blocked
+    }
     if let Some(variable) = listen_pid {
         variable.set(process::own_pid());
     }
     let ready = process::die_with_parent(*death_signal, *parent).and_then(|()| inherited.restore_for_exec());
+
     let error = ready.err().unwrap_or_else(|| {
         // SAFETY: execvpe(3) reads strings and two arrays that a null pointer ends.
         unsafe { libc::execvpe(words[0], words.as_ptr(), environment.as_ptr()) };
@@ -175,9 +188,9 @@ mod tests {
     fn a_command_begins_as_we_did() {
         if env::var_os(MIDDLE).is_some() {
             let signals = Signals::take().unwrap();
-            let guard = signals.watch_children_only().unwrap();
+            let guard = signals.guard().unwrap();
             for witness in WITNESSES {
-                let child = spawn(&owned(witness), &[], guard.inherited(), Some(Signal::KILL)).unwrap();
+                let child = spawn(&owned(witness), &[], guard.inherited(), Some(Signal::KILL), false).unwrap();
                 assert_eq!(process::wait(child).unwrap(), Status::Exited(0));
             }
             return;
@@ -193,7 +206,7 @@ mod tests {
         let ours: Vec<_> = env::vars_os().collect();
         let [replaced, removed] = [0, 1].map(|index| ours[index].0.to_str().unwrap());
         let variables = [("ADDED", Some("a = b".into())), (replaced, Some("new".into())), (removed, None), ("NEVER_SET", None)];
-        let child = spawn(&owned(&["/bin/sleep", "60"]), &variables, plain(), None).unwrap();
+        let child = spawn(&owned(&["/bin/sleep", "60"]), &variables, plain(), None, false).unwrap();
         let look = || std::fs::read(format!("/proc/{child}/environ")).unwrap();
         let found = std::iter::repeat_with(look).find(|found| !found.is_empty()).unwrap(); // in the middle of exec there is none
         process::kill(child, Signal::KILL).unwrap();
@@ -207,9 +220,9 @@ mod tests {
     fn a_command_that_cannot_be_run_is_told_by_errno_and_leaves_no_child() {
         check_in_child(|| {
             for (word, errno) in [("/nonexistent", libc::ENOENT), ("nonexistent", libc::ENOENT), ("/", libc::EACCES)] {
-                assert_eq!(spawn(&owned(&[word]), &[], plain(), None).unwrap_err().raw_os_error(), Some(errno), "{word}");
+                assert_eq!(spawn(&owned(&[word]), &[], plain(), None, false).unwrap_err().raw_os_error(), Some(errno), "{word}");
             }
-            assert_eq!(spawn(&owned(&["a\0b"]), &[], plain(), None).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(spawn(&owned(&["a\0b"]), &[], plain(), None, false).unwrap_err().kind(), io::ErrorKind::InvalidInput);
             assert_eq!(process::reap(), process::Reap::NoChildren);
         });
     }
@@ -218,7 +231,7 @@ mod tests {
     fn a_hundred_thousand_words_arrive() {
         let mut words = vec!["sh", "-c", "[ $# = 100000 ]", "sh"];
         words.resize(100_004, "x");
-        let child = spawn(&owned(&words), &[], plain(), None).unwrap();
+        let child = spawn(&owned(&words), &[], plain(), None, false).unwrap();
         assert_eq!(process::wait(child).unwrap(), Status::Exited(0));
     }
 }

@@ -1,32 +1,44 @@
 //! How this process shows in ps: its name, and its arguments, which are a stretch of its memory that the kernel remembers the bounds of.
 
-use super::file;
 use super::tree::LONGEST_STAT;
+use super::{file, process};
 use std::ffi::CString;
 use std::ops::Range;
 use std::{ptr, slice};
 
 /// Changes what ps shows of this process; where the kernel does not tell where the arguments lie, only the name. After that
-/// `std::env::args` has nothing sensible to say.
-pub fn rename(title: &str) {
+/// `std::env::args` has nothing sensible to say. Returns whether the session has a terminal, which stands in the same line of /proc; `None` if
+/// that is not there, or is another process namespace's.
+pub fn rename(title: &str) -> Option<bool> {
     if let Ok(name) = CString::new(title) {
         // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
     let mut buffer = [0; LONGEST_STAT];
-    let line = file::read_start("/proc/self/stat", &mut buffer);
-    if let Some(bounds) = line.ok().and_then(|line| arguments(&String::from_utf8_lossy(line))) {
+    let line = String::from_utf8_lossy(file::read_start("/proc/self/stat", &mut buffer).ok()?);
+    if line.split(' ').next() != Some(&process::own_pid().to_string()) {
+        return None;
+    }
+    if let Some(bounds) = arguments(&line) {
         let start = ptr::with_exposed_provenance_mut(bounds.start);
         // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack, writable, and there for good. std reads
         // them in `args`, by copying, and nothing else refers to them.
         overwrite(unsafe { slice::from_raw_parts_mut(start, bounds.len()) }, title);
     }
+    fields(&line)?.nth(TERMINAL - 3).map(|terminal| terminal != "0")
+}
+
+/// Which field of /proc/PID/stat is the device of the controlling terminal.
+const TERMINAL: usize = 7;
+
+/// The fields after the name, from 3, "state", on.
+fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    stat.rsplit_once(')').map(|(_, after_name)| after_name.split_ascii_whitespace())
 }
 
 /// Where the arguments lie: fields 48 and 49 of /proc/PID/stat. `None` where they are hidden (zeros) or older than Linux 3.5.
 fn arguments(stat: &str) -> Option<Range<usize>> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_ascii_whitespace().skip(48 - 3).map(str::parse);
+    let mut fields = fields(stat)?.skip(48 - 3).map(str::parse);
     let bounds = fields.next()?.ok()?..fields.next()?.ok()?;
     (bounds.start != 0 && !bounds.is_empty()).then_some(bounds)
 }

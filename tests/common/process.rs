@@ -40,6 +40,11 @@ pub fn group(pid: i32) -> Option<i32> {
     stat(pid)?.get(2)?.parse().ok()
 }
 
+/// Whether its session has a controlling terminal.
+pub fn has_terminal(pid: i32) -> bool {
+    stat(pid).and_then(|fields| fields.get(4).cloned()).is_some_and(|device| device != "0")
+}
+
 /// The name that `ps -o comm` shows.
 pub fn name(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
