@@ -23,7 +23,7 @@
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `local`; `host`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
-//!    `call`; `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
+//!    `call`; `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
 //!    changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
 //!    `any_order`; `lease`, `refusal`, `state`, `status`, `metrics`).

@@ -238,7 +238,7 @@ proptest! {
         let version = if old { Version::Http10 } else { Version::Http11 };
         let reply = Reply::new(status, "text/plain; charset=utf-8", body.clone()).with("X-Lock-Token", token);
         let mut written = Vec::new();
-        reply.write(Terms { version, head_only: false, keep_alive }, &mut written);
+        reply.write(Terms { version, head_only: false, keep_alive }, "Sun, 06 Nov 1994 08:49:37 GMT", &mut written);
         let (read, length) = Reply::read(&written, false).expect("it is well-formed").expect("it is whole");
         let token = token.to_string();
         prop_assert_eq!((read.header("x-lock-token"), read.header("content-type")), (Some(token.as_str()), Some("text/plain; charset=utf-8")));

@@ -142,6 +142,7 @@ fn head_is_answered_like_get_and_changes_nothing() {
         connection.say(&format!("HEAD /{call}/?host=me&pool=pool1 HTTP/1.1\r\nConnection: close\r\n\r\n"));
         let said = connection.rest();
         assert!(said.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n") && said.ends_with("\r\n\r\n"), "{said:?}");
+        assert!(said.contains("\r\nDate: ") && said.contains(" GMT\r\n"), "{said:?}");
     }
     assert_eq!(server.call("get", "them", "pool1"), "YES");
     let mut connection = server.connect();

@@ -326,7 +326,7 @@ mod tests {
 
     fn reply(body: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
-        Reply::new(200, "text/html", body).write(Terms::UNREADABLE, &mut bytes);
+        Reply::new(200, "text/html", body).write(Terms::UNREADABLE, "", &mut bytes);
         bytes
     }
 

@@ -6,12 +6,14 @@
 
 mod body;
 pub mod call;
+mod date;
 mod head;
 mod malformed;
 mod percent;
 mod reply;
 mod request;
 
+pub use date::date;
 pub use head::Version;
 pub use malformed::Malformed;
 pub use reply::Reply;

@@ -74,8 +74,8 @@ impl Reply {
         Reply { keep_alive: false, ..Reply::new(why.status(), "text/plain", why.to_string()) }
     }
 
-    /// Appends it, on the terms of the request that it answers.
-    pub fn write(&self, terms: Terms, out: &mut Vec<u8>) {
+    /// Appends it, on the terms of the request that it answers, with the date of now.
+    pub fn write(&self, terms: Terms, date: &str, out: &mut Vec<u8>) {
         let fields: String = self.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let connection = match (terms.version, self.keep_alive && terms.keep_alive) {
             (_, false) => "Connection: close\r\n",
@@ -84,7 +84,7 @@ impl Reply {
         };
         let (version, status, reason, length) = (terms.version.name(), self.status, &self.reason, self.body.len());
         // No cache in between may give one host the answer to another.
-        let own = format!("Cache-Control: no-store\r\nContent-Length: {length}\r\n{connection}");
+        let own = format!("Date: {date}\r\nCache-Control: no-store\r\nContent-Length: {length}\r\n{connection}");
         out.extend_from_slice(format!("{version} {status} {reason}\r\n{fields}{own}\r\n").as_bytes());
         if !terms.head_only {
             out.extend_from_slice(&self.body);
@@ -148,6 +148,8 @@ fn reason(status: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     use crate::http::malformed::Malformed::{Cut, LongHead};
 
     /// The reply that these bytes are, all of them.
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn a_reply_is_written_on_the_terms_of_the_request() {
         let yes = Reply::new(200, "text/html", "YES").with("X-Lock-Token", 7);
-        let fields = "Content-Type: text/html\r\nX-Lock-Token: 7\r\nCache-Control: no-store\r\nContent-Length: 3\r\n";
+        let fields = "Content-Type: text/html\r\nX-Lock-Token: 7\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nCache-Control: no-store\r\nContent-Length: 3\r\n";
         let of = |version, head_only, keep_alive| Terms { version, head_only, keep_alive };
         for (terms, start, end) in [
             (of(Version::Http11, false, true), "HTTP/1.1", "\r\nYES"),
@@ -242,7 +244,7 @@ mod tests {
             (of(Version::Http10, true, false), "HTTP/1.0", "Connection: close\r\n\r\n"),
         ] {
             let mut out = b"before".to_vec();
-            yes.write(terms, &mut out);
+            yes.write(terms, DATE, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), format!("before{start} 200 OK\r\n{fields}{end}"), "{terms:?}");
         }
     }
@@ -250,13 +252,13 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_and_the_connection_ends() {
         let mut out = Vec::new();
-        Reply::refusing(&LongHead).write(Terms::UNREADABLE, &mut out);
+        Reply::refusing(&LongHead).write(Terms::UNREADABLE, DATE, &mut out);
         let reply = whole(str::from_utf8(&out).unwrap(), false);
         assert_eq!((reply.status, reply.reason.as_str(), reply.keep_alive), (431, "Request Header Fields Too Large", false));
         assert_eq!(reply.body, LongHead.to_string().as_bytes());
         let kept = Terms { keep_alive: true, ..Terms::UNREADABLE };
         out.clear();
-        Reply::refusing(&Cut).write(kept, &mut out);
+        Reply::refusing(&Cut).write(kept, DATE, &mut out);
         assert!(!whole(str::from_utf8(&out).unwrap(), false).keep_alive);
     }
 }

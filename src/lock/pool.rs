@@ -709,14 +709,14 @@ mod tests {
             let mut bytes = Vec::new();
             let yes = |token| Reply::new(200, "text/html", "YES").with("X-Lock-Token", token);
             match does {
-                Says(_, word) => Reply::new(200, "text/html", word).write(Terms::UNREADABLE, &mut bytes),
+                Says(_, word) => Reply::new(200, "text/html", word).write(Terms::UNREADABLE, "", &mut bytes),
                 Lends(_, token, ms) => {
-                    yes(token).with("X-Lock-Expires", Duration::from_millis(ms).as_secs_f64()).write(Terms::UNREADABLE, &mut bytes);
+                    yes(token).with("X-Lock-Expires", Duration::from_millis(ms).as_secs_f64()).write(Terms::UNREADABLE, "", &mut bytes);
                 }
-                Tells(_, token, expires) => yes(token).with("X-Lock-Expires", expires).write(Terms::UNREADABLE, &mut bytes),
-                Gives(_, token) => yes(token).write(Terms::UNREADABLE, &mut bytes),
+                Tells(_, token, expires) => yes(token).with("X-Lock-Expires", expires).write(Terms::UNREADABLE, "", &mut bytes),
+                Gives(_, token) => yes(token).write(Terms::UNREADABLE, "", &mut bytes),
                 Revokes(_) => {
-                    Reply::new(200, "text/html", "NO").with("X-Lock-Revoked", 1).write(Terms::UNREADABLE, &mut bytes);
+                    Reply::new(200, "text/html", "NO").with("X-Lock-Revoked", 1).write(Terms::UNREADABLE, "", &mut bytes);
                 }
                 Resets(_) => self.lock.handle(Input::Disconnected(Some("connection reset by peer".into())), self.now),
                 _ => self.lock.handle(Input::Disconnected(None), self.now),
@@ -1265,7 +1265,7 @@ mod tests {
     fn a_place_is_not_begun_with_after_its_time() {
         let mut lock = Pool::new(options(), at(0), at(0));
         let mut bytes = Vec::new();
-        Reply::new(200, "", "YES").with("X-Lock-Expires", 30).write(Terms::UNREADABLE, &mut bytes);
+        Reply::new(200, "", "YES").with("X-Lock-Expires", 30).write(Terms::UNREADABLE, "", &mut bytes);
         for _ in ["wait", "renew"] {
             assert_eq!(lock.poll(at(0)), Output::Connect(0));
             lock.handle(Input::Connected, at(0));

@@ -1,8 +1,8 @@
 //! One connection's talk in HTTP, without I/O: requests in, one at a time, and replies out, in order. While one is being answered the next is
 //! not read, so that whoever asks faster than they listen waits in their own host's memory and not in ours.
 
-use crate::http::{LONGEST_REQUEST, Reply, Request, Terms};
-use std::time::Duration;
+use crate::http::{LONGEST_REQUEST, Reply, Request, Terms, date};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// From the first byte of a request to its last; and from a connection's begin to its first byte.
 pub(super) const REQUEST: Duration = Duration::from_secs(10);
@@ -177,7 +177,8 @@ impl Dialogue {
     }
 
     fn say(&mut self, reply: &Reply, terms: Terms) {
-        reply.write(terms, &mut self.output);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        reply.write(terms, &date(now), &mut self.output);
     }
 
     /// What is to be sent.

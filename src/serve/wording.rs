@@ -200,7 +200,7 @@ mod tests {
 
     fn said(reply: &Reply) -> String {
         let mut out = Vec::new();
-        reply.write(Terms::UNREADABLE, &mut out);
+        reply.write(Terms::UNREADABLE, "", &mut out);
         String::from_utf8(out).unwrap()
     }
 
