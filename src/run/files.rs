@@ -101,7 +101,7 @@ impl Files {
             Fork::Parent(helper) => self.helpers.push((helper, index)),
             Fork::Child => {
                 descriptors::close_inherited();
-                process::rename("lock-waiter");
+                process::rename("lock-waiter", process::own_pid());
                 let waited = process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(file, How::WhenFree));
                 process::leave(u8::from(waited.is_err()))
             }

@@ -62,7 +62,8 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let timer = Timer::new()?;
     // Without a terminal the command leads a process group of its own, so that a signal to ours reaches it only through us, once. With one it stays
     // in ours, for job control and Ctrl-C; there a witness says what has come to the group.
-    let terminal = process::rename(NAME);
+    let own = process::own_pid();
+    let terminal = process::rename(NAME, own);
     if Moment(clock::since_boot()) >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
         line::report(line, Report::News(News::LeaseOver));
@@ -72,7 +73,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     // If guard and zk-flock die together, nobody is left to be gentle.
     let death_signal = job.death_signal.map(|_| Signal::KILL);
     let variables = job.environment.as_ref().map_or(&[][..], |variables| variables);
-    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal, terminal == Some(false))?;
+    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal, own, terminal == Some(false))?;
     line::report(line, Report::Started { command, terminal });
     // Only now, because the command inherits what zk-flock did; and at once, because a pipe must end when the command closes it.
     let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
@@ -80,8 +81,13 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
     // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();
+    // What came until now may have come to the group that we were in, and says nothing of a control group.
+    let mut ended = false;
+    while let Some(received) = heard.next() {
+        ended |= received.signal == Signal::CHLD;
+    }
     let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
-    Watch {
+    let mut watch = Watch {
         program: job.program,
         guard,
         command: Some(command),
@@ -91,8 +97,11 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         told: Vec::new(),
         killing: false,
         left: false,
+    };
+    if ended {
+        watch.reap();
     }
-    .keep(&heard, timer);
+    watch.keep(&heard, timer);
     Ok(())
 }
 

@@ -66,7 +66,7 @@ impl Drop for Witness {
 fn watch(line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     file::close_from_other_than(&[line.as_fd()]);
     let signals = signals.witness()?;
-    process::rename(NAME);
+    process::rename(NAME, process::own_pid());
     loop {
         poll::wait(&mut [Watched::new(signals.fd(), false), Watched::new(line.as_fd(), false)], None)?;
         while let Some(received) = signals.next() {

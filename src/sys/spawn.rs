@@ -39,12 +39,13 @@ pub type Variable<'a> = (&'a str, Option<String>);
 
 /// Starts a program that is looked for on PATH, with our environment but for these variables, and what else we were started with: [`Inherited`],
 /// and all descriptors that are not close-on-exec. It gets `death_signal` when we die; if we are dead already, it is not begun: ESRCH.
-/// `own_group`: it leads a process group of its own.
+/// `parent`: this process. `own_group`: it leads a process group of its own.
 pub fn spawn(
     words: &[OsString],
     variables: &[Variable],
     inherited: Inherited,
     death_signal: Option<Signal>,
+    parent: Pid,
     own_group: bool,
 ) -> io::Result<Pid> {
     let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
@@ -59,7 +60,7 @@ pub fn spawn(
         inherited,
         death_signal,
         own_group,
-        parent: process::own_pid(),
+        parent,
         failure: AtomicI32::new(0),
     };
     let mut stack = Vec::<u128>::with_capacity((STACK + size_of_val(&orders.words[..])) / size_of::<u128>());
@@ -190,7 +191,7 @@ mod tests {
             let signals = Signals::take().unwrap();
             let guard = signals.guard().unwrap();
             for witness in WITNESSES {
-                let child = spawn(&owned(witness), &[], guard.inherited(), Some(Signal::KILL), false).unwrap();
+                let child = spawn(&owned(witness), &[], guard.inherited(), Some(Signal::KILL), process::own_pid(), false).unwrap();
                 assert_eq!(process::wait(child).unwrap(), Status::Exited(0));
             }
             return;
@@ -206,7 +207,7 @@ mod tests {
         let ours: Vec<_> = env::vars_os().collect();
         let [replaced, removed] = [0, 1].map(|index| ours[index].0.to_str().unwrap());
         let variables = [("ADDED", Some("a = b".into())), (replaced, Some("new".into())), (removed, None), ("NEVER_SET", None)];
-        let child = spawn(&owned(&["/bin/sleep", "60"]), &variables, plain(), None, false).unwrap();
+        let child = spawn(&owned(&["/bin/sleep", "60"]), &variables, plain(), None, process::own_pid(), false).unwrap();
         let look = || std::fs::read(format!("/proc/{child}/environ")).unwrap();
         let found = std::iter::repeat_with(look).find(|found| !found.is_empty()).unwrap(); // in the middle of exec there is none
         process::kill(child, Signal::KILL).unwrap();
@@ -220,9 +221,16 @@ mod tests {
     fn a_command_that_cannot_be_run_is_told_by_errno_and_leaves_no_child() {
         check_in_child(|| {
             for (word, errno) in [("/nonexistent", libc::ENOENT), ("nonexistent", libc::ENOENT), ("/", libc::EACCES)] {
-                assert_eq!(spawn(&owned(&[word]), &[], plain(), None, false).unwrap_err().raw_os_error(), Some(errno), "{word}");
+                assert_eq!(
+                    spawn(&owned(&[word]), &[], plain(), None, process::own_pid(), false).unwrap_err().raw_os_error(),
+                    Some(errno),
+                    "{word}"
+                );
             }
-            assert_eq!(spawn(&owned(&["a\0b"]), &[], plain(), None, false).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(
+                spawn(&owned(&["a\0b"]), &[], plain(), None, process::own_pid(), false).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
             assert_eq!(process::reap(), process::Reap::NoChildren);
         });
     }
@@ -231,7 +239,7 @@ mod tests {
     fn a_hundred_thousand_words_arrive() {
         let mut words = vec!["sh", "-c", "[ $# = 100000 ]", "sh"];
         words.resize(100_004, "x");
-        let child = spawn(&owned(&words), &[], plain(), None, false).unwrap();
+        let child = spawn(&owned(&words), &[], plain(), None, process::own_pid(), false).unwrap();
         assert_eq!(process::wait(child).unwrap(), Status::Exited(0));
     }
 }

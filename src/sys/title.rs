@@ -1,22 +1,23 @@
 //! How this process shows in ps: its name, and its arguments, which are a stretch of its memory that the kernel remembers the bounds of.
 
+use super::file;
+use super::process::Pid;
 use super::tree::LONGEST_STAT;
-use super::{file, process};
 use std::ffi::CString;
 use std::ops::Range;
 use std::{ptr, slice};
 
-/// Changes what ps shows of this process; where the kernel does not tell where the arguments lie, only the name. After that
+/// Changes what ps shows of this process, `own`; where the kernel does not tell where the arguments lie, only the name. After that
 /// `std::env::args` has nothing sensible to say. Returns whether the session has a terminal, which stands in the same line of /proc; `None` if
 /// that is not there, or is another process namespace's.
-pub fn rename(title: &str) -> Option<bool> {
+pub fn rename(title: &str, own: Pid) -> Option<bool> {
     if let Ok(name) = CString::new(title) {
         // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
     let mut buffer = [0; LONGEST_STAT];
     let line = String::from_utf8_lossy(file::read_start("/proc/self/stat", &mut buffer).ok()?);
-    if line.split(' ').next() != Some(&process::own_pid().to_string()) {
+    if line.split(' ').next() != Some(own.to_string().as_str()) {
         return None;
     }
     if let Some(bounds) = arguments(&line) {
@@ -52,6 +53,7 @@ fn overwrite(arguments: &mut [u8], title: &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::process::own_pid;
     use super::super::testing::check_in_child;
     use super::*;
     use std::fs;
@@ -59,8 +61,8 @@ mod tests {
     #[test]
     fn ps_shows_the_new_name_and_no_argument() {
         check_in_child(|| {
-            rename("guard (a) of tests");
-            rename("lock-guard");
+            rename("guard (a) of tests", own_pid());
+            rename("lock-guard", own_pid());
             assert_eq!(fs::read_to_string("/proc/self/comm").unwrap(), "lock-guard\n");
             assert_eq!(fs::read_to_string("/proc/self/cmdline").unwrap().trim_end_matches('\0'), "lock-guard");
         });
