@@ -1,4 +1,4 @@
-//! One non-blocking TCP connection to one of several addresses, with its outgoing bytes. It decides nothing: what happens to it is told as the
+//! One non-blocking TCP connection, with its outgoing bytes. It decides nothing: what happens to it is told as the
 //! lock's inputs.
 
 use crate::lock::Input;
@@ -21,17 +21,17 @@ const PROBES: u8 = 3;
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// How far a connection is.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
+    #[default]
     Closed,
     Connecting(TcpStream),
     Open(TcpStream),
 }
 
-/// A connection, or the want of one.
-#[derive(Debug)]
+/// A connection, or the want of one: none yet.
+#[derive(Debug, Default)]
 pub struct Link {
-    addresses: Vec<SocketAddr>,
     state: State,
     /// Not yet taken by the kernel. Bounded by what a session has unanswered.
     outgoing: Vec<u8>,
@@ -40,11 +40,6 @@ pub struct Link {
 }
 
 impl Link {
-    /// No connection yet to any of these.
-    pub fn new(addresses: Vec<SocketAddr>) -> Link {
-        Link { addresses, state: State::Closed, outgoing: Vec::new(), watching: false }
-    }
-
     /// For who may have to wait for long without a word: a peer that is switched off, or cut off, is noticed all the same; and if we end while it
     /// has something of ours to do, or had not heard of it yet, it leaves that undone.
     #[must_use]
@@ -52,10 +47,10 @@ impl Link {
         Link { watching: true, ..self }
     }
 
-    /// Begins to connect to the address with this index, in place of any other connection.
-    pub fn connect(&mut self, index: usize) -> Result<(), String> {
+    /// Begins to connect to this address, in place of any other connection.
+    pub fn connect(&mut self, address: SocketAddr) -> Result<(), String> {
         self.close();
-        let stream = socket::connect(self.addresses[index]).map_err(|error| reason(&error))?;
+        let stream = socket::connect(address).map_err(|error| reason(&error))?;
         if self.watching {
             // Where that cannot be had, a peer that says good-bye must do.
             let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES)

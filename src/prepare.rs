@@ -3,7 +3,7 @@
 
 mod names;
 
-pub use names::{OwnName, Servers, resolve};
+pub use names::{Names, OwnName, Search, resolve, resolve_patiently};
 
 use crate::cli::shell;
 use crate::log::{Log, Topic};

@@ -7,6 +7,7 @@ use common::capture::{hex, pieces};
 use common::client::framed;
 use common::proxy::From;
 use proptest::prelude::*;
+use zk_flock::endpoint::Endpoint;
 use zk_flock::moment::Moment;
 use zk_flock::plan::Auth;
 use zk_flock::zookeeper::code::{Code, flag, operation};
@@ -37,9 +38,11 @@ fn look() -> Request {
 
 /// A session that has a connection and has been asked for these.
 fn greeting(requests: &[Request]) -> Session {
-    let mut session = Session::new(vec!["server".into()], 15 * SECOND, Some(auth()), NOW);
+    let server = Endpoint { name: "server".into(), address: ([192, 0, 2, 1], 2181).into() };
+    let address = server.address;
+    let mut session = Session::new(vec![server], 15 * SECOND, Some(auth()), NOW);
     session.tick(NOW);
-    assert_eq!(session.step(), Some(Step::Connect(0)));
+    assert_eq!(session.step(), Some(Step::Connect(address)));
     session.connected(NOW);
     for request in requests {
         session.ask(request.clone(), NOW);

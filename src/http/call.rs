@@ -2,9 +2,11 @@
 //! moments in, bytes and news out. It knows nothing of locks.
 
 use super::{Malformed, Reply};
+use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Pauses between rounds over all addresses: the first, and the longest; each is twice the one before. A fleet whose server is away is to leave it
@@ -33,8 +35,8 @@ pub enum News {
     },
     /// An attempt has failed, and there will be another.
     Failed {
-        /// Index of its address.
-        address: usize,
+        /// How its address is called.
+        server: String,
         /// Why.
         fault: Fault,
     },
@@ -43,8 +45,8 @@ pub enum News {
 /// What is to be done with the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Connect to the address with this index.
-    Connect(usize),
+    /// Connect to this address.
+    Connect(SocketAddr),
     /// Send these bytes, all of them.
     Send(Vec<u8>),
     /// Say that nothing more will be sent, and go on reading.
@@ -98,8 +100,8 @@ enum Phase {
 /// One request after another.
 #[derive(Debug)]
 pub struct Caller {
-    /// How each address is called in a message.
-    servers: Vec<String>,
+    /// The server's addresses, and how messages call them. Never empty.
+    servers: Vec<Endpoint>,
     /// Why each was given up last.
     faults: Vec<Option<Fault>>,
     /// Address of this attempt, or of the last one. Who has answered is asked again: others may know nothing of us.
@@ -119,7 +121,7 @@ pub struct Caller {
 
 impl Caller {
     /// For a server at these addresses, of which there is at least one; so far it was not to be reached since `began`.
-    pub fn new(servers: Vec<String>, began: Moment) -> Caller {
+    pub fn new(servers: Vec<Endpoint>, began: Moment) -> Caller {
         Caller {
             faults: vec![None; servers.len()],
             servers,
@@ -176,13 +178,50 @@ impl Caller {
         self.away
     }
 
+    /// Since when no address could be reached, if one is wanted. A request that is left alone until it is answered has reached the server.
+    pub fn unreached(&self) -> Option<Moment> {
+        match self.phase {
+            Phase::Idle => None,
+            Phase::Asked { .. } if self.patience == Duration::MAX => None,
+            _ => self.away,
+        }
+    }
+
+    /// Names were looked up again: these are the server's addresses from now on. Whether that changes anything. An address that was asked stays until it
+    /// has answered or failed; an attempt to connect to one that is no longer listed ends.
+    pub fn relist(&mut self, found: Vec<Endpoint>, now: Moment) -> bool {
+        let Some(mut servers) = endpoint::relisted(&self.servers, found) else { return false };
+        let current = self.servers[self.server].clone();
+        let position = endpoint::position(&servers, current.address);
+        match self.phase {
+            Phase::Connecting { .. } if position.is_none() => {
+                self.steps.push_back(Step::Abandon);
+                self.phase = Phase::Down { retry: now };
+            }
+            Phase::Down { retry } if self.attempts > 0 => self.phase = Phase::Down { retry: retry.min(now) },
+            Phase::Asked { .. } if position.is_none() => servers.push(current),
+            _ => {}
+        }
+        let stays = self.attempts == 0 || matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. });
+        let last = servers.len() - 1;
+        self.attempts = self.attempts / self.servers.len() * servers.len(); // as many rounds as before
+        let fault = |server: &Endpoint| endpoint::position(&self.servers, server.address).and_then(|old| self.faults[old].clone());
+        self.faults = servers.iter().map(fault).collect();
+        self.server = match self.phase {
+            Phase::Asked { .. } => position.unwrap_or(last),
+            _ => position.filter(|_| stays).unwrap_or(0),
+        };
+        self.servers = servers;
+        true
+    }
+
     /// Each address that was tried, and why it was given up: `dx:9889: connection refused`.
     pub fn faults(&self, now: Moment) -> String {
         let waiting = match self.phase {
             Phase::Connecting { since } | Phase::Asked { since, .. } => Some(Fault::Silent(now.since(since))),
             Phase::Down { .. } | Phase::Idle => None,
         };
-        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (server, fault))| {
+        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (Endpoint { name: server, .. }, fault))| {
             match fault.as_ref().or(waiting.as_ref().filter(|_| index == self.server)) {
                 Some(fault) => format!("{server}: {fault}"),
                 None => format!("{server}: not tried yet"),
@@ -241,7 +280,7 @@ impl Caller {
         match self.phase {
             Phase::Down { retry } if now >= retry => {
                 self.phase = Phase::Connecting { since: now };
-                self.steps.push_back(Step::Connect(self.server));
+                self.steps.push_back(Step::Connect(self.servers[self.server].address));
             }
             Phase::Connecting { since } if now >= since + self.acceptance() => self.leave(Fault::Silent(now.since(since)), now),
             Phase::Asked { since, by } if now >= by => self.leave(Fault::Silent(now.since(since)), now),
@@ -292,7 +331,7 @@ impl Caller {
         let pause = if self.attempts.is_multiple_of(self.servers.len()) { pause(rounds) } else { Duration::ZERO };
         self.phase = Phase::Down { retry: now + pause };
         self.faults[self.server] = Some(fault.clone());
-        self.news.push_back(News::Failed { address: self.server, fault });
+        self.news.push_back(News::Failed { server: self.servers[self.server].name.clone(), fault });
         self.server = (self.server + 1) % self.servers.len();
     }
 }
@@ -316,7 +355,15 @@ mod tests {
     }
 
     fn caller(addresses: &[&str]) -> Caller {
-        Caller::new(addresses.iter().map(|name| (*name).to_owned()).collect(), at(0))
+        Caller::new(addresses.iter().map(|&name| name.into()).collect(), at(0))
+    }
+
+    fn address(name: &str) -> SocketAddr {
+        Endpoint::from(name).address
+    }
+
+    fn connect(name: &str) -> Step {
+        Step::Connect(address(name))
     }
 
     fn steps(caller: &mut Caller, now: Moment) -> Vec<Step> {
@@ -334,7 +381,7 @@ mod tests {
     fn asked(patience: Duration) -> Caller {
         let mut caller = caller(&["a"]);
         caller.ask(ASK.to_vec(), patience, at(0));
-        assert_eq!(steps(&mut caller, at(0)), [Step::Connect(0)]);
+        assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
         caller.connected(at(0));
         assert_eq!(steps(&mut caller, at(0)), [Step::Send(ASK.to_vec())]);
         caller
@@ -422,26 +469,63 @@ mod tests {
             caller.disconnected(Some("connection refused".into()), now);
         }
         let starts = [0, 100, 300, 700, 1500, 2500];
-        assert_eq!(tries, starts.iter().flat_map(|&start| [(0, start), (1, start)]).collect::<Vec<_>>());
+        assert_eq!(tries, starts.iter().flat_map(|&start| [(address("a"), start), (address("b"), start)]).collect::<Vec<_>>());
         assert_eq!(caller.away(), Some(at(0)));
         assert_eq!(caller.faults(now), "a: connection refused; b: connection refused");
+    }
+
+    fn list(names: &[&str]) -> Vec<Endpoint> {
+        names.iter().map(|&name| name.into()).collect()
+    }
+
+    #[test]
+    fn a_server_that_has_moved_is_asked_at_once() {
+        let mut caller = caller(&["a", "b"]);
+        caller.ask(ASK.to_vec(), ANSWER, at(0));
+        for name in ["a", "b"] {
+            assert_eq!(steps(&mut caller, at(0)), [connect(name)]);
+            caller.disconnected(Some("connection refused".into()), at(0));
+        }
+        assert_eq!(caller.unreached(), Some(at(0)));
+        assert!(!caller.relist(list(&["b", "a"]), at(10)), "they are the same");
+        assert_eq!(caller.wake(), at(100));
+        assert!(caller.relist(list(&["b", "c"]), at(10)));
+        assert_eq!(steps(&mut caller, at(10)), [connect("c")]);
+        assert_eq!(caller.faults(at(10)), "c: no answer for 0.0 s; b: connection refused");
+    }
+
+    #[test]
+    fn an_attempt_at_an_address_that_is_none_any_more_ends_and_a_request_goes_on() {
+        let mut caller = caller(&["a"]);
+        caller.ask(ASK.to_vec(), Duration::MAX, at(0));
+        assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
+        assert!(caller.relist(list(&["b"]), at(1000)));
+        assert_eq!(steps(&mut caller, at(1000)), [Step::Abandon, connect("b")]);
+        caller.connected(at(1000));
+        steps(&mut caller, at(1000));
+        assert_eq!(caller.unreached(), None, "it is kept waiting, as is to be expected");
+        assert!(caller.relist(list(&["c"]), at(2000)));
+        assert_eq!(steps(&mut caller, at(2000)), []);
+        caller.disconnected(None, at(9000));
+        let due = caller.wake();
+        assert_eq!(steps(&mut caller, due), [connect("c")]);
     }
 
     #[test]
     fn an_address_that_does_not_accept_is_left_and_one_that_has_answered_is_asked_again() {
         let mut caller = caller(&["a", "b"]);
         caller.ask(ASK.to_vec(), ANSWER, at(0));
-        assert_eq!(steps(&mut caller, at(0)), [Step::Connect(0)]);
+        assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
         assert_eq!(caller.wake(), at(3000));
         assert_eq!(caller.faults(at(2000)), "a: no answer for 2.0 s; b: not tried yet");
         caller.tick(at(3000));
-        assert_eq!(steps(&mut caller, at(3000)), [Step::Abandon, Step::Connect(1)]);
+        assert_eq!(steps(&mut caller, at(3000)), [Step::Abandon, connect("b")]);
         caller.connected(at(3000));
         steps(&mut caller, at(3000));
         caller.received(&reply("YES"), at(3001));
         steps(&mut caller, at(3001));
         caller.ask(ASK.to_vec(), ANSWER, at(4000));
-        assert_eq!(steps(&mut caller, at(4000)), [Step::Connect(1)]);
+        assert_eq!(steps(&mut caller, at(4000)), [connect("b")]);
     }
 
     /// Else a server that hangs up on everybody at once would be tried for ever.
@@ -464,7 +548,7 @@ mod tests {
         let mut caller = asked(Duration::MAX);
         caller.received(b"HTTP/1.1 2", at(1));
         caller.ask(b"other".to_vec(), ANSWER, at(2));
-        assert_eq!(steps(&mut caller, at(2)), [Step::Abandon, Step::Connect(0)]);
+        assert_eq!(steps(&mut caller, at(2)), [Step::Abandon, connect("a")]);
         caller.received(&reply("YES"), at(2));
         assert_eq!(caller.news(), None);
         caller.connected(at(3));

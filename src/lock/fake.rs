@@ -8,6 +8,7 @@ use crate::zookeeper::record::*;
 use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A node, as far as locks care.
@@ -40,6 +41,8 @@ pub(super) struct Fake {
     pub(super) sequence: i64,
     /// Accepts no connections while set.
     pub(super) down: bool,
+    /// Accepts connections at this address only; `None`: at any.
+    pub(super) address: Option<SocketAddr>,
     /// A session that makes what we want, parent and all, just after our create has failed for want of a parent.
     pub(super) rival: Option<i64>,
     /// Of before 3.5.3: it knows no containers.
@@ -387,11 +390,22 @@ pub(super) struct Client<L> {
     pub(super) replies_left: Option<usize>,
     /// Its command is over as soon as it has begun.
     pub(super) brief: bool,
+    /// When it has asked for a look-up of names.
+    pub(super) lookups: Vec<Moment>,
 }
 
 impl<L: Lock> Client<L> {
     pub(super) fn new(lock: L) -> Client<L> {
-        Client { lock, connection: None, said: Vec::new(), wait: Moment::NEVER, requests_left: None, replies_left: None, brief: false }
+        Client {
+            lock,
+            connection: None,
+            said: Vec::new(),
+            wait: Moment::NEVER,
+            requests_left: None,
+            replies_left: None,
+            brief: false,
+            lookups: Vec::new(),
+        }
     }
 
     /// Lets the lock and the server talk until neither has more to say at this moment.
@@ -405,13 +419,16 @@ impl<L: Lock> Client<L> {
                         return;
                     }
                 }
-                Output::Connect(_) if fake.down => self.lock.handle(Input::Disconnected(Some("connection refused".into())), now),
+                Output::Connect(to) if fake.down || fake.address.is_some_and(|address| address != to) => {
+                    self.lock.handle(Input::Disconnected(Some("connection refused".into())), now);
+                }
                 Output::Connect(_) => {
                     self.connection = Some(fake.open());
                     self.lock.handle(Input::Connected, now);
                 }
                 Output::Send(bytes) => self.send(fake, &bytes, now),
                 Output::Disconnect => self.hang_up(fake),
+                Output::LookUp => self.lookups.push(now),
                 output => {
                     if self.brief && matches!(output, Output::Acquired(_)) {
                         self.lock.handle(Input::Release, now);

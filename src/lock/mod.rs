@@ -12,6 +12,7 @@ mod fake;
 mod holding;
 pub mod host;
 pub mod local;
+mod lookups;
 pub mod node;
 mod parents;
 mod place;
@@ -21,8 +22,10 @@ pub mod semaphore;
 pub mod session_lock;
 
 use crate::deadlines::Deadlines;
+use crate::endpoint::Found;
 use crate::moment::Moment;
 use std::fmt;
+use std::net::SocketAddr;
 
 /// What happens to a lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +50,8 @@ pub enum Input<'a> {
     },
     /// A local lock file cannot be locked at all.
     Broken(String),
+    /// What the look-up of names that was asked for has found.
+    Found(Found),
     /// Time has passed.
     Tick,
     /// The command is over, or will not be: let go, whatever is held or under way.
@@ -56,8 +61,8 @@ pub enum Input<'a> {
 /// What a lock wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Connect to the server with this index, in place of any other connection.
-    Connect(usize),
+    /// Connect to this address, in place of any other connection.
+    Connect(SocketAddr),
     /// Send these bytes.
     Send(Vec<u8>),
     /// Say that nothing more will be sent, and go on listening.
@@ -73,6 +78,8 @@ pub enum Output {
         /// Do not come back before it is ours.
         wait: bool,
     },
+    /// Look up the names of the servers again, and go on meanwhile. Where there are no names, nothing comes of it.
+    LookUp,
     /// The lock of this name is tried now.
     Trying(String),
     /// Somebody else has the lock, and we wait.

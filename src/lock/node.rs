@@ -400,6 +400,7 @@ mod tests {
     use super::super::fake::{Client, Fake};
     use super::super::{Input, Lock};
     use super::*;
+    use crate::endpoint::Endpoint;
     use crate::plan::{self, Cluster, Heartbeat};
 
     type Node = SessionLock<super::Node>;
@@ -472,7 +473,7 @@ mod tests {
     #[test]
     fn the_first_write_carries_it_all() {
         let mut node = lock(options(Duration::ZERO), &["lock"]);
-        assert_eq!(node.poll(at(0)), Output::Connect(0));
+        assert_eq!(node.poll(at(0)), Output::Connect(Endpoint::from("h1:2181").address));
         node.handle(Input::Connected, at(0));
         let Output::Send(bytes) = node.poll(at(0)) else { panic!("nothing was sent") };
         let mut rest = &bytes[..];

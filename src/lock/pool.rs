@@ -11,8 +11,10 @@
 //! that of something else that answers in its name. It goes on being asked as before, so that it can take the lock back.
 
 use super::holding::{BadLease, Lease, Place, ServerReply, said};
+use super::lookups::Lookups;
 use super::{Failure, Holder, Input, Lock, Output, Proof};
 use crate::deadlines::Deadlines;
+use crate::endpoint::{Endpoint, Found};
 use crate::http::call::{Caller, News, Step};
 use crate::http::{Reply, get};
 use crate::moment::Moment;
@@ -52,8 +54,8 @@ const IDLE_RELEASE: Duration = Duration::from_secs(1);
 /// What to ask for, whom, and how long.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How each address of the server is called.
-    pub addresses: Vec<String>,
+    /// The server's addresses.
+    pub addresses: Vec<Endpoint>,
     /// The server as it was given.
     pub server: Host,
     /// The pool.
@@ -117,6 +119,7 @@ pub struct Pool {
     believed: Deadlines,
     /// How long after an answer a server that has granted a lease is asked again, if it grants none any more.
     rhythm: Option<Duration>,
+    lookups: Lookups,
     /// That we wait has been said.
     told: bool,
     /// What the server said last when it was asked to renew the lock, if that confirmed nothing.
@@ -137,6 +140,7 @@ impl Lock for Pool {
             Input::Disconnected(why) => self.caller.disconnected(why, now),
             Input::Received(bytes) => self.caller.received(bytes, now),
             Input::Release => self.release(now),
+            Input::Found(found) => self.relist(found, now),
             Input::Tick | Input::Granted { .. } | Input::Taken { .. } | Input::Broken(_) => {}
         }
         self.listen(now);
@@ -146,6 +150,7 @@ impl Lock for Pool {
         self.look_at_the_clock(now);
         self.caller.tick(now);
         self.listen(now);
+        self.look_up(now);
         match self.caller.step() {
             Some(Step::Connect(address)) => return Output::Connect(address),
             Some(Step::Send(bytes)) => {
@@ -178,6 +183,7 @@ impl Pool {
             phase: Phase::Over,
             believed: Deadlines::NEVER,
             rhythm: None,
+            lookups: Lookups::new(now),
             told: false,
             unconfirmed: None,
             revoked: false,
@@ -218,8 +224,36 @@ impl Pool {
         while let Some(news) = self.caller.news() {
             match news {
                 News::Answered { reply, sent } => self.answered(&reply, sent, now),
-                News::Failed { address, fault } => self.failed(format!("{}: {fault}", self.options.addresses[address]), now),
+                News::Failed { server, fault } => self.failed(format!("{server}: {fault}"), now),
             }
+        }
+    }
+
+    /// Has the server's name looked up when that is due.
+    fn look_up(&mut self, now: Moment) {
+        if self.caller.unreached().is_none() {
+            self.lookups.reached();
+        }
+        if now >= self.next_look_up() {
+            self.lookups.begin();
+            self.outputs.push_back(Output::LookUp);
+        }
+    }
+
+    fn next_look_up(&self) -> Moment {
+        let heartbeat = match self.phase {
+            Phase::Held { place, .. } | Phase::Proving { place, .. } => place.lease.map(|lease| lease.length / 10),
+            Phase::Releasing { .. } => Some(Duration::ZERO), // it lasts a few seconds
+            Phase::Asking { .. } | Phase::Keeping { .. } => None,
+            Phase::Settled(_) | Phase::Leaving { .. } | Phase::Over => return Moment::NEVER,
+        };
+        self.lookups.due(self.caller.unreached(), heartbeat)
+    }
+
+    fn relist(&mut self, found: Found, now: Moment) {
+        self.lookups.done(now);
+        if self.caller.relist(found.endpoints, now) {
+            self.outputs.push_back(Output::Note(format!("{}: its name has other addresses now", self.options.server)));
         }
     }
 
@@ -521,7 +555,7 @@ impl Pool {
 
     /// When to look at the clock next.
     fn wake(&self) -> Moment {
-        self.caller.wake().min(self.deadline())
+        self.caller.wake().min(self.deadline()).min(self.next_look_up())
     }
 
     /// When the clock alone brings about something next.
@@ -577,6 +611,7 @@ mod tests {
     use super::*;
     use crate::http::{Request, Terms};
     use proptest::prelude::*;
+    use std::net::SocketAddr;
 
     const SECOND: Duration = Duration::from_secs(1);
     const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -626,13 +661,25 @@ mod tests {
         /// What was asked: `wait`, `release 7`.
         asked: Vec<String>,
         said: Vec<Output>,
+        /// When names were to be looked up.
+        lookups: Vec<Moment>,
     }
 
     impl Play {
         fn new(options: Options, script: &[Does]) -> Play {
             let run = options.run.clone();
             let lock = Pool::new(options, at(0), at(0));
-            Play { lock, script: script.to_vec(), now: at(0), open: None, connections: 0, run, asked: vec![], said: vec![] }
+            Play {
+                lock,
+                script: script.to_vec(),
+                now: at(0),
+                open: None,
+                connections: 0,
+                run,
+                asked: vec![],
+                said: vec![],
+                lookups: vec![],
+            }
         }
 
         /// Lets time go on to that moment, and all that happens until then happen.
@@ -671,6 +718,7 @@ mod tests {
                         }
                     }
                     Output::Disconnect | Output::Abandon => self.open = None,
+                    Output::LookUp => self.lookups.push(self.now),
                     Output::Note(_) => {}
                     output => self.said.push(output),
                 }
@@ -678,7 +726,7 @@ mod tests {
             panic!("does not come to rest: {:?}", self.lock);
         }
 
-        fn connect(&mut self, _: usize) {
+        fn connect(&mut self, _: SocketAddr) {
             let does = self.script[self.connections.min(self.script.len() - 1)];
             self.connections += 1;
             self.open = None;
@@ -1016,6 +1064,34 @@ mod tests {
     }
 
     #[test]
+    fn names_are_looked_up_again_while_the_server_is_unreachable() {
+        // A waiter: after 1 s, again 1 s after the answer, then after 2 s.
+        let mut play = Play::new(patient(600_000), &[Refuses]);
+        play.to(at(1_500));
+        assert_eq!(play.lookups, [at(1_000)]);
+        for (answered, next) in [(1_500, 2_500), (2_500, 4_500), (4_500, 8_500), (8_500, 13_500)] {
+            play.lock.handle(Input::Found(Found::default()), at(answered));
+            play.to(at(next));
+            assert_eq!(play.lookups.last(), Some(&at(next)));
+        }
+        // A holder, more often.
+        let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses]);
+        play.to(at(10_500));
+        assert_eq!(play.lookups, []);
+        play.to(at(11_000));
+        assert_eq!(play.lookups, [at(11_000)]);
+        for second in 11..15 {
+            play.lock.handle(Input::Found(Found::default()), at(second * 1_000));
+            play.to(at((second + 1) * 1_000));
+        }
+        assert_eq!(play.lookups.len(), 5, "{:?}", play.lookups);
+        // One that is kept waiting: never.
+        let mut play = Play::new(patient(600_000), &[Waits]);
+        play.to(at(500_000));
+        assert_eq!(play.lookups, []);
+    }
+
+    #[test]
     fn who_was_stopped_for_too_long_says_so() {
         let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits]);
         play.to(at(9_000)).said(&[believe(at(30_000)), acquired(Some(7))]);
@@ -1267,7 +1343,7 @@ mod tests {
         let mut bytes = Vec::new();
         Reply::new(200, "", "YES").with("X-Lock-Expires", 30).write(Terms::UNREADABLE, "", &mut bytes);
         for _ in ["wait", "renew"] {
-            assert_eq!(lock.poll(at(0)), Output::Connect(0));
+            assert_eq!(lock.poll(at(0)), Output::Connect(Endpoint::from("dx:9889").address));
             lock.handle(Input::Connected, at(0));
             assert!(matches!(lock.poll(at(0)), Output::Send(_)));
             lock.handle(Input::Received(&bytes), at(0));
@@ -1275,7 +1351,10 @@ mod tests {
         }
         assert_eq!(lock.poll(at(5)), believe(at(30_000)));
         // Stopped before it was told that it has the lock.
-        assert_eq!([lock.poll(at(29_000)), lock.poll(at(29_100))], [Output::Wait(at(29_100)), Output::Connect(0)]);
+        assert_eq!(
+            [lock.poll(at(29_000)), lock.poll(at(29_100))],
+            [Output::Wait(at(29_100)), Output::Connect(Endpoint::from("dx:9889").address)]
+        );
     }
 
     fn anything() -> impl Strategy<Value = Does> {

@@ -1,8 +1,10 @@
 //! A lock that a ZooKeeper session holds, whatever the recipe: connects, proves, suspends, resumes, loses and releases. How to come by the lock is
 //! the recipe's business; from then on it is a node of ours, which must be there, be ours, and be proved so in time.
 
+use super::lookups::Lookups;
 use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
 use crate::deadlines::{self, Deadlines};
+use crate::endpoint::{Endpoint, Found};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
 use crate::zookeeper::code::Code;
@@ -24,8 +26,8 @@ const IDLE_RELEASE: Duration = Duration::from_secs(1);
 /// Where to look for the lock, and how long.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How each server is called.
-    pub servers: Vec<String>,
+    /// Where the servers are.
+    pub servers: Vec<Endpoint>,
     /// Hosts that have no address, each with its reason.
     pub unresolved: Vec<String>,
     /// The ensemble; its `hosts` are not looked at.
@@ -195,6 +197,9 @@ pub struct SessionLock<R> {
     believed: Deadlines,
     /// When the clock was looked at last: a holder does so at every heartbeat, unless it is stopped.
     looked: Moment,
+    /// Since when no server has our session; `None`: one has.
+    unreached: Option<Moment>,
+    lookups: Lookups,
     outputs: VecDeque<Output>,
 }
 
@@ -207,6 +212,7 @@ impl<R: Recipe> Lock for SessionLock<R> {
             Input::Disconnected(why) => self.session.disconnected(why, now),
             Input::Received(bytes) => self.session.received(bytes, now),
             Input::Release => self.release(now),
+            Input::Found(found) => self.relist(found, now),
             Input::Tick | Input::Granted { .. } | Input::Taken { .. } | Input::Broken(_) => {}
         }
         self.listen(now);
@@ -216,11 +222,15 @@ impl<R: Recipe> Lock for SessionLock<R> {
         self.session.tick(now);
         self.listen(now);
         self.look_at_the_clock(now);
+        self.look_up(now);
         match self.session.step() {
             Some(Step::Connect(server)) => Output::Connect(server),
             Some(Step::Send(bytes)) => Output::Send(bytes),
             Some(Step::Disconnect) => Output::Disconnect,
-            None => self.outputs.pop_front().unwrap_or_else(|| Output::Wait(self.session.wake().min(self.deadline(now)))),
+            None => self
+                .outputs
+                .pop_front()
+                .unwrap_or_else(|| Output::Wait(self.session.wake().min(self.deadline(now)).min(self.next_look_up()))),
         }
     }
 }
@@ -236,6 +246,8 @@ impl<R: Recipe> SessionLock<R> {
             phase: Phase::Contending,
             believed: Deadlines::NEVER,
             looked: now,
+            unreached: Some(now),
+            lookups: Lookups::new(now),
             outputs: VecDeque::new(),
         };
         lock.with_recipe(now, Recipe::restart);
@@ -275,7 +287,40 @@ impl<R: Recipe> SessionLock<R> {
         self.session.ask(Request::Close, now);
     }
 
+    /// Has the names of the servers looked up when that is due.
+    fn look_up(&mut self, now: Moment) {
+        if now >= self.next_look_up() {
+            self.lookups.begin();
+            self.outputs.push_back(Output::LookUp);
+        }
+    }
+
+    fn next_look_up(&self) -> Moment {
+        let heartbeat = match self.phase {
+            Phase::Contending | Phase::Proving(_) | Phase::Kept { .. } => None,
+            Phase::Held { .. } | Phase::Releasing { .. } => Some(self.session.lease().timeout() / 10),
+            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => return Moment::NEVER,
+        };
+        self.lookups.due(self.unreached, heartbeat)
+    }
+
+    fn relist(&mut self, found: Found, now: Moment) {
+        self.lookups.done(now);
+        self.options.unresolved = found.unresolved;
+        if self.session.relist(found.endpoints, now) {
+            self.note(format!("names were looked up again: the servers are {} now", self.session.servers()));
+        }
+    }
+
     fn hear(&mut self, news: News, now: Moment) {
+        match news {
+            News::Up { .. } => {
+                self.unreached = None;
+                self.lookups.reached();
+            }
+            News::Down(_) | News::Expired | News::Replaced { .. } => drop(self.unreached.get_or_insert(now)),
+            News::Reply { .. } | News::Watch { .. } | News::Refused(_) => {}
+        }
         match news {
             News::Up { resumed } => self.up(resumed, now),
             News::Reply { request: Request::Close, .. } => self.released(None, now),
@@ -577,13 +622,13 @@ impl<R: Recipe> SessionLock<R> {
                 let why = if blind > self.session.lease().timeout() / 5 {
                     format!("this process was stopped for {:.1} s", blind.as_secs_f64())
                 } else {
-                    format!("no answer from {} for {:.1} s", self.options.servers.join(", "), silence.as_secs_f64())
+                    format!("no answer from {} for {:.1} s", self.session.servers(), silence.as_secs_f64())
                 };
                 self.run_out(why, now);
             }
             Phase::Cut { ref why } if now >= self.believed.term => self.lose(why.clone(), self.believed.kill, now),
             Phase::Releasing { by, held } if now >= by => {
-                let doubt = self.free_when_expired(&format!("no answer from {}", self.options.servers.join(", ")));
+                let doubt = self.free_when_expired(&format!("no answer from {}", self.session.servers()));
                 self.released(held.then_some(doubt), now);
             }
             Phase::Contending | Phase::Proving(_) => self.look_at_our_patience(now),
@@ -707,6 +752,53 @@ mod tests {
 
     fn lost(client: &Client<SessionLock<Node>>) -> Option<(Moment, bool)> {
         client.said.iter().find_map(|output| if let Output::Lost { dead_by, gone, .. } = output { Some((*dead_by, *gone)) } else { None })
+    }
+
+    /// What a look-up finds.
+    fn found(name: &str) -> Input<'static> {
+        Input::Found(Found { endpoints: vec![name.into()], unresolved: vec![] })
+    }
+
+    #[test]
+    fn a_holder_looks_up_names_every_second_of_an_outage_and_resumes_at_the_new_address() {
+        let (mut fake, mut client) = holder();
+        fake.address = Some(Endpoint::from("moved:2181").address);
+        client.cut(&mut fake, at(4000));
+        for (asked, name) in [(5000, "h1:2181"), (6001, "h1:2181"), (7002, "moved:2181")] {
+            play(&mut client, &mut fake, at(asked - 1000), at(asked + 1));
+            assert_eq!(client.lookups.pop(), Some(at(asked)));
+            client.lock.handle(found(name), at(asked + 1));
+        }
+        client.talk(&mut fake, at(7003));
+        assert!(client.said.contains(&Output::Resumed), "{:?}", client.said);
+        play(&mut client, &mut fake, at(7003), at(60_000));
+        assert_eq!((lost(&client), client.lookups), (None, vec![]), "none is needed while a server has the session");
+    }
+
+    #[test]
+    fn a_waiter_looks_up_names_again_and_comes_through_at_the_new_address() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_secs(1000)));
+        fake.address = Some(Endpoint::from("moved:2181").address);
+        play(&mut client, &mut fake, at(0), at(500_000));
+        assert_eq!(client.lookups, [at(1000)], "the first has not come back");
+        client.lock.handle(found("h1:2181"), at(500_000));
+        play(&mut client, &mut fake, at(500_000), at(502_050));
+        assert_eq!(client.lookups, [at(1000), at(501_000)]);
+        client.lock.handle(found("moved:2181"), at(502_050));
+        client.talk(&mut fake, at(502_050));
+        assert!(fake.nodes.contains_key(LOCK));
+    }
+
+    #[test]
+    fn a_message_names_hosts_that_have_no_address_now() {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_secs(5)));
+        fake.down = true;
+        play(&mut client, &mut fake, at(0), at(1100));
+        let unresolved = vec!["h2:2181: its name has no address".into()];
+        client.lock.handle(Input::Found(Found { endpoints: vec!["h1:2181".into()], unresolved }), at(1100));
+        play(&mut client, &mut fake, at(1100), at(20_000));
+        let why = "ZooKeeper: h1:2181: connection refused; h2:2181: its name has no address";
+        assert!(client.said.contains(&Output::Failed(Failure::Unreachable(why.into()))), "{:?}", client.said);
     }
 
     #[test]

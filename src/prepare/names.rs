@@ -1,6 +1,7 @@
 //! What name servers say: the addresses of servers, and the full name of this host. The resolver cannot be interrupted, so it runs in processes that
-//! can.
+//! can: helpers, one for each name.
 
+use crate::endpoint::{Endpoint, Found};
 use crate::link::reason;
 use crate::moment::Moment;
 use crate::plan::Host;
@@ -11,7 +12,7 @@ use crate::sys::timer::Timer;
 use crate::sys::{clock, descriptors, host, random};
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 /// Addresses taken of one name. More than a name of one server has; a round over all of them must end.
@@ -23,44 +24,187 @@ const LONGEST_ANSWER: u64 = 4096;
 /// How long names are waited for at the most, once there is an address to go on with.
 const STRAGGLERS: Duration = Duration::from_secs(5);
 
-/// Servers with their addresses.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Servers {
-    /// As they are called in messages: host, port and, where a name has several, address.
-    pub names: Vec<String>,
-    /// Of the same length.
-    pub addresses: Vec<SocketAddr>,
-    /// Hosts that have no address, each with its reason.
-    pub unresolved: Vec<String>,
+/// Pauses between look-ups of names that have no address yet, the first and the longest; each is twice the one before. A name that a deployment is
+/// about to make is found within the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest where the number of look-ups is limited: kazoo's rounds are longer and longer, too.
+const LONGEST_PAUSE_OF_ROUNDS: Duration = Duration::from_secs(4);
+
+/// The same while a run goes on: what is missing then is looked up again soon.
+const STRAGGLERS_OF_A_RUN: Duration = Duration::from_secs(1);
+
+/// How long a look-up may take while a run goes on: a resolver asks a name server that is silent for 10 s.
+const LONGEST_LOOK_UP: Duration = Duration::from_secs(12);
+
+/// What a helper of a run is called in `ps`: not our name, nor the command's, which scripts look for.
+const NAME: &str = "name-lookup";
+
+/// Hosts, and what was found of each.
+#[derive(Clone, Debug)]
+pub struct Names {
+    hosts: Vec<Host>,
+    /// Its addresses, or why it has none.
+    found: Vec<Result<Vec<SocketAddr>, String>>,
 }
 
-/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time to try the others. In an order of its
-/// own each time, so that a fleet spreads over an ensemble.
-pub fn resolve(hosts: &[Host], deadline: Moment) -> io::Result<Servers> {
+impl Names {
+    /// Nothing was looked up yet. An address needs no look-up.
+    pub fn new(hosts: &[Host]) -> Names {
+        let found = hosts.iter().map(|host| match host.name.parse::<IpAddr>() {
+            Ok(address) => Ok(vec![SocketAddr::new(address, host.port)]),
+            Err(_) => Err("its name was not looked up".into()),
+        });
+        Names { found: found.collect(), hosts: hosts.to_vec() }
+    }
+
+    /// The positions of what is a name.
+    fn names(&self) -> Vec<usize> {
+        (0..self.hosts.len()).filter(|&index| self.hosts[index].name.parse::<IpAddr>().is_err()).collect()
+    }
+
+    /// Takes down what a look-up has found. A name that has addresses keeps them if it cannot be looked up any more: a name server may be unreachable
+    /// together with the servers.
+    fn learn(&mut self, host: usize, found: Result<Vec<SocketAddr>, String>) {
+        if found.is_ok() || self.found[host].is_err() {
+            self.found[host] = found;
+        }
+    }
+
+    /// All addresses, in another order each time, so that a fleet spreads over an ensemble; and the hosts that have none.
+    pub fn result(&self) -> Found {
+        let mut result = Found::default();
+        for (host, found) in self.hosts.iter().zip(&self.found) {
+            match found {
+                Ok(addresses) => {
+                    let name = |address: &SocketAddr| match addresses.len() {
+                        1 => host.to_string(),
+                        _ => format!("{host} ({})", address.ip()),
+                    };
+                    result.endpoints.extend(addresses.iter().map(|&address| Endpoint { name: name(&address), address }));
+                }
+                Err(why) => result.unresolved.push(format!("{host}: {why}")),
+            }
+        }
+        shuffle(&mut result.endpoints);
+        result
+    }
+}
+
+/// A look-up of all names of some hosts beside a run, which sleeps in a poll of its own.
+pub struct Search {
+    helpers: Vec<(usize, Helper)>,
+    began: Moment,
+}
+
+impl Search {
+    /// Sends a helper for each name. `None`: there are none. The helpers are children of this process, which has to reap them.
+    pub fn begin(names: &Names, now: Moment) -> io::Result<Option<Search>> {
+        let mut search = Search { helpers: Vec::new(), began: now };
+        for index in names.names() {
+            let host = &names.hosts[index];
+            let helper = Helper::send(|own_end| {
+                process::rename(NAME);
+                // What else is open is the run's: its connection, its lock file, and the line to the guard, which must end when the run does.
+                descriptors::close_from_other_than(&[own_end]);
+                // Out of reach of the command's terminal, and of signals to its process group.
+                let _ = process::own_session();
+                look_up(host)
+            });
+            match helper {
+                Ok(helper) => search.helpers.push((index, helper)),
+                Err(error) => {
+                    search.helpers.iter().for_each(|(_, helper)| helper.kill());
+                    return Err(error);
+                }
+            }
+        }
+        Ok((!search.helpers.is_empty()).then_some(search))
+    }
+
+    /// Processes of helpers.
+    pub fn processes(&self) -> impl Iterator<Item = Pid> {
+        self.helpers.iter().map(|(_, helper)| helper.process)
+    }
+
+    /// What to wake up for: the answers that have not come yet.
+    pub fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
+        self.open().map(|index| Watched::new(self.helpers[index].1.answer.as_fd(), false))
+    }
+
+    /// Reads the answers that are ready, given for each that was watched.
+    pub fn read(&mut self, ready: impl Iterator<Item = bool>) {
+        let open: Vec<usize> = self.open().collect();
+        for (index, _) in open.into_iter().zip(ready).filter(|(_, ready)| *ready) {
+            self.helpers[index].1.read();
+        }
+    }
+
+    fn open(&self) -> impl Iterator<Item = usize> {
+        (0..self.helpers.len()).filter(|&index| !self.helpers[index].1.done)
+    }
+
+    /// When it is over, with or without all answers.
+    pub fn until(&self) -> Moment {
+        if self.open().next().is_none() {
+            return self.began;
+        }
+        let some = self.helpers.iter().any(|(_, helper)| helper.has_address());
+        self.began + if some { STRAGGLERS_OF_A_RUN } else { LONGEST_LOOK_UP }
+    }
+
+    /// Takes down what was found.
+    pub fn tell(&self, names: &mut Names) {
+        for (host, helper) in &self.helpers {
+            names.learn(*host, addresses(helper.said()));
+        }
+    }
+}
+
+/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time to try the others.
+pub fn resolve(names: &mut Names, deadline: Moment) -> io::Result<Found> {
     let now = Moment(clock::since_boot());
-    let share = deadline.since(now) / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
-    let (mut servers, mut unresolved) = (Vec::new(), Vec::new());
-    let (mut asked, mut helpers) = (Vec::new(), Vec::new());
-    for host in hosts {
-        if let Ok(address) = host.name.parse::<IpAddr>() {
-            servers.push((host.to_string(), SocketAddr::new(address, host.port)));
-        } else {
-            asked.push(host);
-            helpers.push(Helper::send(|| look_up(host))?);
-        }
+    let share = deadline.since(now) / u32::try_from(names.hosts.len()).unwrap_or(u32::MAX);
+    let asked = names.names();
+    let mut helpers = Vec::new();
+    for &index in &asked {
+        let host = &names.hosts[index];
+        helpers.push(Helper::send(|_| look_up(host))?);
     }
-    let (known, soon) = (!servers.is_empty(), now + share.min(STRAGGLERS));
+    let (known, soon) = (asked.len() < names.hosts.len(), now + share.min(STRAGGLERS));
     gather(&mut helpers, |helpers| if known || helpers.iter().any(Helper::has_address) { soon } else { deadline })?;
-    for (host, addresses) in asked.into_iter().zip(helpers.into_iter().map(|helper| addresses(helper.finish()))) {
-        match addresses {
-            Ok(addresses) if addresses.len() == 1 => servers.push((host.to_string(), addresses[0])),
-            Ok(addresses) => servers.extend(addresses.iter().map(|address| (format!("{host} ({})", address.ip()), *address))),
-            Err(why) => unresolved.push(format!("{host}: {why}")),
-        }
+    for (host, helper) in asked.into_iter().zip(helpers) {
+        names.learn(host, addresses(helper.finish()));
     }
-    shuffle(&mut servers);
-    let (names, addresses) = servers.into_iter().unzip();
-    Ok(Servers { names, addresses, unresolved })
+    Ok(names.result())
+}
+
+/// The same, again and again until there is an address, or until it is too late: a name that is not known yet is a server that is not there yet.
+/// `rounds`: how often at the most. Returns how often it was.
+pub fn resolve_patiently(names: &mut Names, rounds: Option<u32>, deadline: Moment) -> io::Result<(Found, u32)> {
+    let longest = if rounds.is_none() { LONGEST_PAUSE } else { LONGEST_PAUSE_OF_ROUNDS };
+    let mut pause = FIRST_PAUSE;
+    for round in 1.. {
+        let found = resolve(names, deadline)?;
+        let now = Moment(clock::since_boot());
+        if !found.endpoints.is_empty() || now >= deadline || rounds.is_some_and(|most| round >= most) {
+            return Ok((found, round));
+        }
+        sleep_until((now + pause).min(deadline))?;
+        pause = (pause * 2).min(longest);
+    }
+    unreachable!("rounds do not end")
+}
+
+fn sleep_until(moment: Moment) -> io::Result<()> {
+    let mut timer = Timer::new()?;
+    timer.set(Some(moment.0));
+    while Moment(clock::since_boot()) < moment {
+        let mut watched: Vec<Watched> = timer.fd().map(|fd| Watched::new(fd, false)).into_iter().collect();
+        poll::wait(&mut watched, timer.poll_limit(clock::since_boot()))?;
+    }
+    Ok(())
 }
 
 /// Writes down the addresses of a host, each on a line, or why it has none.
@@ -72,9 +216,9 @@ fn look_up(host: &Host) -> String {
 }
 
 /// Reads what was written down, if it was.
-fn addresses(answer: Option<Vec<u8>>) -> Result<Vec<SocketAddr>, String> {
+fn addresses(answer: Option<impl AsRef<[u8]>>) -> Result<Vec<SocketAddr>, String> {
     let answer = answer.ok_or("its name was not looked up in time (is the name server answering?)")?;
-    let text = String::from_utf8_lossy(&answer);
+    let text = String::from_utf8_lossy(answer.as_ref());
     let mut addresses: Vec<SocketAddr> = text.lines().filter_map(|line| line.parse().ok()).collect();
     addresses.dedup();
     match text.strip_prefix('!') {
@@ -102,7 +246,7 @@ impl OwnName {
     /// Asks, and lets other things be done meanwhile.
     pub fn ask() -> io::Result<OwnName> {
         let bare = host::name();
-        Helper::send(|| host::full_name(&bare).unwrap_or(bare)).map(OwnName)
+        Helper::send(|_| host::full_name(&bare).unwrap_or(bare)).map(OwnName)
     }
 
     /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of it.
@@ -125,7 +269,7 @@ struct Helper {
 
 impl Helper {
     /// Sends one to look something up, and to write down what it has found: at once, so that we are woken once.
-    fn send(look_up: impl FnOnce() -> String) -> io::Result<Helper> {
+    fn send(look_up: impl FnOnce(BorrowedFd) -> String) -> io::Result<Helper> {
         let (answer, mut theirs) = io::pipe()?;
         let parent = process::own_pid();
         match process::fork()? {
@@ -133,7 +277,8 @@ impl Helper {
             Fork::Child => {
                 descriptors::close_inherited();
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
-                let _ = theirs.write_all(look_up().as_bytes());
+                let found = look_up(theirs.as_fd());
+                let _ = theirs.write_all(found.as_bytes());
                 process::leave(0)
             }
         }
@@ -151,10 +296,19 @@ impl Helper {
         self.done && !self.text.is_empty() && !self.text.starts_with(b"!")
     }
 
+    fn kill(&self) {
+        let _ = process::kill(self.process, Signal::KILL);
+    }
+
+    /// What it has found, if it is done.
+    fn said(&self) -> Option<&[u8]> {
+        self.done.then_some(&self.text[..])
+    }
+
     /// Ends it. What it has found, if it was done.
     fn finish(self) -> Option<Vec<u8>> {
         if !self.done {
-            let _ = process::kill(self.process, Signal::KILL);
+            self.kill();
         }
         let _ = process::wait(self.process); // it ends by itself once it is done
         self.done.then_some(self.text)

@@ -6,6 +6,7 @@ mod guard;
 mod host_lock;
 mod line;
 mod lock_folder;
+mod names;
 mod run_id;
 mod setup;
 mod story;
@@ -31,6 +32,7 @@ use files::Files;
 use guard::Environment;
 use host_lock::HostLock;
 use line::{Heard, Report};
+use names::Lookup;
 use run_id::RunId;
 use setup::{Parts, Stop};
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,6 +71,7 @@ struct Run<'a> {
     began: Moment,
     lock: Box<dyn Lock>,
     link: Link,
+    lookup: Lookup,
     files: Option<Files>,
     /// Above `host_lock`, so that it is dropped while that is held.
     kept_id: Option<RunId>,
@@ -93,13 +96,14 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, Parts { lock, link, files, run_id, host_lock }: Parts) -> Result<Run<'a>, Stop> {
+    fn new(plan: &'a Plan, log: Log, Parts { lock, link, lookup, files, run_id, host_lock }: Parts) -> Result<Run<'a>, Stop> {
         Ok(Run {
             plan,
             log,
             began: now(),
             lock,
             link,
+            lookup,
             files,
             kept_id: run_id,
             host_lock,
@@ -122,9 +126,10 @@ impl<'a> Run<'a> {
 
     fn drive(mut self) -> End {
         loop {
-            let wake = self.drain().min(self.supervisor.wake()).min(self.deliveries.wake());
+            let wake = self.drain().min(self.supervisor.wake()).min(self.deliveries.wake()).min(self.lookup.until());
             if let Some(end) = self.end {
                 self.see_off_the_guard();
+                self.see_off_helpers();
                 return end;
             }
             self.sleep(wake);
@@ -135,8 +140,33 @@ impl<'a> Run<'a> {
     fn see_off_the_guard(&mut self) {
         if let Some(Guarding { buried: false, ended: true, .. }) = self.guarding {
             let _ = poll::wait(&mut [Watched::new(self.signals.fd(), false)], Some(FAREWELL));
-            process::reap();
+            self.reap();
         }
+    }
+
+    /// The same for helpers that are still looking up names: they are killed.
+    fn see_off_helpers(&mut self) {
+        if !self.lookup.has_helpers() {
+            return;
+        }
+        let by = now() + FAREWELL;
+        self.lookup.cancel();
+        while self.lookup.has_helpers() && now() < by {
+            if let Reap::Ended(..) = self.reap() {
+                continue;
+            }
+            let _ = poll::wait(&mut [Watched::new(self.signals.fd(), false)], Some(by.since(now())));
+            while self.signals.next().is_some() {}
+        }
+    }
+
+    /// Buries one child that has ended.
+    fn reap(&mut self) -> Reap {
+        let reaped = process::reap();
+        if let Reap::Ended(pid, _) = reaped {
+            self.lookup.reaped(pid);
+        }
+        reaped
     }
 
     /// Does all that the lock wants done now; returns when it wants to be asked again.
@@ -163,12 +193,13 @@ impl<'a> Run<'a> {
             self.link.watched(),
         ];
         let places = sources.each_ref().map(Option::is_some);
-        let mut watched: Vec<Watched> = sources.into_iter().flatten().collect();
+        let mut watched: Vec<Watched> = sources.into_iter().flatten().chain(self.lookup.watched()).collect();
         if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(clock::since_boot())) {
             self.log.say(Topic::Run, Level::Error, &format_args!("cannot poll: {error}"));
         }
         let mut ready = watched.iter().map(Watched::ready);
         let [signalled, timed, reported, witnessed, linked] = places.map(|watched| watched && ready.next().unwrap_or(false));
+        let answered: Vec<bool> = ready.collect();
         drop(watched);
         if timed {
             self.timer.clear();
@@ -194,6 +225,10 @@ impl<'a> Run<'a> {
             let lock = &mut self.lock;
             self.link.ready(|input| lock.handle(input, now()));
         }
+        if self.lookup.is_under_way() {
+            let found = self.lookup.result(answered.into_iter(), now());
+            self.tell_lock(found.map(Input::Found));
+        }
     }
 
     fn obey(&mut self, output: Output) {
@@ -208,6 +243,7 @@ impl<'a> Run<'a> {
             Output::Finish => self.link.finish(),
             Output::Disconnect => self.link.close(),
             Output::Abandon => self.link.abandon(),
+            Output::LookUp => self.look_up(),
             Output::Contend { file, wait } => {
                 let news = self.files.as_mut().and_then(|files| files.contend(file, wait));
                 self.tell_lock(news);
@@ -250,6 +286,17 @@ impl<'a> Run<'a> {
             | Output::Note(_)
             | Output::Warn(_)
             | Output::Wait(_) => {}
+        }
+    }
+
+    /// Sends helpers for the names; but not while all children that we have are to die.
+    fn look_up(&mut self) {
+        let begun = if self.killing { Ok(false) } else { self.lookup.begin(now()).map(|()| true) };
+        if let Err(error) = &begun {
+            self.log.say(Topic::Session, Level::Warning, &format_args!("cannot look up names: {}", crate::link::reason(error)));
+        }
+        if !begun.unwrap_or(false) {
+            self.lock.handle(Input::Found(self.lookup.known()), now());
         }
     }
 
@@ -304,6 +351,7 @@ impl<'a> Run<'a> {
     }
 
     fn start(&mut self) {
+        let alone = matches!(self.reap(), Reap::NoChildren);
         let job = guard::Job {
             program: self.plan.program,
             command: &self.plan.command,
@@ -313,7 +361,6 @@ impl<'a> Run<'a> {
             lease: self.lease,
             keep: self.files.as_ref().and_then(Files::held).or(self.host_lock.as_ref().map(HostLock::held)),
         };
-        let alone = matches!(process::reap(), Reap::NoChildren);
         match guard::start(&job, &self.signals) {
             Ok((guard, line)) => {
                 let born = if alone { None } else { tree::find(guard).map(|guard| guard.started) };
@@ -445,7 +492,7 @@ impl<'a> Run<'a> {
     /// Buries children: the guard, helpers, and what is left of the tree when the guard has died.
     fn bury(&mut self) {
         loop {
-            match process::reap() {
+            match self.reap() {
                 Reap::Ended(pid, _) => {
                     let news = self.files.as_mut().and_then(|files| files.ended(pid));
                     self.tell_lock(news);
@@ -471,6 +518,10 @@ impl<'a> Run<'a> {
 
     /// The guard is gone, or does not do its duty: it dies, and its tree with it, in one pass. What a dead guard leaves behind is ours.
     fn kill_all(&mut self) {
+        if self.lookup.is_under_way() {
+            self.lookup.cancel();
+            self.lock.handle(Input::Found(self.lookup.known()), now());
+        }
         let tree = self.survivors();
         self.witness = None;
         let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
@@ -490,7 +541,11 @@ impl<'a> Run<'a> {
     /// What is left of the tree: below the guard, or below us once it is dead.
     fn survivors(&self) -> Vec<Process> {
         match &self.guarding {
-            Some(Guarding { born, buried: true, .. }) => tree::descendants_since(process::own_pid(), *born),
+            Some(Guarding { born, buried: true, .. }) => {
+                let mut left = tree::descendants_since(process::own_pid(), *born);
+                left.retain(|process| !self.lookup.is_helper(process.pid));
+                left
+            }
             Some(Guarding { guard, .. }) => tree::descendants(*guard),
             None => Vec::new(),
         }

@@ -3,8 +3,10 @@
 use super::files::Files;
 use super::host_lock::HostLock;
 use super::lock_folder::LockFolder;
+use super::names::Lookup;
 use super::now;
 use super::run_id::RunId;
+use crate::endpoint::Endpoint;
 use crate::link::{Link, reason};
 use crate::lock::local::{self, Local};
 use crate::lock::node::Node;
@@ -16,11 +18,10 @@ use crate::lock::{self, Failure, Lock};
 use crate::log::{Log, Topic, complain};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, End, Level, Place, Plan};
-use crate::prepare::{self, OwnName, Servers};
+use crate::prepare::{self, Names, OwnName};
 use crate::sys::process::Pid;
 use crate::sys::{daemon, host, process, random};
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -58,15 +59,21 @@ impl Stop {
 pub(super) struct Parts {
     pub(super) lock: Box<dyn Lock>,
     pub(super) link: Link,
+    pub(super) lookup: Lookup,
     pub(super) files: Option<Files>,
     pub(super) run_id: Option<RunId>,
     pub(super) host_lock: Option<HostLock>,
 }
 
 impl Parts {
-    /// A lock that works over this connection, or needs nothing.
-    fn new(lock: impl Lock + 'static, link: Link) -> Parts {
-        Parts { lock: Box::new(lock), link, files: None, run_id: None, host_lock: None }
+    /// A lock of servers with these names, or one that needs none.
+    fn new(lock: impl Lock + 'static, names: Names) -> Parts {
+        Parts { lock: Box::new(lock), link: Link::default(), lookup: Lookup::new(names), files: None, run_id: None, host_lock: None }
+    }
+
+    /// A lock of this host.
+    fn local(lock: impl Lock + 'static) -> Parts {
+        Parts::new(lock, Names::new(&[]))
     }
 }
 
@@ -84,22 +91,22 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
     let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
     match &plan.lock {
         plan::Lock::Node { cluster, app_id, names, .. } => {
-            let (options, addresses) = look_up_servers(plan, cluster, (started + plan.wait).max(now() + cluster.timeout), patience, log)?;
+            let connect_by = (started + plan.wait).max(now() + cluster.timeout);
+            let (options, found) = look_up_servers(plan, cluster, None, connect_by, patience, log)?;
             let content = host::name() + &uuid(random::bytes());
-            Ok(Parts::new(Node::lock(options, app_id, names.clone(), content, now()), Link::new(addresses)))
+            Ok(Parts::new(Node::lock(options, app_id, names.clone(), content, now()), found))
         }
         plan::Lock::Queue { cluster, path, permits, rounds, restarts } => {
             // It waits for ever by default, but not for a server.
             let connecting = if plan.wait == Duration::MAX { cluster.timeout } else { plan.wait.max(cluster.timeout) };
-            let (mut options, addresses) = look_up_servers(plan, cluster, started + connecting, patience, log)?;
-            (options.rounds, options.restarts) = (*rounds, *restarts);
+            let (mut options, found) = look_up_servers(plan, cluster, *rounds, started + connecting, patience, log)?;
+            options.restarts = *restarts;
             let path = format!("{}{path}", cluster.chroot);
             let mark = uuid(random::bytes()).replace('-', "");
             let content = format!("{}:{}", host::name(), process::own_pid().0);
-            let link = Link::new(addresses);
             Ok(match permits {
-                1 => Parts::new(SessionLock::new(options, Queue::new(path, mark, content, true), now()), link),
-                _ => Parts::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now()), link),
+                1 => Parts::new(SessionLock::new(options, Queue::new(path, mark, content, true), now()), found),
+                _ => Parts::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now()), found),
             })
         }
         plan::Lock::Local { folder, app_id, names, .. } => {
@@ -107,43 +114,61 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             let path = |name: &String| (name.clone(), folder.path(name).display().to_string());
             let options = local::Options { files: names.iter().map(path).collect(), patience };
             let files = Some(Files::new(folder, names));
-            Ok(Parts { files, ..Parts::new(Local::new(options), Link::new(Vec::new())) })
+            Ok(Parts { files, ..Parts::local(Local::new(options)) })
         }
         plan::Lock::Pool(place) => ask_for_place(plan, place, started, patience, log),
         plan::Lock::Host(file) => {
             let (lock, _) = lock_host(file, log)?;
             let host_lock = Some(lock);
-            Ok(Parts { host_lock, ..Parts::new(lock::host::Host::new(file.display().to_string()), Link::new(Vec::new())) })
+            Ok(Parts { host_lock, ..Parts::local(lock::host::Host::new(file.display().to_string())) })
         }
     }
 }
 
-/// The addresses of an ensemble, and what all its locks share.
+/// The addresses of an ensemble, and what all its locks share. `rounds`: over all servers at the most; a look-up that finds none is one.
 fn look_up_servers(
     plan: &Plan,
     cluster: &Cluster,
+    rounds: Option<u32>,
     connect_by: Moment,
     patience: Option<Moment>,
     log: &mut Log,
-) -> Result<(Options, Vec<SocketAddr>), Stop> {
-    let Servers { names: servers, addresses, unresolved } = resolve(&cluster.hosts, connect_by)?;
-    if addresses.is_empty() {
-        return Err(unreachable(&session_lock::unreachable(&unresolved.join("; ")), log));
+) -> Result<(Options, Names), Stop> {
+    let mut names = Names::new(&cluster.hosts);
+    let (found, done) = prepare::resolve_patiently(&mut names, rounds, connect_by).map_err(Stop::system(LOOK_UP))?;
+    if found.endpoints.is_empty() {
+        return Err(unreachable(&session_lock::unreachable(&found.unresolved.join("; ")), log));
     }
-    let (cluster, kill_after) = (cluster.clone(), plan.kill_after);
-    Ok((Options { servers, unresolved, cluster, patience, connect_by, kill_after, rounds: None, restarts: None }, addresses))
+    let options = Options {
+        servers: found.endpoints,
+        unresolved: found.unresolved,
+        cluster: cluster.clone(),
+        patience,
+        connect_by,
+        kill_after: plan.kill_after,
+        rounds: rounds.map(|rounds| rounds - (done - 1)),
+        restarts: None,
+    };
+    Ok((options, names))
 }
 
 /// The lock server and what we are called there, then the lock of this host.
 fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<Moment>, log: &mut Log) -> Result<Parts, Stop> {
     let reach_by = started + if place.patient { plan.wait.max(pool::OUTAGE) } else { pool::OUTAGE };
-    let own_name = if place.host.is_none() { Some(OwnName::ask().map_err(Stop::system(LOOK_UP))?) } else { None };
-    let Servers { names, addresses, unresolved } = resolve(std::slice::from_ref(&place.server), reach_by)?;
-    if addresses.is_empty() {
-        return Err(unreachable(&Failure::Unreachable(unresolved.join("; ")), log));
+    let ask_own_name = || place.host.is_none().then(OwnName::ask).transpose().map_err(Stop::system(LOOK_UP));
+    let mut own_name = ask_own_name()?;
+    let mut names = Names::new(std::slice::from_ref(&place.server));
+    let (found, rounds) = prepare::resolve_patiently(&mut names, None, reach_by).map_err(Stop::system(LOOK_UP))?;
+    if found.endpoints.is_empty() {
+        return Err(unreachable(&Failure::Unreachable(found.unresolved.join("; ")), log));
+    }
+    let mut named_by = started + OWN_NAME;
+    if rounds > 1 {
+        // What name servers did not know of the server, they may not have known of us.
+        (own_name, named_by) = (ask_own_name()?, now() + OWN_NAME);
     }
     let host = match (&place.host, own_name) {
-        (None, Some(asked)) => hear_own_name(asked, started + OWN_NAME, &addresses, log)?,
+        (None, Some(asked)) => hear_own_name(asked, named_by, &found.endpoints, log)?,
         (said, _) => said.clone().unwrap_or_default(),
     };
     let (host_lock, run_id) = match &place.host_lock {
@@ -155,7 +180,7 @@ fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<M
     };
     tell_run_id(&run_id, log);
     let options = pool::Options {
-        addresses: names,
+        addresses: found.endpoints,
         server: place.server.clone(),
         pool: place.pool.clone(),
         host,
@@ -167,11 +192,8 @@ fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<M
         kill_after: plan.kill_after,
     };
     let run_id = Some(run_id);
-    Ok(Parts { run_id, host_lock, ..Parts::new(Pool::new(options, started, now()), Link::new(addresses).watching_the_peer()) })
-}
-
-fn resolve(hosts: &[plan::Host], deadline: Moment) -> Result<Servers, Stop> {
-    prepare::resolve(hosts, deadline).map_err(Stop::system(LOOK_UP))
+    let link = Link::default().watching_the_peer();
+    Ok(Parts { link, run_id, host_lock, ..Parts::new(Pool::new(options, started, now()), names) })
 }
 
 fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
@@ -180,7 +202,7 @@ fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
 }
 
 /// What this host is called to a lock server that nobody has told us a name for.
-fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: &mut Log) -> Result<String, Stop> {
+fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[Endpoint], log: &mut Log) -> Result<String, Stop> {
     let found = asked.wait(deadline).map_err(Stop::system(LOOK_UP))?;
     let name = found.unwrap_or_else(|| {
         let bare = host::name();
@@ -188,7 +210,7 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[SocketAddr], log: 
         bare
     });
     let anybodys = name == "localhost" || name.starts_with("localhost.");
-    if anybodys && !servers.iter().all(|server| server.ip().is_loopback()) {
+    if anybodys && !servers.iter().all(|server| server.address.ip().is_loopback()) {
         log.warn(&format_args!(
             "this host is {name:?} to the server, as others may be: they count as one host, and a server that ignores run ids grants all of them the \
              lock at once; give --as"

@@ -6,19 +6,22 @@ use crate::lock;
 use crate::moment::Moment;
 use crate::plan::Host;
 use crate::pool::Input;
-use crate::prepare::{self, Servers};
+use crate::prepare::{self, Names};
 use crate::sys::epoll::{Epoll, Interest};
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long its name may take to be looked up, once, at the start.
+/// How long its name is looked up at the start, if it is not known yet: systemd gives up a unit that fails five times within 10 s, and name servers may
+/// be reached later than that at boot.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// See above.
 #[derive(Debug)]
 pub(super) struct Memcached {
     link: Link,
-    addresses: usize,
+    /// At least one.
+    addresses: Vec<SocketAddr>,
     /// The one that is tried, or answered last.
     address: usize,
     /// So many are left to try before it is said that none answers.
@@ -30,31 +33,33 @@ pub(super) struct Memcached {
 impl Memcached {
     /// Not connected yet.
     pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
-        let found = prepare::resolve(std::slice::from_ref(host), now + LOOK_UP);
-        let Servers { addresses, unresolved, .. } = found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
-        if addresses.is_empty() {
-            return Err(format!("cannot reach memcached: {}", unresolved.join("; ")));
+        let mut names = Names::new(std::slice::from_ref(host));
+        let found = prepare::resolve_patiently(&mut names, None, now + LOOK_UP);
+        let (found, _) = found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
+        if found.endpoints.is_empty() {
+            return Err(format!("cannot reach memcached: {}", found.unresolved.join("; ")));
         }
-        Ok(Memcached { addresses: addresses.len(), link: Link::new(addresses), address: 0, untried: 0, watched: None })
+        let addresses = found.endpoints.into_iter().map(|endpoint| endpoint.address).collect();
+        Ok(Memcached { addresses, link: Link::default(), address: 0, untried: 0, watched: None })
     }
 
     /// Begins to connect, in place of any other connection.
     pub(super) fn connect(&mut self) -> Result<(), String> {
-        self.untried = self.addresses;
+        self.untried = self.addresses.len();
         self.try_address()
     }
 
     fn try_address(&mut self) -> Result<(), String> {
         self.untried -= 1;
         self.watched = None;
-        match self.link.connect(self.address) {
+        match self.link.connect(self.addresses[self.address]) {
             Err(_) if self.untried > 0 => self.try_next(),
             connecting => connecting,
         }
     }
 
     fn try_next(&mut self) -> Result<(), String> {
-        self.address = (self.address + 1) % self.addresses;
+        self.address = (self.address + 1) % self.addresses.len();
         self.try_address()
     }
 
@@ -87,7 +92,7 @@ impl Memcached {
                 Err(last) => why = Some(last),
             }
         }
-        self.address = (self.address + 1) % self.addresses;
+        self.address = (self.address + 1) % self.addresses.len();
         tell(Input::Disconnected(why));
     }
 

@@ -6,10 +6,12 @@ use super::lease::Lease;
 use super::record::{AuthPacket, ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader, WatcherEvent};
 use super::request::{Answer, Request, answer};
 use super::wire::{Malformed, Wire, frame, next_frame};
+use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
 use crate::plan::Auth;
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Heartbeats in a session timeout.
@@ -61,8 +63,8 @@ pub enum News {
 /// What is to be done with the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// Connect to the server with this index.
-    Connect(usize),
+    /// Connect to the server at this address.
+    Connect(SocketAddr),
     /// Send these bytes, all of them.
     Send(Vec<u8>),
     /// Close the connection, after what was sent.
@@ -149,8 +151,8 @@ enum Phase {
 /// One session, or one after another if they expire before anything is held.
 #[derive(Debug)]
 pub struct Session {
-    /// How each server is called in a message; their indices are the addresses.
-    servers: Vec<String>,
+    /// Where the servers are, and how messages call them. Never empty.
+    servers: Vec<Endpoint>,
     /// Why each server was given up last.
     faults: Vec<Option<Fault>>,
     timeout: Duration,
@@ -178,7 +180,7 @@ pub struct Session {
 
 impl Session {
     /// A session to be made with one of these servers, of which there is at least one; the first attempt is due at once.
-    pub fn new(servers: Vec<String>, timeout: Duration, auth: Option<Auth>, now: Moment) -> Session {
+    pub fn new(servers: Vec<Endpoint>, timeout: Duration, auth: Option<Auth>, now: Moment) -> Session {
         Session {
             faults: vec![None; servers.len()],
             server: servers.len() - 1,
@@ -234,7 +236,12 @@ impl Session {
 
     /// How the server of this connection is called.
     pub fn server(&self) -> &str {
-        &self.servers[self.server]
+        &self.servers[self.server].name
+    }
+
+    /// How all servers are called.
+    pub fn servers(&self) -> String {
+        self.servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 
     /// How many rounds over all servers found none that took our session; `None` once one has.
@@ -250,13 +257,39 @@ impl Session {
             Phase::Up => self.unanswered.front().map(|oldest| Fault::Silent(now.since(oldest.sent))),
             Phase::Down { .. } | Phase::Over => None,
         };
-        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (server, fault))| {
+        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (Endpoint { name: server, .. }, fault))| {
             match asked.as_ref().filter(|_| index == self.server).or(fault.as_ref()) {
                 Some(fault) => format!("{server}: {fault}"),
                 None => format!("{server}: not tried yet"),
             }
         });
         tried.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Names were looked up again: these are the servers from now on. Whether that changes anything. A server that has answered, or was asked, stays
+    /// until it is left; an attempt to connect to an address that is no longer listed ends.
+    pub fn relist(&mut self, found: Vec<Endpoint>, now: Moment) -> bool {
+        let Some(mut servers) = endpoint::relisted(&self.servers, found) else { return false };
+        let current = self.servers[self.server].clone();
+        let position = endpoint::position(&servers, current.address);
+        let tried = self.attempts.saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
+        match self.phase {
+            Phase::Connecting { .. } if position.is_none() => {
+                self.hang_up();
+                self.phase = Phase::Down { retry: now };
+            }
+            Phase::Down { .. } => self.phase = Phase::Down { retry: now },
+            Phase::Greeting { .. } | Phase::Up if position.is_none() => servers.push(current),
+            _ => {}
+        }
+        let down = matches!(self.phase, Phase::Down { .. });
+        // As many rounds were in vain as before.
+        self.attempts = tried / self.servers.len() * servers.len() + usize::from(!down);
+        let fault = |server: &Endpoint| endpoint::position(&self.servers, server.address).and_then(|old| self.faults[old].clone());
+        self.faults = servers.iter().map(fault).collect();
+        self.server = if down { servers.len() - 1 } else { position.unwrap_or(servers.len() - 1) };
+        self.servers = servers;
+        true
     }
 
     /// From now on something is held, which this request proves every tenth of the timeout. A server that is silent for two of them is left,
@@ -334,7 +367,7 @@ impl Session {
                 self.server = (self.server + 1) % self.servers.len();
                 self.attempts += 1;
                 self.phase = Phase::Connecting { since: now };
-                self.steps.push_back(Step::Connect(self.server));
+                self.steps.push_back(Step::Connect(self.servers[self.server].address));
             }
             Phase::Connecting { since } | Phase::Greeting { since } if now >= since + self.attempt() => {
                 self.abandon(Fault::Silent(now.since(since)), now);
@@ -577,7 +610,7 @@ mod tests {
         session.ask(Request::Ping, NOW);
         assert_eq!(session.step(), None);
         session.tick(NOW);
-        assert_eq!(session.step(), Some(Step::Connect(0)));
+        assert_eq!(session.step(), Some(Step::Connect(Endpoint::from("h1:2181").address)));
         session.ask(Request::Ping, NOW);
         session.connected(NOW);
         let Some(Step::Send(bytes)) = session.step() else { panic!("no connect request") };
@@ -605,6 +638,67 @@ mod tests {
         let mut bytes = Vec::new();
         frame(&mut bytes, |out| response.write(out));
         session.received(&bytes, now);
+    }
+
+    fn list(names: &[&str]) -> Vec<Endpoint> {
+        names.iter().map(|&name| name.into()).collect()
+    }
+
+    fn connect(name: &str) -> Step {
+        Step::Connect(Endpoint::from(name).address)
+    }
+
+    fn fresh(names: &[&str]) -> Session {
+        Session::new(list(names), Duration::from_secs(10), None, NOW)
+    }
+
+    #[test]
+    fn servers_that_have_moved_are_tried_at_once_and_the_rounds_go_on() {
+        let mut session = fresh(&["h1:2181", "h2:2181"]);
+        for _ in 0..6 {
+            let due = session.wake();
+            session.tick(due);
+            assert!(matches!(session.step(), Some(Step::Connect(_))));
+            session.disconnected(Some("connection refused".into()), due);
+        }
+        assert_eq!(session.rounds_in_vain(), Some(3));
+        let now = session.wake().before(Duration::from_millis(1));
+        assert!(!session.relist(list(&["h2:2181", "h1:2181"]), now), "they are the same");
+        assert!(session.relist(list(&["h2:2181", "h3:2181", "h4:2181"]), now));
+        assert_eq!((session.rounds_in_vain(), session.wake()), (Some(3), now));
+        session.tick(now);
+        assert_eq!(session.step(), Some(connect("h3:2181")));
+        session.disconnected(Some("no route".into()), now);
+        session.tick(session.wake());
+        assert_eq!(session.step(), Some(connect("h4:2181")));
+        assert_eq!(session.faults(now), "h3:2181: no route; h4:2181: no answer for 0.0 s; h2:2181: connection refused");
+        assert_eq!(session.rounds_in_vain(), Some(3));
+    }
+
+    #[test]
+    fn an_attempt_at_an_address_that_is_none_any_more_ends_and_another_goes_on() {
+        for (found, steps) in
+            [(&["h3:2181"][..], [Some(Step::Disconnect), Some(connect("h3:2181"))]), (&["h3:2181", "h1:2181"], [None, None])]
+        {
+            let mut session = fresh(&["h1:2181"]);
+            session.tick(NOW);
+            assert_eq!(session.step(), Some(connect("h1:2181")));
+            assert!(session.relist(list(found), NOW));
+            session.tick(NOW);
+            assert_eq!([session.step(), session.step()], steps);
+            assert_eq!(session.rounds_in_vain(), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_server_that_has_the_session_stays_whatever_its_name_says_now() {
+        let mut session = fresh(&["h1:2181"]);
+        greet(&mut session, NOW, 0, 7, 10_000);
+        assert!(session.relist(list(&["h3:2181"]), NOW));
+        assert_eq!((session.is_up(), session.server()), (true, "h1:2181"));
+        session.disconnected(None, NOW);
+        session.tick(session.wake());
+        assert_eq!(session.step(), Some(connect("h3:2181")));
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl SwitchedOff {
 pub struct DeadNameServer(UdpSocket);
 
 impl DeadNameServer {
-    const ADDRESS: &str = "127.0.53.53";
+    /// Where it is.
+    pub const ADDRESS: &str = "127.0.53.53";
 
     /// Only root may.
     pub fn start() -> DeadNameServer {
