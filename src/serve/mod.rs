@@ -81,6 +81,11 @@ impl<'a> Serving<'a> {
         let signals = Signals::hear(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(system("listen to signals"))?;
         let timer = Timer::new().map_err(system("make a timer"))?;
         let epoll = Epoll::new().map_err(system("make an epoll"))?;
+        // Before clients can connect: at boot it may take a while until the name is known.
+        let memcached = match &plan.backend {
+            plan::Backend::Memory => None,
+            plan::Backend::Memcache(host) => Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?),
+        };
         let descriptors = descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
         let door = Door::open(plan, descriptors).map_err(|why| (End::System, why))?;
         let opened = plan.state.as_deref().map(StateFile::open).transpose();
@@ -90,12 +95,9 @@ impl<'a> Serving<'a> {
         watched.map_err(system("watch descriptors"))?;
         let story = Story { program: plan.program, verbose: plan.verbose };
         let (pools, now) = (plan.pools.clone(), now());
-        let (backend, memcached): (Box<dyn Backend>, _) = match &plan.backend {
-            plan::Backend::Memory => (Box::new(Memory::new(pools, state, unix_micros(), now)), None),
-            plan::Backend::Memcache(host) => {
-                let memcached = Memcached::find(host, now).map_err(|why| (End::Unreachable, why))?;
-                (Box::new(Memcache::new(pools, host.to_string(), Boot::by(&state_file::clocks()), now)), Some(memcached))
-            }
+        let backend: Box<dyn Backend> = match &plan.backend {
+            plan::Backend::Memory => Box::new(Memory::new(pools, state, unix_micros(), now)),
+            plan::Backend::Memcache(host) => Box::new(Memcache::new(pools, host.to_string(), Boot::by(&state_file::clocks()), now)),
         };
         let service = Service::new(story, epoll, backend);
         Ok(Serving { plan, story, service, signals, timer, door: Some(door), state_file, memcached, ending: None })
