@@ -163,7 +163,7 @@ fn a_new_session_cannot_have_expired() {
 
 #[test]
 fn what_a_multi_says_of_the_session_is_believed() {
-    for (code, expected) in [(Code::SESSION_EXPIRED, News::Expired), (Code::SESSION_MOVED, News::Down(Fault::HungUp { up: true }))] {
+    for (code, expected) in [(Code::SESSION_EXPIRED, News::Expired), (Code::SESSION_MOVED, News::Down(Fault::HungUp))] {
         for request in [Request::Check { path: LOCK.into() }, Request::Multi(vec![Operation::Check { path: LOCK.into() }])] {
             let replies = pieces("holder", From::Server);
             let heard = news(greeting(std::slice::from_ref(&request)), [&replies[0][..], &replies[1], &undone(code)]);

@@ -26,6 +26,8 @@ struct Connection {
     child_watches: BTreeSet<String>,
     /// Not yet delivered, a frame each.
     outgoing: Vec<Vec<u8>>,
+    /// The server has closed it; what is outgoing arrives first.
+    closed: bool,
 }
 
 /// The server.
@@ -57,6 +59,8 @@ pub(super) struct Fake {
     pub(super) grants: Option<Duration>,
     /// It resumes no session, and makes a new one instead, as ClickHouse Keeper does.
     pub(super) replaces: bool,
+    /// It tells everybody that it wants to know who they are, and hangs up.
+    pub(super) demands_auth: bool,
     /// It answers connect requests as ClickHouse Keeper does without a leader.
     pub(super) refuses: bool,
     /// Requests that it took.
@@ -85,6 +89,14 @@ impl Fake {
         for id in over {
             self.end(id);
         }
+    }
+
+    /// Loses all that it knew, as a server does whose disk was replaced.
+    pub(super) fn wipe(&mut self) {
+        self.nodes.retain(|path, _| !path[1..].contains('/'));
+        self.nodes.values_mut().for_each(|entry| entry.owner = 0);
+        self.sessions.clear();
+        self.zxid = 0;
     }
 
     /// How many sessions live.
@@ -234,6 +246,9 @@ impl Fake {
     }
 
     fn take(&mut self, number: usize, mut request: &[u8], now: Moment) {
+        if self.connections[&number].closed {
+            return;
+        }
         let Some(session) = self.connections[&number].session else { return self.greet(number, request, now) };
         if let Some((_, heard)) = self.sessions.get_mut(&session) {
             *heard = now;
@@ -241,6 +256,12 @@ impl Fake {
         let request = &mut request;
         self.requests += 1;
         let header = RequestHeader::read(request, "").unwrap();
+        if self.demands_auth {
+            let connection = self.connections.get_mut(&number).unwrap();
+            connection.closed = true;
+            let reply = ReplyHeader { xid: header.xid, zxid: 0, err: Code::AUTH_DEMANDED.0 };
+            return connection.outgoing.push(framed(|out| reply.write(out)));
+        }
         let mut body = Vec::new();
         let err = if self.sessions.contains_key(&session) {
             self.answer(number, session, header.kind, request, &mut body)
@@ -261,6 +282,10 @@ impl Fake {
             let connection = self.connections.get_mut(&number).unwrap();
             connection.session = Some(-1);
             return connection.outgoing.push(framed(|out| response.write(out)));
+        }
+        if hello.last_zxid_seen > self.zxid {
+            self.connections.get_mut(&number).unwrap().closed = true;
+            return;
         }
         if self.replaces {
             hello.session_id = 0;
@@ -473,7 +498,12 @@ impl<L: Lock> Client<L> {
     /// Hands over what the server has to say; false if that is nothing.
     fn deliver(&mut self, fake: &mut Fake, now: Moment) -> bool {
         let Some(number) = self.connection else { return false };
-        let frames = std::mem::take(&mut fake.connections.get_mut(&number).unwrap().outgoing);
+        let connection = fake.connections.get_mut(&number).unwrap();
+        let frames = std::mem::take(&mut connection.outgoing);
+        if frames.is_empty() && connection.closed {
+            self.cut(fake, now);
+            return true;
+        }
         for frame in &frames {
             if spent(&mut self.replies_left) {
                 self.cut(fake, now);

@@ -182,7 +182,7 @@ impl Node {
             Ok(_) => {}
             Err(Code::NO_NODE) => return self.missing(name, desk),
             Err(Code::NO_AUTH) => desk.ask(Request::Exists { path: self.paths[name].clone(), watch: true }),
-            Err(code) => return Some(self.refused("read", name, code)),
+            Err(code) => return Some(self.refused("read", name, code, desk)),
         }
         None
     }
@@ -206,7 +206,7 @@ impl Node {
                 self.place.exchanged(desk);
                 Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid }))
             }
-            Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => Some(self.refused("create", name, code)),
+            Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => Some(self.refused("create", name, code, desk)),
             _ => {
                 self.taken(name, data, stat, desk);
                 None
@@ -219,13 +219,13 @@ impl Node {
         match self.phase {
             Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => match made {
                 Err(Code::NO_NODE) if self.parents.make(desk) => self.contend(name, desk),
-                Err(Code::NO_NODE) => return Some(Verdict::Failed(self.parents.failure(&self.paths[name]))),
+                Err(Code::NO_NODE) => return Some(Verdict::Failed(self.parents.failure(&self.paths[name], desk))),
                 Err(Code::NODE_EXISTS) | Ok(()) if self.races < RACES => {
                     self.races += 1;
                     self.contend(name, desk);
                 }
                 Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(desk),
-                Err(code) => return Some(self.refused("create", name, code)),
+                Err(code) => return Some(self.refused("create", name, code, desk)),
             },
             Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. } if wanted == name => self.contend(name, desk),
             Phase::Contending { name: wanted, .. } if wanted == name => {}
@@ -282,8 +282,8 @@ impl Node {
         self.paths.iter().position(|known| known == path)
     }
 
-    fn refused(&self, verb: &str, name: usize, code: Code) -> Verdict {
-        Verdict::Failed(Failure::Refused { what: format!("{verb} {}", self.paths[name]), why: code.to_string() })
+    fn refused(&self, verb: &str, name: usize, code: Code, desk: &Desk) -> Verdict {
+        Verdict::Failed(Failure::Refused { what: format!("{verb} {}", self.paths[name]), why: desk.explain(code) })
     }
 }
 
@@ -426,6 +426,7 @@ mod tests {
             kill_after: Duration::from_secs(5),
             rounds: None,
             restarts: None,
+            takes_auth: true,
         }
     }
 

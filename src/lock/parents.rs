@@ -48,9 +48,9 @@ impl Parents {
     }
 
     /// Why `path` still has no parent.
-    pub(super) fn failure(&self, path: &str) -> Failure {
+    pub(super) fn failure(&self, path: &str, desk: &Desk) -> Failure {
         let (what, why) = match &self.made {
-            Some(Err((parent, code))) => (parent.as_str(), code.to_string()),
+            Some(Err((parent, code))) => (parent.as_str(), desk.explain(*code)),
             _ => (path, "the node above it does not exist: create it, or use a name without \"/\"".into()),
         };
         Failure::Refused { what: format!("create {what}"), why }

@@ -125,9 +125,9 @@ impl Queue {
                 self.join(desk);
                 None
             }
-            Err(Code::NO_NODE) => Some(Verdict::Failed(self.parents.failure(&self.path))),
+            Err(Code::NO_NODE) => Some(Verdict::Failed(self.parents.failure(&self.path, desk))),
             Err(code) => {
-                Some(Verdict::Failed(Failure::Refused { what: format!("create a node below {}", self.path), why: code.to_string() }))
+                Some(Verdict::Failed(Failure::Refused { what: format!("create a node below {}", self.path), why: desk.explain(code) }))
             }
             Ok(_) => None,
         }
@@ -288,7 +288,7 @@ impl Recipe for Queue {
             (Request::Data { path, .. } | Request::Exists { path, .. } | Request::Children { path, .. }, Err(code))
                 if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) =>
             {
-                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: code.to_string() }));
+                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: desk.explain(code) }));
             }
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) => {
                 self.join(desk);
@@ -366,6 +366,7 @@ mod tests {
             kill_after: Duration::from_secs(5),
             rounds: None,
             restarts: Some(1),
+            takes_auth: true,
         }
     }
 

@@ -259,13 +259,13 @@ impl Recipe for Semaphore {
             (Request::Children { path, .. }, Ok(Answer::Children(leases))) if *path == self.path => self.counted(&leases, desk),
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => match self.phase {
                 Phase::Counting if self.parents.make(desk) => self.count(desk),
-                Phase::Counting => return Some(Verdict::Failed(self.parents.failure(&self.path))),
+                Phase::Counting => return Some(Verdict::Failed(self.parents.failure(&self.path, desk))),
                 _ => {}
             },
             (Request::Children { path, .. } | Request::Data { path, .. }, Err(code))
                 if code != Code::NO_NODE && (*path == self.path || *path == self.lease) =>
             {
-                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: code.to_string() }));
+                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: desk.explain(code) }));
             }
             (Request::Data { path, .. }, result) if self.is_others(path) => {
                 self.holders.read(path, result);
@@ -280,7 +280,7 @@ impl Recipe for Semaphore {
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => self.count(desk),
             (Request::Create { path, .. }, Err(code)) if *path == self.lease && !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => {
-                return Some(Verdict::Failed(Failure::Refused { what: format!("create {path}"), why: code.to_string() }));
+                return Some(Verdict::Failed(Failure::Refused { what: format!("create {path}"), why: desk.explain(code) }));
             }
             (Request::Create { path, flags, .. }, result) if flags & flag::SEQUENCE == 0 => {
                 self.parents.answered(path, result.as_ref().err().copied());
@@ -376,6 +376,7 @@ mod tests {
             kill_after: Duration::from_secs(5),
             rounds: None,
             restarts: Some(1),
+            takes_auth: true,
         };
         let semaphore = Semaphore::new(PATH.into(), permits, &format!("{number:032x}"), format!("host:{number}"));
         Client::new(SessionLock::new(options, semaphore, at(0)))

@@ -42,6 +42,8 @@ pub struct Options {
     pub rounds: Option<u32>,
     /// How often contention is begun again when its session has expired; `None`: always.
     pub restarts: Option<u32>,
+    /// Whether the user can give the program something to authenticate with.
+    pub takes_auth: bool,
 }
 
 /// No server took our session in time: each that was tried, with its reason.
@@ -111,6 +113,11 @@ impl Desk<'_> {
     /// The ACL of what we make.
     pub fn acl(&self) -> Vec<Acl> {
         acl::of(self.options.cluster.acl)
+    }
+
+    /// What an error of the server says to the user of this program.
+    pub fn explain(&self, code: Code) -> String {
+        code.explain(self.options.takes_auth)
     }
 
     /// Whether this session is the one that we have.
@@ -200,6 +207,8 @@ pub struct SessionLock<R> {
     /// Since when no server has our session; `None`: one has.
     unreached: Option<Moment>,
     lookups: Lookups,
+    /// Why the session is asked for as one that has seen nothing, if it is.
+    disowned: Option<String>,
     outputs: VecDeque<Output>,
 }
 
@@ -248,6 +257,7 @@ impl<R: Recipe> SessionLock<R> {
             looked: now,
             unreached: Some(now),
             lookups: Lookups::new(now),
+            disowned: None,
             outputs: VecDeque::new(),
         };
         lock.with_recipe(now, Recipe::restart);
@@ -319,7 +329,7 @@ impl<R: Recipe> SessionLock<R> {
                 self.lookups.reached();
             }
             News::Down(_) | News::Expired | News::Replaced { .. } => drop(self.unreached.get_or_insert(now)),
-            News::Reply { .. } | News::Watch { .. } | News::Refused(_) => {}
+            News::Reply { .. } | News::Watch { .. } | News::Disowned { .. } | News::Refused(_) => {}
         }
         match news {
             News::Up { resumed } => self.up(resumed, now),
@@ -329,11 +339,35 @@ impl<R: Recipe> SessionLock<R> {
             News::Down(fault) => self.down(&fault, now),
             News::Expired => self.expired(now),
             News::Replaced { by } => self.replaced(by, now),
-            News::Refused(code) => self.fail(Failure::Refused { what: "authenticate".into(), why: code.to_string() }, now),
+            News::Disowned { silence } => self.disowned(silence),
+            News::Refused(code) => self.refused(code, now),
+        }
+    }
+
+    /// Servers hang up on the session for so long that it must be over.
+    fn disowned(&mut self, silence: Duration) {
+        let (id, silence) = (self.session.id().unwrap_or(0), silence.as_secs_f64());
+        let why = format!(
+            "no server has resumed session 0x{id:x} for {silence:.1} s (servers restored from an older backup or wiped, or too many connections from this host?)"
+        );
+        self.note(format!("{why}: asking for it as if it had seen nothing"));
+        self.disowned = Some(why);
+    }
+
+    /// The server wants to know who we are, or does not believe it, and ends the connection: it takes nothing from us.
+    fn refused(&mut self, code: Code, now: Moment) {
+        let why = code.explain(self.options.takes_auth);
+        match self.phase {
+            Phase::Releasing { held, .. } => {
+                let doubt = (held && self.believed != Deadlines::NEVER).then(|| self.free_when_expired(&why));
+                self.released(doubt, now);
+            }
+            _ => self.fail(Failure::Refused { what: "authenticate".into(), why }, now),
         }
     }
 
     fn up(&mut self, resumed: bool, now: Moment) {
+        self.disowned = None;
         let (server, id, timeout) = (self.session.server(), self.session.id().unwrap_or(0), self.session.lease().timeout());
         // These bound the way to the first session; who waits rides out an outage for as long as it waits.
         self.options.rounds = None;
@@ -458,22 +492,26 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn down(&mut self, fault: &Fault, now: Moment) {
-        let fault = format!("{}: {fault}", self.session.server());
-        self.note(fault.clone());
+        let told = format!("{}: {fault}", self.session.server());
+        self.note(told.clone());
         match &mut self.phase {
             Phase::Contending => self.recipe.down(self.session.id().is_some()),
             Phase::Held { suspended: suspended @ false, .. } => {
                 *suspended = true;
-                self.outputs.push_back(Output::Suspended(fault));
+                self.outputs.push_back(Output::Suspended(told));
             }
             Phase::Kept { proved, .. } => *proved = false,
             Phase::Releasing { held: false, .. } => self.released(None, now),
             _ => {}
         }
+        if let Fault::LongList { .. } = fault {
+            self.fail(Failure::Unfit(format!("{fault}: use another lock, or let fewer processes wait for this one")), now);
+        }
     }
 
     /// The session is over, and every node of ours with it.
     fn expired(&mut self, now: Moment) {
+        let disowned = self.disowned.take();
         self.note(EXPIRED.into());
         match self.phase {
             Phase::Held { .. } | Phase::Kept { .. } => {
@@ -484,7 +522,7 @@ impl<R: Recipe> SessionLock<R> {
             }
             Phase::Releasing { .. } => self.released(None, now),
             Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
-            Phase::Contending | Phase::Proving(_) => self.begin_again(EXPIRED, now),
+            Phase::Contending | Phase::Proving(_) => self.begin_again(disowned.as_deref().unwrap_or(EXPIRED), now),
         }
     }
 
@@ -709,6 +747,7 @@ mod tests {
             kill_after: Duration::from_secs(5),
             rounds: None,
             restarts: Some(1),
+            takes_auth: true,
         }
     }
 
@@ -956,6 +995,82 @@ mod tests {
             play(&mut client, &mut fake, at(0), at(30_000));
             let acquired = client.said.iter().filter(|output| matches!(output, Output::Acquired(_))).count();
             assert_eq!((acquired, fake.nodes[LOCK].data.starts_with(b"here")), (1, true), "{replies}: {:?}", client.said);
+        }
+    }
+
+    /// What was said of a session that no server resumes.
+    fn disowned(client: &Client<SessionLock<Node>>) -> Option<&str> {
+        client.said.iter().find_map(|output| match output {
+            Output::Note(text) if text.contains("no server has resumed") => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn a_waiter_begins_again_when_all_that_it_has_seen_is_lost() {
+        let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+        fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+        play(&mut waiter, &mut fake, at(0), at(2000));
+        fake.wipe();
+        waiter.cut(&mut fake, at(2000));
+        play(&mut waiter, &mut fake, at(2000), at(12_000));
+        assert_eq!(disowned(&waiter), None, "its session may live until then");
+        play(&mut waiter, &mut fake, at(12_000), at(13_000));
+        let why = disowned(&waiter).expect("that is said");
+        for reason in ["older backup", "wiped", "too many connections"] {
+            assert!(why.contains(reason), "{why}");
+        }
+        assert!(waiter.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", waiter.said);
+    }
+
+    #[test]
+    fn what_may_not_begin_again_says_why_it_would_have_to() {
+        let mut options = options(TIMEOUT * 10);
+        options.restarts = Some(0);
+        let (mut fake, mut waiter) =
+            (Fake::with_parent("/app"), Client::new(Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0))));
+        fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+        play(&mut waiter, &mut fake, at(0), at(2000));
+        fake.wipe();
+        waiter.cut(&mut fake, at(2000));
+        play(&mut waiter, &mut fake, at(2000), at(13_000));
+        let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unreachable(why)) if why.contains("older backup"));
+        assert!(waiter.said.iter().any(failed), "{:?}", waiter.said);
+    }
+
+    #[test]
+    fn a_waiter_whose_servers_are_merely_away_keeps_its_session_and_its_turn() {
+        let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+        fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+        play(&mut waiter, &mut fake, at(0), at(2000));
+        let sessions = fake.living();
+        fake.down = true;
+        waiter.cut(&mut fake, at(2000));
+        let mut now = at(2000);
+        while now < at(60_000) {
+            waiter.talk(&mut fake, now); // the servers' clock stands still with them
+            now = waiter.wait().max(now + Duration::from_millis(1));
+        }
+        fake.down = false;
+        waiter.talk(&mut fake, now);
+        assert_eq!((disowned(&waiter), fake.living()), (None, sessions), "{:?}", waiter.said);
+    }
+
+    #[test]
+    fn a_server_that_demands_auth_is_refusal_at_once() {
+        for (takes_auth, advice) in [(true, "add \"auth\" to the config"), (false, "this program cannot authenticate")] {
+            for wait in [Duration::ZERO, TIMEOUT * 10] {
+                let options = Options { takes_auth, ..options(wait) };
+                let (mut fake, node) = (Fake::with_parent("/app"), Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0)));
+                let mut client = Client::new(node);
+                fake.demands_auth = true;
+                client.talk(&mut fake, at(0));
+                let refused = |output: &Output| matches!(output, Output::Failed(Failure::Refused { why, .. }) if why.contains(advice));
+                assert!(client.said.iter().any(refused), "{:?}", client.said);
+                client.release(&mut fake, at(0));
+                play(&mut client, &mut fake, at(0), at(500));
+                assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+            }
         }
     }
 

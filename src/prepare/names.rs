@@ -105,7 +105,7 @@ impl Search {
         for index in names.names() {
             let host = &names.hosts[index];
             let helper = Helper::send(|own_end| {
-                process::rename(NAME);
+                process::rename(NAME, process::own_pid());
                 // What else is open is the run's: its connection, its lock file, and the line to the guard, which must end when the run does.
                 descriptors::close_from_other_than(&[own_end]);
                 // Out of reach of the command's terminal, and of signals to its process group.

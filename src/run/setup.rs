@@ -100,7 +100,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             // It waits for ever by default, but not for a server.
             let connecting = if plan.wait == Duration::MAX { cluster.timeout } else { plan.wait.max(cluster.timeout) };
             let (mut options, found) = look_up_servers(plan, cluster, *rounds, started + connecting, patience, log)?;
-            options.restarts = *restarts;
+            (options.restarts, options.takes_auth) = (*restarts, false);
             let path = format!("{}{path}", cluster.chroot);
             let mark = uuid(random::bytes()).replace('-', "");
             let content = format!("{}:{}", host::name(), process::own_pid().0);
@@ -148,6 +148,7 @@ fn look_up_servers(
         kill_after: plan.kill_after,
         rounds: rounds.map(|rounds| rounds - (done - 1)),
         restarts: None,
+        takes_auth: true,
     };
     Ok((options, names))
 }

@@ -58,6 +58,23 @@ impl Code {
     pub const SESSION_EXPIRED: Code = Code(-112);
     pub const AUTH_FAILED: Code = Code(-115);
     pub const SESSION_MOVED: Code = Code(-118);
+    pub const READ_ONLY: Code = Code(-119);
+    pub const AUTH_DEMANDED: Code = Code(-124);
+
+    /// What it says to the user of a program that takes `auth` from a config, or cannot authenticate at all.
+    pub fn explain(self, takes_auth: bool) -> String {
+        let sentence = match (self, takes_auth) {
+            (Code::NO_AUTH, false) => "no permission: check the ACL of the node",
+            (Code::AUTH_DEMANDED, true) => {
+                "the server demands authentication: add \"auth\" to the config (the server's enforce.auth.enabled or sessionRequireClientSASLAuth is on)"
+            }
+            (Code::AUTH_DEMANDED, false) => {
+                "the server demands authentication, and this program cannot authenticate: use a server without enforce.auth.enabled and sessionRequireClientSASLAuth"
+            }
+            _ => return self.to_string(),
+        };
+        format!("{sentence} ({})", self.0)
+    }
 }
 
 impl fmt::Display for Code {
@@ -82,9 +99,7 @@ impl fmt::Display for Code {
             -120 => {
                 "the server gives this session no ephemeral nodes: set localSessionsUpgradingEnabled=true on it, or localSessionsEnabled=false"
             }
-            -124 => {
-                "the server demands auth: add \"auth\" to the config (the server's enforce.auth.enabled or sessionRequireClientSASLAuth is on)"
-            }
+            -124 => "the server demands authentication",
             -125 => "the quota of the parent is exceeded",
             -127 => "the server throttles requests",
             number => return write!(f, "ZooKeeper error {number}"),

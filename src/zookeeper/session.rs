@@ -5,7 +5,7 @@ use super::code::{Code, operation, xid};
 use super::lease::Lease;
 use super::record::{AuthPacket, ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader, WatcherEvent};
 use super::request::{Answer, Request, answer};
-use super::wire::{Malformed, Wire, frame, next_frame};
+use super::wire::{LARGEST_FRAME, Malformed, Wire, frame, next_frame};
 use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
 use crate::plan::Auth;
@@ -24,9 +24,18 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// The least time that one server is given to accept and to answer, however short the timeout and however many the servers.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
+/// What the network says where the server closed a connection that it had accepted, while our first bytes were still on the way.
+const TURNED_AWAY: [&str; 2] = ["connection reset by peer", "broken pipe"];
+
+/// Errors after which a server ends the connection, whatever else was asked: nothing more is answered on it.
+const LAST_WORDS: [Code; 2] = [Code::AUTH_FAILED, Code::AUTH_DEMANDED];
+
 /// The session id of a server that refuses all sessions (ClickHouse Keeper without a leader). Other negative ids are sessions: the highest byte is
 /// the number of the server that made them.
 const NO_SESSION: i64 = -1;
+
+/// Bytes of a list of children before its first name: the reply's header, and how many there are.
+const LIST_HEAD: usize = 16 + 4;
 
 /// What a watch saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +65,10 @@ pub enum News {
     /// The server made a new session (`by`) instead of resuming this one, and keeps on doing so (ClickHouse Keeper). This one cannot be resumed;
     /// its ephemeral nodes remain until it expires by itself. The new one was closed.
     Replaced { by: i64 },
-    /// The server refuses who we say we are.
+    /// No server has taken the session for as long as it lives, although one hung up on it: the servers' state may be older than the session. It is
+    /// asked for without the newest transaction that was seen, once more: then a server that does not know it says so.
+    Disowned { silence: Duration },
+    /// The server refuses who we say we are, or that we do not say it, and hangs up.
     Refused(Code),
 }
 
@@ -79,8 +91,15 @@ pub enum Fault {
     Network(String),
     /// No answer for so long.
     Silent(Duration),
-    /// The server closed the connection, before it had taken the session or after.
-    HungUp { up: bool },
+    /// The server closed the connection to which it had taken the session.
+    HungUp,
+    /// The server ended the connection before it had taken the session, for what the network says if that says anything. `known`: it was asked for one
+    /// that it may have heard of.
+    TurnedAway { why: Option<String>, known: bool },
+    /// The server has lost its quorum, and only answers reads.
+    ReadOnly,
+    /// The reply would be a list of so many children of this node, so many bytes of names.
+    LongList { path: String, children: i32, bytes: usize },
     /// The server sent what no ZooKeeper sends.
     Nonsense(Malformed),
     /// A frame of this length.
@@ -98,9 +117,18 @@ impl fmt::Display for Fault {
         match self {
             Fault::Network(why) => f.write_str(why),
             Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
-            Fault::HungUp { up: true } => f.write_str("closed the connection"),
-            Fault::HungUp { up: false } => {
-                f.write_str("closed the connection at once (not serving, or too many connections from this host?)")
+            Fault::HungUp => f.write_str("closed the connection"),
+            Fault::TurnedAway { why, known } => {
+                let why = why.as_deref().unwrap_or("closed the connection at once");
+                let state = if *known { ", state older than this session" } else { "" };
+                write!(f, "{why} (not serving, read-only{state}, or too many connections from this host?)")
+            }
+            Fault::ReadOnly => f.write_str("is read-only: it has lost its quorum"),
+            Fault::LongList { path, children, bytes } => {
+                write!(
+                    f,
+                    "{path} has {children} children, and a list of their names ({bytes} bytes) is longer than the limit of {LARGEST_FRAME} bytes"
+                )
             }
             Fault::Nonsense(malformed) => write!(f, "does not speak ZooKeeper's protocol: {malformed}"),
             Fault::FrameLength(length) => write!(f, "does not speak ZooKeeper's protocol: frame of {length} bytes"),
@@ -165,6 +193,12 @@ pub struct Session {
     /// Attempts since a connection last lived for a heartbeat. One that does not has cost a pause, too: no server can make us spin.
     attempts: usize,
     last_zxid: i64,
+    /// When the connection was lost on which a server had the session last.
+    lost: Option<Moment>,
+    /// Whether a server has hung up since then when it was asked for the session.
+    turned_away: bool,
+    /// Whether the session is asked for as one that has seen nothing.
+    disowned: bool,
     last_xid: i32,
     unanswered: VecDeque<Unanswered>,
     /// What goes out every tenth of the timeout, and when next.
@@ -192,6 +226,9 @@ impl Session {
             lease: Lease::new(timeout, now),
             attempts: 0,
             last_zxid: 0,
+            lost: None,
+            turned_away: false,
+            disowned: false,
             last_xid: 0,
             unanswered: VecDeque::new(),
             beat: Request::Ping,
@@ -315,10 +352,11 @@ impl Session {
             return;
         }
         self.phase = Phase::Greeting { since: now };
+        self.look_how_long_it_is_lost(now);
         let (session_id, passwd) = self.identity.as_ref().map_or((0, vec![0; 16]), |known| (known.id, known.password.clone()));
         let time_out = i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX);
-        let connect =
-            ConnectRequest { protocol_version: 0, last_zxid_seen: self.last_zxid, time_out, session_id, passwd, read_only: false };
+        let last_zxid_seen = if self.disowned { 0 } else { self.last_zxid };
+        let connect = ConnectRequest { protocol_version: 0, last_zxid_seen, time_out, session_id, passwd, read_only: false };
         frame(&mut self.outgoing, |out| connect.write(out));
         if let Some(Auth { scheme, data }) = &self.auth {
             frame(&mut self.outgoing, |out| {
@@ -328,13 +366,25 @@ impl Session {
         }
     }
 
+    /// Servers hang up on a session that has seen more than they know of: those that were restored from an older backup, or wiped, do so for ever. Once
+    /// the session must be over by our own clock, there is nothing to lose by not saying what it has seen. A holder never comes so far.
+    fn look_how_long_it_is_lost(&mut self, now: Moment) {
+        let Some(lost) = self.lost.filter(|&lost| now >= lost + self.lease.timeout()) else { return };
+        if self.identity.is_some() && self.turned_away && !self.holding && !std::mem::replace(&mut self.disowned, true) {
+            self.news.push_back(News::Disowned { silence: now.since(lost) });
+        }
+    }
+
     /// The connection is gone, or could not be made.
     pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
-        let up = self.is_up();
-        match self.phase {
-            Phase::Down { .. } | Phase::Over => {}
-            _ => self.fall(why.map_or(Fault::HungUp { up }, Fault::Network), now),
-        }
+        let turned_away = |why| Fault::TurnedAway { why, known: self.identity.is_some() };
+        let fault = match (self.phase, why) {
+            (Phase::Down { .. } | Phase::Over, _) => return,
+            (Phase::Greeting { .. }, why) => turned_away(why),
+            (Phase::Connecting { .. }, Some(why)) if TURNED_AWAY.contains(&why.as_str()) => turned_away(Some(why)),
+            (_, why) => why.map_or(Fault::HungUp, Fault::Network),
+        };
+        self.fall(fault, now);
     }
 
     /// Bytes came.
@@ -347,7 +397,10 @@ impl Session {
                 Ok(None) => break,
                 Ok(Some(frame)) if self.is_up() => self.reply(frame, now),
                 Ok(Some(frame)) => self.greeted(frame, now),
-                Err(length) => Err(Fault::FrameLength(length)),
+                Err(length) => match self.too_long(length, rest) {
+                    Some(fault) => Err(fault),
+                    None => break,
+                },
             };
             if let Err(fault) = read {
                 return self.abandon(fault, now);
@@ -357,6 +410,23 @@ impl Session {
         incoming.drain(..done);
         if self.takes_requests() {
             self.incoming = incoming;
+        }
+    }
+
+    /// What is to be said of a frame of this length, which none has; `None` as long as too little of it is there to know.
+    fn too_long(&self, length: i32, frame: &[u8]) -> Option<Fault> {
+        let nonsense = Some(Fault::FrameLength(length));
+        let (Some(Unanswered { xid, request: Request::Children { path, .. }, .. }), true, Ok(bytes)) =
+            (self.unanswered.front(), self.is_up(), usize::try_from(length))
+        else {
+            return nonsense;
+        };
+        let mut head = frame.get(size_of::<i32>()..size_of::<i32>() + LIST_HEAD)?;
+        match (ReplyHeader::read(&mut head, "reply"), i32::read(&mut head, "children")) {
+            (Ok(header), Ok(children)) if header.xid == *xid && usize::try_from(children).is_ok_and(|children| children < bytes) => {
+                Some(Fault::LongList { path: path.clone(), children, bytes })
+            }
+            _ => nonsense,
         }
     }
 
@@ -440,13 +510,19 @@ impl Session {
     /// A frame while the connect request is unanswered.
     fn greeted(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
         let Phase::Greeting { since } = self.phase else { return Ok(()) };
+        if let Some(code) = last_word(frame) {
+            self.news.push_back(News::Refused(code));
+            return Ok(());
+        }
         if frame.starts_with(&xid::AUTH.to_be_bytes()) {
             self.authenticated(&ReplyHeader::read(&mut frame, "auth reply")?); // Netty lets it overtake
             return Ok(());
         }
         let response = ConnectResponse::read(&mut frame, "connect response")?;
-        if frame.len() > 1 {
-            return Err(Fault::FrameLength(i32::try_from(frame.len()).unwrap_or(i32::MAX)));
+        match frame {
+            [] | [0] => {}
+            [_] => return Err(Fault::ReadOnly),
+            more => return Err(Fault::FrameLength(i32::try_from(more.len()).unwrap_or(i32::MAX))),
         }
         let (version, id) = (response.protocol_version, response.session_id);
         if version != 0 || id == NO_SESSION {
@@ -468,6 +544,7 @@ impl Session {
             self.lease = Lease::new(timeout, since);
         }
         self.phase = Phase::Up;
+        self.found();
         self.faults[self.server] = None;
         self.next_beat = since + self.lease.timeout() / BEATS;
         self.news.push_back(News::Up { resumed });
@@ -494,11 +571,20 @@ impl Session {
     fn end(&mut self, news: News, now: Moment) {
         self.identity = None;
         self.last_zxid = 0;
+        self.found();
         self.holding = false;
         self.beat = Request::Ping;
         self.hang_up();
         self.phase = Phase::Down { retry: now };
         self.news.push_back(news);
+    }
+
+    /// A server has the session, or there is none to be had.
+    fn found(&mut self) {
+        (self.lost, self.turned_away) = (None, false);
+        if std::mem::take(&mut self.disowned) {
+            self.last_zxid = 0;
+        }
     }
 
     /// A frame while a server has the session.
@@ -533,6 +619,10 @@ impl Session {
 
     /// A reply to the request that waits longest; replies come in the order of requests.
     fn paired(&mut self, header: &ReplyHeader, body: &[u8], now: Moment) -> Result<(), Fault> {
+        if LAST_WORDS.contains(&Code(header.err)) {
+            self.news.push_back(News::Refused(Code(header.err)));
+            return Ok(());
+        }
         let Some(Unanswered { request, sent, .. }) = self.unanswered.pop_front_if(|oldest| oldest.xid == header.xid) else {
             return Err(Fault::OutOfOrder(header.xid));
         };
@@ -542,7 +632,8 @@ impl Session {
                 self.end(News::Expired, now);
                 return Ok(());
             }
-            Err(Code::SESSION_MOVED) | Ok(Answer::Undone { code: Code::SESSION_MOVED, .. }) => return Err(Fault::HungUp { up: true }),
+            Err(Code::SESSION_MOVED) | Ok(Answer::Undone { code: Code::SESSION_MOVED, .. }) => return Err(Fault::HungUp),
+            Err(Code::READ_ONLY) => return Err(Fault::ReadOnly),
             _ => {}
         }
         self.lease.answered(sent, now);
@@ -586,6 +677,10 @@ impl Session {
         self.unanswered.clear();
         self.incoming.clear();
         self.outgoing.clear();
+        if self.is_up() {
+            self.lost = Some(now);
+        }
+        self.turned_away |= matches!(fault, Fault::TurnedAway { known: true, .. });
         let pause = match self.attempts.checked_div(self.servers.len()) {
             Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => {
                 FIRST_PAUSE.saturating_mul(1 << (rounds - 1).min(8)).min(LONGEST_PAUSE)
@@ -596,6 +691,13 @@ impl Session {
         self.faults[self.server] = Some(fault.clone());
         self.news.push_back(News::Down(fault));
     }
+}
+
+/// The error of a reply, of whatever request, after which the server hangs up. Such a reply has nothing but its header, and no answer to a connect
+/// request is so short.
+fn last_word(mut frame: &[u8]) -> Option<Code> {
+    let header = ReplyHeader::read(&mut frame, "reply").ok().filter(|_| frame.is_empty())?;
+    LAST_WORDS.into_iter().find(|code| code.0 == header.err)
 }
 
 #[cfg(test)]
@@ -742,6 +844,98 @@ mod tests {
             greet(&mut fresh, NOW, version, id, 10_000);
             assert_eq!((fresh.news(), fresh.id()), (Some(News::Down(Fault::Refuses { version, id })), None));
         }
+    }
+
+    /// A reply's header as a frame.
+    fn reply(xid: i32, err: i32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame(&mut bytes, |out| ReplyHeader { xid, zxid: 0, err }.write(out));
+        bytes
+    }
+
+    #[test]
+    fn the_last_word_of_a_server_is_heard_whatever_it_answers_and_when() {
+        for code in LAST_WORDS {
+            for xid in [1, 2, 99] {
+                let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+                greet(&mut session, NOW, 0, 7, 10_000);
+                session.ask(Request::Exists { path: "/a".into(), watch: false }, NOW);
+                session.ask(Request::Data { path: "/a".into(), watch: false }, NOW);
+                session.received(&reply(xid, code.0), NOW);
+                assert_eq!((session.news(), session.news()), (Some(News::Up { resumed: false }), Some(News::Refused(code))), "{xid}");
+                let mut greeting = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+                greeting.tick(NOW);
+                greeting.connected(NOW);
+                greeting.received(&reply(xid, code.0), NOW);
+                assert_eq!(greeting.news(), Some(News::Refused(code)), "it overtakes the greeting");
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_beyond_the_limit_is_told_by_its_number_as_soon_as_that_is_there() {
+        let (bytes, children) = (i32::try_from(LARGEST_FRAME).unwrap() + 1, 77_672);
+        let head = |xid: i32, children: i32| {
+            let mut head = bytes.to_be_bytes().to_vec();
+            ReplyHeader { xid, zxid: 5, err: 0 }.write(&mut head);
+            children.write(&mut head);
+            head
+        };
+        let asking = || {
+            let mut session = returning(10_000);
+            greet(&mut session, NOW, 0, 7, 10_000);
+            session.ask(Request::Children { path: "/a".into(), watch: false }, NOW);
+            while session.news().is_some() {}
+            session
+        };
+        let mut session = asking();
+        let xid = session.last_xid;
+        let head_of_ours = head(xid, children);
+        session.received(&head_of_ours[..23], NOW);
+        assert_eq!(session.news(), None, "the number is not there yet");
+        session.received(&head_of_ours[23..], NOW);
+        let list = Fault::LongList { path: "/a".into(), children, bytes: LARGEST_FRAME + 1 };
+        assert_eq!(session.news(), Some(News::Down(list)));
+        for nonsense in [head(xid + 1, children), head(xid, -1), head(xid, i32::MAX)] {
+            let mut session = asking();
+            session.received(&nonsense, NOW);
+            assert_eq!(session.news(), Some(News::Down(Fault::FrameLength(bytes))));
+        }
+    }
+
+    #[test]
+    fn a_connection_that_ends_before_it_is_answered_has_the_same_hint_however_it_ends() {
+        for why in [None, Some("connection reset by peer"), Some("broken pipe")] {
+            for accepted in [true, false] {
+                let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+                session.tick(NOW);
+                if accepted {
+                    session.connected(NOW);
+                }
+                session.disconnected(why.map(str::to_owned), NOW);
+                let Some(News::Down(fault)) = session.news() else { panic!() };
+                let hinted = fault.to_string().contains("too many connections from this host");
+                assert_eq!(hinted, accepted || why.is_some(), "{fault}");
+            }
+        }
+        let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+        session.tick(NOW);
+        session.disconnected(Some("connection refused".into()), NOW);
+        assert_eq!(session.news(), Some(News::Down(Fault::Network("connection refused".into()))));
+    }
+
+    #[test]
+    fn a_server_that_says_that_it_is_read_only_is_called_so() {
+        let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+        session.tick(NOW);
+        session.connected(NOW);
+        let mut bytes = Vec::new();
+        frame(&mut bytes, |out| {
+            ConnectResponse { protocol_version: 0, time_out: 10_000, session_id: 7, passwd: vec![7; 16] }.write(out);
+            true.write(out);
+        });
+        session.received(&bytes, NOW);
+        assert_eq!((session.news(), session.id()), (Some(News::Down(Fault::ReadOnly)), None));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! archive). Reads eat the front of a slice, name the field that was short, and take nothing's size from the peer before its bytes are there.
 
 /// The largest frame that is believed. Servers refuse requests over 1 MB (`jute.maxbuffer`), and no reply here is longer than a node.
-const LARGEST_FRAME: usize = 4 << 20;
+pub const LARGEST_FRAME: usize = 4 << 20;
 
 /// What is wrong with bytes that claim to be a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
