@@ -165,18 +165,23 @@ impl Place {
         }
     }
 
-    /// The connection is gone, and with it all watches.
+    /// The connection is gone, and with it all watches. A place that was ours is ours as long as the session.
     pub(super) fn down(&mut self) {
-        if !matches!(self.phase, Phase::Absent | Phase::Closed) {
+        if let Phase::Asked { .. } = self.phase {
             self.phase = Phase::Looking;
         }
     }
 
     /// A connect request for the same session is about to go out.
     pub(super) fn opened(&mut self, desk: &mut Desk) {
-        if self.phase == Phase::Looking {
-            desk.ask(Request::Sync { path: self.queue.clone() }); // this server may be behind the one that took our request
-            self.ask_who_is_there(desk);
+        match &self.phase {
+            Phase::Looking => {
+                desk.ask(Request::Sync { path: self.queue.clone() }); // this server may be behind the one that took our request
+                self.ask_who_is_there(desk);
+            }
+            // Who is before us is known: the whole queue is listed only if that one is gone. After an outage all waiters ask at once.
+            Phase::Behind { next, .. } => desk.ask(Request::Exists { path: next.clone(), watch: true }),
+            _ => {}
         }
     }
 
