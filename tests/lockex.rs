@@ -8,10 +8,11 @@ mod common;
 use common::client::Client;
 use common::liar::Liar;
 use common::life::{self, Life, Lives};
+use common::proxy::Proxy;
 use common::run::{Job, Outcome, Running, exited, killed};
 use common::sandbox::{Sandbox, executable};
 use common::zookeeper::ZooKeeper;
-use common::{SECOND, process, wait_for, wait_until};
+use common::{SECOND, let_last, process, wait_for, wait_until};
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
@@ -295,6 +296,25 @@ fn servers_that_are_away_are_tried_in_as_many_rounds_as_told() {
     complains(&unlimited.wait(), 1, &[&nobody, "refused"]);
     assert!(started.elapsed() >= SECOND && started.elapsed() < 5 * SECOND);
     assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
+fn five_rounds_reach_a_server_that_begins_to_serve_within_three_seconds() {
+    let sandbox = Sandbox::new();
+    for late in [SECOND / 2, 3 * SECOND / 2, 3 * SECOND] {
+        let proxy = Proxy::start(ZooKeeper::shared().address());
+        proxy.set_away(true);
+        let run = sandbox.lockex_at(&proxy.address, 30, &["-R", "5", "echo mine"]).start();
+        let_last(late.saturating_sub(run.started.elapsed()));
+        proxy.set_away(false);
+        assert_eq!(run.wait(), exited(0).printing("mine\n"), "{late:?}");
+    }
+    let proxy = Proxy::start(ZooKeeper::shared().address());
+    proxy.set_away(true);
+    let bounded = sandbox.lockex_at(&proxy.address, 1, &["-R", "5", "touch ran"]).start();
+    let started = bounded.started;
+    complains(&bounded.wait(), 1, &[&proxy.address, "too many connections"]);
+    assert!(started.elapsed() < 3 * SECOND, "-T bounds it: {:?}", started.elapsed());
 }
 
 #[test]

@@ -247,7 +247,8 @@ impl<R: Recipe> Lock for SessionLock<R> {
 impl<R: Recipe> SessionLock<R> {
     /// Contention begins with the first `poll`.
     pub fn new(options: Options, recipe: R, now: Moment) -> SessionLock<R> {
-        let session = Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now);
+        let mut session = Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now);
+        session.count_rounds(options.rounds.is_some());
         let mut lock = SessionLock {
             session,
             options,
@@ -374,6 +375,7 @@ impl<R: Recipe> SessionLock<R> {
         self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
+        self.session.count_rounds(false);
         if timeout < deadlines::SHORTEST && matches!(self.phase, Phase::Contending | Phase::Proving(_)) {
             let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
             return self.fail(

@@ -21,6 +21,15 @@ const BEATS: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// Pauses between rounds of a program that counts them, as kazoo makes them: the first, and so much more that the rounds of several hosts do not
+/// coincide. Each is twice the one before. kazoo lets them grow to a minute or more, and `KazooClient.start` gives up after 15 s: with a longest pause of
+/// 5 s we try for as long, and are never much later than the server.
+const FIRST_COUNTED_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_COUNTED_PAUSE: Duration = Duration::from_secs(5);
+/// kazoo 2.2.1 adds up to 0.8 s to each. At least half of that, so that five rounds take 3 s on a lucky day too.
+const LEAST_JITTER: Duration = Duration::from_millis(400);
+const SPREAD: Duration = Duration::from_millis(400);
+
 /// The least time that one server is given to accept and to answer, however short the timeout and however many the servers.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
@@ -178,6 +187,7 @@ enum Phase {
 
 /// One session, or one after another if they expire before anything is held.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
 pub struct Session {
     /// Where the servers are, and how messages call them. Never empty.
     servers: Vec<Endpoint>,
@@ -206,6 +216,8 @@ pub struct Session {
     next_beat: Moment,
     /// Something is held: hurry from server to server.
     holding: bool,
+    /// Rounds are counted, and so must not be over before a server that is just starting has had its time.
+    counting: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     steps: VecDeque<Step>,
@@ -234,6 +246,7 @@ impl Session {
             beat: Request::Ping,
             next_beat: Moment::NEVER,
             holding: false,
+            counting: false,
             incoming: Vec::new(),
             outgoing: Vec::new(),
             steps: VecDeque::new(),
@@ -334,6 +347,23 @@ impl Session {
     pub fn hold(&mut self, beat: Request) {
         self.beat = beat;
         self.holding = true;
+    }
+
+    /// Whether the number of rounds is limited, so that they pause as kazoo's do.
+    pub fn count_rounds(&mut self, counting: bool) {
+        self.counting = counting;
+    }
+
+    /// How long to pause after so many rounds.
+    fn pause(&self, rounds: usize, now: Moment) -> Duration {
+        let doublings = u32::try_from(rounds - 1).unwrap_or(u32::MAX).min(8);
+        let grown = |first: Duration, longest| first.saturating_mul(1 << doublings).min(longest);
+        if !self.counting {
+            return grown(FIRST_PAUSE, LONGEST_PAUSE);
+        }
+        // The clock's nanoseconds are as good as dice here: no two hosts have the same.
+        let jitter = Duration::from_nanos(u64::try_from(now.0.as_nanos() % SPREAD.as_nanos()).unwrap_or(0));
+        grown(FIRST_COUNTED_PAUSE, LONGEST_COUNTED_PAUSE) + LEAST_JITTER + jitter
     }
 
     /// Queues a request; it goes out with the next bytes. One that no connection takes is dropped: on the next, all is asked anew.
@@ -682,9 +712,7 @@ impl Session {
         }
         self.turned_away |= matches!(fault, Fault::TurnedAway { known: true, .. });
         let pause = match self.attempts.checked_div(self.servers.len()) {
-            Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => {
-                FIRST_PAUSE.saturating_mul(1 << (rounds - 1).min(8)).min(LONGEST_PAUSE)
-            }
+            Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => self.pause(rounds, now),
             _ => Duration::ZERO,
         };
         self.phase = Phase::Down { retry: now + pause };
@@ -936,6 +964,19 @@ mod tests {
         });
         session.received(&bytes, NOW);
         assert_eq!((session.news(), session.id()), (Some(News::Down(Fault::ReadOnly)), None));
+    }
+
+    #[test]
+    fn counted_rounds_pause_as_kazoos_do() {
+        for nanoseconds in (0..100_000).map(|step| step * 7919) {
+            let now = Moment(Duration::from_nanos(nanoseconds));
+            let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, now);
+            let plain = |session: &Session, rounds| (1..rounds).map(|round| session.pause(round, now)).sum::<Duration>();
+            assert_eq!(plain(&session, 5), Duration::from_millis(50 + 100 + 200 + 400));
+            session.count_rounds(true);
+            assert!((Duration::from_millis(3100)..Duration::from_millis(4700)).contains(&plain(&session, 5)), "{nanoseconds}");
+            assert!(plain(&session, 10) >= Duration::from_secs(15), "{nanoseconds}");
+        }
     }
 
     #[test]
