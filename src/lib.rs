@@ -19,7 +19,7 @@
 //! 1. Words to plan: [`cli`] (help and options of each program: `zk_flock`; `lockex`, which names locks by `python_hash`; `distributex`;
 //!    `distributexd`; what they share: `options`, `value`, `hosts`, `names`, `words`; for mistakes `line`, `similar` and `shell`),
 //!    [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with its `scalar` and `flow`, or `json`, both a tree of `node`), [`plan`]
-//!    (what they come to; `server`).
+//!    (what they come to; `server`, `outer`).
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `lookups`; `local`; `host`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;

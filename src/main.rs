@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
 use zk_flock::moment::Moment;
-use zk_flock::plan::{Exit, Server};
+use zk_flock::plan::{Exit, Outer, Server, outer};
 use zk_flock::sys::{clock, poll, signals};
 use zk_flock::{log, run, serve};
 
@@ -108,8 +108,17 @@ fn environment() -> Environment {
         hosts: env::var_os("ZK_FLOCK_HOSTS"),
         app_id: env::var_os("ZK_FLOCK_APP_ID"),
         timeout: env::var_os("ZK_FLOCK_TIMEOUT"),
+        outer: outer_locks(),
         current_dir: env::current_dir().unwrap_or_default(),
     }
+}
+
+/// The locks that a run around this one holds.
+fn outer_locks() -> Vec<Outer> {
+    let found = |name| env::var(name).ok();
+    let [lock, token, session] = ["ZK_FLOCK_LOCK", "ZK_FLOCK_TOKEN", "ZK_FLOCK_SESSION"].map(found);
+    let nearest = Outer::nearest(lock.as_deref(), token.as_deref(), session.as_deref());
+    nearest.into_iter().chain(found(outer::VARIABLE).as_deref().map(outer::parse).unwrap_or_default()).collect()
 }
 
 fn print(text: &dyn Display) -> ExitCode {

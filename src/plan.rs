@@ -1,8 +1,10 @@
 //! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli` from words, config and environment;
 //! nothing below reads any of those. Also here: how a run can end, and the one place that turns an end into an exit code.
 
+pub mod outer;
 mod server;
 
+pub use outer::Outer;
 pub use server::{Backend, Pool, Server};
 
 use crate::signal::Signal;
@@ -22,6 +24,8 @@ pub struct Plan {
     pub lock: Lock,
     /// How long to wait for the lock, counted from the program's start. Zero: one try. `Duration::MAX`: for ever.
     pub wait: Duration,
+    /// The locks under which this run was started, nearest first.
+    pub outer: Vec<Outer>,
     /// What to run while the lock is held.
     pub command: Command,
     /// The lock is held at least so long since it was taken.

@@ -39,6 +39,21 @@ fn an_auth_scheme_that_the_server_does_not_know_is_refused() {
 }
 
 #[test]
+fn a_server_that_demands_auth_refuses_at_once_and_the_advice_fits_the_program() {
+    let server = ZooKeeper::start_with("-Dzookeeper.enforce.auth.enabled=true -Dzookeeper.enforce.auth.schemes=digest");
+    let sandbox = Sandbox::new();
+    for wait in [&[][..], &["-w", "inf"]] {
+        let words = [&["--sysexits", "-l", "0"], wait, &["lock", "touch ran"]].concat();
+        let run = sandbox.flock_at(&server.address(), 15, &words).run();
+        run.complains(77, &["authenticate", "-124", "add \"auth\" to the config"]);
+    }
+    let run = sandbox.lockex_at(&server.address(), 15, &["--sysexits", "touch ran"]).run();
+    assert_eq!(run.end, Ok(77), "{run:?}");
+    run.complaint_of("lockex", &["authenticate", "-124", "this program cannot authenticate"]);
+    assert!(!sandbox.path("ran").exists());
+}
+
+#[test]
 fn a_wrong_password_is_a_matter_of_the_acl() {
     let sandbox = Sandbox::new();
     assert_eq!(flock(&sandbox, &format!(r#"{AUTH}, "acl": "creator""#), &["lock", "true"]).run(), exited(0));

@@ -69,6 +69,30 @@ fn assert_nothing_left(server: &ZooKeeper, sandbox: &Sandbox) {
 }
 
 #[test]
+fn a_waiter_gets_through_when_the_server_has_lost_all_it_had() {
+    let (mut server, sandbox) = (ZooKeeper::start(), Sandbox::new());
+    let address = server.address();
+    let holders = [
+        sandbox.flock_at(&address, SHORT, &["-l", "0", "lock", "sleep 1000"]).start(),
+        sandbox.lockex_at(&address, SHORT, &["-i", "queue", "sleep 1000"]).start(),
+    ];
+    holders.iter().for_each(|holder| assert!(holder.job() > 0));
+    let waiters = [
+        sandbox.flock_at(&address, SHORT, &["-l", "0", "-w", "inf", "-v", "lock", "echo mine"]).start(),
+        sandbox.lockex_at(&address, SHORT, &["-i", "queue", "-v", "echo mine"]).start(),
+    ];
+    waiters.iter().for_each(|waiter| wait_until("it waits", || waiter.stderr().contains("waiting for")));
+    server.restart_wiped();
+    let began = Instant::now();
+    for waiter in waiters {
+        wait_until("it runs", || waiter.stdout() == "mine\n");
+        assert!(began.elapsed() < SHORT * SECOND + 5 * SECOND, "{:?}", began.elapsed());
+        assert!(waiter.stderr().contains("restored from an older backup or wiped"), "{}", waiter.stderr());
+        assert_eq!(waiter.finish().end, Ok(0));
+    }
+}
+
+#[test]
 fn waiters_run_in_the_order_in_which_they_came_and_leave_nothing() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let holder = holder(server, &sandbox);
@@ -155,7 +179,7 @@ fn a_name_with_a_slash_and_several_names_have_queues_too() {
     let mut client = sandbox.client(server);
     client.create_if_missing(&sandbox.node("a"), b"");
     for (words, locks, queue) in
-        [(&["a/lock", "true"][..], &["a/lock"][..], "a%2Flock"), (&["-n", "2", "lock", "true"], &["lock_0", "lock_1"], "lock_0..lock_1")]
+        [(&["a/lock", "true"][..], &["a/lock"][..], "a%2Flock"), (&["-n", "2", "lock", "true"], &["lock_0", "lock_1"], "lock_0%..lock_1")]
     {
         locks.iter().for_each(|lock| client.create_ephemeral(&sandbox.node(lock), b"host").unwrap());
         let waiter = sandbox.flock(server, &["-l", "0", "-w", "80"]).words(words).start();

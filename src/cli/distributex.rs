@@ -93,7 +93,7 @@ impl options::Options for Options {
         &self.common
     }
 
-    fn plan(mut self, _: &Environment) -> Result<Plan, Fault> {
+    fn plan(mut self, environment: &Environment) -> Result<Plan, Fault> {
         let words = std::mem::take(&mut self.common.words);
         if words.len() > 1 {
             return Err(Fault::Unquoted(words.len()));
@@ -101,6 +101,7 @@ impl options::Options for Options {
         Ok(Plan {
             program: "distributex",
             wait: self.common.wait.unwrap_or(Duration::MAX),
+            outer: environment.outer.clone(),
             minimum_hold: Duration::ZERO,
             kill_after: self.common.kill_after,
             death_signal: self.common.pdeathsig,

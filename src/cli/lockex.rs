@@ -152,6 +152,7 @@ impl options::Options for Options {
                 restarts: self.lockretry,
             },
             wait,
+            outer: environment.outer.clone(),
             minimum_hold: Duration::ZERO,
             kill_after: self.common.kill_after,
             death_signal: self.common.pdeathsig,

@@ -17,7 +17,7 @@ pub mod zk_flock;
 
 use crate::config;
 use crate::link::reason;
-use crate::plan::{Plan, Server};
+use crate::plan::{Outer, Plan, Server};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -54,6 +54,8 @@ pub struct Environment {
     pub app_id: Option<OsString>,
     /// `$ZK_FLOCK_TIMEOUT`.
     pub timeout: Option<OsString>,
+    /// The locks under which we were started, nearest first.
+    pub outer: Vec<Outer>,
     /// Where relative paths begin; a daemon leaves it.
     pub current_dir: PathBuf,
 }

@@ -248,6 +248,7 @@ impl Options {
             lock,
             wait: self.common.wait.unwrap_or(Duration::ZERO),
             command,
+            outer: environment.outer.clone(),
             minimum_hold: self.minlocktime,
             kill_after: self.common.kill_after,
             death_signal: self.common.pdeathsig,

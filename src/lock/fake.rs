@@ -63,6 +63,8 @@ pub(super) struct Fake {
     pub(super) demands_auth: bool,
     /// It answers connect requests as ClickHouse Keeper does without a leader.
     pub(super) refuses: bool,
+    /// How often it was asked for all children of a node.
+    pub(super) lists: usize,
     /// Requests that it took.
     pub(super) requests: usize,
     /// What happens now does not count, and nobody hears of it.
@@ -334,6 +336,7 @@ impl Fake {
                 }
             }
             operation::GET_CHILDREN => {
+                self.lists += 1;
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
                 if !self.nodes.contains_key(&path) {
                     return Code::NO_NODE;

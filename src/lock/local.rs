@@ -1,7 +1,7 @@
 //! `--local`: a lock of this host alone, flock(2) on a file. The loop does the locking and tells what came of it; here is when to try what.
 //! There is no service that could end the lock, so it needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
 
-use super::{Failure, Holder, Input, Lock, Output, Proof};
+use super::{Failure, Holder, Input, Lock, Output, Proof, circular};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 
@@ -12,6 +12,8 @@ pub struct Options {
     pub files: Vec<(String, String)>,
     /// Until when to wait; `None`: one try.
     pub patience: Option<Moment>,
+    /// Path and token of each local lock under which we run.
+    pub outer: Vec<(String, i64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,13 +31,15 @@ enum Phase {
 pub struct Local {
     options: Options,
     phase: Phase,
+    /// Whether each file is held by a run that we were started under.
+    outer: Vec<bool>,
     outputs: VecDeque<Output>,
 }
 
 impl Local {
     /// Contention begins with the first `poll`.
     pub fn new(options: Options) -> Local {
-        let mut local = Local { options, phase: Phase::Waiting, outputs: VecDeque::new() };
+        let mut local = Local { outer: vec![false; options.files.len()], options, phase: Phase::Waiting, outputs: VecDeque::new() };
         local.try_file(0);
         local
     }
@@ -59,6 +63,9 @@ impl Local {
 
 impl Lock for Local {
     fn handle(&mut self, input: Input, now: Moment) {
+        if let (Input::Taken { file, token: Some(token) }, Phase::Trying(_)) = (&input, self.phase) {
+            self.outer[*file] = self.options.outer.contains(&(self.options.files[*file].1.clone(), *token));
+        }
         match (input, self.phase) {
             (Input::Granted { file, token }, Phase::Trying(_) | Phase::Waiting) => {
                 let (name, lock) = self.options.files[file].clone();
@@ -67,8 +74,11 @@ impl Lock for Local {
                 }
                 self.settle(Output::Acquired(Proof { lock, token: Some(token), session: None }));
             }
-            (Input::Taken { file }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
+            (Input::Taken { file, .. }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
                 self.try_file(file + 1);
+            }
+            (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some() && self.outer.iter().all(|&outer| outer) => {
+                self.settle(Output::Failed(circular(&self.holder().lock, "the token in the file is that of its ZK_FLOCK_TOKEN")));
             }
             (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some_and(|patience| now < patience) => {
                 self.phase = Phase::Waiting;
@@ -102,11 +112,29 @@ mod tests {
     }
 
     fn local(names: &[&str], patience: Option<Moment>) -> Local {
-        Local::new(Options { files: names.iter().map(|name| (name.to_string(), format!("/d/{name}"))).collect(), patience })
+        Local::new(Options { files: names.iter().map(|name| (name.to_string(), format!("/d/{name}"))).collect(), patience, outer: vec![] })
     }
 
     fn drain(lock: &mut Local, now: Moment) -> Vec<Output> {
         std::iter::from_fn(|| Some(lock.poll(now)).filter(|output| !matches!(output, Output::Wait(_)))).collect()
+    }
+
+    #[test]
+    fn a_wait_is_circular_only_if_all_files_are_of_runs_around_this_one() {
+        for (tokens, patience, circular) in [
+            ([Some(5), Some(6)], Some(at(9)), true),
+            ([Some(5), Some(7)], Some(at(9)), false),
+            ([None, Some(6)], Some(at(9)), false),
+            ([Some(5), Some(6)], None, false),
+        ] {
+            let outer = vec![("/d/a".into(), 5), ("/d/b".into(), 6)];
+            let mut lock = Local::new(Options { outer, ..local(&["a", "b"], patience).options });
+            for (file, token) in tokens.into_iter().enumerate() {
+                lock.handle(Input::Taken { file, token }, at(0));
+            }
+            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            assert_eq!(drain(&mut lock, at(0)).iter().any(failed), circular, "{tokens:?}");
+        }
     }
 
     #[test]
@@ -123,7 +151,7 @@ mod tests {
     fn a_taken_file_is_busy_for_whoever_tries_once() {
         let mut lock = local(&["a"], None);
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 0 }, at(0));
+        lock.handle(Input::Taken { file: 0, token: None }, at(0));
         assert!(matches!(drain(&mut lock, at(0))[..], [Output::Busy(_)]));
     }
 
@@ -131,7 +159,7 @@ mod tests {
     fn the_first_file_that_is_free_will_do() {
         let mut lock = local(&["a", "b"], None);
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 0 }, at(0));
+        lock.handle(Input::Taken { file: 0, token: None }, at(0));
         assert_eq!(drain(&mut lock, at(0)), [Output::Trying("b".into()), Output::Contend { file: 1, wait: false }]);
         lock.handle(Input::Granted { file: 1, token: 1 }, at(0));
         assert!(matches!(&drain(&mut lock, at(0))[..], [Output::Acquired(proof)] if proof.lock == "/d/b"));
@@ -141,9 +169,9 @@ mod tests {
     fn a_waiter_waits_for_all_files_until_its_patience_ends() {
         let mut lock = local(&["a", "b"], Some(at(5)));
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 0 }, at(0));
+        lock.handle(Input::Taken { file: 0, token: None }, at(0));
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 1 }, at(0));
+        lock.handle(Input::Taken { file: 1, token: None }, at(0));
         let said = drain(&mut lock, at(0));
         assert!(matches!(
             said[..],

@@ -47,6 +47,8 @@ pub enum Input<'a> {
     Taken {
         /// Its index.
         file: usize,
+        /// The fencing token in it: that of its holder, unless that has only just locked it.
+        token: Option<i64>,
     },
     /// A local lock file cannot be locked at all.
     Broken(String),
@@ -179,6 +181,12 @@ impl fmt::Display for Failure {
             Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
         }
     }
+}
+
+/// The lock is waited for by a run whose own ancestor holds it, as `how` shows.
+fn circular(lock: &str, how: &str) -> Failure {
+    let held = format!("{lock} is held by a run that this one was started under ({how}), so the wait cannot end");
+    Failure::Unfit(format!("{held}: remove the inner run, or use another lock"))
 }
 
 /// A lock of some kind.

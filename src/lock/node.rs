@@ -20,8 +20,11 @@ const APP_NODE_DATA: &[u8] = b"Rootnode";
 /// A uuid's text at the end of a lock node's data, after the holder's host name.
 const UUID_LENGTH: usize = 36;
 
-/// How long an orphan of our own may outlive its session timeout: the server looks once a tick.
-const ORPHAN_SLACK: Duration = Duration::from_secs(1);
+/// How long an orphan of our own may outlive its session timeout, at the least: the server looks once a tick, which is 2 s by default.
+const ORPHAN_SLACK: Duration = Duration::from_secs(2);
+
+/// What an orphan of our own is called, wherever a lock is named.
+const ORPHAN: &str = "an earlier attempt of this run, which left";
 
 /// Contentions that another may win and end before we can look, in a row, until we call it busy: only a lying server gets that far.
 const RACES: u32 = 1000;
@@ -57,6 +60,8 @@ pub struct Node {
     place: Place,
     /// Who was seen to hold a lock, last.
     holder: Holder,
+    /// Sessions that were seen to hold each name, last.
+    owners: Vec<i64>,
     /// What was said last of our wait: for whom, and how many are before us.
     told: Option<(Holder, Option<usize>)>,
     /// A create may go out before its session is known: only in the very first write, whose orphan is the only one that can be.
@@ -80,6 +85,7 @@ impl Node {
             watched: BTreeSet::new(),
             holder: Holder { lock: paths[0].clone(), host: None, since: None, session: None },
             told: None,
+            owners: vec![0; paths.len()],
             paths,
             pipeline: true,
             races: 0,
@@ -207,10 +213,7 @@ impl Node {
                 Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid }))
             }
             Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => Some(self.refused("create", name, code, desk)),
-            _ => {
-                self.taken(name, data, stat, desk);
-                None
-            }
+            _ => self.taken(name, data, stat, desk),
         }
     }
 
@@ -256,20 +259,30 @@ impl Node {
     }
 
     /// Somebody has the node: another, or an orphan of our own, left behind by a connection that was cut before it told us its session.
-    fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) {
+    fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
         self.races = 0;
         if data == self.content.as_bytes() {
-            let (lock, session) = (&self.paths[name], stat.ephemeral_owner);
-            desk.outputs.push_back(Output::Note(format!(
-                "{lock} is held by session 0x{session:x}, which an earlier attempt of this run left behind"
-            )));
+            let lock = format!("{ORPHAN} {} behind", self.paths[name]);
+            self.holder = Holder { lock, host: None, ..self.holder_of(name, data, stat) };
+            let until = desk.now + Self::allowance(desk.session.lease().timeout());
+            let until = until.max(desk.options.patience.unwrap_or_default());
+            desk.outputs.push_back(Output::Waiting { holder: self.holder.clone(), ahead: None }); // even for who waits for nobody else
             self.watch(name, desk);
-            let until = desk.now + desk.session.lease().timeout() + ORPHAN_SLACK;
             self.phase = Phase::Orphaned { name, until };
-            return;
+            return None;
         }
         self.holder = self.holder_of(name, data, stat);
+        self.owners[name] = stat.ephemeral_owner;
+        if desk.is_patient() && self.owners.iter().all(|&owner| desk.is_outer(owner)) {
+            return Some(session_lock::circular(&self.paths[name], stat.ephemeral_owner));
+        }
         self.try_next(desk);
+        None
+    }
+
+    /// How long an orphan is waited for. A tick of the server is half the timeout at most, unless minSessionTimeout was lowered there.
+    fn allowance(timeout: Duration) -> Duration {
+        timeout + ORPHAN_SLACK.max(timeout / 2)
     }
 
     fn holder_of(&self, name: usize, data: &[u8], stat: &Stat) -> Holder {
@@ -380,10 +393,9 @@ impl Recipe for Node {
         }
     }
 
-    fn limit(&self) -> Option<(Moment, Failure)> {
-        let Phase::Orphaned { name, until } = self.phase else { return None };
-        let orphan = format!("{}: a session that an earlier attempt of this run left behind has not expired", self.paths[name]);
-        Some((until, session_lock::unreachable(&orphan)))
+    fn limit(&self) -> Option<(Moment, Holder)> {
+        let Phase::Orphaned { until, .. } = self.phase else { return None };
+        Some((until, self.holder.clone()))
     }
 }
 
@@ -427,6 +439,7 @@ mod tests {
             rounds: None,
             restarts: None,
             takes_auth: true,
+            outer: vec![],
         }
     }
 
@@ -520,6 +533,94 @@ mod tests {
         client.talk(&mut fake, at(0));
         let Some(Output::Busy(holder)) = client.said.last() else { panic!("{:?}", client.said) };
         assert_eq!((holder.host.as_deref(), holder.session), (Some("there"), Some(77)));
+    }
+
+    #[test]
+    fn a_wait_is_circular_only_if_all_names_are_of_runs_around_this_one() {
+        for (outer, wait, circular) in [
+            (&[77, 78][..], TIMEOUT, true),
+            (&[78, 5, 77], TIMEOUT, true),
+            (&[77], TIMEOUT, false),
+            (&[], TIMEOUT, false),
+            (&[77, 78], Duration::ZERO, false),
+        ] {
+            let mut fake = Fake::with_parent("/app");
+            fake.put("/app/a", THEIRS, 77);
+            fake.put("/app/b", THEIRS, 78);
+            let mut client = Client::new(lock(Options { outer: outer.to_vec(), ..options(wait) }, &["a", "b"]));
+            client.talk(&mut fake, at(0));
+            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            assert_eq!(client.said.iter().any(failed), circular, "{outer:?}: {:?}", client.said);
+        }
+    }
+
+    /// A run whose first reply was lost, and what has its name since then.
+    fn orphaned(wait: Duration) -> (Fake, Client<Node>) {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
+        client.replies_left = Some(0);
+        client.talk(&mut fake, at(0));
+        client.talk(&mut fake, at(100));
+        let waits = |output: &Output| matches!(output, Output::Waiting { holder, .. } if holder.lock.starts_with(ORPHAN));
+        assert!(client.said.iter().any(waits), "{:?}", client.said);
+        (fake, client)
+    }
+
+    #[test]
+    fn an_orphan_is_waited_for_as_long_as_a_server_may_take_and_as_the_user_does() {
+        for (wait, end) in [(Duration::ZERO, TIMEOUT + TIMEOUT / 2), (Duration::from_mins(1), Duration::from_mins(1))] {
+            let (mut fake, mut client) = orphaned(wait);
+            let owner = fake.nodes[LOCK].owner;
+            let mut now = at(100);
+            while now < at(0) + end {
+                assert!(
+                    !client.said.iter().any(|output| matches!(output, Output::Busy(_) | Output::Failed(_))),
+                    "{now:?} {:?}",
+                    client.said
+                );
+                now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+                client.talk(&mut fake, now);
+            }
+            client.talk(&mut fake, at(200) + end); // the server never ends it
+            let busy = |output: &Output| matches!(output, Output::Busy(holder) if holder.session == Some(owner));
+            assert!(client.said.iter().any(busy), "{:?}", client.said);
+        }
+    }
+
+    #[test]
+    fn a_tick_of_the_server_after_its_timeout_an_orphan_is_gone_and_the_lock_ours() {
+        let (mut fake, mut client) = orphaned(Duration::ZERO);
+        let (owner, end) = (fake.nodes[LOCK].owner, at(0) + TIMEOUT + Duration::from_secs(2));
+        let mut now = at(100);
+        while now < end {
+            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+            client.talk(&mut fake, now);
+        }
+        fake.end(owner);
+        client.talk(&mut fake, now);
+        assert_eq!(acquired(&client), 1, "{:?}", client.said);
+    }
+
+    #[test]
+    fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is_gone() {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 5);
+        let before = fake.lists;
+        for waiter in &mut waiters {
+            waiter.cut(&mut fake, at(100));
+            waiter.talk(&mut fake, at(200));
+        }
+        assert_eq!(fake.lists, before, "none had to list");
+        waiters[4].cut(&mut fake, at(300));
+        waiters[3].release(&mut fake, at(300)); // while the one behind is away
+        waiters[4].talk(&mut fake, at(400));
+        assert_eq!((fake.lists, ahead(&waiters[4])), (before + 1, Some(3)));
+        fake.delete(LOCK);
+        for turn in [0, 1, 2, 4] {
+            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(500)));
+            assert_eq!(acquired(&waiters[turn]), 1, "turn {turn}: {:?}", waiters[turn].said);
+            waiters[turn].release(&mut fake, at(500));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! hand-over wakes one. Nodes are laid out as kazoo lays them out, old and new, so that all exclude each other.
 
 use super::parents::Parents;
-use super::session_lock::{Claim, Desk, Recipe, Stage, Verdict};
+use super::session_lock::{self, Claim, Desk, Recipe, Stage, Verdict};
 use super::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -210,6 +210,9 @@ impl Queue {
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
+                if self.exclusive && desk.is_patient() && desk.is_outer(stat.ephemeral_owner) {
+                    return Some(session_lock::circular(&self.path, stat.ephemeral_owner));
+                }
                 // Before a semaphore, the first in the queue holds nothing: its own recipe says who does.
                 if self.exclusive && !std::mem::replace(&mut self.told, true) {
                     desk.say_waiting(&self.holder, None);
@@ -264,6 +267,8 @@ impl Recipe for Queue {
                 desk.ask(Request::Sync { path: self.path.clone() });
                 self.ask_children(desk);
             }
+            // Who is before us is known: the whole queue is listed only if that one is gone. After an outage all waiters ask at once.
+            Phase::Queued { ref ahead, seen: true } if known => desk.ask(Request::Exists { path: self.child(ahead), watch: true }),
             Phase::Ranking | Phase::Queued { .. } | Phase::First if known => self.rank_anew(desk),
             _ => {}
         }
@@ -367,6 +372,7 @@ mod tests {
             rounds: None,
             restarts: Some(1),
             takes_auth: true,
+            outer: vec![],
         }
     }
 
@@ -425,6 +431,48 @@ mod tests {
             }
         }
         assert_eq!(fake.children(PATH), [""; 0]);
+    }
+
+    #[test]
+    fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is_gone() {
+        let mut fake = Fake::default();
+        let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
+        queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        let (before, told) = (fake.lists, queue[3].said.len());
+        for client in &mut queue {
+            client.cut(&mut fake, at(100));
+            client.talk(&mut fake, at(200));
+        }
+        assert_eq!(fake.lists, before, "none had to list");
+        assert!(!queue[3].said[told..].iter().any(|output| matches!(output, Output::Waiting { .. })), "nothing has changed");
+        queue[4].cut(&mut fake, at(300));
+        queue[3].release(&mut fake, at(300)); // while the one behind is away
+        queue[4].talk(&mut fake, at(400));
+        assert_eq!(fake.lists, before + 1);
+        for turn in 0..3 {
+            assert!(!acquired(&queue[turn + 1]) && !acquired(&queue[4]));
+            queue[turn].release(&mut fake, at(500));
+            queue.iter_mut().for_each(|client| client.talk(&mut fake, at(500)));
+        }
+        assert!(acquired(&queue[4]), "its watch was set again: {:?}", queue[4].said);
+    }
+
+    #[test]
+    fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
+        for (wait, circular) in [(TIMEOUT, true), (Duration::ZERO, false)] {
+            let (mut fake, mut first, mut second) = (Fake::default(), contender(1, TIMEOUT), contender(2, TIMEOUT));
+            first.talk(&mut fake, at(0));
+            second.talk(&mut fake, at(0));
+            let held = fake.nodes.iter().find(|(path, _)| path.contains(&mark(1))).map(|(_, entry)| entry.owner).unwrap();
+            let options = Options { outer: vec![5, held], ..options(wait) };
+            let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
+            let mut inner = Client::new(SessionLock::new(options, queue, at(0)));
+            inner.talk(&mut fake, at(0));
+            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            assert_eq!(inner.said.iter().any(failed), circular, "{:?}", inner.said);
+            inner.release(&mut fake, at(0));
+            assert_eq!(fake.children(PATH).len(), 2);
+        }
     }
 
     #[test]

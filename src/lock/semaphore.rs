@@ -3,7 +3,7 @@
 
 use super::parents::Parents;
 use super::queue::{Queue, number};
-use super::session_lock::{Claim, Desk, Recipe, Stage, Verdict};
+use super::session_lock::{self, Claim, Desk, Recipe, Stage, Verdict};
 use super::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -61,6 +61,8 @@ struct Holders {
     leases: usize,
     /// Paths of leases, and what their holders call themselves.
     names: BTreeMap<String, String>,
+    /// Sessions that hold them, as far as they were looked at. Where we run under fewer locks than there are leases, they cannot all be of those.
+    owners: BTreeMap<String, i64>,
     /// So many answers are still to come.
     unread: usize,
     /// A waiter has said who they are.
@@ -72,8 +74,10 @@ impl Holders {
     fn listed(&mut self, leases: Vec<String>, desk: &mut Desk) {
         self.leases = leases.len();
         self.names.retain(|lease, _| leases.contains(lease));
+        self.owners.retain(|lease, _| leases.contains(lease));
+        let most = if desk.options.outer.len() >= leases.len() { leases.len().max(NAMED) } else { NAMED };
         if self.unread == 0 && !(self.told && desk.is_patient()) {
-            let unknown = leases.into_iter().filter(|lease| !self.names.contains_key(lease)).take(NAMED);
+            let unknown = leases.into_iter().filter(|lease| !self.names.contains_key(lease)).take(most);
             for path in unknown {
                 self.unread += 1;
                 desk.ask(Request::Data { path, watch: false });
@@ -84,11 +88,20 @@ impl Holders {
     /// A lease was looked at, or is not there any more.
     fn read(&mut self, lease: &str, result: Result<Answer, Code>) {
         self.unread = self.unread.saturating_sub(1);
+        if let Ok(Answer::Data(_, stat)) = &result {
+            self.owners.insert(lease.into(), stat.ephemeral_owner);
+        }
         if let Ok(Answer::Data(data, _)) = result
             && let Some(name) = String::from_utf8(data).ok().filter(|name| !name.is_empty())
         {
             self.names.insert(lease.into(), name);
         }
+    }
+
+    /// A session of them, if all are of runs that we were started under.
+    fn all_outer(&self, desk: &Desk) -> Option<i64> {
+        let all = self.leases > 0 && self.owners.len() == self.leases && self.owners.values().all(|&owner| desk.is_outer(owner));
+        self.owners.values().next().copied().filter(|_| all)
     }
 
     /// `a:1, b:2 and 3 others`; `None` if none is known.
@@ -269,6 +282,10 @@ impl Recipe for Semaphore {
             }
             (Request::Data { path, .. }, result) if self.is_others(path) => {
                 self.holders.read(path, result);
+                let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
+                if let Some(session) = self.holders.all_outer(desk).filter(|_| full && desk.is_patient()) {
+                    return Some(session_lock::circular(&self.path, session));
+                }
                 self.say_full(desk);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if self.is_first() && self.queue.contender().as_ref() == Some(path) => {
@@ -364,10 +381,10 @@ mod tests {
         Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
     }
 
-    fn contender(number: u32, permits: u32, wait: Duration) -> Client<SessionLock<Semaphore>> {
+    fn options(wait: Duration) -> Options {
         let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
         let connect_by = at(0) + wait.max(TIMEOUT);
-        let options = Options {
+        Options {
             servers: vec!["h1:2181".into()],
             unresolved: vec![],
             cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth: None, acl, heartbeat },
@@ -377,7 +394,12 @@ mod tests {
             rounds: None,
             restarts: Some(1),
             takes_auth: true,
-        };
+            outer: vec![],
+        }
+    }
+
+    fn contender(number: u32, permits: u32, wait: Duration) -> Client<SessionLock<Semaphore>> {
+        let options = options(wait);
         let semaphore = Semaphore::new(PATH.into(), permits, &format!("{number:032x}"), format!("host:{number}"));
         Client::new(SessionLock::new(options, semaphore, at(0)))
     }
@@ -403,6 +425,26 @@ mod tests {
         }
         assert_eq!((fake.children(PATH).len(), fake.children(QUEUE).len()), (0, 0));
         assert_eq!(fake.nodes[PATH].data, b"3");
+    }
+
+    #[test]
+    fn a_wait_is_circular_only_if_all_leases_are_of_runs_around_this_one() {
+        for (known, circular) in [(0, false), (1, false), (2, true)] {
+            let mut fake = Fake::default();
+            let mut holders: Vec<_> = (0..2).map(|number| contender(number, 2, TIMEOUT)).collect();
+            for _ in 0..2 {
+                holders.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+            }
+            let owners = fake.nodes.iter().filter(|(path, entry)| path.starts_with(PATH) && entry.owner != 0).map(|(_, entry)| entry.owner);
+            let mut inner = contender(9, 2, TIMEOUT);
+            inner.lock = {
+                let options = Options { outer: owners.take(known).collect(), ..options(TIMEOUT) };
+                SessionLock::new(options, Semaphore::new(PATH.into(), 2, &format!("{:032x}", 9), "host:9".into()), at(0))
+            };
+            inner.talk(&mut fake, at(0));
+            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            assert_eq!(inner.said.iter().any(failed), circular, "{known}: {:?}", inner.said);
+        }
     }
 
     #[test]

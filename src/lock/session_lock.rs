@@ -42,6 +42,8 @@ pub struct Options {
     pub rounds: Option<u32>,
     /// How often contention is begun again when its session has expired; `None`: always.
     pub restarts: Option<u32>,
+    /// Sessions that hold locks under which we run.
+    pub outer: Vec<i64>,
     /// Whether the user can give the program something to authenticate with.
     pub takes_auth: bool,
 }
@@ -49,6 +51,11 @@ pub struct Options {
 /// No server took our session in time: each that was tried, with its reason.
 pub fn unreachable(tried: &str) -> Failure {
     Failure::Unreachable(format!("ZooKeeper: {tried}"))
+}
+
+/// We would wait for ourselves.
+pub(super) fn circular(lock: &str, session: i64) -> Verdict {
+    Verdict::Failed(super::circular(lock, &format!("session 0x{session:x}")))
 }
 
 /// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and has set a watch on it.
@@ -115,6 +122,11 @@ impl Desk<'_> {
         acl::of(self.options.cluster.acl)
     }
 
+    /// Whether a lock of this session is let go only after we have ended: we run under it.
+    pub fn is_outer(&self, session: i64) -> bool {
+        self.options.outer.contains(&session)
+    }
+
     /// What an error of the server says to the user of this program.
     pub fn explain(&self, code: Code) -> String {
         code.explain(self.options.takes_auth)
@@ -166,8 +178,8 @@ pub trait Recipe {
     fn wake(&self) -> Moment {
         Moment::NEVER
     }
-    /// When it gives up by itself, and why.
-    fn limit(&self) -> Option<(Moment, Failure)> {
+    /// When it gives up by itself, and for whom.
+    fn limit(&self) -> Option<(Moment, Holder)> {
         None
     }
 }
@@ -679,8 +691,9 @@ impl<R: Recipe> SessionLock<R> {
 
     /// Whether there is reason to wait for the lock any longer.
     fn look_at_our_patience(&mut self, now: Moment) {
-        if let (Phase::Contending, Some((_, failure))) = (&self.phase, self.recipe.limit().filter(|(limit, _)| now >= *limit)) {
-            return self.fail(failure, now);
+        if let (Phase::Contending, Some((_, holder))) = (&self.phase, self.recipe.limit().filter(|(limit, _)| now >= *limit)) {
+            let held = self.may_have_made(now);
+            return self.busy(holder, held);
         }
         let answering = self.session.is_answering(now);
         // What ends by its own limit needs a server for that, and not a quick one.
@@ -689,8 +702,7 @@ impl<R: Recipe> SessionLock<R> {
             Stage::Waiting { holder, made }
                 if answering && self.phase == Phase::Contending && self.options.patience.is_none_or(|patience| now >= patience) =>
             {
-                self.phase = Phase::Settled { held: made };
-                self.outputs.push_back(Output::Busy(holder));
+                self.busy(holder, made);
             }
             _ if !reached
                 && (now >= self.options.connect_by
@@ -701,6 +713,12 @@ impl<R: Recipe> SessionLock<R> {
             }
             _ => {}
         }
+    }
+
+    /// Another has the lock, to the end of our patience. `held`: a node of ours may be left.
+    fn busy(&mut self, holder: Holder, held: bool) {
+        self.phase = Phase::Settled { held };
+        self.outputs.push_back(Output::Busy(holder));
     }
 
     /// When the clock alone brings about something next.
@@ -750,6 +768,7 @@ mod tests {
             rounds: None,
             restarts: Some(1),
             takes_auth: true,
+            outer: vec![],
         }
     }
 

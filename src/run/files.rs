@@ -81,7 +81,7 @@ impl Files {
                 file => file?,
             };
             if !file::lock(file, How::Now)? {
-                return Ok(Some(Input::Taken { file: index }));
+                return Ok(Some(Input::Taken { file: index, token: token_of_the_holder(file) }));
             }
             if let Some(found) = file::in_place(file, &path) {
                 check_kind(&found)?; // as it is found at the path: a link could have been there for a moment only
@@ -178,6 +178,13 @@ fn take_token(file: &File) -> io::Result<i64> {
     let token = last.saturating_add(1).max(now);
     file.write_all_at(text(token).as_bytes(), 0)?; // never shorter than the last: it is larger
     Ok(token)
+}
+
+/// The token in a file that another holds.
+fn token_of_the_holder(file: &File) -> Option<i64> {
+    let mut buffer = [0; TOKEN];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    last_token(&buffer[..length])
 }
 
 /// The token that a file holds; 0 if it is empty. `None`: it holds what no run has written.

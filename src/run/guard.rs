@@ -24,7 +24,7 @@ use std::time::Duration;
 const NAME: &str = "lock-guard";
 
 /// Variables that a command finds set so, or not set at all.
-pub(super) type Environment = [(&'static str, Option<String>); 4];
+pub(super) type Environment = [(&'static str, Option<String>); 5];
 
 /// What to start, and how to guard it.
 pub(super) struct Job<'a> {

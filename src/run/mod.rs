@@ -19,7 +19,7 @@ use crate::link::Link;
 use crate::lock::{Failure, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
-use crate::plan::{End, Exit, Level, Plan};
+use crate::plan::{End, Exit, Level, Outer, Plan, outer};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
 use crate::sys::poll::{self, Watched};
@@ -355,7 +355,7 @@ impl<'a> Run<'a> {
         let job = guard::Job {
             program: self.plan.program,
             command: &self.plan.command,
-            environment: self.proof.as_ref().map(environment),
+            environment: self.proof.as_ref().map(|proof| environment(proof, &self.plan.outer)),
             death_signal: self.plan.death_signal,
             kill_after: self.plan.kill_after,
             lease: self.lease,
@@ -562,11 +562,12 @@ fn now() -> Moment {
 }
 
 /// What a command learns of its lock: nothing, where that has none, of one that we may be run under ourselves.
-fn environment(proof: &Proof) -> Environment {
+fn environment(proof: &Proof, outer: &[Outer]) -> Environment {
     [
         ("ZK_FLOCK_HELD", Some("1".into())),
         ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
         ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
         ("ZK_FLOCK_SESSION", proof.session.map(|session| format!("0x{session:x}"))),
+        (outer::VARIABLE, outer::list(outer)),
     ]
 }

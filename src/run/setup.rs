@@ -112,7 +112,11 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
         plan::Lock::Local { folder, app_id, names, .. } => {
             let folder = LockFolder::new(folder.as_deref(), app_id);
             let path = |name: &String| (name.clone(), folder.path(name).display().to_string());
-            let options = local::Options { files: names.iter().map(path).collect(), patience };
+            let options = local::Options {
+                files: names.iter().map(path).collect(),
+                patience,
+                outer: plan.outer.iter().filter_map(|outer| Some((outer.lock.clone(), outer.token?))).collect(),
+            };
             let files = Some(Files::new(folder, names));
             Ok(Parts { files, ..Parts::local(Local::new(options)) })
         }
@@ -148,6 +152,7 @@ fn look_up_servers(
         kill_after: plan.kill_after,
         rounds: rounds.map(|rounds| rounds - (done - 1)),
         restarts: None,
+        outer: plan.outer.iter().filter_map(|outer| outer.session).collect(),
         takes_auth: true,
     };
     Ok((options, names))

@@ -91,6 +91,14 @@ impl ZooKeeper {
         self.wait_until_it_serves();
     }
 
+    /// Kills it and starts it again on the same port, with nothing of what it had written.
+    pub fn restart_wiped(&mut self) {
+        self.kill();
+        fs::remove_dir_all(self.folder.join("version-2")).expect("its data can be removed");
+        self.keeper = Some(Keeper::start(&self.folder, self.property));
+        self.wait_until_it_serves();
+    }
+
     /// Kills it. Nothing answers on its port until [`ZooKeeper::restart`].
     pub fn kill(&mut self) {
         self.keeper.take().into_iter().for_each(Keeper::kill_server);
@@ -144,7 +152,7 @@ impl Keeper {
         let mut shell = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])
             .args(java())
-            .args((!property.is_empty()).then_some(property))
+            .args(property.split_whitespace())
             .args(["org.apache.zookeeper.server.ZooKeeperServerMain", "zoo.cfg"])
             .current_dir(folder)
             .stdin(Stdio::piped())
