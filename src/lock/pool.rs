@@ -5,7 +5,7 @@
 //!
 //! The original server says `YES` and no more. Its slot is ours until we release it, or until it expires there, which it does not tell.
 //!
-//! A lease that cannot be read, has already ended or is too short to be kept is no lease ([`BadLease`]): at the start it is a refusal, later it
+//! A lease that cannot be read, has already ended or is too short to be kept is no lease (`BadLease`): at the start it is a refusal, later it
 //! confirms nothing. No reply makes a lease longer but one that says so by a lease of its own, or by none: that is the original's way to say
 //! "until released". A server that has granted a lease is believed so only if its token comes along, which ours always sends: a YES with neither is
 //! that of something else that answers in its name. It goes on being asked as before, so that it can take the lock back.
