@@ -28,7 +28,7 @@ fn stands<T: PartialEq + Debug>(early: Found<T>, late: Found<T>, cut: usize, all
     assert!(early == Ok(None) || early == late, "{early:?} of {cut} bytes, then {late:?}");
     if let Err(wrong) = &late {
         let mut refusal = Vec::new();
-        Reply::refusing(wrong).write(Terms::UNREADABLE, &mut refusal);
+        Reply::refusing(wrong).write(Terms::UNREADABLE, "", &mut refusal);
         assert!(
             matches!(Reply::read(&refusal, false), Ok(Some((reply, length))) if length == refusal.len() && reply.status == wrong.status())
         );
