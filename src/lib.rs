@@ -23,16 +23,17 @@
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `lookups`; `local`; `host`; `node`, `queue` and
 //!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
 //!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
-//!    `call`; `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
-//!    `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
-//!    changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and one `line`, which speaks the `protocol`, tested by `fake` and
-//!    `any_order`; `lease`, `refusal`, `state`, `status`, `metrics`).
+//!    `call`; `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
+//!    vocabulary. Of the server: [`pool`] (the contract; `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one
+//!    `desk`; `memcache`, which has a `slate` for each, changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and one `line`, which speaks the `protocol`,
+//!    tested by `fake` and `any_order`; `lease`, `refusal`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files` in a
-//!    `lock_folder`, `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock server; its `door`, its `service`
-//!    to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`, `story`, `counts`).
+//!    `lock_folder`, `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock
+//!    server; its `door`, its `service` to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`,
+//!    `story`, `counts`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`, `file`, `folder`,
-//!    `socket`, `tcp`, `random`, `host`, and `testing` for their tests.
+//!    `inherited`, `entry`. Processes: `process`, `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`,
+//!    `file`, `folder`, `socket`, `tcp`, `random`, `host`, and `testing` for their tests.
 //!
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
 

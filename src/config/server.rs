@@ -280,7 +280,7 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
     }
 }
 
-/// Names between commas, or a list of names. An empty text excludes nobody; a list has at least one.
+/// Names between commas, or a list of names. An empty text admits every host; a list has at least one name.
 fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
     let expected = || wrong(entry, "names of hosts: a list, or text with commas between them");
     let names: Vec<&str> = match &entry.value.value {

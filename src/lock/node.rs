@@ -266,7 +266,7 @@ impl Node {
             self.holder = Holder { lock, host: None, ..self.holder_of(name, data, stat) };
             let until = desk.now + Self::allowance(desk.session.lease().timeout());
             let until = until.max(desk.options.patience.unwrap_or_default());
-            desk.outputs.push_back(Output::Waiting { holder: self.holder.clone(), ahead: None }); // even for who waits for nobody else
+            desk.outputs.push_back(Output::Waiting { holder: self.holder.clone(), ahead: None }); // also without -w
             self.watch(name, desk);
             self.phase = Phase::Orphaned { name, until };
             return None;

@@ -7,7 +7,7 @@ use std::fmt::Write;
 /// lock does not have is empty there.
 pub const VARIABLE: &str = "ZK_FLOCK_OUTER";
 
-/// So many are passed on. Nobody nests so deep on purpose, and a run that starts itself must not fill its environment.
+/// Most outer locks that are passed on: no user nests that deep on purpose, and a run that starts itself must not fill its environment.
 const MOST: usize = 64;
 
 /// A lock that is held around us.

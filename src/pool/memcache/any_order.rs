@@ -409,7 +409,7 @@ impl World {
                     self.sites[server].returned.clear();
                 }
                 Output::Note(..) => {}
-                Output::Save(_) | Output::Report(_) => panic!("nobody asked for this"),
+                Output::Save(_) | Output::Report(_) => panic!("not asked for"),
                 Output::Wait(until) => return assert!(until > self.now, "the server waits for what is past"),
             }
         }

@@ -44,7 +44,7 @@ pub(super) enum Verdict {
     /// It has none that could be.
     NotHeld,
     Invalid(Refusal),
-    /// Nobody asked; and whether a holding was taken back.
+    /// No request caused it; and whether a holding was taken back.
     TakenBack(bool),
 }
 
@@ -269,7 +269,7 @@ impl Proposal {
         asked.into_iter().for_each(|asked| self.settle(asked, Verdict::Yes));
     }
 
-    /// A host that the original has put on the list gets a token, and nobody's answer that is lost takes that holding back.
+    /// A host that the original has put on the list gets a token, and no lost answer takes that holding back.
     fn adopt(&mut self, host: &Rc<str>, terms: &Terms) {
         self.insert(host, None, true, terms);
     }
