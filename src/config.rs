@@ -1,5 +1,6 @@
-//! The config file of zk-flock, JSON with `//` comments, as text in and [`Config`] out. What the original died of is an error here; what it
-//! overlooked, or ran on with, is a warning, and has the effect it had there.
+//! The config file of zk-flock, JSON with `//` comments, as text in and [`Config`] out. What the
+//! original died of is an error here; what it overlooked, or ran on with, is a warning, and has the
+//! effect it had there.
 
 pub mod json;
 pub mod node;
@@ -15,7 +16,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a config says. `None` where it says nothing; whether something must be said depends on the options.
+/// What a config says. `None` where it says nothing; whether something must be said depends on the
+/// options.
 #[derive(Debug)]
 pub struct Config {
     /// Where ZooKeeper is.
@@ -42,7 +44,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// What is odd but stops nothing.
     pub warnings: Vec<Warning>,
-    /// Why `maxla` does not limit as it seems to: worth a line on stderr, unless an option says the same.
+    /// Why `maxla` does not limit as it seems to: worth a line on stderr, unless an option says
+    /// the same.
     pub load_doubt: Option<String>,
     /// Keys that are none, with their lines: one of them may be the one that is missing.
     unknown: Vec<(String, usize)>,
@@ -79,12 +82,29 @@ pub struct Error {
 
 #[derive(Debug)]
 enum Fault {
-    NotText { line: usize },
+    NotText {
+        line: usize,
+    },
     Syntax(serde_json::Error),
-    NoObject { found: String },
-    Missing { key: &'static str, expected: &'static str, instead: Option<(String, usize)> },
-    Wrong { line: usize, key: String, expected: &'static str, found: String },
-    Unfit { line: usize, key: &'static str, why: String },
+    NoObject {
+        found: String,
+    },
+    Missing {
+        key: &'static str,
+        expected: &'static str,
+        instead: Option<(String, usize)>,
+    },
+    Wrong {
+        line: usize,
+        key: String,
+        expected: &'static str,
+        found: String,
+    },
+    Unfit {
+        line: usize,
+        key: &'static str,
+        why: String,
+    },
 }
 
 const HOSTS: &str = "a list of \"name:port\"";
@@ -94,7 +114,17 @@ const SLEEP: [(&str, bool); 2] = [("ON", true), ("OFF", false)];
 const ACL: [(&str, Acl); 2] = [("open", Acl::Open), ("creator", Acl::Creator)];
 const HEARTBEAT: [(&str, Heartbeat); 2] = [("write", Heartbeat::Write), ("ping", Heartbeat::Ping)];
 
-const KEYS: [&str; 9] = ["host", "timeout", "app_id", "sleep", "maxla", "logger", "auth", "acl", "heartbeat"];
+const KEYS: [&str; 9] = [
+    "host",
+    "timeout",
+    "app_id",
+    "sleep",
+    "maxla",
+    "logger",
+    "auth",
+    "acl",
+    "heartbeat",
+];
 const LOGGER_KEYS: [&str; 3] = ["path", "level", "zklevel"];
 const AUTH_KEYS: [&str; 2] = ["scheme", "data"];
 
@@ -103,13 +133,25 @@ const LEVEL: &str = "ERROR, WARN, INFO or DEBUG";
 impl Config {
     /// Reads the text of the file at `path`, which is only named.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
-        let error = |fault| Error { path: path.to_owned(), fault };
-        let text = str::from_utf8(text).map_err(|fault| error(Fault::NotText { line: line_at(text, fault.valid_up_to()) }))?;
+        let error = |fault| Error {
+            path: path.to_owned(),
+            fault,
+        };
+        let text = str::from_utf8(text).map_err(|fault| {
+            error(Fault::NotText {
+                line: line_at(text, fault.valid_up_to()),
+            })
+        })?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let source = Source { path, json: &text::as_json(text) };
+        let source = Source {
+            path,
+            json: &text::as_json(text),
+        };
         match serde_json::from_str(source.json).map_err(|fault| error(Fault::Syntax(fault)))? {
             Value::Object(keys) => Config::default().with(&keys, &source),
-            other => Err(error(Fault::NoObject { found: shown(&other) })),
+            other => Err(error(Fault::NoObject {
+                found: shown(&other),
+            })),
         }
     }
 
@@ -119,15 +161,21 @@ impl Config {
                 "host" => self.host = Some(source.host(value)?),
                 "timeout" => self.timeout = Some(source.timeout(value)?),
                 "app_id" => self.app_id = Some(self.name(value, source)?),
-                "sleep" => self.sleep = Some(source.choice("sleep", value, SLEEP, "\"ON\" or \"OFF\"")?),
+                "sleep" => {
+                    self.sleep = Some(source.choice("sleep", value, SLEEP, "\"ON\" or \"OFF\"")?)
+                }
                 "maxla" => self.maxla = self.load(value, source),
                 "logger" => self.logger(value, source)?,
                 "auth" => self.auth = self.auth(value, source)?,
                 "acl" => self.acl = source.choice("acl", value, ACL, "\"open\" or \"creator\"")?,
-                "heartbeat" => self.heartbeat = source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?,
+                "heartbeat" => {
+                    self.heartbeat =
+                        source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?
+                }
                 _ => {
                     self.warn(source.unknown(&[key], &KEYS));
-                    self.unknown.push((key.clone(), text::line_of(source.json, &[key])));
+                    self.unknown
+                        .push((key.clone(), text::line_of(source.json, &[key])));
                 }
             }
         }
@@ -141,17 +189,25 @@ impl Config {
         self.warnings.push(Warning::Logged(sentence));
     }
 
-    /// The namespace. What is no string has the name that Python prints it by: that is the node which the original uses.
+    /// The namespace. What is no string has the name that Python prints it by: that is the node
+    /// which the original uses.
     fn name(&mut self, value: &Value, source: &Source) -> Result<String, Error> {
         let printed = match value {
             Value::String(name) => return source.checked_app_id(name),
             Value::Null => Some("None".to_owned()),
             Value::Bool(value) => Some(if *value { "True" } else { "False" }.to_owned()),
-            Value::Number(number) => Some(number.to_string()).filter(|text| text.len() <= SAME_IN_PYTHON && !text.contains('e')),
+            Value::Number(number) => Some(number.to_string())
+                .filter(|text| text.len() <= SAME_IN_PYTHON && !text.contains('e')),
             _ => None,
         };
         let name = printed.ok_or_else(|| source.wrong(&["app_id"], TEXT, shown(value)))?;
-        self.warn(source.odd(&["app_id"], &format!("expected a string, found {}: taken for {name:?}", shown(value))));
+        self.warn(source.odd(
+            &["app_id"],
+            &format!(
+                "expected a string, found {}: taken for {name:?}",
+                shown(value)
+            ),
+        ));
         source.checked_app_id(&name)
     }
 
@@ -161,16 +217,28 @@ impl Config {
             return number.as_f64();
         }
         let load = value.as_bool().map(|limit| if limit { 1.0 } else { 0.0 });
-        let effect = if load == Some(1.0) { "taken for 1" } else { "no limit, the command runs at any load" };
-        self.load_doubt = Some(source.odd(&["maxla"], &format!("expected a number, found {}: {effect}", shown(value))));
+        let effect = if load == Some(1.0) {
+            "taken for 1"
+        } else {
+            "no limit, the command runs at any load"
+        };
+        self.load_doubt = Some(source.odd(
+            &["maxla"],
+            &format!("expected a number, found {}: {effect}", shown(value)),
+        ));
         load
     }
 
     fn logger(&mut self, value: &Value, source: &Source) -> Result<(), Error> {
-        for (key, value) in value.as_object().ok_or_else(|| source.wrong(&["logger"], "an object", shown(value)))? {
+        for (key, value) in value
+            .as_object()
+            .ok_or_else(|| source.wrong(&["logger"], "an object", shown(value)))?
+        {
             match key.as_str() {
                 "path" => {
-                    let path = value.as_str().ok_or_else(|| source.wrong(&["logger", "path"], TEXT, shown(value)))?;
+                    let path = value
+                        .as_str()
+                        .ok_or_else(|| source.wrong(&["logger", "path"], TEXT, shown(value)))?;
                     self.log_path = (path != "/dev/null").then(|| path.into());
                 }
                 "level" => self.level = self.level(value, &["logger", "level"], source),
@@ -181,10 +249,14 @@ impl Config {
         Ok(())
     }
 
-    /// A level that is no string is WARN, the highest at which its own warning still shows: the original went on without a log.
+    /// A level that is no string is WARN, the highest at which its own warning still shows: the
+    /// original went on without a log.
     fn level(&mut self, value: &Value, key: &[&str], source: &Source) -> Level {
         let Some(name) = value.as_str() else {
-            self.warn(source.odd(key, &format!("expected {LEVEL}, found {}: taken for WARN", shown(value))));
+            self.warn(source.odd(
+                key,
+                &format!("expected {LEVEL}, found {}: taken for WARN", shown(value)),
+            ));
             return Level::Warning;
         };
         match name.to_ascii_uppercase().as_str() {
@@ -201,7 +273,10 @@ impl Config {
         let keys = match value {
             Value::Object(keys) => keys,
             Value::Null => {
-                self.warn(source.odd(&["auth"], "expected an object, found null: not authenticated"));
+                self.warn(source.odd(
+                    &["auth"],
+                    "expected an object, found null: not authenticated",
+                ));
                 return Ok(None);
             }
             other => return Err(source.wrong(&["auth"], "an object", kind(other).to_owned())),
@@ -209,26 +284,49 @@ impl Config {
         let text = |key, name| match keys.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Err(source.wrong(&["auth", key], TEXT, kind(other).to_owned())),
-            None => Err(source.error(Fault::Missing { key: name, expected: TEXT, instead: None })),
+            None => Err(source.error(Fault::Missing {
+                key: name,
+                expected: TEXT,
+                instead: None,
+            })),
         };
-        let auth = Auth { scheme: text("scheme", "auth.scheme")?, data: text("data", "auth.data")? };
+        let auth = Auth {
+            scheme: text("scheme", "auth.scheme")?,
+            data: text("data", "auth.data")?,
+        };
         for key in keys.keys().filter(|key| !AUTH_KEYS.contains(&key.as_str())) {
             self.warn(source.unknown(&["auth", key], &AUTH_KEYS));
         }
         Ok(Some(auth))
     }
 
-    /// That a key which nothing else makes up for is missing from this config, the file at `path`. An unknown key that is like it, or the
-    /// only one, is named.
+    /// That a key which nothing else makes up for is missing from this config, the file at `path`.
+    /// An unknown key that is like it, or the only one, is named.
     pub fn missing(&self, key: Required, path: &Path) -> Error {
         let (key, expected) = match key {
             Required::Host => ("host", HOSTS),
             Required::Timeout => ("timeout", TIMEOUT),
             Required::AppId => ("app_id", TEXT),
         };
-        let alike = self.unknown.iter().find(|(unknown, _)| similar::closest(unknown, &[key]).is_some());
-        let instead = alike.or(if let [only] = &self.unknown[..] { Some(only) } else { None }).cloned();
-        Error { path: path.to_owned(), fault: Fault::Missing { key, expected, instead } }
+        let alike = self
+            .unknown
+            .iter()
+            .find(|(unknown, _)| similar::closest(unknown, &[key]).is_some());
+        let instead = alike
+            .or(if let [only] = &self.unknown[..] {
+                Some(only)
+            } else {
+                None
+            })
+            .cloned();
+        Error {
+            path: path.to_owned(),
+            fault: Fault::Missing {
+                key,
+                expected,
+                instead,
+            },
+        }
     }
 }
 
@@ -248,14 +346,19 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// A connection string, whole or as the list of its parts; the original joins the list likewise, so the chroot goes on the last.
+    /// A connection string, whole or as the list of its parts; the original joins the list
+    /// likewise, so the chroot goes on the last.
     fn host(&self, value: &Value) -> Result<Ensemble, Error> {
         let part = |value: &Value| match value {
             Value::String(text) => Ok(text.clone()),
             other => Err(self.wrong(&["host"], HOSTS, shown(other))),
         };
         let text = match value {
-            Value::Array(parts) => parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join(","),
+            Value::Array(parts) => parts
+                .iter()
+                .map(part)
+                .collect::<Result<Vec<_>, _>>()?
+                .join(","),
             other => part(other)?,
         };
         hosts::parse(&text).map_err(|flaw| self.unfit("host", flaw.to_string()))
@@ -263,38 +366,74 @@ impl Source<'_> {
 
     fn timeout(&self, value: &Value) -> Result<Duration, Error> {
         let seconds = value.as_str().map_or_else(|| value.as_f64(), value::time);
-        seconds.and_then(value::session_timeout).ok_or_else(|| self.wrong(&["timeout"], TIMEOUT, shown(value)))
+        seconds
+            .and_then(value::session_timeout)
+            .ok_or_else(|| self.wrong(&["timeout"], TIMEOUT, shown(value)))
     }
 
     fn checked_app_id(&self, name: &str) -> Result<String, Error> {
-        names::check_node(name).map_err(|flaw| self.unfit("app_id", format!("{name:?}: {flaw}")))?;
+        names::check_node(name)
+            .map_err(|flaw| self.unfit("app_id", format!("{name:?}: {flaw}")))?;
         Ok(name.to_owned())
     }
 
-    fn choice<T: Copy>(&self, key: &str, value: &Value, choices: [(&str, T); 2], expected: &'static str) -> Result<T, Error> {
-        let chosen = choices.iter().find(|(name, _)| value.as_str() == Some(name));
-        chosen.map(|&(_, choice)| choice).ok_or_else(|| self.wrong(&[key], expected, shown(value)))
+    fn choice<T: Copy>(
+        &self,
+        key: &str,
+        value: &Value,
+        choices: [(&str, T); 2],
+        expected: &'static str,
+    ) -> Result<T, Error> {
+        let chosen = choices
+            .iter()
+            .find(|(name, _)| value.as_str() == Some(name));
+        chosen
+            .map(|&(_, choice)| choice)
+            .ok_or_else(|| self.wrong(&[key], expected, shown(value)))
     }
 
     fn wrong(&self, key: &[&str], expected: &'static str, found: String) -> Error {
-        self.error(Fault::Wrong { line: text::line_of(self.json, key), key: key.join("."), expected, found })
+        self.error(Fault::Wrong {
+            line: text::line_of(self.json, key),
+            key: key.join("."),
+            expected,
+            found,
+        })
     }
 
     fn unfit(&self, key: &'static str, why: String) -> Error {
-        self.error(Fault::Unfit { line: text::line_of(self.json, &[key]), key, why })
+        self.error(Fault::Unfit {
+            line: text::line_of(self.json, &[key]),
+            key,
+            why,
+        })
     }
 
     fn error(&self, fault: Fault) -> Error {
-        Error { path: self.path.to_owned(), fault }
+        Error {
+            path: self.path.to_owned(),
+            fault,
+        }
     }
 
     fn unknown(&self, key: &[&str], known: &[&str]) -> String {
         let meant = similar::closest(key.last().unwrap_or(&""), known);
-        self.odd(key, &meant.map_or_else(|| "unknown key".to_owned(), |meant| format!("unknown key (did you mean {meant:?}?)")))
+        self.odd(
+            key,
+            &meant.map_or_else(
+                || "unknown key".to_owned(),
+                |meant| format!("unknown key (did you mean {meant:?}?)"),
+            ),
+        )
     }
 
     fn odd(&self, key: &[&str], what: &str) -> String {
-        format!("{}:{}: {:?}: {what}", self.path.display(), text::line_of(self.json, key), key.join("."))
+        format!(
+            "{}:{}: {:?}: {what}",
+            self.path.display(),
+            text::line_of(self.json, key),
+            key.join(".")
+        )
     }
 }
 
@@ -305,11 +444,30 @@ impl fmt::Display for Error {
             Fault::NotText { line } => write!(f, "{path}:{line}: not UTF-8"),
             Fault::Syntax(error) => write!(f, "{path}:{}: not JSON: {error}", error.line()),
             Fault::NoObject { found } => write!(f, "{path}:1: expected an object, found {found}"),
-            Fault::Missing { key, expected, instead: None } => write!(f, "{path}: missing key {key:?}, expected {expected}"),
-            Fault::Missing { key, expected, instead: Some((found, line)) } => {
-                write!(f, "{path}: missing key {key:?}, expected {expected}; found the unknown key {found:?} on line {line}")
+            Fault::Missing {
+                key,
+                expected,
+                instead: None,
+            } => write!(f, "{path}: missing key {key:?}, expected {expected}"),
+            Fault::Missing {
+                key,
+                expected,
+                instead: Some((found, line)),
+            } => {
+                write!(
+                    f,
+                    "{path}: missing key {key:?}, expected {expected}; found the unknown key {found:?} on line {line}"
+                )
             }
-            Fault::Wrong { line, key, expected, found } => write!(f, "{path}:{line}: {key:?}: expected {expected}, found {found}"),
+            Fault::Wrong {
+                line,
+                key,
+                expected,
+                found,
+            } => write!(
+                f,
+                "{path}:{line}: {key:?}: expected {expected}, found {found}"
+            ),
             Fault::Unfit { line, key, why } => write!(f, "{path}:{line}: {key:?}: {why}"),
         }
     }
@@ -327,7 +485,9 @@ const SHOWN: usize = 40;
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
-        Value::String(text) if text.chars().count() > SHOWN => format!("{:?}…", text.chars().take(SHOWN).collect::<String>()),
+        Value::String(text) if text.chars().count() > SHOWN => {
+            format!("{:?}…", text.chars().take(SHOWN).collect::<String>())
+        }
         other => other.to_string(),
     }
 }
@@ -345,7 +505,11 @@ fn kind(value: &Value) -> &'static str {
 
 /// The line, from 1, of the byte at an offset.
 fn line_at(text: &[u8], offset: usize) -> usize {
-    1 + text.iter().take(offset).filter(|&&byte| byte == b'\n').count()
+    1 + text
+        .iter()
+        .take(offset)
+        .filter(|&&byte| byte == b'\n')
+        .count()
 }
 
 #[cfg(test)]
@@ -386,15 +550,36 @@ mod tests {
     #[test]
     fn the_documented_sample_is_understood() {
         let config = parse(SAMPLE).unwrap();
-        let hosts: Vec<_> = config.host.unwrap().hosts.iter().map(ToString::to_string).collect();
-        assert_eq!(hosts, ["hostname1:2181", "hostname2:2181", "hostname3:2181"]);
+        let hosts: Vec<_> = config
+            .host
+            .unwrap()
+            .hosts
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            hosts,
+            ["hostname1:2181", "hostname2:2181", "hostname3:2181"]
+        );
         assert_eq!(config.timeout, Some(Duration::from_secs(5)));
         assert_eq!(config.app_id.as_deref(), Some("my_application_namespace"));
         assert_eq!((config.sleep, config.maxla), (Some(true), Some(30.0)));
-        assert_eq!(config.log_path.as_deref(), Some(Path::new("/tmp/zkflock.log")));
+        assert_eq!(
+            config.log_path.as_deref(),
+            Some(Path::new("/tmp/zkflock.log"))
+        );
         assert_eq!((config.level, config.zklevel), (Level::Info, Level::Error));
-        assert_eq!(config.auth, Some(Auth { scheme: "digest".into(), data: "user:password".into() }));
-        assert_eq!((config.acl, config.heartbeat), (Acl::Open, Heartbeat::Write));
+        assert_eq!(
+            config.auth,
+            Some(Auth {
+                scheme: "digest".into(),
+                data: "user:password".into()
+            })
+        );
+        assert_eq!(
+            (config.acl, config.heartbeat),
+            (Acl::Open, Heartbeat::Write)
+        );
         assert_eq!(config.warnings, []);
     }
 
@@ -402,8 +587,14 @@ mod tests {
     fn an_empty_object_says_nothing() {
         let config = parse("{}").unwrap();
         assert!(config.host.is_none() && config.timeout.is_none() && config.app_id.is_none());
-        assert_eq!((config.sleep, config.maxla, config.log_path, config.auth), (None, None, None, None));
-        assert_eq!((config.level, config.zklevel), (Level::Info, Level::Warning));
+        assert_eq!(
+            (config.sleep, config.maxla, config.log_path, config.auth),
+            (None, None, None, None)
+        );
+        assert_eq!(
+            (config.level, config.zklevel),
+            (Level::Info, Level::Warning)
+        );
     }
 
     #[test]
@@ -415,46 +606,128 @@ mod tests {
             (r#"["zk1:2181,"]"#, "zk1:2181", ""),
             (r#"["", "h1", ""]"#, "h1:2181", ""),
         ] {
-            let Ensemble { hosts, chroot } = parse(&format!("{{\"host\": {value}}}")).unwrap().host.unwrap();
+            let Ensemble { hosts, chroot } = parse(&format!("{{\"host\": {value}}}"))
+                .unwrap()
+                .host
+                .unwrap();
             let hosts: Vec<_> = hosts.iter().map(ToString::to_string).collect();
-            assert_eq!((hosts.join(" ").as_str(), chroot.as_str()), (expected, path), "{value}");
+            assert_eq!(
+                (hosts.join(" ").as_str(), chroot.as_str()),
+                (expected, path),
+                "{value}"
+            );
         }
     }
 
     #[test]
     fn what_stops_a_run_is_named_with_file_line_key_and_value() {
         for (text, sentence) in [
-            ("", "f:1: not JSON: EOF while parsing a value at line 1 column 0"),
-            ("{\n\"timeout\": 5\n\"host\": 1}", "f:3: not JSON: expected `,` or `}` at line 3 column 1"),
-            ("{\"maxla\": nan}", "f:1: not JSON: expected ident at line 1 column 12"),
+            (
+                "",
+                "f:1: not JSON: EOF while parsing a value at line 1 column 0",
+            ),
+            (
+                "{\n\"timeout\": 5\n\"host\": 1}",
+                "f:3: not JSON: expected `,` or `}` at line 3 column 1",
+            ),
+            (
+                "{\"maxla\": nan}",
+                "f:1: not JSON: expected ident at line 1 column 12",
+            ),
             ("[]", "f:1: expected an object, found a list"),
-            ("{\n\"host\": 5}", "f:2: \"host\": expected a list of \"name:port\", found 5"),
-            ("{\n\n\"host\": [\"h\", null]}", "f:3: \"host\": expected a list of \"name:port\", found null"),
-            ("{\"host\": []}", "f:1: \"host\": the list of servers is empty: expected HOST:PORT,..."),
-            ("{\"host\": [\"h:0\"]}", "f:1: \"host\": \"h:0\" is not HOST:PORT: the port \"0\" is not a number from 1 to 65535"),
+            (
+                "{\n\"host\": 5}",
+                "f:2: \"host\": expected a list of \"name:port\", found 5",
+            ),
+            (
+                "{\n\n\"host\": [\"h\", null]}",
+                "f:3: \"host\": expected a list of \"name:port\", found null",
+            ),
+            (
+                "{\"host\": []}",
+                "f:1: \"host\": the list of servers is empty: expected HOST:PORT,...",
+            ),
+            (
+                "{\"host\": [\"h:0\"]}",
+                "f:1: \"host\": \"h:0\" is not HOST:PORT: the port \"0\" is not a number from 1 to 65535",
+            ),
             (
                 "{ // c\n\"timeout\": \"soon\"}",
                 "f:2: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found \"soon\"",
             ),
-            ("{\"timeout\": true}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found true"),
-            ("{\"timeout\": 0}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found 0"),
-            ("{\"timeout\": -5}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found -5"),
-            ("{\"timeout\": 1e300}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found 1e+300"),
-            ("{\"app_id\": [5]}", "f:1: \"app_id\": expected a string, found a list"),
-            ("{\"app_id\": 1e300}", "f:1: \"app_id\": expected a string, found 1e+300"),
-            ("{\"timeout\": NaN}", "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found \"NaN\""),
+            (
+                "{\"timeout\": true}",
+                "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found true",
+            ),
+            (
+                "{\"timeout\": 0}",
+                "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found 0",
+            ),
+            (
+                "{\"timeout\": -5}",
+                "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found -5",
+            ),
+            (
+                "{\"timeout\": 1e300}",
+                "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found 1e+300",
+            ),
+            (
+                "{\"app_id\": [5]}",
+                "f:1: \"app_id\": expected a string, found a list",
+            ),
+            (
+                "{\"app_id\": 1e300}",
+                "f:1: \"app_id\": expected a string, found 1e+300",
+            ),
+            (
+                "{\"timeout\": NaN}",
+                "f:1: \"timeout\": expected seconds from 0.001 to 2147483, or a time like \"30s\", found \"NaN\"",
+            ),
             ("{\"app_id\": \"\"}", "f:1: \"app_id\": \"\": it is empty"),
-            ("{\"app_id\": \"/a\"}", "f:1: \"app_id\": \"/a\": must not begin or end with \"/\""),
-            ("{\"sleep\": \"on\"}", "f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"on\""),
-            ("{\"sleep\": true}", "f:1: \"sleep\": expected \"ON\" or \"OFF\", found true"),
-            ("{\"logger\": null}", "f:1: \"logger\": expected an object, found null"),
-            ("{\"logger\": {\n\"path\": 5}}", "f:2: \"logger.path\": expected a string, found 5"),
-            ("{\"auth\": \"digest:u:secret\"}", "f:1: \"auth\": expected an object, found a string"),
-            ("{\"auth\": {\"scheme\": \"digest\",\n\"data\": 123}}", "f:2: \"auth.data\": expected a string, found a number"),
-            ("{\"auth\": {\"scheme\": \"digest\"}}", "f: missing key \"auth.data\", expected a string"),
-            ("{\"acl\": \"private\"}", "f:1: \"acl\": expected \"open\" or \"creator\", found \"private\""),
-            ("{\"acl\": \"creator\"}", "f:1: \"acl\": \"creator\" needs an \"auth\" too"),
-            ("{\"heartbeat\": false}", "f:1: \"heartbeat\": expected \"write\" or \"ping\", found false"),
+            (
+                "{\"app_id\": \"/a\"}",
+                "f:1: \"app_id\": \"/a\": must not begin or end with \"/\"",
+            ),
+            (
+                "{\"sleep\": \"on\"}",
+                "f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"on\"",
+            ),
+            (
+                "{\"sleep\": true}",
+                "f:1: \"sleep\": expected \"ON\" or \"OFF\", found true",
+            ),
+            (
+                "{\"logger\": null}",
+                "f:1: \"logger\": expected an object, found null",
+            ),
+            (
+                "{\"logger\": {\n\"path\": 5}}",
+                "f:2: \"logger.path\": expected a string, found 5",
+            ),
+            (
+                "{\"auth\": \"digest:u:secret\"}",
+                "f:1: \"auth\": expected an object, found a string",
+            ),
+            (
+                "{\"auth\": {\"scheme\": \"digest\",\n\"data\": 123}}",
+                "f:2: \"auth.data\": expected a string, found a number",
+            ),
+            (
+                "{\"auth\": {\"scheme\": \"digest\"}}",
+                "f: missing key \"auth.data\", expected a string",
+            ),
+            (
+                "{\"acl\": \"private\"}",
+                "f:1: \"acl\": expected \"open\" or \"creator\", found \"private\"",
+            ),
+            (
+                "{\"acl\": \"creator\"}",
+                "f:1: \"acl\": \"creator\" needs an \"auth\" too",
+            ),
+            (
+                "{\"heartbeat\": false}",
+                "f:1: \"heartbeat\": expected \"write\" or \"ping\", found false",
+            ),
         ] {
             assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text}");
         }
@@ -465,69 +738,152 @@ mod tests {
     #[test]
     fn what_is_odd_is_a_warning_and_has_the_originals_effect() {
         for (text, warning) in [
-            ("{\"maxla\": 1.5,\n\"max_la\": 2}", "f:2: \"max_la\": unknown key (did you mean \"maxla\"?)"),
+            (
+                "{\"maxla\": 1.5,\n\"max_la\": 2}",
+                "f:2: \"max_la\": unknown key (did you mean \"maxla\"?)",
+            ),
             ("{\n\"colour\": 2}", "f:2: \"colour\": unknown key"),
-            ("{\"logger\": {\n\"file\": 1}}", "f:2: \"logger.file\": unknown key"),
-            ("{\"auth\": null}", "f:1: \"auth\": expected an object, found null: not authenticated"),
-            ("{\"auth\": {\"scheme\": \"\", \"data\": \"\",\n\"user\": 1}}", "f:2: \"auth.user\": unknown key"),
+            (
+                "{\"logger\": {\n\"file\": 1}}",
+                "f:2: \"logger.file\": unknown key",
+            ),
+            (
+                "{\"auth\": null}",
+                "f:1: \"auth\": expected an object, found null: not authenticated",
+            ),
+            (
+                "{\"auth\": {\"scheme\": \"\", \"data\": \"\",\n\"user\": 1}}",
+                "f:2: \"auth.user\": unknown key",
+            ),
         ] {
-            assert_eq!(parse(text).unwrap().warnings, [Warning::Logged(warning.to_owned())], "{text}");
+            assert_eq!(
+                parse(text).unwrap().warnings,
+                [Warning::Logged(warning.to_owned())],
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_load_that_does_not_limit_is_a_doubt() {
         for (text, maxla, doubt) in [
-            ("{\n\"maxla\": \"30\"}", None, "f:2: \"maxla\": expected a number, found \"30\": no limit, the command runs at any load"),
-            ("{\"maxla\": null}", None, "f:1: \"maxla\": expected a number, found null: no limit, the command runs at any load"),
-            ("{\"maxla\": [1]}", None, "f:1: \"maxla\": expected a number, found a list: no limit, the command runs at any load"),
-            ("{\"maxla\": NaN}", None, "f:1: \"maxla\": expected a number, found \"NaN\": no limit, the command runs at any load"),
+            (
+                "{\n\"maxla\": \"30\"}",
+                None,
+                "f:2: \"maxla\": expected a number, found \"30\": no limit, the command runs at any load",
+            ),
+            (
+                "{\"maxla\": null}",
+                None,
+                "f:1: \"maxla\": expected a number, found null: no limit, the command runs at any load",
+            ),
+            (
+                "{\"maxla\": [1]}",
+                None,
+                "f:1: \"maxla\": expected a number, found a list: no limit, the command runs at any load",
+            ),
+            (
+                "{\"maxla\": NaN}",
+                None,
+                "f:1: \"maxla\": expected a number, found \"NaN\": no limit, the command runs at any load",
+            ),
             (
                 "{\"maxla\": -Infinity}",
                 None,
                 "f:1: \"maxla\": expected a number, found \"-Infinity\": no limit, the command runs at any load",
             ),
-            ("{\"maxla\": true}", Some(1.0), "f:1: \"maxla\": expected a number, found true: taken for 1"),
-            ("{\"maxla\": false}", Some(0.0), "f:1: \"maxla\": expected a number, found false: no limit, the command runs at any load"),
+            (
+                "{\"maxla\": true}",
+                Some(1.0),
+                "f:1: \"maxla\": expected a number, found true: taken for 1",
+            ),
+            (
+                "{\"maxla\": false}",
+                Some(0.0),
+                "f:1: \"maxla\": expected a number, found false: no limit, the command runs at any load",
+            ),
         ] {
             let config = parse(text).unwrap();
-            assert_eq!((config.maxla, config.load_doubt.as_deref(), config.warnings), (maxla, Some(doubt), vec![]), "{text}");
+            assert_eq!(
+                (config.maxla, config.load_doubt.as_deref(), config.warnings),
+                (maxla, Some(doubt), vec![]),
+                "{text}"
+            );
         }
         assert_eq!(parse("{\"maxla\": 30}").unwrap().load_doubt, None);
     }
 
     #[test]
     fn an_app_id_that_is_no_string_has_the_name_that_python_prints() {
-        for (value, name) in
-            [("5", "5"), ("-1", "-1"), ("1.5", "1.5"), ("5.0", "5.0"), ("true", "True"), ("false", "False"), ("null", "None")]
-        {
+        for (value, name) in [
+            ("5", "5"),
+            ("-1", "-1"),
+            ("1.5", "1.5"),
+            ("5.0", "5.0"),
+            ("true", "True"),
+            ("false", "False"),
+            ("null", "None"),
+        ] {
             let config = parse(&format!("{{\"app_id\": {value}}}")).unwrap();
-            let warning = format!("f:1: \"app_id\": expected a string, found {value}: taken for {name:?}");
-            assert_eq!((config.app_id.as_deref(), config.warnings), (Some(name), vec![Warning::Logged(warning)]));
+            let warning =
+                format!("f:1: \"app_id\": expected a string, found {value}: taken for {name:?}");
+            assert_eq!(
+                (config.app_id.as_deref(), config.warnings),
+                (Some(name), vec![Warning::Logged(warning)])
+            );
         }
     }
 
     #[test]
     fn a_timeout_may_have_units() {
-        for (value, seconds) in [("\"30s\"", 30.0), ("\"1m30s\"", 90.0), ("\"5\"", 5.0), ("2.5", 2.5)] {
-            assert_eq!(parse(&format!("{{\"timeout\": {value}}}")).unwrap().timeout, Some(Duration::from_secs_f64(seconds)), "{value}");
+        for (value, seconds) in [
+            ("\"30s\"", 30.0),
+            ("\"1m30s\"", 90.0),
+            ("\"5\"", 5.0),
+            ("2.5", 2.5),
+        ] {
+            assert_eq!(
+                parse(&format!("{{\"timeout\": {value}}}")).unwrap().timeout,
+                Some(Duration::from_secs_f64(seconds)),
+                "{value}"
+            );
         }
     }
 
     #[test]
     fn a_mark_of_byte_order_does_not_matter() {
-        assert_eq!(parse("\u{feff}{\"app_id\": \"a\"}").unwrap().app_id.as_deref(), Some("a"));
+        assert_eq!(
+            parse("\u{feff}{\"app_id\": \"a\"}")
+                .unwrap()
+                .app_id
+                .as_deref(),
+            Some("a")
+        );
     }
 
     #[test]
     fn an_unknown_key_is_named_beside_the_one_that_is_missing() {
-        let missing = |text: &str, key| parse(text).unwrap().missing(key, Path::new("f")).to_string();
+        let missing = |text: &str, key| {
+            parse(text)
+                .unwrap()
+                .missing(key, Path::new("f"))
+                .to_string()
+        };
         let host = "f: missing key \"host\", expected a list of \"name:port\"";
         assert_eq!(missing("{}", Required::Host), host);
-        assert_eq!(missing("{\n\"hosts\": [],\n\"x\": 1}", Required::Host), format!("{host}; found the unknown key \"hosts\" on line 2"));
-        assert_eq!(missing("{\n\"servers\": []}", Required::Host), format!("{host}; found the unknown key \"servers\" on line 2"));
+        assert_eq!(
+            missing("{\n\"hosts\": [],\n\"x\": 1}", Required::Host),
+            format!("{host}; found the unknown key \"hosts\" on line 2")
+        );
+        assert_eq!(
+            missing("{\n\"servers\": []}", Required::Host),
+            format!("{host}; found the unknown key \"servers\" on line 2")
+        );
         assert_eq!(missing("{\"x\": 1, \"y\": 2}", Required::Host), host);
-        assert!(missing("{\"appid\": \"a\"}", Required::AppId).ends_with("found the unknown key \"appid\" on line 1"));
+        assert!(
+            missing("{\"appid\": \"a\"}", Required::AppId)
+                .ends_with("found the unknown key \"appid\" on line 1")
+        );
     }
 
     #[test]
@@ -548,28 +904,53 @@ mod tests {
         ] {
             for key in ["level", "zklevel"] {
                 let config = parse(&format!("{{\"logger\": {{\"{key}\": {value}}}}}")).unwrap();
-                let found = if key == "level" { config.level } else { config.zklevel };
-                assert_eq!((found, config.warnings.len()), (level, warnings), "{key} {value}");
+                let found = if key == "level" {
+                    config.level
+                } else {
+                    config.zklevel
+                };
+                assert_eq!(
+                    (found, config.warnings.len()),
+                    (level, warnings),
+                    "{key} {value}"
+                );
             }
         }
     }
 
     #[test]
     fn a_log_to_dev_null_is_none() {
-        assert_eq!(parse(r#"{"logger": {"path": "/dev/null"}}"#).unwrap().log_path, None);
-        assert_eq!(parse(r#"{"logger": {"path": "log"}}"#).unwrap().log_path, Some("log".into()));
+        assert_eq!(
+            parse(r#"{"logger": {"path": "/dev/null"}}"#)
+                .unwrap()
+                .log_path,
+            None
+        );
+        assert_eq!(
+            parse(r#"{"logger": {"path": "log"}}"#).unwrap().log_path,
+            Some("log".into())
+        );
     }
 
     #[test]
     fn the_new_keys_are_read() {
         let config = parse(r#"{"acl": "creator", "heartbeat": "ping", "auth": {"scheme": "digest", "data": "u:p"}}"#).unwrap();
-        assert_eq!((config.acl, config.heartbeat), (Acl::Creator, Heartbeat::Ping));
+        assert_eq!(
+            (config.acl, config.heartbeat),
+            (Acl::Creator, Heartbeat::Ping)
+        );
     }
 
     #[test]
     fn a_long_value_is_shown_in_part() {
         let sentence = parse(&format!("{{\"sleep\": \"{}\"}}", "é".repeat(100_000))).unwrap_err();
-        assert_eq!(sentence, format!("f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"{}\"…", "é".repeat(40)));
+        assert_eq!(
+            sentence,
+            format!(
+                "f:1: \"sleep\": expected \"ON\" or \"OFF\", found \"{}\"…",
+                "é".repeat(40)
+            )
+        );
     }
 
     proptest! {

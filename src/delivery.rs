@@ -1,9 +1,13 @@
-//! Which signals that this process was sent have reached the command as well, so that it gets each of them once. Pure.
+//! Which signals that this process was sent have reached the command as well, so that it gets each
+//! of them once. Pure.
 //!
-//! A process can be signalled alone, with its process group (timeout(1), supervisord's stopasgroup, `kill -- -PGID`) or with its control group
-//! (systemd's default `KillMode`). The signal itself does not say which, and nothing that the kernel shows does: so others tell, who would have got it
-//! too. The guard, in a session of its own, is signalled only with the control group; where the command shares our process group, a *witness* in that
-//! group is signalled with either. A sender signals them one after the other, so a signal is held back for a moment until they have had their say.
+//! A process can be signalled alone, with its process group (timeout(1), supervisord's stopasgroup,
+//! `kill -- -PGID`) or with its control group (systemd's default `KillMode`). The signal itself
+//! does not say which, and nothing that the kernel shows does: so others tell, who would have got
+//! it too. The guard, in a session of its own, is signalled only with the control group; where the
+//! command shares our process group, a *witness* in that group is signalled with either. A sender
+//! signals them one after the other, so a signal is held back for a moment until they have had
+//! their say.
 //!
 //! timeout(1) signals its child and then the group: the same order, given twice.
 
@@ -12,16 +16,24 @@ use crate::signal::Signal;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a signal waits for the word of a witness, and in which time the same signal from the same sender is the same order. timeout(1) takes up to
-/// 2 ms between the two, systemd a few µs for each process of a control group; the rest is for a busy machine, where a witness was seen to be scheduled
-/// after 60 ms.
+/// How long a signal waits for the word of a witness, and in which time the same signal from the
+/// same sender is the same order. timeout(1) takes up to 2 ms between the two, systemd a few µs for
+/// each process of a control group; the rest is for a busy machine, where a witness was seen to be
+/// scheduled after 60 ms.
 const WINDOW: Duration = Duration::from_millis(100);
 
 /// Most that is remembered of one window; further signals are passed on at once.
 const MOST: usize = 64;
 
 /// The signals that ask for something once: held back until it is known whom they have reached.
-pub const COUNTED: [Signal; 6] = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
+pub const COUNTED: [Signal; 6] = [
+    Signal::TERM,
+    Signal::INT,
+    Signal::HUP,
+    Signal::QUIT,
+    Signal::USR1,
+    Signal::USR2,
+];
 
 /// Whom a signal has reached besides this process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -65,7 +77,14 @@ impl Deliveries {
         forget(&mut self.received, now);
         let repeat = sent.signal.ends() && self.received.iter().any(|seen| seen.sent == sent);
         if !repeat {
-            remember(&mut self.received, Seen { sent, reach: Reach::Here, at: now });
+            remember(
+                &mut self.received,
+                Seen {
+                    sent,
+                    reach: Reach::Here,
+                    at: now,
+                },
+            );
         }
         repeat
     }
@@ -73,15 +92,30 @@ impl Deliveries {
     /// Holds a signal back until it is known whom it has reached.
     pub fn hold(&mut self, sent: Sent, now: Moment) {
         forget(&mut self.witnessed, now);
-        let words = self.witnessed.iter().filter(|seen| seen.sent == sent).map(|seen| seen.reach);
+        let words = self
+            .witnessed
+            .iter()
+            .filter(|seen| seen.sent == sent)
+            .map(|seen| seen.reach);
         let reach = words.max().unwrap_or(Reach::Here);
-        self.held.push_back(Seen { sent, reach, at: now });
+        self.held.push_back(Seen {
+            sent,
+            reach,
+            at: now,
+        });
     }
 
     /// A witness has got this signal, and so have all of `reach`.
     pub fn witnessed(&mut self, sent: Sent, reach: Reach, now: Moment) {
         forget(&mut self.witnessed, now);
-        remember(&mut self.witnessed, Seen { sent, reach, at: now });
+        remember(
+            &mut self.witnessed,
+            Seen {
+                sent,
+                reach,
+                at: now,
+            },
+        );
         for seen in self.held.iter_mut().filter(|seen| seen.sent == sent) {
             seen.reach = seen.reach.max(reach);
         }
@@ -102,14 +136,21 @@ impl Deliveries {
     pub fn wake(&self) -> Moment {
         match self.held.front() {
             None => Moment::NEVER,
-            Some(Seen { reach: Reach::Everywhere, at, .. }) => *at,
+            Some(Seen {
+                reach: Reach::Everywhere,
+                at,
+                ..
+            }) => *at,
             Some(Seen { at, .. }) => *at + WINDOW,
         }
     }
 }
 
 fn forget(seen: &mut VecDeque<Seen>, now: Moment) {
-    while seen.front().is_some_and(|oldest| now.since(oldest.at) >= WINDOW) {
+    while seen
+        .front()
+        .is_some_and(|oldest| now.since(oldest.at) >= WINDOW)
+    {
         seen.pop_front();
     }
 }
@@ -125,13 +166,17 @@ fn remember(list: &mut VecDeque<Seen>, seen: Seen) {
 mod tests {
     use super::*;
 
-    const TERM: Sent = Sent { signal: Signal::TERM, sender: 7 };
+    const TERM: Sent = Sent {
+        signal: Signal::TERM,
+        sender: 7,
+    };
 
     fn at(milliseconds: u64) -> Moment {
         Moment(Duration::from_millis(milliseconds))
     }
 
-    /// Of a signal received at 0 and witnessed like this: when it is passed on, and with what reach.
+    /// Of a signal received at 0 and witnessed like this: when it is passed on, and with what
+    /// reach.
     fn passed(words: &[(u64, Sent, Reach)]) -> (u64, Reach) {
         let mut deliveries = Deliveries::default();
         let mut words = words.to_vec();
@@ -161,14 +206,29 @@ mod tests {
 
     #[test]
     fn a_signal_to_the_control_group_has_reached_all() {
-        assert_eq!(passed(&[(2, TERM, Reach::Everywhere)]), (2, Reach::Everywhere));
-        assert_eq!(passed(&[(2, TERM, Reach::Group), (3, TERM, Reach::Everywhere)]), (3, Reach::Everywhere));
-        assert_eq!(passed(&[(2, TERM, Reach::Everywhere), (3, TERM, Reach::Group)]), (2, Reach::Everywhere));
+        assert_eq!(
+            passed(&[(2, TERM, Reach::Everywhere)]),
+            (2, Reach::Everywhere)
+        );
+        assert_eq!(
+            passed(&[(2, TERM, Reach::Group), (3, TERM, Reach::Everywhere)]),
+            (3, Reach::Everywhere)
+        );
+        assert_eq!(
+            passed(&[(2, TERM, Reach::Everywhere), (3, TERM, Reach::Group)]),
+            (2, Reach::Everywhere)
+        );
     }
 
     #[test]
     fn another_signal_or_another_sender_says_nothing() {
-        let others = [Sent { sender: 8, ..TERM }, Sent { signal: Signal::INT, ..TERM }];
+        let others = [
+            Sent { sender: 8, ..TERM },
+            Sent {
+                signal: Signal::INT,
+                ..TERM
+            },
+        ];
         for other in others {
             assert_eq!(passed(&[(2, other, Reach::Everywhere)]), (100, Reach::Here));
         }
@@ -191,10 +251,25 @@ mod tests {
         let mut heard = |sent, millisecond| !deliveries.is_repeat(sent, at(millisecond));
         assert!(heard(TERM, 0));
         assert!(!heard(TERM, 2) && !heard(TERM, 99));
-        assert!(heard(Sent { sender: 8, ..TERM }, 3) && heard(Sent { signal: Signal::INT, ..TERM }, 3));
+        assert!(
+            heard(Sent { sender: 8, ..TERM }, 3)
+                && heard(
+                    Sent {
+                        signal: Signal::INT,
+                        ..TERM
+                    },
+                    3
+                )
+        );
         assert!(heard(TERM, 100), "an operator who insists");
-        let usr1 = Sent { signal: Signal::USR1, sender: 7 };
-        assert!(heard(usr1, 200) && heard(usr1, 201), "each of these may mean something");
+        let usr1 = Sent {
+            signal: Signal::USR1,
+            sender: 7,
+        };
+        assert!(
+            heard(usr1, 200) && heard(usr1, 201),
+            "each of these may mean something"
+        );
     }
 
     #[test]
@@ -207,7 +282,11 @@ mod tests {
             deliveries.hold(sent, at(0));
             deliveries.next(at(0));
         }
-        assert!(deliveries.held.len() <= MOST && deliveries.received.len() <= MOST && deliveries.witnessed.len() <= MOST);
+        assert!(
+            deliveries.held.len() <= MOST
+                && deliveries.received.len() <= MOST
+                && deliveries.witnessed.len() <= MOST
+        );
     }
 
     #[test]
@@ -215,6 +294,9 @@ mod tests {
         let mut deliveries = Deliveries::default();
         deliveries.hold(TERM, at(0));
         assert_eq!(deliveries.take(), Some((TERM, Reach::Here)));
-        assert_eq!((deliveries.take(), deliveries.wake()), (None, Moment::NEVER));
+        assert_eq!(
+            (deliveries.take(), deliveries.wake()),
+            (None, Moment::NEVER)
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! One address of a server, with the name that messages call it by. A list of them changes when names are looked up again, so a connection is asked
-//! for by address, never by a position in a list.
+//! One address of a server, with the name that messages call it by. A list of them changes when
+//! names are looked up again, so a connection is asked for by address, never by a position in a
+//! list.
 
 use std::net::SocketAddr;
 
@@ -15,14 +16,15 @@ pub struct Endpoint {
 /// What a look-up of names has come to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
-    /// Where the servers may be reached now. A name that could not be looked up keeps the addresses that it had.
+    /// Where the servers may be reached now. A name that could not be looked up keeps the
+    /// addresses that it had.
     pub endpoints: Vec<Endpoint>,
     /// Hosts without an address, each with its reason.
     pub unresolved: Vec<String>,
 }
 
-/// The list that follows `old` after a look-up: addresses that were not known before come first, since the others have failed. `None`: it has none,
-/// or the same as before.
+/// The list that follows `old` after a look-up: addresses that were not known before come first,
+/// since the others have failed. `None`: it has none, or the same as before.
 pub fn relisted(old: &[Endpoint], mut found: Vec<Endpoint>) -> Option<Vec<Endpoint>> {
     let is_known = |endpoint: &Endpoint| old.iter().any(|known| known.address == endpoint.address);
     if found.is_empty() || found.len() == old.len() && found.iter().all(is_known) {
@@ -41,9 +43,15 @@ pub fn position(list: &[Endpoint], address: SocketAddr) -> Option<usize> {
 #[cfg(test)]
 impl From<&str> for Endpoint {
     fn from(name: &str) -> Endpoint {
-        let port = name.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(1);
+        let port = name
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok())
+            .unwrap_or(1);
         let last = name.bytes().fold(0u8, u8::wrapping_add);
-        Endpoint { name: name.into(), address: SocketAddr::from(([192, 0, 2, last], port)) }
+        Endpoint {
+            name: name.into(),
+            address: SocketAddr::from(([192, 0, 2, last], port)),
+        }
     }
 }
 
@@ -63,15 +71,29 @@ mod tests {
 
     #[test]
     fn unknown_addresses_come_first() {
-        assert_eq!(relisted(&list(&["a", "b"]), list(&["b", "c", "a", "d"])), Some(list(&["c", "d", "b", "a"])));
-        assert_eq!(relisted(&list(&["a", "b"]), list(&["b"])), Some(list(&["b"])));
+        assert_eq!(
+            relisted(&list(&["a", "b"]), list(&["b", "c", "a", "d"])),
+            Some(list(&["c", "d", "b", "a"]))
+        );
+        assert_eq!(
+            relisted(&list(&["a", "b"]), list(&["b"])),
+            Some(list(&["b"]))
+        );
     }
 
     #[test]
     fn an_address_is_itself_whatever_it_is_called() {
-        let [old] = &list(&["a"])[..] else { unreachable!() };
-        let renamed = Endpoint { name: "z".into(), ..old.clone() };
-        assert_eq!(relisted(std::slice::from_ref(old), vec![renamed.clone()]), None);
+        let [old] = &list(&["a"])[..] else {
+            unreachable!()
+        };
+        let renamed = Endpoint {
+            name: "z".into(),
+            ..old.clone()
+        };
+        assert_eq!(
+            relisted(std::slice::from_ref(old), vec![renamed.clone()]),
+            None
+        );
         assert_eq!(position(&[renamed], old.address), Some(0));
     }
 }

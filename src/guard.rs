@@ -1,5 +1,6 @@
-//! The dead man's switch. The guard is a process between us and the command: it owns the command's process tree and alone escalates from TERM to
-//! KILL, so that a zk-flock that was killed, stopped or hangs cannot keep a command alive past its lock. Pure; `run::guard` is its body.
+//! The dead man's switch. The guard is a process between us and the command: it owns the command's
+//! process tree and alone escalates from TERM to KILL, so that a zk-flock that was killed, stopped
+//! or hangs cannot keep a command alive past its lock. Pure; `run::guard` is its body.
 
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
@@ -9,8 +10,9 @@ use crate::plan::Status;
 use crate::signal::Signal;
 use std::time::Duration;
 
-/// How long before the end of a lease that was not renewed the guard asks to run ahead of ordinary processes: longer than 32 busy ones keep it
-/// waiting (100 ms at most, measured on two cores), so that it is there in time for the deadlines themselves. A healthy lease is renewed long
+/// How long before the end of a lease that was not renewed the guard asks to run ahead of ordinary
+/// processes: longer than 32 busy ones keep it waiting (100 ms at most, measured on two cores), so
+/// that it is there in time for the deadlines themselves. A healthy lease is renewed long
 /// before, so a plain run never comes to this.
 const AHEAD_BY: Duration = Duration::from_millis(300);
 
@@ -97,7 +99,13 @@ pub struct Guard {
 impl Guard {
     /// Watches over a command that was just started.
     pub fn new(death_signal: Option<Signal>, kill_after: Duration, lease: Deadlines) -> Guard {
-        Guard { death_signal, kill_after, lease, phase: Phase::Running, ahead: false }
+        Guard {
+            death_signal,
+            kill_after,
+            lease,
+            phase: Phase::Running,
+            ahead: false,
+        }
     }
 
     /// Takes in an event; says what to do about it, in order.
@@ -109,30 +117,53 @@ impl Guard {
                 self.lease = lease;
                 vec![]
             }
-            (Running, Event::Ended(status)) => vec![Tell(News::Ended(status)), Leave], // what it leaves in the background lives on
+            (Running, Event::Ended(status)) => vec![Tell(News::Ended(status)), Leave], /* what it leaves in the background lives on */
             (_, Event::Ended(status)) => vec![Tell(News::Ended(status))],
             (_, Event::Empty) => vec![Tell(News::TreeGone), Leave],
             (Killing { .. }, Event::Stop { .. }) => vec![Tell(News::Obeyed)],
-            (phase, Event::Stop { signal, reach, dead_by }) => {
-                let kill = if let Stopping { kill } = phase { kill.min(dead_by) } else { dead_by };
+            (
+                phase,
+                Event::Stop {
+                    signal,
+                    reach,
+                    dead_by,
+                },
+            ) => {
+                let kill = if let Stopping { kill } = phase {
+                    kill.min(dead_by)
+                } else {
+                    dead_by
+                };
                 self.stop(vec![Tell(News::Obeyed)], (signal, reach), kill, now)
             }
             (Running, Event::Orphaned) => match self.death_signal {
-                Some(signal) => self.stop(vec![], (signal, Reach::Here), now + self.kill_after, now),
+                Some(signal) => {
+                    self.stop(vec![], (signal, Reach::Here), now + self.kill_after, now)
+                }
                 None => vec![Leave],
             },
-            (Running, Event::Tick) if now >= self.lease.kill => {
-                self.stop(vec![Tell(News::LeaseOver)], (Signal::KILL, Reach::Here), now, now)
-            }
-            (Running, Event::Tick) if now >= self.lease.term => {
-                self.stop(vec![Tell(News::LeaseOver)], (Signal::TERM, Reach::Here), self.lease.kill, now)
-            }
+            (Running, Event::Tick) if now >= self.lease.kill => self.stop(
+                vec![Tell(News::LeaseOver)],
+                (Signal::KILL, Reach::Here),
+                now,
+                now,
+            ),
+            (Running, Event::Tick) if now >= self.lease.term => self.stop(
+                vec![Tell(News::LeaseOver)],
+                (Signal::TERM, Reach::Here),
+                self.lease.kill,
+                now,
+            ),
             (Running, Event::Tick) if now >= self.ahead_at() => self.run_ahead(),
             (Stopping { kill }, Event::Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
             (Killing { rounds }, Event::Tick) => match rounds.due(now) {
                 Some((due, rounds)) => {
                     self.phase = Killing { rounds };
-                    if due == Due::Report { vec![Tell(News::Stuck), Kill] } else { vec![Kill] }
+                    if due == Due::Report {
+                        vec![Tell(News::Stuck), Kill]
+                    } else {
+                        vec![Kill]
+                    }
                 }
                 None => vec![],
             },
@@ -142,7 +173,9 @@ impl Guard {
                 actions
             }
             (Running | Stopping { .. }, Event::Forward(signal)) => vec![ToCommand(signal)],
-            (Killing { .. }, Event::Forward(_)) | (Stopping { .. } | Killing { .. }, Event::Orphaned) | (_, Event::Tick) => vec![],
+            (Killing { .. }, Event::Forward(_))
+            | (Stopping { .. } | Killing { .. }, Event::Orphaned)
+            | (_, Event::Tick) => vec![],
         }
     }
 
@@ -157,23 +190,43 @@ impl Guard {
 
     /// When to run ahead because the lease is about to end.
     fn ahead_at(&self) -> Moment {
-        if self.ahead { Moment::NEVER } else { self.lease.term.before(AHEAD_BY) }
+        if self.ahead {
+            Moment::NEVER
+        } else {
+            self.lease.term.before(AHEAD_BY)
+        }
     }
 
     fn run_ahead(&mut self) -> Vec<Action> {
         let already = std::mem::replace(&mut self.ahead, true);
-        if already { vec![] } else { vec![Action::RunAhead] }
+        if already {
+            vec![]
+        } else {
+            vec![Action::RunAhead]
+        }
     }
 
-    fn stop(&mut self, mut first: Vec<Action>, (signal, reach): (Signal, Reach), kill: Moment, now: Moment) -> Vec<Action> {
+    fn stop(
+        &mut self,
+        mut first: Vec<Action>,
+        (signal, reach): (Signal, Reach),
+        kill: Moment,
+        now: Moment,
+    ) -> Vec<Action> {
         self.phase = Phase::Stopping { kill };
         first.extend(self.run_ahead());
-        first.extend(if signal == Signal::KILL { self.kill(now) } else { vec![Action::ToTree(signal, reach)] });
+        first.extend(if signal == Signal::KILL {
+            self.kill(now)
+        } else {
+            vec![Action::ToTree(signal, reach)]
+        });
         first
     }
 
     fn kill(&mut self, now: Moment) -> Vec<Action> {
-        self.phase = Phase::Killing { rounds: KillRounds::begin(now) };
+        self.phase = Phase::Killing {
+            rounds: KillRounds::begin(now),
+        };
         vec![Action::Kill]
     }
 }
@@ -191,10 +244,14 @@ mod tests {
     }
 
     fn lease(term: u64, kill: u64) -> Deadlines {
-        Deadlines { term: at(term), kill: at(kill) }
+        Deadlines {
+            term: at(term),
+            kill: at(kill),
+        }
     }
 
-    /// Plays a script on a guard whose death signal is TERM, which kills 4 s after it, and whose lease at first ends at 10 s and 12 s.
+    /// Plays a script on a guard whose death signal is TERM, which kills 4 s after it, and whose
+    /// lease at first ends at 10 s and 12 s.
     fn play(script: &[(u64, Event, &[Action])]) {
         play_with(Some(TERM), script);
     }
@@ -202,7 +259,11 @@ mod tests {
     fn play_with(death_signal: Option<Signal>, script: &[(u64, Event, &[Action])]) {
         let mut guard = Guard::new(death_signal, Duration::from_secs(4), lease(10, 12));
         for (line, &(second, event, actions)) in script.iter().enumerate() {
-            assert_eq!(guard.step(event, at(second)), actions, "line {line}: {event:?} at {second} s");
+            assert_eq!(
+                guard.step(event, at(second)),
+                actions,
+                "line {line}: {event:?} at {second} s"
+            );
         }
     }
 
@@ -213,9 +274,17 @@ mod tests {
 
     #[test]
     fn an_order_to_stop_is_heard_and_ends_in_kill() {
-        let stop = Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(5) };
+        let stop = Event::Stop {
+            signal: TERM,
+            reach: Reach::Here,
+            dead_by: at(5),
+        };
         play(&[
-            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]),
+            (
+                1,
+                stop,
+                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
+            ),
             (4, Event::Tick, &[]),
             (5, Event::Tick, &[Kill]),
             (5, Event::Empty, &[Tell(News::TreeGone), Leave]),
@@ -224,9 +293,17 @@ mod tests {
 
     #[test]
     fn a_stop_is_over_when_the_whole_tree_is_gone() {
-        let stop = Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(5) };
+        let stop = Event::Stop {
+            signal: TERM,
+            reach: Reach::Here,
+            dead_by: at(5),
+        };
         play(&[
-            (1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]),
+            (
+                1,
+                stop,
+                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
+            ),
             (2, Event::Ended(FINE), &[Tell(News::Ended(FINE))]),
             (3, Event::Empty, &[Tell(News::TreeGone), Leave]),
         ]);
@@ -234,20 +311,51 @@ mod tests {
 
     #[test]
     fn an_order_to_kill_kills() {
-        play(&[(1, Event::Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(1) }, &[Tell(News::Obeyed), RunAhead, Kill])]);
+        play(&[(
+            1,
+            Event::Stop {
+                signal: Signal::KILL,
+                reach: Reach::Here,
+                dead_by: at(1),
+            },
+            &[Tell(News::Obeyed), RunAhead, Kill],
+        )]);
     }
 
     #[test]
     fn a_stop_that_has_reached_the_command_only_has_a_deadline() {
-        let stop = Event::Stop { signal: TERM, reach: Reach::Everywhere, dead_by: at(5) };
-        play(&[(1, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Everywhere)]), (5, Event::Tick, &[Kill])]);
+        let stop = Event::Stop {
+            signal: TERM,
+            reach: Reach::Everywhere,
+            dead_by: at(5),
+        };
+        play(&[
+            (
+                1,
+                stop,
+                &[
+                    Tell(News::Obeyed),
+                    RunAhead,
+                    ToTree(TERM, Reach::Everywhere),
+                ],
+            ),
+            (5, Event::Tick, &[Kill]),
+        ]);
     }
 
     #[test]
     fn a_second_stop_never_gives_more_time() {
-        let stop = |dead_by| Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(dead_by) };
+        let stop = |dead_by| Event::Stop {
+            signal: TERM,
+            reach: Reach::Here,
+            dead_by: at(dead_by),
+        };
         play(&[
-            (1, stop(5), &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]),
+            (
+                1,
+                stop(5),
+                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
+            ),
             (2, stop(9), &[Tell(News::Obeyed), ToTree(TERM, Reach::Here)]),
             (5, Event::Tick, &[Kill]),
         ]);
@@ -257,14 +365,22 @@ mod tests {
     fn a_lease_that_is_not_proved_again_ends_the_tree_in_time() {
         play(&[
             (9, Event::Tick, &[]),
-            (10, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)]),
+            (
+                10,
+                Event::Tick,
+                &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)],
+            ),
             (11, Event::Tick, &[]),
             (12, Event::Tick, &[Kill]),
         ]);
         play(&[
             (9, Event::Believe(lease(15, 17)), &[]),
             (14, Event::Tick, &[]),
-            (15, Event::Tick, &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)]),
+            (
+                15,
+                Event::Tick,
+                &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)],
+            ),
         ]);
     }
 
@@ -281,21 +397,54 @@ mod tests {
         assert_eq!(guard.step(Event::Tick, at(10)), [], "renewed in time");
         assert_eq!(guard.step(Event::Tick, at(20).before(AHEAD_BY)), [RunAhead]);
         assert_eq!(guard.wake(), at(20), "asked for once");
-        assert_eq!(guard.step(Event::Tick, at(20)), [Tell(News::LeaseOver), ToTree(TERM, Reach::Here)]);
+        assert_eq!(
+            guard.step(Event::Tick, at(20)),
+            [Tell(News::LeaseOver), ToTree(TERM, Reach::Here)]
+        );
     }
 
     #[test]
     fn no_grace_lasts_longer_than_the_lease() {
-        let stop = Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(99) };
-        play(&[(9, stop, &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)]), (12, Event::Tick, &[Kill])]);
-        play(&[(9, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]), (12, Event::Tick, &[Kill])]);
+        let stop = Event::Stop {
+            signal: TERM,
+            reach: Reach::Here,
+            dead_by: at(99),
+        };
+        play(&[
+            (
+                9,
+                stop,
+                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
+            ),
+            (12, Event::Tick, &[Kill]),
+        ]);
+        play(&[
+            (9, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]),
+            (12, Event::Tick, &[Kill]),
+        ]);
     }
 
     #[test]
     fn when_zk_flock_dies_the_tree_gets_the_death_signal_and_then_kill() {
-        play(&[(1, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]), (5, Event::Tick, &[Kill])]);
-        play_with(Some(Signal::USR1), &[(1, Event::Orphaned, &[RunAhead, ToTree(Signal::USR1, Reach::Here)]), (5, Event::Tick, &[Kill])]);
-        play_with(Some(Signal::KILL), &[(1, Event::Orphaned, &[RunAhead, Kill])]);
+        play(&[
+            (1, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]),
+            (5, Event::Tick, &[Kill]),
+        ]);
+        play_with(
+            Some(Signal::USR1),
+            &[
+                (
+                    1,
+                    Event::Orphaned,
+                    &[RunAhead, ToTree(Signal::USR1, Reach::Here)],
+                ),
+                (5, Event::Tick, &[Kill]),
+            ],
+        );
+        play_with(
+            Some(Signal::KILL),
+            &[(1, Event::Orphaned, &[RunAhead, Kill])],
+        );
     }
 
     #[test]
@@ -305,7 +454,11 @@ mod tests {
 
     #[test]
     fn what_does_not_die_is_named_again_and_again() {
-        let stop = Event::Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(0) };
+        let stop = Event::Stop {
+            signal: Signal::KILL,
+            reach: Reach::Here,
+            dead_by: at(0),
+        };
         let named: &[Action] = &[Tell(News::Stuck), Kill];
         play(&[
             (1, stop, &[Tell(News::Obeyed), RunAhead, Kill]),
@@ -324,13 +477,22 @@ mod tests {
         ]);
     }
 
-    /// Whatever comes in whatever order: once the lease has run out, the tree has been killed or is gone.
+    /// Whatever comes in whatever order: once the lease has run out, the tree has been killed or is
+    /// gone.
     #[test]
     fn no_order_of_events_outlives_the_lease() {
         let events = [
             Event::Forward(TERM),
-            Event::Stop { signal: TERM, reach: Reach::Here, dead_by: at(99) },
-            Event::Stop { signal: Signal::KILL, reach: Reach::Here, dead_by: at(0) },
+            Event::Stop {
+                signal: TERM,
+                reach: Reach::Here,
+                dead_by: at(99),
+            },
+            Event::Stop {
+                signal: Signal::KILL,
+                reach: Reach::Here,
+                dead_by: at(0),
+            },
             Event::Orphaned,
             Event::Ended(FINE),
             Event::Tick,
@@ -338,10 +500,19 @@ mod tests {
         for order in 0..events.len().pow(5) {
             let mut guard = Guard::new(Some(TERM), Duration::MAX, lease(10, 12));
             let chosen = (0..5).map(|place| events[order / events.len().pow(place) % events.len()]);
-            let mut done: Vec<Action> =
-                chosen.enumerate().flat_map(|(second, event)| guard.step(event, at(second as u64 * 2 + 1))).collect();
-            done.extend([10, 12].into_iter().flat_map(|second| guard.step(Event::Tick, at(second))));
-            assert!(done.contains(&Kill) || done.contains(&Leave), "order {order}: {done:?}");
+            let mut done: Vec<Action> = chosen
+                .enumerate()
+                .flat_map(|(second, event)| guard.step(event, at(second as u64 * 2 + 1)))
+                .collect();
+            done.extend(
+                [10, 12]
+                    .into_iter()
+                    .flat_map(|second| guard.step(Event::Tick, at(second))),
+            );
+            assert!(
+                done.contains(&Kill) || done.contains(&Leave),
+                "order {order}: {done:?}"
+            );
         }
     }
 }

@@ -1,17 +1,20 @@
-//! When a process tree that was sent KILL is sent it again, and when what is left of it is reported. One pass signals all that /proc shows; a process
-//! that was born during the pass, or not shown, is met by the next. Guard and supervisor count alike. Pure.
+//! When a process tree that was sent KILL is sent it again, and when what is left of it is
+//! reported. One pass signals all that /proc shows; a process that was born during the pass, or not
+//! shown, is met by the next. Guard and supervisor count alike. Pure.
 
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// How long after the first KILL a process that is still there is reported as one that cannot be killed.
+/// How long after the first KILL a process that is still there is reported as one that cannot be
+/// killed.
 pub const UNKILLABLE_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is reported from then on, and the longest pause between two rounds.
 pub const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Pause between the first two rounds; each further one is twice as long. A pass takes about as long for a hundred processes (30 µs each), so
-/// that what is dying already is not signalled over and over.
+/// Pause between the first two rounds; each further one is twice as long. A pass takes about as
+/// long for a hundred processes (30 µs each), so that what is dying already is not signalled over
+/// and over.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// The rounds of one tree.
@@ -34,7 +37,11 @@ pub enum Due {
 impl KillRounds {
     /// After a first round at `now`.
     pub fn begin(now: Moment) -> KillRounds {
-        KillRounds { next: now + FIRST_PAUSE, pause: FIRST_PAUSE, report: now + UNKILLABLE_AFTER }
+        KillRounds {
+            next: now + FIRST_PAUSE,
+            pause: FIRST_PAUSE,
+            report: now + UNKILLABLE_AFTER,
+        }
     }
 
     /// When something is due.
@@ -48,8 +55,22 @@ impl KillRounds {
             return None;
         }
         let pause = (self.pause * 2).min(REPORT_INTERVAL);
-        let rounds = KillRounds { next: now + pause, pause, ..self };
-        Some(if now < self.report { (Due::Kill, rounds) } else { (Due::Report, KillRounds { report: now + REPORT_INTERVAL, ..rounds }) })
+        let rounds = KillRounds {
+            next: now + pause,
+            pause,
+            ..self
+        };
+        Some(if now < self.report {
+            (Due::Kill, rounds)
+        } else {
+            (
+                Due::Report,
+                KillRounds {
+                    report: now + REPORT_INTERVAL,
+                    ..rounds
+                },
+            )
+        })
     }
 }
 
@@ -79,13 +100,20 @@ mod tests {
 
     #[test]
     fn what_is_left_after_a_second_is_reported_every_minute() {
-        let reports: Vec<u128> = course().iter().filter(|(_, due)| *due == Due::Report).map(|&(at, _)| at).collect();
+        let reports: Vec<u128> = course()
+            .iter()
+            .filter(|(_, due)| *due == Due::Report)
+            .map(|&(at, _)| at)
+            .collect();
         assert_eq!(reports, [1000, 61_000, 121_000]);
     }
 
     #[test]
     fn nothing_is_due_before_its_time() {
         let rounds = KillRounds::begin(Moment::default());
-        assert_eq!(rounds.due(rounds.wake().before(Duration::from_nanos(1))), None);
+        assert_eq!(
+            rounds.due(rounds.wake().before(Duration::from_nanos(1))),
+            None
+        );
     }
 }

@@ -1,6 +1,6 @@
-//! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host can see.
-//! `lockex`, the same executable by another name, does so with a queue; `distributex` asks a lock server that speaks HTTP, and `distributexd`
-//! is that server.
+//! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host
+//! can see. `lockex`, the same executable by another name, does so with a queue; `distributex` asks
+//! a lock server that speaks HTTP, and `distributexd` is that server.
 //!
 //! # The story
 //!
@@ -10,32 +10,43 @@
 //! run: lock says Acquired ─► Start command ─► command Ended | lock Lost | signal ─► tree gone ─► minimum hold ─► release ─► Exit
 //! ```
 //!
-//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand over the command: this program keeps
-//! the lock; the *guard*, forked just before the command, keeps the command and its process tree, and sees to it that the tree is dead
-//! before the lock can belong to anybody else, whatever becomes of us. The server begins at [`serve`], its loop, and [`pool`], which decides.
+//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand
+//! over the command: this program keeps the lock; the *guard*, forked just before the command,
+//! keeps the command and its process tree, and sees to it that the tree is dead before the lock can
+//! belong to anybody else, whatever becomes of us. The server begins at [`serve`], its loop, and
+//! [`pool`], which decides.
 //!
 //! # Rooms, by ring; imports point down
 //!
-//! 1. Words to plan: [`cli`] (help and options of each program: `zk_flock`; `lockex`, which names locks by `python_hash`; `distributex`;
-//!    `distributexd`; what they share: `options`, `value`, `hosts`, `names`, `words`; for mistakes `line`, `similar` and `shell`),
-//!    [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with its `scalar` and `flow`, or `json`, both a tree of `node`), [`plan`]
-//!    (what they come to; `server`, `outer`).
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract; `lookups`; `local`; `host`; `node`, `queue` and
-//!    `semaphore`, recipes on `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`) on
-//!    [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`] (`request` and `reply`, of `head` and `body`;
-//!    `call`; `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
-//!    vocabulary. Of the server: [`pool`] (the contract; `memory`, which has a `ledger` for each pool, of `holders` and `waiters`, and one
-//!    `desk`; `memcache`, which has a `slate` for each, changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and one `line`, which speaks the `protocol`,
-//!    tested by `fake` and `any_order`; `lease`, `refusal`, `state`, `status`, `metrics`).
-//! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its `guard` and the `line` to it, `files` in a
-//!    `lock_folder`, `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock
-//!    server; its `door`, its `service` to a `crowd`, in which each `connection` has its `dialogue`; `wording`, `state_file`, `memcached`,
-//!    `story`, `counts`).
-//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`. Signals: `signals`, `mask`, `disposition`,
-//!    `inherited`, `entry`. Processes: `process`, `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest: `descriptors`,
-//!    `file`, `folder`, `socket`, `tcp`, `random`, `host`, and `testing` for their tests.
+//! 1. Words to plan: [`cli`] (help and options of each program: `zk_flock`; `lockex`, which names
+//!    locks by `python_hash`; `distributex`; `distributexd`; what they share: `options`, `value`,
+//!    `hosts`, `names`, `words`; for mistakes `line`, `similar` and `shell`), [`config`]
+//!    (zk-flock's, JSON, `text`; the server's, `yaml` with its `scalar` and `flow`, or `json`, both
+//!    a tree of `node`), [`plan`] (what they come to; `server`, `outer`).
+//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
+//!    `lookups`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
+//!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
+//!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
+//!    (`request` and `reply`, of `head` and `body`; `call`; `date`, `percent`, `malformed`);
+//!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
+//!    vocabulary. Of the server: [`pool`] (the contract; `memory`, which has a `ledger` for each
+//!    pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
+//!    changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and
+//!    one `line`, which speaks the `protocol`, tested by `fake` and `any_order`; `lease`,
+//!    `refusal`, `state`, `status`, `metrics`).
+//! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its
+//!    `guard` and the `line` to it, `files` in a `lock_folder`, `witness`, `host_lock`, `names`,
+//!    `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock
+//!    server; its `door`, its `service` to a `crowd`, in which each `connection` has its
+//!    `dialogue`; `wording`, `state_file`, `memcached`, `story`, `counts`).
+//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`.
+//!    Signals: `signals`, `mask`, `disposition`, `inherited`, `entry`. Processes: `process`,
+//!    `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest:
+//!    `descriptors`, `file`, `folder`, `socket`, `tcp`, `random`, `host`, and `testing` for their
+//!    tests.
 //!
-//! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its config.
+//! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its
+//! config.
 
 pub mod cli;
 pub mod config;

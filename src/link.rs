@@ -1,5 +1,5 @@
-//! One non-blocking TCP connection, with its outgoing bytes. It decides nothing: what happens to it is told as the
-//! lock's inputs.
+//! One non-blocking TCP connection, with its outgoing bytes. It decides nothing: what happens to it
+//! is told as the lock's inputs.
 
 use crate::lock::Input;
 use crate::sys::poll::Watched;
@@ -12,7 +12,8 @@ use std::time::Duration;
 /// What one read takes at most; replies are far smaller.
 const READ: usize = 16 << 10;
 
-/// Silence after which a peer is asked whether it is there, time between questions, and how many of them may go unanswered: the server does the same.
+/// Silence after which a peer is asked whether it is there, time between questions, and how many of
+/// them may go unanswered: the server does the same.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBES: u8 = 3;
@@ -35,16 +36,21 @@ pub struct Link {
     state: State,
     /// Not yet taken by the kernel. Bounded by what a session has unanswered.
     outgoing: Vec<u8>,
-    /// Have the kernel find out if the peer is there while nothing is said, and break off connections that are not closed.
+    /// Have the kernel find out if the peer is there while nothing is said, and break off
+    /// connections that are not closed.
     watching: bool,
 }
 
 impl Link {
-    /// For who may have to wait for long without a word: a peer that is switched off, or cut off, is noticed all the same; and if we end while it
-    /// has something of ours to do, or had not heard of it yet, it leaves that undone.
+    /// For who may have to wait for long without a word: a peer that is switched off, or cut off,
+    /// is noticed all the same; and if we end while it has something of ours to do, or had not
+    /// heard of it yet, it leaves that undone.
     #[must_use]
     pub fn watching_the_peer(self) -> Link {
-        Link { watching: true, ..self }
+        Link {
+            watching: true,
+            ..self
+        }
     }
 
     /// Begins to connect to this address, in place of any other connection.
@@ -111,7 +117,8 @@ impl Link {
         }
     }
 
-    /// The connection has news: hands them on, one input after another, as far as they go without waiting.
+    /// The connection has news: hands them on, one input after another, as far as they go without
+    /// waiting.
     pub fn ready(&mut self, mut tell: impl FnMut(Input)) {
         if let State::Connecting(stream) = &self.state
             && let Err(error) = socket::connected(stream)
@@ -128,7 +135,9 @@ impl Link {
             State::Open(mut stream) => {
                 let read = read(&mut stream, &mut tell);
                 self.state = State::Open(stream);
-                if let Err(why) = read.and_then(|()| self.flush().map_err(|error| Some(reason(&error)))) {
+                if let Err(why) =
+                    read.and_then(|()| self.flush().map_err(|error| Some(reason(&error))))
+                {
                     self.close();
                     tell(Input::Disconnected(why));
                 }
@@ -137,7 +146,9 @@ impl Link {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let State::Open(stream) = &mut self.state else { return Ok(()) };
+        let State::Open(stream) = &mut self.state else {
+            return Ok(());
+        };
         while !self.outgoing.is_empty() {
             match stream.write(&self.outgoing) {
                 Ok(written) => drop(self.outgoing.drain(..written)),

@@ -1,5 +1,6 @@
-//! One line per event: in the log file, which logrotate may move and nobody can make us wait for, and on stderr. Neither can stop a run:
-//! what cannot be written is lost, and that the log cannot is said once.
+//! One line per event: in the log file, which logrotate may move and nobody can make us wait for,
+//! and on stderr. Neither can stop a run: what cannot be written is lost, and that the log cannot
+//! is said once.
 
 use crate::plan::{self, Level, Style, Warning};
 use std::fmt::Display;
@@ -50,16 +51,34 @@ struct Opened {
 type Identity = (u64, u64);
 
 impl Log {
-    /// A log as planned, which begins with what the plan warns of. The file is opened for the first line that goes there.
+    /// A log as planned, which begins with what the plan warns of. The file is opened for the first
+    /// line that goes there.
     pub fn new(plan: &plan::Log, program: &'static str, verbose: bool) -> Log {
-        let plan::Log { style, path, level, session_level, warnings } = plan;
+        let plan::Log {
+            style,
+            path,
+            level,
+            session_level,
+            warnings,
+        } = plan;
         let (style, path, level, session_level) = (*style, path.clone(), *level, *session_level);
-        let mut log = Log { program, style, verbose, path, level, session_level, opened: None, complained: false };
+        let mut log = Log {
+            program,
+            style,
+            verbose,
+            path,
+            level,
+            session_level,
+            opened: None,
+            complained: false,
+        };
         for warning in warnings {
             match warning {
                 Warning::Logged(sentence) => log.say(Topic::Run, Level::Warning, sentence),
                 Warning::Shown(sentence) => log.warn(sentence),
-                Warning::Hint(sentence) if io::stderr().is_terminal() => complain(program, &format_args!("hint: {sentence}")),
+                Warning::Hint(sentence) if io::stderr().is_terminal() => {
+                    complain(program, &format_args!("hint: {sentence}"))
+                }
                 Warning::Hint(_) => {}
             }
         }
@@ -78,7 +97,8 @@ impl Log {
         self.record(topic, level, &message);
     }
 
-    /// Shows a person at a terminal what is otherwise only in the log. With `verbose` stderr has the log already.
+    /// Shows a person at a terminal what is otherwise only in the log. With `verbose` stderr has
+    /// the log already.
     pub fn show(&self, message: &dyn Display) {
         if !self.verbose && io::stderr().is_terminal() {
             complain(self.program, message);
@@ -102,10 +122,14 @@ impl Log {
         self.record(Topic::Run, Level::Warning, &message);
     }
 
-    /// Whether stderr hears of what is said at this level. Who has no log file is told there what is wrong; an error that ends a run is
-    /// complained of besides.
+    /// Whether stderr hears of what is said at this level. Who has no log file is told there what
+    /// is wrong; an error that ends a run is complained of besides.
     fn is_told(&self, level: Level) -> bool {
-        if self.verbose { level >= Level::Info } else { self.style == Style::Glog && level == Level::Warning }
+        if self.verbose {
+            level >= Level::Info
+        } else {
+            self.style == Style::Glog && level == Level::Warning
+        }
     }
 
     /// Whether the log file has what is said at this level.
@@ -122,19 +146,35 @@ impl Log {
             Style::Plain => plain(self.program, message),
             Style::Glog => {
                 let (seconds, micros) = unix_time();
-                glog(&local_time(seconds), micros, level, process::id(), self.program, message)
+                glog(
+                    &local_time(seconds),
+                    micros,
+                    level,
+                    process::id(),
+                    self.program,
+                    message,
+                )
             }
         });
     }
 
     fn record(&mut self, topic: Topic, level: Level, message: &str) {
-        let Some(path) = self.path.as_ref().filter(|_| self.is_recorded(topic, level)) else { return };
+        let Some(path) = self
+            .path
+            .as_ref()
+            .filter(|_| self.is_recorded(topic, level))
+        else {
+            return;
+        };
         let line = line(&local_time(unix_time().0), level, process::id(), message);
         if let Err(error) = append(&mut self.opened, path, &line)
             && !self.complained
         {
             self.complained = true;
-            complain(self.program, &format_args!("cannot write log {}: {error}", path.display()));
+            complain(
+                self.program,
+                &format_args!("cannot write log {}: {error}", path.display()),
+            );
         }
     }
 }
@@ -146,7 +186,12 @@ pub fn complain(program: &str, message: &dyn Display) {
 
 /// One line on stderr about an event in a server, with the time and how much it matters.
 pub fn event(program: &str, level: Level, message: &dyn Display) {
-    put(dated(program, &local_time(unix_time().0), level, &one_line(message)));
+    put(dated(
+        program,
+        &local_time(unix_time().0),
+        level,
+        &one_line(message),
+    ));
 }
 
 /// The most bytes of a line on stderr: what a pipe that has any room takes at once (PIPE_BUF).
@@ -168,9 +213,24 @@ fn plain(program: &str, message: &str) -> String {
     format!("{program}: {message}")
 }
 
-/// A line on stderr, as Google's logging library writes it; the program stands for the file, and there are no line numbers.
-fn glog(now: &LocalTime, micros: u32, level: Level, pid: u32, program: &str, message: &str) -> String {
-    let LocalTime { month, day, hour, minute, second, .. } = now;
+/// A line on stderr, as Google's logging library writes it; the program stands for the file, and
+/// there are no line numbers.
+fn glog(
+    now: &LocalTime,
+    micros: u32,
+    level: Level,
+    pid: u32,
+    program: &str,
+    message: &str,
+) -> String {
+    let LocalTime {
+        month,
+        day,
+        hour,
+        minute,
+        second,
+        ..
+    } = now;
     let level = match level {
         Level::Debug => 'D',
         Level::Info => 'I',
@@ -178,7 +238,9 @@ fn glog(now: &LocalTime, micros: u32, level: Level, pid: u32, program: &str, mes
         Level::Error => 'E',
         Level::Critical => 'F',
     };
-    format!("{level}{month:02}{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} {pid} {program}:0] {message}")
+    format!(
+        "{level}{month:02}{day:02} {hour:02}:{minute:02}:{second:02}.{micros:06} {pid} {program}:0] {message}"
+    )
 }
 
 /// A line of the log file, as Python's logging writes it.
@@ -192,7 +254,16 @@ fn dated(program: &str, now: &LocalTime, level: Level, message: &str) -> String 
 }
 
 /// `2026-11-21 09:24:00`
-fn time(LocalTime { year, month, day, hour, minute, second }: &LocalTime) -> String {
+fn time(
+    LocalTime {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+    }: &LocalTime,
+) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
@@ -211,7 +282,11 @@ fn name(level: Level) -> &'static str {
 fn one_line(message: &dyn Display) -> String {
     let mut escaped = String::new();
     for character in message.to_string().chars() {
-        if character.is_control() { escaped.extend(character.escape_default()) } else { escaped.push(character) }
+        if character.is_control() {
+            escaped.extend(character.escape_default())
+        } else {
+            escaped.push(character)
+        }
     }
     escaped
 }
@@ -229,11 +304,16 @@ fn append(opened: &mut Option<Opened>, path: &Path, line: &str) -> io::Result<()
     }
 }
 
-/// O_NONBLOCK and O_NOCTTY of Linux: a pipe that nobody reads does not stop us, a terminal does not become ours.
+/// O_NONBLOCK and O_NOCTTY of Linux: a pipe that nobody reads does not stop us, a terminal does not
+/// become ours.
 const NEVER_WAIT: i32 = 0o4000 | 0o400;
 
 fn open(path: &Path) -> io::Result<Opened> {
-    let file = OpenOptions::new().append(true).create(true).custom_flags(NEVER_WAIT).open(path)?;
+    let file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .custom_flags(NEVER_WAIT)
+        .open(path)?;
     let identity = identity(&file.metadata()?);
     Ok(Opened { file, identity })
 }
@@ -244,7 +324,9 @@ fn identity(metadata: &Metadata) -> Identity {
 
 /// Seconds since 1970, and microseconds of the one that runs.
 fn unix_time() -> (i64, u32) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     (now.as_secs().cast_signed(), now.subsec_micros())
 }
 
@@ -276,18 +358,38 @@ mod tests {
     }
 
     fn plan(path: Option<PathBuf>) -> plan::Log {
-        plan::Log { style: Style::Plain, path, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+        plan::Log {
+            style: Style::Plain,
+            path,
+            level: Level::Info,
+            session_level: Level::Warning,
+            warnings: Vec::new(),
+        }
     }
 
     /// The messages in a log file.
     fn messages(path: &Path) -> Vec<String> {
         let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().map(|line| line.split_once(&format!("{} ", process::id())).unwrap().1.to_owned()).collect()
+        text.lines()
+            .map(|line| {
+                line.split_once(&format!("{} ", process::id()))
+                    .unwrap()
+                    .1
+                    .to_owned()
+            })
+            .collect()
     }
 
     #[test]
     fn a_line_looks_as_pythons_does() {
-        let now = LocalTime { year: 2026, month: 11, day: 21, hour: 9, minute: 24, second: 0 };
+        let now = LocalTime {
+            year: 2026,
+            month: 11,
+            day: 21,
+            hour: 9,
+            minute: 24,
+            second: 0,
+        };
         for (level, expected) in [
             (Level::Debug, "2026-11-21 09:24:00 DEBUG   1234 a b\n"),
             (Level::Info, "2026-11-21 09:24:00 INFO    1234 a b\n"),
@@ -301,13 +403,30 @@ mod tests {
 
     #[test]
     fn a_servers_line_has_name_time_and_level() {
-        let now = LocalTime { year: 2026, month: 11, day: 21, hour: 9, minute: 24, second: 0 };
-        assert_eq!(dated("distributexd", &now, Level::Warning, "a b"), "distributexd: 2026-11-21 09:24:00 WARNING a b");
+        let now = LocalTime {
+            year: 2026,
+            month: 11,
+            day: 21,
+            hour: 9,
+            minute: 24,
+            second: 0,
+        };
+        assert_eq!(
+            dated("distributexd", &now, Level::Warning, "a b"),
+            "distributexd: 2026-11-21 09:24:00 WARNING a b"
+        );
     }
 
     #[test]
     fn a_line_on_stderr_looks_as_glogs_does() {
-        let now = LocalTime { year: 2026, month: 11, day: 21, hour: 9, minute: 24, second: 0 };
+        let now = LocalTime {
+            year: 2026,
+            month: 11,
+            day: 21,
+            hour: 9,
+            minute: 24,
+            second: 0,
+        };
         for (level, expected) in [
             (Level::Debug, "D1121 09:24:00.000456 1234 lockex:0] a b"),
             (Level::Info, "I1121 09:24:00.000456 1234 lockex:0] a b"),
@@ -324,18 +443,43 @@ mod tests {
         for (style, verbose, told) in [
             (Style::Plain, false, &[][..]),
             (Style::Glog, false, &[Level::Warning]),
-            (Style::Plain, true, &[Level::Info, Level::Warning, Level::Error]),
-            (Style::Glog, true, &[Level::Info, Level::Warning, Level::Error]),
+            (
+                Style::Plain,
+                true,
+                &[Level::Info, Level::Warning, Level::Error],
+            ),
+            (
+                Style::Glog,
+                true,
+                &[Level::Info, Level::Warning, Level::Error],
+            ),
         ] {
-            let log = Log::new(&plan::Log { style, ..plan(None) }, "lockex", verbose);
+            let log = Log::new(
+                &plan::Log {
+                    style,
+                    ..plan(None)
+                },
+                "lockex",
+                verbose,
+            );
             let levels = [Level::Debug, Level::Info, Level::Warning, Level::Error];
-            assert_eq!(levels.into_iter().filter(|&level| log.is_told(level)).collect::<Vec<_>>(), told, "{style:?} {verbose}");
+            assert_eq!(
+                levels
+                    .into_iter()
+                    .filter(|&level| log.is_told(level))
+                    .collect::<Vec<_>>(),
+                told,
+                "{style:?} {verbose}"
+            );
         }
     }
 
     #[test]
     fn an_event_is_one_line() {
-        assert_eq!(one_line(&"a\nb\r\tc\x1b[1md\0\u{85}\\ замок"), "a\\nb\\r\\tc\\u{1b}[1md\\u{0}\\u{85}\\ замок");
+        assert_eq!(
+            one_line(&"a\nb\r\tc\x1b[1md\0\u{85}\\ замок"),
+            "a\\nb\\r\\tc\\u{1b}[1md\\u{0}\\u{85}\\ замок"
+        );
     }
 
     #[test]
@@ -355,8 +499,15 @@ mod tests {
     fn the_plans_warnings_come_first() {
         let folder = Folder::new("warnings");
         let path = folder.0.join("log");
-        let warnings = vec!["one".into(), Warning::Hint("for a terminal".into()), Warning::Shown("two".into())];
-        let plan = plan::Log { warnings, ..plan(Some(path.clone())) };
+        let warnings = vec![
+            "one".into(),
+            Warning::Hint("for a terminal".into()),
+            Warning::Shown("two".into()),
+        ];
+        let plan = plan::Log {
+            warnings,
+            ..plan(Some(path.clone()))
+        };
         Log::new(&plan, "zk-flock", false).say(Topic::Run, Level::Info, &"three");
         assert_eq!(messages(&path), ["one", "two", "three"]);
     }
@@ -370,7 +521,10 @@ mod tests {
         fs::rename(&path, &moved).unwrap();
         log.say(Topic::Run, Level::Info, &"two");
         log.say(Topic::Run, Level::Info, &"three");
-        assert_eq!([messages(&moved), messages(&path)], [vec!["one"], vec!["two", "three"]]);
+        assert_eq!(
+            [messages(&moved), messages(&path)],
+            [vec!["one"], vec!["two", "three"]]
+        );
         fs::remove_file(&path).unwrap();
         log.say(Topic::Run, Level::Info, &"four");
         assert_eq!(messages(&path), ["four"]);
@@ -405,7 +559,13 @@ mod tests {
     fn a_full_device_and_a_pipe_that_nobody_reads_stop_nothing() {
         let folder = Folder::new("pipe");
         let pipe = folder.0.join("pipe");
-        assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(
+            process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
         for path in [pipe, "/dev/full".into(), folder.0.clone()] {
             let mut log = Log::new(&plan(Some(path)), "zk-flock", false);
             log.say(Topic::Run, Level::Info, &"lost");
@@ -417,8 +577,18 @@ mod tests {
     fn a_full_pipe_loses_the_line() {
         let folder = Folder::new("full-pipe");
         let pipe = folder.0.join("pipe");
-        assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        let _reader = OpenOptions::new().read(true).custom_flags(NEVER_WAIT).open(&pipe).unwrap();
+        assert!(
+            process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let _reader = OpenOptions::new()
+            .read(true)
+            .custom_flags(NEVER_WAIT)
+            .open(&pipe)
+            .unwrap();
         let mut log = Log::new(&plan(Some(pipe)), "zk-flock", false);
         while !log.complained {
             log.say(Topic::Run, Level::Info, &"x".repeat(1000));

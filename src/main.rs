@@ -15,8 +15,16 @@ use zk_flock::{log, run, serve};
 
 /// Every name that this executable answers to; under any other it is the first one.
 const PROGRAMS: &[Program] = &[
-    Program { name: "zk-flock", help: cli::zk_flock::HELP, request: |words, environment| cli::zk_flock::request(words, environment) },
-    Program { name: "lockex", help: cli::lockex::HELP, request: |words, environment| cli::lockex::request(words, environment) },
+    Program {
+        name: "zk-flock",
+        help: cli::zk_flock::HELP,
+        request: |words, environment| cli::zk_flock::request(words, environment),
+    },
+    Program {
+        name: "lockex",
+        help: cli::lockex::HELP,
+        request: |words, environment| cli::lockex::request(words, environment),
+    },
     Program {
         name: "distributex",
         help: cli::distributex::HELP,
@@ -41,18 +49,28 @@ fn main() -> ExitCode {
         Ok(program) => start(program, &words, started),
         Err(name) => {
             let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
-            log::complain(known[0], &format_args!("--program: expected {}, found {name:?}", known.join(" or ")));
+            log::complain(
+                known[0],
+                &format_args!("--program: expected {}, found {name:?}", known.join(" or ")),
+            );
             USAGE.into()
         }
     }
 }
 
-/// The program that a first word `--program=NAME` asks for, which is taken away; else the one whose name we were `called` by. `Err` has a
-/// name that is none.
+/// The program that a first word `--program=NAME` asks for, which is taken away; else the one whose
+/// name we were `called` by. `Err` has a name that is none.
 fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, String> {
     let named = |name: &OsStr| PROGRAMS.iter().find(|program| name == program.name);
-    let Some(name) = words.first().and_then(|word| word.as_bytes().strip_prefix(b"--program=")).map(OsStr::from_bytes) else {
-        return Ok(Path::new(called).file_name().and_then(named).unwrap_or(&PROGRAMS[0]));
+    let Some(name) = words
+        .first()
+        .and_then(|word| word.as_bytes().strip_prefix(b"--program="))
+        .map(OsStr::from_bytes)
+    else {
+        return Ok(Path::new(called)
+            .file_name()
+            .and_then(named)
+            .unwrap_or(&PROGRAMS[0]));
     };
     let program = named(name).ok_or_else(|| name.to_string_lossy().into_owned())?;
     words.remove(0);
@@ -70,7 +88,12 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
         })),
         Ok(Request::Check(server)) => check(&server),
         Ok(Request::Help) => print(&program.help),
-        Ok(Request::Version) => print(&format_args!("{} {}{}\n", program.name, env!("CARGO_PKG_VERSION"), commit())),
+        Ok(Request::Version) => print(&format_args!(
+            "{} {}{}\n",
+            program.name,
+            env!("CARGO_PKG_VERSION"),
+            commit()
+        )),
         Err(error) => {
             log::complain(program.name, &error);
             if error.wants_usage() && poll::has_room(io::stderr()) {
@@ -83,7 +106,9 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
 
 /// The commit that this was built from, as packaging/build gives it.
 fn commit() -> String {
-    option_env!("ZK_FLOCK_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default()
+    option_env!("ZK_FLOCK_COMMIT")
+        .map(|commit| format!(" ({commit})"))
+        .unwrap_or_default()
 }
 
 fn leave(exit: Exit) -> ExitCode {
@@ -98,7 +123,12 @@ fn check(server: &Server) -> ExitCode {
     for warning in &server.warnings {
         log::complain(server.program, &format_args!("WARNING: {warning}"));
     }
-    print(&format_args!("{}: right: {}, backend {}\n", server.config.display(), server.pool_count(), server.backend))
+    print(&format_args!(
+        "{}: right: {}, backend {}\n",
+        server.config.display(),
+        server.pool_count(),
+        server.backend
+    ))
 }
 
 fn environment() -> Environment {
@@ -118,11 +148,23 @@ fn outer_locks() -> Vec<Outer> {
     let found = |name| env::var(name).ok();
     let [lock, token, session] = ["ZK_FLOCK_LOCK", "ZK_FLOCK_TOKEN", "ZK_FLOCK_SESSION"].map(found);
     let nearest = Outer::nearest(lock.as_deref(), token.as_deref(), session.as_deref());
-    nearest.into_iter().chain(found(outer::VARIABLE).as_deref().map(outer::parse).unwrap_or_default()).collect()
+    nearest
+        .into_iter()
+        .chain(
+            found(outer::VARIABLE)
+                .as_deref()
+                .map(outer::parse)
+                .unwrap_or_default(),
+        )
+        .collect()
 }
 
 fn print(text: &dyn Display) -> ExitCode {
     let mut stdout = io::stdout().lock();
     let printed = write!(stdout, "{text}").and_then(|()| stdout.flush());
-    if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if printed.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

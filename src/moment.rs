@@ -1,5 +1,6 @@
-//! A point in time on a clock that goes on while the host is suspended (`CLOCK_BOOTTIME`). Pure code is handed one; only the loop reads
-//! the clock. std's `Instant` stops in suspend, and a lease does not.
+//! A point in time on a clock that goes on while the host is suspended (`CLOCK_BOOTTIME`). Pure
+//! code is handed one; only the loop reads the clock. std's `Instant` stops in suspend, and a lease
+//! does not.
 
 use std::ops::Add;
 use std::time::Duration;
@@ -17,10 +18,15 @@ impl Moment {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// This moment moved towards boot, not past it. `NEVER` stays: nothing comes before a deadline that never comes.
+    /// This moment moved towards boot, not past it. `NEVER` stays: nothing comes before a deadline
+    /// that never comes.
     #[must_use]
     pub fn before(self, by: Duration) -> Moment {
-        if self == Moment::NEVER { self } else { Moment(self.0.saturating_sub(by)) }
+        if self == Moment::NEVER {
+            self
+        } else {
+            Moment(self.0.saturating_sub(by))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli` from words, config and environment;
-//! nothing below reads any of those. Also here: how a run can end, and the one place that turns an end into an exit code.
+//! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli`
+//! from words, config and environment; nothing below reads any of those. Also here: how a run can
+//! end, and the one place that turns an end into an exit code.
 
 pub mod outer;
 mod server;
@@ -12,7 +13,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The node beside the locks of an application that has the queues of those who wait: no lock can be called so.
+/// The node beside the locks of an application that has the queues of those who wait: no lock can
+/// be called so.
 pub const QUEUES: &str = ".queue";
 
 /// One run of one program.
@@ -22,7 +24,8 @@ pub struct Plan {
     pub program: &'static str,
     /// Which lock, and whom to ask for it.
     pub lock: Lock,
-    /// How long to wait for the lock, counted from the program's start. Zero: one try. `Duration::MAX`: for ever.
+    /// How long to wait for the lock, counted from the program's start. Zero: one try.
+    /// `Duration::MAX`: for ever.
     pub wait: Duration,
     /// The locks under which this run was started, nearest first.
     pub outer: Vec<Outer>,
@@ -32,7 +35,8 @@ pub struct Plan {
     pub minimum_hold: Duration,
     /// Time between TERM and KILL when somebody stops the run. `Duration::MAX`: no KILL.
     pub kill_after: Duration,
-    /// Sent to the command's process tree when this program dies. `None`: the command is left alone then.
+    /// Sent to the command's process tree when this program dies. `None`: the command is left
+    /// alone then.
     pub death_signal: Option<Signal>,
     /// What the ends of a run are as exit codes.
     pub exit_codes: ExitCodes,
@@ -49,11 +53,13 @@ pub struct Plan {
 /// A kind of lock and where it lives.
 #[derive(Debug)]
 pub enum Lock {
-    /// One ephemeral ZooKeeper node, of the first of these names that is free (`-n`), else of the only one.
+    /// One ephemeral ZooKeeper node, of the first of these names that is free (`-n`), else of the
+    /// only one.
     Node {
         /// The ensemble.
         cluster: Cluster,
-        /// Namespace: the node that all locks of an application are under, without slashes around it.
+        /// Namespace: the node that all locks of an application are under, without slashes around
+        /// it.
         app_id: String,
         /// Names of nodes below it, never empty; tried in order.
         names: Vec<String>,
@@ -134,7 +140,11 @@ pub struct Host {
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let Host { name, port } = self;
-        if name.contains(':') { write!(f, "[{name}]:{port}") } else { write!(f, "{name}:{port}") }
+        if name.contains(':') {
+            write!(f, "[{name}]:{port}")
+        } else {
+            write!(f, "{name}:{port}")
+        }
     }
 }
 
@@ -214,7 +224,8 @@ pub enum Warning {
     Logged(String),
     /// On stderr as well: the run does not do what its words or config seem to say.
     Shown(String),
-    /// On stderr if that is a terminal: a hint for the person who typed the line. The log does not have it.
+    /// On stderr if that is a terminal: a hint for the person who typed the line. The log does not
+    /// have it.
     Hint(String),
 }
 
@@ -315,7 +326,10 @@ impl ExitCodes {
             End::Signalled(signal) => return Exit::DieOf(signal),
             End::NotRunnable => (126, 126),
             End::NotFound => (127, 127),
-            End::Busy => (self.busy.unwrap_or(self.busy_default), self.busy.unwrap_or(75)),
+            End::Busy => (
+                self.busy.unwrap_or(self.busy_default),
+                self.busy.unwrap_or(75),
+            ),
             End::Unfit => (1, 65),
             End::Unreachable => (1, 69),
             End::Internal => (1, 70),
@@ -335,9 +349,19 @@ mod tests {
 
     #[test]
     fn every_end_has_its_exit_code() {
-        let plain = ExitCodes { busy: None, busy_default: 0, sysexits: false };
-        let sysexits = ExitCodes { sysexits: true, ..plain };
-        let own = ExitCodes { busy: Some(17), ..sysexits };
+        let plain = ExitCodes {
+            busy: None,
+            busy_default: 0,
+            sysexits: false,
+        };
+        let sysexits = ExitCodes {
+            sysexits: true,
+            ..plain
+        };
+        let own = ExitCodes {
+            busy: Some(17),
+            ..sysexits
+        };
         for (end, [code, sysexit]) in [
             (End::Busy, [0, 75]),
             (End::Unfit, [1, 65]),
@@ -356,17 +380,30 @@ mod tests {
             assert_eq!(sysexits.exit(end), Exit::Code(sysexit), "{end:?}");
         }
         assert_eq!(own.exit(End::Busy), Exit::Code(17), "-x wins over 75");
-        assert_eq!(own.exit(End::Signalled(Signal::INT)), Exit::DieOf(Signal::INT));
+        assert_eq!(
+            own.exit(End::Signalled(Signal::INT)),
+            Exit::DieOf(Signal::INT)
+        );
     }
 
     #[test]
     fn the_commands_own_end_is_ours() {
-        let codes = ExitCodes { busy: Some(9), busy_default: 0, sysexits: true };
+        let codes = ExitCodes {
+            busy: Some(9),
+            busy_default: 0,
+            sysexits: true,
+        };
         for code in 0..=255 {
-            assert_eq!(codes.exit(End::Command(Status::Exited(code))), Exit::Code(code));
+            assert_eq!(
+                codes.exit(End::Command(Status::Exited(code))),
+                Exit::Code(code)
+            );
         }
         for number in 1..=64 {
-            assert_eq!(codes.exit(End::Command(Status::Killed(Signal(number)))), Exit::Code(128 + u8::try_from(number).unwrap()));
+            assert_eq!(
+                codes.exit(End::Command(Status::Killed(Signal(number)))),
+                Exit::Code(128 + u8::try_from(number).unwrap())
+            );
         }
     }
 }

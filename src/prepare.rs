@@ -1,5 +1,5 @@
-//! Once, before the loop: may the run begin at all (load, command), and what do name servers say. Whatever waits here is ended by any signal in
-//! the plain way: there is nothing to let go of yet.
+//! Once, before the loop: may the run begin at all (load, command), and what do name servers say.
+//! Whatever waits here is ended by any signal in the plain way: there is nothing to let go of yet.
 
 mod names;
 
@@ -27,16 +27,27 @@ pub fn pass(gate: &Gate, log: &mut Log) -> Result<(), End> {
         return Ok(());
     }
     let Some(load) = clock::load_average() else {
-        log.say(Topic::Run, Level::Warning, &"the load average is not known: /proc/loadavg cannot be read");
+        log.say(
+            Topic::Run,
+            Level::Warning,
+            &"the load average is not known: /proc/loadavg cannot be read",
+        );
         return Ok(());
     };
     if let Some(limit) = gate.max_load.filter(|&limit| load >= limit) {
-        log.say(Topic::Run, Level::Info, &format_args!("la is more then limit. Max la {limit:.6}, current la {load:.6}"));
-        log.show(&format_args!("command not run: the load average is {load:.2}, the limit is {limit} (--maxla)"));
+        log.say(
+            Topic::Run,
+            Level::Info,
+            &format_args!("la is more then limit. Max la {limit:.6}, current la {load:.6}"),
+        );
+        log.show(&format_args!(
+            "command not run: the load average is {load:.2}, the limit is {limit} (--maxla)"
+        ));
         return Err(End::Loaded);
     }
     if gate.sleep {
-        let sleeping = format!("sleeping {load:.2} s, as many seconds as the load average (--sleep)");
+        let sleeping =
+            format!("sleeping {load:.2} s, as many seconds as the load average (--sleep)");
         log.say(Topic::Run, Level::Info, &sleeping);
         log.show(&sleeping);
         sleep(Duration::try_from_secs_f64(load).unwrap_or_default());
@@ -54,36 +65,68 @@ fn sleep(time: Duration) {
             return;
         }
         timer.set(Some(until.0));
-        let mut watched: Vec<Watched> = timer.fd().map(|fd| Watched::new(fd, false)).into_iter().collect();
+        let mut watched: Vec<Watched> = timer
+            .fd()
+            .map(|fd| Watched::new(fd, false))
+            .into_iter()
+            .collect();
         let _ = poll::wait(&mut watched, timer.poll_limit(now));
     }
 }
 
-/// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it will start.
+/// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it
+/// will start.
 pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)> {
     let program = Path::new(&command.words[0]);
     let named = program.as_os_str().as_bytes().contains(&b'/');
-    let path = if named { OsString::new() } else { env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()) };
+    let path = if named {
+        OsString::new()
+    } else {
+        env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())
+    };
     let mut found = None;
     for place in env::split_paths(&path).map(|folder| directory.join(folder).join(program)) {
         match fs::metadata(&place) {
             Ok(metadata) if metadata.is_file() && file::executable(&place) => return Ok(()),
-            Ok(metadata) if named || metadata.is_file() => drop(found.get_or_insert((place, metadata.is_dir()))),
+            Ok(metadata) if named || metadata.is_file() => {
+                drop(found.get_or_insert((place, metadata.is_dir())))
+            }
             _ => {}
         }
     }
     let Some((place, is_folder)) = found else {
-        let nowhere = if named { "no such file" } else { "not found on PATH" };
-        let hint = if shell::needed_for(&command.words[0]) { with_shell(command) } else { String::new() };
-        return Err((End::NotFound, format!("cannot run {}: {nowhere}{hint}", program.display())));
+        let nowhere = if named {
+            "no such file"
+        } else {
+            "not found on PATH"
+        };
+        let hint = if shell::needed_for(&command.words[0]) {
+            with_shell(command)
+        } else {
+            String::new()
+        };
+        return Err((
+            End::NotFound,
+            format!("cannot run {}: {nowhere}{hint}", program.display()),
+        ));
     };
-    let why = if is_folder { "it is a directory" } else { "permission denied (is it executable?)" };
-    Err((End::NotRunnable, format!("cannot run {}: {why}", place.display())))
+    let why = if is_folder {
+        "it is a directory"
+    } else {
+        "permission denied (is it executable?)"
+    };
+    Err((
+        End::NotRunnable,
+        format!("cannot run {}: {why}", place.display()),
+    ))
 }
 
 /// How to run with a shell what only a shell understands.
 fn with_shell(command: &Command) -> String {
-    format!(" (the command runs without a shell; to use one: -- sh -c {})", shell::quote(command.shown.as_ref()))
+    format!(
+        " (the command runs without a shell; to use one: -- sh -c {})",
+        shell::quote(command.shown.as_ref())
+    )
 }
 
 #[cfg(test)]
@@ -93,11 +136,24 @@ mod tests {
     #[test]
     fn a_command_that_only_a_shell_has_is_refused_with_the_words_that_run_it() {
         for (line, sentence) in [
-            ("no-such-command a", "cannot run no-such-command: not found on PATH"),
-            ("shopt -s it", "cannot run shopt: not found on PATH (the command runs without a shell; to use one: -- sh -c 'shopt -s it')"),
+            (
+                "no-such-command a",
+                "cannot run no-such-command: not found on PATH",
+            ),
+            (
+                "shopt -s it",
+                "cannot run shopt: not found on PATH (the command runs without a shell; to use one: -- sh -c 'shopt -s it')",
+            ),
         ] {
             let words = line.split(' ').map(Into::into).collect();
-            let (end, found) = look_up(&Command { words, shown: line.to_owned() }, Path::new("")).unwrap_err();
+            let (end, found) = look_up(
+                &Command {
+                    words,
+                    shown: line.to_owned(),
+                },
+                Path::new(""),
+            )
+            .unwrap_err();
             assert_eq!((end, found.as_str()), (End::NotFound, sentence));
         }
     }

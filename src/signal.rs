@@ -1,4 +1,5 @@
-//! Signals as numbers and names. Linux numbers them alike on every machine this is built for (x86_64, aarch64), so pure code needs no libc.
+//! Signals as numbers and names. Linux numbers them alike on every machine this is built for
+//! (x86_64, aarch64), so pure code needs no libc.
 
 use std::fmt;
 
@@ -28,7 +29,10 @@ const HIGHEST: i32 = 64;
 impl Signal {
     /// Whether this signal asks a program to end.
     pub fn ends(self) -> bool {
-        matches!(self, Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT)
+        matches!(
+            self,
+            Signal::TERM | Signal::HUP | Signal::INT | Signal::QUIT
+        )
     }
 
     /// Reads `15`, `TERM`, `SIGTERM` or `term`.
@@ -38,7 +42,10 @@ impl Signal {
         }
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        NAMES.iter().find(|(known, _)| *known == name).map(|&(_, number)| Signal(number))
+        NAMES
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|&(_, number)| Signal(number))
     }
 }
 

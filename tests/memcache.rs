@@ -1,6 +1,10 @@
-//! Lock servers that share a memcached: what they write there is what the original writes, and together they give nothing away twice.
+//! Lock servers that share a memcached: what they write there is what the original writes, and
+//! together they give nothing away twice.
 
-#![allow(clippy::disallowed_methods, reason = "a test may take the time; the program asks sys::clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may take the time; the program asks sys::clock"
+)]
 
 mod common;
 
@@ -22,7 +26,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// So many keys it asks for at once: the list, the leases, and the list again.
 const KEYS_OF_A_LOOK: u64 = 3;
 
-/// How long a lock may take from one server to another: 0.3 s are promised, the rest is for a machine that is busy with other things.
+/// How long a lock may take from one server to another: 0.3 s are promised, the rest is for a
+/// machine that is busy with other things.
 const HANDED_OVER: Duration = Duration::from_millis(1500);
 
 /// Two servers on one memcached.
@@ -33,15 +38,30 @@ fn pair<'a>(sandbox: &'a Sandbox, memcached: &Memcached, pools: &str) -> [Distri
 /// The token of a YES, and for how many seconds that is, if not for ever.
 #[track_caller]
 fn granted(reply: &Reply) -> (i64, Option<f64>) {
-    assert_eq!((reply.status, reply.body.as_slice()), (200, &b"YES"[..]), "{reply:?}");
-    let token = reply.header("X-Lock-Token").and_then(|token| token.parse().ok());
-    (token.expect("a YES has a token"), reply.header("X-Lock-Expires").and_then(|left| left.parse().ok()))
+    assert_eq!(
+        (reply.status, reply.body.as_slice()),
+        (200, &b"YES"[..]),
+        "{reply:?}"
+    );
+    let token = reply
+        .header("X-Lock-Token")
+        .and_then(|token| token.parse().ok());
+    (
+        token.expect("a YES has a token"),
+        reply
+            .header("X-Lock-Expires")
+            .and_then(|left| left.parse().ok()),
+    )
 }
 
 /// Waits at a server, once that knows.
 fn waiter(server: &Distributexd, host: &str) -> Connection {
     let connection = server.calls("wait", host, "pool");
-    wait_until(&format!("{host} to wait"), || server.ask("/status/").contains(&format!("{{\"host\":\"{host}\",\"waiting\"")));
+    wait_until(&format!("{host} to wait"), || {
+        server
+            .ask("/status/")
+            .contains(&format!("{{\"host\":\"{host}\",\"waiting\""))
+    });
     connection
 }
 
@@ -55,8 +75,17 @@ fn what_stands_in_memcached_is_what_the_original_writes() {
         assert_eq!(server.call("get", host, "day"), "YES");
     }
     assert_eq!(two.call("get", "d", "day"), "NO");
-    assert_eq!(memcached.value("day:lockedby").unwrap(), "a.example.org,b,&lt;r&amp;d&gt;");
-    assert!(memcached.value("day:token").unwrap().parse::<u64>().is_ok_and(|token| token > 1_500_000_000_000_000));
+    assert_eq!(
+        memcached.value("day:lockedby").unwrap(),
+        "a.example.org,b,&lt;r&amp;d&gt;"
+    );
+    assert!(
+        memcached
+            .value("day:token")
+            .unwrap()
+            .parse::<u64>()
+            .is_ok_and(|token| token > 1_500_000_000_000_000)
+    );
     // A second more than the lease: memcached may end it up to a second early.
     let is_about = |key, seconds: u64| {
         let left = memcached.expires(key).expect("it expires").as_secs();
@@ -64,11 +93,24 @@ fn what_stands_in_memcached_is_what_the_original_writes() {
     };
     is_about("day:lockedby", 1801);
     let leases = memcached.value("day:leases").unwrap();
-    let hosts: Vec<_> = leases.lines().map(|line| line.split(',').next().unwrap()).collect();
-    assert_eq!(hosts, ["1", "&lt;r&amp;d&gt;", "a.example.org", "b"], "{leases}");
+    let hosts: Vec<_> = leases
+        .lines()
+        .map(|line| line.split(',').next().unwrap())
+        .collect();
+    assert_eq!(
+        hosts,
+        ["1", "&lt;r&amp;d&gt;", "a.example.org", "b"],
+        "{leases}"
+    );
     assert_eq!(memcached.expires("day:leases"), None);
     assert_eq!(one.call("get", "a", "ever"), "YES");
-    assert_eq!((memcached.expires("ever:lockedby"), memcached.expires("ever:token")), (None, None));
+    assert_eq!(
+        (
+            memcached.expires("ever:lockedby"),
+            memcached.expires("ever:token")
+        ),
+        (None, None)
+    );
     assert_eq!(one.call("get", "a", "year"), "YES");
     // That is told as a date, and memcached's clock may be a second behind.
     is_about("year:lockedby", 31_536_002);
@@ -76,18 +118,27 @@ fn what_stands_in_memcached_is_what_the_original_writes() {
     assert_eq!(memcached.value("r&amp;d:lockedby").unwrap(), "a");
     assert_eq!(two.call("release", "a", "ever"), "OK");
     assert_eq!(memcached.value("ever:lockedby").unwrap(), "");
-    wait_until("its lease to be dropped", || memcached.value("ever:leases").unwrap() == "1");
+    wait_until("its lease to be dropped", || {
+        memcached.value("ever:leases").unwrap() == "1"
+    });
 }
 
 #[test]
 fn what_the_original_writes_is_understood() {
     let sandbox = Sandbox::new();
     let memcached = Memcached::start(&sandbox);
-    let server = Distributexd::start(&sandbox, &format!("{}{POOL}  maxlocks: 2\n", memcached.config()));
+    let server = Distributexd::start(
+        &sandbox,
+        &format!("{}{POOL}  maxlocks: 2\n", memcached.config()),
+    );
     memcached.set("pool:lockedby", "a,r&amp;d");
-    for (call, host, answer) in
-        [("get", "c", "NO"), ("get", "a", "YES"), ("get", "r&d", "YES"), ("release", "a", "OK"), ("get", "c", "YES")]
-    {
+    for (call, host, answer) in [
+        ("get", "c", "NO"),
+        ("get", "a", "YES"),
+        ("get", "r&d", "YES"),
+        ("release", "a", "OK"),
+        ("get", "c", "YES"),
+    ] {
         assert_eq!(server.call(call, host, "pool"), answer, "{call} {host}");
     }
     assert_eq!(memcached.value("pool:lockedby").unwrap(), "r&amp;d,c");
@@ -99,28 +150,52 @@ fn what_the_original_writes_is_understood() {
     assert_eq!(next.hear(), "YES");
 }
 
-/// As many hosts as there are ask both servers for the pool at one moment, again and again; each time so many get it.
+/// As many hosts as there are ask both servers for the pool at one moment, again and again; each
+/// time so many get it.
 #[track_caller]
 fn assert_no_more_get_it(permits: usize) {
     let sandbox = Sandbox::new();
     let memcached = Memcached::start(&sandbox);
-    let servers = pair(&sandbox, &memcached, &format!("{POOL}  maxlocks: {permits}\n"));
+    let servers = pair(
+        &sandbox,
+        &memcached,
+        &format!("{POOL}  maxlocks: {permits}\n"),
+    );
     let mut hosts: Vec<_> = (0..HOSTS).map(|host| servers[host % 2].connect()).collect();
     let mut last = 0;
     for round in 0..tries(20) {
-        let asks: Vec<_> = (0..HOSTS).map(|host| format!("GET /get/?host=h{host}&pool=pool HTTP/1.1\r\n\r\n")).collect();
-        hosts.iter_mut().zip(&asks).for_each(|(connection, ask)| connection.say(ask));
+        let asks: Vec<_> = (0..HOSTS)
+            .map(|host| format!("GET /get/?host=h{host}&pool=pool HTTP/1.1\r\n\r\n"))
+            .collect();
+        hosts
+            .iter_mut()
+            .zip(&asks)
+            .for_each(|(connection, ask)| connection.say(ask));
         let replies: Vec<_> = hosts.iter_mut().map(Connection::reply).collect();
-        let holders: Vec<_> = (0..HOSTS).filter(|&host| replies[host].body == b"YES").collect();
+        let holders: Vec<_> = (0..HOSTS)
+            .filter(|&host| replies[host].body == b"YES")
+            .collect();
         assert_eq!(holders.len(), permits, "round {round}: {holders:?}");
-        assert!(replies.iter().all(|reply| reply.status == 200), "{replies:?}");
-        let mut tokens: Vec<_> = holders.iter().map(|&host| granted(&replies[host]).0).collect();
+        assert!(
+            replies.iter().all(|reply| reply.status == 200),
+            "{replies:?}"
+        );
+        let mut tokens: Vec<_> = holders
+            .iter()
+            .map(|&host| granted(&replies[host]).0)
+            .collect();
         tokens.sort_unstable();
         tokens.dedup();
-        assert!(tokens.len() == permits && tokens[0] > last, "round {round}: {tokens:?} after {last}");
+        assert!(
+            tokens.len() == permits && tokens[0] > last,
+            "round {round}: {tokens:?} after {last}"
+        );
         last = tokens[permits - 1];
         for host in holders {
-            assert_eq!(servers[(host + round) % 2].call("release", &format!("h{host}"), "pool"), "OK");
+            assert_eq!(
+                servers[(host + round) % 2].call("release", &format!("h{host}"), "pool"),
+                "OK"
+            );
         }
     }
 }
@@ -146,34 +221,56 @@ fn a_release_on_one_server_wakes_who_waits_at_the_other() {
         let (holder, host) = (format!("h{}", turn - 1), format!("h{turn}"));
         let mut next = waiter(&servers[turn % 2], &host);
         let started = Instant::now();
-        assert_eq!(servers[(turn - 1) % 2].call("release", &holder, "pool"), "OK");
+        assert_eq!(
+            servers[(turn - 1) % 2].call("release", &holder, "pool"),
+            "OK"
+        );
         let (later, _) = granted(&next.reply());
         times.push(started.elapsed());
         assert_eq!(later, token + 1, "turn {turn}");
-        assert!(started.elapsed() < HANDED_OVER, "turn {turn}: {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < HANDED_OVER,
+            "turn {turn}: {:?}",
+            started.elapsed()
+        );
         token = later;
     }
-    report("distributexd: from a host at one server to one at another, by memcached", summary(times));
+    report(
+        "distributexd: from a host at one server to one at another, by memcached",
+        summary(times),
+    );
 }
 
 #[test]
 fn however_many_wait_memcached_is_asked_four_times_a_second() {
     let sandbox = Sandbox::new();
     let memcached = Memcached::start(&sandbox);
-    let server = Distributexd::start(&sandbox, &format!("{}{POOL}- name: other\n", memcached.config()));
+    let server = Distributexd::start(
+        &sandbox,
+        &format!("{}{POOL}- name: other\n", memcached.config()),
+    );
     assert_eq!(server.call("get", "holder", "pool"), "YES");
     let mut waiting = Vec::new();
     for waiters in [1, 100] {
-        (waiting.len()..waiters).for_each(|number| waiting.push(waiter(&server, &format!("w{number}"))));
+        (waiting.len()..waiters)
+            .for_each(|number| waiting.push(waiter(&server, &format!("w{number}"))));
         let (started, before) = (Instant::now(), memcached.figure("cmd_get"));
         let_last(3 * SECOND);
         let asked = (memcached.figure("cmd_get") - before) / KEYS_OF_A_LOOK;
         let looks = started.elapsed().as_secs_f64() / LOOK.as_secs_f64();
-        report(&format!("distributexd: times that memcached is asked in 3 s for {waiters} who wait"), asked);
-        assert!((1.0..=looks + 1.0).contains(&f64::from(u32::try_from(asked).unwrap())), "{asked} in {looks:.1} quarters of a second");
+        report(
+            &format!("distributexd: times that memcached is asked in 3 s for {waiters} who wait"),
+            asked,
+        );
+        assert!(
+            (1.0..=looks + 1.0).contains(&f64::from(u32::try_from(asked).unwrap())),
+            "{asked} in {looks:.1} quarters of a second"
+        );
     }
     drop(waiting);
-    wait_until("them to be gone", || !server.ask("/status/").contains("waiting"));
+    wait_until("them to be gone", || {
+        !server.ask("/status/").contains("waiting")
+    });
     let before = memcached.figure("cmd_get");
     let_last(SECOND);
     assert_eq!(memcached.figure("cmd_get"), before, "nobody waits");
@@ -185,7 +282,10 @@ fn a_lock_that_memcached_forgets_in_time_is_given_to_who_waits_and_one_that_is_r
     let memcached = Memcached::start(&sandbox);
     let [one, two] = pair(&sandbox, &memcached, &format!("{POOL}  expire: 4\n"));
     let (token, left) = granted(&one.calls("get", "a", "pool").reply());
-    assert!(left.is_some_and(|left| left <= 3.0), "{left:?}: memcached's seconds may be short");
+    assert!(
+        left.is_some_and(|left| left <= 3.0),
+        "{left:?}: memcached's seconds may be short"
+    );
     let mut next = waiter(&two, "b");
     for _ in 0..5 {
         let_last(SECOND);
@@ -196,7 +296,10 @@ fn a_lock_that_memcached_forgets_in_time_is_given_to_who_waits_and_one_that_is_r
     assert!(granted(&next.reply()).0 > token);
     assert!(renewed.elapsed() > 3 * SECOND, "{:?}", renewed.elapsed());
     assert_eq!(one.call("renew", "a", "pool"), "NO");
-    assert_eq!(one.ask(&format!("/release/?host=a&pool=pool&token={token}")), "OK");
+    assert_eq!(
+        one.ask(&format!("/release/?host=a&pool=pool&token={token}")),
+        "OK"
+    );
     assert_eq!(memcached.value("pool:lockedby").unwrap(), "b");
 }
 
@@ -209,10 +312,18 @@ fn what_a_host_without_power_is_given_is_taken_back_and_given_to_the_next() {
     let dark = waiter(&one, "dark");
     dark.power_off();
     assert_eq!(one.call("release", "first", "pool"), "OK");
-    wait_until("it to be given away", || memcached.value("pool:lockedby").is_some_and(|hosts| hosts == "dark"));
+    wait_until("it to be given away", || {
+        memcached
+            .value("pool:lockedby")
+            .is_some_and(|hosts| hosts == "dark")
+    });
     assert_eq!(waiter(&two, "next").hear(), "YES");
     assert_eq!(memcached.value("pool:lockedby").unwrap(), "next");
-    assert!(one.stderr().contains("took pool back from dark"), "{}", one.stderr());
+    assert!(
+        one.stderr().contains("took pool back from dark"),
+        "{}",
+        one.stderr()
+    );
 }
 
 #[test]
@@ -224,13 +335,20 @@ fn hup_changes_the_pools_and_after_term_the_holders_are_still_known() {
     assert!(server.stderr().contains(&holders), "{}", server.stderr());
     assert_eq!(server.call("get", "a", "pool"), "YES");
     let [mut second, mut third] = ["b", "c"].map(|host| waiter(&server, host));
-    server.configure(&format!("{}{POOL}  maxlocks: 2\n- name: new\n", memcached.config()));
+    server.configure(&format!(
+        "{}{POOL}  maxlocks: 2\n- name: new\n",
+        memcached.config()
+    ));
     server.signal(libc::SIGHUP);
     assert_eq!(second.hear(), "YES");
     assert_eq!(server.call("get", "a", "new"), "YES");
     server.configure(&format!("{POOL}  maxlocks: 2\n"));
     server.signal(libc::SIGHUP);
-    wait_until("a warning", || server.stderr().contains("\"backend\" has changed: that needs a restart"));
+    wait_until("a warning", || {
+        server
+            .stderr()
+            .contains("\"backend\" has changed: that needs a restart")
+    });
     server.configure(&format!("{}{POOL}  maxlocks: 2\n", memcached.config()));
     assert_eq!(server.stop().end, Ok(0));
     assert_eq!(third.reply().status, 503);
@@ -243,14 +361,18 @@ fn hup_changes_the_pools_and_after_term_the_holders_are_still_known() {
 /// What a client says and hears that has a run id.
 fn call_of_run(server: &Distributexd, call: &str, host: &str, run: &str) -> Reply {
     let mut connection = server.connect();
-    connection.say(&format!("GET /{call}/?host={host}&pool=pool&run={run} HTTP/1.1\r\n\r\n"));
+    connection.say(&format!(
+        "GET /{call}/?host={host}&pool=pool&run={run} HTTP/1.1\r\n\r\n"
+    ));
     connection.reply()
 }
 
 /// What an operator says and hears who takes a lock away.
 fn revoke(server: &Distributexd, host: &str) -> Reply {
     let mut connection = server.connect();
-    connection.say(&format!("POST /revoke/?host={host}&pool=pool HTTP/1.1\r\nContent-Length: 0\r\n\r\n"));
+    connection.say(&format!(
+        "POST /revoke/?host={host}&pool=pool HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+    ));
     connection.reply()
 }
 
@@ -264,17 +386,32 @@ fn a_longer_expire_is_told_only_once_memcached_keeps_the_list_for_it() {
         let sandbox = Sandbox::new();
         let memcached = Memcached::start(&sandbox);
         let [one, two] = pair(&sandbox, &memcached, &format!("{POOL}  expire: 3\n"));
-        assert!(granted(&one.calls("get", "a", "pool").reply()).1.is_some_and(|left| left <= 2.0));
+        assert!(
+            granted(&one.calls("get", "a", "pool").reply())
+                .1
+                .is_some_and(|left| left <= 2.0)
+        );
         one.configure(&format!("{}{POOL}  expire: {expire}\n", memcached.config()));
         one.signal(libc::SIGHUP);
-        wait_until("the new lease", || match (granted(&one.calls("get", "a", "pool").reply()).1, least) {
-            (told, None) => told.is_none(),
-            (told, Some(least)) => told.is_some_and(|told| told > least),
+        wait_until("the new lease", || {
+            match (granted(&one.calls("get", "a", "pool").reply()).1, least) {
+                (told, None) => told.is_none(),
+                (told, Some(least)) => told.is_some_and(|told| told > least),
+            }
         });
         let_last(5 * SECOND);
-        assert_eq!((two.call("get", "b", "pool"), memcached.value("pool:lockedby").as_deref()), ("NO".into(), Some("a")));
+        assert_eq!(
+            (
+                two.call("get", "b", "pool"),
+                memcached.value("pool:lockedby").as_deref()
+            ),
+            ("NO".into(), Some("a"))
+        );
         let left = memcached.expires("pool:lockedby");
-        assert!(left.is_none_or(|left| left > 560 * SECOND) && left.is_none() == least.is_none(), "{left:?}");
+        assert!(
+            left.is_none_or(|left| left > 560 * SECOND) && left.is_none() == least.is_none(),
+            "{left:?}"
+        );
     }
 }
 
@@ -282,24 +419,41 @@ fn a_longer_expire_is_told_only_once_memcached_keeps_the_list_for_it() {
 fn a_shorter_expire_of_either_server_shortens_no_lease_that_was_told() {
     let sandbox = Sandbox::new();
     let memcached = Memcached::start(&sandbox);
-    let pools = |expire| format!("{}{POOL}  maxlocks: 2\n  expire: {expire}\n", memcached.config());
+    let pools = |expire| {
+        format!(
+            "{}{POOL}  maxlocks: 2\n  expire: {expire}\n",
+            memcached.config()
+        )
+    };
     let mut servers = [600, 2].map(|expire| Distributexd::start(&sandbox, &pools(expire)));
-    assert!(granted(&servers[0].calls("get", "a", "pool").reply()).1.is_some_and(|told| told > 560.0));
+    assert!(
+        granted(&servers[0].calls("get", "a", "pool").reply())
+            .1
+            .is_some_and(|told| told > 560.0)
+    );
     let b = granted(&servers[1].calls("get", "b", "pool").reply());
     assert!(b.1.is_some_and(|told| told <= 1.0), "{b:?}");
     servers[0].configure(&pools(2));
     servers[0].signal(libc::SIGHUP);
-    wait_until("it to be read", || servers[0].ask("/status/").contains("\"expire\":2.000"));
+    wait_until("it to be read", || {
+        servers[0].ask("/status/").contains("\"expire\":2.000")
+    });
     servers[1].kill();
     servers[1].start_again();
     for server in &servers {
         assert_eq!(server.call("renew", "b", "pool"), "YES");
-        let left = memcached.expires("pool:lockedby").expect("it ends some time");
+        let left = memcached
+            .expires("pool:lockedby")
+            .expect("it ends some time");
         assert!(left > 560 * SECOND, "{left:?}");
         let_last(3 * SECOND);
         assert_eq!(server.call("get", "c", "pool"), "NO");
     }
-    assert!(granted(&servers[1].calls("get", "a", "pool").reply()).1.is_some_and(|told| told > 560.0));
+    assert!(
+        granted(&servers[1].calls("get", "a", "pool").reply())
+            .1
+            .is_some_and(|told| told > 560.0)
+    );
 }
 
 #[test]
@@ -309,7 +463,11 @@ fn the_shortest_lease_is_kept_as_long_as_it_was_told() {
     let [one, two] = pair(&sandbox, &memcached, &format!("{POOL}  expire: 1\n"));
     let mut gaps = Vec::new();
     for turn in 0..tries(8) {
-        wait_until("the pool to be free", || memcached.value("pool:lockedby").is_none_or(|hosts| hosts.is_empty()));
+        wait_until("the pool to be free", || {
+            memcached
+                .value("pool:lockedby")
+                .is_none_or(|hosts| hosts.is_empty())
+        });
         let (_, told) = granted(&one.calls("get", &format!("c{turn}"), "pool").reply());
         let told_until = Instant::now() + Duration::from_secs_f64(told.expect("it ends"));
         granted(&two.calls("wait", &format!("d{turn}"), "pool").reply());
@@ -317,7 +475,10 @@ fn the_shortest_lease_is_kept_as_long_as_it_was_told() {
         gaps.push(told_until.elapsed());
         assert_eq!(two.call("release", &format!("d{turn}"), "pool"), "OK");
     }
-    report("distributexd: from the end of a lease of 1 s, as told, to the next holder, by memcached", summary(gaps));
+    report(
+        "distributexd: from the end of a lease of 1 s, as told, to the next holder, by memcached",
+        summary(gaps),
+    );
 }
 
 #[test]
@@ -326,7 +487,10 @@ fn a_token_releases_its_own_holding_and_no_other_at_either_server_and_after_a_re
     let memcached = Memcached::start(&sandbox);
     let mut servers = pair(&sandbox, &memcached, &format!("{POOL}  maxlocks: 2\n"));
     let release = |server: &Distributexd, host: &str, token: i64| {
-        assert_eq!(server.ask(&format!("/release/?host={host}&pool=pool&token={token}")), "OK");
+        assert_eq!(
+            server.ask(&format!("/release/?host={host}&pool=pool&token={token}")),
+            "OK"
+        );
     };
     let old = granted(&servers[0].calls("get", "a", "pool").reply()).0;
     release(&servers[1], "a", old);
@@ -339,7 +503,9 @@ fn a_token_releases_its_own_holding_and_no_other_at_either_server_and_after_a_re
             servers.iter_mut().for_each(Distributexd::start_again);
         }
         for server in &servers {
-            wrong.into_iter().for_each(|token| release(server, "a", token));
+            wrong
+                .into_iter()
+                .for_each(|token| release(server, "a", token));
             assert_eq!(memcached.value("pool:lockedby").unwrap(), "a,b");
             assert_eq!(granted(&server.calls("get", "a", "pool").reply()).0, a);
             assert_eq!(granted(&server.calls("get", "b", "pool").reply()).0, b);
@@ -363,7 +529,9 @@ fn one_run_of_a_host_holds_the_pool_whichever_server_it_asks() {
     }
     let mut next = two.connect();
     next.say("GET /wait/?host=a&pool=pool&run=r2 HTTP/1.1\r\n\r\n");
-    wait_until("it to wait", || two.ask("/status/").contains("\"run\":\"r2\",\"waiting\""));
+    wait_until("it to wait", || {
+        two.ask("/status/").contains("\"run\":\"r2\",\"waiting\"")
+    });
     assert_eq!(one.call("get", "b", "pool"), "YES");
     assert!(next.is_silent());
     assert_eq!(body(call_of_run(&one, "release", "a", "r1")), "OK");
@@ -380,25 +548,45 @@ fn a_lock_that_is_revoked_at_one_server_is_confirmed_at_neither() {
     let (token, _) = granted(&call_of_run(&one, "get", "a", "r"));
     let mut next = waiter(&one, "b");
     let revoked = revoke(&two, "a");
-    assert_eq!((revoked.status, revoked.header("X-Lock-Token")), (200, Some(token.to_string().as_str())), "{revoked:?}");
+    assert_eq!(
+        (revoked.status, revoked.header("X-Lock-Token")),
+        (200, Some(token.to_string().as_str())),
+        "{revoked:?}"
+    );
     let said = body(revoked);
-    assert!(said.contains("at most 1800") || said.contains("at most 1801") || said.contains("at most 17"), "{said}");
+    assert!(
+        said.contains("at most 1800")
+            || said.contains("at most 1801")
+            || said.contains("at most 17"),
+        "{said}"
+    );
     for server in [&one, &two] {
         for call in ["get", "renew", "wait"] {
             let reply = call_of_run(server, call, "a", "r");
-            assert_eq!((reply.header("X-Lock-Revoked"), reply.body.as_slice()), (Some("1"), &b"NO"[..]), "{call}");
+            assert_eq!(
+                (reply.header("X-Lock-Revoked"), reply.body.as_slice()),
+                (Some("1"), &b"NO"[..]),
+                "{call}"
+            );
         }
         assert!(server.ask("/status/").contains("\"revoked\":true"));
     }
     assert!(next.is_silent());
-    assert_eq!(two.ask(&format!("/release/?host=a&pool=pool&run=r&token={token}")), "OK");
+    assert_eq!(
+        two.ask(&format!("/release/?host=a&pool=pool&run=r&token={token}")),
+        "OK"
+    );
     assert!(granted(&next.reply()).0 > token);
 }
 
 /// What `/status/` says of the holders, without how old it is and for how long, by the second.
 fn holders(server: &Distributexd) -> Vec<serde_json::Value> {
-    let status: serde_json::Value = serde_json::from_str(&server.ask("/status/")).expect("it is JSON");
-    status["pools"][0]["holders"].as_array().expect("it is a list").clone()
+    let status: serde_json::Value =
+        serde_json::from_str(&server.ask("/status/")).expect("it is JSON");
+    status["pools"][0]["holders"]
+        .as_array()
+        .expect("it is a list")
+        .clone()
 }
 
 #[test]
@@ -412,26 +600,53 @@ fn both_servers_show_the_same_holders_and_none_that_they_do_not_know_of() {
     memcached.set("pool:lockedby", &with_the_originals);
     let_last(SECOND);
     let [one, two] = [0, 1].map(|server| holders(&servers[server]));
-    let named: Vec<_> = one.iter().map(|holder| holder["host"].as_str().unwrap()).collect();
+    let named: Vec<_> = one
+        .iter()
+        .map(|holder| holder["host"].as_str().unwrap())
+        .collect();
     assert_eq!(named, ["a", "b", "x"]);
     for (one, two) in one.iter().zip(&two) {
         for key in ["host", "run", "token", "expires", "revoked"] {
             assert_eq!(one.get(key), two.get(key), "{key}: {one} {two}");
         }
         let [one, two] = [one, two].map(|holder| holder["held"].as_f64());
-        assert!(one.zip(two).is_none_or(|(one, two)| (one - two).abs() < 5.0), "{one:?} {two:?}");
+        assert!(
+            one.zip(two)
+                .is_none_or(|(one, two)| (one - two).abs() < 5.0),
+            "{one:?} {two:?}"
+        );
     }
-    assert_eq!((&one[0]["run"], &one[2]["token"], &one[2]["held"]), (&"r".into(), &serde_json::Value::Null, &serde_json::Value::Null));
-    assert!(servers.iter().all(|server| server.ask("/metrics").contains("\ndistributexd_holders{pool=\"pool\"} 3\n")));
+    assert_eq!(
+        (&one[0]["run"], &one[2]["token"], &one[2]["held"]),
+        (
+            &"r".into(),
+            &serde_json::Value::Null,
+            &serde_json::Value::Null
+        )
+    );
+    assert!(servers.iter().all(|server| {
+        server
+            .ask("/metrics")
+            .contains("\ndistributexd_holders{pool=\"pool\"} 3\n")
+    }));
     memcached.kill();
     for server in &servers {
         let mut connection = server.connect();
         connection.say("GET /status/ HTTP/1.1\r\n\r\n");
         assert_eq!(connection.reply().status, 503);
         let metrics = server.ask("/metrics");
-        assert!(metrics.contains("\ndistributexd_backend_up 0\n") && !metrics.contains("{pool="), "{metrics}");
+        assert!(
+            metrics.contains("\ndistributexd_backend_up 0\n") && !metrics.contains("{pool="),
+            "{metrics}"
+        );
     }
     memcached.start_again();
-    wait_until("it to be seen", || servers.iter().all(|server| server.ask("/metrics").contains("\ndistributexd_backend_up 1\n")));
+    wait_until("it to be seen", || {
+        servers.iter().all(|server| {
+            server
+                .ask("/metrics")
+                .contains("\ndistributexd_backend_up 1\n")
+        })
+    });
     assert!(servers.iter().all(|server| holders(server).is_empty()));
 }

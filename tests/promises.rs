@@ -1,5 +1,6 @@
-//! Clients ask lock servers whatever they like over HTTP, while a seeded operator reloads other configs, restarts and kills the servers, stops them for a
-//! while and revokes locks: what clients were told holds (`common::promises`). This runs for seconds; the long run is
+//! Clients ask lock servers whatever they like over HTTP, while a seeded operator reloads other
+//! configs, restarts and kills the servers, stops them for a while and revokes locks: what clients
+//! were told holds (`common::promises`). This runs for seconds; the long run is
 //!
 //! ```text
 //! PROMISES_SECONDS=600 PROMISES_SEED=1 cargo test --release --test promises -- --nocapture
@@ -7,7 +8,10 @@
 //!
 //! It prints how many requests got which answer, and fails if a promise was broken.
 
-#![allow(clippy::disallowed_methods, reason = "a test may take the time and sleep; the program may not")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may take the time and sleep; the program may not"
+)]
 
 mod common;
 
@@ -49,14 +53,16 @@ const EXPIRES: [&str; 6] = ["0", "1", "1.5", "2", "3", "0"];
 /// From one trouble to the next, at most.
 const TROUBLE: Duration = Duration::from_millis(1500);
 
-/// From one request of a client to its next, at most; and if it does nothing for once, so that leases end.
+/// From one request of a client to its next, at most; and if it does nothing for once, so that
+/// leases end.
 const PAUSE: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_secs(4);
 
 /// How long a client waits for a pool, at most.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// From when a config is known to be in force to when all grants that were decided before it have been told.
+/// From when a config is known to be in force to when all grants that were decided before it have
+/// been told.
 const TELLING: Duration = Duration::from_secs(1);
 
 #[test]
@@ -90,7 +96,9 @@ impl Dice {
     }
 
     fn time(&mut self, limit: Duration) -> Duration {
-        Duration::from_micros(self.below(u64::try_from(limit.as_micros()).expect("a limit is short")))
+        Duration::from_micros(
+            self.below(u64::try_from(limit.as_micros()).expect("a limit is short")),
+        )
     }
 }
 
@@ -142,10 +150,18 @@ enum Heard {
 
 impl<'a> Site<'a> {
     fn new(sandbox: &'a Sandbox, head: &str, servers: usize) -> Site<'a> {
-        let start = |_| Distributexd::start(sandbox, &format!("{head}pools:\n    - name: generation0\n"));
+        let start =
+            |_| Distributexd::start(sandbox, &format!("{head}pools:\n    - name: generation0\n"));
         let user = |(host, run): &(&str, Option<&str>)| {
-            let client = Client { host: (*host).into(), run: run.map(str::to_owned) };
-            User { client, rest_until: Duration::ZERO, exchange: None }
+            let client = Client {
+                host: (*host).into(),
+                run: run.map(str::to_owned),
+            };
+            User {
+                client,
+                rest_until: Duration::ZERO,
+                exchange: None,
+            }
         };
         Site {
             head: head.into(),
@@ -184,13 +200,23 @@ impl<'a> Site<'a> {
         );
         println!("{backend}: {figures}");
         report(&format!("promises, {backend}"), &figures);
-        for server in self.servers.iter().filter(|_| !self.promises.violations.is_empty()) {
+        for server in self
+            .servers
+            .iter()
+            .filter(|_| !self.promises.violations.is_empty())
+        {
             let log = server.stderr();
             let lines: Vec<_> = log.lines().collect();
             println!("{}", lines[lines.len().saturating_sub(200)..].join("\n"));
         }
         assert_eq!(self.promises.violations, [""; 0]);
-        assert!(self.answers.get("YES").is_some_and(|yes| *yes > seconds * 5), "hardly a fight: {:?}", self.answers);
+        assert!(
+            self.answers
+                .get("YES")
+                .is_some_and(|yes| *yes > seconds * 5),
+            "hardly a fight: {:?}",
+            self.answers
+        );
     }
 
     /// A client does what it has to do.
@@ -213,7 +239,9 @@ impl<'a> Site<'a> {
 
     /// What a client may have been granted while it hung up, it releases.
     fn give_up(&mut self, user: usize) {
-        let Some(exchange) = self.users[user].exchange.take() else { return };
+        let Some(exchange) = self.users[user].exchange.take() else {
+            return;
+        };
         *self.answers.entry("given up".into()).or_default() += 1;
         let pool = exchange.pool;
         drop(exchange);
@@ -222,7 +250,11 @@ impl<'a> Site<'a> {
 
     fn rest(&mut self, user: usize, answer: &str) {
         *self.answers.entry(answer.into()).or_default() += 1;
-        let pause = if self.dice.below(60) == 0 { SILENCE } else { PAUSE };
+        let pause = if self.dice.below(60) == 0 {
+            SILENCE
+        } else {
+            PAUSE
+        };
         self.users[user].rest_until = clock::since_boot() + self.dice.time(pause);
         self.users[user].exchange = None;
     }
@@ -254,7 +286,11 @@ impl<'a> Site<'a> {
         parameters.extend(client.run.as_deref().map(|run| ("run", run)));
         parameters.extend(token.as_deref().map(|token| ("token", token)));
         let request = get(&format!("/{call}/"), &parameters, "h", false);
-        let patience = if call == "wait" { self.dice.time(PATIENCE) } else { 6 * PATIENCE };
+        let patience = if call == "wait" {
+            self.dice.time(PATIENCE)
+        } else {
+            6 * PATIENCE
+        };
         match Exchange::begin(port, &request, call, pool, patience) {
             Some(exchange) => self.users[user].exchange = Some(exchange),
             None => self.rest(user, "unreachable"),
@@ -262,25 +298,51 @@ impl<'a> Site<'a> {
     }
 
     fn learn(&mut self, user: usize, reply: &Reply) {
-        let Exchange { call, pool, sent, silent, .. } = self.users[user].exchange.take().expect("it has asked");
+        let Exchange {
+            call,
+            pool,
+            sent,
+            silent,
+            ..
+        } = self.users[user].exchange.take().expect("it has asked");
         let heard = clock::since_boot();
         // While it waited nothing was told.
         let span = (if call == "wait" { silent } else { sent }, heard);
         let client = self.users[user].client.clone();
         let body = String::from_utf8_lossy(&reply.body);
-        let number = |name: &str| reply.header(name).map(|value| value.parse::<f64>().expect("it is a number"));
+        let number = |name: &str| {
+            reply
+                .header(name)
+                .map(|value| value.parse::<f64>().expect("it is a number"))
+        };
         let revoked = reply.header("X-Lock-Revoked").is_some();
         match (reply.status, &*body) {
             (200, "YES") => {
-                let token = reply.header("X-Lock-Token").and_then(|token| token.parse().ok()).expect("YES has a token");
-                self.promises.yes(pool, &client, token, number("X-Lock-Expires").map(Duration::from_secs_f64), span);
+                let token = reply
+                    .header("X-Lock-Token")
+                    .and_then(|token| token.parse().ok())
+                    .expect("YES has a token");
+                self.promises.yes(
+                    pool,
+                    &client,
+                    token,
+                    number("X-Lock-Expires").map(Duration::from_secs_f64),
+                    span,
+                );
             }
             (200, "NO") => self.promises.no(pool, &client, revoked, span),
             (200, "OK") if call == "release" => {}
             (200, "INVALID") | (503, _) => {}
             _ => panic!("{call} is answered {reply:?}"),
         }
-        self.rest(user, &if reply.status == 200 { format!("{body}{}", if revoked { " (revoked)" } else { "" }) } else { "503".into() });
+        self.rest(
+            user,
+            &if reply.status == 200 {
+                format!("{body}{}", if revoked { " (revoked)" } else { "" })
+            } else {
+                "503".into()
+            },
+        );
     }
 
     fn trouble(&mut self) {
@@ -325,14 +387,29 @@ impl<'a> Site<'a> {
 
     fn revoke(&mut self, server: usize) {
         let (pool, now) = (POOLS[self.dice.index(POOLS.len())], clock::since_boot());
-        let holder = self.users.iter().find(|user| self.promises.token(pool, &user.client, now).is_some());
-        let client = holder.unwrap_or(&self.users[self.dice.index(CLIENTS.len())]).client.clone();
+        let holder = self
+            .users
+            .iter()
+            .find(|user| self.promises.token(pool, &user.client, now).is_some());
+        let client = holder
+            .unwrap_or(&self.users[self.dice.index(CLIENTS.len())])
+            .client
+            .clone();
         let host = &*client.host;
         self.promises.revokes(pool, host, now);
-        let Some(mut connection) = Connection::to(self.servers[server].port) else { return };
-        connection.say(&format!("POST /revoke/?pool={pool}&host={host} HTTP/1.1\r\nConnection: close\r\n\r\n"));
+        let Some(mut connection) = Connection::to(self.servers[server].port) else {
+            return;
+        };
+        connection.say(&format!(
+            "POST /revoke/?pool={pool}&host={host} HTTP/1.1\r\nConnection: close\r\n\r\n"
+        ));
         let reply = connection.reply();
-        match (reply.status, reply.header("X-Lock-Token").and_then(|token| token.parse().ok())) {
+        match (
+            reply.status,
+            reply
+                .header("X-Lock-Token")
+                .and_then(|token| token.parse().ok()),
+        ) {
             (200, Some(token)) => self.promises.is_revoked(pool, token, clock::since_boot()),
             (200 | 404 | 503, None) => {}
             _ => panic!("{reply:?}"),
@@ -342,14 +419,23 @@ impl<'a> Site<'a> {
     /// One server after the other gets another config, whatever the others have meanwhile.
     fn reconfigure(&mut self, reload: Reload) {
         self.generation += 1;
-        let mut config = vec![format!("{}pools:\n    - name: generation{}\n", self.head, self.generation)];
+        let mut config = vec![format!(
+            "{}pools:\n    - name: generation{}\n",
+            self.head, self.generation
+        )];
         for pool in POOLS {
-            let maxlocks = if self.dice.below(12) == 0 { 0 } else { 1 + u32::try_from(self.dice.below(3)).expect("it is small") };
+            let maxlocks = if self.dice.below(12) == 0 {
+                0
+            } else {
+                1 + u32::try_from(self.dice.below(3)).expect("it is small")
+            };
             let expire = EXPIRES[self.dice.index(EXPIRES.len())];
             self.maxlocks.insert(pool, maxlocks);
             self.promises.maxlocks_may_be(pool, maxlocks);
             if maxlocks > 0 {
-                config.push(format!("    - name: {pool}\n      maxlocks: {maxlocks}\n      expire: {expire}\n"));
+                config.push(format!(
+                    "    - name: {pool}\n      maxlocks: {maxlocks}\n      expire: {expire}\n"
+                ));
             }
         }
         let config = config.concat();
@@ -359,7 +445,8 @@ impl<'a> Site<'a> {
                 Reload::Hup => {
                     server.configure(&config);
                     server.signal(libc::SIGHUP);
-                    let target = format!("/release/?pool=generation{}&host=operator", self.generation);
+                    let target =
+                        format!("/release/?pool=generation{}&host=operator", self.generation);
                     wait_until("the new config", || server.ask(&target) == "OK");
                 }
                 Reload::Restart => {
@@ -374,7 +461,9 @@ impl<'a> Site<'a> {
 
     fn settle(&mut self, now: Duration) {
         if self.settled.take_if(|settled| *settled < now).is_some() {
-            self.maxlocks.iter().for_each(|(pool, maxlocks)| self.promises.maxlocks_is(pool, *maxlocks));
+            self.maxlocks
+                .iter()
+                .for_each(|(pool, maxlocks)| self.promises.maxlocks_is(pool, *maxlocks));
         }
     }
 }
@@ -388,12 +477,26 @@ enum Reload {
 
 impl Exchange {
     /// `None`: no server listens.
-    fn begin(port: u16, request: &[u8], call: &'static str, pool: &'static str, patience: Duration) -> Option<Exchange> {
+    fn begin(
+        port: u16,
+        request: &[u8],
+        call: &'static str,
+        pool: &'static str,
+        patience: Duration,
+    ) -> Option<Exchange> {
         let sent = clock::since_boot();
         let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.set_nonblocking(true).ok()?;
         stream.write_all(request).ok()?;
-        Some(Exchange { stream, received: Vec::new(), call, pool, sent, silent: sent, give_up: sent + patience })
+        Some(Exchange {
+            stream,
+            received: Vec::new(),
+            call,
+            pool,
+            sent,
+            silent: sent,
+            give_up: sent + patience,
+        })
     }
 
     fn hear(&mut self, now: Duration) -> Heard {

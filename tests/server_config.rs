@@ -1,4 +1,5 @@
-//! Configs of the original's kind, served: pools are what PyYAML would have made of the text, and hosts get in by it.
+//! Configs of the original's kind, served: pools are what PyYAML would have made of the text, and
+//! hosts get in by it.
 
 mod common;
 
@@ -40,7 +41,11 @@ fn pools_of_every_spelling_are_served() {
         ("release", "web1", "b c", "OK"),
         ("get", "web2", "b c", "YES"),
     ] {
-        assert_eq!(server.call(call, host, pool), answer, "{call} {host} {pool}");
+        assert_eq!(
+            server.call(call, host, pool),
+            answer,
+            "{call} {host} {pool}"
+        );
     }
 }
 
@@ -49,18 +54,47 @@ fn distributex_holds_a_pool_with_a_blank() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: b c\n");
     let port = server.port.to_string();
-    let words = ["--program=distributex", "-H", "127.0.0.1", "-p", &port, "-r", "b c", "--as", "a", "--no-local-lock", "echo ran"];
+    let words = [
+        "--program=distributex",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-r",
+        "b c",
+        "--as",
+        "a",
+        "--no-local-lock",
+        "echo ran",
+    ];
     let outcome = sandbox.program(&words).run();
-    assert_eq!((outcome.end, outcome.stdout.as_str(), outcome.stderr.as_str()), (Ok(0), "ran\n", ""));
+    assert_eq!(
+        (
+            outcome.end,
+            outcome.stdout.as_str(),
+            outcome.stderr.as_str()
+        ),
+        (Ok(0), "ran\n", "")
+    );
 }
 
 #[test]
 fn the_port_of_the_config_is_listened_on_unless_an_option_says_another() {
     let sandbox = Sandbox::new();
     let ports = [free_port(), free_port()];
-    fs::write(sandbox.path("config.yaml"), format!("listen: 127.0.0.1\nport: {}\npools:\n- name: a\n", ports[0])).unwrap();
-    for (words, port) in [(&[][..], ports[0]), (&["-p", &ports[1].to_string()], ports[1])] {
-        let mut running = Job::new(&sandbox, &executable()).words(&["--program=distributexd", "-c", "config.yaml"]).words(words).start();
+    fs::write(
+        sandbox.path("config.yaml"),
+        format!("listen: 127.0.0.1\nport: {}\npools:\n- name: a\n", ports[0]),
+    )
+    .unwrap();
+    for (words, port) in [
+        (&[][..], ports[0]),
+        (&["-p", &ports[1].to_string()], ports[1]),
+    ] {
+        let mut running = Job::new(&sandbox, &executable())
+            .words(&["--program=distributexd", "-c", "config.yaml"])
+            .words(words)
+            .start();
         wait_until("the server to listen", || {
             assert!(!running.has_ended(), "{}", running.stderr());
             TcpStream::connect(("127.0.0.1", port)).is_ok()

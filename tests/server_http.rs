@@ -1,6 +1,10 @@
-//! The lock server as clients see it: it answers what the original answered, in order, whoever else is slow, rude or half gone.
+//! The lock server as clients see it: it answers what the original answered, in order, whoever else
+//! is slow, rude or half gone.
 
-#![allow(clippy::disallowed_methods, reason = "a test may take the time; the program asks sys::clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may take the time; the program asks sys::clock"
+)]
 
 mod common;
 
@@ -27,7 +31,9 @@ pools:
 
 /// Waits until a host waits.
 fn wait_until_queued(server: &Distributexd, host: &str) {
-    wait_until(&format!("{host} to wait"), || server.ask("/status/").contains(&format!("\"{host}\"")));
+    wait_until(&format!("{host} to wait"), || {
+        server.ask("/status/").contains(&format!("\"{host}\""))
+    });
 }
 
 #[test]
@@ -43,9 +49,15 @@ fn the_five_published_lines_give_yes_no_ok_yes_ok() {
         "/release/?host=them&pool=pool1",
     ] {
         let url = format!("http://localhost:{}{line}", server.port);
-        let curl = Command::new("curl").args(["--ipv4", "--silent", "--show-error", "--noproxy", "*", &url]).output();
+        let curl = Command::new("curl")
+            .args(["--ipv4", "--silent", "--show-error", "--noproxy", "*", &url])
+            .output();
         let curl = curl.expect("curl is installed, or tests/all does it");
-        assert!(curl.status.success(), "{}", String::from_utf8_lossy(&curl.stderr));
+        assert!(
+            curl.status.success(),
+            "{}",
+            String::from_utf8_lossy(&curl.stderr)
+        );
         answers.push(String::from_utf8(curl.stdout).expect("answers are text"));
     }
     assert_eq!(answers, ["YES", "NO", "OK", "YES", "OK"]);
@@ -115,7 +127,11 @@ fn what_names_no_lock_that_the_host_may_have_is_invalid() {
     ] {
         assert_eq!(server.ask(target), "INVALID", "{target}");
     }
-    assert_eq!(server.call("get", "me", "pool1"), "YES", "nobody was given it by any of these");
+    assert_eq!(
+        server.call("get", "me", "pool1"),
+        "YES",
+        "nobody was given it by any of these"
+    );
 }
 
 #[test]
@@ -139,10 +155,19 @@ fn head_is_answered_like_get_and_changes_nothing() {
     let server = Distributexd::start(&sandbox, CONFIG);
     for call in ["get", "wait", "renew"] {
         let mut connection = server.connect();
-        connection.say(&format!("HEAD /{call}/?host=me&pool=pool1 HTTP/1.1\r\nConnection: close\r\n\r\n"));
+        connection.say(&format!(
+            "HEAD /{call}/?host=me&pool=pool1 HTTP/1.1\r\nConnection: close\r\n\r\n"
+        ));
         let said = connection.rest();
-        assert!(said.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n") && said.ends_with("\r\n\r\n"), "{said:?}");
-        assert!(said.contains("\r\nDate: ") && said.contains(" GMT\r\n"), "{said:?}");
+        assert!(
+            said.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n")
+                && said.ends_with("\r\n\r\n"),
+            "{said:?}"
+        );
+        assert!(
+            said.contains("\r\nDate: ") && said.contains(" GMT\r\n"),
+            "{said:?}"
+        );
     }
     assert_eq!(server.call("get", "them", "pool1"), "YES");
     let mut connection = server.connect();
@@ -156,12 +181,22 @@ fn other_methods_are_refused_and_the_connection_is_kept() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     let mut connection = server.connect();
-    for (method, status, allow) in
-        [("POST", 405, Some("HEAD, GET")), ("PUT", 501, None), ("DELETE", 501, None), ("OPTIONS", 501, None), ("get", 501, None)]
-    {
-        connection.say(&format!("{method} /get/?host=me&pool=pool1 HTTP/1.1\r\nContent-Length: 8\r\n\r\nhost=you"));
+    for (method, status, allow) in [
+        ("POST", 405, Some("HEAD, GET")),
+        ("PUT", 501, None),
+        ("DELETE", 501, None),
+        ("OPTIONS", 501, None),
+        ("get", 501, None),
+    ] {
+        connection.say(&format!(
+            "{method} /get/?host=me&pool=pool1 HTTP/1.1\r\nContent-Length: 8\r\n\r\nhost=you"
+        ));
         let reply = connection.reply();
-        assert_eq!((reply.status, reply.header("Allow"), reply.keep_alive), (status, allow, true), "{method}");
+        assert_eq!(
+            (reply.status, reply.header("Allow"), reply.keep_alive),
+            (status, allow, true),
+            "{method}"
+        );
     }
     connection.say("GET /get/?host=them&pool=pool1 HTTP/1.1\r\n\r\n");
     assert_eq!(connection.hear(), "YES");
@@ -177,17 +212,40 @@ fn garbage() -> Vec<(Vec<u8>, u16)> {
         ("GET / HTTP/1.0\n\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost : h\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n".to_owned(), 400),
-        ("GET / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n".to_owned(), 400),
-        ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(), 400),
-        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n".to_owned(), 400),
-        (format!("POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}", body.len()), 413),
+        (
+            "GET / HTTP/1.1\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                .to_owned(),
+            400,
+        ),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n".to_owned(),
+            400,
+        ),
+        (
+            format!(
+                "POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+            413,
+        ),
         (format!("GET /{long} HTTP/1.1\r\n\r\n"), 431),
         (long, 431),
-        ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(), 501),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".to_owned(),
+            501,
+        ),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 505),
     ];
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(); // of TLS
-    texts.into_iter().map(|(text, status)| (text.into_bytes(), status)).chain([(hello, 400), (vec![0; 100_000], 400)]).collect()
+    texts
+        .into_iter()
+        .map(|(text, status)| (text.into_bytes(), status))
+        .chain([(hello, 400), (vec![0; 100_000], 400)])
+        .collect()
 }
 
 #[test]
@@ -202,7 +260,11 @@ fn what_is_no_request_is_refused_and_ends_the_connection() {
             assert_eq!(connection.hear(), "OK", "what came before it is answered");
             let refusal = connection.reply();
             let shown = bytes[..bytes.len().min(80)].escape_ascii();
-            assert_eq!((refusal.status, refusal.keep_alive), (status, false), "{shown}: {refusal:?}");
+            assert_eq!(
+                (refusal.status, refusal.keep_alive),
+                (status, false),
+                "{shown}: {refusal:?}"
+            );
             connection.hears_the_end();
         }
         assert_eq!(server.call("get", "me", "pool1"), "YES");
@@ -221,9 +283,15 @@ fn a_connection_is_kept_or_closed_as_the_client_says() {
     ] {
         let mut connection = server.connect();
         for _ in 0..3 {
-            connection.say(&format!("GET /get/?host=me&pool=pool1 {version}\r\n{said}\r\n"));
+            connection.say(&format!(
+                "GET /get/?host=me&pool=pool1 {version}\r\n{said}\r\n"
+            ));
             let reply = connection.reply();
-            assert_eq!((reply.body.as_slice(), reply.keep_alive), (&b"YES"[..], kept), "{version} {said:?}");
+            assert_eq!(
+                (reply.body.as_slice(), reply.keep_alive),
+                (&b"YES"[..], kept),
+                "{version} {said:?}"
+            );
             if !kept {
                 connection.hears_the_end();
                 break;
@@ -238,12 +306,24 @@ fn pipelined_requests_are_answered_in_their_order() {
     let server = Distributexd::start(&sandbox, CONFIG);
     assert_eq!(server.call("get", "first", "pool1"), "YES");
     let mut connection = server.connect();
-    let requests =
-        ["get/?host=me&pool=pool1", "wait/?host=me&pool=pool1", "nothing/", "get/?host=me&pool=pool1", "release/?host=me&pool=pool1"];
-    connection.say(&requests.map(|request| format!("GET /{request} HTTP/1.1\r\n\r\n")).concat());
+    let requests = [
+        "get/?host=me&pool=pool1",
+        "wait/?host=me&pool=pool1",
+        "nothing/",
+        "get/?host=me&pool=pool1",
+        "release/?host=me&pool=pool1",
+    ];
+    connection.say(
+        &requests
+            .map(|request| format!("GET /{request} HTTP/1.1\r\n\r\n"))
+            .concat(),
+    );
     assert_eq!(connection.hear(), "NO");
     wait_until_queued(&server, "me");
-    assert!(connection.is_silent(), "what comes after a wait waits with it");
+    assert!(
+        connection.is_silent(),
+        "what comes after a wait waits with it"
+    );
     assert_eq!(server.call("release", "first", "pool1"), "OK");
     let answers = [(); 4].map(|()| connection.hear());
     assert_eq!(answers, ["YES", "INVALID", "YES", "OK"]);
@@ -255,7 +335,9 @@ fn a_thousand_requests_at_once_are_answered_one_by_one() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     let mut connection = server.connect();
-    let round = ["get", "release"].map(|call| format!("GET /{call}/?host=me&pool=pool1 HTTP/1.1\r\n\r\n")).concat();
+    let round = ["get", "release"]
+        .map(|call| format!("GET /{call}/?host=me&pool=pool1 HTTP/1.1\r\n\r\n"))
+        .concat();
     connection.say(&round.repeat(500));
     for _ in 0..500 {
         assert_eq!([connection.hear(), connection.hear()], ["YES", "OK"]);
@@ -273,7 +355,9 @@ fn slow_clients_are_heard_out_and_hold_up_nobody() {
             connection.say_bytes(&[byte]);
         }
         for (call, answer) in [("get", "YES"), ("release", "OK")] {
-            quick.say(&format!("GET /{call}/?host=quick&pool=pool1 HTTP/1.1\r\n\r\n"));
+            quick.say(&format!(
+                "GET /{call}/?host=quick&pool=pool1 HTTP/1.1\r\n\r\n"
+            ));
             assert_eq!(quick.hear(), answer);
         }
     }
@@ -283,9 +367,12 @@ fn slow_clients_are_heard_out_and_hold_up_nobody() {
     }
 }
 
-/// Pools so many that some replies to `/status/` are more than the kernel keeps for somebody who does not read.
+/// Pools so many that some replies to `/status/` are more than the kernel keeps for somebody who
+/// does not read.
 fn many_pools() -> String {
-    let pools: String = (0..700).map(|number| format!("    - name: pool{number}\n")).collect();
+    let pools: String = (0..700)
+        .map(|number| format!("    - name: pool{number}\n"))
+        .collect();
     format!("pools:\n{pools}")
 }
 
@@ -302,7 +389,10 @@ fn replies_that_nobody_reads_hold_up_nobody_and_are_not_piled_up() {
     let server = Distributexd::start(&sandbox, &many_pools());
     let _deaf: Vec<_> = (0..20).map(|_| deaf(&server)).collect();
     for _ in 0..100 {
-        assert_eq!(["get", "release"].map(|call| server.call(call, "me", "pool1")), ["YES", "OK"]);
+        assert_eq!(
+            ["get", "release"].map(|call| server.call(call, "me", "pool1")),
+            ["YES", "OK"]
+        );
     }
     let memory = server.memory();
     assert!(memory < 30_000, "{memory} kB");
@@ -323,7 +413,10 @@ fn who_is_silent_costs_no_time() {
     let idle = server.calls("get", "me", "pool2");
     let refused = saying("foo\r\n\r\n");
     let waiting = server.calls("wait", "me", "pool1");
-    let waiting_and_asking_more = saying(&format!("GET /wait/?host=him&pool=pool1 HTTP/1.1\r\n\r\n{}", "x".repeat(50_000)));
+    let waiting_and_asking_more = saying(&format!(
+        "GET /wait/?host=him&pool=pool1 HTTP/1.1\r\n\r\n{}",
+        "x".repeat(50_000)
+    ));
     let (hard_of_hearing, mut deaf_and_mute) = (deaf(&server), deaf(&server));
     deaf_and_mute.end();
     for host in ["me", "him"] {
@@ -334,7 +427,16 @@ fn who_is_silent_costs_no_time() {
     let_last(2 * SECOND);
     let spent = cpu().saturating_sub(before);
     assert!(spent < SECOND / 10, "{spent:?} of 2 s");
-    drop((fresh, amid_a_request, idle, refused, waiting, waiting_and_asking_more, hard_of_hearing, deaf_and_mute));
+    drop((
+        fresh,
+        amid_a_request,
+        idle,
+        refused,
+        waiting,
+        waiting_and_asking_more,
+        hard_of_hearing,
+        deaf_and_mute,
+    ));
 }
 
 #[test]
@@ -349,11 +451,19 @@ fn who_takes_longer_than_ten_seconds_is_told_so_or_let_go() {
     let mut dripping: Vec<_> = (0..tries(100)).map(|_| server.connect()).collect();
     let request = "GET /get/?host=slow&pool=pool1 HTTP/1.1\r\n\r\n".as_bytes();
     for byte in &request[..9] {
-        dripping.iter_mut().for_each(|connection| connection.say_bytes(&[*byte]));
+        dripping
+            .iter_mut()
+            .for_each(|connection| connection.say_bytes(&[*byte]));
         assert_eq!(server.call("get", "me", "pool1"), "YES");
         let_last(SECOND);
     }
-    report(&format!("memory of a lock server with {} clients of a byte a second", dripping.len()), format!("{} kB", server.memory()));
+    report(
+        &format!(
+            "memory of a lock server with {} clients of a byte a second",
+            dripping.len()
+        ),
+        format!("{} kB", server.memory()),
+    );
     for connection in dripping.iter_mut().chain([&mut stopped]) {
         let reply = connection.reply();
         assert_eq!((reply.status, reply.keep_alive), (408, false));
@@ -363,14 +473,22 @@ fn who_takes_longer_than_ten_seconds_is_told_so_or_let_go() {
     assert!(begun.elapsed() >= 10 * SECOND);
     drop((fresh, stopped, dripping));
     wait_until("the deaf one to be let go", || connections_of(&server) == 0);
-    assert!(deaf.rest().len() < 10 << 20, "it heard no more than the kernel had kept for it");
+    assert!(
+        deaf.rest().len() < 10 << 20,
+        "it heard no more than the kernel had kept for it"
+    );
 }
 
 /// How many connections the server has, besides the one that asks.
 fn connections_of(server: &Distributexd) -> usize {
     let folder = format!("/proc/{}/fd", server.pid());
-    let sockets = fs::read_dir(folder).expect("the server runs").filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    sockets.filter(|target| target.to_string_lossy().starts_with("socket:")).count() - 1 // it listens
+    let sockets = fs::read_dir(folder)
+        .expect("the server runs")
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    sockets
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+        - 1 // it listens
 }
 
 #[test]
@@ -378,19 +496,35 @@ fn beyond_the_limit_of_connections_the_next_are_turned_away_with_a_503() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start_with_descriptors(&sandbox, CONFIG, 128);
     let most: usize = told(&server.stderr(), " connections at most").expect("it tells how many");
-    wait_until("the connections of the start to be gone", || connections_of(&server) == 0);
+    wait_until("the connections of the start to be gone", || {
+        connections_of(&server) == 0
+    });
     let mut inside: Vec<_> = (0..most).map(|_| server.connect()).collect();
-    inside.iter_mut().for_each(|connection| connection.say("GET /get/?host=me&pool=pool1 HTTP/1.1\r\n\r\n"));
-    inside.iter_mut().for_each(|connection| assert_eq!(connection.hear(), "YES"));
+    inside
+        .iter_mut()
+        .for_each(|connection| connection.say("GET /get/?host=me&pool=pool1 HTTP/1.1\r\n\r\n"));
+    inside
+        .iter_mut()
+        .for_each(|connection| assert_eq!(connection.hear(), "YES"));
     let reply = server.connect().reply();
-    assert_eq!((reply.status, reply.keep_alive, reply.header("Retry-After").is_some()), (503, false, true), "{reply:?}");
+    assert_eq!(
+        (
+            reply.status,
+            reply.keep_alive,
+            reply.header("Retry-After").is_some()
+        ),
+        (503, false, true),
+        "{reply:?}"
+    );
     let crowd: Vec<_> = (0..200).map(|_| server.connect()).collect();
     for connection in &mut inside {
         connection.say("GET /get/?host=them&pool=pool1 HTTP/1.1\r\n\r\n");
         assert_eq!(connection.hear(), "NO");
     }
     drop((crowd, inside));
-    wait_until("there to be room again", || server.calls("get", "me", "pool1").reply().status == 200);
+    wait_until("there to be room again", || {
+        server.calls("get", "me", "pool1").reply().status == 200
+    });
 }
 
 /// The number before some words.
@@ -424,7 +558,9 @@ fn who_hangs_up_while_he_waits_loses_his_place() {
     drop(gone);
     half_gone.end();
     half_gone.hears_the_end();
-    wait_until("the places to be free", || !server.ask("/status/").contains("gone"));
+    wait_until("the places to be free", || {
+        !server.ask("/status/").contains("gone")
+    });
     assert_eq!(server.call("release", "first", "pool1"), "OK");
     assert_eq!(last.hear(), "YES");
 }

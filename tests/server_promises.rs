@@ -1,5 +1,5 @@
-//! What clients were told by a lock server holds, whatever its config becomes; runs of one host exclude each other; and a lock can be taken away. The
-//! promises are in distributexd(8), PROMISES.
+//! What clients were told by a lock server holds, whatever its config becomes; runs of one host
+//! exclude each other; and a lock can be taken away. The promises are in distributexd(8), PROMISES.
 
 mod common;
 
@@ -9,7 +9,10 @@ use common::{SECOND, let_last, wait_until};
 use zk_flock::http::Reply;
 
 fn config(sandbox: &Sandbox, pools: &str) -> String {
-    format!("state: {}\npools:\n{pools}", sandbox.path("state").display())
+    format!(
+        "state: {}\npools:\n{pools}",
+        sandbox.path("state").display()
+    )
 }
 
 /// A pool in a config.
@@ -29,7 +32,11 @@ fn reply(server: &Distributexd, method: &str, target: &str) -> Reply {
 #[track_caller]
 fn said(server: &Distributexd, method: &str, target: &str) -> (u16, String, bool) {
     let reply = reply(server, method, target);
-    (reply.status, String::from_utf8_lossy(&reply.body).into_owned(), reply.header("X-Lock-Revoked") == Some("1"))
+    (
+        reply.status,
+        String::from_utf8_lossy(&reply.body).into_owned(),
+        reply.header("X-Lock-Revoked") == Some("1"),
+    )
 }
 
 /// Has it read its config again, by HUP, or by another start.
@@ -37,7 +44,9 @@ fn reload(server: &mut Distributexd, config: &str, by_hup: bool) {
     server.configure(config);
     if by_hup {
         server.signal(libc::SIGHUP);
-        wait_until("the new config", || server.stderr().matches(" again: ").count() == 1);
+        wait_until("the new config", || {
+            server.stderr().matches(" again: ").count() == 1
+        });
     } else {
         server.kill();
         server.start_again();
@@ -47,13 +56,28 @@ fn reload(server: &mut Distributexd, config: &str, by_hup: bool) {
 #[test]
 fn a_lease_is_told_shorter_than_it_is_kept_and_never_as_zero() {
     let sandbox = Sandbox::new();
-    let server = Distributexd::start(&sandbox, &format!("pools:\n{}{}{}", pool("short", "1"), pool("long", "100"), pool("endless", "0")));
+    let server = Distributexd::start(
+        &sandbox,
+        &format!(
+            "pools:\n{}{}{}",
+            pool("short", "1"),
+            pool("long", "100"),
+            pool("endless", "0")
+        ),
+    );
     for (pool, least, most) in [("short", 0.3, 0.5), ("long", 90.0, 95.0)] {
         let reply = reply(&server, "GET", &format!("/get/?pool={pool}&host=a"));
-        let told: f64 = reply.header("X-Lock-Expires").expect("a lease has an end").parse().expect("a number");
+        let told: f64 = reply
+            .header("X-Lock-Expires")
+            .expect("a lease has an end")
+            .parse()
+            .expect("a number");
         assert!((least..=most).contains(&told), "{pool}: {told}");
     }
-    assert_eq!(reply(&server, "GET", "/get/?pool=endless&host=a").header("X-Lock-Expires"), None);
+    assert_eq!(
+        reply(&server, "GET", "/get/?pool=endless&host=a").header("X-Lock-Expires"),
+        None
+    );
 }
 
 #[test]
@@ -64,8 +88,19 @@ fn until_released_stays_so_when_expire_is_set_by_hup_or_by_a_start() {
         assert_eq!(server.call("get", "a", "p"), "YES");
         reload(&mut server, &config(&sandbox, &pool("p", "1")), by_hup);
         let_last(SECOND + SECOND / 5);
-        assert_eq!(["b", "a"].map(|host| server.call("get", host, "p")), ["NO", "YES"], "by HUP: {by_hup}");
-        assert_eq!(["a", "b"].map(|host| server.call(if host == "a" { "release" } else { "get" }, host, "p")), ["OK", "YES"]);
+        assert_eq!(
+            ["b", "a"].map(|host| server.call("get", host, "p")),
+            ["NO", "YES"],
+            "by HUP: {by_hup}"
+        );
+        assert_eq!(
+            ["a", "b"].map(|host| server.call(
+                if host == "a" { "release" } else { "get" },
+                host,
+                "p"
+            )),
+            ["OK", "YES"]
+        );
     }
 }
 
@@ -75,17 +110,42 @@ fn a_pool_that_is_missing_for_a_while_keeps_its_holders() {
         let sandbox = Sandbox::new();
         let (with, without) = (pool("p", "60") + &pool("other", "60"), pool("other", "60"));
         let mut server = Distributexd::start(&sandbox, &config(&sandbox, &with));
-        let token = reply(&server, "GET", "/get/?pool=p&host=a").header("X-Lock-Token").expect("YES has a token").to_owned();
+        let token = reply(&server, "GET", "/get/?pool=p&host=a")
+            .header("X-Lock-Token")
+            .expect("YES has a token")
+            .to_owned();
         reload(&mut server, &config(&sandbox, &without), by_hup);
-        let kept = format!("p is not in the config any more: a keeps it (token {token}) until it releases it or its lease ends, in ");
+        let kept = format!(
+            "p is not in the config any more: a keeps it (token {token}) until it releases it or its lease ends, in "
+        );
         assert!(server.stderr().contains(&kept), "{}", server.stderr());
-        assert_eq!(["get", "wait"].map(|call| server.call(call, "b", "p")), ["INVALID", "INVALID"]);
-        assert_eq!(said(&server, "GET", &format!("/renew/?pool=p&host=a&token={token}")), (200, "YES".into(), false));
+        assert_eq!(
+            ["get", "wait"].map(|call| server.call(call, "b", "p")),
+            ["INVALID", "INVALID"]
+        );
+        assert_eq!(
+            said(
+                &server,
+                "GET",
+                &format!("/renew/?pool=p&host=a&token={token}")
+            ),
+            (200, "YES".into(), false)
+        );
         server.configure(&config(&sandbox, &with));
         server.signal(libc::SIGHUP);
         wait_until("the pool", || server.call("get", "b", "p") == "NO");
-        assert_eq!(reply(&server, "GET", "/get/?pool=p&host=a").header("X-Lock-Token"), Some(&*token));
-        assert_eq!(["release", "get"].map(|call| server.call(call, if call == "get" { "b" } else { "a" }, "p")), ["OK", "YES"]);
+        assert_eq!(
+            reply(&server, "GET", "/get/?pool=p&host=a").header("X-Lock-Token"),
+            Some(&*token)
+        );
+        assert_eq!(
+            ["release", "get"].map(|call| server.call(
+                call,
+                if call == "get" { "b" } else { "a" },
+                "p"
+            )),
+            ["OK", "YES"]
+        );
     }
 }
 
@@ -97,23 +157,42 @@ fn two_runs_of_one_host_exclude_each_other_and_a_third_host() {
     server.kill();
     server.start_again();
     assert_eq!(server.ask("/get/?pool=p&host=a&run=r2"), "NO");
-    assert_eq!(server.ask("/get/?pool=p&host=a"), "NO", "a client without a run id is another one");
+    assert_eq!(
+        server.ask("/get/?pool=p&host=a"),
+        "NO",
+        "a client without a run id is another one"
+    );
     let mut waiting = server.connect();
     waiting.say("GET /wait/?pool=p&host=a&run=r2 HTTP/1.1\r\n\r\n");
-    wait_until("it to wait", || server.ask("/status/").contains("\"run\":\"r2\",\"waiting\""));
-    assert_eq!(server.ask("/release/?pool=p&host=a&run=r2"), "OK", "that releases nothing of r1");
+    wait_until("it to wait", || {
+        server
+            .ask("/status/")
+            .contains("\"run\":\"r2\",\"waiting\"")
+    });
+    assert_eq!(
+        server.ask("/release/?pool=p&host=a&run=r2"),
+        "OK",
+        "that releases nothing of r1"
+    );
     assert_eq!(server.ask("/get/?pool=p&host=a&run=r1"), "YES");
     assert_eq!(server.ask("/release/?pool=p&host=a&run=r1"), "OK");
     assert_eq!(waiting.hear(), "YES");
     assert_eq!(server.ask("/get/?pool=p&host=b"), "NO");
     assert_eq!(server.ask("/get/?pool=p&host=a&run=a/b"), "INVALID");
-    assert!(server.stderr().contains(r#"invalid request from "a" for "p": run must be 1 to 64 characters"#));
+    assert!(
+        server
+            .stderr()
+            .contains(r#"invalid request from "a" for "p": run must be 1 to 64 characters"#)
+    );
 }
 
 #[test]
 fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_it() {
     let sandbox = Sandbox::new();
-    let mut server = Distributexd::start(&sandbox, &config(&sandbox, &(pool("p", "60") + &pool("endless", "0"))));
+    let mut server = Distributexd::start(
+        &sandbox,
+        &config(&sandbox, &(pool("p", "60") + &pool("endless", "0"))),
+    );
     assert_eq!(server.ask("/get/?pool=p&host=a&run=r"), "YES");
     assert_eq!(server.ask("/get/?pool=endless&host=a"), "YES");
     for (method, target, status) in [
@@ -126,23 +205,54 @@ fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_i
     ] {
         assert_eq!(said(&server, method, target).0, status, "{method} {target}");
     }
-    assert_eq!(server.ask("/get/?pool=p&host=a&run=r"), "YES", "none of that revoked it");
+    assert_eq!(
+        server.ask("/get/?pool=p&host=a&run=r"),
+        "YES",
+        "none of that revoked it"
+    );
     let (status, sentence, _) = said(&server, "POST", "/revoke/?pool=p&host=a");
-    let left = sentence.strip_prefix("revoked p for a: it is held until released, at most ").and_then(|rest| rest.strip_suffix(" s\n"));
-    let left: f64 = left.and_then(|left| left.parse().ok()).unwrap_or_else(|| panic!("{sentence}"));
+    let left = sentence
+        .strip_prefix("revoked p for a: it is held until released, at most ")
+        .and_then(|rest| rest.strip_suffix(" s\n"));
+    let left: f64 = left
+        .and_then(|left| left.parse().ok())
+        .unwrap_or_else(|| panic!("{sentence}"));
     assert!(status == 200 && (1.0..=60.0).contains(&left), "{sentence}");
-    let endless = (200, "revoked endless for a: it is held until released\n".to_owned(), false);
-    assert_eq!(said(&server, "POST", "/revoke/?pool=endless&host=a"), endless);
+    let endless = (
+        200,
+        "revoked endless for a: it is held until released\n".to_owned(),
+        false,
+    );
+    assert_eq!(
+        said(&server, "POST", "/revoke/?pool=endless&host=a"),
+        endless
+    );
     server.kill();
     server.start_again();
-    for target in ["/get/?pool=p&host=a&run=r", "/wait/?pool=p&host=a&run=r", "/renew/?pool=p&host=a&run=r", "/renew/?pool=endless&host=a"]
-    {
-        assert_eq!(said(&server, "GET", target), (200, "NO".into(), true), "{target}");
+    for target in [
+        "/get/?pool=p&host=a&run=r",
+        "/wait/?pool=p&host=a&run=r",
+        "/renew/?pool=p&host=a&run=r",
+        "/renew/?pool=endless&host=a",
+    ] {
+        assert_eq!(
+            said(&server, "GET", target),
+            (200, "NO".into(), true),
+            "{target}"
+        );
     }
-    assert_eq!(said(&server, "GET", "/get/?pool=p&host=b"), (200, "NO".into(), false));
-    assert_eq!(server.ask("/status/").matches("\"revoked\":true").count(), 2);
+    assert_eq!(
+        said(&server, "GET", "/get/?pool=p&host=b"),
+        (200, "NO".into(), false)
+    );
+    assert_eq!(
+        server.ask("/status/").matches("\"revoked\":true").count(),
+        2
+    );
     let mut waiting = server.calls("wait", "b", "p");
-    wait_until("it to wait", || server.ask("/status/").contains("\"waiting\""));
+    wait_until("it to wait", || {
+        server.ask("/status/").contains("\"waiting\"")
+    });
     assert_eq!(server.ask("/release/?pool=p&host=a&run=r"), "OK");
     assert_eq!(waiting.hear(), "YES");
 }

@@ -1,4 +1,5 @@
-//! The end of a lock server and its next start: with `state`, who holds is not forgotten, whatever the end was like, and tokens go on growing.
+//! The end of a lock server and its next start: with `state`, who holds is not forgotten, whatever
+//! the end was like, and tokens go on growing.
 
 mod common;
 
@@ -15,7 +16,10 @@ fn server<'a>(sandbox: &'a Sandbox, pools: &str) -> Distributexd<'a> {
 }
 
 fn config(sandbox: &Sandbox, pools: &str) -> String {
-    format!("state: {}\npools:\n{pools}", sandbox.path("state").display())
+    format!(
+        "state: {}\npools:\n{pools}",
+        sandbox.path("state").display()
+    )
 }
 
 const POOL: &str = "    - name: pool1\n";
@@ -24,7 +28,11 @@ const POOL: &str = "    - name: pool1\n";
 #[track_caller]
 fn token(reply: &Reply) -> i64 {
     assert_eq!(reply.body, b"YES");
-    reply.header("X-Lock-Token").expect("a YES has a token").parse().expect("tokens are numbers")
+    reply
+        .header("X-Lock-Token")
+        .expect("a YES has a token")
+        .parse()
+        .expect("tokens are numbers")
 }
 
 #[test]
@@ -58,14 +66,19 @@ fn told_to_end_it_sends_away_who_waits_and_forgets_nobody_who_holds() {
     let mut server = server(&sandbox, POOL);
     assert_eq!(server.call("get", "me", "pool1"), "YES");
     let mut waiting = server.calls("wait", "them", "pool1");
-    wait_until("them to wait", || server.ask("/status/").contains("\"them\""));
+    wait_until("them to wait", || {
+        server.ask("/status/").contains("\"them\"")
+    });
     let Outcome { end, stdout, .. } = server.stop();
     assert_eq!((end, stdout.as_str()), (Ok(0), ""));
     let reply = waiting.reply();
     assert_eq!((reply.status, reply.keep_alive), (503, false));
     waiting.hears_the_end();
     server.start_again();
-    assert_eq!(["them", "me"].map(|host| server.call("get", host, "pool1")), ["NO", "YES"]);
+    assert_eq!(
+        ["them", "me"].map(|host| server.call("get", host, "pool1")),
+        ["NO", "YES"]
+    );
 }
 
 #[test]
@@ -75,11 +88,18 @@ fn hup_makes_it_read_its_pools_again_and_a_broken_config_changes_nothing() {
     assert_eq!(server.call("get", "me", "pool1"), "YES");
     server.configure(&config(&sandbox, &format!("{POOL}    - name: pool2\n")));
     server.signal(libc::SIGHUP);
-    wait_until("a second pool", || server.call("get", "me", "pool2") == "YES");
+    wait_until("a second pool", || {
+        server.call("get", "me", "pool2") == "YES"
+    });
     server.configure("pools: [\n");
     server.signal(libc::SIGHUP);
-    wait_until("a complaint", || server.stderr().contains("the pools stay as they are"));
-    assert_eq!(["pool1", "pool2"].map(|pool| server.call("get", "them", pool)), ["NO", "NO"]);
+    wait_until("a complaint", || {
+        server.stderr().contains("the pools stay as they are")
+    });
+    assert_eq!(
+        ["pool1", "pool2"].map(|pool| server.call("get", "them", pool)),
+        ["NO", "NO"]
+    );
 }
 
 /// Pools enough that a kill comes between two of them.
@@ -89,18 +109,29 @@ const POOLS: usize = 30;
 fn killed_at_any_moment_it_forgets_no_yes_that_was_heard_and_gives_no_token_twice() {
     let sandbox = Sandbox::new();
     let pools: Vec<_> = (0..POOLS).map(|number| format!("pool{number}")).collect();
-    let mut server = server(&sandbox, &pools.iter().map(|pool| format!("    - name: {pool}\n")).collect::<String>());
+    let mut server = server(
+        &sandbox,
+        &pools
+            .iter()
+            .map(|pool| format!("    - name: {pool}\n"))
+            .collect::<String>(),
+    );
     let mut newest = [0; POOLS];
     for round in 0..tries(20) {
         let mut connection = server.connect();
-        let requests = pools.iter().map(|pool| format!("GET /get/?host=me&pool={pool} HTTP/1.1\r\n\r\n"));
+        let requests = pools
+            .iter()
+            .map(|pool| format!("GET /get/?host=me&pool={pool} HTTP/1.1\r\n\r\n"));
         connection.say(&requests.collect::<String>());
         let mut heard: Vec<_> = (0..round * 7 % POOLS).map(|_| connection.reply()).collect();
         server.kill();
         heard.extend(capture::replies(&connection.rest()));
         server.start_again();
         for ((pool, newest), reply) in pools.iter().zip(&mut newest).zip(&heard) {
-            assert!(token(reply) > *newest, "{pool}: token {newest} was given before");
+            assert!(
+                token(reply) > *newest,
+                "{pool}: token {newest} was given before"
+            );
             assert_eq!(server.call("get", "them", pool), "NO");
             *newest = token(&server.calls("get", "me", pool).reply());
             assert_eq!(*newest, token(reply), "{pool}");

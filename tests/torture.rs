@@ -1,15 +1,21 @@
-//! Contenders fight for locks of a real ensemble while a seeded nemesis breaks everything that can break, and a checker reads what the jobs have
-//! written. This runs for less than a minute; the long run is
+//! Contenders fight for locks of a real ensemble while a seeded nemesis breaks everything that can
+//! break, and a checker reads what the jobs have written. This runs for less than a minute; the
+//! long run is
 //!
 //! ```text
 //! TORTURE_SECONDS=1500 TORTURE_SEED=1 cargo test --release --test torture -- --nocapture
 //! ```
 //!
-//! With TORTURE_PERMITS=1 in the environment the contenders are lockex on a queue, with more they are lockex on a semaphore of so many.
-//! It prints what happened, and fails if more jobs than may ever held one lock, if a token did not grow, if a lock was not granted again within
-//! three session timeouts and ten seconds after the faults ended, or if anything is left of zk-flock's queues.
+//! With TORTURE_PERMITS=1 in the environment the contenders are lockex on a queue, with more they
+//! are lockex on a semaphore of so many. It prints what happened, and fails if more jobs than may
+//! ever held one lock, if a token did not grow, if a lock was not granted again within
+//! three session timeouts and ten seconds after the faults ended, or if anything is left of
+//! zk-flock's queues.
 
-#![allow(clippy::disallowed_methods, reason = "a test may take the time and use threads; the program may not")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may take the time and use threads; the program may not"
+)]
 
 mod common;
 
@@ -28,14 +34,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use zk_flock::sys::clock;
 
-/// Session timeout of the contenders: two ticks of the servers, as short as their defaults allow, so that as much as possible is at stake.
+/// Session timeout of the contenders: two ticks of the servers, as short as their defaults allow,
+/// so that as much as possible is at stake.
 const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A lock must be granted again this long after a fault, at the latest, and the session timeout.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// And so much later in a queue: whoever gives up during an outage leaves its place there until its session is over, which a new leader begins to
-/// count anew.
+/// And so much later in a queue: whoever gives up during an outage leaves its place there until its
+/// session is over, which a new leader begins to count anew.
 const LEFT_BEHIND: Duration = TIMEOUT.saturating_mul(2);
 
 /// Contenders, and the locks that they fight for.
@@ -81,21 +88,60 @@ fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
         dead: at(last) + life::PULSE,
         alone: true,
     };
-    let fault = |ended| Fault { kind: "power cut".into(), ended: at(ended) };
+    let fault = |ended| Fault {
+        kind: "power cut".into(),
+        ended: at(ended),
+    };
     let judged = |lives: &[Life], faults: &[Fault]| judge(lives, 1, faults, at(1000), at(10_000));
     let good = [life(1, 100, 200), life(2, 200, 300), life(7, 1250, 1260)];
     let verdict = judged(&good, &[fault(250), fault(9500)]);
     assert!(verdict.is_good(), "{verdict}");
-    assert_eq!((verdict.acquisitions, verdict.hand_overs, verdict.faults["power cut"]), (3, 2, 2));
+    assert_eq!(
+        (
+            verdict.acquisitions,
+            verdict.hand_overs,
+            verdict.faults["power cut"]
+        ),
+        (3, 2, 2)
+    );
     let overlapping = [life(1, 100, 500), life(2, 200, 300), life(3, 299, 600)];
-    assert_eq!(judged(&overlapping, &[]).overlaps.len(), 2, "each that began while the first lived");
-    let together = Life { alone: false, ..life(2, 205, 300) };
-    assert_eq!(judged(&[life(1, 100, 200), together], &[]).overlaps.len(), 1, "as the kernel saw it");
-    assert_eq!(judged(&[life(1, 100, 200), life(2, 205, 300)], &[]).close, 1);
-    assert_eq!(judged(&[life(2, 100, 200), life(1, 200, 300)], &[]).stale_tokens.len(), 1);
-    assert_eq!(judged(&good, &[fault(249), fault(1251)]).stuck.len(), 2, "one too late for the one, none after the other");
+    assert_eq!(
+        judged(&overlapping, &[]).overlaps.len(),
+        2,
+        "each that began while the first lived"
+    );
+    let together = Life {
+        alone: false,
+        ..life(2, 205, 300)
+    };
+    assert_eq!(
+        judged(&[life(1, 100, 200), together], &[]).overlaps.len(),
+        1,
+        "as the kernel saw it"
+    );
+    assert_eq!(
+        judged(&[life(1, 100, 200), life(2, 205, 300)], &[]).close,
+        1
+    );
+    assert_eq!(
+        judged(&[life(2, 100, 200), life(1, 200, 300)], &[])
+            .stale_tokens
+            .len(),
+        1
+    );
+    assert_eq!(
+        judged(&good, &[fault(249), fault(1251)]).stuck.len(),
+        2,
+        "one too late for the one, none after the other"
+    );
     for (permits, overlaps) in [(2, 1), (3, 0)] {
-        assert_eq!(judge(&overlapping, permits, &[], at(1000), at(10_000)).overlaps.len(), overlaps, "{permits} may");
+        assert_eq!(
+            judge(&overlapping, permits, &[], at(1000), at(10_000))
+                .overlaps
+                .len(),
+            overlaps,
+            "{permits} may"
+        );
     }
 }
 
@@ -110,21 +156,36 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
             let (arena, dice) = (&arena, Dice(seed ^ (number as u64 + 1) << 32));
             scope.spawn(move || arena.contend(number, dice));
         }
-        arena.torment(&mut ensemble, Dice(seed), clock::since_boot() + Duration::from_secs(length));
+        arena.torment(
+            &mut ensemble,
+            Dice(seed),
+            clock::since_boot() + Duration::from_secs(length),
+        );
     });
     let (program, lives, permits) = (arena.program(), arena.lives(), arena.permits.unwrap_or(1));
     let grace = TIMEOUT + RECOVERY + LEFT_BEHIND;
     if arena.permits.is_none() {
-        let (mut client, app) = (Client::connect_to(&arena.addresses[0], TIMEOUT), format!("/{}", sandbox.id));
+        let (mut client, app) = (
+            Client::connect_to(&arena.addresses[0], TIMEOUT),
+            format!("/{}", sandbox.id),
+        );
         wait_until("no queue to be left", || client.children(&app).is_empty());
     }
     let ends = arena.ends.into_inner().expect("nobody panics with it");
     let faults = arena.faults.into_inner().expect("nobody panics with it");
     let verdict = judge(&lives, permits, &faults, grace, clock::since_boot());
-    println!("{program}, {length} s, seed {seed}, timeout {TIMEOUT:?}: {verdict}runs ended with {ends:?}");
-    report(&format!("torture of {program}, {length} s, seed {seed}"), &verdict);
+    println!(
+        "{program}, {length} s, seed {seed}, timeout {TIMEOUT:?}: {verdict}runs ended with {ends:?}"
+    );
+    report(
+        &format!("torture of {program}, {length} s, seed {seed}"),
+        &verdict,
+    );
     assert!(verdict.is_good(), "{verdict}");
-    assert!(verdict.hand_overs as u64 > length / 4, "hardly a fight: {verdict}");
+    assert!(
+        verdict.hand_overs as u64 > length / 4,
+        "hardly a fight: {verdict}"
+    );
 }
 
 /// Where it happens.
@@ -150,8 +211,13 @@ impl<'a> Arena<'a> {
         Arena {
             sandbox,
             lives: Lives::of(sandbox),
-            permits: std::env::var("TORTURE_PERMITS").ok().map(|permits| permits.parse().expect("TORTURE_PERMITS is a number")),
-            proxies: addresses.iter().map(|address| Proxy::start(address.clone())).collect(),
+            permits: std::env::var("TORTURE_PERMITS")
+                .ok()
+                .map(|permits| permits.parse().expect("TORTURE_PERMITS is a number")),
+            proxies: addresses
+                .iter()
+                .map(|address| Proxy::start(address.clone()))
+                .collect(),
             addresses,
             runs: Mutex::default(),
             faults: Mutex::default(),
@@ -164,17 +230,34 @@ impl<'a> Arena<'a> {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// One run after another for one lock. Every other pair of contenders reaches the servers through the proxies.
+    /// One run after another for one lock. Every other pair of contenders reaches the servers
+    /// through the proxies.
     fn contend(&self, number: usize, mut dice: Dice) {
-        let proxied: Vec<String> = self.proxies.iter().map(|proxy| proxy.address.clone()).collect();
-        let hosts = if number / LOCKS % 2 == 1 { &proxied } else { &self.addresses };
+        let proxied: Vec<String> = self
+            .proxies
+            .iter()
+            .map(|proxy| proxy.address.clone())
+            .collect();
+        let hosts = if number / LOCKS % 2 == 1 {
+            &proxied
+        } else {
+            &self.addresses
+        };
         let (hosts, lock) = (hosts.join(","), format!("lock-{}", number % LOCKS));
         while !self.is_over() {
-            let run = self.lives.job(self.run(&hosts, &lock), *dice.any(&SIGNS)).start();
+            let run = self
+                .lives
+                .job(self.run(&hosts, &lock), *dice.any(&SIGNS))
+                .start();
             self.runs.lock().expect("nobody panics with it")[number] = Some(run.pid());
             let outcome = run.wait();
             assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
-            *self.ends.lock().expect("nobody panics with it").entry(outcome.end).or_default() += 1;
+            *self
+                .ends
+                .lock()
+                .expect("nobody panics with it")
+                .entry(outcome.end)
+                .or_default() += 1;
         }
     }
 
@@ -182,10 +265,32 @@ impl<'a> Arena<'a> {
     fn run(&self, hosts: &str, lock: &str) -> Job<'a> {
         let (id, timeout) = (&self.sandbox.id, &TIMEOUT.as_secs().to_string());
         let job = match self.permits {
-            None => self.sandbox.program(&["--hosts", hosts, "--app-id", id, "--timeout", timeout, "-l", "0", lock]),
+            None => self.sandbox.program(&[
+                "--hosts",
+                hosts,
+                "--app-id",
+                id,
+                "--timeout",
+                timeout,
+                "-l",
+                "0",
+                lock,
+            ]),
             Some(permits) => self
                 .sandbox
-                .program(&["--program=lockex", "-z", hosts, "-p", id, "-T", timeout, "-R", "-1", "-i", lock])
+                .program(&[
+                    "--program=lockex",
+                    "-z",
+                    hosts,
+                    "-p",
+                    id,
+                    "-T",
+                    timeout,
+                    "-R",
+                    "-1",
+                    "-i",
+                    lock,
+                ])
                 .words(&["-c", &permits.to_string()]),
         };
         job.words(&["-w", "10", "-x", "75"])
@@ -193,25 +298,38 @@ impl<'a> Arena<'a> {
 
     /// Who contends.
     fn program(&self) -> String {
-        self.permits.map_or_else(|| "zk-flock".into(), |permits| format!("lockex for {permits}"))
+        self.permits.map_or_else(
+            || "zk-flock".into(),
+            |permits| format!("lockex for {permits}"),
+        )
     }
 
     /// All that held, by lock: what lockex holds is a node below the lock's.
     fn lives(&self) -> Vec<Life> {
         let mut lives = self.lives.all();
         if self.permits.is_some() {
-            lives.iter_mut().for_each(|life| life.lock.truncate(life.lock.rfind('/').expect("it is a path")));
+            lives.iter_mut().for_each(|life| {
+                life.lock
+                    .truncate(life.lock.rfind('/').expect("it is a path"))
+            });
         }
         lives
     }
 
-    /// All that may happen to servers and network, one after the other, in rounds of a new order; and meanwhile what may happen to contenders.
-    /// Then all is well for as long as it takes until every lock was granted again.
+    /// All that may happen to servers and network, one after the other, in rounds of a new order;
+    /// and meanwhile what may happen to contenders. Then all is well for as long as it takes
+    /// until every lock was granted again.
     fn torment(&self, ensemble: &mut Ensemble, mut dice: Dice, end: Duration) {
         use Outside::*;
         let mut inside = Vec::new();
         while clock::since_boot() < end {
-            for fault in dice.shuffled([ServerKilled, ServerFrozen, FollowerCutFromPeers, LeaderCutFromPeers, ClientsCut]) {
+            for fault in dice.shuffled([
+                ServerKilled,
+                ServerFrozen,
+                FollowerCutFromPeers,
+                LeaderCutFromPeers,
+                ClientsCut,
+            ]) {
                 let server = *dice.any(&SERVERS);
                 match fault {
                     ServerKilled => ensemble.kill(server),
@@ -221,11 +339,21 @@ impl<'a> Arena<'a> {
                     ClientsCut => ensemble.cut_from_clients(server),
                 }
                 let mut kinds = vec![format!("{fault:?}")];
-                self.torment_contenders(&mut inside, &mut dice, TIMEOUT / 4..TIMEOUT * 3 / 2, &mut kinds);
+                self.torment_contenders(
+                    &mut inside,
+                    &mut dice,
+                    TIMEOUT / 4..TIMEOUT * 3 / 2,
+                    &mut kinds,
+                );
                 ensemble.recover();
                 let ended = clock::since_boot();
-                self.faults.lock().expect("nobody panics with it").extend(kinds.into_iter().map(|kind| Fault { kind, ended }));
-                while !self.all_taken_since(ended) && clock::since_boot() < ended + TIMEOUT + RECOVERY {
+                self.faults
+                    .lock()
+                    .expect("nobody panics with it")
+                    .extend(kinds.into_iter().map(|kind| Fault { kind, ended }));
+                while !self.all_taken_since(ended)
+                    && clock::since_boot() < ended + TIMEOUT + RECOVERY
+                {
                     let_last(10 * life::PULSE);
                 }
             }
@@ -234,16 +362,33 @@ impl<'a> Arena<'a> {
 
     fn all_taken_since(&self, moment: Duration) -> bool {
         let taken = self.lives.taken_since(moment);
-        (0..LOCKS).all(|lock| taken.iter().any(|name| name.contains(&format!("lock-{lock}"))))
+        (0..LOCKS).all(|lock| {
+            taken
+                .iter()
+                .any(|name| name.contains(&format!("lock-{lock}")))
+        })
     }
 
-    /// For some time, breaks contenders that hold their lock. `coming`: what is still to come of this round, whose order is new each time.
-    fn torment_contenders(&self, coming: &mut Vec<Inside>, dice: &mut Dice, time: Range<Duration>, kinds: &mut Vec<String>) {
+    /// For some time, breaks contenders that hold their lock. `coming`: what is still to come of
+    /// this round, whose order is new each time.
+    fn torment_contenders(
+        &self,
+        coming: &mut Vec<Inside>,
+        dice: &mut Dice,
+        time: Range<Duration>,
+        kinds: &mut Vec<String>,
+    ) {
         use Inside::*;
         let end = clock::since_boot() + dice.between(time.start, time.end);
         while let Some((zk_flock, guard)) = self.any_holder(dice, end) {
             if coming.is_empty() {
-                coming.extend(dice.shuffled([ConnectionCutInAFrame, ZkFlockKilled, ZkFlockStopped, GuardKilled, GuardStopped]));
+                coming.extend(dice.shuffled([
+                    ConnectionCutInAFrame,
+                    ZkFlockKilled,
+                    ZkFlockStopped,
+                    GuardKilled,
+                    GuardStopped,
+                ]));
             }
             let fault = coming.pop().expect("they were just shuffled");
             match fault {
@@ -263,7 +408,11 @@ impl<'a> Arena<'a> {
     fn any_holder(&self, dice: &mut Dice, end: Duration) -> Option<(i32, i32)> {
         while clock::since_boot() < end {
             let run = self.runs.lock().expect("nobody panics with it")[dice.below(CONTENDERS)];
-            let guard = |run| process::children(run).into_iter().find(|&child| process::name(child) == "lock-guard");
+            let guard = |run| {
+                process::children(run)
+                    .into_iter()
+                    .find(|&child| process::name(child) == "lock-guard")
+            };
             if let Some((run, guard)) = run.and_then(|run| Some((run, guard(run)?))) {
                 return Some((run, guard));
             }
@@ -277,11 +426,15 @@ impl<'a> Arena<'a> {
         let cuts = || self.proxies.iter().map(Proxy::cuts).sum::<usize>();
         let (before, side) = (cuts(), *dice.any(&[From::Client, From::Server]));
         let passage = Passage::Cut(dice.below(20) + 1);
-        self.proxies.iter().for_each(|proxy| proxy.set(side, passage));
+        self.proxies
+            .iter()
+            .for_each(|proxy| proxy.set(side, passage));
         while cuts() == before && clock::since_boot() < end {
             let_last(life::PULSE);
         }
-        self.proxies.iter().for_each(|proxy| proxy.set_both(Passage::Pass));
+        self.proxies
+            .iter()
+            .for_each(|proxy| proxy.set_both(Passage::Pass));
     }
 }
 
@@ -322,7 +475,10 @@ impl Dice {
 
     fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let range = most.saturating_sub(least).as_micros();
-        least + Duration::from_micros(self.roll() % u64::try_from(range).expect("times here are short"))
+        least
+            + Duration::from_micros(
+                self.roll() % u64::try_from(range).expect("times here are short"),
+            )
     }
 
     fn shuffled<T, const N: usize>(&mut self, mut all: [T; N]) -> [T; N] {
@@ -335,5 +491,9 @@ impl Dice {
 
 /// A number from the environment.
 fn variable(name: &str, usual: u64) -> u64 {
-    std::env::var(name).map_or(usual, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name).map_or(usual, |value| {
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name} is a number"))
+    })
 }

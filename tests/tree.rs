@@ -1,6 +1,10 @@
-//! The command's process tree: gone when either of the two processes above it is, and left alone when the command ends by itself.
+//! The command's process tree: gone when either of the two processes above it is, and left alone
+//! when the command ends by itself.
 
-#![allow(clippy::disallowed_methods, reason = "a test may take the time; the program asks sys::clock")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may take the time; the program asks sys::clock"
+)]
 
 mod common;
 
@@ -39,9 +43,15 @@ fn when_we_are_killed_all_of_the_tree_goes() {
     let killed = Instant::now();
     run.signal(libc::SIGKILL);
     only(&sandbox, &process::NONE);
-    report("tree gone after kill -9 of zk-flock", format!("{:.0} ms", killed.elapsed().as_secs_f64() * 1000.0));
+    report(
+        "tree gone after kill -9 of zk-flock",
+        format!("{:.0} ms", killed.elapsed().as_secs_f64() * 1000.0),
+    );
     let outcome = run.wait();
-    assert_eq!((outcome.end, outcome.stdout.as_str()), (Err(libc::SIGKILL), ""));
+    assert_eq!(
+        (outcome.end, outcome.stdout.as_str()),
+        (Err(libc::SIGKILL), "")
+    );
     outcome.complaint(&["killed"]);
 }
 
@@ -49,12 +59,18 @@ fn when_we_are_killed_all_of_the_tree_goes() {
 fn when_we_are_killed_even_a_deaf_tree_is_gone_before_the_lock_is() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
-    let run = sandbox.flock_at(&server.address(), 6, &["-k", "600", "lock", DEAF]).start();
+    let run = sandbox
+        .flock_at(&server.address(), 6, &["-k", "600", "lock", DEAF])
+        .start();
     grown(&sandbox, &run);
     let held = client.watch(&sandbox.node("lock"));
     run.signal(libc::SIGKILL);
     only(&sandbox, &process::NONE);
-    assert_eq!(client.stat(&sandbox.node("lock")), held, "whose session has not expired yet");
+    assert_eq!(
+        client.stat(&sandbox.node("lock")),
+        held,
+        "whose session has not expired yet"
+    );
     client.wait_until_gone(&sandbox.node("lock"));
 }
 
@@ -63,12 +79,20 @@ fn while_we_are_stopped_the_tree_is_gone_before_the_lock_is() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     for options in [&[][..], &["-p", "0"]] {
-        let run = sandbox.flock_at(&server.address(), 6, &[options, &["lock", DEAF]].concat()).start();
+        let run = sandbox
+            .flock_at(&server.address(), 6, &[options, &["lock", DEAF]].concat())
+            .start();
         grown(&sandbox, &run);
         let held = client.watch(&sandbox.node("lock"));
         run.signal(libc::SIGSTOP);
-        wait_until("the tree to be gone", || sandbox.running("sleep 1000").is_empty());
-        assert_eq!(client.stat(&sandbox.node("lock")), held, "whose session has not expired yet");
+        wait_until("the tree to be gone", || {
+            sandbox.running("sleep 1000").is_empty()
+        });
+        assert_eq!(
+            client.stat(&sandbox.node("lock")),
+            held,
+            "whose session has not expired yet"
+        );
         client.wait_until_gone(&sandbox.node("lock"));
         run.signal(libc::SIGCONT);
         run.wait().complains(1, &["lost", &sandbox.node("lock")]);
@@ -78,8 +102,20 @@ fn while_we_are_stopped_the_tree_is_gone_before_the_lock_is() {
 #[test]
 fn when_we_are_killed_the_command_gets_the_signal_that_was_asked_for() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    for (option, signal) in [("USR1", "USR1"), ("SIGHUP", "HUP"), ("12", "USR2"), ("2", "INT")] {
-        let words = ["-w", "60", "-p", option, "lock", &listener(&format!("{signal}=0"))];
+    for (option, signal) in [
+        ("USR1", "USR1"),
+        ("SIGHUP", "HUP"),
+        ("12", "USR2"),
+        ("2", "INT"),
+    ] {
+        let words = [
+            "-w",
+            "60",
+            "-p",
+            option,
+            "lock",
+            &listener(&format!("{signal}=0")),
+        ];
         let run = sandbox.flock(server, &words).leashed().start();
         run.wait_for_output("ready\n");
         let killed = Instant::now();
@@ -99,7 +135,9 @@ fn when_we_are_killed_the_command_gets_the_signal_that_was_asked_for() {
 fn with_pdeathsig_0_the_command_outlives_us() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
-    let run = sandbox.flock_at(&server.address(), 2, &["-p", "0", "lock", "sleep 1000"]).start();
+    let run = sandbox
+        .flock_at(&server.address(), 2, &["-p", "0", "lock", "sleep 1000"])
+        .start();
     let job = run.job();
     client.watch(&sandbox.node("lock")).expect("it is held");
     run.signal(libc::SIGKILL);
@@ -115,7 +153,9 @@ fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
     let mut client = sandbox.client(server);
     for (options, code) in [(&[][..], 1), (&["--sysexits", "-l", "600"], 70)] {
         for tree in [TREE, DEAF] {
-            let run = sandbox.flock(server, &[options, &["lock", tree]].concat()).start();
+            let run = sandbox
+                .flock(server, &[options, &["lock", tree]].concat())
+                .start();
             grown(&sandbox, &run);
             process::kill(run.guard(), libc::SIGKILL);
             let outcome = run.wait();
@@ -130,7 +170,9 @@ fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
 fn when_both_are_killed_the_command_goes() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     for guard_first in [false, true] {
-        let run = sandbox.flock(server, &["-w", "60", "lock", "sleep 1000"]).start();
+        let run = sandbox
+            .flock(server, &["-w", "60", "lock", "sleep 1000"])
+            .start();
         run.job();
         let mut pids = [run.pid(), run.guard()];
         if guard_first {
@@ -140,7 +182,9 @@ fn when_both_are_killed_the_command_goes() {
             process::kill(pid, libc::SIGKILL);
         }
         only(&sandbox, &process::NONE);
-        Client::connect(server, 15 * SECOND).delete(&sandbox.node("lock")).ok();
+        Client::connect(server, 15 * SECOND)
+            .delete(&sandbox.node("lock"))
+            .ok();
     }
 }
 
@@ -148,7 +192,10 @@ fn when_both_are_killed_the_command_goes() {
 fn a_daemon_that_the_command_has_started_lives_on_after_a_normal_end() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let command = "sh -c '(setsid sleep 1000 &) ; (sleep 1001 &) ; exit 4'";
-    assert_eq!(sandbox.flock(server, &["-l", "0", "lock", command]).run(), exited(4));
+    assert_eq!(
+        sandbox.flock(server, &["-l", "0", "lock", command]).run(),
+        exited(4)
+    );
     for words in ["sleep 1000", "sleep 1001"] {
         wait_until(words, || sandbox.running(words).len() == 1);
     }
@@ -161,14 +208,34 @@ fn a_daemon_that_the_command_has_started_lives_on_after_a_normal_end() {
 #[test]
 fn nobody_who_looks_for_us_or_for_the_command_finds_the_guard() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    let mut run = sandbox.flock(server, &["-l", "0", "lock", "cat"]).leashed().start();
+    let mut run = sandbox
+        .flock(server, &["-l", "0", "lock", "cat"])
+        .leashed()
+        .start();
     let (guard, job) = (run.guard(), run.job());
-    assert!(process::words(guard).contains("lock-guard") && !process::words(guard).contains("flock"), "{}", process::words(guard));
+    assert!(
+        process::words(guard).contains("lock-guard") && !process::words(guard).contains("flock"),
+        "{}",
+        process::words(guard)
+    );
     assert!(!process::words(guard).contains("cat"));
-    assert_eq!((process::parent(guard), process::parent(job)), (Some(run.pid()), Some(guard)));
-    let expected = if process::has_terminal(job) { process::group(run.pid()) } else { Some(job) };
-    assert_eq!(process::group(job), expected, "its own, unless a terminal's job control needs it in ours");
-    wait_until("the guard to be out of that group", || process::group(guard) == Some(guard));
+    assert_eq!(
+        (process::parent(guard), process::parent(job)),
+        (Some(run.pid()), Some(guard))
+    );
+    let expected = if process::has_terminal(job) {
+        process::group(run.pid())
+    } else {
+        Some(job)
+    };
+    assert_eq!(
+        process::group(job),
+        expected,
+        "its own, unless a terminal's job control needs it in ours"
+    );
+    wait_until("the guard to be out of that group", || {
+        process::group(guard) == Some(guard)
+    });
     run.let_go();
     assert_eq!(run.wait(), exited(0));
 }
@@ -177,8 +244,11 @@ fn nobody_who_looks_for_us_or_for_the_command_finds_the_guard() {
 fn a_full_stderr_does_not_keep_the_guard_from_killing() {
     let sandbox = Sandbox::new();
     let line = sandbox.local(&["-k", "1", "lock", DEAF]).line();
-    let full = "mkfifo fifo; exec 9<>fifo; dd if=/dev/zero of=fifo oflag=nonblock bs=4096 2>/dev/null";
-    let run = Job::new(&sandbox, Path::new("sh")).words(&["-c", &format!("{full}; exec {line} 2>&9")]).start();
+    let full =
+        "mkfifo fifo; exec 9<>fifo; dd if=/dev/zero of=fifo oflag=nonblock bs=4096 2>/dev/null";
+    let run = Job::new(&sandbox, Path::new("sh"))
+        .words(&["-c", &format!("{full}; exec {line} 2>&9")])
+        .start();
     grown(&sandbox, &run);
     run.signal(libc::SIGKILL);
     only(&sandbox, &process::NONE);
@@ -189,13 +259,21 @@ fn a_guard_killed_while_it_stops_the_tree_leaves_the_rest_to_us() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let command = "sh -c '(trap \"\" TERM; sleep 1000 & setsid sleep 1000 & wait) & trap \"exit 3\" TERM; wait'";
-    let run = sandbox.flock(server, &["-l", "0", "-k", "600", "lock", command]).start();
+    let run = sandbox
+        .flock(server, &["-l", "0", "-k", "600", "lock", command])
+        .start();
     grown(&sandbox, &run);
     run.signal(libc::SIGTERM);
-    wait_until("the command to have ended", || sandbox.log().contains("Child exited"));
+    wait_until("the command to have ended", || {
+        sandbox.log().contains("Child exited")
+    });
     process::kill(run.guard(), libc::SIGKILL);
     let outcome = run.wait();
-    assert_eq!(sandbox.processes(), process::NONE, "nothing is left when we are");
+    assert_eq!(
+        sandbox.processes(),
+        process::NONE,
+        "nothing is left when we are"
+    );
     assert_eq!(outcome.end, Ok(3));
     client.wait_until_gone(&sandbox.node("lock"));
 }
@@ -204,12 +282,18 @@ fn a_guard_killed_while_it_stops_the_tree_leaves_the_rest_to_us() {
 fn the_end_of_a_command_hangs_up_nobody_who_is_stopped_beside_us() {
     let sandbox = Sandbox::new();
     let line = sandbox.local(&["-l", "0", "lock", "true"]).line();
-    // As under cron: a session whose process group nobody in it is outside of, so that the group is an orphaned one.
+    // As under cron: a session whose process group nobody in it is outside of, so that the group is
+    // an orphaned one.
     let script = format!(
         "sleep 1000 & kill -STOP $!; until grep -q '^State:.*T' /proc/$!/status; do :; done; {line}; kill -KILL $!; echo still here"
     );
     for _ in 0..5 {
-        let outcome = Job::new(&sandbox, Path::new("setsid")).words(&["--wait", "sh", "-c", &script]).run();
-        assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "still here\n"));
+        let outcome = Job::new(&sandbox, Path::new("setsid"))
+            .words(&["--wait", "sh", "-c", &script])
+            .run();
+        assert_eq!(
+            (outcome.end, outcome.stdout.as_str()),
+            (Ok(0), "still here\n")
+        );
     }
 }

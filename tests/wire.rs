@@ -1,4 +1,5 @@
-//! The codec on bytes that real clients and servers have exchanged (`captures/`), at every cut, within limits, there and back.
+//! The codec on bytes that real clients and servers have exchanged (`captures/`), at every cut,
+//! within limits, there and back.
 
 mod common;
 
@@ -41,20 +42,42 @@ fn request(xid: i32, kind: i32) -> RequestHeader {
 }
 
 fn reply(xid: i32, zxid: i64, err: Code) -> ReplyHeader {
-    ReplyHeader { xid, zxid, err: err.0 }
+    ReplyHeader {
+        xid,
+        zxid,
+        err: err.0,
+    }
 }
 
 fn path_watch(watch: bool) -> PathWatchRequest {
-    PathWatchRequest { path: LOCK.into(), watch }
+    PathWatchRequest {
+        path: LOCK.into(),
+        watch,
+    }
 }
 
 fn create(path: &str, data: &[u8], flags: i32) -> CreateRequest {
-    let acl = Vector(vec![Acl { perms: 31, id: Id { scheme: "world".into(), id: "anyone".into() } }]);
-    CreateRequest { path: path.into(), data: data.into(), acl, flags }
+    let acl = Vector(vec![Acl {
+        perms: 31,
+        id: Id {
+            scheme: "world".into(),
+            id: "anyone".into(),
+        },
+    }]);
+    CreateRequest {
+        path: path.into(),
+        data: data.into(),
+        acl,
+        flags,
+    }
 }
 
 fn digest() -> AuthPacket {
-    AuthPacket { kind: 0, scheme: "digest".into(), auth: b"user:secret".to_vec() }
+    AuthPacket {
+        kind: 0,
+        scheme: "digest".into(),
+        auth: b"user:secret".to_vec(),
+    }
 }
 
 /// Kept in the captures, so the same ever since.
@@ -67,11 +90,27 @@ const GET_CHILDREN_2: i32 = 12;
 
 /// A multi of one check of the lock node: a holder's heartbeat.
 fn heartbeat(xid: i32) -> impl Wire + PartialEq + Debug {
-    let check = MultiHeader { kind: operation::CHECK, done: false, err: -1 };
-    then!(request(xid, operation::MULTI), check, CheckVersionRequest { path: LOCK.into(), version: -1 }, MULTI_END)
+    let check = MultiHeader {
+        kind: operation::CHECK,
+        done: false,
+        err: -1,
+    };
+    then!(
+        request(xid, operation::MULTI),
+        check,
+        CheckVersionRequest {
+            path: LOCK.into(),
+            version: -1
+        },
+        MULTI_END
+    )
 }
 
-const MULTI_END: MultiHeader = MultiHeader { kind: -1, done: true, err: -1 };
+const MULTI_END: MultiHeader = MultiHeader {
+    kind: -1,
+    done: true,
+    err: -1,
+};
 
 fn encode(record: &impl Wire) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -88,7 +127,10 @@ fn is<T: Wire + PartialEq + Debug>(message: &[u8], record: &T) {
     assert_eq!(hex(&encode(record)), hex(message));
     for cut in 0..message.len() {
         let error = T::read(&mut &message[..cut], "message");
-        assert!(matches!(error, Err(Malformed::Short(_) | Malformed::Length(..))), "cut at {cut}: {error:?}");
+        assert!(
+            matches!(error, Err(Malformed::Short(_) | Malformed::Length(..))),
+            "cut at {cut}: {error:?}"
+        );
     }
 }
 
@@ -111,7 +153,15 @@ const JAVA: i64 = 0x0100_0018_317c_0005;
 
 /// A new session, and the byte `readOnly` after it.
 fn session(session_id: i64, password: &str) -> impl Wire + PartialEq + Debug {
-    then!(ConnectResponse { protocol_version: 0, time_out: 15_000, session_id, passwd: unhex(password) }, false)
+    then!(
+        ConnectResponse {
+            protocol_version: 0,
+            time_out: 15_000,
+            session_id,
+            passwd: unhex(password)
+        },
+        false
+    )
 }
 
 /// What `Stat` says of an ephemeral node that nobody has touched.
@@ -134,11 +184,24 @@ fn fresh(czxid: i64, ctime: i64, owner: i64, data: &[u8]) -> Stat {
 
 fn locked(zxid: i64) -> impl Wire + PartialEq + Debug {
     let stat = fresh(6, 0x01a1_fdeb_14f3, HOLDER, DATA);
-    then!(reply(2, zxid, Code::OK), GetDataResponse { data: DATA.into(), stat })
+    then!(
+        reply(2, zxid, Code::OK),
+        GetDataResponse {
+            data: DATA.into(),
+            stat
+        }
+    )
 }
 
 fn deleted() -> impl Wire + PartialEq + Debug {
-    then!(reply(xid::WATCH, -1, Code::OK), WatcherEvent { kind: 2, state: 3, path: LOCK.into() })
+    then!(
+        reply(xid::WATCH, -1, Code::OK),
+        WatcherEvent {
+            kind: 2,
+            state: 3,
+            path: LOCK.into()
+        }
+    )
 }
 
 #[test]
@@ -148,12 +211,24 @@ fn a_holders_requests_are_the_bytes_that_a_server_took() {
         From::Client,
         new_session(15 * SECOND),
         then!(request(xid::AUTH, operation::AUTH), digest()),
-        then!(request(1, operation::CREATE), create(LOCK, DATA, flag::EPHEMERAL)),
+        then!(
+            request(1, operation::CREATE),
+            create(LOCK, DATA, flag::EPHEMERAL)
+        ),
         then!(request(2, operation::GET_DATA), path_watch(true)),
         heartbeat(3),
         request(xid::PING, operation::PING),
-        then!(request(4, operation::SYNC), SyncRequest { path: LOCK.into() }),
-        then!(request(5, operation::DELETE), DeleteRequest { path: LOCK.into(), version: -1 }),
+        then!(
+            request(4, operation::SYNC),
+            SyncRequest { path: LOCK.into() }
+        ),
+        then!(
+            request(5, operation::DELETE),
+            DeleteRequest {
+                path: LOCK.into(),
+                version: -1
+            }
+        ),
         heartbeat(6),
         request(7, operation::CLOSE_SESSION),
     );
@@ -161,8 +236,16 @@ fn a_holders_requests_are_the_bytes_that_a_server_took() {
 
 #[test]
 fn a_holders_replies_are_read_to_the_value() {
-    let held = MultiHeader { kind: operation::CHECK, done: false, err: 0 };
-    let gone = MultiHeader { kind: operation::ERROR, done: false, err: Code::NO_NODE.0 };
+    let held = MultiHeader {
+        kind: operation::CHECK,
+        done: false,
+        err: 0,
+    };
+    let gone = MultiHeader {
+        kind: operation::ERROR,
+        done: false,
+        err: Code::NO_NODE.0,
+    };
     are!(
         "holder",
         From::Server,
@@ -208,13 +291,26 @@ fn a_create_without_a_parent_is_no_node() {
 #[test]
 fn a_scheme_that_the_server_does_not_know_is_auth_failed() {
     let session = session(0x0100_0018_317c_0004, "92d9f082db92c3776954a4b3eb4ab326");
-    are!("auth-refused", From::Server, session, reply(xid::AUTH, 0, Code::AUTH_FAILED));
+    are!(
+        "auth-refused",
+        From::Server,
+        session,
+        reply(xid::AUTH, 0, Code::AUTH_FAILED)
+    );
 }
 
 #[test]
 fn a_session_that_has_expired_is_answered_by_zeros() {
     let passwd = vec![0; PASSWORD_LENGTH];
-    let gone = then!(ConnectResponse { protocol_version: 0, time_out: 0, session_id: 0, passwd }, false);
+    let gone = then!(
+        ConnectResponse {
+            protocol_version: 0,
+            time_out: 0,
+            session_id: 0,
+            passwd
+        },
+        false
+    );
     are!("expired", From::Server, gone);
 }
 
@@ -222,31 +318,86 @@ fn a_session_that_has_expired_is_answered_by_zeros() {
 fn a_connect_response_of_a_server_before_3_4_ends_before_read_only() {
     let message = messages("expired", From::Server).remove(0);
     let mut old = &message[..message.len() - 1];
-    assert_eq!(ConnectResponse::read(&mut old, "message").map(|response| response.session_id), Ok(0));
+    assert_eq!(
+        ConnectResponse::read(&mut old, "message").map(|response| response.session_id),
+        Ok(0)
+    );
     assert!(old.is_empty());
 }
 
 /// What a waiter asks for in one step, as often as the recording has it, and what was answered.
 fn multis() -> [(Request, Result<Answer, Code>); 5] {
-    let acl = || vec![Acl { perms: 31, id: Id { scheme: "world".into(), id: "anyone".into() } }];
-    let container = |path: &str| Operation::CreateContainer { path: path.into(), acl: acl() };
-    let create = |path: &str, flags| Operation::Create { path: path.into(), data: DATA.into(), acl: acl(), flags };
-    let place = || create("/app/.queue/lock/0100001831d20000-", flag::EPHEMERAL | flag::SEQUENCE);
-    let begin = || Request::Multi(vec![container("/app/.queue"), container("/app/.queue/lock"), place()]);
-    let take = |lock, place: &str| Request::Multi(vec![create(lock, flag::EPHEMERAL), Operation::Delete { path: place.into() }]);
+    let acl = || {
+        vec![Acl {
+            perms: 31,
+            id: Id {
+                scheme: "world".into(),
+                id: "anyone".into(),
+            },
+        }]
+    };
+    let container = |path: &str| Operation::CreateContainer {
+        path: path.into(),
+        acl: acl(),
+    };
+    let create = |path: &str, flags| Operation::Create {
+        path: path.into(),
+        data: DATA.into(),
+        acl: acl(),
+        flags,
+    };
+    let place = || {
+        create(
+            "/app/.queue/lock/0100001831d20000-",
+            flag::EPHEMERAL | flag::SEQUENCE,
+        )
+    };
+    let begin = || {
+        Request::Multi(vec![
+            container("/app/.queue"),
+            container("/app/.queue/lock"),
+            place(),
+        ])
+    };
+    let take = |lock, place: &str| {
+        Request::Multi(vec![
+            create(lock, flag::EPHEMERAL),
+            Operation::Delete { path: place.into() },
+        ])
+    };
     let undone = |operation, code| Ok(Answer::Undone { operation, code });
     [
         (begin(), Ok(Answer::Done)),
         (begin(), undone(0, Code::NODE_EXISTS)),
-        (take("/app/other", "/app/.queue/lock/none"), undone(1, Code::NO_NODE)),
-        (take(LOCK, "/app/.queue/lock/0100001831d20000-0000000000"), Ok(Answer::Done)),
-        (Request::Check { path: "/app/other".into() }, Err(Code::NO_NODE)),
+        (
+            take("/app/other", "/app/.queue/lock/none"),
+            undone(1, Code::NO_NODE),
+        ),
+        (
+            take(LOCK, "/app/.queue/lock/0100001831d20000-0000000000"),
+            Ok(Answer::Done),
+        ),
+        (
+            Request::Check {
+                path: "/app/other".into(),
+            },
+            Err(Code::NO_NODE),
+        ),
     ]
 }
 
 /// A multi of an operation that no server knows, as createContainer is to one of before 3.5.3.
 fn unknown_operation() -> impl Wire {
-    then!(request(6, operation::MULTI), MultiHeader { kind: 99, done: false, err: -1 }, create("/app/x", b"", 0), MULTI_END)
+    then!(
+        request(6, operation::MULTI),
+        MultiHeader {
+            kind: 99,
+            done: false,
+            err: -1
+        },
+        create("/app/x", b"", 0),
+        MULTI_END
+    )
 }
 
 #[test]
@@ -258,21 +409,34 @@ fn what_a_waiter_asks_for_in_one_step_is_the_bytes_that_a_server_took_and_its_re
         request.write(xid, &mut bytes);
         assert_eq!(hex(&bytes), hex(&asked[number + 1]), "{request:?}");
         let mut body = &replies[number + 1][..];
-        assert_eq!(ReplyHeader::read(&mut body, "reply").map(|header| (header.xid, header.err)), Ok((xid, 0)), "{request:?}");
+        assert_eq!(
+            ReplyHeader::read(&mut body, "reply").map(|header| (header.xid, header.err)),
+            Ok((xid, 0)),
+            "{request:?}"
+        );
         assert_eq!(answer(&request, body), Ok(answered), "{request:?}");
         for cut in 0..body.len() - encode(&MULTI_END).len() {
-            assert!(answer(&request, &body[..cut]).is_err(), "{request:?} cut at {cut}");
+            assert!(
+                answer(&request, &body[..cut]).is_err(),
+                "{request:?} cut at {cut}"
+            );
         }
     }
     let mut refused = &replies[6][..];
-    assert_eq!(ReplyHeader::read(&mut refused, "reply").map(|header| header.err), Ok(Code::MARSHALLING.0));
+    assert_eq!(
+        ReplyHeader::read(&mut refused, "reply").map(|header| header.err),
+        Ok(Code::MARSHALLING.0)
+    );
     is(&replies[7], &reply(7, 10, Code::OK)); // and the session goes on until it is closed
 }
 
 #[test]
 fn a_multi_of_which_a_server_knew_nothing_was_not_done() {
     let (begin, _) = multis().into_iter().next().unwrap();
-    assert_eq!(answer(&begin, &encode(&MULTI_END)), Ok(Err(Code::MARSHALLING)));
+    assert_eq!(
+        answer(&begin, &encode(&MULTI_END)),
+        Ok(Err(Code::MARSHALLING))
+    );
 }
 
 #[test]
@@ -283,18 +447,42 @@ fn javas_own_client_writes_as_we_do() {
         new_session(15 * SECOND),
         then!(request(xid::AUTH, operation::AUTH), digest()),
         then!(request(xid::AUTH, operation::AUTH), digest()),
-        then!(request(1, operation::CREATE), create(LOCK, b"data", flag::EPHEMERAL)),
+        then!(
+            request(1, operation::CREATE),
+            create(LOCK, b"data", flag::EPHEMERAL)
+        ),
         then!(request(2, operation::GET_DATA), path_watch(true)),
-        then!(request(3, GET_CHILDREN_2), PathWatchRequest { path: "/app".into(), watch: false }),
-        then!(request(4, operation::SYNC), SyncRequest { path: LOCK.into() }),
-        then!(request(5, operation::DELETE), DeleteRequest { path: LOCK.into(), version: -1 }),
+        then!(
+            request(3, GET_CHILDREN_2),
+            PathWatchRequest {
+                path: "/app".into(),
+                watch: false
+            }
+        ),
+        then!(
+            request(4, operation::SYNC),
+            SyncRequest { path: LOCK.into() }
+        ),
+        then!(
+            request(5, operation::DELETE),
+            DeleteRequest {
+                path: LOCK.into(),
+                version: -1
+            }
+        ),
         request(6, operation::CLOSE_SESSION),
     );
 }
 
 #[test]
 fn javas_own_client_is_answered_as_we_are() {
-    let app = Stat { cversion: 3, ephemeral_owner: 0, num_children: 1, pzxid: 15, ..fresh(4, 0x01a1_fdeb_14ee, 0, b"Rootnode") };
+    let app = Stat {
+        cversion: 3,
+        ephemeral_owner: 0,
+        num_children: 1,
+        pzxid: 15,
+        ..fresh(4, 0x01a1_fdeb_14ee, 0, b"Rootnode")
+    };
     are!(
         "java-client",
         From::Server,
@@ -302,8 +490,20 @@ fn javas_own_client_is_answered_as_we_are() {
         reply(xid::AUTH, 0, Code::OK),
         reply(xid::AUTH, 0, Code::OK),
         then!(reply(1, 15, Code::OK), CreateResponse { path: LOCK.into() }),
-        then!(reply(2, 15, Code::OK), GetDataResponse { data: b"data".into(), stat: fresh(15, 0x01a1_fdeb_1564, JAVA, b"data") }),
-        then!(reply(3, 15, Code::OK), GetChildrenResponse { children: Vector(vec!["lock".into()]) }, app),
+        then!(
+            reply(2, 15, Code::OK),
+            GetDataResponse {
+                data: b"data".into(),
+                stat: fresh(15, 0x01a1_fdeb_1564, JAVA, b"data")
+            }
+        ),
+        then!(
+            reply(3, 15, Code::OK),
+            GetChildrenResponse {
+                children: Vector(vec!["lock".into()])
+            },
+            app
+        ),
         then!(reply(4, 15, Code::OK), SyncRequest { path: LOCK.into() }),
         deleted(),
         reply(5, 16, Code::OK),
@@ -318,9 +518,21 @@ fn a_length_that_no_bytes_can_have_is_refused_before_anything_is_reserved() {
     for claimed in [i32::MAX, i32::MIN, -5, -2, 9, 1 << 20] {
         let bytes = [&claimed.to_be_bytes()[..], &[0; 8]].concat();
         let refused = Malformed::Length("field", claimed);
-        assert_eq!(Vec::<u8>::read(&mut bytes.as_slice(), "field"), Err(refused), "{claimed}");
-        assert_eq!(String::read(&mut bytes.as_slice(), "field"), Err(refused), "{claimed}");
-        assert_eq!(Vector::<String>::read(&mut bytes.as_slice(), "field"), Err(refused), "{claimed}");
+        assert_eq!(
+            Vec::<u8>::read(&mut bytes.as_slice(), "field"),
+            Err(refused),
+            "{claimed}"
+        );
+        assert_eq!(
+            String::read(&mut bytes.as_slice(), "field"),
+            Err(refused),
+            "{claimed}"
+        );
+        assert_eq!(
+            Vector::<String>::read(&mut bytes.as_slice(), "field"),
+            Err(refused),
+            "{claimed}"
+        );
     }
     let three = [3_i32.to_be_bytes(), [0; 4], [0; 4]].concat();
     assert_eq!(
@@ -334,26 +546,50 @@ fn a_length_that_no_bytes_can_have_is_refused_before_anything_is_reserved() {
 fn nothing_and_null_are_empty() {
     for length in [0, -1] {
         let bytes = i32::to_be_bytes(length);
-        assert_eq!(Vec::<u8>::read(&mut &bytes[..], "field"), Ok(Vec::new()), "{length}");
-        assert_eq!(String::read(&mut &bytes[..], "field"), Ok(String::new()), "{length}");
-        assert_eq!(Vector::<Acl>::read(&mut &bytes[..], "field"), Ok(Vector(Vec::new())), "{length}");
+        assert_eq!(
+            Vec::<u8>::read(&mut &bytes[..], "field"),
+            Ok(Vec::new()),
+            "{length}"
+        );
+        assert_eq!(
+            String::read(&mut &bytes[..], "field"),
+            Ok(String::new()),
+            "{length}"
+        );
+        assert_eq!(
+            Vector::<Acl>::read(&mut &bytes[..], "field"),
+            Ok(Vector(Vec::new())),
+            "{length}"
+        );
     }
 }
 
 #[test]
 fn a_string_that_is_not_text_is_refused_by_name() {
     let bytes = [&2_i32.to_be_bytes()[..], &[0xc3, 0x28]].concat();
-    assert_eq!(CreateResponse::read(&mut bytes.as_slice(), "message"), Err(Malformed::Text("CreateResponse.path")));
+    assert_eq!(
+        CreateResponse::read(&mut bytes.as_slice(), "message"),
+        Err(Malformed::Text("CreateResponse.path"))
+    );
 }
 
 #[test]
 fn what_is_short_is_named() {
-    for (length, field) in [(0, "ReplyHeader.xid"), (4, "ReplyHeader.zxid"), (12, "ReplyHeader.err"), (15, "ReplyHeader.err")] {
-        assert_eq!(ReplyHeader::read(&mut &[0; 16][..length], "message"), Err(Malformed::Short(field)));
+    for (length, field) in [
+        (0, "ReplyHeader.xid"),
+        (4, "ReplyHeader.zxid"),
+        (12, "ReplyHeader.err"),
+        (15, "ReplyHeader.err"),
+    ] {
+        assert_eq!(
+            ReplyHeader::read(&mut &[0; 16][..length], "message"),
+            Err(Malformed::Short(field))
+        );
     }
 }
 
-// There and back ------------------------------------------------------------------------------------------------------------------------
+// There and back
+// ------------------------------------------------------------------------------------------------------------------------
 
 /// Any value of a field.
 trait Field: Sized + Debug + 'static {
@@ -380,11 +616,14 @@ fields! {
 
 impl<T: Field> Field for Vector<T> {
     fn any() -> BoxedStrategy<Self> {
-        prop::collection::vec(T::any(), 0..8).prop_map(Vector).boxed()
+        prop::collection::vec(T::any(), 0..8)
+            .prop_map(Vector)
+            .boxed()
     }
 }
 
-/// For each record: any value comes back whole, with what follows it untouched, and arbitrary bytes are read or refused.
+/// For each record: any value comes back whole, with what follows it untouched, and arbitrary bytes
+/// are read or refused.
 macro_rules! records {
     ($($test:ident $record:ident { $($field:ident),+ })*) => {
         $(
@@ -446,7 +685,11 @@ struct Recorder {
 impl Recorder {
     fn connect(server: &ZooKeeper) -> Recorder {
         let stream = TcpStream::connect(server.address()).expect("the server accepts");
-        Recorder { stream, received: Vec::new(), lines: String::new() }
+        Recorder {
+            stream,
+            received: Vec::new(),
+            lines: String::new(),
+        }
     }
 
     /// Sends messages in one write.
@@ -486,7 +729,10 @@ fn first_write(data: &[u8]) -> [Vec<u8>; 4] {
     [
         frame(&new_session(15 * SECOND)),
         frame(&then!(request(xid::AUTH, operation::AUTH), digest())),
-        frame(&then!(request(1, operation::CREATE), create(LOCK, data, flag::EPHEMERAL))),
+        frame(&then!(
+            request(1, operation::CREATE),
+            create(LOCK, data, flag::EPHEMERAL)
+        )),
         frame(&then!(request(2, operation::GET_DATA), path_watch(true))),
     ]
 }
@@ -506,13 +752,24 @@ fn record_captures() {
     holder.say(&first_write(DATA));
     holder.hear(4);
     let mut waiter = Recorder::connect(&server);
-    waiter.say(&first_write(b"other.example6b1b36cb-0000-4000-8000-000000000002"));
+    waiter.say(&first_write(
+        b"other.example6b1b36cb-0000-4000-8000-000000000002",
+    ));
     waiter.hear(4);
     holder.say(&[frame(&heartbeat(3))]);
     holder.hear(1);
-    holder.say(&[frame(&request(xid::PING, operation::PING)), frame(&then!(request(4, operation::SYNC), LOCK.to_owned()))]);
+    holder.say(&[
+        frame(&request(xid::PING, operation::PING)),
+        frame(&then!(request(4, operation::SYNC), LOCK.to_owned())),
+    ]);
     holder.hear(2);
-    holder.say(&[frame(&then!(request(5, operation::DELETE), DeleteRequest { path: LOCK.into(), version: -1 }))]);
+    holder.say(&[frame(&then!(
+        request(5, operation::DELETE),
+        DeleteRequest {
+            path: LOCK.into(),
+            version: -1
+        }
+    ))]);
     holder.hear(2);
     holder.say(&[frame(&heartbeat(6))]);
     holder.hear(1);
@@ -523,8 +780,14 @@ fn record_captures() {
     waiter.save("waiter");
 
     let mut refused = Recorder::connect(&server);
-    let packet = AuthPacket { scheme: "nosuch".into(), ..digest() };
-    refused.say(&[frame(&new_session(15 * SECOND)), frame(&then!(request(xid::AUTH, operation::AUTH), packet))]);
+    let packet = AuthPacket {
+        scheme: "nosuch".into(),
+        ..digest()
+    };
+    refused.say(&[
+        frame(&new_session(15 * SECOND)),
+        frame(&then!(request(xid::AUTH, operation::AUTH), packet)),
+    ]);
     refused.hear(2);
     refused.save("auth-refused");
 
@@ -554,7 +817,10 @@ fn record_multis() {
         waiter.say(&[framed(&message)]);
         waiter.hear(1);
     }
-    for last in [frame(&unknown_operation()), frame(&request(7, operation::CLOSE_SESSION))] {
+    for last in [
+        frame(&unknown_operation()),
+        frame(&request(7, operation::CLOSE_SESSION)),
+    ] {
         waiter.say(&[last]);
         waiter.hear(1);
     }
@@ -564,9 +830,22 @@ fn record_multis() {
 /// What ZooKeeper's own client sends for some commands of its shell.
 fn record_java_client(server: &ZooKeeper) {
     let proxy = Proxy::start(server.address());
-    let main =
-        ["-cp", "/usr/share/java/zookeeper.jar", "org.apache.zookeeper.ZooKeeperMain", "-timeout", "15000", "-server", &proxy.address];
-    let mut java = Command::new("java").args(main).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("java");
+    let main = [
+        "-cp",
+        "/usr/share/java/zookeeper.jar",
+        "org.apache.zookeeper.ZooKeeperMain",
+        "-timeout",
+        "15000",
+        "-server",
+        &proxy.address,
+    ];
+    let mut java = Command::new("java")
+        .args(main)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("java");
     let mut shell = java.stdin.take().expect("stdin is a pipe");
     for command in [
         "addauth digest user:secret",
@@ -579,12 +858,20 @@ fn record_java_client(server: &ZooKeeper) {
     ] {
         let seen = proxy.chunks().len();
         writeln!(shell, "{command}").expect("the shell reads");
-        wait_until(command, || proxy.chunks().len() > seen + 1 || command == "quit");
+        wait_until(command, || {
+            proxy.chunks().len() > seen + 1 || command == "quit"
+        });
     }
     java.wait().expect("it is our child");
     let mut lines = String::new();
     for (from, bytes) in proxy.chunks() {
-        writeln!(lines, "{} {}", if from == From::Client { '>' } else { '<' }, hex(&bytes)).expect("a string takes text");
+        writeln!(
+            lines,
+            "{} {}",
+            if from == From::Client { '>' } else { '<' },
+            hex(&bytes)
+        )
+        .expect("a string takes text");
     }
     capture::save("java-client", &lines);
 }

@@ -1,5 +1,6 @@
-//! `distributex`: its help, its options, and what these come to. Options and defaults are those of the Python original, but that the lock of this
-//! host is taken as its manual said and not as it did, and a few more.
+//! `distributex`: its help, its options, and what these come to. Options and defaults are those of
+//! the Python original, but that the lock of this host is taken as its manual said and not as it
+//! did, and a few more.
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
@@ -47,7 +48,18 @@ option, else 1; see --sysexits.
 ";
 
 /// The long options. The original had none.
-const LONG: &[&str] = &["no-local-lock", "as", "wait", "exitcode", "kill-after", "pdeathsig", "sysexits", "verbose", "version", "help"];
+const LONG: &[&str] = &[
+    "no-local-lock",
+    "as",
+    "wait",
+    "exitcode",
+    "kill-after",
+    "pdeathsig",
+    "sysexits",
+    "verbose",
+    "version",
+    "help",
+];
 
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
@@ -63,20 +75,37 @@ struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { server: None, pool: None, port: 9889, local: false, no_local_lock: false, own_name: None, common: Common::default() }
+        Options {
+            server: None,
+            pool: None,
+            port: 9889,
+            local: false,
+            no_local_lock: false,
+            own_name: None,
+            common: Common::default(),
+        }
     }
 }
 
 /// What `args`, the words after the program's name, ask for.
-pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+pub fn request(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Request, Error> {
     options::request::<Options>(args, environment)
 }
 
 impl options::Options for Options {
-    const FORM: Form = Form { program: "distributex", before: 0, one_word: true };
+    const FORM: Form = Form {
+        program: "distributex",
+        before: 0,
+        one_word: true,
+    };
 
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
+        let Some(argument) = next_argument(parser, &[], LONG)? else {
+            return Ok(Taken::All);
+        };
         match argument {
             Short('H') => self.server = Some(server(parser.value()?)?),
             Short('r') => self.pool = Some(value::text("-r", parser.value()?)?),
@@ -106,7 +135,10 @@ impl options::Options for Options {
             kill_after: self.common.kill_after,
             death_signal: self.common.pdeathsig,
             exit_codes: self.common.exit_codes(1),
-            gate: Gate { max_load: None, sleep: false },
+            gate: Gate {
+                max_load: None,
+                sleep: false,
+            },
             log: Log {
                 style: Style::Plain,
                 path: None,
@@ -124,21 +156,43 @@ impl options::Options for Options {
 
 impl Options {
     fn lock(self) -> Result<Lock, Fault> {
-        let pool = self.pool.ok_or(Fault::Missing { option: "-r", what: "which pool?" })?;
+        let pool = self.pool.ok_or(Fault::Missing {
+            option: "-r",
+            what: "which pool?",
+        })?;
         if pool.is_empty() {
             return Err(value::refuse("-r", "the name of a pool", pool.as_ref()));
         }
         if self.local && self.no_local_lock {
-            return Err(Fault::Conflict { option: "--no-local-lock", with: "-l" });
+            return Err(Fault::Conflict {
+                option: "--no-local-lock",
+                with: "-l",
+            });
         }
-        let host_lock = if self.no_local_lock { None } else { Some(host_lock(&pool)?) };
+        let host_lock = if self.no_local_lock {
+            None
+        } else {
+            Some(host_lock(&pool)?)
+        };
         match (self.server, host_lock) {
             (Some(name), host_lock) => {
-                let server = Host { name, port: self.port };
-                Ok(Lock::Pool(Place { server, pool, host: self.own_name, patient: self.common.wait.is_some(), host_lock }))
+                let server = Host {
+                    name,
+                    port: self.port,
+                };
+                Ok(Lock::Pool(Place {
+                    server,
+                    pool,
+                    host: self.own_name,
+                    patient: self.common.wait.is_some(),
+                    host_lock,
+                }))
             }
             (None, Some(file)) if self.local => Ok(Lock::Host(file)),
-            (None, _) => Err(Fault::Missing { option: "-H", what: "which server? (or is the lock of this host enough? then -l)" }),
+            (None, _) => Err(Fault::Missing {
+                option: "-H",
+                what: "which server? (or is the lock of this host enough? then -l)",
+            }),
         }
     }
 }
@@ -146,7 +200,11 @@ impl Options {
 /// The file that the original locks a host by.
 fn host_lock(pool: &str) -> Result<PathBuf, Fault> {
     if pool.contains(['/', '\0']) {
-        return Err(value::refuse("-r", "a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock)", pool.as_ref()));
+        return Err(value::refuse(
+            "-r",
+            "a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock)",
+            pool.as_ref(),
+        ));
     }
     Ok(format!("/tmp/dx-{pool}.lock").into())
 }
@@ -157,19 +215,30 @@ fn command(words: Vec<OsString>) -> Result<Command, Fault> {
     if line.is_empty() {
         return Err(Fault::EmptyCommand);
     }
-    Ok(Command { shown: line.to_string_lossy().into_owned(), words: vec!["/bin/sh".into(), "-c".into(), line] })
+    Ok(Command {
+        shown: line.to_string_lossy().into_owned(),
+        words: vec!["/bin/sh".into(), "-c".into(), line],
+    })
 }
 
 /// A name, or an address that may be in brackets as in a URL.
 fn server(found: OsString) -> Result<String, Fault> {
     let text = value::text("-H", found)?;
-    let name = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&text);
+    let name = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(&text);
     let address = name.split('%').next().unwrap_or(name);
-    let fits = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]\"".contains(c));
+    let fits = !name.is_empty()
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]\"".contains(c));
     if fits && (!name.contains(':') || address.parse::<Ipv6Addr>().is_ok()) {
         return Ok(name.to_owned());
     }
-    Err(value::refuse("-H", "a name or address, without a port (that is -p)", text.as_ref()))
+    Err(value::refuse(
+        "-H",
+        "a name or address, without a port (that is -p)",
+        text.as_ref(),
+    ))
 }
 
 /// A name that the server takes: it keeps several in one text, with commas between.
@@ -203,21 +272,73 @@ mod tests {
 
     /// Server, pool, our name, patience, and the lock of this host.
     fn pool(plan: &Plan) -> (String, &str, Option<&str>, bool, Option<&str>) {
-        let Lock::Pool(Place { server, pool, host, patient, host_lock }) = &plan.lock else { panic!("{:?}", plan.lock) };
-        (server.to_string(), pool, host.as_deref(), *patient, host_lock.as_ref().map(|path| path.to_str().unwrap()))
+        let Lock::Pool(Place {
+            server,
+            pool,
+            host,
+            patient,
+            host_lock,
+        }) = &plan.lock
+        else {
+            panic!("{:?}", plan.lock)
+        };
+        (
+            server.to_string(),
+            pool,
+            host.as_deref(),
+            *patient,
+            host_lock.as_ref().map(|path| path.to_str().unwrap()),
+        )
     }
 
     #[test]
     fn server_pool_and_command_are_enough() {
         let plan = plan("-H|dx|-r|pool1|/usr/bin/puppet agent --onetime").unwrap();
-        assert_eq!(pool(&plan), ("dx:9889".into(), "pool1", None, false, Some("/tmp/dx-pool1.lock")));
+        assert_eq!(
+            pool(&plan),
+            (
+                "dx:9889".into(),
+                "pool1",
+                None,
+                false,
+                Some("/tmp/dx-pool1.lock")
+            )
+        );
         let shown = "/usr/bin/puppet agent --onetime";
-        assert_eq!(plan.command, Command { words: vec!["/bin/sh".into(), "-c".into(), shown.into()], shown: shown.into() });
-        assert_eq!((plan.wait, plan.minimum_hold, plan.kill_after), (Duration::MAX, Duration::ZERO, Duration::from_secs(5)));
+        assert_eq!(
+            plan.command,
+            Command {
+                words: vec!["/bin/sh".into(), "-c".into(), shown.into()],
+                shown: shown.into()
+            }
+        );
+        assert_eq!(
+            (plan.wait, plan.minimum_hold, plan.kill_after),
+            (Duration::MAX, Duration::ZERO, Duration::from_secs(5))
+        );
         assert_eq!(plan.death_signal, Some(Signal::TERM));
-        assert_eq!(plan.exit_codes, ExitCodes { busy: None, busy_default: 1, sysexits: false });
-        assert_eq!(plan.gate, Gate { max_load: None, sleep: false });
-        let log = Log { style: Style::Plain, path: None, level: Level::Info, session_level: Level::Info, warnings: Vec::new() };
+        assert_eq!(
+            plan.exit_codes,
+            ExitCodes {
+                busy: None,
+                busy_default: 1,
+                sysexits: false
+            }
+        );
+        assert_eq!(
+            plan.gate,
+            Gate {
+                max_load: None,
+                sleep: false
+            }
+        );
+        let log = Log {
+            style: Style::Plain,
+            path: None,
+            level: Level::Info,
+            session_level: Level::Info,
+            warnings: Vec::new(),
+        };
         assert_eq!(plan.log, log);
         assert!(!plan.daemonize && !plan.verbose);
         assert_eq!(plan.program, "distributex");
@@ -227,29 +348,62 @@ mod tests {
     fn each_option_has_its_effect_wherever_it_stands_and_however_it_is_typed() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[
-            (&["-Hother", "-H|other"], |plan| pool(plan).0 == "other:9889"),
-            (&["-H10.0.0.1", "-p9889|-H10.0.0.1"], |plan| pool(plan).0 == "10.0.0.1:9889"),
+            (&["-Hother", "-H|other"], |plan| {
+                pool(plan).0 == "other:9889"
+            }),
+            (&["-H10.0.0.1", "-p9889|-H10.0.0.1"], |plan| {
+                pool(plan).0 == "10.0.0.1:9889"
+            }),
             (&["-H::1", "-H[::1]"], |plan| pool(plan).0 == "[::1]:9889"),
-            (&["-Hfe80::1%eth0"], |plan| pool(plan).0 == "[fe80::1%eth0]:9889"),
-            (&["-rb", "-r|b"], |plan| (pool(plan).1, pool(plan).4) == ("b", Some("/tmp/dx-b.lock"))),
-            (&["-r..", "-r|.."], |plan| pool(plan).4 == Some("/tmp/dx-...lock")),
-            (&["-p80", "-p|80", "-p| 080"], |plan| pool(plan).0 == "dx:80"),
+            (&["-Hfe80::1%eth0"], |plan| {
+                pool(plan).0 == "[fe80::1%eth0]:9889"
+            }),
+            (&["-rb", "-r|b"], |plan| {
+                (pool(plan).1, pool(plan).4) == ("b", Some("/tmp/dx-b.lock"))
+            }),
+            (&["-r..", "-r|.."], |plan| {
+                pool(plan).4 == Some("/tmp/dx-...lock")
+            }),
+            (&["-p80", "-p|80", "-p| 080"], |plan| {
+                pool(plan).0 == "dx:80"
+            }),
             (&["-l"], |plan| pool(plan).4 == Some("/tmp/dx-a.lock")),
-            (&["--no-local-lock", "--no-l", "--no-local-lock|-ra/b|-ra"], |plan| pool(plan).4.is_none()),
-            (&["--as=web1", "--as|web1", "--a|web1"], |plan| pool(plan).2 == Some("web1")),
-            (&["-w1.5", "-w|1.5", "--wait=1.5"], |plan| plan.wait == Duration::from_millis(1500) && pool(plan).3),
-            (&["-w0", "-w|-1"], |plan| plan.wait.is_zero() && pool(plan).3),
-            (&["-winf"], |plan| plan.wait == Duration::MAX && pool(plan).3),
-            (&["-x17", "-x|17", "--exitcode=17"], |plan| plan.exit_codes.busy == Some(17)),
-            (&["-k1", "--kill-after=1"], |plan| plan.kill_after == Duration::from_secs(1)),
-            (&["--pdeathsig=9", "--pdeathsig|KILL"], |plan| plan.death_signal == Some(Signal::KILL)),
+            (
+                &["--no-local-lock", "--no-l", "--no-local-lock|-ra/b|-ra"],
+                |plan| pool(plan).4.is_none(),
+            ),
+            (&["--as=web1", "--as|web1", "--a|web1"], |plan| {
+                pool(plan).2 == Some("web1")
+            }),
+            (&["-w1.5", "-w|1.5", "--wait=1.5"], |plan| {
+                plan.wait == Duration::from_millis(1500) && pool(plan).3
+            }),
+            (&["-w0", "-w|-1"], |plan| {
+                plan.wait.is_zero() && pool(plan).3
+            }),
+            (&["-winf"], |plan| {
+                plan.wait == Duration::MAX && pool(plan).3
+            }),
+            (&["-x17", "-x|17", "--exitcode=17"], |plan| {
+                plan.exit_codes.busy == Some(17)
+            }),
+            (&["-k1", "--kill-after=1"], |plan| {
+                plan.kill_after == Duration::from_secs(1)
+            }),
+            (&["--pdeathsig=9", "--pdeathsig|KILL"], |plan| {
+                plan.death_signal == Some(Signal::KILL)
+            }),
             (&["--pdeathsig=0"], |plan| plan.death_signal.is_none()),
             (&["--sysexits"], |plan| plan.exit_codes.sysexits),
             (&["-v", "--verbose"], |plan| plan.verbose),
         ];
         for (ways, effect) in rows {
             for way in *ways {
-                for line in [format!("-Hdx|-ra|{way}|true"), format!("true|-Hdx|-ra|{way}"), format!("-Hdx|-ra|{way}|--|true")] {
+                for line in [
+                    format!("-Hdx|-ra|{way}|true"),
+                    format!("true|-Hdx|-ra|{way}"),
+                    format!("-Hdx|-ra|{way}|--|true"),
+                ] {
                     let plan = plan(&line).unwrap_or_else(|sentence| panic!("{line}: {sentence}"));
                     assert!(effect(&plan), "{line}: {plan:?}");
                     assert_eq!(plan.command.shown, "true", "{line}");
@@ -262,13 +416,20 @@ mod tests {
     fn the_lock_of_this_host_may_be_all() {
         for words in ["-l|-r|a|true", "-lra|true"] {
             let plan = plan(words).unwrap();
-            assert!(matches!(&plan.lock, Lock::Host(file) if file.to_str() == Some("/tmp/dx-a.lock")), "{:?}", plan.lock);
+            assert!(
+                matches!(&plan.lock, Lock::Host(file) if file.to_str() == Some("/tmp/dx-a.lock")),
+                "{:?}",
+                plan.lock
+            );
         }
     }
 
     #[test]
     fn a_slash_in_a_pool_needs_no_file() {
-        assert_eq!(pool(&plan("-Hdx|-ra/b|--no-local-lock|true").unwrap()).1, "a/b");
+        assert_eq!(
+            pool(&plan("-Hdx|-ra/b|--no-local-lock|true").unwrap()).1,
+            "a/b"
+        );
     }
 
     #[test]
@@ -281,34 +442,77 @@ mod tests {
         for (words, sentence) in [
             ("--bogus", "invalid option '--bogus'"),
             ("-H", "missing argument for option '-H'"),
-            ("-H|", "-H: expected a name or address, without a port (that is -p), found \"\""),
-            ("-Hdx:80", "-H: expected a name or address, without a port (that is -p), found \"dx:80\""),
-            ("-Hhttp://dx/", "-H: expected a name or address, without a port (that is -p), found \"http://dx/\""),
+            (
+                "-H|",
+                "-H: expected a name or address, without a port (that is -p), found \"\"",
+            ),
+            (
+                "-Hdx:80",
+                "-H: expected a name or address, without a port (that is -p), found \"dx:80\"",
+            ),
+            (
+                "-Hhttp://dx/",
+                "-H: expected a name or address, without a port (that is -p), found \"http://dx/\"",
+            ),
             ("-p0", "-p: expected a port, 1 to 65535, found \"0\""),
-            ("-p65536", "-p: expected a port, 1 to 65535, found \"65536\""),
+            (
+                "-p65536",
+                "-p: expected a port, 1 to 65535, found \"65536\"",
+            ),
             ("-phttp", "-p: expected a port, 1 to 65535, found \"http\""),
             ("-r|", "-r: expected the name of a pool, found \"\""),
-            ("-r|a/b", "-r: expected a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock), found \"a/b\""),
+            (
+                "-r|a/b",
+                "-r: expected a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock), found \"a/b\"",
+            ),
             ("--as=", "--as: expected the name of a host, found \"\""),
-            ("--as=a,b", "--as: expected the name of a host, found \"a,b\""),
-            ("--as=a\n", "--as: expected the name of a host, found \"a\\n\""),
-            ("-l|--no-local-lock", "--no-local-lock cannot be used with -l"),
-            ("-wnan", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\""),
-            ("-x-1", "--exitcode: expected an exit code, 0 to 255, found \"-1\""),
-            ("more", "expected one quoted COMMAND, found 2 words; use: distributex -Hdx -ra 'true more'"),
+            (
+                "--as=a,b",
+                "--as: expected the name of a host, found \"a,b\"",
+            ),
+            (
+                "--as=a\n",
+                "--as: expected the name of a host, found \"a\\n\"",
+            ),
+            (
+                "-l|--no-local-lock",
+                "--no-local-lock cannot be used with -l",
+            ),
+            (
+                "-wnan",
+                "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\"",
+            ),
+            (
+                "-x-1",
+                "--exitcode: expected an exit code, 0 to 255, found \"-1\"",
+            ),
+            (
+                "more",
+                "expected one quoted COMMAND, found 2 words; use: distributex -Hdx -ra 'true more'",
+            ),
         ] {
-            let error = request(line(&format!("-Hdx|-ra|true|{words}")), &environment()).unwrap_err();
+            let error =
+                request(line(&format!("-Hdx|-ra|true|{words}")), &environment()).unwrap_err();
             let shown = error.to_string();
             let without_advice = shown.split("; to pass options").next().unwrap();
-            assert_eq!((without_advice, error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
-            let error = request(line(&format!("--sysexits|-Hdx|-ra|true|{words}")), &environment()).unwrap_err();
+            assert_eq!(
+                (without_advice, error.exit_code(), error.wants_usage()),
+                (sentence, 2, false),
+                "{words}"
+            );
+            let error = request(
+                line(&format!("--sysexits|-Hdx|-ra|true|{words}")),
+                &environment(),
+            )
+            .unwrap_err();
             assert_eq!(error.exit_code(), 64, "{words}");
         }
     }
 
     #[test]
     fn what_is_missing_is_asked_for() {
-        const NO_SERVER: &str = "-H is missing: which server? (or is the lock of this host enough? then -l)";
+        const NO_SERVER: &str =
+            "-H is missing: which server? (or is the lock of this host enough? then -l)";
         for (words, sentence, code, usage) in [
             ("-Hdx|true", "-r is missing: which pool?", 2, false),
             ("", "-r is missing: which pool?", 2, false),
@@ -318,9 +522,21 @@ mod tests {
             ("-Hdx|-ra|--", "the command is missing", 1, true),
             ("-Hdx|-ra||", "the command is empty", 1, true),
         ] {
-            let words = if words.ends_with("||") { vec!["-Hdx".into(), "-ra".into(), "".into()] } else { line(words) };
+            let words = if words.ends_with("||") {
+                vec!["-Hdx".into(), "-ra".into(), "".into()]
+            } else {
+                line(words)
+            };
             let error = request(words.clone(), &environment()).unwrap_err();
-            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, code, usage), "{words:?}");
+            assert_eq!(
+                (
+                    error.to_string().as_str(),
+                    error.exit_code(),
+                    error.wants_usage()
+                ),
+                (sentence, code, usage),
+                "{words:?}"
+            );
         }
     }
 
@@ -334,17 +550,26 @@ mod tests {
             ("-r", "-r: expected UTF-8, found \"\u{fffd}\""),
             ("--as", "--as: expected UTF-8, found \"\u{fffd}\""),
         ] {
-            assert_eq!(plan_of(vec![option.into(), bytes(), "true".into()]).map(drop), Err(sentence.to_owned()));
+            assert_eq!(
+                plan_of(vec![option.into(), bytes(), "true".into()]).map(drop),
+                Err(sentence.to_owned())
+            );
         }
     }
 
     #[test]
     fn help_and_version_work_whatever_else_is_wrong() {
         for words in ["--help", "-h", "true|-h", "--bogus|--help", "-p|x|-vh"] {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Help)), "{words}");
+            assert!(
+                matches!(request(line(words), &environment()), Ok(Request::Help)),
+                "{words}"
+            );
         }
         for words in ["--version", "-V", "--bogus|-V"] {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Version)), "{words}");
+            assert!(
+                matches!(request(line(words), &environment()), Ok(Request::Version)),
+                "{words}"
+            );
         }
     }
 }

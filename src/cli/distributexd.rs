@@ -1,4 +1,5 @@
-//! `distributexd`: its help, its options, and what they and its config come to. Defaults are those of the original, `twistd distributex`.
+//! `distributexd`: its help, its options, and what they and its config come to. Defaults are those
+//! of the original, `twistd distributex`.
 
 use super::line::Line;
 use super::options::{self, Taken, next_argument};
@@ -40,8 +41,11 @@ const CONFIGS: &[&str] = &["distributex.yaml", "/etc/distributex.yaml"];
 /// Where to listen unless `-p` or the config says otherwise.
 const PORT: u16 = 9889;
 
-/// The long options. Those of the original, config and port, are clear by their first letters but for `--c`.
-const LONG: &[&str] = &["config", "port", "check", "sysexits", "verbose", "version", "help"];
+/// The long options. Those of the original, config and port, are clear by their first letters but
+/// for `--c`.
+const LONG: &[&str] = &[
+    "config", "port", "check", "sysexits", "verbose", "version", "help",
+];
 
 /// What was typed, or what stands for what was not.
 #[derive(Default, Debug)]
@@ -54,18 +58,28 @@ struct Options {
 }
 
 /// What `args`, the words after the program's name, ask for.
-pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+pub fn request(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Request, Error> {
     let mut options = Options::default();
     let special = options::read(&mut Line::new(args), |parser| options.take(parser));
     let sysexits = options.sysexits;
-    let request = special.and_then(|special| special.map_or_else(|| options.serve(environment), Ok));
-    request.map_err(|fault| Error { fault: fault.into(), advice: None, sysexits })
+    let request =
+        special.and_then(|special| special.map_or_else(|| options.serve(environment), Ok));
+    request.map_err(|fault| Error {
+        fault: fault.into(),
+        advice: None,
+        sysexits,
+    })
 }
 
 impl Options {
     /// Takes the next argument off the line; after a fault the line can be read on.
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
+        let Some(argument) = next_argument(parser, &[], LONG)? else {
+            return Ok(Taken::All);
+        };
         match argument {
             Short('c') | Long("config") => self.config = Some(parser.value()?.into()),
             Short('p') | Long("port") => self.port = Some(value::PORT.take("--port", parser)?),
@@ -88,15 +102,31 @@ impl Options {
         let check = self.check;
         let config = Config::parse(&text, &path)?;
         if let (true, [first, others @ ..]) = (check, &config.unknown[..]) {
-            return Err(Fault::UnknownKeys { path, first: first.clone(), others: others.len() });
+            return Err(Fault::UnknownKeys {
+                path,
+                first: first.clone(),
+                others: others.len(),
+            });
         }
         let server = self.join(config, path, environment);
-        Ok(if check { Request::Check(server) } else { Request::Serve(server) })
+        Ok(if check {
+            Request::Check(server)
+        } else {
+            Request::Serve(server)
+        })
     }
 
     /// The plan that options and config, the contents of `path`, come to.
     fn join(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
-        let Config { backend, pools, listen, port, state, warnings, .. } = config;
+        let Config {
+            backend,
+            pools,
+            listen,
+            port,
+            state,
+            warnings,
+            ..
+        } = config;
         Server {
             program: "distributexd",
             config: path,
@@ -106,7 +136,11 @@ impl Options {
             backend,
             state: state.map(|path| environment.current_dir.join(path)),
             warnings,
-            exit_codes: ExitCodes { busy: None, busy_default: 1, sysexits: self.sysexits },
+            exit_codes: ExitCodes {
+                busy: None,
+                busy_default: 1,
+                sysexits: self.sysexits,
+            },
             verbose: self.verbose,
         }
     }
@@ -129,14 +163,21 @@ mod tests {
     use super::*;
     use crate::plan::{Backend, Pool};
 
-    const CONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/yaml/accepted/documented.yaml");
+    const CONFIG: &str = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/yaml/accepted/documented.yaml"
+    );
 
     fn ask(words: &str) -> Result<Request, String> {
-        request(line(words), &environment()).map_err(|error| format!("{} {error}", error.exit_code()))
+        request(line(words), &environment())
+            .map_err(|error| format!("{} {error}", error.exit_code()))
     }
 
     fn server(words: &str) -> Server {
-        match ask(&format!("-c|{CONFIG}{}{words}", if words.is_empty() { "" } else { "|" })) {
+        match ask(&format!(
+            "-c|{CONFIG}{}{words}",
+            if words.is_empty() { "" } else { "|" }
+        )) {
             Ok(Request::Serve(server)) => server,
             other => panic!("{words}: {other:?}"),
         }
@@ -145,13 +186,39 @@ mod tests {
     #[test]
     fn a_config_alone_is_served_on_the_originals_port() {
         let server = server("");
-        assert_eq!((server.program, server.config.as_path(), server.port), ("distributexd", Path::new(CONFIG), 9889));
-        assert_eq!((&server.backend, server.listen), (&Backend::Memory, Some("0.0.0.0".parse().unwrap())));
-        assert_eq!(server.state.as_deref(), Some(Path::new("/var/lib/distributexd/state.json")));
-        let [puppet, deploy, nightly] = &server.pools[..] else { panic!("{:?}", server.pools) };
-        assert_eq!((puppet.name.as_str(), nightly.name.as_str()), ("puppet", "nightly"));
-        let servers = Some(["web1.acme.com", "web2.acme.com", "db-1"].map(str::to_owned).to_vec());
-        assert_eq!(*deploy, Pool { name: "deploy".into(), expire: None, permits: 3, servers });
+        assert_eq!(
+            (server.program, server.config.as_path(), server.port),
+            ("distributexd", Path::new(CONFIG), 9889)
+        );
+        assert_eq!(
+            (&server.backend, server.listen),
+            (&Backend::Memory, Some("0.0.0.0".parse().unwrap()))
+        );
+        assert_eq!(
+            server.state.as_deref(),
+            Some(Path::new("/var/lib/distributexd/state.json"))
+        );
+        let [puppet, deploy, nightly] = &server.pools[..] else {
+            panic!("{:?}", server.pools)
+        };
+        assert_eq!(
+            (puppet.name.as_str(), nightly.name.as_str()),
+            ("puppet", "nightly")
+        );
+        let servers = Some(
+            ["web1.acme.com", "web2.acme.com", "db-1"]
+                .map(str::to_owned)
+                .to_vec(),
+        );
+        assert_eq!(
+            *deploy,
+            Pool {
+                name: "deploy".into(),
+                expire: None,
+                permits: 3,
+                servers
+            }
+        );
         assert!(!server.verbose && !server.exit_codes.sysexits && server.warnings.is_empty());
     }
 
@@ -159,7 +226,17 @@ mod tests {
     fn each_option_has_its_effect_however_it_is_typed() {
         type Effect = fn(&Server) -> bool;
         let rows: &[(&[&str], Effect)] = &[
-            (&["-p80", "-p|80", "--port=80", "--port|80", "--p=80", "-p1|-p80"], |server| server.port == 80),
+            (
+                &[
+                    "-p80",
+                    "-p|80",
+                    "--port=80",
+                    "--port|80",
+                    "--p=80",
+                    "-p1|-p80",
+                ],
+                |server| server.port == 80,
+            ),
             (&["-p0"], |server| server.port == 0),
             (&["--sysexits"], |server| server.exit_codes.sysexits),
             (&["-v", "--verbose"], |server| server.verbose),
@@ -169,7 +246,10 @@ mod tests {
                 assert!(effect(&server(way)), "{way}");
             }
         }
-        for way in [format!("--check|-c{CONFIG}"), format!("--config={CONFIG}|--check")] {
+        for way in [
+            format!("--check|-c{CONFIG}"),
+            format!("--config={CONFIG}|--check"),
+        ] {
             assert!(matches!(ask(&way), Ok(Request::Check(_))), "{way}");
         }
         assert!(matches!(ask("-x|-h"), Ok(Request::Help)));
@@ -181,12 +261,24 @@ mod tests {
         for (words, sentence) in [
             ("-x", "2 invalid option '-x'"),
             ("--c=a", "2 --c could be --config or --check"),
-            ("-p|http", "2 --port: expected a port, 0 to 65535, found \"http\""),
+            (
+                "-p|http",
+                "2 --port: expected a port, 0 to 65535, found \"http\"",
+            ),
             ("more", "2 expected options, found \"more\""),
             ("--sysexits|more", "64 expected options, found \"more\""),
-            ("-c|/nowhere", "1 cannot read /nowhere: no such file or directory"),
-            ("-c|/nowhere|--sysexits", "78 cannot read /nowhere: no such file or directory"),
-            ("-c|/dev/null|--sysexits", "78 /dev/null:1: expected keys and values, found nothing"),
+            (
+                "-c|/nowhere",
+                "1 cannot read /nowhere: no such file or directory",
+            ),
+            (
+                "-c|/nowhere|--sysexits",
+                "78 cannot read /nowhere: no such file or directory",
+            ),
+            (
+                "-c|/dev/null|--sysexits",
+                "78 /dev/null:1: expected keys and values, found nothing",
+            ),
         ] {
             assert_eq!(ask(words).map(drop), Err(sentence.to_owned()), "{words}");
         }
@@ -197,11 +289,21 @@ mod tests {
         let path = std::env::temp_dir().join(format!("distributexd-config-{}", std::process::id()));
         std::fs::write(&path, "pools:\n- name: a\n  maxlock: 3\nodd: 1\nport: 80\n").unwrap();
         let shown = path.display();
-        let sentence = format!("{shown}: line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?); and 1 more");
-        assert_eq!(ask(&format!("--check|-c|{shown}")).map(drop), Err(format!("1 {sentence}")));
-        assert_eq!(ask(&format!("--check|--sysexits|-c|{shown}")).map(drop), Err(format!("78 {sentence}")));
+        let sentence = format!(
+            "{shown}: line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?); and 1 more"
+        );
+        assert_eq!(
+            ask(&format!("--check|-c|{shown}")).map(drop),
+            Err(format!("1 {sentence}"))
+        );
+        assert_eq!(
+            ask(&format!("--check|--sysexits|-c|{shown}")).map(drop),
+            Err(format!("78 {sentence}"))
+        );
         for (words, port) in [("", 80), ("|-p|90", 90)] {
-            let Ok(Request::Serve(server)) = ask(&format!("-c|{shown}{words}")) else { panic!("it is served") };
+            let Ok(Request::Serve(server)) = ask(&format!("-c|{shown}{words}")) else {
+                panic!("it is served")
+            };
             assert_eq!((server.port, server.warnings.len()), (port, 2));
         }
         std::fs::remove_file(&path).unwrap();
@@ -209,14 +311,26 @@ mod tests {
 
     #[test]
     fn the_first_config_that_is_there_is_taken() {
-        assert_eq!(first_of(&["/nowhere", CONFIG, "/dev/null"]).unwrap().0, Path::new(CONFIG));
+        assert_eq!(
+            first_of(&["/nowhere", CONFIG, "/dev/null"]).unwrap().0,
+            Path::new(CONFIG)
+        );
         let fault = first_of(&["/nowhere", "/nowhere/else"]).unwrap_err();
-        assert_eq!(fault.to_string(), "no config file found (tried /nowhere, /nowhere/else): give one with -c FILE");
+        assert_eq!(
+            fault.to_string(),
+            "no config file found (tried /nowhere, /nowhere/else): give one with -c FILE"
+        );
     }
 
     #[test]
     fn a_state_is_where_the_server_was_started() {
         let config = Config::parse(b"state: s", Path::new("f")).unwrap();
-        assert_eq!(Options::default().join(config, "f".into(), &environment()).state.as_deref(), Some(Path::new("/here/s")));
+        assert_eq!(
+            Options::default()
+                .join(config, "f".into(), &environment())
+                .state
+                .as_deref(),
+            Some(Path::new("/here/s"))
+        );
     }
 }

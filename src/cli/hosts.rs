@@ -47,20 +47,34 @@ impl fmt::Display for Flaw {
         match self {
             Flaw::NoHost => write!(f, "the list of servers is empty: expected HOST:PORT,..."),
             Flaw::NoName(item) => write!(f, "{item:?} is not HOST:PORT: the host is missing"),
-            Flaw::Scheme { item, scheme } => write!(f, "{item:?} is not HOST:PORT: remove {scheme:?}"),
-            Flaw::Separator(item) => write!(f, "{item:?} is not HOST:PORT: separate servers with commas"),
+            Flaw::Scheme { item, scheme } => {
+                write!(f, "{item:?} is not HOST:PORT: remove {scheme:?}")
+            }
+            Flaw::Separator(item) => {
+                write!(f, "{item:?} is not HOST:PORT: separate servers with commas")
+            }
             Flaw::Host(item) => write!(f, "{item:?} is not HOST:PORT"),
-            Flaw::Brackets(item) => write!(f, "{item:?}: an IPv6 address goes in brackets, like [::1]:2181"),
-            Flaw::NoPort(item) => write!(f, "{item:?} is not HOST:PORT: remove the last \":\", or add the port"),
-            Flaw::Port { item, port } => write!(f, "{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535"),
+            Flaw::Brackets(item) => write!(
+                f,
+                "{item:?}: an IPv6 address goes in brackets, like [::1]:2181"
+            ),
+            Flaw::NoPort(item) => write!(
+                f,
+                "{item:?} is not HOST:PORT: remove the last \":\", or add the port"
+            ),
+            Flaw::Port { item, port } => write!(
+                f,
+                "{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535"
+            ),
             Flaw::Chroot { path, flaw } => write!(f, "chroot {path:?}: {flaw}"),
         }
     }
 }
 
 impl Ensemble {
-    /// What is odd about it though it stops nothing. A chroot belongs after the last host: one after an earlier host has all later hosts in
-    /// it, for the originals as well. So the node stays what it was, and hosts with another order of servers take another lock.
+    /// What is odd about it though it stops nothing. A chroot belongs after the last host: one
+    /// after an earlier host has all later hosts in it, for the originals as well. So the node
+    /// stays what it was, and hosts with another order of servers take another lock.
     pub fn doubt(&self) -> Option<String> {
         let (path, _) = self.chroot.split_once(',')?;
         Some(format!(
@@ -71,23 +85,46 @@ impl Ensemble {
     }
 }
 
-/// Reads hosts separated by commas; blanks around them do not count, and neither do commas too many, as in the originals.
+/// Reads hosts separated by commas; blanks around them do not count, and neither do commas too
+/// many, as in the originals.
 pub fn parse(text: &str) -> Result<Ensemble, Flaw> {
-    if let Some(item) = text.split(',').map(str::trim).find(|item| item.contains("://")) {
+    if let Some(item) = text
+        .split(',')
+        .map(str::trim)
+        .find(|item| item.contains("://"))
+    {
         let end = item.find("://").map_or(0, |at| at + "://".len());
-        return Err(Flaw::Scheme { item: item.to_owned(), scheme: item[..end].to_owned() });
+        return Err(Flaw::Scheme {
+            item: item.to_owned(),
+            scheme: item[..end].to_owned(),
+        });
     }
     let (hosts, chroot) = text.split_at(text.find('/').unwrap_or(text.len()));
-    let items = hosts.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let items = hosts
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty());
     let hosts = items.map(parse_host).collect::<Result<Vec<_>, _>>()?;
-    if hosts.is_empty() { Err(Flaw::NoHost) } else { Ok(Ensemble { hosts, chroot: parse_chroot(chroot.trim_end())? }) }
+    if hosts.is_empty() {
+        Err(Flaw::NoHost)
+    } else {
+        Ok(Ensemble {
+            hosts,
+            chroot: parse_chroot(chroot.trim_end())?,
+        })
+    }
 }
 
 /// Reads what follows the hosts, slash included; `/` alone is no chroot.
 fn parse_chroot(text: &str) -> Result<String, Flaw> {
     match text.strip_prefix('/') {
         None | Some("") => Ok(String::new()),
-        Some(path) => names::check_node(path).map(|()| text.to_owned()).map_err(|flaw| Flaw::Chroot { path: text.to_owned(), flaw }),
+        Some(path) => names::check_node(path)
+            .map(|()| text.to_owned())
+            .map_err(|flaw| Flaw::Chroot {
+                path: text.to_owned(),
+                flaw,
+            }),
     }
 }
 
@@ -97,9 +134,15 @@ fn parse_host(text: &str) -> Result<Host, Flaw> {
         return Err(Flaw::Separator(item()));
     }
     let (name, port) = match text.strip_prefix('[') {
-        Some(bracketed) => match bracketed.split_once(']').ok_or_else(|| Flaw::Host(item()))? {
+        Some(bracketed) => match bracketed
+            .split_once(']')
+            .ok_or_else(|| Flaw::Host(item()))?
+        {
             (address, "") => (address, None),
-            (address, port) => (address, Some(port.strip_prefix(':').ok_or_else(|| Flaw::Host(item()))?)),
+            (address, port) => (
+                address,
+                Some(port.strip_prefix(':').ok_or_else(|| Flaw::Host(item()))?),
+            ),
         },
         None => match text.split_once(':') {
             Some((_, port)) if port.contains(':') => return Err(Flaw::Brackets(item())),
@@ -109,18 +152,33 @@ fn parse_host(text: &str) -> Result<Host, Flaw> {
     };
     match (name, port) {
         ("", _) => Err(Flaw::NoName(item())),
-        _ if name.contains(|c: char| c.is_control() || "[]\"".contains(c)) => Err(Flaw::Host(item())),
+        _ if name.contains(|c: char| c.is_control() || "[]\"".contains(c)) => {
+            Err(Flaw::Host(item()))
+        }
         (_, Some("")) => Err(Flaw::NoPort(item())),
         (_, Some(port)) => {
-            let port = parse_port(port).ok_or_else(|| Flaw::Port { item: item(), port: port.to_owned() })?;
-            Ok(Host { name: name.to_owned(), port })
+            let port = parse_port(port).ok_or_else(|| Flaw::Port {
+                item: item(),
+                port: port.to_owned(),
+            })?;
+            Ok(Host {
+                name: name.to_owned(),
+                port,
+            })
         }
-        (_, None) => Ok(Host { name: name.to_owned(), port: DEFAULT_PORT }),
+        (_, None) => Ok(Host {
+            name: name.to_owned(),
+            port: DEFAULT_PORT,
+        }),
     }
 }
 
 fn parse_port(digits: &str) -> Option<u16> {
-    if digits.starts_with('+') { None } else { digits.parse().ok().filter(|&port| port > 0) }
+    if digits.starts_with('+') {
+        None
+    } else {
+        digits.parse().ok().filter(|&port| port > 0)
+    }
 }
 
 #[cfg(test)]
@@ -142,42 +200,93 @@ mod tests {
             ("h1:2181/замок ", "h1:2181", "/замок"),
         ] {
             let ensemble = parse(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
-            assert_eq!(ensemble.hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(" "), hosts, "{text}");
+            assert_eq!(
+                ensemble
+                    .hosts
+                    .iter()
+                    .map(Host::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                hosts,
+                "{text}"
+            );
             assert_eq!(ensemble.chroot, chroot, "{text}");
         }
     }
 
     #[test]
     fn what_is_wrong_with_hosts_is_named() {
-        let port = |item: &str, port: &str| format!("{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535");
+        let port = |item: &str, port: &str| {
+            format!("{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535")
+        };
         let empty = "the list of servers is empty: expected HOST:PORT,...";
         for (text, sentence) in [
             ("", empty),
             (" , ", empty),
             ("/chroot", empty),
             (":2181", "\":2181\" is not HOST:PORT: the host is missing"),
-            ("[]:2181", "\"[]:2181\" is not HOST:PORT: the host is missing"),
-            ("h1:", "\"h1:\" is not HOST:PORT: remove the last \":\", or add the port"),
-            ("h1:/a", "\"h1:\" is not HOST:PORT: remove the last \":\", or add the port"),
+            (
+                "[]:2181",
+                "\"[]:2181\" is not HOST:PORT: the host is missing",
+            ),
+            (
+                "h1:",
+                "\"h1:\" is not HOST:PORT: remove the last \":\", or add the port",
+            ),
+            (
+                "h1:/a",
+                "\"h1:\" is not HOST:PORT: remove the last \":\", or add the port",
+            ),
             ("h1:0", &port("h1:0", "0")),
             ("h1:+1", &port("h1:+1", "+1")),
             ("h1:65536", &port("h1:65536", "65536")),
             ("h1:x,h2:1", &port("h1:x", "x")),
-            ("http://h:2181", "\"http://h:2181\" is not HOST:PORT: remove \"http://\""),
-            ("zk://h:2181/x", "\"zk://h:2181/x\" is not HOST:PORT: remove \"zk://\""),
-            ("h1:1, tcp://h2:2 ,h3", "\"tcp://h2:2\" is not HOST:PORT: remove \"tcp://\""),
-            ("h1:2181;h2:2181", "\"h1:2181;h2:2181\" is not HOST:PORT: separate servers with commas"),
-            ("h 1:1", "\"h 1:1\" is not HOST:PORT: separate servers with commas"),
-            ("h1 h2/a", "\"h1 h2\" is not HOST:PORT: separate servers with commas"),
+            (
+                "http://h:2181",
+                "\"http://h:2181\" is not HOST:PORT: remove \"http://\"",
+            ),
+            (
+                "zk://h:2181/x",
+                "\"zk://h:2181/x\" is not HOST:PORT: remove \"zk://\"",
+            ),
+            (
+                "h1:1, tcp://h2:2 ,h3",
+                "\"tcp://h2:2\" is not HOST:PORT: remove \"tcp://\"",
+            ),
+            (
+                "h1:2181;h2:2181",
+                "\"h1:2181;h2:2181\" is not HOST:PORT: separate servers with commas",
+            ),
+            (
+                "h 1:1",
+                "\"h 1:1\" is not HOST:PORT: separate servers with commas",
+            ),
+            (
+                "h1 h2/a",
+                "\"h1 h2\" is not HOST:PORT: separate servers with commas",
+            ),
             ("[::1", "\"[::1\" is not HOST:PORT"),
             ("[::1]2181", "\"[::1]2181\" is not HOST:PORT"),
-            ("::1:2181", "\"::1:2181\": an IPv6 address goes in brackets, like [::1]:2181"),
-            ("h1/a,h2/b/", "chroot \"/a,h2/b/\": must not begin or end with \"/\""),
+            (
+                "::1:2181",
+                "\"::1:2181\": an IPv6 address goes in brackets, like [::1]:2181",
+            ),
+            (
+                "h1/a,h2/b/",
+                "chroot \"/a,h2/b/\": must not begin or end with \"/\"",
+            ),
             ("h1//a", "chroot \"//a\": must not begin or end with \"/\""),
             ("h1/a//b", "chroot \"/a//b\": must not contain \"//\""),
-            ("h1/..", "chroot \"/..\": \".\" and \"..\" are not allowed as path components"),
+            (
+                "h1/..",
+                "chroot \"/..\": \".\" and \"..\" are not allowed as path components",
+            ),
         ] {
-            assert_eq!(parse(text).map_err(|flaw| flaw.to_string()), Err(sentence.to_owned()), "{text:?}");
+            assert_eq!(
+                parse(text).map_err(|flaw| flaw.to_string()),
+                Err(sentence.to_owned()),
+                "{text:?}"
+            );
         }
     }
 
@@ -185,7 +294,14 @@ mod tests {
     fn commas_too_many_do_not_count() {
         for text in ["h1,", ",h1", "h1:2181,,", ", h1 ,"] {
             let ensemble = parse(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
-            assert_eq!(ensemble.hosts, [Host { name: "h1".into(), port: 2181 }], "{text}");
+            assert_eq!(
+                ensemble.hosts,
+                [Host {
+                    name: "h1".into(),
+                    port: 2181
+                }],
+                "{text}"
+            );
         }
         assert_eq!(parse("h1,,h2/a").unwrap().hosts.len(), 2);
     }
@@ -196,9 +312,17 @@ mod tests {
             assert_eq!(parse(text).unwrap().doubt(), None, "{text}");
         }
         let ensemble = parse("h1:2181/locks,h2:2181/locks").unwrap();
-        assert_eq!((ensemble.hosts.len(), ensemble.chroot.as_str()), (1, "/locks,h2:2181/locks"), "as kazoo and the C client have it");
+        assert_eq!(
+            (ensemble.hosts.len(), ensemble.chroot.as_str()),
+            (1, "/locks,h2:2181/locks"),
+            "as kazoo and the C client have it"
+        );
         let doubt = ensemble.doubt().unwrap();
-        assert!(doubt.starts_with("the chroot is \"/locks,h2:2181/locks\", ") && doubt.ends_with("HOST:PORT,HOST:PORT/locks"), "{doubt}");
+        assert!(
+            doubt.starts_with("the chroot is \"/locks,h2:2181/locks\", ")
+                && doubt.ends_with("HOST:PORT,HOST:PORT/locks"),
+            "{doubt}"
+        );
     }
 
     proptest! {

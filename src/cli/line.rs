@@ -1,5 +1,6 @@
-//! The line that was typed: where its words and options stand, and what it would be with the command's own options given to the command.
-//! Options may stand anywhere, so those after a command of one word are the program's, which is seldom what was meant.
+//! The line that was typed: where its words and options stand, and what it would be with the
+//! command's own options given to the command. Options may stand anywhere, so those after a command
+//! of one word are the program's, which is seldom what was meant.
 
 use super::shell;
 use std::ffi::{OsStr, OsString};
@@ -29,7 +30,10 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(args: impl IntoIterator<Item = OsString>) -> Line {
-        Line { args: args.into_iter().collect(), ..Line::default() }
+        Line {
+            args: args.into_iter().collect(),
+            ..Line::default()
+        }
     }
 
     pub(super) fn args(&self) -> &[OsString] {
@@ -48,10 +52,13 @@ impl Line {
         self.fault.get_or_insert(at);
     }
 
-    /// For the end of a sentence about the first fault: how to give the command its options, if it seems to have been meant that way.
+    /// For the end of a sentence about the first fault: how to give the command its options, if it
+    /// seems to have been meant that way.
     pub(super) fn advice_on_fault(&self, form: Form) -> Option<String> {
         let command = self.command_of_one_word(form)?;
-        self.fault.filter(|&at| at > command).and_then(|_| self.corrected(form))
+        self.fault
+            .filter(|&at| at > command)
+            .and_then(|_| self.corrected(form))
     }
 
     /// A sentence about the first option that stands after a command of one word.
@@ -60,16 +67,28 @@ impl Line {
         let option = self.options.iter().find(|&&at| at > command)?;
         let [option, command] = [*option, command].map(|at| self.args[at].to_string_lossy());
         let line = self.corrected(form)?;
-        Some(format!("{option} stands after the command, but is an option of {}; to pass it to {command}, use: {line}", form.program))
+        Some(format!(
+            "{option} stands after the command, but is an option of {}; to pass it to {command}, use: {line}",
+            form.program
+        ))
     }
 
     /// The line with all that follows the command's first word given to the command.
     pub(super) fn corrected(&self, form: Form) -> Option<String> {
         let (before, command) = self.args.split_at(self.command_of_one_word(form)?);
         let mut command = command.to_vec();
-        command.iter().position(|word| word == "--").map(|dashes| command.remove(dashes));
-        let command = if form.one_word { vec![command.join(OsStr::new(" "))] } else { [vec!["--".into()], command].concat() };
-        Some(shell::line(&[&[form.program.into()], before, &command].concat()))
+        command
+            .iter()
+            .position(|word| word == "--")
+            .map(|dashes| command.remove(dashes));
+        let command = if form.one_word {
+            vec![command.join(OsStr::new(" "))]
+        } else {
+            [vec!["--".into()], command].concat()
+        };
+        Some(shell::line(
+            &[&[form.program.into()], before, &command].concat(),
+        ))
     }
 
     /// Where the command begins, unless its first word is a quoted command of several.
@@ -90,11 +109,24 @@ mod tests {
     fn ask(line: &str) -> Result<Request, Error> {
         let mut words = line.split('|').map(OsString::from);
         let program = words.next().unwrap();
-        let environment = Environment { current_dir: "/".into(), ..Environment::default() };
+        let environment = Environment {
+            current_dir: "/".into(),
+            ..Environment::default()
+        };
         match program.to_str().unwrap() {
-            "zk-flock" => zk_flock::request(["--hosts=h".into(), "--app-id=a".into()].into_iter().chain(words), &environment),
+            "zk-flock" => zk_flock::request(
+                ["--hosts=h".into(), "--app-id=a".into()]
+                    .into_iter()
+                    .chain(words),
+                &environment,
+            ),
             "lockex" => lockex::request(words, &environment),
-            _ => distributex::request(["-H".into(), "dx".into(), "-rp".into()].into_iter().chain(words), &environment),
+            _ => distributex::request(
+                ["-H".into(), "dx".into(), "-rp".into()]
+                    .into_iter()
+                    .chain(words),
+                &environment,
+            ),
         }
     }
 
@@ -126,14 +158,23 @@ mod tests {
                 "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found 3 words; \
                  use: zk-flock --hosts=h --app-id=a report -- a -b",
             ),
-            ("lockex|ls|-l", "invalid option '-l'; to pass options to the command, use: lockex -- ls -l"),
+            (
+                "lockex|ls|-l",
+                "invalid option '-l'; to pass options to the command, use: lockex -- ls -l",
+            ),
             (
                 "lockex|-t1|sleep|-t|x",
                 "--locktimeout: expected seconds up to 1e9, a time like 1h30m, or inf, found \"x\"; \
                  to pass options to the command, use: lockex -t1 -- sleep -t x",
             ),
-            ("distributex|ls|-la", "invalid option '-a'; to pass options to the command, use: distributex -H dx -rp 'ls -la'"),
-            ("distributex|ls|a b", "expected one quoted COMMAND, found 2 words; use: distributex -H dx -rp 'ls a b'"),
+            (
+                "distributex|ls|-la",
+                "invalid option '-a'; to pass options to the command, use: distributex -H dx -rp 'ls -la'",
+            ),
+            (
+                "distributex|ls|a b",
+                "expected one quoted COMMAND, found 2 words; use: distributex -H dx -rp 'ls a b'",
+            ),
         ] {
             assert_eq!(ask(line).unwrap_err().to_string(), sentence, "{line}");
         }
@@ -145,11 +186,26 @@ mod tests {
             ("zk-flock|--bogus|report|ls", "invalid option '--bogus'"),
             ("zk-flock|report|--bogus|ls", "invalid option '--bogus'"),
             ("zk-flock|report|ls -l|--bogus", "invalid option '--bogus'"),
-            ("zk-flock|report|ls|--wiat=5", "invalid option '--wiat' (did you mean --wait?)"),
-            ("zk-flock|--config|f|report|ls", "invalid option '--config' (did you mean --confpath?)"),
-            ("lockex|--hosts|h|true", "invalid option '--hosts' (did you mean --zkhosts?)"),
-            ("distributex|--exit-code=1|true", "invalid option '--exit-code' (did you mean --exitcode?)"),
-            ("zk-flock|report|ls -l|a", "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found 3 words"),
+            (
+                "zk-flock|report|ls|--wiat=5",
+                "invalid option '--wiat' (did you mean --wait?)",
+            ),
+            (
+                "zk-flock|--config|f|report|ls",
+                "invalid option '--config' (did you mean --confpath?)",
+            ),
+            (
+                "lockex|--hosts|h|true",
+                "invalid option '--hosts' (did you mean --zkhosts?)",
+            ),
+            (
+                "distributex|--exit-code=1|true",
+                "invalid option '--exit-code' (did you mean --exitcode?)",
+            ),
+            (
+                "zk-flock|report|ls -l|a",
+                "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found 3 words",
+            ),
         ] {
             assert_eq!(ask(line).unwrap_err().to_string(), sentence, "{line}");
         }
@@ -158,23 +214,53 @@ mod tests {
     #[test]
     fn an_option_after_a_command_of_one_word_is_a_hint() {
         let hint = |option: &str, program: &str, line: &str| {
-            Some(format!("{option} stands after the command, but is an option of {program}; to pass it to ls, use: {line}"))
+            Some(format!(
+                "{option} stands after the command, but is an option of {program}; to pass it to ls, use: {line}"
+            ))
         };
         for (line, expected) in [
-            ("zk-flock|report|ls|-d", hint("-d", "zk-flock", "zk-flock --hosts=h --app-id=a report -- ls -d")),
-            ("zk-flock|-d|report|ls|-dv", hint("-dv", "zk-flock", "zk-flock --hosts=h --app-id=a -d report -- ls -dv")),
+            (
+                "zk-flock|report|ls|-d",
+                hint(
+                    "-d",
+                    "zk-flock",
+                    "zk-flock --hosts=h --app-id=a report -- ls -d",
+                ),
+            ),
+            (
+                "zk-flock|-d|report|ls|-dv",
+                hint(
+                    "-dv",
+                    "zk-flock",
+                    "zk-flock --hosts=h --app-id=a -d report -- ls -dv",
+                ),
+            ),
             ("lockex|ls|-v|a", hint("-v", "lockex", "lockex -- ls -v a")),
-            ("distributex|ls|-v", hint("-v", "distributex", "distributex -H dx -rp 'ls -v'")),
+            (
+                "distributex|ls|-v",
+                hint("-v", "distributex", "distributex -H dx -rp 'ls -v'"),
+            ),
             ("zk-flock|report|-d|ls", None),
             ("zk-flock|report|ls -l|-d", None),
             ("zk-flock|report|--|ls|-d", None),
             ("zk-flock|report|ls", None),
             ("lockex|-v|--|ls|-v", None),
         ] {
-            let Ok(Request::Run(plan)) = ask(line) else { panic!("{line}") };
-            let hints =
-                plan.log.warnings.into_iter().filter_map(|warning| if let Warning::Hint(text) = warning { Some(text) } else { None });
-            assert_eq!(hints.collect::<Vec<_>>(), Vec::from_iter(expected), "{line}");
+            let Ok(Request::Run(plan)) = ask(line) else {
+                panic!("{line}")
+            };
+            let hints = plan.log.warnings.into_iter().filter_map(|warning| {
+                if let Warning::Hint(text) = warning {
+                    Some(text)
+                } else {
+                    None
+                }
+            });
+            assert_eq!(
+                hints.collect::<Vec<_>>(),
+                Vec::from_iter(expected),
+                "{line}"
+            );
         }
     }
 }

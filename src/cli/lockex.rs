@@ -1,5 +1,6 @@
-//! `lockex`: its help, its options, and what these come to. Options and defaults are those of the Python original (options may stand between
-//! the words; who gives no id shares the lock with whoever gives the same words), and a few more.
+//! `lockex`: its help, its options, and what these come to. Options and defaults are those of the
+//! Python original (options may stand between the words; who gives no id shares the lock with
+//! whoever gives the same words), and a few more.
 
 use super::hosts::Ensemble;
 use super::line::Form;
@@ -107,26 +108,49 @@ impl Default for Options {
 }
 
 /// What `args`, the words after the program's name, ask for.
-pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+pub fn request(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Request, Error> {
     options::request::<Options>(args, environment)
 }
 
 impl options::Options for Options {
-    const FORM: Form = Form { program: "lockex", before: 0, one_word: false };
+    const FORM: Form = Form {
+        program: "lockex",
+        before: 0,
+        one_word: false,
+    };
 
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, &[], LONG)? else { return Ok(Taken::All) };
+        let Some(argument) = next_argument(parser, &[], LONG)? else {
+            return Ok(Taken::All);
+        };
         match argument {
             Long("blocking") => self.blocking = true,
             Long("no-blocking") => self.blocking = false,
-            Short('c') | Long("concurrent") => self.concurrent = value::CONCURRENCY.take("--concurrent", parser)?,
-            Short('i') | Long("lockid") => self.lockid = Some(value::text("--lockid", parser.value()?)?),
-            Short('p') | Long("lockpath") => self.lockpath = value::text("--lockpath", parser.value()?)?,
-            Short('r') | Long("lockretry") => self.lockretry = value::TRIES.take("--lockretry", parser)?,
-            Short('t') | Long("locktimeout") => self.common.wait = Some(value::WAIT.take("--locktimeout", parser)?),
+            Short('c') | Long("concurrent") => {
+                self.concurrent = value::CONCURRENCY.take("--concurrent", parser)?
+            }
+            Short('i') | Long("lockid") => {
+                self.lockid = Some(value::text("--lockid", parser.value()?)?)
+            }
+            Short('p') | Long("lockpath") => {
+                self.lockpath = value::text("--lockpath", parser.value()?)?
+            }
+            Short('r') | Long("lockretry") => {
+                self.lockretry = value::TRIES.take("--lockretry", parser)?
+            }
+            Short('t') | Long("locktimeout") => {
+                self.common.wait = Some(value::WAIT.take("--locktimeout", parser)?)
+            }
             Short('R') | Long("retry") => self.retry = value::TRIES.take("--retry", parser)?,
-            Short('T') | Long("timeout") => self.timeout = value::TIMEOUT.take("--timeout", parser)?,
-            Short('z') | Long("zkhosts") => self.zkhosts = Some(value::ensemble("--zkhosts", parser.value()?)?),
+            Short('T') | Long("timeout") => {
+                self.timeout = value::TIMEOUT.take("--timeout", parser)?
+            }
+            Short('z') | Long("zkhosts") => {
+                self.zkhosts = Some(value::ensemble("--zkhosts", parser.value()?)?)
+            }
             Long("no-shell") => self.shell = false,
             argument => return self.common.take(argument, parser),
         }
@@ -141,7 +165,11 @@ impl options::Options for Options {
         let line = self.line()?;
         let path = self.path(&line)?;
         let cluster = self.cluster(environment)?;
-        let (wait, busy) = if self.blocking { (self.common.wait.unwrap_or(Duration::MAX), 1) } else { (Duration::ZERO, 0) };
+        let (wait, busy) = if self.blocking {
+            (self.common.wait.unwrap_or(Duration::MAX), 1)
+        } else {
+            (Duration::ZERO, 0)
+        };
         Ok(Plan {
             program: "lockex",
             lock: Lock::Queue {
@@ -157,7 +185,10 @@ impl options::Options for Options {
             kill_after: self.common.kill_after,
             death_signal: self.common.pdeathsig,
             exit_codes: self.common.exit_codes(busy),
-            gate: Gate { max_load: None, sleep: false },
+            gate: Gate {
+                max_load: None,
+                sleep: false,
+            },
             log: Log {
                 style: Style::Glog,
                 path: None,
@@ -173,31 +204,60 @@ impl options::Options for Options {
 }
 
 impl Options {
-    /// The words as one line, without blanks around it: what the shell is given, and the lock is named by.
+    /// The words as one line, without blanks around it: what the shell is given, and the lock is
+    /// named by.
     fn line(&self) -> Result<OsString, Fault> {
         let words = &self.common.words;
-        if words.is_empty() { Err(Fault::NoCommand) } else { Ok(python_hash::strip(&words.join(OsStr::new(" "))).to_owned()) }
+        if words.is_empty() {
+            Err(Fault::NoCommand)
+        } else {
+            Ok(python_hash::strip(&words.join(OsStr::new(" "))).to_owned())
+        }
     }
 
     /// By its path as the original has it, so that a PATH without a shell does not matter.
     fn command(self, line: OsString) -> Command {
         let shown = line.to_string_lossy().into_owned();
-        Command { shown, words: if self.shell { vec!["/bin/sh".into(), "-c".into(), line] } else { self.common.words } }
+        Command {
+            shown,
+            words: if self.shell {
+                vec!["/bin/sh".into(), "-c".into(), line]
+            } else {
+                self.common.words
+            },
+        }
     }
 
     fn cluster(&mut self, environment: &Environment) -> Result<Cluster, Fault> {
         let (source, ensemble) = match (self.zkhosts.take(), &environment.zkhosts) {
             (Some(typed), _) => ("--zkhosts", typed),
-            (None, found) => ("ZKHOSTS", value::ensemble("ZKHOSTS", found.clone().unwrap_or_else(|| HOSTS.into()))?),
+            (None, found) => (
+                "ZKHOSTS",
+                value::ensemble("ZKHOSTS", found.clone().unwrap_or_else(|| HOSTS.into()))?,
+            ),
         };
-        self.common.warnings.extend(ensemble.doubt().map(|doubt| Warning::Shown(format!("{source}: {doubt}"))));
+        self.common.warnings.extend(
+            ensemble
+                .doubt()
+                .map(|doubt| Warning::Shown(format!("{source}: {doubt}"))),
+        );
         let Ensemble { hosts, chroot } = ensemble;
-        Ok(Cluster { hosts, chroot, timeout: self.timeout, auth: None, acl: Acl::Open, heartbeat: Heartbeat::Write })
+        Ok(Cluster {
+            hosts,
+            chroot,
+            timeout: self.timeout,
+            auth: None,
+            acl: Acl::Open,
+            heartbeat: Heartbeat::Write,
+        })
     }
 
     /// The lock's node.
     fn path(&self, line: &OsStr) -> Result<String, Fault> {
-        let id = self.lockid.as_deref().map_or_else(|| python_hash::magnitude(line).to_string(), slim);
+        let id = self
+            .lockid
+            .as_deref()
+            .map_or_else(|| python_hash::magnitude(line).to_string(), slim);
         names::check("lock id", &id, names::check_node)?;
         let path = slim(&format!("{}/{id}", self.lockpath));
         names::check("lock path", &path, names::check_node)?;
@@ -207,7 +267,10 @@ impl Options {
 
 /// A path without the slashes that do not count, as kazoo makes it (`normpath`).
 fn slim(path: &str) -> String {
-    path.split('/').filter(|element| !element.is_empty()).collect::<Vec<_>>().join("/")
+    path.split('/')
+        .filter(|element| !element.is_empty())
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 #[cfg(test)]
@@ -232,31 +295,82 @@ mod tests {
 
     /// The lock's node, how many may hold it, rounds and restarts.
     fn queue(plan: &Plan) -> (&str, u32, Option<u32>, Option<u32>) {
-        let Lock::Queue { path, permits, rounds, restarts, .. } = &plan.lock else { panic!("{:?}", plan.lock) };
+        let Lock::Queue {
+            path,
+            permits,
+            rounds,
+            restarts,
+            ..
+        } = &plan.lock
+        else {
+            panic!("{:?}", plan.lock)
+        };
         (path, *permits, *rounds, *restarts)
     }
 
     fn cluster(plan: &Plan) -> &Cluster {
-        let Lock::Queue { cluster, .. } = &plan.lock else { panic!("{:?}", plan.lock) };
+        let Lock::Queue { cluster, .. } = &plan.lock else {
+            panic!("{:?}", plan.lock)
+        };
         cluster
     }
 
     #[test]
     fn nothing_but_a_command_is_the_originals_defaults() {
         let plan = plan("/usr/local/bin/redis-server|/etc/redis.conf").unwrap();
-        assert_eq!(queue(&plan), ("/lockex/5118636598003648905", 1, Some(1), Some(1)));
-        let local = Host { name: "localhost".into(), port: 2181 };
+        assert_eq!(
+            queue(&plan),
+            ("/lockex/5118636598003648905", 1, Some(1), Some(1))
+        );
+        let local = Host {
+            name: "localhost".into(),
+            port: 2181,
+        };
         let timeout = Duration::from_secs(30);
-        let expected =
-            Cluster { hosts: vec![local], chroot: String::new(), timeout, auth: None, acl: Acl::Open, heartbeat: Heartbeat::Write };
+        let expected = Cluster {
+            hosts: vec![local],
+            chroot: String::new(),
+            timeout,
+            auth: None,
+            acl: Acl::Open,
+            heartbeat: Heartbeat::Write,
+        };
         assert_eq!(cluster(&plan), &expected);
         let shown = "/usr/local/bin/redis-server /etc/redis.conf";
-        assert_eq!(plan.command, Command { words: vec!["/bin/sh".into(), "-c".into(), shown.into()], shown: shown.into() });
-        assert_eq!((plan.wait, plan.minimum_hold, plan.kill_after), (Duration::MAX, Duration::ZERO, Duration::from_secs(5)));
+        assert_eq!(
+            plan.command,
+            Command {
+                words: vec!["/bin/sh".into(), "-c".into(), shown.into()],
+                shown: shown.into()
+            }
+        );
+        assert_eq!(
+            (plan.wait, plan.minimum_hold, plan.kill_after),
+            (Duration::MAX, Duration::ZERO, Duration::from_secs(5))
+        );
         assert_eq!(plan.death_signal, Some(Signal::TERM));
-        assert_eq!(plan.exit_codes, ExitCodes { busy: None, busy_default: 1, sysexits: false });
-        assert_eq!(plan.gate, Gate { max_load: None, sleep: false });
-        let log = Log { style: Style::Glog, path: None, level: Level::Info, session_level: Level::Info, warnings: Vec::new() };
+        assert_eq!(
+            plan.exit_codes,
+            ExitCodes {
+                busy: None,
+                busy_default: 1,
+                sysexits: false
+            }
+        );
+        assert_eq!(
+            plan.gate,
+            Gate {
+                max_load: None,
+                sleep: false
+            }
+        );
+        let log = Log {
+            style: Style::Glog,
+            path: None,
+            level: Level::Info,
+            session_level: Level::Info,
+            warnings: Vec::new(),
+        };
         assert_eq!(plan.log, log);
         assert!(!plan.daemonize && !plan.verbose);
         assert_eq!(plan.program, "lockex");
@@ -266,32 +380,88 @@ mod tests {
     fn each_option_has_its_effect_wherever_it_stands_and_however_it_is_typed() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[
-            (&["--blocking", "--no-blocking|--blocking"], |plan| plan.wait == Duration::MAX && plan.exit_codes.busy_default == 1),
-            (&["--no-blocking", "--no-b", "--blocking|--no-blocking", "-t5|--no-blocking"], |plan| {
-                plan.wait.is_zero() && plan.exit_codes.busy_default == 0
+            (&["--blocking", "--no-blocking|--blocking"], |plan| {
+                plan.wait == Duration::MAX && plan.exit_codes.busy_default == 1
             }),
-            (&["-c3", "-c|3", "--concurrent=3", "--concurrent|3", "-c2|-c3"], |plan| queue(plan).1 == 3),
-            (&["-c0", "-c|-3", "--concurrent=-1"], |plan| queue(plan).1 == 1),
-            (&["-iID", "-i|ID", "--lockid=ID", "--lockid|ID", "-ix|-iID"], |plan| queue(plan).0 == "/lockex/ID"),
-            (&["-pP", "-p|P", "--lockpath=P", "--lockpath|P"], |plan| queue(plan).0 == "/P/2314047222236391260"),
-            (&["-r3", "-r|3", "--lockretry=3", "--lockretry|3"], |plan| queue(plan).3 == Some(3)),
+            (
+                &[
+                    "--no-blocking",
+                    "--no-b",
+                    "--blocking|--no-blocking",
+                    "-t5|--no-blocking",
+                ],
+                |plan| plan.wait.is_zero() && plan.exit_codes.busy_default == 0,
+            ),
+            (
+                &["-c3", "-c|3", "--concurrent=3", "--concurrent|3", "-c2|-c3"],
+                |plan| queue(plan).1 == 3,
+            ),
+            (&["-c0", "-c|-3", "--concurrent=-1"], |plan| {
+                queue(plan).1 == 1
+            }),
+            (
+                &["-iID", "-i|ID", "--lockid=ID", "--lockid|ID", "-ix|-iID"],
+                |plan| queue(plan).0 == "/lockex/ID",
+            ),
+            (&["-pP", "-p|P", "--lockpath=P", "--lockpath|P"], |plan| {
+                queue(plan).0 == "/P/2314047222236391260"
+            }),
+            (&["-r3", "-r|3", "--lockretry=3", "--lockretry|3"], |plan| {
+                queue(plan).3 == Some(3)
+            }),
             (&["-r0"], |plan| queue(plan).3 == Some(0)),
-            (&["-r-1", "-r|-1", "--lockretry=-2"], |plan| queue(plan).3.is_none()),
-            (&["-R3", "-R|3", "--retry=3", "--retry|3"], |plan| queue(plan).2 == Some(3)),
+            (&["-r-1", "-r|-1", "--lockretry=-2"], |plan| {
+                queue(plan).3.is_none()
+            }),
+            (&["-R3", "-R|3", "--retry=3", "--retry|3"], |plan| {
+                queue(plan).2 == Some(3)
+            }),
             (&["-R0", "-R1"], |plan| queue(plan).2 == Some(1)),
-            (&["-R-1", "-R|-1", "--retry|-1"], |plan| queue(plan).2.is_none()),
-            (&["-t1.5", "-t|1.5", "--locktimeout=1.5", "-w1.5", "-w|1.5", "--wait=1.5", "-t9|-w1.5", "-w9|-t1.5"], |plan| {
-                plan.wait == Duration::from_millis(1500) && plan.exit_codes.busy_default == 1
+            (&["-R-1", "-R|-1", "--retry|-1"], |plan| {
+                queue(plan).2.is_none()
             }),
-            (&["-t0", "-t|-1", "--wait=-1"], |plan| plan.wait.is_zero() && plan.exit_codes.busy_default == 1),
+            (
+                &[
+                    "-t1.5",
+                    "-t|1.5",
+                    "--locktimeout=1.5",
+                    "-w1.5",
+                    "-w|1.5",
+                    "--wait=1.5",
+                    "-t9|-w1.5",
+                    "-w9|-t1.5",
+                ],
+                |plan| {
+                    plan.wait == Duration::from_millis(1500) && plan.exit_codes.busy_default == 1
+                },
+            ),
+            (&["-t0", "-t|-1", "--wait=-1"], |plan| {
+                plan.wait.is_zero() && plan.exit_codes.busy_default == 1
+            }),
             (&["-tinf", "-w|inf"], |plan| plan.wait == Duration::MAX),
-            (&["-T5", "-T|5", "--timeout=5", "--timeout|5"], |plan| cluster(plan).timeout == Duration::from_secs(5)),
-            (&["-zh:1/c", "-z|h:1/c", "--zkhosts=h:1/c", "--zkhosts|h:1/c"], |plan| {
-                cluster(plan).hosts == [Host { name: "h".into(), port: 1 }] && cluster(plan).chroot == "/c"
+            (&["-T5", "-T|5", "--timeout=5", "--timeout|5"], |plan| {
+                cluster(plan).timeout == Duration::from_secs(5)
             }),
-            (&["-x17", "-x|17", "--exitcode=17"], |plan| plan.exit_codes.busy == Some(17)),
-            (&["-k1", "--kill-after=1"], |plan| plan.kill_after == Duration::from_secs(1)),
-            (&["--pdeathsig=9", "--pdeathsig|KILL"], |plan| plan.death_signal == Some(Signal::KILL)),
+            (
+                &["-zh:1/c", "-z|h:1/c", "--zkhosts=h:1/c", "--zkhosts|h:1/c"],
+                |plan| {
+                    cluster(plan).hosts
+                        == [Host {
+                            name: "h".into(),
+                            port: 1,
+                        }]
+                        && cluster(plan).chroot == "/c"
+                },
+            ),
+            (&["-x17", "-x|17", "--exitcode=17"], |plan| {
+                plan.exit_codes.busy == Some(17)
+            }),
+            (&["-k1", "--kill-after=1"], |plan| {
+                plan.kill_after == Duration::from_secs(1)
+            }),
+            (&["--pdeathsig=9", "--pdeathsig|KILL"], |plan| {
+                plan.death_signal == Some(Signal::KILL)
+            }),
             (&["--pdeathsig=0"], |plan| plan.death_signal.is_none()),
             (&["--no-shell"], |plan| plan.command.words == ["true"]),
             (&["--sysexits"], |plan| plan.exit_codes.sysexits),
@@ -299,7 +469,11 @@ mod tests {
         ];
         for (ways, effect) in rows {
             for way in *ways {
-                for line in [format!("{way}|true"), format!("true|{way}"), format!("{way}|--|true")] {
+                for line in [
+                    format!("{way}|true"),
+                    format!("true|{way}"),
+                    format!("{way}|--|true"),
+                ] {
                     let plan = plan(&line).unwrap_or_else(|sentence| panic!("{line}: {sentence}"));
                     assert!(effect(&plan), "{line}");
                     assert_eq!(plan.command.shown, "true", "{line}");
@@ -319,29 +493,79 @@ mod tests {
             ("--bogus", "invalid option '--bogus'"),
             ("ls|-l", "invalid option '-l'"),
             ("-i", "missing argument for option '-i'"),
-            ("--blocking=1", "unexpected argument for option '--blocking': \"1\""),
-            ("--lock=x", "--lock could be --lockid or --lockpath or --lockretry or --locktimeout"),
-            ("-c2.5", "--concurrent: expected a whole number up to 4294967295, found \"2.5\""),
-            ("-r|", "--lockretry: expected a whole number up to 4294967295, or -1 for no limit, found \"\""),
-            ("-R1_0", "--retry: expected a whole number up to 4294967295, or -1 for no limit, found \"1_0\""),
-            ("-tnan", "--locktimeout: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\""),
-            ("-w1e300", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"1e300\""),
-            ("-T0", "--timeout: expected seconds from 0.001 to 2147483, or a time like 30s, found \"0\""),
-            ("-z|", "--zkhosts: the list of servers is empty: expected HOST:PORT,..."),
-            ("-zh:x", "--zkhosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535"),
-            ("-x-1", "--exitcode: expected an exit code, 0 to 255, found \"-1\""),
+            (
+                "--blocking=1",
+                "unexpected argument for option '--blocking': \"1\"",
+            ),
+            (
+                "--lock=x",
+                "--lock could be --lockid or --lockpath or --lockretry or --locktimeout",
+            ),
+            (
+                "-c2.5",
+                "--concurrent: expected a whole number up to 4294967295, found \"2.5\"",
+            ),
+            (
+                "-r|",
+                "--lockretry: expected a whole number up to 4294967295, or -1 for no limit, found \"\"",
+            ),
+            (
+                "-R1_0",
+                "--retry: expected a whole number up to 4294967295, or -1 for no limit, found \"1_0\"",
+            ),
+            (
+                "-tnan",
+                "--locktimeout: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\"",
+            ),
+            (
+                "-w1e300",
+                "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"1e300\"",
+            ),
+            (
+                "-T0",
+                "--timeout: expected seconds from 0.001 to 2147483, or a time like 30s, found \"0\"",
+            ),
+            (
+                "-z|",
+                "--zkhosts: the list of servers is empty: expected HOST:PORT,...",
+            ),
+            (
+                "-zh:x",
+                "--zkhosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535",
+            ),
+            (
+                "-x-1",
+                "--exitcode: expected an exit code, 0 to 255, found \"-1\"",
+            ),
             ("-i|", "lock id \"\": it is empty"),
             ("-i|//", "lock id \"\": it is empty"),
-            ("-i|a/../b", "lock id \"a/../b\": \".\" and \"..\" are not allowed as path components"),
-            ("-i|a\n", "lock id \"a\\n\": character U+000A is not allowed"),
-            ("-p|a/./b", "lock path \"a/./b/2314047222236391260\": \".\" and \"..\" are not allowed as path components"),
-            ("-p|🔒", "lock path \"🔒/2314047222236391260\": character U+1F512 is not allowed"),
+            (
+                "-i|a/../b",
+                "lock id \"a/../b\": \".\" and \"..\" are not allowed as path components",
+            ),
+            (
+                "-i|a\n",
+                "lock id \"a\\n\": character U+000A is not allowed",
+            ),
+            (
+                "-p|a/./b",
+                "lock path \"a/./b/2314047222236391260\": \".\" and \"..\" are not allowed as path components",
+            ),
+            (
+                "-p|🔒",
+                "lock path \"🔒/2314047222236391260\": character U+1F512 is not allowed",
+            ),
         ] {
             let error = request(line(&format!("true|{words}")), &environment()).unwrap_err();
             let shown = error.to_string();
             let without_advice = shown.split("; to pass options").next().unwrap();
-            assert_eq!((without_advice, error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
-            let error = request(line(&format!("--sysexits|true|{words}")), &environment()).unwrap_err();
+            assert_eq!(
+                (without_advice, error.exit_code(), error.wants_usage()),
+                (sentence, 2, false),
+                "{words}"
+            );
+            let error =
+                request(line(&format!("--sysexits|true|{words}")), &environment()).unwrap_err();
             assert_eq!(error.exit_code(), 64, "{words}");
         }
     }
@@ -351,12 +575,21 @@ mod tests {
         for words in ["", "--", "-t1", "-t1|--"] {
             let error = request(line(words), &environment()).unwrap_err();
             assert_eq!(
-                (error.to_string().as_str(), error.exit_code(), error.wants_usage()),
+                (
+                    error.to_string().as_str(),
+                    error.exit_code(),
+                    error.wants_usage()
+                ),
                 ("the command is missing", 1, true),
                 "{words}"
             );
         }
-        assert_eq!(request(line("--sysexits"), &environment()).unwrap_err().exit_code(), 64);
+        assert_eq!(
+            request(line("--sysexits"), &environment())
+                .unwrap_err()
+                .exit_code(),
+            64
+        );
     }
 
     #[test]
@@ -375,18 +608,35 @@ mod tests {
             ("🔒", "🔒", "16419121147411"),
             ("--|", "", "0"),
         ] {
-            let words = if words == "--|" { vec![OsString::new()] } else { line(words) };
+            let words = if words == "--|" {
+                vec![OsString::new()]
+            } else {
+                line(words)
+            };
             let plan = plan_in(words, &environment()).unwrap();
-            assert_eq!(plan.command, Command { words: vec!["/bin/sh".into(), "-c".into(), shown.into()], shown: shown.into() });
+            assert_eq!(
+                plan.command,
+                Command {
+                    words: vec!["/bin/sh".into(), "-c".into(), shown.into()],
+                    shown: shown.into()
+                }
+            );
             assert_eq!(queue(&plan).0, format!("/lockex/{id}"), "{shown}");
         }
     }
 
     #[test]
     fn without_a_shell_the_words_are_argv_and_the_id_is_the_same() {
-        for (words, argv) in [("--no-shell|sleep|30", "sleep|30"), ("--no-shell|--|sleep|30 ", "sleep|30 ")] {
+        for (words, argv) in [
+            ("--no-shell|sleep|30", "sleep|30"),
+            ("--no-shell|--|sleep|30 ", "sleep|30 "),
+        ] {
             let plan = plan(words).unwrap();
-            assert_eq!((plan.command.words.clone(), plan.command.shown.as_str()), (line(argv), "sleep 30"), "{words}");
+            assert_eq!(
+                (plan.command.words.clone(), plan.command.shown.as_str()),
+                (line(argv), "sleep 30"),
+                "{words}"
+            );
             assert_eq!(queue(&plan).0, "/lockex/694498826982121690", "{words}");
         }
     }
@@ -402,7 +652,10 @@ mod tests {
             ("-p", "--lockpath: expected UTF-8, found \"\u{fffd}\""),
             ("-z", "--zkhosts: expected UTF-8, found \"\u{fffd}\""),
         ] {
-            assert_eq!(plan_in(vec![option.into(), bytes(), "true".into()], &environment()).map(drop), Err(sentence.to_owned()));
+            assert_eq!(
+                plan_in(vec![option.into(), bytes(), "true".into()], &environment()).map(drop),
+                Err(sentence.to_owned())
+            );
         }
     }
 
@@ -417,21 +670,41 @@ mod tests {
             ("-p||-i|c", "/c"),
             ("-p|/|-i|c", "/c"),
         ] {
-            assert_eq!(queue(&plan(&format!("{words}|true")).unwrap()).0, path, "{words}");
+            assert_eq!(
+                queue(&plan(&format!("{words}|true")).unwrap()).0,
+                path,
+                "{words}"
+            );
         }
     }
 
     #[test]
     fn servers_come_from_the_line_else_from_the_environment() {
-        let found = |zkhosts: &str| Environment { zkhosts: Some(zkhosts.into()), ..environment() };
+        let found = |zkhosts: &str| Environment {
+            zkhosts: Some(zkhosts.into()),
+            ..environment()
+        };
         for (words, environment, hosts) in [
             ("true", found("e1:1,e2/c"), "e1:1 e2:2181/c"),
             ("-zh1,h2:2|true", found("e"), "h1:2181 h2:2"),
             ("-zh|true", found(""), "h:2181"),
         ] {
             let plan = plan_in(line(words), &environment).unwrap();
-            let Cluster { hosts: shown, chroot, .. } = cluster(&plan);
-            assert_eq!(shown.iter().map(Host::to_string).collect::<Vec<_>>().join(" ") + chroot, hosts, "{words}");
+            let Cluster {
+                hosts: shown,
+                chroot,
+                ..
+            } = cluster(&plan);
+            assert_eq!(
+                shown
+                    .iter()
+                    .map(Host::to_string)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+                    + chroot,
+                hosts,
+                "{words}"
+            );
         }
         assert_eq!(
             plan_in(line("true"), &found("")).map(drop),
@@ -442,11 +715,21 @@ mod tests {
     #[test]
     fn help_and_version_work_whatever_else_is_wrong() {
         for words in ["--help", "-h", "true|-h", "--bogus|--help", "-c|x|-vh"] {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Help)), "{words}");
+            assert!(
+                matches!(request(line(words), &environment()), Ok(Request::Help)),
+                "{words}"
+            );
         }
         for words in ["--version", "-V", "--lock|-V"] {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Version)), "{words}");
+            assert!(
+                matches!(request(line(words), &environment()), Ok(Request::Version)),
+                "{words}"
+            );
         }
-        assert_eq!(plan("--|ls|-h").unwrap().command.shown, "ls -h", "after -- it is the command's");
+        assert_eq!(
+            plan("--|ls|-h").unwrap().command.shown,
+            "ls -h",
+            "after -- it is the command's"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! From words to a plan: what all programs share. Each has its own file with its HELP, its options and what they come to; here is what can
-//! be asked for, what can be wrong with it, and the one place that gives an exit code to that.
+//! From words to a plan: what all programs share. Each has its own file with its HELP, its options
+//! and what they come to; here is what can be asked for, what can be wrong with it, and the one
+//! place that gives an exit code to that.
 
 pub mod distributex;
 pub mod distributexd;
@@ -92,23 +93,50 @@ pub(crate) enum Fault {
     /// An option that does not exist, lacks its value, or has one where none belongs.
     Option(lexopt::Error),
     /// A long option that does not exist, and the one that it is most like.
-    Unknown { typed: String, meant: Option<&'static str> },
+    Unknown {
+        typed: String,
+        meant: Option<&'static str>,
+    },
     /// A long option that is cut too short.
-    Ambiguous { typed: String, candidates: Vec<&'static str> },
+    Ambiguous {
+        typed: String,
+        candidates: Vec<&'static str>,
+    },
     /// A value that the option cannot have.
-    Value { option: &'static str, expected: &'static str, found: String },
+    Value {
+        option: &'static str,
+        expected: &'static str,
+        found: String,
+    },
     /// A number that begins like an octal one but is none.
-    Octal { option: &'static str, found: String, decimal: i64 },
+    Octal {
+        option: &'static str,
+        found: String,
+        decimal: i64,
+    },
     /// Not a connection string.
-    Hosts { option: &'static str, flaw: hosts::Flaw },
+    Hosts {
+        option: &'static str,
+        flaw: hosts::Flaw,
+    },
     /// Two options that contradict each other.
-    Conflict { option: &'static str, with: &'static str },
+    Conflict {
+        option: &'static str,
+        with: &'static str,
+    },
     /// A name that a lock cannot have.
-    Name { what: &'static str, name: String, flaw: names::Flaw },
+    Name {
+        what: &'static str,
+        name: String,
+        flaw: names::Flaw,
+    },
     /// The command cannot be cut into words.
     Command(words::Unfinished),
     /// An option that there must be.
-    Missing { option: &'static str, what: &'static str },
+    Missing {
+        option: &'static str,
+        what: &'static str,
+    },
     /// Neither a lock's name nor a command.
     NoWords,
     /// No command.
@@ -130,7 +158,11 @@ pub(crate) enum Fault {
     /// The server's config is wrong.
     ServerConfig(config::server::Error),
     /// The server's config has keys that are none.
-    UnknownKeys { path: PathBuf, first: String, others: usize },
+    UnknownKeys {
+        path: PathBuf,
+        first: String,
+        others: usize,
+    },
     /// There is no config at any of these paths.
     NoConfig(&'static [&'static str]),
     /// A word where there should be none.
@@ -156,7 +188,10 @@ impl Error {
 
     /// Whether the usage should follow the sentence.
     pub fn wants_usage(&self) -> bool {
-        matches!(*self.fault, Fault::NoWords | Fault::NoCommand | Fault::EmptyCommand | Fault::TooManyWords(_))
+        matches!(
+            *self.fault,
+            Fault::NoWords | Fault::NoCommand | Fault::EmptyCommand | Fault::TooManyWords(_)
+        )
     }
 }
 
@@ -177,13 +212,29 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Fault::Option(error) => error.fmt(f),
-            Fault::Unknown { typed, meant: Some(meant) } => write!(f, "invalid option '--{typed}' (did you mean --{meant}?)"),
+            Fault::Unknown {
+                typed,
+                meant: Some(meant),
+            } => write!(f, "invalid option '--{typed}' (did you mean --{meant}?)"),
             Fault::Unknown { typed, meant: None } => write!(f, "invalid option '--{typed}'"),
-            Fault::Octal { option, found, decimal } => {
-                write!(f, "{option}: {found:?} is not an octal number, which a leading zero means: write {decimal}")
+            Fault::Octal {
+                option,
+                found,
+                decimal,
+            } => {
+                write!(
+                    f,
+                    "{option}: {found:?} is not an octal number, which a leading zero means: write {decimal}"
+                )
             }
-            Fault::Ambiguous { typed, candidates } => write!(f, "--{typed} could be --{}", candidates.join(" or --")),
-            Fault::Value { option, expected, found } => write!(f, "{option}: expected {expected}, found {found:?}"),
+            Fault::Ambiguous { typed, candidates } => {
+                write!(f, "--{typed} could be --{}", candidates.join(" or --"))
+            }
+            Fault::Value {
+                option,
+                expected,
+                found,
+            } => write!(f, "{option}: expected {expected}, found {found:?}"),
             Fault::Hosts { option, flaw } => write!(f, "{option}: {flaw}"),
             Fault::Conflict { option, with } => write!(f, "{option} cannot be used with {with}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
@@ -193,20 +244,42 @@ impl fmt::Display for Fault {
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
             Fault::TooManyWords(found) => {
-                write!(f, "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found {found} words")
+                write!(
+                    f,
+                    "expected LOCKNAME and one quoted COMMAND, or LOCKNAME -- PROGRAM ARG..., found {found} words"
+                )
             }
             Fault::Unquoted(found) => write!(f, "expected one quoted COMMAND, found {found} words"),
-            Fault::Unreadable { path, source } => write!(f, "cannot read {}: {}", path.display(), reason(source)),
+            Fault::Unreadable { path, source } => {
+                write!(f, "cannot read {}: {}", path.display(), reason(source))
+            }
             Fault::NoDefaultConfig { path, source } => {
                 let (path, why) = (path.display(), reason(source));
-                write!(f, "cannot read {path}: {why}; give --hosts and --app-id, or another config with -c (a sample is {SAMPLE})")
+                write!(
+                    f,
+                    "cannot read {path}: {why}; give --hosts and --app-id, or another config with -c (a sample is {SAMPLE})"
+                )
             }
-            Fault::TooLong(path) => write!(f, "{}: larger than 1 MiB, so not a config", path.display()),
+            Fault::TooLong(path) => {
+                write!(f, "{}: larger than 1 MiB, so not a config", path.display())
+            }
             Fault::Config(error) => error.fmt(f),
             Fault::ServerConfig(error) => error.fmt(f),
-            Fault::UnknownKeys { path, first, others: 0 } => write!(f, "{}: {first}", path.display()),
-            Fault::UnknownKeys { path, first, others } => write!(f, "{}: {first}; and {others} more", path.display()),
-            Fault::NoConfig(paths) => write!(f, "no config file found (tried {}): give one with -c FILE", paths.join(", ")),
+            Fault::UnknownKeys {
+                path,
+                first,
+                others: 0,
+            } => write!(f, "{}: {first}", path.display()),
+            Fault::UnknownKeys {
+                path,
+                first,
+                others,
+            } => write!(f, "{}: {first}; and {others} more", path.display()),
+            Fault::NoConfig(paths) => write!(
+                f,
+                "no config file found (tried {}): give one with -c FILE",
+                paths.join(", ")
+            ),
             Fault::Unexpected(word) => write!(f, "expected options, found {word:?}"),
         }
     }
@@ -238,8 +311,17 @@ const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// The bytes of a config, or of a pipe that has one.
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable = |source| Fault::Unreadable { path: path.to_owned(), source };
+    let unreadable = |source| Fault::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
     let mut text = Vec::new();
-    let length = File::open(path).and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_end(&mut text)).map_err(unreadable)?;
-    if length as u64 > LONGEST_CONFIG { Err(Fault::TooLong(path.to_owned())) } else { Ok(text) }
+    let length = File::open(path)
+        .and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_end(&mut text))
+        .map_err(unreadable)?;
+    if length as u64 > LONGEST_CONFIG {
+        Err(Fault::TooLong(path.to_owned()))
+    } else {
+        Ok(text)
+    }
 }

@@ -1,4 +1,5 @@
-//! What a lock may be called: in ZooKeeper what its servers take (`PathUtils.validatePath`), as a file one plain name.
+//! What a lock may be called: in ZooKeeper what its servers take (`PathUtils.validatePath`), as a
+//! file one plain name.
 
 use super::Fault;
 use crate::plan::QUEUES;
@@ -32,20 +33,36 @@ impl fmt::Display for Flaw {
             Flaw::OuterSlash => write!(f, "must not begin or end with \"/\""),
             Flaw::EmptyElement => write!(f, "must not contain \"//\""),
             Flaw::Relative => write!(f, "\".\" and \"..\" are not allowed as path components"),
-            Flaw::Forbidden(character) => write!(f, "character U+{:04X} is not allowed", u32::from(*character)),
+            Flaw::Forbidden(character) => write!(
+                f,
+                "character U+{:04X} is not allowed",
+                u32::from(*character)
+            ),
             Flaw::Slash => write!(f, "no \"/\" with --local"),
-            Flaw::Queues => write!(f, "the name {QUEUES:?} is reserved for the queues of waiters"),
+            Flaw::Queues => write!(
+                f,
+                "the name {QUEUES:?} is reserved for the queues of waiters"
+            ),
             Flaw::NotText => write!(f, "it is not UTF-8"),
         }
     }
 }
 
 /// Checks the name of `what` by one of the rules below.
-pub(super) fn check(what: &'static str, name: &str, allowed: fn(&str) -> Result<(), Flaw>) -> Result<(), Fault> {
-    allowed(name).map_err(|flaw| Fault::Name { what, name: name.into(), flaw })
+pub(super) fn check(
+    what: &'static str,
+    name: &str,
+    allowed: fn(&str) -> Result<(), Flaw>,
+) -> Result<(), Fault> {
+    allowed(name).map_err(|flaw| Fault::Name {
+        what,
+        name: name.into(),
+        flaw,
+    })
 }
 
-/// Checks a name below a ZooKeeper node; it may have slashes inside, and the server decides about parents.
+/// Checks a name below a ZooKeeper node; it may have slashes inside, and the server decides about
+/// parents.
 pub fn check_node(name: &str) -> Result<(), Flaw> {
     if name.is_empty() {
         return Err(Flaw::Empty);
@@ -58,12 +75,18 @@ pub fn check_node(name: &str) -> Result<(), Flaw> {
         "." | ".." => Err(Flaw::Relative),
         _ => Ok(()),
     })?;
-    name.chars().find(|&character| is_forbidden(character)).map_or(Ok(()), |character| Err(Flaw::Forbidden(character)))
+    name.chars()
+        .find(|&character| is_forbidden(character))
+        .map_or(Ok(()), |character| Err(Flaw::Forbidden(character)))
 }
 
 /// Checks the name of a lock of zk-flock below the node of its application.
 pub fn check_lock(name: &str) -> Result<(), Flaw> {
-    if name.split('/').next() == Some(QUEUES) { Err(Flaw::Queues) } else { check_node(name) }
+    if name.split('/').next() == Some(QUEUES) {
+        Err(Flaw::Queues)
+    } else {
+        check_node(name)
+    }
 }
 
 /// Checks the name of a file.
@@ -77,7 +100,8 @@ pub fn check_file(name: &str) -> Result<(), Flaw> {
     }
 }
 
-/// Whether ZooKeeper refuses a path with this character. It looks at UTF-16 units, so what needs two of them (surrogates, U+D800 on) is out.
+/// Whether ZooKeeper refuses a path with this character. It looks at UTF-16 units, so what needs
+/// two of them (surrogates, U+D800 on) is out.
 fn is_forbidden(character: char) -> bool {
     matches!(character, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }
@@ -88,9 +112,23 @@ mod tests {
 
     #[test]
     fn a_node_may_be_called_what_zookeeper_allows() {
-        for name in
-            ["a", "a/b", "a b", " ", "замок", "...", ".a", "a..", "\u{a0}", "\u{d7ff}", "\u{f900}", "\u{ffef}", "\\", "\"", "NAME_0"]
-        {
+        for name in [
+            "a",
+            "a/b",
+            "a b",
+            " ",
+            "замок",
+            "...",
+            ".a",
+            "a..",
+            "\u{a0}",
+            "\u{d7ff}",
+            "\u{f900}",
+            "\u{ffef}",
+            "\\",
+            "\"",
+            "NAME_0",
+        ] {
             assert_eq!(check_node(name), Ok(()), "{name:?}");
         }
     }

@@ -1,5 +1,6 @@
-//! How a line of options is read, whatever the program, and the options that every program has which runs a command: the same letters with
-//! the same meaning. A program's own options are in its own file.
+//! How a line of options is read, whatever the program, and the options that every program has
+//! which runs a command: the same letters with the same meaning. A program's own options are in its
+//! own file.
 
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, similar, value};
@@ -37,15 +38,22 @@ pub(super) enum Taken {
 }
 
 /// What `args`, the words after the program's name, ask for.
-pub(super) fn request<O: Options>(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+pub(super) fn request<O: Options>(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Request, Error> {
     let mut options = O::default();
     let mut line = Line::new(args);
     let read = read(&mut line, |parser| options.take(parser));
     let sysexits = options.common().sysexits;
-    let request = read.and_then(|special| special.map_or_else(|| options.plan(environment).map(Request::Run), Ok));
+    let request = read.and_then(|special| {
+        special.map_or_else(|| options.plan(environment).map(Request::Run), Ok)
+    });
     match request {
         Ok(Request::Run(mut plan)) => {
-            plan.log.warnings.extend(line.advice_on_options(O::FORM).map(Warning::Hint));
+            plan.log
+                .warnings
+                .extend(line.advice_on_options(O::FORM).map(Warning::Hint));
             Ok(Request::Run(plan))
         }
         Ok(special) => Ok(special),
@@ -55,13 +63,21 @@ pub(super) fn request<O: Options>(args: impl IntoIterator<Item = OsString>, envi
                 Fault::Unknown { meant: Some(_), .. } => None,
                 _ => line.advice_on_fault(O::FORM),
             };
-            Err(Error { fault: fault.into(), advice, sysexits })
+            Err(Error {
+                fault: fault.into(),
+                advice,
+                sysexits,
+            })
         }
     }
 }
 
-/// Takes all that is on a line. Wherever it asks for help or version, that is it, and all that is to be done.
-pub(super) fn read(line: &mut Line, mut take: impl FnMut(&mut Parser) -> Result<Taken, Fault>) -> Result<Option<Request>, Fault> {
+/// Takes all that is on a line. Wherever it asks for help or version, that is it, and all that is
+/// to be done.
+pub(super) fn read(
+    line: &mut Line,
+    mut take: impl FnMut(&mut Parser) -> Result<Taken, Fault>,
+) -> Result<Option<Request>, Fault> {
     let mut parser = Parser::from_args(line.args().to_vec());
     let mut first_fault = None;
     let mut at = 0;
@@ -122,9 +138,17 @@ impl Common {
     pub(super) fn take(&mut self, argument: Arg, parser: &mut Parser) -> Result<Taken, Fault> {
         match argument {
             Short('w') | Long("wait") => self.wait = Some(value::WAIT.take("--wait", parser)?),
-            Short('x') | Long("exitcode") => self.exitcode = Some(value::EXIT_CODE.take_int("--exitcode", parser, &mut self.warnings)?),
-            Short('k') | Long("kill-after") => self.kill_after = value::SECONDS.take("--kill-after", parser)?,
-            Long("pdeathsig") => self.pdeathsig = value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?,
+            Short('x') | Long("exitcode") => {
+                self.exitcode =
+                    Some(value::EXIT_CODE.take_int("--exitcode", parser, &mut self.warnings)?)
+            }
+            Short('k') | Long("kill-after") => {
+                self.kill_after = value::SECONDS.take("--kill-after", parser)?
+            }
+            Long("pdeathsig") => {
+                self.pdeathsig =
+                    value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?
+            }
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
             Short('V') | Long("version") => return Ok(Taken::Version),
@@ -138,19 +162,37 @@ impl Common {
         Ok(Taken::Argument)
     }
 
-    /// What the ends of a run are as exit codes, in a program in which `busy` stands for "busy" by itself.
+    /// What the ends of a run are as exit codes, in a program in which `busy` stands for "busy" by
+    /// itself.
     pub(super) fn exit_codes(&self, busy: u8) -> ExitCodes {
-        ExitCodes { busy: self.exitcode, busy_default: busy, sysexits: self.sysexits }
+        ExitCodes {
+            busy: self.exitcode,
+            busy_default: busy,
+            sysexits: self.sysexits,
+        }
     }
 }
 
 /// The next option or word; a long option comes by its full name, one of `original` or `added`.
-pub(super) fn next_argument(parser: &mut Parser, original: &[&'static str], added: &[&'static str]) -> Result<Option<Arg<'static>>, Fault> {
+pub(super) fn next_argument(
+    parser: &mut Parser,
+    original: &[&'static str],
+    added: &[&'static str],
+) -> Result<Option<Arg<'static>>, Fault> {
     // What was clear before there were others stays what it was: scripts have it.
-    let known = |typed: &str| if original.iter().any(|name| name.starts_with(typed)) { original } else { added };
+    let known = |typed: &str| {
+        if original.iter().any(|name| name.starts_with(typed)) {
+            original
+        } else {
+            added
+        }
+    };
     Ok(match parser.next()? {
         Some(Long(typed)) => {
-            let unknown = || Fault::Unknown { typed: typed.to_owned(), meant: similar::closest(typed, &[original, added].concat()) };
+            let unknown = || Fault::Unknown {
+                typed: typed.to_owned(),
+                meant: similar::closest(typed, &[original, added].concat()),
+            };
             Some(Long(complete(typed, known(typed))?.ok_or_else(unknown)?))
         }
         Some(Short(letter)) => Some(Short(letter)),
@@ -161,13 +203,20 @@ pub(super) fn next_argument(parser: &mut Parser, original: &[&'static str], adde
 
 /// The one of `known` that is `typed`, or else the only one that begins so.
 fn complete(typed: &str, known: &[&'static str]) -> Result<Option<&'static str>, Fault> {
-    let candidates: Vec<_> = known.iter().copied().filter(|name| name.starts_with(typed)).collect();
+    let candidates: Vec<_> = known
+        .iter()
+        .copied()
+        .filter(|name| name.starts_with(typed))
+        .collect();
     match candidates[..] {
         [] => Ok(None),
         [only] => Ok(Some(only)),
         _ => match candidates.iter().copied().find(|name| *name == typed) {
             Some(exact) => Ok(Some(exact)),
-            None => Err(Fault::Ambiguous { typed: typed.to_owned(), candidates }),
+            None => Err(Fault::Ambiguous {
+                typed: typed.to_owned(),
+                candidates,
+            }),
         },
     }
 }
@@ -186,12 +235,19 @@ pub(super) mod testing {
     use super::*;
 
     pub(in crate::cli) fn environment() -> Environment {
-        Environment { current_dir: "/here".into(), ..Environment::default() }
+        Environment {
+            current_dir: "/here".into(),
+            ..Environment::default()
+        }
     }
 
     /// What is typed, with `|` between the words.
     pub(in crate::cli) fn line(words: &str) -> Vec<OsString> {
-        if words.is_empty() { Vec::new() } else { words.split('|').map(OsString::from).collect() }
+        if words.is_empty() {
+            Vec::new()
+        } else {
+            words.split('|').map(OsString::from).collect()
+        }
     }
 
     /// What is typed, as options.
@@ -202,13 +258,20 @@ pub(super) mod testing {
         Ok(options)
     }
 
-    /// What every help must be: one screen that names each of `names`, and each of these is an option.
+    /// What every help must be: one screen that names each of `names`, and each of these is an
+    /// option.
     pub(in crate::cli) fn assert_documented<O: Options>(help: &str, names: &[&'static str]) {
         for name in names {
             assert!(help.contains(&format!("--{name}")), "{name}");
-            let fault = typed::<O>(&[format!("--{name}=x").into()]).err().map(|fault| fault.to_string()).unwrap_or_default();
+            let fault = typed::<O>(&[format!("--{name}=x").into()])
+                .err()
+                .map(|fault| fault.to_string())
+                .unwrap_or_default();
             assert!(!fault.starts_with("invalid option"), "{fault}");
         }
-        assert!(help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 80), "one screen");
+        assert!(
+            help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 80),
+            "one screen"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Python 2.7's 64-bit hash of a string, by which the original `lockex` names a lock that nobody has named (`unicode_hash` and `string_hash`
-//! of CPython, without `-R`), and its `strip`, for blanks around a command do not count.
+//! Python 2.7's 64-bit hash of a string, by which the original `lockex` names a lock that nobody
+//! has named (`unicode_hash` and `string_hash` of CPython, without `-R`), and its `strip`, for
+//! blanks around a command do not count.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 /// CPython's multiplier.
 const FACTOR: u64 = 1_000_003;
 
-/// `abs(hash(text))`. A text is hashed over its code points, as by the Pythons of Linux distributions; what is not UTF-8 over its bytes.
+/// `abs(hash(text))`. A text is hashed over its code points, as by the Pythons of Linux
+/// distributions; what is not UTF-8 over its bytes.
 pub(super) fn magnitude(text: &OsStr) -> u64 {
     let hash = match text.to_str() {
         Some(text) => hash(text.chars().map(u64::from)),
@@ -17,9 +19,13 @@ pub(super) fn magnitude(text: &OsStr) -> u64 {
 }
 
 fn hash(units: impl Iterator<Item = u64> + Clone) -> i64 {
-    let Some(first) = units.clone().next() else { return 0 };
+    let Some(first) = units.clone().next() else {
+        return 0;
+    };
     let seed = (first << 7, 0);
-    let (mixed, length) = units.fold(seed, |(mixed, length), unit| (mixed.wrapping_mul(FACTOR) ^ unit, length + 1));
+    let (mixed, length) = units.fold(seed, |(mixed, length), unit| {
+        (mixed.wrapping_mul(FACTOR) ^ unit, length + 1)
+    });
     match (mixed ^ length).cast_signed() {
         -1 => -2, // in C, −1 says that there is no hash
         hash => hash,
@@ -28,10 +34,12 @@ fn hash(units: impl Iterator<Item = u64> + Clone) -> i64 {
 
 /// `text.strip()`; what is not UTF-8 stays as it is.
 pub(super) fn strip(text: &OsStr) -> &OsStr {
-    text.to_str().map_or(text, |text| text.trim_matches(is_space).as_ref())
+    text.to_str()
+        .map_or(text, |text| text.trim_matches(is_space).as_ref())
 }
 
-/// `unicode.isspace` of Python 2.7, where Unicode stands at 5.2 and the four separators of ASCII are blanks.
+/// `unicode.isspace` of Python 2.7, where Unicode stands at 5.2 and the four separators of ASCII
+/// are blanks.
 fn is_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}' | '\u{180e}')
 }
@@ -55,7 +63,10 @@ mod tests {
 
     #[test]
     fn the_least_hash_and_the_one_that_c_reserves_have_their_own_magnitudes() {
-        for (command, id) in [("僺栞倌頛韜賖籈", "9223372036854775808"), ("簔怖砲鷧錵壉蚏", "2")] {
+        for (command, id) in [
+            ("僺栞倌頛韜賖籈", "9223372036854775808"),
+            ("簔怖砲鷧錵壉蚏", "2"),
+        ] {
             assert!(IDS.contains(&format!("{id}\t{command}\n")));
             assert_eq!(magnitude(command.as_ref()).to_string(), id);
         }
@@ -63,18 +74,30 @@ mod tests {
 
     #[test]
     fn what_is_not_text_is_hashed_by_its_bytes() {
-        for (bytes, id) in [(&b"\xff"[..], 32_640_097_918), (b"echo \xe9t\xe9", 8_224_906_894_068_259_903)] {
+        for (bytes, id) in [
+            (&b"\xff"[..], 32_640_097_918),
+            (b"echo \xe9t\xe9", 8_224_906_894_068_259_903),
+        ] {
             assert_eq!(magnitude(OsStr::from_bytes(bytes)), id, "{bytes:x?}");
         }
     }
 
     #[test]
     fn blanks_around_are_those_of_python_2_7() {
-        let blanks: String = (0..0x11_0000).filter_map(char::from_u32).filter(|&character| is_space(character)).collect();
+        let blanks: String = (0..0x11_0000)
+            .filter_map(char::from_u32)
+            .filter(|&character| is_space(character))
+            .collect();
         let expected = "\t\n\u{b}\u{c}\r\u{1c}\u{1d}\u{1e}\u{1f} \u{85}\u{a0}\u{1680}\u{180e}\u{2000}\u{2001}\u{2002}\u{2003}\u{2004}\
             \u{2005}\u{2006}\u{2007}\u{2008}\u{2009}\u{200a}\u{2028}\u{2029}\u{202f}\u{205f}\u{3000}";
         assert_eq!(blanks, expected);
-        assert_eq!(strip(format!("{blanks}a{blanks}b{blanks}").as_ref()), &*format!("a{blanks}b"));
-        assert_eq!(strip(OsStr::from_bytes(b" \xff ")), OsStr::from_bytes(b" \xff "));
+        assert_eq!(
+            strip(format!("{blanks}a{blanks}b{blanks}").as_ref()),
+            &*format!("a{blanks}b")
+        );
+        assert_eq!(
+            strip(OsStr::from_bytes(b" \xff ")),
+            OsStr::from_bytes(b" \xff ")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a shell would have done with a word: to warn of commands that were meant for one, and to print lines that can be pasted into one.
+//! What a shell would have done with a word: to warn of commands that were meant for one, and to
+//! print lines that can be pasted into one.
 
 use super::words::{Quoting, Word};
 use std::ffi::{OsStr, OsString};
@@ -6,36 +7,50 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Words that are operators of a shell by themselves.
-const OPERATORS: [&str; 16] = ["&&", "||", ";", "|", "&", "|&", ">", ">>", "<", "<<", "2>", "2>>", "&>", "2>&1", "1>&2", ">&2"];
+const OPERATORS: [&str; 16] = [
+    "&&", "||", ";", "|", "&", "|&", ">", ">>", "<", "<<", "2>", "2>>", "&>", "2>&1", "1>&2", ">&2",
+];
 
 /// What redirections begin with. `>=1.2` and `<name>` are none.
 const REDIRECTIONS: [&str; 6] = [">>", "&>", "2>", "1>", ">", "<"];
 
-/// Commands that take operators as arguments: they compare, or hand their words to a shell themselves.
+/// Commands that take operators as arguments: they compare, or hand their words to a shell
+/// themselves.
 const TAKE_OPERATORS: [&str; 6] = ["ssh", "watch", "parallel", "expr", "test", "["];
 
 /// Options after which `;` is an argument, as in `find -exec ls {} ;`.
 const TAKE_SEMICOLON: [&str; 4] = ["-exec", "-execdir", "-ok", "-okdir"];
 
-/// First words that only a shell understands: the builtins and keywords that people begin a line with.
+/// First words that only a shell understands: the builtins and keywords that people begin a line
+/// with.
 const SHELL_WORDS: [&str; 24] = [
-    ".", "!", "[[", "alias", "case", "cd", "eval", "exec", "exit", "export", "for", "function", "if", "let", "local", "read", "set",
-    "shopt", "source", "trap", "ulimit", "umask", "unset", "while",
+    ".", "!", "[[", "alias", "case", "cd", "eval", "exec", "exit", "export", "for", "function",
+    "if", "let", "local", "read", "set", "shopt", "source", "trap", "ulimit", "umask", "unset",
+    "while",
 ];
 
-/// The first word of a command that was meant for a shell, if there is one. The words that a shell would not have touched are never meant.
+/// The first word of a command that was meant for a shell, if there is one. The words that a shell
+/// would not have touched are never meant.
 pub fn meant_for_shell(words: &[Word]) -> Option<&OsStr> {
     let program = Path::new(&words.first()?.text).file_name()?.to_str();
     let takes_operators = program.is_some_and(|program| TAKE_OPERATORS.contains(&program));
-    let takes_semicolon = words.iter().any(|word| TAKE_SEMICOLON.iter().any(|option| word.text == *option));
+    let takes_semicolon = words
+        .iter()
+        .any(|word| TAKE_SEMICOLON.iter().any(|option| word.text == *option));
     let last = words.len() - 1;
-    let mut arguments = words.iter().enumerate().skip(1).filter_map(|(at, word)| Some((at == last, word.text.to_str()?, word)));
+    let mut arguments = words
+        .iter()
+        .enumerate()
+        .skip(1)
+        .filter_map(|(at, word)| Some((at == last, word.text.to_str()?, word)));
     let found = arguments.find(|(is_last, text, word)| match word.quoting {
         Quoting::Full => false,
         Quoting::Double => is_expansion(text),
         Quoting::Bare if is_expansion(text) || text.starts_with("~/") => true,
         Quoting::Bare if takes_operators || (takes_semicolon && text.ends_with(';')) => false,
-        Quoting::Bare => OPERATORS.contains(text) || is_redirection(text) || (text.ends_with(';') && !is_last),
+        Quoting::Bare => {
+            OPERATORS.contains(text) || is_redirection(text) || (text.ends_with(';') && !is_last)
+        }
     });
     found.map(|(_, _, word)| word.text.as_os_str())
 }
@@ -48,27 +63,47 @@ fn is_expansion(text: &str) -> bool {
 
 /// `>file`, `2>/dev/null` and the like.
 fn is_redirection(text: &str) -> bool {
-    let target = REDIRECTIONS.iter().find_map(|operator| text.strip_prefix(operator)).and_then(|rest| rest.chars().next());
-    !text.ends_with('>') && target.is_some_and(|c| c.is_ascii_alphanumeric() || "/.~$&_".contains(c))
+    let target = REDIRECTIONS
+        .iter()
+        .find_map(|operator| text.strip_prefix(operator))
+        .and_then(|rest| rest.chars().next());
+    !text.ends_with('>')
+        && target.is_some_and(|c| c.is_ascii_alphanumeric() || "/.~$&_".contains(c))
 }
 
-/// Whether a program that does not exist is syntax of a shell: a builtin, `A=b`, `$A`, `(`, or a name with an operator in it.
+/// Whether a program that does not exist is syntax of a shell: a builtin, `A=b`, `$A`, `(`, or a
+/// name with an operator in it.
 pub fn needed_for(program: &OsStr) -> bool {
-    let Some(word) = program.to_str() else { return false };
-    let assigns = word.split_once('=').is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
-    SHELL_WORDS.contains(&word) || assigns || word.starts_with(['$', '`', '{', '(']) || word.contains([';', '&', '|', '<', '>'])
+    let Some(word) = program.to_str() else {
+        return false;
+    };
+    let assigns = word
+        .split_once('=')
+        .is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'));
+    SHELL_WORDS.contains(&word)
+        || assigns
+        || word.starts_with(['$', '`', '{', '('])
+        || word.contains([';', '&', '|', '<', '>'])
 }
 
 /// A word as a shell reads it back.
 pub fn quote(word: &OsStr) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(byte);
     let text = word.to_string_lossy();
-    if !word.is_empty() && word.as_bytes().iter().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.as_bytes().iter().all(plain) {
+        text.into_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// A line of such words.
 pub fn line(words: &[OsString]) -> String {
-    words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")
+    words
+        .iter()
+        .map(|word| quote(word))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -140,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_program_that_only_a_shell_has_is_known() {
-        for word in ["cd", "LANG=C", "A_1=", "$HOME/x", "(cd", "{", "a;", "`a`", "if", "[["] {
+        for word in [
+            "cd", "LANG=C", "A_1=", "$HOME/x", "(cd", "{", "a;", "`a`", "if", "[[",
+        ] {
             assert!(needed_for(word.as_ref()), "{word}");
         }
         for word in ["ls", "/opt/a=b", "no-such", "a-b", "test", "["] {

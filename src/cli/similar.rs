@@ -1,12 +1,14 @@
 //! The name that a misspelled one was meant to be.
 
-/// The most single changes (a character more, less or other, or two swapped) between what was typed and what was meant.
+/// The most single changes (a character more, less or other, or two swapped) between what was typed
+/// and what was meant.
 const MOST_CHANGES: usize = 2;
 
 /// Names of so few characters may differ by one change only: two would make most of them alike.
 const SHORT: usize = 4;
 
-/// So many equal characters at the beginning are a name that was not remembered to its end, as `config` for `confpath`.
+/// So many equal characters at the beginning are a name that was not remembered to its end, as
+/// `config` for `confpath`.
 const SAME_START: usize = 4;
 
 /// No option or key is longer: longer texts are not compared.
@@ -15,12 +17,25 @@ const LONGEST: usize = 40;
 /// The one of `names` that `typed` is most like, if it is like any.
 pub fn closest<'a>(typed: &str, names: &[&'a str]) -> Option<&'a str> {
     let typed: Vec<char> = typed.chars().take(LONGEST).collect();
-    let near = names.iter().map(|name| (changes(&typed, &name.chars().collect::<Vec<_>>()), *name)).min_by_key(|(changes, _)| *changes)?;
-    let allowed = if typed.len().min(near.1.len()) <= SHORT { 1 } else { MOST_CHANGES };
+    let near = names
+        .iter()
+        .map(|name| (changes(&typed, &name.chars().collect::<Vec<_>>()), *name))
+        .min_by_key(|(changes, _)| *changes)?;
+    let allowed = if typed.len().min(near.1.len()) <= SHORT {
+        1
+    } else {
+        MOST_CHANGES
+    };
     if near.0 <= allowed {
         return Some(near.1);
     }
-    let mut alike = names.iter().filter(|name| name.chars().zip(&typed).take_while(|(a, b)| a == *b).count() >= SAME_START);
+    let mut alike = names.iter().filter(|name| {
+        name.chars()
+            .zip(&typed)
+            .take_while(|(a, b)| a == *b)
+            .count()
+            >= SAME_START
+    });
     alike.next().filter(|_| alike.next().is_none()).copied()
 }
 
@@ -31,8 +46,17 @@ fn changes(a: &[char], b: &[char]) -> usize {
         let mut row = vec![i + 1];
         for (j, to) in b.iter().enumerate() {
             let swapped = i > 0 && j > 0 && *from == b[j - 1] && a[i - 1] == *to;
-            let swap = if swapped { rows[i - 1][j - 1] + 1 } else { usize::MAX };
-            row.push((rows[i][j] + usize::from(from != to)).min(rows[i][j + 1] + 1).min(row[j] + 1).min(swap));
+            let swap = if swapped {
+                rows[i - 1][j - 1] + 1
+            } else {
+                usize::MAX
+            };
+            row.push(
+                (rows[i][j] + usize::from(from != to))
+                    .min(rows[i][j + 1] + 1)
+                    .min(row[j] + 1)
+                    .min(swap),
+            );
         }
         rows.push(row);
     }
@@ -45,7 +69,10 @@ mod tests {
 
     #[test]
     fn a_slip_is_told_from_another_word() {
-        let options = ["confpath", "wait", "exitcode", "hosts", "host", "app-id", "timeout", "maxlocks", "name", "version", "verbose"];
+        let options = [
+            "confpath", "wait", "exitcode", "hosts", "host", "app-id", "timeout", "maxlocks",
+            "name", "version", "verbose",
+        ];
         for (typed, meant) in [
             ("wiat", Some("wait")),
             ("waitt", Some("wait")),
@@ -70,10 +97,20 @@ mod tests {
 
     #[test]
     fn changes_are_counted() {
-        for (a, b, count) in [("", "", 0), ("", "abc", 3), ("ab", "ba", 1), ("abc", "axc", 1), ("abc", "abcd", 1), ("kitten", "sitting", 3)]
-        {
+        for (a, b, count) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("ab", "ba", 1),
+            ("abc", "axc", 1),
+            ("abc", "abcd", 1),
+            ("kitten", "sitting", 3),
+        ] {
             let [a, b]: [Vec<char>; 2] = [a, b].map(|text| text.chars().collect());
-            assert_eq!((changes(&a, &b), changes(&b, &a)), (count, count), "{a:?} {b:?}");
+            assert_eq!(
+                (changes(&a, &b), changes(&b, &a)),
+                (count, count),
+                "{a:?} {b:?}"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Values of options that more than one program has: text to number, duration, signal, hosts. Each kind says what it expects, for the sentence
-//! that refuses anything else.
+//! Values of options that more than one program has: text to number, duration, signal, hosts. Each
+//! kind says what it expects, for the sentence that refuses anything else.
 
 use super::Fault;
 use super::hosts::{self, Ensemble};
@@ -24,13 +24,25 @@ impl<T> Kind<T> {
 
     /// The value of `option` that `found` is.
     pub(super) fn read(&self, option: &'static str, found: &OsStr) -> Result<T, Fault> {
-        found.to_str().and_then(self.read).ok_or_else(|| refuse(option, self.expected, found))
+        found
+            .to_str()
+            .and_then(self.read)
+            .ok_or_else(|| refuse(option, self.expected, found))
     }
 
-    /// Takes a whole number as [`optparse`] reads it. Where a leading zero makes it another number than it looks, `warnings` gets a line.
-    pub(super) fn take_int(&self, option: &'static str, parser: &mut Parser, warnings: &mut Vec<Warning>) -> Result<T, Fault> {
+    /// Takes a whole number as [`optparse`] reads it. Where a leading zero makes it another number
+    /// than it looks, `warnings` gets a line.
+    pub(super) fn take_int(
+        &self,
+        option: &'static str,
+        parser: &mut Parser,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<T, Fault> {
         let found = parser.value()?;
-        let looks = found.to_str().filter(|text| text.starts_with('0')).and_then(|text| text.parse::<i64>().ok());
+        let looks = found
+            .to_str()
+            .filter(|text| text.starts_with('0'))
+            .and_then(|text| text.parse::<i64>().ok());
         match (looks, found.to_str().and_then(optparse)) {
             (Some(decimal), None) => return Err(Fault::Octal { option, found: found.to_string_lossy().into_owned(), decimal }),
             (Some(decimal), Some(octal)) if decimal != octal => warnings.push(Warning::Shown(format!(
@@ -45,12 +57,18 @@ impl<T> Kind<T> {
 
 /// The fault of a value that an option cannot have.
 pub(super) fn refuse(option: &'static str, expected: &'static str, found: &OsStr) -> Fault {
-    Fault::Value { option, expected, found: found.to_string_lossy().into_owned() }
+    Fault::Value {
+        option,
+        expected,
+        found: found.to_string_lossy().into_owned(),
+    }
 }
 
 /// A value that must be text.
 pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Fault> {
-    value.into_string().map_err(|found| refuse(option, "UTF-8", &found))
+    value
+        .into_string()
+        .map_err(|found| refuse(option, "UTF-8", &found))
 }
 
 /// A value that must be a connection string.
@@ -58,48 +76,82 @@ pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble
     hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })
 }
 
-/// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and `inf` says "for ever".
+/// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and
+/// `inf` says "for ever".
 const LONGEST: f64 = 1e9;
 
 /// The most names that `-n` makes: each is one request a try.
 const MOST_NAMES: u32 = 10_000;
 
 /// A time; `inf` is `Duration::MAX`.
-pub const SECONDS: Kind<Duration> =
-    Kind { expected: "seconds from 0 to 1e9, a time like 1h30m, or inf", read: |text| seconds(time(text)?) };
+pub const SECONDS: Kind<Duration> = Kind {
+    expected: "seconds from 0 to 1e9, a time like 1h30m, or inf",
+    read: |text| seconds(time(text)?),
+};
 
 /// A time to wait; nothing below zero is less than one try.
-pub const WAIT: Kind<Duration> =
-    Kind { expected: "seconds up to 1e9, a time like 1h30m, or inf", read: |text| seconds(time(text)?.max(0.0)) };
+pub const WAIT: Kind<Duration> = Kind {
+    expected: "seconds up to 1e9, a time like 1h30m, or inf",
+    read: |text| seconds(time(text)?.max(0.0)),
+};
 
 /// A session timeout.
-pub const TIMEOUT: Kind<Duration> =
-    Kind { expected: "seconds from 0.001 to 2147483, or a time like 30s", read: |text| session_timeout(time(text)?) };
+pub const TIMEOUT: Kind<Duration> = Kind {
+    expected: "seconds from 0.001 to 2147483, or a time like 30s",
+    read: |text| session_timeout(time(text)?),
+};
 
 /// A load average; nothing below zero is a load.
-pub const LOAD: Kind<f64> = Kind { expected: "a load average up to 1e9", read: number };
+pub const LOAD: Kind<f64> = Kind {
+    expected: "a load average up to 1e9",
+    read: number,
+};
 
 /// An exit code.
-pub const EXIT_CODE: Kind<u8> = Kind { expected: "an exit code, 0 to 255", read: |text| optparse(text)?.try_into().ok() };
+pub const EXIT_CODE: Kind<u8> = Kind {
+    expected: "an exit code, 0 to 255",
+    read: |text| optparse(text)?.try_into().ok(),
+};
 
 /// A port to listen on.
-pub const PORT: Kind<u16> = Kind { expected: "a port, 0 to 65535", read: |text| text.trim().parse().ok() };
+pub const PORT: Kind<u16> = Kind {
+    expected: "a port, 0 to 65535",
+    read: |text| text.trim().parse().ok(),
+};
 
 /// A port to connect to.
-pub const SERVER_PORT: Kind<u16> = Kind { expected: "a port, 1 to 65535", read: |text| text.trim().parse().ok().filter(|&port| port != 0) };
+pub const SERVER_PORT: Kind<u16> = Kind {
+    expected: "a port, 1 to 65535",
+    read: |text| text.trim().parse().ok().filter(|&port| port != 0),
+};
 
 /// A number of names.
-pub const NAMES: Kind<u32> =
-    Kind { expected: "a number of names, 0 to 10000", read: |text| optparse(text)?.try_into().ok().filter(|&count| count <= MOST_NAMES) };
+pub const NAMES: Kind<u32> = Kind {
+    expected: "a number of names, 0 to 10000",
+    read: |text| {
+        optparse(text)?
+            .try_into()
+            .ok()
+            .filter(|&count| count <= MOST_NAMES)
+    },
+};
 
 /// How many may hold a lock at once; below one there is one all the same.
-pub const CONCURRENCY: Kind<u32> =
-    Kind { expected: "a whole number up to 4294967295", read: |text| text.trim().parse::<i64>().ok()?.max(1).try_into().ok() };
+pub const CONCURRENCY: Kind<u32> = Kind {
+    expected: "a whole number up to 4294967295",
+    read: |text| text.trim().parse::<i64>().ok()?.max(1).try_into().ok(),
+};
 
 /// How often to try; nothing below zero is a limit.
 pub const TRIES: Kind<Option<u32>> = Kind {
     expected: "a whole number up to 4294967295, or -1 for no limit",
-    read: |text| text.trim().parse::<i64>().ok().filter(|&tries| tries <= u32::MAX.into()).map(|tries| tries.try_into().ok()),
+    read: |text| {
+        text.trim()
+            .parse::<i64>()
+            .ok()
+            .filter(|&tries| tries <= u32::MAX.into())
+            .map(|tries| tries.try_into().ok())
+    },
 };
 
 /// A signal, or none.
@@ -116,14 +168,19 @@ pub const SIGNAL: Kind<Option<Signal>> = Kind {
 /// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
 pub fn session_timeout(seconds: f64) -> Option<Duration> {
     let longest = Duration::from_millis(2_147_483_647).as_secs_f64();
-    (0.001..=longest).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
+    (0.001..=longest)
+        .contains(&seconds)
+        .then(|| Duration::from_secs_f64(seconds))
 }
 
-/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip. Blanks around it do not count, as in
-/// Python's `float`.
+/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip.
+/// Blanks around it do not count, as in Python's `float`.
 fn number(text: &str) -> Option<f64> {
     let named = !text.contains(|character: char| character.is_ascii_digit());
-    text.trim().parse().ok().filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
 }
 
 /// Seconds, as a number or with units.
@@ -140,15 +197,19 @@ fn with_units(text: &str) -> Option<f64> {
     while !rest.is_empty() {
         let at = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
         let (digits, unit) = (&rest[..at], rest[at..].chars().next()?);
-        let size = UNITS.iter().find(|(name, size)| *name == unit && *size < above)?.1;
+        let size = UNITS
+            .iter()
+            .find(|(name, size)| *name == unit && *size < above)?
+            .1;
         sum += digits.parse::<f64>().ok()? * size;
         (rest, above) = (&rest[at + 1..], size);
     }
     (!text.is_empty()).then_some(sum)
 }
 
-/// A whole number as Python's optparse reads it, which the original's options went through: 0x and 0b begin what they begin in C, any other
-/// leading zero begins octal digits, and blanks around it do not count (but one before it hides the zero).
+/// A whole number as Python's optparse reads it, which the original's options went through: 0x and
+/// 0b begin what they begin in C, any other leading zero begins octal digits, and blanks around it
+/// do not count (but one before it hides the zero).
 fn optparse(text: &str) -> Option<i64> {
     let prefix = text.get(..2).map(str::to_ascii_lowercase);
     let (digits, radix) = match prefix.as_deref() {
@@ -160,11 +221,19 @@ fn optparse(text: &str) -> Option<i64> {
     };
     let digits = digits.trim_end();
     let signed = digits.starts_with(['+', '-']);
-    if signed && radix != 10 { None } else { i64::from_str_radix(digits, radix).ok() }
+    if signed && radix != 10 {
+        None
+    } else {
+        i64::from_str_radix(digits, radix).ok()
+    }
 }
 
 fn seconds(number: f64) -> Option<Duration> {
-    if number == f64::INFINITY { Some(Duration::MAX) } else { Duration::try_from_secs_f64(number).ok() }
+    if number == f64::INFINITY {
+        Some(Duration::MAX)
+    } else {
+        Duration::try_from_secs_f64(number).ok()
+    }
 }
 
 #[cfg(test)]
@@ -175,15 +244,33 @@ mod tests {
         kind.take("--option", &mut Parser::from_args([text])).ok()
     }
 
-    const JUNK: [&str; 11] = ["", " ", "nan", "NaN", "1e300", "-1e300", "1e999", "-1e999", "1,5", "5S", "soon"];
+    const JUNK: [&str; 11] = [
+        "", " ", "nan", "NaN", "1e300", "-1e300", "1e999", "-1e999", "1,5", "5S", "soon",
+    ];
 
     #[test]
     fn seconds_may_be_fractions_and_infinite() {
-        for (text, seconds) in
-            [("0", 0.0), ("-0", 0.0), ("1.5", 1.5), (".5", 0.5), ("5.", 5.0), (" 7 ", 7.0), ("+1", 1.0), ("1e3", 1000.0), ("1e9", 1e9)]
-        {
-            assert_eq!(read(&SECONDS, text), Some(Duration::from_secs_f64(seconds)), "{text}");
-            assert_eq!(read(&WAIT, text), Some(Duration::from_secs_f64(seconds)), "{text}");
+        for (text, seconds) in [
+            ("0", 0.0),
+            ("-0", 0.0),
+            ("1.5", 1.5),
+            (".5", 0.5),
+            ("5.", 5.0),
+            (" 7 ", 7.0),
+            ("+1", 1.0),
+            ("1e3", 1000.0),
+            ("1e9", 1e9),
+        ] {
+            assert_eq!(
+                read(&SECONDS, text),
+                Some(Duration::from_secs_f64(seconds)),
+                "{text}"
+            );
+            assert_eq!(
+                read(&WAIT, text),
+                Some(Duration::from_secs_f64(seconds)),
+                "{text}"
+            );
         }
         for text in ["inf", "INF", "infinity", "+inf"] {
             assert_eq!(read(&SECONDS, text), Some(Duration::MAX), "{text}");
@@ -209,11 +296,35 @@ mod tests {
             (" 5m ", 300.0),
         ] {
             let expected = Duration::from_secs_f64(seconds);
-            assert_eq!((read(&SECONDS, text), read(&WAIT, text)), (Some(expected), Some(expected)), "{text}");
-            assert_eq!(read(&TIMEOUT, text), (seconds > 0.0 && seconds < 2e6).then_some(expected), "{text}");
+            assert_eq!(
+                (read(&SECONDS, text), read(&WAIT, text)),
+                (Some(expected), Some(expected)),
+                "{text}"
+            );
+            assert_eq!(
+                read(&TIMEOUT, text),
+                (seconds > 0.0 && seconds < 2e6).then_some(expected),
+                "{text}"
+            );
             assert_eq!(read(&LOAD, text), None, "{text}");
         }
-        for text in ["s", "5x", "5 s", "1m1h", "1s1s", "1h30", "5ms", "1.2.3s", "-5s", "1e3s", "infs", "32000000000s", "5s,", "5é", "5."] {
+        for text in [
+            "s",
+            "5x",
+            "5 s",
+            "1m1h",
+            "1s1s",
+            "1h30",
+            "5ms",
+            "1.2.3s",
+            "-5s",
+            "1e3s",
+            "infs",
+            "32000000000s",
+            "5s,",
+            "5é",
+            "5.",
+        ] {
             let is_number = text == "5.";
             assert_eq!(read(&SECONDS, text).is_some(), is_number, "{text}");
         }
@@ -259,15 +370,20 @@ mod tests {
     fn a_leading_zero_that_surprises_is_said() {
         let take = |text: &str| {
             let mut warnings = Vec::new();
-            let value = EXIT_CODE.take_int("--exitcode", &mut Parser::from_args([text]), &mut warnings);
+            let value =
+                EXIT_CODE.take_int("--exitcode", &mut Parser::from_args([text]), &mut warnings);
             (value.map_err(|fault| fault.to_string()), warnings)
         };
         for (text, code) in [("9", 9), ("0x9", 9), ("07", 7), ("0", 0), ("00", 0)] {
             assert_eq!(take(text), (Ok(code), vec![]), "{text}");
         }
         let sentence = "--exitcode: \"011\" is octal because of its leading zero: taken for 9 (write 9, or 11 if you meant that)";
-        assert_eq!(take("011"), (Ok(9), vec![Warning::Shown(sentence.to_owned())]));
-        let sentence = "--exitcode: \"08\" is not an octal number, which a leading zero means: write 8";
+        assert_eq!(
+            take("011"),
+            (Ok(9), vec![Warning::Shown(sentence.to_owned())])
+        );
+        let sentence =
+            "--exitcode: \"08\" is not an octal number, which a leading zero means: write 8";
         assert_eq!(take("08"), (Err(sentence.to_owned()), vec![]));
     }
 
@@ -283,8 +399,17 @@ mod tests {
 
     #[test]
     fn a_timeout_fits_the_wire() {
-        for (text, millis) in [("0.001", 1), ("5", 5_000), ("2.5", 2_500), ("2147483", 2_147_483_000)] {
-            assert_eq!(read(&TIMEOUT, text), Some(Duration::from_millis(millis)), "{text}");
+        for (text, millis) in [
+            ("0.001", 1),
+            ("5", 5_000),
+            ("2.5", 2_500),
+            ("2147483", 2_147_483_000),
+        ] {
+            assert_eq!(
+                read(&TIMEOUT, text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in JUNK.iter().chain(&["0", "-1", "0.0009", "inf", "2147484"]) {
             assert_eq!(read(&TIMEOUT, text), None, "{text}");
@@ -294,7 +419,12 @@ mod tests {
     #[test]
     fn numbers_keep_to_their_range() {
         assert_eq!(
-            [read(&LOAD, "30"), read(&LOAD, "-1"), read(&LOAD, "0.5"), read(&LOAD, "inf")],
+            [
+                read(&LOAD, "30"),
+                read(&LOAD, "-1"),
+                read(&LOAD, "0.5"),
+                read(&LOAD, "inf")
+            ],
             [30.0, -1.0, 0.5, f64::INFINITY].map(Some)
         );
         for text in JUNK {
@@ -312,8 +442,14 @@ mod tests {
         for text in JUNK.iter().chain(&["65536", "-1", "1.5", "inf", "http"]) {
             assert_eq!(read(&PORT, text), None, "{text}");
         }
-        assert_eq!([read(&NAMES, "0"), read(&NAMES, "10000")], [Some(0), Some(10_000)]);
-        for text in JUNK.iter().chain(&["10001", "-1", "1.5", "inf", "99999999999999999999"]) {
+        assert_eq!(
+            [read(&NAMES, "0"), read(&NAMES, "10000")],
+            [Some(0), Some(10_000)]
+        );
+        for text in JUNK
+            .iter()
+            .chain(&["10001", "-1", "1.5", "inf", "99999999999999999999"])
+        {
             assert_eq!(read(&NAMES, text), None, "{text}");
         }
     }
@@ -329,10 +465,21 @@ mod tests {
             ("-7", 1, None),
             ("4294967295", u32::MAX, Some(u32::MAX)),
         ] {
-            assert_eq!((read(&CONCURRENCY, text), read(&TRIES, text)), (Some(concurrency), Some(tries)), "{text}");
+            assert_eq!(
+                (read(&CONCURRENCY, text), read(&TRIES, text)),
+                (Some(concurrency), Some(tries)),
+                "{text}"
+            );
         }
-        for text in JUNK.iter().chain(&["1.5", "inf", "4294967296", "99999999999999999999"]) {
-            assert_eq!((read(&CONCURRENCY, text), read(&TRIES, text)), (None, None), "{text}");
+        for text in JUNK
+            .iter()
+            .chain(&["1.5", "inf", "4294967296", "99999999999999999999"])
+        {
+            assert_eq!(
+                (read(&CONCURRENCY, text), read(&TRIES, text)),
+                (None, None),
+                "{text}"
+            );
         }
     }
 
@@ -357,7 +504,12 @@ mod tests {
 
     #[test]
     fn a_refusal_names_option_expectation_and_value() {
-        let fault = SECONDS.take("--minlocktime", &mut Parser::from_args(["soon"])).unwrap_err();
-        assert_eq!(fault.to_string(), "--minlocktime: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"soon\"");
+        let fault = SECONDS
+            .take("--minlocktime", &mut Parser::from_args(["soon"]))
+            .unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "--minlocktime: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"soon\""
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A command in one word, cut into its words as Python's `shlex.split` cuts it (POSIX rules, no comments, no expansion of any kind): what
-//! the original did. Works on bytes: every character that means something is ASCII.
+//! A command in one word, cut into its words as Python's `shlex.split` cuts it (POSIX rules, no
+//! comments, no expansion of any kind): what the original did. Works on bytes: every character that
+//! means something is ASCII.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -56,7 +57,8 @@ enum Place {
     Escaped(Option<u8>),
 }
 
-/// The words of `text`: separated by blanks, grouped by quotes, with backslashes taken as POSIX has it.
+/// The words of `text`: separated by blanks, grouped by quotes, with backslashes taken as POSIX has
+/// it.
 pub fn split(text: &OsStr) -> Result<Vec<OsString>, Unfinished> {
     Ok(read(text)?.into_iter().map(|word| word.text).collect())
 }
@@ -111,7 +113,10 @@ pub fn read(text: &OsStr) -> Result<Vec<Word>, Unfinished> {
 
 /// The word that has been read; the next one begins empty and unquoted.
 fn end_word(word: &mut Vec<u8>, quoting: &mut Quoting) -> Word {
-    Word { text: OsString::from_vec(mem::take(word)), quoting: mem::replace(quoting, Quoting::Bare) }
+    Word {
+        text: OsString::from_vec(mem::take(word)),
+        quoting: mem::replace(quoting, Quoting::Bare),
+    }
 }
 
 #[cfg(test)]
@@ -197,7 +202,11 @@ mod tests {
             (r#""\$a" b"#, &[Full, Bare]),
             (r#"'' """#, &[Full, Double]),
         ] {
-            let found: Vec<_> = read(text.as_ref()).unwrap().iter().map(|word| word.quoting).collect();
+            let found: Vec<_> = read(text.as_ref())
+                .unwrap()
+                .iter()
+                .map(|word| word.quoting)
+                .collect();
             assert_eq!(found, expected, "{text}");
         }
     }

@@ -1,5 +1,6 @@
-//! `zk-flock`: its help, its options, and what these come to with the config file. Options, defaults and the file are those of the Python
-//! original (behaviour of optparse included: any order, any clear prefix), and a few more.
+//! `zk-flock`: its help, its options, and what these come to with the config file. Options,
+//! defaults and the file are those of the Python original (behaviour of optparse included: any
+//! order, any clear prefix), and a few more.
 
 use super::hosts::Ensemble;
 use super::line::Form;
@@ -53,17 +54,37 @@ option, else 1; see --sysexits.
 /// Where the config is unless `-c` says otherwise.
 const CONFIG: &str = "/etc/distributed-flock.json";
 
-/// Session timeout if no config is needed and none gives it: what the manual's example has, for it rides out 6.7 s without a server.
+/// Session timeout if no config is needed and none gives it: what the manual's example has, for it
+/// rides out 6.7 s without a server.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Namespace of local locks if nothing gives it.
 const DEFAULT_APP_ID: &str = "default";
 
 /// The long options of the original, to complete what is typed.
-const ORIGINAL: &[&str] = &["confpath", "daemonize", "maxla", "sleep", "wait", "exitcode", "minlocktime", "pdeathsig", "help"];
+const ORIGINAL: &[&str] = &[
+    "confpath",
+    "daemonize",
+    "maxla",
+    "sleep",
+    "wait",
+    "exitcode",
+    "minlocktime",
+    "pdeathsig",
+    "help",
+];
 
 /// Those that are new. Their prefixes count where the original had nothing.
-const ADDED: &[&str] = &["kill-after", "hosts", "app-id", "timeout", "local", "sysexits", "verbose", "version"];
+const ADDED: &[&str] = &[
+    "kill-after",
+    "hosts",
+    "app-id",
+    "timeout",
+    "local",
+    "sysexits",
+    "verbose",
+    "version",
+];
 
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
@@ -110,31 +131,52 @@ impl Default for Options {
 }
 
 /// What `args`, the words after the program's name, ask for.
-pub fn request(args: impl IntoIterator<Item = OsString>, environment: &Environment) -> Result<Request, Error> {
+pub fn request(
+    args: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Request, Error> {
     options::request::<Options>(args, environment)
 }
 
 impl options::Options for Options {
-    const FORM: Form = Form { program: "zk-flock", before: 1, one_word: false };
+    const FORM: Form = Form {
+        program: "zk-flock",
+        before: 1,
+        one_word: false,
+    };
 
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
         if let Some(words) = words_after_dashes(parser) {
             self.after_dashes = words;
             return Ok(Taken::All);
         }
-        let Some(argument) = next_argument(parser, ORIGINAL, ADDED)? else { return Ok(Taken::All) };
+        let Some(argument) = next_argument(parser, ORIGINAL, ADDED)? else {
+            return Ok(Taken::All);
+        };
         match argument {
             Short('c') | Long("confpath") => self.confpath = Some(parser.value()?.into()),
             Short('d') | Long("daemonize") => self.daemonize = true,
             Short('m') | Long("maxla") => self.maxla = Some(value::LOAD.take("--maxla", parser)?),
             Short('s') | Long("sleep") => self.sleep = true,
-            Short('n') => self.sequence = value::NAMES.take_int("-n", parser, &mut self.common.warnings)?,
-            Short('l') | Long("minlocktime") => self.minlocktime = value::SECONDS.take("--minlocktime", parser)?,
+            Short('n') => {
+                self.sequence = value::NAMES.take_int("-n", parser, &mut self.common.warnings)?
+            }
+            Short('l') | Long("minlocktime") => {
+                self.minlocktime = value::SECONDS.take("--minlocktime", parser)?
+            }
             Short('p') => return self.common.take(Long("pdeathsig"), parser),
-            Long("hosts") => self.hosts = Some(("--hosts", value::ensemble("--hosts", parser.value()?)?)),
+            Long("hosts") => {
+                self.hosts = Some(("--hosts", value::ensemble("--hosts", parser.value()?)?))
+            }
             Long("app-id") => self.app_id = Some(value::text("--app-id", parser.value()?)?),
             Long("timeout") => self.timeout = Some(value::TIMEOUT.take("--timeout", parser)?),
-            Long("local") => self.local = Some(parser.optional_value().map_or(Ok(Folder::Default), folder)?),
+            Long("local") => {
+                self.local = Some(
+                    parser
+                        .optional_value()
+                        .map_or(Ok(Folder::Default), folder)?,
+                )
+            }
             argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)
@@ -155,16 +197,26 @@ impl options::Options for Options {
 }
 
 impl Options {
-    /// The lock's name, and the command: one word to be split, or after `--` two and more to be taken as they are.
+    /// The lock's name, and the command: one word to be split, or after `--` two and more to be
+    /// taken as they are.
     fn words(&mut self) -> Result<(String, Command), Fault> {
-        let words: Vec<_> = self.common.words.iter().chain(&self.after_dashes).cloned().collect();
-        let [name, command @ ..] = &words[..] else { return Err(Fault::NoWords) };
+        let words: Vec<_> = self
+            .common
+            .words
+            .iter()
+            .chain(&self.after_dashes)
+            .cloned()
+            .collect();
+        let [name, command @ ..] = &words[..] else {
+            return Err(Fault::NoWords);
+        };
         let command = match command {
             [] => return Err(Fault::NoCommand),
             [text] => self.split(name, text)?,
-            [_, _, ..] if self.common.words.len() < 2 => {
-                Command { shown: command.join(OsStr::new(" ")).to_string_lossy().into_owned(), words: command.to_vec() }
-            }
+            [_, _, ..] if self.common.words.len() < 2 => Command {
+                shown: command.join(OsStr::new(" ")).to_string_lossy().into_owned(),
+                words: command.to_vec(),
+            },
             _ => return Err(Fault::TooManyWords(words.len())),
         };
         if command.words.is_empty() {
@@ -172,7 +224,11 @@ impl Options {
         }
         let name = name.clone().into_string().map_err(|name| {
             let name = name.to_string_lossy().into_owned();
-            Fault::Name { what: "lock name", name, flaw: names::Flaw::NotText }
+            Fault::Name {
+                what: "lock name",
+                name,
+                flaw: names::Flaw::NotText,
+            }
         })?;
         Ok((name, command))
     }
@@ -187,12 +243,16 @@ impl Options {
                 found.to_string_lossy()
             )));
         }
-        Ok(Command { words: words.into_iter().map(|Word { text, .. }| text).collect(), shown: text.to_string_lossy().into_owned() })
+        Ok(Command {
+            words: words.into_iter().map(|Word { text, .. }| text).collect(),
+            shown: text.to_string_lossy().into_owned(),
+        })
     }
 
     /// What was not typed and the environment has. An empty variable is none.
     fn take_environment(&mut self, environment: &Environment) -> Result<(), Fault> {
-        let found = |variable: &Option<OsString>| variable.clone().filter(|value| !value.is_empty());
+        let found =
+            |variable: &Option<OsString>| variable.clone().filter(|value| !value.is_empty());
         if self.confpath.is_none() {
             self.confpath = found(&environment.config).map(Into::into);
         }
@@ -213,9 +273,19 @@ impl Options {
 
     /// Refuses options that contradict each other.
     fn agree(&self) -> Result<(), Fault> {
-        let service = [("--hosts", self.hosts.is_some()), ("--timeout", self.timeout.is_some())];
-        let given = service.iter().find(|(_, given)| *given && self.local.is_some());
-        given.map_or(Ok(()), |(option, _)| Err(Fault::Conflict { option, with: "--local" }))
+        let service = [
+            ("--hosts", self.hosts.is_some()),
+            ("--timeout", self.timeout.is_some()),
+        ];
+        let given = service
+            .iter()
+            .find(|(_, given)| *given && self.local.is_some());
+        given.map_or(Ok(()), |(option, _)| {
+            Err(Fault::Conflict {
+                option,
+                with: "--local",
+            })
+        })
     }
 
     /// Whether options and environment alone say which lock of which service is meant.
@@ -228,20 +298,39 @@ impl Options {
         let optional = self.confpath.is_none() && (self.local.is_some() || self.name_the_service());
         match read(path) {
             Ok(text) => Ok(Config::parse(&text, path)?),
-            Err(Fault::Unreadable { source, .. }) if optional && source.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
-            Err(Fault::Unreadable { path, source }) if self.confpath.is_none() => Err(Fault::NoDefaultConfig { path, source }),
+            Err(Fault::Unreadable { source, .. })
+                if optional && source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(Config::default())
+            }
+            Err(Fault::Unreadable { path, source }) if self.confpath.is_none() => {
+                Err(Fault::NoDefaultConfig { path, source })
+            }
             Err(fault) => Err(fault),
         }
     }
 
     /// The plan that options and config, the contents of `path`, come to.
-    fn join(mut self, mut config: Config, path: &Path, name: &str, command: Command, environment: &Environment) -> Result<Plan, Fault> {
+    fn join(
+        mut self,
+        mut config: Config,
+        path: &Path,
+        name: &str,
+        command: Command,
+        environment: &Environment,
+    ) -> Result<Plan, Fault> {
         let lock = match self.local.clone() {
-            Some(folder) => self.local_lock(&folder, config.app_id.as_deref(), name, environment)?,
+            Some(folder) => {
+                self.local_lock(&folder, config.app_id.as_deref(), name, environment)?
+            }
             None => self.node_lock(&mut config, path, name)?,
         };
         config.warnings.append(&mut self.common.warnings);
-        let doubt = config.load_doubt.map(if self.maxla.is_some() { Warning::Logged } else { Warning::Shown });
+        let doubt = config.load_doubt.map(if self.maxla.is_some() {
+            Warning::Logged
+        } else {
+            Warning::Shown
+        });
         config.warnings.extend(doubt);
         Ok(Plan {
             program: "zk-flock",
@@ -259,7 +348,9 @@ impl Options {
             },
             log: Log {
                 style: Style::Plain,
-                path: config.log_path.map(|path| environment.current_dir.join(path)),
+                path: config
+                    .log_path
+                    .map(|path| environment.current_dir.join(path)),
                 level: config.level,
                 session_level: config.zklevel,
                 warnings: config.warnings,
@@ -270,12 +361,21 @@ impl Options {
     }
 
     fn node_lock(&mut self, config: &mut Config, path: &Path, name: &str) -> Result<Lock, Fault> {
-        let timeout = self.timeout.or(config.timeout).or_else(|| self.name_the_service().then_some(DEFAULT_TIMEOUT));
+        let timeout = self
+            .timeout
+            .or(config.timeout)
+            .or_else(|| self.name_the_service().then_some(DEFAULT_TIMEOUT));
         let in_config = config.host.take().map(|ensemble| ("\"host\"", ensemble));
         let missing = |key| config.missing(key, path);
-        let (source, ensemble) = self.hosts.take().or(in_config).ok_or_else(|| missing(Required::Host))?;
+        let (source, ensemble) = self
+            .hosts
+            .take()
+            .or(in_config)
+            .ok_or_else(|| missing(Required::Host))?;
         let app_id = self.app_id.take().or_else(|| config.app_id.clone());
-        let doubt = ensemble.doubt().map(|doubt| Warning::Shown(format!("{source}: {doubt}")));
+        let doubt = ensemble
+            .doubt()
+            .map(|doubt| Warning::Shown(format!("{source}: {doubt}")));
         let cluster = Cluster {
             hosts: ensemble.hosts,
             chroot: ensemble.chroot,
@@ -287,31 +387,62 @@ impl Options {
         let app_id = app_id.ok_or_else(|| missing(Required::AppId))?;
         names::check("app id", &app_id, names::check_node)?;
         config.warnings.extend(doubt);
-        Ok(Lock::Node { cluster, app_id, names: self.names(name, names::check_lock)?, announce: self.sequence > 0 })
+        Ok(Lock::Node {
+            cluster,
+            app_id,
+            names: self.names(name, names::check_lock)?,
+            announce: self.sequence > 0,
+        })
     }
 
-    fn local_lock(&self, folder: &Folder, configured: Option<&str>, name: &str, environment: &Environment) -> Result<Lock, Fault> {
-        let app_id = self.app_id.as_deref().or(configured).unwrap_or(DEFAULT_APP_ID).to_owned();
+    fn local_lock(
+        &self,
+        folder: &Folder,
+        configured: Option<&str>,
+        name: &str,
+        environment: &Environment,
+    ) -> Result<Lock, Fault> {
+        let app_id = self
+            .app_id
+            .as_deref()
+            .or(configured)
+            .unwrap_or(DEFAULT_APP_ID)
+            .to_owned();
         names::check("app id", &app_id, names::check_file)?;
         let folder = match folder {
             Folder::Default => None,
             Folder::Given(folder) => Some(environment.current_dir.join(folder)),
         };
-        Ok(Lock::Local { folder, app_id, names: self.names(name, names::check_file)?, announce: self.sequence > 0 })
+        Ok(Lock::Local {
+            folder,
+            app_id,
+            names: self.names(name, names::check_file)?,
+            announce: self.sequence > 0,
+        })
     }
 
     /// The name, or with `-n` those that are made of it.
-    fn names(&self, name: &str, allowed: fn(&str) -> Result<(), names::Flaw>) -> Result<Vec<String>, Fault> {
+    fn names(
+        &self,
+        name: &str,
+        allowed: fn(&str) -> Result<(), names::Flaw>,
+    ) -> Result<Vec<String>, Fault> {
         names::check("lock name", name, allowed)?;
         Ok(match self.sequence {
             0 => vec![name.to_owned()],
-            count => (0..count).map(|number| format!("{name}_{number}")).collect(),
+            count => (0..count)
+                .map(|number| format!("{name}_{number}"))
+                .collect(),
         })
     }
 }
 
 fn folder(value: OsString) -> Result<Folder, Fault> {
-    if value.is_empty() { Err(value::refuse("--local", "a folder", &value)) } else { Ok(Folder::Given(value.into())) }
+    if value.is_empty() {
+        Err(value::refuse("--local", "a folder", &value))
+    } else {
+        Ok(Folder::Given(value.into()))
+    }
 }
 
 #[cfg(test)]
@@ -345,25 +476,78 @@ mod tests {
         plan(&format!("--hosts|h|--app-id|app|{words}"), "{}")
     }
 
-    const WHOLE_CONFIG: &str = r#"{"host": ["h1:2181", "h2:2182/a"], "timeout": 2.5, "app_id": "app"}"#;
+    const WHOLE_CONFIG: &str =
+        r#"{"host": ["h1:2181", "h2:2182/a"], "timeout": 2.5, "app_id": "app"}"#;
 
     #[test]
     fn nothing_but_the_two_words_is_the_originals_defaults() {
         let plan = plan("NAME|sleep '1 s'", WHOLE_CONFIG).unwrap();
-        let Lock::Node { cluster, app_id, names, announce } = plan.lock else { panic!("{:?}", plan.lock) };
-        let hosts = [("h1", 2181), ("h2", 2182)].map(|(name, port)| Host { name: name.into(), port });
-        assert_eq!((cluster.hosts, cluster.chroot.as_str()), (hosts.to_vec(), "/a"));
+        let Lock::Node {
+            cluster,
+            app_id,
+            names,
+            announce,
+        } = plan.lock
+        else {
+            panic!("{:?}", plan.lock)
+        };
+        let hosts = [("h1", 2181), ("h2", 2182)].map(|(name, port)| Host {
+            name: name.into(),
+            port,
+        });
+        assert_eq!(
+            (cluster.hosts, cluster.chroot.as_str()),
+            (hosts.to_vec(), "/a")
+        );
         assert_eq!(cluster.timeout, Duration::from_millis(2500));
-        assert_eq!((cluster.auth, cluster.acl, cluster.heartbeat), (None, Acl::Open, Heartbeat::Write));
-        assert_eq!((app_id.as_str(), names, announce), ("app", vec!["NAME".to_owned()], false));
-        assert_eq!(plan.command, Command { words: vec!["sleep".into(), "1 s".into()], shown: "sleep '1 s'".into() });
-        assert_eq!((plan.wait, plan.minimum_hold, plan.kill_after), (Duration::ZERO, Duration::from_secs(5), Duration::from_secs(5)));
+        assert_eq!(
+            (cluster.auth, cluster.acl, cluster.heartbeat),
+            (None, Acl::Open, Heartbeat::Write)
+        );
+        assert_eq!(
+            (app_id.as_str(), names, announce),
+            ("app", vec!["NAME".to_owned()], false)
+        );
+        assert_eq!(
+            plan.command,
+            Command {
+                words: vec!["sleep".into(), "1 s".into()],
+                shown: "sleep '1 s'".into()
+            }
+        );
+        assert_eq!(
+            (plan.wait, plan.minimum_hold, plan.kill_after),
+            (
+                Duration::ZERO,
+                Duration::from_secs(5),
+                Duration::from_secs(5)
+            )
+        );
         assert_eq!(plan.death_signal, Some(Signal::TERM));
-        assert_eq!(plan.exit_codes, ExitCodes { busy: None, busy_default: 0, sysexits: false });
-        assert_eq!(plan.gate, Gate { max_load: None, sleep: false });
+        assert_eq!(
+            plan.exit_codes,
+            ExitCodes {
+                busy: None,
+                busy_default: 0,
+                sysexits: false
+            }
+        );
+        assert_eq!(
+            plan.gate,
+            Gate {
+                max_load: None,
+                sleep: false
+            }
+        );
         assert_eq!(
             plan.log,
-            Log { style: Style::Plain, path: None, level: Level::Info, session_level: Level::Warning, warnings: Vec::new() }
+            Log {
+                style: Style::Plain,
+                path: None,
+                level: Level::Info,
+                session_level: Level::Warning,
+                warnings: Vec::new()
+            }
         );
         assert!(!plan.daemonize && !plan.verbose);
         assert_eq!(plan.program, "zk-flock");
@@ -373,26 +557,53 @@ mod tests {
     fn each_option_has_its_effect_however_it_is_typed() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[
-            (&["-d", "--daemonize", "--daemon", "--d"], |plan| plan.daemonize),
-            (&["-m1.5", "-m|1.5", "--maxla=1.5", "--maxla|1.5", "--ma=1.5"], |plan| plan.gate.max_load == Some(1.5)),
-            (&["-m0", "-m-1", "--maxla|-1"], |plan| plan.gate.max_load.is_none()),
+            (&["-d", "--daemonize", "--daemon", "--d"], |plan| {
+                plan.daemonize
+            }),
+            (
+                &["-m1.5", "-m|1.5", "--maxla=1.5", "--maxla|1.5", "--ma=1.5"],
+                |plan| plan.gate.max_load == Some(1.5),
+            ),
+            (&["-m0", "-m-1", "--maxla|-1"], |plan| {
+                plan.gate.max_load.is_none()
+            }),
             (&["-s", "--sleep", "--sl", "--s"], |plan| plan.gate.sleep),
-            (&["-w5", "-w|5", "-w|5.0", "--wait=5", "--w|5"], |plan| plan.wait == Duration::from_secs(5)),
-            (&["-w|-1", "-w-1", "--wait=-1", "-w0"], |plan| plan.wait == Duration::ZERO),
+            (&["-w5", "-w|5", "-w|5.0", "--wait=5", "--w|5"], |plan| {
+                plan.wait == Duration::from_secs(5)
+            }),
+            (&["-w|-1", "-w-1", "--wait=-1", "-w0"], |plan| {
+                plan.wait == Duration::ZERO
+            }),
             (&["-w|inf", "--wait=inf"], |plan| plan.wait == Duration::MAX),
-            (&["-x17", "--exitcode=17", "--e|17"], |plan| plan.exit_codes.busy == Some(17)),
-            (&["-l.5", "--minlocktime|0.5", "--mi=.5"], |plan| plan.minimum_hold == Duration::from_millis(500)),
-            (&["-p9", "-pKILL", "--pdeathsig=sigkill", "--p|9"], |plan| plan.death_signal == Some(Signal::KILL)),
-            (&["-p0", "--pdeathsig|0"], |plan| plan.death_signal.is_none()),
-            (&["-k1", "--kill-after=1", "--k|1"], |plan| plan.kill_after == Duration::from_secs(1)),
+            (&["-x17", "--exitcode=17", "--e|17"], |plan| {
+                plan.exit_codes.busy == Some(17)
+            }),
+            (&["-l.5", "--minlocktime|0.5", "--mi=.5"], |plan| {
+                plan.minimum_hold == Duration::from_millis(500)
+            }),
+            (&["-p9", "-pKILL", "--pdeathsig=sigkill", "--p|9"], |plan| {
+                plan.death_signal == Some(Signal::KILL)
+            }),
+            (&["-p0", "--pdeathsig|0"], |plan| {
+                plan.death_signal.is_none()
+            }),
+            (&["-k1", "--kill-after=1", "--k|1"], |plan| {
+                plan.kill_after == Duration::from_secs(1)
+            }),
             (&["-kinf"], |plan| plan.kill_after == Duration::MAX),
             (&["--sysexits", "--sy"], |plan| plan.exit_codes.sysexits),
             (&["-v", "--verbose", "--verb"], |plan| plan.verbose),
-            (&["-dsv", "-vsd", "-dsvw9"], |plan| plan.daemonize && plan.gate.sleep && plan.verbose),
+            (&["-dsv", "-vsd", "-dsvw9"], |plan| {
+                plan.daemonize && plan.gate.sleep && plan.verbose
+            }),
         ];
         for (ways, effect) in rows {
             for way in *ways {
-                for line in [format!("{way}|NAME|true"), format!("NAME|{way}|true"), format!("NAME|true|{way}")] {
+                for line in [
+                    format!("{way}|NAME|true"),
+                    format!("NAME|{way}|true"),
+                    format!("NAME|true|{way}"),
+                ] {
                     assert!(effect(&alone(&line).unwrap()), "{line}");
                 }
             }
@@ -413,24 +624,67 @@ mod tests {
             ("--ver", "--ver could be --verbose or --version"),
             ("-w", "missing argument for option '-w'"),
             ("--wait", "missing argument for option '--wait'"),
-            ("-w|", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"\""),
-            ("--wait=", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"\""),
-            ("-w1e300", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"1e300\""),
-            ("-wnan", "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\""),
-            ("-l-1", "--minlocktime: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"-1\""),
-            ("-k|--|-1", "--kill-after: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"--\""),
-            ("-x256", "--exitcode: expected an exit code, 0 to 255, found \"256\""),
-            ("-n1000000", "-n: expected a number of names, 0 to 10000, found \"1000000\""),
-            ("-pNONE", "--pdeathsig: expected a signal by number or name, or 0 for none, found \"NONE\""),
-            ("-mhigh", "--maxla: expected a load average up to 1e9, found \"high\""),
-            ("--timeout=inf", "--timeout: expected seconds from 0.001 to 2147483, or a time like 30s, found \"inf\""),
-            ("--hosts=h:x", "--hosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535"),
+            (
+                "-w|",
+                "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"\"",
+            ),
+            (
+                "--wait=",
+                "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"\"",
+            ),
+            (
+                "-w1e300",
+                "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"1e300\"",
+            ),
+            (
+                "-wnan",
+                "--wait: expected seconds up to 1e9, a time like 1h30m, or inf, found \"nan\"",
+            ),
+            (
+                "-l-1",
+                "--minlocktime: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"-1\"",
+            ),
+            (
+                "-k|--|-1",
+                "--kill-after: expected seconds from 0 to 1e9, a time like 1h30m, or inf, found \"--\"",
+            ),
+            (
+                "-x256",
+                "--exitcode: expected an exit code, 0 to 255, found \"256\"",
+            ),
+            (
+                "-n1000000",
+                "-n: expected a number of names, 0 to 10000, found \"1000000\"",
+            ),
+            (
+                "-pNONE",
+                "--pdeathsig: expected a signal by number or name, or 0 for none, found \"NONE\"",
+            ),
+            (
+                "-mhigh",
+                "--maxla: expected a load average up to 1e9, found \"high\"",
+            ),
+            (
+                "--timeout=inf",
+                "--timeout: expected seconds from 0.001 to 2147483, or a time like 30s, found \"inf\"",
+            ),
+            (
+                "--hosts=h:x",
+                "--hosts: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535",
+            ),
             ("--local=", "--local: expected a folder, found \"\""),
-            ("--daemonize=yes", "unexpected argument for option '--daemonize': \"yes\""),
+            (
+                "--daemonize=yes",
+                "unexpected argument for option '--daemonize': \"yes\"",
+            ),
             ("--local", "--hosts cannot be used with --local"),
             ("--app-id=", "app id \"\": it is empty"),
         ] {
-            assert_eq!(alone(&format!("NAME|true|{words}")).map(drop), Err(sentence.to_owned()), "{words}");
+            assert_eq!(
+                alone(&format!("NAME|true|{words}")).map(drop),
+                Err(sentence.to_owned()),
+                "{words}"
+            );
         }
     }
 
@@ -448,8 +702,19 @@ mod tests {
             ("NAME|-", "-", "-"),
         ] {
             let plan = alone(words).unwrap_or_else(|sentence| panic!("{words}: {sentence}"));
-            let expected = if argv.is_empty() { vec![OsString::new()] } else { line(argv) };
-            assert_eq!(plan.command, Command { words: expected, shown: shown.into() }, "{words}");
+            let expected = if argv.is_empty() {
+                vec![OsString::new()]
+            } else {
+                line(argv)
+            };
+            assert_eq!(
+                plan.command,
+                Command {
+                    words: expected,
+                    shown: shown.into()
+                },
+                "{words}"
+            );
         }
     }
 
@@ -471,60 +736,152 @@ mod tests {
             ("NAME|  ", "the command is empty"),
         ] {
             let error = request(line(words), &environment()).unwrap_err();
-            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, 1, true), "{words}");
+            assert_eq!(
+                (
+                    error.to_string().as_str(),
+                    error.exit_code(),
+                    error.wants_usage()
+                ),
+                (sentence, 1, true),
+                "{words}"
+            );
         }
         for (words, sentence) in [
             ("NAME|a 'b", "cannot split the command: no closing '"),
-            ("NAME|a\\", "cannot split the command: nothing follows the last backslash"),
+            (
+                "NAME|a\\",
+                "cannot split the command: nothing follows the last backslash",
+            ),
         ] {
             let error = request(line(words), &environment()).unwrap_err();
-            assert_eq!((error.to_string().as_str(), error.exit_code(), error.wants_usage()), (sentence, 2, false), "{words}");
+            assert_eq!(
+                (
+                    error.to_string().as_str(),
+                    error.exit_code(),
+                    error.wants_usage()
+                ),
+                (sentence, 2, false),
+                "{words}"
+            );
         }
     }
 
     #[test]
     fn text_is_asked_for_only_where_it_is_needed() {
         let bytes = OsString::from_vec(b"\xff".to_vec());
-        let words = |words: [OsString; 4]| typed::<Options>(&words).unwrap().words().map_err(|fault| fault.to_string());
-        let (_, command) = words(["NAME".into(), "--".into(), "true".into(), bytes.clone()]).unwrap();
+        let words = |words: [OsString; 4]| {
+            typed::<Options>(&words)
+                .unwrap()
+                .words()
+                .map_err(|fault| fault.to_string())
+        };
+        let (_, command) =
+            words(["NAME".into(), "--".into(), "true".into(), bytes.clone()]).unwrap();
         assert_eq!(command.words, ["true".into(), bytes.clone()]);
-        assert_eq!(words([bytes, "--".into(), "true".into(), "x".into()]).unwrap_err(), "lock name \"\u{fffd}\": it is not UTF-8");
+        assert_eq!(
+            words([bytes, "--".into(), "true".into(), "x".into()]).unwrap_err(),
+            "lock name \"\u{fffd}\": it is not UTF-8"
+        );
     }
 
     #[test]
     fn help_and_version_work_whatever_else_is_wrong() {
-        for words in
-            ["--help", "--h", "-h", "NAME|-h", "--bogus|--he", "-w|soon|-h", "-c|/nowhere|a|b|c|--help", "--m|-dh", "--daemonize=1|-h"]
-        {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Help)), "{words}");
+        for words in [
+            "--help",
+            "--h",
+            "-h",
+            "NAME|-h",
+            "--bogus|--he",
+            "-w|soon|-h",
+            "-c|/nowhere|a|b|c|--help",
+            "--m|-dh",
+            "--daemonize=1|-h",
+        ] {
+            assert!(
+                matches!(request(line(words), &environment()), Ok(Request::Help)),
+                "{words}"
+            );
         }
         for words in ["--version", "-V", "--bogus|-V", "-x|300|-V|-h"] {
-            assert!(matches!(request(line(words), &environment()), Ok(Request::Version)), "{words}");
+            assert!(
+                matches!(request(line(words), &environment()), Ok(Request::Version)),
+                "{words}"
+            );
         }
-        assert!(request(line("NAME|--|-h"), &environment()).is_err(), "after -- it is the command's");
+        assert!(
+            request(line("NAME|--|-h"), &environment()).is_err(),
+            "after -- it is the command's"
+        );
     }
 
     #[test]
     fn sysexits_tells_failures_apart_wherever_it_stands() {
-        for (words, plain, sysexit) in
-            [("--bogus", 2, 64), ("NAME|a 'b", 2, 64), ("", 1, 64), ("NAME|a|b", 1, 64), ("-c|/nowhere|NAME|true", 1, 78)]
-        {
-            let code = |words: &str| request(line(words), &environment()).unwrap_err().exit_code();
+        for (words, plain, sysexit) in [
+            ("--bogus", 2, 64),
+            ("NAME|a 'b", 2, 64),
+            ("", 1, 64),
+            ("NAME|a|b", 1, 64),
+            ("-c|/nowhere|NAME|true", 1, 78),
+        ] {
+            let code = |words: &str| {
+                request(line(words), &environment())
+                    .unwrap_err()
+                    .exit_code()
+            };
             assert_eq!(code(words), plain, "{words}");
-            assert_eq!([code(&format!("--sysexits|{words}")), code(&format!("{words}|--sysexits"))], [sysexit; 2], "{words}");
+            assert_eq!(
+                [
+                    code(&format!("--sysexits|{words}")),
+                    code(&format!("{words}|--sysexits"))
+                ],
+                [sysexit; 2],
+                "{words}"
+            );
         }
     }
 
     #[test]
     fn the_line_beats_the_config() {
         let config = r#"{"host": "h", "timeout": 5, "app_id": "app", "sleep": "OFF", "maxla": 30}"#;
-        assert_eq!(plan("NAME|a", config).unwrap().gate, Gate { max_load: Some(30.0), sleep: false });
-        assert_eq!(plan("-s|-m2|NAME|a", config).unwrap().gate, Gate { max_load: Some(2.0), sleep: true });
-        assert_eq!(plan("-m0|NAME|a", config).unwrap().gate, Gate { max_load: None, sleep: false });
+        assert_eq!(
+            plan("NAME|a", config).unwrap().gate,
+            Gate {
+                max_load: Some(30.0),
+                sleep: false
+            }
+        );
+        assert_eq!(
+            plan("-s|-m2|NAME|a", config).unwrap().gate,
+            Gate {
+                max_load: Some(2.0),
+                sleep: true
+            }
+        );
+        assert_eq!(
+            plan("-m0|NAME|a", config).unwrap().gate,
+            Gate {
+                max_load: None,
+                sleep: false
+            }
+        );
         let plan = plan("--hosts=x:1/c|--app-id=y/z|--timeout=9|NAME|a", config).unwrap();
-        let Lock::Node { cluster, app_id, .. } = plan.lock else { panic!("{:?}", plan.lock) };
-        assert_eq!((cluster.hosts[0].to_string().as_str(), cluster.chroot.as_str()), ("x:1", "/c"));
-        assert_eq!((cluster.timeout, app_id.as_str()), (Duration::from_secs(9), "y/z"));
+        let Lock::Node {
+            cluster, app_id, ..
+        } = plan.lock
+        else {
+            panic!("{:?}", plan.lock)
+        };
+        assert_eq!(
+            (
+                cluster.hosts[0].to_string().as_str(),
+                cluster.chroot.as_str()
+            ),
+            ("x:1", "/c")
+        );
+        assert_eq!(
+            (cluster.timeout, app_id.as_str()),
+            (Duration::from_secs(9), "y/z")
+        );
     }
 
     #[test]
@@ -532,35 +889,82 @@ mod tests {
         let config = r#"{"host": "h", "timeout": 5, "app_id": "app", "sleep": "ON", "maxla": -1, "acl": "creator", "heartbeat": "ping",
             "auth": {"scheme": "digest", "data": "u:p"}, "logger": {"path": "log", "level": "ERROR", "zklevel": "DEBUG"}, "odd": 1}"#;
         let plan = plan("NAME|a", config).unwrap();
-        let Lock::Node { cluster, .. } = plan.lock else { panic!("{:?}", plan.lock) };
-        assert_eq!((cluster.acl, cluster.heartbeat), (Acl::Creator, Heartbeat::Ping));
-        assert_eq!(cluster.auth, Some(Auth { scheme: "digest".into(), data: "u:p".into() }));
-        assert_eq!(plan.gate, Gate { max_load: None, sleep: true });
-        let Log { path, level, session_level, warnings, .. } = plan.log;
-        assert_eq!((path, level, session_level), (Some("/here/log".into()), Level::Error, Level::Debug));
-        assert_eq!(warnings, [Warning::Logged("f:2: \"odd\": unknown key".into())]);
+        let Lock::Node { cluster, .. } = plan.lock else {
+            panic!("{:?}", plan.lock)
+        };
+        assert_eq!(
+            (cluster.acl, cluster.heartbeat),
+            (Acl::Creator, Heartbeat::Ping)
+        );
+        assert_eq!(
+            cluster.auth,
+            Some(Auth {
+                scheme: "digest".into(),
+                data: "u:p".into()
+            })
+        );
+        assert_eq!(
+            plan.gate,
+            Gate {
+                max_load: None,
+                sleep: true
+            }
+        );
+        let Log {
+            path,
+            level,
+            session_level,
+            warnings,
+            ..
+        } = plan.log;
+        assert_eq!(
+            (path, level, session_level),
+            (Some("/here/log".into()), Level::Error, Level::Debug)
+        );
+        assert_eq!(
+            warnings,
+            [Warning::Logged("f:2: \"odd\": unknown key".into())]
+        );
     }
 
     #[test]
     fn what_neither_line_nor_config_says_is_missing() {
         for (words, config, sentence) in [
-            ("", r#"{"timeout": 5, "app_id": "a"}"#, "f: missing key \"host\", expected a list of \"name:port\""),
+            (
+                "",
+                r#"{"timeout": 5, "app_id": "a"}"#,
+                "f: missing key \"host\", expected a list of \"name:port\"",
+            ),
             (
                 "",
                 r#"{"host": "h", "app_id": "a"}"#,
                 "f: missing key \"timeout\", expected seconds from 0.001 to 2147483, or a time like \"30s\"",
             ),
-            ("", r#"{"host": "h", "timeout": 5}"#, "f: missing key \"app_id\", expected a string"),
-            ("--hosts=h|", r#"{"timeout": 5}"#, "f: missing key \"app_id\", expected a string"),
+            (
+                "",
+                r#"{"host": "h", "timeout": 5}"#,
+                "f: missing key \"app_id\", expected a string",
+            ),
+            (
+                "--hosts=h|",
+                r#"{"timeout": 5}"#,
+                "f: missing key \"app_id\", expected a string",
+            ),
             (
                 "--app-id=a|",
                 r#"{"host": "h"}"#,
                 "f: missing key \"timeout\", expected seconds from 0.001 to 2147483, or a time like \"30s\"",
             ),
         ] {
-            assert_eq!(plan(&format!("{words}NAME|true"), config).map(drop), Err(sentence.to_owned()), "{words} {config}");
+            assert_eq!(
+                plan(&format!("{words}NAME|true"), config).map(drop),
+                Err(sentence.to_owned()),
+                "{words} {config}"
+            );
         }
-        let Lock::Node { cluster, .. } = alone("NAME|true").unwrap().lock else { panic!("not a node") };
+        let Lock::Node { cluster, .. } = alone("NAME|true").unwrap().lock else {
+            panic!("not a node")
+        };
         assert_eq!(cluster.timeout, Duration::from_secs(15));
     }
 
@@ -573,55 +977,136 @@ mod tests {
             ..environment()
         };
         let node = |words: &str, config: &str, environment: &Environment| {
-            let Lock::Node { cluster, app_id, .. } = plan_in(words, config, environment).unwrap().lock else { panic!("not a node") };
-            (cluster.hosts[0].to_string(), app_id, cluster.timeout.as_secs())
+            let Lock::Node {
+                cluster, app_id, ..
+            } = plan_in(words, config, environment).unwrap().lock
+            else {
+                panic!("not a node")
+            };
+            (
+                cluster.hosts[0].to_string(),
+                app_id,
+                cluster.timeout.as_secs(),
+            )
         };
-        let found = |host: &str, app_id: &str, timeout| (host.to_owned(), app_id.to_owned(), timeout);
+        let found =
+            |host: &str, app_id: &str, timeout| (host.to_owned(), app_id.to_owned(), timeout);
         let config = r#"{"host": "c", "timeout": 5, "app_id": "from-config"}"#;
-        assert_eq!(node("NAME|true", config, &environment), found("e1:1", "from-environment", 60));
-        assert_eq!(node("NAME|true", "{}", &environment), found("e1:1", "from-environment", 60));
-        assert_eq!(node("--hosts=o|--app-id=from-option|--timeout=7|NAME|true", config, &environment), found("o:2181", "from-option", 7));
-        let empty = Environment { hosts: Some("".into()), app_id: Some("".into()), timeout: Some("".into()), ..environment.clone() };
-        assert_eq!(node("NAME|true", config, &empty), found("c:2181", "from-config", 5));
-        let two = Environment { timeout: None, ..environment.clone() };
-        assert_eq!(node("NAME|true", "{}", &two), found("e1:1", "from-environment", 15), "no config is needed");
-        let local = plan_in("--local=/dir|NAME|true", "{}", &environment).unwrap().lock;
-        assert!(matches!(&local, Lock::Local { app_id, .. } if app_id == "from-environment"), "{local:?}");
+        assert_eq!(
+            node("NAME|true", config, &environment),
+            found("e1:1", "from-environment", 60)
+        );
+        assert_eq!(
+            node("NAME|true", "{}", &environment),
+            found("e1:1", "from-environment", 60)
+        );
+        assert_eq!(
+            node(
+                "--hosts=o|--app-id=from-option|--timeout=7|NAME|true",
+                config,
+                &environment
+            ),
+            found("o:2181", "from-option", 7)
+        );
+        let empty = Environment {
+            hosts: Some("".into()),
+            app_id: Some("".into()),
+            timeout: Some("".into()),
+            ..environment.clone()
+        };
+        assert_eq!(
+            node("NAME|true", config, &empty),
+            found("c:2181", "from-config", 5)
+        );
+        let two = Environment {
+            timeout: None,
+            ..environment.clone()
+        };
+        assert_eq!(
+            node("NAME|true", "{}", &two),
+            found("e1:1", "from-environment", 15),
+            "no config is needed"
+        );
+        let local = plan_in("--local=/dir|NAME|true", "{}", &environment)
+            .unwrap()
+            .lock;
+        assert!(
+            matches!(&local, Lock::Local { app_id, .. } if app_id == "from-environment"),
+            "{local:?}"
+        );
         for (environment, sentence) in [
             (
-                Environment { hosts: Some("h:x".into()), ..environment.clone() },
+                Environment {
+                    hosts: Some("h:x".into()),
+                    ..environment.clone()
+                },
                 "ZK_FLOCK_HOSTS: \"h:x\" is not HOST:PORT: the port \"x\" is not a number from 1 to 65535",
             ),
             (
-                Environment { timeout: Some("soon".into()), ..environment.clone() },
+                Environment {
+                    timeout: Some("soon".into()),
+                    ..environment.clone()
+                },
                 "ZK_FLOCK_TIMEOUT: expected seconds from 0.001 to 2147483, or a time like 30s, found \"soon\"",
             ),
-            (Environment { app_id: Some("/a".into()), ..environment.clone() }, "app id \"/a\": must not begin or end with \"/\""),
+            (
+                Environment {
+                    app_id: Some("/a".into()),
+                    ..environment.clone()
+                },
+                "app id \"/a\": must not begin or end with \"/\"",
+            ),
         ] {
-            assert_eq!(plan_in("NAME|true", config, &environment).map(drop), Err(sentence.to_owned()));
+            assert_eq!(
+                plan_in("NAME|true", config, &environment).map(drop),
+                Err(sentence.to_owned())
+            );
         }
     }
 
     #[test]
     fn the_environment_may_name_the_config() {
-        let named = |path: &str| Environment { config: Some(path.into()), ..environment() };
-        let error = |words: &str, environment: &Environment| request(line(words), environment).unwrap_err().to_string();
+        let named = |path: &str| Environment {
+            config: Some(path.into()),
+            ..environment()
+        };
+        let error = |words: &str, environment: &Environment| {
+            request(line(words), environment).unwrap_err().to_string()
+        };
         let cannot = |path: &str| format!("cannot read {path}: no such file or directory");
         assert_eq!(error("NAME|true", &named("/nowhere")), cannot("/nowhere"));
-        assert_eq!(error("--hosts=h|--app-id=a|NAME|true", &named("/nowhere")), cannot("/nowhere"), "what is named must be there");
-        assert_eq!(error("-c|/nowhere-else|NAME|true", &named("/nowhere")), cannot("/nowhere-else"));
+        assert_eq!(
+            error("--hosts=h|--app-id=a|NAME|true", &named("/nowhere")),
+            cannot("/nowhere"),
+            "what is named must be there"
+        );
+        assert_eq!(
+            error("-c|/nowhere-else|NAME|true", &named("/nowhere")),
+            cannot("/nowhere-else")
+        );
     }
 
     #[test]
     fn without_the_default_config_the_options_that_make_up_for_it_are_named() {
-        let config = |confpath: Option<&str>| Options { confpath: confpath.map(Into::into), ..Options::default() };
-        let error = |options: Options| options.config(Path::new("/nowhere")).unwrap_err().to_string();
+        let config = |confpath: Option<&str>| Options {
+            confpath: confpath.map(Into::into),
+            ..Options::default()
+        };
+        let error = |options: Options| {
+            options
+                .config(Path::new("/nowhere"))
+                .unwrap_err()
+                .to_string()
+        };
         assert_eq!(
             error(config(None)),
             "cannot read /nowhere: no such file or directory; give --hosts and --app-id, or another config with -c \
              (a sample is /usr/share/doc/zk-flock/examples/distributed-flock.json)"
         );
-        assert_eq!(error(config(Some("/nowhere"))), "cannot read /nowhere: no such file or directory");
+        assert_eq!(
+            error(config(Some("/nowhere"))),
+            "cannot read /nowhere: no such file or directory"
+        );
     }
 
     #[test]
@@ -642,35 +1127,86 @@ mod tests {
                 "the command runs without a shell and gets \"&&\" as an argument; to use a shell: zk-flock NAME -- sh -c 'echo hi && echo ho'"
             ]
         );
-        assert_eq!(shown(alone("NAME|--|echo $HOME").unwrap()).len(), 1, "one word is split wherever it stands");
-        for words in ["NAME|--|echo|$HOME", "NAME|sh -c 'a && b'", "NAME|echo '$HOME'", "NAME|true"] {
+        assert_eq!(
+            shown(alone("NAME|--|echo $HOME").unwrap()).len(),
+            1,
+            "one word is split wherever it stands"
+        );
+        for words in [
+            "NAME|--|echo|$HOME",
+            "NAME|sh -c 'a && b'",
+            "NAME|echo '$HOME'",
+            "NAME|true",
+        ] {
             assert_eq!(shown(alone(words).unwrap()), [""; 0], "{words}");
         }
         assert_eq!(shown(alone("-x|011|NAME|true").unwrap()).len(), 1);
         assert_eq!(shown(alone("-n|010|-p|015|NAME|true").unwrap()).len(), 2);
-        let config = r#"{"host": ["h1/locks", "h2/locks"], "timeout": 5, "app_id": "a", "maxla": "30"}"#;
-        let [chroot, load] = &shown(plan("NAME|true", config).unwrap())[..] else { panic!() };
-        assert!(chroot.starts_with("\"host\": the chroot is \"/locks,h2/locks\", ") && load.contains("no limit"), "{chroot} {load}");
+        let config =
+            r#"{"host": ["h1/locks", "h2/locks"], "timeout": 5, "app_id": "a", "maxla": "30"}"#;
+        let [chroot, load] = &shown(plan("NAME|true", config).unwrap())[..] else {
+            panic!()
+        };
+        assert!(
+            chroot.starts_with("\"host\": the chroot is \"/locks,h2/locks\", ")
+                && load.contains("no limit"),
+            "{chroot} {load}"
+        );
         let warnings = shown(plan("-m5|--hosts=h1/a,h2/a|NAME|true", config).unwrap());
-        let [chroot] = &warnings[..] else { panic!("{warnings:?}") };
+        let [chroot] = &warnings[..] else {
+            panic!("{warnings:?}")
+        };
         assert!(chroot.starts_with("--hosts: "), "an option limits the load");
     }
 
     #[test]
     fn numbers_are_read_as_optparse_does() {
-        for (words, code) in [("-x011", 9), ("-x|0x9", 9), ("--exitcode=0b11", 3), ("-x|9", 9)] {
-            assert_eq!(alone(&format!("{words}|NAME|true")).unwrap().exit_codes.busy, Some(code), "{words}");
+        for (words, code) in [
+            ("-x011", 9),
+            ("-x|0x9", 9),
+            ("--exitcode=0b11", 3),
+            ("-x|9", 9),
+        ] {
+            assert_eq!(
+                alone(&format!("{words}|NAME|true"))
+                    .unwrap()
+                    .exit_codes
+                    .busy,
+                Some(code),
+                "{words}"
+            );
         }
-        let Lock::Node { names, .. } = alone("-n|0x2|NAME|true").unwrap().lock else { panic!("not a node") };
+        let Lock::Node { names, .. } = alone("-n|0x2|NAME|true").unwrap().lock else {
+            panic!("not a node")
+        };
         assert_eq!(names.len(), 2);
-        assert_eq!(alone("-p|011|NAME|true").unwrap().death_signal, Some(Signal::KILL));
+        assert_eq!(
+            alone("-p|011|NAME|true").unwrap().death_signal,
+            Some(Signal::KILL)
+        );
     }
 
     #[test]
     fn a_number_makes_names() {
-        let Lock::Node { names, announce, .. } = alone("-n3|NAME|true").unwrap().lock else { panic!("not a node") };
-        assert_eq!((names, announce), (["NAME_0", "NAME_1", "NAME_2"].map(String::from).to_vec(), true));
-        let Lock::Node { names, announce, .. } = alone("-n0|NAME|true").unwrap().lock else { panic!("not a node") };
+        let Lock::Node {
+            names, announce, ..
+        } = alone("-n3|NAME|true").unwrap().lock
+        else {
+            panic!("not a node")
+        };
+        assert_eq!(
+            (names, announce),
+            (
+                ["NAME_0", "NAME_1", "NAME_2"].map(String::from).to_vec(),
+                true
+            )
+        );
+        let Lock::Node {
+            names, announce, ..
+        } = alone("-n0|NAME|true").unwrap().lock
+        else {
+            panic!("not a node")
+        };
         assert_eq!((names, announce), (vec!["NAME".to_owned()], false));
     }
 
@@ -679,13 +1215,35 @@ mod tests {
         for (words, config, folder, app) in [
             ("--local", "{}", None, "default"),
             ("--local|--app-id=app", r#"{"app_id": "ours"}"#, None, "app"),
-            ("--local=/dir", r#"{"app_id": "ours"}"#, Some("/dir"), "ours"),
+            (
+                "--local=/dir",
+                r#"{"app_id": "ours"}"#,
+                Some("/dir"),
+                "ours",
+            ),
             ("--loc=dir", "{}", Some("/here/dir"), "default"),
         ] {
             let plan = plan(&format!("{words}|NAME|true"), config).unwrap();
-            let Lock::Local { folder: found, app_id, names, announce } = plan.lock else { panic!("{words}") };
-            let expected = (folder.map(PathBuf::from), app, vec!["NAME".to_owned()], false);
-            assert_eq!((found, app_id.as_str(), names, announce), expected, "{words} {config}");
+            let Lock::Local {
+                folder: found,
+                app_id,
+                names,
+                announce,
+            } = plan.lock
+            else {
+                panic!("{words}")
+            };
+            let expected = (
+                folder.map(PathBuf::from),
+                app,
+                vec!["NAME".to_owned()],
+                false,
+            );
+            assert_eq!(
+                (found, app_id.as_str(), names, announce),
+                expected,
+                "{words} {config}"
+            );
         }
     }
 
@@ -693,37 +1251,93 @@ mod tests {
     fn names_that_cannot_be_are_refused_with_the_reason() {
         for (words, sentence) in [
             ("--hosts=h|--app-id=a||true", "lock name \"\": it is empty"),
-            ("--hosts=h|--app-id=a|-n2||true", "lock name \"\": it is empty"),
-            ("--hosts=h|--app-id=a|..|true", "lock name \"..\": \".\" and \"..\" are not allowed as path components"),
-            ("--hosts=h|--app-id=a|a//b|true", "lock name \"a//b\": must not contain \"//\""),
-            ("--hosts=h|--app-id=a|a\u{1}|true", "lock name \"a\\u{1}\": character U+0001 is not allowed"),
-            ("--hosts=h|--app-id=a/|a|true", "app id \"a/\": must not begin or end with \"/\""),
-            ("--local|a/b|true", "lock name \"a/b\": no \"/\" with --local"),
-            ("--local|.|true", "lock name \".\": \".\" and \"..\" are not allowed as path components"),
-            ("--local|--app-id=a/b|a|true", "app id \"a/b\": no \"/\" with --local"),
+            (
+                "--hosts=h|--app-id=a|-n2||true",
+                "lock name \"\": it is empty",
+            ),
+            (
+                "--hosts=h|--app-id=a|..|true",
+                "lock name \"..\": \".\" and \"..\" are not allowed as path components",
+            ),
+            (
+                "--hosts=h|--app-id=a|a//b|true",
+                "lock name \"a//b\": must not contain \"//\"",
+            ),
+            (
+                "--hosts=h|--app-id=a|a\u{1}|true",
+                "lock name \"a\\u{1}\": character U+0001 is not allowed",
+            ),
+            (
+                "--hosts=h|--app-id=a/|a|true",
+                "app id \"a/\": must not begin or end with \"/\"",
+            ),
+            (
+                "--local|a/b|true",
+                "lock name \"a/b\": no \"/\" with --local",
+            ),
+            (
+                "--local|.|true",
+                "lock name \".\": \".\" and \"..\" are not allowed as path components",
+            ),
+            (
+                "--local|--app-id=a/b|a|true",
+                "app id \"a/b\": no \"/\" with --local",
+            ),
         ] {
-            assert_eq!(plan(words, "{}").map(drop), Err(sentence.to_owned()), "{words}");
+            assert_eq!(
+                plan(words, "{}").map(drop),
+                Err(sentence.to_owned()),
+                "{words}"
+            );
         }
-        assert!(alone("a/b c|true").is_ok(), "the server decides about parents");
+        assert!(
+            alone("a/b c|true").is_ok(),
+            "the server decides about parents"
+        );
     }
 
     #[test]
     fn the_config_is_read_from_where_it_is_and_not_without_end() {
         let path = env::temp_dir().join(format!("zk-flock-config-{}", process::id()));
-        let read =
-            |words: &str| request(line(&format!("-c|{}|{words}", path.display())), &environment()).map_err(|error| error.to_string());
+        let read = |words: &str| {
+            request(
+                line(&format!("-c|{}|{words}", path.display())),
+                &environment(),
+            )
+            .map_err(|error| error.to_string())
+        };
         let shown = path.display();
         fs::write(&path, WHOLE_CONFIG).unwrap();
         assert!(matches!(read("NAME|true"), Ok(Request::Run(_))));
         fs::write(&path, "{\n\"host\": 5}").unwrap();
-        for words in ["NAME|true", "--local|NAME|true", "--hosts=h|--app-id=a|NAME|true"] {
-            assert_eq!(read(words).unwrap_err(), format!("{shown}:2: \"host\": expected a list of \"name:port\", found 5"), "{words}");
+        for words in [
+            "NAME|true",
+            "--local|NAME|true",
+            "--hosts=h|--app-id=a|NAME|true",
+        ] {
+            assert_eq!(
+                read(words).unwrap_err(),
+                format!("{shown}:2: \"host\": expected a list of \"name:port\", found 5"),
+                "{words}"
+            );
         }
-        fs::File::options().write(true).open(&path).unwrap().set_len(1 << 30).unwrap();
-        assert_eq!(read("NAME|true").unwrap_err(), format!("{shown}: larger than 1 MiB, so not a config"));
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        assert_eq!(
+            read("NAME|true").unwrap_err(),
+            format!("{shown}: larger than 1 MiB, so not a config")
+        );
         fs::remove_file(&path).unwrap();
         for words in ["NAME|true", "--local|NAME|true"] {
-            assert_eq!(read(words).unwrap_err(), format!("cannot read {shown}: no such file or directory"), "{words}");
+            assert_eq!(
+                read(words).unwrap_err(),
+                format!("cannot read {shown}: no such file or directory"),
+                "{words}"
+            );
         }
     }
 }

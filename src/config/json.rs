@@ -1,4 +1,5 @@
-//! JSON as a tree that knows its lines. Whether it is JSON at all is `serde_json`'s word; a key that is there twice is refused here.
+//! JSON as a tree that knows its lines. Whether it is JSON at all is `serde_json`'s word; a key
+//! that is there twice is refused here.
 
 use super::node::{Entry, Node, Value};
 use super::text::end_of_string;
@@ -11,13 +12,22 @@ pub enum Error {
     Syntax(serde_json::Error),
     /// A key, its line, and the line that it was on before.
     #[allow(missing_docs)]
-    Duplicate { key: String, line: usize, first: usize },
+    Duplicate {
+        key: String,
+        line: usize,
+        first: usize,
+    },
 }
 
 /// The tree that `text` is.
 pub fn parse(text: &str) -> Result<Node, Error> {
     serde_json::from_str::<serde_json::Value>(text).map_err(Error::Syntax)?;
-    Walk { text, at: 0, line: 1 }.node()
+    Walk {
+        text,
+        at: 0,
+        line: 1,
+    }
+    .node()
 }
 
 /// A way through valid JSON, no deeper than `serde_json` has been.
@@ -63,12 +73,17 @@ impl<'a> Walk<'a> {
             }
             self.peek();
             self.at += 1; // the colon
-            entries.push(Entry { line, key, value: self.node()? });
+            entries.push(Entry {
+                line,
+                key,
+                value: self.node()?,
+            });
         }
         Ok(Value::Map(entries))
     }
 
-    /// Past the bracket or comma before a member; false, and past the closing bracket, if there is none.
+    /// Past the bracket or comma before a member; false, and past the closing bracket, if there is
+    /// none.
     fn enter(&mut self, close: u8) -> bool {
         if self.peek() != close {
             self.at += 1;
@@ -95,7 +110,9 @@ impl<'a> Walk<'a> {
         let start = self.at;
         self.at = match self.text.as_bytes().get(start) {
             Some(b'"') => end_of_string(self.text, start),
-            _ => self.text[start..].find([',', ']', '}', ' ', '\n', '\r', '\t']).map_or(self.text.len(), |length| start + length),
+            _ => self.text[start..]
+                .find([',', ']', '}', ' ', '\n', '\r', '\t'])
+                .map_or(self.text.len(), |length| start + length),
         };
         &self.text[start..self.at]
     }
@@ -114,31 +131,57 @@ mod tests {
             Value::Number(number) => number.clone().into(),
             Value::Text(text) => text.clone().into(),
             Value::List(items) => items.iter().map(plain).collect(),
-            Value::Map(entries) => entries.iter().map(|entry| (entry.key.clone(), plain(&entry.value))).collect(),
+            Value::Map(entries) => entries
+                .iter()
+                .map(|entry| (entry.key.clone(), plain(&entry.value)))
+                .collect(),
         }
     }
 
     #[test]
     fn keys_and_values_know_their_lines() {
         let tree = parse("{\n \"a\": [ ],\n\n \"b\\\"\": [1,\n  {\"c\":\n  {}}]\n}").unwrap();
-        let Value::Map(entries) = &tree.value else { panic!("{tree:?}") };
-        assert_eq!(entries.iter().map(|entry| (entry.line, entry.key.as_str())).collect::<Vec<_>>(), [(2, "a"), (4, "b\"")]);
-        let Value::List(items) = &entries[1].value.value else { panic!("{tree:?}") };
-        assert_eq!(items.iter().map(|item| item.line).collect::<Vec<_>>(), [4, 5]);
-        let Value::Map(entries) = &items[1].value else { panic!("{tree:?}") };
+        let Value::Map(entries) = &tree.value else {
+            panic!("{tree:?}")
+        };
+        assert_eq!(
+            entries
+                .iter()
+                .map(|entry| (entry.line, entry.key.as_str()))
+                .collect::<Vec<_>>(),
+            [(2, "a"), (4, "b\"")]
+        );
+        let Value::List(items) = &entries[1].value.value else {
+            panic!("{tree:?}")
+        };
+        assert_eq!(
+            items.iter().map(|item| item.line).collect::<Vec<_>>(),
+            [4, 5]
+        );
+        let Value::Map(entries) = &items[1].value else {
+            panic!("{tree:?}")
+        };
         assert_eq!((entries[0].line, entries[0].value.line), (5, 6));
     }
 
     #[test]
     fn a_key_given_twice_is_refused() {
-        let Err(Error::Duplicate { key, line, first }) = parse("{\"a\": 1,\n\"b\": {\"a\": 1},\n\"\\u0061\": 2}") else { panic!() };
+        let Err(Error::Duplicate { key, line, first }) =
+            parse("{\"a\": 1,\n\"b\": {\"a\": 1},\n\"\\u0061\": 2}")
+        else {
+            panic!()
+        };
         assert_eq!((key.as_str(), line, first), ("a", 3, 1));
     }
 
     #[test]
     fn as_deep_as_serde_goes_and_no_deeper() {
         for depth in [100, 100_000] {
-            assert_eq!(parse(&("[".repeat(depth) + &"]".repeat(depth))).is_ok(), depth == 100, "{depth}");
+            assert_eq!(
+                parse(&("[".repeat(depth) + &"]".repeat(depth))).is_ok(),
+                depth == 100,
+                "{depth}"
+            );
         }
     }
 
@@ -152,7 +195,8 @@ mod tests {
         leaf.prop_recursive(4, 40, 5, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..5).prop_map(Into::into),
-                prop::collection::btree_map("[a-c\"\\\\}]{0,3}", inner, 0..5).prop_map(|map| map.into_iter().collect()),
+                prop::collection::btree_map("[a-c\"\\\\}]{0,3}", inner, 0..5)
+                    .prop_map(|map| map.into_iter().collect()),
             ]
         })
     }

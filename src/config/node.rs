@@ -31,7 +31,8 @@ pub struct Entry {
     pub value: Node,
 }
 
-/// The most levels of lists and mappings within each other. A config has three; far more would overflow the stack.
+/// The most levels of lists and mappings within each other. A config has three; far more would
+/// overflow the stack.
 pub(super) const DEEPEST: usize = 32;
 
 /// The most characters of a value that are repeated to whoever wrote it.

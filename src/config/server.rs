@@ -1,5 +1,6 @@
-//! The config of the lock server, YAML or JSON, as text in and [`Config`] out. Keys and defaults are the original's, and a few more. What is
-//! wrong is an error with file and line, since a pool that is not what was meant may let two in.
+//! The config of the lock server, YAML or JSON, as text in and [`Config`] out. Keys and defaults
+//! are the original's, and a few more. What is wrong is an error with file and line, since a pool
+//! that is not what was meant may let two in.
 
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
@@ -41,10 +42,27 @@ pub struct Error {
 enum Fault {
     Yaml(yaml::Error),
     Json(json::Error),
-    NoMapping { line: usize, what: &'static str, found: String },
-    Missing { line: usize, key: &'static str },
-    Wrong { line: usize, key: String, expected: &'static str, found: String },
-    Unfit { line: usize, key: String, found: String, flaw: Flaw },
+    NoMapping {
+        line: usize,
+        what: &'static str,
+        found: String,
+    },
+    Missing {
+        line: usize,
+        key: &'static str,
+    },
+    Wrong {
+        line: usize,
+        key: String,
+        expected: &'static str,
+        found: String,
+    },
+    Unfit {
+        line: usize,
+        key: String,
+        found: String,
+        flaw: Flaw,
+    },
 }
 
 /// Why a pool cannot have a name.
@@ -63,11 +81,12 @@ const EXPIRE: Duration = Duration::from_mins(30);
 /// Where memcached is unless the config says otherwise.
 const MEMCACHE: (&str, u16) = ("localhost", 11211);
 
-/// How long in seconds a pool can be held, short of for ever. At least as long as a lease is of some use: see [`crate::pool::lease::SHORTEST`].
-/// At most 31 years.
+/// How long in seconds a pool can be held, short of for ever. At least as long as a lease is of
+/// some use: see [`crate::pool::lease::SHORTEST`]. At most 31 years.
 const EXPIRES: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
-/// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at most.
+/// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at
+/// most.
 const LONGEST_NAME: usize = 240;
 
 /// The most warnings that are kept: a file that is no config must not fill the log.
@@ -75,7 +94,15 @@ const MOST_WARNINGS: usize = 20;
 
 const TEXT: &str = "text";
 
-const KEYS: [&str; 7] = ["backend", "memcachehost", "memcacheport", "pools", "listen", "port", "state"];
+const KEYS: [&str; 7] = [
+    "backend",
+    "memcachehost",
+    "memcacheport",
+    "pools",
+    "listen",
+    "port",
+    "state",
+];
 const POOL_KEYS: [&str; 4] = ["name", "expire", "maxlocks", "servers"];
 
 /// What keys begin with that mean nothing to us: a place for anchors.
@@ -101,23 +128,32 @@ impl Default for Config {
 impl Config {
     /// Reads the text of the file at `path`, which is only named.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
-        let error = |fault| Error { path: path.to_owned(), fault };
+        let error = |fault| Error {
+            path: path.to_owned(),
+            fault,
+        };
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let tree = match str::from_utf8(text) {
-            Ok(text) if text.trim_start().starts_with('{') => {
-                json::parse(text).or_else(|fault| yaml::parse(text.as_bytes()).map_err(|_| Fault::Json(fault)))
-            }
+            Ok(text) if text.trim_start().starts_with('{') => json::parse(text)
+                .or_else(|fault| yaml::parse(text.as_bytes()).map_err(|_| Fault::Json(fault))),
             _ => yaml::parse(text).map_err(Fault::Yaml),
         };
         let mut config = Config::default();
         tree.and_then(|tree| config.take(&tree)).map_err(error)?;
         if config.pools.is_empty() {
-            config.warnings.push("no pools: every request will be INVALID".into());
+            config
+                .warnings
+                .push("no pools: every request will be INVALID".into());
         }
         let more = config.warnings.len().saturating_sub(MOST_WARNINGS);
         config.warnings.truncate(MOST_WARNINGS);
-        config.warnings.extend((more > 0).then(|| format!("and {more} more such")));
-        config.warnings.iter_mut().for_each(|warning| *warning = format!("{}: {warning}", path.display()));
+        config
+            .warnings
+            .extend((more > 0).then(|| format!("and {more} more such")));
+        config
+            .warnings
+            .iter_mut()
+            .for_each(|warning| *warning = format!("{}: {warning}", path.display()));
         Ok(config)
     }
 
@@ -134,7 +170,13 @@ impl Config {
                     self.pools = self.pools(entry)?;
                     name_with_blank = find_name_with_blank(entry);
                 }
-                "listen" => self.listen = Some(text(entry, ADDRESS)?.parse().map_err(|_| wrong(entry, ADDRESS))?),
+                "listen" => {
+                    self.listen = Some(
+                        text(entry, ADDRESS)?
+                            .parse()
+                            .map_err(|_| wrong(entry, ADDRESS))?,
+                    )
+                }
                 "port" => self.port = Some(number(entry, "a port, 1 to 65535")?),
                 "state" => {
                     self.state = Some(text(entry, "a file")?.into());
@@ -148,16 +190,23 @@ impl Config {
             if let Some((line, name)) = name_with_blank {
                 return Err(unfit(line, name, Flaw::Character(' ')));
             }
-            self.backend = Backend::Memcache(Host { name: host.to_owned(), port });
+            self.backend = Backend::Memcache(Host {
+                name: host.to_owned(),
+                port,
+            });
             if self.state.take().is_some() {
-                self.warnings.push(format!("line {line_of_state}: \"state\": not used, since memcached has the holders"));
+                self.warnings.push(format!(
+                    "line {line_of_state}: \"state\": not used, since memcached has the holders"
+                ));
             }
         }
         Ok(())
     }
 
     fn pools(&mut self, entry: &Entry) -> Result<Vec<Pool>, Fault> {
-        let Value::List(items) = &entry.value.value else { return Err(wrong(entry, "a list of pools")) };
+        let Value::List(items) = &entry.value.value else {
+            return Err(wrong(entry, "a list of pools"));
+        };
         let mut lines_of_names = HashMap::new();
         let mut pools = Vec::new();
         for item in items {
@@ -173,7 +222,12 @@ impl Config {
     /// A pool, and the line that its name is on.
     fn pool(&mut self, item: &Node) -> Result<(Pool, usize), Fault> {
         let mut named = None;
-        let mut pool = Pool { name: String::new(), expire: Some(EXPIRE), permits: 1, servers: None };
+        let mut pool = Pool {
+            name: String::new(),
+            expire: Some(EXPIRE),
+            permits: 1,
+            servers: None,
+        };
         for entry in mapping(item, "a pool with its \"name\"")? {
             match entry.key.as_str() {
                 "name" => {
@@ -182,7 +236,10 @@ impl Config {
                 }
                 "expire" => {
                     if entry.value.value == Value::Null {
-                        self.warnings.push(format!("line {}: \"expire\": empty, taken for 0: never", entry.line));
+                        self.warnings.push(format!(
+                            "line {}: \"expire\": empty, taken for 0: never",
+                            entry.line
+                        ));
                     }
                     pool.expire = expire(entry)?;
                 }
@@ -191,13 +248,25 @@ impl Config {
                 _ => self.unknown(entry, &POOL_KEYS),
             }
         }
-        Ok((pool, named.ok_or(Fault::Missing { line: item.line, key: "name" })?))
+        Ok((
+            pool,
+            named.ok_or(Fault::Missing {
+                line: item.line,
+                key: "name",
+            })?,
+        ))
     }
 
     fn unknown(&mut self, entry: &Entry, known: &[&str]) {
         let key = super::node::shown(&entry.key);
-        let meant = if self.unknown.len() < MOST_WARNINGS { similar::closest(&entry.key, known) } else { None };
-        let hint = meant.map(|meant| format!(" (did you mean {meant:?}?)")).unwrap_or_default();
+        let meant = if self.unknown.len() < MOST_WARNINGS {
+            similar::closest(&entry.key, known)
+        } else {
+            None
+        };
+        let hint = meant
+            .map(|meant| format!(" (did you mean {meant:?}?)"))
+            .unwrap_or_default();
         let sentence = format!("line {}: {key}: unknown key{hint}", entry.line);
         self.unknown.push(sentence.clone());
         self.warnings.push(sentence);
@@ -209,7 +278,11 @@ const ADDRESS: &str = "an IP address";
 fn mapping<'a>(node: &'a Node, what: &'static str) -> Result<&'a [Entry], Fault> {
     match &node.value {
         Value::Map(entries) => Ok(entries),
-        other => Err(Fault::NoMapping { line: node.line, what, found: other.shown() }),
+        other => Err(Fault::NoMapping {
+            line: node.line,
+            what,
+            found: other.shown(),
+        }),
     }
 }
 
@@ -222,8 +295,14 @@ fn text<'a>(entry: &'a Entry, expected: &'static str) -> Result<&'a str, Fault> 
 
 /// A whole number above zero.
 fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, Fault> {
-    let Value::Number(number) = &entry.value.value else { return Err(wrong(entry, expected)) };
-    number.as_u64().filter(|&number| number > 0).and_then(|number| number.try_into().ok()).ok_or_else(|| wrong(entry, expected))
+    let Value::Number(number) = &entry.value.value else {
+        return Err(wrong(entry, expected));
+    };
+    number
+        .as_u64()
+        .filter(|&number| number > 0)
+        .and_then(|number| number.try_into().ok())
+        .ok_or_else(|| wrong(entry, expected))
 }
 
 /// Whether it is a memcached.
@@ -236,14 +315,17 @@ fn backend(entry: &Entry) -> Result<bool, Fault> {
     }
 }
 
-/// A whole number is a name as well: it is written as it is asked for. A blank is allowed, but not in memcached.
+/// A whole number is a name as well: it is written as it is asked for. A blank is allowed, but not
+/// in memcached.
 fn name(entry: &Entry) -> Result<String, Fault> {
     let name = match &entry.value.value {
         Value::Text(name) => name.clone(),
         Value::Number(number) if !number.is_f64() => number.to_string(),
         _ => return Err(wrong(entry, TEXT)),
     };
-    let forbidden = |character: &char| *character != ' ' && (character.is_whitespace() || character.is_control());
+    let forbidden = |character: &char| {
+        *character != ' ' && (character.is_whitespace() || character.is_control())
+    };
     let flaw = match name.chars().find(forbidden) {
         _ if name.is_empty() => Flaw::Empty,
         _ if name.len() > LONGEST_NAME => Flaw::Long,
@@ -255,15 +337,29 @@ fn name(entry: &Entry) -> Result<String, Fault> {
 
 /// The first name of these pools that has a blank in it, and its line.
 fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
-    let Value::List(items) = &pools.value.value else { return None };
-    let entries = items.iter().filter_map(|item| if let Value::Map(entries) = &item.value { Some(entries) } else { None }).flatten();
-    entries.filter(|entry| entry.key == "name").find_map(|entry| match &entry.value.value {
-        Value::Text(name) if name.contains(' ') => Some((entry.line, name.as_str())),
-        _ => None,
-    })
+    let Value::List(items) = &pools.value.value else {
+        return None;
+    };
+    let entries = items
+        .iter()
+        .filter_map(|item| {
+            if let Value::Map(entries) = &item.value {
+                Some(entries)
+            } else {
+                None
+            }
+        })
+        .flatten();
+    entries
+        .filter(|entry| entry.key == "name")
+        .find_map(|entry| match &entry.value.value {
+            Value::Text(name) if name.contains(' ') => Some((entry.line, name.as_str())),
+            _ => None,
+        })
 }
 
-/// Zero is never, as in the original, and so is nothing. Text may be a number, or a time like 1h30m.
+/// Zero is never, as in the original, and so is nothing. Text may be a number, or a time like
+/// 1h30m.
 fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
     let seconds = match &entry.value.value {
         Value::Number(number) => number.as_f64(),
@@ -274,21 +370,45 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
     match seconds {
         Some(0.0) => Ok(None),
         Some(seconds) if EXPIRES.contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
-        _ => {
-            Err(wrong(entry, "seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released"))
-        }
+        _ => Err(wrong(
+            entry,
+            "seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released",
+        )),
     }
 }
 
-/// Names between commas, or a list of names. An empty text admits every host; a list has at least one name.
+/// Names between commas, or a list of names. An empty text admits every host; a list has at least
+/// one name.
 fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
-    let expected = || wrong(entry, "names of hosts: a list, or text with commas between them");
+    let expected = || {
+        wrong(
+            entry,
+            "names of hosts: a list, or text with commas between them",
+        )
+    };
     let names: Vec<&str> = match &entry.value.value {
-        Value::Text(names) => names.split(',').map(str::trim).filter(|name| !name.is_empty()).collect(),
+        Value::Text(names) => names
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .collect(),
         Value::List(items) if !items.is_empty() => {
-            let text = |item: &'_ Node| if let Value::Text(name) = &item.value { Some(name.trim().to_owned()) } else { None };
-            let names = items.iter().map(text).collect::<Option<Vec<_>>>().ok_or_else(expected)?;
-            return names.iter().try_for_each(|name| check_host(entry, name)).map(|()| Some(names));
+            let text = |item: &'_ Node| {
+                if let Value::Text(name) = &item.value {
+                    Some(name.trim().to_owned())
+                } else {
+                    None
+                }
+            };
+            let names = items
+                .iter()
+                .map(text)
+                .collect::<Option<Vec<_>>>()
+                .ok_or_else(expected)?;
+            return names
+                .iter()
+                .try_for_each(|name| check_host(entry, name))
+                .map(|()| Some(names));
         }
         _ => return Err(expected()),
     };
@@ -298,19 +418,36 @@ fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
 
 /// Refuses what no host calls itself: it would match none, and lock out those that were meant.
 fn check_host(entry: &Entry, name: &str) -> Result<(), Fault> {
-    let unfit = |character: char| character.is_whitespace() || character.is_control() || "[](){}*/,\"'".contains(character);
+    let unfit = |character: char| {
+        character.is_whitespace() || character.is_control() || "[](){}*/,\"'".contains(character)
+    };
     if !name.is_empty() && !name.contains(unfit) {
         return Ok(());
     }
-    Err(Fault::Unfit { line: entry.line, key: entry.key.clone(), found: super::node::shown(name), flaw: Flaw::Host })
+    Err(Fault::Unfit {
+        line: entry.line,
+        key: entry.key.clone(),
+        found: super::node::shown(name),
+        flaw: Flaw::Host,
+    })
 }
 
 fn wrong(entry: &Entry, expected: &'static str) -> Fault {
-    Fault::Wrong { line: entry.line, key: entry.key.clone(), expected, found: entry.value.value.shown() }
+    Fault::Wrong {
+        line: entry.line,
+        key: entry.key.clone(),
+        expected,
+        found: entry.value.value.shown(),
+    }
 }
 
 fn unfit(line: usize, name: &str, flaw: Flaw) -> Fault {
-    Fault::Unfit { line, key: "name".into(), found: super::node::shown(name), flaw }
+    Fault::Unfit {
+        line,
+        key: "name".into(),
+        found: super::node::shown(name),
+        flaw,
+    }
 }
 
 impl fmt::Display for Error {
@@ -318,14 +455,34 @@ impl fmt::Display for Error {
         let path = self.path.display();
         match &self.fault {
             Fault::Yaml(yaml::Error { line, flaw }) => write!(f, "{path}:{line}: {flaw}"),
-            Fault::Json(json::Error::Syntax(error)) => write!(f, "{path}:{}: not JSON: {error}", error.line()),
-            Fault::Json(json::Error::Duplicate { key, line, first }) => {
-                write!(f, "{path}:{line}: the key {key:?} is on line {first} already")
+            Fault::Json(json::Error::Syntax(error)) => {
+                write!(f, "{path}:{}: not JSON: {error}", error.line())
             }
-            Fault::NoMapping { line, what, found } => write!(f, "{path}:{line}: expected {what}, found {found}"),
+            Fault::Json(json::Error::Duplicate { key, line, first }) => {
+                write!(
+                    f,
+                    "{path}:{line}: the key {key:?} is on line {first} already"
+                )
+            }
+            Fault::NoMapping { line, what, found } => {
+                write!(f, "{path}:{line}: expected {what}, found {found}")
+            }
             Fault::Missing { line, key } => write!(f, "{path}:{line}: this pool has no {key:?}"),
-            Fault::Wrong { line, key, expected, found } => write!(f, "{path}:{line}: {key:?}: expected {expected}, found {found}"),
-            Fault::Unfit { line, key, found, flaw } => write!(f, "{path}:{line}: {key:?}: {found}: {flaw}"),
+            Fault::Wrong {
+                line,
+                key,
+                expected,
+                found,
+            } => write!(
+                f,
+                "{path}:{line}: {key:?}: expected {expected}, found {found}"
+            ),
+            Fault::Unfit {
+                line,
+                key,
+                found,
+                flaw,
+            } => write!(f, "{path}:{line}: {key:?}: {found}: {flaw}"),
         }
     }
 }
@@ -334,9 +491,17 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Flaw::Empty => write!(f, "it is empty"),
-            Flaw::Long => write!(f, "longer than {LONGEST_NAME} bytes, which no key in memcached can be"),
-            Flaw::Character(character) => write!(f, "{character:?} cannot be in a key in memcached"),
-            Flaw::Host => write!(f, "not the name of a host (patterns and networks are not supported; separate names with commas)"),
+            Flaw::Long => write!(
+                f,
+                "longer than {LONGEST_NAME} bytes, which no key in memcached can be"
+            ),
+            Flaw::Character(character) => {
+                write!(f, "{character:?} cannot be in a key in memcached")
+            }
+            Flaw::Host => write!(
+                f,
+                "not the name of a host (patterns and networks are not supported; separate names with commas)"
+            ),
             Flaw::Taken { line } => write!(f, "the pool on line {line} has this name already"),
         }
     }
@@ -354,16 +519,38 @@ mod tests {
     }
 
     fn pool(name: &str, expire: u64, permits: u32, servers: &[&str]) -> Pool {
-        let servers = (!servers.is_empty()).then(|| servers.iter().map(|&server| server.to_owned()).collect());
-        Pool { name: name.into(), expire: (expire > 0).then(|| Duration::from_secs(expire)), permits, servers }
+        let servers = (!servers.is_empty())
+            .then(|| servers.iter().map(|&server| server.to_owned()).collect());
+        Pool {
+            name: name.into(),
+            expire: (expire > 0).then(|| Duration::from_secs(expire)),
+            permits,
+            servers,
+        }
     }
 
     #[test]
     fn the_published_example_is_understood() {
-        let config = parse(include_str!("../../tests/data/yaml/accepted/published-readme.yaml")).unwrap();
-        let memcache = Backend::Memcache(Host { name: "localhost".into(), port: 11211 });
-        let pools = vec![pool("pool1", 300, 1, &[]), pool("pool2", 300, 5, &["acme1", "acme2"])];
-        assert_eq!(config, Config { backend: memcache, pools, ..Config::default() });
+        let config = parse(include_str!(
+            "../../tests/data/yaml/accepted/published-readme.yaml"
+        ))
+        .unwrap();
+        let memcache = Backend::Memcache(Host {
+            name: "localhost".into(),
+            port: 11211,
+        });
+        let pools = vec![
+            pool("pool1", 300, 1, &[]),
+            pool("pool2", 300, 5, &["acme1", "acme2"]),
+        ];
+        assert_eq!(
+            config,
+            Config {
+                backend: memcache,
+                pools,
+                ..Config::default()
+            }
+        );
     }
 
     #[test]
@@ -371,23 +558,49 @@ mod tests {
         let text = "backend: inmemory\nlisten: ::1\nstate: s\nmemcachehost: h\nmemcacheport: 1\n\
                     pools:\n- name: a\n- name: b\n  expire: 0\n  servers: ' , '\n- name: c:/d,é\n  expire: 1.5\n  servers: ab ,, c\n";
         let config = parse(text).unwrap();
-        assert_eq!((&config.backend, config.listen), (&Backend::Memory, Some("::1".parse().unwrap())));
-        assert_eq!((config.state.as_deref(), config.warnings.len()), (Some(Path::new("s")), 0));
-        let last = Pool { expire: Some(Duration::from_millis(1500)), ..pool("c:/d,é", 0, 1, &["ab", "c"]) };
-        assert_eq!(config.pools, [pool("a", 1800, 1, &[]), pool("b", 0, 1, &[]), last]);
+        assert_eq!(
+            (&config.backend, config.listen),
+            (&Backend::Memory, Some("::1".parse().unwrap()))
+        );
+        assert_eq!(
+            (config.state.as_deref(), config.warnings.len()),
+            (Some(Path::new("s")), 0)
+        );
+        let last = Pool {
+            expire: Some(Duration::from_millis(1500)),
+            ..pool("c:/d,é", 0, 1, &["ab", "c"])
+        };
+        assert_eq!(
+            config.pools,
+            [pool("a", 1800, 1, &[]), pool("b", 0, 1, &[]), last]
+        );
         let config =
             parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
-        assert_eq!(config.backend, Backend::Memcache(Host { name: "h".into(), port: 1 }));
+        assert_eq!(
+            config.backend,
+            Backend::Memcache(Host {
+                name: "h".into(),
+                port: 1
+            })
+        );
         assert_eq!(config.pools, [pool("a", 1800, 1, &[])]);
     }
 
     #[test]
     fn a_state_beside_memcached_is_not_used_and_that_is_said() {
-        for text in ["backend: memcache\nstate: s\npools:\n- name: a\n", "pools:\n- name: a\n\nstate: s\nbackend: memcache\n"] {
+        for text in [
+            "backend: memcache\nstate: s\npools:\n- name: a\n",
+            "pools:\n- name: a\n\nstate: s\nbackend: memcache\n",
+        ] {
             let config = parse(text).unwrap();
             let line = text.lines().position(|line| line == "state: s").unwrap() + 1;
             assert_eq!(config.state, None);
-            assert_eq!(config.warnings, [format!("f: line {line}: \"state\": not used, since memcached has the holders")]);
+            assert_eq!(
+                config.warnings,
+                [format!(
+                    "f: line {line}: \"state\": not used, since memcached has the holders"
+                )]
+            );
         }
     }
 
@@ -396,27 +609,73 @@ mod tests {
         for (text, expected) in [
             ("- name: 12\n  expire: '60'", pool("12", 60, 1, &[])),
             ("- name: b c\n  expire: 5m", pool("b c", 300, 1, &[])),
-            ("- {name: a, expire: 1h30m, maxlocks: 3}", pool("a", 5400, 3, &[])),
-            ("- name: a\n  servers: [web1, 10.0.0.1]", pool("a", 1800, 1, &["web1", "10.0.0.1"])),
-            ("- name: a\n  servers:\n  - web1\n  - web2", pool("a", 1800, 1, &["web1", "web2"])),
-            ("- name: a\n  servers: web1 , web2", pool("a", 1800, 1, &["web1", "web2"])),
+            (
+                "- {name: a, expire: 1h30m, maxlocks: 3}",
+                pool("a", 5400, 3, &[]),
+            ),
+            (
+                "- name: a\n  servers: [web1, 10.0.0.1]",
+                pool("a", 1800, 1, &["web1", "10.0.0.1"]),
+            ),
+            (
+                "- name: a\n  servers:\n  - web1\n  - web2",
+                pool("a", 1800, 1, &["web1", "web2"]),
+            ),
+            (
+                "- name: a\n  servers: web1 , web2",
+                pool("a", 1800, 1, &["web1", "web2"]),
+            ),
         ] {
             let config = parse(&format!("pools:\n{text}\n...\n")).unwrap();
-            assert_eq!((config.pools, config.warnings), (vec![expected], vec![]), "{text}");
+            assert_eq!(
+                (config.pools, config.warnings),
+                (vec![expected], vec![]),
+                "{text}"
+            );
         }
         let merged = parse("x-common: &d\n  expire: 60\npools:\n- <<: *d\n  name: a\n").unwrap();
-        assert_eq!((merged.pools, merged.unknown), (vec![pool("a", 60, 1, &[])], vec![]));
+        assert_eq!(
+            (merged.pools, merged.unknown),
+            (vec![pool("a", 60, 1, &[])], vec![])
+        );
         let port = |text| parse(text).unwrap().port;
-        assert_eq!([port("port: 80\npools: []"), port("{pools: [], port: 80}"), port("\u{feff}{\"port\": 80}")], [Some(80); 3]);
+        assert_eq!(
+            [
+                port("port: 80\npools: []"),
+                port("{pools: [], port: 80}"),
+                port("\u{feff}{\"port\": 80}")
+            ],
+            [Some(80); 3]
+        );
     }
 
     #[test]
     fn what_no_host_calls_itself_is_no_server() {
-        for name in ["[web1", "web2]", "web*", "10.0.0.0/8", "web1 web2", "(a)", "\"'a'\""] {
-            let sentence = parse(&format!("pools:\n- name: a\n  servers: '{}, b'", name.replace('\'', "''"))).unwrap_err();
-            assert!(sentence.starts_with("f:3: \"servers\": ") && sentence.contains(": not the name of a host"), "{sentence}");
+        for name in [
+            "[web1",
+            "web2]",
+            "web*",
+            "10.0.0.0/8",
+            "web1 web2",
+            "(a)",
+            "\"'a'\"",
+        ] {
+            let sentence = parse(&format!(
+                "pools:\n- name: a\n  servers: '{}, b'",
+                name.replace('\'', "''")
+            ))
+            .unwrap_err();
+            assert!(
+                sentence.starts_with("f:3: \"servers\": ")
+                    && sentence.contains(": not the name of a host"),
+                "{sentence}"
+            );
         }
-        assert!(parse("pools:\n- name: a\n  servers: [web*]").unwrap_err().contains("\"web*\": not the name of a host"));
+        assert!(
+            parse("pools:\n- name: a\n  servers: [web*]")
+                .unwrap_err()
+                .contains("\"web*\": not the name of a host")
+        );
     }
 
     #[test]
@@ -424,27 +683,84 @@ mod tests {
         for (text, sentence) in [
             ("", "f:1: expected keys and values, found nothing"),
             ("- a", "f:1: expected keys and values, found a list"),
-            ("a: 1\nb: |", "f:2: expected text, found '|', which begins a text of many lines: put text in quotes"),
-            ("port: 0", "f:1: \"port\": expected a port, 1 to 65535, found 0"),
-            ("port: http", "f:1: \"port\": expected a port, 1 to 65535, found \"http\""),
-            ("{\n\"a\": }", "f:2: not JSON: expected value at line 2 column 6"),
-            ("{\"a\": 1,\n\"a\": 2}", "f:2: the key \"a\" is on line 1 already"),
-            ("backend: redis", "f:1: \"backend\": expected inmemory or memcache, found \"redis\""),
-            ("backend:", "f:1: \"backend\": expected inmemory or memcache, found nothing"),
-            ("memcachehost: ''", "f:1: \"memcachehost\": expected a host, found \"\""),
-            ("memcacheport: 65536", "f:1: \"memcacheport\": expected a port, 1 to 65535, found 65536"),
-            ("memcacheport: 0", "f:1: \"memcacheport\": expected a port, 1 to 65535, found 0"),
-            ("listen: localhost", "f:1: \"listen\": expected an IP address, found \"localhost\""),
+            (
+                "a: 1\nb: |",
+                "f:2: expected text, found '|', which begins a text of many lines: put text in quotes",
+            ),
+            (
+                "port: 0",
+                "f:1: \"port\": expected a port, 1 to 65535, found 0",
+            ),
+            (
+                "port: http",
+                "f:1: \"port\": expected a port, 1 to 65535, found \"http\"",
+            ),
+            (
+                "{\n\"a\": }",
+                "f:2: not JSON: expected value at line 2 column 6",
+            ),
+            (
+                "{\"a\": 1,\n\"a\": 2}",
+                "f:2: the key \"a\" is on line 1 already",
+            ),
+            (
+                "backend: redis",
+                "f:1: \"backend\": expected inmemory or memcache, found \"redis\"",
+            ),
+            (
+                "backend:",
+                "f:1: \"backend\": expected inmemory or memcache, found nothing",
+            ),
+            (
+                "memcachehost: ''",
+                "f:1: \"memcachehost\": expected a host, found \"\"",
+            ),
+            (
+                "memcacheport: 65536",
+                "f:1: \"memcacheport\": expected a port, 1 to 65535, found 65536",
+            ),
+            (
+                "memcacheport: 0",
+                "f:1: \"memcacheport\": expected a port, 1 to 65535, found 0",
+            ),
+            (
+                "listen: localhost",
+                "f:1: \"listen\": expected an IP address, found \"localhost\"",
+            ),
             ("state: ''", "f:1: \"state\": expected a file, found \"\""),
-            ("pools:", "f:1: \"pools\": expected a list of pools, found nothing"),
-            ("pools:\n- a", "f:2: expected a pool with its \"name\", found \"a\""),
-            ("pools:\n- name: a\n-\n  expire: 1", "f:4: this pool has no \"name\""),
-            ("pools:\n- name: 1.5", "f:2: \"name\": expected text, found 1.5"),
+            (
+                "pools:",
+                "f:1: \"pools\": expected a list of pools, found nothing",
+            ),
+            (
+                "pools:\n- a",
+                "f:2: expected a pool with its \"name\", found \"a\"",
+            ),
+            (
+                "pools:\n- name: a\n-\n  expire: 1",
+                "f:4: this pool has no \"name\"",
+            ),
+            (
+                "pools:\n- name: 1.5",
+                "f:2: \"name\": expected text, found 1.5",
+            ),
             ("pools:\n- name: ''", "f:2: \"name\": \"\": it is empty"),
-            ("pools:\n- name: a b\nbackend: memcache", "f:2: \"name\": \"a b\": ' ' cannot be in a key in memcached"),
-            ("backend: memcache\npools:\n- name: a\n- {name: a b}", "f:4: \"name\": \"a b\": ' ' cannot be in a key in memcached"),
-            ("pools:\n- name: \"a\\n\"", "f:2: \"name\": \"a\\n\": '\\n' cannot be in a key in memcached"),
-            ("pools:\n- name: a\n- expire: 1\n  name: a", "f:4: \"name\": \"a\": the pool on line 2 has this name already"),
+            (
+                "pools:\n- name: a b\nbackend: memcache",
+                "f:2: \"name\": \"a b\": ' ' cannot be in a key in memcached",
+            ),
+            (
+                "backend: memcache\npools:\n- name: a\n- {name: a b}",
+                "f:4: \"name\": \"a b\": ' ' cannot be in a key in memcached",
+            ),
+            (
+                "pools:\n- name: \"a\\n\"",
+                "f:2: \"name\": \"a\\n\": '\\n' cannot be in a key in memcached",
+            ),
+            (
+                "pools:\n- name: a\n- expire: 1\n  name: a",
+                "f:4: \"name\": \"a\": the pool on line 2 has this name already",
+            ),
             (
                 "pools:\n- name: a\n  expire: soon",
                 "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found \"soon\"",
@@ -461,8 +777,14 @@ mod tests {
                 "pools:\n- name: a\n  expire: []",
                 "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found a list",
             ),
-            ("pools:\n- name: a\n  maxlocks: 0", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0"),
-            ("pools:\n- name: a\n  maxlocks: 1.5", "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5"),
+            (
+                "pools:\n- name: a\n  maxlocks: 0",
+                "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0",
+            ),
+            (
+                "pools:\n- name: a\n  maxlocks: 1.5",
+                "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5",
+            ),
             (
                 "pools:\n- name: a\n  servers: []",
                 "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found a list",
@@ -480,20 +802,34 @@ mod tests {
         }
         let long = "x".repeat(LONGEST_NAME + 1);
         assert!(
-            parse(&format!("pools:\n- name: {long}")).unwrap_err().ends_with("longer than 240 bytes, which no key in memcached can be")
+            parse(&format!("pools:\n- name: {long}"))
+                .unwrap_err()
+                .ends_with("longer than 240 bytes, which no key in memcached can be")
         );
     }
 
     #[test]
     fn what_is_odd_is_a_warning() {
         let config = parse("pools:\n- name: a\n  maxlock: 2\nodd: 1").unwrap();
-        let sentences = ["line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)", "line 4: \"odd\": unknown key"];
+        let sentences = [
+            "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)",
+            "line 4: \"odd\": unknown key",
+        ];
         assert_eq!(config.unknown, sentences);
-        assert_eq!(config.warnings, sentences.map(|sentence| format!("f: {sentence}")));
+        assert_eq!(
+            config.warnings,
+            sentences.map(|sentence| format!("f: {sentence}"))
+        );
         let empty = parse("pools:\n- name: a\n  expire:").unwrap();
         assert_eq!((empty.pools[0].expire, empty.unknown), (None, vec![]));
-        assert_eq!(empty.warnings, ["f: line 3: \"expire\": empty, taken for 0: never"]);
-        assert_eq!(parse("state: s").unwrap().warnings, ["f: no pools: every request will be INVALID"]);
+        assert_eq!(
+            empty.warnings,
+            ["f: line 3: \"expire\": empty, taken for 0: never"]
+        );
+        assert_eq!(
+            parse("state: s").unwrap().warnings,
+            ["f: no pools: every request will be INVALID"]
+        );
         let many: String = (0..100_000).map(|key| format!("k{key}:\n")).collect();
         assert_eq!(parse(&many).unwrap().warnings.len(), MOST_WARNINGS + 1);
     }

@@ -1,4 +1,5 @@
-//! The config as text: the comments that its documented sample has, and the lines that its keys are on.
+//! The config as text: the comments that its documented sample has, and the lines that its keys are
+//! on.
 
 /// The text as strict JSON. Lines stay where they are, so that line numbers hold.
 pub(super) fn as_json(text: &str) -> String {
@@ -8,7 +9,8 @@ pub(super) fn as_json(text: &str) -> String {
 /// Numbers that Python reads and JSON does not have.
 const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
-/// The text with these words as strings, which have the effect that they had: as a load they limit nothing, elsewhere they are refused.
+/// The text with these words as strings, which have the effect that they had: as a load they limit
+/// nothing, elsewhere they are refused.
 fn with_words_quoted(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut at = 0;
@@ -16,9 +18,9 @@ fn with_words_quoted(text: &str) -> String {
         let rest = &text[at..];
         let end = match first {
             '"' => end_of_string(text, at) - at,
-            _ if first.is_ascii_alphanumeric() || first == '-' => {
-                rest.find(|c: char| !c.is_ascii_alphanumeric() && !"-+.".contains(c)).unwrap_or(rest.len())
-            }
+            _ if first.is_ascii_alphanumeric() || first == '-' => rest
+                .find(|c: char| !c.is_ascii_alphanumeric() && !"-+.".contains(c))
+                .unwrap_or(rest.len()),
             _ => first.len_utf8(),
         };
         let token = &rest[..end];
@@ -56,8 +58,8 @@ fn without_comments(text: &str) -> String {
     kept
 }
 
-/// The line, from 1, of the key that `path` leads to through the objects of `json`, which is valid. Of keys given twice it is the last one,
-/// which is the one that counts. 1 if there is no such key.
+/// The line, from 1, of the key that `path` leads to through the objects of `json`, which is valid.
+/// Of keys given twice it is the last one, which is the one that counts. 1 if there is no such key.
 pub(super) fn line_of(json: &str, path: &[&str]) -> usize {
     let mut found = 1;
     let mut open: Vec<String> = Vec::new();
@@ -124,7 +126,10 @@ mod tests {
     fn the_words_of_python_become_strings() {
         for (text, json) in [
             ("{\"a\": NaN}", "{\"a\": \"NaN\"}"),
-            ("[NaN,Infinity, -Infinity]", "[\"NaN\",\"Infinity\", \"-Infinity\"]"),
+            (
+                "[NaN,Infinity, -Infinity]",
+                "[\"NaN\",\"Infinity\", \"-Infinity\"]",
+            ),
             ("\"NaN\" \"\\\" NaN\" é", "\"NaN\" \"\\\" NaN\" é"),
             ("NaNs xNaN nan - -1.5e+3", "NaNs xNaN nan - -1.5e+3"),
             ("\"NaN", "\"NaN"),

@@ -18,20 +18,28 @@ pub(super) enum Framing {
 }
 
 impl Framing {
-    /// The body at the start of `bytes` and how many of them it takes. `closed`: nothing will follow them.
-    pub(super) fn read(self, bytes: &[u8], longest: usize, closed: bool) -> Result<Option<(Vec<u8>, usize)>, Malformed> {
+    /// The body at the start of `bytes` and how many of them it takes. `closed`: nothing will
+    /// follow them.
+    pub(super) fn read(
+        self,
+        bytes: &[u8],
+        longest: usize,
+        closed: bool,
+    ) -> Result<Option<(Vec<u8>, usize)>, Malformed> {
         match self {
             Framing::Length(length) if length > longest => Err(Malformed::LongBody(longest)),
             Framing::Length(length) => Ok(bytes.get(..length).map(|body| (body.to_vec(), length))),
-            Framing::Chunked => within(longest, Malformed::LongBody(longest), bytes, |rest| chunks(rest, longest)),
+            Framing::Chunked => within(longest, Malformed::LongBody(longest), bytes, |rest| {
+                chunks(rest, longest)
+            }),
             Framing::ToEnd if bytes.len() > longest => Err(Malformed::LongBody(longest)),
             Framing::ToEnd => Ok(closed.then(|| (bytes.to_vec(), bytes.len()))),
         }
     }
 }
 
-/// Takes chunks, the last of which has no length, and the fields after them off the front. The fields and what chunks are said to be besides
-/// their length are not believed.
+/// Takes chunks, the last of which has no length, and the fields after them off the front. The
+/// fields and what chunks are said to be besides their length are not believed.
 fn chunks(from: &mut &[u8], longest: usize) -> Result<Option<Vec<u8>>, Malformed> {
     let mut body = Vec::new();
     while let Some(line) = take_line(from)? {
@@ -42,7 +50,9 @@ fn chunks(from: &mut &[u8], longest: usize) -> Result<Option<Vec<u8>>, Malformed
         if length == 0 {
             return Ok(take_fields(from)?.map(|_| body));
         }
-        let Some((chunk, rest)) = from.split_at_checked(length) else { return Ok(None) };
+        let Some((chunk, rest)) = from.split_at_checked(length) else {
+            return Ok(None);
+        };
         body.extend_from_slice(chunk);
         *from = rest;
         match take_line(from)? {
@@ -57,8 +67,12 @@ fn chunks(from: &mut &[u8], longest: usize) -> Result<Option<Vec<u8>>, Malformed
 /// Hexadecimal digits only, then nothing or `;` and what we do not know.
 fn chunk_length(line: &[u8]) -> Result<usize, Malformed> {
     let digits = line.split(|&byte| byte == b';').next().unwrap_or(line);
-    let number = str::from_utf8(digits).ok().filter(|text| text.len() <= CHUNK_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
-    number.and_then(|text| usize::from_str_radix(text, 16).ok()).ok_or_else(|| Malformed::ChunkLength(shown(line)))
+    let number = str::from_utf8(digits).ok().filter(|text| {
+        text.len() <= CHUNK_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    number
+        .and_then(|text| usize::from_str_radix(text, 16).ok())
+        .ok_or_else(|| Malformed::ChunkLength(shown(line)))
 }
 
 #[cfg(test)]
@@ -67,7 +81,11 @@ mod tests {
 
     const LONGEST: usize = 64;
 
-    fn read(framing: Framing, bytes: &str, closed: bool) -> Result<Option<(String, usize)>, Malformed> {
+    fn read(
+        framing: Framing,
+        bytes: &str,
+        closed: bool,
+    ) -> Result<Option<(String, usize)>, Malformed> {
         let body = framing.read(bytes.as_bytes(), LONGEST, closed)?;
         Ok(body.map(|(body, length)| (String::from_utf8(body).unwrap(), length)))
     }
@@ -78,12 +96,24 @@ mod tests {
             ("0\r\n\r\n", ""),
             ("3\r\nYES\r\n0\r\n\r\n", "YES"),
             ("1\r\nY\r\n02\r\nES\r\n000\r\n\r\n", "YES"),
-            ("A;a=b;\"c\r\n0123456789\r\n0;\r\nSum: 1\r\n\r\n", "0123456789"),
+            (
+                "A;a=b;\"c\r\n0123456789\r\n0;\r\nSum: 1\r\n\r\n",
+                "0123456789",
+            ),
             ("6\r\n0\r\n\r\nx\r\n0\r\n\r\n", "0\r\n\r\nx"),
         ] {
-            assert_eq!(read(Framing::Chunked, &format!("{bytes}more"), false), Ok(Some((body.into(), bytes.len()))), "{bytes:?}");
+            assert_eq!(
+                read(Framing::Chunked, &format!("{bytes}more"), false),
+                Ok(Some((body.into(), bytes.len()))),
+                "{bytes:?}"
+            );
             for cut in 0..bytes.len() {
-                assert_eq!(read(Framing::Chunked, &bytes[..cut], true), Ok(None), "{:?}", &bytes[..cut]);
+                assert_eq!(
+                    read(Framing::Chunked, &bytes[..cut], true),
+                    Ok(None),
+                    "{:?}",
+                    &bytes[..cut]
+                );
             }
         }
     }
@@ -109,7 +139,11 @@ mod tests {
             ("41\r\n", Malformed::LongBody(LONGEST)),
             ("ffffffff\r\n", Malformed::LongBody(LONGEST)),
         ] {
-            assert_eq!(read(Framing::Chunked, bytes, false), Err(wrong), "{bytes:?}");
+            assert_eq!(
+                read(Framing::Chunked, bytes, false),
+                Err(wrong),
+                "{bytes:?}"
+            );
         }
     }
 
@@ -125,19 +159,38 @@ mod tests {
             (Framing::Chunked, &many),
             (Framing::Chunked, &extended),
         ] {
-            assert_eq!(read(framing, bytes, false), Err(Malformed::LongBody(LONGEST)), "{framing:?}");
+            assert_eq!(
+                read(framing, bytes, false),
+                Err(Malformed::LongBody(LONGEST)),
+                "{framing:?}"
+            );
         }
-        assert_eq!(read(Framing::Length(LONGEST), &longer, false), Ok(Some((longest.clone(), LONGEST))));
-        assert_eq!(read(Framing::ToEnd, &longest, true), Ok(Some((longest.clone(), LONGEST))));
+        assert_eq!(
+            read(Framing::Length(LONGEST), &longer, false),
+            Ok(Some((longest.clone(), LONGEST)))
+        );
+        assert_eq!(
+            read(Framing::ToEnd, &longest, true),
+            Ok(Some((longest.clone(), LONGEST)))
+        );
         let chunked = format!("36\r\n{}\r\n0\r\n\r\n", &longest[..54]);
-        assert_eq!((chunked.len(), read(Framing::Chunked, &chunked, false)), (65, Err(Malformed::LongBody(LONGEST))));
+        assert_eq!(
+            (chunked.len(), read(Framing::Chunked, &chunked, false)),
+            (65, Err(Malformed::LongBody(LONGEST)))
+        );
         let chunked = format!("35\r\n{}\r\n0\r\n\r\n", &longest[..53]);
-        assert_eq!((chunked.len(), read(Framing::Chunked, &chunked, false)), (64, Ok(Some((longest[..53].into(), 64)))));
+        assert_eq!(
+            (chunked.len(), read(Framing::Chunked, &chunked, false)),
+            (64, Ok(Some((longest[..53].into(), 64))))
+        );
     }
 
     #[test]
     fn a_body_to_the_end_is_whole_when_the_connection_is_closed() {
         assert_eq!(read(Framing::ToEnd, "YES", false), Ok(None));
-        assert_eq!(read(Framing::ToEnd, "YES", true), Ok(Some(("YES".into(), 3))));
+        assert_eq!(
+            read(Framing::ToEnd, "YES", true),
+            Ok(Some(("YES".into(), 3)))
+        );
     }
 }

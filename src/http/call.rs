@@ -1,5 +1,6 @@
-//! A client's request, over a connection of its own, tried at one address of the server after another until it is answered. Pure: bytes and
-//! moments in, bytes and news out. It knows nothing of locks.
+//! A client's request, over a connection of its own, tried at one address of the server after
+//! another until it is answered. Pure: bytes and moments in, bytes and news out. It knows nothing
+//! of locks.
 
 use super::{Malformed, Reply};
 use crate::endpoint::{self, Endpoint};
@@ -9,8 +10,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Pauses between rounds over all addresses: the first, and the longest; each is twice the one before. A fleet whose server is away is to leave it
-/// room to come back.
+/// Pauses between rounds over all addresses: the first, and the longest; each is twice the one
+/// before. A fleet whose server is away is to leave it room to come back.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -20,7 +21,8 @@ const ACCEPT: Duration = Duration::from_secs(3);
 /// How long a reply may take from its first byte to its last.
 const REST: Duration = Duration::from_secs(3);
 
-/// Who is kept waiting for so long, where that is to be expected, has reached the server: what ends it is a new outage.
+/// Who is kept waiting for so long, where that is to be expected, has reached the server: what ends
+/// it is a new outage.
 const KEPT_WAITING: Duration = Duration::from_secs(1);
 
 /// What came of a request.
@@ -53,7 +55,8 @@ pub enum Step {
     Finish,
     /// Close the connection: the request was answered.
     Disconnect,
-    /// Break the connection off: the request was given up, and is not to arrive later, when something else is true.
+    /// Break the connection off: the request was given up, and is not to arrive later, when
+    /// something else is true.
     Abandon,
 }
 
@@ -78,7 +81,9 @@ impl fmt::Display for Fault {
             Fault::Network(why) => f.write_str(why),
             Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
             Fault::HungUp => f.write_str("closed the connection"),
-            Fault::Nonsense(Malformed::Cut) => f.write_str("closed the connection in the middle of its answer"),
+            Fault::Nonsense(Malformed::Cut) => {
+                f.write_str("closed the connection in the middle of its answer")
+            }
             Fault::Nonsense(malformed) => write!(f, "does not speak HTTP: {malformed}"),
             Fault::Unavailable(status, reason) => write!(f, "{status} {reason}"),
         }
@@ -104,7 +109,8 @@ pub struct Caller {
     servers: Vec<Endpoint>,
     /// Why each was given up last.
     faults: Vec<Option<Fault>>,
-    /// Address of this attempt, or of the last one. Who has answered is asked again: others may know nothing of us.
+    /// Address of this attempt, or of the last one. Who has answered is asked again: others may
+    /// know nothing of us.
     server: usize,
     /// Attempts in vain since one was not.
     attempts: usize,
@@ -120,7 +126,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// For a server at these addresses, of which there is at least one; so far it was not to be reached since `began`.
+    /// For a server at these addresses, of which there is at least one; so far it was not to be
+    /// reached since `began`.
     pub fn new(servers: Vec<Endpoint>, began: Moment) -> Caller {
         Caller {
             faults: vec![None; servers.len()],
@@ -137,8 +144,8 @@ impl Caller {
         }
     }
 
-    /// Asks this, in place of anything else, for the first time when it is `due`. An answer may take so long, `Duration::MAX` if it is to be waited
-    /// for.
+    /// Asks this, in place of anything else, for the first time when it is `due`. An answer may
+    /// take so long, `Duration::MAX` if it is to be waited for.
     pub fn ask(&mut self, request: Vec<u8>, patience: Duration, due: Moment) {
         self.stop();
         (self.request, self.patience) = (request, patience);
@@ -155,7 +162,8 @@ impl Caller {
         self.news.clear();
     }
 
-    /// Tells the server that nothing more will come from here, in the hope that it ends what it keeps open for us.
+    /// Tells the server that nothing more will come from here, in the hope that it ends what it
+    /// keeps open for us.
     pub fn finish(&mut self) {
         if let Phase::Asked { .. } = self.phase {
             self.steps.push_back(Step::Finish);
@@ -164,21 +172,33 @@ impl Caller {
 
     /// Since when a server has our request, as far as we know; `None` if none has.
     pub fn asked(&self) -> Option<Moment> {
-        if let Phase::Asked { since, .. } = self.phase { Some(since) } else { None }
+        if let Phase::Asked { since, .. } = self.phase {
+            Some(since)
+        } else {
+            None
+        }
     }
 
-    /// When a server will have had our request for so long that it is the request, and not the server, that we wait for: at once, unless attempts have
-    /// failed. `None` if none has it.
+    /// When a server will have had our request for so long that it is the request, and not the
+    /// server, that we wait for: at once, unless attempts have failed. `None` if none has it.
     pub fn kept_waiting(&self) -> Option<Moment> {
-        self.asked().map(|since| if self.attempts == 0 { since } else { since + KEPT_WAITING })
+        self.asked().map(|since| {
+            if self.attempts == 0 {
+                since
+            } else {
+                since + KEPT_WAITING
+            }
+        })
     }
 
-    /// Since when nobody was to be reached who answers, or keeps us waiting as is to be expected; `None`: somebody was.
+    /// Since when nobody was to be reached who answers, or keeps us waiting as is to be expected;
+    /// `None`: somebody was.
     pub fn away(&self) -> Option<Moment> {
         self.away
     }
 
-    /// Since when no address could be reached, if one is wanted. A request that is left alone until it is answered has reached the server.
+    /// Since when no address could be reached, if one is wanted. A request that is left alone until
+    /// it is answered has reached the server.
     pub fn unreached(&self) -> Option<Moment> {
         match self.phase {
             Phase::Idle => None,
@@ -187,10 +207,13 @@ impl Caller {
         }
     }
 
-    /// Names were looked up again: these are the server's addresses from now on. Whether that changes anything. An address that was asked stays until it
-    /// has answered or failed; an attempt to connect to one that is no longer listed ends.
+    /// Names were looked up again: these are the server's addresses from now on. Whether that
+    /// changes anything. An address that was asked stays until it has answered or failed; an
+    /// attempt to connect to one that is no longer listed ends.
     pub fn relist(&mut self, found: Vec<Endpoint>, now: Moment) -> bool {
-        let Some(mut servers) = endpoint::relisted(&self.servers, found) else { return false };
+        let Some(mut servers) = endpoint::relisted(&self.servers, found) else {
+            return false;
+        };
         let current = self.servers[self.server].clone();
         let position = endpoint::position(&servers, current.address);
         match self.phase {
@@ -198,14 +221,22 @@ impl Caller {
                 self.steps.push_back(Step::Abandon);
                 self.phase = Phase::Down { retry: now };
             }
-            Phase::Down { retry } if self.attempts > 0 => self.phase = Phase::Down { retry: retry.min(now) },
+            Phase::Down { retry } if self.attempts > 0 => {
+                self.phase = Phase::Down {
+                    retry: retry.min(now),
+                }
+            }
             Phase::Asked { .. } if position.is_none() => servers.push(current),
             _ => {}
         }
-        let stays = self.attempts == 0 || matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. });
+        let stays = self.attempts == 0
+            || matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. });
         let last = servers.len() - 1;
         self.attempts = self.attempts / self.servers.len() * servers.len(); // as many rounds as before
-        let fault = |server: &Endpoint| endpoint::position(&self.servers, server.address).and_then(|old| self.faults[old].clone());
+        let fault = |server: &Endpoint| {
+            endpoint::position(&self.servers, server.address)
+                .and_then(|old| self.faults[old].clone())
+        };
         self.faults = servers.iter().map(fault).collect();
         self.server = match self.phase {
             Phase::Asked { .. } => position.unwrap_or(last),
@@ -218,15 +249,20 @@ impl Caller {
     /// Each address that was tried, and why it was given up: `dx:9889: connection refused`.
     pub fn faults(&self, now: Moment) -> String {
         let waiting = match self.phase {
-            Phase::Connecting { since } | Phase::Asked { since, .. } => Some(Fault::Silent(now.since(since))),
+            Phase::Connecting { since } | Phase::Asked { since, .. } => {
+                Some(Fault::Silent(now.since(since)))
+            }
             Phase::Down { .. } | Phase::Idle => None,
         };
-        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (Endpoint { name: server, .. }, fault))| {
-            match fault.as_ref().or(waiting.as_ref().filter(|_| index == self.server)) {
+        let tried = self.servers.iter().zip(&self.faults).enumerate().map(
+            |(index, (Endpoint { name: server, .. }, fault))| match fault
+                .as_ref()
+                .or(waiting.as_ref().filter(|_| index == self.server))
+            {
                 Some(fault) => format!("{server}: {fault}"),
                 None => format!("{server}: not tried yet"),
-            }
-        });
+            },
+        );
         tried.collect::<Vec<_>>().join("; ")
     }
 
@@ -234,7 +270,10 @@ impl Caller {
     pub fn connected(&mut self, now: Moment) {
         if let Phase::Connecting { .. } = self.phase {
             self.steps.push_back(Step::Send(self.request.clone()));
-            self.phase = Phase::Asked { since: now, by: now + self.patience };
+            self.phase = Phase::Asked {
+                since: now,
+                by: now + self.patience,
+            };
         }
     }
 
@@ -252,7 +291,10 @@ impl Caller {
     pub fn received(&mut self, bytes: &[u8], now: Moment) {
         if let Phase::Asked { since, by } = self.phase {
             if self.incoming.is_empty() {
-                self.phase = Phase::Asked { since, by: by.min(now + REST) };
+                self.phase = Phase::Asked {
+                    since,
+                    by: by.min(now + REST),
+                };
             }
             self.incoming.extend_from_slice(bytes);
             self.read(false, now);
@@ -260,10 +302,19 @@ impl Caller {
     }
 
     fn read(&mut self, closed: bool, now: Moment) {
-        let Phase::Asked { since: sent, .. } = self.phase else { return };
+        let Phase::Asked { since: sent, .. } = self.phase else {
+            return;
+        };
         match Reply::read(&self.incoming, closed) {
             Ok(None) => {}
-            Ok(Some((Reply { status: status @ (502..=504), reason, .. }, _))) => self.leave(Fault::Unavailable(status, reason), now),
+            Ok(Some((
+                Reply {
+                    status: status @ (502..=504),
+                    reason,
+                    ..
+                },
+                _,
+            ))) => self.leave(Fault::Unavailable(status, reason), now),
             Ok(Some((reply, _))) => {
                 self.phase = Phase::Idle;
                 self.steps.push_back(Step::Disconnect);
@@ -280,10 +331,15 @@ impl Caller {
         match self.phase {
             Phase::Down { retry } if now >= retry => {
                 self.phase = Phase::Connecting { since: now };
-                self.steps.push_back(Step::Connect(self.servers[self.server].address));
+                self.steps
+                    .push_back(Step::Connect(self.servers[self.server].address));
             }
-            Phase::Connecting { since } if now >= since + self.acceptance() => self.leave(Fault::Silent(now.since(since)), now),
-            Phase::Asked { since, by } if now >= by => self.leave(Fault::Silent(now.since(since)), now),
+            Phase::Connecting { since } if now >= since + self.acceptance() => {
+                self.leave(Fault::Silent(now.since(since)), now)
+            }
+            Phase::Asked { since, by } if now >= by => {
+                self.leave(Fault::Silent(now.since(since)), now)
+            }
             _ => {}
         }
     }
@@ -319,26 +375,40 @@ impl Caller {
         self.fall(fault, now);
     }
 
-    /// The connection is gone: the next address is tried at once, after a round over all of them there is a pause.
+    /// The connection is gone: the next address is tried at once, after a round over all of them
+    /// there is a pause.
     fn fall(&mut self, fault: Fault, now: Moment) {
-        if self.patience == Duration::MAX && self.asked().is_some_and(|since| now >= since + KEPT_WAITING) {
+        if self.patience == Duration::MAX
+            && self
+                .asked()
+                .is_some_and(|since| now >= since + KEPT_WAITING)
+        {
             (self.attempts, self.away) = (0, None);
         }
         self.away.get_or_insert(now);
         self.incoming.clear();
         self.attempts += 1;
         let rounds = self.attempts / self.servers.len();
-        let pause = if self.attempts.is_multiple_of(self.servers.len()) { pause(rounds) } else { Duration::ZERO };
+        let pause = if self.attempts.is_multiple_of(self.servers.len()) {
+            pause(rounds)
+        } else {
+            Duration::ZERO
+        };
         self.phase = Phase::Down { retry: now + pause };
         self.faults[self.server] = Some(fault.clone());
-        self.news.push_back(News::Failed { server: self.servers[self.server].name.clone(), fault });
+        self.news.push_back(News::Failed {
+            server: self.servers[self.server].name.clone(),
+            fault,
+        });
         self.server = (self.server + 1) % self.servers.len();
     }
 }
 
 /// After so many rounds.
 fn pause(rounds: usize) -> Duration {
-    let doublings = u32::try_from(rounds.saturating_sub(1)).unwrap_or(u32::MAX).min(8);
+    let doublings = u32::try_from(rounds.saturating_sub(1))
+        .unwrap_or(u32::MAX)
+        .min(8);
     (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
 }
 
@@ -389,19 +459,26 @@ mod tests {
 
     #[track_caller]
     fn fails(caller: &mut Caller, expected: &Fault) {
-        let Some(News::Failed { fault, .. }) = caller.news() else { panic!("no failure") };
+        let Some(News::Failed { fault, .. }) = caller.news() else {
+            panic!("no failure")
+        };
         assert_eq!((&fault, caller.news()), (expected, None));
     }
 
     #[test]
     fn an_answer_is_told_with_the_moment_of_its_request_and_ends_the_connection() {
-        for whole in [reply("YES"), b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n".to_vec()] {
+        for whole in [
+            reply("YES"),
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n".to_vec(),
+        ] {
             for cut in 0..whole.len() {
                 let mut caller = asked(ANSWER);
                 caller.received(&whole[..cut], at(500));
                 assert_eq!(caller.news(), None);
                 caller.received(&whole[cut..], at(900));
-                let Some(News::Answered { reply, sent }) = caller.news() else { panic!("no answer, cut at {cut}") };
+                let Some(News::Answered { reply, sent }) = caller.news() else {
+                    panic!("no answer, cut at {cut}")
+                };
                 assert_eq!((&reply.body[..], sent), (&b"YES"[..], at(0)));
                 assert_eq!(steps(&mut caller, at(900)), [Step::Disconnect]);
                 assert_eq!((caller.wake(), caller.away()), (Moment::NEVER, None));
@@ -415,19 +492,36 @@ mod tests {
         caller.received(b"HTTP/1.0 200 OK\r\n\r\nYES", at(1));
         assert_eq!(caller.news(), None);
         caller.disconnected(None, at(2));
-        assert!(matches!(caller.news(), Some(News::Answered { reply, .. }) if reply.body == b"YES"));
+        assert!(
+            matches!(caller.news(), Some(News::Answered { reply, .. }) if reply.body == b"YES")
+        );
     }
 
     #[test]
     fn what_is_no_answer_is_a_fault() {
         type Harm = fn(&mut Caller);
         let rows: &[(Harm, &str)] = &[
-            (|caller| caller.disconnected(None, at(1)), "closed the connection"),
-            (|caller| caller.disconnected(Some("connection reset by peer".into()), at(1)), "connection reset by peer"),
+            (
+                |caller| caller.disconnected(None, at(1)),
+                "closed the connection",
+            ),
+            (
+                |caller| caller.disconnected(Some("connection reset by peer".into()), at(1)),
+                "connection reset by peer",
+            ),
             (|caller| caller.tick(at(3000)), "no answer for 3.0 s"),
-            (|caller| caller.received(b"220 mail.example ESMTP\r\n", at(1)), "does not speak HTTP: "),
-            (|caller| caller.received(&reply(&"x".repeat(LONGEST_REPLY_BODY + 1)), at(1)), "does not speak HTTP: "),
-            (|caller| caller.received(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", at(1)), "503 Busy"),
+            (
+                |caller| caller.received(b"220 mail.example ESMTP\r\n", at(1)),
+                "does not speak HTTP: ",
+            ),
+            (
+                |caller| caller.received(&reply(&"x".repeat(LONGEST_REPLY_BODY + 1)), at(1)),
+                "does not speak HTTP: ",
+            ),
+            (
+                |caller| caller.received(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", at(1)),
+                "503 Busy",
+            ),
             (
                 |caller| {
                     caller.received(b"HTTP/1.1 200 OK\r\n", at(1));
@@ -439,9 +533,17 @@ mod tests {
         for (harm, sentence) in rows {
             let mut caller = asked(ANSWER);
             harm(&mut caller);
-            let Some(News::Failed { fault, .. }) = caller.news() else { panic!("no failure: {sentence}") };
+            let Some(News::Failed { fault, .. }) = caller.news() else {
+                panic!("no failure: {sentence}")
+            };
             assert!(fault.to_string().starts_with(sentence), "{fault}");
-            assert!(caller.faults(at(3000)).starts_with(&format!("a: {sentence}")), "{}", caller.faults(at(3000)));
+            assert!(
+                caller
+                    .faults(at(3000))
+                    .starts_with(&format!("a: {sentence}")),
+                "{}",
+                caller.faults(at(3000))
+            );
             assert_eq!(caller.asked(), None);
         }
     }
@@ -464,14 +566,25 @@ mod tests {
         let mut tries = Vec::new();
         for _ in 0..12 {
             now = now.max(caller.wake());
-            let [Step::Connect(address)] = steps(&mut caller, now)[..] else { panic!("no attempt at {now:?}") };
+            let [Step::Connect(address)] = steps(&mut caller, now)[..] else {
+                panic!("no attempt at {now:?}")
+            };
             tries.push((address, now.since(at(0)).as_millis()));
             caller.disconnected(Some("connection refused".into()), now);
         }
         let starts = [0, 100, 300, 700, 1500, 2500];
-        assert_eq!(tries, starts.iter().flat_map(|&start| [(address("a"), start), (address("b"), start)]).collect::<Vec<_>>());
+        assert_eq!(
+            tries,
+            starts
+                .iter()
+                .flat_map(|&start| [(address("a"), start), (address("b"), start)])
+                .collect::<Vec<_>>()
+        );
         assert_eq!(caller.away(), Some(at(0)));
-        assert_eq!(caller.faults(now), "a: connection refused; b: connection refused");
+        assert_eq!(
+            caller.faults(now),
+            "a: connection refused; b: connection refused"
+        );
     }
 
     fn list(names: &[&str]) -> Vec<Endpoint> {
@@ -487,11 +600,17 @@ mod tests {
             caller.disconnected(Some("connection refused".into()), at(0));
         }
         assert_eq!(caller.unreached(), Some(at(0)));
-        assert!(!caller.relist(list(&["b", "a"]), at(10)), "they are the same");
+        assert!(
+            !caller.relist(list(&["b", "a"]), at(10)),
+            "they are the same"
+        );
         assert_eq!(caller.wake(), at(100));
         assert!(caller.relist(list(&["b", "c"]), at(10)));
         assert_eq!(steps(&mut caller, at(10)), [connect("c")]);
-        assert_eq!(caller.faults(at(10)), "c: no answer for 0.0 s; b: connection refused");
+        assert_eq!(
+            caller.faults(at(10)),
+            "c: no answer for 0.0 s; b: connection refused"
+        );
     }
 
     #[test]
@@ -503,7 +622,11 @@ mod tests {
         assert_eq!(steps(&mut caller, at(1000)), [Step::Abandon, connect("b")]);
         caller.connected(at(1000));
         steps(&mut caller, at(1000));
-        assert_eq!(caller.unreached(), None, "it is kept waiting, as is to be expected");
+        assert_eq!(
+            caller.unreached(),
+            None,
+            "it is kept waiting, as is to be expected"
+        );
         assert!(caller.relist(list(&["c"]), at(2000)));
         assert_eq!(steps(&mut caller, at(2000)), []);
         caller.disconnected(None, at(9000));
@@ -517,7 +640,10 @@ mod tests {
         caller.ask(ASK.to_vec(), ANSWER, at(0));
         assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
         assert_eq!(caller.wake(), at(3000));
-        assert_eq!(caller.faults(at(2000)), "a: no answer for 2.0 s; b: not tried yet");
+        assert_eq!(
+            caller.faults(at(2000)),
+            "a: no answer for 2.0 s; b: not tried yet"
+        );
         caller.tick(at(3000));
         assert_eq!(steps(&mut caller, at(3000)), [Step::Abandon, connect("b")]);
         caller.connected(at(3000));

@@ -1,7 +1,9 @@
 //! The date of a reply, as RFC 9110 (5.6.7) wants it: `Sun, 06 Nov 1994 08:49:37 GMT`.
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]; // 1970 began with a Thursday
-const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
 const SECONDS_A_DAY: u64 = 86_400;
 
 /// Seconds since 1970 as a date.
@@ -10,19 +12,28 @@ pub fn date(unix_seconds: u64) -> String {
     let weekday = WEEKDAYS[usize::try_from(days % 7).expect("below 7")];
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{weekday}, {day:02} {} {year:04} {hour:02}:{minute:02}:{second:02} GMT", MONTHS[month])
+    format!(
+        "{weekday}, {day:02} {} {year:04} {hour:02}:{minute:02}:{second:02} GMT",
+        MONTHS[month]
+    )
 }
 
-/// Days since 1970 as year, month from 0, and day from 1. Counted in years that begin in March, so that a leap day is the last of its year.
+/// Days since 1970 as year, month from 0, and day from 1. Counted in years that begin in March, so
+/// that a leap day is the last of its year.
 fn civil(days: u64) -> (u64, usize, u64) {
     let days = days + 719_468; // since 1 March of the year 0
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month = (5 * day_of_year + 2) / 153; // from March
     let day = day_of_year - (153 * month + 2) / 5 + 1;
     let year = era * 400 + year_of_era + u64::from(month >= 10);
-    (year, usize::try_from((month + 2) % 12).expect("below 12"), day)
+    (
+        year,
+        usize::try_from((month + 2) % 12).expect("below 12"),
+        day,
+    )
 }
 
 #[cfg(test)]

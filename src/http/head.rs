@@ -13,7 +13,8 @@ pub enum Version {
 }
 
 impl Version {
-    /// Reads `HTTP/1.1`; later minor versions are read as that. `None` if this names no version at all.
+    /// Reads `HTTP/1.1`; later minor versions are read as that. `None` if this names no version at
+    /// all.
     pub(super) fn read(name: &[u8]) -> Option<Result<Version, Malformed>> {
         match name.strip_prefix(b"HTTP/")? {
             b"1.0" => Some(Ok(Version::Http10)),
@@ -43,25 +44,33 @@ pub(super) struct Head<'a, S> {
 }
 
 impl<'a, S> Head<'a, S> {
-    /// Takes a head off the front. What is wrong is told as soon as it can be seen, also in a head that is not whole.
+    /// Takes a head off the front. What is wrong is told as soon as it can be seen, also in a head
+    /// that is not whole.
     pub(super) fn take(
         from: &mut &'a [u8],
         start: impl FnOnce(&'a [u8]) -> Result<S, Malformed>,
     ) -> Result<Option<Head<'a, S>>, Malformed> {
-        let Some(line) = take_line(from)? else { return Ok(None) };
+        let Some(line) = take_line(from)? else {
+            return Ok(None);
+        };
         let start = start(line)?;
         Ok(take_fields(from)?.map(|fields| Head { start, fields }))
     }
 
     /// All values of the fields of a name.
     fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.fields.iter().filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| *value)
+        self.fields
+            .iter()
+            .filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| *value)
     }
 
     /// Whether the connection outlives the message.
     pub(super) fn keep_alive(&self, version: Version) -> bool {
         let says = |word: &str| {
-            let mut words = self.values("connection").flat_map(|value| value.split(|&byte| byte == b','));
+            let mut words = self
+                .values("connection")
+                .flat_map(|value| value.split(|&byte| byte == b','));
             words.any(|found| found.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
         };
         !says("close") && (version == Version::Http11 || says("keep-alive"))
@@ -87,7 +96,9 @@ impl<'a, S> Head<'a, S> {
 
 /// Digits only. A number that is too large for us is a body that is too long.
 fn length(value: &[u8]) -> Result<Framing, Malformed> {
-    let digits = str::from_utf8(value).ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let digits = str::from_utf8(value)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
     let digits = digits.ok_or_else(|| Malformed::Length(shown(value)))?;
     Ok(Framing::Length(digits.parse().unwrap_or(usize::MAX)))
 }
@@ -104,16 +115,26 @@ pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Fields<'a>>,
     Ok(None)
 }
 
-/// The name is a token: no space before the colon, and no line that goes on with the value of the one before.
+/// The name is a token: no space before the colon, and no line that goes on with the value of the
+/// one before.
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
-    let colon = line.iter().position(|&byte| byte == b':').filter(|&colon| is_token(&line[..colon]));
+    let colon = line
+        .iter()
+        .position(|&byte| byte == b':')
+        .filter(|&colon| is_token(&line[..colon]));
     let colon = colon.ok_or_else(|| Malformed::Field(shown(line)))?;
     Ok((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
-/// Takes a line off the front, without its end. The first control character must be the end's, tabs apart.
+/// Takes a line off the front, without its end. The first control character must be the end's, tabs
+/// apart.
 pub(super) fn take_line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
-    let Some(end) = from.iter().position(|&byte| byte.is_ascii_control() && byte != b'\t') else { return Ok(None) };
+    let Some(end) = from
+        .iter()
+        .position(|&byte| byte.is_ascii_control() && byte != b'\t')
+    else {
+        return Ok(None);
+    };
     let (line, rest) = from.split_at(end);
     match rest {
         [b'\r', b'\n', rest @ ..] => {
@@ -125,7 +146,8 @@ pub(super) fn take_line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Mal
     }
 }
 
-/// What `take` finds in the first `longest` bytes, and how much of them it is. All of them without anything whole among them are too long.
+/// What `take` finds in the first `longest` bytes, and how much of them it is. All of them without
+/// anything whole among them are too long.
 pub(super) fn within<'a, T>(
     longest: usize,
     too_long: Malformed,
@@ -143,7 +165,10 @@ pub(super) fn within<'a, T>(
 
 /// A method or the name of a field (RFC 9110, 5.6.2).
 pub(super) fn is_token(word: &[u8]) -> bool {
-    !word.is_empty() && word.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !word.is_empty()
+        && word
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 #[cfg(test)]
@@ -175,7 +200,11 @@ mod tests {
             ("\x7f", Err(Malformed::Control(0x7f))),
         ] {
             let mut rest = bytes.as_bytes();
-            assert_eq!(take_line(&mut rest), line.clone().map(|line| line.map(str::as_bytes)), "{bytes:?}");
+            assert_eq!(
+                take_line(&mut rest),
+                line.clone().map(|line| line.map(str::as_bytes)),
+                "{bytes:?}"
+            );
             let taken = line.ok().flatten().map_or(0, |line| line.len() + 2);
             assert_eq!(rest, &bytes.as_bytes()[taken..], "{bytes:?}");
         }
@@ -186,17 +215,36 @@ mod tests {
         let fields = |text: &'static str| head(text).map(|head| head.fields);
         assert_eq!(
             fields("\r\nA:b\r\nc-D: \t e f \t\r\nG:\r\nh: :\u{e4}\r\n\r\n").unwrap(),
-            [(&b"A"[..], &b"b"[..]), (b"c-D", b"e f"), (b"G", b""), (b"h", ":\u{e4}".as_bytes()),]
+            [
+                (&b"A"[..], &b"b"[..]),
+                (b"c-D", b"e f"),
+                (b"G", b""),
+                (b"h", ":\u{e4}".as_bytes()),
+            ]
         );
-        for line in ["A", "A : b", ": b", " A: b", "\tA: b", "A b: c", "\u{e4}: b", "(A): b"] {
-            let wrong = head(&format!("\r\n{line}\r\n\r\n")).map(|_| ()).unwrap_err();
+        for line in [
+            "A",
+            "A : b",
+            ": b",
+            " A: b",
+            "\tA: b",
+            "A b: c",
+            "\u{e4}: b",
+            "(A): b",
+        ] {
+            let wrong = head(&format!("\r\n{line}\r\n\r\n"))
+                .map(|_| ())
+                .unwrap_err();
             assert_eq!(wrong, Malformed::Field(shown(line.as_bytes())), "{line:?}");
         }
     }
 
     #[test]
     fn a_field_does_not_go_on_in_the_next_line() {
-        assert_eq!(head("\r\nA: b\r\n c\r\n\r\n").map(|_| ()), Err(Malformed::Field(" c".into())));
+        assert_eq!(
+            head("\r\nA: b\r\n c\r\n\r\n").map(|_| ()),
+            Err(Malformed::Field(" c".into()))
+        );
     }
 
     #[test]
@@ -207,8 +255,14 @@ mod tests {
             ("Host: h", Ok(None)),
             ("Content-Length: 0", Ok(Some(Framing::Length(0)))),
             ("content-LENGTH:00042", Ok(Some(Framing::Length(42)))),
-            ("Content-Length: 5\r\nContent-Length: 5", Ok(Some(Framing::Length(5)))),
-            ("Content-Length: 99999999999999999999999", Ok(Some(Framing::Length(usize::MAX)))),
+            (
+                "Content-Length: 5\r\nContent-Length: 5",
+                Ok(Some(Framing::Length(5))),
+            ),
+            (
+                "Content-Length: 99999999999999999999999",
+                Ok(Some(Framing::Length(usize::MAX))),
+            ),
             ("Content-Length: 5\r\nContent-Length: 6", length("5, 6")),
             ("Content-Length: 5\r\nContent-Length: 05", length("5, 05")),
             ("Content-Length: 5, 5", length("5, 5")),
@@ -220,12 +274,24 @@ mod tests {
             ("Content-Length: \u{665}", length("\\xd9\\xa5")),
             ("Transfer-Encoding: Chunked", Ok(Some(Framing::Chunked))),
             ("Transfer-Encoding: gzip, chunked", coding("gzip, chunked")),
-            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", coding("gzip, chunked")),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", coding("chunked, chunked")),
+            (
+                "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+                coding("gzip, chunked"),
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                coding("chunked, chunked"),
+            ),
             ("Transfer-Encoding: \"chunked\"", coding("\\\"chunked\\\"")),
             ("Transfer-Encoding:", coding("")),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 5", Err(Malformed::BothLengths)),
-            ("Content-Length: 5\r\nTransfer-Encoding: identity", Err(Malformed::BothLengths)),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 5",
+                Err(Malformed::BothLengths),
+            ),
+            (
+                "Content-Length: 5\r\nTransfer-Encoding: identity",
+                Err(Malformed::BothLengths),
+            ),
         ] {
             assert_eq!(framing(fields), expected, "{fields:?}");
         }
@@ -240,14 +306,21 @@ mod tests {
             ("Connection: close", [false, false]),
             ("Connection: Keep-Alive", [true, true]),
             ("Connection: keep-alive, Close", [false, false]),
-            ("Connection: keep-alive\r\nConnection: close", [false, false]),
+            (
+                "Connection: keep-alive\r\nConnection: close",
+                [false, false],
+            ),
             ("Connection: upgrade , keep-alive", [true, true]),
             ("Connection: closed", [false, true]),
             ("X-Connection: close", [false, true]),
         ] {
             let text = format!("\r\n{fields}\r\n\r\n");
             let head = head(&text).unwrap();
-            assert_eq!([Version::Http10, Version::Http11].map(|version| head.keep_alive(version)), [old, new], "{fields:?}");
+            assert_eq!(
+                [Version::Http10, Version::Http11].map(|version| head.keep_alive(version)),
+                [old, new],
+                "{fields:?}"
+            );
         }
     }
 

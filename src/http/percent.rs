@@ -1,6 +1,7 @@
 //! Percent-encoding (RFC 3986), and the pairs of a query as forms and curl write them.
 
-/// Appends `text` so that it stands for nothing but itself in a path, a query or a host; the bytes of `kept` stay too.
+/// Appends `text` so that it stands for nothing but itself in a path, a query or a host; the bytes
+/// of `kept` stay too.
 pub(super) fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
@@ -11,11 +12,15 @@ pub(super) fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// What was meant. A `%` without two hexadecimal digits after it stands for itself, as in Python's `unquote`.
+/// What was meant. A `%` without two hexadecimal digits after it stands for itself, as in Python's
+/// `unquote`.
 pub(super) fn decode(mut text: &[u8]) -> Vec<u8> {
     let mut meant = Vec::with_capacity(text.len());
     while let Some((&first, rest)) = text.split_first() {
-        let encoded = rest.first_chunk::<2>().filter(|_| first == b'%').and_then(|digits| hexadecimal(*digits));
+        let encoded = rest
+            .first_chunk::<2>()
+            .filter(|_| first == b'%')
+            .and_then(|digits| hexadecimal(*digits));
         meant.push(encoded.unwrap_or(first));
         text = if encoded.is_some() { &rest[2..] } else { rest };
     }
@@ -27,16 +32,24 @@ fn hexadecimal(digits: [u8; 2]) -> Option<u8> {
     u8::try_from(high? * 16 + low?).ok()
 }
 
-/// The pairs of a query, decoded, in their order. As Twisted has it: `;` separates like `&`, `+` is a space, and a name without `=` is nothing.
+/// The pairs of a query, decoded, in their order. As Twisted has it: `;` separates like `&`, `+` is
+/// a space, and a name without `=` is nothing.
 pub(super) fn pairs(query: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
-    query.split(|&byte| byte == b'&' || byte == b';').filter_map(|pair| {
-        let equals = pair.iter().position(|&byte| byte == b'=')?;
-        Some((form(&pair[..equals]), form(&pair[equals + 1..])))
-    })
+    query
+        .split(|&byte| byte == b'&' || byte == b';')
+        .filter_map(|pair| {
+            let equals = pair.iter().position(|&byte| byte == b'=')?;
+            Some((form(&pair[..equals]), form(&pair[equals + 1..])))
+        })
 }
 
 fn form(word: &[u8]) -> Vec<u8> {
-    decode(&word.iter().map(|&byte| if byte == b'+' { b' ' } else { byte }).collect::<Vec<_>>())
+    decode(
+        &word
+            .iter()
+            .map(|&byte| if byte == b'+' { b' ' } else { byte })
+            .collect::<Vec<_>>(),
+    )
 }
 
 #[cfg(test)]
@@ -61,8 +74,15 @@ mod tests {
 
     #[test]
     fn what_is_not_encoded_stands_for_itself() {
-        for (text, meant) in [("%", "%"), ("%4", "%4"), ("%zz", "%zz"), ("%%41", "%A"), ("%4%41", "%4A"), ("%+1", "%+1"), ("%C3%A4", "ä")]
-        {
+        for (text, meant) in [
+            ("%", "%"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+            ("%%41", "%A"),
+            ("%4%41", "%4A"),
+            ("%+1", "%+1"),
+            ("%C3%A4", "ä"),
+        ] {
             assert_eq!(decode(text.as_bytes()), meant.as_bytes(), "{text:?}");
         }
         assert_eq!(decode(b"%ff\xfe"), b"\xff\xfe");
@@ -71,8 +91,18 @@ mod tests {
     #[test]
     fn a_query_is_read_as_twisted_reads_it() {
         let query = b"pool=a+b&host=%2B;pool=c&none&=empty&last=&x=1=2&&po%6fl=d";
-        let expected = [("pool", "a b"), ("host", "+"), ("pool", "c"), ("", "empty"), ("last", ""), ("x", "1=2"), ("pool", "d")];
-        let expected: Vec<_> = expected.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).into();
+        let expected = [
+            ("pool", "a b"),
+            ("host", "+"),
+            ("pool", "c"),
+            ("", "empty"),
+            ("last", ""),
+            ("x", "1=2"),
+            ("pool", "d"),
+        ];
+        let expected: Vec<_> = expected
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+            .into();
         assert_eq!(pairs(query).collect::<Vec<_>>(), expected);
         assert_eq!(pairs(b"").count(), 0);
     }

@@ -22,8 +22,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The reply to a GET at the start of `bytes` and its length there, interim replies before it included. `None`: not yet. `closed`: nothing
-    /// will follow these bytes.
+    /// The reply to a GET at the start of `bytes` and its length there, interim replies before it
+    /// included. `None`: not yet. `closed`: nothing will follow these bytes.
     pub fn read(bytes: &[u8], closed: bool) -> Result<Option<(Reply, usize)>, Malformed> {
         match Reply::whole(bytes, closed)? {
             None if closed => Err(Malformed::Cut),
@@ -32,33 +32,73 @@ impl Reply {
     }
 
     fn whole(bytes: &[u8], closed: bool) -> Result<Option<(Reply, usize)>, Malformed> {
-        let Some((head, length)) = within(LONGEST_HEAD, Malformed::LongHead, bytes, final_head)? else { return Ok(None) };
-        let StatusLine { version, status, reason } = head.start;
+        let Some((head, length)) = within(LONGEST_HEAD, Malformed::LongHead, bytes, final_head)?
+        else {
+            return Ok(None);
+        };
+        let StatusLine {
+            version,
+            status,
+            reason,
+        } = head.start;
         let framing = match (status, head.framing(version)?) {
             (204 | 304, _) => Framing::Length(0),
             (_, framing) => framing.unwrap_or(Framing::ToEnd),
         };
-        let Some((body, body_length)) = framing.read(&bytes[length..], LONGEST_REPLY_BODY, closed)? else { return Ok(None) };
-        let fields = head.fields.iter().map(|(name, value)| (text(name), text(value))).collect();
+        let Some((body, body_length)) =
+            framing.read(&bytes[length..], LONGEST_REPLY_BODY, closed)?
+        else {
+            return Ok(None);
+        };
+        let fields = head
+            .fields
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect();
         let keep_alive = framing != Framing::ToEnd && head.keep_alive(version);
-        Ok(Some((Reply { status, reason: text(reason), fields, body, keep_alive }, length + body_length)))
+        Ok(Some((
+            Reply {
+                status,
+                reason: text(reason),
+                fields,
+                body,
+                keep_alive,
+            },
+            length + body_length,
+        )))
     }
 
     /// The first value of this field, whatever the case of its name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
-    /// All values of this field, joined as RFC 9110 (5.3) lets a proxy join them: where one is expected, two are none. `None`: it is not there.
+    /// All values of this field, joined as RFC 9110 (5.3) lets a proxy join them: where one is
+    /// expected, two are none. `None`: it is not there.
     pub fn combined(&self, name: &str) -> Option<String> {
-        let values = self.fields.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str());
-        values.map(str::to_owned).reduce(|all, value| format!("{all}, {value}"))
+        let values = self
+            .fields
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str());
+        values
+            .map(str::to_owned)
+            .reduce(|all, value| format!("{all}, {value}"))
     }
 
     /// A reply to be written.
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
         let fields = vec![("Content-Type".to_owned(), content_type.to_owned())];
-        Reply { status, reason: reason(status).to_owned(), fields, body: body.into(), keep_alive: true }
+        Reply {
+            status,
+            reason: reason(status).to_owned(),
+            fields,
+            body: body.into(),
+            keep_alive: true,
+        }
     }
 
     /// The same, with one more field.
@@ -68,24 +108,40 @@ impl Reply {
         self
     }
 
-    /// Tells the sender what is wrong, as plain text: part of it is what was sent. The connection ends with it, because nobody knows where the
-    /// next request would begin.
+    /// Tells the sender what is wrong, as plain text: part of it is what was sent. The connection
+    /// ends with it, because nobody knows where the next request would begin.
     pub fn refusing(why: &Malformed) -> Reply {
-        Reply { keep_alive: false, ..Reply::new(why.status(), "text/plain", why.to_string()) }
+        Reply {
+            keep_alive: false,
+            ..Reply::new(why.status(), "text/plain", why.to_string())
+        }
     }
 
     /// Appends it, on the terms of the request that it answers, with the date of now.
     pub fn write(&self, terms: Terms, date: &str, out: &mut Vec<u8>) {
-        let fields: String = self.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields: String = self
+            .fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
         let connection = match (terms.version, self.keep_alive && terms.keep_alive) {
             (_, false) => "Connection: close\r\n",
             (Version::Http10, true) => "Connection: keep-alive\r\n",
             (Version::Http11, true) => "",
         };
-        let (version, status, reason, length) = (terms.version.name(), self.status, &self.reason, self.body.len());
+        let (version, status, reason, length) = (
+            terms.version.name(),
+            self.status,
+            &self.reason,
+            self.body.len(),
+        );
         // No cache in between may give one host the answer to another.
-        let own = format!("Date: {date}\r\nCache-Control: no-store\r\nContent-Length: {length}\r\n{connection}");
-        out.extend_from_slice(format!("{version} {status} {reason}\r\n{fields}{own}\r\n").as_bytes());
+        let own = format!(
+            "Date: {date}\r\nCache-Control: no-store\r\nContent-Length: {length}\r\n{connection}"
+        );
+        out.extend_from_slice(
+            format!("{version} {status} {reason}\r\n{fields}{own}\r\n").as_bytes(),
+        );
         if !terms.head_only {
             out.extend_from_slice(&self.body);
         }
@@ -110,18 +166,32 @@ fn final_head<'a>(from: &mut &'a [u8]) -> Result<Option<Head<'a, StatusLine<'a>>
     Ok(None)
 }
 
-/// A version, a number of three digits, and words that may be missing, with the space before them too.
+/// A version, a number of three digits, and words that may be missing, with the space before them
+/// too.
 fn status_line(line: &[u8]) -> Result<StatusLine<'_>, Malformed> {
     let malformed = || Malformed::StatusLine(shown(line));
     let mut words = line.splitn(3, |&byte| byte == b' ');
-    let version = words.next().and_then(Version::read).ok_or_else(malformed)??;
+    let version = words
+        .next()
+        .and_then(Version::read)
+        .ok_or_else(malformed)??;
     let status = match words.next() {
-        Some(&[hundreds @ b'1'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9']) => {
-            [hundreds, tens, ones].into_iter().fold(0, |number, digit| number * 10 + u16::from(digit - b'0'))
-        }
+        Some(
+            &[
+                hundreds @ b'1'..=b'9',
+                tens @ b'0'..=b'9',
+                ones @ b'0'..=b'9',
+            ],
+        ) => [hundreds, tens, ones]
+            .into_iter()
+            .fold(0, |number, digit| number * 10 + u16::from(digit - b'0')),
         _ => return Err(malformed()),
     };
-    Ok(StatusLine { version, status, reason: words.next().unwrap_or_default() })
+    Ok(StatusLine {
+        version,
+        status,
+        reason: words.next().unwrap_or_default(),
+    })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -154,7 +224,9 @@ mod tests {
 
     /// The reply that these bytes are, all of them.
     fn whole(bytes: &str, closed: bool) -> Reply {
-        let (reply, length) = Reply::read(bytes.as_bytes(), closed).unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}")).unwrap();
+        let (reply, length) = Reply::read(bytes.as_bytes(), closed)
+            .unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}"))
+            .unwrap();
         assert_eq!(length, bytes.len(), "{bytes:?}");
         reply
     }
@@ -172,29 +244,74 @@ mod tests {
             ("HTTP/1.1 999", 999, ""),
         ] {
             let reply = whole(&format!("{line}\r\nContent-Length: 0\r\n\r\n"), false);
-            assert_eq!((reply.status, reply.reason.as_str()), (status, reason), "{line}");
+            assert_eq!(
+                (reply.status, reply.reason.as_str()),
+                (status, reason),
+                "{line}"
+            );
         }
-        for line in
-            ["", "YES", "HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1 20 OK", "HTTP/1.1 2000", "HTTP/1.1 +20", "HTTP/1.1 099 x", "HTTP/1.1  200 OK"]
-        {
-            assert_eq!(wrong(&format!("{line}\r\n")), Malformed::StatusLine(line.into()));
+        for line in [
+            "",
+            "YES",
+            "HTTP/1.1",
+            "HTTP/1.1 ",
+            "HTTP/1.1 20 OK",
+            "HTTP/1.1 2000",
+            "HTTP/1.1 +20",
+            "HTTP/1.1 099 x",
+            "HTTP/1.1  200 OK",
+        ] {
+            assert_eq!(
+                wrong(&format!("{line}\r\n")),
+                Malformed::StatusLine(line.into())
+            );
         }
-        assert_eq!(wrong("SSH-2.0-OpenSSH_9.2\r\n"), Malformed::StatusLine("SSH-2.0-OpenSSH_9.2".into()));
-        assert_eq!(wrong("HTTP/2.0 200\r\n"), Malformed::Version("HTTP/2.0".into()));
+        assert_eq!(
+            wrong("SSH-2.0-OpenSSH_9.2\r\n"),
+            Malformed::StatusLine("SSH-2.0-OpenSSH_9.2".into())
+        );
+        assert_eq!(
+            wrong("HTTP/2.0 200\r\n"),
+            Malformed::Version("HTTP/2.0".into())
+        );
     }
 
     #[test]
     fn a_body_ends_by_its_length_by_its_last_chunk_or_with_the_connection() {
         for (bytes, closed, keep_alive) in [
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nYES", false, true),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nYES", false, false),
-            ("HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nYES", false, false),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n", false, true),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nYES",
+                false,
+                true,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nYES",
+                false,
+                false,
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nYES",
+                false,
+                false,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n",
+                false,
+                true,
+            ),
             ("HTTP/1.1 200 OK\r\n\r\nYES", true, false),
-            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nYES", true, false),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\nYES",
+                true,
+                false,
+            ),
         ] {
             let reply = whole(bytes, closed);
-            assert_eq!((reply.body.as_slice(), reply.keep_alive), (&b"YES"[..], keep_alive), "{bytes:?}");
+            assert_eq!(
+                (reply.body.as_slice(), reply.keep_alive),
+                (&b"YES"[..], keep_alive),
+                "{bytes:?}"
+            );
         }
     }
 
@@ -220,32 +337,70 @@ mod tests {
         );
         assert_eq!((reply.status, reply.body.as_slice()), (200, &b"NO"[..]));
         whole("HTTP/1.1 204 No Content\r\n\r\n", false);
-        whole("HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n", false);
-        assert_eq!(wrong(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(400)), LongHead);
+        whole(
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+            false,
+        );
+        assert_eq!(
+            wrong(&"HTTP/1.1 100 Continue\r\n\r\n".repeat(400)),
+            LongHead
+        );
     }
 
     #[test]
     fn fields_are_found_in_any_case_and_the_first_counts() {
-        let reply = whole("HTTP/1.1 200 OK\r\nx-lock-TOKEN: 7\r\nX-Lock-Token: 8\r\nContent-Length: 0\r\n\r\n", false);
-        assert_eq!((reply.header("X-Lock-Token"), reply.header("X-Lock-Expires")), (Some("7"), None));
-        assert_eq!((reply.combined("X-Lock-Token"), reply.combined("X-Lock-Expires")), (Some("7, 8".into()), None));
+        let reply = whole(
+            "HTTP/1.1 200 OK\r\nx-lock-TOKEN: 7\r\nX-Lock-Token: 8\r\nContent-Length: 0\r\n\r\n",
+            false,
+        );
+        assert_eq!(
+            (reply.header("X-Lock-Token"), reply.header("X-Lock-Expires")),
+            (Some("7"), None)
+        );
+        assert_eq!(
+            (
+                reply.combined("X-Lock-Token"),
+                reply.combined("X-Lock-Expires")
+            ),
+            (Some("7, 8".into()), None)
+        );
     }
 
     #[test]
     fn a_reply_is_written_on_the_terms_of_the_request() {
         let yes = Reply::new(200, "text/html", "YES").with("X-Lock-Token", 7);
         let fields = "Content-Type: text/html\r\nX-Lock-Token: 7\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nCache-Control: no-store\r\nContent-Length: 3\r\n";
-        let of = |version, head_only, keep_alive| Terms { version, head_only, keep_alive };
+        let of = |version, head_only, keep_alive| Terms {
+            version,
+            head_only,
+            keep_alive,
+        };
         for (terms, start, end) in [
             (of(Version::Http11, false, true), "HTTP/1.1", "\r\nYES"),
-            (of(Version::Http11, false, false), "HTTP/1.1", "Connection: close\r\n\r\nYES"),
+            (
+                of(Version::Http11, false, false),
+                "HTTP/1.1",
+                "Connection: close\r\n\r\nYES",
+            ),
             (of(Version::Http11, true, true), "HTTP/1.1", "\r\n"),
-            (of(Version::Http10, false, true), "HTTP/1.0", "Connection: keep-alive\r\n\r\nYES"),
-            (of(Version::Http10, true, false), "HTTP/1.0", "Connection: close\r\n\r\n"),
+            (
+                of(Version::Http10, false, true),
+                "HTTP/1.0",
+                "Connection: keep-alive\r\n\r\nYES",
+            ),
+            (
+                of(Version::Http10, true, false),
+                "HTTP/1.0",
+                "Connection: close\r\n\r\n",
+            ),
         ] {
             let mut out = b"before".to_vec();
             yes.write(terms, DATE, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), format!("before{start} 200 OK\r\n{fields}{end}"), "{terms:?}");
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                format!("before{start} 200 OK\r\n{fields}{end}"),
+                "{terms:?}"
+            );
         }
     }
 
@@ -254,9 +409,15 @@ mod tests {
         let mut out = Vec::new();
         Reply::refusing(&LongHead).write(Terms::UNREADABLE, DATE, &mut out);
         let reply = whole(str::from_utf8(&out).unwrap(), false);
-        assert_eq!((reply.status, reply.reason.as_str(), reply.keep_alive), (431, "Request Header Fields Too Large", false));
+        assert_eq!(
+            (reply.status, reply.reason.as_str(), reply.keep_alive),
+            (431, "Request Header Fields Too Large", false)
+        );
         assert_eq!(reply.body, LongHead.to_string().as_bytes());
-        let kept = Terms { keep_alive: true, ..Terms::UNREADABLE };
+        let kept = Terms {
+            keep_alive: true,
+            ..Terms::UNREADABLE
+        };
         out.clear();
         Reply::refusing(&Cut).write(kept, DATE, &mut out);
         assert!(!whole(str::from_utf8(&out).unwrap(), false).keep_alive);

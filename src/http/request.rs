@@ -5,7 +5,8 @@ use super::head::{Head, Version, is_token, within};
 use super::malformed::{Malformed, shown};
 use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
 
-/// Empty lines that a server skips before a request (RFC 9112, 2.2): some clients send one after the body of the request before.
+/// Empty lines that a server skips before a request (RFC 9112, 2.2): some clients send one after
+/// the body of the request before.
 const EMPTY_LINES: usize = 4;
 
 /// What is to be done. Only GET and HEAD are, here.
@@ -25,7 +26,8 @@ pub struct Request {
     pub method: Method,
     /// Decoded; what is not UTF-8 is shown as U+FFFD. Without scheme and host, if they came.
     pub path: String,
-    /// Whether the path came as it stands here, without escapes: a rule of a proxy for it cannot have missed it.
+    /// Whether the path came as it stands here, without escapes: a rule of a proxy for it cannot
+    /// have missed it.
     pub is_literal: bool,
     /// As it came.
     query: Vec<u8>,
@@ -48,30 +50,51 @@ pub struct Terms {
 
 impl Terms {
     /// For what cannot be read: a whole reply, and the end.
-    pub const UNREADABLE: Terms = Terms { version: Version::Http11, head_only: false, keep_alive: false };
+    pub const UNREADABLE: Terms = Terms {
+        version: Version::Http11,
+        head_only: false,
+        keep_alive: false,
+    };
 }
 
 impl Request {
-    /// The request at the start of `bytes` and its length there, a body that it brings included. `None`: not yet.
+    /// The request at the start of `bytes` and its length there, a body that it brings included.
+    /// `None`: not yet.
     pub fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
         let found = within(LONGEST_HEAD, Malformed::LongHead, bytes, |rest| {
             skip_empty_lines(rest);
             Head::take(rest, request_line)
         })?;
-        let Some((head, length)) = found else { return Ok(None) };
+        let Some((head, length)) = found else {
+            return Ok(None);
+        };
         let (method, target, version) = head.start;
         let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
-        let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else { return Ok(None) };
+        let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else {
+            return Ok(None);
+        };
         let (path, query) = split_at_first(origin(target), b'?');
-        let (came, path) = (path, String::from_utf8_lossy(&percent::decode(path)).into_owned());
+        let (came, path) = (
+            path,
+            String::from_utf8_lossy(&percent::decode(path)).into_owned(),
+        );
         let is_literal = came == path.as_bytes();
-        let request = Request { method, path, is_literal, query: query.to_vec(), version, keep_alive: head.keep_alive(version) };
+        let request = Request {
+            method,
+            path,
+            is_literal,
+            query: query.to_vec(),
+            version,
+            keep_alive: head.keep_alive(version),
+        };
         Ok(Some((request, length + body)))
     }
 
     /// The first value of this name in the query, decoded. It need not be UTF-8.
     pub fn parameter(&self, name: &str) -> Option<Vec<u8>> {
-        self.parameters().find(|(found, _)| found == name.as_bytes()).map(|(_, value)| value)
+        self.parameters()
+            .find(|(found, _)| found == name.as_bytes())
+            .map(|(_, value)| value)
     }
 
     /// Names and values of the query, decoded, in their order.
@@ -81,11 +104,16 @@ impl Request {
 
     /// How it is to be answered.
     pub fn terms(&self) -> Terms {
-        Terms { version: self.version, head_only: self.method == Method::Head, keep_alive: self.keep_alive }
+        Terms {
+            version: self.version,
+            head_only: self.method == Method::Head,
+            keep_alive: self.keep_alive,
+        }
     }
 }
 
-/// A request for `path`, which begins with a slash. `host` is whom it is for, with a port unless that is 80.
+/// A request for `path`, which begins with a slash. `host` is whom it is for, with a port unless
+/// that is 80.
 pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool) -> Vec<u8> {
     let mut out = b"GET ".to_vec();
     percent::encode(path, b"/", &mut out);
@@ -133,16 +161,26 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Malformed> {
 /// A target without the scheme and host that it has when it was meant for a proxy.
 fn origin(target: &[u8]) -> &[u8] {
     let schemes = [&b"http://"[..], b"https://"];
-    let scheme = schemes.into_iter().find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+    let scheme = schemes.into_iter().find(|scheme| {
+        target
+            .get(..scheme.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
     let Some(scheme) = scheme else { return target };
     let rest = &target[scheme.len()..];
-    let path = rest.iter().position(|byte| b"/?".contains(byte)).unwrap_or(rest.len());
+    let path = rest
+        .iter()
+        .position(|byte| b"/?".contains(byte))
+        .unwrap_or(rest.len());
     &rest[path..]
 }
 
 /// What is before the first such byte, and what after it.
 fn split_at_first(bytes: &[u8], separator: u8) -> (&[u8], &[u8]) {
-    bytes.iter().position(|&byte| byte == separator).map_or((bytes, b""), |at| (&bytes[..at], &bytes[at + 1..]))
+    bytes
+        .iter()
+        .position(|&byte| byte == separator)
+        .map_or((bytes, b""), |at| (&bytes[..at], &bytes[at + 1..]))
 }
 
 #[cfg(test)]
@@ -151,7 +189,9 @@ mod tests {
 
     /// The request that these bytes are, all of them.
     fn whole(bytes: &str) -> Request {
-        let (request, length) = Request::read(bytes.as_bytes()).unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}")).unwrap();
+        let (request, length) = Request::read(bytes.as_bytes())
+            .unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}"))
+            .unwrap();
         assert_eq!(length, bytes.len(), "{bytes:?}");
         request
     }
@@ -163,33 +203,78 @@ mod tests {
     #[test]
     fn a_request_line_is_a_method_a_target_and_a_version() {
         for (line, method, path, version) in [
-            ("GET /get/?host=h HTTP/1.1", Method::Get, "/get/", Version::Http11),
+            (
+                "GET /get/?host=h HTTP/1.1",
+                Method::Get,
+                "/get/",
+                Version::Http11,
+            ),
             ("HEAD / HTTP/1.0", Method::Head, "/", Version::Http10),
-            ("POST /g/e/t HTTP/1.2", Method::Post, "/g/e/t", Version::Http11),
+            (
+                "POST /g/e/t HTTP/1.2",
+                Method::Post,
+                "/g/e/t",
+                Version::Http11,
+            ),
             ("OPTIONS * HTTP/1.1", Method::Other, "*", Version::Http11),
             ("get / HTTP/1.1", Method::Other, "/", Version::Http11),
-            ("GET /g%65t/%ff?%3f HTTP/1.1", Method::Get, "/get/\u{fffd}", Version::Http11),
-            ("GET http://host:9889/get/?a=http://b/ HTTP/1.1", Method::Get, "/get/", Version::Http11),
-            ("GET HTTPS://host?a=b HTTP/1.1", Method::Get, "", Version::Http11),
+            (
+                "GET /g%65t/%ff?%3f HTTP/1.1",
+                Method::Get,
+                "/get/\u{fffd}",
+                Version::Http11,
+            ),
+            (
+                "GET http://host:9889/get/?a=http://b/ HTTP/1.1",
+                Method::Get,
+                "/get/",
+                Version::Http11,
+            ),
+            (
+                "GET HTTPS://host?a=b HTTP/1.1",
+                Method::Get,
+                "",
+                Version::Http11,
+            ),
             ("GET http://host HTTP/1.1", Method::Get, "", Version::Http11),
             ("GET get/ HTTP/1.1", Method::Get, "get/", Version::Http11),
-            ("GET /замок HTTP/1.1", Method::Get, "/замок", Version::Http11),
+            (
+                "GET /замок HTTP/1.1",
+                Method::Get,
+                "/замок",
+                Version::Http11,
+            ),
         ] {
             let request = whole(&format!("{line}\r\n\r\n"));
-            assert_eq!((request.method, request.path.as_str(), request.version), (method, path, version), "{line}");
+            assert_eq!(
+                (request.method, request.path.as_str(), request.version),
+                (method, path, version),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn anything_else_is_no_request_line() {
         let shown = |line: &str| Malformed::RequestLine(line.into());
-        for line in
-            ["foo", "GET", "GET /", "GET / ", "GET  / HTTP/1.1", "GET / HTTP/1.1 ", " GET / HTTP/1.1", "GET / x HTTP/1.1", "G(T / HTTP/1.1"]
-        {
+        for line in [
+            "foo",
+            "GET",
+            "GET /",
+            "GET / ",
+            "GET  / HTTP/1.1",
+            "GET / HTTP/1.1 ",
+            " GET / HTTP/1.1",
+            "GET / x HTTP/1.1",
+            "G(T / HTTP/1.1",
+        ] {
             assert_eq!(wrong(&format!("{line}\r\n")), shown(line));
         }
         assert_eq!(wrong("GET /\ta HTTP/1.1\r\n"), shown("GET /\\ta HTTP/1.1"));
-        assert_eq!(wrong("GET / HTTP/2.0\r\n"), Malformed::Version("HTTP/2.0".into()));
+        assert_eq!(
+            wrong("GET / HTTP/2.0\r\n"),
+            Malformed::Version("HTTP/2.0".into())
+        );
         assert_eq!(wrong("GET / HTTP/1.0\n"), Malformed::Control(b'\n'));
         assert_eq!(wrong("\u{16}\u{3}\u{1}"), Malformed::Control(0x16));
     }
@@ -201,7 +286,10 @@ mod tests {
         assert_eq!(request.parameter("host").as_deref(), Some(&b""[..]));
         assert_eq!(request.parameter("x"), None);
         assert_eq!(
-            whole("GET /get/?host=%ff HTTP/1.1\r\n\r\n").parameter("host").map(String::from_utf8).map(|text| text.is_err()),
+            whole("GET /get/?host=%ff HTTP/1.1\r\n\r\n")
+                .parameter("host")
+                .map(String::from_utf8)
+                .map(|text| text.is_err()),
             Some(true)
         );
     }
@@ -211,15 +299,24 @@ mod tests {
         whole("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\na=b");
         whole("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n");
         whole("GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
-        assert_eq!(wrong("POST / HTTP/1.1\r\nContent-Length: 8193\r\n\r\n"), Malformed::LongBody(LONGEST_REQUEST_BODY));
-        assert_eq!(wrong("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), Malformed::OldCoding);
+        assert_eq!(
+            wrong("POST / HTTP/1.1\r\nContent-Length: 8193\r\n\r\n"),
+            Malformed::LongBody(LONGEST_REQUEST_BODY)
+        );
+        assert_eq!(
+            wrong("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
+            Malformed::OldCoding
+        );
     }
 
     #[test]
     fn some_empty_lines_before_a_request_are_skipped() {
         whole("\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n");
         whole("\r\nPOST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n");
-        assert_eq!(wrong("\r\n\r\n\r\n\r\n\r\n"), Malformed::RequestLine(String::new()));
+        assert_eq!(
+            wrong("\r\n\r\n\r\n\r\n\r\n"),
+            Malformed::RequestLine(String::new())
+        );
         assert_eq!(wrong("\n"), Malformed::Control(b'\n'));
         assert_eq!(Request::read(b"\r\n\r"), Ok(None));
     }
@@ -227,30 +324,59 @@ mod tests {
     #[test]
     fn no_head_is_longer_than_is_read() {
         let start = "GET / HTTP/1.1\r\nA: ";
-        let head = |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
+        let head =
+            |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
         whole(&head(LONGEST_HEAD));
         assert_eq!(wrong(&head(LONGEST_HEAD + 1)), Malformed::LongHead);
         whole(&format!("\r\n{}", head(LONGEST_HEAD - 2)));
-        assert_eq!(wrong(&format!("\r\n{}", head(LONGEST_HEAD - 1))), Malformed::LongHead);
+        assert_eq!(
+            wrong(&format!("\r\n{}", head(LONGEST_HEAD - 1))),
+            Malformed::LongHead
+        );
         assert_eq!(wrong(&"x".repeat(LONGEST_HEAD)), Malformed::LongHead);
-        assert_eq!(Request::read("x".repeat(LONGEST_HEAD - 1).as_bytes()), Ok(None));
+        assert_eq!(
+            Request::read("x".repeat(LONGEST_HEAD - 1).as_bytes()),
+            Ok(None)
+        );
     }
 
     #[test]
     fn the_terms_are_those_of_the_request() {
         let terms = whole("HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").terms();
-        assert_eq!(terms, Terms { version: Version::Http10, head_only: true, keep_alive: true });
+        assert_eq!(
+            terms,
+            Terms {
+                version: Version::Http10,
+                head_only: true,
+                keep_alive: true
+            }
+        );
         let terms = whole("GET / HTTP/1.1\r\nConnection: close\r\n\r\n").terms();
-        assert_eq!(terms, Terms { version: Version::Http11, head_only: false, keep_alive: false });
+        assert_eq!(
+            terms,
+            Terms {
+                version: Version::Http11,
+                head_only: false,
+                keep_alive: false
+            }
+        );
     }
 
     #[test]
     fn what_the_client_asks_is_one_request_whatever_is_in_its_words() {
-        let asked = get("/wait/", &[("pool", "a b&c=d"), ("host", "h\r\nX: y")], "[::1]:9889", false);
+        let asked = get(
+            "/wait/",
+            &[("pool", "a b&c=d"), ("host", "h\r\nX: y")],
+            "[::1]:9889",
+            false,
+        );
         assert_eq!(
             String::from_utf8_lossy(&asked),
             "GET /wait/?pool=a%20b%26c%3Dd&host=h%0D%0AX%3A%20y HTTP/1.1\r\nHost: [::1]:9889\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
         );
-        assert_eq!(get("/", &[], "h\r\n", true), b"GET / HTTP/1.1\r\nHost: h%0D%0A\r\nCache-Control: no-store\r\n\r\n");
+        assert_eq!(
+            get("/", &[], "h\r\n", true),
+            b"GET / HTTP/1.1\r\nHost: h%0D%0A\r\nCache-Control: no-store\r\n\r\n"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A ZooKeeper of one server, in memory, for tests of locks: it keeps sessions, nodes and watches, and its connections can be cut after any
-//! message. It shares our codec, so it proves behaviour and never encoding.
+//! A ZooKeeper of one server, in memory, for tests of locks: it keeps sessions, nodes and watches,
+//! and its connections can be cut after any message. It shares our codec, so it proves behaviour
+//! and never encoding.
 
 use super::{Input, Lock, Output};
 use crate::moment::Moment;
@@ -45,7 +46,8 @@ pub(super) struct Fake {
     pub(super) down: bool,
     /// Accepts connections at this address only; `None`: at any.
     pub(super) address: Option<SocketAddr>,
-    /// A session that makes what we want, parent and all, just after our create has failed for want of a parent.
+    /// A session that makes what we want, parent and all, just after our create has failed for
+    /// want of a parent.
     pub(super) rival: Option<i64>,
     /// Of before 3.5.3: it knows no containers.
     pub(super) old: bool,
@@ -75,7 +77,14 @@ impl Fake {
     /// A server that has the app node already.
     pub(super) fn with_parent(path: &str) -> Fake {
         let mut fake = Fake::default();
-        fake.nodes.insert(path.into(), Entry { data: Vec::new(), owner: 0, czxid: 0 });
+        fake.nodes.insert(
+            path.into(),
+            Entry {
+                data: Vec::new(),
+                owner: 0,
+                czxid: 0,
+            },
+        );
         fake
     }
 
@@ -87,7 +96,12 @@ impl Fake {
 
     /// Ends sessions that were silent for their timeout.
     pub(super) fn expire(&mut self, now: Moment) {
-        let over: Vec<i64> = self.sessions.iter().filter(|(_, (timeout, heard))| now >= *heard + *timeout).map(|(&id, _)| id).collect();
+        let over: Vec<i64> = self
+            .sessions
+            .iter()
+            .filter(|(_, (timeout, heard))| now >= *heard + *timeout)
+            .map(|(&id, _)| id)
+            .collect();
         for id in over {
             self.end(id);
         }
@@ -109,7 +123,12 @@ impl Fake {
     /// Ends a session, and its nodes.
     pub(super) fn end(&mut self, session: i64) {
         self.sessions.remove(&session);
-        let paths: Vec<String> = self.nodes.iter().filter(|(_, entry)| entry.owner == session).map(|(path, _)| path.clone()).collect();
+        let paths: Vec<String> = self
+            .nodes
+            .iter()
+            .filter(|(_, entry)| entry.owner == session)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in &paths {
             self.delete(path);
         }
@@ -124,7 +143,12 @@ impl Fake {
 
     /// Makes a node; its path.
     fn create(&mut self, create: CreateRequest, session: i64) -> Result<String, Code> {
-        let CreateRequest { mut path, data, flags, .. } = create;
+        let CreateRequest {
+            mut path,
+            data,
+            flags,
+            ..
+        } = create;
         if flags & flag::SEQUENCE != 0 {
             path = format!("{path}{:010}", self.sequence);
             self.sequence += 1;
@@ -137,13 +161,25 @@ impl Fake {
             }
             return Err(Code::NO_NODE);
         }
-        if self.closed.as_ref().is_some_and(|closed| parent.starts_with(closed)) {
+        if self
+            .closed
+            .as_ref()
+            .is_some_and(|closed| parent.starts_with(closed))
+        {
             return Err(Code::NO_AUTH);
         }
         if self.nodes.contains_key(&path) {
             return Err(Code::NODE_EXISTS);
         }
-        self.put(&path, &data, if flags & flag::EPHEMERAL != 0 { session } else { 0 });
+        self.put(
+            &path,
+            &data,
+            if flags & flag::EPHEMERAL != 0 {
+                session
+            } else {
+                0
+            },
+        );
         Ok(path)
     }
 
@@ -169,18 +205,24 @@ impl Fake {
     /// All or nothing: what would fail is found by a rehearsal.
     fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
         let operations: Vec<_> = std::iter::from_fn(|| Operation::read(request)).collect();
-        let container = |operation: &Operation| matches!(operation, Operation::Create(operation::CREATE_CONTAINER, _));
+        let container = |operation: &Operation| {
+            matches!(operation, Operation::Create(operation::CREATE_CONTAINER, _))
+        };
         if self.old && operations.iter().any(container) {
             return Code::MARSHALLING;
         }
         let before = (self.nodes.clone(), self.zxid, self.sequence);
         self.rehearses = true;
-        let failed = operations.iter().enumerate().find_map(|(index, operation)| Some((index, self.perform(operation, session).err()?)));
+        let failed = operations
+            .iter()
+            .enumerate()
+            .find_map(|(index, operation)| Some((index, self.perform(operation, session).err()?)));
         self.rehearses = false;
         (self.nodes, self.zxid, self.sequence) = before;
         for (index, operation) in operations.iter().enumerate() {
             let Some((at, code)) = failed else {
-                self.perform(operation, session).expect("the rehearsal went well");
+                self.perform(operation, session)
+                    .expect("the rehearsal went well");
                 self.write_result(operation, body);
                 continue;
             };
@@ -189,15 +231,32 @@ impl Fake {
                 Ordering::Equal => code,
                 Ordering::Greater => Code(-2), // a runtime inconsistency
             };
-            MultiHeader { kind: operation::ERROR, done: false, err: code.0 }.write(body);
+            MultiHeader {
+                kind: operation::ERROR,
+                done: false,
+                err: code.0,
+            }
+            .write(body);
             code.0.write(body);
         }
-        MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(body);
+        MultiHeader {
+            kind: operation::ERROR,
+            done: true,
+            err: -1,
+        }
+        .write(body);
         Code::OK
     }
 
     fn write_result(&self, operation: &Operation, body: &mut Vec<u8>) {
-        let mut header = |kind| MultiHeader { kind, done: false, err: 0 }.write(body);
+        let mut header = |kind| {
+            MultiHeader {
+                kind,
+                done: false,
+                err: 0,
+            }
+            .write(body)
+        };
         match operation {
             Operation::Create(operation::CREATE_CONTAINER, CreateRequest { path, .. }) => {
                 header(operation::CREATE_2);
@@ -219,11 +278,25 @@ impl Fake {
             return;
         }
         for connection in self.connections.values_mut() {
-            let watches = if kind == 4 { &mut connection.child_watches } else { &mut connection.watches };
+            let watches = if kind == 4 {
+                &mut connection.child_watches
+            } else {
+                &mut connection.watches
+            };
             if watches.remove(path) {
                 connection.outgoing.push(framed(|out| {
-                    ReplyHeader { xid: xid::WATCH, zxid: -1, err: 0 }.write(out);
-                    WatcherEvent { kind, state: 3, path: path.into() }.write(out);
+                    ReplyHeader {
+                        xid: xid::WATCH,
+                        zxid: -1,
+                        err: 0,
+                    }
+                    .write(out);
+                    WatcherEvent {
+                        kind,
+                        state: 3,
+                        path: path.into(),
+                    }
+                    .write(out);
                 }));
             }
         }
@@ -232,26 +305,42 @@ impl Fake {
     /// Another client's node.
     pub(super) fn put(&mut self, path: &str, data: &[u8], owner: i64) {
         self.zxid += 1;
-        self.nodes.insert(path.into(), Entry { data: data.to_vec(), owner, czxid: self.zxid });
+        self.nodes.insert(
+            path.into(),
+            Entry {
+                data: data.to_vec(),
+                owner,
+                czxid: self.zxid,
+            },
+        );
         self.fire(4, path.rsplit_once('/').unwrap().0);
     }
 
     /// How many messages wait to be delivered, to anybody.
     pub(super) fn undelivered(&self) -> usize {
-        self.connections.values().map(|connection| connection.outgoing.len()).sum()
+        self.connections
+            .values()
+            .map(|connection| connection.outgoing.len())
+            .sum()
     }
 
     /// Names of a node's children.
     pub(super) fn children(&self, parent: &str) -> Vec<String> {
         let child = |path: &String| Some(path.strip_prefix(parent)?.strip_prefix('/')?.to_string());
-        self.nodes.keys().filter_map(child).filter(|name| !name.contains('/')).collect()
+        self.nodes
+            .keys()
+            .filter_map(child)
+            .filter(|name| !name.contains('/'))
+            .collect()
     }
 
     fn take(&mut self, number: usize, mut request: &[u8], now: Moment) {
         if self.connections[&number].closed {
             return;
         }
-        let Some(session) = self.connections[&number].session else { return self.greet(number, request, now) };
+        let Some(session) = self.connections[&number].session else {
+            return self.greet(number, request, now);
+        };
         if let Some((_, heard)) = self.sessions.get_mut(&session) {
             *heard = now;
         }
@@ -261,7 +350,11 @@ impl Fake {
         if self.demands_auth {
             let connection = self.connections.get_mut(&number).unwrap();
             connection.closed = true;
-            let reply = ReplyHeader { xid: header.xid, zxid: 0, err: Code::AUTH_DEMANDED.0 };
+            let reply = ReplyHeader {
+                xid: header.xid,
+                zxid: 0,
+                err: Code::AUTH_DEMANDED.0,
+            };
             return connection.outgoing.push(framed(|out| reply.write(out)));
         }
         let mut body = Vec::new();
@@ -270,17 +363,30 @@ impl Fake {
         } else {
             Code::SESSION_EXPIRED
         };
-        let reply = ReplyHeader { xid: header.xid, zxid: self.zxid, err: err.0 };
-        self.connections.get_mut(&number).unwrap().outgoing.push(framed(|out| {
-            reply.write(out);
-            out.extend_from_slice(&body);
-        }));
+        let reply = ReplyHeader {
+            xid: header.xid,
+            zxid: self.zxid,
+            err: err.0,
+        };
+        self.connections
+            .get_mut(&number)
+            .unwrap()
+            .outgoing
+            .push(framed(|out| {
+                reply.write(out);
+                out.extend_from_slice(&body);
+            }));
     }
 
     fn greet(&mut self, number: usize, mut request: &[u8], now: Moment) {
         let mut hello = ConnectRequest::read(&mut request, "").unwrap();
         if self.refuses {
-            let response = ConnectResponse { protocol_version: 42, time_out: hello.time_out, session_id: -1, passwd: vec![0; 16] };
+            let response = ConnectResponse {
+                protocol_version: 42,
+                time_out: hello.time_out,
+                session_id: -1,
+                passwd: vec![0; 16],
+            };
             let connection = self.connections.get_mut(&number).unwrap();
             connection.session = Some(-1);
             return connection.outgoing.push(framed(|out| response.write(out)));
@@ -296,21 +402,44 @@ impl Fake {
             hello.time_out = i32::try_from(granted.as_millis()).unwrap();
         }
         let known = self.sessions.contains_key(&hello.session_id);
-        let session = if hello.session_id == 0 { 0x1000 + i64::try_from(number).unwrap() } else { hello.session_id };
-        let time_out = if hello.session_id == 0 || known { hello.time_out } else { 0 };
+        let session = if hello.session_id == 0 {
+            0x1000 + i64::try_from(number).unwrap()
+        } else {
+            hello.session_id
+        };
+        let time_out = if hello.session_id == 0 || known {
+            hello.time_out
+        } else {
+            0
+        };
         if time_out > 0 {
-            self.sessions.insert(session, (Duration::from_millis(time_out.unsigned_abs().into()), now));
+            self.sessions.insert(
+                session,
+                (Duration::from_millis(time_out.unsigned_abs().into()), now),
+            );
         }
         let connection = self.connections.get_mut(&number).unwrap();
         connection.session = Some(session);
-        let response = ConnectResponse { protocol_version: 0, time_out, session_id: session, passwd: vec![7; 16] };
+        let response = ConnectResponse {
+            protocol_version: 0,
+            time_out,
+            session_id: session,
+            passwd: vec![7; 16],
+        };
         connection.outgoing.push(framed(|out| {
             response.write(out);
             false.write(out);
         }));
     }
 
-    fn answer(&mut self, number: usize, session: i64, kind: i32, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
+    fn answer(
+        &mut self,
+        number: usize,
+        session: i64,
+        kind: i32,
+        request: &mut &[u8],
+        body: &mut Vec<u8>,
+    ) -> Code {
         match kind {
             operation::CREATE => {
                 let create: CreateRequest = Wire::read(request, "").unwrap();
@@ -322,17 +451,33 @@ impl Fake {
             operation::EXISTS => {
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
                 if watch {
-                    self.connections.get_mut(&number).unwrap().watches.insert(path.clone());
+                    self.connections
+                        .get_mut(&number)
+                        .unwrap()
+                        .watches
+                        .insert(path.clone());
                 }
-                let Some(entry) = self.nodes.get(&path) else { return Code::NO_NODE };
+                let Some(entry) = self.nodes.get(&path) else {
+                    return Code::NO_NODE;
+                };
                 stat(entry).write(body);
             }
             operation::GET_DATA => {
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
-                let Some(entry) = self.nodes.get(&path) else { return Code::NO_NODE };
-                GetDataResponse { data: entry.data.clone(), stat: stat(entry) }.write(body);
+                let Some(entry) = self.nodes.get(&path) else {
+                    return Code::NO_NODE;
+                };
+                GetDataResponse {
+                    data: entry.data.clone(),
+                    stat: stat(entry),
+                }
+                .write(body);
                 if watch {
-                    self.connections.get_mut(&number).unwrap().watches.insert(path);
+                    self.connections
+                        .get_mut(&number)
+                        .unwrap()
+                        .watches
+                        .insert(path);
                 }
             }
             operation::GET_CHILDREN => {
@@ -342,12 +487,23 @@ impl Fake {
                     return Code::NO_NODE;
                 }
                 let hidden = self.hidden.as_ref() == Some(&path);
-                GetChildrenResponse { children: Vector(if hidden { Vec::new() } else { self.children(&path) }) }.write(body);
+                GetChildrenResponse {
+                    children: Vector(if hidden {
+                        Vec::new()
+                    } else {
+                        self.children(&path)
+                    }),
+                }
+                .write(body);
                 if let Some(session) = self.leaver.take() {
                     self.end(session);
                 }
                 if watch {
-                    self.connections.get_mut(&number).unwrap().child_watches.insert(path);
+                    self.connections
+                        .get_mut(&number)
+                        .unwrap()
+                        .child_watches
+                        .insert(path);
                 }
             }
             operation::DELETE => {
@@ -375,9 +531,13 @@ impl Operation {
     fn read(request: &mut &[u8]) -> Option<Operation> {
         let MultiHeader { kind, done, .. } = MultiHeader::read(request, "").unwrap();
         (!done).then(|| match kind {
-            operation::CREATE | operation::CREATE_CONTAINER => Operation::Create(kind, Wire::read(request, "").unwrap()),
+            operation::CREATE | operation::CREATE_CONTAINER => {
+                Operation::Create(kind, Wire::read(request, "").unwrap())
+            }
             operation::DELETE => Operation::Delete(DeleteRequest::read(request, "").unwrap().path),
-            operation::CHECK => Operation::Check(CheckVersionRequest::read(request, "").unwrap().path),
+            operation::CHECK => {
+                Operation::Check(CheckVersionRequest::read(request, "").unwrap().path)
+            }
             other => panic!("the fake does not know operation {other}"),
         })
     }
@@ -447,8 +607,11 @@ impl<L: Lock> Client<L> {
                         return;
                     }
                 }
-                Output::Connect(to) if fake.down || fake.address.is_some_and(|address| address != to) => {
-                    self.lock.handle(Input::Disconnected(Some("connection refused".into())), now);
+                Output::Connect(to)
+                    if fake.down || fake.address.is_some_and(|address| address != to) =>
+                {
+                    self.lock
+                        .handle(Input::Disconnected(Some("connection refused".into())), now);
                 }
                 Output::Connect(_) => {
                     self.connection = Some(fake.open());
@@ -490,7 +653,9 @@ impl<L: Lock> Client<L> {
 
     fn send(&mut self, fake: &mut Fake, mut bytes: &[u8], now: Moment) {
         while let Some(request) = next_frame(&mut bytes).unwrap() {
-            let Some(number) = self.connection else { return };
+            let Some(number) = self.connection else {
+                return;
+            };
             if spent(&mut self.requests_left) {
                 return self.cut(fake, now);
             }
@@ -500,7 +665,9 @@ impl<L: Lock> Client<L> {
 
     /// Hands over what the server has to say; false if that is nothing.
     fn deliver(&mut self, fake: &mut Fake, now: Moment) -> bool {
-        let Some(number) = self.connection else { return false };
+        let Some(number) = self.connection else {
+            return false;
+        };
         let connection = fake.connections.get_mut(&number).unwrap();
         let frames = std::mem::take(&mut connection.outgoing);
         if frames.is_empty() && connection.closed {

@@ -1,4 +1,5 @@
-//! What a lock server says of a slot in a pool: the one word of its reply, and the token and lease that our own server adds.
+//! What a lock server says of a slot in a pool: the one word of its reply, and the token and lease
+//! that our own server adds.
 
 use crate::deadlines::Deadlines;
 use crate::http::Reply;
@@ -12,16 +13,17 @@ const SHOWN: usize = 60;
 /// The header of a YES that has the seconds of the lease.
 const EXPIRES: &str = "X-Lock-Expires";
 
-/// The shortest lease of which enough is left for a renewal to be late. Of an `expire` of 2 s our own server tells half, less the time since the
-/// grant; of less it tells too little.
+/// The shortest lease of which enough is left for a renewal to be late. Of an `expire` of 2 s our
+/// own server tells half, less the time since the grant; of less it tells too little.
 const SHORTEST: Duration = Duration::from_millis(950);
 
-/// A longer lease is taken for one of this length: nanoseconds of that many years still fit in an i64, in which the guard is told of deadlines. One
-/// that did not fit would be endless.
+/// A longer lease is taken for one of this length: nanoseconds of that many years still fit in an
+/// i64, in which the guard is told of deadlines. One that did not fit would be endless.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Our own server keeps a lease for longer than it tells: by a twentieth of the time that it keeps it, and by a second at least (by half of a lease
-/// of less than two seconds, which is less than that). So, of the time that it tells, one part in so many.
+/// Our own server keeps a lease for longer than it tells: by a twentieth of the time that it keeps
+/// it, and by a second at least (by half of a lease of less than two seconds, which is less than
+/// that). So, of the time that it tells, one part in so many.
 const SLACK: u32 = 19;
 const LEAST_SLACK: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,9 @@ impl ServerReply {
     /// The meaning of the reply to a request that was sent then.
     pub(super) fn of(reply: &Reply, sent: Moment) -> ServerReply {
         match (reply.status, &reply.body[..]) {
-            (200, b"YES") => Place::of(reply, sent).map_or_else(ServerReply::BadLease, ServerReply::Yes),
+            (200, b"YES") => {
+                Place::of(reply, sent).map_or_else(ServerReply::BadLease, ServerReply::Yes)
+            }
             (200, b"NO") if reply.header("X-Lock-Revoked") == Some("1") => ServerReply::Revoked,
             (200, b"NO") => ServerReply::No,
             (200, b"OK") => ServerReply::Ok,
@@ -70,8 +74,22 @@ pub(super) fn said(reply: &Reply) -> String {
 
 /// The beginning of a text, on one line.
 fn shown(text: &str) -> String {
-    let shown: String = text.chars().take(SHOWN).map(|character| if character.is_control() { ' ' } else { character }).collect();
-    if text.chars().nth(SHOWN).is_some() { shown + "…" } else { shown }
+    let shown: String = text
+        .chars()
+        .take(SHOWN)
+        .map(|character| {
+            if character.is_control() {
+                ' '
+            } else {
+                character
+            }
+        })
+        .collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown + "…"
+    } else {
+        shown
+    }
 }
 
 /// A slot that a server says is ours.
@@ -79,18 +97,28 @@ fn shown(text: &str) -> String {
 pub(super) struct Place {
     /// Grows with every slot that is granted.
     pub(super) token: Option<i64>,
-    /// `None`: it is ours until we release it, or until the server takes it without a word. Only a server that says nothing of a lease says that.
+    /// `None`: it is ours until we release it, or until the server takes it without a word. Only a
+    /// server that says nothing of a lease says that.
     pub(super) lease: Option<Lease>,
 }
 
 impl Place {
     fn of(reply: &Reply, sent: Moment) -> Result<Place, BadLease> {
-        let token = reply.header("X-Lock-Token").and_then(|token| token.parse().ok());
+        let token = reply
+            .header("X-Lock-Token")
+            .and_then(|token| token.parse().ok());
         match reply.combined(EXPIRES) {
             None => Ok(Place { token, lease: None }),
             Some(text) => match Lease::of(&text, sent) {
-                Ok(lease) => Ok(Place { token, lease: Some(lease) }),
-                Err(flaw) => Err(BadLease { token, said: shown(&text), flaw }),
+                Ok(lease) => Ok(Place {
+                    token,
+                    lease: Some(lease),
+                }),
+                Err(flaw) => Err(BadLease {
+                    token,
+                    said: shown(&text),
+                    flaw,
+                }),
             },
         }
     }
@@ -116,13 +144,22 @@ enum Flaw {
 impl BadLease {
     /// A lease that can be read, and is too short to be kept. `None` if it is long enough.
     pub(super) fn too_short(Place { token, lease }: Place) -> Option<BadLease> {
-        let length = lease.map(|lease| lease.length).filter(|&length| length < SHORTEST)?;
-        Some(BadLease { token, said: length.as_secs_f64().to_string(), flaw: Flaw::TooShort })
+        let length = lease
+            .map(|lease| lease.length)
+            .filter(|&length| length < SHORTEST)?;
+        Some(BadLease {
+            token,
+            said: length.as_secs_f64().to_string(),
+            flaw: Flaw::TooShort,
+        })
     }
 
     /// The slot, as far as it is known.
     pub(super) fn place(&self) -> Place {
-        Place { token: self.token, lease: None }
+        Place {
+            token: self.token,
+            lease: None,
+        }
     }
 
     /// What to do about it.
@@ -130,7 +167,9 @@ impl BadLease {
         match self.flaw {
             Flaw::NotSeconds => "check the lock server and any proxy in front of it",
             // The server tells a second less than it keeps, or half.
-            Flaw::Ended | Flaw::TooShort => "raise \"expire\" of the pool on the server, to 2 seconds or more",
+            Flaw::Ended | Flaw::TooShort => {
+                "raise \"expire\" of the pool on the server, to 2 seconds or more"
+            }
         }
     }
 }
@@ -161,7 +200,14 @@ impl Lease {
             return Err(Flaw::Ended);
         }
         let length = Duration::try_from_secs_f64(seconds).map_err(|_| Flaw::NotSeconds)?;
-        if length.is_zero() { Err(Flaw::Ended) } else { Ok(Lease { length: length.min(LONGEST), sent }) }
+        if length.is_zero() {
+            Err(Flaw::Ended)
+        } else {
+            Ok(Lease {
+                length: length.min(LONGEST),
+                sent,
+            })
+        }
     }
 
     /// No other client can be granted the slot before.
@@ -200,12 +246,17 @@ mod tests {
     }
 
     fn yes(expires: &str) -> ServerReply {
-        of(&reply(200, "YES").with("X-Lock-Token", "5").with("X-Lock-Expires", expires))
+        of(&reply(200, "YES")
+            .with("X-Lock-Token", "5")
+            .with("X-Lock-Expires", expires))
     }
 
     #[test]
     fn a_word_is_the_whole_body_of_a_good_reply() {
-        let place = Place { token: None, lease: None };
+        let place = Place {
+            token: None,
+            lease: None,
+        };
         for (status, body, word) in [
             (200, "YES", ServerReply::Yes(place)),
             (200, "NO", ServerReply::No),
@@ -229,7 +280,11 @@ mod tests {
             ("OK", "1", ServerReply::Ok),
             ("INVALID", "1", ServerReply::Invalid),
         ] {
-            assert_eq!(of(&reply(200, body).with("x-lock-revoked", value)), expected, "{body} {value:?}");
+            assert_eq!(
+                of(&reply(200, body).with("x-lock-revoked", value)),
+                expected,
+                "{body} {value:?}"
+            );
         }
     }
 
@@ -252,9 +307,15 @@ mod tests {
     fn only_a_server_that_says_so_lends_a_slot_and_counts_it() {
         let place = |token, lease| ServerReply::Yes(Place { token, lease });
         assert_eq!(of(&reply(200, "YES")), place(None, None));
-        assert_eq!(of(&reply(200, "YES").with("x-lock-token", "5")), place(Some(5), None));
+        assert_eq!(
+            of(&reply(200, "YES").with("x-lock-token", "5")),
+            place(Some(5), None)
+        );
         for (expires, length) in [("300", 300_000), ("0.5", 500), ("1e3", 1_000_000)] {
-            let lease = Lease { length: Duration::from_millis(length), sent: SENT };
+            let lease = Lease {
+                length: Duration::from_millis(length),
+                sent: SENT,
+            };
             assert_eq!(yes(expires), place(Some(5), Some(lease)), "{expires}");
         }
     }
@@ -263,23 +324,59 @@ mod tests {
     #[test]
     fn a_lease_that_cannot_be_read_or_has_ended_is_no_lease_and_never_an_endless_one() {
         for (values, flaw) in [
-            (&["nan", "inf", "+inf", "infinity", "1e300", "30s", "", "soon", "30, 30", "1,5", "0x10", "3 0"][..], Flaw::NotSeconds),
-            (&["0", "-0", "0.0", "-1", "-0.001", "-1e300", "1e-12"], Flaw::Ended),
+            (
+                &[
+                    "nan", "inf", "+inf", "infinity", "1e300", "30s", "", "soon", "30, 30", "1,5",
+                    "0x10", "3 0",
+                ][..],
+                Flaw::NotSeconds,
+            ),
+            (
+                &["0", "-0", "0.0", "-1", "-0.001", "-1e300", "1e-12"],
+                Flaw::Ended,
+            ),
         ] {
             for &said in values {
-                assert_eq!(yes(said), ServerReply::BadLease(BadLease { token: Some(5), said: said.into(), flaw }), "{said:?}");
+                assert_eq!(
+                    yes(said),
+                    ServerReply::BadLease(BadLease {
+                        token: Some(5),
+                        said: said.into(),
+                        flaw
+                    }),
+                    "{said:?}"
+                );
             }
         }
-        let twice = reply(200, "YES").with("X-Lock-Expires", 30).with("X-Lock-Expires", 0);
-        assert_eq!(of(&twice), ServerReply::BadLease(BadLease { token: None, said: "30, 0".into(), flaw: Flaw::NotSeconds }));
-        let ServerReply::BadLease(bad) = yes("nan") else { panic!("nan is a lease") };
-        assert_eq!(bad.to_string(), "said \"X-Lock-Expires: nan\", which is not a number of seconds");
+        let twice = reply(200, "YES")
+            .with("X-Lock-Expires", 30)
+            .with("X-Lock-Expires", 0);
+        assert_eq!(
+            of(&twice),
+            ServerReply::BadLease(BadLease {
+                token: None,
+                said: "30, 0".into(),
+                flaw: Flaw::NotSeconds
+            })
+        );
+        let ServerReply::BadLease(bad) = yes("nan") else {
+            panic!("nan is a lease")
+        };
+        assert_eq!(
+            bad.to_string(),
+            "said \"X-Lock-Expires: nan\", which is not a number of seconds"
+        );
     }
 
     #[test]
     fn the_longest_lease_has_an_end_that_the_guard_can_be_told() {
         for said in ["3153600000", "1e10", "18446744073709549568"] {
-            let ServerReply::Yes(Place { lease: Some(lease), .. }) = yes(said) else { panic!("{said}") };
+            let ServerReply::Yes(Place {
+                lease: Some(lease), ..
+            }) = yes(said)
+            else {
+                panic!("{said}")
+            };
             assert_eq!(lease.length, LONGEST, "{said}");
             assert!(i64::try_from(lease.deadlines(Duration::ZERO).kill.0.as_nanos()).is_ok());
         }
@@ -288,21 +385,52 @@ mod tests {
     #[test]
     fn a_lease_that_is_too_short_can_be_named() {
         let too_short = |ms| {
-            let lease = Lease { length: Duration::from_millis(ms), sent: SENT };
-            BadLease::too_short(Place { token: Some(5), lease: Some(lease) }).map(|bad| bad.to_string())
+            let lease = Lease {
+                length: Duration::from_millis(ms),
+                sent: SENT,
+            };
+            BadLease::too_short(Place {
+                token: Some(5),
+                lease: Some(lease),
+            })
+            .map(|bad| bad.to_string())
         };
-        assert_eq!(too_short(949).unwrap(), "said \"X-Lock-Expires: 0.949\", which is too short a lease to hold the lock safely");
+        assert_eq!(
+            too_short(949).unwrap(),
+            "said \"X-Lock-Expires: 0.949\", which is too short a lease to hold the lock safely"
+        );
         assert_eq!(too_short(950), None);
-        assert_eq!(BadLease::too_short(Place { token: Some(5), lease: None }), None);
+        assert_eq!(
+            BadLease::too_short(Place {
+                token: Some(5),
+                lease: None
+            }),
+            None
+        );
     }
 
     /// `kept`: for how long our own server keeps what it tells to be so long.
     #[test]
     fn a_slot_is_free_when_the_server_has_kept_the_lease_for_longer_than_it_told() {
-        for (told, kept) in [(500, 1_000), (1_000, 2_000), (19_000, 20_000), (285_000, 300_000), (1_710_000, 1_800_000)] {
-            let lease = Lease { length: Duration::from_millis(told), sent: SENT };
-            assert!(lease.free_by() >= SENT + Duration::from_millis(kept), "{told}");
-            assert!(lease.free_by() <= SENT + Duration::from_millis(kept + 500), "{told}");
+        for (told, kept) in [
+            (500, 1_000),
+            (1_000, 2_000),
+            (19_000, 20_000),
+            (285_000, 300_000),
+            (1_710_000, 1_800_000),
+        ] {
+            let lease = Lease {
+                length: Duration::from_millis(told),
+                sent: SENT,
+            };
+            assert!(
+                lease.free_by() >= SENT + Duration::from_millis(kept),
+                "{told}"
+            );
+            assert!(
+                lease.free_by() <= SENT + Duration::from_millis(kept + 500),
+                "{told}"
+            );
         }
     }
 }

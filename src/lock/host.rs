@@ -1,4 +1,5 @@
-//! The lock of this host alone, where the loop begins only with it in hand: ours from the first moment, and never lost.
+//! The lock of this host alone, where the loop begins only with it in hand: ours from the first
+//! moment, and never lost.
 
 use super::{Input, Lock, Output, Proof};
 use crate::moment::Moment;
@@ -13,7 +14,14 @@ pub struct Host {
 impl Host {
     /// On this file.
     pub fn new(file: String) -> Host {
-        Host { outputs: [Output::Acquired(Proof { lock: file, token: None, session: None })].into() }
+        Host {
+            outputs: [Output::Acquired(Proof {
+                lock: file,
+                token: None,
+                session: None,
+            })]
+            .into(),
+        }
     }
 }
 
@@ -25,7 +33,9 @@ impl Lock for Host {
     }
 
     fn poll(&mut self, _: Moment) -> Output {
-        self.outputs.pop_front().unwrap_or(Output::Wait(Moment::NEVER))
+        self.outputs
+            .pop_front()
+            .unwrap_or(Output::Wait(Moment::NEVER))
     }
 }
 
@@ -36,7 +46,14 @@ mod tests {
     #[test]
     fn it_is_ours_at_once_until_it_is_let_go() {
         let (mut lock, now) = (Host::new("/tmp/dx-a.lock".into()), Moment::default());
-        assert_eq!(lock.poll(now), Output::Acquired(Proof { lock: "/tmp/dx-a.lock".into(), token: None, session: None }));
+        assert_eq!(
+            lock.poll(now),
+            Output::Acquired(Proof {
+                lock: "/tmp/dx-a.lock".into(),
+                token: None,
+                session: None
+            })
+        );
         lock.handle(Input::Tick, now);
         assert_eq!(lock.poll(now), Output::Wait(Moment::NEVER));
         lock.handle(Input::Release, now);

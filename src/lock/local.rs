@@ -1,5 +1,6 @@
-//! `--local`: a lock of this host alone, flock(2) on a file. The loop does the locking and tells what came of it; here is when to try what.
-//! There is no service that could end the lock, so it needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
+//! `--local`: a lock of this host alone, flock(2) on a file. The loop does the locking and tells
+//! what came of it; here is when to try what. There is no service that could end the lock, so it
+//! needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
 
 use super::{Failure, Holder, Input, Lock, Output, Proof, circular};
 use crate::moment::Moment;
@@ -39,20 +40,38 @@ pub struct Local {
 impl Local {
     /// Contention begins with the first `poll`.
     pub fn new(options: Options) -> Local {
-        let mut local = Local { outer: vec![false; options.files.len()], options, phase: Phase::Waiting, outputs: VecDeque::new() };
+        let mut local = Local {
+            outer: vec![false; options.files.len()],
+            options,
+            phase: Phase::Waiting,
+            outputs: VecDeque::new(),
+        };
         local.try_file(0);
         local
     }
 
     fn try_file(&mut self, file: usize) {
         self.phase = Phase::Trying(file);
-        self.outputs.push_back(Output::Trying(self.options.files[file].0.clone()));
-        self.outputs.push_back(Output::Contend { file, wait: false });
+        self.outputs
+            .push_back(Output::Trying(self.options.files[file].0.clone()));
+        self.outputs
+            .push_back(Output::Contend { file, wait: false });
     }
 
     fn holder(&self) -> Holder {
-        let lock = self.options.files.iter().map(|(_, path)| path.as_str()).collect::<Vec<_>>().join(", ");
-        Holder { lock, host: None, since: None, session: None }
+        let lock = self
+            .options
+            .files
+            .iter()
+            .map(|(_, path)| path.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
+        Holder {
+            lock,
+            host: None,
+            since: None,
+            session: None,
+        }
     }
 
     fn settle(&mut self, output: Output) {
@@ -63,8 +82,18 @@ impl Local {
 
 impl Lock for Local {
     fn handle(&mut self, input: Input, now: Moment) {
-        if let (Input::Taken { file, token: Some(token) }, Phase::Trying(_)) = (&input, self.phase) {
-            self.outer[*file] = self.options.outer.contains(&(self.options.files[*file].1.clone(), *token));
+        if let (
+            Input::Taken {
+                file,
+                token: Some(token),
+            },
+            Phase::Trying(_),
+        ) = (&input, self.phase)
+        {
+            self.outer[*file] = self
+                .options
+                .outer
+                .contains(&(self.options.files[*file].1.clone(), *token));
         }
         match (input, self.phase) {
             (Input::Granted { file, token }, Phase::Trying(_) | Phase::Waiting) => {
@@ -72,21 +101,41 @@ impl Lock for Local {
                 if self.phase == Phase::Waiting {
                     self.outputs.push_back(Output::Trying(name)); // of several, the last one that is said is the one held
                 }
-                self.settle(Output::Acquired(Proof { lock, token: Some(token), session: None }));
+                self.settle(Output::Acquired(Proof {
+                    lock,
+                    token: Some(token),
+                    session: None,
+                }));
             }
-            (Input::Taken { file, .. }, Phase::Trying(tried)) if file == tried && file + 1 < self.options.files.len() => {
+            (Input::Taken { file, .. }, Phase::Trying(tried))
+                if file == tried && file + 1 < self.options.files.len() =>
+            {
                 self.try_file(file + 1);
             }
-            (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some() && self.outer.iter().all(|&outer| outer) => {
-                self.settle(Output::Failed(circular(&self.holder().lock, "the token in the file is that of its ZK_FLOCK_TOKEN")));
+            (Input::Taken { .. }, Phase::Trying(_))
+                if self.options.patience.is_some() && self.outer.iter().all(|&outer| outer) =>
+            {
+                self.settle(Output::Failed(circular(
+                    &self.holder().lock,
+                    "the token in the file is that of its ZK_FLOCK_TOKEN",
+                )));
             }
-            (Input::Taken { .. }, Phase::Trying(_)) if self.options.patience.is_some_and(|patience| now < patience) => {
+            (Input::Taken { .. }, Phase::Trying(_))
+                if self.options.patience.is_some_and(|patience| now < patience) =>
+            {
                 self.phase = Phase::Waiting;
-                self.outputs.push_back(Output::Waiting { holder: self.holder(), ahead: None });
-                self.outputs.extend((0..self.options.files.len()).map(|file| Output::Contend { file, wait: true }));
+                self.outputs.push_back(Output::Waiting {
+                    holder: self.holder(),
+                    ahead: None,
+                });
+                self.outputs.extend(
+                    (0..self.options.files.len()).map(|file| Output::Contend { file, wait: true }),
+                );
             }
             (Input::Taken { .. }, Phase::Trying(_)) => self.settle(Output::Busy(self.holder())),
-            (Input::Broken(why), Phase::Trying(_) | Phase::Waiting) => self.settle(Output::Failed(Failure::System(why))),
+            (Input::Broken(why), Phase::Trying(_) | Phase::Waiting) => {
+                self.settle(Output::Failed(Failure::System(why)))
+            }
             (Input::Release, _) => self.settle(Output::Released { doubt: None }),
             _ => {}
         }
@@ -97,7 +146,11 @@ impl Lock for Local {
         if self.phase == Phase::Waiting && now >= patience {
             self.settle(Output::Busy(self.holder()));
         }
-        let wake = if self.phase == Phase::Waiting { patience } else { Moment::NEVER };
+        let wake = if self.phase == Phase::Waiting {
+            patience
+        } else {
+            Moment::NEVER
+        };
         self.outputs.pop_front().unwrap_or(Output::Wait(wake))
     }
 }
@@ -112,11 +165,21 @@ mod tests {
     }
 
     fn local(names: &[&str], patience: Option<Moment>) -> Local {
-        Local::new(Options { files: names.iter().map(|name| (name.to_string(), format!("/d/{name}"))).collect(), patience, outer: vec![] })
+        Local::new(Options {
+            files: names
+                .iter()
+                .map(|name| (name.to_string(), format!("/d/{name}")))
+                .collect(),
+            patience,
+            outer: vec![],
+        })
     }
 
     fn drain(lock: &mut Local, now: Moment) -> Vec<Output> {
-        std::iter::from_fn(|| Some(lock.poll(now)).filter(|output| !matches!(output, Output::Wait(_)))).collect()
+        std::iter::from_fn(|| {
+            Some(lock.poll(now)).filter(|output| !matches!(output, Output::Wait(_)))
+        })
+        .collect()
     }
 
     #[test]
@@ -128,21 +191,44 @@ mod tests {
             ([Some(5), Some(6)], None, false),
         ] {
             let outer = vec![("/d/a".into(), 5), ("/d/b".into(), 6)];
-            let mut lock = Local::new(Options { outer, ..local(&["a", "b"], patience).options });
+            let mut lock = Local::new(Options {
+                outer,
+                ..local(&["a", "b"], patience).options
+            });
             for (file, token) in tokens.into_iter().enumerate() {
                 lock.handle(Input::Taken { file, token }, at(0));
             }
             let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
-            assert_eq!(drain(&mut lock, at(0)).iter().any(failed), circular, "{tokens:?}");
+            assert_eq!(
+                drain(&mut lock, at(0)).iter().any(failed),
+                circular,
+                "{tokens:?}"
+            );
         }
     }
 
     #[test]
     fn a_free_file_is_ours_at_once() {
         let mut lock = local(&["a"], None);
-        assert_eq!(drain(&mut lock, at(0)), [Output::Trying("a".into()), Output::Contend { file: 0, wait: false }]);
+        assert_eq!(
+            drain(&mut lock, at(0)),
+            [
+                Output::Trying("a".into()),
+                Output::Contend {
+                    file: 0,
+                    wait: false
+                }
+            ]
+        );
         lock.handle(Input::Granted { file: 0, token: 7 }, at(0));
-        assert_eq!(drain(&mut lock, at(0)), [Output::Acquired(Proof { lock: "/d/a".into(), token: Some(7), session: None })]);
+        assert_eq!(
+            drain(&mut lock, at(0)),
+            [Output::Acquired(Proof {
+                lock: "/d/a".into(),
+                token: Some(7),
+                session: None
+            })]
+        );
         lock.handle(Input::Release, at(9));
         assert_eq!(drain(&mut lock, at(9)), [Output::Released { doubt: None }]);
     }
@@ -151,7 +237,13 @@ mod tests {
     fn a_taken_file_is_busy_for_whoever_tries_once() {
         let mut lock = local(&["a"], None);
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 0, token: None }, at(0));
+        lock.handle(
+            Input::Taken {
+                file: 0,
+                token: None,
+            },
+            at(0),
+        );
         assert!(matches!(drain(&mut lock, at(0))[..], [Output::Busy(_)]));
     }
 
@@ -159,27 +251,70 @@ mod tests {
     fn the_first_file_that_is_free_will_do() {
         let mut lock = local(&["a", "b"], None);
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 0, token: None }, at(0));
-        assert_eq!(drain(&mut lock, at(0)), [Output::Trying("b".into()), Output::Contend { file: 1, wait: false }]);
+        lock.handle(
+            Input::Taken {
+                file: 0,
+                token: None,
+            },
+            at(0),
+        );
+        assert_eq!(
+            drain(&mut lock, at(0)),
+            [
+                Output::Trying("b".into()),
+                Output::Contend {
+                    file: 1,
+                    wait: false
+                }
+            ]
+        );
         lock.handle(Input::Granted { file: 1, token: 1 }, at(0));
-        assert!(matches!(&drain(&mut lock, at(0))[..], [Output::Acquired(proof)] if proof.lock == "/d/b"));
+        assert!(
+            matches!(&drain(&mut lock, at(0))[..], [Output::Acquired(proof)] if proof.lock == "/d/b")
+        );
     }
 
     #[test]
     fn a_waiter_waits_for_all_files_until_its_patience_ends() {
         let mut lock = local(&["a", "b"], Some(at(5)));
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 0, token: None }, at(0));
+        lock.handle(
+            Input::Taken {
+                file: 0,
+                token: None,
+            },
+            at(0),
+        );
         drain(&mut lock, at(0));
-        lock.handle(Input::Taken { file: 1, token: None }, at(0));
+        lock.handle(
+            Input::Taken {
+                file: 1,
+                token: None,
+            },
+            at(0),
+        );
         let said = drain(&mut lock, at(0));
         assert!(matches!(
             said[..],
-            [Output::Waiting { .. }, Output::Contend { file: 0, wait: true }, Output::Contend { file: 1, wait: true }]
+            [
+                Output::Waiting { .. },
+                Output::Contend {
+                    file: 0,
+                    wait: true
+                },
+                Output::Contend {
+                    file: 1,
+                    wait: true
+                }
+            ]
         ));
         assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
         assert!(matches!(lock.poll(at(5)), Output::Busy(_)));
         lock.handle(Input::Granted { file: 0, token: 1 }, at(5));
-        assert_eq!(lock.poll(at(5)), Output::Wait(Moment::NEVER), "too late is too late");
+        assert_eq!(
+            lock.poll(at(5)),
+            Output::Wait(Moment::NEVER),
+            "too late is too late"
+        );
     }
 }

@@ -1,20 +1,23 @@
-//! When the names of servers are looked up again, because they may stand for other addresses by now: once no server has been reached for a while, and
-//! then again and again until one is. Sans-I/O.
+//! When the names of servers are looked up again, because they may stand for other addresses by
+//! now: once no server has been reached for a while, and then again and again until one is.
+//! Sans-I/O.
 
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// How long no server must have been reached before names are looked up again. All addresses of an ensemble have refused by then, several times over;
-/// a step from one server to the next takes milliseconds and asks no name server.
+/// How long no server must have been reached before names are looked up again. All addresses of an
+/// ensemble have refused by then, several times over; a step from one server to the next takes
+/// milliseconds and asks no name server.
 const UNREACHED: Duration = Duration::from_secs(1);
 
-/// Pauses after each look-up: the first, and the longest; each is twice the one before. The longest is the time that a waiter may come later than a
-/// client that has just started; a thousand waiters ask 200 questions a second in an outage.
+/// Pauses after each look-up: the first, and the longest; each is twice the one before. The longest
+/// is the time that a waiter may come later than a client that has just started; a thousand waiters
+/// ask 200 questions a second in an outage.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest pause of a holder, whose lease is running out. Where a heartbeat takes less, it is that long: of a session of 15 s about 7 s are left
-/// when the servers become unreachable.
+/// The longest pause of a holder, whose lease is running out. Where a heartbeat takes less, it is
+/// that long: of a session of 15 s about 7 s are left when the servers become unreachable.
 const LONGEST_OF_A_HOLDER: Duration = Duration::from_secs(1);
 
 /// The shortest, however short the lease.
@@ -34,14 +37,22 @@ pub(super) struct Lookups {
 impl Lookups {
     /// Names were looked up at the start, just now.
     pub(super) fn new(now: Moment) -> Lookups {
-        Lookups { under_way: false, done: now, pause: Duration::ZERO }
+        Lookups {
+            under_way: false,
+            done: now,
+            pause: Duration::ZERO,
+        }
     }
 
-    /// When the next one is due. `unreached`: since when no server has been reached; `None`: one has. `heartbeat`: how often a holder proves its lock;
-    /// `None`: nothing is held.
+    /// When the next one is due. `unreached`: since when no server has been reached; `None`: one
+    /// has. `heartbeat`: how often a holder proves its lock; `None`: nothing is held.
     pub(super) fn due(&self, unreached: Option<Moment>, heartbeat: Option<Duration>) -> Moment {
-        let Some(since) = unreached.filter(|_| !self.under_way) else { return Moment::NEVER };
-        let longest = heartbeat.map_or(Duration::MAX, |heartbeat| heartbeat.clamp(SHORTEST, LONGEST_OF_A_HOLDER));
+        let Some(since) = unreached.filter(|_| !self.under_way) else {
+            return Moment::NEVER;
+        };
+        let longest = heartbeat.map_or(Duration::MAX, |heartbeat| {
+            heartbeat.clamp(SHORTEST, LONGEST_OF_A_HOLDER)
+        });
         (since + UNREACHED.min(longest)).max(self.done + self.pause.min(longest))
     }
 

@@ -1,10 +1,12 @@
-//! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and says what to do. The loop drains `poll` until
-//! it says `Wait`, then sleeps until that moment or until something happens.
+//! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and
+//! says what to do. The loop drains `poll` until it says `Wait`, then sleeps until that moment or
+//! until something happens.
 //!
-//! A lock that says `Lost` with `gone: false` must go on: reconnect, keep the session or the lease alive, and prove the lock where it can, until it is
-//! told `Release`. A process of the command may be impossible to kill, and no other host may acquire the lock beside it as long as that can be
-//! prevented. Such a lock never says that it is acquired or believed again; it says `Gone` once another host can have the lock. A lock that cannot be
-//! kept says `gone: true` with `Lost`.
+//! A lock that says `Lost` with `gone: false` must go on: reconnect, keep the session or the lease
+//! alive, and prove the lock where it can, until it is told `Release`. A process of the command may
+//! be impossible to kill, and no other host may acquire the lock beside it as long as that can be
+//! prevented. Such a lock never says that it is acquired or believed again; it says `Gone` once
+//! another host can have the lock. A lock that cannot be kept says `gone: true` with `Lost`.
 
 mod acl;
 #[cfg(test)]
@@ -80,7 +82,8 @@ pub enum Output {
         /// Do not come back before it is ours.
         wait: bool,
     },
-    /// Look up the names of the servers again, and go on meanwhile. Where there are no names, nothing comes of it.
+    /// Look up the names of the servers again, and go on meanwhile. Where there are no names,
+    /// nothing comes of it.
     LookUp,
     /// The lock of this name is tried now.
     Trying(String),
@@ -95,7 +98,8 @@ pub enum Output {
     Acquired(Proof),
     /// The lock is proved ours anew: without further proof, the command must go then.
     Believe(Deadlines),
-    /// Nobody can be asked whether the lock is still ours; it is, until the deadlines that were believed.
+    /// Nobody can be asked whether the lock is still ours; it is, until the deadlines that were
+    /// believed.
     Suspended(String),
     /// It was ours all along.
     Resumed,
@@ -103,13 +107,15 @@ pub enum Output {
     Note(String),
     /// The lock does not protect as it was asked to; somebody should see to that.
     Warn(String),
-    /// The lock is no longer ours, or cannot be proved ours any more; the command must be dead by `dead_by`.
+    /// The lock is no longer ours, or cannot be proved ours any more; the command must be dead by
+    /// `dead_by`.
     Lost {
         /// What became of it.
         why: String,
         /// When somebody else can have the lock, at the earliest.
         dead_by: Moment,
-        /// Another host can have it from then on. If false, the lock is still kept as far as possible, until it is told to let go or says `Gone`.
+        /// Another host can have it from then on. If false, the lock is still kept as far as
+        /// possible, until it is told to let go or says `Gone`.
         gone: bool,
     },
     /// A lock that was lost and kept can be another host's from now on. Why.
@@ -150,7 +156,8 @@ pub struct Holder {
 pub struct Proof {
     /// What is locked: a node's path, or a file.
     pub lock: String,
-    /// Grows with every lock handed out: fences off writes of an earlier holder. `None` if whoever hands it out counts nothing.
+    /// Grows with every lock handed out: fences off writes of an earlier holder. `None` if whoever
+    /// hands it out counts nothing.
     pub token: Option<i64>,
     /// The session that holds it.
     pub session: Option<i64>,
@@ -176,7 +183,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Failure::Unreachable(whom) => write!(f, "cannot reach {whom}"),
-            Failure::Denied(said) => write!(f, "Error obtaining lock, server said {said}"), // as the original has it
+            Failure::Denied(said) => write!(f, "Error obtaining lock, server said {said}"), /* as the original has it */
             Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
             Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
         }
@@ -185,7 +192,9 @@ impl fmt::Display for Failure {
 
 /// The lock is waited for by a run whose own ancestor holds it, as `how` shows.
 fn circular(lock: &str, how: &str) -> Failure {
-    let held = format!("{lock} is held by a run that this one was started under ({how}), so the wait cannot end");
+    let held = format!(
+        "{lock} is held by a run that this one was started under ({how}), so the wait cannot end"
+    );
     Failure::Unfit(format!("{held}: remove the inner run, or use another lock"))
 }
 
@@ -197,7 +206,8 @@ pub trait Lock {
     /// What to do next. After `Wait` there is nothing more until the next input.
     fn poll(&mut self, now: Moment) -> Output;
 
-    /// Whether the lock service may have something for this run's id that the next run on this host can take over by it.
+    /// Whether the lock service may have something for this run's id that the next run on this host
+    /// can take over by it.
     fn unsettled(&self) -> bool {
         false
     }

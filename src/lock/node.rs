@@ -1,5 +1,6 @@
-//! zk-flock's lock: one ephemeral node, held by whoever made it. Who waits gets in line, and the first there watches the node and makes it when it
-//! goes. With several names (`-n`) the first that is free will do. Nodes and data are those of the Python original, so that both respect each
+//! zk-flock's lock: one ephemeral node, held by whoever made it. Who waits gets in line, and the
+//! first there watches the node and makes it when it goes. With several names (`-n`) the first that
+//! is free will do. Nodes and data are those of the Python original, so that both respect each
 //! other's lock.
 
 use super::parents::Parents;
@@ -20,19 +21,26 @@ const APP_NODE_DATA: &[u8] = b"Rootnode";
 /// A uuid's text at the end of a lock node's data, after the holder's host name.
 const UUID_LENGTH: usize = 36;
 
-/// How long an orphan of our own may outlive its session timeout, at the least: the server looks once a tick, which is 2 s by default.
+/// How long an orphan of our own may outlive its session timeout, at the least: the server looks
+/// once a tick, which is 2 s by default.
 const ORPHAN_SLACK: Duration = Duration::from_secs(2);
 
 /// What an orphan of our own is called, wherever a lock is named.
 const ORPHAN: &str = "an earlier attempt of this run, which left";
 
-/// Contentions that another may win and end before we can look, in a row, until we call it busy: only a lying server gets that far.
+/// Contentions that another may win and end before we can look, in a row, until we call it busy:
+/// only a lying server gets that far.
 const RACES: u32 = 1000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// `names[name]` is contended for. `asked`: the create is on its way. `made`: what came of it; what the node holds comes next.
-    Contending { name: usize, asked: bool, made: Option<Result<(), Code>> },
+    /// `names[name]` is contended for. `asked`: the create is on its way. `made`: what came of it;
+    /// what the node holds comes next.
+    Contending {
+        name: usize,
+        asked: bool,
+        made: Option<Result<(), Code>>,
+    },
     /// A create was sent and its reply lost: looking whether the node is ours.
     Looking { name: usize },
     /// All names are taken: waiting for our turn, and from then on for the first that goes.
@@ -64,17 +72,28 @@ pub struct Node {
     owners: Vec<i64>,
     /// What was said last of our wait: for whom, and how many are before us.
     told: Option<(Holder, Option<usize>)>,
-    /// A create may go out before its session is known: only in the very first write, whose orphan is the only one that can be.
+    /// A create may go out before its session is known: only in the very first write, whose orphan
+    /// is the only one that can be.
     pipeline: bool,
     /// Contentions in a row that another won and ended before we could look.
     races: u32,
 }
 
 impl Node {
-    /// A lock on the first free of these nodes of an application. `content` is what tells our node from all others.
-    pub fn lock(options: Options, app_id: &str, names: Vec<String>, content: String, now: Moment) -> SessionLock<Node> {
+    /// A lock on the first free of these nodes of an application. `content` is what tells our node
+    /// from all others.
+    pub fn lock(
+        options: Options,
+        app_id: &str,
+        names: Vec<String>,
+        content: String,
+        now: Moment,
+    ) -> SessionLock<Node> {
         let parent = format!("{}/{app_id}", options.cluster.chroot);
-        let paths: Vec<String> = names.iter().map(|name| format!("{parent}/{name}")).collect();
+        let paths: Vec<String> = names
+            .iter()
+            .map(|name| format!("{parent}/{name}"))
+            .collect();
         let node = Node {
             place: Place::new(&parent, &names, content.clone()),
             names,
@@ -83,7 +102,12 @@ impl Node {
             phase: Phase::Waiting,
             free: VecDeque::new(),
             watched: BTreeSet::new(),
-            holder: Holder { lock: paths[0].clone(), host: None, since: None, session: None },
+            holder: Holder {
+                lock: paths[0].clone(),
+                host: None,
+                since: None,
+                session: None,
+            },
             told: None,
             owners: vec![0; paths.len()],
             paths,
@@ -96,7 +120,8 @@ impl Node {
     /// Tries the next name that may be free; if there is none, waits for one.
     fn try_next(&mut self, desk: &mut Desk) {
         if let Some(name) = self.free.pop_front() {
-            desk.outputs.push_back(Output::Trying(self.names[name].clone()));
+            desk.outputs
+                .push_back(Output::Trying(self.names[name].clone()));
             return self.contend(name, desk);
         }
         if self.phase != Phase::Waiting {
@@ -115,7 +140,8 @@ impl Node {
         }
     }
 
-    /// It is known what has become of our place. If it is our turn, all names are watched, which may be others' now, or free.
+    /// It is known what has become of our place. If it is our turn, all names are watched, which
+    /// may be others' now, or free.
     fn placed(&mut self, desk: &mut Desk) {
         if self.place.is_our_turn() {
             (0..self.paths.len()).for_each(|name| self.watch(name, desk));
@@ -134,32 +160,62 @@ impl Node {
         }
     }
 
-    /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and a waiter has its watch. Whoever has a place gives
-    /// it up in the same step; whoever will ask for one first, need not be woken when the node goes.
+    /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and
+    /// a waiter has its watch. Whoever has a place gives it up in the same step; whoever will
+    /// ask for one first, need not be woken when the node goes.
     fn contend(&mut self, name: usize, desk: &mut Desk) {
         let asked = desk.session.takes_requests();
-        self.phase = Phase::Contending { name, asked, made: None };
+        self.phase = Phase::Contending {
+            name,
+            asked,
+            made: None,
+        };
         if !asked {
             return;
         }
-        let (path, data, acl, flags) = (self.paths[name].clone(), self.content.clone().into_bytes(), desk.acl(), flag::EPHEMERAL);
+        let (path, data, acl, flags) = (
+            self.paths[name].clone(),
+            self.content.clone().into_bytes(),
+            desk.acl(),
+            flag::EPHEMERAL,
+        );
         desk.ask(match self.place.leaving() {
-            Some(leaving) => Request::Multi(vec![Operation::Create { path, data, acl, flags }, leaving]),
-            None => Request::Create { path, data, acl, flags },
+            Some(leaving) => Request::Multi(vec![
+                Operation::Create {
+                    path,
+                    data,
+                    acl,
+                    flags,
+                },
+                leaving,
+            ]),
+            None => Request::Create {
+                path,
+                data,
+                acl,
+                flags,
+            },
         });
         let watch = self.place.is_our_turn() || desk.options.patience.is_none();
-        desk.ask(Request::Data { path: self.paths[name].clone(), watch });
+        desk.ask(Request::Data {
+            path: self.paths[name].clone(),
+            watch,
+        });
     }
 
-    /// A create was answered: that of a parent, or of the lock node. What the node holds is answered next, and decides.
+    /// A create was answered: that of a parent, or of the lock node. What the node holds is
+    /// answered next, and decides.
     fn created(&mut self, path: &str, error: Option<Code>) {
         match &mut self.phase {
-            Phase::Contending { name, made, .. } if self.paths[*name] == path => *made = Some(error.map_or(Ok(()), Err)),
+            Phase::Contending { name, made, .. } if self.paths[*name] == path => {
+                *made = Some(error.map_or(Ok(()), Err))
+            }
             _ => self.parents.answered(path, error),
         }
     }
 
-    /// A place was to be exchanged for the lock node. If it is the place that was not to be had, that is as if another had won, and we go on without.
+    /// A place was to be exchanged for the lock node. If it is the place that was not to be had,
+    /// that is as if another had won, and we go on without.
     fn exchanged(&mut self, path: &str, result: &Result<Answer, Code>, desk: &mut Desk) {
         let error = match *result {
             Ok(Answer::Undone { operation: 0, code }) => Some(code),
@@ -172,14 +228,25 @@ impl Node {
         self.created(path, error);
     }
 
-    fn answered_of_place(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) {
+    fn answered_of_place(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) {
         if self.place.answered(request, result, desk) && self.phase == Phase::Waiting {
             self.placed(desk);
         }
     }
 
     /// A lock node was looked at.
-    fn looked(&mut self, name: usize, watch: bool, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+    fn looked(
+        &mut self,
+        name: usize,
+        watch: bool,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         if watch && result.is_ok() {
             self.watched.insert(name);
         }
@@ -187,7 +254,10 @@ impl Node {
             Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, desk),
             Ok(_) => {}
             Err(Code::NO_NODE) => return self.missing(name, desk),
-            Err(Code::NO_AUTH) => desk.ask(Request::Exists { path: self.paths[name].clone(), watch: true }),
+            Err(Code::NO_AUTH) => desk.ask(Request::Exists {
+                path: self.paths[name].clone(),
+                watch: true,
+            }),
             Err(code) => return Some(self.refused("read", name, code, desk)),
         }
         None
@@ -197,7 +267,11 @@ impl Node {
     fn seen(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
         let ours = desk.is_us(stat.ephemeral_owner);
         let made = match self.phase {
-            Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => made,
+            Phase::Contending {
+                name: wanted,
+                made: Some(made),
+                ..
+            } if wanted == name => made,
             Phase::Looking { name: wanted } if wanted == name => Ok(()),
             Phase::Waiting if self.holder.lock == self.paths[name] => {
                 self.holder = self.holder_of(name, data, stat);
@@ -210,9 +284,14 @@ impl Node {
             Ok(()) | Err(Code::NODE_EXISTS) if ours => {
                 self.watch(name, desk);
                 self.place.exchanged(desk);
-                Some(Verdict::Ours(Claim { path: self.paths[name].clone(), token: stat.czxid }))
+                Some(Verdict::Ours(Claim {
+                    path: self.paths[name].clone(),
+                    token: stat.czxid,
+                }))
             }
-            Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => Some(self.refused("create", name, code, desk)),
+            Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => {
+                Some(self.refused("create", name, code, desk))
+            }
             _ => self.taken(name, data, stat, desk),
         }
     }
@@ -220,9 +299,17 @@ impl Node {
     /// The node is not there.
     fn missing(&mut self, name: usize, desk: &mut Desk) -> Option<Verdict> {
         match self.phase {
-            Phase::Contending { name: wanted, made: Some(made), .. } if wanted == name => match made {
+            Phase::Contending {
+                name: wanted,
+                made: Some(made),
+                ..
+            } if wanted == name => match made {
                 Err(Code::NO_NODE) if self.parents.make(desk) => self.contend(name, desk),
-                Err(Code::NO_NODE) => return Some(Verdict::Failed(self.parents.failure(&self.paths[name], desk))),
+                Err(Code::NO_NODE) => {
+                    return Some(Verdict::Failed(
+                        self.parents.failure(&self.paths[name], desk),
+                    ));
+                }
                 Err(Code::NODE_EXISTS) | Ok(()) if self.races < RACES => {
                     self.races += 1;
                     self.contend(name, desk);
@@ -230,7 +317,11 @@ impl Node {
                 Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(desk),
                 Err(code) => return Some(self.refused("create", name, code, desk)),
             },
-            Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. } if wanted == name => self.contend(name, desk),
+            Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. }
+                if wanted == name =>
+            {
+                self.contend(name, desk)
+            }
             Phase::Contending { name: wanted, .. } if wanted == name => {}
             Phase::Waiting | Phase::Contending { .. } => self.freed(name, desk),
             _ => {}
@@ -258,15 +349,23 @@ impl Node {
         }
     }
 
-    /// Somebody has the node: another, or an orphan of our own, left behind by a connection that was cut before it told us its session.
+    /// Somebody has the node: another, or an orphan of our own, left behind by a connection that
+    /// was cut before it told us its session.
     fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
         self.races = 0;
         if data == self.content.as_bytes() {
             let lock = format!("{ORPHAN} {} behind", self.paths[name]);
-            self.holder = Holder { lock, host: None, ..self.holder_of(name, data, stat) };
+            self.holder = Holder {
+                lock,
+                host: None,
+                ..self.holder_of(name, data, stat)
+            };
             let until = desk.now + Self::allowance(desk.session.lease().timeout());
             let until = until.max(desk.options.patience.unwrap_or_default());
-            desk.outputs.push_back(Output::Waiting { holder: self.holder.clone(), ahead: None }); // also without -w
+            desk.outputs.push_back(Output::Waiting {
+                holder: self.holder.clone(),
+                ahead: None,
+            }); // also without -w
             self.watch(name, desk);
             self.phase = Phase::Orphaned { name, until };
             return None;
@@ -274,20 +373,29 @@ impl Node {
         self.holder = self.holder_of(name, data, stat);
         self.owners[name] = stat.ephemeral_owner;
         if desk.is_patient() && self.owners.iter().all(|&owner| desk.is_outer(owner)) {
-            return Some(session_lock::circular(&self.paths[name], stat.ephemeral_owner));
+            return Some(session_lock::circular(
+                &self.paths[name],
+                stat.ephemeral_owner,
+            ));
         }
         self.try_next(desk);
         None
     }
 
-    /// How long an orphan is waited for. A tick of the server is half the timeout at most, unless minSessionTimeout was lowered there.
+    /// How long an orphan is waited for. A tick of the server is half the timeout at most, unless
+    /// minSessionTimeout was lowered there.
     fn allowance(timeout: Duration) -> Duration {
         timeout + ORPHAN_SLACK.max(timeout / 2)
     }
 
     fn holder_of(&self, name: usize, data: &[u8], stat: &Stat) -> Holder {
         let (lock, owner) = (self.paths[name].clone(), stat.ephemeral_owner);
-        Holder { lock, host: host(data), since: Some(stat.ctime), session: (owner != 0).then_some(owner) }
+        Holder {
+            lock,
+            host: host(data),
+            since: Some(stat.ctime),
+            session: (owner != 0).then_some(owner),
+        }
     }
 
     /// Index of the lock at this path, if it is one of ours.
@@ -296,7 +404,10 @@ impl Node {
     }
 
     fn refused(&self, verb: &str, name: usize, code: Code, desk: &Desk) -> Verdict {
-        Verdict::Failed(Failure::Refused { what: format!("{verb} {}", self.paths[name]), why: desk.explain(code) })
+        Verdict::Failed(Failure::Refused {
+            what: format!("{verb} {}", self.paths[name]),
+            why: desk.explain(code),
+        })
     }
 }
 
@@ -307,7 +418,9 @@ impl Recipe for Node {
             Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, desk),
             Phase::Looking { name } if known => {
                 // Reads are local to a server, which may be behind the one that took our create.
-                desk.ask(Request::Sync { path: self.paths[name].clone() });
+                desk.ask(Request::Sync {
+                    path: self.paths[name].clone(),
+                });
                 desk.watch(&self.paths[name]);
             }
             Phase::Waiting if known => self.wait(desk),
@@ -321,35 +434,53 @@ impl Recipe for Node {
     }
 
     fn up(&mut self, desk: &mut Desk) {
-        if let Phase::Contending { name, asked: false, .. } = self.phase {
+        if let Phase::Contending {
+            name, asked: false, ..
+        } = self.phase
+        {
             self.contend(name, desk);
         }
     }
 
-    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+    fn answered(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         match request {
             Request::Create { path, .. } => self.created(path, result.err()),
             Request::Multi(operations) => match &operations[..] {
-                [Operation::Create { path, .. }, Operation::Delete { .. }] => self.exchanged(path, &result, desk),
+                [Operation::Create { path, .. }, Operation::Delete { .. }] => {
+                    self.exchanged(path, &result, desk)
+                }
                 _ => self.answered_of_place(request, result, desk),
             },
-            Request::Data { path, watch } | Request::Exists { path, watch } => match self.named(path) {
-                Some(name) => return self.looked(name, *watch, result, desk),
-                None => self.answered_of_place(request, result, desk),
-            },
+            Request::Data { path, watch } | Request::Exists { path, watch } => {
+                match self.named(path) {
+                    Some(name) => return self.looked(name, *watch, result, desk),
+                    None => self.answered_of_place(request, result, desk),
+                }
+            }
             _ => self.answered_of_place(request, result, desk),
         }
         None
     }
 
     fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
-        let Some(name) = self.named(path) else { return self.place.changed(change, path, desk) };
+        let Some(name) = self.named(path) else {
+            return self.place.changed(change, path, desk);
+        };
         self.watched.remove(&name);
         match (change, self.phase) {
-            (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => self.contend(name, desk),
+            (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => {
+                self.contend(name, desk)
+            }
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
             (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, desk),
-            (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => desk.watch(path), // the watch is used up
+            (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => {
+                desk.watch(path)
+            } // the watch is used up
             _ => {}
         }
     }
@@ -359,14 +490,27 @@ impl Recipe for Node {
         self.place.down();
         self.watched.clear();
         match self.phase {
-            Phase::Contending { name, asked: true, .. } if known => self.phase = Phase::Looking { name },
+            Phase::Contending {
+                name, asked: true, ..
+            } if known => self.phase = Phase::Looking { name },
             // Unless the session is known, what was asked for can only be an orphan now.
-            Phase::Contending { name, .. } => self.phase = Phase::Contending { name, asked: false, made: None },
+            Phase::Contending { name, .. } => {
+                self.phase = Phase::Contending {
+                    name,
+                    asked: false,
+                    made: None,
+                }
+            }
             _ => {}
         }
     }
 
-    fn put_away(&mut self, path: &str, result: Result<(), Code>, desk: &mut Desk) -> Option<String> {
+    fn put_away(
+        &mut self,
+        path: &str,
+        result: Result<(), Code>,
+        desk: &mut Desk,
+    ) -> Option<String> {
         self.place.swept(path, result.is_ok(), desk);
         None // a queue that others stand in is to stay, and one that we may not delete is the server's to sweep
     }
@@ -385,25 +529,36 @@ impl Recipe for Node {
     fn stage(&self, _: Moment) -> Stage {
         let placed = self.place.leaving().is_some();
         match self.phase {
-            Phase::Contending { asked, .. } => Stage::Asking { made: asked || placed },
+            Phase::Contending { asked, .. } => Stage::Asking {
+                made: asked || placed,
+            },
             Phase::Looking { .. } => Stage::Asking { made: true },
             Phase::Orphaned { .. } => Stage::Asking { made: placed },
-            Phase::Waiting if self.place.is_settled() => Stage::Waiting { holder: self.holder.clone(), made: placed },
+            Phase::Waiting if self.place.is_settled() => Stage::Waiting {
+                holder: self.holder.clone(),
+                made: placed,
+            },
             Phase::Waiting => Stage::Asking { made: true },
         }
     }
 
     fn limit(&self) -> Option<(Moment, Holder)> {
-        let Phase::Orphaned { until, .. } = self.phase else { return None };
+        let Phase::Orphaned { until, .. } = self.phase else {
+            return None;
+        };
         Some((until, self.holder.clone()))
     }
 }
 
-/// The host name at the front of a lock node's data, if it is laid out as ours or the original's: name and uuid, nothing between.
+/// The host name at the front of a lock node's data, if it is laid out as ours or the original's:
+/// name and uuid, nothing between.
 fn host(data: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(data).ok()?;
     let (host, uuid) = text.split_at_checked(text.len().checked_sub(UUID_LENGTH)?)?;
-    let dashes = uuid.match_indices('-').map(|(index, _)| index).eq([8, 13, 18, 23]);
+    let dashes = uuid
+        .match_indices('-')
+        .map(|(index, _)| index)
+        .eq([8, 13, 18, 23]);
     (dashes && !host.is_empty() && !host.contains(char::is_control)).then(|| host.to_string())
 }
 
@@ -432,7 +587,14 @@ mod tests {
         Options {
             servers: vec!["h1:2181".into()],
             unresolved: vec![],
-            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth, acl, heartbeat },
+            cluster: Cluster {
+                hosts: vec![],
+                chroot: String::new(),
+                timeout: TIMEOUT,
+                auth,
+                acl,
+                heartbeat,
+            },
             patience: (!wait.is_zero()).then(|| at(0) + wait),
             connect_by: at(0) + wait.max(TIMEOUT),
             kill_after: Duration::from_secs(5),
@@ -444,7 +606,13 @@ mod tests {
     }
 
     fn lock(options: Options, names: &[&str]) -> Node {
-        super::Node::lock(options, "app", names.iter().map(|&name| name.into()).collect(), OURS.into(), at(0))
+        super::Node::lock(
+            options,
+            "app",
+            names.iter().map(|&name| name.into()).collect(),
+            OURS.into(),
+            at(0),
+        )
     }
 
     fn client(wait: Duration) -> Client<Node> {
@@ -452,18 +620,31 @@ mod tests {
     }
 
     fn acquired(client: &Client<Node>) -> usize {
-        client.said.iter().filter(|output| matches!(output, Output::Acquired(_))).count()
+        client
+            .said
+            .iter()
+            .filter(|output| matches!(output, Output::Acquired(_)))
+            .count()
     }
 
-    /// Plays time forward, from one thing due to the next, until the lock has said something that `wanted` likes.
-    fn until(client: &mut Client<Node>, fake: &mut Fake, mut now: Moment, wanted: impl Fn(&Output) -> bool) -> Moment {
+    /// Plays time forward, from one thing due to the next, until the lock has said something that
+    /// `wanted` likes.
+    fn until(
+        client: &mut Client<Node>,
+        fake: &mut Fake,
+        mut now: Moment,
+        wanted: impl Fn(&Output) -> bool,
+    ) -> Moment {
         for _ in 0..2000 {
             fake.expire(now);
             client.talk(fake, now);
             if client.said.iter().any(&wanted) {
                 return now;
             }
-            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+            now = client
+                .wait()
+                .min(now + Duration::from_millis(100))
+                .max(now + Duration::from_millis(1));
         }
         panic!("never said; but {:?}", client.said);
     }
@@ -487,9 +668,14 @@ mod tests {
     #[test]
     fn the_first_write_carries_it_all() {
         let mut node = lock(options(Duration::ZERO), &["lock"]);
-        assert_eq!(node.poll(at(0)), Output::Connect(Endpoint::from("h1:2181").address));
+        assert_eq!(
+            node.poll(at(0)),
+            Output::Connect(Endpoint::from("h1:2181").address)
+        );
         node.handle(Input::Connected, at(0));
-        let Output::Send(bytes) = node.poll(at(0)) else { panic!("nothing was sent") };
+        let Output::Send(bytes) = node.poll(at(0)) else {
+            panic!("nothing was sent")
+        };
         let mut rest = &bytes[..];
         let mut frames = 0;
         while let Some(_frame) = crate::zookeeper::wire::next_frame(&mut rest).unwrap() {
@@ -506,7 +692,10 @@ mod tests {
         let mut client = Client::new(lock(options, &["lock"]));
         client.talk(&mut fake, at(0));
         assert_eq!(acquired(&client), 1, "{:?}", client.said);
-        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/a", "/a/b", "/a/b/app", "/a/b/app/lock"]);
+        assert_eq!(
+            fake.nodes.keys().collect::<Vec<_>>(),
+            ["/a", "/a/b", "/a/b/app", "/a/b/app/lock"]
+        );
         assert_eq!(fake.nodes["/a/b/app"].data, b"Rootnode");
     }
 
@@ -515,7 +704,11 @@ mod tests {
         let (mut fake, mut client) = (Fake::default(), client(TIMEOUT));
         fake.rival = Some(77);
         client.talk(&mut fake, at(0));
-        assert!(matches!(client.said.last(), Some(Output::Waiting { .. })), "{:?}", client.said);
+        assert!(
+            matches!(client.said.last(), Some(Output::Waiting { .. })),
+            "{:?}",
+            client.said
+        );
     }
 
     #[test]
@@ -523,7 +716,14 @@ mod tests {
         let mut fake = Fake::with_parent("/app");
         let mut client = Client::new(lock(options(Duration::ZERO), &["a/b"]));
         client.talk(&mut fake, at(0));
-        assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Refused { .. }))), "{:?}", client.said);
+        assert!(
+            matches!(
+                client.said.last(),
+                Some(Output::Failed(Failure::Refused { .. }))
+            ),
+            "{:?}",
+            client.said
+        );
     }
 
     #[test]
@@ -531,8 +731,13 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         fake.put(LOCK, THEIRS, 77);
         client.talk(&mut fake, at(0));
-        let Some(Output::Busy(holder)) = client.said.last() else { panic!("{:?}", client.said) };
-        assert_eq!((holder.host.as_deref(), holder.session), (Some("there"), Some(77)));
+        let Some(Output::Busy(holder)) = client.said.last() else {
+            panic!("{:?}", client.said)
+        };
+        assert_eq!(
+            (holder.host.as_deref(), holder.session),
+            (Some("there"), Some(77))
+        );
     }
 
     #[test]
@@ -547,10 +752,21 @@ mod tests {
             let mut fake = Fake::with_parent("/app");
             fake.put("/app/a", THEIRS, 77);
             fake.put("/app/b", THEIRS, 78);
-            let mut client = Client::new(lock(Options { outer: outer.to_vec(), ..options(wait) }, &["a", "b"]));
+            let mut client = Client::new(lock(
+                Options {
+                    outer: outer.to_vec(),
+                    ..options(wait)
+                },
+                &["a", "b"],
+            ));
             client.talk(&mut fake, at(0));
             let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
-            assert_eq!(client.said.iter().any(failed), circular, "{outer:?}: {:?}", client.said);
+            assert_eq!(
+                client.said.iter().any(failed),
+                circular,
+                "{outer:?}: {:?}",
+                client.said
+            );
         }
     }
 
@@ -567,17 +783,26 @@ mod tests {
 
     #[test]
     fn an_orphan_is_waited_for_as_long_as_a_server_may_take_and_as_the_user_does() {
-        for (wait, end) in [(Duration::ZERO, TIMEOUT + TIMEOUT / 2), (Duration::from_mins(1), Duration::from_mins(1))] {
+        for (wait, end) in [
+            (Duration::ZERO, TIMEOUT + TIMEOUT / 2),
+            (Duration::from_mins(1), Duration::from_mins(1)),
+        ] {
             let (mut fake, mut client) = orphaned(wait);
             let owner = fake.nodes[LOCK].owner;
             let mut now = at(100);
             while now < at(0) + end {
                 assert!(
-                    !client.said.iter().any(|output| matches!(output, Output::Busy(_) | Output::Failed(_))),
+                    !client
+                        .said
+                        .iter()
+                        .any(|output| matches!(output, Output::Busy(_) | Output::Failed(_))),
                     "{now:?} {:?}",
                     client.said
                 );
-                now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+                now = client
+                    .wait()
+                    .min(now + Duration::from_millis(100))
+                    .max(now + Duration::from_millis(1));
                 client.talk(&mut fake, now);
             }
             client.talk(&mut fake, at(200) + end); // the server never ends it
@@ -589,10 +814,16 @@ mod tests {
     #[test]
     fn a_tick_of_the_server_after_its_timeout_an_orphan_is_gone_and_the_lock_ours() {
         let (mut fake, mut client) = orphaned(Duration::ZERO);
-        let (owner, end) = (fake.nodes[LOCK].owner, at(0) + TIMEOUT + Duration::from_secs(2));
+        let (owner, end) = (
+            fake.nodes[LOCK].owner,
+            at(0) + TIMEOUT + Duration::from_secs(2),
+        );
         let mut now = at(100);
         while now < end {
-            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+            now = client
+                .wait()
+                .min(now + Duration::from_millis(100))
+                .max(now + Duration::from_millis(1));
             client.talk(&mut fake, now);
         }
         fake.end(owner);
@@ -617,8 +848,15 @@ mod tests {
         assert_eq!((fake.lists, ahead(&waiters[4])), (before + 1, Some(3)));
         fake.delete(LOCK);
         for turn in [0, 1, 2, 4] {
-            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(500)));
-            assert_eq!(acquired(&waiters[turn]), 1, "turn {turn}: {:?}", waiters[turn].said);
+            waiters
+                .iter_mut()
+                .for_each(|waiter| waiter.talk(&mut fake, at(500)));
+            assert_eq!(
+                acquired(&waiters[turn]),
+                1,
+                "turn {turn}: {:?}",
+                waiters[turn].said
+            );
             waiters[turn].release(&mut fake, at(500));
         }
     }
@@ -628,7 +866,11 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
         fake.put(LOCK, THEIRS, 77);
         client.talk(&mut fake, at(0));
-        assert!(matches!(client.said.last(), Some(Output::Waiting { .. })), "{:?}", client.said);
+        assert!(
+            matches!(client.said.last(), Some(Output::Waiting { .. })),
+            "{:?}",
+            client.said
+        );
         fake.delete(LOCK);
         client.talk(&mut fake, at(1000));
         assert_eq!(acquired(&client), 1, "{:?}", client.said);
@@ -637,12 +879,20 @@ mod tests {
     /// Waiters of this lock, made by sessions of their own, one after another.
     fn waiters(fake: &mut Fake, count: usize) -> Vec<Client<Node>> {
         let mut waiters: Vec<_> = (0..count).map(|_| client(TIMEOUT)).collect();
-        waiters.iter_mut().for_each(|waiter| waiter.talk(fake, at(0)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(fake, at(0)));
         waiters
     }
 
     fn ahead(client: &Client<Node>) -> Option<usize> {
-        client.said.iter().rev().find_map(|output| if let Output::Waiting { ahead, .. } = output { Some(*ahead) } else { None })?
+        client.said.iter().rev().find_map(|output| {
+            if let Output::Waiting { ahead, .. } = output {
+                Some(*ahead)
+            } else {
+                None
+            }
+        })?
     }
 
     #[test]
@@ -650,15 +900,31 @@ mod tests {
         let mut fake = Fake::with_parent("/app");
         fake.put(LOCK, THEIRS, 77);
         let mut waiters = waiters(&mut fake, 5);
-        assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), (0..5).map(Some).collect::<Vec<_>>());
+        assert_eq!(
+            waiters.iter().map(ahead).collect::<Vec<_>>(),
+            (0..5).map(Some).collect::<Vec<_>>()
+        );
         fake.delete(LOCK);
         for turn in 0..waiters.len() {
-            assert!(fake.undelivered() <= 1, "turn {turn}: {} woken", fake.undelivered());
+            assert!(
+                fake.undelivered() <= 1,
+                "turn {turn}: {} woken",
+                fake.undelivered()
+            );
             let before = fake.requests;
-            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(10)));
-            assert!(fake.requests - before <= 8, "{} requests", fake.requests - before);
+            waiters
+                .iter_mut()
+                .for_each(|waiter| waiter.talk(&mut fake, at(10)));
+            assert!(
+                fake.requests - before <= 8,
+                "{} requests",
+                fake.requests - before
+            );
             let holding: Vec<bool> = waiters.iter().map(|waiter| acquired(waiter) == 1).collect();
-            assert!(holding[turn] && !holding[turn + 1..].contains(&true), "turn {turn}: {holding:?}");
+            assert!(
+                holding[turn] && !holding[turn + 1..].contains(&true),
+                "turn {turn}: {holding:?}"
+            );
             waiters[turn].release(&mut fake, at(10));
         }
         assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
@@ -671,7 +937,9 @@ mod tests {
         let mut waiters = waiters(&mut fake, 2);
         waiters.iter_mut().for_each(|waiter| waiter.brief = true);
         fake.delete(LOCK);
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(10)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(10)));
         assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
     }
 
@@ -687,19 +955,36 @@ mod tests {
 
     #[test]
     fn without_containers_or_permission_a_waiter_watches_the_lock_and_says_why_once() {
-        for (old, closed, why) in [(true, None, "container"), (false, Some("/app/.queue"), "permission")] {
+        for (old, closed, why) in [
+            (true, None, "container"),
+            (false, Some("/app/.queue"), "permission"),
+        ] {
             let mut fake = Fake::with_parent("/app");
             (fake.old, fake.closed) = (old, closed.map(str::to_string));
             fake.put("/app/.queue", b"", 0);
             fake.put(LOCK, THEIRS, 77);
             let mut waiters = waiters(&mut fake, 3);
             for waiter in &waiters {
-                let notes = waiter.said.iter().filter(|output| matches!(output, Output::Note(note) if note.contains(why))).count();
-                assert!(notes == 1 && matches!(waiter.said.last(), Some(Output::Waiting { ahead: None, .. })), "{:?}", waiter.said);
+                let notes = waiter
+                    .said
+                    .iter()
+                    .filter(|output| matches!(output, Output::Note(note) if note.contains(why)))
+                    .count();
+                assert!(
+                    notes == 1
+                        && matches!(
+                            waiter.said.last(),
+                            Some(Output::Waiting { ahead: None, .. })
+                        ),
+                    "{:?}",
+                    waiter.said
+                );
             }
             for turn in 0..3 {
                 fake.delete(LOCK);
-                waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(10)));
+                waiters
+                    .iter_mut()
+                    .for_each(|waiter| waiter.talk(&mut fake, at(10)));
                 assert_eq!(waiters.iter().map(acquired).sum::<usize>(), turn + 1);
             }
             let session = fake.nodes[LOCK].owner;
@@ -721,7 +1006,11 @@ mod tests {
         waiters[2].talk(&mut fake, at(2));
         assert_eq!((acquired(&waiters[2]), ahead(&waiters[2])), (0, Some(0)));
         waiters[2].release(&mut fake, at(3));
-        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app", LOCK], "the last to leave takes the queue away");
+        assert_eq!(
+            fake.nodes.keys().collect::<Vec<_>>(),
+            ["/app", LOCK],
+            "the last to leave takes the queue away"
+        );
     }
 
     #[test]
@@ -732,11 +1021,15 @@ mod tests {
         for stranger in 78..90 {
             fake.delete(LOCK);
             fake.put(LOCK, THEIRS, stranger);
-            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+            waiters
+                .iter_mut()
+                .for_each(|waiter| waiter.talk(&mut fake, at(1)));
             assert_eq!(ahead(&waiters[0]), Some(0), "{:?}", waiters[0].said);
         }
         fake.delete(LOCK);
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(2)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(2)));
         assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0]);
     }
 
@@ -747,11 +1040,18 @@ mod tests {
         let mut waiters = waiters(&mut fake, 3);
         let second = fake.children("/app/.queue/lock").remove(1);
         fake.delete(&format!("/app/.queue/lock/{second}"));
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(1)));
         fake.delete(LOCK);
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(2)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(2)));
         assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0, 0]);
-        assert_eq!(waiters[1..].iter().map(ahead).collect::<Vec<_>>(), [Some(1), Some(0)]);
+        assert_eq!(
+            waiters[1..].iter().map(ahead).collect::<Vec<_>>(),
+            [Some(1), Some(0)]
+        );
     }
 
     #[test]
@@ -802,7 +1102,9 @@ mod tests {
         assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), [None, None]);
         for turn in 1..=2 {
             fake.delete(LOCK);
-            waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+            waiters
+                .iter_mut()
+                .for_each(|waiter| waiter.talk(&mut fake, at(1)));
             assert_eq!(waiters.iter().map(acquired).sum::<usize>(), turn);
         }
     }
@@ -812,16 +1114,26 @@ mod tests {
         let mut fake = Fake::with_parent("/app");
         fake.put("/app/l_0", THEIRS, 77);
         fake.put("/app/l_1", THEIRS, 78);
-        let mut waiters: Vec<_> = (0..2).map(|_| Client::new(lock(options(TIMEOUT), &["l_0", "l_1"]))).collect();
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(0)));
+        let mut waiters: Vec<_> = (0..2)
+            .map(|_| Client::new(lock(options(TIMEOUT), &["l_0", "l_1"])))
+            .collect();
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(0)));
         assert_eq!(fake.children("/app/.queue/l_0%..l_1").len(), 2);
         fake.delete("/app/l_1");
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(1)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(1)));
         assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 0]);
         fake.delete("/app/l_0");
-        waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, at(2)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.talk(&mut fake, at(2)));
         assert_eq!(waiters.iter().map(acquired).collect::<Vec<_>>(), [1, 1]);
-        waiters.iter_mut().for_each(|waiter| waiter.release(&mut fake, at(3)));
+        waiters
+            .iter_mut()
+            .for_each(|waiter| waiter.release(&mut fake, at(3)));
         assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
     }
 
@@ -836,10 +1148,19 @@ mod tests {
             let mut single = Client::new(lock(options(TIMEOUT), &[name]));
             several.talk(&mut fake, at(0));
             single.talk(&mut fake, at(0));
-            assert_eq!([ahead(&several), ahead(&single)], [Some(0), Some(0)], "{name}: {:?}", fake.children("/app/.queue"));
+            assert_eq!(
+                [ahead(&several), ahead(&single)],
+                [Some(0), Some(0)],
+                "{name}: {:?}",
+                fake.children("/app/.queue")
+            );
             several.release(&mut fake, at(1));
             single.release(&mut fake, at(1));
-            assert!(!fake.nodes.contains_key("/app/.queue"), "{name}: {:?}", fake.nodes.keys());
+            assert!(
+                !fake.nodes.contains_key("/app/.queue"),
+                "{name}: {:?}",
+                fake.nodes.keys()
+            );
         }
     }
 
@@ -851,12 +1172,19 @@ mod tests {
         let first = format!("/app/.queue/lock/{}", fake.children("/app/.queue/lock")[0]);
         fake.end(fake.nodes[&first].owner);
         waiters[0].cut(&mut fake, at(1));
-        waiters.iter_mut().rev().for_each(|waiter| waiter.talk(&mut fake, at(900)));
-        assert_eq!(waiters.iter().map(ahead).collect::<Vec<_>>(), [Some(1), Some(0)]);
+        waiters
+            .iter_mut()
+            .rev()
+            .for_each(|waiter| waiter.talk(&mut fake, at(900)));
+        assert_eq!(
+            waiters.iter().map(ahead).collect::<Vec<_>>(),
+            [Some(1), Some(0)]
+        );
     }
 
-    /// The connection of the first of two waiters is cut after every possible number of requests, and of replies: both get the lock in the end,
-    /// never at the same time, and nothing is left.
+    /// The connection of the first of two waiters is cut after every possible number of requests,
+    /// and of replies: both get the lock in the end, never at the same time, and nothing is
+    /// left.
     #[test]
     fn wherever_the_connection_of_a_waiter_is_cut_nobody_is_in_the_way() {
         for cut in 0..24 {
@@ -865,12 +1193,18 @@ mod tests {
                 let mut fake = Fake::with_parent("/app");
                 fake.put(LOCK, THEIRS, 77);
                 let mut waiters: Vec<_> = (0..2).map(|_| client(Duration::from_mins(1))).collect();
-                *(if requests { &mut waiters[0].requests_left } else { &mut waiters[0].replies_left }) = Some(cut);
+                *(if requests {
+                    &mut waiters[0].requests_left
+                } else {
+                    &mut waiters[0].replies_left
+                }) = Some(cut);
                 let mut turns = 0;
                 for step in 0..400 {
                     let now = at(step * 50);
                     fake.expire(now);
-                    waiters.iter_mut().for_each(|waiter| waiter.talk(&mut fake, now));
+                    waiters
+                        .iter_mut()
+                        .for_each(|waiter| waiter.talk(&mut fake, now));
                     if step == 40 {
                         fake.delete(LOCK);
                     }
@@ -881,21 +1215,35 @@ mod tests {
                         holder.release(&mut fake, now);
                     }
                 }
-                assert_eq!(turns, 2, "{what}: {:?}", waiters.iter().map(|waiter| &waiter.said).collect::<Vec<_>>());
+                assert_eq!(
+                    turns,
+                    2,
+                    "{what}: {:?}",
+                    waiters
+                        .iter()
+                        .map(|waiter| &waiter.said)
+                        .collect::<Vec<_>>()
+                );
                 assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"], "{what}");
             }
         }
     }
 
     fn holds(client: &Client<Node>) -> bool {
-        acquired(client) == 1 && !client.said.iter().any(|output| matches!(output, Output::Released { .. }))
+        acquired(client) == 1
+            && !client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Released { .. }))
     }
 
     #[test]
     fn a_waiter_whose_patience_ends_says_busy_and_leaves_nothing() {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
         fake.put(LOCK, THEIRS, 77);
-        let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Busy(_)));
+        let end = until(&mut client, &mut fake, at(0), |output| {
+            matches!(output, Output::Busy(_))
+        });
         assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
         client.release(&mut fake, end);
         assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
@@ -907,8 +1255,17 @@ mod tests {
         fake.put("/app/l_0", THEIRS, 77);
         let mut client = Client::new(lock(options(Duration::ZERO), &["l_0", "l_1"]));
         client.talk(&mut fake, at(0));
-        let tried: Vec<_> =
-            client.said.iter().filter_map(|output| if let Output::Trying(name) = output { Some(name.as_str()) } else { None }).collect();
+        let tried: Vec<_> = client
+            .said
+            .iter()
+            .filter_map(|output| {
+                if let Output::Trying(name) = output {
+                    Some(name.as_str())
+                } else {
+                    None
+                }
+            })
+            .collect();
         assert_eq!(tried, ["l_0", "l_1"]);
         assert_eq!(fake.nodes["/app/l_1"].data, OURS.as_bytes());
     }
@@ -929,13 +1286,29 @@ mod tests {
 
     #[test]
     fn nobody_there_is_unreachable_and_never_busy() {
-        for wait in [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(8)] {
+        for wait in [
+            Duration::ZERO,
+            Duration::from_secs(1),
+            Duration::from_secs(8),
+        ] {
             let (mut fake, mut client) = (Fake::default(), client(wait));
             fake.down = true;
-            let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Failed(_) | Output::Busy(_)));
-            assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unreachable(_)))), "{:?}", client.said);
+            let end = until(&mut client, &mut fake, at(0), |output| {
+                matches!(output, Output::Failed(_) | Output::Busy(_))
+            });
+            assert!(
+                matches!(
+                    client.said.last(),
+                    Some(Output::Failed(Failure::Unreachable(_)))
+                ),
+                "{:?}",
+                client.said
+            );
             let limit = at(0) + wait.max(TIMEOUT);
-            assert!((limit..limit + Duration::from_millis(600)).contains(&end), "{end:?} for {wait:?}");
+            assert!(
+                (limit..limit + Duration::from_millis(600)).contains(&end),
+                "{end:?} for {wait:?}"
+            );
         }
     }
 
@@ -947,7 +1320,11 @@ mod tests {
             fake.delete(LOCK);
             client.talk(&mut fake, at(200));
             assert!(
-                client.said.contains(&Output::Lost { why: "the node was deleted".into(), dead_by: at(200), gone: true }),
+                client.said.contains(&Output::Lost {
+                    why: "the node was deleted".into(),
+                    dead_by: at(200),
+                    gone: true
+                }),
                 "{:?}",
                 client.said
             );
@@ -964,7 +1341,9 @@ mod tests {
         fake.put(LOCK, THEIRS, 77);
         client.talk(&mut fake, at(200));
         assert!(
-            client.said.iter().any(|output| matches!(output, Output::Lost { dead_by, .. } if *dead_by == at(200))),
+            client.said.iter().any(
+                |output| matches!(output, Output::Lost { dead_by, .. } if *dead_by == at(200))
+            ),
             "{:?}",
             client.said
         );
@@ -973,7 +1352,9 @@ mod tests {
     #[test]
     fn an_outage_that_the_lease_outlasts_is_survived() {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
-        let mut now = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Acquired(_)));
+        let mut now = until(&mut client, &mut fake, at(0), |output| {
+            matches!(output, Output::Acquired(_))
+        });
         for _ in 0..40 {
             now = now + Duration::from_millis(100);
             client.talk(&mut fake, now);
@@ -985,8 +1366,17 @@ mod tests {
             now = now + Duration::from_millis(100);
         }
         fake.down = false;
-        until(&mut client, &mut fake, now, |output| *output == Output::Resumed);
-        assert!(!client.said.iter().any(|output| matches!(output, Output::Lost { .. })), "{:?}", client.said);
+        until(&mut client, &mut fake, now, |output| {
+            *output == Output::Resumed
+        });
+        assert!(
+            !client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Lost { .. })),
+            "{:?}",
+            client.said
+        );
     }
 
     #[test]
@@ -995,11 +1385,20 @@ mod tests {
         client.talk(&mut fake, at(0));
         fake.down = true;
         client.cut(&mut fake, at(0));
-        let lost = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Lost { .. }));
-        let Some(Output::Lost { dead_by, .. }) = client.said.iter().find(|output| matches!(output, Output::Lost { .. })) else {
+        let lost = until(&mut client, &mut fake, at(0), |output| {
+            matches!(output, Output::Lost { .. })
+        });
+        let Some(Output::Lost { dead_by, .. }) = client
+            .said
+            .iter()
+            .find(|output| matches!(output, Output::Lost { .. }))
+        else {
             unreachable!()
         };
-        assert!(lost < *dead_by && *dead_by <= at(0) + TIMEOUT, "{lost:?} {dead_by:?}");
+        assert!(
+            lost < *dead_by && *dead_by <= at(0) + TIMEOUT,
+            "{lost:?} {dead_by:?}"
+        );
     }
 
     #[test]
@@ -1009,26 +1408,57 @@ mod tests {
         client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
         client.lock.handle(Input::Received(&[]), at(6000));
         client.talk(&mut fake, at(6000));
-        assert!(client.said.iter().any(|output| matches!(output, Output::Lost { .. })), "{:?}", client.said);
+        assert!(
+            client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Lost { .. })),
+            "{:?}",
+            client.said
+        );
     }
 
-    /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, once, and never called busy.
+    /// The connection is cut after every possible number of requests, and of replies: the lock is
+    /// ours in the end, once, and never called busy.
     #[test]
     fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
         for wait in [Duration::ZERO, Duration::from_mins(1)] {
             for cut in 0..12 {
                 for requests in [true, false] {
-                    let mut fake = if cut % 2 == 0 { Fake::with_parent("/app") } else { Fake::default() };
+                    let mut fake = if cut % 2 == 0 {
+                        Fake::with_parent("/app")
+                    } else {
+                        Fake::default()
+                    };
                     let mut client = client(wait);
-                    *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
-                    let said = |output: &Output| matches!(output, Output::Acquired(_) | Output::Busy(_) | Output::Failed(_));
+                    *(if requests {
+                        &mut client.requests_left
+                    } else {
+                        &mut client.replies_left
+                    }) = Some(cut);
+                    let said = |output: &Output| {
+                        matches!(
+                            output,
+                            Output::Acquired(_) | Output::Busy(_) | Output::Failed(_)
+                        )
+                    };
                     let now = until(&mut client, &mut fake, at(0), said);
-                    assert_eq!(acquired(&client), 1, "cut after {cut}, requests {requests}: {:?}", client.said);
+                    assert_eq!(
+                        acquired(&client),
+                        1,
+                        "cut after {cut}, requests {requests}: {:?}",
+                        client.said
+                    );
                     assert!(now < at(0) + TIMEOUT + ORPHAN_SLACK);
                     assert_eq!(fake.nodes[LOCK].data, OURS.as_bytes());
                     client.release(&mut fake, now);
-                    until(&mut client, &mut fake, now, |output| matches!(output, Output::Released { .. }));
-                    assert!(!fake.nodes.contains_key(LOCK), "cut after {cut}, requests {requests}");
+                    until(&mut client, &mut fake, now, |output| {
+                        matches!(output, Output::Released { .. })
+                    });
+                    assert!(
+                        !fake.nodes.contains_key(LOCK),
+                        "cut after {cut}, requests {requests}"
+                    );
                 }
             }
         }
@@ -1042,7 +1472,9 @@ mod tests {
             client.replies_left = Some(replies);
             client.requests_left = (replies == 0).then_some(0);
             client.release(&mut fake, at(100));
-            until(&mut client, &mut fake, at(100), |output| matches!(output, Output::Released { doubt: None }));
+            until(&mut client, &mut fake, at(100), |output| {
+                matches!(output, Output::Released { doubt: None })
+            });
             assert!(!fake.nodes.contains_key(LOCK));
         }
     }
@@ -1054,14 +1486,22 @@ mod tests {
         fake.down = true;
         client.cut(&mut fake, at(0));
         client.release(&mut fake, at(0));
-        let end = until(&mut client, &mut fake, at(0), |output| matches!(output, Output::Released { doubt: Some(_) }));
+        let end = until(&mut client, &mut fake, at(0), |output| {
+            matches!(output, Output::Released { doubt: Some(_) })
+        });
         assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
     }
 
     #[test]
     fn only_what_looks_like_host_and_uuid_is_called_a_host() {
         assert_eq!(host(OURS.as_bytes()).as_deref(), Some("here"));
-        for odd in [&b""[..], b"short", b"\xff\xfe", &OURS.as_bytes()[4..], b"no-uuid-at-the-end-of-this-text-which-is-long-enough"] {
+        for odd in [
+            &b""[..],
+            b"short",
+            b"\xff\xfe",
+            &OURS.as_bytes()[4..],
+            b"no-uuid-at-the-end-of-this-text-which-is-long-enough",
+        ] {
             assert_eq!(host(odd), None, "{odd:?}");
         }
     }

@@ -1,4 +1,5 @@
-//! The nodes that a lock node stands under: made when a create says that they are missing, and not before.
+//! The nodes that a lock node stands under: made when a create says that they are missing, and not
+//! before.
 
 use super::Failure;
 use super::session_lock::Desk;
@@ -19,7 +20,11 @@ pub(super) struct Parents {
 impl Parents {
     /// Parents down to `path`, which holds `data`; those above it hold nothing.
     pub(super) fn new(path: String, data: &[u8]) -> Parents {
-        Parents { path, data: data.to_vec(), made: None }
+        Parents {
+            path,
+            data: data.to_vec(),
+            made: None,
+        }
     }
 
     /// Asks for all of them, once. False: that was done already. What is there is fine.
@@ -28,21 +33,40 @@ impl Parents {
             return false;
         }
         self.made = Some(Ok(()));
-        for end in self.path.match_indices('/').map(|(end, _)| end).skip(1).chain([self.path.len()]) {
-            let data = if end == self.path.len() { self.data.clone() } else { Vec::new() };
-            desk.ask(Request::Create { path: self.path[..end].into(), data, acl: desk.acl(), flags: flag::PERSISTENT });
+        for end in self
+            .path
+            .match_indices('/')
+            .map(|(end, _)| end)
+            .skip(1)
+            .chain([self.path.len()])
+        {
+            let data = if end == self.path.len() {
+                self.data.clone()
+            } else {
+                Vec::new()
+            };
+            desk.ask(Request::Create {
+                path: self.path[..end].into(),
+                data,
+                acl: desk.acl(),
+                flags: flag::PERSISTENT,
+            });
         }
         true
     }
 
-    /// The connection is gone, and whether they were made is not known: they may be asked for again.
+    /// The connection is gone, and whether they were made is not known: they may be asked for
+    /// again.
     pub(super) fn down(&mut self) {
         self.made = None;
     }
 
     /// A create of one of them was answered.
     pub(super) fn answered(&mut self, path: &str, error: Option<Code>) {
-        if let (Some(made @ Ok(())), Some(code)) = (&mut self.made, error.filter(|&code| code != Code::NODE_EXISTS)) {
+        if let (Some(made @ Ok(())), Some(code)) = (
+            &mut self.made,
+            error.filter(|&code| code != Code::NODE_EXISTS),
+        ) {
             *made = Err((path.into(), code));
         }
     }
@@ -51,8 +75,14 @@ impl Parents {
     pub(super) fn failure(&self, path: &str, desk: &Desk) -> Failure {
         let (what, why) = match &self.made {
             Some(Err((parent, code))) => (parent.as_str(), desk.explain(*code)),
-            _ => (path, "the node above it does not exist: create it, or use a name without \"/\"".into()),
+            _ => (
+                path,
+                "the node above it does not exist: create it, or use a name without \"/\"".into(),
+            ),
         };
-        Failure::Refused { what: format!("create {what}"), why }
+        Failure::Refused {
+            what: format!("create {what}"),
+            why,
+        }
     }
 }

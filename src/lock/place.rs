@@ -1,6 +1,7 @@
-//! Our place among those who wait for a lock: a sequential ephemeral node in the lock's queue, `/APP_ID/.queue/NAME`. Each watches the one before it,
-//! and only the first contends. A queue is for order alone, and the lock's own node excludes: so who can have no place (a server without container
-//! nodes, no permission) contends like a first one, and all is safe.
+//! Our place among those who wait for a lock: a sequential ephemeral node in the lock's queue,
+//! `/APP_ID/.queue/NAME`. Each watches the one before it, and only the first contends. A queue is
+//! for order alone, and the lock's own node excludes: so who can have no place (a server without
+//! container nodes, no permission) contends like a first one, and all is safe.
 
 use super::Output;
 use super::session_lock::Desk;
@@ -9,8 +10,8 @@ use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
 
-/// How often a place is asked for. Four times do where many begin a queue at once; more are needed only while others come and go at that moment, or
-/// somebody deletes what we make.
+/// How often a place is asked for. Four times do where many begin a queue at once; more are needed
+/// only while others come and go at that moment, or somebody deletes what we make.
 const TRIES: u32 = 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,11 +47,20 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A place in the queue for the first free of these locks below `parent`. Who wants other locks, if only one more, has another queue.
+    /// A place in the queue for the first free of these locks below `parent`. Who wants other
+    /// locks, if only one more, has another queue.
     pub(super) fn new(parent: &str, names: &[String], content: String) -> Place {
         let queues = format!("{parent}/{QUEUES}");
         let queue = format!("{queues}/{}", title(names));
-        Place { queues, queue, content, phase: Phase::Absent, own: None, sweeping: false, tries: 0 }
+        Place {
+            queues,
+            queue,
+            content,
+            phase: Phase::Absent,
+            own: None,
+            sweeping: false,
+            tries: 0,
+        }
     }
 
     /// Whether it is to be asked for before we may wait.
@@ -87,7 +97,8 @@ impl Place {
         self.ask_with(0, desk);
     }
 
-    /// Asks for it and for so many of the nodes above it, all or none: a container that is empty could be swept before our node is in it.
+    /// Asks for it and for so many of the nodes above it, all or none: a container that is empty
+    /// could be swept before our node is in it.
     fn ask_with(&mut self, above: usize, desk: &mut Desk) {
         self.own = None;
         self.tries += 1;
@@ -96,16 +107,32 @@ impl Place {
         }
         let acl = desk.acl();
         let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
-        let mut operations: Vec<_> = containers.map(|path| Operation::CreateContainer { path: path.clone(), acl: acl.clone() }).collect();
-        let (path, data) = (format!("{}/{}", self.queue, mark(desk)), self.content.clone().into_bytes());
-        operations.push(Operation::Create { path, data, acl, flags: flag::EPHEMERAL | flag::SEQUENCE });
+        let mut operations: Vec<_> = containers
+            .map(|path| Operation::CreateContainer {
+                path: path.clone(),
+                acl: acl.clone(),
+            })
+            .collect();
+        let (path, data) = (
+            format!("{}/{}", self.queue, mark(desk)),
+            self.content.clone().into_bytes(),
+        );
+        operations.push(Operation::Create {
+            path,
+            data,
+            acl,
+            flags: flag::EPHEMERAL | flag::SEQUENCE,
+        });
         desk.ask(Request::Multi(operations));
         self.phase = Phase::Asked { above };
         self.ask_who_is_there(desk);
     }
 
     fn ask_who_is_there(&self, desk: &mut Desk) {
-        desk.ask(Request::Children { path: self.queue.clone(), watch: false });
+        desk.ask(Request::Children {
+            path: self.queue.clone(),
+            watch: false,
+        });
     }
 
     fn look(&mut self, desk: &mut Desk) {
@@ -115,24 +142,57 @@ impl Place {
 
     /// Does without a place.
     fn close(&mut self, why: &str, desk: &mut Desk) {
-        desk.outputs.push_back(Output::Note(format!("no place in the queue {}: {why}; waiting without one", self.queue)));
+        desk.outputs.push_back(Output::Note(format!(
+            "no place in the queue {}: {why}; waiting without one",
+            self.queue
+        )));
         self.own = None; // if there is one, it goes with the session
         self.phase = Phase::Closed;
     }
 
     /// Something was answered that may be about it. True if that tells what has become of it.
-    pub(super) fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> bool {
+    pub(super) fn answered(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> bool {
         match (request, result, &self.phase) {
-            (Request::Multi(_), Ok(Answer::Undone { code: Code::NO_NODE, .. }), Phase::Asked { .. }) => self.ask_with(2, desk),
-            (Request::Multi(_), Ok(Answer::Undone { code: Code::NODE_EXISTS, .. }), &Phase::Asked { above: above @ 1.. }) => {
+            (
+                Request::Multi(_),
+                Ok(Answer::Undone {
+                    code: Code::NO_NODE,
+                    ..
+                }),
+                Phase::Asked { .. },
+            ) => self.ask_with(2, desk),
+            (
+                Request::Multi(_),
+                Ok(Answer::Undone {
+                    code: Code::NODE_EXISTS,
+                    ..
+                }),
+                &Phase::Asked { above: above @ 1.. },
+            ) => {
                 self.ask_with(above - 1, desk);
             }
-            (Request::Multi(_), Ok(Answer::Undone { code, .. }) | Err(code), Phase::Asked { .. }) => self.close(&obstacle(code), desk),
-            (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, // who is there was asked in the same write
-            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => self.rank(&names, desk),
+            (
+                Request::Multi(_),
+                Ok(Answer::Undone { code, .. }) | Err(code),
+                Phase::Asked { .. },
+            ) => self.close(&obstacle(code), desk),
+            (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, /* who is there was asked in the same write */
+            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => {
+                self.rank(&names, desk)
+            }
             (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(desk),
-            (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. }) if path == next => self.look(desk),
-            (Request::Children { .. }, Err(code), Phase::Looking) | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
+            (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. })
+                if path == next =>
+            {
+                self.look(desk)
+            }
+            (Request::Children { .. }, Err(code), Phase::Looking)
+            | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
                 self.close(&obstacle(code), desk);
             }
             _ => return false,
@@ -142,15 +202,23 @@ impl Place {
 
     fn rank(&mut self, names: &[String], desk: &mut Desk) {
         let mark = mark(desk);
-        let mut waiters: Vec<_> = names.iter().filter_map(|name| Some((number(name)?, name))).collect();
+        let mut waiters: Vec<_> = names
+            .iter()
+            .filter_map(|name| Some((number(name)?, name)))
+            .collect();
         waiters.sort_unstable();
-        let Some(ahead) = waiters.iter().position(|(_, name)| name.starts_with(&mark)) else { return self.ask(desk) };
+        let Some(ahead) = waiters.iter().position(|(_, name)| name.starts_with(&mark)) else {
+            return self.ask(desk);
+        };
         let path = |place: usize| format!("{}/{}", self.queue, waiters[place].1);
         self.own = Some(path(ahead));
         self.phase = match ahead.checked_sub(1).map(path) {
             None => Phase::First,
             Some(next) => {
-                desk.ask(Request::Exists { path: next.clone(), watch: true });
+                desk.ask(Request::Exists {
+                    path: next.clone(),
+                    watch: true,
+                });
                 Phase::Behind { ahead, next }
             }
         };
@@ -159,13 +227,19 @@ impl Place {
     /// A watch fired that may be about it.
     pub(super) fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         match &self.phase {
-            Phase::Behind { next, .. } if next == path && change == Change::Deleted => self.look(desk),
-            Phase::Behind { next, .. } if next == path => desk.ask(Request::Exists { path: path.into(), watch: true }), // the watch is used up
+            Phase::Behind { next, .. } if next == path && change == Change::Deleted => {
+                self.look(desk)
+            }
+            Phase::Behind { next, .. } if next == path => desk.ask(Request::Exists {
+                path: path.into(),
+                watch: true,
+            }), // the watch is used up
             _ => {}
         }
     }
 
-    /// The connection is gone, and with it all watches. A place that was ours is ours as long as the session.
+    /// The connection is gone, and with it all watches. A place that was ours is ours as long as
+    /// the session.
     pub(super) fn down(&mut self) {
         if let Phase::Asked { .. } = self.phase {
             self.phase = Phase::Looking;
@@ -176,11 +250,17 @@ impl Place {
     pub(super) fn opened(&mut self, desk: &mut Desk) {
         match &self.phase {
             Phase::Looking => {
-                desk.ask(Request::Sync { path: self.queue.clone() }); // this server may be behind the one that took our request
+                desk.ask(Request::Sync {
+                    path: self.queue.clone(),
+                }); // this server may be behind the one that took our request
                 self.ask_who_is_there(desk);
             }
-            // Who is before us is known: the whole queue is listed only if that one is gone. After an outage all waiters ask at once.
-            Phase::Behind { next, .. } => desk.ask(Request::Exists { path: next.clone(), watch: true }),
+            // Who is before us is known: the whole queue is listed only if that one is gone. After
+            // an outage all waiters ask at once.
+            Phase::Behind { next, .. } => desk.ask(Request::Exists {
+                path: next.clone(),
+                watch: true,
+            }),
             _ => {}
         }
     }
@@ -210,16 +290,21 @@ impl Place {
         if self.own.take().is_some() {
             self.phase = Phase::Absent;
             self.sweeping = true;
-            desk.ask(Request::Delete { path: self.queue.clone() });
+            desk.ask(Request::Delete {
+                path: self.queue.clone(),
+            });
         }
     }
 
-    /// Whether something was `deleted` is known. If it was the lock's queue, what is above it may be empty.
+    /// Whether something was `deleted` is known. If it was the lock's queue, what is above it may
+    /// be empty.
     pub(super) fn swept(&mut self, path: &str, deleted: bool, desk: &mut Desk) {
         if path == self.queue {
             self.sweeping = false;
             if deleted {
-                desk.ask(Request::Delete { path: self.queues.clone() });
+                desk.ask(Request::Delete {
+                    path: self.queues.clone(),
+                });
             }
         }
     }
@@ -227,8 +312,12 @@ impl Place {
     /// Gives it up, and what is above it unless others need that.
     pub(super) fn leave(&mut self, desk: &mut Desk) {
         match self.own.take() {
-            Some(path) => [path, self.queue.clone(), self.queues.clone()].into_iter().for_each(|path| desk.ask(Request::Delete { path })),
-            None if self.sweeping => desk.ask(Request::Delete { path: self.queues.clone() }),
+            Some(path) => [path, self.queue.clone(), self.queues.clone()]
+                .into_iter()
+                .for_each(|path| desk.ask(Request::Delete { path })),
+            None if self.sweeping => desk.ask(Request::Delete {
+                path: self.queues.clone(),
+            }),
             None => {}
         }
     }
@@ -239,13 +328,14 @@ fn mark(desk: &Desk) -> String {
     format!("{:016x}-", desk.session.id().unwrap_or(0))
 }
 
-/// The number at the end of a place's name. The counter has 32 bits and goes on below zero: then, for once, who comes last is served first.
+/// The number at the end of a place's name. The counter has 32 bits and goes on below zero: then,
+/// for once, who comes last is served first.
 fn number(name: &str) -> Option<i32> {
     name.split_once('-')?.1.parse().ok()
 }
 
-/// Name of the queue of these locks, one node: `NAME`, or `NAME_0%..NAME_9`. In the name of a lock a `%` becomes `%25`, so no lock has a queue of the
-/// second kind.
+/// Name of the queue of these locks, one node: `NAME`, or `NAME_0%..NAME_9`. In the name of a lock
+/// a `%` becomes `%25`, so no lock has a queue of the second kind.
 fn title(names: &[String]) -> String {
     let title = |name: &String| name.replace('%', "%25").replace('/', "%2F");
     match names {
@@ -258,7 +348,9 @@ fn title(names: &[String]) -> String {
 /// Why there is no place, for whoever may do something about it.
 fn obstacle(code: Code) -> String {
     match code {
-        Code::MARSHALLING | Code::UNIMPLEMENTED => "the servers have no container nodes, which came with ZooKeeper 3.5.3".into(),
+        Code::MARSHALLING | Code::UNIMPLEMENTED => {
+            "the servers have no container nodes, which came with ZooKeeper 3.5.3".into()
+        }
         code => code.to_string(),
     }
 }

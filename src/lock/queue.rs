@@ -1,5 +1,6 @@
-//! kazoo's Lock: sequential ephemeral nodes below the lock's own, the lowest of which holds it; each contender watches the one before it, so that a
-//! hand-over wakes one. Nodes are laid out as kazoo lays them out, old and new, so that all exclude each other.
+//! kazoo's Lock: sequential ephemeral nodes below the lock's own, the lowest of which holds it;
+//! each contender watches the one before it, so that a hand-over wakes one. Nodes are laid out as
+//! kazoo lays them out, old and new, so that all exclude each other.
 
 use super::parents::Parents;
 use super::session_lock::{self, Claim, Desk, Recipe, Stage, Verdict};
@@ -10,22 +11,25 @@ use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::Change;
 
-/// What follows the uuid in a contender's name, and what does so in those of kazoo's ReadLock, which we wait for as its WriteLock does.
+/// What follows the uuid in a contender's name, and what does so in those of kazoo's ReadLock,
+/// which we wait for as its WriteLock does.
 const CONTENDER: &str = "__lock__";
 const READER: &str = "__rlock__";
 
 /// Digits of a sequence number in a name.
 const DIGITS: usize = 10;
 
-/// The highest sequence number that is safe. ZooKeeper's counter has 32 bits and goes on below zero; kazoo compares the digits as text, so that there
-/// a mixed fleet has two holders, whatever we do.
+/// The highest sequence number that is safe. ZooKeeper's counter has 32 bits and goes on below
+/// zero; kazoo compares the digits as text, so that there a mixed fleet has two holders, whatever
+/// we do.
 const LAST_SAFE: i64 = (1 << 31) - (1 << 20);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
     /// A contender of ours is to be made. `asked`: the create is on its way.
     Joining { asked: bool },
-    /// A create was sent and its reply lost: looking whether a contender of ours is there. `unsure`: so many that may be ours are looked at.
+    /// A create was sent and its reply lost: looking whether a contender of ours is there.
+    /// `unsure`: so many that may be ours are looked at.
     Looking { unsure: usize },
     /// Our contender is there; who is before it is being asked.
     Ranking,
@@ -68,7 +72,12 @@ impl Queue {
             parents: Parents::new(path.clone(), b""),
             phase: Phase::Joining { asked: false },
             own: None,
-            holder: Holder { lock: path.clone(), host: None, since: None, session: None },
+            holder: Holder {
+                lock: path.clone(),
+                host: None,
+                since: None,
+                session: None,
+            },
             path,
             told: false,
             pipeline: true,
@@ -97,16 +106,27 @@ impl Queue {
         if asked {
             let path = self.child(&format!("{}{CONTENDER}", self.mark));
             let data = self.content.clone().into_bytes();
-            desk.ask(Request::Create { path, data, acl: desk.acl(), flags: flag::EPHEMERAL | flag::SEQUENCE });
+            desk.ask(Request::Create {
+                path,
+                data,
+                acl: desk.acl(),
+                flags: flag::EPHEMERAL | flag::SEQUENCE,
+            });
             if self.exclusive {
-                desk.ask(Request::Data { path: self.path.clone(), watch: false });
+                desk.ask(Request::Data {
+                    path: self.path.clone(),
+                    watch: false,
+                });
             }
             self.ask_children(desk);
         }
     }
 
     fn ask_children(&self, desk: &mut Desk) {
-        desk.ask(Request::Children { path: self.path.clone(), watch: false });
+        desk.ask(Request::Children {
+            path: self.path.clone(),
+            watch: false,
+        });
     }
 
     fn rank_anew(&mut self, desk: &mut Desk) {
@@ -126,9 +146,10 @@ impl Queue {
                 None
             }
             Err(Code::NO_NODE) => Some(Verdict::Failed(self.parents.failure(&self.path, desk))),
-            Err(code) => {
-                Some(Verdict::Failed(Failure::Refused { what: format!("create a node below {}", self.path), why: desk.explain(code) }))
-            }
+            Err(code) => Some(Verdict::Failed(Failure::Refused {
+                what: format!("create a node below {}", self.path),
+                why: desk.explain(code),
+            })),
             Ok(_) => None,
         }
     }
@@ -142,15 +163,22 @@ impl Queue {
         None
     }
 
-    /// Any child with our mark may be the contender whose making we never heard of, or an orphan of an earlier session of ours.
+    /// Any child with our mark may be the contender whose making we never heard of, or an orphan of
+    /// an earlier session of ours.
     fn look_for_ours(&mut self, children: &[String], desk: &mut Desk) {
-        let ours: Vec<&String> = children.iter().filter(|name| name.starts_with(&self.mark)).collect();
+        let ours: Vec<&String> = children
+            .iter()
+            .filter(|name| name.starts_with(&self.mark))
+            .collect();
         if ours.is_empty() {
             return self.join(desk);
         }
         self.phase = Phase::Looking { unsure: ours.len() };
         for name in ours {
-            desk.ask(Request::Data { path: self.child(name), watch: false });
+            desk.ask(Request::Data {
+                path: self.child(name),
+                watch: false,
+            });
         }
     }
 
@@ -159,16 +187,30 @@ impl Queue {
             self.join(desk); // somebody has deleted it
             return None;
         };
-        for orphan in children.iter().filter(|name| name.starts_with(&self.mark) && **name != own) {
-            desk.ask(Request::Delete { path: self.child(orphan) });
+        for orphan in children
+            .iter()
+            .filter(|name| name.starts_with(&self.mark) && **name != own)
+        {
+            desk.ask(Request::Delete {
+                path: self.child(orphan),
+            });
         }
         let sequence = sequence(&own)?;
-        if !sequence.parse().is_ok_and(|number: i64| (0..=LAST_SAFE).contains(&number)) {
-            let why = format!("{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock", self.path);
+        if !sequence
+            .parse()
+            .is_ok_and(|number: i64| (0..=LAST_SAFE).contains(&number))
+        {
+            let why = format!(
+                "{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock",
+                self.path
+            );
             return Some(Verdict::Failed(Failure::Unfit(why)));
         }
-        let mut before: Vec<(&str, &String)> =
-            children.iter().filter_map(|name| Some((self::sequence(name)?, name))).filter(|&(other, _)| other < sequence).collect();
+        let mut before: Vec<(&str, &String)> = children
+            .iter()
+            .filter_map(|name| Some((self::sequence(name)?, name)))
+            .filter(|&(other, _)| other < sequence)
+            .collect();
         before.sort_unstable();
         let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
             self.phase = Phase::First;
@@ -176,10 +218,16 @@ impl Queue {
             return None;
         };
         if first != last {
-            desk.ask(Request::Data { path: self.child(first), watch: false }); // answered first: it is the holder
+            desk.ask(Request::Data {
+                path: self.child(first),
+                watch: false,
+            }); // answered first: it is the holder
         }
         desk.watch(&self.child(last));
-        self.phase = Phase::Queued { ahead: (*last).clone(), seen: false };
+        self.phase = Phase::Queued {
+            ahead: (*last).clone(),
+            seen: false,
+        };
         None
     }
 
@@ -194,26 +242,36 @@ impl Queue {
             Phase::Looking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 let none_left = *unsure == 0;
-                desk.ask(Request::Delete { path: self.child(name) });
+                desk.ask(Request::Delete {
+                    path: self.child(name),
+                });
                 if none_left {
                     self.join(desk);
                 }
             }
             Phase::First if ours && self.own.as_deref() == Some(name) => {
-                return Some(Verdict::Ours(Claim { path: self.child(name), token: stat.czxid }));
+                return Some(Verdict::Ours(Claim {
+                    path: self.child(name),
+                    token: stat.czxid,
+                }));
             }
-            Phase::Queued { seen: seen @ false, .. } => {
+            Phase::Queued {
+                seen: seen @ false, ..
+            } => {
                 *seen = true;
                 self.holder = Holder {
                     lock: self.path.clone(),
-                    host: String::from_utf8(data.to_vec()).ok().filter(|text| !text.is_empty()),
+                    host: String::from_utf8(data.to_vec())
+                        .ok()
+                        .filter(|text| !text.is_empty()),
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
                 if self.exclusive && desk.is_patient() && desk.is_outer(stat.ephemeral_owner) {
                     return Some(session_lock::circular(&self.path, stat.ephemeral_owner));
                 }
-                // Before a semaphore, the first in the queue holds nothing: its own recipe says who does.
+                // Before a semaphore, the first in the queue holds nothing: its own recipe says who
+                // does.
                 if self.exclusive && !std::mem::replace(&mut self.told, true) {
                     desk.say_waiting(&self.holder, None);
                 }
@@ -238,10 +296,14 @@ impl Queue {
         }
     }
 
-    /// What the lock's own node holds: nothing that matters, unless it is the number of a semaphore.
+    /// What the lock's own node holds: nothing that matters, unless it is the number of a
+    /// semaphore.
     fn check_number(&self, data: &[u8]) -> Option<Verdict> {
         let permits = number(data).filter(|&permits| permits > 1)?;
-        let why = format!("{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid", self.path);
+        let why = format!(
+            "{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid",
+            self.path
+        );
         Some(Verdict::Failed(Failure::Unfit(why)))
     }
 }
@@ -251,9 +313,12 @@ pub(super) fn number(data: &[u8]) -> Option<u32> {
     std::str::from_utf8(data).ok()?.trim().parse().ok()
 }
 
-/// The number at the end of a contender's name, as ZooKeeper writes it: `%010d`. `None` if it is none.
+/// The number at the end of a contender's name, as ZooKeeper writes it: `%010d`. `None` if it is
+/// none.
 fn sequence(name: &str) -> Option<&str> {
-    let (_, digits) = [CONTENDER, READER].iter().find_map(|kind| name.rsplit_once(kind))?;
+    let (_, digits) = [CONTENDER, READER]
+        .iter()
+        .find_map(|kind| name.rsplit_once(kind))?;
     (digits.len() >= DIGITS && digits.parse::<i64>().is_ok()).then_some(digits)
 }
 
@@ -264,11 +329,20 @@ impl Recipe for Queue {
             Phase::Joining { .. } if known || self.pipeline => self.join(desk),
             Phase::Looking { .. } if known => {
                 // Reads are local to a server, which may be behind the one that took our create.
-                desk.ask(Request::Sync { path: self.path.clone() });
+                desk.ask(Request::Sync {
+                    path: self.path.clone(),
+                });
                 self.ask_children(desk);
             }
-            // Who is before us is known: the whole queue is listed only if that one is gone. After an outage all waiters ask at once.
-            Phase::Queued { ref ahead, seen: true } if known => desk.ask(Request::Exists { path: self.child(ahead), watch: true }),
+            // Who is before us is known: the whole queue is listed only if that one is gone. After
+            // an outage all waiters ask at once.
+            Phase::Queued {
+                ref ahead,
+                seen: true,
+            } if known => desk.ask(Request::Exists {
+                path: self.child(ahead),
+                watch: true,
+            }),
             Phase::Ranking | Phase::Queued { .. } | Phase::First if known => self.rank_anew(desk),
             _ => {}
         }
@@ -281,25 +355,54 @@ impl Recipe for Queue {
         }
     }
 
-    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+    fn answered(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         match (request, result) {
-            (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => return self.created(result, desk),
+            (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => {
+                return self.created(result, desk);
+            }
             (Request::Create { path, .. }, result) => self.parents.answered(path, result.err()),
-            (Request::Children { path, .. }, Ok(Answer::Children(children))) if *path == self.path => return self.listed(&children, desk),
-            (Request::Data { path, .. }, Err(_)) if *path == self.path => {} // what cannot be read is no number
-            (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
-                desk.ask(Request::Exists { path: path.clone(), watch: true });
-            }
-            (Request::Data { path, .. } | Request::Exists { path, .. } | Request::Children { path, .. }, Err(code))
-                if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) =>
+            (Request::Children { path, .. }, Ok(Answer::Children(children)))
+                if *path == self.path =>
             {
-                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: desk.explain(code) }));
+                return self.listed(&children, desk);
             }
-            (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) => {
+            (Request::Data { path, .. }, Err(_)) if *path == self.path => {} /* what cannot be
+            * read is no
+             * number */
+            (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
+                desk.ask(Request::Exists {
+                    path: path.clone(),
+                    watch: true,
+                });
+            }
+            (
+                Request::Data { path, .. }
+                | Request::Exists { path, .. }
+                | Request::Children { path, .. },
+                Err(code),
+            ) if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) => {
+                return Some(Verdict::Failed(Failure::Refused {
+                    what: format!("read {path}"),
+                    why: desk.explain(code),
+                }));
+            }
+            (Request::Children { path, .. }, Err(Code::NO_NODE))
+                if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) =>
+            {
                 self.join(desk);
             }
-            (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => return self.check_number(&data),
-            (Request::Data { path, .. } | Request::Exists { path, .. }, Ok(Answer::Data(data, stat))) => {
+            (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => {
+                return self.check_number(&data);
+            }
+            (
+                Request::Data { path, .. } | Request::Exists { path, .. },
+                Ok(Answer::Data(data, stat)),
+            ) => {
                 let name = self.name(path)?.to_string();
                 return self.seen(&name, &data, &stat, desk);
             }
@@ -316,7 +419,7 @@ impl Recipe for Queue {
         let Some(name) = self.name(path) else { return };
         match (change, &self.phase) {
             (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => self.rank_anew(desk),
-            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => desk.watch(path), // the watch is used up
+            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => desk.watch(path), /* the watch is used up */
             _ => {}
         }
     }
@@ -338,8 +441,13 @@ impl Recipe for Queue {
     fn stage(&self, _: Moment) -> Stage {
         match self.phase {
             Phase::Joining { asked: made } => Stage::Asking { made },
-            Phase::Queued { seen: true, .. } => Stage::Waiting { holder: self.holder.clone(), made: true },
-            Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => Stage::Asking { made: true },
+            Phase::Queued { seen: true, .. } => Stage::Waiting {
+                holder: self.holder.clone(),
+                made: true,
+            },
+            Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => {
+                Stage::Asking { made: true }
+            }
         }
     }
 }
@@ -365,7 +473,14 @@ mod tests {
         Options {
             servers: vec!["h1:2181".into()],
             unresolved: vec![],
-            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth: None, acl, heartbeat },
+            cluster: Cluster {
+                hosts: vec![],
+                chroot: String::new(),
+                timeout: TIMEOUT,
+                auth: None,
+                acl,
+                heartbeat,
+            },
             patience: (!wait.is_zero()).then(|| at(0) + wait),
             connect_by: at(0) + wait.max(TIMEOUT),
             kill_after: Duration::from_secs(5),
@@ -386,7 +501,10 @@ mod tests {
     }
 
     fn acquired(client: &Client<SessionLock<Queue>>) -> bool {
-        client.said.iter().any(|output| matches!(output, Output::Acquired(_)))
+        client
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Acquired(_)))
     }
 
     fn settled(client: &mut Client<SessionLock<Queue>>, fake: &mut Fake) -> Moment {
@@ -394,10 +512,18 @@ mod tests {
         for _ in 0..2000 {
             fake.expire(now);
             client.talk(fake, now);
-            if client.said.iter().any(|output| matches!(output, Output::Acquired(_) | Output::Busy(_) | Output::Failed(_))) {
+            if client.said.iter().any(|output| {
+                matches!(
+                    output,
+                    Output::Acquired(_) | Output::Busy(_) | Output::Failed(_)
+                )
+            }) {
                 return now;
             }
-            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+            now = client
+                .wait()
+                .min(now + Duration::from_millis(100))
+                .max(now + Duration::from_millis(1));
         }
         panic!("never settled: {:?}", client.said);
     }
@@ -423,9 +549,16 @@ mod tests {
         }
         for turn in 0..queue.len() {
             let holding: Vec<bool> = queue.iter().map(acquired).collect();
-            assert!(holding[turn] && !holding[turn + 1..].contains(&true), "turn {turn}: {holding:?}");
+            assert!(
+                holding[turn] && !holding[turn + 1..].contains(&true),
+                "turn {turn}: {holding:?}"
+            );
             queue[turn].release(&mut fake, at(10));
-            assert!(fake.undelivered() <= 1, "one release, {} woken", fake.undelivered());
+            assert!(
+                fake.undelivered() <= 1,
+                "one release, {} woken",
+                fake.undelivered()
+            );
             for client in &mut queue {
                 client.talk(&mut fake, at(10));
             }
@@ -437,14 +570,21 @@ mod tests {
     fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is_gone() {
         let mut fake = Fake::default();
         let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
-        queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        queue
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
         let (before, told) = (fake.lists, queue[3].said.len());
         for client in &mut queue {
             client.cut(&mut fake, at(100));
             client.talk(&mut fake, at(200));
         }
         assert_eq!(fake.lists, before, "none had to list");
-        assert!(!queue[3].said[told..].iter().any(|output| matches!(output, Output::Waiting { .. })), "nothing has changed");
+        assert!(
+            !queue[3].said[told..]
+                .iter()
+                .any(|output| matches!(output, Output::Waiting { .. })),
+            "nothing has changed"
+        );
         queue[4].cut(&mut fake, at(300));
         queue[3].release(&mut fake, at(300)); // while the one behind is away
         queue[4].talk(&mut fake, at(400));
@@ -452,19 +592,37 @@ mod tests {
         for turn in 0..3 {
             assert!(!acquired(&queue[turn + 1]) && !acquired(&queue[4]));
             queue[turn].release(&mut fake, at(500));
-            queue.iter_mut().for_each(|client| client.talk(&mut fake, at(500)));
+            queue
+                .iter_mut()
+                .for_each(|client| client.talk(&mut fake, at(500)));
         }
-        assert!(acquired(&queue[4]), "its watch was set again: {:?}", queue[4].said);
+        assert!(
+            acquired(&queue[4]),
+            "its watch was set again: {:?}",
+            queue[4].said
+        );
     }
 
     #[test]
     fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
         for (wait, circular) in [(TIMEOUT, true), (Duration::ZERO, false)] {
-            let (mut fake, mut first, mut second) = (Fake::default(), contender(1, TIMEOUT), contender(2, TIMEOUT));
+            let (mut fake, mut first, mut second) = (
+                Fake::default(),
+                contender(1, TIMEOUT),
+                contender(2, TIMEOUT),
+            );
             first.talk(&mut fake, at(0));
             second.talk(&mut fake, at(0));
-            let held = fake.nodes.iter().find(|(path, _)| path.contains(&mark(1))).map(|(_, entry)| entry.owner).unwrap();
-            let options = Options { outer: vec![5, held], ..options(wait) };
+            let held = fake
+                .nodes
+                .iter()
+                .find(|(path, _)| path.contains(&mark(1)))
+                .map(|(_, entry)| entry.owner)
+                .unwrap();
+            let options = Options {
+                outer: vec![5, held],
+                ..options(wait)
+            };
             let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
             let mut inner = Client::new(SessionLock::new(options, queue, at(0)));
             inner.talk(&mut fake, at(0));
@@ -479,7 +637,9 @@ mod tests {
     fn a_waiter_in_the_middle_that_leaves_wakes_the_one_behind_it_and_gives_it_nothing() {
         let mut fake = Fake::default();
         let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
-        queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        queue
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
         queue[1].release(&mut fake, at(1));
         queue[2].talk(&mut fake, at(1));
         assert!(!acquired(&queue[2]), "{:?}", queue[2].said);
@@ -492,29 +652,49 @@ mod tests {
     fn a_waiter_says_who_holds_the_lock_and_not_who_is_before_it() {
         let mut fake = Fake::default();
         let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
-        queue.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
-        let said = queue[2]
-            .said
-            .iter()
-            .find_map(|output| if let Output::Waiting { holder: Holder { host, .. }, .. } = output { host.clone() } else { None });
+        queue
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
+        let said = queue[2].said.iter().find_map(|output| {
+            if let Output::Waiting {
+                holder: Holder { host, .. },
+                ..
+            } = output
+            {
+                host.clone()
+            } else {
+                None
+            }
+        });
         assert_eq!(said.as_deref(), Some("host:0"));
     }
 
     #[test]
     fn whoever_tries_once_and_is_not_first_is_busy_and_leaves_the_queue() {
-        let (mut fake, mut first, mut second) = (Fake::default(), contender(1, Duration::ZERO), contender(2, Duration::ZERO));
+        let (mut fake, mut first, mut second) = (
+            Fake::default(),
+            contender(1, Duration::ZERO),
+            contender(2, Duration::ZERO),
+        );
         first.talk(&mut fake, at(0));
         second.talk(&mut fake, at(0));
-        assert!(matches!(second.said.last(), Some(Output::Busy(holder)) if holder.host.as_deref() == Some("host:1")), "{:?}", second.said);
+        assert!(
+            matches!(second.said.last(), Some(Output::Busy(holder)) if holder.host.as_deref() == Some("host:1")),
+            "{:?}",
+            second.said
+        );
         second.release(&mut fake, at(0));
         assert_eq!(fake.children(PATH).len(), 1);
     }
 
     #[test]
     fn kazoos_readers_before_us_are_waited_for_and_other_children_are_not() {
-        for (name, blocks) in
-            [("0123__rlock__0000000000", true), ("0123__lock__-2147483648", true), ("0123__lock__1", false), ("odd", false)]
-        {
+        for (name, blocks) in [
+            ("0123__rlock__0000000000", true),
+            ("0123__lock__-2147483648", true),
+            ("0123__lock__1", false),
+            ("odd", false),
+        ] {
             let mut fake = Fake::with_parent("/lockex");
             fake.put(PATH, b"", 0);
             fake.put(&format!("{PATH}/{name}"), b"kazoo", 77);
@@ -547,15 +727,27 @@ mod tests {
         fake.put(PATH, b"3", 0);
         let mut client = contender(1, TIMEOUT);
         client.talk(&mut fake, at(0));
-        assert!(matches!(client.said.last(), Some(Output::Failed(Failure::Unfit(_)))), "{:?}", client.said);
+        assert!(
+            matches!(client.said.last(), Some(Output::Failed(Failure::Unfit(_)))),
+            "{:?}",
+            client.said
+        );
     }
 
     #[test]
     fn a_contender_deleted_by_hand_joins_again() {
-        let (mut fake, mut first, mut second) = (Fake::default(), contender(1, TIMEOUT), contender(2, TIMEOUT));
+        let (mut fake, mut first, mut second) = (
+            Fake::default(),
+            contender(1, TIMEOUT),
+            contender(2, TIMEOUT),
+        );
         first.talk(&mut fake, at(0));
         second.talk(&mut fake, at(0));
-        let ours = fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2))).unwrap();
+        let ours = fake
+            .children(PATH)
+            .into_iter()
+            .find(|name| name.starts_with(&mark(2)))
+            .unwrap();
         fake.delete(&format!("{PATH}/{ours}"));
         first.release(&mut fake, at(1));
         second.talk(&mut fake, at(1));
@@ -568,19 +760,35 @@ mod tests {
             let mut fake = Fake::default();
             let mut first = contender(1, TIMEOUT);
             first.talk(&mut fake, at(0));
-            let options = Options { rounds: Some(1), restarts: Some(restarts), ..options(TIMEOUT * 10) };
+            let options = Options {
+                rounds: Some(1),
+                restarts: Some(restarts),
+                ..options(TIMEOUT * 10)
+            };
             let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
             let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
             waiter.talk(&mut fake, at(0));
             for expired in 0..=restarts {
-                let waits = |fake: &Fake| fake.children(PATH).into_iter().find(|name| name.starts_with(&mark(2)));
+                let waits = |fake: &Fake| {
+                    fake.children(PATH)
+                        .into_iter()
+                        .find(|name| name.starts_with(&mark(2)))
+                };
                 let own = waits(&fake).unwrap_or_else(|| panic!("{restarts}: {:?}", waiter.said));
                 fake.end(fake.nodes[&format!("{PATH}/{own}")].owner);
                 let now = u64::from(expired) * 1000;
                 waiter.cut(&mut fake, at(now));
                 waiter.talk(&mut fake, at(now + 900));
-                let failed = waiter.said.iter().any(|output| matches!(output, Output::Failed(_)));
-                assert_eq!((failed, waits(&fake).is_none()), (expired == restarts, expired == restarts), "{restarts}: {:?}", waiter.said);
+                let failed = waiter
+                    .said
+                    .iter()
+                    .any(|output| matches!(output, Output::Failed(_)));
+                assert_eq!(
+                    (failed, waits(&fake).is_none()),
+                    (expired == restarts, expired == restarts),
+                    "{restarts}: {:?}",
+                    waiter.said
+                );
             }
         }
     }
@@ -590,7 +798,11 @@ mod tests {
         for (known, gives_up) in [(true, false), (false, true)] {
             let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
             first.talk(&mut fake, at(0));
-            let options = Options { rounds: Some(1), connect_by: at(5000), ..options(TIMEOUT * 10) };
+            let options = Options {
+                rounds: Some(1),
+                connect_by: at(5000),
+                ..options(TIMEOUT * 10)
+            };
             let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
             let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
             if known {
@@ -601,11 +813,20 @@ mod tests {
             for time in 1..40 {
                 waiter.talk(&mut fake, at(time * 500));
             }
-            assert_eq!(waiter.said.iter().any(|output| matches!(output, Output::Failed(_))), gives_up, "{:?}", waiter.said);
+            assert_eq!(
+                waiter
+                    .said
+                    .iter()
+                    .any(|output| matches!(output, Output::Failed(_))),
+                gives_up,
+                "{:?}",
+                waiter.said
+            );
         }
     }
 
-    /// The connection is cut after every possible number of requests, and of replies: the lock is ours in the end, and nothing of us is left twice.
+    /// The connection is cut after every possible number of requests, and of replies: the lock is
+    /// ours in the end, and nothing of us is left twice.
     #[test]
     fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
         for wait in [Duration::ZERO, Duration::from_mins(1)] {
@@ -615,11 +836,23 @@ mod tests {
                     if cut % 2 == 0 {
                         fake.put(PATH, b"", 0);
                     }
-                    *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
+                    *(if requests {
+                        &mut client.requests_left
+                    } else {
+                        &mut client.replies_left
+                    }) = Some(cut);
                     let now = settled(&mut client, &mut fake);
-                    assert!(acquired(&client), "cut after {cut}, requests {requests}, wait {wait:?}: {:?}", client.said);
+                    assert!(
+                        acquired(&client),
+                        "cut after {cut}, requests {requests}, wait {wait:?}: {:?}",
+                        client.said
+                    );
                     client.talk(&mut fake, now);
-                    assert_eq!(fake.children(PATH).len(), 1, "cut after {cut}, requests {requests}");
+                    assert_eq!(
+                        fake.children(PATH).len(),
+                        1,
+                        "cut after {cut}, requests {requests}"
+                    );
                     client.lock.handle(Input::Release, now);
                     client.talk(&mut fake, now + TIMEOUT);
                     fake.expire(now + TIMEOUT * 2);

@@ -1,5 +1,6 @@
-//! kazoo's Semaphore: so many leases, ephemeral nodes below the semaphore's own, whose data is their number. Whoever wants one first holds a lock
-//! queue beside it, so that only one at a time counts leases and waits for them to change; that queue is left as soon as the lease is there.
+//! kazoo's Semaphore: so many leases, ephemeral nodes below the semaphore's own, whose data is
+//! their number. Whoever wants one first holds a lock queue beside it, so that only one at a time
+//! counts leases and waits for them to change; that queue is left as soon as the lease is there.
 
 use super::parents::Parents;
 use super::queue::{Queue, number};
@@ -14,7 +15,8 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// In the queue. `asked`: whether all leases are taken was asked, and is told by `full` once it is answered.
+    /// In the queue. `asked`: whether all leases are taken was asked, and is told by `full` once it
+    /// is answered.
     Entering { asked: bool, full: bool },
     /// The queue is ours, and leases are being counted.
     Counting,
@@ -26,14 +28,18 @@ enum Phase {
     Looking,
 }
 
-/// How long whoever tries once takes those before it in the queue to be passing through: for that is milliseconds, unless one of them is stopped.
+/// How long whoever tries once takes those before it in the queue to be passing through: for that
+/// is milliseconds, unless one of them is stopped.
 const PASSING: Duration = Duration::from_secs(2);
 
 /// So many holders are named at most: each is a request, and a line that names more is not read.
 const NAMED: usize = 5;
 
 /// Where it begins.
-const ENTERING: Phase = Phase::Entering { asked: false, full: false };
+const ENTERING: Phase = Phase::Entering {
+    asked: false,
+    full: false,
+};
 
 /// The recipe.
 #[derive(Debug)]
@@ -49,19 +55,21 @@ pub struct Semaphore {
     queue: Queue,
     phase: Phase,
     holders: Holders,
-    /// Until when those before us in the queue are taken to be passing through. Who waits anyway need not ask.
+    /// Until when those before us in the queue are taken to be passing through. Who waits anyway
+    /// need not ask.
     hurry: Moment,
 }
 
-/// Who holds the leases, as far as it was asked. Only where all are taken is it asked at all, and for one line: by a run that tries once, and by a waiter
-/// when it begins to wait.
+/// Who holds the leases, as far as it was asked. Only where all are taken is it asked at all, and
+/// for one line: by a run that tries once, and by a waiter when it begins to wait.
 #[derive(Default, Debug)]
 struct Holders {
     /// How many leases there are.
     leases: usize,
     /// Paths of leases, and what their holders call themselves.
     names: BTreeMap<String, String>,
-    /// Sessions that hold them, as far as they were looked at. Where we run under fewer locks than there are leases, they cannot all be of those.
+    /// Sessions that hold them, as far as they were looked at. Where we run under fewer locks than
+    /// there are leases, they cannot all be of those.
     owners: BTreeMap<String, i64>,
     /// So many answers are still to come.
     unread: usize,
@@ -75,9 +83,16 @@ impl Holders {
         self.leases = leases.len();
         self.names.retain(|lease, _| leases.contains(lease));
         self.owners.retain(|lease, _| leases.contains(lease));
-        let most = if desk.options.outer.len() >= leases.len() { leases.len().max(NAMED) } else { NAMED };
+        let most = if desk.options.outer.len() >= leases.len() {
+            leases.len().max(NAMED)
+        } else {
+            NAMED
+        };
         if self.unread == 0 && !(self.told && desk.is_patient()) {
-            let unknown = leases.into_iter().filter(|lease| !self.names.contains_key(lease)).take(most);
+            let unknown = leases
+                .into_iter()
+                .filter(|lease| !self.names.contains_key(lease))
+                .take(most);
             for path in unknown {
                 self.unread += 1;
                 desk.ask(Request::Data { path, watch: false });
@@ -100,13 +115,20 @@ impl Holders {
 
     /// A session of them, if all are of runs that we were started under.
     fn all_outer(&self, desk: &Desk) -> Option<i64> {
-        let all = self.leases > 0 && self.owners.len() == self.leases && self.owners.values().all(|&owner| desk.is_outer(owner));
+        let all = self.leases > 0
+            && self.owners.len() == self.leases
+            && self.owners.values().all(|&owner| desk.is_outer(owner));
         self.owners.values().next().copied().filter(|_| all)
     }
 
     /// `a:1, b:2 and 3 others`; `None` if none is known.
     fn shown(&self) -> Option<String> {
-        let names: Vec<&str> = self.names.values().take(NAMED).map(String::as_str).collect();
+        let names: Vec<&str> = self
+            .names
+            .values()
+            .take(NAMED)
+            .map(String::as_str)
+            .collect();
         let others = match self.leases.saturating_sub(names.len()) {
             0 => String::new(),
             1 => " and 1 other".into(),
@@ -123,7 +145,12 @@ impl Semaphore {
             permits,
             lease: format!("{path}/{mark}"),
             parents: Parents::new(path.clone(), permits.to_string().as_bytes()),
-            queue: Queue::new(format!("{path}-__lock__"), mark.into(), content.clone(), false),
+            queue: Queue::new(
+                format!("{path}-__lock__"),
+                mark.into(),
+                content.clone(),
+                false,
+            ),
             content,
             holders: Holders::default(),
             phase: ENTERING,
@@ -132,16 +159,28 @@ impl Semaphore {
         }
     }
 
-    /// Counts leases, watches them, and looks whether the number that they are counted against is ours.
+    /// Counts leases, watches them, and looks whether the number that they are counted against is
+    /// ours.
     fn count(&mut self, desk: &mut Desk) {
         self.phase = Phase::Counting;
-        desk.ask(Request::Data { path: self.path.clone(), watch: false });
-        desk.ask(Request::Children { path: self.path.clone(), watch: true });
+        desk.ask(Request::Data {
+            path: self.path.clone(),
+            watch: false,
+        });
+        desk.ask(Request::Children {
+            path: self.path.clone(),
+            watch: true,
+        });
     }
 
     fn counted(&mut self, leases: &[String], desk: &mut Desk) {
         let full = leases.len() >= self.permits as usize;
-        let paths = || leases.iter().map(|name| format!("{}/{name}", self.path)).collect();
+        let paths = || {
+            leases
+                .iter()
+                .map(|name| format!("{}/{name}", self.path))
+                .collect()
+        };
         match self.phase {
             Phase::Entering { asked, .. } if full => {
                 self.holders.listed(paths(), desk);
@@ -162,7 +201,12 @@ impl Semaphore {
             Phase::Counting => {
                 self.phase = Phase::Taking;
                 let (path, data) = (self.lease.clone(), self.content.clone().into_bytes());
-                desk.ask(Request::Create { path, data, acl: desk.acl(), flags: flag::EPHEMERAL });
+                desk.ask(Request::Create {
+                    path,
+                    data,
+                    acl: desk.acl(),
+                    flags: flag::EPHEMERAL,
+                });
                 desk.watch(&self.lease);
             }
             _ => {}
@@ -171,46 +215,79 @@ impl Semaphore {
 
     fn holder(&self) -> Holder {
         let lock = format!("{} (all {} leases taken)", self.path, self.permits);
-        Holder { lock, host: self.holders.shown(), since: None, session: None }
+        Holder {
+            lock,
+            host: self.holders.shown(),
+            since: None,
+            session: None,
+        }
     }
 
     /// Says, once, that all leases are taken and by whom, as soon as that is known.
     fn say_full(&mut self, desk: &mut Desk) {
         let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
-        if full && self.holders.unread == 0 && desk.is_patient() && !std::mem::replace(&mut self.holders.told, true) {
+        if full
+            && self.holders.unread == 0
+            && desk.is_patient()
+            && !std::mem::replace(&mut self.holders.told, true)
+        {
             desk.say_waiting(&self.holder(), None);
         }
     }
 
     /// Whether this is the lease of another.
     fn is_others(&self, path: &str) -> bool {
-        path != self.lease && path.strip_prefix(&self.path).is_some_and(|rest| rest.starts_with('/'))
+        path != self.lease
+            && path
+                .strip_prefix(&self.path)
+                .is_some_and(|rest| rest.starts_with('/'))
     }
 
-    /// Our lease is there. Ours is what our session made; anything else by that name is an orphan of ours.
+    /// Our lease is there. Ours is what our session made; anything else by that name is an orphan
+    /// of ours.
     fn seen(&mut self, owner: i64, token: i64, desk: &mut Desk) -> Option<Verdict> {
         if !matches!(self.phase, Phase::Taking | Phase::Looking) {
             return None;
         }
         if !desk.is_us(owner) {
-            desk.ask(Request::Delete { path: self.lease.clone() });
+            desk.ask(Request::Delete {
+                path: self.lease.clone(),
+            });
             self.count(desk);
             return None;
         }
         self.leave_queue(desk);
-        Some(Verdict::Ours(Claim { path: self.lease.clone(), token }))
+        Some(Verdict::Ours(Claim {
+            path: self.lease.clone(),
+            token,
+        }))
     }
 
-    fn ask_queue(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+    fn ask_queue(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         let verdict = self.queue.answered(request, result, desk);
         match verdict {
             Some(Verdict::Ours(_)) if self.is_first() => {}
             Some(Verdict::Ours(_)) => self.count(desk),
             Some(Verdict::Failed(_)) => return verdict,
             None if self.phase == ENTERING && self.waits_in_queue(desk.now) => {
-                self.phase = Phase::Entering { asked: true, full: false };
-                self.hurry = if desk.options.patience.is_none() { desk.now + PASSING } else { desk.now };
-                desk.ask(Request::Children { path: self.path.clone(), watch: false });
+                self.phase = Phase::Entering {
+                    asked: true,
+                    full: false,
+                };
+                self.hurry = if desk.options.patience.is_none() {
+                    desk.now + PASSING
+                } else {
+                    desk.now
+                };
+                desk.ask(Request::Children {
+                    path: self.path.clone(),
+                    watch: false,
+                });
             }
             None => {}
         }
@@ -236,8 +313,10 @@ impl Semaphore {
     /// The number in the semaphore's node must be ours; anything but a number is nobody's.
     fn check_number(&self, data: &[u8]) -> Option<Verdict> {
         let permits = number(data).filter(|&permits| permits != self.permits)?;
-        let why =
-            format!("{} is a semaphore of {permits}, not of {}: use --concurrent {permits}, or another --lockid", self.path, self.permits);
+        let why = format!(
+            "{} is a semaphore of {permits}, not of {}: use --concurrent {permits}, or another --lockid",
+            self.path, self.permits
+        );
         Some(Verdict::Failed(Failure::Unfit(why)))
     }
 }
@@ -254,7 +333,9 @@ impl Recipe for Semaphore {
                 self.count(desk);
             }
             Phase::Looking if known => {
-                desk.ask(Request::Sync { path: self.lease.clone() });
+                desk.ask(Request::Sync {
+                    path: self.lease.clone(),
+                });
                 desk.watch(&self.lease);
             }
             _ => {}
@@ -267,37 +348,68 @@ impl Recipe for Semaphore {
         }
     }
 
-    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+    fn answered(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         match (request, result) {
-            (Request::Children { path, .. }, Ok(Answer::Children(leases))) if *path == self.path => self.counted(&leases, desk),
-            (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => match self.phase {
-                Phase::Counting if self.parents.make(desk) => self.count(desk),
-                Phase::Counting => return Some(Verdict::Failed(self.parents.failure(&self.path, desk))),
-                _ => {}
-            },
+            (Request::Children { path, .. }, Ok(Answer::Children(leases)))
+                if *path == self.path =>
+            {
+                self.counted(&leases, desk)
+            }
+            (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => {
+                match self.phase {
+                    Phase::Counting if self.parents.make(desk) => self.count(desk),
+                    Phase::Counting => {
+                        return Some(Verdict::Failed(self.parents.failure(&self.path, desk)));
+                    }
+                    _ => {}
+                }
+            }
             (Request::Children { path, .. } | Request::Data { path, .. }, Err(code))
                 if code != Code::NO_NODE && (*path == self.path || *path == self.lease) =>
             {
-                return Some(Verdict::Failed(Failure::Refused { what: format!("read {path}"), why: desk.explain(code) }));
+                return Some(Verdict::Failed(Failure::Refused {
+                    what: format!("read {path}"),
+                    why: desk.explain(code),
+                }));
             }
             (Request::Data { path, .. }, result) if self.is_others(path) => {
                 self.holders.read(path, result);
                 let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
-                if let Some(session) = self.holders.all_outer(desk).filter(|_| full && desk.is_patient()) {
+                if let Some(session) = self
+                    .holders
+                    .all_outer(desk)
+                    .filter(|_| full && desk.is_patient())
+                {
                     return Some(session_lock::circular(&self.path, session));
                 }
                 self.say_full(desk);
             }
-            (Request::Data { path, .. }, Err(Code::NO_NODE)) if self.is_first() && self.queue.contender().as_ref() == Some(path) => {
+            (Request::Data { path, .. }, Err(Code::NO_NODE))
+                if self.is_first() && self.queue.contender().as_ref() == Some(path) =>
+            {
                 self.restart(desk); // somebody has put us out of the queue
             }
-            (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => return self.check_number(&data),
+            (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => {
+                return self.check_number(&data);
+            }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == self.lease => {
                 return self.seen(stat.ephemeral_owner, stat.czxid, desk);
             }
-            (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => self.count(desk),
-            (Request::Create { path, .. }, Err(code)) if *path == self.lease && !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => {
-                return Some(Verdict::Failed(Failure::Refused { what: format!("create {path}"), why: desk.explain(code) }));
+            (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => {
+                self.count(desk)
+            }
+            (Request::Create { path, .. }, Err(code))
+                if *path == self.lease && !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) =>
+            {
+                return Some(Verdict::Failed(Failure::Refused {
+                    what: format!("create {path}"),
+                    why: desk.explain(code),
+                }));
             }
             (Request::Create { path, flags, .. }, result) if flags & flag::SEQUENCE == 0 => {
                 self.parents.answered(path, result.as_ref().err().copied());
@@ -311,7 +423,9 @@ impl Recipe for Semaphore {
     fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         match self.phase {
             Phase::Full | Phase::Counting if path == self.path => self.count(desk),
-            Phase::Full | Phase::Counting if change == Change::Deleted && self.queue.contender().as_deref() == Some(path) => {
+            Phase::Full | Phase::Counting
+                if change == Change::Deleted && self.queue.contender().as_deref() == Some(path) =>
+            {
                 self.restart(desk);
             }
             _ => self.queue.changed(change, path, desk),
@@ -337,7 +451,9 @@ impl Recipe for Semaphore {
 
     fn put_away(&mut self, path: &str, result: Result<(), Code>, _: &mut Desk) -> Option<String> {
         let code = result.err().filter(|&code| code != Code::NO_NODE)?;
-        Some(format!("cannot delete {path}, which others wait for: {code}"))
+        Some(format!(
+            "cannot delete {path}, which others wait for: {code}"
+        ))
     }
 
     fn restart(&mut self, desk: &mut Desk) {
@@ -352,14 +468,22 @@ impl Recipe for Semaphore {
 
     fn stage(&self, now: Moment) -> Stage {
         match self.phase {
-            Phase::Entering { full: true, .. } | Phase::Full if self.holders.unread > 0 => Stage::Asking { made: true },
+            Phase::Entering { full: true, .. } | Phase::Full if self.holders.unread > 0 => {
+                Stage::Asking { made: true }
+            }
             Phase::Entering { full, .. } => match self.queue.stage(now) {
-                Stage::Waiting { made, .. } if full => Stage::Waiting { holder: self.holder(), made },
+                Stage::Waiting { made, .. } if full => Stage::Waiting {
+                    holder: self.holder(),
+                    made,
+                },
                 // Those before us may only be passing through.
                 Stage::Waiting { made, .. } if now < self.hurry => Stage::Asking { made },
                 stage => stage,
             },
-            Phase::Full => Stage::Waiting { holder: self.holder(), made: true },
+            Phase::Full => Stage::Waiting {
+                holder: self.holder(),
+                made: true,
+            },
             Phase::Counting | Phase::Taking | Phase::Looking => Stage::Asking { made: true },
         }
     }
@@ -387,7 +511,14 @@ mod tests {
         Options {
             servers: vec!["h1:2181".into()],
             unresolved: vec![],
-            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth: None, acl, heartbeat },
+            cluster: Cluster {
+                hosts: vec![],
+                chroot: String::new(),
+                timeout: TIMEOUT,
+                auth: None,
+                acl,
+                heartbeat,
+            },
             patience: (!wait.is_zero()).then(|| at(0) + wait),
             connect_by,
             kill_after: Duration::from_secs(5),
@@ -400,12 +531,20 @@ mod tests {
 
     fn contender(number: u32, permits: u32, wait: Duration) -> Client<SessionLock<Semaphore>> {
         let options = options(wait);
-        let semaphore = Semaphore::new(PATH.into(), permits, &format!("{number:032x}"), format!("host:{number}"));
+        let semaphore = Semaphore::new(
+            PATH.into(),
+            permits,
+            &format!("{number:032x}"),
+            format!("host:{number}"),
+        );
         Client::new(SessionLock::new(options, semaphore, at(0)))
     }
 
     fn acquired(client: &Client<SessionLock<Semaphore>>) -> bool {
-        client.said.iter().any(|output| matches!(output, Output::Acquired(_)))
+        client
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Acquired(_)))
     }
 
     #[test]
@@ -414,7 +553,8 @@ mod tests {
         let mut all: Vec<_> = (0..5).map(|number| contender(number, 3, TIMEOUT)).collect();
         for released in 0..=5 {
             for _ in 0..3 {
-                all.iter_mut().for_each(|client| client.talk(&mut fake, at(released)));
+                all.iter_mut()
+                    .for_each(|client| client.talk(&mut fake, at(released)));
             }
             let holding = all.iter().filter(|client| acquired(client)).count();
             assert_eq!(holding, (3 + usize::try_from(released).unwrap()).min(5));
@@ -423,7 +563,10 @@ mod tests {
                 client.release(&mut fake, at(released));
             }
         }
-        assert_eq!((fake.children(PATH).len(), fake.children(QUEUE).len()), (0, 0));
+        assert_eq!(
+            (fake.children(PATH).len(), fake.children(QUEUE).len()),
+            (0, 0)
+        );
         assert_eq!(fake.nodes[PATH].data, b"3");
     }
 
@@ -433,17 +576,35 @@ mod tests {
             let mut fake = Fake::default();
             let mut holders: Vec<_> = (0..2).map(|number| contender(number, 2, TIMEOUT)).collect();
             for _ in 0..2 {
-                holders.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+                holders
+                    .iter_mut()
+                    .for_each(|client| client.talk(&mut fake, at(0)));
             }
-            let owners = fake.nodes.iter().filter(|(path, entry)| path.starts_with(PATH) && entry.owner != 0).map(|(_, entry)| entry.owner);
+            let owners = fake
+                .nodes
+                .iter()
+                .filter(|(path, entry)| path.starts_with(PATH) && entry.owner != 0)
+                .map(|(_, entry)| entry.owner);
             let mut inner = contender(9, 2, TIMEOUT);
             inner.lock = {
-                let options = Options { outer: owners.take(known).collect(), ..options(TIMEOUT) };
-                SessionLock::new(options, Semaphore::new(PATH.into(), 2, &format!("{:032x}", 9), "host:9".into()), at(0))
+                let options = Options {
+                    outer: owners.take(known).collect(),
+                    ..options(TIMEOUT)
+                };
+                SessionLock::new(
+                    options,
+                    Semaphore::new(PATH.into(), 2, &format!("{:032x}", 9), "host:9".into()),
+                    at(0),
+                )
             };
             inner.talk(&mut fake, at(0));
             let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
-            assert_eq!(inner.said.iter().any(failed), circular, "{known}: {:?}", inner.said);
+            assert_eq!(
+                inner.said.iter().any(failed),
+                circular,
+                "{known}: {:?}",
+                inner.said
+            );
         }
     }
 
@@ -452,25 +613,51 @@ mod tests {
         let (mut fake, mut client) = (Fake::default(), contender(1, 2, Duration::ZERO));
         client.talk(&mut fake, at(0));
         assert!(acquired(&client), "{:?}", client.said);
-        assert_eq!((fake.children(PATH), fake.children(QUEUE).len()), (vec![format!("{:032x}", 1)], 0));
+        assert_eq!(
+            (fake.children(PATH), fake.children(QUEUE).len()),
+            (vec![format!("{:032x}", 1)], 0)
+        );
     }
 
     #[test]
     fn whoever_tries_once_is_busy_only_if_all_leases_are_taken() {
         let mut fake = Fake::default();
-        let mut all: Vec<_> = (0..4).map(|number| contender(number, 2, Duration::ZERO)).collect();
+        let mut all: Vec<_> = (0..4)
+            .map(|number| contender(number, 2, Duration::ZERO))
+            .collect();
         for _ in 0..4 {
-            all.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+            all.iter_mut()
+                .for_each(|client| client.talk(&mut fake, at(0)));
         }
-        let busy = all.iter().filter(|client| client.said.iter().any(|output| matches!(output, Output::Busy(_)))).count();
-        assert_eq!((all.iter().filter(|client| acquired(client)).count(), busy), (2, 2));
-        all.iter_mut().for_each(|client| client.release(&mut fake, at(1)));
-        assert_eq!((fake.children(PATH).len(), fake.children(QUEUE).len()), (0, 0));
+        let busy = all
+            .iter()
+            .filter(|client| {
+                client
+                    .said
+                    .iter()
+                    .any(|output| matches!(output, Output::Busy(_)))
+            })
+            .count();
+        assert_eq!(
+            (all.iter().filter(|client| acquired(client)).count(), busy),
+            (2, 2)
+        );
+        all.iter_mut()
+            .for_each(|client| client.release(&mut fake, at(1)));
+        assert_eq!(
+            (fake.children(PATH).len(), fake.children(QUEUE).len()),
+            (0, 0)
+        );
     }
 
     #[test]
     fn another_number_in_the_node_is_refused_and_anything_else_ignored() {
-        for (data, fits) in [(&b"3"[..], false), (b"2", true), (b"", true), (b"some text", true)] {
+        for (data, fits) in [
+            (&b"3"[..], false),
+            (b"2", true),
+            (b"", true),
+            (b"some text", true),
+        ] {
             let mut fake = Fake::with_parent("/lockex");
             fake.put(PATH, data, 0);
             let mut client = contender(1, 2, Duration::ZERO);
@@ -490,37 +677,65 @@ mod tests {
     fn a_run_that_finds_all_leases_taken_names_their_holders_and_not_the_first_waiter() {
         for wait in [Duration::ZERO, TIMEOUT * 10] {
             let mut fake = Fake::default();
-            let mut holders: Vec<_> = (0..2).map(|number| contender(number, 2, Duration::ZERO)).collect();
-            holders.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+            let mut holders: Vec<_> = (0..2)
+                .map(|number| contender(number, 2, Duration::ZERO))
+                .collect();
+            holders
+                .iter_mut()
+                .for_each(|client| client.talk(&mut fake, at(0)));
             let mut first = contender(2, 2, TIMEOUT * 10);
             first.talk(&mut fake, at(0));
             let mut second = contender(3, 2, wait);
             second.talk(&mut fake, at(0));
             for client in [&first, &second] {
                 let holder = told(client).unwrap_or_else(|| panic!("{:?}", client.said));
-                assert_eq!(holder.host.as_deref(), Some("host:0, host:1"), "{:?}", client.said);
+                assert_eq!(
+                    holder.host.as_deref(),
+                    Some("host:0, host:1"),
+                    "{:?}",
+                    client.said
+                );
                 assert_eq!(holder.lock, format!("{PATH} (all 2 leases taken)"));
             }
-            assert!(first.said.iter().chain(&second.said).filter(|output| matches!(output, Output::Waiting { .. })).count() <= 2);
+            assert!(
+                first
+                    .said
+                    .iter()
+                    .chain(&second.said)
+                    .filter(|output| matches!(output, Output::Waiting { .. }))
+                    .count()
+                    <= 2
+            );
         }
     }
 
     #[test]
     fn of_many_holders_a_few_are_named_and_the_others_counted() {
         let mut fake = Fake::default();
-        let mut holders: Vec<_> = (0..8).map(|number| contender(number, 8, Duration::ZERO)).collect();
-        holders.iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        let mut holders: Vec<_> = (0..8)
+            .map(|number| contender(number, 8, Duration::ZERO))
+            .collect();
+        holders
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
         let mut client = contender(9, 8, Duration::ZERO);
         client.talk(&mut fake, at(0));
         let host = told(&client).and_then(|holder| holder.host.clone());
-        assert_eq!(host.as_deref(), Some("host:0, host:1, host:2, host:3, host:4 and 3 others"));
+        assert_eq!(
+            host.as_deref(),
+            Some("host:0, host:1, host:2, host:3, host:4 and 3 others")
+        );
     }
 
     #[test]
     fn a_waiter_reads_once_who_holds_and_never_names_a_holder_that_has_left() {
         let mut fake = Fake::default();
-        let mut all: Vec<_> = (0..4).map(|number| contender(number, 2, Duration::ZERO)).collect();
-        all[..2].iter_mut().for_each(|client| client.talk(&mut fake, at(0)));
+        let mut all: Vec<_> = (0..4)
+            .map(|number| contender(number, 2, Duration::ZERO))
+            .collect();
+        all[..2]
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
         let mut waiter = contender(9, 2, TIMEOUT);
         waiter.talk(&mut fake, at(0));
         fake.put(&format!("{PATH}/stranger"), b"host:77", 77);
@@ -528,13 +743,30 @@ mod tests {
         all[1].release(&mut fake, at(1)); // still two, one of them unknown
         let own = fake.requests - before;
         waiter.talk(&mut fake, at(1));
-        assert!(fake.requests - before - own <= 8, "it lists, and does not read each lease again: {}", fake.requests - before - own);
+        assert!(
+            fake.requests - before - own <= 8,
+            "it lists, and does not read each lease again: {}",
+            fake.requests - before - own
+        );
         let mut now = at(2);
-        while told(&waiter).is_none_or(|_| !waiter.said.iter().any(|output| matches!(output, Output::Busy(_)))) && now < at(20_000) {
+        while told(&waiter).is_none_or(|_| {
+            !waiter
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Busy(_)))
+        }) && now < at(20_000)
+        {
             now = now + Duration::from_millis(100);
             waiter.talk(&mut fake, now);
         }
-        assert_eq!(told(&waiter).and_then(|holder| holder.host.clone()).as_deref(), Some("host:0 and 1 other"), "{:?}", waiter.said);
+        assert_eq!(
+            told(&waiter)
+                .and_then(|holder| holder.host.clone())
+                .as_deref(),
+            Some("host:0 and 1 other"),
+            "{:?}",
+            waiter.said
+        );
     }
 
     #[test]
@@ -546,26 +778,46 @@ mod tests {
         fake.put(&format!("{PATH}/stranger"), b"host:77", 77);
         client.talk(&mut fake, at(0));
         assert!(acquired(&client));
-        assert_eq!(fake.requests, 8, "join and list; look at our contender; number and list; lease and look; leave the queue");
+        assert_eq!(
+            fake.requests, 8,
+            "join and list; look at our contender; number and list; lease and look; leave the queue"
+        );
     }
 
-    /// The connection is cut after every possible number of requests, and of replies: the lease is ours in the end, and the queue is free.
+    /// The connection is cut after every possible number of requests, and of replies: the lease is
+    /// ours in the end, and the queue is free.
     #[test]
     fn wherever_the_connection_is_cut_the_queue_is_free_in_the_end() {
         for cut in 0..20 {
             for requests in [true, false] {
                 let mut fake = Fake::with_parent("/lockex");
                 let mut client = contender(1, 2, Duration::from_mins(1));
-                *(if requests { &mut client.requests_left } else { &mut client.replies_left }) = Some(cut);
+                *(if requests {
+                    &mut client.requests_left
+                } else {
+                    &mut client.replies_left
+                }) = Some(cut);
                 let mut now = at(0);
                 for _ in 0..300 {
                     fake.expire(now);
                     client.talk(&mut fake, now);
-                    now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+                    now = client
+                        .wait()
+                        .min(now + Duration::from_millis(100))
+                        .max(now + Duration::from_millis(1));
                 }
-                assert!(acquired(&client), "cut after {cut}, requests {requests}: {:?}", client.said);
+                assert!(
+                    acquired(&client),
+                    "cut after {cut}, requests {requests}: {:?}",
+                    client.said
+                );
                 let left = (fake.children(PATH).len(), fake.children(QUEUE).len());
-                assert_eq!(left, (1, 0), "cut after {cut}, requests {requests}: {:?}", fake.nodes.keys());
+                assert_eq!(
+                    left,
+                    (1, 0),
+                    "cut after {cut}, requests {requests}: {:?}",
+                    fake.nodes.keys()
+                );
             }
         }
     }

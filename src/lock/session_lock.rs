@@ -1,5 +1,6 @@
-//! A lock that a ZooKeeper session holds, whatever the recipe: connects, proves, suspends, resumes, loses and releases. How to come by the lock is
-//! the recipe's business; from then on it is a node of ours, which must be there, be ours, and be proved so in time.
+//! A lock that a ZooKeeper session holds, whatever the recipe: connects, proves, suspends, resumes,
+//! loses and releases. How to come by the lock is the recipe's business; from then on it is a node
+//! of ours, which must be there, be ours, and be proved so in time.
 
 use super::lookups::Lookups;
 use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
@@ -20,7 +21,8 @@ const DELETED: &str = "the node was deleted";
 /// Why a session is over that the server says is.
 const EXPIRED: &str = "the session has expired";
 
-/// How long the answer to a release is waited for when no command ran under what may be left behind: the session's own end will do for that.
+/// How long the answer to a release is waited for when no command ran under what may be left
+/// behind: the session's own end will do for that.
 const IDLE_RELEASE: Duration = Duration::from_secs(1);
 
 /// Where to look for the lock, and how long.
@@ -58,7 +60,8 @@ pub(super) fn circular(lock: &str, session: i64) -> Verdict {
     Verdict::Failed(super::circular(lock, &format!("session 0x{session:x}")))
 }
 
-/// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and has set a watch on it.
+/// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and
+/// has set a watch on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Claim {
     /// Its path.
@@ -109,7 +112,10 @@ pub struct Desk<'a> {
 impl Desk<'_> {
     /// Asks for a node's data, and sets a watch on it.
     pub fn watch(&mut self, path: &str) {
-        self.ask(Request::Data { path: path.into(), watch: true });
+        self.ask(Request::Data {
+            path: path.into(),
+            watch: true,
+        });
     }
 
     /// Asks for something.
@@ -139,36 +145,52 @@ impl Desk<'_> {
 
     /// Whether the lock is to be waited for if somebody has it.
     pub fn is_patient(&self) -> bool {
-        self.options.patience.is_some_and(|patience| self.now < patience)
+        self.options
+            .patience
+            .is_some_and(|patience| self.now < patience)
     }
 
-    /// Says that somebody has the lock, to whoever waits for it; `ahead`: how many others wait and are served before us, if that is known.
+    /// Says that somebody has the lock, to whoever waits for it; `ahead`: how many others wait and
+    /// are served before us, if that is known.
     pub fn say_waiting(&mut self, holder: &Holder, ahead: Option<usize>) {
         if self.is_patient() {
-            self.outputs.push_back(Output::Waiting { holder: holder.clone(), ahead });
+            self.outputs.push_back(Output::Waiting {
+                holder: holder.clone(),
+                ahead,
+            });
         }
     }
 }
 
-/// The way to a lock. It hears what happens until the lock is ours, and again from the start if it was not, after all.
+/// The way to a lock. It hears what happens until the lock is ours, and again from the start if it
+/// was not, after all.
 pub trait Recipe {
-    /// A connect request is about to go out: what goes with it in the same write. Unless the session is known, only what may become an orphan.
+    /// A connect request is about to go out: what goes with it in the same write. Unless the
+    /// session is known, only what may become an orphan.
     fn opened(&mut self, desk: &mut Desk);
     /// A server has our session: what has still to be asked.
     fn up(&mut self, desk: &mut Desk);
     /// A request was answered.
-    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict>;
+    fn answered(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        desk: &mut Desk,
+    ) -> Option<Verdict>;
     /// A watch fired.
     fn changed(&mut self, change: Change, path: &str, desk: &mut Desk);
     /// The connection is gone; `known`: the session may go on.
     fn down(&mut self, known: bool);
-    /// The lock is ours, and so was a connection whose last replies may be lost: what has still to be put away.
+    /// The lock is ours, and so was a connection whose last replies may be lost: what has still to
+    /// be put away.
     fn resumed(&mut self, _: &mut Desk) {}
-    /// The lock is ours, and something that was to be put away was: or why not. The warning that is worth, if any.
+    /// The lock is ours, and something that was to be put away was: or why not. The warning that is
+    /// worth, if any.
     fn put_away(&mut self, _path: &str, _result: Result<(), Code>, _: &mut Desk) -> Option<String> {
         None
     }
-    /// The session is about to be ended, and all that it has made with it: what else has to be put away.
+    /// The session is about to be ended, and all that it has made with it: what else has to be put
+    /// away.
     fn leave(&mut self, _: &mut Desk) {}
     /// Nothing of ours is left: begins again.
     fn restart(&mut self, desk: &mut Desk);
@@ -192,12 +214,15 @@ enum Phase {
     Proving(Claim),
     /// The lock is ours, and said to be. `suspended`: for the time being nobody can be asked.
     Held { claim: Claim, suspended: bool },
-    /// The lock is held to the end of the lease, and no longer: no server resumes the session, for this reason.
+    /// The lock is held to the end of the lease, and no longer: no server resumes the session, for
+    /// this reason.
     Cut { why: String },
-    /// It was not proved in time. The session is kept until we are told to let go, for a process of the command may be impossible to kill. `proved`:
-    /// a server has resumed the session since then, and the node belongs to it.
+    /// It was not proved in time. The session is kept until we are told to let go, for a process of
+    /// the command may be impossible to kill. `proved`: a server has resumed the session since
+    /// then, and the node belongs to it.
     Kept { claim: Claim, proved: bool },
-    /// It was, or never will be: waiting to be told to let go. `held`: a node of ours may be left that somebody counts on to go.
+    /// It was, or never will be: waiting to be told to let go. `held`: a node of ours may be left
+    /// that somebody counts on to go.
     Settled { held: bool },
     /// Letting go, until then. `held`: a node of ours may be left.
     Releasing { by: Moment, held: bool },
@@ -214,7 +239,8 @@ pub struct SessionLock<R> {
     phase: Phase,
     /// What was told last.
     believed: Deadlines,
-    /// When the clock was looked at last: a holder does so at every heartbeat, unless it is stopped.
+    /// When the clock was looked at last: a holder does so at every heartbeat, unless it is
+    /// stopped.
     looked: Moment,
     /// Since when no server has our session; `None`: one has.
     unreached: Option<Moment>,
@@ -248,10 +274,14 @@ impl<R: Recipe> Lock for SessionLock<R> {
             Some(Step::Connect(server)) => Output::Connect(server),
             Some(Step::Send(bytes)) => Output::Send(bytes),
             Some(Step::Disconnect) => Output::Disconnect,
-            None => self
-                .outputs
-                .pop_front()
-                .unwrap_or_else(|| Output::Wait(self.session.wake().min(self.deadline(now)).min(self.next_look_up()))),
+            None => self.outputs.pop_front().unwrap_or_else(|| {
+                Output::Wait(
+                    self.session
+                        .wake()
+                        .min(self.deadline(now))
+                        .min(self.next_look_up()),
+                )
+            }),
         }
     }
 }
@@ -259,7 +289,12 @@ impl<R: Recipe> Lock for SessionLock<R> {
 impl<R: Recipe> SessionLock<R> {
     /// Contention begins with the first `poll`.
     pub fn new(options: Options, recipe: R, now: Moment) -> SessionLock<R> {
-        let mut session = Session::new(options.servers.clone(), options.cluster.timeout, options.cluster.auth.clone(), now);
+        let mut session = Session::new(
+            options.servers.clone(),
+            options.cluster.timeout,
+            options.cluster.auth.clone(),
+            now,
+        );
         session.count_rounds(options.rounds.is_some());
         let mut lock = SessionLock {
             session,
@@ -278,7 +313,15 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn with_recipe<T>(&mut self, now: Moment, work: impl FnOnce(&mut R, &mut Desk) -> T) -> T {
-        work(&mut self.recipe, &mut Desk { session: &mut self.session, outputs: &mut self.outputs, options: &self.options, now })
+        work(
+            &mut self.recipe,
+            &mut Desk {
+                session: &mut self.session,
+                outputs: &mut self.outputs,
+                options: &self.options,
+                now,
+            },
+        )
     }
 
     fn listen(&mut self, now: Moment) {
@@ -293,7 +336,9 @@ impl<R: Recipe> SessionLock<R> {
         let known = self.session.id().is_some();
         match &self.phase {
             Phase::Contending => self.with_recipe(now, Recipe::opened),
-            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } if known => {
+            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. }
+                if known =>
+            {
                 let path = claim.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
                 self.session.ask(Request::Data { path, watch: true }, now);
@@ -321,7 +366,9 @@ impl<R: Recipe> SessionLock<R> {
     fn next_look_up(&self) -> Moment {
         let heartbeat = match self.phase {
             Phase::Contending | Phase::Proving(_) | Phase::Kept { .. } => None,
-            Phase::Held { .. } | Phase::Releasing { .. } => Some(self.session.lease().timeout() / 10),
+            Phase::Held { .. } | Phase::Releasing { .. } => {
+                Some(self.session.lease().timeout() / 10)
+            }
             Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => return Moment::NEVER,
         };
         self.lookups.due(self.unreached, heartbeat)
@@ -331,7 +378,10 @@ impl<R: Recipe> SessionLock<R> {
         self.lookups.done(now);
         self.options.unresolved = found.unresolved;
         if self.session.relist(found.endpoints, now) {
-            self.note(format!("names were looked up again: the servers are {} now", self.session.servers()));
+            self.note(format!(
+                "names were looked up again: the servers are {} now",
+                self.session.servers()
+            ));
         }
     }
 
@@ -341,12 +391,17 @@ impl<R: Recipe> SessionLock<R> {
                 self.unreached = None;
                 self.lookups.reached();
             }
-            News::Down(_) | News::Expired | News::Replaced { .. } => drop(self.unreached.get_or_insert(now)),
+            News::Down(_) | News::Expired | News::Replaced { .. } => {
+                drop(self.unreached.get_or_insert(now))
+            }
             News::Reply { .. } | News::Watch { .. } | News::Disowned { .. } | News::Refused(_) => {}
         }
         match news {
             News::Up { resumed } => self.up(resumed, now),
-            News::Reply { request: Request::Close, .. } => self.released(None, now),
+            News::Reply {
+                request: Request::Close,
+                ..
+            } => self.released(None, now),
             News::Reply { request, result } => self.answered(&request, result, now),
             News::Watch { change, path } => self.changed(change, &path, now),
             News::Down(fault) => self.down(&fault, now),
@@ -367,29 +422,53 @@ impl<R: Recipe> SessionLock<R> {
         self.disowned = Some(why);
     }
 
-    /// The server wants to know who we are, or does not believe it, and ends the connection: it takes nothing from us.
+    /// The server wants to know who we are, or does not believe it, and ends the connection: it
+    /// takes nothing from us.
     fn refused(&mut self, code: Code, now: Moment) {
         let why = code.explain(self.options.takes_auth);
         match self.phase {
             Phase::Releasing { held, .. } => {
-                let doubt = (held && self.believed != Deadlines::NEVER).then(|| self.free_when_expired(&why));
+                let doubt = (held && self.believed != Deadlines::NEVER)
+                    .then(|| self.free_when_expired(&why));
                 self.released(doubt, now);
             }
-            _ => self.fail(Failure::Refused { what: "authenticate".into(), why }, now),
+            _ => self.fail(
+                Failure::Refused {
+                    what: "authenticate".into(),
+                    why,
+                },
+                now,
+            ),
         }
     }
 
     fn up(&mut self, resumed: bool, now: Moment) {
         self.disowned = None;
-        let (server, id, timeout) = (self.session.server(), self.session.id().unwrap_or(0), self.session.lease().timeout());
-        // These bound the way to the first session; who waits rides out an outage for as long as it waits.
+        let (server, id, timeout) = (
+            self.session.server(),
+            self.session.id().unwrap_or(0),
+            self.session.lease().timeout(),
+        );
+        // These bound the way to the first session; who waits rides out an outage for as long as it
+        // waits.
         self.options.rounds = None;
-        self.options.connect_by = self.options.connect_by.max(self.options.patience.unwrap_or_default());
+        self.options.connect_by = self
+            .options
+            .connect_by
+            .max(self.options.patience.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
-        self.note(format!("connected to {server}: session 0x{id:x} {word}, timeout {:.1} s", timeout.as_secs_f64()));
+        self.note(format!(
+            "connected to {server}: session 0x{id:x} {word}, timeout {:.1} s",
+            timeout.as_secs_f64()
+        ));
         self.session.count_rounds(false);
-        if timeout < deadlines::SHORTEST && matches!(self.phase, Phase::Contending | Phase::Proving(_)) {
-            let granted = format!("the server grants a session timeout of {:.1} s, too short to keep a lock safely", timeout.as_secs_f64());
+        if timeout < deadlines::SHORTEST
+            && matches!(self.phase, Phase::Contending | Phase::Proving(_))
+        {
+            let granted = format!(
+                "the server grants a session timeout of {:.1} s, too short to keep a lock safely",
+                timeout.as_secs_f64()
+            );
             return self.fail(
                 Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
                 now,
@@ -397,32 +476,44 @@ impl<R: Recipe> SessionLock<R> {
         }
         match self.phase {
             Phase::Contending => self.with_recipe(now, Recipe::up),
-            Phase::Held { .. } => self.proved(now), // with a shorter timeout, if that is what is granted now, however short
+            Phase::Held { .. } => self.proved(now), /* with a shorter timeout, if that is what
+            * is granted now, however short */
             _ => {}
         }
     }
 
     fn answered(&mut self, request: &Request, result: Result<Answer, Code>, now: Moment) {
         if let (Request::Acl { path }, Ok(Answer::Acl(acl))) = (request, &result) {
-            return self.outputs.extend(acl::warning(path, acl).map(Output::Warn));
+            return self
+                .outputs
+                .extend(acl::warning(path, acl).map(Output::Warn));
         }
         let claim = match &self.phase {
             Phase::Contending => {
-                let verdict = self.with_recipe(now, |recipe, desk| recipe.answered(request, result, desk));
+                let verdict =
+                    self.with_recipe(now, |recipe, desk| recipe.answered(request, result, desk));
                 return self.judge(verdict, now);
             }
             Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } => claim,
-            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => return,
+            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => {
+                return;
+            }
         };
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
             (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
             (Request::Delete { path }, result) => {
-                let warning = self.with_recipe(now, |recipe, desk| recipe.put_away(path, result.map(drop), desk));
+                let warning = self.with_recipe(now, |recipe, desk| {
+                    recipe.put_away(path, result.map(drop), desk)
+                });
                 self.outputs.extend(warning.map(Output::Warn));
             }
-            (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => self.seen(stat.ephemeral_owner, now),
-            (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == claim.path => {
+            (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => {
+                self.seen(stat.ephemeral_owner, now)
+            }
+            (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE))
+                if *path == claim.path =>
+            {
                 self.lose(DELETED.into(), now, now);
             }
             _ => {} // no proof; without one the lease runs out
@@ -439,9 +530,13 @@ impl<R: Recipe> SessionLock<R> {
 
     /// The node is ours.
     fn claim(&mut self, claim: Claim, now: Moment) {
-        let check = Request::Check { path: claim.path.clone() };
+        let check = Request::Check {
+            path: claim.path.clone(),
+        };
         self.session.hold(match self.options.cluster.heartbeat {
-            Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync { path: claim.path.clone() }, // tests/ensemble.rs must see it overlap
+            Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync {
+                path: claim.path.clone(),
+            }, // tests/ensemble.rs must see it overlap
             Heartbeat::Write => check.clone(),
             Heartbeat::Ping => Request::Ping,
         });
@@ -452,7 +547,8 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// Tells how long the lock may be believed in, if that is news; and that it is ours, if it was not said and leaves time to begin.
+    /// Tells how long the lock may be believed in, if that is news; and that it is ours, if it was
+    /// not said and leaves time to begin.
     fn proved(&mut self, now: Moment) {
         if let Phase::Kept { .. } = self.phase {
             return; // the command is to die, and nothing gives it more time
@@ -465,27 +561,49 @@ impl<R: Recipe> SessionLock<R> {
         if let Phase::Proving(claim) = &self.phase
             && now < deadlines.term
         {
-            let proof = Proof { lock: claim.path.clone(), token: Some(claim.token), session: self.session.id() };
+            let proof = Proof {
+                lock: claim.path.clone(),
+                token: Some(claim.token),
+                session: self.session.id(),
+            };
             self.outputs.push_back(Output::Acquired(proof));
             let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
-                self.session.ask(Request::Acl { path: parent.into() }, now);
+                self.session.ask(
+                    Request::Acl {
+                        path: parent.into(),
+                    },
+                    now,
+                );
             }
-            self.phase = Phase::Held { claim: claim.clone(), suspended: false };
+            self.phase = Phase::Held {
+                claim: claim.clone(),
+                suspended: false,
+            };
         }
     }
 
     /// The node is there, and belongs to this session.
     fn seen(&mut self, owner: i64, now: Moment) {
         if self.session.id() != Some(owner) {
-            return self.lose(format!("the node belongs to session 0x{owner:x} now"), now, now);
+            return self.lose(
+                format!("the node belongs to session 0x{owner:x} now"),
+                now,
+                now,
+            );
         }
         match &mut self.phase {
-            Phase::Held { suspended: suspended @ true, .. } => {
+            Phase::Held {
+                suspended: suspended @ true,
+                ..
+            } => {
                 *suspended = false;
                 self.outputs.push_back(Output::Resumed);
             }
-            Phase::Kept { claim, proved: proved @ false } => {
+            Phase::Kept {
+                claim,
+                proved: proved @ false,
+            } => {
                 *proved = true;
                 let path = claim.path.clone();
                 self.note(format!("{path} still belongs to this session, which is kept until the command has exited"));
@@ -496,11 +614,23 @@ impl<R: Recipe> SessionLock<R> {
 
     fn changed(&mut self, change: Change, path: &str, now: Moment) {
         match &self.phase {
-            Phase::Contending => self.with_recipe(now, |recipe, desk| recipe.changed(change, path, desk)),
-            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } if claim.path == path => match change {
-                Change::Deleted => self.lose(DELETED.into(), now, now),
-                Change::Changed | Change::Created => self.session.ask(Request::Data { path: path.into(), watch: true }, now), // the watch is used up
-            },
+            Phase::Contending => {
+                self.with_recipe(now, |recipe, desk| recipe.changed(change, path, desk))
+            }
+            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. }
+                if claim.path == path =>
+            {
+                match change {
+                    Change::Deleted => self.lose(DELETED.into(), now, now),
+                    Change::Changed | Change::Created => self.session.ask(
+                        Request::Data {
+                            path: path.into(),
+                            watch: true,
+                        },
+                        now,
+                    ), // the watch is used up
+                }
+            }
             _ => {}
         }
     }
@@ -510,7 +640,10 @@ impl<R: Recipe> SessionLock<R> {
         self.note(told.clone());
         match &mut self.phase {
             Phase::Contending => self.recipe.down(self.session.id().is_some()),
-            Phase::Held { suspended: suspended @ false, .. } => {
+            Phase::Held {
+                suspended: suspended @ false,
+                ..
+            } => {
                 *suspended = true;
                 self.outputs.push_back(Output::Suspended(told));
             }
@@ -519,7 +652,12 @@ impl<R: Recipe> SessionLock<R> {
             _ => {}
         }
         if let Fault::LongList { .. } = fault {
-            self.fail(Failure::Unfit(format!("{fault}: use another lock, or let fewer processes wait for this one")), now);
+            self.fail(
+                Failure::Unfit(format!(
+                    "{fault}: use another lock, or let fewer processes wait for this one"
+                )),
+                now,
+            );
         }
     }
 
@@ -536,14 +674,20 @@ impl<R: Recipe> SessionLock<R> {
             }
             Phase::Releasing { .. } => self.released(None, now),
             Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
-            Phase::Contending | Phase::Proving(_) => self.begin_again(disowned.as_deref().unwrap_or(EXPIRED), now),
+            Phase::Contending | Phase::Proving(_) => {
+                self.begin_again(disowned.as_deref().unwrap_or(EXPIRED), now)
+            }
         }
     }
 
-    /// A server made another session instead of resuming this one, which cannot be resumed any more. The lock's node stays until this session has
-    /// expired by itself: a holder has what is left of its lease, and nothing can prove more.
+    /// A server made another session instead of resuming this one, which cannot be resumed any
+    /// more. The lock's node stays until this session has expired by itself: a holder has what
+    /// is left of its lease, and nothing can prove more.
     fn replaced(&mut self, by: i64, now: Moment) {
-        let why = format!("{} made session 0x{by:x} instead of resuming the session", self.session.server());
+        let why = format!(
+            "{} made session 0x{by:x} instead of resuming the session",
+            self.session.server()
+        );
         self.note(why.clone());
         match self.phase {
             Phase::Held { .. } if self.is_said() => {
@@ -576,27 +720,40 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn contend_again(&mut self, now: Moment) {
-        self.outputs.retain(|output| !matches!(output, Output::Acquired(_)));
+        self.outputs
+            .retain(|output| !matches!(output, Output::Acquired(_)));
         self.phase = Phase::Contending;
         self.with_recipe(now, Recipe::restart);
     }
 
     /// Whether the lock was said to be acquired, and not only about to be.
     fn is_said(&self) -> bool {
-        !self.outputs.iter().any(|output| matches!(output, Output::Acquired(_)))
+        !self
+            .outputs
+            .iter()
+            .any(|output| matches!(output, Output::Acquired(_)))
     }
 
     /// Why the lock may not be free although it was released.
     fn free_when_expired(&self, why: &str) -> String {
-        format!("{why}: the lock is free when the session has expired, within {:.1} s", self.session.lease().timeout().as_secs_f64())
+        format!(
+            "{why}: the lock is free when the session has expired, within {:.1} s",
+            self.session.lease().timeout().as_secs_f64()
+        )
     }
 
-    /// There will be no lock. What is held is held all the same, and what is over is over: there it is a line in the log.
+    /// There will be no lock. What is held is held all the same, and what is over is over: there it
+    /// is a line in the log.
     fn fail(&mut self, failure: Failure, now: Moment) {
         let held = match self.phase {
             Phase::Contending => self.may_have_made(now),
             Phase::Proving(_) => true,
-            Phase::Held { .. } | Phase::Cut { .. } | Phase::Kept { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => {
+            Phase::Held { .. }
+            | Phase::Cut { .. }
+            | Phase::Kept { .. }
+            | Phase::Settled { .. }
+            | Phase::Releasing { .. }
+            | Phase::Over => {
                 return self.note(failure.to_string());
             }
         };
@@ -610,11 +767,20 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The lock is lost, and another host can have it. If it was never said to be acquired, it is contended for again.
+    /// The lock is lost, and another host can have it. If it was never said to be acquired, it is
+    /// contended for again.
     fn lose(&mut self, why: String, dead_by: Moment, now: Moment) {
         let said = match self.phase {
-            Phase::Held { .. } if self.is_said() => Output::Lost { why, dead_by, gone: true },
-            Phase::Cut { .. } => Output::Lost { why, dead_by, gone: true },
+            Phase::Held { .. } if self.is_said() => Output::Lost {
+                why,
+                dead_by,
+                gone: true,
+            },
+            Phase::Cut { .. } => Output::Lost {
+                why,
+                dead_by,
+                gone: true,
+            },
             Phase::Kept { .. } => Output::Gone(why),
             Phase::Held { .. } | Phase::Proving(_) => return self.contend_again(now),
             _ => return,
@@ -627,8 +793,15 @@ impl<R: Recipe> SessionLock<R> {
     fn run_out(&mut self, why: String, now: Moment) {
         match &self.phase {
             Phase::Held { claim, .. } if self.is_said() => {
-                self.phase = Phase::Kept { claim: claim.clone(), proved: false };
-                self.outputs.push_back(Output::Lost { why, dead_by: self.believed.kill, gone: false });
+                self.phase = Phase::Kept {
+                    claim: claim.clone(),
+                    proved: false,
+                };
+                self.outputs.push_back(Output::Lost {
+                    why,
+                    dead_by: self.believed.kill,
+                    gone: false,
+                });
             }
             _ => self.lose(why, self.believed.kill, now),
         }
@@ -641,16 +814,24 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Contending => (self.may_have_made(now), IDLE_RELEASE),
             Phase::Settled { held } => (held, IDLE_RELEASE),
             Phase::Kept { proved: false, .. } => (false, IDLE_RELEASE),
-            Phase::Kept { proved: true, .. } | Phase::Proving(_) | Phase::Held { .. } => (true, timeout),
+            Phase::Kept { proved: true, .. } | Phase::Proving(_) | Phase::Held { .. } => {
+                (true, timeout)
+            }
             Phase::Cut { ref why } => {
                 let doubt = self.free_when_expired(why);
-                self.phase = Phase::Releasing { by: now, held: true };
+                self.phase = Phase::Releasing {
+                    by: now,
+                    held: true,
+                };
                 return self.released(Some(doubt), now);
             }
         };
         let known = self.session.id().is_some();
         let held = held && known;
-        self.phase = Phase::Releasing { by: now + bound, held };
+        self.phase = Phase::Releasing {
+            by: now + bound,
+            held,
+        };
         if known && self.session.takes_requests() {
             self.leave(now);
         } else if !held {
@@ -670,17 +851,27 @@ impl<R: Recipe> SessionLock<R> {
     fn look_at_the_clock(&mut self, now: Moment) {
         match self.phase {
             Phase::Held { .. } if now >= self.believed.term => {
-                let (blind, silence) = (now.since(self.looked), now.since(self.session.lease().proof()));
+                let (blind, silence) = (
+                    now.since(self.looked),
+                    now.since(self.session.lease().proof()),
+                );
                 let why = if blind > self.session.lease().timeout() / 5 {
                     format!("this process was stopped for {:.1} s", blind.as_secs_f64())
                 } else {
-                    format!("no answer from {} for {:.1} s", self.session.servers(), silence.as_secs_f64())
+                    format!(
+                        "no answer from {} for {:.1} s",
+                        self.session.servers(),
+                        silence.as_secs_f64()
+                    )
                 };
                 self.run_out(why, now);
             }
-            Phase::Cut { ref why } if now >= self.believed.term => self.lose(why.clone(), self.believed.kill, now),
+            Phase::Cut { ref why } if now >= self.believed.term => {
+                self.lose(why.clone(), self.believed.kill, now)
+            }
             Phase::Releasing { by, held } if now >= by => {
-                let doubt = self.free_when_expired(&format!("no answer from {}", self.session.servers()));
+                let doubt =
+                    self.free_when_expired(&format!("no answer from {}", self.session.servers()));
                 self.released(held.then_some(doubt), now);
             }
             Phase::Contending | Phase::Proving(_) => self.look_at_our_patience(now),
@@ -691,7 +882,10 @@ impl<R: Recipe> SessionLock<R> {
 
     /// Whether there is reason to wait for the lock any longer.
     fn look_at_our_patience(&mut self, now: Moment) {
-        if let (Phase::Contending, Some((_, holder))) = (&self.phase, self.recipe.limit().filter(|(limit, _)| now >= *limit)) {
+        if let (Phase::Contending, Some((_, holder))) = (
+            &self.phase,
+            self.recipe.limit().filter(|(limit, _)| now >= *limit),
+        ) {
             let held = self.may_have_made(now);
             return self.busy(holder, held);
         }
@@ -700,15 +894,26 @@ impl<R: Recipe> SessionLock<R> {
         let reached = answering || self.session.is_up() && self.recipe.limit().is_some();
         match self.recipe.stage(now) {
             Stage::Waiting { holder, made }
-                if answering && self.phase == Phase::Contending && self.options.patience.is_none_or(|patience| now >= patience) =>
+                if answering
+                    && self.phase == Phase::Contending
+                    && self.options.patience.is_none_or(|patience| now >= patience) =>
             {
                 self.busy(holder, made);
             }
             _ if !reached
                 && (now >= self.options.connect_by
-                    || self.session.rounds_in_vain().zip(self.options.rounds).is_some_and(|(done, most)| done >= most)) =>
+                    || self
+                        .session
+                        .rounds_in_vain()
+                        .zip(self.options.rounds)
+                        .is_some_and(|(done, most)| done >= most)) =>
             {
-                let tried = [self.session.faults(now)].iter().chain(&self.options.unresolved).cloned().collect::<Vec<_>>().join("; ");
+                let tried = [self.session.faults(now)]
+                    .iter()
+                    .chain(&self.options.unresolved)
+                    .cloned()
+                    .collect::<Vec<_>>()
+                    .join("; ");
                 self.fail(unreachable(&tried), now);
             }
             _ => {}
@@ -723,13 +928,17 @@ impl<R: Recipe> SessionLock<R> {
 
     /// When the clock alone brings about something next.
     fn deadline(&self, now: Moment) -> Moment {
-        // A limit that is past and has not fired waits for the session's own next move, a heartbeat at the latest.
+        // A limit that is past and has not fired waits for the session's own next move, a heartbeat
+        // at the latest.
         let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
         match self.phase {
             Phase::Held { .. } | Phase::Cut { .. } => self.believed.term,
             Phase::Releasing { by, .. } => by,
             Phase::Contending | Phase::Proving(_) => {
-                let own = self.recipe.limit().map_or(Moment::NEVER, |(limit, _)| limit);
+                let own = self
+                    .recipe
+                    .limit()
+                    .map_or(Moment::NEVER, |(limit, _)| limit);
                 own.min(ahead(self.recipe.wake()))
                     .min(ahead(self.options.connect_by))
                     .min(ahead(self.options.patience.unwrap_or(Moment::NEVER)))
@@ -761,7 +970,14 @@ mod tests {
         Options {
             servers: vec!["h1:2181".into()],
             unresolved: vec![],
-            cluster: Cluster { hosts: vec![], chroot: String::new(), timeout: TIMEOUT, auth: None, acl, heartbeat },
+            cluster: Cluster {
+                hosts: vec![],
+                chroot: String::new(),
+                timeout: TIMEOUT,
+                auth: None,
+                acl,
+                heartbeat,
+            },
             patience: (!wait.is_zero()).then(|| at(0) + wait),
             connect_by: at(0) + wait.max(TIMEOUT),
             kill_after: Duration::from_secs(5),
@@ -774,7 +990,13 @@ mod tests {
 
     fn client(wait: Duration) -> Client<SessionLock<Node>> {
         let content = format!("here{:08}-89ab-cdef-0123-456789abcdef", wait.as_secs());
-        Client::new(Node::lock(options(wait), "app", vec!["lock".into()], content, at(0)))
+        Client::new(Node::lock(
+            options(wait),
+            "app",
+            vec!["lock".into()],
+            content,
+            at(0),
+        ))
     }
 
     /// Lets all that is due from one moment to another happen.
@@ -783,7 +1005,10 @@ mod tests {
         while now < to {
             fake.expire(now);
             client.talk(fake, now);
-            now = client.wait().min(now + Duration::from_millis(100)).max(now + Duration::from_millis(1));
+            now = client
+                .wait()
+                .min(now + Duration::from_millis(100))
+                .max(now + Duration::from_millis(1));
         }
     }
 
@@ -791,7 +1016,14 @@ mod tests {
     fn holder() -> (Fake, Client<SessionLock<Node>>) {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         play(&mut client, &mut fake, at(0), at(4000));
-        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", client.said);
+        assert!(
+            client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Acquired(_))),
+            "{:?}",
+            client.said
+        );
         client.said.clear();
         (fake, client)
     }
@@ -802,21 +1034,43 @@ mod tests {
         fake.down = true;
         client.cut(&mut fake, at(4000));
         play(&mut client, &mut fake, at(4000), at(12_000));
-        assert!(client.said.iter().any(|output| matches!(output, Output::Lost { gone: false, .. })), "{:?}", client.said);
+        assert!(
+            client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Lost { gone: false, .. })),
+            "{:?}",
+            client.said
+        );
         (fake, client)
     }
 
     fn gone(client: &Client<SessionLock<Node>>) -> Option<&str> {
-        client.said.iter().find_map(|output| if let Output::Gone(why) = output { Some(why.as_str()) } else { None })
+        client.said.iter().find_map(|output| {
+            if let Output::Gone(why) = output {
+                Some(why.as_str())
+            } else {
+                None
+            }
+        })
     }
 
     fn lost(client: &Client<SessionLock<Node>>) -> Option<(Moment, bool)> {
-        client.said.iter().find_map(|output| if let Output::Lost { dead_by, gone, .. } = output { Some((*dead_by, *gone)) } else { None })
+        client.said.iter().find_map(|output| {
+            if let Output::Lost { dead_by, gone, .. } = output {
+                Some((*dead_by, *gone))
+            } else {
+                None
+            }
+        })
     }
 
     /// What a look-up finds.
     fn found(name: &str) -> Input<'static> {
-        Input::Found(Found { endpoints: vec![name.into()], unresolved: vec![] })
+        Input::Found(Found {
+            endpoints: vec![name.into()],
+            unresolved: vec![],
+        })
     }
 
     #[test]
@@ -832,7 +1086,11 @@ mod tests {
         client.talk(&mut fake, at(7003));
         assert!(client.said.contains(&Output::Resumed), "{:?}", client.said);
         play(&mut client, &mut fake, at(7003), at(60_000));
-        assert_eq!((lost(&client), client.lookups), (None, vec![]), "none is needed while a server has the session");
+        assert_eq!(
+            (lost(&client), client.lookups),
+            (None, vec![]),
+            "none is needed while a server has the session"
+        );
     }
 
     #[test]
@@ -855,10 +1113,22 @@ mod tests {
         fake.down = true;
         play(&mut client, &mut fake, at(0), at(1100));
         let unresolved = vec!["h2:2181: its name has no address".into()];
-        client.lock.handle(Input::Found(Found { endpoints: vec!["h1:2181".into()], unresolved }), at(1100));
+        client.lock.handle(
+            Input::Found(Found {
+                endpoints: vec!["h1:2181".into()],
+                unresolved,
+            }),
+            at(1100),
+        );
         play(&mut client, &mut fake, at(1100), at(20_000));
         let why = "ZooKeeper: h1:2181: connection refused; h2:2181: its name has no address";
-        assert!(client.said.contains(&Output::Failed(Failure::Unreachable(why.into()))), "{:?}", client.said);
+        assert!(
+            client
+                .said
+                .contains(&Output::Failed(Failure::Unreachable(why.into()))),
+            "{:?}",
+            client.said
+        );
     }
 
     #[test]
@@ -869,7 +1139,11 @@ mod tests {
         play(&mut client, &mut fake, at(12_000), at(200_000));
         assert!(fake.nodes.contains_key(LOCK));
         let silent = |output: &Output| matches!(output, Output::Note(_));
-        assert!(client.said.iter().all(silent), "neither acquired nor believed nor gone: {:?}", client.said);
+        assert!(
+            client.said.iter().all(silent),
+            "neither acquired nor believed nor gone: {:?}",
+            client.said
+        );
         client.release(&mut fake, at(200_000));
         assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
         assert!(!fake.nodes.contains_key(LOCK));
@@ -881,9 +1155,16 @@ mod tests {
         client.said.clear();
         play(&mut client, &mut fake, at(12_000), at(600_000));
         assert_eq!(gone(&client), None);
-        assert!(client.wait() <= at(600_000) + Duration::from_millis(500), "it goes on trying");
+        assert!(
+            client.wait() <= at(600_000) + Duration::from_millis(500),
+            "it goes on trying"
+        );
         client.release(&mut fake, at(600_000));
-        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }), "a command that is dead is not waited for");
+        assert_eq!(
+            client.said.last(),
+            Some(&Output::Released { doubt: None }),
+            "a command that is dead is not waited for"
+        );
     }
 
     #[test]
@@ -892,7 +1173,10 @@ mod tests {
         let ways: [(Happens, &str); 3] = [
             (|fake| fake.end(fake.nodes[LOCK].owner), EXPIRED),
             (|fake| fake.delete(LOCK), DELETED),
-            (|fake| fake.put(LOCK, b"", 77), "the node belongs to session 0x4d now"),
+            (
+                |fake| fake.put(LOCK, b"", 77),
+                "the node belongs to session 0x4d now",
+            ),
         ];
         for (happens, why) in ways {
             let (mut fake, mut client) = loser();
@@ -916,7 +1200,11 @@ mod tests {
     fn a_lock_lost_because_the_process_was_stopped_is_kept_too() {
         let (mut fake, mut client) = holder();
         client.talk(&mut fake, at(11_000));
-        assert!(matches!(lost(&client), Some((_, false))), "{:?}", client.said);
+        assert!(
+            matches!(lost(&client), Some((_, false))),
+            "{:?}",
+            client.said
+        );
         play(&mut client, &mut fake, at(11_000), at(60_000));
         assert_eq!((gone(&client), fake.nodes.contains_key(LOCK)), (None, true));
     }
@@ -931,7 +1219,9 @@ mod tests {
             fake.down = true;
             client.cut(&mut fake, at(4061));
             play(&mut client, &mut fake, at(4061), at(4060 + granted));
-            let Some((dead_by, false)) = lost(&client) else { panic!("{granted}: {:?}", client.said) };
+            let Some((dead_by, false)) = lost(&client) else {
+                panic!("{granted}: {:?}", client.said)
+            };
             assert!(dead_by < at(4060 + granted), "{granted}: {dead_by:?}");
         }
     }
@@ -953,24 +1243,44 @@ mod tests {
         client.cut(&mut fake, at(4000));
         play(&mut client, &mut fake, at(4000), believed.term);
         assert_eq!(lost(&client), None, "{:?}", client.said);
-        assert!(client.said.iter().any(|output| matches!(output, Output::Suspended(why) if why.contains("instead of resuming"))));
+        assert!(client.said.iter().any(
+            |output| matches!(output, Output::Suspended(why) if why.contains("instead of resuming"))
+        ));
         assert_eq!(fake.living(), 1, "the new session was closed");
         play(&mut client, &mut fake, believed.term, at(14_000));
-        assert_eq!(lost(&client), Some((believed.kill, true)), "{:?}", client.said);
-        assert!(!client.said.iter().any(|output| matches!(output, Output::Believe(_) | Output::Resumed)), "{:?}", client.said);
+        assert_eq!(
+            lost(&client),
+            Some((believed.kill, true)),
+            "{:?}",
+            client.said
+        );
+        assert!(
+            !client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Believe(_) | Output::Resumed)),
+            "{:?}",
+            client.said
+        );
         client.release(&mut fake, at(14_000));
         assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
     }
 
     #[test]
-    fn a_command_that_ends_after_its_session_was_replaced_leaves_a_lock_that_is_free_when_that_has_expired() {
+    fn a_command_that_ends_after_its_session_was_replaced_leaves_a_lock_that_is_free_when_that_has_expired()
+     {
         let (mut fake, mut client) = holder();
         fake.replaces = true;
         client.cut(&mut fake, at(4000));
         client.talk(&mut fake, at(4000));
         client.release(&mut fake, at(4500));
-        let Some(Output::Released { doubt: Some(doubt) }) = client.said.last() else { panic!("{:?}", client.said) };
-        assert!(doubt.contains("free when the session has expired, within 10.0 s"), "{doubt}");
+        let Some(Output::Released { doubt: Some(doubt) }) = client.said.last() else {
+            panic!("{:?}", client.said)
+        };
+        assert!(
+            doubt.contains("free when the session has expired, within 10.0 s"),
+            "{doubt}"
+        );
         assert!(fake.nodes.contains_key(LOCK));
     }
 
@@ -981,7 +1291,14 @@ mod tests {
         client.cut(&mut fake, at(4000));
         client.release(&mut fake, at(4000));
         play(&mut client, &mut fake, at(4000), at(4100));
-        assert!(matches!(client.said.last(), Some(Output::Released { doubt: Some(_) })), "{:?}", client.said);
+        assert!(
+            matches!(
+                client.said.last(),
+                Some(Output::Released { doubt: Some(_) })
+            ),
+            "{:?}",
+            client.said
+        );
         assert_eq!((fake.nodes.contains_key(LOCK), fake.living()), (true, 1));
     }
 
@@ -990,7 +1307,11 @@ mod tests {
         let (mut fake, mut client) = loser();
         (fake.down, fake.replaces) = (false, true);
         play(&mut client, &mut fake, at(12_000), at(13_000));
-        assert!(gone(&client).is_some_and(|why| why.contains("instead of resuming")), "{:?}", client.said);
+        assert!(
+            gone(&client).is_some_and(|why| why.contains("instead of resuming")),
+            "{:?}",
+            client.said
+        );
     }
 
     #[test]
@@ -1004,7 +1325,14 @@ mod tests {
         assert_eq!(fake.living(), 1, "its own");
         fake.delete(LOCK);
         play(&mut waiter, &mut fake, at(15_000), at(16_000));
-        assert!(waiter.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", waiter.said);
+        assert!(
+            waiter
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Acquired(_))),
+            "{:?}",
+            waiter.said
+        );
     }
 
     #[test]
@@ -1014,8 +1342,17 @@ mod tests {
             client.replies_left = Some(replies);
             fake.replaces = true;
             play(&mut client, &mut fake, at(0), at(30_000));
-            let acquired = client.said.iter().filter(|output| matches!(output, Output::Acquired(_))).count();
-            assert_eq!((acquired, fake.nodes[LOCK].data.starts_with(b"here")), (1, true), "{replies}: {:?}", client.said);
+            let acquired = client
+                .said
+                .iter()
+                .filter(|output| matches!(output, Output::Acquired(_)))
+                .count();
+            assert_eq!(
+                (acquired, fake.nodes[LOCK].data.starts_with(b"here")),
+                (1, true),
+                "{replies}: {:?}",
+                client.said
+            );
         }
     }
 
@@ -1041,15 +1378,30 @@ mod tests {
         for reason in ["older backup", "wiped", "too many connections"] {
             assert!(why.contains(reason), "{why}");
         }
-        assert!(waiter.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", waiter.said);
+        assert!(
+            waiter
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Acquired(_))),
+            "{:?}",
+            waiter.said
+        );
     }
 
     #[test]
     fn what_may_not_begin_again_says_why_it_would_have_to() {
         let mut options = options(TIMEOUT * 10);
         options.restarts = Some(0);
-        let (mut fake, mut waiter) =
-            (Fake::with_parent("/app"), Client::new(Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0))));
+        let (mut fake, mut waiter) = (
+            Fake::with_parent("/app"),
+            Client::new(Node::lock(
+                options,
+                "app",
+                vec!["lock".into()],
+                "x".into(),
+                at(0),
+            )),
+        );
         fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
         play(&mut waiter, &mut fake, at(0), at(2000));
         fake.wipe();
@@ -1074,15 +1426,29 @@ mod tests {
         }
         fake.down = false;
         waiter.talk(&mut fake, now);
-        assert_eq!((disowned(&waiter), fake.living()), (None, sessions), "{:?}", waiter.said);
+        assert_eq!(
+            (disowned(&waiter), fake.living()),
+            (None, sessions),
+            "{:?}",
+            waiter.said
+        );
     }
 
     #[test]
     fn a_server_that_demands_auth_is_refusal_at_once() {
-        for (takes_auth, advice) in [(true, "add \"auth\" to the config"), (false, "this program cannot authenticate")] {
+        for (takes_auth, advice) in [
+            (true, "add \"auth\" to the config"),
+            (false, "this program cannot authenticate"),
+        ] {
             for wait in [Duration::ZERO, TIMEOUT * 10] {
-                let options = Options { takes_auth, ..options(wait) };
-                let (mut fake, node) = (Fake::with_parent("/app"), Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0)));
+                let options = Options {
+                    takes_auth,
+                    ..options(wait)
+                };
+                let (mut fake, node) = (
+                    Fake::with_parent("/app"),
+                    Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0)),
+                );
                 let mut client = Client::new(node);
                 fake.demands_auth = true;
                 client.talk(&mut fake, at(0));
@@ -1101,9 +1467,20 @@ mod tests {
         fake.refuses = true;
         play(&mut client, &mut fake, at(0), at(3000));
         let refused = |output: &Output| matches!(output, Output::Note(why) if why.contains("refuses all sessions"));
-        assert!(client.said.iter().filter(|output| refused(output)).count() > 1, "{:?}", client.said);
+        assert!(
+            client.said.iter().filter(|output| refused(output)).count() > 1,
+            "{:?}",
+            client.said
+        );
         fake.refuses = false;
         play(&mut client, &mut fake, at(3000), at(4000));
-        assert!(client.said.iter().any(|output| matches!(output, Output::Acquired(_))), "{:?}", client.said);
+        assert!(
+            client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Acquired(_))),
+            "{:?}",
+            client.said
+        );
     }
 }

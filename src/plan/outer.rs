@@ -1,13 +1,15 @@
-//! The locks under which a run was started, as its environment tells them: nearest first. A lock that one of them holds is let go only after we have
-//! ended, so to wait for it is to wait for ourselves.
+//! The locks under which a run was started, as its environment tells them: nearest first. A lock
+//! that one of them holds is let go only after we have ended, so to wait for it is to wait for
+//! ourselves.
 
 use std::fmt::Write;
 
-/// Names the locks further out than the one that the other variables describe: `SESSION,TOKEN,LOCK` each, nearest first, a space between two. What a
-/// lock does not have is empty there.
+/// Names the locks further out than the one that the other variables describe: `SESSION,TOKEN,LOCK`
+/// each, nearest first, a space between two. What a lock does not have is empty there.
 pub const VARIABLE: &str = "ZK_FLOCK_OUTER";
 
-/// Most outer locks that are passed on: no user nests that deep on purpose, and a run that starts itself must not fill its environment.
+/// Most outer locks that are passed on: no user nests that deep on purpose, and a run that starts
+/// itself must not fill its environment.
 const MOST: usize = 64;
 
 /// A lock that is held around us.
@@ -23,33 +25,65 @@ pub struct Outer {
 
 impl Outer {
     /// The nearest, as the command of a run finds it in these variables. `None` if there is none.
-    pub fn nearest(lock: Option<&str>, token: Option<&str>, session: Option<&str>) -> Option<Outer> {
-        Some(Outer { lock: lock?.into(), token: token.and_then(|token| token.parse().ok()), session: session.and_then(parse_session) })
+    pub fn nearest(
+        lock: Option<&str>,
+        token: Option<&str>,
+        session: Option<&str>,
+    ) -> Option<Outer> {
+        Some(Outer {
+            lock: lock?.into(),
+            token: token.and_then(|token| token.parse().ok()),
+            session: session.and_then(parse_session),
+        })
     }
 
     fn parse(entry: &str) -> Option<Outer> {
         let mut fields = entry.splitn(3, ',');
         let (session, token, lock) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Outer { lock: unescape(lock)?, token: token.parse().ok(), session: parse_session(session) })
+        Some(Outer {
+            lock: unescape(lock)?,
+            token: token.parse().ok(),
+            session: parse_session(session),
+        })
     }
 }
 
 /// What the variable lists. What is no entry is passed over.
 pub fn parse(list: &str) -> Vec<Outer> {
-    list.split(' ').filter_map(Outer::parse).take(MOST).collect()
+    list.split(' ')
+        .filter_map(Outer::parse)
+        .take(MOST)
+        .collect()
 }
 
 /// The variable for a command that is run under one lock more; `None` if there is no other.
 pub fn list(outer: &[Outer]) -> Option<String> {
-    let entry = |Outer { lock, token, session }: &Outer| {
+    let entry = |Outer {
+                     lock,
+                     token,
+                     session,
+                 }: &Outer| {
         let session = session.map_or_else(String::new, |session| format!("0x{session:x}"));
-        format!("{session},{},{}", token.map_or_else(String::new, |token| token.to_string()), escape(lock))
+        format!(
+            "{session},{},{}",
+            token.map_or_else(String::new, |token| token.to_string()),
+            escape(lock)
+        )
     };
-    (!outer.is_empty()).then(|| outer.iter().take(MOST).map(entry).collect::<Vec<_>>().join(" "))
+    (!outer.is_empty()).then(|| {
+        outer
+            .iter()
+            .take(MOST)
+            .map(entry)
+            .collect::<Vec<_>>()
+            .join(" ")
+    })
 }
 
 fn parse_session(text: &str) -> Option<i64> {
-    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok().map(u64::cast_signed)
+    u64::from_str_radix(text.strip_prefix("0x")?, 16)
+        .ok()
+        .map(u64::cast_signed)
 }
 
 /// With `%XX` for what would end an entry, or a line of a script that prints it.
@@ -81,14 +115,21 @@ mod tests {
 
     #[test]
     fn what_is_listed_is_found_again() {
-        let outer = |lock: &str, token, session| Outer { lock: lock.into(), token, session };
+        let outer = |lock: &str, token, session| Outer {
+            lock: lock.into(),
+            token,
+            session,
+        };
         let all = vec![
             outer("/ops/report", Some(33), Some(0x1000_0000_0000_0001)),
             outer("/run/a b,c%\n/é", Some(5), None),
             outer("http://h/pool", None, Some(i64::MIN)),
         ];
         let text = list(&all).unwrap();
-        assert!(text.starts_with("0x1000000000000001,33,/ops/report ,5,/run/a%20b,c%25%0A/é "), "{text}");
+        assert!(
+            text.starts_with("0x1000000000000001,33,/ops/report ,5,/run/a%20b,c%25%0A/é "),
+            "{text}"
+        );
         assert_eq!(parse(&text), all);
         assert_eq!(list(&[]), None);
         for nonsense in ["", " ", "x", ",", "%", "1,2,%", "1,2,%zz", "1,2,%é"] {
@@ -100,7 +141,14 @@ mod tests {
     #[test]
     fn the_nearest_is_told_by_its_own_variables() {
         let nearest = |session| Outer::nearest(Some("/a"), Some("7"), session);
-        assert_eq!(nearest(Some("0xff")).unwrap(), Outer { lock: "/a".into(), token: Some(7), session: Some(255) });
+        assert_eq!(
+            nearest(Some("0xff")).unwrap(),
+            Outer {
+                lock: "/a".into(),
+                token: Some(7),
+                session: Some(255)
+            }
+        );
         assert_eq!(nearest(Some("255")).unwrap().session, None);
         assert_eq!(Outer::nearest(None, Some("7"), Some("0x1")), None);
     }

@@ -1,4 +1,5 @@
-//! The plan of a lock server: where it listens, the pools it hands out, and where it keeps who holds them.
+//! The plan of a lock server: where it listens, the pools it hands out, and where it keeps who
+//! holds them.
 
 use super::{ExitCodes, Host};
 use std::fmt;
@@ -6,7 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One run of a server. Pools can change while it runs, by a new plan; the rest is as it was at its start.
+/// One run of a server. Pools can change while it runs, by a new plan; the rest is as it was at its
+/// start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
     /// Leads every line on stderr: `distributexd`.
@@ -44,7 +46,8 @@ impl Server {
 /// A lock that so many hosts may hold at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pool {
-    /// 1 to 240 bytes without control characters. In memcached without blanks as well: with `:lockedby` it is a key there.
+    /// 1 to 240 bytes without control characters. In memcached without blanks as well: with
+    /// `:lockedby` it is a key there.
     pub name: String,
     /// How long a grant lasts; `None`: until it is released.
     pub expire: Option<Duration>,

@@ -1,5 +1,6 @@
-//! What all pools of a server share: its tokens, what it wants done, and the rule that an answer about a holding goes out only when the
-//! state that has this holding is saved. What changes while a state is being saved goes into the next one.
+//! What all pools of a server share: its tokens, what it wants done, and the rule that an answer
+//! about a holding goes out only when the state that has this holding is saved. What changes while
+//! a state is being saved goes into the next one.
 
 use super::waiters::Asked;
 use super::{Answer, Output, Ticket};
@@ -34,7 +35,8 @@ pub(super) struct Stake {
     pub(super) pool: Rc<str>,
     pub(super) token: i64,
     pub(super) asked: Asked,
-    /// What it is to be told of its end. The holding may be renewed before that is saved, but nobody must count on it.
+    /// What it is to be told of its end. The holding may be renewed before that is saved, but
+    /// nobody must count on it.
     pub(super) expires: Moment,
 }
 
@@ -63,10 +65,19 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Gives out tokens above this one. The first state is saved at once, so that a file that cannot be written is known from the start.
+    /// Gives out tokens above this one. The first state is saved at once, so that a file that
+    /// cannot be written is known from the start.
     pub(super) fn new(last_token: i64) -> Desk {
         let (out, ready, promises) = (VecDeque::new(), Promises::new(), Promises::new());
-        Desk { last_token, out, changed: true, ready, promises, under_way: None, trouble: None }
+        Desk {
+            last_token,
+            out,
+            changed: true,
+            ready,
+            promises,
+            under_way: None,
+            trouble: None,
+        }
     }
 
     pub(super) fn last_token(&self) -> i64 {
@@ -109,11 +120,13 @@ impl Desk {
 
     /// Why nothing can, if so.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble.as_ref().map(|trouble| format!("{CANNOT_SAVE}: {}", trouble.why))
+        self.trouble
+            .as_ref()
+            .map(|trouble| format!("{CANNOT_SAVE}: {}", trouble.why))
     }
 
-    /// Keeps an answer until what is so now is saved, if it is not. In trouble it is: nothing is granted or renewed then, so those who hold do
-    /// so in what was saved before.
+    /// Keeps an answer until what is so now is saved, if it is not. In trouble it is: nothing is
+    /// granted or renewed then, so those who hold do so in what was saved before.
     pub(super) fn promise(&mut self, ticket: Ticket, promise: Promise) {
         let list = match &mut self.under_way {
             _ if self.trouble.is_some() => &mut self.ready,
@@ -131,18 +144,34 @@ impl Desk {
 
     /// Nobody waits for this answer any more.
     pub(super) fn withdraw(&mut self, ticket: Ticket) -> Option<Promise> {
-        let mut lists = [Some(&mut self.ready), Some(&mut self.promises), self.under_way.as_mut()].into_iter().flatten();
-        lists.find_map(|list| list.remove(list.iter().position(|(other, _)| *other == ticket)?)).map(|(_, promise)| promise)
+        let mut lists = [
+            Some(&mut self.ready),
+            Some(&mut self.promises),
+            self.under_way.as_mut(),
+        ]
+        .into_iter()
+        .flatten();
+        lists
+            .find_map(|list| list.remove(list.iter().position(|(other, _)| *other == ticket)?))
+            .map(|(_, promise)| promise)
     }
 
     /// Whether to save now.
     pub(super) fn is_due(&self, now: Moment) -> bool {
-        self.changed && self.under_way.is_none() && self.trouble.as_ref().is_none_or(|trouble| trouble.retry <= now)
+        self.changed
+            && self.under_way.is_none()
+            && self
+                .trouble
+                .as_ref()
+                .is_none_or(|trouble| trouble.retry <= now)
     }
 
     /// When to save, if it is not due for time alone.
     pub(super) fn wake(&self) -> Moment {
-        self.trouble.as_ref().filter(|_| self.under_way.is_none()).map_or(Moment::NEVER, |trouble| trouble.retry)
+        self.trouble
+            .as_ref()
+            .filter(|_| self.under_way.is_none())
+            .map_or(Moment::NEVER, |trouble| trouble.retry)
     }
 
     /// Holders are being saved as they are now.
@@ -154,9 +183,16 @@ impl Desk {
     /// They are saved.
     pub(super) fn saved(&mut self, now: Moment) {
         if let Some(Trouble { since, .. }) = self.trouble.take() {
-            self.note(Level::Warning, format!("who holds what is saved again, after {:.1} s", now.since(since).as_secs_f64()));
+            self.note(
+                Level::Warning,
+                format!(
+                    "who holds what is saved again, after {:.1} s",
+                    now.since(since).as_secs_f64()
+                ),
+            );
         }
-        self.ready.append(&mut self.under_way.take().unwrap_or_default());
+        self.ready
+            .append(&mut self.under_way.take().unwrap_or_default());
     }
 
     /// They are not: returns what cannot be told.
@@ -168,7 +204,11 @@ impl Desk {
             );
         }
         let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
-        self.trouble = Some(Trouble { since, retry: now + RETRY, why });
+        self.trouble = Some(Trouble {
+            since,
+            retry: now + RETRY,
+            why,
+        });
         self.changed = true;
         let mut undone = self.under_way.take().unwrap_or_default();
         undone.append(&mut self.promises);

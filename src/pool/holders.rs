@@ -16,12 +16,15 @@ pub(super) struct Holding {
     pub(super) since: Since,
     /// `Moment::NEVER`: it lasts until it is released.
     pub(super) expires: Moment,
-    /// How long it was granted or last renewed for; `None`: until it is released. A pool that is not in the config any more has no other.
+    /// How long it was granted or last renewed for; `None`: until it is released. A pool that is
+    /// not in the config any more has no other.
     pub(super) lease: Option<Duration>,
-    /// The `expires` of the last answer that was given, which may have been renewed since. `None`: no client can know of the holding yet.
+    /// The `expires` of the last answer that was given, which may have been renewed since. `None`:
+    /// no client can know of the holding yet.
     pub(super) told: Option<Moment>,
-    /// Answers YES that stand for it: those that are to be given once it is saved, and those that were. One that is not delivered stands
-    /// for nothing any more, and a holding with none is nobody's.
+    /// Answers YES that stand for it: those that are to be given once it is saved, and those that
+    /// were. One that is not delivered stands for nothing any more, and a holding with none is
+    /// nobody's.
     pub(super) answers: u32,
     /// Its host is known to have heard of it, whatever becomes of answers.
     pub(super) heard: bool,
@@ -30,12 +33,14 @@ pub(super) struct Holding {
 }
 
 impl Holding {
-    /// Whether this run of its host holds it. If it belongs to the host, each run does, and so does a client without a run id.
+    /// Whether this run of its host holds it. If it belongs to the host, each run does, and so does
+    /// a client without a run id.
     pub(super) fn belongs_to(&self, run: Option<&Run>) -> bool {
         self.run.is_none() || self.run.as_ref() == run
     }
 
-    /// Whether a release means it. One that names only a run does not mean what belongs to the host.
+    /// Whether a release means it. One that names only a run does not mean what belongs to the
+    /// host.
     pub(super) fn is_meant(&self, token: Option<i64>, run: Option<&Run>) -> bool {
         match token {
             Some(token) => token == self.token && (run.is_none() || self.belongs_to(run)),
@@ -96,7 +101,9 @@ impl Holders {
 
     /// When the first of them expires.
     pub(super) fn next_expiry(&self) -> Moment {
-        self.by_expiry.first().map_or(Moment::NEVER, |(expires, _)| *expires)
+        self.by_expiry
+            .first()
+            .map_or(Moment::NEVER, |(expires, _)| *expires)
     }
 
     /// Takes out one that has expired.

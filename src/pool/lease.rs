@@ -1,13 +1,16 @@
-//! How much of a lease a holder is told. The server keeps more than that: between the two a holder that cannot renew any more has time to end its
-//! command, also on a loaded machine, before the lock can be given to the next.
+//! How much of a lease a holder is told. The server keeps more than that: between the two a holder
+//! that cannot renew any more has time to end its command, also on a loaded machine, before the
+//! lock can be given to the next.
 
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// A client is told less than is kept by one of so many parts (5 %), so that clocks may drift and a long lease leaves more time.
+/// A client is told less than is kept by one of so many parts (5 %), so that clocks may drift and a
+/// long lease leaves more time.
 const PART: u32 = 20;
 
-/// But by this at least: a killed command of many processes takes a while to end on a loaded machine.
+/// But by this at least: a killed command of many processes takes a while to end on a loaded
+/// machine.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// But by no more than one of so many parts (half): a short lease must be of some use.
@@ -16,11 +19,13 @@ const MOST: u32 = 2;
 /// The shortest `expire` that makes sense: half of it is told, which is enough to renew it.
 pub const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The least that is told. A client that is told less cannot renew before it has to kill its command: it does that 0.2 s before the end.
+/// The least that is told. A client that is told less cannot renew before it has to kill its
+/// command: it does that 0.2 s before the end.
 pub const LEAST: Duration = Duration::from_millis(300);
 
-/// How long a pool that is not in the config any more keeps a holding that lasts until it is released: long enough for an operator to see the log and
-/// put the pool back, and for a night's run to end.
+/// How long a pool that is not in the config any more keeps a holding that lasts until it is
+/// released: long enough for an operator to see the log and put the pool back, and for a night's
+/// run to end.
 pub const ABANDONED: Duration = Duration::from_hours(24);
 
 /// What can be told of a lease.
@@ -65,10 +70,20 @@ mod tests {
             (599, Told::Nothing),
             (0, Told::Nothing),
         ] {
-            assert_eq!(told(Moment(ms(7 + left)), Moment(ms(7))), expected, "{left} ms");
+            assert_eq!(
+                told(Moment(ms(7 + left)), Moment(ms(7))),
+                expected,
+                "{left} ms"
+            );
         }
         assert_eq!(told(Moment::NEVER, Moment(ms(7))), Told::UntilReleased);
-        assert_eq!(told(Moment(ms(7)), Moment(ms(9))), Told::Nothing, "it is over");
-        assert!(matches!(told(Moment(SHORTEST), Moment::default()), Told::For(told) if told >= LEAST));
+        assert_eq!(
+            told(Moment(ms(7)), Moment(ms(9))),
+            Told::Nothing,
+            "it is over"
+        );
+        assert!(
+            matches!(told(Moment(SHORTEST), Moment::default()), Told::For(told) if told >= LEAST)
+        );
     }
 }

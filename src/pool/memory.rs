@@ -1,4 +1,5 @@
-//! The server itself remembers the holders, in memory, and if that is wanted in a file that outlives it.
+//! The server itself remembers the holders, in memory, and if that is wanted in a file that
+//! outlives it.
 
 use super::desk::{Desk, Promise, Stake};
 use super::ledger::Ledger;
@@ -22,13 +23,20 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// With a file, begins with the state that is in it, which is empty if there is none yet. Tokens are above `seed`, too, which is
-    /// microseconds of real time: so they grow on if the file is lost.
+    /// With a file, begins with the state that is in it, which is empty if there is none yet.
+    /// Tokens are above `seed`, too, which is microseconds of real time: so they grow on if the
+    /// file is lost.
     pub fn new(pools: Vec<plan::Pool>, file: Option<State>, seed: i64, now: Moment) -> Memory {
         let durable = file.is_some();
-        let State { last_token, holders } = file.unwrap_or_default();
+        let State {
+            last_token,
+            holders,
+        } = file.unwrap_or_default();
         let mut desk = Desk::new(last_token.max(seed));
-        let mut pools: BTreeMap<_, _> = pools.into_iter().map(|pool| (pool.name.clone(), Ledger::new(pool))).collect();
+        let mut pools: BTreeMap<_, _> = pools
+            .into_iter()
+            .map(|pool| (pool.name.clone(), Ledger::new(pool)))
+            .collect();
         let mut abandoned = BTreeSet::new();
         for held in &holders {
             let ledger = pools.entry(held.pool.clone()).or_insert_with(|| {
@@ -37,20 +45,49 @@ impl Memory {
             });
             ledger.restore(held, &mut desk, now);
         }
-        Memory { pools, abandoned, durable, desk }
+        Memory {
+            pools,
+            abandoned,
+            durable,
+            desk,
+        }
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
         if let Some(ledger) = self.pools.get_mut(request.pool) {
-            let Request { ticket, call, host, run, .. } = *request;
-            return ledger.ask(Asked { ticket, call, host: host.into(), run: run.map(Into::into), since: now }, &mut self.desk, now);
+            let Request {
+                ticket,
+                call,
+                host,
+                run,
+                ..
+            } = *request;
+            return ledger.ask(
+                Asked {
+                    ticket,
+                    call,
+                    host: host.into(),
+                    run: run.map(Into::into),
+                    since: now,
+                },
+                &mut self.desk,
+                now,
+            );
         }
-        self.desk.note(Level::Info, refusal::told(request.pool, request.host, Refusal::UnknownPool));
-        self.desk.answer(request.ticket, Answer::Invalid(Refusal::UnknownPool));
+        self.desk.note(
+            Level::Info,
+            refusal::told(request.pool, request.host, Refusal::UnknownPool),
+        );
+        self.desk
+            .answer(request.ticket, Answer::Invalid(Refusal::UnknownPool));
     }
 
     fn gone(&mut self, ticket: Ticket, now: Moment) {
-        if self.pools.values_mut().any(|ledger| ledger.forget_waiter(ticket)) {
+        if self
+            .pools
+            .values_mut()
+            .any(|ledger| ledger.forget_waiter(ticket))
+        {
             return;
         }
         if let Some(promise) = self.desk.withdraw(ticket) {
@@ -74,8 +111,12 @@ impl Memory {
     /// Nothing that was promised is so, and then each request is asked again.
     fn not_saved(&mut self, why: String, now: Moment) {
         let promises = self.desk.not_saved(why, now);
-        promises.iter().for_each(|(_, promise)| self.withdraw(promise, now));
-        self.pools.values_mut().for_each(|ledger| ledger.revert(&mut self.desk));
+        promises
+            .iter()
+            .for_each(|(_, promise)| self.withdraw(promise, now));
+        self.pools
+            .values_mut()
+            .for_each(|ledger| ledger.revert(&mut self.desk));
         for (ticket, promise) in promises {
             match promise {
                 Promise::Ok => self.desk.answer(ticket, Answer::Ok),
@@ -89,8 +130,12 @@ impl Memory {
     fn keep(&mut self, ticket: Ticket, promise: Promise, now: Moment) {
         match promise {
             Promise::Ok => self.desk.answer(ticket, Answer::Ok),
-            Promise::Yes(stake) => self.resolve(&stake.pool.clone(), ticket, |ledger, desk| ledger.keep(stake, desk, now)),
-            Promise::Revoked { pool, asked } => self.resolve(&pool, ticket, |ledger, desk| ledger.keep_revoked(&asked, desk, now)),
+            Promise::Yes(stake) => self.resolve(&stake.pool.clone(), ticket, |ledger, desk| {
+                ledger.keep(stake, desk, now)
+            }),
+            Promise::Revoked { pool, asked } => self.resolve(&pool, ticket, |ledger, desk| {
+                ledger.keep_revoked(&asked, desk, now)
+            }),
         }
     }
 
@@ -98,12 +143,16 @@ impl Memory {
     fn resolve(&mut self, pool: &str, ticket: Ticket, answer: impl FnOnce(&mut Ledger, &mut Desk)) {
         match self.pools.get_mut(pool) {
             Some(ledger) => answer(ledger, &mut self.desk),
-            None => self.desk.answer(ticket, Answer::Invalid(Refusal::UnknownPool)),
+            None => self
+                .desk
+                .answer(ticket, Answer::Invalid(Refusal::UnknownPool)),
         }
     }
 
     fn settle(&mut self, now: Moment) {
-        self.pools.values_mut().for_each(|ledger| ledger.settle(&mut self.desk, now));
+        self.pools
+            .values_mut()
+            .for_each(|ledger| ledger.settle(&mut self.desk, now));
     }
 
     /// Forgets pools that the config does not have, once they are not held any more.
@@ -119,7 +168,10 @@ impl Memory {
     }
 
     fn state(&self) -> State {
-        State { last_token: self.desk.last_token(), holders: self.pools.values().flat_map(Ledger::held).collect() }
+        State {
+            last_token: self.desk.last_token(),
+            holders: self.pools.values().flat_map(Ledger::held).collect(),
+        }
     }
 }
 
@@ -151,7 +203,12 @@ impl Backend for Memory {
                 self.keep(ticket, promise, now);
             } else if !self.desk.is_due(now) {
                 self.forget_pools();
-                return Output::Wait(self.pools.values().map(Ledger::wake).fold(self.desk.wake(), Moment::min));
+                return Output::Wait(
+                    self.pools
+                        .values()
+                        .map(Ledger::wake)
+                        .fold(self.desk.wake(), Moment::min),
+                );
             } else {
                 self.desk.save();
                 if self.durable {
@@ -172,14 +229,20 @@ impl Backend for Memory {
             }
         }
         for name in &gone {
-            self.pools.get_mut(name).into_iter().for_each(|ledger| ledger.abandon(&mut self.desk, now));
+            self.pools
+                .get_mut(name)
+                .into_iter()
+                .for_each(|ledger| ledger.abandon(&mut self.desk, now));
         }
         self.abandoned = gone;
         self.forget_pools();
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.pools.values().map(|ledger| ledger.report(now)).collect()
+        self.pools
+            .values()
+            .map(|ledger| ledger.report(now))
+            .collect()
     }
 }
 
@@ -190,9 +253,11 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    /// A server and its clients as a script: every line has a second, what happens then, and what the server does about it.
+    /// A server and its clients as a script: every line has a second, what happens then, and what
+    /// the server does about it.
     ///
-    /// Clients are named by their hosts, with a number if a host has several: `a`, `a2`; those with a run id by host and run: `a/x`, `a/x2`. A holding's token is the count of holdings.
+    /// Clients are named by their hosts, with a number if a host has several: `a`, `a2`; those with
+    /// a run id by host and run: `a/x`, `a/x2`. A holding's token is the count of holdings.
     struct Script {
         memory: Memory,
         clients: Vec<String>,
@@ -207,17 +272,31 @@ mod tests {
     }
 
     fn pool(permits: u32, expire: u64) -> plan::Pool {
-        plan::Pool { name: "one".into(), expire: (expire > 0).then(|| Duration::from_secs(expire)), permits, servers: None }
+        plan::Pool {
+            name: "one".into(),
+            expire: (expire > 0).then(|| Duration::from_secs(expire)),
+            permits,
+            servers: None,
+        }
     }
 
     fn only(servers: &[&str]) -> plan::Pool {
-        plan::Pool { servers: Some(servers.iter().map(ToString::to_string).collect()), ..pool(1, 60) }
+        plan::Pool {
+            servers: Some(servers.iter().map(ToString::to_string).collect()),
+            ..pool(1, 60)
+        }
     }
 
     impl Script {
         fn new(pool: plan::Pool, file: Option<State>) -> Script {
             let memory = Memory::new(vec![pool], file, 0, at(0));
-            Script { memory, clients: Vec::new(), now: at(0), notes: Vec::new(), saved: State::default() }
+            Script {
+                memory,
+                clients: Vec::new(),
+                now: at(0),
+                notes: Vec::new(),
+                saved: State::default(),
+            }
         }
 
         /// Without a file.
@@ -248,14 +327,32 @@ mod tests {
                 ["saved"] => Input::Saved,
                 ["not", "saved"] => Input::NotSaved("disk full".into()),
                 ["gone", client] => Input::Gone(self.ticket(client)),
-                ["lost", host, token] => Input::Undelivered { pool: "one", host, token: number(token) },
+                ["lost", host, token] => Input::Undelivered {
+                    pool: "one",
+                    host,
+                    token: number(token),
+                },
                 ["get", client] => return self.ask(client, Call::Get),
                 ["wait", client] => return self.ask(client, Call::Wait),
                 ["renew", client] => return self.ask(client, Call::Renew { token: None }),
-                ["renew", client, token] => return self.ask(client, Call::Renew { token: Some(number(token)) }),
+                ["renew", client, token] => {
+                    return self.ask(
+                        client,
+                        Call::Renew {
+                            token: Some(number(token)),
+                        },
+                    );
+                }
                 ["revoke", client] => return self.ask(client, Call::Revoke),
                 ["release", client] => return self.ask(client, Call::Release { token: None }),
-                ["release", client, token] => return self.ask(client, Call::Release { token: Some(number(token)) }),
+                ["release", client, token] => {
+                    return self.ask(
+                        client,
+                        Call::Release {
+                            token: Some(number(token)),
+                        },
+                    );
+                }
                 _ => panic!("{event}"),
             };
             self.memory.handle(input, self.now);
@@ -263,9 +360,23 @@ mod tests {
 
         fn ask(&mut self, client: &str, call: Call) {
             self.clients.push(client.into());
-            let (ticket, who) = (self.ticket(client), client.trim_end_matches(char::is_numeric));
-            let (host, run) = who.split_once('/').map_or((who, None), |(host, run)| (host, Some(run)));
-            self.memory.handle(Input::Asked(Request { ticket, call, pool: "one", host, run }), self.now);
+            let (ticket, who) = (
+                self.ticket(client),
+                client.trim_end_matches(char::is_numeric),
+            );
+            let (host, run) = who
+                .split_once('/')
+                .map_or((who, None), |(host, run)| (host, Some(run)));
+            self.memory.handle(
+                Input::Asked(Request {
+                    ticket,
+                    call,
+                    pool: "one",
+                    host,
+                    run,
+                }),
+                self.now,
+            );
         }
 
         fn reconfigure(&mut self, second: u64, pools: Vec<plan::Pool>) -> String {
@@ -282,7 +393,14 @@ mod tests {
 
         /// Of what it asked last.
         fn ticket(&self, client: &str) -> Ticket {
-            Ticket(self.clients.iter().rposition(|name| name == client).unwrap().try_into().unwrap())
+            Ticket(
+                self.clients
+                    .iter()
+                    .rposition(|name| name == client)
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+            )
         }
 
         fn drain(&mut self) -> String {
@@ -290,10 +408,17 @@ mod tests {
             loop {
                 said.push(match self.memory.poll(self.now) {
                     Output::Answer(Ticket(ticket), answer) => {
-                        format!("{} {}", self.clients[usize::try_from(ticket).unwrap()], shown(&answer))
+                        format!(
+                            "{} {}",
+                            self.clients[usize::try_from(ticket).unwrap()],
+                            shown(&answer)
+                        )
                     }
                     Output::Save(state) => {
-                        let holders = state.holders.iter().map(|Held { host, token, .. }| format!(" {host}={token}"));
+                        let holders = state
+                            .holders
+                            .iter()
+                            .map(|Held { host, token, .. }| format!(" {host}={token}"));
                         let said = format!("save{}", holders.collect::<String>());
                         self.saved = state;
                         said
@@ -312,7 +437,10 @@ mod tests {
     fn shown(answer: &Answer) -> String {
         match answer {
             Answer::Yes(Grant { token, expires }) => {
-                format!("YES {token}{}", expires.map_or(String::new(), |left| format!(" {} s", left.as_secs())))
+                format!(
+                    "YES {token}{}",
+                    expires.map_or(String::new(), |left| format!(" {} s", left.as_secs()))
+                )
             }
             Answer::No => "NO".into(),
             Answer::Ok => "OK".into(),
@@ -321,7 +449,11 @@ mod tests {
             Answer::NoRevoked => "NO revoked".into(),
             Answer::NotHeld => "not held".into(),
             Answer::Revocation { token, ends } => {
-                let left = if let Remaining::For(left) = ends { format!(" {} s", left.as_secs()) } else { String::new() };
+                let left = if let Remaining::For(left) = ends {
+                    format!(" {} s", left.as_secs())
+                } else {
+                    String::new()
+                };
                 format!("revoked {}{left}", token.unwrap())
             }
         }
@@ -432,7 +564,8 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same_host_otherwise() {
+    fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same_host_otherwise()
+     {
         let mut script = Script::plain(pool(1, 0));
         script.play(&[
             (0, "get a", "a YES 1"),
@@ -483,18 +616,39 @@ mod tests {
             (3, "renew a", "save a=1"),
             (3, "saved", "a YES 1 190 s"),
         ]);
-        Script::durable(pool(1, 0)).play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1"), (2, "renew a", "a YES 1")]);
+        Script::durable(pool(1, 0)).play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1"),
+            (2, "renew a", "a YES 1"),
+        ]);
     }
 
     #[test]
     fn what_is_not_asked_well_is_invalid() {
         let mut script = Script::plain(only(&["a", "b"]));
-        script.play(&[(0, "get a", "a YES 1 57 s"), (0, "get c", "c INVALID"), (0, "wait c", "c INVALID"), (0, "release c", "c INVALID")]);
-        let request = Request { ticket: Ticket(0), call: Call::Get, pool: "two", host: "a", run: None };
+        script.play(&[
+            (0, "get a", "a YES 1 57 s"),
+            (0, "get c", "c INVALID"),
+            (0, "wait c", "c INVALID"),
+            (0, "release c", "c INVALID"),
+        ]);
+        let request = Request {
+            ticket: Ticket(0),
+            call: Call::Get,
+            pool: "two",
+            host: "a",
+            run: None,
+        };
         script.memory.handle(Input::Asked(request), at(0));
         assert_eq!(script.drain(), "a INVALID");
-        assert_eq!(script.notes[1..3], [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]);
-        assert_eq!(script.notes[4], r#"invalid request from "a" for "two": no such pool"#);
+        assert_eq!(
+            script.notes[1..3],
+            [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]
+        );
+        assert_eq!(
+            script.notes[4],
+            r#"invalid request from "a" for "two": no such pool"#
+        );
     }
 
     #[test]
@@ -560,7 +714,11 @@ mod tests {
             (6, "saved", "f YES 3 56 s, save a=4 f=3"),
             (6, "saved", "a YES 4 56 s"),
         ]);
-        let told: Vec<_> = script.notes.iter().filter(|note| note.contains("sav")).collect();
+        let told: Vec<_> = script
+            .notes
+            .iter()
+            .filter(|note| note.contains("sav"))
+            .collect();
         let why = "cannot save who holds what: disk full; nothing is granted or renewed until it is saved, which is tried every second";
         assert_eq!(told, [why, "who holds what is saved again, after 3.0 s"]);
     }
@@ -586,7 +744,11 @@ mod tests {
 
     #[test]
     fn nobody_can_release_what_nobody_was_told_of() {
-        Script::durable(pool(1, 60)).play(&[(0, "wait a", "save a=1"), (0, "release a2", ""), (0, "saved", "a YES 1 57 s, a2 OK")]);
+        Script::durable(pool(1, 60)).play(&[
+            (0, "wait a", "save a=1"),
+            (0, "release a2", ""),
+            (0, "saved", "a YES 1 57 s, a2 OK"),
+        ]);
     }
 
     #[test]
@@ -632,8 +794,19 @@ mod tests {
             lease: (expires != Moment::NEVER).then_some(Duration::from_mins(1)),
             revoked: false,
         };
-        let state = |holders| Some(State { last_token: 7, holders });
-        let mut script = Script::new(pool(2, 60), state(vec![held("one", "a", 6, at(50)), held("two", "b", 7, at(50))]));
+        let state = |holders| {
+            Some(State {
+                last_token: 7,
+                holders,
+            })
+        };
+        let mut script = Script::new(
+            pool(2, 60),
+            state(vec![
+                held("one", "a", 6, at(50)),
+                held("two", "b", 7, at(50)),
+            ]),
+        );
         script.play(&[
             (0, "get a", "save a=6 b=7"),
             (0, "saved", "a YES 6 47 s"),
@@ -645,21 +818,49 @@ mod tests {
         let kept = "two is not in the config any more: b keeps it (token 7) until it releases it or its lease ends, in 50.0 s";
         assert_eq!(script.notes[0], kept);
 
-        let all = vec![held("one", "a", 1, at(0)), held("one", "b", 2, Moment::NEVER), held("one", "c", 3, at(30))];
+        let all = vec![
+            held("one", "a", 1, at(0)),
+            held("one", "b", 2, Moment::NEVER),
+            held("one", "c", 3, at(30)),
+        ];
         let mut script = Script::new(pool(1, 60), state(all.clone()));
-        script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (30, "get a", "a NO, save b=2"), (3600, "get a", "a NO")]);
+        script.play(&[
+            (0, "tick", "save b=2 c=3"),
+            (0, "saved", ""),
+            (30, "get a", "a NO, save b=2"),
+            (3600, "get a", "a NO"),
+        ]);
         let mut script = Script::new(pool(1, 0), state(all));
-        script.play(&[(0, "tick", "save b=2 c=3"), (0, "saved", ""), (3600, "get b", "save b=2"), (3600, "saved", "b YES 2")]);
+        script.play(&[
+            (0, "tick", "save b=2 c=3"),
+            (0, "saved", ""),
+            (3600, "get b", "save b=2"),
+            (3600, "saved", "b YES 2"),
+        ]);
     }
 
     #[test]
     fn tokens_grow_even_if_the_file_is_lost() {
-        let state = State { last_token: 5, holders: Vec::new() };
-        for (file, seed, token) in [(None, 100, 101), (Some(State::default()), 100, 101), (Some(state.clone()), 3, 6), (Some(state), 9, 10)]
-        {
-            let mut script = Script { memory: Memory::new(vec![pool(1, 0)], file.clone(), seed, at(0)), ..Script::plain(pool(1, 0)) };
+        let state = State {
+            last_token: 5,
+            holders: Vec::new(),
+        };
+        for (file, seed, token) in [
+            (None, 100, 101),
+            (Some(State::default()), 100, 101),
+            (Some(state.clone()), 3, 6),
+            (Some(state), 9, 10),
+        ] {
+            let mut script = Script {
+                memory: Memory::new(vec![pool(1, 0)], file.clone(), seed, at(0)),
+                ..Script::plain(pool(1, 0))
+            };
             script.happen("get a");
-            let expected = if file.is_some() { format!("save a={token}") } else { format!("a YES {token}") };
+            let expected = if file.is_some() {
+                format!("save a={token}")
+            } else {
+                format!("a YES {token}")
+            };
             assert_eq!(script.drain(), expected);
         }
     }
@@ -668,13 +869,33 @@ mod tests {
     fn a_new_config_holds_from_now_on_and_takes_nothing_away() {
         let mut script = Script::plain(pool(1, 60));
         let change = Script::reconfigure;
-        script.play(&[(0, "get a", "a YES 1 57 s"), (0, "wait b", ""), (0, "wait c", ""), (0, "wait d", "")]);
+        script.play(&[
+            (0, "get a", "a YES 1 57 s"),
+            (0, "wait b", ""),
+            (0, "wait c", ""),
+            (0, "wait d", ""),
+        ]);
         assert_eq!(change(&mut script, 10, vec![pool(2, 30)]), "b YES 2 28 s");
-        script.play(&[(10, "get a", "a YES 1 47 s"), (11, "renew a", "a YES 1 46 s"), (31, "renew a", "a YES 1 28 s")]);
-        assert_eq!(change(&mut script, 32, vec![only(&["a", "d"])]), "c INVALID");
-        script.play(&[(33, "get b", "b INVALID"), (34, "renew b", "b YES 2 57 s"), (35, "release a", "a OK")]);
+        script.play(&[
+            (10, "get a", "a YES 1 47 s"),
+            (11, "renew a", "a YES 1 46 s"),
+            (31, "renew a", "a YES 1 28 s"),
+        ]);
+        assert_eq!(
+            change(&mut script, 32, vec![only(&["a", "d"])]),
+            "c INVALID"
+        );
+        script.play(&[
+            (33, "get b", "b INVALID"),
+            (34, "renew b", "b YES 2 57 s"),
+            (35, "release a", "a OK"),
+        ]);
         assert_eq!(change(&mut script, 36, vec![pool(1, 0)]), "");
-        script.play(&[(37, "get b", "b YES 2"), (38, "renew b", "b YES 2"), (200, "get b", "b YES 2")]);
+        script.play(&[
+            (37, "get b", "b YES 2"),
+            (38, "renew b", "b YES 2"),
+            (200, "get b", "b YES 2"),
+        ]);
         assert_eq!(change(&mut script, 200, vec![pool(1, 60)]), "");
         script.play(&[
             (200, "get b", "b YES 2"),
@@ -699,8 +920,17 @@ mod tests {
     #[test]
     fn the_log_tells_of_every_holding() {
         let mut script = Script::plain(pool(1, 60));
-        script.play(&[(0, "get a", "a YES 1 57 s"), (1, "wait b", ""), (1, "wait c", ""), (2, "renew a", "a YES 1 57 s")]);
-        script.play(&[(3, "release a", "b YES 2 57 s, a OK"), (63, "tick", "c YES 3 57 s"), (64, "lost c 3", "")]);
+        script.play(&[
+            (0, "get a", "a YES 1 57 s"),
+            (1, "wait b", ""),
+            (1, "wait c", ""),
+            (2, "renew a", "a YES 1 57 s"),
+        ]);
+        script.play(&[
+            (3, "release a", "b YES 2 57 s, a OK"),
+            (63, "tick", "c YES 3 57 s"),
+            (64, "lost c 3", ""),
+        ]);
         assert_eq!(
             script.notes,
             [
@@ -726,15 +956,29 @@ mod tests {
             (3, "get e", "e NO"),
         ]);
         let report = &script.memory.report(at(4))[0];
-        let holders: Vec<_> = report.holders.iter().map(|holder| (holder.host, holder.token, holder.held, holder.ends)).collect();
+        let holders: Vec<_> = report
+            .holders
+            .iter()
+            .map(|holder| (holder.host, holder.token, holder.held, holder.ends))
+            .collect();
         let seconds = Duration::from_secs;
         assert_eq!(
             holders,
-            [("a", Some(2), Some(seconds(3)), Remaining::For(seconds(57))), ("b", Some(1), Some(seconds(4)), Remaining::For(seconds(56)))]
+            [
+                ("a", Some(2), Some(seconds(3)), Remaining::For(seconds(57))),
+                ("b", Some(1), Some(seconds(4)), Remaining::For(seconds(56)))
+            ]
         );
-        let waiters: Vec<_> = report.waiters.iter().map(|waiter| (waiter.host, waiter.waited)).collect();
+        let waiters: Vec<_> = report
+            .waiters
+            .iter()
+            .map(|waiter| (waiter.host, waiter.waited))
+            .collect();
         assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
-        assert_eq!((report.pool, report.permits, report.expire), ("one", 2, Some(seconds(60))));
+        assert_eq!(
+            (report.pool, report.permits, report.expire),
+            ("one", 2, Some(seconds(60)))
+        );
         assert_eq!((report.counts.granted, report.counts.refused), (2, 1));
     }
 
@@ -807,8 +1051,13 @@ mod tests {
             script.drain();
             script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
         }
-        // What belongs to the host, as each holding of an earlier version does, is released by any of its runs that knows the token.
-        for (release, is_released) in [("release a/x 1", true), ("release a/x", false), ("release a/x 2", false)] {
+        // What belongs to the host, as each holding of an earlier version does, is released by any
+        // of its runs that knows the token.
+        for (release, is_released) in [
+            ("release a/x 1", true),
+            ("release a/x", false),
+            ("release a/x 2", false),
+        ] {
             let mut script = Script::plain(pool(1, 0));
             script.play(&[(0, "get a", "a YES 1")]);
             script.happen(release);
@@ -850,7 +1099,14 @@ mod tests {
             (5, "release b", "a YES 3, b OK"),
             (6, "get a/x", "a/x YES 3"),
         ]);
-        assert_eq!(script.notes.iter().filter(|note| *note == "revoked one for a (token 1)").count(), 1);
+        assert_eq!(
+            script
+                .notes
+                .iter()
+                .filter(|note| *note == "revoked one for a (token 1)")
+                .count(),
+            1
+        );
     }
 
     #[test]
@@ -894,46 +1150,111 @@ mod tests {
 
     #[test]
     fn a_holding_is_confirmed_for_its_whole_lease_when_less_would_be_of_no_use() {
-        Script::plain(pool(1, 1)).play(&[(0, "get a", "a YES 1 0 s"), (0, "wait b", ""), (1, "get a", "a NO, b YES 2 0 s")]);
+        Script::plain(pool(1, 1)).play(&[
+            (0, "get a", "a YES 1 0 s"),
+            (0, "wait b", ""),
+            (1, "get a", "a NO, b YES 2 0 s"),
+        ]);
         let mut script = Script::plain(pool(1, 10));
         script.play(&[(0, "get a", "a YES 1 9 s"), (9, "get a", "a YES 1 0 s")]);
         let millis = |now| Moment(Duration::from_millis(now));
         for (now, expected) in [(9_400, 300), (9_401, 9_000)] {
-            let request = Request { ticket: Ticket(7), call: Call::Get, pool: "one", host: "a", run: None };
+            let request = Request {
+                ticket: Ticket(7),
+                call: Call::Get,
+                pool: "one",
+                host: "a",
+                run: None,
+            };
             script.memory.handle(Input::Asked(request), millis(now));
-            let grant = Grant { token: 1, expires: Some(Duration::from_millis(expected)) };
-            assert_eq!(script.memory.poll(millis(now)), Output::Answer(Ticket(7), Answer::Yes(grant)), "at {now} ms");
+            let grant = Grant {
+                token: 1,
+                expires: Some(Duration::from_millis(expected)),
+            };
+            assert_eq!(
+                script.memory.poll(millis(now)),
+                Output::Answer(Ticket(7), Answer::Yes(grant)),
+                "at {now} ms"
+            );
         }
     }
 
     #[test]
     fn a_save_that_takes_as_long_as_the_lease_is_said_and_leaves_no_request_without_an_answer() {
         let mut script = Script::durable(pool(1, 2));
-        script.play(&[(0, "get a", "save a=1"), (0, "wait b", ""), (2, "saved", "a 503, save b=2"), (4, "saved", "save b=3")]);
-        script.play(&[(4, "saved", "b YES 3 1 s"), (5, "renew b", "save b=3"), (7, "saved", "save b=4"), (9, "saved", "b 503, save")]);
+        script.play(&[
+            (0, "get a", "save a=1"),
+            (0, "wait b", ""),
+            (2, "saved", "a 503, save b=2"),
+            (4, "saved", "save b=3"),
+        ]);
+        script.play(&[
+            (4, "saved", "b YES 3 1 s"),
+            (5, "renew b", "save b=3"),
+            (7, "saved", "save b=4"),
+            (9, "saved", "b 503, save"),
+        ]);
         let why = "saving who holds what took too long for what is left of the lease (expire 2 s)";
-        let told: Vec<_> = script.notes.iter().filter(|note| note.starts_with("cannot tell")).collect();
-        assert_eq!(told[..2], [1, 2].map(|n| format!("cannot tell {} that it holds one (token {n}): {why}", ["a", "b"][n - 1])).each_ref());
+        let told: Vec<_> = script
+            .notes
+            .iter()
+            .filter(|note| note.starts_with("cannot tell"))
+            .collect();
+        assert_eq!(
+            told[..2],
+            [1, 2]
+                .map(|n| format!(
+                    "cannot tell {} that it holds one (token {n}): {why}",
+                    ["a", "b"][n - 1]
+                ))
+                .each_ref()
+        );
     }
 
     #[test]
     fn until_released_stays_so_whatever_expire_becomes() {
         let mut script = Script::durable(pool(1, 0));
-        script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1"), (0, "get b", "b NO")]);
+        script.play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1"),
+            (0, "get b", "b NO"),
+        ]);
         assert_eq!(script.reconfigure(1, vec![pool(1, 2)]), "");
-        script.play(&[(100, "get b", "b NO"), (100, "renew a", "a YES 1"), (200, "get b", "b NO")]);
+        script.play(&[
+            (100, "get b", "b NO"),
+            (100, "renew a", "a YES 1"),
+            (200, "get b", "b NO"),
+        ]);
         script.restart(vec![pool(1, 2)]);
-        script.play(&[(201, "get b", "b NO, save a=1"), (300, "saved", ""), (300, "get b", "b NO"), (300, "get a", "a YES 1")]);
-        script.play(&[(301, "release a", "save"), (301, "get a", ""), (301, "saved", "a OK, save a=2"), (301, "saved", "a YES 2 1 s")]);
+        script.play(&[
+            (201, "get b", "b NO, save a=1"),
+            (300, "saved", ""),
+            (300, "get b", "b NO"),
+            (300, "get a", "a YES 1"),
+        ]);
+        script.play(&[
+            (301, "release a", "save"),
+            (301, "get a", ""),
+            (301, "saved", "a OK, save a=2"),
+            (301, "saved", "a YES 2 1 s"),
+        ]);
     }
 
     #[test]
     fn where_expire_becomes_0_the_next_answer_says_until_released() {
-        for (asked, expected) in [("get a", "save a=1"), ("renew a", "save a=1"), ("wait a", "save a=1")] {
+        for (asked, expected) in [
+            ("get a", "save a=1"),
+            ("renew a", "save a=1"),
+            ("wait a", "save a=1"),
+        ] {
             let mut script = Script::durable(pool(1, 60));
             script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1 57 s")]);
             assert_eq!(script.reconfigure(1, vec![pool(1, 0)]), "");
-            script.play(&[(2, asked, expected), (2, "saved", "a YES 1"), (99, "get b", "b NO")]);
+            script.play(&[
+                (2, asked, expected),
+                (2, "saved", "a YES 1"),
+                (99, "get b", "b NO"),
+            ]);
         }
         let mut script = Script::plain(pool(1, 60));
         script.play(&[(0, "get a", "a YES 1 57 s")]);
@@ -944,8 +1265,17 @@ mod tests {
     #[test]
     fn a_pool_that_disappears_keeps_its_holders_until_their_leases_end() {
         let mut script = Script::durable(pool(2, 60));
-        script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1 57 s"), (0, "get b", "save a=1 b=2"), (0, "saved", "b YES 2 57 s")]);
-        script.play(&[(0, "release b", "save a=1"), (0, "saved", "b OK"), (0, "get b", "save a=1 b=3")]);
+        script.play(&[
+            (0, "get a", "save a=1"),
+            (0, "saved", "a YES 1 57 s"),
+            (0, "get b", "save a=1 b=2"),
+            (0, "saved", "b YES 2 57 s"),
+        ]);
+        script.play(&[
+            (0, "release b", "save a=1"),
+            (0, "saved", "b OK"),
+            (0, "get b", "save a=1 b=3"),
+        ]);
         assert_eq!(script.reconfigure(1, Vec::new()), "");
         assert_eq!(script.notes.last().unwrap(), KEPT);
         script.play(&[
@@ -963,8 +1293,17 @@ mod tests {
         script.play(&[(61, "get c", "c NO"), (62, "get a", "a YES 1 36 s")]);
         assert_eq!(script.reconfigure(63, Vec::new()), "");
         script.restart(Vec::new());
-        script.play(&[(64, "tick", "save a=1"), (64, "saved", ""), (70, "renew a", "save a=1"), (70, "saved", "a YES 1 57 s")]);
-        script.play(&[(71, "release a", "save"), (71, "saved", "a OK"), (71, "renew a", "a INVALID")]);
+        script.play(&[
+            (64, "tick", "save a=1"),
+            (64, "saved", ""),
+            (70, "renew a", "save a=1"),
+            (70, "saved", "a YES 1 57 s"),
+        ]);
+        script.play(&[
+            (71, "release a", "save"),
+            (71, "saved", "a OK"),
+            (71, "renew a", "a INVALID"),
+        ]);
         assert!(script.memory.report(at(71)).is_empty());
     }
 
@@ -979,18 +1318,33 @@ mod tests {
         let kept = "one is not in the config any more: a keeps it (token 1) until it releases it, for 24.0 h more";
         assert_eq!(script.notes.last().unwrap(), kept);
         assert_eq!(script.memory.poll(at(10)), Output::Wait(at(10 + DAY)));
-        script.play(&[(DAY, "tick", ""), (DAY, "renew a", "a YES 1"), (DAY + 10, "tick", ""), (2 * DAY - 1, "tick", "")]);
+        script.play(&[
+            (DAY, "tick", ""),
+            (DAY, "renew a", "a YES 1"),
+            (DAY + 10, "tick", ""),
+            (2 * DAY - 1, "tick", ""),
+        ]);
         let report = &script.memory.report(at(DAY))[0];
-        assert_eq!((report.pool, report.permits, report.holders.len()), ("one", 0, 1));
+        assert_eq!(
+            (report.pool, report.permits, report.holders.len()),
+            ("one", 0, 1)
+        );
         script.play(&[(2 * DAY, "tick", "save"), (2 * DAY, "saved", "")]);
-        assert_eq!(script.notes.last().unwrap(), "took one from a (token 1): it has not been in the config for 24.0 h");
+        assert_eq!(
+            script.notes.last().unwrap(),
+            "took one from a (token 1): it has not been in the config for 24.0 h"
+        );
         assert!(script.memory.report(at(2 * DAY)).is_empty());
     }
 
     #[test]
     fn fewer_permits_than_holders_take_it_from_none() {
         let mut script = Script::plain(pool(2, 60));
-        script.play(&[(0, "get a", "a YES 1 57 s"), (0, "get b", "b YES 2 57 s"), (0, "wait c", "")]);
+        script.play(&[
+            (0, "get a", "a YES 1 57 s"),
+            (0, "get b", "b YES 2 57 s"),
+            (0, "wait c", ""),
+        ]);
         assert_eq!(script.reconfigure(1, vec![pool(1, 60)]), "");
         script.play(&[
             (2, "renew a", "a YES 1 57 s"),

@@ -40,24 +40,73 @@ pub struct Metric {
     pub value: Value,
 }
 
-/// A metric that each pool has: its name after `distributexd_`, kind, help, and what a report has of it.
+/// A metric that each pool has: its name after `distributexd_`, kind, help, and what a report has
+/// of it.
 type PoolMetric = (&'static str, Kind, &'static str, fn(&Report) -> Value);
 
 const POOL_METRICS: [PoolMetric; 10] = [
-    ("permits", Gauge, "How many hosts may hold the pool at once.", |pool| Count(pool.permits.into())),
-    ("holders", Gauge, "How many hosts hold the pool.", |pool| count(pool.holders.len())),
-    ("waiters", Gauge, "How many requests wait for the pool.", |pool| count(pool.waiters.len())),
-    ("oldest_waiter_seconds", Gauge, "How long the first of them has waited; 0 if none does.", oldest),
-    ("grants_total", Counter, "Holdings that a host was told of.", |pool| Count(pool.counts.granted)),
-    ("releases_total", Counter, "Holdings that a host let go.", |pool| Count(pool.counts.released)),
-    ("expiries_total", Counter, "Holdings that were kept beyond their expiry.", |pool| Count(pool.counts.expired)),
-    ("refusals_total", Counter, "Requests answered NO.", |pool| Count(pool.counts.refused)),
-    ("invalid_total", Counter, "Requests for the pool answered INVALID.", |pool| Count(pool.counts.invalid)),
-    ("undelivered_total", Counter, "Answers YES that could not be delivered.", |pool| Count(pool.counts.undelivered)),
+    (
+        "permits",
+        Gauge,
+        "How many hosts may hold the pool at once.",
+        |pool| Count(pool.permits.into()),
+    ),
+    ("holders", Gauge, "How many hosts hold the pool.", |pool| {
+        count(pool.holders.len())
+    }),
+    (
+        "waiters",
+        Gauge,
+        "How many requests wait for the pool.",
+        |pool| count(pool.waiters.len()),
+    ),
+    (
+        "oldest_waiter_seconds",
+        Gauge,
+        "How long the first of them has waited; 0 if none does.",
+        oldest,
+    ),
+    (
+        "grants_total",
+        Counter,
+        "Holdings that a host was told of.",
+        |pool| Count(pool.counts.granted),
+    ),
+    (
+        "releases_total",
+        Counter,
+        "Holdings that a host let go.",
+        |pool| Count(pool.counts.released),
+    ),
+    (
+        "expiries_total",
+        Counter,
+        "Holdings that were kept beyond their expiry.",
+        |pool| Count(pool.counts.expired),
+    ),
+    ("refusals_total", Counter, "Requests answered NO.", |pool| {
+        Count(pool.counts.refused)
+    }),
+    (
+        "invalid_total",
+        Counter,
+        "Requests for the pool answered INVALID.",
+        |pool| Count(pool.counts.invalid),
+    ),
+    (
+        "undelivered_total",
+        Counter,
+        "Answers YES that could not be delivered.",
+        |pool| Count(pool.counts.undelivered),
+    ),
 ];
 
 fn oldest(pool: &Report) -> Value {
-    Time(pool.waiters.first().map_or(Duration::ZERO, |waiter| waiter.waited))
+    Time(
+        pool.waiters
+            .first()
+            .map_or(Duration::ZERO, |waiter| waiter.waited),
+    )
 }
 
 fn count(items: usize) -> Value {
@@ -67,13 +116,30 @@ fn count(items: usize) -> Value {
 /// The text; without the metrics of pools if nothing is known of them.
 pub fn text(server: &[Metric], pools: Option<&[Report]>) -> String {
     let mut text = String::new();
-    for Metric { name, kind, help, value } in server {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    for Metric {
+        name,
+        kind,
+        help,
+        value,
+    } in server
+    {
+        let _ = writeln!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
+        );
     }
     for (name, kind, help, value) in POOL_METRICS.into_iter().filter(|_| pools.is_some()) {
-        let _ = writeln!(text, "# HELP distributexd_{name} {help}\n# TYPE distributexd_{name} {kind}");
+        let _ = writeln!(
+            text,
+            "# HELP distributexd_{name} {help}\n# TYPE distributexd_{name} {kind}"
+        );
         for report in pools.unwrap_or_default() {
-            let _ = writeln!(text, "distributexd_{name}{{pool=\"{}\"}} {}", Label(report.pool), value(report));
+            let _ = writeln!(
+                text,
+                "distributexd_{name}{{pool=\"{}\"}} {}",
+                Label(report.pool),
+                value(report)
+            );
         }
     }
     text
@@ -117,15 +183,59 @@ mod tests {
 
     #[test]
     fn each_metric_has_its_help_its_type_and_a_line_a_pool() {
-        let holders = vec![Holder { host: "h", run: None, token: Some(1), held: None, ends: Remaining::UntilReleased, revoked: false }];
-        let waiters = [3500, 2].map(|waited| Waiter { host: "w", run: None, waited: Duration::from_millis(waited) }).to_vec();
-        let counts = Counts { granted: 1, released: 2, expired: 3, refused: 4, invalid: 5, undelivered: 6 };
-        let busy = Report { pool: "a", permits: 1, expire: None, age: None, holders, waiters, counts };
-        let idle =
-            Report { pool: r#"q"\"#, permits: 3, expire: None, age: None, holders: vec![], waiters: vec![], counts: Counts::default() };
+        let holders = vec![Holder {
+            host: "h",
+            run: None,
+            token: Some(1),
+            held: None,
+            ends: Remaining::UntilReleased,
+            revoked: false,
+        }];
+        let waiters = [3500, 2]
+            .map(|waited| Waiter {
+                host: "w",
+                run: None,
+                waited: Duration::from_millis(waited),
+            })
+            .to_vec();
+        let counts = Counts {
+            granted: 1,
+            released: 2,
+            expired: 3,
+            refused: 4,
+            invalid: 5,
+            undelivered: 6,
+        };
+        let busy = Report {
+            pool: "a",
+            permits: 1,
+            expire: None,
+            age: None,
+            holders,
+            waiters,
+            counts,
+        };
+        let idle = Report {
+            pool: r#"q"\"#,
+            permits: 3,
+            expire: None,
+            age: None,
+            holders: vec![],
+            waiters: vec![],
+            counts: Counts::default(),
+        };
         let uptime = Value::Time(Duration::from_millis(1250));
-        let server = Metric { name: "process_uptime_seconds", kind: Kind::Gauge, help: "Since the start.", value: uptime };
-        assert_eq!(text(&[server], None).matches("# TYPE ").count(), 1, "nothing is known of pools");
+        let server = Metric {
+            name: "process_uptime_seconds",
+            kind: Kind::Gauge,
+            help: "Since the start.",
+            value: uptime,
+        };
+        assert_eq!(
+            text(&[server], None).matches("# TYPE ").count(),
+            1,
+            "nothing is known of pools"
+        );
         let text = text(&[server], Some(&[busy, idle]));
         assert!(text.starts_with(
             "# HELP process_uptime_seconds Since the start.\n# TYPE process_uptime_seconds gauge\nprocess_uptime_seconds 1.25\n"
@@ -134,10 +244,16 @@ mod tests {
             "\n# HELP distributexd_permits How many hosts may hold the pool at once.\n# TYPE distributexd_permits gauge\n\
              distributexd_permits{pool=\"a\"} 1\ndistributexd_permits{pool=\"q\\\"\\\\\"} 3\n# HELP "
         ));
-        let of_a: Vec<_> =
-            text.lines().filter(|line| line.contains("{pool=\"a\"}")).map(|line| line.split(' ').next_back().unwrap()).collect();
+        let of_a: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("{pool=\"a\"}"))
+            .map(|line| line.split(' ').next_back().unwrap())
+            .collect();
         assert_eq!(of_a, ["1", "1", "2", "3.5", "1", "2", "3", "4", "5", "6"]);
-        let counters = text.lines().filter(|line| line.starts_with("# TYPE") && line.ends_with("_total counter")).count();
+        let counters = text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE") && line.ends_with("_total counter"))
+            .count();
         assert_eq!((counters, text.matches("# TYPE ").count()), (6, 11));
     }
 

@@ -1,6 +1,8 @@
-//! The contract between the pools of a lock server and its loop. A backend knows who holds, who waits, since when and until when. It is pure:
-//! it hears what happened and when, and says what to do. The loop drains `poll` until it says `Wait`, then sleeps until that moment or
-//! until something happens; it hands in all that happened at one time before it drains, so that one save does for all of it.
+//! The contract between the pools of a lock server and its loop. A backend knows who holds, who
+//! waits, since when and until when. It is pure: it hears what happened and when, and says what to
+//! do. The loop drains `poll` until it says `Wait`, then sleeps until that moment or
+//! until something happens; it hands in all that happened at one time before it drains, so that one
+//! save does for all of it.
 
 mod desk;
 mod holders;
@@ -20,7 +22,8 @@ use refusal::Refusal;
 use state::State;
 use std::time::Duration;
 
-/// A request that awaits its answer. The loop numbers requests as they come, each number once: a ticket is a place in a queue, too.
+/// A request that awaits its answer. The loop numbers requests as they come, each number once: a
+/// ticket is a place in a queue, too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ticket(pub u64);
 
@@ -38,18 +41,22 @@ pub enum Call {
     },
     /// To hold it no longer.
     Release {
-        /// Only if this is the holding; `None`: any holding of the run, or of the host if no run is given.
+        /// Only if this is the holding; `None`: any holding of the run, or of the host if no run
+        /// is given.
         token: Option<i64>,
     },
-    /// The host's holding is not to be confirmed again, whichever run it belongs to. Answered by `Revocation`, `NotHeld`, `Invalid` or
-    /// `Unavailable`.
+    /// The host's holding is not to be confirmed again, whichever run it belongs to. Answered by
+    /// `Revocation`, `NotHeld`, `Invalid` or `Unavailable`.
     Revoke,
 }
 
 impl Call {
     /// Whether it asks only about what is held already.
     pub fn keeps(self) -> bool {
-        matches!(self, Call::Renew { .. } | Call::Release { .. } | Call::Revoke)
+        matches!(
+            self,
+            Call::Renew { .. } | Call::Release { .. } | Call::Revoke
+        )
     }
 }
 
@@ -61,8 +68,8 @@ pub struct Request<'a> {
     pub call: Call,
     pub pool: &'a str,
     pub host: &'a str,
-    /// Which run of the host asks; checked already, see [`refusal::check_run`]. `None`: the client has no run id, as the Python client and
-    /// curl. `Revoke` has none.
+    /// Which run of the host asks; checked already, see [`refusal::check_run`]. `None`: the client
+    /// has no run id, as the Python client and curl. `Revoke` has none.
     pub run: Option<&'a str>,
 }
 
@@ -97,8 +104,9 @@ pub enum Answer {
 pub struct Grant {
     /// Grows with every holding: fences off writes of an earlier holder.
     pub token: i64,
-    /// How much of its lease the host is told is left from now: less than the server keeps, and never less than [`lease::LEAST`]; see
-    /// [`lease::told`]. `None`: it lasts until it is released.
+    /// How much of its lease the host is told is left from now: less than the server keeps, and
+    /// never less than [`lease::LEAST`]; see [`lease::told`]. `None`: it lasts until it is
+    /// released.
     pub expires: Option<Duration>,
 }
 
@@ -118,10 +126,11 @@ pub enum Remaining {
 pub enum Input<'a> {
     /// A host asks.
     Asked(Request<'a>),
-    /// Someone wants to see all pools. Answered by `Output::Report` when `report` has what is so now, or by `Answer::Unavailable` when that
-    /// cannot be known; soon either way.
+    /// Someone wants to see all pools. Answered by `Output::Report` when `report` has what is so
+    /// now, or by `Answer::Unavailable` when that cannot be known; soon either way.
     ReportAsked(Ticket),
-    /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it is no YES.
+    /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it
+    /// is no YES.
     Gone(Ticket),
     /// A YES could not be delivered.
     Undelivered {
@@ -153,7 +162,8 @@ pub enum Output {
     Answer(Ticket, Answer),
     /// Answer this `ReportAsked` with `report`, before anything else is handed in.
     Report(Ticket),
-    /// Save this in place of what was saved before, whole or not at all, then say `Saved` or `NotSaved`.
+    /// Save this in place of what was saved before, whole or not at all, then say `Saved` or
+    /// `NotSaved`.
     Save(State),
     /// Connect to where holders are remembered, in place of any other connection.
     Connect,
@@ -171,23 +181,27 @@ pub enum Output {
 ///
 /// # Promises
 ///
-/// distributexd(8), PROMISES, states them for users; each backend keeps them, and one model checks each (`promises.rs`). A client was *told*
-/// something when its answer was handed out by `poll`. Neither a reload, nor a restart (`inmemory`: with `state`), nor another server of this
+/// distributexd(8), PROMISES, states them for users; each backend keeps them, and one model checks
+/// each (`promises.rs`). A client was *told* something when its answer was handed out by `poll`.
+/// Neither a reload, nor a restart (`inmemory`: with `state`), nor another server of this
 /// program on the same memcached, whatever its config, breaks what was told:
 ///
-/// 1. *Exclusion.* A holding whose lease was told and has not ended, and that was not released, is counted against `maxlocks` of its pool. No
-///    other holding is granted beyond that number.
-/// 2. *Leases.* A lease ends no earlier than told. The server keeps it longer than it tells ([`lease::told`]); what is too short to be used is
-///    not told ([`lease::LEAST`]).
-/// 3. *Until released* stays until released, whatever `expire` becomes. Where `expire` becomes 0, the next answer YES says so.
-/// 4. *Runs.* A holding that was acquired with a run id belongs to that run of that host, one without to the host. At most one run of a host
-///    holds a pool. A request of another run, or without a run id, is then one of another: NO, or it waits, even if the pool has room.
-/// 5. *Tokens.* Each holding has a token that is larger than that of every earlier holding of its pool. A release with a token, or a run id, ends
-///    no holding of another.
-/// 6. *Revoked* holdings are not confirmed again: their holder's requests get `NoRevoked`. They end as they would: when they are released, or
-///    when their lease ends.
-/// 7. *Pools that disappear* from the config keep their holders until their leases end, and those that are held until released for
-///    [`lease::ABANDONED`] or until the pool is back. Nothing else is granted in them.
+/// 1. *Exclusion.* A holding whose lease was told and has not ended, and that was not released, is
+///    counted against `maxlocks` of its pool. No other holding is granted beyond that number.
+/// 2. *Leases.* A lease ends no earlier than told. The server keeps it longer than it tells
+///    ([`lease::told`]); what is too short to be used is not told ([`lease::LEAST`]).
+/// 3. *Until released* stays until released, whatever `expire` becomes. Where `expire` becomes 0,
+///    the next answer YES says so.
+/// 4. *Runs.* A holding that was acquired with a run id belongs to that run of that host, one
+///    without to the host. At most one run of a host holds a pool. A request of another run, or
+///    without a run id, is then one of another: NO, or it waits, even if the pool has room.
+/// 5. *Tokens.* Each holding has a token that is larger than that of every earlier holding of its
+///    pool. A release with a token, or a run id, ends no holding of another.
+/// 6. *Revoked* holdings are not confirmed again: their holder's requests get `NoRevoked`. They end
+///    as they would: when they are released, or when their lease ends.
+/// 7. *Pools that disappear* from the config keep their holders until their leases end, and those
+///    that are held until released for [`lease::ABANDONED`] or until the pool is back. Nothing else
+///    is granted in them.
 pub trait Backend {
     /// Takes in what happened.
     fn handle(&mut self, input: Input, now: Moment);
@@ -198,7 +212,8 @@ pub trait Backend {
     /// The config has been read again, and these are its pools, from now on.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
-    /// What the pools are like, by name. What a backend may not know any more it says as `Unknown` or `None`, or gives an age.
+    /// What the pools are like, by name. What a backend may not know any more it says as `Unknown`
+    /// or `None`, or gives an age.
     fn report(&self, now: Moment) -> Vec<Report<'_>>;
 }
 

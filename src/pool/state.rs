@@ -1,5 +1,6 @@
-//! Who holds what, as it outlives a server: JSON, with dates and not with this host's moments, since it may outlive that boot too. As long as
-//! it does not, it does not matter if the clock is set. A file that is not just what a server wrote is refused: to forget a holder is to let
+//! Who holds what, as it outlives a server: JSON, with dates and not with this host's moments,
+//! since it may outlive that boot too. As long as it does not, it does not matter if the clock is
+//! set. A file that is not just what a server wrote is refused: to forget a holder is to let
 //! a second one in.
 
 use super::refusal;
@@ -66,7 +67,8 @@ pub struct Held {
     pub expires: Moment,
     /// The run of the host that it belongs to, if it does not belong to the host.
     pub run: Option<String>,
-    /// How long it was granted or last renewed for. `None`: until it is released. An earlier version did not write it: then zero.
+    /// How long it was granted or last renewed for. `None`: until it is released. An earlier
+    /// version did not write it: then zero.
     pub lease: Option<Duration>,
     /// It is not confirmed again.
     pub revoked: bool,
@@ -84,7 +86,10 @@ pub struct Error {
 enum Fault {
     Syntax(serde_json::Error),
     Version(i64),
-    Unfit { place: String, expected: &'static str },
+    Unfit {
+        place: String,
+        expected: &'static str,
+    },
 }
 
 impl State {
@@ -100,13 +105,21 @@ impl State {
         }
         let Clocks { boot, date, uptime } = clocks;
         let saved = json!({ "boot": boot, "date": date, "uptime": uptime });
-        format!("{:#}\n", json!({ "version": VERSION, "saved": saved, "last_token": self.last_token, "pools": pools }))
+        format!(
+            "{:#}\n",
+            json!({ "version": VERSION, "saved": saved, "last_token": self.last_token, "pools": pools })
+        )
     }
 
     /// Reads what the file at `path` has, which is only named.
     pub fn parse(text: &[u8], path: &Path, clocks: &Clocks) -> Result<State, Error> {
-        let state = serde_json::from_slice(text).map_err(Fault::Syntax).and_then(|value| State::of(&value, clocks));
-        state.map_err(|fault| Error { path: path.to_owned(), fault })
+        let state = serde_json::from_slice(text)
+            .map_err(Fault::Syntax)
+            .and_then(|value| State::of(&value, clocks));
+        state.map_err(|fault| Error {
+            path: path.to_owned(),
+            fault,
+        })
     }
 
     fn of(value: &Value, clocks: &Clocks) -> Result<State, Fault> {
@@ -116,15 +129,31 @@ impl State {
         }
         let boot = Boot::since(&Clocks::of(&value["saved"])?, clocks);
         let last_token = integer(value, "", "last_token")?;
-        let mut state = State { last_token, holders: Vec::new() };
-        for (pool, holders) in value["pools"].as_object().ok_or_else(|| unfit("", "pools", "an object"))? {
-            let holders = holders.as_array().ok_or_else(|| unfit("pools.", pool, "a list"))?;
+        let mut state = State {
+            last_token,
+            holders: Vec::new(),
+        };
+        for (pool, holders) in value["pools"]
+            .as_object()
+            .ok_or_else(|| unfit("", "pools", "an object"))?
+        {
+            let holders = holders
+                .as_array()
+                .ok_or_else(|| unfit("pools.", pool, "a list"))?;
             for (index, holder) in holders.iter().enumerate() {
-                state.holders.push(Held::of(holder, pool, &format!("pools.{pool}[{index}]."), boot)?);
+                state.holders.push(Held::of(
+                    holder,
+                    pool,
+                    &format!("pools.{pool}[{index}]."),
+                    boot,
+                )?);
             }
         }
         let mut seen = BTreeSet::new();
-        for Held { pool, host, token, .. } in &state.holders {
+        for Held {
+            pool, host, token, ..
+        } in &state.holders
+        {
             if !seen.insert((pool, host)) {
                 return Err(unfit("pools.", pool, "each host once"));
             }
@@ -138,7 +167,16 @@ impl State {
 
 impl Held {
     fn value(&self, boot: Boot) -> Value {
-        let Held { host, token, since, expires, run, lease, revoked, .. } = self;
+        let Held {
+            host,
+            token,
+            since,
+            expires,
+            run,
+            lease,
+            revoked,
+            ..
+        } = self;
         let mut held = json!({ "host": host, "token": token, "since": boot.0.saturating_add(since.0), "expires": boot.date(*expires) });
         // An earlier version reads what it knows and skips these.
         if let Some(run) = run {
@@ -154,10 +192,14 @@ impl Held {
     }
 
     fn of(value: &Value, pool: &str, place: &str, boot: Boot) -> Result<Held, Fault> {
-        let host = value["host"].as_str().filter(|host| refusal::check_host(host).is_ok());
+        let host = value["host"]
+            .as_str()
+            .filter(|host| refusal::check_host(host).is_ok());
         let mut held = Held {
             pool: pool.to_owned(),
-            host: host.ok_or_else(|| unfit(place, "host", "the name of a host"))?.to_owned(),
+            host: host
+                .ok_or_else(|| unfit(place, "host", "the name of a host"))?
+                .to_owned(),
             token: integer(value, place, "token")?,
             since: Since(integer(value, place, "since")?.saturating_sub(boot.0)),
             expires: match value.get("expires") {
@@ -168,12 +210,16 @@ impl Held {
             lease: None,
             revoked: match value.get("revoked") {
                 None => false,
-                Some(revoked) => revoked.as_bool().ok_or_else(|| unfit(place, "revoked", "true or false"))?,
+                Some(revoked) => revoked
+                    .as_bool()
+                    .ok_or_else(|| unfit(place, "revoked", "true or false"))?,
             },
         };
         if held.expires != Moment::NEVER {
             let lease = value.get("lease").map_or(Some(0), Value::as_u64);
-            held.lease = Some(Duration::from_millis(lease.ok_or_else(|| unfit(place, "lease", "milliseconds"))?));
+            held.lease = Some(Duration::from_millis(
+                lease.ok_or_else(|| unfit(place, "lease", "milliseconds"))?,
+            ));
         }
         Ok(held)
     }
@@ -181,8 +227,15 @@ impl Held {
 
 impl Clocks {
     fn of(saved: &Value) -> Result<Clocks, Fault> {
-        let (date, uptime) = (integer(saved, "saved.", "date")?, integer(saved, "saved.", "uptime")?);
-        Ok(Clocks { boot: saved["boot"].as_str().map(str::to_owned), date, uptime })
+        let (date, uptime) = (
+            integer(saved, "saved.", "date")?,
+            integer(saved, "saved.", "uptime")?,
+        );
+        Ok(Clocks {
+            boot: saved["boot"].as_str().map(str::to_owned),
+            date,
+            uptime,
+        })
     }
 }
 
@@ -192,8 +245,9 @@ impl Boot {
         Boot(clocks.date.saturating_sub(clocks.uptime))
     }
 
-    /// By which the dates of a file are moments, `now`. In the boot that it was saved in, they are the moments that they were then. After
-    /// another one there is only the date to go by; but time has not gone back.
+    /// By which the dates of a file are moments, `now`. In the boot that it was saved in, they are
+    /// the moments that they were then. After another one there is only the date to go by; but
+    /// time has not gone back.
     fn since(saved: &Clocks, now: &Clocks) -> Boot {
         match (&saved.boot, &now.boot) {
             (Some(then), Some(boot)) if then == boot => Boot::by(saved),
@@ -209,27 +263,41 @@ impl Boot {
 
     /// In microseconds, which no date lacks.
     pub(super) fn micros(self, moment: Moment) -> i64 {
-        self.0.saturating_mul(1000).saturating_add(i64::try_from(moment.0.as_micros()).unwrap_or(i64::MAX))
+        self.0
+            .saturating_mul(1000)
+            .saturating_add(i64::try_from(moment.0.as_micros()).unwrap_or(i64::MAX))
     }
 
     /// What was before this boot is over since then.
     fn moment(self, date: i64) -> Moment {
-        Moment(Duration::from_millis(u64::try_from(date.saturating_sub(self.0)).unwrap_or(0)))
+        Moment(Duration::from_millis(
+            u64::try_from(date.saturating_sub(self.0)).unwrap_or(0),
+        ))
     }
 }
 
 fn run(value: &Value, place: &str) -> Result<Option<String>, Fault> {
-    let Some(run) = value.get("run") else { return Ok(None) };
-    let run = run.as_str().filter(|run| refusal::check_run(run.as_bytes()).is_ok());
-    run.map(|run| Some(run.to_owned())).ok_or_else(|| unfit(place, "run", "the id of a run"))
+    let Some(run) = value.get("run") else {
+        return Ok(None);
+    };
+    let run = run
+        .as_str()
+        .filter(|run| refusal::check_run(run.as_bytes()).is_ok());
+    run.map(|run| Some(run.to_owned()))
+        .ok_or_else(|| unfit(place, "run", "the id of a run"))
 }
 
 fn integer(object: &Value, place: &str, key: &str) -> Result<i64, Fault> {
-    object[key].as_i64().ok_or_else(|| unfit(place, key, "an integer"))
+    object[key]
+        .as_i64()
+        .ok_or_else(|| unfit(place, key, "an integer"))
 }
 
 fn unfit(place: &str, key: &str, expected: &'static str) -> Fault {
-    Fault::Unfit { place: format!("{place}{key}"), expected }
+    Fault::Unfit {
+        place: format!("{place}{key}"),
+        expected,
+    }
 }
 
 impl fmt::Display for Error {
@@ -237,10 +305,16 @@ impl fmt::Display for Error {
         write!(f, "{}: ", self.path.display())?;
         match &self.fault {
             Fault::Syntax(error) => write!(f, "not JSON: {error}"),
-            Fault::Version(version) => write!(f, "written by another distributexd: \"version\" is {version}, not {VERSION}"),
+            Fault::Version(version) => write!(
+                f,
+                "written by another distributexd: \"version\" is {version}, not {VERSION}"
+            ),
             Fault::Unfit { place, expected } => write!(f, "{place:?}: expected {expected}"),
         }?;
-        write!(f, "; so it is not known who holds what: restore the file, or move it away once nobody holds anything")
+        write!(
+            f,
+            "; so it is not known who holds what: restore the file, or move it away once nobody holds anything"
+        )
     }
 }
 
@@ -254,12 +328,20 @@ mod tests {
 
     /// An hour after a boot.
     fn clocks() -> Clocks {
-        Clocks { boot: Some("b1".into()), date: BOOT + 3_600_000, uptime: 3_600_000 }
+        Clocks {
+            boot: Some("b1".into()),
+            date: BOOT + 3_600_000,
+            uptime: 3_600_000,
+        }
     }
 
     /// Another boot, so long after the first, a second after it.
     fn rebooted(after: i64) -> Clocks {
-        Clocks { boot: Some("b2".into()), date: BOOT + after + 1000, uptime: 1000 }
+        Clocks {
+            boot: Some("b2".into()),
+            date: BOOT + after + 1000,
+            uptime: 1000,
+        }
     }
 
     fn at(milliseconds: u64) -> Moment {
@@ -268,7 +350,16 @@ mod tests {
 
     fn held(pool: &str, host: &str, token: i64, expires: Moment) -> Held {
         let lease = (expires != Moment::NEVER).then_some(Duration::ZERO);
-        Held { pool: pool.into(), host: host.into(), token, since: at(5000).into(), expires, run: None, lease, revoked: false }
+        Held {
+            pool: pool.into(),
+            host: host.into(),
+            token,
+            since: at(5000).into(),
+            expires,
+            run: None,
+            lease,
+            revoked: false,
+        }
     }
 
     fn parse(text: &str, clocks: &Clocks) -> Result<State, String> {
@@ -276,9 +367,15 @@ mod tests {
     }
 
     fn sample() -> State {
-        let holders =
-            vec![held("a", "h1", 8, at(3_665_000)), held("a", "h2", 7, at(3_609_000)), held("b", "замок \"q\"", 9, Moment::NEVER)];
-        State { last_token: 9, holders }
+        let holders = vec![
+            held("a", "h1", 8, at(3_665_000)),
+            held("a", "h2", 7, at(3_609_000)),
+            held("b", "замок \"q\"", 9, Moment::NEVER),
+        ];
+        State {
+            last_token: 9,
+            holders,
+        }
     }
 
     const SAMPLE: &str = r#"{
@@ -309,8 +406,18 @@ mod tests {
     #[test]
     fn a_state_reads_as_it_was_written() {
         assert_eq!(parse(&sample().text(&clocks()), &clocks()), Ok(sample()));
-        assert_eq!(parse(&State::default().text(&clocks()), &clocks()), Ok(State::default()));
-        assert_eq!(State { holders: sample().holders[..1].to_vec(), ..sample() }.text(&clocks()), SAMPLE);
+        assert_eq!(
+            parse(&State::default().text(&clocks()), &clocks()),
+            Ok(State::default())
+        );
+        assert_eq!(
+            State {
+                holders: sample().holders[..1].to_vec(),
+                ..sample()
+            }
+            .text(&clocks()),
+            SAMPLE
+        );
     }
 
     #[test]
@@ -329,7 +436,8 @@ mod tests {
         ] {
             let text = SAMPLE.replace(r#""host""#, &format!(r#""{key}": {wrong}, "host""#));
             assert!(
-                parse(&text, &clocks()).is_err_and(|why| why.starts_with(&format!(r#"f: "pools.a[0].{key}": expected {expected};"#))),
+                parse(&text, &clocks()).is_err_and(|why| why
+                    .starts_with(&format!(r#"f: "pools.a[0].{key}": expected {expected};"#))),
                 "{key}"
             );
         }
@@ -339,14 +447,26 @@ mod tests {
     fn a_state_of_an_earlier_version_is_read() {
         let state = parse(SAMPLE, &clocks()).unwrap();
         assert_eq!(state.holders, [held("a", "h1", 8, at(3_665_000))]);
-        assert_eq!(state.holders[0].lease, Some(Duration::ZERO), "how long it was granted for is not known");
+        assert_eq!(
+            state.holders[0].lease,
+            Some(Duration::ZERO),
+            "how long it was granted for is not known"
+        );
     }
 
     #[test]
     fn in_the_same_boot_it_does_not_matter_how_the_clock_is_set() {
         for set in [-1_000_000_000, -60_000, 60_000, 1_000_000_000] {
-            let later = Clocks { date: clocks().date + 5000 + set, uptime: clocks().uptime + 5000, ..clocks() };
-            assert_eq!(parse(&sample().text(&clocks()), &later), Ok(sample()), "{set}");
+            let later = Clocks {
+                date: clocks().date + 5000 + set,
+                uptime: clocks().uptime + 5000,
+                ..clocks()
+            };
+            assert_eq!(
+                parse(&sample().text(&clocks()), &later),
+                Ok(sample()),
+                "{set}"
+            );
         }
     }
 
@@ -355,27 +475,50 @@ mod tests {
         let reboot = rebooted(3_620_000);
         let state = parse(&sample().text(&clocks()), &reboot).unwrap();
         assert_eq!(ends(&state), [at(45_000), at(0), Moment::NEVER]);
-        assert_eq!(state.holders[0].since.held(at(1000)), Duration::from_secs(3616), "it began before this boot");
+        assert_eq!(
+            state.holders[0].since.held(at(1000)),
+            Duration::from_secs(3616),
+            "it began before this boot"
+        );
         assert_eq!(parse(&state.text(&reboot), &reboot), Ok(state));
     }
 
     /// As after a reboot of a host whose clock has no battery: else a holding would last for years.
     #[test]
     fn after_another_boot_it_is_no_earlier_than_when_it_was_saved() {
-        for unknown in [Clocks { boot: None, ..rebooted(-BOOT) }, rebooted(-BOOT), rebooted(3_599_000)] {
+        for unknown in [
+            Clocks {
+                boot: None,
+                ..rebooted(-BOOT)
+            },
+            rebooted(-BOOT),
+            rebooted(3_599_000),
+        ] {
             let state = parse(&sample().text(&clocks()), &unknown).unwrap();
             assert_eq!(ends(&state), [at(66_000), at(10_000), Moment::NEVER]);
         }
-        let unknown = Clocks { boot: None, ..clocks() };
+        let unknown = Clocks {
+            boot: None,
+            ..clocks()
+        };
         assert_eq!(parse(&sample().text(&unknown), &unknown), Ok(sample()));
-        let set_back = Clocks { date: 0, ..unknown.clone() };
+        let set_back = Clocks {
+            date: 0,
+            ..unknown.clone()
+        };
         assert_eq!(parse(&sample().text(&unknown), &set_back), Ok(sample()));
     }
 
     #[test]
     fn no_holding_expires_sooner_for_being_saved() {
-        let state = State { last_token: 1, holders: vec![held("a", "h", 1, Moment(Duration::from_nanos(1_000_001)))] };
-        assert_eq!(parse(&state.text(&clocks()), &clocks()).unwrap().holders[0].expires, at(2));
+        let state = State {
+            last_token: 1,
+            holders: vec![held("a", "h", 1, Moment(Duration::from_nanos(1_000_001)))],
+        };
+        assert_eq!(
+            parse(&state.text(&clocks()), &clocks()).unwrap().holders[0].expires,
+            at(2)
+        );
     }
 
     #[test]
@@ -383,7 +526,11 @@ mod tests {
         let text = sample().text(&clocks());
         for length in 0..text.len() - 1 {
             if let Some(cut) = text.get(..length) {
-                assert!(parse(cut, &clocks()).is_err_and(|error| error.starts_with("f: not JSON: EOF while parsing")), "{cut}");
+                assert!(
+                    parse(cut, &clocks())
+                        .is_err_and(|error| error.starts_with("f: not JSON: EOF while parsing")),
+                    "{cut}"
+                );
             }
         }
     }
@@ -391,32 +538,78 @@ mod tests {
     #[test]
     fn what_no_server_wrote_is_refused_by_name() {
         const SAVED: &str = r#""version": 1, "saved": {"date": 1, "uptime": 1}"#;
-        let pool = |holders: &str| format!(r#"{{{SAVED}, "last_token": 9, "pools": {{"a": {holders}}}}}"#);
+        let pool =
+            |holders: &str| format!(r#"{{{SAVED}, "last_token": 9, "pools": {{"a": {holders}}}}}"#);
         let holder = |fields: &str| pool(&format!("[{{{fields}}}]"));
         for (text, why) in [
             ("[]".into(), r#""version": expected an integer"#),
             ("{}".into(), r#""version": expected an integer"#),
-            (r#"{"version": 2}"#.into(), r#"written by another distributexd: "version" is 2, not 1"#),
-            (r#"{"version": 1}"#.into(), r#""saved.date": expected an integer"#),
-            (r#"{"version": 1, "saved": {"date": 1}}"#.into(), r#""saved.uptime": expected an integer"#),
-            (format!(r#"{{{SAVED}, "pools": {{}}}}"#), r#""last_token": expected an integer"#),
-            (format!(r#"{{{SAVED}, "last_token": 9}}"#), r#""pools": expected an object"#),
-            (pool("{}"), r#""pools.a": expected a list"#),
-            (pool("[5]"), r#""pools.a[0].host": expected the name of a host"#),
-            (holder(r#""host": "h,i""#), r#""pools.a[0].host": expected the name of a host"#),
-            (holder(r#""host": "h""#), r#""pools.a[0].token": expected an integer"#),
-            (holder(r#""host": "h", "token": 1.5"#), r#""pools.a[0].token": expected an integer"#),
-            (holder(r#""host": "h", "token": 1"#), r#""pools.a[0].since": expected an integer"#),
-            (holder(r#""host": "h", "token": 1, "since": 0"#), r#""pools.a[0].expires": expected an integer"#),
-            (holder(r#""host": "h", "token": 10, "since": 0, "expires": 0"#), r#""last_token": expected the greatest of all tokens"#),
             (
-                holder(r#""host": "h", "token": 1, "since": 0, "expires": 0}, {"host": "h", "token": 2, "since": 0, "expires": 0"#),
+                r#"{"version": 2}"#.into(),
+                r#"written by another distributexd: "version" is 2, not 1"#,
+            ),
+            (
+                r#"{"version": 1}"#.into(),
+                r#""saved.date": expected an integer"#,
+            ),
+            (
+                r#"{"version": 1, "saved": {"date": 1}}"#.into(),
+                r#""saved.uptime": expected an integer"#,
+            ),
+            (
+                format!(r#"{{{SAVED}, "pools": {{}}}}"#),
+                r#""last_token": expected an integer"#,
+            ),
+            (
+                format!(r#"{{{SAVED}, "last_token": 9}}"#),
+                r#""pools": expected an object"#,
+            ),
+            (pool("{}"), r#""pools.a": expected a list"#),
+            (
+                pool("[5]"),
+                r#""pools.a[0].host": expected the name of a host"#,
+            ),
+            (
+                holder(r#""host": "h,i""#),
+                r#""pools.a[0].host": expected the name of a host"#,
+            ),
+            (
+                holder(r#""host": "h""#),
+                r#""pools.a[0].token": expected an integer"#,
+            ),
+            (
+                holder(r#""host": "h", "token": 1.5"#),
+                r#""pools.a[0].token": expected an integer"#,
+            ),
+            (
+                holder(r#""host": "h", "token": 1"#),
+                r#""pools.a[0].since": expected an integer"#,
+            ),
+            (
+                holder(r#""host": "h", "token": 1, "since": 0"#),
+                r#""pools.a[0].expires": expected an integer"#,
+            ),
+            (
+                holder(r#""host": "h", "token": 10, "since": 0, "expires": 0"#),
+                r#""last_token": expected the greatest of all tokens"#,
+            ),
+            (
+                holder(
+                    r#""host": "h", "token": 1, "since": 0, "expires": 0}, {"host": "h", "token": 2, "since": 0, "expires": 0"#,
+                ),
                 r#""pools.a": expected each host once"#,
             ),
-            (format!("{}x", sample().text(&clocks())), "not JSON: trailing characters at line 34 column 1"),
+            (
+                format!("{}x", sample().text(&clocks())),
+                "not JSON: trailing characters at line 34 column 1",
+            ),
         ] {
             let end = "; so it is not known who holds what: restore the file, or move it away once nobody holds anything";
-            assert_eq!(parse(&text, &clocks()), Err(format!("f: {why}{end}")), "{text}");
+            assert_eq!(
+                parse(&text, &clocks()),
+                Err(format!("f: {why}{end}")),
+                "{text}"
+            );
         }
     }
 
@@ -428,7 +621,11 @@ mod tests {
                     r#"{{"version": 1, "saved": {{"date": {date}, "uptime": {uptime}}}, "last_token": {max}, "pools": {{"a": [{{"host": "h", "token": {max}, "since": {date}, "expires": {date}}}]}}}}"#,
                     max = i64::MAX
                 );
-                let clocks = Clocks { boot: None, date: now, uptime };
+                let clocks = Clocks {
+                    boot: None,
+                    date: now,
+                    uptime,
+                };
                 parse(&parse(&text, &clocks).unwrap().text(&clocks), &clocks).unwrap();
             }
         }

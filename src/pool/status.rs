@@ -1,4 +1,5 @@
-//! What the pools are like as `/status/` shows it: JSON, times in seconds. Written straight into the text, since thousands may wait.
+//! What the pools are like as `/status/` shows it: JSON, times in seconds. Written straight into
+//! the text, since thousands may wait.
 
 use super::{Holder, Remaining, Report, Waiter};
 use serde_json::Value;
@@ -10,25 +11,64 @@ pub fn text(pools: &[Report]) -> String {
 }
 
 fn pool(report: &Report) -> String {
-    let Report { pool, permits, expire, age, holders, waiters, .. } = report;
-    let (name, expire, holders, waiters) = (quoted(pool), seconds(*expire), list(holders, holder), list(waiters, waiter));
-    let age = age.map_or(String::new(), |age| format!(",\"age\":{}", seconds(Some(age))));
-    format!("\n{{\"name\":{name},\"maxlocks\":{permits},\"expire\":{expire}{age},\"holders\":[{holders}],\"waiters\":[{waiters}]}}")
+    let Report {
+        pool,
+        permits,
+        expire,
+        age,
+        holders,
+        waiters,
+        ..
+    } = report;
+    let (name, expire, holders, waiters) = (
+        quoted(pool),
+        seconds(*expire),
+        list(holders, holder),
+        list(waiters, waiter),
+    );
+    let age = age.map_or(String::new(), |age| {
+        format!(",\"age\":{}", seconds(Some(age)))
+    });
+    format!(
+        "\n{{\"name\":{name},\"maxlocks\":{permits},\"expire\":{expire}{age},\"holders\":[{holders}],\"waiters\":[{waiters}]}}"
+    )
 }
 
-/// What is not known is `null`, but for the end of a lease: `null` there is known to be without end, so an unknown one is left out.
-fn holder(&Holder { host, run, token, held, ends, revoked }: &Holder) -> String {
-    let (host, run, token) = (quoted(host), run_field(run), token.map_or("null".into(), |token| token.to_string()));
+/// What is not known is `null`, but for the end of a lease: `null` there is known to be without
+/// end, so an unknown one is left out.
+fn holder(
+    &Holder {
+        host,
+        run,
+        token,
+        held,
+        ends,
+        revoked,
+    }: &Holder,
+) -> String {
+    let (host, run, token) = (
+        quoted(host),
+        run_field(run),
+        token.map_or("null".into(), |token| token.to_string()),
+    );
     let expires = match ends {
         Remaining::For(left) => format!(",\"expires\":{}", seconds(Some(left))),
         Remaining::UntilReleased => ",\"expires\":null".into(),
         Remaining::Unknown => String::new(),
     };
-    format!("\n{{\"host\":{host}{run},\"token\":{token},\"held\":{}{expires},\"revoked\":{revoked}}}", seconds(held))
+    format!(
+        "\n{{\"host\":{host}{run},\"token\":{token},\"held\":{}{expires},\"revoked\":{revoked}}}",
+        seconds(held)
+    )
 }
 
 fn waiter(&Waiter { host, run, waited }: &Waiter) -> String {
-    format!("\n{{\"host\":{}{},\"waiting\":{}}}", quoted(host), run_field(run), seconds(Some(waited)))
+    format!(
+        "\n{{\"host\":{}{},\"waiting\":{}}}",
+        quoted(host),
+        run_field(run),
+        seconds(Some(waited))
+    )
 }
 
 fn run_field(run: Option<&str>) -> String {
@@ -65,13 +105,47 @@ mod tests {
                 ends: Remaining::For(Duration::from_millis(58_500)),
                 revoked: true,
             },
-            Holder { host: "a \"quoted\\ замок", run: None, token: None, held: None, ends: Remaining::UntilReleased, revoked: false },
-            Holder { host: "u", run: None, token: None, held: None, ends: Remaining::Unknown, revoked: false },
+            Holder {
+                host: "a \"quoted\\ замок",
+                run: None,
+                token: None,
+                held: None,
+                ends: Remaining::UntilReleased,
+                revoked: false,
+            },
+            Holder {
+                host: "u",
+                run: None,
+                token: None,
+                held: None,
+                ends: Remaining::Unknown,
+                revoked: false,
+            },
         ];
-        let waiters = vec![Waiter { host: "w", run: Some("r"), waited: Duration::from_micros(1_000_400) }];
+        let waiters = vec![Waiter {
+            host: "w",
+            run: Some("r"),
+            waited: Duration::from_micros(1_000_400),
+        }];
         let age = Some(Duration::from_millis(250));
-        let busy = Report { pool: "a", permits: 2, expire: Some(Duration::from_mins(1)), age, holders, waiters, counts: Counts::default() };
-        let idle = Report { pool: "b", permits: 1, expire: None, age: None, holders: vec![], waiters: vec![], counts: Counts::default() };
+        let busy = Report {
+            pool: "a",
+            permits: 2,
+            expire: Some(Duration::from_mins(1)),
+            age,
+            holders,
+            waiters,
+            counts: Counts::default(),
+        };
+        let idle = Report {
+            pool: "b",
+            permits: 1,
+            expire: None,
+            age: None,
+            holders: vec![],
+            waiters: vec![],
+            counts: Counts::default(),
+        };
         let expected = json!({ "pools": [
             {
                 "name": "a", "maxlocks": 2, "expire": 60.0, "age": 0.25,
@@ -84,7 +158,10 @@ mod tests {
             },
             { "name": "b", "maxlocks": 1, "expire": null, "holders": [], "waiters": [] },
         ] });
-        assert_eq!(serde_json::from_str::<Value>(&text(&[busy, idle])).unwrap(), expected);
+        assert_eq!(
+            serde_json::from_str::<Value>(&text(&[busy, idle])).unwrap(),
+            expected
+        );
         assert_eq!(text(&[]), "{\"pools\":[]}\n");
     }
 }

@@ -1,5 +1,6 @@
-//! The waiters of one pool, in FIFO order. A waiter is known by host and run. Found by ticket, too, when it hangs up, and by host and run, when it is
-//! granted. All that in time that grows with the logarithm of their number.
+//! The waiters of one pool, in FIFO order. A waiter is known by host and run. Found by ticket, too,
+//! when it hangs up, and by host and run, when it is granted. All that in time that grows with the
+//! logarithm of their number.
 
 use super::{Call, Ticket};
 use crate::moment::Moment;
@@ -50,15 +51,28 @@ impl Waiters {
 
     /// In the order of their tickets.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>, Moment)> {
-        self.by_ticket.values().map(|Waiting { host, run, since }| (&**host, run.as_deref(), *since))
+        self.by_ticket
+            .values()
+            .map(|Waiting { host, run, since }| (&**host, run.as_deref(), *since))
     }
 
     /// Puts one into the queue by its ticket.
-    pub(super) fn insert(&mut self, Asked { ticket, host, run, since, .. }: Asked) {
+    pub(super) fn insert(
+        &mut self,
+        Asked {
+            ticket,
+            host,
+            run,
+            since,
+            ..
+        }: Asked,
+    ) {
         self.change(&host.clone(), |waiters| {
             waiters.by_host.insert((host.clone(), ticket));
             waiters.by_run.insert((host.clone(), run.clone(), ticket));
-            waiters.by_ticket.insert(ticket, Waiting { host, run, since });
+            waiters
+                .by_ticket
+                .insert(ticket, Waiting { host, run, since });
         });
     }
 
@@ -68,11 +82,18 @@ impl Waiters {
             let Waiting { host, run, since } = waiters.by_ticket.remove(&ticket)?;
             waiters.by_host.remove(&(host.clone(), ticket));
             waiters.by_run.remove(&(host.clone(), run.clone(), ticket));
-            Some(Asked { ticket, call: Call::Wait, host, run, since })
+            Some(Asked {
+                ticket,
+                call: Call::Wait,
+                host,
+                run,
+                since,
+            })
         })
     }
 
-    /// A run of this host holds the pool, so no other run of it can be granted a slot, until `unblock`.
+    /// A run of this host holds the pool, so no other run of it can be granted a slot, until
+    /// `unblock`.
     pub(super) fn block(&mut self, host: &Rc<str>) {
         self.change(host, |waiters| waiters.blocked.insert(host.clone()));
     }
@@ -95,33 +116,57 @@ impl Waiters {
     }
 
     fn first(&self, host: &Rc<str>) -> Option<Ticket> {
-        self.by_host.range((host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX))).next().map(|(_, ticket)| *ticket)
+        self.by_host
+            .range((host.clone(), Ticket(0))..=(host.clone(), Ticket(u64::MAX)))
+            .next()
+            .map(|(_, ticket)| *ticket)
     }
 
     /// Takes out the first that can be granted a slot, and all others that hold it with that one.
     pub(super) fn take_next(&mut self) -> Vec<Asked> {
-        let next = self.next.first().and_then(|ticket| self.by_ticket.get(ticket));
-        let Some((host, run)) = next.map(|Waiting { host, run, .. }| (host.clone(), run.clone())) else { return Vec::new() };
+        let next = self
+            .next
+            .first()
+            .and_then(|ticket| self.by_ticket.get(ticket));
+        let Some((host, run)) = next.map(|Waiting { host, run, .. }| (host.clone(), run.clone()))
+        else {
+            return Vec::new();
+        };
         self.take_holder(&host, run.as_ref())
     }
 
-    /// Takes out those that hold a slot of this run of the host, or of the host itself: of that, all of its runs.
+    /// Takes out those that hold a slot of this run of the host, or of the host itself: of that,
+    /// all of its runs.
     pub(super) fn take_holder(&mut self, host: &Rc<str>, run: Option<&Run>) -> Vec<Asked> {
         let (first, last) = (Ticket(0), Ticket(u64::MAX));
         let tickets: Vec<_> = match run {
-            None => self.by_host.range((host.clone(), first)..=(host.clone(), last)).map(|(_, ticket)| *ticket).collect(),
+            None => self
+                .by_host
+                .range((host.clone(), first)..=(host.clone(), last))
+                .map(|(_, ticket)| *ticket)
+                .collect(),
             Some(run) => {
-                let its = (host.clone(), Some(run.clone()), first)..=(host.clone(), Some(run.clone()), last);
-                self.by_run.range(its).map(|(_, _, ticket)| *ticket).collect()
+                let its = (host.clone(), Some(run.clone()), first)
+                    ..=(host.clone(), Some(run.clone()), last);
+                self.by_run
+                    .range(its)
+                    .map(|(_, _, ticket)| *ticket)
+                    .collect()
             }
         };
-        tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
+        tickets
+            .into_iter()
+            .filter_map(|ticket| self.remove(ticket))
+            .collect()
     }
 
     /// Takes out all of them, the first first. What is blocked stays so.
     pub(super) fn take_all(&mut self) -> Vec<Asked> {
         let tickets: Vec<_> = self.by_ticket.keys().copied().collect();
-        tickets.into_iter().filter_map(|ticket| self.remove(ticket)).collect()
+        tickets
+            .into_iter()
+            .filter_map(|ticket| self.remove(ticket))
+            .collect()
     }
 }
 
@@ -133,24 +178,48 @@ mod tests {
         let mut waiters = Waiters::default();
         for &(ticket, host, run) in entries {
             let run = (!run.is_empty()).then(|| run.into());
-            waiters.insert(Asked { ticket: Ticket(ticket), call: Call::Wait, host: host.into(), run, since: Moment::default() });
+            waiters.insert(Asked {
+                ticket: Ticket(ticket),
+                call: Call::Wait,
+                host: host.into(),
+                run,
+                since: Moment::default(),
+            });
         }
         waiters
     }
 
     fn next(waiters: &mut Waiters) -> Vec<u64> {
-        waiters.take_next().iter().map(|asked| asked.ticket.0).collect()
+        waiters
+            .take_next()
+            .iter()
+            .map(|asked| asked.ticket.0)
+            .collect()
     }
 
     #[test]
     fn they_leave_in_the_order_of_their_tickets_however_they_came() {
-        let mut waiters = waiters(&[(4, "b", ""), (2, "a", ""), (9, "a", ""), (7, "ab", ""), (5, "c", "")]);
-        assert_eq!(waiters.remove(Ticket(5)).map(|asked| asked.host), Some("c".into()));
+        let mut waiters = waiters(&[
+            (4, "b", ""),
+            (2, "a", ""),
+            (9, "a", ""),
+            (7, "ab", ""),
+            (5, "c", ""),
+        ]);
+        assert_eq!(
+            waiters.remove(Ticket(5)).map(|asked| asked.host),
+            Some("c".into())
+        );
         assert_eq!(waiters.remove(Ticket(5)), None);
         for expected in [&[2, 9][..], &[4], &[7], &[]] {
             assert_eq!(next(&mut waiters), expected);
         }
-        assert!(waiters.is_empty() && waiters.by_host.is_empty() && waiters.by_run.is_empty() && !waiters.has_next());
+        assert!(
+            waiters.is_empty()
+                && waiters.by_host.is_empty()
+                && waiters.by_run.is_empty()
+                && !waiters.has_next()
+        );
     }
 
     #[test]
@@ -160,7 +229,10 @@ mod tests {
             assert_eq!(next(&mut queue), expected);
         }
         let mut queue = waiters(&[(2, "a", "y"), (1, "a", ""), (4, "a", "x"), (3, "b", "")]);
-        assert_eq!((next(&mut queue), next(&mut queue)), (vec![1, 2, 4], vec![3]));
+        assert_eq!(
+            (next(&mut queue), next(&mut queue)),
+            (vec![1, 2, 4], vec![3])
+        );
     }
 
     #[test]
@@ -168,7 +240,13 @@ mod tests {
         let mut queue = waiters(&[(1, "a", "x"), (3, "b", "")]);
         let a: Rc<str> = "a".into();
         queue.block(&a);
-        queue.insert(Asked { ticket: Ticket(2), call: Call::Wait, host: a.clone(), run: None, since: Moment::default() });
+        queue.insert(Asked {
+            ticket: Ticket(2),
+            call: Call::Wait,
+            host: a.clone(),
+            run: None,
+            since: Moment::default(),
+        });
         assert_eq!(next(&mut queue), [3]);
         assert!(!queue.has_next() && !queue.is_empty());
         queue.unblock(&a);

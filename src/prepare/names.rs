@@ -1,5 +1,5 @@
-//! What name servers say: the addresses of servers, and the full name of this host. The resolver cannot be interrupted, so it runs in processes that
-//! can: helpers, one for each name.
+//! What name servers say: the addresses of servers, and the full name of this host. The resolver
+//! cannot be interrupted, so it runs in processes that can: helpers, one for each name.
 
 use crate::endpoint::{Endpoint, Found};
 use crate::link::reason;
@@ -15,7 +15,8 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// Addresses taken of one name. More than a name of one server has; a round over all of them must end.
+/// Addresses taken of one name. More than a name of one server has; a round over all of them must
+/// end.
 const ADDRESSES: usize = 16;
 
 /// What a helper may say: so many addresses, each a line, or a name.
@@ -24,8 +25,8 @@ const LONGEST_ANSWER: u64 = 4096;
 /// How long names are waited for at the most, once there is an address to go on with.
 const STRAGGLERS: Duration = Duration::from_secs(5);
 
-/// Pauses between look-ups of names that have no address yet, the first and the longest; each is twice the one before. A name that a deployment is
-/// about to make is found within the longest.
+/// Pauses between look-ups of names that have no address yet, the first and the longest; each is
+/// twice the one before. A name that a deployment is about to make is found within the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,10 +36,12 @@ const LONGEST_PAUSE_OF_ROUNDS: Duration = Duration::from_secs(4);
 /// The same while a run goes on: what is missing then is looked up again soon.
 const STRAGGLERS_OF_A_RUN: Duration = Duration::from_secs(1);
 
-/// How long a look-up may take while a run goes on: a resolver asks a name server that is silent for 10 s.
+/// How long a look-up may take while a run goes on: a resolver asks a name server that is silent
+/// for 10 s.
 const LONGEST_LOOK_UP: Duration = Duration::from_secs(12);
 
-/// What a helper of a run is called in `ps`: not our name, nor the command's, which scripts look for.
+/// What a helper of a run is called in `ps`: not our name, nor the command's, which scripts look
+/// for.
 const NAME: &str = "name-lookup";
 
 /// Hosts, and what was found of each.
@@ -56,23 +59,29 @@ impl Names {
             Ok(address) => Ok(vec![SocketAddr::new(address, host.port)]),
             Err(_) => Err("its name was not looked up".into()),
         });
-        Names { found: found.collect(), hosts: hosts.to_vec() }
+        Names {
+            found: found.collect(),
+            hosts: hosts.to_vec(),
+        }
     }
 
     /// The positions of what is a name.
     fn names(&self) -> Vec<usize> {
-        (0..self.hosts.len()).filter(|&index| self.hosts[index].name.parse::<IpAddr>().is_err()).collect()
+        (0..self.hosts.len())
+            .filter(|&index| self.hosts[index].name.parse::<IpAddr>().is_err())
+            .collect()
     }
 
-    /// Takes down what a look-up has found. A name that has addresses keeps them if it cannot be looked up any more: a name server may be unreachable
-    /// together with the servers.
+    /// Takes down what a look-up has found. A name that has addresses keeps them if it cannot be
+    /// looked up any more: a name server may be unreachable together with the servers.
     fn learn(&mut self, host: usize, found: Result<Vec<SocketAddr>, String>) {
         if found.is_ok() || self.found[host].is_err() {
             self.found[host] = found;
         }
     }
 
-    /// All addresses, in another order each time, so that a fleet spreads over an ensemble; and the hosts that have none.
+    /// All addresses, in another order each time, so that a fleet spreads over an ensemble; and the
+    /// hosts that have none.
     pub fn result(&self) -> Found {
         let mut result = Found::default();
         for (host, found) in self.hosts.iter().zip(&self.found) {
@@ -82,7 +91,12 @@ impl Names {
                         1 => host.to_string(),
                         _ => format!("{host} ({})", address.ip()),
                     };
-                    result.endpoints.extend(addresses.iter().map(|&address| Endpoint { name: name(&address), address }));
+                    result
+                        .endpoints
+                        .extend(addresses.iter().map(|&address| Endpoint {
+                            name: name(&address),
+                            address,
+                        }));
                 }
                 Err(why) => result.unresolved.push(format!("{host}: {why}")),
             }
@@ -99,14 +113,19 @@ pub struct Search {
 }
 
 impl Search {
-    /// Sends a helper for each name. `None`: there are none. The helpers are children of this process, which has to reap them.
+    /// Sends a helper for each name. `None`: there are none. The helpers are children of this
+    /// process, which has to reap them.
     pub fn begin(names: &Names, now: Moment) -> io::Result<Option<Search>> {
-        let mut search = Search { helpers: Vec::new(), began: now };
+        let mut search = Search {
+            helpers: Vec::new(),
+            began: now,
+        };
         for index in names.names() {
             let host = &names.hosts[index];
             let helper = Helper::send(|own_end| {
                 process::rename(NAME, process::own_pid());
-                // What else is open is the run's: its connection, its lock file, and the line to the guard, which must end when the run does.
+                // What else is open is the run's: its connection, its lock file, and the line to
+                // the guard, which must end when the run does.
                 descriptors::close_from_other_than(&[own_end]);
                 // Out of reach of the command's terminal, and of signals to its process group.
                 let _ = process::own_session();
@@ -130,7 +149,8 @@ impl Search {
 
     /// What to wake up for: the answers that have not come yet.
     pub fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
-        self.open().map(|index| Watched::new(self.helpers[index].1.answer.as_fd(), false))
+        self.open()
+            .map(|index| Watched::new(self.helpers[index].1.answer.as_fd(), false))
     }
 
     /// Reads the answers that are ready, given for each that was watched.
@@ -151,7 +171,12 @@ impl Search {
             return self.began;
         }
         let some = self.helpers.iter().any(|(_, helper)| helper.has_address());
-        self.began + if some { STRAGGLERS_OF_A_RUN } else { LONGEST_LOOK_UP }
+        self.began
+            + if some {
+                STRAGGLERS_OF_A_RUN
+            } else {
+                LONGEST_LOOK_UP
+            }
     }
 
     /// Takes down what was found.
@@ -162,7 +187,8 @@ impl Search {
     }
 }
 
-/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time to try the others.
+/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time
+/// to try the others.
 pub fn resolve(names: &mut Names, deadline: Moment) -> io::Result<Found> {
     let now = Moment(clock::since_boot());
     let share = deadline.since(now) / u32::try_from(names.hosts.len()).unwrap_or(u32::MAX);
@@ -173,22 +199,40 @@ pub fn resolve(names: &mut Names, deadline: Moment) -> io::Result<Found> {
         helpers.push(Helper::send(|_| look_up(host))?);
     }
     let (known, soon) = (asked.len() < names.hosts.len(), now + share.min(STRAGGLERS));
-    gather(&mut helpers, |helpers| if known || helpers.iter().any(Helper::has_address) { soon } else { deadline })?;
+    gather(&mut helpers, |helpers| {
+        if known || helpers.iter().any(Helper::has_address) {
+            soon
+        } else {
+            deadline
+        }
+    })?;
     for (host, helper) in asked.into_iter().zip(helpers) {
         names.learn(host, addresses(helper.finish()));
     }
     Ok(names.result())
 }
 
-/// The same, again and again until there is an address, or until it is too late: a name that is not known yet is a server that is not there yet.
-/// `rounds`: how often at the most. Returns how often it was.
-pub fn resolve_patiently(names: &mut Names, rounds: Option<u32>, deadline: Moment) -> io::Result<(Found, u32)> {
-    let longest = if rounds.is_none() { LONGEST_PAUSE } else { LONGEST_PAUSE_OF_ROUNDS };
+/// The same, again and again until there is an address, or until it is too late: a name that is not
+/// known yet is a server that is not there yet. `rounds`: how often at the most. Returns how often
+/// it was.
+pub fn resolve_patiently(
+    names: &mut Names,
+    rounds: Option<u32>,
+    deadline: Moment,
+) -> io::Result<(Found, u32)> {
+    let longest = if rounds.is_none() {
+        LONGEST_PAUSE
+    } else {
+        LONGEST_PAUSE_OF_ROUNDS
+    };
     let mut pause = FIRST_PAUSE;
     for round in 1.. {
         let found = resolve(names, deadline)?;
         let now = Moment(clock::since_boot());
-        if !found.endpoints.is_empty() || now >= deadline || rounds.is_some_and(|most| round >= most) {
+        if !found.endpoints.is_empty()
+            || now >= deadline
+            || rounds.is_some_and(|most| round >= most)
+        {
             return Ok((found, round));
         }
         sleep_until((now + pause).min(deadline))?;
@@ -201,7 +245,11 @@ fn sleep_until(moment: Moment) -> io::Result<()> {
     let mut timer = Timer::new()?;
     timer.set(Some(moment.0));
     while Moment(clock::since_boot()) < moment {
-        let mut watched: Vec<Watched> = timer.fd().map(|fd| Watched::new(fd, false)).into_iter().collect();
+        let mut watched: Vec<Watched> = timer
+            .fd()
+            .map(|fd| Watched::new(fd, false))
+            .into_iter()
+            .collect();
         poll::wait(&mut watched, timer.poll_limit(clock::since_boot()))?;
     }
     Ok(())
@@ -210,16 +258,21 @@ fn sleep_until(moment: Moment) -> io::Result<()> {
 /// Writes down the addresses of a host, each on a line, or why it has none.
 fn look_up(host: &Host) -> String {
     match (host.name.as_str(), host.port).to_socket_addrs() {
-        Ok(addresses) => addresses.take(ADDRESSES).map(|address| format!("{address}\n")).collect(),
+        Ok(addresses) => addresses
+            .take(ADDRESSES)
+            .map(|address| format!("{address}\n"))
+            .collect(),
         Err(error) => format!("!{}", reason(&error)),
     }
 }
 
 /// Reads what was written down, if it was.
 fn addresses(answer: Option<impl AsRef<[u8]>>) -> Result<Vec<SocketAddr>, String> {
-    let answer = answer.ok_or("its name was not looked up in time (is the name server answering?)")?;
+    let answer =
+        answer.ok_or("its name was not looked up in time (is the name server answering?)")?;
     let text = String::from_utf8_lossy(answer.as_ref());
-    let mut addresses: Vec<SocketAddr> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let mut addresses: Vec<SocketAddr> =
+        text.lines().filter_map(|line| line.parse().ok()).collect();
     addresses.dedup();
     match text.strip_prefix('!') {
         Some(why) => Err(format!("its name cannot be looked up: {why}")),
@@ -249,7 +302,8 @@ impl OwnName {
         Helper::send(|_| host::full_name(&bare).unwrap_or(bare)).map(OwnName)
     }
 
-    /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of it.
+    /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of
+    /// it.
     pub fn wait(self, deadline: Moment) -> io::Result<Option<String>> {
         let mut helpers = [self.0];
         gather(&mut helpers, |_| deadline)?;
@@ -268,12 +322,18 @@ struct Helper {
 }
 
 impl Helper {
-    /// Sends one to look something up, and to write down what it has found: at once, so that we are woken once.
+    /// Sends one to look something up, and to write down what it has found: at once, so that we are
+    /// woken once.
     fn send(look_up: impl FnOnce(BorrowedFd) -> String) -> io::Result<Helper> {
         let (answer, mut theirs) = io::pipe()?;
         let parent = process::own_pid();
         match process::fork()? {
-            Fork::Parent(process) => Ok(Helper { process, answer, text: Vec::new(), done: false }),
+            Fork::Parent(process) => Ok(Helper {
+                process,
+                answer,
+                text: Vec::new(),
+                done: false,
+            }),
             Fork::Child => {
                 descriptors::close_inherited();
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
@@ -287,7 +347,9 @@ impl Helper {
     fn read(&mut self) {
         let mut bytes = [0; 512];
         match self.answer.read(&mut bytes) {
-            Ok(length) if length > 0 && self.text.len() as u64 <= LONGEST_ANSWER => self.text.extend_from_slice(&bytes[..length]),
+            Ok(length) if length > 0 && self.text.len() as u64 <= LONGEST_ANSWER => {
+                self.text.extend_from_slice(&bytes[..length])
+            }
             _ => self.done = true,
         }
     }
@@ -327,8 +389,13 @@ fn gather(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Re
             break;
         }
         timer.set(Some(until.0));
-        let open: Vec<usize> = (0..helpers.len()).filter(|&index| !helpers[index].done).collect();
-        let mut watched: Vec<Watched> = open.iter().map(|&index| Watched::new(helpers[index].answer.as_fd(), false)).collect();
+        let open: Vec<usize> = (0..helpers.len())
+            .filter(|&index| !helpers[index].done)
+            .collect();
+        let mut watched: Vec<Watched> = open
+            .iter()
+            .map(|&index| Watched::new(helpers[index].answer.as_fd(), false))
+            .collect();
         watched.extend(timer.fd().map(|fd| Watched::new(fd, false)));
         poll::wait(&mut watched, timer.poll_limit(clock::since_boot()))?;
         let ready: Vec<bool> = watched.iter().map(Watched::ready).collect();

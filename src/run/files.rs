@@ -1,5 +1,6 @@
-//! The files of `--local` locks: flock(2), waited for by helper processes that block in it on an open file that we share, and the fencing token
-//! that each file holds. Files stay when locks go: unlinking is the classic race of two inodes. Another program may remove one all the same, so
+//! The files of `--local` locks: flock(2), waited for by helper processes that block in it on an
+//! open file that we share, and the fencing token that each file holds. Files stay when locks go:
+//! unlinking is the classic race of two inodes. Another program may remove one all the same, so
 //! a lock counts only if its file is the one at the path.
 
 use super::lock_folder::{LockFolder, Opened};
@@ -17,10 +18,12 @@ use std::path::{Path, PathBuf};
 use std::str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is read of a file for its token: more than a token has, so that a longer text is not one. i64::MAX has 19 digits.
+/// What is read of a file for its token: more than a token has, so that a longer text is not one.
+/// i64::MAX has 19 digits.
 const TOKEN: usize = 32;
 
-/// How often a file that was removed or replaced while it was being locked is opened again. A cleaner comes once a day; this many in a row are a fault.
+/// How often a file that was removed or replaced while it was being locked is opened again. A
+/// cleaner comes once a day; this many in a row are a fault.
 const MOST_REMOVALS: usize = 100;
 
 /// The lock files of one run.
@@ -34,20 +37,33 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(folder: LockFolder, names: &[String]) -> Files {
-        Files { folder, names: names.to_vec(), open: names.iter().map(|_| None).collect(), helpers: Vec::new() }
+        Files {
+            folder,
+            names: names.to_vec(),
+            open: names.iter().map(|_| None).collect(),
+            helpers: Vec::new(),
+        }
     }
 
     /// Tries to lock a file, now or by a helper that waits; tells what came of it, if anything yet.
     pub(super) fn contend(&mut self, index: usize, wait: bool) -> Option<Input<'static>> {
-        let tried = if wait { self.send_helper(index) } else { self.lock(index) };
+        let tried = if wait {
+            self.send_helper(index)
+        } else {
+            self.lock(index)
+        };
         tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
     }
 
     /// A child has ended: if it was a helper, whose file is ours now.
     pub(super) fn ended(&mut self, child: Pid) -> Option<Input<'static>> {
-        let position = self.helpers.iter().position(|&(helper, _)| helper == child)?;
+        let position = self
+            .helpers
+            .iter()
+            .position(|&(helper, _)| helper == child)?;
         let (_, index) = self.helpers.remove(position);
-        // Locking what is locked through this very open file is granted at once. It is not if the helper was killed, or the file was replaced.
+        // Locking what is locked through this very open file is granted at once. It is not if the
+        // helper was killed, or the file was replaced.
         let tried = self.lock(index).and_then(|input| match input {
             Some(Input::Taken { .. }) => self.send_helper(index),
             input => Ok(input),
@@ -67,7 +83,8 @@ impl Files {
         }
         for (index, open) in self.open.iter_mut().enumerate() {
             if let Some(file) = open.take_if(|_| Some(index) != kept) {
-                // The guard may not have left yet, and a helper may have got it just now: they share the open file.
+                // The guard may not have left yet, and a helper may have got it just now: they
+                // share the open file.
                 let _ = file::unlock(file);
             }
         }
@@ -77,11 +94,14 @@ impl Files {
         let path = self.path(index);
         for _ in 0..MOST_REMOVALS {
             let file = match self.file(index) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // the folder was removed meanwhile
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, /* the folder was removed meanwhile */
                 file => file?,
             };
             if !file::lock(file, How::Now)? {
-                return Ok(Some(Input::Taken { file: index, token: token_of_the_holder(file) }));
+                return Ok(Some(Input::Taken {
+                    file: index,
+                    token: token_of_the_holder(file),
+                }));
             }
             if let Some(found) = file::in_place(file, &path) {
                 check_kind(&found)?; // as it is found at the path: a link could have been there for a moment only
@@ -91,7 +111,9 @@ impl Files {
             }
             self.open[index] = None; // it was removed, and the next run will lock another
         }
-        Err(io::Error::other(format!("it was removed {MOST_REMOVALS} times while zk-flock locked it: find the program that does it")))
+        Err(io::Error::other(format!(
+            "it was removed {MOST_REMOVALS} times while zk-flock locked it: find the program that does it"
+        )))
     }
 
     fn send_helper(&mut self, index: usize) -> io::Result<Option<Input<'static>>> {
@@ -102,7 +124,8 @@ impl Files {
             Fork::Child => {
                 descriptors::close_inherited();
                 process::rename("lock-waiter", process::own_pid());
-                let waited = process::die_with_parent(Some(Signal::KILL), parent).and_then(|()| file::lock(file, How::WhenFree));
+                let waited = process::die_with_parent(Some(Signal::KILL), parent)
+                    .and_then(|()| file::lock(file, How::WhenFree));
                 process::leave(u8::from(waited.is_err()))
             }
         }
@@ -111,8 +134,13 @@ impl Files {
 
     fn file(&mut self, index: usize) -> io::Result<&File> {
         if self.open[index].is_none() {
-            let Opened { folder, mode, exposed } = self.folder.open()?;
-            let file = file::open_lock_file_in(&folder, &self.names[index], mode).map_err(explain)?;
+            let Opened {
+                folder,
+                mode,
+                exposed,
+            } = self.folder.open()?;
+            let file =
+                file::open_lock_file_in(&folder, &self.names[index], mode).map_err(explain)?;
             let found = file.metadata()?;
             check_kind(&found)?;
             if let Some(exposed) = exposed.filter(|_| !file::is_marked(&found)) {
@@ -120,7 +148,9 @@ impl Files {
             }
             self.open[index] = Some(file);
         }
-        self.open[index].as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.open[index]
+            .as_ref()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Path of a file.
@@ -129,7 +159,11 @@ impl Files {
     }
 
     fn broken(&self, index: usize, error: &io::Error) -> Input<'static> {
-        Input::Broken(format!("cannot lock {}: {}", self.path(index).display(), reason(error)))
+        Input::Broken(format!(
+            "cannot lock {}: {}",
+            self.path(index).display(),
+            reason(error)
+        ))
     }
 }
 
@@ -141,11 +175,13 @@ fn explain(error: io::Error) -> io::Error {
         Some(libc::ENXIO | libc::ENODEV) => "a socket or a device",
         _ => return error,
     };
-    io::Error::other(format!("it is {what}, not a regular file: remove it, or use another name"))
+    io::Error::other(format!(
+        "it is {what}, not a regular file: remove it, or use another name"
+    ))
 }
 
-/// Another user may have linked any file to the name of a lock, and the count of its links can be changed while it is looked at. The mark cannot:
-/// only the owner of a file can set it.
+/// Another user may have linked any file to the name of a lock, and the count of its links can be
+/// changed while it is looked at. The mark cannot: only the owner of a file can set it.
 fn unmarked(exposed: &Path) -> io::Error {
     let exposed = exposed.display();
     io::Error::other(format!(
@@ -153,28 +189,35 @@ fn unmarked(exposed: &Path) -> io::Error {
     ))
 }
 
-/// Refuses what is not a lock file: a text is written into it, and another user may have put it there. A second link makes it another file too,
-/// one that this user may not want to be written into.
+/// Refuses what is not a lock file: a text is written into it, and another user may have put it
+/// there. A second link makes it another file too, one that this user may not want to be written
+/// into.
 fn check_kind(found: &Metadata) -> io::Result<()> {
     if !found.is_file() {
-        return Err(io::Error::other("it is not a regular file: remove it, or use another name"));
+        return Err(io::Error::other(
+            "it is not a regular file: remove it, or use another name",
+        ));
     }
     if found.nlink() > 1 {
         let others = found.nlink() - 1;
-        return Err(io::Error::other(format!("the file has {others} other hard link(s), so nothing is written into it: remove this one")));
+        return Err(io::Error::other(format!(
+            "the file has {others} other hard link(s), so nothing is written into it: remove this one"
+        )));
     }
     Ok(())
 }
 
-/// The next fencing token of a lock file, noted in it: larger than every one before, and larger than those of a file that was lost, as long as the
-/// clock is right.
+/// The next fencing token of a lock file, noted in it: larger than every one before, and larger
+/// than those of a file that was lost, as long as the clock is right.
 fn take_token(file: &File) -> io::Result<i64> {
     let mut buffer = [0; TOKEN];
     let length = file.read_at(&mut buffer, 0)?;
     let last = last_token(&buffer[..length]).ok_or_else(|| {
         io::Error::other("the file holds something other than a fencing token, so it is left alone: move it away, or use another name")
     })?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
     let token = last.saturating_add(1).max(now);
     file.write_all_at(text(token).as_bytes(), 0)?; // never shorter than the last: it is larger
     Ok(token)

@@ -1,5 +1,6 @@
-//! The guard's own process: starts the command, owns its tree, and does what the pure `guard` says. Forked from zk-flock just before the start;
-//! from then on the two share nothing but the line between them.
+//! The guard's own process: starts the command, owns its tree, and does what the pure `guard` says.
+//! Forked from zk-flock just before the start; from then on the two share nothing but the line
+//! between them.
 
 use super::line::{self, Heard, Report};
 use crate::deadlines::Deadlines;
@@ -20,7 +21,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What the guard's process is called in `ps`: not our name, nor the command's, which scripts look for.
+/// What the guard's process is called in `ps`: not our name, nor the command's, which scripts look
+/// for.
 const NAME: &str = "lock-guard";
 
 /// Variables that a command finds set so, or not set at all.
@@ -48,7 +50,10 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
         Fork::Child => {
             drop(ours);
             if let Err(error) = keep_watch(job, &theirs, signals) {
-                line::report(&theirs, Report::CannotStart(error.raw_os_error().unwrap_or(0)));
+                line::report(
+                    &theirs,
+                    Report::CannotStart(error.raw_os_error().unwrap_or(0)),
+                );
             }
             process::leave(0)
         }
@@ -60,8 +65,9 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     process::become_subreaper()?;
     let heard = signals.guard()?;
     let timer = Timer::new()?;
-    // Without a terminal the command leads a process group of its own, so that a signal to ours reaches it only through us, once. With one it stays
-    // in ours, for job control and Ctrl-C; there a witness says what has come to the group.
+    // Without a terminal the command leads a process group of its own, so that a signal to ours
+    // reaches it only through us, once. With one it stays in ours, for job control and Ctrl-C;
+    // there a witness says what has come to the group.
     let own = process::own_pid();
     let terminal = process::rename(NAME, own);
     if Moment(clock::since_boot()) >= job.lease.term {
@@ -72,16 +78,30 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     }
     // If guard and zk-flock die together, nobody is left to be gentle.
     let death_signal = job.death_signal.map(|_| Signal::KILL);
-    let variables = job.environment.as_ref().map_or(&[][..], |variables| variables);
-    let command = spawn(&job.command.words, variables, signals.inherited(), death_signal, own, terminal == Some(false))?;
+    let variables = job
+        .environment
+        .as_ref()
+        .map_or(&[][..], |variables| variables);
+    let command = spawn(
+        &job.command.words,
+        variables,
+        signals.inherited(),
+        death_signal,
+        own,
+        terminal == Some(false),
+    )?;
     line::report(line, Report::Started { command, terminal });
-    // Only now, because the command inherits what zk-flock did; and at once, because a pipe must end when the command closes it.
+    // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
+    // end when the command closes it.
     let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
     file::close_from_other_than(&kept.into_iter().flatten().collect::<Vec<_>>());
-    // Only now, so that the command was born into the group that it belongs to. A session, and not a group alone: in a group, we would be what keeps
-    // the command's from being an orphaned one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
+    // Only now, so that the command was born into the group that it belongs to. A session, and not
+    // a group alone: in a group, we would be what keeps the command's from being an orphaned
+    // one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2),
+    // _exit(2)).
     let _ = process::own_session();
-    // What came until now may have come to the group that we were in, and says nothing of a control group.
+    // What came until now may have come to the group that we were in, and says nothing of a control
+    // group.
     let mut ended = false;
     while let Some(received) = heard.next() {
         ended |= received.signal == Signal::CHLD;
@@ -129,8 +149,11 @@ impl Watch<'_> {
             let wake = self.guard.wake();
             timer.set((wake != Moment::NEVER).then_some(wake.0));
             let line = (!self.alone).then(|| self.line.as_fd());
-            let mut watched: Vec<Watched> =
-                [Some(signals.fd()), timer.fd(), line].into_iter().flatten().map(|fd| Watched::new(fd, false)).collect();
+            let mut watched: Vec<Watched> = [Some(signals.fd()), timer.fd(), line]
+                .into_iter()
+                .flatten()
+                .map(|fd| Watched::new(fd, false))
+                .collect();
             let _ = poll::wait(&mut watched, timer.poll_limit(now));
             timer.clear();
             self.listen(); // before the clock: if it was only we who were stopped, the lease was proved meanwhile
@@ -143,10 +166,13 @@ impl Watch<'_> {
     fn step(&mut self, event: Event) {
         for action in self.guard.step(event, Moment(clock::since_boot())) {
             match action {
-                Action::ToCommand(signal) => drop(self.command.map(|command| process::kill(command, signal))),
+                Action::ToCommand(signal) => {
+                    drop(self.command.map(|command| process::kill(command, signal)))
+                }
                 Action::ToTree(signal, reach) => self.signal_tree(signal, reach),
                 Action::Kill => self.kill(),
-                Action::RunAhead => drop(scheduling::run_ahead()), // or goes on as it is, where that is not allowed
+                Action::RunAhead => drop(scheduling::run_ahead()), /* or goes on as it is, where
+                * that is not allowed */
                 Action::Tell(news) => line::report(self.line, Report::News(news)),
                 Action::Leave => self.left = true,
             }
@@ -196,8 +222,9 @@ impl Watch<'_> {
         }
     }
 
-    /// The command first, so that a shell does not go on with its next line because the one before was killed; and only who is there now:
-    /// what a command starts in order to clean up is let finish.
+    /// The command first, so that a shell does not go on with its next line because the one before
+    /// was killed; and only who is there now: what a command starts in order to clean up is let
+    /// finish.
     fn signal_tree(&mut self, signal: Signal, reach: Reach) {
         self.told = tree::descendants(process::own_pid());
         match reach {
@@ -215,17 +242,20 @@ impl Watch<'_> {
 
     fn send(&self, signal: Signal, to: impl Fn(&Process) -> bool) {
         let chosen = self.told.iter().filter(|process| to(process));
-        let (first, rest): (Vec<Process>, Vec<Process>) = chosen.partition(|process| Some(process.pid) == self.command);
+        let (first, rest): (Vec<Process>, Vec<Process>) =
+            chosen.partition(|process| Some(process.pid) == self.command);
         tree::signal_all(&first, signal);
         tree::signal_all(&rest, signal);
         if let (Some(command), true) = (self.command, self.told.is_empty()) {
             // Without /proc: to the group that it leads, or else to it alone.
-            let _ = process::kill_group(command, signal).or_else(|_| process::kill(command, signal));
+            let _ =
+                process::kill_group(command, signal).or_else(|_| process::kill(command, signal));
         }
     }
 
-    /// The command first, then what was told to end and has not, then all of the tree: to look for it takes long on a host of many processes where
-    /// the kernel does not list children (60 µs for each of them, without root's rights on a busy machine).
+    /// The command first, then what was told to end and has not, then all of the tree: to look for
+    /// it takes long on a host of many processes where the kernel does not list children (60 µs
+    /// for each of them, without root's rights on a busy machine).
     fn kill(&mut self) {
         self.killing = true;
         if let Some(command) = self.command {
@@ -239,6 +269,9 @@ impl Watch<'_> {
     fn complain(&self) {
         let Pid(dead) = self.zk_flock;
         let job = self.command.map_or(0, |Pid(command)| command);
-        complain(self.program, &format_args!("process {dead} was killed; ending its job (pid {job})"));
+        complain(
+            self.program,
+            &format_args!("process {dead} was killed; ending its job (pid {job})"),
+        );
     }
 }

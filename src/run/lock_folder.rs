@@ -1,6 +1,8 @@
-//! The folder of `--local` lock files: which one it is, and how it is reached so that no other user can lead a run elsewhere. Its path is
-//! opened folder by folder, from the top, each in the one before. Below a folder that other users may write to, a symbolic link may be theirs and is
-//! refused; other links are followed (`/var/run` is one). Missing folders are made. A folder that exists keeps its mode.
+//! The folder of `--local` lock files: which one it is, and how it is reached so that no other user
+//! can lead a run elsewhere. Its path is opened folder by folder, from the top, each in the one
+//! before. Below a folder that other users may write to, a symbolic link may be theirs and is
+//! refused; other links are followed (`/var/run` is one). Missing folders are made. A folder that
+//! exists keeps its mode.
 
 use crate::link::reason;
 use crate::sys::file;
@@ -14,7 +16,8 @@ use std::path::{Component, Path, PathBuf};
 /// How many links a path may lead through; the kernel follows as many.
 const MOST_LINKS: usize = 40;
 
-/// Where every user may keep lock files, on systems that allow it (Debian's). It is empty after a boot.
+/// Where every user may keep lock files, on systems that allow it (Debian's). It is empty after a
+/// boot.
 const LOCKS: &str = "/run/lock";
 
 /// Where every user may keep files, on all others.
@@ -31,7 +34,8 @@ const PRIVATE: u32 = 0o700;
 pub(super) struct LockFolder {
     /// The folder of `--local=DIR`, or the default one.
     base: PathBuf,
-    /// Whether `base` is the default one, which must be this user's alone: it lies where other users may write.
+    /// Whether `base` is the default one, which must be this user's alone: it lies where other
+    /// users may write.
     private: bool,
     app_id: String,
 }
@@ -40,7 +44,11 @@ impl LockFolder {
     /// The folder of an application: in the folder that was given, or in the default one.
     pub(super) fn new(given: Option<&Path>, app_id: &str) -> LockFolder {
         let base = given.map_or_else(default_base, Path::to_owned);
-        LockFolder { base, private: given.is_none(), app_id: app_id.to_owned() }
+        LockFolder {
+            base,
+            private: given.is_none(),
+            app_id: app_id.to_owned(),
+        }
     }
 
     /// Path of a file in it.
@@ -50,9 +58,17 @@ impl LockFolder {
 
     /// Opens it. `NotFound`: a folder was removed after it was made or seen.
     pub(super) fn open(&self) -> io::Result<Opened> {
-        let (mut way, mode) = if self.private { (self.open_private()?, PRIVATE) } else { self.open_shared()? };
+        let (mut way, mode) = if self.private {
+            (self.open_private()?, PRIVATE)
+        } else {
+            self.open_shared()?
+        };
         way.enter(self.app_id.as_ref(), Missing::MakeWith(mode))?;
-        Ok(Opened { folder: way.folder, mode: mode & 0o666, exposed: way.exposed })
+        Ok(Opened {
+            folder: way.folder,
+            mode: mode & 0o666,
+            exposed: way.exposed,
+        })
     }
 
     fn open_shared(&self) -> io::Result<(Way, u32)> {
@@ -63,10 +79,15 @@ impl LockFolder {
 
     fn open_private(&self) -> io::Result<Way> {
         let mut way = Way::to(self.base.parent().unwrap_or(&self.base))?;
-        way.enter(self.base.file_name().unwrap_or_default(), Missing::MakeWith(PRIVATE))?;
+        way.enter(
+            self.base.file_name().unwrap_or_default(),
+            Missing::MakeWith(PRIVATE),
+        )?;
         if way.metadata.uid() != way.uid || way.metadata.mode() & 0o077 != 0 {
             let folder = self.base.display();
-            return Err(refusal(format!("{folder} must belong to this user and have mode 0700: remove it, or use --local=DIR")));
+            return Err(refusal(format!(
+                "{folder} must belong to this user and have mode 0700: remove it, or use --local=DIR"
+            )));
         }
         Ok(way)
     }
@@ -81,10 +102,13 @@ pub(super) struct Opened {
     pub(super) exposed: Option<PathBuf>,
 }
 
-/// The default folder of this user. It depends on the host alone: runs from cron, from a service and from a shell must find the same.
+/// The default folder of this user. It depends on the host alone: runs from cron, from a service
+/// and from a shell must find the same.
 fn default_base() -> PathBuf {
-    let locks = fs::symlink_metadata(LOCKS).is_ok_and(|found| found.is_dir() && found.mode() & OPEN_TO_ALL == OPEN_TO_ALL);
-    Path::new(if locks { LOCKS } else { TEMPORARY }).join(format!("zk-flock-{}", file::effective_uid()))
+    let locks = fs::symlink_metadata(LOCKS)
+        .is_ok_and(|found| found.is_dir() && found.mode() & OPEN_TO_ALL == OPEN_TO_ALL);
+    Path::new(if locks { LOCKS } else { TEMPORARY })
+        .join(format!("zk-flock-{}", file::effective_uid()))
 }
 
 /// What to do about a folder that does not exist.
@@ -113,11 +137,23 @@ struct Way {
 impl Way {
     /// Goes to a folder; what is missing is made.
     fn to(path: &Path) -> io::Result<Way> {
-        // Relative paths are left where the current folder is not known. Then what is above it is not known either.
-        let (start, exposed) = if path.is_absolute() { ("/", None) } else { (".", Some(".".into())) };
+        // Relative paths are left where the current folder is not known. Then what is above it is
+        // not known either.
+        let (start, exposed) = if path.is_absolute() {
+            ("/", None)
+        } else {
+            (".", Some(".".into()))
+        };
         let folder = Folder::at(start).map_err(|error| cannot_open(start.as_ref(), &error))?;
         let metadata = folder.metadata()?;
-        let mut way = Way { folder, metadata, path: start.into(), uid: file::effective_uid(), exposed, links: 0 };
+        let mut way = Way {
+            folder,
+            metadata,
+            path: start.into(),
+            uid: file::effective_uid(),
+            exposed,
+            links: 0,
+        };
         way.note_exposure();
         way.walk(path, Missing::Make)?;
         Ok(way)
@@ -136,18 +172,34 @@ impl Way {
     fn enter(&mut self, name: &OsStr, missing: Missing) -> io::Result<()> {
         let path = self.path.join(name);
         let mut found = self.folder.open(name);
-        if found.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        if found
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        {
             match missing {
-                Missing::Refuse => return Err(refusal(format!("cannot open {}: no such folder", path.display()))),
+                Missing::Refuse => {
+                    return Err(refusal(format!(
+                        "cannot open {}: no such folder",
+                        path.display()
+                    )));
+                }
                 Missing::Make => self.folder.make(name, 0o777),
-                Missing::MakeWith(mode) => folder::with_whole_modes(|| self.folder.make(name, mode)),
+                Missing::MakeWith(mode) => {
+                    folder::with_whole_modes(|| self.folder.make(name, mode))
+                }
             }
-            .map_err(|error| unless_missing(error, |error| refusal(format!("cannot make {}: {}", path.display(), reason(error)))))?;
+            .map_err(|error| {
+                unless_missing(error, |error| {
+                    refusal(format!("cannot make {}: {}", path.display(), reason(error)))
+                })
+            })?;
             found = self.folder.open(name);
         }
         match found {
             Ok(folder) => self.arrive(folder, path),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => self.follow(name, &path),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP)) => {
+                self.follow(name, &path)
+            }
             Err(error) => Err(unless_missing(error, |error| cannot_open(&path, error))),
         }
     }
@@ -170,25 +222,33 @@ impl Way {
     fn follow(&mut self, name: &OsStr, path: &Path) -> io::Result<()> {
         let target = match self.folder.read_link(name) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                return Err(refusal(format!("{} is not a folder: remove it, or use another --local=DIR", path.display())));
+                return Err(refusal(format!(
+                    "{} is not a folder: remove it, or use another --local=DIR",
+                    path.display()
+                )));
             }
             read => read.map_err(|error| cannot_open(path, &error))?,
         };
         if let Some(exposed) = &self.exposed {
             let (link, exposed) = (path.display(), exposed.display());
-            let why =
-                format!("{link} is a symbolic link, and other users may write to {exposed}: remove the link, or use another --local=DIR");
+            let why = format!(
+                "{link} is a symbolic link, and other users may write to {exposed}: remove the link, or use another --local=DIR"
+            );
             return Err(refusal(why));
         }
         self.links += 1;
         if self.links > MOST_LINKS {
-            return Err(refusal(format!("cannot open {}: more than {MOST_LINKS} symbolic links on the way", path.display())));
+            return Err(refusal(format!(
+                "cannot open {}: more than {MOST_LINKS} symbolic links on the way",
+                path.display()
+            )));
         }
         self.walk(&target, Missing::Refuse)
     }
 }
 
-/// Whether users other than root and the one with this id may make or exchange what is in a folder. The owner can, for the mode is the owner's.
+/// Whether users other than root and the one with this id may make or exchange what is in a folder.
+/// The owner can, for the mode is the owner's.
 fn others_may_write(folder: &Metadata, uid: u32) -> bool {
     folder.mode() & 0o022 != 0 || ![0, uid].contains(&folder.uid())
 }
@@ -204,5 +264,9 @@ fn cannot_open(path: &Path, error: &io::Error) -> io::Error {
 
 /// Passes on that something is missing, which is worth another try, and explains the rest.
 fn unless_missing(error: io::Error, explain: impl FnOnce(&io::Error) -> io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::NotFound { error } else { explain(&error) }
+    if error.kind() == io::ErrorKind::NotFound {
+        error
+    } else {
+        explain(&error)
+    }
 }

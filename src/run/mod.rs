@@ -1,5 +1,6 @@
-//! The loop of a run. It joins lock, supervisor, guard and signals: what the pure machines say is done here, and what happens is told them. It
-//! decides nothing, and sleeps in one place, the poll at its end.
+//! The loop of a run. It joins lock, supervisor, guard and signals: what the pure machines say is
+//! done here, and what happens is told them. It decides nothing, and sleeps in one place, the poll
+//! at its end.
 
 mod files;
 mod guard;
@@ -46,8 +47,10 @@ const FAREWELL: Duration = Duration::from_millis(100);
 pub fn run(plan: &Plan, started: Moment) -> Exit {
     signals::survive_file_limit();
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
-    let end = setup::set_up(plan, started, &mut log).and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
-    plan.exit_codes.exit(end.unwrap_or_else(|stop| stop.end(plan)))
+    let end = setup::set_up(plan, started, &mut log)
+        .and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
+    plan.exit_codes
+        .exit(end.unwrap_or_else(|stop| stop.end(plan)))
 }
 
 /// The guard, as long as it is there.
@@ -57,7 +60,8 @@ struct Guarding {
     line: Option<OwnedFd>,
     /// Whether the guard has been reaped: then what it left behind is ours.
     buried: bool,
-    /// If we had children before it: when it started, in the kernel's ticks. Whoever of our children is older is none of the tree's.
+    /// If we had children before it: when it started, in the kernel's ticks. Whoever of our
+    /// children is older is none of the tree's.
     born: Option<u64>,
     command: Option<Pid>,
     /// Whether the command has been reaped: then its id may be another's.
@@ -96,7 +100,18 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, Parts { lock, link, lookup, files, run_id, host_lock }: Parts) -> Result<Run<'a>, Stop> {
+    fn new(
+        plan: &'a Plan,
+        log: Log,
+        Parts {
+            lock,
+            link,
+            lookup,
+            files,
+            run_id,
+            host_lock,
+        }: Parts,
+    ) -> Result<Run<'a>, Stop> {
         Ok(Run {
             plan,
             log,
@@ -126,7 +141,11 @@ impl<'a> Run<'a> {
 
     fn drive(mut self) -> End {
         loop {
-            let wake = self.drain().min(self.supervisor.wake()).min(self.deliveries.wake()).min(self.lookup.until());
+            let wake = self
+                .drain()
+                .min(self.supervisor.wake())
+                .min(self.deliveries.wake())
+                .min(self.lookup.until());
             if let Some(end) = self.end {
                 self.see_off_the_guard();
                 self.see_off_helpers();
@@ -136,10 +155,19 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Waits, but not for long, for a guard that has said its last word to be gone: whoever looks when we are must find nothing of us.
+    /// Waits, but not for long, for a guard that has said its last word to be gone: whoever looks
+    /// when we are must find nothing of us.
     fn see_off_the_guard(&mut self) {
-        if let Some(Guarding { buried: false, ended: true, .. }) = self.guarding {
-            let _ = poll::wait(&mut [Watched::new(self.signals.fd(), false)], Some(FAREWELL));
+        if let Some(Guarding {
+            buried: false,
+            ended: true,
+            ..
+        }) = self.guarding
+        {
+            let _ = poll::wait(
+                &mut [Watched::new(self.signals.fd(), false)],
+                Some(FAREWELL),
+            );
             self.reap();
         }
     }
@@ -155,7 +183,10 @@ impl<'a> Run<'a> {
             if let Reap::Ended(..) = self.reap() {
                 continue;
             }
-            let _ = poll::wait(&mut [Watched::new(self.signals.fd(), false)], Some(by.since(now())));
+            let _ = poll::wait(
+                &mut [Watched::new(self.signals.fd(), false)],
+                Some(by.since(now())),
+            );
             while self.signals.next().is_some() {}
         }
     }
@@ -174,7 +205,8 @@ impl<'a> Run<'a> {
         loop {
             match self.lock.poll(now()) {
                 Output::Wait(until) => return until,
-                Output::Send(bytes) => self.link.send(&bytes), // even when all is decided: it may be our good-bye
+                Output::Send(bytes) => self.link.send(&bytes), /* even when all is decided: it
+                * may be our good-bye */
                 _ if self.end.is_some() => {}
                 output => self.obey(output),
             }
@@ -184,21 +216,35 @@ impl<'a> Run<'a> {
     /// Sleeps until `wake` or until something happens, and tells the machines.
     fn sleep(&mut self, wake: Moment) {
         self.timer.set((wake != Moment::NEVER).then_some(wake.0));
-        let line = self.guarding.as_ref().and_then(|guarding| guarding.line.as_ref());
+        let line = self
+            .guarding
+            .as_ref()
+            .and_then(|guarding| guarding.line.as_ref());
         let sources = [
             Some(Watched::new(self.signals.fd(), false)),
             self.timer.fd().map(|fd| Watched::new(fd, false)),
             line.map(|line| Watched::new(line.as_fd(), false)),
-            self.witness.as_ref().map(|witness| Watched::new(witness.line(), false)),
+            self.witness
+                .as_ref()
+                .map(|witness| Watched::new(witness.line(), false)),
             self.link.watched(),
         ];
         let places = sources.each_ref().map(Option::is_some);
-        let mut watched: Vec<Watched> = sources.into_iter().flatten().chain(self.lookup.watched()).collect();
+        let mut watched: Vec<Watched> = sources
+            .into_iter()
+            .flatten()
+            .chain(self.lookup.watched())
+            .collect();
         if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(clock::since_boot())) {
-            self.log.say(Topic::Run, Level::Error, &format_args!("cannot poll: {error}"));
+            self.log.say(
+                Topic::Run,
+                Level::Error,
+                &format_args!("cannot poll: {error}"),
+            );
         }
         let mut ready = watched.iter().map(Watched::ready);
-        let [signalled, timed, reported, witnessed, linked] = places.map(|watched| watched && ready.next().unwrap_or(false));
+        let [signalled, timed, reported, witnessed, linked] =
+            places.map(|watched| watched && ready.next().unwrap_or(false));
         let answered: Vec<bool> = ready.collect();
         drop(watched);
         if timed {
@@ -206,7 +252,8 @@ impl<'a> Run<'a> {
         }
         // What the clock says of the lock comes first: we may have been stopped for long.
         self.lock.handle(Input::Tick, now());
-        // Before the guard: an interrupt that ended the command as well was there first, and makes a difference to how we end.
+        // Before the guard: an interrupt that ended the command as well was there first, and makes
+        // a difference to how we end.
         if signalled || reported {
             self.hear_signals();
         }
@@ -245,7 +292,10 @@ impl<'a> Run<'a> {
             Output::Abandon => self.link.abandon(),
             Output::LookUp => self.look_up(),
             Output::Contend { file, wait } => {
-                let news = self.files.as_mut().and_then(|files| files.contend(file, wait));
+                let news = self
+                    .files
+                    .as_mut()
+                    .and_then(|files| files.contend(file, wait));
                 self.tell_lock(news);
             }
             Output::Acquired(proof) => {
@@ -291,9 +341,17 @@ impl<'a> Run<'a> {
 
     /// Sends helpers for the names; but not while all children that we have are to die.
     fn look_up(&mut self) {
-        let begun = if self.killing { Ok(false) } else { self.lookup.begin(now()).map(|()| true) };
+        let begun = if self.killing {
+            Ok(false)
+        } else {
+            self.lookup.begin(now()).map(|()| true)
+        };
         if let Err(error) = &begun {
-            self.log.say(Topic::Session, Level::Warning, &format_args!("cannot look up names: {}", crate::link::reason(error)));
+            self.log.say(
+                Topic::Session,
+                Level::Warning,
+                &format_args!("cannot look up names: {}", crate::link::reason(error)),
+            );
         }
         if !begun.unwrap_or(false) {
             self.lock.handle(Input::Found(self.lookup.known()), now());
@@ -316,7 +374,15 @@ impl<'a> Run<'a> {
         match action {
             Action::Start => self.start(),
             Action::Forward(signal) => self.order(Order::Forward(signal)),
-            Action::Stop { signal, reach, dead_by } => self.order(Order::Stop { signal, reach, dead_by }),
+            Action::Stop {
+                signal,
+                reach,
+                dead_by,
+            } => self.order(Order::Stop {
+                signal,
+                reach,
+                dead_by,
+            }),
             Action::KillAll => self.kill_all(),
             Action::KillAndReport => {
                 self.tell_stuck();
@@ -332,7 +398,8 @@ impl<'a> Run<'a> {
                 if let Some(files) = &mut self.files {
                     files.keep_only(None);
                 }
-                // Before the request goes out: it may arrive when we are dead, and is not to release the slot of a run that goes on with our id.
+                // Before the request goes out: it may arrive when we are dead, and is not to
+                // release the slot of a run that goes on with our id.
                 if let Some(id) = &mut self.kept_id {
                     id.retire();
                 }
@@ -355,26 +422,50 @@ impl<'a> Run<'a> {
         let job = guard::Job {
             program: self.plan.program,
             command: &self.plan.command,
-            environment: self.proof.as_ref().map(|proof| environment(proof, &self.plan.outer)),
+            environment: self
+                .proof
+                .as_ref()
+                .map(|proof| environment(proof, &self.plan.outer)),
             death_signal: self.plan.death_signal,
             kill_after: self.plan.kill_after,
             lease: self.lease,
-            keep: self.files.as_ref().and_then(Files::held).or(self.host_lock.as_ref().map(HostLock::held)),
+            keep: self
+                .files
+                .as_ref()
+                .and_then(Files::held)
+                .or(self.host_lock.as_ref().map(HostLock::held)),
         };
         match guard::start(&job, &self.signals) {
             Ok((guard, line)) => {
-                let born = if alone { None } else { tree::find(guard).map(|guard| guard.started) };
-                self.guarding = Some(Guarding { guard, line: Some(line), buried: false, born, command: None, ended: false });
+                let born = if alone {
+                    None
+                } else {
+                    tree::find(guard).map(|guard| guard.started)
+                };
+                self.guarding = Some(Guarding {
+                    guard,
+                    line: Some(line),
+                    buried: false,
+                    born,
+                    command: None,
+                    ended: false,
+                });
             }
             Err(error) => {
-                self.log.complain(&format_args!("cannot start the guard: {}", crate::link::reason(&error)));
+                self.log.complain(&format_args!(
+                    "cannot start the guard: {}",
+                    crate::link::reason(&error)
+                ));
                 self.step(Event::CannotStart(End::System));
             }
         }
     }
 
     fn order(&self, order: Order) {
-        if let Some(Guarding { line: Some(line), .. }) = &self.guarding {
+        if let Some(Guarding {
+            line: Some(line), ..
+        }) = &self.guarding
+        {
             line::order(line, order);
         }
     }
@@ -386,7 +477,12 @@ impl<'a> Run<'a> {
 
     /// Takes in the guard's next report, if there is one.
     fn hear_report(&mut self) -> bool {
-        let Some(Guarding { line: Some(line), .. }) = &self.guarding else { return false };
+        let Some(Guarding {
+            line: Some(line), ..
+        }) = &self.guarding
+        else {
+            return false;
+        };
         match line::next_report(line) {
             Heard::Message(report) => self.reported(report),
             Heard::Nothing => return false,
@@ -424,7 +520,10 @@ impl<'a> Run<'a> {
             Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
             Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
             Report::News(News::Obeyed) => self.step(Event::Obeyed),
-            Report::News(News::LeaseOver) => self.step(Event::Lost { dead_by: self.lease.kill, gone: false }),
+            Report::News(News::LeaseOver) => self.step(Event::Lost {
+                dead_by: self.lease.kill,
+                gone: false,
+            }),
             Report::News(News::TreeGone) => self.step(Event::TreeGone),
             Report::News(News::Stuck) => self.step(Event::Stuck),
         }
@@ -442,7 +541,8 @@ impl<'a> Run<'a> {
                 self.hear_report(); // a command that is there may have got the signal as well
             }
             let sent = received.sent();
-            // A hangup of the terminal may have come to the leader of its session alone: there the witness is asked, too.
+            // A hangup of the terminal may have come to the leader of its session alone: there the
+            // witness is asked, too.
             let typed = received.from_terminal && sent.signal != Signal::HUP;
             if sent.signal == Signal::CHLD {
                 self.bury();
@@ -461,7 +561,9 @@ impl<'a> Run<'a> {
     fn hear_witness(&mut self) {
         while let Some(witness) = &self.witness {
             match witness.next() {
-                Heard::Message(Report::Witnessed(sent)) => self.deliveries.witnessed(sent, Reach::Group, now()),
+                Heard::Message(Report::Witnessed(sent)) => {
+                    self.deliveries.witnessed(sent, Reach::Group, now())
+                }
                 Heard::Message(_) | Heard::Nothing => return,
                 Heard::Closed => self.witness = None,
             }
@@ -470,15 +572,34 @@ impl<'a> Run<'a> {
 
     fn signalled(&mut self, sent: Sent, typed: bool, reach: Reach) {
         self.tell_signal(sent, typed);
-        self.step(Event::Signalled { signal: sent.signal, typed, reach });
+        self.step(Event::Signalled {
+            signal: sent.signal,
+            typed,
+            reach,
+        });
     }
 
     fn command_starts(&self) -> bool {
-        matches!(self.guarding, Some(Guarding { line: Some(_), command: None, .. }))
+        matches!(
+            self.guarding,
+            Some(Guarding {
+                line: Some(_),
+                command: None,
+                ..
+            })
+        )
     }
 
     fn command_runs(&self) -> bool {
-        matches!(self.guarding, Some(Guarding { line: Some(_), command: Some(_), ended: false, .. }))
+        matches!(
+            self.guarding,
+            Some(Guarding {
+                line: Some(_),
+                command: Some(_),
+                ended: false,
+                ..
+            })
+        )
     }
 
     /// The command has ended, and what was held back may be why.
@@ -496,7 +617,9 @@ impl<'a> Run<'a> {
                 Reap::Ended(pid, _) => {
                     let news = self.files.as_mut().and_then(|files| files.ended(pid));
                     self.tell_lock(news);
-                    self.witness.iter_mut().for_each(|witness| witness.reaped(pid));
+                    self.witness
+                        .iter_mut()
+                        .for_each(|witness| witness.reaped(pid));
                     if let Some(guarding) = &mut self.guarding {
                         guarding.buried |= guarding.guard == pid;
                         guarding.ended |= guarding.command == Some(pid);
@@ -516,7 +639,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The guard is gone, or does not do its duty: it dies, and its tree with it, in one pass. What a dead guard leaves behind is ours.
+    /// The guard is gone, or does not do its duty: it dies, and its tree with it, in one pass. What
+    /// a dead guard leaves behind is ours.
     fn kill_all(&mut self) {
         if self.lookup.is_under_way() {
             self.lookup.cancel();
@@ -524,7 +648,9 @@ impl<'a> Run<'a> {
         }
         let tree = self.survivors();
         self.witness = None;
-        let Some(guarding) = &mut self.guarding else { return self.step(Event::TreeGone) };
+        let Some(guarding) = &mut self.guarding else {
+            return self.step(Event::TreeGone);
+        };
         guarding.line = None;
         self.killing = true;
         let _ = scheduling::run_ahead(); // or goes on as it is, where that is not allowed
@@ -541,7 +667,9 @@ impl<'a> Run<'a> {
     /// What is left of the tree: below the guard, or below us once it is dead.
     fn survivors(&self) -> Vec<Process> {
         match &self.guarding {
-            Some(Guarding { born, buried: true, .. }) => {
+            Some(Guarding {
+                born, buried: true, ..
+            }) => {
                 let mut left = tree::descendants_since(process::own_pid(), *born);
                 left.retain(|process| !self.lookup.is_helper(process.pid));
                 left
@@ -551,9 +679,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether all children that we have left were ours before the guard was. Where there were none, the last one is waited for: /proc may hide some.
+    /// Whether all children that we have left were ours before the guard was. Where there were
+    /// none, the last one is waited for: /proc may hide some.
     fn only_others_are_left(&self) -> bool {
-        matches!(self.guarding, Some(Guarding { buried: true, born: Some(_), .. })) && self.survivors().is_empty()
+        matches!(
+            self.guarding,
+            Some(Guarding {
+                buried: true,
+                born: Some(_),
+                ..
+            })
+        ) && self.survivors().is_empty()
     }
 }
 
@@ -561,13 +697,17 @@ fn now() -> Moment {
     Moment(clock::since_boot())
 }
 
-/// What a command learns of its lock: nothing, where that has none, of one that we may be run under ourselves.
+/// What a command learns of its lock: nothing, where that has none, of one that we may be run under
+/// ourselves.
 fn environment(proof: &Proof, outer: &[Outer]) -> Environment {
     [
         ("ZK_FLOCK_HELD", Some("1".into())),
         ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
         ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
-        ("ZK_FLOCK_SESSION", proof.session.map(|session| format!("0x{session:x}"))),
+        (
+            "ZK_FLOCK_SESSION",
+            proof.session.map(|session| format!("0x{session:x}")),
+        ),
         (outer::VARIABLE, outer::list(outer)),
     ]
 }

@@ -1,5 +1,5 @@
-//! Names that are looked up again beside a run, by helpers. These are children of this process and none of the command's: `Run` reaps them, and its
-//! kill of the command's tree passes them over.
+//! Names that are looked up again beside a run, by helpers. These are children of this process and
+//! none of the command's: `Run` reaps them, and its kill of the command's tree passes them over.
 
 use crate::endpoint::Found;
 use crate::moment::Moment;
@@ -20,14 +20,20 @@ pub(super) struct Lookup {
 impl Lookup {
     /// For these names, which have been looked up once; or for none.
     pub(super) fn new(names: Names) -> Lookup {
-        Lookup { names, search: None, helpers: Vec::new() }
+        Lookup {
+            names,
+            search: None,
+            helpers: Vec::new(),
+        }
     }
 
-    /// Begins to look up all names, in place of any look-up before. What is found is told by `result`; nothing, where there are no names.
+    /// Begins to look up all names, in place of any look-up before. What is found is told by
+    /// `result`; nothing, where there are no names.
     pub(super) fn begin(&mut self, now: Moment) -> io::Result<()> {
         self.cancel();
         self.search = Search::begin(&self.names, now)?;
-        self.helpers.extend(self.search.iter().flat_map(Search::processes));
+        self.helpers
+            .extend(self.search.iter().flat_map(Search::processes));
         Ok(())
     }
 
@@ -51,8 +57,13 @@ impl Lookup {
         self.search.as_ref().map_or(Moment::NEVER, Search::until)
     }
 
-    /// Reads the answers that are ready, given for each that was watched. What was found, once the look-up is over.
-    pub(super) fn result(&mut self, ready: impl Iterator<Item = bool>, now: Moment) -> Option<Found> {
+    /// Reads the answers that are ready, given for each that was watched. What was found, once the
+    /// look-up is over.
+    pub(super) fn result(
+        &mut self,
+        ready: impl Iterator<Item = bool>,
+        now: Moment,
+    ) -> Option<Found> {
         let search = self.search.as_mut()?;
         search.read(ready);
         if now < search.until() {

@@ -1,9 +1,12 @@
-//! The id of a run, by which a lock server tells the runs of one host apart, and the file beside the lock of this host that keeps it. If a run is
-//! killed, the server still has its slot; the next run takes over the lock of this host when nothing of the killed one is left, and goes on with its
-//! id, so that it need not wait until the lease ends.
+//! The id of a run, by which a lock server tells the runs of one host apart, and the file beside
+//! the lock of this host that keeps it. If a run is killed, the server still has its slot; the next
+//! run takes over the lock of this host when nothing of the killed one is left, and goes on with
+//! its id, so that it need not wait until the lease ends.
 //!
-//! The file belongs to the lock: it is read and written only by the run that holds it. What it says counts only if it names the dead process whose
-//! lock was taken over, or none: otherwise the id may be that of a run that lives, whose lock file was removed. Python programs know nothing of it.
+//! The file belongs to the lock: it is read and written only by the run that holds it. What it says
+//! counts only if it names the dead process whose lock was taken over, or none: otherwise the id
+//! may be that of a run that lives, whose lock file was removed. Python programs know nothing of
+//! it.
 
 use crate::sys::file::{self, effective_uid};
 use crate::sys::process::{self, Pid};
@@ -27,9 +30,11 @@ const LONGEST_ID: usize = 64;
 pub(super) struct RunId {
     /// 1 to 64 characters of `[0-9A-Za-z._-]`.
     pub(super) id: String,
-    /// The dead process whose id it was; 0 if that has ended in order, and the server may not know.
+    /// The dead process whose id it was; 0 if that has ended in order, and the server may not
+    /// know.
     pub(super) inherited: Option<Pid>,
-    /// The file that keeps it, removed with this value. `None` if there is none, or it could not be written.
+    /// The file that keeps it, removed with this value. `None` if there is none, or it could not
+    /// be written.
     file: Option<RunFile>,
 }
 
@@ -44,12 +49,19 @@ struct RunFile {
 impl RunId {
     /// A new one, which nothing keeps.
     pub(super) fn new() -> RunId {
-        RunId { id: format!("{:032x}", u128::from_be_bytes(random::bytes())), inherited: None, file: None }
+        RunId {
+            id: format!("{:032x}", u128::from_be_bytes(random::bytes())),
+            inherited: None,
+            file: None,
+        }
     }
 
-    /// The id of a run that has the lock of this host, which is the file `lock`, and had been left behind by the process `dead`, if by any. Also why
-    /// it cannot be kept, and where.
-    pub(super) fn kept_beside(lock: &Path, dead: Option<Pid>) -> (RunId, Option<(PathBuf, io::Error)>) {
+    /// The id of a run that has the lock of this host, which is the file `lock`, and had been left
+    /// behind by the process `dead`, if by any. Also why it cannot be kept, and where.
+    pub(super) fn kept_beside(
+        lock: &Path,
+        dead: Option<Pid>,
+    ) -> (RunId, Option<(PathBuf, io::Error)>) {
         let path = lock.with_extension("run");
         let before = read(&path).filter(|&(_, owner)| owner == NONE || Some(owner) == dead);
         let mut run = RunId::new();
@@ -97,29 +109,46 @@ fn read(path: &Path) -> Option<(String, Pid)> {
     let mut text = String::new();
     file.take(LONGEST).read_to_string(&mut text).ok()?;
     let (id, owner) = text.strip_suffix('\n')?.split_once(' ')?;
-    let fits = (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let fits = (1..=LONGEST_ID).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     let owner = owner.parse().ok().filter(|&owner| owner >= 0)?;
     fits.then(|| (id.to_owned(), Pid(owner)))
 }
 
-/// Replaces the file in one step, so that it is never half written, and never written through what another user has put there.
+/// Replaces the file in one step, so that it is never half written, and never written through what
+/// another user has put there.
 fn write(path: &Path, id: &str, owner: Pid) -> io::Result<RunFile> {
     let draft = path.with_extension("run-new");
     let mut file = create(&draft)?;
-    let written = file.write_all(format!("{id} {owner}\n").as_bytes()).and_then(|()| fs::rename(&draft, path));
+    let written = file
+        .write_all(format!("{id} {owner}\n").as_bytes())
+        .and_then(|()| fs::rename(&draft, path));
     if let Err(error) = written {
         let _ = fs::remove_file(&draft);
         return Err(error);
     }
     let metadata = file.metadata()?;
-    Ok(RunFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
+    Ok(RunFile {
+        path: path.to_owned(),
+        identity: (metadata.dev(), metadata.ino()),
+    })
 }
 
 /// Makes a file. One that a killed run has left half written is removed.
 fn create(path: &Path) -> io::Result<File> {
-    let create = || OpenOptions::new().write(true).create_new(true).mode(MODE).open(path); // never through a link
+    let create = || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(path)
+    }; // never through a link
     let file = match create() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::remove_file(path).and_then(|()| create()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path).and_then(|()| create())
+        }
         result => result,
     }?;
     file.set_permissions(Permissions::from_mode(MODE))?;
@@ -135,7 +164,8 @@ mod tests {
 
     /// A folder for one test, and the lock file of a pool in it.
     fn lock(name: &str) -> (PathBuf, PathBuf) {
-        let folder = std::env::temp_dir().join(format!("zk-flock-run-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("zk-flock-run-{name}-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         (folder.clone(), folder.join("dx-a.lock"))
     }
@@ -148,7 +178,10 @@ mod tests {
     fn kept(lock: &Path, dead: Option<Pid>) -> RunId {
         let (run, flaw) = RunId::kept_beside(lock, dead);
         assert!(flaw.is_none(), "{flaw:?}");
-        assert_eq!(content(lock), format!("{} {}\n", run.id, process::own_pid()));
+        assert_eq!(
+            content(lock),
+            format!("{} {}\n", run.id, process::own_pid())
+        );
         run
     }
 
@@ -157,8 +190,18 @@ mod tests {
         let (folder, lock) = lock("own");
         let first = kept(&lock, None);
         let id = first.id.clone();
-        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
-        assert_eq!(fs::metadata(lock.with_extension("run")).unwrap().permissions().mode() & 0o7777, MODE);
+        assert!(
+            id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{id}"
+        );
+        assert_eq!(
+            fs::metadata(lock.with_extension("run"))
+                .unwrap()
+                .permissions()
+                .mode()
+                & 0o7777,
+            MODE
+        );
         drop(first);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         assert_ne!(kept(&lock, None).id, id);
@@ -187,7 +230,11 @@ mod tests {
         ] {
             fs::write(&path, text).unwrap();
             let run = kept(&lock, dead);
-            assert_eq!((run.inherited.is_some(), run.id == "abc.X_9-z"), (taken_over, taken_over), "{text:?} {dead:?}");
+            assert_eq!(
+                (run.inherited.is_some(), run.id == "abc.X_9-z"),
+                (taken_over, taken_over),
+                "{text:?} {dead:?}"
+            );
         }
         fs::write(&path, format!("{} 4711\n", "a".repeat(65))).unwrap();
         assert_eq!(kept(&lock, DEAD).inherited, None);
@@ -201,9 +248,15 @@ mod tests {
         let id = killed.id.clone();
         std::mem::forget(killed);
         let mut taken_over = kept(&lock, Some(process::own_pid()));
-        assert_eq!((&taken_over.id, taken_over.inherited), (&id, Some(process::own_pid())));
+        assert_eq!(
+            (&taken_over.id, taken_over.inherited),
+            (&id, Some(process::own_pid()))
+        );
         taken_over.retire();
-        assert!(!lock.with_extension("run").exists(), "its release may be under way");
+        assert!(
+            !lock.with_extension("run").exists(),
+            "its release may be under way"
+        );
         taken_over.pass_on();
         assert_eq!(content(&lock), format!("{id} 0\n"));
         assert_eq!(kept(&lock, None).id, id);

@@ -1,4 +1,5 @@
-//! From the plan to the first byte: gate, command, daemon, names; then the lock of the plan, as a machine, and what it works on.
+//! From the plan to the first byte: gate, command, daemon, names; then the lock of the plan, as a
+//! machine, and what it works on.
 
 use super::files::Files;
 use super::host_lock::HostLock;
@@ -25,7 +26,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long name servers may take to say what this host is called. Half of what a server has to answer: some time must be left for that.
+/// How long name servers may take to say what this host is called. Half of what a server has to
+/// answer: some time must be left for that.
 const OWN_NAME: Duration = Duration::from_secs(5);
 
 /// What cannot be done where names cannot be looked up at all.
@@ -36,7 +38,10 @@ pub(super) enum Stop {
     /// All is said.
     Said(End),
     /// A system call that must not fail did.
-    System { what: &'static str, error: io::Error },
+    System {
+        what: &'static str,
+        error: io::Error,
+    },
 }
 
 impl Stop {
@@ -48,7 +53,10 @@ impl Stop {
         match self {
             Stop::Said(end) => end,
             Stop::System { what, error } => {
-                complain(plan.program, &format_args!("cannot {what}: {}", reason(&error)));
+                complain(
+                    plan.program,
+                    &format_args!("cannot {what}: {}", reason(&error)),
+                );
                 End::System
             }
         }
@@ -68,7 +76,14 @@ pub(super) struct Parts {
 impl Parts {
     /// A lock of servers with these names, or one that needs none.
     fn new(lock: impl Lock + 'static, names: Names) -> Parts {
-        Parts { lock: Box::new(lock), link: Link::default(), lookup: Lookup::new(names), files: None, run_id: None, host_lock: None }
+        Parts {
+            lock: Box::new(lock),
+            link: Link::default(),
+            lookup: Lookup::new(names),
+            files: None,
+            run_id: None,
+            host_lock: None,
+        }
     }
 
     /// A lock of this host.
@@ -77,7 +92,8 @@ impl Parts {
     }
 }
 
-/// All that comes before the first byte: gate, command, daemon, names. Then the lock of the plan, as a machine.
+/// All that comes before the first byte: gate, command, daemon, names. Then the lock of the plan,
+/// as a machine.
 pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
     let directory = Path::new(if plan.daemonize { "/" } else { "" });
     prepare::look_up(&plan.command, directory).map_err(|(end, why)| {
@@ -90,46 +106,91 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
     }
     let patience = (!plan.wait.is_zero()).then(|| started + plan.wait);
     match &plan.lock {
-        plan::Lock::Node { cluster, app_id, names, .. } => {
+        plan::Lock::Node {
+            cluster,
+            app_id,
+            names,
+            ..
+        } => {
             let connect_by = (started + plan.wait).max(now() + cluster.timeout);
             let (options, found) = look_up_servers(plan, cluster, None, connect_by, patience, log)?;
             let content = host::name() + &uuid(random::bytes());
-            Ok(Parts::new(Node::lock(options, app_id, names.clone(), content, now()), found))
+            Ok(Parts::new(
+                Node::lock(options, app_id, names.clone(), content, now()),
+                found,
+            ))
         }
-        plan::Lock::Queue { cluster, path, permits, rounds, restarts } => {
+        plan::Lock::Queue {
+            cluster,
+            path,
+            permits,
+            rounds,
+            restarts,
+        } => {
             // It waits for ever by default, but not for a server.
-            let connecting = if plan.wait == Duration::MAX { cluster.timeout } else { plan.wait.max(cluster.timeout) };
-            let (mut options, found) = look_up_servers(plan, cluster, *rounds, started + connecting, patience, log)?;
+            let connecting = if plan.wait == Duration::MAX {
+                cluster.timeout
+            } else {
+                plan.wait.max(cluster.timeout)
+            };
+            let (mut options, found) =
+                look_up_servers(plan, cluster, *rounds, started + connecting, patience, log)?;
             (options.restarts, options.takes_auth) = (*restarts, false);
             let path = format!("{}{path}", cluster.chroot);
             let mark = uuid(random::bytes()).replace('-', "");
             let content = format!("{}:{}", host::name(), process::own_pid().0);
             Ok(match permits {
-                1 => Parts::new(SessionLock::new(options, Queue::new(path, mark, content, true), now()), found),
-                _ => Parts::new(SessionLock::new(options, Semaphore::new(path, *permits, &mark, content), now()), found),
+                1 => Parts::new(
+                    SessionLock::new(options, Queue::new(path, mark, content, true), now()),
+                    found,
+                ),
+                _ => Parts::new(
+                    SessionLock::new(
+                        options,
+                        Semaphore::new(path, *permits, &mark, content),
+                        now(),
+                    ),
+                    found,
+                ),
             })
         }
-        plan::Lock::Local { folder, app_id, names, .. } => {
+        plan::Lock::Local {
+            folder,
+            app_id,
+            names,
+            ..
+        } => {
             let folder = LockFolder::new(folder.as_deref(), app_id);
             let path = |name: &String| (name.clone(), folder.path(name).display().to_string());
             let options = local::Options {
                 files: names.iter().map(path).collect(),
                 patience,
-                outer: plan.outer.iter().filter_map(|outer| Some((outer.lock.clone(), outer.token?))).collect(),
+                outer: plan
+                    .outer
+                    .iter()
+                    .filter_map(|outer| Some((outer.lock.clone(), outer.token?)))
+                    .collect(),
             };
             let files = Some(Files::new(folder, names));
-            Ok(Parts { files, ..Parts::local(Local::new(options)) })
+            Ok(Parts {
+                files,
+                ..Parts::local(Local::new(options))
+            })
         }
         plan::Lock::Pool(place) => ask_for_place(plan, place, started, patience, log),
         plan::Lock::Host(file) => {
             let (lock, _) = lock_host(file, log)?;
             let host_lock = Some(lock);
-            Ok(Parts { host_lock, ..Parts::local(lock::host::Host::new(file.display().to_string())) })
+            Ok(Parts {
+                host_lock,
+                ..Parts::local(lock::host::Host::new(file.display().to_string()))
+            })
         }
     }
 }
 
-/// The addresses of an ensemble, and what all its locks share. `rounds`: over all servers at the most; a look-up that finds none is one.
+/// The addresses of an ensemble, and what all its locks share. `rounds`: over all servers at the
+/// most; a look-up that finds none is one.
 fn look_up_servers(
     plan: &Plan,
     cluster: &Cluster,
@@ -139,9 +200,13 @@ fn look_up_servers(
     log: &mut Log,
 ) -> Result<(Options, Names), Stop> {
     let mut names = Names::new(&cluster.hosts);
-    let (found, done) = prepare::resolve_patiently(&mut names, rounds, connect_by).map_err(Stop::system(LOOK_UP))?;
+    let (found, done) = prepare::resolve_patiently(&mut names, rounds, connect_by)
+        .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
-        return Err(unreachable(&session_lock::unreachable(&found.unresolved.join("; ")), log));
+        return Err(unreachable(
+            &session_lock::unreachable(&found.unresolved.join("; ")),
+            log,
+        ));
     }
     let options = Options {
         servers: found.endpoints,
@@ -152,21 +217,47 @@ fn look_up_servers(
         kill_after: plan.kill_after,
         rounds: rounds.map(|rounds| rounds - (done - 1)),
         restarts: None,
-        outer: plan.outer.iter().filter_map(|outer| outer.session).collect(),
+        outer: plan
+            .outer
+            .iter()
+            .filter_map(|outer| outer.session)
+            .collect(),
         takes_auth: true,
     };
     Ok((options, names))
 }
 
 /// The lock server and what we are called there, then the lock of this host.
-fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<Moment>, log: &mut Log) -> Result<Parts, Stop> {
-    let reach_by = started + if place.patient { plan.wait.max(pool::OUTAGE) } else { pool::OUTAGE };
-    let ask_own_name = || place.host.is_none().then(OwnName::ask).transpose().map_err(Stop::system(LOOK_UP));
+fn ask_for_place(
+    plan: &Plan,
+    place: &Place,
+    started: Moment,
+    patience: Option<Moment>,
+    log: &mut Log,
+) -> Result<Parts, Stop> {
+    let reach_by = started
+        + if place.patient {
+            plan.wait.max(pool::OUTAGE)
+        } else {
+            pool::OUTAGE
+        };
+    let ask_own_name = || {
+        place
+            .host
+            .is_none()
+            .then(OwnName::ask)
+            .transpose()
+            .map_err(Stop::system(LOOK_UP))
+    };
     let mut own_name = ask_own_name()?;
     let mut names = Names::new(std::slice::from_ref(&place.server));
-    let (found, rounds) = prepare::resolve_patiently(&mut names, None, reach_by).map_err(Stop::system(LOOK_UP))?;
+    let (found, rounds) =
+        prepare::resolve_patiently(&mut names, None, reach_by).map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
-        return Err(unreachable(&Failure::Unreachable(found.unresolved.join("; ")), log));
+        return Err(unreachable(
+            &Failure::Unreachable(found.unresolved.join("; ")),
+            log,
+        ));
     }
     let mut named_by = started + OWN_NAME;
     if rounds > 1 {
@@ -199,7 +290,12 @@ fn ask_for_place(plan: &Plan, place: &Place, started: Moment, patience: Option<M
     };
     let run_id = Some(run_id);
     let link = Link::default().watching_the_peer();
-    Ok(Parts { link, run_id, host_lock, ..Parts::new(Pool::new(options, started, now()), names) })
+    Ok(Parts {
+        link,
+        run_id,
+        host_lock,
+        ..Parts::new(Pool::new(options, started, now()), names)
+    })
 }
 
 fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
@@ -208,7 +304,12 @@ fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
 }
 
 /// What this host is called to a lock server that nobody has told us a name for.
-fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[Endpoint], log: &mut Log) -> Result<String, Stop> {
+fn hear_own_name(
+    asked: OwnName,
+    deadline: Moment,
+    servers: &[Endpoint],
+    log: &mut Log,
+) -> Result<String, Stop> {
     let found = asked.wait(deadline).map_err(Stop::system(LOOK_UP))?;
     let name = found.unwrap_or_else(|| {
         let bare = host::name();
@@ -216,7 +317,11 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[Endpoint], log: &m
         bare
     });
     let anybodys = name == "localhost" || name.starts_with("localhost.");
-    if anybodys && !servers.iter().all(|server| server.address.ip().is_loopback()) {
+    if anybodys
+        && !servers
+            .iter()
+            .all(|server| server.address.ip().is_loopback())
+    {
         log.warn(&format_args!(
             "this host is {name:?} to the server, as others may be: they count as one host, and a server that ignores run ids grants all of them the \
              lock at once; give --as"
@@ -225,7 +330,8 @@ fn hear_own_name(asked: OwnName, deadline: Moment, servers: &[Endpoint], log: &m
     Ok(name)
 }
 
-/// The id of a run that has the lock of this host: a new one, or that of the dead process which has left the lock behind.
+/// The id of a run that has the lock of this host: a new one, or that of the dead process which has
+/// left the lock behind.
 fn keep_run_id(lock: &Path, dead: Option<Pid>, log: &mut Log) -> RunId {
     let (run, flaw) = RunId::kept_beside(lock, dead);
     if let Some((path, error)) = flaw {
@@ -247,14 +353,18 @@ fn tell_run_id(RunId { id, inherited, .. }: &RunId, log: &mut Log) {
     log.say(Topic::Run, Level::Info, &format_args!("run id {id}{whose}"));
 }
 
-/// Takes the lock of this host, at once or not at all. Also says which dead process has left its file behind, if one has.
+/// Takes the lock of this host, at once or not at all. Also says which dead process has left its
+/// file behind, if one has.
 fn lock_host(file: &Path, log: &mut Log) -> Result<(HostLock, Option<Pid>), Stop> {
     let (lock, stale) = HostLock::take(file).map_err(|refusal| {
         log.complain(&refusal);
         Stop::Said(refusal.end())
     })?;
     if let Some(pid) = stale {
-        log.complain(&format_args!("Cleaning stale lockfile {} of process {pid}", file.display()));
+        log.complain(&format_args!(
+            "Cleaning stale lockfile {} of process {pid}",
+            file.display()
+        ));
     }
     Ok((lock, stale))
 }
@@ -265,5 +375,11 @@ fn uuid(mut bytes: [u8; 16]) -> String {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let number = u128::from_be_bytes(bytes);
     let [a, b, c, d] = [96, 80, 64, 48].map(|shift| number >> shift);
-    format!("{a:08x}-{:04x}-{:04x}-{:04x}-{:012x}", b & 0xffff, c & 0xffff, d & 0xffff, number & 0xffff_ffff_ffff)
+    format!(
+        "{a:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        b & 0xffff,
+        c & 0xffff,
+        d & 0xffff,
+        number & 0xffff_ffff_ffff
+    )
 }

@@ -1,5 +1,6 @@
-//! The story of a run, as log, terminal and stderr hear it: every sentence that is not an error of the command line is worded here. Those that the
-//! original had stay word for word, since sites look for them; facts follow.
+//! The story of a run, as log, terminal and stderr hear it: every sentence that is not an error of
+//! the command line is worded here. Those that the original had stay word for word, since sites
+//! look for them; facts follow.
 
 use super::line::Report;
 use super::{Guarding, Run, now};
@@ -28,7 +29,8 @@ pub(super) struct Marks {
     suspended: Moment,
 }
 
-/// What a start that failed comes to: ENOENT is 127; a shortage of the system is not the command's fault; all else 126.
+/// What a start that failed comes to: ENOENT is 127; a shortage of the system is not the command's
+/// fault; all else 126.
 pub(super) fn cannot_start(errno: i32) -> End {
     match io::Error::from_raw_os_error(errno) {
         error if error.kind() == io::ErrorKind::NotFound => End::NotFound,
@@ -43,22 +45,35 @@ impl Run<'_> {
     }
 
     fn lock_name(&self) -> String {
-        self.proof.as_ref().map_or_else(|| "the lock".into(), |proof| proof.lock.clone())
+        self.proof
+            .as_ref()
+            .map_or_else(|| "the lock".into(), |proof| proof.lock.clone())
     }
 
     fn job(&self) -> i32 {
-        self.guarding.as_ref().and_then(|guarding| guarding.command).map_or(0, |Pid(command)| command)
+        self.guarding
+            .as_ref()
+            .and_then(|guarding| guarding.command)
+            .map_or(0, |Pid(command)| command)
     }
 
     /// How many seconds the lock was ours.
     fn held(&self) -> f64 {
-        self.marks.acquired.map_or(0.0, |acquired| self.marks.lost.unwrap_or_else(now).since(acquired).as_secs_f64())
+        self.marks.acquired.map_or(0.0, |acquired| {
+            self.marks
+                .lost
+                .unwrap_or_else(now)
+                .since(acquired)
+                .as_secs_f64()
+        })
     }
 
     pub(super) fn tell_output(&mut self, output: &Output) {
         match output {
             Output::Trying(name) => {
-                if let Lock::Node { announce: true, .. } | Lock::Local { announce: true, .. } = self.plan.lock {
+                if let Lock::Node { announce: true, .. } | Lock::Local { announce: true, .. } =
+                    self.plan.lock
+                {
                     let _ = writeln!(io::stdout(), "{name}");
                 }
             }
@@ -71,22 +86,35 @@ impl Run<'_> {
                     complain(self.plan.program, &waiting);
                 }
             }
-            Output::Busy(holder) => self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder))),
+            Output::Busy(holder) => {
+                self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder)))
+            }
             Output::Acquired(proof) => {
                 self.marks.acquired = Some(now());
                 let waited = seconds_since(self.began);
-                let token = proof.token.map_or_else(String::new, |token| format!(", token {token}"));
-                self.say(Level::Info, &format_args!("Lock: success ({}{token}, after {waited:.3} s)", proof.lock));
+                let token = proof
+                    .token
+                    .map_or_else(String::new, |token| format!(", token {token}"));
+                self.say(
+                    Level::Info,
+                    &format_args!("Lock: success ({}{token}, after {waited:.3} s)", proof.lock),
+                );
             }
             Output::Suspended(why) => {
                 self.marks.suspended = now();
                 let left = self.lease.term.since(now()).as_secs_f64();
                 let name = self.lock_name();
-                self.say(Level::Warning, &format_args!("suspended {name}: {why}; ours for {left:.1} s more"));
+                self.say(
+                    Level::Warning,
+                    &format_args!("suspended {name}: {why}; ours for {left:.1} s more"),
+                );
             }
             Output::Resumed => {
                 let (name, away) = (self.lock_name(), seconds_since(self.marks.suspended));
-                self.say(Level::Warning, &format_args!("resumed {name} after {away:.1} s"));
+                self.say(
+                    Level::Warning,
+                    &format_args!("resumed {name} after {away:.1} s"),
+                );
             }
             Output::Lost { why, gone, .. } => {
                 (self.marks.lost, self.marks.gone) = (Some(now()), *gone);
@@ -97,17 +125,31 @@ impl Run<'_> {
                 let name = self.lock_name();
                 self.say(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
-            Output::Revoked { why } => self.say(Level::Warning, &format_args!("Lock revoked: {why}")),
+            Output::Revoked { why } => {
+                self.say(Level::Warning, &format_args!("Lock revoked: {why}"))
+            }
             Output::Failed(failure) => self.log.complain(failure),
             Output::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
                 let told = format_args!("cannot release {name}: {doubt}");
                 // If there was no lock, why has been said on stderr already.
-                if self.proof.is_some() { self.log.complain(&told) } else { self.say(Level::Warning, &told) }
+                if self.proof.is_some() {
+                    self.log.complain(&told)
+                } else {
+                    self.say(Level::Warning, &told)
+                }
             }
-            Output::Released { doubt: None } if self.proof.is_some() && (self.marks.lost.is_none() || self.was_kept()) => {
-                let (name, held) = (self.lock_name(), self.marks.acquired.map_or(0.0, seconds_since));
-                self.say(Level::Info, &format_args!("released {name} after {held:.1} s"));
+            Output::Released { doubt: None }
+                if self.proof.is_some() && (self.marks.lost.is_none() || self.was_kept()) =>
+            {
+                let (name, held) = (
+                    self.lock_name(),
+                    self.marks.acquired.map_or(0.0, seconds_since),
+                );
+                self.say(
+                    Level::Info,
+                    &format_args!("released {name} after {held:.1} s"),
+                );
             }
             _ => {}
         }
@@ -117,9 +159,15 @@ impl Run<'_> {
         let command = &self.plan.command.shown;
         let job = self.job();
         match report {
-            Report::Started { command: Pid(pid), terminal } => {
+            Report::Started {
+                command: Pid(pid),
+                terminal,
+            } => {
                 self.marks.started = now();
-                self.say(Level::Info, &format_args!("Start subprocess: {command} (PID: {pid})"));
+                self.say(
+                    Level::Info,
+                    &format_args!("Start subprocess: {command} (PID: {pid})"),
+                );
                 if terminal.is_none() {
                     self.say(
                         Level::Warning,
@@ -129,7 +177,10 @@ impl Run<'_> {
             }
             Report::CannotStart(errno) => {
                 let why = reason(&io::Error::from_raw_os_error(errno));
-                self.log.complain(&format_args!("cannot run {}: {why}", self.plan.command.words[0].display()));
+                self.log.complain(&format_args!(
+                    "cannot run {}: {why}",
+                    self.plan.command.words[0].display()
+                ));
             }
             Report::News(News::Ended(status)) => {
                 let ran = seconds_since(self.marks.started);
@@ -137,7 +188,12 @@ impl Run<'_> {
                     Status::Exited(code) => (i32::from(code), String::new()),
                     Status::Killed(signal) => (-signal.0, format!(", killed by {signal}")),
                 };
-                self.say(Level::Info, &format_args!("Child exited with code: {code} (PID: {job}){how} after {ran:.1} s"));
+                self.say(
+                    Level::Info,
+                    &format_args!(
+                        "Child exited with code: {code} (PID: {job}){how} after {ran:.1} s"
+                    ),
+                );
             }
             Report::News(News::Stuck) => self.tell_stuck(),
             Report::News(News::TreeGone) => self.say(Level::Info, &"nothing of the job is left"),
@@ -154,10 +210,15 @@ impl Run<'_> {
         let kept = if self.marks.lost.is_none() {
             format!("still holding {name} until it exits")
         } else {
-            let unless = if let Lock::Pool(_) = self.plan.lock { "its lease ends" } else { "the session expires" };
+            let unless = if let Lock::Pool(_) = self.plan.lock {
+                "its lease ends"
+            } else {
+                "the session expires"
+            };
             format!("keeping {name} until it exits, unless {unless} first")
         };
-        self.log.complain(&format_args!("cannot kill {stuck}: {kept}"));
+        self.log
+            .complain(&format_args!("cannot kill {stuck}: {kept}"));
         self.marks.stuck = true;
     }
 
@@ -167,12 +228,20 @@ impl Run<'_> {
     }
 
     fn names_of_survivors(&self) -> String {
-        let names: Vec<String> = self.survivors().iter().map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0)).collect();
+        let names: Vec<String> = self
+            .survivors()
+            .iter()
+            .map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0))
+            .collect();
         names.join(", ")
     }
 
     pub(super) fn tell_signal(&mut self, Sent { signal, sender }: Sent, typed: bool) {
-        let by = if typed { "terminal".into() } else { format!("process {sender}") };
+        let by = if typed {
+            "terminal".into()
+        } else {
+            format!("process {sender}")
+        };
         let word = if signal.ends() { "Stop work by" } else { "Got" };
         self.say(Level::Info, &format_args!("{word} {signal} (from {by})"));
     }
@@ -182,22 +251,39 @@ impl Run<'_> {
         let (name, held, job) = (self.lock_name(), self.held(), self.job());
         match end {
             End::Lost => {
-                let why = self.lost.take().unwrap_or_else(|| "this process was stopped".into());
+                let why = self
+                    .lost
+                    .take()
+                    .unwrap_or_else(|| "this process was stopped".into());
                 let left = self.names_of_survivors();
-                let gone = self.gone.as_ref().map_or_else(String::new, |gone| format!("; then {gone}"));
+                let gone = self
+                    .gone
+                    .as_ref()
+                    .map_or_else(String::new, |gone| format!("; then {gone}"));
                 let fate = match left.is_empty() {
-                    true if self.was_kept() => format!("job (pid {job}) could not be killed; {name} was kept until it exited"),
+                    true if self.was_kept() => format!(
+                        "job (pid {job}) could not be killed; {name} was kept until it exited"
+                    ),
                     true => format!("job (pid {job}) killed"),
                     false => format!("STILL RUNNING, cannot be killed: {left}"),
                 };
-                self.log.complain(&format_args!("lost {name} after {held:.0} s: {why}{gone}; {fate}"));
+                self.log.complain(&format_args!(
+                    "lost {name} after {held:.0} s: {why}{gone}; {fate}"
+                ));
             }
             End::Revoked => {
                 let why = self.lost.take().unwrap_or_default();
-                self.log.complain(&format_args!("revoked {name} after {held:.0} s: {why}; command (pid {job}) stopped"));
+                self.log.complain(&format_args!(
+                    "revoked {name} after {held:.0} s: {why}; command (pid {job}) stopped"
+                ));
             }
             End::Internal => {
-                let guard = self.guarding.as_ref().map_or(0, |Guarding { guard: Pid(guard), .. }| *guard);
+                let guard = self.guarding.as_ref().map_or(
+                    0,
+                    |Guarding {
+                         guard: Pid(guard), ..
+                     }| *guard,
+                );
                 self.log.complain(&format_args!(
                     "the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"
                 ));
@@ -213,10 +299,21 @@ fn seconds_since(moment: Moment) -> f64 {
 
 /// `/app/NAME, held by HOST since 09:12:03 (session 0x…)`, as far as it is known.
 fn shown(holder: &Holder) -> String {
-    let host = holder.host.as_ref().map_or_else(String::new, |host| format!(", held by {host}"));
-    let since = holder.since.map_or_else(String::new, |ms| format!(" since {}", time(ms.div_euclid(1000))));
-    let session = holder.session.map_or_else(String::new, |session| format!(" (session 0x{session:x})"));
-    let held = if host.is_empty() && !since.is_empty() { ", held" } else { "" };
+    let host = holder
+        .host
+        .as_ref()
+        .map_or_else(String::new, |host| format!(", held by {host}"));
+    let since = holder.since.map_or_else(String::new, |ms| {
+        format!(" since {}", time(ms.div_euclid(1000)))
+    });
+    let session = holder
+        .session
+        .map_or_else(String::new, |session| format!(" (session 0x{session:x})"));
+    let held = if host.is_empty() && !since.is_empty() {
+        ", held"
+    } else {
+        ""
+    };
     format!("{}{host}{held}{since}{session}", holder.lock)
 }
 
@@ -231,7 +328,9 @@ fn turn(ahead: Option<usize>) -> String {
 
 /// A time of day, with its date unless that is today's.
 fn time(unix_seconds: i64) -> String {
-    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_secs().cast_signed());
+    let today = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs().cast_signed());
     let [then, today] = [unix_seconds, today].map(clock::local_time);
     let clock = format!("{:02}:{:02}:{:02}", then.hour, then.minute, then.second);
     if (then.year, then.month, then.day) == (today.year, today.month, today.day) {

@@ -1,5 +1,5 @@
-//! The witness: a process in our process group that tells us which signals came to the group. Only where the command is in that group too, since its
-//! session has a terminal; see `delivery`.
+//! The witness: a process in our process group that tells us which signals came to the group. Only
+//! where the command is in that group too, since its session has a terminal; see `delivery`.
 
 use super::line::{self, Heard, Report};
 use crate::signal::Signal;
@@ -28,10 +28,15 @@ impl Witness {
         let us = process::own_pid();
         let (ours, theirs) = socket::pair()?;
         match process::fork()? {
-            Fork::Parent(pid) => Ok(Witness { pid, line: ours, ended: false }),
+            Fork::Parent(pid) => Ok(Witness {
+                pid,
+                line: ours,
+                ended: false,
+            }),
             Fork::Child => {
                 drop(ours);
-                let _ = process::die_with_parent(Some(Signal::KILL), us).and_then(|()| watch(&theirs, signals));
+                let _ = process::die_with_parent(Some(Signal::KILL), us)
+                    .and_then(|()| watch(&theirs, signals));
                 process::leave(0)
             }
         }
@@ -68,7 +73,13 @@ fn watch(line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let signals = signals.witness()?;
     process::rename(NAME, process::own_pid());
     loop {
-        poll::wait(&mut [Watched::new(signals.fd(), false), Watched::new(line.as_fd(), false)], None)?;
+        poll::wait(
+            &mut [
+                Watched::new(signals.fd(), false),
+                Watched::new(line.as_fd(), false),
+            ],
+            None,
+        )?;
         while let Some(received) = signals.next() {
             line::report(line, Report::Witnessed(received.sent()));
         }

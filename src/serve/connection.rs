@@ -1,5 +1,5 @@
-//! A connection: its socket, its talk, and what it was told that it may not have heard. A YES counts as heard when the peer's kernel has
-//! acknowledged it.
+//! A connection: its socket, its talk, and what it was told that it may not have heard. A YES
+//! counts as heard when the peer's kernel has acknowledged it.
 
 use super::dialogue::{Dialogue, REPLY, Stage};
 use super::wording::{self, Asked, Page};
@@ -13,13 +13,15 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A peer that waits is asked whether it is there after so many seconds of silence, another number for each, none later than `door` has it.
-/// Thousands come at once, when their cron says so; if they were asked at once, too, the kernel's queues would lose what is too much for
+/// A peer that waits is asked whether it is there after so many seconds of silence, another number
+/// for each, none later than `door` has it. Thousands come at once, when their cron says so; if
+/// they were asked at once, too, the kernel's queues would lose what is too much for
 /// them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
 const SILENCES: RangeInclusive<u64> = 5..=15;
 
-/// The most answers YES that are remembered until they are acknowledged. Who asks for more at once has heard the first, as far as we know: a
-/// holding that is kept too long is better than one that is given twice.
+/// The most answers YES that are remembered until they are acknowledged. Who asks for more at once
+/// has heard the first, as far as we know: a holding that is kept too long is better than one that
+/// is given twice.
 const MOST_TOLD: usize = 1000;
 
 /// See above.
@@ -61,7 +63,16 @@ impl Connection {
         let dialogue = Dialogue::new();
         let stage = dialogue.stage();
         let (deadline, interest) = (now + stage.limit(), Interest::Read);
-        Connection { stream, dialogue, awaited: None, told: Vec::new(), shut: false, stage, deadline, interest }
+        Connection {
+            stream,
+            dialogue,
+            awaited: None,
+            told: Vec::new(),
+            shut: false,
+            stage,
+            deadline,
+            interest,
+        }
     }
 
     /// Its socket has news: takes in what there is, into `scratch` first. `Err`: that was the end.
@@ -98,13 +109,15 @@ impl Connection {
         match self.stream.read(&mut scratch[..room]) {
             Ok(0) => self.dialogue.end(),
             Ok(length) => self.dialogue.receive(&scratch[..length]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// The next request, if it is there and all before it were answered, and the answers taken by the kernel.
+    /// The next request, if it is there and all before it were answered, and the answers taken by
+    /// the kernel.
     pub(super) fn next(&mut self) -> io::Result<Option<Request>> {
         self.flush()?;
         let request = self.dialogue.next();
@@ -155,7 +168,11 @@ impl Connection {
             if self.told.len() == MOST_TOLD {
                 self.told.remove(0);
             }
-            self.told.push(Told { end: self.dialogue.total(), asked: asked.clone(), token: grant.token });
+            self.told.push(Told {
+                end: self.dialogue.total(),
+                asked: asked.clone(),
+                token: grant.token,
+            });
             // From here on it matters whether the peer is there, and soon.
             let _ = tcp::give_up_after(&self.stream, REPLY);
         }
@@ -190,13 +207,19 @@ impl Connection {
         self.told
     }
 
-    /// Whether all is said and heard, or the peer says more and more to somebody who does not listen any more.
+    /// Whether all is said and heard, or the peer says more and more to somebody who does not
+    /// listen any more.
     pub(super) fn is_done(&self) -> bool {
         self.dialogue.is_over()
-            && if self.dialogue.is_ended() { self.heard() >= self.dialogue.total_sent() } else { self.dialogue.room() == 0 }
+            && if self.dialogue.is_ended() {
+                self.heard() >= self.dialogue.total_sent()
+            } else {
+                self.dialogue.room() == 0
+            }
     }
 
-    /// Whether it has hung up while it waits: then it wants no answer. Of one that wants an answer at once it is not known.
+    /// Whether it has hung up while it waits: then it wants no answer. Of one that wants an answer
+    /// at once it is not known.
     pub(super) fn has_hung_up(&self) -> bool {
         self.is_waiting() && self.dialogue.is_ended()
     }
@@ -208,7 +231,8 @@ impl Connection {
 
     /// Whether there is nothing to answer, and all answers were heard.
     pub(super) fn is_at_rest(&self) -> bool {
-        matches!(self.stage, Stage::Fresh | Stage::Idle(_)) && self.heard() >= self.dialogue.total_sent()
+        matches!(self.stage, Stage::Fresh | Stage::Idle(_))
+            && self.heard() >= self.dialogue.total_sent()
     }
 
     /// The next answer is the last one.
@@ -274,6 +298,9 @@ impl Connection {
 
     /// Where it is from.
     pub(super) fn peer(&self) -> String {
-        self.stream.peer_addr().as_ref().map_or_else(|_| "somebody".into(), SocketAddr::to_string)
+        self.stream
+            .peer_addr()
+            .as_ref()
+            .map_or_else(|_| "somebody".into(), SocketAddr::to_string)
     }
 }

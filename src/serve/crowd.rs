@@ -1,4 +1,5 @@
-//! All connections, by key and by deadline. What is done to one takes time that grows with the logarithm of their number.
+//! All connections, by key and by deadline. What is done to one takes time that grows with the
+//! logarithm of their number.
 
 use super::connection::Connection;
 use crate::moment::Moment;
@@ -75,11 +76,16 @@ impl Crowd {
 
     /// When the first deadline is.
     pub(super) fn wake(&self) -> Moment {
-        self.deadlines.first().map_or(Moment::NEVER, |(deadline, _)| *deadline)
+        self.deadlines
+            .first()
+            .map_or(Moment::NEVER, |(deadline, _)| *deadline)
     }
 
     /// One whose deadline has come.
     pub(super) fn late(&self, now: Moment) -> Option<u64> {
-        self.deadlines.first().filter(|(deadline, _)| *deadline <= now).map(|(_, key)| *key)
+        self.deadlines
+            .first()
+            .filter(|(deadline, _)| *deadline <= now)
+            .map(|(_, key)| *key)
     }
 }

@@ -1,5 +1,6 @@
-//! One connection's talk in HTTP, without I/O: requests in, one at a time, and replies out, in order. While one is being answered the next is
-//! not read, so that whoever asks faster than they listen waits in their own host's memory and not in ours.
+//! One connection's talk in HTTP, without I/O: requests in, one at a time, and replies out, in
+//! order. While one is being answered the next is not read, so that whoever asks faster than they
+//! listen waits in their own host's memory and not in ours.
 
 use crate::http::{LONGEST_REQUEST, Reply, Request, Terms, date};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,11 +14,12 @@ pub(super) const IDLE: Duration = Duration::from_mins(1);
 /// From when a reply can be sent to when some more of it can: as long as it may go unacknowledged.
 pub(super) const REPLY: Duration = Duration::from_secs(10);
 
-/// From the end of what we send to the peer's: longer than `REPLY`, so that it is known by then what has arrived.
+/// From the end of what we send to the peer's: longer than `REPLY`, so that it is known by then
+/// what has arrived.
 pub(super) const FAREWELL: Duration = Duration::from_secs(15);
 
-/// The most that is read, and thrown away, of what a peer sends after its last answer. Closing on unread bytes would be a reset, which takes
-/// the answer with it.
+/// The most that is read, and thrown away, of what a peer sends after its last answer. Closing on
+/// unread bytes would be a reset, which takes the answer with it.
 const MOST_DISCARDED: usize = 64 << 10;
 
 /// See above.
@@ -127,7 +129,8 @@ impl Dialogue {
         self.ended
     }
 
-    /// The next request, if it is there and all before it were answered. What is none is answered here.
+    /// The next request, if it is there and all before it were answered. What is none is answered
+    /// here.
     pub(super) fn next(&mut self) -> Option<Request> {
         if self.phase != Phase::Listening || !self.unsent().is_empty() {
             return None;
@@ -155,10 +158,19 @@ impl Dialogue {
 
     /// Answers the request that was taken last.
     pub(super) fn reply(&mut self, reply: &Reply) {
-        let Phase::Answering(terms) = self.phase else { return };
-        let terms = Terms { keep_alive: terms.keep_alive && !self.winding_up, ..terms };
+        let Phase::Answering(terms) = self.phase else {
+            return;
+        };
+        let terms = Terms {
+            keep_alive: terms.keep_alive && !self.winding_up,
+            ..terms
+        };
         self.say(reply, terms);
-        self.phase = if terms.keep_alive && reply.keep_alive { Phase::Listening } else { Phase::Over };
+        self.phase = if terms.keep_alive && reply.keep_alive {
+            Phase::Listening
+        } else {
+            Phase::Over
+        };
     }
 
     /// The next reply is the last one; if nothing is asked, the last one was.
@@ -177,7 +189,9 @@ impl Dialogue {
     }
 
     fn say(&mut self, reply: &Reply, terms: Terms) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
         reply.write(terms, &date(now), &mut self.output);
     }
 
@@ -256,7 +270,8 @@ mod tests {
         dialogue.next().map(|request| request.path)
     }
 
-    /// Sends all that is to be sent; returns the statuses and whether the last of them is said to be the last.
+    /// Sends all that is to be sent; returns the statuses and whether the last of them is said to
+    /// be the last.
     fn say(dialogue: &mut Dialogue) -> (Vec<u16>, bool) {
         let mut rest = dialogue.unsent();
         let (mut statuses, mut last) = (Vec::new(), false);
@@ -272,7 +287,10 @@ mod tests {
     #[test]
     fn a_request_is_taken_when_the_answer_before_it_is_sent() {
         let mut dialogue = hearing(&(request("a") + &request("b")));
-        assert_eq!((next(&mut dialogue).as_deref(), next(&mut dialogue)), (Some("/a"), None));
+        assert_eq!(
+            (next(&mut dialogue).as_deref(), next(&mut dialogue)),
+            (Some("/a"), None)
+        );
         dialogue.reply(&answer("NO"));
         assert_eq!(next(&mut dialogue), None);
         assert_eq!(say(&mut dialogue), (vec![200], false));
@@ -338,14 +356,24 @@ mod tests {
         while dialogue.room() > 0 {
             dialogue.receive(&vec![b'x'; dialogue.room().min(1000)]);
         }
-        assert_eq!((dialogue.discarded, dialogue.input.capacity(), next(&mut dialogue)), (MOST_DISCARDED, 0, None));
+        assert_eq!(
+            (
+                dialogue.discarded,
+                dialogue.input.capacity(),
+                next(&mut dialogue)
+            ),
+            (MOST_DISCARDED, 0, None)
+        );
     }
 
     #[test]
     fn there_is_room_for_the_longest_request_and_not_for_ever() {
         let body = format!("Content-Length: {LONGEST_REQUEST_BODY}\r\n\r\n");
         let line = "\r\nPOST / HTTP/1.1\r\nA: ";
-        let head = format!("{line}{}\r\n{body}", "x".repeat(LONGEST_HEAD - line.len() - 2 - body.len()));
+        let head = format!(
+            "{line}{}\r\n{body}",
+            "x".repeat(LONGEST_HEAD - line.len() - 2 - body.len())
+        );
         let mut dialogue = hearing(&(head + &"x".repeat(LONGEST_REQUEST_BODY)));
         assert_eq!(dialogue.room(), 0);
         assert!(next(&mut dialogue).is_some());
@@ -391,7 +419,13 @@ mod tests {
             (Stage::Idle(2), 60),
             (Stage::Farewell, 15),
         ];
-        assert_eq!(stages.into_iter().map(|stage| (stage, stage.limit().as_secs())).collect::<Vec<_>>(), expected);
+        assert_eq!(
+            stages
+                .into_iter()
+                .map(|stage| (stage, stage.limit().as_secs()))
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
 
     #[test]
@@ -404,7 +438,10 @@ mod tests {
             total += dialogue.unsent().len() as u64;
             assert_eq!(dialogue.total(), total);
             dialogue.sent(7);
-            assert_eq!((dialogue.total(), dialogue.total_sent()), (total, total - dialogue.unsent().len() as u64));
+            assert_eq!(
+                (dialogue.total(), dialogue.total_sent()),
+                (total, total - dialogue.unsent().len() as u64)
+            );
             say(&mut dialogue);
             assert_eq!((dialogue.total(), dialogue.total_sent()), (total, total));
         }

@@ -1,5 +1,5 @@
-//! Where connections come in, and how many may. When there is no room or no descriptor for one more, the door is closed for a while: those who
-//! knock wait in the kernel's queue.
+//! Where connections come in, and how many may. When there is no room or no descriptor for one
+//! more, the door is closed for a while: those who knock wait in the kernel's queue.
 
 use crate::link::reason;
 use crate::moment::Moment;
@@ -10,8 +10,8 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Descriptors that are no connections: stdio, epoll, signals, timer, listener, the state with its lock, folder and draft, a config that is
-/// read again, a backend.
+/// Descriptors that are no connections: stdio, epoll, signals, timer, listener, the state with its
+/// lock, folder and draft, a config that is read again, a backend.
 const OTHERS: usize = 32;
 
 /// Connections that are made only to be told that there are too many.
@@ -20,10 +20,12 @@ const TURNED_AWAY: usize = 64;
 /// How long the door stays closed.
 const CLOSED: Duration = Duration::from_secs(1);
 
-/// The most that come in between two looks at those who are in: the kernel has room for four times as many.
+/// The most that come in between two looks at those who are in: the kernel has room for four times
+/// as many.
 const AT_ONCE: usize = 1024;
 
-/// A peer that is silent for `KEEP_ALIVE` is asked whether it is there every `PROBE`, and after `PROBES` without an answer it is gone.
+/// A peer that is silent for `KEEP_ALIVE` is asked whether it is there every `PROBE`, and after
+/// `PROBES` without an answer it is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const PROBE: Duration = Duration::from_secs(5);
 const PROBES: u8 = 3;
@@ -51,7 +53,10 @@ pub(super) enum Caller {
 impl Door {
     /// Listens where the plan says, with so many descriptors for everything.
     pub(super) fn open(server: &Server, descriptors: u64) -> Result<Door, String> {
-        let most = usize::try_from(descriptors).unwrap_or(usize::MAX).saturating_sub(OTHERS + TURNED_AWAY).max(1);
+        let most = usize::try_from(descriptors)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(OTHERS + TURNED_AWAY)
+            .max(1);
         let listen = |address: IpAddr| tcp::listen(SocketAddr::new(address, server.port));
         let listening = match server.listen {
             Some(address) => listen(address),
@@ -67,10 +72,21 @@ impl Door {
             Ok(listener)
         });
         let listener = ready.map_err(|error| {
-            let place = server.listen.map_or(String::new(), |address| format!("{address} "));
-            format!("cannot listen on {place}port {}: {}", server.port, reason(&error))
+            let place = server
+                .listen
+                .map_or(String::new(), |address| format!("{address} "));
+            format!(
+                "cannot listen on {place}port {}: {}",
+                server.port,
+                reason(&error)
+            )
         })?;
-        Ok(Door { listener, most, closed_until: None, short: false })
+        Ok(Door {
+            listener,
+            most,
+            closed_until: None,
+            short: false,
+        })
     }
 
     /// Where it listens.
@@ -100,7 +116,14 @@ impl Door {
                 Ok(stream) => callers.push(Caller::Surplus(stream)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // Whoever it was has gone again; there may be others.
-                Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => continue,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
+                    ) =>
+                {
+                    continue;
+                }
                 Err(error) => {
                     callers.push(Caller::Shortage(reason(&error)));
                     break;
@@ -108,7 +131,9 @@ impl Door {
             }
             inside += 1;
         }
-        self.short &= !callers.iter().any(|caller| matches!(caller, Caller::Guest(_)));
+        self.short &= !callers
+            .iter()
+            .any(|caller| matches!(caller, Caller::Guest(_)));
         callers
     }
 

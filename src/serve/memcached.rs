@@ -1,5 +1,5 @@
-//! The connection to a memcached, and its place in the epoll. Which address of it is talked to is nobody else's business: one that does not
-//! answer is told only when none does.
+//! The connection to a memcached, and its place in the epoll. Which address of it is talked to is
+//! nobody else's business: one that does not answer is told only when none does.
 
 use crate::link::{Link, reason};
 use crate::lock;
@@ -12,8 +12,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long its name is looked up at the start, if it is not known yet: systemd gives up a unit that fails five times within 10 s, and name servers may
-/// be reached later than that at boot.
+/// How long its name is looked up at the start, if it is not known yet: systemd gives up a unit
+/// that fails five times within 10 s, and name servers may be reached later than that at boot.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// See above.
@@ -35,12 +35,26 @@ impl Memcached {
     pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
         let mut names = Names::new(std::slice::from_ref(host));
         let found = prepare::resolve_patiently(&mut names, None, now + LOOK_UP);
-        let (found, _) = found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
+        let (found, _) =
+            found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
         if found.endpoints.is_empty() {
-            return Err(format!("cannot reach memcached: {}", found.unresolved.join("; ")));
+            return Err(format!(
+                "cannot reach memcached: {}",
+                found.unresolved.join("; ")
+            ));
         }
-        let addresses = found.endpoints.into_iter().map(|endpoint| endpoint.address).collect();
-        Ok(Memcached { addresses, link: Link::default(), address: 0, untried: 0, watched: None })
+        let addresses = found
+            .endpoints
+            .into_iter()
+            .map(|endpoint| endpoint.address)
+            .collect();
+        Ok(Memcached {
+            addresses,
+            link: Link::default(),
+            address: 0,
+            untried: 0,
+            watched: None,
+        })
     }
 
     /// Begins to connect, in place of any other connection.
@@ -98,8 +112,14 @@ impl Memcached {
 
     /// Has the epoll wake up for what is to come.
     pub(super) fn watch(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
-        let Some((fd, write)) = self.link.wanted() else { return Ok(()) };
-        let interest = if write { Interest::Both } else { Interest::Read };
+        let Some((fd, write)) = self.link.wanted() else {
+            return Ok(());
+        };
+        let interest = if write {
+            Interest::Both
+        } else {
+            Interest::Read
+        };
         match self.watched.replace(interest) {
             None => epoll.add(fd, key, interest),
             Some(before) if before != interest => epoll.change(fd, key, interest),

@@ -1,4 +1,5 @@
-//! The loop of a lock server. It joins door, connections, pools, their state and signals, and sleeps in one place, the wait of its epoll.
+//! The loop of a lock server. It joins door, connections, pools, their state and signals, and
+//! sleeps in one place, the wait of its epoll.
 
 mod connection;
 mod counts;
@@ -77,30 +78,62 @@ struct Serving<'a> {
 
 impl<'a> Serving<'a> {
     fn new(plan: &'a Server) -> Result<Serving<'a>, (End, String)> {
-        let system = |what: &'static str| move |error: io::Error| (End::System, format!("cannot {what}: {}", reason(&error)));
-        let signals = Signals::hear(&[Signal::TERM, Signal::INT, Signal::HUP]).map_err(system("listen to signals"))?;
+        let system = |what: &'static str| {
+            move |error: io::Error| (End::System, format!("cannot {what}: {}", reason(&error)))
+        };
+        let signals = Signals::hear(&[Signal::TERM, Signal::INT, Signal::HUP])
+            .map_err(system("listen to signals"))?;
         let timer = Timer::new().map_err(system("make a timer"))?;
         let epoll = Epoll::new().map_err(system("make an epoll"))?;
         // Before clients can connect: at boot it may take a while until the name is known.
         let memcached = match &plan.backend {
             plan::Backend::Memory => None,
-            plan::Backend::Memcache(host) => Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?),
+            plan::Backend::Memcache(host) => {
+                Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?)
+            }
         };
-        let descriptors = descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
+        let descriptors =
+            descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
         let door = Door::open(plan, descriptors).map_err(|why| (End::System, why))?;
         let opened = plan.state.as_deref().map(StateFile::open).transpose();
-        let (state_file, state) = opened.map_err(|error| (error.end(), error.to_string()))?.unzip();
-        let watched = door.watch(&epoll, DOOR).and_then(|()| epoll.add(signals.fd(), SIGNALS, Interest::Read));
-        let watched = watched.and_then(|()| timer.fd().map_or(Ok(()), |fd| epoll.add(fd, TIMER, Interest::Read)));
+        let (state_file, state) = opened
+            .map_err(|error| (error.end(), error.to_string()))?
+            .unzip();
+        let watched = door
+            .watch(&epoll, DOOR)
+            .and_then(|()| epoll.add(signals.fd(), SIGNALS, Interest::Read));
+        let watched = watched.and_then(|()| {
+            timer
+                .fd()
+                .map_or(Ok(()), |fd| epoll.add(fd, TIMER, Interest::Read))
+        });
         watched.map_err(system("watch descriptors"))?;
-        let story = Story { program: plan.program, verbose: plan.verbose };
+        let story = Story {
+            program: plan.program,
+            verbose: plan.verbose,
+        };
         let (pools, now) = (plan.pools.clone(), now());
         let backend: Box<dyn Backend> = match &plan.backend {
             plan::Backend::Memory => Box::new(Memory::new(pools, state, unix_micros(), now)),
-            plan::Backend::Memcache(host) => Box::new(Memcache::new(pools, host.to_string(), Boot::by(&state_file::clocks()), now)),
+            plan::Backend::Memcache(host) => Box::new(Memcache::new(
+                pools,
+                host.to_string(),
+                Boot::by(&state_file::clocks()),
+                now,
+            )),
         };
         let service = Service::new(story, epoll, backend);
-        Ok(Serving { plan, story, service, signals, timer, door: Some(door), state_file, memcached, ending: None })
+        Ok(Serving {
+            plan,
+            story,
+            service,
+            signals,
+            timer,
+            door: Some(door),
+            state_file,
+            memcached,
+            ending: None,
+        })
     }
 
     fn run(mut self, again: Again) {
@@ -109,7 +142,10 @@ impl<'a> Serving<'a> {
         }
         loop {
             let wake = self.drain();
-            if self.ending.is_some_and(|until| self.service.crowd().is_empty() || until <= now()) {
+            if self
+                .ending
+                .is_some_and(|until| self.service.crowd().is_empty() || until <= now())
+            {
                 return self.end();
             }
             self.sleep(wake.min(self.wake()), again);
@@ -119,7 +155,11 @@ impl<'a> Serving<'a> {
     /// When something is to be done that the backend does not know of.
     fn wake(&self) -> Moment {
         let door = self.door.as_ref().map_or(Moment::NEVER, Door::wake);
-        self.service.crowd().wake().min(door).min(self.ending.unwrap_or(Moment::NEVER))
+        self.service
+            .crowd()
+            .wake()
+            .min(door)
+            .min(self.ending.unwrap_or(Moment::NEVER))
     }
 
     /// Does all that the backend wants done now; returns when it wants to be asked again.
@@ -132,10 +172,15 @@ impl<'a> Serving<'a> {
                 Output::Note(level, note) => self.story.tell(level, &note),
                 Output::Connect => {
                     if let Some(Err(why)) = self.memcached.as_mut().map(Memcached::connect) {
-                        self.service.backend.handle(Input::Disconnected(Some(why)), now());
+                        self.service
+                            .backend
+                            .handle(Input::Disconnected(Some(why)), now());
                     }
                 }
-                Output::Send(bytes) => self.memcached.iter_mut().for_each(|memcached| memcached.send(&bytes)),
+                Output::Send(bytes) => self
+                    .memcached
+                    .iter_mut()
+                    .for_each(|memcached| memcached.send(&bytes)),
                 Output::Disconnect => self.memcached.iter_mut().for_each(Memcached::close),
                 Output::Wait(until) => {
                     if !self.service.see_off() && !self.service.settle() {
@@ -147,23 +192,50 @@ impl<'a> Serving<'a> {
     }
 
     fn save(&mut self, state: &State) {
-        let saved = self.state_file.as_ref().map_or(Ok(()), |file| file.save(state));
+        let saved = self
+            .state_file
+            .as_ref()
+            .map_or(Ok(()), |file| file.save(state));
         let counts = &mut self.service.counts;
-        *(if saved.is_ok() { &mut counts.saves } else { &mut counts.failed_saves }) += 1;
-        self.service.backend.handle(saved.map_or_else(Input::NotSaved, |()| Input::Saved), now());
+        *(if saved.is_ok() {
+            &mut counts.saves
+        } else {
+            &mut counts.failed_saves
+        }) += 1;
+        self.service
+            .backend
+            .handle(saved.map_or_else(Input::NotSaved, |()| Input::Saved), now());
     }
 
     /// Sleeps until `wake` or until something happens, and takes it all in.
     fn sleep(&mut self, wake: Moment, again: Again) {
-        // Each request moves somebody's deadline, and a timer that wakes us once too early costs less than setting it each time.
+        // Each request moves somebody's deadline, and a timer that wakes us once too early costs
+        // less than setting it each time.
         self.timer.set_by((wake != Moment::NEVER).then_some(wake.0));
-        if let Some(Err(error)) = self.memcached.as_mut().map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED)) {
-            self.story.tell(Level::Error, &format_args!("cannot watch the connection to memcached: {}", reason(&error)));
+        if let Some(Err(error)) = self
+            .memcached
+            .as_mut()
+            .map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED))
+        {
+            self.story.tell(
+                Level::Error,
+                &format_args!(
+                    "cannot watch the connection to memcached: {}",
+                    reason(&error)
+                ),
+            );
         }
-        let news = self.service.epoll.wait(self.timer.poll_limit(clock::since_boot())).unwrap_or_else(|error| {
-            self.story.tell(Level::Error, &format_args!("cannot wait: {}", reason(&error)));
-            Vec::new()
-        });
+        let news = self
+            .service
+            .epoll
+            .wait(self.timer.poll_limit(clock::since_boot()))
+            .unwrap_or_else(|error| {
+                self.story.tell(
+                    Level::Error,
+                    &format_args!("cannot wait: {}", reason(&error)),
+                );
+                Vec::new()
+            });
         for News { key, over } in news {
             match key {
                 SIGNALS => self.hear_signals(again),
@@ -177,7 +249,10 @@ impl<'a> Serving<'a> {
         if let Some(door) = &mut self.door
             && let Err(error) = door.reopen(&self.service.epoll, DOOR, now())
         {
-            self.story.tell(Level::Error, &format_args!("cannot accept connections: {}", reason(&error)));
+            self.story.tell(
+                Level::Error,
+                &format_args!("cannot accept connections: {}", reason(&error)),
+            );
         }
         self.service.backend.handle(Input::Tick, now());
     }
@@ -195,9 +270,15 @@ impl<'a> Serving<'a> {
                 Caller::Guest(stream) => self.service.welcome(stream),
                 Caller::Surplus(stream) => self.service.turn_away(stream),
                 Caller::Shortage(why) => match door.close(&self.service.epoll, DOOR, now()) {
-                    Ok(true) => self.story.tell(Level::Warning, &format_args!("nobody comes in for a while: {why}")),
+                    Ok(true) => self.story.tell(
+                        Level::Warning,
+                        &format_args!("nobody comes in for a while: {why}"),
+                    ),
                     Ok(false) => {}
-                    Err(error) => self.story.tell(Level::Error, &format_args!("cannot stop accepting connections: {}", reason(&error))),
+                    Err(error) => self.story.tell(
+                        Level::Error,
+                        &format_args!("cannot stop accepting connections: {}", reason(&error)),
+                    ),
                 },
             }
         }
@@ -220,13 +301,17 @@ impl<'a> Serving<'a> {
                 self.story.read_again(self.plan, &plan);
                 self.service.backend.reconfigure(plan.pools, now());
             }
-            Err(why) => self.story.tell(Level::Error, &format_args!("{why}; the pools stay as they are")),
+            Err(why) => self.story.tell(
+                Level::Error,
+                &format_args!("{why}; the pools stay as they are"),
+            ),
         }
     }
 
     /// Nobody comes in any more, and all that is asked is answered.
     fn begin_to_end(&mut self, signal: Signal) {
-        self.story.tell(Level::Info, &format_args!("ending after {signal}"));
+        self.story
+            .tell(Level::Info, &format_args!("ending after {signal}"));
         self.ending = Some(now() + ENDING);
         self.door = None;
         self.service.wind_up("the server is ending");
@@ -246,6 +331,8 @@ fn now() -> Moment {
 }
 
 fn unix_micros() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,5 @@
-//! Between connections and pools: requests go in, answers go back to whoever has asked, and who hangs up is seen off. It decides nothing about
-//! locks.
+//! Between connections and pools: requests go in, answers go back to whoever has asked, and who
+//! hangs up is seen off. It decides nothing about locks.
 
 use super::connection::{Awaited, Connection, Told};
 use super::counts::Counts;
@@ -14,11 +14,12 @@ use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status}
 use crate::sys::epoll::{Epoll, Interest};
 use std::net::TcpStream;
 
-/// The most bytes of replies that nobody has taken yet beyond which nobody is told of all pools: with thousands of hosts that takes a
-/// megabyte each time.
+/// The most bytes of replies that nobody has taken yet beyond which nobody is told of all pools:
+/// with thousands of hosts that takes a megabyte each time.
 const MOST_UNSENT: usize = 16 << 20;
 
-/// The most bytes that are held of requests, of all connections together: thousands of long heads. Who sends more of one is sent away.
+/// The most bytes that are held of requests, of all connections together: thousands of long heads.
+/// Who sends more of one is sent away.
 const MOST_HELD: usize = 64 << 20;
 
 /// What one read takes at most: a request.
@@ -80,7 +81,11 @@ impl<'a> Service<'a> {
         let key = self.next_key;
         self.next_key += 1;
         self.counts.connections += 1;
-        if self.epoll.add(&connection.stream, key, Interest::Read).is_ok() {
+        if self
+            .epoll
+            .add(&connection.stream, key, Interest::Read)
+            .is_ok()
+        {
             self.go_on(key, connection);
         }
     }
@@ -88,7 +93,9 @@ impl<'a> Service<'a> {
     /// A connection has news.
     pub(super) fn attend(&mut self, key: u64, over: bool) {
         // It may have been closed by what came before.
-        let Some(mut connection) = self.crowd.take(key) else { return };
+        let Some(mut connection) = self.crowd.take(key) else {
+            return;
+        };
         match connection.ready(over, &mut self.scratch) {
             Ok(()) => self.go_on(key, connection),
             Err(_) => self.close(connection),
@@ -98,10 +105,16 @@ impl<'a> Service<'a> {
     /// Ends with those who have waited for too long for what they wait for.
     pub(super) fn call_time(&mut self) {
         while let Some(key) = self.crowd.late(now()) {
-            let Some(mut connection) = self.crowd.take(key) else { return };
+            let Some(mut connection) = self.crowd.take(key) else {
+                return;
+            };
             match connection.stage() {
                 Stage::Request(_) => {
-                    connection.part(&Reply::new(408, "text/plain", format!("expected a request within {} s", REQUEST.as_secs())));
+                    connection.part(&Reply::new(
+                        408,
+                        "text/plain",
+                        format!("expected a request within {} s", REQUEST.as_secs()),
+                    ));
                     self.go_on(key, connection);
                 }
                 _ => self.close(connection),
@@ -111,17 +124,26 @@ impl<'a> Service<'a> {
 
     /// Passes an answer on to the client that has asked, if it is still there.
     pub(super) fn deliver(&mut self, ticket: Ticket, answer: &Answer) {
-        let Some((key, mut connection)) = self.take_asker(ticket) else { return };
+        let Some((key, mut connection)) = self.take_asker(ticket) else {
+            return;
+        };
         match connection.take_awaited() {
             Some(Awaited::Pool(asked)) => {
                 connection.answer(&asked, answer);
                 if self.story.verbose {
                     let words = wording::told(&asked, answer);
-                    self.story.tell(Level::Debug, &format_args!("{}: {words}", connection.peer()));
+                    self.story.tell(
+                        Level::Debug,
+                        &format_args!("{}: {words}", connection.peer()),
+                    );
                 }
             }
             Some(Awaited::Page(page)) => {
-                let why = if let Answer::Unavailable(why) = answer { why } else { "the pools cannot be shown" };
+                let why = if let Answer::Unavailable(why) = answer {
+                    why
+                } else {
+                    "the pools cannot be shown"
+                };
                 let reply = self.page(page, Err(why));
                 connection.reply(&reply);
             }
@@ -132,7 +154,9 @@ impl<'a> Service<'a> {
 
     /// Shows the pools, which are known now, to the client that has asked.
     pub(super) fn show(&mut self, ticket: Ticket) {
-        let Some((key, mut connection)) = self.take_asker(ticket) else { return };
+        let Some((key, mut connection)) = self.take_asker(ticket) else {
+            return;
+        };
         if let Some(Awaited::Page(page)) = connection.take_awaited() {
             let reply = self.page(page, Ok(&self.backend.report(now())));
             connection.reply(&reply);
@@ -145,7 +169,8 @@ impl<'a> Service<'a> {
         Some((key, self.crowd.take(key)?))
     }
 
-    /// A page, or why the pools are not known. What the server knows of itself is shown all the same.
+    /// A page, or why the pools are not known. What the server knows of itself is shown all the
+    /// same.
     fn page(&self, page: Page, pools: Result<&[Report], &str>) -> Reply {
         match (page, pools) {
             (Page::Status, Ok(pools)) => Reply::new(200, "application/json", status::text(pools)),
@@ -153,12 +178,17 @@ impl<'a> Service<'a> {
             (Page::Metrics, pools) => {
                 let open = self.crowd.len() + 1; // with this one
                 let server = self.counts.metrics(open, pools.is_ok(), now());
-                Reply::new(200, metrics::CONTENT_TYPE, metrics::text(&server, pools.ok()))
+                Reply::new(
+                    200,
+                    metrics::CONTENT_TYPE,
+                    metrics::text(&server, pools.ok()),
+                )
             }
         }
     }
 
-    /// Takes in the requests of a connection that can be taken in, and puts it back among the others, unless it is done.
+    /// Takes in the requests of a connection that can be taken in, and puts it back among the
+    /// others, unless it is done.
     fn go_on(&mut self, key: u64, mut connection: Connection) {
         loop {
             match connection.next() {
@@ -181,20 +211,27 @@ impl<'a> Service<'a> {
         self.crowd.insert(key, connection);
     }
 
-    /// Tells the epoll what to wake up for. Only when all is done that can be done now: most requests have been answered by then, and nothing
-    /// has changed. Whether somebody had to go for it.
+    /// Tells the epoll what to wake up for. Only when all is done that can be done now: most
+    /// requests have been answered by then, and nothing has changed. Whether somebody had to go
+    /// for it.
     pub(super) fn settle(&mut self) -> bool {
         let mut lost = Vec::new();
         for key in self.touched.drain(..) {
             if let Some(connection) = self.crowd.find(key)
                 && let Some(interest) = connection.new_interest()
-                && self.epoll.change(&connection.stream, key, interest).is_err()
+                && self
+                    .epoll
+                    .change(&connection.stream, key, interest)
+                    .is_err()
             {
                 lost.push(key);
             }
         }
         for key in &lost {
-            self.crowd.take(*key).into_iter().for_each(|connection| self.close(connection));
+            self.crowd
+                .take(*key)
+                .into_iter()
+                .for_each(|connection| self.close(connection));
         }
         !lost.is_empty()
     }
@@ -204,8 +241,19 @@ impl<'a> Service<'a> {
         match wording::wish(request) {
             Wish::Ask(asked) => {
                 let ticket = self.new_ticket();
-                let Asked { call, pool, host, run } = &asked;
-                let input = Input::Asked(pool::Request { ticket, call: *call, pool, host, run: run.as_deref() });
+                let Asked {
+                    call,
+                    pool,
+                    host,
+                    run,
+                } = &asked;
+                let input = Input::Asked(pool::Request {
+                    ticket,
+                    call: *call,
+                    pool,
+                    host,
+                    run: run.as_deref(),
+                });
                 self.backend.handle(input, now());
                 connection.await_answer(ticket, Awaited::Pool(asked));
             }
@@ -231,7 +279,8 @@ impl<'a> Service<'a> {
         ticket
     }
 
-    /// Ends with those who have hung up while they wait, and were not answered with that; whether there were any.
+    /// Ends with those who have hung up while they wait, and were not answered with that; whether
+    /// there were any.
     pub(super) fn see_off(&mut self) -> bool {
         let leaving = std::mem::take(&mut self.leaving);
         for key in &leaving {
@@ -247,7 +296,9 @@ impl<'a> Service<'a> {
     /// Answers all that is asked and not more; who waits is told that it is in vain.
     pub(super) fn wind_up(&mut self, why: &str) {
         for key in self.crowd.keys() {
-            let Some(mut connection) = self.crowd.take(key) else { continue };
+            let Some(mut connection) = self.crowd.take(key) else {
+                continue;
+            };
             if connection.is_at_rest() {
                 self.close(connection);
                 continue;
@@ -270,13 +321,21 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// That was it for a connection: what it has asked is not wanted any more, and what it has not heard was not said.
+    /// That was it for a connection: what it has asked is not wanted any more, and what it has not
+    /// heard was not said.
     fn close(&mut self, connection: Connection) {
         if let Some(ticket) = connection.ticket() {
             self.backend.handle(Input::Gone(ticket), now());
         }
         for Told { asked, token, .. } in connection.unheard() {
-            self.backend.handle(Input::Undelivered { pool: &asked.pool, host: &asked.host, token }, now());
+            self.backend.handle(
+                Input::Undelivered {
+                    pool: &asked.pool,
+                    host: &asked.host,
+                    token,
+                },
+                now(),
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The file that outlives the server: who holds what. It is written whole beside its place and then moved there, so that it is never torn, and
-//! one server at a time has it.
+//! The file that outlives the server: who holds what. It is written whole beside its place and then
+//! moved there, so that it is never torn, and one server at a time has it.
 
 use crate::link::reason;
 use crate::plan::End;
@@ -33,7 +33,11 @@ pub(super) struct StateFile {
 #[derive(Debug)]
 pub(super) enum Error {
     /// A system call failed on this file.
-    System { what: &'static str, path: PathBuf, source: io::Error },
+    System {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     /// It is another server's.
     Taken(PathBuf),
     /// It is not a file.
@@ -58,13 +62,24 @@ impl StateFile {
             Some(text) => State::parse(&text, path, &clocks()).map_err(Error::Unfit)?,
             None => State::default(),
         };
-        Ok((StateFile { path: path.to_owned(), draft: beside(path, "new"), folder, _lock: lock }, state))
+        Ok((
+            StateFile {
+                path: path.to_owned(),
+                draft: beside(path, "new"),
+                folder,
+                _lock: lock,
+            },
+            state,
+        ))
     }
 
-    /// Puts a state in place of the one before, whole or not at all; when this returns it outlives a power cut. After an error it may be the
-    /// one or the other.
+    /// Puts a state in place of the one before, whole or not at all; when this returns it outlives
+    /// a power cut. After an error it may be the one or the other.
     pub(super) fn save(&self, state: &State) -> Result<(), String> {
-        let saved = self.write(&state.text(&clocks())).and_then(|()| fs::rename(&self.draft, &self.path)).and_then(|()| self.settle());
+        let saved = self
+            .write(&state.text(&clocks()))
+            .and_then(|()| fs::rename(&self.draft, &self.path))
+            .and_then(|()| self.settle());
         if saved.is_err() {
             let _ = fs::remove_file(&self.draft); // the disk may be full of it
         }
@@ -73,7 +88,11 @@ impl StateFile {
 
     fn write(&self, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&self.draft); // left by a server that was killed
-        let mut draft = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&self.draft)?;
+        let mut draft = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(&self.draft)?;
         draft.write_all(text.as_bytes())?;
         draft.sync_all()
     }
@@ -101,10 +120,17 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Error::System { what, path, source } => write!(f, "cannot {what} {}: {}", path.display(), reason(source)),
+            Error::System { what, path, source } => {
+                write!(f, "cannot {what} {}: {}", path.display(), reason(source))
+            }
             Error::Taken(path) => write!(f, "another server keeps its state in {}", path.display()),
             Error::NotFile(path) => write!(f, "{} is not a file", path.display()),
-            Error::Long(path) => write!(f, "{} is longer than any state, {} MiB", path.display(), LONGEST >> 20),
+            Error::Long(path) => write!(
+                f,
+                "{} is longer than any state, {} MiB",
+                path.display(),
+                LONGEST >> 20
+            ),
             Error::Unfit(error) => error.fmt(f),
         }
     }
@@ -120,8 +146,15 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         return Err(Error::NotFile(path.to_owned()));
     }
     let mut text = Vec::new();
-    let length = file.take(LONGEST + 1).read_to_end(&mut text).map_err(system("read", path))?;
-    if length as u64 > LONGEST { Err(Error::Long(path.to_owned())) } else { Ok(Some(text)) }
+    let length = file
+        .take(LONGEST + 1)
+        .read_to_end(&mut text)
+        .map_err(system("read", path))?;
+    if length as u64 > LONGEST {
+        Err(Error::Long(path.to_owned()))
+    } else {
+        Ok(Some(text))
+    }
 }
 
 /// `state.json.lock` beside `state.json`.
@@ -139,9 +172,15 @@ fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// What the clocks of this host say.
 pub(super) fn clocks() -> Clocks {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-    Clocks { boot: clock::boot_id(), date: milliseconds(now), uptime: milliseconds(clock::since_boot()) }
+    Clocks {
+        boot: clock::boot_id(),
+        date: milliseconds(now),
+        uptime: milliseconds(clock::since_boot()),
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +195,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Folder {
-            let path = std::env::temp_dir().join(format!("zk-flock-state-{}-{name}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("zk-flock-state-{}-{name}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Folder(path)
         }
@@ -175,8 +215,20 @@ mod tests {
     fn state(token: i64) -> State {
         let since = Moment(clock::since_boot()).into();
         let (pool, host) = ("p".into(), "h".into());
-        let held = Held { pool, host, token, since, expires: Moment::NEVER, run: None, lease: None, revoked: false };
-        State { last_token: token, holders: vec![held] }
+        let held = Held {
+            pool,
+            host,
+            token,
+            since,
+            expires: Moment::NEVER,
+            run: None,
+            lease: None,
+            revoked: false,
+        };
+        State {
+            last_token: token,
+            holders: vec![held],
+        }
     }
 
     fn refused(path: &Path) -> (End, String) {
@@ -196,8 +248,14 @@ mod tests {
         drop(file);
         let (_file, found) = StateFile::open(&folder.state()).unwrap();
         assert_eq!((found.last_token, found.holders[0].token), (6, 6));
-        assert_eq!(fs::metadata(folder.state()).unwrap().permissions().mode() & 0o777, 0o600);
-        let names: Vec<_> = fs::read_dir(&folder.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(
+            fs::metadata(folder.state()).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let names: Vec<_> = fs::read_dir(&folder.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names.len(), 2, "{names:?}");
     }
 
@@ -205,7 +263,16 @@ mod tests {
     fn one_server_at_a_time_has_it() {
         let folder = Folder::new("taken");
         let (file, _) = StateFile::open(&folder.state()).unwrap();
-        assert_eq!(refused(&folder.state()), (End::Busy, format!("another server keeps its state in {}", folder.state().display())));
+        assert_eq!(
+            refused(&folder.state()),
+            (
+                End::Busy,
+                format!(
+                    "another server keeps its state in {}",
+                    folder.state().display()
+                )
+            )
+        );
         drop(file);
         StateFile::open(&folder.state()).unwrap();
     }
@@ -216,23 +283,45 @@ mod tests {
         for text in ["", "{", "[]"] {
             fs::write(folder.state(), text).unwrap();
             let (end, why) = refused(&folder.state());
-            assert!(end == End::Unfit && why.starts_with(&folder.state().display().to_string()), "{why}");
+            assert!(
+                end == End::Unfit && why.starts_with(&folder.state().display().to_string()),
+                "{why}"
+            );
             assert_eq!(fs::read_to_string(folder.state()).unwrap(), text);
         }
-        File::create(folder.state()).unwrap().set_len(LONGEST + 1).unwrap();
-        assert!(refused(&folder.state()).1.ends_with("is longer than any state, 64 MiB"));
+        File::create(folder.state())
+            .unwrap()
+            .set_len(LONGEST + 1)
+            .unwrap();
+        assert!(
+            refused(&folder.state())
+                .1
+                .ends_with("is longer than any state, 64 MiB")
+        );
     }
 
     #[test]
     fn no_pipe_no_link_and_no_missing_folder_is_waited_for_or_followed() {
         let folder = Folder::new("odd");
         let pipe = folder.0.join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        assert_eq!(refused(&pipe), (End::Unfit, format!("{} is not a file", pipe.display())));
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert_eq!(
+            refused(&pipe),
+            (End::Unfit, format!("{} is not a file", pipe.display()))
+        );
         symlink(&pipe, folder.state()).unwrap();
         assert_eq!(refused(&folder.state()).0, End::System);
         let nowhere = folder.0.join("nowhere/state");
-        let why = format!("cannot open {}.lock: no such file or directory", nowhere.display());
+        let why = format!(
+            "cannot open {}.lock: no such file or directory",
+            nowhere.display()
+        );
         assert_eq!(refused(&nowhere), (End::System, why));
     }
 
@@ -242,7 +331,10 @@ mod tests {
         let (file, _) = StateFile::open(&folder.state()).unwrap();
         file.save(&state(5)).unwrap();
         fs::create_dir_all(folder.0.join("state.json.new/in the way")).unwrap();
-        assert_eq!(file.save(&state(6)), Err(format!("{}: file exists", folder.state().display())));
+        assert_eq!(
+            file.save(&state(6)),
+            Err(format!("{}: file exists", folder.state().display()))
+        );
         fs::remove_dir_all(folder.0.join("state.json.new")).unwrap();
         drop(file);
         assert_eq!(StateFile::open(&folder.state()).unwrap().1.last_token, 5);

@@ -24,7 +24,9 @@ impl Story<'_> {
     /// It begins.
     pub(super) fn begin(self, plan: &Server, door: &Door) {
         self.warn(plan);
-        let address = door.address().map_or_else(|error| reason(&error), |address| address.to_string());
+        let address = door
+            .address()
+            .map_or_else(|error| reason(&error), |address| address.to_string());
         let kept = match (&plan.backend, &plan.state) {
             (Backend::Memcache(host), _) => format!("memcached at {host}"),
             (Backend::Memory, Some(path)) => path.display().to_string(),
@@ -37,12 +39,28 @@ impl Story<'_> {
     /// The config was read again. Some of it counts only at a start.
     pub(super) fn read_again(self, before: &Server, plan: &Server) {
         self.warn(plan);
-        let keys =
-            [("listen", plan.listen != before.listen), ("backend", plan.backend != before.backend), ("state", plan.state != before.state)];
+        let keys = [
+            ("listen", plan.listen != before.listen),
+            ("backend", plan.backend != before.backend),
+            ("state", plan.state != before.state),
+        ];
         for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
-            self.tell(Level::Warning, &format_args!("{}: {key:?} has changed: that needs a restart", plan.config.display()));
+            self.tell(
+                Level::Warning,
+                &format_args!(
+                    "{}: {key:?} has changed: that needs a restart",
+                    plan.config.display()
+                ),
+            );
         }
-        self.tell(Level::Info, &format_args!("read {} again: {}", plan.config.display(), plan.pool_count()));
+        self.tell(
+            Level::Info,
+            &format_args!(
+                "read {} again: {}",
+                plan.config.display(),
+                plan.pool_count()
+            ),
+        );
     }
 
     fn warn(self, plan: &Server) {

@@ -1,4 +1,5 @@
-//! What requests mean, and how answers are said: the original's words, and a few more that it would answer INVALID.
+//! What requests mean, and how answers are said: the original's words, and a few more that it would
+//! answer INVALID.
 
 use crate::http::{Method, Reply, Request};
 use crate::pool::refusal::{self, Refusal};
@@ -42,7 +43,8 @@ pub(super) struct Asked {
 /// When to come again after a 503, in seconds.
 const RETRY_AFTER: u8 = 1;
 
-/// The one path that counts as it is written, slashes included, so that a proxy's rule for it holds.
+/// The one path that counts as it is written, slashes included, so that a proxy's rule for it
+/// holds.
 const REVOKE: &str = "/revoke/";
 
 /// What a request is for. Slashes do not count in all other paths, wherever they are.
@@ -50,15 +52,19 @@ pub(super) fn wish(request: &Request) -> Wish {
     let is_revoke = request.is_literal && request.path == REVOKE;
     match (request.method, request.path.replace('/', "").as_str()) {
         (Method::Post, _) if is_revoke => revoke(request),
-        (Method::Get | Method::Head, _) if is_revoke => Wish::Reply(Reply::new(405, "text/plain", "expected POST").with("Allow", "POST")),
+        (Method::Get | Method::Head, _) if is_revoke => {
+            Wish::Reply(Reply::new(405, "text/plain", "expected POST").with("Allow", "POST"))
+        }
         (Method::Get | Method::Head, "status") => Wish::Show(Page::Status),
         (Method::Get | Method::Head, "metrics") => Wish::Show(Page::Metrics),
-        // A client that asks for nothing but a head is told what can be told so, and nothing changes.
+        // A client that asks for nothing but a head is told what can be told so, and nothing
+        // changes.
         (Method::Head, _) => Wish::Reply(word("NO")),
         (Method::Get, call) => asked(call, request).unwrap_or_else(|| Wish::Reply(invalid())),
-        (Method::Post, _) => {
-            Wish::Reply(Reply::new(405, "text/plain", format!("expected GET, or POST {REVOKE}")).with("Allow", "HEAD, GET"))
-        }
+        (Method::Post, _) => Wish::Reply(
+            Reply::new(405, "text/plain", format!("expected GET, or POST {REVOKE}"))
+                .with("Allow", "HEAD, GET"),
+        ),
         (Method::Other, _) => Wish::Reply(Reply::new(501, "text/plain", "expected GET")),
     }
 }
@@ -68,13 +74,22 @@ fn asked(call: &str, request: &Request) -> Option<Wish> {
     let call = match call {
         "get" => Call::Get,
         "wait" => Call::Wait,
-        "renew" => Call::Renew { token: token(request).ok()? },
-        "release" => Call::Release { token: token(request).ok()? },
+        "renew" => Call::Renew {
+            token: token(request).ok()?,
+        },
+        "release" => Call::Release {
+            token: token(request).ok()?,
+        },
         _ => return None,
     };
     let (pool, host) = (text(request, "pool")?, text(request, "host")?);
     Some(match request.parameter("run").map(run).transpose() {
-        Ok(run) => Wish::Ask(Asked { call, pool, host, run }),
+        Ok(run) => Wish::Ask(Asked {
+            call,
+            pool,
+            host,
+            run,
+        }),
         Err(refusal) => Wish::Invalid(refusal::told(&pool, &host, refusal)),
     })
 }
@@ -90,7 +105,10 @@ fn run(id: Vec<u8>) -> Result<String, Refusal> {
 
 /// The token that a request names, if it does; it must be one then.
 fn token(request: &Request) -> Result<Option<i64>, ParseIntError> {
-    request.parameter("token").map(|token| String::from_utf8_lossy(&token).parse()).transpose()
+    request
+        .parameter("token")
+        .map(|token| String::from_utf8_lossy(&token).parse())
+        .transpose()
 }
 
 /// Nothing but pool and host, each once: what a proxy took for the host is the host here.
@@ -98,8 +116,18 @@ fn revoke(request: &Request) -> Wish {
     let mut names: Vec<_> = request.parameters().map(|(name, _)| name).collect();
     names.sort_unstable();
     match (text(request, "pool"), text(request, "host")) {
-        (Some(pool), Some(host)) if names == [&b"host"[..], b"pool"] => Wish::Ask(Asked { call: Call::Revoke, pool, host, run: None }),
-        _ => Wish::Reply(line(400, &format_args!("cannot revoke: expected {REVOKE}?pool=POOL&host=HOST, each once and nothing else"))),
+        (Some(pool), Some(host)) if names == [&b"host"[..], b"pool"] => Wish::Ask(Asked {
+            call: Call::Revoke,
+            pool,
+            host,
+            run: None,
+        }),
+        _ => Wish::Reply(line(
+            400,
+            &format_args!(
+                "cannot revoke: expected {REVOKE}?pool=POOL&host=HOST, each once and nothing else"
+            ),
+        )),
     }
 }
 
@@ -108,18 +136,31 @@ pub(super) fn reply(asked: &Asked, answer: &Answer) -> Reply {
     match answer {
         Answer::Yes(grant) => {
             let yes = word("YES").with("X-Lock-Token", grant.token);
-            grant.expires.iter().fold(yes, |yes, expires| yes.with("X-Lock-Expires", seconds(*expires)))
+            grant.expires.iter().fold(yes, |yes, expires| {
+                yes.with("X-Lock-Expires", seconds(*expires))
+            })
         }
         Answer::No => word("NO"),
         Answer::NoRevoked => word("NO").with("X-Lock-Revoked", 1),
         Answer::Ok => word("OK"),
-        Answer::Invalid(refusal) if asked.call == Call::Revoke => line(refusal_status(*refusal), &format_args!("cannot revoke: {refusal}")),
+        Answer::Invalid(refusal) if asked.call == Call::Revoke => line(
+            refusal_status(*refusal),
+            &format_args!("cannot revoke: {refusal}"),
+        ),
         Answer::Invalid(_) => invalid(),
         Answer::Revocation { token, ends } => {
-            let reply = line(200, &format_args!("revoked {} for {}: {}", asked.pool, asked.host, end(*ends)));
-            token.iter().fold(reply, |reply, token| reply.with("X-Lock-Token", token))
+            let reply = line(
+                200,
+                &format_args!("revoked {} for {}: {}", asked.pool, asked.host, end(*ends)),
+            );
+            token
+                .iter()
+                .fold(reply, |reply, token| reply.with("X-Lock-Token", token))
         }
-        Answer::NotHeld => line(404, &format_args!("cannot revoke: {} does not hold {}", asked.host, asked.pool)),
+        Answer::NotHeld => line(
+            404,
+            &format_args!("cannot revoke: {} does not hold {}", asked.host, asked.pool),
+        ),
         Answer::Unavailable(why) => unavailable(why),
     }
 }
@@ -127,7 +168,10 @@ pub(super) fn reply(asked: &Asked, answer: &Answer) -> Reply {
 /// When a revoked holding ends.
 fn end(ends: Remaining) -> String {
     match ends {
-        Remaining::For(left) => format!("it is held until released, at most {:.1} s", left.as_secs_f64()),
+        Remaining::For(left) => format!(
+            "it is held until released, at most {:.1} s",
+            left.as_secs_f64()
+        ),
         Remaining::UntilReleased => "it is held until released".into(),
         Remaining::Unknown => "it is held until released or until its lease ends".into(),
     }
@@ -169,7 +213,10 @@ pub(super) fn told(asked: &Asked, answer: &Answer) -> String {
         Answer::Invalid(_) => "INVALID".into(),
         Answer::Unavailable(why) => why.clone(),
     };
-    let run = asked.run.as_ref().map_or(String::new(), |run| format!(" (run {run})"));
+    let run = asked
+        .run
+        .as_ref()
+        .map_or(String::new(), |run| format!(" (run {run})"));
     format!("{call} {} for {}{run}: {said}", asked.pool, asked.host)
 }
 
@@ -185,7 +232,11 @@ fn word(word: &str) -> Reply {
 /// Rounded down: nobody is to think that they hold what another has.
 fn seconds(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.subsec_millis());
-    if millis == 0 { seconds.to_string() } else { format!("{seconds}.{millis:03}") }
+    if millis == 0 {
+        seconds.to_string()
+    } else {
+        format!("{seconds}.{millis:03}")
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +246,12 @@ mod tests {
     use crate::pool::Grant;
 
     fn of(line: &str) -> Wish {
-        wish(&Request::read(format!("{line} HTTP/1.1\r\n\r\n").as_bytes()).unwrap().unwrap().0)
+        wish(
+            &Request::read(format!("{line} HTTP/1.1\r\n\r\n").as_bytes())
+                .unwrap()
+                .unwrap()
+                .0,
+        )
     }
 
     fn said(reply: &Reply) -> String {
@@ -205,7 +261,12 @@ mod tests {
     }
 
     fn get() -> Asked {
-        Asked { call: Call::Get, pool: "p".into(), host: "h".into(), run: None }
+        Asked {
+            call: Call::Get,
+            pool: "p".into(),
+            host: "h".into(),
+            run: None,
+        }
     }
 
     #[test]
@@ -216,11 +277,26 @@ mod tests {
             ("GET /g/e//t?host=h&pool=p", Call::Get),
             ("GET /wait/?pool=p&host=h", Call::Wait),
             ("GET /renew/?pool=p&host=h", Call::Renew { token: None }),
-            ("GET /renew/?pool=p&host=h&token=5", Call::Renew { token: Some(5) }),
+            (
+                "GET /renew/?pool=p&host=h&token=5",
+                Call::Renew { token: Some(5) },
+            ),
             ("GET /release/?pool=p&host=h", Call::Release { token: None }),
-            ("GET /release/?pool=p&host=h&token=-5", Call::Release { token: Some(-5) }),
+            (
+                "GET /release/?pool=p&host=h&token=-5",
+                Call::Release { token: Some(-5) },
+            ),
         ] {
-            assert_eq!(of(line), Wish::Ask(Asked { call, pool: "p".into(), host: "h".into(), run: None }), "{line}");
+            assert_eq!(
+                of(line),
+                Wish::Ask(Asked {
+                    call,
+                    pool: "p".into(),
+                    host: "h".into(),
+                    run: None
+                }),
+                "{line}"
+            );
         }
         assert_eq!(
             [of("GET /status/"), of("HEAD /status"), of("GET /metrics")],
@@ -248,8 +324,14 @@ mod tests {
     #[test]
     fn other_methods_ask_nothing() {
         for (method, status) in [("HEAD", 200), ("POST", 405), ("PUT", 501), ("get", 501)] {
-            let Wish::Reply(reply) = of(&format!("{method} /get/?host=h&pool=p")) else { panic!("{method}") };
-            assert_eq!((reply.status, reply.header("Allow")), (status, (status == 405).then_some("HEAD, GET")), "{method}");
+            let Wish::Reply(reply) = of(&format!("{method} /get/?host=h&pool=p")) else {
+                panic!("{method}")
+            };
+            assert_eq!(
+                (reply.status, reply.header("Allow")),
+                (status, (status == 405).then_some("HEAD, GET")),
+                "{method}"
+            );
         }
     }
 
@@ -257,30 +339,77 @@ mod tests {
     fn answers_are_the_originals_words_and_those_of_a_grant_say_more() {
         let expires = Some(Duration::from_micros(1_799_999_900));
         for (answer, status, body, fields) in [
-            (Answer::Yes(Grant { token: 7, expires: None }), 200, "YES", [Some("7"), None, None]),
-            (Answer::Yes(Grant { token: 7, expires }), 200, "YES", [Some("7"), Some("1799.999"), None]),
+            (
+                Answer::Yes(Grant {
+                    token: 7,
+                    expires: None,
+                }),
+                200,
+                "YES",
+                [Some("7"), None, None],
+            ),
+            (
+                Answer::Yes(Grant { token: 7, expires }),
+                200,
+                "YES",
+                [Some("7"), Some("1799.999"), None],
+            ),
             (Answer::No, 200, "NO", [None; 3]),
             (Answer::Ok, 200, "OK", [None; 3]),
-            (Answer::Invalid(Refusal::UnknownPool), 200, "INVALID", [None; 3]),
-            (Answer::Unavailable("disk full".into()), 503, "disk full", [None, None, Some("1")]),
+            (
+                Answer::Invalid(Refusal::UnknownPool),
+                200,
+                "INVALID",
+                [None; 3],
+            ),
+            (
+                Answer::Unavailable("disk full".into()),
+                503,
+                "disk full",
+                [None, None, Some("1")],
+            ),
         ] {
             let reply = reply(&get(), &answer);
-            assert_eq!((reply.status, reply.body.as_slice()), (status, body.as_bytes()));
-            assert_eq!(["X-Lock-Token", "X-Lock-Expires", "Retry-After"].map(|name| reply.header(name)), fields, "{answer:?}");
+            assert_eq!(
+                (reply.status, reply.body.as_slice()),
+                (status, body.as_bytes())
+            );
+            assert_eq!(
+                ["X-Lock-Token", "X-Lock-Expires", "Retry-After"].map(|name| reply.header(name)),
+                fields,
+                "{answer:?}"
+            );
         }
-        assert_eq!(reply(&get(), &Answer::NoRevoked).header("X-Lock-Revoked"), Some("1"));
+        assert_eq!(
+            reply(&get(), &Answer::NoRevoked).header("X-Lock-Revoked"),
+            Some("1")
+        );
         assert_eq!(reply(&get(), &Answer::NoRevoked).body, b"NO");
         assert!(said(&reply(&get(), &Answer::No)).contains("\r\nContent-Type: text/html\r\n"));
     }
 
     #[test]
     fn a_run_id_is_passed_on_and_an_unfit_one_is_invalid_with_a_reason_in_the_log() {
-        for (id, run) in [("r", Some("r")), ("0aZ._-", Some("0aZ._-")), ("%72", Some("r")), (&"x".repeat(64), Some(&*"x".repeat(64)))] {
-            let expected = Asked { run: run.map(str::to_owned), ..get() };
-            assert_eq!(of(&format!("GET /get/?pool=p&host=h&run={id}")), Wish::Ask(expected), "{id}");
+        for (id, run) in [
+            ("r", Some("r")),
+            ("0aZ._-", Some("0aZ._-")),
+            ("%72", Some("r")),
+            (&"x".repeat(64), Some(&*"x".repeat(64))),
+        ] {
+            let expected = Asked {
+                run: run.map(str::to_owned),
+                ..get()
+            };
+            assert_eq!(
+                of(&format!("GET /get/?pool=p&host=h&run={id}")),
+                Wish::Ask(expected),
+                "{id}"
+            );
         }
         for id in ["", "%ff", "a%20b", "a/b", "a,b", &"x".repeat(65)] {
-            let Wish::Invalid(note) = of(&format!("GET /wait/?pool=p&host=h&run={id}")) else { panic!("{id}") };
+            let Wish::Invalid(note) = of(&format!("GET /wait/?pool=p&host=h&run={id}")) else {
+                panic!("{id}")
+            };
             let why = "run must be 1 to 64 characters of 0-9, A-Z, a-z, '.', '_' and '-'";
             assert_eq!(note, format!(r#"invalid request from "h" for "p": {why}"#));
         }
@@ -288,8 +417,14 @@ mod tests {
 
     #[test]
     fn a_lock_is_revoked_by_post_on_the_exact_path_and_by_nothing_else() {
-        let revoke = Asked { call: Call::Revoke, ..get() };
-        for line in ["POST /revoke/?pool=p&host=h", "POST /revoke/?host=h&pool=%70"] {
+        let revoke = Asked {
+            call: Call::Revoke,
+            ..get()
+        };
+        for line in [
+            "POST /revoke/?pool=p&host=h",
+            "POST /revoke/?host=h&pool=%70",
+        ] {
             assert_eq!(of(line), Wish::Ask(revoke.clone()), "{line}");
         }
         for (line, status, allow) in [
@@ -307,31 +442,65 @@ mod tests {
             ("POST /revoke/?x=1;host=h&pool=p&host=h", 400, None),
             ("POST /revoke/?pool=p&host=h&run=r", 400, None),
         ] {
-            let Wish::Reply(reply) = of(line) else { panic!("{line}") };
-            assert_eq!((reply.status, reply.header("Allow")), (status, allow), "{line}");
+            let Wish::Reply(reply) = of(line) else {
+                panic!("{line}")
+            };
+            assert_eq!(
+                (reply.status, reply.header("Allow")),
+                (status, allow),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn a_revocation_says_when_the_lock_ends_in_one_line() {
-        let asked = Asked { call: Call::Revoke, ..get() };
-        let revocation = |ends| Answer::Revocation { token: Some(7), ends };
+        let asked = Asked {
+            call: Call::Revoke,
+            ..get()
+        };
+        let revocation = |ends| Answer::Revocation {
+            token: Some(7),
+            ends,
+        };
         for (answer, status, body) in [
             (
                 revocation(Remaining::For(Duration::from_millis(57_040))),
                 200,
                 "revoked p for h: it is held until released, at most 57.0 s\n",
             ),
-            (revocation(Remaining::UntilReleased), 200, "revoked p for h: it is held until released\n"),
-            (revocation(Remaining::Unknown), 200, "revoked p for h: it is held until released or until its lease ends\n"),
+            (
+                revocation(Remaining::UntilReleased),
+                200,
+                "revoked p for h: it is held until released\n",
+            ),
+            (
+                revocation(Remaining::Unknown),
+                200,
+                "revoked p for h: it is held until released or until its lease ends\n",
+            ),
             (Answer::NotHeld, 404, "cannot revoke: h does not hold p\n"),
-            (Answer::Invalid(Refusal::UnknownPool), 404, "cannot revoke: no such pool\n"),
-            (Answer::Invalid(Refusal::NoHost), 400, "cannot revoke: the host has no name\n"),
+            (
+                Answer::Invalid(Refusal::UnknownPool),
+                404,
+                "cannot revoke: no such pool\n",
+            ),
+            (
+                Answer::Invalid(Refusal::NoHost),
+                400,
+                "cannot revoke: the host has no name\n",
+            ),
             (Answer::Unavailable("disk full".into()), 503, "disk full"),
         ] {
             let reply = reply(&asked, &answer);
-            assert_eq!((reply.status, String::from_utf8_lossy(&reply.body).as_ref()), (status, body));
-            assert_eq!(reply.header("X-Lock-Token"), matches!(answer, Answer::Revocation { .. }).then_some("7"));
+            assert_eq!(
+                (reply.status, String::from_utf8_lossy(&reply.body).as_ref()),
+                (status, body)
+            );
+            assert_eq!(
+                reply.header("X-Lock-Token"),
+                matches!(answer, Answer::Revocation { .. }).then_some("7")
+            );
         }
     }
 }

@@ -1,26 +1,42 @@
-//! Clocks: time since boot for deadlines, local time for log lines, and the load average for the load gate.
+//! Clocks: time since boot for deadlines, local time for log lines, and the load average for the
+//! load gate.
 
 use super::check;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
 /// Time since the host booted, suspend included.
-#[expect(clippy::missing_panics_doc, reason = "no kernel that this runs on makes it panic")]
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "no kernel that this runs on makes it panic"
+)]
 pub fn since_boot() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: clock_gettime(2) fills the one timespec that it is given.
-    check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) }).expect("CLOCK_BOOTTIME is there since Linux 2.6.39");
-    Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).expect("the kernel counts nanoseconds below 10^9"))
+    check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) })
+        .expect("CLOCK_BOOTTIME is there since Linux 2.6.39");
+    Duration::new(
+        now.tv_sec.cast_unsigned(),
+        u32::try_from(now.tv_nsec).expect("the kernel counts nanoseconds below 10^9"),
+    )
 }
 
 /// The number that the kernel gave this boot of the host, as text. `None` without /proc/sys.
 pub fn boot_id() -> Option<String> {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .map(|id| id.trim_end().to_owned())
 }
 
 /// A duration as the kernel takes it: what is beyond its range is its end.
 pub(super) fn timespec(duration: Duration) -> libc::timespec {
-    libc::timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+    libc::timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
 }
 
 /// A wall clock's reading in the host's time zone; month and day from 1.
@@ -35,21 +51,44 @@ pub struct LocalTime {
     pub second: i32,
 }
 
-/// Seconds since 1970 as local time. A year that no calendar here can hold shows the first second of 1970.
+/// Seconds since 1970 as local time. A year that no calendar here can hold shows the first second
+/// of 1970.
 pub fn local_time(unix_seconds: i64) -> LocalTime {
     let mut broken_down = MaybeUninit::uninit();
-    // SAFETY: localtime_r(3) reads the seconds and fills the struct; nothing here changes the environment that it reads TZ from.
+    // SAFETY: localtime_r(3) reads the seconds and fills the struct; nothing here changes the
+    // environment that it reads TZ from.
     let filled = unsafe { libc::localtime_r(&raw const unix_seconds, broken_down.as_mut_ptr()) };
-    // SAFETY: localtime_r returns null or its second argument, which it has filled and which outlives this use.
+    // SAFETY: localtime_r returns null or its second argument, which it has filled and which
+    // outlives this use.
     let Some(tm) = (unsafe { filled.as_ref() }) else {
-        return LocalTime { year: 1970, month: 1, day: 1, hour: 0, minute: 0, second: 0 };
+        return LocalTime {
+            year: 1970,
+            month: 1,
+            day: 1,
+            hour: 0,
+            minute: 0,
+            second: 0,
+        };
     };
-    LocalTime { year: tm.tm_year + 1900, month: tm.tm_mon + 1, day: tm.tm_mday, hour: tm.tm_hour, minute: tm.tm_min, second: tm.tm_sec }
+    LocalTime {
+        year: tm.tm_year + 1900,
+        month: tm.tm_mon + 1,
+        day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+        second: tm.tm_sec,
+    }
 }
 
-/// The one-minute load average, from the file that a container may have its own of (lxcfs). `None` without /proc.
+/// The one-minute load average, from the file that a container may have its own of (lxcfs). `None`
+/// without /proc.
 pub fn load_average() -> Option<f64> {
-    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+    std::fs::read_to_string("/proc/loadavg")
+        .ok()?
+        .split(' ')
+        .next()?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -68,15 +107,28 @@ mod tests {
         let first = since_boot();
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
-        assert!((first.as_secs_f64() - uptime).abs() < 60.0, "{first:?} {uptime}");
+        assert!(
+            (first.as_secs_f64() - uptime).abs() < 60.0,
+            "{first:?} {uptime}"
+        );
         assert!(since_boot() >= first);
     }
 
     #[test]
     fn local_time_is_what_date_says() {
         for seconds in [0, 951_782_400, 1_700_000_000, 4_102_444_799] {
-            let date = Command::new("date").args(["-d", &format!("@{seconds}"), "+%Y %m %d %H %M %S"]).output().unwrap();
-            let LocalTime { year, month, day, hour, minute, second } = local_time(seconds);
+            let date = Command::new("date")
+                .args(["-d", &format!("@{seconds}"), "+%Y %m %d %H %M %S"])
+                .output()
+                .unwrap();
+            let LocalTime {
+                year,
+                month,
+                day,
+                hour,
+                minute,
+                second,
+            } = local_time(seconds);
             let ours = format!("{year} {month:02} {day:02} {hour:02} {minute:02} {second:02}\n");
             assert_eq!(ours, String::from_utf8(date.stdout).unwrap());
         }

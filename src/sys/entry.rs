@@ -1,6 +1,7 @@
-//! What this process was started with and is covered up later: Rust's runtime ignores SIGPIPE, and opens /dev/null where stdin, stdout or
-//! stderr are closed; this program ignores SIGXFSZ and opens descriptors of its own. All is looked at earlier, in `.init_array`, which the
-//! C library runs before the runtime.
+//! What this process was started with and is covered up later: Rust's runtime ignores SIGPIPE, and
+//! opens /dev/null where stdin, stdout or stderr are closed; this program ignores SIGXFSZ and opens
+//! descriptors of its own. All is looked at earlier, in `.init_array`, which the C library runs
+//! before the runtime.
 
 use super::disposition::{self, Disposition};
 use crate::signal::Signal;
@@ -14,28 +15,40 @@ static INHERITED: AtomicBool = AtomicBool::new(false);
 
 /// How many descriptors are stdio.
 const STDIO: usize = 3;
-/// Descriptors up to this one are looked at. bash numbers process substitutions from 63 downwards; other programs use the lowest free number.
-/// The poll is made for stdio in any case, and each entry adds 12 ns to it: 64 more than stdio cost 0.8 µs, 1,021 more would cost 10 µs.
+/// Descriptors up to this one are looked at. bash numbers process substitutions from 63 downwards;
+/// other programs use the lowest free number. The poll is made for stdio in any case, and each
+/// entry adds 12 ns to it: 64 more than stdio cost 0.8 µs, 1,021 more would cost 10 µs.
 const CONTIGUOUS: c_int = 63;
 /// Above that, round numbers that scripts use for their lock files.
 const PICKED: [c_int; 2] = [100, 200];
 /// How many are looked at.
 const LOOKED_AT: usize = CONTIGUOUS as usize + 1 + PICKED.len();
 
-// SAFETY: the C library calls what it finds in .init_array with arguments that a C function may disregard; `look` is one, and needs
-// nothing that is not set up by then.
+// SAFETY: the C library calls what it finds in .init_array with arguments that a C function may
+// disregard; `look` is one, and needs nothing that is not set up by then.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static LOOK: extern "C" fn() = look;
 
 extern "C" fn look() {
-    PIPE_IGNORED.store(disposition::of(Signal::PIPE) == Disposition::Ignored, Relaxed);
-    FILE_SIZE_IGNORED.store(disposition::of(Signal::XFSZ) == Disposition::Ignored, Relaxed);
-    let mut entries = [libc::pollfd { fd: 0, events: 0, revents: 0 }; LOOKED_AT];
+    PIPE_IGNORED.store(
+        disposition::of(Signal::PIPE) == Disposition::Ignored,
+        Relaxed,
+    );
+    FILE_SIZE_IGNORED.store(
+        disposition::of(Signal::XFSZ) == Disposition::Ignored,
+        Relaxed,
+    );
+    let mut entries = [libc::pollfd {
+        fd: 0,
+        events: 0,
+        revents: 0,
+    }; LOOKED_AT];
     for (entry, fd) in entries.iter_mut().zip((0..=CONTIGUOUS).chain(PICKED)) {
         entry.fd = fd;
     }
-    // EINVAL if RLIMIT_NOFILE is smaller: then only stdio is looked at, and others are assumed to be open.
+    // EINVAL if RLIMIT_NOFILE is smaller: then only stdio is looked at, and others are assumed to
+    // be open.
     let all = poll(&mut entries);
     if !all {
         poll(&mut entries[..STDIO]);
@@ -50,11 +63,13 @@ extern "C" fn look() {
 
 /// Has the kernel mark the entries whose descriptors are closed; whether it has.
 fn poll(entries: &mut [libc::pollfd]) -> bool {
-    // SAFETY: poll(2) reads and writes that many entries, and with a timeout of zero returns at once.
+    // SAFETY: poll(2) reads and writes that many entries, and with a timeout of zero returns at
+    // once.
     unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) >= 0 }
 }
 
-/// Whether there may be inherited descriptors above 2. True only the first time, because the caller closes them.
+/// Whether there may be inherited descriptors above 2. True only the first time, because the caller
+/// closes them.
 pub(super) fn take_inherited() -> bool {
     INHERITED.swap(false, Relaxed)
 }
@@ -70,12 +85,19 @@ pub(super) fn file_size() -> Disposition {
 }
 
 fn found(ignored: &AtomicBool) -> Disposition {
-    if ignored.load(Relaxed) { Disposition::Ignored } else { Disposition::Default }
+    if ignored.load(Relaxed) {
+        Disposition::Ignored
+    } else {
+        Disposition::Default
+    }
 }
 
 /// Which of the descriptors 0 to 2 were closed on entry and still stand for closed ones.
 pub(super) fn closed_stdio() -> impl Iterator<Item = c_int> {
-    (0..).zip(&CLOSED).filter(|(_, closed)| closed.load(Relaxed)).map(|(fd, _)| fd)
+    (0..)
+        .zip(&CLOSED)
+        .filter(|(_, closed)| closed.load(Relaxed))
+        .map(|(fd, _)| fd)
 }
 
 /// From here on descriptors 0 to 2 are what they should be.

@@ -1,5 +1,5 @@
-//! epoll(7): waiting for one of very many descriptors. Like [`poll`](super::poll), the one place where its program sleeps, and where EINTR is
-//! handled.
+//! epoll(7): waiting for one of very many descriptors. Like [`poll`](super::poll), the one place
+//! where its program sleeps, and where EINTR is handled.
 
 use super::{check, opened};
 use std::ffi::c_int;
@@ -49,7 +49,10 @@ impl Epoll {
     /// Without descriptors.
     pub fn new() -> io::Result<Epoll> {
         // SAFETY: epoll_create1(2) touches no memory.
-        Ok(Epoll { fd: opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?, news: Vec::with_capacity(AT_ONCE) })
+        Ok(Epoll {
+            fd: opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?,
+            news: Vec::with_capacity(AT_ONCE),
+        })
     }
 
     /// Adds a descriptor, to be known by `key`.
@@ -62,7 +65,13 @@ impl Epoll {
         self.control(libc::EPOLL_CTL_MOD, &fd, key, interest)
     }
 
-    fn control(&self, operation: c_int, fd: &impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
+    fn control(
+        &self,
+        operation: c_int,
+        fd: &impl AsFd,
+        key: u64,
+        interest: Interest,
+    ) -> io::Result<()> {
         let events = match interest {
             Interest::Read => libc::EPOLLIN | libc::EPOLLRDHUP,
             Interest::HangUp => libc::EPOLLRDHUP,
@@ -71,27 +80,46 @@ impl Epoll {
             Interest::Nothing => 0,
             Interest::Change => libc::EPOLLET,
         };
-        let mut event = libc::epoll_event { events: events.cast_unsigned(), u64: key };
+        let mut event = libc::epoll_event {
+            events: events.cast_unsigned(),
+            u64: key,
+        };
         // SAFETY: epoll_ctl(2) reads one event.
-        check(unsafe { libc::epoll_ctl(self.fd.as_raw_fd(), operation, fd.as_fd().as_raw_fd(), &raw mut event) })?;
+        check(unsafe {
+            libc::epoll_ctl(
+                self.fd.as_raw_fd(),
+                operation,
+                fd.as_fd().as_raw_fd(),
+                &raw mut event,
+            )
+        })?;
         Ok(())
     }
 
-    /// Sleeps until there are news, for `limit` at most, and returns them. There may be none, as after a signal: the caller goes round its
-    /// loop again.
+    /// Sleeps until there are news, for `limit` at most, and returns them. There may be none, as
+    /// after a signal: the caller goes round its loop again.
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<News>> {
         self.news.clear();
         let limit = limit.map_or(-1, super::poll::milliseconds);
         let room = c_int::try_from(self.news.capacity()).unwrap_or(c_int::MAX);
         // SAFETY: epoll_wait(2) writes as many events as there is room for, at most.
-        match check(unsafe { libc::epoll_wait(self.fd.as_raw_fd(), self.news.as_mut_ptr(), room, limit) }) {
+        match check(unsafe {
+            libc::epoll_wait(self.fd.as_raw_fd(), self.news.as_mut_ptr(), room, limit)
+        }) {
             // SAFETY: so many events have been written.
             Ok(count) => unsafe { self.news.set_len(usize::try_from(count).unwrap_or(0)) },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
         let over = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
-        Ok(self.news.iter().map(|event| News { key: event.u64, over: event.events & over != 0 }).collect())
+        Ok(self
+            .news
+            .iter()
+            .map(|event| News {
+                key: event.u64,
+                over: event.events & over != 0,
+            })
+            .collect())
     }
 }
 
@@ -111,7 +139,10 @@ mod tests {
     fn only_what_is_of_interest_is_news_until_it_is_dealt_with() {
         let mut epoll = Epoll::new().unwrap();
         let (one, other) = socket::pair().unwrap();
-        let something = [News { key: 7, over: false }];
+        let something = [News {
+            key: 7,
+            over: false,
+        }];
         epoll.add(&one, 7, Interest::Read).unwrap();
         assert_eq!(news(&mut epoll, NOW), []);
         socket::send(&other, b"a").unwrap();
@@ -131,12 +162,22 @@ mod tests {
 
     #[test]
     fn an_end_is_news_whatever_the_interest() {
-        for interest in [Interest::Nothing, Interest::HangUp, Interest::Read, Interest::Write, Interest::Change] {
+        for interest in [
+            Interest::Nothing,
+            Interest::HangUp,
+            Interest::Read,
+            Interest::Write,
+            Interest::Change,
+        ] {
             let mut epoll = Epoll::new().unwrap();
             let (one, other) = socket::pair().unwrap();
             epoll.add(&one, 1, interest).unwrap();
             drop(other);
-            assert_eq!(news(&mut epoll, SOON), [News { key: 1, over: true }], "{interest:?}");
+            assert_eq!(
+                news(&mut epoll, SOON),
+                [News { key: 1, over: true }],
+                "{interest:?}"
+            );
             let again = usize::from(interest != Interest::Change);
             assert_eq!(news(&mut epoll, NOW).len(), again, "{interest:?}");
         }

@@ -1,4 +1,5 @@
-//! Files: locks on them by flock(2), which belongs to the open file, so forked processes hold it together; and what of them std does not say.
+//! Files: locks on them by flock(2), which belongs to the open file, so forked processes hold it
+//! together; and what of them std does not say.
 
 pub use super::descriptors::close_from_other_than;
 
@@ -41,50 +42,73 @@ pub fn unlock(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// How a lock file is opened: a pipe, a device or another process's lease on it must not block this process, nor may a terminal become its own.
+/// How a lock file is opened: a pipe, a device or another process's lease on it must not block this
+/// process, nor may a terminal become its own.
 const LOCK_FILE: c_int = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
-/// Marks a file as in use however old it is: systemd-tmpfiles does not remove a file with the sticky bit.
+/// Marks a file as in use however old it is: systemd-tmpfiles does not remove a file with the
+/// sticky bit.
 const IN_USE: u32 = libc::S_ISVTX;
 
-/// Opens a lock file for reading and writing. If it is not there, it is made with this mode, whatever the umask, and the sticky bit.
-/// Never follows a link as the last part of the path.
+/// Opens a lock file for reading and writing. If it is not there, it is made with this mode,
+/// whatever the umask, and the sticky bit. Never follows a link as the last part of the path.
 pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
-    open_or_make(mode, |flags, mode| OpenOptions::new().read(true).write(true).custom_flags(flags).mode(mode).open(path))
+    open_or_make(mode, |flags, mode| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(flags)
+            .mode(mode)
+            .open(path)
+    })
 }
 
 /// The same in an open folder.
 pub fn open_lock_file_in(folder: &Folder, name: &str, mode: u32) -> io::Result<File> {
-    open_or_make(mode, |flags, mode| folder.open_entry(name.as_ref(), flags, mode).map(File::from))
+    open_or_make(mode, |flags, mode| {
+        folder
+            .open_entry(name.as_ref(), flags, mode)
+            .map(File::from)
+    })
 }
 
 fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io::Result<File> {
-    // First without O_CREAT: fs.protected_regular forbids that on another's file in a sticky folder, though it be there.
+    // First without O_CREAT: fs.protected_regular forbids that on another's file in a sticky
+    // folder, though it be there.
     match open(LOCK_FILE, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
     let mode = mode | IN_USE;
     match folder::with_whole_modes(|| open(LOCK_FILE | libc::O_CREAT | libc::O_EXCL, mode)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(LOCK_FILE, 0), // another run was quicker
-        // Again by descriptor: not every file system takes the sticky bit from open(2), and a default ACL takes permissions away.
-        result => result.and_then(|file| file.set_permissions(Permissions::from_mode(mode)).map(|()| file)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(LOCK_FILE, 0), /* another run was quicker */
+        // Again by descriptor: not every file system takes the sticky bit from open(2), and a
+        // default ACL takes permissions away.
+        result => result.and_then(|file| {
+            file.set_permissions(Permissions::from_mode(mode))
+                .map(|()| file)
+        }),
     }
 }
 
-/// Whether a file has the mark that keeps cleaners off. A lock file that another program made has not.
+/// Whether a file has the mark that keeps cleaners off. A lock file that another program made has
+/// not.
 pub fn is_marked(found: &Metadata) -> bool {
     found.mode() & IN_USE != 0
 }
 
-/// What is at a path, if it is this open file. A lock on a file that was removed or replaced keeps no other process out.
+/// What is at a path, if it is this open file. A lock on a file that was removed or replaced keeps
+/// no other process out.
 pub fn in_place(file: &File, path: &Path) -> Option<Metadata> {
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     let found = fs::symlink_metadata(path).ok()?;
-    file.metadata().is_ok_and(|open| identity(&open) == identity(&found)).then_some(found)
+    file.metadata()
+        .is_ok_and(|open| identity(&open) == identity(&found))
+        .then_some(found)
 }
 
-/// The beginning of a file, in one read. For files of /proc: they are short, and do not say how long they are.
+/// The beginning of a file, in one read. For files of /proc: they are short, and do not say how
+/// long they are.
 pub fn read_start(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]> {
     let length = File::open(path)?.read(buffer)?;
     Ok(&buffer[..length])
@@ -92,12 +116,17 @@ pub fn read_start(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]
 
 /// Opens a file to be read. Never follows a link, and never waits, be it a pipe.
 pub fn open_own(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
 }
 
 /// Whether exec may run this file, as far as permissions go.
 pub fn executable(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else { return false };
+    let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else {
+        return false;
+    };
     // SAFETY: the path is a C string that outlives the call.
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0 }
 }
@@ -145,9 +174,15 @@ mod tests {
         let folder = folder("link");
         let link = folder.join("link");
         symlink(folder.join("target"), &link).unwrap();
-        assert_eq!(open_lock_file(&link, 0o600).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(
+            open_lock_file(&link, 0o600).unwrap_err().raw_os_error(),
+            Some(libc::ELOOP)
+        );
         fs::write(folder.join("target"), "").unwrap();
-        assert_eq!(open_lock_file(&link, 0o600).unwrap_err().raw_os_error(), Some(libc::ELOOP));
+        assert_eq!(
+            open_lock_file(&link, 0o600).unwrap_err().raw_os_error(),
+            Some(libc::ELOOP)
+        );
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -157,8 +192,15 @@ mod tests {
         let lock = path.join("lock");
         fs::write(&lock, "").unwrap();
         fs::set_permissions(&lock, Permissions::from_mode(0o640)).unwrap();
-        let opened = [open_lock_file(&lock, 0o600).unwrap(), open_lock_file_in(&Folder::at(&path).unwrap(), "lock", 0o600).unwrap()];
-        assert!(opened.iter().all(|file| file.metadata().unwrap().mode() & 0o7777 == 0o640));
+        let opened = [
+            open_lock_file(&lock, 0o600).unwrap(),
+            open_lock_file_in(&Folder::at(&path).unwrap(), "lock", 0o600).unwrap(),
+        ];
+        assert!(
+            opened
+                .iter()
+                .all(|file| file.metadata().unwrap().mode() & 0o7777 == 0o640)
+        );
         let made = open_lock_file_in(&Folder::at(&path).unwrap(), "other", 0o666).unwrap();
         assert_eq!(made.metadata().unwrap().mode() & 0o7777, 0o1666);
         fs::remove_dir_all(path).unwrap();
@@ -167,14 +209,30 @@ mod tests {
     #[test]
     fn a_pipe_does_not_block() {
         let path = folder("pipe");
-        assert!(Command::new("mkfifo").arg(path.join("pipe")).status().unwrap().success());
+        assert!(
+            Command::new("mkfifo")
+                .arg(path.join("pipe"))
+                .status()
+                .unwrap()
+                .success()
+        );
         let opened = std::sync::mpsc::channel();
-        #[allow(clippy::disallowed_methods, reason = "what hangs must not hang the test")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "what hangs must not hang the test"
+        )]
         std::thread::spawn({
             let pipe = path.join("pipe");
-            move || opened.0.send(open_lock_file(&pipe, 0o600).map(|file| file.metadata().unwrap().is_file()))
+            move || {
+                opened.0.send(
+                    open_lock_file(&pipe, 0o600).map(|file| file.metadata().unwrap().is_file()),
+                )
+            }
         });
-        assert!(matches!(opened.1.recv_timeout(Duration::from_secs(20)), Ok(Ok(false))));
+        assert!(matches!(
+            opened.1.recv_timeout(Duration::from_secs(20)),
+            Ok(Ok(false))
+        ));
         fs::remove_dir_all(path).unwrap();
     }
 

@@ -1,4 +1,5 @@
-//! Folders by descriptor. What is opened or made in an open folder is in that very folder, even if its path leads elsewhere by now.
+//! Folders by descriptor. What is opened or made in an open folder is in that very folder, even if
+//! its path leads elsewhere by now.
 
 use super::{check, opened};
 use std::ffi::{CString, OsStr, OsString, c_int};
@@ -9,40 +10,50 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What mkdir(2) makes of a mode: permissions and the sticky bit. The kernel passes the set-group-ID bit on by itself.
+/// What mkdir(2) makes of a mode: permissions and the sticky bit. The kernel passes the
+/// set-group-ID bit on by itself.
 const FOLDER_MODE: u32 = 0o1777;
 
 /// Longest target of a link: the kernel has no longer paths (PATH_MAX).
 const LONGEST_LINK: usize = 4096;
 
-/// An open folder. It was opened without the permission to read it, as the folders on the way of a path are.
+/// An open folder. It was opened without the permission to read it, as the folders on the way of a
+/// path are.
 #[derive(Debug)]
 pub struct Folder(File);
 
 impl Folder {
     /// Opens the folder at a path; the kernel follows links.
     pub fn at(path: impl AsRef<Path>) -> io::Result<Folder> {
-        OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path).map(Folder)
+        OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(path)
+            .map(Folder)
     }
 
     /// Opens a folder in this one. Anything else is `NotADirectory`, a link to a folder too.
     pub fn open(&self, name: &OsStr) -> io::Result<Folder> {
-        self.open_entry(name, libc::O_PATH | libc::O_DIRECTORY, 0).map(|fd| Folder(fd.into()))
+        self.open_entry(name, libc::O_PATH | libc::O_DIRECTORY, 0)
+            .map(|fd| Folder(fd.into()))
     }
 
     /// Opens what is not a folder in this one, or makes a file. Never follows a link.
     pub(super) fn open_entry(&self, name: &OsStr, flags: c_int, mode: u32) -> io::Result<OwnedFd> {
         let name = CString::new(name.as_bytes())?;
         let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
-        // SAFETY: openat(2) reads the name, a C string that outlives the call, and with these flags at most one more number, the mode.
+        // SAFETY: openat(2) reads the name, a C string that outlives the call, and with these flags
+        // at most one more number, the mode.
         opened(unsafe { libc::openat(self.0.as_raw_fd(), name.as_ptr(), flags, mode) })
     }
 
-    /// Makes a folder in this one; false if there is something of this name. The mode is limited by the umask.
+    /// Makes a folder in this one; false if there is something of this name. The mode is limited by
+    /// the umask.
     pub fn make(&self, name: &OsStr, mode: u32) -> io::Result<bool> {
         let name = CString::new(name.as_bytes())?;
         // SAFETY: mkdirat(2) reads the name, a C string that outlives the call.
-        match check(unsafe { libc::mkdirat(self.0.as_raw_fd(), name.as_ptr(), mode & FOLDER_MODE) }) {
+        match check(unsafe { libc::mkdirat(self.0.as_raw_fd(), name.as_ptr(), mode & FOLDER_MODE) })
+        {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             result => result.map(|_| true),
         }
@@ -52,8 +63,16 @@ impl Folder {
     pub fn read_link(&self, name: &OsStr) -> io::Result<PathBuf> {
         let name = CString::new(name.as_bytes())?;
         let mut target = vec![0; LONGEST_LINK];
-        // SAFETY: readlinkat(2) reads the name, a C string that outlives the call, and writes at most as many bytes as there is room for.
-        let length = check(unsafe { libc::readlinkat(self.0.as_raw_fd(), name.as_ptr(), target.as_mut_ptr().cast(), target.len()) })?;
+        // SAFETY: readlinkat(2) reads the name, a C string that outlives the call, and writes at
+        // most as many bytes as there is room for.
+        let length = check(unsafe {
+            libc::readlinkat(
+                self.0.as_raw_fd(),
+                name.as_ptr(),
+                target.as_mut_ptr().cast(),
+                target.len(),
+            )
+        })?;
         target.truncate(length.cast_unsigned());
         Ok(OsString::from_vec(target).into())
     }
@@ -64,9 +83,11 @@ impl Folder {
     }
 }
 
-/// Does `work` without a umask: what it makes has the whole mode from the first moment, so that no other user is refused in between.
+/// Does `work` without a umask: what it makes has the whole mode from the first moment, so that no
+/// other user is refused in between.
 pub fn with_whole_modes<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: umask(2) touches no memory and cannot fail. Other threads, if there are any, make no files meanwhile that must be secret.
+    // SAFETY: umask(2) touches no memory and cannot fail. Other threads, if there are any, make no
+    // files meanwhile that must be secret.
     let umask = unsafe { libc::umask(0) };
     let result = work();
     // SAFETY: as above.
@@ -92,7 +113,10 @@ mod tests {
     fn a_folder_is_the_same_when_its_path_leads_elsewhere() {
         in_new_folder("moved", |path, folder| {
             assert!(folder.make("below".as_ref(), 0o700).unwrap());
-            assert!(!folder.make("below".as_ref(), 0o700).unwrap(), "it is there");
+            assert!(
+                !folder.make("below".as_ref(), 0o700).unwrap(),
+                "it is there"
+            );
             let below = folder.open("below".as_ref()).unwrap();
             fs::rename(path.join("below"), path.join("moved")).unwrap();
             symlink("/", path.join("below")).unwrap();
@@ -105,12 +129,27 @@ mod tests {
     fn a_link_is_read_and_not_followed() {
         in_new_folder("link-to-folder", |path, folder| {
             symlink("/tmp", path.join("link")).unwrap();
-            assert_eq!(folder.open("link".as_ref()).unwrap_err().kind(), io::ErrorKind::NotADirectory);
-            assert_eq!(folder.read_link("link".as_ref()).unwrap(), Path::new("/tmp"));
+            assert_eq!(
+                folder.open("link".as_ref()).unwrap_err().kind(),
+                io::ErrorKind::NotADirectory
+            );
+            assert_eq!(
+                folder.read_link("link".as_ref()).unwrap(),
+                Path::new("/tmp")
+            );
             fs::write(path.join("file"), "").unwrap();
-            assert_eq!(folder.open("file".as_ref()).unwrap_err().kind(), io::ErrorKind::NotADirectory);
-            assert_eq!(folder.read_link("file".as_ref()).unwrap_err().kind(), io::ErrorKind::InvalidInput);
-            assert_eq!(folder.open("nothing".as_ref()).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert_eq!(
+                folder.open("file".as_ref()).unwrap_err().kind(),
+                io::ErrorKind::NotADirectory
+            );
+            assert_eq!(
+                folder.read_link("file".as_ref()).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
+            assert_eq!(
+                folder.open("nothing".as_ref()).unwrap_err().kind(),
+                io::ErrorKind::NotFound
+            );
         });
     }
 
@@ -123,8 +162,12 @@ mod tests {
                 assert!(folder.make("usual".as_ref(), 0o777).unwrap());
                 assert!(with_whole_modes(|| folder.make("whole".as_ref(), 0o1777)).unwrap());
                 assert!(folder.make("again".as_ref(), 0o777).unwrap());
-                let mode = |name| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o7777;
-                assert_eq!(["usual", "whole", "again"].map(mode), [0o750, 0o1777, 0o750]);
+                let mode =
+                    |name| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o7777;
+                assert_eq!(
+                    ["usual", "whole", "again"].map(mode),
+                    [0o750, 0o1777, 0o750]
+                );
             });
         });
     }

@@ -1,5 +1,6 @@
-//! Sockets that a service manager opened for a command (`sd_listen_fds(3)`). `LISTEN_PID` names the process that they are for, and a program that
-//! finds another id there does not use them. If it names zk-flock, it must name the command instead. That id exists only after the clone, so the
+//! Sockets that a service manager opened for a command (`sd_listen_fds(3)`). `LISTEN_PID` names the
+//! process that they are for, and a program that finds another id there does not use them. If it
+//! names zk-flock, it must name the command instead. That id exists only after the clone, so the
 //! child writes it into its own environment.
 
 use super::process::{self, Pid};
@@ -10,7 +11,8 @@ use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Names the process by its id.
 const NAME: &str = "LISTEN_PID";
-/// Names the process by the inode of its pidfd. It is optional, so it is removed: a child would need three more calls to know its own.
+/// Names the process by the inode of its pidfd. It is optional, so it is removed: a child would
+/// need three more calls to know its own.
 const NAME_PIDFD: &str = "LISTEN_PIDFDID";
 
 /// Decimal digits of the largest i32.
@@ -25,7 +27,11 @@ pub(super) fn names_us() -> bool {
 
 /// Whether this entry of an environment names the process that sockets are for.
 pub(super) fn is_one(variable: &[u8]) -> bool {
-    [NAME, NAME_PIDFD].iter().any(|name| variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'=')))
+    [NAME, NAME_PIDFD].iter().any(|name| {
+        variable
+            .strip_prefix(name.as_bytes())
+            .is_some_and(|rest| rest.first() == Some(&b'='))
+    })
 }
 
 /// `LISTEN_PID` of a process that does not exist yet, with room for its id.
@@ -66,9 +72,12 @@ mod tests {
     #[test]
     fn the_id_is_written_into_the_variable() {
         let variable = ListenPid::new();
-        for (pid, text) in
-            [(i32::MAX, c"LISTEN_PID=2147483647"), (0, c"LISTEN_PID=0"), (4_194_304, c"LISTEN_PID=4194304"), (7, c"LISTEN_PID=7")]
-        {
+        for (pid, text) in [
+            (i32::MAX, c"LISTEN_PID=2147483647"),
+            (0, c"LISTEN_PID=0"),
+            (4_194_304, c"LISTEN_PID=4194304"),
+            (7, c"LISTEN_PID=7"),
+        ] {
             variable.set(Pid(pid));
             // SAFETY: a NUL follows the digits.
             assert_eq!(unsafe { CStr::from_ptr(variable.as_ptr()) }, text);

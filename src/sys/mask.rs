@@ -16,7 +16,8 @@ impl Mask {
         let mut set = MaybeUninit::zeroed();
         // SAFETY: sigemptyset(3) changes the one set.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: sigemptyset has made it a set; what a C library leaves out, being more than the kernel has signals for, was zero before.
+        // SAFETY: sigemptyset has made it a set; what a C library leaves out, being more than the
+        // kernel has signals for, was zero before.
         let mut set = unsafe { set.assume_init() };
         for signal in signals {
             // SAFETY: sigaddset(3) changes the one set, and refuses a number that is no signal's.
@@ -47,7 +48,8 @@ impl Mask {
 
     fn change(&self, how: c_int) -> io::Result<Mask> {
         let mut before = Mask::of([]);
-        // SAFETY: sigprocmask(2) reads one set and writes another, and both are there. On Linux it changes the calling thread's mask.
+        // SAFETY: sigprocmask(2) reads one set and writes another, and both are there. On Linux it
+        // changes the calling thread's mask.
         check(unsafe { libc::sigprocmask(how, &raw const self.0, &raw mut before.0) })?;
         Ok(before)
     }

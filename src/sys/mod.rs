@@ -1,6 +1,10 @@
-//! System calls, one small safe function each, and the only unsafe code of the program. Knows nothing of locks; owes its vocabulary to
-//! `signal` and `plan::Status`. Kernels from 3.10 on will do: what is newer is asked for by number and has a fallback.
-#![allow(unsafe_code, reason = "the one room for it: every block is one call, argued from its man page")]
+//! System calls, one small safe function each, and the only unsafe code of the program. Knows
+//! nothing of locks; owes its vocabulary to `signal` and `plan::Status`. Kernels from 3.10 on will
+//! do: what is newer is asked for by number and has a fallback.
+#![allow(
+    unsafe_code,
+    reason = "the one room for it: every block is one call, argued from its man page"
+)]
 
 pub mod clock;
 pub mod daemon;
@@ -35,7 +39,11 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 /// What a system call returned, or why it failed: −1 stands for errno. Allocates nothing.
 pub fn check<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {
-    if result == T::from(-1) { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result == T::from(-1) {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// Takes hold of the descriptor that a system call has just made for us. Not for any other number.
@@ -45,12 +53,17 @@ fn opened(result: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether the kernel is out of something, by a limit or altogether: descriptors, processes, memory.
+/// Whether the kernel is out of something, by a limit or altogether: descriptors, processes,
+/// memory.
 pub fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::EAGAIN | libc::ENOMEM)
+    )
 }
 
-/// Whether the kernel does not have a call: too old (ENOSYS), or a sandbox that has never heard of it (EPERM from an old seccomp profile).
+/// Whether the kernel does not have a call: too old (ENOSYS), or a sandbox that has never heard of
+/// it (EPERM from an old seccomp profile).
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }

@@ -1,4 +1,5 @@
-//! Descriptors that stand for a process (Linux 5.3): asked for by number, for C libraries and kernels that do not know them.
+//! Descriptors that stand for a process (Linux 5.3): asked for by number, for C libraries and
+//! kernels that do not know them.
 
 use super::process::Pid;
 use super::{check, opened};
@@ -17,6 +18,14 @@ pub(super) fn open(pid: Pid) -> io::Result<OwnedFd> {
 /// Sends the process a signal.
 pub(super) fn signal(process: &OwnedFd, signal: Signal) -> io::Result<()> {
     // SAFETY: pidfd_send_signal(2) without a siginfo (null) touches no memory.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal.0, ptr::null::<libc::siginfo_t>(), 0) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal.0,
+            ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })?;
     Ok(())
 }

@@ -18,8 +18,19 @@ pub struct Watched<'a> {
 impl<'a> Watched<'a> {
     /// Wakes up when there is something to read and, if `write`, when there is room to write.
     pub fn new(fd: BorrowedFd<'a>, write: bool) -> Watched<'a> {
-        let events = if write { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        Watched { entry: libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }, open: PhantomData }
+        let events = if write {
+            libc::POLLIN | libc::POLLOUT
+        } else {
+            libc::POLLIN
+        };
+        Watched {
+            entry: libc::pollfd {
+                fd: fd.as_raw_fd(),
+                events,
+                revents: 0,
+            },
+            open: PhantomData,
+        }
     }
 
     /// Whether the descriptor has any news, a hang-up or an error too: go and read.
@@ -28,12 +39,18 @@ impl<'a> Watched<'a> {
     }
 }
 
-/// Sleeps until one of the descriptors is ready, for `limit` at most. May return early with none ready, as after a signal: the caller goes
-/// round its loop again.
+/// Sleeps until one of the descriptors is ready, for `limit` at most. May return early with none
+/// ready, as after a signal: the caller goes round its loop again.
 pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> {
     let count = watched.len() as libc::nfds_t;
     // SAFETY: Watched is a pollfd by layout, and poll(2) reads and writes `count` of them.
-    match check(unsafe { libc::poll(watched.as_mut_ptr().cast(), count, limit.map_or(-1, milliseconds)) }) {
+    match check(unsafe {
+        libc::poll(
+            watched.as_mut_ptr().cast(),
+            count,
+            limit.map_or(-1, milliseconds),
+        )
+    }) {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => {
             for watched in watched {
                 watched.entry.revents = 0;
@@ -47,7 +64,11 @@ pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> 
 /// Whether something can be written without waiting.
 pub fn has_room(fd: impl AsFd) -> bool {
     let fd = fd.as_fd().as_raw_fd();
-    let mut entry = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    let mut entry = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
     // SAFETY: one pollfd, which poll(2) reads and writes; with a limit of 0 it does not sleep.
     check(unsafe { libc::poll(&raw mut entry, 1, 0) }).is_ok() && entry.revents & libc::POLLOUT != 0
 }
@@ -67,7 +88,11 @@ mod tests {
     fn only_what_has_news_is_ready() {
         let (one, other) = socket::pair().unwrap();
         socket::send(&one, b"news").unwrap();
-        let mut watched = [Watched::new(one.as_fd(), false), Watched::new(other.as_fd(), false), Watched::new(one.as_fd(), true)];
+        let mut watched = [
+            Watched::new(one.as_fd(), false),
+            Watched::new(other.as_fd(), false),
+            Watched::new(one.as_fd(), true),
+        ];
         wait(&mut watched, None).unwrap();
         assert_eq!(watched.map(|watched| watched.ready()), [false, true, true]);
     }
@@ -84,7 +109,13 @@ mod tests {
 
     #[test]
     fn a_limit_is_rounded_up_and_capped() {
-        for (nanoseconds, expected) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2), (u64::MAX, c_int::MAX)] {
+        for (nanoseconds, expected) in [
+            (0, 0),
+            (1, 1),
+            (1_000_000, 1),
+            (1_000_001, 2),
+            (u64::MAX, c_int::MAX),
+        ] {
             assert_eq!(milliseconds(Duration::from_nanos(nanoseconds)), expected);
         }
         assert_eq!(milliseconds(Duration::MAX), c_int::MAX);
@@ -95,8 +126,14 @@ mod tests {
         extern "C" fn nothing(_: c_int) {}
         check_in_child(|| {
             let (one, _other) = socket::pair().unwrap();
-            let every_10_ms = libc::timeval { tv_sec: 0, tv_usec: 10_000 };
-            let setting = libc::itimerval { it_interval: every_10_ms, it_value: every_10_ms };
+            let every_10_ms = libc::timeval {
+                tv_sec: 0,
+                tv_usec: 10_000,
+            };
+            let setting = libc::itimerval {
+                it_interval: every_10_ms,
+                it_value: every_10_ms,
+            };
             // SAFETY: the handler does nothing.
             unsafe { libc::signal(libc::SIGALRM, nothing as *const () as libc::sighandler_t) };
             // SAFETY: setitimer(2) reads one itimerval.

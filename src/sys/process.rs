@@ -31,9 +31,11 @@ pub enum Fork {
     Parent(Pid),
 }
 
-/// Splits this process in two. The programs that fork have one thread, so the child may go on as any program would.
+/// Splits this process in two. The programs that fork have one thread, so the child may go on as
+/// any program would.
 pub fn fork() -> io::Result<Fork> {
-    // SAFETY: fork(2) touches no memory. In a process of several threads (tests) the child confines itself to async-signal-safe calls.
+    // SAFETY: fork(2) touches no memory. In a process of several threads (tests) the child confines
+    // itself to async-signal-safe calls.
     match check(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(Pid(pid))),
@@ -52,20 +54,23 @@ pub fn own_pid() -> Pid {
     Pid(unsafe { libc::getpid() })
 }
 
-/// The process that gets this one's exit status; 1 or a subreaper once the real one is dead, 0 if it is outside our namespace.
+/// The process that gets this one's exit status; 1 or a subreaper once the real one is dead, 0 if
+/// it is outside our namespace.
 pub fn parent_pid() -> Pid {
     // SAFETY: getppid(2) touches no memory and cannot fail.
     Pid(unsafe { libc::getppid() })
 }
 
-/// Makes this process the leader of a session of its own, and with it of a process group; it has no terminal then.
+/// Makes this process the leader of a session of its own, and with it of a process group; it has no
+/// terminal then.
 pub fn own_session() -> io::Result<()> {
     // SAFETY: setsid(2) touches no memory.
     check(unsafe { libc::setsid() })?;
     Ok(())
 }
 
-/// Makes this process the leader of a process group of its own. It cannot fail for one that has just been forked. Async-signal-safe.
+/// Makes this process the leader of a process group of its own. It cannot fail for one that has
+/// just been forked. Async-signal-safe.
 pub fn own_group() {
     // SAFETY: setpgid(2) touches no memory.
     unsafe { libc::setpgid(0, 0) };
@@ -78,14 +83,24 @@ pub fn become_subreaper() -> io::Result<()> {
     Ok(())
 }
 
-/// Has the kernel send us `signal` when the thread that forked us ends. ESRCH if `parent`, which forked us, has gone already.
-/// Async-signal-safe. A forked process begins without, so `None` has nothing to do.
+/// Has the kernel send us `signal` when the thread that forked us ends. ESRCH if `parent`, which
+/// forked us, has gone already. Async-signal-safe. A forked process begins without, so `None` has
+/// nothing to do.
 pub fn die_with_parent(signal: Option<Signal>, parent: Pid) -> io::Result<()> {
     let Some(signal) = signal else { return Ok(()) };
     // SAFETY: prctl(2) with PR_SET_PDEATHSIG takes one unsigned long and touches no memory.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, c_ulong::from(signal.0.cast_unsigned())) })?;
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_PDEATHSIG,
+            c_ulong::from(signal.0.cast_unsigned()),
+        )
+    })?;
     // It may have died between fork and prctl; then no signal will ever come.
-    if parent_pid() == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    if parent_pid() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
 }
 
 /// What there is to hear of children.
@@ -110,12 +125,21 @@ pub fn reap() -> Reap {
     }
 }
 
-/// Our children that are alive, where /proc does not show them: found by asking the kernel for each id whether it is a child of ours. First the
-/// ids given out since this process started (a few milliseconds for 32,768 of them); only if none of those is a living child, all ids.
+/// Our children that are alive, where /proc does not show them: found by asking the kernel for each
+/// id whether it is a child of ours. First the ids given out since this process started (a few
+/// milliseconds for 32,768 of them); only if none of those is a living child, all ids.
 pub fn children_by_number() -> Vec<Pid> {
     let (own, newest) = (own_pid().0, newest_pid().unwrap_or(LARGEST_PID));
-    let recent = if own < newest { living_children(own + 1..=newest) } else { living_children((own + 1..=LARGEST_PID).chain(1..=newest)) };
-    if recent.is_empty() { living_children(1..=LARGEST_PID) } else { recent }
+    let recent = if own < newest {
+        living_children(own + 1..=newest)
+    } else {
+        living_children((own + 1..=LARGEST_PID).chain(1..=newest))
+    };
+    if recent.is_empty() {
+        living_children(1..=LARGEST_PID)
+    } else {
+        recent
+    }
 }
 
 fn living_children(ids: impl Iterator<Item = i32>) -> Vec<Pid> {
@@ -135,7 +159,14 @@ fn is_living_child(pid: Pid) -> bool {
     let mut ended: libc::siginfo_t = unsafe { MaybeUninit::zeroed().assume_init() };
     let id = pid.0.cast_unsigned();
     // SAFETY: waitid(2) writes one siginfo_t. WNOWAIT leaves the child to be reaped.
-    let found = unsafe { libc::waitid(libc::P_PID, id, &raw mut ended, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) } == 0;
+    let found = unsafe {
+        libc::waitid(
+            libc::P_PID,
+            id,
+            &raw mut ended,
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+        )
+    } == 0;
     // SAFETY: waitid(2) has written it, or left the zeros.
     found && unsafe { ended.si_pid() } == 0
 }
@@ -224,7 +255,10 @@ mod tests {
                 let _orphan = fork().unwrap();
                 leave(3);
             }
-            assert_eq!([wait(ANY).unwrap(), wait(ANY).unwrap()], [Status::Exited(3); 2]);
+            assert_eq!(
+                [wait(ANY).unwrap(), wait(ANY).unwrap()],
+                [Status::Exited(3); 2]
+            );
             assert_eq!(reap(), Reap::NoChildren);
         });
     }
@@ -244,7 +278,11 @@ mod tests {
             assert_eq!(children_by_number(), children);
             kill(children[0], Signal::KILL).unwrap();
             while is_living_child(children[0]) {}
-            assert_eq!(children_by_number(), [children[1]], "the dead one has not been reaped");
+            assert_eq!(
+                children_by_number(),
+                [children[1]],
+                "the dead one has not been reaped"
+            );
             kill(children[1], Signal::KILL).unwrap();
             for child in children {
                 assert_eq!(wait(child).unwrap(), Status::Killed(Signal::KILL));
@@ -269,14 +307,23 @@ mod tests {
         drop(theirs);
         assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 3);
         poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
-        assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 0, "its end is closed: it is dead");
+        assert_eq!(
+            socket::receive(&ours, &mut [0; 8]).unwrap(),
+            0,
+            "its end is closed: it is dead"
+        );
     }
 
     #[test]
     fn a_parent_that_has_gone_is_told() {
         check_in_child(|| {
             let other = Pid(parent_pid().0 + 1);
-            assert_eq!(die_with_parent(Some(Signal::TERM), other).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+            assert_eq!(
+                die_with_parent(Some(Signal::TERM), other)
+                    .unwrap_err()
+                    .raw_os_error(),
+                Some(libc::ESRCH)
+            );
             die_with_parent(None, other).unwrap();
         });
     }
@@ -284,7 +331,10 @@ mod tests {
     #[test]
     fn a_group_is_never_killed_by_mistake() {
         for id in [0, -1, i32::MIN] {
-            assert_eq!(kill(Pid(id), Signal::CONT).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+            assert_eq!(
+                kill(Pid(id), Signal::CONT).unwrap_err().raw_os_error(),
+                Some(libc::ESRCH)
+            );
         }
     }
 }

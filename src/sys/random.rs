@@ -1,4 +1,5 @@
-//! Random bytes, for a uuid and to shuffle hosts. Not for secrets: where the kernel gives none, time and process id must do.
+//! Random bytes, for a uuid and to shuffle hosts. Not for secrets: where the kernel gives none,
+//! time and process id must do.
 
 use super::{check, clock, process};
 use std::fs::File;
@@ -9,14 +10,24 @@ use std::time::SystemTime;
 /// So many random bytes, 256 at most: more than that getrandom(2) may cut short.
 pub fn bytes<const N: usize>() -> [u8; N] {
     const { assert!(N <= 256) };
-    from_kernel().or_else(|_| from_device()).unwrap_or_else(|_| from_time())
+    from_kernel()
+        .or_else(|_| from_device())
+        .unwrap_or_else(|_| from_time())
 }
 
 /// ENOSYS before Linux 3.17, EAGAIN early in the boot.
 fn from_kernel<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    // SAFETY: getrandom(2) writes N bytes at most, and all of them when N is 256 at most and it does not fail.
-    check(unsafe { libc::syscall(libc::SYS_getrandom, bytes.as_mut_ptr(), N, libc::GRND_NONBLOCK) })?;
+    // SAFETY: getrandom(2) writes N bytes at most, and all of them when N is 256 at most and it
+    // does not fail.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_getrandom,
+            bytes.as_mut_ptr(),
+            N,
+            libc::GRND_NONBLOCK,
+        )
+    })?;
     Ok(bytes)
 }
 
@@ -42,7 +53,8 @@ mod tests {
 
     #[test]
     fn every_source_gives_other_bytes_each_time() {
-        let sources: [fn() -> io::Result<[u8; 16]>; 4] = [from_kernel, from_device, || Ok(from_time()), || Ok(bytes())];
+        let sources: [fn() -> io::Result<[u8; 16]>; 4] =
+            [from_kernel, from_device, || Ok(from_time()), || Ok(bytes())];
         for source in sources {
             assert_ne!(source().unwrap(), source().unwrap());
         }

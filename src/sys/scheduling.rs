@@ -7,15 +7,23 @@ use std::mem::MaybeUninit;
 /// The lowest of the real-time priorities: ahead of every ordinary process, and of nothing else.
 const LOWEST: libc::c_int = 1;
 
-/// Lets this process run ahead of all ordinary ones, and not those that it forks. EPERM without `CAP_SYS_NICE`, unless `RLIMIT_RTPRIO` allows it, or in
-/// a control group that has no real-time budget.
+/// Lets this process run ahead of all ordinary ones, and not those that it forks. EPERM without
+/// `CAP_SYS_NICE`, unless `RLIMIT_RTPRIO` allows it, or in a control group that has no real-time
+/// budget.
 pub fn run_ahead() -> io::Result<()> {
     // SAFETY: sched_param is plain data, for which zeros are fine.
     let mut parameters: libc::sched_param = unsafe { MaybeUninit::zeroed().assume_init() };
     parameters.sched_priority = LOWEST;
     // By number: musl's own wrapper answers ENOSYS.
     // SAFETY: sched_setscheduler(2) reads the parameters, which are there.
-    check(unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameters) })?;
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_RR | libc::SCHED_RESET_ON_FORK,
+            &raw const parameters,
+        )
+    })?;
     Ok(())
 }
 

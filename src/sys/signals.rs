@@ -1,4 +1,5 @@
-//! Signals as news to read: blocked, and taken from a signalfd together with who sent them. What was ignored on entry stays ignored.
+//! Signals as news to read: blocked, and taken from a signalfd together with who sent them. What
+//! was ignored on entry stays ignored.
 
 use super::disposition::{self, Disposition};
 use super::inherited::Inherited;
@@ -13,9 +14,19 @@ use std::io::{self, Read};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What a program that supervises a command wants to hear of besides its end: what it forwards, and what stops it.
-const HEARD: [Signal; 9] =
-    [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::TSTP, Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT];
+/// What a program that supervises a command wants to hear of besides its end: what it forwards, and
+/// what stops it.
+const HEARD: [Signal; 9] = [
+    Signal::TERM,
+    Signal::INT,
+    Signal::HUP,
+    Signal::QUIT,
+    Signal::TSTP,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::CONT,
+];
 
 /// What else must not end or stop a process that has the terminal of others.
 const FROM_TERMINAL_AND_PIPES: [Signal; 3] = [Signal::TTIN, Signal::TTOU, Signal::PIPE];
@@ -41,40 +52,62 @@ pub struct Received {
 impl Received {
     /// What was sent by whom.
     pub fn sent(&self) -> Sent {
-        Sent { signal: self.signal, sender: self.sender }
+        Sent {
+            signal: self.signal,
+            sender: self.sender,
+        }
     }
 }
 
 impl Signals {
-    /// Blocks all that is to be heard and is not ignored, and SIGCHLD in any case. Once, before the first fork.
+    /// Blocks all that is to be heard and is not ignored, and SIGCHLD in any case. Once, before the
+    /// first fork.
     pub fn take() -> io::Result<Signals> {
         Signals::hear(&HEARD)
     }
 
     /// The same with these signals only: for a program without a command.
     pub fn hear(signals: &[Signal]) -> io::Result<Signals> {
-        let heard = signals.iter().copied().filter(|&signal| disposition::of(signal) == Disposition::Default);
+        let heard = signals
+            .iter()
+            .copied()
+            .filter(|&signal| disposition::of(signal) == Disposition::Default);
         let mask = Mask::of(heard.chain([Signal::CHLD]));
         let child = disposition::of(Signal::CHLD);
         disposition::set(Signal::CHLD, Disposition::Default)?;
-        let (pipe, file_size, sockets) = (entry::pipe(), entry::file_size(), listen_pid::names_us());
-        let inherited = Inherited { mask: mask.block()?, child, pipe, file_size, sockets };
-        Ok(Signals { file: readable(&mask)?, inherited })
+        let (pipe, file_size, sockets) =
+            (entry::pipe(), entry::file_size(), listen_pid::names_us());
+        let inherited = Inherited {
+            mask: mask.block()?,
+            child,
+            pipe,
+            file_size,
+            sockets,
+        };
+        Ok(Signals {
+            file: readable(&mask)?,
+            inherited,
+        })
     }
 
-    /// For the guard, after fork: the ends of children are heard, and signals as by a witness. The command is still handed what was found on entry.
+    /// For the guard, after fork: the ends of children are heard, and signals as by a witness. The
+    /// command is still handed what was found on entry.
     pub fn guard(&self) -> io::Result<Signals> {
         self.witness_and(&[Signal::CHLD])
     }
 
-    /// For a process that only says what it was sent, after fork: nothing that can be blocked disturbs it.
+    /// For a process that only says what it was sent, after fork: nothing that can be blocked
+    /// disturbs it.
     pub fn witness(&self) -> io::Result<Signals> {
         self.witness_and(&[])
     }
 
     fn witness_and(&self, others: &[Signal]) -> io::Result<Signals> {
         Mask::of(HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES)).block()?;
-        Ok(Signals { file: readable(&Mask::of(COUNTED.iter().chain(others).copied()))?, inherited: self.inherited })
+        Ok(Signals {
+            file: readable(&Mask::of(COUNTED.iter().chain(others).copied()))?,
+            inherited: self.inherited,
+        })
     }
 
     /// To be watched for reading.
@@ -87,7 +120,9 @@ impl Signals {
         type Record = libc::signalfd_siginfo;
         let mut record = [0; size_of::<Record>()];
         (&self.file).read_exact(&mut record).ok()?;
-        let field = |at: usize| i32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
+        let field = |at: usize| {
+            i32::from_ne_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]])
+        };
         Some(Received {
             signal: Signal(field(offset_of!(Record, ssi_signo))),
             from_terminal: field(offset_of!(Record, ssi_code)) == libc::SI_KERNEL,
@@ -104,7 +139,8 @@ impl Signals {
 /// A signalfd of these signals.
 fn readable(mask: &Mask) -> io::Result<File> {
     // SAFETY: signalfd(2) reads the one set; −1 asks for a new descriptor.
-    opened(unsafe { libc::signalfd(-1, mask.as_raw(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) }).map(File::from)
+    opened(unsafe { libc::signalfd(-1, mask.as_raw(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })
+        .map(File::from)
 }
 
 /// From now on a file that must not grow (RLIMIT_FSIZE) is an error of the write and not our death.
@@ -113,17 +149,19 @@ pub fn survive_file_limit() {
     let _ = disposition::set(Signal::XFSZ, Disposition::Ignored);
 }
 
-/// Lets `signal`, one that stops, stop this process as if it had never been blocked; returns when somebody has continued it.
+/// Lets `signal`, one that stops, stop this process as if it had never been blocked; returns when
+/// somebody has continued it.
 pub fn stop_self(signal: Signal) -> io::Result<()> {
     let found = deliver(signal)?;
     found.restore()?;
     Ok(())
 }
 
-/// Ends this process by `signal`, so that its parent sees how; without a core dump, which would be of the wrong program. By exit code
-/// where the signal does not end a process.
+/// Ends this process by `signal`, so that its parent sees how; without a core dump, which would be
+/// of the wrong program. By exit code where the signal does not end a process.
 pub fn die_of(signal: Signal) -> ! {
-    // SAFETY: prctl(2) with PR_SET_DUMPABLE takes one number and touches no memory. Unlike RLIMIT_CORE it also binds a core_pattern that pipes.
+    // SAFETY: prctl(2) with PR_SET_DUMPABLE takes one number and touches no memory. Unlike
+    // RLIMIT_CORE it also binds a core_pattern that pipes.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0 as c_ulong) };
     // Whatever fails of this, the exit code is left.
     let _ = disposition::set(signal, Disposition::Default);
@@ -151,7 +189,14 @@ mod tests {
             let signals = Signals::take().unwrap();
             for signal in HEARD {
                 kill(own_pid(), signal).unwrap();
-                assert_eq!(signals.next(), Some(Received { signal, from_terminal: false, sender: own_pid().0 }));
+                assert_eq!(
+                    signals.next(),
+                    Some(Received {
+                        signal,
+                        from_terminal: false,
+                        sender: own_pid().0
+                    })
+                );
             }
             assert_eq!(signals.next(), None);
         });
@@ -168,7 +213,10 @@ mod tests {
             for signal in [Signal::HUP, Signal::CHLD] {
                 kill(own_pid(), signal).unwrap();
             }
-            assert_eq!(signals.next().map(|received| received.signal), Some(Signal::CHLD));
+            assert_eq!(
+                signals.next().map(|received| received.signal),
+                Some(Signal::CHLD)
+            );
             assert_eq!(signals.next(), None);
         });
     }
@@ -176,13 +224,22 @@ mod tests {
     #[test]
     fn guard_and_witness_hear_what_they_were_sent_and_survive_it() {
         type Other = fn(&Signals) -> io::Result<Signals>;
-        for (other, expected) in [(Signals::guard as Other, &[Signal::CHLD][..]), (Signals::witness as Other, &[])] {
+        for (other, expected) in [
+            (Signals::guard as Other, &[Signal::CHLD][..]),
+            (Signals::witness as Other, &[]),
+        ] {
             check_in_child(|| {
                 let signals = other(&Signals::take().unwrap()).unwrap();
-                for signal in HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES).chain([Signal::CHLD]) {
+                for signal in HEARD
+                    .into_iter()
+                    .chain(FROM_TERMINAL_AND_PIPES)
+                    .chain([Signal::CHLD])
+                {
                     kill(own_pid(), signal).unwrap();
                 }
-                let heard: HashSet<Signal> = std::iter::from_fn(|| signals.next()).map(|received| received.signal).collect();
+                let heard: HashSet<Signal> = std::iter::from_fn(|| signals.next())
+                    .map(|received| received.signal)
+                    .collect();
                 assert_eq!(heard, COUNTED.iter().chain(expected).copied().collect());
             });
         }
@@ -193,13 +250,21 @@ mod tests {
         // Their own effect is to stop or to do nothing; 32 to 34 belong to the C library.
         let stop = [Signal::STOP, Signal::TSTP, Signal::TTIN, Signal::TTOU];
         let harmless = [Signal::CHLD, Signal::CONT, Signal::URG, Signal::WINCH];
-        for signal in (1..=31).chain(35..=64).map(Signal).filter(|signal| !stop.contains(signal)) {
+        for signal in (1..=31)
+            .chain(35..=64)
+            .map(Signal)
+            .filter(|signal| !stop.contains(signal))
+        {
             let status = in_child(|| {
                 let _ = disposition::set(signal, Disposition::Ignored);
                 Mask::of([signal]).block().unwrap();
                 die_of(signal)
             });
-            let expected = if harmless.contains(&signal) { Status::Exited(Status::Killed(signal).code()) } else { Status::Killed(signal) };
+            let expected = if harmless.contains(&signal) {
+                Status::Exited(Status::Killed(signal).code())
+            } else {
+                Status::Killed(signal)
+            };
             assert_eq!(status, expected, "{signal}");
         }
     }
@@ -219,11 +284,17 @@ mod tests {
                 let continued = signals.next().map(|received| received.signal);
                 kill(own_pid(), Signal::TSTP).unwrap();
                 let blocked_again = signals.next().map(|received| received.signal);
-                process::leave(u8::from([continued, blocked_again] != [Some(Signal::CONT), Some(Signal::TSTP)]))
+                process::leave(u8::from(
+                    [continued, blocked_again] != [Some(Signal::CONT), Some(Signal::TSTP)],
+                ))
             };
             assert_eq!(stopped(child), Signal::TSTP);
             kill(child, Signal::CONT).unwrap();
-            assert_eq!(wait(child).unwrap(), Status::Exited(0), "it goes on, and hears of signals as before");
+            assert_eq!(
+                wait(child).unwrap(),
+                Status::Exited(0),
+                "it goes on, and hears of signals as before"
+            );
         });
     }
 

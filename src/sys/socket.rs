@@ -1,4 +1,5 @@
-//! Sockets that std does not make: a pair that keeps messages whole, and a TCP connection that is waited for in poll.
+//! Sockets that std does not make: a pair that keeps messages whole, and a TCP connection that is
+//! waited for in poll.
 
 use super::{check, opened};
 use std::ffi::c_int;
@@ -6,7 +7,8 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Two ends of a line of messages between processes: what is sent in one piece is received in one piece.
+/// Two ends of a line of messages between processes: what is sent in one piece is received in one
+/// piece.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -20,11 +22,19 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn send(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: send(2) reads as many bytes as the slice has.
-    check(unsafe { libc::send(fd, message.as_ptr().cast(), message.len(), libc::MSG_NOSIGNAL) })?;
+    check(unsafe {
+        libc::send(
+            fd,
+            message.as_ptr().cast(),
+            message.len(),
+            libc::MSG_NOSIGNAL,
+        )
+    })?;
     Ok(())
 }
 
-/// Receives one message; what does not fit is lost. Zero: the other end is closed. EAGAIN: nothing has come.
+/// Receives one message; what does not fit is lost. Zero: the other end is closed. EAGAIN: nothing
+/// has come.
 pub fn receive(socket: impl AsFd, message: &mut [u8]) -> io::Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: recv(2) writes as many bytes as the slice has, at most.
@@ -32,11 +42,18 @@ pub fn receive(socket: impl AsFd, message: &mut [u8]) -> io::Result<usize> {
     Ok(length.cast_unsigned())
 }
 
-/// Begins to connect. The stream is non-blocking; when poll finds it writable, `connected` tells what came of it.
+/// Begins to connect. The stream is non-blocking; when poll finds it writable, `connected` tells
+/// what came of it.
 pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let (family, address, length) = raw(address);
     // SAFETY: socket(2) touches no memory.
-    let socket = opened(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
+    let socket = opened(unsafe {
+        libc::socket(
+            family,
+            libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            0,
+        )
+    })?;
     // SAFETY: connect(2) reads `length` bytes of the address.
     match check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) }) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
@@ -60,27 +77,42 @@ pub(super) union Address {
 }
 
 /// Family, address, and how many bytes of it count.
-#[allow(clippy::cast_possible_truncation, reason = "families and sizes of addresses are small")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "families and sizes of addresses are small"
+)]
 pub(super) fn raw(address: SocketAddr) -> (c_int, Address, libc::socklen_t) {
     match address {
         SocketAddr::V4(address) => {
             let v4 = libc::sockaddr_in {
                 sin_family: libc::AF_INET as libc::sa_family_t,
                 sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from(*address.ip()).to_be(),
+                },
                 sin_zero: [0; 8],
             };
-            (libc::AF_INET, Address { v4 }, size_of_val(&v4) as libc::socklen_t)
+            (
+                libc::AF_INET,
+                Address { v4 },
+                size_of_val(&v4) as libc::socklen_t,
+            )
         }
         SocketAddr::V6(address) => {
             let v6 = libc::sockaddr_in6 {
                 sin6_family: libc::AF_INET6 as libc::sa_family_t,
                 sin6_port: address.port().to_be(),
                 sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: address.ip().octets(),
+                },
                 sin6_scope_id: address.scope_id(),
             };
-            (libc::AF_INET6, Address { v6 }, size_of_val(&v6) as libc::socklen_t)
+            (
+                libc::AF_INET6,
+                Address { v6 },
+                size_of_val(&v6) as libc::socklen_t,
+            )
         }
     }
 }
@@ -99,16 +131,26 @@ mod tests {
         let mut message = [0; 16];
         assert_eq!(receive(&other, &mut message).unwrap(), 5);
         assert_eq!(receive(&other, &mut message).unwrap(), 6);
-        assert_eq!(receive(&other, &mut message).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            receive(&other, &mut message).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 
     #[test]
     fn a_message_to_nobody_is_an_error_and_no_signal() {
         super::super::testing::check_in_child(|| {
             let (one, other) = pair().unwrap();
-            super::super::disposition::set(crate::signal::Signal::PIPE, super::super::disposition::Disposition::Default).unwrap();
+            super::super::disposition::set(
+                crate::signal::Signal::PIPE,
+                super::super::disposition::Disposition::Default,
+            )
+            .unwrap();
             drop(other);
-            assert_eq!(send(&one, b"hello").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            assert_eq!(
+                send(&one, b"hello").unwrap_err().kind(),
+                io::ErrorKind::BrokenPipe
+            );
         });
     }
 
@@ -123,7 +165,9 @@ mod tests {
     fn a_connection_reaches_its_address() {
         for host in ["127.0.0.1:0", "[::1]:0"] {
             // A host may well have no IPv6.
-            let Ok(listener) = TcpListener::bind(host) else { continue };
+            let Ok(listener) = TcpListener::bind(host) else {
+                continue;
+            };
             let stream = outcome(listener.local_addr().unwrap()).unwrap();
             assert_eq!(listener.accept().unwrap().1, stream.local_addr().unwrap());
             assert!(stream.nodelay().unwrap());
@@ -134,8 +178,12 @@ mod tests {
     fn a_refused_connection_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        // SAFETY: shutdown(2) touches no memory. The port stays bound, so that no other test can listen there.
+        // SAFETY: shutdown(2) touches no memory. The port stays bound, so that no other test can
+        // listen there.
         check(unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) }).unwrap();
-        assert_eq!(outcome(address).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            outcome(address).unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
 }

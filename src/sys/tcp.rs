@@ -1,4 +1,5 @@
-//! Sockets that listen, and what the kernel can be asked to do about a peer that is gone without a word.
+//! Sockets that listen, and what the kernel can be asked to do about a peer that is gone without a
+//! word.
 
 use super::socket::raw;
 use super::{check, opened};
@@ -9,14 +10,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
-/// How many connections may wait to be accepted; the kernel's own limit (net.core.somaxconn) is 4096.
+/// How many connections may wait to be accepted; the kernel's own limit (net.core.somaxconn) is
+/// 4096.
 const BACKLOG: c_int = 4096;
 
-/// Listens, without blocking in accept. An IPv6 address that is none in particular is all of IPv4, too.
+/// Listens, without blocking in accept. An IPv6 address that is none in particular is all of IPv4,
+/// too.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let (family, raw, length) = raw(address);
     // SAFETY: socket(2) touches no memory.
-    let socket = opened(unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) })?;
+    let socket = opened(unsafe {
+        libc::socket(
+            family,
+            libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            0,
+        )
+    })?;
     set(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if address.is_ipv6() {
         set(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
@@ -28,11 +37,20 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// The next connection that has come in; it does not block. Options of the listener are its own, too: `keep_alive`, `no_delay`.
+/// The next connection that has come in; it does not block. Options of the listener are its own,
+/// too: `keep_alive`, `no_delay`.
 pub fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: accept4(2) with null pointers writes no address.
-    opened(unsafe { libc::accept4(listener.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), flags) }).map(TcpStream::from)
+    opened(unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+            flags,
+        )
+    })
+    .map(TcpStream::from)
 }
 
 /// Makes the kernel send at once what there is to send.
@@ -40,35 +58,72 @@ pub fn no_delay(socket: impl AsFd) -> io::Result<()> {
     set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
-/// Makes the kernel ask after a peer that has been silent for `idle`, every `interval`, and end the connection when `probes` were not answered.
-pub fn keep_alive(socket: impl AsFd, idle: Duration, interval: Duration, probes: u8) -> io::Result<()> {
+/// Makes the kernel ask after a peer that has been silent for `idle`, every `interval`, and end the
+/// connection when `probes` were not answered.
+pub fn keep_alive(
+    socket: impl AsFd,
+    idle: Duration,
+    interval: Duration,
+    probes: u8,
+) -> io::Result<()> {
     let fd = socket.as_fd();
     set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
     ask_after(fd, idle)?;
-    set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds(interval))?;
+    set(
+        fd,
+        libc::IPPROTO_TCP,
+        libc::TCP_KEEPINTVL,
+        seconds(interval),
+    )?;
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, probes.into())
 }
 
 /// Changes for how long the peer is silent before it is asked after.
 pub fn ask_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
-    set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(idle))
+    set(
+        socket.as_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_KEEPIDLE,
+        seconds(idle),
+    )
 }
 
 /// Makes the kernel end the connection when what was sent is not acknowledged for so long.
 pub fn give_up_after(stream: &TcpStream, limit: Duration) -> io::Result<()> {
-    set(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX))
+    set(
+        stream.as_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_USER_TIMEOUT,
+        c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX),
+    )
 }
 
-/// Whether closing the connection, be it by the end of the process, breaks it off: what the peer has not taken by then does not come any more.
+/// Whether closing the connection, be it by the end of the process, breaks it off: what the peer
+/// has not taken by then does not come any more.
 pub fn abrupt(stream: &TcpStream, abrupt: bool) -> io::Result<()> {
-    let linger = libc::linger { l_onoff: abrupt.into(), l_linger: 0 };
-    let (fd, length) = (stream.as_raw_fd(), libc::socklen_t::try_from(size_of_val(&linger)).unwrap_or(0));
+    let linger = libc::linger {
+        l_onoff: abrupt.into(),
+        l_linger: 0,
+    };
+    let (fd, length) = (
+        stream.as_raw_fd(),
+        libc::socklen_t::try_from(size_of_val(&linger)).unwrap_or(0),
+    );
     // SAFETY: setsockopt(2) reads `length` bytes, a linger.
-    check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), length) })?;
+    check(unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_LINGER,
+            (&raw const linger).cast(),
+            length,
+        )
+    })?;
     Ok(())
 }
 
-/// How much of what was sent the peer has not acknowledged, in bytes; the end of sending counts for one. Also true of a connection that is broken.
+/// How much of what was sent the peer has not acknowledged, in bytes; the end of sending counts for
+/// one. Also true of a connection that is broken.
 pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
     let mut bytes: c_int = 0;
     // SAFETY: ioctl(2) with SIOCOUTQ (TIOCOUTQ by another name) writes one int.
@@ -79,7 +134,15 @@ pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
 fn set(fd: BorrowedFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     const LENGTH: libc::socklen_t = c_int::BITS / 8;
     // SAFETY: setsockopt(2) reads as many bytes as an int has.
-    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), LENGTH) })?;
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            LENGTH,
+        )
+    })?;
     Ok(())
 }
 
@@ -103,7 +166,10 @@ mod tests {
     #[test]
     fn a_place_is_one_listeners() {
         let listener = listen("[::1]:0".parse().unwrap()).unwrap();
-        assert_eq!(listen(listener.local_addr().unwrap()).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(
+            listen(listener.local_addr().unwrap()).unwrap_err().kind(),
+            ErrorKind::AddrInUse
+        );
     }
 
     #[test]
@@ -115,7 +181,13 @@ mod tests {
     #[test]
     fn what_is_accepted_has_the_options_of_the_listener_and_does_not_block() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        keep_alive(&listener, Duration::from_secs(15), Duration::from_secs(5), 3).unwrap();
+        keep_alive(
+            &listener,
+            Duration::from_secs(15),
+            Duration::from_secs(5),
+            3,
+        )
+        .unwrap();
         no_delay(&listener).unwrap();
         let _theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut ours = accept(&listener).unwrap();
@@ -129,10 +201,22 @@ mod tests {
         for (level, name, expected) in options {
             let (mut value, mut length): (c_int, _) = (0, 4);
             // SAFETY: getsockopt(2) writes an int, and how long that is.
-            check(unsafe { libc::getsockopt(ours.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) }).unwrap();
+            check(unsafe {
+                libc::getsockopt(
+                    ours.as_raw_fd(),
+                    level,
+                    name,
+                    (&raw mut value).cast(),
+                    &raw mut length,
+                )
+            })
+            .unwrap();
             assert_eq!(value, expected, "{name}");
         }
-        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(
+            ours.read(&mut [0]).unwrap_err().kind(),
+            ErrorKind::WouldBlock
+        );
         assert_eq!(accept(&listener).unwrap_err().kind(), ErrorKind::WouldBlock);
         give_up_after(&ours, Duration::from_secs(10)).unwrap();
         ask_after(&ours, Duration::from_secs(5)).unwrap();
@@ -163,7 +247,10 @@ mod tests {
         drop(theirs);
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
         ours.write_all(b"YES").unwrap();
-        assert_eq!(ours.take_error().unwrap().map(|error| error.kind()), Some(ErrorKind::BrokenPipe));
+        assert_eq!(
+            ours.take_error().unwrap().map(|error| error.kind()),
+            Some(ErrorKind::BrokenPipe)
+        );
         assert_eq!(unacknowledged(&ours).unwrap(), 3);
     }
 

@@ -9,13 +9,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Seconds after which a test that hangs is killed.
 const PATIENCE: u32 = 20;
 
-/// Does `work` in a child, which has one thread; returns how the child ended: with 0 if `work` returned, 101 if it panicked.
+/// Does `work` in a child, which has one thread; returns how the child ended: with 0 if `work`
+/// returned, 101 if it panicked.
 pub(super) fn in_child(work: impl FnOnce()) -> Status {
     match process::fork().unwrap() {
         Fork::Child => {
             // SAFETY: alarm(2) touches no memory.
             unsafe { libc::alarm(PATIENCE) };
-            process::leave(if catch_unwind(AssertUnwindSafe(work)).is_ok() { 0 } else { 101 })
+            process::leave(if catch_unwind(AssertUnwindSafe(work)).is_ok() {
+                0
+            } else {
+                101
+            })
         }
         Fork::Parent(child) => process::wait(child).unwrap(),
     }
@@ -26,7 +31,8 @@ pub(super) fn check_in_child(work: impl FnOnce()) {
     assert_eq!(in_child(work), Status::Exited(0));
 }
 
-/// Makes system calls fail with an errno from here on, in this process, as an old kernel or a sandbox does.
+/// Makes system calls fail with an errno from here on, in this process, as an old kernel or a
+/// sandbox does.
 pub(super) fn refuse(calls: &[(c_long, c_int)]) {
     let step = |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter {
         code: u16::try_from(code).unwrap(),
@@ -38,13 +44,37 @@ pub(super) fn refuse(calls: &[(c_long, c_int)]) {
     // The number of the call is at the start of seccomp's data.
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for &(call, errno) in calls {
-        program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, u32::try_from(call).unwrap(), 0, 1));
+        program.push(step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            u32::try_from(call).unwrap(),
+            0,
+            1,
+        ));
         program.push(answer(libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()));
     }
     program.push(answer(libc::SECCOMP_RET_ALLOW));
-    let program = libc::sock_fprog { len: program.len().try_into().unwrap(), filter: program.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: program.len().try_into().unwrap(),
+        filter: program.as_mut_ptr(),
+    };
     // SAFETY: prctl(2) with PR_SET_NO_NEW_PRIVS takes four numbers and touches no memory.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as c_ulong, 0 as c_ulong, 0 as c_ulong, 0 as c_ulong) }).unwrap();
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_NO_NEW_PRIVS,
+            1 as c_ulong,
+            0 as c_ulong,
+            0 as c_ulong,
+            0 as c_ulong,
+        )
+    })
+    .unwrap();
     // SAFETY: prctl(2) with PR_SET_SECCOMP reads the program, which is there.
-    check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, c_ulong::from(libc::SECCOMP_MODE_FILTER), &raw const program) }).unwrap();
+    check(unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            c_ulong::from(libc::SECCOMP_MODE_FILTER),
+            &raw const program,
+        )
+    })
+    .unwrap();
 }

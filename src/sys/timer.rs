@@ -1,5 +1,6 @@
-//! A deadline as a descriptor: timerfd on `CLOCK_BOOTTIME`, absolute, since poll's own timeout stops while the host is suspended.
-//! Kernels before 3.15 refuse that clock; there poll is to wake up often enough.
+//! A deadline as a descriptor: timerfd on `CLOCK_BOOTTIME`, absolute, since poll's own timeout
+//! stops while the host is suspended. Kernels before 3.15 refuse that clock; there poll is to wake
+//! up often enough.
 
 use super::clock::timespec;
 use super::{check, opened};
@@ -9,7 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
-/// Longest sleep in poll where no timer can wake it: so late at most is a deadline seen after a suspend.
+/// Longest sleep in poll where no timer can wake it: so late at most is a deadline seen after a
+/// suspend.
 const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(200);
 
 /// Wakes poll at one moment.
@@ -24,7 +26,9 @@ impl Timer {
     /// A timer that is not armed.
     pub fn new() -> io::Result<Timer> {
         // SAFETY: timerfd_create(2) touches no memory.
-        let file = match opened(unsafe { libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC) }) {
+        let file = match opened(unsafe {
+            libc::timerfd_create(libc::CLOCK_BOOTTIME, libc::TFD_NONBLOCK | libc::TFD_CLOEXEC)
+        }) {
             Ok(fd) => Some(File::from(fd)),
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
             Err(error) => return Err(error),
@@ -32,7 +36,8 @@ impl Timer {
         Ok(Timer { file, armed: None })
     }
 
-    /// Fires at `at`, in time since boot, and at once if that is past; `None` disarms. Costs nothing when nothing changes.
+    /// Fires at `at`, in time since boot, and at once if that is past; `None` disarms. Costs
+    /// nothing when nothing changes.
     pub fn set(&mut self, at: Option<Duration>) {
         if self.armed == at {
             return;
@@ -42,17 +47,23 @@ impl Timer {
         self.file.take_if(|file| arm(file, at).is_err());
     }
 
-    /// Fires at `at` or before: a timer that is armed for earlier is left as it is. Where there is none to fire, and be cleared, that is `set`.
+    /// Fires at `at` or before: a timer that is armed for earlier is left as it is. Where there is
+    /// none to fire, and be cleared, that is `set`.
     pub fn set_by(&mut self, at: Option<Duration>) {
         if self.file.is_none() || at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
             self.set(at);
         }
     }
 
-    /// To be called when poll has found the descriptor ready: after it fired, the timer is no longer armed.
+    /// To be called when poll has found the descriptor ready: after it fired, the timer is no
+    /// longer armed.
     pub fn clear(&mut self) {
         let mut expirations = [0; 8];
-        if self.file.as_ref().is_some_and(|mut file| file.read(&mut expirations).is_ok()) {
+        if self
+            .file
+            .as_ref()
+            .is_some_and(|mut file| file.read(&mut expirations).is_ok())
+        {
             self.armed = None;
         }
     }
@@ -62,11 +73,14 @@ impl Timer {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// How long poll may sleep from `now` (since boot); `None` if the descriptor takes care of that, or nothing is armed.
+    /// How long poll may sleep from `now` (since boot); `None` if the descriptor takes care of
+    /// that, or nothing is armed.
     pub fn poll_limit(&self, now: Duration) -> Option<Duration> {
         match self.file {
             Some(_) => None,
-            None => self.armed.map(|at| at.saturating_sub(now).min(LONGEST_BLIND_SLEEP)),
+            None => self
+                .armed
+                .map(|at| at.saturating_sub(now).min(LONGEST_BLIND_SLEEP)),
         }
     }
 }
@@ -75,9 +89,20 @@ impl Timer {
 fn arm(file: &File, at: Option<Duration>) -> io::Result<()> {
     // All zeros would disarm it.
     let value = at.map_or(Duration::ZERO, |at| at.max(Duration::from_nanos(1)));
-    let setting = libc::itimerspec { it_interval: timespec(Duration::ZERO), it_value: timespec(value) };
-    // SAFETY: timerfd_settime(2) reads one itimerspec; a null pointer says that the old setting is not wanted.
-    check(unsafe { libc::timerfd_settime(file.as_raw_fd(), libc::TFD_TIMER_ABSTIME, &raw const setting, ptr::null_mut()) })?;
+    let setting = libc::itimerspec {
+        it_interval: timespec(Duration::ZERO),
+        it_value: timespec(value),
+    };
+    // SAFETY: timerfd_settime(2) reads one itimerspec; a null pointer says that the old setting is
+    // not wanted.
+    check(unsafe {
+        libc::timerfd_settime(
+            file.as_raw_fd(),
+            libc::TFD_TIMER_ABSTIME,
+            &raw const setting,
+            ptr::null_mut(),
+        )
+    })?;
     Ok(())
 }
 

@@ -1,4 +1,5 @@
-//! How this process shows in ps: its name, and its arguments, which are a stretch of its memory that the kernel remembers the bounds of.
+//! How this process shows in ps: its name, and its arguments, which are a stretch of its memory
+//! that the kernel remembers the bounds of.
 
 use super::file;
 use super::process::Pid;
@@ -7,9 +8,10 @@ use std::ffi::CString;
 use std::ops::Range;
 use std::{ptr, slice};
 
-/// Changes what ps shows of this process, `own`; where the kernel does not tell where the arguments lie, only the name. After that
-/// `std::env::args` has nothing sensible to say. Returns whether the session has a terminal, which stands in the same line of /proc; `None` if
-/// that is not there, or is another process namespace's.
+/// Changes what ps shows of this process, `own`; where the kernel does not tell where the arguments
+/// lie, only the name. After that `std::env::args` has nothing sensible to say. Returns whether the
+/// session has a terminal, which stands in the same line of /proc; `None` if that is not there, or
+/// is another process namespace's.
 pub fn rename(title: &str, own: Pid) -> Option<bool> {
     if let Ok(name) = CString::new(title) {
         // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
@@ -22,11 +24,17 @@ pub fn rename(title: &str, own: Pid) -> Option<bool> {
     }
     if let Some(bounds) = arguments(&line) {
         let start = ptr::with_exposed_provenance_mut(bounds.start);
-        // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack, writable, and there for good. std reads
-        // them in `args`, by copying, and nothing else refers to them.
-        overwrite(unsafe { slice::from_raw_parts_mut(start, bounds.len()) }, title);
+        // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack,
+        // writable, and there for good. std reads them in `args`, by copying, and nothing
+        // else refers to them.
+        overwrite(
+            unsafe { slice::from_raw_parts_mut(start, bounds.len()) },
+            title,
+        );
     }
-    fields(&line)?.nth(TERMINAL - 3).map(|terminal| terminal != "0")
+    fields(&line)?
+        .nth(TERMINAL - 3)
+        .map(|terminal| terminal != "0")
 }
 
 /// Which field of /proc/PID/stat is the device of the controlling terminal.
@@ -34,17 +42,20 @@ const TERMINAL: usize = 7;
 
 /// The fields after the name, from 3, "state", on.
 fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
-    stat.rsplit_once(')').map(|(_, after_name)| after_name.split_ascii_whitespace())
+    stat.rsplit_once(')')
+        .map(|(_, after_name)| after_name.split_ascii_whitespace())
 }
 
-/// Where the arguments lie: fields 48 and 49 of /proc/PID/stat. `None` where they are hidden (zeros) or older than Linux 3.5.
+/// Where the arguments lie: fields 48 and 49 of /proc/PID/stat. `None` where they are hidden
+/// (zeros) or older than Linux 3.5.
 fn arguments(stat: &str) -> Option<Range<usize>> {
     let mut fields = fields(stat)?.skip(48 - 3).map(str::parse);
     let bounds = fields.next()?.ok()?..fields.next()?.ok()?;
     (bounds.start != 0 && !bounds.is_empty()).then_some(bounds)
 }
 
-/// As much of the title as fits and zeros: if the last byte were not zero, the kernel would show what follows it, the environment.
+/// As much of the title as fits and zeros: if the last byte were not zero, the kernel would show
+/// what follows it, the environment.
 fn overwrite(arguments: &mut [u8], title: &str) {
     let shown = title.len().min(arguments.len() - 1);
     arguments.fill(0);
@@ -63,8 +74,16 @@ mod tests {
         check_in_child(|| {
             rename("guard (a) of tests", own_pid());
             rename("lock-guard", own_pid());
-            assert_eq!(fs::read_to_string("/proc/self/comm").unwrap(), "lock-guard\n");
-            assert_eq!(fs::read_to_string("/proc/self/cmdline").unwrap().trim_end_matches('\0'), "lock-guard");
+            assert_eq!(
+                fs::read_to_string("/proc/self/comm").unwrap(),
+                "lock-guard\n"
+            );
+            assert_eq!(
+                fs::read_to_string("/proc/self/cmdline")
+                    .unwrap()
+                    .trim_end_matches('\0'),
+                "lock-guard"
+            );
         });
     }
 

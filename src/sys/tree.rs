@@ -26,24 +26,29 @@ pub struct Process {
 /// Longest line of /proc/PID/stat: 52 numbers and a name.
 pub(super) const LONGEST_STAT: usize = 2048;
 
-/// Longest name of a process, a newline included; threads of the kernel have such, programs 15 bytes.
+/// Longest name of a process, a newline included; threads of the kernel have such, programs 15
+/// bytes.
 const LONGEST_NAME: usize = 65;
 
 /// Whether /proc is there and is that of our own process namespace.
 pub fn has_proc() -> bool {
-    fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == process::own_pid().to_string().as_str())
+    fs::read_link("/proc/self")
+        .is_ok_and(|own| own.as_os_str() == process::own_pid().to_string().as_str())
 }
 
 /// All processes that can be seen.
 pub fn all() -> io::Result<Vec<Process>> {
-    let ids = fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let ids =
+        fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(ids.filter_map(|id| look_up(Pid(id))).collect())
 }
 
-/// Children, children's children and so on that are alive, parents before children. None without /proc.
+/// Children, children's children and so on that are alive, parents before children. None without
+/// /proc.
 ///
-/// Costs a few reads for each of them where the kernel lists the children of a process (`CONFIG_PROC_CHILDREN`), else a few for each process of the
-/// host. The kernel's lists may miss a process that is born, or whose elder sibling dies, during the look: it is there at the next.
+/// Costs a few reads for each of them where the kernel lists the children of a process
+/// (`CONFIG_PROC_CHILDREN`), else a few for each process of the host. The kernel's lists may miss a
+/// process that is born, or whose elder sibling dies, during the look: it is there at the next.
 pub fn descendants(of: Pid) -> Vec<Process> {
     let mut found = walk(of).unwrap_or_else(|| family(of, &all().unwrap_or_default()));
     found.retain(Process::is_alive);
@@ -55,7 +60,11 @@ pub fn descendants_since(of: Pid, since: Option<u64>) -> Vec<Process> {
     let mut found = descendants(of);
     let mut kept = HashSet::new(); // parents come before their children
     found.retain(|process| {
-        let keep = if process.parent == of { since.is_none_or(|since| process.started >= since) } else { kept.contains(&process.parent) };
+        let keep = if process.parent == of {
+            since.is_none_or(|since| process.started >= since)
+        } else {
+            kept.contains(&process.parent)
+        };
         keep && kept.insert(process.pid)
     });
     found
@@ -66,8 +75,8 @@ pub fn find(pid: Pid) -> Option<Process> {
     look_up(pid)
 }
 
-/// KILLs all descendants of this process in one pass; without /proc its children, and theirs become a subreaper's own as they die: so that comes
-/// to the same, a generation a pass.
+/// KILLs all descendants of this process in one pass; without /proc its children, and theirs become
+/// a subreaper's own as they die: so that comes to the same, a generation a pass.
 pub fn kill_own() {
     signal_all(&descendants(process::own_pid()), Signal::KILL);
     kill_own_children_without_proc();
@@ -77,11 +86,14 @@ pub fn kill_own() {
 pub fn kill_own_children_without_proc() {
     if !has_proc() {
         // They cannot be mistaken for others while they are not reaped.
-        process::children_by_number().into_iter().for_each(|child| drop(process::kill(child, Signal::KILL)));
+        process::children_by_number()
+            .into_iter()
+            .for_each(|child| drop(process::kill(child, Signal::KILL)));
     }
 }
 
-/// Sends a signal to each, in order. One that has gone meanwhile, or may not be signalled, is passed over.
+/// Sends a signal to each, in order. One that has gone meanwhile, or may not be signalled, is
+/// passed over.
 pub fn signal_all(processes: &[Process], with: Signal) {
     for process in processes {
         let _ = signal(process, with);
@@ -91,9 +103,14 @@ pub fn signal_all(processes: &[Process], with: Signal) {
 /// Sends a signal to this very process, never to another that has got its id since: ESRCH then.
 pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     match pidfd::open(process.pid) {
-        // The descriptor stands for whoever has the id now; once it is open, that cannot change any more.
-        Ok(fd) => process.is_still_itself().and_then(|()| pidfd::signal(&fd, signal)),
-        Err(error) if super::is_missing(&error) => process.is_still_itself().and_then(|()| process::kill(process.pid, signal)),
+        // The descriptor stands for whoever has the id now; once it is open, that cannot change any
+        // more.
+        Ok(fd) => process
+            .is_still_itself()
+            .and_then(|()| pidfd::signal(&fd, signal)),
+        Err(error) if super::is_missing(&error) => process
+            .is_still_itself()
+            .and_then(|()| process::kill(process.pid, signal)),
         Err(error) => Err(error),
     }
 }
@@ -102,7 +119,10 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
 pub fn name(pid: Pid) -> String {
     let mut buffer = [0; LONGEST_NAME];
     let name = file::read_start(format!("/proc/{pid}/comm"), &mut buffer);
-    name.map_or_else(|_| "?".into(), |name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
+    name.map_or_else(
+        |_| "?".into(),
+        |name| String::from_utf8_lossy(name.trim_ascii_end()).into_owned(),
+    )
 }
 
 impl Process {
@@ -127,7 +147,10 @@ fn parse(stat: &[u8]) -> Option<Process> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let pid = stat.split(|&byte| byte == b' ').next()?;
     // Counted from 3, "state", as proc(5) does.
-    let fields: Vec<&str> = str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace().collect();
+    let fields: Vec<&str> = str::from_utf8(&stat[name_end + 1..])
+        .ok()?
+        .split_ascii_whitespace()
+        .collect();
     let field = |number: usize| fields.get(number - 3).copied();
     Some(Process {
         pid: Pid(str::from_utf8(pid).ok()?.parse().ok()?),
@@ -139,7 +162,8 @@ fn parse(stat: &[u8]) -> Option<Process> {
     })
 }
 
-/// The descendants of a process, generation by generation, by the kernel's lists of children. `None` where it has none.
+/// The descendants of a process, generation by generation, by the kernel's lists of children.
+/// `None` where it has none.
 fn walk(of: Pid) -> Option<Vec<Process>> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([of]);
@@ -152,7 +176,12 @@ fn walk(of: Pid) -> Option<Vec<Process>> {
         };
         // An id may be another process's by now, and an orphan's parent is the subreaper.
         let is_descendant = |child: &Process| child.parent == parent.pid || child.parent == of;
-        for child in ids.into_iter().filter(|&id| seen.insert(id)).filter_map(look_up).filter(is_descendant) {
+        for child in ids
+            .into_iter()
+            .filter(|&id| seen.insert(id))
+            .filter_map(look_up)
+            .filter(is_descendant)
+        {
             found.push(child);
             parents.push_back(child);
         }
@@ -160,28 +189,40 @@ fn walk(of: Pid) -> Option<Vec<Process>> {
     Some(found)
 }
 
-/// The children of a process, by thread: each lists those that it has forked, and those that a thread which has ended has left it.
+/// The children of a process, by thread: each lists those that it has forked, and those that a
+/// thread which has ended has left it.
 fn child_ids(parent: &Process) -> Option<Vec<Pid>> {
     let Pid(pid) = parent.pid;
     let list = |thread: &str| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
     let lists = if parent.threads == 1 {
         list(&pid.to_string()).ok()?
     } else {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.filter_map(|thread| thread.ok()?.file_name().into_string().ok());
+        let threads = fs::read_dir(format!("/proc/{pid}/task"))
+            .ok()?
+            .filter_map(|thread| thread.ok()?.file_name().into_string().ok());
         let lists: Vec<String> = threads.filter_map(|thread| list(&thread).ok()).collect();
         lists.first()?;
         lists.concat()
     };
-    Some(lists.split_ascii_whitespace().filter_map(|id| id.parse().ok().map(Pid)).collect())
+    Some(
+        lists
+            .split_ascii_whitespace()
+            .filter_map(|id| id.parse().ok().map(Pid))
+            .collect(),
+    )
 }
 
-/// The descendants of a process among `all`, generation by generation. It is not its own, even if ids that were used again during the look
-/// make a circle of parents: so this ends.
+/// The descendants of a process among `all`, generation by generation. It is not its own, even if
+/// ids that were used again during the look make a circle of parents: so this ends.
 fn family(of: Pid, all: &[Process]) -> Vec<Process> {
     let mut found: Vec<Process> = Vec::new();
     let mut generation = vec![of];
     while !generation.is_empty() {
-        let next: Vec<Process> = all.iter().filter(|process| process.pid != of && generation.contains(&process.parent)).copied().collect();
+        let next: Vec<Process> = all
+            .iter()
+            .filter(|process| process.pid != of && generation.contains(&process.parent))
+            .copied()
+            .collect();
         generation = next.iter().map(|process| process.pid).collect();
         found.extend(next);
     }
@@ -198,7 +239,14 @@ mod tests {
     use std::os::fd::AsFd;
 
     fn process(pid: i32, parent: i32, state: char) -> Process {
-        Process { pid: Pid(pid), parent: Pid(parent), started: 5, group: Pid(1), state, threads: 1 }
+        Process {
+            pid: Pid(pid),
+            parent: Pid(parent),
+            started: 5,
+            group: Pid(1),
+            state,
+            threads: 1,
+        }
     }
 
     fn stat(name: &str) -> String {
@@ -208,11 +256,25 @@ mod tests {
     #[test]
     fn a_stat_line_is_read_whatever_the_name_is() {
         for name in ["sh", "a b", "x) R 1 1 (", "", ")", "tab\there"] {
-            let expected = Process { pid: Pid(12), parent: Pid(3), started: 777, group: Pid(4), state: 'S', threads: 9 };
+            let expected = Process {
+                pid: Pid(12),
+                parent: Pid(3),
+                started: 777,
+                group: Pid(4),
+                state: 'S',
+                threads: 9,
+            };
             assert_eq!(parse(stat(name).as_bytes()), Some(expected), "{name}");
         }
         assert!(
-            parse(&stat("?").into_bytes().into_iter().map(|byte| if byte == b'?' { 0xff } else { byte }).collect::<Vec<_>>()).is_some()
+            parse(
+                &stat("?")
+                    .into_bytes()
+                    .into_iter()
+                    .map(|byte| if byte == b'?' { 0xff } else { byte })
+                    .collect::<Vec<_>>()
+            )
+            .is_some()
         );
     }
 
@@ -220,14 +282,28 @@ mod tests {
     fn a_stat_line_cut_short_is_none_and_no_panic() {
         let stat = stat("sh");
         for length in 0..stat.find("777").unwrap() {
-            assert_eq!(parse(&stat.as_bytes()[..length]), None, "{}", &stat[..length]);
+            assert_eq!(
+                parse(&stat.as_bytes()[..length]),
+                None,
+                "{}",
+                &stat[..length]
+            );
         }
     }
 
     #[test]
     fn descendants_come_after_their_parents_and_across_zombies() {
-        let all = [process(9, 4, 'S'), process(4, 2, 'Z'), process(2, 1, 'S'), process(3, 7, 'S'), process(5, 2, 'S')];
-        let ids: Vec<i32> = family(Pid(1), &all).iter().map(|process| process.pid.0).collect();
+        let all = [
+            process(9, 4, 'S'),
+            process(4, 2, 'Z'),
+            process(2, 1, 'S'),
+            process(3, 7, 'S'),
+            process(5, 2, 'S'),
+        ];
+        let ids: Vec<i32> = family(Pid(1), &all)
+            .iter()
+            .map(|process| process.pid.0)
+            .collect();
         assert_eq!(ids, [2, 4, 5, 9]);
     }
 
@@ -240,16 +316,30 @@ mod tests {
     #[test]
     fn a_zombie_of_several_threads_lives() {
         assert!(!process(2, 1, 'Z').is_alive());
-        assert!(Process { threads: 2, ..process(2, 1, 'Z') }.is_alive());
+        assert!(
+            Process {
+                threads: 2,
+                ..process(2, 1, 'Z')
+            }
+            .is_alive()
+        );
     }
 
     #[test]
     fn our_own_proc_is_there_and_shows_us() {
         assert!(has_proc());
         check_in_child(|| assert!(has_proc()));
-        assert!(all().unwrap().iter().any(|process| process.pid == own_pid()));
+        assert!(
+            all()
+                .unwrap()
+                .iter()
+                .any(|process| process.pid == own_pid())
+        );
         assert_eq!(name(Pid(i32::MAX)), "?");
-        assert_eq!(name(own_pid()) + "\n", fs::read_to_string(format!("/proc/{}/comm", own_pid())).unwrap());
+        assert_eq!(
+            name(own_pid()) + "\n",
+            fs::read_to_string(format!("/proc/{}/comm", own_pid())).unwrap()
+        );
     }
 
     /// A child of this process, a child of that one and so on, which wait for a signal.
@@ -292,7 +382,11 @@ mod tests {
     fn the_kernels_lists_of_children_show_what_a_look_at_all_processes_shows() {
         check_in_child(|| {
             process::become_subreaper().unwrap();
-            let ids = |tree: &[Process]| tree.iter().map(|process| (process.pid, process.parent)).collect::<Vec<_>>();
+            let ids = |tree: &[Process]| {
+                tree.iter()
+                    .map(|process| (process.pid, process.parent))
+                    .collect::<Vec<_>>()
+            };
             let tree = generations::<5>();
             assert_eq!(ids(&walk(own_pid()).unwrap()), ids(&tree));
             assert_eq!(ids(&family(own_pid(), &all().unwrap())), ids(&tree));
@@ -300,7 +394,10 @@ mod tests {
             // Orphans are listed below the subreaper.
             signal(&tree[1], Signal::KILL).unwrap();
             while look_up(tree[2].pid).unwrap().parent != own_pid() {}
-            let left: Vec<Pid> = descendants(own_pid()).iter().map(|process| process.pid).collect();
+            let left: Vec<Pid> = descendants(own_pid())
+                .iter()
+                .map(|process| process.pid)
+                .collect();
             assert_eq!(left, [tree[0].pid, tree[2].pid, tree[3].pid, tree[4].pid]);
             kill_own();
         });
@@ -315,19 +412,31 @@ mod tests {
     fn the_children_of_every_thread_are_listed() {
         check_in_child(|| {
             let child = std::thread::spawn(|| {
-                let child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+                let child = std::process::Command::new("sleep")
+                    .arg("1000")
+                    .spawn()
+                    .unwrap();
                 Pid(child.id().cast_signed())
             });
             let child = child.join().unwrap();
             let (ours, theirs) = socket::pair().unwrap();
             let threaded = std::thread::spawn(move || {
-                let child = Pid(std::process::Command::new("sleep").arg("1000").spawn().unwrap().id().cast_signed());
+                let child = Pid(std::process::Command::new("sleep")
+                    .arg("1000")
+                    .spawn()
+                    .unwrap()
+                    .id()
+                    .cast_signed());
                 socket::send(&theirs, b"here").unwrap();
                 poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
                 child
             });
             poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
-            let mut listed: Vec<Pid> = walk(own_pid()).unwrap().iter().map(|process| process.pid).collect();
+            let mut listed: Vec<Pid> = walk(own_pid())
+                .unwrap()
+                .iter()
+                .map(|process| process.pid)
+                .collect();
             socket::send(&ours, b"go").unwrap();
             let mut born = [child, threaded.join().unwrap()];
             kill_own();
@@ -339,7 +448,11 @@ mod tests {
 
     #[test]
     fn a_tree_is_seen_and_signalled_process_by_process() {
-        for refused in [&[][..], &[(libc::SYS_pidfd_open, libc::ENOSYS)], &[(libc::SYS_pidfd_open, libc::EPERM)]] {
+        for refused in [
+            &[][..],
+            &[(libc::SYS_pidfd_open, libc::ENOSYS)],
+            &[(libc::SYS_pidfd_open, libc::EPERM)],
+        ] {
             check_in_child(|| {
                 refuse(refused);
                 process::become_subreaper().unwrap();
@@ -352,14 +465,25 @@ mod tests {
                     "a child that was there before, and what is below it"
                 );
 
-                let somebody_else = Process { started: first.started + 1, ..first };
-                assert_eq!(signal(&somebody_else, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+                let somebody_else = Process {
+                    started: first.started + 1,
+                    ..first
+                };
+                assert_eq!(
+                    signal(&somebody_else, Signal::KILL)
+                        .unwrap_err()
+                        .raw_os_error(),
+                    Some(libc::ESRCH)
+                );
                 assert_eq!(reap(), process::Reap::Running);
 
                 for process in [first, second] {
                     signal(&process, Signal::KILL).unwrap();
                     assert_eq!(wait(process.pid).unwrap(), Status::Killed(Signal::KILL));
-                    assert_eq!(signal(&process, Signal::KILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
+                    assert_eq!(
+                        signal(&process, Signal::KILL).unwrap_err().raw_os_error(),
+                        Some(libc::ESRCH)
+                    );
                 }
                 assert_eq!(descendants(own_pid()), []);
             });

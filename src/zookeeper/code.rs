@@ -1,5 +1,6 @@
-//! Numbers of the protocol: operations (ZooDefs.OpCode), special xids, what a watch event says (Watcher.Event) and error codes
-//! (KeeperException.Code), each error a sentence for the person who has to act on it.
+//! Numbers of the protocol: operations (ZooDefs.OpCode), special xids, what a watch event says
+//! (Watcher.Event) and error codes (KeeperException.Code), each error a sentence for the person who
+//! has to act on it.
 
 use std::fmt;
 
@@ -61,7 +62,8 @@ impl Code {
     pub const READ_ONLY: Code = Code(-119);
     pub const AUTH_DEMANDED: Code = Code(-124);
 
-    /// What it says to the user of a program that takes `auth` from a config, or cannot authenticate at all.
+    /// What it says to the user of a program that takes `auth` from a config, or cannot
+    /// authenticate at all.
     pub fn explain(self, takes_auth: bool) -> String {
         let sentence = match (self, takes_auth) {
             (Code::NO_AUTH, false) => "no permission: check the ACL of the node",
@@ -93,7 +95,9 @@ impl fmt::Display for Code {
             -112 => "the session has expired",
             -113 => "a callback is invalid",
             -114 => "the ACL is invalid: does it name an authenticated user?",
-            -115 => "the server refuses this auth scheme: check \"auth\" in the config and the server's authProvider settings",
+            -115 => {
+                "the server refuses this auth scheme: check \"auth\" in the config and the server's authProvider settings"
+            }
             -118 => "the session has moved to another server",
             -119 => "the server is read-only: it has lost its quorum",
             -120 => {

@@ -1,13 +1,14 @@
-//! How long a holder may believe in its session, from what was sent when and what was answered. The server ends a session by its own clock
-//! and tells nobody who cannot hear, so every figure here errs to the early side: sends are stamped before, answers after the fact.
+//! How long a holder may believe in its session, from what was sent when and what was answered. The
+//! server ends a session by its own clock and tells nobody who cannot hear, so every figure here
+//! errs to the early side: sends are stamped before, answers after the fact.
 
 use crate::deadlines::Deadlines;
 use crate::moment::Moment;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Answered requests remembered for one connection. A holder sends ten a timeout and needs those of the last quarter; where a peer makes us send
-/// more, forgetting the oldest only shortens belief.
+/// Answered requests remembered for one connection. A holder sends ten a timeout and needs those of
+/// the last quarter; where a peer makes us send more, forgetting the oldest only shortens belief.
 const REMEMBERED: usize = 64;
 
 /// The belief of one holder or waiter in its session.
@@ -15,7 +16,8 @@ const REMEMBERED: usize = 64;
 pub struct Lease {
     /// The session timeout that was negotiated.
     timeout: Duration,
-    /// When the connect request of this connection was sent: the leader itself touches the session for it.
+    /// When the connect request of this connection was sent: the leader itself touches the session
+    /// for it.
     connected: Moment,
     /// (sent, answered) of this connection, in order.
     answered: VecDeque<(Moment, Moment)>,
@@ -28,13 +30,20 @@ pub struct Lease {
 impl Lease {
     /// Nothing is believed yet. `sent` is when the connect request went out.
     pub fn new(timeout: Duration, sent: Moment) -> Lease {
-        Lease { timeout, connected: sent, answered: VecDeque::new(), proof: sent, until: Moment::default() }
+        Lease {
+            timeout,
+            connected: sent,
+            answered: VecDeque::new(),
+            proof: sent,
+            until: Moment::default(),
+        }
     }
 
-    /// The session goes on over another connection, whose connect request was sent then. What another server answered proves nothing here: it
-    /// may never have told the leader.
+    /// The session goes on over another connection, whose connect request was sent then. What
+    /// another server answered proves nothing here: it may never have told the leader.
     ///
-    /// Where a shorter timeout is granted now (maxSessionTimeout was lowered), the session ends by that one, sooner than was believed.
+    /// Where a shorter timeout is granted now (maxSessionTimeout was lowered), the session ends by
+    /// that one, sooner than was believed.
     pub fn reconnected(&mut self, timeout: Duration, sent: Moment) {
         if timeout < self.timeout {
             self.timeout = timeout;
@@ -62,11 +71,16 @@ impl Lease {
         self.answered.push_back((sent, now));
     }
 
-    /// A quorum write sent at `sent` was answered. A follower reports the sessions that it heard of at the leader's next ping, a quarter of the
-    /// timeout later at the most: so whatever it had answered by a quarter before `sent` is known to the leader.
+    /// A quorum write sent at `sent` was answered. A follower reports the sessions that it heard of
+    /// at the leader's next ping, a quarter of the timeout later at the most: so whatever it
+    /// had answered by a quarter before `sent` is known to the leader.
     pub fn proved(&mut self, sent: Moment) {
         let reported = sent.before(self.timeout / 4);
-        while self.answered.get(1).is_some_and(|&(_, answered)| answered <= reported) {
+        while self
+            .answered
+            .get(1)
+            .is_some_and(|&(_, answered)| answered <= reported)
+        {
             self.answered.pop_front();
         }
         let heard = match self.answered.front() {
@@ -125,11 +139,23 @@ mod tests {
         lease.proved(at(1000));
         lease.answered(at(2000), at(9000)); // the answer was long in coming
         lease.proved(at(2000));
-        assert_eq!(lease.until, at(10_000), "what was answered late is not known to have been reported");
+        assert_eq!(
+            lease.until,
+            at(10_000),
+            "what was answered late is not known to have been reported"
+        );
         lease.proved(at(11_400));
-        assert_eq!(lease.until, at(11_000), "answered at 9.0 s, less than a quarter before 11.4 s");
+        assert_eq!(
+            lease.until,
+            at(11_000),
+            "answered at 9.0 s, less than a quarter before 11.4 s"
+        );
         lease.proved(at(11_600));
-        assert_eq!(lease.until, at(12_000), "answered at 9.0 s, more than a quarter before 11.6 s: sent at 2.0 s");
+        assert_eq!(
+            lease.until,
+            at(12_000),
+            "answered at 9.0 s, more than a quarter before 11.6 s: sent at 2.0 s"
+        );
     }
 
     #[test]
@@ -174,9 +200,27 @@ mod tests {
     fn the_tree_is_dead_before_belief_ends() {
         let mut lease = Lease::new(TIMEOUT, at(0));
         lease.proved(at(0));
-        assert_eq!(lease.deadlines(Duration::from_secs(5)), Deadlines { term: at(8800), kill: at(9800) });
-        assert_eq!(lease.deadlines(Duration::ZERO), Deadlines { term: at(9800), kill: at(9800) });
-        assert_eq!(lease.deadlines(Duration::MAX), Deadlines { term: at(8800), kill: at(9800) });
+        assert_eq!(
+            lease.deadlines(Duration::from_secs(5)),
+            Deadlines {
+                term: at(8800),
+                kill: at(9800)
+            }
+        );
+        assert_eq!(
+            lease.deadlines(Duration::ZERO),
+            Deadlines {
+                term: at(9800),
+                kill: at(9800)
+            }
+        );
+        assert_eq!(
+            lease.deadlines(Duration::MAX),
+            Deadlines {
+                term: at(8800),
+                kill: at(9800)
+            }
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! ZooKeeper's protocol, by hand and without I/O. `Session` knows nothing of locks; `lock` builds on it.
+//! ZooKeeper's protocol, by hand and without I/O. `Session` knows nothing of locks; `lock` builds
+//! on it.
 
 pub mod code;
 pub mod lease;

@@ -1,4 +1,5 @@
-//! The records that this program exchanges with ZooKeeper, each declared once, fields in the order and with the names of `zookeeper.jute`.
+//! The records that this program exchanges with ZooKeeper, each declared once, fields in the order
+//! and with the names of `zookeeper.jute`.
 
 use super::wire::{Malformed, Vector, Wire};
 

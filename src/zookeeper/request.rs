@@ -1,9 +1,11 @@
-//! What can be asked of ZooKeeper and what it answers: each request as bytes, and the body of its reply.
+//! What can be asked of ZooKeeper and what it answers: each request as bytes, and the body of its
+//! reply.
 
 use super::code::{Code, flag, operation};
 use super::record::{
-    Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetAclRequest, GetAclResponse, GetChildrenResponse,
-    GetDataResponse, MultiHeader, PathWatchRequest, RequestHeader, Stat, SyncRequest,
+    Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetAclRequest,
+    GetAclResponse, GetChildrenResponse, GetDataResponse, MultiHeader, PathWatchRequest,
+    RequestHeader, Stat, SyncRequest,
 };
 use super::wire::{Malformed, Vector, Wire};
 
@@ -12,7 +14,12 @@ use super::wire::{Malformed, Vector, Wire};
 #[allow(missing_docs)]
 pub enum Request {
     /// create(1)
-    Create { path: String, data: Vec<u8>, acl: Vec<Acl>, flags: i32 },
+    Create {
+        path: String,
+        data: Vec<u8>,
+        acl: Vec<Acl>,
+        flags: i32,
+    },
     /// delete(2), whatever its version
     Delete { path: String },
     /// exists(3): like getData, without the data and without need of permission
@@ -40,8 +47,14 @@ pub enum Request {
 #[allow(missing_docs)]
 pub enum Operation {
     /// create(1)
-    Create { path: String, data: Vec<u8>, acl: Vec<Acl>, flags: i32 },
-    /// createContainer(19): a node that the servers delete some time after its last child. Before 3.5.3 they answer −5 to the whole multi
+    Create {
+        path: String,
+        data: Vec<u8>,
+        acl: Vec<Acl>,
+        flags: i32,
+    },
+    /// createContainer(19): a node that the servers delete some time after its last child. Before
+    /// 3.5.3 they answer −5 to the whole multi
     CreateContainer { path: String, acl: Vec<Acl> },
     /// delete(2), whatever its version
     Delete { path: String },
@@ -76,21 +89,44 @@ impl Request {
     pub fn write(&self, xid: i32, out: &mut Vec<u8>) {
         let header = |kind| RequestHeader { xid, kind };
         match self {
-            Request::Create { path, data, acl, flags } => {
+            Request::Create {
+                path,
+                data,
+                acl,
+                flags,
+            } => {
                 header(operation::CREATE).write(out);
-                CreateRequest { path: path.clone(), data: data.clone(), acl: Vector(acl.clone()), flags: *flags }.write(out);
+                CreateRequest {
+                    path: path.clone(),
+                    data: data.clone(),
+                    acl: Vector(acl.clone()),
+                    flags: *flags,
+                }
+                .write(out);
             }
             Request::Delete { path } => {
                 header(operation::DELETE).write(out);
-                DeleteRequest { path: path.clone(), version: -1 }.write(out);
+                DeleteRequest {
+                    path: path.clone(),
+                    version: -1,
+                }
+                .write(out);
             }
             Request::Exists { path, watch } => {
                 header(operation::EXISTS).write(out);
-                PathWatchRequest { path: path.clone(), watch: *watch }.write(out);
+                PathWatchRequest {
+                    path: path.clone(),
+                    watch: *watch,
+                }
+                .write(out);
             }
             Request::Data { path, watch } => {
                 header(operation::GET_DATA).write(out);
-                PathWatchRequest { path: path.clone(), watch: *watch }.write(out);
+                PathWatchRequest {
+                    path: path.clone(),
+                    watch: *watch,
+                }
+                .write(out);
             }
             Request::Acl { path } => {
                 header(operation::GET_ACL).write(out);
@@ -98,7 +134,11 @@ impl Request {
             }
             Request::Children { path, watch } => {
                 header(operation::GET_CHILDREN).write(out);
-                PathWatchRequest { path: path.clone(), watch: *watch }.write(out);
+                PathWatchRequest {
+                    path: path.clone(),
+                    watch: *watch,
+                }
+                .write(out);
             }
             Request::Sync { path } => {
                 header(operation::SYNC).write(out);
@@ -120,23 +160,52 @@ impl Request {
 
 impl Operation {
     fn write(&self, out: &mut Vec<u8>) {
-        let header = |kind| MultiHeader { kind, done: false, err: -1 };
+        let header = |kind| MultiHeader {
+            kind,
+            done: false,
+            err: -1,
+        };
         match self {
-            Operation::Create { path, data, acl, flags } => {
+            Operation::Create {
+                path,
+                data,
+                acl,
+                flags,
+            } => {
                 header(operation::CREATE).write(out);
-                CreateRequest { path: path.clone(), data: data.clone(), acl: Vector(acl.clone()), flags: *flags }.write(out);
+                CreateRequest {
+                    path: path.clone(),
+                    data: data.clone(),
+                    acl: Vector(acl.clone()),
+                    flags: *flags,
+                }
+                .write(out);
             }
             Operation::CreateContainer { path, acl } => {
                 header(operation::CREATE_CONTAINER).write(out);
-                CreateRequest { path: path.clone(), data: Vec::new(), acl: Vector(acl.clone()), flags: flag::CONTAINER }.write(out);
+                CreateRequest {
+                    path: path.clone(),
+                    data: Vec::new(),
+                    acl: Vector(acl.clone()),
+                    flags: flag::CONTAINER,
+                }
+                .write(out);
             }
             Operation::Delete { path } => {
                 header(operation::DELETE).write(out);
-                DeleteRequest { path: path.clone(), version: -1 }.write(out);
+                DeleteRequest {
+                    path: path.clone(),
+                    version: -1,
+                }
+                .write(out);
             }
             Operation::Check { path } => {
                 header(operation::CHECK).write(out);
-                CheckVersionRequest { path: path.clone(), version: -1 }.write(out);
+                CheckVersionRequest {
+                    path: path.clone(),
+                    version: -1,
+                }
+                .write(out);
             }
         }
     }
@@ -145,7 +214,12 @@ impl Operation {
 /// The body of a multi.
 fn write_all(operations: &[Operation], out: &mut Vec<u8>) {
     operations.iter().for_each(|operation| operation.write(out));
-    MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(out);
+    MultiHeader {
+        kind: operation::ERROR,
+        done: true,
+        err: -1,
+    }
+    .write(out);
 }
 
 /// Reads the body of a reply whose header says that all went well.
@@ -159,7 +233,11 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
             Answer::Data(data, stat)
         }
         Request::Acl { .. } => Answer::Acl(GetAclResponse::read(body, "getACL reply")?.acl.0),
-        Request::Children { .. } => Answer::Children(GetChildrenResponse::read(body, "getChildren reply")?.children.0),
+        Request::Children { .. } => Answer::Children(
+            GetChildrenResponse::read(body, "getChildren reply")?
+                .children
+                .0,
+        ),
         Request::Check { .. } => {
             return Ok(match results(1, body)? {
                 Ok(Answer::Undone { code, .. }) => Err(code),
@@ -167,12 +245,15 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
             });
         }
         Request::Multi(operations) => return results(operations.len(), body),
-        Request::Delete { .. } | Request::Sync { .. } | Request::Ping | Request::Close => Answer::Done,
+        Request::Delete { .. } | Request::Sync { .. } | Request::Ping | Request::Close => {
+            Answer::Done
+        }
     }))
 }
 
-/// The results of a multi, one for each operation: the header of the reply says 0 even when it failed, the truth is here. One that ends early is
-/// of a server that did not know all operations which its newer leader knew: it has done none of them.
+/// The results of a multi, one for each operation: the header of the reply says 0 even when it
+/// failed, the truth is here. One that ends early is of a server that did not know all operations
+/// which its newer leader knew: it has done none of them.
 fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, Malformed> {
     let mut answer = Answer::Done;
     for operation in 0..operations {
@@ -187,7 +268,10 @@ fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, 
                 }
             }
             operation::CREATE => drop(CreateResponse::read(body, "multi reply")?),
-            operation::CREATE_2 => drop((CreateResponse::read(body, "multi reply")?, Stat::read(body, "multi reply")?)),
+            operation::CREATE_2 => drop((
+                CreateResponse::read(body, "multi reply")?,
+                Stat::read(body, "multi reply")?,
+            )),
             _ => {} // a delete or a check has nothing to say
         }
     }

@@ -1,9 +1,12 @@
-//! A ZooKeeper session over one connection after another: connect, resume, authenticate, pair replies with requests, yield watch events, expire,
-//! close. Pure: bytes and moments in, bytes and news out. It knows nothing of locks; sources: `zookeeper.jute`, ClientCnxn.java.
+//! A ZooKeeper session over one connection after another: connect, resume, authenticate, pair
+//! replies with requests, yield watch events, expire, close. Pure: bytes and moments in, bytes and
+//! news out. It knows nothing of locks; sources: `zookeeper.jute`, ClientCnxn.java.
 
 use super::code::{Code, operation, xid};
 use super::lease::Lease;
-use super::record::{AuthPacket, ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader, WatcherEvent};
+use super::record::{
+    AuthPacket, ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader, WatcherEvent,
+};
 use super::request::{Answer, Request, answer};
 use super::wire::{LARGEST_FRAME, Malformed, Wire, frame, next_frame};
 use crate::endpoint::{self, Endpoint};
@@ -17,30 +20,36 @@ use std::time::Duration;
 /// Heartbeats in a session timeout.
 const BEATS: u32 = 10;
 
-/// Pauses between rounds over all servers: the first, and the longest; each is twice the one before.
+/// Pauses between rounds over all servers: the first, and the longest; each is twice the one
+/// before.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pauses between rounds of a program that counts them, as kazoo makes them: the first, and so much more that the rounds of several hosts do not
-/// coincide. Each is twice the one before. kazoo lets them grow to a minute or more, and `KazooClient.start` gives up after 15 s: with a longest pause of
-/// 5 s we try for as long, and are never much later than the server.
+/// Pauses between rounds of a program that counts them, as kazoo makes them: the first, and so much
+/// more that the rounds of several hosts do not coincide. Each is twice the one before. kazoo lets
+/// them grow to a minute or more, and `KazooClient.start` gives up after 15 s: with a longest pause
+/// of 5 s we try for as long, and are never much later than the server.
 const FIRST_COUNTED_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_COUNTED_PAUSE: Duration = Duration::from_secs(5);
-/// kazoo 2.2.1 adds up to 0.8 s to each. At least half of that, so that five rounds take 3 s on a lucky day too.
+/// kazoo 2.2.1 adds up to 0.8 s to each. At least half of that, so that five rounds take 3 s on a
+/// lucky day too.
 const LEAST_JITTER: Duration = Duration::from_millis(400);
 const SPREAD: Duration = Duration::from_millis(400);
 
-/// The least time that one server is given to accept and to answer, however short the timeout and however many the servers.
+/// The least time that one server is given to accept and to answer, however short the timeout and
+/// however many the servers.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// What the network says where the server closed a connection that it had accepted, while our first bytes were still on the way.
+/// What the network says where the server closed a connection that it had accepted, while our first
+/// bytes were still on the way.
 const TURNED_AWAY: [&str; 2] = ["connection reset by peer", "broken pipe"];
 
-/// Errors after which a server ends the connection, whatever else was asked: nothing more is answered on it.
+/// Errors after which a server ends the connection, whatever else was asked: nothing more is
+/// answered on it.
 const LAST_WORDS: [Code; 2] = [Code::AUTH_FAILED, Code::AUTH_DEMANDED];
 
-/// The session id of a server that refuses all sessions (ClickHouse Keeper without a leader). Other negative ids are sessions: the highest byte is
-/// the number of the server that made them.
+/// The session id of a server that refuses all sessions (ClickHouse Keeper without a leader). Other
+/// negative ids are sessions: the highest byte is the number of the server that made them.
 const NO_SESSION: i64 = -1;
 
 /// Bytes of a list of children before its first name: the reply's header, and how many there are.
@@ -64,18 +73,23 @@ pub enum News {
     /// A server has taken the session: a new one, or the one that we had (`resumed`).
     Up { resumed: bool },
     /// A request was answered.
-    Reply { request: Request, result: Result<Answer, Code> },
+    Reply {
+        request: Request,
+        result: Result<Answer, Code>,
+    },
     /// A watch fired.
     Watch { change: Change, path: String },
     /// The connection is gone; the session may well live on.
     Down(Fault),
     /// The session is over, and with it its ephemeral nodes.
     Expired,
-    /// The server made a new session (`by`) instead of resuming this one, and keeps on doing so (ClickHouse Keeper). This one cannot be resumed;
-    /// its ephemeral nodes remain until it expires by itself. The new one was closed.
+    /// The server made a new session (`by`) instead of resuming this one, and keeps on doing so
+    /// (ClickHouse Keeper). This one cannot be resumed; its ephemeral nodes remain until it
+    /// expires by itself. The new one was closed.
     Replaced { by: i64 },
-    /// No server has taken the session for as long as it lives, although one hung up on it: the servers' state may be older than the session. It is
-    /// asked for without the newest transaction that was seen, once more: then a server that does not know it says so.
+    /// No server has taken the session for as long as it lives, although one hung up on it: the
+    /// servers' state may be older than the session. It is asked for without the newest
+    /// transaction that was seen, once more: then a server that does not know it says so.
     Disowned { silence: Duration },
     /// The server refuses who we say we are, or that we do not say it, and hangs up.
     Refused(Code),
@@ -102,13 +116,17 @@ pub enum Fault {
     Silent(Duration),
     /// The server closed the connection to which it had taken the session.
     HungUp,
-    /// The server ended the connection before it had taken the session, for what the network says if that says anything. `known`: it was asked for one
-    /// that it may have heard of.
+    /// The server ended the connection before it had taken the session, for what the network says
+    /// if that says anything. `known`: it was asked for one that it may have heard of.
     TurnedAway { why: Option<String>, known: bool },
     /// The server has lost its quorum, and only answers reads.
     ReadOnly,
     /// The reply would be a list of so many children of this node, so many bytes of names.
-    LongList { path: String, children: i32, bytes: usize },
+    LongList {
+        path: String,
+        children: i32,
+        bytes: usize,
+    },
     /// The server sent what no ZooKeeper sends.
     Nonsense(Malformed),
     /// A frame of this length.
@@ -117,7 +135,8 @@ pub enum Fault {
     OutOfOrder(i32),
     /// The server calls a session expired that it was asked to make.
     StillBorn,
-    /// The server answers the connect request with a refusal: this protocol version, this session id.
+    /// The server answers the connect request with a refusal: this protocol version, this session
+    /// id.
     Refuses { version: i32, id: i64 },
 }
 
@@ -129,22 +148,44 @@ impl fmt::Display for Fault {
             Fault::HungUp => f.write_str("closed the connection"),
             Fault::TurnedAway { why, known } => {
                 let why = why.as_deref().unwrap_or("closed the connection at once");
-                let state = if *known { ", state older than this session" } else { "" };
-                write!(f, "{why} (not serving, read-only{state}, or too many connections from this host?)")
+                let state = if *known {
+                    ", state older than this session"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "{why} (not serving, read-only{state}, or too many connections from this host?)"
+                )
             }
             Fault::ReadOnly => f.write_str("is read-only: it has lost its quorum"),
-            Fault::LongList { path, children, bytes } => {
+            Fault::LongList {
+                path,
+                children,
+                bytes,
+            } => {
                 write!(
                     f,
                     "{path} has {children} children, and a list of their names ({bytes} bytes) is longer than the limit of {LARGEST_FRAME} bytes"
                 )
             }
-            Fault::Nonsense(malformed) => write!(f, "does not speak ZooKeeper's protocol: {malformed}"),
-            Fault::FrameLength(length) => write!(f, "does not speak ZooKeeper's protocol: frame of {length} bytes"),
-            Fault::OutOfOrder(xid) => write!(f, "does not speak ZooKeeper's protocol: reply {xid} was not asked for"),
+            Fault::Nonsense(malformed) => {
+                write!(f, "does not speak ZooKeeper's protocol: {malformed}")
+            }
+            Fault::FrameLength(length) => write!(
+                f,
+                "does not speak ZooKeeper's protocol: frame of {length} bytes"
+            ),
+            Fault::OutOfOrder(xid) => write!(
+                f,
+                "does not speak ZooKeeper's protocol: reply {xid} was not asked for"
+            ),
             Fault::StillBorn => f.write_str("calls a new session expired"),
             Fault::Refuses { version, id } => {
-                write!(f, "refuses all sessions, as a server without a leader does (protocol version {version}, session {id})")
+                write!(
+                    f,
+                    "refuses all sessions, as a server without a leader does (protocol version {version}, session {id})"
+                )
             }
         }
     }
@@ -200,7 +241,8 @@ pub struct Session {
     lease: Lease,
     /// Server of this attempt, or of the last one.
     server: usize,
-    /// Attempts since a connection last lived for a heartbeat. One that does not has cost a pause, too: no server can make us spin.
+    /// Attempts since a connection last lived for a heartbeat. One that does not has cost a pause,
+    /// too: no server can make us spin.
     attempts: usize,
     last_zxid: i64,
     /// When the connection was lost on which a server had the session last.
@@ -216,7 +258,8 @@ pub struct Session {
     next_beat: Moment,
     /// Something is held: hurry from server to server.
     holding: bool,
-    /// Rounds are counted, and so must not be over before a server that is just starting has had its time.
+    /// Rounds are counted, and so must not be over before a server that is just starting has had
+    /// its time.
     counting: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -225,8 +268,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session to be made with one of these servers, of which there is at least one; the first attempt is due at once.
-    pub fn new(servers: Vec<Endpoint>, timeout: Duration, auth: Option<Auth>, now: Moment) -> Session {
+    /// A session to be made with one of these servers, of which there is at least one; the first
+    /// attempt is due at once.
+    pub fn new(
+        servers: Vec<Endpoint>,
+        timeout: Duration,
+        auth: Option<Auth>,
+        now: Moment,
+    ) -> Session {
         Session {
             faults: vec![None; servers.len()],
             server: servers.len() - 1,
@@ -269,9 +318,14 @@ impl Session {
         self.phase == Phase::Up
     }
 
-    /// Whether a server has the session and does not keep us waiting longer than a healthy one would.
+    /// Whether a server has the session and does not keep us waiting longer than a healthy one
+    /// would.
     pub fn is_answering(&self, now: Moment) -> bool {
-        self.is_up() && self.unanswered.front().is_none_or(|oldest| now < oldest.sent + self.lease.timeout() * 2 / BEATS)
+        self.is_up()
+            && self
+                .unanswered
+                .front()
+                .is_none_or(|oldest| now < oldest.sent + self.lease.timeout() * 2 / BEATS)
     }
 
     /// Whether a connection takes requests: it is up, or its connect request is under way.
@@ -279,7 +333,8 @@ impl Session {
         matches!(self.phase, Phase::Greeting { .. } | Phase::Up)
     }
 
-    /// Whether a connect request for a new session is under way: the server may be making one that we know nothing of.
+    /// Whether a connect request for a new session is under way: the server may be making one that
+    /// we know nothing of.
     fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Greeting { .. }) && self.identity.is_none()
     }
@@ -291,38 +346,61 @@ impl Session {
 
     /// How all servers are called.
     pub fn servers(&self) -> String {
-        self.servers.iter().map(|server| server.name.as_str()).collect::<Vec<_>>().join(", ")
+        self.servers
+            .iter()
+            .map(|server| server.name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 
     /// How many rounds over all servers found none that took our session; `None` once one has.
     pub fn rounds_in_vain(&self) -> Option<u32> {
-        let tried = self.attempts.saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
-        self.identity.is_none().then(|| u32::try_from(tried / self.servers.len()).unwrap_or(u32::MAX))
+        let tried = self
+            .attempts
+            .saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
+        self.identity
+            .is_none()
+            .then(|| u32::try_from(tried / self.servers.len()).unwrap_or(u32::MAX))
     }
 
-    /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181: no answer for 2.5 s`.
+    /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181:
+    /// no answer for 2.5 s`.
     pub fn faults(&self, now: Moment) -> String {
         let asked = match self.phase {
-            Phase::Connecting { since } | Phase::Greeting { since } => Some(Fault::Silent(now.since(since))),
-            Phase::Up => self.unanswered.front().map(|oldest| Fault::Silent(now.since(oldest.sent))),
+            Phase::Connecting { since } | Phase::Greeting { since } => {
+                Some(Fault::Silent(now.since(since)))
+            }
+            Phase::Up => self
+                .unanswered
+                .front()
+                .map(|oldest| Fault::Silent(now.since(oldest.sent))),
             Phase::Down { .. } | Phase::Over => None,
         };
-        let tried = self.servers.iter().zip(&self.faults).enumerate().map(|(index, (Endpoint { name: server, .. }, fault))| {
-            match asked.as_ref().filter(|_| index == self.server).or(fault.as_ref()) {
+        let tried = self.servers.iter().zip(&self.faults).enumerate().map(
+            |(index, (Endpoint { name: server, .. }, fault))| match asked
+                .as_ref()
+                .filter(|_| index == self.server)
+                .or(fault.as_ref())
+            {
                 Some(fault) => format!("{server}: {fault}"),
                 None => format!("{server}: not tried yet"),
-            }
-        });
+            },
+        );
         tried.collect::<Vec<_>>().join("; ")
     }
 
-    /// Names were looked up again: these are the servers from now on. Whether that changes anything. A server that has answered, or was asked, stays
-    /// until it is left; an attempt to connect to an address that is no longer listed ends.
+    /// Names were looked up again: these are the servers from now on. Whether that changes
+    /// anything. A server that has answered, or was asked, stays until it is left; an attempt
+    /// to connect to an address that is no longer listed ends.
     pub fn relist(&mut self, found: Vec<Endpoint>, now: Moment) -> bool {
-        let Some(mut servers) = endpoint::relisted(&self.servers, found) else { return false };
+        let Some(mut servers) = endpoint::relisted(&self.servers, found) else {
+            return false;
+        };
         let current = self.servers[self.server].clone();
         let position = endpoint::position(&servers, current.address);
-        let tried = self.attempts.saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
+        let tried = self
+            .attempts
+            .saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
         match self.phase {
             Phase::Connecting { .. } if position.is_none() => {
                 self.hang_up();
@@ -335,15 +413,23 @@ impl Session {
         let down = matches!(self.phase, Phase::Down { .. });
         // As many rounds were in vain as before.
         self.attempts = tried / self.servers.len() * servers.len() + usize::from(!down);
-        let fault = |server: &Endpoint| endpoint::position(&self.servers, server.address).and_then(|old| self.faults[old].clone());
+        let fault = |server: &Endpoint| {
+            endpoint::position(&self.servers, server.address)
+                .and_then(|old| self.faults[old].clone())
+        };
         self.faults = servers.iter().map(fault).collect();
-        self.server = if down { servers.len() - 1 } else { position.unwrap_or(servers.len() - 1) };
+        self.server = if down {
+            servers.len() - 1
+        } else {
+            position.unwrap_or(servers.len() - 1)
+        };
         self.servers = servers;
         true
     }
 
-    /// From now on something is held, which this request proves every tenth of the timeout. A server that is silent for two of them is left,
-    /// and none is waited for long: what is left of the lease must do for reaching another.
+    /// From now on something is held, which this request proves every tenth of the timeout. A
+    /// server that is silent for two of them is left, and none is waited for long: what is left
+    /// of the lease must do for reaching another.
     pub fn hold(&mut self, beat: Request) {
         self.beat = beat;
         self.holding = true;
@@ -362,56 +448,100 @@ impl Session {
             return grown(FIRST_PAUSE, LONGEST_PAUSE);
         }
         // The clock's nanoseconds are as good as dice here: no two hosts have the same.
-        let jitter = Duration::from_nanos(u64::try_from(now.0.as_nanos() % SPREAD.as_nanos()).unwrap_or(0));
+        let jitter =
+            Duration::from_nanos(u64::try_from(now.0.as_nanos() % SPREAD.as_nanos()).unwrap_or(0));
         grown(FIRST_COUNTED_PAUSE, LONGEST_COUNTED_PAUSE) + LEAST_JITTER + jitter
     }
 
-    /// Queues a request; it goes out with the next bytes. One that no connection takes is dropped: on the next, all is asked anew.
+    /// Queues a request; it goes out with the next bytes. One that no connection takes is dropped:
+    /// on the next, all is asked anew.
     pub fn ask(&mut self, request: Request, now: Moment) {
         if !self.takes_requests() {
             return;
         }
-        let xid = if request == Request::Ping { xid::PING } else { self.next_xid() };
+        let xid = if request == Request::Ping {
+            xid::PING
+        } else {
+            self.next_xid()
+        };
         frame(&mut self.outgoing, |out| request.write(xid, out));
-        self.unanswered.push_back(Unanswered { xid, request, sent: now });
+        self.unanswered.push_back(Unanswered {
+            xid,
+            request,
+            sent: now,
+        });
     }
 
-    /// The connection is there: queues the connect request and who we are. Requests may follow in the same write.
+    /// The connection is there: queues the connect request and who we are. Requests may follow in
+    /// the same write.
     pub fn connected(&mut self, now: Moment) {
         if !matches!(self.phase, Phase::Connecting { .. }) {
             return;
         }
         self.phase = Phase::Greeting { since: now };
         self.look_how_long_it_is_lost(now);
-        let (session_id, passwd) = self.identity.as_ref().map_or((0, vec![0; 16]), |known| (known.id, known.password.clone()));
+        let (session_id, passwd) = self
+            .identity
+            .as_ref()
+            .map_or((0, vec![0; 16]), |known| (known.id, known.password.clone()));
         let time_out = i32::try_from(self.timeout.as_millis()).unwrap_or(i32::MAX);
         let last_zxid_seen = if self.disowned { 0 } else { self.last_zxid };
-        let connect = ConnectRequest { protocol_version: 0, last_zxid_seen, time_out, session_id, passwd, read_only: false };
+        let connect = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen,
+            time_out,
+            session_id,
+            passwd,
+            read_only: false,
+        };
         frame(&mut self.outgoing, |out| connect.write(out));
         if let Some(Auth { scheme, data }) = &self.auth {
             frame(&mut self.outgoing, |out| {
-                RequestHeader { xid: xid::AUTH, kind: operation::AUTH }.write(out);
-                AuthPacket { kind: 0, scheme: scheme.clone(), auth: data.clone().into_bytes() }.write(out);
+                RequestHeader {
+                    xid: xid::AUTH,
+                    kind: operation::AUTH,
+                }
+                .write(out);
+                AuthPacket {
+                    kind: 0,
+                    scheme: scheme.clone(),
+                    auth: data.clone().into_bytes(),
+                }
+                .write(out);
             });
         }
     }
 
-    /// Servers hang up on a session that has seen more than they know of: those that were restored from an older backup, or wiped, do so for ever. Once
-    /// the session must be over by our own clock, there is nothing to lose by not saying what it has seen. A holder never comes so far.
+    /// Servers hang up on a session that has seen more than they know of: those that were restored
+    /// from an older backup, or wiped, do so for ever. Once the session must be over by our own
+    /// clock, there is nothing to lose by not saying what it has seen. A holder never comes so far.
     fn look_how_long_it_is_lost(&mut self, now: Moment) {
-        let Some(lost) = self.lost.filter(|&lost| now >= lost + self.lease.timeout()) else { return };
-        if self.identity.is_some() && self.turned_away && !self.holding && !std::mem::replace(&mut self.disowned, true) {
-            self.news.push_back(News::Disowned { silence: now.since(lost) });
+        let Some(lost) = self.lost.filter(|&lost| now >= lost + self.lease.timeout()) else {
+            return;
+        };
+        if self.identity.is_some()
+            && self.turned_away
+            && !self.holding
+            && !std::mem::replace(&mut self.disowned, true)
+        {
+            self.news.push_back(News::Disowned {
+                silence: now.since(lost),
+            });
         }
     }
 
     /// The connection is gone, or could not be made.
     pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
-        let turned_away = |why| Fault::TurnedAway { why, known: self.identity.is_some() };
+        let turned_away = |why| Fault::TurnedAway {
+            why,
+            known: self.identity.is_some(),
+        };
         let fault = match (self.phase, why) {
             (Phase::Down { .. } | Phase::Over, _) => return,
             (Phase::Greeting { .. }, why) => turned_away(why),
-            (Phase::Connecting { .. }, Some(why)) if TURNED_AWAY.contains(&why.as_str()) => turned_away(Some(why)),
+            (Phase::Connecting { .. }, Some(why)) if TURNED_AWAY.contains(&why.as_str()) => {
+                turned_away(Some(why))
+            }
             (_, why) => why.map_or(Fault::HungUp, Fault::Network),
         };
         self.fall(fault, now);
@@ -443,18 +573,40 @@ impl Session {
         }
     }
 
-    /// What is to be said of a frame of this length, which none has; `None` as long as too little of it is there to know.
+    /// What is to be said of a frame of this length, which none has; `None` as long as too little
+    /// of it is there to know.
     fn too_long(&self, length: i32, frame: &[u8]) -> Option<Fault> {
         let nonsense = Some(Fault::FrameLength(length));
-        let (Some(Unanswered { xid, request: Request::Children { path, .. }, .. }), true, Ok(bytes)) =
-            (self.unanswered.front(), self.is_up(), usize::try_from(length))
+        let (
+            Some(Unanswered {
+                xid,
+                request: Request::Children { path, .. },
+                ..
+            }),
+            true,
+            Ok(bytes),
+        ) = (
+            self.unanswered.front(),
+            self.is_up(),
+            usize::try_from(length),
+        )
         else {
             return nonsense;
         };
         let mut head = frame.get(size_of::<i32>()..size_of::<i32>() + LIST_HEAD)?;
-        match (ReplyHeader::read(&mut head, "reply"), i32::read(&mut head, "children")) {
-            (Ok(header), Ok(children)) if header.xid == *xid && usize::try_from(children).is_ok_and(|children| children < bytes) => {
-                Some(Fault::LongList { path: path.clone(), children, bytes })
+        match (
+            ReplyHeader::read(&mut head, "reply"),
+            i32::read(&mut head, "children"),
+        ) {
+            (Ok(header), Ok(children))
+                if header.xid == *xid
+                    && usize::try_from(children).is_ok_and(|children| children < bytes) =>
+            {
+                Some(Fault::LongList {
+                    path: path.clone(),
+                    children,
+                    bytes,
+                })
             }
             _ => nonsense,
         }
@@ -467,9 +619,12 @@ impl Session {
                 self.server = (self.server + 1) % self.servers.len();
                 self.attempts += 1;
                 self.phase = Phase::Connecting { since: now };
-                self.steps.push_back(Step::Connect(self.servers[self.server].address));
+                self.steps
+                    .push_back(Step::Connect(self.servers[self.server].address));
             }
-            Phase::Connecting { since } | Phase::Greeting { since } if now >= since + self.attempt() => {
+            Phase::Connecting { since } | Phase::Greeting { since }
+                if now >= since + self.attempt() =>
+            {
                 self.abandon(Fault::Silent(now.since(since)), now);
             }
             Phase::Up if now >= self.silent_at() => {
@@ -502,7 +657,9 @@ impl Session {
 
     /// What is to be done with the connection next.
     pub fn step(&mut self) -> Option<Step> {
-        self.steps.pop_front().or_else(|| (!self.outgoing.is_empty()).then(|| Step::Send(std::mem::take(&mut self.outgoing))))
+        self.steps.pop_front().or_else(|| {
+            (!self.outgoing.is_empty()).then(|| Step::Send(std::mem::take(&mut self.outgoing)))
+        })
     }
 
     /// Has no more to do with the session. A server that is just making it is told to end it.
@@ -518,18 +675,27 @@ impl Session {
 
     /// How long one server may take to accept and to answer.
     fn attempt(&self) -> Duration {
-        let share =
-            if self.holding { self.lease.timeout() / BEATS } else { self.timeout / u32::try_from(self.servers.len()).unwrap_or(u32::MAX) };
+        let share = if self.holding {
+            self.lease.timeout() / BEATS
+        } else {
+            self.timeout / u32::try_from(self.servers.len()).unwrap_or(u32::MAX)
+        };
         share.max(SHORTEST_ATTEMPT)
     }
 
     /// A connection is given up when a request waits for its answer this long.
     fn patience(&self) -> Duration {
-        if self.holding { self.lease.timeout() * 2 / BEATS } else { self.lease.timeout() * 2 / 3 }
+        if self.holding {
+            self.lease.timeout() * 2 / BEATS
+        } else {
+            self.lease.timeout() * 2 / 3
+        }
     }
 
     fn silent_at(&self) -> Moment {
-        self.unanswered.front().map_or(Moment::NEVER, |oldest| oldest.sent + self.patience())
+        self.unanswered
+            .front()
+            .map_or(Moment::NEVER, |oldest| oldest.sent + self.patience())
     }
 
     fn next_xid(&mut self) -> i32 {
@@ -539,7 +705,9 @@ impl Session {
 
     /// A frame while the connect request is unanswered.
     fn greeted(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
-        let Phase::Greeting { since } = self.phase else { return Ok(()) };
+        let Phase::Greeting { since } = self.phase else {
+            return Ok(());
+        };
         if let Some(code) = last_word(frame) {
             self.news.push_back(News::Refused(code));
             return Ok(());
@@ -552,7 +720,11 @@ impl Session {
         match frame {
             [] | [0] => {}
             [_] => return Err(Fault::ReadOnly),
-            more => return Err(Fault::FrameLength(i32::try_from(more.len()).unwrap_or(i32::MAX))),
+            more => {
+                return Err(Fault::FrameLength(
+                    i32::try_from(more.len()).unwrap_or(i32::MAX),
+                ));
+            }
         }
         let (version, id) = (response.protocol_version, response.session_id);
         if version != 0 || id == NO_SESSION {
@@ -567,7 +739,10 @@ impl Session {
             return Ok(());
         }
         let resumed = self.identity.is_some();
-        self.identity = Some(Identity { id, password: response.passwd });
+        self.identity = Some(Identity {
+            id,
+            password: response.passwd,
+        });
         if resumed {
             self.lease.reconnected(timeout, since);
         } else {
@@ -590,8 +765,9 @@ impl Session {
         Ok(())
     }
 
-    /// The server has made another session instead of resuming this one. It is closed at once: what was sent with the connect request was asked on
-    /// its behalf, and no answer to that says anything about this one.
+    /// The server has made another session instead of resuming this one. It is closed at once: what
+    /// was sent with the connect request was asked on its behalf, and no answer to that says
+    /// anything about this one.
     fn replaced(&mut self, by: i64, now: Moment) {
         self.ask(Request::Close, now);
         self.end(News::Replaced { by }, now);
@@ -638,7 +814,10 @@ impl Session {
             3 | 4 => Change::Changed,
             _ => return, // the state of the connection, which we know
         };
-        self.news.push_back(News::Watch { change, path: event.path });
+        self.news.push_back(News::Watch {
+            change,
+            path: event.path,
+        });
     }
 
     fn authenticated(&mut self, header: &ReplyHeader) {
@@ -653,16 +832,31 @@ impl Session {
             self.news.push_back(News::Refused(Code(header.err)));
             return Ok(());
         }
-        let Some(Unanswered { request, sent, .. }) = self.unanswered.pop_front_if(|oldest| oldest.xid == header.xid) else {
+        let Some(Unanswered { request, sent, .. }) = self
+            .unanswered
+            .pop_front_if(|oldest| oldest.xid == header.xid)
+        else {
             return Err(Fault::OutOfOrder(header.xid));
         };
-        let result = if header.err == 0 { answer(&request, body)? } else { Err(Code(header.err)) };
+        let result = if header.err == 0 {
+            answer(&request, body)?
+        } else {
+            Err(Code(header.err))
+        };
         match result {
-            Err(Code::SESSION_EXPIRED) | Ok(Answer::Undone { code: Code::SESSION_EXPIRED, .. }) => {
+            Err(Code::SESSION_EXPIRED)
+            | Ok(Answer::Undone {
+                code: Code::SESSION_EXPIRED,
+                ..
+            }) => {
                 self.end(News::Expired, now);
                 return Ok(());
             }
-            Err(Code::SESSION_MOVED) | Ok(Answer::Undone { code: Code::SESSION_MOVED, .. }) => return Err(Fault::HungUp),
+            Err(Code::SESSION_MOVED)
+            | Ok(Answer::Undone {
+                code: Code::SESSION_MOVED,
+                ..
+            }) => return Err(Fault::HungUp),
             Err(Code::READ_ONLY) => return Err(Fault::ReadOnly),
             _ => {}
         }
@@ -678,13 +872,18 @@ impl Session {
         Ok(())
     }
 
-    /// Whether an answer to this shows that the leader counts our session among the living: a quorum write, or what the operator takes for one.
+    /// Whether an answer to this shows that the leader counts our session among the living: a
+    /// quorum write, or what the operator takes for one.
     fn proves(&self, request: &Request) -> bool {
-        matches!(request, Request::Create { .. } | Request::Check { .. } | Request::Multi(_)) || (self.holding && *request == self.beat)
+        matches!(
+            request,
+            Request::Create { .. } | Request::Check { .. } | Request::Multi(_)
+        ) || (self.holding && *request == self.beat)
     }
 
-    /// Gives up a connection of our own accord. A server that has not told us of the session it makes is told to end it: a frozen one that wakes
-    /// later would otherwise leave our node behind for a whole timeout.
+    /// Gives up a connection of our own accord. A server that has not told us of the session it
+    /// makes is told to end it: a frozen one that wakes later would otherwise leave our node
+    /// behind for a whole timeout.
     fn abandon(&mut self, fault: Fault, now: Moment) {
         if self.is_opening() {
             self.ask(Request::Close, now);
@@ -695,7 +894,8 @@ impl Session {
 
     fn hang_up(&mut self) {
         if !self.outgoing.is_empty() {
-            self.steps.push_back(Step::Send(std::mem::take(&mut self.outgoing)));
+            self.steps
+                .push_back(Step::Send(std::mem::take(&mut self.outgoing)));
         }
         self.steps.push_back(Step::Disconnect);
         self.unanswered.clear();
@@ -712,7 +912,9 @@ impl Session {
         }
         self.turned_away |= matches!(fault, Fault::TurnedAway { known: true, .. });
         let pause = match self.attempts.checked_div(self.servers.len()) {
-            Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => self.pause(rounds, now),
+            Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => {
+                self.pause(rounds, now)
+            }
             _ => Duration::ZERO,
         };
         self.phase = Phase::Down { retry: now + pause };
@@ -721,10 +923,12 @@ impl Session {
     }
 }
 
-/// The error of a reply, of whatever request, after which the server hangs up. Such a reply has nothing but its header, and no answer to a connect
-/// request is so short.
+/// The error of a reply, of whatever request, after which the server hangs up. Such a reply has
+/// nothing but its header, and no answer to a connect request is so short.
 fn last_word(mut frame: &[u8]) -> Option<Code> {
-    let header = ReplyHeader::read(&mut frame, "reply").ok().filter(|_| frame.is_empty())?;
+    let header = ReplyHeader::read(&mut frame, "reply")
+        .ok()
+        .filter(|_| frame.is_empty())?;
     LAST_WORDS.into_iter().find(|code| code.0 == header.err)
 }
 
@@ -740,18 +944,36 @@ mod tests {
         session.ask(Request::Ping, NOW);
         assert_eq!(session.step(), None);
         session.tick(NOW);
-        assert_eq!(session.step(), Some(Step::Connect(Endpoint::from("h1:2181").address)));
+        assert_eq!(
+            session.step(),
+            Some(Step::Connect(Endpoint::from("h1:2181").address))
+        );
         session.ask(Request::Ping, NOW);
         session.connected(NOW);
-        let Some(Step::Send(bytes)) = session.step() else { panic!("no connect request") };
+        let Some(Step::Send(bytes)) = session.step() else {
+            panic!("no connect request")
+        };
         let mut rest = &bytes[..];
         let hello = next_frame(&mut rest).unwrap().unwrap();
-        assert_eq!((ConnectRequest::read(&mut &hello[..], "").unwrap().session_id, rest), (0, &b""[..]));
+        assert_eq!(
+            (
+                ConnectRequest::read(&mut &hello[..], "")
+                    .unwrap()
+                    .session_id,
+                rest
+            ),
+            (0, &b""[..])
+        );
     }
 
     /// A session that was made for these many ms, has a connection, and is asked for again.
     fn returning(timeout: u64) -> Session {
-        let mut session = Session::new(vec!["h1:2181".into(), "h2:2181".into()], Duration::from_secs(10), None, NOW);
+        let mut session = Session::new(
+            vec!["h1:2181".into(), "h2:2181".into()],
+            Duration::from_secs(10),
+            None,
+            NOW,
+        );
         greet(&mut session, NOW, 0, 7, timeout);
         session.hold(Request::Ping);
         session.disconnected(None, NOW);
@@ -759,12 +981,23 @@ mod tests {
     }
 
     /// Connects and is answered so.
-    fn greet(session: &mut Session, now: Moment, protocol_version: i32, session_id: i64, granted: u64) {
+    fn greet(
+        session: &mut Session,
+        now: Moment,
+        protocol_version: i32,
+        session_id: i64,
+        granted: u64,
+    ) {
         session.tick(now);
         session.connected(now);
         while session.step().is_some() || session.news().is_some() {}
         let time_out = i32::try_from(granted).unwrap();
-        let response = ConnectResponse { protocol_version, time_out, session_id, passwd: vec![7; 16] };
+        let response = ConnectResponse {
+            protocol_version,
+            time_out,
+            session_id,
+            passwd: vec![7; 16],
+        };
         let mut bytes = Vec::new();
         frame(&mut bytes, |out| response.write(out));
         session.received(&bytes, now);
@@ -793,7 +1026,10 @@ mod tests {
         }
         assert_eq!(session.rounds_in_vain(), Some(3));
         let now = session.wake().before(Duration::from_millis(1));
-        assert!(!session.relist(list(&["h2:2181", "h1:2181"]), now), "they are the same");
+        assert!(
+            !session.relist(list(&["h2:2181", "h1:2181"]), now),
+            "they are the same"
+        );
         assert!(session.relist(list(&["h2:2181", "h3:2181", "h4:2181"]), now));
         assert_eq!((session.rounds_in_vain(), session.wake()), (Some(3), now));
         session.tick(now);
@@ -801,15 +1037,22 @@ mod tests {
         session.disconnected(Some("no route".into()), now);
         session.tick(session.wake());
         assert_eq!(session.step(), Some(connect("h4:2181")));
-        assert_eq!(session.faults(now), "h3:2181: no route; h4:2181: no answer for 0.0 s; h2:2181: connection refused");
+        assert_eq!(
+            session.faults(now),
+            "h3:2181: no route; h4:2181: no answer for 0.0 s; h2:2181: connection refused"
+        );
         assert_eq!(session.rounds_in_vain(), Some(3));
     }
 
     #[test]
     fn an_attempt_at_an_address_that_is_none_any_more_ends_and_another_goes_on() {
-        for (found, steps) in
-            [(&["h3:2181"][..], [Some(Step::Disconnect), Some(connect("h3:2181"))]), (&["h3:2181", "h1:2181"], [None, None])]
-        {
+        for (found, steps) in [
+            (
+                &["h3:2181"][..],
+                [Some(Step::Disconnect), Some(connect("h3:2181"))],
+            ),
+            (&["h3:2181", "h1:2181"], [None, None]),
+        ] {
             let mut session = fresh(&["h1:2181"]);
             session.tick(NOW);
             assert_eq!(session.step(), Some(connect("h1:2181")));
@@ -842,7 +1085,10 @@ mod tests {
             session.next_beat = Moment::NEVER;
             assert_eq!(session.wake(), limit, "{granted}");
             session.tick(limit);
-            assert!(matches!(session.news(), Some(News::Down(Fault::Silent(_)))), "{granted}");
+            assert!(
+                matches!(session.news(), Some(News::Down(Fault::Silent(_)))),
+                "{granted}"
+            );
         }
     }
 
@@ -851,13 +1097,25 @@ mod tests {
         let mut session = returning(10_000);
         let (id, lease) = (session.id(), session.lease().deadlines(Duration::ZERO));
         greet(&mut session, NOW + Duration::from_secs(1), 0, 8, 10_000);
-        assert_eq!((session.news(), session.news()), (Some(News::Replaced { by: 8 }), None));
+        assert_eq!(
+            (session.news(), session.news()),
+            (Some(News::Replaced { by: 8 }), None)
+        );
         assert_eq!((id, session.id(), session.is_up()), (Some(7), None, false));
-        assert_eq!(session.lease().deadlines(Duration::ZERO), lease, "nothing of it says anything of our lease");
-        let Some(Step::Send(bytes)) = session.step() else { panic!("no word to end it") };
+        assert_eq!(
+            session.lease().deadlines(Duration::ZERO),
+            lease,
+            "nothing of it says anything of our lease"
+        );
+        let Some(Step::Send(bytes)) = session.step() else {
+            panic!("no word to end it")
+        };
         let mut rest = &bytes[..];
         let close = next_frame(&mut rest).unwrap().unwrap();
-        assert_eq!(RequestHeader::read(&mut &close[..], "").unwrap().kind, operation::CLOSE_SESSION);
+        assert_eq!(
+            RequestHeader::read(&mut &close[..], "").unwrap().kind,
+            operation::CLOSE_SESSION
+        );
         assert_eq!(session.step(), Some(Step::Disconnect));
     }
 
@@ -866,18 +1124,27 @@ mod tests {
         for (version, id) in [(42, -1), (42, 7), (1, 7), (0, -1)] {
             let mut session = returning(10_000);
             greet(&mut session, NOW, version, id, 10_000);
-            assert_eq!(session.news(), Some(News::Down(Fault::Refuses { version, id })));
+            assert_eq!(
+                session.news(),
+                Some(News::Down(Fault::Refuses { version, id }))
+            );
             assert_eq!(session.id(), Some(7), "it may live");
-            let mut fresh = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+            let mut fresh =
+                Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
             greet(&mut fresh, NOW, version, id, 10_000);
-            assert_eq!((fresh.news(), fresh.id()), (Some(News::Down(Fault::Refuses { version, id })), None));
+            assert_eq!(
+                (fresh.news(), fresh.id()),
+                (Some(News::Down(Fault::Refuses { version, id })), None)
+            );
         }
     }
 
     /// A reply's header as a frame.
     fn reply(xid: i32, err: i32) -> Vec<u8> {
         let mut bytes = Vec::new();
-        frame(&mut bytes, |out| ReplyHeader { xid, zxid: 0, err }.write(out));
+        frame(&mut bytes, |out| {
+            ReplyHeader { xid, zxid: 0, err }.write(out)
+        });
         bytes
     }
 
@@ -885,17 +1152,39 @@ mod tests {
     fn the_last_word_of_a_server_is_heard_whatever_it_answers_and_when() {
         for code in LAST_WORDS {
             for xid in [1, 2, 99] {
-                let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+                let mut session =
+                    Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
                 greet(&mut session, NOW, 0, 7, 10_000);
-                session.ask(Request::Exists { path: "/a".into(), watch: false }, NOW);
-                session.ask(Request::Data { path: "/a".into(), watch: false }, NOW);
+                session.ask(
+                    Request::Exists {
+                        path: "/a".into(),
+                        watch: false,
+                    },
+                    NOW,
+                );
+                session.ask(
+                    Request::Data {
+                        path: "/a".into(),
+                        watch: false,
+                    },
+                    NOW,
+                );
                 session.received(&reply(xid, code.0), NOW);
-                assert_eq!((session.news(), session.news()), (Some(News::Up { resumed: false }), Some(News::Refused(code))), "{xid}");
-                let mut greeting = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+                assert_eq!(
+                    (session.news(), session.news()),
+                    (Some(News::Up { resumed: false }), Some(News::Refused(code))),
+                    "{xid}"
+                );
+                let mut greeting =
+                    Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
                 greeting.tick(NOW);
                 greeting.connected(NOW);
                 greeting.received(&reply(xid, code.0), NOW);
-                assert_eq!(greeting.news(), Some(News::Refused(code)), "it overtakes the greeting");
+                assert_eq!(
+                    greeting.news(),
+                    Some(News::Refused(code)),
+                    "it overtakes the greeting"
+                );
             }
         }
     }
@@ -905,14 +1194,25 @@ mod tests {
         let (bytes, children) = (i32::try_from(LARGEST_FRAME).unwrap() + 1, 77_672);
         let head = |xid: i32, children: i32| {
             let mut head = bytes.to_be_bytes().to_vec();
-            ReplyHeader { xid, zxid: 5, err: 0 }.write(&mut head);
+            ReplyHeader {
+                xid,
+                zxid: 5,
+                err: 0,
+            }
+            .write(&mut head);
             children.write(&mut head);
             head
         };
         let asking = || {
             let mut session = returning(10_000);
             greet(&mut session, NOW, 0, 7, 10_000);
-            session.ask(Request::Children { path: "/a".into(), watch: false }, NOW);
+            session.ask(
+                Request::Children {
+                    path: "/a".into(),
+                    watch: false,
+                },
+                NOW,
+            );
             while session.news().is_some() {}
             session
         };
@@ -922,7 +1222,11 @@ mod tests {
         session.received(&head_of_ours[..23], NOW);
         assert_eq!(session.news(), None, "the number is not there yet");
         session.received(&head_of_ours[23..], NOW);
-        let list = Fault::LongList { path: "/a".into(), children, bytes: LARGEST_FRAME + 1 };
+        let list = Fault::LongList {
+            path: "/a".into(),
+            children,
+            bytes: LARGEST_FRAME + 1,
+        };
         assert_eq!(session.news(), Some(News::Down(list)));
         for nonsense in [head(xid + 1, children), head(xid, -1), head(xid, i32::MAX)] {
             let mut session = asking();
@@ -935,21 +1239,29 @@ mod tests {
     fn a_connection_that_ends_before_it_is_answered_has_the_same_hint_however_it_ends() {
         for why in [None, Some("connection reset by peer"), Some("broken pipe")] {
             for accepted in [true, false] {
-                let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
+                let mut session =
+                    Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
                 session.tick(NOW);
                 if accepted {
                     session.connected(NOW);
                 }
                 session.disconnected(why.map(str::to_owned), NOW);
-                let Some(News::Down(fault)) = session.news() else { panic!() };
-                let hinted = fault.to_string().contains("too many connections from this host");
+                let Some(News::Down(fault)) = session.news() else {
+                    panic!()
+                };
+                let hinted = fault
+                    .to_string()
+                    .contains("too many connections from this host");
                 assert_eq!(hinted, accepted || why.is_some(), "{fault}");
             }
         }
         let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
         session.tick(NOW);
         session.disconnected(Some("connection refused".into()), NOW);
-        assert_eq!(session.news(), Some(News::Down(Fault::Network("connection refused".into()))));
+        assert_eq!(
+            session.news(),
+            Some(News::Down(Fault::Network("connection refused".into())))
+        );
     }
 
     #[test]
@@ -959,23 +1271,47 @@ mod tests {
         session.connected(NOW);
         let mut bytes = Vec::new();
         frame(&mut bytes, |out| {
-            ConnectResponse { protocol_version: 0, time_out: 10_000, session_id: 7, passwd: vec![7; 16] }.write(out);
+            ConnectResponse {
+                protocol_version: 0,
+                time_out: 10_000,
+                session_id: 7,
+                passwd: vec![7; 16],
+            }
+            .write(out);
             true.write(out);
         });
         session.received(&bytes, NOW);
-        assert_eq!((session.news(), session.id()), (Some(News::Down(Fault::ReadOnly)), None));
+        assert_eq!(
+            (session.news(), session.id()),
+            (Some(News::Down(Fault::ReadOnly)), None)
+        );
     }
 
     #[test]
     fn counted_rounds_pause_as_kazoos_do() {
         for nanoseconds in (0..100_000).map(|step| step * 7919) {
             let now = Moment(Duration::from_nanos(nanoseconds));
-            let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, now);
-            let plain = |session: &Session, rounds| (1..rounds).map(|round| session.pause(round, now)).sum::<Duration>();
-            assert_eq!(plain(&session, 5), Duration::from_millis(50 + 100 + 200 + 400));
+            let mut session =
+                Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, now);
+            let plain = |session: &Session, rounds| {
+                (1..rounds)
+                    .map(|round| session.pause(round, now))
+                    .sum::<Duration>()
+            };
+            assert_eq!(
+                plain(&session, 5),
+                Duration::from_millis(50 + 100 + 200 + 400)
+            );
             session.count_rounds(true);
-            assert!((Duration::from_millis(3100)..Duration::from_millis(4700)).contains(&plain(&session, 5)), "{nanoseconds}");
-            assert!(plain(&session, 10) >= Duration::from_secs(15), "{nanoseconds}");
+            assert!(
+                (Duration::from_millis(3100)..Duration::from_millis(4700))
+                    .contains(&plain(&session, 5)),
+                "{nanoseconds}"
+            );
+            assert!(
+                plain(&session, 10) >= Duration::from_secs(15),
+                "{nanoseconds}"
+            );
         }
     }
 

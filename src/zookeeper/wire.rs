@@ -1,7 +1,9 @@
-//! How ZooKeeper writes integers, strings, buffers and counts: big-endian, a length before what is variable, −1 for null (jute's binary
-//! archive). Reads eat the front of a slice, name the field that was short, and take nothing's size from the peer before its bytes are there.
+//! How ZooKeeper writes integers, strings, buffers and counts: big-endian, a length before what is
+//! variable, −1 for null (jute's binary archive). Reads eat the front of a slice, name the field
+//! that was short, and take nothing's size from the peer before its bytes are there.
 
-/// The largest frame that is believed. Servers refuse requests over 1 MB (`jute.maxbuffer`), and no reply here is longer than a node.
+/// The largest frame that is believed. Servers refuse requests over 1 MB (`jute.maxbuffer`), and no
+/// reply here is longer than a node.
 pub const LARGEST_FRAME: usize = 4 << 20;
 
 /// What is wrong with bytes that claim to be a record.
@@ -19,7 +21,9 @@ impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
             Malformed::Short(field) => write!(f, "message ends inside {field}"),
-            Malformed::Length(field, length) => write!(f, "{field} has an impossible length {length}"),
+            Malformed::Length(field, length) => {
+                write!(f, "{field} has an impossible length {length}")
+            }
             Malformed::Text(field) => write!(f, "{field} is not UTF-8"),
         }
     }
@@ -35,12 +39,15 @@ pub trait Wire: Sized {
 
 /// Takes `count` bytes off the front.
 fn take<'a>(from: &mut &'a [u8], count: usize, field: &'static str) -> Result<&'a [u8], Malformed> {
-    let (front, rest) = from.split_at_checked(count).ok_or(Malformed::Short(field))?;
+    let (front, rest) = from
+        .split_at_checked(count)
+        .ok_or(Malformed::Short(field))?;
     *from = rest;
     Ok(front)
 }
 
-/// A length or count: `None` for −1 (null). `unit` is the least that one item takes, so that a lie is found before it is believed.
+/// A length or count: `None` for −1 (null). `unit` is the least that one item takes, so that a lie
+/// is found before it is believed.
 fn length(from: &mut &[u8], unit: usize, field: &'static str) -> Result<Option<usize>, Malformed> {
     let claimed = i32::read(from, field)?;
     match usize::try_from(claimed) {
@@ -51,9 +58,12 @@ fn length(from: &mut &[u8], unit: usize, field: &'static str) -> Result<Option<u
     }
 }
 
-/// A length as the wire has it. What this program sends is bounded far below (paths, a host name, a uuid).
+/// A length as the wire has it. What this program sends is bounded far below (paths, a host name, a
+/// uuid).
 fn write_length(length: usize, out: &mut Vec<u8>) {
-    i32::try_from(length).expect("requests are bounded below 1 MB").write(out);
+    i32::try_from(length)
+        .expect("requests are bounded below 1 MB")
+        .write(out);
 }
 
 macro_rules! integer {
@@ -118,7 +128,10 @@ impl<T: Wire> Wire for Vector<T> {
     }
     fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed> {
         let count = length(from, SMALLEST_ITEM, field)?.unwrap_or(0);
-        (0..count).map(|_| T::read(from, field)).collect::<Result<_, _>>().map(Vector)
+        (0..count)
+            .map(|_| T::read(from, field))
+            .collect::<Result<_, _>>()
+            .map(Vector)
     }
 }
 
@@ -133,9 +146,14 @@ pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 
 /// Takes one frame off the front, if all of it is there. The error is a length that no frame has.
 pub fn next_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, i32> {
-    let Some((head, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+    let Some((head, rest)) = bytes.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
     let claimed = i32::from_be_bytes(*head);
-    let length = usize::try_from(claimed).ok().filter(|length| (1..=LARGEST_FRAME).contains(length)).ok_or(claimed)?;
+    let length = usize::try_from(claimed)
+        .ok()
+        .filter(|length| (1..=LARGEST_FRAME).contains(length))
+        .ok_or(claimed)?;
     Ok(rest.split_at_checked(length).map(|(frame, rest)| {
         *bytes = rest;
         frame

@@ -1,11 +1,21 @@
-//! What a lock costs, beside what it takes the place of: `cargo bench`, or a part of it by name, as `cargo bench -- one-run`. Whole processes,
-//! all contenders in turn, round after round; medians, and ratios of what one round measured side by side. It asserts nothing on a time.
+//! What a lock costs, beside what it takes the place of: `cargo bench`, or a part of it by name, as
+//! `cargo bench -- one-run`. Whole processes, all contenders in turn, round after round; medians,
+//! and ratios of what one round measured side by side. It asserts nothing on a time.
 //!
 //! `--quick` makes few rounds and small crowds, to see that it works.
 
-#![allow(clippy::disallowed_methods, reason = "who measures may take the time and use threads; the program may not")]
-#![allow(unreachable_pub, reason = "a program of several files, as the tests are")]
-#![allow(clippy::wildcard_imports, reason = "what the tests share is not in a test here")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "who measures may take the time and use threads; the program may not"
+)]
+#![allow(
+    unreachable_pub,
+    reason = "a program of several files, as the tests are"
+)]
+#![allow(
+    clippy::wildcard_imports,
+    reason = "what the tests share is not in a test here"
+)]
 #![allow(clippy::cast_precision_loss, reason = "figures for a table")]
 
 #[path = "../common/mod.rs"]
@@ -83,9 +93,19 @@ const PARTS: &[(&str, Part)] = &[
 ];
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect(); // which cargo adds
-    let effort = if words.iter().any(|word| word == "--quick") { QUICK } else { FULL };
-    let wanted = |part: &str| words.iter().all(|word| word.starts_with("--")) || words.iter().any(|word| part.contains(word));
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|word| word != "--bench")
+        .collect(); // which cargo adds
+    let effort = if words.iter().any(|word| word == "--quick") {
+        QUICK
+    } else {
+        FULL
+    };
+    let wanted = |part: &str| {
+        words.iter().all(|word| word.starts_with("--"))
+            || words.iter().any(|word| part.contains(word))
+    };
     let field = Field::new();
     println!("{}\n", machine());
     for (_, measure) in PARTS.iter().filter(|(name, _)| wanted(name)) {
@@ -97,8 +117,18 @@ fn main() {
 fn machine() -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let information = read("/proc/cpuinfo");
-    let model = information.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1)).unwrap_or("unknown");
+    let model = information
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1))
+        .unwrap_or("unknown");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let date = std::process::Command::new("date").arg("+%Y-%m-%d").output().map_or_else(|_| Vec::new(), |output| output.stdout);
-    format!("{}, {cores} cores of {model}, Linux {}", String::from_utf8_lossy(&date).trim(), read("/proc/sys/kernel/osrelease").trim())
+    let date = std::process::Command::new("date")
+        .arg("+%Y-%m-%d")
+        .output()
+        .map_or_else(|_| Vec::new(), |output| output.stdout);
+    format!(
+        "{}, {cores} cores of {model}, Linux {}",
+        String::from_utf8_lossy(&date).trim(),
+        read("/proc/sys/kernel/osrelease").trim()
+    )
 }

@@ -1,4 +1,5 @@
-//! Many waiters for one lock, each served once: how long until all were, and what that costs the server.
+//! Many waiters for one lock, each served once: how long until all were, and what that costs the
+//! server.
 
 use crate::Effort;
 use crate::field::{Contender, Field, Server};
@@ -22,11 +23,23 @@ struct Figures {
 
 /// Measures all in turn, round after round, for one size after another.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let head = ["waiters for one lock", "waiters", "× zk-flock", "in all", "each", "server's CPU, each", "packets, each"];
+    let head = [
+        "waiters for one lock",
+        "waiters",
+        "× zk-flock",
+        "in all",
+        "each",
+        "server's CPU, each",
+        "packets, each",
+    ];
     let mut table = Table::new(&head);
     let all = field.contenders();
     for &size in effort.crowds {
-        let there: Vec<&Contender> = all.iter().flatten().filter(|contender| size <= contender.most).collect();
+        let there: Vec<&Contender> = all
+            .iter()
+            .flatten()
+            .filter(|contender| size <= contender.most)
+            .collect();
         let mut figures: Vec<Vec<Figures>> = there.iter().map(|_| Vec::new()).collect();
         for _ in 0..effort.rounds {
             for (contender, figures) in there.iter().zip(&mut figures) {
@@ -36,7 +49,10 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         let middles: Vec<Figures> = figures.into_iter().map(middle).collect();
         for (contender, figures) in there.iter().zip(&middles) {
             let ratio = ratio(figures.total, middles[0].total);
-            table.row(contender.name, &[&[size.to_string(), ratio], &shown(figures, size)[..]].concat());
+            table.row(
+                contender.name,
+                &[&[size.to_string(), ratio], &shown(figures, size)[..]].concat(),
+            );
         }
     }
     for missing in all.iter().filter_map(|contender| contender.as_ref().err()) {
@@ -51,7 +67,14 @@ fn middle(mut figures: Vec<Figures>) -> Figures {
     figures.swap_remove(figures.len() / 2)
 }
 
-fn shown(Figures { total, cpu, packets }: &Figures, size: usize) -> [String; 4] {
+fn shown(
+    Figures {
+        total,
+        cpu,
+        packets,
+    }: &Figures,
+    size: usize,
+) -> [String; 4] {
     let each = size as f64;
     let cpu = cpu.map_or("–".into(), |cpu| ms(cpu.div_f64(each)));
     let packets = packets.map_or("–".into(), |packets| three(packets as f64 / each));
@@ -63,7 +86,9 @@ fn crowd(field: &Field, contender: &Contender, size: usize) -> Figures {
     let holder = hold(field, contender, LOCK, &leash, &first);
     wait_for_times(&first, 1);
     let before = contender.server.waiting(LOCK);
-    let waiters: Vec<_> = (0..size).map(|_| queue_up(field, contender, LOCK, &sheet)).collect();
+    let waiters: Vec<_> = (0..size)
+        .map(|_| queue_up(field, contender, LOCK, &sheet))
+        .collect();
     wait_for_waiters(contender, LOCK, before, size);
     let (spent_before, packets_before) = (spent(contender), packets(contender));
     leash.let_go();
@@ -73,8 +98,12 @@ fn crowd(field: &Field, contender: &Contender, size: usize) -> Figures {
     let last = sheet.times().into_iter().max().expect("all were served");
     Figures {
         total: last.saturating_sub(first.times()[1]),
-        cpu: spent(contender).zip(spent_before).map(|(after, before)| after.saturating_sub(before)),
-        packets: packets(contender).zip(packets_before).map(|(after, before)| after - before),
+        cpu: spent(contender)
+            .zip(spent_before)
+            .map(|(after, before)| after.saturating_sub(before)),
+        packets: packets(contender)
+            .zip(packets_before)
+            .map(|(after, before)| after - before),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Who is measured, each with the server that it needs: they run the same command under a lock of the same name.
+//! Who is measured, each with the server that it needs: they run the same command under a lock of
+//! the same name.
 
 use crate::common::kazoo::Kazoo;
 use crate::common::sandbox::{Sandbox, executable};
@@ -32,20 +33,52 @@ impl Programs {
     pub fn build() -> Programs {
         let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
         let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = temporary.parent().expect("cargo's folder for temporary files is in its target folder");
+        let folder = temporary
+            .parent()
+            .expect("cargo's folder for temporary files is in its target folder");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "--locked", "--release", "--target", &target, "--target-dir"]).arg(folder);
-        build.args(["--bin", "zk-flock", "--example", "floor", "--example", "stopwatch"]);
-        assert!(build.status().expect("cargo can be started").success(), "the programs do not build");
+        build
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--release",
+                "--target",
+                &target,
+                "--target-dir",
+            ])
+            .arg(folder);
+        build.args([
+            "--bin",
+            "zk-flock",
+            "--example",
+            "floor",
+            "--example",
+            "stopwatch",
+        ]);
+        assert!(
+            build.status().expect("cargo can be started").success(),
+            "the programs do not build"
+        );
         let release = folder.join(target).join("release");
-        let [floor, stopwatch] = ["floor", "stopwatch"].map(|name| release.join("examples").join(name));
-        let zk_flock = if std::env::var_os("UNDER_TEST").is_some() { executable() } else { release.join("zk-flock") };
-        Programs { zk_flock, floor, stopwatch }
+        let [floor, stopwatch] =
+            ["floor", "stopwatch"].map(|name| release.join("examples").join(name));
+        let zk_flock = if std::env::var_os("UNDER_TEST").is_some() {
+            executable()
+        } else {
+            release.join("zk-flock")
+        };
+        Programs {
+            zk_flock,
+            floor,
+            stopwatch,
+        }
     }
 }
 
-/// Words of a run: of whom, at the server of this address, for the lock of this name, to run this command.
+/// Words of a run: of whom, at the server of this address, for the lock of this name, to run this
+/// command.
 type Words<'a> = Box<dyn Fn(&str, &str, &[&str]) -> Vec<String> + 'a>;
 
 /// Somebody who runs a command under a lock.
@@ -113,7 +146,8 @@ impl Server<'_> {
         }
     }
 
-    /// A number that is larger by one for each who waits for this lock, in any way of waiting that is not asking again and again.
+    /// A number that is larger by one for each who waits for this lock, in any way of waiting that
+    /// is not asking again and again.
     pub fn waiting(&self, lock: &str) -> usize {
         match self {
             Server::ZooKeeper(server) => server.watches(),
@@ -126,10 +160,15 @@ impl Server<'_> {
 
 /// How many wait in flock(2) for a file: they are listed below who holds it, with an arrow.
 fn blocked(file: &Path) -> usize {
-    let Ok(metadata) = fs::metadata(file) else { return 0 };
+    let Ok(metadata) = fs::metadata(file) else {
+        return 0;
+    };
     let inode = format!(":{} ", metadata.ino());
     let locks = fs::read_to_string("/proc/locks").expect("/proc is mounted");
-    locks.lines().filter(|line| line.contains(" -> ") && line.contains(&inode)).count()
+    locks
+        .lines()
+        .filter(|line| line.contains(" -> ") && line.contains(&inode))
+        .count()
 }
 
 /// The servers, and what it takes to use them.
@@ -147,42 +186,100 @@ pub struct Field {
 impl Field {
     /// Builds what is to be built and starts the servers.
     pub fn new() -> Field {
-        let (sandbox, programs, zookeeper) = (Sandbox::new(), Programs::build(), ZooKeeper::start());
+        let (sandbox, programs, zookeeper) =
+            (Sandbox::new(), Programs::build(), ZooKeeper::start());
         sandbox.client(&zookeeper).close();
         let etcd = Etcd::start(&sandbox);
         let distributexd = Distributexd::start(&sandbox, &programs, &POOLS, "").expect("it serves");
-        Field { programs, zookeeper, etcd, distributexd, sandbox }
+        Field {
+            programs,
+            zookeeper,
+            etcd,
+            distributexd,
+            sandbox,
+        }
     }
 
     /// All who run a command under a lock: ours first, then those that stand for what there was.
     pub fn contenders(&self) -> Vec<Result<Contender<'_>, Missing>> {
-        let ours = [self.zk_flock(), self.lockex(), self.distributex(), self.local()];
-        ours.map(Ok).into_iter().chain([self.flock(), self.kazoo(), self.etcdctl()]).collect()
+        let ours = [
+            self.zk_flock(),
+            self.lockex(),
+            self.distributex(),
+            self.local(),
+        ];
+        ours.map(Ok)
+            .into_iter()
+            .chain([self.flock(), self.kazoo(), self.etcdctl()])
+            .collect()
     }
 
     /// The least that it can cost.
     pub fn floor(&self) -> Contender<'_> {
-        let words: Words =
-            Box::new(|address, lock, command| owned(&[text(&self.programs.floor), address, &self.sandbox.node(lock)], command));
-        Contender { name: "floor", server: self.server(), most: MANY, words }
+        let words: Words = Box::new(|address, lock, command| {
+            owned(
+                &[
+                    text(&self.programs.floor),
+                    address,
+                    &self.sandbox.node(lock),
+                ],
+                command,
+            )
+        });
+        Contender {
+            name: "floor",
+            server: self.server(),
+            most: MANY,
+            words,
+        }
     }
 
     /// zk-flock with a config, waiting as long as it takes.
     pub fn zk_flock(&self) -> Contender<'_> {
         let words: Words = Box::new(|address, lock, command| {
             let config = self.config(address);
-            owned(&[text(&self.programs.zk_flock), "-c", text(&config), "-l", "0", "-w", "inf", lock, "--"], command)
+            owned(
+                &[
+                    text(&self.programs.zk_flock),
+                    "-c",
+                    text(&config),
+                    "-l",
+                    "0",
+                    "-w",
+                    "inf",
+                    lock,
+                    "--",
+                ],
+                command,
+            )
         });
-        Contender { name: "zk-flock", server: self.server(), most: MANY, words }
+        Contender {
+            name: "zk-flock",
+            server: self.server(),
+            most: MANY,
+            words,
+        }
     }
 
     /// lockex without a shell between.
     pub fn lockex(&self) -> Contender<'_> {
         let words: Words = Box::new(|address, lock, command| {
             let program = [text(&self.programs.zk_flock), "--program=lockex"];
-            owned(&[&program[..], &["-z", address, "-i", lock, "--no-shell", "--"]].concat(), command)
+            owned(
+                &[
+                    &program[..],
+                    &["-z", address, "-i", lock, "--no-shell", "--"],
+                ]
+                .concat(),
+                command,
+            )
         });
-        Contender { name: "lockex", server: self.server(), most: MANY, words }
+        Contender {
+            name: "lockex",
+            server: self.server(),
+            most: MANY,
+            words,
+        }
     }
 
     /// distributex, each run as another host.
@@ -190,42 +287,126 @@ impl Field {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let words: Words = Box::new(|address, lock, command| {
             let (host, port) = address.split_once(':').expect("an address has a port");
-            let (program, name) = (text(&self.programs.zk_flock), format!("host{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
-            let words = [program, "--program=distributex", "-H", host, "-p", port, "-r", lock, "--no-local-lock", "--as", &name];
+            let (program, name) = (
+                text(&self.programs.zk_flock),
+                format!("host{}", NUMBER.fetch_add(1, Ordering::Relaxed)),
+            );
+            let words = [
+                program,
+                "--program=distributex",
+                "-H",
+                host,
+                "-p",
+                port,
+                "-r",
+                lock,
+                "--no-local-lock",
+                "--as",
+                &name,
+            ];
             owned(&words, &[&command.join(" ")])
         });
-        Contender { name: "distributex", server: Server::Distributexd(&self.distributexd), most: MANY, words }
+        Contender {
+            name: "distributex",
+            server: Server::Distributexd(&self.distributexd),
+            most: MANY,
+            words,
+        }
     }
 
     fn local(&self) -> Contender<'_> {
         let words: Words = Box::new(|_, lock, command| {
             let folder = format!("--local={}", text(&self.sandbox.path("local")));
-            owned(&[text(&self.programs.zk_flock), &folder, "--app-id", "bench", "-l", "0", "-w", "inf", lock, "--"], command)
+            owned(
+                &[
+                    text(&self.programs.zk_flock),
+                    &folder,
+                    "--app-id",
+                    "bench",
+                    "-l",
+                    "0",
+                    "-w",
+                    "inf",
+                    lock,
+                    "--",
+                ],
+                command,
+            )
         });
-        Contender { name: "zk-flock --local", server: Server::Kernel(self.sandbox.path("local/bench")), most: MANY, words }
+        Contender {
+            name: "zk-flock --local",
+            server: Server::Kernel(self.sandbox.path("local/bench")),
+            most: MANY,
+            words,
+        }
     }
 
     fn flock(&self) -> Result<Contender<'_>, Missing> {
-        let words: Words = Box::new(|_, lock, command| owned(&["flock", text(&self.sandbox.path(lock))], command));
-        let flock = Contender { name: "flock(1)", server: Server::Kernel(self.sandbox.folder.clone()), most: MANY, words };
-        if installed("flock") { Ok(flock) } else { Err(Missing { name: flock.name, remedy: "apt-get install util-linux" }) }
+        let words: Words =
+            Box::new(|_, lock, command| owned(&["flock", text(&self.sandbox.path(lock))], command));
+        let flock = Contender {
+            name: "flock(1)",
+            server: Server::Kernel(self.sandbox.folder.clone()),
+            most: MANY,
+            words,
+        };
+        if installed("flock") {
+            Ok(flock)
+        } else {
+            Err(Missing {
+                name: flock.name,
+                remedy: "apt-get install util-linux",
+            })
+        }
     }
 
     /// A script around kazoo's Lock.
     pub fn kazoo(&self) -> Result<Contender<'_>, Missing> {
-        let missing = Missing { name: "kazoo", remedy: "apt-get install python3-venv; and PyPI" };
+        let missing = Missing {
+            name: "kazoo",
+            remedy: "apt-get install python3-venv; and PyPI",
+        };
         let kazoo = catch_unwind(Kazoo::newest).map_err(|_| missing)?;
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/kazoo_lock.py");
         let words: Words = Box::new(move |address, lock, command| {
-            owned(&[text(&kazoo.python), script, address, &format!("/kazoo/{lock}"), "Lock", "run", &command.join(" ")], &[])
+            owned(
+                &[
+                    text(&kazoo.python),
+                    script,
+                    address,
+                    &format!("/kazoo/{lock}"),
+                    "Lock",
+                    "run",
+                    &command.join(" "),
+                ],
+                &[],
+            )
         });
-        Ok(Contender { name: "kazoo", server: self.server(), most: FEW, words })
+        Ok(Contender {
+            name: "kazoo",
+            server: self.server(),
+            most: FEW,
+            words,
+        })
     }
 
     fn etcdctl(&self) -> Result<Contender<'_>, Missing> {
-        let etcd = self.etcd.as_ref().map_err(|remedy| Missing { name: "etcdctl lock", remedy })?;
-        let words: Words = Box::new(|address, lock, command| owned(&["etcdctl", "--endpoints", address, "lock", lock, "--"], command));
-        Ok(Contender { name: "etcdctl lock", server: Server::Etcd(etcd), most: FEW, words })
+        let etcd = self.etcd.as_ref().map_err(|remedy| Missing {
+            name: "etcdctl lock",
+            remedy,
+        })?;
+        let words: Words = Box::new(|address, lock, command| {
+            owned(
+                &["etcdctl", "--endpoints", address, "lock", lock, "--"],
+                command,
+            )
+        });
+        Ok(Contender {
+            name: "etcdctl lock",
+            server: Server::Etcd(etcd),
+            most: FEW,
+            words,
+        })
     }
 
     fn server(&self) -> Server<'_> {
@@ -234,9 +415,14 @@ impl Field {
 
     /// A config as hosts have it.
     fn config(&self, address: &str) -> PathBuf {
-        let path = self.sandbox.path(&format!("{}.json", address.replace(':', "-")));
+        let path = self
+            .sandbox
+            .path(&format!("{}.json", address.replace(':', "-")));
         if !path.exists() {
-            let text = format!(r#"{{"host": ["{address}"], "timeout": {TIMEOUT}, "app_id": "{}"}}"#, self.sandbox.id);
+            let text = format!(
+                r#"{{"host": ["{address}"], "timeout": {TIMEOUT}, "app_id": "{}"}}"#,
+                self.sandbox.id
+            );
             fs::write(&path, text).expect("the config can be written");
         }
         path
@@ -252,7 +438,11 @@ pub struct Missing {
 }
 
 fn owned(words: &[&str], command: &[&str]) -> Vec<String> {
-    words.iter().chain(command).map(ToString::to_string).collect()
+    words
+        .iter()
+        .chain(command)
+        .map(ToString::to_string)
+        .collect()
 }
 
 fn text(path: &Path) -> &str {

@@ -12,7 +12,12 @@ pub const LOCK: &str = "hand-over";
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["hand-over to one who waits", "× zk-flock", "time", "largest"]);
+    let mut table = Table::new(&[
+        "hand-over to one who waits",
+        "× zk-flock",
+        "time",
+        "largest",
+    ]);
     let all = field.contenders();
     let there: Vec<&Contender> = all.iter().flatten().collect();
     let mut times: Vec<Vec<Duration>> = there.iter().map(|_| Vec::new()).collect();
@@ -41,6 +46,11 @@ fn hand_over(field: &Field, contender: &Contender) -> Duration {
     let waiter = queue_up(field, contender, LOCK, &second);
     wait_for_waiters(contender, LOCK, before, 1);
     leash.let_go();
-    assert_eq!([holder.wait().end, waiter.wait().end], [Ok(0); 2], "{}", contender.name);
+    assert_eq!(
+        [holder.wait().end, waiter.wait().end],
+        [Ok(0); 2],
+        "{}",
+        contender.name
+    );
     second.times()[0].saturating_sub(first.times()[1])
 }

@@ -19,21 +19,58 @@ struct Figures {
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let head = ["one run of `true`", "time, × floor", "CPU, × floor", "time", "CPU", "memory", "system calls", "packets"];
+    let head = [
+        "one run of `true`",
+        "time, × floor",
+        "CPU, × floor",
+        "time",
+        "CPU",
+        "memory",
+        "system calls",
+        "packets",
+    ];
     let mut table = Table::new(&head);
-    let all: Vec<_> = [Ok(field.floor())].into_iter().chain(field.contenders()).collect();
+    let all: Vec<_> = [Ok(field.floor())]
+        .into_iter()
+        .chain(field.contenders())
+        .collect();
     let there: Vec<&Contender> = all.iter().flatten().collect();
-    let mut figures: Vec<Figures> = there.iter().map(|contender| count(field, contender)).collect();
+    let mut figures: Vec<Figures> = there
+        .iter()
+        .map(|contender| count(field, contender))
+        .collect();
     for _ in 0..effort.runs {
         for (contender, figures) in there.iter().zip(&mut figures) {
-            figures.costs.add(time(&field.sandbox, &field.programs, &contender.words(LOCK, &["true"])));
+            figures.costs.add(time(
+                &field.sandbox,
+                &field.programs,
+                &contender.words(LOCK, &["true"]),
+            ));
         }
     }
     let floor = &figures[0].costs;
-    for (contender, Figures { costs, memory, calls, packets }) in there.iter().zip(&figures) {
+    for (
+        contender,
+        Figures {
+            costs,
+            memory,
+            calls,
+            packets,
+        },
+    ) in there.iter().zip(&figures)
+    {
         let packets = packets.map_or("–".into(), |packets| packets.to_string());
-        let ratios = [ratio(costs.wall(), floor.wall()), ratio(costs.cpu(), floor.cpu())];
-        let plain = [ms(costs.wall()), ms(costs.cpu()), mb(*memory), calls.to_string(), packets];
+        let ratios = [
+            ratio(costs.wall(), floor.wall()),
+            ratio(costs.cpu(), floor.cpu()),
+        ];
+        let plain = [
+            ms(costs.wall()),
+            ms(costs.cpu()),
+            mb(*memory),
+            calls.to_string(),
+            packets,
+        ];
         table.row(contender.name, &[&ratios[..], &plain].concat());
     }
     for missing in all.iter().filter_map(|contender| contender.as_ref().err()) {
@@ -42,19 +79,33 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     table
 }
 
-/// What noise does not touch. The command is one that does next to nothing, so that the figures are those of who runs it.
+/// What noise does not touch. The command is one that does next to nothing, so that the figures are
+/// those of who runs it.
 fn count(field: &Field, contender: &Contender) -> Figures {
     let (sandbox, programs) = (&field.sandbox, &field.programs);
-    let nothing = [programs.stopwatch.to_str().expect("paths of tests are text"), "nothing"];
+    let nothing = [
+        programs
+            .stopwatch
+            .to_str()
+            .expect("paths of tests are text"),
+        "nothing",
+    ];
     let words = contender.words(LOCK, &nothing);
     let warm_up: Cost = time(sandbox, programs, &words);
     let packets = contender.server.address().map(|address| {
         let proxy = Proxy::start(address);
         let words = contender.words_at(&proxy.address, LOCK, &nothing);
-        let outcome = job(sandbox, words[0].as_ref()).words(&borrowed(&words[1..])).run();
+        let outcome = job(sandbox, words[0].as_ref())
+            .words(&borrowed(&words[1..]))
+            .run();
         assert_eq!(outcome.end, Ok(0), "{outcome:?}");
         proxy.chunks().len()
     });
     let memory = time(sandbox, programs, &words).memory.min(warm_up.memory);
-    Figures { costs: Costs::default(), memory, calls: system_calls(sandbox, &words), packets }
+    Figures {
+        costs: Costs::default(),
+        memory,
+        calls: system_calls(sandbox, &words),
+        packets,
+    }
 }

@@ -1,4 +1,5 @@
-//! Requests that the lock server answers in a second, beside nginx, which answers the same few bytes and remembers nothing.
+//! Requests that the lock server answers in a second, beside nginx, which answers the same few
+//! bytes and remembers nothing.
 
 use crate::Effort;
 use crate::common::{free_port, wait_until};
@@ -19,20 +20,45 @@ type Contender<'a> = (&'a str, u16, i32);
 
 /// Measures all in turn, round after round.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table =
-        Table::new(&["requests a second", "1 connection, × nginx", "50, × nginx", "CPU each, × nginx", "1 connection", "50", "CPU each"]);
+    let mut table = Table::new(&[
+        "requests a second",
+        "1 connection, × nginx",
+        "50, × nginx",
+        "CPU each, × nginx",
+        "1 connection",
+        "50",
+        "CPU each",
+    ]);
     if !installed("wrk") {
         table.missing("wrk", "apt-get install wrk");
         return table;
     }
     let state = format!("state: {}\n", field.sandbox.path("state").display());
     let (memcached, memcache) = memcached(field);
-    let kinds = [("distributexd", ""), ("distributexd with a state file", &state), ("distributexd on memcached", &memcache)];
-    let ours = kinds.map(|(name, config)| (name, Distributexd::start(&field.sandbox, &field.programs, &["speed"], config)));
+    let kinds = [
+        ("distributexd", ""),
+        ("distributexd with a state file", &state),
+        ("distributexd on memcached", &memcache),
+    ];
+    let ours = kinds.map(|(name, config)| {
+        (
+            name,
+            Distributexd::start(&field.sandbox, &field.programs, &["speed"], config),
+        )
+    });
     let nginx = nginx(field);
     let mut contenders: Vec<Contender> = Vec::new();
-    contenders.extend(ours.iter().filter_map(|(name, server)| server.as_ref().ok().map(|server| (*name, server.port, server.pid()))));
-    contenders.extend(nginx.as_ref().map(|(service, port)| ("nginx", *port, service.pid)));
+    contenders.extend(ours.iter().filter_map(|(name, server)| {
+        server
+            .as_ref()
+            .ok()
+            .map(|server| (*name, server.port, server.pid()))
+    }));
+    contenders.extend(
+        nginx
+            .as_ref()
+            .map(|(service, port)| ("nginx", *port, service.pid)),
+    );
     let mut figures = vec![[const { Vec::new() }; 3]; contenders.len()];
     for _ in 0..effort.rounds {
         for (contender, figures) in contenders.iter().zip(&mut figures) {
@@ -41,19 +67,37 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
             }
         }
     }
-    let figures: Vec<[f64; 3]> = figures.into_iter().map(|figures| figures.map(middle)).collect();
+    let figures: Vec<[f64; 3]> = figures
+        .into_iter()
+        .map(|figures| figures.map(middle))
+        .collect();
     let yardstick = figures.last().filter(|_| nginx.is_some());
     for ((name, ..), figures) in contenders.iter().zip(&figures) {
-        let ratio = |index: usize| yardstick.map_or("–".into(), |nginx| format!("{} ×", three(figures[index] / nginx[index])));
+        let ratio = |index: usize| {
+            yardstick.map_or("–".into(), |nginx| {
+                format!("{} ×", three(figures[index] / nginx[index]))
+            })
+        };
         let [one, many, cpu] = figures.map(three);
-        table.row(name, &[ratio(0), ratio(1), ratio(2), one, many, format!("{cpu} µs")]);
+        table.row(
+            name,
+            &[ratio(0), ratio(1), ratio(2), one, many, format!("{cpu} µs")],
+        );
     }
-    for (name, why) in ours.iter().filter_map(|(name, server)| Some((name, server.as_ref().err()?))) {
+    for (name, why) in ours
+        .iter()
+        .filter_map(|(name, server)| Some((name, server.as_ref().err()?)))
+    {
         table.row(name, std::slice::from_ref(why));
     }
-    for (name, found, remedy) in
-        [("nginx", nginx.is_some(), "apt-get install nginx-light"), ("memcached", memcached.is_some(), "apt-get install memcached")]
-    {
+    for (name, found, remedy) in [
+        ("nginx", nginx.is_some(), "apt-get install nginx-light"),
+        (
+            "memcached",
+            memcached.is_some(),
+            "apt-get install memcached",
+        ),
+    ] {
         if !found {
             table.missing(name, remedy);
         }
@@ -61,14 +105,19 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     table
 }
 
-/// Requests a second at one connection and at many, and time on a processor for each of the latter, in µs.
+/// Requests a second at one connection and at many, and time on a processor for each of the latter,
+/// in µs.
 fn load((_, port, pid): &Contender, effort: &Effort) -> [f64; 3] {
     let [one, many] = CONNECTIONS;
     let one = wrk(*port, one, effort);
     let before = cpu(*pid);
     let many = wrk(*port, many, effort);
     let spent = cpu(*pid).saturating_sub(before);
-    [one, many, spent.as_secs_f64() * 1e6 / (many * effort.load.as_secs_f64())]
+    [
+        one,
+        many,
+        spent.as_secs_f64() * 1e6 / (many * effort.load.as_secs_f64()),
+    ]
 }
 
 /// Requests a second.
@@ -77,24 +126,58 @@ fn wrk(port: u16, connections: usize, effort: &Effort) -> f64 {
     let length = format!("{}s", effort.load.as_secs());
     let url = format!("http://127.0.0.1:{port}/");
     let output = Command::new("wrk")
-        .args(["-t", "1", "-c", &connections.to_string(), "-d", &length, "-s", script, &url])
+        .args([
+            "-t",
+            "1",
+            "-c",
+            &connections.to_string(),
+            "-d",
+            &length,
+            "-s",
+            script,
+            &url,
+        ])
         .output()
         .expect("wrk can be started");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && !text.contains("Socket errors") && !text.contains("Non-2xx"), "{text}");
-    let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")?.trim().parse().ok());
+    assert!(
+        output.status.success() && !text.contains("Socket errors") && !text.contains("Non-2xx"),
+        "{text}"
+    );
+    let rate = text.lines().find_map(|line| {
+        line.trim()
+            .strip_prefix("Requests/sec:")?
+            .trim()
+            .parse()
+            .ok()
+    });
     rate.unwrap_or_else(|| panic!("no rate in {text}"))
 }
 
 /// A memcached, and what a config says of it, whether it is there or not.
 fn memcached(field: &Field) -> (Option<Service>, String) {
     let port = free_port();
-    let words = ["memcached", "-u", "root", "-l", "127.0.0.1", "-U", "0", "-p", &port.to_string()];
+    let words = [
+        "memcached",
+        "-u",
+        "root",
+        "-l",
+        "127.0.0.1",
+        "-U",
+        "0",
+        "-p",
+        &port.to_string(),
+    ];
     let service = installed("memcached").then(|| Service::start(&words, &field.sandbox.folder));
     if service.is_some() {
-        wait_until("memcached to serve", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        wait_until("memcached to serve", || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
     }
-    (service, format!("backend: memcache\nmemcachehost: 127.0.0.1\nmemcacheport: {port}\n"))
+    (
+        service,
+        format!("backend: memcache\nmemcachehost: 127.0.0.1\nmemcacheport: {port}\n"),
+    )
 }
 
 /// One worker that says YES, and its port.
@@ -103,15 +186,29 @@ fn nginx(field: &Field) -> Option<(Service, u16)> {
         return None;
     }
     let (port, path) = (free_port(), field.sandbox.path("nginx.conf"));
-    let server = format!("listen 127.0.0.1:{port}; location / {{ default_type text/html; return 200 YES; }}");
+    let server = format!(
+        "listen 127.0.0.1:{port}; location / {{ default_type text/html; return 200 YES; }}"
+    );
     let http = format!("access_log off; keepalive_requests 1000000; server {{ {server} }}");
-    let config =
-        format!("daemon off; master_process off; pid nginx.pid; error_log stderr; worker_processes 1; events {{ }} http {{ {http} }}");
+    let config = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log stderr; worker_processes 1; events {{ }} http {{ {http} }}"
+    );
     fs::write(&path, config).expect("the config can be written");
-    let folder = field.sandbox.folder.to_str().expect("paths of tests are text");
-    let service = Service::start(&["nginx", "-p", folder, "-c", "nginx.conf"], &field.sandbox.folder);
+    let folder = field
+        .sandbox
+        .folder
+        .to_str()
+        .expect("paths of tests are text");
+    let service = Service::start(
+        &["nginx", "-p", folder, "-c", "nginx.conf"],
+        &field.sandbox.folder,
+    );
     wait_until("nginx to serve", || {
-        assert!(service.runs(), "nginx has ended: {}", field.sandbox.read("server.log"));
+        assert!(
+            service.runs(),
+            "nginx has ended: {}",
+            field.sandbox.read("server.log")
+        );
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });
     Some((service, port))

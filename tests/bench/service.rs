@@ -1,4 +1,5 @@
-//! A server of somebody else's, started for the measurements and gone when this process is, however that ends.
+//! A server of somebody else's, started for the measurements and gone when this process is, however
+//! that ends.
 
 use crate::common::process;
 use std::io::{BufRead, BufReader};
@@ -33,8 +34,13 @@ impl Service {
             .spawn()
             .expect("sh can be started");
         let mut pid = String::new();
-        BufReader::new(keeper.stdout.take().expect("stdout is a pipe")).read_line(&mut pid).expect("the keeper prints a line");
-        Service { keeper, pid: pid.trim().parse().expect("and it is a pid") }
+        BufReader::new(keeper.stdout.take().expect("stdout is a pipe"))
+            .read_line(&mut pid)
+            .expect("the keeper prints a line");
+        Service {
+            keeper,
+            pid: pid.trim().parse().expect("and it is a pid"),
+        }
     }
 
     /// Whether it has not ended.
@@ -52,6 +58,9 @@ impl Drop for Service {
 
 /// Whether there is a program of this name to start.
 pub fn installed(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", "command -v -- \"$1\"", "sh", program]).stdout(Stdio::null()).status();
+    let found = Command::new("sh")
+        .args(["-c", "command -v -- \"$1\"", "sh", program])
+        .stdout(Stdio::null())
+        .status();
     found.is_ok_and(|status| status.success())
 }

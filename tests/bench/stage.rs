@@ -17,13 +17,20 @@ impl Sheet {
     /// An empty one.
     pub fn new(field: &Field) -> Sheet {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        Sheet(field.sandbox.path(&format!("sheet-{}", NUMBER.fetch_add(1, Ordering::Relaxed))))
+        Sheet(
+            field
+                .sandbox
+                .path(&format!("sheet-{}", NUMBER.fetch_add(1, Ordering::Relaxed))),
+        )
     }
 
     /// The times so far, since boot.
     pub fn times(&self) -> Vec<Duration> {
         let text = fs::read_to_string(&self.0).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).map(Duration::from_nanos).collect()
+        text.lines()
+            .filter_map(|line| line.parse().ok())
+            .map(Duration::from_nanos)
+            .collect()
     }
 
     fn path(&self) -> &str {
@@ -38,14 +45,26 @@ impl Leash {
     /// One for any number of holders.
     pub fn new(field: &Field) -> Leash {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let path = field.sandbox.path(&format!("leash-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()));
+        let path = field
+            .sandbox
+            .path(&format!("leash-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+        assert!(
+            Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .is_ok_and(|status| status.success())
+        );
         Leash(path)
     }
 
     /// Lets all go.
     pub fn let_go(self) {
-        drop(OpenOptions::new().write(true).open(self.0).expect("somebody holds"));
+        drop(
+            OpenOptions::new()
+                .write(true)
+                .open(self.0)
+                .expect("somebody holds"),
+        );
     }
 
     fn path(&self) -> &str {
@@ -53,29 +72,55 @@ impl Leash {
     }
 }
 
-/// Starts somebody who takes a lock and keeps it as long as the leash does. The first time on the sheet is that of its start, the second that
-/// of its end.
-pub fn hold<'a>(field: &'a Field, contender: &Contender, lock: &str, leash: &Leash, sheet: &Sheet) -> Running<'a> {
-    start(field, contender, lock, &["hold", sheet.path(), leash.path()])
+/// Starts somebody who takes a lock and keeps it as long as the leash does. The first time on the
+/// sheet is that of its start, the second that of its end.
+pub fn hold<'a>(
+    field: &'a Field,
+    contender: &Contender,
+    lock: &str,
+    leash: &Leash,
+    sheet: &Sheet,
+) -> Running<'a> {
+    start(
+        field,
+        contender,
+        lock,
+        &["hold", sheet.path(), leash.path()],
+    )
 }
 
 /// Starts somebody who takes a lock, writes down when that was, and gives it back.
-pub fn queue_up<'a>(field: &'a Field, contender: &Contender, lock: &str, sheet: &Sheet) -> Running<'a> {
+pub fn queue_up<'a>(
+    field: &'a Field,
+    contender: &Contender,
+    lock: &str,
+    sheet: &Sheet,
+) -> Running<'a> {
     start(field, contender, lock, &["stamp", sheet.path()])
 }
 
 /// Until so many times are on the sheet.
 pub fn wait_for_times(sheet: &Sheet, count: usize) -> Vec<Duration> {
-    wait_for(&format!("{count} times"), || Some(sheet.times()).filter(|times| times.len() >= count))
+    wait_for(&format!("{count} times"), || {
+        Some(sheet.times()).filter(|times| times.len() >= count)
+    })
 }
 
 /// Until so many more wait than there were.
 pub fn wait_for_waiters(contender: &Contender, lock: &str, before: usize, count: usize) {
-    wait_until(&format!("{count} of {} to wait", contender.name), || contender.server.waiting(lock) >= before + count);
+    wait_until(&format!("{count} of {} to wait", contender.name), || {
+        contender.server.waiting(lock) >= before + count
+    });
 }
 
 fn start<'a>(field: &'a Field, contender: &Contender, lock: &str, command: &[&str]) -> Running<'a> {
-    let stopwatch = field.programs.stopwatch.to_str().expect("paths of tests are text");
+    let stopwatch = field
+        .programs
+        .stopwatch
+        .to_str()
+        .expect("paths of tests are text");
     let words = contender.words(lock, &[&[stopwatch], command].concat());
-    job(&field.sandbox, words[0].as_ref()).words(&borrowed(&words[1..])).start()
+    job(&field.sandbox, words[0].as_ref())
+        .words(&borrowed(&words[1..]))
+        .start()
 }

@@ -1,4 +1,5 @@
-//! What it costs to wait and to hold, while nothing happens: processor time and memory of who does, and of the server with a thousand of them.
+//! What it costs to wait and to hold, while nothing happens: processor time and memory of who does,
+//! and of the server with a thousand of them.
 
 use crate::Effort;
 use crate::common::run::Running;
@@ -15,21 +16,43 @@ pub const LOCK: &str = "standing";
 
 /// Measures all at the same time, since they do next to nothing; then the crowds.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["while nothing happens", "CPU in a minute", "memory", "server's CPU in a minute"]);
+    let mut table = Table::new(&[
+        "while nothing happens",
+        "CPU in a minute",
+        "memory",
+        "server's CPU in a minute",
+    ]);
     let (idle, _) = watch([vec![field.zookeeper.pid()]].into_iter(), effort)[0];
     table.row("ZooKeeper alone", &[String::new(), String::new(), ms(idle)]);
     let all = field.contenders();
     let leash = Leash::new(field);
-    let pairs: Vec<_> = all.iter().flatten().map(|contender| (contender.name, pair(field, contender, &leash))).collect();
-    let mut costs = watch(pairs.iter().flat_map(|(_, pair)| pair).map(|run| processes(from_ref(run))), effort).into_iter();
+    let pairs: Vec<_> = all
+        .iter()
+        .flatten()
+        .map(|contender| (contender.name, pair(field, contender, &leash)))
+        .collect();
+    let mut costs = watch(
+        pairs
+            .iter()
+            .flat_map(|(_, pair)| pair)
+            .map(|run| processes(from_ref(run))),
+        effort,
+    )
+    .into_iter();
     for (name, _) in &pairs {
         for role in ["holds", "waits"] {
             let (spent, memory) = costs.next().expect("each was watched");
-            table.row(&format!("{name}, {role}"), &[ms(spent), mb(memory), String::new()]);
+            table.row(
+                &format!("{name}, {role}"),
+                &[ms(spent), mb(memory), String::new()],
+            );
         }
     }
     leash.let_go();
-    pairs.into_iter().flat_map(|(_, pair)| pair).for_each(|run| assert_eq!(run.wait().end, Ok(0)));
+    pairs
+        .into_iter()
+        .flat_map(|(_, pair)| pair)
+        .for_each(|run| assert_eq!(run.wait().end, Ok(0)));
     for missing in all.iter().filter_map(|contender| contender.as_ref().err()) {
         table.missing(missing.name, missing.remedy);
     }
@@ -53,20 +76,49 @@ fn pair<'a>(field: &'a Field, contender: &Contender, leash: &Leash) -> [Running<
 /// Many who hold, each another lock; and many who wait for one.
 fn thousands(field: &Field, contender: &Contender, effort: &Effort, table: &mut Table) {
     let (leash, sheet) = (Leash::new(field), Sheet::new(field));
-    let holders: Vec<_> = (0..effort.thousand).map(|number| hold(field, contender, &format!("{LOCK}-{number}"), &leash, &sheet)).collect();
+    let holders: Vec<_> = (0..effort.thousand)
+        .map(|number| {
+            hold(
+                field,
+                contender,
+                &format!("{LOCK}-{number}"),
+                &leash,
+                &sheet,
+            )
+        })
+        .collect();
     wait_for_times(&sheet, effort.thousand);
-    crowd(&format!("{}, {} hold", contender.name, effort.thousand), contender, &holders, effort, table);
+    crowd(
+        &format!("{}, {} hold", contender.name, effort.thousand),
+        contender,
+        &holders,
+        effort,
+        table,
+    );
     leash.let_go();
-    holders.into_iter().for_each(|run| assert_eq!(run.wait().end, Ok(0)));
+    holders
+        .into_iter()
+        .for_each(|run| assert_eq!(run.wait().end, Ok(0)));
     let (leash, first, sheet) = (Leash::new(field), Sheet::new(field), Sheet::new(field));
     let holder = hold(field, contender, LOCK, &leash, &first);
     wait_for_times(&first, 1);
     let before = contender.server.waiting(LOCK);
-    let waiters: Vec<_> = (0..effort.thousand).map(|_| queue_up(field, contender, LOCK, &sheet)).collect();
+    let waiters: Vec<_> = (0..effort.thousand)
+        .map(|_| queue_up(field, contender, LOCK, &sheet))
+        .collect();
     wait_for_waiters(contender, LOCK, before, effort.thousand);
-    crowd(&format!("{}, {} wait", contender.name, effort.thousand), contender, &waiters, effort, table);
+    crowd(
+        &format!("{}, {} wait", contender.name, effort.thousand),
+        contender,
+        &waiters,
+        effort,
+        table,
+    );
     leash.let_go();
-    waiters.into_iter().chain([holder]).for_each(|run| assert_eq!(run.wait().end, Ok(0)));
+    waiters
+        .into_iter()
+        .chain([holder])
+        .for_each(|run| assert_eq!(run.wait().end, Ok(0)));
 }
 
 /// A row for all of them together.
@@ -81,12 +133,14 @@ fn crowd(name: &str, contender: &Contender, runs: &[Running], effort: &Effort, t
 fn processes(runs: &[Running]) -> Vec<i32> {
     let programs: Vec<i32> = runs.iter().map(Running::pid).collect();
     let guards = process::all().filter(|&pid| process::name(pid) == "lock-guard");
-    let ours = guards.filter(|&guard| process::parent(guard).is_some_and(|parent| programs.contains(&parent)));
+    let ours = guards
+        .filter(|&guard| process::parent(guard).is_some_and(|parent| programs.contains(&parent)));
     let ours: Vec<i32> = ours.collect();
     [programs, ours].concat()
 }
 
-/// Processor time that some processes take in a minute, and their memory in KiB: at its peak for one run, its fair share for many.
+/// Processor time that some processes take in a minute, and their memory in KiB: at its peak for
+/// one run, its fair share for many.
 fn watch(groups: impl Iterator<Item = Vec<i32>>, effort: &Effort) -> Vec<(Duration, u64)> {
     let groups: Vec<Vec<i32>> = groups.collect();
     let spent = |group: &Vec<i32>| group.iter().copied().map(cpu).sum::<Duration>();
@@ -94,8 +148,21 @@ fn watch(groups: impl Iterator<Item = Vec<i32>>, effort: &Effort) -> Vec<(Durati
     let_last(effort.window);
     let minute = Duration::from_mins(1).as_secs_f64() / effort.window.as_secs_f64();
     let memory = |group: &Vec<i32>| -> u64 {
-        let measure = if group.len() > 2 { proportional_memory } else { peak_memory };
+        let measure = if group.len() > 2 {
+            proportional_memory
+        } else {
+            peak_memory
+        };
         group.iter().copied().map(measure).sum()
     };
-    groups.iter().zip(before).map(|(group, before)| (spent(group).saturating_sub(before).mul_f64(minute), memory(group))).collect()
+    groups
+        .iter()
+        .zip(before)
+        .map(|(group, before)| {
+            (
+                spent(group).saturating_sub(before).mul_f64(minute),
+                memory(group),
+            )
+        })
+        .collect()
 }

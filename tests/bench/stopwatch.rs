@@ -1,6 +1,10 @@
-//! Measures whole processes: by `programs/stopwatch.rs`, by strace, by what the kernel says of one that runs.
+//! Measures whole processes: by `programs/stopwatch.rs`, by strace, by what the kernel says of one
+//! that runs.
 
-#![allow(unsafe_code, reason = "the clock of another process, clock_getcpuclockid(3)")]
+#![allow(
+    unsafe_code,
+    reason = "the clock of another process, clock_getcpuclockid(3)"
+)]
 
 use crate::common::process;
 use crate::common::run::Job;
@@ -45,10 +49,23 @@ impl Costs {
 /// Runs words to their end.
 #[track_caller]
 pub fn time(sandbox: &Sandbox, programs: &Programs, words: &[String]) -> Cost {
-    let outcome = job(sandbox, &programs.stopwatch).words(&["time"]).words(&borrowed(words)).run();
-    let numbers: Vec<u64> = outcome.stdout.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect();
-    let &[wall, cpu, memory, 0] = &numbers[..] else { panic!("{words:?} failed: {outcome:?}") };
-    Cost { wall: Duration::from_nanos(wall), cpu: Duration::from_nanos(cpu), memory }
+    let outcome = job(sandbox, &programs.stopwatch)
+        .words(&["time"])
+        .words(&borrowed(words))
+        .run();
+    let numbers: Vec<u64> = outcome
+        .stdout
+        .split_ascii_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .collect();
+    let &[wall, cpu, memory, 0] = &numbers[..] else {
+        panic!("{words:?} failed: {outcome:?}")
+    };
+    Cost {
+        wall: Duration::from_nanos(wall),
+        cpu: Duration::from_nanos(cpu),
+        memory,
+    }
 }
 
 /// How many system calls a run makes, its children's included.
@@ -56,38 +73,68 @@ pub fn time(sandbox: &Sandbox, programs: &Programs, words: &[String]) -> Cost {
 pub fn system_calls(sandbox: &Sandbox, words: &[String]) -> usize {
     let summary = sandbox.path("strace");
     let file = summary.to_str().expect("paths of tests are text");
-    let outcome = job(sandbox, Path::new("strace")).words(&["-f", "-c", "-U", "calls,name", "-o", file]).words(&borrowed(words)).run();
+    let outcome = job(sandbox, Path::new("strace"))
+        .words(&["-f", "-c", "-U", "calls,name", "-o", file])
+        .words(&borrowed(words))
+        .run();
     assert_eq!(outcome.end, Ok(0), "{outcome:?}");
     let text = sandbox.read("strace");
-    let total = text.lines().find_map(|line| line.trim().strip_suffix(" total")?.trim().parse().ok());
+    let total = text
+        .lines()
+        .find_map(|line| line.trim().strip_suffix(" total")?.trim().parse().ok());
     total.unwrap_or_else(|| panic!("no total in {text}"))
 }
 
 /// Time that a process has spent on processors so far, its dead threads included.
 pub fn cpu(pid: i32) -> Duration {
-    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    let (mut clock, mut time) = (
+        0,
+        libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+    );
     // SAFETY: clock_getcpuclockid(3) writes one clockid_t.
     let found = unsafe { libc::clock_getcpuclockid(pid, &raw mut clock) };
     assert_eq!(found, 0, "process {pid} is gone");
     // SAFETY: clock_gettime(2) fills the one timespec.
     unsafe { libc::clock_gettime(clock, &raw mut time) };
-    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec.try_into().expect("nanoseconds are below 10^9"))
+    Duration::new(
+        time.tv_sec.cast_unsigned(),
+        time.tv_nsec.try_into().expect("nanoseconds are below 10^9"),
+    )
 }
 
 /// Memory of a process in KiB, what it shares with others shared out among them.
 pub fn proportional_memory(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix("Pss:")?
+                .trim()
+                .split(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
 }
 
 /// Peak memory of a process that runs, in KiB.
 pub fn peak_memory(pid: i32) -> u64 {
-    process::status(pid, "VmHWM").and_then(|line| line.split(' ').next()?.parse().ok()).expect("the process is there")
+    process::status(pid, "VmHWM")
+        .and_then(|line| line.split(' ').next()?.parse().ok())
+        .expect("the process is there")
 }
 
 /// A run with the search path that Debian gives, whatever ours is.
 pub fn job<'a>(sandbox: &'a Sandbox, program: &Path) -> Job<'a> {
-    Job::new(sandbox, program).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("ETCDCTL_API", "3")
+    Job::new(sandbox, program)
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
+        .env("ETCDCTL_API", "3")
 }
 
 /// The middle of some times.

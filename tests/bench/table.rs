@@ -12,8 +12,12 @@ impl Table {
     /// A table with these columns.
     pub fn new(head: &[&str]) -> Table {
         let head: Vec<String> = head.iter().map(ToString::to_string).collect();
-        let rule = (0..head.len()).map(|column| if column == 0 { "---" } else { "---:" }.to_owned()).collect();
-        Table { rows: vec![head, rule] }
+        let rule = (0..head.len())
+            .map(|column| if column == 0 { "---" } else { "---:" }.to_owned())
+            .collect();
+        Table {
+            rows: vec![head, rule],
+        }
     }
 
     /// One more row.
@@ -29,7 +33,9 @@ impl Table {
 
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        self.rows.iter().try_for_each(|row| writeln!(f, "| {} |", row.join(" | ")))
+        self.rows
+            .iter()
+            .try_for_each(|row| writeln!(f, "| {} |", row.join(" | ")))
     }
 }
 

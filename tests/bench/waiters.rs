@@ -1,5 +1,5 @@
-//! Hand-over at the lock server with many who wait for one pool, each on a connection of its own: from the release that one sends to the YES that
-//! the next one reads.
+//! Hand-over at the lock server with many who wait for one pool, each on a connection of its own:
+//! from the release that one sends to the YES that the next one reads.
 
 #![allow(unsafe_code, reason = "setrlimit(2)")]
 
@@ -24,17 +24,34 @@ const ADDRESSES: usize = 4;
 
 /// Measures crowd after crowd.
 pub fn measure(field: &Field, effort: &Effort) -> Table {
-    let mut table = Table::new(&["waiters at distributexd", "hand-over", "largest", "server's CPU, each", "server's memory"]);
+    let mut table = Table::new(&[
+        "waiters at distributexd",
+        "hand-over",
+        "largest",
+        "server's CPU, each",
+        "server's memory",
+    ]);
     let most = may_open(effort.waiters.iter().max().expect("there are some") + OTHERS) - OTHERS;
     for &size in effort.waiters {
         let size = size.min(most);
-        let server = Distributexd::start(&field.sandbox, &field.programs, &[POOL], "").expect("it serves");
+        let server =
+            Distributexd::start(&field.sandbox, &field.programs, &[POOL], "").expect("it serves");
         let before = crowd(&server, size);
         let spent = cpu(server.pid());
         let times = hand_around(before);
-        let each = cpu(server.pid()).saturating_sub(spent).div_f64(times.len() as f64);
+        let each = cpu(server.pid())
+            .saturating_sub(spent)
+            .div_f64(times.len() as f64);
         let largest = *times.iter().max().expect("there was one");
-        table.row(&size.to_string(), &[ms(median(times)), ms(largest), ms(each), mb(peak_memory(server.pid()))]);
+        table.row(
+            &size.to_string(),
+            &[
+                ms(median(times)),
+                ms(largest),
+                ms(each),
+                mb(peak_memory(server.pid())),
+            ],
+        );
     }
     table
 }
@@ -58,7 +75,9 @@ fn crowd(server: &Distributexd, size: usize) -> Vec<TcpStream> {
 fn hand_around(mut all: Vec<TcpStream>) -> Vec<Duration> {
     let mut times = Vec::new();
     for number in 0..all.len() - 1 {
-        let [giver, taker] = all.get_disjoint_mut([number, number + 1]).expect("they are two");
+        let [giver, taker] = all
+            .get_disjoint_mut([number, number + 1])
+            .expect("they are two");
         let began = Instant::now();
         ask(giver, "release", number);
         hear(taker, "YES");
@@ -70,15 +89,22 @@ fn hand_around(mut all: Vec<TcpStream>) -> Vec<Duration> {
 
 fn connect(server: &Distributexd, number: usize) -> TcpStream {
     let last = u8::try_from(1 + number % ADDRESSES).expect("there are few");
-    let stream = TcpStream::connect((Ipv4Addr::new(127, 0, 0, last), server.port)).expect("the server listens");
-    stream.set_nodelay(true).expect("a connected socket takes options");
-    stream.set_read_timeout(Some(SOON)).expect("a connected socket takes options");
+    let stream = TcpStream::connect((Ipv4Addr::new(127, 0, 0, last), server.port))
+        .expect("the server listens");
+    stream
+        .set_nodelay(true)
+        .expect("a connected socket takes options");
+    stream
+        .set_read_timeout(Some(SOON))
+        .expect("a connected socket takes options");
     stream
 }
 
 fn ask(stream: &mut TcpStream, call: &str, number: usize) {
     let request = format!("GET /{call}/?pool={POOL}&host=host{number} HTTP/1.1\r\nHost: a\r\n\r\n");
-    stream.write_all(request.as_bytes()).expect("the server reads");
+    stream
+        .write_all(request.as_bytes())
+        .expect("the server reads");
 }
 
 /// Reads one reply, which has this body.
@@ -91,9 +117,13 @@ fn hear(stream: &mut TcpStream, body: &str) {
     }
 }
 
-/// Asks for so many descriptors, for us and for what we start; how many we may have, which only root may raise for good.
+/// Asks for so many descriptors, for us and for what we start; how many we may have, which only
+/// root may raise for good.
 fn may_open(count: usize) -> usize {
-    let mut limit = libc::rlimit { rlim_cur: count as libc::rlim_t, rlim_max: count as libc::rlim_t };
+    let mut limit = libc::rlimit {
+        rlim_cur: count as libc::rlim_t,
+        rlim_max: count as libc::rlim_t,
+    };
     // SAFETY: setrlimit(2) reads the one rlimit.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
     // SAFETY: getrlimit(2) fills the one rlimit.

@@ -1,5 +1,6 @@
-//! Bytes that a real client and a real server have exchanged, in `tests/captures`: a line for each write to the server (`>`) and each piece
-//! from it (`<`); hexadecimal, or what it says where that is text.
+//! Bytes that a real client and a real server have exchanged, in `tests/captures`: a line for each
+//! write to the server (`>`) and each piece from it (`<`); hexadecimal, or what it says where that
+//! is text.
 
 use super::client::next_frame;
 use super::proxy::From;
@@ -9,14 +10,16 @@ use std::path::PathBuf;
 use zk_flock::http::Reply;
 
 /// What leads a capture.
-const HEAD: &str =
-    "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test wire -- --ignored`. > to the server, a line a write; < from it.\n";
+const HEAD: &str = "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test wire -- --ignored`. > to the server, a line a write; < from it.\n";
 
 /// The pieces that one side of a capture sent.
 pub fn pieces(capture: &str, side: From) -> Vec<Vec<u8>> {
     let sign = if side == From::Client { "> " } else { "< " };
     let text = fs::read_to_string(path(capture)).expect("the capture is there");
-    text.lines().filter_map(|line| line.strip_prefix(sign)).map(unhex).collect()
+    text.lines()
+        .filter_map(|line| line.strip_prefix(sign))
+        .map(unhex)
+        .collect()
 }
 
 /// The messages that one side of a capture sent, without their lengths.
@@ -27,7 +30,8 @@ pub fn messages(capture: &str, side: From) -> Vec<Vec<u8>> {
     messages
 }
 
-/// What curl, a hand and the original's client have asked the original `distributexd`, and what it has answered, connection by connection.
+/// What curl, a hand and the original's client have asked the original `distributexd`, and what it
+/// has answered, connection by connection.
 pub fn distributexd() -> impl Iterator<Item = (String, String)> {
     connections(include_str!("../captures/distributexd"))
 }
@@ -41,7 +45,13 @@ fn connections(text: &'static str) -> impl Iterator<Item = (String, String)> {
     let connections = text.split("\n\n").skip(1);
     let text = |line: &str| line.replace("\\r", "\r").replace("\\n", "\n"); // no other backslash was said
     connections.map(move |connection| {
-        let said = |sign: &str| connection.lines().filter_map(|line| line.strip_prefix(sign)).map(text).collect();
+        let said = |sign: &str| {
+            connection
+                .lines()
+                .filter_map(|line| line.strip_prefix(sign))
+                .map(text)
+                .collect()
+        };
         (said("> "), said("< "))
     })
 }
@@ -51,7 +61,9 @@ pub fn replies(said: &str) -> Vec<Reply> {
     let mut rest = said.as_bytes();
     let mut replies = Vec::new();
     while !rest.is_empty() {
-        let (reply, length) = Reply::read(rest, true).unwrap_or_else(|wrong| panic!("{wrong}: {said:?}")).expect("there is no more");
+        let (reply, length) = Reply::read(rest, true)
+            .unwrap_or_else(|wrong| panic!("{wrong}: {said:?}"))
+            .expect("there is no more");
         replies.push(reply);
         rest = &rest[length..];
     }
@@ -73,7 +85,10 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The bytes that [`hex`] wrote.
 pub fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("captures are hexadecimal")).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("captures are hexadecimal"))
+        .collect()
 }
 
 fn path(capture: &str) -> PathBuf {

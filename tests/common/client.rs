@@ -1,6 +1,8 @@
-//! A second client: what a test asks ZooKeeper itself, over the library's own records. It blocks, and is not shy of panicking.
+//! A second client: what a test asks ZooKeeper itself, over the library's own records. It blocks,
+//! and is not shy of panicking.
 //!
-//! It pings only while it waits for something, so a client that was given a short timeout and is left alone expires.
+//! It pings only while it waits for something, so a client that was given a short timeout and is
+//! left alone expires.
 
 use super::zookeeper::ZooKeeper;
 use super::{SECOND, SOON, wait_for};
@@ -58,13 +60,27 @@ impl Client {
     /// The same through whatever is at `address`.
     pub fn connect_to(address: &str, timeout: Duration) -> Client {
         let stream = TcpStream::connect(address).expect("the server accepts");
-        stream.set_nodelay(true).expect("a connected socket takes options");
-        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a connected socket takes options");
-        let mut client = Client { stream, received: Vec::new(), events: VecDeque::new(), next_xid: 1, timeout, session: 0 };
+        stream
+            .set_nodelay(true)
+            .expect("a connected socket takes options");
+        stream
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .expect("a connected socket takes options");
+        let mut client = Client {
+            stream,
+            received: Vec::new(),
+            events: VecDeque::new(),
+            next_xid: 1,
+            timeout,
+            session: 0,
+        };
         client.send(&frame(&new_session(timeout)));
-        let answer = client.receive(Instant::now() + SOON).expect("the server answers");
+        let answer = client
+            .receive(Instant::now() + SOON)
+            .expect("the server answers");
         let response: ConnectResponse = read(&mut answer.as_slice());
-        client.timeout = Duration::from_millis(u64::try_from(response.time_out).expect("a timeout is positive"));
+        client.timeout =
+            Duration::from_millis(u64::try_from(response.time_out).expect("a timeout is positive"));
         client.session = response.session_id;
         client
     }
@@ -77,34 +93,69 @@ impl Client {
     /// Makes a lasting node unless it is there.
     pub fn create_if_missing(&mut self, path: &str, data: &[u8]) {
         let created = self.create(path, data, flag::PERSISTENT);
-        assert!(matches!(created, Ok(()) | Err(Code::NODE_EXISTS)), "{created:?}");
+        assert!(
+            matches!(created, Ok(()) | Err(Code::NODE_EXISTS)),
+            "{created:?}"
+        );
     }
 
     /// Makes a lasting node that may be touched as this says.
     pub fn create_with_acl(&mut self, path: &str, acl: &[Acl]) -> Result<(), Code> {
-        let request = CreateRequest { path: path.into(), data: Vec::new(), acl: Vector(acl.to_vec()), flags: flag::PERSISTENT };
+        let request = CreateRequest {
+            path: path.into(),
+            data: Vec::new(),
+            acl: Vector(acl.to_vec()),
+            flags: flag::PERSISTENT,
+        };
         self.ask(operation::CREATE, &request).map(drop)
     }
 
     fn create(&mut self, path: &str, data: &[u8], flags: i32) -> Result<(), Code> {
         let acl = Vector(vec![may(31, "world", "anyone")]);
-        self.ask(operation::CREATE, &CreateRequest { path: path.into(), data: data.into(), acl, flags }).map(drop)
+        self.ask(
+            operation::CREATE,
+            &CreateRequest {
+                path: path.into(),
+                data: data.into(),
+                acl,
+                flags,
+            },
+        )
+        .map(drop)
     }
 
     /// Says who we are, too.
     pub fn authenticate(&mut self, scheme: &str, data: &str) {
         let mut message = Vec::new();
-        RequestHeader { xid: xid::AUTH, kind: operation::AUTH }.write(&mut message);
-        AuthPacket { kind: 0, scheme: scheme.into(), auth: data.into() }.write(&mut message);
+        RequestHeader {
+            xid: xid::AUTH,
+            kind: operation::AUTH,
+        }
+        .write(&mut message);
+        AuthPacket {
+            kind: 0,
+            scheme: scheme.into(),
+            auth: data.into(),
+        }
+        .write(&mut message);
         self.send(&framed(&message));
-        let reply = self.receive(Instant::now() + SOON).expect("the server answers");
+        let reply = self
+            .receive(Instant::now() + SOON)
+            .expect("the server answers");
         let header: ReplyHeader = read(&mut reply.as_slice());
         assert_eq!((header.xid, header.err), (xid::AUTH, 0));
     }
 
     /// Deletes a node, whoever owns it.
     pub fn delete(&mut self, path: &str) -> Result<(), Code> {
-        self.ask(operation::DELETE, &DeleteRequest { path: path.into(), version: -1 }).map(drop)
+        self.ask(
+            operation::DELETE,
+            &DeleteRequest {
+                path: path.into(),
+                version: -1,
+            },
+        )
+        .map(drop)
     }
 
     /// What is known of a node, if it exists; leaves a watch for its creation, deletion or change.
@@ -118,7 +169,13 @@ impl Client {
     }
 
     fn exists(&mut self, path: &str, watch: bool) -> Option<Stat> {
-        match self.ask(operation::EXISTS, &PathWatchRequest { path: path.into(), watch }) {
+        match self.ask(
+            operation::EXISTS,
+            &PathWatchRequest {
+                path: path.into(),
+                watch,
+            },
+        ) {
             Ok(body) => Some(read(&mut body.as_slice())),
             Err(Code::NO_NODE) => None,
             Err(code) => panic!("exists {path}: {code}"),
@@ -127,24 +184,38 @@ impl Client {
 
     /// Data of a node, if it exists.
     pub fn data(&mut self, path: &str) -> Option<Vec<u8>> {
-        let body = self.ask(operation::GET_DATA, &PathWatchRequest { path: path.into(), watch: false }).ok()?;
+        let body = self
+            .ask(
+                operation::GET_DATA,
+                &PathWatchRequest {
+                    path: path.into(),
+                    watch: false,
+                },
+            )
+            .ok()?;
         Some(read::<GetDataResponse>(&mut body.as_slice()).data)
     }
 
     /// Names of the nodes below a node, sorted.
     pub fn children(&mut self, path: &str) -> Vec<String> {
-        let request = PathWatchRequest { path: path.into(), watch: false };
+        let request = PathWatchRequest {
+            path: path.into(),
+            watch: false,
+        };
         let body = self.ask(GET_CHILDREN, &request).expect("the node exists");
         let mut children = read::<GetChildrenResponse>(&mut body.as_slice()).children.0;
         children.sort_unstable();
         children
     }
 
-    /// The nodes below one that may not be there yet, as soon as they are so many, in order of their sequence numbers.
+    /// The nodes below one that may not be there yet, as soon as they are so many, in order of
+    /// their sequence numbers.
     #[track_caller]
     pub fn wait_for_children(&mut self, path: &str, count: usize) -> Vec<String> {
         let mut children = wait_for(&format!("{count} nodes below {path}"), || {
-            let children = self.stat(path).map_or_else(Vec::new, |_| self.children(path));
+            let children = self
+                .stat(path)
+                .map_or_else(Vec::new, |_| self.children(path));
             (children.len() == count).then_some(children)
         });
         children.sort_by(|one, other| one.rsplit('_').next().cmp(&other.rsplit('_').next()));
@@ -153,7 +224,9 @@ impl Client {
 
     /// Who may touch a node.
     pub fn acl(&mut self, path: &str) -> Vec<Acl> {
-        let body = self.ask(GET_ACL, &path.to_owned()).expect("the node exists");
+        let body = self
+            .ask(GET_ACL, &path.to_owned())
+            .expect("the node exists");
         read::<Vector<Acl>>(&mut body.as_slice()).0
     }
 
@@ -185,9 +258,14 @@ impl Client {
                 return self.events.remove(position).expect("it was just found");
             }
             assert!(Instant::now() < deadline, "no event of {path}");
-            let ping = RequestHeader { xid: xid::PING, kind: operation::PING };
+            let ping = RequestHeader {
+                xid: xid::PING,
+                kind: operation::PING,
+            };
             self.send(&frame(&ping));
-            if let Some(message) = self.receive(deadline.min(Instant::now() + self.timeout.min(SECOND) / 3)) {
+            if let Some(message) =
+                self.receive(deadline.min(Instant::now() + self.timeout.min(SECOND) / 3))
+            {
                 self.take_note(&message);
             }
         }
@@ -213,9 +291,18 @@ impl Client {
         message.extend_from_slice(body);
         self.send(&framed(&message));
         loop {
-            let reply = self.receive(Instant::now() + SOON).expect("the server answers");
-            if let Some((header, body)) = self.take_note(&reply).filter(|(header, _)| header.xid == xid) {
-                return if header.err == 0 { Ok(body) } else { Err(Code(header.err)) };
+            let reply = self
+                .receive(Instant::now() + SOON)
+                .expect("the server answers");
+            if let Some((header, body)) = self
+                .take_note(&reply)
+                .filter(|(header, _)| header.xid == xid)
+            {
+                return if header.err == 0 {
+                    Ok(body)
+                } else {
+                    Err(Code(header.err))
+                };
             }
         }
     }
@@ -227,8 +314,13 @@ impl Client {
             return Some((header, message.to_vec()));
         }
         let WatcherEvent { kind, path, .. } = read(&mut message);
-        let kind = [Kind::Created, Kind::Deleted, Kind::Changed, Kind::Children][usize::try_from(kind - 1).expect("a watch of a node")];
-        self.events.push_back(Event { kind, path, seen: SystemTime::now() });
+        let kind = [Kind::Created, Kind::Deleted, Kind::Changed, Kind::Children]
+            [usize::try_from(kind - 1).expect("a watch of a node")];
+        self.events.push_back(Event {
+            kind,
+            path,
+            seen: SystemTime::now(),
+        });
         None
     }
 
@@ -249,7 +341,8 @@ impl Client {
             match self.stream.read(&mut chunk) {
                 Ok(0) => panic!("the server has hung up"),
                 Ok(count) => self.received.extend_from_slice(&chunk[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => panic!("the server is away: {error}"),
             }
         }
@@ -258,7 +351,13 @@ impl Client {
 
 /// An entry of an ACL: READ 1, WRITE 2, CREATE 4, DELETE 8, ADMIN 16, to whom.
 pub fn may(perms: i32, scheme: &str, id: &str) -> Acl {
-    Acl { perms, id: Id { scheme: scheme.into(), id: id.into() } }
+    Acl {
+        perms,
+        id: Id {
+            scheme: scheme.into(),
+            id: id.into(),
+        },
+    }
 }
 
 /// Takes a whole message off the front of what was received, if one is there.
@@ -273,7 +372,14 @@ pub fn next_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
 /// Asks for a session of this timeout.
 pub fn new_session(wanted: Duration) -> ConnectRequest {
     let time_out = i32::try_from(wanted.as_millis()).expect("tests use short timeouts");
-    ConnectRequest { protocol_version: 0, last_zxid_seen: 0, time_out, session_id: 0, passwd: vec![0; 16], read_only: false }
+    ConnectRequest {
+        protocol_version: 0,
+        last_zxid_seen: 0,
+        time_out,
+        session_id: 0,
+        passwd: vec![0; 16],
+        read_only: false,
+    }
 }
 
 /// A record as a message with its length.

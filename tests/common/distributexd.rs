@@ -1,4 +1,5 @@
-//! Our own lock server on a free loopback port, and connections to it on which a test says what it likes. It is one of the sandbox's processes.
+//! Our own lock server on a free loopback port, and connections to it on which a test says what it
+//! likes. It is one of the sandbox's processes.
 
 use super::run::{Job, Outcome, Running};
 use super::sandbox::{Sandbox, executable};
@@ -27,20 +28,32 @@ impl<'a> Distributexd<'a> {
     }
 
     /// One that may have no more than so many descriptors.
-    pub fn start_with_descriptors(sandbox: &'a Sandbox, config: &str, most: u32) -> Distributexd<'a> {
+    pub fn start_with_descriptors(
+        sandbox: &'a Sandbox,
+        config: &str,
+        most: u32,
+    ) -> Distributexd<'a> {
         Distributexd::new(sandbox, config, Some(most)).started()
     }
 
     fn new(sandbox: &'a Sandbox, config: &str, descriptors: Option<u32>) -> Distributexd<'a> {
         let port = free_port();
-        let server = Distributexd { port, sandbox, config: sandbox.path(&format!("distributex-{port}.yaml")), descriptors, running: None };
+        let server = Distributexd {
+            port,
+            sandbox,
+            config: sandbox.path(&format!("distributex-{port}.yaml")),
+            descriptors,
+            running: None,
+        };
         server.configure(config);
         server
     }
 
-    /// Writes another config in place of the one that it has. It learns of that by SIGHUP, or when it is started again.
+    /// Writes another config in place of the one that it has. It learns of that by SIGHUP, or when
+    /// it is started again.
     pub fn configure(&self, config: &str) {
-        fs::write(&self.config, format!("listen: 127.0.0.1\n{config}")).expect("the config can be written");
+        fs::write(&self.config, format!("listen: 127.0.0.1\n{config}"))
+            .expect("the config can be written");
     }
 
     fn started(mut self) -> Distributexd<'a> {
@@ -51,19 +64,36 @@ impl<'a> Distributexd<'a> {
     /// Starts it on the port that it had, with what it had written.
     pub fn start_again(&mut self) {
         let config = self.config.to_str().expect("paths of tests are text");
-        let words = ["--program=distributexd", "-v", "-c", config, "-p", &self.port.to_string()];
+        let words = [
+            "--program=distributexd",
+            "-v",
+            "-c",
+            config,
+            "-p",
+            &self.port.to_string(),
+        ];
         let program = match self.descriptors {
             None => self.sandbox.program(&words),
             Some(most) => {
                 let limited = format!(r#"ulimit -n {most}; exec "$0" "$@""#);
                 let program = executable();
-                let shell = ["-c", &limited, program.to_str().expect("paths of tests are text")];
-                Job::new(self.sandbox, Path::new("/bin/sh")).words(&shell).words(&words)
+                let shell = [
+                    "-c",
+                    &limited,
+                    program.to_str().expect("paths of tests are text"),
+                ];
+                Job::new(self.sandbox, Path::new("/bin/sh"))
+                    .words(&shell)
+                    .words(&words)
             }
         };
         let mut running = program.start();
         wait_until("distributexd to answer", || {
-            assert!(!running.has_ended(), "distributexd has ended: {}", running.stderr());
+            assert!(
+                !running.has_ended(),
+                "distributexd has ended: {}",
+                running.stderr()
+            );
             TcpStream::connect(("127.0.0.1", self.port)).is_ok()
         });
         self.running = Some(running);
@@ -88,7 +118,9 @@ impl<'a> Distributexd<'a> {
     /// The most memory that it has ever had, in kB.
     pub fn memory(&self) -> usize {
         let most = process::status(self.pid(), "VmHWM").expect("the server runs");
-        most.strip_suffix(" kB").and_then(|number| number.trim().parse().ok()).expect("a number of kB")
+        most.strip_suffix(" kB")
+            .and_then(|number| number.trim().parse().ok())
+            .expect("a number of kB")
     }
 
     /// Sends it a signal.
@@ -122,7 +154,9 @@ impl<'a> Distributexd<'a> {
     #[track_caller]
     pub fn ask(&self, target: &str) -> String {
         let mut connection = self.connect();
-        connection.say(&format!("GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n"));
+        connection.say(&format!(
+            "GET {target} HTTP/1.1\r\nConnection: close\r\n\r\n"
+        ));
         let answer = connection.hear();
         connection.hears_the_end();
         answer
@@ -137,7 +171,12 @@ impl<'a> Distributexd<'a> {
     /// Asks, and leaves it to the test when to hear.
     pub fn calls(&self, call: &str, host: &str, pool: &str) -> Connection {
         let mut connection = self.connect();
-        connection.say_bytes(&get(&format!("/{call}/"), &[("host", host), ("pool", pool)], &self.address(), true));
+        connection.say_bytes(&get(
+            &format!("/{call}/"),
+            &[("host", host), ("pool", pool)],
+            &self.address(),
+            true,
+        ));
         connection
     }
 }
@@ -152,9 +191,16 @@ impl Connection {
     /// One to 127.0.0.1, if somebody listens there.
     pub fn to(port: u16) -> Option<Connection> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(SOON)).expect("a timeout can be set");
-        stream.set_nodelay(true).expect("pieces can be sent as they are");
-        Some(Connection { stream, received: Vec::new() })
+        stream
+            .set_read_timeout(Some(SOON))
+            .expect("a timeout can be set");
+        stream
+            .set_nodelay(true)
+            .expect("pieces can be sent as they are");
+        Some(Connection {
+            stream,
+            received: Vec::new(),
+        })
     }
 
     /// Says this. The server may have hung up already: then there is nothing to hear any more.
@@ -237,7 +283,10 @@ impl Connection {
                 count > 0
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
-            Err(error) => panic!("nothing was heard after {:?}: {error}", self.received.escape_ascii().to_string()),
+            Err(error) => panic!(
+                "nothing was heard after {:?}: {error}",
+                self.received.escape_ascii().to_string()
+            ),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A real ensemble of three servers, each in a network namespace of its own, with one link to the clients and one to its peers that a test may
-//! cut. The namespaces have no names, so nothing is left of them, whatever ends the test.
+//! A real ensemble of three servers, each in a network namespace of its own, with one link to the
+//! clients and one to its peers that a test may cut. The namespaces have no names, so nothing is
+//! left of them, whatever ends the test.
 
 #![allow(unsafe_code, reason = "unshare(2) and setns(2)")]
 #![allow(
@@ -41,7 +42,8 @@ wait
 rm -rf "$PWD"
 "#;
 
-/// Three servers. The thread that starts them, and all that it starts from then on, is in the namespace of their clients.
+/// Three servers. The thread that starts them, and all that it starts from then on, is in the
+/// namespace of their clients.
 pub struct Ensemble {
     members: Vec<Member>,
     /// The namespace that the thread was in before.
@@ -79,7 +81,11 @@ impl Ensemble {
             ip(&format!("addr add {address} dev {bridge}"));
             ip(&format!("link set {bridge} up"));
         }
-        let mut ensemble = Ensemble { members: SERVERS.map(Member::new).into(), outside, _turn: turn };
+        let mut ensemble = Ensemble {
+            members: SERVERS.map(Member::new).into(),
+            outside,
+            _turn: turn,
+        };
         for server in SERVERS {
             ensemble.start_server(server);
         }
@@ -99,23 +105,40 @@ impl Ensemble {
 
     /// The leader. There is one as soon as a majority says so.
     pub fn leader(&self) -> usize {
-        wait_for("a leader", || SERVERS.into_iter().find(|&server| self.mode(server).as_deref() == Some("leader")))
+        wait_for("a leader", || {
+            SERVERS
+                .into_iter()
+                .find(|&server| self.mode(server).as_deref() == Some("leader"))
+        })
     }
 
     /// A server that follows.
     pub fn follower(&self) -> usize {
-        wait_for("a follower", || SERVERS.into_iter().find(|&server| self.mode(server).as_deref() == Some("follower")))
+        wait_for("a follower", || {
+            SERVERS
+                .into_iter()
+                .find(|&server| self.mode(server).as_deref() == Some("follower"))
+        })
     }
 
     /// `leader` or `follower`; `None` if it does not serve.
     pub fn mode(&self, server: usize) -> Option<String> {
         let mut answer = String::new();
-        let mut stream = TcpStream::connect_timeout(&self.address(server).parse().expect("an address"), Duration::from_millis(200)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_millis(200))).ok()?;
+        let mut stream = TcpStream::connect_timeout(
+            &self.address(server).parse().expect("an address"),
+            Duration::from_millis(200),
+        )
+        .ok()?;
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .ok()?;
         stream.write_all(b"srvr").ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         stream.read_to_string(&mut answer).ok()?;
-        answer.lines().find_map(|line| line.strip_prefix("Mode: ")).map(str::to_owned)
+        answer
+            .lines()
+            .find_map(|line| line.strip_prefix("Mode: "))
+            .map(str::to_owned)
     }
 
     /// Waits until one of them leads and all others follow.
@@ -160,7 +183,8 @@ impl Ensemble {
         }
     }
 
-    /// Cuts a server off from its peers; its clients still reach it. Nobody is told: packets vanish.
+    /// Cuts a server off from its peers; its clients still reach it. Nobody is told: packets
+    /// vanish.
     pub fn cut_from_peers(&self, server: usize) {
         ip(&format!("link set q{server} down"));
     }
@@ -203,7 +227,11 @@ impl Drop for Ensemble {
         self.members.clear();
         // SAFETY: setns(2) takes two integers and touches no memory.
         let back = unsafe { libc::setns(self.outside.as_raw_fd(), libc::CLONE_NEWNET) } == 0;
-        assert!(back || std::thread::panicking(), "cannot go back: {}", std::io::Error::last_os_error());
+        assert!(
+            back || std::thread::panicking(),
+            "cannot go back: {}",
+            std::io::Error::last_os_error()
+        );
     }
 }
 
@@ -212,13 +240,23 @@ impl Member {
     fn new(number: usize) -> Member {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let unique = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ensemble-{}-{unique}", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("ensemble-{}-{unique}", std::process::id()));
         fs::create_dir(&folder).expect("a folder for the server can be made");
-        fs::write(folder.join("zoo.cfg"), config(number, &folder)).expect("its config can be written");
-        fs::write(folder.join("myid"), (number + 1).to_string()).expect("its number can be written");
-        // Or an election waits for who is cut off, and a queue that the killed have left stays for a minute.
-        let quick = ["-Dzookeeper.cnxTimeout=500", "-Dznode.container.checkIntervalMs=1000"];
-        let server = ["org.apache.zookeeper.server.quorum.QuorumPeerMain", "zoo.cfg"];
+        fs::write(folder.join("zoo.cfg"), config(number, &folder))
+            .expect("its config can be written");
+        fs::write(folder.join("myid"), (number + 1).to_string())
+            .expect("its number can be written");
+        // Or an election waits for who is cut off, and a queue that the killed have left stays for
+        // a minute.
+        let quick = [
+            "-Dzookeeper.cnxTimeout=500",
+            "-Dznode.container.checkIntervalMs=1000",
+        ];
+        let server = [
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+            "zoo.cfg",
+        ];
         let mut shell = Command::new("unshare")
             .args(["--net", "sh", "-c", KEEPER, "keeper"])
             .args([&java()[..], &quick, &server].concat())
@@ -229,9 +267,19 @@ impl Member {
             .expect("unshare can be started");
         let orders = shell.stdin.take();
         let answers = BufReader::new(shell.stdout.take().expect("stdout is a pipe"));
-        let mut member = Member { shell, orders, answers, folder, server: None };
+        let mut member = Member {
+            shell,
+            orders,
+            answers,
+            folder,
+            server: None,
+        };
         assert_eq!(member.answer(), "ready");
-        member.link("clients", &format!("c{number}"), &host(Side::Clients, number));
+        member.link(
+            "clients",
+            &format!("c{number}"),
+            &host(Side::Clients, number),
+        );
         member.link("quorum", &format!("q{number}"), &host(Side::Quorum, number));
         member.run(&["ip", "link", "set", "lo", "up"]);
         member
@@ -239,7 +287,10 @@ impl Member {
 
     /// A link between a bridge of ours and its namespace.
     fn link(&self, bridge: &str, name: &str, address: &str) {
-        ip(&format!("link add {name} type veth peer name {bridge} netns {}", self.shell.id()));
+        ip(&format!(
+            "link add {name} type veth peer name {bridge} netns {}",
+            self.shell.id()
+        ));
         ip(&format!("link set {name} master {bridge} up"));
         self.run(&["ip", "addr", "add", &format!("{address}/24"), "dev", bridge]);
         self.run(&["ip", "link", "set", bridge, "up"]);
@@ -247,18 +298,29 @@ impl Member {
 
     /// Runs a command in its namespace.
     fn run(&self, words: &[&str]) {
-        run(&[&["nsenter", &format!("--net=/proc/{}/ns/net", self.shell.id())], words].concat());
+        run(&[
+            &[
+                "nsenter",
+                &format!("--net=/proc/{}/ns/net", self.shell.id()),
+            ],
+            words,
+        ]
+        .concat());
     }
 
     fn ask(&mut self, order: &str) -> String {
         let orders = self.orders.as_mut().expect("it is there until the end");
-        orders.write_all(format!("{order}\n").as_bytes()).expect("the keeper reads");
+        orders
+            .write_all(format!("{order}\n").as_bytes())
+            .expect("the keeper reads");
         self.answer()
     }
 
     fn answer(&mut self) -> String {
         let mut line = String::new();
-        self.answers.read_line(&mut line).expect("the keeper prints a line");
+        self.answers
+            .read_line(&mut line)
+            .expect("the keeper prints a line");
         line.trim().to_owned()
     }
 }
@@ -290,7 +352,13 @@ fn config(number: usize, folder: &Path) -> String {
         folder.display()
     );
     for peer in SERVERS {
-        writeln!(text, "server.{}={}:2888:3888", peer + 1, host(Side::Quorum, peer)).expect("a string takes text");
+        writeln!(
+            text,
+            "server.{}={}:2888:3888",
+            peer + 1,
+            host(Side::Quorum, peer)
+        )
+        .expect("a string takes text");
     }
     text
 }
@@ -301,6 +369,14 @@ fn ip(words: &str) {
 
 #[track_caller]
 fn run(words: &[&str]) {
-    let output = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).output().expect("it can be started");
-    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it can be started");
+    assert!(
+        output.status.success(),
+        "{words:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

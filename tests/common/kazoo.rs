@@ -1,4 +1,5 @@
-//! Real kazoo, as PyPI has it, in a virtual environment for each version; `kazoo_lock.py` makes a program of it.
+//! Real kazoo, as PyPI has it, in a virtual environment for each version; `kazoo_lock.py` makes a
+//! program of it.
 
 use super::python;
 use super::run::Job;
@@ -17,21 +18,36 @@ impl Kazoo {
     /// The newest there was when the environment was made.
     pub fn newest() -> &'static Kazoo {
         static NEWEST: OnceLock<Kazoo> = OnceLock::new();
-        NEWEST.get_or_init(|| Kazoo { python: python::with("kazoo") })
+        NEWEST.get_or_init(|| Kazoo {
+            python: python::with("kazoo"),
+        })
     }
 
     /// The one that the original lockex asks for.
     pub fn pinned() -> &'static Kazoo {
         static PINNED: OnceLock<Kazoo> = OnceLock::new();
         PINNED.get_or_init(|| match std::env::var_os("KAZOO_PINNED_PYTHON") {
-            Some(python) => Kazoo { python: python.into() }, // by hand: Python 2.7 or 3.6, with kazoo 2.2.1
-            None => Kazoo { python: python::with("kazoo==2.2.1") },
+            Some(python) => Kazoo {
+                python: python.into(),
+            }, // by hand: Python 2.7 or 3.6, with kazoo 2.2.1
+            None => Kazoo {
+                python: python::with("kazoo==2.2.1"),
+            },
         })
     }
 
     /// Does something with the lock at `path`: see `kazoo_lock.py`.
-    pub fn lock<'a>(&self, sandbox: &'a Sandbox, server: &ZooKeeper, path: &str, recipe: &str, verb: &[&str]) -> Job<'a> {
+    pub fn lock<'a>(
+        &self,
+        sandbox: &'a Sandbox,
+        server: &ZooKeeper,
+        path: &str,
+        recipe: &str,
+        verb: &[&str],
+    ) -> Job<'a> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/kazoo_lock.py");
-        Job::new(sandbox, &self.python).words(&[script, &server.address(), path, recipe]).words(verb)
+        Job::new(sandbox, &self.python)
+            .words(&[script, &server.address(), path, recipe])
+            .words(verb)
     }
 }

@@ -1,5 +1,6 @@
-//! A stand-in for ClickHouse Keeper, which speaks ZooKeeper's protocol and differs in what matters here: it resumes no session and makes a new one
-//! instead, it ends a session without an answer, and it grants no timeout below 10 s. It keeps nodes, sessions and watches in memory.
+//! A stand-in for ClickHouse Keeper, which speaks ZooKeeper's protocol and differs in what matters
+//! here: it resumes no session and makes a new one instead, it ends a session without an answer,
+//! and it grants no timeout below 10 s. It keeps nodes, sessions and watches in memory.
 
 use super::client::{frame, framed, next_frame};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +70,10 @@ impl Keeper {
     pub fn start() -> Keeper {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let state = Arc::new(Mutex::new(State { sequence: 1, ..State::default() }));
+        let state = Arc::new(Mutex::new(State {
+            sequence: 1,
+            ..State::default()
+        }));
         let (served, expiring) = (state.clone(), state.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -110,7 +114,9 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 /// Serves one connection, until either side ends it.
 fn serve(mut stream: TcpStream, state: &Mutex<State>) {
-    stream.set_nodelay(true).expect("a connected socket takes options");
+    stream
+        .set_nodelay(true)
+        .expect("a connected socket takes options");
     let (mut received, mut session) = (Vec::new(), None);
     let mut chunk = [0; 4096];
     while let Ok(count @ 1..) = stream.read(&mut chunk) {
@@ -135,15 +141,38 @@ impl State {
     /// Always a new session, without a readOnly byte after it.
     fn greet(&mut self, mut message: &[u8], stream: &TcpStream) -> i64 {
         let hello = ConnectRequest::read(&mut message, "connect").expect("a client of ours");
-        let granted = Duration::from_millis(hello.time_out.unsigned_abs().into()).max(LEAST_TIMEOUT);
+        let granted =
+            Duration::from_millis(hello.time_out.unsigned_abs().into()).max(LEAST_TIMEOUT);
         let session = 101 + i64::try_from(self.fates.len()).expect("few sessions");
-        self.sessions.insert(session, Session { timeout: granted, heard: clock::since_boot() });
-        self.note(session, Fate::Made { asked: hello.session_id });
+        self.sessions.insert(
+            session,
+            Session {
+                timeout: granted,
+                heard: clock::since_boot(),
+            },
+        );
+        self.note(
+            session,
+            Fate::Made {
+                asked: hello.session_id,
+            },
+        );
         let time_out = i32::try_from(granted.as_millis()).expect("tests use short timeouts");
-        let response = ConnectResponse { protocol_version: 0, time_out, session_id: session, passwd: vec![0; 16] };
+        let response = ConnectResponse {
+            protocol_version: 0,
+            time_out,
+            session_id: session,
+            passwd: vec![0; 16],
+        };
         let mut stream = stream.try_clone().expect("a socket can be cloned");
         let _ = stream.write_all(&frame(&response));
-        self.connections.insert(session, Connection { stream, watches: BTreeSet::new() });
+        self.connections.insert(
+            session,
+            Connection {
+                stream,
+                watches: BTreeSet::new(),
+            },
+        );
         session
     }
 
@@ -159,18 +188,31 @@ impl State {
         }
         let code = self.answer(session, header.kind, request, &mut body)?;
         let mut reply = Vec::new();
-        ReplyHeader { xid: header.xid, zxid: self.zxid, err: code.0 }.write(&mut reply);
+        ReplyHeader {
+            xid: header.xid,
+            zxid: self.zxid,
+            err: code.0,
+        }
+        .write(&mut reply);
         reply.extend(body);
         self.send(session, &reply);
         Some(())
     }
 
-    fn answer(&mut self, session: i64, kind: i32, request: &mut &[u8], body: &mut Vec<u8>) -> Option<Code> {
+    fn answer(
+        &mut self,
+        session: i64,
+        kind: i32,
+        request: &mut &[u8],
+        body: &mut Vec<u8>,
+    ) -> Option<Code> {
         match kind {
-            operation::CREATE => match self.create(CreateRequest::read(request, "create").ok()?, session) {
-                Ok(path) => CreateResponse { path }.write(body),
-                Err(code) => return Some(code),
-            },
+            operation::CREATE => {
+                match self.create(CreateRequest::read(request, "create").ok()?, session) {
+                    Ok(path) => CreateResponse { path }.write(body),
+                    Err(code) => return Some(code),
+                }
+            }
             operation::DELETE => {
                 let DeleteRequest { path, .. } = Wire::read(request, "delete").ok()?;
                 return Some(self.delete(&path).err().unwrap_or(Code::OK));
@@ -178,9 +220,14 @@ impl State {
             operation::EXISTS | operation::GET_DATA => {
                 let PathWatchRequest { path, watch } = Wire::read(request, "getData").ok()?;
                 if watch {
-                    self.connections.get_mut(&session)?.watches.insert(path.clone());
+                    self.connections
+                        .get_mut(&session)?
+                        .watches
+                        .insert(path.clone());
                 }
-                let Some(node) = self.nodes.get(&path) else { return Some(Code::NO_NODE) };
+                let Some(node) = self.nodes.get(&path) else {
+                    return Some(Code::NO_NODE);
+                };
                 if kind == operation::GET_DATA {
                     node.data.write(body);
                 }
@@ -191,7 +238,10 @@ impl State {
                 if !self.nodes.contains_key(&path) {
                     return Some(Code::NO_NODE);
                 }
-                GetChildrenResponse { children: Vector(self.children(&path)) }.write(body);
+                GetChildrenResponse {
+                    children: Vector(self.children(&path)),
+                }
+                .write(body);
             }
             operation::MULTI => self.multi(session, request, body)?,
             operation::SYNC => SyncRequest::read(request, "sync").ok()?.write(body),
@@ -201,7 +251,8 @@ impl State {
         Some(Code::OK)
     }
 
-    /// Operations are done one by one, and the first that fails ends it: enough for what the program asks, whose first operation decides.
+    /// Operations are done one by one, and the first that fails ends it: enough for what the
+    /// program asks, whose first operation decides.
     fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Option<()> {
         let mut failed = None;
         loop {
@@ -212,15 +263,27 @@ impl State {
             let result = match header.kind {
                 operation::CREATE | operation::CREATE_CONTAINER => {
                     let create = CreateRequest::read(request, "create").ok()?;
-                    if failed.is_some() { Ok(String::new()) } else { self.create(create, session) }
+                    if failed.is_some() {
+                        Ok(String::new())
+                    } else {
+                        self.create(create, session)
+                    }
                 }
                 operation::DELETE => {
                     let DeleteRequest { path, .. } = Wire::read(request, "delete").ok()?;
-                    if failed.is_some() { Ok(path) } else { self.delete(&path).map(|()| path) }
+                    if failed.is_some() {
+                        Ok(path)
+                    } else {
+                        self.delete(&path).map(|()| path)
+                    }
                 }
                 operation::CHECK => {
                     let CheckVersionRequest { path, .. } = Wire::read(request, "check").ok()?;
-                    if self.nodes.contains_key(&path) { Ok(path) } else { Err(Code::NO_NODE) }
+                    if self.nodes.contains_key(&path) {
+                        Ok(path)
+                    } else {
+                        Err(Code::NO_NODE)
+                    }
                 }
                 _ => return None,
             };
@@ -231,12 +294,26 @@ impl State {
             };
             if let Some(code) = code {
                 failed = Some(());
-                MultiHeader { kind: operation::ERROR, done: false, err: code.0 }.write(body);
+                MultiHeader {
+                    kind: operation::ERROR,
+                    done: false,
+                    err: code.0,
+                }
+                .write(body);
                 code.0.write(body);
                 continue;
             }
-            let kind = if header.kind == operation::CREATE_CONTAINER { operation::CREATE_2 } else { header.kind };
-            MultiHeader { kind, done: false, err: 0 }.write(body);
+            let kind = if header.kind == operation::CREATE_CONTAINER {
+                operation::CREATE_2
+            } else {
+                header.kind
+            };
+            MultiHeader {
+                kind,
+                done: false,
+                err: 0,
+            }
+            .write(body);
             if let (operation::CREATE | operation::CREATE_2, Ok(path)) = (kind, &result) {
                 CreateResponse { path: path.clone() }.write(body);
             }
@@ -244,12 +321,22 @@ impl State {
                 stat(&self.nodes[path]).write(body);
             }
         }
-        MultiHeader { kind: operation::ERROR, done: true, err: -1 }.write(body);
+        MultiHeader {
+            kind: operation::ERROR,
+            done: true,
+            err: -1,
+        }
+        .write(body);
         Some(())
     }
 
     fn create(&mut self, create: CreateRequest, session: i64) -> Result<String, Code> {
-        let CreateRequest { mut path, data, flags, .. } = create;
+        let CreateRequest {
+            mut path,
+            data,
+            flags,
+            ..
+        } = create;
         if flags & flag::SEQUENCE != 0 {
             path = format!("{path}{:010}", self.sequence);
             self.sequence += 1;
@@ -262,8 +349,19 @@ impl State {
             return Err(Code::NODE_EXISTS);
         }
         self.zxid += 1;
-        let owner = if flags & flag::EPHEMERAL != 0 { session } else { 0 };
-        self.nodes.insert(path.clone(), Node { data, owner, czxid: self.zxid });
+        let owner = if flags & flag::EPHEMERAL != 0 {
+            session
+        } else {
+            0
+        };
+        self.nodes.insert(
+            path.clone(),
+            Node {
+                data,
+                owner,
+                czxid: self.zxid,
+            },
+        );
         Ok(path)
     }
 
@@ -276,12 +374,25 @@ impl State {
         }
         self.nodes.remove(path);
         self.zxid += 1;
-        let watching: Vec<i64> =
-            self.connections.iter_mut().filter_map(|(&session, connection)| connection.watches.remove(path).then_some(session)).collect();
+        let watching: Vec<i64> = self
+            .connections
+            .iter_mut()
+            .filter_map(|(&session, connection)| connection.watches.remove(path).then_some(session))
+            .collect();
         for session in watching {
             let mut event = Vec::new();
-            ReplyHeader { xid: xid::WATCH, zxid: -1, err: 0 }.write(&mut event);
-            WatcherEvent { kind: 2, state: 3, path: path.into() }.write(&mut event);
+            ReplyHeader {
+                xid: xid::WATCH,
+                zxid: -1,
+                err: 0,
+            }
+            .write(&mut event);
+            WatcherEvent {
+                kind: 2,
+                state: 3,
+                path: path.into(),
+            }
+            .write(&mut event);
             self.send(session, &event);
         }
         Ok(())
@@ -289,20 +400,34 @@ impl State {
 
     fn children(&self, parent: &str) -> Vec<String> {
         let child = |path: &String| Some(path.strip_prefix(parent)?.strip_prefix('/')?.to_owned());
-        self.nodes.keys().filter_map(child).filter(|name| !name.contains('/')).collect()
+        self.nodes
+            .keys()
+            .filter_map(child)
+            .filter(|name| !name.contains('/'))
+            .collect()
     }
 
     fn expire(&mut self) {
         let now = clock::since_boot();
-        let over: Vec<i64> =
-            self.sessions.iter().filter(|(_, session)| now >= session.heard + session.timeout).map(|(&session, _)| session).collect();
-        over.into_iter().for_each(|session| self.end(session, Fate::Expired));
+        let over: Vec<i64> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| now >= session.heard + session.timeout)
+            .map(|(&session, _)| session)
+            .collect();
+        over.into_iter()
+            .for_each(|session| self.end(session, Fate::Expired));
     }
 
     fn end(&mut self, session: i64, fate: Fate) {
         self.sessions.remove(&session);
         self.note(session, fate);
-        let owned: Vec<String> = self.nodes.iter().filter(|(_, node)| node.owner == session).map(|(path, _)| path.clone()).collect();
+        let owned: Vec<String> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.owner == session)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in owned {
             let _ = self.delete(&path);
         }
@@ -321,7 +446,11 @@ impl State {
 }
 
 fn stat(node: &Node) -> Stat {
-    let &Node { owner, czxid, ref data } = node;
+    let &Node {
+        owner,
+        czxid,
+        ref data,
+    } = node;
     Stat {
         czxid,
         mzxid: czxid,

@@ -1,4 +1,5 @@
-//! Servers that are not what they should be: each connection gets the same script, and nothing of it is a real server's.
+//! Servers that are not what they should be: each connection gets the same script, and nothing of
+//! it is a real server's.
 
 #![allow(unsafe_code, reason = "listen(2) with a backlog of its own")]
 
@@ -43,7 +44,8 @@ impl Liar {
         Liar::start_in_turn(vec![script])
     }
 
-    /// One that does the first with the first who comes, and so on; the last with all who come later.
+    /// One that does the first with the first who comes, and so on; the last with all who come
+    /// later.
     pub fn start_in_turn(scripts: Vec<Vec<Act>>) -> Liar {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -51,7 +53,10 @@ impl Liar {
         let times = accepted.clone();
         thread::spawn(move || {
             for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
-                times.lock().expect("nobody panics with the lock").push(clock::since_boot());
+                times
+                    .lock()
+                    .expect("nobody panics with the lock")
+                    .push(clock::since_boot());
                 let script = scripts[number.min(scripts.len() - 1)].clone();
                 thread::spawn(move || perform(&script, &stream));
             }
@@ -71,16 +76,23 @@ impl Liar {
 
     /// When, each time, since boot.
     pub fn accepted(&self) -> Vec<Duration> {
-        self.accepted.lock().expect("nobody panics with the lock").clone()
+        self.accepted
+            .lock()
+            .expect("nobody panics with the lock")
+            .clone()
     }
 }
 
 /// An address where nobody listens.
 pub fn nobody() -> String {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port is free").to_string()
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port is free")
+        .to_string()
 }
 
-/// An address like that of a host that is switched off: packets to it get no answer. Its queue of connections is full and never emptied.
+/// An address like that of a host that is switched off: packets to it get no answer. Its queue of
+/// connections is full and never emptied.
 pub struct SwitchedOff {
     /// Where nobody answers.
     pub address: String,
@@ -95,14 +107,19 @@ impl SwitchedOff {
         assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 0) }, 0);
         let address = listener.local_addr().expect("it is bound");
         let mut queue = Vec::new();
-        wait_until("a full queue", || match TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
-            Ok(stream) => {
-                queue.push(stream);
-                false
+        wait_until("a full queue", || {
+            match TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+                Ok(stream) => {
+                    queue.push(stream);
+                    false
+                }
+                Err(_) => true,
             }
-            Err(_) => true,
         });
-        SwitchedOff { address: address.to_string(), _queue: (listener, queue) }
+        SwitchedOff {
+            address: address.to_string(),
+            _queue: (listener, queue),
+        }
     }
 }
 
@@ -115,20 +132,31 @@ impl DeadNameServer {
 
     /// Only root may.
     pub fn start() -> DeadNameServer {
-        DeadNameServer(UdpSocket::bind((DeadNameServer::ADDRESS, 53)).expect("root may bind port 53; run the tests as root"))
+        DeadNameServer(
+            UdpSocket::bind((DeadNameServer::ADDRESS, 53))
+                .expect("root may bind port 53; run the tests as root"),
+        )
     }
 
-    /// The same program where this is the only name server: in a mount namespace with another resolv.conf.
+    /// The same program where this is the only name server: in a mount namespace with another
+    /// resolv.conf.
     pub fn asked_by<'a>(sandbox: &'a Sandbox, job: &Job) -> Job<'a> {
         let resolv = sandbox.path("resolv.conf");
-        fs::write(&resolv, format!("nameserver {}\n", DeadNameServer::ADDRESS)).expect("a file in the sandbox can be made");
-        let script = format!("mount --bind '{}' /etc/resolv.conf && exec {}", resolv.display(), job.line());
+        fs::write(&resolv, format!("nameserver {}\n", DeadNameServer::ADDRESS))
+            .expect("a file in the sandbox can be made");
+        let script = format!(
+            "mount --bind '{}' /etc/resolv.conf && exec {}",
+            resolv.display(),
+            job.line()
+        );
         Job::new(sandbox, Path::new("unshare")).words(&["--mount", "sh", "-c", &script])
     }
 
     /// Whether somebody has asked.
     pub fn was_asked(&self) -> bool {
-        self.0.set_nonblocking(true).expect("a socket takes options");
+        self.0
+            .set_nonblocking(true)
+            .expect("a socket takes options");
         self.0.recv(&mut [0; 512]).is_ok()
     }
 }
@@ -136,7 +164,12 @@ impl DeadNameServer {
 /// What a real server says first: a new session, of this number and timeout.
 pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
     let negotiated = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
-    frame(&ConnectResponse { protocol_version: 0, time_out: negotiated, session_id, passwd: vec![7; 16] })
+    frame(&ConnectResponse {
+        protocol_version: 0,
+        time_out: negotiated,
+        session_id,
+        passwd: vec![7; 16],
+    })
 }
 
 /// A message of such bytes.

@@ -1,5 +1,6 @@
-//! A lock server over HTTP whose answers a test decides, request by request. What it says is what real servers have said, or what ours says
-//! besides; a real one proves that we understand each other.
+//! A lock server over HTTP whose answers a test decides, request by request. What it says is what
+//! real servers have said, or what ours says besides; a real one proves that we understand each
+//! other.
 
 use super::capture;
 use std::io::{Read, Write};
@@ -27,7 +28,9 @@ pub enum Answer {
 /// The reply of the original server that has this word in it, byte for byte: chunked.
 pub fn original(word: &str) -> Answer {
     let body = format!("\r\n\r\n{:x}\r\n{word}\r\n0\r\n\r\n", word.len());
-    let (_, reply) = capture::distributex().find(|(_, reply)| reply.ends_with(&body)).expect("it was recorded");
+    let (_, reply) = capture::distributex()
+        .find(|(_, reply)| reply.ends_with(&body))
+        .expect("it was recorded");
     Answer::Say(reply.into_bytes())
 }
 
@@ -43,12 +46,21 @@ pub fn to_end(word: &str) -> Answer {
 
 /// A place of this number, lent for so long.
 pub fn lent(token: i64, length: Duration) -> Answer {
-    reply(&format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {}\r\nContent-Length: 3\r\n", length.as_secs_f64()), "YES")
+    reply(
+        &format!(
+            "X-Lock-Token: {token}\r\nX-Lock-Expires: {}\r\nContent-Length: 3\r\n",
+            length.as_secs_f64()
+        ),
+        "YES",
+    )
 }
 
 /// The same, with a lease in these words.
 pub fn lent_as(token: i64, expires: &str) -> Answer {
-    reply(&format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {expires}\r\nContent-Length: 3\r\n"), "YES")
+    reply(
+        &format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {expires}\r\nContent-Length: 3\r\n"),
+        "YES",
+    )
 }
 
 /// The NO to a holder whose lock an operator has revoked.
@@ -57,13 +69,19 @@ pub fn revoked() -> Answer {
 }
 
 fn reply(fields: &str, word: &str) -> Answer {
-    Answer::Say(format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{fields}Connection: close\r\n\r\n{word}").into_bytes())
+    Answer::Say(
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n{fields}Connection: close\r\n\r\n{word}"
+        )
+        .into_bytes(),
+    )
 }
 
 /// A request as it came.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Asked {
-    /// `wait`, or `release 7` with a token; `gone` after a client that had no more to say while it waited.
+    /// `wait`, or `release 7` with a token; `gone` after a client that had no more to say while it
+    /// waited.
     pub what: String,
     /// Its `host`.
     pub host: String,
@@ -106,8 +124,17 @@ impl LockServer {
     pub fn start_at(port: u16, rule: impl FnMut(&str) -> Answer + Send + 'static) -> LockServer {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         let port = listener.local_addr().expect("it is bound").port();
-        let state = State { rule: Box::new(rule), asked: Vec::new(), open: Vec::new(), round: 0, stopped: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let state = State {
+            rule: Box::new(rule),
+            asked: Vec::new(),
+            open: Vec::new(),
+            round: 0,
+            stopped: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let accepting = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -115,7 +142,9 @@ impl LockServer {
                 if state.stopped {
                     return;
                 }
-                state.open.push(stream.try_clone().expect("a socket can be cloned"));
+                state
+                    .open
+                    .push(stream.try_clone().expect("a socket can be cloned"));
                 let shared = accepting.clone();
                 thread::spawn(move || drop(serve(&stream, &shared)));
             }
@@ -146,7 +175,11 @@ impl LockServer {
 
     /// When the last request of this kind had come.
     pub fn last(&self, what: &str) -> Option<Duration> {
-        self.asked().iter().rev().find(|asked| asked.what == what).map(|asked| asked.at)
+        self.asked()
+            .iter()
+            .rev()
+            .find(|asked| asked.what == what)
+            .map(|asked| asked.at)
     }
 
     /// Ends it as a crash does: connections too. Returns its port.
@@ -177,7 +210,12 @@ impl Shared {
 
     fn note(&self, what: &str, host: &str, run: &str) {
         let at = clock::since_boot();
-        self.state().asked.push(Asked { what: what.to_owned(), host: host.to_owned(), run: run.to_owned(), at });
+        self.state().asked.push(Asked {
+            what: what.to_owned(),
+            host: host.to_owned(),
+            run: run.to_owned(),
+            at,
+        });
     }
 }
 
@@ -194,7 +232,11 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
             break request;
         }
     };
-    let parameter = |name| request.parameter(name).map(|value| String::from_utf8(value).expect("tests use text"));
+    let parameter = |name| {
+        request
+            .parameter(name)
+            .map(|value| String::from_utf8(value).expect("tests use text"))
+    };
     let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
     let what = request.path.trim_matches('/').to_owned() + &token;
     let [host, run] = ["host", "run"].map(|name| parameter(name).unwrap_or_default());
@@ -207,8 +249,10 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
         let mut state = shared.state();
         let mut seen = round;
         while let Answer::Wait = answer {
-            let next =
-                shared.changed.wait_while(state, |state| state.round == seen && !state.stopped).expect("nobody panics with the lock");
+            let next = shared
+                .changed
+                .wait_while(state, |state| state.round == seen && !state.stopped)
+                .expect("nobody panics with the lock");
             if next.stopped {
                 return Ok(());
             }
@@ -232,7 +276,11 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
 /// Hangs up, as the original does, when the client has no more to say while it waits.
 fn watch(stream: &TcpStream, host: &str, run: &str, waits: &Arc<AtomicBool>, shared: &Arc<Shared>) {
     let (waits, shared) = (waits.clone(), shared.clone());
-    let (mut stream, host, run) = (stream.try_clone().expect("a socket can be cloned"), host.to_owned(), run.to_owned());
+    let (mut stream, host, run) = (
+        stream.try_clone().expect("a socket can be cloned"),
+        host.to_owned(),
+        run.to_owned(),
+    );
     thread::spawn(move || {
         if let Ok(0) = stream.read(&mut [0; 64])
             && waits.load(Ordering::SeqCst)

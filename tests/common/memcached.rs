@@ -1,5 +1,5 @@
-//! A real memcached, Debian's, on a free loopback port, and the words that a client of any other kind would say to it. It is one of the sandbox's
-//! processes.
+//! A real memcached, Debian's, on a free loopback port, and the words that a client of any other
+//! kind would say to it. It is one of the sandbox's processes.
 
 use super::run::{Job, Running};
 use super::sandbox::Sandbox;
@@ -29,16 +29,38 @@ impl<'a> Memcached<'a> {
 
     /// A port on which [`Memcached::start_again`] will have one serve.
     pub fn absent(sandbox: &'a Sandbox) -> Memcached<'a> {
-        assert!(Path::new(PROGRAM).exists(), "{PROGRAM} is missing: apt-get install memcached, or let tests/all do it");
-        Memcached { port: free_port(), sandbox, running: None }
+        assert!(
+            Path::new(PROGRAM).exists(),
+            "{PROGRAM} is missing: apt-get install memcached, or let tests/all do it"
+        );
+        Memcached {
+            port: free_port(),
+            sandbox,
+            running: None,
+        }
     }
 
     /// Starts it on its port. It knows nothing.
     pub fn start_again(&mut self) {
-        let words = ["-l", "127.0.0.1", "-p", &self.port.to_string(), "-U", "0", "-u", "root"];
-        let mut running = Job::new(self.sandbox, Path::new(PROGRAM)).words(&words).start();
+        let words = [
+            "-l",
+            "127.0.0.1",
+            "-p",
+            &self.port.to_string(),
+            "-U",
+            "0",
+            "-u",
+            "root",
+        ];
+        let mut running = Job::new(self.sandbox, Path::new(PROGRAM))
+            .words(&words)
+            .start();
         wait_until("memcached to serve", || {
-            assert!(!running.has_ended(), "memcached has ended: {}", running.stderr());
+            assert!(
+                !running.has_ended(),
+                "memcached has ended: {}",
+                running.stderr()
+            );
             TcpStream::connect(("127.0.0.1", self.port)).is_ok()
         });
         self.running = Some(running);
@@ -52,7 +74,9 @@ impl<'a> Memcached<'a> {
     /// Stops it in its tracks: connections stay, nothing is answered.
     pub fn freeze(&self) {
         assert!(process::kill(self.pid(), libc::SIGSTOP));
-        wait_until("memcached to be stopped", || process::state(self.pid()) == Some('T'));
+        wait_until("memcached to be stopped", || {
+            process::state(self.pid()) == Some('T')
+        });
     }
 
     /// Lets it go on.
@@ -78,9 +102,13 @@ impl<'a> Memcached<'a> {
     #[track_caller]
     pub fn ask(&self, commands: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("memcached listens");
-        stream.write_all(format!("{commands}\r\nquit\r\n").as_bytes()).expect("it reads");
+        stream
+            .write_all(format!("{commands}\r\nquit\r\n").as_bytes())
+            .expect("it reads");
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("it answers in text");
+        stream
+            .read_to_string(&mut answer)
+            .expect("it answers in text");
         answer
     }
 
@@ -96,22 +124,31 @@ impl<'a> Memcached<'a> {
     #[track_caller]
     pub fn expires(&self, key: &str) -> Option<Duration> {
         let answer = self.ask(&format!("mg {key} t"));
-        let left = answer.trim_end().strip_prefix("HD t").expect("the key is there");
+        let left = answer
+            .trim_end()
+            .strip_prefix("HD t")
+            .expect("the key is there");
         (left != "-1").then(|| Duration::from_secs(left.parse().expect("seconds")))
     }
 
     /// Writes something under a key, as the original does it: whatever stood there.
     #[track_caller]
     pub fn set(&self, key: &str, value: &str) {
-        assert_eq!(self.ask(&format!("set {key} 0 0 {}\r\n{value}", value.len())), "STORED\r\n");
+        assert_eq!(
+            self.ask(&format!("set {key} 0 0 {}\r\n{value}", value.len())),
+            "STORED\r\n"
+        );
     }
 
     /// One of its figures: `cmd_get`, how many keys it was asked for.
     #[track_caller]
     pub fn figure(&self, name: &str) -> u64 {
         let answer = self.ask("stats");
-        let line = answer.lines().find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
-        line.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("{name} in {answer}"))
+        let line = answer
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("STAT {name} ")));
+        line.and_then(|figure| figure.parse().ok())
+            .unwrap_or_else(|| panic!("{name} in {answer}"))
     }
 }
 

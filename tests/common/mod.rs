@@ -1,7 +1,15 @@
-//! What the integration tests share: a sandbox per test, timed runs of the program, real servers, a client that watches.
+//! What the integration tests share: a sandbox per test, timed runs of the program, real servers, a
+//! client that watches.
 
-#![allow(dead_code, unreachable_pub, reason = "every test file is a crate of its own and uses a part of this")]
-#![allow(clippy::disallowed_methods, reason = "a test may poll, take the time and use threads; the program may not")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test file is a crate of its own and uses a part of this"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may poll, take the time and use threads; the program may not"
+)]
 
 pub mod capture;
 pub mod checker;
@@ -31,13 +39,15 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// For what should happen at once. Generous: a machine that is busy with other things must not fail a test.
+/// For what should happen at once. Generous: a machine that is busy with other things must not fail
+/// a test.
 pub const SOON: Duration = Duration::from_secs(30);
 
 /// A second.
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// Asks again and again until `condition` gives something. Panics, naming `what`, if it has not by the deadline.
+/// Asks again and again until `condition` gives something. Panics, naming `what`, if it has not by
+/// the deadline.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + SOON;
@@ -45,7 +55,11 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited {} s in vain for: {what}", SOON.as_secs());
+        assert!(
+            Instant::now() < deadline,
+            "waited {} s in vain for: {what}",
+            SOON.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -59,8 +73,13 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 /// Writes a figure that the run measured into `figures.txt`, which `tests/all` prints at its end.
 pub fn report(what: &str, figure: impl Display) {
     let path = concat!(env!("CARGO_TARGET_TMPDIR"), "/figures.txt");
-    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("figures can be written");
-    file.write_all(format!("{what}: {figure}\n").as_bytes()).expect("figures can be written");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("figures can be written");
+    file.write_all(format!("{what}: {figure}\n").as_bytes())
+        .expect("figures can be written");
 }
 
 /// Lets time pass: so long does a fault last. Never a guess at how long something takes.
@@ -68,7 +87,8 @@ pub fn let_last(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer proof by hand.
+/// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer
+/// proof by hand.
 pub fn tries(few: usize) -> usize {
     std::env::var("TRIES").map_or(few, |tries| tries.parse().expect("TRIES is a number"))
 }
@@ -77,13 +97,22 @@ pub fn tries(few: usize) -> usize {
 pub fn summary(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
-    format!("median {:.1} ms, worst {:.1} ms of {}", ms(times.len() / 2), ms(times.len() - 1), times.len())
+    format!(
+        "median {:.1} ms, worst {:.1} ms of {}",
+        ms(times.len() / 2),
+        ms(times.len() - 1),
+        times.len()
+    )
 }
 
-/// A port that nobody listens on, below the range that outgoing connections take theirs from, and that no other thread of ours was given.
+/// A port that nobody listens on, below the range that outgoing connections take theirs from, and
+/// that no other thread of ours was given.
 pub fn free_port() -> u16 {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + std::process::id() % 20_000;
-    let mut candidates = (0..1_000).filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
-    candidates.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("one of a thousand ports is free")
+    let mut candidates = (0..1_000)
+        .filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
+    candidates
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("one of a thousand ports is free")
 }

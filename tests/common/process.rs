@@ -42,24 +42,34 @@ pub fn group(pid: i32) -> Option<i32> {
 
 /// Whether its session has a controlling terminal.
 pub fn has_terminal(pid: i32) -> bool {
-    stat(pid).and_then(|fields| fields.get(4).cloned()).is_some_and(|device| device != "0")
+    stat(pid)
+        .and_then(|fields| fields.get(4).cloned())
+        .is_some_and(|device| device != "0")
 }
 
 /// The name that `ps -o comm` shows.
 pub fn name(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim_end()
+        .to_owned()
 }
 
 /// The words that `ps -o args` shows, with spaces between.
 pub fn words(pid: i32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&line).replace('\0', " ").trim_end().to_owned()
+    String::from_utf8_lossy(&line)
+        .replace('\0', " ")
+        .trim_end()
+        .to_owned()
 }
 
 /// A line of /proc/PID/status: `VmHWM`, `SigIgn`.
 pub fn status(pid: i32, key: &str) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(|value| value.trim().to_owned())
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .map(|value| value.trim().to_owned())
 }
 
 /// Time that it has spent on a processor, its dead children not counted.

@@ -1,13 +1,16 @@
-//! The one model of what a lock server promises (distributexd(8), PROMISES): it hears what clients ask and are told, of whatever backend, and finds
-//! what breaks a promise. It knows nothing of servers, so reloads, restarts and several servers change nothing for it.
+//! The one model of what a lock server promises (distributexd(8), PROMISES): it hears what clients
+//! ask and are told, of whatever backend, and finds what breaks a promise. It knows nothing of
+//! servers, so reloads, restarts and several servers change nothing for it.
 //!
-//! Times are of one clock that nothing stops. What is uncertain counts for the server: a lease is counted from the earliest moment at which it can
-//! have been told, and a holding as released from when its release is sent.
+//! Times are of one clock that nothing stops. What is uncertain counts for the server: a lease is
+//! counted from the earliest moment at which it can have been told, and a holding as released from
+//! when its release is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The least that a lease may be told (`pool::lease::LEAST`), rounded down to milliseconds as headers are.
+/// The least that a lease may be told (`pool::lease::LEAST`), rounded down to milliseconds as
+/// headers are.
 const LEAST: Duration = Duration::from_millis(299);
 
 /// A lease that lasts until it is released.
@@ -88,45 +91,84 @@ impl Promises {
     }
 
     /// A client was told that it holds the pool.
-    pub fn yes(&mut self, pool: &str, client: &Client, token: i64, expires: Option<Duration>, (sent, heard): Span) {
+    pub fn yes(
+        &mut self,
+        pool: &str,
+        client: &Client,
+        token: i64,
+        expires: Option<Duration>,
+        (sent, heard): Span,
+    ) {
         let known = self.pools.entry(pool.into()).or_default();
         let mut broken = Vec::new();
         if expires.is_some_and(|expires| expires < LEAST) {
             broken.push(format!("is told a lease of {expires:?}"));
         }
-        for (other, holding) in known.holdings.iter().filter(|(other, holding)| **other != token && holding.lasts(heard)) {
+        for (other, holding) in known
+            .holdings
+            .iter()
+            .filter(|(other, holding)| **other != token && holding.lasts(heard))
+        {
             if holding.host == client.host {
-                broken.push(format!("is told token {token}, but {:?} of its host holds by token {other}", holding.run));
+                broken.push(format!(
+                    "is told token {token}, but {:?} of its host holds by token {other}",
+                    holding.run
+                ));
             }
         }
         match known.holdings.get(&token) {
             Some(holding) if !holding.belongs_to(client) => {
-                broken.push(format!("is told token {token} of {}/{:?}", holding.host, holding.run));
+                broken.push(format!(
+                    "is told token {token} of {}/{:?}",
+                    holding.host, holding.run
+                ));
             }
             Some(holding) if holding.confirmed.is_some_and(|confirmed| confirmed <= sent) => {
-                broken.push(format!("is told that it holds by token {token}, which is revoked"));
+                broken.push(format!(
+                    "is told that it holds by token {token}, which is revoked"
+                ));
             }
             Some(holding) if holding.until == UNTIL_RELEASED && expires.is_some() => {
-                broken.push(format!("was told that it holds until released, and now that it does for {expires:?}"));
+                broken.push(format!(
+                    "was told that it holds until released, and now that it does for {expires:?}"
+                ));
             }
             Some(_) => {}
             None => {
-                let others = known.holdings.values().filter(|holding| holding.lasts(heard)).count();
+                let others = known
+                    .holdings
+                    .values()
+                    .filter(|holding| holding.lasts(heard))
+                    .count();
                 if others >= usize::try_from(known.maxlocks).expect("maxlocks are few") {
-                    broken.push(format!("is let in by token {token} beside {others}, of {}: {:?}", known.maxlocks, known.lasting(heard)));
+                    broken.push(format!(
+                        "is let in by token {token} beside {others}, of {}: {:?}",
+                        known.maxlocks,
+                        known.lasting(heard)
+                    ));
                 }
                 let earlier = known.heard.partition_point(|(when, _)| *when < sent);
-                // Of several holders an earlier one may be told later, if its first answer was lost.
+                // Of several holders an earlier one may be told later, if its first answer was
+                // lost.
                 if earlier > 0 && known.heard[earlier - 1].1 >= token && known.most < 2 {
-                    broken.push(format!("is told token {token}, and {} was given before", known.heard[earlier - 1].1));
+                    broken.push(format!(
+                        "is told token {token}, and {} was given before",
+                        known.heard[earlier - 1].1
+                    ));
                 }
             }
         }
-        known.learn(client, token, sent.saturating_add(expires.unwrap_or(UNTIL_RELEASED)), heard);
+        known.learn(
+            client,
+            token,
+            sent.saturating_add(expires.unwrap_or(UNTIL_RELEASED)),
+            heard,
+        );
         self.report(pool, client, heard, broken);
     }
 
-    /// A client that wanted to hold or renew was told NO; with the header that says so, because its holding is revoked.
+    /// A client that wanted to hold or renew was told NO; with the header that says so, because its
+    /// holding is revoked.
     pub fn no(&mut self, pool: &str, client: &Client, revoked: bool, (sent, heard): Span) {
         let known = self.pools.entry(pool.into()).or_default();
         let mut broken = Vec::new();
@@ -134,10 +176,13 @@ impl Promises {
         let its = |holding: &&Holding| holding.belongs_to(client) && holding.lasts(heard);
         for holding in known.holdings.values().filter(its) {
             let is_revoked = holding.revoked.is_some_and(|revoked| revoked <= heard);
-            let was_known = known
-                .heard
-                .iter()
-                .any(|(when, token)| *when < sent && known.holdings.get(token).is_some_and(|its| std::ptr::eq(its, holding)));
+            let was_known = known.heard.iter().any(|(when, token)| {
+                *when < sent
+                    && known
+                        .holdings
+                        .get(token)
+                        .is_some_and(|its| std::ptr::eq(its, holding))
+            });
             if !is_revoked && was_known {
                 broken.push(format!("is told NO, but holds until {:?}", holding.until));
             }
@@ -165,14 +210,24 @@ impl Promises {
     pub fn revokes(&mut self, pool: &str, host: &str, sent: Duration) {
         let known = self.pools.entry(pool.into()).or_default();
         known.revoked.insert(host.into());
-        for holding in known.holdings.values_mut().filter(|holding| holding.host == host) {
+        for holding in known
+            .holdings
+            .values_mut()
+            .filter(|holding| holding.host == host)
+        {
             holding.revoked = holding.revoked.or(Some(sent));
         }
     }
 
     /// And is told that it holds.
     pub fn is_revoked(&mut self, pool: &str, token: i64, heard: Duration) {
-        if let Some(holding) = self.pools.entry(pool.into()).or_default().holdings.get_mut(&token) {
+        if let Some(holding) = self
+            .pools
+            .entry(pool.into())
+            .or_default()
+            .holdings
+            .get_mut(&token)
+        {
             holding.confirmed = holding.confirmed.or(Some(heard));
         }
     }
@@ -180,18 +235,29 @@ impl Promises {
     /// The token by which a client holds the pool, as far as it knows.
     pub fn token(&self, pool: &str, client: &Client, at: Duration) -> Option<i64> {
         let mut holdings = self.pools.get(pool)?.holdings.iter();
-        holdings.find(|(_, holding)| holding.belongs_to(client) && holding.lasts(at)).map(|(token, _)| *token)
+        holdings
+            .find(|(_, holding)| holding.belongs_to(client) && holding.lasts(at))
+            .map(|(token, _)| *token)
     }
 
     /// How many hold the pool, as far as they know.
     pub fn holders(&self, pool: &str, at: Duration) -> usize {
-        self.pools.get(pool).map_or(0, |pool| pool.holdings.values().filter(|holding| holding.lasts(at)).count())
+        self.pools.get(pool).map_or(0, |pool| {
+            pool.holdings
+                .values()
+                .filter(|holding| holding.lasts(at))
+                .count()
+        })
     }
 
     fn report(&mut self, pool: &str, client: &Client, at: Duration, broken: Vec<String>) {
         let Client { host, run } = client;
-        self.violations
-            .extend(broken.into_iter().map(|what| format!("at {at:?} in {pool}, {host}/{} {what}", run.as_deref().unwrap_or("-"))));
+        self.violations.extend(broken.into_iter().map(|what| {
+            format!(
+                "at {at:?} in {pool}, {host}/{} {what}",
+                run.as_deref().unwrap_or("-")
+            )
+        }));
     }
 }
 
@@ -199,21 +265,37 @@ impl Pool {
     fn learn(&mut self, client: &Client, token: i64, until: Duration, heard: Duration) {
         let is_known = self.holdings.contains_key(&token);
         if !is_known {
-            let greatest = self.heard.last().map_or(token, |(_, greatest)| token.max(*greatest));
+            let greatest = self
+                .heard
+                .last()
+                .map_or(token, |(_, greatest)| token.max(*greatest));
             self.heard.push((heard, greatest));
         }
         let Client { host, run } = client.clone();
-        let fresh = Holding { host, run, until, told: heard, released: false, revoked: None, confirmed: None };
+        let fresh = Holding {
+            host,
+            run,
+            until,
+            told: heard,
+            released: false,
+            revoked: None,
+            confirmed: None,
+        };
         let holding = self.holdings.entry(token).or_insert(fresh);
         (holding.until, holding.told) = (holding.until.max(until), heard);
         // No answer is on its way for so long.
         let over = heard.saturating_sub(LONGEST_ANSWER);
-        self.holdings.retain(|_, holding| holding.lasts(heard) || holding.told >= over);
+        self.holdings
+            .retain(|_, holding| holding.lasts(heard) || holding.told >= over);
         let old = self.heard.len().saturating_sub(MOST_HEARD);
         self.heard.drain(..old);
     }
 
     fn lasting(&self, at: Duration) -> Vec<(i64, &Holding)> {
-        self.holdings.iter().filter(|(_, holding)| holding.lasts(at)).map(|(token, holding)| (*token, holding)).collect()
+        self.holdings
+            .iter()
+            .filter(|(_, holding)| holding.lasts(at))
+            .map(|(token, holding)| (*token, holding))
+            .collect()
     }
 }

@@ -1,5 +1,5 @@
-//! A TCP proxy that notes who sent what in which order, and does to it whatever a network may: pass, hold, drop, delay, cut, each direction by
-//! itself.
+//! A TCP proxy that notes who sent what in which order, and does to it whatever a network may:
+//! pass, hold, drop, delay, cut, each direction by itself.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,7 +30,8 @@ pub enum Passage {
     Drop,
     /// It arrives so much later.
     Delay(Duration),
-    /// After so many more bytes the connection ends, both ways and without the rest; then all passes again.
+    /// After so many more bytes the connection ends, both ways and without the rest; then all
+    /// passes again.
     Cut(usize),
 }
 
@@ -66,8 +67,18 @@ impl Proxy {
     pub fn start_at(address: &str, server: String) -> Proxy {
         let listener = TcpListener::bind(address).expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let state = State { connections: 0, cuts: 0, chunks: Vec::new(), passages: [Passage::Pass; 2], away: false, open: Vec::new() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let state = State {
+            connections: 0,
+            cuts: 0,
+            chunks: Vec::new(),
+            passages: [Passage::Pass; 2],
+            away: false,
+            open: Vec::new(),
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let connections = shared.clone();
         thread::spawn(move || {
             let server: SocketAddr = server.parse().expect("servers of tests are numbers");
@@ -142,17 +153,24 @@ impl Shared {
         state.connections += 1;
         if !state.away {
             state.open.retain(|known| known.peer_addr().is_ok());
-            state.open.push(client.try_clone().expect("a socket can be cloned"));
+            state
+                .open
+                .push(client.try_clone().expect("a socket can be cloned"));
         }
         !state.away
     }
 
-    /// Notes a piece; waits until it may go on. How many of its bytes do, and whether the connection goes on too.
+    /// Notes a piece; waits until it may go on. How many of its bytes do, and whether the
+    /// connection goes on too.
     fn admit(&self, from: From, piece: &[u8]) -> (usize, bool) {
         let mut state = self.state();
         state.chunks.push((from, piece.to_vec()));
-        let mut state =
-            self.changed.wait_while(state, |state| state.passages[from as usize] == Passage::Hold).expect("nobody panics with the lock");
+        let mut state = self
+            .changed
+            .wait_while(state, |state| {
+                state.passages[from as usize] == Passage::Hold
+            })
+            .expect("nobody panics with the lock");
         match state.passages[from as usize] {
             Passage::Pass | Passage::Hold => (piece.len(), true),
             Passage::Drop => (0, true),
@@ -177,9 +195,11 @@ impl Shared {
 
 /// Copies one direction of a connection until it ends, noting each piece before it goes on.
 fn pass_on(from: From, source: &TcpStream, sink: &TcpStream, shared: &Arc<Shared>) {
-    let [mut source, mut sink] = [source, sink].map(|stream| stream.try_clone().expect("a socket can be cloned"));
+    let [mut source, mut sink] =
+        [source, sink].map(|stream| stream.try_clone().expect("a socket can be cloned"));
     let shared = shared.clone();
-    sink.set_nodelay(true).expect("a connected socket takes options");
+    sink.set_nodelay(true)
+        .expect("a connected socket takes options");
     thread::spawn(move || {
         let mut chunk = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = source.read(&mut chunk) {

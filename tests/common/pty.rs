@@ -35,29 +35,50 @@ impl Terminal {
         let stdio = || theirs.try_clone().expect("a descriptor can be cloned");
         let (key, value) = sandbox.mark();
         let mut bash = Command::new("bash");
-        bash.args(["--norc", "--noprofile", "--noediting", "-i"]).current_dir(&sandbox.folder).env(key, value);
-        bash.envs([("PS1", "$ "), ("HISTFILE", "/dev/null"), ("TERM", "dumb"), ("LC_ALL", "C")]);
+        bash.args(["--norc", "--noprofile", "--noediting", "-i"])
+            .current_dir(&sandbox.folder)
+            .env(key, value);
+        bash.envs([
+            ("PS1", "$ "),
+            ("HISTFILE", "/dev/null"),
+            ("TERM", "dumb"),
+            ("LC_ALL", "C"),
+        ]);
         bash.stdin(stdio()).stdout(stdio()).stderr(stdio());
-        // SAFETY: between fork and exec only the system calls setsid and ioctl are made, on descriptor 0, which is the terminal by then.
+        // SAFETY: between fork and exec only the system calls setsid and ioctl are made, on
+        // descriptor 0, which is the terminal by then.
         unsafe {
             bash.pre_exec(|| {
                 let done = libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0;
-                if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+                if done {
+                    Ok(())
+                } else {
+                    Err(io::Error::last_os_error())
+                }
             });
         }
         let shell = bash.spawn().expect("bash can be started");
         drop(bash);
         drop(theirs);
         let screen = Arc::default();
-        show(ours.try_clone().expect("a descriptor can be cloned"), Arc::clone(&screen));
-        let terminal = Terminal { keyboard: ours, shell, screen };
+        show(
+            ours.try_clone().expect("a descriptor can be cloned"),
+            Arc::clone(&screen),
+        );
+        let terminal = Terminal {
+            keyboard: ours,
+            shell,
+            screen,
+        };
         terminal.wait_for("$ ");
         terminal
     }
 
     /// Types keys as they are; a line wants its `\n`.
     pub fn press(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).expect("the terminal takes keys");
+        self.keyboard
+            .write_all(keys.as_bytes())
+            .expect("the terminal takes keys");
     }
 
     /// Types a command and enters it.
@@ -68,13 +89,18 @@ impl Terminal {
 
     /// All that was shown so far, what was typed included.
     pub fn screen(&self) -> String {
-        self.screen.lock().expect("nobody panics with the lock").clone()
+        self.screen
+            .lock()
+            .expect("nobody panics with the lock")
+            .clone()
     }
 
     /// Waits until `text` was shown.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        wait_until(&format!("{text:?} on the terminal"), || self.screen().contains(text));
+        wait_until(&format!("{text:?} on the terminal"), || {
+            self.screen().contains(text)
+        });
     }
 }
 
@@ -88,11 +114,22 @@ impl Drop for Terminal {
     }
 }
 
-/// A new terminal: the side of who types and looks, and the side of the programs in it. Both are close-on-exec.
+/// A new terminal: the side of who types and looks, and the side of the programs in it. Both are
+/// close-on-exec.
 fn openpty() -> (File, File) {
     let (mut ours, mut theirs) = (-1, -1);
     // SAFETY: openpty writes two integers; null is allowed for name, attributes and size.
-    assert!(unsafe { libc::openpty(&raw mut ours, &raw mut theirs, ptr::null_mut(), ptr::null_mut(), ptr::null_mut()) } == 0);
+    assert!(
+        unsafe {
+            libc::openpty(
+                &raw mut ours,
+                &raw mut theirs,
+                ptr::null_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+            )
+        } == 0
+    );
     let file = |descriptor| {
         // SAFETY: fcntl with F_SETFD takes an integer and touches no memory.
         assert!(unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } == 0);
@@ -107,7 +144,10 @@ fn show(mut terminal: File, screen: Arc<Mutex<String>>) {
     thread::spawn(move || {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = terminal.read(&mut chunk) {
-            screen.lock().expect("nobody panics with the lock").push_str(&String::from_utf8_lossy(&chunk[..count]));
+            screen
+                .lock()
+                .expect("nobody panics with the lock")
+                .push_str(&String::from_utf8_lossy(&chunk[..count]));
         }
     });
 }

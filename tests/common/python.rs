@@ -1,4 +1,5 @@
-//! Packages as PyPI has them, each in a virtual environment of its own, which later runs find again.
+//! Packages as PyPI has them, each in a virtual environment of its own, which later runs find
+//! again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,19 @@ pub fn with(package: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package);
     let (python, done) = (folder.join("bin/python"), folder.join("done"));
     if !done.exists() {
-        call(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder));
-        call(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package]));
+        call(
+            Command::new("python3")
+                .args(["-m", "venv", "--clear"])
+                .arg(&folder),
+        );
+        call(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            package,
+        ]));
         fs::write(done, "").expect("the environment is ours");
     }
     python
@@ -23,5 +35,9 @@ pub fn with(package: &str) -> PathBuf {
 
 fn call(command: &mut Command) {
     let output = command.output().expect("it can be started");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -1,4 +1,5 @@
-//! A run of a program from its words to its end: exit code, stdout and stderr together, under a deadline that kills.
+//! A run of a program from its words to its end: exit code, stdout and stderr together, under a
+//! deadline that kills.
 
 use super::sandbox::Sandbox;
 use super::{process, wait_for, wait_until};
@@ -29,33 +30,53 @@ pub struct Outcome {
     pub stderr: String,
 }
 
-/// A command that says `ready`, then names the signals it gets, and ends with 5 when its stdin does. `signals` are words like `USR1`, or
-/// `TERM=3/0.5`: exits with 3 half a second after TERM.
+/// A command that says `ready`, then names the signals it gets, and ends with 5 when its stdin
+/// does. `signals` are words like `USR1`, or `TERM=3/0.5`: exits with 3 half a second after TERM.
 pub fn listener(signals: &str) -> String {
-    format!("python3 {}/tests/common/listener.py {signals}", env!("CARGO_MANIFEST_DIR"))
+    format!(
+        "python3 {}/tests/common/listener.py {signals}",
+        env!("CARGO_MANIFEST_DIR")
+    )
 }
 
 /// An end with this code and not a word.
 pub fn exited(code: i32) -> Outcome {
-    Outcome { end: Ok(code), stdout: String::new(), stderr: String::new() }
+    Outcome {
+        end: Ok(code),
+        stdout: String::new(),
+        stderr: String::new(),
+    }
 }
 
 /// An end by this signal and not a word.
 pub fn killed(signal: i32) -> Outcome {
-    Outcome { end: Err(signal), stdout: String::new(), stderr: String::new() }
+    Outcome {
+        end: Err(signal),
+        stdout: String::new(),
+        stderr: String::new(),
+    }
 }
 
 impl Outcome {
     /// The same end, with this on stdout.
     #[must_use]
     pub fn printing(self, stdout: &str) -> Outcome {
-        Outcome { stdout: stdout.to_owned(), ..self }
+        Outcome {
+            stdout: stdout.to_owned(),
+            ..self
+        }
     }
 
-    /// Asserts exit code `code`, nothing on stdout, and one line on stderr that leads with the program's name and holds each of `facts`.
+    /// Asserts exit code `code`, nothing on stdout, and one line on stderr that leads with the
+    /// program's name and holds each of `facts`.
     #[track_caller]
     pub fn complains(&self, code: i32, facts: &[&str]) {
-        assert_eq!((self.end, self.stdout.as_str()), (Ok(code), ""), "stderr: {}", self.stderr);
+        assert_eq!(
+            (self.end, self.stdout.as_str()),
+            (Ok(code), ""),
+            "stderr: {}",
+            self.stderr
+        );
         self.complaint(facts);
     }
 
@@ -69,8 +90,14 @@ impl Outcome {
     #[track_caller]
     pub fn complaint_of(&self, program: &str, facts: &[&str]) {
         let line = self.stderr.strip_suffix('\n').unwrap_or(&self.stderr);
-        let names_us = line.strip_prefix(program).is_some_and(|rest| rest.starts_with(": "));
-        assert!(names_us && !line.contains('\n'), "not one line after the program's name: {:?}", self.stderr);
+        let names_us = line
+            .strip_prefix(program)
+            .is_some_and(|rest| rest.starts_with(": "));
+        assert!(
+            names_us && !line.contains('\n'),
+            "not one line after the program's name: {:?}",
+            self.stderr
+        );
         for fact in facts {
             assert!(line.contains(fact), "no {fact:?} in {line:?}");
         }
@@ -82,7 +109,11 @@ impl<'a> Job<'a> {
     pub fn new(sandbox: &'a Sandbox, program: &Path) -> Job<'a> {
         let mut command = Command::new(program);
         let (key, value) = sandbox.mark();
-        command.current_dir(&sandbox.folder).env(key, value).env("LC_ALL", "C").stdin(Stdio::null());
+        command
+            .current_dir(&sandbox.folder)
+            .env(key, value)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
         Job { sandbox, command }
     }
 
@@ -110,7 +141,17 @@ impl<'a> Job<'a> {
     /// The program and its words, as a shell would read them back.
     pub fn line(&self) -> String {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
-        words.map(|word| format!("'{}'", word.to_str().expect("tests use text").replace('\'', r"'\''"))).collect::<Vec<_>>().join(" ")
+        words
+            .map(|word| {
+                format!(
+                    "'{}'",
+                    word.to_str()
+                        .expect("tests use text")
+                        .replace('\'', r"'\''")
+                )
+            })
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     /// Runs it to its end.
@@ -124,10 +165,22 @@ impl<'a> Job<'a> {
     pub fn start(mut self) -> Running<'a> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let [stdout, stderr] = ["stdout", "stderr"].map(|stream| self.sandbox.path(&format!("{stream}-{number}")));
+        let [stdout, stderr] =
+            ["stdout", "stderr"].map(|stream| self.sandbox.path(&format!("{stream}-{number}")));
         let open = |path: &Path| File::create(path).expect("a file in the sandbox can be made");
-        let child = self.command.stdout(open(&stdout)).stderr(open(&stderr)).spawn().expect("the program can be started");
-        Running { sandbox: self.sandbox, child, stdout, stderr, started: Instant::now() }
+        let child = self
+            .command
+            .stdout(open(&stdout))
+            .stderr(open(&stderr))
+            .spawn()
+            .expect("the program can be started");
+        Running {
+            sandbox: self.sandbox,
+            child,
+            stdout,
+            stderr,
+            started: Instant::now(),
+        }
     }
 }
 
@@ -149,7 +202,10 @@ impl Running<'_> {
 
     /// Sends it, and it alone, a signal.
     pub fn signal(&self, signal: i32) {
-        assert!(process::kill(self.pid(), signal), "the program has not been waited for");
+        assert!(
+            process::kill(self.pid(), signal),
+            "the program has not been waited for"
+        );
     }
 
     /// What it has written so far.
@@ -165,13 +221,19 @@ impl Running<'_> {
     /// Waits until it has written `part`.
     #[track_caller]
     pub fn wait_for_output(&self, part: &str) {
-        wait_until(&format!("{part:?} on stdout"), || self.stdout().contains(part));
+        wait_until(&format!("{part:?} on stdout"), || {
+            self.stdout().contains(part)
+        });
     }
 
     /// The guard that stands over its command, once that runs.
     #[track_caller]
     pub fn guard(&self) -> i32 {
-        let guard = || process::children(self.pid()).into_iter().find(|&pid| process::name(pid) == "lock-guard");
+        let guard = || {
+            process::children(self.pid())
+                .into_iter()
+                .find(|&pid| process::name(pid) == "lock-guard")
+        };
         wait_for("a guard", guard)
     }
 
@@ -179,8 +241,14 @@ impl Running<'_> {
     #[track_caller]
     pub fn job(&self) -> i32 {
         let guard = self.guard();
-        let is_job = |pid: &i32| process::alive(*pid) && !process::words(*pid).is_empty() && process::words(*pid) != process::words(guard);
-        wait_for("a command", || process::children(guard).into_iter().find(is_job))
+        let is_job = |pid: &i32| {
+            process::alive(*pid)
+                && !process::words(*pid).is_empty()
+                && process::words(*pid) != process::words(guard)
+        };
+        wait_for("a command", || {
+            process::children(guard).into_iter().find(is_job)
+        })
     }
 
     /// Ends the stdin of a leashed run.
@@ -200,7 +268,9 @@ impl Running<'_> {
         let status = self.end();
         drop(leash);
         Outcome {
-            end: status.code().ok_or_else(|| status.signal().expect("it exited or was killed")),
+            end: status
+                .code()
+                .ok_or_else(|| status.signal().expect("it exited or was killed")),
             stdout: text(&self.stdout),
             stderr: text(&self.stderr),
         }
@@ -220,7 +290,12 @@ impl Running<'_> {
             match self.child.try_wait().expect("it is our child") {
                 Some(status) => return status,
                 None if began.elapsed() < DEADLINE => std::thread::sleep(Duration::from_millis(1)),
-                None => panic!("still running after {} s; stdout: {:?} stderr: {:?}", DEADLINE.as_secs(), self.stdout(), self.stderr()),
+                None => panic!(
+                    "still running after {} s; stdout: {:?} stderr: {:?}",
+                    DEADLINE.as_secs(),
+                    self.stdout(),
+                    self.stderr()
+                ),
             }
         }
     }

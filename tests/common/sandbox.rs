@@ -1,5 +1,5 @@
-//! A folder for one test and a mark on the processes that it starts: the folder goes with the test, and a process that the test leaves
-//! behind fails it.
+//! A folder for one test and a mark on the processes that it starts: the folder goes with the test,
+//! and a process that the test leaves behind fails it.
 
 use super::client::Client;
 use super::run::Job;
@@ -31,9 +31,14 @@ impl Sandbox {
     pub fn new() -> Sandbox {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         static ALONE: Once = Once::new();
-        // Commands of the tests list their descriptors, so whatever cargo or a CI left open must not be among them.
+        // Commands of the tests list their descriptors, so whatever cargo or a CI left open must
+        // not be among them.
         ALONE.call_once(close_inherited);
-        let id = format!("sandbox-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "sandbox-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&id);
         fs::create_dir(&folder).expect("the sandbox can be made");
         Sandbox { id, folder }
@@ -51,22 +56,47 @@ impl Sandbox {
 
     /// zk-flock on whatever is at `address`, with a session timeout in seconds.
     pub fn flock_at<'a>(&'a self, address: &str, timeout: u32, words: &[&str]) -> Job<'a> {
-        self.program(&["--confpath", self.config(address, timeout).to_str().expect("paths of tests are text")]).words(words)
+        self.program(&[
+            "--confpath",
+            self.config(address, timeout)
+                .to_str()
+                .expect("paths of tests are text"),
+        ])
+        .words(words)
     }
 
-    /// lockex on a server, its locks below a node of the sandbox's; their ids are among the `words`, or made of them.
+    /// lockex on a server, its locks below a node of the sandbox's; their ids are among the
+    /// `words`, or made of them.
     pub fn lockex<'a>(&'a self, server: &ZooKeeper, words: &[&str]) -> Job<'a> {
         self.lockex_at(&server.address(), TIMEOUT, words)
     }
 
     /// lockex on whatever is at `address`, with a session timeout in seconds.
     pub fn lockex_at<'a>(&'a self, address: &str, timeout: u32, words: &[&str]) -> Job<'a> {
-        self.program(&["--program=lockex", "-z", address, "-p", &self.id, "-T", &timeout.to_string()]).words(words)
+        self.program(&[
+            "--program=lockex",
+            "-z",
+            address,
+            "-p",
+            &self.id,
+            "-T",
+            &timeout.to_string(),
+        ])
+        .words(words)
     }
 
     /// distributex on a lock server of this host, in a pool of the sandbox's.
     pub fn distributex<'a>(&'a self, port: u16, words: &[&str]) -> Job<'a> {
-        self.program(&["--program=distributex", "-H", "127.0.0.1", "-p", &port.to_string(), "-r", &self.id]).words(words)
+        self.program(&[
+            "--program=distributex",
+            "-H",
+            "127.0.0.1",
+            "-p",
+            &port.to_string(),
+            "-r",
+            &self.id,
+        ])
+        .words(words)
     }
 
     /// The lock of this host for that pool.
@@ -85,9 +115,13 @@ impl Sandbox {
         self.program(&[&option, "--app-id", &self.id]).words(words)
     }
 
-    /// A config file for a server, which logs everything into [`Sandbox::log`]. `flock` gives it to the program.
+    /// A config file for a server, which logs everything into [`Sandbox::log`]. `flock` gives it to
+    /// the program.
     pub fn config(&self, address: &str, timeout: u32) -> PathBuf {
-        let path = self.path(&format!("config-{timeout}-{}.json", address.replace(':', "-")));
+        let path = self.path(&format!(
+            "config-{timeout}-{}.json",
+            address.replace(':', "-")
+        ));
         let log = self.path("log");
         let text = format!(
             r#"{{"host": ["{address}"], "timeout": {timeout}, "app_id": "{}", "logger": {{"path": "{}", "level": "DEBUG", "zklevel": "DEBUG"}}}}"#,
@@ -102,7 +136,8 @@ impl Sandbox {
         path
     }
 
-    /// Path of the lock node that `flock` takes under this name, and of the one that contenders of `lockex` stand under by this id.
+    /// Path of the lock node that `flock` takes under this name, and of the one that contenders of
+    /// `lockex` stand under by this id.
     pub fn node(&self, name: &str) -> String {
         format!("/{}/{name}", self.id)
     }
@@ -126,17 +161,24 @@ impl Sandbox {
 
     /// The text of a file in the folder; empty if there is none.
     pub fn read(&self, name: &str) -> String {
-        fs::read(self.path(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.path(name))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// The live processes that were started here, and theirs, whoever their parent is now.
     pub fn processes(&self) -> Vec<i32> {
-        process::all().filter(|&pid| self.owns(pid) && process::alive(pid)).collect()
+        process::all()
+            .filter(|&pid| self.owns(pid) && process::alive(pid))
+            .collect()
     }
 
     /// Those of them whose words are these.
     pub fn running(&self, words: &str) -> Vec<i32> {
-        self.processes().into_iter().filter(|&pid| process::words(pid) == words).collect()
+        self.processes()
+            .into_iter()
+            .filter(|&pid| process::words(pid) == words)
+            .collect()
     }
 
     /// What marks a process as one of ours.
@@ -144,23 +186,36 @@ impl Sandbox {
         (MARK, &self.id)
     }
 
-    /// By environment, or by directory: a process may overwrite the memory where the kernel reads its environment.
+    /// By environment, or by directory: a process may overwrite the memory where the kernel reads
+    /// its environment.
     fn owns(&self, pid: i32) -> bool {
         let mark = format!("{MARK}={}", self.id);
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|variable| variable == mark.as_bytes())
-            || fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory == self.folder)
+        environment
+            .split(|&byte| byte == 0)
+            .any(|variable| variable == mark.as_bytes())
+            || fs::read_link(format!("/proc/{pid}/cwd"))
+                .is_ok_and(|directory| directory == self.folder)
     }
 
     /// Waits for processes that are on their way out. Kills what stays and says what it was.
     fn leftovers(&self) -> Vec<String> {
-        let deadline = Instant::now() + if std::thread::panicking() { Duration::ZERO } else { SOON };
+        let deadline = Instant::now()
+            + if std::thread::panicking() {
+                Duration::ZERO
+            } else {
+                SOON
+            };
         while !self.processes().is_empty() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
         let mut found = Vec::new();
         for pid in self.processes() {
-            found.push(format!("{pid} {} ({})", process::words(pid), process::name(pid)));
+            found.push(format!(
+                "{pid} {} ({})",
+                process::words(pid),
+                process::name(pid)
+            ));
             process::kill(pid, libc::SIGKILL);
         }
         found
@@ -176,13 +231,24 @@ impl Drop for Sandbox {
         let _ = fs::remove_dir_all(&self.folder);
         let _ = fs::remove_file(self.host_lock());
         let _ = fs::remove_file(self.run_file());
-        assert!(leftovers.is_empty() || std::thread::panicking(), "processes left behind: {leftovers:#?}");
+        assert!(
+            leftovers.is_empty() || std::thread::panicking(),
+            "processes left behind: {leftovers:#?}"
+        );
     }
 }
 
-/// The program under test: `UNDER_TEST` if it is set, as `tests/all` does, else what cargo has built beside the tests.
+/// The program under test: `UNDER_TEST` if it is set, as `tests/all` does, else what cargo has
+/// built beside the tests.
 pub fn executable() -> PathBuf {
-    let path = std::env::var_os("UNDER_TEST").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_zk-flock")), PathBuf::from);
-    assert!(path.is_file(), "there is no program to test at {}", path.display());
+    let path = std::env::var_os("UNDER_TEST").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_zk-flock")),
+        PathBuf::from,
+    );
+    assert!(
+        path.is_file(),
+        "there is no program to test at {}",
+        path.display()
+    );
     path
 }

@@ -1,4 +1,5 @@
-//! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process is.
+//! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process
+//! is.
 
 use super::{free_port, process, wait_for, wait_until};
 use std::fs;
@@ -13,9 +14,10 @@ use std::time::Duration;
 /// Its manifest names the jars it needs.
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
-/// Runs the server in its folder, prints its pid, and kills it when this process ends, however it ends: then the pipe on stdin does too.
-/// The folder goes with it, unless the word `keep` came first. `PR_SET_PDEATHSIG` would not do: it fires when the *thread* that forked
-/// ends, and each test has a thread of its own.
+/// Runs the server in its folder, prints its pid, and kills it when this process ends, however it
+/// ends: then the pipe on stdin does too. The folder goes with it, unless the word `keep` came
+/// first. `PR_SET_PDEATHSIG` would not do: it fires when the *thread* that forked ends, and each
+/// test has a thread of its own.
 const KEEPER: &str = r#"
 trap '' INT QUIT HUP TERM
 "$@" </dev/null >>server.log 2>&1 &
@@ -56,14 +58,24 @@ impl ZooKeeper {
     /// The same, with a property of Java's.
     pub fn start_with(property: &'static str) -> ZooKeeper {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        assert!(Path::new(JAR).exists(), "{JAR} is missing: apt-get install zookeeper, or let tests/all do it");
+        assert!(
+            Path::new(JAR).exists(),
+            "{JAR} is missing: apt-get install zookeeper, or let tests/all do it"
+        );
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("zookeeper-{}-{number}", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("zookeeper-{}-{number}", std::process::id()));
         fs::create_dir(&folder).expect("a folder for the server can be made");
         let port = free_port();
-        fs::write(folder.join("zoo.cfg"), config(port, &folder)).expect("its config can be written");
+        fs::write(folder.join("zoo.cfg"), config(port, &folder))
+            .expect("its config can be written");
         let keeper = Some(Keeper::start(&folder, property));
-        let server = ZooKeeper { port, folder, property, keeper };
+        let server = ZooKeeper {
+            port,
+            folder,
+            property,
+            keeper,
+        };
         server.wait_until_it_serves();
         server
     }
@@ -76,7 +88,9 @@ impl ZooKeeper {
     /// Stops it in its tracks: connections stay, nothing is answered.
     pub fn freeze(&self) {
         assert!(process::kill(self.pid(), libc::SIGSTOP));
-        wait_until("the server is stopped", || process::state(self.pid()) == Some('T'));
+        wait_until("the server is stopped", || {
+            process::state(self.pid()) == Some('T')
+        });
     }
 
     /// Lets it go on.
@@ -113,7 +127,9 @@ impl ZooKeeper {
     pub fn ask(&self, command: &str) -> Option<String> {
         let mut answer = String::new();
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_millis(200))).ok()?; // one that is still starting accepts and says nothing
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .ok()?; // one that is still starting accepts and says nothing
         stream.write_all(command.as_bytes()).ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         stream.read_to_string(&mut answer).ok()?;
@@ -132,10 +148,14 @@ impl ZooKeeper {
 
     fn number(&self, key: &str) -> usize {
         let numbers = wait_for("the server's figures", || self.ask("mntr"));
-        numbers.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or_else(|| panic!("{key} in {numbers}"))
+        numbers
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("{key} in {numbers}"))
     }
 
-    /// Until it answers as the server of this folder, and not of somebody else who was faster to the port.
+    /// Until it answers as the server of this folder, and not of somebody else who was faster to
+    /// the port.
     fn wait_until_it_serves(&self) {
         let folder = self.folder.to_str().expect("paths of tests are text");
         wait_for("ZooKeeper to serve", || {
@@ -160,8 +180,13 @@ impl Keeper {
             .spawn()
             .expect("sh can be started");
         let mut pid = String::new();
-        BufReader::new(shell.stdout.take().expect("stdout is a pipe")).read_line(&mut pid).expect("the keeper prints a line");
-        Keeper { shell, server: pid.trim().parse().expect("and it is a pid") }
+        BufReader::new(shell.stdout.take().expect("stdout is a pipe"))
+            .read_line(&mut pid)
+            .expect("the keeper prints a line");
+        Keeper {
+            shell,
+            server: pid.trim().parse().expect("and it is a pid"),
+        }
     }
 
     /// Kills the server, but keeps its folder.
@@ -178,13 +203,24 @@ impl Drop for Keeper {
     }
 }
 
-/// What runs a class of the server: little memory, and nothing waited for that only a power cut could undo.
+/// What runs a class of the server: little memory, and nothing waited for that only a power cut
+/// could undo.
 pub(super) fn java() -> [&'static str; 8] {
     let quick = ["-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=256"];
-    ["java", "-Xmx64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", quick[0], quick[1], "-cp", JAR]
+    [
+        "java",
+        "-Xmx64m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        quick[0],
+        quick[1],
+        "-cp",
+        JAR,
+    ]
 }
 
-/// Ticks are short, so that a session of a second is possible and expires soon after it; long sessions are allowed too.
+/// Ticks are short, so that a session of a second is possible and expires soon after it; long
+/// sessions are allowed too.
 fn config(port: u16, folder: &Path) -> String {
     format!(
         "tickTime=200\nminSessionTimeout=400\nmaxSessionTimeout=120000\nmaxClientCnxns=0\nadmin.enableServer=false\n4lw.commands.whitelist=*\n\

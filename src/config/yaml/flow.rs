@@ -1,5 +1,6 @@
-//! Lists and mappings in brackets, on one line, of scalars and of each other. Stricter than YAML: a value may not be missing, and text with a
-//! colon or a question mark in it needs quotes, since readers differ there.
+//! Lists and mappings in brackets, on one line, of scalars and of each other. Stricter than YAML: a
+//! value may not be missing, and text with a colon or a question mark in it needs quotes, since
+//! readers differ there.
 
 use super::super::node::{DEEPEST, Entry, Node, Value, shown};
 use super::{Flaw, is_end, scalar};
@@ -10,11 +11,20 @@ pub(super) fn begins(text: &str) -> bool {
     text.starts_with(['[', '{'])
 }
 
-/// The value that `text` is, a comment after it aside. It stands on `line`, within so many lists and mappings.
+/// The value that `text` is, a comment after it aside. It stands on `line`, within so many lists
+/// and mappings.
 pub(super) fn read(text: &str, line: usize, depth: usize) -> Result<Value, Flaw> {
-    let mut flow = Flow { rest: text, line, depth };
+    let mut flow = Flow {
+        rest: text,
+        line,
+        depth,
+    };
     let value = flow.collection()?;
-    if is_end(flow.rest) { Ok(value) } else { Err(Flaw::AfterQuote(shown(flow.rest))) }
+    if is_end(flow.rest) {
+        Ok(value)
+    } else {
+        Err(Flaw::AfterQuote(shown(flow.rest)))
+    }
 }
 
 /// What is left of a line.
@@ -34,7 +44,11 @@ impl Flow<'_> {
         if self.depth > DEEPEST {
             return Err(Flaw::Depth);
         }
-        let value = if self.take('[') { Value::List(self.list()?) } else { Value::Map(self.mapping()?) };
+        let value = if self.take('[') {
+            Value::List(self.list()?)
+        } else {
+            Value::Map(self.mapping()?)
+        };
         self.depth -= 1;
         Ok(value)
     }
@@ -56,7 +70,11 @@ impl Flow<'_> {
             if !keys.insert(key.clone()) {
                 return Err(Flaw::Duplicate(key, self.line));
             }
-            entries.push(Entry { line: self.line, key, value: self.value()? });
+            entries.push(Entry {
+                line: self.line,
+                key,
+                value: self.value()?,
+            });
             self.separator('}')?;
         }
         Ok(entries)
@@ -67,7 +85,11 @@ impl Flow<'_> {
         if self.take(',') || self.rest.starts_with(close) {
             return Ok(());
         }
-        Err(if self.rest.is_empty() { Flaw::Unclosed(close) } else { Flaw::AfterQuote(shown(self.rest)) })
+        Err(if self.rest.is_empty() {
+            Flaw::Unclosed(close)
+        } else {
+            Flaw::AfterQuote(shown(self.rest))
+        })
     }
 
     /// Past blanks, and past `character` if it comes next.
@@ -86,10 +108,17 @@ impl Flow<'_> {
             Value::Text(text)
         } else {
             let text = self.plain(ENDS.as_slice())?;
-            if text.contains(':') { Err(Flaw::Colon(shown(text))) } else { scalar::meaning(text) }?
+            if text.contains(':') {
+                Err(Flaw::Colon(shown(text)))
+            } else {
+                scalar::meaning(text)
+            }?
         };
         self.rest = self.rest.trim_start_matches(' ');
-        Ok(Node { line: self.line, value })
+        Ok(Node {
+            line: self.line,
+            value,
+        })
     }
 
     /// A key, and past its colon.
@@ -108,14 +137,22 @@ impl Flow<'_> {
         if start[..start.len() - self.rest.len()].chars().count() > scalar::LONGEST_KEY {
             return Err(Flaw::LongKey);
         }
-        let after = self.rest.trim_start_matches(' ').strip_prefix(':').filter(|after| quoted || after.starts_with(' '));
-        self.rest = after.ok_or_else(|| Flaw::NoKey(shown(start)))?.trim_start_matches(' ');
+        let after = self
+            .rest
+            .trim_start_matches(' ')
+            .strip_prefix(':')
+            .filter(|after| quoted || after.starts_with(' '));
+        self.rest = after
+            .ok_or_else(|| Flaw::NoKey(shown(start)))?
+            .trim_start_matches(' ');
         Ok(key)
     }
 
     /// Text without quotes, up to one of `ends`.
     fn plain(&mut self, ends: &[char]) -> Result<&str, Flaw> {
-        let (text, rest) = self.rest.split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+        let (text, rest) = self
+            .rest
+            .split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
         self.rest = rest;
         let text = text.trim_end_matches(' ');
         scalar::check_start(if text.is_empty() { rest } else { text })?;

@@ -1,4 +1,5 @@
-//! Scalars: keys and values on one line, plain or in quotes. Plain ones are text, numbers or null where every reader agrees on it.
+//! Scalars: keys and values on one line, plain or in quotes. Plain ones are text, numbers or null
+//! where every reader agrees on it.
 
 use super::super::node::{Value, shown};
 use super::{Flaw, is_end};
@@ -13,10 +14,20 @@ pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
         (Value::Text(key), rest.trim_start_matches(' '))
     } else {
         let plain = plain(text)?;
-        let Some(colon) = colon(plain) else { return Ok(None) };
-        (meaning(plain[..colon].trim_end_matches(' '))?, &text[colon..])
+        let Some(colon) = colon(plain) else {
+            return Ok(None);
+        };
+        (
+            meaning(plain[..colon].trim_end_matches(' '))?,
+            &text[colon..],
+        )
     };
-    let Some(after) = rest.strip_prefix(':').filter(|after| after.is_empty() || after.starts_with(' ')) else { return Ok(None) };
+    let Some(after) = rest
+        .strip_prefix(':')
+        .filter(|after| after.is_empty() || after.starts_with(' '))
+    else {
+        return Ok(None);
+    };
     match key {
         _ if text[..text.len() - rest.len()].chars().count() > LONGEST_KEY => Err(Flaw::LongKey),
         Value::Text(key) => Ok(Some((key, after))),
@@ -27,20 +38,33 @@ pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
 /// A whole value: text in quotes, or what a plain one means; a comment may follow.
 pub(super) fn read(text: &str) -> Result<Value, Flaw> {
     if let Some((text, rest)) = quoted(text)? {
-        return if is_end(rest) { Ok(Value::Text(text)) } else { Err(Flaw::AfterQuote(shown(rest))) };
+        return if is_end(rest) {
+            Ok(Value::Text(text))
+        } else {
+            Err(Flaw::AfterQuote(shown(rest)))
+        };
     }
     let plain = plain(text)?;
-    if colon(plain).is_some() { Err(Flaw::Colon(shown(plain))) } else { meaning(plain) }
+    if colon(plain).is_some() {
+        Err(Flaw::Colon(shown(plain)))
+    } else {
+        meaning(plain)
+    }
 }
 
 /// Where the first colon is that ends a key.
 fn colon(plain: &str) -> Option<usize> {
-    plain.match_indices(':').map(|(at, _)| at).find(|at| plain[at + 1..].is_empty() || plain[at + 1..].starts_with(' '))
+    plain
+        .match_indices(':')
+        .map(|(at, _)| at)
+        .find(|at| plain[at + 1..].is_empty() || plain[at + 1..].starts_with(' '))
 }
 
 /// The text without the comment after it, if it may go without quotes.
 fn plain(text: &str) -> Result<&str, Flaw> {
-    let text = text.find(" #").map_or(text, |comment| text[..comment].trim_end_matches(' '));
+    let text = text
+        .find(" #")
+        .map_or(text, |comment| text[..comment].trim_end_matches(' '));
     check_start(text).map(|()| text)
 }
 
@@ -68,17 +92,28 @@ pub(super) fn check_start(text: &str) -> Result<(), Flaw> {
     Err(Flaw::Unsupported(first, what))
 }
 
-/// What a plain scalar is: a whole number, a decimal fraction, null or text. Whatever looks to some reader like anything else is refused:
-/// octal 010, 1:30 (sixty-based), 1_000, 12e03, dates, yes and no.
+/// What a plain scalar is: a whole number, a decimal fraction, null or text. Whatever looks to some
+/// reader like anything else is refused: octal 010, 1:30 (sixty-based), 1_000, 12e03, dates, yes
+/// and no.
 pub(super) fn meaning(plain: &str) -> Result<Value, Flaw> {
     if matches!(plain, "~" | "null" | "Null" | "NULL") {
         return Ok(Value::Null);
     }
     if is_number(plain) {
-        let number = if plain.contains('.') { plain.parse().ok().and_then(Number::from_f64) } else { plain.parse().ok().map(i64::into) };
-        return number.map(Value::Number).ok_or_else(|| Flaw::TooLarge(shown(plain)));
+        let number = if plain.contains('.') {
+            plain.parse().ok().and_then(Number::from_f64)
+        } else {
+            plain.parse().ok().map(i64::into)
+        };
+        return number
+            .map(Value::Number)
+            .ok_or_else(|| Flaw::TooLarge(shown(plain)));
     }
-    if is_word(plain) || is_like_a_number(plain) { Err(Flaw::Ambiguous(shown(plain))) } else { Ok(Value::Text(plain.to_owned())) }
+    if is_word(plain) || is_like_a_number(plain) {
+        Err(Flaw::Ambiguous(shown(plain)))
+    } else {
+        Ok(Value::Text(plain.to_owned()))
+    }
 }
 
 /// Whether it is a number to everybody: a sign or none, digits, and a fraction or none.
@@ -93,20 +128,36 @@ fn is_number(plain: &str) -> bool {
 
 /// Whether it is true, false, or a part of YAML's own language.
 fn is_word(plain: &str) -> bool {
-    ["yes", "no", "on", "off", "true", "false", "=", "<<"].iter().any(|word| plain.eq_ignore_ascii_case(word))
+    ["yes", "no", "on", "off", "true", "false", "=", "<<"]
+        .iter()
+        .any(|word| plain.eq_ignore_ascii_case(word))
 }
 
-/// Whether somebody may take it for a number, a time or a date. Addresses (10.0.0.1) are none, and neither are words.
+/// Whether somebody may take it for a number, a time or a date. Addresses (10.0.0.1) are none, and
+/// neither are words.
 fn is_like_a_number(plain: &str) -> bool {
     let unsigned = plain.strip_prefix(['+', '-']).unwrap_or(plain);
     let point = unsigned.strip_prefix('.');
-    if point.is_some_and(|rest| rest.eq_ignore_ascii_case("inf") || rest.eq_ignore_ascii_case("nan")) {
+    if point
+        .is_some_and(|rest| rest.eq_ignore_ascii_case("inf") || rest.eq_ignore_ascii_case("nan"))
+    {
         return true;
     }
-    let in_other_base = |prefix: &str| unsigned.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    let made_of = |set: &str| unsigned.chars().all(|character| character.is_ascii_digit() || set.contains(character));
-    point.unwrap_or(unsigned).starts_with(|first: char| first.is_ascii_digit() || first == '_')
-        && (["0x", "0o", "0b"].into_iter().any(in_other_base) || unsigned.matches('.').count() < 2 && made_of("_.:eE+-TtZ "))
+    let in_other_base = |prefix: &str| {
+        unsigned
+            .get(..2)
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    let made_of = |set: &str| {
+        unsigned
+            .chars()
+            .all(|character| character.is_ascii_digit() || set.contains(character))
+    };
+    point
+        .unwrap_or(unsigned)
+        .starts_with(|first: char| first.is_ascii_digit() || first == '_')
+        && (["0x", "0o", "0b"].into_iter().any(in_other_base)
+            || unsigned.matches('.').count() < 2 && made_of("_.:eE+-TtZ "))
 }
 
 /// Text in quotes that `text` begins with, and what follows.
@@ -161,9 +212,13 @@ fn escape(text: &str) -> Result<(char, &str), Flaw> {
     let kind = rest.next().ok_or(Flaw::Unclosed('"'))?;
     let rest = rest.as_str();
     let hexadecimal = |digits: usize| {
-        let code = rest.get(..digits).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let code = rest
+            .get(..digits)
+            .filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let character = code.and_then(|code| char::from_u32(u32::from_str_radix(code, 16).ok()?));
-        character.map(|character| (character, &rest[digits..])).ok_or_else(|| Flaw::Escape(format!("\\{kind}")))
+        character
+            .map(|character| (character, &rest[digits..]))
+            .ok_or_else(|| Flaw::Escape(format!("\\{kind}")))
     };
     match kind {
         '\\' | '"' => Ok((kind, rest)),

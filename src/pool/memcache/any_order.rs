@@ -1,5 +1,5 @@
-//! Two servers, their network, a memcached and an original, in any order of events: what a client was told holds, and in the end every waiter is
-//! granted the pool.
+//! Two servers, their network, a memcached and an original, in any order of events: what a client
+//! was told holds, and in the end every waiter is granted the pool.
 
 use super::super::state::Boot;
 use super::super::{Answer, Backend, Call, Grant, Input, Output, Request, Ticket};
@@ -116,7 +116,12 @@ struct Intent {
 fn event() -> impl Strategy<Value = Event> {
     let client = || (0..HOSTS.len(), 0..RUNS.len());
     let server = || 0..SERVERS;
-    let call = prop_oneof![Just(Call::Get), Just(Call::Wait), Just(Call::Wait), Just(Call::Renew { token: None })];
+    let call = prop_oneof![
+        Just(Call::Get),
+        Just(Call::Wait),
+        Just(Call::Wait),
+        Just(Call::Renew { token: None })
+    ];
     let by = prop_oneof![2 => Just(By::Token), 1 => any::<usize>().prop_map(By::OtherToken), 1 => Just(By::Run), 1 => Just(By::Host)];
     let fate = prop_oneof![Just(Fate::Lost), Just(Fate::Arrives), Just(Fate::Late)];
     prop_oneof![
@@ -178,12 +183,21 @@ struct World {
 }
 
 fn plan(permits: u32, expire: Option<Duration>) -> plan::Pool {
-    plan::Pool { name: "one".into(), expire, permits, servers: None }
+    plan::Pool {
+        name: "one".into(),
+        expire,
+        permits,
+        servers: None,
+    }
 }
 
 impl World {
     fn new(permits: u32, expire: Option<Duration>, has_original: bool) -> World {
-        let site = || Site { server: server(permits, expire), sent: String::new(), returned: Vec::new() };
+        let site = || Site {
+            server: server(permits, expire),
+            sent: String::new(),
+            returned: Vec::new(),
+        };
         World {
             sites: (0..SERVERS).map(|_| site()).collect(),
             memcached: Fake::new(BOOT),
@@ -209,7 +223,11 @@ impl World {
 
     fn happen(&mut self, event: &Event) {
         match *event {
-            Event::Ask { call, client, server } => self.ask(call, client, server),
+            Event::Ask {
+                call,
+                client,
+                server,
+            } => self.ask(call, client, server),
             Event::Release { client, server, by } => self.release(client, server, by),
             Event::Revoke { host, server } => self.ask(Call::Revoke, (host, 0), server),
             Event::HangUp(choice) => self.hang_up(choice),
@@ -244,12 +262,24 @@ impl World {
             Event::LoseNext => self.lose_next = true,
             Event::Undelivered => {
                 for (server, (host, _), token) in std::mem::take(&mut self.lost) {
-                    self.tell(server, Input::Undelivered { pool: "one", host: HOSTS[host], token });
+                    self.tell(
+                        server,
+                        Input::Undelivered {
+                            pool: "one",
+                            host: HOSTS[host],
+                            token,
+                        },
+                    );
                 }
             }
             Event::OriginalReads { host, asks } if self.has_original => {
                 let (list, version) = self.list();
-                self.intent = Some(Intent { list, version, host, asks });
+                self.intent = Some(Intent {
+                    list,
+                    version,
+                    host,
+                    asks,
+                });
             }
             Event::OriginalWrites => self.original_writes(),
             _ => {}
@@ -259,17 +289,31 @@ impl World {
     fn list(&mut self) -> (Vec<String>, Option<String>) {
         self.memcached.execute("", self.now); // what is over is forgotten
         let list = self.memcached.value("one:lockedby").unwrap_or("");
-        let hosts = list.split(',').filter(|host| !host.is_empty()).map(str::to_owned).collect();
+        let hosts = list
+            .split(',')
+            .filter(|host| !host.is_empty())
+            .map(str::to_owned)
+            .collect();
         (hosts, self.memcached.version("one:lockedby"))
     }
 
-    /// It writes what comes of what it has read, whatever stands there by now: if that is something else, it forgets our holders, or brings back those
-    /// that have let go.
+    /// It writes what comes of what it has read, whatever stands there by now: if that is something
+    /// else, it forgets our holders, or brings back those that have let go.
     fn original_writes(&mut self) {
-        let Some(Intent { mut list, version, host, asks }) = self.intent.take() else { return };
+        let Some(Intent {
+            mut list,
+            version,
+            host,
+            asks,
+        }) = self.intent.take()
+        else {
+            return;
+        };
         let name = ORIGINALS[host].to_owned();
         let is_on = list.contains(&name);
-        if asks && (is_on || list.len() >= usize::try_from(self.permits).unwrap()) || !asks && !is_on {
+        if asks && (is_on || list.len() >= usize::try_from(self.permits).unwrap())
+            || !asks && !is_on
+        {
             return;
         }
         list.retain(|other| *other != name);
@@ -277,18 +321,30 @@ impl World {
         if asks {
             list.push(name);
             // Its memcached may forget a second early.
-            let until = self.expire.map_or(Moment::NEVER, |expire| self.now + expire.saturating_sub(Duration::from_secs(1)));
+            let until = self.expire.map_or(Moment::NEVER, |expire| {
+                self.now + expire.saturating_sub(Duration::from_secs(1))
+            });
             self.originals.insert(host, until);
         }
         if self.list().1 != version {
-            self.beliefs.retain(|(host, _), _| list.iter().any(|other| other == HOSTS[*host]));
+            self.beliefs
+                .retain(|(host, _), _| list.iter().any(|other| other == HOSTS[*host]));
             let all = std::mem::take(&mut self.tokens); // it may bring back any of them, and those of the living
-            self.given_up.extend(all.iter().filter(|token| self.beliefs.values().all(|(known, _)| known != *token)));
+            self.given_up.extend(
+                all.iter()
+                    .filter(|token| self.beliefs.values().all(|(known, _)| known != *token)),
+            );
             self.tokens = all;
         }
         let exptime = self.expire.map_or(0, |expire| expire.as_secs());
         let value = list.join(",");
-        self.memcached.execute(&format!("set one:lockedby 0 {exptime} {}\r\n{value}\r\n", value.len()), self.now);
+        self.memcached.execute(
+            &format!(
+                "set one:lockedby 0 {exptime} {}\r\n{value}\r\n",
+                value.len()
+            ),
+            self.now,
+        );
     }
 
     fn tell(&mut self, server: usize, input: Input) {
@@ -298,24 +354,35 @@ impl World {
     /// Not while it lets go, of which it would not know when that was.
     fn ask(&mut self, call: Call, client: Client, server: usize) {
         let (host, run) = client;
-        let lets_go = |(call, other, _): &(Call, Client, usize)| matches!(call, Call::Release { .. }) && other.0 == host;
+        let lets_go = |(call, other, _): &(Call, Client, usize)| {
+            matches!(call, Call::Release { .. }) && other.0 == host
+        };
         if self.open.values().any(lets_go) && !matches!(call, Call::Revoke) {
             return;
         }
         let call = match call {
-            Call::Renew { .. } => Call::Renew { token: self.beliefs.get(&client).map(|(token, _)| *token) },
+            Call::Renew { .. } => Call::Renew {
+                token: self.beliefs.get(&client).map(|(token, _)| *token),
+            },
             call => call,
         };
         self.tickets += 1;
         self.open.insert(self.tickets, (call, client, server));
-        let request = Request { ticket: Ticket(self.tickets), call, pool: "one", host: HOSTS[host], run: RUNS[run] };
+        let request = Request {
+            ticket: Ticket(self.tickets),
+            call,
+            pool: "one",
+            host: HOSTS[host],
+            run: RUNS[run],
+        };
         self.tell(server, Input::Asked(request));
     }
 
     fn release(&mut self, client: Client, server: usize, by: By) {
         let (host, run) = client;
         let believed = self.beliefs.get(&client).map(|(token, _)| *token);
-        let ask = |world: &mut World, token, run| world.ask(Call::Release { token }, (host, run), server);
+        let ask =
+            |world: &mut World, token, run| world.ask(Call::Release { token }, (host, run), server);
         match by {
             By::Token => {
                 let Some(token) = believed else { return };
@@ -323,9 +390,20 @@ impl World {
                 ask(self, Some(token), run);
             }
             By::OtherToken(choice) => {
-                let of_host: Vec<_> = self.beliefs.iter().filter(|((other, _), _)| *other == host).map(|(_, (token, _))| *token).collect();
-                let tokens: Vec<_> = self.tokens.iter().filter(|token| !of_host.contains(token)).collect();
-                let token = tokens.get(choice % tokens.len().max(1)).map_or(7, |token| **token);
+                let of_host: Vec<_> = self
+                    .beliefs
+                    .iter()
+                    .filter(|((other, _), _)| *other == host)
+                    .map(|(_, (token, _))| *token)
+                    .collect();
+                let tokens: Vec<_> = self
+                    .tokens
+                    .iter()
+                    .filter(|token| !of_host.contains(token))
+                    .collect();
+                let token = tokens
+                    .get(choice % tokens.len().max(1))
+                    .map_or(7, |token| **token);
                 ask(self, Some(token), run);
             }
             By::Run if run > 0 => {
@@ -342,7 +420,11 @@ impl World {
 
     /// These clients count on nothing any more.
     fn forget(&mut self, is_it: impl Fn(Client, i64) -> bool) {
-        let over = self.beliefs.iter().filter(|(client, (token, _))| is_it(**client, *token)).map(|(client, (token, _))| (*client, *token));
+        let over = self
+            .beliefs
+            .iter()
+            .filter(|(client, (token, _))| is_it(**client, *token))
+            .map(|(client, (token, _))| (*client, *token));
         for (client, token) in over.collect::<Vec<_>>() {
             self.beliefs.remove(&client);
             if self.beliefs.values().all(|(other, _)| *other != token) {
@@ -353,7 +435,11 @@ impl World {
 
     /// Not while it lets go: then nobody would know when it has.
     fn hang_up(&mut self, choice: usize) {
-        let mut open: Vec<_> = self.open.iter().map(|(ticket, asked)| (*ticket, *asked)).collect();
+        let mut open: Vec<_> = self
+            .open
+            .iter()
+            .map(|(ticket, asked)| (*ticket, *asked))
+            .collect();
         open.retain(|(_, (call, ..))| !matches!(call, Call::Release { .. } | Call::Revoke));
         if let Some((ticket, (call, client, server))) = open.get(choice % open.len().max(1)) {
             self.open.remove(ticket);
@@ -364,7 +450,10 @@ impl World {
 
     fn arrive(&mut self, server: usize, torn: bool) {
         let Site { sent, returned, .. } = &mut self.sites[server];
-        let words = sent.strip_prefix("gets ").filter(|_| torn).and_then(|words| words.split_once("\r\n"));
+        let words = sent
+            .strip_prefix("gets ")
+            .filter(|_| torn)
+            .and_then(|words| words.split_once("\r\n"));
         if let Some((keys, rest)) = words
             && let Some((first, others)) = keys.split_once(' ')
         {
@@ -410,7 +499,9 @@ impl World {
                 }
                 Output::Note(..) => {}
                 Output::Save(_) | Output::Report(_) => panic!("not asked for"),
-                Output::Wait(until) => return assert!(until > self.now, "the server waits for what is past"),
+                Output::Wait(until) => {
+                    return assert!(until > self.now, "the server waits for what is past");
+                }
             }
         }
         panic!("the server comes to no rest");
@@ -418,28 +509,55 @@ impl World {
 
     fn answered(&mut self, ticket: u64, answer: &Answer) {
         if self.gone.remove(&ticket).is_some() {
-            return assert!(!matches!(answer, Answer::Yes(_)), "nobody is there to hear {answer:?}");
+            return assert!(
+                !matches!(answer, Answer::Yes(_)),
+                "nobody is there to hear {answer:?}"
+            );
         }
-        let (call, client, server) = self.open.remove(&ticket).expect("each request has one answer");
+        let (call, client, server) = self
+            .open
+            .remove(&ticket)
+            .expect("each request has one answer");
         match (call, answer) {
             (Call::Release { .. }, Answer::Ok | Answer::Unavailable(_)) => {}
-            (Call::Get | Call::Wait | Call::Renew { .. }, Answer::Yes(grant)) => self.granted(ticket, client, server, *grant),
+            (Call::Get | Call::Wait | Call::Renew { .. }, Answer::Yes(grant)) => {
+                self.granted(ticket, client, server, *grant)
+            }
             (Call::Get | Call::Renew { .. }, Answer::No) => {
-                assert!(!self.believes(client), "{client:?} holds the pool: {:?}", self.beliefs);
+                assert!(
+                    !self.believes(client),
+                    "{client:?} holds the pool: {:?}",
+                    self.beliefs
+                );
             }
             (Call::Get | Call::Wait | Call::Renew { .. }, Answer::NoRevoked) => {
                 let believed = self.beliefs.get(&client).filter(|_| self.believes(client));
-                assert!(believed.is_none_or(|(token, _)| self.revoked.contains_key(token)), "it is not revoked");
+                assert!(
+                    believed.is_none_or(|(token, _)| self.revoked.contains_key(token)),
+                    "it is not revoked"
+                );
             }
-            (Call::Revoke, Answer::Revocation { token, .. }) => _ = self.revoked.entry(token.unwrap()).or_insert(self.tickets),
-            (Call::Get | Call::Renew { .. }, Answer::Unavailable(_)) | (Call::Revoke, Answer::Unavailable(_) | Answer::NotHeld) => {}
+            (Call::Revoke, Answer::Revocation { token, .. }) => {
+                _ = self.revoked.entry(token.unwrap()).or_insert(self.tickets)
+            }
+            (Call::Get | Call::Renew { .. }, Answer::Unavailable(_))
+            | (Call::Revoke, Answer::Unavailable(_) | Answer::NotHeld) => {}
             _ => panic!("{call:?} is answered {answer:?}"),
         }
     }
 
-    fn granted(&mut self, ticket: u64, client: Client, server: usize, Grant { token, expires }: Grant) {
+    fn granted(
+        &mut self,
+        ticket: u64,
+        client: Client,
+        server: usize,
+        Grant { token, expires }: Grant,
+    ) {
         let asked_before = |known: &u64| ticket <= *known;
-        assert!(self.revoked.get(&token).is_none_or(asked_before), "{token} is revoked");
+        assert!(
+            self.revoked.get(&token).is_none_or(asked_before),
+            "{token} is revoked"
+        );
         if std::mem::take(&mut self.lose_next) {
             return self.lost.push((server, client, token));
         }
@@ -447,21 +565,40 @@ impl World {
             return;
         }
         // A client that lets go meanwhile, at another server perhaps, cannot know which came first.
-        let lets_go = |(call, other, _): &(Call, Client, usize)| matches!(call, Call::Release { .. }) && other.0 == client.0;
-        if self.open.values().any(lets_go) && self.beliefs.values().all(|(known, _)| *known != token) {
+        let lets_go = |(call, other, _): &(Call, Client, usize)| {
+            matches!(call, Call::Release { .. }) && other.0 == client.0
+        };
+        if self.open.values().any(lets_go)
+            && self.beliefs.values().all(|(known, _)| *known != token)
+        {
             self.given_up.insert(token);
             return;
         }
         let alive = |until: &Moment| *until > self.now;
-        let mut others: BTreeSet<_> = self.beliefs.values().filter(|(_, until)| alive(until)).map(|(token, _)| *token).collect();
+        let mut others: BTreeSet<_> = self
+            .beliefs
+            .values()
+            .filter(|(_, until)| alive(until))
+            .map(|(token, _)| *token)
+            .collect();
         others.remove(&token);
         let originals = self.originals.values().filter(|until| alive(until)).count();
         let count = others.len() + originals;
-        assert!(count < usize::try_from(self.permits).unwrap(), "{client:?} by {token} at {:?} beside {:?}", self.now, self.beliefs);
-        let of_host = self.beliefs.iter().filter(|((host, run), (_, until))| *host == client.0 && *run != client.1 && alive(until));
+        assert!(
+            count < usize::try_from(self.permits).unwrap(),
+            "{client:?} by {token} at {:?} beside {:?}",
+            self.now,
+            self.beliefs
+        );
+        let of_host = self.beliefs.iter().filter(|((host, run), (_, until))| {
+            *host == client.0 && *run != client.1 && alive(until)
+        });
         for (other, (known, _)) in of_host {
             assert_eq!(*known, token, "{client:?} beside {other:?}");
-            assert!(self.is_of_the_host(client.0, token), "{client:?} beside {other:?}");
+            assert!(
+                self.is_of_the_host(client.0, token),
+                "{client:?} beside {other:?}"
+            );
         }
         if self.permits == 1 && !self.has_original && !self.believes(client) {
             assert!(token >= self.last_token, "tokens grow");
@@ -471,35 +608,56 @@ impl World {
             self.tokens.push(token);
         }
         let until = expires.map_or(Moment::NEVER, |left| self.now + left);
-        let known = self.beliefs.get(&client).filter(|(known, _)| *known == token).map_or(until, |(_, known)| until.max(*known));
+        let known = self
+            .beliefs
+            .get(&client)
+            .filter(|(known, _)| *known == token)
+            .map_or(until, |(_, known)| until.max(*known));
         self.beliefs.insert(client, (token, known));
     }
 
     /// Whether a slot belongs to no run, as far as that can be seen.
     fn is_of_the_host(&self, host: usize, token: i64) -> bool {
-        let known = leases::parse(self.memcached.value("one:leases").unwrap_or("1").as_bytes()).expect("it is understood");
-        known.get(HOSTS[host]).is_none_or(|lease| lease.token != token || lease.run.is_none())
+        let known = leases::parse(self.memcached.value("one:leases").unwrap_or("1").as_bytes())
+            .expect("it is understood");
+        known
+            .get(HOSTS[host])
+            .is_none_or(|lease| lease.token != token || lease.run.is_none())
     }
 
     fn believes(&self, client: Client) -> bool {
-        self.beliefs.get(&client).is_some_and(|(_, until)| *until > self.now)
+        self.beliefs
+            .get(&client)
+            .is_some_and(|(_, until)| *until > self.now)
     }
 
-    /// From now on the network works, and each client that holds lets go at once, twice: for a server may still take something back.
+    /// From now on the network works, and each client that holds lets go at once, twice: for a
+    /// server may still take something back.
     fn come_to_an_end(&mut self) {
         self.lose_next = false;
         (self.has_original, self.intent) = (false, None);
         self.originals.clear();
         let (list, _) = self.list();
-        let ours = list.into_iter().filter(|host| !ORIGINALS.contains(&host.as_str())).collect::<Vec<_>>().join(",");
-        self.memcached.execute(&format!("set one:lockedby 0 0 {}\r\n{ours}\r\n", ours.len()), self.now);
+        let ours = list
+            .into_iter()
+            .filter(|host| !ORIGINALS.contains(&host.as_str()))
+            .collect::<Vec<_>>()
+            .join(",");
+        self.memcached.execute(
+            &format!("set one:lockedby 0 0 {}\r\n{ours}\r\n", ours.len()),
+            self.now,
+        );
         for round in 0..8 * HOSTS.len() {
-            (0..HOSTS.len()).for_each(|host| self.release((host, 0), (host + round) % SERVERS, By::Host));
+            (0..HOSTS.len())
+                .for_each(|host| self.release((host, 0), (host + round) % SERVERS, By::Host));
             for _ in 0..20 {
                 for server in 0..SERVERS {
                     self.drain(server);
                     self.arrive(server, false);
-                    self.happen(&Event::Return { server, bytes: usize::MAX });
+                    self.happen(&Event::Return {
+                        server,
+                        bytes: usize::MAX,
+                    });
                     self.drain(server);
                 }
             }
@@ -510,20 +668,38 @@ impl World {
 }
 
 fn server(permits: u32, expire: Option<Duration>) -> Memcache {
-    Memcache::new(vec![plan(permits, expire)], "h:11211".into(), BOOT, Moment::default())
+    Memcache::new(
+        vec![plan(permits, expire)],
+        "h:11211".into(),
+        BOOT,
+        Moment::default(),
+    )
 }
 
 /// How many cases are tried; more by `PROPTEST_CASES`.
 #[test]
 fn whatever_the_order_of_events_what_a_client_was_told_holds() {
-    let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
-    let expire = prop_oneof![Just(None), (2..6u64).prop_map(|seconds| Some(Duration::from_secs(seconds)))];
-    let played =
-        runner.run(&(1..4u32, expire, any::<bool>(), prop::collection::vec(event(), 0..200)), |(permits, expire, has_original, events)| {
+    let mut runner = TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let expire = prop_oneof![
+        Just(None),
+        (2..6u64).prop_map(|seconds| Some(Duration::from_secs(seconds)))
+    ];
+    let played = runner.run(
+        &(
+            1..4u32,
+            expire,
+            any::<bool>(),
+            prop::collection::vec(event(), 0..200),
+        ),
+        |(permits, expire, has_original, events)| {
             let mut world = World::new(permits, expire, has_original);
             events.iter().for_each(|event| world.happen(event));
             world.come_to_an_end();
             Ok(())
-        });
+        },
+    );
     played.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -1,5 +1,5 @@
-//! The leases that this server has written for hosts which it was about to put on the list, and what became of that; and so, which of the leases that
-//! are read count.
+//! The leases that this server has written for hosts which it was about to put on the list, and
+//! what became of that; and so, which of the leases that are read count.
 
 use super::leases::Leases;
 use super::round::Snapshot;
@@ -50,15 +50,25 @@ impl Attempts {
 
     /// Takes in what was read.
     pub(super) fn sort(&mut self, snapshot: Snapshot) -> Findings {
-        let Snapshot { hosts, version, leases, leases_version } = snapshot;
+        let Snapshot {
+            hosts,
+            version,
+            leases,
+            leases_version,
+        } = snapshot;
         let tokens: BTreeSet<_> = leases.values().map(|lease| lease.token).collect();
         self.0.retain(|token, _| tokens.contains(token));
-        let listed: BTreeSet<_> = hosts.iter().filter(|host| leases.contains_key(*host)).cloned().collect();
+        let listed: BTreeSet<_> = hosts
+            .iter()
+            .filter(|host| leases.contains_key(*host))
+            .cloned()
+            .collect();
         let mut findings = Findings::default();
         for (host, lease) in leases {
             let attempt = self.0.get_mut(&lease.token);
             if listed.contains(&host) {
-                // Of a host that this server failed to put there, the original has: unless another server took the lease for good.
+                // Of a host that this server failed to put there, the original has: unless another
+                // server took the lease for good.
                 let counts = attempt.as_deref() != Some(&Attempt::Failed) || lease.confirmed;
                 if let Some(attempt) = attempt.filter(|attempt| **attempt == Attempt::Open) {
                     *attempt = Attempt::Done;
@@ -66,7 +76,9 @@ impl Attempts {
                 if counts {
                     findings.leases.insert(host.clone(), lease.clone());
                 }
-            } else if lease.base != version || matches!(attempt, Some(Attempt::Done | Attempt::Failed)) {
+            } else if lease.base != version
+                || matches!(attempt, Some(Attempt::Done | Attempt::Failed))
+            {
                 findings.stale = true; // it can have no effect any more
                 continue;
             } else if attempt.is_some() {
@@ -76,7 +88,12 @@ impl Attempts {
             }
             findings.known.insert(host, lease);
         }
-        Findings { hosts, version, leases_version, ..findings }
+        Findings {
+            hosts,
+            version,
+            leases_version,
+            ..findings
+        }
     }
 }
 
@@ -88,8 +105,15 @@ mod tests {
 
     #[test]
     fn a_lease_counts_by_the_list_that_it_stands_beside() {
-        let lease =
-            |token, base| Lease { token, run: None, length: Kept::UntilReleased, base, acquired: 0, confirmed: token == 4, revoked: false };
+        let lease = |token, base| Lease {
+            token,
+            run: None,
+            length: Kept::UntilReleased,
+            base,
+            acquired: 0,
+            confirmed: token == 4,
+            revoked: false,
+        };
         let leases: Leases = [
             ("a", 1, Some(5)), // on the list, though that was written since
             ("b", 2, Some(7)), // on the list by this server, as is seen now
@@ -105,16 +129,35 @@ mod tests {
         .map(|(host, token, base)| (host.into(), lease(token, base)))
         .collect();
         let mut attempts = Attempts::default();
-        let outcomes =
-            [(2, Attempt::Open), (3, Attempt::Failed), (4, Attempt::Failed), (7, Attempt::Open), (8, Attempt::Done), (99, Attempt::Done)];
-        outcomes.into_iter().for_each(|(token, attempt)| attempts.insert(token, attempt));
+        let outcomes = [
+            (2, Attempt::Open),
+            (3, Attempt::Failed),
+            (4, Attempt::Failed),
+            (7, Attempt::Open),
+            (8, Attempt::Done),
+            (99, Attempt::Done),
+        ];
+        outcomes
+            .into_iter()
+            .for_each(|(token, attempt)| attempts.insert(token, attempt));
         let hosts = ["a", "b", "c", "d", "x"].map(Rc::from).to_vec();
-        let found = attempts.sort(Snapshot { hosts, version: Some(7), leases, leases_version: Some(3) });
+        let found = attempts.sort(Snapshot {
+            hosts,
+            version: Some(7),
+            leases,
+            leases_version: Some(3),
+        });
         let names = |leases: &Leases| leases.keys().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(names(&found.leases), ["a", "b", "d"]);
         assert_eq!(names(&found.known), ["a", "b", "c", "d", "f", "g"]);
-        assert_eq!((found.open, found.rivals, found.stale), (vec!["g".into()], vec!["f".into()], true));
-        assert_eq!(attempts.0.keys().copied().collect::<Vec<_>>(), [2, 3, 4, 7, 8]);
+        assert_eq!(
+            (found.open, found.rivals, found.stale),
+            (vec!["g".into()], vec!["f".into()], true)
+        );
+        assert_eq!(
+            attempts.0.keys().copied().collect::<Vec<_>>(),
+            [2, 3, 4, 7, 8]
+        );
         assert_eq!(attempts.0[&2], Attempt::Done);
     }
 }

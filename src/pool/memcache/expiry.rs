@@ -1,4 +1,5 @@
-//! How long memcached keeps a list: told in whole seconds, measured by a clock that ticks once a second, counted from the last write of the list.
+//! How long memcached keeps a list: told in whole seconds, measured by a clock that ticks once a
+//! second, counted from the last write of the list.
 
 use super::super::state::Boot;
 use crate::moment::Moment;
@@ -10,7 +11,8 @@ const LONGEST: u64 = 30 * 24 * 60 * 60;
 /// memcached ends an item up to a second before the time that it was told, so it is told one more.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
-/// How long a lease or a list is kept at least, counted from a write of the list. Lengths and no dates, so that servers need not agree on the time.
+/// How long a lease or a list is kept at least, counted from a write of the list. Lengths and no
+/// dates, so that servers need not agree on the time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Kept {
     /// For so many seconds; never 0.
@@ -22,7 +24,12 @@ pub(super) enum Kept {
 impl Kept {
     /// What a config's `expire` comes to.
     pub(super) fn of(expire: Option<Duration>) -> Kept {
-        let seconds = |expire: Duration| expire.as_secs().saturating_add(u64::from(expire.subsec_nanos() > 0)).max(1);
+        let seconds = |expire: Duration| {
+            expire
+                .as_secs()
+                .saturating_add(u64::from(expire.subsec_nanos() > 0))
+                .max(1)
+        };
         expire.map_or(Kept::UntilReleased, |expire| Kept::Seconds(seconds(expire)))
     }
 
@@ -67,7 +74,11 @@ mod tests {
             (2_592_000.0, 1_765_592_101),
             (2_592_000.5, 1_765_592_102),
         ] {
-            assert_eq!(Kept::of(Some(Duration::from_secs_f64(expire))).exptime(boot, now), seconds, "{expire}");
+            assert_eq!(
+                Kept::of(Some(Duration::from_secs_f64(expire))).exptime(boot, now),
+                seconds,
+                "{expire}"
+            );
         }
         assert_eq!(Kept::of(None).exptime(boot, now), 0);
         assert!(Kept::of(Some(Duration::MAX)).exptime(boot, now) > 1_763_000_000);
@@ -75,9 +86,14 @@ mod tests {
 
     #[test]
     fn until_released_is_longer_than_any_time_and_never_ends() {
-        assert!(Kept::UntilReleased > Kept::Seconds(u64::MAX) && Kept::Seconds(3) > Kept::Seconds(2));
+        assert!(
+            Kept::UntilReleased > Kept::Seconds(u64::MAX) && Kept::Seconds(3) > Kept::Seconds(2)
+        );
         let since = Moment(Duration::from_millis(500));
-        assert_eq!(Kept::Seconds(3).ends(since), Moment(Duration::from_millis(3500)));
+        assert_eq!(
+            Kept::Seconds(3).ends(since),
+            Moment(Duration::from_millis(3500))
+        );
         assert_eq!(Kept::UntilReleased.ends(since), Moment::NEVER);
         assert_eq!([0, 1, 60].map(left), [0, 0, 59].map(Duration::from_secs));
     }

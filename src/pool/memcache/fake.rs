@@ -1,4 +1,5 @@
-//! A memcached in memory: what the tests here need of it, as it really is. It can forget up to a second before it was told to.
+//! A memcached in memory: what the tests here need of it, as it really is. It can forget up to a
+//! second before it was told to.
 
 use super::super::state::Boot;
 use crate::moment::Moment;
@@ -25,12 +26,26 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn new(boot: Boot) -> Fake {
-        Fake { boot, items: BTreeMap::new(), versions: 0, heard: Vec::new(), refuses: None, is_old: false }
+        Fake {
+            boot,
+            items: BTreeMap::new(),
+            versions: 0,
+            heard: Vec::new(),
+            refuses: None,
+            is_old: false,
+        }
     }
 
     pub(super) fn put(&mut self, key: &str, value: &str, expires: Moment) {
         self.versions += 1;
-        self.items.insert(key.into(), Item { value: value.into(), version: self.versions, expires });
+        self.items.insert(
+            key.into(),
+            Item {
+                value: value.into(),
+                version: self.versions,
+                expires,
+            },
+        );
     }
 
     pub(super) fn value(&self, key: &str) -> Option<&str> {
@@ -53,7 +68,11 @@ impl Fake {
         let mut replies = String::new();
         while let Some(command) = lines.next() {
             let words: Vec<_> = command.split(' ').collect();
-            let value = if let "cas" | "add" | "set" = words[0] { lines.next().expect("a value") } else { "" };
+            let value = if let "cas" | "add" | "set" = words[0] {
+                lines.next().expect("a value")
+            } else {
+                ""
+            };
             self.heard.push(command.into());
             replies += &self.reply(&words, value, now);
             replies += "\r\n";
@@ -63,7 +82,13 @@ impl Fake {
 
     fn reply(&mut self, words: &[&str], value: &str, now: Moment) -> String {
         match words[0] {
-            "gets" => return words[1..].iter().map(|key| self.stored(key)).collect::<String>() + "END",
+            "gets" => {
+                return words[1..]
+                    .iter()
+                    .map(|key| self.stored(key))
+                    .collect::<String>()
+                    + "END";
+            }
             "mg" => return self.time_left(words[1], now),
             _ => {}
         }
@@ -74,7 +99,8 @@ impl Fake {
             ("cas" | "incr", None, _) => "NOT_FOUND".into(),
             ("cas", Some(item), _) if item.version.to_string() != words[5] => "EXISTS".into(),
             ("incr", Some(item), _) => {
-                let number = item.value.parse::<u64>().expect("a number") + words[2].parse::<u64>().expect("a number");
+                let number = item.value.parse::<u64>().expect("a number")
+                    + words[2].parse::<u64>().expect("a number");
                 let expires = item.expires;
                 self.put(key, &number.to_string(), expires);
                 number.to_string()
@@ -89,7 +115,9 @@ impl Fake {
 
     /// What is said of one of the keys that are asked for at once.
     pub(super) fn stored(&self, key: &str) -> String {
-        let said = |Item { value, version, .. }: &Item| format!("VALUE {key} 0 {} {version}\r\n{value}\r\n", value.len());
+        let said = |Item { value, version, .. }: &Item| {
+            format!("VALUE {key} 0 {} {version}\r\n{value}\r\n", value.len())
+        };
         self.items.get(key).map_or(String::new(), said)
     }
 
@@ -107,7 +135,9 @@ impl Fake {
         match seconds {
             0 => Moment::NEVER,
             1..=2_592_000 => Moment(Duration::from_secs(now.0.as_secs() + seconds)),
-            date => Moment(Duration::from_millis(date * 1000 - self.boot.0.unsigned_abs())),
+            date => Moment(Duration::from_millis(
+                date * 1000 - self.boot.0.unsigned_abs(),
+            )),
         }
     }
 }

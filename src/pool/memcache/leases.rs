@@ -1,9 +1,12 @@
-//! The second key of a pool, `POOL:leases`: what the list of hosts cannot say of its holders. The list alone decides who holds the pool, since the
-//! original knows nothing else; a lease of a host that is not on the list is nothing.
+//! The second key of a pool, `POOL:leases`: what the list of hosts cannot say of its holders. The
+//! list alone decides who holds the pool, since the original knows nothing else; a lease of a host
+//! that is not on the list is nothing.
 //!
-//! A version, then a line for each host: its name as on the list, token, length of its lease in seconds (0: until released), the version of the list
-//! that it was to be added to (`-`: there was none), when it was acquired in ms since 1970 (for people, nothing depends on it), marks (`c`
-//! confirmed, `r` revoked), and run id. Anything else is refused as a whole: a half-understood lease could grant or shorten something.
+//! A version, then a line for each host: its name as on the list, token, length of its lease in
+//! seconds (0: until released), the version of the list that it was to be added to (`-`: there was
+//! none), when it was acquired in ms since 1970 (for people, nothing depends on it), marks (`c`
+//! confirmed, `r` revoked), and run id. Anything else is refused as a whole: a half-understood
+//! lease could grant or shorten something.
 
 use super::super::refusal;
 use super::super::waiters::Run;
@@ -22,13 +25,16 @@ pub(super) struct Lease {
     pub(super) token: i64,
     /// Which run of the host holds the pool; `None`: the host itself.
     pub(super) run: Option<Run>,
-    /// The longest lease that the host was told, or may be told without another write: no list that it is on is written for less.
+    /// The longest lease that the host was told, or may be told without another write: no list
+    /// that it is on is written for less.
     pub(super) length: Kept,
-    /// The version of the list that the host was to be added to. While the list has that version, a server may be about to do so.
+    /// The version of the list that the host was to be added to. While the list has that version,
+    /// a server may be about to do so.
     pub(super) base: Option<u64>,
     /// In ms since 1970, by the clock of the server that granted it.
     pub(super) acquired: u64,
-    /// Another server than the one that granted it has confirmed it: an answer of the first that is lost takes nothing back.
+    /// Another server than the one that granted it has confirmed it: an answer of the first that
+    /// is lost takes nothing back.
     pub(super) confirmed: bool,
     /// It is not confirmed again.
     pub(super) revoked: bool,
@@ -55,7 +61,9 @@ pub(super) fn parse(value: &[u8]) -> Option<Leases> {
 
 fn entry(line: &str) -> Option<(Rc<str>, Lease)> {
     let fields: Vec<_> = line.split(',').collect();
-    let &[host, token, length, base, acquired, marks, run] = &fields[..] else { return None };
+    let &[host, token, length, base, acquired, marks, run] = &fields[..] else {
+        return None;
+    };
     let (confirmed, revoked) = match marks {
         "" => (false, false),
         "c" => (true, false),
@@ -64,13 +72,27 @@ fn entry(line: &str) -> Option<(Rc<str>, Lease)> {
         _ => return None,
     };
     let lease = Lease {
-        token: number(token).and_then(|token| i64::try_from(token).ok()).filter(|token| *token > 0)?,
-        run: if run.is_empty() { None } else { Some(refusal::check_run(run.as_bytes()).map(|()| run.into()).ok()?) },
+        token: number(token)
+            .and_then(|token| i64::try_from(token).ok())
+            .filter(|token| *token > 0)?,
+        run: if run.is_empty() {
+            None
+        } else {
+            Some(
+                refusal::check_run(run.as_bytes())
+                    .map(|()| run.into())
+                    .ok()?,
+            )
+        },
         length: match number(length)? {
             0 => Kept::UntilReleased,
             seconds => Kept::Seconds(seconds),
         },
-        base: if base == "-" { None } else { Some(number(base)?) },
+        base: if base == "-" {
+            None
+        } else {
+            Some(number(base)?)
+        },
         acquired: number(acquired)?,
         confirmed,
         revoked,
@@ -81,17 +103,41 @@ fn entry(line: &str) -> Option<(Rc<str>, Lease)> {
 
 /// Digits alone: `parse` takes a sign as well.
 fn number(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
 }
 
 /// As they stand under the key.
 pub(super) fn text(leases: &Leases) -> String {
     let mut text = VERSION.to_owned();
-    for (host, Lease { token, run, length, base, acquired, confirmed, revoked }) in leases {
-        let length = if let Kept::Seconds(seconds) = length { *seconds } else { 0 };
+    for (
+        host,
+        Lease {
+            token,
+            run,
+            length,
+            base,
+            acquired,
+            confirmed,
+            revoked,
+        },
+    ) in leases
+    {
+        let length = if let Kept::Seconds(seconds) = length {
+            *seconds
+        } else {
+            0
+        };
         let base = base.map_or("-".to_owned(), |base| base.to_string());
-        let marks = [("c", confirmed), ("r", revoked)].map(|(mark, is_set)| if *is_set { mark } else { "" }).concat();
-        let _ = write!(text, "\n{host},{token},{length},{base},{acquired},{marks},{}", run.as_deref().unwrap_or(""));
+        let marks = [("c", confirmed), ("r", revoked)]
+            .map(|(mark, is_set)| if *is_set { mark } else { "" })
+            .concat();
+        let _ = write!(
+            text,
+            "\n{host},{token},{length},{base},{acquired},{marks},{}",
+            run.as_deref().unwrap_or("")
+        );
     }
     text
 }
@@ -119,12 +165,25 @@ mod tests {
             ("r&amp;d".into(), lease()),
             (
                 "b".into(),
-                Lease { run: Some("1.a_B-".into()), length: Kept::UntilReleased, base: None, confirmed: true, revoked: true, ..lease() },
+                Lease {
+                    run: Some("1.a_B-".into()),
+                    length: Kept::UntilReleased,
+                    base: None,
+                    confirmed: true,
+                    revoked: true,
+                    ..lease()
+                },
             ),
         ]);
-        assert_eq!(text(&leases), "1\nb,7,0,-,1763000000000,cr,1.a_B-\nr&amp;d,7,60,12,1763000000000,,");
+        assert_eq!(
+            text(&leases),
+            "1\nb,7,0,-,1763000000000,cr,1.a_B-\nr&amp;d,7,60,12,1763000000000,,"
+        );
         assert_eq!(parse(text(&leases).as_bytes()), Some(leases));
-        assert_eq!((text(&Leases::new()), parse(b"1")), ("1".to_owned(), Some(Leases::new())));
+        assert_eq!(
+            (text(&Leases::new()), parse(b"1")),
+            ("1".to_owned(), Some(Leases::new()))
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The line to memcached: when to connect and to give up, and whose each reply is. Commands go out in the order in which they are given, and
-//! their replies come back so.
+//! The line to memcached: when to connect and to give up, and whose each reply is. Commands go out
+//! in the order in which they are given, and their replies come back so.
 
 use super::protocol::{Command, Malformed, Reply};
 use super::round::Round;
@@ -10,16 +10,18 @@ use std::time::Duration;
 /// How long a connection may take to come about; in one network that is milliseconds.
 const CONNECTING: Duration = Duration::from_secs(2);
 
-/// How long a reply may take until the line is given up. What was sent may have had its effect, which only the replies tell: so memcached is
-/// given time to come to itself. Requests do not wait for that.
+/// How long a reply may take until the line is given up. What was sent may have had its effect,
+/// which only the replies tell: so memcached is given time to come to itself. Requests do not wait
+/// for that.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// From a line that was lost to the next attempt: at first, and at most. It doubles in between, until a line was good.
+/// From a line that was lost to the next attempt: at first, and at most. It doubles in between,
+/// until a line was good.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A line over which a round came to its end was good if it lasted so long. So nobody, whatever he answers, is connected to, and told of in the
-/// log, more than a few times a second.
+/// A line over which a round came to its end was good if it lasted so long. So nobody, whatever he
+/// answers, is connected to, and told of in the log, more than a few times a second.
 const LASTING: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -79,7 +81,9 @@ impl Line {
                 self.state = State::Connecting { since: now };
                 Some(Want::Connect)
             }
-            State::Up { .. } if !self.outgoing.is_empty() => Some(Want::Send(std::mem::take(&mut self.outgoing).into_bytes())),
+            State::Up { .. } if !self.outgoing.is_empty() => {
+                Some(Want::Send(std::mem::take(&mut self.outgoing).into_bytes()))
+            }
             _ => None,
         }
     }
@@ -89,7 +93,10 @@ impl Line {
         match self.state {
             State::Down { until } => until,
             State::Connecting { since } => since + CONNECTING,
-            State::Up { .. } => self.awaited.front().map_or(Moment::NEVER, |(_, since)| *since + SILENCE),
+            State::Up { .. } => self
+                .awaited
+                .front()
+                .map_or(Moment::NEVER, |(_, since)| *since + SILENCE),
         }
     }
 
@@ -100,7 +107,12 @@ impl Line {
             State::Connecting { .. } => "no connection",
             State::Up { .. } => "no reply",
         };
-        (self.wake() <= now).then(|| format!("{what} for {} s", (if self.is_up() { SILENCE } else { CONNECTING }).as_secs()))
+        (self.wake() <= now).then(|| {
+            format!(
+                "{what} for {} s",
+                (if self.is_up() { SILENCE } else { CONNECTING }).as_secs()
+            )
+        })
     }
 
     pub(super) fn connected(&mut self, now: Moment) {
@@ -114,8 +126,13 @@ impl Line {
         if news && lasted {
             self.pause = FIRST_PAUSE;
         }
-        self.outage = Some((self.outage.as_ref().map_or(now, |(since, _)| *since), why.to_owned()));
-        self.state = State::Down { until: now + self.pause };
+        self.outage = Some((
+            self.outage.as_ref().map_or(now, |(since, _)| *since),
+            why.to_owned(),
+        ));
+        self.state = State::Down {
+            until: now + self.pause,
+        };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.outgoing.clear();
         self.incoming.clear();
@@ -137,7 +154,9 @@ impl Line {
     /// The next reply that is whole, and whose it is; or why there can be none.
     pub(super) fn reply(&mut self) -> Result<Option<(Round, Reply)>, String> {
         let mut rest = &self.incoming[..];
-        let Some(reply) = Reply::read(&mut rest).map_err(|flaw| flaw.to_string())? else { return Ok(None) };
+        let Some(reply) = Reply::read(&mut rest).map_err(|flaw| flaw.to_string())? else {
+            return Ok(None);
+        };
         let read = self.incoming.len() - rest.len();
         self.incoming.drain(..read);
         match (self.awaited.pop_front(), reply) {

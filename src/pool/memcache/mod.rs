@@ -1,5 +1,6 @@
-//! A memcached remembers the holders, for several servers, the original among them. It is asked over one connection, and never waited for: who
-//! asks is told within a second that it does not answer, who waits goes on waiting.
+//! A memcached remembers the holders, for several servers, the original among them. It is asked
+//! over one connection, and never waited for: who asks is told within a second that it does not
+//! answer, who waits goes on waiting.
 
 #[cfg(test)]
 mod any_order;
@@ -43,32 +44,72 @@ pub struct Memcache {
 impl Memcache {
     /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
     pub fn new(pools: Vec<plan::Pool>, address: String, boot: Boot, now: Moment) -> Memcache {
-        let slates = pools.into_iter().map(|pool| (pool.name.clone(), Slate::new(compatible(pool)))).collect();
-        Memcache { slates, address, boot, line: Line::new(now), rounds: 0, said: VecDeque::new(), reports: VecDeque::new() }
+        let slates = pools
+            .into_iter()
+            .map(|pool| (pool.name.clone(), Slate::new(compatible(pool))))
+            .collect();
+        Memcache {
+            slates,
+            address,
+            boot,
+            line: Line::new(now),
+            rounds: 0,
+            said: VecDeque::new(),
+            reports: VecDeque::new(),
+        }
     }
 
     /// The slates, and what each of them works with.
     fn with_tools(&mut self, now: Moment) -> (&mut BTreeMap<String, Slate>, Tools<'_>) {
         let is_watched = !self.reports.is_empty();
-        let tools = Tools { line: &mut self.line, said: &mut self.said, address: &self.address, boot: self.boot, is_watched, now };
+        let tools = Tools {
+            line: &mut self.line,
+            said: &mut self.said,
+            address: &self.address,
+            boot: self.boot,
+            is_watched,
+            now,
+        };
         (&mut self.slates, tools)
     }
 
     fn asked(&mut self, request: &Request, now: Moment) {
-        let Request { ticket, call, pool, host, run } = *request;
+        let Request {
+            ticket,
+            call,
+            pool,
+            host,
+            run,
+        } = *request;
         let (slates, mut tools) = self.with_tools(now);
         if let Some(slate) = slate(slates, pool) {
-            return slate.ask(Asked { ticket, call, host: escaped(host).into(), run: run.map(Into::into), since: now }, &mut tools);
+            return slate.ask(
+                Asked {
+                    ticket,
+                    call,
+                    host: escaped(host).into(),
+                    run: run.map(Into::into),
+                    since: now,
+                },
+                &mut tools,
+            );
         }
-        self.say(Output::Note(Level::Info, refusal::told(pool, host, Refusal::UnknownPool)));
-        self.say(Output::Answer(ticket, Answer::Invalid(Refusal::UnknownPool)));
+        self.say(Output::Note(
+            Level::Info,
+            refusal::told(pool, host, Refusal::UnknownPool),
+        ));
+        self.say(Output::Answer(
+            ticket,
+            Answer::Invalid(Refusal::UnknownPool),
+        ));
     }
 
     fn say(&mut self, output: Output) {
         self.said.push_back(Said::Output(output));
     }
 
-    /// All pools are read for it, unless they were just now. While memcached is known to be away, nothing is waited for.
+    /// All pools are read for it, unless they were just now. While memcached is known to be away,
+    /// nothing is waited for.
     fn report_asked(&mut self, ticket: Ticket, now: Moment) {
         if let Some(why) = self.line.outage().filter(|_| !self.line.is_up()) {
             let answer = Answer::Unavailable(why.to_owned());
@@ -90,7 +131,11 @@ impl Memcache {
         }
         self.reports.pop_front();
         let unseen = self.slates.values().filter(|slate| !slate.is_seen(since));
-        let why = unseen.filter_map(Slate::trouble).chain(self.line.outage()).next().unwrap_or("memcached does not answer");
+        let why = unseen
+            .filter_map(Slate::trouble)
+            .chain(self.line.outage())
+            .next()
+            .unwrap_or("memcached does not answer");
         Some(Output::Answer(ticket, Answer::Unavailable(why.to_owned())))
     }
 
@@ -108,7 +153,8 @@ impl Memcache {
         }
     }
 
-    /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since when it does.
+    /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since
+    /// when it does.
     fn connected(&mut self, now: Moment) {
         self.line.connected(now);
         if self.line.outage().is_some() {
@@ -122,7 +168,9 @@ impl Memcache {
             match self.line.reply() {
                 Ok(Some((round, reply))) => {
                     let (slates, mut tools) = self.with_tools(now);
-                    let taken = slates.get_mut(&*round.pool).map_or(Ok(()), |slate| slate.reply(&round, reply, &mut tools));
+                    let taken = slates
+                        .get_mut(&*round.pool)
+                        .map_or(Ok(()), |slate| slate.reply(&round, reply, &mut tools));
                     if let Err(flaw) = taken {
                         return self.give_up(&flaw.to_string(), now);
                     }
@@ -141,7 +189,8 @@ impl Memcache {
     fn lost(&mut self, why: &str, now: Moment) {
         let why = format!("cannot ask memcached at {}: {why}", self.address);
         if self.line.lost(&why, now) {
-            let note = format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
+            let note =
+                format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
             self.say(Output::Note(Level::Error, note));
         }
         self.slates.values_mut().for_each(Slate::line_lost);
@@ -155,7 +204,9 @@ impl Memcache {
             self.give_up(&why, now);
         }
         let (slates, mut tools) = self.with_tools(now);
-        slates.values_mut().for_each(|slate| slate.lose_patience(&mut tools));
+        slates
+            .values_mut()
+            .for_each(|slate| slate.lose_patience(&mut tools));
         slates.retain(|_, slate| !slate.is_over(now));
     }
 
@@ -164,31 +215,51 @@ impl Memcache {
             self.rounds += 1;
             let number = self.rounds;
             let (slates, mut tools) = self.with_tools(now);
-            slates.values_mut().for_each(|slate| slate.begin(number, &mut tools));
+            slates
+                .values_mut()
+                .for_each(|slate| slate.begin(number, &mut tools));
         }
     }
 
     fn wake(&self) -> Moment {
         let is_up = self.line.is_up();
-        let report = self.reports.front().map_or(Moment::NEVER, |(_, since)| *since + PATIENCE);
-        self.slates.values().map(|slate| slate.wake(is_up)).fold(self.line.wake().min(report), Moment::min)
+        let report = self
+            .reports
+            .front()
+            .map_or(Moment::NEVER, |(_, since)| *since + PATIENCE);
+        self.slates
+            .values()
+            .map(|slate| slate.wake(is_up))
+            .fold(self.line.wake().min(report), Moment::min)
     }
 }
 
 /// The pool that is asked for: by its name in the config, or as the original looks for that.
 fn slate<'a>(slates: &'a mut BTreeMap<String, Slate>, pool: &str) -> Option<&'a mut Slate> {
-    if slates.contains_key(pool) { slates.get_mut(pool) } else { slates.get_mut(&escaped(pool)) }
+    if slates.contains_key(pool) {
+        slates.get_mut(pool)
+    } else {
+        slates.get_mut(&escaped(pool))
+    }
 }
 
 /// A name as the original takes it, and writes it into memcached: like text in HTML (`cgi.escape`).
 fn escaped(name: &str) -> String {
-    name.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    name.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 /// A pool whose `servers` are named as they are, or as the original wants them.
 fn compatible(mut pool: plan::Pool) -> plan::Pool {
     if let Some(servers) = &mut pool.servers {
-        servers.extend(servers.iter().map(|server| escaped(server)).filter(|name| !servers.contains(name)).collect::<Vec<_>>());
+        servers.extend(
+            servers
+                .iter()
+                .map(|server| escaped(server))
+                .filter(|name| !servers.contains(name))
+                .collect::<Vec<_>>(),
+        );
     }
     pool
 }
@@ -205,7 +276,9 @@ impl Backend for Memcache {
                 }
             }
             Input::Connected => self.connected(now),
-            Input::Disconnected(why) => self.lost(why.as_deref().unwrap_or("it closed the connection"), now),
+            Input::Disconnected(why) => {
+                self.lost(why.as_deref().unwrap_or("it closed the connection"), now)
+            }
             Input::Received(bytes) => self.received(bytes, now),
             Input::Tick => self.tick(now),
             // There is no state to save.
@@ -216,7 +289,9 @@ impl Backend for Memcache {
     fn poll(&mut self, now: Moment) -> Output {
         match self.said.pop_front() {
             Some(Said::Output(output)) => return output,
-            Some(Said::Yes { asked, grant, .. }) => return Output::Answer(asked.ticket, Answer::Yes(grant)),
+            Some(Said::Yes { asked, grant, .. }) => {
+                return Output::Answer(asked.ticket, Answer::Yes(grant));
+            }
             None => {}
         }
         if let Some(output) = self.next_report(now) {
@@ -253,7 +328,10 @@ impl Backend for Memcache {
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.slates.values().map(|slate| slate.report(self.boot, now)).collect()
+        self.slates
+            .values()
+            .map(|slate| slate.report(self.boot, now))
+            .collect()
     }
 }
 
@@ -267,10 +345,11 @@ mod tests {
     /// When this host booted: the tokens begin here, in microseconds.
     const BOOT: Boot = Boot(1_763_000_000_000);
 
-    /// Two servers and a memcached as a script: every line has a time in ms, what happens then, and what the servers answer.
+    /// Two servers and a memcached as a script: every line has a time in ms, what happens then, and
+    /// what the servers answer.
     ///
-    /// Clients are named by their hosts, with a number if a host has several, and by run: `a/r` is the run `r` of the host `a`. Tokens are shown
-    /// without what they began with.
+    /// Clients are named by their hosts, with a number if a host has several, and by run: `a/r` is
+    /// the run `r` of the host `a`. Tokens are shown without what they began with.
     struct Site {
         servers: [Memcache; 2],
         pool: plan::Pool,
@@ -292,7 +371,12 @@ mod tests {
     }
 
     fn pool(permits: u32, expire: u64) -> plan::Pool {
-        plan::Pool { name: "one".into(), expire: (expire > 0).then(|| Duration::from_secs(expire)), permits, servers: None }
+        plan::Pool {
+            name: "one".into(),
+            expire: (expire > 0).then(|| Duration::from_secs(expire)),
+            permits,
+            servers: None,
+        }
     }
 
     impl Site {
@@ -317,7 +401,12 @@ mod tests {
             for &(time, event, expected) in lines {
                 self.now = at(time);
                 self.happen(event);
-                assert_eq!(self.drain(), expected, "{event:?} at {time} ms; {:?}", self.fake.heard);
+                assert_eq!(
+                    self.drain(),
+                    expected,
+                    "{event:?} at {time} ms; {:?}",
+                    self.fake.heard
+                );
             }
         }
 
@@ -325,21 +414,33 @@ mod tests {
             let words: Vec<_> = event.split(' ').collect();
             let server = usize::from(words[0] == "2");
             match words[1..] {
-                ["tick"] => self.servers.iter_mut().for_each(|server| server.handle(Input::Tick, self.now)),
+                ["tick"] => self
+                    .servers
+                    .iter_mut()
+                    .for_each(|server| server.handle(Input::Tick, self.now)),
                 ["reachable"] => self.reachable = true,
                 ["unreachable"] => {
                     self.reachable = false;
-                    self.servers.iter_mut().for_each(|server| server.handle(Input::Disconnected(None), self.now));
+                    self.servers
+                        .iter_mut()
+                        .for_each(|server| server.handle(Input::Disconnected(None), self.now));
                 }
                 ["frozen"] => self.frozen = true,
                 ["thawed"] => self.frozen = false,
                 ["step"] => self.execute(server),
                 ["expire", seconds] => {
                     let expire = pool(1, seconds.parse().unwrap()).expire;
-                    self.servers[server].reconfigure(vec![plan::Pool { expire, ..self.pool.clone() }], self.now);
+                    self.servers[server].reconfigure(
+                        vec![plan::Pool {
+                            expire,
+                            ..self.pool.clone()
+                        }],
+                        self.now,
+                    );
                 }
                 ["killed"] => {
-                    self.servers[server] = Memcache::new(vec![self.pool.clone()], "h:11211".into(), BOOT, self.now);
+                    self.servers[server] =
+                        Memcache::new(vec![self.pool.clone()], "h:11211".into(), BOOT, self.now);
                     self.unread[server].clear();
                 }
                 ["leases", value] => self.fake.put("one:leases", value, Moment::NEVER),
@@ -350,10 +451,19 @@ mod tests {
                 }
                 ["revoke", client] => self.ask(server, client, Call::Revoke),
                 ["holds", value] => self.fake.put("one:lockedby", value, Moment::NEVER),
-                ["gone", client] => self.servers[server].handle(Input::Gone(self.ticket(client)), self.now),
+                ["gone", client] => {
+                    self.servers[server].handle(Input::Gone(self.ticket(client)), self.now)
+                }
                 ["lost", host, token] => {
                     let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
-                    self.servers[server].handle(Input::Undelivered { pool: "one", host, token }, self.now);
+                    self.servers[server].handle(
+                        Input::Undelivered {
+                            pool: "one",
+                            host,
+                            token,
+                        },
+                        self.now,
+                    );
                 }
                 ["get", client] => self.ask(server, client, Call::Get),
                 ["wait", client] => self.ask(server, client, Call::Wait),
@@ -373,17 +483,37 @@ mod tests {
 
         fn ask(&mut self, server: usize, client: &str, call: Call) {
             self.clients.push(client.into());
-            let (host, run) = client.split_once('/').map_or((client, None), |(host, run)| (host, Some(run)));
+            let (host, run) = client
+                .split_once('/')
+                .map_or((client, None), |(host, run)| (host, Some(run)));
             let (ticket, host) = (self.ticket(client), host.trim_end_matches(char::is_numeric));
-            self.servers[server].handle(Input::Asked(Request { ticket, call, pool: "one", host, run }), self.now);
+            self.servers[server].handle(
+                Input::Asked(Request {
+                    ticket,
+                    call,
+                    pool: "one",
+                    host,
+                    run,
+                }),
+                self.now,
+            );
         }
 
         fn ticket(&self, client: &str) -> Ticket {
-            Ticket(self.clients.iter().rposition(|name| name == client).unwrap().try_into().unwrap())
+            Ticket(
+                self.clients
+                    .iter()
+                    .rposition(|name| name == client)
+                    .unwrap()
+                    .try_into()
+                    .unwrap(),
+            )
         }
 
         fn drain(&mut self) -> String {
-            let said = [0, 1].map(|index| self.drained(index, !self.frozen)).concat();
+            let said = [0, 1]
+                .map(|index| self.drained(index, !self.frozen))
+                .concat();
             said.join(", ")
         }
 
@@ -402,11 +532,17 @@ mod tests {
                 let server = &mut self.servers[index];
                 match server.poll(self.now) {
                     Output::Answer(Ticket(ticket), answer) => {
-                        said.push(format!("{} {}", self.clients[usize::try_from(ticket).unwrap()], shown(&answer)));
+                        said.push(format!(
+                            "{} {}",
+                            self.clients[usize::try_from(ticket).unwrap()],
+                            shown(&answer)
+                        ));
                     }
                     Output::Note(_, note) => self.notes.push(note),
                     Output::Connect if self.reachable => server.handle(Input::Connected, self.now),
-                    Output::Connect => server.handle(Input::Disconnected(Some("refused".into())), self.now),
+                    Output::Connect => {
+                        server.handle(Input::Disconnected(Some("refused".into())), self.now)
+                    }
                     Output::Send(bytes) => self.unread[index] += str::from_utf8(&bytes).unwrap(),
                     Output::Disconnect => self.unread[index].clear(),
                     Output::Report(_) => said.push(seen(&server.report(self.now)[0])),
@@ -417,7 +553,9 @@ mod tests {
         }
 
         fn execute(&mut self, server: usize) {
-            let replies = self.fake.execute(&std::mem::take(&mut self.unread[server]), self.now);
+            let replies = self
+                .fake
+                .execute(&std::mem::take(&mut self.unread[server]), self.now);
             if !replies.is_empty() {
                 self.servers[server].handle(Input::Received(replies.as_bytes()), self.now);
             }
@@ -432,14 +570,21 @@ mod tests {
         match answer {
             Answer::Yes(Grant { token, expires }) => {
                 let token = token - BOOT.micros(at(0));
-                format!("YES {token}{}", expires.map_or(String::new(), |left| format!(" {} s", left.as_secs())))
+                format!(
+                    "YES {token}{}",
+                    expires.map_or(String::new(), |left| format!(" {} s", left.as_secs()))
+                )
             }
             Answer::No => "NO".into(),
             Answer::Ok => "OK".into(),
             Answer::Invalid(_) => "INVALID".into(),
             Answer::Unavailable(why) => format!("503 {why}"),
             Answer::NoRevoked => "NO, revoked".into(),
-            Answer::Revocation { token, ends } => format!("revoked {} {}", token.unwrap() - BOOT.micros(at(0)), left(*ends)),
+            Answer::Revocation { token, ends } => format!(
+                "revoked {} {}",
+                token.unwrap() - BOOT.micros(at(0)),
+                left(*ends)
+            ),
             Answer::NotHeld => "not held".into(),
         }
     }
@@ -454,13 +599,31 @@ mod tests {
 
     /// What a report says of the holders.
     fn seen(report: &Report) -> String {
-        let holders = report.holders.iter().map(|Holder { host, run, token, held, ends, revoked }| {
-            let run = run.map_or(String::new(), |run| format!("/{run}"));
-            let token = token.map_or("?".into(), |token| (token - BOOT.micros(at(0))).to_string());
-            let held = held.map_or("?".into(), |held| held.as_secs().to_string());
-            format!("{host}{run} {token} {held} s, {}{}", left(*ends), if *revoked { ", revoked" } else { "" })
-        });
-        format!("[{}] {} ms old", holders.collect::<Vec<_>>().join("; "), report.age.unwrap().as_millis())
+        let holders = report.holders.iter().map(
+            |Holder {
+                 host,
+                 run,
+                 token,
+                 held,
+                 ends,
+                 revoked,
+             }| {
+                let run = run.map_or(String::new(), |run| format!("/{run}"));
+                let token =
+                    token.map_or("?".into(), |token| (token - BOOT.micros(at(0))).to_string());
+                let held = held.map_or("?".into(), |held| held.as_secs().to_string());
+                format!(
+                    "{host}{run} {token} {held} s, {}{}",
+                    left(*ends),
+                    if *revoked { ", revoked" } else { "" }
+                )
+            },
+        );
+        format!(
+            "[{}] {} ms old",
+            holders.collect::<Vec<_>>().join("; "),
+            report.age.unwrap().as_millis()
+        )
     }
 
     #[test]
@@ -517,7 +680,11 @@ mod tests {
             site.play(&[(time, "1 tick", "")]);
         }
         assert_eq!(site.fake.heard.len() - before, 40);
-        assert!(site.fake.heard[before..].iter().all(|command| command == READ));
+        assert!(
+            site.fake.heard[before..]
+                .iter()
+                .all(|command| command == READ)
+        );
     }
 
     #[test]
@@ -553,17 +720,31 @@ mod tests {
             (7000, "1 tick", &format!("c {WHY}")),
             (7001, "1 release a", "a OK, b YES 2 57 s"),
         ]);
-        let lost =
-            "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and whoever waits goes on waiting";
+        let lost = "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and whoever waits goes on waiting";
         let told = |note: &str| site.notes.iter().filter(|other| *other == note).count();
-        assert_eq!((told(lost), told("memcached at h:11211 answers again, after 7.0 s")), (2, 2), "of either server");
+        assert_eq!(
+            (
+                told(lost),
+                told("memcached at h:11211 answers again, after 7.0 s")
+            ),
+            (2, 2),
+            "of either server"
+        );
     }
 
     #[test]
     fn that_memcached_answers_again_is_told_when_it_does_though_nobody_asks() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 57 s"), (3000, "1 unreachable", ""), (3010, "1 reachable", ""), (3050, "1 tick", "")]);
-        assert_eq!(site.notes.last().unwrap(), "memcached at h:11211 answers again, after 0.1 s");
+        site.play(&[
+            (0, "1 get a", "a YES 1 57 s"),
+            (3000, "1 unreachable", ""),
+            (3010, "1 reachable", ""),
+            (3050, "1 tick", ""),
+        ]);
+        assert_eq!(
+            site.notes.last().unwrap(),
+            "memcached at h:11211 answers again, after 0.1 s"
+        );
         let asked = site.fake.heard.len();
         site.play(&[(9000, "1 tick", "")]);
         assert_eq!(site.fake.heard.len(), asked);
@@ -576,7 +757,9 @@ mod tests {
         let mut pauses = Vec::new();
         let mut time = 0;
         for _ in 0..8 {
-            let Output::Wait(Moment(wake)) = site.servers[0].poll(site.now) else { panic!("there is nothing to do") };
+            let Output::Wait(Moment(wake)) = site.servers[0].poll(site.now) else {
+                panic!("there is nothing to do")
+            };
             let wake = u64::try_from(wake.as_millis()).unwrap();
             pauses.push(wake - time);
             time = wake;
@@ -612,7 +795,11 @@ mod tests {
             (10_050, "1 tick", ""),
             (10_051, "1 thawed", "a YES 1 57 s"),
         ]);
-        assert!(site.notes[0].starts_with("cannot ask memcached at h:11211: no reply for 10 s; "), "{:?}", site.notes);
+        assert!(
+            site.notes[0].starts_with("cannot ask memcached at h:11211: no reply for 10 s; "),
+            "{:?}",
+            site.notes
+        );
     }
 
     #[test]
@@ -629,14 +816,36 @@ mod tests {
         ]);
         site.fake.refuses = None;
         site.play(&[(1200, "1 tick", "b YES 1 57 s")]);
-        assert_eq!(site.fake.heard.iter().filter(|command| *command == READ).count(), 4);
-        assert_eq!(site.notes.iter().filter(|note| note.starts_with("nobody gets one")).count(), 1);
+        assert_eq!(
+            site.fake
+                .heard
+                .iter()
+                .filter(|command| *command == READ)
+                .count(),
+            4
+        );
+        assert_eq!(
+            site.notes
+                .iter()
+                .filter(|note| note.starts_with("nobody gets one"))
+                .count(),
+            1
+        );
     }
 
     /// How often in two minutes somebody who answers so is connected to, and what is said of him.
     fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
         let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
-        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Wait, pool: "one", host: "a", run: None }), at(0));
+        server.handle(
+            Input::Asked(Request {
+                ticket: Ticket(0),
+                call: Call::Wait,
+                pool: "one",
+                host: "a",
+                run: None,
+            }),
+            at(0),
+        );
         let (mut now, mut tried, mut notes, mut next) = (at(0), 0, Vec::new(), replies.iter());
         while now < at(120_000) {
             match server.poll(now) {
@@ -661,17 +870,29 @@ mod tests {
 
     #[test]
     fn who_only_looks_like_a_memcached_is_named_once_and_tried_less_and_less_often() {
-        for replies in [&[&b"STORED\r\n"[..]][..], &[b"END\r\n", b"7\r\n", b"HTTP/1.1 400 Bad Request\r\n"], &[b"END\r\n", b"END\r\n"], &[]]
-        {
+        for replies in [
+            &[&b"STORED\r\n"[..]][..],
+            &[b"END\r\n", b"7\r\n", b"HTTP/1.1 400 Bad Request\r\n"],
+            &[b"END\r\n", b"END\r\n"],
+            &[],
+        ] {
             let (tried, notes) = tried_and_told(replies);
             assert_eq!(notes.len(), 1, "{:?}", notes.get(1));
             assert!(tried < 70, "{tried} times");
         }
         let full = tried_and_told(&[b"ERROR Too many open connections\r\n"]);
         assert_eq!(full.1.len(), 2, "{full:?}");
-        assert!(full.1[0].ends_with("memcached refuses: it says \"Too many open connections\""), "{full:?}");
+        assert!(
+            full.1[0].ends_with("memcached refuses: it says \"Too many open connections\""),
+            "{full:?}"
+        );
         let fickle = tried_and_told(&[b"VALUE one:lockedby 0 1 1\r\nb\r\nEND\r\n"]);
-        assert!(fickle.0 < 500 && fickle.1.len() < 1000, "{} times, {} notes", fickle.0, fickle.1.len());
+        assert!(
+            fickle.0 < 500 && fickle.1.len() < 1000,
+            "{} times, {} notes",
+            fickle.0,
+            fickle.1.len()
+        );
     }
 
     #[test]
@@ -679,15 +900,28 @@ mod tests {
         let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
         assert_eq!(server.poll(at(0)), Output::Connect);
         server.handle(Input::Connected, at(0));
-        server.handle(Input::Received(b"ERROR Too many open connections\r\n"), at(0));
+        server.handle(
+            Input::Received(b"ERROR Too many open connections\r\n"),
+            at(0),
+        );
         assert_eq!(server.poll(at(0)), Output::Disconnect);
-        let Output::Note(_, note) = server.poll(at(0)) else { panic!("it says why") };
-        assert!(note.starts_with("cannot ask memcached at h:11211: it says \"Too many open connections\"; "), "{note}");
+        let Output::Note(_, note) = server.poll(at(0)) else {
+            panic!("it says why")
+        };
+        assert!(
+            note.starts_with(
+                "cannot ask memcached at h:11211: it says \"Too many open connections\"; "
+            ),
+            "{note}"
+        );
     }
 
     #[test]
     fn names_stand_in_memcached_as_the_original_writes_them() {
-        let mut site = Site::new(&plan::Pool { servers: Some(vec!["r&d".into(), "<b>".into(), "x&amp;y".into()]), ..pool(3, 60) });
+        let mut site = Site::new(&plan::Pool {
+            servers: Some(vec!["r&d".into(), "<b>".into(), "x&amp;y".into()]),
+            ..pool(3, 60)
+        });
         site.play(&[
             (0, "1 get r&d", "r&d YES 1 57 s"),
             (0, "1 get <b>", "<b> YES 2 57 s"),
@@ -695,45 +929,103 @@ mod tests {
             (0, "1 get r&amp", "r&amp INVALID"),
         ]);
         assert_eq!(site.list(), Some("r&amp;d,&lt;b&gt;,x&amp;y"));
-        site.play(&[(1, "1 lost <b> 2", ""), (2, "2 release r&d", "r&d OK"), (3, "2 get x&y", "x&y YES 3 57 s")]);
+        site.play(&[
+            (1, "1 lost <b> 2", ""),
+            (2, "2 release r&d", "r&d OK"),
+            (3, "2 get x&y", "x&y YES 3 57 s"),
+        ]);
         assert_eq!(site.list(), Some("x&amp;y"));
     }
 
     #[test]
     fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
-        let mut server = Memcache::new(vec![plan::Pool { name: "r&amp;d".into(), ..pool(1, 60) }], "h:11211".into(), BOOT, at(0));
-        server.handle(Input::Asked(Request { ticket: Ticket(0), call: Call::Get, pool: "r&d", host: "a", run: None }), at(0));
+        let mut server = Memcache::new(
+            vec![plan::Pool {
+                name: "r&amp;d".into(),
+                ..pool(1, 60)
+            }],
+            "h:11211".into(),
+            BOOT,
+            at(0),
+        );
+        server.handle(
+            Input::Asked(Request {
+                ticket: Ticket(0),
+                call: Call::Get,
+                pool: "r&d",
+                host: "a",
+                run: None,
+            }),
+            at(0),
+        );
         assert_eq!(server.poll(at(0)), Output::Connect);
         server.handle(Input::Connected, at(0));
-        assert_eq!(server.poll(at(0)), Output::Send(b"gets r&amp;d:lockedby r&amp;d:leases r&amp;d:lockedby\r\n".to_vec()));
+        assert_eq!(
+            server.poll(at(0)),
+            Output::Send(b"gets r&amp;d:lockedby r&amp;d:leases r&amp;d:lockedby\r\n".to_vec())
+        );
     }
 
     #[test]
     fn what_is_no_list_is_left_alone() {
         let mut site = Site::new(&pool(1, 60));
         site.happen("1 get a");
-        let Output::Connect = site.servers[0].poll(at(0)) else { panic!("it connects") };
+        let Output::Connect = site.servers[0].poll(at(0)) else {
+            panic!("it connects")
+        };
         site.servers[0].handle(Input::Connected, at(0));
-        let Output::Send(_) = site.servers[0].poll(at(0)) else { panic!("it reads the list") };
-        site.servers[0].handle(Input::Received(&[&b"VALUE one:lockedby 0 1 5\r\n\xff\r\n".repeat(2)[..], b"END\r\n"].concat()), at(0));
-        site.play(&[(900, "1 tick", "a 503 in memcached, one:lockedby is no list of hosts")]);
+        let Output::Send(_) = site.servers[0].poll(at(0)) else {
+            panic!("it reads the list")
+        };
+        site.servers[0].handle(
+            Input::Received(
+                &[
+                    &b"VALUE one:lockedby 0 1 5\r\n\xff\r\n".repeat(2)[..],
+                    b"END\r\n",
+                ]
+                .concat(),
+            ),
+            at(0),
+        );
+        site.play(&[(
+            900,
+            "1 tick",
+            "a 503 in memcached, one:lockedby is no list of hosts",
+        )]);
     }
 
     #[test]
     fn a_list_that_changes_while_it_is_read_is_read_again() {
         const LEASE: &str = "1\na,1763000000000009,60,6,0,c,s";
         const READ_AGAIN: &[u8] = b"gets one:lockedby one:leases one:lockedby\r\n";
-        let (a, empty) = ("VALUE one:lockedby 0 1 5\r\na\r\n", "VALUE one:lockedby 0 0 6\r\n\r\n");
-        // Another server has put a on the list for a run that came after the one that the list was read with.
+        let (a, empty) = (
+            "VALUE one:lockedby 0 1 5\r\na\r\n",
+            "VALUE one:lockedby 0 0 6\r\n\r\n",
+        );
+        // Another server has put a on the list for a run that came after the one that the list was
+        // read with.
         let leases = format!("VALUE one:leases 0 {} 7\r\n{LEASE}\r\n", LEASE.len());
-        for reply in [format!("{a}{leases}{empty}END\r\n"), format!("{leases}{a}END\r\n"), format!("{a}{leases}END\r\n")] {
+        for reply in [
+            format!("{a}{leases}{empty}END\r\n"),
+            format!("{leases}{a}END\r\n"),
+            format!("{a}{leases}END\r\n"),
+        ] {
             let mut site = Site::new(&pool(1, 60));
             site.happen("1 get a/s");
-            let Output::Connect = site.servers[0].poll(at(0)) else { panic!("it connects") };
+            let Output::Connect = site.servers[0].poll(at(0)) else {
+                panic!("it connects")
+            };
             site.servers[0].handle(Input::Connected, at(0));
-            assert_eq!(site.servers[0].poll(at(0)), Output::Send(READ_AGAIN.to_vec()));
+            assert_eq!(
+                site.servers[0].poll(at(0)),
+                Output::Send(READ_AGAIN.to_vec())
+            );
             site.servers[0].handle(Input::Received(reply.as_bytes()), at(0));
-            assert_eq!(site.servers[0].poll(at(0)), Output::Send(READ_AGAIN.to_vec()), "{reply}");
+            assert_eq!(
+                site.servers[0].poll(at(0)),
+                Output::Send(READ_AGAIN.to_vec()),
+                "{reply}"
+            );
         }
     }
 
@@ -767,7 +1059,14 @@ mod tests {
             let mut site = Site::new(&pool(1, 60));
             site.play(&[(0, "1 get a", "a YES 1 57 s")]);
             site.happen(confirmation);
-            assert_eq!(site.drain(), if stays.is_empty() { "b NO" } else { "a YES 1 57 s" });
+            assert_eq!(
+                site.drain(),
+                if stays.is_empty() {
+                    "b NO"
+                } else {
+                    "a YES 1 57 s"
+                }
+            );
             site.play(&[(2, "1 lost a 1", "")]);
             assert_eq!(site.list(), Some(stays), "{confirmation}");
         }
@@ -776,11 +1075,20 @@ mod tests {
     #[test]
     fn a_write_whose_reply_was_lost_takes_no_effect_once_a_client_was_told_something_else() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 57 s"), (0, "1 frozen", ""), (0, "1 release a", ""), (0, "1 step", "")]);
+        site.play(&[
+            (0, "1 get a", "a YES 1 57 s"),
+            (0, "1 frozen", ""),
+            (0, "1 release a", ""),
+            (0, "1 step", ""),
+        ]);
         let late = std::mem::take(&mut site.unread[0]);
         assert_eq!(late, "cas one:lockedby 0 61 0 4\r\n\r\n");
         site.play(&[(1, "1 unreachable", ""), (2, "1 thawed", "")]);
-        site.play(&[(900, "1 tick", "a 503 cannot ask memcached at h:11211: it closed the connection")]);
+        site.play(&[(
+            900,
+            "1 tick",
+            "a 503 cannot ask memcached at h:11211: it closed the connection",
+        )]);
         site.play(&[(3000, "1 reachable", ""), (5000, "1 get a", "a YES 1 57 s")]);
         assert_eq!(site.fake.execute(&late, at(5001)), "EXISTS\r\n");
         assert_eq!(site.list(), Some("a"));
@@ -790,7 +1098,12 @@ mod tests {
     fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
         for (renewal, stays) in [("1 renew a 1", "a"), ("1 renew a 9", "")] {
             let mut site = Site::new(&pool(1, 60));
-            site.play(&[(0, "1 get a", "a YES 1 57 s"), (1, renewal, "a YES 1 57 s"), (2, "1 lost a 1", ""), (2, "1 lost a 1", "")]);
+            site.play(&[
+                (0, "1 get a", "a YES 1 57 s"),
+                (1, renewal, "a YES 1 57 s"),
+                (2, "1 lost a 1", ""),
+                (2, "1 lost a 1", ""),
+            ]);
             assert_eq!(site.list(), Some(stays), "{renewal}");
         }
     }
@@ -808,26 +1121,50 @@ mod tests {
             (86_000, "1 renew b", "b YES 2 57 s"),
             (87_000, "1 renew c", "c NO"),
         ]);
-        let written =
-            site.fake.heard.iter().filter(|command| command.starts_with("cas one:lockedby") || command.starts_with("add one:lockedby"));
+        let written = site.fake.heard.iter().filter(|command| {
+            command.starts_with("cas one:lockedby") || command.starts_with("add one:lockedby")
+        });
         assert_eq!(written.count(), 5, "{:?}", site.fake.heard);
     }
 
     #[test]
     fn an_expiry_counts_from_when_the_list_may_have_been_written() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 frozen", ""), (0, "1 wait a", ""), (0, "1 step", ""), (1000, "1 step", ""), (1000, "1 step", "")]);
-        site.play(&[(4000, "1 step", "a YES 1 54 s"), (4000, "1 release a", ""), (4000, "1 wait b", "")]);
-        site.play(&[(4000, "1 step", ""), (4000, "1 step", ""), (4000, "1 step", ""), (13_999, "1 step", "a OK, b YES 2 47 s")]);
+        site.play(&[
+            (0, "1 frozen", ""),
+            (0, "1 wait a", ""),
+            (0, "1 step", ""),
+            (1000, "1 step", ""),
+            (1000, "1 step", ""),
+        ]);
+        site.play(&[
+            (4000, "1 step", "a YES 1 54 s"),
+            (4000, "1 release a", ""),
+            (4000, "1 wait b", ""),
+        ]);
+        site.play(&[
+            (4000, "1 step", ""),
+            (4000, "1 step", ""),
+            (4000, "1 step", ""),
+            (13_999, "1 step", "a OK, b YES 2 47 s"),
+        ]);
     }
 
     #[test]
     fn an_expiry_is_told_as_memcached_takes_it() {
-        for (expire, told) in [(0, "0"), (60, "61"), (2_591_999, "2592000"), (2_592_000, "1765592001")] {
+        for (expire, told) in [
+            (0, "0"),
+            (60, "61"),
+            (2_591_999, "2592000"),
+            (2_592_000, "1765592001"),
+        ] {
             let mut site = Site::new(&pool(1, expire));
             site.happen("1 get a");
             assert!(site.drain().starts_with("a YES 1"));
-            assert_eq!(site.fake.heard.last().unwrap(), &format!("add one:lockedby 0 {told} 1"));
+            assert_eq!(
+                site.fake.heard.last().unwrap(),
+                &format!("add one:lockedby 0 {told} 1")
+            );
         }
     }
 
@@ -849,18 +1186,46 @@ mod tests {
 
     #[test]
     fn what_is_not_asked_well_is_invalid_whether_memcached_is_there_or_not() {
-        let mut site = Site::new(&plan::Pool { servers: Some(vec!["a".into()]), ..pool(1, 60) });
-        site.play(&[(0, "1 unreachable", ""), (0, "1 get b", "b INVALID"), (0, "1 wait b", "b INVALID"), (0, "1 get a,b", "a,b INVALID")]);
-        site.play(&[(1, "1 reachable", ""), (60, "1 holds c", ""), (60, "1 release b", "b INVALID"), (60, "1 release c", "c OK")]);
+        let mut site = Site::new(&plan::Pool {
+            servers: Some(vec!["a".into()]),
+            ..pool(1, 60)
+        });
+        site.play(&[
+            (0, "1 unreachable", ""),
+            (0, "1 get b", "b INVALID"),
+            (0, "1 wait b", "b INVALID"),
+            (0, "1 get a,b", "a,b INVALID"),
+        ]);
+        site.play(&[
+            (1, "1 reachable", ""),
+            (60, "1 holds c", ""),
+            (60, "1 release b", "b INVALID"),
+            (60, "1 release c", "c OK"),
+        ]);
     }
 
     #[test]
     fn a_new_config_holds_from_now_on() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 57 s"), (0, "1 wait b", ""), (0, "1 wait c", "")]);
+        site.play(&[
+            (0, "1 get a", "a YES 1 57 s"),
+            (0, "1 wait b", ""),
+            (0, "1 wait c", ""),
+        ]);
         let servers = Some(vec!["a".into(), "b".into()]);
-        site.servers[0].reconfigure(vec![plan::Pool { servers, ..pool(2, 30) }], at(1));
-        site.play(&[(1, "1 tick", "c INVALID, b YES 2 28 s"), (2, "1 get a", "a YES 1 56 s"), (3, "1 frozen", ""), (3, "1 renew a", "")]);
+        site.servers[0].reconfigure(
+            vec![plan::Pool {
+                servers,
+                ..pool(2, 30)
+            }],
+            at(1),
+        );
+        site.play(&[
+            (1, "1 tick", "c INVALID, b YES 2 28 s"),
+            (2, "1 get a", "a YES 1 56 s"),
+            (3, "1 frozen", ""),
+            (3, "1 renew a", ""),
+        ]);
         site.servers[0].reconfigure(Vec::new(), at(3));
         site.play(&[(4, "1 get a", "a INVALID")]);
         site.servers[0].reconfigure(vec![pool(1, 60)], at(5));
@@ -870,7 +1235,11 @@ mod tests {
     #[test]
     fn a_pool_that_disappears_keeps_its_holders_who_can_still_let_go() {
         let mut site = Site::new(&pool(2, 0));
-        site.play(&[(0, "1 get a", "a YES 1"), (0, "1 get b/r", "b/r YES 2"), (0, "1 wait c", "")]);
+        site.play(&[
+            (0, "1 get a", "a YES 1"),
+            (0, "1 get b/r", "b/r YES 2"),
+            (0, "1 wait c", ""),
+        ]);
         site.servers[0].reconfigure(Vec::new(), at(1));
         site.play(&[
             (1, "1 tick", "c INVALID"),
@@ -878,7 +1247,11 @@ mod tests {
             (3, "1 renew a", "a YES 1"),
             (4, "1 renew d", "d INVALID"),
             (5, "1 release d", "d INVALID"),
-            (6, "1 report", "[a 1 0 s, until released; b/r 2 0 s, until released] 0 ms old"),
+            (
+                6,
+                "1 report",
+                "[a 1 0 s, until released; b/r 2 0 s, until released] 0 ms old",
+            ),
             (7, "1 release a 1", "a OK"),
             (8, "1 revoke b", "b revoked 2 until released"),
             (9, "2 get b/r", "b/r NO, revoked"),
@@ -894,8 +1267,15 @@ mod tests {
         for (expire, told) in [(600, "a YES 1 570 s"), (0, "a YES 1")] {
             for call in ["get", "wait", "renew"] {
                 let mut site = Site::new(&pool(1, 3));
-                site.play(&[(0, "1 get a", "a YES 1 2 s"), (100, &format!("1 expire {expire}"), "")]);
-                site.play(&[(200, &format!("1 {call} a"), told), (4000, "2 get b", "b NO"), (570_000, "2 get b", "b NO")]);
+                site.play(&[
+                    (0, "1 get a", "a YES 1 2 s"),
+                    (100, &format!("1 expire {expire}"), ""),
+                ]);
+                site.play(&[
+                    (200, &format!("1 {call} a"), told),
+                    (4000, "2 get b", "b NO"),
+                    (570_000, "2 get b", "b NO"),
+                ]);
             }
         }
     }
@@ -914,8 +1294,16 @@ mod tests {
             (570_000, "2 get d", "d NO"),
         ]);
         let mut site = Site::new(&pool(2, 0));
-        site.play(&[(0, "1 get a", "a YES 1"), (1, "1 expire 2", ""), (2, "2 expire 2", ""), (3, "2 get b", "b YES 2 1 s")]);
-        site.play(&[(3_000_000, "1 get c", "c NO"), (3_000_001, "2 get a", "a YES 1")]);
+        site.play(&[
+            (0, "1 get a", "a YES 1"),
+            (1, "1 expire 2", ""),
+            (2, "2 expire 2", ""),
+            (3, "2 get b", "b YES 2 1 s"),
+        ]);
+        site.play(&[
+            (3_000_000, "1 get c", "c NO"),
+            (3_000_001, "2 get a", "a YES 1"),
+        ]);
     }
 
     #[test]
@@ -937,8 +1325,15 @@ mod tests {
     fn the_shortest_lease_is_kept_for_a_second_wherever_memcached_is_in_its_own() {
         for start in (0..1000).step_by(50) {
             let mut site = Site::new(&pool(1, 1));
-            site.play(&[(start, "1 get a", "a YES 1 0 s"), (start + 999, "2 get b", "b NO")]);
-            assert!(site.fake.heard.contains(&"add one:lockedby 0 2 1".to_owned()));
+            site.play(&[
+                (start, "1 get a", "a YES 1 0 s"),
+                (start + 999, "2 get b", "b NO"),
+            ]);
+            assert!(
+                site.fake
+                    .heard
+                    .contains(&"add one:lockedby 0 2 1".to_owned())
+            );
         }
     }
 
@@ -1045,8 +1440,16 @@ mod tests {
         ]);
         let mut site = Site::new(&pool(1, 0));
         site.fake.is_old = true;
-        site.play(&[(0, "1 get a", "a YES 1"), (1, "2 revoke a", "a revoked 1 until released"), (2, "1 get a", "a NO, revoked")]);
-        site.play(&[(3, "1 holds x", ""), (4, "1 revoke x", "x revoked 2 until released"), (5, "2 get x", "x NO, revoked")]);
+        site.play(&[
+            (0, "1 get a", "a YES 1"),
+            (1, "2 revoke a", "a revoked 1 until released"),
+            (2, "1 get a", "a NO, revoked"),
+        ]);
+        site.play(&[
+            (3, "1 holds x", ""),
+            (4, "1 revoke x", "x revoked 2 until released"),
+            (5, "2 get x", "x NO, revoked"),
+        ]);
     }
 
     #[test]
@@ -1065,23 +1468,53 @@ mod tests {
             (9, "1 release b", "b OK"),
             (10, "1 release a/s 2", "a/s OK"),
         ]);
-        assert_eq!((site.list(), site.fake.value("one:leases")), (Some(""), Some("1")));
-        site.play(&[(11, "1 holds a", ""), (12, "2 release a/s 2", "a/s OK"), (13, "2 get a", "a YES 4 57 s")]);
+        assert_eq!(
+            (site.list(), site.fake.value("one:leases")),
+            (Some(""), Some("1"))
+        );
+        site.play(&[
+            (11, "1 holds a", ""),
+            (12, "2 release a/s 2", "a/s OK"),
+            (13, "2 get a", "a YES 4 57 s"),
+        ]);
     }
 
     #[test]
     fn a_server_that_dies_between_its_writes_leaves_nothing_held() {
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get z", "z YES 1 57 s"), (0, "1 release z", "z OK"), (0, "1 frozen", ""), (0, "1 get a/r", "")]);
-        site.play(&[(0, "1 step", ""), (0, "1 step", ""), (0, "1 step", ""), (0, "1 killed", ""), (1, "1 thawed", "")]);
+        site.play(&[
+            (0, "1 get z", "z YES 1 57 s"),
+            (0, "1 release z", "z OK"),
+            (0, "1 frozen", ""),
+            (0, "1 get a/r", ""),
+        ]);
+        site.play(&[
+            (0, "1 step", ""),
+            (0, "1 step", ""),
+            (0, "1 step", ""),
+            (0, "1 killed", ""),
+            (1, "1 thawed", ""),
+        ]);
         assert!(site.fake.value("one:leases").unwrap().contains("a,") && site.list() == Some(""));
-        site.play(&[(2, "2 get a/s", ""), (200, "2 tick", ""), (250, "2 tick", ""), (270, "2 tick", "a/s YES 3 57 s")]);
-        site.play(&[(271, "1 get a/r", "a/r NO"), (272, "1 release a/s 3", "a/s OK"), (273, "1 get b", "b YES 4 57 s")]);
+        site.play(&[
+            (2, "2 get a/s", ""),
+            (200, "2 tick", ""),
+            (250, "2 tick", ""),
+            (270, "2 tick", "a/s YES 3 57 s"),
+        ]);
+        site.play(&[
+            (271, "1 get a/r", "a/r NO"),
+            (272, "1 release a/s 3", "a/s OK"),
+            (273, "1 get b", "b YES 4 57 s"),
+        ]);
     }
 
     #[test]
     fn a_write_of_a_server_that_is_only_slow_is_waited_for_or_fenced_off() {
-        for (resumed, first, second) in [(100, "a/r YES 3 56 s", "a/s NO"), (300, "", "a/s YES 4 57 s")] {
+        for (resumed, first, second) in [
+            (100, "a/r YES 3 56 s", "a/s NO"),
+            (300, "", "a/s YES 4 57 s"),
+        ] {
             let mut site = Site::new(&pool(1, 60));
             site.play(&[
                 (0, "1 get z", "z YES 1 57 s"),
@@ -1126,39 +1559,92 @@ mod tests {
         for garbage in ["2", "1\na,x", "<html>", ""] {
             let mut site = Site::new(&pool(2, 60));
             site.fake.put("one:leases", garbage, Moment::NEVER);
-            site.play(&[(0, "1 holds a", ""), (1, "1 get a", ""), (1000, "1 tick", WHY)]);
-            assert_eq!((site.list(), site.fake.value("one:leases")), (Some("a"), Some(garbage)));
-            site.play(&[(1001, "1 holds ", ""), (1300, "1 get a", "a YES 1 57 s"), (1301, "2 get a", "a YES 1 57 s")]);
+            site.play(&[
+                (0, "1 holds a", ""),
+                (1, "1 get a", ""),
+                (1000, "1 tick", WHY),
+            ]);
+            assert_eq!(
+                (site.list(), site.fake.value("one:leases")),
+                (Some("a"), Some(garbage))
+            );
+            site.play(&[
+                (1001, "1 holds ", ""),
+                (1300, "1 get a", "a YES 1 57 s"),
+                (1301, "2 get a", "a YES 1 57 s"),
+            ]);
         }
     }
 
     #[test]
     fn all_servers_report_the_same_and_what_none_knows_is_not_said() {
         let mut site = Site::new(&pool(3, 60));
-        site.play(&[(0, "1 get a/r", "a/r YES 1 57 s"), (1000, "2 get b", "b YES 2 57 s"), (1001, "2 revoke b", "b revoked 2 for 61 s")]);
+        site.play(&[
+            (0, "1 get a/r", "a/r YES 1 57 s"),
+            (1000, "2 get b", "b YES 2 57 s"),
+            (1001, "2 revoke b", "b revoked 2 for 61 s"),
+        ]);
         let both = "[a/r 1 10 s, for 51 s; b 2 9 s, for 51 s, revoked] 0 ms old";
         site.play(&[(10_900, "1 report", both), (10_900, "2 report", both)]);
         let asked = site.fake.heard.len();
-        site.play(&[(11_100, "1 report", "[a/r 1 11 s, for 50 s; b 2 10 s, for 50 s, revoked] 200 ms old")]);
+        site.play(&[(
+            11_100,
+            "1 report",
+            "[a/r 1 11 s, for 50 s; b 2 10 s, for 50 s, revoked] 200 ms old",
+        )]);
         assert_eq!(site.fake.heard.len(), asked, "it was read just now");
-        site.play(&[(11_200, "1 holds a,x", ""), (12_000, "2 report", "[a/r 1 12 s, until released; x ? ? s, until released] 0 ms old")]);
+        site.play(&[
+            (11_200, "1 holds a,x", ""),
+            (
+                12_000,
+                "2 report",
+                "[a/r 1 12 s, until released; x ? ? s, until released] 0 ms old",
+            ),
+        ]);
         site.fake.is_old = true;
-        site.play(&[(13_000, "1 report", "[a/r 1 13 s, for an unknown time; x ? ? s, for an unknown time] 0 ms old")]);
-        site.play(&[(90_000, "1 killed", ""), (90_001, "1 holds ", ""), (90_002, "1 report", "[] 0 ms old")]);
+        site.play(&[(
+            13_000,
+            "1 report",
+            "[a/r 1 13 s, for an unknown time; x ? ? s, for an unknown time] 0 ms old",
+        )]);
+        site.play(&[
+            (90_000, "1 killed", ""),
+            (90_001, "1 holds ", ""),
+            (90_002, "1 report", "[] 0 ms old"),
+        ]);
     }
 
     #[test]
     fn without_memcached_there_is_no_report() {
         const WHY: &str = "report 503 cannot ask memcached at h:11211: it closed the connection";
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 57 s"), (1000, "1 frozen", ""), (1000, "1 report", ""), (1899, "1 tick", "")]);
-        site.play(&[(1900, "1 tick", "report 503 memcached does not answer"), (1901, "1 report", ""), (2000, "1 unreachable", WHY)]);
+        site.play(&[
+            (0, "1 get a", "a YES 1 57 s"),
+            (1000, "1 frozen", ""),
+            (1000, "1 report", ""),
+            (1899, "1 tick", ""),
+        ]);
+        site.play(&[
+            (1900, "1 tick", "report 503 memcached does not answer"),
+            (1901, "1 report", ""),
+            (2000, "1 unreachable", WHY),
+        ]);
         site.play(&[(2001, "1 report", WHY)]);
         // What was seen just before is not shown after it.
         let mut site = Site::new(&pool(1, 60));
-        site.play(&[(0, "1 get a", "a YES 1 57 s"), (1, "1 report", "[a 1 0 s, for 60 s] 0 ms old"), (2, "1 unreachable", "")]);
+        site.play(&[
+            (0, "1 get a", "a YES 1 57 s"),
+            (1, "1 report", "[a 1 0 s, for 60 s] 0 ms old"),
+            (2, "1 unreachable", ""),
+        ]);
         site.fake.forget();
-        site.play(&[(3, "1 reachable", ""), (60, "1 tick", ""), (61, "1 report", "[] 0 ms old")]);
-        let Output::Wait(_) = site.servers[0].poll(site.now) else { panic!("nothing is asked") };
+        site.play(&[
+            (3, "1 reachable", ""),
+            (60, "1 tick", ""),
+            (61, "1 report", "[] 0 ms old"),
+        ]);
+        let Output::Wait(_) = site.servers[0].poll(site.now) else {
+            panic!("nothing is asked")
+        };
     }
 }

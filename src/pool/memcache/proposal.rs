@@ -1,4 +1,5 @@
-//! What is to become of a pool's list and leases, and of the requests, if both keys are still as they were read.
+//! What is to become of a pool's list and leases, and of the requests, if both keys are still as
+//! they were read.
 
 use super::super::refusal::{self, Refusal};
 use super::super::waiters::{Asked, Waiters};
@@ -51,7 +52,8 @@ pub(super) enum Verdict {
 /// What a proposal is made by, besides what was read.
 pub(super) struct Terms<'a> {
     pub(super) plan: &'a plan::Pool,
-    /// The config does not have the pool any more: nothing is granted in it, but its holders keep it.
+    /// The config does not have the pool any more: nothing is granted in it, but its holders keep
+    /// it.
     pub(super) is_missing: bool,
     /// The version of the list that was read.
     pub(super) base: Option<u64>,
@@ -62,7 +64,8 @@ pub(super) struct Terms<'a> {
 }
 
 impl Terms<'_> {
-    /// Whether the pool may be asked this. To a client that holds nothing of it, a pool that the config does not have is one that does not exist.
+    /// Whether the pool may be asked this. To a client that holds nothing of it, a pool that the
+    /// config does not have is one that does not exist.
     fn check(&self, asked: &Asked, holds: bool) -> Result<(), Refusal> {
         if !self.is_missing {
             refusal::check(self.plan, asked.call, &asked.host, holds)
@@ -100,7 +103,8 @@ pub(super) struct Proposal {
     pub(super) fresh: Vec<Rc<str>>,
     /// What comes of each errand.
     pub(super) verdicts: Vec<(Errand, Verdict)>,
-    /// Those that come too early: their hosts are taken off the list by this proposal, and a lease is replaced only once its host is off.
+    /// Those that come too early: their hosts are taken off the list by this proposal, and a lease
+    /// is replaced only once its host is off.
     pub(super) later: Vec<Errand>,
     removed: BTreeSet<Rc<str>>,
     blocked: Vec<Rc<str>>,
@@ -109,9 +113,20 @@ pub(super) struct Proposal {
 impl Proposal {
     /// From the list as it is and the leases of its hosts, by what is asked and by who waits.
     ///
-    /// Those who let go are the first: nobody who is told YES here can have meant to let go of that.
-    pub(super) fn new(hosts: Vec<Rc<str>>, leases: Leases, errands: Vec<Errand>, waiters: &mut Waiters, terms: &Terms) -> Proposal {
-        let mut proposal = Proposal { hosts, leases, ..Proposal::default() };
+    /// Those who let go are the first: nobody who is told YES here can have meant to let go of
+    /// that.
+    pub(super) fn new(
+        hosts: Vec<Rc<str>>,
+        leases: Leases,
+        errands: Vec<Errand>,
+        waiters: &mut Waiters,
+        terms: &Terms,
+    ) -> Proposal {
+        let mut proposal = Proposal {
+            hosts,
+            leases,
+            ..Proposal::default()
+        };
         let mut takers = Vec::new();
         for errand in errands {
             match errand {
@@ -121,7 +136,11 @@ impl Proposal {
                     Call::Get | Call::Wait | Call::Renew { .. } => takers.push(asked),
                 },
                 Errand::TakeBack { ref host, token } => {
-                    let held = proposal.hosts.contains(host) && proposal.leases.get(host).is_some_and(|lease| lease.token == token);
+                    let held = proposal.hosts.contains(host)
+                        && proposal
+                            .leases
+                            .get(host)
+                            .is_some_and(|lease| lease.token == token);
                     if held {
                         proposal.remove(host);
                     }
@@ -137,13 +156,18 @@ impl Proposal {
             proposal.take(asked, waiters, terms);
             proposal.admit(waiters, terms);
         }
-        proposal.blocked.drain(..).for_each(|host| waiters.unblock(&host));
+        proposal
+            .blocked
+            .drain(..)
+            .for_each(|host| waiters.unblock(&host));
         proposal
     }
 
     /// Whether a waiter of a host that is taken off the list would have to be granted it at once.
     pub(super) fn is_to_go_on(&self, waiters: &Waiters) -> bool {
-        !self.later.is_empty() || !self.removed.is_empty() && waiters.iter().any(|(host, ..)| self.removed.contains(host))
+        !self.later.is_empty()
+            || !self.removed.is_empty()
+                && waiters.iter().any(|(host, ..)| self.removed.contains(host))
     }
 
     fn standing(&self, asked: &Asked) -> Standing {
@@ -151,12 +175,17 @@ impl Proposal {
             return Standing::Outside;
         }
         match self.leases.get(&asked.host) {
-            Some(Lease { run: Some(run), .. }) if asked.run.as_ref() != Some(run) => Standing::OtherRun,
-            lease => Standing::Holder { revoked: lease.is_some_and(|lease| lease.revoked) },
+            Some(Lease { run: Some(run), .. }) if asked.run.as_ref() != Some(run) => {
+                Standing::OtherRun
+            }
+            lease => Standing::Holder {
+                revoked: lease.is_some_and(|lease| lease.revoked),
+            },
         }
     }
 
-    /// Only the holding that is meant: by token, of the run if one is given, or else whichever the host has.
+    /// Only the holding that is meant: by token, of the run if one is given, or else whichever the
+    /// host has.
     fn release(&mut self, asked: Asked, token: Option<i64>, terms: &Terms) {
         let holds = self.hosts.contains(&asked.host);
         if let Err(refusal) = terms.check(&asked, holds) {
@@ -165,7 +194,8 @@ impl Proposal {
         let lease = self.leases.get(&asked.host);
         let is_meant = match (token, &asked.run) {
             (Some(token), run) => {
-                let is_its = |lease: &Lease| run.is_none() || lease.run.is_none() || lease.run == *run;
+                let is_its =
+                    |lease: &Lease| run.is_none() || lease.run.is_none() || lease.run == *run;
                 lease.is_some_and(|lease| lease.token == token && is_its(lease))
             }
             (None, Some(run)) => lease.is_some_and(|lease| lease.run.as_ref() == Some(run)),
@@ -198,7 +228,11 @@ impl Proposal {
 
     fn take(&mut self, asked: Asked, waiters: &mut Waiters, terms: &Terms) {
         let standing = self.standing(&asked);
-        match (asked.call, standing, terms.check(&asked, matches!(standing, Standing::Holder { .. }))) {
+        match (
+            asked.call,
+            standing,
+            terms.check(&asked, matches!(standing, Standing::Holder { .. })),
+        ) {
             (_, _, Err(refusal)) => self.settle(asked, Verdict::Invalid(refusal)),
             (_, Standing::Holder { revoked: true }, _) => self.settle(asked, Verdict::NoRevoked),
             (call, Standing::Holder { revoked: false }, _) => {
@@ -206,37 +240,48 @@ impl Proposal {
                 self.confirm(vec![asked], terms);
             }
             (Call::Wait, ..) => waiters.insert(asked),
-            (_, Standing::Outside, _) if self.removed.contains(&asked.host) => self.later.push(Errand::Asked(asked)),
-            (_, Standing::Outside, _) if self.has_room(terms) => self.add(vec![asked], waiters, terms),
+            (_, Standing::Outside, _) if self.removed.contains(&asked.host) => {
+                self.later.push(Errand::Asked(asked))
+            }
+            (_, Standing::Outside, _) if self.has_room(terms) => {
+                self.add(vec![asked], waiters, terms)
+            }
             _ => self.settle(asked, Verdict::No),
         }
     }
 
     /// Who is to be told YES.
     pub(super) fn confirmed(&self) -> impl Iterator<Item = &Rc<str>> {
-        self.verdicts.iter().filter_map(|(errand, verdict)| match (errand, verdict) {
-            (Errand::Asked(asked), Verdict::Yes) => Some(&asked.host),
-            _ => None,
-        })
+        self.verdicts
+            .iter()
+            .filter_map(|(errand, verdict)| match (errand, verdict) {
+                (Errand::Asked(asked), Verdict::Yes) => Some(&asked.host),
+                _ => None,
+            })
     }
 
-    /// How long the list is to be kept: as long as its longest lease. The original's hosts count on what the config says.
+    /// How long the list is to be kept: as long as its longest lease. The original's hosts count on
+    /// what the config says.
     pub(super) fn kept(&self, terms_of: &plan::Pool) -> Kept {
         kept(&self.hosts, &self.leases, terms_of)
     }
 
     fn has_room(&self, terms: &Terms) -> bool {
-        !terms.is_missing && self.hosts.len() < usize::try_from(terms.plan.permits).unwrap_or(usize::MAX)
+        !terms.is_missing
+            && self.hosts.len() < usize::try_from(terms.plan.permits).unwrap_or(usize::MAX)
     }
 
-    /// Waiters whose host or run holds the pool need not wait; those of other runs of a holder can only wait.
+    /// Waiters whose host or run holds the pool need not wait; those of other runs of a holder can
+    /// only wait.
     fn meet_holders(&mut self, waiters: &mut Waiters, terms: &Terms) {
         for host in self.hosts.clone() {
             let lease = self.leases.get(&host);
             let is_revoked = lease.is_some_and(|lease| lease.revoked);
             let asked = waiters.take_holder(&host, lease.and_then(|lease| lease.run.as_ref()));
             if is_revoked {
-                asked.into_iter().for_each(|asked| self.settle(asked, Verdict::NoRevoked));
+                asked
+                    .into_iter()
+                    .for_each(|asked| self.settle(asked, Verdict::NoRevoked));
             } else if !asked.is_empty() {
                 self.confirm(asked, terms);
             }
@@ -261,22 +306,38 @@ impl Proposal {
 
     /// The host of these requests comes on the list, for the run of the first.
     fn add(&mut self, asked: Vec<Asked>, waiters: &mut Waiters, terms: &Terms) {
-        let Some(Asked { host, run, .. }) = asked.first().cloned() else { return };
+        let Some(Asked { host, run, .. }) = asked.first().cloned() else {
+            return;
+        };
         self.list_changed = true;
         self.hosts.push(host.clone());
         self.insert(&host, run, false, terms);
         self.block(&host, waiters);
-        asked.into_iter().for_each(|asked| self.settle(asked, Verdict::Yes));
+        asked
+            .into_iter()
+            .for_each(|asked| self.settle(asked, Verdict::Yes));
     }
 
-    /// A host that the original has put on the list gets a token, and no lost answer takes that holding back.
+    /// A host that the original has put on the list gets a token, and no lost answer takes that
+    /// holding back.
     fn adopt(&mut self, host: &Rc<str>, terms: &Terms) {
         self.insert(host, None, true, terms);
     }
 
     fn insert(&mut self, host: &Rc<str>, run: Option<Rc<str>>, confirmed: bool, terms: &Terms) {
         let (length, base, acquired) = (Kept::of(terms.plan.expire), terms.base, terms.date);
-        self.leases.insert(host.clone(), Lease { token: 0, run, length, base, acquired, confirmed, revoked: false });
+        self.leases.insert(
+            host.clone(),
+            Lease {
+                token: 0,
+                run,
+                length,
+                base,
+                acquired,
+                confirmed,
+                revoked: false,
+            },
+        );
         self.leases_changed = true;
         self.fresh.push(host.clone());
     }
@@ -286,10 +347,13 @@ impl Proposal {
         if let Some(Asked { host, .. }) = asked.first() {
             self.vouch(&host.clone(), terms);
         }
-        asked.into_iter().for_each(|asked| self.settle(asked, Verdict::Yes));
+        asked
+            .into_iter()
+            .for_each(|asked| self.settle(asked, Verdict::Yes));
     }
 
-    /// Has the lease say all that a confirmation tells: at least what the config now says, and that it is not this server's to take back.
+    /// Has the lease say all that a confirmation tells: at least what the config now says, and that
+    /// it is not this server's to take back.
     fn vouch(&mut self, host: &Rc<str>, terms: &Terms) {
         let length = Kept::of(terms.plan.expire);
         let Some(lease) = self.leases.get_mut(host) else {
@@ -320,6 +384,9 @@ impl Proposal {
 
 /// As [`Proposal::kept`], of any list.
 pub(super) fn kept(hosts: &[Rc<str>], leases: &Leases, plan: &plan::Pool) -> Kept {
-    let lengths = hosts.iter().filter_map(|host| leases.get(host)).map(|lease| lease.length);
+    let lengths = hosts
+        .iter()
+        .filter_map(|host| leases.get(host))
+        .map(|lease| lease.length);
     lengths.fold(Kept::of(plan.expire), Kept::max)
 }

@@ -1,12 +1,14 @@
-//! As much of memcached's text protocol as a lock needs (its doc/protocol.txt): five commands and their replies. A reply that is not whole yet is
-//! no error; one that cannot become whole is.
+//! As much of memcached's text protocol as a lock needs (its doc/protocol.txt): five commands and
+//! their replies. A reply that is not whole yet is no error; one that cannot become whole is.
 
 use std::fmt::Write;
 
-/// The most bytes of a line: of a reply to us that is `VALUE`, a key of at most 250 and three numbers, or a sentence about an error.
+/// The most bytes of a line: of a reply to us that is `VALUE`, a key of at most 250 and three
+/// numbers, or a sentence about an error.
 const LONGEST_LINE: usize = 1024;
 
-/// The most bytes of a value that are believed: what memcached stores at most unless it is told otherwise. That is 4,000 hosts at least.
+/// The most bytes of a value that are believed: what memcached stores at most unless it is told
+/// otherwise. That is 4,000 hosts at least.
 const LARGEST_VALUE: usize = 1 << 20;
 
 /// The most values of one reply: as many keys are asked for at once.
@@ -17,7 +19,8 @@ const END_OF_LINE: &[u8] = b"\r\n";
 /// What is asked of memcached. Keys have no blanks and no control characters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// What is stored, and its version. Keys are read one after another, in this order; the same one may be read twice.
+    /// What is stored, and its version. Keys are read one after another, in this order; the same
+    /// one may be read twice.
     Gets {
         /// Of what; `MOST_VALUES` at most.
         keys: &'a [&'a str],
@@ -58,10 +61,24 @@ pub enum Command<'a> {
 
 impl<'a> Command<'a> {
     /// Store this in place of that version; `None`: if there is nothing.
-    pub fn write_over(key: &'a str, version: Option<u64>, expires: u64, value: &'a str) -> Command<'a> {
+    pub fn write_over(
+        key: &'a str,
+        version: Option<u64>,
+        expires: u64,
+        value: &'a str,
+    ) -> Command<'a> {
         match version {
-            Some(version) => Command::Cas { key, expires, version, value },
-            None => Command::Add { key, expires, value },
+            Some(version) => Command::Cas {
+                key,
+                expires,
+                version,
+                value,
+            },
+            None => Command::Add {
+                key,
+                expires,
+                value,
+            },
         }
     }
 
@@ -70,8 +87,21 @@ impl<'a> Command<'a> {
         let _ = match self {
             Command::Gets { keys } => write!(out, "gets {}\r\n", keys.join(" ")),
             Command::TimeLeft { key } => write!(out, "mg {key} t\r\n"),
-            Command::Cas { key, expires, version, value } => write!(out, "cas {key} 0 {expires} {} {version}\r\n{value}\r\n", value.len()),
-            Command::Add { key, expires, value } => write!(out, "add {key} 0 {expires} {}\r\n{value}\r\n", value.len()),
+            Command::Cas {
+                key,
+                expires,
+                version,
+                value,
+            } => write!(
+                out,
+                "cas {key} 0 {expires} {} {version}\r\n{value}\r\n",
+                value.len()
+            ),
+            Command::Add {
+                key,
+                expires,
+                value,
+            } => write!(out, "add {key} 0 {expires} {}\r\n{value}\r\n", value.len()),
             Command::Incr { key, by } => write!(out, "incr {key} {by}\r\n"),
         };
     }
@@ -142,7 +172,9 @@ impl Reply {
     /// Takes one off the front, once it is whole.
     pub fn read(from: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
         let mut rest = *from;
-        let Some(line) = line(&mut rest)? else { return Ok(None) };
+        let Some(line) = line(&mut rest)? else {
+            return Ok(None);
+        };
         let reply = match line {
             "END" => Reply::Values(Vec::new()),
             "EN" => Reply::Nothing,
@@ -153,17 +185,25 @@ impl Reply {
             "NOT_FOUND" => Reply::NotFound,
             "ERROR" => Reply::Error("it knows no such command".to_owned()),
             _ => match line.split_once(' ') {
-                Some(("ERROR" | "SERVER_ERROR" | "CLIENT_ERROR", why)) => Reply::Error(format!("it says {why:?}")),
+                Some(("ERROR" | "SERVER_ERROR" | "CLIENT_ERROR", why)) => {
+                    Reply::Error(format!("it says {why:?}"))
+                }
                 Some(("VALUE", about)) => match values(about, &mut rest)? {
                     Some(values) => Reply::Values(values),
                     None => return Ok(None),
                 },
                 Some(("HD", left)) => {
-                    let seconds = left.strip_prefix('t').and_then(|seconds| seconds.parse().ok());
+                    let seconds = left
+                        .strip_prefix('t')
+                        .and_then(|seconds| seconds.parse().ok());
                     Reply::TimeLeft(Some(seconds.ok_or(Malformed::UnknownLine)?))
                 }
                 // Numbers that became shorter have blanks after them.
-                _ => Reply::Number(line.trim_ascii_end().parse().map_err(|_| Malformed::UnknownLine)?),
+                _ => Reply::Number(
+                    line.trim_ascii_end()
+                        .parse()
+                        .map_err(|_| Malformed::UnknownLine)?,
+                ),
             },
         };
         *from = rest;
@@ -171,35 +211,54 @@ impl Reply {
     }
 }
 
-/// The rest of a first `VALUE` line, and all that follows it up to the `END`. Nothing is copied before it is whole.
+/// The rest of a first `VALUE` line, and all that follows it up to the `END`. Nothing is copied
+/// before it is whole.
 fn values<'a>(mut about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Vec<Value>>, Malformed> {
     let mut values = Vec::new();
     loop {
         if values.len() == MOST_VALUES {
             return Err(Malformed::Unasked);
         }
-        let Some(value) = value(about, rest)? else { return Ok(None) };
+        let Some(value) = value(about, rest)? else {
+            return Ok(None);
+        };
         values.push(value);
-        let Some(line) = line(rest)? else { return Ok(None) };
+        let Some(line) = line(rest)? else {
+            return Ok(None);
+        };
         if line == "END" {
             break;
         }
         about = line.strip_prefix("VALUE ").ok_or(Malformed::UnendedValue)?;
     }
-    let owned = |(key, value, version): Borrowed| Value { key: key.to_owned(), value: value.to_vec(), version };
+    let owned = |(key, value, version): Borrowed| Value {
+        key: key.to_owned(),
+        value: value.to_vec(),
+        version,
+    };
     Ok(Some(values.into_iter().map(owned).collect()))
 }
 
 /// Key, value, version.
 type Borrowed<'a> = (&'a str, &'a [u8], u64);
 
-/// The rest of `VALUE key flags bytes version`, and what follows that line, with the end of its own line.
+/// The rest of `VALUE key flags bytes version`, and what follows that line, with the end of its own
+/// line.
 fn value<'a>(about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Borrowed<'a>>, Malformed> {
     let words: Vec<_> = about.split(' ').collect();
-    let &[key, _, length, version] = &words[..] else { return Err(Malformed::UnknownLine) };
-    let (Ok(length), Ok(version)) = (length.parse::<u64>(), version.parse()) else { return Err(Malformed::UnknownLine) };
-    let length = usize::try_from(length).ok().filter(|length| *length <= LARGEST_VALUE).ok_or(Malformed::LargeValue)?;
-    let Some((value, after)) = rest.split_at_checked(length) else { return Ok(None) };
+    let &[key, _, length, version] = &words[..] else {
+        return Err(Malformed::UnknownLine);
+    };
+    let (Ok(length), Ok(version)) = (length.parse::<u64>(), version.parse()) else {
+        return Err(Malformed::UnknownLine);
+    };
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= LARGEST_VALUE)
+        .ok_or(Malformed::LargeValue)?;
+    let Some((value, after)) = rest.split_at_checked(length) else {
+        return Ok(None);
+    };
     let end = &after[..after.len().min(END_OF_LINE.len())];
     if !END_OF_LINE.starts_with(end) {
         return Err(Malformed::UnendedValue);
@@ -210,12 +269,22 @@ fn value<'a>(about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Borrowed<'a>>
 
 /// Takes a line off the front, without its end.
 fn line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a str>, Malformed> {
-    let Some(length) = from.iter().take(LONGEST_LINE).position(|byte| *byte == b'\n') else {
-        return if from.len() < LONGEST_LINE { Ok(None) } else { Err(Malformed::LongLine) };
+    let Some(length) = from
+        .iter()
+        .take(LONGEST_LINE)
+        .position(|byte| *byte == b'\n')
+    else {
+        return if from.len() < LONGEST_LINE {
+            Ok(None)
+        } else {
+            Err(Malformed::LongLine)
+        };
     };
     let (line, rest) = from.split_at(length + 1);
     *from = rest;
-    let line = line.strip_suffix(END_OF_LINE).and_then(|line| str::from_utf8(line).ok());
+    let line = line
+        .strip_suffix(END_OF_LINE)
+        .and_then(|line| str::from_utf8(line).ok());
     line.map(Some).ok_or(Malformed::UnknownLine)
 }
 
@@ -226,13 +295,57 @@ mod tests {
     #[test]
     fn commands_are_written_as_memcached_reads_them() {
         for (command, text) in [
-            (Command::Gets { keys: &["one:lockedby"] }, "gets one:lockedby\r\n"),
-            (Command::Gets { keys: &["a", "b", "a"] }, "gets a b a\r\n"),
-            (Command::TimeLeft { key: "one:lockedby" }, "mg one:lockedby t\r\n"),
-            (Command::Cas { key: "one:lockedby", expires: 1800, version: 7, value: "a,b" }, "cas one:lockedby 0 1800 3 7\r\na,b\r\n"),
-            (Command::Cas { key: "k", expires: 0, version: u64::MAX, value: "" }, "cas k 0 0 0 18446744073709551615\r\n\r\n"),
-            (Command::Add { key: "k", expires: 5, value: "замок" }, "add k 0 5 10\r\nзамок\r\n"),
-            (Command::Incr { key: "one:token", by: 0 }, "incr one:token 0\r\n"),
+            (
+                Command::Gets {
+                    keys: &["one:lockedby"],
+                },
+                "gets one:lockedby\r\n",
+            ),
+            (
+                Command::Gets {
+                    keys: &["a", "b", "a"],
+                },
+                "gets a b a\r\n",
+            ),
+            (
+                Command::TimeLeft {
+                    key: "one:lockedby",
+                },
+                "mg one:lockedby t\r\n",
+            ),
+            (
+                Command::Cas {
+                    key: "one:lockedby",
+                    expires: 1800,
+                    version: 7,
+                    value: "a,b",
+                },
+                "cas one:lockedby 0 1800 3 7\r\na,b\r\n",
+            ),
+            (
+                Command::Cas {
+                    key: "k",
+                    expires: 0,
+                    version: u64::MAX,
+                    value: "",
+                },
+                "cas k 0 0 0 18446744073709551615\r\n\r\n",
+            ),
+            (
+                Command::Add {
+                    key: "k",
+                    expires: 5,
+                    value: "замок",
+                },
+                "add k 0 5 10\r\nзамок\r\n",
+            ),
+            (
+                Command::Incr {
+                    key: "one:token",
+                    by: 0,
+                },
+                "incr one:token 0\r\n",
+            ),
         ] {
             let mut written = String::new();
             command.write(&mut written);
@@ -246,7 +359,11 @@ mod tests {
         1763712345678901\r\n99  \r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\nSERVER_ERROR out of memory storing object\r\nERROR\r\n";
 
     fn stored(key: &str, value: &str, version: u64) -> Value {
-        Value { key: key.into(), value: value.into(), version }
+        Value {
+            key: key.into(),
+            value: value.into(),
+            version,
+        }
     }
 
     fn replies() -> Vec<Reply> {
@@ -255,7 +372,11 @@ mod tests {
             Reply::Stored,
             Reply::Values(vec![stored("one:lockedby", "a,b", 12)]),
             Reply::Values(vec![stored("k", "", 13)]),
-            Reply::Values(vec![stored("k", "a", 14), stored("l", "1\r\nEND\r\n", 9), stored("k", "a", 14)]),
+            Reply::Values(vec![
+                stored("k", "a", 14),
+                stored("l", "1\r\nEND\r\n", 9),
+                stored("k", "a", 14),
+            ]),
             Reply::TimeLeft(None),
             Reply::TimeLeft(Some(60)),
             Reply::Nothing,

@@ -1,5 +1,5 @@
-//! The hosts on a list, as it was seen last, and their leases; and what this server knows of them: whether it granted them, and whether they were
-//! told.
+//! The hosts on a list, as it was seen last, and their leases; and what this server knows of them:
+//! whether it granted them, and whether they were told.
 
 use super::leases::{Lease, Leases};
 use std::collections::BTreeMap;
@@ -39,20 +39,39 @@ impl Roll {
 
     /// By name. A host without a lease was put there by the original.
     pub(super) fn holders(&self) -> Vec<(&str, Option<&Lease>)> {
-        let mut holders: Vec<_> = self.hosts.iter().map(|host| (&**host, self.known.get(host).map(|known| &known.lease))).collect();
+        let mut holders: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|host| (&**host, self.known.get(host).map(|known| &known.lease)))
+            .collect();
         holders.sort_unstable_by_key(|(host, _)| *host);
         holders.dedup_by_key(|(host, _)| *host);
         holders
     }
 
     /// Takes in a list and its leases as they are now.
-    pub(super) fn update(&mut self, hosts: &[Rc<str>], leases: &Leases, is_ours: impl Fn(i64) -> bool) {
+    pub(super) fn update(
+        &mut self,
+        hosts: &[Rc<str>],
+        leases: &Leases,
+        is_ours: impl Fn(i64) -> bool,
+    ) {
         let before = std::mem::take(&mut self.known);
         let known = |host: &Rc<str>| {
             let lease = leases.get(host)?.clone();
-            let same = before.get(host).filter(|known| known.lease.token == lease.token);
+            let same = before
+                .get(host)
+                .filter(|known| known.lease.token == lease.token);
             let (answers, heard) = same.map_or((0, false), |known| (known.answers, known.heard));
-            Some((host.clone(), Known { is_ours: is_ours(lease.token), lease, answers, heard }))
+            Some((
+                host.clone(),
+                Known {
+                    is_ours: is_ours(lease.token),
+                    lease,
+                    answers,
+                    heard,
+                },
+            ))
         };
         self.known = hosts.iter().filter_map(known).collect();
         self.hosts = hosts.to_vec();
@@ -60,32 +79,47 @@ impl Roll {
 
     /// The host is told that it is on the list. Whether that is the first it hears of it.
     pub(super) fn tell(&mut self, host: &str) -> bool {
-        let Some(known) = self.known.get_mut(host) else { return false };
+        let Some(known) = self.known.get_mut(host) else {
+            return false;
+        };
         known.answers = known.answers.saturating_add(1);
         known.answers == 1
     }
 
     /// Telling it was in vain.
     pub(super) fn untell(&mut self, host: &str, token: i64) {
-        if let Some(known) = self.known.get_mut(host).filter(|known| known.lease.token == token) {
+        if let Some(known) = self
+            .known
+            .get_mut(host)
+            .filter(|known| known.lease.token == token)
+        {
             known.answers = known.answers.saturating_sub(1);
         }
     }
 
     /// The host says that it is on the list by this token.
     pub(super) fn hear(&mut self, host: &str, token: Option<i64>) {
-        if let Some(known) = self.known.get_mut(host).filter(|known| Some(known.lease.token) == token) {
+        if let Some(known) = self
+            .known
+            .get_mut(host)
+            .filter(|known| Some(known.lease.token) == token)
+        {
             known.heard = true;
         }
     }
 
     /// Whether the host was put on the list here by this token, and does not know.
     pub(super) fn is_untold(&self, host: &str, token: i64) -> bool {
-        self.known.get(host).is_some_and(|known| known.lease.token == token && known.is_untold())
+        self.known
+            .get(host)
+            .is_some_and(|known| known.lease.token == token && known.is_untold())
     }
 
     /// All of those.
     pub(super) fn untold(&self) -> impl Iterator<Item = (&Rc<str>, i64)> {
-        self.known.iter().filter(|(_, known)| known.is_untold()).map(|(host, known)| (host, known.lease.token))
+        self.known
+            .iter()
+            .filter(|(_, known)| known.is_untold())
+            .map(|(host, known)| (host, known.lease.token))
     }
 }

@@ -1,5 +1,5 @@
-//! A round of changing a pool: read both keys, work out what is to become of them, take tokens, write the leases, then the list, each if it is still
-//! as it was read.
+//! A round of changing a pool: read both keys, work out what is to become of them, take tokens,
+//! write the leases, then the list, each if it is still as it was read.
 
 use super::attempts::Findings;
 use super::expiry::Kept;
@@ -24,7 +24,8 @@ pub(super) enum Step {
     Reading { timed: bool },
     /// They were; that is still to be heard.
     Timing(Snapshot),
-    /// The list is written as it is, so that a write of it that may still be under way cannot succeed.
+    /// The list is written as it is, so that a write of it that may still be under way cannot
+    /// succeed.
     Fencing { since: Moment, kept: Kept },
     /// It is known what is to become of them.
     Drafted(Box<Draft>, Stage),
@@ -54,7 +55,8 @@ pub(super) struct Draft {
 pub(super) enum Stage {
     /// Tokens are taken, for the second time if `seeded`.
     Numbering { seeded: bool },
-    /// There were none. They begin with real time, so that they grow on should memcached have forgotten them.
+    /// There were none. They begin with real time, so that they grow on should memcached have
+    /// forgotten them.
     Seeding,
     /// The leases are written.
     Leasing,
@@ -64,22 +66,38 @@ pub(super) enum Stage {
 
 impl Step {
     pub(super) fn draft(&self) -> Option<&Draft> {
-        if let Step::Drafted(draft, _) = self { Some(draft) } else { None }
+        if let Step::Drafted(draft, _) = self {
+            Some(draft)
+        } else {
+            None
+        }
     }
 
     pub(super) fn draft_mut(&mut self) -> Option<&mut Draft> {
-        if let Step::Drafted(draft, _) = self { Some(draft) } else { None }
+        if let Step::Drafted(draft, _) = self {
+            Some(draft)
+        } else {
+            None
+        }
     }
 
     /// A write of the list is under way.
     pub(super) fn writes_list(&self) -> bool {
-        matches!(self, Step::Fencing { .. } | Step::Drafted(_, Stage::Writing { .. }))
+        matches!(
+            self,
+            Step::Fencing { .. } | Step::Drafted(_, Stage::Writing { .. })
+        )
     }
 }
 
 impl Snapshot {
-    /// Of the values of both keys, that of the list read twice: `Ok(None)` if they are not from one moment, `Err` if they are not understood.
-    pub(super) fn of(values: Vec<Value>, list: &str, leases: &str) -> Result<Result<Option<Snapshot>, String>, Malformed> {
+    /// Of the values of both keys, that of the list read twice: `Ok(None)` if they are not from one
+    /// moment, `Err` if they are not understood.
+    pub(super) fn of(
+        values: Vec<Value>,
+        list: &str,
+        leases: &str,
+    ) -> Result<Result<Option<Snapshot>, String>, Malformed> {
         let (mut lists, mut second) = (Vec::new(), None);
         for value in values {
             match &value.key {
@@ -93,14 +111,25 @@ impl Snapshot {
             [before, after] if before.version == after.version => lists.pop(),
             _ => return Ok(Ok(None)),
         };
-        let [version, leases_version] = [&first, &second].map(|value| value.as_ref().map(|value| value.version));
+        let [version, leases_version] =
+            [&first, &second].map(|value| value.as_ref().map(|value| value.version));
         let hosts = first.map_or(Some(Vec::new()), |value| hosts(&value.value));
         let known = second.map_or(Some(Leases::new()), |value| leases::parse(&value.value));
         Ok(match (hosts, known) {
             (None, _) => Err(format!("in memcached, {list} is no list of hosts")),
-            (Some(hosts), Some(leases)) => Ok(Some(Snapshot { hosts, version, leases, leases_version })),
+            (Some(hosts), Some(leases)) => Ok(Some(Snapshot {
+                hosts,
+                version,
+                leases,
+                leases_version,
+            })),
             // Where no host is on the list there is nothing that they could say.
-            (Some(hosts), None) if hosts.is_empty() => Ok(Some(Snapshot { hosts, version, leases: Leases::new(), leases_version })),
+            (Some(hosts), None) if hosts.is_empty() => Ok(Some(Snapshot {
+                hosts,
+                version,
+                leases: Leases::new(),
+                leases_version,
+            })),
             (Some(_), None) => Err(format!(
                 "in memcached, {leases} is not understood: another version of this program wrote it, or something else; if no client holds the \
                  pool, delete {leases} and {list}"
@@ -112,5 +141,11 @@ impl Snapshot {
 /// A list as it stands in memcached. Nothing between commas is nobody.
 fn hosts(value: &[u8]) -> Option<Vec<Rc<str>>> {
     let value = str::from_utf8(value).ok()?;
-    Some(value.split(',').filter(|host| !host.is_empty()).map(Rc::from).collect())
+    Some(
+        value
+            .split(',')
+            .filter(|host| !host.is_empty())
+            .map(Rc::from)
+            .collect(),
+    )
 }

@@ -1,30 +1,41 @@
-//! One pool, whose holders stand on a list in memcached that other servers read and write too, and their leases beside it. Both are changed in rounds,
-//! one at a time; each does all that was asked since the one before. A round that another server was faster than is begun again.
+//! One pool, whose holders stand on a list in memcached that other servers read and write too, and
+//! their leases beside it. Both are changed in rounds, one at a time; each does all that was asked
+//! since the one before. A round that another server was faster than is begun again.
 //!
 //! # Two keys, without a lock over both
 //!
-//! The original reads and writes `POOL:lockedby` alone, so that list decides who holds the pool. What it cannot say stands in `POOL:leases`, which is
-//! written *before* the list: a lease of a host that is not on the list is nothing yet, or nothing any more. A crash between the writes leaves such a
-//! lease, no holder without one. What makes this safe whatever the order in which servers read, write, crash and are late:
+//! The original reads and writes `POOL:lockedby` alone, so that list decides who holds the pool.
+//! What it cannot say stands in `POOL:leases`, which is written *before* the list: a lease of a
+//! host that is not on the list is nothing yet, or nothing any more. A crash between the writes
+//! leaves such a lease, no holder without one. What makes this safe whatever the order in which
+//! servers read, write, crash and are late:
 //!
-//! 1. *One moment.* The list is read before and after the leases, in one command. If its version differs, nothing was read.
-//! 2. *Each write counts on what was read.* Both are written by `cas` or `add`. So a list that was written is the one that follows what was read.
-//! 3. *A lease is replaced or dropped only when no server can be about to put its host on the list.* Each lease names the version of the list that its
-//!    host was to be added to. If the list has another version by now, and not that host, that can never happen any more. If it still has that
-//!    version, the server may be slow, or dead: then a host of that name is granted nothing until the list has changed, which this server sees to
-//!    after a while by writing it as it is (*fencing*).
-//! 4. *Lengths, not dates.* A lease says the longest time that its holder may have been told, and the list is always written for the longest of all
-//!    its hosts' leases, or more. As each write restarts memcached's clock for the list, no lease ends before it was told to, though no two clocks
-//!    agree. Lengths of a holding only grow; a shorter `expire` is for the next holding.
-//! 5. *What is told was written.* A client is told of a lease only by the server's own last write of the list, which was for that length or more.
-//! 6. *A write whose reply was lost* may still take effect, as long as the list has the version that it counted on. So the next round writes the list
-//!    in any case before it says anything.
+//! 1. *One moment.* The list is read before and after the leases, in one command. If its version
+//!    differs, nothing was read.
+//! 2. *Each write counts on what was read.* Both are written by `cas` or `add`. So a list that was
+//!    written is the one that follows what was read.
+//! 3. *A lease is replaced or dropped only when no server can be about to put its host on the
+//!    list.* Each lease names the version of the list that its host was to be added to. If the list
+//!    has another version by now, and not that host, that can never happen any more. If it still
+//!    has that version, the server may be slow, or dead: then a host of that name is granted
+//!    nothing until the list has changed, which this server sees to after a while by writing it as
+//!    it is (*fencing*).
+//! 4. *Lengths, not dates.* A lease says the longest time that its holder may have been told, and
+//!    the list is always written for the longest of all its hosts' leases, or more. As each write
+//!    restarts memcached's clock for the list, no lease ends before it was told to, though no two
+//!    clocks agree. Lengths of a holding only grow; a shorter `expire` is for the next holding.
+//! 5. *What is told was written.* A client is told of a lease only by the server's own last write
+//!    of the list, which was for that length or more.
+//! 6. *A write whose reply was lost* may still take effect, as long as the list has the version
+//!    that it counted on. So the next round writes the list in any case before it says anything.
 
 use super::super::lease::{self, Told};
 use super::super::refusal::{self, Refusal};
 use super::super::state::Boot;
 use super::super::waiters::{Asked, Waiters};
-use super::super::{Answer, Call, Counts, Grant, Holder, Output, Remaining, Report, Ticket, Waiter};
+use super::super::{
+    Answer, Call, Counts, Grant, Holder, Output, Remaining, Report, Ticket, Waiter,
+};
 use super::attempts::{Attempt, Attempts, Findings};
 use super::expiry::{self, Kept};
 use super::leases::{self, Leases};
@@ -39,14 +50,15 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a request waits for memcached, other than to hold the pool: with what a loop takes, it is answered within a second.
+/// How long a request waits for memcached, other than to hold the pool: with what a loop takes, it
+/// is answered within a second.
 pub(super) const PATIENCE: Duration = Duration::from_millis(900);
 
 /// From one look at a list on which somebody waits for room to the next, and after an error.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// How long another server may take from writing a lease to writing the list, until it is fenced off. That is one exchange with memcached; one that is
-/// slower begins again.
+/// How long another server may take from writing a lease to writing the list, until it is fenced
+/// off. That is one exchange with memcached; one that is slower begins again.
 const WRITING: Duration = Duration::from_millis(250);
 
 /// From one look at what another server is about to write to the next.
@@ -81,7 +93,8 @@ pub(super) struct Tools<'a> {
 
 impl Tools<'_> {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        self.said.push_back(Said::Output(Output::Answer(ticket, answer)));
+        self.said
+            .push_back(Said::Output(Output::Answer(ticket, answer)));
     }
 
     fn note(&mut self, level: Level, note: String) {
@@ -126,14 +139,16 @@ pub(super) struct Slate {
     /// What is to be done, but for those who wait.
     errands: Vec<Errand>,
     waiters: Waiters,
-    /// Whether the list is to be read soon: for who waits and was not there when it was, or for its own sake.
+    /// Whether the list is to be read soon: for who waits and was not there when it was, or for
+    /// its own sake.
     is_news: bool,
     round: Option<(Round, Step)>,
     /// No round begins before.
     rest_until: Moment,
     looked: Moment,
     roll: Roll,
-    /// When the list was written here last, as far as that is known, and for how long. It is kept so long from then, or from later.
+    /// When the list was written here last, as far as that is known, and for how long. It is kept
+    /// so long from then, or from later.
     written: Option<(Moment, Kept)>,
     attempts: Attempts,
     /// A write of the list may still take effect though its reply was lost.
@@ -165,7 +180,10 @@ impl Slate {
             ghost: false,
             rival: None,
             seen: None,
-            end: End { left: Remaining::Unknown, at: Moment::default() },
+            end: End {
+                left: Remaining::Unknown,
+                at: Moment::default(),
+            },
             trouble: None,
             counts: Counts::default(),
         }
@@ -176,9 +194,12 @@ impl Slate {
         if let Call::Renew { token } = asked.call {
             self.roll.hear(&asked.host, token);
         }
-        // Whether it holds the pool, and so may let go of it though it may not have it, the list will tell.
+        // Whether it holds the pool, and so may let go of it though it may not have it, the list
+        // will tell.
         match refusal::check(&self.plan, asked.call, &asked.host, true) {
-            Ok(()) if self.missing.is_some() && !asked.call.keeps() => self.answer(&asked, Verdict::Invalid(Refusal::UnknownPool), tools),
+            Ok(()) if self.missing.is_some() && !asked.call.keeps() => {
+                self.answer(&asked, Verdict::Invalid(Refusal::UnknownPool), tools)
+            }
             Err(refusal) => self.answer(&asked, Verdict::Invalid(refusal), tools),
             Ok(()) if asked.call == Call::Wait => {
                 self.waiters.insert(asked);
@@ -212,7 +233,8 @@ impl Slate {
 
     /// Whoever asked this has hung up. Whether it asked here.
     pub(super) fn forget(&mut self, ticket: Ticket) -> bool {
-        let is_it = |errand: &Errand| matches!(errand, Errand::Asked(asked) if asked.ticket == ticket);
+        let is_it =
+            |errand: &Errand| matches!(errand, Errand::Asked(asked) if asked.ticket == ticket);
         if self.waiters.remove(ticket).is_some() {
             return true;
         }
@@ -224,7 +246,11 @@ impl Slate {
     /// All that is to be done, in the round that is under way and after it.
     fn errands(&self) -> impl Iterator<Item = &Errand> {
         let draft = self.round.as_ref().and_then(|(_, step)| step.draft());
-        draft.into_iter().flat_map(|draft| &draft.proposal.verdicts).map(|(errand, _)| errand).chain(&self.errands)
+        draft
+            .into_iter()
+            .flat_map(|draft| &draft.proposal.verdicts)
+            .map(|(errand, _)| errand)
+            .chain(&self.errands)
     }
 
     fn retain_errands(&mut self, stays: impl Fn(&Errand) -> bool) {
@@ -244,27 +270,48 @@ impl Slate {
     pub(super) fn untell(&mut self, host: &str, token: i64) {
         self.roll.untell(host, token);
         if self.roll.is_untold(host, token) {
-            self.errands.push(Errand::TakeBack { host: host.into(), token });
+            self.errands.push(Errand::TakeBack {
+                host: host.into(),
+                token,
+            });
         }
     }
 
     /// Tells those who have asked for too long that it is in vain.
     pub(super) fn lose_patience(&mut self, tools: &mut Tools) {
         let is_late = |errand: &Errand| patience(errand).is_some_and(|until| until <= tools.now);
-        let late: Vec<_> = self.errands().filter(|errand| is_late(errand)).filter_map(Errand::ticket).collect();
+        let late: Vec<_> = self
+            .errands()
+            .filter(|errand| is_late(errand))
+            .filter_map(Errand::ticket)
+            .collect();
         if late.is_empty() {
             return;
         }
         self.retain_errands(|errand| !is_late(errand));
-        let why = self.trouble.as_deref().or(tools.line.outage()).unwrap_or("memcached does not answer");
-        let answers = late.into_iter().map(|ticket| Output::Answer(ticket, Answer::Unavailable(why.to_owned())));
+        let why = self
+            .trouble
+            .as_deref()
+            .or(tools.line.outage())
+            .unwrap_or("memcached does not answer");
+        let answers = late
+            .into_iter()
+            .map(|ticket| Output::Answer(ticket, Answer::Unavailable(why.to_owned())));
         tools.said.extend(answers.map(Said::Output));
     }
 
     /// When it has something to do by itself.
     pub(super) fn wake(&self, line_is_up: bool) -> Moment {
-        let next = self.errands().filter_map(patience).min().unwrap_or(Moment::NEVER);
-        if line_is_up && self.round.is_none() { next.min(self.next_round()) } else { next }
+        let next = self
+            .errands()
+            .filter_map(patience)
+            .min()
+            .unwrap_or(Moment::NEVER);
+        if line_is_up && self.round.is_none() {
+            next.min(self.next_round())
+        } else {
+            next
+        }
     }
 
     /// When the next round is to begin, if none is under way.
@@ -281,14 +328,25 @@ impl Slate {
     /// Begins a round, if one is due.
     pub(super) fn begin(&mut self, number: u64, tools: &mut Tools) {
         if self.round.is_none() && self.next_round() <= tools.now {
-            let round = Round { pool: self.name.clone(), number };
+            let round = Round {
+                pool: self.name.clone(),
+                number,
+            };
             (self.is_news, self.looked) = (false, tools.now);
             let (list, leases) = (self.list(), self.leases());
-            tools.line.ask(Command::Gets { keys: &[&list, &leases, &list] }, &round, tools.now);
+            tools.line.ask(
+                Command::Gets {
+                    keys: &[&list, &leases, &list],
+                },
+                &round,
+                tools.now,
+            );
             let is_revoke = |errand: &Errand| matches!(errand, Errand::Asked(asked) if asked.call == Call::Revoke);
             let timed = tools.is_watched || self.errands.iter().any(is_revoke);
             if timed {
-                tools.line.ask(Command::TimeLeft { key: &list }, &round, tools.now);
+                tools
+                    .line
+                    .ask(Command::TimeLeft { key: &list }, &round, tools.now);
             }
             self.round = Some((round, Step::Reading { timed }));
         }
@@ -309,29 +367,50 @@ impl Slate {
     }
 
     /// The round goes on, if it is still the one that asked.
-    pub(super) fn reply(&mut self, round: &Round, reply: Reply, tools: &mut Tools) -> Result<(), Malformed> {
-        let Some((_, step)) = self.round.take_if(|(current, _)| current == round) else { return Ok(()) };
+    pub(super) fn reply(
+        &mut self,
+        round: &Round,
+        reply: Reply,
+        tools: &mut Tools,
+    ) -> Result<(), Malformed> {
+        let Some((_, step)) = self.round.take_if(|(current, _)| current == round) else {
+            return Ok(());
+        };
         match (step, reply) {
-            (Step::Reading { timed }, Reply::Values(values)) => match Snapshot::of(values, &self.list(), &self.leases())? {
-                Ok(Some(snapshot)) if timed => self.round = Some((round.clone(), Step::Timing(snapshot))),
-                Ok(Some(snapshot)) => self.read(round, snapshot, None, tools),
-                Ok(None) => self.is_news = true,
-                Err(why) => self.fail(why, tools),
-            },
+            (Step::Reading { timed }, Reply::Values(values)) => {
+                match Snapshot::of(values, &self.list(), &self.leases())? {
+                    Ok(Some(snapshot)) if timed => {
+                        self.round = Some((round.clone(), Step::Timing(snapshot)))
+                    }
+                    Ok(Some(snapshot)) => self.read(round, snapshot, None, tools),
+                    Ok(None) => self.is_news = true,
+                    Err(why) => self.fail(why, tools),
+                }
+            }
             (Step::Timing(snapshot), Reply::TimeLeft(left)) => {
-                let left = left.map_or(Remaining::UntilReleased, |seconds| Remaining::For(expiry::left(seconds)));
+                let left = left.map_or(Remaining::UntilReleased, |seconds| {
+                    Remaining::For(expiry::left(seconds))
+                });
                 self.read(round, snapshot, Some(left), tools);
             }
             // An old memcached cannot tell, and a list that is not there has no end.
-            (Step::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => self.read(round, snapshot, Some(Remaining::Unknown), tools),
+            (Step::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => {
+                self.read(round, snapshot, Some(Remaining::Unknown), tools)
+            }
             (Step::Fencing { since, kept }, Reply::Stored) => {
                 self.list_written(since, kept);
                 self.is_news = true;
             }
             // Another server was faster.
-            (Step::Fencing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => self.is_news = true,
-            (Step::Drafted(draft, stage), reply) => return self.drafted(round, draft, stage, reply, tools),
-            (Step::Reading { .. } | Step::Fencing { .. }, Reply::Error(why)) => self.fail(refused(&why), tools),
+            (Step::Fencing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
+                self.is_news = true
+            }
+            (Step::Drafted(draft, stage), reply) => {
+                return self.drafted(round, draft, stage, reply, tools);
+            }
+            (Step::Reading { .. } | Step::Fencing { .. }, Reply::Error(why)) => {
+                self.fail(refused(&why), tools)
+            }
             (step, _) => {
                 self.round = Some((round.clone(), step));
                 return Err(Malformed::Unasked);
@@ -340,19 +419,41 @@ impl Slate {
         Ok(())
     }
 
-    fn drafted(&mut self, round: &Round, draft: Box<Draft>, stage: Stage, reply: Reply, tools: &mut Tools) -> Result<(), Malformed> {
+    fn drafted(
+        &mut self,
+        round: &Round,
+        draft: Box<Draft>,
+        stage: Stage,
+        reply: Reply,
+        tools: &mut Tools,
+    ) -> Result<(), Malformed> {
         match (stage, reply) {
-            (Stage::Numbering { .. }, Reply::Number(last)) => self.numbered(round, draft, last, tools),
+            (Stage::Numbering { .. }, Reply::Number(last)) => {
+                self.numbered(round, draft, last, tools)
+            }
             (Stage::Numbering { seeded: false }, Reply::NotFound) => {
                 let seed = tools.boot.micros(tools.now).to_string();
-                tools.line.ask(Command::Add { key: &self.tokens(), expires: 0, value: &seed }, round, tools.now);
+                tools.line.ask(
+                    Command::Add {
+                        key: &self.tokens(),
+                        expires: 0,
+                        value: &seed,
+                    },
+                    round,
+                    tools.now,
+                );
                 self.round = Some((round.clone(), Step::Drafted(draft, Stage::Seeding)));
             }
             (Stage::Numbering { seeded: true }, Reply::NotFound) => {
                 self.ask_again(draft);
-                self.fail("memcached forgets what it has just stored".to_owned(), tools);
+                self.fail(
+                    "memcached forgets what it has just stored".to_owned(),
+                    tools,
+                );
             }
-            (Stage::Seeding, Reply::Stored | Reply::NotStored) => self.number(round, draft, true, tools),
+            (Stage::Seeding, Reply::Stored | Reply::NotStored) => {
+                self.number(round, draft, true, tools)
+            }
             (Stage::Leasing, Reply::Stored) => self.write_list(round, draft, tools),
             (Stage::Writing { since, kept }, Reply::Stored) => {
                 self.list_written(since, kept);
@@ -360,7 +461,9 @@ impl Slate {
                 self.settle(draft, tools);
             }
             // Another server was faster.
-            (Stage::Leasing, Reply::Exists | Reply::NotStored | Reply::NotFound) => self.ask_again(draft),
+            (Stage::Leasing, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
+                self.ask_again(draft)
+            }
             (Stage::Writing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
                 self.try_over(&draft, Attempt::Failed);
                 self.ask_again(draft);
@@ -378,11 +481,22 @@ impl Slate {
     }
 
     /// Both keys are read.
-    fn read(&mut self, round: &Round, snapshot: Snapshot, left: Option<Remaining>, tools: &mut Tools) {
+    fn read(
+        &mut self,
+        round: &Round,
+        snapshot: Snapshot,
+        left: Option<Remaining>,
+        tools: &mut Tools,
+    ) {
         let found = self.attempts.sort(snapshot);
-        self.roll.update(&found.hosts, &found.leases, |token| self.attempts.has(token));
+        self.roll.update(&found.hosts, &found.leases, |token| {
+            self.attempts.has(token)
+        });
         self.seen = left.map(|left| {
-            self.end = End { left, at: tools.now };
+            self.end = End {
+                left,
+                at: tools.now,
+            };
             self.looked
         });
         self.is_news |= tools.is_watched && self.seen.is_none(); // it was asked for while this was read
@@ -395,14 +509,15 @@ impl Slate {
         }
     }
 
-    /// Whether the list is to be written as it is, before a host is granted anything for which it may just be written. If that is to be waited for,
-    /// `rival` is set.
+    /// Whether the list is to be written as it is, before a host is granted anything for which it
+    /// may just be written. If that is to be waited for, `rival` is set.
     fn is_to_be_fenced(&mut self, found: &Findings, now: Moment) -> bool {
         let before = self.rival.take();
         if found.open.iter().any(|host| self.is_asked_for(host)) {
             return true;
         }
-        // Without a list there is no version to tell old leases by. (Without this they would become more and more.)
+        // Without a list there is no version to tell old leases by. (Without this they would become
+        // more and more.)
         if found.version.is_none() && !found.rivals.is_empty() {
             return !self.errands.is_empty() || !self.waiters.is_empty();
         }
@@ -410,8 +525,13 @@ impl Slate {
             return false;
         }
         let (version, leases_version) = (found.version, found.leases_version);
-        let rival = before.filter(|rival| (rival.version, rival.leases_version) == (version, leases_version));
-        let rival = rival.unwrap_or(Rival { version, leases_version, since: now });
+        let rival = before
+            .filter(|rival| (rival.version, rival.leases_version) == (version, leases_version));
+        let rival = rival.unwrap_or(Rival {
+            version,
+            leases_version,
+            since: now,
+        });
         let is_slow = rival.since + WRITING <= now;
         self.rival = Some(rival).filter(|_| !is_slow);
         is_slow
@@ -426,19 +546,44 @@ impl Slate {
     fn fence(&mut self, round: &Round, found: &Findings, tools: &mut Tools) {
         let kept = proposal::kept(&found.hosts, &found.leases, &self.plan);
         self.ask_to_write_list(round, &found.hosts, kept, found.version, tools);
-        self.round = Some((round.clone(), Step::Fencing { since: tools.now, kept }));
+        self.round = Some((
+            round.clone(),
+            Step::Fencing {
+                since: tools.now,
+                kept,
+            },
+        ));
     }
 
-    fn ask_to_write_list(&self, round: &Round, hosts: &[Rc<str>], kept: Kept, version: Option<u64>, tools: &mut Tools) {
-        let (key, value, expires) = (&self.list(), &hosts.join(","), kept.exptime(tools.boot, tools.now));
-        tools.line.ask(Command::write_over(key, version, expires, value), round, tools.now);
+    fn ask_to_write_list(
+        &self,
+        round: &Round,
+        hosts: &[Rc<str>],
+        kept: Kept,
+        version: Option<u64>,
+        tools: &mut Tools,
+    ) {
+        let (key, value, expires) = (
+            &self.list(),
+            &hosts.join(","),
+            kept.exptime(tools.boot, tools.now),
+        );
+        tools.line.ask(
+            Command::write_over(key, version, expires, value),
+            round,
+            tools.now,
+        );
     }
 
     /// Whatever was under way before cannot take effect any more.
     fn list_written(&mut self, since: Moment, kept: Kept) {
         self.written = Some((since, kept));
         self.ghost = false;
-        let left = if let Kept::Seconds(seconds) = kept { Remaining::For(Duration::from_secs(seconds)) } else { Remaining::UntilReleased };
+        let left = if let Kept::Seconds(seconds) = kept {
+            Remaining::For(Duration::from_secs(seconds))
+        } else {
+            Remaining::UntilReleased
+        };
         self.end = End { left, at: since };
     }
 
@@ -452,12 +597,19 @@ impl Slate {
             date: tools.date(),
             is_ours: &|token| self.attempts.has(token),
         };
-        let (hosts, leases) = (std::mem::take(&mut found.hosts), std::mem::take(&mut found.leases));
+        let (hosts, leases) = (
+            std::mem::take(&mut found.hosts),
+            std::mem::take(&mut found.leases),
+        );
         let mut proposal = Proposal::new(hosts, leases, errands, &mut self.waiters, &terms);
         self.errands.append(&mut proposal.later);
         self.is_news |= proposal.is_to_go_on(&self.waiters);
         let writes_list = proposal.list_changed || self.is_to_write_first(&proposal, tools.now);
-        let draft = Box::new(Draft { proposal, found, writes_list });
+        let draft = Box::new(Draft {
+            proposal,
+            found,
+            writes_list,
+        });
         if !draft.proposal.fresh.is_empty() {
             self.number(round, draft, false, tools);
         } else if draft.proposal.leases_changed {
@@ -470,26 +622,43 @@ impl Slate {
     /// Whether what is to be told is not covered by what this server has written.
     fn is_to_write_first(&self, proposal: &Proposal, now: Moment) -> bool {
         let mut confirmed = proposal.confirmed().peekable();
-        self.ghost && !proposal.verdicts.is_empty() || confirmed.any(|host| self.told(&proposal.leases, host, now) == Told::Nothing)
+        self.ghost && !proposal.verdicts.is_empty()
+            || confirmed.any(|host| self.told(&proposal.leases, host, now) == Told::Nothing)
     }
 
     /// What can be told of a lease now.
     fn told(&self, leases: &Leases, host: &str, now: Moment) -> Told {
         match (self.written, leases.get(host)) {
-            (Some((since, kept)), Some(lease)) if lease.length <= kept => lease::told(lease.length.ends(since), now),
+            (Some((since, kept)), Some(lease)) if lease.length <= kept => {
+                lease::told(lease.length.ends(since), now)
+            }
             _ => Told::Nothing,
         }
     }
 
     fn number(&mut self, round: &Round, draft: Box<Draft>, seeded: bool, tools: &mut Tools) {
-        tools.line.ask(Command::Incr { key: &self.tokens(), by: count(&draft) }, round, tools.now);
-        self.round = Some((round.clone(), Step::Drafted(draft, Stage::Numbering { seeded })));
+        tools.line.ask(
+            Command::Incr {
+                key: &self.tokens(),
+                by: count(&draft),
+            },
+            round,
+            tools.now,
+        );
+        self.round = Some((
+            round.clone(),
+            Step::Drafted(draft, Stage::Numbering { seeded }),
+        ));
     }
 
     fn numbered(&mut self, round: &Round, mut draft: Box<Draft>, last: u64, tools: &mut Tools) {
-        let [last, count] = [last, count(&draft)].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let [last, count] =
+            [last, count(&draft)].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
         let Proposal { fresh, leases, .. } = &mut draft.proposal;
-        for (host, token) in fresh.iter().zip(last.saturating_sub(count).saturating_add(1)..) {
+        for (host, token) in fresh
+            .iter()
+            .zip(last.saturating_sub(count).saturating_add(1)..)
+        {
             if let Some(lease) = leases.get_mut(host) {
                 lease.token = token;
                 if !lease.confirmed {
@@ -501,7 +670,8 @@ impl Slate {
     }
 
     fn write_leases(&mut self, round: &Round, draft: Box<Draft>, tools: &mut Tools) {
-        // Those of hosts that are let go stay until the list is written: until then they hold the pool.
+        // Those of hosts that are let go stay until the list is written: until then they hold the
+        // pool.
         let mut leases = draft.found.known.clone();
         leases.extend(draft.proposal.leases.clone());
         self.ask_to_write_leases(round, &leases, draft.found.leases_version, tools);
@@ -509,8 +679,18 @@ impl Slate {
     }
 
     /// They are kept without end, so longer than any list.
-    fn ask_to_write_leases(&self, round: &Round, leases: &Leases, version: Option<u64>, tools: &mut Tools) {
-        tools.line.ask(Command::write_over(&self.leases(), version, 0, &leases::text(leases)), round, tools.now);
+    fn ask_to_write_leases(
+        &self,
+        round: &Round,
+        leases: &Leases,
+        version: Option<u64>,
+        tools: &mut Tools,
+    ) {
+        tools.line.ask(
+            Command::write_over(&self.leases(), version, 0, &leases::text(leases)),
+            round,
+            tools.now,
+        );
     }
 
     fn write_list(&mut self, round: &Round, draft: Box<Draft>, tools: &mut Tools) {
@@ -518,14 +698,33 @@ impl Slate {
             return self.settle(draft, tools);
         }
         let kept = draft.proposal.kept(&self.plan);
-        self.ask_to_write_list(round, &draft.proposal.hosts, kept, draft.found.version, tools);
-        self.round = Some((round.clone(), Step::Drafted(draft, Stage::Writing { since: tools.now, kept })));
+        self.ask_to_write_list(
+            round,
+            &draft.proposal.hosts,
+            kept,
+            draft.found.version,
+            tools,
+        );
+        self.round = Some((
+            round.clone(),
+            Step::Drafted(
+                draft,
+                Stage::Writing {
+                    since: tools.now,
+                    kept,
+                },
+            ),
+        ));
     }
 
     /// What has become of the hosts that were to be put on the list.
     fn try_over(&mut self, draft: &Draft, outcome: Attempt) {
         let Proposal { fresh, leases, .. } = &draft.proposal;
-        for lease in fresh.iter().filter_map(|host| leases.get(host)).filter(|lease| !lease.confirmed) {
+        for lease in fresh
+            .iter()
+            .filter_map(|host| leases.get(host))
+            .filter(|lease| !lease.confirmed)
+        {
             self.attempts.insert(lease.token, outcome);
         }
     }
@@ -534,38 +733,67 @@ impl Slate {
     fn settle(&mut self, draft: Box<Draft>, tools: &mut Tools) {
         let now = tools.now;
         if let Some(outage) = tools.line.recovered(now) {
-            tools.note(Level::Warning, format!("memcached at {} answers again, after {:.1} s", tools.address, outage.as_secs_f64()));
+            tools.note(
+                Level::Warning,
+                format!(
+                    "memcached at {} answers again, after {:.1} s",
+                    tools.address,
+                    outage.as_secs_f64()
+                ),
+            );
         }
         if self.trouble.take().is_some() {
             tools.note(Level::Warning, format!("{} goes on", self.name));
         }
-        let Proposal { hosts, leases, list_changed, leases_changed, .. } = &draft.proposal;
+        let Proposal {
+            hosts,
+            leases,
+            list_changed,
+            leases_changed,
+            ..
+        } = &draft.proposal;
         if *list_changed || *leases_changed {
-            self.roll.update(hosts, leases, |token| self.attempts.has(token));
+            self.roll
+                .update(hosts, leases, |token| self.attempts.has(token));
         }
         self.sweep(&draft, tools);
-        if draft.proposal.confirmed().any(|host| self.told(leases, host, now) == Told::Nothing) {
+        if draft
+            .proposal
+            .confirmed()
+            .any(|host| self.told(leases, host, now) == Told::Nothing)
+        {
             return self.ask_again(draft); // the reply took so long that memcached may have forgotten
         }
         for (errand, verdict) in &draft.proposal.verdicts {
             match errand {
-                Errand::Asked(asked) if *verdict == Verdict::Yes => self.tell(asked, &draft.proposal, tools),
-                Errand::Asked(asked) if *verdict == Verdict::Revoked => self.revoked(asked, leases, tools),
+                Errand::Asked(asked) if *verdict == Verdict::Yes => {
+                    self.tell(asked, &draft.proposal, tools)
+                }
+                Errand::Asked(asked) if *verdict == Verdict::Revoked => {
+                    self.revoked(asked, leases, tools)
+                }
                 Errand::Asked(asked) => self.answer(asked, *verdict, tools),
                 Errand::TakeBack { host, token } => {
                     if *verdict == Verdict::TakenBack(true) {
-                        let told = format!("took {} back from {host} (token {token}): the answer could not be delivered", self.name);
+                        let told = format!(
+                            "took {} back from {host} (token {token}): the answer could not be delivered",
+                            self.name
+                        );
                         tools.note(Level::Warning, told);
                     }
                 }
             }
         }
-        let untold = self.roll.untold().map(|(host, token)| Errand::TakeBack { host: host.clone(), token });
+        let untold = self.roll.untold().map(|(host, token)| Errand::TakeBack {
+            host: host.clone(),
+            token,
+        });
         self.errands.extend(untold.collect::<Vec<_>>());
     }
 
-    /// Drops leases that are over, if this round has not written them: so that no old token fits a host that the original puts on the list. Nobody
-    /// waits for that, and if it comes to nothing another round does it.
+    /// Drops leases that are over, if this round has not written them: so that no old token fits a
+    /// host that the original puts on the list. Nobody waits for that, and if it comes to
+    /// nothing another round does it.
     fn sweep(&self, draft: &Draft, tools: &mut Tools) {
         if draft.proposal.leases_changed {
             return;
@@ -576,7 +804,10 @@ impl Slate {
             leases.retain(|host, _| is_on(host));
         }
         if draft.found.stale || leases.len() < draft.found.known.len() {
-            let nobody = Round { pool: self.name.clone(), number: NO_ROUND };
+            let nobody = Round {
+                pool: self.name.clone(),
+                number: NO_ROUND,
+            };
             self.ask_to_write_leases(&nobody, &leases, draft.found.leases_version, tools);
         }
     }
@@ -587,14 +818,30 @@ impl Slate {
             Told::UntilReleased => None,
             Told::Nothing => return, // seen to before
         };
-        let token = proposal.leases.get(&asked.host).map_or(0, |lease| lease.token);
+        let token = proposal
+            .leases
+            .get(&asked.host)
+            .map_or(0, |lease| lease.token);
         if self.roll.tell(&asked.host) && proposal.fresh.contains(&asked.host) {
             self.counts.granted += 1;
             let waited = tools.now.since(asked.since).as_secs_f64();
-            let run = asked.run.as_ref().map_or(String::new(), |run| format!(", run {run}"));
-            tools.note(Level::Info, format!("granted {} to {} (token {token}{run}, waited {waited:.1} s)", self.name, asked.host));
+            let run = asked
+                .run
+                .as_ref()
+                .map_or(String::new(), |run| format!(", run {run}"));
+            tools.note(
+                Level::Info,
+                format!(
+                    "granted {} to {} (token {token}{run}, waited {waited:.1} s)",
+                    self.name, asked.host
+                ),
+            );
         }
-        tools.said.push_back(Said::Yes { asked: asked.clone(), pool: self.name.clone(), grant: Grant { token, expires } });
+        tools.said.push_back(Said::Yes {
+            asked: asked.clone(),
+            pool: self.name.clone(),
+            grant: Grant { token, expires },
+        });
     }
 
     fn answer(&mut self, asked: &Asked, verdict: Verdict, tools: &mut Tools) {
@@ -611,7 +858,10 @@ impl Slate {
             Verdict::Ok { held } => {
                 if held {
                     self.counts.released += 1;
-                    tools.note(Level::Info, format!("released {} for {}", self.name, asked.host));
+                    tools.note(
+                        Level::Info,
+                        format!("released {} for {}", self.name, asked.host),
+                    );
                 }
                 Answer::Ok
             }
@@ -626,22 +876,38 @@ impl Slate {
     }
 
     fn revoked(&self, asked: &Asked, leases: &Leases, tools: &mut Tools) {
-        let Some(lease) = leases.get(&asked.host) else { return };
+        let Some(lease) = leases.get(&asked.host) else {
+            return;
+        };
         let (token, host) = (lease.token, &asked.host);
-        tools.note(Level::Warning, format!("revoked {} for {host} (token {token})", self.name));
+        tools.note(
+            Level::Warning,
+            format!("revoked {} for {host} (token {token})", self.name),
+        );
         let ends = match (self.ends(tools.now), lease.length) {
-            (Remaining::For(left), _) => Remaining::For(left + expiry::TICK), // the latest end, not the earliest
-            (Remaining::UntilReleased, _) | (Remaining::Unknown, Kept::UntilReleased) => Remaining::UntilReleased,
+            (Remaining::For(left), _) => Remaining::For(left + expiry::TICK), /* the latest end, not the earliest */
+            (Remaining::UntilReleased, _) | (Remaining::Unknown, Kept::UntilReleased) => {
+                Remaining::UntilReleased
+            }
             // An old memcached does not tell.
             (Remaining::Unknown, Kept::Seconds(_)) => Remaining::Unknown,
         };
-        tools.answer(asked.ticket, Answer::Revocation { token: Some(token), ends });
+        tools.answer(
+            asked.ticket,
+            Answer::Revocation {
+                token: Some(token),
+                ends,
+            },
+        );
     }
 
     /// The round comes to nothing.
     fn fail(&mut self, why: String, tools: &mut Tools) {
         if self.trouble.is_none() {
-            tools.note(Level::Error, format!("nobody gets {} and nobody lets go of it: {why}", self.name));
+            tools.note(
+                Level::Error,
+                format!("nobody gets {} and nobody lets go of it: {why}", self.name),
+            );
         }
         self.trouble = Some(why);
         self.rest_until = tools.now + LOOK;
@@ -664,7 +930,9 @@ impl Slate {
     /// The line is lost. Whether what was sent had its effect will be seen, or has it still.
     pub(super) fn line_lost(&mut self) {
         self.seen = None;
-        let Some((_, step)) = self.round.take() else { return };
+        let Some((_, step)) = self.round.take() else {
+            return;
+        };
         self.ghost |= step.writes_list();
         if let Step::Drafted(draft, _) = step {
             self.ask_again(draft);
@@ -680,13 +948,16 @@ impl Slate {
         }
     }
 
-    /// The config does not have it any more. What stands in memcached stays, and its holders can renew and release it.
+    /// The config does not have it any more. What stands in memcached stays, and its holders can
+    /// renew and release it.
     pub(super) fn abandon(&mut self, tools: &mut Tools) {
         if self.missing.is_none() {
             self.missing = Some(tools.now);
             self.look();
-            let told =
-                format!("{} is not in the config any more: its holders in memcached keep it, and can renew and release it", self.name);
+            let told = format!(
+                "{} is not in the config any more: its holders in memcached keep it, and can renew and release it",
+                self.name
+            );
             tools.note(Level::Warning, told);
         }
         for asked in self.waiters.take_all() {
@@ -697,18 +968,24 @@ impl Slate {
     /// Whether nothing of a pool that the config does not have matters any more.
     pub(super) fn is_over(&self, now: Moment) -> bool {
         let is_idle = self.round.is_none() && !self.is_news && self.errands.is_empty();
-        self.missing.is_some_and(|since| is_idle && (self.roll.is_empty() || since + lease::ABANDONED <= now))
+        self.missing.is_some_and(|since| {
+            is_idle && (self.roll.is_empty() || since + lease::ABANDONED <= now)
+        })
     }
 
     /// When memcached ends the list.
     fn ends(&self, now: Moment) -> Remaining {
         match self.end {
-            End { left: Remaining::For(left), at } => Remaining::For(left.saturating_sub(now.since(at))),
+            End {
+                left: Remaining::For(left),
+                at,
+            } => Remaining::For(left.saturating_sub(now.since(at))),
             End { left, .. } => left,
         }
     }
 
-    /// As it was seen last. How long a holder has held is by the clock of the server that granted it.
+    /// As it was seen last. How long a holder has held is by the clock of the server that granted
+    /// it.
     pub(super) fn report(&self, boot: Boot, now: Moment) -> Report<'_> {
         let (ends, date) = (self.ends(now), date(boot, now));
         let holders = self.roll.holders().into_iter().map(|(host, lease)| Holder {
@@ -721,11 +998,23 @@ impl Slate {
         });
         Report {
             pool: &self.name,
-            permits: if self.missing.is_some() { 0 } else { self.plan.permits },
+            permits: if self.missing.is_some() {
+                0
+            } else {
+                self.plan.permits
+            },
             expire: self.plan.expire,
             age: self.seen.map(|seen| now.since(seen)),
             holders: holders.collect(),
-            waiters: self.waiters.iter().map(|(host, run, since)| Waiter { host, run, waited: now.since(since) }).collect(),
+            waiters: self
+                .waiters
+                .iter()
+                .map(|(host, run, since)| Waiter {
+                    host,
+                    run,
+                    waited: now.since(since),
+                })
+                .collect(),
             counts: self.counts,
         }
     }

@@ -1,8 +1,12 @@
-//! `floor ADDRESS PATH COMMAND [WORD...]`: the least that a command under a ZooKeeper lock can cost, as a yardstick. It takes the lock,
-//! runs the command and gives the lock back, and does nothing else: no waiting, no signals, no heartbeat, no guard, no runtime.
+//! `floor ADDRESS PATH COMMAND [WORD...]`: the least that a command under a ZooKeeper lock can
+//! cost, as a yardstick. It takes the lock, runs the command and gives the lock back, and does
+//! nothing else: no waiting, no signals, no heartbeat, no guard, no runtime.
 
 #![no_main]
-#![allow(unsafe_code, reason = "argv, and posix_spawn(3) for the cheapest child there is")]
+#![allow(
+    unsafe_code,
+    reason = "argv, and posix_spawn(3) for the cheapest child there is"
+)]
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io::{Read, Write};
@@ -25,8 +29,11 @@ unsafe extern "C" {
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, words: *const *mut c_char) -> c_int {
     let word = |index: usize| {
-        // SAFETY: the C library gives an array of strings that a null pointer ends, and nobody here asks for one beyond it.
-        unsafe { CStr::from_ptr(*words.add(index)) }.to_str().expect("words are text")
+        // SAFETY: the C library gives an array of strings that a null pointer ends, and nobody here
+        // asks for one beyond it.
+        unsafe { CStr::from_ptr(*words.add(index)) }
+            .to_str()
+            .expect("words are text")
     };
     let mut stream = TcpStream::connect(word(1)).expect("the server accepts");
     send(&mut stream, &[new_session(), create(word(2))]);
@@ -34,7 +41,13 @@ extern "C" fn main(_count: c_int, words: *const *mut c_char) -> c_int {
     assert_eq!(error_of(&created), 0, "the lock is not to be had");
     // SAFETY: the same array, and the command is in it.
     let code = unsafe { run(words.add(3)) };
-    send(&mut stream, &[bytes(&RequestHeader { xid: 2, kind: operation::CLOSE_SESSION })]);
+    send(
+        &mut stream,
+        &[bytes(&RequestHeader {
+            xid: 2,
+            kind: operation::CLOSE_SESSION,
+        })],
+    );
     let [closed] = replies(&mut stream);
     assert_eq!(error_of(&closed), 0);
     code
@@ -46,8 +59,18 @@ extern "C" fn main(_count: c_int, words: *const *mut c_char) -> c_int {
 /// `words` is an array of strings, not empty, that a null pointer ends.
 unsafe fn run(words: *const *mut c_char) -> c_int {
     let (mut pid, mut status) = (0, 0);
-    // SAFETY: posix_spawnp(3) reads the array, the first word of it as the name, and the environment; no actions, no attributes.
-    let spawned = unsafe { libc::posix_spawnp(&raw mut pid, *words, ptr::null(), ptr::null(), words, environ) };
+    // SAFETY: posix_spawnp(3) reads the array, the first word of it as the name, and the
+    // environment; no actions, no attributes.
+    let spawned = unsafe {
+        libc::posix_spawnp(
+            &raw mut pid,
+            *words,
+            ptr::null(),
+            ptr::null(),
+            words,
+            environ,
+        )
+    };
     assert_eq!(spawned, 0, "it cannot be run");
     // SAFETY: waitpid(2) writes one int.
     unsafe { libc::waitpid(pid, &raw mut status, 0) };
@@ -66,9 +89,24 @@ fn new_session() -> Vec<u8> {
 }
 
 fn create(path: &str) -> Vec<u8> {
-    let anyone = Acl { perms: 31, id: Id { scheme: "world".into(), id: "anyone".into() } };
-    let mut request = bytes(&RequestHeader { xid: 1, kind: operation::CREATE });
-    CreateRequest { path: path.into(), data: b"floor".to_vec(), acl: Vector(vec![anyone]), flags: flag::EPHEMERAL }.write(&mut request);
+    let anyone = Acl {
+        perms: 31,
+        id: Id {
+            scheme: "world".into(),
+            id: "anyone".into(),
+        },
+    };
+    let mut request = bytes(&RequestHeader {
+        xid: 1,
+        kind: operation::CREATE,
+    });
+    CreateRequest {
+        path: path.into(),
+        data: b"floor".to_vec(),
+        acl: Vector(vec![anyone]),
+        flags: flag::EPHEMERAL,
+    }
+    .write(&mut request);
     request
 }
 
@@ -80,8 +118,15 @@ fn bytes(record: &impl Wire) -> Vec<u8> {
 
 /// Sends messages in one write.
 fn send(stream: &mut TcpStream, messages: &[Vec<u8>]) {
-    let length = |message: &Vec<u8>| u32::try_from(message.len()).expect("it is short").to_be_bytes();
-    let frames: Vec<u8> = messages.iter().flat_map(|message| [&length(message), &message[..]].concat()).collect();
+    let length = |message: &Vec<u8>| {
+        u32::try_from(message.len())
+            .expect("it is short")
+            .to_be_bytes()
+    };
+    let frames: Vec<u8> = messages
+        .iter()
+        .flat_map(|message| [&length(message), &message[..]].concat())
+        .collect();
     stream.write_all(&frames).expect("the server reads");
 }
 

@@ -1,5 +1,6 @@
-//! Whatever is sent and answered when: nobody believes in a session for longer than the leader, which hears of what a follower was asked a
-//! quarter of the timeout after it was answered, must let it live. The leader's view is reckoned here from all that ever happened.
+//! Whatever is sent and answered when: nobody believes in a session for longer than the leader,
+//! which hears of what a follower was asked a quarter of the timeout after it was answered, must
+//! let it live. The leader's view is reckoned here from all that ever happened.
 
 #![no_main]
 
@@ -29,19 +30,29 @@ fuzz_target!(|input: &[u8]| {
             }
             1..=3 => unanswered.push_back((now, event[0] % 8 > 1)),
             _ => {
-                let Some((sent, is_write)) = unanswered.pop_front() else { continue };
+                let Some((sent, is_write)) = unanswered.pop_front() else {
+                    continue;
+                };
                 lease.answered(sent, now);
                 answered.push((sent, now));
                 if !is_write {
                     continue;
                 }
                 lease.proved(sent);
-                let reported = answered.iter().filter(|(_, then)| *then <= sent.before(TIMEOUT / 4)).map(|&(heard, _)| heard);
-                session_lives_until = session_lives_until.max(reported.fold(connected, Moment::max) + TIMEOUT);
+                let reported = answered
+                    .iter()
+                    .filter(|(_, then)| *then <= sent.before(TIMEOUT / 4))
+                    .map(|&(heard, _)| heard);
+                session_lives_until =
+                    session_lives_until.max(reported.fold(connected, Moment::max) + TIMEOUT);
             }
         }
-        let [short, long] = [Duration::ZERO, Duration::MAX].map(|kill_after| lease.deadlines(kill_after));
+        let [short, long] =
+            [Duration::ZERO, Duration::MAX].map(|kill_after| lease.deadlines(kill_after));
         assert!(short.term <= short.kill && long.term <= long.kill && long.kill == short.kill);
-        assert!(short.kill <= session_lives_until.before(MARGIN), "{lease:?}");
+        assert!(
+            short.kill <= session_lives_until.before(MARGIN),
+            "{lease:?}"
+        );
     }
 });

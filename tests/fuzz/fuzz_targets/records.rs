@@ -1,4 +1,5 @@
-//! Any bytes are a record or an error; a record that was read is written as bytes that read the same.
+//! Any bytes are a record or an error; a record that was read is written as bytes that read the
+//! same.
 
 #![no_main]
 
@@ -10,7 +11,9 @@ use zk_flock::zookeeper::wire::{Wire, next_frame};
 fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes;
     while let Ok(Some(_)) = next_frame(&mut rest) {}
-    let Some((&kind, body)) = bytes.split_first() else { return };
+    let Some((&kind, body)) = bytes.split_first() else {
+        return;
+    };
     match kind % 12 {
         0 => again::<ConnectRequest>(body),
         1 => again::<ConnectResponse>(body),
@@ -28,7 +31,9 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 fn again<T: Wire + PartialEq + Debug>(mut bytes: &[u8]) {
-    let Ok(record) = T::read(&mut bytes, "record") else { return };
+    let Ok(record) = T::read(&mut bytes, "record") else {
+        return;
+    };
     let mut written = Vec::new();
     record.write(&mut written);
     let mut read = written.as_slice();

@@ -1,5 +1,6 @@
-//! Whatever a server says, in whatever pieces, and whatever happens in between: the session goes on or gives the connection up. It never panics,
-//! never asks for two things at once, and comes to rest.
+//! Whatever a server says, in whatever pieces, and whatever happens in between: the session goes on
+//! or gives the connection up. It never panics, never asks for two things at once, and comes to
+//! rest.
 
 #![no_main]
 
@@ -25,12 +26,29 @@ const BUSY: usize = 1000;
 fuzz_target!(|input: &[u8]| {
     let (events, mut bytes) = input.split_at(input.len().min(EVENTS));
     let mut now = Moment(Duration::from_secs(1000));
-    let auth = Auth { scheme: "digest".into(), data: "user:secret".into() };
-    let mut session = Session::new(SERVERS.map(|(name, address)| Endpoint { name: name.into(), address: (address, 2181).into() }).to_vec(), Duration::from_secs(15), Some(auth), now);
+    let auth = Auth {
+        scheme: "digest".into(),
+        data: "user:secret".into(),
+    };
+    let mut session = Session::new(
+        SERVERS
+            .map(|(name, address)| Endpoint {
+                name: name.into(),
+                address: (address, 2181).into(),
+            })
+            .to_vec(),
+        Duration::from_secs(15),
+        Some(auth),
+        now,
+    );
     open(&mut session, now);
     for &event in events {
         let length = usize::from(event >> 3) * 8;
-        let (piece, rest) = bytes.split_at(if length == 0 { bytes.len() } else { length.min(bytes.len()) });
+        let (piece, rest) = bytes.split_at(if length == 0 {
+            bytes.len()
+        } else {
+            length.min(bytes.len())
+        });
         bytes = rest;
         session.received(piece, now);
         settle(&mut session, now);
@@ -39,7 +57,9 @@ fuzz_target!(|input: &[u8]| {
             1 => now = now + Duration::from_millis(1500),
             2 => now = now + Duration::from_mins(1),
             3 => session.disconnected(None, now),
-            4 => session.hold(Request::Check { path: "/app/lock".into() }),
+            4 => session.hold(Request::Check {
+                path: "/app/lock".into(),
+            }),
             5 => session.forget(now),
             6 => open(&mut session, now),
             _ => ask(&mut session, now),
@@ -62,15 +82,52 @@ fn ask(session: &mut Session, now: Moment) {
     }
     let path = || "/app/lock".to_owned();
     let check = || Request::Check { path: path() };
-    let create = Request::Create { path: path(), data: b"host".into(), acl: Vec::new(), flags: flag::EPHEMERAL };
-    let look = Request::Data { path: path(), watch: true };
-    for request in [create, look, check(), Request::Ping, Request::Sync { path: path() }, Request::Delete { path: path() }, check()] {
+    let create = Request::Create {
+        path: path(),
+        data: b"host".into(),
+        acl: Vec::new(),
+        flags: flag::EPHEMERAL,
+    };
+    let look = Request::Data {
+        path: path(),
+        watch: true,
+    };
+    for request in [
+        create,
+        look,
+        check(),
+        Request::Ping,
+        Request::Sync { path: path() },
+        Request::Delete { path: path() },
+        check(),
+    ] {
         session.ask(request, now);
     }
-    let container = Operation::CreateContainer { path: path(), acl: Vec::new() };
-    let create = Operation::Create { path: path(), data: b"host".into(), acl: Vec::new(), flags: flag::EPHEMERAL };
-    let multi = Request::Multi(vec![container, create, Operation::Delete { path: path() }, Operation::Check { path: path() }]);
-    for request in [Request::Acl { path: path() }, Request::Children { path: path(), watch: true }, multi, Request::Close] {
+    let container = Operation::CreateContainer {
+        path: path(),
+        acl: Vec::new(),
+    };
+    let create = Operation::Create {
+        path: path(),
+        data: b"host".into(),
+        acl: Vec::new(),
+        flags: flag::EPHEMERAL,
+    };
+    let multi = Request::Multi(vec![
+        container,
+        create,
+        Operation::Delete { path: path() },
+        Operation::Check { path: path() },
+    ]);
+    for request in [
+        Request::Acl { path: path() },
+        Request::Children {
+            path: path(),
+            watch: true,
+        },
+        multi,
+        Request::Close,
+    ] {
         session.ask(request, now);
     }
 }
@@ -82,7 +139,11 @@ fn settle(session: &mut Session, now: Moment) {
         while session.news().is_some() {}
         match session.step() {
             Some(Step::Send(bytes)) => assert!(!bytes.is_empty()),
-            Some(Step::Connect(server)) => assert!(SERVERS.iter().any(|(_, address)| server.ip() == IpAddr::from(*address))),
+            Some(Step::Connect(server)) => assert!(
+                SERVERS
+                    .iter()
+                    .any(|(_, address)| server.ip() == IpAddr::from(*address))
+            ),
             Some(Step::Disconnect) => {}
             None => return,
         }
