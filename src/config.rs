@@ -162,7 +162,7 @@ impl Config {
                 "timeout" => self.timeout = Some(source.timeout(value)?),
                 "app_id" => self.app_id = Some(self.name(value, source)?),
                 "sleep" => {
-                    self.sleep = Some(source.choice("sleep", value, SLEEP, "\"ON\" or \"OFF\"")?)
+                    self.sleep = Some(source.choice("sleep", value, SLEEP, "\"ON\" or \"OFF\"")?);
                 }
                 "maxla" => self.maxla = self.load(value, source),
                 "logger" => self.logger(value, source)?,
@@ -170,7 +170,7 @@ impl Config {
                 "acl" => self.acl = source.choice("acl", value, ACL, "\"open\" or \"creator\"")?,
                 "heartbeat" => {
                     self.heartbeat =
-                        source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?
+                        source.choice("heartbeat", value, HEARTBEAT, "\"write\" or \"ping\"")?;
                 }
                 _ => {
                     self.warn(source.unknown(&[key], &KEYS));
@@ -620,6 +620,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of inputs")]
     fn what_stops_a_run_is_named_with_file_line_key_and_value() {
         for (text, sentence) in [
             (

@@ -77,7 +77,7 @@ impl Log {
                 Warning::Logged(sentence) => log.say(Topic::Run, Level::Warning, sentence),
                 Warning::Shown(sentence) => log.warn(sentence),
                 Warning::Hint(sentence) if io::stderr().is_terminal() => {
-                    complain(program, &format_args!("hint: {sentence}"))
+                    complain(program, &format_args!("hint: {sentence}"));
                 }
                 Warning::Hint(_) => {}
             }
@@ -283,9 +283,9 @@ fn one_line(message: &dyn Display) -> String {
     let mut escaped = String::new();
     for character in message.to_string().chars() {
         if character.is_control() {
-            escaped.extend(character.escape_default())
+            escaped.extend(character.escape_default());
         } else {
-            escaped.push(character)
+            escaped.push(character);
         }
     }
     escaped

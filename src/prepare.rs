@@ -89,7 +89,7 @@ pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)>
         match fs::metadata(&place) {
             Ok(metadata) if metadata.is_file() && file::executable(&place) => return Ok(()),
             Ok(metadata) if named || metadata.is_file() => {
-                drop(found.get_or_insert((place, metadata.is_dir())))
+                found.get_or_insert((place, metadata.is_dir()));
             }
             _ => {}
         }

@@ -216,13 +216,13 @@ fn the_next_starts_after_the_last_is_dead(what: &str, harm: impl Fn(&Distributex
 #[test]
 fn the_next_host_starts_when_nothing_of_the_last_one_lives() {
     the_next_starts_after_the_last_is_dead("distributex killed", |_, first| {
-        first.signal(libc::SIGKILL)
+        first.signal(libc::SIGKILL);
     });
     the_next_starts_after_the_last_is_dead("distributex stopped", |_, first| {
-        first.signal(libc::SIGSTOP)
+        first.signal(libc::SIGSTOP);
     });
     the_next_starts_after_the_last_is_dead("distributex told to end", |_, first| {
-        first.signal(libc::SIGTERM)
+        first.signal(libc::SIGTERM);
     });
     the_next_starts_after_the_last_is_dead(
         "lock server stopped for longer than a lease",

@@ -213,7 +213,7 @@ fn a_file_that_another_user_has_planted_is_not_used_and_nothing_is_written_throu
         }) as fn(&std::path::Path, &std::path::Path),
         |file, victim| symlink(victim, file).unwrap(),
         |file, victim| {
-            fs::hard_link(victim, file).unwrap_or_else(|_| symlink(victim, file).unwrap())
+            fs::hard_link(victim, file).unwrap_or_else(|_| symlink(victim, file).unwrap());
         },
     ] {
         let victim = sandbox.path("victim");

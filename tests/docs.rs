@@ -164,18 +164,29 @@ fn parser(source: &str) -> Vec<Described> {
             .split_once(close)
             .map(|(name, _)| name.to_owned())
     };
-    let arms = source
-        .lines()
-        .filter(|line| line.contains("=>"))
-        .map(|line| {
-            let short = between(line, "Short('", "')").map(|letter| format!("-{letter}"));
-            let long = between(line, "Long(\"", "\")").map(|name| format!("--{name}"));
-            Described {
-                names: short.into_iter().chain(long).collect(),
-                value: line.contains("parser").then(|| "VALUE".to_owned()),
-                optional: line.contains("optional_value"),
-            }
-        });
+    let mut lines = source.lines();
+    let arms = std::iter::from_fn(|| {
+        let mut arm = lines.find(|line| line.contains("=>"))?.to_owned();
+        if arm.ends_with('{') {
+            let indent = arm.len() - arm.trim_start().len();
+            let close = format!("{:indent$}}}", "");
+            lines
+                .by_ref()
+                .take_while(|line| *line != close)
+                .for_each(|line| arm.push_str(line));
+        }
+        Some(arm)
+    });
+    let arms = arms.map(|line| {
+        let line = line.as_str();
+        let short = between(line, "Short('", "')").map(|letter| format!("-{letter}"));
+        let long = between(line, "Long(\"", "\")").map(|name| format!("--{name}"));
+        Described {
+            names: short.into_iter().chain(long).collect(),
+            value: line.contains("parser").then(|| "VALUE".to_owned()),
+            optional: line.contains("optional_value"),
+        }
+    });
     arms.filter(|option| !option.names.is_empty()).collect()
 }
 

@@ -25,7 +25,7 @@ fn a_job_shows_that_it_lives() {
 fn a_job_lives_on_when_the_leader_is_killed() {
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let away = outlived(&mut ensemble, &sandbox, &SERVERS, |ensemble| {
-        ensemble.kill(ensemble.leader())
+        ensemble.kill(ensemble.leader());
     });
     assert!(!away.is_empty(), "not suspended");
     report(

@@ -205,14 +205,14 @@ fn every_prefix_of_a_message_means_not_yet() {
                     Ok(None),
                     "{:?}",
                     &text[..cut]
-                )
+                );
             });
         } else {
             let (_, length) = Request::read(bytes)
                 .expect("it is well-formed")
                 .expect("it is whole");
             (0..length).for_each(|cut| {
-                assert_eq!(Request::read(&bytes[..cut]), Ok(None), "{:?}", &text[..cut])
+                assert_eq!(Request::read(&bytes[..cut]), Ok(None), "{:?}", &text[..cut]);
             });
         }
     }

@@ -954,7 +954,7 @@ fn of_five_hosts_with_the_same_line_in_cron_one_runs() {
         let outcome = host.wait();
         match outcome.end {
             Ok(0) if outcome.stdout.contains("load average") && outcome.stderr.is_empty() => {
-                ran += 1
+                ran += 1;
             }
             Ok(1) if outcome == exited(1) => waited.push(started.elapsed()),
             _ => panic!("{outcome:?}"),

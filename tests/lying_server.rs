@@ -76,7 +76,7 @@ fn at_once(cases: Vec<(&'static str, Vec<u8>)>, prove: impl Fn(&str, Vec<u8>) + 
     thread::scope(|scope| {
         cases
             .into_iter()
-            .for_each(|(what, bytes)| drop(scope.spawn(move || prove(what, bytes))))
+            .for_each(|(what, bytes)| drop(scope.spawn(move || prove(what, bytes))));
     });
 }
 

@@ -192,7 +192,7 @@ fn when_zk_flock_is_killed_its_tree_is_dead_before_the_lock_is_anybody_elses() {
 #[test]
 fn when_the_guard_is_killed_the_tree_is_dead_before_the_lock_is_anybody_elses() {
     usurped("guard killed", |run| {
-        assert!(process::kill(run.guard(), libc::SIGKILL))
+        assert!(process::kill(run.guard(), libc::SIGKILL));
     });
 }
 

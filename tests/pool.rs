@@ -415,16 +415,16 @@ impl World {
                     .is_revoked(name, token.expect("it is known here"), self.clock);
             }
             (Call::Get | Call::Wait, Answer::Yes(grant)) => {
-                self.granted(open, None, grant.token, grant.expires)
+                self.granted(open, None, grant.token, grant.expires);
             }
             (Call::Renew { token }, Answer::Yes(grant)) => {
-                self.granted(open, token, grant.token, grant.expires)
+                self.granted(open, token, grant.token, grant.expires);
             }
             (Call::Get | Call::Renew { .. }, Answer::No) => {
-                self.promises.no(name, &client(number), false, span)
+                self.promises.no(name, &client(number), false, span);
             }
             (Call::Get | Call::Renew { .. } | Call::Wait, Answer::NoRevoked) => {
-                self.promises.no(name, &client(number), true, span)
+                self.promises.no(name, &client(number), true, span);
             }
             _ => panic!("{open:?} is answered {answer:?}"),
         }

@@ -310,7 +310,7 @@ impl<'a> Arena<'a> {
         if self.permits.is_some() {
             lives.iter_mut().for_each(|life| {
                 life.lock
-                    .truncate(life.lock.rfind('/').expect("it is a path"))
+                    .truncate(life.lock.rfind('/').expect("it is a path"));
             });
         }
         lives

@@ -264,7 +264,7 @@ fn a_name_with_a_slash_and_several_names_have_queues_too() {
         locks.iter().for_each(|lock| {
             client
                 .create_ephemeral(&sandbox.node(lock), b"host")
-                .unwrap()
+                .unwrap();
         });
         let waiter = sandbox
             .flock(server, &["-l", "0", "-w", "80"])
@@ -329,8 +329,9 @@ fn a_server_that_sweeps_all_the_time_costs_nobody_the_turn_and_sweeps_what_a_kil
     let runs = (0..4).map(|number| {
         let (server, sandbox) = (&server, &sandbox);
         move || {
-            (0..15)
-                .for_each(|_| assert_eq!(waiter(server, sandbox, TIMEOUT, number).run(), exited(0)))
+            (0..15).for_each(|_| {
+                assert_eq!(waiter(server, sandbox, TIMEOUT, number).run(), exited(0));
+            });
         }
     });
     std::thread::scope(|scope| runs.for_each(|run| drop(scope.spawn(run))));

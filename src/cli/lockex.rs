@@ -130,26 +130,26 @@ impl options::Options for Options {
             Long("blocking") => self.blocking = true,
             Long("no-blocking") => self.blocking = false,
             Short('c') | Long("concurrent") => {
-                self.concurrent = value::CONCURRENCY.take("--concurrent", parser)?
+                self.concurrent = value::CONCURRENCY.take("--concurrent", parser)?;
             }
             Short('i') | Long("lockid") => {
-                self.lockid = Some(value::text("--lockid", parser.value()?)?)
+                self.lockid = Some(value::text("--lockid", parser.value()?)?);
             }
             Short('p') | Long("lockpath") => {
-                self.lockpath = value::text("--lockpath", parser.value()?)?
+                self.lockpath = value::text("--lockpath", parser.value()?)?;
             }
             Short('r') | Long("lockretry") => {
-                self.lockretry = value::TRIES.take("--lockretry", parser)?
+                self.lockretry = value::TRIES.take("--lockretry", parser)?;
             }
             Short('t') | Long("locktimeout") => {
-                self.common.wait = Some(value::WAIT.take("--locktimeout", parser)?)
+                self.common.wait = Some(value::WAIT.take("--locktimeout", parser)?);
             }
             Short('R') | Long("retry") => self.retry = value::TRIES.take("--retry", parser)?,
             Short('T') | Long("timeout") => {
-                self.timeout = value::TIMEOUT.take("--timeout", parser)?
+                self.timeout = value::TIMEOUT.take("--timeout", parser)?;
             }
             Short('z') | Long("zkhosts") => {
-                self.zkhosts = Some(value::ensemble("--zkhosts", parser.value()?)?)
+                self.zkhosts = Some(value::ensemble("--zkhosts", parser.value()?)?);
             }
             Long("no-shell") => self.shell = false,
             argument => return self.common.take(argument, parser),
@@ -377,6 +377,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of inputs")]
     fn each_option_has_its_effect_wherever_it_stands_and_however_it_is_typed() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[

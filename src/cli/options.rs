@@ -140,14 +140,14 @@ impl Common {
             Short('w') | Long("wait") => self.wait = Some(value::WAIT.take("--wait", parser)?),
             Short('x') | Long("exitcode") => {
                 self.exitcode =
-                    Some(value::EXIT_CODE.take_int("--exitcode", parser, &mut self.warnings)?)
+                    Some(value::EXIT_CODE.take_int("--exitcode", parser, &mut self.warnings)?);
             }
             Short('k') | Long("kill-after") => {
-                self.kill_after = value::SECONDS.take("--kill-after", parser)?
+                self.kill_after = value::SECONDS.take("--kill-after", parser)?;
             }
             Long("pdeathsig") => {
                 self.pdeathsig =
-                    value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?
+                    value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?;
             }
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,

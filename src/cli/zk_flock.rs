@@ -159,14 +159,14 @@ impl options::Options for Options {
             Short('m') | Long("maxla") => self.maxla = Some(value::LOAD.take("--maxla", parser)?),
             Short('s') | Long("sleep") => self.sleep = true,
             Short('n') => {
-                self.sequence = value::NAMES.take_int("-n", parser, &mut self.common.warnings)?
+                self.sequence = value::NAMES.take_int("-n", parser, &mut self.common.warnings)?;
             }
             Short('l') | Long("minlocktime") => {
-                self.minlocktime = value::SECONDS.take("--minlocktime", parser)?
+                self.minlocktime = value::SECONDS.take("--minlocktime", parser)?;
             }
             Short('p') => return self.common.take(Long("pdeathsig"), parser),
             Long("hosts") => {
-                self.hosts = Some(("--hosts", value::ensemble("--hosts", parser.value()?)?))
+                self.hosts = Some(("--hosts", value::ensemble("--hosts", parser.value()?)?));
             }
             Long("app-id") => self.app_id = Some(value::text("--app-id", parser.value()?)?),
             Long("timeout") => self.timeout = Some(value::TIMEOUT.take("--timeout", parser)?),
@@ -175,7 +175,7 @@ impl options::Options for Options {
                     parser
                         .optional_value()
                         .map_or(Ok(Folder::Default), folder)?,
-                )
+                );
             }
             argument => return self.common.take(argument, parser),
         }

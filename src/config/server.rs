@@ -175,7 +175,7 @@ impl Config {
                         text(entry, ADDRESS)?
                             .parse()
                             .map_err(|_| wrong(entry, ADDRESS))?,
-                    )
+                    );
                 }
                 "port" => self.port = Some(number(entry, "a port, 1 to 65535")?),
                 "state" => {
@@ -679,6 +679,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table of inputs")]
     fn what_is_wrong_is_named_with_file_line_and_key() {
         for (text, sentence) in [
             ("", "f:1: expected keys and values, found nothing"),

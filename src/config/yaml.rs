@@ -133,7 +133,7 @@ fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, Error> {
             _ if line.text.is_empty() || line.text.starts_with('#') => {}
             _ if ended => return Err(line.error(Flaw::Marker)),
             _ if line.indent == 0 && begun && line.text.strip_prefix("...").is_some_and(is_end) => {
-                ended = true
+                ended = true;
             }
             _ if line.indent == 0 && is_marker(line.text) => {
                 let rest = line

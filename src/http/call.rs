@@ -335,10 +335,10 @@ impl Caller {
                     .push_back(Step::Connect(self.servers[self.server].address));
             }
             Phase::Connecting { since } if now >= since + self.acceptance() => {
-                self.leave(Fault::Silent(now.since(since)), now)
+                self.leave(Fault::Silent(now.since(since)), now);
             }
             Phase::Asked { since, by } if now >= by => {
-                self.leave(Fault::Silent(now.since(since)), now)
+                self.leave(Fault::Silent(now.since(since)), now);
             }
             _ => {}
         }

@@ -255,7 +255,7 @@ impl Fake {
                 done: false,
                 err: 0,
             }
-            .write(body)
+            .write(body);
         };
         match operation {
             Operation::Create(operation::CREATE_CONTAINER, CreateRequest { path, .. }) => {

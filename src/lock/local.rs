@@ -134,7 +134,7 @@ impl Lock for Local {
             }
             (Input::Taken { .. }, Phase::Trying(_)) => self.settle(Output::Busy(self.holder())),
             (Input::Broken(why), Phase::Trying(_) | Phase::Waiting) => {
-                self.settle(Output::Failed(Failure::System(why)))
+                self.settle(Output::Failed(Failure::System(why)));
             }
             (Input::Release, _) => self.settle(Output::Released { doubt: None }),
             _ => {}

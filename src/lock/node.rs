@@ -208,7 +208,7 @@ impl Node {
     fn created(&mut self, path: &str, error: Option<Code>) {
         match &mut self.phase {
             Phase::Contending { name, made, .. } if self.paths[*name] == path => {
-                *made = Some(error.map_or(Ok(()), Err))
+                *made = Some(error.map_or(Ok(()), Err));
             }
             _ => self.parents.answered(path, error),
         }
@@ -320,7 +320,7 @@ impl Node {
             Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. }
                 if wanted == name =>
             {
-                self.contend(name, desk)
+                self.contend(name, desk);
             }
             Phase::Contending { name: wanted, .. } if wanted == name => {}
             Phase::Waiting | Phase::Contending { .. } => self.freed(name, desk),
@@ -452,7 +452,7 @@ impl Recipe for Node {
             Request::Create { path, .. } => self.created(path, result.err()),
             Request::Multi(operations) => match &operations[..] {
                 [Operation::Create { path, .. }, Operation::Delete { .. }] => {
-                    self.exchanged(path, &result, desk)
+                    self.exchanged(path, &result, desk);
                 }
                 _ => self.answered_of_place(request, result, desk),
             },
@@ -474,12 +474,12 @@ impl Recipe for Node {
         self.watched.remove(&name);
         match (change, self.phase) {
             (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => {
-                self.contend(name, desk)
+                self.contend(name, desk);
             }
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
             (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, desk),
             (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => {
-                desk.watch(path)
+                desk.watch(path);
             } // the watch is used up
             _ => {}
         }

@@ -183,13 +183,13 @@ impl Place {
             ) => self.close(&obstacle(code), desk),
             (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, /* who is there was asked in the same write */
             (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => {
-                self.rank(&names, desk)
+                self.rank(&names, desk);
             }
             (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(desk),
             (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. })
                 if path == next =>
             {
-                self.look(desk)
+                self.look(desk);
             }
             (Request::Children { .. }, Err(code), Phase::Looking)
             | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
@@ -228,7 +228,7 @@ impl Place {
     pub(super) fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         match &self.phase {
             Phase::Behind { next, .. } if next == path && change == Change::Deleted => {
-                self.look(desk)
+                self.look(desk);
             }
             Phase::Behind { next, .. } if next == path => desk.ask(Request::Exists {
                 path: path.into(),

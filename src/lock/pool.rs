@@ -313,7 +313,7 @@ impl Pool {
                 Output::Failed(Failure::Denied(self.denial(reply))),
             ),
             (Phase::Asking { .. }, No) if self.options.patience.is_none() => {
-                self.settle(Left::Nothing, Output::Busy(self.holder()))
+                self.settle(Left::Nothing, Output::Busy(self.holder()));
             }
             (Phase::Asking { .. }, _) => self.settle(
                 Left::Nothing,
@@ -337,7 +337,7 @@ impl Pool {
                 Yes(place),
             ) => self.renewed(old, suspended, place, now),
             (Phase::Held { .. }, BadLease(bad)) => {
-                self.suspend(format!("{} {bad}", self.options.server), true, now)
+                self.suspend(format!("{} {bad}", self.options.server), true, now);
             }
             (Phase::Held { .. }, Revoked) => self.revoke(),
             (Phase::Held { .. }, No) => {
@@ -369,7 +369,7 @@ impl Pool {
 
             (Phase::Settled(_), Yes(place)) => self.phase = Phase::Settled(Left::Place(place)), /* too late */
             (Phase::Settled(_), BadLease(bad)) => {
-                self.phase = Phase::Settled(Left::Place(bad.place()))
+                self.phase = Phase::Settled(Left::Place(bad.place()));
             }
             (Phase::Settled(_), _) => self.phase = Phase::Settled(Left::Nothing),
             (Phase::Leaving { .. }, Yes(place)) => self.give_back(Left::Place(place), now),
@@ -418,7 +418,7 @@ impl Pool {
         }
         match place.lease {
             Some(lease) if now >= lease.deadlines(self.options.kill_after).term => {
-                self.prove(place, anew, now)
+                self.prove(place, anew, now);
             }
             _ if place.token != old.token && !anew => self.prove(place, true, now + AGAIN),
             _ => self.acquire(place, now),
@@ -601,7 +601,7 @@ impl Pool {
             }
             (Phase::Asking { left } | Phase::Settled(left), None) => self.give_back(left, now),
             (Phase::Proving { place, .. } | Phase::Held { place, .. }, _) => {
-                self.give_back(Left::Place(place), now)
+                self.give_back(Left::Place(place), now);
             }
             (
                 Phase::Keeping {
@@ -648,7 +648,7 @@ impl Pool {
                 None => {}
             },
             Phase::Proving { place, .. } if now >= self.limit() => {
-                self.give_up(Left::Place(place), now)
+                self.give_up(Left::Place(place), now);
             }
             Phase::Held { place, .. } if now >= self.believed.term => {
                 self.lose(
@@ -691,7 +691,7 @@ impl Pool {
                 self.caller.finish();
             }
             Phase::Releasing { by, left } if now >= by => {
-                self.released(doubt(left, &self.caller.faults(now), now))
+                self.released(doubt(left, &self.caller.faults(now), now));
             }
             _ => {}
         }
@@ -1019,7 +1019,7 @@ mod tests {
             let yes = |token| Reply::new(200, "text/html", "YES").with("X-Lock-Token", token);
             match does {
                 Says(_, word) => {
-                    Reply::new(200, "text/html", word).write(Terms::UNREADABLE, "", &mut bytes)
+                    Reply::new(200, "text/html", word).write(Terms::UNREADABLE, "", &mut bytes);
                 }
                 Lends(_, token, ms) => {
                     yes(token)

@@ -358,7 +358,7 @@ impl Recipe for Semaphore {
             (Request::Children { path, .. }, Ok(Answer::Children(leases)))
                 if *path == self.path =>
             {
-                self.counted(&leases, desk)
+                self.counted(&leases, desk);
             }
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => {
                 match self.phase {
@@ -401,7 +401,7 @@ impl Recipe for Semaphore {
                 return self.seen(stat.ephemeral_owner, stat.czxid, desk);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => {
-                self.count(desk)
+                self.count(desk);
             }
             (Request::Create { path, .. }, Err(code))
                 if *path == self.lease && !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) =>

@@ -392,7 +392,7 @@ impl<R: Recipe> SessionLock<R> {
                 self.lookups.reached();
             }
             News::Down(_) | News::Expired | News::Replaced { .. } => {
-                drop(self.unreached.get_or_insert(now))
+                self.unreached.get_or_insert(now);
             }
             News::Reply { .. } | News::Watch { .. } | News::Disowned { .. } | News::Refused(_) => {}
         }
@@ -509,7 +509,7 @@ impl<R: Recipe> SessionLock<R> {
                 self.outputs.extend(warning.map(Output::Warn));
             }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => {
-                self.seen(stat.ephemeral_owner, now)
+                self.seen(stat.ephemeral_owner, now);
             }
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE))
                 if *path == claim.path =>
@@ -615,7 +615,7 @@ impl<R: Recipe> SessionLock<R> {
     fn changed(&mut self, change: Change, path: &str, now: Moment) {
         match &self.phase {
             Phase::Contending => {
-                self.with_recipe(now, |recipe, desk| recipe.changed(change, path, desk))
+                self.with_recipe(now, |recipe, desk| recipe.changed(change, path, desk));
             }
             Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. }
                 if claim.path == path =>
@@ -675,7 +675,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Releasing { .. } => self.released(None, now),
             Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
             Phase::Contending | Phase::Proving(_) => {
-                self.begin_again(disowned.as_deref().unwrap_or(EXPIRED), now)
+                self.begin_again(disowned.as_deref().unwrap_or(EXPIRED), now);
             }
         }
     }
@@ -867,7 +867,7 @@ impl<R: Recipe> SessionLock<R> {
                 self.run_out(why, now);
             }
             Phase::Cut { ref why } if now >= self.believed.term => {
-                self.lose(why.clone(), self.believed.kill, now)
+                self.lose(why.clone(), self.believed.kill, now);
             }
             Phase::Releasing { by, held } if now >= by => {
                 let doubt =

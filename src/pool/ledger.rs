@@ -125,7 +125,7 @@ impl Ledger {
         for host in self.holders.hosts() {
             match self.holders.get(&host) {
                 Some(holding) if holding.told.is_some() => {
-                    desk.note(Level::Warning, self.kept(&host, &holding, now))
+                    desk.note(Level::Warning, self.kept(&host, &holding, now));
                 }
                 _ => self.vacate(&host, desk),
             }
@@ -429,10 +429,10 @@ impl Ledger {
             .map(|holding| lease::told(stake.expires.min(holding.expires), now));
         match (holding, told) {
             (Some(holding), Some(Told::UntilReleased)) => {
-                self.tell(&stake, holding, None, desk, now)
+                self.tell(&stake, holding, None, desk, now);
             }
             (Some(holding), Some(Told::For(left))) => {
-                self.tell(&stake, holding, Some(left), desk, now)
+                self.tell(&stake, holding, Some(left), desk, now);
             }
             (Some(holding), _) => self.too_late(stake, &holding, desk, now),
             (None, _) => {

@@ -131,10 +131,10 @@ impl Memory {
         match promise {
             Promise::Ok => self.desk.answer(ticket, Answer::Ok),
             Promise::Yes(stake) => self.resolve(&stake.pool.clone(), ticket, |ledger, desk| {
-                ledger.keep(stake, desk, now)
+                ledger.keep(stake, desk, now);
             }),
             Promise::Revoked { pool, asked } => self.resolve(&pool, ticket, |ledger, desk| {
-                ledger.keep_revoked(&asked, desk, now)
+                ledger.keep_revoked(&asked, desk, now);
             }),
         }
     }

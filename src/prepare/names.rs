@@ -348,7 +348,7 @@ impl Helper {
         let mut bytes = [0; 512];
         match self.answer.read(&mut bytes) {
             Ok(length) if length > 0 && self.text.len() as u64 <= LONGEST_ANSWER => {
-                self.text.extend_from_slice(&bytes[..length])
+                self.text.extend_from_slice(&bytes[..length]);
             }
             _ => self.done = true,
         }

@@ -167,7 +167,7 @@ impl Watch<'_> {
         for action in self.guard.step(event, Moment(clock::since_boot())) {
             match action {
                 Action::ToCommand(signal) => {
-                    drop(self.command.map(|command| process::kill(command, signal)))
+                    drop(self.command.map(|command| process::kill(command, signal)));
                 }
                 Action::ToTree(signal, reach) => self.signal_tree(signal, reach),
                 Action::Kill => self.kill(),

@@ -562,7 +562,7 @@ impl<'a> Run<'a> {
         while let Some(witness) = &self.witness {
             match witness.next() {
                 Heard::Message(Report::Witnessed(sent)) => {
-                    self.deliveries.witnessed(sent, Reach::Group, now())
+                    self.deliveries.witnessed(sent, Reach::Group, now());
                 }
                 Heard::Message(_) | Heard::Nothing => return,
                 Heard::Closed => self.witness = None,

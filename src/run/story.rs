@@ -87,7 +87,7 @@ impl Run<'_> {
                 }
             }
             Output::Busy(holder) => {
-                self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder)))
+                self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder)));
             }
             Output::Acquired(proof) => {
                 self.marks.acquired = Some(now());
@@ -126,7 +126,7 @@ impl Run<'_> {
                 self.say(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
             Output::Revoked { why } => {
-                self.say(Level::Warning, &format_args!("Lock revoked: {why}"))
+                self.say(Level::Warning, &format_args!("Lock revoked: {why}"));
             }
             Output::Failed(failure) => self.log.complain(failure),
             Output::Released { doubt: Some(doubt) } => {
@@ -134,9 +134,9 @@ impl Run<'_> {
                 let told = format_args!("cannot release {name}: {doubt}");
                 // If there was no lock, why has been said on stderr already.
                 if self.proof.is_some() {
-                    self.log.complain(&told)
+                    self.log.complain(&told);
                 } else {
-                    self.say(Level::Warning, &told)
+                    self.say(Level::Warning, &told);
                 }
             }
             Output::Released { doubt: None }

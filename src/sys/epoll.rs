@@ -49,8 +49,9 @@ impl Epoll {
     /// Without descriptors.
     pub fn new() -> io::Result<Epoll> {
         // SAFETY: epoll_create1(2) touches no memory.
+        let fd = opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Epoll {
-            fd: opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?,
+            fd,
             news: Vec::with_capacity(AT_ONCE),
         })
     }

@@ -1143,7 +1143,7 @@ mod tests {
     fn reply(xid: i32, err: i32) -> Vec<u8> {
         let mut bytes = Vec::new();
         frame(&mut bytes, |out| {
-            ReplyHeader { xid, zxid: 0, err }.write(out)
+            ReplyHeader { xid, zxid: 0, err }.write(out);
         });
         bytes
     }

@@ -94,7 +94,7 @@ fn judge_order(lives: &[&Life], permits: usize, verdict: &mut Verdict) {
         let longest = before.iter().max_by_key(|before| before.last);
         match longest {
             Some(&longest) if together || !life.alone => {
-                verdict.overlaps.push([longest.clone(), life.clone()])
+                verdict.overlaps.push([longest.clone(), life.clone()]);
             }
             _ => verdict.close += usize::from(doubtful),
         }

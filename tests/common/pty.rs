@@ -119,17 +119,16 @@ impl Drop for Terminal {
 fn openpty() -> (File, File) {
     let (mut ours, mut theirs) = (-1, -1);
     // SAFETY: openpty writes two integers; null is allowed for name, attributes and size.
-    assert!(
-        unsafe {
-            libc::openpty(
-                &raw mut ours,
-                &raw mut theirs,
-                ptr::null_mut(),
-                ptr::null_mut(),
-                ptr::null_mut(),
-            )
-        } == 0
-    );
+    let failed = unsafe {
+        libc::openpty(
+            &raw mut ours,
+            &raw mut theirs,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            ptr::null_mut(),
+        )
+    };
+    assert!(failed == 0);
     let file = |descriptor| {
         // SAFETY: fcntl with F_SETFD takes an integer and touches no memory.
         assert!(unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } == 0);

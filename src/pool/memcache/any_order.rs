@@ -521,7 +521,7 @@ impl World {
         match (call, answer) {
             (Call::Release { .. }, Answer::Ok | Answer::Unavailable(_)) => {}
             (Call::Get | Call::Wait | Call::Renew { .. }, Answer::Yes(grant)) => {
-                self.granted(ticket, client, server, *grant)
+                self.granted(ticket, client, server, *grant);
             }
             (Call::Get | Call::Renew { .. }, Answer::No) => {
                 assert!(
@@ -538,7 +538,7 @@ impl World {
                 );
             }
             (Call::Revoke, Answer::Revocation { token, .. }) => {
-                _ = self.revoked.entry(token.unwrap()).or_insert(self.tickets)
+                _ = self.revoked.entry(token.unwrap()).or_insert(self.tickets);
             }
             (Call::Get | Call::Renew { .. }, Answer::Unavailable(_))
             | (Call::Revoke, Answer::Unavailable(_) | Answer::NotHeld) => {}

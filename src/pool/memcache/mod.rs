@@ -277,7 +277,7 @@ impl Backend for Memcache {
             }
             Input::Connected => self.connected(now),
             Input::Disconnected(why) => {
-                self.lost(why.as_deref().unwrap_or("it closed the connection"), now)
+                self.lost(why.as_deref().unwrap_or("it closed the connection"), now);
             }
             Input::Received(bytes) => self.received(bytes, now),
             Input::Tick => self.tick(now),
@@ -452,7 +452,7 @@ mod tests {
                 ["revoke", client] => self.ask(server, client, Call::Revoke),
                 ["holds", value] => self.fake.put("one:lockedby", value, Moment::NEVER),
                 ["gone", client] => {
-                    self.servers[server].handle(Input::Gone(self.ticket(client)), self.now)
+                    self.servers[server].handle(Input::Gone(self.ticket(client)), self.now);
                 }
                 ["lost", host, token] => {
                     let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
@@ -541,7 +541,7 @@ mod tests {
                     Output::Note(_, note) => self.notes.push(note),
                     Output::Connect if self.reachable => server.handle(Input::Connected, self.now),
                     Output::Connect => {
-                        server.handle(Input::Disconnected(Some("refused".into())), self.now)
+                        server.handle(Input::Disconnected(Some("refused".into())), self.now);
                     }
                     Output::Send(bytes) => self.unread[index] += str::from_utf8(&bytes).unwrap(),
                     Output::Disconnect => self.unread[index].clear(),

@@ -241,10 +241,10 @@ impl Proposal {
             }
             (Call::Wait, ..) => waiters.insert(asked),
             (_, Standing::Outside, _) if self.removed.contains(&asked.host) => {
-                self.later.push(Errand::Asked(asked))
+                self.later.push(Errand::Asked(asked));
             }
             (_, Standing::Outside, _) if self.has_room(terms) => {
-                self.add(vec![asked], waiters, terms)
+                self.add(vec![asked], waiters, terms);
             }
             _ => self.settle(asked, Verdict::No),
         }

@@ -198,7 +198,7 @@ impl Slate {
         // will tell.
         match refusal::check(&self.plan, asked.call, &asked.host, true) {
             Ok(()) if self.missing.is_some() && !asked.call.keeps() => {
-                self.answer(&asked, Verdict::Invalid(Refusal::UnknownPool), tools)
+                self.answer(&asked, Verdict::Invalid(Refusal::UnknownPool), tools);
             }
             Err(refusal) => self.answer(&asked, Verdict::Invalid(refusal), tools),
             Ok(()) if asked.call == Call::Wait => {
@@ -380,7 +380,7 @@ impl Slate {
             (Step::Reading { timed }, Reply::Values(values)) => {
                 match Snapshot::of(values, &self.list(), &self.leases())? {
                     Ok(Some(snapshot)) if timed => {
-                        self.round = Some((round.clone(), Step::Timing(snapshot)))
+                        self.round = Some((round.clone(), Step::Timing(snapshot)));
                     }
                     Ok(Some(snapshot)) => self.read(round, snapshot, None, tools),
                     Ok(None) => self.is_news = true,
@@ -395,7 +395,7 @@ impl Slate {
             }
             // An old memcached cannot tell, and a list that is not there has no end.
             (Step::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => {
-                self.read(round, snapshot, Some(Remaining::Unknown), tools)
+                self.read(round, snapshot, Some(Remaining::Unknown), tools);
             }
             (Step::Fencing { since, kept }, Reply::Stored) => {
                 self.list_written(since, kept);
@@ -403,13 +403,13 @@ impl Slate {
             }
             // Another server was faster.
             (Step::Fencing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
-                self.is_news = true
+                self.is_news = true;
             }
             (Step::Drafted(draft, stage), reply) => {
                 return self.drafted(round, draft, stage, reply, tools);
             }
             (Step::Reading { .. } | Step::Fencing { .. }, Reply::Error(why)) => {
-                self.fail(refused(&why), tools)
+                self.fail(refused(&why), tools);
             }
             (step, _) => {
                 self.round = Some((round.clone(), step));
@@ -429,7 +429,7 @@ impl Slate {
     ) -> Result<(), Malformed> {
         match (stage, reply) {
             (Stage::Numbering { .. }, Reply::Number(last)) => {
-                self.numbered(round, draft, last, tools)
+                self.numbered(round, draft, last, tools);
             }
             (Stage::Numbering { seeded: false }, Reply::NotFound) => {
                 let seed = tools.boot.micros(tools.now).to_string();
@@ -452,7 +452,7 @@ impl Slate {
                 );
             }
             (Stage::Seeding, Reply::Stored | Reply::NotStored) => {
-                self.number(round, draft, true, tools)
+                self.number(round, draft, true, tools);
             }
             (Stage::Leasing, Reply::Stored) => self.write_list(round, draft, tools),
             (Stage::Writing { since, kept }, Reply::Stored) => {
@@ -462,7 +462,7 @@ impl Slate {
             }
             // Another server was faster.
             (Stage::Leasing, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
-                self.ask_again(draft)
+                self.ask_again(draft);
             }
             (Stage::Writing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
                 self.try_over(&draft, Attempt::Failed);
@@ -767,10 +767,10 @@ impl Slate {
         for (errand, verdict) in &draft.proposal.verdicts {
             match errand {
                 Errand::Asked(asked) if *verdict == Verdict::Yes => {
-                    self.tell(asked, &draft.proposal, tools)
+                    self.tell(asked, &draft.proposal, tools);
                 }
                 Errand::Asked(asked) if *verdict == Verdict::Revoked => {
-                    self.revoked(asked, leases, tools)
+                    self.revoked(asked, leases, tools);
                 }
                 Errand::Asked(asked) => self.answer(asked, *verdict, tools),
                 Errand::TakeBack { host, token } => {
