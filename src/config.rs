@@ -8,9 +8,9 @@ pub mod server;
 mod text;
 pub mod yaml;
 
-use crate::cli::hosts::{self, Ensemble};
-use crate::cli::{names, similar, value};
-use crate::plan::{Acl, Auth, Heartbeat, Level, Warning};
+use crate::edit_distance;
+use crate::plan::hosts::{self, Ensemble};
+use crate::plan::{Acl, Auth, Heartbeat, Level, Warning, duration, names};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -311,7 +311,7 @@ impl Config {
         let alike = self
             .unknown
             .iter()
-            .find(|(unknown, _)| similar::closest(unknown, &[key]).is_some());
+            .find(|(unknown, _)| edit_distance::closest(unknown, &[key]).is_some());
         let instead = alike
             .or(if let [only] = &self.unknown[..] {
                 Some(only)
@@ -365,9 +365,11 @@ impl Source<'_> {
     }
 
     fn timeout(&self, value: &Value) -> Result<Duration, Error> {
-        let seconds = value.as_str().map_or_else(|| value.as_f64(), value::time);
+        let seconds = value
+            .as_str()
+            .map_or_else(|| value.as_f64(), duration::time);
         seconds
-            .and_then(value::session_timeout)
+            .and_then(duration::session_timeout)
             .ok_or_else(|| self.wrong(&["timeout"], TIMEOUT, shown(value)))
     }
 
@@ -417,7 +419,7 @@ impl Source<'_> {
     }
 
     fn unknown(&self, key: &[&str], known: &[&str]) -> String {
-        let meant = similar::closest(key.last().unwrap_or(&""), known);
+        let meant = edit_distance::closest(key.last().unwrap_or(&""), known);
         self.odd(
             key,
             &meant.map_or_else(

@@ -19,10 +19,11 @@
 //! # Rooms, by ring; imports point down
 //!
 //! 1. Words to plan: [`cli`] (help and options of each program: `zk_flock`; `lockex`, which names
-//!    locks by `python_hash`; `distributex`; `distributexd`; what they share: `options`, `value`,
-//!    `hosts`, `names`, `words`; for mistakes `line`, `similar` and `shell`), [`config`]
-//!    (zk-flock's, JSON, `text`; the server's, `yaml` with its `scalar` and `flow`, or `json`, both
-//!    a tree of `node`), [`plan`] (what they come to; `server`, `outer`).
+//!    locks by `python_hash`; `distributex`; `distributexd`; what they share: `options`, `value`;
+//!    for mistakes `line`), [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with its
+//!    `scalar` and `flow`, or `json`, both a tree of `node`), [`plan`] (what they come to;
+//!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
+//!    [`edit_distance`].
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
 //!    `lookups`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
 //!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
@@ -52,6 +53,7 @@ pub mod cli;
 pub mod config;
 pub mod deadlines;
 pub mod delivery;
+pub mod edit_distance;
 pub mod endpoint;
 pub mod guard;
 pub mod http;
@@ -65,6 +67,7 @@ pub mod pool;
 pub mod prepare;
 pub mod run;
 pub mod serve;
+pub mod shell;
 pub mod signal;
 pub mod supervisor;
 pub mod sys;

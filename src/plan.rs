@@ -2,6 +2,9 @@
 //! from words, config and environment; nothing below reads any of those. Also here: how a run can
 //! end, and the one place that turns an end into an exit code.
 
+pub mod duration;
+pub mod hosts;
+pub mod names;
 pub mod outer;
 mod server;
 

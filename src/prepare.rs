@@ -5,10 +5,10 @@ mod names;
 
 pub use names::{Names, OwnName, Search, resolve, resolve_patiently};
 
-use crate::cli::shell;
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{Command, End, Gate, Level};
+use crate::shell;
 use crate::sys::poll::{self, Watched};
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file};

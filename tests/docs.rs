@@ -6,10 +6,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use zk_flock::cli::{
-    Environment, Error, Request, distributex, distributexd, lockex, words, zk_flock as flock,
+    Environment, Error, Request, distributex, distributexd, lockex, zk_flock as flock,
 };
 use zk_flock::config::{Config, server};
 use zk_flock::plan::{Backend, End, Exit, Host};
+use zk_flock::shell::words;
 
 const README: &str = include_str!("../README.md");
 const CONFIG_MANUAL: &str = include_str!("../man/distributed-flock.json.5");

@@ -2,7 +2,7 @@
 //! command's own options given to the command. Options may stand anywhere, so those after a command
 //! of one word are the program's, which is seldom what was meant.
 
-use super::shell;
+use crate::shell;
 use std::ffi::{OsStr, OsString};
 
 /// How a program takes its command.

@@ -2,10 +2,11 @@
 //! Python original (options may stand between the words; who gives no id shares the lock with
 //! whoever gives the same words), and a few more.
 
-use super::hosts::Ensemble;
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
-use super::{Environment, Error, Fault, Request, names, python_hash, value};
+use super::{Environment, Error, Fault, Request, check_name, python_hash, value};
+use crate::plan::hosts::Ensemble;
+use crate::plan::names;
 use crate::plan::{Acl, Cluster, Command, Gate, Heartbeat, Level, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
@@ -258,9 +259,9 @@ impl Options {
             .lockid
             .as_deref()
             .map_or_else(|| python_hash::magnitude(line).to_string(), slim);
-        names::check("lock id", &id, names::check_node)?;
+        check_name("lock id", &id, names::check_node)?;
         let path = slim(&format!("{}/{id}", self.lockpath));
-        names::check("lock path", &path, names::check_node)?;
+        check_name("lock path", &path, names::check_node)?;
         Ok(format!("/{path}"))
     }
 }

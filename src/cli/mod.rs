@@ -4,21 +4,17 @@
 
 pub mod distributex;
 pub mod distributexd;
-pub mod hosts;
 mod line;
 pub mod lockex;
-pub mod names;
 mod options;
 mod python_hash;
-pub mod shell;
-pub mod similar;
 pub mod value;
-pub mod words;
 pub mod zk_flock;
 
 use crate::config;
 use crate::link::reason;
-use crate::plan::{Outer, Plan, Server};
+use crate::plan::{Outer, Plan, Server, hosts, names};
+use crate::shell::words;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -301,6 +297,19 @@ impl From<config::Error> for Fault {
     fn from(error: config::Error) -> Fault {
         Fault::Config(error)
     }
+}
+
+/// Checks the name of `what` by one of the rules of [`names`].
+fn check_name(
+    what: &'static str,
+    name: &str,
+    allowed: fn(&str) -> Result<(), names::Flaw>,
+) -> Result<(), Fault> {
+    allowed(name).map_err(|flaw| Fault::Name {
+        what,
+        name: name.into(),
+        flaw,
+    })
 }
 
 /// Where the packages put a config to begin with.

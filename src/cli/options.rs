@@ -3,7 +3,8 @@
 //! own file.
 
 use super::line::{Form, Line};
-use super::{Environment, Error, Fault, Request, similar, value};
+use super::{Environment, Error, Fault, Request, value};
+use crate::edit_distance;
 use crate::plan::{ExitCodes, Plan, Warning};
 use crate::signal::Signal;
 use lexopt::prelude::*;
@@ -191,7 +192,7 @@ pub(super) fn next_argument(
         Some(Long(typed)) => {
             let unknown = || Fault::Unknown {
                 typed: typed.to_owned(),
-                meant: similar::closest(typed, &[original, added].concat()),
+                meant: edit_distance::closest(typed, &[original, added].concat()),
             };
             Some(Long(complete(typed, known(typed))?.ok_or_else(unknown)?))
         }

@@ -2,8 +2,9 @@
 //! kind says what it expects, for the sentence that refuses anything else.
 
 use super::Fault;
-use super::hosts::{self, Ensemble};
 use crate::plan::Warning;
+use crate::plan::duration::{number, session_timeout, time};
+use crate::plan::hosts::{self, Ensemble};
 use crate::signal::Signal;
 use lexopt::Parser;
 use std::ffi::{OsStr, OsString};
@@ -75,10 +76,6 @@ pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Faul
 pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble, Fault> {
     hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })
 }
-
-/// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and
-/// `inf` says "for ever".
-const LONGEST: f64 = 1e9;
 
 /// The most names that `-n` makes: each is one request a try.
 const MOST_NAMES: u32 = 10_000;
@@ -164,48 +161,6 @@ pub const SIGNAL: Kind<Option<Signal>> = Kind {
         None => Signal::parse(text.trim()).map(Some),
     },
 };
-
-/// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
-pub fn session_timeout(seconds: f64) -> Option<Duration> {
-    let longest = Duration::from_millis(2_147_483_647).as_secs_f64();
-    (0.001..=longest)
-        .contains(&seconds)
-        .then(|| Duration::from_secs_f64(seconds))
-}
-
-/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip.
-/// Blanks around it do not count, as in Python's `float`.
-fn number(text: &str) -> Option<f64> {
-    let named = !text.contains(|character: char| character.is_ascii_digit());
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
-}
-
-/// Seconds, as a number or with units.
-pub fn time(text: &str) -> Option<f64> {
-    number(text).or_else(|| with_units(text.trim()).filter(|&seconds| seconds <= LONGEST))
-}
-
-/// The units of a time, each with its seconds.
-const UNITS: [(char, f64); 4] = [('d', 86400.0), ('h', 3600.0), ('m', 60.0), ('s', 1.0)];
-
-/// `1h30m` in seconds: numbers, each with its unit, the largest first.
-fn with_units(text: &str) -> Option<f64> {
-    let (mut rest, mut sum, mut above) = (text, 0.0, f64::INFINITY);
-    while !rest.is_empty() {
-        let at = rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
-        let (digits, unit) = (&rest[..at], rest[at..].chars().next()?);
-        let size = UNITS
-            .iter()
-            .find(|(name, size)| *name == unit && *size < above)?
-            .1;
-        sum += digits.parse::<f64>().ok()? * size;
-        (rest, above) = (&rest[at + 1..], size);
-    }
-    (!text.is_empty()).then_some(sum)
-}
 
 /// A whole number as Python's optparse reads it, which the original's options went through: 0x and
 /// 0b begin what they begin in C, any other leading zero begins octal digits, and blanks around it

@@ -2,13 +2,15 @@
 //! defaults and the file are those of the Python original (behaviour of optparse included: any
 //! order, any clear prefix), and a few more.
 
-use super::hosts::Ensemble;
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument, words_after_dashes};
-use super::words::{self, Word};
-use super::{Environment, Error, Fault, Request, names, read, shell, value};
+use super::{Environment, Error, Fault, Request, check_name, read, value};
 use crate::config::{Config, Required};
+use crate::plan::hosts::Ensemble;
+use crate::plan::names;
 use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Style, Warning};
+use crate::shell;
+use crate::shell::words::{self, Word};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -385,7 +387,7 @@ impl Options {
             heartbeat: config.heartbeat,
         };
         let app_id = app_id.ok_or_else(|| missing(Required::AppId))?;
-        names::check("app id", &app_id, names::check_node)?;
+        check_name("app id", &app_id, names::check_node)?;
         config.warnings.extend(doubt);
         Ok(Lock::Node {
             cluster,
@@ -408,7 +410,7 @@ impl Options {
             .or(configured)
             .unwrap_or(DEFAULT_APP_ID)
             .to_owned();
-        names::check("app id", &app_id, names::check_file)?;
+        check_name("app id", &app_id, names::check_file)?;
         let folder = match folder {
             Folder::Default => None,
             Folder::Given(folder) => Some(environment.current_dir.join(folder)),
@@ -427,7 +429,7 @@ impl Options {
         name: &str,
         allowed: fn(&str) -> Result<(), names::Flaw>,
     ) -> Result<Vec<String>, Fault> {
-        names::check("lock name", name, allowed)?;
+        check_name("lock name", name, allowed)?;
         Ok(match self.sequence {
             0 => vec![name.to_owned()],
             count => (0..count)

@@ -4,8 +4,8 @@
 
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
-use crate::cli::{similar, value};
-use crate::plan::{Backend, Host, Pool};
+use crate::edit_distance;
+use crate::plan::{Backend, Host, Pool, duration};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -260,7 +260,7 @@ impl Config {
     fn unknown(&mut self, entry: &Entry, known: &[&str]) {
         let key = super::node::shown(&entry.key);
         let meant = if self.unknown.len() < MOST_WARNINGS {
-            similar::closest(&entry.key, known)
+            edit_distance::closest(&entry.key, known)
         } else {
             None
         };
@@ -363,7 +363,7 @@ fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
 fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
     let seconds = match &entry.value.value {
         Value::Number(number) => number.as_f64(),
-        Value::Text(text) => value::time(text),
+        Value::Text(text) => duration::time(text),
         Value::Null => Some(0.0),
         _ => None,
     };

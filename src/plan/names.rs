@@ -1,8 +1,7 @@
 //! What a lock may be called: in ZooKeeper what its servers take (`PathUtils.validatePath`), as a
 //! file one plain name.
 
-use super::Fault;
-use crate::plan::QUEUES;
+use super::QUEUES;
 use std::fmt;
 
 /// Why a name cannot be a lock's.
@@ -46,19 +45,6 @@ impl fmt::Display for Flaw {
             Flaw::NotText => write!(f, "it is not UTF-8"),
         }
     }
-}
-
-/// Checks the name of `what` by one of the rules below.
-pub(super) fn check(
-    what: &'static str,
-    name: &str,
-    allowed: fn(&str) -> Result<(), Flaw>,
-) -> Result<(), Fault> {
-    allowed(name).map_err(|flaw| Fault::Name {
-        what,
-        name: name.into(),
-        flaw,
-    })
 }
 
 /// Checks a name below a ZooKeeper node; it may have slashes inside, and the server decides about

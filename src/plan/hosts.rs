@@ -1,7 +1,6 @@
 //! A ZooKeeper connection string: `h1:2181,h2:2181/chroot`, IPv6 addresses in brackets.
 
-use super::names;
-use crate::plan::Host;
+use super::{Host, names};
 use std::fmt;
 
 /// Where ZooKeeper listens unless told otherwise.

@@ -1,10 +1,12 @@
 //! What a shell would have done with a word: to warn of commands that were meant for one, and to
 //! print lines that can be pasted into one.
 
-use super::words::{Quoting, Word};
+pub mod words;
+
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use words::{Quoting, Word};
 
 /// Words that are operators of a shell by themselves.
 const OPERATORS: [&str; 16] = [
@@ -108,7 +110,6 @@ pub fn line(words: &[OsString]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::words;
     use super::*;
     use proptest::prelude::*;
 
