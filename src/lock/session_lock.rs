@@ -536,7 +536,7 @@ impl<R: Recipe> SessionLock<R> {
         self.session.hold(match self.options.cluster.heartbeat {
             Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync {
                 path: claim.path.clone(),
-            }, // tests/ensemble.rs must see it overlap
+            }, // tests/alone/ensemble.rs must see it overlap
             Heartbeat::Write => check.clone(),
             Heartbeat::Ping => Request::Ping,
         });

@@ -18,8 +18,6 @@
 )]
 #![allow(clippy::cast_precision_loss, reason = "figures for a table")]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod crowd;
 mod distributexd;
 mod etcd;

@@ -1,9 +1,9 @@
 //! Our lock server, as it ships, with the pools that the measurements use.
 
-use crate::common::sandbox::Sandbox;
-use crate::common::{free_port, wait_until};
 use crate::field::Programs;
 use crate::service::Service;
+use common::sandbox::Sandbox;
+use common::{free_port, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

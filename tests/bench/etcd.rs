@@ -1,8 +1,8 @@
 //! A real etcd of one member, which waits for no disk: its data are in memory, as ZooKeeper here
 //! waits for none.
 
-use crate::common::{free_port, sandbox::Sandbox, wait_until};
 use crate::service::{Service, installed};
+use common::{free_port, sandbox::Sandbox, wait_until};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;

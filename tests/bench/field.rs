@@ -1,13 +1,13 @@
 //! Who is measured, each with the server that it needs: they run the same command under a lock of
 //! the same name.
 
-use crate::common::kazoo::Kazoo;
-use crate::common::sandbox::{Sandbox, executable};
-use crate::common::zookeeper::ZooKeeper;
 use crate::distributexd::Distributexd;
 use crate::etcd::Etcd;
 use crate::service::installed;
 use crate::{crowd, hand_over, one_run, standing};
+use common::kazoo::Kazoo;
+use common::sandbox::{Sandbox, executable};
+use common::zookeeper::ZooKeeper;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::panic::catch_unwind;

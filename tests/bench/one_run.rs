@@ -1,10 +1,10 @@
 //! One run of `true` under a lock that is free.
 
 use crate::Effort;
-use crate::common::proxy::Proxy;
 use crate::field::{Contender, Field};
 use crate::stopwatch::{Cost, Costs, borrowed, job, system_calls, time};
 use crate::table::{Table, mb, ms, ratio};
+use common::proxy::Proxy;
 
 /// What is locked.
 pub const LOCK: &str = "one-run";

@@ -2,12 +2,12 @@
 //! bytes and remembers nothing.
 
 use crate::Effort;
-use crate::common::{free_port, wait_until};
 use crate::distributexd::Distributexd;
 use crate::field::Field;
 use crate::service::{Service, installed};
 use crate::stopwatch::cpu;
 use crate::table::{Table, three};
+use common::{free_port, wait_until};
 use std::fs;
 use std::net::TcpStream;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! A server of somebody else's, started for the measurements and gone when this process is, however
 //! that ends.
 
-use crate::common::process;
+use common::process;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

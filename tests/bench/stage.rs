@@ -1,9 +1,9 @@
 //! Holders that hold until they are let go, and waiters that say when they were served.
 
-use crate::common::run::Running;
-use crate::common::{wait_for, wait_until};
 use crate::field::{Contender, Field};
 use crate::stopwatch::{borrowed, job};
+use common::run::Running;
+use common::{wait_for, wait_until};
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::process::Command;

@@ -2,12 +2,12 @@
 //! and of the server with a thousand of them.
 
 use crate::Effort;
-use crate::common::run::Running;
-use crate::common::{let_last, process};
 use crate::field::{Contender, Field};
 use crate::stage::{Leash, Sheet, hold, queue_up, wait_for_times, wait_for_waiters};
 use crate::stopwatch::{cpu, peak_memory, proportional_memory};
 use crate::table::{Table, mb, ms};
+use common::run::Running;
+use common::{let_last, process};
 use std::slice::from_ref;
 use std::time::Duration;
 

@@ -6,10 +6,10 @@
     reason = "the clock of another process, clock_getcpuclockid(3)"
 )]
 
-use crate::common::process;
-use crate::common::run::Job;
-use crate::common::sandbox::Sandbox;
 use crate::field::Programs;
+use common::process;
+use common::run::Job;
+use common::sandbox::Sandbox;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;

@@ -4,11 +4,11 @@
 #![allow(unsafe_code, reason = "setrlimit(2)")]
 
 use crate::Effort;
-use crate::common::{SOON, wait_until};
 use crate::distributexd::Distributexd;
 use crate::field::Field;
 use crate::stopwatch::{cpu, median, peak_memory};
 use crate::table::{Table, mb, ms};
+use common::{SOON, wait_until};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::{Duration, Instant};

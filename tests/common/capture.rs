@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use zk_flock::http::Reply;
 
 /// What leads a capture.
-const HEAD: &str = "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test wire -- --ignored`. > to the server, a line a write; < from it.\n";
+const HEAD: &str = "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test zookeeper wire -- --ignored`. > to the server, a line a write; < from it.\n";
 
 /// The pieces that one side of a capture sent.
 pub fn pieces(capture: &str, side: From) -> Vec<Vec<u8>> {
@@ -92,5 +92,5 @@ pub fn unhex(text: &str) -> Vec<u8> {
 }
 
 fn path(capture: &str) -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/captures")).join(capture)
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../captures")).join(capture)
 }

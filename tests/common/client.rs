@@ -11,7 +11,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
 use zk_flock::zookeeper::code::{Code, flag, operation, xid};
-use zk_flock::zookeeper::record::*;
+use zk_flock::zookeeper::record::{
+    Acl, AuthPacket, ConnectRequest, ConnectResponse, CreateRequest, DeleteRequest,
+    GetChildrenResponse, GetDataResponse, Id, PathWatchRequest, ReplyHeader, RequestHeader, Stat,
+    WatcherEvent,
+};
 use zk_flock::zookeeper::wire::{Vector, Wire};
 
 /// Operations that the program has no use for: `getACL`, `getChildren`.

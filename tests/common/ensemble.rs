@@ -9,7 +9,7 @@
 )]
 
 use super::zookeeper::java;
-use super::{process, wait_for, wait_until};
+use super::{process, scratch, wait_for, wait_until};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -240,8 +240,7 @@ impl Member {
     fn new(number: usize) -> Member {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let unique = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("ensemble-{}-{unique}", std::process::id()));
+        let folder = scratch().join(format!("ensemble-{}-{unique}", std::process::id()));
         fs::create_dir(&folder).expect("a folder for the server can be made");
         fs::write(folder.join("zoo.cfg"), config(number, &folder))
             .expect("its config can be written");

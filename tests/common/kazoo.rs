@@ -45,7 +45,7 @@ impl Kazoo {
         recipe: &str,
         verb: &[&str],
     ) -> Job<'a> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/kazoo_lock.py");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/kazoo_lock.py");
         Job::new(sandbox, &self.python)
             .words(&[script, &server.address(), path, recipe])
             .words(verb)

@@ -11,7 +11,11 @@ use std::thread;
 use std::time::Duration;
 use zk_flock::sys::clock;
 use zk_flock::zookeeper::code::{Code, flag, operation, xid};
-use zk_flock::zookeeper::record::*;
+use zk_flock::zookeeper::record::{
+    CheckVersionRequest, ConnectRequest, ConnectResponse, CreateRequest, CreateResponse,
+    DeleteRequest, GetChildrenResponse, MultiHeader, PathWatchRequest, ReplyHeader, RequestHeader,
+    Stat, SyncRequest, WatcherEvent,
+};
 use zk_flock::zookeeper::wire::{Vector, Wire};
 
 /// The least session timeout that it grants.
@@ -39,8 +43,11 @@ struct Connection {
 /// What became of a session, and when, since boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
-    /// It was made, for a client that asked for that one; 0: for a new one.
-    Made { asked: i64 },
+    /// It was made.
+    Made {
+        /// The session that its client asked for; 0 for a new one.
+        asked: i64,
+    },
     /// Its client ended it.
     Closed,
     /// Its time was over.

@@ -33,7 +33,7 @@ const SIGNS: &str = "LIFE_SIGNS";
 /// Set for the child.
 const CHILD: &str = "LIFE_CHILD";
 
-/// The test that is the job. Every file that uses this module has it.
+/// The test that is the job. Each crate that uses this module has it in its main.rs.
 const ENTRY: &str = "a_job_shows_that_it_lives";
 
 /// One holding of a lock, as its job and its job's child have written it. Times are since boot.

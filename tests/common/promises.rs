@@ -25,7 +25,9 @@ const MOST_HEARD: usize = 20_000;
 /// A client: a host, and the id of its run if it has one.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Client {
+    /// The host's name.
     pub host: String,
+    /// The id of the run.
     pub run: Option<String>,
 }
 

@@ -1,8 +1,9 @@
 //! Packages as PyPI has them, each in a virtual environment of its own, which later runs find
 //! again.
 
+use super::scratch;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ static MAKING: Mutex<()> = Mutex::new(());
 /// A Python that can import the package.
 pub fn with(package: &str) -> PathBuf {
     let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(package);
+    let folder = scratch().join(package);
     let (python, done) = (folder.join("bin/python"), folder.join("done"));
     if !done.exists() {
         call(

@@ -4,6 +4,7 @@
 use super::sandbox::Sandbox;
 use super::{process, wait_for, wait_until};
 use std::fs::{self, File};
+use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,7 +35,7 @@ pub struct Outcome {
 /// does. `signals` are words like `USR1`, or `TERM=3/0.5`: exits with 3 half a second after TERM.
 pub fn listener(signals: &str) -> String {
     format!(
-        "python3 {}/tests/common/listener.py {signals}",
+        "python3 {}/listener.py {signals}",
         env!("CARGO_MANIFEST_DIR")
     )
 }
@@ -175,7 +176,7 @@ impl<'a> Job<'a> {
             .spawn()
             .expect("the program can be started");
         Running {
-            sandbox: self.sandbox,
+            sandbox: PhantomData,
             child,
             stdout,
             stderr,
@@ -186,7 +187,7 @@ impl<'a> Job<'a> {
 
 /// A program that was started.
 pub struct Running<'a> {
-    sandbox: &'a Sandbox,
+    sandbox: PhantomData<&'a Sandbox>,
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,

@@ -4,9 +4,9 @@
 use super::client::Client;
 use super::run::Job;
 use super::zookeeper::ZooKeeper;
-use super::{SOON, process};
+use super::{SOON, process, profile, scratch};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ impl Sandbox {
             std::process::id(),
             NUMBER.fetch_add(1, Ordering::Relaxed)
         );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&id);
+        let folder = scratch().join(&id);
         fs::create_dir(&folder).expect("the sandbox can be made");
         Sandbox { id, folder }
     }
@@ -241,10 +241,8 @@ impl Drop for Sandbox {
 /// The program under test: `UNDER_TEST` if it is set, as `tests/all` does, else what cargo has
 /// built beside the tests.
 pub fn executable() -> PathBuf {
-    let path = std::env::var_os("UNDER_TEST").map_or_else(
-        || PathBuf::from(env!("CARGO_BIN_EXE_zk-flock")),
-        PathBuf::from,
-    );
+    let path =
+        std::env::var_os("UNDER_TEST").map_or_else(|| profile().join("zk-flock"), PathBuf::from);
     assert!(
         path.is_file(),
         "there is no program to test at {}",

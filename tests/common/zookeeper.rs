@@ -1,7 +1,7 @@
 //! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process
 //! is.
 
-use super::{free_port, process, wait_for, wait_until};
+use super::{free_port, process, scratch, wait_for, wait_until};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -63,8 +63,7 @@ impl ZooKeeper {
             "{JAR} is missing: apt-get install zookeeper, or let tests/all do it"
         );
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("zookeeper-{}-{number}", std::process::id()));
+        let folder = scratch().join(format!("zookeeper-{}-{number}", std::process::id()));
         fs::create_dir(&folder).expect("a folder for the server can be made");
         let port = free_port();
         fs::write(folder.join("zoo.cfg"), config(port, &folder))

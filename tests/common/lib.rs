@@ -1,0 +1,133 @@
+//! What the integration tests share: a sandbox per test, timed runs of the program, real servers, a
+//! client that watches.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may poll, take the time and use threads; the program may not"
+)]
+#![allow(
+    clippy::new_without_default,
+    reason = "what new() makes is a folder or a server, and no default of anything"
+)]
+
+pub mod capture;
+pub mod checker;
+pub mod client;
+pub mod distributexd;
+pub mod ensemble;
+pub mod fate;
+pub mod kazoo;
+pub mod keeper;
+pub mod liar;
+pub mod life;
+pub mod lock_server;
+pub mod memcached;
+pub mod process;
+pub mod promises;
+pub mod proxy;
+pub mod pty;
+pub mod python;
+pub mod run;
+pub mod sandbox;
+pub mod zookeeper;
+
+use std::fmt::Display;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// For what should happen at once. Generous: a machine that is busy with other things must not fail
+/// a test.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks again and again until `condition` gives something. Panics, naming `what`, if it has not by
+/// the deadline.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {} s in vain for: {what}",
+            SOON.as_secs()
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until `condition` holds; see [`wait_for`].
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(what, || condition().then_some(()));
+}
+
+/// Writes a figure that the run measured into `figures.txt`, which `tests/all` prints at its end.
+pub fn report(what: &str, figure: impl Display) {
+    let path = scratch().join("figures.txt");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("figures can be written");
+    file.write_all(format!("{what}: {figure}\n").as_bytes())
+        .expect("figures can be written");
+}
+
+/// Cargo's folder for what tests write: `CARGO_TARGET_TMPDIR`, which only they are compiled with.
+pub fn scratch() -> PathBuf {
+    profile()
+        .parent()
+        .expect("target is above the profile")
+        .join("tmp")
+}
+
+/// Cargo's folder of this build, `target/debug` or another: this executable is in its `deps`.
+fn profile() -> PathBuf {
+    let own = std::env::current_exe().expect("/proc is mounted");
+    let profile = own.ancestors().nth(2);
+    profile.expect("deps is in a profile").to_path_buf()
+}
+
+/// Lets time pass: so long does a fault last. Never a guess at how long something takes.
+pub fn let_last(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer
+/// proof by hand.
+pub fn tries(few: usize) -> usize {
+    std::env::var("TRIES").map_or(few, |tries| tries.parse().expect("TRIES is a number"))
+}
+
+/// The middle and the largest of some times, in ms.
+pub fn summary(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
+    format!(
+        "median {:.1} ms, worst {:.1} ms of {}",
+        ms(times.len() / 2),
+        ms(times.len() - 1),
+        times.len()
+    )
+}
+
+/// A port that nobody listens on, below the range that outgoing connections take theirs from, and
+/// that no other thread of ours was given.
+pub fn free_port() -> u16 {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 20_000;
+    let mut candidates = (0..1_000)
+        .filter_map(|_| u16::try_from(first + TRIED.fetch_add(1, Ordering::Relaxed)).ok());
+    candidates
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .expect("one of a thousand ports is free")
+}

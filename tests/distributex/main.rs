@@ -1,0 +1,38 @@
+//! distributex, distributexd, and the memcached that servers share.
+
+// distributex against a scripted lock server: requests, exit codes, and what survives a fault.
+mod client;
+// Hosts that share a pool of distributexd exclude each other, in turn.
+mod hosts;
+// The HTTP codec reads recorded messages at every cut, and refuses malformed ones.
+mod http;
+// A command ends before its lease does, and when its lock is revoked.
+mod leases;
+// Servers that share a memcached write what the original writes, and grant nothing twice.
+mod memcache;
+// The same with a memcached that is unreachable, frozen, emptied or malformed.
+mod memcache_trouble;
+// Any order of requests, crashes and reloads keeps the promises to clients.
+mod pool;
+// The same over HTTP, while servers are killed, stopped and reloaded.
+mod promises;
+// Each run has an id of its own, and takes up that of a killed one.
+mod runs;
+// Configs of the original are served as PyYAML reads them.
+mod server_config;
+// distributexd answers what the original answered, whatever other clients do.
+mod server_http;
+// Grants hold across reloads, and an operator can revoke them.
+mod server_promises;
+// A server with `state` remembers its holders when it starts again.
+mod server_restart;
+// distributexd survives dead hosts, a full disk, a blocked log and a foreign state file.
+mod server_trouble;
+// YAML that is accepted means the same to PyYAML.
+mod yaml;
+
+/// The command of `common::life`: it is this executable, with this test.
+#[test]
+fn a_job_shows_that_it_lives() {
+    common::life::entry();
+}

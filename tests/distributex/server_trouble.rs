@@ -1,0 +1,347 @@
+//! A lock server in trouble: hosts that lose their power, a disk that is full, a log that nobody
+//! reads, a state that is not its own.
+
+use common::distributexd::{Connection, Distributexd};
+use common::run::{Job, Outcome};
+use common::sandbox::{Sandbox, executable};
+use common::{free_port, wait_for, wait_until};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+
+const POOL: &str = "pools:\n- name: pool\n";
+
+/// A host that holds the pool.
+fn holder(server: &Distributexd, host: &str) {
+    assert_eq!(server.call("get", host, "pool"), "YES");
+}
+
+/// A host that waits for it.
+fn waiter(server: &Distributexd, host: &str) -> Connection {
+    let connection = server.calls("wait", host, "pool");
+    wait_until(&format!("{host} to wait"), || is_queued(server, host));
+    connection
+}
+
+fn is_queued(server: &Distributexd, host: &str) -> bool {
+    server
+        .ask("/status/")
+        .contains(&format!("{{\"host\":\"{host}\",\"waiting\""))
+}
+
+#[test]
+fn what_a_host_without_power_is_given_is_taken_back_and_given_to_the_next() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, POOL);
+    holder(&server, "first");
+    let dark = waiter(&server, "dark");
+    let mut next = waiter(&server, "next");
+    dark.power_off();
+    assert_eq!(server.call("release", "first", "pool"), "OK");
+    assert_eq!(next.hear(), "YES");
+    assert!(
+        server.stderr().contains("took pool back from dark"),
+        "{}",
+        server.stderr()
+    );
+}
+
+#[test]
+fn a_host_that_loses_its_power_while_it_waits_loses_its_place() {
+    // The second to ask is silent for 6 s, and then three times asked in vain.
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, POOL);
+    holder(&server, "first");
+    let dark = waiter(&server, "dark");
+    dark.power_off();
+    wait_until("it to lose its place", || !is_queued(&server, "dark"));
+}
+
+#[test]
+fn a_host_that_has_heard_yes_holds_whatever_becomes_of_the_connection() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, POOL);
+    let mut heard = server.calls("get", "heard", "pool");
+    assert_eq!(heard.hear(), "YES");
+    heard.reset();
+    wait_until("the connection to be gone", || {
+        server
+            .ask("/metrics")
+            .contains("\ndistributexd_connections 1\n")
+    });
+    assert_eq!(server.call("get", "other", "pool"), "NO");
+}
+
+#[test]
+fn a_host_that_resets_the_connection_while_it_waits_loses_its_place() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, POOL);
+    holder(&server, "first");
+    waiter(&server, "lost").reset();
+    wait_until("the place to be free", || !is_queued(&server, "lost"));
+}
+
+#[test]
+fn while_the_state_cannot_be_saved_nothing_is_granted_and_afterwards_everything_is() {
+    let sandbox = Sandbox::new();
+    let state = sandbox.path("state");
+    let server = Distributexd::start(
+        &sandbox,
+        &format!("state: {}\n{POOL}- name: other\n", state.display()),
+    );
+    holder(&server, "first");
+    let before = fs::read(&state).unwrap();
+    let in_the_way = sandbox.path("state.new");
+    fs::create_dir_all(in_the_way.join("something")).unwrap();
+    for call in ["get", "renew"] {
+        let reply = server.calls(call, "first", "other").reply();
+        let why = String::from_utf8(reply.body).unwrap();
+        assert!(
+            reply.status == 503 && why.contains(&format!("{}: file exists", state.display())),
+            "{call}: {} {why}",
+            reply.status
+        );
+    }
+    assert_eq!(server.call("get", "first", "pool"), "YES", "that is saved");
+    let mut next = waiter(&server, "next");
+    assert_eq!(server.call("release", "first", "pool"), "OK");
+    wait_until("another attempt", || {
+        server
+            .ask("/metrics")
+            .contains("\ndistributexd_failed_saves_total 3\n")
+    });
+    assert!(next.is_silent(), "nobody is told what is not saved");
+    assert_eq!(fs::read(&state).unwrap(), before);
+    fs::remove_dir_all(&in_the_way).unwrap();
+    assert_eq!(next.hear(), "YES");
+    assert!(fs::read_to_string(&state).unwrap().contains("\"next\""));
+    let said = server.stderr();
+    for line in [
+        " ERROR cannot save who holds what: ",
+        " WARNING who holds what is saved again, after ",
+    ] {
+        assert_eq!(said.matches(line).count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_nobody() {
+    let sandbox = Sandbox::new();
+    let (pipe, port) = (sandbox.path("log"), free_port().to_string());
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut unread = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&pipe)
+        .unwrap();
+    unread.write_all(&vec![b'x'; 60_000]).unwrap();
+    let config = sandbox.path("config.yaml");
+    fs::write(&config, POOL).unwrap();
+    let words = ["-c", config.to_str().unwrap(), "-p", &port, "-v"];
+    let script = format!(
+        "exec \"$0\" --program=distributexd \"$@\" 2>{}",
+        pipe.display()
+    );
+    let program = executable();
+    let server = Job::new(&sandbox, Path::new("/bin/sh"))
+        .words(&["-c", &script, program.to_str().unwrap()])
+        .words(&words)
+        .start();
+    let mut connection = wait_for("it to listen", || Connection::to(port.parse().unwrap()));
+    for _ in 0..500 {
+        for (call, answer) in [("get", "YES"), ("release", "OK")] {
+            connection.say(&format!("GET /{call}/?host=me&pool=pool HTTP/1.1\r\n\r\n"));
+            assert_eq!(connection.hear(), answer);
+        }
+    }
+    drop(server);
+}
+
+/// What comes of a start with such a config, and more words.
+fn start(sandbox: &Sandbox, config: &str, words: &[&str]) -> Outcome {
+    let path = sandbox.path("config.yaml");
+    fs::write(&path, config).unwrap();
+    sandbox
+        .program(&["--program=distributexd", "-c", path.to_str().unwrap()])
+        .words(words)
+        .run()
+}
+
+/// Asserts that it does not start, and says why in one line; with `--sysexits` by this code.
+#[track_caller]
+fn assert_refused(sandbox: &Sandbox, config: &str, words: &[&str], sysexit: i32, facts: &[&str]) {
+    for (more, code) in [(&[][..], 1), (&["--sysexits"], sysexit)] {
+        let outcome = start(sandbox, config, &[words, more].concat());
+        assert_eq!(
+            (outcome.end, outcome.stdout.as_str()),
+            (Ok(code), ""),
+            "{}",
+            outcome.stderr
+        );
+        outcome.complaint_of("distributexd", facts);
+    }
+}
+
+#[test]
+fn what_belongs_to_another_server_is_left_to_it() {
+    let sandbox = Sandbox::new();
+    let state = format!("state: {}\n", sandbox.path("state").display());
+    let server = Distributexd::start(&sandbox, &(state.clone() + POOL));
+    assert_refused(
+        &sandbox,
+        &(state + POOL),
+        &["-p", "0"],
+        75,
+        &["another server keeps its state in", "/state"],
+    );
+    let port = server.port.to_string();
+    let facts = ["cannot listen on 127.0.0.1 port", &port, "in use"];
+    assert_refused(
+        &sandbox,
+        &format!("listen: 127.0.0.1\n{POOL}"),
+        &["-p", &port],
+        71,
+        &facts,
+    );
+    assert_refused(
+        &sandbox,
+        &format!("listen: 192.0.2.1\n{POOL}"),
+        &["-p", "0"],
+        71,
+        &["192.0.2.1", "address"],
+    );
+    let taken = TcpListener::bind("[::]:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    assert_refused(
+        &sandbox,
+        POOL,
+        &["-p", &port],
+        71,
+        &["cannot listen on port", &port, "in use"],
+    );
+}
+
+#[test]
+fn servers_that_share_a_memcached_need_no_state_each() {
+    let sandbox = Sandbox::new();
+    let config = format!(
+        "backend: memcache\nmemcacheport: {}\nstate: {}\n{POOL}",
+        free_port(),
+        sandbox.path("state").display()
+    );
+    let servers = [(); 2].map(|()| Distributexd::start(&sandbox, &config));
+    for server in servers {
+        assert!(
+            server
+                .stderr()
+                .contains("holders kept in memcached at localhost:"),
+            "{}",
+            server.stderr()
+        );
+    }
+    assert!(!sandbox.path("state.lock").exists());
+}
+
+#[test]
+fn a_state_that_is_none_is_refused_and_left_as_it_is() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.path("state");
+    let config = format!("state: {}\n{POOL}", path.display());
+    for text in [
+        "",
+        "{\"version\": 1, \"last_to",
+        "{\"version\": 2}",
+        "garbage",
+    ] {
+        fs::write(&path, text).unwrap();
+        assert_refused(
+            &sandbox,
+            &config,
+            &["-p", "0"],
+            65,
+            &[
+                "/state: ",
+                "so it is not known who holds what",
+                "move it away",
+            ],
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+    assert_refused(
+        &sandbox,
+        "state: nowhere/state\n",
+        &["-p", "0"],
+        71,
+        &["nowhere/state.lock", "no such file"],
+    );
+}
+
+#[test]
+fn a_config_is_checked_without_a_server() {
+    let sandbox = Sandbox::new();
+    let right = start(
+        &sandbox,
+        "backend: memcache\npools:\n- name: a\n- name: b\n",
+        &["--check"],
+    );
+    assert_eq!(
+        (right.end, right.stdout.as_str()),
+        (
+            Ok(0),
+            format!(
+                "{}: right: 2 pools, backend memcache at localhost:11211\n",
+                sandbox.path("config.yaml").display()
+            )
+            .as_str()
+        )
+    );
+    assert_eq!(right.stderr, "");
+    let unknown = "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)";
+    assert_refused(
+        &sandbox,
+        "pools:\n- name: a\n  maxlock: 2\n",
+        &["--check"],
+        78,
+        &["config.yaml: ", unknown],
+    );
+    for (config, fact) in [
+        (
+            "pools: [a]\n",
+            ":1: expected a pool with its \"name\", found \"a\"",
+        ),
+        ("pools:\n- name: a\n  expire: soon\n", ":3: \"expire\": "),
+    ] {
+        assert_refused(&sandbox, config, &["--check"], 78, &["config.yaml", fact]);
+        assert_refused(&sandbox, config, &["-p", "0"], 78, &["config.yaml", fact]);
+    }
+    let nothing = sandbox
+        .program(&["--program=distributexd", "--check"])
+        .run();
+    nothing.complaint_of(
+        "distributexd",
+        &["no config file found (tried distributex.yaml, /etc/distributex.yaml)"],
+    );
+    fs::write(sandbox.path("distributex.yaml"), POOL).unwrap();
+    assert_eq!(
+        sandbox
+            .program(&["--program=distributexd", "--check"])
+            .run()
+            .stdout,
+        "distributex.yaml: right: 1 pool, backend inmemory\n"
+    );
+    File::create(sandbox.path("long.yaml"))
+        .unwrap()
+        .set_len(2 << 20)
+        .unwrap();
+    let long = sandbox
+        .program(&["--program=distributexd", "-c", "long.yaml"])
+        .run();
+    long.complaint_of("distributexd", &["long.yaml", "larger than 1 MiB"]);
+}

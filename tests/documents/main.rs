@@ -1,0 +1,8 @@
+//! Texts and words: what needs no server.
+
+// bash completes what each program takes, and nothing else.
+mod completions;
+// Help, parser, manual pages, README, completions and module map say the same.
+mod docs;
+// The name in argv[0], or the first word, picks one of the four programs.
+mod programs;

@@ -1,0 +1,328 @@
+//! The session machine against what a real server has sent (`captures/`), cut at every byte, and
+//! against what no server sends.
+
+use common::SECOND;
+use common::capture::{hex, pieces};
+use common::client::framed;
+use common::proxy::From;
+use proptest::prelude::*;
+use zk_flock::endpoint::Endpoint;
+use zk_flock::moment::Moment;
+use zk_flock::plan::Auth;
+use zk_flock::zookeeper::code::{Code, flag, operation};
+use zk_flock::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
+use zk_flock::zookeeper::request::{Answer, Operation, Request};
+use zk_flock::zookeeper::session::{Change, Fault, News, Session, Step};
+use zk_flock::zookeeper::wire::Wire;
+
+const LOCK: &str = "/app/lock";
+const HOLDER: &str = "host.example6b1b36cb-0000-4000-8000-000000000001";
+const WAITER: &str = "other.example6b1b36cb-0000-4000-8000-000000000002";
+
+/// All that happens in this file happens at once.
+const NOW: Moment = Moment(SECOND);
+
+fn auth() -> Auth {
+    Auth {
+        scheme: "digest".into(),
+        data: "user:secret".into(),
+    }
+}
+
+fn create(data: &str) -> Request {
+    let acl = vec![Acl {
+        perms: 31,
+        id: Id {
+            scheme: "world".into(),
+            id: "anyone".into(),
+        },
+    }];
+    Request::Create {
+        path: LOCK.into(),
+        data: data.into(),
+        acl,
+        flags: flag::EPHEMERAL,
+    }
+}
+
+fn look() -> Request {
+    Request::Data {
+        path: LOCK.into(),
+        watch: true,
+    }
+}
+
+/// A session that has a connection and has been asked for these.
+fn greeting(requests: &[Request]) -> Session {
+    let server = Endpoint {
+        name: "server".into(),
+        address: ([192, 0, 2, 1], 2181).into(),
+    };
+    let address = server.address;
+    let mut session = Session::new(vec![server], 15 * SECOND, Some(auth()), NOW);
+    session.tick(NOW);
+    assert_eq!(session.step(), Some(Step::Connect(address)));
+    session.connected(NOW);
+    for request in requests {
+        session.ask(request.clone(), NOW);
+    }
+    session
+}
+
+/// All that a session has to tell after it was given these pieces.
+fn news<'a>(mut session: Session, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<News> {
+    for piece in pieces {
+        session.received(piece, NOW);
+    }
+    std::iter::from_fn(|| session.news()).collect()
+}
+
+/// The same news, whatever pieces the bytes of a capture come in.
+#[track_caller]
+fn assert_news(capture: &str, session: impl Fn() -> Session, expected: &[News]) {
+    let bytes = pieces(capture, From::Server).concat();
+    assert_eq!(
+        news(session(), [bytes.as_slice()]),
+        expected,
+        "in one piece"
+    );
+    assert_eq!(news(session(), bytes.chunks(1)), expected, "byte by byte");
+    for cut in 0..bytes.len() {
+        let (front, back) = bytes.split_at(cut);
+        assert_eq!(news(session(), [front, back]), expected, "cut at {cut}");
+    }
+}
+
+/// Data and owner of what a reply says is the lock.
+fn holder(news: &News) -> Option<(&[u8], i64)> {
+    match news {
+        News::Reply {
+            result: Ok(Answer::Data(data, stat)),
+            ..
+        } => Some((data, stat.ephemeral_owner)),
+        _ => None,
+    }
+}
+
+fn answered(request: Request, result: Result<Answer, Code>) -> News {
+    News::Reply { request, result }
+}
+
+#[test]
+fn the_first_write_is_connect_auth_and_the_first_requests_as_a_server_took_them() {
+    for (capture, data) in [("holder", HOLDER), ("waiter", WAITER)] {
+        let Some(Step::Send(bytes)) = greeting(&[create(data), look()]).step() else {
+            panic!("nothing to send")
+        };
+        assert_eq!(hex(&bytes), hex(&pieces(capture, From::Client)[0]));
+    }
+}
+
+#[test]
+fn a_holder_hears_of_its_node_its_heartbeats_and_its_loss() {
+    let check = || Request::Check { path: LOCK.into() };
+    let requests = [
+        create(HOLDER),
+        look(),
+        check(),
+        Request::Ping,
+        Request::Sync { path: LOCK.into() },
+        Request::Delete { path: LOCK.into() },
+        check(),
+        Request::Close,
+    ];
+    let locked = news(
+        greeting(&requests),
+        pieces("holder", From::Server).iter().map(Vec::as_slice),
+    )
+    .remove(2);
+    assert_eq!(
+        holder(&locked),
+        Some((HOLDER.as_bytes(), 0x0100_0018_317c_0002))
+    );
+    let [create, _, check, ping, sync, delete, check_again, close] = requests.clone();
+    let expected = [
+        News::Up { resumed: false },
+        answered(create, Ok(Answer::Created(LOCK.into()))),
+        locked,
+        answered(check, Ok(Answer::Done)),
+        answered(ping, Ok(Answer::Done)),
+        answered(sync, Ok(Answer::Done)),
+        News::Watch {
+            change: Change::Deleted,
+            path: LOCK.into(),
+        },
+        answered(delete, Ok(Answer::Done)),
+        answered(check_again, Err(Code::NO_NODE)),
+        answered(close, Ok(Answer::Done)),
+    ];
+    assert_news("holder", || greeting(&requests), &expected);
+}
+
+#[test]
+fn a_waiter_hears_that_it_is_busy_by_whom_and_when_it_is_free() {
+    let session = || greeting(&[create(WAITER), look()]);
+    let locked = news(
+        session(),
+        [pieces("waiter", From::Server).concat().as_slice()],
+    )
+    .remove(2);
+    assert_eq!(
+        holder(&locked),
+        Some((HOLDER.as_bytes(), 0x0100_0018_317c_0002))
+    );
+    let busy = answered(create(WAITER), Err(Code::NODE_EXISTS));
+    let free = News::Watch {
+        change: Change::Deleted,
+        path: LOCK.into(),
+    };
+    assert_news(
+        "waiter",
+        session,
+        &[News::Up { resumed: false }, busy, locked, free],
+    );
+}
+
+#[test]
+fn a_missing_parent_answers_both_requests() {
+    let expected = [
+        News::Up { resumed: false },
+        answered(create(HOLDER), Err(Code::NO_NODE)),
+        answered(look(), Err(Code::NO_NODE)),
+    ];
+    assert_news(
+        "parent-missing",
+        || greeting(&[create(HOLDER), look()]),
+        &expected,
+    );
+}
+
+#[test]
+fn a_refused_scheme_is_told_as_that() {
+    assert_news(
+        "auth-refused",
+        || greeting(&[]),
+        &[
+            News::Up { resumed: false },
+            News::Refused(Code::AUTH_FAILED),
+        ],
+    );
+}
+
+#[test]
+fn a_session_that_is_gone_when_we_come_back_has_expired() {
+    let returning = || {
+        let mut session = greeting(&[]);
+        session.received(&pieces("holder", From::Server)[0], NOW);
+        session.disconnected(None, NOW);
+        while session.news().is_some() || session.step().is_some() {}
+        session.tick(NOW + SECOND);
+        session.connected(NOW + SECOND);
+        session
+    };
+    assert_news("expired", returning, &[News::Expired]);
+}
+
+#[test]
+fn a_new_session_cannot_have_expired() {
+    assert_news("expired", || greeting(&[]), &[News::Down(Fault::StillBorn)]);
+}
+
+#[test]
+fn what_a_multi_says_of_the_session_is_believed() {
+    for (code, expected) in [
+        (Code::SESSION_EXPIRED, News::Expired),
+        (Code::SESSION_MOVED, News::Down(Fault::HungUp)),
+    ] {
+        for request in [
+            Request::Check { path: LOCK.into() },
+            Request::Multi(vec![Operation::Check { path: LOCK.into() }]),
+        ] {
+            let replies = pieces("holder", From::Server);
+            let heard = news(
+                greeting(std::slice::from_ref(&request)),
+                [&replies[0][..], &replies[1], &undone(code)],
+            );
+            assert_eq!(
+                heard,
+                [News::Up { resumed: false }, expected.clone()],
+                "{request:?}"
+            );
+        }
+    }
+}
+
+/// A reply to the first request, a multi of one operation that could not be done.
+fn undone(Code(err): Code) -> Vec<u8> {
+    let mut message = Vec::new();
+    ReplyHeader {
+        xid: 1,
+        zxid: 20,
+        err: 0,
+    }
+    .write(&mut message);
+    MultiHeader {
+        kind: operation::ERROR,
+        done: false,
+        err,
+    }
+    .write(&mut message);
+    err.write(&mut message);
+    MultiHeader {
+        kind: operation::ERROR,
+        done: true,
+        err: -1,
+    }
+    .write(&mut message);
+    framed(&message)
+}
+
+#[test]
+fn a_frame_of_an_impossible_length_ends_the_connection_before_it_has_come() {
+    for length in [i32::MAX, i32::MIN, -5, -1, 0, (4 << 20) + 1] {
+        assert_eq!(
+            news(greeting(&[]), [&length.to_be_bytes()[..]]),
+            [News::Down(Fault::FrameLength(length))]
+        );
+        let [up, auth] = [0, 1].map(|at| pieces("holder", From::Server).swap_remove(at));
+        let heard = news(greeting(&[]), [&up, &auth, &length.to_be_bytes()[..]]);
+        assert_eq!(
+            heard,
+            [
+                News::Up { resumed: false },
+                News::Down(Fault::FrameLength(length))
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_reply_that_was_not_asked_for_ends_the_connection() {
+    let replies = pieces("holder", From::Server);
+    let out_of_order = [&replies[0][..], &replies[1], &replies[3]];
+    let heard = news(greeting(&[create(HOLDER), look()]), out_of_order);
+    assert_eq!(
+        heard,
+        [
+            News::Up { resumed: false },
+            News::Down(Fault::OutOfOrder(2))
+        ]
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn noise_never_panics(noise: Vec<Vec<u8>>) {
+        news(greeting(&[create(HOLDER), look()]), noise.iter().map(Vec::as_slice));
+    }
+
+    #[test]
+    fn a_byte_that_is_off_never_panics(at: prop::sample::Index, byte: u8, capture in prop::sample::select(vec!["holder", "waiter", "expired"])) {
+        let mut bytes = pieces(capture, From::Server).concat();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        news(greeting(&[create(HOLDER), look()]), [bytes.as_slice()]);
+    }
+}
