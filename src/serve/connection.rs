@@ -1,8 +1,8 @@
 //! A connection: its socket, its talk, and what it was told that it may not have heard. A YES
 //! counts as heard when the peer's kernel has acknowledged it.
 
-use super::dialogue::{Dialogue, REPLY, Stage};
-use super::wording::{self, Asked, Page};
+use super::api::{self, Asked, Page};
+use super::http_session::{Dialogue, REPLY, Stage};
 use crate::http::{Reply, Request};
 use crate::moment::Moment;
 use crate::pool::{Answer, Call, Ticket};
@@ -162,7 +162,7 @@ impl Connection {
 
     /// Answers what it has asked of a pool.
     pub(super) fn answer(&mut self, asked: &Asked, answer: &Answer) {
-        self.reply(&wording::reply(asked, answer));
+        self.reply(&api::reply(asked, answer));
         if let Answer::Yes(grant) = answer {
             self.forget_what_was_heard();
             if self.told.len() == MOST_TOLD {

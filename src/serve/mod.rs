@@ -1,16 +1,16 @@
 //! The loop of a lock server. It joins door, connections, pools, their state and signals, and
 //! sleeps in one place, the wait of its epoll.
 
+mod api;
 mod connection;
-mod counts;
-mod crowd;
-mod dialogue;
-mod door;
+mod connection_table;
+mod http_session;
+mod listener;
 mod memcached;
+mod server_log;
+mod server_metrics;
 mod service;
 mod state_file;
-mod story;
-mod wording;
 
 use crate::link::reason;
 use crate::log;
@@ -25,13 +25,13 @@ use crate::sys::epoll::{Epoll, Interest, News};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use crate::sys::{clock, descriptors, signals};
-use door::{Caller, Door};
+use listener::{Caller, Door};
 use memcached::Memcached;
+use server_log::Story;
 use service::Service;
 use state_file::StateFile;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use story::Story;
 
 /// How long the last answers may take to arrive when the server ends.
 const ENDING: Duration = Duration::from_secs(2);

@@ -1,13 +1,13 @@
 //! Between connections and pools: requests go in, answers go back to whoever has asked, and who
 //! hangs up is seen off. It decides nothing about locks.
 
+use super::api::{self, Asked, Page, Wish};
 use super::connection::{Awaited, Connection, Told};
-use super::counts::Counts;
-use super::crowd::Crowd;
-use super::dialogue::{REQUEST, Stage};
+use super::connection_table::Crowd;
+use super::http_session::{REQUEST, Stage};
 use super::now;
-use super::story::Story;
-use super::wording::{self, Asked, Page, Wish};
+use super::server_log::Story;
+use super::server_metrics::Counts;
 use crate::http::{Reply, Request};
 use crate::plan::Level;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
@@ -73,7 +73,7 @@ impl<'a> Service<'a> {
     pub(super) fn turn_away(&mut self, stream: TcpStream) {
         self.counts.turned_away += 1;
         let mut connection = Connection::new(stream, now());
-        connection.part(&wording::unavailable("too many connections are open"));
+        connection.part(&api::unavailable("too many connections are open"));
         self.admit(connection);
     }
 
@@ -131,7 +131,7 @@ impl<'a> Service<'a> {
             Some(Awaited::Pool(asked)) => {
                 connection.answer(&asked, answer);
                 if self.story.verbose {
-                    let words = wording::told(&asked, answer);
+                    let words = api::told(&asked, answer);
                     self.story.tell(
                         Level::Debug,
                         &format_args!("{}: {words}", connection.peer()),
@@ -174,7 +174,7 @@ impl<'a> Service<'a> {
     fn page(&self, page: Page, pools: Result<&[Report], &str>) -> Reply {
         match (page, pools) {
             (Page::Status, Ok(pools)) => Reply::new(200, "application/json", status::text(pools)),
-            (Page::Status, Err(why)) => wording::unavailable(why),
+            (Page::Status, Err(why)) => api::unavailable(why),
             (Page::Metrics, pools) => {
                 let open = self.crowd.len() + 1; // with this one
                 let server = self.counts.metrics(open, pools.is_ok(), now());
@@ -194,7 +194,7 @@ impl<'a> Service<'a> {
             match connection.next() {
                 Ok(Some(request)) => self.take_in(&mut connection, &request),
                 Ok(None) if connection.is_asking() && self.crowd.held() > MOST_HELD => {
-                    connection.part(&wording::unavailable("too many requests are not whole yet"));
+                    connection.part(&api::unavailable("too many requests are not whole yet"));
                 }
                 Ok(None) => break,
                 Err(_) => return self.close(connection),
@@ -238,7 +238,7 @@ impl<'a> Service<'a> {
 
     fn take_in(&mut self, connection: &mut Connection, request: &Request) {
         self.counts.requests += 1;
-        match wording::wish(request) {
+        match api::wish(request) {
             Wish::Ask(asked) => {
                 let ticket = self.new_ticket();
                 let Asked {
@@ -258,7 +258,7 @@ impl<'a> Service<'a> {
                 connection.await_answer(ticket, Awaited::Pool(asked));
             }
             Wish::Show(_) if self.crowd.unsent() > MOST_UNSENT => {
-                connection.reply(&wording::unavailable("too many replies are not read"));
+                connection.reply(&api::unavailable("too many replies are not read"));
             }
             Wish::Show(page) => {
                 let ticket = self.new_ticket();
@@ -267,7 +267,7 @@ impl<'a> Service<'a> {
             }
             Wish::Invalid(note) => {
                 self.story.tell(Level::Info, &note);
-                connection.reply(&wording::invalid());
+                connection.reply(&api::invalid());
             }
             Wish::Reply(reply) => connection.reply(&reply),
         }
@@ -306,7 +306,7 @@ impl<'a> Service<'a> {
             connection.wind_up();
             if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiting()) {
                 self.backend.handle(Input::Gone(ticket), now());
-                connection.dismiss(&wording::unavailable(why));
+                connection.dismiss(&api::unavailable(why));
             }
             self.go_on(key, connection);
         }

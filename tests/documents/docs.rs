@@ -721,7 +721,7 @@ fn modules(folder: &Path) -> Vec<String> {
     let here = paths
         .iter()
         .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned());
-    here.filter(|name| !["lib", "main", "mod"].contains(&name.as_str()))
+    here.filter(|name| !["lib", "main", "mod", "tests"].contains(&name.as_str()))
         .chain(below)
         .collect()
 }

@@ -1,6 +1,6 @@
 //! What the log is told of a server's life. What happens in the pools is told by these.
 
-use super::door::Door;
+use super::listener::Door;
 use crate::link::reason;
 use crate::log;
 use crate::plan::{Backend, Level, Server};
