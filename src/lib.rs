@@ -30,11 +30,12 @@
 //!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
 //!    (`request` and `reply`, of `head` and `body`; `call`; `date`, `percent`, `malformed`);
 //!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
-//!    vocabulary. Of the server: [`pool`] (the contract; `memory`, which has a `ledger` for each
-//!    pool, of `holders` and `waiters`, and one `desk`; `memcache`, which has a `slate` for each,
-//!    changed in a `round` by a `proposal`, with its `leases`, `attempts`, `roll` and `expiry`, and
-//!    one `line`, which speaks the `protocol`, tested by `fake` and `any_order`; `lease`,
-//!    `refusal`, `state`, `status`, `metrics`).
+//!    vocabulary. Of the server: [`pool`] (the contract;
+//!    `memory`, which has a `pool_state` for each pool, of `holders` and `waiters`, and one
+//!    `outbox`; `memcached`, which has a `shared_pool` for each, changed in a `cas_cycle` by a
+//!    `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`, and one `line`,
+//!    which speaks the `protocol`, tested by `fake` and `interleaving_tests`; `lease`,
+//!    `invalid_request`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its
 //!    `guard` and the `line` to it, `files` in a `lock_folder`, `witness`, `host_lock`, `names`,
 //!    `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock

@@ -4,21 +4,18 @@
 //! until something happens; it hands in all that happened at one time before it drains, so that one
 //! save does for all of it.
 
-mod desk;
-mod holders;
+pub mod invalid_request;
 pub mod lease;
-mod ledger;
-pub mod memcache;
+pub mod memcached;
 pub mod memory;
 pub mod metrics;
-pub mod refusal;
 pub mod state;
 pub mod status;
 mod waiters;
 
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use refusal::Refusal;
+use invalid_request::Refusal;
 use state::State;
 use std::time::Duration;
 
@@ -68,7 +65,7 @@ pub struct Request<'a> {
     pub call: Call,
     pub pool: &'a str,
     pub host: &'a str,
-    /// Which run of the host asks; checked already, see [`refusal::check_run`]. `None`: the client
+    /// Which run of the host asks; checked already, see [`invalid_request::check_run`]. `None`: the client
     /// has no run id, as the Python client and curl. `Revoke` has none.
     pub run: Option<&'a str>,
 }

@@ -3,7 +3,7 @@
 //! set. A file that is not just what a server wrote is refused: to forget a holder is to let
 //! a second one in.
 
-use super::refusal;
+use super::invalid_request;
 use crate::moment::Moment;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -194,7 +194,7 @@ impl Held {
     fn of(value: &Value, pool: &str, place: &str, boot: Boot) -> Result<Held, Fault> {
         let host = value["host"]
             .as_str()
-            .filter(|host| refusal::check_host(host).is_ok());
+            .filter(|host| invalid_request::check_host(host).is_ok());
         let mut held = Held {
             pool: pool.to_owned(),
             host: host
@@ -282,7 +282,7 @@ fn run(value: &Value, place: &str) -> Result<Option<String>, Fault> {
     };
     let run = run
         .as_str()
-        .filter(|run| refusal::check_run(run.as_bytes()).is_ok());
+        .filter(|run| invalid_request::check_run(run.as_bytes()).is_ok());
     run.map(|run| Some(run.to_owned()))
         .ok_or_else(|| unfit(place, "run", "the id of a run"))
 }

@@ -2,7 +2,7 @@
 //! answer INVALID.
 
 use crate::http::{Method, Reply, Request};
-use crate::pool::refusal::{self, Refusal};
+use crate::pool::invalid_request::{self, Refusal};
 use crate::pool::{Answer, Call, Remaining};
 use std::fmt::Display;
 use std::num::ParseIntError;
@@ -90,7 +90,7 @@ fn asked(call: &str, request: &Request) -> Option<Wish> {
             host,
             run,
         }),
-        Err(refusal) => Wish::Invalid(refusal::told(&pool, &host, refusal)),
+        Err(refusal) => Wish::Invalid(invalid_request::told(&pool, &host, refusal)),
     })
 }
 
@@ -99,7 +99,7 @@ fn text(request: &Request, name: &str) -> Option<String> {
 }
 
 fn run(id: Vec<u8>) -> Result<String, Refusal> {
-    refusal::check_run(&id)?;
+    invalid_request::check_run(&id)?;
     String::from_utf8(id).map_err(|_| Refusal::UnfitRun)
 }
 

@@ -16,7 +16,7 @@ use crate::link::reason;
 use crate::log;
 use crate::moment::Moment;
 use crate::plan::{self, End, Exit, Level, Server};
-use crate::pool::memcache::Memcache;
+use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
 use crate::pool::state::{Boot, State};
 use crate::pool::{Backend, Input, Output};

@@ -29,21 +29,21 @@
 //! 6. *A write whose reply was lost* may still take effect, as long as the list has the version
 //!    that it counted on. So the next round writes the list in any case before it says anything.
 
+use super::super::invalid_request::{self, Refusal};
 use super::super::lease::{self, Told};
-use super::super::refusal::{self, Refusal};
 use super::super::state::Boot;
 use super::super::waiters::{Asked, Waiters};
 use super::super::{
     Answer, Call, Counts, Grant, Holder, Output, Remaining, Report, Ticket, Waiter,
 };
 use super::attempts::{Attempt, Attempts, Findings};
+use super::cas_cycle::{Draft, Round, Snapshot, Stage, Step};
 use super::expiry::{self, Kept};
+use super::holder_cache::Roll;
 use super::leases::{self, Leases};
 use super::line::Line;
-use super::proposal::{self, Errand, Proposal, Terms, Verdict};
+use super::list_update::{self, Errand, Proposal, Terms, Verdict};
 use super::protocol::{Command, Malformed, Reply};
-use super::roll::Roll;
-use super::round::{Draft, Round, Snapshot, Stage, Step};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::collections::VecDeque;
@@ -196,7 +196,7 @@ impl Slate {
         }
         // Whether it holds the pool, and so may let go of it though it may not have it, the list
         // will tell.
-        match refusal::check(&self.plan, asked.call, &asked.host, true) {
+        match invalid_request::check(&self.plan, asked.call, &asked.host, true) {
             Ok(()) if self.missing.is_some() && !asked.call.keeps() => {
                 self.answer(&asked, Verdict::Invalid(Refusal::UnknownPool), tools);
             }
@@ -544,7 +544,7 @@ impl Slate {
     }
 
     fn fence(&mut self, round: &Round, found: &Findings, tools: &mut Tools) {
-        let kept = proposal::kept(&found.hosts, &found.leases, &self.plan);
+        let kept = list_update::kept(&found.hosts, &found.leases, &self.plan);
         self.ask_to_write_list(round, &found.hosts, kept, found.version, tools);
         self.round = Some((
             round.clone(),
@@ -868,7 +868,10 @@ impl Slate {
             Verdict::NotHeld => Answer::NotHeld,
             Verdict::Invalid(refusal) => {
                 self.counts.invalid += 1;
-                tools.note(Level::Info, refusal::told(&self.name, &asked.host, refusal));
+                tools.note(
+                    Level::Info,
+                    invalid_request::told(&self.name, &asked.host, refusal),
+                );
                 Answer::Invalid(refusal)
             }
         };

@@ -1,14 +1,18 @@
 //! The server itself remembers the holders, in memory, and if that is wanted in a file that
 //! outlives it.
 
-use super::desk::{Desk, Promise, Stake};
-use super::ledger::Ledger;
-use super::refusal::{self, Refusal};
+mod holders;
+mod outbox;
+mod pool_state;
+
+use super::invalid_request::{self, Refusal};
 use super::state::State;
 use super::waiters::Asked;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
+use outbox::{Desk, Promise, Stake};
+use pool_state::Ledger;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All pools of a server.
@@ -76,7 +80,7 @@ impl Memory {
         }
         self.desk.note(
             Level::Info,
-            refusal::told(request.pool, request.host, Refusal::UnknownPool),
+            invalid_request::told(request.pool, request.host, Refusal::UnknownPool),
         );
         self.desk
             .answer(request.ticket, Answer::Invalid(Refusal::UnknownPool));

@@ -1,7 +1,7 @@
 //! What is to become of a pool's list and leases, and of the requests, if both keys are still as
 //! they were read.
 
-use super::super::refusal::{self, Refusal};
+use super::super::invalid_request::{self, Refusal};
 use super::super::waiters::{Asked, Waiters};
 use super::super::{Call, Ticket};
 use super::expiry::Kept;
@@ -68,11 +68,11 @@ impl Terms<'_> {
     /// config does not have is one that does not exist.
     fn check(&self, asked: &Asked, holds: bool) -> Result<(), Refusal> {
         if !self.is_missing {
-            refusal::check(self.plan, asked.call, &asked.host, holds)
+            invalid_request::check(self.plan, asked.call, &asked.host, holds)
         } else if holds && asked.call.keeps() {
             Ok(())
         } else {
-            refusal::check_host(&asked.host).and(Err(Refusal::UnknownPool))
+            invalid_request::check_host(&asked.host).and(Err(Refusal::UnknownPool))
         }
     }
 }

@@ -4,7 +4,7 @@
 use super::attempts::Findings;
 use super::expiry::Kept;
 use super::leases::{self, Leases};
-use super::proposal::Proposal;
+use super::list_update::Proposal;
 use super::protocol::{Malformed, Value};
 use crate::moment::Moment;
 use std::rc::Rc;

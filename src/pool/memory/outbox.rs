@@ -2,8 +2,8 @@
 //! about a holding goes out only when the state that has this holding is saved. What changes while
 //! a state is being saved goes into the next one.
 
-use super::waiters::Asked;
-use super::{Answer, Output, Ticket};
+use super::super::waiters::Asked;
+use super::super::{Answer, Output, Ticket};
 use crate::moment::Moment;
 use crate::plan::Level;
 use std::collections::VecDeque;

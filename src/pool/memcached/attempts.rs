@@ -1,8 +1,8 @@
 //! The leases that this server has written for hosts which it was about to put on the list, and
 //! what became of that; and so, which of the leases that are read count.
 
+use super::cas_cycle::Snapshot;
 use super::leases::Leases;
-use super::round::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 

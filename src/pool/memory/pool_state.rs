@@ -1,12 +1,12 @@
 //! One pool: who holds it, who waits for it, and who is next.
 
-use super::desk::{Desk, Promise, Stake};
+use super::super::invalid_request::{self, Refusal};
+use super::super::lease::{self, Told};
+use super::super::state::Held;
+use super::super::waiters::{Asked, Run, Waiters};
+use super::super::{Answer, Call, Counts, Grant, Holder, Remaining, Report, Ticket, Waiter};
 use super::holders::{Holders, Holding};
-use super::lease::{self, Told};
-use super::refusal::{self, Refusal};
-use super::state::Held;
-use super::waiters::{Asked, Run, Waiters};
-use super::{Answer, Call, Counts, Grant, Holder, Remaining, Report, Ticket, Waiter};
+use super::outbox::{Desk, Promise, Stake};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::rc::Rc;
@@ -163,7 +163,10 @@ impl Ledger {
 
     fn decide(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
         if let Err(refusal) = self.check(&asked) {
-            desk.note(Level::Info, refusal::told(&self.name, &asked.host, refusal));
+            desk.note(
+                Level::Info,
+                invalid_request::told(&self.name, &asked.host, refusal),
+            );
             return self.answer(asked.ticket, Answer::Invalid(refusal), desk);
         }
         match (asked.call, self.standing(&asked)) {
@@ -195,9 +198,9 @@ impl Ledger {
             }
         };
         match &self.plan {
-            Some(plan) => refusal::check(plan, asked.call, &asked.host, holds),
+            Some(plan) => invalid_request::check(plan, asked.call, &asked.host, holds),
             None if holds && asked.call.keeps() => Ok(()),
-            None => Err(refusal::check_host(&asked.host)
+            None => Err(invalid_request::check_host(&asked.host)
                 .err()
                 .unwrap_or(Refusal::UnknownPool)),
         }

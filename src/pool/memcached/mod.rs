@@ -2,28 +2,28 @@
 //! over one connection, and never waited for: who asks is told within a second that it does not
 //! answer, who waits goes on waiting.
 
-#[cfg(test)]
-mod any_order;
 mod attempts;
+mod cas_cycle;
 mod expiry;
 #[cfg(test)]
 mod fake;
+mod holder_cache;
+#[cfg(test)]
+mod interleaving_tests;
 mod leases;
 mod line;
-mod proposal;
+mod list_update;
 pub mod protocol;
-mod roll;
-mod round;
-mod slate;
+mod shared_pool;
 
-use super::refusal::{self, Refusal};
+use super::invalid_request::{self, Refusal};
 use super::state::Boot;
 use super::waiters::Asked;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use line::{Line, Want};
-use slate::{PATIENCE, Said, Slate, Tools};
+use shared_pool::{PATIENCE, Said, Slate, Tools};
 use std::collections::{BTreeMap, VecDeque};
 
 /// All pools of a server.
@@ -96,7 +96,7 @@ impl Memcache {
         }
         self.say(Output::Note(
             Level::Info,
-            refusal::told(pool, host, Refusal::UnknownPool),
+            invalid_request::told(pool, host, Refusal::UnknownPool),
         ));
         self.say(Output::Answer(
             ticket,

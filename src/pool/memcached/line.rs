@@ -1,8 +1,8 @@
 //! The line to memcached: when to connect and to give up, and whose each reply is. Commands go out
 //! in the order in which they are given, and their replies come back so.
 
+use super::cas_cycle::Round;
 use super::protocol::{Command, Malformed, Reply};
-use super::round::Round;
 use crate::moment::Moment;
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -8,7 +8,7 @@
 //! confirmed, `r` revoked), and run id. Anything else is refused as a whole: a half-understood
 //! lease could grant or shorten something.
 
-use super::super::refusal;
+use super::super::invalid_request;
 use super::super::waiters::Run;
 use super::expiry::Kept;
 use std::collections::BTreeMap;
@@ -79,7 +79,7 @@ fn entry(line: &str) -> Option<(Rc<str>, Lease)> {
             None
         } else {
             Some(
-                refusal::check_run(run.as_bytes())
+                invalid_request::check_run(run.as_bytes())
                     .map(|()| run.into())
                     .ok()?,
             )
@@ -212,7 +212,10 @@ mod tests {
         ] {
             assert_eq!(parse(wrong), None, "{}", wrong.escape_ascii());
         }
-        let long = format!("1\na,7,60,-,0,,{}", "r".repeat(refusal::LONGEST_RUN + 1));
+        let long = format!(
+            "1\na,7,60,-,0,,{}",
+            "r".repeat(invalid_request::LONGEST_RUN + 1)
+        );
         assert_eq!(parse(long.as_bytes()), None);
     }
 

@@ -1,7 +1,7 @@
 //! Those who hold one pool: by host, and by when their holding expires.
 
-use super::state::Since;
-use super::waiters::Run;
+use super::super::state::Since;
+use super::super::waiters::Run;
 use crate::moment::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
