@@ -1,0 +1,1104 @@
+use super::super::state::{Held, Since};
+use super::super::{Call, Grant, Remaining};
+use super::*;
+use std::time::Duration;
+
+/// A server and its clients as a script: every line has a second, what happens then, and what
+/// the server does about it.
+///
+/// Clients are named by their hosts, with a number if a host has several: `a`, `a2`; those with
+/// a run id by host and run: `a/x`, `a/x2`. A holding's token is the count of holdings.
+struct Script {
+    memory: Memory,
+    clients: Vec<String>,
+    now: Moment,
+    notes: Vec<String>,
+    /// The last state that it was to save.
+    saved: State,
+}
+
+fn at(second: u64) -> Moment {
+    Moment(Duration::from_secs(second))
+}
+
+fn pool(permits: u32, expire: u64) -> plan::Pool {
+    plan::Pool {
+        name: "one".into(),
+        expire: (expire > 0).then(|| Duration::from_secs(expire)),
+        permits,
+        servers: None,
+    }
+}
+
+fn only(servers: &[&str]) -> plan::Pool {
+    plan::Pool {
+        servers: Some(servers.iter().map(ToString::to_string).collect()),
+        ..pool(1, 60)
+    }
+}
+
+impl Script {
+    fn new(pool: plan::Pool, file: Option<State>) -> Script {
+        let memory = Memory::new(vec![pool], file, 0, at(0));
+        Script {
+            memory,
+            clients: Vec::new(),
+            now: at(0),
+            notes: Vec::new(),
+            saved: State::default(),
+        }
+    }
+
+    /// Without a file.
+    fn plain(pool: plan::Pool) -> Script {
+        Script::new(pool, None)
+    }
+
+    /// With a file, which is written once already.
+    fn durable(pool: plan::Pool) -> Script {
+        let mut script = Script::new(pool, Some(State::default()));
+        script.play(&[(0, "tick", "save"), (0, "saved", "")]);
+        script
+    }
+
+    fn play(&mut self, lines: &[(u64, &str, &str)]) {
+        for &(second, event, expected) in lines {
+            self.now = at(second);
+            self.happen(event);
+            assert_eq!(self.drain(), expected, "{event:?} at {second} s");
+        }
+    }
+
+    fn happen(&mut self, event: &str) {
+        let words: Vec<_> = event.split(' ').collect();
+        let number = |word: &str| word.parse().unwrap();
+        let input = match words[..] {
+            ["tick"] => Input::Tick,
+            ["saved"] => Input::Saved,
+            ["not", "saved"] => Input::NotSaved("disk full".into()),
+            ["gone", client] => Input::Gone(self.ticket(client)),
+            ["lost", host, token] => Input::Undelivered {
+                pool: "one",
+                host,
+                token: number(token),
+            },
+            ["get", client] => return self.ask(client, Call::Get),
+            ["wait", client] => return self.ask(client, Call::Wait),
+            ["renew", client] => return self.ask(client, Call::Renew { token: None }),
+            ["renew", client, token] => {
+                return self.ask(
+                    client,
+                    Call::Renew {
+                        token: Some(number(token)),
+                    },
+                );
+            }
+            ["revoke", client] => return self.ask(client, Call::Revoke),
+            ["release", client] => return self.ask(client, Call::Release { token: None }),
+            ["release", client, token] => {
+                return self.ask(
+                    client,
+                    Call::Release {
+                        token: Some(number(token)),
+                    },
+                );
+            }
+            _ => panic!("{event}"),
+        };
+        self.memory.handle(input, self.now);
+    }
+
+    fn ask(&mut self, client: &str, call: Call) {
+        self.clients.push(client.into());
+        let (ticket, who) = (
+            self.ticket(client),
+            client.trim_end_matches(char::is_numeric),
+        );
+        let (host, run) = who
+            .split_once('/')
+            .map_or((who, None), |(host, run)| (host, Some(run)));
+        self.memory.handle(
+            Input::Asked(Request {
+                ticket,
+                call,
+                pool: "one",
+                host,
+                run,
+            }),
+            self.now,
+        );
+    }
+
+    fn reconfigure(&mut self, second: u64, pools: Vec<plan::Pool>) -> String {
+        self.now = at(second);
+        self.memory.reconfigure(pools, self.now);
+        self.drain()
+    }
+
+    /// The server is killed, and another one begins with what was saved last.
+    fn restart(&mut self, pools: Vec<plan::Pool>) {
+        let state = self.saved.clone();
+        self.memory = Memory::new(pools, Some(state), 0, self.now);
+    }
+
+    /// Of what it asked last.
+    fn ticket(&self, client: &str) -> Ticket {
+        Ticket(
+            self.clients
+                .iter()
+                .rposition(|name| name == client)
+                .unwrap()
+                .try_into()
+                .unwrap(),
+        )
+    }
+
+    fn drain(&mut self) -> String {
+        let mut said = Vec::new();
+        loop {
+            said.push(match self.memory.poll(self.now) {
+                Output::Answer(Ticket(ticket), answer) => {
+                    format!(
+                        "{} {}",
+                        self.clients[usize::try_from(ticket).unwrap()],
+                        shown(&answer)
+                    )
+                }
+                Output::Save(state) => {
+                    let holders = state
+                        .holders
+                        .iter()
+                        .map(|Held { host, token, .. }| format!(" {host}={token}"));
+                    let said = format!("save{}", holders.collect::<String>());
+                    self.saved = state;
+                    said
+                }
+                Output::Note(_, note) => {
+                    self.notes.push(note);
+                    continue;
+                }
+                Output::Wait(_) => return said.join(", "),
+                output => panic!("there is nobody else: {output:?}"),
+            });
+        }
+    }
+}
+
+fn shown(answer: &Answer) -> String {
+    match answer {
+        Answer::Yes(Grant { token, expires }) => {
+            format!(
+                "YES {token}{}",
+                expires.map_or(String::new(), |left| format!(" {} s", left.as_secs()))
+            )
+        }
+        Answer::No => "NO".into(),
+        Answer::Ok => "OK".into(),
+        Answer::Invalid(_) => "INVALID".into(),
+        Answer::Unavailable(_) => "503".into(),
+        Answer::NoRevoked => "NO revoked".into(),
+        Answer::NotHeld => "not held".into(),
+        Answer::Revocation { token, ends } => {
+            let left = if let Remaining::For(left) = ends {
+                format!(" {} s", left.as_secs())
+            } else {
+                String::new()
+            };
+            format!("revoked {}{left}", token.unwrap())
+        }
+    }
+}
+
+#[test]
+fn one_holds_and_the_others_wait_their_turn() {
+    Script::plain(pool(1, 0)).play(&[
+        (0, "get a", "a YES 1"),
+        (1, "get a", "a YES 1"),
+        (1, "get b", "b NO"),
+        (2, "wait b", ""),
+        (3, "wait c", ""),
+        (4, "get d", "d NO"),
+        (5, "release b", "b OK"),
+        (6, "release a", "b YES 2, a OK"),
+        (7, "release a", "a OK"),
+        (8, "release b", "c YES 3, b OK"),
+        (9, "release c", "c OK"),
+        (10, "get d", "d YES 4"),
+    ]);
+}
+
+#[test]
+fn as_many_hold_as_there_are_permits() {
+    Script::plain(pool(3, 0)).play(&[
+        (0, "get a", "a YES 1"),
+        (0, "get b", "b YES 2"),
+        (0, "get c", "c YES 3"),
+        (0, "get d", "d NO"),
+        (0, "get e", "e NO"),
+        (1, "wait e", ""),
+        (2, "release b", "e YES 4, b OK"),
+        (3, "get b", "b NO"),
+    ]);
+}
+
+#[test]
+fn a_lock_belongs_to_a_host() {
+    Script::plain(pool(1, 0)).play(&[
+        (0, "get a", "a YES 1"),
+        (1, "wait b", ""),
+        (2, "wait c", ""),
+        (3, "wait b2", ""),
+        (4, "wait a2", "a2 YES 1"),
+        (5, "release a", "b YES 2, b2 YES 2, a OK"),
+        (6, "release b2", "c YES 3, b2 OK"),
+    ]);
+}
+
+#[test]
+fn whoever_hangs_up_loses_its_place_and_no_other_does() {
+    Script::plain(pool(1, 0)).play(&[
+        (0, "get a", "a YES 1"),
+        (1, "wait b", ""),
+        (2, "wait c", ""),
+        (3, "wait b2", ""),
+        (4, "gone b", ""),
+        (5, "gone b", ""),
+        (6, "release a", "c YES 2, a OK"),
+        (7, "release c", "b2 YES 3, c OK"),
+    ]);
+}
+
+#[test]
+fn each_holding_has_its_own_expiry() {
+    let mut script = Script::plain(pool(2, 60));
+    script.play(&[
+        (0, "get a", "a YES 1 57 s"),
+        (20, "get b", "b YES 2 57 s"),
+        (30, "get a", "a YES 1 28 s"),
+        (40, "wait c", ""),
+        (59, "tick", ""),
+        (60, "tick", "c YES 3 57 s"),
+        (61, "get a", "a NO"),
+        (80, "get a", "a YES 4 57 s"),
+    ]);
+    assert_eq!(script.memory.poll(at(80)), Output::Wait(at(120)));
+}
+
+#[test]
+fn a_renewal_lasts_from_now_and_takes_nothing_from_those_who_wait() {
+    Script::plain(pool(1, 60)).play(&[
+        (0, "renew a", "a YES 1 57 s"),
+        (20, "renew a", "a YES 1 57 s"),
+        (60, "get b", "b NO"),
+        (79, "tick", ""),
+        (80, "renew b", "b YES 2 57 s"),
+        (81, "renew a", "a NO"),
+        (82, "wait c", ""),
+        (140, "tick", "c YES 3 57 s"),
+        (141, "renew b", "b NO"),
+        (200, "renew c", "c YES 4 57 s"),
+    ]);
+}
+
+#[test]
+fn a_release_can_name_what_it_means() {
+    Script::plain(pool(1, 60)).play(&[
+        (0, "get a", "a YES 1 57 s"),
+        (60, "get a", "a YES 2 57 s"),
+        (61, "release a 1", "a OK"),
+        (62, "get b", "b NO"),
+        (63, "release b 2", "b OK"),
+        (64, "release a 2", "a OK"),
+        (65, "get b", "b YES 3 57 s"),
+    ]);
+}
+
+#[test]
+fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same_host_otherwise() {
+    let mut script = Script::plain(pool(1, 0));
+    script.play(&[
+        (0, "get a", "a YES 1"),
+        (1, "wait b", ""),
+        (2, "wait c", ""),
+        (2, "wait c2", ""),
+        (3, "lost b 1", ""),
+        (4, "lost a 1", "b YES 2"),
+        (5, "get b2", "b2 YES 2"),
+        (6, "lost b 2", ""),
+        (7, "lost b 1", ""),
+        (8, "release b", "c YES 3, c2 YES 3, b OK"),
+        (9, "lost c 3", ""),
+        (9, "lost c 3", ""),
+        (10, "get d", "d YES 4"),
+    ]);
+    assert_eq!(script.memory.report(at(10))[0].counts.undelivered, 6);
+}
+
+#[test]
+fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
+    Script::plain(pool(1, 60)).play(&[
+        (0, "wait a", "a YES 1 57 s"),
+        (0, "wait b", ""),
+        (1, "renew a 1", "a YES 1 57 s"),
+        (2, "lost a 1", ""),
+        (3, "lost a 1", ""),
+        (61, "tick", "b YES 2 57 s"),
+    ]);
+    // Not if it is another's token, or only the answer to the renewal told it.
+    for renewal in ["renew a", "renew a 7"] {
+        Script::plain(pool(1, 60)).play(&[
+            (0, renewal, "a YES 1 57 s"),
+            (0, renewal, "a YES 1 57 s"),
+            (1, "wait b", ""),
+            (2, "lost a 1", ""),
+            (2, "lost a 1", "b YES 2 57 s"),
+        ]);
+    }
+}
+
+#[test]
+fn a_renewal_that_gains_next_to_nothing_is_not_saved() {
+    Script::durable(pool(1, 200)).play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1 190 s"),
+        (2, "renew a", "a YES 1 188 s"),
+        (3, "renew a", "save a=1"),
+        (3, "saved", "a YES 1 190 s"),
+    ]);
+    Script::durable(pool(1, 0)).play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1"),
+        (2, "renew a", "a YES 1"),
+    ]);
+}
+
+#[test]
+fn what_is_not_asked_well_is_invalid() {
+    let mut script = Script::plain(only(&["a", "b"]));
+    script.play(&[
+        (0, "get a", "a YES 1 57 s"),
+        (0, "get c", "c INVALID"),
+        (0, "wait c", "c INVALID"),
+        (0, "release c", "c INVALID"),
+    ]);
+    let request = Request {
+        ticket: Ticket(0),
+        call: Call::Get,
+        pool: "two",
+        host: "a",
+        run: None,
+    };
+    script.memory.handle(Input::Asked(request), at(0));
+    assert_eq!(script.drain(), "a INVALID");
+    assert_eq!(
+        script.notes[1..3],
+        [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]
+    );
+    assert_eq!(
+        script.notes[4],
+        r#"invalid request from "a" for "two": no such pool"#
+    );
+}
+
+#[test]
+fn an_answer_goes_out_when_what_it_says_is_saved() {
+    Script::durable(pool(1, 60)).play(&[
+        (0, "get a", "save a=1"),
+        (1, "get b", "b NO"),
+        (1, "get a2", ""),
+        (2, "saved", "a YES 1 55 s, a2 YES 1 55 s"),
+        (3, "get a", "a YES 1 54 s"),
+        (3, "wait b", ""),
+        (4, "renew a", "save a=1"),
+        (5, "get a2", ""),
+        (6, "saved", "a YES 1 55 s, a2 YES 1 55 s"),
+        (7, "release a", "save b=2"),
+        (8, "get a2", "a2 NO"),
+        (9, "saved", "b YES 2 55 s, a OK"),
+        (67, "tick", "save"),
+        (68, "get c", ""),
+        (69, "saved", "save c=3"),
+        (70, "saved", "c YES 3 55 s"),
+    ]);
+}
+
+#[test]
+fn nobody_is_told_of_a_renewal_before_it_is_saved() {
+    Script::durable(pool(1, 60)).play(&[
+        (0, "get a", "save a=1"),
+        (10, "renew a2", ""),
+        (20, "saved", "a YES 1 38 s, save a=1"),
+        (30, "get a", ""),
+        (31, "not saved", "a2 503, a YES 1 27 s"),
+        (60, "get b", "b 503, save"),
+    ]);
+}
+
+#[test]
+fn what_cannot_be_saved_is_undone_and_nothing_is_granted_until_it_can_be() {
+    let mut script = Script::durable(pool(2, 60));
+    script.play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1 57 s"),
+        (1, "get b", "save a=1 b=2"),
+        (1, "wait c", ""),
+        (1, "wait d", ""),
+        (1, "renew a", ""),
+        (2, "wait b2", ""),
+        (2, "not saved", "b 503, a 503"),
+        (2, "get e", "e 503"),
+        (2, "get a", "a YES 1 55 s"),
+        (2, "renew a", "a 503"),
+        (3, "tick", "save a=1"),
+        (3, "gone b2", ""),
+        (4, "not saved", ""),
+        (4, "release a", "a OK"),
+        (4, "gone c", ""),
+        (4, "gone d", ""),
+        (4, "get e", "e 503"),
+        (4, "wait f", ""),
+        (5, "tick", "save"),
+        (5, "saved", "save f=3"),
+        (5, "get a", ""),
+        (6, "saved", "f YES 3 56 s, save a=4 f=3"),
+        (6, "saved", "a YES 4 56 s"),
+    ]);
+    let told: Vec<_> = script
+        .notes
+        .iter()
+        .filter(|note| note.contains("sav"))
+        .collect();
+    let why = "cannot save who holds what: disk full; nothing is granted or renewed until it is saved, which is tried every second";
+    assert_eq!(told, [why, "who holds what is saved again, after 3.0 s"]);
+}
+
+#[test]
+fn those_who_waited_wait_on_in_their_order() {
+    Script::durable(pool(2, 60)).play(&[
+        (0, "wait a", "save a=1"),
+        (0, "wait b", ""),
+        (0, "wait a2", ""),
+        (0, "wait c", ""),
+        (0, "not saved", ""),
+        (0, "wait d", ""),
+        (1, "tick", "save"),
+        (1, "saved", "save a=3 b=4"),
+        (1, "saved", "a YES 3 57 s, a2 YES 3 57 s, b YES 4 57 s"),
+        (2, "release a", "save b=4 c=5"),
+        (2, "release b", ""),
+        (2, "saved", "c YES 5 57 s, a OK, save c=5 d=6"),
+        (2, "saved", "d YES 6 57 s, b OK"),
+    ]);
+}
+
+#[test]
+fn nobody_can_release_what_nobody_was_told_of() {
+    Script::durable(pool(1, 60)).play(&[
+        (0, "wait a", "save a=1"),
+        (0, "release a2", ""),
+        (0, "saved", "a YES 1 57 s, a2 OK"),
+    ]);
+}
+
+#[test]
+fn what_was_granted_to_one_who_hung_up_before_it_was_saved_is_given_on() {
+    Script::durable(pool(1, 60)).play(&[
+        (0, "wait a", "save a=1"),
+        (0, "wait b", ""),
+        (0, "wait a2", ""),
+        (0, "gone a", ""),
+        (0, "gone a2", ""),
+        (0, "saved", "save b=2"),
+        (0, "saved", "b YES 2 57 s"),
+    ]);
+}
+
+#[test]
+fn what_expires_before_it_is_saved_is_not_told() {
+    Script::durable(pool(1, 10)).play(&[
+        (0, "get a", "save a=1"),
+        (0, "wait b", ""),
+        (0, "renew a2", ""),
+        (10, "saved", "a 503, a2 NO, save b=2"),
+        (19, "saved", "b YES 2 0 s"),
+    ]);
+    Script::durable(pool(1, 10)).play(&[
+        (0, "wait a", "save a=1"),
+        (0, "wait b", ""),
+        (10, "wait c", ""),
+        (10, "saved", "save a=2"),
+        (11, "saved", "a YES 2 8 s"),
+    ]);
+}
+
+#[test]
+fn after_a_restart_the_same_hosts_hold_and_tokens_go_on_growing() {
+    let held = |pool: &str, host: &str, token, expires| Held {
+        pool: pool.into(),
+        host: host.into(),
+        token,
+        since: Since::from(at(0)),
+        expires,
+        run: None,
+        lease: (expires != Moment::NEVER).then_some(Duration::from_mins(1)),
+        revoked: false,
+    };
+    let state = |holders| {
+        Some(State {
+            last_token: 7,
+            holders,
+        })
+    };
+    let mut script = Script::new(
+        pool(2, 60),
+        state(vec![
+            held("one", "a", 6, at(50)),
+            held("two", "b", 7, at(50)),
+        ]),
+    );
+    script.play(&[
+        (0, "get a", "save a=6 b=7"),
+        (0, "saved", "a YES 6 47 s"),
+        (1, "get c", "save a=6 c=8 b=7"),
+        (1, "saved", "c YES 8 57 s"),
+        (2, "get d", "d NO"),
+        (50, "get d", "save c=8 d=9 b=7"),
+    ]);
+    let kept = "two is not in the config any more: b keeps it (token 7) until it releases it or its lease ends, in 50.0 s";
+    assert_eq!(script.notes[0], kept);
+
+    let all = vec![
+        held("one", "a", 1, at(0)),
+        held("one", "b", 2, Moment::NEVER),
+        held("one", "c", 3, at(30)),
+    ];
+    let mut script = Script::new(pool(1, 60), state(all.clone()));
+    script.play(&[
+        (0, "tick", "save b=2 c=3"),
+        (0, "saved", ""),
+        (30, "get a", "a NO, save b=2"),
+        (3600, "get a", "a NO"),
+    ]);
+    let mut script = Script::new(pool(1, 0), state(all));
+    script.play(&[
+        (0, "tick", "save b=2 c=3"),
+        (0, "saved", ""),
+        (3600, "get b", "save b=2"),
+        (3600, "saved", "b YES 2"),
+    ]);
+}
+
+#[test]
+fn tokens_grow_even_if_the_file_is_lost() {
+    let state = State {
+        last_token: 5,
+        holders: Vec::new(),
+    };
+    for (file, seed, token) in [
+        (None, 100, 101),
+        (Some(State::default()), 100, 101),
+        (Some(state.clone()), 3, 6),
+        (Some(state), 9, 10),
+    ] {
+        let mut script = Script {
+            memory: Memory::new(vec![pool(1, 0)], file.clone(), seed, at(0)),
+            ..Script::plain(pool(1, 0))
+        };
+        script.happen("get a");
+        let expected = if file.is_some() {
+            format!("save a={token}")
+        } else {
+            format!("a YES {token}")
+        };
+        assert_eq!(script.drain(), expected);
+    }
+}
+
+#[test]
+fn a_new_config_holds_from_now_on_and_takes_nothing_away() {
+    let mut script = Script::plain(pool(1, 60));
+    let change = Script::reconfigure;
+    script.play(&[
+        (0, "get a", "a YES 1 57 s"),
+        (0, "wait b", ""),
+        (0, "wait c", ""),
+        (0, "wait d", ""),
+    ]);
+    assert_eq!(change(&mut script, 10, vec![pool(2, 30)]), "b YES 2 28 s");
+    script.play(&[
+        (10, "get a", "a YES 1 47 s"),
+        (11, "renew a", "a YES 1 46 s"),
+        (31, "renew a", "a YES 1 28 s"),
+    ]);
+    assert_eq!(
+        change(&mut script, 32, vec![only(&["a", "d"])]),
+        "c INVALID"
+    );
+    script.play(&[
+        (33, "get b", "b INVALID"),
+        (34, "renew b", "b YES 2 57 s"),
+        (35, "release a", "a OK"),
+    ]);
+    assert_eq!(change(&mut script, 36, vec![pool(1, 0)]), "");
+    script.play(&[
+        (37, "get b", "b YES 2"),
+        (38, "renew b", "b YES 2"),
+        (200, "get b", "b YES 2"),
+    ]);
+    assert_eq!(change(&mut script, 200, vec![pool(1, 60)]), "");
+    script.play(&[
+        (200, "get b", "b YES 2"),
+        (260, "renew b", "b YES 2"),
+        (900, "get c", "c NO"),
+        (900, "release b", "d YES 3 57 s, b OK"),
+    ]);
+}
+
+#[test]
+fn a_promise_to_a_pool_that_is_gone_is_invalid() {
+    for saved in ["saved", "not saved"] {
+        let mut script = Script::durable(pool(1, 60));
+        script.play(&[(0, "wait a", "save a=1"), (0, "wait b", "")]);
+        script.memory.reconfigure(Vec::new(), at(0));
+        script.play(&[(0, "tick", "b INVALID")]);
+        script.happen(saved);
+        assert!(script.drain().starts_with("a INVALID"));
+    }
+}
+
+#[test]
+fn the_log_tells_of_every_holding() {
+    let mut script = Script::plain(pool(1, 60));
+    script.play(&[
+        (0, "get a", "a YES 1 57 s"),
+        (1, "wait b", ""),
+        (1, "wait c", ""),
+        (2, "renew a", "a YES 1 57 s"),
+    ]);
+    script.play(&[
+        (3, "release a", "b YES 2 57 s, a OK"),
+        (63, "tick", "c YES 3 57 s"),
+        (64, "lost c 3", ""),
+    ]);
+    assert_eq!(
+        script.notes,
+        [
+            "granted one to a (token 1, waited 0.0 s)",
+            "renewed one for a (token 1)",
+            "released one for a (token 1) after 3.0 s",
+            "granted one to b (token 2, waited 2.0 s)",
+            "took one from b (token 2): it expired after 60.0 s",
+            "granted one to c (token 3, waited 62.0 s)",
+            "took one back from c (token 3): the answer could not be delivered",
+        ]
+    );
+}
+
+#[test]
+fn the_report_has_all_that_is_known() {
+    let mut script = Script::plain(pool(2, 60));
+    script.play(&[
+        (0, "get b", "b YES 1 57 s"),
+        (1, "get a", "a YES 2 57 s"),
+        (2, "wait d", ""),
+        (3, "wait c", ""),
+        (3, "get e", "e NO"),
+    ]);
+    let report = &script.memory.report(at(4))[0];
+    let holders: Vec<_> = report
+        .holders
+        .iter()
+        .map(|holder| (holder.host, holder.token, holder.held, holder.ends))
+        .collect();
+    let seconds = Duration::from_secs;
+    assert_eq!(
+        holders,
+        [
+            ("a", Some(2), Some(seconds(3)), Remaining::For(seconds(57))),
+            ("b", Some(1), Some(seconds(4)), Remaining::For(seconds(56)))
+        ]
+    );
+    let waiters: Vec<_> = report
+        .waiters
+        .iter()
+        .map(|waiter| (waiter.host, waiter.waited))
+        .collect();
+    assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
+    assert_eq!(
+        (report.pool, report.permits, report.expire),
+        ("one", 2, Some(seconds(60)))
+    );
+    assert_eq!((report.counts.granted, report.counts.refused), (2, 1));
+}
+
+#[test]
+fn one_run_of_a_host_holds_and_the_others_wait_their_turn() {
+    Script::plain(pool(1, 0)).play(&[
+        (0, "get a/x", "a/x YES 1"),
+        (1, "get a/x2", "a/x2 YES 1"),
+        (1, "get a/y", "a/y NO"),
+        (1, "get a", "a NO"),
+        (1, "renew a/y", "a/y NO"),
+        (2, "wait a/y", ""),
+        (2, "wait a", ""),
+        (2, "wait a/x3", "a/x3 YES 1"),
+        (2, "wait a/y2", ""),
+        (3, "wait b", ""),
+        (4, "release a/x", "a/y YES 2, a/y2 YES 2, a/x OK"),
+        (5, "release a/y", "a YES 3, a/y OK"),
+        (6, "get a/z", "a/z YES 3"),
+        (7, "release a 3", "b YES 4, a OK"),
+    ]);
+}
+
+#[test]
+fn a_second_run_of_a_holder_waits_though_the_pool_has_room_and_lets_others_pass() {
+    Script::plain(pool(2, 0)).play(&[
+        (0, "get a/x", "a/x YES 1"),
+        (0, "get a/y", "a/y NO"),
+        (1, "wait a/y", ""),
+        (1, "wait a/z", ""),
+        (2, "wait b/x", "b/x YES 2"),
+        (3, "wait c", ""),
+        (4, "release a/x 1", "a/y YES 3, a/x OK"),
+        (5, "release a/y 3", "a/z YES 4, a/y OK"),
+        (6, "release b/x", "c YES 5, b/x OK"),
+    ]);
+}
+
+#[test]
+fn what_belongs_to_a_host_is_each_runs() {
+    Script::plain(pool(1, 0)).play(&[
+        (0, "get b", "b YES 1"),
+        (0, "wait a/x", ""),
+        (0, "wait a", ""),
+        (0, "wait a/y", ""),
+        (1, "release b", "a/x YES 2, b OK"),
+        (2, "release a/x 2", "a YES 3, a/y YES 3, a/x OK"),
+        (3, "get a/z", "a/z YES 3"),
+        (4, "release a/z 3", "a/z OK"),
+        (5, "get b", "b YES 4"),
+    ]);
+}
+
+#[test]
+fn a_release_ends_no_holding_of_another_run_or_token() {
+    for (release, is_released) in [
+        ("release a/x 1", true),
+        ("release a/x", true),
+        ("release a 1", true),
+        ("release a", true),
+        ("release a/y", false),
+        ("release a/y 1", false),
+        ("release a/x 2", false),
+        ("release a 2", false),
+        ("release b 1", false),
+    ] {
+        let mut script = Script::plain(pool(1, 0));
+        script.play(&[(0, "get a/x", "a/x YES 1")]);
+        script.happen(release);
+        script.drain();
+        script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
+    }
+    // What belongs to the host, as each holding of an earlier version does, is released by any
+    // of its runs that knows the token.
+    for (release, is_released) in [
+        ("release a/x 1", true),
+        ("release a/x", false),
+        ("release a/x 2", false),
+    ] {
+        let mut script = Script::plain(pool(1, 0));
+        script.play(&[(0, "get a", "a YES 1")]);
+        script.happen(release);
+        script.drain();
+        script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
+    }
+}
+
+#[test]
+fn a_run_holds_after_a_restart_and_its_host_does_not() {
+    let mut script = Script::durable(pool(1, 60));
+    script.play(&[(0, "get a/x", "save a=1"), (0, "saved", "a/x YES 1 57 s")]);
+    script.restart(vec![pool(1, 60)]);
+    script.play(&[
+        (1, "tick", "save a=1"),
+        (1, "saved", ""),
+        (1, "get a/y", "a/y NO"),
+        (1, "get a", "a NO"),
+        (2, "get a/x", "a/x YES 1 55 s"),
+    ]);
+}
+
+#[test]
+fn what_is_revoked_is_not_confirmed_and_lasts_until_it_is_released() {
+    let mut script = Script::plain(pool(1, 0));
+    script.play(&[
+        (0, "revoke a", "a not held"),
+        (0, "get a/x", "a/x YES 1"),
+        (0, "wait b", ""),
+        (1, "revoke a", "a revoked 1"),
+        (2, "get a/x", "a/x NO revoked"),
+        (2, "wait a/x", "a/x NO revoked"),
+        (2, "renew a/x 1", "a/x NO revoked"),
+        (2, "get a/y", "a/y NO"),
+        (2, "wait a", ""),
+        (2, "get b2", "b2 NO"),
+        (3, "revoke a", "a revoked 1"),
+        (4, "release a/x 1", "b YES 2, a/x OK"),
+        (5, "release b", "a YES 3, b OK"),
+        (6, "get a/x", "a/x YES 3"),
+    ]);
+    assert_eq!(
+        script
+            .notes
+            .iter()
+            .filter(|note| *note == "revoked one for a (token 1)")
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn what_is_revoked_ends_with_the_lease_that_was_told_last() {
+    let mut script = Script::durable(pool(1, 60));
+    script.play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1 57 s"),
+        (20, "renew a", "save a=1"),
+        (21, "revoke a", ""),
+        (21, "saved", "a NO revoked, save a=1"),
+        (22, "saved", "a revoked 1 38 s"),
+        (30, "renew a", "a NO revoked"),
+    ]);
+    assert!(script.memory.report(at(30))[0].holders[0].revoked);
+    script.restart(vec![pool(1, 60)]);
+    script.play(&[
+        (31, "tick", "save a=1"),
+        (31, "saved", ""),
+        (31, "get a/x", "a/x NO revoked"),
+        (32, "revoke a", "a revoked 1 28 s"),
+        (59, "get b", "b NO"),
+        (60, "get a", "save a=2"),
+        (60, "saved", "a YES 2 57 s"),
+    ]);
+}
+
+#[test]
+fn a_revocation_that_is_not_saved_is_not_confirmed() {
+    Script::durable(pool(1, 60)).play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1 57 s"),
+        (1, "revoke a", "save a=1"),
+        (1, "not saved", "a 503"),
+        (1, "revoke a", "a 503"),
+        (2, "tick", "save a=1"),
+        (2, "saved", ""),
+        (2, "revoke a", "a revoked 1 58 s"),
+    ]);
+}
+
+#[test]
+fn a_holding_is_confirmed_for_its_whole_lease_when_less_would_be_of_no_use() {
+    Script::plain(pool(1, 1)).play(&[
+        (0, "get a", "a YES 1 0 s"),
+        (0, "wait b", ""),
+        (1, "get a", "a NO, b YES 2 0 s"),
+    ]);
+    let mut script = Script::plain(pool(1, 10));
+    script.play(&[(0, "get a", "a YES 1 9 s"), (9, "get a", "a YES 1 0 s")]);
+    let millis = |now| Moment(Duration::from_millis(now));
+    for (now, expected) in [(9_400, 300), (9_401, 9_000)] {
+        let request = Request {
+            ticket: Ticket(7),
+            call: Call::Get,
+            pool: "one",
+            host: "a",
+            run: None,
+        };
+        script.memory.handle(Input::Asked(request), millis(now));
+        let grant = Grant {
+            token: 1,
+            expires: Some(Duration::from_millis(expected)),
+        };
+        assert_eq!(
+            script.memory.poll(millis(now)),
+            Output::Answer(Ticket(7), Answer::Yes(grant)),
+            "at {now} ms"
+        );
+    }
+}
+
+#[test]
+fn a_save_that_takes_as_long_as_the_lease_is_said_and_leaves_no_request_without_an_answer() {
+    let mut script = Script::durable(pool(1, 2));
+    script.play(&[
+        (0, "get a", "save a=1"),
+        (0, "wait b", ""),
+        (2, "saved", "a 503, save b=2"),
+        (4, "saved", "save b=3"),
+    ]);
+    script.play(&[
+        (4, "saved", "b YES 3 1 s"),
+        (5, "renew b", "save b=3"),
+        (7, "saved", "save b=4"),
+        (9, "saved", "b 503, save"),
+    ]);
+    let why = "saving who holds what took too long for what is left of the lease (expire 2 s)";
+    let told: Vec<_> = script
+        .notes
+        .iter()
+        .filter(|note| note.starts_with("cannot tell"))
+        .collect();
+    assert_eq!(
+        told[..2],
+        [1, 2]
+            .map(|n| format!(
+                "cannot tell {} that it holds one (token {n}): {why}",
+                ["a", "b"][n - 1]
+            ))
+            .each_ref()
+    );
+}
+
+#[test]
+fn until_released_stays_so_whatever_expire_becomes() {
+    let mut script = Script::durable(pool(1, 0));
+    script.play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1"),
+        (0, "get b", "b NO"),
+    ]);
+    assert_eq!(script.reconfigure(1, vec![pool(1, 2)]), "");
+    script.play(&[
+        (100, "get b", "b NO"),
+        (100, "renew a", "a YES 1"),
+        (200, "get b", "b NO"),
+    ]);
+    script.restart(vec![pool(1, 2)]);
+    script.play(&[
+        (201, "get b", "b NO, save a=1"),
+        (300, "saved", ""),
+        (300, "get b", "b NO"),
+        (300, "get a", "a YES 1"),
+    ]);
+    script.play(&[
+        (301, "release a", "save"),
+        (301, "get a", ""),
+        (301, "saved", "a OK, save a=2"),
+        (301, "saved", "a YES 2 1 s"),
+    ]);
+}
+
+#[test]
+fn where_expire_becomes_0_the_next_answer_says_until_released() {
+    for (asked, expected) in [
+        ("get a", "save a=1"),
+        ("renew a", "save a=1"),
+        ("wait a", "save a=1"),
+    ] {
+        let mut script = Script::durable(pool(1, 60));
+        script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1 57 s")]);
+        assert_eq!(script.reconfigure(1, vec![pool(1, 0)]), "");
+        script.play(&[
+            (2, asked, expected),
+            (2, "saved", "a YES 1"),
+            (99, "get b", "b NO"),
+        ]);
+    }
+    let mut script = Script::plain(pool(1, 60));
+    script.play(&[(0, "get a", "a YES 1 57 s")]);
+    assert_eq!(script.reconfigure(1, vec![pool(1, 0)]), "");
+    script.play(&[(60, "get b", "b YES 2")]);
+}
+
+#[test]
+fn a_pool_that_disappears_keeps_its_holders_until_their_leases_end() {
+    let mut script = Script::durable(pool(2, 60));
+    script.play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1 57 s"),
+        (0, "get b", "save a=1 b=2"),
+        (0, "saved", "b YES 2 57 s"),
+    ]);
+    script.play(&[
+        (0, "release b", "save a=1"),
+        (0, "saved", "b OK"),
+        (0, "get b", "save a=1 b=3"),
+    ]);
+    assert_eq!(script.reconfigure(1, Vec::new()), "");
+    assert_eq!(script.notes.last().unwrap(), KEPT);
+    script.play(&[
+        (1, "saved", "b INVALID, save a=1"),
+        (1, "saved", ""),
+        (1, "get c", "c INVALID"),
+        (1, "get a", "a INVALID"),
+        (1, "wait c", "c INVALID"),
+        (1, "revoke c", "c INVALID"),
+        (40, "renew a", "save a=1"),
+        (40, "saved", "a YES 1 57 s"),
+    ]);
+    assert_eq!(script.reconfigure(41, Vec::new()), "");
+    assert_eq!(script.reconfigure(50, vec![pool(1, 60)]), "");
+    script.play(&[(61, "get c", "c NO"), (62, "get a", "a YES 1 36 s")]);
+    assert_eq!(script.reconfigure(63, Vec::new()), "");
+    script.restart(Vec::new());
+    script.play(&[
+        (64, "tick", "save a=1"),
+        (64, "saved", ""),
+        (70, "renew a", "save a=1"),
+        (70, "saved", "a YES 1 57 s"),
+    ]);
+    script.play(&[
+        (71, "release a", "save"),
+        (71, "saved", "a OK"),
+        (71, "renew a", "a INVALID"),
+    ]);
+    assert!(script.memory.report(at(71)).is_empty());
+}
+
+const KEPT: &str = "one is not in the config any more: a keeps it (token 1) until it releases it or its lease ends, in 59.0 s";
+
+#[test]
+fn a_pool_that_disappears_keeps_those_who_hold_it_until_they_release_it_for_a_day() {
+    const DAY: u64 = 86_400;
+    let mut script = Script::durable(pool(1, 0));
+    script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1")]);
+    assert_eq!(script.reconfigure(10, Vec::new()), "");
+    let kept = "one is not in the config any more: a keeps it (token 1) until it releases it, for 24.0 h more";
+    assert_eq!(script.notes.last().unwrap(), kept);
+    assert_eq!(script.memory.poll(at(10)), Output::Wait(at(10 + DAY)));
+    script.play(&[
+        (DAY, "tick", ""),
+        (DAY, "renew a", "a YES 1"),
+        (DAY + 10, "tick", ""),
+        (2 * DAY - 1, "tick", ""),
+    ]);
+    let report = &script.memory.report(at(DAY))[0];
+    assert_eq!(
+        (report.pool, report.permits, report.holders.len()),
+        ("one", 0, 1)
+    );
+    script.play(&[(2 * DAY, "tick", "save"), (2 * DAY, "saved", "")]);
+    assert_eq!(
+        script.notes.last().unwrap(),
+        "took one from a (token 1): it has not been in the config for 24.0 h"
+    );
+    assert!(script.memory.report(at(2 * DAY)).is_empty());
+}
+
+#[test]
+fn fewer_permits_than_holders_take_it_from_none() {
+    let mut script = Script::plain(pool(2, 60));
+    script.play(&[
+        (0, "get a", "a YES 1 57 s"),
+        (0, "get b", "b YES 2 57 s"),
+        (0, "wait c", ""),
+    ]);
+    assert_eq!(script.reconfigure(1, vec![pool(1, 60)]), "");
+    script.play(&[
+        (2, "renew a", "a YES 1 57 s"),
+        (3, "release b", "b OK"),
+        (4, "get a", "a YES 1 55 s"),
+        (5, "release a", "c YES 3 57 s, a OK"),
+    ]);
+}
