@@ -82,7 +82,7 @@ const EXPIRE: Duration = Duration::from_mins(30);
 const MEMCACHE: (&str, u16) = ("localhost", 11211);
 
 /// How long in seconds a pool can be held, short of for ever. At least as long as a lease is of
-/// some use: see [`crate::pool::lease::SHORTEST`]. At most 31 years.
+/// some use: see [`crate::pool::lease::MIN_EXPIRE`]. At most 31 years.
 const EXPIRES: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
 /// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at

@@ -70,34 +70,34 @@ const POOL_METRICS: [PoolMetric; 10] = [
         "grants_total",
         Counter,
         "Holdings that a host was told of.",
-        |pool| Count(pool.counts.granted),
+        |pool| Count(pool.counters.granted),
     ),
     (
         "releases_total",
         Counter,
         "Holdings that a host let go.",
-        |pool| Count(pool.counts.released),
+        |pool| Count(pool.counters.released),
     ),
     (
         "expiries_total",
         Counter,
         "Holdings that were kept beyond their expiry.",
-        |pool| Count(pool.counts.expired),
+        |pool| Count(pool.counters.expired),
     ),
     ("refusals_total", Counter, "Requests answered NO.", |pool| {
-        Count(pool.counts.refused)
+        Count(pool.counters.refused)
     }),
     (
         "invalid_total",
         Counter,
         "Requests for the pool answered INVALID.",
-        |pool| Count(pool.counts.invalid),
+        |pool| Count(pool.counters.invalid),
     ),
     (
         "undelivered_total",
         Counter,
         "Answers YES that could not be delivered.",
-        |pool| Count(pool.counts.undelivered),
+        |pool| Count(pool.counters.undelivered),
     ),
 ];
 
@@ -178,7 +178,7 @@ impl fmt::Display for Label<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Counts, Holder, Remaining, Waiter};
+    use super::super::{Holder, PoolCounters, Remaining, Waiter};
     use super::*;
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
                 waited: Duration::from_millis(waited),
             })
             .to_vec();
-        let counts = Counts {
+        let counters = PoolCounters {
             granted: 1,
             released: 2,
             expired: 3,
@@ -213,7 +213,7 @@ mod tests {
             age: None,
             holders,
             waiters,
-            counts,
+            counters,
         };
         let idle = Report {
             pool: r#"q"\"#,
@@ -222,7 +222,7 @@ mod tests {
             age: None,
             holders: vec![],
             waiters: vec![],
-            counts: Counts::default(),
+            counters: PoolCounters::default(),
         };
         let uptime = Value::Time(Duration::from_millis(1250));
         let server = Metric {

@@ -15,7 +15,7 @@ mod waiters;
 
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use invalid_request::Refusal;
+use invalid_request::InvalidRequest;
 use state::State;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ pub enum Answer {
     /// Nothing is revoked: the host does not hold the pool.
     NotHeld,
     /// No pool can be asked this, or not by this host.
-    Invalid(Refusal),
+    Invalid(InvalidRequest),
     /// It cannot be known or kept who holds the pool: why.
     Unavailable(String),
 }
@@ -102,7 +102,7 @@ pub struct Grant {
     /// Grows with every holding: fences off writes of an earlier holder.
     pub token: i64,
     /// How much of its lease the host is told is left from now: less than the server keeps, and
-    /// never less than [`lease::LEAST`]; see [`lease::told`]. `None`: it lasts until it is
+    /// never less than [`lease::MIN_CLIENT_LEASE`]; see [`lease::for_client`]. `None`: it lasts until it is
     /// released.
     pub expires: Option<Duration>,
 }
@@ -122,13 +122,13 @@ pub enum Remaining {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input<'a> {
     /// A host asks.
-    Asked(Request<'a>),
+    Request(Request<'a>),
     /// Someone wants to see all pools. Answered by `Output::Report` when `report` has what is so
     /// now, or by `Answer::Unavailable` when that cannot be known; soon either way.
-    ReportAsked(Ticket),
+    ReportRequested(Ticket),
     /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it
     /// is no YES.
-    Gone(Ticket),
+    Cancelled(Ticket),
     /// A YES could not be delivered.
     Undelivered {
         /// Of what.
@@ -157,7 +157,7 @@ pub enum Input<'a> {
 pub enum Output {
     /// Answer this request.
     Answer(Ticket, Answer),
-    /// Answer this `ReportAsked` with `report`, before anything else is handed in.
+    /// Answer this `ReportRequested` with `report`, before anything else is handed in.
     Report(Ticket),
     /// Save this in place of what was saved before, whole or not at all, then say `Saved` or
     /// `NotSaved`.
@@ -186,7 +186,7 @@ pub enum Output {
 /// 1. *Exclusion.* A holding whose lease was told and has not ended, and that was not released, is
 ///    counted against `maxlocks` of its pool. No other holding is granted beyond that number.
 /// 2. *Leases.* A lease ends no earlier than told. The server keeps it longer than it tells
-///    ([`lease::told`]); what is too short to be used is not told ([`lease::LEAST`]).
+///    ([`lease::for_client`]); what is too short to be used is not told ([`lease::MIN_CLIENT_LEASE`]).
 /// 3. *Until released* stays until released, whatever `expire` becomes. Where `expire` becomes 0,
 ///    the next answer YES says so.
 /// 4. *Runs.* A holding that was acquired with a run id belongs to that run of that host, one
@@ -197,7 +197,7 @@ pub enum Output {
 /// 6. *Revoked* holdings are not confirmed again: their holder's requests get `NoRevoked`. They end
 ///    as they would: when they are released, or when their lease ends.
 /// 7. *Pools that disappear* from the config keep their holders until their leases end, and those
-///    that are held until released for [`lease::ABANDONED`] or until the pool is back. Nothing else
+///    that are held until released for [`lease::REMOVED_POOL_GRACE`] or until the pool is back. Nothing else
 ///    is granted in them.
 pub trait Backend {
     /// Takes in what happened.
@@ -230,7 +230,7 @@ pub struct Report<'a> {
     /// The next first.
     pub waiters: Vec<Waiter<'a>>,
     /// What happened in it since the server began.
-    pub counts: Counts,
+    pub counters: PoolCounters,
 }
 
 /// Who holds a pool.
@@ -263,7 +263,7 @@ pub struct Waiter<'a> {
 
 /// How often what happened in a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
+pub struct PoolCounters {
     /// A host was told that it holds what it did not hold before.
     pub granted: u64,
     /// A host let go.

@@ -27,22 +27,24 @@ pub struct Clocks {
 
 /// When this host booted, in ms since 1970: what makes a date of a moment, and a moment of a date.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Boot(pub(super) i64);
+pub struct BootTime(pub(super) i64);
 
 /// When a holding began, in ms since this host booted; below zero if that was before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Since(i64);
+pub struct AcquiredAt(i64);
 
-impl Since {
+impl AcquiredAt {
     /// How long ago that is.
-    pub fn held(self, now: Moment) -> Duration {
-        Duration::from_millis(u64::try_from(Since::from(now).0.saturating_sub(self.0)).unwrap_or(0))
+    pub fn elapsed(self, now: Moment) -> Duration {
+        Duration::from_millis(
+            u64::try_from(AcquiredAt::from(now).0.saturating_sub(self.0)).unwrap_or(0),
+        )
     }
 }
 
-impl From<Moment> for Since {
-    fn from(moment: Moment) -> Since {
-        Since(i64::try_from(moment.0.as_millis()).unwrap_or(i64::MAX))
+impl From<Moment> for AcquiredAt {
+    fn from(moment: Moment) -> AcquiredAt {
+        AcquiredAt(i64::try_from(moment.0.as_millis()).unwrap_or(i64::MAX))
     }
 }
 
@@ -52,17 +54,17 @@ pub struct State {
     /// No token up to this one is given out again.
     pub last_token: i64,
     /// By pool and host.
-    pub holders: Vec<Held>,
+    pub holders: Vec<SavedHolding>,
 }
 
 /// One host holds one pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
-pub struct Held {
+pub struct SavedHolding {
     pub pool: String,
     pub host: String,
     pub token: i64,
-    pub since: Since,
+    pub since: AcquiredAt,
     /// `Moment::NEVER`: it lasts until it is released.
     pub expires: Moment,
     /// The run of the host that it belongs to, if it does not belong to the host.
@@ -86,8 +88,8 @@ pub struct Error {
 enum Fault {
     Syntax(serde_json::Error),
     Version(i64),
-    Unfit {
-        place: String,
+    BadField {
+        field: String,
         expected: &'static str,
     },
 }
@@ -95,7 +97,7 @@ enum Fault {
 impl State {
     /// As it stands in the file.
     pub fn text(&self, clocks: &Clocks) -> String {
-        let boot = Boot::by(clocks);
+        let boot = BootTime::of(clocks);
         let mut pools = Map::new();
         for held in &self.holders {
             let holders = pools.entry(held.pool.as_str()).or_insert_with(|| json!([]));
@@ -127,7 +129,7 @@ impl State {
             VERSION => {}
             other => return Err(Fault::Version(other)),
         }
-        let boot = Boot::since(&Clocks::of(&value["saved"])?, clocks);
+        let boot = BootTime::since(&Clocks::of(&value["saved"])?, clocks);
         let last_token = integer(value, "", "last_token")?;
         let mut state = State {
             last_token,
@@ -135,13 +137,13 @@ impl State {
         };
         for (pool, holders) in value["pools"]
             .as_object()
-            .ok_or_else(|| unfit("", "pools", "an object"))?
+            .ok_or_else(|| bad_field("", "pools", "an object"))?
         {
             let holders = holders
                 .as_array()
-                .ok_or_else(|| unfit("pools.", pool, "a list"))?;
+                .ok_or_else(|| bad_field("pools.", pool, "a list"))?;
             for (index, holder) in holders.iter().enumerate() {
-                state.holders.push(Held::of(
+                state.holders.push(SavedHolding::of(
                     holder,
                     pool,
                     &format!("pools.{pool}[{index}]."),
@@ -150,24 +152,24 @@ impl State {
             }
         }
         let mut seen = BTreeSet::new();
-        for Held {
+        for SavedHolding {
             pool, host, token, ..
         } in &state.holders
         {
             if !seen.insert((pool, host)) {
-                return Err(unfit("pools.", pool, "each host once"));
+                return Err(bad_field("pools.", pool, "each host once"));
             }
             if *token > last_token {
-                return Err(unfit("", "last_token", "the greatest of all tokens"));
+                return Err(bad_field("", "last_token", "the greatest of all tokens"));
             }
         }
         Ok(state)
     }
 }
 
-impl Held {
-    fn value(&self, boot: Boot) -> Value {
-        let Held {
+impl SavedHolding {
+    fn value(&self, boot: BootTime) -> Value {
+        let SavedHolding {
             host,
             token,
             since,
@@ -191,34 +193,34 @@ impl Held {
         held
     }
 
-    fn of(value: &Value, pool: &str, place: &str, boot: Boot) -> Result<Held, Fault> {
+    fn of(value: &Value, pool: &str, field: &str, boot: BootTime) -> Result<SavedHolding, Fault> {
         let host = value["host"]
             .as_str()
             .filter(|host| invalid_request::check_host(host).is_ok());
-        let mut held = Held {
+        let mut held = SavedHolding {
             pool: pool.to_owned(),
             host: host
-                .ok_or_else(|| unfit(place, "host", "the name of a host"))?
+                .ok_or_else(|| bad_field(field, "host", "the name of a host"))?
                 .to_owned(),
-            token: integer(value, place, "token")?,
-            since: Since(integer(value, place, "since")?.saturating_sub(boot.0)),
+            token: integer(value, field, "token")?,
+            since: AcquiredAt(integer(value, field, "since")?.saturating_sub(boot.0)),
             expires: match value.get("expires") {
                 Some(Value::Null) => Moment::NEVER,
-                _ => boot.moment(integer(value, place, "expires")?),
+                _ => boot.moment(integer(value, field, "expires")?),
             },
-            run: run(value, place)?,
+            run: run(value, field)?,
             lease: None,
             revoked: match value.get("revoked") {
                 None => false,
                 Some(revoked) => revoked
                     .as_bool()
-                    .ok_or_else(|| unfit(place, "revoked", "true or false"))?,
+                    .ok_or_else(|| bad_field(field, "revoked", "true or false"))?,
             },
         };
         if held.expires != Moment::NEVER {
             let lease = value.get("lease").map_or(Some(0), Value::as_u64);
             held.lease = Some(Duration::from_millis(
-                lease.ok_or_else(|| unfit(place, "lease", "milliseconds"))?,
+                lease.ok_or_else(|| bad_field(field, "lease", "milliseconds"))?,
             ));
         }
         Ok(held)
@@ -239,19 +241,19 @@ impl Clocks {
     }
 }
 
-impl Boot {
+impl BootTime {
     /// As these clocks have it.
-    pub fn by(clocks: &Clocks) -> Boot {
-        Boot(clocks.date.saturating_sub(clocks.uptime))
+    pub fn of(clocks: &Clocks) -> BootTime {
+        BootTime(clocks.date.saturating_sub(clocks.uptime))
     }
 
     /// By which the dates of a file are moments, `now`. In the boot that it was saved in, they are
     /// the moments that they were then. After another one there is only the date to go by; but
     /// time has not gone back.
-    fn since(saved: &Clocks, now: &Clocks) -> Boot {
+    fn since(saved: &Clocks, now: &Clocks) -> BootTime {
         match (&saved.boot, &now.boot) {
-            (Some(then), Some(boot)) if then == boot => Boot::by(saved),
-            _ => Boot(now.date.max(saved.date).saturating_sub(now.uptime)),
+            (Some(then), Some(boot)) if then == boot => BootTime::of(saved),
+            _ => BootTime(now.date.max(saved.date).saturating_sub(now.uptime)),
         }
     }
 
@@ -276,7 +278,7 @@ impl Boot {
     }
 }
 
-fn run(value: &Value, place: &str) -> Result<Option<String>, Fault> {
+fn run(value: &Value, field: &str) -> Result<Option<String>, Fault> {
     let Some(run) = value.get("run") else {
         return Ok(None);
     };
@@ -284,18 +286,18 @@ fn run(value: &Value, place: &str) -> Result<Option<String>, Fault> {
         .as_str()
         .filter(|run| invalid_request::check_run(run.as_bytes()).is_ok());
     run.map(|run| Some(run.to_owned()))
-        .ok_or_else(|| unfit(place, "run", "the id of a run"))
+        .ok_or_else(|| bad_field(field, "run", "the id of a run"))
 }
 
-fn integer(object: &Value, place: &str, key: &str) -> Result<i64, Fault> {
+fn integer(object: &Value, field: &str, key: &str) -> Result<i64, Fault> {
     object[key]
         .as_i64()
-        .ok_or_else(|| unfit(place, key, "an integer"))
+        .ok_or_else(|| bad_field(field, key, "an integer"))
 }
 
-fn unfit(place: &str, key: &str, expected: &'static str) -> Fault {
-    Fault::Unfit {
-        place: format!("{place}{key}"),
+fn bad_field(field: &str, key: &str, expected: &'static str) -> Fault {
+    Fault::BadField {
+        field: format!("{field}{key}"),
         expected,
     }
 }
@@ -309,7 +311,7 @@ impl fmt::Display for Error {
                 f,
                 "written by another distributexd: \"version\" is {version}, not {VERSION}"
             ),
-            Fault::Unfit { place, expected } => write!(f, "{place:?}: expected {expected}"),
+            Fault::BadField { field, expected } => write!(f, "{field:?}: expected {expected}"),
         }?;
         write!(
             f,

@@ -90,7 +90,7 @@ fn seconds(time: Option<Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Counts;
+    use super::super::PoolCounters;
     use super::*;
     use serde_json::json;
 
@@ -135,7 +135,7 @@ mod tests {
             age,
             holders,
             waiters,
-            counts: Counts::default(),
+            counters: PoolCounters::default(),
         };
         let idle = Report {
             pool: "b",
@@ -144,7 +144,7 @@ mod tests {
             age: None,
             holders: vec![],
             waiters: vec![],
-            counts: Counts::default(),
+            counters: PoolCounters::default(),
         };
         let expected = json!({ "pools": [
             {

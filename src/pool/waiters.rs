@@ -12,7 +12,7 @@ pub(super) type Run = Rc<str>;
 
 /// A request that has no answer yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingRequest {
     pub(super) ticket: Ticket,
     pub(super) call: Call,
     pub(super) host: Rc<str>,
@@ -24,7 +24,7 @@ pub(super) struct Asked {
 /// The queue of a pool.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    by_ticket: BTreeMap<Ticket, Waiting>,
+    by_ticket: BTreeMap<Ticket, WaitEntry>,
     by_host: BTreeSet<(Rc<str>, Ticket)>,
     by_run: BTreeSet<(Rc<str>, Option<Run>, Ticket)>,
     /// The first request of each host that is not blocked.
@@ -33,7 +33,7 @@ pub(super) struct Waiters {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitEntry {
     host: Rc<str>,
     run: Option<Run>,
     since: Moment,
@@ -53,36 +53,36 @@ impl Waiters {
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>, Moment)> {
         self.by_ticket
             .values()
-            .map(|Waiting { host, run, since }| (&**host, run.as_deref(), *since))
+            .map(|WaitEntry { host, run, since }| (&**host, run.as_deref(), *since))
     }
 
     /// Puts one into the queue by its ticket.
     pub(super) fn insert(
         &mut self,
-        Asked {
+        PendingRequest {
             ticket,
             host,
             run,
             since,
             ..
-        }: Asked,
+        }: PendingRequest,
     ) {
         self.change(&host.clone(), |waiters| {
             waiters.by_host.insert((host.clone(), ticket));
             waiters.by_run.insert((host.clone(), run.clone(), ticket));
             waiters
                 .by_ticket
-                .insert(ticket, Waiting { host, run, since });
+                .insert(ticket, WaitEntry { host, run, since });
         });
     }
 
-    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Asked> {
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<PendingRequest> {
         let host = self.by_ticket.get(&ticket)?.host.clone();
         self.change(&host, |waiters| {
-            let Waiting { host, run, since } = waiters.by_ticket.remove(&ticket)?;
+            let WaitEntry { host, run, since } = waiters.by_ticket.remove(&ticket)?;
             waiters.by_host.remove(&(host.clone(), ticket));
             waiters.by_run.remove(&(host.clone(), run.clone(), ticket));
-            Some(Asked {
+            Some(PendingRequest {
                 ticket,
                 call: Call::Wait,
                 host,
@@ -123,12 +123,12 @@ impl Waiters {
     }
 
     /// Takes out the first that can be granted a slot, and all others that hold it with that one.
-    pub(super) fn take_next(&mut self) -> Vec<Asked> {
+    pub(super) fn take_next(&mut self) -> Vec<PendingRequest> {
         let next = self
             .next
             .first()
             .and_then(|ticket| self.by_ticket.get(ticket));
-        let Some((host, run)) = next.map(|Waiting { host, run, .. }| (host.clone(), run.clone()))
+        let Some((host, run)) = next.map(|WaitEntry { host, run, .. }| (host.clone(), run.clone()))
         else {
             return Vec::new();
         };
@@ -137,7 +137,7 @@ impl Waiters {
 
     /// Takes out those that hold a slot of this run of the host, or of the host itself: of that,
     /// all of its runs.
-    pub(super) fn take_holder(&mut self, host: &Rc<str>, run: Option<&Run>) -> Vec<Asked> {
+    pub(super) fn take_holder(&mut self, host: &Rc<str>, run: Option<&Run>) -> Vec<PendingRequest> {
         let (first, last) = (Ticket(0), Ticket(u64::MAX));
         let tickets: Vec<_> = match run {
             None => self
@@ -161,7 +161,7 @@ impl Waiters {
     }
 
     /// Takes out all of them, the first first. What is blocked stays so.
-    pub(super) fn take_all(&mut self) -> Vec<Asked> {
+    pub(super) fn take_all(&mut self) -> Vec<PendingRequest> {
         let tickets: Vec<_> = self.by_ticket.keys().copied().collect();
         tickets
             .into_iter()
@@ -178,7 +178,7 @@ mod tests {
         let mut waiters = Waiters::default();
         for &(ticket, host, run) in entries {
             let run = (!run.is_empty()).then(|| run.into());
-            waiters.insert(Asked {
+            waiters.insert(PendingRequest {
                 ticket: Ticket(ticket),
                 call: Call::Wait,
                 host: host.into(),
@@ -193,7 +193,7 @@ mod tests {
         waiters
             .take_next()
             .iter()
-            .map(|asked| asked.ticket.0)
+            .map(|request| request.ticket.0)
             .collect()
     }
 
@@ -207,7 +207,7 @@ mod tests {
             (5, "c", ""),
         ]);
         assert_eq!(
-            waiters.remove(Ticket(5)).map(|asked| asked.host),
+            waiters.remove(Ticket(5)).map(|request| request.host),
             Some("c".into())
         );
         assert_eq!(waiters.remove(Ticket(5)), None);
@@ -240,7 +240,7 @@ mod tests {
         let mut queue = waiters(&[(1, "a", "x"), (3, "b", "")]);
         let a: Rc<str> = "a".into();
         queue.block(&a);
-        queue.insert(Asked {
+        queue.insert(PendingRequest {
             ticket: Ticket(2),
             call: Call::Wait,
             host: a.clone(),

@@ -2,7 +2,7 @@
 //! answer INVALID.
 
 use crate::http::{Method, Reply, Request};
-use crate::pool::invalid_request::{self, Refusal};
+use crate::pool::invalid_request::{self, InvalidRequest};
 use crate::pool::{Answer, Call, Remaining};
 use std::fmt::Display;
 use std::num::ParseIntError;
@@ -90,7 +90,7 @@ fn asked(call: &str, request: &Request) -> Option<Wish> {
             host,
             run,
         }),
-        Err(refusal) => Wish::Invalid(invalid_request::told(&pool, &host, refusal)),
+        Err(refusal) => Wish::Invalid(invalid_request::log_line(&pool, &host, refusal)),
     })
 }
 
@@ -98,9 +98,9 @@ fn text(request: &Request, name: &str) -> Option<String> {
     String::from_utf8(request.parameter(name)?).ok()
 }
 
-fn run(id: Vec<u8>) -> Result<String, Refusal> {
+fn run(id: Vec<u8>) -> Result<String, InvalidRequest> {
     invalid_request::check_run(&id)?;
-    String::from_utf8(id).map_err(|_| Refusal::UnfitRun)
+    String::from_utf8(id).map_err(|_| InvalidRequest::BadRunId)
 }
 
 /// The token that a request names, if it does; it must be one then.
@@ -177,10 +177,13 @@ fn end(ends: Remaining) -> String {
     }
 }
 
-fn refusal_status(refusal: Refusal) -> u16 {
+fn refusal_status(refusal: InvalidRequest) -> u16 {
     match refusal {
-        Refusal::UnknownPool | Refusal::Stranger => 404,
-        Refusal::NoHost | Refusal::LongHost | Refusal::UnfitHost | Refusal::UnfitRun => 400,
+        InvalidRequest::UnknownPool | InvalidRequest::HostNotAllowed => 404,
+        InvalidRequest::EmptyHostName
+        | InvalidRequest::LongHostName
+        | InvalidRequest::BadHostName
+        | InvalidRequest::BadRunId => 400,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::moment::Moment;
 use crate::plan::{self, End, Exit, Level, Server};
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
-use crate::pool::state::{Boot, State};
+use crate::pool::state::{BootTime, State};
 use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
 use crate::sys::epoll::{Epoll, Interest, News};
@@ -118,7 +118,7 @@ impl<'a> Serving<'a> {
             plan::Backend::Memcache(host) => Box::new(Memcache::new(
                 pools,
                 host.to_string(),
-                Boot::by(&state_file::clocks()),
+                BootTime::of(&state_file::clocks()),
                 now,
             )),
         };

@@ -247,7 +247,7 @@ impl<'a> Service<'a> {
                     host,
                     run,
                 } = &asked;
-                let input = Input::Asked(pool::Request {
+                let input = Input::Request(pool::Request {
                     ticket,
                     call: *call,
                     pool,
@@ -262,7 +262,7 @@ impl<'a> Service<'a> {
             }
             Wish::Show(page) => {
                 let ticket = self.new_ticket();
-                self.backend.handle(Input::ReportAsked(ticket), now());
+                self.backend.handle(Input::ReportRequested(ticket), now());
                 connection.await_answer(ticket, Awaited::Page(page));
             }
             Wish::Invalid(note) => {
@@ -305,7 +305,7 @@ impl<'a> Service<'a> {
             }
             connection.wind_up();
             if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiting()) {
-                self.backend.handle(Input::Gone(ticket), now());
+                self.backend.handle(Input::Cancelled(ticket), now());
                 connection.dismiss(&api::unavailable(why));
             }
             self.go_on(key, connection);
@@ -325,7 +325,7 @@ impl<'a> Service<'a> {
     /// heard was not said.
     fn close(&mut self, connection: Connection) {
         if let Some(ticket) = connection.ticket() {
-            self.backend.handle(Input::Gone(ticket), now());
+            self.backend.handle(Input::Cancelled(ticket), now());
         }
         for Told { asked, token, .. } in connection.unheard() {
             self.backend.handle(

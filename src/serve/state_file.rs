@@ -187,7 +187,7 @@ pub(super) fn clocks() -> Clocks {
 mod tests {
     use super::*;
     use crate::moment::Moment;
-    use crate::pool::state::Held;
+    use crate::pool::state::SavedHolding;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// A folder of its own for each test, gone with it.
@@ -215,7 +215,7 @@ mod tests {
     fn state(token: i64) -> State {
         let since = Moment(clock::since_boot()).into();
         let (pool, host) = ("p".into(), "h".into());
-        let held = Held {
+        let held = SavedHolding {
             pool,
             host,
             token,

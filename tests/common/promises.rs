@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// The least that a lease may be told (`pool::lease::LEAST`), rounded down to milliseconds as
+/// The least that a lease may be told (`pool::lease::MIN_CLIENT_LEASE`), rounded down to milliseconds as
 /// headers are.
 const LEAST: Duration = Duration::from_millis(299);
 

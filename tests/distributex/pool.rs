@@ -233,7 +233,8 @@ impl World {
                 let ticket = *self.open.keys().nth(choice % self.open.len()).unwrap();
                 self.open.remove(&ticket);
                 self.gone.insert(ticket);
-                self.server.handle(Input::Gone(Ticket(ticket)), self.now());
+                self.server
+                    .handle(Input::Cancelled(Ticket(ticket)), self.now());
             }
             Event::HangUp(_) => {}
             Event::Pass(time) => self.clock += time,
@@ -305,7 +306,7 @@ impl World {
             host,
             run,
         };
-        self.server.handle(Input::Asked(request), self.now());
+        self.server.handle(Input::Request(request), self.now());
     }
 
     fn release(&mut self, pool: usize, number: usize, by: By) {
@@ -517,7 +518,7 @@ impl World {
                     host: CLIENTS[number].0,
                     run: None,
                 };
-                self.server.handle(Input::Asked(request), self.now());
+                self.server.handle(Input::Request(request), self.now());
                 self.settle();
                 let answered: Vec<_> = tickets
                     .into_iter()

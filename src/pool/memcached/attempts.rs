@@ -23,7 +23,7 @@ pub(super) struct Attempts(BTreeMap<i64, Attempt>);
 
 /// What was read, by what it means.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(super) struct ClassifiedRead {
     pub(super) hosts: Vec<Rc<str>>,
     pub(super) version: Option<u64>,
     pub(super) leases_version: Option<u64>,
@@ -35,7 +35,7 @@ pub(super) struct Findings {
     /// Hosts that this server may still put on the list, by a write whose reply was lost.
     pub(super) open: Vec<Rc<str>>,
     /// Hosts that another server may be about to put on the list.
-    pub(super) rivals: Vec<Rc<str>>,
+    pub(super) concurrent: Vec<Rc<str>>,
 }
 
 impl Attempts {
@@ -49,7 +49,7 @@ impl Attempts {
     }
 
     /// Takes in what was read.
-    pub(super) fn sort(&mut self, snapshot: Snapshot) -> Findings {
+    pub(super) fn classify(&mut self, snapshot: Snapshot) -> ClassifiedRead {
         let Snapshot {
             hosts,
             version,
@@ -63,7 +63,7 @@ impl Attempts {
             .filter(|host| leases.contains_key(*host))
             .cloned()
             .collect();
-        let mut findings = Findings::default();
+        let mut read = ClassifiedRead::default();
         for (host, lease) in leases {
             let attempt = self.0.get_mut(&lease.token);
             if listed.contains(&host) {
@@ -74,32 +74,32 @@ impl Attempts {
                     *attempt = Attempt::Done;
                 }
                 if counts {
-                    findings.leases.insert(host.clone(), lease.clone());
+                    read.leases.insert(host.clone(), lease.clone());
                 }
             } else if lease.base != version
                 || matches!(attempt, Some(Attempt::Done | Attempt::Failed))
             {
-                findings.stale = true; // it can have no effect any more
+                read.stale = true; // it can have no effect any more
                 continue;
             } else if attempt.is_some() {
-                findings.open.push(host.clone());
+                read.open.push(host.clone());
             } else {
-                findings.rivals.push(host.clone());
+                read.concurrent.push(host.clone());
             }
-            findings.known.insert(host, lease);
+            read.known.insert(host, lease);
         }
-        Findings {
+        ClassifiedRead {
             hosts,
             version,
             leases_version,
-            ..findings
+            ..read
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::expiry::Kept;
+    use super::super::expiry::Lifetime;
     use super::super::leases::Lease;
     use super::*;
 
@@ -108,7 +108,7 @@ mod tests {
         let lease = |token, base| Lease {
             token,
             run: None,
-            length: Kept::UntilReleased,
+            length: Lifetime::UntilReleased,
             base,
             acquired: 0,
             confirmed: token == 4,
@@ -141,7 +141,7 @@ mod tests {
             .into_iter()
             .for_each(|(token, attempt)| attempts.insert(token, attempt));
         let hosts = ["a", "b", "c", "d", "x"].map(Rc::from).to_vec();
-        let found = attempts.sort(Snapshot {
+        let found = attempts.classify(Snapshot {
             hosts,
             version: Some(7),
             leases,
@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(names(&found.leases), ["a", "b", "d"]);
         assert_eq!(names(&found.known), ["a", "b", "c", "d", "f", "g"]);
         assert_eq!(
-            (found.open, found.rivals, found.stale),
+            (found.open, found.concurrent, found.stale),
             (vec!["g".into()], vec!["f".into()], true)
         );
         assert_eq!(

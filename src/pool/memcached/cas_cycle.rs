@@ -1,17 +1,17 @@
 //! A round of changing a pool: read both keys, work out what is to become of them, take tokens,
 //! write the leases, then the list, each if it is still as it was read.
 
-use super::attempts::Findings;
-use super::expiry::Kept;
+use super::attempts::ClassifiedRead;
+use super::expiry::Lifetime;
 use super::leases::{self, Leases};
-use super::list_update::Proposal;
+use super::list_update::ListUpdate;
 use super::protocol::{Malformed, Value};
 use crate::moment::Moment;
 use std::rc::Rc;
 
 /// Which round of which pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Round {
+pub(super) struct CycleId {
     pub(super) pool: Rc<str>,
     /// They begin with 1.
     pub(super) number: u64,
@@ -19,16 +19,16 @@ pub(super) struct Round {
 
 /// How far one is.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum CyclePhase {
     /// Both keys are read, and how long the list is kept if `timed`.
     Reading { timed: bool },
     /// They were; that is still to be heard.
     Timing(Snapshot),
     /// The list is written as it is, so that a write of it that may still be under way cannot
     /// succeed.
-    Fencing { since: Moment, kept: Kept },
+    Fencing { since: Moment, kept: Lifetime },
     /// It is known what is to become of them.
-    Drafted(Box<Draft>, Stage),
+    Writing(Box<PendingWrite>, WritePhase),
 }
 
 /// Both keys at one moment, and their versions; `None`: there is no such key.
@@ -42,40 +42,40 @@ pub(super) struct Snapshot {
 
 /// What is to be written, in place of what was found.
 #[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) proposal: Proposal,
-    /// Without the list and its leases, which the proposal has.
-    pub(super) found: Findings,
+pub(super) struct PendingWrite {
+    pub(super) update: ListUpdate,
+    /// Without the list and its leases, which the update has.
+    pub(super) found: ClassifiedRead,
     /// The list is to be written.
     pub(super) writes_list: bool,
 }
 
-/// How far a draft is.
+/// How far a pending is.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Stage {
+pub(super) enum WritePhase {
     /// Tokens are taken, for the second time if `seeded`.
-    Numbering { seeded: bool },
+    AllocatingTokens { seeded: bool },
     /// There were none. They begin with real time, so that they grow on should memcached have
     /// forgotten them.
-    Seeding,
+    SeedingTokens,
     /// The leases are written.
-    Leasing,
+    WritingLeases,
     /// The list is written, which was begun at `since`, to be kept so long.
-    Writing { since: Moment, kept: Kept },
+    WritingList { since: Moment, kept: Lifetime },
 }
 
-impl Step {
-    pub(super) fn draft(&self) -> Option<&Draft> {
-        if let Step::Drafted(draft, _) = self {
-            Some(draft)
+impl CyclePhase {
+    pub(super) fn pending(&self) -> Option<&PendingWrite> {
+        if let CyclePhase::Writing(pending, _) = self {
+            Some(pending)
         } else {
             None
         }
     }
 
-    pub(super) fn draft_mut(&mut self) -> Option<&mut Draft> {
-        if let Step::Drafted(draft, _) = self {
-            Some(draft)
+    pub(super) fn pending_mut(&mut self) -> Option<&mut PendingWrite> {
+        if let CyclePhase::Writing(pending, _) = self {
+            Some(pending)
         } else {
             None
         }
@@ -85,7 +85,7 @@ impl Step {
     pub(super) fn writes_list(&self) -> bool {
         matches!(
             self,
-            Step::Fencing { .. } | Step::Drafted(_, Stage::Writing { .. })
+            CyclePhase::Fencing { .. } | CyclePhase::Writing(_, WritePhase::WritingList { .. })
         )
     }
 }

@@ -1,7 +1,7 @@
 //! How long memcached keeps a list: told in whole seconds, measured by a clock that ticks once a
 //! second, counted from the last write of the list.
 
-use super::super::state::Boot;
+use super::super::state::BootTime;
 use crate::moment::Moment;
 use std::time::Duration;
 
@@ -14,30 +14,32 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 /// How long a lease or a list is kept at least, counted from a write of the list. Lengths and no
 /// dates, so that servers need not agree on the time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) enum Kept {
+pub(super) enum Lifetime {
     /// For so many seconds; never 0.
     Seconds(u64),
     /// Without end; longer than any number of seconds.
     UntilReleased,
 }
 
-impl Kept {
+impl Lifetime {
     /// What a config's `expire` comes to.
-    pub(super) fn of(expire: Option<Duration>) -> Kept {
+    pub(super) fn of(expire: Option<Duration>) -> Lifetime {
         let seconds = |expire: Duration| {
             expire
                 .as_secs()
                 .saturating_add(u64::from(expire.subsec_nanos() > 0))
                 .max(1)
         };
-        expire.map_or(Kept::UntilReleased, |expire| Kept::Seconds(seconds(expire)))
+        expire.map_or(Lifetime::UntilReleased, |expire| {
+            Lifetime::Seconds(seconds(expire))
+        })
     }
 
     /// The expiry time that memcached is told with a list which it has to keep so long.
-    pub(super) fn exptime(self, boot: Boot, now: Moment) -> u64 {
+    pub(super) fn exptime(self, boot: BootTime, now: Moment) -> u64 {
         match self {
-            Kept::UntilReleased => 0,
-            Kept::Seconds(seconds) => match seconds.saturating_add(TICK.as_secs()) {
+            Lifetime::UntilReleased => 0,
+            Lifetime::Seconds(seconds) => match seconds.saturating_add(TICK.as_secs()) {
                 told if told <= LONGEST => told,
                 told => boot.micros(now + Duration::from_secs(told)).unsigned_abs() / 1_000_000,
             },
@@ -47,14 +49,14 @@ impl Kept {
     /// When it ends at the earliest, if the list is written at `since` or later.
     pub(super) fn ends(self, since: Moment) -> Moment {
         match self {
-            Kept::UntilReleased => Moment::NEVER,
-            Kept::Seconds(seconds) => since + Duration::from_secs(seconds),
+            Lifetime::UntilReleased => Moment::NEVER,
+            Lifetime::Seconds(seconds) => since + Duration::from_secs(seconds),
         }
     }
 }
 
 /// How much longer a list is kept that memcached says it will keep for so many seconds.
-pub(super) fn left(seconds: u64) -> Duration {
+pub(super) fn min_remaining(seconds: u64) -> Duration {
     Duration::from_secs(seconds).saturating_sub(TICK)
 }
 
@@ -64,7 +66,10 @@ mod tests {
 
     #[test]
     fn memcached_is_told_one_second_more_than_the_lease_or_a_date() {
-        let (boot, now) = (Boot(1_763_000_000_000), Moment(Duration::from_secs(100)));
+        let (boot, now) = (
+            BootTime(1_763_000_000_000),
+            Moment(Duration::from_secs(100)),
+        );
         for (expire, seconds) in [
             (0.5, 2),
             (1.0, 2),
@@ -75,26 +80,30 @@ mod tests {
             (2_592_000.5, 1_765_592_102),
         ] {
             assert_eq!(
-                Kept::of(Some(Duration::from_secs_f64(expire))).exptime(boot, now),
+                Lifetime::of(Some(Duration::from_secs_f64(expire))).exptime(boot, now),
                 seconds,
                 "{expire}"
             );
         }
-        assert_eq!(Kept::of(None).exptime(boot, now), 0);
-        assert!(Kept::of(Some(Duration::MAX)).exptime(boot, now) > 1_763_000_000);
+        assert_eq!(Lifetime::of(None).exptime(boot, now), 0);
+        assert!(Lifetime::of(Some(Duration::MAX)).exptime(boot, now) > 1_763_000_000);
     }
 
     #[test]
     fn until_released_is_longer_than_any_time_and_never_ends() {
         assert!(
-            Kept::UntilReleased > Kept::Seconds(u64::MAX) && Kept::Seconds(3) > Kept::Seconds(2)
+            Lifetime::UntilReleased > Lifetime::Seconds(u64::MAX)
+                && Lifetime::Seconds(3) > Lifetime::Seconds(2)
         );
         let since = Moment(Duration::from_millis(500));
         assert_eq!(
-            Kept::Seconds(3).ends(since),
+            Lifetime::Seconds(3).ends(since),
             Moment(Duration::from_millis(3500))
         );
-        assert_eq!(Kept::UntilReleased.ends(since), Moment::NEVER);
-        assert_eq!([0, 1, 60].map(left), [0, 0, 59].map(Duration::from_secs));
+        assert_eq!(Lifetime::UntilReleased.ends(since), Moment::NEVER);
+        assert_eq!(
+            [0, 1, 60].map(min_remaining),
+            [0, 0, 59].map(Duration::from_secs)
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! A memcached in memory: what the tests here need of it, as it really is. It can forget up to a
 //! second before it was told to.
 
-use super::super::state::Boot;
+use super::super::state::BootTime;
 use crate::moment::Moment;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ struct Item {
 }
 
 pub(super) struct Fake {
-    boot: Boot,
+    boot: BootTime,
     items: BTreeMap<String, Item>,
     versions: u64,
     /// All commands, without values.
@@ -25,7 +25,7 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    pub(super) fn new(boot: Boot) -> Fake {
+    pub(super) fn new(boot: BootTime) -> Fake {
         Fake {
             boot,
             items: BTreeMap::new(),

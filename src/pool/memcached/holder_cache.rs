@@ -7,32 +7,32 @@ use std::rc::Rc;
 
 /// A host on the list that has a lease.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Known {
+struct CachedHolder {
     lease: Lease,
     /// It was put there by this server.
-    is_ours: bool,
+    granted_here: bool,
     /// Answers YES that were given here, and not in vain.
     answers: u32,
     /// It has shown that it knows its token: one of them has arrived.
     heard: bool,
 }
 
-impl Known {
+impl CachedHolder {
     /// It was put on the list here, and does not know.
-    fn is_untold(&self) -> bool {
-        self.is_ours && self.answers == 0 && !self.heard && !self.lease.confirmed
+    fn is_undelivered(&self) -> bool {
+        self.granted_here && self.answers == 0 && !self.heard && !self.lease.confirmed
     }
 }
 
 /// All of them.
 #[derive(Debug, Default)]
-pub(super) struct Roll {
+pub(super) struct HolderCache {
     /// As on the list. The original may have put many there.
     hosts: Vec<Rc<str>>,
-    known: BTreeMap<Rc<str>, Known>,
+    known: BTreeMap<Rc<str>, CachedHolder>,
 }
 
-impl Roll {
+impl HolderCache {
     pub(super) fn is_empty(&self) -> bool {
         self.hosts.is_empty()
     }
@@ -54,7 +54,7 @@ impl Roll {
         &mut self,
         hosts: &[Rc<str>],
         leases: &Leases,
-        is_ours: impl Fn(i64) -> bool,
+        granted_here: impl Fn(i64) -> bool,
     ) {
         let before = std::mem::take(&mut self.known);
         let known = |host: &Rc<str>| {
@@ -65,8 +65,8 @@ impl Roll {
             let (answers, heard) = same.map_or((0, false), |known| (known.answers, known.heard));
             Some((
                 host.clone(),
-                Known {
-                    is_ours: is_ours(lease.token),
+                CachedHolder {
+                    granted_here: granted_here(lease.token),
                     lease,
                     answers,
                     heard,
@@ -78,7 +78,7 @@ impl Roll {
     }
 
     /// The host is told that it is on the list. Whether that is the first it hears of it.
-    pub(super) fn tell(&mut self, host: &str) -> bool {
+    pub(super) fn record_reply(&mut self, host: &str) -> bool {
         let Some(known) = self.known.get_mut(host) else {
             return false;
         };
@@ -87,7 +87,7 @@ impl Roll {
     }
 
     /// Telling it was in vain.
-    pub(super) fn untell(&mut self, host: &str, token: i64) {
+    pub(super) fn undo_reply(&mut self, host: &str, token: i64) {
         if let Some(known) = self
             .known
             .get_mut(host)
@@ -98,7 +98,7 @@ impl Roll {
     }
 
     /// The host says that it is on the list by this token.
-    pub(super) fn hear(&mut self, host: &str, token: Option<i64>) {
+    pub(super) fn record_ack(&mut self, host: &str, token: Option<i64>) {
         if let Some(known) = self
             .known
             .get_mut(host)
@@ -109,17 +109,17 @@ impl Roll {
     }
 
     /// Whether the host was put on the list here by this token, and does not know.
-    pub(super) fn is_untold(&self, host: &str, token: i64) -> bool {
+    pub(super) fn is_undelivered(&self, host: &str, token: i64) -> bool {
         self.known
             .get(host)
-            .is_some_and(|known| known.lease.token == token && known.is_untold())
+            .is_some_and(|known| known.lease.token == token && known.is_undelivered())
     }
 
     /// All of those.
-    pub(super) fn untold(&self) -> impl Iterator<Item = (&Rc<str>, i64)> {
+    pub(super) fn undelivered_holders(&self) -> impl Iterator<Item = (&Rc<str>, i64)> {
         self.known
             .iter()
-            .filter(|(_, known)| known.is_untold())
+            .filter(|(_, known)| known.is_undelivered())
             .map(|(host, known)| (host, known.lease.token))
     }
 }

@@ -1,7 +1,7 @@
 //! Two servers, their network, a memcached and an original, in any order of events: what a client
 //! was told holds, and in the end every waiter is granted the pool.
 
-use super::super::state::Boot;
+use super::super::state::BootTime;
 use super::super::{Answer, Backend, Call, Grant, Input, Output, Request, Ticket};
 use super::fake::Fake;
 use super::{Memcache, leases};
@@ -18,7 +18,7 @@ const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
 const RUNS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 /// Hosts that ask the original.
 const ORIGINALS: [&str; 2] = ["x", "y"];
-const BOOT: Boot = Boot(1_763_000_000_000);
+const BOOT: BootTime = BootTime(1_763_000_000_000);
 
 /// The most that can follow from one event.
 const BUSY: usize = 1000;
@@ -168,7 +168,7 @@ struct World {
     beliefs: BTreeMap<Client, (i64, Moment)>,
     /// All tokens that were told.
     tokens: Vec<i64>,
-    /// A client that has asked to let go counts on nothing any more.
+    /// A client that has asked to let go counters on nothing any more.
     given_up: BTreeSet<i64>,
     /// And the ticket before which it may still be confirmed.
     revoked: BTreeMap<i64, u64>,
@@ -375,7 +375,7 @@ impl World {
             host: HOSTS[host],
             run: RUNS[run],
         };
-        self.tell(server, Input::Asked(request));
+        self.tell(server, Input::Request(request));
     }
 
     fn release(&mut self, client: Client, server: usize, by: By) {
@@ -444,7 +444,7 @@ impl World {
         if let Some((ticket, (call, client, server))) = open.get(choice % open.len().max(1)) {
             self.open.remove(ticket);
             self.gone.insert(*ticket, (*call, *client));
-            self.tell(*server, Input::Gone(Ticket(*ticket)));
+            self.tell(*server, Input::Cancelled(Ticket(*ticket)));
         }
     }
 

@@ -10,7 +10,7 @@
 
 use super::super::invalid_request;
 use super::super::waiters::Run;
-use super::expiry::Kept;
+use super::expiry::Lifetime;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
@@ -27,7 +27,7 @@ pub(super) struct Lease {
     pub(super) run: Option<Run>,
     /// The longest lease that the host was told, or may be told without another write: no list
     /// that it is on is written for less.
-    pub(super) length: Kept,
+    pub(super) length: Lifetime,
     /// The version of the list that the host was to be added to. While the list has that version,
     /// a server may be about to do so.
     pub(super) base: Option<u64>,
@@ -85,8 +85,8 @@ fn entry(line: &str) -> Option<(Rc<str>, Lease)> {
             )
         },
         length: match number(length)? {
-            0 => Kept::UntilReleased,
-            seconds => Kept::Seconds(seconds),
+            0 => Lifetime::UntilReleased,
+            seconds => Lifetime::Seconds(seconds),
         },
         base: if base == "-" {
             None
@@ -124,7 +124,7 @@ pub(super) fn text(leases: &Leases) -> String {
         },
     ) in leases
     {
-        let length = if let Kept::Seconds(seconds) = length {
+        let length = if let Lifetime::Seconds(seconds) = length {
             *seconds
         } else {
             0
@@ -151,7 +151,7 @@ mod tests {
         Lease {
             token: 7,
             run: None,
-            length: Kept::Seconds(60),
+            length: Lifetime::Seconds(60),
             base: Some(12),
             acquired: 1_763_000_000_000,
             confirmed: false,
@@ -167,7 +167,7 @@ mod tests {
                 "b".into(),
                 Lease {
                     run: Some("1.a_B-".into()),
-                    length: Kept::UntilReleased,
+                    length: Lifetime::UntilReleased,
                     base: None,
                     confirmed: true,
                     revoked: true,
@@ -214,7 +214,7 @@ mod tests {
         }
         let long = format!(
             "1\na,7,60,-,0,,{}",
-            "r".repeat(invalid_request::LONGEST_RUN + 1)
+            "r".repeat(invalid_request::MAX_RUN_LENGTH + 1)
         );
         assert_eq!(parse(long.as_bytes()), None);
     }

@@ -1,7 +1,7 @@
 //! The line to memcached: when to connect and to give up, and whose each reply is. Commands go out
 //! in the order in which they are given, and their replies come back so.
 
-use super::cas_cycle::Round;
+use super::cas_cycle::CycleId;
 use super::protocol::{Command, Malformed, Reply};
 use crate::moment::Moment;
 use std::collections::VecDeque;
@@ -47,7 +47,7 @@ pub(super) struct Line {
     /// Of the reply that is not whole yet.
     incoming: Vec<u8>,
     /// Who awaits a reply, and since when.
-    awaited: VecDeque<(Round, Moment)>,
+    awaited: VecDeque<(CycleId, Moment)>,
     /// Since when no round has come to its end over it, and why, if that is known to be its fault.
     outage: Option<(Moment, String)>,
 }
@@ -141,9 +141,9 @@ impl Line {
     }
 
     /// Asks something.
-    pub(super) fn ask(&mut self, command: Command, round: &Round, now: Moment) {
+    pub(super) fn ask(&mut self, command: Command, cycle: &CycleId, now: Moment) {
         command.write(&mut self.outgoing);
-        self.awaited.push_back((round.clone(), now));
+        self.awaited.push_back((cycle.clone(), now));
     }
 
     /// Bytes came.
@@ -152,7 +152,7 @@ impl Line {
     }
 
     /// The next reply that is whole, and whose it is; or why there can be none.
-    pub(super) fn reply(&mut self) -> Result<Option<(Round, Reply)>, String> {
+    pub(super) fn reply(&mut self) -> Result<Option<(CycleId, Reply)>, String> {
         let mut rest = &self.incoming[..];
         let Some(reply) = Reply::read(&mut rest).map_err(|flaw| flaw.to_string())? else {
             return Ok(None);
@@ -160,7 +160,7 @@ impl Line {
         let read = self.incoming.len() - rest.len();
         self.incoming.drain(..read);
         match (self.awaited.pop_front(), reply) {
-            (Some((round, _)), reply) => Ok(Some((round, reply))),
+            (Some((cycle, _)), reply) => Ok(Some((cycle, reply))),
             (None, Reply::Error(why)) => Err(why), // it is full, say, and closes the connection
             (None, _) => Err(Malformed::Unasked.to_string()),
         }

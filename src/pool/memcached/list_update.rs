@@ -1,10 +1,10 @@
 //! What is to become of a pool's list and leases, and of the requests, if both keys are still as
 //! they were read.
 
-use super::super::invalid_request::{self, Refusal};
-use super::super::waiters::{Asked, Waiters};
+use super::super::invalid_request::{self, InvalidRequest};
+use super::super::waiters::{PendingRequest, Waiters};
 use super::super::{Call, Ticket};
-use super::expiry::Kept;
+use super::expiry::Lifetime;
 use super::leases::{Lease, Leases};
 use crate::plan;
 use std::collections::BTreeSet;
@@ -12,26 +12,26 @@ use std::rc::Rc;
 
 /// Something that is to be done with the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Errand {
-    /// A host asked.
-    Asked(Asked),
+pub(super) enum PoolOperation {
+    /// A host request.
+    Request(PendingRequest),
     /// A host was put on the list here, but could not be told.
     TakeBack { host: Rc<str>, token: i64 },
 }
 
-impl Errand {
+impl PoolOperation {
     /// Whose answer depends on it.
     pub(super) fn ticket(&self) -> Option<Ticket> {
         match self {
-            Errand::Asked(asked) => Some(asked.ticket),
-            Errand::TakeBack { .. } => None,
+            PoolOperation::Request(request) => Some(request.ticket),
+            PoolOperation::TakeBack { .. } => None,
         }
     }
 }
 
 /// What is to be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Verdict {
+pub(super) enum UpdateOutcome {
     Yes,
     No,
     /// NO, to the holder itself.
@@ -44,53 +44,53 @@ pub(super) enum Verdict {
     Revoked,
     /// It has none that could be.
     NotHeld,
-    Invalid(Refusal),
+    Invalid(InvalidRequest),
     /// No request caused it; and whether a holding was taken back.
     TakenBack(bool),
 }
 
-/// What a proposal is made by, besides what was read.
-pub(super) struct Terms<'a> {
+/// What a update is made by, besides what was read.
+pub(super) struct UpdateContext<'a> {
     pub(super) plan: &'a plan::Pool,
     /// The config does not have the pool any more: nothing is granted in it, but its holders keep
     /// it.
-    pub(super) is_missing: bool,
+    pub(super) is_removed: bool,
     /// The version of the list that was read.
     pub(super) base: Option<u64>,
     /// In ms since 1970.
     pub(super) date: u64,
     /// Whether the holding with this token was granted by this server.
-    pub(super) is_ours: &'a dyn Fn(i64) -> bool,
+    pub(super) granted_here: &'a dyn Fn(i64) -> bool,
 }
 
-impl Terms<'_> {
-    /// Whether the pool may be asked this. To a client that holds nothing of it, a pool that the
+impl UpdateContext<'_> {
+    /// Whether the pool may be request this. To a client that holds nothing of it, a pool that the
     /// config does not have is one that does not exist.
-    fn check(&self, asked: &Asked, holds: bool) -> Result<(), Refusal> {
-        if !self.is_missing {
-            invalid_request::check(self.plan, asked.call, &asked.host, holds)
-        } else if holds && asked.call.keeps() {
+    fn check(&self, request: &PendingRequest, holds: bool) -> Result<(), InvalidRequest> {
+        if !self.is_removed {
+            invalid_request::check(self.plan, request.call, &request.host, holds)
+        } else if holds && request.call.keeps() {
             Ok(())
         } else {
-            invalid_request::check_host(&asked.host).and(Err(Refusal::UnknownPool))
+            invalid_request::check_host(&request.host).and(Err(InvalidRequest::UnknownPool))
         }
     }
 }
 
 /// Whose slot a request finds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Standing {
+enum Eligibility {
     /// Its own.
-    Holder { revoked: bool },
+    Holds { revoked: bool },
     /// That of another run of its host. It gets none beside that.
-    OtherRun,
+    HeldByOtherRun,
     /// None of its host.
-    Outside,
+    NotHeld,
 }
 
 /// A change of both keys, and what it answers.
 #[derive(Debug, Default)]
-pub(super) struct Proposal {
+pub(super) struct ListUpdate {
     /// The list.
     pub(super) hosts: Vec<Rc<str>>,
     /// Of the hosts that were on it or are to be. A token is 0 until it is taken.
@@ -100,85 +100,87 @@ pub(super) struct Proposal {
     /// Whether the leases are. Then the list is written after them.
     pub(super) leases_changed: bool,
     /// Whose leases need tokens, in their order.
-    pub(super) fresh: Vec<Rc<str>>,
-    /// What comes of each errand.
-    pub(super) verdicts: Vec<(Errand, Verdict)>,
-    /// Those that come too early: their hosts are taken off the list by this proposal, and a lease
+    pub(super) unnumbered: Vec<Rc<str>>,
+    /// What comes of each operation.
+    pub(super) outcomes: Vec<(PoolOperation, UpdateOutcome)>,
+    /// Those that come too early: their hosts are taken off the list by this update, and a lease
     /// is replaced only once its host is off.
-    pub(super) later: Vec<Errand>,
+    pub(super) deferred: Vec<PoolOperation>,
     removed: BTreeSet<Rc<str>>,
     blocked: Vec<Rc<str>>,
 }
 
-impl Proposal {
-    /// From the list as it is and the leases of its hosts, by what is asked and by who waits.
+impl ListUpdate {
+    /// From the list as it is and the leases of its hosts, by what is request and by who waits.
     ///
     /// Those who let go are the first: nobody who is told YES here can have meant to let go of
     /// that.
     pub(super) fn new(
         hosts: Vec<Rc<str>>,
         leases: Leases,
-        errands: Vec<Errand>,
+        operations: Vec<PoolOperation>,
         waiters: &mut Waiters,
-        terms: &Terms,
-    ) -> Proposal {
-        let mut proposal = Proposal {
+        context: &UpdateContext,
+    ) -> ListUpdate {
+        let mut update = ListUpdate {
             hosts,
             leases,
-            ..Proposal::default()
+            ..ListUpdate::default()
         };
-        let mut takers = Vec::new();
-        for errand in errands {
-            match errand {
-                Errand::Asked(asked) => match asked.call {
-                    Call::Release { token } => proposal.release(asked, token, terms),
-                    Call::Revoke => proposal.revoke(asked, terms),
-                    Call::Get | Call::Wait | Call::Renew { .. } => takers.push(asked),
+        let mut acquiring = Vec::new();
+        for operation in operations {
+            match operation {
+                PoolOperation::Request(request) => match request.call {
+                    Call::Release { token } => update.release(request, token, context),
+                    Call::Revoke => update.revoke(request, context),
+                    Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
                 },
-                Errand::TakeBack { ref host, token } => {
-                    let held = proposal.hosts.contains(host)
-                        && proposal
+                PoolOperation::TakeBack { ref host, token } => {
+                    let held = update.hosts.contains(host)
+                        && update
                             .leases
                             .get(host)
                             .is_some_and(|lease| lease.token == token);
                     if held {
-                        proposal.remove(host);
+                        update.remove(host);
                     }
-                    proposal.verdicts.push((errand, Verdict::TakenBack(held)));
+                    update
+                        .outcomes
+                        .push((operation, UpdateOutcome::TakenBack(held)));
                 }
             }
         }
         if !waiters.is_empty() {
-            proposal.meet_holders(waiters, terms);
+            update.answer_waiting_holders(waiters, context);
         }
-        proposal.admit(waiters, terms);
-        for asked in takers {
-            proposal.take(asked, waiters, terms);
-            proposal.admit(waiters, terms);
+        update.grant_to_waiters(waiters, context);
+        for request in acquiring {
+            update.acquire(request, waiters, context);
+            update.grant_to_waiters(waiters, context);
         }
-        proposal
+        update
             .blocked
             .drain(..)
             .for_each(|host| waiters.unblock(&host));
-        proposal
+        update
     }
 
     /// Whether a waiter of a host that is taken off the list would have to be granted it at once.
-    pub(super) fn is_to_go_on(&self, waiters: &Waiters) -> bool {
-        !self.later.is_empty()
+    pub(super) fn needs_another_cycle(&self, waiters: &Waiters) -> bool {
+        !self.deferred.is_empty()
             || !self.removed.is_empty()
                 && waiters.iter().any(|(host, ..)| self.removed.contains(host))
     }
 
-    fn standing(&self, asked: &Asked) -> Standing {
-        if !self.hosts.contains(&asked.host) {
-            return Standing::Outside;
+    fn eligibility(&self, request: &PendingRequest) -> Eligibility {
+        if !self.hosts.contains(&request.host) {
+            return Eligibility::NotHeld;
         }
-        match self.leases.get(&asked.host) {
-            Some(Lease { run: Some(run), .. }) if asked.run.as_ref() != Some(run) => {
-                Standing::OtherRun
+        match self.leases.get(&request.host) {
+            Some(Lease { run: Some(run), .. }) if request.run.as_ref() != Some(run) => {
+                Eligibility::HeldByOtherRun
             }
-            lease => Standing::Holder {
+            lease => Eligibility::Holds {
                 revoked: lease.is_some_and(|lease| lease.revoked),
             },
         }
@@ -186,13 +188,13 @@ impl Proposal {
 
     /// Only the holding that is meant: by token, of the run if one is given, or else whichever the
     /// host has.
-    fn release(&mut self, asked: Asked, token: Option<i64>, terms: &Terms) {
-        let holds = self.hosts.contains(&asked.host);
-        if let Err(refusal) = terms.check(&asked, holds) {
-            return self.settle(asked, Verdict::Invalid(refusal));
+    fn release(&mut self, request: PendingRequest, token: Option<i64>, context: &UpdateContext) {
+        let holds = self.hosts.contains(&request.host);
+        if let Err(refusal) = context.check(&request, holds) {
+            return self.resolve(request, UpdateOutcome::Invalid(refusal));
         }
-        let lease = self.leases.get(&asked.host);
-        let is_meant = match (token, &asked.run) {
+        let lease = self.leases.get(&request.host);
+        let is_meant = match (token, &request.run) {
             (Some(token), run) => {
                 let is_its =
                     |lease: &Lease| run.is_none() || lease.run.is_none() || lease.run == *run;
@@ -203,87 +205,89 @@ impl Proposal {
         };
         let held = holds && is_meant;
         if held {
-            self.remove(&asked.host);
+            self.remove(&request.host);
         }
-        self.settle(asked, Verdict::Ok { held });
+        self.resolve(request, UpdateOutcome::Ok { held });
     }
 
-    fn revoke(&mut self, asked: Asked, terms: &Terms) {
-        let holds = self.hosts.contains(&asked.host);
-        if let Err(refusal) = terms.check(&asked, holds) {
-            return self.settle(asked, Verdict::Invalid(refusal));
+    fn revoke(&mut self, request: PendingRequest, context: &UpdateContext) {
+        let holds = self.hosts.contains(&request.host);
+        if let Err(refusal) = context.check(&request, holds) {
+            return self.resolve(request, UpdateOutcome::Invalid(refusal));
         }
         if !holds {
-            return self.settle(asked, Verdict::NotHeld);
+            return self.resolve(request, UpdateOutcome::NotHeld);
         }
-        if !self.leases.contains_key(&asked.host) {
-            self.adopt(&asked.host, terms);
+        if !self.leases.contains_key(&request.host) {
+            self.adopt(&request.host, context);
         }
-        if let Some(lease) = self.leases.get_mut(&asked.host) {
+        if let Some(lease) = self.leases.get_mut(&request.host) {
             self.leases_changed |= !lease.revoked;
             lease.revoked = true;
         }
-        self.settle(asked, Verdict::Revoked);
+        self.resolve(request, UpdateOutcome::Revoked);
     }
 
-    fn take(&mut self, asked: Asked, waiters: &mut Waiters, terms: &Terms) {
-        let standing = self.standing(&asked);
+    fn acquire(&mut self, request: PendingRequest, waiters: &mut Waiters, context: &UpdateContext) {
+        let eligibility = self.eligibility(&request);
         match (
-            asked.call,
-            standing,
-            terms.check(&asked, matches!(standing, Standing::Holder { .. })),
+            request.call,
+            eligibility,
+            context.check(&request, matches!(eligibility, Eligibility::Holds { .. })),
         ) {
-            (_, _, Err(refusal)) => self.settle(asked, Verdict::Invalid(refusal)),
-            (_, Standing::Holder { revoked: true }, _) => self.settle(asked, Verdict::NoRevoked),
-            (call, Standing::Holder { revoked: false }, _) => {
+            (_, _, Err(refusal)) => self.resolve(request, UpdateOutcome::Invalid(refusal)),
+            (_, Eligibility::Holds { revoked: true }, _) => {
+                self.resolve(request, UpdateOutcome::NoRevoked)
+            }
+            (call, Eligibility::Holds { revoked: false }, _) => {
                 self.list_changed |= matches!(call, Call::Renew { .. });
-                self.confirm(vec![asked], terms);
+                self.confirm(vec![request], context);
             }
-            (Call::Wait, ..) => waiters.insert(asked),
-            (_, Standing::Outside, _) if self.removed.contains(&asked.host) => {
-                self.later.push(Errand::Asked(asked));
+            (Call::Wait, ..) => waiters.insert(request),
+            (_, Eligibility::NotHeld, _) if self.removed.contains(&request.host) => {
+                self.deferred.push(PoolOperation::Request(request));
             }
-            (_, Standing::Outside, _) if self.has_room(terms) => {
-                self.add(vec![asked], waiters, terms);
+            (_, Eligibility::NotHeld, _) if self.has_room(context) => {
+                self.grant(vec![request], waiters, context);
             }
-            _ => self.settle(asked, Verdict::No),
+            _ => self.resolve(request, UpdateOutcome::No),
         }
     }
 
     /// Who is to be told YES.
     pub(super) fn confirmed(&self) -> impl Iterator<Item = &Rc<str>> {
-        self.verdicts
+        self.outcomes
             .iter()
-            .filter_map(|(errand, verdict)| match (errand, verdict) {
-                (Errand::Asked(asked), Verdict::Yes) => Some(&asked.host),
+            .filter_map(|(operation, outcome)| match (operation, outcome) {
+                (PoolOperation::Request(request), UpdateOutcome::Yes) => Some(&request.host),
                 _ => None,
             })
     }
 
     /// How long the list is to be kept: as long as its longest lease. The original's hosts count on
     /// what the config says.
-    pub(super) fn kept(&self, terms_of: &plan::Pool) -> Kept {
-        kept(&self.hosts, &self.leases, terms_of)
+    pub(super) fn kept(&self, plan: &plan::Pool) -> Lifetime {
+        kept(&self.hosts, &self.leases, plan)
     }
 
-    fn has_room(&self, terms: &Terms) -> bool {
-        !terms.is_missing
-            && self.hosts.len() < usize::try_from(terms.plan.permits).unwrap_or(usize::MAX)
+    fn has_room(&self, context: &UpdateContext) -> bool {
+        !context.is_removed
+            && self.hosts.len() < usize::try_from(context.plan.permits).unwrap_or(usize::MAX)
     }
 
     /// Waiters whose host or run holds the pool need not wait; those of other runs of a holder can
     /// only wait.
-    fn meet_holders(&mut self, waiters: &mut Waiters, terms: &Terms) {
+    fn answer_waiting_holders(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
         for host in self.hosts.clone() {
             let lease = self.leases.get(&host);
             let is_revoked = lease.is_some_and(|lease| lease.revoked);
-            let asked = waiters.take_holder(&host, lease.and_then(|lease| lease.run.as_ref()));
+            let request = waiters.take_holder(&host, lease.and_then(|lease| lease.run.as_ref()));
             if is_revoked {
-                asked
+                request
                     .into_iter()
-                    .for_each(|asked| self.settle(asked, Verdict::NoRevoked));
-            } else if !asked.is_empty() {
-                self.confirm(asked, terms);
+                    .for_each(|request| self.resolve(request, UpdateOutcome::NoRevoked));
+            } else if !request.is_empty() {
+                self.confirm(request, context);
             }
             self.block(&host, waiters);
         }
@@ -297,35 +301,50 @@ impl Proposal {
         self.blocked.push(host.clone());
     }
 
-    fn admit(&mut self, waiters: &mut Waiters, terms: &Terms) {
-        while self.has_room(terms) && waiters.has_next() {
+    fn grant_to_waiters(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
+        while self.has_room(context) && waiters.has_next() {
             let next = waiters.take_next();
-            self.add(next, waiters, terms);
+            self.grant(next, waiters, context);
         }
     }
 
     /// The host of these requests comes on the list, for the run of the first.
-    fn add(&mut self, asked: Vec<Asked>, waiters: &mut Waiters, terms: &Terms) {
-        let Some(Asked { host, run, .. }) = asked.first().cloned() else {
+    fn grant(
+        &mut self,
+        request: Vec<PendingRequest>,
+        waiters: &mut Waiters,
+        context: &UpdateContext,
+    ) {
+        let Some(PendingRequest { host, run, .. }) = request.first().cloned() else {
             return;
         };
         self.list_changed = true;
         self.hosts.push(host.clone());
-        self.insert(&host, run, false, terms);
+        self.insert_lease(&host, run, false, context);
         self.block(&host, waiters);
-        asked
+        request
             .into_iter()
-            .for_each(|asked| self.settle(asked, Verdict::Yes));
+            .for_each(|request| self.resolve(request, UpdateOutcome::Yes));
     }
 
     /// A host that the original has put on the list gets a token, and no lost answer takes that
     /// holding back.
-    fn adopt(&mut self, host: &Rc<str>, terms: &Terms) {
-        self.insert(host, None, true, terms);
+    fn adopt(&mut self, host: &Rc<str>, context: &UpdateContext) {
+        self.insert_lease(host, None, true, context);
     }
 
-    fn insert(&mut self, host: &Rc<str>, run: Option<Rc<str>>, confirmed: bool, terms: &Terms) {
-        let (length, base, acquired) = (Kept::of(terms.plan.expire), terms.base, terms.date);
+    fn insert_lease(
+        &mut self,
+        host: &Rc<str>,
+        run: Option<Rc<str>>,
+        confirmed: bool,
+        context: &UpdateContext,
+    ) {
+        let (length, base, acquired) = (
+            Lifetime::of(context.plan.expire),
+            context.base,
+            context.date,
+        );
         self.leases.insert(
             host.clone(),
             Lease {
@@ -339,34 +358,34 @@ impl Proposal {
             },
         );
         self.leases_changed = true;
-        self.fresh.push(host.clone());
+        self.unnumbered.push(host.clone());
     }
 
     /// The host of these requests is on the list.
-    fn confirm(&mut self, asked: Vec<Asked>, terms: &Terms) {
-        if let Some(Asked { host, .. }) = asked.first() {
-            self.vouch(&host.clone(), terms);
+    fn confirm(&mut self, request: Vec<PendingRequest>, context: &UpdateContext) {
+        if let Some(PendingRequest { host, .. }) = request.first() {
+            self.extend_lease(&host.clone(), context);
         }
-        asked
+        request
             .into_iter()
-            .for_each(|asked| self.settle(asked, Verdict::Yes));
+            .for_each(|request| self.resolve(request, UpdateOutcome::Yes));
     }
 
     /// Has the lease say all that a confirmation tells: at least what the config now says, and that
     /// it is not this server's to take back.
-    fn vouch(&mut self, host: &Rc<str>, terms: &Terms) {
-        let length = Kept::of(terms.plan.expire);
+    fn extend_lease(&mut self, host: &Rc<str>, context: &UpdateContext) {
+        let length = Lifetime::of(context.plan.expire);
         let Some(lease) = self.leases.get_mut(host) else {
             self.list_changed = true;
-            return self.adopt(host, terms);
+            return self.adopt(host, context);
         };
         if lease.token == 0 {
             return; // it is new
         }
-        let is_news = !lease.confirmed && !(terms.is_ours)(lease.token);
-        if lease.length < length || is_news {
+        let dirty = !lease.confirmed && !(context.granted_here)(lease.token);
+        if lease.length < length || dirty {
             lease.length = lease.length.max(length);
-            lease.confirmed |= is_news;
+            lease.confirmed |= dirty;
             (self.leases_changed, self.list_changed) = (true, true);
         }
     }
@@ -377,16 +396,17 @@ impl Proposal {
         self.removed.insert(host.clone());
     }
 
-    fn settle(&mut self, asked: Asked, verdict: Verdict) {
-        self.verdicts.push((Errand::Asked(asked), verdict));
+    fn resolve(&mut self, request: PendingRequest, outcome: UpdateOutcome) {
+        self.outcomes
+            .push((PoolOperation::Request(request), outcome));
     }
 }
 
-/// As [`Proposal::kept`], of any list.
-pub(super) fn kept(hosts: &[Rc<str>], leases: &Leases, plan: &plan::Pool) -> Kept {
+/// As [`ListUpdate::kept`], of any list.
+pub(super) fn kept(hosts: &[Rc<str>], leases: &Leases, plan: &plan::Pool) -> Lifetime {
     let lengths = hosts
         .iter()
         .filter_map(|host| leases.get(host))
         .map(|lease| lease.length);
-    lengths.fold(Kept::of(plan.expire), Kept::max)
+    lengths.fold(Lifetime::of(plan.expire), Lifetime::max)
 }

@@ -1,4 +1,4 @@
-//! A memcached remembers the holders, for several servers, the original among them. It is asked
+//! A memcached remembers the holders, for several servers, the original among them. It is request
 //! over one connection, and never waited for: who asks is told within a second that it does not
 //! answer, who waits goes on waiting.
 
@@ -16,64 +16,64 @@ mod list_update;
 pub mod protocol;
 mod shared_pool;
 
-use super::invalid_request::{self, Refusal};
-use super::state::Boot;
-use super::waiters::Asked;
+use super::invalid_request::{self, InvalidRequest};
+use super::state::BootTime;
+use super::waiters::PendingRequest;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use line::{Line, Want};
-use shared_pool::{PATIENCE, Said, Slate, Tools};
+use shared_pool::{Context, Effect, REQUEST_TIMEOUT, SharedPool};
 use std::collections::{BTreeMap, VecDeque};
 
 /// All pools of a server.
 #[derive(Debug)]
 pub struct Memcache {
-    slates: BTreeMap<String, Slate>,
+    pools: BTreeMap<String, SharedPool>,
     /// Where memcached is, for messages.
     address: String,
-    boot: Boot,
+    boot: BootTime,
     line: Line,
     /// So many rounds have begun.
-    rounds: u64,
-    said: VecDeque<Said>,
+    cycles: u64,
+    effects: VecDeque<Effect>,
     /// Who wants to see all pools, since when.
     reports: VecDeque<(Ticket, Moment)>,
 }
 
 impl Memcache {
     /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
-    pub fn new(pools: Vec<plan::Pool>, address: String, boot: Boot, now: Moment) -> Memcache {
-        let slates = pools
+    pub fn new(pools: Vec<plan::Pool>, address: String, boot: BootTime, now: Moment) -> Memcache {
+        let pools = pools
             .into_iter()
-            .map(|pool| (pool.name.clone(), Slate::new(compatible(pool))))
+            .map(|pool| (pool.name.clone(), SharedPool::new(compatible(pool))))
             .collect();
         Memcache {
-            slates,
+            pools,
             address,
             boot,
             line: Line::new(now),
-            rounds: 0,
-            said: VecDeque::new(),
+            cycles: 0,
+            effects: VecDeque::new(),
             reports: VecDeque::new(),
         }
     }
 
-    /// The slates, and what each of them works with.
-    fn with_tools(&mut self, now: Moment) -> (&mut BTreeMap<String, Slate>, Tools<'_>) {
+    /// The pools, and what each of them works with.
+    fn with_context(&mut self, now: Moment) -> (&mut BTreeMap<String, SharedPool>, Context<'_>) {
         let is_watched = !self.reports.is_empty();
-        let tools = Tools {
+        let context = Context {
             line: &mut self.line,
-            said: &mut self.said,
+            effects: &mut self.effects,
             address: &self.address,
             boot: self.boot,
             is_watched,
             now,
         };
-        (&mut self.slates, tools)
+        (&mut self.pools, context)
     }
 
-    fn asked(&mut self, request: &Request, now: Moment) {
+    fn request(&mut self, request: &Request, now: Moment) {
         let Request {
             ticket,
             call,
@@ -81,31 +81,31 @@ impl Memcache {
             host,
             run,
         } = *request;
-        let (slates, mut tools) = self.with_tools(now);
-        if let Some(slate) = slate(slates, pool) {
-            return slate.ask(
-                Asked {
+        let (pools, mut context) = self.with_context(now);
+        if let Some(pool) = find(pools, pool) {
+            return pool.request(
+                PendingRequest {
                     ticket,
                     call,
                     host: escaped(host).into(),
                     run: run.map(Into::into),
                     since: now,
                 },
-                &mut tools,
+                &mut context,
             );
         }
-        self.say(Output::Note(
+        self.output(Output::Note(
             Level::Info,
-            invalid_request::told(pool, host, Refusal::UnknownPool),
+            invalid_request::log_line(pool, host, InvalidRequest::UnknownPool),
         ));
-        self.say(Output::Answer(
+        self.output(Output::Answer(
             ticket,
-            Answer::Invalid(Refusal::UnknownPool),
+            Answer::Invalid(InvalidRequest::UnknownPool),
         ));
     }
 
-    fn say(&mut self, output: Output) {
-        self.said.push_back(Said::Output(output));
+    fn output(&mut self, output: Output) {
+        self.effects.push_back(Effect::Output(output));
     }
 
     /// All pools are read for it, unless they were just now. While memcached is known to be away,
@@ -113,43 +113,49 @@ impl Memcache {
     fn report_asked(&mut self, ticket: Ticket, now: Moment) {
         if let Some(why) = self.line.outage().filter(|_| !self.line.is_up()) {
             let answer = Answer::Unavailable(why.to_owned());
-            return self.say(Output::Answer(ticket, answer));
+            return self.output(Output::Answer(ticket, answer));
         }
-        self.slates.values_mut().for_each(|slate| slate.survey(now));
+        self.pools
+            .values_mut()
+            .for_each(|pool| pool.read_for_report(now));
         self.reports.push_back((ticket, now));
     }
 
     /// A report that can be answered now.
     fn next_report(&mut self, now: Moment) -> Option<Output> {
         let &(ticket, since) = self.reports.front()?;
-        if self.slates.values().all(|slate| slate.is_seen(since)) {
+        if self.pools.values().all(|pool| pool.is_fresh(since)) {
             self.reports.pop_front();
             return Some(Output::Report(ticket));
         }
-        if now < since + PATIENCE {
+        if now < since + REQUEST_TIMEOUT {
             return None;
         }
         self.reports.pop_front();
-        let unseen = self.slates.values().filter(|slate| !slate.is_seen(since));
+        let unseen = self.pools.values().filter(|pool| !pool.is_fresh(since));
         let why = unseen
-            .filter_map(Slate::trouble)
+            .filter_map(SharedPool::failure)
             .chain(self.line.outage())
             .next()
             .unwrap_or("memcached does not answer");
         Some(Output::Answer(ticket, Answer::Unavailable(why.to_owned())))
     }
 
-    fn gone(&mut self, ticket: Ticket) {
+    fn cancelled(&mut self, ticket: Ticket) {
         self.reports.retain(|(other, _)| *other != ticket);
-        if self.slates.values_mut().any(|slate| slate.forget(ticket)) {
+        if self.pools.values_mut().any(|pool| pool.cancelled(ticket)) {
             return;
         }
-        let is_it = |said: &Said| matches!(said, Said::Yes { asked, .. } if asked.ticket == ticket);
-        if let Some(index) = self.said.iter().position(is_it)
-            && let Some(Said::Yes { asked, pool, grant }) = self.said.remove(index)
-            && let Some(slate) = self.slates.get_mut(&*pool)
+        let is_it = |effects: &Effect| matches!(effects, Effect::Yes { request, .. } if request.ticket == ticket);
+        if let Some(index) = self.effects.iter().position(is_it)
+            && let Some(Effect::Yes {
+                request,
+                pool,
+                grant,
+            }) = self.effects.remove(index)
+            && let Some(pool) = self.pools.get_mut(&*pool)
         {
-            slate.untell(&asked.host, grant.token);
+            pool.undo_reply(&request.host, grant.token);
         }
     }
 
@@ -158,7 +164,10 @@ impl Memcache {
     fn connected(&mut self, now: Moment) {
         self.line.connected(now);
         if self.line.outage().is_some() {
-            self.slates.values_mut().take(1).for_each(Slate::look);
+            self.pools
+                .values_mut()
+                .take(1)
+                .for_each(SharedPool::poll_list);
         }
     }
 
@@ -166,58 +175,58 @@ impl Memcache {
         self.line.received(bytes);
         loop {
             match self.line.reply() {
-                Ok(Some((round, reply))) => {
-                    let (slates, mut tools) = self.with_tools(now);
-                    let taken = slates
-                        .get_mut(&*round.pool)
-                        .map_or(Ok(()), |slate| slate.reply(&round, reply, &mut tools));
+                Ok(Some((cycle, reply))) => {
+                    let (pools, mut context) = self.with_context(now);
+                    let taken = pools
+                        .get_mut(&*cycle.pool)
+                        .map_or(Ok(()), |pool| pool.reply(&cycle, reply, &mut context));
                     if let Err(flaw) = taken {
-                        return self.give_up(&flaw.to_string(), now);
+                        return self.drop_connection(&flaw.to_string(), now);
                     }
                 }
                 Ok(None) => return,
-                Err(why) => return self.give_up(&why, now),
+                Err(why) => return self.drop_connection(&why, now),
             }
         }
     }
 
-    fn give_up(&mut self, why: &str, now: Moment) {
-        self.say(Output::Disconnect);
-        self.lost(why, now);
+    fn drop_connection(&mut self, why: &str, now: Moment) {
+        self.output(Output::Disconnect);
+        self.disconnected(why, now);
     }
 
-    fn lost(&mut self, why: &str, now: Moment) {
+    fn disconnected(&mut self, why: &str, now: Moment) {
         let why = format!("cannot ask memcached at {}: {why}", self.address);
         if self.line.lost(&why, now) {
             let note =
                 format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
-            self.say(Output::Note(Level::Error, note));
+            self.output(Output::Note(Level::Error, note));
         }
-        self.slates.values_mut().for_each(Slate::line_lost);
+        self.pools.values_mut().for_each(SharedPool::disconnected);
         for (ticket, _) in std::mem::take(&mut self.reports) {
-            self.say(Output::Answer(ticket, Answer::Unavailable(why.clone())));
+            self.output(Output::Answer(ticket, Answer::Unavailable(why.clone())));
         }
     }
 
     fn tick(&mut self, now: Moment) {
         if let Some(why) = self.line.is_late(now) {
-            self.give_up(&why, now);
+            self.drop_connection(&why, now);
         }
-        let (slates, mut tools) = self.with_tools(now);
-        slates
+        let (pools, mut context) = self.with_context(now);
+        pools
             .values_mut()
-            .for_each(|slate| slate.lose_patience(&mut tools));
-        slates.retain(|_, slate| !slate.is_over(now));
+            .for_each(|pool| pool.expire_requests(&mut context));
+        pools.retain(|_, pool| !pool.is_obsolete(now));
     }
 
-    fn begin_rounds(&mut self, now: Moment) {
+    fn begin_cycles(&mut self, now: Moment) {
         if self.line.is_up() {
-            self.rounds += 1;
-            let number = self.rounds;
-            let (slates, mut tools) = self.with_tools(now);
-            slates
+            self.cycles += 1;
+            let number = self.cycles;
+            let (pools, mut context) = self.with_context(now);
+            pools
                 .values_mut()
-                .for_each(|slate| slate.begin(number, &mut tools));
+                .for_each(|pool| pool.begin(number, &mut context));
         }
     }
 
@@ -226,20 +235,20 @@ impl Memcache {
         let report = self
             .reports
             .front()
-            .map_or(Moment::NEVER, |(_, since)| *since + PATIENCE);
-        self.slates
+            .map_or(Moment::NEVER, |(_, since)| *since + REQUEST_TIMEOUT);
+        self.pools
             .values()
-            .map(|slate| slate.wake(is_up))
+            .map(|pool| pool.wake(is_up))
             .fold(self.line.wake().min(report), Moment::min)
     }
 }
 
-/// The pool that is asked for: by its name in the config, or as the original looks for that.
-fn slate<'a>(slates: &'a mut BTreeMap<String, Slate>, pool: &str) -> Option<&'a mut Slate> {
-    if slates.contains_key(pool) {
-        slates.get_mut(pool)
+/// The pool that is request for: by its name in the config, or as the original looks for that.
+fn find<'a>(pools: &'a mut BTreeMap<String, SharedPool>, pool: &str) -> Option<&'a mut SharedPool> {
+    if pools.contains_key(pool) {
+        pools.get_mut(pool)
     } else {
-        slates.get_mut(&escaped(pool))
+        pools.get_mut(&escaped(pool))
     }
 }
 
@@ -267,17 +276,17 @@ fn compatible(mut pool: plan::Pool) -> plan::Pool {
 impl Backend for Memcache {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
-            Input::Asked(request) => self.asked(&request, now),
-            Input::ReportAsked(ticket) => self.report_asked(ticket, now),
-            Input::Gone(ticket) => self.gone(ticket),
+            Input::Request(request) => self.request(&request, now),
+            Input::ReportRequested(ticket) => self.report_asked(ticket, now),
+            Input::Cancelled(ticket) => self.cancelled(ticket),
             Input::Undelivered { pool, host, token } => {
-                if let Some(slate) = slate(&mut self.slates, pool) {
-                    slate.undelivered(&escaped(host), token);
+                if let Some(pool) = find(&mut self.pools, pool) {
+                    pool.undelivered(&escaped(host), token);
                 }
             }
             Input::Connected => self.connected(now),
             Input::Disconnected(why) => {
-                self.lost(why.as_deref().unwrap_or("it closed the connection"), now);
+                self.disconnected(why.as_deref().unwrap_or("it closed the connection"), now);
             }
             Input::Received(bytes) => self.received(bytes, now),
             Input::Tick => self.tick(now),
@@ -287,17 +296,17 @@ impl Backend for Memcache {
     }
 
     fn poll(&mut self, now: Moment) -> Output {
-        match self.said.pop_front() {
-            Some(Said::Output(output)) => return output,
-            Some(Said::Yes { asked, grant, .. }) => {
-                return Output::Answer(asked.ticket, Answer::Yes(grant));
+        match self.effects.pop_front() {
+            Some(Effect::Output(output)) => return output,
+            Some(Effect::Yes { request, grant, .. }) => {
+                return Output::Answer(request.ticket, Answer::Yes(grant));
             }
             None => {}
         }
         if let Some(output) = self.next_report(now) {
             return output;
         }
-        self.begin_rounds(now);
+        self.begin_cycles(now);
         match self.line.want(now) {
             Some(Want::Connect) => Output::Connect,
             Some(Want::Send(bytes)) => Output::Send(bytes),
@@ -306,31 +315,31 @@ impl Backend for Memcache {
     }
 
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment) {
-        let mut before = std::mem::take(&mut self.slates);
+        let mut before = std::mem::take(&mut self.pools);
         let mut after = BTreeMap::new();
-        let (_, mut tools) = self.with_tools(now);
+        let (_, mut context) = self.with_context(now);
         for plan in pools.into_iter().map(compatible) {
             let name = plan.name.clone();
-            let slate = match before.remove(&name) {
-                Some(mut slate) => {
-                    slate.reconfigure(plan, &mut tools);
-                    slate
+            let pool = match before.remove(&name) {
+                Some(mut pool) => {
+                    pool.reconfigure(plan, &mut context);
+                    pool
                 }
-                None => Slate::new(plan),
+                None => SharedPool::new(plan),
             };
-            after.insert(name, slate);
+            after.insert(name, pool);
         }
-        for (name, mut slate) in before {
-            slate.abandon(&mut tools);
-            after.insert(name, slate);
+        for (name, mut pool) in before {
+            pool.remove_from_config(&mut context);
+            after.insert(name, pool);
         }
-        self.slates = after;
+        self.pools = after;
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.slates
+        self.pools
             .values()
-            .map(|slate| slate.report(self.boot, now))
+            .map(|pool| pool.report(self.boot, now))
             .collect()
     }
 }

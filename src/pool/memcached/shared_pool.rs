@@ -1,5 +1,5 @@
 //! One pool, whose holders stand on a list in memcached that other servers read and write too, and
-//! their leases beside it. Both are changed in rounds, one at a time; each does all that was asked
+//! their leases beside it. Both are changed in rounds, one at a time; each does all that was request
 //! since the one before. A round that another server was faster than is begun again.
 //!
 //! # Two keys, without a lock over both
@@ -12,7 +12,7 @@
 //!
 //! 1. *One moment.* The list is read before and after the leases, in one command. If its version
 //!    differs, nothing was read.
-//! 2. *Each write counts on what was read.* Both are written by `cas` or `add`. So a list that was
+//! 2. *Each write counters on what was read.* Both are written by `cas` or `add`. So a list that was
 //!    written is the one that follows what was read.
 //! 3. *A lease is replaced or dropped only when no server can be about to put its host on the
 //!    list.* Each lease names the version of the list that its host was to be added to. If the list
@@ -29,20 +29,20 @@
 //! 6. *A write whose reply was lost* may still take effect, as long as the list has the version
 //!    that it counted on. So the next round writes the list in any case before it says anything.
 
-use super::super::invalid_request::{self, Refusal};
-use super::super::lease::{self, Told};
-use super::super::state::Boot;
-use super::super::waiters::{Asked, Waiters};
+use super::super::invalid_request::{self, InvalidRequest};
+use super::super::lease::{self, ClientLease};
+use super::super::state::BootTime;
+use super::super::waiters::{PendingRequest, Waiters};
 use super::super::{
-    Answer, Call, Counts, Grant, Holder, Output, Remaining, Report, Ticket, Waiter,
+    Answer, Call, Grant, Holder, Output, PoolCounters, Remaining, Report, Ticket, Waiter,
 };
-use super::attempts::{Attempt, Attempts, Findings};
-use super::cas_cycle::{Draft, Round, Snapshot, Stage, Step};
-use super::expiry::{self, Kept};
-use super::holder_cache::Roll;
+use super::attempts::{Attempt, Attempts, ClassifiedRead};
+use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
+use super::expiry::{self, Lifetime};
+use super::holder_cache::HolderCache;
 use super::leases::{self, Leases};
 use super::line::Line;
-use super::list_update::{self, Errand, Proposal, Terms, Verdict};
+use super::list_update::{self, ListUpdate, PoolOperation, UpdateContext, UpdateOutcome};
 use super::protocol::{Command, Malformed, Reply};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
@@ -52,53 +52,54 @@ use std::time::Duration;
 
 /// How long a request waits for memcached, other than to hold the pool: with what a loop takes, it
 /// is answered within a second.
-pub(super) const PATIENCE: Duration = Duration::from_millis(900);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_millis(900);
 
 /// From one look at a list on which somebody waits for room to the next, and after an error.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long another server may take from writing a lease to writing the list, until it is fenced
 /// off. That is one exchange with memcached; one that is slower begins again.
-const WRITING: Duration = Duration::from_millis(250);
+const CONCURRENT_GRACE: Duration = Duration::from_millis(250);
 
 /// From one look at what another server is about to write to the next.
-const GLANCE: Duration = Duration::from_millis(10);
+const CONCURRENT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Of writes that nobody awaits the outcome of; rounds begin with 1.
-const NO_ROUND: u64 = 0;
+const UNTRACKED: u64 = 0;
 
 /// What is decided, until the loop takes it.
 #[derive(Debug)]
-pub(super) enum Said {
+pub(super) enum Effect {
     Output(Output),
     /// An answer YES, which is taken back if nobody is there any more.
     Yes {
-        asked: Asked,
+        request: PendingRequest,
         pool: Rc<str>,
         grant: Grant,
     },
 }
 
-/// What a slate works with.
-pub(super) struct Tools<'a> {
+/// What a pool works with.
+pub(super) struct Context<'a> {
     pub(super) line: &'a mut Line,
-    pub(super) said: &'a mut VecDeque<Said>,
+    pub(super) effects: &'a mut VecDeque<Effect>,
     /// Where memcached is, for messages.
     pub(super) address: &'a str,
-    pub(super) boot: Boot,
+    pub(super) boot: BootTime,
     /// A report is to be made: each round reads all that it shows.
     pub(super) is_watched: bool,
     pub(super) now: Moment,
 }
 
-impl Tools<'_> {
+impl Context<'_> {
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
-        self.said
-            .push_back(Said::Output(Output::Answer(ticket, answer)));
+        self.effects
+            .push_back(Effect::Output(Output::Answer(ticket, answer)));
     }
 
     fn note(&mut self, level: Level, note: String) {
-        self.said.push_back(Said::Output(Output::Note(level, note)));
+        self.effects
+            .push_back(Effect::Output(Output::Note(level, note)));
     }
 
     /// In ms since 1970.
@@ -107,13 +108,13 @@ impl Tools<'_> {
     }
 }
 
-fn date(boot: Boot, now: Moment) -> u64 {
+fn date(boot: BootTime, now: Moment) -> u64 {
     u64::try_from(boot.micros(now) / 1000).unwrap_or(0)
 }
 
 /// When memcached will end a list, as far as that is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct End {
+struct ListEnd {
     left: Remaining,
     /// When that was so.
     at: Moment,
@@ -121,234 +122,250 @@ struct End {
 
 /// A lease that another server has written for a host, and the list not yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Rival {
+struct ConcurrentGrant {
     version: Option<u64>,
     leases_version: Option<u64>,
-    /// When it was seen first.
+    /// When it was read_at first.
     since: Moment,
 }
 
 /// What is known of a pool.
 #[derive(Debug)]
-pub(super) struct Slate {
+pub(super) struct SharedPool {
     name: Rc<str>,
     /// As the config has it, or had it last.
     plan: plan::Pool,
     /// Since when the config does not have it.
-    missing: Option<Moment>,
+    removed: Option<Moment>,
     /// What is to be done, but for those who wait.
-    errands: Vec<Errand>,
+    operations: Vec<PoolOperation>,
     waiters: Waiters,
     /// Whether the list is to be read soon: for who waits and was not there when it was, or for
     /// its own sake.
-    is_news: bool,
-    round: Option<(Round, Step)>,
+    dirty: bool,
+    cycle: Option<(CycleId, CyclePhase)>,
     /// No round begins before.
-    rest_until: Moment,
-    looked: Moment,
-    roll: Roll,
+    backoff_until: Moment,
+    cycle_began: Moment,
+    cache: HolderCache,
     /// When the list was written here last, as far as that is known, and for how long. It is kept
     /// so long from then, or from later.
-    written: Option<(Moment, Kept)>,
+    written: Option<(Moment, Lifetime)>,
     attempts: Attempts,
     /// A write of the list may still take effect though its reply was lost.
-    ghost: bool,
-    rival: Option<Rival>,
+    unconfirmed_write: bool,
+    concurrent: Option<ConcurrentGrant>,
     /// When the read began that `roll` and `end` are from, if nothing has changed them since.
-    seen: Option<Moment>,
-    end: End,
+    read_at: Option<Moment>,
+    end: ListEnd,
     /// Why rounds fail, if they do.
-    trouble: Option<String>,
-    counts: Counts,
+    failure: Option<String>,
+    counters: PoolCounters,
 }
 
-impl Slate {
-    pub(super) fn new(plan: plan::Pool) -> Slate {
-        Slate {
+impl SharedPool {
+    pub(super) fn new(plan: plan::Pool) -> SharedPool {
+        SharedPool {
             name: plan.name.as_str().into(),
             plan,
-            missing: None,
-            errands: Vec::new(),
+            removed: None,
+            operations: Vec::new(),
             waiters: Waiters::default(),
-            is_news: false,
-            round: None,
-            rest_until: Moment::default(),
-            looked: Moment::default(),
-            roll: Roll::default(),
+            dirty: false,
+            cycle: None,
+            backoff_until: Moment::default(),
+            cycle_began: Moment::default(),
+            cache: HolderCache::default(),
             written: None,
             attempts: Attempts::default(),
-            ghost: false,
-            rival: None,
-            seen: None,
-            end: End {
+            unconfirmed_write: false,
+            concurrent: None,
+            read_at: None,
+            end: ListEnd {
                 left: Remaining::Unknown,
                 at: Moment::default(),
             },
-            trouble: None,
-            counts: Counts::default(),
+            failure: None,
+            counters: PoolCounters::default(),
         }
     }
 
     /// A host asks.
-    pub(super) fn ask(&mut self, asked: Asked, tools: &mut Tools) {
-        if let Call::Renew { token } = asked.call {
-            self.roll.hear(&asked.host, token);
+    pub(super) fn request(&mut self, request: PendingRequest, context: &mut Context) {
+        if let Call::Renew { token } = request.call {
+            self.cache.record_ack(&request.host, token);
         }
         // Whether it holds the pool, and so may let go of it though it may not have it, the list
         // will tell.
-        match invalid_request::check(&self.plan, asked.call, &asked.host, true) {
-            Ok(()) if self.missing.is_some() && !asked.call.keeps() => {
-                self.answer(&asked, Verdict::Invalid(Refusal::UnknownPool), tools);
+        match invalid_request::check(&self.plan, request.call, &request.host, true) {
+            Ok(()) if self.removed.is_some() && !request.call.keeps() => {
+                self.answer(
+                    &request,
+                    UpdateOutcome::Invalid(InvalidRequest::UnknownPool),
+                    context,
+                );
             }
-            Err(refusal) => self.answer(&asked, Verdict::Invalid(refusal), tools),
-            Ok(()) if asked.call == Call::Wait => {
-                self.waiters.insert(asked);
-                self.is_news = true;
+            Err(refusal) => self.answer(&request, UpdateOutcome::Invalid(refusal), context),
+            Ok(()) if request.call == Call::Wait => {
+                self.waiters.insert(request);
+                self.dirty = true;
             }
-            Ok(()) => self.errands.push(Errand::Asked(asked)),
+            Ok(()) => self.operations.push(PoolOperation::Request(request)),
         }
     }
 
     /// Reads the keys, whoever asks or waits.
-    pub(super) fn look(&mut self) {
-        self.is_news = true;
+    pub(super) fn poll_list(&mut self) {
+        self.dirty = true;
     }
 
     /// Reads all that a report shows, unless it was read just now.
-    pub(super) fn survey(&mut self, now: Moment) {
-        if self.seen.is_none_or(|seen| seen + LOOK < now) {
-            self.is_news = true;
+    pub(super) fn read_for_report(&mut self, now: Moment) {
+        if self
+            .read_at
+            .is_none_or(|read_at| read_at + POLL_INTERVAL < now)
+        {
+            self.dirty = true;
         }
     }
 
     /// Whether all that a report shows was read at this moment or later, or just before.
-    pub(super) fn is_seen(&self, since: Moment) -> bool {
-        self.seen.is_some_and(|seen| seen + LOOK >= since)
+    pub(super) fn is_fresh(&self, since: Moment) -> bool {
+        self.read_at
+            .is_some_and(|read_at| read_at + POLL_INTERVAL >= since)
     }
 
     /// Why nothing can be read or written, if so.
-    pub(super) fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
-    /// Whoever asked this has hung up. Whether it asked here.
-    pub(super) fn forget(&mut self, ticket: Ticket) -> bool {
-        let is_it =
-            |errand: &Errand| matches!(errand, Errand::Asked(asked) if asked.ticket == ticket);
+    /// Whoever request this has hung up. Whether it request here.
+    pub(super) fn cancelled(&mut self, ticket: Ticket) -> bool {
+        let is_it = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if request.ticket == ticket);
         if self.waiters.remove(ticket).is_some() {
             return true;
         }
-        let before = self.errands().count();
-        self.retain_errands(|errand| !is_it(errand));
-        self.errands().count() < before
+        let before = self.operations().count();
+        self.retain_operations(|operation| !is_it(operation));
+        self.operations().count() < before
     }
 
     /// All that is to be done, in the round that is under way and after it.
-    fn errands(&self) -> impl Iterator<Item = &Errand> {
-        let draft = self.round.as_ref().and_then(|(_, step)| step.draft());
-        draft
+    fn operations(&self) -> impl Iterator<Item = &PoolOperation> {
+        let pending = self.cycle.as_ref().and_then(|(_, phase)| phase.pending());
+        pending
             .into_iter()
-            .flat_map(|draft| &draft.proposal.verdicts)
-            .map(|(errand, _)| errand)
-            .chain(&self.errands)
+            .flat_map(|pending| &pending.update.outcomes)
+            .map(|(operation, _)| operation)
+            .chain(&self.operations)
     }
 
-    fn retain_errands(&mut self, stays: impl Fn(&Errand) -> bool) {
-        self.errands.retain(&stays);
-        if let Some(draft) = self.round.as_mut().and_then(|(_, step)| step.draft_mut()) {
-            draft.proposal.verdicts.retain(|(errand, _)| stays(errand));
+    fn retain_operations(&mut self, stays: impl Fn(&PoolOperation) -> bool) {
+        self.operations.retain(&stays);
+        if let Some(pending) = self
+            .cycle
+            .as_mut()
+            .and_then(|(_, phase)| phase.pending_mut())
+        {
+            pending
+                .update
+                .outcomes
+                .retain(|(operation, _)| stays(operation));
         }
     }
 
     /// A YES did not arrive. If it was the last of what was granted here, it is taken back.
     pub(super) fn undelivered(&mut self, host: &str, token: i64) {
-        self.counts.undelivered += 1;
-        self.untell(host, token);
+        self.counters.undelivered += 1;
+        self.undo_reply(host, token);
     }
 
     /// A YES was not given after all.
-    pub(super) fn untell(&mut self, host: &str, token: i64) {
-        self.roll.untell(host, token);
-        if self.roll.is_untold(host, token) {
-            self.errands.push(Errand::TakeBack {
+    pub(super) fn undo_reply(&mut self, host: &str, token: i64) {
+        self.cache.undo_reply(host, token);
+        if self.cache.is_undelivered(host, token) {
+            self.operations.push(PoolOperation::TakeBack {
                 host: host.into(),
                 token,
             });
         }
     }
 
-    /// Tells those who have asked for too long that it is in vain.
-    pub(super) fn lose_patience(&mut self, tools: &mut Tools) {
-        let is_late = |errand: &Errand| patience(errand).is_some_and(|until| until <= tools.now);
+    /// Tells those who have request for too long that it is in vain.
+    pub(super) fn expire_requests(&mut self, context: &mut Context) {
+        let is_late = |operation: &PoolOperation| {
+            request_deadline(operation).is_some_and(|until| until <= context.now)
+        };
         let late: Vec<_> = self
-            .errands()
-            .filter(|errand| is_late(errand))
-            .filter_map(Errand::ticket)
+            .operations()
+            .filter(|operation| is_late(operation))
+            .filter_map(PoolOperation::ticket)
             .collect();
         if late.is_empty() {
             return;
         }
-        self.retain_errands(|errand| !is_late(errand));
+        self.retain_operations(|operation| !is_late(operation));
         let why = self
-            .trouble
+            .failure
             .as_deref()
-            .or(tools.line.outage())
+            .or(context.line.outage())
             .unwrap_or("memcached does not answer");
         let answers = late
             .into_iter()
             .map(|ticket| Output::Answer(ticket, Answer::Unavailable(why.to_owned())));
-        tools.said.extend(answers.map(Said::Output));
+        context.effects.extend(answers.map(Effect::Output));
     }
 
     /// When it has something to do by itself.
     pub(super) fn wake(&self, line_is_up: bool) -> Moment {
         let next = self
-            .errands()
-            .filter_map(patience)
+            .operations()
+            .filter_map(request_deadline)
             .min()
             .unwrap_or(Moment::NEVER);
-        if line_is_up && self.round.is_none() {
-            next.min(self.next_round())
+        if line_is_up && self.cycle.is_none() {
+            next.min(self.next_cycle())
         } else {
             next
         }
     }
 
     /// When the next round is to begin, if none is under way.
-    fn next_round(&self) -> Moment {
-        if self.is_news || !self.errands.is_empty() {
-            self.rest_until
+    fn next_cycle(&self) -> Moment {
+        if self.dirty || !self.operations.is_empty() {
+            self.backoff_until
         } else if self.waiters.is_empty() {
             Moment::NEVER
         } else {
-            self.rest_until.max(self.looked + LOOK)
+            self.backoff_until.max(self.cycle_began + POLL_INTERVAL)
         }
     }
 
-    /// Begins a round, if one is due.
-    pub(super) fn begin(&mut self, number: u64, tools: &mut Tools) {
-        if self.round.is_none() && self.next_round() <= tools.now {
-            let round = Round {
+    /// Begins a cycle, if one is due.
+    pub(super) fn begin(&mut self, number: u64, context: &mut Context) {
+        if self.cycle.is_none() && self.next_cycle() <= context.now {
+            let cycle = CycleId {
                 pool: self.name.clone(),
                 number,
             };
-            (self.is_news, self.looked) = (false, tools.now);
+            (self.dirty, self.cycle_began) = (false, context.now);
             let (list, leases) = (self.list(), self.leases());
-            tools.line.ask(
+            context.line.ask(
                 Command::Gets {
                     keys: &[&list, &leases, &list],
                 },
-                &round,
-                tools.now,
+                &cycle,
+                context.now,
             );
-            let is_revoke = |errand: &Errand| matches!(errand, Errand::Asked(asked) if asked.call == Call::Revoke);
-            let timed = tools.is_watched || self.errands.iter().any(is_revoke);
+            let is_revoke = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if request.call == Call::Revoke);
+            let timed = context.is_watched || self.operations.iter().any(is_revoke);
             if timed {
-                tools
+                context
                     .line
-                    .ask(Command::TimeLeft { key: &list }, &round, tools.now);
+                    .ask(Command::TimeLeft { key: &list }, &cycle, context.now);
             }
-            self.round = Some((round, Step::Reading { timed }));
+            self.cycle = Some((cycle, CyclePhase::Reading { timed }));
         }
     }
 
@@ -366,114 +383,120 @@ impl Slate {
         format!("{}:token", self.name)
     }
 
-    /// The round goes on, if it is still the one that asked.
+    /// The round goes on, if it is still the one that request.
     pub(super) fn reply(
         &mut self,
-        round: &Round,
+        cycle: &CycleId,
         reply: Reply,
-        tools: &mut Tools,
+        context: &mut Context,
     ) -> Result<(), Malformed> {
-        let Some((_, step)) = self.round.take_if(|(current, _)| current == round) else {
+        let Some((_, phase)) = self.cycle.take_if(|(current, _)| current == cycle) else {
             return Ok(());
         };
-        match (step, reply) {
-            (Step::Reading { timed }, Reply::Values(values)) => {
+        match (phase, reply) {
+            (CyclePhase::Reading { timed }, Reply::Values(values)) => {
                 match Snapshot::of(values, &self.list(), &self.leases())? {
                     Ok(Some(snapshot)) if timed => {
-                        self.round = Some((round.clone(), Step::Timing(snapshot)));
+                        self.cycle = Some((cycle.clone(), CyclePhase::Timing(snapshot)));
                     }
-                    Ok(Some(snapshot)) => self.read(round, snapshot, None, tools),
-                    Ok(None) => self.is_news = true,
-                    Err(why) => self.fail(why, tools),
+                    Ok(Some(snapshot)) => self.both_keys_read(cycle, snapshot, None, context),
+                    Ok(None) => self.dirty = true,
+                    Err(why) => self.fail(why, context),
                 }
             }
-            (Step::Timing(snapshot), Reply::TimeLeft(left)) => {
+            (CyclePhase::Timing(snapshot), Reply::TimeLeft(left)) => {
                 let left = left.map_or(Remaining::UntilReleased, |seconds| {
-                    Remaining::For(expiry::left(seconds))
+                    Remaining::For(expiry::min_remaining(seconds))
                 });
-                self.read(round, snapshot, Some(left), tools);
+                self.both_keys_read(cycle, snapshot, Some(left), context);
             }
             // An old memcached cannot tell, and a list that is not there has no end.
-            (Step::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => {
-                self.read(round, snapshot, Some(Remaining::Unknown), tools);
+            (CyclePhase::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => {
+                self.both_keys_read(cycle, snapshot, Some(Remaining::Unknown), context);
             }
-            (Step::Fencing { since, kept }, Reply::Stored) => {
+            (CyclePhase::Fencing { since, kept }, Reply::Stored) => {
                 self.list_written(since, kept);
-                self.is_news = true;
+                self.dirty = true;
             }
             // Another server was faster.
-            (Step::Fencing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
-                self.is_news = true;
+            (CyclePhase::Fencing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
+                self.dirty = true;
             }
-            (Step::Drafted(draft, stage), reply) => {
-                return self.drafted(round, draft, stage, reply, tools);
+            (CyclePhase::Writing(pending, phase), reply) => {
+                return self.write_reply(cycle, pending, phase, reply, context);
             }
-            (Step::Reading { .. } | Step::Fencing { .. }, Reply::Error(why)) => {
-                self.fail(refused(&why), tools);
+            (CyclePhase::Reading { .. } | CyclePhase::Fencing { .. }, Reply::Error(why)) => {
+                self.fail(error_reply(&why), context);
             }
-            (step, _) => {
-                self.round = Some((round.clone(), step));
+            (phase, _) => {
+                self.cycle = Some((cycle.clone(), phase));
                 return Err(Malformed::Unasked);
             }
         }
         Ok(())
     }
 
-    fn drafted(
+    fn write_reply(
         &mut self,
-        round: &Round,
-        draft: Box<Draft>,
-        stage: Stage,
+        cycle: &CycleId,
+        pending: Box<PendingWrite>,
+        phase: WritePhase,
         reply: Reply,
-        tools: &mut Tools,
+        context: &mut Context,
     ) -> Result<(), Malformed> {
-        match (stage, reply) {
-            (Stage::Numbering { .. }, Reply::Number(last)) => {
-                self.numbered(round, draft, last, tools);
+        match (phase, reply) {
+            (WritePhase::AllocatingTokens { .. }, Reply::Number(last)) => {
+                self.tokens_allocated(cycle, pending, last, context);
             }
-            (Stage::Numbering { seeded: false }, Reply::NotFound) => {
-                let seed = tools.boot.micros(tools.now).to_string();
-                tools.line.ask(
+            (WritePhase::AllocatingTokens { seeded: false }, Reply::NotFound) => {
+                let seed = context.boot.micros(context.now).to_string();
+                context.line.ask(
                     Command::Add {
                         key: &self.tokens(),
                         expires: 0,
                         value: &seed,
                     },
-                    round,
-                    tools.now,
+                    cycle,
+                    context.now,
                 );
-                self.round = Some((round.clone(), Step::Drafted(draft, Stage::Seeding)));
+                self.cycle = Some((
+                    cycle.clone(),
+                    CyclePhase::Writing(pending, WritePhase::SeedingTokens),
+                ));
             }
-            (Stage::Numbering { seeded: true }, Reply::NotFound) => {
-                self.ask_again(draft);
+            (WritePhase::AllocatingTokens { seeded: true }, Reply::NotFound) => {
+                self.retry(pending);
                 self.fail(
                     "memcached forgets what it has just stored".to_owned(),
-                    tools,
+                    context,
                 );
             }
-            (Stage::Seeding, Reply::Stored | Reply::NotStored) => {
-                self.number(round, draft, true, tools);
+            (WritePhase::SeedingTokens, Reply::Stored | Reply::NotStored) => {
+                self.allocate_tokens(cycle, pending, true, context);
             }
-            (Stage::Leasing, Reply::Stored) => self.write_list(round, draft, tools),
-            (Stage::Writing { since, kept }, Reply::Stored) => {
+            (WritePhase::WritingLeases, Reply::Stored) => self.write_list(cycle, pending, context),
+            (WritePhase::WritingList { since, kept }, Reply::Stored) => {
                 self.list_written(since, kept);
-                self.try_over(&draft, Attempt::Done);
-                self.settle(draft, tools);
+                self.record_attempts(&pending, Attempt::Done);
+                self.settle(pending, context);
             }
             // Another server was faster.
-            (Stage::Leasing, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
-                self.ask_again(draft);
+            (WritePhase::WritingLeases, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
+                self.retry(pending);
             }
-            (Stage::Writing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
-                self.try_over(&draft, Attempt::Failed);
-                self.ask_again(draft);
+            (
+                WritePhase::WritingList { .. },
+                Reply::Exists | Reply::NotStored | Reply::NotFound,
+            ) => {
+                self.record_attempts(&pending, Attempt::Failed);
+                self.retry(pending);
             }
             (_, Reply::Error(why)) => {
-                self.ask_again(draft);
-                self.fail(refused(&why), tools);
+                self.retry(pending);
+                self.fail(error_reply(&why), context);
             }
-            (stage, _) => {
-                self.round = Some((round.clone(), Step::Drafted(draft, stage)));
+            (phase, _) => {
+                self.cycle = Some((cycle.clone(), CyclePhase::Writing(pending, phase)));
                 return Err(Malformed::Unasked);
             }
         }
@@ -481,181 +504,197 @@ impl Slate {
     }
 
     /// Both keys are read.
-    fn read(
+    fn both_keys_read(
         &mut self,
-        round: &Round,
+        cycle: &CycleId,
         snapshot: Snapshot,
         left: Option<Remaining>,
-        tools: &mut Tools,
+        context: &mut Context,
     ) {
-        let found = self.attempts.sort(snapshot);
-        self.roll.update(&found.hosts, &found.leases, |token| {
+        let found = self.attempts.classify(snapshot);
+        self.cache.update(&found.hosts, &found.leases, |token| {
             self.attempts.has(token)
         });
-        self.seen = left.map(|left| {
-            self.end = End {
+        self.read_at = left.map(|left| {
+            self.end = ListEnd {
                 left,
-                at: tools.now,
+                at: context.now,
             };
-            self.looked
+            self.cycle_began
         });
-        self.is_news |= tools.is_watched && self.seen.is_none(); // it was asked for while this was read
-        if self.is_to_be_fenced(&found, tools.now) {
-            self.fence(round, &found, tools);
-        } else if self.rival.is_some() {
-            (self.is_news, self.rest_until) = (true, tools.now + GLANCE);
+        self.dirty |= context.is_watched && self.read_at.is_none(); // it was request for while this was read
+        if self.is_to_be_fenced(&found, context.now) {
+            self.fence(cycle, &found, context);
+        } else if self.concurrent.is_some() {
+            (self.dirty, self.backoff_until) = (true, context.now + CONCURRENT_POLL_INTERVAL);
         } else {
-            self.propose(round, found, tools);
+            self.apply(cycle, found, context);
         }
     }
 
     /// Whether the list is to be written as it is, before a host is granted anything for which it
-    /// may just be written. If that is to be waited for, `rival` is set.
-    fn is_to_be_fenced(&mut self, found: &Findings, now: Moment) -> bool {
-        let before = self.rival.take();
+    /// may just be written. If that is to be waited for, `concurrent` is set.
+    fn is_to_be_fenced(&mut self, found: &ClassifiedRead, now: Moment) -> bool {
+        let before = self.concurrent.take();
         if found.open.iter().any(|host| self.is_asked_for(host)) {
             return true;
         }
         // Without a list there is no version to tell old leases by. (Without this they would become
         // more and more.)
-        if found.version.is_none() && !found.rivals.is_empty() {
-            return !self.errands.is_empty() || !self.waiters.is_empty();
+        if found.version.is_none() && !found.concurrent.is_empty() {
+            return !self.operations.is_empty() || !self.waiters.is_empty();
         }
-        if !found.rivals.iter().any(|host| self.is_asked_for(host)) {
+        if !found.concurrent.iter().any(|host| self.is_asked_for(host)) {
             return false;
         }
         let (version, leases_version) = (found.version, found.leases_version);
-        let rival = before
-            .filter(|rival| (rival.version, rival.leases_version) == (version, leases_version));
-        let rival = rival.unwrap_or(Rival {
+        let concurrent = before.filter(|concurrent| {
+            (concurrent.version, concurrent.leases_version) == (version, leases_version)
+        });
+        let concurrent = concurrent.unwrap_or(ConcurrentGrant {
             version,
             leases_version,
             since: now,
         });
-        let is_slow = rival.since + WRITING <= now;
-        self.rival = Some(rival).filter(|_| !is_slow);
+        let is_slow = concurrent.since + CONCURRENT_GRACE <= now;
+        self.concurrent = Some(concurrent).filter(|_| !is_slow);
         is_slow
     }
 
     /// Whether a client of this host wants to hold the pool.
     fn is_asked_for(&self, host: &str) -> bool {
-        let is_it = |errand: &Errand| matches!(errand, Errand::Asked(asked) if *asked.host == *host && asked.call != Call::Revoke && !matches!(asked.call, Call::Release { .. }));
-        self.errands.iter().any(is_it) || self.waiters.iter().any(|(waiter, ..)| waiter == host)
+        let is_it = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if *request.host == *host && request.call != Call::Revoke && !matches!(request.call, Call::Release { .. }));
+        self.operations.iter().any(is_it) || self.waiters.iter().any(|(waiter, ..)| waiter == host)
     }
 
-    fn fence(&mut self, round: &Round, found: &Findings, tools: &mut Tools) {
+    fn fence(&mut self, cycle: &CycleId, found: &ClassifiedRead, context: &mut Context) {
         let kept = list_update::kept(&found.hosts, &found.leases, &self.plan);
-        self.ask_to_write_list(round, &found.hosts, kept, found.version, tools);
-        self.round = Some((
-            round.clone(),
-            Step::Fencing {
-                since: tools.now,
+        self.send_list(cycle, &found.hosts, kept, found.version, context);
+        self.cycle = Some((
+            cycle.clone(),
+            CyclePhase::Fencing {
+                since: context.now,
                 kept,
             },
         ));
     }
 
-    fn ask_to_write_list(
+    fn send_list(
         &self,
-        round: &Round,
+        cycle: &CycleId,
         hosts: &[Rc<str>],
-        kept: Kept,
+        kept: Lifetime,
         version: Option<u64>,
-        tools: &mut Tools,
+        context: &mut Context,
     ) {
         let (key, value, expires) = (
             &self.list(),
             &hosts.join(","),
-            kept.exptime(tools.boot, tools.now),
+            kept.exptime(context.boot, context.now),
         );
-        tools.line.ask(
+        context.line.ask(
             Command::write_over(key, version, expires, value),
-            round,
-            tools.now,
+            cycle,
+            context.now,
         );
     }
 
     /// Whatever was under way before cannot take effect any more.
-    fn list_written(&mut self, since: Moment, kept: Kept) {
+    fn list_written(&mut self, since: Moment, kept: Lifetime) {
         self.written = Some((since, kept));
-        self.ghost = false;
-        let left = if let Kept::Seconds(seconds) = kept {
+        self.unconfirmed_write = false;
+        let left = if let Lifetime::Seconds(seconds) = kept {
             Remaining::For(Duration::from_secs(seconds))
         } else {
             Remaining::UntilReleased
         };
-        self.end = End { left, at: since };
+        self.end = ListEnd { left, at: since };
     }
 
-    fn propose(&mut self, round: &Round, mut found: Findings, tools: &mut Tools) {
-        let mut errands = std::mem::take(&mut self.errands);
-        errands.retain(|errand| !matches!(errand, Errand::TakeBack { host, token } if !self.roll.is_untold(host, *token)));
-        let terms = Terms {
+    fn apply(&mut self, cycle: &CycleId, mut found: ClassifiedRead, context: &mut Context) {
+        let mut operations = std::mem::take(&mut self.operations);
+        operations.retain(|operation| !matches!(operation, PoolOperation::TakeBack { host, token } if !self.cache.is_undelivered(host, *token)));
+        let terms = UpdateContext {
             plan: &self.plan,
-            is_missing: self.missing.is_some(),
+            is_removed: self.removed.is_some(),
             base: found.version,
-            date: tools.date(),
-            is_ours: &|token| self.attempts.has(token),
+            date: context.date(),
+            granted_here: &|token| self.attempts.has(token),
         };
         let (hosts, leases) = (
             std::mem::take(&mut found.hosts),
             std::mem::take(&mut found.leases),
         );
-        let mut proposal = Proposal::new(hosts, leases, errands, &mut self.waiters, &terms);
-        self.errands.append(&mut proposal.later);
-        self.is_news |= proposal.is_to_go_on(&self.waiters);
-        let writes_list = proposal.list_changed || self.is_to_write_first(&proposal, tools.now);
-        let draft = Box::new(Draft {
-            proposal,
+        let mut update = ListUpdate::new(hosts, leases, operations, &mut self.waiters, &terms);
+        self.operations.append(&mut update.deferred);
+        self.dirty |= update.needs_another_cycle(&self.waiters);
+        let writes_list = update.list_changed || self.is_to_write_first(&update, context.now);
+        let pending = Box::new(PendingWrite {
+            update,
             found,
             writes_list,
         });
-        if !draft.proposal.fresh.is_empty() {
-            self.number(round, draft, false, tools);
-        } else if draft.proposal.leases_changed {
-            self.write_leases(round, draft, tools);
+        if !pending.update.unnumbered.is_empty() {
+            self.allocate_tokens(cycle, pending, false, context);
+        } else if pending.update.leases_changed {
+            self.write_leases(cycle, pending, context);
         } else {
-            self.write_list(round, draft, tools);
+            self.write_list(cycle, pending, context);
         }
     }
 
     /// Whether what is to be told is not covered by what this server has written.
-    fn is_to_write_first(&self, proposal: &Proposal, now: Moment) -> bool {
-        let mut confirmed = proposal.confirmed().peekable();
-        self.ghost && !proposal.verdicts.is_empty()
-            || confirmed.any(|host| self.told(&proposal.leases, host, now) == Told::Nothing)
+    fn is_to_write_first(&self, update: &ListUpdate, now: Moment) -> bool {
+        let mut confirmed = update.confirmed().peekable();
+        self.unconfirmed_write && !update.outcomes.is_empty()
+            || confirmed
+                .any(|host| self.client_lease(&update.leases, host, now) == ClientLease::TooShort)
     }
 
     /// What can be told of a lease now.
-    fn told(&self, leases: &Leases, host: &str, now: Moment) -> Told {
+    fn client_lease(&self, leases: &Leases, host: &str, now: Moment) -> ClientLease {
         match (self.written, leases.get(host)) {
             (Some((since, kept)), Some(lease)) if lease.length <= kept => {
-                lease::told(lease.length.ends(since), now)
+                lease::for_client(lease.length.ends(since), now)
             }
-            _ => Told::Nothing,
+            _ => ClientLease::TooShort,
         }
     }
 
-    fn number(&mut self, round: &Round, draft: Box<Draft>, seeded: bool, tools: &mut Tools) {
-        tools.line.ask(
+    fn allocate_tokens(
+        &mut self,
+        cycle: &CycleId,
+        pending: Box<PendingWrite>,
+        seeded: bool,
+        context: &mut Context,
+    ) {
+        context.line.ask(
             Command::Incr {
                 key: &self.tokens(),
-                by: count(&draft),
+                by: count(&pending),
             },
-            round,
-            tools.now,
+            cycle,
+            context.now,
         );
-        self.round = Some((
-            round.clone(),
-            Step::Drafted(draft, Stage::Numbering { seeded }),
+        self.cycle = Some((
+            cycle.clone(),
+            CyclePhase::Writing(pending, WritePhase::AllocatingTokens { seeded }),
         ));
     }
 
-    fn numbered(&mut self, round: &Round, mut draft: Box<Draft>, last: u64, tools: &mut Tools) {
+    fn tokens_allocated(
+        &mut self,
+        cycle: &CycleId,
+        mut pending: Box<PendingWrite>,
+        last: u64,
+        context: &mut Context,
+    ) {
         let [last, count] =
-            [last, count(&draft)].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-        let Proposal { fresh, leases, .. } = &mut draft.proposal;
-        for (host, token) in fresh
+            [last, count(&pending)].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+        let ListUpdate {
+            unnumbered, leases, ..
+        } = &mut pending.update;
+        for (host, token) in unnumbered
             .iter()
             .zip(last.saturating_sub(count).saturating_add(1)..)
         {
@@ -666,51 +705,54 @@ impl Slate {
                 }
             }
         }
-        self.write_leases(round, draft, tools);
+        self.write_leases(cycle, pending, context);
     }
 
-    fn write_leases(&mut self, round: &Round, draft: Box<Draft>, tools: &mut Tools) {
+    fn write_leases(&mut self, cycle: &CycleId, pending: Box<PendingWrite>, context: &mut Context) {
         // Those of hosts that are let go stay until the list is written: until then they hold the
         // pool.
-        let mut leases = draft.found.known.clone();
-        leases.extend(draft.proposal.leases.clone());
-        self.ask_to_write_leases(round, &leases, draft.found.leases_version, tools);
-        self.round = Some((round.clone(), Step::Drafted(draft, Stage::Leasing)));
+        let mut leases = pending.found.known.clone();
+        leases.extend(pending.update.leases.clone());
+        self.send_leases(cycle, &leases, pending.found.leases_version, context);
+        self.cycle = Some((
+            cycle.clone(),
+            CyclePhase::Writing(pending, WritePhase::WritingLeases),
+        ));
     }
 
     /// They are kept without end, so longer than any list.
-    fn ask_to_write_leases(
+    fn send_leases(
         &self,
-        round: &Round,
+        cycle: &CycleId,
         leases: &Leases,
         version: Option<u64>,
-        tools: &mut Tools,
+        context: &mut Context,
     ) {
-        tools.line.ask(
+        context.line.ask(
             Command::write_over(&self.leases(), version, 0, &leases::text(leases)),
-            round,
-            tools.now,
+            cycle,
+            context.now,
         );
     }
 
-    fn write_list(&mut self, round: &Round, draft: Box<Draft>, tools: &mut Tools) {
-        if !draft.writes_list {
-            return self.settle(draft, tools);
+    fn write_list(&mut self, cycle: &CycleId, pending: Box<PendingWrite>, context: &mut Context) {
+        if !pending.writes_list {
+            return self.settle(pending, context);
         }
-        let kept = draft.proposal.kept(&self.plan);
-        self.ask_to_write_list(
-            round,
-            &draft.proposal.hosts,
+        let kept = pending.update.kept(&self.plan);
+        self.send_list(
+            cycle,
+            &pending.update.hosts,
             kept,
-            draft.found.version,
-            tools,
+            pending.found.version,
+            context,
         );
-        self.round = Some((
-            round.clone(),
-            Step::Drafted(
-                draft,
-                Stage::Writing {
-                    since: tools.now,
+        self.cycle = Some((
+            cycle.clone(),
+            CyclePhase::Writing(
+                pending,
+                WritePhase::WritingList {
+                    since: context.now,
                     kept,
                 },
             ),
@@ -718,9 +760,11 @@ impl Slate {
     }
 
     /// What has become of the hosts that were to be put on the list.
-    fn try_over(&mut self, draft: &Draft, outcome: Attempt) {
-        let Proposal { fresh, leases, .. } = &draft.proposal;
-        for lease in fresh
+    fn record_attempts(&mut self, pending: &PendingWrite, outcome: Attempt) {
+        let ListUpdate {
+            unnumbered, leases, ..
+        } = &pending.update;
+        for lease in unnumbered
             .iter()
             .filter_map(|host| leases.get(host))
             .filter(|lease| !lease.confirmed)
@@ -730,173 +774,176 @@ impl Slate {
     }
 
     /// Both keys are as was proposed.
-    fn settle(&mut self, draft: Box<Draft>, tools: &mut Tools) {
-        let now = tools.now;
-        if let Some(outage) = tools.line.recovered(now) {
-            tools.note(
+    fn settle(&mut self, pending: Box<PendingWrite>, context: &mut Context) {
+        let now = context.now;
+        if let Some(outage) = context.line.recovered(now) {
+            context.note(
                 Level::Warning,
                 format!(
                     "memcached at {} answers again, after {:.1} s",
-                    tools.address,
+                    context.address,
                     outage.as_secs_f64()
                 ),
             );
         }
-        if self.trouble.take().is_some() {
-            tools.note(Level::Warning, format!("{} goes on", self.name));
+        if self.failure.take().is_some() {
+            context.note(Level::Warning, format!("{} goes on", self.name));
         }
-        let Proposal {
+        let ListUpdate {
             hosts,
             leases,
             list_changed,
             leases_changed,
             ..
-        } = &draft.proposal;
+        } = &pending.update;
         if *list_changed || *leases_changed {
-            self.roll
+            self.cache
                 .update(hosts, leases, |token| self.attempts.has(token));
         }
-        self.sweep(&draft, tools);
-        if draft
-            .proposal
+        self.drop_stale_leases(&pending, context);
+        if pending
+            .update
             .confirmed()
-            .any(|host| self.told(leases, host, now) == Told::Nothing)
+            .any(|host| self.client_lease(leases, host, now) == ClientLease::TooShort)
         {
-            return self.ask_again(draft); // the reply took so long that memcached may have forgotten
+            return self.retry(pending); // the reply took so long that memcached may have forgotten
         }
-        for (errand, verdict) in &draft.proposal.verdicts {
-            match errand {
-                Errand::Asked(asked) if *verdict == Verdict::Yes => {
-                    self.tell(asked, &draft.proposal, tools);
+        for (operation, outcome) in &pending.update.outcomes {
+            match operation {
+                PoolOperation::Request(request) if *outcome == UpdateOutcome::Yes => {
+                    self.reply_yes(request, &pending.update, context);
                 }
-                Errand::Asked(asked) if *verdict == Verdict::Revoked => {
-                    self.revoked(asked, leases, tools);
+                PoolOperation::Request(request) if *outcome == UpdateOutcome::Revoked => {
+                    self.revoked(request, leases, context);
                 }
-                Errand::Asked(asked) => self.answer(asked, *verdict, tools),
-                Errand::TakeBack { host, token } => {
-                    if *verdict == Verdict::TakenBack(true) {
+                PoolOperation::Request(request) => self.answer(request, *outcome, context),
+                PoolOperation::TakeBack { host, token } => {
+                    if *outcome == UpdateOutcome::TakenBack(true) {
                         let told = format!(
                             "took {} back from {host} (token {token}): the answer could not be delivered",
                             self.name
                         );
-                        tools.note(Level::Warning, told);
+                        context.note(Level::Warning, told);
                     }
                 }
             }
         }
-        let untold = self.roll.untold().map(|(host, token)| Errand::TakeBack {
-            host: host.clone(),
-            token,
-        });
-        self.errands.extend(untold.collect::<Vec<_>>());
+        let undelivered =
+            self.cache
+                .undelivered_holders()
+                .map(|(host, token)| PoolOperation::TakeBack {
+                    host: host.clone(),
+                    token,
+                });
+        self.operations.extend(undelivered.collect::<Vec<_>>());
     }
 
     /// Drops leases that are over, if this round has not written them: so that no old token fits a
     /// host that the original puts on the list. Nobody waits for that, and if it comes to
     /// nothing another round does it.
-    fn sweep(&self, draft: &Draft, tools: &mut Tools) {
-        if draft.proposal.leases_changed {
+    fn drop_stale_leases(&self, pending: &PendingWrite, context: &mut Context) {
+        if pending.update.leases_changed {
             return;
         }
-        let is_on = |host: &Rc<str>| draft.proposal.hosts.contains(host);
-        let mut leases = draft.found.known.clone();
-        if draft.writes_list {
+        let is_on = |host: &Rc<str>| pending.update.hosts.contains(host);
+        let mut leases = pending.found.known.clone();
+        if pending.writes_list {
             leases.retain(|host, _| is_on(host));
         }
-        if draft.found.stale || leases.len() < draft.found.known.len() {
-            let nobody = Round {
+        if pending.found.stale || leases.len() < pending.found.known.len() {
+            let nobody = CycleId {
                 pool: self.name.clone(),
-                number: NO_ROUND,
+                number: UNTRACKED,
             };
-            self.ask_to_write_leases(&nobody, &leases, draft.found.leases_version, tools);
+            self.send_leases(&nobody, &leases, pending.found.leases_version, context);
         }
     }
 
-    fn tell(&mut self, asked: &Asked, proposal: &Proposal, tools: &mut Tools) {
-        let expires = match self.told(&proposal.leases, &asked.host, tools.now) {
-            Told::For(left) => Some(left),
-            Told::UntilReleased => None,
-            Told::Nothing => return, // seen to before
+    fn reply_yes(&mut self, request: &PendingRequest, update: &ListUpdate, context: &mut Context) {
+        let expires = match self.client_lease(&update.leases, &request.host, context.now) {
+            ClientLease::For(left) => Some(left),
+            ClientLease::UntilReleased => None,
+            ClientLease::TooShort => return, // read_at to before
         };
-        let token = proposal
+        let token = update
             .leases
-            .get(&asked.host)
+            .get(&request.host)
             .map_or(0, |lease| lease.token);
-        if self.roll.tell(&asked.host) && proposal.fresh.contains(&asked.host) {
-            self.counts.granted += 1;
-            let waited = tools.now.since(asked.since).as_secs_f64();
-            let run = asked
+        if self.cache.record_reply(&request.host) && update.unnumbered.contains(&request.host) {
+            self.counters.granted += 1;
+            let waited = context.now.since(request.since).as_secs_f64();
+            let run = request
                 .run
                 .as_ref()
                 .map_or(String::new(), |run| format!(", run {run}"));
-            tools.note(
+            context.note(
                 Level::Info,
                 format!(
                     "granted {} to {} (token {token}{run}, waited {waited:.1} s)",
-                    self.name, asked.host
+                    self.name, request.host
                 ),
             );
         }
-        tools.said.push_back(Said::Yes {
-            asked: asked.clone(),
+        context.effects.push_back(Effect::Yes {
+            request: request.clone(),
             pool: self.name.clone(),
             grant: Grant { token, expires },
         });
     }
 
-    fn answer(&mut self, asked: &Asked, verdict: Verdict, tools: &mut Tools) {
-        let answer = match verdict {
-            Verdict::Yes | Verdict::Revoked | Verdict::TakenBack(_) => return,
-            Verdict::No => {
-                self.counts.refused += 1;
+    fn answer(&mut self, request: &PendingRequest, outcome: UpdateOutcome, context: &mut Context) {
+        let answer = match outcome {
+            UpdateOutcome::Yes | UpdateOutcome::Revoked | UpdateOutcome::TakenBack(_) => return,
+            UpdateOutcome::No => {
+                self.counters.refused += 1;
                 Answer::No
             }
-            Verdict::NoRevoked => {
-                self.counts.refused += 1;
+            UpdateOutcome::NoRevoked => {
+                self.counters.refused += 1;
                 Answer::NoRevoked
             }
-            Verdict::Ok { held } => {
+            UpdateOutcome::Ok { held } => {
                 if held {
-                    self.counts.released += 1;
-                    tools.note(
+                    self.counters.released += 1;
+                    context.note(
                         Level::Info,
-                        format!("released {} for {}", self.name, asked.host),
+                        format!("released {} for {}", self.name, request.host),
                     );
                 }
                 Answer::Ok
             }
-            Verdict::NotHeld => Answer::NotHeld,
-            Verdict::Invalid(refusal) => {
-                self.counts.invalid += 1;
-                tools.note(
+            UpdateOutcome::NotHeld => Answer::NotHeld,
+            UpdateOutcome::Invalid(refusal) => {
+                self.counters.invalid += 1;
+                context.note(
                     Level::Info,
-                    invalid_request::told(&self.name, &asked.host, refusal),
+                    invalid_request::log_line(&self.name, &request.host, refusal),
                 );
                 Answer::Invalid(refusal)
             }
         };
-        tools.answer(asked.ticket, answer);
+        context.answer(request.ticket, answer);
     }
 
-    fn revoked(&self, asked: &Asked, leases: &Leases, tools: &mut Tools) {
-        let Some(lease) = leases.get(&asked.host) else {
+    fn revoked(&self, request: &PendingRequest, leases: &Leases, context: &mut Context) {
+        let Some(lease) = leases.get(&request.host) else {
             return;
         };
-        let (token, host) = (lease.token, &asked.host);
-        tools.note(
+        let (token, host) = (lease.token, &request.host);
+        context.note(
             Level::Warning,
             format!("revoked {} for {host} (token {token})", self.name),
         );
-        let ends = match (self.ends(tools.now), lease.length) {
+        let ends = match (self.ends(context.now), lease.length) {
             (Remaining::For(left), _) => Remaining::For(left + expiry::TICK), /* the latest end, not the earliest */
-            (Remaining::UntilReleased, _) | (Remaining::Unknown, Kept::UntilReleased) => {
+            (Remaining::UntilReleased, _) | (Remaining::Unknown, Lifetime::UntilReleased) => {
                 Remaining::UntilReleased
             }
             // An old memcached does not tell.
-            (Remaining::Unknown, Kept::Seconds(_)) => Remaining::Unknown,
+            (Remaining::Unknown, Lifetime::Seconds(_)) => Remaining::Unknown,
         };
-        tools.answer(
-            asked.ticket,
+        context.answer(
+            request.ticket,
             Answer::Revocation {
                 token: Some(token),
                 ends,
@@ -905,109 +952,115 @@ impl Slate {
     }
 
     /// The round comes to nothing.
-    fn fail(&mut self, why: String, tools: &mut Tools) {
-        if self.trouble.is_none() {
-            tools.note(
+    fn fail(&mut self, why: String, context: &mut Context) {
+        if self.failure.is_none() {
+            context.note(
                 Level::Error,
                 format!("nobody gets {} and nobody lets go of it: {why}", self.name),
             );
         }
-        self.trouble = Some(why);
-        self.rest_until = tools.now + LOOK;
+        self.failure = Some(why);
+        self.backoff_until = context.now + POLL_INTERVAL;
     }
 
     /// What came to nothing is to be done still, and first.
-    fn ask_again(&mut self, draft: Box<Draft>) {
-        self.is_news = true;
-        let mut errands = Vec::new();
-        for (errand, _) in draft.proposal.verdicts {
-            match errand {
-                Errand::Asked(asked) if asked.call == Call::Wait => self.waiters.insert(asked),
-                errand => errands.push(errand),
+    fn retry(&mut self, pending: Box<PendingWrite>) {
+        self.dirty = true;
+        let mut operations = Vec::new();
+        for (operation, _) in pending.update.outcomes {
+            match operation {
+                PoolOperation::Request(request) if request.call == Call::Wait => {
+                    self.waiters.insert(request)
+                }
+                operation => operations.push(operation),
             }
         }
-        errands.append(&mut self.errands);
-        self.errands = errands;
+        operations.append(&mut self.operations);
+        self.operations = operations;
     }
 
-    /// The line is lost. Whether what was sent had its effect will be seen, or has it still.
-    pub(super) fn line_lost(&mut self) {
-        self.seen = None;
-        let Some((_, step)) = self.round.take() else {
+    /// The line is lost. Whether what was sent had its effect will be read_at, or has it still.
+    pub(super) fn disconnected(&mut self) {
+        self.read_at = None;
+        let Some((_, phase)) = self.cycle.take() else {
             return;
         };
-        self.ghost |= step.writes_list();
-        if let Step::Drafted(draft, _) = step {
-            self.ask_again(draft);
+        self.unconfirmed_write |= phase.writes_list();
+        if let CyclePhase::Writing(pending, _) = phase {
+            self.retry(pending);
         }
     }
 
     /// Takes in a new plan for it.
-    pub(super) fn reconfigure(&mut self, plan: plan::Pool, tools: &mut Tools) {
+    pub(super) fn reconfigure(&mut self, plan: plan::Pool, context: &mut Context) {
         self.plan = plan;
-        self.missing = None;
-        for asked in self.waiters.take_all() {
-            self.ask(asked, tools);
+        self.removed = None;
+        for request in self.waiters.take_all() {
+            self.request(request, context);
         }
     }
 
     /// The config does not have it any more. What stands in memcached stays, and its holders can
     /// renew and release it.
-    pub(super) fn abandon(&mut self, tools: &mut Tools) {
-        if self.missing.is_none() {
-            self.missing = Some(tools.now);
-            self.look();
+    pub(super) fn remove_from_config(&mut self, context: &mut Context) {
+        if self.removed.is_none() {
+            self.removed = Some(context.now);
+            self.poll_list();
             let told = format!(
                 "{} is not in the config any more: its holders in memcached keep it, and can renew and release it",
                 self.name
             );
-            tools.note(Level::Warning, told);
+            context.note(Level::Warning, told);
         }
-        for asked in self.waiters.take_all() {
-            tools.answer(asked.ticket, Answer::Invalid(Refusal::UnknownPool));
+        for request in self.waiters.take_all() {
+            context.answer(request.ticket, Answer::Invalid(InvalidRequest::UnknownPool));
         }
     }
 
     /// Whether nothing of a pool that the config does not have matters any more.
-    pub(super) fn is_over(&self, now: Moment) -> bool {
-        let is_idle = self.round.is_none() && !self.is_news && self.errands.is_empty();
-        self.missing.is_some_and(|since| {
-            is_idle && (self.roll.is_empty() || since + lease::ABANDONED <= now)
+    pub(super) fn is_obsolete(&self, now: Moment) -> bool {
+        let is_idle = self.cycle.is_none() && !self.dirty && self.operations.is_empty();
+        self.removed.is_some_and(|since| {
+            is_idle && (self.cache.is_empty() || since + lease::REMOVED_POOL_GRACE <= now)
         })
     }
 
     /// When memcached ends the list.
     fn ends(&self, now: Moment) -> Remaining {
         match self.end {
-            End {
+            ListEnd {
                 left: Remaining::For(left),
                 at,
             } => Remaining::For(left.saturating_sub(now.since(at))),
-            End { left, .. } => left,
+            ListEnd { left, .. } => left,
         }
     }
 
-    /// As it was seen last. How long a holder has held is by the clock of the server that granted
+    /// As it was read_at last. How long a holder has held is by the clock of the server that granted
     /// it.
-    pub(super) fn report(&self, boot: Boot, now: Moment) -> Report<'_> {
+    pub(super) fn report(&self, boot: BootTime, now: Moment) -> Report<'_> {
         let (ends, date) = (self.ends(now), date(boot, now));
-        let holders = self.roll.holders().into_iter().map(|(host, lease)| Holder {
-            host,
-            run: lease.and_then(|lease| lease.run.as_deref()),
-            token: lease.map(|lease| lease.token),
-            held: lease.map(|lease| Duration::from_millis(date.saturating_sub(lease.acquired))),
-            ends,
-            revoked: lease.is_some_and(|lease| lease.revoked),
-        });
+        let holders = self
+            .cache
+            .holders()
+            .into_iter()
+            .map(|(host, lease)| Holder {
+                host,
+                run: lease.and_then(|lease| lease.run.as_deref()),
+                token: lease.map(|lease| lease.token),
+                held: lease.map(|lease| Duration::from_millis(date.saturating_sub(lease.acquired))),
+                ends,
+                revoked: lease.is_some_and(|lease| lease.revoked),
+            });
         Report {
             pool: &self.name,
-            permits: if self.missing.is_some() {
+            permits: if self.removed.is_some() {
                 0
             } else {
                 self.plan.permits
             },
             expire: self.plan.expire,
-            age: self.seen.map(|seen| now.since(seen)),
+            age: self.read_at.map(|read_at| now.since(read_at)),
             holders: holders.collect(),
             waiters: self
                 .waiters
@@ -1018,24 +1071,26 @@ impl Slate {
                     waited: now.since(since),
                 })
                 .collect(),
-            counts: self.counts,
+            counters: self.counters,
         }
     }
 }
 
-/// Until when an errand can wait, if not for ever.
-fn patience(errand: &Errand) -> Option<Moment> {
-    match errand {
-        Errand::Asked(asked) if asked.call != Call::Wait => Some(asked.since + PATIENCE),
+/// Until when an operation can wait, if not for ever.
+fn request_deadline(operation: &PoolOperation) -> Option<Moment> {
+    match operation {
+        PoolOperation::Request(request) if request.call != Call::Wait => {
+            Some(request.since + REQUEST_TIMEOUT)
+        }
         _ => None,
     }
 }
 
 /// How many tokens it needs.
-fn count(draft: &Draft) -> u64 {
-    u64::try_from(draft.proposal.fresh.len()).unwrap_or(u64::MAX)
+fn count(pending: &PendingWrite) -> u64 {
+    u64::try_from(pending.update.unnumbered.len()).unwrap_or(u64::MAX)
 }
 
-fn refused(why: &str) -> String {
+fn error_reply(why: &str) -> String {
     format!("memcached refuses: {why}")
 }

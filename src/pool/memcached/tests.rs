@@ -4,7 +4,7 @@ use super::*;
 use std::time::Duration;
 
 /// When this host booted: the tokens begin here, in microseconds.
-const BOOT: Boot = Boot(1_763_000_000_000);
+const BOOT: BootTime = BootTime(1_763_000_000_000);
 
 /// Two servers and a memcached as a script: every line has a time in ms, what happens then, and
 /// what the servers answer.
@@ -108,12 +108,12 @@ impl Site {
             ["report"] => {
                 self.clients.push("report".into());
                 let ticket = self.ticket("report");
-                self.servers[server].handle(Input::ReportAsked(ticket), self.now);
+                self.servers[server].handle(Input::ReportRequested(ticket), self.now);
             }
             ["revoke", client] => self.ask(server, client, Call::Revoke),
             ["holds", value] => self.fake.put("one:lockedby", value, Moment::NEVER),
             ["gone", client] => {
-                self.servers[server].handle(Input::Gone(self.ticket(client)), self.now);
+                self.servers[server].handle(Input::Cancelled(self.ticket(client)), self.now);
             }
             ["lost", host, token] => {
                 let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
@@ -149,7 +149,7 @@ impl Site {
             .map_or((client, None), |(host, run)| (host, Some(run)));
         let (ticket, host) = (self.ticket(client), host.trim_end_matches(char::is_numeric));
         self.servers[server].handle(
-            Input::Asked(Request {
+            Input::Request(Request {
                 ticket,
                 call,
                 pool: "one",
@@ -497,7 +497,7 @@ fn what_memcached_refuses_fails_and_is_tried_again() {
 fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
     let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
     server.handle(
-        Input::Asked(Request {
+        Input::Request(Request {
             ticket: Ticket(0),
             call: Call::Wait,
             pool: "one",
@@ -609,7 +609,7 @@ fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
         at(0),
     );
     server.handle(
-        Input::Asked(Request {
+        Input::Request(Request {
             ticket: Ticket(0),
             call: Call::Get,
             pool: "r&d",
@@ -919,7 +919,7 @@ fn a_pool_that_disappears_keeps_its_holders_who_can_still_let_go() {
         (11, "1 tick", ""),
         (12, "1 release b/r 2", "b/r INVALID"),
     ]);
-    assert!(site.servers[0].slates.is_empty());
+    assert!(site.servers[0].pools.is_empty());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Those who hold one pool: by host, and by when their holding expires.
 
-use super::super::state::Since;
+use super::super::state::AcquiredAt;
 use super::super::waiters::Run;
 use crate::moment::Moment;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ pub(super) struct Holding {
     pub(super) token: i64,
     /// The run that it belongs to; `None`: it belongs to the host.
     pub(super) run: Option<Run>,
-    pub(super) since: Since,
+    pub(super) since: AcquiredAt,
     /// `Moment::NEVER`: it lasts until it is released.
     pub(super) expires: Moment,
     /// How long it was granted or last renewed for; `None`: until it is released. A pool that is
@@ -41,7 +41,7 @@ impl Holding {
 
     /// Whether a release means it. One that names only a run does not mean what belongs to the
     /// host.
-    pub(super) fn is_meant(&self, token: Option<i64>, run: Option<&Run>) -> bool {
+    pub(super) fn matches_release(&self, token: Option<i64>, run: Option<&Run>) -> bool {
         match token {
             Some(token) => token == self.token && (run.is_none() || self.belongs_to(run)),
             None => run.is_none() || self.run.as_ref() == run,
@@ -56,7 +56,7 @@ pub(super) struct Holders {
     /// Of those that somebody was told of and that have an end.
     by_expiry: BTreeSet<(Moment, Rc<str>)>,
     /// How many last until they are released.
-    endless: usize,
+    until_released: usize,
 }
 
 impl Holders {
@@ -70,8 +70,8 @@ impl Holders {
     }
 
     /// Whether one of them lasts until it is released.
-    pub(super) fn has_endless(&self) -> bool {
-        self.endless > 0
+    pub(super) fn has_until_released(&self) -> bool {
+        self.until_released > 0
     }
 
     pub(super) fn hosts(&self) -> Vec<Rc<str>> {
@@ -85,7 +85,7 @@ impl Holders {
     /// In place of what the host held before.
     pub(super) fn set(&mut self, host: &Rc<str>, holding: Holding) {
         self.remove(host);
-        self.endless += usize::from(holding.expires == Moment::NEVER);
+        self.until_released += usize::from(holding.expires == Moment::NEVER);
         if holding.told.is_some() && holding.expires != Moment::NEVER {
             self.by_expiry.insert((holding.expires, host.clone()));
         }
@@ -94,7 +94,7 @@ impl Holders {
 
     pub(super) fn remove(&mut self, host: &str) -> Option<(Rc<str>, Holding)> {
         let (host, holding) = self.by_host.remove_entry(host)?;
-        self.endless -= usize::from(holding.expires == Moment::NEVER);
+        self.until_released -= usize::from(holding.expires == Moment::NEVER);
         self.by_expiry.remove(&(holding.expires, host.clone()));
         Some((host, holding))
     }

@@ -5,25 +5,25 @@ mod holders;
 mod outbox;
 mod pool_state;
 
-use super::invalid_request::{self, Refusal};
+use super::invalid_request::{self, InvalidRequest};
 use super::state::State;
-use super::waiters::Asked;
+use super::waiters::PendingRequest;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use outbox::{Desk, Promise, Stake};
-use pool_state::Ledger;
+use outbox::{DeferredReply, Outbox, PendingGrant};
+use pool_state::PoolState;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All pools of a server.
 #[derive(Debug)]
 pub struct Memory {
-    pools: BTreeMap<String, Ledger>,
+    pools: BTreeMap<String, PoolState>,
     /// Those of them that are not in the config any more, but still held.
-    abandoned: BTreeSet<String>,
+    removed: BTreeSet<String>,
     /// Whether there is a file.
     durable: bool,
-    desk: Desk,
+    outbox: Outbox,
 }
 
 impl Memory {
@@ -36,29 +36,29 @@ impl Memory {
             last_token,
             holders,
         } = file.unwrap_or_default();
-        let mut desk = Desk::new(last_token.max(seed));
+        let mut outbox = Outbox::new(last_token.max(seed));
         let mut pools: BTreeMap<_, _> = pools
             .into_iter()
-            .map(|pool| (pool.name.clone(), Ledger::new(pool)))
+            .map(|pool| (pool.name.clone(), PoolState::new(pool)))
             .collect();
-        let mut abandoned = BTreeSet::new();
+        let mut removed = BTreeSet::new();
         for held in &holders {
-            let ledger = pools.entry(held.pool.clone()).or_insert_with(|| {
-                abandoned.insert(held.pool.clone());
-                Ledger::missing(&held.pool, now)
+            let pool = pools.entry(held.pool.clone()).or_insert_with(|| {
+                removed.insert(held.pool.clone());
+                PoolState::removed(&held.pool, now)
             });
-            ledger.restore(held, &mut desk, now);
+            pool.restore(held, &mut outbox, now);
         }
         Memory {
             pools,
-            abandoned,
+            removed,
             durable,
-            desk,
+            outbox,
         }
     }
 
-    fn asked(&mut self, request: &Request, now: Moment) {
-        if let Some(ledger) = self.pools.get_mut(request.pool) {
+    fn request(&mut self, request: &Request, now: Moment) {
+        if let Some(pool) = self.pools.get_mut(request.pool) {
             let Request {
                 ticket,
                 call,
@@ -66,115 +66,127 @@ impl Memory {
                 run,
                 ..
             } = *request;
-            return ledger.ask(
-                Asked {
+            return pool.request(
+                PendingRequest {
                     ticket,
                     call,
                     host: host.into(),
                     run: run.map(Into::into),
                     since: now,
                 },
-                &mut self.desk,
+                &mut self.outbox,
                 now,
             );
         }
-        self.desk.note(
+        self.outbox.note(
             Level::Info,
-            invalid_request::told(request.pool, request.host, Refusal::UnknownPool),
+            invalid_request::log_line(request.pool, request.host, InvalidRequest::UnknownPool),
         );
-        self.desk
-            .answer(request.ticket, Answer::Invalid(Refusal::UnknownPool));
+        self.outbox
+            .answer(request.ticket, Answer::Invalid(InvalidRequest::UnknownPool));
     }
 
-    fn gone(&mut self, ticket: Ticket, now: Moment) {
+    fn cancelled(&mut self, ticket: Ticket, now: Moment) {
         if self
             .pools
             .values_mut()
-            .any(|ledger| ledger.forget_waiter(ticket))
+            .any(|pool| pool.forget_waiter(ticket))
         {
             return;
         }
-        if let Some(promise) = self.desk.withdraw(ticket) {
-            self.withdraw(&promise, now);
+        if let Some(reply) = self.outbox.cancel(ticket) {
+            self.withdraw(&reply, now);
         }
     }
 
-    fn withdraw(&mut self, promise: &Promise, now: Moment) {
-        if let Promise::Yes(stake) = promise
-            && let Some(ledger) = self.pools.get_mut(&*stake.pool)
+    fn withdraw(&mut self, reply: &DeferredReply, now: Moment) {
+        if let DeferredReply::Yes(grant) = reply
+            && let Some(pool) = self.pools.get_mut(&*grant.pool)
         {
-            ledger.withdraw(stake, &mut self.desk, now);
+            pool.withdraw(grant, &mut self.outbox, now);
         }
     }
 
     fn saved(&mut self, now: Moment) {
-        self.desk.saved(now);
-        self.settle(now);
+        self.outbox.saved(now);
+        self.advance(now);
     }
 
-    /// Nothing that was promised is so, and then each request is asked again.
+    /// Nothing that was promised is so, and then each request is request again.
     fn not_saved(&mut self, why: String, now: Moment) {
-        let promises = self.desk.not_saved(why, now);
-        promises
+        let replies = self.outbox.not_saved(why, now);
+        replies
             .iter()
-            .for_each(|(_, promise)| self.withdraw(promise, now));
+            .for_each(|(_, reply)| self.withdraw(reply, now));
         self.pools
             .values_mut()
-            .for_each(|ledger| ledger.revert(&mut self.desk));
-        for (ticket, promise) in promises {
-            match promise {
-                Promise::Ok => self.desk.answer(ticket, Answer::Ok),
-                Promise::Yes(Stake { pool, asked, .. }) | Promise::Revoked { pool, asked } => {
-                    self.resolve(&pool, ticket, |ledger, desk| ledger.ask(asked, desk, now));
+            .for_each(|pool| pool.revert_unsaved_renewals(&mut self.outbox));
+        for (ticket, reply) in replies {
+            match reply {
+                DeferredReply::Ok => self.outbox.answer(ticket, Answer::Ok),
+                DeferredReply::Yes(PendingGrant { pool, request, .. })
+                | DeferredReply::Revoked { pool, request } => {
+                    self.resolve(&pool, ticket, |pool, outbox| {
+                        pool.request(request, outbox, now)
+                    });
                 }
             }
         }
     }
 
-    fn keep(&mut self, ticket: Ticket, promise: Promise, now: Moment) {
-        match promise {
-            Promise::Ok => self.desk.answer(ticket, Answer::Ok),
-            Promise::Yes(stake) => self.resolve(&stake.pool.clone(), ticket, |ledger, desk| {
-                ledger.keep(stake, desk, now);
-            }),
-            Promise::Revoked { pool, asked } => self.resolve(&pool, ticket, |ledger, desk| {
-                ledger.keep_revoked(&asked, desk, now);
-            }),
+    fn send(&mut self, ticket: Ticket, reply: DeferredReply, now: Moment) {
+        match reply {
+            DeferredReply::Ok => self.outbox.answer(ticket, Answer::Ok),
+            DeferredReply::Yes(grant) => {
+                self.resolve(&grant.pool.clone(), ticket, |pool, outbox| {
+                    pool.grant_saved(grant, outbox, now);
+                })
+            }
+            DeferredReply::Revoked { pool, request } => {
+                self.resolve(&pool, ticket, |pool, outbox| {
+                    pool.revocation_saved(&request, outbox, now);
+                })
+            }
         }
     }
 
     /// Lets a pool answer, if it is still there.
-    fn resolve(&mut self, pool: &str, ticket: Ticket, answer: impl FnOnce(&mut Ledger, &mut Desk)) {
+    fn resolve(
+        &mut self,
+        pool: &str,
+        ticket: Ticket,
+        answer: impl FnOnce(&mut PoolState, &mut Outbox),
+    ) {
         match self.pools.get_mut(pool) {
-            Some(ledger) => answer(ledger, &mut self.desk),
+            Some(pool) => answer(pool, &mut self.outbox),
             None => self
-                .desk
-                .answer(ticket, Answer::Invalid(Refusal::UnknownPool)),
+                .outbox
+                .answer(ticket, Answer::Invalid(InvalidRequest::UnknownPool)),
         }
     }
 
-    fn settle(&mut self, now: Moment) {
+    fn advance(&mut self, now: Moment) {
         self.pools
             .values_mut()
-            .for_each(|ledger| ledger.settle(&mut self.desk, now));
+            .for_each(|pool| pool.advance(&mut self.outbox, now));
     }
 
     /// Forgets pools that the config does not have, once they are not held any more.
     fn forget_pools(&mut self) {
         let pools = &mut self.pools;
-        self.abandoned.retain(|name| {
-            let is_over = pools.get(name).is_none_or(Ledger::is_over);
-            if is_over {
+        self.removed.retain(|name| {
+            let is_obsolete = pools.get(name).is_none_or(PoolState::is_obsolete);
+            if is_obsolete {
                 pools.remove(name);
             }
-            !is_over
+            !is_obsolete
         });
     }
 
     fn state(&self) -> State {
         State {
-            last_token: self.desk.last_token(),
-            holders: self.pools.values().flat_map(Ledger::held).collect(),
+            last_token: self.outbox.last_token(),
+            holders: self.pools.values().flat_map(PoolState::held).collect(),
         }
     }
 }
@@ -182,17 +194,17 @@ impl Memory {
 impl Backend for Memory {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
-            Input::Asked(request) => self.asked(&request, now),
-            Input::ReportAsked(ticket) => self.desk.report(ticket),
-            Input::Gone(ticket) => self.gone(ticket, now),
+            Input::Request(request) => self.request(&request, now),
+            Input::ReportRequested(ticket) => self.outbox.report(ticket),
+            Input::Cancelled(ticket) => self.cancelled(ticket, now),
             Input::Undelivered { pool, host, token } => {
-                if let Some(ledger) = self.pools.get_mut(pool) {
-                    ledger.undelivered(host, token, &mut self.desk, now);
+                if let Some(pool) = self.pools.get_mut(pool) {
+                    pool.undelivered(host, token, &mut self.outbox, now);
                 }
             }
             Input::Saved => self.saved(now),
             Input::NotSaved(why) => self.not_saved(why, now),
-            Input::Tick => self.settle(now),
+            Input::Tick => self.advance(now),
             // There is no other server to ask.
             Input::Connected | Input::Disconnected(_) | Input::Received(_) => {}
         }
@@ -200,21 +212,21 @@ impl Backend for Memory {
 
     fn poll(&mut self, now: Moment) -> Output {
         loop {
-            if let Some(output) = self.desk.next_output() {
+            if let Some(output) = self.outbox.next_output() {
                 return output;
             }
-            if let Some((ticket, promise)) = self.desk.next_ready() {
-                self.keep(ticket, promise, now);
-            } else if !self.desk.is_due(now) {
+            if let Some((ticket, reply)) = self.outbox.next_sendable() {
+                self.send(ticket, reply, now);
+            } else if !self.outbox.is_save_due(now) {
                 self.forget_pools();
                 return Output::Wait(
                     self.pools
                         .values()
-                        .map(Ledger::wake)
-                        .fold(self.desk.wake(), Moment::min),
+                        .map(PoolState::wake)
+                        .fold(self.outbox.wake(), Moment::min),
                 );
             } else {
-                self.desk.save();
+                self.outbox.begin_save();
                 if self.durable {
                     return Output::Save(self.state());
                 }
@@ -228,25 +240,22 @@ impl Backend for Memory {
         for plan in pools {
             gone.remove(&plan.name);
             match self.pools.get_mut(&plan.name) {
-                Some(ledger) => ledger.reconfigure(plan, &mut self.desk, now),
-                None => _ = self.pools.insert(plan.name.clone(), Ledger::new(plan)),
+                Some(pool) => pool.reconfigure(plan, &mut self.outbox, now),
+                None => _ = self.pools.insert(plan.name.clone(), PoolState::new(plan)),
             }
         }
         for name in &gone {
             self.pools
                 .get_mut(name)
                 .into_iter()
-                .for_each(|ledger| ledger.abandon(&mut self.desk, now));
+                .for_each(|pool| pool.remove_from_config(&mut self.outbox, now));
         }
-        self.abandoned = gone;
+        self.removed = gone;
         self.forget_pools();
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.pools
-            .values()
-            .map(|ledger| ledger.report(now))
-            .collect()
+        self.pools.values().map(|pool| pool.report(now)).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 //! about a holding goes out only when the state that has this holding is saved. What changes while
 //! a state is being saved goes into the next one.
 
-use super::super::waiters::Asked;
+use super::super::waiters::PendingRequest;
 use super::super::{Answer, Output, Ticket};
 use crate::moment::Moment;
 use crate::plan::Level;
@@ -16,25 +16,28 @@ const RETRY: Duration = Duration::from_secs(1);
 const CANNOT_SAVE: &str = "cannot save who holds what";
 
 /// Answers that wait, in the order in which they were decided.
-type Promises = VecDeque<(Ticket, Promise)>;
+type DeferredReplies = VecDeque<(Ticket, DeferredReply)>;
 
 /// An answer that waits until the state is saved.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Promise {
+pub(super) enum DeferredReply {
     /// OK: the host holds nothing.
     Ok,
     /// YES, it holds this.
-    Yes(Stake),
+    Yes(PendingGrant),
     /// What the host holds of this pool is revoked.
-    Revoked { pool: Rc<str>, asked: Asked },
+    Revoked {
+        pool: Rc<str>,
+        request: PendingRequest,
+    },
 }
 
 /// A holding that a host is to be told of.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Stake {
+pub(super) struct PendingGrant {
     pub(super) pool: Rc<str>,
     pub(super) token: i64,
-    pub(super) asked: Asked,
+    pub(super) request: PendingRequest,
     /// What it is to be told of its end. The holding may be renewed before that is saved, but
     /// nobody must count on it.
     pub(super) expires: Moment,
@@ -42,7 +45,7 @@ pub(super) struct Stake {
 
 /// Saving fails.
 #[derive(Debug)]
-struct Trouble {
+struct SaveFailure {
     since: Moment,
     retry: Moment,
     why: String,
@@ -50,33 +53,37 @@ struct Trouble {
 
 /// What is decided but not done yet.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Outbox {
     last_token: i64,
     out: VecDeque<Output>,
     /// Whether there is something to save that is not being saved.
     changed: bool,
     /// What can be told.
-    ready: Promises,
+    sendable: DeferredReplies,
     /// What can be told after the next save.
-    promises: Promises,
+    unsaved: DeferredReplies,
     /// What can be told after the save that is under way.
-    under_way: Option<Promises>,
-    trouble: Option<Trouble>,
+    in_flight: Option<DeferredReplies>,
+    failure: Option<SaveFailure>,
 }
 
-impl Desk {
+impl Outbox {
     /// Gives out tokens above this one. The first state is saved at once, so that a file that
     /// cannot be written is known from the start.
-    pub(super) fn new(last_token: i64) -> Desk {
-        let (out, ready, promises) = (VecDeque::new(), Promises::new(), Promises::new());
-        Desk {
+    pub(super) fn new(last_token: i64) -> Outbox {
+        let (out, sendable, unsaved) = (
+            VecDeque::new(),
+            DeferredReplies::new(),
+            DeferredReplies::new(),
+        );
+        Outbox {
             last_token,
             out,
             changed: true,
-            ready,
-            promises,
-            under_way: None,
-            trouble: None,
+            sendable,
+            unsaved,
+            in_flight: None,
+            failure: None,
         }
     }
 
@@ -109,80 +116,80 @@ impl Desk {
     }
 
     /// Holders are not any more as they were saved.
-    pub(super) fn change(&mut self) {
+    pub(super) fn mark_changed(&mut self) {
         self.changed = true;
     }
 
     /// Whether anything can be granted or renewed.
-    pub(super) fn can_grant(&self) -> bool {
-        self.trouble.is_none()
+    pub(super) fn can_save(&self) -> bool {
+        self.failure.is_none()
     }
 
     /// Why nothing can, if so.
-    pub(super) fn trouble(&self) -> Option<String> {
-        self.trouble
+    pub(super) fn save_failure(&self) -> Option<String> {
+        self.failure
             .as_ref()
-            .map(|trouble| format!("{CANNOT_SAVE}: {}", trouble.why))
+            .map(|failure| format!("{CANNOT_SAVE}: {}", failure.why))
     }
 
-    /// Keeps an answer until what is so now is saved, if it is not. In trouble it is: nothing is
+    /// Keeps an answer until what is so now is saved, if it is not. In failure it is: nothing is
     /// granted or renewed then, so those who hold do so in what was saved before.
-    pub(super) fn promise(&mut self, ticket: Ticket, promise: Promise) {
-        let list = match &mut self.under_way {
-            _ if self.trouble.is_some() => &mut self.ready,
-            _ if self.changed => &mut self.promises,
-            Some(under_way) => under_way,
-            None => &mut self.ready,
+    pub(super) fn defer(&mut self, ticket: Ticket, reply: DeferredReply) {
+        let list = match &mut self.in_flight {
+            _ if self.failure.is_some() => &mut self.sendable,
+            _ if self.changed => &mut self.unsaved,
+            Some(in_flight) => in_flight,
+            None => &mut self.sendable,
         };
-        list.push_back((ticket, promise));
+        list.push_back((ticket, reply));
     }
 
     /// What can be told now.
-    pub(super) fn next_ready(&mut self) -> Option<(Ticket, Promise)> {
-        self.ready.pop_front()
+    pub(super) fn next_sendable(&mut self) -> Option<(Ticket, DeferredReply)> {
+        self.sendable.pop_front()
     }
 
     /// Nobody waits for this answer any more.
-    pub(super) fn withdraw(&mut self, ticket: Ticket) -> Option<Promise> {
+    pub(super) fn cancel(&mut self, ticket: Ticket) -> Option<DeferredReply> {
         let mut lists = [
-            Some(&mut self.ready),
-            Some(&mut self.promises),
-            self.under_way.as_mut(),
+            Some(&mut self.sendable),
+            Some(&mut self.unsaved),
+            self.in_flight.as_mut(),
         ]
         .into_iter()
         .flatten();
         lists
             .find_map(|list| list.remove(list.iter().position(|(other, _)| *other == ticket)?))
-            .map(|(_, promise)| promise)
+            .map(|(_, reply)| reply)
     }
 
     /// Whether to save now.
-    pub(super) fn is_due(&self, now: Moment) -> bool {
+    pub(super) fn is_save_due(&self, now: Moment) -> bool {
         self.changed
-            && self.under_way.is_none()
+            && self.in_flight.is_none()
             && self
-                .trouble
+                .failure
                 .as_ref()
-                .is_none_or(|trouble| trouble.retry <= now)
+                .is_none_or(|failure| failure.retry <= now)
     }
 
     /// When to save, if it is not due for time alone.
     pub(super) fn wake(&self) -> Moment {
-        self.trouble
+        self.failure
             .as_ref()
-            .filter(|_| self.under_way.is_none())
-            .map_or(Moment::NEVER, |trouble| trouble.retry)
+            .filter(|_| self.in_flight.is_none())
+            .map_or(Moment::NEVER, |failure| failure.retry)
     }
 
     /// Holders are being saved as they are now.
-    pub(super) fn save(&mut self) {
+    pub(super) fn begin_save(&mut self) {
         self.changed = false;
-        self.under_way = Some(std::mem::take(&mut self.promises));
+        self.in_flight = Some(std::mem::take(&mut self.unsaved));
     }
 
     /// They are saved.
     pub(super) fn saved(&mut self, now: Moment) {
-        if let Some(Trouble { since, .. }) = self.trouble.take() {
+        if let Some(SaveFailure { since, .. }) = self.failure.take() {
             self.note(
                 Level::Warning,
                 format!(
@@ -191,27 +198,27 @@ impl Desk {
                 ),
             );
         }
-        self.ready
-            .append(&mut self.under_way.take().unwrap_or_default());
+        self.sendable
+            .append(&mut self.in_flight.take().unwrap_or_default());
     }
 
     /// They are not: returns what cannot be told.
-    pub(super) fn not_saved(&mut self, why: String, now: Moment) -> Promises {
-        if self.trouble.is_none() {
+    pub(super) fn not_saved(&mut self, why: String, now: Moment) -> DeferredReplies {
+        if self.failure.is_none() {
             self.note(
                 Level::Error,
                 format!("{CANNOT_SAVE}: {why}; nothing is granted or renewed until it is saved, which is tried every second"),
             );
         }
-        let since = self.trouble.as_ref().map_or(now, |trouble| trouble.since);
-        self.trouble = Some(Trouble {
+        let since = self.failure.as_ref().map_or(now, |failure| failure.since);
+        self.failure = Some(SaveFailure {
             since,
             retry: now + RETRY,
             why,
         });
         self.changed = true;
-        let mut undone = self.under_way.take().unwrap_or_default();
-        undone.append(&mut self.promises);
+        let mut undone = self.in_flight.take().unwrap_or_default();
+        undone.append(&mut self.unsaved);
         undone
     }
 }

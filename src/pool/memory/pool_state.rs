@@ -1,12 +1,12 @@
 //! One pool: who holds it, who waits for it, and who is next.
 
-use super::super::invalid_request::{self, Refusal};
-use super::super::lease::{self, Told};
-use super::super::state::Held;
-use super::super::waiters::{Asked, Run, Waiters};
-use super::super::{Answer, Call, Counts, Grant, Holder, Remaining, Report, Ticket, Waiter};
+use super::super::invalid_request::{self, InvalidRequest};
+use super::super::lease::{self, ClientLease};
+use super::super::state::SavedHolding;
+use super::super::waiters::{PendingRequest, Run, Waiters};
+use super::super::{Answer, Call, Grant, Holder, PoolCounters, Remaining, Report, Ticket, Waiter};
 use super::holders::{Holders, Holding};
-use super::outbox::{Desk, Promise, Stake};
+use super::outbox::{DeferredReply, Outbox, PendingGrant};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::rc::Rc;
@@ -15,59 +15,59 @@ use std::time::Duration;
 /// A renewal that gains less than one of so many parts of the expiry is granted as it stands, and
 /// needs no save: each host renews once right after it was told that it holds, to show that it has
 /// heard.
-const GAIN: u32 = 100;
+const MIN_RENEWAL_GAIN: u32 = 100;
 
 /// What is known of a pool.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct PoolState {
     name: Rc<str>,
     /// As the config has it; `None`: the config does not have it any more, but it is still held.
     plan: Option<plan::Pool>,
     /// Until when holdings without an end are kept while the config does not have the pool.
-    abandoned: Moment,
+    removed_until: Moment,
     holders: Holders,
     waiters: Waiters,
-    counts: Counts,
+    counters: PoolCounters,
 }
 
 /// What a client is to a pool that it wants to hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum Eligibility {
     /// It holds it.
-    Holder,
+    Holds,
     /// It holds it, but that is revoked.
     Revoked,
     /// It could have it: waiters that can be granted a slot have been granted one before.
-    Next,
+    CanAcquire,
     /// There is no room for it, or another run of its host holds the pool.
-    Outside,
+    Full,
 }
 
-impl Ledger {
+impl PoolState {
     /// A pool that nobody holds.
-    pub(super) fn new(plan: plan::Pool) -> Ledger {
-        let ledger = Ledger::missing(&plan.name, Moment::NEVER);
-        Ledger {
+    pub(super) fn new(plan: plan::Pool) -> PoolState {
+        let pool = PoolState::removed(&plan.name, Moment::NEVER);
+        PoolState {
             plan: Some(plan),
-            ..ledger
+            ..pool
         }
     }
 
     /// A pool that is not in the config, but is held since the server before this one.
-    pub(super) fn missing(name: &str, now: Moment) -> Ledger {
-        Ledger {
+    pub(super) fn removed(name: &str, now: Moment) -> PoolState {
+        PoolState {
             name: name.into(),
             plan: None,
-            abandoned: now + lease::ABANDONED,
+            removed_until: now + lease::REMOVED_POOL_GRACE,
             holders: Holders::default(),
             waiters: Waiters::default(),
-            counts: Counts::default(),
+            counters: PoolCounters::default(),
         }
     }
 
     /// A host holds it since the server before this one.
-    pub(super) fn restore(&mut self, held: &Held, desk: &mut Desk, now: Moment) {
-        let &Held {
+    pub(super) fn restore(&mut self, held: &SavedHolding, outbox: &mut Outbox, now: Moment) {
+        let &SavedHolding {
             token,
             since,
             expires,
@@ -91,15 +91,15 @@ impl Ledger {
             revoked,
         };
         if self.plan.is_none() {
-            desk.note(Level::Warning, self.kept(&host, &holding, now));
+            outbox.note(Level::Warning, self.removed_pool_note(&host, &holding, now));
         }
         self.hold(&host, holding);
     }
 
     /// Takes in a new plan for it. Holders keep it as they were told, and each waiter asks again.
-    pub(super) fn reconfigure(&mut self, plan: plan::Pool, desk: &mut Desk, now: Moment) {
+    pub(super) fn reconfigure(&mut self, plan: plan::Pool, outbox: &mut Outbox, now: Moment) {
         if self.plan.replace(plan).is_none() {
-            desk.note(
+            outbox.note(
                 Level::Info,
                 format!(
                     "{} is in the config again: its holders hold it as before",
@@ -107,38 +107,42 @@ impl Ledger {
                 ),
             );
         }
-        for asked in self.waiters.take_all() {
-            self.ask(asked, desk, now);
+        for request in self.waiters.take_all() {
+            self.request(request, outbox, now);
         }
-        self.settle(desk, now);
+        self.advance(outbox, now);
     }
 
     /// The config does not have it any more. What a client was told stands.
-    pub(super) fn abandon(&mut self, desk: &mut Desk, now: Moment) {
+    pub(super) fn remove_from_config(&mut self, outbox: &mut Outbox, now: Moment) {
         if self.plan.take().is_none() {
             return;
         }
-        self.abandoned = now + lease::ABANDONED;
-        for asked in self.waiters.take_all() {
-            self.answer(asked.ticket, Answer::Invalid(Refusal::UnknownPool), desk);
+        self.removed_until = now + lease::REMOVED_POOL_GRACE;
+        for request in self.waiters.take_all() {
+            self.answer(
+                request.ticket,
+                Answer::Invalid(InvalidRequest::UnknownPool),
+                outbox,
+            );
         }
         for host in self.holders.hosts() {
             match self.holders.get(&host) {
                 Some(holding) if holding.told.is_some() => {
-                    desk.note(Level::Warning, self.kept(&host, &holding, now));
+                    outbox.note(Level::Warning, self.removed_pool_note(&host, &holding, now));
                 }
-                _ => self.vacate(&host, desk),
+                _ => self.free_slot(&host, outbox),
             }
         }
     }
 
     /// Whether nothing is left of a pool that the config does not have.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_obsolete(&self) -> bool {
         self.plan.is_none() && self.holders.len() == 0
     }
 
     /// The log's line about a holding whose pool is gone.
-    fn kept(&self, host: &str, holding: &Holding, now: Moment) -> String {
+    fn removed_pool_note(&self, host: &str, holding: &Holding, now: Moment) -> String {
         let end = match left(holding.expires, now) {
             Some(left) => format!(
                 "until it releases it or its lease ends, in {:.1} s",
@@ -146,7 +150,7 @@ impl Ledger {
             ),
             None => format!(
                 "until it releases it, for {} more",
-                shown(self.abandoned.since(now))
+                hours(self.removed_until.since(now))
             ),
         };
         format!(
@@ -156,63 +160,63 @@ impl Ledger {
     }
 
     /// A host asks, maybe not for the first time.
-    pub(super) fn ask(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
-        self.settle(desk, now);
-        self.decide(asked, desk, now);
+    pub(super) fn request(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
+        self.advance(outbox, now);
+        self.decide(request, outbox, now);
     }
 
-    fn decide(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
-        if let Err(refusal) = self.check(&asked) {
-            desk.note(
+    fn decide(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
+        if let Err(refusal) = self.check(&request) {
+            outbox.note(
                 Level::Info,
-                invalid_request::told(&self.name, &asked.host, refusal),
+                invalid_request::log_line(&self.name, &request.host, refusal),
             );
-            return self.answer(asked.ticket, Answer::Invalid(refusal), desk);
+            return self.answer(request.ticket, Answer::Invalid(refusal), outbox);
         }
-        match (asked.call, self.standing(&asked)) {
-            (Call::Release { token }, _) => self.release(&asked, token, desk, now),
-            (Call::Revoke, _) => self.revoke(asked, desk),
-            (_, Standing::Revoked) => self.answer(asked.ticket, Answer::NoRevoked, desk),
-            (Call::Renew { token }, Standing::Holder) => self.renew(asked, token, desk, now),
-            (Call::Get | Call::Wait, Standing::Holder) => self.confirm(asked, desk, now),
+        match (request.call, self.eligibility(&request)) {
+            (Call::Release { token }, _) => self.release(&request, token, outbox, now),
+            (Call::Revoke, _) => self.revoke(request, outbox),
+            (_, Eligibility::Revoked) => self.answer(request.ticket, Answer::NoRevoked, outbox),
+            (Call::Renew { token }, Eligibility::Holds) => self.renew(request, token, outbox, now),
+            (Call::Get | Call::Wait, Eligibility::Holds) => self.confirm(request, outbox, now),
             (Call::Wait, _) => {
-                self.waiters.insert(asked);
-                self.settle(desk, now);
+                self.waiters.insert(request);
+                self.advance(outbox, now);
             }
-            (_, Standing::Next) => match desk.trouble() {
-                None => self.grant(vec![asked], desk, now),
-                Some(why) => self.answer(asked.ticket, Answer::Unavailable(why), desk),
+            (_, Eligibility::CanAcquire) => match outbox.save_failure() {
+                None => self.grant(vec![request], outbox, now),
+                Some(why) => self.answer(request.ticket, Answer::Unavailable(why), outbox),
             },
-            (_, Standing::Outside) => self.answer(asked.ticket, Answer::No, desk),
+            (_, Eligibility::Full) => self.answer(request.ticket, Answer::No, outbox),
         }
     }
 
     /// To a client that holds nothing of it, a pool that the config does not have is one that does
     /// not exist.
-    fn check(&self, asked: &Asked) -> Result<(), Refusal> {
-        let holding = self.holders.get(&asked.host);
-        let holds = match asked.call {
+    fn check(&self, request: &PendingRequest) -> Result<(), InvalidRequest> {
+        let holding = self.holders.get(&request.host);
+        let holds = match request.call {
             Call::Release { .. } | Call::Revoke => holding.is_some(),
             Call::Get | Call::Wait | Call::Renew { .. } => {
-                holding.is_some_and(|holding| holding.belongs_to(asked.run.as_ref()))
+                holding.is_some_and(|holding| holding.belongs_to(request.run.as_ref()))
             }
         };
         match &self.plan {
-            Some(plan) => invalid_request::check(plan, asked.call, &asked.host, holds),
-            None if holds && asked.call.keeps() => Ok(()),
-            None => Err(invalid_request::check_host(&asked.host)
+            Some(plan) => invalid_request::check(plan, request.call, &request.host, holds),
+            None if holds && request.call.keeps() => Ok(()),
+            None => Err(invalid_request::check_host(&request.host)
                 .err()
-                .unwrap_or(Refusal::UnknownPool)),
+                .unwrap_or(InvalidRequest::UnknownPool)),
         }
     }
 
-    fn standing(&self, asked: &Asked) -> Standing {
-        match self.holders.get(&asked.host) {
-            Some(holding) if !holding.belongs_to(asked.run.as_ref()) => Standing::Outside,
-            Some(holding) if holding.revoked => Standing::Revoked,
-            Some(_) => Standing::Holder,
-            None if self.has_room() => Standing::Next,
-            None => Standing::Outside,
+    fn eligibility(&self, request: &PendingRequest) -> Eligibility {
+        match self.holders.get(&request.host) {
+            Some(holding) if !holding.belongs_to(request.run.as_ref()) => Eligibility::Full,
+            Some(holding) if holding.revoked => Eligibility::Revoked,
+            Some(_) => Eligibility::Holds,
+            None if self.has_room() => Eligibility::CanAcquire,
+            None => Eligibility::Full,
         }
     }
 
@@ -222,49 +226,56 @@ impl Ledger {
     }
 
     /// A client that knows the token has heard the answer that it came with.
-    fn renew(&mut self, asked: Asked, token: Option<i64>, desk: &mut Desk, now: Moment) {
-        let Some(holding) = self.holders.get(&asked.host) else {
+    fn renew(
+        &mut self,
+        request: PendingRequest,
+        token: Option<i64>,
+        outbox: &mut Outbox,
+        now: Moment,
+    ) {
+        let Some(holding) = self.holders.get(&request.host) else {
             return;
         };
         let heard = holding.heard || token == Some(holding.token);
         let holding = Holding { heard, ..holding };
-        self.holders.set(&asked.host, holding.clone());
-        if let Some(why) = desk.trouble() {
-            return self.answer(asked.ticket, Answer::Unavailable(why), desk);
+        self.holders.set(&request.host, holding.clone());
+        if let Some(why) = outbox.save_failure() {
+            return self.answer(request.ticket, Answer::Unavailable(why), outbox);
         }
         if holding.expires == Moment::NEVER {
-            self.abandoned = self.abandoned.max(now + lease::ABANDONED);
+            self.removed_until = self.removed_until.max(now + lease::REMOVED_POOL_GRACE);
         }
         let gained = self.renewed(&holding, now).expires.since(holding.expires);
-        if gained > self.lease(&holding).unwrap_or_default() / GAIN {
-            self.extend(&asked.host, &holding, desk, now);
+        if gained > self.lease(&holding).unwrap_or_default() / MIN_RENEWAL_GAIN {
+            self.extend(&request.host, &holding, outbox, now);
         }
-        self.vouch(asked, desk);
+        self.defer_yes(request, outbox);
     }
 
     /// A holder asks without a wish to renew. It gets no less than it was told, and more where what
     /// is left could not be told, or where it holds the pool until it is released from now on.
-    fn confirm(&mut self, asked: Asked, desk: &mut Desk, now: Moment) {
-        let Some(holding) = self.holders.get(&asked.host) else {
+    fn confirm(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
+        let Some(holding) = self.holders.get(&request.host) else {
             return;
         };
-        let is_endless_now = self.lease(&holding).is_none() && holding.expires != Moment::NEVER;
-        let is_too_short = lease::told(holding.expires, now) == Told::Nothing;
-        if is_endless_now || is_too_short {
-            match desk.trouble() {
-                None => self.extend(&asked.host, &holding, desk, now),
+        let becomes_until_released =
+            self.lease(&holding).is_none() && holding.expires != Moment::NEVER;
+        let is_too_short = lease::for_client(holding.expires, now) == ClientLease::TooShort;
+        if becomes_until_released || is_too_short {
+            match outbox.save_failure() {
+                None => self.extend(&request.host, &holding, outbox, now),
                 Some(why) if is_too_short => {
-                    return self.answer(asked.ticket, Answer::Unavailable(why), desk);
+                    return self.answer(request.ticket, Answer::Unavailable(why), outbox);
                 }
                 Some(_) => {}
             }
         }
-        self.vouch(asked, desk);
+        self.defer_yes(request, outbox);
     }
 
-    fn extend(&mut self, host: &Rc<str>, holding: &Holding, desk: &mut Desk, now: Moment) {
+    fn extend(&mut self, host: &Rc<str>, holding: &Holding, outbox: &mut Outbox, now: Moment) {
         self.holders.set(host, self.renewed(holding, now));
-        desk.change();
+        outbox.mark_changed();
     }
 
     /// A holding as it is after a renewal: what was told of it stands, should the answer be lost.
@@ -286,67 +297,78 @@ impl Ledger {
     }
 
     /// Only a holding that its host was told of is released: it cannot have meant another.
-    fn release(&mut self, asked: &Asked, token: Option<i64>, desk: &mut Desk, now: Moment) {
+    fn release(
+        &mut self,
+        request: &PendingRequest,
+        token: Option<i64>,
+        outbox: &mut Outbox,
+        now: Moment,
+    ) {
         let meant = |holding: &Holding| {
-            holding.told.is_some() && holding.is_meant(token, asked.run.as_ref())
+            holding.told.is_some() && holding.matches_release(token, request.run.as_ref())
         };
-        if let Some(holding) = self.holders.get(&asked.host).filter(meant) {
-            self.counts.released += 1;
-            let held = holding.since.held(now).as_secs_f64();
-            desk.note(
+        if let Some(holding) = self.holders.get(&request.host).filter(meant) {
+            self.counters.released += 1;
+            let held = holding.since.elapsed(now).as_secs_f64();
+            outbox.note(
                 Level::Info,
                 format!(
                     "released {} for {} (token {}) after {held:.1} s",
-                    self.name, asked.host, holding.token
+                    self.name, request.host, holding.token
                 ),
             );
-            self.vacate(&asked.host, desk);
-            self.settle(desk, now);
+            self.free_slot(&request.host, outbox);
+            self.advance(outbox, now);
         }
-        desk.promise(asked.ticket, Promise::Ok);
+        outbox.defer(request.ticket, DeferredReply::Ok);
     }
 
     /// From now on the holding is not confirmed. A renewal that its holder was not told of does not
     /// make it last longer.
-    fn revoke(&mut self, asked: Asked, desk: &mut Desk) {
-        let Some(holding) = self.told_holding(&asked.host) else {
-            return self.answer(asked.ticket, Answer::NotHeld, desk);
+    fn revoke(&mut self, request: PendingRequest, outbox: &mut Outbox) {
+        let Some(holding) = self.known_holding(&request.host) else {
+            return self.answer(request.ticket, Answer::NotHeld, outbox);
         };
         if !holding.revoked {
-            desk.note(
+            outbox.note(
                 Level::Warning,
                 format!(
                     "revoked {} for {} (token {})",
-                    self.name, asked.host, holding.token
+                    self.name, request.host, holding.token
                 ),
             );
             let expires = holding.expires.min(holding.told.unwrap_or(Moment::NEVER));
             self.holders.set(
-                &asked.host,
+                &request.host,
                 Holding {
                     revoked: true,
                     expires,
                     ..holding
                 },
             );
-            desk.change();
+            outbox.mark_changed();
         }
-        match desk.trouble() {
-            None => desk.promise(
-                asked.ticket,
-                Promise::Revoked {
+        match outbox.save_failure() {
+            None => outbox.defer(
+                request.ticket,
+                DeferredReply::Revoked {
                     pool: self.name.clone(),
-                    asked,
+                    request,
                 },
             ),
-            Some(why) => self.answer(asked.ticket, Answer::Unavailable(why), desk),
+            Some(why) => self.answer(request.ticket, Answer::Unavailable(why), outbox),
         }
     }
 
     /// That a holding is revoked is saved.
-    pub(super) fn keep_revoked(&mut self, asked: &Asked, desk: &mut Desk, now: Moment) {
+    pub(super) fn revocation_saved(
+        &mut self,
+        request: &PendingRequest,
+        outbox: &mut Outbox,
+        now: Moment,
+    ) {
         let answer = match self
-            .told_holding(&asked.host)
+            .known_holding(&request.host)
             .filter(|holding| holding.revoked)
         {
             Some(Holding { token, expires, .. }) => Answer::Revocation {
@@ -355,10 +377,10 @@ impl Ledger {
             },
             None => Answer::NotHeld, // it was released meanwhile
         };
-        self.answer(asked.ticket, answer, desk);
+        self.answer(request.ticket, answer, outbox);
     }
 
-    fn told_holding(&self, host: &str) -> Option<Holding> {
+    fn known_holding(&self, host: &str) -> Option<Holding> {
         self.holders
             .get(host)
             .filter(|holding| holding.told.is_some())
@@ -369,46 +391,46 @@ impl Ledger {
         self.waiters.block(host);
     }
 
-    fn vacate(&mut self, host: &Rc<str>, desk: &mut Desk) {
+    fn free_slot(&mut self, host: &Rc<str>, outbox: &mut Outbox) {
         self.holders.remove(host);
         self.waiters.unblock(host);
-        desk.change();
+        outbox.mark_changed();
     }
 
-    /// The client that asked this has hung up. Whether it waited here.
+    /// The client that request this has hung up. Whether it waited here.
     pub(super) fn forget_waiter(&mut self, ticket: Ticket) -> bool {
         self.waiters.remove(ticket).is_some()
     }
 
     /// An answer YES that was to be given will not be.
-    pub(super) fn withdraw(&mut self, stake: &Stake, desk: &mut Desk, now: Moment) {
-        self.forgo(&stake.asked.host, stake.token, desk);
-        self.settle(desk, now);
+    pub(super) fn withdraw(&mut self, grant: &PendingGrant, outbox: &mut Outbox, now: Moment) {
+        self.drop_undelivered(&grant.request.host, grant.token, outbox);
+        self.advance(outbox, now);
     }
 
     /// An answer YES that was given did not arrive.
-    pub(super) fn undelivered(&mut self, host: &str, token: i64, desk: &mut Desk, now: Moment) {
-        self.counts.undelivered += 1;
-        if self.forgo(&host.into(), token, desk) {
-            desk.note(
+    pub(super) fn undelivered(&mut self, host: &str, token: i64, outbox: &mut Outbox, now: Moment) {
+        self.counters.undelivered += 1;
+        if self.drop_undelivered(&host.into(), token, outbox) {
+            outbox.note(
                 Level::Warning,
                 format!(
                     "took {} back from {host} (token {token}): the answer could not be delivered",
                     self.name
                 ),
             );
-            self.settle(desk, now);
+            self.advance(outbox, now);
         }
     }
 
     /// An answer YES stands for this holding no more. Whether it was the last.
-    fn forgo(&mut self, host: &Rc<str>, token: i64, desk: &mut Desk) -> bool {
+    fn drop_undelivered(&mut self, host: &Rc<str>, token: i64, outbox: &mut Outbox) -> bool {
         let Some(holding) = self.holding(host, token).filter(|holding| !holding.heard) else {
             return false;
         };
         let answers = holding.answers - 1;
         if answers == 0 {
-            self.vacate(host, desk);
+            self.free_slot(host, outbox);
         } else {
             self.holders.set(host, Holding { answers, ..holding });
         }
@@ -422,25 +444,25 @@ impl Ledger {
     }
 
     /// What was promised is saved: it is told, unless too little is left of it by now.
-    pub(super) fn keep(&mut self, stake: Stake, desk: &mut Desk, now: Moment) {
-        self.settle(desk, now);
+    pub(super) fn grant_saved(&mut self, grant: PendingGrant, outbox: &mut Outbox, now: Moment) {
+        self.advance(outbox, now);
         let holding = self
-            .holding(&stake.asked.host, stake.token)
+            .holding(&grant.request.host, grant.token)
             .filter(|holding| !holding.revoked);
         let told = holding
             .as_ref()
-            .map(|holding| lease::told(stake.expires.min(holding.expires), now));
+            .map(|holding| lease::for_client(grant.expires.min(holding.expires), now));
         match (holding, told) {
-            (Some(holding), Some(Told::UntilReleased)) => {
-                self.tell(&stake, holding, None, desk, now);
+            (Some(holding), Some(ClientLease::UntilReleased)) => {
+                self.reply_yes(&grant, holding, None, outbox, now);
             }
-            (Some(holding), Some(Told::For(left))) => {
-                self.tell(&stake, holding, Some(left), desk, now);
+            (Some(holding), Some(ClientLease::For(left))) => {
+                self.reply_yes(&grant, holding, Some(left), outbox, now);
             }
-            (Some(holding), _) => self.too_late(stake, &holding, desk, now),
+            (Some(holding), _) => self.lease_too_short(grant, &holding, outbox, now),
             (None, _) => {
-                self.forgo(&stake.asked.host, stake.token, desk);
-                self.decide(stake.asked, desk, now);
+                self.drop_undelivered(&grant.request.host, grant.token, outbox);
+                self.decide(grant.request, outbox, now);
             }
         }
     }
@@ -448,42 +470,48 @@ impl Ledger {
     /// The save took so long that what is left of the lease is of no use. A holding that no client
     /// was told of is ended. A waiter waits on; another client is told why, and not made to
     /// wait for the next save, which may take as long.
-    fn too_late(&mut self, stake: Stake, holding: &Holding, desk: &mut Desk, now: Moment) {
-        self.forgo(&stake.asked.host, stake.token, desk);
-        let (name, host) = (&self.name, &stake.asked.host);
+    fn lease_too_short(
+        &mut self,
+        grant: PendingGrant,
+        holding: &Holding,
+        outbox: &mut Outbox,
+        now: Moment,
+    ) {
+        self.drop_undelivered(&grant.request.host, grant.token, outbox);
+        let (name, host) = (&self.name, &grant.request.host);
         let expire = self.lease(holding).unwrap_or_default().as_secs_f64();
-        desk.note(
+        outbox.note(
             Level::Error,
             format!(
-                "cannot tell {host} that it holds {name} (token {}): {SLOW} (expire {expire} s)",
-                stake.token
+                "cannot tell {host} that it holds {name} (token {}): {SAVE_TOO_SLOW} (expire {expire} s)",
+                grant.token
             ),
         );
-        if holding.told.is_none() && self.holding(host, stake.token).is_some() {
-            self.vacate(&stake.asked.host, desk);
+        if holding.told.is_none() && self.holding(host, grant.token).is_some() {
+            self.free_slot(&grant.request.host, outbox);
         }
-        if stake.asked.call == Call::Wait {
-            return self.decide(stake.asked, desk, now);
+        if grant.request.call == Call::Wait {
+            return self.decide(grant.request, outbox, now);
         }
         self.answer(
-            stake.asked.ticket,
-            Answer::Unavailable(SLOW.to_owned()),
-            desk,
+            grant.request.ticket,
+            Answer::Unavailable(SAVE_TOO_SLOW.to_owned()),
+            outbox,
         );
-        self.settle(desk, now);
+        self.advance(outbox, now);
     }
 
-    fn tell(
+    fn reply_yes(
         &mut self,
-        stake: &Stake,
+        grant: &PendingGrant,
         holding: Holding,
         left: Option<Duration>,
-        desk: &mut Desk,
+        outbox: &mut Outbox,
         now: Moment,
     ) {
         let (
             name,
-            Asked {
+            PendingRequest {
                 ticket,
                 call,
                 host,
@@ -491,17 +519,17 @@ impl Ledger {
                 ..
             },
             token,
-        ) = (&self.name, &stake.asked, holding.token);
-        let expires = stake.expires.min(holding.expires);
+        ) = (&self.name, &grant.request, holding.token);
+        let expires = grant.expires.min(holding.expires);
         if holding.told.is_none() {
-            self.counts.granted += 1;
+            self.counters.granted += 1;
             let waited = now.since(*since).as_secs_f64();
-            desk.note(
+            outbox.note(
                 Level::Info,
                 format!("granted {name} to {host} (token {token}, waited {waited:.1} s)"),
             );
         } else if let Call::Renew { .. } = call {
-            desk.note(
+            outbox.note(
                 Level::Debug,
                 format!("renewed {name} for {host} (token {token})"),
             );
@@ -519,12 +547,12 @@ impl Ledger {
                 token,
                 expires: left,
             }),
-            desk,
+            outbox,
         );
     }
 
     /// A renewal that no client was told of is not saved: holdings end as their hosts know it.
-    pub(super) fn revert(&mut self, desk: &mut Desk) {
+    pub(super) fn revert_unsaved_renewals(&mut self, outbox: &mut Outbox) {
         for host in self.holders.hosts() {
             let Some(holding) = self.holders.get(&host) else {
                 continue;
@@ -532,22 +560,22 @@ impl Ledger {
             let expires = holding.expires.min(holding.told.unwrap_or(Moment::NEVER));
             if expires != holding.expires {
                 self.holders.set(&host, Holding { expires, ..holding });
-                desk.change();
+                outbox.mark_changed();
             }
         }
     }
 
     /// Ends what has expired, and grants free slots to the next waiters.
-    pub(super) fn settle(&mut self, desk: &mut Desk, now: Moment) {
+    pub(super) fn advance(&mut self, outbox: &mut Outbox, now: Moment) {
         while let Some((host, Holding { token, since, .. })) = self.holders.take_expired(now) {
             self.expired(
                 &host,
                 token,
-                &format!("it expired after {:.1} s", since.held(now).as_secs_f64()),
-                desk,
+                &format!("it expired after {:.1} s", since.elapsed(now).as_secs_f64()),
+                outbox,
             );
         }
-        if self.plan.is_none() && self.abandoned <= now {
+        if self.plan.is_none() && self.removed_until <= now {
             for host in self.holders.hosts() {
                 let Some(Holding { token, .. }) = self
                     .holders
@@ -561,33 +589,33 @@ impl Ledger {
                     token,
                     &format!(
                         "it has not been in the config for {}",
-                        shown(lease::ABANDONED)
+                        hours(lease::REMOVED_POOL_GRACE)
                     ),
-                    desk,
+                    outbox,
                 );
             }
         }
-        while desk.can_grant() && self.has_room() && self.waiters.has_next() {
+        while outbox.can_save() && self.has_room() && self.waiters.has_next() {
             let next = self.waiters.take_next();
-            self.grant(next, desk, now);
+            self.grant(next, outbox, now);
         }
     }
 
-    fn expired(&mut self, host: &Rc<str>, token: i64, why: &str, desk: &mut Desk) {
-        self.counts.expired += 1;
-        desk.note(
+    fn expired(&mut self, host: &Rc<str>, token: i64, why: &str, outbox: &mut Outbox) {
+        self.counters.expired += 1;
+        outbox.note(
             Level::Warning,
             format!("took {} from {host} (token {token}): {why}", self.name),
         );
-        self.vacate(host, desk);
+        self.free_slot(host, outbox);
     }
 
     /// To all these requests of one run, or of one host without runs.
-    fn grant(&mut self, asked: Vec<Asked>, desk: &mut Desk, now: Moment) {
-        let Some(first) = asked.first() else { return };
+    fn grant(&mut self, request: Vec<PendingRequest>, outbox: &mut Outbox, now: Moment) {
+        let Some(first) = request.first() else { return };
         let lease = self.plan.as_ref().and_then(|plan| plan.expire);
         let holding = Holding {
-            token: desk.new_token(),
+            token: outbox.new_token(),
             run: first.run.clone(),
             since: now.into(),
             expires: lease.map_or(Moment::NEVER, |lease| now + lease),
@@ -598,12 +626,14 @@ impl Ledger {
             revoked: false,
         };
         self.hold(&first.host.clone(), holding);
-        asked.into_iter().for_each(|asked| self.vouch(asked, desk));
+        request
+            .into_iter()
+            .for_each(|request| self.defer_yes(request, outbox));
     }
 
     /// Answers YES to a holder, as soon as what it holds is saved.
-    fn vouch(&mut self, asked: Asked, desk: &mut Desk) {
-        let Some(holding) = self.holders.get(&asked.host) else {
+    fn defer_yes(&mut self, request: PendingRequest, outbox: &mut Outbox) {
+        let Some(holding) = self.holders.get(&request.host) else {
             return;
         };
         let (token, expires, answers) = (
@@ -612,38 +642,38 @@ impl Ledger {
             holding.answers.saturating_add(1),
         );
         self.holders
-            .set(&asked.host, Holding { answers, ..holding });
-        let stake = Stake {
+            .set(&request.host, Holding { answers, ..holding });
+        let grant = PendingGrant {
             pool: self.name.clone(),
             token,
-            asked,
+            request,
             expires,
         };
-        desk.promise(stake.asked.ticket, Promise::Yes(stake));
+        outbox.defer(grant.request.ticket, DeferredReply::Yes(grant));
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer, desk: &mut Desk) {
+    fn answer(&mut self, ticket: Ticket, answer: Answer, outbox: &mut Outbox) {
         match answer {
-            Answer::No | Answer::NoRevoked => self.counts.refused += 1,
-            Answer::Invalid(_) => self.counts.invalid += 1,
+            Answer::No | Answer::NoRevoked => self.counters.refused += 1,
+            Answer::Invalid(_) => self.counters.invalid += 1,
             _ => {}
         }
-        desk.answer(ticket, answer);
+        outbox.answer(ticket, answer);
     }
 
     /// When it changes by itself.
     pub(super) fn wake(&self) -> Moment {
-        let abandoned = self.plan.is_none() && self.holders.has_endless();
+        let abandoned = self.plan.is_none() && self.holders.has_until_released();
         self.holders.next_expiry().min(if abandoned {
-            self.abandoned
+            self.removed_until
         } else {
             Moment::NEVER
         })
     }
 
     /// For the state.
-    pub(super) fn held(&self) -> impl Iterator<Item = Held> {
-        self.holders.iter().map(|(host, holding)| Held {
+    pub(super) fn held(&self) -> impl Iterator<Item = SavedHolding> {
+        self.holders.iter().map(|(host, holding)| SavedHolding {
             pool: self.name.to_string(),
             host: host.to_string(),
             token: holding.token,
@@ -665,7 +695,7 @@ impl Ledger {
             host,
             run: holding.run.as_deref(),
             token: Some(holding.token),
-            held: Some(holding.since.held(now)),
+            held: Some(holding.since.elapsed(now)),
             ends: remaining(holding.expires, now),
             revoked: holding.revoked,
         });
@@ -684,13 +714,13 @@ impl Ledger {
                     waited: now.since(since),
                 })
                 .collect(),
-            counts: self.counts,
+            counters: self.counters,
         }
     }
 }
 
 /// Why a lease cannot be told.
-const SLOW: &str = "saving who holds what took too long for what is left of the lease";
+const SAVE_TOO_SLOW: &str = "saving who holds what took too long for what is left of the lease";
 
 /// What is left of a holding.
 fn left(expires: Moment, now: Moment) -> Option<Duration> {
@@ -702,6 +732,6 @@ fn remaining(expires: Moment, now: Moment) -> Remaining {
 }
 
 /// A long time, for the log.
-fn shown(time: Duration) -> String {
+fn hours(time: Duration) -> String {
     format!("{:.1} h", time.as_secs_f64() / 3600.0)
 }

@@ -1,4 +1,4 @@
-use super::super::state::{Held, Since};
+use super::super::state::{AcquiredAt, SavedHolding};
 use super::super::{Call, Grant, Remaining};
 use super::*;
 use std::time::Duration;
@@ -76,7 +76,7 @@ impl Script {
             ["tick"] => Input::Tick,
             ["saved"] => Input::Saved,
             ["not", "saved"] => Input::NotSaved("disk full".into()),
-            ["gone", client] => Input::Gone(self.ticket(client)),
+            ["gone", client] => Input::Cancelled(self.ticket(client)),
             ["lost", host, token] => Input::Undelivered {
                 pool: "one",
                 host,
@@ -118,7 +118,7 @@ impl Script {
             .split_once('/')
             .map_or((who, None), |(host, run)| (host, Some(run)));
         self.memory.handle(
-            Input::Asked(Request {
+            Input::Request(Request {
                 ticket,
                 call,
                 pool: "one",
@@ -168,7 +168,7 @@ impl Script {
                     let holders = state
                         .holders
                         .iter()
-                        .map(|Held { host, token, .. }| format!(" {host}={token}"));
+                        .map(|SavedHolding { host, token, .. }| format!(" {host}={token}"));
                     let said = format!("save{}", holders.collect::<String>());
                     self.saved = state;
                     said
@@ -331,7 +331,7 @@ fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same
         (9, "lost c 3", ""),
         (10, "get d", "d YES 4"),
     ]);
-    assert_eq!(script.memory.report(at(10))[0].counts.undelivered, 6);
+    assert_eq!(script.memory.report(at(10))[0].counters.undelivered, 6);
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn what_is_not_asked_well_is_invalid() {
         host: "a",
         run: None,
     };
-    script.memory.handle(Input::Asked(request), at(0));
+    script.memory.handle(Input::Request(request), at(0));
     assert_eq!(script.drain(), "a INVALID");
     assert_eq!(
         script.notes[1..3],
@@ -533,11 +533,11 @@ fn what_expires_before_it_is_saved_is_not_told() {
 
 #[test]
 fn after_a_restart_the_same_hosts_hold_and_tokens_go_on_growing() {
-    let held = |pool: &str, host: &str, token, expires| Held {
+    let held = |pool: &str, host: &str, token, expires| SavedHolding {
         pool: pool.into(),
         host: host.into(),
         token,
-        since: Since::from(at(0)),
+        since: AcquiredAt::from(at(0)),
         expires,
         run: None,
         lease: (expires != Moment::NEVER).then_some(Duration::from_mins(1)),
@@ -728,7 +728,7 @@ fn the_report_has_all_that_is_known() {
         (report.pool, report.permits, report.expire),
         ("one", 2, Some(seconds(60)))
     );
-    assert_eq!((report.counts.granted, report.counts.refused), (2, 1));
+    assert_eq!((report.counters.granted, report.counters.refused), (2, 1));
 }
 
 #[test]
@@ -915,7 +915,7 @@ fn a_holding_is_confirmed_for_its_whole_lease_when_less_would_be_of_no_use() {
             host: "a",
             run: None,
         };
-        script.memory.handle(Input::Asked(request), millis(now));
+        script.memory.handle(Input::Request(request), millis(now));
         let grant = Grant {
             token: 1,
             expires: Some(Duration::from_millis(expected)),

@@ -24,9 +24,9 @@ fn at(milliseconds: u64) -> Moment {
     Moment(Duration::from_millis(milliseconds))
 }
 
-fn held(pool: &str, host: &str, token: i64, expires: Moment) -> Held {
+fn held(pool: &str, host: &str, token: i64, expires: Moment) -> SavedHolding {
     let lease = (expires != Moment::NEVER).then_some(Duration::ZERO);
-    Held {
+    SavedHolding {
         pool: pool.into(),
         host: host.into(),
         token,
@@ -153,7 +153,7 @@ fn after_another_boot_the_dates_are_the_same() {
     let state = parse(&sample().text(&clocks()), &reboot).unwrap();
     assert_eq!(ends(&state), [at(45_000), at(0), Moment::NEVER]);
     assert_eq!(
-        state.holders[0].since.held(at(1000)),
+        state.holders[0].since.elapsed(at(1000)),
         Duration::from_secs(3616),
         "it began before this boot"
     );

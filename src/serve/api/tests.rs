@@ -114,7 +114,7 @@ fn answers_are_the_originals_words_and_those_of_a_grant_say_more() {
         (Answer::No, 200, "NO", [None; 3]),
         (Answer::Ok, 200, "OK", [None; 3]),
         (
-            Answer::Invalid(Refusal::UnknownPool),
+            Answer::Invalid(InvalidRequest::UnknownPool),
             200,
             "INVALID",
             [None; 3],
@@ -238,12 +238,12 @@ fn a_revocation_says_when_the_lock_ends_in_one_line() {
         ),
         (Answer::NotHeld, 404, "cannot revoke: h does not hold p\n"),
         (
-            Answer::Invalid(Refusal::UnknownPool),
+            Answer::Invalid(InvalidRequest::UnknownPool),
             404,
             "cannot revoke: no such pool\n",
         ),
         (
-            Answer::Invalid(Refusal::NoHost),
+            Answer::Invalid(InvalidRequest::EmptyHostName),
             400,
             "cannot revoke: the host has no name\n",
         ),
