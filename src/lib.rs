@@ -28,7 +28,7 @@
 //!    `lookups`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
 //!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
 //!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
-//!    (`request` and `reply`, of `head` and `body`; `call`; `date`, `percent`, `malformed`);
+//!    (`request` and `reply`, of `head`, `lines` and `body`; `call`; `date`, `percent`, `malformed`);
 //!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
 //!    vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `pool_state` for each pool, of `holders` and `waiters`, and one

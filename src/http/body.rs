@@ -1,6 +1,6 @@
 //! What follows a head, and where it ends.
 
-use super::head::{take_fields, take_line, within};
+use super::lines::{take_fields, take_line, within};
 use super::malformed::{Malformed, shown};
 
 /// The most digits that the length of a chunk has: more than any body that is read.

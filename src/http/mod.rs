@@ -10,6 +10,7 @@ mod body;
 pub mod call;
 mod date;
 mod head;
+mod lines;
 mod malformed;
 mod percent;
 mod reply;

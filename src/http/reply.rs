@@ -1,7 +1,8 @@
 //! Replies: what the client reads, and what a server writes.
 
 use super::body::Framing;
-use super::head::{Head, Version, within};
+use super::head::{Head, Version};
+use super::lines::within;
 use super::malformed::{Malformed, shown};
 use super::{LONGEST_HEAD, LONGEST_REPLY_BODY, Terms};
 use std::fmt::Display;

@@ -1,7 +1,8 @@
 //! Requests: what a server reads, and the one kind that the client sends.
 
 use super::body::Framing;
-use super::head::{Head, Version, is_token, within};
+use super::head::{Head, Version};
+use super::lines::{is_token, within};
 use super::malformed::{Malformed, shown};
 use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
 
