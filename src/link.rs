@@ -3,7 +3,7 @@
 
 use crate::lock::Input;
 use crate::sys::poll::Watched;
-use crate::sys::{socket, tcp};
+use crate::sys::{reason, socket, tcp};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -171,13 +171,4 @@ fn read(stream: &mut TcpStream, tell: &mut impl FnMut(Input)) -> Result<(), Opti
         Err(error) => return Err(Some(reason(&error))),
     }
     Ok(())
-}
-
-/// The kernel's words without Rust's number: `connection refused`.
-pub(crate) fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or(&text);
-    // Only the first letter: there may be a path in it.
-    let (first, rest) = text.split_at_checked(1).unwrap_or((text, ""));
-    first.to_lowercase() + rest
 }

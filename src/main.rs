@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use zk_flock::cli::{self, Environment, Program, Request};
 use zk_flock::moment::Moment;
 use zk_flock::plan::{Exit, Outer, Server, outer};
-use zk_flock::sys::{clock, poll, signals};
+use zk_flock::sys::clock::now;
+use zk_flock::sys::{poll, signals};
 use zk_flock::{log, run, serve};
 
 /// Every name that this executable answers to; under any other it is the first one.
@@ -41,7 +42,7 @@ const PROGRAMS: &[Program] = &[
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let started = Moment(clock::since_boot());
+    let started = now();
     let mut words = env::args_os();
     let called = words.next().unwrap_or_default();
     let mut words: Vec<_> = words.collect();

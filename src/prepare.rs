@@ -6,9 +6,9 @@ mod names;
 pub use names::{Names, OwnName, Search, resolve, resolve_patiently};
 
 use crate::log::{Log, Topic};
-use crate::moment::Moment;
 use crate::plan::{Command, End, Gate, Level};
 use crate::shell;
+use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 use crate::sys::timer::Timer;
 use crate::sys::{clock, file};
@@ -57,14 +57,14 @@ pub fn pass(gate: &Gate, log: &mut Log) -> Result<(), End> {
 
 /// Does nothing for so long. A signal ends it, and us.
 fn sleep(time: Duration) {
-    let until = Moment(clock::since_boot()) + time;
+    let until = now() + time;
     let Ok(mut timer) = Timer::new() else { return };
     loop {
-        let now = clock::since_boot();
-        if now >= until.0 {
+        let now = now();
+        if now >= until {
             return;
         }
-        timer.set(Some(until.0));
+        timer.set(Some(until));
         let mut watched: Vec<Watched> = timer
             .fd()
             .map(|fd| Watched::new(fd, false))

@@ -12,9 +12,9 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
-use crate::link::reason;
 use crate::plan::{Outer, Plan, Server, hosts, names};
 use crate::shell::words;
+use crate::sys::reason;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;

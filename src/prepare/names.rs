@@ -2,14 +2,15 @@
 //! cannot be interrupted, so it runs in processes that can: helpers, one for each name.
 
 use crate::endpoint::{Endpoint, Found};
-use crate::link::reason;
 use crate::moment::Moment;
 use crate::plan::Host;
 use crate::signal::Signal;
+use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid};
+use crate::sys::reason;
 use crate::sys::timer::Timer;
-use crate::sys::{clock, descriptors, host, random};
+use crate::sys::{descriptors, host, random};
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -190,7 +191,7 @@ impl Search {
 /// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time
 /// to try the others.
 pub fn resolve(names: &mut Names, deadline: Moment) -> io::Result<Found> {
-    let now = Moment(clock::since_boot());
+    let now = now();
     let share = deadline.since(now) / u32::try_from(names.hosts.len()).unwrap_or(u32::MAX);
     let asked = names.names();
     let mut helpers = Vec::new();
@@ -228,7 +229,7 @@ pub fn resolve_patiently(
     let mut pause = FIRST_PAUSE;
     for round in 1.. {
         let found = resolve(names, deadline)?;
-        let now = Moment(clock::since_boot());
+        let now = now();
         if !found.endpoints.is_empty()
             || now >= deadline
             || rounds.is_some_and(|most| round >= most)
@@ -243,14 +244,14 @@ pub fn resolve_patiently(
 
 fn sleep_until(moment: Moment) -> io::Result<()> {
     let mut timer = Timer::new()?;
-    timer.set(Some(moment.0));
-    while Moment(clock::since_boot()) < moment {
+    timer.set(Some(moment));
+    while now() < moment {
         let mut watched: Vec<Watched> = timer
             .fd()
             .map(|fd| Watched::new(fd, false))
             .into_iter()
             .collect();
-        poll::wait(&mut watched, timer.poll_limit(clock::since_boot()))?;
+        poll::wait(&mut watched, timer.poll_limit(now()))?;
     }
     Ok(())
 }
@@ -385,10 +386,10 @@ fn gather(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Re
     let mut timer = Timer::new()?;
     while helpers.iter().any(|helper| !helper.done) {
         let until = until(helpers);
-        if clock::since_boot() >= until.0 {
+        if now() >= until {
             break;
         }
-        timer.set(Some(until.0));
+        timer.set(Some(until));
         let open: Vec<usize> = (0..helpers.len())
             .filter(|&index| !helpers[index].done)
             .collect();
@@ -397,7 +398,7 @@ fn gather(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Re
             .map(|&index| Watched::new(helpers[index].answer.as_fd(), false))
             .collect();
         watched.extend(timer.fd().map(|fd| Watched::new(fd, false)));
-        poll::wait(&mut watched, timer.poll_limit(clock::since_boot()))?;
+        poll::wait(&mut watched, timer.poll_limit(now()))?;
         let ready: Vec<bool> = watched.iter().map(Watched::ready).collect();
         for (&index, _) in open.iter().zip(ready).filter(|(_, ready)| *ready) {
             helpers[index].read();

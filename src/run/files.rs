@@ -4,12 +4,12 @@
 //! a lock counts only if its file is the one at the path.
 
 use super::lock_folder::{LockFolder, Opened};
-use crate::link::reason;
 use crate::lock::Input;
 use crate::signal::Signal;
 use crate::sys::descriptors;
 use crate::sys::file::{self, How};
 use crate::sys::process::{self, Fork, Pid};
+use crate::sys::reason;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -10,13 +10,14 @@ use crate::log::complain;
 use crate::moment::Moment;
 use crate::plan::{Command, Status};
 use crate::signal::Signal;
+use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
 use crate::sys::spawn::spawn;
 use crate::sys::timer::Timer;
 use crate::sys::tree::Process;
-use crate::sys::{clock, file, scheduling, socket, tree};
+use crate::sys::{file, scheduling, socket, tree};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -70,7 +71,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     // there a witness says what has come to the group.
     let own = process::own_pid();
     let terminal = process::rename(NAME, own);
-    if Moment(clock::since_boot()) >= job.lease.term {
+    if now() >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
         line::report(line, Report::News(News::LeaseOver));
         line::report(line, Report::News(News::TreeGone));
@@ -145,9 +146,9 @@ struct Watch<'a> {
 impl Watch<'_> {
     fn keep(mut self, signals: &Signals, mut timer: Timer) {
         while !self.left {
-            let now = clock::since_boot();
+            let now = now();
             let wake = self.guard.wake();
-            timer.set((wake != Moment::NEVER).then_some(wake.0));
+            timer.set((wake != Moment::NEVER).then_some(wake));
             let line = (!self.alone).then(|| self.line.as_fd());
             let mut watched: Vec<Watched> = [Some(signals.fd()), timer.fd(), line]
                 .into_iter()
@@ -164,7 +165,7 @@ impl Watch<'_> {
     }
 
     fn step(&mut self, event: Event) {
-        for action in self.guard.step(event, Moment(clock::since_boot())) {
+        for action in self.guard.step(event, now()) {
             match action {
                 Action::ToCommand(signal) => {
                     drop(self.command.map(|command| process::kill(command, signal)));

@@ -2,10 +2,10 @@
 //! too, with a pid in it, and, because a pid proves little and is not there at once, held by
 //! flock(2) as well. Here the file goes with the lock, as there.
 
-use crate::link::reason;
 use crate::plan::End;
 use crate::sys::file::{self, How};
 use crate::sys::process::{self, Pid};
+use crate::sys::reason;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};

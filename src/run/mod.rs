@@ -23,12 +23,13 @@ use crate::moment::Moment;
 use crate::plan::{End, Exit, Level, Outer, Plan, outer};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
+use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Pid, Reap};
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
-use crate::sys::{clock, descriptors, scheduling};
+use crate::sys::{descriptors, scheduling};
 use files::Files;
 use guard::Environment;
 use host_lock::HostLock;
@@ -215,7 +216,7 @@ impl<'a> Run<'a> {
 
     /// Sleeps until `wake` or until something happens, and tells the machines.
     fn sleep(&mut self, wake: Moment) {
-        self.timer.set((wake != Moment::NEVER).then_some(wake.0));
+        self.timer.set((wake != Moment::NEVER).then_some(wake));
         let line = self
             .guarding
             .as_ref()
@@ -235,7 +236,7 @@ impl<'a> Run<'a> {
             .flatten()
             .chain(self.lookup.watched())
             .collect();
-        if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(clock::since_boot())) {
+        if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(now())) {
             self.log.say(
                 Topic::Run,
                 Level::Error,
@@ -350,7 +351,7 @@ impl<'a> Run<'a> {
             self.log.say(
                 Topic::Session,
                 Level::Warning,
-                &format_args!("cannot look up names: {}", crate::link::reason(error)),
+                &format_args!("cannot look up names: {}", crate::sys::reason(error)),
             );
         }
         if !begun.unwrap_or(false) {
@@ -454,7 +455,7 @@ impl<'a> Run<'a> {
             Err(error) => {
                 self.log.complain(&format_args!(
                     "cannot start the guard: {}",
-                    crate::link::reason(&error)
+                    crate::sys::reason(&error)
                 ));
                 self.step(Event::CannotStart(End::System));
             }
@@ -691,10 +692,6 @@ impl<'a> Run<'a> {
             })
         ) && self.survivors().is_empty()
     }
-}
-
-fn now() -> Moment {
-    Moment(clock::since_boot())
 }
 
 /// What a command learns of its lock: nothing, where that has none, of one that we may be run under

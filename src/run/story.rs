@@ -3,15 +3,16 @@
 //! look for them; facts follow.
 
 use super::line::Report;
-use super::{Guarding, Run, now};
+use super::{Guarding, Run};
 use crate::delivery::Sent;
 use crate::guard::News;
-use crate::link::reason;
 use crate::lock::{Holder, Output};
 use crate::log::{Topic, complain};
 use crate::moment::Moment;
 use crate::plan::{End, Level, Lock, Status};
+use crate::sys::clock::now;
 use crate::sys::process::Pid;
+use crate::sys::reason;
 use crate::sys::{self, clock, tree};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};

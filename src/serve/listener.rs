@@ -1,10 +1,10 @@
 //! Where connections come in, and how many may. When there is no room or no descriptor for one
 //! more, the door is closed for a while: those who knock wait in the kernel's queue.
 
-use crate::link::reason;
 use crate::moment::Moment;
 use crate::plan::Server;
 use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::reason;
 use crate::sys::tcp;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

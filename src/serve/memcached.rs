@@ -1,13 +1,14 @@
 //! The connection to a memcached, and its place in the epoll. Which address of it is talked to is
 //! nobody else's business: one that does not answer is told only when none does.
 
-use crate::link::{Link, reason};
+use crate::link::Link;
 use crate::lock;
 use crate::moment::Moment;
 use crate::plan::Host;
 use crate::pool::Input;
 use crate::prepare::{self, Names};
 use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::reason;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

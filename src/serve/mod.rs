@@ -12,7 +12,6 @@ mod server_metrics;
 mod service;
 mod state_file;
 
-use crate::link::reason;
 use crate::log;
 use crate::moment::Moment;
 use crate::plan::{self, End, Exit, Level, Server};
@@ -21,10 +20,12 @@ use crate::pool::memory::Memory;
 use crate::pool::state::{BootTime, State};
 use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
+use crate::sys::clock::now;
 use crate::sys::epoll::{Epoll, Interest, News};
+use crate::sys::reason;
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
-use crate::sys::{clock, descriptors, signals};
+use crate::sys::{descriptors, signals};
 use listener::{Caller, Door};
 use memcached::Memcached;
 use server_log::Story;
@@ -211,7 +212,7 @@ impl<'a> Serving<'a> {
     fn sleep(&mut self, wake: Moment, again: Again) {
         // Each request moves somebody's deadline, and a timer that wakes us once too early costs
         // less than setting it each time.
-        self.timer.set_by((wake != Moment::NEVER).then_some(wake.0));
+        self.timer.set_by((wake != Moment::NEVER).then_some(wake));
         if let Some(Err(error)) = self
             .memcached
             .as_mut()
@@ -228,7 +229,7 @@ impl<'a> Serving<'a> {
         let news = self
             .service
             .epoll
-            .wait(self.timer.poll_limit(clock::since_boot()))
+            .wait(self.timer.poll_limit(now()))
             .unwrap_or_else(|error| {
                 self.story.tell(
                     Level::Error,
@@ -323,11 +324,6 @@ impl<'a> Serving<'a> {
         self.drain();
         self.story.tell(Level::Info, &"ended");
     }
-}
-
-/// The time, as pure code is told it.
-fn now() -> Moment {
-    Moment(clock::since_boot())
 }
 
 fn unix_micros() -> i64 {

@@ -1,9 +1,9 @@
 //! What the log is told of a server's life. What happens in the pools is told by these.
 
 use super::listener::Door;
-use crate::link::reason;
 use crate::log;
 use crate::plan::{Backend, Level, Server};
+use crate::sys::reason;
 use std::fmt::Display;
 
 /// Tells stderr, one line an event.

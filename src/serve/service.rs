@@ -5,12 +5,12 @@ use super::api::{self, Asked, Page, Wish};
 use super::connection::{Awaited, Connection, Told};
 use super::connection_table::Crowd;
 use super::http_session::{REQUEST, Stage};
-use super::now;
 use super::server_log::Story;
 use super::server_metrics::Counts;
 use crate::http::{Reply, Request};
 use crate::plan::Level;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
+use crate::sys::clock::now;
 use crate::sys::epoll::{Epoll, Interest};
 use std::net::TcpStream;
 

@@ -1,11 +1,11 @@
 //! The file that outlives the server: who holds what. It is written whole beside its place and then
 //! moved there, so that it is never torn, and one server at a time has it.
 
-use crate::link::reason;
 use crate::plan::End;
 use crate::pool::state::{self, Clocks, State};
 use crate::sys::clock;
 use crate::sys::file::{self, How};
+use crate::sys::reason;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};

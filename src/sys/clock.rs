@@ -2,6 +2,7 @@
 //! load gate.
 
 use super::check;
+use crate::moment::Moment;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -22,6 +23,11 @@ pub fn since_boot() -> Duration {
         now.tv_sec.cast_unsigned(),
         u32::try_from(now.tv_nsec).expect("the kernel counts nanoseconds below 10^9"),
     )
+}
+
+/// Now. The loops read it and hand it to the pure code.
+pub fn now() -> Moment {
+    Moment(since_boot())
 }
 
 /// The number that the kernel gave this boot of the host, as text. `None` without /proc/sys.

@@ -4,6 +4,7 @@
 
 use super::clock::timespec;
 use super::{check, opened};
+use crate::moment::Moment;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -19,7 +20,7 @@ const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(200);
 pub struct Timer {
     /// `None` where the kernel has no such timer.
     file: Option<File>,
-    armed: Option<Duration>,
+    armed: Option<Moment>,
 }
 
 impl Timer {
@@ -36,9 +37,9 @@ impl Timer {
         Ok(Timer { file, armed: None })
     }
 
-    /// Fires at `at`, in time since boot, and at once if that is past; `None` disarms. Costs
+    /// Fires at `at`, and at once if that is past; `None` disarms. Costs
     /// nothing when nothing changes.
-    pub fn set(&mut self, at: Option<Duration>) {
+    pub fn set(&mut self, at: Option<Moment>) {
         if self.armed == at {
             return;
         }
@@ -49,7 +50,7 @@ impl Timer {
 
     /// Fires at `at` or before: a timer that is armed for earlier is left as it is. Where there is
     /// none to fire, and be cleared, that is `set`.
-    pub fn set_by(&mut self, at: Option<Duration>) {
+    pub fn set_by(&mut self, at: Option<Moment>) {
         if self.file.is_none() || at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
             self.set(at);
         }
@@ -73,22 +74,20 @@ impl Timer {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// How long poll may sleep from `now` (since boot); `None` if the descriptor takes care of
+    /// How long poll may sleep from `now`; `None` if the descriptor takes care of
     /// that, or nothing is armed.
-    pub fn poll_limit(&self, now: Duration) -> Option<Duration> {
+    pub fn poll_limit(&self, now: Moment) -> Option<Duration> {
         match self.file {
             Some(_) => None,
-            None => self
-                .armed
-                .map(|at| at.saturating_sub(now).min(LONGEST_BLIND_SLEEP)),
+            None => self.armed.map(|at| at.since(now).min(LONGEST_BLIND_SLEEP)),
         }
     }
 }
 
 /// Arms or disarms a timerfd.
-fn arm(file: &File, at: Option<Duration>) -> io::Result<()> {
+fn arm(file: &File, at: Option<Moment>) -> io::Result<()> {
     // All zeros would disarm it.
-    let value = at.map_or(Duration::ZERO, |at| at.max(Duration::from_nanos(1)));
+    let value = at.map_or(Duration::ZERO, |at| at.0.max(Duration::from_nanos(1)));
     let setting = libc::itimerspec {
         it_interval: timespec(Duration::ZERO),
         it_value: timespec(value),
@@ -108,7 +107,7 @@ fn arm(file: &File, at: Option<Duration>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::clock::since_boot;
+    use super::super::clock::now;
     use super::super::poll::{Watched, wait};
     use super::super::testing::{check_in_child, refuse};
     use super::*;
@@ -120,16 +119,17 @@ mod tests {
         watched[0].ready()
     }
 
+    const BOOT: Moment = Moment(Duration::ZERO);
     const SOON: Duration = Duration::from_millis(20);
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
     fn a_deadline_fires_once_and_not_early() {
         let mut timer = Timer::new().unwrap();
-        let at = since_boot() + SOON;
+        let at = now() + SOON;
         timer.set(Some(at));
         assert!(fires(&timer, LONG));
-        assert!(since_boot() >= at);
+        assert!(now() >= at);
         timer.clear();
         assert!(!fires(&timer, Duration::ZERO));
     }
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_deadline_that_is_past_fires_at_once_however_often_it_is_set() {
         let mut timer = Timer::new().unwrap();
-        for at in [Duration::ZERO, since_boot(), since_boot()] {
+        for at in [BOOT, now(), now()] {
             timer.set(Some(at));
             assert!(fires(&timer, LONG), "{at:?}");
             timer.clear();
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_timer_set_by_a_moment_fires_no_later() {
         let mut timer = Timer::new().unwrap();
-        let at = since_boot() + SOON;
+        let at = now() + SOON;
         for by in [Some(at), Some(at + LONG), None] {
             timer.set_by(by);
             assert_eq!(timer.armed, Some(at));
@@ -166,20 +166,20 @@ mod tests {
         check_in_child(|| {
             refuse(&[(libc::SYS_timerfd_create, libc::EINVAL)]);
             let mut timer = Timer::new().unwrap();
-            timer.set_by(Some(SOON));
-            assert_eq!(timer.poll_limit(LONG), Some(Duration::ZERO));
-            timer.set_by(Some(LONG + SOON));
-            assert_eq!(timer.poll_limit(LONG), Some(SOON));
+            timer.set_by(Some(BOOT + SOON));
+            assert_eq!(timer.poll_limit(BOOT + LONG), Some(Duration::ZERO));
+            timer.set_by(Some(BOOT + LONG + SOON));
+            assert_eq!(timer.poll_limit(BOOT + LONG), Some(SOON));
             timer.set_by(None);
-            assert_eq!(timer.poll_limit(LONG), None);
+            assert_eq!(timer.poll_limit(BOOT + LONG), None);
         });
     }
 
     #[test]
     fn a_timer_disarmed_or_set_to_the_end_of_time_does_not_fire() {
         let mut timer = Timer::new().unwrap();
-        for at in [None, Some(Duration::MAX)] {
-            timer.set(Some(Duration::ZERO));
+        for at in [None, Some(Moment::NEVER)] {
+            timer.set(Some(BOOT));
             timer.set(at);
             assert!(!fires(&timer, SOON), "{at:?}");
             timer.clear();
@@ -193,7 +193,7 @@ mod tests {
             refuse(&[(libc::SYS_timerfd_create, libc::EINVAL)]);
             let mut timer = Timer::new().unwrap();
             assert!(timer.fd().is_none());
-            let now = Duration::from_secs(100);
+            let now = BOOT + Duration::from_secs(100);
             assert_eq!(timer.poll_limit(now), None);
             for (in_ms, sleep_ms) in [(0, 0), (150, 150), (5000, 200)] {
                 timer.set(Some(now + Duration::from_millis(in_ms)));
@@ -208,15 +208,15 @@ mod tests {
         check_in_child(|| {
             let mut timer = Timer::new().unwrap();
             refuse(&[(libc::SYS_timerfd_settime, libc::EINVAL)]);
-            timer.set(Some(LONG));
-            assert_eq!(timer.poll_limit(LONG), Some(Duration::ZERO));
+            timer.set(Some(BOOT + LONG));
+            assert_eq!(timer.poll_limit(BOOT + LONG), Some(Duration::ZERO));
         });
     }
 
     #[test]
     fn with_the_clock_poll_may_sleep() {
         let mut timer = Timer::new().unwrap();
-        timer.set(Some(since_boot()));
-        assert_eq!(timer.poll_limit(since_boot()), None);
+        timer.set(Some(now()));
+        assert_eq!(timer.poll_limit(now()), None);
     }
 }
