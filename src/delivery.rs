@@ -1,31 +1,31 @@
-//! Which signals that this process was sent have reached the command as well, so that it gets each
-//! of them once. Pure.
+//! Decides which received signals have also reached the command, so that it gets each of them once.
+//! Pure.
 //!
 //! A process can be signalled alone, with its process group (timeout(1), supervisord's stopasgroup,
-//! `kill -- -PGID`) or with its control group (systemd's default `KillMode`). The signal itself
-//! does not say which, and nothing that the kernel shows does: so others tell, who would have got
-//! it too. The guard, in a session of its own, is signalled only with the control group; where the
-//! command shares our process group, a *witness* in that group is signalled with either. A sender
-//! signals them one after the other, so a signal is held back for a moment until they have had
-//! their say.
+//! `kill -- -PGID`) or with its control group (systemd's default `KillMode`). Neither the signal
+//! nor the kernel shows which. So other processes report which signals they got: the guard, in a
+//! session of its own, is signalled only with the control group; if the command shares zk-flock's
+//! process group, a *witness* in that group is signalled with either. A sender signals them one
+//! after the other, so a signal is held back for a moment until they have reported.
 //!
-//! timeout(1) signals its child and then the group: the same order, given twice.
+//! timeout(1) signals its child and then the group: the same order, sent twice.
 
 use crate::moment::Moment;
 use crate::signal::Signal;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a signal waits for the word of a witness, and in which time the same signal from the
-/// same sender is the same order. timeout(1) takes up to 2 ms between the two, systemd a few µs for
-/// each process of a control group; the rest is for a busy machine, where a witness was seen to be
-/// scheduled after 60 ms.
+/// How long a signal waits for a witness's report, and how long the same signal from the same
+/// sender counts as the same order. timeout(1) takes up to 2 ms between the two, systemd a few µs
+/// for each process of a control group; the rest is for a busy machine, where a witness was seen to
+/// be scheduled after 60 ms.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Most that is remembered of one window; further signals are passed on at once.
+/// Maximum number of signals remembered of one window; further signals are passed on at once.
 const MOST: usize = 64;
 
-/// The signals that ask for something once: held back until it is known whom they have reached.
+/// Signals that request one action each. They are held back until it is known which processes they
+/// have reached.
 pub const COUNTED: [Signal; 6] = [
     Signal::TERM,
     Signal::INT,
@@ -35,7 +35,7 @@ pub const COUNTED: [Signal; 6] = [
     Signal::USR2,
 ];
 
-/// Whom a signal has reached besides this process.
+/// Which processes a signal has reached, besides this one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Reach {
     /// No process of the command.
@@ -46,12 +46,12 @@ pub enum Reach {
     Everywhere,
 }
 
-/// A signal, by whom it was sent: 0 for the kernel.
+/// A signal and its sender; 0 is the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sent {
-    /// Which.
+    /// The signal.
     pub signal: Signal,
-    /// Process id, as far as it can be seen.
+    /// The sender's process id, as far as it is visible.
     pub sender: i32,
 }
 
@@ -62,17 +62,17 @@ struct Seen {
     at: Moment,
 }
 
-/// The signals of the last moment.
+/// The signals of the last window.
 #[derive(Debug, Default)]
 pub struct Deliveries {
     held: VecDeque<Seen>,
-    /// What was received, held or not.
+    /// Received signals, held back or not.
     received: VecDeque<Seen>,
     witnessed: VecDeque<Seen>,
 }
 
 impl Deliveries {
-    /// Whether this is an order to end that was heard already. Else it is remembered.
+    /// Whether this is an order to end that was received already. Otherwise it is remembered.
     pub fn is_repeat(&mut self, sent: Sent, now: Moment) -> bool {
         forget(&mut self.received, now);
         let repeat = sent.signal.ends() && self.received.iter().any(|seen| seen.sent == sent);
@@ -89,7 +89,7 @@ impl Deliveries {
         repeat
     }
 
-    /// Holds a signal back until it is known whom it has reached.
+    /// Holds a signal back until it is known which processes it has reached.
     pub fn hold(&mut self, sent: Sent, now: Moment) {
         forget(&mut self.witnessed, now);
         let words = self
@@ -105,7 +105,7 @@ impl Deliveries {
         });
     }
 
-    /// A witness has got this signal, and so have all of `reach`.
+    /// A witness has received this signal, and so have all processes of `reach`.
     pub fn witnessed(&mut self, sent: Sent, reach: Reach, now: Moment) {
         forget(&mut self.witnessed, now);
         remember(
@@ -121,7 +121,7 @@ impl Deliveries {
         }
     }
 
-    /// The next signal that is not held back any longer.
+    /// The next signal that is no longer held back.
     pub fn next(&mut self, now: Moment) -> Option<(Sent, Reach)> {
         let ready = now >= self.wake() || self.held.len() > MOST;
         ready.then(|| self.take()).flatten()
@@ -132,7 +132,7 @@ impl Deliveries {
         self.held.pop_front().map(|seen| (seen.sent, seen.reach))
     }
 
-    /// When `next` has something to give.
+    /// When `next` returns a signal.
     pub fn wake(&self) -> Moment {
         match self.held.front() {
             None => Moment::NEVER,
@@ -175,7 +175,7 @@ mod tests {
         Moment(Duration::from_millis(milliseconds))
     }
 
-    /// Of a signal received at 0 and witnessed like this: when it is passed on, and with what
+    /// For a signal received at 0 and witnessed like this: when it is passed on, and with what
     /// reach.
     fn passed(words: &[(u64, Sent, Reach)]) -> (u64, Reach) {
         let mut deliveries = Deliveries::default();
@@ -195,17 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_to_this_process_alone_is_passed_on_after_a_moment() {
+    fn signal_to_this_process_only_is_passed_on_after_the_window() {
         assert_eq!(passed(&[]), (100, Reach::Here));
     }
 
     #[test]
-    fn a_signal_to_the_process_group_has_reached_what_is_in_it() {
+    fn signal_to_the_process_group_has_reached_its_members() {
         assert_eq!(passed(&[(2, TERM, Reach::Group)]), (100, Reach::Group));
     }
 
     #[test]
-    fn a_signal_to_the_control_group_has_reached_all() {
+    fn signal_to_the_control_group_has_reached_all() {
         assert_eq!(
             passed(&[(2, TERM, Reach::Everywhere)]),
             (2, Reach::Everywhere)
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn another_signal_or_another_sender_says_nothing() {
+    fn report_of_another_signal_or_sender_is_ignored() {
         let others = [
             Sent { sender: 8, ..TERM },
             Sent {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_witness_may_be_the_first_to_say_so() {
+    fn witness_may_report_before_the_signal_is_received() {
         let mut deliveries = Deliveries::default();
         deliveries.witnessed(TERM, Reach::Everywhere, at(0));
         deliveries.hold(TERM, at(60));
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_order_given_twice_is_one() {
+    fn same_order_sent_twice_counts_once() {
         let mut deliveries = Deliveries::default();
         let mut heard = |sent, millisecond| !deliveries.is_repeat(sent, at(millisecond));
         assert!(heard(TERM, 0));
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_signals_are_bounded() {
         let mut deliveries = Deliveries::default();
         for sender in 0..1000 {
             let sent = Sent { sender, ..TERM };
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_command_ends_the_wait() {
+    fn end_of_the_command_ends_the_wait() {
         let mut deliveries = Deliveries::default();
         deliveries.hold(TERM, at(0));
         assert_eq!(deliveries.take(), Some((TERM, Reach::Here)));

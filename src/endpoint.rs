@@ -1,36 +1,35 @@
-//! One address of a server, with the name that messages call it by. A list of them changes when
-//! names are looked up again, so a connection is asked for by address, never by a position in a
-//! list.
+//! One address of a server, with its name for messages. A list of endpoints changes when names are
+//! looked up again, so a connection is requested by address, never by a position in a list.
 
 use std::net::SocketAddr;
 
-/// Where a server may be reached.
+/// The address of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Endpoint {
-    /// As messages call it: host, port and, where a name has several, address.
+    /// Name for messages: host, port and, if the host has several addresses, the address.
     pub name: String,
-    /// Where to connect to.
+    /// The address to connect to.
     pub address: SocketAddr,
 }
 
-/// What a look-up of names has come to.
+/// The result of a look-up of host names.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Found {
-    /// Where the servers may be reached now. A name that could not be looked up keeps the
-    /// addresses that it had.
+    /// The current addresses of the servers. A host whose look-up failed keeps its previous
+    /// addresses.
     pub endpoints: Vec<Endpoint>,
-    /// Hosts without an address, each with its reason.
+    /// Hosts without an address, each with the reason.
     pub unresolved: Vec<String>,
 }
 
-/// The list that follows `old` after a look-up: addresses that were not known before come first,
-/// since the others have failed. `None`: it has none, or the same as before.
+/// The list that replaces `old` after a look-up. New addresses come first, because the others have
+/// failed. `None` if `found` is empty or unchanged.
 pub fn relisted(old: &[Endpoint], mut found: Vec<Endpoint>) -> Option<Vec<Endpoint>> {
     let is_known = |endpoint: &Endpoint| old.iter().any(|known| known.address == endpoint.address);
     if found.is_empty() || found.len() == old.len() && found.iter().all(is_known) {
         return None;
     }
-    found.sort_by_key(is_known); // stable: otherwise they stay in their order of chance
+    found.sort_by_key(is_known); // stable: the rest keeps its shuffled order
     Some(found)
 }
 
@@ -39,7 +38,7 @@ pub fn position(list: &[Endpoint], address: SocketAddr) -> Option<usize> {
     list.iter().position(|endpoint| endpoint.address == address)
 }
 
-/// One of a name alone, for tests that never look at its address: it is made of the name's port.
+/// An endpoint for tests that never use the address: it is derived from the name's port.
 #[cfg(test)]
 impl From<&str> for Endpoint {
     fn from(name: &str) -> Endpoint {
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_no_other_is_none() {
+    fn unchanged_or_empty_list_is_none() {
         assert_eq!(relisted(&list(&["a", "b"]), list(&["b", "a"])), None);
         assert_eq!(relisted(&list(&["a"]), vec![]), None);
     }
@@ -82,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_itself_whatever_it_is_called() {
+    fn address_is_found_under_any_name() {
         let [old] = &list(&["a"])[..] else {
             unreachable!()
         };

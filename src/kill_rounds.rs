@@ -1,23 +1,21 @@
-//! When a process tree that was sent KILL is sent it again, and when what is left of it is
-//! reported. One pass signals all that /proc shows; a process that was born during the pass, or not
-//! shown, is met by the next. Guard and supervisor count alike. Pure.
+//! When a process tree that was sent KILL is sent KILL again, and when its survivors are reported.
+//! One pass signals all processes that /proc shows; the next pass signals those born during it, or
+//! not shown. Guard and supervisor use the same timing. Pure.
 
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// How long after the first KILL a process that is still there is reported as one that cannot be
-/// killed.
+/// Time after the first KILL until a surviving process is reported as unkillable.
 pub const UNKILLABLE_AFTER: Duration = Duration::from_secs(1);
 
-/// How often it is reported from then on, and the longest pause between two rounds.
+/// Interval of later reports, and the longest pause between two rounds.
 pub const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Pause between the first two rounds; each further one is twice as long. A pass takes about as
-/// long for a hundred processes (30 µs each), so that what is dying already is not signalled over
-/// and over.
+/// Pause between the first two rounds; it doubles with each round. A pass takes about as long for a
+/// hundred processes (30 µs each), so dying processes are not signalled over and over.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
-/// The rounds of one tree.
+/// The state of the rounds of one tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KillRounds {
     next: Moment,
@@ -25,17 +23,17 @@ pub struct KillRounds {
     report: Moment,
 }
 
-/// What is due.
+/// The action that is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Due {
-    /// KILL to all that is left.
+    /// Send KILL to all survivors.
     Kill,
-    /// The same, and a report of what is left.
+    /// The same, and report the survivors.
     Report,
 }
 
 impl KillRounds {
-    /// After a first round at `now`.
+    /// Starts after a first round at `now`.
     pub fn begin(now: Moment) -> KillRounds {
         KillRounds {
             next: now + FIRST_PAUSE,
@@ -44,12 +42,12 @@ impl KillRounds {
         }
     }
 
-    /// When something is due.
+    /// When the next action is due.
     pub fn wake(self) -> Moment {
         self.next.min(self.report)
     }
 
-    /// What is due by now, if anything, and the rounds after it.
+    /// The action that is due at `now`, if any, and the next state.
     pub fn due(self, now: Moment) -> Option<(Due, KillRounds)> {
         if now < self.wake() {
             return None;
@@ -78,7 +76,7 @@ impl KillRounds {
 mod tests {
     use super::*;
 
-    /// When what is due in the first minutes, in milliseconds.
+    /// The actions of the first minutes, with their times in milliseconds.
     fn course() -> Vec<(u128, Due)> {
         let mut rounds = KillRounds::begin(Moment::default());
         let mut course = Vec::new();
@@ -92,14 +90,14 @@ mod tests {
     }
 
     #[test]
-    fn rounds_follow_at_once_and_then_ever_more_seldom() {
+    fn rounds_start_fast_and_slow_down() {
         let kills: Vec<u128> = course().iter().map(|&(at, _)| at).take(9).collect();
         assert_eq!(kills, [5, 15, 35, 75, 155, 315, 635, 1000, 2280]);
         assert!(course().len() < 20);
     }
 
     #[test]
-    fn what_is_left_after_a_second_is_reported_every_minute() {
+    fn survivors_are_reported_after_a_second_and_every_minute() {
         let reports: Vec<u128> = course()
             .iter()
             .filter(|(_, due)| *due == Due::Report)
@@ -109,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_due_before_its_time() {
+    fn nothing_is_due_early() {
         let rounds = KillRounds::begin(Moment::default());
         assert_eq!(
             rounds.due(rounds.wake().before(Duration::from_nanos(1))),

@@ -1,5 +1,5 @@
-//! Signals as numbers and names. Linux numbers them alike on every machine this is built for
-//! (x86_64, aarch64), so pure code needs no libc.
+//! Signals as numbers and names. Linux numbers them alike on all supported machines (x86_64,
+//! aarch64), so pure code needs no libc.
 
 use std::fmt;
 
@@ -23,7 +23,7 @@ signals! {
     CONT 18 STOP 19 TSTP 20 TTIN 21 TTOU 22 URG 23 XCPU 24 XFSZ 25 VTALRM 26 PROF 27 WINCH 28 IO 29 PWR 30 SYS 31
 }
 
-/// The highest number that a real-time signal has.
+/// The highest number of a real-time signal.
 const HIGHEST: i32 = 64;
 
 impl Signal {
@@ -35,7 +35,7 @@ impl Signal {
         )
     }
 
-    /// Reads `15`, `TERM`, `SIGTERM` or `term`.
+    /// Parses `15`, `TERM`, `SIGTERM` or `term`.
     pub fn parse(text: &str) -> Option<Signal> {
         if let Ok(number) = text.parse::<i32>() {
             return (1..=HIGHEST).contains(&number).then_some(Signal(number));
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_is_read_by_number_and_by_name_in_any_case() {
+    fn signal_is_parsed_by_number_and_name_in_any_case() {
         for text in ["15", "TERM", "SIGTERM", "sigterm", "Term"] {
             assert_eq!(Signal::parse(text), Some(Signal::TERM), "{text}");
         }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_shown_by_its_name() {
+    fn signal_is_shown_by_its_name() {
         assert_eq!(Signal::KILL.to_string(), "SIGKILL");
         assert_eq!(Signal(40).to_string(), "signal 40");
     }

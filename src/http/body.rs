@@ -1,25 +1,25 @@
-//! What follows a head, and where it ends.
+//! Message bodies and their framing.
 
 use super::lines::{take_fields, take_line, within};
 use super::malformed::{Malformed, shown};
 
-/// The most digits that the length of a chunk has: more than any body that is read.
+/// Maximum number of digits of a chunk's length; it allows more than the longest body.
 const CHUNK_DIGITS: usize = 8;
 
-/// Where a body ends.
+/// How the end of a body is marked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Framing {
-    /// After so many bytes.
+    /// After this number of bytes.
     Length(usize),
-    /// After a chunk of no length, and fields.
+    /// By an empty chunk, followed by fields.
     Chunked,
-    /// With the connection.
+    /// By the end of the connection.
     ToEnd,
 }
 
 impl Framing {
-    /// The body at the start of `bytes` and how many of them it takes. `closed`: nothing will
-    /// follow them.
+    /// The body at the start of `bytes` and its length on the wire. `closed`: no more bytes will
+    /// arrive.
     pub(super) fn read(
         self,
         bytes: &[u8],
@@ -38,8 +38,8 @@ impl Framing {
     }
 }
 
-/// Takes chunks, the last of which has no length, and the fields after them off the front. The
-/// fields and what chunks are said to be besides their length are not believed.
+/// Takes chunks up to the empty one, and the fields after it, off the front. The fields and the
+/// chunk extensions are ignored.
 fn chunks(from: &mut &[u8], longest: usize) -> Result<Option<Vec<u8>>, Malformed> {
     let mut body = Vec::new();
     while let Some(line) = take_line(from)? {
@@ -64,7 +64,7 @@ fn chunks(from: &mut &[u8], longest: usize) -> Result<Option<Vec<u8>>, Malformed
     Ok(None)
 }
 
-/// Hexadecimal digits only, then nothing or `;` and what we do not know.
+/// Hexadecimal digits only, then nothing or `;` and an extension.
 fn chunk_length(line: &[u8]) -> Result<usize, Malformed> {
     let digits = line.split(|&byte| byte == b';').next().unwrap_or(line);
     let number = str::from_utf8(digits).ok().filter(|text| {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn chunks_are_joined_and_what_is_said_of_them_besides_is_skipped() {
+    fn chunks_are_joined_and_extensions_are_skipped() {
         for (bytes, body) in [
             ("0\r\n\r\n", ""),
             ("3\r\nYES\r\n0\r\n\r\n", "YES"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_is_as_long_as_it_says_in_plain_digits() {
+    fn chunk_length_is_plain_hexadecimal_digits() {
         let length = |found: &str| Malformed::ChunkLength(found.into());
         for (bytes, wrong) in [
             ("\r\n", length("")),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn no_body_is_longer_than_is_read_however_it_is_framed() {
+    fn body_over_the_limit_is_refused_with_any_framing() {
         let [longest, longer] = [LONGEST, LONGEST + 1].map(|length| "x".repeat(length));
         let many = "1\r\nx\r\n".repeat(LONGEST / 6 + 1);
         let extended = format!("1;{longest}");
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_to_the_end_is_whole_when_the_connection_is_closed() {
+    fn body_to_the_end_is_complete_when_the_connection_is_closed() {
         assert_eq!(read(Framing::ToEnd, "YES", false), Ok(None));
         assert_eq!(
             read(Framing::ToEnd, "YES", true),

@@ -1,12 +1,12 @@
-//! The date of a reply, as RFC 9110 (5.6.7) wants it: `Sun, 06 Nov 1994 08:49:37 GMT`.
+//! The date of a reply in the format of RFC 9110 (5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
 
-const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]; // 1970 began with a Thursday
+const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]; // from 1970
 const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
 ];
 const SECONDS_A_DAY: u64 = 86_400;
 
-/// Seconds since 1970 as a date.
+/// Formats seconds since 1970 as a date.
 pub fn date(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / SECONDS_A_DAY, unix_seconds % SECONDS_A_DAY);
     let weekday = WEEKDAYS[usize::try_from(days % 7).expect("below 7")];
@@ -18,8 +18,8 @@ pub fn date(unix_seconds: u64) -> String {
     )
 }
 
-/// Days since 1970 as year, month from 0, and day from 1. Counted in years that begin in March, so
-/// that a leap day is the last of its year.
+/// Converts days since 1970 to year, month (from 0) and day (from 1). The calculation uses years
+/// that begin in March, so that a leap day is the last of its year.
 fn civil(days: u64) -> (u64, usize, u64) {
     let days = days + 719_468; // since 1 March of the year 0
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_written_as_the_standard_has_it() {
+    fn date_has_the_format_of_rfc_9110() {
         for (seconds, expected) in [
             (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
             (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),

@@ -1,21 +1,20 @@
-//! What a message begins with: a start line, which tells requests from replies, and fields.
+//! The head of a message: a start line, which differs between requests and replies, and fields.
 
 use super::body::Framing;
 use super::lines::{Fields, take_fields, take_line};
 use super::malformed::{Malformed, shown};
 
-/// A version that is spoken here.
+/// A supported version.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Version {
     /// A connection is closed after each reply, unless both sides ask to keep it.
     Http10,
-    /// It is kept, unless one side asks to close it.
+    /// A connection is kept, unless one side asks to close it.
     Http11,
 }
 
 impl Version {
-    /// Reads `HTTP/1.1`; later minor versions are read as that. `None` if this names no version at
-    /// all.
+    /// Reads `HTTP/1.1`; later minor versions are read as 1.1. `None` if this is not a version.
     pub(super) fn read(name: &[u8]) -> Option<Result<Version, Malformed>> {
         match name.strip_prefix(b"HTTP/")? {
             b"1.0" => Some(Ok(Version::Http10)),
@@ -25,7 +24,7 @@ impl Version {
         }
     }
 
-    /// As it stands in a start line.
+    /// The name in a start line.
     pub(super) fn name(self) -> &'static str {
         match self {
             Version::Http10 => "HTTP/1.0",
@@ -34,7 +33,7 @@ impl Version {
     }
 }
 
-/// A head; `S` is what its start line says.
+/// A head; `S` is the content of its start line.
 #[derive(Debug)]
 pub(super) struct Head<'a, S> {
     pub(super) start: S,
@@ -42,8 +41,8 @@ pub(super) struct Head<'a, S> {
 }
 
 impl<'a, S> Head<'a, S> {
-    /// Takes a head off the front. What is wrong is told as soon as it can be seen, also in a head
-    /// that is not whole.
+    /// Takes a head off the front. An error is returned as soon as it is visible, even if the head
+    /// is incomplete.
     pub(super) fn take(
         from: &mut &'a [u8],
         start: impl FnOnce(&'a [u8]) -> Result<S, Malformed>,
@@ -55,7 +54,7 @@ impl<'a, S> Head<'a, S> {
         Ok(take_fields(from)?.map(|fields| Head { start, fields }))
     }
 
-    /// All values of the fields of a name.
+    /// All values of the fields with this name.
     fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields
             .iter()
@@ -63,7 +62,7 @@ impl<'a, S> Head<'a, S> {
             .map(|(_, value)| *value)
     }
 
-    /// Whether the connection outlives the message.
+    /// Whether the connection stays open after the message.
     pub(super) fn keep_alive(&self, version: Version) -> bool {
         let says = |word: &str| {
             let mut words = self
@@ -74,7 +73,7 @@ impl<'a, S> Head<'a, S> {
         !says("close") && (version == Version::Http11 || says("keep-alive"))
     }
 
-    /// Where the body ends; `None` if the head does not say.
+    /// How the body is framed; `None` if the head does not specify it.
     pub(super) fn framing(&self, version: Version) -> Result<Option<Framing>, Malformed> {
         let codings: Vec<_> = self.values("transfer-encoding").collect();
         let mut lengths = self.values("content-length");
@@ -92,7 +91,7 @@ impl<'a, S> Head<'a, S> {
     }
 }
 
-/// Digits only. A number that is too large for us is a body that is too long.
+/// Digits only. A number beyond `usize` becomes `usize::MAX`, which exceeds every limit.
 fn length(value: &[u8]) -> Result<Framing, Malformed> {
     let digits = str::from_utf8(value)
         .ok()
@@ -105,7 +104,7 @@ fn length(value: &[u8]) -> Result<Framing, Malformed> {
 mod tests {
     use super::*;
 
-    /// A head of these fields, which is whole.
+    /// A complete head with these fields.
     fn head(fields: &str) -> Result<Head<'_, ()>, Malformed> {
         Head::take(&mut fields.as_bytes(), |_| Ok(())).map(|head| head.expect("it is whole"))
     }
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_a_name_a_colon_and_a_value() {
+    fn field_is_a_name_a_colon_and_a_value() {
         let fields = |text: &'static str| head(text).map(|head| head.fields);
         assert_eq!(
             fields("\r\nA:b\r\nc-D: \t e f \t\r\nG:\r\nh: :\u{e4}\r\n\r\n").unwrap(),
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_does_not_go_on_in_the_next_line() {
+    fn field_does_not_continue_in_the_next_line() {
         assert_eq!(
             head("\r\nA: b\r\n c\r\n\r\n").map(|_| ()),
             Err(Malformed::Field(" c".into()))
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_length() {
+    fn conflicting_lengths_are_refused() {
         let length = |text: &str| Err(Malformed::Length(text.into()));
         let coding = |text: &str| Err(Malformed::Coding(text.into()));
         for (fields, expected) in [
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_kept_by_default_since_1_1() {
+    fn connection_is_kept_by_default_since_1_1() {
         for (fields, [old, new]) in [
             ("Host: h", [false, true]),
             ("Connection: close", [false, false]),
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_one_of_two() {
+    fn only_1_0_and_1_1_are_supported() {
         for (name, version) in [
             ("HTTP/1.0", Some(Ok(Version::Http10))),
             ("HTTP/1.1", Some(Ok(Version::Http11))),

@@ -1,8 +1,8 @@
-//! Lines of a message: a start line, fields, the head of a chunk.
+//! Lines of a message: start lines, fields, chunk heads.
 
 use super::malformed::{Malformed, shown};
 
-/// Names and values, as they came. Their number is bounded by the length of the head.
+/// Names and values, verbatim. The length of the head bounds their number.
 pub(super) type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
 
 /// Takes fields and the empty line after them off the front.
@@ -17,8 +17,8 @@ pub(super) fn take_fields<'a>(from: &mut &'a [u8]) -> Result<Option<Fields<'a>>,
     Ok(None)
 }
 
-/// The name is a token: no space before the colon, and no line that goes on with the value of the
-/// one before.
+/// Splits a field. The name is a token: a space before the colon is refused, and so is a line that
+/// continues the value of the previous one.
 fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let colon = line
         .iter()
@@ -28,8 +28,8 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     Ok((&line[..colon], line[colon + 1..].trim_ascii()))
 }
 
-/// Takes a line off the front, without its end. The first control character must be the end's, tabs
-/// apart.
+/// Takes a line off the front, without its line end. The first control character, except tabs, must
+/// be that of the line end.
 pub(super) fn take_line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Malformed> {
     let Some(end) = from
         .iter()
@@ -48,8 +48,8 @@ pub(super) fn take_line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Mal
     }
 }
 
-/// What `take` finds in the first `longest` bytes, and how much of them it is. All of them without
-/// anything whole among them are too long.
+/// The result of `take` within the first `longest` bytes, and the number of bytes taken. `too_long`
+/// if these bytes do not contain a complete item.
 pub(super) fn within<'a, T>(
     longest: usize,
     too_long: Malformed,
@@ -65,7 +65,7 @@ pub(super) fn within<'a, T>(
     }
 }
 
-/// A method or the name of a field (RFC 9110, 5.6.2).
+/// Whether this is a token: a method or a field name (RFC 9110, 5.6.2).
 pub(super) fn is_token(word: &[u8]) -> bool {
     !word.is_empty()
         && word
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_ends_with_cr_lf_and_nothing_else() {
+    fn line_ends_with_cr_lf_only() {
         for (bytes, line) in [
             ("line\r\nmore", Ok(Some("line"))),
             ("\r\n", Ok(Some(""))),

@@ -1,47 +1,47 @@
-//! What is wrong with bytes that claim to be HTTP, and with which status a server answers them.
+//! Errors in bytes that should be HTTP, and the status code with which a server answers each.
 
 use super::LONGEST_HEAD;
 use std::fmt;
 
-/// The most that is shown of what was found.
+/// Maximum number of bytes shown of the offending text.
 const SHOWN: usize = 60;
 
-/// Why this is no message. What was found is shown escaped and cut, so that it fits in a line of a
-/// log.
+/// Why bytes are not a valid message. The offending text is escaped and cut, so that it fits into a
+/// log line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Malformed {
-    /// The head goes on after [`LONGEST_HEAD`].
+    /// The head is longer than [`LONGEST_HEAD`].
     LongHead,
-    /// The body goes on after so many bytes.
+    /// The body is longer than this number of bytes.
     LongBody(usize),
-    /// A control character in a line. CR and LF are some, where they are not together.
+    /// A control character in a line. CR and LF count if they are not a pair.
     Control(u8),
-    /// A request does not begin with such a line.
+    /// The first line of a request is invalid.
     RequestLine(String),
-    /// A reply does not begin with such a line.
+    /// The first line of a reply is invalid.
     StatusLine(String),
-    /// A version that is not spoken here.
+    /// An unsupported version.
     Version(String),
     /// A line of the head that is not a name and a value.
     Field(String),
-    /// A Content-Length that is no number, or not the only one.
+    /// A Content-Length that is not a number, or conflicts with another.
     Length(String),
-    /// A Content-Length and a Transfer-Encoding.
+    /// Both Content-Length and Transfer-Encoding are present.
     BothLengths,
     /// A Transfer-Encoding in HTTP/1.0, which has none.
     OldCoding,
-    /// A Transfer-Encoding that is not known here.
+    /// An unsupported Transfer-Encoding.
     Coding(String),
     /// A line that is not the length of a chunk.
     ChunkLength(String),
-    /// A chunk that goes on after its length.
+    /// A chunk that is longer than its length.
     ChunkEnd(String),
-    /// The connection was closed before the reply was whole.
+    /// The connection was closed before the reply was complete.
     Cut,
 }
 
 impl Malformed {
-    /// The status that says so to whoever sent it.
+    /// The status code of the server's answer.
     pub fn status(&self) -> u16 {
         match self {
             Malformed::LongBody(_) => 413,
@@ -112,7 +112,7 @@ impl fmt::Display for Malformed {
     }
 }
 
-/// What was found, as it can be shown.
+/// The offending text, escaped and cut.
 pub(super) fn shown(found: &[u8]) -> String {
     let text = found[..found.len().min(SHOWN)].escape_ascii().to_string();
     if found.len() > SHOWN {
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_answered_by_the_status_that_fits() {
+    fn each_error_has_its_status() {
         for (wrong, status) in [
             (Malformed::RequestLine("foo".into()), 400),
             (Malformed::Control(b'\n'), 400),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_fits_in_a_line() {
+    fn offending_text_fits_in_a_line() {
         assert_eq!(
             shown("\"a\\\r\n\u{e4}".as_bytes()),
             "\\\"a\\\\\\r\\n\\xc3\\xa4"

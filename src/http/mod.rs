@@ -1,10 +1,11 @@
 //! HTTP/1.0 and 1.1 (RFC 9110, 9112) without I/O: one grammar for the lock server, which reads
-//! requests and writes replies, and for its client, which does the opposite. Readers are given all
-//! that has arrived, again with each arrival, and say "not yet" until a message is whole.
+//! requests and writes replies, and for its client, which does the opposite. A reader is called
+//! with all bytes received so far, after each arrival, and returns `None` until a message is
+//! complete.
 //!
-//! Strict where two readers of one stream could disagree on where a message ends: lines end with CR
-//! LF and nothing else, a length is digits, and there is one of it. Who ends lines with LF alone is
-//! told so at once; the original let them wait for ever.
+//! Parsing is strict where two readers of one stream could disagree on the end of a message: lines
+//! end with CR LF only, and there is one length, in digits. A client that ends lines with LF alone
+//! gets an error at once; the original program let it wait forever.
 
 mod body;
 pub mod call;
@@ -22,17 +23,16 @@ pub use malformed::Malformed;
 pub use reply::Reply;
 pub use request::{Method, Request, Terms, get};
 
-/// The longest head that is read, together with what may come before it: empty lines, interim
-/// replies. The longest names of host and pool, with every byte encoded, take a fifth of it.
+/// The longest head that is read, including empty lines or interim replies before it. The longest
+/// names of host and pool, with every byte encoded, take a fifth of it.
 pub const LONGEST_HEAD: usize = 8 << 10;
 
-/// The longest body of a request, as it is on the wire. It is skipped: nothing that is asked here
-/// needs one.
+/// The longest body of a request, on the wire. It is skipped: no request of this API needs one.
 pub const LONGEST_REQUEST_BODY: usize = 8 << 10;
 
-/// The longest request that is read: of so many bytes it is known whether they begin with one.
+/// The longest request: this number of bytes always contains a complete request or an error.
 pub const LONGEST_REQUEST: usize = LONGEST_HEAD + LONGEST_REQUEST_BODY;
 
-/// The longest body of a reply, as it is on the wire. The client reads single words; a proxy in
-/// between may have a page to say about an error.
+/// The longest body of a reply, on the wire. The client reads single words; a proxy may send an
+/// error page.
 pub const LONGEST_REPLY_BODY: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! Percent-encoding (RFC 3986), and the pairs of a query as forms and curl write them.
 
-/// Appends `text` so that it stands for nothing but itself in a path, a query or a host; the bytes
-/// of `kept` stay too.
+/// Appends `text` with all bytes encoded that have a meaning in a path, a query or a host, except
+/// the bytes of `kept`.
 pub(super) fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
@@ -12,8 +12,7 @@ pub(super) fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// What was meant. A `%` without two hexadecimal digits after it stands for itself, as in Python's
-/// `unquote`.
+/// Decodes text. A `%` without two hexadecimal digits after it is kept, as in Python's `unquote`.
 pub(super) fn decode(mut text: &[u8]) -> Vec<u8> {
     let mut meant = Vec::with_capacity(text.len());
     while let Some((&first, rest)) = text.split_first() {
@@ -32,8 +31,8 @@ fn hexadecimal(digits: [u8; 2]) -> Option<u8> {
     u8::try_from(high? * 16 + low?).ok()
 }
 
-/// The pairs of a query, decoded, in their order. As Twisted has it: `;` separates like `&`, `+` is
-/// a space, and a name without `=` is nothing.
+/// The pairs of a query, decoded, in their order. The rules are those of Twisted: `;` separates
+/// like `&`, `+` is a space, and a name without `=` is skipped.
 pub(super) fn pairs(query: &[u8]) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> {
     query
         .split(|&byte| byte == b'&' || byte == b';')
@@ -57,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_no_sign_of_the_grammar_and_is_read_back() {
+    fn encoded_text_has_no_reserved_byte_and_decodes_to_itself() {
         for (text, encoded) in [
             ("web-1.example_~", "web-1.example_~"),
             ("a b+c", "a%20b%2Bc"),
@@ -73,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_encoded_stands_for_itself() {
+    fn unencoded_text_decodes_to_itself() {
         for (text, meant) in [
             ("%", "%"),
             ("%4", "%4"),
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_read_as_twisted_reads_it() {
+    fn query_is_parsed_as_twisted_does() {
         let query = b"pool=a+b&host=%2B;pool=c&none&=empty&last=&x=1=2&&po%6fl=d";
         let expected = [
             ("pool", "a b"),

@@ -1,4 +1,4 @@
-//! Replies: what the client reads, and what a server writes.
+//! Replies: the client reads them, the server writes them.
 
 use super::body::Framing;
 use super::head::{Head, Version};
@@ -7,24 +7,24 @@ use super::malformed::{Malformed, shown};
 use super::{LONGEST_HEAD, LONGEST_REPLY_BODY, Terms};
 use std::fmt::Display;
 
-/// What a server answers.
+/// A reply of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reply {
-    /// 200 and its like.
+    /// The status code, e.g. 200.
     pub status: u16,
-    /// The same in words.
+    /// The reason phrase.
     pub reason: String,
     /// Names and values.
     fields: Vec<(String, String)>,
-    /// What it says; without chunks, if there were any.
+    /// The body, with chunks joined.
     pub body: Vec<u8>,
-    /// Whether the connection may outlive it.
+    /// Whether the connection may stay open after it.
     pub keep_alive: bool,
 }
 
 impl Reply {
-    /// The reply to a GET at the start of `bytes` and its length there, interim replies before it
-    /// included. `None`: not yet. `closed`: nothing will follow these bytes.
+    /// The reply to a GET at the start of `bytes` and its length there, including interim replies
+    /// before it. `None`: incomplete. `closed`: no more bytes will arrive.
     pub fn read(bytes: &[u8], closed: bool) -> Result<Option<(Reply, usize)>, Malformed> {
         match Reply::whole(bytes, closed)? {
             None if closed => Err(Malformed::Cut),
@@ -69,7 +69,7 @@ impl Reply {
         )))
     }
 
-    /// The first value of this field, whatever the case of its name.
+    /// The first value of this field; the case of the name is ignored.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.fields
             .iter()
@@ -77,8 +77,8 @@ impl Reply {
             .map(|(_, value)| value.as_str())
     }
 
-    /// All values of this field, joined as RFC 9110 (5.3) lets a proxy join them: where one is
-    /// expected, two are none. `None`: it is not there.
+    /// All values of this field, joined as RFC 9110 (5.3) allows a proxy to join them. A caller
+    /// that expects one value thus rejects two. `None` if the field is missing.
     pub fn combined(&self, name: &str) -> Option<String> {
         let values = self
             .fields
@@ -90,7 +90,7 @@ impl Reply {
             .reduce(|all, value| format!("{all}, {value}"))
     }
 
-    /// A reply to be written.
+    /// Creates a reply.
     pub fn new(status: u16, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
         let fields = vec![("Content-Type".to_owned(), content_type.to_owned())];
         Reply {
@@ -109,8 +109,8 @@ impl Reply {
         self
     }
 
-    /// Tells the sender what is wrong, as plain text: part of it is what was sent. The connection
-    /// ends with it, because nobody knows where the next request would begin.
+    /// A plain text reply that reports an error to the sender, with part of the offending text. The
+    /// connection ends with it, because the start of the next request is unknown.
     pub fn refusing(why: &Malformed) -> Reply {
         Reply {
             keep_alive: false,
@@ -118,7 +118,7 @@ impl Reply {
         }
     }
 
-    /// Appends it, on the terms of the request that it answers, with the date of now.
+    /// Appends the reply on the terms of its request, with this date.
     pub fn write(&self, terms: Terms, date: &str, out: &mut Vec<u8>) {
         let fields: String = self
             .fields
@@ -136,7 +136,7 @@ impl Reply {
             &self.reason,
             self.body.len(),
         );
-        // No cache in between may give one host the answer to another.
+        // Prevents a cache from giving one host the answer to another.
         let own = format!(
             "Date: {date}\r\nCache-Control: no-store\r\nContent-Length: {length}\r\n{connection}"
         );
@@ -149,7 +149,7 @@ impl Reply {
     }
 }
 
-/// What a status line says.
+/// The content of a status line.
 #[derive(Debug)]
 struct StatusLine<'a> {
     version: Version,
@@ -167,8 +167,7 @@ fn final_head<'a>(from: &mut &'a [u8]) -> Result<Option<Head<'a, StatusLine<'a>>
     Ok(None)
 }
 
-/// A version, a number of three digits, and words that may be missing, with the space before them
-/// too.
+/// A version, a number of three digits, and an optional reason phrase, whose space is optional too.
 fn status_line(line: &[u8]) -> Result<StatusLine<'_>, Malformed> {
     let malformed = || Malformed::StatusLine(shown(line));
     let mut words = line.splitn(3, |&byte| byte == b' ');
@@ -199,7 +198,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The words of those that a server here has to say.
+/// The reason phrases of the status codes that the server uses.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -223,7 +222,7 @@ mod tests {
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     use crate::http::malformed::Malformed::{Cut, LongHead};
 
-    /// The reply that these bytes are, all of them.
+    /// The reply that consists of all these bytes.
     fn whole(bytes: &str, closed: bool) -> Reply {
         let (reply, length) = Reply::read(bytes.as_bytes(), closed)
             .unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}"))
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_line_is_a_version_a_number_and_words() {
+    fn status_line_is_a_version_a_number_and_a_reason() {
         for (line, status, reason) in [
             ("HTTP/1.1 200 OK", 200, "OK"),
             ("HTTP/1.0 503 Try  again ", 503, "Try  again "),
@@ -278,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_ends_by_its_length_by_its_last_chunk_or_with_the_connection() {
+    fn body_ends_by_length_last_chunk_or_connection_end() {
         for (bytes, closed, keep_alive) in [
             (
                 "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nYES",
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_is_cut_is_none() {
+    fn truncated_reply_is_incomplete_or_an_error() {
         for bytes in [
             "",
             "HTTP/1.1 200 OK\r\n",
@@ -349,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_found_in_any_case_and_the_first_counts() {
+    fn fields_are_found_in_any_case_and_the_first_one_wins() {
         let reply = whole(
             "HTTP/1.1 200 OK\r\nx-lock-TOKEN: 7\r\nX-Lock-Token: 8\r\nContent-Length: 0\r\n\r\n",
             false,
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_is_written_on_the_terms_of_the_request() {
+    fn reply_is_written_on_the_terms_of_the_request() {
         let yes = Reply::new(200, "text/html", "YES").with("X-Lock-Token", 7);
         let fields = "Content-Type: text/html\r\nX-Lock-Token: 7\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nCache-Control: no-store\r\nContent-Length: 3\r\n";
         let of = |version, head_only, keep_alive| Terms {
@@ -406,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_refused_and_the_connection_ends() {
+    fn malformed_request_is_refused_and_the_connection_ends() {
         let mut out = Vec::new();
         Reply::refusing(&LongHead).write(Terms::UNREADABLE, DATE, &mut out);
         let reply = whole(str::from_utf8(&out).unwrap(), false);

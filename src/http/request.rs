@@ -1,4 +1,4 @@
-//! Requests: what a server reads, and the one kind that the client sends.
+//! Requests: the server reads them; the client sends one kind.
 
 use super::body::Framing;
 use super::head::{Head, Version};
@@ -6,11 +6,11 @@ use super::lines::{is_token, within};
 use super::malformed::{Malformed, shown};
 use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
 
-/// Empty lines that a server skips before a request (RFC 9112, 2.2): some clients send one after
-/// the body of the request before.
+/// Number of empty lines that a server skips before a request (RFC 9112, 2.2): some clients send
+/// one after the body of the previous request.
 const EMPTY_LINES: usize = 4;
 
-/// What is to be done. Only GET and HEAD are, here.
+/// A request method. Only GET and HEAD are supported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Method {
@@ -20,37 +20,37 @@ pub enum Method {
     Other,
 }
 
-/// What a client asks.
+/// A request of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// What is to be done.
+    /// The method.
     pub method: Method,
-    /// Decoded; what is not UTF-8 is shown as U+FFFD. Without scheme and host, if they came.
+    /// The path, decoded, without scheme and host. Bytes that are not UTF-8 become U+FFFD.
     pub path: String,
-    /// Whether the path came as it stands here, without escapes: a rule of a proxy for it cannot
-    /// have missed it.
+    /// Whether the path was sent without escapes, so that a proxy's rule for it has applied.
     pub is_literal: bool,
-    /// As it came.
+    /// The query, verbatim.
     query: Vec<u8>,
-    /// Its reply is to be of the same.
+    /// The version, also for the reply.
     pub version: Version,
-    /// Whether the connection is meant to outlive the reply.
+    /// Whether the client wants the connection to stay open after the reply.
     pub keep_alive: bool,
 }
 
-/// How a request is to be answered: all that is kept of it while there is no answer yet.
+/// The facts about a request that its reply depends on: all that is kept of it until it is
+/// answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Terms {
     /// The version of the reply.
     pub version: Version,
-    /// The head of the reply only: it was a HEAD.
+    /// Whether only the head of the reply is sent: the request was a HEAD.
     pub head_only: bool,
-    /// Whether the connection may outlive the reply.
+    /// Whether the connection may stay open after the reply.
     pub keep_alive: bool,
 }
 
 impl Terms {
-    /// For what cannot be read: a whole reply, and the end.
+    /// For an unreadable request: a whole reply, then the connection closes.
     pub const UNREADABLE: Terms = Terms {
         version: Version::Http11,
         head_only: false,
@@ -59,8 +59,8 @@ impl Terms {
 }
 
 impl Request {
-    /// The request at the start of `bytes` and its length there, a body that it brings included.
-    /// `None`: not yet.
+    /// The request at the start of `bytes` and its length there, including a body. `None`:
+    /// incomplete.
     pub fn read(bytes: &[u8]) -> Result<Option<(Request, usize)>, Malformed> {
         let found = within(LONGEST_HEAD, Malformed::LongHead, bytes, |rest| {
             skip_empty_lines(rest);
@@ -91,7 +91,7 @@ impl Request {
         Ok(Some((request, length + body)))
     }
 
-    /// The first value of this name in the query, decoded. It need not be UTF-8.
+    /// The first value of this name in the query, decoded. It may not be UTF-8.
     pub fn parameter(&self, name: &str) -> Option<Vec<u8>> {
         self.parameters()
             .find(|(found, _)| found == name.as_bytes())
@@ -103,7 +103,7 @@ impl Request {
         percent::pairs(&self.query)
     }
 
-    /// How it is to be answered.
+    /// The terms of its reply.
     pub fn terms(&self) -> Terms {
         Terms {
             version: self.version,
@@ -113,8 +113,8 @@ impl Request {
     }
 }
 
-/// A request for `path`, which begins with a slash. `host` is whom it is for, with a port unless
-/// that is 80.
+/// Formats a request for `path`, which begins with a slash. `host` is the target host, with a port
+/// unless that is 80.
 pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool) -> Vec<u8> {
     let mut out = b"GET ".to_vec();
     percent::encode(path, b"/", &mut out);
@@ -126,7 +126,7 @@ pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     percent::encode(host, b":[]", &mut out);
-    // No cache in between may answer in the server's place.
+    // Prevents a cache from answering for the server.
     out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
     if !keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
@@ -141,7 +141,7 @@ fn skip_empty_lines(from: &mut &[u8]) {
     }
 }
 
-/// Three words, one space between two.
+/// Parses three words, separated by one space each.
 fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Malformed> {
     let malformed = || Malformed::RequestLine(shown(line));
     let (method, rest) = split_at_first(line, b' ');
@@ -159,7 +159,7 @@ fn request_line(line: &[u8]) -> Result<(Method, &[u8], Version), Malformed> {
     Ok((method, target, version))
 }
 
-/// A target without the scheme and host that it has when it was meant for a proxy.
+/// Removes scheme and host from a target in the form that is sent to a proxy.
 fn origin(target: &[u8]) -> &[u8] {
     let schemes = [&b"http://"[..], b"https://"];
     let scheme = schemes.into_iter().find(|scheme| {
@@ -176,7 +176,7 @@ fn origin(target: &[u8]) -> &[u8] {
     &rest[path..]
 }
 
-/// What is before the first such byte, and what after it.
+/// Splits at the first `separator`.
 fn split_at_first(bytes: &[u8], separator: u8) -> (&[u8], &[u8]) {
     bytes
         .iter()
@@ -188,7 +188,7 @@ fn split_at_first(bytes: &[u8], separator: u8) -> (&[u8], &[u8]) {
 mod tests {
     use super::*;
 
-    /// The request that these bytes are, all of them.
+    /// The request that consists of all these bytes.
     fn whole(bytes: &str) -> Request {
         let (request, length) = Request::read(bytes.as_bytes())
             .unwrap_or_else(|wrong| panic!("{bytes:?}: {wrong}"))
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_line_is_a_method_a_target_and_a_version() {
+    fn request_line_is_a_method_a_target_and_a_version() {
         for (line, method, path, version) in [
             (
                 "GET /get/?host=h HTTP/1.1",
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_request_line() {
+    fn invalid_request_lines_are_refused() {
         let shown = |line: &str| Malformed::RequestLine(line.into());
         for line in [
             "foo",
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_of_repeated_parameters_counts() {
+    fn first_of_repeated_parameters_wins() {
         let request = whole("GET /get/?pool=a%20b&host=&pool=c&h%6Fst=d&x HTTP/1.1\r\n\r\n");
         assert_eq!(request.parameter("pool").as_deref(), Some(&b"a b"[..]));
         assert_eq!(request.parameter("host").as_deref(), Some(&b""[..]));
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_skipped() {
+    fn request_body_is_skipped() {
         whole("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\na=b");
         whole("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na=b\r\n0\r\n\r\n");
         whole("GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn no_head_is_longer_than_is_read() {
+    fn head_over_the_limit_is_refused() {
         let start = "GET / HTTP/1.1\r\nA: ";
         let head =
             |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_terms_are_those_of_the_request() {
+    fn terms_are_those_of_the_request() {
         let terms = whole("HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").terms();
         assert_eq!(
             terms,
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_asks_is_one_request_whatever_is_in_its_words() {
+    fn client_request_is_one_request_with_any_parameters() {
         let asked = get(
             "/wait/",
             &[("pool", "a b&c=d"), ("host", "h\r\nX: y")],

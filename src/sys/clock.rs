@@ -1,12 +1,12 @@
-//! Clocks: time since boot for deadlines, local time for log lines, and the load average for the
-//! load gate.
+//! Clocks: time since boot for deadlines, local time for log lines, the load average for the load
+//! limit.
 
 use super::check;
 use crate::moment::Moment;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
-/// Time since the host booted, suspend included.
+/// Time since the host booted, including suspend.
 #[expect(
     clippy::missing_panics_doc,
     reason = "no kernel that this runs on makes it panic"
@@ -25,19 +25,19 @@ pub fn since_boot() -> Duration {
     )
 }
 
-/// Now. The loops read it and hand it to the pure code.
+/// The current time. The loops read it and pass it to the pure code.
 pub fn now() -> Moment {
     Moment(since_boot())
 }
 
-/// The number that the kernel gave this boot of the host, as text. `None` without /proc/sys.
+/// The kernel's random id of this boot, as text. `None` without /proc/sys.
 pub fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .ok()
         .map(|id| id.trim_end().to_owned())
 }
 
-/// A duration as the kernel takes it: what is beyond its range is its end.
+/// Converts a duration to a timespec. A duration beyond the kernel's range becomes the largest.
 pub(super) fn timespec(duration: Duration) -> libc::timespec {
     libc::timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -45,7 +45,7 @@ pub(super) fn timespec(duration: Duration) -> libc::timespec {
     }
 }
 
-/// A wall clock's reading in the host's time zone; month and day from 1.
+/// A wall clock reading in the host's time zone; month and day count from 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct LocalTime {
@@ -57,8 +57,8 @@ pub struct LocalTime {
     pub second: i32,
 }
 
-/// Seconds since 1970 as local time. A year that no calendar here can hold shows the first second
-/// of 1970.
+/// Converts seconds since 1970 to local time. A year beyond the range of `tm` gives the first
+/// second of 1970.
 pub fn local_time(unix_seconds: i64) -> LocalTime {
     let mut broken_down = MaybeUninit::uninit();
     // SAFETY: localtime_r(3) reads the seconds and fills the struct; nothing here changes the
@@ -86,8 +86,8 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
     }
 }
 
-/// The one-minute load average, from the file that a container may have its own of (lxcfs). `None`
-/// without /proc.
+/// The one-minute load average. It is read from the file because lxcfs gives a container its own.
+/// `None` without /proc.
 pub fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg")
         .ok()?
@@ -103,13 +103,13 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn a_boot_has_one_number() {
+    fn boot_id_is_a_uuid_and_does_not_change() {
         let id = boot_id().unwrap();
         assert_eq!((id.len(), boot_id()), (36, Some(id)));
     }
 
     #[test]
-    fn time_since_boot_goes_forward_and_is_the_kernels() {
+    fn time_since_boot_is_monotonic_and_matches_proc_uptime() {
         let first = since_boot();
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn local_time_is_what_date_says() {
+    fn local_time_matches_date() {
         for seconds in [0, 951_782_400, 1_700_000_000, 4_102_444_799] {
             let date = Command::new("date")
                 .args(["-d", &format!("@{seconds}"), "+%Y %m %d %H %M %S"])
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_load_average() {
+    fn load_average_is_read() {
         assert!(load_average().unwrap() >= 0.0);
     }
 
     #[test]
-    fn a_duration_beyond_the_kernels_range_is_its_end() {
+    fn duration_beyond_the_kernels_range_is_clamped() {
         assert_eq!(timespec(Duration::MAX).tv_sec, i64::MAX);
     }
 }

@@ -1,4 +1,4 @@
-//! Detaching from terminal and caller.
+//! Detaching from the terminal and the caller.
 
 use super::process::{self, Fork};
 use super::{check, descriptors, entry};
@@ -7,10 +7,10 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Goes on as a process of a new session, without a terminal, in `/`, with /dev/null for stdio and
-/// no other inherited descriptor. The process that was called leaves with 0; an error is told
-/// before that as far as it can be. The umask is left alone: daemon(3)'s zero would make a job's
-/// files world-writable.
+/// Continues in a child process with a new session, without a terminal, in `/`, with /dev/null as
+/// stdio and no other inherited descriptor. The original process exits with 0; errors are returned
+/// before that, as far as possible. The umask stays: daemon(3) sets it to zero, and the command's
+/// files would be world-writable.
 pub fn detach() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null");
     let null = null
@@ -18,7 +18,7 @@ pub fn detach() -> io::Result<()> {
     go_on_in_child()?;
     // SAFETY: setsid(2) touches no memory.
     check(unsafe { libc::setsid() })?;
-    // The leader of a session gets a terminal by opening one; its child does not.
+    // A session leader gets a controlling terminal by opening one; its child does not.
     go_on_in_child()?;
     std::env::set_current_dir("/")?;
     (0..=2).try_for_each(|fd| replace(fd, &null))?;
@@ -34,10 +34,10 @@ fn go_on_in_child() -> io::Result<()> {
     }
 }
 
-/// Makes a stdio descriptor stand for `file`.
+/// Makes a stdio descriptor refer to `file`.
 fn replace(stdio: c_int, file: &File) -> io::Result<()> {
-    // SAFETY: dup2(2) touches no memory, and std lends 0 to 2 to everybody: they stay open, as
-    // something else.
+    // SAFETY: dup2(2) touches no memory. std lends 0 to 2 to all code; they stay open and refer to
+    // another file.
     check(unsafe { libc::dup2(file.as_raw_fd(), stdio) })?;
     Ok(())
 }
@@ -51,7 +51,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn a_daemon_has_its_own_session_the_root_directory_and_no_stdio() {
+    fn daemon_has_its_own_session_root_directory_and_null_stdio() {
         let (ours, theirs) = socket::pair().unwrap();
         check_in_child(|| {
             // SAFETY: getsid(2) touches no memory.

@@ -1,5 +1,5 @@
-//! Descriptors in numbers: closing what a process got from its parent and must not hold (the other
-//! end of a pipe, say, that never ends otherwise), and how many there may be.
+//! Descriptors by number: closing inherited ones that a process must not hold (e.g. the other end
+//! of a pipe, which would never see end of file), and the limit on their number.
 
 use super::{check, entry};
 use std::ffi::{c_int, c_uint};
@@ -8,12 +8,12 @@ use std::{fs, io};
 
 /// The first descriptor that is not stdio.
 const FIRST: c_int = 3;
-/// How far descriptors are tried one by one, where neither `close_range` nor /proc helps. Ours are
-/// low: the kernel gives the lowest free.
+/// Descriptors up to this number are tried one by one if neither `close_range` nor /proc is
+/// available. This program's numbers are low, because the kernel allocates the lowest free one.
 const MOST_TRIED: c_int = 65_536;
 
-/// Closes every descriptor from 3 on that is not listed. For a process just forked, and the
-/// parent's values that own what is closed here must be forgotten in it, not dropped.
+/// Closes every descriptor from 3 on that is not in `keep`. Only for a process that has just been
+/// forked: values that own a closed descriptor must be forgotten there, not dropped.
 pub fn close_from_other_than(keep: &[BorrowedFd]) {
     let mut kept: Vec<c_int> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     kept.sort_unstable();
@@ -43,14 +43,15 @@ fn close_all_that_pass_exec() {
         .for_each(close);
 }
 
-/// Whether an open descriptor goes when a program is executed.
+/// Whether an open descriptor is closed by exec.
 fn is_close_on_exec(fd: c_int) -> bool {
     // SAFETY: fcntl(2) with F_GETFD touches no memory.
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) })
         .is_ok_and(|flags| flags & libc::FD_CLOEXEC != 0)
 }
 
-/// Closes what is between and beyond `kept`, which is sorted. ENOSYS before Linux 5.9.
+/// Closes the gaps between the numbers in `kept`, which is sorted, and everything above. ENOSYS
+/// before Linux 5.9.
 fn close_gaps(kept: &[c_int]) -> io::Result<()> {
     let mut first = FIRST;
     for &fd in kept.iter().filter(|&&fd| fd >= FIRST) {
@@ -63,8 +64,8 @@ fn close_gaps(kept: &[c_int]) -> io::Result<()> {
 }
 
 fn close_range(first: c_int, last: c_int) -> io::Result<()> {
-    // SAFETY: close_range(2) touches no memory. Whose descriptors these were is the contract of
-    // `close_from_other_than`.
+    // SAFETY: close_range(2) touches no memory. `close_from_other_than` documents which descriptors
+    // are closed.
     check(unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -76,11 +77,11 @@ fn close_range(first: c_int, last: c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// What may be open: what /proc lists, else every number up to the limit.
+/// Descriptors that may be open: the listing of /proc, otherwise every number up to the limit.
 fn open_descriptors() -> Box<dyn Iterator<Item = c_int>> {
     match fs::read_dir("/proc/self/fd") {
         Ok(entries) => {
-            // Collected first, for the listing has a descriptor too.
+            // Collected first, because the listing itself uses a descriptor.
             let listed: Vec<c_int> = entries
                 .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
                 .collect();
@@ -90,15 +91,14 @@ fn open_descriptors() -> Box<dyn Iterator<Item = c_int>> {
     }
 }
 
-/// Above the highest number that a descriptor can have here.
+/// The upper bound (exclusive) of descriptor numbers in this process.
 fn limit() -> c_int {
     found_limit().map_or(MOST_TRIED, |limit| {
         c_int::try_from(limit.rlim_cur).map_or(MOST_TRIED, |limit| limit.min(MOST_TRIED))
     })
 }
 
-/// Raises how many descriptors this process may have as far as it may be raised; returns how many
-/// that are.
+/// Raises the soft limit of descriptors to the hard limit and returns the result.
 pub fn raise_limit() -> io::Result<u64> {
     let found = found_limit()?;
     let raised = libc::rlimit {
@@ -108,7 +108,7 @@ pub fn raise_limit() -> io::Result<u64> {
     // SAFETY: setrlimit(2) reads one rlimit.
     match check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) }) {
         Ok(_) => Ok(raised.rlim_cur),
-        Err(_) => Ok(found.rlim_cur), // a hard limit above fs.nr_open, which was lowered since
+        Err(_) => Ok(found.rlim_cur), // the hard limit is above fs.nr_open, which was lowered since
     }
 }
 
@@ -123,8 +123,8 @@ fn found_limit() -> io::Result<libc::rlimit> {
 }
 
 fn close(fd: c_int) {
-    // SAFETY: close(2) touches no memory. Whose descriptor this was is the contract of
-    // `close_from_other_than`.
+    // SAFETY: close(2) touches no memory. `close_from_other_than` documents which descriptors are
+    // closed.
     unsafe { libc::close(fd) };
 }
 
@@ -134,12 +134,12 @@ mod tests {
     use super::*;
     use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
-    /// Opens a descriptor with just this number.
+    /// Opens a descriptor with this number.
     fn open_at(fd: c_int) -> OwnedFd {
-        // SAFETY: dup2(2) touches no memory; in the forked child nobody uses the numbers that the
+        // SAFETY: dup2(2) touches no memory; the forked child uses none of the numbers that the
         // test picks.
         let fd = check(unsafe { libc::dup2(1, fd) }).unwrap();
-        // SAFETY: just made.
+        // SAFETY: dup2 has just made it.
         unsafe { OwnedFd::from_raw_fd(fd) }
     }
 
@@ -149,12 +149,12 @@ mod tests {
     }
 
     #[test]
-    fn only_stdio_and_what_is_kept_stays_open() {
+    fn only_stdio_and_kept_descriptors_stay_open() {
         let close_range = (libc::SYS_close_range, libc::ENOSYS);
         let opening = (libc::SYS_openat, libc::ENOENT);
         for refused in [&[][..], &[close_range], &[close_range, opening]] {
             check_in_child(|| {
-                // Forgotten, for most of them are about to be closed.
+                // Forgotten, because most of them are closed below.
                 let fds = std::mem::ManuallyDrop::new([100, 101, 102, 104, 105].map(open_at));
                 refuse(refused);
                 close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
@@ -172,7 +172,7 @@ mod tests {
     fn inherited_descriptors_are_closed_and_the_programs_own_stay() {
         for refused in [&[][..], &[(libc::SYS_openat, libc::ENOENT)]] {
             check_in_child(|| {
-                // Forgotten, for some are about to be closed.
+                // Forgotten, because some of them are closed below.
                 let _fds = std::mem::ManuallyDrop::new([100, 101, 102, 300].map(open_at));
                 for own in [101, 300] {
                     // SAFETY: fcntl(2) with F_SETFD touches no memory.
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_raised_to_the_hard_one() {
+    fn soft_limit_is_raised_to_the_hard_limit() {
         check_in_child(|| {
             let hard = found_limit().unwrap().rlim_max;
             let low = libc::rlimit {
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_a_sane_number() {
+    fn limit_is_positive_and_bounded() {
         assert!((FIRST..=MOST_TRIED).contains(&limit()));
     }
 }

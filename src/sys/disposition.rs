@@ -1,26 +1,26 @@
-//! What a signal does to this process, as far as exec hands it on: ignored or not.
+//! Signal dispositions of this process that exec preserves: ignored or not.
 
 use crate::signal::Signal;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Dispositions that outlive exec.
+/// A disposition that survives exec.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Disposition {
-    /// The signal's own effect. A handler counts as this, for exec makes it so.
+    /// The default action. A handler counts as this, because exec resets it.
     Default,
-    /// None.
+    /// The signal is ignored.
     Ignored,
 }
 
-/// The disposition of a signal now.
+/// Reads the current disposition of a signal.
 pub(super) fn of(signal: Signal) -> Disposition {
     let mut found = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: sigaction(2) without a new action only fills the old one; where it refuses the
-    // number, the zeros stay.
+    // SAFETY: sigaction(2) without a new action only fills the old one; if it rejects the number,
+    // the zeros stay.
     unsafe { libc::sigaction(signal.0, ptr::null(), found.as_mut_ptr()) };
-    // SAFETY: all zeros are a sigaction too: SIG_DFL, an empty mask, no flags.
+    // SAFETY: all zeros are a valid sigaction: SIG_DFL, an empty mask, no flags.
     let found = unsafe { found.assume_init() };
     if found.sa_sigaction == libc::SIG_IGN {
         Disposition::Ignored
@@ -29,7 +29,7 @@ pub(super) fn of(signal: Signal) -> Disposition {
     }
 }
 
-/// Gives a signal a disposition. Async-signal-safe.
+/// Sets the disposition of a signal. Async-signal-safe.
 pub(super) fn set(signal: Signal, disposition: Disposition) -> io::Result<()> {
     let handler = match disposition {
         Disposition::Default => libc::SIG_DFL,

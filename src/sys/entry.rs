@@ -1,6 +1,6 @@
-//! What this process was started with and is covered up later: Rust's runtime ignores SIGPIPE, and
-//! opens /dev/null where stdin, stdout or stderr are closed; this program ignores SIGXFSZ and opens
-//! descriptors of its own. All is looked at earlier, in `.init_array`, which the C library runs
+//! The state in which this process was started, before it is overwritten: Rust's runtime ignores
+//! SIGPIPE and opens /dev/null on a closed stdin, stdout or stderr; this program ignores SIGXFSZ
+//! and opens descriptors of its own. The state is read in `.init_array`, which the C library runs
 //! before the runtime.
 
 use super::disposition::{self, Disposition};
@@ -13,19 +13,19 @@ static FILE_SIZE_IGNORED: AtomicBool = AtomicBool::new(false);
 static CLOSED: [AtomicBool; STDIO] = [const { AtomicBool::new(false) }; STDIO];
 static INHERITED: AtomicBool = AtomicBool::new(false);
 
-/// How many descriptors are stdio.
+/// Number of stdio descriptors.
 const STDIO: usize = 3;
-/// Descriptors up to this one are looked at. bash numbers process substitutions from 63 downwards;
+/// Descriptors up to this number are checked. bash numbers process substitutions from 63 downwards;
 /// other programs use the lowest free number. The poll is made for stdio in any case, and each
 /// entry adds 12 ns to it: 64 more than stdio cost 0.8 µs, 1,021 more would cost 10 µs.
 const CONTIGUOUS: c_int = 63;
-/// Above that, round numbers that scripts use for their lock files.
+/// Above that, round numbers that scripts use for their lock files are checked.
 const PICKED: [c_int; 2] = [100, 200];
-/// How many are looked at.
+/// Number of checked descriptors.
 const LOOKED_AT: usize = CONTIGUOUS as usize + 1 + PICKED.len();
 
-// SAFETY: the C library calls what it finds in .init_array with arguments that a C function may
-// disregard; `look` is one, and needs nothing that is not set up by then.
+// SAFETY: the C library calls the functions in .init_array with arguments that a C function may
+// ignore; `look` is such a function, and needs nothing that is set up later.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static LOOK: extern "C" fn() = look;
@@ -47,8 +47,8 @@ extern "C" fn look() {
     for (entry, fd) in entries.iter_mut().zip((0..=CONTIGUOUS).chain(PICKED)) {
         entry.fd = fd;
     }
-    // EINVAL if RLIMIT_NOFILE is smaller: then only stdio is looked at, and others are assumed to
-    // be open.
+    // EINVAL if RLIMIT_NOFILE is smaller: then only stdio is checked, and others are assumed to be
+    // open.
     let all = poll(&mut entries);
     if !all {
         poll(&mut entries[..STDIO]);
@@ -61,25 +61,26 @@ extern "C" fn look() {
     INHERITED.store(!all || !others.iter().all(is_closed), Relaxed);
 }
 
-/// Has the kernel mark the entries whose descriptors are closed; whether it has.
+/// Has the kernel mark the entries whose descriptors are closed. Returns whether the call
+/// succeeded.
 fn poll(entries: &mut [libc::pollfd]) -> bool {
     // SAFETY: poll(2) reads and writes that many entries, and with a timeout of zero returns at
     // once.
     unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as libc::nfds_t, 0) >= 0 }
 }
 
-/// Whether there may be inherited descriptors above 2. True only the first time, because the caller
-/// closes them.
+/// Whether inherited descriptors above 2 are possible. True only in the first call, because the
+/// caller closes them.
 pub(super) fn take_inherited() -> bool {
     INHERITED.swap(false, Relaxed)
 }
 
-/// SIGPIPE's disposition as it was on entry.
+/// SIGPIPE's disposition on entry.
 pub(super) fn pipe() -> Disposition {
     found(&PIPE_IGNORED)
 }
 
-/// SIGXFSZ's disposition as it was on entry.
+/// SIGXFSZ's disposition on entry.
 pub(super) fn file_size() -> Disposition {
     found(&FILE_SIZE_IGNORED)
 }
@@ -92,7 +93,7 @@ fn found(ignored: &AtomicBool) -> Disposition {
     }
 }
 
-/// Which of the descriptors 0 to 2 were closed on entry and still stand for closed ones.
+/// The descriptors 0 to 2 that were closed on entry and still hold /dev/null in their place.
 pub(super) fn closed_stdio() -> impl Iterator<Item = c_int> {
     (0..)
         .zip(&CLOSED)
@@ -100,7 +101,7 @@ pub(super) fn closed_stdio() -> impl Iterator<Item = c_int> {
         .map(|(fd, _)| fd)
 }
 
-/// From here on descriptors 0 to 2 are what they should be.
+/// From now on `closed_stdio` is empty: descriptors 0 to 2 have their final files.
 pub(super) fn stdio_is_settled() {
     for closed in &CLOSED {
         closed.store(false, Relaxed);

@@ -1,4 +1,4 @@
-//! epoll(7): waiting for one of very many descriptors. Like [`poll`](super::poll), the one place
+//! epoll(7): waiting on a large number of descriptors. Like [`poll`](super::poll), the only place
 //! where its program sleeps, and where EINTR is handled.
 
 use super::{check, opened};
@@ -7,46 +7,46 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
-/// The most news that one wait brings; what is left comes with the next.
+/// Maximum number of events that one wait returns; the next wait returns the rest.
 const AT_ONCE: usize = 1024;
 
-/// Descriptors to wake up for. One that is closed is taken out by the kernel.
+/// A set of watched descriptors. The kernel removes one that is closed.
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
     news: Vec<libc::epoll_event>,
 }
 
-/// What to wake up for; an error or the end of both directions always does.
+/// The conditions to wake up for. Errors, and the end of both directions, always wake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Interest {
-    /// Something to read, or that there will be no more.
+    /// Data to read, or end of stream.
     Read,
-    /// That there will be no more to read, though there may be something.
+    /// The peer has closed its sending direction, even if data is still unread.
     HangUp,
     /// Room to write.
     Write,
     /// `Read` and `Write`.
     Both,
-    /// Nothing else.
+    /// Errors and the end of both directions only.
     Nothing,
-    /// Nothing else, and that only when it changes.
+    /// The same, edge-triggered: reported only when it changes.
     Change,
 }
 
-/// What there is to say of a descriptor.
+/// One event of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct News {
-    /// That it was added with.
+    /// The key that the descriptor was added with.
     pub key: u64,
-    /// An error, or both directions have ended.
+    /// An error occurred, or both directions have ended.
     pub over: bool,
 }
 
 impl Epoll {
-    /// Without descriptors.
+    /// Creates an empty set.
     pub fn new() -> io::Result<Epoll> {
         // SAFETY: epoll_create1(2) touches no memory.
         let fd = opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
@@ -56,12 +56,12 @@ impl Epoll {
         })
     }
 
-    /// Adds a descriptor, to be known by `key`.
+    /// Adds a descriptor under `key`.
     pub fn add(&self, fd: impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_ADD, &fd, key, interest)
     }
 
-    /// Changes what to wake up for.
+    /// Changes the interest of a descriptor.
     pub fn change(&self, fd: impl AsFd, key: u64, interest: Interest) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_MOD, &fd, key, interest)
     }
@@ -97,17 +97,17 @@ impl Epoll {
         Ok(())
     }
 
-    /// Sleeps until there are news, for `limit` at most, and returns them. There may be none, as
-    /// after a signal: the caller goes round its loop again.
+    /// Sleeps until there are events, for `limit` at most, and returns them. The list may be empty,
+    /// e.g. after a signal: the caller continues its loop.
     pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<News>> {
         self.news.clear();
         let limit = limit.map_or(-1, super::poll::milliseconds);
         let room = c_int::try_from(self.news.capacity()).unwrap_or(c_int::MAX);
-        // SAFETY: epoll_wait(2) writes as many events as there is room for, at most.
+        // SAFETY: epoll_wait(2) writes at most as many events as fit.
         match check(unsafe {
             libc::epoll_wait(self.fd.as_raw_fd(), self.news.as_mut_ptr(), room, limit)
         }) {
-            // SAFETY: so many events have been written.
+            // SAFETY: epoll_wait has written `count` events.
             Ok(count) => unsafe { self.news.set_len(usize::try_from(count).unwrap_or(0)) },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_of_interest_is_news_until_it_is_dealt_with() {
+    fn only_events_of_interest_are_reported_until_handled() {
         let mut epoll = Epoll::new().unwrap();
         let (one, other) = socket::pair().unwrap();
         let something = [News {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_news_whatever_the_interest() {
+    fn end_of_both_directions_is_reported_with_any_interest() {
         for interest in [
             Interest::Nothing,
             Interest::HangUp,

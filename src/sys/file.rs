@@ -1,5 +1,5 @@
-//! Files: locks on them by flock(2), which belongs to the open file, so forked processes hold it
-//! together; and what of them std does not say.
+//! Files: locks by flock(2), and operations that std lacks. An flock belongs to the open file
+//! description, so forked processes share it.
 
 pub use super::descriptors::close_from_other_than;
 
@@ -12,16 +12,16 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// How patiently to lock.
+/// Whether to wait for a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {
-    /// At once or not at all.
+    /// Fail at once if another process holds it.
     Now,
     /// Block until it is free: for a helper process that does nothing else.
     WhenFree,
 }
 
-/// Takes the exclusive lock of a file; false if it is another's.
+/// Takes the exclusive lock of a file; false if another process holds it.
 pub fn lock(file: impl AsFd, how: How) -> io::Result<bool> {
     let operation = match how {
         How::Now => libc::LOCK_EX | libc::LOCK_NB,
@@ -35,23 +35,23 @@ pub fn lock(file: impl AsFd, how: How) -> io::Result<bool> {
     }
 }
 
-/// Gives the lock back, for all processes that share the open file.
+/// Releases the lock, for all processes that share the open file description.
 pub fn unlock(file: impl AsFd) -> io::Result<()> {
     // SAFETY: flock(2) touches no memory.
     check(unsafe { libc::flock(file.as_fd().as_raw_fd(), libc::LOCK_UN) })?;
     Ok(())
 }
 
-/// How a lock file is opened: a pipe, a device or another process's lease on it must not block this
-/// process, nor may a terminal become its own.
+/// Flags for opening a lock file: a pipe, a device or another process's lease on it must not block
+/// this process, and a terminal must not become its controlling terminal.
 const LOCK_FILE: c_int = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
 
-/// Marks a file as in use however old it is: systemd-tmpfiles does not remove a file with the
+/// Marks a file as in use regardless of its age: systemd-tmpfiles does not remove a file with the
 /// sticky bit.
 const IN_USE: u32 = libc::S_ISVTX;
 
-/// Opens a lock file for reading and writing. If it is not there, it is made with this mode,
-/// whatever the umask, and the sticky bit. Never follows a link as the last part of the path.
+/// Opens a lock file for reading and writing. If it does not exist, it is created with this mode,
+/// independent of the umask, and the sticky bit. Never follows a link as the last part of the path.
 pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
     open_or_make(mode, |flags, mode| {
         OpenOptions::new()
@@ -63,7 +63,7 @@ pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
     })
 }
 
-/// The same in an open folder.
+/// The same, relative to an open folder.
 pub fn open_lock_file_in(folder: &Folder, name: &str, mode: u32) -> io::Result<File> {
     open_or_make(mode, |flags, mode| {
         folder
@@ -73,8 +73,8 @@ pub fn open_lock_file_in(folder: &Folder, name: &str, mode: u32) -> io::Result<F
 }
 
 fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io::Result<File> {
-    // First without O_CREAT: fs.protected_regular forbids that on another's file in a sticky
-    // folder, though it be there.
+    // First without O_CREAT: fs.protected_regular forbids O_CREAT on another user's existing file
+    // in a sticky folder.
     match open(LOCK_FILE, 0) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
@@ -82,8 +82,8 @@ fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io:
     let mode = mode | IN_USE;
     match folder::with_whole_modes(|| open(LOCK_FILE | libc::O_CREAT | libc::O_EXCL, mode)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(LOCK_FILE, 0), /* another run was quicker */
-        // Again by descriptor: not every file system takes the sticky bit from open(2), and a
-        // default ACL takes permissions away.
+        // The mode is set again by descriptor: some file systems ignore the sticky bit in open(2),
+        // and a default ACL removes permissions.
         result => result.and_then(|file| {
             file.set_permissions(Permissions::from_mode(mode))
                 .map(|()| file)
@@ -91,14 +91,14 @@ fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io:
     }
 }
 
-/// Whether a file has the mark that keeps cleaners off. A lock file that another program made has
-/// not.
+/// Whether a file has the mark that keeps cleaners off. A lock file made by another program lacks
+/// it.
 pub fn is_marked(found: &Metadata) -> bool {
     found.mode() & IN_USE != 0
 }
 
-/// What is at a path, if it is this open file. A lock on a file that was removed or replaced keeps
-/// no other process out.
+/// The metadata of the path, if the path still refers to this open file. A lock on a file that was
+/// removed or replaced excludes no other process.
 pub fn in_place(file: &File, path: &Path) -> Option<Metadata> {
     let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
     let found = fs::symlink_metadata(path).ok()?;
@@ -107,14 +107,14 @@ pub fn in_place(file: &File, path: &Path) -> Option<Metadata> {
         .then_some(found)
 }
 
-/// The beginning of a file, in one read. For files of /proc: they are short, and do not say how
-/// long they are.
+/// Reads the start of a file in one read. For files of /proc, which are short and do not report
+/// their length.
 pub fn read_start(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]> {
     let length = File::open(path)?.read(buffer)?;
     Ok(&buffer[..length])
 }
 
-/// Opens a file to be read. Never follows a link, and never waits, be it a pipe.
+/// Opens a file for reading. Never follows a link, and never blocks, even on a pipe.
 pub fn open_own(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -122,7 +122,7 @@ pub fn open_own(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether exec may run this file, as far as permissions go.
+/// Whether permissions allow exec to run this file.
 pub fn executable(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else {
         return false;
@@ -131,7 +131,7 @@ pub fn executable(path: &Path) -> bool {
     unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0 }
 }
 
-/// Whose rights this process has; 0 is root.
+/// The effective user id of this process; 0 is root.
 pub fn effective_uid() -> u32 {
     // SAFETY: geteuid(2) touches no memory and cannot fail.
     unsafe { libc::geteuid() }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_one_holders_and_free_after() {
+    fn lock_has_one_holder_and_is_free_after_release() {
         let folder = folder("lock");
         let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock"), 0o600).unwrap());
         assert_eq!(ours.metadata().unwrap().mode() & 0o7777, 0o1600);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_file_is_no_link() {
+    fn lock_file_is_not_opened_through_a_link() {
         let folder = folder("link");
         let link = folder.join("link");
         symlink(folder.join("target"), &link).unwrap();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_there_keeps_its_mode() {
+    fn existing_lock_file_keeps_its_mode() {
         let path = folder("mode");
         let lock = path.join("lock");
         fs::write(&lock, "").unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_does_not_block() {
+    fn pipe_in_place_of_a_lock_file_does_not_block() {
         let path = folder("pipe");
         assert!(
             Command::new("mkfifo")
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_at_its_path_until_it_is_moved_removed_or_replaced() {
+    fn file_is_in_place_until_moved_removed_or_replaced() {
         let path = folder("identity");
         let lock = path.join("lock");
         let file = open_lock_file(&lock, 0o600).unwrap();

@@ -1,5 +1,5 @@
-//! Folders by descriptor. What is opened or made in an open folder is in that very folder, even if
-//! its path leads elsewhere by now.
+//! Folders by descriptor. A file opened or created in an open folder is in that folder, even if its
+//! path leads elsewhere by now.
 
 use super::{check, opened};
 use std::ffi::{CString, OsStr, OsString, c_int};
@@ -10,15 +10,15 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What mkdir(2) makes of a mode: permissions and the sticky bit. The kernel passes the
-/// set-group-ID bit on by itself.
+/// The bits of a mode that mkdir(2) uses: permissions and the sticky bit. The kernel inherits the
+/// set-group-ID bit by itself.
 const FOLDER_MODE: u32 = 0o1777;
 
-/// Longest target of a link: the kernel has no longer paths (PATH_MAX).
+/// Maximum length of a link's target (the kernel's PATH_MAX).
 const LONGEST_LINK: usize = 4096;
 
-/// An open folder. It was opened without the permission to read it, as the folders on the way of a
-/// path are.
+/// An open folder. Opened with O_PATH, so reading it needs no permission, like the intermediate
+/// folders of a path.
 #[derive(Debug)]
 pub struct Folder(File);
 
@@ -32,13 +32,13 @@ impl Folder {
             .map(Folder)
     }
 
-    /// Opens a folder in this one. Anything else is `NotADirectory`, a link to a folder too.
+    /// Opens a subfolder. `NotADirectory` for anything else, including a link to a folder.
     pub fn open(&self, name: &OsStr) -> io::Result<Folder> {
         self.open_entry(name, libc::O_PATH | libc::O_DIRECTORY, 0)
             .map(|fd| Folder(fd.into()))
     }
 
-    /// Opens what is not a folder in this one, or makes a file. Never follows a link.
+    /// Opens an entry that is not a folder, or creates a file. Never follows a link.
     pub(super) fn open_entry(&self, name: &OsStr, flags: c_int, mode: u32) -> io::Result<OwnedFd> {
         let name = CString::new(name.as_bytes())?;
         let flags = flags | libc::O_NOFOLLOW | libc::O_CLOEXEC;
@@ -47,8 +47,7 @@ impl Folder {
         opened(unsafe { libc::openat(self.0.as_raw_fd(), name.as_ptr(), flags, mode) })
     }
 
-    /// Makes a folder in this one; false if there is something of this name. The mode is limited by
-    /// the umask.
+    /// Creates a subfolder; false if the name exists. The umask limits the mode.
     pub fn make(&self, name: &OsStr, mode: u32) -> io::Result<bool> {
         let name = CString::new(name.as_bytes())?;
         // SAFETY: mkdirat(2) reads the name, a C string that outlives the call.
@@ -59,12 +58,12 @@ impl Folder {
         }
     }
 
-    /// Where a link in this folder leads. `InvalidInput` if it is not a link.
+    /// Reads the target of a link. `InvalidInput` if it is not a link.
     pub fn read_link(&self, name: &OsStr) -> io::Result<PathBuf> {
         let name = CString::new(name.as_bytes())?;
         let mut target = vec![0; LONGEST_LINK];
         // SAFETY: readlinkat(2) reads the name, a C string that outlives the call, and writes at
-        // most as many bytes as there is room for.
+        // most as many bytes as fit.
         let length = check(unsafe {
             libc::readlinkat(
                 self.0.as_raw_fd(),
@@ -83,11 +82,11 @@ impl Folder {
     }
 }
 
-/// Does `work` without a umask: what it makes has the whole mode from the first moment, so that no
-/// other user is refused in between.
+/// Runs `work` with umask 0: files get their whole mode at creation, so that no other user is
+/// refused in between.
 pub fn with_whole_modes<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: umask(2) touches no memory and cannot fail. Other threads, if there are any, make no
-    // files meanwhile that must be secret.
+    // SAFETY: umask(2) touches no memory and cannot fail. Other threads, if any, create no secret
+    // files meanwhile.
     let umask = unsafe { libc::umask(0) };
     let result = work();
     // SAFETY: as above.
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_the_same_when_its_path_leads_elsewhere() {
+    fn open_folder_stays_the_same_when_its_path_changes() {
         in_new_folder("moved", |path, folder| {
             assert!(folder.make("below".as_ref(), 0o700).unwrap());
             assert!(
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_read_and_not_followed() {
+    fn link_is_read_and_not_followed() {
         in_new_folder("link-to-folder", |path, folder| {
             symlink("/tmp", path.join("link")).unwrap();
             assert_eq!(
@@ -154,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_umask_counts_unless_the_whole_mode_is_asked_for() {
+    fn umask_applies_except_within_with_whole_modes() {
         in_new_folder("modes", |path, folder| {
             check_in_child(|| {
                 // SAFETY: umask(2) touches no memory and cannot fail.

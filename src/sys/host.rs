@@ -4,16 +4,17 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::mem::zeroed;
 use std::ptr;
 
-/// Linux names have 64 bytes at most; POSIX allows 255.
+/// Linux names have at most 64 bytes; POSIX allows 255.
 const LONGEST: usize = 256;
 
-/// Longest name that the resolver gives, with its NUL (NI_MAXHOST).
+/// Maximum length of a name from the resolver, including its NUL (NI_MAXHOST).
 const LONGEST_FULL: u32 = 1025;
 
-/// The host's name as it calls itself, without any look-up.
+/// The kernel's host name, without a look-up.
 pub fn name() -> String {
     let mut name = [0u8; LONGEST];
-    // SAFETY: gethostname(2) writes one byte less than we have at most, so that a NUL is left.
+    // SAFETY: gethostname(2) writes at most one byte less than the buffer has, so that a NUL is
+    // left.
     unsafe { libc::gethostname(name.as_mut_ptr().cast(), LONGEST - 1) };
     CStr::from_bytes_until_nul(&name).map_or_else(
         |_| String::new(),
@@ -21,9 +22,9 @@ pub fn name() -> String {
     )
 }
 
-/// What name servers call the host of this name, as Python's `gethostbyaddr(name)` has it: the name
-/// of its first address; if that has none, what its own name stands for. `None` if that is nothing.
-/// Blocks for as long as name servers do.
+/// The full name of a host, as Python's `gethostbyaddr(name)` gives it: the name of its first
+/// address; without one, the canonical name. `None` if the look-up fails. Blocks as long as the
+/// name servers do.
 pub fn full_name(name: &str) -> Option<String> {
     let name = CString::new(name).ok()?;
     let found = Found::look_up(&name)?;
@@ -33,18 +34,17 @@ pub fn full_name(name: &str) -> Option<String> {
         .filter(|name| !name.is_empty())
 }
 
-/// What getaddrinfo(3) has found.
+/// The result list of getaddrinfo(3).
 struct Found(*mut libc::addrinfo);
 
 impl Found {
     fn look_up(name: &CStr) -> Option<Found> {
-        // SAFETY: an addrinfo is numbers and pointers, which may be zero.
+        // SAFETY: an addrinfo consists of numbers and pointers, for which zeros are valid.
         let mut wanted: libc::addrinfo = unsafe { zeroed() };
         wanted.ai_flags = libc::AI_CANONNAME;
         wanted.ai_socktype = libc::SOCK_STREAM;
         let mut found = ptr::null_mut();
-        // SAFETY: getaddrinfo(3) reads the name and what is wanted, and on success hands out a
-        // list.
+        // SAFETY: getaddrinfo(3) reads the name and the hints, and on success returns a list.
         let result = unsafe {
             libc::getaddrinfo(
                 name.as_ptr(),
@@ -57,18 +57,18 @@ impl Found {
     }
 
     fn first(&self) -> &libc::addrinfo {
-        // SAFETY: the list is ours until it is dropped, and is not empty.
+        // SAFETY: this value owns the list until it is dropped, and the list is not empty.
         unsafe { &*self.0 }
     }
 
-    /// Of the first address.
+    /// The name of the first address.
     fn name_of_address(&self) -> Option<String> {
         let mut name = [0u8; LONGEST_FULL as usize];
         let (address, length) = (self.first().ai_addr, self.first().ai_addrlen);
         let buffer = name.as_mut_ptr().cast::<c_char>();
         let flags: c_int = libc::NI_NAMEREQD;
-        // SAFETY: getnameinfo(3) reads `length` bytes of the address and writes as many of the name
-        // as there is room for.
+        // SAFETY: getnameinfo(3) reads `length` bytes of the address and writes at most as many
+        // bytes as fit.
         let result = unsafe {
             libc::getnameinfo(
                 address,
@@ -85,15 +85,15 @@ impl Found {
 
     fn canonical_name(&self) -> Option<String> {
         let name = self.first().ai_canonname;
-        // SAFETY: the first of the list has the name, a C string that lives as long as the list, or
-        // null.
+        // SAFETY: the first entry has the canonical name, a C string that lives as long as the
+        // list, or null.
         (!name.is_null()).then(|| text(unsafe { CStr::from_ptr(name) }))
     }
 }
 
 impl Drop for Found {
     fn drop(&mut self) {
-        // SAFETY: the list is that of getaddrinfo(3), and nothing refers to it any more.
+        // SAFETY: getaddrinfo(3) returned the list, and no reference to it is left.
         unsafe { libc::freeaddrinfo(self.0) };
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_is_the_kernels() {
+    fn name_is_the_kernels() {
         assert_eq!(
             name() + "\n",
             std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap()
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_the_name_that_hosts_gives_it_first() {
+    fn full_name_is_the_first_name_in_etc_hosts() {
         let hosts = std::fs::read_to_string("/etc/hosts").unwrap();
         let first = hosts
             .lines()
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_has_no_full_one() {
+    fn name_without_an_address_has_no_full_name() {
         assert_eq!(full_name("no-such-host.invalid"), None);
         assert_eq!(full_name(""), None);
         assert_eq!(full_name("a\0b"), None);

@@ -9,10 +9,10 @@ use std::ffi::c_char;
 use std::iter::once;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
-/// Names the process by its id.
+/// The process, by its id.
 const NAME: &str = "LISTEN_PID";
-/// Names the process by the inode of its pidfd. It is optional, so it is removed: a child would
-/// need three more calls to know its own.
+/// The process, by the inode of its pidfd. The variable is optional, so it is removed: a child
+/// would need three more calls to learn its own inode.
 const NAME_PIDFD: &str = "LISTEN_PIDFDID";
 
 /// Decimal digits of the largest i32.
@@ -25,7 +25,7 @@ pub(super) fn names_us() -> bool {
     env::var(NAME).is_ok_and(|pid| pid.parse() == Ok(process::own_pid().0))
 }
 
-/// Whether this entry of an environment names the process that sockets are for.
+/// Whether this entry of an environment is one of the two variables.
 pub(super) fn is_one(variable: &[u8]) -> bool {
     [NAME, NAME_PIDFD].iter().any(|name| {
         variable
@@ -34,7 +34,7 @@ pub(super) fn is_one(variable: &[u8]) -> bool {
     })
 }
 
-/// `LISTEN_PID` of a process that does not exist yet, with room for its id.
+/// `LISTEN_PID` of a process that does not exist yet, with space for its id.
 pub(super) struct ListenPid([AtomicU8; LENGTH]);
 
 impl ListenPid {
@@ -48,7 +48,7 @@ impl ListenPid {
         self.0.as_ptr().cast()
     }
 
-    /// Writes the id. Async-signal-safe: for the process itself, before exec.
+    /// Writes the id. Async-signal-safe: the process calls it on itself before exec.
     pub(super) fn set(&self, Pid(pid): Pid) {
         let mut digits = [0; DIGITS];
         let (mut rest, mut first) = (pid.unsigned_abs(), DIGITS);
@@ -70,7 +70,7 @@ mod tests {
     use std::ffi::CStr;
 
     #[test]
-    fn the_id_is_written_into_the_variable() {
+    fn id_is_written_into_the_variable() {
         let variable = ListenPid::new();
         for (pid, text) in [
             (i32::MAX, c"LISTEN_PID=2147483647"),
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_variables_are_told_from_others() {
+    fn only_the_two_variables_match() {
         for (variable, is) in [
             ("LISTEN_PID=7", true),
             ("LISTEN_PIDFDID=7", true),

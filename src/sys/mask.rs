@@ -1,4 +1,4 @@
-//! Sets of signals and the signal mask.
+//! Sets of signals, and the signal mask.
 
 use super::check;
 use crate::signal::Signal;
@@ -11,16 +11,16 @@ use std::mem::MaybeUninit;
 pub(super) struct Mask(libc::sigset_t);
 
 impl Mask {
-    /// The set of just these; what is no signal is left out.
+    /// A set of these signals; invalid numbers are skipped.
     pub(super) fn of(signals: impl IntoIterator<Item = Signal>) -> Mask {
         let mut set = MaybeUninit::zeroed();
         // SAFETY: sigemptyset(3) changes the one set.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        // SAFETY: sigemptyset has made it a set; what a C library leaves out, being more than the
-        // kernel has signals for, was zero before.
+        // SAFETY: sigemptyset has initialised it; the part that a C library leaves out, beyond the
+        // kernel's signals, was zero before.
         let mut set = unsafe { set.assume_init() };
         for signal in signals {
-            // SAFETY: sigaddset(3) changes the one set, and refuses a number that is no signal's.
+            // SAFETY: sigaddset(3) changes the one set, and rejects an invalid number.
             unsafe { libc::sigaddset(&raw mut set, signal.0) };
         }
         Mask(set)
@@ -31,25 +31,25 @@ impl Mask {
         &self.0
     }
 
-    /// Blocks these signals too; returns what was blocked before.
+    /// Blocks these signals too; returns the mask before.
     pub(super) fn block(&self) -> io::Result<Mask> {
         self.change(libc::SIG_BLOCK)
     }
 
-    /// Lets these signals through; returns what was blocked before.
+    /// Unblocks these signals; returns the mask before.
     pub(super) fn unblock(&self) -> io::Result<Mask> {
         self.change(libc::SIG_UNBLOCK)
     }
 
-    /// Blocks these signals and no others. Async-signal-safe.
+    /// Sets the mask to these signals; returns the mask before. Async-signal-safe.
     pub(super) fn restore(&self) -> io::Result<Mask> {
         self.change(libc::SIG_SETMASK)
     }
 
     fn change(&self, how: c_int) -> io::Result<Mask> {
         let mut before = Mask::of([]);
-        // SAFETY: sigprocmask(2) reads one set and writes another, and both are there. On Linux it
-        // changes the calling thread's mask.
+        // SAFETY: sigprocmask(2) reads one set and writes another, both valid. On Linux it changes
+        // the calling thread's mask.
         check(unsafe { libc::sigprocmask(how, &raw const self.0, &raw mut before.0) })?;
         Ok(before)
     }

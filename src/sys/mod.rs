@@ -1,6 +1,6 @@
-//! System calls, one small safe function each, and the only unsafe code of the program. Knows
-//! nothing of locks; owes its vocabulary to `signal` and `plan::Status`. Kernels from 3.10 on will
-//! do: what is newer is asked for by number and has a fallback.
+//! System calls, one small safe function each, and the only unsafe code of the program. This layer
+//! knows nothing of locks; it uses the types of `moment`, `signal` and `plan::Status`. It supports
+//! kernels from 3.10 on: newer calls are made by number and have a fallback.
 #![allow(
     unsafe_code,
     reason = "the one room for it: every block is one call, argued from its man page"
@@ -37,7 +37,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// What a system call returned, or why it failed: −1 stands for errno. Allocates nothing.
+/// Converts the result of a system call: −1 becomes the error in errno. Allocates nothing.
 pub fn check<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {
     if result == T::from(-1) {
         Err(io::Error::last_os_error())
@@ -46,14 +46,14 @@ pub fn check<T: PartialEq + From<i8>>(result: T) -> io::Result<T> {
     }
 }
 
-/// Takes hold of the descriptor that a system call has just made for us. Not for any other number.
+/// Takes ownership of a descriptor that a system call has just returned. Not for any other number.
 fn opened(result: c_int) -> io::Result<OwnedFd> {
     let fd = check(result)?;
     // SAFETY: the callers pass the result of a call that opens a descriptor; it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether the kernel is out of something, by a limit or altogether: descriptors, processes,
+/// Whether the kernel has run out of a resource or a limit is reached: descriptors, processes,
 /// memory.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(
@@ -62,17 +62,17 @@ pub fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the kernel does not have a call: too old (ENOSYS), or a sandbox that has never heard of
-/// it (EPERM from an old seccomp profile).
+/// Whether the kernel lacks a call: it is too old (ENOSYS), or the seccomp profile of a sandbox is
+/// too old to know it (EPERM).
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
 
-/// The kernel's words without Rust's number: `connection refused`.
+/// The kernel's message without Rust's error number: `connection refused`.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
-    // Only the first letter: there may be a path in it.
+    // Only the first letter changes: the text may contain a path.
     let (first, rest) = text.split_at_checked(1).unwrap_or((text, ""));
     first.to_lowercase() + rest
 }

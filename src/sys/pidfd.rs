@@ -1,5 +1,5 @@
-//! Descriptors that stand for a process (Linux 5.3): asked for by number, for C libraries and
-//! kernels that do not know them.
+//! Descriptors that refer to a process (Linux 5.3). The calls are made by number, because a C
+//! library may lack them.
 
 use super::process::Pid;
 use super::{check, opened};

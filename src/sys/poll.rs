@@ -1,4 +1,4 @@
-//! poll(2): the one place where a program of this crate sleeps, and the one where EINTR is handled.
+//! poll(2): the only place where a program of this crate sleeps, and where EINTR is handled.
 
 use super::check;
 use std::ffi::c_int;
@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
-/// A descriptor to wake up for, and whether it did.
+/// A descriptor to watch, and whether it is ready.
 #[repr(transparent)]
 #[derive(Debug)]
 pub struct Watched<'a> {
@@ -16,7 +16,7 @@ pub struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    /// Wakes up when there is something to read and, if `write`, when there is room to write.
+    /// Wakes up when data can be read and, if `write`, when data can be written.
     pub fn new(fd: BorrowedFd<'a>, write: bool) -> Watched<'a> {
         let events = if write {
             libc::POLLIN | libc::POLLOUT
@@ -33,14 +33,14 @@ impl<'a> Watched<'a> {
         }
     }
 
-    /// Whether the descriptor has any news, a hang-up or an error too: go and read.
+    /// Whether the descriptor is readable or writable, or has a hang-up or an error.
     pub fn ready(&self) -> bool {
         self.entry.revents != 0
     }
 }
 
-/// Sleeps until one of the descriptors is ready, for `limit` at most. May return early with none
-/// ready, as after a signal: the caller goes round its loop again.
+/// Sleeps until a descriptor is ready, for `limit` at most. May return early with none ready, e.g.
+/// after a signal: the caller continues its loop.
 pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> {
     let count = watched.len() as libc::nfds_t;
     // SAFETY: Watched is a pollfd by layout, and poll(2) reads and writes `count` of them.
@@ -61,7 +61,7 @@ pub fn wait(watched: &mut [Watched], limit: Option<Duration>) -> io::Result<()> 
     }
 }
 
-/// Whether something can be written without waiting.
+/// Whether a write would not block.
 pub fn has_room(fd: impl AsFd) -> bool {
     let fd = fd.as_fd().as_raw_fd();
     let mut entry = libc::pollfd {
@@ -69,7 +69,7 @@ pub fn has_room(fd: impl AsFd) -> bool {
         events: libc::POLLOUT,
         revents: 0,
     };
-    // SAFETY: one pollfd, which poll(2) reads and writes; with a limit of 0 it does not sleep.
+    // SAFETY: poll(2) reads and writes one pollfd; with a limit of 0 it does not sleep.
     check(unsafe { libc::poll(&raw mut entry, 1, 0) }).is_ok() && entry.revents & libc::POLLOUT != 0
 }
 
@@ -85,7 +85,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
-    fn only_what_has_news_is_ready() {
+    fn only_a_descriptor_with_data_is_ready() {
         let (one, other) = socket::pair().unwrap();
         socket::send(&one, b"news").unwrap();
         let mut watched = [
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_up_is_news() {
+    fn hang_up_makes_a_descriptor_ready() {
         let (one, other) = socket::pair().unwrap();
         drop(other);
         let mut watched = [Watched::new(one.as_fd(), false)];
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_rounded_up_and_capped() {
+    fn limit_is_rounded_up_and_capped() {
         for (nanoseconds, expected) in [
             (0, 0),
             (1, 1),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_sleep_ends_with_nothing_ready() {
+    fn interrupted_sleep_ends_with_nothing_ready() {
         extern "C" fn nothing(_: c_int) {}
         check_in_child(|| {
             let (one, _other) = socket::pair().unwrap();

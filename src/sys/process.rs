@@ -1,4 +1,4 @@
-//! Processes: fork, exit, parents, and how children ended.
+//! Processes: fork, exit, parents, and exit statuses of children.
 
 pub use super::title::rename;
 
@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_ulong};
 use std::mem::MaybeUninit;
 use std::{fmt, io};
 
-/// No kernel gives out a larger id: `PID_MAX_LIMIT` of 64-bit Linux.
+/// The largest id that a kernel allocates: `PID_MAX_LIMIT` of 64-bit Linux.
 const LARGEST_PID: i32 = 1 << 22;
 
 /// A process id.
@@ -22,70 +22,69 @@ impl fmt::Display for Pid {
     }
 }
 
-/// Which of the two a fork returned to.
+/// Which of the two processes a fork returned to.
 #[derive(Debug)]
 pub enum Fork {
     /// The new process.
     Child,
-    /// The old one, told the new one's id.
+    /// The old process, with the id of the new one.
     Parent(Pid),
 }
 
-/// Splits this process in two. The programs that fork have one thread, so the child may go on as
-/// any program would.
+/// Forks this process. The programs that fork have one thread, so the child may run any code.
 pub fn fork() -> io::Result<Fork> {
-    // SAFETY: fork(2) touches no memory. In a process of several threads (tests) the child confines
-    // itself to async-signal-safe calls.
+    // SAFETY: fork(2) touches no memory. In a process with several threads (tests) the child only
+    // makes async-signal-safe calls.
     match check(unsafe { libc::fork() })? {
         0 => Ok(Fork::Child),
         pid => Ok(Fork::Parent(Pid(pid))),
     }
 }
 
-/// Ends this process at once: no destructors, no flushing of what the parent has buffered too.
+/// Ends this process at once, without destructors and without flushing buffers, which the parent
+/// holds too.
 pub fn leave(code: u8) -> ! {
     // SAFETY: _exit(2) does not return and touches no memory.
     unsafe { libc::_exit(code.into()) }
 }
 
-/// This process.
+/// The id of this process.
 pub fn own_pid() -> Pid {
     // SAFETY: getpid(2) touches no memory and cannot fail.
     Pid(unsafe { libc::getpid() })
 }
 
-/// The process that gets this one's exit status; 1 or a subreaper once the real one is dead, 0 if
-/// it is outside our namespace.
+/// The process that receives this one's exit status. 1 or a subreaper if the original parent is
+/// dead; 0 if it is outside this process namespace.
 pub fn parent_pid() -> Pid {
     // SAFETY: getppid(2) touches no memory and cannot fail.
     Pid(unsafe { libc::getppid() })
 }
 
-/// Makes this process the leader of a session of its own, and with it of a process group; it has no
-/// terminal then.
+/// Makes this process the leader of a new session and process group, without a terminal.
 pub fn own_session() -> io::Result<()> {
     // SAFETY: setsid(2) touches no memory.
     check(unsafe { libc::setsid() })?;
     Ok(())
 }
 
-/// Makes this process the leader of a process group of its own. It cannot fail for one that has
-/// just been forked. Async-signal-safe.
+/// Makes this process the leader of a new process group. It cannot fail in a process that has just
+/// been forked. Async-signal-safe.
 pub fn own_group() {
     // SAFETY: setpgid(2) touches no memory.
     unsafe { libc::setpgid(0, 0) };
 }
 
-/// Makes orphans among our descendants our children, instead of init's.
+/// Makes orphaned descendants children of this process, not of init.
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: prctl(2) with PR_SET_CHILD_SUBREAPER takes one unsigned long and touches no memory.
     check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1 as c_ulong) })?;
     Ok(())
 }
 
-/// Has the kernel send us `signal` when the thread that forked us ends. ESRCH if `parent`, which
-/// forked us, has gone already. Async-signal-safe. A forked process begins without, so `None` has
-/// nothing to do.
+/// Has the kernel send `signal` to this process when the thread that forked it ends. ESRCH if
+/// `parent`, which forked it, has ended already. Async-signal-safe. A forked process starts without
+/// such a signal, so `None` makes no call.
 pub fn die_with_parent(signal: Option<Signal>, parent: Pid) -> io::Result<()> {
     let Some(signal) = signal else { return Ok(()) };
     // SAFETY: prctl(2) with PR_SET_PDEATHSIG takes one unsigned long and touches no memory.
@@ -95,7 +94,7 @@ pub fn die_with_parent(signal: Option<Signal>, parent: Pid) -> io::Result<()> {
             c_ulong::from(signal.0.cast_unsigned()),
         )
     })?;
-    // It may have died between fork and prctl; then no signal will ever come.
+    // The parent may have died between fork and prctl; then no signal is ever sent.
     if parent_pid() == parent {
         Ok(())
     } else {
@@ -103,18 +102,18 @@ pub fn die_with_parent(signal: Option<Signal>, parent: Pid) -> io::Result<()> {
     }
 }
 
-/// What there is to hear of children.
+/// State of the children.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reap {
-    /// This one ended so, and its id is free for another.
+    /// This child ended with this status. Its id is free for reuse.
     Ended(Pid, Status),
     /// There are children, and none has ended.
     Running,
-    /// There are none.
+    /// There are no children.
     NoChildren,
 }
 
-/// Buries one child that has ended, without waiting for any. One that is merely stopped is running.
+/// Reaps one child that has ended, without waiting. A stopped child counts as running.
 pub fn reap() -> Reap {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one int.
@@ -125,9 +124,9 @@ pub fn reap() -> Reap {
     }
 }
 
-/// Our children that are alive, where /proc does not show them: found by asking the kernel for each
-/// id whether it is a child of ours. First the ids given out since this process started (a few
-/// milliseconds for 32,768 of them); only if none of those is a living child, all ids.
+/// Living children of this process, for use without /proc: asks the kernel for each id whether it
+/// is a child. First the ids allocated since this process started (a few milliseconds for 32,768 of
+/// them); all ids only if none of those is a living child.
 pub fn children_by_number() -> Vec<Pid> {
     let (own, newest) = (own_pid().0, newest_pid().unwrap_or(LARGEST_PID));
     let recent = if own < newest {
@@ -146,7 +145,7 @@ fn living_children(ids: impl Iterator<Item = i32>) -> Vec<Pid> {
     ids.map(Pid).filter(|&pid| is_living_child(pid)).collect()
 }
 
-/// The id that the kernel gave out last: that of a child that ends at once.
+/// The id that the kernel allocated last, from a child that exits at once.
 fn newest_pid() -> io::Result<i32> {
     match fork()? {
         Fork::Child => leave(0),
@@ -155,7 +154,7 @@ fn newest_pid() -> io::Result<i32> {
 }
 
 fn is_living_child(pid: Pid) -> bool {
-    // SAFETY: siginfo_t is plain data, for which zeros are fine.
+    // SAFETY: siginfo_t is plain data, for which zeros are valid.
     let mut ended: libc::siginfo_t = unsafe { MaybeUninit::zeroed().assume_init() };
     let id = pid.0.cast_unsigned();
     // SAFETY: waitid(2) writes one siginfo_t. WNOWAIT leaves the child to be reaped.
@@ -171,7 +170,7 @@ fn is_living_child(pid: Pid) -> bool {
     found && unsafe { ended.si_pid() } == 0
 }
 
-/// Waits until a child ends, and buries it.
+/// Waits until a child ends, and reaps it.
 pub fn wait(child: Pid) -> io::Result<Status> {
     let mut status = 0;
     // SAFETY: waitpid(2) writes one int.
@@ -179,7 +178,7 @@ pub fn wait(child: Pid) -> io::Result<Status> {
     Ok(decode(status))
 }
 
-/// The end of a process, from waitpid without WUNTRACED: an exit or a signal.
+/// Decodes a status of waitpid without WUNTRACED: an exit or a signal.
 fn decode(status: c_int) -> Status {
     if libc::WIFSIGNALED(status) {
         Status::Killed(Signal(libc::WTERMSIG(status)))
@@ -188,7 +187,7 @@ fn decode(status: c_int) -> Status {
     }
 }
 
-/// Sends a signal to one process. Ids that kill(2) takes for groups are nobody's: ESRCH.
+/// Sends a signal to one process. ESRCH for ids that kill(2) takes for groups.
 pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     if pid.0 <= 0 {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -198,12 +197,12 @@ pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether there is a process of this id, a zombie included; it need not be ours.
+/// Whether a process with this id exists, a zombie included; it need not be a child.
 pub fn exists(pid: Pid) -> bool {
     kill(pid, Signal(0)).map_or_else(|error| error.raw_os_error() == Some(libc::EPERM), |()| true)
 }
 
-/// Sends a signal to the process group that `leader` has made for itself, if it has.
+/// Sends a signal to the process group of `leader`, if it has made one.
 pub fn kill_group(leader: Pid, signal: Signal) -> io::Result<()> {
     if leader.0 <= 1 {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
@@ -224,14 +223,14 @@ mod tests {
     const ANY: Pid = Pid(-1);
 
     #[test]
-    fn every_exit_code_comes_through() {
+    fn every_exit_code_is_decoded() {
         for code in 0..=255 {
             assert_eq!(in_child(|| leave(code)), Status::Exited(code));
         }
     }
 
     #[test]
-    fn children_are_reaped_one_by_one() {
+    fn children_are_reaped_one_at_a_time() {
         check_in_child(|| {
             assert_eq!(reap(), Reap::NoChildren);
             let (ours, theirs) = socket::pair().unwrap();
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subreaper_inherits_orphans() {
+    fn subreaper_adopts_orphans() {
         check_in_child(|| {
             become_subreaper().unwrap();
             if let Fork::Child = fork().unwrap() {
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_dies_with_its_parent() {
+    fn process_dies_with_its_parent() {
         let (ours, theirs) = socket::pair().unwrap();
         check_in_child(|| {
             let parent = own_pid();
@@ -315,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_that_has_gone_is_told() {
+    fn parent_that_has_ended_is_an_error() {
         check_in_child(|| {
             let other = Pid(parent_pid().0 + 1);
             assert_eq!(
@@ -329,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_never_killed_by_mistake() {
+    fn group_ids_are_refused() {
         for id in [0, -1, i32::MIN] {
             assert_eq!(
                 kill(Pid(id), Signal::CONT).unwrap_err().raw_os_error(),

@@ -1,5 +1,5 @@
-//! Random bytes, for a uuid and to shuffle hosts. Not for secrets: where the kernel gives none,
-//! time and process id must do.
+//! Random bytes, for a uuid and to shuffle hosts. Not for secrets: if the kernel has none, they are
+//! derived from time and process id.
 
 use super::{check, clock, process};
 use std::fs::File;
@@ -7,7 +7,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::time::SystemTime;
 
-/// So many random bytes, 256 at most: more than that getrandom(2) may cut short.
+/// Returns N random bytes. N is 256 at most, because getrandom(2) may return fewer bytes of a
+/// larger request.
 pub fn bytes<const N: usize>() -> [u8; N] {
     const { assert!(N <= 256) };
     from_kernel()
@@ -18,8 +19,8 @@ pub fn bytes<const N: usize>() -> [u8; N] {
 /// ENOSYS before Linux 3.17, EAGAIN early in the boot.
 fn from_kernel<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    // SAFETY: getrandom(2) writes N bytes at most, and all of them when N is 256 at most and it
-    // does not fail.
+    // SAFETY: getrandom(2) writes at most N bytes, and all of them if it succeeds and N is 256 at
+    // most.
     check(unsafe {
         libc::syscall(
             libc::SYS_getrandom,
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_source_gives_other_bytes_each_time() {
+    fn each_source_gives_different_bytes_each_time() {
         let sources: [fn() -> io::Result<[u8; 16]>; 4] =
             [from_kernel, from_device, || Ok(from_time()), || Ok(bytes())];
         for source in sources {
@@ -61,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_getrandom_gives_random_bytes() {
+    fn bytes_are_random_without_getrandom() {
         check_in_child(|| {
             refuse(&[(libc::SYS_getrandom, libc::ENOSYS)]);
             assert!(from_kernel::<16>().is_err());

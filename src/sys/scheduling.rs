@@ -1,21 +1,21 @@
-//! Which processes the kernel runs first.
+//! Scheduling priority of processes.
 
 use super::check;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// The lowest of the real-time priorities: ahead of every ordinary process, and of nothing else.
+/// The lowest real-time priority: it precedes every ordinary process, and no real-time one.
 const LOWEST: libc::c_int = 1;
 
-/// Lets this process run ahead of all ordinary ones, and not those that it forks. EPERM without
-/// `CAP_SYS_NICE`, unless `RLIMIT_RTPRIO` allows it, or in a control group that has no real-time
-/// budget.
+/// Makes this process run before all ordinary ones; processes that it forks do not inherit this.
+/// EPERM without `CAP_SYS_NICE`, unless `RLIMIT_RTPRIO` allows it, or in a control group without a
+/// real-time budget.
 pub fn run_ahead() -> io::Result<()> {
-    // SAFETY: sched_param is plain data, for which zeros are fine.
+    // SAFETY: sched_param is plain data, for which zeros are valid.
     let mut parameters: libc::sched_param = unsafe { MaybeUninit::zeroed().assume_init() };
     parameters.sched_priority = LOWEST;
-    // By number: musl's own wrapper answers ENOSYS.
-    // SAFETY: sched_setscheduler(2) reads the parameters, which are there.
+    // By number: musl's own wrapper returns ENOSYS. SAFETY: sched_setscheduler(2) reads the
+    // parameters, which are valid.
     check(unsafe {
         libc::syscall(
             libc::SYS_sched_setscheduler,
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_may_runs_ahead_and_its_children_do_not() {
+    fn permitted_process_runs_ahead_and_its_children_do_not() {
         check_in_child(|| {
             if run_ahead().is_err() {
                 return assert_eq!(policy(), libc::SCHED_OTHER, "not root");
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_may_not_goes_on_as_it_was() {
+    fn unpermitted_process_keeps_its_policy() {
         check_in_child(|| {
             refuse(&[(libc::SYS_sched_setscheduler, libc::EPERM)]);
             assert_eq!(run_ahead().unwrap_err().raw_os_error(), Some(libc::EPERM));

@@ -1,5 +1,5 @@
-//! Signals as news to read: blocked, and taken from a signalfd together with who sent them. What
-//! was ignored on entry stays ignored.
+//! Signals read from a signalfd, with their sender. They are blocked. Signals that were ignored on
+//! entry stay ignored.
 
 use super::disposition::{self, Disposition};
 use super::inherited::Inherited;
@@ -14,8 +14,8 @@ use std::io::{self, Read};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What a program that supervises a command wants to hear of besides its end: what it forwards, and
-/// what stops it.
+/// The signals that a supervisor of a command reads, besides SIGCHLD: those that it forwards, and
+/// those that stop it.
 const HEARD: [Signal; 9] = [
     Signal::TERM,
     Signal::INT,
@@ -28,29 +28,29 @@ const HEARD: [Signal; 9] = [
     Signal::CONT,
 ];
 
-/// What else must not end or stop a process that has the terminal of others.
+/// Further signals that must not end or stop a background process of another's terminal.
 const FROM_TERMINAL_AND_PIPES: [Signal; 3] = [Signal::TTIN, Signal::TTOU, Signal::PIPE];
 
-/// The signals of this process, to be read one by one.
+/// The signals of this process, read one by one.
 #[derive(Debug)]
 pub struct Signals {
     file: File,
     inherited: Inherited,
 }
 
-/// One signal, and where it came from.
+/// One received signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Received {
-    /// Which.
+    /// The signal.
     pub signal: Signal,
-    /// Whether the kernel sent it, as for a key typed at the terminal.
+    /// Whether the kernel sent it, e.g. for a key typed at the terminal.
     pub from_terminal: bool,
-    /// Process that sent it; 0 if none did, or none that this process can see.
+    /// The sending process; 0 if the kernel sent it, or if the sender is not visible.
     pub sender: i32,
 }
 
 impl Received {
-    /// What was sent by whom.
+    /// The signal and its sender.
     pub fn sent(&self) -> Sent {
         Sent {
             signal: self.signal,
@@ -60,13 +60,13 @@ impl Received {
 }
 
 impl Signals {
-    /// Blocks all that is to be heard and is not ignored, and SIGCHLD in any case. Once, before the
+    /// Blocks all of `HEARD` that is not ignored, and SIGCHLD in any case. Called once, before the
     /// first fork.
     pub fn take() -> io::Result<Signals> {
         Signals::hear(&HEARD)
     }
 
-    /// The same with these signals only: for a program without a command.
+    /// The same with these signals only, for a program without a command.
     pub fn hear(signals: &[Signal]) -> io::Result<Signals> {
         let heard = signals
             .iter()
@@ -90,14 +90,14 @@ impl Signals {
         })
     }
 
-    /// For the guard, after fork: the ends of children are heard, and signals as by a witness. The
-    /// command is still handed what was found on entry.
+    /// For the guard, after fork: reads SIGCHLD, and signals as a witness does. A command still
+    /// inherits the state on entry.
     pub fn guard(&self) -> io::Result<Signals> {
         self.witness_and(&[Signal::CHLD])
     }
 
-    /// For a process that only says what it was sent, after fork: nothing that can be blocked
-    /// disturbs it.
+    /// For a process that only reports the signals it gets, after fork: every signal that can be
+    /// blocked is blocked.
     pub fn witness(&self) -> io::Result<Signals> {
         self.witness_and(&[])
     }
@@ -110,12 +110,12 @@ impl Signals {
         })
     }
 
-    /// To be watched for reading.
+    /// The descriptor to watch for reading.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// The next signal that has come, if any.
+    /// The next received signal, if any.
     pub fn next(&self) -> Option<Received> {
         type Record = libc::signalfd_siginfo;
         let mut record = [0; size_of::<Record>()];
@@ -130,48 +130,48 @@ impl Signals {
         })
     }
 
-    /// What a command is to be handed.
+    /// The state for a command.
     pub fn inherited(&self) -> Inherited {
         self.inherited
     }
 }
 
-/// A signalfd of these signals.
+/// Opens a signalfd for these signals.
 fn readable(mask: &Mask) -> io::Result<File> {
     // SAFETY: signalfd(2) reads the one set; −1 asks for a new descriptor.
     opened(unsafe { libc::signalfd(-1, mask.as_raw(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) })
         .map(File::from)
 }
 
-/// From now on a file that must not grow (RLIMIT_FSIZE) is an error of the write and not our death.
+/// Turns exceeding RLIMIT_FSIZE into an error of write(2); by default its signal kills the process.
 pub fn survive_file_limit() {
-    // It cannot fail: the signal is one that can be ignored.
+    // It cannot fail: this signal can be ignored.
     let _ = disposition::set(Signal::XFSZ, Disposition::Ignored);
 }
 
-/// Lets `signal`, one that stops, stop this process as if it had never been blocked; returns when
-/// somebody has continued it.
+/// Stops this process by `signal`, a stop signal, as if it had never been blocked. Returns after
+/// SIGCONT.
 pub fn stop_self(signal: Signal) -> io::Result<()> {
     let found = deliver(signal)?;
     found.restore()?;
     Ok(())
 }
 
-/// Ends this process by `signal`, so that its parent sees how; without a core dump, which would be
-/// of the wrong program. By exit code where the signal does not end a process.
+/// Ends this process by `signal`, so that its parent sees the signal; without a core dump, which
+/// would be of the wrong program. Exits with a code if the signal does not end a process.
 pub fn die_of(signal: Signal) -> ! {
     // SAFETY: prctl(2) with PR_SET_DUMPABLE takes one number and touches no memory. Unlike
-    // RLIMIT_CORE it also binds a core_pattern that pipes.
+    // RLIMIT_CORE it also applies to a core_pattern that pipes.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0 as c_ulong) };
-    // Whatever fails of this, the exit code is left.
+    // If any of this fails, the exit code remains.
     let _ = disposition::set(signal, Disposition::Default);
     let _ = deliver(signal);
     process::leave(Status::Killed(signal).code())
 }
 
-/// Sends this process a signal and lets it through; returns the mask before.
+/// Sends this process a signal and unblocks it; returns the mask before.
 fn deliver(signal: Signal) -> io::Result<Mask> {
-    // SAFETY: raise(3) touches no memory; no handler of ours can run.
+    // SAFETY: raise(3) touches no memory; no handler is installed.
     check(unsafe { libc::raise(signal.0) })?;
     Mask::of([signal]).unblock()
 }
@@ -184,7 +184,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn a_signal_is_read_with_its_sender() {
+    fn signal_is_read_with_its_sender() {
         check_in_child(|| {
             let signals = Signals::take().unwrap();
             for signal in HEARD {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_ignored_stays_ignored_save_the_end_of_a_child() {
+    fn ignored_signals_stay_ignored_except_sigchld() {
         check_in_child(|| {
             for signal in [Signal::HUP, Signal::CHLD] {
                 disposition::set(signal, Disposition::Ignored).unwrap();
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn guard_and_witness_hear_what_they_were_sent_and_survive_it() {
+    fn guard_and_witness_read_their_signals_and_survive() {
         type Other = fn(&Signals) -> io::Result<Signals>;
         for (other, expected) in [
             (Signals::guard as Other, &[Signal::CHLD][..]),
@@ -246,8 +246,9 @@ mod tests {
     }
 
     #[test]
-    fn death_by_a_signal_is_seen_as_such() {
-        // Their own effect is to stop or to do nothing; 32 to 34 belong to the C library.
+    fn parent_sees_death_by_signal() {
+        // Their default action is to stop the process or to do nothing; 32 to 34 belong to the C
+        // library.
         let stop = [Signal::STOP, Signal::TSTP, Signal::TTIN, Signal::TTOU];
         let harmless = [Signal::CHLD, Signal::CONT, Signal::URG, Signal::WINCH];
         for signal in (1..=31)
@@ -270,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_is_seen_as_such_and_can_be_continued() {
+    fn parent_sees_a_stop_and_can_continue_it() {
         check_in_child(|| {
-            // A group whose parent is in another group of its session: else TSTP has no effect.
-            // SAFETY: setsid(2) touches no memory.
+            // In a group whose parent is in another group of the same session; otherwise TSTP has
+            // no effect. SAFETY: setsid(2) touches no memory.
             check(unsafe { libc::setsid() }).unwrap();
             let Fork::Parent(child) = fork().unwrap() else {
                 // A group, not a session: the kernel does not let TSTP stop an orphaned group.
@@ -298,7 +299,7 @@ mod tests {
         });
     }
 
-    /// Waits until a child is stopped; returns by what.
+    /// Waits until a child is stopped; returns the stop signal.
     fn stopped(child: Pid) -> Signal {
         let mut status = 0;
         // SAFETY: waitpid(2) writes one int.

@@ -1,5 +1,5 @@
-//! Sockets that std does not make: a pair that keeps messages whole, and a TCP connection that is
-//! waited for in poll.
+//! Sockets that std does not make: a pair that preserves message boundaries, and non-blocking TCP
+//! connects.
 
 use super::{check, opened};
 use std::ffi::c_int;
@@ -7,8 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-/// Two ends of a line of messages between processes: what is sent in one piece is received in one
-/// piece.
+/// A connected pair of sockets between processes. Message boundaries are preserved.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut ends = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
@@ -18,7 +17,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((one?, other?))
 }
 
-/// Sends one message. EAGAIN if the line is full, EPIPE, and no signal, if the other end is closed.
+/// Sends one message. EAGAIN if the buffer is full; EPIPE, without a signal, if the other end is
+/// closed.
 pub fn send(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: send(2) reads as many bytes as the slice has.
@@ -33,17 +33,17 @@ pub fn send(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives one message; what does not fit is lost. Zero: the other end is closed. EAGAIN: nothing
-/// has come.
+/// Receives one message, truncated to the buffer. Zero: the other end is closed. EAGAIN: no message
+/// is waiting.
 pub fn receive(socket: impl AsFd, message: &mut [u8]) -> io::Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: recv(2) writes as many bytes as the slice has, at most.
+    // SAFETY: recv(2) writes at most as many bytes as the slice has.
     let length = check(unsafe { libc::recv(fd, message.as_mut_ptr().cast(), message.len(), 0) })?;
     Ok(length.cast_unsigned())
 }
 
-/// Begins to connect. The stream is non-blocking; when poll finds it writable, `connected` tells
-/// what came of it.
+/// Starts to connect. The stream is non-blocking; once poll finds it writable, `connected` returns
+/// the result.
 pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let (family, address, length) = raw(address);
     // SAFETY: socket(2) touches no memory.
@@ -64,7 +64,7 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Whether a connection that was begun is there, once it is writable.
+/// The result of a connect that was started, once the stream is writable.
 pub fn connected(stream: &TcpStream) -> io::Result<()> {
     stream.take_error()?.map_or(Ok(()), Err)
 }
@@ -76,7 +76,7 @@ pub(super) union Address {
     v6: libc::sockaddr_in6,
 }
 
-/// Family, address, and how many bytes of it count.
+/// Family, address, and the number of its bytes that are used.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "families and sizes of addresses are small"
@@ -124,7 +124,7 @@ mod tests {
     use std::net::TcpListener;
 
     #[test]
-    fn messages_stay_whole() {
+    fn message_boundaries_are_preserved() {
         let (one, other) = pair().unwrap();
         send(&one, b"first").unwrap();
         send(&one, b"second").unwrap();
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_to_nobody_is_an_error_and_no_signal() {
+    fn send_to_a_closed_socket_is_an_error_without_a_signal() {
         super::super::testing::check_in_child(|| {
             let (one, other) = pair().unwrap();
             super::super::disposition::set(
@@ -154,7 +154,7 @@ mod tests {
         });
     }
 
-    /// Connects, and waits for the outcome.
+    /// Connects, and waits for the result.
     fn outcome(address: SocketAddr) -> io::Result<TcpStream> {
         let stream = connect(address)?;
         wait(&mut [Watched::new(stream.as_fd(), true)], None)?;
@@ -162,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_reaches_its_address() {
+    fn connection_reaches_its_address() {
         for host in ["127.0.0.1:0", "[::1]:0"] {
-            // A host may well have no IPv6.
+            // A host may lack IPv6.
             let Ok(listener) = TcpListener::bind(host) else {
                 continue;
             };
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_an_error() {
+    fn refused_connection_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         // SAFETY: shutdown(2) touches no memory. The port stays bound, so that no other test can

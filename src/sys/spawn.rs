@@ -1,6 +1,6 @@
-//! Starts a command. The child borrows our memory until it executes, as with vfork(2): nothing is
-//! copied, and why it cannot be executed is simply there. posix_spawn(3) is the same, but knows no
-//! signal at the parent's death; and nothing in std is.
+//! Starts a command. The child shares this process's memory until it executes, as with vfork(2):
+//! nothing is copied, and an error of exec is written straight into it. posix_spawn(3) works the
+//! same way, but cannot set a parent death signal; std has neither.
 
 use super::check;
 use super::inherited::Inherited;
@@ -13,16 +13,15 @@ use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::{io, ptr};
 
 unsafe extern "C" {
-    /// The environment, as environ(7) has it.
+    /// The environment, as in environ(7).
     static environ: *const *const c_char;
 }
 
-/// Stack of the child until it executes: it puts a path of PATH together there, of 4 KiB at most.
-/// Where the C library is one that runs a script without `#!` by the shell, the words are copied
-/// there as well.
+/// Stack of the child until it executes: a path built from PATH is stored there, of 4 KiB at most.
+/// If the C library runs a script without `#!` by the shell, it copies the arguments there as well.
 const STACK: usize = 64 << 10;
 
-/// What the child is told, and tells.
+/// Input of the child, and its result.
 struct Orders<'a> {
     words: Vec<*const c_char>,
     environment: Vec<*const c_char>,
@@ -32,17 +31,18 @@ struct Orders<'a> {
     death_signal: Option<Signal>,
     own_group: bool,
     parent: Pid,
-    /// Why it is not executed: errno.
+    /// errno if exec failed.
     failure: AtomicI32,
 }
 
-/// A variable that is set so, or not at all, whatever it is in our environment.
+/// A variable with its new value, or `None` to remove it.
 pub type Variable<'a> = (&'a str, Option<String>);
 
-/// Starts a program that is looked for on PATH, with our environment but for these variables, and
-/// what else we were started with: [`Inherited`], and all descriptors that are not close-on-exec.
-/// It gets `death_signal` when we die; if we are dead already, it is not begun: ESRCH.
-/// `parent`: this process. `own_group`: it leads a process group of its own.
+/// Starts a program found on PATH, with this process's environment changed by `variables`, and
+/// otherwise as this process was started: [`Inherited`], and all descriptors that are not
+/// close-on-exec. The kernel sends it `death_signal` when this process dies; if this process is
+/// dead already, the program is not started: ESRCH. `parent`: this process. `own_group`: the
+/// program leads a new process group.
 pub fn spawn(
     words: &[OsString],
     variables: &[Variable],
@@ -80,9 +80,10 @@ pub fn spawn(
     let mut stack =
         Vec::<u128>::with_capacity((STACK + size_of_val(&orders.words[..])) / size_of::<u128>());
     let top = stack.spare_capacity_mut().as_mut_ptr_range().end;
-    // SAFETY: clone(2) with CLONE_VM and CLONE_VFORK stops us until the child has executed or
-    // ended, so what it is given outlives its use; the stack is aligned and nobody else's. The
-    // child does what is allowed after vfork(2): it calls the kernel, and allocates nothing.
+    // SAFETY: clone(2) with CLONE_VM and CLONE_VFORK suspends this process until the child has
+    // executed or ended, so its arguments outlive their use; the stack is aligned and used by the
+    // child only. The child does only what vfork(2) allows: it makes system calls, and allocates
+    // nothing.
     let child = unsafe {
         libc::clone(
             execute,
@@ -101,9 +102,9 @@ pub fn spawn(
     }
 }
 
-/// The child.
+/// Entry point of the child.
 extern "C" fn execute(orders: *mut c_void) -> c_int {
-    // SAFETY: `spawn` passes its orders, and waits while we use them.
+    // SAFETY: `spawn` passes its orders, and waits while the child uses them.
     let Orders {
         words,
         environment,
@@ -124,12 +125,12 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
         .and_then(|()| inherited.restore_for_exec());
 
     let error = ready.err().unwrap_or_else(|| {
-        // SAFETY: execvpe(3) reads strings and two arrays that a null pointer ends.
+        // SAFETY: execvpe(3) reads strings and two null-terminated arrays.
         unsafe { libc::execvpe(words[0], words.as_ptr(), environment.as_ptr()) };
         io::Error::last_os_error()
     });
     failure.store(error.raw_os_error().unwrap_or(libc::EINVAL), Relaxed);
-    // Seen only where memory is not shared after all: qemu-user and valgrind make a fork of it.
+    // Only visible if memory is not shared: qemu-user and valgrind make a fork of the call.
     process::leave(if error.kind() == io::ErrorKind::NotFound {
         127
     } else {
@@ -137,27 +138,27 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
     })
 }
 
-/// Our own environment without these variables and, if sockets were passed to zk-flock, without
-/// those that name the process.
+/// This process's environment without these variables and, if sockets were passed to zk-flock,
+/// without those that name the process.
 fn inherited_environment(
     without: &[Variable],
     sockets: bool,
 ) -> impl Iterator<Item = *const c_char> {
-    // SAFETY: environ(7): an array of strings that a null pointer ends; nobody changes it, since
-    // `set_var` is not used here.
+    // SAFETY: environ(7) is a null-terminated array of strings; no code changes it, since `set_var`
+    // is not used in this crate.
     let mut next = unsafe { environ };
     let variables = std::iter::from_fn(move || {
-        // SAFETY: see above; it is not gone beyond its end.
+        // SAFETY: see above; `next` does not pass the null pointer.
         let variable = unsafe { *next };
         if variable.is_null() {
             return None;
         }
-        // SAFETY: a null pointer has not come yet.
+        // SAFETY: the null pointer has not been reached.
         next = unsafe { next.add(1) };
         Some(variable)
     });
     variables.filter(move |&variable| {
-        // SAFETY: it is a string.
+        // SAFETY: the entry is a C string.
         let text = unsafe { CStr::from_ptr(variable) }.to_bytes();
         let replaced = without.iter().any(|(name, _)| {
             text.strip_prefix(name.as_bytes())
@@ -183,12 +184,12 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
-    /// Tells a run of this test that it is the program in the middle.
+    /// Marks a run of this test as the intermediate program.
     const MIDDLE: &str = "ZK_FLOCK_TEST_MIDDLE";
-    const NAME: &str = "sys::spawn::tests::a_command_begins_as_we_did";
+    const NAME: &str = "sys::spawn::tests::command_starts_in_the_state_of_this_process_on_entry";
 
-    /// Programs that tell what they were started with. A shell would change its signals, and grep
-    /// opens a file where stdin is closed.
+    /// Programs that print the state in which they were started. A shell would change its signals,
+    /// and grep opens a file if stdin is closed.
     const WITNESSES: [&[&str]; 2] = [
         &["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"],
         &[
@@ -198,7 +199,7 @@ mod tests {
         ],
     ];
 
-    /// Nothing odd.
+    /// The default state.
     fn plain() -> Inherited {
         let [child, pipe, file_size] = [Disposition::Default; 3];
         Inherited {
@@ -220,7 +221,7 @@ mod tests {
         words.iter().map(OsString::from).collect()
     }
 
-    /// Starts a process in an odd state: two signals ignored, two blocked, stdin closed.
+    /// Starts a process in an unusual state: two signals ignored, two blocked, stdin closed.
     fn oddly(command: &mut Command) -> String {
         let odd = || {
             for signal in [Signal::PIPE, Signal::CHLD] {
@@ -231,7 +232,7 @@ mod tests {
             check(unsafe { libc::close(0) })?;
             Ok(())
         };
-        // SAFETY: the closure makes async-signal-safe calls only.
+        // SAFETY: the closure makes only async-signal-safe calls.
         unsafe { command.pre_exec(odd) };
         let output = command.stderr(Stdio::inherit()).output().unwrap();
         assert!(output.status.success());
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_begins_as_we_did() {
+    fn command_starts_in_the_state_of_this_process_on_entry() {
         if env::var_os(MIDDLE).is_some() {
             let signals = Signals::take().unwrap();
             let guard = signals.guard().unwrap();
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_finds_our_environment_but_for_what_is_set_or_not() {
+    fn command_gets_the_environment_with_the_given_changes() {
         let ours: Vec<_> = env::vars_os().collect();
         let [replaced, removed] = [0, 1].map(|index| ours[index].0.to_str().unwrap());
         let variables = [
@@ -298,7 +299,7 @@ mod tests {
         let look = || std::fs::read(format!("/proc/{child}/environ")).unwrap();
         let found = std::iter::repeat_with(look)
             .find(|found| !found.is_empty())
-            .unwrap(); // in the middle of exec there is none
+            .unwrap(); // absent during exec
         process::kill(child, Signal::KILL).unwrap();
         process::wait(child).unwrap();
         let kept = ours[2..]
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_cannot_be_run_is_told_by_errno_and_leaves_no_child() {
+    fn failed_exec_returns_errno_and_leaves_no_child() {
         check_in_child(|| {
             for (word, errno) in [
                 ("/nonexistent", libc::ENOENT),
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_words_arrive() {
+    fn hundred_thousand_arguments_are_passed() {
         let mut words = vec!["sh", "-c", "[ $# = 100000 ]", "sh"];
         words.resize(100_004, "x");
         let child = spawn(

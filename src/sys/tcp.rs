@@ -1,5 +1,4 @@
-//! Sockets that listen, and what the kernel can be asked to do about a peer that is gone without a
-//! word.
+//! Listening TCP sockets, and socket options for detecting dead peers.
 
 use super::socket::raw;
 use super::{check, opened};
@@ -10,12 +9,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
-/// How many connections may wait to be accepted; the kernel's own limit (net.core.somaxconn) is
-/// 4096.
+/// Length of the accept queue; the kernel's own limit (net.core.somaxconn) is 4096.
 const BACKLOG: c_int = 4096;
 
-/// Listens, without blocking in accept. An IPv6 address that is none in particular is all of IPv4,
-/// too.
+/// Opens a listening socket with a non-blocking accept. The unspecified IPv6 address also accepts
+/// IPv4.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let (family, raw, length) = raw(address);
     // SAFETY: socket(2) touches no memory.
@@ -37,8 +35,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// The next connection that has come in; it does not block. Options of the listener are its own,
-/// too: `keep_alive`, `no_delay`.
+/// Accepts a pending connection; does not block. The connection inherits `keep_alive` and
+/// `no_delay` from the listener.
 pub fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: accept4(2) with null pointers writes no address.
@@ -53,13 +51,13 @@ pub fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     .map(TcpStream::from)
 }
 
-/// Makes the kernel send at once what there is to send.
+/// Makes the kernel send data without delay (TCP_NODELAY).
 pub fn no_delay(socket: impl AsFd) -> io::Result<()> {
     set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
-/// Makes the kernel ask after a peer that has been silent for `idle`, every `interval`, and end the
-/// connection when `probes` were not answered.
+/// Makes the kernel probe a peer that has been silent for `idle`, every `interval`, and end the
+/// connection when `probes` probes were not answered.
 pub fn keep_alive(
     socket: impl AsFd,
     idle: Duration,
@@ -78,7 +76,7 @@ pub fn keep_alive(
     set(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, probes.into())
 }
 
-/// Changes for how long the peer is silent before it is asked after.
+/// Changes how long the peer is silent before the first probe.
 pub fn ask_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
     set(
         socket.as_fd(),
@@ -88,7 +86,7 @@ pub fn ask_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
     )
 }
 
-/// Makes the kernel end the connection when what was sent is not acknowledged for so long.
+/// Makes the kernel end the connection when sent data is not acknowledged within `limit`.
 pub fn give_up_after(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     set(
         stream.as_fd(),
@@ -98,8 +96,8 @@ pub fn give_up_after(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     )
 }
 
-/// Whether closing the connection, be it by the end of the process, breaks it off: what the peer
-/// has not taken by then does not come any more.
+/// Whether closing the connection, also by the end of the process, resets it: data that the peer
+/// has not received by then is discarded.
 pub fn abrupt(stream: &TcpStream, abrupt: bool) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: abrupt.into(),
@@ -122,11 +120,11 @@ pub fn abrupt(stream: &TcpStream, abrupt: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// How much of what was sent the peer has not acknowledged, in bytes; the end of sending counts for
-/// one. Also true of a connection that is broken.
+/// The number of sent bytes that the peer has not acknowledged; the end of stream counts as one.
+/// Also valid for a broken connection.
 pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
     let mut bytes: c_int = 0;
-    // SAFETY: ioctl(2) with SIOCOUTQ (TIOCOUTQ by another name) writes one int.
+    // SAFETY: ioctl(2) with SIOCOUTQ (an alias of TIOCOUTQ) writes one int.
     check(unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
@@ -156,7 +154,7 @@ mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::Shutdown;
 
-    /// A connection: the accepted end, and the other.
+    /// A connection: the accepted end, and the other end.
     fn connection() -> (TcpStream, TcpStream) {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_one_listeners() {
+    fn address_has_one_listener() {
         let listener = listen("[::1]:0".parse().unwrap()).unwrap();
         assert_eq!(
             listen(listener.local_addr().unwrap()).unwrap_err().kind(),
@@ -173,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn any_address_of_ipv6_is_any_of_ipv4_too() {
+    fn unspecified_ipv6_address_accepts_ipv4() {
         let listener = listen("[::]:0".parse().unwrap()).unwrap();
         TcpStream::connect(("127.0.0.1", listener.local_addr().unwrap().port())).unwrap();
     }
 
     #[test]
-    fn what_is_accepted_has_the_options_of_the_listener_and_does_not_block() {
+    fn accepted_connection_inherits_options_and_does_not_block() {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
         keep_alive(
             &listener,
@@ -200,7 +198,7 @@ mod tests {
         ];
         for (level, name, expected) in options {
             let (mut value, mut length): (c_int, _) = (0, 4);
-            // SAFETY: getsockopt(2) writes an int, and how long that is.
+            // SAFETY: getsockopt(2) writes an int, and its length.
             check(unsafe {
                 libc::getsockopt(
                     ours.as_raw_fd(),
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abrupt_end_is_none_that_was_said() {
+    fn abrupt_close_resets_the_connection() {
         for (is_abrupt, end) in [(true, Err(ErrorKind::ConnectionReset)), (false, Ok(0))] {
             let (mut ours, theirs) = connection();
             abrupt(&theirs, true).unwrap();
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_received_was_acknowledged() {
+    fn received_data_counts_as_acknowledged() {
         let (mut ours, mut theirs) = connection();
         ours.write_all(b"YES").unwrap();
         theirs.read_exact(&mut [0; 3]).unwrap();
@@ -242,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_that_is_gone_was_sent_counts_as_not_acknowledged() {
+    fn data_sent_to_a_closed_peer_counts_as_unacknowledged() {
         let (mut ours, theirs) = connection();
         drop(theirs);
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
@@ -255,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_sending_counts_for_one() {
+    fn end_of_stream_counts_as_one_byte() {
         let (mut ours, theirs) = connection();
         ours.write_all(b"YES").unwrap();
         ours.shutdown(Shutdown::Write).unwrap();

@@ -1,4 +1,4 @@
-//! For tests of what changes a whole process: a forked child to do it in.
+//! Helpers for tests that change a whole process: they run in a forked child.
 
 use super::check;
 use super::process::{self, Fork};
@@ -6,11 +6,11 @@ use crate::plan::Status;
 use std::ffi::{c_int, c_long, c_ulong};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Seconds after which a test that hangs is killed.
+/// Seconds after which a hanging test is killed.
 const PATIENCE: u32 = 20;
 
-/// Does `work` in a child, which has one thread; returns how the child ended: with 0 if `work`
-/// returned, 101 if it panicked.
+/// Runs `work` in a child with one thread and returns its status: 0 if `work` returned, 101 if it
+/// panicked.
 pub(super) fn in_child(work: impl FnOnce()) -> Status {
     match process::fork().unwrap() {
         Fork::Child => {
@@ -26,13 +26,13 @@ pub(super) fn in_child(work: impl FnOnce()) -> Status {
     }
 }
 
-/// Does `work`, with its assertions, in a child.
+/// Runs `work`, with its assertions, in a child.
 pub(super) fn check_in_child(work: impl FnOnce()) {
     assert_eq!(in_child(work), Status::Exited(0));
 }
 
-/// Makes system calls fail with an errno from here on, in this process, as an old kernel or a
-/// sandbox does.
+/// From now on these system calls fail with the given errno in this process, as on an old kernel or
+/// in a sandbox.
 pub(super) fn refuse(calls: &[(c_long, c_int)]) {
     let step = |code: u32, value: u32, if_equal: u8, if_not: u8| libc::sock_filter {
         code: u16::try_from(code).unwrap(),
@@ -41,7 +41,7 @@ pub(super) fn refuse(calls: &[(c_long, c_int)]) {
         k: value,
     };
     let answer = |answer| step(libc::BPF_RET | libc::BPF_K, answer, 0, 0);
-    // The number of the call is at the start of seccomp's data.
+    // seccomp's data starts with the number of the call.
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0)];
     for &(call, errno) in calls {
         program.push(step(
@@ -68,7 +68,7 @@ pub(super) fn refuse(calls: &[(c_long, c_int)]) {
         )
     })
     .unwrap();
-    // SAFETY: prctl(2) with PR_SET_SECCOMP reads the program, which is there.
+    // SAFETY: prctl(2) with PR_SET_SECCOMP reads the program, which is valid.
     check(unsafe {
         libc::prctl(
             libc::PR_SET_SECCOMP,

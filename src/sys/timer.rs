@@ -1,6 +1,6 @@
-//! A deadline as a descriptor: timerfd on `CLOCK_BOOTTIME`, absolute, since poll's own timeout
-//! stops while the host is suspended. Kernels before 3.15 refuse that clock; there poll is to wake
-//! up often enough.
+//! A deadline as a descriptor: timerfd on `CLOCK_BOOTTIME`, absolute, because poll's own timeout
+//! stops while the host is suspended. Kernels before 3.15 reject that clock; there poll wakes up
+//! often enough.
 
 use super::clock::timespec;
 use super::{check, opened};
@@ -11,20 +11,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::time::Duration;
 
-/// Longest sleep in poll where no timer can wake it: so late at most is a deadline seen after a
-/// suspend.
+/// Longest sleep in poll without a timer: after a suspend, a deadline is noticed at most this late.
 const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(200);
 
 /// Wakes poll at one moment.
 #[derive(Debug)]
 pub struct Timer {
-    /// `None` where the kernel has no such timer.
+    /// `None` if the kernel has no such timer.
     file: Option<File>,
     armed: Option<Moment>,
 }
 
 impl Timer {
-    /// A timer that is not armed.
+    /// Creates a timer that is not armed.
     pub fn new() -> io::Result<Timer> {
         // SAFETY: timerfd_create(2) touches no memory.
         let file = match opened(unsafe {
@@ -37,27 +36,27 @@ impl Timer {
         Ok(Timer { file, armed: None })
     }
 
-    /// Fires at `at`, and at once if that is past; `None` disarms. Costs
-    /// nothing when nothing changes.
+    /// Fires at `at`, or at once if that is past; `None` disarms. Makes no system call if nothing
+    /// changes.
     pub fn set(&mut self, at: Option<Moment>) {
         if self.armed == at {
             return;
         }
         self.armed = at;
-        // A timer that cannot be set is as good as none: poll then wakes by itself.
+        // A timer that cannot be set is dropped: poll then wakes by itself.
         self.file.take_if(|file| arm(file, at).is_err());
     }
 
-    /// Fires at `at` or before: a timer that is armed for earlier is left as it is. Where there is
-    /// none to fire, and be cleared, that is `set`.
+    /// Fires at `at` or earlier: a timer that is armed for an earlier moment is left as it is.
+    /// Without a timer descriptor, the same as `set`.
     pub fn set_by(&mut self, at: Option<Moment>) {
         if self.file.is_none() || at.is_some_and(|at| self.armed.is_none_or(|armed| at < armed)) {
             self.set(at);
         }
     }
 
-    /// To be called when poll has found the descriptor ready: after it fired, the timer is no
-    /// longer armed.
+    /// Call this when poll has found the descriptor ready: after it fired, the timer is no longer
+    /// armed.
     pub fn clear(&mut self) {
         let mut expirations = [0; 8];
         if self
@@ -69,13 +68,12 @@ impl Timer {
         }
     }
 
-    /// To be watched for reading. `None` where `poll_limit` does the work.
+    /// The descriptor to watch for reading. `None` if `poll_limit` replaces it.
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// How long poll may sleep from `now`; `None` if the descriptor takes care of
-    /// that, or nothing is armed.
+    /// How long poll may sleep from `now`; `None` if the descriptor wakes it, or nothing is armed.
     pub fn poll_limit(&self, now: Moment) -> Option<Duration> {
         match self.file {
             Some(_) => None,
@@ -92,8 +90,8 @@ fn arm(file: &File, at: Option<Moment>) -> io::Result<()> {
         it_interval: timespec(Duration::ZERO),
         it_value: timespec(value),
     };
-    // SAFETY: timerfd_settime(2) reads one itimerspec; a null pointer says that the old setting is
-    // not wanted.
+    // SAFETY: timerfd_settime(2) reads one itimerspec; with a null pointer it does not return the
+    // old setting.
     check(unsafe {
         libc::timerfd_settime(
             file.as_raw_fd(),
@@ -124,7 +122,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     #[test]
-    fn a_deadline_fires_once_and_not_early() {
+    fn deadline_fires_once_and_not_early() {
         let mut timer = Timer::new().unwrap();
         let at = now() + SOON;
         timer.set(Some(at));
@@ -135,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_is_past_fires_at_once_however_often_it_is_set() {
+    fn past_deadline_fires_at_once_each_time_it_is_set() {
         let mut timer = Timer::new().unwrap();
         for at in [BOOT, now(), now()] {
             timer.set(Some(at));
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_set_by_a_moment_fires_no_later() {
+    fn timer_set_by_a_moment_fires_no_later() {
         let mut timer = Timer::new().unwrap();
         let at = now() + SOON;
         for by in [Some(at), Some(at + LONG), None] {
@@ -162,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_clock_a_moment_that_is_past_keeps_nobody_awake() {
+    fn without_the_clock_a_later_moment_replaces_a_past_one() {
         check_in_child(|| {
             refuse(&[(libc::SYS_timerfd_create, libc::EINVAL)]);
             let mut timer = Timer::new().unwrap();
@@ -176,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_disarmed_or_set_to_the_end_of_time_does_not_fire() {
+    fn disarmed_timer_and_never_do_not_fire() {
         let mut timer = Timer::new().unwrap();
         for at in [None, Some(Moment::NEVER)] {
             timer.set(Some(BOOT));
@@ -204,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timer_that_cannot_be_set_leaves_the_work_to_poll() {
+    fn timer_that_cannot_be_set_falls_back_to_poll() {
         check_in_child(|| {
             let mut timer = Timer::new().unwrap();
             refuse(&[(libc::SYS_timerfd_settime, libc::EINVAL)]);
@@ -214,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn with_the_clock_poll_may_sleep() {
+    fn with_the_clock_poll_has_no_limit() {
         let mut timer = Timer::new().unwrap();
         timer.set(Some(now()));
         assert_eq!(timer.poll_limit(now()), None);

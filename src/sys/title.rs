@@ -1,5 +1,5 @@
-//! How this process shows in ps: its name, and its arguments, which are a stretch of its memory
-//! that the kernel remembers the bounds of.
+//! The process's name and arguments in ps. The arguments are a range of its memory whose bounds the
+//! kernel stores.
 
 use super::file;
 use super::process::Pid;
@@ -8,13 +8,13 @@ use std::ffi::CString;
 use std::ops::Range;
 use std::{ptr, slice};
 
-/// Changes what ps shows of this process, `own`; where the kernel does not tell where the arguments
-/// lie, only the name. After that `std::env::args` has nothing sensible to say. Returns whether the
-/// session has a terminal, which stands in the same line of /proc; `None` if that is not there, or
-/// is another process namespace's.
+/// Changes what ps shows of this process, `own`. If the kernel hides where the arguments are, only
+/// the name changes. Afterwards `std::env::args` returns garbage. Returns whether the session has a
+/// terminal, which is in the same line of /proc; `None` if /proc is missing, or belongs to another
+/// process namespace.
 pub fn rename(title: &str, own: Pid) -> Option<bool> {
     if let Ok(name) = CString::new(title) {
-        // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, 15 bytes of it at most.
+        // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, at most 15 bytes of it.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
     let mut buffer = [0; LONGEST_STAT];
@@ -25,8 +25,8 @@ pub fn rename(title: &str, own: Pid) -> Option<bool> {
     if let Some(bounds) = arguments(&line) {
         let start = ptr::with_exposed_provenance_mut(bounds.start);
         // SAFETY: proc(5): these are the bounds of this process's own argv strings, on the stack,
-        // writable, and there for good. std reads them in `args`, by copying, and nothing
-        // else refers to them.
+        // writable, and permanent. std reads them in `args`, by copying, and no other reference to
+        // them exists.
         overwrite(
             unsafe { slice::from_raw_parts_mut(start, bounds.len()) },
             title,
@@ -37,25 +37,25 @@ pub fn rename(title: &str, own: Pid) -> Option<bool> {
         .map(|terminal| terminal != "0")
 }
 
-/// Which field of /proc/PID/stat is the device of the controlling terminal.
+/// The field of /proc/PID/stat with the device of the controlling terminal.
 const TERMINAL: usize = 7;
 
-/// The fields after the name, from 3, "state", on.
+/// The fields after the name, starting with field 3, "state".
 fn fields(stat: &str) -> Option<impl Iterator<Item = &str>> {
     stat.rsplit_once(')')
         .map(|(_, after_name)| after_name.split_ascii_whitespace())
 }
 
-/// Where the arguments lie: fields 48 and 49 of /proc/PID/stat. `None` where they are hidden
-/// (zeros) or older than Linux 3.5.
+/// The range of the arguments: fields 48 and 49 of /proc/PID/stat. `None` if they are hidden
+/// (zeros) or missing (before Linux 3.5).
 fn arguments(stat: &str) -> Option<Range<usize>> {
     let mut fields = fields(stat)?.skip(48 - 3).map(str::parse);
     let bounds = fields.next()?.ok()?..fields.next()?.ok()?;
     (bounds.start != 0 && !bounds.is_empty()).then_some(bounds)
 }
 
-/// As much of the title as fits and zeros: if the last byte were not zero, the kernel would show
-/// what follows it, the environment.
+/// Writes as much of the title as fits, then zeros: if the last byte were not zero, the kernel
+/// would show the environment, which follows.
 fn overwrite(arguments: &mut [u8], title: &str) {
     let shown = title.len().min(arguments.len() - 1);
     arguments.fill(0);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_is_cut_to_fit_before_a_zero() {
+    fn title_is_cut_to_fit_before_a_zero() {
         for (room, expected) in [(1, "\0"), (5, "lock\0"), (12, "lock-guard\0\0")] {
             let mut arguments = vec![b'x'; room];
             overwrite(&mut arguments, "lock-guard");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_that_are_hidden_missing_or_absurd_are_none() {
+    fn hidden_missing_or_invalid_bounds_are_none() {
         let stat = |bounds: &str| format!("7 (a) b) S{} {bounds} 9 9 0", " 0".repeat(44));
         assert_eq!(arguments(&stat("4096 4100")), Some(4096..4100));
         for bounds in ["0 0", "0 5", "5 5", "6 5", "-1 5", "x y", ""] {

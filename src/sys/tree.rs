@@ -1,4 +1,5 @@
-//! The process tree, read from /proc. A process is known by id and start time: ids are used again.
+//! The process tree, read from /proc. A process is identified by id and start time, because ids are
+//! reused.
 
 use super::process::{self, Pid};
 use super::{file, pidfd};
@@ -13,49 +14,49 @@ pub struct Process {
     pub pid: Pid,
     /// Its parent's id.
     pub parent: Pid,
-    /// When it started, in clock ticks since boot.
+    /// Start time, in clock ticks since boot.
     pub started: u64,
     /// Its process group.
     pub group: Pid,
     /// R, S, D, T, Z …: proc(5).
     pub state: char,
-    /// How many threads it has. A zombie of more than one has lost only its first.
+    /// Number of threads. A zombie with more than one has lost only its main thread.
     pub threads: u32,
 }
 
-/// Longest line of /proc/PID/stat: 52 numbers and a name.
+/// Maximum length of /proc/PID/stat: 52 numbers and a name.
 pub(super) const LONGEST_STAT: usize = 2048;
 
-/// Longest name of a process, a newline included; threads of the kernel have such, programs 15
+/// Maximum length of a process name, including a newline; kernel threads reach it, programs have 15
 /// bytes.
 const LONGEST_NAME: usize = 65;
 
-/// Whether /proc is there and is that of our own process namespace.
+/// Whether /proc exists and belongs to this process namespace.
 pub fn has_proc() -> bool {
     fs::read_link("/proc/self")
         .is_ok_and(|own| own.as_os_str() == process::own_pid().to_string().as_str())
 }
 
-/// All processes that can be seen.
+/// All visible processes.
 pub fn all() -> io::Result<Vec<Process>> {
     let ids =
         fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     Ok(ids.filter_map(|id| look_up(Pid(id))).collect())
 }
 
-/// Children, children's children and so on that are alive, parents before children. None without
-/// /proc.
+/// All living descendants, parents before children. Empty without /proc.
 ///
-/// Costs a few reads for each of them where the kernel lists the children of a process
-/// (`CONFIG_PROC_CHILDREN`), else a few for each process of the host. The kernel's lists may miss a
-/// process that is born, or whose elder sibling dies, during the look: it is there at the next.
+/// Costs a few reads for each of them if the kernel lists the children of a process
+/// (`CONFIG_PROC_CHILDREN`), otherwise a few for each process of the host. The kernel's lists may
+/// miss a process that is born, or whose elder sibling dies, during the scan; the next scan finds
+/// it.
 pub fn descendants(of: Pid) -> Vec<Process> {
     let mut found = walk(of).unwrap_or_else(|| family(of, &all().unwrap_or_default()));
     found.retain(Process::is_alive);
     found
 }
 
-/// The same of those children only that were started at `since`, in the kernel's ticks, or later.
+/// The same, limited to children that were started at `since`, in the kernel's ticks, or later.
 pub fn descendants_since(of: Pid, since: Option<u64>) -> Vec<Process> {
     let mut found = descendants(of);
     let mut kept = HashSet::new(); // parents come before their children
@@ -70,41 +71,41 @@ pub fn descendants_since(of: Pid, since: Option<u64>) -> Vec<Process> {
     found
 }
 
-/// This process, dead or alive, until it is reaped. `None` without /proc.
+/// Finds this process, dead or alive, until it is reaped. `None` without /proc.
 pub fn find(pid: Pid) -> Option<Process> {
     look_up(pid)
 }
 
-/// KILLs all descendants of this process in one pass; without /proc its children, and theirs become
-/// a subreaper's own as they die: so that comes to the same, a generation a pass.
+/// Sends KILL to all descendants of this process in one pass. Without /proc it kills the children;
+/// as they die, a subreaper inherits their children, so repeated passes kill one generation each.
 pub fn kill_own() {
     signal_all(&descendants(process::own_pid()), Signal::KILL);
     kill_own_children_without_proc();
 }
 
-/// KILLs the children of this process if /proc cannot show them.
+/// Sends KILL to the children of this process if /proc cannot show them.
 pub fn kill_own_children_without_proc() {
     if !has_proc() {
-        // They cannot be mistaken for others while they are not reaped.
+        // Their ids cannot be reused before they are reaped.
         process::children_by_number()
             .into_iter()
             .for_each(|child| drop(process::kill(child, Signal::KILL)));
     }
 }
 
-/// Sends a signal to each, in order. One that has gone meanwhile, or may not be signalled, is
-/// passed over.
+/// Sends a signal to each process, in order. Errors are ignored: a process may have ended, or may
+/// not be signalled.
 pub fn signal_all(processes: &[Process], with: Signal) {
     for process in processes {
         let _ = signal(process, with);
     }
 }
 
-/// Sends a signal to this very process, never to another that has got its id since: ESRCH then.
+/// Sends a signal to exactly this process. ESRCH if another process has its id now.
 pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     match pidfd::open(process.pid) {
-        // The descriptor stands for whoever has the id now; once it is open, that cannot change any
-        // more.
+        // The descriptor refers to the process that has the id now; once it is open, that cannot
+        // change.
         Ok(fd) => process
             .is_still_itself()
             .and_then(|()| pidfd::signal(&fd, signal)),
@@ -115,7 +116,7 @@ pub fn signal(process: &Process, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// What the process calls itself, for a log line; `?` if it has gone.
+/// The name of a process, for a log line; `?` if it has ended.
 pub fn name(pid: Pid) -> String {
     let mut buffer = [0; LONGEST_NAME];
     let name = file::read_start(format!("/proc/{pid}/comm"), &mut buffer);
@@ -142,7 +143,8 @@ fn look_up(pid: Pid) -> Option<Process> {
     parse(file::read_start(format!("/proc/{pid}/stat"), &mut [0; LONGEST_STAT]).ok()?)
 }
 
-/// One /proc/PID/stat. The name, in parentheses, may hold anything, parentheses too.
+/// Parses one /proc/PID/stat. The name, in parentheses, may contain any byte, including
+/// parentheses.
 fn parse(stat: &[u8]) -> Option<Process> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let pid = stat.split(|&byte| byte == b' ').next()?;
@@ -162,19 +164,19 @@ fn parse(stat: &[u8]) -> Option<Process> {
     })
 }
 
-/// The descendants of a process, generation by generation, by the kernel's lists of children.
-/// `None` where it has none.
+/// The descendants of a process, generation by generation, from the kernel's lists of children.
+/// `None` if the kernel has no such lists.
 fn walk(of: Pid) -> Option<Vec<Process>> {
     let mut found = Vec::new();
     let mut seen = HashSet::from([of]);
     let mut parents = VecDeque::from([look_up(of)?]);
     while let Some(parent) = parents.pop_front() {
-        // Only the lists of the first must be there: another may have ended by now.
+        // Only the lists of the root process must exist: another may have ended by now.
         let ids = match child_ids(&parent) {
             None if parent.pid == of => return None,
             ids => ids.unwrap_or_default(),
         };
-        // An id may be another process's by now, and an orphan's parent is the subreaper.
+        // The id may have been reused, and an orphan's parent is the subreaper.
         let is_descendant = |child: &Process| child.parent == parent.pid || child.parent == of;
         for child in ids
             .into_iter()
@@ -189,8 +191,8 @@ fn walk(of: Pid) -> Option<Vec<Process>> {
     Some(found)
 }
 
-/// The children of a process, by thread: each lists those that it has forked, and those that a
-/// thread which has ended has left it.
+/// The children of a process, from each thread's list: the children that it forked, and those of
+/// threads that have ended.
 fn child_ids(parent: &Process) -> Option<Vec<Pid>> {
     let Pid(pid) = parent.pid;
     let list = |thread: &str| fs::read_to_string(format!("/proc/{pid}/task/{thread}/children"));
@@ -212,8 +214,9 @@ fn child_ids(parent: &Process) -> Option<Vec<Pid>> {
     )
 }
 
-/// The descendants of a process among `all`, generation by generation. It is not its own, even if
-/// ids that were used again during the look make a circle of parents: so this ends.
+/// The descendants of a process among `all`, generation by generation. The process itself is
+/// excluded, even if ids that were reused during the scan form a circle of parents; so the loop
+/// ends.
 fn family(of: Pid, all: &[Process]) -> Vec<Process> {
     let mut found: Vec<Process> = Vec::new();
     let mut generation = vec![of];
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_line_is_read_whatever_the_name_is() {
+    fn stat_line_is_parsed_with_any_name() {
         for name in ["sh", "a b", "x) R 1 1 (", "", ")", "tab\there"] {
             let expected = Process {
                 pid: Pid(12),
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stat_line_cut_short_is_none_and_no_panic() {
+    fn truncated_stat_line_is_none() {
         let stat = stat("sh");
         for length in 0..stat.find("777").unwrap() {
             assert_eq!(
@@ -308,13 +311,13 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_used_again_ids_is_walked_once() {
+    fn circle_of_reused_ids_is_walked_once() {
         let all = [process(1, 3, 'S'), process(2, 1, 'S'), process(3, 2, 'S')];
         assert_eq!(family(Pid(1), &all).len(), 2);
     }
 
     #[test]
-    fn a_zombie_of_several_threads_lives() {
+    fn zombie_with_several_threads_is_alive() {
         assert!(!process(2, 1, 'Z').is_alive());
         assert!(
             Process {
@@ -326,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_proc_is_there_and_shows_us() {
+    fn own_process_is_found_in_proc() {
         assert!(has_proc());
         check_in_child(|| assert!(has_proc()));
         assert!(
@@ -342,7 +345,7 @@ mod tests {
         );
     }
 
-    /// A child of this process, a child of that one and so on, which wait for a signal.
+    /// Forks a child, a child of that one and so on, which wait for a signal.
     fn generations<const N: usize>() -> [Process; N] {
         let (ours, theirs) = socket::pair().unwrap();
         if let Fork::Child = fork().unwrap() {
@@ -351,7 +354,7 @@ mod tests {
                     break;
                 }
             }
-            // SAFETY: alarm(2) touches no memory. A test that fails leaves nothing behind for ever.
+            // SAFETY: alarm(2) touches no memory. It ends the process if the test fails.
             unsafe { libc::alarm(20) };
             socket::send(&theirs, b"here").unwrap();
             // SAFETY: pause(2) touches no memory.
@@ -372,14 +375,14 @@ mod tests {
             generations::<8>();
             kill_own();
             for _ in 0..8 {
-                assert_eq!(wait(Pid(-1)).unwrap(), Status::Killed(Signal::KILL)); // would hang if one were left
+                assert_eq!(wait(Pid(-1)).unwrap(), Status::Killed(Signal::KILL)); // hangs if one were left
             }
             assert_eq!(reap(), process::Reap::NoChildren);
         });
     }
 
     #[test]
-    fn the_kernels_lists_of_children_show_what_a_look_at_all_processes_shows() {
+    fn lists_of_children_match_a_scan_of_all_processes() {
         check_in_child(|| {
             process::become_subreaper().unwrap();
             let ids = |tree: &[Process]| {
@@ -447,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_seen_and_signalled_process_by_process() {
+    fn tree_is_listed_and_signalled_process_by_process() {
         for refused in [
             &[][..],
             &[(libc::SYS_pidfd_open, libc::ENOSYS)],

@@ -1,6 +1,5 @@
-//! Numbers of the protocol: operations (ZooDefs.OpCode), special xids, what a watch event says
-//! (Watcher.Event) and error codes (KeeperException.Code), each error a sentence for the person who
-//! has to act on it.
+//! Numbers of the protocol: operations (ZooDefs.OpCode), special xids, flags of a create and error
+//! codes (KeeperException.Code). Each error has a message for the operator.
 
 use std::fmt;
 
@@ -17,12 +16,12 @@ pub mod operation {
     pub const PING: i32 = 11;
     pub const CHECK: i32 = 13;
     pub const MULTI: i32 = 14;
-    /// What a multi calls its result of making a container.
+    /// The type of the result of a createContainer in a multi.
     pub const CREATE_2: i32 = 15;
     pub const CREATE_CONTAINER: i32 = 19;
     pub const AUTH: i32 = 100;
     pub const CLOSE_SESSION: i32 = -11;
-    /// The type of a result of a multi that failed, and of the header that ends a multi.
+    /// The type of a failed result of a multi, and of the header that ends a multi.
     pub const ERROR: i32 = -1;
 }
 
@@ -62,8 +61,8 @@ impl Code {
     pub const READ_ONLY: Code = Code(-119);
     pub const AUTH_DEMANDED: Code = Code(-124);
 
-    /// What it says to the user of a program that takes `auth` from a config, or cannot
-    /// authenticate at all.
+    /// The message for the user of a program that takes `auth` from its config, or cannot
+    /// authenticate.
     pub fn explain(self, takes_auth: bool) -> String {
         let sentence = match (self, takes_auth) {
             (Code::NO_AUTH, false) => "no permission: check the ACL of the node",

@@ -1,5 +1,4 @@
-//! ZooKeeper's protocol, by hand and without I/O. `Session` knows nothing of locks; `lock` builds
-//! on it.
+//! ZooKeeper's client protocol, without I/O. `Session` knows nothing of locks; `lock` builds on it.
 
 pub mod code;
 pub mod lease;

@@ -1,5 +1,5 @@
-//! What can be asked of ZooKeeper and what it answers: each request as bytes, and the body of its
-//! reply.
+//! Requests to ZooKeeper and their answers: the encoding of each request, and the decoding of its
+//! reply's body.
 
 use super::code::{Code, flag, operation};
 use super::record::{
@@ -9,7 +9,7 @@ use super::record::{
 };
 use super::wire::{Malformed, Vector, Wire};
 
-/// What can be asked.
+/// A request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Request {
@@ -20,9 +20,9 @@ pub enum Request {
         acl: Vec<Acl>,
         flags: i32,
     },
-    /// delete(2), whatever its version
+    /// delete(2), any version
     Delete { path: String },
-    /// exists(3): like getData, without the data and without need of permission
+    /// exists(3): like getData, but without the data and without need of permission
     Exists { path: String, watch: bool },
     /// getData(4)
     Data { path: String, watch: bool },
@@ -32,9 +32,9 @@ pub enum Request {
     Children { path: String, watch: bool },
     /// sync(9)
     Sync { path: String },
-    /// multi(14) of one check(13): the quorum write that changes nothing
+    /// multi(14) of one check(13): a quorum write that changes nothing
     Check { path: String },
-    /// multi(14): all of these in this order, or none
+    /// multi(14): all of these operations in this order, or none
     Multi(Vec<Operation>),
     /// ping(11)
     Ping,
@@ -42,7 +42,7 @@ pub enum Request {
     Close,
 }
 
-/// What a multi is made of.
+/// An operation of a multi.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Operation {
@@ -53,33 +53,33 @@ pub enum Operation {
         acl: Vec<Acl>,
         flags: i32,
     },
-    /// createContainer(19): a node that the servers delete some time after its last child. Before
-    /// 3.5.3 they answer −5 to the whole multi
+    /// createContainer(19): a node that the servers delete some time after its last child. Servers
+    /// before 3.5.3 answer −5 to the whole multi
     CreateContainer { path: String, acl: Vec<Acl> },
-    /// delete(2), whatever its version
+    /// delete(2), any version
     Delete { path: String },
-    /// check(13): that it is there
+    /// check(13): the node exists
     Check { path: String },
 }
 
-/// What was answered.
+/// An answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// The path of the node that was made.
+    /// The path of the created node.
     Created(String),
-    /// Facts of a node, and its data if that was asked for.
+    /// Metadata of a node, and its data if requested.
     Data(Vec<u8>, Stat),
-    /// Who may do what with a node.
+    /// The ACL of a node.
     Acl(Vec<Acl>),
-    /// Names of a node's children, in no order.
+    /// Names of a node's children, in no particular order.
     Children(Vec<String>),
-    /// It was done, and there is nothing to say about it.
+    /// Success, without a result.
     Done,
-    /// Nothing of a multi was done.
+    /// A multi failed, and none of its operations was done.
     Undone {
-        /// Index of the operation that stood against it.
+        /// Index of the operation that failed.
         operation: usize,
-        /// Why.
+        /// Its error.
         code: Code,
     },
 }
@@ -211,7 +211,7 @@ impl Operation {
     }
 }
 
-/// The body of a multi.
+/// Appends the body of a multi.
 fn write_all(operations: &[Operation], out: &mut Vec<u8>) {
     operations.iter().for_each(|operation| operation.write(out));
     MultiHeader {
@@ -222,7 +222,7 @@ fn write_all(operations: &[Operation], out: &mut Vec<u8>) {
     .write(out);
 }
 
-/// Reads the body of a reply whose header says that all went well.
+/// Decodes the body of a reply whose header reports success.
 pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>, Malformed> {
     let body = &mut body;
     Ok(Ok(match request {
@@ -251,9 +251,9 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
     }))
 }
 
-/// The results of a multi, one for each operation: the header of the reply says 0 even when it
-/// failed, the truth is here. One that ends early is of a server that did not know all operations
-/// which its newer leader knew: it has done none of them.
+/// Decodes the results of a multi, one for each operation: the header of the reply reports success
+/// even if the multi failed. A list that ends early comes from a server that did not know all
+/// operations which its newer leader knew: none of them was done.
 fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, Malformed> {
     let mut answer = Answer::Done;
     for operation in 0..operations {
@@ -261,7 +261,7 @@ fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, 
         match header.kind {
             operation::ERROR if header.done => return Ok(Err(Code::MARSHALLING)),
             operation::ERROR => {
-                // Those before the one that failed are called OK, those after it an inconsistency.
+                // Operations before the failed one report OK, those after it an inconsistency.
                 let code = Code(i32::read(body, "multi reply")?);
                 if answer == Answer::Done && code != Code::OK {
                     answer = Answer::Undone { operation, code };
@@ -272,7 +272,7 @@ fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, 
                 CreateResponse::read(body, "multi reply")?,
                 Stat::read(body, "multi reply")?,
             )),
-            _ => {} // a delete or a check has nothing to say
+            _ => {} // a delete or a check has no result
         }
     }
     Ok(Ok(answer))

@@ -1,17 +1,18 @@
-//! How ZooKeeper writes integers, strings, buffers and counts: big-endian, a length before what is
-//! variable, −1 for null (jute's binary archive). Reads eat the front of a slice, name the field
-//! that was short, and take nothing's size from the peer before its bytes are there.
+//! ZooKeeper's encoding of integers, strings, buffers and counts: big-endian, a length before
+//! variable data, −1 for null (jute's binary archive). Reads take bytes off the front of a slice,
+//! name the field that was short, and allocate nothing by a length from the peer before its bytes
+//! have arrived.
 
-/// The largest frame that is believed. Servers refuse requests over 1 MB (`jute.maxbuffer`), and no
+/// The largest frame that is accepted. Servers refuse requests over 1 MB (`jute.maxbuffer`), and no
 /// reply here is longer than a node.
 pub const LARGEST_FRAME: usize = 4 << 20;
 
-/// What is wrong with bytes that claim to be a record.
+/// Why bytes are not a valid record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
     /// The bytes ended inside this field.
     Short(&'static str),
-    /// A length or count that no bytes can have: negative other than −1, or more than is left.
+    /// An impossible length or count: negative other than −1, or more than the remaining bytes.
     Length(&'static str, i32),
     /// A string that is not UTF-8.
     Text(&'static str),
@@ -29,11 +30,11 @@ impl std::fmt::Display for Malformed {
     }
 }
 
-/// Something with a place on the wire. `field` names it in an error.
+/// A value with an encoding. `field` names it in an error.
 pub trait Wire: Sized {
-    /// Appends itself.
+    /// Appends the encoding.
     fn write(&self, out: &mut Vec<u8>);
-    /// Takes itself off the front of `from`.
+    /// Decodes a value off the front of `from`.
     fn read(from: &mut &[u8], field: &'static str) -> Result<Self, Malformed>;
 }
 
@@ -46,8 +47,8 @@ fn take<'a>(from: &mut &'a [u8], count: usize, field: &'static str) -> Result<&'
     Ok(front)
 }
 
-/// A length or count: `None` for −1 (null). `unit` is the least that one item takes, so that a lie
-/// is found before it is believed.
+/// A length or count: `None` for −1 (null). `unit` is the minimum size of one item, so that a count
+/// that exceeds the remaining bytes is refused before it is used.
 fn length(from: &mut &[u8], unit: usize, field: &'static str) -> Result<Option<usize>, Malformed> {
     let claimed = i32::read(from, field)?;
     match usize::try_from(claimed) {
@@ -58,8 +59,7 @@ fn length(from: &mut &[u8], unit: usize, field: &'static str) -> Result<Option<u
     }
 }
 
-/// A length as the wire has it. What this program sends is bounded far below (paths, a host name, a
-/// uuid).
+/// Appends a length. What this program sends is far shorter (paths, a host name, a uuid).
 fn write_length(length: usize, out: &mut Vec<u8>) {
     i32::try_from(length)
         .expect("requests are bounded below 1 MB")
@@ -91,7 +91,7 @@ impl Wire for bool {
     }
 }
 
-/// jute's `buffer`. Null is read as empty: no record here tells the two apart.
+/// jute's `buffer`. Null is read as empty: no record here distinguishes them.
 impl Wire for Vec<u8> {
     fn write(&self, out: &mut Vec<u8>) {
         write_length(self.len(), out);
@@ -118,7 +118,7 @@ impl Wire for String {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Vector<T>(pub Vec<T>);
 
-/// The least that one item of a vector takes: every item used here holds at least one integer.
+/// The minimum size of one item of a vector: every item used here holds at least one integer.
 const SMALLEST_ITEM: usize = 4;
 
 impl<T: Wire> Wire for Vector<T> {
@@ -135,16 +135,16 @@ impl<T: Wire> Wire for Vector<T> {
     }
 }
 
-/// Appends a frame: four bytes of length, then what `write` appends.
+/// Appends a frame: a length of four bytes, then the output of `write`.
 pub fn frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
-    i32::MAX.write(out); // a frame that is left half-written is refused, not misread
+    i32::MAX.write(out); // a half-written frame is refused, not misread
     write(out);
     let length = i32::try_from(out.len() - start - 4).expect("requests are bounded below 1 MB");
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Takes one frame off the front, if all of it is there. The error is a length that no frame has.
+/// Takes one frame off the front, if it is complete. The error is an invalid length.
 pub fn next_frame<'a>(bytes: &mut &'a [u8]) -> Result<Option<&'a [u8]>, i32> {
     let Some((head, rest)) = bytes.split_first_chunk::<4>() else {
         return Ok(None);
