@@ -60,8 +60,8 @@ impl Link {
         if self.watching {
             // Where that cannot be had, a peer that says good-bye must do.
             let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES)
-                .and_then(|()| tcp::give_up_after(&stream, UNACKNOWLEDGED))
-                .and_then(|()| tcp::abrupt(&stream, true));
+                .and_then(|()| tcp::set_unacknowledged_limit(&stream, UNACKNOWLEDGED))
+                .and_then(|()| tcp::reset_on_close(&stream, true));
         }
         self.state = State::Connecting(stream);
         Ok(())
@@ -84,7 +84,7 @@ impl Link {
     /// Closes the connection after what was sent, as far as there is room for it.
     pub fn close(&mut self) {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
-            let _ = tcp::abrupt(stream, false);
+            let _ = tcp::reset_on_close(stream, false);
             let _ = stream.shutdown(Shutdown::Write);
         }
         self.drop_connection();
@@ -93,7 +93,7 @@ impl Link {
     /// Breaks the connection off.
     pub fn abandon(&mut self) {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
-            let _ = tcp::abrupt(stream, true);
+            let _ = tcp::reset_on_close(stream, true);
         }
         self.drop_connection();
     }

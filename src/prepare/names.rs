@@ -127,7 +127,7 @@ impl Search {
                 process::rename(NAME, process::own_pid());
                 // What else is open is the run's: its connection, its lock file, and the line to
                 // the guard, which must end when the run does.
-                descriptors::close_from_other_than(&[own_end]);
+                descriptors::close_all_except(&[own_end]);
                 // Out of reach of the command's terminal, and of signals to its process group.
                 let _ = process::own_session();
                 look_up(host)
@@ -340,7 +340,7 @@ impl Helper {
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
                 let found = look_up(theirs.as_fd());
                 let _ = theirs.write_all(found.as_bytes());
-                process::leave(0)
+                process::exit_now(0)
             }
         }
     }

@@ -7,7 +7,7 @@ use super::lock_folder::{LockFolder, Opened};
 use crate::lock::Input;
 use crate::signal::Signal;
 use crate::sys::descriptors;
-use crate::sys::file::{self, How};
+use crate::sys::file::{self, LockMode};
 use crate::sys::process::{self, Fork, Pid};
 use crate::sys::reason;
 use std::fs::{File, Metadata};
@@ -97,7 +97,7 @@ impl Files {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue, /* the folder was removed meanwhile */
                 file => file?,
             };
-            if !file::lock(file, How::Now)? {
+            if !file::lock(file, LockMode::NonBlocking)? {
                 return Ok(Some(Input::Taken {
                     file: index,
                     token: token_of_the_holder(file),
@@ -125,8 +125,8 @@ impl Files {
                 descriptors::close_inherited();
                 process::rename("lock-waiter", process::own_pid());
                 let waited = process::die_with_parent(Some(Signal::KILL), parent)
-                    .and_then(|()| file::lock(file, How::WhenFree));
-                process::leave(u8::from(waited.is_err()))
+                    .and_then(|()| file::lock(file, LockMode::Blocking));
+                process::exit_now(u8::from(waited.is_err()))
             }
         }
         Ok(None)

@@ -56,7 +56,7 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
                     Report::CannotStart(error.raw_os_error().unwrap_or(0)),
                 );
             }
-            process::leave(0)
+            process::exit_now(0)
         }
     }
 }
@@ -95,7 +95,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
     // end when the command closes it.
     let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
-    file::close_from_other_than(&kept.into_iter().flatten().collect::<Vec<_>>());
+    file::close_all_except(&kept.into_iter().flatten().collect::<Vec<_>>());
     // Only now, so that the command was born into the group that it belongs to. A session, and not
     // a group alone: in a group, we would be what keeps the command's from being an orphaned
     // one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2),

@@ -3,7 +3,7 @@
 //! flock(2) as well. Here the file goes with the lock, as there.
 
 use crate::plan::End;
-use crate::sys::file::{self, How};
+use crate::sys::file::{self, LockMode};
 use crate::sys::process::{self, Pid};
 use crate::sys::reason;
 use std::fmt;
@@ -96,7 +96,7 @@ impl HostLock {
         let mut stale = None;
         for _ in 0..TRIES {
             let file = file::open_lock_file(path, MODE).map_err(system)?;
-            let ours = file::lock(&file, How::Now).map_err(system)?;
+            let ours = file::lock(&file, LockMode::NonBlocking).map_err(system)?;
             if ours && file::in_place(&file, path).is_none() {
                 continue;
             }

@@ -184,9 +184,7 @@ impl Way {
                     )));
                 }
                 Missing::Make => self.folder.make(name, 0o777),
-                Missing::MakeWith(mode) => {
-                    folder::with_whole_modes(|| self.folder.make(name, mode))
-                }
+                Missing::MakeWith(mode) => folder::without_umask(|| self.folder.make(name, mode)),
             }
             .map_err(|error| {
                 unless_missing(error, |error| {

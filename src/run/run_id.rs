@@ -101,7 +101,7 @@ const NONE: Pid = Pid(0);
 
 /// Id and process of a file. `None` if it is not there, is another user's, or has other content.
 fn read(path: &Path) -> Option<(String, Pid)> {
-    let file = file::open_own(path).ok()?;
+    let file = file::open_nofollow(path).ok()?;
     let metadata = file.metadata().ok()?;
     if !metadata.is_file() || metadata.uid() != effective_uid() {
         return None;

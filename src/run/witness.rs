@@ -37,7 +37,7 @@ impl Witness {
                 drop(ours);
                 let _ = process::die_with_parent(Some(Signal::KILL), us)
                     .and_then(|()| watch(&theirs, signals));
-                process::leave(0)
+                process::exit_now(0)
             }
         }
     }
@@ -69,7 +69,7 @@ impl Drop for Witness {
 
 /// The witness at work: until we are gone.
 fn watch(line: &OwnedFd, signals: &Signals) -> io::Result<()> {
-    file::close_from_other_than(&[line.as_fd()]);
+    file::close_all_except(&[line.as_fd()]);
     let signals = signals.witness()?;
     process::rename(NAME, process::own_pid());
     loop {

@@ -146,7 +146,7 @@ impl Connection {
         self.awaited = Some((ticket, awaited));
         if self.is_waiting() {
             let silence = SILENCES.start() + ticket.0 % (SILENCES.end() - SILENCES.start() + 1);
-            let _ = tcp::ask_after(&self.stream, Duration::from_secs(silence));
+            let _ = tcp::probe_after(&self.stream, Duration::from_secs(silence));
         }
     }
 
@@ -174,7 +174,7 @@ impl Connection {
                 token: grant.token,
             });
             // From here on it matters whether the peer is there, and soon.
-            let _ = tcp::give_up_after(&self.stream, REPLY);
+            let _ = tcp::set_unacknowledged_limit(&self.stream, REPLY);
         }
     }
 

@@ -21,7 +21,7 @@ use crate::pool::state::{BootTime, State};
 use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
 use crate::sys::clock::now;
-use crate::sys::epoll::{Epoll, Interest, News};
+use crate::sys::epoll::{Epoll, Event, Interest};
 use crate::sys::reason;
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
@@ -82,7 +82,7 @@ impl<'a> Serving<'a> {
         let system = |what: &'static str| {
             move |error: io::Error| (End::System, format!("cannot {what}: {}", reason(&error)))
         };
-        let signals = Signals::hear(&[Signal::TERM, Signal::INT, Signal::HUP])
+        let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
             .map_err(system("listen to signals"))?;
         let timer = Timer::new().map_err(system("make a timer"))?;
         let epoll = Epoll::new().map_err(system("make an epoll"))?;
@@ -237,13 +237,13 @@ impl<'a> Serving<'a> {
                 );
                 Vec::new()
             });
-        for News { key, over } in news {
+        for Event { key, ended } in news {
             match key {
                 SIGNALS => self.hear_signals(again),
                 TIMER => self.timer.clear(),
                 DOOR => self.let_in(),
                 MEMCACHED => self.hear_memcached(),
-                key => self.service.attend(key, over),
+                key => self.service.attend(key, ended),
             }
         }
         self.service.call_time();

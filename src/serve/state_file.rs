@@ -4,7 +4,7 @@
 use crate::plan::End;
 use crate::pool::state::{self, Clocks, State};
 use crate::sys::clock;
-use crate::sys::file::{self, How};
+use crate::sys::file::{self, LockMode};
 use crate::sys::reason;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -53,7 +53,7 @@ impl StateFile {
     pub(super) fn open(path: &Path) -> Result<(StateFile, State), Error> {
         let lock_path = beside(path, "lock");
         let lock = file::open_lock_file(&lock_path, MODE).map_err(system("open", &lock_path))?;
-        if !file::lock(&lock, How::Now).map_err(system("lock", &lock_path))? {
+        if !file::lock(&lock, LockMode::NonBlocking).map_err(system("lock", &lock_path))? {
             return Err(Error::Taken(path.to_owned()));
         }
         let folder_path = path.parent().unwrap_or(path);
@@ -138,7 +138,7 @@ impl fmt::Display for Error {
 
 /// The bytes of a file, if it is there.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let file = match file::open_own(path) {
+    let file = match file::open_nofollow(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(system("open", path))?,
     };

@@ -22,7 +22,7 @@ pub fn detach() -> io::Result<()> {
     go_on_in_child()?;
     std::env::set_current_dir("/")?;
     (0..=2).try_for_each(|fd| replace(fd, &null))?;
-    entry::stdio_is_settled();
+    entry::forget_closed_stdio();
     descriptors::close_inherited();
     Ok(())
 }
@@ -30,7 +30,7 @@ pub fn detach() -> io::Result<()> {
 fn go_on_in_child() -> io::Result<()> {
     match process::fork()? {
         Fork::Child => Ok(()),
-        Fork::Parent(_) => process::leave(0),
+        Fork::Parent(_) => process::exit_now(0),
     }
 }
 

@@ -14,7 +14,7 @@ const MOST_TRIED: c_int = 65_536;
 
 /// Closes every descriptor from 3 on that is not in `keep`. Only for a process that has just been
 /// forked: values that own a closed descriptor must be forgotten there, not dropped.
-pub fn close_from_other_than(keep: &[BorrowedFd]) {
+pub fn close_all_except(keep: &[BorrowedFd]) {
     let mut kept: Vec<c_int> = keep.iter().map(AsRawFd::as_raw_fd).collect();
     kept.sort_unstable();
     if close_gaps(&kept).is_err() {
@@ -64,7 +64,7 @@ fn close_gaps(kept: &[c_int]) -> io::Result<()> {
 }
 
 fn close_range(first: c_int, last: c_int) -> io::Result<()> {
-    // SAFETY: close_range(2) touches no memory. `close_from_other_than` documents which descriptors
+    // SAFETY: close_range(2) touches no memory. `close_all_except` documents which descriptors
     // are closed.
     check(unsafe {
         libc::syscall(
@@ -123,7 +123,7 @@ fn found_limit() -> io::Result<libc::rlimit> {
 }
 
 fn close(fd: c_int) {
-    // SAFETY: close(2) touches no memory. `close_from_other_than` documents which descriptors are
+    // SAFETY: close(2) touches no memory. `close_all_except` documents which descriptors are
     // closed.
     unsafe { libc::close(fd) };
 }
@@ -157,7 +157,7 @@ mod tests {
                 // Forgotten, because most of them are closed below.
                 let fds = std::mem::ManuallyDrop::new([100, 101, 102, 104, 105].map(open_at));
                 refuse(refused);
-                close_from_other_than(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
+                close_all_except(&[fds[3].as_fd(), fds[1].as_fd(), fds[2].as_fd()]);
                 assert_eq!(
                     (FIRST..200).filter(|&fd| is_open(fd)).collect::<Vec<_>>(),
                     [101, 102, 104],

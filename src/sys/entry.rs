@@ -102,7 +102,7 @@ pub(super) fn closed_stdio() -> impl Iterator<Item = c_int> {
 }
 
 /// From now on `closed_stdio` is empty: descriptors 0 to 2 have their final files.
-pub(super) fn stdio_is_settled() {
+pub(super) fn forget_closed_stdio() {
     for closed in &CLOSED {
         closed.store(false, Relaxed);
     }

@@ -14,7 +14,7 @@ const AT_ONCE: usize = 1024;
 #[derive(Debug)]
 pub struct Epoll {
     fd: OwnedFd,
-    news: Vec<libc::epoll_event>,
+    events: Vec<libc::epoll_event>,
 }
 
 /// The conditions to wake up for. Errors, and the end of both directions, always wake.
@@ -38,11 +38,11 @@ pub enum Interest {
 /// One event of a descriptor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
-pub struct News {
+pub struct Event {
     /// The key that the descriptor was added with.
     pub key: u64,
     /// An error occurred, or both directions have ended.
-    pub over: bool,
+    pub ended: bool,
 }
 
 impl Epoll {
@@ -52,7 +52,7 @@ impl Epoll {
         let fd = opened(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         Ok(Epoll {
             fd,
-            news: Vec::with_capacity(AT_ONCE),
+            events: Vec::with_capacity(AT_ONCE),
         })
     }
 
@@ -99,26 +99,26 @@ impl Epoll {
 
     /// Sleeps until there are events, for `limit` at most, and returns them. The list may be empty,
     /// e.g. after a signal: the caller continues its loop.
-    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<News>> {
-        self.news.clear();
+    pub fn wait(&mut self, limit: Option<Duration>) -> io::Result<Vec<Event>> {
+        self.events.clear();
         let limit = limit.map_or(-1, super::poll::milliseconds);
-        let room = c_int::try_from(self.news.capacity()).unwrap_or(c_int::MAX);
+        let room = c_int::try_from(self.events.capacity()).unwrap_or(c_int::MAX);
         // SAFETY: epoll_wait(2) writes at most as many events as fit.
         match check(unsafe {
-            libc::epoll_wait(self.fd.as_raw_fd(), self.news.as_mut_ptr(), room, limit)
+            libc::epoll_wait(self.fd.as_raw_fd(), self.events.as_mut_ptr(), room, limit)
         }) {
             // SAFETY: epoll_wait has written `count` events.
-            Ok(count) => unsafe { self.news.set_len(usize::try_from(count).unwrap_or(0)) },
+            Ok(count) => unsafe { self.events.set_len(usize::try_from(count).unwrap_or(0)) },
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        let over = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
+        let ended = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
         Ok(self
-            .news
+            .events
             .iter()
-            .map(|event| News {
+            .map(|event| Event {
                 key: event.u64,
-                over: event.events & over != 0,
+                ended: event.events & ended != 0,
             })
             .collect())
     }
@@ -132,7 +132,7 @@ mod tests {
     const SOON: Option<Duration> = Some(Duration::from_secs(20));
     const NOW: Option<Duration> = Some(Duration::ZERO);
 
-    fn news(epoll: &mut Epoll, limit: Option<Duration>) -> Vec<News> {
+    fn events(epoll: &mut Epoll, limit: Option<Duration>) -> Vec<Event> {
         epoll.wait(limit).unwrap()
     }
 
@@ -140,12 +140,12 @@ mod tests {
     fn only_events_of_interest_are_reported_until_handled() {
         let mut epoll = Epoll::new().unwrap();
         let (one, other) = socket::pair().unwrap();
-        let something = [News {
+        let something = [Event {
             key: 7,
-            over: false,
+            ended: false,
         }];
         epoll.add(&one, 7, Interest::Read).unwrap();
-        assert_eq!(news(&mut epoll, NOW), []);
+        assert_eq!(events(&mut epoll, NOW), []);
         socket::send(&other, b"a").unwrap();
         for (interest, expected) in [
             (Interest::Read, &something[..]),
@@ -155,10 +155,10 @@ mod tests {
             (Interest::Read, &something),
         ] {
             epoll.change(&one, 7, interest).unwrap();
-            assert_eq!(news(&mut epoll, NOW), expected, "{interest:?}");
+            assert_eq!(events(&mut epoll, NOW), expected, "{interest:?}");
         }
         drop(one);
-        assert_eq!(news(&mut epoll, NOW), []);
+        assert_eq!(events(&mut epoll, NOW), []);
     }
 
     #[test]
@@ -175,12 +175,15 @@ mod tests {
             epoll.add(&one, 1, interest).unwrap();
             drop(other);
             assert_eq!(
-                news(&mut epoll, SOON),
-                [News { key: 1, over: true }],
+                events(&mut epoll, SOON),
+                [Event {
+                    key: 1,
+                    ended: true
+                }],
                 "{interest:?}"
             );
             let again = usize::from(interest != Interest::Change);
-            assert_eq!(news(&mut epoll, NOW).len(), again, "{interest:?}");
+            assert_eq!(events(&mut epoll, NOW).len(), again, "{interest:?}");
         }
     }
 }

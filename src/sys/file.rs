@@ -1,7 +1,7 @@
 //! Files: locks by flock(2), and operations that std lacks. An flock belongs to the open file
 //! description, so forked processes share it.
 
-pub use super::descriptors::close_from_other_than;
+pub use super::descriptors::close_all_except;
 
 use super::check;
 use super::folder::{self, Folder};
@@ -14,18 +14,18 @@ use std::path::Path;
 
 /// Whether to wait for a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum How {
+pub enum LockMode {
     /// Fail at once if another process holds it.
-    Now,
+    NonBlocking,
     /// Block until it is free: for a helper process that does nothing else.
-    WhenFree,
+    Blocking,
 }
 
 /// Takes the exclusive lock of a file; false if another process holds it.
-pub fn lock(file: impl AsFd, how: How) -> io::Result<bool> {
-    let operation = match how {
-        How::Now => libc::LOCK_EX | libc::LOCK_NB,
-        How::WhenFree => libc::LOCK_EX,
+pub fn lock(file: impl AsFd, mode: LockMode) -> io::Result<bool> {
+    let operation = match mode {
+        LockMode::NonBlocking => libc::LOCK_EX | libc::LOCK_NB,
+        LockMode::Blocking => libc::LOCK_EX,
     };
     // SAFETY: flock(2) touches no memory.
     match check(unsafe { libc::flock(file.as_fd().as_raw_fd(), operation) }) {
@@ -80,7 +80,7 @@ fn open_or_make(mode: u32, open: impl Fn(c_int, u32) -> io::Result<File>) -> io:
         opened => return opened,
     }
     let mode = mode | IN_USE;
-    match folder::with_whole_modes(|| open(LOCK_FILE | libc::O_CREAT | libc::O_EXCL, mode)) {
+    match folder::without_umask(|| open(LOCK_FILE | libc::O_CREAT | libc::O_EXCL, mode)) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(LOCK_FILE, 0), /* another run was quicker */
         // The mode is set again by descriptor: some file systems ignore the sticky bit in open(2),
         // and a default ACL removes permissions.
@@ -115,7 +115,7 @@ pub fn read_start(path: impl AsRef<Path>, buffer: &mut [u8]) -> io::Result<&[u8]
 }
 
 /// Opens a file for reading. Never follows a link, and never blocks, even on a pipe.
-pub fn open_own(path: &Path) -> io::Result<File> {
+pub fn open_nofollow(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -158,14 +158,17 @@ mod tests {
         let folder = folder("lock");
         let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock"), 0o600).unwrap());
         assert_eq!(ours.metadata().unwrap().mode() & 0o7777, 0o1600);
-        assert!(lock(&ours, How::Now).unwrap());
-        assert!(!lock(&theirs, How::Now).unwrap());
+        assert!(lock(&ours, LockMode::NonBlocking).unwrap());
+        assert!(!lock(&theirs, LockMode::NonBlocking).unwrap());
         check_in_child(|| {
-            assert!(lock(&ours, How::Now).unwrap(), "a forked process shares it");
-            assert!(!lock(&theirs, How::Now).unwrap());
+            assert!(
+                lock(&ours, LockMode::NonBlocking).unwrap(),
+                "a forked process shares it"
+            );
+            assert!(!lock(&theirs, LockMode::NonBlocking).unwrap());
         });
         unlock(&ours).unwrap();
-        assert!(lock(&theirs, How::WhenFree).unwrap());
+        assert!(lock(&theirs, LockMode::Blocking).unwrap());
         fs::remove_dir_all(folder).unwrap();
     }
 

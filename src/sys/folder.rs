@@ -84,7 +84,7 @@ impl Folder {
 
 /// Runs `work` with umask 0: files get their whole mode at creation, so that no other user is
 /// refused in between.
-pub fn with_whole_modes<T>(work: impl FnOnce() -> T) -> T {
+pub fn without_umask<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: umask(2) touches no memory and cannot fail. Other threads, if any, create no secret
     // files meanwhile.
     let umask = unsafe { libc::umask(0) };
@@ -159,7 +159,7 @@ mod tests {
                 // SAFETY: umask(2) touches no memory and cannot fail.
                 unsafe { libc::umask(0o027) };
                 assert!(folder.make("usual".as_ref(), 0o777).unwrap());
-                assert!(with_whole_modes(|| folder.make("whole".as_ref(), 0o1777)).unwrap());
+                assert!(without_umask(|| folder.make("whole".as_ref(), 0o1777)).unwrap());
                 assert!(folder.make("again".as_ref(), 0o777).unwrap());
                 let mode =
                     |name| fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o7777;

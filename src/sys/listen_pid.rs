@@ -21,12 +21,12 @@ const DIGITS: usize = 10;
 const LENGTH: usize = NAME.len() + 1 + DIGITS + 1;
 
 /// Whether a service manager passed sockets to this process.
-pub(super) fn names_us() -> bool {
+pub(super) fn names_this_process() -> bool {
     env::var(NAME).is_ok_and(|pid| pid.parse() == Ok(process::own_pid().0))
 }
 
 /// Whether this entry of an environment is one of the two variables.
-pub(super) fn is_one(variable: &[u8]) -> bool {
+pub(super) fn names_process(variable: &[u8]) -> bool {
     [NAME, NAME_PIDFD].iter().any(|name| {
         variable
             .strip_prefix(name.as_bytes())
@@ -93,7 +93,7 @@ mod tests {
             ("LISTEN_FDS=1", false),
             ("LISTEN_FDNAMES=LISTEN_PID=", false),
         ] {
-            assert_eq!(is_one(variable.as_bytes()), is, "{variable}");
+            assert_eq!(names_process(variable.as_bytes()), is, "{variable}");
         }
     }
 }

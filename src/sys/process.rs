@@ -43,7 +43,7 @@ pub fn fork() -> io::Result<Fork> {
 
 /// Ends this process at once, without destructors and without flushing buffers, which the parent
 /// holds too.
-pub fn leave(code: u8) -> ! {
+pub fn exit_now(code: u8) -> ! {
     // SAFETY: _exit(2) does not return and touches no memory.
     unsafe { libc::_exit(code.into()) }
 }
@@ -148,7 +148,7 @@ fn living_children(ids: impl Iterator<Item = i32>) -> Vec<Pid> {
 /// The id that the kernel allocated last, from a child that exits at once.
 fn newest_pid() -> io::Result<i32> {
     match fork()? {
-        Fork::Child => leave(0),
+        Fork::Child => exit_now(0),
         Fork::Parent(child) => wait(child).map(|_| child.0),
     }
 }
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn every_exit_code_is_decoded() {
         for code in 0..=255 {
-            assert_eq!(in_child(|| leave(code)), Status::Exited(code));
+            assert_eq!(in_child(|| exit_now(code)), Status::Exited(code));
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
             let (ours, theirs) = socket::pair().unwrap();
             let Fork::Parent(child) = fork().unwrap() else {
                 poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
-                leave(7)
+                exit_now(7)
             };
             assert_eq!(reap(), Reap::Running);
             socket::send(&ours, b"go").unwrap();
@@ -252,7 +252,7 @@ mod tests {
             become_subreaper().unwrap();
             if let Fork::Child = fork().unwrap() {
                 let _orphan = fork().unwrap();
-                leave(3);
+                exit_now(3);
             }
             assert_eq!(
                 [wait(ANY).unwrap(), wait(ANY).unwrap()],
@@ -270,7 +270,7 @@ mod tests {
                 Fork::Parent(child) => child,
                 Fork::Child => {
                     poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
-                    leave(0)
+                    exit_now(0)
                 }
             };
             let children = [born(), born()];

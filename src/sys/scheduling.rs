@@ -29,7 +29,7 @@ pub fn run_ahead() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::process::{Fork, fork, leave, wait};
+    use super::super::process::{Fork, exit_now, fork, wait};
     use super::super::testing::{check_in_child, refuse};
     use super::*;
     use crate::plan::Status;
@@ -48,7 +48,7 @@ mod tests {
             }
             assert_eq!(policy() & !libc::SCHED_RESET_ON_FORK, libc::SCHED_RR);
             match fork().unwrap() {
-                Fork::Child => leave(u8::from(policy() != libc::SCHED_OTHER)),
+                Fork::Child => exit_now(u8::from(policy() != libc::SCHED_OTHER)),
                 Fork::Parent(child) => assert_eq!(wait(child).unwrap(), Status::Exited(0)),
             }
         });

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// The signals that a supervisor of a command reads, besides SIGCHLD: those that it forwards, and
 /// those that stop it.
-const HEARD: [Signal; 9] = [
+const READ_BY_SUPERVISOR: [Signal; 9] = [
     Signal::TERM,
     Signal::INT,
     Signal::HUP,
@@ -60,14 +60,14 @@ impl Received {
 }
 
 impl Signals {
-    /// Blocks all of `HEARD` that is not ignored, and SIGCHLD in any case. Called once, before the
+    /// Blocks all of `READ_BY_SUPERVISOR` that is not ignored, and SIGCHLD in any case. Called once, before the
     /// first fork.
     pub fn take() -> io::Result<Signals> {
-        Signals::hear(&HEARD)
+        Signals::take_only(&READ_BY_SUPERVISOR)
     }
 
     /// The same with these signals only, for a program without a command.
-    pub fn hear(signals: &[Signal]) -> io::Result<Signals> {
+    pub fn take_only(signals: &[Signal]) -> io::Result<Signals> {
         let heard = signals
             .iter()
             .copied()
@@ -75,8 +75,11 @@ impl Signals {
         let mask = Mask::of(heard.chain([Signal::CHLD]));
         let child = disposition::of(Signal::CHLD);
         disposition::set(Signal::CHLD, Disposition::Default)?;
-        let (pipe, file_size, sockets) =
-            (entry::pipe(), entry::file_size(), listen_pid::names_us());
+        let (pipe, file_size, sockets) = (
+            entry::pipe(),
+            entry::file_size(),
+            listen_pid::names_this_process(),
+        );
         let inherited = Inherited {
             mask: mask.block()?,
             child,
@@ -103,7 +106,12 @@ impl Signals {
     }
 
     fn witness_and(&self, others: &[Signal]) -> io::Result<Signals> {
-        Mask::of(HEARD.into_iter().chain(FROM_TERMINAL_AND_PIPES)).block()?;
+        Mask::of(
+            READ_BY_SUPERVISOR
+                .into_iter()
+                .chain(FROM_TERMINAL_AND_PIPES),
+        )
+        .block()?;
         Ok(Signals {
             file: readable(&Mask::of(COUNTED.iter().chain(others).copied()))?,
             inherited: self.inherited,
@@ -166,7 +174,7 @@ pub fn die_of(signal: Signal) -> ! {
     // If any of this fails, the exit code remains.
     let _ = disposition::set(signal, Disposition::Default);
     let _ = deliver(signal);
-    process::leave(Status::Killed(signal).code())
+    process::exit_now(Status::Killed(signal).code())
 }
 
 /// Sends this process a signal and unblocks it; returns the mask before.
@@ -187,7 +195,7 @@ mod tests {
     fn signal_is_read_with_its_sender() {
         check_in_child(|| {
             let signals = Signals::take().unwrap();
-            for signal in HEARD {
+            for signal in READ_BY_SUPERVISOR {
                 kill(own_pid(), signal).unwrap();
                 assert_eq!(
                     signals.next(),
@@ -230,7 +238,7 @@ mod tests {
         ] {
             check_in_child(|| {
                 let signals = other(&Signals::take().unwrap()).unwrap();
-                for signal in HEARD
+                for signal in READ_BY_SUPERVISOR
                     .into_iter()
                     .chain(FROM_TERMINAL_AND_PIPES)
                     .chain([Signal::CHLD])
@@ -285,7 +293,7 @@ mod tests {
                 let continued = signals.next().map(|received| received.signal);
                 kill(own_pid(), Signal::TSTP).unwrap();
                 let blocked_again = signals.next().map(|received| received.signal);
-                process::leave(u8::from(
+                process::exit_now(u8::from(
                     [continued, blocked_again] != [Some(Signal::CONT), Some(Signal::TSTP)],
                 ))
             };

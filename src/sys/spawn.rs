@@ -131,7 +131,7 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
     });
     failure.store(error.raw_os_error().unwrap_or(libc::EINVAL), Relaxed);
     // Only visible if memory is not shared: qemu-user and valgrind make a fork of the call.
-    process::leave(if error.kind() == io::ErrorKind::NotFound {
+    process::exit_now(if error.kind() == io::ErrorKind::NotFound {
         127
     } else {
         126
@@ -164,7 +164,7 @@ fn inherited_environment(
             text.strip_prefix(name.as_bytes())
                 .is_some_and(|rest| rest.first() == Some(&b'='))
         });
-        !(replaced || sockets && listen_pid::is_one(text))
+        !(replaced || sockets && listen_pid::names_process(text))
     })
 }
 

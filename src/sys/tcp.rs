@@ -66,7 +66,7 @@ pub fn keep_alive(
 ) -> io::Result<()> {
     let fd = socket.as_fd();
     set(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    ask_after(fd, idle)?;
+    probe_after(fd, idle)?;
     set(
         fd,
         libc::IPPROTO_TCP,
@@ -77,7 +77,7 @@ pub fn keep_alive(
 }
 
 /// Changes how long the peer is silent before the first probe.
-pub fn ask_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
+pub fn probe_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
     set(
         socket.as_fd(),
         libc::IPPROTO_TCP,
@@ -87,7 +87,7 @@ pub fn ask_after(socket: impl AsFd, idle: Duration) -> io::Result<()> {
 }
 
 /// Makes the kernel end the connection when sent data is not acknowledged within `limit`.
-pub fn give_up_after(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+pub fn set_unacknowledged_limit(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     set(
         stream.as_fd(),
         libc::IPPROTO_TCP,
@@ -98,9 +98,9 @@ pub fn give_up_after(stream: &TcpStream, limit: Duration) -> io::Result<()> {
 
 /// Whether closing the connection, also by the end of the process, resets it: data that the peer
 /// has not received by then is discarded.
-pub fn abrupt(stream: &TcpStream, abrupt: bool) -> io::Result<()> {
+pub fn reset_on_close(stream: &TcpStream, reset: bool) -> io::Result<()> {
     let linger = libc::linger {
-        l_onoff: abrupt.into(),
+        l_onoff: reset.into(),
         l_linger: 0,
     };
     let (fd, length) = (
@@ -216,16 +216,16 @@ mod tests {
             ErrorKind::WouldBlock
         );
         assert_eq!(accept(&listener).unwrap_err().kind(), ErrorKind::WouldBlock);
-        give_up_after(&ours, Duration::from_secs(10)).unwrap();
-        ask_after(&ours, Duration::from_secs(5)).unwrap();
+        set_unacknowledged_limit(&ours, Duration::from_secs(10)).unwrap();
+        probe_after(&ours, Duration::from_secs(5)).unwrap();
     }
 
     #[test]
     fn abrupt_close_resets_the_connection() {
         for (is_abrupt, end) in [(true, Err(ErrorKind::ConnectionReset)), (false, Ok(0))] {
             let (mut ours, theirs) = connection();
-            abrupt(&theirs, true).unwrap();
-            abrupt(&theirs, is_abrupt).unwrap();
+            reset_on_close(&theirs, true).unwrap();
+            reset_on_close(&theirs, is_abrupt).unwrap();
             drop(theirs);
             assert_eq!(ours.read(&mut [0]).map_err(|error| error.kind()), end);
         }

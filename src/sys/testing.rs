@@ -16,7 +16,7 @@ pub(super) fn in_child(work: impl FnOnce()) -> Status {
         Fork::Child => {
             // SAFETY: alarm(2) touches no memory.
             unsafe { libc::alarm(PATIENCE) };
-            process::leave(if catch_unwind(AssertUnwindSafe(work)).is_ok() {
+            process::exit_now(if catch_unwind(AssertUnwindSafe(work)).is_ok() {
                 0
             } else {
                 101

@@ -12,7 +12,7 @@ use std::ptr;
 use std::time::Duration;
 
 /// Longest sleep in poll without a timer: after a suspend, a deadline is noticed at most this late.
-const LONGEST_BLIND_SLEEP: Duration = Duration::from_millis(200);
+const MAX_SLEEP_WITHOUT_TIMER: Duration = Duration::from_millis(200);
 
 /// Wakes poll at one moment.
 #[derive(Debug)]
@@ -77,7 +77,9 @@ impl Timer {
     pub fn poll_limit(&self, now: Moment) -> Option<Duration> {
         match self.file {
             Some(_) => None,
-            None => self.armed.map(|at| at.since(now).min(LONGEST_BLIND_SLEEP)),
+            None => self
+                .armed
+                .map(|at| at.since(now).min(MAX_SLEEP_WITHOUT_TIMER)),
         }
     }
 }

@@ -234,7 +234,7 @@ fn family(of: Pid, all: &[Process]) -> Vec<Process> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::process::{Fork, fork, leave, own_pid, reap, wait};
+    use super::super::process::{Fork, exit_now, fork, own_pid, reap, wait};
     use super::super::testing::{check_in_child, refuse};
     use super::super::{poll, socket};
     use super::*;
@@ -359,7 +359,7 @@ mod tests {
             socket::send(&theirs, b"here").unwrap();
             // SAFETY: pause(2) touches no memory.
             unsafe { libc::pause() };
-            leave(1);
+            exit_now(1);
         }
         for _ in 0..N {
             poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();

@@ -91,7 +91,9 @@ impl Lease {
             _ => self.connected,
         };
         self.proof = sent;
-        self.confirmed_until = self.confirmed_until.max(heard.max(self.connected) + self.timeout);
+        self.confirmed_until = self
+            .confirmed_until
+            .max(heard.max(self.connected) + self.timeout);
     }
 
     /// When the command must be dead; `kill_after` is the grace that an operator's stop would give
