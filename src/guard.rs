@@ -6,8 +6,7 @@ use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
 use crate::kill_rounds::{Due, KillRounds};
 use crate::moment::Moment;
-use crate::plan::Status;
-use crate::signal::Signal;
+use crate::signal::{Signal, Status};
 use std::time::Duration;
 
 /// How long before the end of a lease that was not renewed the guard asks to run ahead of ordinary

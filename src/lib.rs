@@ -66,6 +66,7 @@ pub mod moment;
 pub mod plan;
 pub mod pool;
 pub mod prepare;
+mod program;
 pub mod run;
 pub mod serve;
 pub mod shell;
@@ -73,3 +74,5 @@ pub mod signal;
 pub mod supervisor;
 pub mod sys;
 pub mod zookeeper;
+
+pub use program::main;

@@ -11,7 +11,7 @@ mod server;
 pub use outer::Outer;
 pub use server::{Backend, Pool, Server};
 
-use crate::signal::Signal;
+use crate::signal::{Signal, Status};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Plan {
     pub program: &'static str,
     /// Which lock, and whom to ask for it.
     pub lock: Lock,
+    /// Print the name of each node or file on stdout before it is tried (`-n`).
+    pub announce: bool,
     /// How long to wait for the lock, counted from the program's start. Zero: one try.
     /// `Duration::MAX`: for ever.
     pub wait: Duration,
@@ -66,8 +68,6 @@ pub enum Lock {
         app_id: String,
         /// Names of nodes below it, never empty; tried in order.
         names: Vec<String>,
-        /// Print each name on stdout as it is tried.
-        announce: bool,
     },
     /// kazoo's lock queue, or its semaphore.
     Queue {
@@ -90,8 +90,6 @@ pub enum Lock {
         app_id: String,
         /// Names of files in it, never empty; tried in order.
         names: Vec<String>,
-        /// Print each name on stdout as it is tried.
-        announce: bool,
     },
     /// A place in a pool of a lock server that speaks HTTP.
     Pool(Place),
@@ -188,7 +186,7 @@ pub struct Command {
 }
 
 /// What must hold before the lock is asked for.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub struct Gate {
     /// Do not run at all at this one-minute load average or above.
     pub max_load: Option<f64>,
@@ -247,25 +245,6 @@ pub enum Level {
     Warning,
     Error,
     Critical,
-}
-
-/// How the command ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Status {
-    /// By itself, with this code, 0 to 255.
-    Exited(u8),
-    /// By a signal.
-    Killed(Signal),
-}
-
-impl Status {
-    /// As a shell shows it in `$?`.
-    pub fn code(self) -> u8 {
-        match self {
-            Status::Exited(code) => code,
-            Status::Killed(signal) => 128u8.saturating_add(u8::try_from(signal.0).unwrap_or(127)),
-        }
-    }
 }
 
 /// How a run ended, seen from its exit code.

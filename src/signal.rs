@@ -58,6 +58,25 @@ impl fmt::Display for Signal {
     }
 }
 
+/// How the command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// By itself, with this code, 0 to 255.
+    Exited(u8),
+    /// By a signal.
+    Killed(Signal),
+}
+
+impl Status {
+    /// As a shell shows it in `$?`.
+    pub fn code(self) -> u8 {
+        match self {
+            Status::Exited(code) => code,
+            Status::Killed(signal) => 128u8.saturating_add(u8::try_from(signal.0).unwrap_or(127)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,8 @@
 use crate::delivery::Reach;
 use crate::kill_rounds::{Due, KillRounds, REPORT_INTERVAL, UNKILLABLE_AFTER};
 use crate::moment::Moment;
-use crate::plan::{End, Status};
-use crate::signal::Signal;
+use crate::plan::End;
+use crate::signal::{Signal, Status};
 use std::time::Duration;
 
 /// How long the guard may take to say that it has heard an order to stop.

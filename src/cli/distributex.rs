@@ -4,16 +4,22 @@
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
-use super::{Environment, Error, Fault, Request, value};
-use crate::plan::{Command, Gate, Host, Level, Lock, Log, Place, Plan, Style};
+use super::{Environment, Fault, Program, value};
+use crate::plan::{Command, Host, Lock, Place, Plan};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
-use std::time::Duration;
+
+/// The program.
+pub const PROGRAM: Program = Program {
+    name: "distributex",
+    help: HELP,
+    request: options::request::<Options>,
+};
 
 /// What `--help` prints.
-pub const HELP: &str = "\
+const HELP: &str = "\
 Usage: distributex [options] -H HOST -r POOL COMMAND
        distributex [options] -l -r POOL COMMAND
 
@@ -47,20 +53,6 @@ busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.
 ";
 
-/// The long options. The original had none.
-const LONG: &[&str] = &[
-    "no-local-lock",
-    "as",
-    "wait",
-    "exitcode",
-    "kill-after",
-    "pdeathsig",
-    "sysexits",
-    "verbose",
-    "version",
-    "help",
-];
-
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
 struct Options {
@@ -87,23 +79,15 @@ impl Default for Options {
     }
 }
 
-/// What `args`, the words after the program's name, ask for.
-pub fn request(
-    args: impl IntoIterator<Item = OsString>,
-    environment: &Environment,
-) -> Result<Request, Error> {
-    options::request::<Options>(args, environment)
-}
-
 impl options::Options for Options {
     const FORM: Form = Form {
-        program: "distributex",
+        program: PROGRAM.name,
         before: 0,
         one_word: true,
     };
 
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, &[], LONG)? else {
+        let Some(argument) = next_argument(parser, HELP, &[])? else {
             return Ok(Taken::All);
         };
         match argument {
@@ -127,36 +111,17 @@ impl options::Options for Options {
         if words.len() > 1 {
             return Err(Fault::Unquoted(words.len()));
         }
-        Ok(Plan {
-            program: "distributex",
-            wait: self.common.wait.unwrap_or(Duration::MAX),
-            outer: environment.outer.clone(),
-            minimum_hold: Duration::ZERO,
-            kill_after: self.common.kill_after,
-            death_signal: self.common.pdeathsig,
-            exit_codes: self.common.exit_codes(1),
-            gate: Gate {
-                max_load: None,
-                sleep: false,
-            },
-            log: Log {
-                style: Style::Plain,
-                path: None,
-                level: Level::Info,
-                session_level: Level::Info,
-                warnings: std::mem::take(&mut self.common.warnings),
-            },
-            daemonize: false,
-            verbose: self.common.verbose,
-            lock: self.lock()?,
-            command: command(words)?,
-        })
+        let lock = self.lock()?;
+        let command = command(words)?;
+        Ok(self
+            .common
+            .plan(PROGRAM.name, lock, command, 1, environment))
     }
 }
 
 impl Options {
-    fn lock(self) -> Result<Lock, Fault> {
-        let pool = self.pool.ok_or(Fault::Missing {
+    fn lock(&mut self) -> Result<Lock, Fault> {
+        let pool = self.pool.take().ok_or(Fault::Missing {
             option: "-r",
             what: "which pool?",
         })?;
@@ -174,7 +139,7 @@ impl Options {
         } else {
             Some(host_lock(&pool)?)
         };
-        match (self.server, host_lock) {
+        match (self.server.take(), host_lock) {
             (Some(name), host_lock) => {
                 let server = Host {
                     name,
@@ -183,7 +148,7 @@ impl Options {
                 Ok(Lock::Pool(Place {
                     server,
                     pool,
-                    host: self.own_name,
+                    host: self.own_name.take(),
                     patient: self.common.wait.is_some(),
                     host_lock,
                 }))
@@ -252,14 +217,16 @@ fn own_name(found: OsString) -> Result<String, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Request;
     use super::super::options::testing::{assert_documented, environment, line};
     use super::*;
-    use crate::plan::ExitCodes;
+    use crate::plan::{ExitCodes, Gate, Level, Log, Style};
     use crate::signal::Signal;
     use std::os::unix::ffi::OsStringExt;
+    use std::time::Duration;
 
     fn plan_of(words: Vec<OsString>) -> Result<Plan, String> {
-        match request(words, &environment()) {
+        match (PROGRAM.request)(words, &environment()) {
             Ok(Request::Run(plan)) => Ok(plan),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.to_string()),
@@ -434,7 +401,7 @@ mod tests {
 
     #[test]
     fn every_long_option_is_in_the_help_and_is_taken() {
-        assert_documented::<Options>(HELP, LONG);
+        assert_documented::<Options>(HELP);
     }
 
     #[test]
@@ -491,8 +458,8 @@ mod tests {
                 "expected one quoted COMMAND, found 2 words; use: distributex -Hdx -ra 'true more'",
             ),
         ] {
-            let error =
-                request(line(&format!("-Hdx|-ra|true|{words}")), &environment()).unwrap_err();
+            let error = (PROGRAM.request)(line(&format!("-Hdx|-ra|true|{words}")), &environment())
+                .unwrap_err();
             let shown = error.to_string();
             let without_advice = shown.split("; to pass options").next().unwrap();
             assert_eq!(
@@ -500,7 +467,7 @@ mod tests {
                 (sentence, 2, false),
                 "{words}"
             );
-            let error = request(
+            let error = (PROGRAM.request)(
                 line(&format!("--sysexits|-Hdx|-ra|true|{words}")),
                 &environment(),
             )
@@ -527,7 +494,7 @@ mod tests {
             } else {
                 line(words)
             };
-            let error = request(words.clone(), &environment()).unwrap_err();
+            let error = (PROGRAM.request)(words.clone(), &environment()).unwrap_err();
             assert_eq!(
                 (
                     error.to_string().as_str(),
@@ -561,13 +528,19 @@ mod tests {
     fn help_and_version_work_whatever_else_is_wrong() {
         for words in ["--help", "-h", "true|-h", "--bogus|--help", "-p|x|-vh"] {
             assert!(
-                matches!(request(line(words), &environment()), Ok(Request::Help)),
+                matches!(
+                    (PROGRAM.request)(line(words), &environment()),
+                    Ok(Request::Help)
+                ),
                 "{words}"
             );
         }
         for words in ["--version", "-V", "--bogus|-V"] {
             assert!(
-                matches!(request(line(words), &environment()), Ok(Request::Version)),
+                matches!(
+                    (PROGRAM.request)(line(words), &environment()),
+                    Ok(Request::Version)
+                ),
                 "{words}"
             );
         }

@@ -3,7 +3,7 @@
 
 use super::line::Line;
 use super::options::{self, Taken, next_argument};
-use super::{Environment, Error, Fault, Request, read, value};
+use super::{Environment, Error, Fault, Program, Request, read, value};
 use crate::config::server::Config;
 use crate::plan::{ExitCodes, Server};
 use lexopt::prelude::*;
@@ -11,8 +11,15 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The program.
+pub const PROGRAM: Program = Program {
+    name: "distributexd",
+    help: HELP,
+    request,
+};
+
 /// What `--help` prints.
-pub const HELP: &str = "\
+const HELP: &str = "\
 Usage: distributexd [options]
 
 Hands out locks over HTTP: pools that one host, or a few, may hold at once.
@@ -41,12 +48,6 @@ const CONFIGS: &[&str] = &["distributex.yaml", "/etc/distributex.yaml"];
 /// Where to listen unless `-p` or the config says otherwise.
 const PORT: u16 = 9889;
 
-/// The long options. Those of the original, config and port, are clear by their first letters but
-/// for `--c`.
-const LONG: &[&str] = &[
-    "config", "port", "check", "sysexits", "verbose", "version", "help",
-];
-
 /// What was typed, or what stands for what was not.
 #[derive(Default, Debug)]
 struct Options {
@@ -58,10 +59,7 @@ struct Options {
 }
 
 /// What `args`, the words after the program's name, ask for.
-pub fn request(
-    args: impl IntoIterator<Item = OsString>,
-    environment: &Environment,
-) -> Result<Request, Error> {
+fn request(args: Vec<OsString>, environment: &Environment) -> Result<Request, Error> {
     let mut options = Options::default();
     let special = options::read(&mut Line::new(args), |parser| options.take(parser));
     let sysexits = options.sysexits;
@@ -77,7 +75,7 @@ pub fn request(
 impl Options {
     /// Takes the next argument off the line; after a fault the line can be read on.
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, &[], LONG)? else {
+        let Some(argument) = next_argument(parser, HELP, &[])? else {
             return Ok(Taken::All);
         };
         match argument {
@@ -128,7 +126,7 @@ impl Options {
             ..
         } = config;
         Server {
-            program: "distributexd",
+            program: PROGRAM.name,
             config: path,
             listen,
             port: self.port.or(port).unwrap_or(PORT),

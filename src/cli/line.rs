@@ -105,29 +105,20 @@ mod tests {
     use super::*;
     use crate::plan::Warning;
 
-    /// What a line, whose first word is the program, asks for.
+    /// The request of a line whose first word is the program.
     fn ask(line: &str) -> Result<Request, Error> {
         let mut words = line.split('|').map(OsString::from);
-        let program = words.next().unwrap();
+        let (program, given): (_, &[&str]) = match words.next().unwrap().to_str().unwrap() {
+            "zk-flock" => (zk_flock::PROGRAM, &["--hosts=h", "--app-id=a"]),
+            "lockex" => (lockex::PROGRAM, &[]),
+            _ => (distributex::PROGRAM, &["-H", "dx", "-rp"]),
+        };
         let environment = Environment {
             current_dir: "/".into(),
             ..Environment::default()
         };
-        match program.to_str().unwrap() {
-            "zk-flock" => zk_flock::request(
-                ["--hosts=h".into(), "--app-id=a".into()]
-                    .into_iter()
-                    .chain(words),
-                &environment,
-            ),
-            "lockex" => lockex::request(words, &environment),
-            _ => distributex::request(
-                ["-H".into(), "dx".into(), "-rp".into()]
-                    .into_iter()
-                    .chain(words),
-                &environment,
-            ),
-        }
+        let words = given.iter().map(OsString::from).chain(words).collect();
+        (program.request)(words, &environment)
     }
 
     #[test]

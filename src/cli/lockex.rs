@@ -4,16 +4,24 @@
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
-use super::{Environment, Error, Fault, Request, check_name, python_hash, value};
+use super::{Environment, Fault, Program, check_name, python_hash, value};
 use crate::plan::hosts::Ensemble;
 use crate::plan::names;
-use crate::plan::{Acl, Cluster, Command, Gate, Heartbeat, Level, Lock, Log, Plan, Style, Warning};
+use crate::plan::{Acl, Cluster, Command, Heartbeat, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
+use std::mem;
 use std::time::Duration;
 
+/// The program.
+pub const PROGRAM: Program = Program {
+    name: "lockex",
+    help: HELP,
+    request: options::request::<Options>,
+};
+
 /// What `--help` prints.
-pub const HELP: &str = "\
+const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
 
 Runs a command while it holds a lock that every host of a cluster can see.
@@ -53,29 +61,6 @@ option, else 1; see --sysexits.
 /// Where ZooKeeper is unless `-z` or `$ZKHOSTS` says otherwise.
 const HOSTS: &str = "localhost:2181";
 
-/// The long options. The original took no prefixes of its own, so none of them has a claim.
-const LONG: &[&str] = &[
-    "blocking",
-    "no-blocking",
-    "concurrent",
-    "lockid",
-    "lockpath",
-    "lockretry",
-    "locktimeout",
-    "retry",
-    "timeout",
-    "zkhosts",
-    "wait",
-    "exitcode",
-    "kill-after",
-    "no-shell",
-    "pdeathsig",
-    "sysexits",
-    "verbose",
-    "version",
-    "help",
-];
-
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
 struct Options {
@@ -108,23 +93,15 @@ impl Default for Options {
     }
 }
 
-/// What `args`, the words after the program's name, ask for.
-pub fn request(
-    args: impl IntoIterator<Item = OsString>,
-    environment: &Environment,
-) -> Result<Request, Error> {
-    options::request::<Options>(args, environment)
-}
-
 impl options::Options for Options {
     const FORM: Form = Form {
-        program: "lockex",
+        program: PROGRAM.name,
         before: 0,
         one_word: false,
     };
 
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, &[], LONG)? else {
+        let Some(argument) = next_argument(parser, HELP, &[])? else {
             return Ok(Taken::All);
         };
         match argument {
@@ -171,35 +148,24 @@ impl options::Options for Options {
         } else {
             (Duration::ZERO, 0)
         };
+        let lock = Lock::Queue {
+            path,
+            cluster,
+            permits: self.concurrent,
+            rounds: self.retry.map(|rounds| rounds.max(1)),
+            restarts: self.lockretry,
+        };
+        let command = self.command(line);
+        let plan = self
+            .common
+            .plan(PROGRAM.name, lock, command, busy, environment);
         Ok(Plan {
-            program: "lockex",
-            lock: Lock::Queue {
-                path,
-                cluster,
-                permits: self.concurrent,
-                rounds: self.retry.map(|rounds| rounds.max(1)),
-                restarts: self.lockretry,
-            },
             wait,
-            outer: environment.outer.clone(),
-            minimum_hold: Duration::ZERO,
-            kill_after: self.common.kill_after,
-            death_signal: self.common.pdeathsig,
-            exit_codes: self.common.exit_codes(busy),
-            gate: Gate {
-                max_load: None,
-                sleep: false,
-            },
             log: Log {
                 style: Style::Glog,
-                path: None,
-                level: Level::Info,
-                session_level: Level::Info,
-                warnings: self.common.warnings.split_off(0),
+                ..plan.log
             },
-            daemonize: false,
-            verbose: self.common.verbose,
-            command: self.command(line),
+            ..plan
         })
     }
 }
@@ -217,14 +183,14 @@ impl Options {
     }
 
     /// By its path as the original has it, so that a PATH without a shell does not matter.
-    fn command(self, line: OsString) -> Command {
+    fn command(&mut self, line: OsString) -> Command {
         let shown = line.to_string_lossy().into_owned();
         Command {
             shown,
             words: if self.shell {
                 vec!["/bin/sh".into(), "-c".into(), line]
             } else {
-                self.common.words
+                mem::take(&mut self.common.words)
             },
         }
     }
@@ -276,14 +242,15 @@ fn slim(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Request;
     use super::super::options::testing::{assert_documented, environment, line};
     use super::*;
-    use crate::plan::{ExitCodes, Host};
+    use crate::plan::{ExitCodes, Gate, Host, Level};
     use crate::signal::Signal;
     use std::os::unix::ffi::OsStringExt;
 
     fn plan_in(words: Vec<OsString>, environment: &Environment) -> Result<Plan, String> {
-        match request(words, environment) {
+        match (PROGRAM.request)(words, environment) {
             Ok(Request::Run(plan)) => Ok(plan),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.to_string()),
@@ -486,7 +453,7 @@ mod tests {
 
     #[test]
     fn every_long_option_is_in_the_help_and_is_taken() {
-        assert_documented::<Options>(HELP, LONG);
+        assert_documented::<Options>(HELP);
     }
 
     #[test]
@@ -558,7 +525,8 @@ mod tests {
                 "lock path \"🔒/2314047222236391260\": character U+1F512 is not allowed",
             ),
         ] {
-            let error = request(line(&format!("true|{words}")), &environment()).unwrap_err();
+            let error =
+                (PROGRAM.request)(line(&format!("true|{words}")), &environment()).unwrap_err();
             let shown = error.to_string();
             let without_advice = shown.split("; to pass options").next().unwrap();
             assert_eq!(
@@ -567,7 +535,8 @@ mod tests {
                 "{words}"
             );
             let error =
-                request(line(&format!("--sysexits|true|{words}")), &environment()).unwrap_err();
+                (PROGRAM.request)(line(&format!("--sysexits|true|{words}")), &environment())
+                    .unwrap_err();
             assert_eq!(error.exit_code(), 64, "{words}");
         }
     }
@@ -575,7 +544,7 @@ mod tests {
     #[test]
     fn no_command_is_exit_1_with_the_usage() {
         for words in ["", "--", "-t1", "-t1|--"] {
-            let error = request(line(words), &environment()).unwrap_err();
+            let error = (PROGRAM.request)(line(words), &environment()).unwrap_err();
             assert_eq!(
                 (
                     error.to_string().as_str(),
@@ -587,7 +556,7 @@ mod tests {
             );
         }
         assert_eq!(
-            request(line("--sysexits"), &environment())
+            (PROGRAM.request)(line("--sysexits"), &environment())
                 .unwrap_err()
                 .exit_code(),
             64
@@ -718,13 +687,19 @@ mod tests {
     fn help_and_version_work_whatever_else_is_wrong() {
         for words in ["--help", "-h", "true|-h", "--bogus|--help", "-c|x|-vh"] {
             assert!(
-                matches!(request(line(words), &environment()), Ok(Request::Help)),
+                matches!(
+                    (PROGRAM.request)(line(words), &environment()),
+                    Ok(Request::Help)
+                ),
                 "{words}"
             );
         }
         for words in ["--version", "-V", "--lock|-V"] {
             assert!(
-                matches!(request(line(words), &environment()), Ok(Request::Version)),
+                matches!(
+                    (PROGRAM.request)(line(words), &environment()),
+                    Ok(Request::Version)
+                ),
                 "{words}"
             );
         }

@@ -5,7 +5,7 @@
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
-use crate::plan::{ExitCodes, Plan, Warning};
+use crate::plan::{Command, ExitCodes, Gate, Level, Lock, Log, Plan, Style, Warning};
 use crate::signal::Signal;
 use lexopt::prelude::*;
 use lexopt::{Arg, Parser};
@@ -40,7 +40,7 @@ pub(super) enum Taken {
 
 /// What `args`, the words after the program's name, ask for.
 pub(super) fn request<O: Options>(
-    args: impl IntoIterator<Item = OsString>,
+    args: Vec<OsString>,
     environment: &Environment,
 ) -> Result<Request, Error> {
     let mut options = O::default();
@@ -163,38 +163,61 @@ impl Common {
         Ok(Taken::Argument)
     }
 
-    /// What the ends of a run are as exit codes, in a program in which `busy` stands for "busy" by
-    /// itself.
-    pub(super) fn exit_codes(&self, busy: u8) -> ExitCodes {
-        ExitCodes {
-            busy: self.exitcode,
-            busy_default: busy,
-            sysexits: self.sysexits,
+    /// The plan that these options make, with a default for what each program decides: `busy` is
+    /// its exit code if the lock is busy.
+    pub(super) fn plan(
+        self,
+        program: &'static str,
+        lock: Lock,
+        command: Command,
+        busy: u8,
+        environment: &Environment,
+    ) -> Plan {
+        Plan {
+            program,
+            lock,
+            announce: false,
+            wait: self.wait.unwrap_or(Duration::MAX),
+            outer: environment.outer.clone(),
+            command,
+            minimum_hold: Duration::ZERO,
+            kill_after: self.kill_after,
+            death_signal: self.pdeathsig,
+            exit_codes: ExitCodes {
+                busy: self.exitcode,
+                busy_default: busy,
+                sysexits: self.sysexits,
+            },
+            gate: Gate::default(),
+            log: Log {
+                style: Style::Plain,
+                path: None,
+                level: Level::Info,
+                session_level: Level::Info,
+                warnings: self.warnings,
+            },
+            daemonize: false,
+            verbose: self.verbose,
         }
     }
 }
 
-/// The next option or word; a long option comes by its full name, one of `original` or `added`.
+/// The next option or word. A long option comes by its full name, one of those in `help`; a prefix
+/// that was unambiguous among the options of the `original` program still means the same one.
 pub(super) fn next_argument(
     parser: &mut Parser,
-    original: &[&'static str],
-    added: &[&'static str],
+    help: &'static str,
+    original: &[&str],
 ) -> Result<Option<Arg<'static>>, Fault> {
-    // What was clear before there were others stays what it was: scripts have it.
-    let known = |typed: &str| {
-        if original.iter().any(|name| name.starts_with(typed)) {
-            original
-        } else {
-            added
-        }
-    };
     Ok(match parser.next()? {
         Some(Long(typed)) => {
+            let is_original = original.iter().any(|name| name.starts_with(typed));
+            let names = long_options(help).filter(|name| original.contains(name) == is_original);
             let unknown = || Fault::Unknown {
                 typed: typed.to_owned(),
-                meant: edit_distance::closest(typed, &[original, added].concat()),
+                meant: edit_distance::closest(typed, &long_options(help).collect::<Vec<_>>()),
             };
-            Some(Long(complete(typed, known(typed))?.ok_or_else(unknown)?))
+            Some(Long(complete(typed, names)?.ok_or_else(unknown)?))
         }
         Some(Short(letter)) => Some(Short(letter)),
         Some(Value(word)) => Some(Value(word)),
@@ -202,13 +225,23 @@ pub(super) fn next_argument(
     })
 }
 
-/// The one of `known` that is `typed`, or else the only one that begins so.
-fn complete(typed: &str, known: &[&'static str]) -> Result<Option<&'static str>, Fault> {
-    let candidates: Vec<_> = known
-        .iter()
-        .copied()
-        .filter(|name| name.starts_with(typed))
-        .collect();
+/// The names of the long options in a help text, except `--program`, which `main` takes.
+fn long_options(help: &'static str) -> impl Iterator<Item = &'static str> {
+    help.lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .filter_map(|line| {
+            line.split([' ', '=', '['])
+                .find_map(|word| word.strip_prefix("--"))
+        })
+        .filter(|name| *name != "program")
+}
+
+/// The one of `names` that equals `typed`, or the only one that starts with it.
+fn complete(
+    typed: &str,
+    names: impl Iterator<Item = &'static str>,
+) -> Result<Option<&'static str>, Fault> {
+    let candidates: Vec<_> = names.filter(|name| name.starts_with(typed)).collect();
     match candidates[..] {
         [] => Ok(None),
         [only] => Ok(Some(only)),
@@ -259,11 +292,9 @@ pub(super) mod testing {
         Ok(options)
     }
 
-    /// What every help must be: one screen that names each of `names`, and each of these is an
-    /// option.
-    pub(in crate::cli) fn assert_documented<O: Options>(help: &str, names: &[&'static str]) {
-        for name in names {
-            assert!(help.contains(&format!("--{name}")), "{name}");
+    /// Checks that a help text fits on one screen, and that the parser takes each long option in it.
+    pub(in crate::cli) fn assert_documented<O: Options>(help: &'static str) {
+        for name in super::long_options(help) {
             let fault = typed::<O>(&[format!("--{name}=x").into()])
                 .err()
                 .map(|fault| fault.to_string())
@@ -273,6 +304,26 @@ pub(super) mod testing {
         assert!(
             help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 80),
             "one screen"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::long_options;
+
+    #[test]
+    fn long_options_are_read_from_the_option_column_of_the_help() {
+        let help = "\
+Usage: a [--options] B
+  -c, --confpath FILE     a file, see --local
+  -n N                    no long name
+      --local[=DIR]       a folder
+      --program=NAME      not an option of the parser
+";
+        assert_eq!(
+            long_options(help).collect::<Vec<_>>(),
+            ["confpath", "local"]
         );
     }
 }

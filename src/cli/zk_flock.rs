@@ -4,11 +4,11 @@
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument, words_after_dashes};
-use super::{Environment, Error, Fault, Request, check_name, read, value};
+use super::{Environment, Fault, Program, check_name, read, value};
 use crate::config::{Config, Required};
 use crate::plan::hosts::Ensemble;
 use crate::plan::names;
-use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Style, Warning};
+use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Warning};
 use crate::shell;
 use crate::shell::words::{self, Word};
 use lexopt::prelude::*;
@@ -17,8 +17,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The program.
+pub const PROGRAM: Program = Program {
+    name: "zk-flock",
+    help: HELP,
+    request: options::request::<Options>,
+};
+
 /// What `--help` prints.
-pub const HELP: &str = "\
+const HELP: &str = "\
 Usage: zk-flock [options] LOCKNAME COMMAND
        zk-flock [options] LOCKNAME -- PROGRAM ARG...
 
@@ -76,18 +83,6 @@ const ORIGINAL: &[&str] = &[
     "help",
 ];
 
-/// Those that are new. Their prefixes count where the original had nothing.
-const ADDED: &[&str] = &[
-    "kill-after",
-    "hosts",
-    "app-id",
-    "timeout",
-    "local",
-    "sysexits",
-    "verbose",
-    "version",
-];
-
 /// What was typed, or what stands for what was not.
 #[derive(Debug)]
 struct Options {
@@ -132,17 +127,9 @@ impl Default for Options {
     }
 }
 
-/// What `args`, the words after the program's name, ask for.
-pub fn request(
-    args: impl IntoIterator<Item = OsString>,
-    environment: &Environment,
-) -> Result<Request, Error> {
-    options::request::<Options>(args, environment)
-}
-
 impl options::Options for Options {
     const FORM: Form = Form {
-        program: "zk-flock",
+        program: PROGRAM.name,
         before: 1,
         one_word: false,
     };
@@ -152,7 +139,7 @@ impl options::Options for Options {
             self.after_dashes = words;
             return Ok(Taken::All);
         }
-        let Some(argument) = next_argument(parser, ORIGINAL, ADDED)? else {
+        let Some(argument) = next_argument(parser, HELP, ORIGINAL)? else {
             return Ok(Taken::All);
         };
         match argument {
@@ -334,31 +321,29 @@ impl Options {
             Warning::Shown
         });
         config.warnings.extend(doubt);
+        let wait = self.common.wait.unwrap_or(Duration::ZERO);
+        let plan = self
+            .common
+            .plan(PROGRAM.name, lock, command, 0, environment);
         Ok(Plan {
-            program: "zk-flock",
-            lock,
-            wait: self.common.wait.unwrap_or(Duration::ZERO),
-            command,
-            outer: environment.outer.clone(),
+            announce: self.sequence > 0,
+            wait,
             minimum_hold: self.minlocktime,
-            kill_after: self.common.kill_after,
-            death_signal: self.common.pdeathsig,
-            exit_codes: self.common.exit_codes(0),
             gate: Gate {
                 max_load: self.maxla.or(config.maxla).filter(|&load| load > 0.0),
                 sleep: self.sleep || config.sleep.unwrap_or(false),
             },
             log: Log {
-                style: Style::Plain,
                 path: config
                     .log_path
                     .map(|path| environment.current_dir.join(path)),
                 level: config.level,
                 session_level: config.zklevel,
                 warnings: config.warnings,
+                ..plan.log
             },
             daemonize: self.daemonize,
-            verbose: self.common.verbose,
+            ..plan
         })
     }
 
@@ -393,7 +378,6 @@ impl Options {
             cluster,
             app_id,
             names: self.names(name, names::check_lock)?,
-            announce: self.sequence > 0,
         })
     }
 
@@ -419,7 +403,6 @@ impl Options {
             folder,
             app_id,
             names: self.names(name, names::check_file)?,
-            announce: self.sequence > 0,
         })
     }
 
@@ -449,9 +432,10 @@ fn folder(value: OsString) -> Result<Folder, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Request;
     use super::super::options::testing::{assert_documented, environment, line, typed};
     use super::*;
-    use crate::plan::{Acl, Auth, ExitCodes, Heartbeat, Host, Level};
+    use crate::plan::{Acl, Auth, ExitCodes, Heartbeat, Host, Level, Style};
     use crate::signal::Signal;
     use std::os::unix::ffi::OsStringExt;
     use std::{env, fs, process};
@@ -488,7 +472,6 @@ mod tests {
             cluster,
             app_id,
             names,
-            announce,
         } = plan.lock
         else {
             panic!("{:?}", plan.lock)
@@ -507,7 +490,7 @@ mod tests {
             (None, Acl::Open, Heartbeat::Write)
         );
         assert_eq!(
-            (app_id.as_str(), names, announce),
+            (app_id.as_str(), names, plan.announce),
             ("app", vec!["NAME".to_owned()], false)
         );
         assert_eq!(
@@ -614,7 +597,7 @@ mod tests {
 
     #[test]
     fn every_long_option_is_in_the_help_and_is_taken() {
-        assert_documented::<Options>(HELP, &[ORIGINAL, ADDED].concat());
+        assert_documented::<Options>(HELP);
     }
 
     #[test]
@@ -737,7 +720,7 @@ mod tests {
             ("NAME|", "the command is empty"),
             ("NAME|  ", "the command is empty"),
         ] {
-            let error = request(line(words), &environment()).unwrap_err();
+            let error = (PROGRAM.request)(line(words), &environment()).unwrap_err();
             assert_eq!(
                 (
                     error.to_string().as_str(),
@@ -755,7 +738,7 @@ mod tests {
                 "cannot split the command: nothing follows the last backslash",
             ),
         ] {
-            let error = request(line(words), &environment()).unwrap_err();
+            let error = (PROGRAM.request)(line(words), &environment()).unwrap_err();
             assert_eq!(
                 (
                     error.to_string().as_str(),
@@ -800,18 +783,24 @@ mod tests {
             "--daemonize=1|-h",
         ] {
             assert!(
-                matches!(request(line(words), &environment()), Ok(Request::Help)),
+                matches!(
+                    (PROGRAM.request)(line(words), &environment()),
+                    Ok(Request::Help)
+                ),
                 "{words}"
             );
         }
         for words in ["--version", "-V", "--bogus|-V", "-x|300|-V|-h"] {
             assert!(
-                matches!(request(line(words), &environment()), Ok(Request::Version)),
+                matches!(
+                    (PROGRAM.request)(line(words), &environment()),
+                    Ok(Request::Version)
+                ),
                 "{words}"
             );
         }
         assert!(
-            request(line("NAME|--|-h"), &environment()).is_err(),
+            (PROGRAM.request)(line("NAME|--|-h"), &environment()).is_err(),
             "after -- it is the command's"
         );
     }
@@ -826,7 +815,7 @@ mod tests {
             ("-c|/nowhere|NAME|true", 1, 78),
         ] {
             let code = |words: &str| {
-                request(line(words), &environment())
+                (PROGRAM.request)(line(words), &environment())
                     .unwrap_err()
                     .exit_code()
             };
@@ -1073,7 +1062,9 @@ mod tests {
             ..environment()
         };
         let error = |words: &str, environment: &Environment| {
-            request(line(words), environment).unwrap_err().to_string()
+            (PROGRAM.request)(line(words), environment)
+                .unwrap_err()
+                .to_string()
         };
         let cannot = |path: &str| format!("cannot read {path}: no such file or directory");
         assert_eq!(error("NAME|true", &named("/nowhere")), cannot("/nowhere"));
@@ -1190,26 +1181,22 @@ mod tests {
 
     #[test]
     fn a_number_makes_names() {
-        let Lock::Node {
-            names, announce, ..
-        } = alone("-n3|NAME|true").unwrap().lock
-        else {
+        let plan = alone("-n3|NAME|true").unwrap();
+        let Lock::Node { names, .. } = plan.lock else {
             panic!("not a node")
         };
         assert_eq!(
-            (names, announce),
+            (names, plan.announce),
             (
                 ["NAME_0", "NAME_1", "NAME_2"].map(String::from).to_vec(),
                 true
             )
         );
-        let Lock::Node {
-            names, announce, ..
-        } = alone("-n0|NAME|true").unwrap().lock
-        else {
+        let plan = alone("-n0|NAME|true").unwrap();
+        let Lock::Node { names, .. } = plan.lock else {
             panic!("not a node")
         };
-        assert_eq!((names, announce), (vec!["NAME".to_owned()], false));
+        assert_eq!((names, plan.announce), (vec!["NAME".to_owned()], false));
     }
 
     #[test]
@@ -1230,7 +1217,6 @@ mod tests {
                 folder: found,
                 app_id,
                 names,
-                announce,
             } = plan.lock
             else {
                 panic!("{words}")
@@ -1242,7 +1228,7 @@ mod tests {
                 false,
             );
             assert_eq!(
-                (found, app_id.as_str(), names, announce),
+                (found, app_id.as_str(), names, plan.announce),
                 expected,
                 "{words} {config}"
             );
@@ -1302,7 +1288,7 @@ mod tests {
     fn the_config_is_read_from_where_it_is_and_not_without_end() {
         let path = env::temp_dir().join(format!("zk-flock-config-{}", process::id()));
         let read = |words: &str| {
-            request(
+            (PROGRAM.request)(
                 line(&format!("-c|{}|{words}", path.display())),
                 &environment(),
             )

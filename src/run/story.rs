@@ -9,7 +9,8 @@ use crate::guard::News;
 use crate::lock::{Holder, Output};
 use crate::log::{Topic, complain};
 use crate::moment::Moment;
-use crate::plan::{End, Level, Lock, Status};
+use crate::plan::{End, Level, Lock};
+use crate::signal::Status;
 use crate::sys::clock::now;
 use crate::sys::process::Pid;
 use crate::sys::reason;
@@ -72,9 +73,7 @@ impl Run<'_> {
     pub(super) fn tell_output(&mut self, output: &Output) {
         match output {
             Output::Trying(name) => {
-                if let Lock::Node { announce: true, .. } | Lock::Local { announce: true, .. } =
-                    self.plan.lock
-                {
+                if self.plan.announce {
                     let _ = writeln!(io::stdout(), "{name}");
                 }
             }

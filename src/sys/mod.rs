@@ -1,5 +1,5 @@
 //! System calls, one small safe function each, and the only unsafe code of the program. This layer
-//! knows nothing of locks; it uses the types of `moment`, `signal` and `plan::Status`. It supports
+//! knows nothing of locks; it uses the types of `moment` and `signal`. It supports
 //! kernels from 3.10 on: newer calls are made by number and have a fallback.
 #![allow(
     unsafe_code,

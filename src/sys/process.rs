@@ -3,8 +3,7 @@
 pub use super::title::rename;
 
 use super::check;
-use crate::plan::Status;
-use crate::signal::Signal;
+use crate::signal::{Signal, Status};
 use std::ffi::{c_int, c_ulong};
 use std::mem::MaybeUninit;
 use std::{fmt, io};

@@ -32,7 +32,7 @@ mod tests {
     use super::super::process::{Fork, exit_now, fork, wait};
     use super::super::testing::{check_in_child, refuse};
     use super::*;
-    use crate::plan::Status;
+    use crate::signal::Status;
 
     fn policy() -> libc::c_int {
         // SAFETY: sched_getscheduler(2) touches no memory.

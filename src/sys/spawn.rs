@@ -179,7 +179,7 @@ mod tests {
     use super::super::signals::Signals;
     use super::super::testing::check_in_child;
     use super::*;
-    use crate::plan::Status;
+    use crate::signal::Status;
     use std::env;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};

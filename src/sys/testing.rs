@@ -2,7 +2,7 @@
 
 use super::check;
 use super::process::{self, Fork};
-use crate::plan::Status;
+use crate::signal::Status;
 use std::ffi::{c_int, c_long, c_ulong};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -238,7 +238,7 @@ mod tests {
     use super::super::testing::{check_in_child, refuse};
     use super::super::{poll, socket};
     use super::*;
-    use crate::plan::Status;
+    use crate::signal::Status;
     use std::os::fd::AsFd;
 
     fn process(pid: i32, parent: i32, state: char) -> Process {

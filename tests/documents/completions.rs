@@ -13,10 +13,10 @@ const COMPLETION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/complet
 
 /// Every name, and its help.
 const PROGRAMS: [(&str, &str); 4] = [
-    ("zk-flock", flock::HELP),
-    ("lockex", lockex::HELP),
-    ("distributex", distributex::HELP),
-    ("distributexd", distributexd::HELP),
+    (flock::PROGRAM.name, flock::PROGRAM.help),
+    (lockex::PROGRAM.name, lockex::PROGRAM.help),
+    (distributex::PROGRAM.name, distributex::PROGRAM.help),
+    (distributexd::PROGRAM.name, distributexd::PROGRAM.help),
 ];
 
 /// Completes the last of its words as bash would, and prints what there is to choose from;

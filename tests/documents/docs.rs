@@ -39,11 +39,11 @@ struct Program {
 }
 
 const ZK_FLOCK: Program = Program {
-    name: "zk-flock",
-    help: flock::HELP,
+    name: flock::PROGRAM.name,
+    help: flock::PROGRAM.help,
     parser: include_str!("../../src/cli/zk_flock.rs"),
     manual: include_str!("../../man/zk-flock.1"),
-    request: |words, environment| flock::request(words, environment),
+    request: flock::PROGRAM.request,
     given: &[
         "-c",
         concat!(
@@ -62,11 +62,11 @@ const ZK_FLOCK: Program = Program {
 };
 
 const LOCKEX: Program = Program {
-    name: "lockex",
-    help: lockex::HELP,
+    name: lockex::PROGRAM.name,
+    help: lockex::PROGRAM.help,
     parser: include_str!("../../src/cli/lockex.rs"),
     manual: include_str!("../../man/lockex.1"),
-    request: |words, environment| lockex::request(words, environment),
+    request: lockex::PROGRAM.request,
     given: &[],
     runs: &["true", "--no-blocking true"],
     never: &[End::Loaded, End::Config, End::Revoked],
@@ -78,11 +78,11 @@ const LOCKEX: Program = Program {
 };
 
 const DISTRIBUTEX: Program = Program {
-    name: "distributex",
-    help: distributex::HELP,
+    name: distributex::PROGRAM.name,
+    help: distributex::PROGRAM.help,
     parser: include_str!("../../src/cli/distributex.rs"),
     manual: include_str!("../../man/distributex.1"),
-    request: |words, environment| distributex::request(words, environment),
+    request: distributex::PROGRAM.request,
     given: &["-H", "dx", "-r", "pool"],
     runs: &["true", "-w 0 true"],
     never: &[End::Loaded, End::Config],
@@ -557,7 +557,7 @@ fn shown(document: &str, name: &str) -> Vec<String> {
 /// distributexd runs no command, so it is none of the programs above.
 #[test]
 fn parser_manual_and_readme_have_the_options_of_the_help_of_the_server() {
-    let described = described(distributexd::HELP);
+    let described = described(distributexd::PROGRAM.help);
     let mut expected: Vec<_> = described
         .iter()
         .filter(|option| option.names != ["--program"])
@@ -579,7 +579,7 @@ fn parser_manual_and_readme_have_the_options_of_the_help_of_the_server() {
         "{synopsis:?}"
     );
     assert!(
-        README.contains(&format!("```text\n{}```\n", distributexd::HELP)),
+        README.contains(&format!("```text\n{}```\n", distributexd::PROGRAM.help)),
         "the README's options are not those of distributexd --help"
     );
 }
@@ -588,7 +588,10 @@ fn parser_manual_and_readme_have_the_options_of_the_help_of_the_server() {
 fn the_exit_codes_of_the_server_are_those_of_its_plan_and_of_misuse() {
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/distributex.yaml");
     let ask = |words: &[&str]| {
-        distributexd::request(words.iter().map(OsString::from), &Environment::default())
+        (distributexd::PROGRAM.request)(
+            words.iter().map(OsString::from).collect(),
+            &Environment::default(),
+        )
     };
     let codes = |options: &[&str]| {
         let Ok(Request::Serve(server)) = ask(&[options, &["-c", config]].concat()) else {

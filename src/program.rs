@@ -1,0 +1,155 @@
+//! Picks a program by the name it was called by.
+
+use crate::cli::{self, Environment, Program, Request};
+use crate::moment::Moment;
+use crate::plan::{Exit, Outer, Server, outer};
+use crate::sys::{clock, poll, signals};
+use crate::{log, run, serve};
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The programs in this executable; under any other name it is the first one.
+static PROGRAMS: [Program; 4] = [
+    cli::zk_flock::PROGRAM,
+    cli::lockex::PROGRAM,
+    cli::distributex::PROGRAM,
+    cli::distributexd::PROGRAM,
+];
+
+/// Of a wrong `--program`, as of any wrong option.
+const USAGE: u8 = 2;
+
+/// Runs the program whose name this process was started under.
+pub fn main() -> ExitCode {
+    let started = Moment(clock::since_boot());
+    let mut words = env::args_os();
+    let called = words.next().unwrap_or_default();
+    let mut words: Vec<_> = words.collect();
+    match pick(&called, &mut words) {
+        Ok(program) => start(program, &words, started),
+        Err(name) => {
+            let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
+            log::complain(
+                known[0],
+                &format_args!("--program: expected {}, found {name:?}", known.join(" or ")),
+            );
+            USAGE.into()
+        }
+    }
+}
+
+/// The program that a first word `--program=NAME` asks for, which is taken away; else the one whose
+/// name we were `called` by. `Err` has a name that is none.
+fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, String> {
+    let named = |name: &OsStr| PROGRAMS.iter().find(|program| name == program.name);
+    let Some(name) = words
+        .first()
+        .and_then(|word| word.as_bytes().strip_prefix(b"--program="))
+        .map(OsStr::from_bytes)
+    else {
+        return Ok(Path::new(called)
+            .file_name()
+            .and_then(named)
+            .unwrap_or(&PROGRAMS[0]));
+    };
+    let program = named(name).ok_or_else(|| name.to_string_lossy().into_owned())?;
+    words.remove(0);
+    Ok(program)
+}
+
+fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
+    let ask = || (program.request)(words.to_vec(), &environment());
+    match ask() {
+        Ok(Request::Run(plan)) => leave(run::run(&plan, started)),
+        Ok(Request::Serve(server)) => leave(serve::serve(&server, &mut || match ask() {
+            Ok(Request::Serve(server)) => Ok(server),
+            Ok(_) => Err("the words ask for something else now".into()), // they do not change
+            Err(error) => Err(error.to_string()),
+        })),
+        Ok(Request::Check(server)) => check(&server),
+        Ok(Request::Help) => print(&program.help),
+        Ok(Request::Version) => print(&format_args!(
+            "{} {}{}\n",
+            program.name,
+            env!("CARGO_PKG_VERSION"),
+            commit()
+        )),
+        Err(error) => {
+            log::complain(program.name, &error);
+            if error.wants_usage() && poll::has_room(io::stderr()) {
+                let _ = writeln!(io::stderr(), "{}", program.usage());
+            }
+            error.exit_code().into()
+        }
+    }
+}
+
+/// The commit that this was built from, as packaging/build gives it.
+fn commit() -> String {
+    option_env!("ZK_FLOCK_COMMIT")
+        .map(|commit| format!(" ({commit})"))
+        .unwrap_or_default()
+}
+
+fn leave(exit: Exit) -> ExitCode {
+    match exit {
+        Exit::Code(code) => code.into(),
+        Exit::DieOf(signal) => signals::die_of(signal),
+    }
+}
+
+/// Says that a server's config is right, and what is odd about it.
+fn check(server: &Server) -> ExitCode {
+    for warning in &server.warnings {
+        log::complain(server.program, &format_args!("WARNING: {warning}"));
+    }
+    print(&format_args!(
+        "{}: right: {}, backend {}\n",
+        server.config.display(),
+        server.pool_count(),
+        server.backend
+    ))
+}
+
+fn environment() -> Environment {
+    Environment {
+        zkhosts: env::var_os("ZKHOSTS"),
+        config: env::var_os("ZK_FLOCK_CONFIG"),
+        hosts: env::var_os("ZK_FLOCK_HOSTS"),
+        app_id: env::var_os("ZK_FLOCK_APP_ID"),
+        timeout: env::var_os("ZK_FLOCK_TIMEOUT"),
+        outer: outer_locks(),
+        current_dir: env::current_dir().unwrap_or_default(),
+    }
+}
+
+/// The locks that a run around this one holds.
+fn outer_locks() -> Vec<Outer> {
+    let found = |name| env::var(name).ok();
+    let [lock, token, session] = ["ZK_FLOCK_LOCK", "ZK_FLOCK_TOKEN", "ZK_FLOCK_SESSION"].map(found);
+    let nearest = Outer::nearest(lock.as_deref(), token.as_deref(), session.as_deref());
+    nearest
+        .into_iter()
+        .chain(
+            found(outer::VARIABLE)
+                .as_deref()
+                .map(outer::parse)
+                .unwrap_or_default(),
+        )
+        .collect()
+}
+
+fn print(text: &dyn Display) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    let printed = write!(stdout, "{text}").and_then(|()| stdout.flush());
+    if printed.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
