@@ -9,6 +9,7 @@ mod text;
 pub mod yaml;
 
 use crate::edit_distance;
+use crate::in_file::InFile;
 use crate::plan::hosts::{self, Ensemble};
 use crate::plan::{Acl, Auth, Heartbeat, Level, Warning, duration, names};
 use serde_json::{Map, Value};
@@ -73,38 +74,33 @@ impl Default for Config {
 }
 
 /// What is wrong with a config, and where.
-#[derive(Debug)]
-pub struct Error {
-    /// The file.
-    path: PathBuf,
-    fault: Fault,
-}
+pub type Error = InFile<Fault>;
 
+/// What is wrong with a config.
 #[derive(Debug)]
-enum Fault {
-    NotText {
-        line: usize,
-    },
+#[allow(missing_docs)]
+pub enum Fault {
+    /// The text is not UTF-8.
+    NotText,
+    /// The text is not JSON.
     Syntax(serde_json::Error),
-    NoObject {
-        found: String,
-    },
+    /// The whole text is another value than an object.
+    NoObject { found: String },
+    /// A required key is missing; `instead` is an unknown key that may be meant for it, with its
+    /// line.
     Missing {
         key: &'static str,
         expected: &'static str,
         instead: Option<(String, usize)>,
     },
+    /// A value has the wrong type.
     Wrong {
-        line: usize,
         key: String,
         expected: &'static str,
         found: String,
     },
-    Unfit {
-        line: usize,
-        key: &'static str,
-        why: String,
-    },
+    /// A value has the right type, but cannot be used.
+    Invalid { key: &'static str, why: String },
 }
 
 const HOSTS: &str = "a list of \"name:port\"";
@@ -133,25 +129,22 @@ const LEVEL: &str = "ERROR, WARN, INFO or DEBUG";
 impl Config {
     /// Reads the text of the file at `path`, which is only named.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
-        let error = |fault| Error {
-            path: path.to_owned(),
-            fault,
-        };
-        let text = str::from_utf8(text).map_err(|fault| {
-            error(Fault::NotText {
-                line: line_at(text, fault.valid_up_to()),
-            })
-        })?;
+        let error = |line, fault| InFile::new(path, Some(line), fault);
+        let text = str::from_utf8(text)
+            .map_err(|fault| error(line_at(text, fault.valid_up_to()), Fault::NotText))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let source = Source {
             path,
             json: &text::as_json(text),
         };
-        match serde_json::from_str(source.json).map_err(|fault| error(Fault::Syntax(fault)))? {
+        match serde_json::from_str(source.json)
+            .map_err(|fault| error(fault.line(), Fault::Syntax(fault)))?
+        {
             Value::Object(keys) => Config::default().with(&keys, &source),
-            other => Err(error(Fault::NoObject {
-                found: shown(&other),
-            })),
+            other => {
+                let found = shown(&other);
+                Err(error(1, Fault::NoObject { found }))
+            }
         }
     }
 
@@ -180,7 +173,7 @@ impl Config {
             }
         }
         if self.acl == Acl::Creator && self.auth.is_none() {
-            return Err(source.unfit("acl", "\"creator\" needs an \"auth\" too".to_owned()));
+            return Err(source.invalid("acl", "\"creator\" needs an \"auth\" too".to_owned()));
         }
         Ok(self)
     }
@@ -284,11 +277,10 @@ impl Config {
         let text = |key, name| match keys.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
             Some(other) => Err(source.wrong(&["auth", key], TEXT, kind(other).to_owned())),
-            None => Err(source.error(Fault::Missing {
-                key: name,
-                expected: TEXT,
-                instead: None,
-            })),
+            None => {
+                let instead = None;
+                Err(missing(source.path, name, TEXT, instead))
+            }
         };
         let auth = Auth {
             scheme: text("scheme", "auth.scheme")?,
@@ -319,14 +311,7 @@ impl Config {
                 None
             })
             .cloned();
-        Error {
-            path: path.to_owned(),
-            fault: Fault::Missing {
-                key,
-                expected,
-                instead,
-            },
-        }
+        missing(path, key, expected, instead)
     }
 }
 
@@ -361,7 +346,7 @@ impl Source<'_> {
                 .join(","),
             other => part(other)?,
         };
-        hosts::parse(&text).map_err(|flaw| self.unfit("host", flaw.to_string()))
+        hosts::parse(&text).map_err(|flaw| self.invalid("host", flaw.to_string()))
     }
 
     fn timeout(&self, value: &Value) -> Result<Duration, Error> {
@@ -375,7 +360,7 @@ impl Source<'_> {
 
     fn checked_app_id(&self, name: &str) -> Result<String, Error> {
         names::check_node(name)
-            .map_err(|flaw| self.unfit("app_id", format!("{name:?}: {flaw}")))?;
+            .map_err(|flaw| self.invalid("app_id", format!("{name:?}: {flaw}")))?;
         Ok(name.to_owned())
     }
 
@@ -395,27 +380,17 @@ impl Source<'_> {
     }
 
     fn wrong(&self, key: &[&str], expected: &'static str, found: String) -> Error {
-        self.error(Fault::Wrong {
-            line: text::line_of(self.json, key),
+        let fault = Fault::Wrong {
             key: key.join("."),
             expected,
             found,
-        })
+        };
+        InFile::new(self.path, Some(text::line_of(self.json, key)), fault)
     }
 
-    fn unfit(&self, key: &'static str, why: String) -> Error {
-        self.error(Fault::Unfit {
-            line: text::line_of(self.json, &[key]),
-            key,
-            why,
-        })
-    }
-
-    fn error(&self, fault: Fault) -> Error {
-        Error {
-            path: self.path.to_owned(),
-            fault,
-        }
+    fn invalid(&self, key: &'static str, why: String) -> Error {
+        let line = text::line_of(self.json, &[key]);
+        InFile::new(self.path, Some(line), Fault::Invalid { key, why })
     }
 
     fn unknown(&self, key: &[&str], known: &[&str]) -> String {
@@ -439,43 +414,46 @@ impl Source<'_> {
     }
 }
 
-impl fmt::Display for Error {
+/// The file lacks a key, so the fault is on no line.
+fn missing(
+    path: &Path,
+    key: &'static str,
+    expected: &'static str,
+    instead: Option<(String, usize)>,
+) -> Error {
+    let fault = Fault::Missing {
+        key,
+        expected,
+        instead,
+    };
+    InFile::new(path, None, fault)
+}
+
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let path = self.path.display();
-        match &self.fault {
-            Fault::NotText { line } => write!(f, "{path}:{line}: not UTF-8"),
-            Fault::Syntax(error) => write!(f, "{path}:{}: not JSON: {error}", error.line()),
-            Fault::NoObject { found } => write!(f, "{path}:1: expected an object, found {found}"),
+        match self {
+            Fault::NotText => write!(f, "not UTF-8"),
+            Fault::Syntax(error) => write!(f, "not JSON: {error}"),
+            Fault::NoObject { found } => write!(f, "expected an object, found {found}"),
             Fault::Missing {
                 key,
                 expected,
-                instead: None,
-            } => write!(f, "{path}: missing key {key:?}, expected {expected}"),
-            Fault::Missing {
-                key,
-                expected,
-                instead: Some((found, line)),
+                instead,
             } => {
-                write!(
-                    f,
-                    "{path}: missing key {key:?}, expected {expected}; found the unknown key {found:?} on line {line}"
-                )
+                write!(f, "missing key {key:?}, expected {expected}")?;
+                instead.as_ref().map_or(Ok(()), |(found, line)| {
+                    write!(f, "; found the unknown key {found:?} on line {line}")
+                })
             }
             Fault::Wrong {
-                line,
                 key,
                 expected,
                 found,
-            } => write!(
-                f,
-                "{path}:{line}: {key:?}: expected {expected}, found {found}"
-            ),
-            Fault::Unfit { line, key, why } => write!(f, "{path}:{line}: {key:?}: {why}"),
+            } => write!(f, "{key:?}: expected {expected}, found {found}"),
+            Fault::Invalid { key, why } => write!(f, "{key:?}: {why}"),
         }
     }
 }
-
-impl std::error::Error for Error {}
 
 /// Numbers of so many characters are printed alike by every Python (2 rounds to 12 digits).
 const SAME_IN_PYTHON: usize = 12;

@@ -23,7 +23,7 @@
 //!    for mistakes `line`), [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with its
 //!    `scalar` and `flow`, or `json`, both a tree of `node`), [`plan`] (what they come to;
 //!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
-//!    [`edit_distance`].
+//!    [`edit_distance`], [`in_file`].
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
 //!    `lookups`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
 //!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
@@ -58,6 +58,7 @@ pub mod edit_distance;
 pub mod endpoint;
 pub mod guard;
 pub mod http;
+pub mod in_file;
 pub mod kill_rounds;
 pub mod link;
 pub mod lock;

@@ -5,6 +5,7 @@
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
 use crate::edit_distance;
+use crate::in_file::InFile;
 use crate::plan::{Backend, Host, Pool, duration};
 use std::collections::HashMap;
 use std::fmt;
@@ -32,33 +33,33 @@ pub struct Config {
 }
 
 /// What is wrong with a config, and where.
-#[derive(Debug)]
-pub struct Error {
-    path: PathBuf,
-    fault: Fault,
-}
+pub type Error = InFile<Fault>;
 
+/// A fault and its line.
+type OnLine = (usize, Fault);
+
+/// What is wrong with a config.
 #[derive(Debug)]
-enum Fault {
-    Yaml(yaml::Error),
-    Json(json::Error),
-    NoMapping {
-        line: usize,
-        what: &'static str,
-        found: String,
-    },
-    Missing {
-        line: usize,
-        key: &'static str,
-    },
+#[allow(missing_docs)]
+pub enum Fault {
+    /// The text is not YAML as [`yaml`] reads it.
+    Yaml(yaml::Flaw),
+    /// The text is not JSON.
+    Json(serde_json::Error),
+    /// A key of a JSON object is there twice.
+    DuplicateKey { key: String, first: usize },
+    /// Another value where an object must be.
+    NoMapping { what: &'static str, found: String },
+    /// A pool lacks a key.
+    Missing { key: &'static str },
+    /// A value has the wrong type.
     Wrong {
-        line: usize,
         key: String,
         expected: &'static str,
         found: String,
     },
-    Unfit {
-        line: usize,
+    /// A value has the right type, but cannot be used.
+    Invalid {
         key: String,
         found: String,
         flaw: Flaw,
@@ -67,12 +68,17 @@ enum Fault {
 
 /// Why a pool cannot have a name.
 #[derive(Debug)]
-enum Flaw {
+#[allow(missing_docs)]
+pub enum Flaw {
     Empty,
-    Long,
+    TooLong,
     Character(char),
-    Taken { line: usize },
-    Host,
+    /// The pool on this line has the name.
+    Taken {
+        line: usize,
+    },
+    /// Not the name of a host.
+    NotHost,
 }
 
 /// How long a pool is held unless the config says otherwise, as in the original.
@@ -128,15 +134,12 @@ impl Default for Config {
 impl Config {
     /// Reads the text of the file at `path`, which is only named.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
-        let error = |fault| Error {
-            path: path.to_owned(),
-            fault,
-        };
+        let error = |(line, fault)| InFile::new(path, Some(line), fault);
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let tree = match str::from_utf8(text) {
             Ok(text) if text.trim_start().starts_with('{') => json::parse(text)
-                .or_else(|fault| yaml::parse(text.as_bytes()).map_err(|_| Fault::Json(fault))),
-            _ => yaml::parse(text).map_err(Fault::Yaml),
+                .or_else(|fault| yaml::parse(text.as_bytes()).map_err(|_| json_fault(fault))),
+            _ => yaml::parse(text).map_err(|yaml::Error { line, flaw }| (line, Fault::Yaml(flaw))),
         };
         let mut config = Config::default();
         tree.and_then(|tree| config.take(&tree)).map_err(error)?;
@@ -157,7 +160,7 @@ impl Config {
         Ok(config)
     }
 
-    fn take(&mut self, tree: &Node) -> Result<(), Fault> {
+    fn take(&mut self, tree: &Node) -> Result<(), OnLine> {
         let (mut memcache, mut host, mut port) = (false, MEMCACHE.0, MEMCACHE.1);
         let mut name_with_blank = None;
         let mut line_of_state = 0;
@@ -188,7 +191,7 @@ impl Config {
         }
         if memcache {
             if let Some((line, name)) = name_with_blank {
-                return Err(unfit(line, name, Flaw::Character(' ')));
+                return Err(invalid(line, name, Flaw::Character(' ')));
             }
             self.backend = Backend::Memcache(Host {
                 name: host.to_owned(),
@@ -203,7 +206,7 @@ impl Config {
         Ok(())
     }
 
-    fn pools(&mut self, entry: &Entry) -> Result<Vec<Pool>, Fault> {
+    fn pools(&mut self, entry: &Entry) -> Result<Vec<Pool>, OnLine> {
         let Value::List(items) = &entry.value.value else {
             return Err(wrong(entry, "a list of pools"));
         };
@@ -212,7 +215,7 @@ impl Config {
         for item in items {
             let (pool, line) = self.pool(item)?;
             if let Some(first) = lines_of_names.insert(pool.name.clone(), line) {
-                return Err(unfit(line, &pool.name, Flaw::Taken { line: first }));
+                return Err(invalid(line, &pool.name, Flaw::Taken { line: first }));
             }
             pools.push(pool);
         }
@@ -220,7 +223,7 @@ impl Config {
     }
 
     /// A pool, and the line that its name is on.
-    fn pool(&mut self, item: &Node) -> Result<(Pool, usize), Fault> {
+    fn pool(&mut self, item: &Node) -> Result<(Pool, usize), OnLine> {
         let mut named = None;
         let mut pool = Pool {
             name: String::new(),
@@ -250,10 +253,7 @@ impl Config {
         }
         Ok((
             pool,
-            named.ok_or(Fault::Missing {
-                line: item.line,
-                key: "name",
-            })?,
+            named.ok_or((item.line, Fault::Missing { key: "name" }))?,
         ))
     }
 
@@ -275,18 +275,17 @@ impl Config {
 
 const ADDRESS: &str = "an IP address";
 
-fn mapping<'a>(node: &'a Node, what: &'static str) -> Result<&'a [Entry], Fault> {
+fn mapping<'a>(node: &'a Node, what: &'static str) -> Result<&'a [Entry], OnLine> {
     match &node.value {
         Value::Map(entries) => Ok(entries),
-        other => Err(Fault::NoMapping {
-            line: node.line,
-            what,
-            found: other.shown(),
-        }),
+        other => {
+            let found = other.shown();
+            Err((node.line, Fault::NoMapping { what, found }))
+        }
     }
 }
 
-fn text<'a>(entry: &'a Entry, expected: &'static str) -> Result<&'a str, Fault> {
+fn text<'a>(entry: &'a Entry, expected: &'static str) -> Result<&'a str, OnLine> {
     match &entry.value.value {
         Value::Text(text) if !text.is_empty() => Ok(text),
         _ => Err(wrong(entry, expected)),
@@ -294,7 +293,7 @@ fn text<'a>(entry: &'a Entry, expected: &'static str) -> Result<&'a str, Fault> 
 }
 
 /// A whole number above zero.
-fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, Fault> {
+fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, OnLine> {
     let Value::Number(number) = &entry.value.value else {
         return Err(wrong(entry, expected));
     };
@@ -306,7 +305,7 @@ fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, F
 }
 
 /// Whether it is a memcached.
-fn backend(entry: &Entry) -> Result<bool, Fault> {
+fn backend(entry: &Entry) -> Result<bool, OnLine> {
     const EXPECTED: &str = "inmemory or memcache";
     match text(entry, EXPECTED)? {
         "inmemory" => Ok(false),
@@ -317,7 +316,7 @@ fn backend(entry: &Entry) -> Result<bool, Fault> {
 
 /// A whole number is a name as well: it is written as it is asked for. A blank is allowed, but not
 /// in memcached.
-fn name(entry: &Entry) -> Result<String, Fault> {
+fn name(entry: &Entry) -> Result<String, OnLine> {
     let name = match &entry.value.value {
         Value::Text(name) => name.clone(),
         Value::Number(number) if !number.is_f64() => number.to_string(),
@@ -328,11 +327,11 @@ fn name(entry: &Entry) -> Result<String, Fault> {
     };
     let flaw = match name.chars().find(forbidden) {
         _ if name.is_empty() => Flaw::Empty,
-        _ if name.len() > LONGEST_NAME => Flaw::Long,
+        _ if name.len() > LONGEST_NAME => Flaw::TooLong,
         Some(character) => Flaw::Character(character),
         None => return Ok(name),
     };
-    Err(unfit(entry.line, &name, flaw))
+    Err(invalid(entry.line, &name, flaw))
 }
 
 /// The first name of these pools that has a blank in it, and its line.
@@ -360,7 +359,7 @@ fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
 
 /// Zero is never, as in the original, and so is nothing. Text may be a number, or a time like
 /// 1h30m.
-fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
+fn expire(entry: &Entry) -> Result<Option<Duration>, OnLine> {
     let seconds = match &entry.value.value {
         Value::Number(number) => number.as_f64(),
         Value::Text(text) => duration::time(text),
@@ -379,7 +378,7 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, Fault> {
 
 /// Names between commas, or a list of names. An empty text admits every host; a list has at least
 /// one name.
-fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
+fn servers(entry: &Entry) -> Result<Option<Vec<String>>, OnLine> {
     let expected = || {
         wrong(
             entry,
@@ -417,72 +416,62 @@ fn servers(entry: &Entry) -> Result<Option<Vec<String>>, Fault> {
 }
 
 /// Refuses what no host calls itself: it would match none, and lock out those that were meant.
-fn check_host(entry: &Entry, name: &str) -> Result<(), Fault> {
-    let unfit = |character: char| {
+fn check_host(entry: &Entry, name: &str) -> Result<(), OnLine> {
+    let forbidden = |character: char| {
         character.is_whitespace() || character.is_control() || "[](){}*/,\"'".contains(character)
     };
-    if !name.is_empty() && !name.contains(unfit) {
+    if !name.is_empty() && !name.contains(forbidden) {
         return Ok(());
     }
-    Err(Fault::Unfit {
-        line: entry.line,
+    let fault = Fault::Invalid {
         key: entry.key.clone(),
         found: super::node::shown(name),
-        flaw: Flaw::Host,
-    })
+        flaw: Flaw::NotHost,
+    };
+    Err((entry.line, fault))
 }
 
-fn wrong(entry: &Entry, expected: &'static str) -> Fault {
-    Fault::Wrong {
-        line: entry.line,
+fn wrong(entry: &Entry, expected: &'static str) -> OnLine {
+    let fault = Fault::Wrong {
         key: entry.key.clone(),
         expected,
         found: entry.value.value.shown(),
-    }
+    };
+    (entry.line, fault)
 }
 
-fn unfit(line: usize, name: &str, flaw: Flaw) -> Fault {
-    Fault::Unfit {
-        line,
+fn invalid(line: usize, name: &str, flaw: Flaw) -> OnLine {
+    let fault = Fault::Invalid {
         key: "name".into(),
         found: super::node::shown(name),
         flaw,
+    };
+    (line, fault)
+}
+
+fn json_fault(error: json::Error) -> OnLine {
+    match error {
+        json::Error::Syntax(error) => (error.line(), Fault::Json(error)),
+        json::Error::Duplicate { key, line, first } => (line, Fault::DuplicateKey { key, first }),
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let path = self.path.display();
-        match &self.fault {
-            Fault::Yaml(yaml::Error { line, flaw }) => write!(f, "{path}:{line}: {flaw}"),
-            Fault::Json(json::Error::Syntax(error)) => {
-                write!(f, "{path}:{}: not JSON: {error}", error.line())
+        match self {
+            Fault::Yaml(flaw) => flaw.fmt(f),
+            Fault::Json(error) => write!(f, "not JSON: {error}"),
+            Fault::DuplicateKey { key, first } => {
+                write!(f, "the key {key:?} is on line {first} already")
             }
-            Fault::Json(json::Error::Duplicate { key, line, first }) => {
-                write!(
-                    f,
-                    "{path}:{line}: the key {key:?} is on line {first} already"
-                )
-            }
-            Fault::NoMapping { line, what, found } => {
-                write!(f, "{path}:{line}: expected {what}, found {found}")
-            }
-            Fault::Missing { line, key } => write!(f, "{path}:{line}: this pool has no {key:?}"),
+            Fault::NoMapping { what, found } => write!(f, "expected {what}, found {found}"),
+            Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
             Fault::Wrong {
-                line,
                 key,
                 expected,
                 found,
-            } => write!(
-                f,
-                "{path}:{line}: {key:?}: expected {expected}, found {found}"
-            ),
-            Fault::Unfit {
-                line,
-                key,
-                found,
-                flaw,
-            } => write!(f, "{path}:{line}: {key:?}: {found}: {flaw}"),
+            } => write!(f, "{key:?}: expected {expected}, found {found}"),
+            Fault::Invalid { key, found, flaw } => write!(f, "{key:?}: {found}: {flaw}"),
         }
     }
 }
@@ -491,14 +480,14 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Flaw::Empty => write!(f, "it is empty"),
-            Flaw::Long => write!(
+            Flaw::TooLong => write!(
                 f,
                 "longer than {LONGEST_NAME} bytes, which no key in memcached can be"
             ),
             Flaw::Character(character) => {
                 write!(f, "{character:?} cannot be in a key in memcached")
             }
-            Flaw::Host => write!(
+            Flaw::NotHost => write!(
                 f,
                 "not the name of a host (patterns and networks are not supported; separate names with commas)"
             ),
@@ -506,8 +495,6 @@ impl fmt::Display for Flaw {
         }
     }
 }
-
-impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

@@ -4,11 +4,12 @@
 //! a second one in.
 
 use super::invalid_request;
+use crate::in_file::InFile;
 use crate::moment::Moment;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// What this file is. A later one may mean something else by the same words.
@@ -76,18 +77,18 @@ pub struct SavedHolding {
     pub revoked: bool,
 }
 
-/// Why a file is not a state.
-#[derive(Debug)]
-pub struct Error {
-    /// The file.
-    path: PathBuf,
-    fault: Fault,
-}
+/// Why a state file cannot be used.
+pub type Error = InFile<Fault>;
 
+/// What is wrong with a state file.
 #[derive(Debug)]
-enum Fault {
+#[allow(missing_docs)]
+pub enum Fault {
+    /// The text is not JSON.
     Syntax(serde_json::Error),
+    /// The file has another version of the format.
     Version(i64),
+    /// A value is missing or has the wrong type.
     BadField {
         field: String,
         expected: &'static str,
@@ -118,10 +119,7 @@ impl State {
         let state = serde_json::from_slice(text)
             .map_err(Fault::Syntax)
             .and_then(|value| State::of(&value, clocks));
-        state.map_err(|fault| Error {
-            path: path.to_owned(),
-            fault,
-        })
+        state.map_err(|fault| InFile::new(path, None, fault))
     }
 
     fn of(value: &Value, clocks: &Clocks) -> Result<State, Fault> {
@@ -302,10 +300,9 @@ fn bad_field(field: &str, key: &str, expected: &'static str) -> Fault {
     }
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}: ", self.path.display())?;
-        match &self.fault {
+        match self {
             Fault::Syntax(error) => write!(f, "not JSON: {error}"),
             Fault::Version(version) => write!(
                 f,
@@ -319,8 +316,6 @@ impl fmt::Display for Error {
         )
     }
 }
-
-impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests;
