@@ -28,12 +28,12 @@
 //!    `lookups`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
 //!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
 //!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
-//!    (`request` and `reply`, of `head`, `lines` and `body`; `call`; `date`, `percent`, `malformed`);
+//!    (`request` and `reply`, of `head`, `lines` and `body`; `client`; `date`, `percent`, `malformed`);
 //!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
 //!    vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `pool_state` for each pool, of `holders` and `waiters`, and one
 //!    `outbox`; `memcached`, which has a `shared_pool` for each, changed in a `cas_cycle` by a
-//!    `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`, and one `line`,
+//!    `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`, and one `client`,
 //!    which speaks the `protocol`, tested by `fake` and `interleaving_tests`; `lease`,
 //!    `invalid_request`, `state`, `status`, `metrics`).
 //! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its

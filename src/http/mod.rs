@@ -8,7 +8,7 @@
 //! gets an error at once; the original program let it wait forever.
 
 mod body;
-pub mod call;
+pub mod client;
 mod date;
 mod head;
 mod lines;

@@ -20,7 +20,7 @@ use super::lookups::Lookups;
 use super::{Failure, Holder, Input, Lock, Output, Proof};
 use crate::deadlines::Deadlines;
 use crate::endpoint::{Endpoint, Found};
-use crate::http::call::{Caller, News, Step};
+use crate::http::client::{Caller, News, Step};
 use crate::http::{Reply, get};
 use crate::moment::Moment;
 use crate::plan::Host;

@@ -4,6 +4,7 @@
 
 mod attempts;
 mod cas_cycle;
+mod client;
 mod expiry;
 #[cfg(test)]
 mod fake;
@@ -11,7 +12,6 @@ mod holder_cache;
 #[cfg(test)]
 mod interleaving_tests;
 mod leases;
-mod line;
 mod list_update;
 pub mod protocol;
 mod shared_pool;
@@ -22,7 +22,7 @@ use super::waiters::PendingRequest;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use line::{Line, Want};
+use client::{Line, Want};
 use shared_pool::{Context, Effect, REQUEST_TIMEOUT, SharedPool};
 use std::collections::{BTreeMap, VecDeque};
 

@@ -41,7 +41,7 @@ use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
 use super::expiry::{self, Lifetime};
 use super::holder_cache::HolderCache;
 use super::leases::{self, Leases};
-use super::line::Line;
+use super::client::Line;
 use super::list_update::{self, ListUpdate, PoolOperation, UpdateContext, UpdateOutcome};
 use super::protocol::{Command, Malformed, Reply};
 use crate::moment::Moment;
