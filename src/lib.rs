@@ -29,8 +29,8 @@
 //!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
 //!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
 //!    (`request` and `reply`, of `head`, `lines` and `body`; `client`; `date`, `percent`, `malformed`);
-//!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`kill_rounds`] and [`signal`], their
-//!    vocabulary. Of the server: [`pool`] (the contract;
+//!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`transport`], [`kill_rounds`]
+//!    and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
 //!    `memory`, which has a `pool_state` for each pool, of `holders` and `waiters`, and one
 //!    `outbox`; `memcached`, which has a `shared_pool` for each, changed in a `cas_cycle` by a
 //!    `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`, and one `client`,
@@ -74,6 +74,7 @@ pub mod shell;
 pub mod signal;
 pub mod supervisor;
 pub mod sys;
+pub mod transport;
 pub mod zookeeper;
 
 pub use program::main;

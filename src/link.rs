@@ -1,27 +1,27 @@
-//! One non-blocking TCP connection, with its outgoing bytes. It decides nothing: what happens to it
-//! is told as the lock's inputs.
+//! One non-blocking TCP connection, with its outgoing bytes. It carries out the outputs of a state
+//! machine and reports what happens as transport events; it decides nothing.
 
-use crate::lock::Input;
 use crate::sys::poll::Watched;
 use crate::sys::{reason, socket, tcp};
+use crate::transport::{Event, Output};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// What one read takes at most; replies are far smaller.
+/// Bytes of one read; replies are far smaller.
 const READ: usize = 16 << 10;
 
-/// Silence after which a peer is asked whether it is there, time between questions, and how many of
-/// them may go unanswered: the server does the same.
+/// Keep-alive: idle time before the first probe, time between probes, and how many may go
+/// unanswered. The server has the same values.
 const PROBE_AFTER: Duration = Duration::from_secs(15);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBES: u8 = 3;
 
-/// How long what was sent may go unacknowledged: as long as all of that takes.
+/// How long sent bytes may go unacknowledged: as long as all probes take.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// How far a connection is.
+/// The state of a connection.
 #[derive(Debug, Default)]
 enum State {
     #[default]
@@ -30,21 +30,21 @@ enum State {
     Open(TcpStream),
 }
 
-/// A connection, or the want of one: none yet.
+/// A connection, if there is one.
 #[derive(Debug, Default)]
 pub struct Link {
     state: State,
-    /// Not yet taken by the kernel. Bounded by what a session has unanswered.
+    /// Bytes that the kernel has not taken yet, at most what a session has unanswered.
     outgoing: Vec<u8>,
-    /// Have the kernel find out if the peer is there while nothing is said, and break off
-    /// connections that are not closed.
+    /// The kernel probes the peer while the connection is idle, and resets a connection that this
+    /// process leaves open.
     watching: bool,
 }
 
 impl Link {
-    /// For who may have to wait for long without a word: a peer that is switched off, or cut off,
-    /// is noticed all the same; and if we end while it has something of ours to do, or had not
-    /// heard of it yet, it leaves that undone.
+    /// For a connection that may be idle for long: it notices a peer that is switched off or cut
+    /// off. If this process ends while a request is under way, the peer gets a reset, and does not
+    /// carry the request out.
     #[must_use]
     pub fn watching_the_peer(self) -> Link {
         Link {
@@ -53,12 +53,27 @@ impl Link {
         }
     }
 
-    /// Begins to connect to this address, in place of any other connection.
+    /// Does what a machine wants done. The event is a connection that failed at once.
+    pub fn execute(&mut self, output: Output) -> Option<Event<'static>> {
+        match output {
+            Output::Connect(address) => {
+                let failed = self.connect(address).err()?;
+                return Some(Event::Disconnected(Some(failed)));
+            }
+            Output::Send(bytes) => self.send(&bytes),
+            Output::ShutdownWrite => self.shutdown_write(),
+            Output::Close => self.close(),
+            Output::Reset => self.reset(),
+        }
+        None
+    }
+
+    /// Begins to connect to this address. This replaces any other connection.
     pub fn connect(&mut self, address: SocketAddr) -> Result<(), String> {
         self.close();
         let stream = socket::connect(address).map_err(|error| reason(&error))?;
         if self.watching {
-            // Where that cannot be had, a peer that says good-bye must do.
+            // Without these options, only a peer that closes its connection is noticed.
             let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES)
                 .and_then(|()| tcp::set_unacknowledged_limit(&stream, UNACKNOWLEDGED))
                 .and_then(|()| tcp::reset_on_close(&stream, true));
@@ -67,21 +82,21 @@ impl Link {
         Ok(())
     }
 
-    /// Sends bytes, as far as the kernel takes them now; the rest follows when there is room.
+    /// Sends bytes, as many as the kernel takes now; the rest follows when there is room.
     pub fn send(&mut self, bytes: &[u8]) {
         self.outgoing.extend_from_slice(bytes);
-        // What goes wrong here is seen again, and told, by the next read.
+        // The next read reports an error that this write meets.
         let _ = self.flush();
     }
 
-    /// Tells the peer that nothing more will be sent. What it sends still comes.
-    pub fn finish(&mut self) {
+    /// Tells the peer that nothing more will be sent. What the peer sends is still received.
+    pub fn shutdown_write(&mut self) {
         if let State::Open(stream) = &self.state {
             let _ = stream.shutdown(Shutdown::Write);
         }
     }
 
-    /// Closes the connection after what was sent, as far as there is room for it.
+    /// Closes the connection after the bytes that were sent, as far as there is room for them.
     pub fn close(&mut self) {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
             let _ = tcp::reset_on_close(stream, false);
@@ -90,8 +105,8 @@ impl Link {
         self.drop_connection();
     }
 
-    /// Breaks the connection off.
-    pub fn abandon(&mut self) {
+    /// Breaks the connection off: bytes that have not arrived yet never do.
+    pub fn reset(&mut self) {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
             let _ = tcp::reset_on_close(stream, true);
         }
@@ -103,12 +118,12 @@ impl Link {
         self.outgoing.clear();
     }
 
-    /// To be watched in poll, if there is a connection.
+    /// The descriptor for poll, if there is a connection.
     pub fn watched(&self) -> Option<Watched<'_>> {
         self.wanted().map(|(fd, write)| Watched::new(fd, write))
     }
 
-    /// What to wake up for, if there is a connection: something to read, and perhaps room to write.
+    /// The descriptor, and whether to wake up for room to write too, if there is a connection.
     pub fn wanted(&self) -> Option<(BorrowedFd<'_>, bool)> {
         match &self.state {
             State::Closed => None,
@@ -117,29 +132,28 @@ impl Link {
         }
     }
 
-    /// The connection has news: hands them on, one input after another, as far as they go without
-    /// waiting.
-    pub fn ready(&mut self, mut tell: impl FnMut(Input)) {
+    /// The descriptor is ready: reports one event after another, without waiting for more.
+    pub fn ready(&mut self, mut report: impl FnMut(Event)) {
         if let State::Connecting(stream) = &self.state
             && let Err(error) = socket::connected(stream)
         {
             self.state = State::Closed;
-            return tell(Input::Disconnected(Some(reason(&error))));
+            return report(Event::Disconnected(Some(reason(&error))));
         }
         match std::mem::replace(&mut self.state, State::Closed) {
             State::Closed => {}
             State::Connecting(stream) => {
                 self.state = State::Open(stream);
-                tell(Input::Connected);
+                report(Event::Connected);
             }
             State::Open(mut stream) => {
-                let read = read(&mut stream, &mut tell);
+                let read = read(&mut stream, &mut report);
                 self.state = State::Open(stream);
                 if let Err(why) =
                     read.and_then(|()| self.flush().map_err(|error| Some(reason(&error))))
                 {
                     self.close();
-                    tell(Input::Disconnected(why));
+                    report(Event::Disconnected(why));
                 }
             }
         }
@@ -161,12 +175,12 @@ impl Link {
     }
 }
 
-/// Reads once. The error is the end of the connection, and why if the network says so.
-fn read(stream: &mut TcpStream, tell: &mut impl FnMut(Input)) -> Result<(), Option<String>> {
+/// Reads once. The error is the end of the connection, with the network's reason if there is one.
+fn read(stream: &mut TcpStream, report: &mut impl FnMut(Event)) -> Result<(), Option<String>> {
     let mut bytes = [0; READ];
     match stream.read(&mut bytes) {
         Ok(0) => return Err(None),
-        Ok(length) => tell(Input::Received(&bytes[..length])),
+        Ok(length) => report(Event::Received(&bytes[..length])),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
         Err(error) => return Err(Some(reason(&error))),
     }

@@ -5,9 +5,9 @@
 use super::{Malformed, Reply};
 use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
+use crate::transport::{Event, Output};
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Pauses between rounds over all addresses: the first, and the longest; each is twice the one
@@ -27,7 +27,7 @@ const KEPT_WAITING: Duration = Duration::from_secs(1);
 
 /// What came of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum HttpEvent {
     /// It was answered.
     Answered {
         /// How.
@@ -44,22 +44,6 @@ pub enum News {
     },
 }
 
-/// What is to be done with the connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// Connect to this address.
-    Connect(SocketAddr),
-    /// Send these bytes, all of them.
-    Send(Vec<u8>),
-    /// Say that nothing more will be sent, and go on reading.
-    Finish,
-    /// Close the connection: the request was answered.
-    Disconnect,
-    /// Break the connection off: the request was given up, and is not to arrive later, when
-    /// something else is true.
-    Abandon,
-}
-
 /// Why an attempt has failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -70,7 +54,7 @@ pub enum Fault {
     /// The server closed the connection and had not answered.
     HungUp,
     /// It answered what is no HTTP.
-    Nonsense(Malformed),
+    ProtocolError(Malformed),
     /// It, or a proxy before it, has no time for us: status and reason.
     Unavailable(u16, String),
 }
@@ -81,10 +65,10 @@ impl fmt::Display for Fault {
             Fault::Network(why) => f.write_str(why),
             Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
             Fault::HungUp => f.write_str("closed the connection"),
-            Fault::Nonsense(Malformed::Cut) => {
+            Fault::ProtocolError(Malformed::Cut) => {
                 f.write_str("closed the connection in the middle of its answer")
             }
-            Fault::Nonsense(malformed) => write!(f, "does not speak HTTP: {malformed}"),
+            Fault::ProtocolError(malformed) => write!(f, "does not speak HTTP: {malformed}"),
             Fault::Unavailable(status, reason) => write!(f, "{status} {reason}"),
         }
     }
@@ -104,7 +88,7 @@ enum Phase {
 
 /// One request after another.
 #[derive(Debug)]
-pub struct Caller {
+pub struct HttpClient {
     /// The server's addresses, and how messages call them. Never empty.
     servers: Vec<Endpoint>,
     /// Why each was given up last.
@@ -115,32 +99,32 @@ pub struct Caller {
     /// Attempts in vain since one was not.
     attempts: usize,
     /// Since when nobody was to be reached; `None`: somebody is.
-    away: Option<Moment>,
+    unreachable_since: Option<Moment>,
     request: Vec<u8>,
     /// How long an answer may take.
     patience: Duration,
     phase: Phase,
     incoming: Vec<u8>,
-    steps: VecDeque<Step>,
-    news: VecDeque<News>,
+    outputs: VecDeque<Output>,
+    events: VecDeque<HttpEvent>,
 }
 
-impl Caller {
+impl HttpClient {
     /// For a server at these addresses, of which there is at least one; so far it was not to be
     /// reached since `began`.
-    pub fn new(servers: Vec<Endpoint>, began: Moment) -> Caller {
-        Caller {
+    pub fn new(servers: Vec<Endpoint>, began: Moment) -> HttpClient {
+        HttpClient {
             faults: vec![None; servers.len()],
             servers,
             server: 0,
             attempts: 0,
-            away: Some(began),
+            unreachable_since: Some(began),
             request: Vec::new(),
             patience: Duration::MAX,
             phase: Phase::Idle,
             incoming: Vec::new(),
-            steps: VecDeque::new(),
-            news: VecDeque::new(),
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
         }
     }
 
@@ -155,18 +139,18 @@ impl Caller {
     /// Asks nothing any more.
     pub fn stop(&mut self) {
         if matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. }) {
-            self.steps.push_back(Step::Abandon);
+            self.outputs.push_back(Output::Reset);
         }
         self.phase = Phase::Idle;
         self.incoming.clear();
-        self.news.clear();
+        self.events.clear();
     }
 
     /// Tells the server that nothing more will come from here, in the hope that it ends what it
     /// keeps open for us.
-    pub fn finish(&mut self) {
+    pub fn shutdown_write(&mut self) {
         if let Phase::Asked { .. } = self.phase {
-            self.steps.push_back(Step::Finish);
+            self.outputs.push_back(Output::ShutdownWrite);
         }
     }
 
@@ -193,8 +177,8 @@ impl Caller {
 
     /// Since when nobody was to be reached who answers, or keeps us waiting as is to be expected;
     /// `None`: somebody was.
-    pub fn away(&self) -> Option<Moment> {
-        self.away
+    pub fn unreachable_since(&self) -> Option<Moment> {
+        self.unreachable_since
     }
 
     /// Since when no address could be reached, if one is wanted. A request that is left alone until
@@ -203,7 +187,7 @@ impl Caller {
         match self.phase {
             Phase::Idle => None,
             Phase::Asked { .. } if self.patience == Duration::MAX => None,
-            _ => self.away,
+            _ => self.unreachable_since,
         }
     }
 
@@ -218,7 +202,7 @@ impl Caller {
         let position = endpoint::position(&servers, current.address);
         match self.phase {
             Phase::Connecting { .. } if position.is_none() => {
-                self.steps.push_back(Step::Abandon);
+                self.outputs.push_back(Output::Reset);
                 self.phase = Phase::Down { retry: now };
             }
             Phase::Down { retry } if self.attempts > 0 => {
@@ -266,10 +250,19 @@ impl Caller {
         tried.collect::<Vec<_>>().join("; ")
     }
 
+    /// Takes in what happened to the connection.
+    pub fn on_transport(&mut self, event: Event, now: Moment) {
+        match event {
+            Event::Connected => self.connected(now),
+            Event::Disconnected(why) => self.disconnected(why, now),
+            Event::Received(bytes) => self.received(bytes, now),
+        }
+    }
+
     /// The connection is there: the request goes out.
-    pub fn connected(&mut self, now: Moment) {
+    fn connected(&mut self, now: Moment) {
         if let Phase::Connecting { .. } = self.phase {
-            self.steps.push_back(Step::Send(self.request.clone()));
+            self.outputs.push_back(Output::Send(self.request.clone()));
             self.phase = Phase::Asked {
                 since: now,
                 by: now + self.patience,
@@ -278,17 +271,17 @@ impl Caller {
     }
 
     /// The connection is gone, or could not be made.
-    pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
+    fn disconnected(&mut self, why: Option<String>, now: Moment) {
         match (self.phase, why) {
             (Phase::Idle | Phase::Down { .. }, _) => {}
-            (_, Some(why)) => self.fall(Fault::Network(why), now),
-            (_, None) if self.incoming.is_empty() => self.fall(Fault::HungUp, now),
+            (_, Some(why)) => self.next_address(Fault::Network(why), now),
+            (_, None) if self.incoming.is_empty() => self.next_address(Fault::HungUp, now),
             (_, None) => self.read(true, now),
         }
     }
 
     /// Bytes came.
-    pub fn received(&mut self, bytes: &[u8], now: Moment) {
+    fn received(&mut self, bytes: &[u8], now: Moment) {
         if let Phase::Asked { since, by } = self.phase {
             if self.incoming.is_empty() {
                 self.phase = Phase::Asked {
@@ -314,15 +307,15 @@ impl Caller {
                     ..
                 },
                 _,
-            ))) => self.leave(Fault::Unavailable(status, reason), now),
+            ))) => self.disconnect(Fault::Unavailable(status, reason), now),
             Ok(Some((reply, _))) => {
                 self.phase = Phase::Idle;
-                self.steps.push_back(Step::Disconnect);
+                self.outputs.push_back(Output::Close);
                 self.stop();
-                (self.attempts, self.away) = (0, None);
-                self.news.push_back(News::Answered { reply, sent });
+                (self.attempts, self.unreachable_since) = (0, None);
+                self.events.push_back(HttpEvent::Answered { reply, sent });
             }
-            Err(malformed) => self.leave(Fault::Nonsense(malformed), now),
+            Err(malformed) => self.disconnect(Fault::ProtocolError(malformed), now),
         }
     }
 
@@ -331,27 +324,27 @@ impl Caller {
         match self.phase {
             Phase::Down { retry } if now >= retry => {
                 self.phase = Phase::Connecting { since: now };
-                self.steps
-                    .push_back(Step::Connect(self.servers[self.server].address));
+                self.outputs
+                    .push_back(Output::Connect(self.servers[self.server].address));
             }
             Phase::Connecting { since } if now >= since + self.acceptance() => {
-                self.leave(Fault::Silent(now.since(since)), now);
+                self.disconnect(Fault::Silent(now.since(since)), now);
             }
             Phase::Asked { since, by } if now >= by => {
-                self.leave(Fault::Silent(now.since(since)), now);
+                self.disconnect(Fault::Silent(now.since(since)), now);
             }
             _ => {}
         }
     }
 
     /// What to do next with the connection.
-    pub fn step(&mut self) -> Option<Step> {
-        self.steps.pop_front()
+    pub fn output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
     }
 
     /// What has happened.
-    pub fn news(&mut self) -> Option<News> {
-        self.news.pop_front()
+    pub fn event(&mut self) -> Option<HttpEvent> {
+        self.events.pop_front()
     }
 
     /// When time alone brings about something next.
@@ -370,22 +363,22 @@ impl Caller {
     }
 
     /// Gives up a connection that is still there.
-    fn leave(&mut self, fault: Fault, now: Moment) {
-        self.steps.push_back(Step::Abandon);
-        self.fall(fault, now);
+    fn disconnect(&mut self, fault: Fault, now: Moment) {
+        self.outputs.push_back(Output::Reset);
+        self.next_address(fault, now);
     }
 
     /// The connection is gone: the next address is tried at once, after a round over all of them
     /// there is a pause.
-    fn fall(&mut self, fault: Fault, now: Moment) {
+    fn next_address(&mut self, fault: Fault, now: Moment) {
         if self.patience == Duration::MAX
             && self
                 .asked()
                 .is_some_and(|since| now >= since + KEPT_WAITING)
         {
-            (self.attempts, self.away) = (0, None);
+            (self.attempts, self.unreachable_since) = (0, None);
         }
-        self.away.get_or_insert(now);
+        self.unreachable_since.get_or_insert(now);
         self.incoming.clear();
         self.attempts += 1;
         let rounds = self.attempts / self.servers.len();
@@ -396,7 +389,7 @@ impl Caller {
         };
         self.phase = Phase::Down { retry: now + pause };
         self.faults[self.server] = Some(fault.clone());
-        self.news.push_back(News::Failed {
+        self.events.push_back(HttpEvent::Failed {
             server: self.servers[self.server].name.clone(),
             fault,
         });
@@ -416,6 +409,7 @@ fn pause(rounds: usize) -> Duration {
 mod tests {
     use super::*;
     use crate::http::{LONGEST_REPLY_BODY, Terms};
+    use std::net::SocketAddr;
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
     const ANSWER: Duration = Duration::from_secs(3);
@@ -424,21 +418,21 @@ mod tests {
         Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
     }
 
-    fn caller(addresses: &[&str]) -> Caller {
-        Caller::new(addresses.iter().map(|&name| name.into()).collect(), at(0))
+    fn client(addresses: &[&str]) -> HttpClient {
+        HttpClient::new(addresses.iter().map(|&name| name.into()).collect(), at(0))
     }
 
     fn address(name: &str) -> SocketAddr {
         Endpoint::from(name).address
     }
 
-    fn connect(name: &str) -> Step {
-        Step::Connect(address(name))
+    fn connect(name: &str) -> Output {
+        Output::Connect(address(name))
     }
 
-    fn steps(caller: &mut Caller, now: Moment) -> Vec<Step> {
-        caller.tick(now);
-        std::iter::from_fn(|| caller.step()).collect()
+    fn outputs(client: &mut HttpClient, now: Moment) -> Vec<Output> {
+        client.tick(now);
+        std::iter::from_fn(|| client.output()).collect()
     }
 
     fn reply(body: &str) -> Vec<u8> {
@@ -447,22 +441,22 @@ mod tests {
         bytes
     }
 
-    /// A caller that has asked, at 0 ms, and kept waiting for so long.
-    fn asked(patience: Duration) -> Caller {
-        let mut caller = caller(&["a"]);
-        caller.ask(ASK.to_vec(), patience, at(0));
-        assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
-        caller.connected(at(0));
-        assert_eq!(steps(&mut caller, at(0)), [Step::Send(ASK.to_vec())]);
-        caller
+    /// A client that has asked, at 0 ms, and kept waiting for so long.
+    fn asked(patience: Duration) -> HttpClient {
+        let mut client = client(&["a"]);
+        client.ask(ASK.to_vec(), patience, at(0));
+        assert_eq!(outputs(&mut client, at(0)), [connect("a")]);
+        client.connected(at(0));
+        assert_eq!(outputs(&mut client, at(0)), [Output::Send(ASK.to_vec())]);
+        client
     }
 
     #[track_caller]
-    fn fails(caller: &mut Caller, expected: &Fault) {
-        let Some(News::Failed { fault, .. }) = caller.news() else {
+    fn fails(client: &mut HttpClient, expected: &Fault) {
+        let Some(HttpEvent::Failed { fault, .. }) = client.event() else {
             panic!("no failure")
         };
-        assert_eq!((&fault, caller.news()), (expected, None));
+        assert_eq!((&fault, client.event()), (expected, None));
     }
 
     #[test]
@@ -472,105 +466,108 @@ mod tests {
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n".to_vec(),
         ] {
             for cut in 0..whole.len() {
-                let mut caller = asked(ANSWER);
-                caller.received(&whole[..cut], at(500));
-                assert_eq!(caller.news(), None);
-                caller.received(&whole[cut..], at(900));
-                let Some(News::Answered { reply, sent }) = caller.news() else {
+                let mut client = asked(ANSWER);
+                client.received(&whole[..cut], at(500));
+                assert_eq!(client.event(), None);
+                client.received(&whole[cut..], at(900));
+                let Some(HttpEvent::Answered { reply, sent }) = client.event() else {
                     panic!("no answer, cut at {cut}")
                 };
                 assert_eq!((&reply.body[..], sent), (&b"YES"[..], at(0)));
-                assert_eq!(steps(&mut caller, at(900)), [Step::Disconnect]);
-                assert_eq!((caller.wake(), caller.away()), (Moment::NEVER, None));
+                assert_eq!(outputs(&mut client, at(900)), [Output::Close]);
+                assert_eq!(
+                    (client.wake(), client.unreachable_since()),
+                    (Moment::NEVER, None)
+                );
             }
         }
     }
 
     #[test]
     fn an_answer_may_end_with_the_connection() {
-        let mut caller = asked(ANSWER);
-        caller.received(b"HTTP/1.0 200 OK\r\n\r\nYES", at(1));
-        assert_eq!(caller.news(), None);
-        caller.disconnected(None, at(2));
+        let mut client = asked(ANSWER);
+        client.received(b"HTTP/1.0 200 OK\r\n\r\nYES", at(1));
+        assert_eq!(client.event(), None);
+        client.disconnected(None, at(2));
         assert!(
-            matches!(caller.news(), Some(News::Answered { reply, .. }) if reply.body == b"YES")
+            matches!(client.event(), Some(HttpEvent::Answered { reply, .. }) if reply.body == b"YES")
         );
     }
 
     #[test]
     fn what_is_no_answer_is_a_fault() {
-        type Harm = fn(&mut Caller);
+        type Harm = fn(&mut HttpClient);
         let rows: &[(Harm, &str)] = &[
             (
-                |caller| caller.disconnected(None, at(1)),
+                |client| client.disconnected(None, at(1)),
                 "closed the connection",
             ),
             (
-                |caller| caller.disconnected(Some("connection reset by peer".into()), at(1)),
+                |client| client.disconnected(Some("connection reset by peer".into()), at(1)),
                 "connection reset by peer",
             ),
-            (|caller| caller.tick(at(3000)), "no answer for 3.0 s"),
+            (|client| client.tick(at(3000)), "no answer for 3.0 s"),
             (
-                |caller| caller.received(b"220 mail.example ESMTP\r\n", at(1)),
+                |client| client.received(b"220 mail.example ESMTP\r\n", at(1)),
                 "does not speak HTTP: ",
             ),
             (
-                |caller| caller.received(&reply(&"x".repeat(LONGEST_REPLY_BODY + 1)), at(1)),
+                |client| client.received(&reply(&"x".repeat(LONGEST_REPLY_BODY + 1)), at(1)),
                 "does not speak HTTP: ",
             ),
             (
-                |caller| caller.received(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", at(1)),
+                |client| client.received(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", at(1)),
                 "503 Busy",
             ),
             (
-                |caller| {
-                    caller.received(b"HTTP/1.1 200 OK\r\n", at(1));
-                    caller.disconnected(None, at(2));
+                |client| {
+                    client.received(b"HTTP/1.1 200 OK\r\n", at(1));
+                    client.disconnected(None, at(2));
                 },
                 "closed the connection in the middle of its answer",
             ),
         ];
         for (harm, sentence) in rows {
-            let mut caller = asked(ANSWER);
-            harm(&mut caller);
-            let Some(News::Failed { fault, .. }) = caller.news() else {
+            let mut client = asked(ANSWER);
+            harm(&mut client);
+            let Some(HttpEvent::Failed { fault, .. }) = client.event() else {
                 panic!("no failure: {sentence}")
             };
             assert!(fault.to_string().starts_with(sentence), "{fault}");
             assert!(
-                caller
+                client
                     .faults(at(3000))
                     .starts_with(&format!("a: {sentence}")),
                 "{}",
-                caller.faults(at(3000))
+                client.faults(at(3000))
             );
-            assert_eq!(caller.asked(), None);
+            assert_eq!(client.asked(), None);
         }
     }
 
     #[test]
     fn a_reply_that_has_begun_must_come_to_its_end() {
-        let mut caller = asked(Duration::MAX);
-        caller.received(b"HTTP", at(60_000));
-        assert_eq!(caller.wake(), at(63_000));
-        caller.received(b"/1.1", at(62_000));
-        caller.tick(at(63_000));
-        fails(&mut caller, &Fault::Silent(Duration::from_secs(63)));
+        let mut client = asked(Duration::MAX);
+        client.received(b"HTTP", at(60_000));
+        assert_eq!(client.wake(), at(63_000));
+        client.received(b"/1.1", at(62_000));
+        client.tick(at(63_000));
+        fails(&mut client, &Fault::Silent(Duration::from_secs(63)));
     }
 
     #[test]
     fn addresses_are_tried_in_turn_and_after_each_round_there_is_a_longer_pause() {
-        let mut caller = caller(&["a", "b"]);
-        caller.ask(ASK.to_vec(), ANSWER, at(0));
+        let mut client = client(&["a", "b"]);
+        client.ask(ASK.to_vec(), ANSWER, at(0));
         let mut now = at(0);
         let mut tries = Vec::new();
         for _ in 0..12 {
-            now = now.max(caller.wake());
-            let [Step::Connect(address)] = steps(&mut caller, now)[..] else {
+            now = now.max(client.wake());
+            let [Output::Connect(address)] = outputs(&mut client, now)[..] else {
                 panic!("no attempt at {now:?}")
             };
             tries.push((address, now.since(at(0)).as_millis()));
-            caller.disconnected(Some("connection refused".into()), now);
+            client.disconnected(Some("connection refused".into()), now);
         }
         let starts = [0, 100, 300, 700, 1500, 2500];
         assert_eq!(
@@ -580,9 +577,9 @@ mod tests {
                 .flat_map(|&start| [(address("a"), start), (address("b"), start)])
                 .collect::<Vec<_>>()
         );
-        assert_eq!(caller.away(), Some(at(0)));
+        assert_eq!(client.unreachable_since(), Some(at(0)));
         assert_eq!(
-            caller.faults(now),
+            client.faults(now),
             "a: connection refused; b: connection refused"
         );
     }
@@ -593,65 +590,71 @@ mod tests {
 
     #[test]
     fn a_server_that_has_moved_is_asked_at_once() {
-        let mut caller = caller(&["a", "b"]);
-        caller.ask(ASK.to_vec(), ANSWER, at(0));
+        let mut client = client(&["a", "b"]);
+        client.ask(ASK.to_vec(), ANSWER, at(0));
         for name in ["a", "b"] {
-            assert_eq!(steps(&mut caller, at(0)), [connect(name)]);
-            caller.disconnected(Some("connection refused".into()), at(0));
+            assert_eq!(outputs(&mut client, at(0)), [connect(name)]);
+            client.disconnected(Some("connection refused".into()), at(0));
         }
-        assert_eq!(caller.unreached(), Some(at(0)));
+        assert_eq!(client.unreached(), Some(at(0)));
         assert!(
-            !caller.relist(list(&["b", "a"]), at(10)),
+            !client.relist(list(&["b", "a"]), at(10)),
             "they are the same"
         );
-        assert_eq!(caller.wake(), at(100));
-        assert!(caller.relist(list(&["b", "c"]), at(10)));
-        assert_eq!(steps(&mut caller, at(10)), [connect("c")]);
+        assert_eq!(client.wake(), at(100));
+        assert!(client.relist(list(&["b", "c"]), at(10)));
+        assert_eq!(outputs(&mut client, at(10)), [connect("c")]);
         assert_eq!(
-            caller.faults(at(10)),
+            client.faults(at(10)),
             "c: no answer for 0.0 s; b: connection refused"
         );
     }
 
     #[test]
     fn an_attempt_at_an_address_that_is_none_any_more_ends_and_a_request_goes_on() {
-        let mut caller = caller(&["a"]);
-        caller.ask(ASK.to_vec(), Duration::MAX, at(0));
-        assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
-        assert!(caller.relist(list(&["b"]), at(1000)));
-        assert_eq!(steps(&mut caller, at(1000)), [Step::Abandon, connect("b")]);
-        caller.connected(at(1000));
-        steps(&mut caller, at(1000));
+        let mut client = client(&["a"]);
+        client.ask(ASK.to_vec(), Duration::MAX, at(0));
+        assert_eq!(outputs(&mut client, at(0)), [connect("a")]);
+        assert!(client.relist(list(&["b"]), at(1000)));
         assert_eq!(
-            caller.unreached(),
+            outputs(&mut client, at(1000)),
+            [Output::Reset, connect("b")]
+        );
+        client.connected(at(1000));
+        outputs(&mut client, at(1000));
+        assert_eq!(
+            client.unreached(),
             None,
             "it is kept waiting, as is to be expected"
         );
-        assert!(caller.relist(list(&["c"]), at(2000)));
-        assert_eq!(steps(&mut caller, at(2000)), []);
-        caller.disconnected(None, at(9000));
-        let due = caller.wake();
-        assert_eq!(steps(&mut caller, due), [connect("c")]);
+        assert!(client.relist(list(&["c"]), at(2000)));
+        assert_eq!(outputs(&mut client, at(2000)), []);
+        client.disconnected(None, at(9000));
+        let due = client.wake();
+        assert_eq!(outputs(&mut client, due), [connect("c")]);
     }
 
     #[test]
     fn an_address_that_does_not_accept_is_left_and_one_that_has_answered_is_asked_again() {
-        let mut caller = caller(&["a", "b"]);
-        caller.ask(ASK.to_vec(), ANSWER, at(0));
-        assert_eq!(steps(&mut caller, at(0)), [connect("a")]);
-        assert_eq!(caller.wake(), at(3000));
+        let mut client = client(&["a", "b"]);
+        client.ask(ASK.to_vec(), ANSWER, at(0));
+        assert_eq!(outputs(&mut client, at(0)), [connect("a")]);
+        assert_eq!(client.wake(), at(3000));
         assert_eq!(
-            caller.faults(at(2000)),
+            client.faults(at(2000)),
             "a: no answer for 2.0 s; b: not tried yet"
         );
-        caller.tick(at(3000));
-        assert_eq!(steps(&mut caller, at(3000)), [Step::Abandon, connect("b")]);
-        caller.connected(at(3000));
-        steps(&mut caller, at(3000));
-        caller.received(&reply("YES"), at(3001));
-        steps(&mut caller, at(3001));
-        caller.ask(ASK.to_vec(), ANSWER, at(4000));
-        assert_eq!(steps(&mut caller, at(4000)), [connect("b")]);
+        client.tick(at(3000));
+        assert_eq!(
+            outputs(&mut client, at(3000)),
+            [Output::Reset, connect("b")]
+        );
+        client.connected(at(3000));
+        outputs(&mut client, at(3000));
+        client.received(&reply("YES"), at(3001));
+        outputs(&mut client, at(3001));
+        client.ask(ASK.to_vec(), ANSWER, at(4000));
+        assert_eq!(outputs(&mut client, at(4000)), [connect("b")]);
     }
 
     /// Else a server that hangs up on everybody at once would be tried for ever.
@@ -662,37 +665,42 @@ mod tests {
             (Duration::MAX, 999, 0),
             (Duration::from_mins(1), 59_000, 0),
         ] {
-            let mut caller = asked(patience);
-            caller.disconnected(None, at(ended));
-            fails(&mut caller, &Fault::HungUp);
-            assert_eq!(caller.away(), Some(at(away)), "{patience:?}");
+            let mut client = asked(patience);
+            client.disconnected(None, at(ended));
+            fails(&mut client, &Fault::HungUp);
+            assert_eq!(client.unreachable_since(), Some(at(away)), "{patience:?}");
         }
     }
 
     #[test]
     fn a_new_question_ends_the_one_before_and_nothing_late_is_heard_of_it() {
-        let mut caller = asked(Duration::MAX);
-        caller.received(b"HTTP/1.1 2", at(1));
-        caller.ask(b"other".to_vec(), ANSWER, at(2));
-        assert_eq!(steps(&mut caller, at(2)), [Step::Abandon, connect("a")]);
-        caller.received(&reply("YES"), at(2));
-        assert_eq!(caller.news(), None);
-        caller.connected(at(3));
-        assert_eq!(steps(&mut caller, at(3)), [Step::Send(b"other".to_vec())]);
-        caller.received(&reply("OK"), at(4));
-        assert!(matches!(caller.news(), Some(News::Answered { reply, .. }) if reply.body == b"OK"));
-        caller.stop();
-        caller.disconnected(None, at(5));
-        assert_eq!((caller.news(), caller.wake()), (None, Moment::NEVER));
+        let mut client = asked(Duration::MAX);
+        client.received(b"HTTP/1.1 2", at(1));
+        client.ask(b"other".to_vec(), ANSWER, at(2));
+        assert_eq!(outputs(&mut client, at(2)), [Output::Reset, connect("a")]);
+        client.received(&reply("YES"), at(2));
+        assert_eq!(client.event(), None);
+        client.connected(at(3));
+        assert_eq!(
+            outputs(&mut client, at(3)),
+            [Output::Send(b"other".to_vec())]
+        );
+        client.received(&reply("OK"), at(4));
+        assert!(
+            matches!(client.event(), Some(HttpEvent::Answered { reply, .. }) if reply.body == b"OK")
+        );
+        client.stop();
+        client.disconnected(None, at(5));
+        assert_eq!((client.event(), client.wake()), (None, Moment::NEVER));
     }
 
     #[test]
     fn only_a_request_that_is_out_can_be_finished() {
-        let mut caller = asked(Duration::MAX);
-        caller.finish();
-        assert_eq!(steps(&mut caller, at(1)), [Step::Finish]);
-        caller.stop();
-        caller.finish();
-        assert_eq!(steps(&mut caller, at(1)), [Step::Abandon]);
+        let mut client = asked(Duration::MAX);
+        client.shutdown_write();
+        assert_eq!(outputs(&mut client, at(1)), [Output::ShutdownWrite]);
+        client.stop();
+        client.shutdown_write();
+        assert_eq!(outputs(&mut client, at(1)), [Output::Reset]);
     }
 }

@@ -2,8 +2,9 @@
 //! and its connections can be cut after any message. It shares our codec, so it proves behaviour
 //! and never encoding.
 
-use super::{Input, Lock, Output};
+use super::{Event, Input, Lock, Output};
 use crate::moment::Moment;
+use crate::transport;
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
 use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
@@ -607,21 +608,26 @@ impl<L: Lock> Client<L> {
                         return;
                     }
                 }
-                Output::Connect(to)
+                Output::Transport(transport::Output::Connect(to))
                     if fake.down || fake.address.is_some_and(|address| address != to) =>
                 {
-                    self.lock
-                        .handle(Input::Disconnected(Some("connection refused".into())), now);
+                    self.lock.handle(
+                        Input::Transport(transport::Event::Disconnected(Some(
+                            "connection refused".into(),
+                        ))),
+                        now,
+                    );
                 }
-                Output::Connect(_) => {
+                Output::Transport(transport::Output::Connect(_)) => {
                     self.connection = Some(fake.open());
-                    self.lock.handle(Input::Connected, now);
+                    self.lock
+                        .handle(Input::Transport(transport::Event::Connected), now);
                 }
-                Output::Send(bytes) => self.send(fake, &bytes, now),
-                Output::Disconnect => self.hang_up(fake),
+                Output::Transport(transport::Output::Send(bytes)) => self.send(fake, &bytes, now),
+                Output::Transport(transport::Output::Close) => self.hang_up(fake),
                 Output::LookUp => self.lookups.push(now),
                 output => {
-                    if self.brief && matches!(output, Output::Acquired(_)) {
+                    if self.brief && matches!(output, Output::Event(Event::Acquired(_))) {
                         self.lock.handle(Input::Release, now);
                     }
                     self.said.push(output);
@@ -642,7 +648,8 @@ impl<L: Lock> Client<L> {
 
     pub(super) fn cut(&mut self, fake: &mut Fake, now: Moment) {
         self.hang_up(fake);
-        self.lock.handle(Input::Disconnected(None), now);
+        self.lock
+            .handle(Input::Transport(transport::Event::Disconnected(None)), now);
     }
 
     fn hang_up(&mut self, fake: &mut Fake) {
@@ -679,7 +686,8 @@ impl<L: Lock> Client<L> {
                 self.cut(fake, now);
                 return true;
             }
-            self.lock.handle(Input::Received(frame), now);
+            self.lock
+                .handle(Input::Transport(transport::Event::Received(frame)), now);
         }
         !frames.is_empty()
     }

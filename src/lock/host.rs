@@ -1,7 +1,7 @@
 //! The lock of this host alone, where the loop begins only with it in hand: ours from the first
 //! moment, and never lost.
 
-use super::{Input, Lock, Output, Proof};
+use super::{Event, Input, Lock, Output, Proof};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 
@@ -15,11 +15,11 @@ impl Host {
     /// On this file.
     pub fn new(file: String) -> Host {
         Host {
-            outputs: [Output::Acquired(Proof {
+            outputs: [Output::Event(Event::Acquired(Proof {
                 lock: file,
                 token: None,
                 session: None,
-            })]
+            }))]
             .into(),
         }
     }
@@ -28,7 +28,8 @@ impl Host {
 impl Lock for Host {
     fn handle(&mut self, input: Input, _: Moment) {
         if input == Input::Release {
-            self.outputs.push_back(Output::Released { doubt: None });
+            self.outputs
+                .push_back(Output::Event(Event::Released { doubt: None }));
         }
     }
 
@@ -48,15 +49,18 @@ mod tests {
         let (mut lock, now) = (Host::new("/tmp/dx-a.lock".into()), Moment::default());
         assert_eq!(
             lock.poll(now),
-            Output::Acquired(Proof {
+            Output::Event(Event::Acquired(Proof {
                 lock: "/tmp/dx-a.lock".into(),
                 token: None,
                 session: None
-            })
+            }))
         );
         lock.handle(Input::Tick, now);
         assert_eq!(lock.poll(now), Output::Wait(Moment::NEVER));
         lock.handle(Input::Release, now);
-        assert_eq!(lock.poll(now), Output::Released { doubt: None });
+        assert_eq!(
+            lock.poll(now),
+            Output::Event(Event::Released { doubt: None })
+        );
     }
 }

@@ -2,7 +2,7 @@
 //! what came of it; here is when to try what. There is no service that could end the lock, so it
 //! needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
 
-use super::{Failure, Holder, Input, Lock, Output, Proof, circular};
+use super::{Event, Failure, FileEvent, FileOrder, Holder, Input, Lock, Output, Proof, circular};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 
@@ -52,10 +52,9 @@ impl Local {
 
     fn try_file(&mut self, file: usize) {
         self.phase = Phase::Trying(file);
+        self.say(Event::Trying(self.options.files[file].0.clone()));
         self.outputs
-            .push_back(Output::Trying(self.options.files[file].0.clone()));
-        self.outputs
-            .push_back(Output::Contend { file, wait: false });
+            .push_back(Output::File(FileOrder::Lock { file, wait: false }));
     }
 
     fn holder(&self) -> Holder {
@@ -74,19 +73,23 @@ impl Local {
         }
     }
 
-    fn settle(&mut self, output: Output) {
+    fn say(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn settle(&mut self, event: Event) {
         self.phase = Phase::Settled;
-        self.outputs.push_back(output);
+        self.say(event);
     }
 }
 
 impl Lock for Local {
     fn handle(&mut self, input: Input, now: Moment) {
         if let (
-            Input::Taken {
+            Input::File(FileEvent::Busy {
                 file,
                 token: Some(token),
-            },
+            }),
             Phase::Trying(_),
         ) = (&input, self.phase)
         {
@@ -96,47 +99,50 @@ impl Lock for Local {
                 .contains(&(self.options.files[*file].1.clone(), *token));
         }
         match (input, self.phase) {
-            (Input::Granted { file, token }, Phase::Trying(_) | Phase::Waiting) => {
+            (Input::File(FileEvent::Locked { file, token }), Phase::Trying(_) | Phase::Waiting) => {
                 let (name, lock) = self.options.files[file].clone();
                 if self.phase == Phase::Waiting {
-                    self.outputs.push_back(Output::Trying(name)); // of several, the last one that is said is the one held
+                    self.say(Event::Trying(name)); // of several, the last one that is said is the one held
                 }
-                self.settle(Output::Acquired(Proof {
+                self.settle(Event::Acquired(Proof {
                     lock,
                     token: Some(token),
                     session: None,
                 }));
             }
-            (Input::Taken { file, .. }, Phase::Trying(tried))
+            (Input::File(FileEvent::Busy { file, .. }), Phase::Trying(tried))
                 if file == tried && file + 1 < self.options.files.len() =>
             {
                 self.try_file(file + 1);
             }
-            (Input::Taken { .. }, Phase::Trying(_))
+            (Input::File(FileEvent::Busy { .. }), Phase::Trying(_))
                 if self.options.patience.is_some() && self.outer.iter().all(|&outer| outer) =>
             {
-                self.settle(Output::Failed(circular(
+                self.settle(Event::Failed(circular(
                     &self.holder().lock,
                     "the token in the file is that of its ZK_FLOCK_TOKEN",
                 )));
             }
-            (Input::Taken { .. }, Phase::Trying(_))
+            (Input::File(FileEvent::Busy { .. }), Phase::Trying(_))
                 if self.options.patience.is_some_and(|patience| now < patience) =>
             {
                 self.phase = Phase::Waiting;
-                self.outputs.push_back(Output::Waiting {
+                self.say(Event::Waiting {
                     holder: self.holder(),
                     ahead: None,
                 });
                 self.outputs.extend(
-                    (0..self.options.files.len()).map(|file| Output::Contend { file, wait: true }),
+                    (0..self.options.files.len())
+                        .map(|file| Output::File(FileOrder::Lock { file, wait: true })),
                 );
             }
-            (Input::Taken { .. }, Phase::Trying(_)) => self.settle(Output::Busy(self.holder())),
-            (Input::Broken(why), Phase::Trying(_) | Phase::Waiting) => {
-                self.settle(Output::Failed(Failure::System(why)));
+            (Input::File(FileEvent::Busy { .. }), Phase::Trying(_)) => {
+                self.settle(Event::Busy(self.holder()));
             }
-            (Input::Release, _) => self.settle(Output::Released { doubt: None }),
+            (Input::File(FileEvent::Failed(why)), Phase::Trying(_) | Phase::Waiting) => {
+                self.settle(Event::Failed(Failure::System(why)));
+            }
+            (Input::Release, _) => self.settle(Event::Released { doubt: None }),
             _ => {}
         }
     }
@@ -144,7 +150,7 @@ impl Lock for Local {
     fn poll(&mut self, now: Moment) -> Output {
         let patience = self.options.patience.unwrap_or(Moment::NEVER);
         if self.phase == Phase::Waiting && now >= patience {
-            self.settle(Output::Busy(self.holder()));
+            self.settle(Event::Busy(self.holder()));
         }
         let wake = if self.phase == Phase::Waiting {
             patience
@@ -196,9 +202,9 @@ mod tests {
                 ..local(&["a", "b"], patience).options
             });
             for (file, token) in tokens.into_iter().enumerate() {
-                lock.handle(Input::Taken { file, token }, at(0));
+                lock.handle(Input::File(FileEvent::Busy { file, token }), at(0));
             }
-            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
             assert_eq!(
                 drain(&mut lock, at(0)).iter().any(failed),
                 circular,
@@ -213,24 +219,27 @@ mod tests {
         assert_eq!(
             drain(&mut lock, at(0)),
             [
-                Output::Trying("a".into()),
-                Output::Contend {
+                Output::Event(Event::Trying("a".into())),
+                Output::File(FileOrder::Lock {
                     file: 0,
                     wait: false
-                }
+                })
             ]
         );
-        lock.handle(Input::Granted { file: 0, token: 7 }, at(0));
+        lock.handle(Input::File(FileEvent::Locked { file: 0, token: 7 }), at(0));
         assert_eq!(
             drain(&mut lock, at(0)),
-            [Output::Acquired(Proof {
+            [Output::Event(Event::Acquired(Proof {
                 lock: "/d/a".into(),
                 token: Some(7),
                 session: None
-            })]
+            }))]
         );
         lock.handle(Input::Release, at(9));
-        assert_eq!(drain(&mut lock, at(9)), [Output::Released { doubt: None }]);
+        assert_eq!(
+            drain(&mut lock, at(9)),
+            [Output::Event(Event::Released { doubt: None })]
+        );
     }
 
     #[test]
@@ -238,13 +247,16 @@ mod tests {
         let mut lock = local(&["a"], None);
         drain(&mut lock, at(0));
         lock.handle(
-            Input::Taken {
+            Input::File(FileEvent::Busy {
                 file: 0,
                 token: None,
-            },
+            }),
             at(0),
         );
-        assert!(matches!(drain(&mut lock, at(0))[..], [Output::Busy(_)]));
+        assert!(matches!(
+            drain(&mut lock, at(0))[..],
+            [Output::Event(Event::Busy(_))]
+        ));
     }
 
     #[test]
@@ -252,25 +264,25 @@ mod tests {
         let mut lock = local(&["a", "b"], None);
         drain(&mut lock, at(0));
         lock.handle(
-            Input::Taken {
+            Input::File(FileEvent::Busy {
                 file: 0,
                 token: None,
-            },
+            }),
             at(0),
         );
         assert_eq!(
             drain(&mut lock, at(0)),
             [
-                Output::Trying("b".into()),
-                Output::Contend {
+                Output::Event(Event::Trying("b".into())),
+                Output::File(FileOrder::Lock {
                     file: 1,
                     wait: false
-                }
+                })
             ]
         );
-        lock.handle(Input::Granted { file: 1, token: 1 }, at(0));
+        lock.handle(Input::File(FileEvent::Locked { file: 1, token: 1 }), at(0));
         assert!(
-            matches!(&drain(&mut lock, at(0))[..], [Output::Acquired(proof)] if proof.lock == "/d/b")
+            matches!(&drain(&mut lock, at(0))[..], [Output::Event(Event::Acquired(proof))] if proof.lock == "/d/b")
         );
     }
 
@@ -279,38 +291,38 @@ mod tests {
         let mut lock = local(&["a", "b"], Some(at(5)));
         drain(&mut lock, at(0));
         lock.handle(
-            Input::Taken {
+            Input::File(FileEvent::Busy {
                 file: 0,
                 token: None,
-            },
+            }),
             at(0),
         );
         drain(&mut lock, at(0));
         lock.handle(
-            Input::Taken {
+            Input::File(FileEvent::Busy {
                 file: 1,
                 token: None,
-            },
+            }),
             at(0),
         );
         let said = drain(&mut lock, at(0));
         assert!(matches!(
             said[..],
             [
-                Output::Waiting { .. },
-                Output::Contend {
+                Output::Event(Event::Waiting { .. }),
+                Output::File(FileOrder::Lock {
                     file: 0,
                     wait: true
-                },
-                Output::Contend {
+                }),
+                Output::File(FileOrder::Lock {
                     file: 1,
                     wait: true
-                }
+                })
             ]
         ));
         assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
-        assert!(matches!(lock.poll(at(5)), Output::Busy(_)));
-        lock.handle(Input::Granted { file: 0, token: 1 }, at(5));
+        assert!(matches!(lock.poll(at(5)), Output::Event(Event::Busy(_))));
+        lock.handle(Input::File(FileEvent::Locked { file: 0, token: 1 }), at(5));
         assert_eq!(
             lock.poll(at(5)),
             Output::Wait(Moment::NEVER),

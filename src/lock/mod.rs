@@ -1,12 +1,12 @@
-//! The contract between a lock and the loop. A lock is pure: it hears what happened and when, and
-//! says what to do. The loop drains `poll` until it says `Wait`, then sleeps until that moment or
-//! until something happens.
+//! The contract between a lock and the loop of a run. A lock is a sans-I/O state machine: it takes
+//! in what happened and when ([`Input`]), and gives out what to do ([`Output`]). The loop drains
+//! `poll` until it returns `Wait`, then sleeps until that moment or until something happens.
 //!
-//! A lock that says `Lost` with `gone: false` must go on: reconnect, keep the session or the lease
-//! alive, and prove the lock where it can, until it is told `Release`. A process of the command may
-//! be impossible to kill, and no other host may acquire the lock beside it as long as that can be
-//! prevented. Such a lock never says that it is acquired or believed again; it says `Gone` once
-//! another host can have the lock. A lock that cannot be kept says `gone: true` with `Lost`.
+//! A lock that reports `Lost` with `gone: false` goes on: it reconnects, keeps the session or the
+//! lease alive, and proves the lock where it can, until `Release`. A process of the command may be
+//! impossible to kill, and no other host may acquire the lock beside it as long as that can be
+//! prevented. Such a lock never reports `Acquired` or `LeaseUntil` again; it reports `Gone` once
+//! another host can acquire the lock. A lock that cannot be kept reports `Lost` with `gone: true`.
 
 mod acl;
 #[cfg(test)]
@@ -26,119 +26,129 @@ pub mod session_lock;
 use crate::deadlines::Deadlines;
 use crate::endpoint::Found;
 use crate::moment::Moment;
+use crate::transport;
 use std::fmt;
-use std::net::SocketAddr;
 
 /// What happens to a lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input<'a> {
-    /// The connection that was asked for is there.
-    Connected,
-    /// It is not, or not any more: why, if the network said so; `None` if the peer closed it.
-    Disconnected(Option<String>),
-    /// Bytes came over it.
-    Received(&'a [u8]),
-    /// A local lock file is ours.
-    Granted {
-        /// Its index.
-        file: usize,
-        /// The fencing token that this holding got.
-        token: i64,
-    },
-    /// A local lock file is somebody else's.
-    Taken {
-        /// Its index.
-        file: usize,
-        /// The fencing token in it: that of its holder, unless that has only just locked it.
-        token: Option<i64>,
-    },
-    /// A local lock file cannot be locked at all.
-    Broken(String),
-    /// What the look-up of names that was asked for has found.
-    Found(Found),
+    /// Something happened to its connection.
+    Transport(transport::Event<'a>),
+    /// A [`FileOrder`] has a result.
+    File(FileEvent),
+    /// The result of the look-up of names that was asked for.
+    LookUp(Found),
+    /// The command has exited, or never starts: release what is held or requested.
+    Release,
     /// Time has passed.
     Tick,
-    /// The command is over, or will not be: let go, whatever is held or under way.
-    Release,
 }
 
-/// What a lock wants done.
+/// The result of an order to lock a local file. `file` is its index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FileEvent {
+    /// This run has locked the file.
+    Locked {
+        /// Which file.
+        file: usize,
+        /// The fencing token of this run, written into the file.
+        token: i64,
+    },
+    /// Another process holds the file.
+    Busy {
+        /// Which file.
+        file: usize,
+        /// The fencing token in the file: the holder's, unless the holder has only just locked it.
+        token: Option<i64>,
+    },
+    /// A file cannot be locked at all: why.
+    Failed(String),
+}
+
+/// What a lock wants done, and what it reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Connect to this address, in place of any other connection.
-    Connect(SocketAddr),
-    /// Send these bytes.
-    Send(Vec<u8>),
-    /// Say that nothing more will be sent, and go on listening.
-    Finish,
-    /// Close the connection, after what was sent.
-    Disconnect,
-    /// Break the connection off: what was sent and has not arrived is not to arrive.
-    Abandon,
-    /// Lock the local file with this index: now, or as soon as it is free.
-    Contend {
-        /// Its index.
-        file: usize,
-        /// Do not come back before it is ours.
-        wait: bool,
-    },
-    /// Look up the names of the servers again, and go on meanwhile. Where there are no names,
-    /// nothing comes of it.
+    /// Do this with the connection.
+    Transport(transport::Output),
+    /// Do this with a local file.
+    File(FileOrder),
+    /// Look up the names of the servers again, and answer with `Input::LookUp`. The lock goes on
+    /// meanwhile. Without names there is no answer.
     LookUp,
-    /// The lock of this name is tried now.
-    Trying(String),
-    /// Somebody else has the lock, and we wait.
-    Waiting {
-        /// Who has it.
-        holder: Holder,
-        /// How many others wait and are served before us, if that is known.
-        ahead: Option<usize>,
-    },
-    /// The lock is ours.
-    Acquired(Proof),
-    /// The lock is proved ours anew: without further proof, the command must go then.
-    Believe(Deadlines),
-    /// Nobody can be asked whether the lock is still ours; it is, until the deadlines that were
-    /// believed.
-    Suspended(String),
-    /// It was ours all along.
-    Resumed,
-    /// Something that is worth a line in the log about connection and session.
-    Note(String),
-    /// The lock does not protect as it was asked to; somebody should see to that.
-    Warn(String),
-    /// The lock is no longer ours, or cannot be proved ours any more; the command must be dead by
-    /// `dead_by`.
-    Lost {
-        /// What became of it.
-        why: String,
-        /// When somebody else can have the lock, at the earliest.
-        dead_by: Moment,
-        /// Another host can have it from then on. If false, the lock is still kept as far as
-        /// possible, until it is told to let go or says `Gone`.
-        gone: bool,
-    },
-    /// A lock that was lost and kept can be another host's from now on. Why.
-    Gone(String),
-    /// An operator asks the holder to stop and to release the lock, which is ours until then.
-    Revoked {
-        /// By what, and where.
-        why: String,
-    },
-    /// Somebody else has the lock, to the end of our patience.
-    Busy(Holder),
-    /// There will be no lock.
-    Failed(Failure),
-    /// Nothing of ours is left with the lock service, as far as it can be reached.
-    Released {
-        /// Why the service may still think otherwise.
-        doubt: Option<String>,
-    },
+    /// This happened.
+    Event(Event),
     /// Nothing to do before this moment, unless something happens.
     Wait(Moment),
 }
 
-/// What is known of whoever holds the lock.
+/// An order about a local file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FileOrder {
+    /// Lock the file, and answer with a [`FileEvent`].
+    Lock {
+        /// Its index.
+        file: usize,
+        /// Answer only when the file is locked, however long that takes. If false, answer at once.
+        wait: bool,
+    },
+}
+
+/// What a lock reports.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The lock of this name is being tried.
+    Trying(String),
+    /// Another holds the lock, and this run waits.
+    Waiting {
+        /// Who holds it.
+        holder: Holder,
+        /// How many other waiters are served first, if that is known.
+        ahead: Option<usize>,
+    },
+    /// This run holds the lock.
+    Acquired(Proof),
+    /// The lock was proved again. Without further proof, the command is stopped at these
+    /// deadlines.
+    LeaseUntil(Deadlines),
+    /// The lock cannot be proved at the moment: why. It is held until the deadlines of the last
+    /// `LeaseUntil`.
+    Suspended(String),
+    /// The lock was proved again after `Suspended`; it was held all the time.
+    Resumed,
+    /// For the log: something about connection and session.
+    Note(String),
+    /// The lock does not protect as asked, and an operator should fix that.
+    Warn(String),
+    /// The lock is lost, or cannot be proved any more; the command must be dead by
+    /// `kill_deadline`.
+    Lost {
+        /// Why.
+        why: String,
+        /// From when on another host may acquire the lock, at the earliest.
+        kill_deadline: Moment,
+        /// From then on another host can acquire it. If false, the lock is still kept as far as
+        /// possible, until `Release` or `Gone`.
+        gone: bool,
+    },
+    /// From now on another host can acquire a lock that was lost and kept: why.
+    Gone(String),
+    /// An operator asks the holder to stop and to release the lock, which is held until then.
+    Revoked {
+        /// By what, and where.
+        why: String,
+    },
+    /// Another still holds the lock at the end of the wait.
+    Busy(Holder),
+    /// The lock cannot be acquired.
+    Failed(Failure),
+    /// The lock service has nothing left of this run, as far as it can be reached.
+    Released {
+        /// Why the service may still have something.
+        doubt: Option<String>,
+    },
+}
+
+/// What is known of the holder of a lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Holder {
     /// What is locked: a node's path, or a file.
@@ -151,30 +161,30 @@ pub struct Holder {
     pub session: Option<i64>,
 }
 
-/// What shows that the lock is ours.
+/// What proves that this run holds the lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Proof {
     /// What is locked: a node's path, or a file.
     pub lock: String,
-    /// Grows with every lock handed out: fences off writes of an earlier holder. `None` if whoever
-    /// hands it out counts nothing.
+    /// The fencing token: it grows with every holder, so that storage can refuse writes of an
+    /// earlier one. `None` if the lock service has none.
     pub token: Option<i64>,
     /// The session that holds it.
     pub session: Option<i64>,
 }
 
-/// Why there will be no lock.
+/// Why the lock cannot be acquired.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Failure {
-    /// Nobody answered in time: who was asked, each with a reason.
+    /// No server answered in time: each server that was asked, with a reason.
     Unreachable(String),
-    /// The service says no.
+    /// The service refuses.
     Refused { what: String, why: String },
-    /// The lock server says this, and not yes.
+    /// The lock server answered this instead of YES.
     Denied(String),
-    /// What the lock's place holds does not fit it.
-    Unfit(String),
+    /// What the service has at the lock's path is not a lock of this kind, or cannot be used as one.
+    IncompatibleLock(String),
     /// A file of a local lock cannot be used.
     System(String),
 }
@@ -185,17 +195,17 @@ impl fmt::Display for Failure {
             Failure::Unreachable(whom) => write!(f, "cannot reach {whom}"),
             Failure::Denied(said) => write!(f, "Error obtaining lock, server said {said}"), /* as the original has it */
             Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
-            Failure::Unfit(why) | Failure::System(why) => f.write_str(why),
+            Failure::IncompatibleLock(why) | Failure::System(why) => f.write_str(why),
         }
     }
 }
 
-/// The lock is waited for by a run whose own ancestor holds it, as `how` shows.
+/// The run would wait for a lock that its own ancestor holds, as `how` shows.
 fn circular(lock: &str, how: &str) -> Failure {
     let held = format!(
         "{lock} is held by a run that this one was started under ({how}), so the wait cannot end"
     );
-    Failure::Unfit(format!("{held}: remove the inner run, or use another lock"))
+    Failure::IncompatibleLock(format!("{held}: remove the inner run, or use another lock"))
 }
 
 /// A lock of some kind.
@@ -203,7 +213,7 @@ pub trait Lock {
     /// Takes in what happened.
     fn handle(&mut self, input: Input, now: Moment);
 
-    /// What to do next. After `Wait` there is nothing more until the next input.
+    /// What to do next. After `Wait` there is nothing to do until the next input.
     fn poll(&mut self, now: Moment) -> Output;
 
     /// Whether the lock service may have something for this run's id that the next run on this host

@@ -6,7 +6,7 @@
 use super::parents::Parents;
 use super::place::Place;
 use super::session_lock::{self, Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
-use super::{Failure, Holder, Output};
+use super::{Event, Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
@@ -120,8 +120,7 @@ impl Node {
     /// Tries the next name that may be free; if there is none, waits for one.
     fn try_next(&mut self, desk: &mut Desk) {
         if let Some(name) = self.free.pop_front() {
-            desk.outputs
-                .push_back(Output::Trying(self.names[name].clone()));
+            desk.say(Event::Trying(self.names[name].clone()));
             return self.contend(name, desk);
         }
         if self.phase != Phase::Waiting {
@@ -362,7 +361,7 @@ impl Node {
             };
             let until = desk.now + Self::allowance(desk.session.lease().timeout());
             let until = until.max(desk.options.patience.unwrap_or_default());
-            desk.outputs.push_back(Output::Waiting {
+            desk.say(Event::Waiting {
                 holder: self.holder.clone(),
                 ahead: None,
             }); // also without -w
@@ -565,10 +564,11 @@ fn host(data: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Client, Fake};
-    use super::super::{Input, Lock};
+    use super::super::{Input, Lock, Output};
     use super::*;
     use crate::endpoint::Endpoint;
     use crate::plan::{self, Cluster, Heartbeat};
+    use crate::transport;
 
     type Node = SessionLock<super::Node>;
 
@@ -623,7 +623,7 @@ mod tests {
         client
             .said
             .iter()
-            .filter(|output| matches!(output, Output::Acquired(_)))
+            .filter(|output| matches!(output, Output::Event(Event::Acquired(_))))
             .count()
     }
 
@@ -658,11 +658,14 @@ mod tests {
         assert_eq!(entry.data, OURS.as_bytes());
         let token = entry.czxid;
         assert!(
-            client.said.iter().any(|output| matches!(output, Output::Acquired(proof) if proof.token == Some(token) && proof.lock == LOCK))
+            client.said.iter().any(|output| matches!(output, Output::Event(Event::Acquired(proof)) if proof.token == Some(token) && proof.lock == LOCK))
         );
         client.release(&mut fake, at(10));
         assert!(!fake.nodes.contains_key(LOCK));
-        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+        assert_eq!(
+            client.said.last(),
+            Some(&Output::Event(Event::Released { doubt: None }))
+        );
     }
 
     #[test]
@@ -670,10 +673,12 @@ mod tests {
         let mut node = lock(options(Duration::ZERO), &["lock"]);
         assert_eq!(
             node.poll(at(0)),
-            Output::Connect(Endpoint::from("h1:2181").address)
+            Output::Transport(transport::Output::Connect(
+                Endpoint::from("h1:2181").address
+            ))
         );
-        node.handle(Input::Connected, at(0));
-        let Output::Send(bytes) = node.poll(at(0)) else {
+        node.handle(Input::Transport(transport::Event::Connected), at(0));
+        let Output::Transport(transport::Output::Send(bytes)) = node.poll(at(0)) else {
             panic!("nothing was sent")
         };
         let mut rest = &bytes[..];
@@ -705,7 +710,10 @@ mod tests {
         fake.rival = Some(77);
         client.talk(&mut fake, at(0));
         assert!(
-            matches!(client.said.last(), Some(Output::Waiting { .. })),
+            matches!(
+                client.said.last(),
+                Some(Output::Event(Event::Waiting { .. }))
+            ),
             "{:?}",
             client.said
         );
@@ -719,7 +727,7 @@ mod tests {
         assert!(
             matches!(
                 client.said.last(),
-                Some(Output::Failed(Failure::Refused { .. }))
+                Some(Output::Event(Event::Failed(Failure::Refused { .. })))
             ),
             "{:?}",
             client.said
@@ -731,7 +739,7 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         fake.put(LOCK, THEIRS, 77);
         client.talk(&mut fake, at(0));
-        let Some(Output::Busy(holder)) = client.said.last() else {
+        let Some(Output::Event(Event::Busy(holder))) = client.said.last() else {
             panic!("{:?}", client.said)
         };
         assert_eq!(
@@ -760,7 +768,7 @@ mod tests {
                 &["a", "b"],
             ));
             client.talk(&mut fake, at(0));
-            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
             assert_eq!(
                 client.said.iter().any(failed),
                 circular,
@@ -776,7 +784,7 @@ mod tests {
         client.replies_left = Some(0);
         client.talk(&mut fake, at(0));
         client.talk(&mut fake, at(100));
-        let waits = |output: &Output| matches!(output, Output::Waiting { holder, .. } if holder.lock.starts_with(ORPHAN));
+        let waits = |output: &Output| matches!(output, Output::Event(Event::Waiting { holder, .. }) if holder.lock.starts_with(ORPHAN));
         assert!(client.said.iter().any(waits), "{:?}", client.said);
         (fake, client)
     }
@@ -792,10 +800,10 @@ mod tests {
             let mut now = at(100);
             while now < at(0) + end {
                 assert!(
-                    !client
-                        .said
-                        .iter()
-                        .any(|output| matches!(output, Output::Busy(_) | Output::Failed(_))),
+                    !client.said.iter().any(|output| matches!(
+                        output,
+                        Output::Event(Event::Busy(_) | Event::Failed(_))
+                    )),
                     "{now:?} {:?}",
                     client.said
                 );
@@ -806,7 +814,7 @@ mod tests {
                 client.talk(&mut fake, now);
             }
             client.talk(&mut fake, at(200) + end); // the server never ends it
-            let busy = |output: &Output| matches!(output, Output::Busy(holder) if holder.session == Some(owner));
+            let busy = |output: &Output| matches!(output, Output::Event(Event::Busy(holder)) if holder.session == Some(owner));
             assert!(client.said.iter().any(busy), "{:?}", client.said);
         }
     }
@@ -867,7 +875,10 @@ mod tests {
         fake.put(LOCK, THEIRS, 77);
         client.talk(&mut fake, at(0));
         assert!(
-            matches!(client.said.last(), Some(Output::Waiting { .. })),
+            matches!(
+                client.said.last(),
+                Some(Output::Event(Event::Waiting { .. }))
+            ),
             "{:?}",
             client.said
         );
@@ -887,7 +898,7 @@ mod tests {
 
     fn ahead(client: &Client<Node>) -> Option<usize> {
         client.said.iter().rev().find_map(|output| {
-            if let Output::Waiting { ahead, .. } = output {
+            if let Output::Event(Event::Waiting { ahead, .. }) = output {
                 Some(*ahead)
             } else {
                 None
@@ -968,13 +979,13 @@ mod tests {
                 let notes = waiter
                     .said
                     .iter()
-                    .filter(|output| matches!(output, Output::Note(note) if note.contains(why)))
+                    .filter(|output| matches!(output, Output::Event(Event::Note(note)) if note.contains(why)))
                     .count();
                 assert!(
                     notes == 1
                         && matches!(
                             waiter.said.last(),
-                            Some(Output::Waiting { ahead: None, .. })
+                            Some(Output::Event(Event::Waiting { ahead: None, .. }))
                         ),
                     "{:?}",
                     waiter.said
@@ -1234,7 +1245,7 @@ mod tests {
             && !client
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Released { .. }))
+                .any(|output| matches!(output, Output::Event(Event::Released { .. })))
     }
 
     #[test]
@@ -1242,11 +1253,14 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
         fake.put(LOCK, THEIRS, 77);
         let end = until(&mut client, &mut fake, at(0), |output| {
-            matches!(output, Output::Busy(_))
+            matches!(output, Output::Event(Event::Busy(_)))
         });
         assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
         client.release(&mut fake, end);
-        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+        assert_eq!(
+            client.said.last(),
+            Some(&Output::Event(Event::Released { doubt: None }))
+        );
     }
 
     #[test]
@@ -1259,7 +1273,7 @@ mod tests {
             .said
             .iter()
             .filter_map(|output| {
-                if let Output::Trying(name) = output {
+                if let Output::Event(Event::Trying(name)) = output {
                     Some(name.as_str())
                 } else {
                     None
@@ -1294,12 +1308,12 @@ mod tests {
             let (mut fake, mut client) = (Fake::default(), client(wait));
             fake.down = true;
             let end = until(&mut client, &mut fake, at(0), |output| {
-                matches!(output, Output::Failed(_) | Output::Busy(_))
+                matches!(output, Output::Event(Event::Failed(_) | Event::Busy(_)))
             });
             assert!(
                 matches!(
                     client.said.last(),
-                    Some(Output::Failed(Failure::Unreachable(_)))
+                    Some(Output::Event(Event::Failed(Failure::Unreachable(_))))
                 ),
                 "{:?}",
                 client.said
@@ -1320,11 +1334,11 @@ mod tests {
             fake.delete(LOCK);
             client.talk(&mut fake, at(200));
             assert!(
-                client.said.contains(&Output::Lost {
+                client.said.contains(&Output::Event(Event::Lost {
                     why: "the node was deleted".into(),
-                    dead_by: at(200),
+                    kill_deadline: at(200),
                     gone: true
-                }),
+                })),
                 "{:?}",
                 client.said
             );
@@ -1342,7 +1356,7 @@ mod tests {
         client.talk(&mut fake, at(200));
         assert!(
             client.said.iter().any(
-                |output| matches!(output, Output::Lost { dead_by, .. } if *dead_by == at(200))
+                |output| matches!(output, Output::Event(Event::Lost { kill_deadline, .. }) if *kill_deadline == at(200))
             ),
             "{:?}",
             client.said
@@ -1353,7 +1367,7 @@ mod tests {
     fn an_outage_that_the_lease_outlasts_is_survived() {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         let mut now = until(&mut client, &mut fake, at(0), |output| {
-            matches!(output, Output::Acquired(_))
+            matches!(output, Output::Event(Event::Acquired(_)))
         });
         for _ in 0..40 {
             now = now + Duration::from_millis(100);
@@ -1367,13 +1381,13 @@ mod tests {
         }
         fake.down = false;
         until(&mut client, &mut fake, now, |output| {
-            *output == Output::Resumed
+            *output == Output::Event(Event::Resumed)
         });
         assert!(
             !client
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Lost { .. })),
+                .any(|output| matches!(output, Output::Event(Event::Lost { .. }))),
             "{:?}",
             client.said
         );
@@ -1386,18 +1400,18 @@ mod tests {
         fake.down = true;
         client.cut(&mut fake, at(0));
         let lost = until(&mut client, &mut fake, at(0), |output| {
-            matches!(output, Output::Lost { .. })
+            matches!(output, Output::Event(Event::Lost { .. }))
         });
-        let Some(Output::Lost { dead_by, .. }) = client
+        let Some(Output::Event(Event::Lost { kill_deadline, .. })) = client
             .said
             .iter()
-            .find(|output| matches!(output, Output::Lost { .. }))
+            .find(|output| matches!(output, Output::Event(Event::Lost { .. })))
         else {
             unreachable!()
         };
         assert!(
-            lost < *dead_by && *dead_by <= at(0) + TIMEOUT,
-            "{lost:?} {dead_by:?}"
+            lost < *kill_deadline && *kill_deadline <= at(0) + TIMEOUT,
+            "{lost:?} {kill_deadline:?}"
         );
     }
 
@@ -1406,13 +1420,15 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         client.talk(&mut fake, at(0));
         client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
-        client.lock.handle(Input::Received(&[]), at(6000));
+        client
+            .lock
+            .handle(Input::Transport(transport::Event::Received(&[])), at(6000));
         client.talk(&mut fake, at(6000));
         assert!(
             client
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Lost { .. })),
+                .any(|output| matches!(output, Output::Event(Event::Lost { .. }))),
             "{:?}",
             client.said
         );
@@ -1439,7 +1455,7 @@ mod tests {
                     let said = |output: &Output| {
                         matches!(
                             output,
-                            Output::Acquired(_) | Output::Busy(_) | Output::Failed(_)
+                            Output::Event(Event::Acquired(_) | Event::Busy(_) | Event::Failed(_))
                         )
                     };
                     let now = until(&mut client, &mut fake, at(0), said);
@@ -1453,7 +1469,7 @@ mod tests {
                     assert_eq!(fake.nodes[LOCK].data, OURS.as_bytes());
                     client.release(&mut fake, now);
                     until(&mut client, &mut fake, now, |output| {
-                        matches!(output, Output::Released { .. })
+                        matches!(output, Output::Event(Event::Released { .. }))
                     });
                     assert!(
                         !fake.nodes.contains_key(LOCK),
@@ -1473,7 +1489,7 @@ mod tests {
             client.requests_left = (replies == 0).then_some(0);
             client.release(&mut fake, at(100));
             until(&mut client, &mut fake, at(100), |output| {
-                matches!(output, Output::Released { doubt: None })
+                matches!(output, Output::Event(Event::Released { doubt: None }))
             });
             assert!(!fake.nodes.contains_key(LOCK));
         }
@@ -1487,7 +1503,7 @@ mod tests {
         client.cut(&mut fake, at(0));
         client.release(&mut fake, at(0));
         let end = until(&mut client, &mut fake, at(0), |output| {
-            matches!(output, Output::Released { doubt: Some(_) })
+            matches!(output, Output::Event(Event::Released { doubt: Some(_) }))
         });
         assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
     }

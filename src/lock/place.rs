@@ -3,7 +3,7 @@
 //! for order alone, and the lock's own node excludes: so who can have no place (a server without
 //! container nodes, no permission) contends like a first one, and all is safe.
 
-use super::Output;
+use super::Event;
 use super::session_lock::Desk;
 use crate::plan::QUEUES;
 use crate::zookeeper::code::{Code, flag};
@@ -142,7 +142,7 @@ impl Place {
 
     /// Does without a place.
     fn close(&mut self, why: &str, desk: &mut Desk) {
-        desk.outputs.push_back(Output::Note(format!(
+        desk.say(Event::Note(format!(
             "no place in the queue {}: {why}; waiting without one",
             self.queue
         )));

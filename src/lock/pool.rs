@@ -17,13 +17,14 @@
 
 use super::holding::{BadLease, Lease, Place, ServerReply, said};
 use super::lookups::Lookups;
-use super::{Failure, Holder, Input, Lock, Output, Proof};
+use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
 use crate::deadlines::Deadlines;
 use crate::endpoint::{Endpoint, Found};
-use crate::http::client::{Caller, News, Step};
+use crate::http::client::{HttpClient, HttpEvent};
 use crate::http::{Reply, get};
 use crate::moment::Moment;
 use crate::plan::Host;
+use crate::transport;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Pool {
     options: Options,
-    caller: Caller,
+    client: HttpClient,
     phase: Phase,
     believed: Deadlines,
     /// How long after an answer a server that has granted a lease is asked again, if it grants
@@ -157,34 +158,24 @@ impl Lock for Pool {
         // After a pause of the whole process, what the clock says comes before what any peer says.
         self.look_at_the_clock(now);
         match input {
-            Input::Connected => self.caller.connected(now),
-            Input::Disconnected(why) => self.caller.disconnected(why, now),
-            Input::Received(bytes) => self.caller.received(bytes, now),
+            Input::Transport(event) => self.client.on_transport(event, now),
             Input::Release => self.release(now),
-            Input::Found(found) => self.relist(found, now),
-            Input::Tick | Input::Granted { .. } | Input::Taken { .. } | Input::Broken(_) => {}
+            Input::LookUp(found) => self.relist(found, now),
+            Input::Tick | Input::File(_) => {}
         }
         self.listen(now);
     }
 
     fn poll(&mut self, now: Moment) -> Output {
         self.look_at_the_clock(now);
-        self.caller.tick(now);
+        self.client.tick(now);
         self.listen(now);
         self.look_up(now);
-        match self.caller.step() {
-            Some(Step::Connect(address)) => return Output::Connect(address),
-            Some(Step::Send(bytes)) => {
-                if let Phase::Asking { left } = &mut self.phase {
-                    *left = Left::Perhaps;
-                }
-                self.unsettled = true;
-                return Output::Send(bytes);
+        if let Some(output) = self.client.output() {
+            if let transport::Output::Send(_) = output {
+                self.request_sent();
             }
-            Some(Step::Finish) => return Output::Finish,
-            Some(Step::Disconnect) => return Output::Disconnect,
-            Some(Step::Abandon) => return Output::Abandon,
-            None => {}
+            return Output::Transport(output);
         }
         self.outputs
             .pop_front()
@@ -200,7 +191,7 @@ impl Pool {
     /// Asking begins with the first `poll`; the program did at `began`.
     pub fn new(options: Options, began: Moment, now: Moment) -> Pool {
         let mut pool = Pool {
-            caller: Caller::new(options.addresses.clone(), began),
+            client: HttpClient::new(options.addresses.clone(), began),
             unsettled: options.inherited,
             options,
             phase: Phase::Over,
@@ -221,9 +212,9 @@ impl Pool {
         self.phase = Phase::Asking { left };
         match self.options.patience {
             Some(_) => self
-                .caller
+                .client
                 .ask(self.request("/wait/", None), Duration::MAX, due),
-            None => self.caller.ask(self.request("/get/", None), ANSWER, due),
+            None => self.client.ask(self.request("/get/", None), ANSWER, due),
         }
     }
 
@@ -237,8 +228,16 @@ impl Pool {
         let patience = place.lease.map_or(ANSWER, |lease| {
             ANSWER.min(lease.length / 6).max(QUICK_ANSWER)
         });
-        self.caller
+        self.client
             .ask(self.request("/renew/", place.token), patience, due);
+    }
+
+    /// From now on the server may have something for this run.
+    fn request_sent(&mut self) {
+        if let Phase::Asking { left } = &mut self.phase {
+            *left = Left::Perhaps;
+        }
+        self.unsettled = true;
     }
 
     fn request(&self, path: &str, token: Option<i64>) -> Vec<u8> {
@@ -253,17 +252,19 @@ impl Pool {
     }
 
     fn listen(&mut self, now: Moment) {
-        while let Some(news) = self.caller.news() {
+        while let Some(news) = self.client.event() {
             match news {
-                News::Answered { reply, sent } => self.answered(&reply, sent, now),
-                News::Failed { server, fault } => self.failed(format!("{server}: {fault}"), now),
+                HttpEvent::Answered { reply, sent } => self.answered(&reply, sent, now),
+                HttpEvent::Failed { server, fault } => {
+                    self.failed(format!("{server}: {fault}"), now);
+                }
             }
         }
     }
 
     /// Has the server's name looked up when that is due.
     fn look_up(&mut self, now: Moment) {
-        if self.caller.unreached().is_none() {
+        if self.client.unreached().is_none() {
             self.lookups.reached();
         }
         if now >= self.next_look_up() {
@@ -281,13 +282,13 @@ impl Pool {
             Phase::Asking { .. } | Phase::Keeping { .. } => None,
             Phase::Settled(_) | Phase::Leaving { .. } | Phase::Over => return Moment::NEVER,
         };
-        self.lookups.due(self.caller.unreached(), heartbeat)
+        self.lookups.due(self.client.unreached(), heartbeat)
     }
 
     fn relist(&mut self, found: Found, now: Moment) {
         self.lookups.done(now);
-        if self.caller.relist(found.endpoints, now) {
-            self.outputs.push_back(Output::Note(format!(
+        if self.client.relist(found.endpoints, now) {
+            self.say(Event::Note(format!(
                 "{}: its name has other addresses now",
                 self.options.server
             )));
@@ -310,14 +311,14 @@ impl Pool {
             // released.
             (Phase::Asking { .. }, Revoked) => self.settle(
                 Left::Perhaps,
-                Output::Failed(Failure::Denied(self.denial(reply))),
+                Event::Failed(Failure::Denied(self.denial(reply))),
             ),
             (Phase::Asking { .. }, No) if self.options.patience.is_none() => {
-                self.settle(Left::Nothing, Output::Busy(self.holder()));
+                self.settle(Left::Nothing, Event::Busy(self.holder()));
             }
             (Phase::Asking { .. }, _) => self.settle(
                 Left::Nothing,
-                Output::Failed(Failure::Denied(self.denial(reply))),
+                Event::Failed(Failure::Denied(self.denial(reply))),
             ),
 
             (Phase::Proving { place: old, anew }, Yes(place)) => self.proved(old, anew, place, now),
@@ -325,7 +326,7 @@ impl Pool {
             (Phase::Proving { .. }, No) => self.contend(Left::Nothing, now + AGAIN), /* it was, for a moment */
             (Phase::Proving { place: held, .. }, _) => self.settle(
                 Left::Place(held),
-                Output::Failed(Failure::Denied(self.denial(reply))),
+                Event::Failed(Failure::Denied(self.denial(reply))),
             ),
 
             (
@@ -358,7 +359,7 @@ impl Pool {
             (Phase::Keeping { .. }, Yes(place)) => self.keep(place, true, now),
             (Phase::Keeping { .. }, No | Revoked) => {
                 let why = format!("{} said {}", self.options.server, said(reply));
-                self.settle(Left::Nothing, Output::Gone(why));
+                self.settle(Left::Nothing, Event::Gone(why));
             }
             (
                 Phase::Keeping {
@@ -391,11 +392,11 @@ impl Pool {
     fn failed(&mut self, why: String, now: Moment) {
         match self.phase {
             Phase::Held { .. } => self.suspend(why.clone(), false, now),
-            Phase::Settled(_) => self.caller.stop(),
+            Phase::Settled(_) => self.client.stop(),
             Phase::Leaving { .. } => self.give_back(Left::Perhaps, now),
             _ => {}
         }
-        self.outputs.push_back(Output::Note(why));
+        self.say(Event::Note(why));
     }
 
     /// The server says that a place is ours. The original leaves it at that. Ours takes it back if
@@ -431,13 +432,13 @@ impl Pool {
         let why = format!("cannot acquire {name}: {server} {bad}: {advice}");
         self.settle(
             Left::Place(bad.place()),
-            Output::Failed(Failure::Unfit(why)),
+            Event::Failed(Failure::IncompatibleLock(why)),
         );
     }
 
     fn acquire(&mut self, place: Place, now: Moment) {
         self.hold(place, false, now);
-        self.outputs.push_back(Output::Acquired(Proof {
+        self.say(Event::Acquired(Proof {
             lock: self.name(),
             token: place.token,
             session: None,
@@ -468,13 +469,13 @@ impl Pool {
         }
         self.hold(new, false, now);
         if suspended {
-            self.outputs.push_back(Output::Resumed);
+            self.say(Event::Resumed);
         }
         if let (Some(before), Some(after)) = (old.token, new.token)
             && before != after
         {
             let name = self.name();
-            self.outputs.push_back(Output::Warn(format!(
+            self.say(Event::Warn(format!(
                 "{name} was taken from us and given back, token {after} in place of {before}: the server has forgotten its holders, and another may have \
                  held it meanwhile"
             )));
@@ -486,7 +487,7 @@ impl Pool {
     fn revoke(&mut self) {
         self.revoked = true;
         let why = format!("an operator revoked it at {}", self.options.server);
-        self.outputs.push_back(Output::Revoked { why });
+        self.say(Event::Revoked { why });
     }
 
     /// Relies on a slot until its lease ends.
@@ -496,7 +497,7 @@ impl Pool {
         });
         if self.believed != deadlines {
             self.believed = deadlines;
-            self.outputs.push_back(Output::Believe(deadlines));
+            self.say(Event::LeaseUntil(deadlines));
         }
         if let Some(lease) = place.lease {
             self.rhythm = Some(lease.length / 3);
@@ -534,7 +535,7 @@ impl Pool {
                     .map_or(next_question, |lease| now + lease.length / 10);
             }
             if place.lease.is_some() && !std::mem::replace(suspended, true) {
-                self.outputs.push_back(Output::Suspended(why));
+                self.say(Event::Suspended(why));
             }
         }
     }
@@ -552,20 +553,20 @@ impl Pool {
         };
     }
 
-    fn settle(&mut self, left: Left, output: Output) {
+    fn settle(&mut self, left: Left, event: Event) {
         self.phase = Phase::Settled(left);
-        self.outputs.push_back(output);
+        self.say(event);
     }
 
     /// The lock is lost. If it was never said to be ours, it is asked for again.
-    fn lose(&mut self, left: Left, why: String, dead_by: Moment, now: Moment) {
+    fn lose(&mut self, left: Left, why: String, kill_deadline: Moment, now: Moment) {
         let queued = self.outputs.len();
         self.outputs
-            .retain(|output| !matches!(output, Output::Acquired(_)));
+            .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
         if self.outputs.len() < queued {
             return self.contend(Left::Perhaps, now + AGAIN);
         }
-        self.caller.stop();
+        self.client.stop();
         match left {
             Left::Lost(place) if !self.revoked => {
                 self.phase = Phase::Keeping {
@@ -573,17 +574,17 @@ impl Pool {
                     confirmed: false,
                     renew: now,
                 };
-                self.outputs.push_back(Output::Lost {
+                self.say(Event::Lost {
                     why,
-                    dead_by,
+                    kill_deadline,
                     gone: false,
                 });
             }
             _ => self.settle(
                 left,
-                Output::Lost {
+                Event::Lost {
                     why,
-                    dead_by,
+                    kill_deadline,
                     gone: true,
                 },
             ),
@@ -591,7 +592,7 @@ impl Pool {
     }
 
     fn release(&mut self, now: Moment) {
-        match (self.phase, self.caller.asked()) {
+        match (self.phase, self.client.asked()) {
             (Phase::Asking { .. } | Phase::Settled(_), Some(since)) => {
                 let finish = now.max(since + SETTLING);
                 self.phase = Phase::Leaving {
@@ -629,14 +630,14 @@ impl Pool {
             by: now + bound,
             left,
         };
-        self.caller
+        self.client
             .ask(self.request("/release/", token), ANSWER, now);
     }
 
     fn released(&mut self, doubt: Option<String>) {
-        self.caller.stop();
+        self.client.stop();
         self.phase = Phase::Over;
-        self.outputs.push_back(Output::Released { doubt });
+        self.say(Event::Released { doubt });
     }
 
     /// Everything that time alone brings about.
@@ -688,10 +689,10 @@ impl Pool {
                     finish: Moment::NEVER,
                     by,
                 };
-                self.caller.finish();
+                self.client.shutdown_write();
             }
             Phase::Releasing { by, left } if now >= by => {
-                self.released(doubt(left, &self.caller.faults(now), now));
+                self.released(doubt(left, &self.client.faults(now), now));
             }
             _ => {}
         }
@@ -702,15 +703,15 @@ impl Pool {
     fn kept_waiting(&self) -> Option<Moment> {
         self.options
             .patience
-            .and_then(|_| self.caller.kept_waiting())
+            .and_then(|_| self.client.kept_waiting())
     }
 
     fn look_at_our_patience(&mut self, left: Left, since: Moment, now: Moment) {
         if now >= self.patience_ends(since) {
-            self.settle(left, Output::Busy(self.holder()));
+            self.settle(left, Event::Busy(self.holder()));
         } else if !self.told && now >= since + PROMPT {
             self.told = true;
-            self.outputs.push_back(Output::Waiting {
+            self.say(Event::Waiting {
                 holder: self.holder(),
                 ahead: None,
             });
@@ -730,14 +731,14 @@ impl Pool {
     fn limit(&self) -> Moment {
         self.options
             .reach_by
-            .or_else(|| self.caller.away().map(|since| since + OUTAGE))
+            .or_else(|| self.client.unreachable_since().map(|since| since + OUTAGE))
             .unwrap_or(Moment::NEVER)
     }
 
     fn give_up(&mut self, left: Left, now: Moment) {
-        let failure = Failure::Unreachable(self.caller.faults(now));
-        self.caller.stop();
-        self.settle(left, Output::Failed(failure));
+        let failure = Failure::Unreachable(self.client.faults(now));
+        self.client.stop();
+        self.settle(left, Event::Failed(failure));
     }
 
     fn why_not_renewed(&self, place: Place, now: Moment) -> String {
@@ -758,13 +759,17 @@ impl Pool {
         let why = self
             .unconfirmed
             .clone()
-            .unwrap_or_else(|| self.caller.faults(now));
+            .unwrap_or_else(|| self.client.faults(now));
         format!("not renewed for {:.1} s: {why}", silence.as_secs_f64())
+    }
+
+    fn say(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
     }
 
     /// When to look at the clock next.
     fn wake(&self) -> Moment {
-        self.caller
+        self.client
             .wake()
             .min(self.deadline())
             .min(self.next_look_up())
@@ -945,16 +950,18 @@ mod tests {
             for _ in 0..1000 {
                 match self.lock.poll(self.now) {
                     Output::Wait(until) => return until,
-                    Output::Connect(address) => self.connect(address),
-                    Output::Send(bytes) => self.hear(&bytes),
-                    Output::Finish => {
+                    Output::Transport(transport::Output::Connect(address)) => self.connect(address),
+                    Output::Transport(transport::Output::Send(bytes)) => self.hear(&bytes),
+                    Output::Transport(transport::Output::ShutdownWrite) => {
                         if let Some((Waits, due)) = &mut self.open {
                             *due = self.now + Duration::from_millis(1);
                         }
                     }
-                    Output::Disconnect | Output::Abandon => self.open = None,
+                    Output::Transport(transport::Output::Close | transport::Output::Reset) => {
+                        self.open = None;
+                    }
                     Output::LookUp => self.lookups.push(self.now),
-                    Output::Note(_) => {}
+                    Output::Event(Event::Note(_)) => {}
                     output => self.said.push(output),
                 }
             }
@@ -967,13 +974,16 @@ mod tests {
             self.open = None;
             match does {
                 Refuses => self.lock.handle(
-                    Input::Disconnected(Some("connection refused".into())),
+                    Input::Transport(transport::Event::Disconnected(Some(
+                        "connection refused".into(),
+                    ))),
                     self.now,
                 ),
                 IsOff => {}
                 _ => {
                     self.open = Some((does, Moment::NEVER));
-                    self.lock.handle(Input::Connected, self.now);
+                    self.lock
+                        .handle(Input::Transport(transport::Event::Connected), self.now);
                 }
             }
         }
@@ -1038,14 +1048,25 @@ mod tests {
                         .write(Terms::UNREADABLE, "", &mut bytes);
                 }
                 Resets(_) => self.lock.handle(
-                    Input::Disconnected(Some("connection reset by peer".into())),
+                    Input::Transport(transport::Event::Disconnected(Some(
+                        "connection reset by peer".into(),
+                    ))),
                     self.now,
                 ),
-                _ => self.lock.handle(Input::Disconnected(None), self.now),
+                _ => self.lock.handle(
+                    Input::Transport(transport::Event::Disconnected(None)),
+                    self.now,
+                ),
             }
             if !bytes.is_empty() {
-                self.lock.handle(Input::Received(&bytes), self.now);
-                self.lock.handle(Input::Disconnected(None), self.now);
+                self.lock.handle(
+                    Input::Transport(transport::Event::Received(&bytes)),
+                    self.now,
+                );
+                self.lock.handle(
+                    Input::Transport(transport::Event::Disconnected(None)),
+                    self.now,
+                );
             }
         }
 
@@ -1096,18 +1117,18 @@ mod tests {
     }
 
     fn acquired(token: Option<i64>) -> Output {
-        Output::Acquired(Proof {
+        Output::Event(Event::Acquired(Proof {
             lock: LOCK.into(),
             token,
             session: None,
-        })
+        }))
     }
 
     fn believe(until: Moment) -> Output {
-        Output::Believe(Deadlines {
+        Output::Event(Event::LeaseUntil(Deadlines {
             term: until.before(Duration::from_millis(1200)),
             kill: until.before(Duration::from_millis(200)),
-        })
+        }))
     }
 
     fn holder() -> Holder {
@@ -1120,17 +1141,17 @@ mod tests {
     }
 
     fn waiting() -> Output {
-        Output::Waiting {
+        Output::Event(Event::Waiting {
             holder: holder(),
             ahead: None,
-        }
+        })
     }
 
     fn unreachable(why: &str) -> Output {
-        Output::Failed(Failure::Unreachable(why.into()))
+        Output::Event(Event::Failed(Failure::Unreachable(why.into())))
     }
 
-    const RELEASED: Output = Output::Released { doubt: None };
+    const RELEASED: Output = Output::Event(Event::Released { doubt: None });
 
     const DAY: u64 = 86_400_000;
 
@@ -1174,8 +1195,8 @@ mod tests {
 
     #[test]
     fn one_try_is_one_answer() {
-        let busy = Output::Busy(holder());
-        let denied = |said: &str| Output::Failed(Failure::Denied(said.into()));
+        let busy = Output::Event(Event::Busy(holder()));
+        let denied = |said: &str| Output::Event(Event::Failed(Failure::Denied(said.into())));
         for (word, outcome) in [
             ("NO", busy),
             (
@@ -1207,7 +1228,7 @@ mod tests {
     fn who_waits_hears_anything_but_yes_as_an_end() {
         let mut play = Play::new(options(), &[Says(1, "NO")]);
         play.to(at(100))
-            .said(&[Output::Failed(Failure::Denied("NO".into()))]);
+            .said(&[Output::Event(Event::Failed(Failure::Denied("NO".into())))]);
     }
 
     #[test]
@@ -1290,9 +1311,9 @@ mod tests {
     }
 
     fn refused(why: &str, advice: &str) -> Output {
-        Output::Failed(Failure::Unfit(format!(
+        Output::Event(Event::Failed(Failure::IncompatibleLock(format!(
             "cannot acquire {LOCK}: dx:9889 said \"X-Lock-Expires: {why}: {advice}"
-        )))
+        ))))
     }
 
     const RAISE: &str = "raise \"expire\" of the pool on the server, to 2 seconds or more";
@@ -1380,17 +1401,19 @@ mod tests {
             play.to(at(28_799)).said(&[
                 believe(at(30_000)),
                 acquired(Some(7)),
-                Output::Suspended(format!("dx:9889 said \"X-Lock-Expires: {expires}\", {why}")),
+                Output::Event(Event::Suspended(format!(
+                    "dx:9889 said \"X-Lock-Expires: {expires}\", {why}"
+                ))),
             ]);
             assert!(play.asked.len() > 3, "it is asked again: {:?}", play.asked);
             let why = format!(
                 "not renewed for 28.8 s: dx:9889 said \"X-Lock-Expires: {expires}\", {why}"
             );
-            play.to(at(28_800)).said(&[Output::Lost {
+            play.to(at(28_800)).said(&[Output::Event(Event::Lost {
                 why,
-                dead_by: at(29_800),
+                kill_deadline: at(29_800),
                 gone: false,
-            }]);
+            })]);
 
             let mut play = Play::new(
                 options(),
@@ -1404,7 +1427,7 @@ mod tests {
             );
             play.to(at(10_005)).said.clear();
             play.to(at(22_000))
-                .said(&[believe(at(43_005)), Output::Resumed]);
+                .said(&[believe(at(43_005)), Output::Event(Event::Resumed)]);
         }
     }
 
@@ -1423,11 +1446,13 @@ mod tests {
         }
         .deadlines(KILL_AFTER);
         let why = "dx:9889 said \"X-Lock-Expires: 0.8\", which is too short a lease to hold the lock safely";
-        play.to(at(10_400))
-            .said(&[Output::Believe(short), Output::Suspended(why.into())]);
+        play.to(at(10_400)).said(&[
+            Output::Event(Event::LeaseUntil(short)),
+            Output::Event(Event::Suspended(why.into())),
+        ]);
         play.to(short.term);
         assert!(
-            matches!(play.said[..], [Output::Lost { dead_by, .. }] if dead_by == short.kill),
+            matches!(play.said[..], [Output::Event(Event::Lost { kill_deadline, .. })] if kill_deadline == short.kill),
             "{:?}",
             play.said
         );
@@ -1442,7 +1467,7 @@ mod tests {
         );
         play.to(at(9_999)).said.clear();
         play.to(at(10_500));
-        let [.., Output::Lost { why, .. }] = &play.said[..] else {
+        let [.., Output::Event(Event::Lost { why, .. })] = &play.said[..] else {
             panic!("{:?}", play.said)
         };
         assert!(why.contains("too short a lease"), "{why}");
@@ -1465,9 +1490,9 @@ mod tests {
         .deadlines(KILL_AFTER);
         play.to(first.term)
             .said
-            .retain(|output| !matches!(output, Output::Suspended(_)));
+            .retain(|output| !matches!(output, Output::Event(Event::Suspended(_))));
         assert!(
-            matches!(&play.said[..], [Output::Believe(_), Output::Acquired(_), Output::Lost { dead_by, .. }] if *dead_by == first.kill)
+            matches!(&play.said[..], [Output::Event(Event::LeaseUntil(_)), Output::Event(Event::Acquired(_)), Output::Event(Event::Lost { kill_deadline, .. })] if *kill_deadline == first.kill)
         );
     }
 
@@ -1487,10 +1512,11 @@ mod tests {
         );
         play.to(at(9_999))
             .said(&[believe(at(30_000)), acquired(Some(7))]);
-        play.to(at(15_000))
-            .said(&[Output::Suspended("dx:9889: connection refused".into())]);
+        play.to(at(15_000)).said(&[Output::Event(Event::Suspended(
+            "dx:9889: connection refused".into(),
+        ))]);
         play.to(at(27_000))
-            .said(&[believe(at(47_505)), Output::Resumed])
+            .said(&[believe(at(47_505)), Output::Event(Event::Resumed)])
             .asked(&["wait", "renew 7", "renew 7", "renew 7", "renew 7"]);
     }
 
@@ -1507,19 +1533,19 @@ mod tests {
             ],
         );
         let until = |ms| {
-            Output::Believe(
+            Output::Event(Event::LeaseUntil(
                 Lease {
                     length: 3 * SECOND,
                     sent: at(ms),
                 }
                 .deadlines(KILL_AFTER),
-            )
+            ))
         };
         play.to(at(999)).said(&[until(0), acquired(Some(7))]);
         play.to(at(2_500)).said(&[
-            Output::Suspended("dx:9889: no answer for 0.5 s".into()),
+            Output::Event(Event::Suspended("dx:9889: no answer for 0.5 s".into())),
             until(2_300),
-            Output::Resumed,
+            Output::Event(Event::Resumed),
         ]);
     }
 
@@ -1532,14 +1558,14 @@ mod tests {
         play.to(at(28_799)).said(&[
             believe(at(30_000)),
             acquired(Some(7)),
-            Output::Suspended("dx:9889: connection refused".into()),
+            Output::Event(Event::Suspended("dx:9889: connection refused".into())),
         ]);
         let why = "not renewed for 28.8 s: dx:9889: connection refused";
-        play.to(at(28_800)).said(&[Output::Lost {
+        play.to(at(28_800)).said(&[Output::Event(Event::Lost {
             why: why.into(),
-            dead_by: at(29_800),
+            kill_deadline: at(29_800),
             gone: false,
-        }]);
+        })]);
         // The command dies before the lease ends, as a rule.
         play.to(at(29_500)).said(&[]);
         play.release()
@@ -1556,7 +1582,7 @@ mod tests {
         let lost = |play: &mut Play| {
             play.to(at(28_800));
             assert!(
-                matches!(play.said[..], [.., Output::Lost { dead_by, gone: false, .. }] if dead_by == at(29_800)),
+                matches!(play.said[..], [.., Output::Event(Event::Lost { kill_deadline, gone: false, .. })] if kill_deadline == at(29_800)),
                 "{:?}",
                 play.said
             );
@@ -1589,7 +1615,7 @@ mod tests {
             let mut play = Play::new(options(), &script);
             lost(&mut play);
             play.to(at(60_000))
-                .said(&[Output::Gone("dx:9889 said NO".into())])
+                .said(&[Output::Event(Event::Gone("dx:9889 said NO".into()))])
                 .asked(&["renew 7", "renew 7", "renew 7"]);
             play.release().said(&[RELEASED]).asked(&[]);
         }
@@ -1608,7 +1634,7 @@ mod tests {
             (8_500, 13_500),
         ] {
             play.lock
-                .handle(Input::Found(Found::default()), at(answered));
+                .handle(Input::LookUp(Found::default()), at(answered));
             play.to(at(next));
             assert_eq!(play.lookups.last(), Some(&at(next)));
         }
@@ -1623,7 +1649,7 @@ mod tests {
         assert_eq!(play.lookups, [at(11_000)]);
         for second in 11..15 {
             play.lock
-                .handle(Input::Found(Found::default()), at(second * 1_000));
+                .handle(Input::LookUp(Found::default()), at(second * 1_000));
             play.to(at((second + 1) * 1_000));
         }
         assert_eq!(play.lookups.len(), 5, "{:?}", play.lookups);
@@ -1644,11 +1670,11 @@ mod tests {
         play.now = at(60_000);
         play.lock.handle(Input::Tick, play.now);
         play.drain();
-        play.said(&[Output::Lost {
+        play.said(&[Output::Event(Event::Lost {
             why: "this process was stopped for 50.0 s".into(),
-            dead_by: at(29_800),
+            kill_deadline: at(29_800),
             gone: false,
-        }]);
+        })]);
     }
 
     #[test]
@@ -1662,11 +1688,11 @@ mod tests {
         play.lock.handle(Input::Tick, at(9_000));
         play.lock.handle(Input::Tick, at(60_000));
         play.drain();
-        play.said(&[Output::Lost {
+        play.said(&[Output::Event(Event::Lost {
             why: "this process was stopped for 50.0 s".into(),
-            dead_by: at(29_800),
+            kill_deadline: at(29_800),
             gone: false,
-        }]);
+        })]);
     }
 
     #[test]
@@ -1678,11 +1704,11 @@ mod tests {
         play.to(at(9_999))
             .said(&[believe(at(30_000)), acquired(Some(7))]);
         let why = "dx:9889 says that it is not ours any more";
-        play.to(at(10_005)).said(&[Output::Lost {
+        play.to(at(10_005)).said(&[Output::Event(Event::Lost {
             why: why.into(),
-            dead_by: at(10_005),
+            kill_deadline: at(10_005),
             gone: true,
-        }]);
+        })]);
         play.release()
             .said(&[RELEASED])
             .asked(&["wait", "renew 7", "renew 7"]);
@@ -1701,7 +1727,7 @@ mod tests {
         );
         play.to(at(10_005));
         assert!(
-            matches!(&play.said[..], [.., Output::Warn(text)] if text.contains("token 8 in place of 7")),
+            matches!(&play.said[..], [.., Output::Event(Event::Warn(text))] if text.contains("token 8 in place of 7")),
             "{:?}",
             play.said
         );
@@ -1725,10 +1751,11 @@ mod tests {
         );
         play.to(at(9_999))
             .said(&[believe(at(30_000)), acquired(Some(7))]);
-        play.to(at(15_000))
-            .said(&[Output::Suspended("dx:9889 said INVALID".into())]);
+        play.to(at(15_000)).said(&[Output::Event(Event::Suspended(
+            "dx:9889 said INVALID".into(),
+        ))]);
         play.to(at(17_000))
-            .said(&[believe(at(46_010)), Output::Resumed]);
+            .said(&[believe(at(46_010)), Output::Event(Event::Resumed)]);
     }
 
     /// The server has another config now. It may get another one, or an operator may revoke the
@@ -1750,11 +1777,11 @@ mod tests {
         play.to(at(19_999)).said(&[
             believe(at(30_000)),
             acquired(Some(7)),
-            Output::Believe(Deadlines::NEVER),
+            Output::Event(Event::LeaseUntil(Deadlines::NEVER)),
         ]);
-        play.to(at(60_000)).said(&[Output::Revoked {
+        play.to(at(60_000)).said(&[Output::Event(Event::Revoked {
             why: "an operator revoked it at dx:9889".into(),
-        }]);
+        })]);
         assert_eq!(std::mem::take(&mut play.asked)[1..], ["renew 7"; 6]);
         play.release()
             .to(at(DAY + 1))
@@ -1777,7 +1804,7 @@ mod tests {
         play.to(at(10_005)).said(&[
             believe(at(30_000)),
             acquired(Some(7)),
-            Output::Believe(Deadlines::NEVER),
+            Output::Event(Event::LeaseUntil(Deadlines::NEVER)),
         ]);
         play.to(at(20_100)).said(&[believe(at(35_005))]);
     }
@@ -1794,20 +1821,20 @@ mod tests {
         play.to(at(28_799)).said(&[
             believe(at(30_000)),
             acquired(Some(7)),
-            Output::Suspended(why.into()),
+            Output::Event(Event::Suspended(why.into())),
         ]);
         play.to(at(28_800));
         assert!(
-            matches!(play.said[..], [Output::Lost { dead_by, .. }] if dead_by == at(29_800)),
+            matches!(play.said[..], [Output::Event(Event::Lost { kill_deadline, .. })] if kill_deadline == at(29_800)),
             "{:?}",
             play.said
         );
     }
 
     fn revoked() -> Output {
-        Output::Revoked {
+        Output::Event(Event::Revoked {
             why: "an operator revoked it at dx:9889".into(),
-        }
+        })
     }
 
     #[test]
@@ -1847,11 +1874,11 @@ mod tests {
             .said(&[believe(at(30_000)), acquired(Some(7)), revoked()]);
         let why =
             "an operator revoked it at dx:9889, and its lease ended before the command did".into();
-        play.to(at(28_800)).said(&[Output::Lost {
+        play.to(at(28_800)).said(&[Output::Event(Event::Lost {
             why,
-            dead_by: at(29_800),
+            kill_deadline: at(29_800),
             gone: true,
-        }]);
+        })]);
         play.release().to(at(28_801)).said(&[RELEASED]).asked(&[
             "wait",
             "renew 7",
@@ -1864,7 +1891,7 @@ mod tests {
     fn a_revoked_lock_of_the_run_before_is_a_refusal_and_is_released() {
         let denied = || {
             let why = "NO: an operator has revoked the lock of this run (the next run asks for a new one)";
-            Output::Failed(Failure::Denied(why.into()))
+            Output::Event(Event::Failed(Failure::Denied(why.into())))
         };
         let inherited = |options| Options {
             inherited: true,
@@ -1999,7 +2026,7 @@ mod tests {
         play.to(at(59_999))
             .said(&[waiting()])
             .to(at(60_000))
-            .said(&[Output::Busy(holder())]);
+            .said(&[Output::Event(Event::Busy(holder()))]);
         play.release()
             .to(at(60_010))
             .said(&[RELEASED])
@@ -2069,8 +2096,10 @@ mod tests {
             .said(&[RELEASED])
             .asked(&["wait", "release", "release"]);
 
-        let doubt = |text: &str| Output::Released {
-            doubt: Some(text.into()),
+        let doubt = |text: &str| {
+            Output::Event(Event::Released {
+                doubt: Some(text.into()),
+            })
         };
         let mut play = Play::new(options(), &[Says(1, "YES"), Refuses]);
         play.to(at(1_000))
@@ -2138,12 +2167,20 @@ mod tests {
         for _ in ["wait", "renew"] {
             assert_eq!(
                 lock.poll(at(0)),
-                Output::Connect(Endpoint::from("dx:9889").address)
+                Output::Transport(transport::Output::Connect(
+                    Endpoint::from("dx:9889").address
+                ))
             );
-            lock.handle(Input::Connected, at(0));
-            assert!(matches!(lock.poll(at(0)), Output::Send(_)));
-            lock.handle(Input::Received(&bytes), at(0));
-            assert_eq!(lock.poll(at(0)), Output::Disconnect);
+            lock.handle(Input::Transport(transport::Event::Connected), at(0));
+            assert!(matches!(
+                lock.poll(at(0)),
+                Output::Transport(transport::Output::Send(_))
+            ));
+            lock.handle(Input::Transport(transport::Event::Received(&bytes)), at(0));
+            assert_eq!(
+                lock.poll(at(0)),
+                Output::Transport(transport::Output::Close)
+            );
         }
         assert_eq!(lock.poll(at(5)), believe(at(30_000)));
         // Stopped before it was told that it has the lock.
@@ -2151,7 +2188,9 @@ mod tests {
             [lock.poll(at(29_000)), lock.poll(at(29_100))],
             [
                 Output::Wait(at(29_100)),
-                Output::Connect(Endpoint::from("dx:9889").address)
+                Output::Transport(transport::Output::Connect(
+                    Endpoint::from("dx:9889").address
+                ))
             ]
         );
     }
@@ -2197,23 +2236,23 @@ mod tests {
                 play.to(at((step * 50).min(released)));
                 for output in std::mem::take(&mut play.said) {
                     match output {
-                        Output::Acquired(_) => {
+                        Output::Event(Event::Acquired(_)) => {
                             prop_assert!(!held && play.now < until.term + Duration::from_millis(50));
                             held = true;
                         }
-                        Output::Believe(deadlines) => until = deadlines,
-                        Output::Lost { dead_by, .. } => {
-                            prop_assert!(held && dead_by <= until.kill.max(play.now));
+                        Output::Event(Event::LeaseUntil(deadlines)) => until = deadlines,
+                        Output::Event(Event::Lost { kill_deadline, .. }) => {
+                            prop_assert!(held && kill_deadline <= until.kill.max(play.now));
                             held = false;
                         }
-                        Output::Released { .. } => prop_assert!(false, "before it was asked for"),
+                        Output::Event(Event::Released { .. }) => prop_assert!(false, "before it was asked for"),
                         _ => {}
                     }
                 }
                 prop_assert!(!held || play.now < until.term);
             }
             play.release().to(at(released) + RELEASE + SETTLING + LAST_WORD + SECOND);
-            let over = play.said.iter().filter(|output| matches!(output, Output::Released { .. })).count();
+            let over = play.said.iter().filter(|output| matches!(output, Output::Event(Event::Released { .. }))).count();
             prop_assert_eq!((over, play.drain()), (1, Moment::NEVER));
         }
     }

@@ -204,7 +204,7 @@ impl Queue {
                 "{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock",
                 self.path
             );
-            return Some(Verdict::Failed(Failure::Unfit(why)));
+            return Some(Verdict::Failed(Failure::IncompatibleLock(why)));
         }
         let mut before: Vec<(&str, &String)> = children
             .iter()
@@ -304,7 +304,7 @@ impl Queue {
             "{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid",
             self.path
         );
-        Some(Verdict::Failed(Failure::Unfit(why)))
+        Some(Verdict::Failed(Failure::IncompatibleLock(why)))
     }
 }
 
@@ -456,7 +456,7 @@ impl Recipe for Queue {
 mod tests {
     use super::super::fake::{Client, Fake};
     use super::super::session_lock::{Options, SessionLock};
-    use super::super::{Holder, Input, Lock, Output};
+    use super::super::{Event, Holder, Input, Lock, Output};
     use super::*;
     use crate::plan::{self, Cluster, Heartbeat};
     use std::time::Duration;
@@ -504,7 +504,7 @@ mod tests {
         client
             .said
             .iter()
-            .any(|output| matches!(output, Output::Acquired(_)))
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_))))
     }
 
     fn settled(client: &mut Client<SessionLock<Queue>>, fake: &mut Fake) -> Moment {
@@ -515,7 +515,7 @@ mod tests {
             if client.said.iter().any(|output| {
                 matches!(
                     output,
-                    Output::Acquired(_) | Output::Busy(_) | Output::Failed(_)
+                    Output::Event(Event::Acquired(_) | Event::Busy(_) | Event::Failed(_))
                 )
             }) {
                 return now;
@@ -582,7 +582,7 @@ mod tests {
         assert!(
             !queue[3].said[told..]
                 .iter()
-                .any(|output| matches!(output, Output::Waiting { .. })),
+                .any(|output| matches!(output, Output::Event(Event::Waiting { .. }))),
             "nothing has changed"
         );
         queue[4].cut(&mut fake, at(300));
@@ -626,7 +626,7 @@ mod tests {
             let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
             let mut inner = Client::new(SessionLock::new(options, queue, at(0)));
             inner.talk(&mut fake, at(0));
-            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
             assert_eq!(inner.said.iter().any(failed), circular, "{:?}", inner.said);
             inner.release(&mut fake, at(0));
             assert_eq!(fake.children(PATH).len(), 2);
@@ -656,10 +656,10 @@ mod tests {
             .iter_mut()
             .for_each(|client| client.talk(&mut fake, at(0)));
         let said = queue[2].said.iter().find_map(|output| {
-            if let Output::Waiting {
+            if let Output::Event(Event::Waiting {
                 holder: Holder { host, .. },
                 ..
-            } = output
+            }) = output
             {
                 host.clone()
             } else {
@@ -679,7 +679,7 @@ mod tests {
         first.talk(&mut fake, at(0));
         second.talk(&mut fake, at(0));
         assert!(
-            matches!(second.said.last(), Some(Output::Busy(holder)) if holder.host.as_deref() == Some("host:1")),
+            matches!(second.said.last(), Some(Output::Event(Event::Busy(holder))) if holder.host.as_deref() == Some("host:1")),
             "{:?}",
             second.said
         );
@@ -714,7 +714,7 @@ mod tests {
             let mut client = contender(1, TIMEOUT);
             client.talk(&mut fake, at(0));
             assert!(
-                matches!(client.said.last(), Some(Output::Failed(Failure::Unfit(why))) if why.contains("delete")),
+                matches!(client.said.last(), Some(Output::Event(Event::Failed(Failure::IncompatibleLock(why)))) if why.contains("delete")),
                 "{number}: {:?}",
                 client.said
             );
@@ -728,7 +728,10 @@ mod tests {
         let mut client = contender(1, TIMEOUT);
         client.talk(&mut fake, at(0));
         assert!(
-            matches!(client.said.last(), Some(Output::Failed(Failure::Unfit(_)))),
+            matches!(
+                client.said.last(),
+                Some(Output::Event(Event::Failed(Failure::IncompatibleLock(_))))
+            ),
             "{:?}",
             client.said
         );
@@ -782,7 +785,7 @@ mod tests {
                 let failed = waiter
                     .said
                     .iter()
-                    .any(|output| matches!(output, Output::Failed(_)));
+                    .any(|output| matches!(output, Output::Event(Event::Failed(_))));
                 assert_eq!(
                     (failed, waits(&fake).is_none()),
                     (expired == restarts, expired == restarts),
@@ -817,7 +820,7 @@ mod tests {
                 waiter
                     .said
                     .iter()
-                    .any(|output| matches!(output, Output::Failed(_))),
+                    .any(|output| matches!(output, Output::Event(Event::Failed(_)))),
                 gives_up,
                 "{:?}",
                 waiter.said

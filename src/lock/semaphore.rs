@@ -317,7 +317,7 @@ impl Semaphore {
             "{} is a semaphore of {permits}, not of {}: use --concurrent {permits}, or another --lockid",
             self.path, self.permits
         );
-        Some(Verdict::Failed(Failure::Unfit(why)))
+        Some(Verdict::Failed(Failure::IncompatibleLock(why)))
     }
 }
 
@@ -491,9 +491,9 @@ impl Recipe for Semaphore {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Output;
     use super::super::fake::{Client, Fake};
     use super::super::session_lock::{Options, SessionLock};
+    use super::super::{Event, Output};
     use super::*;
     use crate::plan::{self, Cluster, Heartbeat};
 
@@ -544,7 +544,7 @@ mod tests {
         client
             .said
             .iter()
-            .any(|output| matches!(output, Output::Acquired(_)))
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_))))
     }
 
     #[test]
@@ -598,7 +598,7 @@ mod tests {
                 )
             };
             inner.talk(&mut fake, at(0));
-            let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unfit(why)) if why.contains("cannot end"));
+            let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
             assert_eq!(
                 inner.said.iter().any(failed),
                 circular,
@@ -635,7 +635,7 @@ mod tests {
                 client
                     .said
                     .iter()
-                    .any(|output| matches!(output, Output::Busy(_)))
+                    .any(|output| matches!(output, Output::Event(Event::Busy(_))))
             })
             .count();
         assert_eq!(
@@ -668,7 +668,7 @@ mod tests {
 
     fn told(client: &Client<SessionLock<Semaphore>>) -> Option<&Holder> {
         client.said.iter().rev().find_map(|output| match output {
-            Output::Busy(holder) | Output::Waiting { holder, .. } => Some(holder),
+            Output::Event(Event::Busy(holder) | Event::Waiting { holder, .. }) => Some(holder),
             _ => None,
         })
     }
@@ -702,7 +702,7 @@ mod tests {
                     .said
                     .iter()
                     .chain(&second.said)
-                    .filter(|output| matches!(output, Output::Waiting { .. }))
+                    .filter(|output| matches!(output, Output::Event(Event::Waiting { .. })))
                     .count()
                     <= 2
             );
@@ -753,7 +753,7 @@ mod tests {
             !waiter
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Busy(_)))
+                .any(|output| matches!(output, Output::Event(Event::Busy(_))))
         }) && now < at(20_000)
         {
             now = now + Duration::from_millis(100);

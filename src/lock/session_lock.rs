@@ -3,15 +3,16 @@
 //! of ours, which must be there, be ours, and be proved so in time.
 
 use super::lookups::Lookups;
-use super::{Failure, Holder, Input, Lock, Output, Proof, acl};
+use super::{Event, Failure, Holder, Input, Lock, Output, Proof, acl};
 use crate::deadlines::{self, Deadlines};
 use crate::endpoint::{Endpoint, Found};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
+use crate::transport;
 use crate::zookeeper::code::Code;
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Request};
-use crate::zookeeper::session::{Change, Fault, News, Session, Step};
+use crate::zookeeper::session::{Change, Fault, News, Session};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -110,6 +111,11 @@ pub struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Tells the loop what happened.
+    pub fn say(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
     /// Asks for a node's data, and sets a watch on it.
     pub fn watch(&mut self, path: &str) {
         self.ask(Request::Data {
@@ -154,7 +160,7 @@ impl Desk<'_> {
     /// are served before us, if that is known.
     pub fn say_waiting(&mut self, holder: &Holder, ahead: Option<usize>) {
         if self.is_patient() {
-            self.outputs.push_back(Output::Waiting {
+            self.say(Event::Waiting {
                 holder: holder.clone(),
                 ahead,
             });
@@ -255,12 +261,10 @@ impl<R: Recipe> Lock for SessionLock<R> {
         // After a pause of the whole process, what the clock says comes before what any peer says.
         self.look_at_the_clock(now);
         match input {
-            Input::Connected => self.opened(now),
-            Input::Disconnected(why) => self.session.disconnected(why, now),
-            Input::Received(bytes) => self.session.received(bytes, now),
+            Input::Transport(event) => self.on_transport(event, now),
             Input::Release => self.release(now),
-            Input::Found(found) => self.relist(found, now),
-            Input::Tick | Input::Granted { .. } | Input::Taken { .. } | Input::Broken(_) => {}
+            Input::LookUp(found) => self.relist(found, now),
+            Input::Tick | Input::File(_) => {}
         }
         self.listen(now);
     }
@@ -270,19 +274,17 @@ impl<R: Recipe> Lock for SessionLock<R> {
         self.listen(now);
         self.look_at_the_clock(now);
         self.look_up(now);
-        match self.session.step() {
-            Some(Step::Connect(server)) => Output::Connect(server),
-            Some(Step::Send(bytes)) => Output::Send(bytes),
-            Some(Step::Disconnect) => Output::Disconnect,
-            None => self.outputs.pop_front().unwrap_or_else(|| {
-                Output::Wait(
-                    self.session
-                        .wake()
-                        .min(self.deadline(now))
-                        .min(self.next_look_up()),
-                )
-            }),
+        if let Some(output) = self.session.step() {
+            return Output::Transport(output);
         }
+        self.outputs.pop_front().unwrap_or_else(|| {
+            Output::Wait(
+                self.session
+                    .wake()
+                    .min(self.deadline(now))
+                    .min(self.next_look_up()),
+            )
+        })
     }
 }
 
@@ -327,6 +329,14 @@ impl<R: Recipe> SessionLock<R> {
     fn listen(&mut self, now: Moment) {
         while let Some(news) = self.session.news() {
             self.hear(news, now);
+        }
+    }
+
+    fn on_transport(&mut self, event: transport::Event, now: Moment) {
+        match event {
+            transport::Event::Connected => self.opened(now),
+            transport::Event::Disconnected(why) => self.session.disconnected(why, now),
+            transport::Event::Received(bytes) => self.session.received(bytes, now),
         }
     }
 
@@ -470,7 +480,7 @@ impl<R: Recipe> SessionLock<R> {
                 timeout.as_secs_f64()
             );
             return self.fail(
-                Failure::Unfit(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
+                Failure::IncompatibleLock(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
                 now,
             );
         }
@@ -486,7 +496,7 @@ impl<R: Recipe> SessionLock<R> {
         if let (Request::Acl { path }, Ok(Answer::Acl(acl))) = (request, &result) {
             return self
                 .outputs
-                .extend(acl::warning(path, acl).map(Output::Warn));
+                .extend(acl::warning(path, acl).map(|text| Output::Event(Event::Warn(text))));
         }
         let claim = match &self.phase {
             Phase::Contending => {
@@ -506,7 +516,8 @@ impl<R: Recipe> SessionLock<R> {
                 let warning = self.with_recipe(now, |recipe, desk| {
                     recipe.put_away(path, result.map(drop), desk)
                 });
-                self.outputs.extend(warning.map(Output::Warn));
+                self.outputs
+                    .extend(warning.map(|text| Output::Event(Event::Warn(text))));
             }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => {
                 self.seen(stat.ephemeral_owner, now);
@@ -556,17 +567,18 @@ impl<R: Recipe> SessionLock<R> {
         let deadlines = self.session.lease().deadlines(self.options.kill_after);
         if self.believed != deadlines {
             self.believed = deadlines;
-            self.outputs.push_back(Output::Believe(deadlines));
+            self.say(Event::LeaseUntil(deadlines));
         }
         if let Phase::Proving(claim) = &self.phase
             && now < deadlines.term
         {
+            let claim = claim.clone();
             let proof = Proof {
                 lock: claim.path.clone(),
                 token: Some(claim.token),
                 session: self.session.id(),
             };
-            self.outputs.push_back(Output::Acquired(proof));
+            self.say(Event::Acquired(proof));
             let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
                 self.session.ask(
@@ -577,7 +589,7 @@ impl<R: Recipe> SessionLock<R> {
                 );
             }
             self.phase = Phase::Held {
-                claim: claim.clone(),
+                claim,
                 suspended: false,
             };
         }
@@ -598,7 +610,7 @@ impl<R: Recipe> SessionLock<R> {
                 ..
             } => {
                 *suspended = false;
-                self.outputs.push_back(Output::Resumed);
+                self.say(Event::Resumed);
             }
             Phase::Kept {
                 claim,
@@ -645,7 +657,7 @@ impl<R: Recipe> SessionLock<R> {
                 ..
             } => {
                 *suspended = true;
-                self.outputs.push_back(Output::Suspended(told));
+                self.say(Event::Suspended(told));
             }
             Phase::Kept { proved, .. } => *proved = false,
             Phase::Releasing { held: false, .. } => self.released(None, now),
@@ -653,7 +665,7 @@ impl<R: Recipe> SessionLock<R> {
         }
         if let Fault::LongList { .. } = fault {
             self.fail(
-                Failure::Unfit(format!(
+                Failure::IncompatibleLock(format!(
                     "{fault}: use another lock, or let fewer processes wait for this one"
                 )),
                 now,
@@ -692,7 +704,7 @@ impl<R: Recipe> SessionLock<R> {
         match self.phase {
             Phase::Held { .. } if self.is_said() => {
                 self.session.forget(now);
-                self.outputs.push_back(Output::Suspended(why.clone()));
+                self.say(Event::Suspended(why.clone()));
                 self.phase = Phase::Cut { why };
             }
             Phase::Kept { .. } => {
@@ -721,7 +733,7 @@ impl<R: Recipe> SessionLock<R> {
 
     fn contend_again(&mut self, now: Moment) {
         self.outputs
-            .retain(|output| !matches!(output, Output::Acquired(_)));
+            .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
         self.phase = Phase::Contending;
         self.with_recipe(now, Recipe::restart);
     }
@@ -731,7 +743,7 @@ impl<R: Recipe> SessionLock<R> {
         !self
             .outputs
             .iter()
-            .any(|output| matches!(output, Output::Acquired(_)))
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_))))
     }
 
     /// Why the lock may not be free although it was released.
@@ -758,7 +770,7 @@ impl<R: Recipe> SessionLock<R> {
             }
         };
         self.phase = Phase::Settled { held };
-        self.outputs.push_back(Output::Failed(failure));
+        self.say(Event::Failed(failure));
     }
 
     fn may_have_made(&self, now: Moment) -> bool {
@@ -769,19 +781,19 @@ impl<R: Recipe> SessionLock<R> {
 
     /// The lock is lost, and another host can have it. If it was never said to be acquired, it is
     /// contended for again.
-    fn lose(&mut self, why: String, dead_by: Moment, now: Moment) {
+    fn lose(&mut self, why: String, kill_deadline: Moment, now: Moment) {
         let said = match self.phase {
-            Phase::Held { .. } if self.is_said() => Output::Lost {
+            Phase::Held { .. } if self.is_said() => Output::Event(Event::Lost {
                 why,
-                dead_by,
+                kill_deadline,
                 gone: true,
-            },
-            Phase::Cut { .. } => Output::Lost {
+            }),
+            Phase::Cut { .. } => Output::Event(Event::Lost {
                 why,
-                dead_by,
+                kill_deadline,
                 gone: true,
-            },
-            Phase::Kept { .. } => Output::Gone(why),
+            }),
+            Phase::Kept { .. } => Output::Event(Event::Gone(why)),
             Phase::Held { .. } | Phase::Proving(_) => return self.contend_again(now),
             _ => return,
         };
@@ -797,9 +809,9 @@ impl<R: Recipe> SessionLock<R> {
                     claim: claim.clone(),
                     proved: false,
                 };
-                self.outputs.push_back(Output::Lost {
+                self.say(Event::Lost {
                     why,
-                    dead_by: self.believed.kill,
+                    kill_deadline: self.believed.kill,
                     gone: false,
                 });
             }
@@ -843,7 +855,7 @@ impl<R: Recipe> SessionLock<R> {
         if let Phase::Releasing { .. } = self.phase {
             self.session.forget(now);
             self.phase = Phase::Over;
-            self.outputs.push_back(Output::Released { doubt });
+            self.say(Event::Released { doubt });
         }
     }
 
@@ -923,7 +935,7 @@ impl<R: Recipe> SessionLock<R> {
     /// Another has the lock, to the end of our patience. `held`: a node of ours may be left.
     fn busy(&mut self, holder: Holder, held: bool) {
         self.phase = Phase::Settled { held };
-        self.outputs.push_back(Output::Busy(holder));
+        self.say(Event::Busy(holder));
     }
 
     /// When the clock alone brings about something next.
@@ -947,8 +959,12 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
+    fn say(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
     fn note(&mut self, text: String) {
-        self.outputs.push_back(Output::Note(text));
+        self.say(Event::Note(text));
     }
 }
 
@@ -1020,7 +1036,7 @@ mod tests {
             client
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Acquired(_))),
+                .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
             "{:?}",
             client.said
         );
@@ -1038,7 +1054,7 @@ mod tests {
             client
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Lost { gone: false, .. })),
+                .any(|output| matches!(output, Output::Event(Event::Lost { gone: false, .. }))),
             "{:?}",
             client.said
         );
@@ -1047,7 +1063,7 @@ mod tests {
 
     fn gone(client: &Client<SessionLock<Node>>) -> Option<&str> {
         client.said.iter().find_map(|output| {
-            if let Output::Gone(why) = output {
+            if let Output::Event(Event::Gone(why)) = output {
                 Some(why.as_str())
             } else {
                 None
@@ -1057,8 +1073,13 @@ mod tests {
 
     fn lost(client: &Client<SessionLock<Node>>) -> Option<(Moment, bool)> {
         client.said.iter().find_map(|output| {
-            if let Output::Lost { dead_by, gone, .. } = output {
-                Some((*dead_by, *gone))
+            if let Output::Event(Event::Lost {
+                kill_deadline,
+                gone,
+                ..
+            }) = output
+            {
+                Some((*kill_deadline, *gone))
             } else {
                 None
             }
@@ -1067,7 +1088,7 @@ mod tests {
 
     /// What a look-up finds.
     fn found(name: &str) -> Input<'static> {
-        Input::Found(Found {
+        Input::LookUp(Found {
             endpoints: vec![name.into()],
             unresolved: vec![],
         })
@@ -1084,7 +1105,11 @@ mod tests {
             client.lock.handle(found(name), at(asked + 1));
         }
         client.talk(&mut fake, at(7003));
-        assert!(client.said.contains(&Output::Resumed), "{:?}", client.said);
+        assert!(
+            client.said.contains(&Output::Event(Event::Resumed)),
+            "{:?}",
+            client.said
+        );
         play(&mut client, &mut fake, at(7003), at(60_000));
         assert_eq!(
             (lost(&client), client.lookups),
@@ -1114,7 +1139,7 @@ mod tests {
         play(&mut client, &mut fake, at(0), at(1100));
         let unresolved = vec!["h2:2181: its name has no address".into()];
         client.lock.handle(
-            Input::Found(Found {
+            Input::LookUp(Found {
                 endpoints: vec!["h1:2181".into()],
                 unresolved,
             }),
@@ -1125,7 +1150,9 @@ mod tests {
         assert!(
             client
                 .said
-                .contains(&Output::Failed(Failure::Unreachable(why.into()))),
+                .contains(&Output::Event(Event::Failed(Failure::Unreachable(
+                    why.into()
+                )))),
             "{:?}",
             client.said
         );
@@ -1138,14 +1165,17 @@ mod tests {
         fake.down = false;
         play(&mut client, &mut fake, at(12_000), at(200_000));
         assert!(fake.nodes.contains_key(LOCK));
-        let silent = |output: &Output| matches!(output, Output::Note(_));
+        let silent = |output: &Output| matches!(output, Output::Event(Event::Note(_)));
         assert!(
             client.said.iter().all(silent),
             "neither acquired nor believed nor gone: {:?}",
             client.said
         );
         client.release(&mut fake, at(200_000));
-        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+        assert_eq!(
+            client.said.last(),
+            Some(&Output::Event(Event::Released { doubt: None }))
+        );
         assert!(!fake.nodes.contains_key(LOCK));
     }
 
@@ -1162,7 +1192,7 @@ mod tests {
         client.release(&mut fake, at(600_000));
         assert_eq!(
             client.said.last(),
-            Some(&Output::Released { doubt: None }),
+            Some(&Output::Event(Event::Released { doubt: None })),
             "a command that is dead is not waited for"
         );
     }
@@ -1219,10 +1249,13 @@ mod tests {
             fake.down = true;
             client.cut(&mut fake, at(4061));
             play(&mut client, &mut fake, at(4061), at(4060 + granted));
-            let Some((dead_by, false)) = lost(&client) else {
+            let Some((kill_deadline, false)) = lost(&client) else {
                 panic!("{granted}: {:?}", client.said)
             };
-            assert!(dead_by < at(4060 + granted), "{granted}: {dead_by:?}");
+            assert!(
+                kill_deadline < at(4060 + granted),
+                "{granted}: {kill_deadline:?}"
+            );
         }
     }
 
@@ -1244,7 +1277,7 @@ mod tests {
         play(&mut client, &mut fake, at(4000), believed.term);
         assert_eq!(lost(&client), None, "{:?}", client.said);
         assert!(client.said.iter().any(
-            |output| matches!(output, Output::Suspended(why) if why.contains("instead of resuming"))
+            |output| matches!(output, Output::Event(Event::Suspended(why)) if why.contains("instead of resuming"))
         ));
         assert_eq!(fake.living(), 1, "the new session was closed");
         play(&mut client, &mut fake, believed.term, at(14_000));
@@ -1255,15 +1288,18 @@ mod tests {
             client.said
         );
         assert!(
-            !client
-                .said
-                .iter()
-                .any(|output| matches!(output, Output::Believe(_) | Output::Resumed)),
+            !client.said.iter().any(|output| matches!(
+                output,
+                Output::Event(Event::LeaseUntil(_) | Event::Resumed)
+            )),
             "{:?}",
             client.said
         );
         client.release(&mut fake, at(14_000));
-        assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+        assert_eq!(
+            client.said.last(),
+            Some(&Output::Event(Event::Released { doubt: None }))
+        );
     }
 
     #[test]
@@ -1274,7 +1310,7 @@ mod tests {
         client.cut(&mut fake, at(4000));
         client.talk(&mut fake, at(4000));
         client.release(&mut fake, at(4500));
-        let Some(Output::Released { doubt: Some(doubt) }) = client.said.last() else {
+        let Some(Output::Event(Event::Released { doubt: Some(doubt) })) = client.said.last() else {
             panic!("{:?}", client.said)
         };
         assert!(
@@ -1294,7 +1330,7 @@ mod tests {
         assert!(
             matches!(
                 client.said.last(),
-                Some(Output::Released { doubt: Some(_) })
+                Some(Output::Event(Event::Released { doubt: Some(_) }))
             ),
             "{:?}",
             client.said
@@ -1329,7 +1365,7 @@ mod tests {
             waiter
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Acquired(_))),
+                .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
             "{:?}",
             waiter.said
         );
@@ -1345,7 +1381,7 @@ mod tests {
             let acquired = client
                 .said
                 .iter()
-                .filter(|output| matches!(output, Output::Acquired(_)))
+                .filter(|output| matches!(output, Output::Event(Event::Acquired(_))))
                 .count();
             assert_eq!(
                 (acquired, fake.nodes[LOCK].data.starts_with(b"here")),
@@ -1359,7 +1395,9 @@ mod tests {
     /// What was said of a session that no server resumes.
     fn disowned(client: &Client<SessionLock<Node>>) -> Option<&str> {
         client.said.iter().find_map(|output| match output {
-            Output::Note(text) if text.contains("no server has resumed") => Some(text.as_str()),
+            Output::Event(Event::Note(text)) if text.contains("no server has resumed") => {
+                Some(text.as_str())
+            }
             _ => None,
         })
     }
@@ -1382,7 +1420,7 @@ mod tests {
             waiter
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Acquired(_))),
+                .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
             "{:?}",
             waiter.said
         );
@@ -1407,7 +1445,7 @@ mod tests {
         fake.wipe();
         waiter.cut(&mut fake, at(2000));
         play(&mut waiter, &mut fake, at(2000), at(13_000));
-        let failed = |output: &Output| matches!(output, Output::Failed(Failure::Unreachable(why)) if why.contains("older backup"));
+        let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::Unreachable(why))) if why.contains("older backup"));
         assert!(waiter.said.iter().any(failed), "{:?}", waiter.said);
     }
 
@@ -1452,11 +1490,14 @@ mod tests {
                 let mut client = Client::new(node);
                 fake.demands_auth = true;
                 client.talk(&mut fake, at(0));
-                let refused = |output: &Output| matches!(output, Output::Failed(Failure::Refused { why, .. }) if why.contains(advice));
+                let refused = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::Refused { why, .. })) if why.contains(advice));
                 assert!(client.said.iter().any(refused), "{:?}", client.said);
                 client.release(&mut fake, at(0));
                 play(&mut client, &mut fake, at(0), at(500));
-                assert_eq!(client.said.last(), Some(&Output::Released { doubt: None }));
+                assert_eq!(
+                    client.said.last(),
+                    Some(&Output::Event(Event::Released { doubt: None }))
+                );
             }
         }
     }
@@ -1466,7 +1507,7 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         fake.refuses = true;
         play(&mut client, &mut fake, at(0), at(3000));
-        let refused = |output: &Output| matches!(output, Output::Note(why) if why.contains("refuses all sessions"));
+        let refused = |output: &Output| matches!(output, Output::Event(Event::Note(why)) if why.contains("refuses all sessions"));
         assert!(
             client.said.iter().filter(|output| refused(output)).count() > 1,
             "{:?}",
@@ -1478,7 +1519,7 @@ mod tests {
             client
                 .said
                 .iter()
-                .any(|output| matches!(output, Output::Acquired(_))),
+                .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
             "{:?}",
             client.said
         );

@@ -15,6 +15,7 @@ mod waiters;
 
 use crate::moment::Moment;
 use crate::plan::{self, Level};
+use crate::transport;
 use invalid_request::InvalidRequest;
 use state::State;
 use std::time::Duration;
@@ -142,12 +143,8 @@ pub enum Input<'a> {
     Saved,
     /// It is not, or that is not sure: why.
     NotSaved(String),
-    /// The connection that was asked for is there.
-    Connected,
-    /// It is not, or not any more: why, if the network said so; `None` if the peer closed it.
-    Disconnected(Option<String>),
-    /// Bytes came over it.
-    Received(&'a [u8]),
+    /// Something happened to the connection to the server that remembers the holders.
+    Transport(transport::Event<'a>),
     /// Time has passed.
     Tick,
 }
@@ -162,12 +159,8 @@ pub enum Output {
     /// Save this in place of what was saved before, whole or not at all, then say `Saved` or
     /// `NotSaved`.
     Save(State),
-    /// Connect to where holders are remembered, in place of any other connection.
-    Connect,
-    /// Send these bytes there.
-    Send(Vec<u8>),
-    /// Close that connection.
-    Disconnect,
+    /// Do this with the connection to the server that remembers the holders.
+    Transport(transport::Output<()>),
     /// Something that is worth a line in the log.
     Note(Level, String),
     /// Nothing to do before this moment, unless something happens.

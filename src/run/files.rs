@@ -4,7 +4,7 @@
 //! a lock counts only if its file is the one at the path.
 
 use super::lock_folder::{LockFolder, Opened};
-use crate::lock::Input;
+use crate::lock::FileEvent;
 use crate::signal::Signal;
 use crate::sys::descriptors;
 use crate::sys::file::{self, LockMode};
@@ -46,7 +46,7 @@ impl Files {
     }
 
     /// Tries to lock a file, now or by a helper that waits; tells what came of it, if anything yet.
-    pub(super) fn contend(&mut self, index: usize, wait: bool) -> Option<Input<'static>> {
+    pub(super) fn contend(&mut self, index: usize, wait: bool) -> Option<FileEvent> {
         let tried = if wait {
             self.send_helper(index)
         } else {
@@ -56,7 +56,7 @@ impl Files {
     }
 
     /// A child has ended: if it was a helper, whose file is ours now.
-    pub(super) fn ended(&mut self, child: Pid) -> Option<Input<'static>> {
+    pub(super) fn ended(&mut self, child: Pid) -> Option<FileEvent> {
         let position = self
             .helpers
             .iter()
@@ -64,9 +64,9 @@ impl Files {
         let (_, index) = self.helpers.remove(position);
         // Locking what is locked through this very open file is granted at once. It is not if the
         // helper was killed, or the file was replaced.
-        let tried = self.lock(index).and_then(|input| match input {
-            Some(Input::Taken { .. }) => self.send_helper(index),
-            input => Ok(input),
+        let tried = self.lock(index).and_then(|event| match event {
+            Some(FileEvent::Busy { .. }) => self.send_helper(index),
+            event => Ok(event),
         });
         tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
     }
@@ -90,7 +90,7 @@ impl Files {
         }
     }
 
-    fn lock(&mut self, index: usize) -> io::Result<Option<Input<'static>>> {
+    fn lock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
         let path = self.path(index);
         for _ in 0..MOST_REMOVALS {
             let file = match self.file(index) {
@@ -98,7 +98,7 @@ impl Files {
                 file => file?,
             };
             if !file::lock(file, LockMode::NonBlocking)? {
-                return Ok(Some(Input::Taken {
+                return Ok(Some(FileEvent::Busy {
                     file: index,
                     token: token_of_the_holder(file),
                 }));
@@ -107,7 +107,7 @@ impl Files {
                 check_kind(&found)?; // as it is found at the path: a link could have been there for a moment only
                 self.keep_only(Some(index));
                 let token = take_token(self.file(index)?)?;
-                return Ok(Some(Input::Granted { file: index, token }));
+                return Ok(Some(FileEvent::Locked { file: index, token }));
             }
             self.open[index] = None; // it was removed, and the next run will lock another
         }
@@ -116,7 +116,7 @@ impl Files {
         )))
     }
 
-    fn send_helper(&mut self, index: usize) -> io::Result<Option<Input<'static>>> {
+    fn send_helper(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
         let parent = process::own_pid();
         let file = self.file(index)?;
         match process::fork()? {
@@ -158,8 +158,8 @@ impl Files {
         self.folder.path(&self.names[index])
     }
 
-    fn broken(&self, index: usize, error: &io::Error) -> Input<'static> {
-        Input::Broken(format!(
+    fn broken(&self, index: usize, error: &io::Error) -> FileEvent {
+        FileEvent::Failed(format!(
             "cannot lock {}: {}",
             self.path(index).display(),
             reason(error)

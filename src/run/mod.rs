@@ -17,7 +17,7 @@ use crate::deadlines::Deadlines;
 use crate::delivery::{COUNTED, Deliveries, Reach, Sent};
 use crate::guard::{Event as Order, News};
 use crate::link::Link;
-use crate::lock::{Failure, Input, Lock, Output, Proof};
+use crate::lock::{self, Failure, FileOrder, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{End, Exit, Level, Outer, Plan, outer};
@@ -30,6 +30,7 @@ use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::{self, Process};
 use crate::sys::{descriptors, scheduling};
+use crate::transport;
 use files::Files;
 use guard::Environment;
 use host_lock::HostLock;
@@ -201,17 +202,36 @@ impl<'a> Run<'a> {
         reaped
     }
 
-    /// Does all that the lock wants done now; returns when it wants to be asked again.
+    /// Does all that the lock wants done now. Returns the moment until which it wants nothing.
     fn drain(&mut self) -> Moment {
         loop {
-            match self.lock.poll(now()) {
-                Output::Wait(until) => return until,
-                Output::Send(bytes) => self.link.send(&bytes), /* even when all is decided: it
-                * may be our good-bye */
-                _ if self.end.is_some() => {}
-                output => self.obey(output),
+            let output = self.lock.poll(now());
+            if let Some(until) = self.apply_output(output) {
+                return until;
             }
         }
+    }
+
+    /// Does one thing that the lock wants done. `Wait` is returned.
+    fn apply_output(&mut self, output: Output) -> Option<Moment> {
+        match output {
+            Output::Wait(until) => return Some(until),
+            // Even after the end of the run: a lock may send its last request then.
+            Output::Transport(transport::Output::Send(bytes)) => self.link.send(&bytes),
+            _ if self.end.is_some() => {}
+            Output::Transport(output) => {
+                let failed = self.link.execute(output).map(Input::Transport);
+                self.tell_lock(failed);
+            }
+            Output::File(FileOrder::Lock { file, wait }) => {
+                let files = self.files.as_mut();
+                let event = files.and_then(|files| files.contend(file, wait));
+                self.tell_lock(event.map(Input::File));
+            }
+            Output::LookUp => self.look_up(),
+            Output::Event(event) => self.on_lock_event(event),
+        }
+        None
     }
 
     /// Sleeps until `wake` or until something happens, and tells the machines.
@@ -271,72 +291,39 @@ impl<'a> Run<'a> {
         }
         if linked {
             let lock = &mut self.lock;
-            self.link.ready(|input| lock.handle(input, now()));
+            self.link
+                .ready(|event| lock.handle(Input::Transport(event), now()));
         }
         if self.lookup.is_under_way() {
             let found = self.lookup.result(answered.into_iter(), now());
-            self.tell_lock(found.map(Input::Found));
+            self.tell_lock(found.map(Input::LookUp));
         }
     }
 
-    fn obey(&mut self, output: Output) {
-        self.tell_output(&output);
-        match output {
-            Output::Connect(server) => {
-                if let Err(why) = self.link.connect(server) {
-                    self.lock.handle(Input::Disconnected(Some(why)), now());
-                }
-            }
-            Output::Send(bytes) => self.link.send(&bytes),
-            Output::Finish => self.link.finish(),
-            Output::Disconnect => self.link.close(),
-            Output::Abandon => self.link.abandon(),
-            Output::LookUp => self.look_up(),
-            Output::Contend { file, wait } => {
-                let news = self
-                    .files
-                    .as_mut()
-                    .and_then(|files| files.contend(file, wait));
-                self.tell_lock(news);
-            }
-            Output::Acquired(proof) => {
-                self.proof = Some(proof);
-                self.step(Event::Acquired);
-            }
-            Output::Believe(lease) => {
+    /// Logs what the lock reports, keeps the facts, and passes it on to guard and supervisor.
+    fn on_lock_event(&mut self, event: lock::Event) {
+        self.log_event(&event);
+        let decision = supervisor_event(&event);
+        match event {
+            lock::Event::Acquired(proof) => self.proof = Some(proof),
+            lock::Event::LeaseUntil(lease) => {
                 self.lease = lease;
                 self.order(Order::Believe(lease));
             }
-            Output::Lost { why, dead_by, gone } => {
-                self.lost = Some(why);
-                self.step(Event::Lost { dead_by, gone });
-            }
-            Output::Gone(why) => {
-                self.gone = Some(why);
-                self.step(Event::Gone);
-            }
-            Output::Revoked { why } => {
-                self.lost = Some(why);
-                self.step(Event::Revoked);
-            }
-            Output::Busy(_) => self.step(Event::NoLock(End::Busy)),
-            Output::Failed(failure) => self.step(Event::NoLock(match failure {
-                Failure::Unreachable(_) => End::Unreachable,
-                Failure::Refused { .. } | Failure::Denied(_) => End::Refused,
-                Failure::Unfit(_) => End::Unfit,
-                Failure::System(_) => End::System,
-            })),
-            Output::Released { .. } => {
-                self.released = true;
-                self.step(Event::Released);
-            }
-            Output::Trying(_)
-            | Output::Waiting { .. }
-            | Output::Suspended(_)
-            | Output::Resumed
-            | Output::Note(_)
-            | Output::Warn(_)
-            | Output::Wait(_) => {}
+            lock::Event::Lost { why, .. } | lock::Event::Revoked { why } => self.lost = Some(why),
+            lock::Event::Gone(why) => self.gone = Some(why),
+            lock::Event::Released { .. } => self.released = true,
+            lock::Event::Trying(_)
+            | lock::Event::Waiting { .. }
+            | lock::Event::Suspended(_)
+            | lock::Event::Resumed
+            | lock::Event::Note(_)
+            | lock::Event::Warn(_)
+            | lock::Event::Busy(_)
+            | lock::Event::Failed(_) => {}
+        }
+        if let Some(event) = decision {
+            self.step(event);
         }
     }
 
@@ -355,12 +342,12 @@ impl<'a> Run<'a> {
             );
         }
         if !begun.unwrap_or(false) {
-            self.lock.handle(Input::Found(self.lookup.known()), now());
+            self.lock.handle(Input::LookUp(self.lookup.known()), now());
         }
     }
 
-    fn tell_lock(&mut self, news: Option<Input>) {
-        if let Some(input) = news {
+    fn tell_lock(&mut self, input: Option<Input>) {
+        if let Some(input) = input {
             self.lock.handle(input, now());
         }
     }
@@ -616,8 +603,8 @@ impl<'a> Run<'a> {
         loop {
             match self.reap() {
                 Reap::Ended(pid, _) => {
-                    let news = self.files.as_mut().and_then(|files| files.ended(pid));
-                    self.tell_lock(news);
+                    let event = self.files.as_mut().and_then(|files| files.ended(pid));
+                    self.tell_lock(event.map(Input::File));
                     self.witness
                         .iter_mut()
                         .for_each(|witness| witness.reaped(pid));
@@ -645,7 +632,7 @@ impl<'a> Run<'a> {
     fn kill_all(&mut self) {
         if self.lookup.is_under_way() {
             self.lookup.cancel();
-            self.lock.handle(Input::Found(self.lookup.known()), now());
+            self.lock.handle(Input::LookUp(self.lookup.known()), now());
         }
         let tree = self.survivors();
         self.witness = None;
@@ -694,6 +681,38 @@ impl<'a> Run<'a> {
     }
 }
 
+/// What the supervisor must decide on when a lock reports this. `None`: nothing.
+fn supervisor_event(event: &lock::Event) -> Option<Event> {
+    match event {
+        lock::Event::Acquired(_) => Some(Event::Acquired),
+        lock::Event::Lost {
+            kill_deadline,
+            gone,
+            ..
+        } => Some(Event::Lost {
+            dead_by: *kill_deadline,
+            gone: *gone,
+        }),
+        lock::Event::Gone(_) => Some(Event::Gone),
+        lock::Event::Revoked { .. } => Some(Event::Revoked),
+        lock::Event::Busy(_) => Some(Event::NoLock(End::Busy)),
+        lock::Event::Failed(failure) => Some(Event::NoLock(match failure {
+            Failure::Unreachable(_) => End::Unreachable,
+            Failure::Refused { .. } | Failure::Denied(_) => End::Refused,
+            Failure::IncompatibleLock(_) => End::Unfit,
+            Failure::System(_) => End::System,
+        })),
+        lock::Event::Released { .. } => Some(Event::Released),
+        lock::Event::Trying(_)
+        | lock::Event::Waiting { .. }
+        | lock::Event::LeaseUntil(_)
+        | lock::Event::Suspended(_)
+        | lock::Event::Resumed
+        | lock::Event::Note(_)
+        | lock::Event::Warn(_) => None,
+    }
+}
+
 /// What a command learns of its lock: nothing, where that has none, of one that we may be run under
 /// ourselves.
 fn environment(proof: &Proof, outer: &[Outer]) -> Environment {
@@ -707,4 +726,82 @@ fn environment(proof: &Proof, outer: &[Outer]) -> Environment {
         ),
         (outer::VARIABLE, outer::list(outer)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_for_no_lock_has_its_own_end() {
+        let holder = lock::Holder {
+            lock: "/app/lock".into(),
+            host: None,
+            since: None,
+            session: None,
+        };
+        let refused = Failure::Refused {
+            what: "make /app/lock".into(),
+            why: "no auth".into(),
+        };
+        for (event, end) in [
+            (lock::Event::Busy(holder), End::Busy),
+            (
+                lock::Event::Failed(Failure::Unreachable("h1:2181".into())),
+                End::Unreachable,
+            ),
+            (lock::Event::Failed(refused), End::Refused),
+            (
+                lock::Event::Failed(Failure::Denied("INVALID".into())),
+                End::Refused,
+            ),
+            (
+                lock::Event::Failed(Failure::IncompatibleLock("a directory".into())),
+                End::Unfit,
+            ),
+            (
+                lock::Event::Failed(Failure::System("disk full".into())),
+                End::System,
+            ),
+        ] {
+            assert_eq!(
+                supervisor_event(&event),
+                Some(Event::NoLock(end)),
+                "{event:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_lost_lock_passes_its_kill_deadline_on() {
+        let kill_deadline = Moment(Duration::from_secs(7));
+        for gone in [false, true] {
+            let lost = lock::Event::Lost {
+                why: "the session has expired".into(),
+                kill_deadline,
+                gone,
+            };
+            assert_eq!(
+                supervisor_event(&lost),
+                Some(Event::Lost {
+                    dead_by: kill_deadline,
+                    gone
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn reports_for_the_log_and_the_guard_are_no_business_of_the_supervisor() {
+        for event in [
+            lock::Event::Trying("a".into()),
+            lock::Event::LeaseUntil(Deadlines::NEVER),
+            lock::Event::Suspended("no answer".into()),
+            lock::Event::Resumed,
+            lock::Event::Note("connected".into()),
+            lock::Event::Warn("acl".into()),
+        ] {
+            assert_eq!(supervisor_event(&event), None, "{event:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use super::line::Report;
 use super::{Guarding, Run};
 use crate::delivery::Sent;
 use crate::guard::News;
-use crate::lock::{Holder, Output};
+use crate::lock::{Event, Holder};
 use crate::log::{Topic, complain};
 use crate::moment::Moment;
 use crate::plan::{End, Level, Lock};
@@ -70,26 +70,26 @@ impl Run<'_> {
         })
     }
 
-    pub(super) fn tell_output(&mut self, output: &Output) {
-        match output {
-            Output::Trying(name) => {
+    pub(super) fn log_event(&mut self, event: &Event) {
+        match event {
+            Event::Trying(name) => {
                 if self.plan.announce {
                     let _ = writeln!(io::stdout(), "{name}");
                 }
             }
-            Output::Warn(text) => self.log.warn(text),
-            Output::Note(text) => self.log.say(Topic::Session, Level::Info, text),
-            Output::Waiting { holder, ahead } => {
+            Event::Warn(text) => self.log.warn(text),
+            Event::Note(text) => self.log.say(Topic::Session, Level::Info, text),
+            Event::Waiting { holder, ahead } => {
                 let waiting = format!("waiting for {}{}", shown(holder), turn(*ahead));
                 self.say(Level::Info, &waiting);
                 if !self.plan.verbose && io::stderr().is_terminal() {
                     complain(self.plan.program, &waiting);
                 }
             }
-            Output::Busy(holder) => {
+            Event::Busy(holder) => {
                 self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder)));
             }
-            Output::Acquired(proof) => {
+            Event::Acquired(proof) => {
                 self.marks.acquired = Some(now());
                 let waited = seconds_since(self.began);
                 let token = proof
@@ -100,7 +100,7 @@ impl Run<'_> {
                     &format_args!("Lock: success ({}{token}, after {waited:.3} s)", proof.lock),
                 );
             }
-            Output::Suspended(why) => {
+            Event::Suspended(why) => {
                 self.marks.suspended = now();
                 let left = self.lease.term.since(now()).as_secs_f64();
                 let name = self.lock_name();
@@ -109,27 +109,27 @@ impl Run<'_> {
                     &format_args!("suspended {name}: {why}; ours for {left:.1} s more"),
                 );
             }
-            Output::Resumed => {
+            Event::Resumed => {
                 let (name, away) = (self.lock_name(), seconds_since(self.marks.suspended));
                 self.say(
                     Level::Warning,
                     &format_args!("resumed {name} after {away:.1} s"),
                 );
             }
-            Output::Lost { why, gone, .. } => {
+            Event::Lost { why, gone, .. } => {
                 (self.marks.lost, self.marks.gone) = (Some(now()), *gone);
                 self.say(Level::Error, &format_args!("Lock lost: {why}"));
             }
-            Output::Gone(why) => {
+            Event::Gone(why) => {
                 self.marks.gone = true;
                 let name = self.lock_name();
                 self.say(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
-            Output::Revoked { why } => {
+            Event::Revoked { why } => {
                 self.say(Level::Warning, &format_args!("Lock revoked: {why}"));
             }
-            Output::Failed(failure) => self.log.complain(failure),
-            Output::Released { doubt: Some(doubt) } => {
+            Event::Failed(failure) => self.log.complain(failure),
+            Event::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
                 let told = format_args!("cannot release {name}: {doubt}");
                 // If there was no lock, why has been said on stderr already.
@@ -139,7 +139,7 @@ impl Run<'_> {
                     self.say(Level::Warning, &told);
                 }
             }
-            Output::Released { doubt: None }
+            Event::Released { doubt: None }
                 if self.proof.is_some() && (self.marks.lost.is_none() || self.was_kept()) =>
             {
                 let (name, held) = (
@@ -151,7 +151,7 @@ impl Run<'_> {
                     &format_args!("released {name} after {held:.1} s"),
                 );
             }
-            _ => {}
+            Event::LeaseUntil(_) | Event::Released { doubt: None } => {}
         }
     }
 

@@ -1,20 +1,19 @@
-//! The connection to a memcached, and its place in the epoll. Which address of it is talked to is
-//! nobody else's business: one that does not answer is told only when none does.
+//! The connection to a memcached, and its registration in the epoll. The name may have several
+//! addresses: an error is reported only when none of them answers.
 
 use crate::link::Link;
-use crate::lock;
 use crate::moment::Moment;
 use crate::plan::Host;
-use crate::pool::Input;
 use crate::prepare::{self, Names};
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::reason;
+use crate::transport::{Event, Output};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long its name is looked up at the start, if it is not known yet: systemd gives up a unit
-/// that fails five times within 10 s, and name servers may be reached later than that at boot.
+/// How long the look-up of its name may take at the start: systemd gives up a unit that fails five
+/// times within 10 s, and name servers may be reached later than that at boot.
 const LOOK_UP: Duration = Duration::from_secs(10);
 
 /// See above.
@@ -23,11 +22,11 @@ pub(super) struct Memcached {
     link: Link,
     /// At least one.
     addresses: Vec<SocketAddr>,
-    /// The one that is tried, or answered last.
+    /// The index of the one that is tried, or that answered last.
     address: usize,
-    /// So many are left to try before it is said that none answers.
+    /// How many are left to try before an error is reported.
     untried: usize,
-    /// What the epoll wakes up for; `None`: it does not know the connection yet.
+    /// What the epoll wakes up for; `None`: the connection is not registered yet.
     watched: Option<Interest>,
 }
 
@@ -58,8 +57,23 @@ impl Memcached {
         })
     }
 
-    /// Begins to connect, in place of any other connection.
-    pub(super) fn connect(&mut self) -> Result<(), String> {
+    /// Does what the backend wants done. The event is a connection that failed at once.
+    pub(super) fn execute(&mut self, output: Output<()>) -> Option<Event<'static>> {
+        match output {
+            Output::Connect(()) => {
+                let failed = self.connect().err()?;
+                return Some(Event::Disconnected(Some(failed)));
+            }
+            Output::Send(bytes) => self.link.send(&bytes),
+            Output::ShutdownWrite => self.link.shutdown_write(),
+            Output::Close => self.end(Link::close),
+            Output::Reset => self.end(Link::reset),
+        }
+        None
+    }
+
+    /// Begins to connect to one address after another. This replaces any other connection.
+    fn connect(&mut self) -> Result<(), String> {
         self.untried = self.addresses.len();
         self.try_address()
     }
@@ -78,27 +92,22 @@ impl Memcached {
         self.try_address()
     }
 
-    pub(super) fn send(&mut self, bytes: &[u8]) {
-        self.link.send(bytes);
-    }
-
-    pub(super) fn close(&mut self) {
-        self.link.close();
+    fn end(&mut self, how: impl FnOnce(&mut Link)) {
+        how(&mut self.link);
         self.watched = None;
     }
 
-    /// It has news: hands them on.
-    pub(super) fn ready(&mut self, mut tell: impl FnMut(Input)) {
+    /// The descriptor is ready: reports what happened, unless another address can be tried.
+    pub(super) fn ready(&mut self, mut report: impl FnMut(Event)) {
         let mut ended = None;
         let untried = &mut self.untried;
-        self.link.ready(|input| match input {
-            lock::Input::Connected => {
+        self.link.ready(|event| match event {
+            Event::Connected => {
                 *untried = 0;
-                tell(Input::Connected);
+                report(Event::Connected);
             }
-            lock::Input::Received(bytes) => tell(Input::Received(bytes)),
-            lock::Input::Disconnected(why) => ended = Some(why),
-            _ => {} // a link knows no others
+            Event::Received(_) => report(event),
+            Event::Disconnected(why) => ended = Some(why),
         });
         let Some(mut why) = ended else { return };
         if self.untried > 0 {
@@ -108,10 +117,10 @@ impl Memcached {
             }
         }
         self.address = (self.address + 1) % self.addresses.len();
-        tell(Input::Disconnected(why));
+        report(Event::Disconnected(why));
     }
 
-    /// Has the epoll wake up for what is to come.
+    /// Registers the connection, so that the epoll wakes up for its next event.
     pub(super) fn watch(&mut self, epoll: &Epoll, key: u64) -> io::Result<()> {
         let Some((fd, write)) = self.link.wanted() else {
             return Ok(());

@@ -171,18 +171,12 @@ impl<'a> Serving<'a> {
                 Output::Report(ticket) => self.service.show(ticket),
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.story.tell(level, &note),
-                Output::Connect => {
-                    if let Some(Err(why)) = self.memcached.as_mut().map(Memcached::connect) {
-                        self.service
-                            .backend
-                            .handle(Input::Disconnected(Some(why)), now());
+                Output::Transport(output) => {
+                    let memcached = self.memcached.as_mut();
+                    if let Some(event) = memcached.and_then(|memcached| memcached.execute(output)) {
+                        self.service.backend.handle(Input::Transport(event), now());
                     }
                 }
-                Output::Send(bytes) => self
-                    .memcached
-                    .iter_mut()
-                    .for_each(|memcached| memcached.send(&bytes)),
-                Output::Disconnect => self.memcached.iter_mut().for_each(Memcached::close),
                 Output::Wait(until) => {
                     if !self.service.see_off() && !self.service.settle() {
                         return until;
@@ -260,7 +254,9 @@ impl<'a> Serving<'a> {
 
     fn hear_memcached(&mut self) {
         if let Some(memcached) = &mut self.memcached {
-            memcached.ready(|input| self.service.backend.handle(input, now()));
+            memcached.ready(|event| {
+                self.service.backend.handle(Input::Transport(event), now());
+            });
         }
     }
 

@@ -12,9 +12,9 @@ use super::wire::{LARGEST_FRAME, Malformed, Wire, frame, next_frame};
 use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
 use crate::plan::Auth;
+use crate::transport;
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Heartbeats in a session timeout.
@@ -93,17 +93,6 @@ pub enum News {
     Disowned { silence: Duration },
     /// The server refuses who we say we are, or that we do not say it, and hangs up.
     Refused(Code),
-}
-
-/// What is to be done with the connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// Connect to the server at this address.
-    Connect(SocketAddr),
-    /// Send these bytes, all of them.
-    Send(Vec<u8>),
-    /// Close the connection, after what was sent.
-    Disconnect,
 }
 
 /// Why a connection was given up.
@@ -263,7 +252,7 @@ pub struct Session {
     counting: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
-    steps: VecDeque<Step>,
+    steps: VecDeque<transport::Output>,
     news: VecDeque<News>,
 }
 
@@ -619,8 +608,9 @@ impl Session {
                 self.server = (self.server + 1) % self.servers.len();
                 self.attempts += 1;
                 self.phase = Phase::Connecting { since: now };
-                self.steps
-                    .push_back(Step::Connect(self.servers[self.server].address));
+                self.steps.push_back(transport::Output::Connect(
+                    self.servers[self.server].address,
+                ));
             }
             Phase::Connecting { since } | Phase::Greeting { since }
                 if now >= since + self.attempt() =>
@@ -656,9 +646,10 @@ impl Session {
     }
 
     /// What is to be done with the connection next.
-    pub fn step(&mut self) -> Option<Step> {
+    pub fn step(&mut self) -> Option<transport::Output> {
         self.steps.pop_front().or_else(|| {
-            (!self.outgoing.is_empty()).then(|| Step::Send(std::mem::take(&mut self.outgoing)))
+            (!self.outgoing.is_empty())
+                .then(|| transport::Output::Send(std::mem::take(&mut self.outgoing)))
         })
     }
 
@@ -895,9 +886,9 @@ impl Session {
     fn hang_up(&mut self) {
         if !self.outgoing.is_empty() {
             self.steps
-                .push_back(Step::Send(std::mem::take(&mut self.outgoing)));
+                .push_back(transport::Output::Send(std::mem::take(&mut self.outgoing)));
         }
-        self.steps.push_back(Step::Disconnect);
+        self.steps.push_back(transport::Output::Close);
         self.unanswered.clear();
         self.incoming.clear();
     }
@@ -946,11 +937,13 @@ mod tests {
         session.tick(NOW);
         assert_eq!(
             session.step(),
-            Some(Step::Connect(Endpoint::from("h1:2181").address))
+            Some(transport::Output::Connect(
+                Endpoint::from("h1:2181").address
+            ))
         );
         session.ask(Request::Ping, NOW);
         session.connected(NOW);
-        let Some(Step::Send(bytes)) = session.step() else {
+        let Some(transport::Output::Send(bytes)) = session.step() else {
             panic!("no connect request")
         };
         let mut rest = &bytes[..];
@@ -1007,8 +1000,8 @@ mod tests {
         names.iter().map(|&name| name.into()).collect()
     }
 
-    fn connect(name: &str) -> Step {
-        Step::Connect(Endpoint::from(name).address)
+    fn connect(name: &str) -> transport::Output {
+        transport::Output::Connect(Endpoint::from(name).address)
     }
 
     fn fresh(names: &[&str]) -> Session {
@@ -1021,7 +1014,10 @@ mod tests {
         for _ in 0..6 {
             let due = session.wake();
             session.tick(due);
-            assert!(matches!(session.step(), Some(Step::Connect(_))));
+            assert!(matches!(
+                session.step(),
+                Some(transport::Output::Connect(_))
+            ));
             session.disconnected(Some("connection refused".into()), due);
         }
         assert_eq!(session.rounds_in_vain(), Some(3));
@@ -1049,7 +1045,7 @@ mod tests {
         for (found, steps) in [
             (
                 &["h3:2181"][..],
-                [Some(Step::Disconnect), Some(connect("h3:2181"))],
+                [Some(transport::Output::Close), Some(connect("h3:2181"))],
             ),
             (&["h3:2181", "h1:2181"], [None, None]),
         ] {
@@ -1107,7 +1103,7 @@ mod tests {
             lease,
             "nothing of it says anything of our lease"
         );
-        let Some(Step::Send(bytes)) = session.step() else {
+        let Some(transport::Output::Send(bytes)) = session.step() else {
             panic!("no word to end it")
         };
         let mut rest = &bytes[..];
@@ -1116,7 +1112,7 @@ mod tests {
             RequestHeader::read(&mut &close[..], "").unwrap().kind,
             operation::CLOSE_SESSION
         );
-        assert_eq!(session.step(), Some(Step::Disconnect));
+        assert_eq!(session.step(), Some(transport::Output::Close));
     }
 
     #[test]

@@ -373,10 +373,7 @@ impl World {
                     self.writing = Some(state.text(&self.clocks()));
                 }
                 Output::Note(..) => {}
-                output @ (Output::Report(_)
-                | Output::Connect
-                | Output::Send(_)
-                | Output::Disconnect) => {
+                output @ (Output::Report(_) | Output::Transport(_)) => {
                     panic!("not asked for: {output:?}")
                 }
                 Output::Wait(until) => {

@@ -9,10 +9,11 @@ use proptest::prelude::*;
 use zk_flock::endpoint::Endpoint;
 use zk_flock::moment::Moment;
 use zk_flock::plan::Auth;
+use zk_flock::transport::Output;
 use zk_flock::zookeeper::code::{Code, flag, operation};
 use zk_flock::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
 use zk_flock::zookeeper::request::{Answer, Operation, Request};
-use zk_flock::zookeeper::session::{Change, Fault, News, Session, Step};
+use zk_flock::zookeeper::session::{Change, Fault, News, Session};
 use zk_flock::zookeeper::wire::Wire;
 
 const LOCK: &str = "/app/lock";
@@ -61,7 +62,7 @@ fn greeting(requests: &[Request]) -> Session {
     let address = server.address;
     let mut session = Session::new(vec![server], 15 * SECOND, Some(auth()), NOW);
     session.tick(NOW);
-    assert_eq!(session.step(), Some(Step::Connect(address)));
+    assert_eq!(session.step(), Some(Output::Connect(address)));
     session.connected(NOW);
     for request in requests {
         session.ask(request.clone(), NOW);
@@ -111,7 +112,7 @@ fn answered(request: Request, result: Result<Answer, Code>) -> News {
 #[test]
 fn the_first_write_is_connect_auth_and_the_first_requests_as_a_server_took_them() {
     for (capture, data) in [("holder", HOLDER), ("waiter", WAITER)] {
-        let Some(Step::Send(bytes)) = greeting(&[create(data), look()]).step() else {
+        let Some(Output::Send(bytes)) = greeting(&[create(data), look()]).step() else {
             panic!("nothing to send")
         };
         assert_eq!(hex(&bytes), hex(&pieces(capture, From::Client)[0]));

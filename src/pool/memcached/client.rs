@@ -4,6 +4,7 @@
 use super::cas_cycle::CycleId;
 use super::protocol::{Command, Malformed, Reply};
 use crate::moment::Moment;
+use crate::transport::Output;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -31,16 +32,9 @@ enum State {
     Up { since: Moment },
 }
 
-/// What the line wants done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Want {
-    Connect,
-    Send(Vec<u8>),
-}
-
 /// A connection, or the want of one.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct MemcachedClient {
     state: State,
     pause: Duration,
     outgoing: String,
@@ -52,10 +46,10 @@ pub(super) struct Line {
     outage: Option<(Moment, String)>,
 }
 
-impl Line {
+impl MemcachedClient {
     /// Not connected yet.
-    pub(super) fn new(now: Moment) -> Line {
-        Line {
+    pub(super) fn new(now: Moment) -> MemcachedClient {
+        MemcachedClient {
             state: State::Down { until: now },
             pause: FIRST_PAUSE,
             outgoing: String::new(),
@@ -75,15 +69,15 @@ impl Line {
     }
 
     /// What to do now.
-    pub(super) fn want(&mut self, now: Moment) -> Option<Want> {
+    pub(super) fn output(&mut self, now: Moment) -> Option<Output<()>> {
         match self.state {
             State::Down { until } if until <= now => {
                 self.state = State::Connecting { since: now };
-                Some(Want::Connect)
+                Some(Output::Connect(()))
             }
-            State::Up { .. } if !self.outgoing.is_empty() => {
-                Some(Want::Send(std::mem::take(&mut self.outgoing).into_bytes()))
-            }
+            State::Up { .. } if !self.outgoing.is_empty() => Some(Output::Send(
+                std::mem::take(&mut self.outgoing).into_bytes(),
+            )),
             _ => None,
         }
     }
@@ -101,7 +95,7 @@ impl Line {
     }
 
     /// Why it is to be given up, if so.
-    pub(super) fn is_late(&self, now: Moment) -> Option<String> {
+    pub(super) fn timed_out(&self, now: Moment) -> Option<String> {
         let what = match self.state {
             State::Down { .. } => return None,
             State::Connecting { .. } => "no connection",

@@ -7,6 +7,7 @@ use super::fake::Fake;
 use super::{Memcache, leases};
 use crate::moment::Moment;
 use crate::plan;
+use crate::transport;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::collections::{BTreeMap, BTreeSet};
@@ -237,7 +238,10 @@ impl World {
             Event::Return { server, bytes } => {
                 let bytes = bytes.min(self.sites[server].returned.len());
                 let returned: Vec<_> = self.sites[server].returned.drain(..bytes).collect();
-                self.tell(server, Input::Received(&returned));
+                self.tell(
+                    server,
+                    Input::Transport(transport::Event::Received(&returned)),
+                );
             }
             Event::Cut { server, fate } => self.cut(server, fate),
             Event::Haunt => {
@@ -474,7 +478,10 @@ impl World {
         }
         self.sites[server].sent.clear();
         self.sites[server].returned.clear();
-        self.tell(server, Input::Disconnected(None));
+        self.tell(
+            server,
+            Input::Transport(transport::Event::Disconnected(None)),
+        );
     }
 
     /// All that is asked of it ends without an answer.
@@ -491,14 +498,20 @@ impl World {
         for _ in 0..BUSY {
             match self.sites[server].server.poll(self.now) {
                 Output::Answer(Ticket(ticket), answer) => self.answered(ticket, &answer),
-                Output::Connect => self.tell(server, Input::Connected),
-                Output::Send(bytes) => self.sites[server].sent += str::from_utf8(&bytes).unwrap(),
-                Output::Disconnect => {
+                Output::Transport(transport::Output::Connect(())) => {
+                    self.tell(server, Input::Transport(transport::Event::Connected));
+                }
+                Output::Transport(transport::Output::Send(bytes)) => {
+                    self.sites[server].sent += str::from_utf8(&bytes).unwrap();
+                }
+                Output::Transport(transport::Output::Close) => {
                     self.sites[server].sent.clear();
                     self.sites[server].returned.clear();
                 }
                 Output::Note(..) => {}
-                Output::Save(_) | Output::Report(_) => panic!("not asked for"),
+                output @ (Output::Save(_) | Output::Report(_) | Output::Transport(_)) => {
+                    panic!("not asked for: {output:?}")
+                }
                 Output::Wait(until) => {
                     return assert!(until > self.now, "the server waits for what is past");
                 }

@@ -22,7 +22,8 @@ use super::waiters::PendingRequest;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
-use client::{Line, Want};
+use crate::transport;
+use client::MemcachedClient;
 use shared_pool::{Context, Effect, REQUEST_TIMEOUT, SharedPool};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -33,7 +34,7 @@ pub struct Memcache {
     /// Where memcached is, for messages.
     address: String,
     boot: BootTime,
-    line: Line,
+    client: MemcachedClient,
     /// So many rounds have begun.
     cycles: u64,
     effects: VecDeque<Effect>,
@@ -52,7 +53,7 @@ impl Memcache {
             pools,
             address,
             boot,
-            line: Line::new(now),
+            client: MemcachedClient::new(now),
             cycles: 0,
             effects: VecDeque::new(),
             reports: VecDeque::new(),
@@ -63,7 +64,7 @@ impl Memcache {
     fn with_context(&mut self, now: Moment) -> (&mut BTreeMap<String, SharedPool>, Context<'_>) {
         let is_watched = !self.reports.is_empty();
         let context = Context {
-            line: &mut self.line,
+            client: &mut self.client,
             effects: &mut self.effects,
             address: &self.address,
             boot: self.boot,
@@ -111,7 +112,7 @@ impl Memcache {
     /// All pools are read for it, unless they were just now. While memcached is known to be away,
     /// nothing is waited for.
     fn report_asked(&mut self, ticket: Ticket, now: Moment) {
-        if let Some(why) = self.line.outage().filter(|_| !self.line.is_up()) {
+        if let Some(why) = self.client.outage().filter(|_| !self.client.is_up()) {
             let answer = Answer::Unavailable(why.to_owned());
             return self.output(Output::Answer(ticket, answer));
         }
@@ -135,7 +136,7 @@ impl Memcache {
         let unseen = self.pools.values().filter(|pool| !pool.is_fresh(since));
         let why = unseen
             .filter_map(SharedPool::failure)
-            .chain(self.line.outage())
+            .chain(self.client.outage())
             .next()
             .unwrap_or("memcached does not answer");
         Some(Output::Answer(ticket, Answer::Unavailable(why.to_owned())))
@@ -162,8 +163,8 @@ impl Memcache {
     /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since
     /// when it does.
     fn connected(&mut self, now: Moment) {
-        self.line.connected(now);
-        if self.line.outage().is_some() {
+        self.client.connected(now);
+        if self.client.outage().is_some() {
             self.pools
                 .values_mut()
                 .take(1)
@@ -172,9 +173,9 @@ impl Memcache {
     }
 
     fn received(&mut self, bytes: &[u8], now: Moment) {
-        self.line.received(bytes);
+        self.client.received(bytes);
         loop {
-            match self.line.reply() {
+            match self.client.reply() {
                 Ok(Some((cycle, reply))) => {
                     let (pools, mut context) = self.with_context(now);
                     let taken = pools
@@ -190,14 +191,24 @@ impl Memcache {
         }
     }
 
+    fn on_transport(&mut self, event: transport::Event, now: Moment) {
+        match event {
+            transport::Event::Connected => self.connected(now),
+            transport::Event::Disconnected(why) => {
+                self.disconnected(why.as_deref().unwrap_or("it closed the connection"), now);
+            }
+            transport::Event::Received(bytes) => self.received(bytes, now),
+        }
+    }
+
     fn drop_connection(&mut self, why: &str, now: Moment) {
-        self.output(Output::Disconnect);
+        self.output(Output::Transport(transport::Output::Close));
         self.disconnected(why, now);
     }
 
     fn disconnected(&mut self, why: &str, now: Moment) {
         let why = format!("cannot ask memcached at {}: {why}", self.address);
-        if self.line.lost(&why, now) {
+        if self.client.lost(&why, now) {
             let note =
                 format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
             self.output(Output::Note(Level::Error, note));
@@ -209,7 +220,7 @@ impl Memcache {
     }
 
     fn tick(&mut self, now: Moment) {
-        if let Some(why) = self.line.is_late(now) {
+        if let Some(why) = self.client.timed_out(now) {
             self.drop_connection(&why, now);
         }
         let (pools, mut context) = self.with_context(now);
@@ -220,7 +231,7 @@ impl Memcache {
     }
 
     fn begin_cycles(&mut self, now: Moment) {
-        if self.line.is_up() {
+        if self.client.is_up() {
             self.cycles += 1;
             let number = self.cycles;
             let (pools, mut context) = self.with_context(now);
@@ -231,7 +242,7 @@ impl Memcache {
     }
 
     fn wake(&self) -> Moment {
-        let is_up = self.line.is_up();
+        let is_up = self.client.is_up();
         let report = self
             .reports
             .front()
@@ -239,7 +250,7 @@ impl Memcache {
         self.pools
             .values()
             .map(|pool| pool.wake(is_up))
-            .fold(self.line.wake().min(report), Moment::min)
+            .fold(self.client.wake().min(report), Moment::min)
     }
 }
 
@@ -284,11 +295,7 @@ impl Backend for Memcache {
                     pool.undelivered(&escaped(host), token);
                 }
             }
-            Input::Connected => self.connected(now),
-            Input::Disconnected(why) => {
-                self.disconnected(why.as_deref().unwrap_or("it closed the connection"), now);
-            }
-            Input::Received(bytes) => self.received(bytes, now),
+            Input::Transport(event) => self.on_transport(event, now),
             Input::Tick => self.tick(now),
             // There is no state to save.
             Input::Saved | Input::NotSaved(_) => {}
@@ -307,9 +314,8 @@ impl Backend for Memcache {
             return output;
         }
         self.begin_cycles(now);
-        match self.line.want(now) {
-            Some(Want::Connect) => Output::Connect,
-            Some(Want::Send(bytes)) => Output::Send(bytes),
+        match self.client.output(now) {
+            Some(output) => Output::Transport(output),
             None => Output::Wait(self.wake()),
         }
     }

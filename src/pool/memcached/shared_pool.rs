@@ -38,10 +38,10 @@ use super::super::{
 };
 use super::attempts::{Attempt, Attempts, ClassifiedRead};
 use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
+use super::client::MemcachedClient;
 use super::expiry::{self, Lifetime};
 use super::holder_cache::HolderCache;
 use super::leases::{self, Leases};
-use super::client::Line;
 use super::list_update::{self, ListUpdate, PoolOperation, UpdateContext, UpdateOutcome};
 use super::protocol::{Command, Malformed, Reply};
 use crate::moment::Moment;
@@ -81,7 +81,7 @@ pub(super) enum Effect {
 
 /// What a pool works with.
 pub(super) struct Context<'a> {
-    pub(super) line: &'a mut Line,
+    pub(super) client: &'a mut MemcachedClient,
     pub(super) effects: &'a mut VecDeque<Effect>,
     /// Where memcached is, for messages.
     pub(super) address: &'a str,
@@ -309,7 +309,7 @@ impl SharedPool {
         let why = self
             .failure
             .as_deref()
-            .or(context.line.outage())
+            .or(context.client.outage())
             .unwrap_or("memcached does not answer");
         let answers = late
             .into_iter()
@@ -351,7 +351,7 @@ impl SharedPool {
             };
             (self.dirty, self.cycle_began) = (false, context.now);
             let (list, leases) = (self.list(), self.leases());
-            context.line.ask(
+            context.client.ask(
                 Command::Gets {
                     keys: &[&list, &leases, &list],
                 },
@@ -362,7 +362,7 @@ impl SharedPool {
             let timed = context.is_watched || self.operations.iter().any(is_revoke);
             if timed {
                 context
-                    .line
+                    .client
                     .ask(Command::TimeLeft { key: &list }, &cycle, context.now);
             }
             self.cycle = Some((cycle, CyclePhase::Reading { timed }));
@@ -450,7 +450,7 @@ impl SharedPool {
             }
             (WritePhase::AllocatingTokens { seeded: false }, Reply::NotFound) => {
                 let seed = context.boot.micros(context.now).to_string();
-                context.line.ask(
+                context.client.ask(
                     Command::Add {
                         key: &self.tokens(),
                         expires: 0,
@@ -592,7 +592,7 @@ impl SharedPool {
             &hosts.join(","),
             kept.exptime(context.boot, context.now),
         );
-        context.line.ask(
+        context.client.ask(
             Command::write_over(key, version, expires, value),
             cycle,
             context.now,
@@ -668,7 +668,7 @@ impl SharedPool {
         seeded: bool,
         context: &mut Context,
     ) {
-        context.line.ask(
+        context.client.ask(
             Command::Incr {
                 key: &self.tokens(),
                 by: count(&pending),
@@ -728,7 +728,7 @@ impl SharedPool {
         version: Option<u64>,
         context: &mut Context,
     ) {
-        context.line.ask(
+        context.client.ask(
             Command::write_over(&self.leases(), version, 0, &leases::text(leases)),
             cycle,
             context.now,
@@ -776,7 +776,7 @@ impl SharedPool {
     /// Both keys are as was proposed.
     fn settle(&mut self, pending: Box<PendingWrite>, context: &mut Context) {
         let now = context.now;
-        if let Some(outage) = context.line.recovered(now) {
+        if let Some(outage) = context.client.recovered(now) {
             context.note(
                 Level::Warning,
                 format!(

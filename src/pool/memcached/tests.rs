@@ -82,9 +82,12 @@ impl Site {
             ["reachable"] => self.reachable = true,
             ["unreachable"] => {
                 self.reachable = false;
-                self.servers
-                    .iter_mut()
-                    .for_each(|server| server.handle(Input::Disconnected(None), self.now));
+                self.servers.iter_mut().for_each(|server| {
+                    server.handle(
+                        Input::Transport(transport::Event::Disconnected(None)),
+                        self.now,
+                    )
+                });
             }
             ["frozen"] => self.frozen = true,
             ["thawed"] => self.frozen = false,
@@ -200,14 +203,23 @@ impl Site {
                     ));
                 }
                 Output::Note(_, note) => self.notes.push(note),
-                Output::Connect if self.reachable => server.handle(Input::Connected, self.now),
-                Output::Connect => {
-                    server.handle(Input::Disconnected(Some("refused".into())), self.now);
+                Output::Transport(transport::Output::Connect(())) if self.reachable => {
+                    server.handle(Input::Transport(transport::Event::Connected), self.now);
                 }
-                Output::Send(bytes) => self.unread[index] += str::from_utf8(&bytes).unwrap(),
-                Output::Disconnect => self.unread[index].clear(),
+                Output::Transport(transport::Output::Connect(())) => {
+                    server.handle(
+                        Input::Transport(transport::Event::Disconnected(Some("refused".into()))),
+                        self.now,
+                    );
+                }
+                Output::Transport(transport::Output::Send(bytes)) => {
+                    self.unread[index] += str::from_utf8(&bytes).unwrap();
+                }
+                Output::Transport(transport::Output::Close) => self.unread[index].clear(),
                 Output::Report(_) => said.push(seen(&server.report(self.now)[0])),
-                Output::Save(_) => panic!("there is nothing to save"),
+                output @ (Output::Save(_) | Output::Transport(_)) => {
+                    panic!("not expected: {output:?}")
+                }
                 Output::Wait(_) => return said,
             }
         }
@@ -218,7 +230,10 @@ impl Site {
             .fake
             .execute(&std::mem::take(&mut self.unread[server]), self.now);
         if !replies.is_empty() {
-            self.servers[server].handle(Input::Received(replies.as_bytes()), self.now);
+            self.servers[server].handle(
+                Input::Transport(transport::Event::Received(replies.as_bytes())),
+                self.now,
+            );
         }
     }
 
@@ -509,13 +524,15 @@ fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
     let (mut now, mut tried, mut notes, mut next) = (at(0), 0, Vec::new(), replies.iter());
     while now < at(120_000) {
         match server.poll(now) {
-            Output::Connect => {
+            Output::Transport(transport::Output::Connect(())) => {
                 (tried, next) = (tried + 1, replies.iter());
-                server.handle(Input::Connected, now);
+                server.handle(Input::Transport(transport::Event::Connected), now);
             }
-            Output::Send(_) => match next.next() {
-                Some(reply) => server.handle(Input::Received(reply), now),
-                None => server.handle(Input::Disconnected(None), now),
+            Output::Transport(transport::Output::Send(_)) => match next.next() {
+                Some(reply) => {
+                    server.handle(Input::Transport(transport::Event::Received(reply)), now);
+                }
+                None => server.handle(Input::Transport(transport::Event::Disconnected(None)), now),
             },
             Output::Note(_, note) => notes.push(note),
             Output::Wait(until) => {
@@ -558,13 +575,21 @@ fn who_only_looks_like_a_memcached_is_named_once_and_tried_less_and_less_often()
 #[test]
 fn a_memcached_that_refuses_before_it_is_asked_is_told_in_its_words() {
     let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
-    assert_eq!(server.poll(at(0)), Output::Connect);
-    server.handle(Input::Connected, at(0));
+    assert_eq!(
+        server.poll(at(0)),
+        Output::Transport(transport::Output::Connect(()))
+    );
+    server.handle(Input::Transport(transport::Event::Connected), at(0));
     server.handle(
-        Input::Received(b"ERROR Too many open connections\r\n"),
+        Input::Transport(transport::Event::Received(
+            b"ERROR Too many open connections\r\n",
+        )),
         at(0),
     );
-    assert_eq!(server.poll(at(0)), Output::Disconnect);
+    assert_eq!(
+        server.poll(at(0)),
+        Output::Transport(transport::Output::Close)
+    );
     let Output::Note(_, note) = server.poll(at(0)) else {
         panic!("it says why")
     };
@@ -618,11 +643,16 @@ fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
         }),
         at(0),
     );
-    assert_eq!(server.poll(at(0)), Output::Connect);
-    server.handle(Input::Connected, at(0));
     assert_eq!(
         server.poll(at(0)),
-        Output::Send(b"gets r&amp;d:lockedby r&amp;d:leases r&amp;d:lockedby\r\n".to_vec())
+        Output::Transport(transport::Output::Connect(()))
+    );
+    server.handle(Input::Transport(transport::Event::Connected), at(0));
+    assert_eq!(
+        server.poll(at(0)),
+        Output::Transport(transport::Output::Send(
+            b"gets r&amp;d:lockedby r&amp;d:leases r&amp;d:lockedby\r\n".to_vec()
+        ))
     );
 }
 
@@ -630,21 +660,21 @@ fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
 fn what_is_no_list_is_left_alone() {
     let mut site = Site::new(&pool(1, 60));
     site.happen("1 get a");
-    let Output::Connect = site.servers[0].poll(at(0)) else {
+    let Output::Transport(transport::Output::Connect(())) = site.servers[0].poll(at(0)) else {
         panic!("it connects")
     };
-    site.servers[0].handle(Input::Connected, at(0));
-    let Output::Send(_) = site.servers[0].poll(at(0)) else {
+    site.servers[0].handle(Input::Transport(transport::Event::Connected), at(0));
+    let Output::Transport(transport::Output::Send(_)) = site.servers[0].poll(at(0)) else {
         panic!("it reads the list")
     };
     site.servers[0].handle(
-        Input::Received(
+        Input::Transport(transport::Event::Received(
             &[
                 &b"VALUE one:lockedby 0 1 5\r\n\xff\r\n".repeat(2)[..],
                 b"END\r\n",
             ]
             .concat(),
-        ),
+        )),
         at(0),
     );
     site.play(&[(
@@ -672,18 +702,21 @@ fn a_list_that_changes_while_it_is_read_is_read_again() {
     ] {
         let mut site = Site::new(&pool(1, 60));
         site.happen("1 get a/s");
-        let Output::Connect = site.servers[0].poll(at(0)) else {
+        let Output::Transport(transport::Output::Connect(())) = site.servers[0].poll(at(0)) else {
             panic!("it connects")
         };
-        site.servers[0].handle(Input::Connected, at(0));
+        site.servers[0].handle(Input::Transport(transport::Event::Connected), at(0));
         assert_eq!(
             site.servers[0].poll(at(0)),
-            Output::Send(READ_AGAIN.to_vec())
+            Output::Transport(transport::Output::Send(READ_AGAIN.to_vec()))
         );
-        site.servers[0].handle(Input::Received(reply.as_bytes()), at(0));
+        site.servers[0].handle(
+            Input::Transport(transport::Event::Received(reply.as_bytes())),
+            at(0),
+        );
         assert_eq!(
             site.servers[0].poll(at(0)),
-            Output::Send(READ_AGAIN.to_vec()),
+            Output::Transport(transport::Output::Send(READ_AGAIN.to_vec())),
             "{reply}"
         );
     }

@@ -206,7 +206,7 @@ impl Backend for Memory {
             Input::NotSaved(why) => self.not_saved(why, now),
             Input::Tick => self.advance(now),
             // There is no other server to ask.
-            Input::Connected | Input::Disconnected(_) | Input::Received(_) => {}
+            Input::Transport(_) => {}
         }
     }
 

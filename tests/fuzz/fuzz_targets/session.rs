@@ -10,9 +10,10 @@ use std::time::Duration;
 use zk_flock::endpoint::Endpoint;
 use zk_flock::moment::Moment;
 use zk_flock::plan::Auth;
+use zk_flock::transport::Output;
 use zk_flock::zookeeper::code::flag;
 use zk_flock::zookeeper::request::{Operation, Request};
-use zk_flock::zookeeper::session::{Session, Step};
+use zk_flock::zookeeper::session::Session;
 
 /// Bytes at the front of an input that say what happens besides; what the server says follows.
 const EVENTS: usize = 16;
@@ -138,13 +139,13 @@ fn settle(session: &mut Session, now: Moment) {
         session.tick(now);
         while session.news().is_some() {}
         match session.step() {
-            Some(Step::Send(bytes)) => assert!(!bytes.is_empty()),
-            Some(Step::Connect(server)) => assert!(
+            Some(Output::Send(bytes)) => assert!(!bytes.is_empty()),
+            Some(Output::Connect(server)) => assert!(
                 SERVERS
                     .iter()
                     .any(|(_, address)| server.ip() == IpAddr::from(*address))
             ),
-            Some(Step::Disconnect) => {}
+            Some(Output::Close) => {}
             None => return,
         }
     }
