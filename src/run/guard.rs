@@ -229,29 +229,42 @@ impl Watch<'_> {
     fn signal_tree(&mut self, signal: Signal, reach: Reach) {
         self.told = tree::descendants(process::own_pid());
         match reach {
-            Reach::Here => self.send(signal, |_| true),
-            Reach::Group => {
-                let group = tree::find(self.zk_flock).map(|zk_flock| zk_flock.group);
-                self.send(signal, |process| Some(process.group) != group);
-            }
+            Reach::Here => self.send(signal, None),
+            Reach::Group => self.send(signal, process::group(self.zk_flock)),
             Reach::Everywhere => {}
         }
         if signal == Signal::TERM {
-            self.send(Signal::CONT, |_| true); // so that what is stopped can end
+            self.send(Signal::CONT, None); // so that what is stopped can end
         }
     }
 
-    fn send(&self, signal: Signal, to: impl Fn(&Process) -> bool) {
-        let chosen = self.told.iter().filter(|process| to(process));
-        let (first, rest): (Vec<Process>, Vec<Process>) =
-            chosen.partition(|process| Some(process.pid) == self.command);
-        tree::signal_all(&first, signal);
-        tree::signal_all(&rest, signal);
-        if let (Some(command), true) = (self.command, self.told.is_empty()) {
-            // Without /proc: to the group that it leads, or else to it alone.
-            let _ =
-                process::kill_group(command, signal).or_else(|_| process::kill(command, signal));
+    /// To each process of the tree but those in the group that `reached` names, which have the
+    /// signal already. The command is signalled by its id even if /proc does not show it: it may be
+    /// hidden (hidepid), and its id is its own until the guard reaps it.
+    fn send(&self, signal: Signal, reached: Option<Pid>) {
+        let is_due = |group| reached.is_none_or(|reached| group != Some(reached));
+        if let Some(command) = self.command
+            && is_due(process::group(command))
+        {
+            // If /proc shows no process at all, the group that the command leads, if it leads one,
+            // stands for the tree.
+            let group = self
+                .told
+                .is_empty()
+                .then(|| process::kill_group(command, signal));
+            if !matches!(group, Some(Ok(()))) {
+                let _ = process::kill(command, signal);
+            }
         }
+        let rest = self
+            .told
+            .iter()
+            .filter(|process| Some(process.pid) != self.command);
+        let due: Vec<Process> = rest
+            .filter(|process| is_due(Some(process.group)))
+            .copied()
+            .collect();
+        tree::signal_all(&due, signal);
     }
 
     /// The command first, then what was told to end and has not, then all of the tree: to look for

@@ -196,6 +196,13 @@ pub fn kill(pid: Pid, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
+/// The process group of a process, also of one that /proc does not show. `None`: there is no such
+/// process.
+pub fn group(pid: Pid) -> Option<Pid> {
+    // SAFETY: getpgid(2) touches no memory.
+    check(unsafe { libc::getpgid(pid.0) }).ok().map(Pid)
+}
+
 /// Whether a process with this id exists, a zombie included; it need not be a child.
 pub fn exists(pid: Pid) -> bool {
     kill(pid, Signal(0)).map_or_else(|error| error.raw_os_error() == Some(libc::EPERM), |()| true)

@@ -388,6 +388,38 @@ fn without_proc_a_command_that_is_told_to_end_is_ended_all_the_same() {
     assert_eq!(outside.wait(), exited(0));
 }
 
+/// A program that its user may not read is hidden by hidepid, and a child of it that has become the
+/// guard's is not: so the guard sees a tree, and not the command.
+#[test]
+fn a_command_that_proc_hides_gets_the_signals_that_are_forwarded() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("locks")).unwrap();
+    let unreadable = "cp \"$(command -v sleep)\" hidden && chmod 0711 hidden && chmod 0777 locks";
+    assert_eq!(shell(&sandbox, unreadable).run(), exited(0));
+    let user =
+        "setpriv --reuid=54321 --regid=54321 --clear-groups --bounding-set=-all --inh-caps=-all";
+    let hiding = "mount -t proc -o hidepid=invisible proc /proc";
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let words = "-v -k 5 -l 0 lock -- sh -c '(sleep 1000 &); exec ./hidden 1001'";
+        let line = format!(
+            "{hiding} && exec {user} {} --local=locks {words}",
+            common::sandbox::executable().display()
+        );
+        let run = Job::new(&sandbox, Path::new("unshare"))
+            .words(&["--mount", "bash", "-c", &line])
+            .start();
+        let is_there = |words| !sandbox.running(words).is_empty();
+        wait_until("the tree", || {
+            is_there("sleep 1000") && is_there("./hidden 1001")
+        });
+        run.signal(signal);
+        let outcome = run.wait();
+        let ended = format!("Child exited with code: -{signal} ");
+        assert!(outcome.stderr.contains(&ended), "{outcome:?}");
+        wait_until("nothing to be left", || sandbox.processes().is_empty());
+    }
+}
+
 /// S12: neither the guard nor /proc could name the children of a command that was killed, and they
 /// lived on without the lock.
 #[test]
