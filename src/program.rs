@@ -103,10 +103,14 @@ fn leave(exit: Exit) -> ExitCode {
     }
 }
 
-/// Says that a server's config is right, and what is odd about it.
+/// Checks a server's config and whether its state can be saved, and prints the warnings.
 fn check(server: &Server) -> ExitCode {
     for warning in &server.warnings {
         log::complain(server.program, &format_args!("WARNING: {warning}"));
+    }
+    if let Err((end, why)) = serve::check_state(server) {
+        log::complain(server.program, &why);
+        return leave(server.exit_codes.exit(end));
     }
     print(&format_args!(
         "{}: right: {}, backend {}\n",

@@ -91,6 +91,10 @@ const MEMCACHE: (&str, u16) = ("localhost", 11211);
 /// some use: see [`crate::pool::lease::MIN_EXPIRE`]. At most 31 years.
 const EXPIRES: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
+/// Below this many seconds `distributex` refuses the lease that it is told of, about half as much:
+/// it could not renew it in time.
+const SHORTEST_USABLE: Duration = Duration::from_secs(2);
+
 /// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at
 /// most.
 const LONGEST_NAME: usize = 240;
@@ -245,6 +249,12 @@ impl Config {
                         ));
                     }
                     pool.expire = expire(entry)?;
+                    if pool.expire.is_some_and(|expire| expire < SHORTEST_USABLE) {
+                        self.warnings.push(format!(
+                            "line {}: \"expire\": distributex refuses a lease this short: use 2 or more",
+                            entry.line
+                        ));
+                    }
                 }
                 "maxlocks" => pool.permits = number(entry, "how many may hold it, 1 or more")?,
                 "servers" => pool.servers = servers(entry)?,
@@ -551,7 +561,8 @@ mod tests {
         );
         assert_eq!(
             (config.state.as_deref(), config.warnings.len()),
-            (Some(Path::new("s")), 0)
+            (Some(Path::new("s")), 1),
+            "of the short lease"
         );
         let last = Pool {
             expire: Some(Duration::from_millis(1500)),
@@ -813,6 +824,11 @@ mod tests {
         assert_eq!(
             empty.warnings,
             ["f: line 3: \"expire\": empty, taken for 0: never"]
+        );
+        let short = parse("pools:\n- name: a\n  expire: 1.9\n- name: b\n  expire: 2").unwrap();
+        assert_eq!(
+            short.warnings,
+            ["f: line 3: \"expire\": distributex refuses a lease this short: use 2 or more"]
         );
         assert_eq!(
             parse("state: s").unwrap().warnings,

@@ -25,6 +25,18 @@ pub enum InvalidRequest {
     BadRunId,
 }
 
+impl InvalidRequest {
+    /// The reason in two or three words, for the header of a reply.
+    pub fn short(self) -> &'static str {
+        match self {
+            InvalidRequest::UnknownPool => "unknown pool",
+            InvalidRequest::HostNotAllowed => "host not allowed",
+            InvalidRequest::EmptyHostName | InvalidRequest::LongHostName | InvalidRequest::BadHostName => "bad host name",
+            InvalidRequest::BadRunId => "bad run id",
+        }
+    }
+}
+
 impl fmt::Display for InvalidRequest {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {

@@ -15,8 +15,8 @@ pub(super) enum Wish {
     Ask(Asked),
     /// A client wants to see the pools.
     Show(Page),
-    /// INVALID, with a line for the log.
-    Invalid(String),
+    /// INVALID, with its reason, and a line for the log.
+    Invalid(&'static str, String),
     /// Nothing but this answer.
     Reply(Reply),
 }
@@ -60,7 +60,7 @@ pub(super) fn wish(request: &Request) -> Wish {
         // A client that asks for nothing but a head is told what can be told so, and nothing
         // changes.
         (Method::Head, _) => Wish::Reply(word("NO")),
-        (Method::Get, call) => asked(call, request).unwrap_or_else(|| Wish::Reply(invalid())),
+        (Method::Get, call) => asked(call, request).unwrap_or_else(|why| Wish::Reply(invalid(why))),
         (Method::Post, _) => Wish::Reply(
             Reply::new(405, "text/plain", format!("expected GET, or POST {REVOKE}"))
                 .with("Allow", "HEAD, GET"),
@@ -69,33 +69,38 @@ pub(super) fn wish(request: &Request) -> Wish {
     }
 }
 
-/// A name that is not UTF-8 names nothing.
-fn asked(call: &str, request: &Request) -> Option<Wish> {
+/// What a host asks, or the reason of INVALID.
+fn asked(call: &str, request: &Request) -> Result<Wish, &'static str> {
+    let token = || token(request).map_err(|_| "bad token");
     let call = match call {
         "get" => Call::Get,
         "wait" => Call::Wait,
-        "renew" => Call::Renew {
-            token: token(request).ok()?,
-        },
-        "release" => Call::Release {
-            token: token(request).ok()?,
-        },
-        _ => return None,
+        "renew" => Call::Renew { token: token()? },
+        "release" => Call::Release { token: token()? },
+        _ => return Err("unknown path"),
     };
     let (pool, host) = (text(request, "pool")?, text(request, "host")?);
-    Some(match request.parameter("run").map(run).transpose() {
+    Ok(match request.parameter("run").map(run).transpose() {
         Ok(run) => Wish::Ask(Asked {
             call,
             pool,
             host,
             run,
         }),
-        Err(refusal) => Wish::Invalid(invalid_request::log_line(&pool, &host, refusal)),
+        Err(refusal) => Wish::Invalid(refusal.short(), invalid_request::log_line(&pool, &host, refusal)),
     })
 }
 
-fn text(request: &Request, name: &str) -> Option<String> {
-    String::from_utf8(request.parameter(name)?).ok()
+/// A parameter that must be there. One that is not UTF-8 names nothing.
+fn text(request: &Request, name: &str) -> Result<String, &'static str> {
+    let value = request.parameter(name).ok_or("missing parameter")?;
+    String::from_utf8(value).map_err(|_| {
+        if name == "host" {
+            "bad host name"
+        } else {
+            "unknown pool"
+        }
+    })
 }
 
 fn run(id: Vec<u8>) -> Result<String, InvalidRequest> {
@@ -116,7 +121,7 @@ fn revoke(request: &Request) -> Wish {
     let mut names: Vec<_> = request.parameters().map(|(name, _)| name).collect();
     names.sort_unstable();
     match (text(request, "pool"), text(request, "host")) {
-        (Some(pool), Some(host)) if names == [&b"host"[..], b"pool"] => Wish::Ask(Asked {
+        (Ok(pool), Ok(host)) if names == [&b"host"[..], b"pool"] => Wish::Ask(Asked {
             call: Call::Revoke,
             pool,
             host,
@@ -147,7 +152,7 @@ pub(super) fn reply(asked: &Asked, answer: &Answer) -> Reply {
             refusal_status(*refusal),
             &format_args!("cannot revoke: {refusal}"),
         ),
-        Answer::Invalid(_) => invalid(),
+        Answer::Invalid(refusal) => invalid(refusal.short()),
         Answer::Revocation { token, ends } => {
             let reply = line(
                 200,
@@ -192,9 +197,9 @@ fn line(status: u16, text: &dyn Display) -> Reply {
     Reply::new(status, "text/plain", format!("{text}\n"))
 }
 
-/// INVALID, with status 200, as the original says it.
-pub(super) fn invalid() -> Reply {
-    word("INVALID")
+/// INVALID, with status 200, as the original says it, and the reason beside it.
+pub(super) fn invalid(why: &'static str) -> Reply {
+    word("INVALID").with("X-Lock-Error", why)
 }
 
 /// The log's line about a request and its answer.

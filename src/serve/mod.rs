@@ -61,6 +61,16 @@ pub fn serve(plan: &Server, again: Again) -> Exit {
     }
 }
 
+/// Whether the state of a planned server can be read and written. Leaves everything as it is.
+pub fn check_state(plan: &Server) -> Result<(), (End, String)> {
+    plan.state.as_deref().map_or(Ok(()), |path| {
+        StateFile::check(path).map_err(|error| {
+            let config = plan.config.display();
+            (error.end(), format!("{config}: \"state\": {error}"))
+        })
+    })
+}
+
 /// A server, at work.
 struct Serving<'a> {
     plan: &'a Server,

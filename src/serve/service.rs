@@ -265,9 +265,9 @@ impl<'a> Service<'a> {
                 self.backend.handle(Input::ReportRequested(ticket), now());
                 connection.await_answer(ticket, Awaited::Page(page));
             }
-            Wish::Invalid(note) => {
+            Wish::Invalid(why, note) => {
                 self.story.tell(Level::Info, &note);
-                connection.reply(&api::invalid());
+                connection.reply(&api::invalid(why));
             }
             Wish::Reply(reply) => connection.reply(&reply),
         }

@@ -73,6 +73,26 @@ impl StateFile {
         ))
     }
 
+    /// Whether a server could begin with this file, another server's lock aside. Leaves everything
+    /// as it is.
+    pub(super) fn check(path: &Path) -> Result<(), Error> {
+        let folder = path.parent().unwrap_or(path);
+        file::check_writable_folder(folder).map_err(system("write in", folder))?;
+        let lock = beside(path, "lock");
+        match file::open_existing_lock_file(&lock) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(system("open", &lock)(error));
+            }
+            _ => {}
+        }
+        match read(path)? {
+            Some(text) => State::parse(&text, path, &clocks())
+                .map(drop)
+                .map_err(Error::Unfit),
+            None => Ok(()),
+        }
+    }
+
     /// Puts a state in place of the one before, whole or not at all; when this returns it outlives
     /// a power cut. After an error it may be the one or the other.
     pub(super) fn save(&self, state: &State) -> Result<(), String> {
@@ -275,6 +295,31 @@ mod tests {
         );
         drop(file);
         StateFile::open(&folder.state()).unwrap();
+    }
+
+    #[test]
+    fn a_check_finds_what_would_stop_a_start_and_leaves_nothing() {
+        let folder = Folder::new("check");
+        let checked =
+            |path: &Path| StateFile::check(path).map_err(|error| (error.end(), error.to_string()));
+        assert_eq!(checked(&folder.state()), Ok(()));
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
+        let (_file, _) = StateFile::open(&folder.state()).unwrap();
+        assert_eq!(checked(&folder.state()), Ok(()), "while a server has it");
+        let missing = folder.0.join("missing/state.json");
+        let why = format!(
+            "cannot write in {}: no such file or directory",
+            folder.0.join("missing").display()
+        );
+        assert_eq!(checked(&missing), Err((End::System, why)));
+        fs::write(folder.state(), "{").unwrap();
+        assert_eq!(checked(&folder.state()).unwrap_err().0, End::Unfit);
+        let below = folder.state().join("state.json");
+        let why = format!(
+            "cannot write in {}: not a directory",
+            folder.state().display()
+        );
+        assert_eq!(checked(&below), Err((End::System, why)));
     }
 
     #[test]

@@ -63,7 +63,16 @@ pub fn open_lock_file(path: &Path, mode: u32) -> io::Result<File> {
     })
 }
 
-/// The same, relative to an open folder.
+/// Opens a lock file that is there, as a run would.
+pub fn open_existing_lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(LOCK_FILE)
+        .open(path)
+}
+
+/// The same as `open_lock_file`, relative to an open folder.
 pub fn open_lock_file_in(folder: &Folder, name: &str, mode: u32) -> io::Result<File> {
     open_or_make(mode, |flags, mode| {
         folder
@@ -124,11 +133,23 @@ pub fn open_nofollow(path: &Path) -> io::Result<File> {
 
 /// Whether permissions allow exec to run this file.
 pub fn executable(path: &Path) -> bool {
-    let Ok(path) = CString::new(path.as_os_str().as_encoded_bytes()) else {
-        return false;
-    };
+    access(path, libc::X_OK).is_ok()
+}
+
+/// Whether files may be made and replaced in this folder, as far as permissions and the mount go.
+/// Writes nothing.
+pub fn check_writable_folder(path: &Path) -> io::Result<()> {
+    if !fs::metadata(path)?.is_dir() {
+        return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+    }
+    access(path, libc::W_OK | libc::X_OK)
+}
+
+fn access(path: &Path, how: c_int) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_encoded_bytes())?;
     // SAFETY: the path is a C string that outlives the call.
-    unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), libc::X_OK, libc::AT_EACCESS) == 0 }
+    check(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), how, libc::AT_EACCESS) })?;
+    Ok(())
 }
 
 /// The effective user id of this process; 0 is root.

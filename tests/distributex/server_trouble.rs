@@ -321,6 +321,12 @@ fn a_config_is_checked_without_a_server() {
         assert_refused(&sandbox, config, &["--check"], 78, &["config.yaml", fact]);
         assert_refused(&sandbox, config, &["-p", "0"], 78, &["config.yaml", fact]);
     }
+    let state = |path: &str| format!("state: {}\n{POOL}", sandbox.path(path).display());
+    let missing = ["config.yaml: \"state\": cannot write in ", "no such file"];
+    assert_refused(&sandbox, &state("missing/s"), &["--check"], 71, &missing);
+    let good = start(&sandbox, &state("state"), &["--check"]);
+    assert_eq!((good.end, good.stderr.as_str()), (Ok(0), ""));
+    assert!(!sandbox.path("state").exists() && !sandbox.path("state.lock").exists());
     let nothing = sandbox
         .program(&["--program=distributexd", "--check"])
         .run();

@@ -63,18 +63,42 @@ fn calls_are_known_by_their_letters_wherever_the_slashes_are() {
 
 #[test]
 fn what_asks_nothing_that_can_be_asked_is_invalid() {
-    for line in [
-        "GET /",
-        "GET /get/",
-        "GET /get/?pool=p",
-        "GET /get/?host=h",
-        "GET /get/?host=%ff&pool=p",
-        "GET /grab/?host=h&pool=p",
-        "GET /release/?pool=p&host=h&token=",
-        "GET /release/?pool=p&host=h&token=1e3",
-        "GET /release/?pool=p&host=h&token=99999999999999999999",
+    for (line, why) in [
+        ("GET /", "unknown path"),
+        ("GET /get/", "missing parameter"),
+        ("GET /get/?pool=p", "missing parameter"),
+        ("GET /get/?host=h", "missing parameter"),
+        ("GET /get/?host=%ff&pool=p", "bad host name"),
+        ("GET /get/?host=h&pool=%ff", "unknown pool"),
+        ("GET /grab/?host=h&pool=p", "unknown path"),
+        ("GET /release/?pool=p&host=h&token=", "bad token"),
+        ("GET /release/?pool=p&host=h&token=1e3", "bad token"),
+        (
+            "GET /release/?pool=p&host=h&token=99999999999999999999",
+            "bad token",
+        ),
     ] {
-        assert_eq!(of(line), Wish::Reply(word("INVALID")), "{line}");
+        let expected = word("INVALID").with("X-Lock-Error", why);
+        assert_eq!(of(line), Wish::Reply(expected), "{line}");
+    }
+}
+
+#[test]
+fn an_invalid_request_of_a_pool_is_answered_with_its_reason_in_a_header() {
+    for (refusal, why) in [
+        (InvalidRequest::UnknownPool, "unknown pool"),
+        (InvalidRequest::HostNotAllowed, "host not allowed"),
+        (InvalidRequest::EmptyHostName, "bad host name"),
+        (InvalidRequest::LongHostName, "bad host name"),
+        (InvalidRequest::BadHostName, "bad host name"),
+        (InvalidRequest::BadRunId, "bad run id"),
+    ] {
+        let reply = reply(&get(), &Answer::Invalid(refusal));
+        assert_eq!(
+            (reply.status, reply.body.as_slice()),
+            (200, &b"INVALID"[..])
+        );
+        assert_eq!(reply.header("X-Lock-Error"), Some(why));
     }
 }
 
@@ -164,7 +188,9 @@ fn a_run_id_is_passed_on_and_an_unfit_one_is_invalid_with_a_reason_in_the_log() 
         );
     }
     for id in ["", "%ff", "a%20b", "a/b", "a,b", &"x".repeat(65)] {
-        let Wish::Invalid(note) = of(&format!("GET /wait/?pool=p&host=h&run={id}")) else {
+        let Wish::Invalid("bad run id", note) =
+            of(&format!("GET /wait/?pool=p&host=h&run={id}"))
+        else {
             panic!("{id}")
         };
         let why = "run must be 1 to 64 characters of 0-9, A-Z, a-z, '.', '_' and '-'";
