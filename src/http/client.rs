@@ -64,7 +64,9 @@ impl fmt::Display for Fault {
         match self {
             Fault::Network(why) => f.write_str(why),
             Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
-            Fault::HungUp => f.write_str("closed the connection"),
+            Fault::HungUp => {
+                f.write_str("closed the connection (not an HTTP server, or it expects TLS?)")
+            }
             Fault::ProtocolError(Malformed::Cut) => {
                 f.write_str("closed the connection in the middle of its answer")
             }
@@ -500,7 +502,7 @@ mod tests {
         let rows: &[(Harm, &str)] = &[
             (
                 |client| client.disconnected(None, at(1)),
-                "closed the connection",
+                "closed the connection (not an HTTP server, or it expects TLS?)",
             ),
             (
                 |client| client.disconnected(Some("connection reset by peer".into()), at(1)),

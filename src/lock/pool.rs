@@ -1969,7 +1969,10 @@ mod tests {
         for (script, why) in [
             (Refuses, "dx:9889: connection refused"),
             (IsOff, "dx:9889: no answer for 3.0 s"),
-            (HangsUp(1), "dx:9889: closed the connection"),
+            (
+                HangsUp(1),
+                "dx:9889: closed the connection (not an HTTP server, or it expects TLS?)",
+            ),
             (Resets(1), "dx:9889: connection reset by peer"),
         ] {
             for (options, limit) in [

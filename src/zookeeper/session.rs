@@ -55,6 +55,9 @@ const NO_SESSION: i64 = -1;
 /// Bytes of a list of children before its first name: the reply's header, and how many there are.
 const LIST_HEAD: usize = 16 + 4;
 
+/// How an alert of TLS begins, read as the length of a frame: type 21, major version 3.
+const TLS_ALERT: i32 = 0x1503;
+
 /// What a watch saw.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
@@ -103,6 +106,8 @@ pub enum Fault {
     Network(String),
     /// No answer for so long.
     Silent(Duration),
+    /// The server accepted the connection and has not answered the connect request for so long.
+    Mute(Duration),
     /// The server closed the connection to which it had taken the session.
     HungUp,
     /// The server ended the connection before it had taken the session, for what the network says
@@ -134,18 +139,21 @@ impl fmt::Display for Fault {
         match self {
             Fault::Network(why) => f.write_str(why),
             Fault::Silent(time) => write!(f, "no answer for {:.1} s", time.as_secs_f64()),
+            Fault::Mute(time) => write!(
+                f,
+                "no answer for {:.1} s (stopped, overloaded, or it expects TLS?)",
+                time.as_secs_f64()
+            ),
             Fault::HungUp => f.write_str("closed the connection"),
             Fault::TurnedAway { why, known } => {
                 let why = why.as_deref().unwrap_or("closed the connection at once");
-                let state = if *known {
-                    ", state older than this session"
+                // A server that had the session before took it without TLS.
+                let guesses = if *known {
+                    "state older than this session, or too many connections from this host?"
                 } else {
-                    ""
+                    "too many connections from this host, or it expects TLS?"
                 };
-                write!(
-                    f,
-                    "{why} (not serving, read-only{state}, or too many connections from this host?)"
-                )
+                write!(f, "{why} (not serving, read-only, {guesses})")
             }
             Fault::ReadOnly => f.write_str("is read-only: it has lost its quorum"),
             Fault::LongList {
@@ -160,6 +168,9 @@ impl fmt::Display for Fault {
             }
             Fault::Nonsense(malformed) => {
                 write!(f, "does not speak ZooKeeper's protocol: {malformed}")
+            }
+            Fault::FrameLength(length) if length >> 16 == TLS_ALERT => {
+                f.write_str("expects TLS, which this program does not speak: use the plain port")
             }
             Fault::FrameLength(length) => write!(
                 f,
@@ -355,10 +366,10 @@ impl Session {
     /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181:
     /// no answer for 2.5 s`.
     pub fn faults(&self, now: Moment) -> String {
-        let asked = match self.phase {
-            Phase::Connecting { since } | Phase::Greeting { since } => {
-                Some(Fault::Silent(now.since(since)))
-            }
+        // An attempt that is cut short says less than the one before it.
+        let fault_of_attempt = match self.phase {
+            Phase::Connecting { since } => Some(Fault::Silent(now.since(since))),
+            Phase::Greeting { since } => Some(Fault::Mute(now.since(since))),
             Phase::Up => self
                 .unanswered
                 .front()
@@ -366,10 +377,9 @@ impl Session {
             Phase::Down { .. } | Phase::Over => None,
         };
         let tried = self.servers.iter().zip(&self.faults).enumerate().map(
-            |(index, (Endpoint { name: server, .. }, fault))| match asked
+            |(index, (Endpoint { name: server, .. }, fault))| match fault
                 .as_ref()
-                .filter(|_| index == self.server)
-                .or(fault.as_ref())
+                .or(fault_of_attempt.as_ref().filter(|_| index == self.server))
             {
                 Some(fault) => format!("{server}: {fault}"),
                 None => format!("{server}: not tried yet"),
@@ -612,10 +622,11 @@ impl Session {
                     self.servers[self.server].address,
                 ));
             }
-            Phase::Connecting { since } | Phase::Greeting { since }
-                if now >= since + self.attempt() =>
-            {
+            Phase::Connecting { since } if now >= since + self.attempt() => {
                 self.abandon(Fault::Silent(now.since(since)), now);
+            }
+            Phase::Greeting { since } if now >= since + self.attempt() => {
+                self.abandon(Fault::Mute(now.since(since)), now);
             }
             Phase::Up if now >= self.silent_at() => {
                 let oldest = self.unanswered.front().map_or(now, |oldest| oldest.sent);
@@ -928,6 +939,28 @@ mod tests {
     use super::*;
 
     const NOW: Moment = Moment(Duration::from_secs(1));
+
+    #[test]
+    fn an_attempt_that_is_cut_short_does_not_hide_the_reason_of_the_one_before() {
+        let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(5), None, NOW);
+        let closed = "h1:2181: closed the connection at once (not serving, read-only, too many connections from this host, or it expects TLS?)";
+        session.tick(NOW);
+        session.connected(NOW);
+        assert_eq!(
+            session.faults(NOW + Duration::from_secs(2)),
+            "h1:2181: no answer for 2.0 s (stopped, overloaded, or it expects TLS?)"
+        );
+        session.disconnected(None, NOW);
+        assert_eq!(session.faults(NOW), closed);
+        let again = session.wake();
+        session.tick(again);
+        assert_eq!(session.faults(again + Duration::from_millis(100)), closed);
+        session.connected(again);
+        assert_eq!(session.faults(again + Duration::from_millis(100)), closed);
+        session.received(b"\x15\x03\x03\x00\x02\x02\x50", again);
+        let tls = "h1:2181: expects TLS, which this program does not speak: use the plain port";
+        assert_eq!(session.faults(again), tls);
+    }
 
     #[test]
     fn a_request_that_no_connection_takes_does_not_go_out_before_the_next_connect_request() {
