@@ -91,15 +91,10 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         own,
         terminal == Some(false),
     )?;
-    line::report(line, Report::Started { command, terminal });
-    // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
-    // end when the command closes it.
-    let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
-    file::close_all_except(&kept.into_iter().flatten().collect::<Vec<_>>());
-    // Only now, so that the command was born into the group that it belongs to. A session, and not
-    // a group alone: in a group, we would be what keeps the command's from being an orphaned
-    // one, and its end would send all of that group a HUP if any of it is stopped (setpgid(2),
-    // _exit(2)).
+    // Only now, so that the command was born into the group that it belongs to; and at once, because
+    // a signal to a control group cannot be told from one to the group before. A session, and not a
+    // group alone: in a group, we would be what keeps the command's from being an orphaned one, and
+    // its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();
     // What came until now may have come to the group that we were in, and says nothing of a control
     // group.
@@ -107,6 +102,11 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     while let Some(received) = heard.next() {
         ended |= received.signal == Signal::CHLD;
     }
+    line::report(line, Report::Started { command, terminal });
+    // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
+    // end when the command closes it.
+    let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
+    file::close_all_except(&kept.into_iter().flatten().collect::<Vec<_>>());
     let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
     let mut watch = Watch {
         program: job.program,
