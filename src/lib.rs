@@ -25,7 +25,7 @@
 //!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
 //!    [`edit_distance`], [`in_file`].
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
-//!    `lookups`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
+//!    `lookups` and `repeats`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
 //!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
 //!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
 //!    (`request` and `reply`, of `head`, `lines` and `body`; `client`; `date`, `percent`, `malformed`);

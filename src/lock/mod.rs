@@ -20,6 +20,7 @@ mod parents;
 mod place;
 pub mod pool;
 pub mod queue;
+mod repeats;
 pub mod semaphore;
 pub mod session_lock;
 

@@ -17,6 +17,7 @@
 
 use super::holding::{BadLease, Lease, Place, ServerReply, said};
 use super::lookups::Lookups;
+use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
 use crate::deadlines::Deadlines;
 use crate::endpoint::{Endpoint, Found};
@@ -142,6 +143,7 @@ pub struct Pool {
     /// none any more.
     rhythm: Option<Duration>,
     lookups: Lookups,
+    repeats: Repeats,
     /// That we wait has been said.
     told: bool,
     /// What the server said last when it was asked to renew the lock, if that confirmed nothing.
@@ -198,6 +200,7 @@ impl Pool {
             believed: Deadlines::NEVER,
             rhythm: None,
             lookups: Lookups::new(now),
+            repeats: Repeats::default(),
             told: false,
             unconfirmed: None,
             revoked: false,
@@ -254,9 +257,12 @@ impl Pool {
     fn listen(&mut self, now: Moment) {
         while let Some(news) = self.client.event() {
             match news {
-                HttpEvent::Answered { reply, sent } => self.answered(&reply, sent, now),
+                HttpEvent::Answered { reply, sent } => {
+                    self.note_repeats();
+                    self.answered(&reply, sent, now);
+                }
                 HttpEvent::Failed { server, fault } => {
-                    self.failed(format!("{server}: {fault}"), now);
+                    self.failed(format!("{server}: {fault}"), now)
                 }
             }
         }
@@ -396,7 +402,10 @@ impl Pool {
             Phase::Leaving { .. } => self.give_back(Left::Perhaps, now),
             _ => {}
         }
-        self.say(Event::Note(why));
+        let lines = self.repeats.failed(&why, now);
+        for line in lines {
+            self.say(Event::Note(line));
+        }
     }
 
     /// The server says that a place is ours. The original leaves it at that. Ours takes it back if
@@ -592,6 +601,7 @@ impl Pool {
     }
 
     fn release(&mut self, now: Moment) {
+        self.note_repeats();
         match (self.phase, self.client.asked()) {
             (Phase::Asking { .. } | Phase::Settled(_), Some(since)) => {
                 let finish = now.max(since + SETTLING);
@@ -735,7 +745,16 @@ impl Pool {
             .unwrap_or(Moment::NEVER)
     }
 
+    /// No attempt will fail for the same reason any more.
+    fn note_repeats(&mut self) {
+        let lines = self.repeats.end();
+        for line in lines {
+            self.say(Event::Note(line));
+        }
+    }
+
     fn give_up(&mut self, left: Left, now: Moment) {
+        self.note_repeats();
         let failure = Failure::Unreachable(self.client.faults(now));
         self.client.stop();
         self.settle(left, Event::Failed(failure));

@@ -3,6 +3,7 @@
 //! of ours, which must be there, be ours, and be proved so in time.
 
 use super::lookups::Lookups;
+use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof, acl};
 use crate::deadlines::{self, Deadlines};
 use crate::endpoint::{Endpoint, Found};
@@ -251,6 +252,7 @@ pub struct SessionLock<R> {
     /// Since when no server has our session; `None`: one has.
     unreached: Option<Moment>,
     lookups: Lookups,
+    repeats: Repeats,
     /// Why the session is asked for as one that has seen nothing, if it is.
     disowned: Option<String>,
     outputs: VecDeque<Output>,
@@ -307,6 +309,7 @@ impl<R: Recipe> SessionLock<R> {
             looked: now,
             unreached: Some(now),
             lookups: Lookups::new(now),
+            repeats: Repeats::default(),
             disowned: None,
             outputs: VecDeque::new(),
         };
@@ -454,6 +457,7 @@ impl<R: Recipe> SessionLock<R> {
 
     fn up(&mut self, resumed: bool, now: Moment) {
         self.disowned = None;
+        self.note_repeats();
         let (server, id, timeout) = (
             self.session.server(),
             self.session.id().unwrap_or(0),
@@ -649,7 +653,9 @@ impl<R: Recipe> SessionLock<R> {
 
     fn down(&mut self, fault: &Fault, now: Moment) {
         let told = format!("{}: {fault}", self.session.server());
-        self.note(told.clone());
+        for line in self.repeats.failed(&told, now) {
+            self.note(line);
+        }
         match &mut self.phase {
             Phase::Contending => self.recipe.down(self.session.id().is_some()),
             Phase::Held {
@@ -770,6 +776,7 @@ impl<R: Recipe> SessionLock<R> {
             }
         };
         self.phase = Phase::Settled { held };
+        self.note_repeats();
         self.say(Event::Failed(failure));
     }
 
@@ -820,6 +827,7 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn release(&mut self, now: Moment) {
+        self.note_repeats();
         let timeout = self.session.lease().timeout();
         let (held, bound) = match self.phase {
             Phase::Releasing { .. } | Phase::Over => return,
@@ -965,6 +973,13 @@ impl<R: Recipe> SessionLock<R> {
 
     fn note(&mut self, text: String) {
         self.say(Event::Note(text));
+    }
+
+    /// No attempt will fail for the same reason any more.
+    fn note_repeats(&mut self) {
+        for line in self.repeats.end() {
+            self.note(line);
+        }
     }
 }
 
@@ -1507,14 +1522,10 @@ mod tests {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         fake.refuses = true;
         play(&mut client, &mut fake, at(0), at(3000));
-        let refused = |output: &Output| matches!(output, Output::Event(Event::Note(why)) if why.contains("refuses all sessions"));
-        assert!(
-            client.said.iter().filter(|output| refused(output)).count() > 1,
-            "{:?}",
-            client.said
-        );
         fake.refuses = false;
         play(&mut client, &mut fake, at(3000), at(4000));
+        let refused = |output: &Output| matches!(output, Output::Event(Event::Note(why)) if why.contains("refuses all sessions") && why.contains(" more times in "));
+        assert!(client.said.iter().any(refused), "{:?}", client.said);
         assert!(
             client
                 .said

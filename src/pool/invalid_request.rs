@@ -31,7 +31,9 @@ impl InvalidRequest {
         match self {
             InvalidRequest::UnknownPool => "unknown pool",
             InvalidRequest::HostNotAllowed => "host not allowed",
-            InvalidRequest::EmptyHostName | InvalidRequest::LongHostName | InvalidRequest::BadHostName => "bad host name",
+            InvalidRequest::EmptyHostName
+            | InvalidRequest::LongHostName
+            | InvalidRequest::BadHostName => "bad host name",
             InvalidRequest::BadRunId => "bad run id",
         }
     }

@@ -87,7 +87,10 @@ fn asked(call: &str, request: &Request) -> Result<Wish, &'static str> {
             host,
             run,
         }),
-        Err(refusal) => Wish::Invalid(refusal.short(), invalid_request::log_line(&pool, &host, refusal)),
+        Err(refusal) => Wish::Invalid(
+            refusal.short(),
+            invalid_request::log_line(&pool, &host, refusal),
+        ),
     })
 }
 

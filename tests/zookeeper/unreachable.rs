@@ -71,6 +71,20 @@ fn nobody_listens() {
 }
 
 #[test]
+fn a_reason_that_repeats_is_logged_once_and_then_counted() {
+    let (sandbox, refusing) = (Sandbox::new(), nobody());
+    let outcome = asking(&sandbox, &refusing, &["-v", "lock", "true"]).run();
+    let reason = format!("zk-flock: {refusing}: connection refused");
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, reason.as_str()), "{lines:?}");
+    let count = lines[1]
+        .strip_prefix(&format!("{reason}: "))
+        .expect(lines[1]);
+    assert!(count.contains(" more time"), "{count}");
+    assert!(lines[2].contains("cannot reach ZooKeeper"), "{lines:?}");
+}
+
+#[test]
 fn the_host_is_switched_off() {
     is_unreachable(
         "switched off",

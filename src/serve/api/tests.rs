@@ -188,8 +188,7 @@ fn a_run_id_is_passed_on_and_an_unfit_one_is_invalid_with_a_reason_in_the_log() 
         );
     }
     for id in ["", "%ff", "a%20b", "a/b", "a,b", &"x".repeat(65)] {
-        let Wish::Invalid("bad run id", note) =
-            of(&format!("GET /wait/?pool=p&host=h&run={id}"))
+        let Wish::Invalid("bad run id", note) = of(&format!("GET /wait/?pool=p&host=h&run={id}"))
         else {
             panic!("{id}")
         };
