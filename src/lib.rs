@@ -25,22 +25,23 @@
 //!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
 //!    [`edit_distance`], [`in_file`].
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
-//!    `lookups` and `repeats`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on `session_lock`, with
-//!    `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`, with its `holding`)
-//!    on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`, `lease`) and [`http`]
-//!    (`request` and `reply`, of `head`, `lines` and `body`; `client`; `date`, `percent`, `malformed`);
-//!    [`moment`], [`deadlines`], [`delivery`], [`endpoint`], [`transport`], [`kill_rounds`]
-//!    and [`signal`], their vocabulary. Of the server: [`pool`] (the contract;
-//!    `memory`, which has a `pool_state` for each pool, of `holders` and `waiters`, and one
-//!    `outbox`; `memcached`, which has a `shared_pool` for each, changed in a `cas_cycle` by a
-//!    `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`, and one `client`,
-//!    which speaks the `protocol`, tested by `fake` and `interleaving_tests`; `lease`,
-//!    `invalid_request`, `state`, `status`, `metrics`).
-//! 3. Effects: [`prepare`] (once, before the loop; `names`), [`run`] (the loop; its `setup`, its
-//!    `guard` and the `line` to it, `files` in a `lock_folder`, `witness`, `host_lock`, `names`,
-//!    `run_id`, `story`), [`link`] (one connection), [`log`]; [`serve`] (the loop of the lock
-//!    server; its `listener`, its `service` to a `connection_table`, in which each `connection` has
-//!    its `http_session`; `api`, `state_file`, `memcached`, `server_log`, `server_metrics`).
+//!    `lookups` and `repeats`; `local`; `host`; `node`, `queue` and `semaphore`, recipes on
+//!    `session_lock`, with `parents`, `place` and `acl`; `fake`, a server for their tests; `pool`,
+//!    with its `holding`) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`,
+//!    `lease`) and [`http`] (`request` and `reply`, of `head`, `lines` and `body`; `client`;
+//!    `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`],
+//!    [`reason`], [`transport`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server:
+//!    [`pool`] (the contract; `memory`, which has a `pool_state` for each pool, of `holders` and
+//!    `waiters`, and one `outbox`; `memcached`, which has a `shared_pool` for each, changed in a
+//!    `cas_cycle` by a `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`,
+//!    and one `client`, which speaks the `protocol`, tested by `fake` and `interleaving_tests`;
+//!    `lease`, `invalid_request`, `state`, `status`, `metrics`).
+//! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `names`), [`run`]
+//!    (the loop; its `setup`, its `guard` and the `line` to it, `files` in a `lock_folder`,
+//!    `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`];
+//!    [`serve`] (the loop of the lock server; its `listener`, its `service` to a
+//!    `connection_table`, in which each `connection` has its `http_session`; `api`, `state_file`,
+//!    `memcached`, `server_log`, `server_metrics`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`.
 //!    Signals: `signals`, `mask`, `disposition`, `inherited`, `entry`. Processes: `process`,
 //!    `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest:
@@ -68,6 +69,7 @@ pub mod plan;
 pub mod pool;
 pub mod prepare;
 mod program;
+pub mod reason;
 pub mod run;
 pub mod serve;
 pub mod shell;

@@ -1,8 +1,9 @@
 //! One non-blocking TCP connection, with its outgoing bytes. It carries out the outputs of a state
 //! machine and reports what happens as transport events; it decides nothing.
 
+use crate::reason::reason;
 use crate::sys::poll::Watched;
-use crate::sys::{reason, socket, tcp};
+use crate::sys::{socket, tcp};
 use crate::transport::{Event, Output};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

@@ -13,8 +13,8 @@ pub mod zk_flock;
 
 use crate::config;
 use crate::plan::{Outer, Plan, Server, hosts, names};
+use crate::reason::reason;
 use crate::shell::words;
-use crate::sys::reason;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;

@@ -4,11 +4,11 @@
 use crate::endpoint::{Endpoint, Found};
 use crate::moment::Moment;
 use crate::plan::Host;
+use crate::reason::reason;
 use crate::signal::Signal;
 use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid};
-use crate::sys::reason;
 use crate::sys::timer::Timer;
 use crate::sys::{descriptors, host, random};
 use std::io::{self, PipeReader, Read, Write};

@@ -5,11 +5,11 @@
 
 use super::lock_folder::{LockFolder, Opened};
 use crate::lock::FileEvent;
+use crate::reason::reason;
 use crate::signal::Signal;
 use crate::sys::descriptors;
 use crate::sys::file::{self, LockMode};
 use crate::sys::process::{self, Fork, Pid};
-use crate::sys::reason;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

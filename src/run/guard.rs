@@ -91,10 +91,11 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         own,
         terminal == Some(false),
     )?;
-    // Only now, so that the command was born into the group that it belongs to; and at once, because
-    // a signal to a control group cannot be told from one to the group before. A session, and not a
-    // group alone: in a group, we would be what keeps the command's from being an orphaned one, and
-    // its end would send all of that group a HUP if any of it is stopped (setpgid(2), _exit(2)).
+    // Only now, so that the command was born into the group that it belongs to; and at once,
+    // because a signal to a control group cannot be told from one to the group before. A
+    // session, and not a group alone: in a group, we would be what keeps the command's from
+    // being an orphaned one, and its end would send all of that group a HUP if any of it is
+    // stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();
     // What came until now may have come to the group that we were in, and says nothing of a control
     // group.
@@ -172,8 +173,8 @@ impl Watch<'_> {
                 }
                 Action::ToTree(signal, reach) => self.signal_tree(signal, reach),
                 Action::Kill => self.kill(),
-                Action::RunAhead => drop(scheduling::run_ahead()), /* or goes on as it is, where
-                * that is not allowed */
+                Action::RunAhead => drop(scheduling::run_ahead()), /* or goes on as it is, where */
+                // that is not allowed
                 Action::Tell(news) => line::report(self.line, Report::News(news)),
                 Action::Leave => self.left = true,
             }

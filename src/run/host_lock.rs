@@ -3,9 +3,9 @@
 //! flock(2) as well. Here the file goes with the lock, as there.
 
 use crate::plan::End;
+use crate::reason::reason;
 use crate::sys::file::{self, LockMode};
 use crate::sys::process::{self, Pid};
-use crate::sys::reason;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};

@@ -4,9 +4,9 @@
 //! refused; other links are followed (`/var/run` is one). Missing folders are made. A folder that
 //! exists keeps its mode.
 
+use crate::reason::reason;
 use crate::sys::file;
 use crate::sys::folder::{self, Folder};
-use crate::sys::reason;
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::io;

@@ -338,7 +338,7 @@ impl<'a> Run<'a> {
             self.log.say(
                 Topic::Session,
                 Level::Warning,
-                &format_args!("cannot look up names: {}", crate::sys::reason(error)),
+                &format_args!("cannot look up names: {}", crate::reason::reason(error)),
             );
         }
         if !begun.unwrap_or(false) {
@@ -442,7 +442,7 @@ impl<'a> Run<'a> {
             Err(error) => {
                 self.log.complain(&format_args!(
                     "cannot start the guard: {}",
-                    crate::sys::reason(&error)
+                    crate::reason::reason(&error)
                 ));
                 self.step(Event::CannotStart(End::System));
             }

@@ -3,8 +3,8 @@
 
 use crate::moment::Moment;
 use crate::plan::Server;
+use crate::reason::reason;
 use crate::sys::epoll::{Epoll, Interest};
-use crate::sys::reason;
 use crate::sys::tcp;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

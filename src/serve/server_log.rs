@@ -3,7 +3,7 @@
 use super::listener::Door;
 use crate::log;
 use crate::plan::{Backend, Level, Server};
-use crate::sys::reason;
+use crate::reason::reason;
 use std::fmt::Display;
 
 /// Tells stderr, one line an event.

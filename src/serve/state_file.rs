@@ -3,9 +3,9 @@
 
 use crate::plan::End;
 use crate::pool::state::{self, Clocks, State};
+use crate::reason::reason;
 use crate::sys::clock;
 use crate::sys::file::{self, LockMode};
-use crate::sys::reason;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};

@@ -4,5 +4,7 @@
 mod completions;
 // Help, parser, manual pages, README, completions and module map say the same.
 mod docs;
+// Imports point down, and the pure layers do no I/O.
+mod layers;
 // The name in argv[0], or the first word, picks one of the four programs.
 mod programs;
