@@ -262,7 +262,7 @@ impl Pool {
                     self.answered(&reply, sent, now);
                 }
                 HttpEvent::Failed { server, fault } => {
-                    self.failed(format!("{server}: {fault}"), now)
+                    self.failed(&format!("{server}: {fault}"), now);
                 }
             }
         }
@@ -395,14 +395,14 @@ impl Pool {
     }
 
     /// An attempt to reach the server has failed; there will be others.
-    fn failed(&mut self, why: String, now: Moment) {
+    fn failed(&mut self, why: &str, now: Moment) {
         match self.phase {
-            Phase::Held { .. } => self.suspend(why.clone(), false, now),
+            Phase::Held { .. } => self.suspend(why.to_owned(), false, now),
             Phase::Settled(_) => self.client.stop(),
             Phase::Leaving { .. } => self.give_back(Left::Perhaps, now),
             _ => {}
         }
-        let lines = self.repeats.failed(&why, now);
+        let lines = self.repeats.failed(why, now);
         for line in lines {
             self.say(Event::Note(line));
         }

@@ -237,7 +237,7 @@ impl ListUpdate {
         ) {
             (_, _, Err(refusal)) => self.resolve(request, UpdateOutcome::Invalid(refusal)),
             (_, Eligibility::Holds { revoked: true }, _) => {
-                self.resolve(request, UpdateOutcome::NoRevoked)
+                self.resolve(request, UpdateOutcome::NoRevoked);
             }
             (call, Eligibility::Holds { revoked: false }, _) => {
                 self.list_changed |= matches!(call, Call::Renew { .. });

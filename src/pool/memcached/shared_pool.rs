@@ -970,7 +970,7 @@ impl SharedPool {
         for (operation, _) in pending.update.outcomes {
             match operation {
                 PoolOperation::Request(request) if request.call == Call::Wait => {
-                    self.waiters.insert(request)
+                    self.waiters.insert(request);
                 }
                 operation => operations.push(operation),
             }

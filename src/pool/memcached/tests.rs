@@ -86,7 +86,7 @@ impl Site {
                     server.handle(
                         Input::Transport(transport::Event::Disconnected(None)),
                         self.now,
-                    )
+                    );
                 });
             }
             ["frozen"] => self.frozen = true,

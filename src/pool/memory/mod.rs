@@ -127,7 +127,7 @@ impl Memory {
                 DeferredReply::Yes(PendingGrant { pool, request, .. })
                 | DeferredReply::Revoked { pool, request } => {
                     self.resolve(&pool, ticket, |pool, outbox| {
-                        pool.request(request, outbox, now)
+                        pool.request(request, outbox, now);
                     });
                 }
             }
@@ -140,12 +140,12 @@ impl Memory {
             DeferredReply::Yes(grant) => {
                 self.resolve(&grant.pool.clone(), ticket, |pool, outbox| {
                     pool.grant_saved(grant, outbox, now);
-                })
+                });
             }
             DeferredReply::Revoked { pool, request } => {
                 self.resolve(&pool, ticket, |pool, outbox| {
                     pool.revocation_saved(&request, outbox, now);
-                })
+                });
             }
         }
     }
