@@ -16,6 +16,7 @@ use zk_flock::sys::clock;
 
 #[test]
 fn a_job_lives_on_when_the_leader_is_killed() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let away = outlived(&mut ensemble, &sandbox, &SERVERS, |ensemble| {
         ensemble.kill(ensemble.leader());
@@ -29,6 +30,7 @@ fn a_job_lives_on_when_the_leader_is_killed() {
 
 #[test]
 fn a_job_lives_on_when_the_follower_that_it_talks_to_is_killed() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let leader = ensemble.leader();
     let followers: Vec<usize> = SERVERS
@@ -52,6 +54,7 @@ fn a_job_lives_on_when_the_follower_that_it_talks_to_is_killed() {
 
 #[test]
 fn a_job_lives_on_when_all_servers_are_restarted_in_turn() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let away = outlived(&mut ensemble, &sandbox, &SERVERS, |ensemble| {
         for server in SERVERS {
@@ -68,6 +71,7 @@ fn a_job_lives_on_when_all_servers_are_restarted_in_turn() {
 
 #[test]
 fn a_job_lives_on_when_the_leader_hangs_for_two_seconds() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     outlived(&mut ensemble, &sandbox, &SERVERS, |ensemble| {
         let leader = ensemble.leader();
@@ -79,6 +83,7 @@ fn a_job_lives_on_when_the_leader_hangs_for_two_seconds() {
 
 #[test]
 fn when_all_servers_are_gone_the_tree_is_dead_before_the_session_could_be() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let lives = Lives::of(&sandbox);
     let holder = zk_flock(
@@ -106,6 +111,7 @@ fn when_all_servers_are_gone_the_tree_is_dead_before_the_session_could_be() {
 
 #[test]
 fn a_cut_off_follower_keeps_no_tree_alive() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let leads = (0..tries(2)).map(|_| {
         let follower = ensemble.follower();
@@ -123,6 +129,7 @@ fn a_cut_off_follower_keeps_no_tree_alive() {
 
 #[test]
 fn an_isolated_leader_keeps_no_tree_alive() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let leads = (0..tries(2)).map(|_| {
         let leader = ensemble.leader();
@@ -140,6 +147,7 @@ fn an_isolated_leader_keeps_no_tree_alive() {
 
 #[test]
 fn a_holder_that_trusts_pings_is_seen_to_overlap() {
+    let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let follower = ensemble.follower();
     let lead = takeover(
@@ -159,6 +167,7 @@ fn a_holder_that_trusts_pings_is_seen_to_overlap() {
 
 #[test]
 fn a_holder_that_trusts_sync_is_seen_to_overlap() {
+    let _alone = crate::alone();
     let trusting = build_that_trusts_sync();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let leader = ensemble.leader();

@@ -48,6 +48,7 @@ fn flock<'a>(sandbox: &'a Sandbox, address: &str, keys: &str, words: &[&str]) ->
 
 #[test]
 fn at_the_limit_or_above_nothing_is_run_and_nobody_is_asked() {
+    let _alone = crate::alone();
     let (sandbox, server) = (Sandbox::new(), Liar::silent());
     let touch = &["lock", "touch ran"][..];
     for (keys, options, code) in [
@@ -77,6 +78,7 @@ fn at_the_limit_or_above_nothing_is_run_and_nobody_is_asked() {
 
 #[test]
 fn at_a_terminal_it_is_said_that_a_run_sleeps_or_does_not_start() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let mut terminal = Terminal::open(&sandbox);
     for (options, said, code) in [
@@ -103,6 +105,7 @@ fn at_a_terminal_it_is_said_that_a_run_sleeps_or_does_not_start() {
 
 #[test]
 fn below_the_limit_or_without_one_it_runs() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let server = ZooKeeper::shared().address();
     for (keys, options) in [
@@ -136,6 +139,7 @@ fn below_the_limit_or_without_one_it_runs() {
 
 #[test]
 fn sleep_takes_as_many_seconds_as_the_load_and_none_of_the_time_to_connect() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let server = ZooKeeper::shared().address();
     for (keys, options, sleeps) in [
@@ -164,6 +168,7 @@ fn sleep_takes_as_many_seconds_as_the_load_and_none_of_the_time_to_connect() {
 
 #[test]
 fn a_signal_ends_the_sleep() {
+    let _alone = crate::alone();
     let (sandbox, server) = (Sandbox::new(), Liar::silent());
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let run = under_load(

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 #[test]
 fn fifty_waiters_cost_no_processor_and_then_all_run_one_after_another() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let mut holder = sandbox.local(&["-l", "0", "lock", "cat"]).leashed().start();
     holder.job();
@@ -71,6 +72,7 @@ fn fifty_waiters_cost_no_processor_and_then_all_run_one_after_another() {
 
 #[test]
 fn a_killed_holder_whose_command_is_deaf_keeps_the_lock_until_the_command_is_gone() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let deaf =
         "sh -c 'trap \"\" TERM; echo ready; while :; do echo alive >>signs; sleep 0.01; done'";
@@ -108,6 +110,7 @@ fn a_killed_holder_whose_command_is_deaf_keeps_the_lock_until_the_command_is_gon
 
 #[test]
 fn a_link_in_the_place_of_a_lock_file_is_refused_and_its_target_left_alone() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("locks").join(&sandbox.id)).unwrap();
     fs::write(sandbox.path("precious"), "text").unwrap();
@@ -135,6 +138,7 @@ fn a_link_in_the_place_of_a_lock_file_is_refused_and_its_target_left_alone() {
 
 #[test]
 fn what_is_no_file_in_the_place_of_a_lock_file_is_refused() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("locks").join(&sandbox.id).join("lock")).unwrap();
     sandbox
@@ -146,6 +150,7 @@ fn what_is_no_file_in_the_place_of_a_lock_file_is_refused() {
 
 #[test]
 fn the_token_grows_from_what_the_file_holds() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let token = |found: Option<&str>| {
         let file = sandbox.path("locks").join(&sandbox.id).join("lock");
@@ -204,6 +209,7 @@ fn in_default_folder(sandbox: &Sandbox, before: &str) -> common::run::Outcome {
 
 #[test]
 fn the_default_folder_is_ours_alone_or_refused() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     for before in [":", "umask 0", "umask 777", "mkdir -m 700 zk-flock-0"] {
         assert_eq!(
@@ -226,6 +232,7 @@ fn the_default_folder_is_ours_alone_or_refused() {
 
 #[test]
 fn a_waiter_whose_helper_is_killed_waits_on() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let mut holder = sandbox.local(&["-l", "0", "lock", "cat"]).leashed().start();
     holder.job();

@@ -36,6 +36,7 @@ fn both<'a>(sandbox: &'a Sandbox, words: &[&str]) -> [Job<'a>; 2] {
 
 #[test]
 fn the_calls_are_missed_indeed() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let [node, _] = both(&sandbox, &["-l", "0", "lock", "true"]);
     assert_eq!(node.run(), exited(0));
@@ -53,6 +54,7 @@ fn the_calls_are_missed_indeed() {
 
 #[test]
 fn exit_codes_are_as_ever() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     for (command, code) in [
         ("true", 0),
@@ -73,6 +75,7 @@ fn exit_codes_are_as_ever() {
 
 #[test]
 fn a_waiter_gets_its_turn_or_is_busy_in_time() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let holders = both(&sandbox, &["-l", "0", "lock", "cat"]).map(Job::start);
     for holder in &holders {
@@ -93,6 +96,7 @@ fn a_waiter_gets_its_turn_or_is_busy_in_time() {
 
 #[test]
 fn term_ends_all_of_the_tree_and_frees_the_lock() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     for job in both(&sandbox, &["-l", "0", "-k", "0.5", "lock", TREE]) {
         let run = job.start();
@@ -112,6 +116,7 @@ fn term_ends_all_of_the_tree_and_frees_the_lock() {
 
 #[test]
 fn when_zk_flock_or_its_guard_is_killed_all_of_the_tree_goes() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     for guard in [false, true] {
         for job in both(
@@ -138,6 +143,7 @@ fn when_zk_flock_or_its_guard_is_killed_all_of_the_tree_goes() {
 
 #[test]
 fn a_minimum_hold_is_kept_without_a_timer() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     for job in both(&sandbox, &["-l", "1", "lock", "true"]) {
         let run = job.start();

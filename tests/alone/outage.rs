@@ -35,6 +35,7 @@ const SHORT_TIMEOUT: u32 = 3;
 
 #[test]
 fn a_job_lives_on_while_its_server_is_away_for_1_8_seconds() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let proxy = Proxy::start(server.address());
     let run = sandbox
@@ -62,6 +63,7 @@ fn a_job_lives_on_while_its_server_is_away_for_1_8_seconds() {
 
 #[test]
 fn a_job_lives_on_while_its_server_hangs_for_1_8_seconds() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let mut run = sandbox
         .flock_at(&server.address(), TIMEOUT, &["-l", "0", "lock", "cat"])
@@ -85,6 +87,7 @@ fn a_job_lives_on_while_its_server_hangs_for_1_8_seconds() {
 
 #[test]
 fn when_its_server_is_gone_the_tree_is_dead_before_the_session_could_be() {
+    let _alone = crate::alone();
     let (mut server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let lives = Lives::of(&sandbox);
     let run = lives
@@ -106,6 +109,7 @@ fn when_its_server_is_gone_the_tree_is_dead_before_the_session_could_be() {
 
 #[test]
 fn a_job_whose_lock_is_deleted_is_killed_at_once() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let lives = Lives::of(&sandbox);
     let run = lives
@@ -125,6 +129,7 @@ fn a_job_whose_lock_is_deleted_is_killed_at_once() {
 
 #[test]
 fn a_job_whose_session_is_ended_is_killed_at_once() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let (lives, proxy) = (Lives::of(&sandbox), Proxy::start(server.address()));
     let run = lives
@@ -147,11 +152,13 @@ fn a_job_whose_session_is_ended_is_killed_at_once() {
 
 #[test]
 fn while_zk_flock_is_stopped_its_tree_is_dead_before_the_lock_is_anybody_elses() {
+    let _alone = crate::alone();
     usurped("zk-flock stopped", |run| run.signal(libc::SIGSTOP));
 }
 
 #[test]
 fn a_job_is_not_begun_when_the_lease_is_over_before_its_guard_is_there() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let zk_flock = sandbox
         .flock_at(
@@ -179,11 +186,13 @@ fn a_job_is_not_begun_when_the_lease_is_over_before_its_guard_is_there() {
 
 #[test]
 fn when_zk_flock_is_killed_its_tree_is_dead_before_the_lock_is_anybody_elses() {
+    let _alone = crate::alone();
     usurped("zk-flock killed", |run| run.signal(libc::SIGKILL));
 }
 
 #[test]
 fn when_the_guard_is_killed_the_tree_is_dead_before_the_lock_is_anybody_elses() {
+    let _alone = crate::alone();
     usurped("guard killed", |run| {
         assert!(process::kill(run.guard(), libc::SIGKILL));
     });
@@ -191,6 +200,7 @@ fn when_the_guard_is_killed_the_tree_is_dead_before_the_lock_is_anybody_elses() 
 
 #[test]
 fn a_stopped_guard_keeps_the_lock_and_is_done_for_when_the_lock_is_lost() {
+    let _alone = crate::alone();
     let (mut server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let lives = Lives::of(&sandbox);
     let run = lives
@@ -212,6 +222,7 @@ fn a_stopped_guard_keeps_the_lock_and_is_done_for_when_the_lock_is_lost() {
 
 #[test]
 fn nothing_guards_the_lease_while_both_are_stopped_but_the_tree_dies_when_either_goes_on() {
+    let _alone = crate::alone();
     for continued in [
         |run: &Running, _: i32| run.signal(libc::SIGCONT),
         |_: &Running, guard| assert!(process::kill(guard, libc::SIGCONT)),
@@ -249,6 +260,7 @@ fn nothing_guards_the_lease_while_both_are_stopped_but_the_tree_dies_when_either
 
 #[test]
 fn a_connection_that_breaks_anywhere_never_makes_a_run_busy_with_itself() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let proxy = Proxy::start(server.address());
     let mut times = Vec::new();
@@ -279,6 +291,7 @@ fn a_connection_that_breaks_anywhere_never_makes_a_run_busy_with_itself() {
 
 #[test]
 fn a_first_write_that_is_given_up_and_arrives_late_never_makes_a_run_busy_with_itself() {
+    let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut times = Vec::new();
     for number in 0..tries(6) {

@@ -73,6 +73,7 @@ fn assert_served_in_turn(server: &Distributexd, hosts: usize, what: &str) {
 
 #[test]
 fn a_thousand_hosts_are_served_in_turn() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: pool\n");
     assert_served_in_turn(
@@ -84,6 +85,7 @@ fn a_thousand_hosts_are_served_in_turn() {
 
 #[test]
 fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let state = sandbox.path("state.json");
     let server = Distributexd::start(
@@ -99,6 +101,7 @@ fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
 
 #[test]
 fn fifty_clients_are_answered_thousands_of_times_a_second() {
+    let _alone = crate::alone();
     const CLIENTS: u16 = 50;
     const ROUNDS: u16 = 200;
     let sandbox = Sandbox::new();
@@ -125,6 +128,7 @@ fn fifty_clients_are_answered_thousands_of_times_a_second() {
 #[test]
 #[ignore = "over a minute, and a loopback that stalls drops the probes of so many: by hand, before a release"]
 fn twenty_thousand_hosts_are_served_in_turn_and_wait_for_next_to_nothing() {
+    let _alone = crate::alone();
     let hosts = HOSTS.min(usize::try_from(raise_limit().unwrap()).unwrap() - OTHERS);
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: pool\n");

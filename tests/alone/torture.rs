@@ -72,6 +72,7 @@ enum Inside {
 
 #[test]
 fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
+    let _alone = crate::alone();
     let at = Duration::from_millis;
     let life = |token, first, last| Life {
         lock: "/app/lock".into(),
@@ -140,6 +141,7 @@ fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
 
 #[test]
 fn nobody_holds_what_another_holds_whatever_breaks() {
+    let _alone = crate::alone();
     let (length, seed) = (variable("TORTURE_SECONDS", 20), variable("TORTURE_SEED", 1));
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
     let arena = Arena::new(&ensemble, &sandbox);
