@@ -4,7 +4,7 @@
 
 use common::checker::judge;
 use common::ensemble::{Ensemble, SERVERS};
-use common::life::{self, FOREVER, Lives, SHORT};
+use common::probe_job::{self, FOREVER, Probe, SHORT};
 use common::run::{Job, Running};
 use common::sandbox::{Sandbox, executable};
 use common::{let_last, report, tries, wait_until};
@@ -85,7 +85,7 @@ fn a_job_lives_on_when_the_leader_hangs_for_two_seconds() {
 fn when_all_servers_are_gone_the_tree_is_dead_before_the_session_could_be() {
     let _alone = crate::alone();
     let (mut ensemble, sandbox) = (Ensemble::start(), Sandbox::new());
-    let lives = Lives::of(&sandbox);
+    let probe = Probe::of(&sandbox);
     let holder = zk_flock(
         &sandbox,
         "holder",
@@ -94,18 +94,18 @@ fn when_all_servers_are_gone_the_tree_is_dead_before_the_session_could_be() {
         "write",
     )
     .words(&["lock"]);
-    let run = lives.job(holder, FOREVER).start();
-    lives.wait_for(1);
+    let run = probe.job(holder, FOREVER).start();
+    probe.wait_for(1);
     let last_proof = clock::since_boot(); // or before
     for server in SERVERS {
         ensemble.kill(server);
     }
     assert_lost(run);
-    let life = lives.wait_for(1)[0].dead.saturating_sub(last_proof);
-    assert!(life < Duration::from_secs(5), "{life:?}");
+    let survived = probe.wait_for(1)[0].dead.saturating_sub(last_proof);
+    assert!(survived < Duration::from_secs(5), "{survived:?}");
     report(
         "all servers killed, timeout 5 s: tree dead after",
-        format!("{life:.1?}"),
+        format!("{survived:.1?}"),
     );
 }
 
@@ -124,7 +124,7 @@ fn a_cut_off_follower_keeps_no_tree_alive() {
             Ensemble::cut_from_peers,
         )
     });
-    life::assert_no_overlap("follower cut off, timeout 5 s", leads.collect());
+    probe_job::assert_no_overlap("follower cut off, timeout 5 s", leads.collect());
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_isolated_leader_keeps_no_tree_alive() {
             Ensemble::depose,
         )
     });
-    life::assert_no_overlap("leader isolated, timeout 5 s", leads.collect());
+    probe_job::assert_no_overlap("leader isolated, timeout 5 s", leads.collect());
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn a_holder_that_trusts_sync_is_seen_to_overlap() {
 fn assert_overlap(sandbox: &Sandbox, lead: f64) {
     assert!(lead < 0.0, "the tree was dead {lead:.3} s before");
     let verdict = judge(
-        &Lives::of(sandbox).all(),
+        &Probe::of(sandbox).all(),
         1,
         &[],
         Duration::ZERO,
@@ -293,8 +293,8 @@ fn takeover(
     server: usize,
     fault: fn(&Ensemble, usize),
 ) -> f64 {
-    let lives = Lives::of(sandbox);
-    let before = lives.all().len();
+    let probe = Probe::of(sandbox);
+    let before = probe.all().len();
     let lock = format!("lock-{before}");
     let others: Vec<usize> = SERVERS
         .into_iter()
@@ -309,8 +309,8 @@ fn takeover(
         heartbeat,
     )
     .words(&[&lock]);
-    let holder = lives.job(holder, FOREVER).start();
-    lives.wait_for(before + 1);
+    let holder = probe.job(holder, FOREVER).start();
+    probe.wait_for(before + 1);
     let waiter = zk_flock(
         sandbox,
         &format!("{lock}-waiter"),
@@ -319,7 +319,7 @@ fn takeover(
         "write",
     )
     .words(&["-w", "60", &lock]);
-    let waiter = lives.job(waiter, SHORT).start();
+    let waiter = probe.job(waiter, SHORT).start();
     wait_until("the waiter to wait", || {
         sandbox
             .read(&format!("{lock}-waiter.log"))
@@ -329,9 +329,9 @@ fn takeover(
     assert_eq!(waiter.wait().end, Ok(0));
     assert_lost(holder);
     ensemble.recover();
-    lives.wait_for(before + 2)[before..]
+    probe.wait_for(before + 2)[before..]
         .windows(2)
-        .map(life::lead)
+        .map(probe_job::lead)
         .sum()
 }
 

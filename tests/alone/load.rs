@@ -6,10 +6,10 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
-use common::liar::Liar;
 use common::pty::Terminal;
 use common::run::{Job, exited, killed};
 use common::sandbox::Sandbox;
+use common::scripted_server::ScriptedServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, wait_until};
 use std::fs;
@@ -49,7 +49,7 @@ fn flock<'a>(sandbox: &'a Sandbox, address: &str, keys: &str, words: &[&str]) ->
 #[test]
 fn at_the_limit_or_above_nothing_is_run_and_nobody_is_asked() {
     let _alone = crate::alone();
-    let (sandbox, server) = (Sandbox::new(), Liar::silent());
+    let (sandbox, server) = (Sandbox::new(), ScriptedServer::silent());
     let touch = &["lock", "touch ran"][..];
     for (keys, options, code) in [
         ("", &["-m", "30"][..], 1),
@@ -169,7 +169,7 @@ fn sleep_takes_as_many_seconds_as_the_load_and_none_of_the_time_to_connect() {
 #[test]
 fn a_signal_ends_the_sleep() {
     let _alone = crate::alone();
-    let (sandbox, server) = (Sandbox::new(), Liar::silent());
+    let (sandbox, server) = (Sandbox::new(), ScriptedServer::silent());
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let run = under_load(
             &sandbox,

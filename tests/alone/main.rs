@@ -19,10 +19,10 @@ mod server_crowd;
 // Many contenders, a seeded nemesis and a checker: no two holders, ever.
 mod torture;
 
-/// The command of `common::life`: it is this executable, with this test.
+/// The command of `common::probe_job`: it is this executable, with this test.
 #[test]
-fn a_job_shows_that_it_lives() {
-    common::life::entry();
+fn probe_job_writes_its_token_and_timestamps() {
+    common::probe_job::entry();
 }
 
 /// Waits until no other test of this crate runs. `RUST_TEST_THREADS=1` does the same, but a plain

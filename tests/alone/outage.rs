@@ -9,7 +9,7 @@
 )]
 
 use common::client::frame;
-use common::life::{self, FOREVER, Lives, SHORT};
+use common::probe_job::{self, FOREVER, Probe, SHORT};
 use common::proxy::{From, Passage, Proxy};
 use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
@@ -89,8 +89,8 @@ fn a_job_lives_on_while_its_server_hangs_for_1_8_seconds() {
 fn when_its_server_is_gone_the_tree_is_dead_before_the_session_could_be() {
     let _alone = crate::alone();
     let (mut server, sandbox) = (ZooKeeper::start(), Sandbox::new());
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .job(
             sandbox.flock(
                 &server,
@@ -99,54 +99,54 @@ fn when_its_server_is_gone_the_tree_is_dead_before_the_session_could_be() {
             FOREVER,
         )
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     let last_proof = clock::since_boot(); // or before
     server.kill();
     assert_lost(run, 79, "no answer from");
-    let life = lives.all()[0].dead.saturating_sub(last_proof);
-    assert!(life < SECOND * SHORT_TIMEOUT, "{life:?}");
+    let survived = probe.all()[0].dead.saturating_sub(last_proof);
+    assert!(survived < SECOND * SHORT_TIMEOUT, "{survived:?}");
 }
 
 #[test]
 fn a_job_whose_lock_is_deleted_is_killed_at_once() {
     let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .job(sandbox.flock(server, &["-l", "600", "lock"]), FOREVER)
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     let deleted = clock::since_boot();
     sandbox
         .client(server)
         .delete(&sandbox.node("lock"))
         .expect("it is there");
     assert_lost(run, 1, "the node was deleted");
-    let life = lives.all()[0].dead.saturating_sub(deleted);
-    assert!(life < SECOND, "{life:?}");
-    report("lock deleted: tree dead after", format!("{life:.1?}"));
+    let survived = probe.all()[0].dead.saturating_sub(deleted);
+    assert!(survived < SECOND, "{survived:?}");
+    report("lock deleted: tree dead after", format!("{survived:.1?}"));
 }
 
 #[test]
 fn a_job_whose_session_is_ended_is_killed_at_once() {
     let _alone = crate::alone();
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-    let (lives, proxy) = (Lives::of(&sandbox), Proxy::start(server.address()));
-    let run = lives
+    let (probe, proxy) = (Probe::of(&sandbox), Proxy::start(server.address()));
+    let run = probe
         .job(
             sandbox.flock_at(&proxy.address, TIMEOUT, &["-l", "600", "lock"]),
             FOREVER,
         )
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     let ended = clock::since_boot();
     end_session_of(&proxy, &server.address());
     assert_lost(run, 1, "");
-    let life = lives.all()[0].dead.saturating_sub(ended);
-    assert!(life < SECOND, "{life:?}");
+    let survived = probe.all()[0].dead.saturating_sub(ended);
+    assert!(survived < SECOND, "{survived:?}");
     report(
         "session ended by hand: tree dead after",
-        format!("{life:.1?}"),
+        format!("{survived:.1?}"),
     );
 }
 
@@ -202,22 +202,22 @@ fn when_the_guard_is_killed_the_tree_is_dead_before_the_lock_is_anybody_elses() 
 fn a_stopped_guard_keeps_the_lock_and_is_done_for_when_the_lock_is_lost() {
     let _alone = crate::alone();
     let (mut server, sandbox) = (ZooKeeper::start(), Sandbox::new());
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .job(
             sandbox.flock_at(&server.address(), SHORT_TIMEOUT, &["-l", "0", "lock"]),
             FOREVER,
         )
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     assert!(process::kill(run.guard(), libc::SIGSTOP));
     let_last(3 * SECOND * SHORT_TIMEOUT);
     let last_proof = clock::since_boot(); // or before
-    assert!(lives.all()[0].dead + SECOND > last_proof, "the job lives");
+    assert!(probe.all()[0].dead + SECOND > last_proof, "the job lives");
     server.kill();
     assert_lost(run, 1, "no answer from");
-    let life = lives.all()[0].dead.saturating_sub(last_proof);
-    assert!(life < SECOND * SHORT_TIMEOUT, "{life:?}");
+    let survived = probe.all()[0].dead.saturating_sub(last_proof);
+    assert!(survived < SECOND * SHORT_TIMEOUT, "{survived:?}");
 }
 
 #[test]
@@ -228,14 +228,14 @@ fn nothing_guards_the_lease_while_both_are_stopped_but_the_tree_dies_when_either
         |_: &Running, guard| assert!(process::kill(guard, libc::SIGCONT)),
     ] {
         let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-        let lives = Lives::of(&sandbox);
-        let run = lives
+        let probe = Probe::of(&sandbox);
+        let run = probe
             .job(
                 sandbox.flock_at(&server.address(), SHORT_TIMEOUT, &["-l", "0", "lock"]),
                 FOREVER,
             )
             .start();
-        lives.wait_for(1);
+        probe.wait_for(1);
         let guard = run.guard();
         run.signal(libc::SIGSTOP);
         assert!(process::kill(guard, libc::SIGSTOP));
@@ -245,13 +245,13 @@ fn nothing_guards_the_lease_while_both_are_stopped_but_the_tree_dies_when_either
         let_last(SECOND);
         let woken = clock::since_boot();
         assert!(
-            lives.all()[0].dead + SECOND > woken,
+            probe.all()[0].dead + SECOND > woken,
             "the job lives on: this is the documented gap"
         );
         continued(&run, guard);
         let deadline = woken + SECOND;
         wait_until("the tree to be dead", || clock::since_boot() > deadline);
-        assert!(lives.all()[0].dead < deadline, "the tree lives on");
+        assert!(probe.all()[0].dead < deadline, "the tree lives on");
         process::kill(guard, libc::SIGCONT);
         run.signal(libc::SIGCONT);
         assert_lost(run, 1, "");
@@ -371,15 +371,15 @@ fn assert_orphans_are_gone(server: &ZooKeeper, sandbox: &Sandbox) {
 fn usurped(fault: &str, happens: impl Fn(&Running)) {
     let leads = (0..tries(1)).map(|_| {
         let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
-        let lives = Lives::of(&sandbox);
-        let holder = lives
+        let probe = Probe::of(&sandbox);
+        let holder = probe
             .job(
                 sandbox.flock_at(&server.address(), SHORT_TIMEOUT, &["-l", "0", "lock"]),
                 FOREVER,
             )
             .start();
-        lives.wait_for(1);
-        let waiter = lives
+        probe.wait_for(1);
+        let waiter = probe
             .job(
                 sandbox.flock(server, &["-l", "0", "-w", "60", "lock"]),
                 SHORT,
@@ -392,9 +392,9 @@ fn usurped(fault: &str, happens: impl Fn(&Running)) {
         assert_eq!(waiter.wait().end, Ok(0));
         process::kill(holder.pid(), libc::SIGCONT);
         holder.wait();
-        life::lead(&lives.wait_for(2))
+        probe_job::lead(&probe.wait_for(2))
     });
-    life::assert_no_overlap(
+    probe_job::assert_no_overlap(
         &format!("{fault}, timeout {SHORT_TIMEOUT} s"),
         leads.collect(),
     );

@@ -101,9 +101,9 @@ fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
 
 #[test]
 fn fifty_clients_are_answered_thousands_of_times_a_second() {
-    let _alone = crate::alone();
     const CLIENTS: u16 = 50;
     const ROUNDS: u16 = 200;
+    let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: pool\n  maxlocks: 50\n");
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();

@@ -20,7 +20,7 @@
 use common::checker::{Fault, judge};
 use common::client::Client;
 use common::ensemble::{Ensemble, SERVERS};
-use common::life::{self, Life, Lives};
+use common::probe_job::{self, Holding, Probe};
 use common::proxy::{From, Passage, Proxy};
 use common::run::Job;
 use common::sandbox::Sandbox;
@@ -74,20 +74,25 @@ enum Inside {
 fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
     let _alone = crate::alone();
     let at = Duration::from_millis;
-    let life = |token, first, last| Life {
+    let holding = |token, first, last| Holding {
         lock: "/app/lock".into(),
         token,
         first: at(first),
         last: at(last),
-        dead: at(last) + life::PULSE,
+        dead: at(last) + probe_job::PULSE,
         alone: true,
     };
     let fault = |ended| Fault {
         kind: "power cut".into(),
         ended: at(ended),
     };
-    let judged = |lives: &[Life], faults: &[Fault]| judge(lives, 1, faults, at(1000), at(10_000));
-    let good = [life(1, 100, 200), life(2, 200, 300), life(7, 1250, 1260)];
+    let judged =
+        |holdings: &[Holding], faults: &[Fault]| judge(holdings, 1, faults, at(1000), at(10_000));
+    let good = [
+        holding(1, 100, 200),
+        holding(2, 200, 300),
+        holding(7, 1250, 1260),
+    ];
     let verdict = judged(&good, &[fault(250), fault(9500)]);
     assert!(verdict.is_good(), "{verdict}");
     assert_eq!(
@@ -98,27 +103,33 @@ fn the_checker_sees_an_overlap_a_stale_token_and_a_stuck_lock() {
         ),
         (3, 2, 2)
     );
-    let overlapping = [life(1, 100, 500), life(2, 200, 300), life(3, 299, 600)];
+    let overlapping = [
+        holding(1, 100, 500),
+        holding(2, 200, 300),
+        holding(3, 299, 600),
+    ];
     assert_eq!(
         judged(&overlapping, &[]).overlaps.len(),
         2,
         "each that began while the first lived"
     );
-    let together = Life {
+    let together = Holding {
         alone: false,
-        ..life(2, 205, 300)
+        ..holding(2, 205, 300)
     };
     assert_eq!(
-        judged(&[life(1, 100, 200), together], &[]).overlaps.len(),
+        judged(&[holding(1, 100, 200), together], &[])
+            .overlaps
+            .len(),
         1,
         "as the kernel saw it"
     );
     assert_eq!(
-        judged(&[life(1, 100, 200), life(2, 205, 300)], &[]).close,
+        judged(&[holding(1, 100, 200), holding(2, 205, 300)], &[]).close,
         1
     );
     assert_eq!(
-        judged(&[life(2, 100, 200), life(1, 200, 300)], &[])
+        judged(&[holding(2, 100, 200), holding(1, 200, 300)], &[])
             .stale_tokens
             .len(),
         1
@@ -157,7 +168,11 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
             clock::since_boot() + Duration::from_secs(length),
         );
     });
-    let (program, lives, permits) = (arena.program(), arena.lives(), arena.permits.unwrap_or(1));
+    let (program, holdings, permits) = (
+        arena.program(),
+        arena.holdings(),
+        arena.permits.unwrap_or(1),
+    );
     let grace = TIMEOUT + RECOVERY + LEFT_BEHIND;
     if arena.permits.is_none() {
         let (mut client, app) = (
@@ -168,7 +183,7 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
     }
     let ends = arena.ends.into_inner().expect("nobody panics with it");
     let faults = arena.faults.into_inner().expect("nobody panics with it");
-    let verdict = judge(&lives, permits, &faults, grace, clock::since_boot());
+    let verdict = judge(&holdings, permits, &faults, grace, clock::since_boot());
     println!(
         "{program}, {length} s, seed {seed}, timeout {TIMEOUT:?}: {verdict}runs ended with {ends:?}"
     );
@@ -186,7 +201,7 @@ fn nobody_holds_what_another_holds_whatever_breaks() {
 /// Where it happens.
 struct Arena<'a> {
     sandbox: &'a Sandbox,
-    lives: Lives,
+    probe: Probe,
     /// How many may hold a lock of lockex; `None`: it is zk-flock's.
     permits: Option<usize>,
     /// The servers, and a proxy in front of each.
@@ -205,7 +220,7 @@ impl<'a> Arena<'a> {
         let addresses = ensemble.addresses();
         Arena {
             sandbox,
-            lives: Lives::of(sandbox),
+            probe: Probe::of(sandbox),
             permits: std::env::var("TORTURE_PERMITS")
                 .ok()
                 .map(|permits| permits.parse().expect("TORTURE_PERMITS is a number")),
@@ -241,7 +256,7 @@ impl<'a> Arena<'a> {
         let (hosts, lock) = (hosts.join(","), format!("lock-{}", number % LOCKS));
         while !self.is_over() {
             let run = self
-                .lives
+                .probe
                 .job(self.run(&hosts, &lock), *dice.any(&SIGNS))
                 .start();
             self.runs.lock().expect("nobody panics with it")[number] = Some(run.pid());
@@ -300,15 +315,16 @@ impl<'a> Arena<'a> {
     }
 
     /// All that held, by lock: what lockex holds is a node below the lock's.
-    fn lives(&self) -> Vec<Life> {
-        let mut lives = self.lives.all();
+    fn holdings(&self) -> Vec<Holding> {
+        let mut holdings = self.probe.all();
         if self.permits.is_some() {
-            lives.iter_mut().for_each(|life| {
-                life.lock
-                    .truncate(life.lock.rfind('/').expect("it is a path"));
+            holdings.iter_mut().for_each(|holding| {
+                holding
+                    .lock
+                    .truncate(holding.lock.rfind('/').expect("it is a path"));
             });
         }
-        lives
+        holdings
     }
 
     /// All that may happen to servers and network, one after the other, in rounds of a new order;
@@ -349,14 +365,14 @@ impl<'a> Arena<'a> {
                 while !self.all_taken_since(ended)
                     && clock::since_boot() < ended + TIMEOUT + RECOVERY
                 {
-                    let_last(10 * life::PULSE);
+                    let_last(10 * probe_job::PULSE);
                 }
             }
         }
     }
 
     fn all_taken_since(&self, moment: Duration) -> bool {
-        let taken = self.lives.taken_since(moment);
+        let taken = self.probe.taken_since(moment);
         (0..LOCKS).all(|lock| {
             taken
                 .iter()
@@ -411,7 +427,7 @@ impl<'a> Arena<'a> {
             if let Some((run, guard)) = run.and_then(|run| Some((run, guard(run)?))) {
                 return Some((run, guard));
             }
-            let_last(life::PULSE);
+            let_last(probe_job::PULSE);
         }
         None
     }
@@ -425,7 +441,7 @@ impl<'a> Arena<'a> {
             .iter()
             .for_each(|proxy| proxy.set(side, passage));
         while cuts() == before && clock::since_boot() < end {
-            let_last(life::PULSE);
+            let_last(probe_job::PULSE);
         }
         self.proxies
             .iter()

@@ -18,21 +18,21 @@
 )]
 #![allow(clippy::cast_precision_loss, reason = "figures for a table")]
 
-mod crowd;
+mod contention;
+mod contestants;
 mod distributexd;
 mod etcd;
-mod field;
 mod hand_over;
+mod idle_cost;
 mod one_run;
 mod requests;
 mod service;
 mod stage;
-mod standing;
 mod stopwatch;
 mod table;
 mod waiters;
 
-use field::Field;
+use contestants::Contestants;
 use std::time::Duration;
 use table::Table;
 
@@ -79,13 +79,13 @@ const QUICK: Effort = Effort {
 };
 
 /// A part of the measurements.
-type Part = fn(&Field, &Effort) -> Table;
+type Part = fn(&Contestants, &Effort) -> Table;
 
 const PARTS: &[(&str, Part)] = &[
     ("one-run", one_run::measure),
     ("hand-over", hand_over::measure),
-    ("crowd", crowd::measure),
-    ("standing", standing::measure),
+    ("contention", contention::measure),
+    ("idle-cost", idle_cost::measure),
     ("requests", requests::measure),
     ("waiters", waiters::measure),
 ];
@@ -104,10 +104,10 @@ fn main() {
         words.iter().all(|word| word.starts_with("--"))
             || words.iter().any(|word| part.contains(word))
     };
-    let field = Field::new();
+    let contestants = Contestants::new();
     println!("{}\n", machine());
     for (_, measure) in PARTS.iter().filter(|(name, _)| wanted(name)) {
-        println!("{}", measure(&field, &effort));
+        println!("{}", measure(&contestants, &effort));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Our lock server, as it ships, with the pools that the measurements use.
 
-use crate::field::Programs;
+use crate::contestants::Programs;
 use crate::service::Service;
 use common::sandbox::Sandbox;
 use common::{free_port, wait_until};

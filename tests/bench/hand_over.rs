@@ -1,7 +1,7 @@
 //! From the end of the holder's command to the start of the next one's.
 
 use crate::Effort;
-use crate::field::{Contender, Field};
+use crate::contestants::{Contender, Contestants};
 use crate::stage::{Leash, Sheet, hold, queue_up, wait_for_times, wait_for_waiters};
 use crate::stopwatch::median;
 use crate::table::{Table, ms, ratio};
@@ -11,19 +11,19 @@ use std::time::Duration;
 pub const LOCK: &str = "hand-over";
 
 /// Measures all in turn, round after round.
-pub fn measure(field: &Field, effort: &Effort) -> Table {
+pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let mut table = Table::new(&[
         "hand-over to one who waits",
         "× zk-flock",
         "time",
         "largest",
     ]);
-    let all = field.contenders();
+    let all = contestants.contenders();
     let there: Vec<&Contender> = all.iter().flatten().collect();
     let mut times: Vec<Vec<Duration>> = there.iter().map(|_| Vec::new()).collect();
     for _ in 0..effort.hand_overs {
         for (contender, times) in there.iter().zip(&mut times) {
-            times.push(hand_over(field, contender));
+            times.push(hand_over(contestants, contender));
         }
     }
     let ours = median(times[0].clone());
@@ -38,12 +38,16 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     table
 }
 
-fn hand_over(field: &Field, contender: &Contender) -> Duration {
-    let (leash, first, second) = (Leash::new(field), Sheet::new(field), Sheet::new(field));
-    let holder = hold(field, contender, LOCK, &leash, &first);
+fn hand_over(contestants: &Contestants, contender: &Contender) -> Duration {
+    let (leash, first, second) = (
+        Leash::new(contestants),
+        Sheet::new(contestants),
+        Sheet::new(contestants),
+    );
+    let holder = hold(contestants, contender, LOCK, &leash, &first);
     wait_for_times(&first, 1);
     let before = contender.server.waiting(LOCK);
-    let waiter = queue_up(field, contender, LOCK, &second);
+    let waiter = queue_up(contestants, contender, LOCK, &second);
     wait_for_waiters(contender, LOCK, before, 1);
     leash.let_go();
     assert_eq!(

@@ -1,7 +1,7 @@
 //! One run of `true` under a lock that is free.
 
 use crate::Effort;
-use crate::field::{Contender, Field};
+use crate::contestants::{Contender, Contestants};
 use crate::stopwatch::{Cost, Costs, borrowed, job, system_calls, time};
 use crate::table::{Table, mb, ms, ratio};
 use common::proxy::Proxy;
@@ -18,7 +18,7 @@ struct Figures {
 }
 
 /// Measures all in turn, round after round.
-pub fn measure(field: &Field, effort: &Effort) -> Table {
+pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let head = [
         "one run of `true`",
         "time, × floor",
@@ -30,20 +30,20 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         "packets",
     ];
     let mut table = Table::new(&head);
-    let all: Vec<_> = [Ok(field.floor())]
+    let all: Vec<_> = [Ok(contestants.floor())]
         .into_iter()
-        .chain(field.contenders())
+        .chain(contestants.contenders())
         .collect();
     let there: Vec<&Contender> = all.iter().flatten().collect();
     let mut figures: Vec<Figures> = there
         .iter()
-        .map(|contender| count(field, contender))
+        .map(|contender| count(contestants, contender))
         .collect();
     for _ in 0..effort.runs {
         for (contender, figures) in there.iter().zip(&mut figures) {
             figures.costs.add(time(
-                &field.sandbox,
-                &field.programs,
+                &contestants.sandbox,
+                &contestants.programs,
                 &contender.words(LOCK, &["true"]),
             ));
         }
@@ -81,8 +81,8 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
 
 /// What noise does not touch. The command is one that does next to nothing, so that the figures are
 /// those of who runs it.
-fn count(field: &Field, contender: &Contender) -> Figures {
-    let (sandbox, programs) = (&field.sandbox, &field.programs);
+fn count(contestants: &Contestants, contender: &Contender) -> Figures {
+    let (sandbox, programs) = (&contestants.sandbox, &contestants.programs);
     let nothing = [
         programs
             .stopwatch

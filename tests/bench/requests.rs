@@ -2,8 +2,8 @@
 //! bytes and remembers nothing.
 
 use crate::Effort;
+use crate::contestants::Contestants;
 use crate::distributexd::Distributexd;
-use crate::field::Field;
 use crate::service::{Service, installed};
 use crate::stopwatch::cpu;
 use crate::table::{Table, three};
@@ -19,7 +19,7 @@ const CONNECTIONS: [usize; 2] = [1, 50];
 type Contender<'a> = (&'a str, u16, i32);
 
 /// Measures all in turn, round after round.
-pub fn measure(field: &Field, effort: &Effort) -> Table {
+pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let mut table = Table::new(&[
         "requests a second",
         "1 connection, × nginx",
@@ -33,8 +33,8 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         table.missing("wrk", "apt-get install wrk");
         return table;
     }
-    let state = format!("state: {}\n", field.sandbox.path("state").display());
-    let (memcached, memcache) = memcached(field);
+    let state = format!("state: {}\n", contestants.sandbox.path("state").display());
+    let (memcached, memcache) = memcached(contestants);
     let kinds = [
         ("distributexd", ""),
         ("distributexd with a state file", &state),
@@ -43,10 +43,15 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     let ours = kinds.map(|(name, config)| {
         (
             name,
-            Distributexd::start(&field.sandbox, &field.programs, &["speed"], config),
+            Distributexd::start(
+                &contestants.sandbox,
+                &contestants.programs,
+                &["speed"],
+                config,
+            ),
         )
     });
-    let nginx = nginx(field);
+    let nginx = nginx(contestants);
     let mut contenders: Vec<Contender> = Vec::new();
     contenders.extend(ours.iter().filter_map(|(name, server)| {
         server
@@ -155,7 +160,7 @@ fn wrk(port: u16, connections: usize, effort: &Effort) -> f64 {
 }
 
 /// A memcached, and what a config says of it, whether it is there or not.
-fn memcached(field: &Field) -> (Option<Service>, String) {
+fn memcached(contestants: &Contestants) -> (Option<Service>, String) {
     let port = free_port();
     let words = [
         "memcached",
@@ -168,7 +173,8 @@ fn memcached(field: &Field) -> (Option<Service>, String) {
         "-p",
         &port.to_string(),
     ];
-    let service = installed("memcached").then(|| Service::start(&words, &field.sandbox.folder));
+    let service =
+        installed("memcached").then(|| Service::start(&words, &contestants.sandbox.folder));
     if service.is_some() {
         wait_until("memcached to serve", || {
             TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -181,11 +187,11 @@ fn memcached(field: &Field) -> (Option<Service>, String) {
 }
 
 /// One worker that says YES, and its port.
-fn nginx(field: &Field) -> Option<(Service, u16)> {
+fn nginx(contestants: &Contestants) -> Option<(Service, u16)> {
     if !installed("nginx") {
         return None;
     }
-    let (port, path) = (free_port(), field.sandbox.path("nginx.conf"));
+    let (port, path) = (free_port(), contestants.sandbox.path("nginx.conf"));
     let server = format!(
         "listen 127.0.0.1:{port}; location / {{ default_type text/html; return 200 YES; }}"
     );
@@ -194,20 +200,20 @@ fn nginx(field: &Field) -> Option<(Service, u16)> {
         "daemon off; master_process off; pid nginx.pid; error_log stderr; worker_processes 1; events {{ }} http {{ {http} }}"
     );
     fs::write(&path, config).expect("the config can be written");
-    let folder = field
+    let folder = contestants
         .sandbox
         .folder
         .to_str()
         .expect("paths of tests are text");
     let service = Service::start(
         &["nginx", "-p", folder, "-c", "nginx.conf"],
-        &field.sandbox.folder,
+        &contestants.sandbox.folder,
     );
     wait_until("nginx to serve", || {
         assert!(
             service.runs(),
             "nginx has ended: {}",
-            field.sandbox.read("server.log")
+            contestants.sandbox.read("server.log")
         );
         TcpStream::connect(("127.0.0.1", port)).is_ok()
     });

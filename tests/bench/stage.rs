@@ -1,6 +1,6 @@
 //! Holders that hold until they are let go, and waiters that say when they were served.
 
-use crate::field::{Contender, Field};
+use crate::contestants::{Contender, Contestants};
 use crate::stopwatch::{borrowed, job};
 use common::run::Running;
 use common::{wait_for, wait_until};
@@ -15,10 +15,10 @@ pub struct Sheet(PathBuf);
 
 impl Sheet {
     /// An empty one.
-    pub fn new(field: &Field) -> Sheet {
+    pub fn new(contestants: &Contestants) -> Sheet {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         Sheet(
-            field
+            contestants
                 .sandbox
                 .path(&format!("sheet-{}", NUMBER.fetch_add(1, Ordering::Relaxed))),
         )
@@ -43,9 +43,9 @@ pub struct Leash(PathBuf);
 
 impl Leash {
     /// One for any number of holders.
-    pub fn new(field: &Field) -> Leash {
+    pub fn new(contestants: &Contestants) -> Leash {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let path = field
+        let path = contestants
             .sandbox
             .path(&format!("leash-{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
         assert!(
@@ -75,14 +75,14 @@ impl Leash {
 /// Starts somebody who takes a lock and keeps it as long as the leash does. The first time on the
 /// sheet is that of its start, the second that of its end.
 pub fn hold<'a>(
-    field: &'a Field,
+    contestants: &'a Contestants,
     contender: &Contender,
     lock: &str,
     leash: &Leash,
     sheet: &Sheet,
 ) -> Running<'a> {
     start(
-        field,
+        contestants,
         contender,
         lock,
         &["hold", sheet.path(), leash.path()],
@@ -91,12 +91,12 @@ pub fn hold<'a>(
 
 /// Starts somebody who takes a lock, writes down when that was, and gives it back.
 pub fn queue_up<'a>(
-    field: &'a Field,
+    contestants: &'a Contestants,
     contender: &Contender,
     lock: &str,
     sheet: &Sheet,
 ) -> Running<'a> {
-    start(field, contender, lock, &["stamp", sheet.path()])
+    start(contestants, contender, lock, &["stamp", sheet.path()])
 }
 
 /// Until so many times are on the sheet.
@@ -113,14 +113,19 @@ pub fn wait_for_waiters(contender: &Contender, lock: &str, before: usize, count:
     });
 }
 
-fn start<'a>(field: &'a Field, contender: &Contender, lock: &str, command: &[&str]) -> Running<'a> {
-    let stopwatch = field
+fn start<'a>(
+    contestants: &'a Contestants,
+    contender: &Contender,
+    lock: &str,
+    command: &[&str],
+) -> Running<'a> {
+    let stopwatch = contestants
         .programs
         .stopwatch
         .to_str()
         .expect("paths of tests are text");
     let words = contender.words(lock, &[&[stopwatch], command].concat());
-    job(&field.sandbox, words[0].as_ref())
+    job(&contestants.sandbox, words[0].as_ref())
         .words(&borrowed(&words[1..]))
         .start()
 }

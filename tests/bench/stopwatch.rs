@@ -6,7 +6,7 @@
     reason = "the clock of another process, clock_getcpuclockid(3)"
 )]
 
-use crate::field::Programs;
+use crate::contestants::Programs;
 use common::process;
 use common::run::Job;
 use common::sandbox::Sandbox;

@@ -4,8 +4,8 @@
 #![allow(unsafe_code, reason = "setrlimit(2)")]
 
 use crate::Effort;
+use crate::contestants::Contestants;
 use crate::distributexd::Distributexd;
-use crate::field::Field;
 use crate::stopwatch::{cpu, median, peak_memory};
 use crate::table::{Table, mb, ms};
 use common::{SOON, wait_until};
@@ -23,7 +23,7 @@ const OTHERS: usize = 200;
 const ADDRESSES: usize = 4;
 
 /// Measures crowd after crowd.
-pub fn measure(field: &Field, effort: &Effort) -> Table {
+pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let mut table = Table::new(&[
         "waiters at distributexd",
         "hand-over",
@@ -34,8 +34,8 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     let most = may_open(effort.waiters.iter().max().expect("there are some") + OTHERS) - OTHERS;
     for &size in effort.waiters {
         let size = size.min(most);
-        let server =
-            Distributexd::start(&field.sandbox, &field.programs, &[POOL], "").expect("it serves");
+        let server = Distributexd::start(&contestants.sandbox, &contestants.programs, &[POOL], "")
+            .expect("it serves");
         let before = crowd(&server, size);
         let spent = cpu(server.pid());
         let times = hand_around(before);

@@ -1,7 +1,7 @@
 //! Judges a torture run by what its jobs have written, and by nothing that the program says of
 //! itself.
 
-use super::life::Life;
+use super::probe_job::Holding;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -25,12 +25,12 @@ pub struct Verdict {
     /// How often each thing was broken.
     pub faults: BTreeMap<String, usize>,
     /// Who began before as many as may were dead: who of these lived longest, and who began.
-    pub overlaps: Vec<[Life; 2]>,
+    pub overlaps: Vec<[Holding; 2]>,
     /// How often a job began so soon after the last sign of another that the signs alone would
     /// leave a doubt, and the kernel leaves none.
     pub close: usize,
     /// Whose token was not greater than the one before, of a lock for one.
-    pub stale_tokens: Vec<[Life; 2]>,
+    pub stale_tokens: Vec<[Holding; 2]>,
     /// Which lock was not granted again in time, after which fault.
     pub stuck: Vec<(String, Fault)>,
 }
@@ -45,32 +45,32 @@ impl Verdict {
 /// Judges a run that was over at `end`, for locks that so many may hold. After a fault each lock
 /// must be granted within `grace`.
 pub fn judge(
-    lives: &[Life],
+    holdings: &[Holding],
     permits: usize,
     faults: &[Fault],
     grace: Duration,
     end: Duration,
 ) -> Verdict {
     let mut verdict = Verdict {
-        acquisitions: lives.len(),
+        acquisitions: holdings.len(),
         ..Verdict::default()
     };
     for fault in faults {
         *verdict.faults.entry(fault.kind.clone()).or_default() += 1;
     }
-    let mut locks: BTreeMap<&str, Vec<&Life>> = BTreeMap::new();
-    for life in lives {
-        locks.entry(&life.lock).or_default().push(life);
+    let mut locks: BTreeMap<&str, Vec<&Holding>> = BTreeMap::new();
+    for holding in holdings {
+        locks.entry(&holding.lock).or_default().push(holding);
     }
-    for (lock, lives) in &mut locks {
-        lives.sort_unstable_by_key(|life| life.first);
-        verdict.hand_overs += lives.len() - 1;
-        judge_order(lives, permits, &mut verdict);
+    for (lock, holdings) in &mut locks {
+        holdings.sort_unstable_by_key(|holding| holding.first);
+        verdict.hand_overs += holdings.len() - 1;
+        judge_order(holdings, permits, &mut verdict);
         let deadlines = faults.iter().filter(|fault| fault.ended + grace <= end);
         let missed = deadlines.filter(|fault| {
-            !lives
+            !holdings
                 .iter()
-                .any(|life| (fault.ended..=fault.ended + grace).contains(&life.first))
+                .any(|holding| (fault.ended..=fault.ended + grace).contains(&holding.first))
         });
         verdict
             .stuck
@@ -79,27 +79,31 @@ pub fn judge(
     verdict
 }
 
-/// Judges the lives of one lock, by their beginning: each against all before it. Those who hold a
+/// Judges the holdings of one lock, by their beginning: each against all before it. Those who hold a
 /// semaphore together may begin in another order than they were let in.
-fn judge_order(lives: &[&Life], permits: usize, verdict: &mut Verdict) {
-    for (number, &life) in lives.iter().enumerate() {
-        let before = &lives[..number];
-        let [together, doubtful] = [|life: &Life| life.last, |life: &Life| life.dead].map(|end| {
+fn judge_order(holdings: &[&Holding], permits: usize, verdict: &mut Verdict) {
+    for (number, &holding) in holdings.iter().enumerate() {
+        let before = &holdings[..number];
+        let [together, doubtful] = [
+            |holding: &Holding| holding.last,
+            |holding: &Holding| holding.dead,
+        ]
+        .map(|end| {
             before
                 .iter()
-                .filter(|before| end(before) > life.first)
+                .filter(|before| end(before) > holding.first)
                 .count()
                 >= permits
         });
         let longest = before.iter().max_by_key(|before| before.last);
         match longest {
-            Some(&longest) if together || !life.alone => {
-                verdict.overlaps.push([longest.clone(), life.clone()]);
+            Some(&longest) if together || !holding.alone => {
+                verdict.overlaps.push([longest.clone(), holding.clone()]);
             }
             _ => verdict.close += usize::from(doubtful),
         }
     }
-    let pairs = lives
+    let pairs = holdings
         .windows(2)
         .filter(|pair| permits == 1 && pair[1].token <= pair[0].token);
     verdict

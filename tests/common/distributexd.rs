@@ -3,7 +3,7 @@
 
 use super::run::{Job, Outcome, Running};
 use super::sandbox::{Sandbox, executable};
-use super::{SOON, fate, free_port, process, wait_until};
+use super::{SOON, free_port, network_fault, process, wait_until};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -218,14 +218,14 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Its host loses its power; see [`fate::power_off`].
+    /// Its host loses its power; see [`network_fault::power_off`].
     pub fn power_off(&self) {
-        fate::power_off(&self.stream);
+        network_fault::power_off(&self.stream);
     }
 
     /// Its host forgets it.
     pub fn reset(self) {
-        fate::reset(self.stream);
+        network_fault::reset(self.stream);
     }
 
     /// The next reply, which answers a GET.

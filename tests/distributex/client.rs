@@ -7,11 +7,11 @@
 )]
 
 use common::capture;
-use common::liar::{DeadNameServer, Liar, SwitchedOff, nobody};
-use common::life::{FOREVER, Lives};
 use common::lock_server::{Answer, LockServer, lent, original, plain, to_end};
+use common::probe_job::{FOREVER, Probe};
 use common::run::{Job, Outcome, Running, exited, killed, listener};
 use common::sandbox::Sandbox;
+use common::scripted_server::{DeadNameServer, ScriptedServer, SwitchedOff, nobody};
 use common::{SECOND, let_last, process, report, wait_until};
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -542,8 +542,8 @@ fn an_original_that_runs_here_keeps_us_out() {
 
 #[test]
 fn a_server_that_is_away_is_named_after_ten_seconds() {
-    let (silent, off, port) = (Liar::silent(), SwitchedOff::new(), nobody());
-    let hangs_up = Liar::start(vec![]);
+    let (silent, off, port) = (ScriptedServer::silent(), SwitchedOff::new(), nobody());
+    let hangs_up = ScriptedServer::start(vec![]);
     let sandboxes: Vec<Sandbox> = (0..5).map(|_| Sandbox::new()).collect();
     let started = Instant::now();
     let runs: Vec<_> = [
@@ -848,11 +848,11 @@ fn a_job_lives_on_while_its_server_is_away_for_less_than_its_lease() {
 #[track_caller]
 fn dies_in_time(what: &str, facts: &[&str], harm: impl FnOnce(&LockServer, &Running)) {
     let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, SHORT)));
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .line(sandbox.distributex(server.port, &["--sysexits"]), FOREVER)
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     wait_until("a renewal", || server.words().len() > 2);
     let harmed = clock::since_boot();
     harm(&server, &run);
@@ -875,15 +875,15 @@ fn dies_in_time(what: &str, facts: &[&str], harm: impl FnOnce(&LockServer, &Runn
         ]
         .concat(),
     );
-    let life = lives.all()[0].clone();
+    let holding = probe.all()[0].clone();
     report(
         &format!("{what}: tree dead before its lease was over by"),
-        format!("{:.2} s", end.as_secs_f64() - life.dead.as_secs_f64()),
+        format!("{:.2} s", end.as_secs_f64() - holding.dead.as_secs_f64()),
     );
     assert!(
-        life.dead <= end,
+        holding.dead <= end,
         "{what}: dead at {:?}, lent until {end:?}",
-        life.dead
+        holding.dead
     );
 }
 
@@ -916,16 +916,16 @@ fn a_job_is_dead_before_its_place_is_anothers() {
 #[test]
 fn a_job_whose_place_was_taken_away_is_killed_at_once() {
     let (sandbox, server) = (Sandbox::new(), LockServer::start(lends(7, SHORT)));
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .line(sandbox.distributex(server.port, &[]), FOREVER)
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     server.set(|what| plain(if what == "renew 7" { "NO" } else { "OK" }));
     complains_of_loss(&run.wait(), "says that it is not ours any more");
     let told = server.last("renew 7").unwrap();
-    let life = lives.all()[0].dead.saturating_sub(told);
-    assert!(life < SECOND, "{life:?}");
+    let survived = probe.all()[0].dead.saturating_sub(told);
+    assert!(survived < SECOND, "{survived:?}");
 }
 
 fn complains_of_loss(outcome: &Outcome, why: &str) {

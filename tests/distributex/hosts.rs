@@ -7,7 +7,7 @@
 )]
 
 use common::distributexd::Distributexd;
-use common::life::{self, FOREVER, Lives};
+use common::probe_job::{self, FOREVER, Probe};
 use common::run::{Job, Outcome, Running, exited};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, summary, wait_for, wait_until};
@@ -185,17 +185,17 @@ fn a_server_that_forgets_gives_a_place_back_if_nobody_waits_and_warns() {
 fn the_next_starts_after_the_last_is_dead(what: &str, harm: impl Fn(&Distributexd, &Running)) {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, &kept_pool(&sandbox, 3));
-    let lives = Lives::of(&sandbox);
-    let first = lives
+    let probe = Probe::of(&sandbox);
+    let first = probe
         .line(host(&sandbox, &server, "web1", &["-k", "0.3"]), FOREVER)
         .start();
-    lives.wait_for(1);
-    let second = lives
+    probe.wait_for(1);
+    let second = probe
         .line(host(&sandbox, &server, "web2", &["-k", "0.3"]), FOREVER)
         .start();
     wait_until("the next to wait", || waits(&server, "web2"));
     harm(&server, &first);
-    let lives = lives.wait_for(2);
+    let holdings = probe.wait_for(2);
     first.signal(libc::SIGCONT);
     assert_ne!(first.wait().end, Ok(0));
     second.signal(libc::SIGKILL);
@@ -203,7 +203,7 @@ fn the_next_starts_after_the_last_is_dead(what: &str, harm: impl Fn(&Distributex
     wait_until("all jobs to be gone", || {
         sandbox.processes() == [server.pid()]
     });
-    life::assert_no_overlap(what, vec![life::lead(&lives)]);
+    probe_job::assert_no_overlap(what, vec![probe_job::lead(&holdings)]);
 }
 
 #[test]

@@ -6,8 +6,8 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
-use common::life::{self, FOREVER, Lives};
 use common::lock_server::{Answer, LockServer, lent, lent_as, plain, revoked};
+use common::probe_job::{self, FOREVER, Probe};
 use common::run::{Outcome, listener};
 use common::sandbox::Sandbox;
 use common::{SECOND, process, report, wait_until};
@@ -103,11 +103,11 @@ fn a_renewal_without_a_lease_leaves_the_command_the_time_that_it_had() {
 /// What is told must not make the lease longer, nor endless.
 fn is_killed_in_time(expires: &'static str, why: &str) {
     let (sandbox, server) = (Sandbox::new(), LockServer::start(lends));
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .line(sandbox.distributex(server.port, &["--sysexits"]), FOREVER)
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     wait_until("a renewal", || server.words().len() > 2);
     let harmed = clock::since_boot();
     server.set(move |what| {
@@ -132,19 +132,19 @@ fn is_killed_in_time(expires: &'static str, why: &str) {
         .into_iter()
         .filter(|asked| asked.what == "renew 7" && asked.at < harmed)
         .map(|asked| asked.at);
-    let (end, life) = (
+    let (end, holding) = (
         proofs.max().expect("it was renewed") + SHORT,
-        lives.all()[0].clone(),
+        probe.all()[0].clone(),
     );
-    let lead = end.as_secs_f64() - life.dead.as_secs_f64();
+    let lead = end.as_secs_f64() - holding.dead.as_secs_f64();
     report(
         &format!("renewed with {expires:?}: tree dead before its lease was over by"),
         format!("{lead:.2} s"),
     );
     assert!(
-        life.dead <= end + SLACK,
+        holding.dead <= end + SLACK,
         "{expires}: dead at {:?}, lent until {end:?}",
-        life.dead
+        holding.dead
     );
 }
 
@@ -239,11 +239,11 @@ fn a_command_that_is_deaf_to_a_revoke_is_killed_by_its_grace_or_by_the_end_of_it
         ("60", 1, ["lost ", "its lease ended before the command did"]),
     ] {
         let (sandbox, server) = (Sandbox::new(), LockServer::start(lends));
-        let lives = Lives::of(&sandbox);
-        let run = lives
+        let probe = Probe::of(&sandbox);
+        let run = probe
             .line(sandbox.distributex(server.port, &["-k", grace]), FOREVER)
             .start();
-        lives.wait_for(1);
+        probe.wait_for(1);
         wait_until("a renewal", || server.words().len() > 2);
         revoke(&server);
         complains(&run.wait(), code, &facts);
@@ -256,9 +256,9 @@ fn a_command_that_is_deaf_to_a_revoke_is_killed_by_its_grace_or_by_the_end_of_it
         let &[.., confirmed, told] = &renewals[..] else {
             panic!("{renewals:?}")
         };
-        let (dead, released) = (lives.all()[0].dead, server.last("release 7").unwrap());
+        let (dead, released) = (probe.all()[0].dead, server.last("release 7").unwrap());
         assert!(
-            dead <= confirmed + SHORT + SLACK && dead <= released + life::PULSE,
+            dead <= confirmed + SHORT + SLACK && dead <= released + probe_job::PULSE,
             "dead at {dead:?}, renewals {renewals:?}, released at {released:?}"
         );
         if grace == "0.3" {

@@ -31,8 +31,8 @@ mod server_trouble;
 // YAML that is accepted means the same to PyYAML.
 mod yaml;
 
-/// The command of `common::life`: it is this executable, with this test.
+/// The command of `common::probe_job`: it is this executable, with this test.
 #[test]
-fn a_job_shows_that_it_lives() {
-    common::life::entry();
+fn probe_job_writes_its_token_and_timestamps() {
+    common::probe_job::entry();
 }

@@ -8,11 +8,11 @@
 )]
 
 use common::distributexd::{Connection, Distributexd};
-use common::liar::Act::{Dribble, Hear, Keep, Say};
-use common::liar::{Act, Liar};
 use common::memcached::{Memcached, config_at};
 use common::proxy::{From, Passage, Proxy};
 use common::sandbox::Sandbox;
+use common::scripted_server::Act::{Dribble, Hear, Keep, Say};
+use common::scripted_server::{Act, ScriptedServer};
 use common::{SECOND, let_last, process, report, summary, tries, wait_for, wait_until};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -286,10 +286,10 @@ fn a_memcached_that_lies_is_left_and_named_once() {
     thread::scope(|scope| {
         lies().into_iter().for_each(|(what, script, why)| {
             scope.spawn(move || {
-                let (sandbox, liar) = (Sandbox::new(), Liar::start(script));
-                let server = Distributexd::start(&sandbox, &(config_at(&liar.address) + POOL));
+                let (sandbox, scripted) = (Sandbox::new(), ScriptedServer::start(script));
+                let server = Distributexd::start(&sandbox, &(config_at(&scripted.address) + POOL));
                 let _waits = server.calls("wait", "w", "pool");
-                let line = format!(" ERROR cannot ask memcached at {}: ", liar.address);
+                let line = format!(" ERROR cannot ask memcached at {}: ", scripted.address);
                 let told = wait_for(what, || {
                     server
                         .stderr()
@@ -299,12 +299,12 @@ fn a_memcached_that_lies_is_left_and_named_once() {
                 });
                 assert!(told.contains(why), "{what}: {told}");
                 fails(&server, "get", "memcached");
-                let before = liar.connections();
+                let before = scripted.connections();
                 let_last(4 * SECOND);
                 assert!(
-                    (1..=5).contains(&(liar.connections() - before)),
+                    (1..=5).contains(&(scripted.connections() - before)),
                     "{what}: {} times more",
-                    liar.connections() - before
+                    scripted.connections() - before
                 );
                 assert!(server.memory() < MEMORY, "{what}: {} kB", server.memory());
             });

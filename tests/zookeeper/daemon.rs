@@ -5,9 +5,9 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
-use common::liar::Liar;
 use common::run::{Job, exited};
 use common::sandbox::Sandbox;
+use common::scripted_server::ScriptedServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, process, wait_for, wait_until};
 use std::path::Path;
@@ -126,7 +126,7 @@ fn a_daemon_keeps_the_umask_and_environment_and_leaves_directory_terminal_and_st
 
 #[test]
 fn the_caller_gets_its_0_before_any_server_has_answered() {
-    let (sandbox, silent) = (Sandbox::new(), Liar::silent());
+    let (sandbox, silent) = (Sandbox::new(), ScriptedServer::silent());
     let run = sandbox
         .flock_at(&silent.address, 60, &["-d", "lock", "touch ran"])
         .start();

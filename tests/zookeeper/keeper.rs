@@ -8,11 +8,11 @@
 )]
 
 use common::keeper::{Fate, Keeper};
-use common::liar::Act::{Hear, Keep, Say};
-use common::liar::Liar;
-use common::life::{FOREVER, Lives};
+use common::probe_job::{FOREVER, Probe};
 use common::run::exited;
 use common::sandbox::Sandbox;
+use common::scripted_server::Act::{Hear, Keep, Say};
+use common::scripted_server::ScriptedServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, client, let_last, report, wait_for, wait_until};
 use std::time::Duration;
@@ -35,14 +35,14 @@ fn replaced(keeper: &Keeper) -> Option<(i64, Duration)> {
 #[test]
 fn a_job_whose_session_is_not_resumed_ends_by_the_lease_that_it_has() {
     let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .job(
             sandbox.flock_at(&keeper.address, TIMEOUT, &["--sysexits", "-l", "0", "lock"]),
             FOREVER,
         )
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     let_last(2 * SECOND); // until belief is in step
     let session = keeper.owner(&sandbox.node("lock")).expect("it is held");
     keeper.cut();
@@ -63,7 +63,7 @@ fn a_job_whose_session_is_not_resumed_ends_by_the_lease_that_it_has() {
             .into_iter()
             .find(|&(id, fate, _)| (id, fate) == (session, Fate::Expired))
     });
-    let dead = lives.all()[0].dead;
+    let dead = probe.all()[0].dead;
     let (after, ahead) = (
         dead.saturating_sub(reconnected),
         expired.saturating_sub(dead),
@@ -151,16 +151,16 @@ fn a_server_that_refuses_all_sessions_is_named_and_the_next_is_asked() {
             session_id,
             passwd: vec![0; 16],
         };
-        Liar::start(vec![Hear, Say(client::frame(&response)), Keep])
+        ScriptedServer::start(vec![Hear, Say(client::frame(&response)), Keep])
     };
     for (version, id) in [(42, -1), (42, 7), (0, -1)] {
-        let (sandbox, liar) = (Sandbox::new(), refusal(version, id));
+        let (sandbox, scripted) = (Sandbox::new(), refusal(version, id));
         let run = sandbox
-            .flock_at(&liar.address, 1, &["lock", "touch ran"])
+            .flock_at(&scripted.address, 1, &["lock", "touch ran"])
             .run();
-        run.complains(1, &[&liar.address, "refuses all sessions", "leader"]);
+        run.complains(1, &[&scripted.address, "refuses all sessions", "leader"]);
         assert!(!sandbox.path("ran").exists());
-        let both = format!("{},{}", liar.address, ZooKeeper::shared().address());
+        let both = format!("{},{}", scripted.address, ZooKeeper::shared().address());
         for _ in 0..4 {
             let run = sandbox
                 .program(&[

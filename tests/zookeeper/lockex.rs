@@ -7,11 +7,11 @@
 )]
 
 use common::client::Client;
-use common::liar::Liar;
-use common::life::{self, Life, Lives};
+use common::probe_job::{self, Holding, Probe};
 use common::proxy::Proxy;
 use common::run::{Job, Outcome, Running, exited, killed};
 use common::sandbox::{Sandbox, executable};
+use common::scripted_server::ScriptedServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, let_last, process, wait_for, wait_until};
 use std::fs;
@@ -448,7 +448,7 @@ fn servers_that_are_away_are_tried_in_as_many_rounds_as_told() {
         (&["-R", "3"], 3),
         (&["-R", "0"], 1),
     ] {
-        let deaf = [Liar::start(vec![]), Liar::start(vec![])];
+        let deaf = [ScriptedServer::start(vec![]), ScriptedServer::start(vec![])];
         let both = format!("{},{}", deaf[0].address, deaf[1].address);
         let outcome = sandbox
             .lockex_at(&both, 30, &[options, &["touch ran"]].concat())
@@ -459,7 +459,7 @@ fn servers_that_are_away_are_tried_in_as_many_rounds_as_told() {
             &deaf.each_ref().map(|server| server.address.as_str()),
         );
         assert_eq!(
-            deaf.each_ref().map(Liar::connections),
+            deaf.each_ref().map(ScriptedServer::connections),
             [rounds; 2],
             "{options:?}"
         );
@@ -880,9 +880,9 @@ fn on_cold_standby_the_next_starts_when_the_one_before_has_gone_and_never_earlie
     for mode in [libc::SIGKILL, libc::SIGTERM] {
         for guard in [false, true] {
             let sandbox = Sandbox::new();
-            let lives = Lives::of(&sandbox);
+            let probe = Probe::of(&sandbox);
             let host = || {
-                lives
+                probe
                     .job(
                         sandbox.lockex_at(&ZooKeeper::shared().address(), SHORT, &["-k", "0.3"]),
                         100_000,
@@ -891,7 +891,7 @@ fn on_cold_standby_the_next_starts_when_the_one_before_has_gone_and_never_earlie
             };
             let mut hosts: Vec<_> = (0..3).map(|_| host()).collect();
             for count in 1..=3 {
-                assert_eq!(lives.wait_for(count).len(), count);
+                assert_eq!(probe.wait_for(count).len(), count);
                 let position = hosts
                     .iter()
                     .position(|host| process::children(host.pid()).len() == 1)
@@ -909,12 +909,13 @@ fn on_cold_standby_the_next_starts_when_the_one_before_has_gone_and_never_earlie
                 assert_ne!(running.wait().end, Ok(0));
             }
             wait_until("all jobs to be gone", || sandbox.processes().is_empty());
-            let lives = lives.all();
-            assert_eq!(lives.len(), 3);
-            let last_sign = |pair: &[Life]| life::lead(pair) + life::PULSE.as_secs_f64();
+            let holdings = probe.all();
+            assert_eq!(holdings.len(), 3);
+            let last_sign =
+                |pair: &[Holding]| probe_job::lead(pair) + probe_job::PULSE.as_secs_f64();
             assert!(
-                lives.windows(2).all(|pair| last_sign(pair) > 0.0),
-                "two at once: {lives:?}"
+                holdings.windows(2).all(|pair| last_sign(pair) > 0.0),
+                "two at once: {holdings:?}"
             );
         }
     }

@@ -6,12 +6,12 @@
     reason = "a test may take the time and use threads; the program may not"
 )]
 
-use common::liar::Act::{Dribble, Hear, Keep, Say};
-use common::liar::{Act, Liar, hello, message};
-use common::life::{FOREVER, Lives};
+use common::probe_job::{FOREVER, Probe};
 use common::report;
 use common::run::exited;
 use common::sandbox::Sandbox;
+use common::scripted_server::Act::{Dribble, Hear, Keep, Say};
+use common::scripted_server::{Act, ScriptedServer, hello, message};
 use common::zookeeper::ZooKeeper;
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -82,9 +82,9 @@ fn at_once(cases: Vec<(&'static str, Vec<u8>)>, prove: impl Fn(&str, Vec<u8>) + 
 /// this of it in one line.
 #[track_caller]
 fn is_found_out(what: &str, script: Vec<Act>, why: &str) {
-    let (sandbox, liar) = (Sandbox::new(), Liar::start(script));
+    let (sandbox, scripted) = (Sandbox::new(), ScriptedServer::start(script));
     let run = sandbox
-        .flock_at(&liar.address, 2, &["-x", "17", "lock", "touch ran"])
+        .flock_at(&scripted.address, 2, &["-x", "17", "lock", "touch ran"])
         .start();
     let started = run.started;
     let outcome = run.wait();
@@ -94,12 +94,12 @@ fn is_found_out(what: &str, script: Vec<Act>, why: &str) {
         started.elapsed()
     );
     assert_eq!(outcome.end, Ok(1), "{what}: {outcome:?}");
-    outcome.complains(1, &[&liar.address, why]);
+    outcome.complains(1, &[&scripted.address, why]);
     assert!(!sandbox.path("ran").exists(), "{what}");
     assert!(
-        liar.connections() < 40,
+        scripted.connections() < 40,
         "{what}: {} connections in {TIMEOUT:?}",
-        liar.connections()
+        scripted.connections()
     );
 }
 
@@ -180,9 +180,12 @@ fn an_unknown_error_is_a_refusal_with_its_number() {
         reply(2, -4711, b""),
     ]
     .concat();
-    let (sandbox, liar) = (Sandbox::new(), Liar::start(vec![Hear, Say(replies), Keep]));
+    let (sandbox, scripted) = (
+        Sandbox::new(),
+        ScriptedServer::start(vec![Hear, Say(replies), Keep]),
+    );
     let run = sandbox
-        .flock_at(&liar.address, 2, &["-x", "17", "lock", "touch ran"])
+        .flock_at(&scripted.address, 2, &["-x", "17", "lock", "touch ran"])
         .run();
     run.complains(1, &[&sandbox.node("lock"), "ZooKeeper error -4711"]);
     assert!(!sandbox.path("ran").exists());
@@ -220,7 +223,7 @@ fn lock_granted(node: &str, timeout: Duration) -> Vec<u8> {
 fn junk_while_the_lock_is_held_costs_the_lock_and_the_job_in_time() {
     at_once(junk(), |what, junk| {
         let sandbox = Sandbox::new();
-        let liar = Liar::start(vec![
+        let scripted = ScriptedServer::start(vec![
             Hear,
             Say(lock_granted(&sandbox.node("lock"), TIMEOUT)),
             Hear,
@@ -228,7 +231,7 @@ fn junk_while_the_lock_is_held_costs_the_lock_and_the_job_in_time() {
             Keep,
         ]);
         let run = sandbox
-            .flock_at(&liar.address, 2, &["lock", "sleep 1000"])
+            .flock_at(&scripted.address, 2, &["lock", "sleep 1000"])
             .start();
         run.job();
         let started = Instant::now();
@@ -250,18 +253,18 @@ fn a_session_that_is_resumed_for_less_than_a_second_is_believed_for_no_longer() 
     let sandbox = Sandbox::new();
     let first = vec![Hear, Say(lock_granted(&sandbox.node("lock"), LONG)), Hear]; // hangs up at the first heartbeat
     let second = vec![Hear, Say(hello(SESSION, GRANTED)), Keep];
-    let liar = Liar::start_in_turn(vec![first, second, vec![Keep]]);
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let scripted = ScriptedServer::start_in_turn(vec![first, second, vec![Keep]]);
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .job(
-            sandbox.flock_at(&liar.address, 10, &["--sysexits", "-l", "0", "lock"]),
+            sandbox.flock_at(&scripted.address, 10, &["--sysexits", "-l", "0", "lock"]),
             FOREVER,
         )
         .start();
-    lives.wait_for(1);
+    probe.wait_for(1);
     assert_eq!(run.wait().end, Ok(79), "{}", sandbox.log());
-    let expires = liar.accepted()[1] + GRANTED; // or later: it has not been asked for before it was accepted
-    let dead = lives.all()[0].dead;
+    let expires = scripted.accepted()[1] + GRANTED; // or later: it has not been asked for before it was accepted
+    let dead = probe.all()[0].dead;
     assert!(
         dead < expires,
         "the job lived for {:?} after the end of its session",

@@ -8,11 +8,11 @@
 )]
 
 use common::distributexd::{Connection, Distributexd};
-use common::liar::DeadNameServer;
 use common::memcached::Memcached;
 use common::proxy::Proxy;
 use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
+use common::scripted_server::DeadNameServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, let_last, process, report, wait_for, wait_until};
 use std::fs;

@@ -6,9 +6,9 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
-use common::liar::{DeadNameServer, Liar, SwitchedOff, nobody};
 use common::run::{Job, Outcome, exited};
 use common::sandbox::Sandbox;
+use common::scripted_server::{DeadNameServer, ScriptedServer, SwitchedOff, nobody};
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, report};
 use std::time::{Duration, Instant};
@@ -95,12 +95,16 @@ fn the_host_is_switched_off() {
 
 #[test]
 fn the_server_accepts_and_is_silent() {
-    is_unreachable("silent", &Liar::silent().address, &["no answer for 2.0 s"]);
+    is_unreachable(
+        "silent",
+        &ScriptedServer::silent().address,
+        &["no answer for 2.0 s"],
+    );
 }
 
 #[test]
 fn the_server_hangs_up_at_once() {
-    let server = Liar::start(vec![]);
+    let server = ScriptedServer::start(vec![]);
     is_unreachable("hangs up", &server.address, &[]);
     assert!(
         server.connections() < 20,
@@ -116,7 +120,7 @@ fn the_name_has_no_address() {
 
 #[test]
 fn each_host_is_named_with_its_own_reason() {
-    let (silent, off) = (Liar::silent(), SwitchedOff::new());
+    let (silent, off) = (ScriptedServer::silent(), SwitchedOff::new());
     let hosts = [
         &nobody(),
         &silent.address,
@@ -173,7 +177,11 @@ fn a_longer_wait_is_a_longer_time_to_connect() {
 #[test]
 fn a_good_host_among_bad_ones_is_reached_in_time() {
     let server = ZooKeeper::shared();
-    let (silent, off, closing) = (Liar::silent(), SwitchedOff::new(), Liar::start(vec![]));
+    let (silent, off, closing) = (
+        ScriptedServer::silent(),
+        SwitchedOff::new(),
+        ScriptedServer::start(vec![]),
+    );
     for bad in [
         &nobody(),
         &silent.address,

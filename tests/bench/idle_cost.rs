@@ -2,7 +2,7 @@
 //! and of the server with a thousand of them.
 
 use crate::Effort;
-use crate::field::{Contender, Field};
+use crate::contestants::{Contender, Contestants};
 use crate::stage::{Leash, Sheet, hold, queue_up, wait_for_times, wait_for_waiters};
 use crate::stopwatch::{cpu, peak_memory, proportional_memory};
 use crate::table::{Table, mb, ms};
@@ -15,21 +15,21 @@ use std::time::Duration;
 pub const LOCK: &str = "standing";
 
 /// Measures all at the same time, since they do next to nothing; then the crowds.
-pub fn measure(field: &Field, effort: &Effort) -> Table {
+pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let mut table = Table::new(&[
         "while nothing happens",
         "CPU in a minute",
         "memory",
         "server's CPU in a minute",
     ]);
-    let (idle, _) = watch([vec![field.zookeeper.pid()]].into_iter(), effort)[0];
+    let (idle, _) = watch([vec![contestants.zookeeper.pid()]].into_iter(), effort)[0];
     table.row("ZooKeeper alone", &[String::new(), String::new(), ms(idle)]);
-    let all = field.contenders();
-    let leash = Leash::new(field);
+    let all = contestants.contenders();
+    let leash = Leash::new(contestants);
     let pairs: Vec<_> = all
         .iter()
         .flatten()
-        .map(|contender| (contender.name, pair(field, contender, &leash)))
+        .map(|contender| (contender.name, pair(contestants, contender, &leash)))
         .collect();
     let mut costs = watch(
         pairs
@@ -56,30 +56,34 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
     for missing in all.iter().filter_map(|contender| contender.as_ref().err()) {
         table.missing(missing.name, missing.remedy);
     }
-    for ours in [field.zk_flock(), field.lockex()] {
-        thousands(field, &ours, effort, &mut table);
+    for ours in [contestants.zk_flock(), contestants.lockex()] {
+        thousands(contestants, &ours, effort, &mut table);
     }
     table
 }
 
 /// Somebody who holds, and somebody who waits for it.
-fn pair<'a>(field: &'a Field, contender: &Contender, leash: &Leash) -> [Running<'a>; 2] {
-    let (first, second) = (Sheet::new(field), Sheet::new(field));
-    let holder = hold(field, contender, LOCK, leash, &first);
+fn pair<'a>(
+    contestants: &'a Contestants,
+    contender: &Contender,
+    leash: &Leash,
+) -> [Running<'a>; 2] {
+    let (first, second) = (Sheet::new(contestants), Sheet::new(contestants));
+    let holder = hold(contestants, contender, LOCK, leash, &first);
     wait_for_times(&first, 1);
     let before = contender.server.waiting(LOCK);
-    let waiter = queue_up(field, contender, LOCK, &second);
+    let waiter = queue_up(contestants, contender, LOCK, &second);
     wait_for_waiters(contender, LOCK, before, 1);
     [holder, waiter]
 }
 
 /// Many who hold, each another lock; and many who wait for one.
-fn thousands(field: &Field, contender: &Contender, effort: &Effort, table: &mut Table) {
-    let (leash, sheet) = (Leash::new(field), Sheet::new(field));
+fn thousands(contestants: &Contestants, contender: &Contender, effort: &Effort, table: &mut Table) {
+    let (leash, sheet) = (Leash::new(contestants), Sheet::new(contestants));
     let holders: Vec<_> = (0..effort.thousand)
         .map(|number| {
             hold(
-                field,
+                contestants,
                 contender,
                 &format!("{LOCK}-{number}"),
                 &leash,
@@ -99,12 +103,16 @@ fn thousands(field: &Field, contender: &Contender, effort: &Effort, table: &mut 
     holders
         .into_iter()
         .for_each(|run| assert_eq!(run.wait().end, Ok(0)));
-    let (leash, first, sheet) = (Leash::new(field), Sheet::new(field), Sheet::new(field));
-    let holder = hold(field, contender, LOCK, &leash, &first);
+    let (leash, first, sheet) = (
+        Leash::new(contestants),
+        Sheet::new(contestants),
+        Sheet::new(contestants),
+    );
+    let holder = hold(contestants, contender, LOCK, &leash, &first);
     wait_for_times(&first, 1);
     let before = contender.server.waiting(LOCK);
     let waiters: Vec<_> = (0..effort.thousand)
-        .map(|_| queue_up(field, contender, LOCK, &sheet))
+        .map(|_| queue_up(contestants, contender, LOCK, &sheet))
         .collect();
     wait_for_waiters(contender, LOCK, before, effort.thousand);
     crowd(

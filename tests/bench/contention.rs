@@ -2,7 +2,7 @@
 //! server.
 
 use crate::Effort;
-use crate::field::{Contender, Field, Server};
+use crate::contestants::{Contender, Contestants, Server};
 use crate::stage::{Leash, Sheet, hold, queue_up, wait_for_times, wait_for_waiters};
 use crate::stopwatch::cpu;
 use crate::table::{Table, ms, ratio, three};
@@ -22,7 +22,7 @@ struct Figures {
 }
 
 /// Measures all in turn, round after round, for one size after another.
-pub fn measure(field: &Field, effort: &Effort) -> Table {
+pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let head = [
         "waiters for one lock",
         "waiters",
@@ -33,7 +33,7 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         "packets, each",
     ];
     let mut table = Table::new(&head);
-    let all = field.contenders();
+    let all = contestants.contenders();
     for &size in effort.crowds {
         let there: Vec<&Contender> = all
             .iter()
@@ -43,7 +43,7 @@ pub fn measure(field: &Field, effort: &Effort) -> Table {
         let mut figures: Vec<Vec<Figures>> = there.iter().map(|_| Vec::new()).collect();
         for _ in 0..effort.rounds {
             for (contender, figures) in there.iter().zip(&mut figures) {
-                figures.push(crowd(field, contender, size));
+                figures.push(crowd(contestants, contender, size));
             }
         }
         let middles: Vec<Figures> = figures.into_iter().map(middle).collect();
@@ -81,13 +81,17 @@ fn shown(
     [ms(*total), ms(total.div_f64(each)), cpu, packets]
 }
 
-fn crowd(field: &Field, contender: &Contender, size: usize) -> Figures {
-    let (leash, first, sheet) = (Leash::new(field), Sheet::new(field), Sheet::new(field));
-    let holder = hold(field, contender, LOCK, &leash, &first);
+fn crowd(contestants: &Contestants, contender: &Contender, size: usize) -> Figures {
+    let (leash, first, sheet) = (
+        Leash::new(contestants),
+        Sheet::new(contestants),
+        Sheet::new(contestants),
+    );
+    let holder = hold(contestants, contender, LOCK, &leash, &first);
     wait_for_times(&first, 1);
     let before = contender.server.waiting(LOCK);
     let waiters: Vec<_> = (0..size)
-        .map(|_| queue_up(field, contender, LOCK, &sheet))
+        .map(|_| queue_up(contestants, contender, LOCK, &sheet))
         .collect();
     wait_for_waiters(contender, LOCK, before, size);
     let (spent_before, packets_before) = (spent(contender), packets(contender));

@@ -1,6 +1,6 @@
-//! A job that shows that it lives: it writes its fencing token, then the time, every 10 ms, and so
-//! does a child of it in a group of its own. It ignores TERM. It is the test executable itself,
-//! told by its environment; nothing else starts fast enough and is always there.
+//! A command that records when it runs: it and a child in its own process group write the fencing
+//! token, then the time every 10 ms. Both ignore TERM. The command is the test executable itself,
+//! told by environment variables: nothing else starts as fast and is always installed.
 
 #![allow(unsafe_code, reason = "signal(2)")]
 
@@ -15,114 +15,114 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use zk_flock::sys::clock;
 
-/// Time between two signs of life.
+/// Time between two timestamps.
 pub const PULSE: Duration = Duration::from_millis(10);
 
-/// Signs of a job that does not end by itself.
+/// Timestamps of a command that does not end by itself.
 pub const FOREVER: u32 = 1_000_000;
 
-/// Signs of a job of half a second.
+/// Timestamps of a command that runs for half a second.
 pub const SHORT: u32 = 50;
 
-/// What tells the executable to be a job: the folder to write into.
-const FOLDER: &str = "LIFE_FOLDER";
+/// Tells the executable to be the command: the folder to write into.
+const FOLDER: &str = "PROBE_FOLDER";
 
-/// How many signs the job gives before it ends.
-const SIGNS: &str = "LIFE_SIGNS";
+/// How many timestamps the command writes before it exits.
+const TIMESTAMPS: &str = "PROBE_TIMESTAMPS";
 
-/// Set for the child.
-const CHILD: &str = "LIFE_CHILD";
+/// Set for the child of the command.
+const CHILD: &str = "PROBE_CHILD";
 
-/// The test that is the job. Each crate that uses this module has it in its main.rs.
-const ENTRY: &str = "a_job_shows_that_it_lives";
+/// The test that is the command. Each crate that uses this module has it in its main.rs.
+const ENTRY: &str = "probe_job_writes_its_token_and_timestamps";
 
-/// One holding of a lock, as its job and its job's child have written it. Times are since boot.
+/// One holding of a lock, as the command and its child recorded it. Times are since boot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Life {
+pub struct Holding {
     /// The lock's path.
     pub lock: String,
     /// The fencing token.
     pub token: i64,
-    /// The first sign of either.
+    /// The first timestamp of either process.
     pub first: Duration,
-    /// The last sign of either.
+    /// The last timestamp of either process.
     pub last: Duration,
-    /// When both are known to be dead, as far as their signs tell: a pulse after the last, unless
+    /// When both are known to be dead, as far as their timestamps tell: a pulse after the last, unless
     /// it was said to be the last.
     pub dead: Duration,
-    /// Whether nothing of any other life of this lock was there when this one began. The kernel
+    /// Whether nothing of any other holding of this lock was there when this one began. The kernel
     /// says so, to the microsecond: job and child share a flock(2), which goes with the last
     /// of them.
     pub alone: bool,
 }
 
-/// The lives of a sandbox's jobs.
-pub struct Lives {
+/// Starts probe jobs in a sandbox, and reads what they recorded.
+pub struct Probe {
     folder: PathBuf,
 }
 
-impl Lives {
-    /// Those of this sandbox.
-    pub fn of(sandbox: &Sandbox) -> Lives {
-        let folder = sandbox.path("lives");
+impl Probe {
+    /// Records into a folder of this sandbox.
+    pub fn of(sandbox: &Sandbox) -> Probe {
+        let folder = sandbox.path("holdings");
         fs::create_dir_all(&folder).expect("the sandbox takes folders");
-        Lives { folder }
+        Probe { folder }
     }
 
-    /// A run of zk-flock whose words end with the lock's name: its job gives so many signs, and
-    /// ends.
-    pub fn job<'a>(&self, zk_flock: Job<'a>, signs: u32) -> Job<'a> {
-        self.live(
+    /// A run of zk-flock whose words end with the lock's name: its command writes so many
+    /// timestamps and exits.
+    pub fn job<'a>(&self, zk_flock: Job<'a>, timestamps: u32) -> Job<'a> {
+        self.configure(
             zk_flock.words(&["--", &executable(), "--exact", ENTRY, "--nocapture"]),
-            signs,
+            timestamps,
         )
     }
 
     /// The same of a program that takes its command as a line for the shell.
-    pub fn line<'a>(&self, program: Job<'a>, signs: u32) -> Job<'a> {
-        self.live(
+    pub fn line<'a>(&self, program: Job<'a>, timestamps: u32) -> Job<'a> {
+        self.configure(
             program.words(&[&format!(
                 "exec '{}' --exact {ENTRY} --nocapture",
                 executable()
             )]),
-            signs,
+            timestamps,
         )
     }
 
-    fn live<'a>(&self, job: Job<'a>, signs: u32) -> Job<'a> {
+    fn configure<'a>(&self, job: Job<'a>, timestamps: u32) -> Job<'a> {
         job.env(
             FOLDER,
             self.folder.to_str().expect("paths of tests are text"),
         )
-        .env(SIGNS, &signs.to_string())
+        .env(TIMESTAMPS, &timestamps.to_string())
     }
 
-    /// All so far, by their beginning.
-    pub fn all(&self) -> Vec<Life> {
-        let mut lives: Vec<Life> = Vec::new();
-        for life in self.files().iter().filter_map(|file| read(file)) {
-            match lives
+    /// All holdings so far, in order of their first timestamp.
+    pub fn all(&self) -> Vec<Holding> {
+        let mut holdings: Vec<Holding> = Vec::new();
+        for holding in self.files().iter().filter_map(|file| read(file)) {
+            match holdings
                 .iter_mut()
-                .find(|known| (&known.lock, known.token) == (&life.lock, life.token))
+                .find(|known| (&known.lock, known.token) == (&holding.lock, holding.token))
             {
                 Some(known) => {
-                    known.first = known.first.min(life.first);
-                    known.last = known.last.max(life.last);
-                    known.dead = known.dead.max(life.dead);
-                    known.alone &= life.alone;
+                    known.first = known.first.min(holding.first);
+                    known.last = known.last.max(holding.last);
+                    known.dead = known.dead.max(holding.dead);
+                    known.alone &= holding.alone;
                 }
-                None => lives.push(life),
+                None => holdings.push(holding),
             }
         }
-        lives.sort_unstable_by_key(|life| life.first);
-        lives
+        holdings.sort_unstable_by_key(|holding| holding.first);
+        holdings
     }
 
-    /// All, as soon as they are so many.
+    /// All holdings, as soon as there are `count`.
     #[track_caller]
-    pub fn wait_for(&self, count: usize) -> Vec<Life> {
-        wait_for(&format!("{count} lives"), || {
-            Some(self.all()).filter(|lives| lives.len() >= count)
+    pub fn wait_for(&self, count: usize) -> Vec<Holding> {
+        wait_for(&format!("{count} holdings"), || {
+            Some(self.all()).filter(|holdings| holdings.len() >= count)
         })
     }
 
@@ -156,13 +156,13 @@ fn executable() -> String {
 }
 
 /// By how many seconds the first of two was dead before the second began; negative if both ran.
-/// Zero if that was within a pulse of the last sign, and the kernel says that it was dead.
-pub fn lead(lives: &[Life]) -> f64 {
-    let lead = lives[1].first.as_secs_f64() - lives[0].dead.as_secs_f64();
-    if lives[1].alone {
+/// Zero if that was within a pulse of the last timestamp, and the kernel says that it was dead.
+pub fn lead(holdings: &[Holding]) -> f64 {
+    let lead = holdings[1].first.as_secs_f64() - holdings[0].dead.as_secs_f64();
+    if holdings[1].alone {
         lead.max(0.0)
     } else {
-        lead.min(lives[1].first.as_secs_f64() - lives[0].last.as_secs_f64())
+        lead.min(holdings[1].first.as_secs_f64() - holdings[0].last.as_secs_f64())
     }
 }
 
@@ -189,38 +189,40 @@ pub fn entry() {
         be_job(Path::new(&folder));
     }
     let sandbox = Sandbox::new();
-    let lives = Lives::of(&sandbox);
-    let run = lives
+    let probe = Probe::of(&sandbox);
+    let run = probe
         .job(sandbox.local(&["-l", "0", "lock"]), SHORT)
         .start();
-    wait_until("signs of job and child", || lives.files().len() == 2);
+    wait_until("timestamps of command and child", || {
+        probe.files().len() == 2
+    });
     let began = clock::since_boot();
     assert_eq!(run.wait().end, Ok(0));
-    let [life] = &lives.all()[..] else {
-        panic!("not one life: {:?}", lives.all())
+    let [holding] = &probe.all()[..] else {
+        panic!("not one holding: {:?}", probe.all())
     };
-    let length = life.dead.saturating_sub(life.first);
+    let length = holding.dead.saturating_sub(holding.first);
     assert!(
-        life.first <= began && life.dead <= clock::since_boot(),
-        "{life:?}, seen at {began:?}"
+        holding.first <= began && holding.dead <= clock::since_boot(),
+        "{holding:?}, seen at {began:?}"
     );
     assert!(length >= PULSE * (SHORT - 1), "{length:?}");
-    let signs = |file: &PathBuf| {
+    let timestamps = |file: &PathBuf| {
         fs::read_to_string(file)
-            .expect("signs are text")
+            .expect("timestamps are text")
             .lines()
             .count()
     };
     assert!(
-        lives
+        probe
             .files()
             .iter()
-            .all(|file| signs(file) > SHORT as usize),
-        "too few signs"
+            .all(|file| timestamps(file) > SHORT as usize),
+        "too few timestamps"
     );
 }
 
-/// Lives as long as it is told to.
+/// Runs until it has written its timestamps.
 fn be_job(folder: &Path) -> ! {
     // SAFETY: signal(2) takes two integers; to ignore a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
@@ -251,25 +253,27 @@ fn be_job(folder: &Path) -> ! {
             .stdin(witness); // shares what is locked
         command.spawn().expect("it can be started")
     });
-    let (began, signs) = (
+    let (began, timestamps) = (
         Instant::now(),
-        variable(SIGNS).parse::<u32>().expect("signs are a number"),
+        variable(TIMESTAMPS)
+            .parse::<u32>()
+            .expect("timestamps are a number"),
     );
-    for sign in 1..=signs {
+    for timestamp in 1..=timestamps {
         writeln!(file, "{}", clock::since_boot().as_nanos()).expect("the disk is not full");
-        std::thread::sleep((PULSE * sign).saturating_sub(began.elapsed()));
+        std::thread::sleep((PULSE * timestamp).saturating_sub(began.elapsed()));
     }
     child.map(|mut child| child.wait());
     writeln!(file, "{} end", clock::since_boot().as_nanos()).expect("the disk is not full");
     std::process::exit(0)
 }
 
-/// What one process has written. `None` before its first sign. A line that was cut short by its
+/// What one process has written. `None` before its first timestamp. A line that was cut short by its
 /// death does not count.
-fn read(file: &Path) -> Option<Life> {
-    let text = fs::read_to_string(file).expect("signs are text");
+fn read(file: &Path) -> Option<Holding> {
+    let text = fs::read_to_string(file).expect("timestamps are text");
     let (whole, _) = text.rsplit_once('\n')?;
-    let (head, signs) = whole.split_once('\n')?;
+    let (head, timestamps) = whole.split_once('\n')?;
     let [lock, token, alone] = head.split(' ').collect::<Vec<_>>()[..] else {
         panic!("not a head: {head:?}")
     };
@@ -278,15 +282,15 @@ fn read(file: &Path) -> Option<Life> {
             line.split(' ')
                 .next()
                 .and_then(|time| time.parse().ok())
-                .expect("a sign is a time"),
+                .expect("a timestamp is a time"),
         )
     };
-    let end = signs.lines().last()?;
+    let end = timestamps.lines().last()?;
     let last = time(end);
-    Some(Life {
+    Some(Holding {
         lock: lock.to_owned(),
         token: token.parse().expect("a token is a number"),
-        first: time(signs.lines().next()?),
+        first: time(timestamps.lines().next()?),
         last,
         dead: last
             + if end.ends_with("end") {

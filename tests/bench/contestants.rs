@@ -4,7 +4,7 @@
 use crate::distributexd::Distributexd;
 use crate::etcd::Etcd;
 use crate::service::installed;
-use crate::{crowd, hand_over, one_run, standing};
+use crate::{contention, hand_over, idle_cost, one_run};
 use common::kazoo::Kazoo;
 use common::sandbox::{Sandbox, executable};
 use common::zookeeper::ZooKeeper;
@@ -93,7 +93,12 @@ pub struct Contender<'a> {
 }
 
 /// What is locked, as pools of our lock server.
-const POOLS: [&str; 4] = [one_run::LOCK, hand_over::LOCK, crowd::LOCK, standing::LOCK];
+const POOLS: [&str; 4] = [
+    one_run::LOCK,
+    hand_over::LOCK,
+    contention::LOCK,
+    idle_cost::LOCK,
+];
 
 /// Of who takes next to nothing.
 const MANY: usize = 1000;
@@ -172,7 +177,7 @@ fn blocked(file: &Path) -> usize {
 }
 
 /// The servers, and what it takes to use them.
-pub struct Field {
+pub struct Contestants {
     /// Our own.
     pub programs: Programs,
     /// For zk-flock, lockex, kazoo and the floor.
@@ -183,15 +188,15 @@ pub struct Field {
     pub sandbox: Sandbox,
 }
 
-impl Field {
+impl Contestants {
     /// Builds what is to be built and starts the servers.
-    pub fn new() -> Field {
+    pub fn new() -> Contestants {
         let (sandbox, programs, zookeeper) =
             (Sandbox::new(), Programs::build(), ZooKeeper::start());
         sandbox.client(&zookeeper).close();
         let etcd = Etcd::start(&sandbox);
         let distributexd = Distributexd::start(&sandbox, &programs, &POOLS, "").expect("it serves");
-        Field {
+        Contestants {
             programs,
             zookeeper,
             etcd,

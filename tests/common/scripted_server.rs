@@ -32,21 +32,21 @@ pub enum Act {
 }
 
 /// A server on loopback that follows a script, until the test process ends.
-pub struct Liar {
+pub struct ScriptedServer {
     /// Where it listens.
     pub address: String,
     accepted: Arc<Mutex<Vec<Duration>>>,
 }
 
-impl Liar {
+impl ScriptedServer {
     /// One that does this with everybody.
-    pub fn start(script: Vec<Act>) -> Liar {
-        Liar::start_in_turn(vec![script])
+    pub fn start(script: Vec<Act>) -> ScriptedServer {
+        ScriptedServer::start_in_turn(vec![script])
     }
 
     /// One that does the first with the first who comes, and so on; the last with all who come
     /// later.
-    pub fn start_in_turn(scripts: Vec<Vec<Act>>) -> Liar {
+    pub fn start_in_turn(scripts: Vec<Vec<Act>>) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
         let accepted = Arc::new(Mutex::new(Vec::new()));
@@ -61,12 +61,12 @@ impl Liar {
                 thread::spawn(move || perform(&script, &stream));
             }
         });
-        Liar { address, accepted }
+        ScriptedServer { address, accepted }
     }
 
     /// One that accepts and says nothing.
-    pub fn silent() -> Liar {
-        Liar::start(vec![Act::Keep])
+    pub fn silent() -> ScriptedServer {
+        ScriptedServer::start(vec![Act::Keep])
     }
 
     /// How often somebody has connected.
