@@ -1,6 +1,5 @@
 //! Bytes that a real client and a real server have exchanged, in `tests/captures`: a line for each
-//! write to the server (`>`) and each piece from it (`<`); hexadecimal, or what it says where that
-//! is text.
+//! write to the server (`>`) and each piece from it (`<`): hexadecimal, or plain where it is text.
 
 use super::client::next_frame;
 use super::proxy::From;
@@ -9,7 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use zk_flock::http::Reply;
 
-/// What leads a capture.
+/// The first line of each capture of ZooKeeper.
 const HEAD: &str = "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test zookeeper wire -- --ignored`. > to the server, a line a write; < from it.\n";
 
 /// The pieces that one side of a capture sent.
@@ -30,20 +29,20 @@ pub fn messages(capture: &str, side: From) -> Vec<Vec<u8>> {
     messages
 }
 
-/// What curl, a hand and the original's client have asked the original `distributexd`, and what it
-/// has answered, connection by connection.
+/// Requests of curl, of a person at telnet and of the original's client to the original
+/// `distributexd`, and its replies, one connection after another.
 pub fn distributexd() -> impl Iterator<Item = (String, String)> {
     connections(include_str!("../captures/distributexd"))
 }
 
-/// The same of what our own client asks.
+/// The same for requests of this project's distributex.
 pub fn distributex() -> impl Iterator<Item = (String, String)> {
     connections(include_str!("../captures/distributex"))
 }
 
 fn connections(text: &'static str) -> impl Iterator<Item = (String, String)> {
     let connections = text.split("\n\n").skip(1);
-    let text = |line: &str| line.replace("\\r", "\r").replace("\\n", "\n"); // no other backslash was said
+    let text = |line: &str| line.replace("\\r", "\r").replace("\\n", "\n"); // no other backslash in captures
     connections.map(move |connection| {
         let said = |sign: &str| {
             connection
@@ -56,7 +55,7 @@ fn connections(text: &'static str) -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// All replies of a server that has hung up after this.
+/// All replies in what a server sent before it hung up.
 pub fn replies(said: &str) -> Vec<Reply> {
     let mut rest = said.as_bytes();
     let mut replies = Vec::new();

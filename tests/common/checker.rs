@@ -1,49 +1,49 @@
-//! Judges a torture run by what its jobs have written, and by nothing that the program says of
-//! itself.
+//! Judges a torture run by what its probe jobs recorded, and by no output of the program.
 
 use super::probe_job::Holding;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// Something that was broken.
+/// A fault that was injected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
-    /// What it was.
+    /// Its kind.
     pub kind: String,
-    /// When it was over, since boot.
+    /// When it ended, since boot.
     pub ended: Duration,
 }
 
-/// What the run comes to.
+/// The result of a run.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Verdict {
-    /// How often a lock was taken.
+    /// How often a lock was acquired.
     pub acquisitions: usize,
-    /// How often from another.
+    /// How often it was acquired after another holder.
     pub hand_overs: usize,
-    /// How often each thing was broken.
+    /// How often each fault was injected.
     pub faults: BTreeMap<String, usize>,
-    /// Who began before as many as may were dead: who of these lived longest, and who began.
+    /// Holders too many: of the earlier ones the one that ended last, and the one that began too
+    /// early.
     pub overlaps: Vec<[Holding; 2]>,
-    /// How often a job began so soon after the last sign of another that the signs alone would
-    /// leave a doubt, and the kernel leaves none.
+    /// How often a holder began so soon after the last timestamp of another that only the kernel's
+    /// lock shows that they did not overlap.
     pub close: usize,
-    /// Whose token was not greater than the one before, of a lock for one.
+    /// Exclusive holders whose token was not greater than the one before.
     pub stale_tokens: Vec<[Holding; 2]>,
-    /// Which lock was not granted again in time, after which fault.
+    /// Locks that were not granted again in time, and after which fault.
     pub stuck: Vec<(String, Fault)>,
 }
 
 impl Verdict {
-    /// Whether the promise was kept.
+    /// Whether no promise was broken.
     pub fn is_good(&self) -> bool {
         self.overlaps.is_empty() && self.stale_tokens.is_empty() && self.stuck.is_empty()
     }
 }
 
-/// Judges a run that was over at `end`, for locks that so many may hold. After a fault each lock
-/// must be granted within `grace`.
+/// Judges a run that ended at `end`, for locks with `permits` holders at most. After a fault each
+/// lock must be granted within `grace`.
 pub fn judge(
     holdings: &[Holding],
     permits: usize,
@@ -79,8 +79,8 @@ pub fn judge(
     verdict
 }
 
-/// Judges the holdings of one lock, by their beginning: each against all before it. Those who hold a
-/// semaphore together may begin in another order than they were let in.
+/// Judges the holdings of one lock, in the order in which they began: each against all before
+/// it. Holders of a semaphore may begin in another order than they acquired it.
 fn judge_order(holdings: &[&Holding], permits: usize, verdict: &mut Verdict) {
     for (number, &holding) in holdings.iter().enumerate() {
         let before = &holdings[..number];

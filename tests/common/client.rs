@@ -1,8 +1,8 @@
-//! A second client: what a test asks ZooKeeper itself, over the library's own records. It blocks,
-//! and is not shy of panicking.
+//! A blocking ZooKeeper client with which a test reads and changes nodes, on the library's records.
+//! It panics on each error.
 //!
-//! It pings only while it waits for something, so a client that was given a short timeout and is
-//! left alone expires.
+//! It pings only while it waits. With a short timeout its session expires when a test leaves it
+//! alone.
 
 use super::zookeeper::ZooKeeper;
 use super::{SECOND, SOON, wait_for};
@@ -18,7 +18,7 @@ use zk_flock::zookeeper::record::{
 };
 use zk_flock::zookeeper::wire::{Vector, Wire};
 
-/// Operations that the program has no use for: `getACL`, `getChildren`.
+/// Operations that the program does not use: `getACL`, `getChildren`.
 const GET_ACL: i32 = 6;
 const GET_CHILDREN: i32 = 8;
 
@@ -34,14 +34,14 @@ pub struct Client {
     pub session: i64,
 }
 
-/// A watch fired.
+/// An event of a watch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
-    /// What happened to it.
+    /// What happened to the node.
     pub kind: Kind,
-    /// The node.
+    /// The node's path.
     pub path: String,
-    /// When it was seen, by the wall clock: servers stamp nodes with it.
+    /// When the client received it, in wall-clock time, as servers write it into nodes.
     pub seen: SystemTime,
 }
 
@@ -56,12 +56,12 @@ pub enum Kind {
 }
 
 impl Client {
-    /// A session of this timeout, as far as the server allows it.
+    /// Opens a session with this timeout, or the nearest that the server allows.
     pub fn connect(server: &ZooKeeper, timeout: Duration) -> Client {
         Client::connect_to(&server.address(), timeout)
     }
 
-    /// The same through whatever is at `address`.
+    /// The same through the server or proxy at `address`.
     pub fn connect_to(address: &str, timeout: Duration) -> Client {
         let stream = TcpStream::connect(address).expect("the server accepts");
         stream
@@ -89,12 +89,12 @@ impl Client {
         client
     }
 
-    /// Makes an ephemeral node.
+    /// Creates an ephemeral node.
     pub fn create_ephemeral(&mut self, path: &str, data: &[u8]) -> Result<(), Code> {
         self.create(path, data, flag::EPHEMERAL)
     }
 
-    /// Makes a lasting node unless it is there.
+    /// Creates a persistent node unless it exists.
     pub fn create_if_missing(&mut self, path: &str, data: &[u8]) {
         let created = self.create(path, data, flag::PERSISTENT);
         assert!(
@@ -103,7 +103,7 @@ impl Client {
         );
     }
 
-    /// Makes a lasting node that may be touched as this says.
+    /// Creates a persistent node with this ACL.
     pub fn create_with_acl(&mut self, path: &str, acl: &[Acl]) -> Result<(), Code> {
         let request = CreateRequest {
             path: path.into(),
@@ -128,7 +128,7 @@ impl Client {
         .map(drop)
     }
 
-    /// Says who we are, too.
+    /// Authenticates the session.
     pub fn authenticate(&mut self, scheme: &str, data: &str) {
         let mut message = Vec::new();
         RequestHeader {
@@ -150,7 +150,7 @@ impl Client {
         assert_eq!((header.xid, header.err), (xid::AUTH, 0));
     }
 
-    /// Deletes a node, whoever owns it.
+    /// Deletes a node in any version.
     pub fn delete(&mut self, path: &str) -> Result<(), Code> {
         self.ask(
             operation::DELETE,
@@ -162,12 +162,12 @@ impl Client {
         .map(drop)
     }
 
-    /// What is known of a node, if it exists; leaves a watch for its creation, deletion or change.
+    /// The stat of a node, if it exists; sets a watch for its creation, deletion or change.
     pub fn watch(&mut self, path: &str) -> Option<Stat> {
         self.exists(path, true)
     }
 
-    /// What is known of a node, if it exists.
+    /// The stat of a node, if it exists.
     pub fn stat(&mut self, path: &str) -> Option<Stat> {
         self.exists(path, false)
     }
@@ -212,8 +212,8 @@ impl Client {
         children
     }
 
-    /// The nodes below one that may not be there yet, as soon as they are so many, in order of
-    /// their sequence numbers.
+    /// Waits until a node has `count` children, and returns them in the order of their sequence
+    /// numbers. The node may not exist yet.
     #[track_caller]
     pub fn wait_for_children(&mut self, path: &str, count: usize) -> Vec<String> {
         let mut children = wait_for(&format!("{count} nodes below {path}"), || {
@@ -226,7 +226,7 @@ impl Client {
         children
     }
 
-    /// Who may touch a node.
+    /// The ACL of a node.
     pub fn acl(&mut self, path: &str) -> Vec<Acl> {
         let body = self
             .ask(GET_ACL, &path.to_owned())
@@ -234,7 +234,7 @@ impl Client {
         read::<Vector<Acl>>(&mut body.as_slice()).0
     }
 
-    /// Waits until a node is there, and says what is known of it.
+    /// Waits until a node exists, and returns its stat.
     #[track_caller]
     pub fn wait_for_node(&mut self, path: &str) -> Stat {
         loop {
@@ -245,7 +245,7 @@ impl Client {
         }
     }
 
-    /// Waits until a node that this client has watched, or has not, is gone.
+    /// Waits until a node does not exist.
     #[track_caller]
     pub fn wait_until_gone(&mut self, path: &str) {
         while self.watch(path).is_some() {
@@ -253,7 +253,7 @@ impl Client {
         }
     }
 
-    /// The next event of a watch on this node, seen already or still to come.
+    /// The next event of a watch on this node: one already received, or the next to arrive.
     #[track_caller]
     pub fn wait_for_event(&mut self, path: &str) -> Event {
         let deadline = Instant::now() + SOON;
@@ -311,7 +311,7 @@ impl Client {
         }
     }
 
-    /// Keeps an event; hands anything else back.
+    /// Keeps the message if it is an event; returns it otherwise.
     fn take_note(&mut self, mut message: &[u8]) -> Option<(ReplyHeader, Vec<u8>)> {
         let header: ReplyHeader = read(&mut message);
         if header.xid != xid::WATCH {
@@ -353,7 +353,7 @@ impl Client {
     }
 }
 
-/// An entry of an ACL: READ 1, WRITE 2, CREATE 4, DELETE 8, ADMIN 16, to whom.
+/// An entry of an ACL: READ 1, WRITE 2, CREATE 4, DELETE 8, ADMIN 16, and its identity.
 pub fn may(perms: i32, scheme: &str, id: &str) -> Acl {
     Acl {
         perms,
@@ -364,7 +364,7 @@ pub fn may(perms: i32, scheme: &str, id: &str) -> Acl {
     }
 }
 
-/// Takes a whole message off the front of what was received, if one is there.
+/// Takes a whole message from the front of the received bytes, if there is one.
 pub fn next_frame(received: &mut Vec<u8>) -> Option<Vec<u8>> {
     let length = i32::from_be_bytes(received.get(..4)?.try_into().expect("four bytes"));
     let end = 4 + usize::try_from(length).expect("a length is positive");
@@ -393,7 +393,7 @@ pub fn frame(record: &impl Wire) -> Vec<u8> {
     framed(&message)
 }
 
-/// A message after its length.
+/// Prefixes a message with its length.
 pub fn framed(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("tests send little");
     [&length.to_be_bytes(), message].concat()

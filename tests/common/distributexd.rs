@@ -1,5 +1,5 @@
-//! Our own lock server on a free loopback port, and connections to it on which a test says what it
-//! likes. It is one of the sandbox's processes.
+//! This project's distributexd on a free loopback port, and connections on which a test sends any
+//! bytes. It is one of the sandbox's processes.
 
 use super::run::{Job, Outcome, Running};
 use super::sandbox::{Sandbox, executable};
@@ -16,18 +16,18 @@ pub struct Distributexd<'a> {
     pub port: u16,
     sandbox: &'a Sandbox,
     config: PathBuf,
-    /// How many descriptors it may have, if not as many as we.
+    /// Its limit of descriptors, if not that of the test.
     descriptors: Option<u32>,
     running: Option<Running<'a>>,
 }
 
 impl<'a> Distributexd<'a> {
-    /// One with such a config. Where to listen is added to it.
+    /// Starts one with this config, and adds the address to listen on.
     pub fn start(sandbox: &'a Sandbox, config: &str) -> Distributexd<'a> {
         Distributexd::new(sandbox, config, None).started()
     }
 
-    /// One that may have no more than so many descriptors.
+    /// The same with a limit of descriptors.
     pub fn start_with_descriptors(
         sandbox: &'a Sandbox,
         config: &str,
@@ -49,8 +49,7 @@ impl<'a> Distributexd<'a> {
         server
     }
 
-    /// Writes another config in place of the one that it has. It learns of that by SIGHUP, or when
-    /// it is started again.
+    /// Replaces the config file. The server reads it on SIGHUP or at its next start.
     pub fn configure(&self, config: &str) {
         fs::write(&self.config, format!("listen: 127.0.0.1\n{config}"))
             .expect("the config can be written");
@@ -61,7 +60,7 @@ impl<'a> Distributexd<'a> {
         self
     }
 
-    /// Starts it on the port that it had, with what it had written.
+    /// Starts it again on the same port, with the state that it wrote.
     pub fn start_again(&mut self) {
         let config = self.config.to_str().expect("paths of tests are text");
         let words = [
@@ -100,7 +99,7 @@ impl<'a> Distributexd<'a> {
         assert_eq!(self.ask("/"), "INVALID");
     }
 
-    /// As the client is told it: host and port.
+    /// Its host and port, as options of distributex.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -110,12 +109,12 @@ impl<'a> Distributexd<'a> {
         self.running().pid()
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     pub fn stderr(&self) -> String {
         self.running().stderr()
     }
 
-    /// The most memory that it has ever had, in kB.
+    /// Its peak resident memory, in kB.
     pub fn memory(&self) -> usize {
         let most = process::status(self.pid(), "VmHWM").expect("the server runs");
         most.strip_suffix(" kB")
@@ -132,7 +131,7 @@ impl<'a> Distributexd<'a> {
         self.running.as_ref().expect("the server runs")
     }
 
-    /// Tells it to end, and waits until it has. [`Distributexd::start_again`] may follow.
+    /// Sends TERM and waits until it has exited. [`Distributexd::start_again`] may follow.
     pub fn stop(&mut self) -> Outcome {
         self.signal(libc::SIGTERM);
         self.running.take().expect("the server runs").wait()
@@ -145,7 +144,7 @@ impl<'a> Distributexd<'a> {
         assert!(!process::alive(pid));
     }
 
-    /// A connection of its own.
+    /// Opens a connection.
     pub fn connect(&self) -> Connection {
         Connection::to(self.port).expect("the server listens")
     }
@@ -168,7 +167,7 @@ impl<'a> Distributexd<'a> {
         self.calls(call, host, pool).hear()
     }
 
-    /// Asks, and leaves it to the test when to hear.
+    /// Sends the request; the test reads the reply from the connection.
     pub fn calls(&self, call: &str, host: &str, pool: &str) -> Connection {
         let mut connection = self.connect();
         connection.say_bytes(&get(
@@ -188,7 +187,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// One to 127.0.0.1, if somebody listens there.
+    /// Connects to a port of 127.0.0.1, if a server listens on it.
     pub fn to(port: u16) -> Option<Connection> {
         let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream
@@ -203,27 +202,27 @@ impl Connection {
         })
     }
 
-    /// Says this. The server may have hung up already: then there is nothing to hear any more.
+    /// Sends text. The server may have hung up already: then no reply follows.
     pub fn say(&mut self, text: &str) {
         self.say_bytes(text.as_bytes());
     }
 
-    /// Says this.
+    /// Sends bytes.
     pub fn say_bytes(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
-    /// Says that nothing more will be said.
+    /// Shuts down the sending side.
     pub fn end(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
-    /// Its host loses its power; see [`network_fault::power_off`].
+    /// Simulates that the client's host loses power; see [`network_fault::power_off`].
     pub fn power_off(&self) {
         network_fault::power_off(&self.stream);
     }
 
-    /// Its host forgets it.
+    /// Closes it with a reset.
     pub fn reset(self) {
         network_fault::reset(self.stream);
     }
@@ -252,7 +251,7 @@ impl Connection {
         String::from_utf8(reply.body).expect("answers are text")
     }
 
-    /// Whether nothing was said so far that has not been heard.
+    /// Whether the server has sent nothing that was not read yet.
     pub fn is_silent(&mut self) -> bool {
         self.stream.set_nonblocking(true).expect("it can be set");
         let next = self.stream.peek(&mut [0; 1]);
@@ -260,20 +259,20 @@ impl Connection {
         self.received.is_empty() && next.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// All that is said until the server hangs up.
+    /// All that the server sends until it hangs up.
     #[track_caller]
     pub fn rest(&mut self) -> String {
         while self.receive() {}
         String::from_utf8(std::mem::take(&mut self.received)).expect("replies are text")
     }
 
-    /// Asserts that the server hangs up without another word.
+    /// Asserts that the server hangs up and sends nothing more.
     #[track_caller]
     pub fn hears_the_end(&mut self) {
         assert_eq!(self.rest(), "");
     }
 
-    /// Waits for more. False: there will be none.
+    /// Reads more; false at the end of the connection.
     #[track_caller]
     fn receive(&mut self) -> bool {
         let mut bytes = [0; 4096];

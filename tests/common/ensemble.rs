@@ -1,6 +1,6 @@
 //! A real ensemble of three servers, each in a network namespace of its own, with one link to the
-//! clients and one to its peers that a test may cut. The namespaces have no names, so nothing is
-//! left of them, whatever ends the test.
+//! clients and one to its peers that a test may cut. The namespaces have no names, so the kernel
+//! removes them when the test ends, however it ends.
 
 #![allow(unsafe_code, reason = "unshare(2) and setns(2)")]
 #![allow(
@@ -24,10 +24,10 @@ use std::time::Duration;
 /// Servers of an ensemble, by index.
 pub const SERVERS: [usize; 3] = [0, 1, 2];
 
-/// What a session timeout must be two of, as the servers' defaults have it, to be safe.
+/// Servers need a session timeout of at least two of these.
 pub const TICK: Duration = Duration::from_secs(2);
 
-/// Holds a namespace and runs the server in it on demand; all ends with the pipe on stdin.
+/// Holds a namespace and runs the server in it on demand; both end with the pipe on stdin.
 const KEEPER: &str = r#"
 trap '' INT QUIT HUP TERM
 echo ready
@@ -93,17 +93,17 @@ impl Ensemble {
         ensemble
     }
 
-    /// Where clients reach a server.
+    /// The address of a server for clients.
     pub fn address(&self, server: usize) -> String {
         format!("{}:2181", host(Side::Clients, server))
     }
 
-    /// Where clients reach all of them.
+    /// The addresses of all servers for clients.
     pub fn addresses(&self) -> Vec<String> {
         SERVERS.map(|server| self.address(server)).into()
     }
 
-    /// The leader. There is one as soon as a majority says so.
+    /// Waits until a majority names a leader, and returns it.
     pub fn leader(&self) -> usize {
         wait_for("a leader", || {
             SERVERS
@@ -112,7 +112,7 @@ impl Ensemble {
         })
     }
 
-    /// A server that follows.
+    /// A follower.
     pub fn follower(&self) -> usize {
         wait_for("a follower", || {
             SERVERS
@@ -163,33 +163,34 @@ impl Ensemble {
         }
     }
 
-    /// Starts a server that was killed, on what it had written. It serves some time later.
+    /// Starts a server that was killed, with the data that it wrote, and does not wait until it
+    /// serves.
     pub fn start_server(&mut self, server: usize) {
         let pid = self.members[server].ask("start");
         self.members[server].server = Some(pid.parse().expect("the keeper prints a pid"));
     }
 
-    /// Stops a server in its tracks: connections stay, nothing is answered.
+    /// Stops a server with SIGSTOP: connections stay open, no request is answered.
     pub fn freeze(&self, server: usize) {
         let pid = self.members[server].server.expect("the server runs");
         assert!(process::kill(pid, libc::SIGSTOP));
         wait_until("the server is stopped", || process::state(pid) == Some('T'));
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn thaw(&self, server: usize) {
         if let Some(pid) = self.members[server].server {
             process::kill(pid, libc::SIGCONT);
         }
     }
 
-    /// Cuts a server off from its peers; its clients still reach it. Nobody is told: packets
-    /// vanish.
+    /// Cuts a server off from its peers; its clients still reach it. Packets are dropped,
+    /// without an error for either side.
     pub fn cut_from_peers(&self, server: usize) {
         ip(&format!("link set q{server} down"));
     }
 
-    /// Cuts a leader off from its peers, and has them elect another at once.
+    /// Cuts a leader off from its peers, and makes them elect another at once.
     pub fn depose(&self, leader: usize) {
         self.cut_from_peers(leader);
         for peer in SERVERS.into_iter().filter(|&peer| peer != leader) {
@@ -202,13 +203,13 @@ impl Ensemble {
         ip(&format!("link set c{server} down"));
     }
 
-    /// Mends both links of a server.
+    /// Restores both links of a server.
     pub fn mend(&self, server: usize) {
         ip(&format!("link set q{server} up"));
         ip(&format!("link set c{server} up"));
     }
 
-    /// Undoes all that was done to any of them, and waits until all serve.
+    /// Undoes all faults, and waits until all servers serve.
     #[track_caller]
     pub fn recover(&mut self) {
         for server in SERVERS {
@@ -246,8 +247,8 @@ impl Member {
             .expect("its config can be written");
         fs::write(folder.join("myid"), (number + 1).to_string())
             .expect("its number can be written");
-        // Or an election waits for who is cut off, and a queue that the killed have left stays for
-        // a minute.
+        // Otherwise an election waits for a server that is cut off, and the queue of killed clients
+        // stays for a minute.
         let quick = [
             "-Dzookeeper.cnxTimeout=500",
             "-Dznode.container.checkIntervalMs=1000",
@@ -284,7 +285,7 @@ impl Member {
         member
     }
 
-    /// A link between a bridge of ours and its namespace.
+    /// Makes a link between a bridge of the test and the namespace.
     fn link(&self, bridge: &str, name: &str, address: &str) {
         ip(&format!(
             "link add {name} type veth peer name {bridge} netns {}",
@@ -331,7 +332,7 @@ impl Drop for Member {
     }
 }
 
-/// Who is at the other end of a link.
+/// The other end of a link.
 #[derive(Clone, Copy)]
 enum Side {
     Clients = 1,

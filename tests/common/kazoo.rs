@@ -1,5 +1,5 @@
-//! Real kazoo, as PyPI has it, in a virtual environment for each version; `kazoo_lock.py` makes a
-//! program of it.
+//! Real kazoo, as PyPI has it, in a virtual environment for each version; `kazoo_lock.py` is a
+//! program on it.
 
 use super::python;
 use super::run::Job;
@@ -8,14 +8,14 @@ use super::zookeeper::ZooKeeper;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// A version, installed.
+/// An installed version.
 pub struct Kazoo {
     /// Its interpreter.
     pub python: PathBuf,
 }
 
 impl Kazoo {
-    /// The newest there was when the environment was made.
+    /// The newest version at the time when the environment was made.
     pub fn newest() -> &'static Kazoo {
         static NEWEST: OnceLock<Kazoo> = OnceLock::new();
         NEWEST.get_or_init(|| Kazoo {
@@ -36,7 +36,7 @@ impl Kazoo {
         })
     }
 
-    /// Does something with the lock at `path`: see `kazoo_lock.py`.
+    /// Runs an action on the lock at `path`: see `kazoo_lock.py`.
     pub fn lock<'a>(
         &self,
         sandbox: &'a Sandbox,

@@ -21,7 +21,7 @@ use zk_flock::zookeeper::wire::{Vector, Wire};
 /// The least session timeout that it grants.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it looks which sessions have expired.
+/// How often it expires sessions.
 const TICK: Duration = Duration::from_millis(50);
 
 struct Node {
@@ -40,7 +40,7 @@ struct Connection {
     watches: BTreeSet<String>,
 }
 
-/// What became of a session, and when, since boot.
+/// What happened to a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
     /// It was made.
@@ -61,11 +61,11 @@ struct State {
     connections: BTreeMap<i64, Connection>,
     fates: Vec<(i64, Fate, Duration)>,
     zxid: i64,
-    /// The next sequence number, of all parents.
+    /// The next sequence number, common to all parents.
     sequence: i64,
 }
 
-/// One of them, until the test process ends.
+/// A server, until the test process ends.
 pub struct Keeper {
     /// Where it listens.
     pub address: String,
@@ -97,19 +97,19 @@ impl Keeper {
         Keeper { address, state }
     }
 
-    /// Breaks all connections.
+    /// Closes all connections.
     pub fn cut(&self) {
         for connection in lock(&self.state).connections.values() {
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// What became of its sessions so far, in order.
+    /// What happened to its sessions so far, and when since boot, in order.
     pub fn fates(&self) -> Vec<(i64, Fate, Duration)> {
         lock(&self.state).fates.clone()
     }
 
-    /// Who owns a node, if it is there.
+    /// The session that owns a node, if it exists.
     pub fn owner(&self, path: &str) -> Option<i64> {
         lock(&self.state).nodes.get(path).map(|node| node.owner)
     }
@@ -183,7 +183,7 @@ impl State {
         session
     }
 
-    /// Answers a request. `None`: it hangs up instead.
+    /// Answers a request. `None` hangs up.
     fn take(&mut self, session: i64, mut message: &[u8]) -> Option<()> {
         let request = &mut message;
         self.sessions.get_mut(&session)?.heard = clock::since_boot();
@@ -191,7 +191,7 @@ impl State {
         let mut body = Vec::new();
         if header.kind == operation::CLOSE_SESSION {
             self.end(session, Fate::Closed);
-            return None; // without a word
+            return None; // without a reply
         }
         let code = self.answer(session, header.kind, request, &mut body)?;
         let mut reply = Vec::new();
@@ -253,13 +253,13 @@ impl State {
             operation::MULTI => self.multi(session, request, body)?,
             operation::SYNC => SyncRequest::read(request, "sync").ok()?.write(body),
             operation::PING | operation::AUTH => {}
-            _ => return None, // as it does with what it does not know
+            _ => return None, // as it does after an unknown operation
         }
         Some(Code::OK)
     }
 
-    /// Operations are done one by one, and the first that fails ends it: enough for what the
-    /// program asks, whose first operation decides.
+    /// Executes the operations one by one up to the first that fails. This is enough for the
+    /// program, whose first operation decides.
     fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Option<()> {
         let mut failed = None;
         loop {

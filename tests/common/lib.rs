@@ -39,15 +39,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// For what should happen at once. Generous: a machine that is busy with other things must not fail
-/// a test.
+/// The deadline of each wait. Generous: a busy machine must not fail a test.
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// A second.
+/// One second.
 pub const SECOND: Duration = Duration::from_secs(1);
 
-/// Asks again and again until `condition` gives something. Panics, naming `what`, if it has not by
-/// the deadline.
+/// Evaluates `condition` until it is `Some`, and returns its value. Panics at the deadline, and
+/// names `what`.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + SOON;
@@ -70,7 +69,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     wait_for(what, || condition().then_some(()));
 }
 
-/// Writes a figure that the run measured into `figures.txt`, which `tests/all` prints at its end.
+/// Appends a measured figure to `figures.txt`, which `tests/all` prints at its end.
 pub fn report(what: &str, figure: impl Display) {
     let path = scratch().join("figures.txt");
     let mut file = OpenOptions::new()
@@ -97,18 +96,18 @@ fn profile() -> PathBuf {
     profile.expect("deps is in a profile").to_path_buf()
 }
 
-/// Lets time pass: so long does a fault last. Never a guess at how long something takes.
+/// Sleeps while a fault lasts. Never a guess at how long something takes.
 pub fn let_last(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// How often a test tries what must hold each time: `few`, or `TRIES` if that is set, for a longer
-/// proof by hand.
+/// How often a test repeats an attempt: `few`, or `$TRIES` if that is set, for a longer run by
+/// hand.
 pub fn tries(few: usize) -> usize {
     std::env::var("TRIES").map_or(few, |tries| tries.parse().expect("TRIES is a number"))
 }
 
-/// The middle and the largest of some times, in ms.
+/// The median and the maximum of some times, in ms.
 pub fn summary(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
@@ -120,8 +119,8 @@ pub fn summary(mut times: Vec<Duration>) -> String {
     )
 }
 
-/// A port that nobody listens on, below the range that outgoing connections take theirs from, and
-/// that no other thread of ours was given.
+/// A port on which no program listens, below the range of outgoing connections, and given to no
+/// other thread of this process.
 pub fn free_port() -> u16 {
     static TRIED: AtomicU32 = AtomicU32::new(0);
     let first = 10_000 + std::process::id() % 20_000;

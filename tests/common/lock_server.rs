@@ -1,6 +1,5 @@
-//! A lock server over HTTP whose answers a test decides, request by request. What it says is what
-//! real servers have said, or what ours says besides; a real one proves that we understand each
-//! other.
+//! A lock server over HTTP whose answer to each request a test decides. Its replies are recorded
+//! from the original, or are those of this project's distributexd.
 
 use super::capture;
 use std::io::{Read, Write};
@@ -12,20 +11,20 @@ use std::time::Duration;
 use zk_flock::http::Request;
 use zk_flock::sys::clock;
 
-/// What becomes of a request.
+/// The answer to a request.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// These bytes, then the end of the connection.
     Say(Vec<u8>),
-    /// Nothing, until [`LockServer::ask_again`], or until the client has no more to say.
+    /// Nothing, until [`LockServer::ask_again`] or until the client hangs up.
     Wait,
-    /// Nothing, whatever happens.
+    /// Nothing, even when the client hangs up.
     Freeze,
     /// The end of the connection.
     HangUp,
 }
 
-/// The reply of the original server that has this word in it, byte for byte: chunked.
+/// The chunked reply of the original with this word, byte for byte.
 pub fn original(word: &str) -> Answer {
     let body = format!("\r\n\r\n{:x}\r\n{word}\r\n0\r\n\r\n", word.len());
     let (_, reply) = capture::distributex()
@@ -44,7 +43,7 @@ pub fn to_end(word: &str) -> Answer {
     reply("", word)
 }
 
-/// A place of this number, lent for so long.
+/// A grant with this token and lease.
 pub fn lent(token: i64, length: Duration) -> Answer {
     reply(
         &format!(
@@ -55,7 +54,7 @@ pub fn lent(token: i64, length: Duration) -> Answer {
     )
 }
 
-/// The same, with a lease in these words.
+/// The same with the text of the lease header.
 pub fn lent_as(token: i64, expires: &str) -> Answer {
     reply(
         &format!("X-Lock-Token: {token}\r\nX-Lock-Expires: {expires}\r\nContent-Length: 3\r\n"),
@@ -63,7 +62,7 @@ pub fn lent_as(token: i64, expires: &str) -> Answer {
     )
 }
 
-/// The NO to a holder whose lock an operator has revoked.
+/// NO to a holder whose lock an operator revoked.
 pub fn revoked() -> Answer {
     reply("X-Lock-Revoked: 1\r\nContent-Length: 2\r\n", "NO")
 }
@@ -77,17 +76,16 @@ fn reply(fields: &str, word: &str) -> Answer {
     )
 }
 
-/// A request as it came.
+/// A request that was received.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Asked {
-    /// `wait`, or `release 7` with a token; `gone` after a client that had no more to say while it
-    /// waited.
+    /// `wait`, or `release 7` with a token; `gone` when a client hung up while it waited.
     pub what: String,
     /// Its `host`.
     pub host: String,
     /// Its `run`, empty if it has none.
     pub run: String,
-    /// When it had come, since boot.
+    /// When it was received, since boot.
     pub at: Duration,
 }
 
@@ -97,7 +95,7 @@ struct State {
     rule: Rule,
     asked: Vec<Asked>,
     open: Vec<TcpStream>,
-    /// Grows when those who wait are to be looked at again.
+    /// Grows when waiting requests are to be decided again.
     round: usize,
     stopped: bool,
 }
@@ -107,7 +105,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The server; dropped, it is gone.
+/// A server. Dropping it stops it.
 pub struct LockServer {
     /// Port on 127.0.0.1.
     pub port: u16,
@@ -115,7 +113,7 @@ pub struct LockServer {
 }
 
 impl LockServer {
-    /// One that answers by this rule, which is given what is asked, as in [`Asked`].
+    /// Starts one with this rule, which maps the request (see [`Asked`]) to an answer.
     pub fn start(rule: impl FnMut(&str) -> Answer + Send + 'static) -> LockServer {
         LockServer::start_at(0, rule)
     }
@@ -152,28 +150,28 @@ impl LockServer {
         LockServer { port, shared }
     }
 
-    /// From now on it answers so.
+    /// Replaces the rule.
     pub fn set(&self, rule: impl FnMut(&str) -> Answer + Send + 'static) {
         self.shared.state().rule = Box::new(rule);
     }
 
-    /// Has the rule decide again about all who wait.
+    /// Applies the rule again to all waiting requests.
     pub fn ask_again(&self) {
         self.shared.state().round += 1;
         self.shared.changed.notify_all();
     }
 
-    /// What was asked so far.
+    /// All requests so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.shared.state().asked.clone()
     }
 
-    /// The same in words.
+    /// The same as text.
     pub fn words(&self) -> Vec<String> {
         self.asked().into_iter().map(|asked| asked.what).collect()
     }
 
-    /// When the last request of this kind had come.
+    /// When the last request of this kind was received.
     pub fn last(&self, what: &str) -> Option<Duration> {
         self.asked()
             .iter()
@@ -182,7 +180,7 @@ impl LockServer {
             .map(|asked| asked.at)
     }
 
-    /// Ends it as a crash does: connections too. Returns its port.
+    /// Closes listener and connections, as a crash does. Returns the port.
     pub fn kill(self) -> u16 {
         self.port
     }
@@ -199,7 +197,7 @@ impl Drop for LockServer {
         for stream in open {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let _ = TcpStream::connect(("127.0.0.1", self.port)); // so that nobody listens any more
+        let _ = TcpStream::connect(("127.0.0.1", self.port)); // wakes accept, so that the listener closes
     }
 }
 
@@ -273,7 +271,7 @@ fn serve(mut stream: &TcpStream, shared: &Arc<Shared>) -> std::io::Result<()> {
     stream.shutdown(Shutdown::Both)
 }
 
-/// Hangs up, as the original does, when the client has no more to say while it waits.
+/// Hangs up, as the original does, when the client hangs up while it waits.
 fn watch(stream: &TcpStream, host: &str, run: &str, waits: &Arc<AtomicBool>, shared: &Arc<Shared>) {
     let (waits, shared) = (waits.clone(), shared.clone());
     let (mut stream, host, run) = (

@@ -1,5 +1,5 @@
-//! A real memcached, Debian's, on a free loopback port, and the words that a client of any other
-//! kind would say to it. It is one of the sandbox's processes.
+//! A real memcached, Debian's, on a free loopback port, and commands of its text protocol. It is
+//! one of the sandbox's processes.
 
 use super::run::{Job, Running};
 use super::sandbox::Sandbox;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const PROGRAM: &str = "/usr/bin/memcached";
 
-/// A memcached, or the place of one. Dropping it kills it.
+/// A memcached, or a port reserved for one. Dropping it kills it.
 pub struct Memcached<'a> {
     /// Its port on 127.0.0.1.
     pub port: u16,
@@ -20,14 +20,14 @@ pub struct Memcached<'a> {
 }
 
 impl<'a> Memcached<'a> {
-    /// One that serves.
+    /// Starts one.
     pub fn start(sandbox: &'a Sandbox) -> Memcached<'a> {
         let mut memcached = Memcached::absent(sandbox);
         memcached.start_again();
         memcached
     }
 
-    /// A port on which [`Memcached::start_again`] will have one serve.
+    /// Reserves a port, on which [`Memcached::start_again`] starts one.
     pub fn absent(sandbox: &'a Sandbox) -> Memcached<'a> {
         assert!(
             Path::new(PROGRAM).exists(),
@@ -40,7 +40,7 @@ impl<'a> Memcached<'a> {
         }
     }
 
-    /// Starts it on its port. It knows nothing.
+    /// Starts it on its port, empty.
     pub fn start_again(&mut self) {
         let words = [
             "-l",
@@ -66,12 +66,12 @@ impl<'a> Memcached<'a> {
         self.running = Some(running);
     }
 
-    /// Kills it. Nobody answers on its port until [`Memcached::start_again`].
+    /// Kills it. Its port refuses connections until [`Memcached::start_again`].
     pub fn kill(&mut self) {
         self.running = None;
     }
 
-    /// Stops it in its tracks: connections stay, nothing is answered.
+    /// Stops it with SIGSTOP: connections stay open, no request is answered.
     pub fn freeze(&self) {
         assert!(process::kill(self.pid(), libc::SIGSTOP));
         wait_until("memcached to be stopped", || {
@@ -79,7 +79,7 @@ impl<'a> Memcached<'a> {
         });
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn thaw(&self) {
         assert!(process::kill(self.pid(), libc::SIGCONT));
     }
@@ -88,7 +88,7 @@ impl<'a> Memcached<'a> {
         self.running.as_ref().expect("memcached runs").pid()
     }
 
-    /// As clients are told it.
+    /// Its address.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
@@ -98,7 +98,7 @@ impl<'a> Memcached<'a> {
         config_at(&self.address())
     }
 
-    /// What it answers to commands of its text protocol.
+    /// Sends commands of its text protocol and returns the reply.
     #[track_caller]
     pub fn ask(&self, commands: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("memcached listens");
@@ -112,7 +112,7 @@ impl<'a> Memcached<'a> {
         answer
     }
 
-    /// What stands under a key, if anything does.
+    /// The value of a key, if it exists.
     #[track_caller]
     pub fn value(&self, key: &str) -> Option<String> {
         let answer = self.ask(&format!("get {key}"));
@@ -120,7 +120,7 @@ impl<'a> Memcached<'a> {
         Some(value.to_owned())
     }
 
-    /// How long it will still stand there; `None`: without end.
+    /// The time until the key expires; `None` if it never does.
     #[track_caller]
     pub fn expires(&self, key: &str) -> Option<Duration> {
         let answer = self.ask(&format!("mg {key} t"));
@@ -131,7 +131,7 @@ impl<'a> Memcached<'a> {
         (left != "-1").then(|| Duration::from_secs(left.parse().expect("seconds")))
     }
 
-    /// Writes something under a key, as the original does it: whatever stood there.
+    /// Sets a key unconditionally, as the original does.
     #[track_caller]
     pub fn set(&self, key: &str, value: &str) {
         assert_eq!(
@@ -140,7 +140,7 @@ impl<'a> Memcached<'a> {
         );
     }
 
-    /// One of its figures: `cmd_get`, how many keys it was asked for.
+    /// One of its statistics, e.g. `cmd_get`, the number of keys read.
     #[track_caller]
     pub fn figure(&self, name: &str) -> u64 {
         let answer = self.ask("stats");
@@ -152,7 +152,7 @@ impl<'a> Memcached<'a> {
     }
 }
 
-/// The lines of a server's config that name whoever is at this address as its memcached.
+/// The lines of a server's config that name this address as its memcached.
 pub fn config_at(address: &str) -> String {
     let (host, port) = address.rsplit_once(':').expect("an address has a port");
     format!("backend: memcache\nmemcachehost: {host}\nmemcacheport: {port}\n")

@@ -1,4 +1,4 @@
-//! What happens to the peers of a connection: power cuts and resets.
+//! Network faults as a peer sees them: a power cut and a reset.
 
 #![allow(unsafe_code, reason = "setsockopt(2)")]
 
@@ -6,8 +6,8 @@ use std::ffi::c_int;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 
-/// From here on no packet of the other end is heard, as if this one had lost its power: nothing is
-/// acknowledged, not even the end.
+/// Drops all packets of the other end from now on, as if this host had lost power: nothing is
+/// acknowledged, not even a FIN.
 pub fn power_off(stream: &TcpStream) {
     let nothing = libc::sock_filter {
         code: u16::try_from(libc::BPF_RET | libc::BPF_K).expect("it is small"),
@@ -22,7 +22,7 @@ pub fn power_off(stream: &TcpStream) {
     set(stream, libc::SO_ATTACH_FILTER, &program);
 }
 
-/// Closes with a reset, as a host does that has forgotten the connection.
+/// Closes with a reset, as a host does that was restarted.
 pub fn reset(stream: TcpStream) {
     set(
         &stream,

@@ -47,8 +47,8 @@ pub struct Holding {
     pub first: Duration,
     /// The last timestamp of either process.
     pub last: Duration,
-    /// When both are known to be dead, as far as their timestamps tell: a pulse after the last, unless
-    /// it was said to be the last.
+    /// When both are known to be dead, as far as their timestamps tell: a pulse after the last,
+    /// unless it was said to be the last.
     pub dead: Duration,
     /// Whether nothing of any other holding of this lock was there when this one began. The kernel
     /// says so, to the microsecond: job and child share a flock(2), which goes with the last
@@ -268,8 +268,8 @@ fn be_job(folder: &Path) -> ! {
     std::process::exit(0)
 }
 
-/// What one process has written. `None` before its first timestamp. A line that was cut short by its
-/// death does not count.
+/// What one process has written. `None` before its first timestamp. A line that was cut short by
+/// its death does not count.
 fn read(file: &Path) -> Option<Holding> {
     let text = fs::read_to_string(file).expect("timestamps are text");
     let (whole, _) = text.rsplit_once('\n')?;

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-/// No processes at all.
+/// No process.
 pub const NONE: [i32; 0] = [];
 
 /// This process, the test's.
@@ -13,14 +13,14 @@ pub fn own() -> i32 {
     i32::try_from(std::process::id()).expect("a pid is below 2^22")
 }
 
-/// Sends a signal. False if there is no such process any more.
+/// Sends a signal. False if the process does not exist.
 pub fn kill(pid: i32, signal: i32) -> bool {
     assert!(pid > 0, "{pid} is not one process");
     // SAFETY: kill takes two integers and touches no memory.
     unsafe { libc::kill(pid, signal) == 0 }
 }
 
-/// Whether it is there and not a zombie.
+/// Whether it exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     !matches!(state(pid), None | Some('Z' | 'X'))
 }
@@ -72,7 +72,7 @@ pub fn status(pid: i32, key: &str) -> Option<String> {
         .map(|value| value.trim().to_owned())
 }
 
-/// Time that it has spent on a processor, its dead children not counted.
+/// Its processor time, without that of its children.
 pub fn cpu(pid: i32) -> Option<Duration> {
     let fields = stat(pid)?;
     let ticks = |field: usize| fields.get(field)?.parse::<u64>().ok();
@@ -91,7 +91,7 @@ pub fn all() -> impl Iterator<Item = i32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Its children, dead ones that nobody has waited for included.
+/// Its children, zombies included.
 pub fn children(pid: i32) -> Vec<i32> {
     all().filter(|&child| parent(child) == Some(pid)).collect()
 }

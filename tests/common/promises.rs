@@ -1,10 +1,9 @@
-//! The one model of what a lock server promises (distributexd(8), PROMISES): it hears what clients
-//! ask and are told, of whatever backend, and finds what breaks a promise. It knows nothing of
-//! servers, so reloads, restarts and several servers change nothing for it.
+//! The one model of what a lock server promises (distributexd(8), PROMISES): it is given the
+//! requests and replies of all clients, of any backend, and reports each broken promise. It does
+//! not know the servers, so reloads, restarts and several servers change nothing.
 //!
-//! Times are of one clock that nothing stops. What is uncertain counts for the server: a lease is
-//! counted from the earliest moment at which it can have been told, and a holding as released from
-//! when its release is sent.
+//! Times are of one monotonic clock. Uncertainty counts for the server: a lease begins at the
+//! earliest moment at which it can have been granted, and a holding ends when its release is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,10 +15,10 @@ const LEAST: Duration = Duration::from_millis(299);
 /// A lease that lasts until it is released.
 const UNTIL_RELEASED: Duration = Duration::MAX;
 
-/// How long an answer may be on its way: what is over for longer need not be known any more.
+/// How long a reply may be in flight. Older facts are forgotten.
 const LONGEST_ANSWER: Duration = Duration::from_secs(20);
 
-/// How many tokens are remembered, to see that later ones are greater.
+/// How many tokens are remembered, to check that later ones are greater.
 const MOST_HEARD: usize = 20_000;
 
 /// A client: a host, and the id of its run if it has one.
@@ -31,27 +30,27 @@ pub struct Client {
     pub run: Option<String>,
 }
 
-/// When a request was answered: sent not before the first, heard at the second.
+/// When a request was sent and when its reply was received.
 pub type Span = (Duration, Duration);
 
 /// See above.
 #[derive(Default, Debug)]
 pub struct Promises {
     pools: BTreeMap<String, Pool>,
-    /// A sentence for each promise that was broken.
+    /// One sentence for each broken promise.
     pub violations: Vec<String>,
 }
 
 #[derive(Default, Debug)]
 struct Pool {
     maxlocks: u32,
-    /// The most that they ever were.
+    /// The largest number of holders ever.
     most: u32,
     /// By token.
     holdings: BTreeMap<i64, Holding>,
-    /// Hosts of which something was revoked.
+    /// Hosts with a revoked holding.
     revoked: BTreeSet<String>,
-    /// When a token was heard first, and the greatest that was heard until then.
+    /// When a token was first received, and the greatest until then.
     heard: Vec<(Duration, i64)>,
 }
 
@@ -60,10 +59,10 @@ struct Holding {
     host: String,
     run: Option<String>,
     until: Duration,
-    /// When it was told last.
+    /// When it was last confirmed to the client.
     told: Duration,
     released: bool,
-    /// When its revocation was asked for, and when that was confirmed.
+    /// When its revocation was requested, and when that was confirmed.
     revoked: Option<Duration>,
     confirmed: Option<Duration>,
 }
@@ -79,14 +78,14 @@ impl Holding {
 }
 
 impl Promises {
-    /// From now on the pool may have so many holders, or as many as before.
+    /// Sets the pool's number of slots, while its earlier holders may stay.
     pub fn maxlocks_may_be(&mut self, pool: &str, maxlocks: u32) {
         let pool = self.pools.entry(pool.into()).or_default();
         pool.maxlocks = pool.maxlocks.max(maxlocks);
         pool.most = pool.most.max(maxlocks);
     }
 
-    /// From now on it gets no more than so many; 0: it is not in the config.
+    /// Grants no more than this many from now on; 0 if the pool is not in the config.
     pub fn maxlocks_is(&mut self, pool: &str, maxlocks: u32) {
         self.maxlocks_may_be(pool, maxlocks);
         self.pools.entry(pool.into()).or_default().maxlocks = maxlocks;

@@ -1,5 +1,5 @@
-//! A TCP proxy that notes who sent what in which order, and does to it whatever a network may:
-//! pass, hold, drop, delay, cut, each direction by itself.
+//! A TCP proxy that records what each side sent in which order, and passes, holds, drops, delays
+//! or cuts it, each direction by itself.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -10,32 +10,32 @@ use std::time::Duration;
 /// How long a server may take to accept.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who sent something.
+/// The sender.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum From {
-    /// Who has connected.
+    /// The client.
     Client,
-    /// The server behind.
+    /// The server.
     Server,
 }
 
-/// What becomes of what one side sends.
+/// What the proxy does with data of one side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Passage {
-    /// It arrives.
+    /// Passes it.
     Pass,
-    /// It is kept until another passage is set.
+    /// Keeps it until another passage is set.
     Hold,
-    /// It vanishes, and the sender sees nothing of it.
+    /// Drops it without an error for the sender.
     Drop,
-    /// It arrives so much later.
+    /// Passes it after this time.
     Delay(Duration),
-    /// After so many more bytes the connection ends, both ways and without the rest; then all
-    /// passes again.
+    /// Closes the connection in both directions after this many more bytes, drops the rest, and
+    /// passes all later connections.
     Cut(usize),
 }
 
-/// What a proxy has seen, and what it does.
+/// The record and the settings of a proxy.
 struct State {
     connections: usize,
     cuts: usize,
@@ -50,7 +50,7 @@ struct Shared {
     changed: Condvar,
 }
 
-/// Passes every connection on to one server, until the test process ends.
+/// A proxy for one server, until the test process ends.
 pub struct Proxy {
     /// Where it listens.
     pub address: String,
@@ -58,12 +58,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// One in front of `server`.
+    /// Starts one in front of `server`.
     pub fn start(server: String) -> Proxy {
         Proxy::start_at("127.0.0.1:0", server)
     }
 
-    /// The same at an address of its own.
+    /// The same on this address.
     pub fn start_at(address: &str, server: String) -> Proxy {
         let listener = TcpListener::bind(address).expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -98,7 +98,7 @@ impl Proxy {
         Proxy { address, shared }
     }
 
-    /// From now on, this becomes of what `from` sends.
+    /// Sets the passage for what `from` sends.
     pub fn set(&self, from: From, passage: Passage) {
         self.shared.state().passages[from as usize] = passage;
         self.shared.changed.notify_all();
@@ -110,7 +110,7 @@ impl Proxy {
         self.set(From::Server, passage);
     }
 
-    /// Ends all connections, and each new one at once; or has done with that.
+    /// Closes all connections, and each new one at once; or stops that.
     pub fn set_away(&self, away: bool) {
         let mut state = self.shared.state();
         state.away = away;
@@ -129,7 +129,7 @@ impl Proxy {
         self.shared.state().cuts
     }
 
-    /// Who has spoken in turn: neighbours in this list differ.
+    /// The senders in turn: neighbours in this list differ.
     pub fn turns(&self) -> Vec<From> {
         let mut turns: Vec<From> = self.chunks().into_iter().map(|(from, _)| from).collect();
         turns.dedup();
@@ -147,7 +147,7 @@ impl Shared {
         self.state.lock().expect("nobody panics with the lock")
     }
 
-    /// Notes a connection. False if it is to end at once.
+    /// Records a connection. False if it is to be closed at once.
     fn take_note_of(&self, client: &TcpStream) -> bool {
         let mut state = self.state();
         state.connections += 1;
@@ -160,8 +160,8 @@ impl Shared {
         !state.away
     }
 
-    /// Notes a piece; waits until it may go on. How many of its bytes do, and whether the
-    /// connection goes on too.
+    /// Records a piece and waits until it may pass. Returns how many of its bytes pass, and whether
+    /// the connection stays open.
     fn admit(&self, from: From, piece: &[u8]) -> (usize, bool) {
         let mut state = self.state();
         state.chunks.push((from, piece.to_vec()));
@@ -193,7 +193,7 @@ impl Shared {
     }
 }
 
-/// Copies one direction of a connection until it ends, noting each piece before it goes on.
+/// Copies one direction of a connection until it ends, and records each piece before it passes.
 fn pass_on(from: From, source: &TcpStream, sink: &TcpStream, shared: &Arc<Shared>) {
     let [mut source, mut sink] =
         [source, sink].map(|stream| stream.try_clone().expect("a socket can be cloned"));

@@ -1,4 +1,4 @@
-//! A terminal with an interactive shell in it, and somebody who types.
+//! A terminal with an interactive shell, for which a test types.
 
 #![allow(unsafe_code, reason = "openpty(3), setsid(2), TIOCSCTTY")]
 
@@ -21,7 +21,7 @@ pub const SUSPEND: &str = "\x1a";
 /// Ctrl-\.
 pub const QUIT: &str = "\x1c";
 
-/// A terminal.
+/// A terminal and its shell.
 pub struct Terminal {
     keyboard: File,
     shell: Child,
@@ -29,7 +29,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// One with an interactive bash, whose prompt is `$ `, in a sandbox's folder.
+    /// Opens one with an interactive bash with the prompt `$ ` in the sandbox's folder.
     pub fn open(sandbox: &Sandbox) -> Terminal {
         let (ours, theirs) = openpty();
         let stdio = || theirs.try_clone().expect("a descriptor can be cloned");
@@ -74,7 +74,7 @@ impl Terminal {
         terminal
     }
 
-    /// Types keys as they are; a line wants its `\n`.
+    /// Types keys as they are; a line needs its `\n`.
     pub fn press(&mut self, keys: &str) {
         self.keyboard
             .write_all(keys.as_bytes())
@@ -87,7 +87,7 @@ impl Terminal {
         self.press("\n");
     }
 
-    /// All that was shown so far, what was typed included.
+    /// All output so far, with the echo of typed keys.
     pub fn screen(&self) -> String {
         self.screen
             .lock()
@@ -114,7 +114,7 @@ impl Drop for Terminal {
     }
 }
 
-/// A new terminal: the side of who types and looks, and the side of the programs in it. Both are
+/// A new terminal: the master for the test and the slave for the programs. Both are
 /// close-on-exec.
 fn openpty() -> (File, File) {
     let (mut ours, mut theirs) = (-1, -1);
@@ -132,13 +132,13 @@ fn openpty() -> (File, File) {
     let file = |descriptor| {
         // SAFETY: fcntl with F_SETFD takes an integer and touches no memory.
         assert!(unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } == 0);
-        // SAFETY: openpty has just made the descriptor, and nobody else owns it.
+        // SAFETY: openpty has just made the descriptor, and no other value owns it.
         File::from(unsafe { OwnedFd::from_raw_fd(descriptor) })
     };
     (file(ours), file(theirs))
 }
 
-/// Collects what is shown until the last program has left the terminal.
+/// Collects the output until the last program has left the terminal.
 fn show(mut terminal: File, screen: Arc<Mutex<String>>) {
     thread::spawn(move || {
         let mut chunk = [0; 4096];

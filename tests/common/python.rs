@@ -1,5 +1,4 @@
-//! Packages as PyPI has them, each in a virtual environment of its own, which later runs find
-//! again.
+//! Packages of PyPI, each in its own virtual environment, which later runs reuse.
 
 use super::scratch;
 use std::fs;

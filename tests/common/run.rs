@@ -11,10 +11,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A run that has been waited for so long hangs.
+/// A run that takes longer hangs, and fails the test.
 const DEADLINE: Duration = Duration::from_secs(90);
 
-/// A program, its words and surroundings, not yet started.
+/// A program that was not started yet, with its arguments and environment.
 pub struct Job<'a> {
     sandbox: &'a Sandbox,
     command: Command,
@@ -25,9 +25,9 @@ pub struct Job<'a> {
 pub struct Outcome {
     /// The exit code, or the number of the signal that it died of.
     pub end: Result<i32, i32>,
-    /// What it wrote.
+    /// What it wrote to stdout.
     pub stdout: String,
-    /// What it complained about.
+    /// What it wrote to stderr.
     pub stderr: String,
 }
 
@@ -40,7 +40,7 @@ pub fn listener(signals: &str) -> String {
     )
 }
 
-/// An end with this code and not a word.
+/// An end with this exit code and without output.
 pub fn exited(code: i32) -> Outcome {
     Outcome {
         end: Ok(code),
@@ -49,7 +49,7 @@ pub fn exited(code: i32) -> Outcome {
     }
 }
 
-/// An end by this signal and not a word.
+/// An end by this signal and without output.
 pub fn killed(signal: i32) -> Outcome {
     Outcome {
         end: Err(signal),
@@ -68,8 +68,8 @@ impl Outcome {
         }
     }
 
-    /// Asserts exit code `code`, nothing on stdout, and one line on stderr that leads with the
-    /// program's name and holds each of `facts`.
+    /// Asserts exit code `code`, nothing on stdout, and one line on stderr that begins with the
+    /// program's name and contains each of `facts`.
     #[track_caller]
     pub fn complains(&self, code: i32, facts: &[&str]) {
         assert_eq!(
@@ -81,7 +81,7 @@ impl Outcome {
         self.complaint(facts);
     }
 
-    /// Asserts one line on stderr that leads with the program's name and holds each of `facts`.
+    /// Asserts one line on stderr that begins with the program's name and contains each of `facts`.
     #[track_caller]
     pub fn complaint(&self, facts: &[&str]) {
         self.complaint_of("zk-flock", facts);
@@ -132,7 +132,7 @@ impl<'a> Job<'a> {
         self
     }
 
-    /// Gives it a stdin that ends when the test lets go: a job of `cat` lives exactly so long.
+    /// Gives it a stdin that ends when the test lets go: the command `cat` runs exactly that long.
     #[must_use]
     pub fn leashed(mut self) -> Job<'a> {
         self.command.stdin(Stdio::piped());
@@ -191,7 +191,7 @@ pub struct Running<'a> {
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
-    /// When.
+    /// When it was started.
     pub started: Instant,
 }
 
@@ -201,7 +201,7 @@ impl Running<'_> {
         i32::try_from(self.child.id()).expect("a pid is positive and below 2^22")
     }
 
-    /// Sends it, and it alone, a signal.
+    /// Sends a signal to it alone.
     pub fn signal(&self, signal: i32) {
         assert!(
             process::kill(self.pid(), signal),
@@ -209,12 +209,12 @@ impl Running<'_> {
         );
     }
 
-    /// What it has written so far.
+    /// Its stdout so far.
     pub fn stdout(&self) -> String {
         text(&self.stdout)
     }
 
-    /// What it has complained about so far, or told of its story.
+    /// Its stderr so far.
     pub fn stderr(&self) -> String {
         text(&self.stderr)
     }
@@ -227,7 +227,7 @@ impl Running<'_> {
         });
     }
 
-    /// The guard that stands over its command, once that runs.
+    /// Waits for the guard of its command.
     #[track_caller]
     pub fn guard(&self) -> i32 {
         let guard = || {
@@ -238,7 +238,7 @@ impl Running<'_> {
         wait_for("a guard", guard)
     }
 
-    /// The process of its command, once it is that: the guard's child before `exec` does not count.
+    /// Waits for the process of its command; the guard's child before `exec` does not count.
     #[track_caller]
     pub fn job(&self) -> i32 {
         let guard = self.guard();

@@ -1,5 +1,5 @@
-//! A folder for one test and a mark on the processes that it starts: the folder goes with the test,
-//! and a process that the test leaves behind fails it.
+//! A folder for one test, and a mark on the processes that it starts. The folder is removed with
+//! the test, and a process that the test leaves behind fails it.
 
 use super::client::Client;
 use super::run::Job;
@@ -15,7 +15,7 @@ use zk_flock::sys::descriptors::close_inherited;
 /// The variable that marks a process as one of a sandbox.
 const MARK: &str = "SANDBOX";
 
-/// Session timeout of the runs in a sandbox, in seconds: no stall of a busy machine loses a lock.
+/// Session timeout of the runs in a sandbox, in seconds: a stall of a busy machine loses no lock.
 const TIMEOUT: u32 = 15;
 
 /// A test's own folder, lock namespace and processes.
@@ -44,7 +44,7 @@ impl Sandbox {
         Sandbox { id, folder }
     }
 
-    /// The program, about to be given `words`; it knows no server yet.
+    /// The program with these words, and without a server.
     pub fn program<'a>(&'a self, words: &[&str]) -> Job<'a> {
         Job::new(self, &executable()).words(words)
     }
@@ -54,7 +54,7 @@ impl Sandbox {
         self.flock_at(&server.address(), TIMEOUT, words)
     }
 
-    /// zk-flock on whatever is at `address`, with a session timeout in seconds.
+    /// zk-flock on the server at `address`, with a session timeout in seconds.
     pub fn flock_at<'a>(&'a self, address: &str, timeout: u32, words: &[&str]) -> Job<'a> {
         self.program(&[
             "--confpath",
@@ -71,7 +71,7 @@ impl Sandbox {
         self.lockex_at(&server.address(), TIMEOUT, words)
     }
 
-    /// lockex on whatever is at `address`, with a session timeout in seconds.
+    /// lockex on the server at `address`, with a session timeout in seconds.
     pub fn lockex_at<'a>(&'a self, address: &str, timeout: u32, words: &[&str]) -> Job<'a> {
         self.program(&[
             "--program=lockex",
@@ -104,7 +104,7 @@ impl Sandbox {
         format!("/tmp/dx-{}.lock", self.id).into()
     }
 
-    /// What keeps the id of a run that has it.
+    /// The file with the id of the run that holds it.
     pub fn run_file(&self) -> PathBuf {
         self.host_lock().with_extension("run")
     }
@@ -136,20 +136,20 @@ impl Sandbox {
         path
     }
 
-    /// Path of the lock node that `flock` takes under this name, and of the one that contenders of
-    /// `lockex` stand under by this id.
+    /// Path of the lock node of `flock` with this name, or of the parent of the contenders of
+    /// `lockex` with this id.
     pub fn node(&self, name: &str) -> String {
         format!("/{}/{name}", self.id)
     }
 
-    /// A client of the server that has the node above the locks ready, as after a first run.
+    /// A client of the server that has created the parent node of the locks, as a first run does.
     pub fn client(&self, server: &ZooKeeper) -> Client {
         let mut client = Client::connect(server, Duration::from_mins(1));
         client.create_if_missing(&format!("/{}", self.id), b"Rootnode");
         client
     }
 
-    /// What was logged.
+    /// The log.
     pub fn log(&self) -> String {
         self.read("log")
     }
@@ -166,14 +166,14 @@ impl Sandbox {
             .unwrap_or_default()
     }
 
-    /// The live processes that were started here, and theirs, whoever their parent is now.
+    /// The live processes of this sandbox and their descendants, whatever their parent is.
     pub fn processes(&self) -> Vec<i32> {
         process::all()
             .filter(|&pid| self.owns(pid) && process::alive(pid))
             .collect()
     }
 
-    /// Those of them whose words are these.
+    /// Those of them with this command line.
     pub fn running(&self, words: &str) -> Vec<i32> {
         self.processes()
             .into_iter()
@@ -181,7 +181,7 @@ impl Sandbox {
             .collect()
     }
 
-    /// What marks a process as one of ours.
+    /// The variable that marks a process as one of this sandbox.
     pub fn mark(&self) -> (&'static str, &str) {
         (MARK, &self.id)
     }
@@ -198,7 +198,7 @@ impl Sandbox {
                 .is_ok_and(|directory| directory == self.folder)
     }
 
-    /// Waits for processes that are on their way out. Kills what stays and says what it was.
+    /// Waits for processes that are about to exit. Kills the others and returns what they were.
     fn leftovers(&self) -> Vec<String> {
         let deadline = Instant::now()
             + if std::thread::panicking() {

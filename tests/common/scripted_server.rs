@@ -1,5 +1,5 @@
-//! Servers that are not what they should be: each connection gets the same script, and nothing of
-//! it is a real server's.
+//! Servers that follow a script on each connection, whatever the client sends; a server that is
+//! switched off, and a name server that never answers.
 
 #![allow(unsafe_code, reason = "listen(2) with a backlog of its own")]
 
@@ -18,16 +18,16 @@ use std::time::Duration;
 use zk_flock::sys::clock;
 use zk_flock::zookeeper::record::ConnectResponse;
 
-/// One thing that a liar does with a connection. After the last it hangs up.
+/// One step of a script. After the last the server hangs up.
 #[derive(Clone, Debug)]
 pub enum Act {
-    /// Waits until something was said to it.
+    /// Waits until it has received something.
     Hear,
-    /// Sends this.
+    /// Sends these bytes.
     Say(Vec<u8>),
-    /// Sends this byte by byte, with so long between two.
+    /// Sends these bytes one by one, with a pause after each.
     Dribble(Vec<u8>, Duration),
-    /// Says nothing more, until the other side hangs up.
+    /// Sends nothing more, and waits until the client hangs up.
     Keep,
 }
 
@@ -39,13 +39,13 @@ pub struct ScriptedServer {
 }
 
 impl ScriptedServer {
-    /// One that does this with everybody.
+    /// Starts one that follows this script on each connection.
     pub fn start(script: Vec<Act>) -> ScriptedServer {
         ScriptedServer::start_in_turn(vec![script])
     }
 
-    /// One that does the first with the first who comes, and so on; the last with all who come
-    /// later.
+    /// Starts one that follows the first script on the first connection, and so on; the last on
+    /// all later ones.
     pub fn start_in_turn(scripts: Vec<Vec<Act>>) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
@@ -64,17 +64,17 @@ impl ScriptedServer {
         ScriptedServer { address, accepted }
     }
 
-    /// One that accepts and says nothing.
+    /// Starts one that accepts and sends nothing.
     pub fn silent() -> ScriptedServer {
         ScriptedServer::start(vec![Act::Keep])
     }
 
-    /// How often somebody has connected.
+    /// How many connections it has accepted.
     pub fn connections(&self) -> usize {
         self.accepted().len()
     }
 
-    /// When, each time, since boot.
+    /// When it accepted each connection, since boot.
     pub fn accepted(&self) -> Vec<Duration> {
         self.accepted
             .lock()
@@ -83,7 +83,7 @@ impl ScriptedServer {
     }
 }
 
-/// An address where nobody listens.
+/// An address on which no server listens.
 pub fn nobody() -> String {
     TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
@@ -94,13 +94,13 @@ pub fn nobody() -> String {
 /// An address like that of a host that is switched off: packets to it get no answer. Its queue of
 /// connections is full and never emptied.
 pub struct SwitchedOff {
-    /// Where nobody answers.
+    /// Its address.
     pub address: String,
     _queue: (TcpListener, Vec<TcpStream>),
 }
 
 impl SwitchedOff {
-    /// Fills a queue of the shortest length there is.
+    /// Fills a queue of the shortest length that the kernel allows.
     pub fn new() -> SwitchedOff {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         // SAFETY: listen takes two integers and touches no memory.
@@ -123,14 +123,14 @@ impl SwitchedOff {
     }
 }
 
-/// A name server that takes questions and answers none, at an address where no other is.
+/// A name server that receives queries and answers none, at an address of its own.
 pub struct DeadNameServer(UdpSocket);
 
 impl DeadNameServer {
-    /// Where it is.
+    /// Its address.
     pub const ADDRESS: &str = "127.0.53.53";
 
-    /// Only root may.
+    /// Binds port 53, which needs root.
     pub fn start() -> DeadNameServer {
         DeadNameServer(
             UdpSocket::bind((DeadNameServer::ADDRESS, 53))
@@ -138,7 +138,7 @@ impl DeadNameServer {
         )
     }
 
-    /// The same program where this is the only name server: in a mount namespace with another
+    /// The same job with this as its only name server: in a mount namespace with another
     /// resolv.conf.
     pub fn asked_by<'a>(sandbox: &'a Sandbox, job: &Job) -> Job<'a> {
         let resolv = sandbox.path("resolv.conf");
@@ -152,7 +152,7 @@ impl DeadNameServer {
         Job::new(sandbox, Path::new("unshare")).words(&["--mount", "sh", "-c", &script])
     }
 
-    /// Whether somebody has asked.
+    /// Whether it has received a query.
     pub fn was_asked(&self) -> bool {
         self.0
             .set_nonblocking(true)
@@ -161,7 +161,7 @@ impl DeadNameServer {
     }
 }
 
-/// What a real server says first: a new session, of this number and timeout.
+/// The first message of a real server: a new session with this id and timeout.
 pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
     let negotiated = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
     frame(&ConnectResponse {
@@ -172,12 +172,12 @@ pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
     })
 }
 
-/// A message of such bytes.
+/// A message with these bytes.
 pub fn message(parts: &[&[u8]]) -> Vec<u8> {
     framed(&parts.concat())
 }
 
-/// Goes through a script. Whoever is lied to may hang up at any time.
+/// Follows a script. The client may hang up at any time.
 fn perform(script: &[Act], mut stream: &TcpStream) {
     let mut bytes = [0; 4096];
     for act in script {

@@ -1,5 +1,5 @@
-//! A real ZooKeeper of one server: Debian's jar on a free loopback port, gone when the test process
-//! is.
+//! A real ZooKeeper of one server: Debian's jar on a free loopback port, killed when the test
+//! process ends.
 
 use super::{free_port, process, scratch, wait_for, wait_until};
 use std::fs;
@@ -15,9 +15,9 @@ use std::time::Duration;
 const JAR: &str = "/usr/share/java/zookeeper.jar";
 
 /// Runs the server in its folder, prints its pid, and kills it when this process ends, however it
-/// ends: then the pipe on stdin does too. The folder goes with it, unless the word `keep` came
-/// first. `PR_SET_PDEATHSIG` would not do: it fires when the *thread* that forked ends, and each
-/// test has a thread of its own.
+/// ends: then the pipe on stdin does too. The folder is removed too, unless it read the word `keep`
+/// first. `PR_SET_PDEATHSIG` is no way: it fires when the *thread* that forked ends, and each test
+/// has a thread of its own.
 const KEEPER: &str = r#"
 trap '' INT QUIT HUP TERM
 "$@" </dev/null >>server.log 2>&1 &
@@ -44,18 +44,18 @@ struct Keeper {
 }
 
 impl ZooKeeper {
-    /// The one that all tests of a file share.
+    /// The one that all tests of a crate share.
     pub fn shared() -> &'static ZooKeeper {
         static SHARED: OnceLock<ZooKeeper> = OnceLock::new();
         SHARED.get_or_init(ZooKeeper::start)
     }
 
-    /// One of its own, for a test that breaks it.
+    /// Starts another, for a test that breaks it.
     pub fn start() -> ZooKeeper {
         ZooKeeper::start_with("")
     }
 
-    /// The same, with a property of Java's.
+    /// The same with a Java property.
     pub fn start_with(property: &'static str) -> ZooKeeper {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(
@@ -79,12 +79,12 @@ impl ZooKeeper {
         server
     }
 
-    /// As hosts are given to clients.
+    /// Its address, as clients take it.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Stops it in its tracks: connections stay, nothing is answered.
+    /// Stops it with SIGSTOP: connections stay open, no request is answered.
     pub fn freeze(&self) {
         assert!(process::kill(self.pid(), libc::SIGSTOP));
         wait_until("the server is stopped", || {
@@ -92,19 +92,19 @@ impl ZooKeeper {
         });
     }
 
-    /// Lets it go on.
+    /// Continues it.
     pub fn thaw(&self) {
         assert!(process::kill(self.pid(), libc::SIGCONT));
     }
 
-    /// Kills it and starts it again on the same port, with all it had written.
+    /// Kills it and starts it again on the same port, with its data.
     pub fn restart(&mut self) {
         self.kill();
         self.keeper = Some(Keeper::start(&self.folder, self.property));
         self.wait_until_it_serves();
     }
 
-    /// Kills it and starts it again on the same port, with nothing of what it had written.
+    /// Kills it and starts it again on the same port, without its data.
     pub fn restart_wiped(&mut self) {
         self.kill();
         fs::remove_dir_all(self.folder.join("version-2")).expect("its data can be removed");
@@ -112,7 +112,7 @@ impl ZooKeeper {
         self.wait_until_it_serves();
     }
 
-    /// Kills it. Nothing answers on its port until [`ZooKeeper::restart`].
+    /// Kills it. Its port refuses connections until [`ZooKeeper::restart`].
     pub fn kill(&mut self) {
         self.keeper.take().into_iter().for_each(Keeper::kill_server);
     }
@@ -128,14 +128,14 @@ impl ZooKeeper {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         stream
             .set_read_timeout(Some(Duration::from_millis(200)))
-            .ok()?; // one that is still starting accepts and says nothing
+            .ok()?; // a server that is still starting accepts and sends nothing
         stream.write_all(command.as_bytes()).ok()?;
         stream.shutdown(Shutdown::Write).ok()?;
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
     }
 
-    /// How many packets it has received and sent so far. To ask is to send one.
+    /// How many packets it has received and sent so far. The question is one of them.
     pub fn packets(&self) -> usize {
         self.number("zk_packets_received") + self.number("zk_packets_sent")
     }
@@ -153,8 +153,7 @@ impl ZooKeeper {
             .unwrap_or_else(|| panic!("{key} in {numbers}"))
     }
 
-    /// Until it answers as the server of this folder, and not of somebody else who was faster to
-    /// the port.
+    /// Waits until the server of this folder answers, and not another that bound the port first.
     fn wait_until_it_serves(&self) {
         let folder = self.folder.to_str().expect("paths of tests are text");
         wait_for("ZooKeeper to serve", || {
@@ -202,8 +201,8 @@ impl Drop for Keeper {
     }
 }
 
-/// What runs a class of the server: little memory, and nothing waited for that only a power cut
-/// could undo.
+/// The command line for a class of the server: little memory, and no fsync, which only a power cut
+/// needs.
 pub(super) fn java() -> [&'static str; 8] {
     let quick = ["-Dzookeeper.forceSync=no", "-Dzookeeper.preAllocSize=256"];
     [
