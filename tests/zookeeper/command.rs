@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 #[test]
-fn no_command_is_exit_1_with_the_usage() {
+fn a_missing_command_exits_1_with_the_usage() {
     let sandbox = Sandbox::new();
     for (words, why) in [
         (&[][..], "lock name and command are missing"),
@@ -78,7 +78,7 @@ fn a_command_is_split_as_a_shell_splits_words_and_no_further() {
 }
 
 #[test]
-fn words_that_were_meant_for_a_shell_are_a_warning_and_stay_what_they_are() {
+fn shell_syntax_without_a_shell_is_a_warning_and_passed_unchanged() {
     let sandbox = Sandbox::new();
     for (command, printed, word) in [
         ("echo hi && echo ho", "hi && echo ho\n", "&&"),
@@ -124,7 +124,7 @@ fn words_that_were_meant_for_a_shell_are_a_warning_and_stay_what_they_are() {
 }
 
 #[test]
-fn a_fault_after_the_command_shows_the_line_that_was_meant() {
+fn an_error_in_options_after_the_command_shows_the_corrected_line() {
     let sandbox = Sandbox::new();
     for (words, code, facts) in [
         (
@@ -184,7 +184,7 @@ fn an_option_after_a_command_of_one_word_is_a_hint_at_a_terminal_and_only_there(
 }
 
 #[test]
-fn what_cannot_be_run_is_127_or_126_and_the_lock_is_never_taken() {
+fn a_command_that_cannot_run_exits_127_or_126_and_the_lock_is_never_taken() {
     let sandbox = Sandbox::new();
     let mut client = sandbox.client(ZooKeeper::shared());
     for (name, mode, content) in [

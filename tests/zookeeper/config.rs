@@ -61,7 +61,7 @@ fn is_wrong(config: &str, facts: &[&str]) {
 }
 
 #[test]
-fn what_is_no_json_is_named_with_its_line() {
+fn malformed_json_is_an_error_with_its_line() {
     for (text, line) in [
         ("", "json:1: "),
         ("{", "json:1: "),
@@ -74,7 +74,7 @@ fn what_is_no_json_is_named_with_its_line() {
 }
 
 #[test]
-fn a_missing_key_is_named_with_what_was_expected() {
+fn a_missing_key_is_an_error_with_the_expected_type() {
     is_wrong(
         r#"{"timeout": 5, "app_id": "a"}"#,
         &["missing key \"host\"", "list of \"name:port\""],
@@ -94,7 +94,7 @@ fn a_missing_key_is_named_with_what_was_expected() {
 }
 
 #[test]
-fn a_wrong_type_is_named_with_line_key_and_what_was_expected() {
+fn a_wrong_type_is_an_error_with_line_key_and_expected_type() {
     let required = "{\"host\": [\"h:1\"], \"timeout\": 5, \"app_id\": \"a\",\n";
     for (text, facts) in [
         (
@@ -193,7 +193,7 @@ fn with_file(sandbox: &Sandbox, path: &Path) -> Outcome {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_or_is_no_config_is_named() {
+fn an_unreadable_or_malformed_file_is_an_error_with_its_path() {
     let sandbox = Sandbox::new();
     let (missing, large) = (sandbox.path("missing"), sandbox.path("large"));
     File::create(&large)
@@ -213,7 +213,7 @@ fn a_file_that_cannot_be_read_or_is_no_config_is_named() {
 }
 
 #[test]
-fn a_file_without_permission_is_named() {
+fn a_file_without_read_permission_is_an_error_with_its_path() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("config.json");
     fs::write(&path, "{}").unwrap();
@@ -264,7 +264,7 @@ fn the_published_sample_is_used_as_it_stands_but_for_the_host() {
 }
 
 #[test]
-fn an_optional_key_of_a_wrong_type_is_a_warning_in_the_log_and_stops_nothing() {
+fn an_optional_key_of_a_wrong_type_is_a_warning_and_the_command_runs() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("log");
     for (keys, warning) in [
@@ -291,7 +291,7 @@ fn an_optional_key_of_a_wrong_type_is_a_warning_in_the_log_and_stops_nothing() {
 }
 
 #[test]
-fn a_load_that_does_not_limit_is_said_on_stderr_unless_an_option_limits() {
+fn a_load_limit_without_effect_is_a_warning_unless_an_option_sets_one() {
     let sandbox = Sandbox::new();
     let outcome = flock_with(&sandbox, "\"maxla\": \"0.0001\"", &["lock", "echo mine"]).run();
     assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "mine\n"));
@@ -309,7 +309,7 @@ fn a_load_that_does_not_limit_is_said_on_stderr_unless_an_option_limits() {
 }
 
 #[test]
-fn what_the_original_ran_with_is_accepted() {
+fn configs_of_the_original_are_accepted() {
     let (sandbox, host) = (Sandbox::new(), ZooKeeper::shared().address());
     for config in [
         format!(
@@ -367,7 +367,7 @@ fn servers_in_the_chroot_are_a_warning() {
 }
 
 #[test]
-fn the_environment_stands_for_options() {
+fn environment_variables_set_options() {
     let (sandbox, host) = (Sandbox::new(), ZooKeeper::shared().address());
     let print = ["-l", "0", "lock", "printenv ZK_FLOCK_LOCK"];
     let named = |job: Job<'_>| {
@@ -418,7 +418,7 @@ fn the_environment_stands_for_options() {
 }
 
 #[test]
-fn each_level_lets_through_what_it_should() {
+fn each_log_level_passes_its_lines() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("log");
     let sentences = ["Lock: success", "connected to"];
@@ -448,7 +448,7 @@ fn each_level_lets_through_what_it_should() {
 }
 
 #[test]
-fn a_relative_log_is_beside_whoever_calls_also_for_a_daemon() {
+fn a_relative_log_path_is_below_the_callers_directory_also_for_a_daemon() {
     let sandbox = Sandbox::new();
     for options in [&[][..], &["-d"]] {
         let words = [options, &["lock", "true"]].concat();

@@ -73,21 +73,21 @@ fn ps(parts: &[&str]) -> Vec<i32> {
 }
 
 #[test]
-fn a_daemon_ends_by_term_and_takes_its_job_along() {
+fn term_ends_a_daemon_and_its_command() {
     let daemon = Daemon::start();
     assert!(process::kill(daemon.program, libc::SIGTERM));
     daemon.is_gone();
 }
 
 #[test]
-fn a_daemon_ends_when_its_job_is_ended() {
+fn a_daemon_ends_when_its_command_ends() {
     let daemon = Daemon::start();
     assert!(process::kill(daemon.job, libc::SIGTERM));
     daemon.is_gone();
 }
 
 #[test]
-fn the_exit_code_of_the_job_is_ours() {
+fn a_daemon_exits_with_the_code_of_its_command() {
     let sandbox = Sandbox::new();
     assert_eq!(
         sandbox
@@ -125,7 +125,7 @@ fn a_daemon_keeps_the_umask_and_environment_and_leaves_directory_terminal_and_st
 }
 
 #[test]
-fn the_caller_gets_its_0_before_any_server_has_answered() {
+fn the_caller_gets_exit_code_0_before_a_server_answers() {
     let (sandbox, silent) = (Sandbox::new(), ScriptedServer::silent());
     let run = sandbox
         .flock_at(&silent.address, 60, &["-d", "lock", "touch ran"])
@@ -141,7 +141,7 @@ fn the_caller_gets_its_0_before_any_server_has_answered() {
 }
 
 #[test]
-fn what_is_wrong_with_words_or_config_is_told_to_the_caller() {
+fn an_error_in_options_or_config_is_reported_to_the_caller() {
     let sandbox = Sandbox::new();
     for (words, code) in [
         (&["-w", "soon", "lock", "true"][..], 2),
@@ -154,7 +154,7 @@ fn what_is_wrong_with_words_or_config_is_told_to_the_caller() {
 }
 
 #[test]
-fn a_daemon_that_finds_the_lock_taken_says_so_in_the_log_alone() {
+fn a_daemon_reports_a_busy_lock_in_the_log_only() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut keeper = sandbox.client(server);
     keeper

@@ -73,7 +73,7 @@ fn having_open(sandbox: &Sandbox, name: &str) -> Vec<i32> {
 }
 
 #[test]
-fn the_command_finds_what_was_inherited_under_its_numbers_and_nothing_else() {
+fn the_command_gets_inherited_descriptors_under_their_numbers_and_no_other() {
     let (sandbox, server) = (Sandbox::new(), generous());
     fs::write(sandbox.path("in"), "").unwrap();
     pipe(&sandbox, "pipe");
@@ -163,7 +163,7 @@ connection.sendall(f"{told} {whose}".encode())
 "#;
 
 #[test]
-fn a_server_is_handed_the_sockets_that_a_service_manager_has_opened_for_it() {
+fn a_command_gets_the_sockets_of_its_service_manager() {
     let (sandbox, server) = (Sandbox::new(), generous());
     fs::write(sandbox.path("manager.py"), MANAGER).unwrap();
     fs::write(sandbox.path("server.py"), SERVER).unwrap();
@@ -260,7 +260,7 @@ fn a_pipe_ends_when_the_command_closes_it_although_zk_flock_was_killed() {
 }
 
 #[test]
-fn a_helper_that_waits_for_a_lock_has_nothing_of_the_commands() {
+fn a_helper_that_waits_for_a_lock_has_no_descriptor_of_the_command() {
     let sandbox = Sandbox::new();
     pipe(&sandbox, "pipe");
     let _keeps_open = fs::OpenOptions::new()
@@ -286,7 +286,7 @@ fn a_helper_that_waits_for_a_lock_has_nothing_of_the_commands() {
 }
 
 #[test]
-fn a_daemon_and_its_command_have_nothing_of_their_callers() {
+fn a_daemon_and_its_command_have_no_descriptor_of_the_caller() {
     let sandbox = Sandbox::new();
     pipe(&sandbox, "pipe");
     let script = format!(

@@ -103,7 +103,7 @@ fn each_name_is_printed_as_it_is_tried_and_the_first_that_is_free_is_held() {
 }
 
 #[test]
-fn a_waiter_takes_whichever_is_free_first() {
+fn a_waiter_acquires_the_first_name_that_becomes_free() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     for number in 0..3 {
@@ -126,7 +126,7 @@ fn a_waiter_takes_whichever_is_free_first() {
 }
 
 #[test]
-fn with_no_name_but_the_one_nothing_is_printed() {
+fn with_one_name_no_name_is_printed() {
     let sandbox = Sandbox::new();
     for flock in kinds(&sandbox) {
         assert_eq!(

@@ -104,7 +104,7 @@ fn a_waiter_wakes_when_the_holders_session_expires() {
 }
 
 #[test]
-fn a_python_holder_is_respected() {
+fn zk_flock_is_busy_while_a_python_holder_has_the_lock() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut holder = python(&sandbox, server, "lock", "0");
     holder.wait_for_output("held");
@@ -130,7 +130,7 @@ fn a_python_holder_is_respected() {
 }
 
 #[test]
-fn a_python_waiter_respects_us_and_wakes_on_our_release() {
+fn a_python_waiter_is_busy_and_wakes_when_zk_flock_releases() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut holder = sandbox
         .flock(server, &["-l", "0", "lock", "cat"])
@@ -152,7 +152,7 @@ fn a_python_waiter_respects_us_and_wakes_on_our_release() {
 }
 
 #[test]
-fn a_held_node_is_never_changed_so_no_pythons_watch_is_used_up() {
+fn a_held_node_is_never_changed_so_watches_of_python_do_not_fire() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let (mut client, node) = (sandbox.client(server), sandbox.node("lock"));
     let proxy = Proxy::start(server.address());
@@ -181,7 +181,7 @@ fn a_held_node_is_never_changed_so_no_pythons_watch_is_used_up() {
 }
 
 #[test]
-fn our_nodes_look_like_the_originals() {
+fn nodes_have_the_format_of_the_original() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut run = sandbox
         .flock(server, &["-l", "0", "lock", "cat"])

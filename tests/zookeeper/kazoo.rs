@@ -35,7 +35,11 @@ struct Arena {
 }
 
 impl Arena {
+    /// Both versions of kazoo are installed first: that can take longer than the session of a
+    /// client that is opened before.
     fn new(permits: usize) -> Arena {
+        Kazoo::newest();
+        Kazoo::pinned();
         Arena {
             sandbox: Sandbox::new(),
             permits,
@@ -198,27 +202,27 @@ fn assert_never_too_many(permits: usize) {
 }
 
 #[test]
-fn a_lock_is_handed_on_in_turn_whoever_waits() {
+fn lockex_and_kazoo_acquire_a_lock_in_fifo_order() {
     assert_served_in_turn(1);
 }
 
 #[test]
-fn leases_of_a_semaphore_are_handed_on_in_turn_whoever_waits() {
+fn lockex_and_kazoo_acquire_a_semaphore_in_fifo_order() {
     assert_served_in_turn(3);
 }
 
 #[test]
-fn never_two_hold_a_lock_whoever_comes() {
+fn lockex_and_kazoo_never_hold_a_lock_together() {
     assert_never_too_many(1);
 }
 
 #[test]
-fn never_more_than_there_are_leases_hold_a_semaphore_whoever_comes() {
+fn lockex_and_kazoo_never_hold_more_leases_than_a_semaphore_has() {
     assert_never_too_many(3);
 }
 
 #[test]
-fn kazoo_shows_us_by_host_and_pid() {
+fn kazoo_shows_contenders_of_lockex_by_host_and_pid() {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .expect("Linux")
         .trim_end()
@@ -247,7 +251,7 @@ fn kazoo_shows_us_by_host_and_pid() {
 }
 
 #[test]
-fn what_one_holds_the_other_does_not_get_by_trying_once() {
+fn a_non_blocking_attempt_fails_while_the_other_program_holds() {
     for kazoo in KAZOOS {
         for permits in [1, 2] {
             let arena = Arena::new(permits);
@@ -282,7 +286,7 @@ fn what_one_holds_the_other_does_not_get_by_trying_once() {
 }
 
 #[test]
-fn readers_and_writers_are_respected_and_respect_us() {
+fn lockex_and_kazoo_readers_and_writers_exclude_each_other() {
     let arena = Arena::new(1);
     let mut client = arena.client();
     let kazoo = |recipe: &str| {
@@ -317,7 +321,7 @@ fn readers_and_writers_are_respected_and_respect_us() {
 }
 
 #[test]
-fn many_readers_are_all_waited_for() {
+fn lockex_waits_for_all_kazoo_readers() {
     let arena = Arena::new(1);
     let mut client = arena.client();
     let reader = || {
@@ -377,7 +381,7 @@ fn a_semaphore_of_another_number_is_refused_on_either_side() {
 }
 
 #[test]
-fn when_one_is_killed_the_other_has_the_lock_after_its_session() {
+fn after_a_kill_the_other_program_acquires_when_the_session_expires() {
     for (dies, next) in [
         (Newest, Lockex),
         (Pinned, Lockex),

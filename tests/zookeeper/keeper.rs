@@ -33,7 +33,7 @@ fn replaced(keeper: &Keeper) -> Option<(i64, Duration)> {
 }
 
 #[test]
-fn a_job_whose_session_is_not_resumed_ends_by_the_lease_that_it_has() {
+fn a_command_whose_session_is_not_resumed_is_killed_when_the_lease_ends() {
     let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
     let probe = Probe::of(&sandbox);
     let run = probe
@@ -87,7 +87,7 @@ fn a_job_whose_session_is_not_resumed_ends_by_the_lease_that_it_has() {
 }
 
 #[test]
-fn a_command_that_ends_after_its_session_was_not_resumed_says_when_the_lock_is_free() {
+fn after_a_session_was_not_resumed_the_log_says_when_the_lock_is_free() {
     let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
     let run = sandbox
         .flock_at(&keeper.address, TIMEOUT, &["-l", "0", "lock", "cat"])
@@ -113,7 +113,7 @@ fn a_command_that_ends_after_its_session_was_not_resumed_says_when_the_lock_is_f
 }
 
 #[test]
-fn a_waiter_whose_session_is_not_resumed_begins_again() {
+fn a_waiter_whose_session_is_not_resumed_queues_again() {
     let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
     let mut holder = client::Client::connect_to(&keeper.address, Duration::from_mins(1));
     holder.create_if_missing(&format!("/{}", sandbox.id), b"");
@@ -143,7 +143,7 @@ fn a_waiter_whose_session_is_not_resumed_begins_again() {
 }
 
 #[test]
-fn a_server_that_refuses_all_sessions_is_named_and_the_next_is_asked() {
+fn a_server_that_refuses_all_sessions_is_reported_and_the_next_is_tried() {
     let refusal = |protocol_version, session_id| {
         let response = ConnectResponse {
             protocol_version,

@@ -30,7 +30,7 @@ fn wait_for_waiters(sandbox: &Sandbox, count: usize) {
 }
 
 #[test]
-fn the_command_runs_and_its_exit_code_is_ours() {
+fn zk_flock_exits_with_the_code_of_the_command() {
     let sandbox = Sandbox::new();
     for code in [0, 1, 17, 123, 255] {
         assert_eq!(
@@ -86,7 +86,7 @@ fn the_lock_file_stays_and_is_free() {
 }
 
 #[test]
-fn busy_is_silent_and_exits_0_or_as_told() {
+fn a_busy_lock_is_silent_and_exits_0_or_with_the_chosen_code() {
     let sandbox = Sandbox::new();
     let mut holder = sandbox.local(&["-l", "0", "lock", "cat"]).leashed().start();
     holder.job();
@@ -115,7 +115,7 @@ fn busy_is_silent_and_exits_0_or_as_told() {
 }
 
 #[test]
-fn a_waiter_gets_the_lock_when_it_is_given_up() {
+fn a_waiter_acquires_when_the_holder_releases() {
     let sandbox = Sandbox::new();
     let mut holder = sandbox.local(&["-l", "0", "lock", "cat"]).leashed().start();
     holder.job();
@@ -148,7 +148,7 @@ fn a_signal_ends_the_wait() {
 }
 
 #[test]
-fn thirty_at_once_all_run_and_never_two_together() {
+fn thirty_runs_at_once_never_overlap() {
     let sandbox = Sandbox::new();
     let command = "sh -c 'echo start $$ >>runs; sleep 0.01; echo end $$ >>runs'";
     let runs: Vec<_> = (0..30)
@@ -176,7 +176,7 @@ fn thirty_at_once_all_run_and_never_two_together() {
 /// On one processor the guard of the last run often has not had its turn yet when the next run
 /// asks.
 #[test]
-fn a_run_never_meets_the_lock_of_the_one_before() {
+fn a_run_never_finds_the_lock_of_the_previous_run_held() {
     let sandbox = Sandbox::new();
     let processor = process::status(process::own(), "Cpus_allowed_list").unwrap();
     let processor = processor.split(['-', ',']).next().unwrap();
@@ -195,7 +195,7 @@ fn a_run_never_meets_the_lock_of_the_one_before() {
 }
 
 #[test]
-fn the_token_grows() {
+fn the_fencing_token_grows() {
     let sandbox = Sandbox::new();
     let mut last = 0;
     for _ in 0..20 {
@@ -214,7 +214,7 @@ fn the_token_grows() {
 }
 
 #[test]
-fn the_command_knows_which_lock_it_holds() {
+fn the_command_gets_lock_and_token_in_its_environment() {
     let sandbox = Sandbox::new();
     let job = sandbox.local(&[
         "-l",
@@ -233,7 +233,7 @@ fn the_command_knows_which_lock_it_holds() {
 }
 
 #[test]
-fn a_killed_holder_frees_the_lock_when_its_tree_is_gone() {
+fn after_a_killed_holder_the_lock_is_free_when_the_tree_is_dead() {
     let sandbox = Sandbox::new();
     let deaf = "sh -c 'trap \"\" TERM; setsid sleep 1000 & echo ready; sleep 1000'";
     let holder = sandbox.local(&["-k", "0.5", "lock", deaf]).start();
@@ -252,7 +252,7 @@ fn a_killed_holder_frees_the_lock_when_its_tree_is_gone() {
 }
 
 #[test]
-fn a_killed_guard_takes_the_tree_along_and_frees_the_lock() {
+fn after_a_killed_guard_the_tree_is_killed_and_the_lock_free() {
     let sandbox = Sandbox::new();
     let holder = sandbox
         .local(&["lock", "sh -c 'setsid sleep 1000 & echo ready; sleep 1000'"])
@@ -290,7 +290,7 @@ fn a_daemon_of_the_command_does_not_keep_the_lock() {
 }
 
 #[test]
-fn whoever_may_write_in_the_folder_may_use_its_locks() {
+fn users_with_write_access_to_the_folder_may_use_its_locks() {
     for (mode, expected) in [(0o1777, 0o1666), (0o755, 0o1644), (0o700, 0o1600)] {
         let sandbox = Sandbox::new();
         let folder = sandbox.path("locks");

@@ -114,7 +114,7 @@ fn a_link_below_a_folder_that_others_may_write_to_is_refused() {
 }
 
 #[test]
-fn a_link_on_the_way_to_the_folder_is_refused_too() {
+fn a_link_in_the_path_of_the_folder_is_refused() {
     let scene = Scene::new();
     symlink(&scene.victim, scene.shared.join("link")).unwrap();
     fs::create_dir(scene.shared.join("own")).unwrap(); // root's, but another user may have moved it here
@@ -192,7 +192,7 @@ fn a_link_that_only_root_can_have_made_is_followed() {
 }
 
 #[test]
-fn what_is_not_a_regular_file_is_refused_and_nothing_waits_for_it() {
+fn a_lock_file_that_is_not_regular_is_refused_without_blocking() {
     let scene = Scene::new();
     let app = scene.make_app();
     for (make, what) in [
@@ -233,7 +233,7 @@ fn what_is_not_a_regular_file_is_refused_and_nothing_waits_for_it() {
 }
 
 #[test]
-fn a_file_with_another_link_is_not_written_into() {
+fn a_file_with_two_hard_links_is_not_written() {
     let scene = Scene::new();
     let link = scene.make_app().join("lock");
     for content in ["12\n", ""] {
@@ -252,7 +252,7 @@ fn a_file_with_another_link_is_not_written_into() {
 /// Another user can link a file to the name and remove the link in the very moment in which the
 /// links are counted.
 #[test]
-fn a_file_that_zk_flock_has_not_made_is_not_written_into_where_others_may_have_put_it() {
+fn in_a_shared_folder_a_foreign_file_is_not_written() {
     let scene = Scene::new();
     let file = scene.make_app().join("lock");
     fs::write(&file, "").unwrap();
@@ -288,7 +288,7 @@ fn a_file_that_zk_flock_has_not_made_is_not_written_into_where_others_may_have_p
 }
 
 #[test]
-fn a_file_that_holds_anything_but_a_token_is_left_alone() {
+fn a_file_with_foreign_content_is_not_written() {
     let scene = Scene::new();
     let file = scene.make_app().join("lock");
     for content in [
@@ -311,7 +311,7 @@ fn a_file_that_holds_anything_but_a_token_is_left_alone() {
 }
 
 #[test]
-fn what_is_there_keeps_its_mode_and_its_owner() {
+fn existing_files_keep_mode_and_owner() {
     let scene = Scene::new();
     let app = scene.make_app();
     fs::write(app.join("lock"), "").unwrap();
@@ -331,7 +331,7 @@ fn what_is_there_keeps_its_mode_and_its_owner() {
 /// The link is exchanged for a folder and back all the time, and removed in between, as the folder
 /// that root has just made is.
 #[test]
-fn a_link_that_comes_and_goes_leads_nowhere() {
+fn a_link_that_appears_and_disappears_is_never_followed() {
     let scene = Scene::new();
     let over = AtomicBool::new(false);
     let [app, link, folder] = ["app", "link", "folder"].map(|name| scene.shared.join(name));

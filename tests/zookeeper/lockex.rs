@@ -121,7 +121,7 @@ fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
 }
 
 #[test]
-fn words_are_one_line_for_the_shell_or_argv() {
+fn words_are_a_shell_line_or_after_a_double_dash_argv() {
     let sandbox = Sandbox::new();
     for (words, code, stdout) in [
         (&["echo", "one   two"][..], 0, "one two\n"),
@@ -154,7 +154,7 @@ fn words_are_one_line_for_the_shell_or_argv() {
 }
 
 #[test]
-fn every_exit_code_of_the_command_is_ours() {
+fn lockex_exits_with_the_code_of_the_command() {
     let sandbox = Sandbox::new();
     for code in 0..=255 {
         assert_eq!(
@@ -165,7 +165,7 @@ fn every_exit_code_of_the_command_is_ours() {
 }
 
 #[test]
-fn without_a_shell_a_command_that_cannot_run_is_known_before_any_connection_is_made() {
+fn without_a_shell_a_missing_command_is_an_error_before_connecting() {
     let (sandbox, listener) = (Sandbox::new(), TcpListener::bind("127.0.0.1:0").unwrap());
     listener.set_nonblocking(true).unwrap();
     fs::write(sandbox.path("data"), "no program").unwrap();
@@ -205,7 +205,7 @@ fn without_a_command_it_exits_1_with_the_usage_and_with_a_wrong_option_2() {
 }
 
 #[test]
-fn a_busy_lock_is_silent_and_exits_0_1_or_as_told() {
+fn a_busy_lock_is_silent_and_exits_0_1_or_with_the_chosen_code() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let holders = holders(&sandbox, mode);
@@ -238,7 +238,7 @@ fn a_busy_lock_is_silent_and_exits_0_1_or_as_told() {
 }
 
 #[test]
-fn a_lock_timeout_is_as_long_as_told() {
+fn a_lock_timeout_lasts_as_long_as_set() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let holders = holders(&sandbox, mode);
@@ -255,7 +255,7 @@ fn a_lock_timeout_is_as_long_as_told() {
 }
 
 #[test]
-fn below_1_is_1() {
+fn a_concurrency_below_1_is_1() {
     let sandbox = Sandbox::new();
     for count in ["0", "-3"] {
         let holders = holders(&sandbox, "-c1");
@@ -272,7 +272,7 @@ fn below_1_is_1() {
 }
 
 #[test]
-fn one_semaphores_node_is_not_anothers() {
+fn semaphores_of_different_ids_are_independent() {
     let sandbox = Sandbox::new();
     for (mode, others) in [("-c2", ["-c1", "-c3"])] {
         assert_eq!(lockex(&sandbox, &[mode, "true"]).run(), exited(0));
@@ -294,7 +294,7 @@ fn one_semaphores_node_is_not_anothers() {
 }
 
 #[test]
-fn nodes_are_laid_out_as_kazoos() {
+fn nodes_have_the_layout_of_kazoo() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let host = fs::read_to_string("/proc/sys/kernel/hostname")
@@ -374,7 +374,7 @@ fn nodes_are_laid_out_as_kazoos() {
 }
 
 #[test]
-fn the_command_knows_which_lock_it_holds() {
+fn the_command_gets_lock_and_token_in_its_environment() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let run = lockex(
@@ -397,7 +397,7 @@ fn the_command_knows_which_lock_it_holds() {
 }
 
 #[test]
-fn servers_come_from_the_environment_unless_they_are_given() {
+fn servers_come_from_the_environment_unless_an_option_sets_them() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let [nobody, address] = ["127.0.0.1:1", &server.address()].map(str::to_owned);
     let words = ["--program=lockex", "-p", &sandbox.id, "-T", "5", "echo ran"];
@@ -435,7 +435,7 @@ fn servers_come_from_the_environment_unless_they_are_given() {
 }
 
 #[test]
-fn servers_that_are_away_are_tried_in_as_many_rounds_as_told() {
+fn unreachable_servers_are_tried_in_the_set_number_of_rounds() {
     let sandbox = Sandbox::new();
     let nobody = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -474,7 +474,7 @@ fn servers_that_are_away_are_tried_in_as_many_rounds_as_told() {
 }
 
 #[test]
-fn five_rounds_reach_a_server_that_begins_to_serve_within_three_seconds() {
+fn five_rounds_reach_a_server_that_starts_within_three_seconds() {
     let sandbox = Sandbox::new();
     for late in [SECOND / 2, 3 * SECOND / 2, 3 * SECOND] {
         let proxy = Proxy::start(ZooKeeper::shared().address());
@@ -505,7 +505,7 @@ fn five_rounds_reach_a_server_that_begins_to_serve_within_three_seconds() {
 }
 
 #[test]
-fn servers_that_say_nothing_are_unreachable_when_the_timeout_is_over_and_never_busy() {
+fn silent_servers_are_unreachable_after_the_timeout_and_never_busy() {
     let sandbox = Sandbox::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
@@ -531,7 +531,7 @@ fn servers_that_say_nothing_are_unreachable_when_the_timeout_is_over_and_never_b
 }
 
 #[test]
-fn a_run_that_goes_well_says_nothing_unless_it_is_asked() {
+fn a_successful_run_is_silent_without_verbose() {
     let sandbox = Sandbox::new();
     assert_eq!(lockex(&sandbox, &["true"]).run(), exited(0));
     let outcome = lockex(&sandbox, &["-v", "true"]).run();
@@ -564,7 +564,7 @@ fn a_run_that_goes_well_says_nothing_unless_it_is_asked() {
 }
 
 #[test]
-fn a_signal_ends_the_wait_at_once_and_the_contender_with_it() {
+fn a_signal_ends_the_wait_and_deletes_the_contender() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let holders = holders(&sandbox, mode);
@@ -611,7 +611,7 @@ fn two_signals_at_once_do_not_leave_the_contender_behind() {
 }
 
 #[test]
-fn a_full_semaphore_names_those_who_hold_it_and_not_who_waits() {
+fn a_full_semaphore_names_its_holders_and_not_its_waiters() {
     let sandbox = Sandbox::new();
     let holders = holders(&sandbox, "-c2");
     let waiter = waiter(&sandbox, &["-c2", "true"]);
@@ -637,7 +637,7 @@ fn a_full_semaphore_names_those_who_hold_it_and_not_who_waits() {
 }
 
 #[test]
-fn a_waiter_that_leaves_from_the_middle_lets_nobody_in_and_keeps_nobody_out() {
+fn a_waiter_that_leaves_the_queue_changes_nothing_for_the_others() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let holders = holders(&sandbox, mode);
@@ -660,7 +660,7 @@ fn a_waiter_that_leaves_from_the_middle_lets_nobody_in_and_keeps_nobody_out() {
 }
 
 #[test]
-fn a_signal_stops_the_command_before_what_it_has_started_and_the_shell_goes_on_with_nothing() {
+fn a_signal_stops_the_shell_before_its_children_so_it_runs_nothing_more() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         for (signal, outcome) in [
@@ -693,7 +693,7 @@ fn a_signal_stops_the_command_before_what_it_has_started_and_the_shell_goes_on_w
 }
 
 #[test]
-fn a_command_that_is_deaf_is_killed_with_its_tree_when_its_time_is_over() {
+fn a_command_that_ignores_term_is_killed_with_its_tree_after_kill_after() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let command = "trap '' TERM; setsid sleep 1000 & echo ready; sleep 1000; echo next";
@@ -709,7 +709,7 @@ fn a_command_that_is_deaf_is_killed_with_its_tree_when_its_time_is_over() {
 }
 
 #[test]
-fn when_lockex_is_killed_all_of_the_tree_goes_before_the_lock_does() {
+fn when_lockex_is_killed_its_tree_is_dead_before_the_lock_is_free() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let words = [
@@ -738,7 +738,7 @@ fn when_lockex_is_killed_all_of_the_tree_goes_before_the_lock_does() {
 }
 
 #[test]
-fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
+fn when_the_guard_is_killed_the_tree_is_killed_and_the_lock_released() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let run = lockex(
@@ -756,7 +756,7 @@ fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
 }
 
 #[test]
-fn while_lockex_is_stopped_the_tree_is_gone_before_the_lock_is() {
+fn while_lockex_is_stopped_its_tree_is_dead_before_the_lock_is_free() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let words = [
@@ -786,7 +786,7 @@ fn while_lockex_is_stopped_the_tree_is_gone_before_the_lock_is() {
 }
 
 #[test]
-fn a_waiter_that_was_stopped_for_too_long_queues_again_as_often_as_told() {
+fn a_waiter_whose_session_expired_queues_again_as_often_as_set() {
     for mode in MODES {
         for (option, again) in [("-r1", true), ("-r0", false)] {
             let sandbox = Sandbox::new();
@@ -847,7 +847,7 @@ fn a_holder_whose_node_is_deleted_by_hand_is_killed_at_once() {
 }
 
 #[test]
-fn a_waiter_whose_contender_is_deleted_by_hand_has_its_turn_all_the_same() {
+fn a_waiter_whose_contender_is_deleted_by_hand_still_acquires() {
     for mode in MODES {
         let sandbox = Sandbox::new();
         let holders = holders(&sandbox, mode);
@@ -876,7 +876,7 @@ fn a_waiter_whose_contender_is_deleted_by_hand_has_its_turn_all_the_same() {
 /// Three hosts, one command: the next starts when the one that runs is killed, or its guard is, or
 /// it is told to end.
 #[test]
-fn on_cold_standby_the_next_starts_when_the_one_before_has_gone_and_never_earlier() {
+fn in_cold_standby_the_next_command_starts_after_the_previous_is_dead() {
     for mode in [libc::SIGKILL, libc::SIGTERM] {
         for guard in [false, true] {
             let sandbox = Sandbox::new();

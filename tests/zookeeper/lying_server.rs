@@ -104,7 +104,7 @@ fn is_found_out(what: &str, script: Vec<Act>, why: &str) {
 }
 
 #[test]
-fn what_is_no_answer_to_a_connect_request_is_named() {
+fn a_malformed_connect_response_is_reported() {
     let session = hello(SESSION, TIMEOUT);
     let lies = vec![
         ("a frame of 2 GiB", i32::MAX.to_be_bytes().to_vec()),
@@ -136,7 +136,7 @@ fn what_is_no_answer_to_a_connect_request_is_named() {
 }
 
 #[test]
-fn a_new_session_that_is_expired_at_once_is_none() {
+fn a_new_session_that_is_already_expired_is_refused() {
     for (id, timeout) in [(0, TIMEOUT), (SESSION, Duration::ZERO), (0, Duration::ZERO)] {
         is_found_out(
             "expired",
@@ -147,7 +147,7 @@ fn a_new_session_that_is_expired_at_once_is_none() {
 }
 
 #[test]
-fn slow_bytes_do_not_make_us_wait_longer() {
+fn bytes_that_arrive_slowly_do_not_extend_the_timeout() {
     let pause = Duration::from_millis(50);
     is_found_out(
         "slow HTTP",
@@ -162,7 +162,7 @@ fn slow_bytes_do_not_make_us_wait_longer() {
 }
 
 #[test]
-fn junk_after_a_proper_hello_is_named_and_runs_nothing() {
+fn malformed_data_after_a_valid_connect_response_is_reported_and_no_command_runs() {
     at_once(junk(), |what, junk| {
         is_found_out(
             what,
@@ -220,7 +220,7 @@ fn lock_granted(node: &str, timeout: Duration) -> Vec<u8> {
 }
 
 #[test]
-fn junk_while_the_lock_is_held_costs_the_lock_and_the_job_in_time() {
+fn malformed_data_while_the_lock_is_held_kills_the_command_in_time() {
     at_once(junk(), |what, junk| {
         let sandbox = Sandbox::new();
         let scripted = ScriptedServer::start(vec![
@@ -247,7 +247,7 @@ fn junk_while_the_lock_is_held_costs_the_lock_and_the_job_in_time() {
 }
 
 #[test]
-fn a_session_that_is_resumed_for_less_than_a_second_is_believed_for_no_longer() {
+fn a_session_resumed_with_a_timeout_below_a_second_has_no_longer_lease() {
     const LONG: Duration = Duration::from_secs(10);
     const GRANTED: Duration = Duration::from_millis(900);
     let sandbox = Sandbox::new();
@@ -277,7 +277,7 @@ fn a_session_that_is_resumed_for_less_than_a_second_is_believed_for_no_longer() 
 }
 
 #[test]
-fn a_server_that_grants_what_was_not_asked_for_grants_nothing() {
+fn replies_that_were_not_requested_grant_nothing() {
     let session = hello(SESSION, TIMEOUT);
     let events: Vec<u8> = std::iter::repeat_n(
         reply(
@@ -320,7 +320,7 @@ fn slow_link(server: String, pause: Duration) -> String {
 }
 
 #[test]
-fn a_good_server_over_a_slow_link_is_understood() {
+fn a_real_server_over_a_slow_link_works() {
     let sandbox = Sandbox::new();
     let address = slow_link(ZooKeeper::shared().address(), Duration::from_millis(10));
     let run = sandbox

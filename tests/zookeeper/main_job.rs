@@ -16,7 +16,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 #[test]
-fn the_commands_exit_code_is_ours() {
+fn zk_flock_exits_with_the_code_of_its_command() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     for code in 0..=255 {
         assert_eq!(
@@ -58,7 +58,7 @@ fn a_command_killed_by_a_signal_gives_128_and_its_number() {
 }
 
 #[test]
-fn the_command_has_our_stdin_stdout_stderr_and_directory() {
+fn the_command_inherits_stdin_stdout_stderr_and_directory() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let run = sandbox
         .flock(
@@ -81,7 +81,7 @@ fn the_command_has_our_stdin_stdout_stderr_and_directory() {
 }
 
 #[test]
-fn five_hundred_runs_in_a_row_all_end_well_and_leave_no_node() {
+fn five_hundred_runs_in_a_row_succeed_and_leave_no_node() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let run = |_| {
         let started = Instant::now();
@@ -100,7 +100,7 @@ fn five_hundred_runs_in_a_row_all_end_well_and_leave_no_node() {
 }
 
 #[test]
-fn fifty_at_once_all_run_and_never_two_together() {
+fn fifty_runs_at_once_never_overlap() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let command = "sh -c 'echo start $$ >>runs; sleep 0.01; echo end $$ >>runs'";
     let started = Instant::now();
@@ -134,7 +134,7 @@ fn fifty_at_once_all_run_and_never_two_together() {
 }
 
 #[test]
-fn busy_is_silent_and_exits_0_or_as_told() {
+fn a_busy_lock_is_silent_and_exits_0_or_with_the_chosen_code() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     sandbox
         .client(server)
@@ -159,7 +159,7 @@ fn busy_is_silent_and_exits_0_or_as_told() {
 }
 
 #[test]
-fn a_waiter_gets_the_lock_when_another_run_gives_it_up() {
+fn a_waiter_acquires_when_another_run_releases() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let mut holder = sandbox
@@ -181,7 +181,7 @@ fn a_waiter_gets_the_lock_when_another_run_gives_it_up() {
 }
 
 #[test]
-fn the_lock_is_held_at_least_as_long_as_told() {
+fn the_lock_is_held_for_at_least_the_minimum_hold() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let run = sandbox
@@ -234,7 +234,7 @@ fn a_signal_ends_the_minimum_hold() {
 }
 
 #[test]
-fn the_command_knows_which_lock_it_holds() {
+fn the_command_gets_lock_and_token_in_its_environment() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let mut run = sandbox
@@ -264,7 +264,7 @@ fn the_command_knows_which_lock_it_holds() {
 }
 
 #[test]
-fn a_command_that_cannot_run_is_known_before_any_connection_is_made() {
+fn a_command_that_cannot_run_is_an_error_before_connecting() {
     let sandbox = Sandbox::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -289,7 +289,7 @@ fn a_command_that_cannot_run_is_known_before_any_connection_is_made() {
 }
 
 #[test]
-fn a_server_that_is_away_is_unreachable_and_never_busy() {
+fn a_stopped_server_is_unreachable_and_never_busy() {
     let sandbox = Sandbox::new();
     let nobody = TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -312,7 +312,7 @@ fn a_server_that_is_away_is_unreachable_and_never_busy() {
 }
 
 #[test]
-fn a_server_that_accepts_and_says_nothing_is_unreachable() {
+fn a_server_that_accepts_and_sends_nothing_is_unreachable() {
     let sandbox = Sandbox::new();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap().to_string();
@@ -359,7 +359,7 @@ fn without_a_config_file_hosts_and_app_id_are_enough() {
 }
 
 #[test]
-fn the_first_run_of_a_site_makes_the_node_above_the_locks() {
+fn the_first_run_creates_the_parent_node_of_the_locks() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     assert_eq!(
         sandbox.flock(server, &["-l", "0", "lock", "true"]).run(),
@@ -372,7 +372,7 @@ fn the_first_run_of_a_site_makes_the_node_above_the_locks() {
 }
 
 #[test]
-fn a_waiter_and_a_guard_are_small() {
+fn a_waiter_and_a_guard_use_little_memory() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut holder = sandbox
         .flock(server, &["-l", "0", "lock", "cat"])

@@ -114,7 +114,7 @@ fn runs_within(limit: Duration, since: Instant, what: &str, run: Running) {
 }
 
 #[test]
-fn waiters_get_through_to_a_server_that_has_moved() {
+fn waiters_reach_a_server_that_has_moved() {
     let (server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let mut moving = Moving::new(server.address());
     point(&sandbox, Some(OLD));
@@ -291,7 +291,7 @@ fn open_files(pid: i32) -> Vec<(u32, String)> {
 }
 
 #[test]
-fn a_helper_that_hangs_is_no_part_of_the_command_and_gone_with_us() {
+fn a_helper_that_hangs_is_not_in_the_commands_tree_and_ends_with_zk_flock() {
     let (server, sandbox, names) = (ZooKeeper::start(), Sandbox::new(), DeadNameServer::start());
     let mut moving = Moving::new(server.address());
     let (mut holder, command, helper) = holder_with_a_hanging_helper(&sandbox, &names, &mut moving);
@@ -333,7 +333,7 @@ fn a_helper_that_hangs_is_no_part_of_the_command_and_gone_with_us() {
 }
 
 #[test]
-fn a_name_that_is_not_known_yet_is_waited_for() {
+fn a_name_that_does_not_resolve_yet_is_looked_up_again() {
     let (server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let moving = Moving::new(server.address());
     let config = format!("pools:\n- name: {0}\n", sandbox.id);
@@ -409,7 +409,7 @@ fn a_name_that_is_not_known_yet_is_waited_for() {
 }
 
 #[test]
-fn a_name_that_never_is_known_is_named_with_its_reason_in_time() {
+fn a_name_that_never_resolves_is_an_error_with_its_reason_in_time() {
     let sandbox = Sandbox::new();
     for (what, job) in [
         (

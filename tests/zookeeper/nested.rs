@@ -61,7 +61,7 @@ fn is_circular(outcome: &Outcome, program: &str) {
 }
 
 #[test]
-fn a_wait_for_a_lock_around_it_is_an_error_however_far_out_it_is() {
+fn a_wait_for_a_lock_of_any_enclosing_run_is_an_error() {
     let (address, sandbox) = (ZooKeeper::shared().address(), Sandbox::new());
     let [a, b] = [["a"], ["b"]].map(|lock| flock(&sandbox, &address, &lock));
     let last = |words: &[&'static str], run: &[&str]| {
@@ -83,7 +83,7 @@ fn a_wait_for_a_lock_around_it_is_an_error_however_far_out_it_is() {
 }
 
 #[test]
-fn several_names_and_leases_are_waited_for_unless_all_are_held_around() {
+fn a_wait_for_several_locks_is_an_error_only_if_enclosing_runs_hold_all() {
     let (address, sandbox) = (ZooKeeper::shared().address(), Sandbox::new());
     let id = ["-i", &sandbox.id, "-c", "2"];
     for (program, run) in [

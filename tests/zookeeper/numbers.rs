@@ -71,7 +71,7 @@ const OPTIONS: [(&str, &str, &[&str]); 8] = [
 ];
 
 #[test]
-fn what_is_no_number_for_an_option_is_a_usage_error_that_names_it() {
+fn a_malformed_number_is_a_usage_error_that_names_the_option() {
     let sandbox = Sandbox::new();
     let usual = [
         "--hosts",
@@ -99,7 +99,7 @@ fn what_is_no_number_for_an_option_is_a_usage_error_that_names_it() {
 }
 
 #[test]
-fn what_is_a_number_for_an_option_is_taken_in_every_way_of_writing_it() {
+fn a_valid_number_is_accepted_in_each_notation() {
     let sandbox = Sandbox::new();
     let server = ZooKeeper::shared().address();
     let usual = ["--hosts", &server, "--app-id", &sandbox.id, "-l", "0"];
@@ -175,7 +175,7 @@ fn a_whole_number_with_a_leading_zero_is_octal_and_a_warning() {
 }
 
 #[test]
-fn an_infinite_time_is_for_ever_and_a_huge_one_no_panic() {
+fn an_infinite_time_never_ends_and_a_huge_one_does_not_panic() {
     let sandbox = Sandbox::new();
     for time in ["inf", "1e9"] {
         let words = ["-w", time, "-k", time, "-l", "0", "lock", "true"];

@@ -61,7 +61,7 @@ fn a_log_that_cannot_be_opened_is_one_warning() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing() {
+fn a_log_fifo_that_is_not_read_blocks_nothing() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("fifo").display().to_string();
     let line = logging(&sandbox, &log, &["lock", "echo mine"]).line();
@@ -76,7 +76,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
 }
 
 #[test]
-fn a_log_that_is_rotated_away_goes_on_where_it_should() {
+fn a_rotated_log_continues_in_the_new_file() {
     let sandbox = Sandbox::new();
     let log = sandbox.path("log");
     let mut run = logging(&sandbox, log.to_str().unwrap(), &["lock", "cat"])
@@ -110,7 +110,7 @@ fn a_log_at_the_limit_of_its_size_is_one_warning() {
 }
 
 #[test]
-fn the_command_dies_of_its_own_limit_of_file_size_as_ever() {
+fn the_command_dies_of_its_file_size_limit() {
     let sandbox = Sandbox::new();
     let line = sandbox
         .flock(
@@ -161,7 +161,7 @@ fn without_stdin_stdout_or_stderr_the_command_runs_and_has_none_of_them_either()
 }
 
 #[test]
-fn a_stderr_that_nobody_empties_stops_nothing() {
+fn a_full_stderr_pipe_blocks_nothing() {
     let sandbox = Sandbox::new();
     let full =
         "mkfifo fifo; exec 9<>fifo; dd if=/dev/zero of=fifo oflag=nonblock bs=4096 2>/dev/null";
@@ -180,7 +180,7 @@ fn a_stderr_that_nobody_empties_stops_nothing() {
 }
 
 #[test]
-fn a_stderr_or_stdout_that_nobody_reads_any_more_stops_nothing() {
+fn a_closed_stderr_or_stdout_pipe_stops_nothing() {
     let sandbox = Sandbox::new();
     let line = sandbox
         .flock(
@@ -214,7 +214,7 @@ fn works_or_says_why(
 }
 
 #[test]
-fn with_nine_descriptors_it_works_and_with_fewer_it_says_why() {
+fn nine_descriptors_are_enough_and_fewer_are_an_error() {
     let sandbox = Sandbox::new();
     let server = ZooKeeper::shared().address();
     let node = sandbox.program(&[
@@ -243,7 +243,7 @@ fn with_nine_descriptors_it_works_and_with_fewer_it_says_why() {
 }
 
 #[test]
-fn without_room_for_another_process_it_says_why() {
+fn a_process_limit_is_an_error() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.path("x"), "").unwrap();
     // A user other than root, whom no limit binds, but with root's power over files.
@@ -349,7 +349,7 @@ fn in_an_empty_root_without_proc_and_dev_a_local_lock_works() {
 }
 
 #[test]
-fn without_proc_a_command_that_is_told_to_end_is_ended_all_the_same() {
+fn without_proc_term_still_ends_the_command() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("root")).unwrap();
     fs::copy(common::sandbox::executable(), sandbox.path("root/zk-flock")).unwrap();
@@ -423,7 +423,7 @@ fn a_command_that_proc_hides_gets_the_signals_that_are_forwarded() {
 /// S12: neither the guard nor /proc could name the children of a command that was killed, and they
 /// lived on without the lock.
 #[test]
-fn without_proc_all_of_the_tree_goes_when_we_are_killed() {
+fn without_proc_the_tree_is_killed_when_zk_flock_is() {
     let sandbox = Sandbox::new();
     for options in ["-k 0.2", "-p KILL"] {
         let tree =
@@ -454,7 +454,7 @@ fn without_proc_all_of_the_tree_goes_when_we_are_killed() {
 }
 
 #[test]
-fn a_directory_that_is_gone_stops_nothing() {
+fn a_deleted_working_directory_stops_nothing() {
     let sandbox = Sandbox::new();
     let line = sandbox
         .flock(ZooKeeper::shared(), &["-l", "0", "lock", "/bin/echo mine"])

@@ -60,7 +60,7 @@ fn a_busy_lock_is_one_round_trip_to_know_it_and_one_to_leave() {
 }
 
 #[test]
-fn a_waiter_says_nothing_until_the_lock_is_free_and_then_takes_it_in_one_round_trip() {
+fn a_waiter_is_silent_until_the_lock_is_free_and_then_acquires_in_one_round_trip() {
     /// To see that the lock is taken; to find no queue; to make one with a place; to see, as the
     /// first there, that the lock is still taken.
     const TO_WAIT: usize = 4;
@@ -160,7 +160,7 @@ fn crowd(server: &ZooKeeper, permits: usize, size: usize) -> Crowd {
 
 /// `CROWD=50` and more by hand: the crowds are this large, and four times.
 #[test]
-fn a_hand_over_costs_the_same_however_many_wait() {
+fn a_hand_over_costs_the_same_with_any_number_of_waiters() {
     let server = ZooKeeper::start(); // of its own: nobody else's packets
     let small = std::env::var("CROWD").map_or(5, |size| size.parse().expect("CROWD is a number"));
     for (permits, most) in [(1, 11.0), (10, 30.0)] {

@@ -82,7 +82,7 @@ fn a_server_that_demands_auth_refuses_at_once_and_the_advice_fits_the_program() 
 }
 
 #[test]
-fn a_wrong_password_is_a_matter_of_the_acl() {
+fn a_wrong_password_is_refused_by_the_acl() {
     let sandbox = Sandbox::new();
     assert_eq!(
         flock(
@@ -102,7 +102,7 @@ fn a_wrong_password_is_a_matter_of_the_acl() {
 }
 
 #[test]
-fn an_app_node_that_lets_nobody_in_is_refused() {
+fn an_app_node_without_permissions_is_an_error() {
     let sandbox = Sandbox::new();
     Client::connect(ZooKeeper::shared(), 15 * SECOND)
         .create_with_acl(&format!("/{}", sandbox.id), &[may(1, "world", "anyone")])
@@ -115,7 +115,7 @@ fn an_app_node_that_lets_nobody_in_is_refused() {
 }
 
 #[test]
-fn a_lock_node_that_nobody_may_read_is_busy_all_the_same() {
+fn an_unreadable_lock_node_is_busy() {
     let sandbox = Sandbox::new();
     let mut client = sandbox.client(ZooKeeper::shared());
     client
@@ -131,7 +131,7 @@ fn a_lock_node_that_nobody_may_read_is_busy_all_the_same() {
 }
 
 #[test]
-fn an_application_in_a_place_that_is_not_there_is_made() {
+fn missing_parents_of_an_application_are_created() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let hosts = format!("{}/{}/deep/root", server.address(), sandbox.id);
     let run = sandbox
@@ -227,7 +227,7 @@ fn creator() -> String {
 }
 
 #[test]
-fn with_acl_creator_no_stranger_touches_the_lock() {
+fn with_acl_creator_no_other_client_may_change_the_lock() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut stranger = Client::connect(server, 15 * SECOND);
     let app = format!("/{}", sandbox.id);

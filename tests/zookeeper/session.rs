@@ -120,7 +120,7 @@ fn the_first_write_is_connect_auth_and_the_first_requests_as_a_server_took_them(
 }
 
 #[test]
-fn a_holder_hears_of_its_node_its_heartbeats_and_its_loss() {
+fn a_holder_gets_replies_to_create_and_heartbeat_and_the_expiry() {
     let check = || Request::Check { path: LOCK.into() };
     let requests = [
         create(HOLDER),
@@ -161,7 +161,7 @@ fn a_holder_hears_of_its_node_its_heartbeats_and_its_loss() {
 }
 
 #[test]
-fn a_waiter_hears_that_it_is_busy_by_whom_and_when_it_is_free() {
+fn a_waiter_gets_the_holder_and_the_event_of_its_release() {
     let session = || greeting(&[create(WAITER), look()]);
     let locked = news(
         session(),
@@ -199,7 +199,7 @@ fn a_missing_parent_answers_both_requests() {
 }
 
 #[test]
-fn a_refused_scheme_is_told_as_that() {
+fn a_refused_auth_scheme_is_reported_as_such() {
     assert_news(
         "auth-refused",
         || greeting(&[]),
@@ -211,7 +211,7 @@ fn a_refused_scheme_is_told_as_that() {
 }
 
 #[test]
-fn a_session_that_is_gone_when_we_come_back_has_expired() {
+fn a_session_that_is_unknown_on_reconnect_has_expired() {
     let returning = || {
         let mut session = greeting(&[]);
         session.received(&pieces("holder", From::Server)[0], NOW);
@@ -230,7 +230,7 @@ fn a_new_session_cannot_have_expired() {
 }
 
 #[test]
-fn what_a_multi_says_of_the_session_is_believed() {
+fn an_expired_or_moved_session_is_recognised_in_a_multi_reply() {
     for (code, expected) in [
         (Code::SESSION_EXPIRED, News::Expired),
         (Code::SESSION_MOVED, News::Down(Fault::HungUp)),
@@ -279,7 +279,7 @@ fn undone(Code(err): Code) -> Vec<u8> {
 }
 
 #[test]
-fn a_frame_of_an_impossible_length_ends_the_connection_before_it_has_come() {
+fn an_impossible_frame_length_closes_the_connection_at_once() {
     for length in [i32::MAX, i32::MIN, -5, -1, 0, (4 << 20) + 1] {
         assert_eq!(
             news(greeting(&[]), [&length.to_be_bytes()[..]]),
@@ -298,7 +298,7 @@ fn a_frame_of_an_impossible_length_ends_the_connection_before_it_has_come() {
 }
 
 #[test]
-fn a_reply_that_was_not_asked_for_ends_the_connection() {
+fn an_unexpected_reply_closes_the_connection() {
     let replies = pieces("holder", From::Server);
     let out_of_order = [&replies[0][..], &replies[1], &replies[3]];
     let heard = news(greeting(&[create(HOLDER), look()]), out_of_order);

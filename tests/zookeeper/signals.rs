@@ -27,7 +27,7 @@ fn ready<'a>(sandbox: &'a Sandbox, words: &[&str]) -> Running<'a> {
 }
 
 #[test]
-fn the_lock_is_held_until_a_command_that_was_told_to_end_has_ended() {
+fn after_term_the_lock_is_held_until_the_command_has_exited() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let run = ready(&sandbox, &["lock", &listener("TERM=3/0.5")]);
@@ -44,7 +44,7 @@ fn the_lock_is_held_until_a_command_that_was_told_to_end_has_ended() {
 }
 
 #[test]
-fn what_a_command_starts_to_clean_up_is_let_finish() {
+fn processes_that_a_command_starts_to_clean_up_may_finish() {
     let sandbox = Sandbox::new();
     for _ in 0..5 {
         let command = "bash -c 'trap \"sleep 0.1; echo code \\$?; exit 3\" TERM; echo ready; until read -r -t 0.01; do :; done'";
@@ -74,7 +74,7 @@ fn every_signal_that_ends_a_run_reaches_the_command() {
 }
 
 #[test]
-fn every_other_signal_is_passed_on_and_ends_nothing() {
+fn all_other_signals_are_passed_on_and_do_not_end_the_run() {
     let sandbox = Sandbox::new();
     for (signal, name) in [
         (libc::SIGUSR1, "USR1"),
@@ -93,7 +93,7 @@ fn every_other_signal_is_passed_on_and_ends_nothing() {
 }
 
 #[test]
-fn a_command_that_dies_of_the_signal_gives_its_code_or_our_death() {
+fn a_command_that_dies_of_the_signal_gives_128_and_its_number_or_the_same_death() {
     let sandbox = Sandbox::new();
     for (signal, outcome) in [
         (libc::SIGTERM, exited(143)),
@@ -128,7 +128,7 @@ fn a_command_that_ignores_the_signal_is_killed_with_its_tree() {
 }
 
 #[test]
-fn a_guard_that_is_stopped_after_it_has_passed_on_the_signal_does_not_save_the_tree() {
+fn a_guard_that_is_stopped_after_the_signal_does_not_save_the_tree() {
     let sandbox = Sandbox::new();
     let command = "bash -c 'trap \"echo TERM\" TERM; setsid sleep 1000 & echo ready; until read -r -t 0.01; do :; done'";
     let run = ready(&sandbox, &["-k", "0.5", "lock", command]);
@@ -148,7 +148,7 @@ fn a_guard_that_is_stopped_after_it_has_passed_on_the_signal_does_not_save_the_t
 }
 
 #[test]
-fn a_command_that_is_stopped_gets_a_term_all_the_same() {
+fn a_stopped_command_still_gets_term() {
     let sandbox = Sandbox::new();
     let run = ready(
         &sandbox,
@@ -260,7 +260,7 @@ fn find(sandbox: &Sandbox, words: &str) -> i32 {
 }
 
 #[test]
-fn ctrl_c_and_ctrl_backslash_end_command_and_us_and_free_the_lock() {
+fn ctrl_c_and_ctrl_backslash_end_the_run_and_free_the_lock() {
     let sandbox = Sandbox::new();
     let mut client = sandbox.client(ZooKeeper::shared());
     for (key, code) in [(INTERRUPT, "code=130"), (QUIT, "code=131")] {
@@ -311,7 +311,7 @@ fn a_command_that_handles_ctrl_c_gets_it_once_and_decides_the_exit_code() {
 }
 
 #[test]
-fn ctrl_z_stops_both_and_fg_goes_on() {
+fn ctrl_z_stops_the_run_and_fg_continues_it() {
     let sandbox = Sandbox::new();
     let (mut terminal, line) = terminal(&sandbox, "cat");
     terminal.enter(&line);
@@ -453,7 +453,7 @@ fn a_signal_to_each_process_of_a_control_group_reaches_each_process_of_the_comma
 
 /// C1, where the command is in our process group because the session has a terminal.
 #[test]
-fn at_a_terminal_too_a_signal_reaches_each_process_of_the_command_once() {
+fn at_a_terminal_a_signal_reaches_each_process_of_the_command_once() {
     let sandbox = Sandbox::new();
     let line = sandbox
         .local(&["-l", "0", "-k", "1", "lock", COUNTING])

@@ -34,7 +34,7 @@ fn only(sandbox: &Sandbox, expected: &[i32]) {
 }
 
 #[test]
-fn when_we_are_killed_all_of_the_tree_goes() {
+fn when_zk_flock_is_killed_the_tree_is_killed() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let run = sandbox.flock(server, &["lock", TREE]).start();
     grown(&sandbox, &run);
@@ -54,7 +54,7 @@ fn when_we_are_killed_all_of_the_tree_goes() {
 }
 
 #[test]
-fn when_we_are_killed_even_a_deaf_tree_is_gone_before_the_lock_is() {
+fn when_zk_flock_is_killed_a_tree_that_ignores_term_is_dead_before_the_lock_is_free() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let run = sandbox
@@ -73,7 +73,7 @@ fn when_we_are_killed_even_a_deaf_tree_is_gone_before_the_lock_is() {
 }
 
 #[test]
-fn while_we_are_stopped_the_tree_is_gone_before_the_lock_is() {
+fn while_zk_flock_is_stopped_the_tree_is_dead_before_the_lock_is_free() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     for options in [&[][..], &["-p", "0"]] {
@@ -98,7 +98,7 @@ fn while_we_are_stopped_the_tree_is_gone_before_the_lock_is() {
 }
 
 #[test]
-fn when_we_are_killed_the_command_gets_the_signal_that_was_asked_for() {
+fn when_zk_flock_is_killed_the_command_gets_the_chosen_signal() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     for (option, signal) in [
         ("USR1", "USR1"),
@@ -130,7 +130,7 @@ fn when_we_are_killed_the_command_gets_the_signal_that_was_asked_for() {
 }
 
 #[test]
-fn with_pdeathsig_0_the_command_outlives_us() {
+fn with_pdeathsig_0_the_command_outlives_zk_flock() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let run = sandbox
@@ -146,7 +146,7 @@ fn with_pdeathsig_0_the_command_outlives_us() {
 }
 
 #[test]
-fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
+fn when_the_guard_is_killed_the_tree_is_killed_and_the_lock_released() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     for (options, code) in [(&[][..], 1), (&["--sysexits", "-l", "600"], 70)] {
@@ -165,7 +165,7 @@ fn when_the_guard_is_killed_the_tree_goes_and_the_lock_is_released() {
 }
 
 #[test]
-fn when_both_are_killed_the_command_goes() {
+fn when_zk_flock_and_guard_are_killed_the_command_dies() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     for guard_first in [false, true] {
         let run = sandbox
@@ -187,7 +187,7 @@ fn when_both_are_killed_the_command_goes() {
 }
 
 #[test]
-fn a_daemon_that_the_command_has_started_lives_on_after_a_normal_end() {
+fn a_daemon_of_the_command_survives_a_normal_end() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let command = "sh -c '(setsid sleep 1000 &) ; (sleep 1001 &) ; exit 4'";
     assert_eq!(
@@ -204,7 +204,7 @@ fn a_daemon_that_the_command_has_started_lives_on_after_a_normal_end() {
 }
 
 #[test]
-fn nobody_who_looks_for_us_or_for_the_command_finds_the_guard() {
+fn a_search_for_zk_flock_or_the_command_does_not_match_the_guard() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut run = sandbox
         .flock(server, &["-l", "0", "lock", "cat"])
@@ -253,7 +253,7 @@ fn a_full_stderr_does_not_keep_the_guard_from_killing() {
 }
 
 #[test]
-fn a_guard_killed_while_it_stops_the_tree_leaves_the_rest_to_us() {
+fn when_the_guard_is_killed_while_it_stops_the_tree_zk_flock_stops_the_rest() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let mut client = sandbox.client(server);
     let command = "sh -c '(trap \"\" TERM; sleep 1000 & setsid sleep 1000 & wait) & trap \"exit 3\" TERM; wait'";
@@ -277,7 +277,7 @@ fn a_guard_killed_while_it_stops_the_tree_leaves_the_rest_to_us() {
 }
 
 #[test]
-fn the_end_of_a_command_hangs_up_nobody_who_is_stopped_beside_us() {
+fn the_end_of_a_command_sends_no_hangup_to_stopped_processes_of_its_group() {
     let sandbox = Sandbox::new();
     let line = sandbox.local(&["-l", "0", "lock", "true"]).line();
     // As under cron: a session whose process group nobody in it is outside of, so that the group is

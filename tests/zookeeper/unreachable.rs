@@ -66,7 +66,7 @@ fn is_unreachable(what: &str, hosts: &str, why: &[&str]) {
 }
 
 #[test]
-fn nobody_listens() {
+fn a_port_without_listener_is_unreachable() {
     is_unreachable("nobody listens", &nobody(), &["connection refused"]);
 }
 
@@ -85,7 +85,7 @@ fn a_reason_that_repeats_is_logged_once_and_then_counted() {
 }
 
 #[test]
-fn the_host_is_switched_off() {
+fn a_host_that_is_switched_off_is_unreachable() {
     is_unreachable(
         "switched off",
         &SwitchedOff::new().address,
@@ -94,7 +94,7 @@ fn the_host_is_switched_off() {
 }
 
 #[test]
-fn the_server_accepts_and_is_silent() {
+fn a_silent_server_is_unreachable() {
     is_unreachable(
         "silent",
         &ScriptedServer::silent().address,
@@ -103,7 +103,7 @@ fn the_server_accepts_and_is_silent() {
 }
 
 #[test]
-fn the_server_hangs_up_at_once() {
+fn a_server_that_hangs_up_is_unreachable() {
     let server = ScriptedServer::start(vec![]);
     is_unreachable("hangs up", &server.address, &[]);
     assert!(
@@ -114,12 +114,12 @@ fn the_server_hangs_up_at_once() {
 }
 
 #[test]
-fn the_name_has_no_address() {
+fn a_name_without_address_is_unreachable() {
     is_unreachable("no such name", "no-such-host.invalid:2181", &["its name"]);
 }
 
 #[test]
-fn each_host_is_named_with_its_own_reason() {
+fn each_host_is_reported_with_its_own_reason() {
     let (silent, off) = (ScriptedServer::silent(), SwitchedOff::new());
     let hosts = [
         &nobody(),
@@ -145,7 +145,7 @@ fn a_frozen_server_is_unreachable() {
 }
 
 #[test]
-fn a_wait_that_runs_out_while_no_server_answers_is_unreachable_and_not_busy() {
+fn a_wait_that_ends_during_an_outage_is_unreachable_and_not_busy() {
     let sandbox = Sandbox::new();
     for (options, code) in [
         (&["-w", "1"][..], 1),
@@ -160,7 +160,7 @@ fn a_wait_that_runs_out_while_no_server_answers_is_unreachable_and_not_busy() {
 }
 
 #[test]
-fn a_longer_wait_is_a_longer_time_to_connect() {
+fn a_longer_wait_gives_more_time_to_connect() {
     let (server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     server.freeze();
     let run = asking(

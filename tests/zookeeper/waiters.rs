@@ -91,7 +91,7 @@ fn assert_nothing_left(server: &ZooKeeper, sandbox: &Sandbox) {
 }
 
 #[test]
-fn a_waiter_gets_through_when_the_server_has_lost_all_it_had() {
+fn a_waiter_acquires_after_the_server_lost_its_data() {
     let (mut server, sandbox) = (ZooKeeper::start(), Sandbox::new());
     let address = server.address();
     let holders = [
@@ -139,7 +139,7 @@ fn a_waiter_gets_through_when_the_server_has_lost_all_it_had() {
 }
 
 #[test]
-fn waiters_run_in_the_order_in_which_they_came_and_leave_nothing() {
+fn waiters_acquire_in_fifo_order_and_leave_no_node() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let holder = holder(server, &sandbox);
     let waiters = waiters(server, &sandbox, TIMEOUT, 10);
@@ -150,7 +150,7 @@ fn waiters_run_in_the_order_in_which_they_came_and_leave_nothing() {
 }
 
 #[test]
-fn a_waiter_says_how_many_are_ahead_of_it_and_when_it_is_next() {
+fn a_waiter_logs_its_queue_position_and_when_it_is_next() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let holder = holder(server, &sandbox);
     let waiters = waiters(server, &sandbox, TIMEOUT, 2);
@@ -181,7 +181,7 @@ enum Fate {
 }
 
 #[test]
-fn a_first_in_line_that_dies_stops_leaves_or_times_out_blocks_nobody() {
+fn a_first_waiter_that_dies_stops_leaves_or_times_out_blocks_no_other() {
     for fate in [
         Fate::TimesOut,
         Fate::IsTerminated,
@@ -226,7 +226,7 @@ fn a_first_in_line_that_dies_stops_leaves_or_times_out_blocks_nobody() {
 }
 
 #[test]
-fn a_queue_that_all_gave_up_waiting_in_is_gone_though_the_lock_is_held() {
+fn an_abandoned_queue_is_deleted_while_the_lock_is_held() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let holder = holder(server, &sandbox);
     let waiters: Vec<_> = (0..5)
@@ -283,7 +283,7 @@ fn a_name_with_a_slash_and_several_names_have_queues_too() {
 }
 
 #[test]
-fn without_permission_to_make_a_queue_to_enter_it_or_to_leave_it_all_run() {
+fn without_permission_to_create_enter_or_leave_a_queue_all_acquire() {
     const READ: i32 = 1;
     const READ_AND_CREATE: i32 = 5;
     const ALL: i32 = 31;
@@ -352,7 +352,7 @@ type Holding = (f64, f64, String);
 
 /// What the Python original does, ten times, beside as many of ours that wait.
 #[test]
-fn beside_scripts_of_the_original_all_run_and_never_two_at_once() {
+fn beside_scripts_of_the_original_runs_never_overlap() {
     const EACH: usize = 10;
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let holder = holder(server, &sandbox);
@@ -469,7 +469,7 @@ fn crowd(server: &ZooKeeper, size: usize) -> Crowd {
 
 /// `CROWDS=10,100,500` by hand: the crowds are this large.
 #[test]
-fn a_hand_over_costs_the_same_however_many_wait_and_goes_to_who_waited_longest() {
+fn a_hand_over_costs_the_same_with_any_number_of_waiters_and_is_fifo() {
     /// The holder's node goes: an event for it and for its heir. The heir makes its own and looks
     /// at it; the one behind hears of that, looks who is first, and at the lock; the heir puts
     /// the queue away if it can, and ends its session in the end.

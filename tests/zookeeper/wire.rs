@@ -203,7 +203,7 @@ fn deleted() -> impl Wire + PartialEq + Debug {
 }
 
 #[test]
-fn a_holders_requests_are_the_bytes_that_a_server_took() {
+fn requests_of_a_holder_are_the_recorded_bytes() {
     are!(
         "holder",
         From::Client,
@@ -233,7 +233,7 @@ fn a_holders_requests_are_the_bytes_that_a_server_took() {
 }
 
 #[test]
-fn a_holders_replies_are_read_to_the_value() {
+fn replies_to_a_holder_are_decoded_completely() {
     let held = MultiHeader {
         kind: operation::CHECK,
         done: false,
@@ -262,7 +262,7 @@ fn a_holders_replies_are_read_to_the_value() {
 }
 
 #[test]
-fn a_waiters_replies_say_busy_by_whom_and_when_it_goes() {
+fn replies_to_a_waiter_name_the_holder_and_its_deletion() {
     are!(
         "waiter",
         From::Server,
@@ -275,7 +275,7 @@ fn a_waiters_replies_say_busy_by_whom_and_when_it_goes() {
 }
 
 #[test]
-fn a_create_without_a_parent_is_no_node() {
+fn a_create_without_a_parent_fails_with_no_node() {
     are!(
         "parent-missing",
         From::Server,
@@ -287,7 +287,7 @@ fn a_create_without_a_parent_is_no_node() {
 }
 
 #[test]
-fn a_scheme_that_the_server_does_not_know_is_auth_failed() {
+fn an_unknown_auth_scheme_is_auth_failed() {
     let session = session(0x0100_0018_317c_0004, "92d9f082db92c3776954a4b3eb4ab326");
     are!(
         "auth-refused",
@@ -298,7 +298,7 @@ fn a_scheme_that_the_server_does_not_know_is_auth_failed() {
 }
 
 #[test]
-fn a_session_that_has_expired_is_answered_by_zeros() {
+fn an_expired_session_is_answered_with_zeros() {
     let passwd = vec![0; PASSWORD_LENGTH];
     let gone = then!(
         ConnectResponse {
@@ -399,7 +399,7 @@ fn unknown_operation() -> impl Wire {
 }
 
 #[test]
-fn what_a_waiter_asks_for_in_one_step_is_the_bytes_that_a_server_took_and_its_replies_are_read() {
+fn the_multi_of_a_waiter_is_the_recorded_bytes_and_its_replies_are_decoded() {
     let [asked, replies] = [From::Client, From::Server].map(|side| messages("multis", side));
     for (number, (request, answered)) in multis().into_iter().enumerate() {
         let xid = i32::try_from(number + 1).unwrap();
@@ -429,7 +429,7 @@ fn what_a_waiter_asks_for_in_one_step_is_the_bytes_that_a_server_took_and_its_re
 }
 
 #[test]
-fn a_multi_of_which_a_server_knew_nothing_was_not_done() {
+fn a_multi_that_a_server_never_received_was_not_executed() {
     let (begin, _) = multis().into_iter().next().unwrap();
     assert_eq!(
         answer(&begin, &encode(&MULTI_END)),
@@ -438,7 +438,7 @@ fn a_multi_of_which_a_server_knew_nothing_was_not_done() {
 }
 
 #[test]
-fn javas_own_client_writes_as_we_do() {
+fn requests_of_the_java_client_encode_to_the_same_bytes() {
     are!(
         "java-client",
         From::Client,
@@ -473,7 +473,7 @@ fn javas_own_client_writes_as_we_do() {
 }
 
 #[test]
-fn javas_own_client_is_answered_as_we_are() {
+fn replies_to_the_java_client_decode_the_same_way() {
     let app = Stat {
         cversion: 3,
         ephemeral_owner: 0,
@@ -512,7 +512,7 @@ fn javas_own_client_is_answered_as_we_are() {
 // Limits --------------------------------------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_length_that_no_bytes_can_have_is_refused_before_anything_is_reserved() {
+fn an_impossible_length_is_refused_before_memory_is_reserved() {
     for claimed in [i32::MAX, i32::MIN, -5, -2, 9, 1 << 20] {
         let bytes = [&claimed.to_be_bytes()[..], &[0; 8]].concat();
         let refused = Malformed::Length("field", claimed);
@@ -541,7 +541,7 @@ fn a_length_that_no_bytes_can_have_is_refused_before_anything_is_reserved() {
 }
 
 #[test]
-fn nothing_and_null_are_empty() {
+fn absent_and_null_values_are_empty() {
     for length in [0, -1] {
         let bytes = i32::to_be_bytes(length);
         assert_eq!(
@@ -563,7 +563,7 @@ fn nothing_and_null_are_empty() {
 }
 
 #[test]
-fn a_string_that_is_not_text_is_refused_by_name() {
+fn a_string_that_is_not_utf8_is_an_error_with_its_field() {
     let bytes = [&2_i32.to_be_bytes()[..], &[0xc3, 0x28]].concat();
     assert_eq!(
         CreateResponse::read(&mut bytes.as_slice(), "message"),
@@ -572,7 +572,7 @@ fn a_string_that_is_not_text_is_refused_by_name() {
 }
 
 #[test]
-fn what_is_short_is_named() {
+fn a_truncated_record_is_an_error_with_its_field() {
     for (length, field) in [
         (0, "ReplyHeader.xid"),
         (4, "ReplyHeader.zxid"),
