@@ -1,8 +1,8 @@
-//! What a lock costs, beside what it takes the place of: `cargo bench`, or a part of it by name, as
-//! `cargo bench -- one-run`. Whole processes, all contenders in turn, round after round; medians,
-//! and ratios of what one round measured side by side. It asserts nothing on a time.
+//! What a lock costs, beside the programs that zk-flock replaces: `cargo bench`, or one part by
+//! name, e.g. `cargo bench -- one-run`. It runs whole processes, all contenders in turn, in rounds,
+//! and prints medians, and ratios within a round. It asserts no time.
 //!
-//! `--quick` makes few rounds and small crowds, to see that it works.
+//! `--quick` makes few rounds and few contenders, to check that it works.
 
 #![allow(
     clippy::disallowed_methods,
@@ -38,9 +38,9 @@ use table::Table;
 
 /// How much is measured.
 pub struct Effort {
-    /// Runs of one kind, whose middle counts.
+    /// Runs of one kind, of which the median counts.
     pub runs: usize,
-    /// Hand-overs of one kind, whose middle counts.
+    /// Hand-overs of one kind, of which the median counts.
     pub hand_overs: usize,
     /// How many wait for one lock.
     pub crowds: &'static [usize],
@@ -48,7 +48,7 @@ pub struct Effort {
     pub window: Duration,
     /// How many do it together.
     pub thousand: usize,
-    /// Rounds of crowds and of requests, whose middle counts.
+    /// Rounds of contention and of requests, of which the median counts.
     pub rounds: usize,
     /// How long requests are made.
     pub load: Duration,

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// What they wait for.
 pub const LOCK: &str = "crowd";
 
-/// What one crowd took.
+/// The figures of one round.
 struct Figures {
     /// From the end of the first holder's command to the start of the last one's.
     total: Duration,

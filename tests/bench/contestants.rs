@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Session timeout in seconds.
 const TIMEOUT: u32 = 15;
 
-/// The programs of ours that take part, as they ship: static, from one build.
+/// This project's programs as they ship: static, from one build.
 pub struct Programs {
     /// All our names.
     pub zk_flock: PathBuf,
@@ -81,7 +81,7 @@ impl Programs {
 /// command.
 type Words<'a> = Box<dyn Fn(&str, &str, &[&str]) -> Vec<String> + 'a>;
 
-/// Somebody who runs a command under a lock.
+/// A program that runs a command under a lock.
 pub struct Contender<'a> {
     /// As the table shows it.
     pub name: &'static str,
@@ -100,10 +100,10 @@ const POOLS: [&str; 4] = [
     idle_cost::LOCK,
 ];
 
-/// Of who takes next to nothing.
+/// For a program that uses little memory.
 const MANY: usize = 1000;
 
-/// Of who takes tens of megabytes.
+/// For a program that uses tens of megabytes.
 const FEW: usize = 100;
 
 /// What a contender talks to.
@@ -163,7 +163,8 @@ impl Server<'_> {
     }
 }
 
-/// How many wait in flock(2) for a file: they are listed below who holds it, with an arrow.
+/// The number of processes that wait in flock(2) for a file: `/proc/locks` lists them below the
+/// holder, with an arrow.
 fn blocked(file: &Path) -> usize {
     let Ok(metadata) = fs::metadata(file) else {
         return 0;
@@ -205,7 +206,7 @@ impl Contestants {
         }
     }
 
-    /// All who run a command under a lock: ours first, then those that stand for what there was.
+    /// All programs that run a command under a lock: this project's first.
     pub fn contenders(&self) -> Vec<Result<Contender<'_>, Missing>> {
         let ours = [
             self.zk_flock(),
@@ -436,7 +437,7 @@ impl Contestants {
 
 /// A contender that is not installed.
 pub struct Missing {
-    /// Who.
+    /// Its name.
     pub name: &'static str,
     /// What brings it.
     pub remedy: &'static str,

@@ -68,7 +68,7 @@ impl Distributexd {
         self.service.pid
     }
 
-    /// As clients are told it.
+    /// Its address.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }

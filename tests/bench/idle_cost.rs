@@ -14,7 +14,7 @@ use std::time::Duration;
 /// What one of them holds and the other waits for.
 pub const LOCK: &str = "standing";
 
-/// Measures all at the same time, since they do next to nothing; then the crowds.
+/// Measures all at the same time, since they do almost nothing; then many at once.
 pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let mut table = Table::new(&[
         "while nothing happens",
@@ -62,7 +62,7 @@ pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     table
 }
 
-/// Somebody who holds, and somebody who waits for it.
+/// A holder and a waiter for its lock.
 fn pair<'a>(
     contestants: &'a Contestants,
     contender: &Contender,
@@ -77,7 +77,7 @@ fn pair<'a>(
     [holder, waiter]
 }
 
-/// Many who hold, each another lock; and many who wait for one.
+/// Many holders, each of its own lock, and many waiters for one lock.
 fn thousands(contestants: &Contestants, contender: &Contender, effort: &Effort, table: &mut Table) {
     let (leash, sheet) = (Leash::new(contestants), Sheet::new(contestants));
     let holders: Vec<_> = (0..effort.thousand)

@@ -1,5 +1,5 @@
-//! A server of somebody else's, started for the measurements and gone when this process is, however
-//! that ends.
+//! A server of another project, started for the measurements and killed when this process ends,
+//! however that ends.
 
 use common::process;
 use std::io::{BufRead, BufReader};
@@ -23,7 +23,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts one. Who wants to know whether it serves asks it.
+    /// Starts one, and does not wait until it serves.
     pub fn start(words: &[&str], folder: &Path) -> Service {
         let mut keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper"])

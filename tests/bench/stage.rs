@@ -72,7 +72,7 @@ impl Leash {
     }
 }
 
-/// Starts somebody who takes a lock and keeps it as long as the leash does. The first time on the
+/// Starts a holder that keeps the lock as long as the leash does. The first time on the
 /// sheet is that of its start, the second that of its end.
 pub fn hold<'a>(
     contestants: &'a Contestants,
@@ -89,7 +89,7 @@ pub fn hold<'a>(
     )
 }
 
-/// Starts somebody who takes a lock, writes down when that was, and gives it back.
+/// Starts a contender that acquires the lock, records the time and releases it.
 pub fn queue_up<'a>(
     contestants: &'a Contestants,
     contender: &Contender,

@@ -127,7 +127,7 @@ pub fn peak_memory(pid: i32) -> u64 {
         .expect("the process is there")
 }
 
-/// A run with the search path that Debian gives, whatever ours is.
+/// A run with the default PATH of Debian.
 pub fn job<'a>(sandbox: &'a Sandbox, program: &Path) -> Job<'a> {
     Job::new(sandbox, program)
         .env(

@@ -25,7 +25,7 @@ impl Table {
         self.rows.push([&[name.to_owned()], figures].concat());
     }
 
-    /// Of somebody who is not there: what would bring it.
+    /// A row for a program that is not installed: how to install it.
     pub fn missing(&mut self, name: &str, remedy: &str) {
         self.row(name, &[format!("missing: `{remedy}`")]);
     }

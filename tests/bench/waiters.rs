@@ -1,4 +1,4 @@
-//! Hand-over at the lock server with many who wait for one pool, each on a connection of its own:
+//! Hand-over at the lock server with many waiters for one pool, each on a connection of its own:
 //! from the release that one sends to the YES that the next one reads.
 
 #![allow(unsafe_code, reason = "setrlimit(2)")]
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 /// What they wait for.
 const POOL: &str = "speed";
 
-/// Descriptors that we and the server have besides one for each who waits.
+/// Descriptors of the benchmark and of the server, beside one for each waiter.
 const OTHERS: usize = 200;
 
 /// Loopback addresses that the connections go to: each has some 28,000 ports for them.
 const ADDRESSES: usize = 4;
 
-/// Measures crowd after crowd.
+/// Measures each number of waiters.
 pub fn measure(contestants: &Contestants, effort: &Effort) -> Table {
     let mut table = Table::new(&[
         "waiters at distributexd",
