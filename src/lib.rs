@@ -51,32 +51,51 @@
 //! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its
 //! config.
 
+#[forbid(unsafe_code)]
 pub mod cli;
+#[forbid(unsafe_code)]
 pub mod config;
+#[forbid(unsafe_code)]
 pub mod deadlines;
+#[forbid(unsafe_code)]
 pub mod delivery;
+#[forbid(unsafe_code)]
 pub mod edit_distance;
+#[forbid(unsafe_code)]
 pub mod endpoint;
+#[forbid(unsafe_code)]
 pub mod guard;
+#[forbid(unsafe_code)]
 pub mod http;
+#[forbid(unsafe_code)]
 pub mod in_file;
+#[forbid(unsafe_code)]
 pub mod kill_rounds;
 pub mod link;
+#[forbid(unsafe_code)]
 pub mod lock;
 pub mod log;
+#[forbid(unsafe_code)]
 pub mod moment;
+#[forbid(unsafe_code)]
 pub mod plan;
+#[forbid(unsafe_code)]
 pub mod pool;
 pub mod prepare;
 mod program;
 pub mod reason;
 pub mod run;
 pub mod serve;
+#[forbid(unsafe_code)]
 pub mod shell;
+#[forbid(unsafe_code)]
 pub mod signal;
+#[forbid(unsafe_code)]
 pub mod supervisor;
 pub mod sys;
+#[forbid(unsafe_code)]
 pub mod transport;
+#[forbid(unsafe_code)]
 pub mod zookeeper;
 
 pub use program::main;
