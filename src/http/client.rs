@@ -1,6 +1,6 @@
-//! A client's request, over a connection of its own, tried at one address of the server after
-//! another until it is answered. Pure: bytes and moments in, bytes and news out. It knows nothing
-//! of locks.
+//! An HTTP client that sends one request at a time, over a new connection, to one address of the
+//! server after another until it is answered. Sans-I/O: bytes and moments in, outputs and events
+//! out. It knows nothing of locks.
 
 use super::{Malformed, Reply};
 use crate::endpoint::{self, Endpoint};
@@ -10,36 +10,36 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-/// Pauses between rounds over all addresses: the first, and the longest; each is twice the one
-/// before. A fleet whose server is away is to leave it room to come back.
+/// Pauses between rounds over all addresses: the first, and the longest; each is twice the previous
+/// one. The longest limits the load that many clients put on a server that starts again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long one address may take to accept: one lost packet is made up for in that time.
+/// How long one address may take to accept. This is enough to retransmit one lost packet.
 const ACCEPT: Duration = Duration::from_secs(3);
 
 /// How long a reply may take from its first byte to its last.
 const REST: Duration = Duration::from_secs(3);
 
-/// Who is kept waiting for so long, where that is to be expected, has reached the server: what ends
-/// it is a new outage.
+/// A request that may stay unanswered has reached the server once it has been open for this long;
+/// its end is then a new outage.
 const KEPT_WAITING: Duration = Duration::from_secs(1);
 
-/// What came of a request.
+/// The result of a request or an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HttpEvent {
-    /// It was answered.
+    /// The request was answered.
     Answered {
-        /// How.
+        /// The reply.
         reply: Reply,
-        /// When it was sent, on the connection that brought the answer.
+        /// When the request was sent, on the connection of the reply.
         sent: Moment,
     },
-    /// An attempt has failed, and there will be another.
+    /// An attempt has failed, and another will follow.
     Failed {
-        /// How its address is called.
+        /// The name of the address.
         server: String,
-        /// Why.
+        /// The reason.
         fault: Fault,
     },
 }
@@ -47,15 +47,15 @@ pub enum HttpEvent {
 /// Why an attempt has failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// The network says so.
+    /// The network reports this error.
     Network(String),
-    /// No connection or no answer for so long.
+    /// No connection or no answer for this time.
     Silent(Duration),
-    /// The server closed the connection and had not answered.
+    /// The server closed the connection without an answer.
     HungUp,
-    /// It answered what is no HTTP.
+    /// The answer is not valid HTTP.
     ProtocolError(Malformed),
-    /// It, or a proxy before it, has no time for us: status and reason.
+    /// The server, or a proxy before it, is temporarily unavailable: status and reason.
     Unavailable(u16, String),
 }
 
@@ -78,29 +78,29 @@ impl fmt::Display for Fault {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// Nothing is asked.
+    /// No request.
     Idle,
-    /// No connection. The next attempt is due then.
+    /// No connection. The next attempt is due at `retry`.
     Down { retry: Moment },
-    /// A connection is being made, since then.
+    /// Connecting since then.
     Connecting { since: Moment },
-    /// The request was sent then; the answer must have come by then.
+    /// The request was sent at `since`; the answer is due at `by`.
     Asked { since: Moment, by: Moment },
 }
 
-/// One request after another.
+/// A client that sends one request after another.
 #[derive(Debug)]
 pub struct HttpClient {
-    /// The server's addresses, and how messages call them. Never empty.
+    /// The server's addresses and their names. Never empty.
     servers: Vec<Endpoint>,
-    /// Why each was given up last.
+    /// The last fault of each address.
     faults: Vec<Option<Fault>>,
-    /// Address of this attempt, or of the last one. Who has answered is asked again: others may
-    /// know nothing of us.
+    /// Index of the address of this attempt, or of the last one. An address that has answered is
+    /// used again: other addresses may not know this client.
     server: usize,
-    /// Attempts in vain since one was not.
+    /// Failed attempts since the last success.
     attempts: usize,
-    /// Since when nobody was to be reached; `None`: somebody is.
+    /// Since when no address has been reachable; `None`: one is.
     unreachable_since: Option<Moment>,
     request: Vec<u8>,
     /// How long an answer may take.
@@ -112,8 +112,8 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// For a server at these addresses, of which there is at least one; so far it was not to be
-    /// reached since `began`.
+    /// A client for a server with these addresses, at least one. The server counts as unreachable
+    /// since `began`.
     pub fn new(servers: Vec<Endpoint>, began: Moment) -> HttpClient {
         HttpClient {
             faults: vec![None; servers.len()],
@@ -130,15 +130,15 @@ impl HttpClient {
         }
     }
 
-    /// Asks this, in place of anything else, for the first time when it is `due`. An answer may
-    /// take so long, `Duration::MAX` if it is to be waited for.
+    /// Sends this request when it is `due`, and replaces any other. `patience` limits the time for
+    /// an answer; `Duration::MAX` is no limit.
     pub fn ask(&mut self, request: Vec<u8>, patience: Duration, due: Moment) {
         self.stop();
         (self.request, self.patience) = (request, patience);
         self.phase = Phase::Down { retry: due };
     }
 
-    /// Asks nothing any more.
+    /// Drops the request.
     pub fn stop(&mut self) {
         if matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. }) {
             self.outputs.push_back(Output::Reset);
@@ -148,15 +148,14 @@ impl HttpClient {
         self.events.clear();
     }
 
-    /// Tells the server that nothing more will come from here, in the hope that it ends what it
-    /// keeps open for us.
+    /// Closes the sending direction, so that the server may end the request that it keeps open.
     pub fn shutdown_write(&mut self) {
         if let Phase::Asked { .. } = self.phase {
             self.outputs.push_back(Output::ShutdownWrite);
         }
     }
 
-    /// Since when a server has our request, as far as we know; `None` if none has.
+    /// When the current request was sent to a server; `None` if it has not been.
     pub fn asked(&self) -> Option<Moment> {
         if let Phase::Asked { since, .. } = self.phase {
             Some(since)
@@ -165,8 +164,9 @@ impl HttpClient {
         }
     }
 
-    /// When a server will have had our request for so long that it is the request, and not the
-    /// server, that we wait for: at once, unless attempts have failed. `None` if none has it.
+    /// When the request counts as received by the server, so that the client waits for the answer
+    /// and not for the server: at once, unless attempts have failed. `None` if it has not been
+    /// sent.
     pub fn kept_waiting(&self) -> Option<Moment> {
         self.asked().map(|since| {
             if self.attempts == 0 {
@@ -177,14 +177,14 @@ impl HttpClient {
         })
     }
 
-    /// Since when nobody was to be reached who answers, or keeps us waiting as is to be expected;
-    /// `None`: somebody was.
+    /// Since when the server has been unreachable, i.e. no address has answered or kept the request
+    /// open as expected; `None` if it is reachable.
     pub fn unreachable_since(&self) -> Option<Moment> {
         self.unreachable_since
     }
 
-    /// Since when no address could be reached, if one is wanted. A request that is left alone until
-    /// it is answered has reached the server.
+    /// Since when no address could be reached, if there is a request. A request without a time
+    /// limit has reached the server once it is sent.
     pub fn unreached(&self) -> Option<Moment> {
         match self.phase {
             Phase::Idle => None,
@@ -193,9 +193,9 @@ impl HttpClient {
         }
     }
 
-    /// Names were looked up again: these are the server's addresses from now on. Whether that
-    /// changes anything. An address that was asked stays until it has answered or failed; an
-    /// attempt to connect to one that is no longer listed ends.
+    /// Replaces the addresses after a look-up of names; returns whether anything changes. An
+    /// address with a request under way stays until it has answered or failed; an attempt to
+    /// connect to an address that is no longer listed ends.
     pub fn relist(&mut self, found: Vec<Endpoint>, now: Moment) -> bool {
         let Some(mut servers) = endpoint::relisted(&self.servers, found) else {
             return false;
@@ -218,7 +218,7 @@ impl HttpClient {
         let stays = self.attempts == 0
             || matches!(self.phase, Phase::Connecting { .. } | Phase::Asked { .. });
         let last = servers.len() - 1;
-        self.attempts = self.attempts / self.servers.len() * servers.len(); // as many rounds as before
+        self.attempts = self.attempts / self.servers.len() * servers.len(); // the number of rounds stays
         let fault = |server: &Endpoint| {
             endpoint::position(&self.servers, server.address)
                 .and_then(|old| self.faults[old].clone())
@@ -232,7 +232,7 @@ impl HttpClient {
         true
     }
 
-    /// Each address that was tried, and why it was given up: `dx:9889: connection refused`.
+    /// Each address with its fault: `dx:9889: connection refused`.
     pub fn faults(&self, now: Moment) -> String {
         let waiting = match self.phase {
             Phase::Connecting { since } | Phase::Asked { since, .. } => {
@@ -252,7 +252,7 @@ impl HttpClient {
         tried.collect::<Vec<_>>().join("; ")
     }
 
-    /// Takes in what happened to the connection.
+    /// Takes in an event of the connection.
     pub fn on_transport(&mut self, event: Event, now: Moment) {
         match event {
             Event::Connected => self.connected(now),
@@ -261,7 +261,7 @@ impl HttpClient {
         }
     }
 
-    /// The connection is there: the request goes out.
+    /// The connection is established: the request is sent.
     fn connected(&mut self, now: Moment) {
         if let Phase::Connecting { .. } = self.phase {
             self.outputs.push_back(Output::Send(self.request.clone()));
@@ -272,7 +272,7 @@ impl HttpClient {
         }
     }
 
-    /// The connection is gone, or could not be made.
+    /// The connection has ended, or could not be established.
     fn disconnected(&mut self, why: Option<String>, now: Moment) {
         match (self.phase, why) {
             (Phase::Idle | Phase::Down { .. }, _) => {}
@@ -282,7 +282,7 @@ impl HttpClient {
         }
     }
 
-    /// Bytes came.
+    /// Bytes have arrived.
     fn received(&mut self, bytes: &[u8], now: Moment) {
         if let Phase::Asked { since, by } = self.phase {
             if self.incoming.is_empty() {
@@ -321,7 +321,7 @@ impl HttpClient {
         }
     }
 
-    /// Does what is due: the next attempt, giving up a silent server.
+    /// Does what is due: the next attempt, or giving up a silent server.
     pub fn tick(&mut self, now: Moment) {
         match self.phase {
             Phase::Down { retry } if now >= retry => {
@@ -339,17 +339,17 @@ impl HttpClient {
         }
     }
 
-    /// What to do next with the connection.
+    /// The next output for the connection.
     pub fn output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// What has happened.
+    /// The next event.
     pub fn event(&mut self) -> Option<HttpEvent> {
         self.events.pop_front()
     }
 
-    /// When time alone brings about something next.
+    /// When `tick` is due.
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Idle => Moment::NEVER,
@@ -364,14 +364,13 @@ impl HttpClient {
         ACCEPT.min(self.patience)
     }
 
-    /// Gives up a connection that is still there.
+    /// Gives up a connection that is still open.
     fn disconnect(&mut self, fault: Fault, now: Moment) {
         self.outputs.push_back(Output::Reset);
         self.next_address(fault, now);
     }
 
-    /// The connection is gone: the next address is tried at once, after a round over all of them
-    /// there is a pause.
+    /// Without a connection: the next address follows at once, the next round after a pause.
     fn next_address(&mut self, fault: Fault, now: Moment) {
         if self.patience == Duration::MAX
             && self
@@ -399,7 +398,7 @@ impl HttpClient {
     }
 }
 
-/// After so many rounds.
+/// The pause after this number of rounds.
 fn pause(rounds: usize) -> Duration {
     let doublings = u32::try_from(rounds.saturating_sub(1))
         .unwrap_or(u32::MAX)
@@ -443,7 +442,7 @@ mod tests {
         bytes
     }
 
-    /// A client that has asked, at 0 ms, and kept waiting for so long.
+    /// A client whose request was sent at 0 ms, with this patience.
     fn asked(patience: Duration) -> HttpClient {
         let mut client = client(&["a"]);
         client.ask(ASK.to_vec(), patience, at(0));
@@ -462,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_told_with_the_moment_of_its_request_and_ends_the_connection() {
+    fn answer_has_the_time_of_its_request_and_ends_the_connection() {
         for whole in [
             reply("YES"),
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nYES\r\n0\r\n\r\n".to_vec(),
@@ -486,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_may_end_with_the_connection() {
+    fn answer_may_end_with_the_connection() {
         let mut client = asked(ANSWER);
         client.received(b"HTTP/1.0 200 OK\r\n\r\nYES", at(1));
         assert_eq!(client.event(), None);
@@ -497,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_a_fault() {
+    fn invalid_answer_is_a_fault() {
         type Harm = fn(&mut HttpClient);
         let rows: &[(Harm, &str)] = &[
             (
@@ -548,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_that_has_begun_must_come_to_its_end() {
+    fn reply_must_be_complete_in_time() {
         let mut client = asked(Duration::MAX);
         client.received(b"HTTP", at(60_000));
         assert_eq!(client.wake(), at(63_000));
@@ -558,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_tried_in_turn_and_after_each_round_there_is_a_longer_pause() {
+    fn addresses_are_tried_in_turn_with_a_longer_pause_after_each_round() {
         let mut client = client(&["a", "b"]);
         client.ask(ASK.to_vec(), ANSWER, at(0));
         let mut now = at(0);
@@ -591,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_moved_is_asked_at_once() {
+    fn server_that_has_moved_is_asked_at_once() {
         let mut client = client(&["a", "b"]);
         client.ask(ASK.to_vec(), ANSWER, at(0));
         for name in ["a", "b"] {
@@ -613,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_at_an_address_that_is_none_any_more_ends_and_a_request_goes_on() {
+    fn attempt_at_a_dropped_address_ends_and_a_sent_request_continues() {
         let mut client = client(&["a"]);
         client.ask(ASK.to_vec(), Duration::MAX, at(0));
         assert_eq!(outputs(&mut client, at(0)), [connect("a")]);
@@ -637,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_does_not_accept_is_left_and_one_that_has_answered_is_asked_again() {
+    fn silent_address_is_left_and_one_that_answered_is_used_again() {
         let mut client = client(&["a", "b"]);
         client.ask(ASK.to_vec(), ANSWER, at(0));
         assert_eq!(outputs(&mut client, at(0)), [connect("a")]);
@@ -659,9 +658,9 @@ mod tests {
         assert_eq!(outputs(&mut client, at(4000)), [connect("b")]);
     }
 
-    /// Else a server that hangs up on everybody at once would be tried for ever.
+    /// Otherwise a server that closes all connections at once would be tried without a pause.
     #[test]
-    fn only_who_was_kept_waiting_as_expected_has_reached_the_server() {
+    fn only_an_open_request_that_may_wait_has_reached_the_server() {
         for (patience, ended, away) in [
             (Duration::MAX, 1000, 1000), // a new outage
             (Duration::MAX, 999, 0),
@@ -675,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_question_ends_the_one_before_and_nothing_late_is_heard_of_it() {
+    fn new_request_replaces_the_previous_one_and_its_late_answer() {
         let mut client = asked(Duration::MAX);
         client.received(b"HTTP/1.1 2", at(1));
         client.ask(b"other".to_vec(), ANSWER, at(2));
@@ -697,7 +696,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_request_that_is_out_can_be_finished() {
+    fn only_a_sent_request_can_be_half_closed() {
         let mut client = asked(Duration::MAX);
         client.shutdown_write();
         assert_eq!(outputs(&mut client, at(1)), [Output::ShutdownWrite]);

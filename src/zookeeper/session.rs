@@ -1,6 +1,6 @@
-//! A ZooKeeper session over one connection after another: connect, resume, authenticate, pair
-//! replies with requests, yield watch events, expire, close. Pure: bytes and moments in, bytes and
-//! news out. It knows nothing of locks; sources: `zookeeper.jute`, ClientCnxn.java.
+//! A ZooKeeper session over successive connections: connect, resume, authenticate, match replies
+//! with requests, report watch events, expire, close. Sans-I/O: bytes and moments in, outputs and
+//! events out. It knows nothing of locks. Sources: `zookeeper.jute`, ClientCnxn.java.
 
 use super::code::{Code, operation, xid};
 use super::lease::Lease;
@@ -17,63 +17,64 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-/// Heartbeats in a session timeout.
+/// Number of heartbeats per session timeout.
 const BEATS: u32 = 10;
 
-/// Pauses between rounds over all servers: the first, and the longest; each is twice the one
-/// before.
+/// Pauses between rounds over all servers: the first, and the longest; each is twice the previous
+/// one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// Pauses between rounds of a program that counts them, as kazoo makes them: the first, and so much
-/// more that the rounds of several hosts do not coincide. Each is twice the one before. kazoo lets
-/// them grow to a minute or more, and `KazooClient.start` gives up after 15 s: with a longest pause
-/// of 5 s we try for as long, and are never much later than the server.
+/// Pauses between rounds of a program with a limited number of rounds, as kazoo makes them: the
+/// first, plus a jitter, so that the rounds of several hosts do not coincide. Each is twice the
+/// previous one. kazoo lets them grow to a minute or more, and `KazooClient.start` gives up after
+/// 15 s: with a longest pause of 5 s this client tries for as long, and connects soon after the
+/// server is back.
 const FIRST_COUNTED_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_COUNTED_PAUSE: Duration = Duration::from_secs(5);
-/// kazoo 2.2.1 adds up to 0.8 s to each. At least half of that, so that five rounds take 3 s on a
-/// lucky day too.
+/// kazoo 2.2.1 adds up to 0.8 s to each. At least half of that, so that five rounds take at least 3
+/// s.
 const LEAST_JITTER: Duration = Duration::from_millis(400);
 const SPREAD: Duration = Duration::from_millis(400);
 
-/// The least time that one server is given to accept and to answer, however short the timeout and
-/// however many the servers.
+/// The minimum time for one server to accept and to answer, even with a short timeout or many
+/// servers.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
-/// What the network says where the server closed a connection that it had accepted, while our first
+/// The network's errors if the server closed a connection that it had accepted while the first
 /// bytes were still on the way.
 const TURNED_AWAY: [&str; 2] = ["connection reset by peer", "broken pipe"];
 
-/// Errors after which a server ends the connection, whatever else was asked: nothing more is
-/// answered on it.
+/// Errors after which a server ends the connection without answering any other request.
 const LAST_WORDS: [Code; 2] = [Code::AUTH_FAILED, Code::AUTH_DEMANDED];
 
-/// The session id of a server that refuses all sessions (ClickHouse Keeper without a leader). Other
-/// negative ids are sessions: the highest byte is the number of the server that made them.
+/// The session id with which a server refuses all sessions (ClickHouse Keeper without a leader).
+/// Other negative ids are valid: the highest byte is the number of the server that created the
+/// session.
 const NO_SESSION: i64 = -1;
 
-/// Bytes of a list of children before its first name: the reply's header, and how many there are.
+/// Bytes of a list of children before its first name: the reply's header, and the number of names.
 const LIST_HEAD: usize = 16 + 4;
 
 /// How an alert of TLS begins, read as the length of a frame: type 21, major version 3.
 const TLS_ALERT: i32 = 0x1503;
 
-/// What a watch saw.
+/// The event of a watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Change {
-    /// The node was made.
+    /// The node was created.
     Created,
-    /// The node is gone.
+    /// The node was deleted.
     Deleted,
-    /// Its data or its children are others now.
+    /// Its data or its children have changed.
     Changed,
 }
 
-/// What the session has to tell.
+/// An event of the session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum News {
-    /// A server has taken the session: a new one, or the one that we had (`resumed`).
+    /// A server has accepted the session: a new one, or the previous one (`resumed`).
     Up { resumed: bool },
     /// A request was answered.
     Reply {
@@ -82,19 +83,20 @@ pub enum News {
     },
     /// A watch fired.
     Watch { change: Change, path: String },
-    /// The connection is gone; the session may well live on.
+    /// The connection is lost; the session may still be alive.
     Down(Fault),
-    /// The session is over, and with it its ephemeral nodes.
+    /// The session has expired, and its ephemeral nodes are deleted.
     Expired,
-    /// The server made a new session (`by`) instead of resuming this one, and keeps on doing so
-    /// (ClickHouse Keeper). This one cannot be resumed; its ephemeral nodes remain until it
-    /// expires by itself. The new one was closed.
+    /// The server created a new session (`by`) instead of resuming this one, and does so each time
+    /// (ClickHouse Keeper). This one cannot be resumed; its ephemeral nodes remain until it expires
+    /// by itself. The new one was closed.
     Replaced { by: i64 },
-    /// No server has taken the session for as long as it lives, although one hung up on it: the
-    /// servers' state may be older than the session. It is asked for without the newest
-    /// transaction that was seen, once more: then a server that does not know it says so.
+    /// No server has accepted the session for its whole timeout, although one closed the
+    /// connection: the servers' state may be older than the session. The session is requested once
+    /// more without the newest transaction that it has seen; a server that does not know it then
+    /// reports so.
     Disowned { silence: Duration },
-    /// The server refuses who we say we are, or that we do not say it, and hangs up.
+    /// The server rejects the credentials, or requires some, and closes the connection.
     Refused(Code),
 }
 
@@ -102,35 +104,34 @@ pub enum News {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Fault {
-    /// The network says so.
+    /// The network reports this error.
     Network(String),
-    /// No answer for so long.
+    /// No answer for this time.
     Silent(Duration),
     /// The server accepted the connection and has not answered the connect request for so long.
     Mute(Duration),
-    /// The server closed the connection to which it had taken the session.
+    /// The server closed the connection after it had accepted the session.
     HungUp,
-    /// The server ended the connection before it had taken the session, for what the network says
-    /// if that says anything. `known`: it was asked for one that it may have heard of.
+    /// The server ended the connection before it had accepted the session, with the network's error
+    /// if there is one. `known`: the request was for a session that the server may know.
     TurnedAway { why: Option<String>, known: bool },
     /// The server has lost its quorum, and only answers reads.
     ReadOnly,
-    /// The reply would be a list of so many children of this node, so many bytes of names.
+    /// The reply would be a list of this many children of this node, with this many bytes of names.
     LongList {
         path: String,
         children: i32,
         bytes: usize,
     },
-    /// The server sent what no ZooKeeper sends.
+    /// The server sent a message that ZooKeeper never sends.
     Nonsense(Malformed),
     /// A frame of this length.
     FrameLength(i32),
-    /// A reply to another request than the one it was due to, or to none.
+    /// A reply to a request other than the oldest one.
     OutOfOrder(i32),
-    /// The server calls a session expired that it was asked to make.
+    /// The server reports a session as expired that it was asked to create.
     StillBorn,
-    /// The server answers the connect request with a refusal: this protocol version, this session
-    /// id.
+    /// The server rejects the connect request with this protocol version and this session id.
     Refuses { version: i32, id: i64 },
 }
 
@@ -197,14 +198,14 @@ impl From<Malformed> for Fault {
     }
 }
 
-/// What a server knows a session by.
+/// The server's identification of a session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Identity {
     id: i64,
     password: Vec<u8>,
 }
 
-/// A request that was sent and not answered yet.
+/// A sent request without an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Unanswered {
     xid: i32,
@@ -214,52 +215,51 @@ struct Unanswered {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// No connection. The next attempt is due then.
+    /// No connection. The next attempt is due at `retry`.
     Down { retry: Moment },
-    /// A connection is being made, since then.
+    /// Connecting since then.
     Connecting { since: Moment },
     /// The connect request was sent then and is not answered.
     Greeting { since: Moment },
-    /// A server has the session.
+    /// A server has accepted the session.
     Up,
     /// Closed, or given up.
     Over,
 }
 
-/// One session, or one after another if they expire before anything is held.
+/// One session, or successive ones if they expire before a lock is held.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // independent facts
 pub struct Session {
-    /// Where the servers are, and how messages call them. Never empty.
+    /// The servers' addresses and their names. Never empty.
     servers: Vec<Endpoint>,
-    /// Why each server was given up last.
+    /// The last fault of each server.
     faults: Vec<Option<Fault>>,
     timeout: Duration,
     auth: Option<Auth>,
     phase: Phase,
     identity: Option<Identity>,
     lease: Lease,
-    /// Server of this attempt, or of the last one.
+    /// Index of the server of this attempt, or of the last one.
     server: usize,
-    /// Attempts since a connection last lived for a heartbeat. One that does not has cost a pause,
-    /// too: no server can make us spin.
+    /// Attempts since a connection last lived for a heartbeat. A shorter connection counts as
+    /// failed too, so no server can cause connects without a pause.
     attempts: usize,
     last_zxid: i64,
-    /// When the connection was lost on which a server had the session last.
+    /// When the last connection with an accepted session was lost.
     lost: Option<Moment>,
-    /// Whether a server has hung up since then when it was asked for the session.
+    /// Whether a server has rejected the session since then.
     turned_away: bool,
-    /// Whether the session is asked for as one that has seen nothing.
+    /// Whether the session is requested without its last transaction.
     disowned: bool,
     last_xid: i32,
     unanswered: VecDeque<Unanswered>,
-    /// What goes out every tenth of the timeout, and when next.
+    /// The request sent every tenth of the timeout, and when the next is due.
     beat: Request,
     next_beat: Moment,
-    /// Something is held: hurry from server to server.
+    /// A lock is held: silent servers are left quickly.
     holding: bool,
-    /// Rounds are counted, and so must not be over before a server that is just starting has had
-    /// its time.
+    /// The number of rounds is limited, so the rounds must last as long as a starting server needs.
     counting: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
@@ -268,8 +268,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session to be made with one of these servers, of which there is at least one; the first
-    /// attempt is due at once.
+    /// A new session with one of these servers, at least one. The first attempt is due at once.
     pub fn new(
         servers: Vec<Endpoint>,
         timeout: Duration,
@@ -303,23 +302,23 @@ impl Session {
         }
     }
 
-    /// The session's number, once a server has given it.
+    /// The session id, once a server has assigned it.
     pub fn id(&self) -> Option<i64> {
         self.identity.as_ref().map(|identity| identity.id)
     }
 
-    /// What is believed of it.
+    /// The session's lease.
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
-    /// Whether a server has the session, as far as we know.
+    /// Whether a server has accepted the session, and the connection stands.
     pub fn is_up(&self) -> bool {
         self.phase == Phase::Up
     }
 
-    /// Whether a server has the session and does not keep us waiting longer than a healthy one
-    /// would.
+    /// Whether the session is up, and the oldest request waits no longer than with a healthy
+    /// server.
     pub fn is_answering(&self, now: Moment) -> bool {
         self.is_up()
             && self
@@ -328,23 +327,23 @@ impl Session {
                 .is_none_or(|oldest| now < oldest.sent + self.lease.timeout() * 2 / BEATS)
     }
 
-    /// Whether a connection takes requests: it is up, or its connect request is under way.
+    /// Whether the connection takes requests: the session is up, or its connect request is sent.
     pub fn takes_requests(&self) -> bool {
         matches!(self.phase, Phase::Greeting { .. } | Phase::Up)
     }
 
-    /// Whether a connect request for a new session is under way: the server may be making one that
-    /// we know nothing of.
+    /// Whether a connect request for a new session is sent: the server may be creating one whose id
+    /// is not known yet.
     fn is_opening(&self) -> bool {
         matches!(self.phase, Phase::Greeting { .. }) && self.identity.is_none()
     }
 
-    /// How the server of this connection is called.
+    /// The name of this connection's server.
     pub fn server(&self) -> &str {
         &self.servers[self.server].name
     }
 
-    /// How all servers are called.
+    /// The names of all servers.
     pub fn servers(&self) -> String {
         self.servers
             .iter()
@@ -353,7 +352,8 @@ impl Session {
             .join(", ")
     }
 
-    /// How many rounds over all servers found none that took our session; `None` once one has.
+    /// The number of rounds over all servers in which none accepted the session; `None` once one
+    /// has.
     pub fn rounds_in_vain(&self) -> Option<u32> {
         let tried = self
             .attempts
@@ -363,8 +363,7 @@ impl Session {
             .then(|| u32::try_from(tried / self.servers.len()).unwrap_or(u32::MAX))
     }
 
-    /// Each server that was tried, and why it was given up: `h1:2181: connection refused; h2:2181:
-    /// no answer for 2.5 s`.
+    /// Each server with its fault: `h1:2181: connection refused; h2:2181: no answer for 2.5 s`.
     pub fn faults(&self, now: Moment) -> String {
         // An attempt that is cut short says less than the one before it.
         let fault_of_attempt = match self.phase {
@@ -388,9 +387,9 @@ impl Session {
         tried.collect::<Vec<_>>().join("; ")
     }
 
-    /// Names were looked up again: these are the servers from now on. Whether that changes
-    /// anything. A server that has answered, or was asked, stays until it is left; an attempt
-    /// to connect to an address that is no longer listed ends.
+    /// Replaces the servers after a look-up of names; returns whether anything changes. A connected
+    /// server stays until it is left; an attempt to connect to an address that is no longer listed
+    /// ends.
     pub fn relist(&mut self, found: Vec<Endpoint>, now: Moment) -> bool {
         let Some(mut servers) = endpoint::relisted(&self.servers, found) else {
             return false;
@@ -410,7 +409,7 @@ impl Session {
             _ => {}
         }
         let down = matches!(self.phase, Phase::Down { .. });
-        // As many rounds were in vain as before.
+        // The number of failed rounds stays.
         self.attempts = tried / self.servers.len() * servers.len() + usize::from(!down);
         let fault = |server: &Endpoint| {
             endpoint::position(&self.servers, server.address)
@@ -426,9 +425,9 @@ impl Session {
         true
     }
 
-    /// From now on something is held, which this request proves every tenth of the timeout. A
-    /// server that is silent for two of them is left, and none is waited for long: what is left
-    /// of the lease must do for reaching another.
+    /// From now on a lock is held, and this request confirms the session every tenth of the
+    /// timeout. A server that is silent for two of them is left, and each attempt is short: the
+    /// rest of the lease must suffice for reaching another server.
     pub fn hold(&mut self, beat: Request) {
         self.beat = beat;
         self.holding = true;
@@ -439,21 +438,21 @@ impl Session {
         self.counting = counting;
     }
 
-    /// How long to pause after so many rounds.
+    /// The pause after this number of rounds.
     fn pause(&self, rounds: usize, now: Moment) -> Duration {
         let doublings = u32::try_from(rounds - 1).unwrap_or(u32::MAX).min(8);
         let grown = |first: Duration, longest| first.saturating_mul(1 << doublings).min(longest);
         if !self.counting {
             return grown(FIRST_PAUSE, LONGEST_PAUSE);
         }
-        // The clock's nanoseconds are as good as dice here: no two hosts have the same.
+        // The clock's nanoseconds serve as a random number: they differ between hosts.
         let jitter =
             Duration::from_nanos(u64::try_from(now.0.as_nanos() % SPREAD.as_nanos()).unwrap_or(0));
         grown(FIRST_COUNTED_PAUSE, LONGEST_COUNTED_PAUSE) + LEAST_JITTER + jitter
     }
 
-    /// Queues a request; it goes out with the next bytes. One that no connection takes is dropped:
-    /// on the next, all is asked anew.
+    /// Queues a request; it is sent with the next bytes. Without a connection it is dropped: after
+    /// the next connect, the caller repeats its requests.
     pub fn ask(&mut self, request: Request, now: Moment) {
         if !self.takes_requests() {
             return;
@@ -471,8 +470,8 @@ impl Session {
         });
     }
 
-    /// The connection is there: queues the connect request and who we are. Requests may follow in
-    /// the same write.
+    /// The connection is established: queues the connect request and the credentials. Requests may
+    /// follow in the same write.
     pub fn connected(&mut self, now: Moment) {
         if !matches!(self.phase, Phase::Connecting { .. }) {
             return;
@@ -511,9 +510,10 @@ impl Session {
         }
     }
 
-    /// Servers hang up on a session that has seen more than they know of: those that were restored
-    /// from an older backup, or wiped, do so for ever. Once the session must be over by our own
-    /// clock, there is nothing to lose by not saying what it has seen. A holder never comes so far.
+    /// Servers close the connection of a session that has seen a newer transaction than they know:
+    /// servers restored from an older backup, or wiped, always do. Once the session must have
+    /// expired by this client's clock, its last transaction can be left out without risk. A holder
+    /// never gets here.
     fn look_how_long_it_is_lost(&mut self, now: Moment) {
         let Some(lost) = self.lost.filter(|&lost| now >= lost + self.lease.timeout()) else {
             return;
@@ -529,7 +529,7 @@ impl Session {
         }
     }
 
-    /// The connection is gone, or could not be made.
+    /// The connection has ended, or could not be established.
     pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
         let turned_away = |why| Fault::TurnedAway {
             why,
@@ -546,7 +546,7 @@ impl Session {
         self.fall(fault, now);
     }
 
-    /// Bytes came.
+    /// Bytes have arrived.
     pub fn received(&mut self, bytes: &[u8], now: Moment) {
         self.incoming.extend_from_slice(bytes);
         let mut incoming = std::mem::take(&mut self.incoming);
@@ -572,8 +572,7 @@ impl Session {
         }
     }
 
-    /// What is to be said of a frame of this length, which none has; `None` as long as too little
-    /// of it is there to know.
+    /// The fault of a frame with this invalid length; `None` if more of its bytes are needed.
     fn too_long(&self, length: i32, frame: &[u8]) -> Option<Fault> {
         let nonsense = Some(Fault::FrameLength(length));
         let (
@@ -641,7 +640,7 @@ impl Session {
         }
     }
 
-    /// When `tick` has something to do next.
+    /// When `tick` is due.
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Down { retry } => retry,
@@ -651,12 +650,12 @@ impl Session {
         }
     }
 
-    /// What has happened since the last call.
+    /// The next event.
     pub fn news(&mut self) -> Option<News> {
         self.news.pop_front()
     }
 
-    /// What is to be done with the connection next.
+    /// The next output for the connection.
     pub fn step(&mut self) -> Option<transport::Output> {
         self.steps.pop_front().or_else(|| {
             (!self.outgoing.is_empty())
@@ -664,7 +663,7 @@ impl Session {
         })
     }
 
-    /// Has no more to do with the session. A server that is just making it is told to end it.
+    /// Gives up the session. A server that is creating it is asked to close it.
     pub fn forget(&mut self, now: Moment) {
         if self.is_opening() {
             self.ask(Request::Close, now);
@@ -685,7 +684,7 @@ impl Session {
         share.max(SHORTEST_ATTEMPT)
     }
 
-    /// A connection is given up when a request waits for its answer this long.
+    /// A connection is given up if a request is unanswered for this time.
     fn patience(&self) -> Duration {
         if self.holding {
             self.lease.timeout() * 2 / BEATS
@@ -705,7 +704,7 @@ impl Session {
         self.last_xid
     }
 
-    /// A frame while the connect request is unanswered.
+    /// A frame before the answer to the connect request.
     fn greeted(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
         let Phase::Greeting { since } = self.phase else {
             return Ok(());
@@ -715,7 +714,7 @@ impl Session {
             return Ok(());
         }
         if frame.starts_with(&xid::AUTH.to_be_bytes()) {
-            self.authenticated(&ReplyHeader::read(&mut frame, "auth reply")?); // Netty lets it overtake
+            self.authenticated(&ReplyHeader::read(&mut frame, "auth reply")?); // Netty may send it first
             return Ok(());
         }
         let response = ConnectResponse::read(&mut frame, "connect response")?;
@@ -736,7 +735,7 @@ impl Session {
         if timeout.is_zero() || id == 0 {
             return self.dead_on_arrival(now);
         }
-        if self.id().is_some_and(|ours| ours != id) {
+        if self.id().is_some_and(|known| known != id) {
             self.replaced(id, now);
             return Ok(());
         }
@@ -758,7 +757,7 @@ impl Session {
         Ok(())
     }
 
-    /// The server knows nothing of the session that we asked for.
+    /// The server does not know the requested session.
     fn dead_on_arrival(&mut self, now: Moment) -> Result<(), Fault> {
         if self.identity.is_none() {
             return Err(Fault::StillBorn);
@@ -767,15 +766,15 @@ impl Session {
         Ok(())
     }
 
-    /// The server has made another session instead of resuming this one. It is closed at once: what
-    /// was sent with the connect request was asked on its behalf, and no answer to that says
-    /// anything about this one.
+    /// The server has created another session instead of resuming this one. It is closed at once:
+    /// the requests sent with the connect request belonged to that session, and their answers say
+    /// nothing about this one.
     fn replaced(&mut self, by: i64, now: Moment) {
         self.ask(Request::Close, now);
         self.end(News::Replaced { by }, now);
     }
 
-    /// The session is over; the next attempt makes another.
+    /// The session has ended; the next attempt creates another.
     fn end(&mut self, news: News, now: Moment) {
         self.identity = None;
         self.last_zxid = 0;
@@ -787,7 +786,7 @@ impl Session {
         self.news.push_back(news);
     }
 
-    /// A server has the session, or there is none to be had.
+    /// A server has accepted the session, or the session has ended.
     fn found(&mut self) {
         (self.lost, self.turned_away) = (None, false);
         if std::mem::take(&mut self.disowned) {
@@ -795,7 +794,7 @@ impl Session {
         }
     }
 
-    /// A frame while a server has the session.
+    /// A frame while the session is up.
     fn reply(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
         let header = ReplyHeader::read(&mut frame, "reply")?;
         if header.zxid > 0 {
@@ -814,7 +813,7 @@ impl Session {
             1 => Change::Created,
             2 => Change::Deleted,
             3 | 4 => Change::Changed,
-            _ => return, // the state of the connection, which we know
+            _ => return, // the state of the connection, which is known
         };
         self.news.push_back(News::Watch {
             change,
@@ -828,7 +827,7 @@ impl Session {
         }
     }
 
-    /// A reply to the request that waits longest; replies come in the order of requests.
+    /// A reply to the oldest request; replies come in the order of requests.
     fn paired(&mut self, header: &ReplyHeader, body: &[u8], now: Moment) -> Result<(), Fault> {
         if LAST_WORDS.contains(&Code(header.err)) {
             self.news.push_back(News::Refused(Code(header.err)));
@@ -874,8 +873,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether an answer to this shows that the leader counts our session among the living: a
-    /// quorum write, or what the operator takes for one.
+    /// Whether an answer to this request proves that the leader knows the session to be alive: a
+    /// quorum write, or the request that the operator configured as one.
     fn proves(&self, request: &Request) -> bool {
         matches!(
             request,
@@ -883,9 +882,9 @@ impl Session {
         ) || (self.holding && *request == self.beat)
     }
 
-    /// Gives up a connection of our own accord. A server that has not told us of the session it
-    /// makes is told to end it: a frozen one that wakes later would otherwise leave our node
-    /// behind for a whole timeout.
+    /// Gives up an open connection. If the server may be creating a session whose id is not known
+    /// yet, it is asked to close it: otherwise a frozen server that wakes later would keep this
+    /// client's node for a whole timeout.
     fn abandon(&mut self, fault: Fault, now: Moment) {
         if self.is_opening() {
             self.ask(Request::Close, now);
@@ -904,7 +903,7 @@ impl Session {
         self.incoming.clear();
     }
 
-    /// There is no connection any more: the next server at once, the next round after a pause.
+    /// Without a connection: the next server follows at once, the next round after a pause.
     fn fall(&mut self, fault: Fault, now: Moment) {
         self.unanswered.clear();
         self.incoming.clear();
@@ -925,8 +924,8 @@ impl Session {
     }
 }
 
-/// The error of a reply, of whatever request, after which the server hangs up. Such a reply has
-/// nothing but its header, and no answer to a connect request is so short.
+/// The error in a reply to any request, after which the server closes the connection. Such a reply
+/// consists of its header, and an answer to a connect request is never so short.
 fn last_word(mut frame: &[u8]) -> Option<Code> {
     let header = ReplyHeader::read(&mut frame, "reply")
         .ok()
@@ -963,7 +962,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_no_connection_takes_does_not_go_out_before_the_next_connect_request() {
+    fn request_without_a_connection_is_not_sent_before_the_connect_request() {
         let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(5), None, NOW);
         session.ask(Request::Ping, NOW);
         assert_eq!(session.step(), None);
@@ -992,7 +991,7 @@ mod tests {
         );
     }
 
-    /// A session that was made for these many ms, has a connection, and is asked for again.
+    /// A session with this timeout in ms, which was up and is reconnecting.
     fn returning(timeout: u64) -> Session {
         let mut session = Session::new(
             vec!["h1:2181".into(), "h2:2181".into()],
@@ -1006,7 +1005,7 @@ mod tests {
         session
     }
 
-    /// Connects and is answered so.
+    /// Connects and gets this answer.
     fn greet(
         session: &mut Session,
         now: Moment,
@@ -1042,7 +1041,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_have_moved_are_tried_at_once_and_the_rounds_go_on() {
+    fn servers_that_have_moved_are_tried_at_once_and_rounds_continue() {
         let mut session = fresh(&["h1:2181", "h2:2181"]);
         for _ in 0..6 {
             let due = session.wake();
@@ -1074,7 +1073,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_at_an_address_that_is_none_any_more_ends_and_another_goes_on() {
+    fn attempt_at_a_dropped_address_ends_and_another_continues() {
         for (found, steps) in [
             (
                 &["h3:2181"][..],
@@ -1093,7 +1092,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_has_the_session_stays_whatever_its_name_says_now() {
+    fn connected_server_stays_when_its_name_has_moved() {
         let mut session = fresh(&["h1:2181"]);
         greet(&mut session, NOW, 0, 7, 10_000);
         assert!(session.relist(list(&["h3:2181"]), NOW));
@@ -1104,7 +1103,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_measured_by_the_timeout_that_is_granted_now() {
+    fn silence_is_measured_by_the_current_timeout() {
         for granted in [10_000, 3000, 900] {
             let mut session = returning(10_000);
             greet(&mut session, NOW, 0, 7, granted);
@@ -1122,7 +1121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_of_another_number_is_closed_and_ours_is_over() {
+    fn session_with_another_id_is_closed_and_the_old_one_ends() {
         let mut session = returning(10_000);
         let (id, lease) = (session.id(), session.lease().deadlines(Duration::ZERO));
         greet(&mut session, NOW + Duration::from_secs(1), 0, 8, 10_000);
@@ -1149,7 +1148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_costs_the_connection_and_not_the_session() {
+    fn refusal_ends_the_connection_and_not_the_session() {
         for (version, id) in [(42, -1), (42, 7), (1, 7), (0, -1)] {
             let mut session = returning(10_000);
             greet(&mut session, NOW, version, id, 10_000);
@@ -1178,7 +1177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_of_a_server_is_heard_whatever_it_answers_and_when() {
+    fn fatal_error_is_reported_in_any_reply() {
         for code in LAST_WORDS {
             for xid in [1, 2, 99] {
                 let mut session =
@@ -1219,7 +1218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_beyond_the_limit_is_told_by_its_number_as_soon_as_that_is_there() {
+    fn oversized_list_is_reported_with_its_length_as_soon_as_known() {
         let (bytes, children) = (i32::try_from(LARGEST_FRAME).unwrap() + 1, 77_672);
         let head = |xid: i32, children: i32| {
             let mut head = bytes.to_be_bytes().to_vec();
@@ -1265,7 +1264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_ends_before_it_is_answered_has_the_same_hint_however_it_ends() {
+    fn connection_that_ends_unanswered_has_the_same_hint_for_any_error() {
         for why in [None, Some("connection reset by peer"), Some("broken pipe")] {
             for accepted in [true, false] {
                 let mut session =
@@ -1294,7 +1293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_that_it_is_read_only_is_called_so() {
+    fn read_only_server_is_reported_as_such() {
         let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
         session.tick(NOW);
         session.connected(NOW);
@@ -1345,7 +1344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_number_is_a_session_of_a_server_above_127() {
+    fn negative_id_is_a_session_of_a_server_above_127() {
         let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
         greet(&mut session, NOW, 0, i64::MIN + 1, 10_000);
         assert_eq!(session.news(), Some(News::Up { resumed: false }));
