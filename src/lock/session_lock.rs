@@ -924,7 +924,7 @@ impl<R: Recipe> SessionLock<R> {
                 && (now >= self.options.connect_by
                     || self
                         .session
-                        .rounds_in_vain()
+                        .failed_rounds()
                         .zip(self.options.rounds)
                         .is_some_and(|(done, most)| done >= most)) =>
             {

@@ -18,7 +18,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Number of heartbeats per session timeout.
-const BEATS: u32 = 10;
+const HEARTBEATS_PER_TIMEOUT: u32 = 10;
 
 /// Pauses between rounds over all servers: the first, and the longest; each is twice the previous
 /// one.
@@ -43,10 +43,10 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
 /// The network's errors if the server closed a connection that it had accepted while the first
 /// bytes were still on the way.
-const TURNED_AWAY: [&str; 2] = ["connection reset by peer", "broken pipe"];
+const REJECTION_ERRORS: [&str; 2] = ["connection reset by peer", "broken pipe"];
 
 /// Errors after which a server ends the connection without answering any other request.
-const LAST_WORDS: [Code; 2] = [Code::AUTH_FAILED, Code::AUTH_DEMANDED];
+const FATAL_CODES: [Code; 2] = [Code::AUTH_FAILED, Code::AUTH_DEMANDED];
 
 /// The session id with which a server refuses all sessions (ClickHouse Keeper without a leader).
 /// Other negative ids are valid: the highest byte is the number of the server that created the
@@ -54,7 +54,7 @@ const LAST_WORDS: [Code; 2] = [Code::AUTH_FAILED, Code::AUTH_DEMANDED];
 const NO_SESSION: i64 = -1;
 
 /// Bytes of a list of children before its first name: the reply's header, and the number of names.
-const LIST_HEAD: usize = 16 + 4;
+const LIST_HEADER: usize = 16 + 4;
 
 /// How an alert of TLS begins, read as the length of a frame: type 21, major version 3.
 const TLS_ALERT: i32 = 0x1503;
@@ -124,13 +124,13 @@ pub enum Fault {
         bytes: usize,
     },
     /// The server sent a message that ZooKeeper never sends.
-    Nonsense(Malformed),
+    ProtocolError(Malformed),
     /// A frame of this length.
     FrameLength(i32),
     /// A reply to a request other than the oldest one.
     OutOfOrder(i32),
     /// The server reports a session as expired that it was asked to create.
-    StillBorn,
+    ExpiredOnConnect,
     /// The server rejects the connect request with this protocol version and this session id.
     Refuses { version: i32, id: i64 },
 }
@@ -167,7 +167,7 @@ impl fmt::Display for Fault {
                     "{path} has {children} children, and a list of their names ({bytes} bytes) is longer than the limit of {LARGEST_FRAME} bytes"
                 )
             }
-            Fault::Nonsense(malformed) => {
+            Fault::ProtocolError(malformed) => {
                 write!(f, "does not speak ZooKeeper's protocol: {malformed}")
             }
             Fault::FrameLength(length) if length >> 16 == TLS_ALERT => {
@@ -181,7 +181,7 @@ impl fmt::Display for Fault {
                 f,
                 "does not speak ZooKeeper's protocol: reply {xid} was not asked for"
             ),
-            Fault::StillBorn => f.write_str("calls a new session expired"),
+            Fault::ExpiredOnConnect => f.write_str("calls a new session expired"),
             Fault::Refuses { version, id } => {
                 write!(
                     f,
@@ -194,7 +194,7 @@ impl fmt::Display for Fault {
 
 impl From<Malformed> for Fault {
     fn from(malformed: Malformed) -> Fault {
-        Fault::Nonsense(malformed)
+        Fault::ProtocolError(malformed)
     }
 }
 
@@ -207,7 +207,7 @@ struct Identity {
 
 /// A sent request without an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Unanswered {
+struct InFlight {
     xid: i32,
     request: Request,
     sent: Moment,
@@ -220,11 +220,11 @@ enum Phase {
     /// Connecting since then.
     Connecting { since: Moment },
     /// The connect request was sent then and is not answered.
-    Greeting { since: Moment },
+    Handshake { since: Moment },
     /// A server has accepted the session.
     Up,
     /// Closed, or given up.
-    Over,
+    Closed,
 }
 
 /// One session, or successive ones if they expire before a lock is held.
@@ -249,11 +249,11 @@ pub struct Session {
     /// When the last connection with an accepted session was lost.
     lost: Option<Moment>,
     /// Whether a server has rejected the session since then.
-    turned_away: bool,
+    rejected: bool,
     /// Whether the session is requested without its last transaction.
     disowned: bool,
     last_xid: i32,
-    unanswered: VecDeque<Unanswered>,
+    in_flight: VecDeque<InFlight>,
     /// The request sent every tenth of the timeout, and when the next is due.
     beat: Request,
     next_beat: Moment,
@@ -287,10 +287,10 @@ impl Session {
             attempts: 0,
             last_zxid: 0,
             lost: None,
-            turned_away: false,
+            rejected: false,
             disowned: false,
             last_xid: 0,
-            unanswered: VecDeque::new(),
+            in_flight: VecDeque::new(),
             beat: Request::Ping,
             next_beat: Moment::NEVER,
             holding: false,
@@ -321,21 +321,20 @@ impl Session {
     /// server.
     pub fn is_answering(&self, now: Moment) -> bool {
         self.is_up()
-            && self
-                .unanswered
-                .front()
-                .is_none_or(|oldest| now < oldest.sent + self.lease.timeout() * 2 / BEATS)
+            && self.in_flight.front().is_none_or(|oldest| {
+                now < oldest.sent + self.lease.timeout() * 2 / HEARTBEATS_PER_TIMEOUT
+            })
     }
 
     /// Whether the connection takes requests: the session is up, or its connect request is sent.
     pub fn takes_requests(&self) -> bool {
-        matches!(self.phase, Phase::Greeting { .. } | Phase::Up)
+        matches!(self.phase, Phase::Handshake { .. } | Phase::Up)
     }
 
     /// Whether a connect request for a new session is sent: the server may be creating one whose id
     /// is not known yet.
     fn is_opening(&self) -> bool {
-        matches!(self.phase, Phase::Greeting { .. }) && self.identity.is_none()
+        matches!(self.phase, Phase::Handshake { .. }) && self.identity.is_none()
     }
 
     /// The name of this connection's server.
@@ -354,7 +353,7 @@ impl Session {
 
     /// The number of rounds over all servers in which none accepted the session; `None` once one
     /// has.
-    pub fn rounds_in_vain(&self) -> Option<u32> {
+    pub fn failed_rounds(&self) -> Option<u32> {
         let tried = self
             .attempts
             .saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
@@ -368,12 +367,12 @@ impl Session {
         // An attempt that is cut short says less than the one before it.
         let fault_of_attempt = match self.phase {
             Phase::Connecting { since } => Some(Fault::Silent(now.since(since))),
-            Phase::Greeting { since } => Some(Fault::Mute(now.since(since))),
+            Phase::Handshake { since } => Some(Fault::Mute(now.since(since))),
             Phase::Up => self
-                .unanswered
+                .in_flight
                 .front()
                 .map(|oldest| Fault::Silent(now.since(oldest.sent))),
-            Phase::Down { .. } | Phase::Over => None,
+            Phase::Down { .. } | Phase::Closed => None,
         };
         let tried = self.servers.iter().zip(&self.faults).enumerate().map(
             |(index, (Endpoint { name: server, .. }, fault))| match fault
@@ -405,7 +404,7 @@ impl Session {
                 self.phase = Phase::Down { retry: now };
             }
             Phase::Down { .. } => self.phase = Phase::Down { retry: now },
-            Phase::Greeting { .. } | Phase::Up if position.is_none() => servers.push(current),
+            Phase::Handshake { .. } | Phase::Up if position.is_none() => servers.push(current),
             _ => {}
         }
         let down = matches!(self.phase, Phase::Down { .. });
@@ -463,7 +462,7 @@ impl Session {
             self.next_xid()
         };
         frame(&mut self.outgoing, |out| request.write(xid, out));
-        self.unanswered.push_back(Unanswered {
+        self.in_flight.push_back(InFlight {
             xid,
             request,
             sent: now,
@@ -476,8 +475,8 @@ impl Session {
         if !matches!(self.phase, Phase::Connecting { .. }) {
             return;
         }
-        self.phase = Phase::Greeting { since: now };
-        self.look_how_long_it_is_lost(now);
+        self.phase = Phase::Handshake { since: now };
+        self.check_loss(now);
         let (session_id, passwd) = self
             .identity
             .as_ref()
@@ -514,12 +513,12 @@ impl Session {
     /// servers restored from an older backup, or wiped, always do. Once the session must have
     /// expired by this client's clock, its last transaction can be left out without risk. A holder
     /// never gets here.
-    fn look_how_long_it_is_lost(&mut self, now: Moment) {
+    fn check_loss(&mut self, now: Moment) {
         let Some(lost) = self.lost.filter(|&lost| now >= lost + self.lease.timeout()) else {
             return;
         };
         if self.identity.is_some()
-            && self.turned_away
+            && self.rejected
             && !self.holding
             && !std::mem::replace(&mut self.disowned, true)
         {
@@ -531,19 +530,19 @@ impl Session {
 
     /// The connection has ended, or could not be established.
     pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
-        let turned_away = |why| Fault::TurnedAway {
+        let rejected = |why| Fault::TurnedAway {
             why,
             known: self.identity.is_some(),
         };
         let fault = match (self.phase, why) {
-            (Phase::Down { .. } | Phase::Over, _) => return,
-            (Phase::Greeting { .. }, why) => turned_away(why),
-            (Phase::Connecting { .. }, Some(why)) if TURNED_AWAY.contains(&why.as_str()) => {
-                turned_away(Some(why))
+            (Phase::Down { .. } | Phase::Closed, _) => return,
+            (Phase::Handshake { .. }, why) => rejected(why),
+            (Phase::Connecting { .. }, Some(why)) if REJECTION_ERRORS.contains(&why.as_str()) => {
+                rejected(Some(why))
             }
             (_, why) => why.map_or(Fault::HungUp, Fault::Network),
         };
-        self.fall(fault, now);
+        self.disconnect(fault, now);
     }
 
     /// Bytes have arrived.
@@ -554,15 +553,15 @@ impl Session {
         while self.takes_requests() {
             let read = match next_frame(&mut rest) {
                 Ok(None) => break,
-                Ok(Some(frame)) if self.is_up() => self.reply(frame, now),
-                Ok(Some(frame)) => self.greeted(frame, now),
+                Ok(Some(frame)) if self.is_up() => self.on_frame(frame, now),
+                Ok(Some(frame)) => self.on_connect_response(frame, now),
                 Err(length) => match self.too_long(length, rest) {
                     Some(fault) => Err(fault),
                     None => break,
                 },
             };
             if let Err(fault) = read {
-                return self.abandon(fault, now);
+                return self.give_up(fault, now);
             }
         }
         let done = incoming.len() - rest.len();
@@ -574,9 +573,9 @@ impl Session {
 
     /// The fault of a frame with this invalid length; `None` if more of its bytes are needed.
     fn too_long(&self, length: i32, frame: &[u8]) -> Option<Fault> {
-        let nonsense = Some(Fault::FrameLength(length));
+        let invalid = Some(Fault::FrameLength(length));
         let (
-            Some(Unanswered {
+            Some(InFlight {
                 xid,
                 request: Request::Children { path, .. },
                 ..
@@ -584,14 +583,14 @@ impl Session {
             true,
             Ok(bytes),
         ) = (
-            self.unanswered.front(),
+            self.in_flight.front(),
             self.is_up(),
             usize::try_from(length),
         )
         else {
-            return nonsense;
+            return invalid;
         };
-        let mut head = frame.get(size_of::<i32>()..size_of::<i32>() + LIST_HEAD)?;
+        let mut head = frame.get(size_of::<i32>()..size_of::<i32>() + LIST_HEADER)?;
         match (
             ReplyHeader::read(&mut head, "reply"),
             i32::read(&mut head, "children"),
@@ -606,7 +605,7 @@ impl Session {
                     bytes,
                 })
             }
-            _ => nonsense,
+            _ => invalid,
         }
     }
 
@@ -622,17 +621,17 @@ impl Session {
                 ));
             }
             Phase::Connecting { since } if now >= since + self.attempt() => {
-                self.abandon(Fault::Silent(now.since(since)), now);
+                self.give_up(Fault::Silent(now.since(since)), now);
             }
-            Phase::Greeting { since } if now >= since + self.attempt() => {
-                self.abandon(Fault::Mute(now.since(since)), now);
+            Phase::Handshake { since } if now >= since + self.attempt() => {
+                self.give_up(Fault::Mute(now.since(since)), now);
             }
             Phase::Up if now >= self.silent_at() => {
-                let oldest = self.unanswered.front().map_or(now, |oldest| oldest.sent);
-                self.abandon(Fault::Silent(now.since(oldest)), now);
+                let oldest = self.in_flight.front().map_or(now, |oldest| oldest.sent);
+                self.give_up(Fault::Silent(now.since(oldest)), now);
             }
             Phase::Up if now >= self.next_beat => {
-                self.next_beat = now + self.lease.timeout() / BEATS;
+                self.next_beat = now + self.lease.timeout() / HEARTBEATS_PER_TIMEOUT;
                 self.attempts = 0;
                 self.ask(self.beat.clone(), now);
             }
@@ -644,9 +643,9 @@ impl Session {
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Down { retry } => retry,
-            Phase::Connecting { since } | Phase::Greeting { since } => since + self.attempt(),
+            Phase::Connecting { since } | Phase::Handshake { since } => since + self.attempt(),
             Phase::Up => self.next_beat.min(self.silent_at()),
-            Phase::Over => Moment::NEVER,
+            Phase::Closed => Moment::NEVER,
         }
     }
 
@@ -668,16 +667,16 @@ impl Session {
         if self.is_opening() {
             self.ask(Request::Close, now);
         }
-        if let Phase::Connecting { .. } | Phase::Greeting { .. } | Phase::Up = self.phase {
+        if let Phase::Connecting { .. } | Phase::Handshake { .. } | Phase::Up = self.phase {
             self.hang_up();
         }
-        self.phase = Phase::Over;
+        self.phase = Phase::Closed;
     }
 
     /// How long one server may take to accept and to answer.
     fn attempt(&self) -> Duration {
         let share = if self.holding {
-            self.lease.timeout() / BEATS
+            self.lease.timeout() / HEARTBEATS_PER_TIMEOUT
         } else {
             self.timeout / u32::try_from(self.servers.len()).unwrap_or(u32::MAX)
         };
@@ -687,14 +686,14 @@ impl Session {
     /// A connection is given up if a request is unanswered for this time.
     fn patience(&self) -> Duration {
         if self.holding {
-            self.lease.timeout() * 2 / BEATS
+            self.lease.timeout() * 2 / HEARTBEATS_PER_TIMEOUT
         } else {
             self.lease.timeout() * 2 / 3
         }
     }
 
     fn silent_at(&self) -> Moment {
-        self.unanswered
+        self.in_flight
             .front()
             .map_or(Moment::NEVER, |oldest| oldest.sent + self.patience())
     }
@@ -705,16 +704,16 @@ impl Session {
     }
 
     /// A frame before the answer to the connect request.
-    fn greeted(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
-        let Phase::Greeting { since } = self.phase else {
+    fn on_connect_response(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
+        let Phase::Handshake { since } = self.phase else {
             return Ok(());
         };
-        if let Some(code) = last_word(frame) {
+        if let Some(code) = fatal_code(frame) {
             self.news.push_back(News::Refused(code));
             return Ok(());
         }
         if frame.starts_with(&xid::AUTH.to_be_bytes()) {
-            self.authenticated(&ReplyHeader::read(&mut frame, "auth reply")?); // Netty may send it first
+            self.on_auth_reply(&ReplyHeader::read(&mut frame, "auth reply")?); // Netty may send it first
             return Ok(());
         }
         let response = ConnectResponse::read(&mut frame, "connect response")?;
@@ -733,10 +732,10 @@ impl Session {
         }
         let timeout = Duration::from_millis(u64::try_from(response.time_out).unwrap_or(0));
         if timeout.is_zero() || id == 0 {
-            return self.dead_on_arrival(now);
+            return self.expired_on_connect(now);
         }
         if self.id().is_some_and(|known| known != id) {
-            self.replaced(id, now);
+            self.on_replaced(id, now);
             return Ok(());
         }
         let resumed = self.identity.is_some();
@@ -750,17 +749,17 @@ impl Session {
             self.lease = Lease::new(timeout, since);
         }
         self.phase = Phase::Up;
-        self.found();
+        self.clear_loss();
         self.faults[self.server] = None;
-        self.next_beat = since + self.lease.timeout() / BEATS;
+        self.next_beat = since + self.lease.timeout() / HEARTBEATS_PER_TIMEOUT;
         self.news.push_back(News::Up { resumed });
         Ok(())
     }
 
     /// The server does not know the requested session.
-    fn dead_on_arrival(&mut self, now: Moment) -> Result<(), Fault> {
+    fn expired_on_connect(&mut self, now: Moment) -> Result<(), Fault> {
         if self.identity.is_none() {
-            return Err(Fault::StillBorn);
+            return Err(Fault::ExpiredOnConnect);
         }
         self.end(News::Expired, now);
         Ok(())
@@ -769,7 +768,7 @@ impl Session {
     /// The server has created another session instead of resuming this one. It is closed at once:
     /// the requests sent with the connect request belonged to that session, and their answers say
     /// nothing about this one.
-    fn replaced(&mut self, by: i64, now: Moment) {
+    fn on_replaced(&mut self, by: i64, now: Moment) {
         self.ask(Request::Close, now);
         self.end(News::Replaced { by }, now);
     }
@@ -778,7 +777,7 @@ impl Session {
     fn end(&mut self, news: News, now: Moment) {
         self.identity = None;
         self.last_zxid = 0;
-        self.found();
+        self.clear_loss();
         self.holding = false;
         self.beat = Request::Ping;
         self.hang_up();
@@ -787,28 +786,28 @@ impl Session {
     }
 
     /// A server has accepted the session, or the session has ended.
-    fn found(&mut self) {
-        (self.lost, self.turned_away) = (None, false);
+    fn clear_loss(&mut self) {
+        (self.lost, self.rejected) = (None, false);
         if std::mem::take(&mut self.disowned) {
             self.last_zxid = 0;
         }
     }
 
     /// A frame while the session is up.
-    fn reply(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
+    fn on_frame(&mut self, mut frame: &[u8], now: Moment) -> Result<(), Fault> {
         let header = ReplyHeader::read(&mut frame, "reply")?;
         if header.zxid > 0 {
             self.last_zxid = self.last_zxid.max(header.zxid);
         }
         match header.xid {
-            xid::WATCH => self.watched(WatcherEvent::read(&mut frame, "watch event")?),
-            xid::AUTH => self.authenticated(&header),
-            _ => return self.paired(&header, frame, now),
+            xid::WATCH => self.on_watch_event(WatcherEvent::read(&mut frame, "watch event")?),
+            xid::AUTH => self.on_auth_reply(&header),
+            _ => return self.on_reply(&header, frame, now),
         }
         Ok(())
     }
 
-    fn watched(&mut self, event: WatcherEvent) {
+    fn on_watch_event(&mut self, event: WatcherEvent) {
         let change = match event.kind {
             1 => Change::Created,
             2 => Change::Deleted,
@@ -821,20 +820,20 @@ impl Session {
         });
     }
 
-    fn authenticated(&mut self, header: &ReplyHeader) {
+    fn on_auth_reply(&mut self, header: &ReplyHeader) {
         if header.err != 0 {
             self.news.push_back(News::Refused(Code(header.err)));
         }
     }
 
     /// A reply to the oldest request; replies come in the order of requests.
-    fn paired(&mut self, header: &ReplyHeader, body: &[u8], now: Moment) -> Result<(), Fault> {
-        if LAST_WORDS.contains(&Code(header.err)) {
+    fn on_reply(&mut self, header: &ReplyHeader, body: &[u8], now: Moment) -> Result<(), Fault> {
+        if FATAL_CODES.contains(&Code(header.err)) {
             self.news.push_back(News::Refused(Code(header.err)));
             return Ok(());
         }
-        let Some(Unanswered { request, sent, .. }) = self
-            .unanswered
+        let Some(InFlight { request, sent, .. }) = self
+            .in_flight
             .pop_front_if(|oldest| oldest.xid == header.xid)
         else {
             return Err(Fault::OutOfOrder(header.xid));
@@ -867,7 +866,7 @@ impl Session {
         }
         if request == Request::Close {
             self.hang_up();
-            self.phase = Phase::Over;
+            self.phase = Phase::Closed;
         }
         self.news.push_back(News::Reply { request, result });
         Ok(())
@@ -885,12 +884,12 @@ impl Session {
     /// Gives up an open connection. If the server may be creating a session whose id is not known
     /// yet, it is asked to close it: otherwise a frozen server that wakes later would keep this
     /// client's node for a whole timeout.
-    fn abandon(&mut self, fault: Fault, now: Moment) {
+    fn give_up(&mut self, fault: Fault, now: Moment) {
         if self.is_opening() {
             self.ask(Request::Close, now);
         }
         self.hang_up();
-        self.fall(fault, now);
+        self.disconnect(fault, now);
     }
 
     fn hang_up(&mut self) {
@@ -899,19 +898,19 @@ impl Session {
                 .push_back(transport::Output::Send(std::mem::take(&mut self.outgoing)));
         }
         self.steps.push_back(transport::Output::Close);
-        self.unanswered.clear();
+        self.in_flight.clear();
         self.incoming.clear();
     }
 
     /// Without a connection: the next server follows at once, the next round after a pause.
-    fn fall(&mut self, fault: Fault, now: Moment) {
-        self.unanswered.clear();
+    fn disconnect(&mut self, fault: Fault, now: Moment) {
+        self.in_flight.clear();
         self.incoming.clear();
         self.outgoing.clear();
         if self.is_up() {
             self.lost = Some(now);
         }
-        self.turned_away |= matches!(fault, Fault::TurnedAway { known: true, .. });
+        self.rejected |= matches!(fault, Fault::TurnedAway { known: true, .. });
         let pause = match self.attempts.checked_div(self.servers.len()) {
             Some(rounds) if rounds > 0 && self.attempts.is_multiple_of(self.servers.len()) => {
                 self.pause(rounds, now)
@@ -926,11 +925,11 @@ impl Session {
 
 /// The error in a reply to any request, after which the server closes the connection. Such a reply
 /// consists of its header, and an answer to a connect request is never so short.
-fn last_word(mut frame: &[u8]) -> Option<Code> {
+fn fatal_code(mut frame: &[u8]) -> Option<Code> {
     let header = ReplyHeader::read(&mut frame, "reply")
         .ok()
         .filter(|_| frame.is_empty())?;
-    LAST_WORDS.into_iter().find(|code| code.0 == header.err)
+    FATAL_CODES.into_iter().find(|code| code.0 == header.err)
 }
 
 #[cfg(test)]
@@ -992,21 +991,21 @@ mod tests {
     }
 
     /// A session with this timeout in ms, which was up and is reconnecting.
-    fn returning(timeout: u64) -> Session {
+    fn reconnecting(timeout: u64) -> Session {
         let mut session = Session::new(
             vec!["h1:2181".into(), "h2:2181".into()],
             Duration::from_secs(10),
             None,
             NOW,
         );
-        greet(&mut session, NOW, 0, 7, timeout);
+        handshake(&mut session, NOW, 0, 7, timeout);
         session.hold(Request::Ping);
         session.disconnected(None, NOW);
         session
     }
 
     /// Connects and gets this answer.
-    fn greet(
+    fn handshake(
         session: &mut Session,
         now: Moment,
         protocol_version: i32,
@@ -1052,14 +1051,14 @@ mod tests {
             ));
             session.disconnected(Some("connection refused".into()), due);
         }
-        assert_eq!(session.rounds_in_vain(), Some(3));
+        assert_eq!(session.failed_rounds(), Some(3));
         let now = session.wake().before(Duration::from_millis(1));
         assert!(
             !session.relist(list(&["h2:2181", "h1:2181"]), now),
             "they are the same"
         );
         assert!(session.relist(list(&["h2:2181", "h3:2181", "h4:2181"]), now));
-        assert_eq!((session.rounds_in_vain(), session.wake()), (Some(3), now));
+        assert_eq!((session.failed_rounds(), session.wake()), (Some(3), now));
         session.tick(now);
         assert_eq!(session.step(), Some(connect("h3:2181")));
         session.disconnected(Some("no route".into()), now);
@@ -1069,7 +1068,7 @@ mod tests {
             session.faults(now),
             "h3:2181: no route; h4:2181: no answer for 0.0 s; h2:2181: connection refused"
         );
-        assert_eq!(session.rounds_in_vain(), Some(3));
+        assert_eq!(session.failed_rounds(), Some(3));
     }
 
     #[test]
@@ -1087,14 +1086,14 @@ mod tests {
             assert!(session.relist(list(found), NOW));
             session.tick(NOW);
             assert_eq!([session.step(), session.step()], steps);
-            assert_eq!(session.rounds_in_vain(), Some(0));
+            assert_eq!(session.failed_rounds(), Some(0));
         }
     }
 
     #[test]
     fn connected_server_stays_when_its_name_has_moved() {
         let mut session = fresh(&["h1:2181"]);
-        greet(&mut session, NOW, 0, 7, 10_000);
+        handshake(&mut session, NOW, 0, 7, 10_000);
         assert!(session.relist(list(&["h3:2181"]), NOW));
         assert_eq!((session.is_up(), session.server()), (true, "h1:2181"));
         session.disconnected(None, NOW);
@@ -1105,8 +1104,8 @@ mod tests {
     #[test]
     fn silence_is_measured_by_the_current_timeout() {
         for granted in [10_000, 3000, 900] {
-            let mut session = returning(10_000);
-            greet(&mut session, NOW, 0, 7, granted);
+            let mut session = reconnecting(10_000);
+            handshake(&mut session, NOW, 0, 7, granted);
             assert_eq!(session.news(), Some(News::Up { resumed: true }));
             session.ask(Request::Ping, NOW);
             let limit = NOW + Duration::from_millis(granted * 2 / 10);
@@ -1122,9 +1121,9 @@ mod tests {
 
     #[test]
     fn session_with_another_id_is_closed_and_the_old_one_ends() {
-        let mut session = returning(10_000);
+        let mut session = reconnecting(10_000);
         let (id, lease) = (session.id(), session.lease().deadlines(Duration::ZERO));
-        greet(&mut session, NOW + Duration::from_secs(1), 0, 8, 10_000);
+        handshake(&mut session, NOW + Duration::from_secs(1), 0, 8, 10_000);
         assert_eq!(
             (session.news(), session.news()),
             (Some(News::Replaced { by: 8 }), None)
@@ -1150,8 +1149,8 @@ mod tests {
     #[test]
     fn refusal_ends_the_connection_and_not_the_session() {
         for (version, id) in [(42, -1), (42, 7), (1, 7), (0, -1)] {
-            let mut session = returning(10_000);
-            greet(&mut session, NOW, version, id, 10_000);
+            let mut session = reconnecting(10_000);
+            handshake(&mut session, NOW, version, id, 10_000);
             assert_eq!(
                 session.news(),
                 Some(News::Down(Fault::Refuses { version, id }))
@@ -1159,7 +1158,7 @@ mod tests {
             assert_eq!(session.id(), Some(7), "it may live");
             let mut fresh =
                 Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
-            greet(&mut fresh, NOW, version, id, 10_000);
+            handshake(&mut fresh, NOW, version, id, 10_000);
             assert_eq!(
                 (fresh.news(), fresh.id()),
                 (Some(News::Down(Fault::Refuses { version, id })), None)
@@ -1178,11 +1177,11 @@ mod tests {
 
     #[test]
     fn fatal_error_is_reported_in_any_reply() {
-        for code in LAST_WORDS {
+        for code in FATAL_CODES {
             for xid in [1, 2, 99] {
                 let mut session =
                     Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
-                greet(&mut session, NOW, 0, 7, 10_000);
+                handshake(&mut session, NOW, 0, 7, 10_000);
                 session.ask(
                     Request::Exists {
                         path: "/a".into(),
@@ -1232,8 +1231,8 @@ mod tests {
             head
         };
         let asking = || {
-            let mut session = returning(10_000);
-            greet(&mut session, NOW, 0, 7, 10_000);
+            let mut session = reconnecting(10_000);
+            handshake(&mut session, NOW, 0, 7, 10_000);
             session.ask(
                 Request::Children {
                     path: "/a".into(),
@@ -1256,9 +1255,9 @@ mod tests {
             bytes: LARGEST_FRAME + 1,
         };
         assert_eq!(session.news(), Some(News::Down(list)));
-        for nonsense in [head(xid + 1, children), head(xid, -1), head(xid, i32::MAX)] {
+        for invalid in [head(xid + 1, children), head(xid, -1), head(xid, i32::MAX)] {
             let mut session = asking();
-            session.received(&nonsense, NOW);
+            session.received(&invalid, NOW);
             assert_eq!(session.news(), Some(News::Down(Fault::FrameLength(bytes))));
         }
     }
@@ -1346,7 +1345,7 @@ mod tests {
     #[test]
     fn negative_id_is_a_session_of_a_server_above_127() {
         let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
-        greet(&mut session, NOW, 0, i64::MIN + 1, 10_000);
+        handshake(&mut session, NOW, 0, i64::MIN + 1, 10_000);
         assert_eq!(session.news(), Some(News::Up { resumed: false }));
     }
 }

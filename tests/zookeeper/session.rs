@@ -226,7 +226,11 @@ fn a_session_that_is_unknown_on_reconnect_has_expired() {
 
 #[test]
 fn a_new_session_cannot_have_expired() {
-    assert_news("expired", || greeting(&[]), &[News::Down(Fault::StillBorn)]);
+    assert_news(
+        "expired",
+        || greeting(&[]),
+        &[News::Down(Fault::ExpiredOnConnect)],
+    );
 }
 
 #[test]
