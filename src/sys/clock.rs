@@ -135,8 +135,9 @@ mod tests {
                 minute,
                 second,
             } = local_time(seconds);
-            let ours = format!("{year} {month:02} {day:02} {hour:02} {minute:02} {second:02}\n");
-            assert_eq!(ours, String::from_utf8(date.stdout).unwrap());
+            let formatted =
+                format!("{year} {month:02} {day:02} {hour:02} {minute:02} {second:02}\n");
+            assert_eq!(formatted, String::from_utf8(date.stdout).unwrap());
         }
         assert_eq!(local_time(i64::MAX).year, 1970);
     }

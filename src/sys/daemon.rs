@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn daemon_has_its_own_session_root_directory_and_null_stdio() {
-        let (ours, theirs) = socket::pair().unwrap();
+        let (local, remote) = socket::pair().unwrap();
         check_in_child(|| {
             // SAFETY: getsid(2) touches no memory.
             let session = || unsafe { libc::getsid(0) };
@@ -67,11 +67,11 @@ mod tests {
             let cwd = std::env::current_dir().unwrap();
             let in_another_session = session() != before && session() != process::own_pid().0;
             let facts = format!("{stdio:?} {} {in_another_session}", cwd.display());
-            socket::send(&theirs, facts.as_bytes()).unwrap();
+            socket::send(&remote, facts.as_bytes()).unwrap();
         });
         let mut facts = [0; 256];
-        poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
-        let length = socket::receive(&ours, &mut facts).unwrap();
+        poll::wait(&mut [poll::Watched::new(local.as_fd(), false)], None).unwrap();
+        let length = socket::receive(&local, &mut facts).unwrap();
         assert_eq!(
             str::from_utf8(&facts[..length]).unwrap(),
             r#"["/dev/null", "/dev/null", "/dev/null"] / true"#

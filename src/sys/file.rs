@@ -177,19 +177,20 @@ mod tests {
     #[test]
     fn lock_has_one_holder_and_is_free_after_release() {
         let folder = folder("lock");
-        let [ours, theirs] = [(); 2].map(|()| open_lock_file(&folder.join("lock"), 0o600).unwrap());
-        assert_eq!(ours.metadata().unwrap().mode() & 0o7777, 0o1600);
-        assert!(lock(&ours, LockMode::NonBlocking).unwrap());
-        assert!(!lock(&theirs, LockMode::NonBlocking).unwrap());
+        let [first, second] =
+            [(); 2].map(|()| open_lock_file(&folder.join("lock"), 0o600).unwrap());
+        assert_eq!(first.metadata().unwrap().mode() & 0o7777, 0o1600);
+        assert!(lock(&first, LockMode::NonBlocking).unwrap());
+        assert!(!lock(&second, LockMode::NonBlocking).unwrap());
         check_in_child(|| {
             assert!(
-                lock(&ours, LockMode::NonBlocking).unwrap(),
+                lock(&first, LockMode::NonBlocking).unwrap(),
                 "a forked process shares it"
             );
-            assert!(!lock(&theirs, LockMode::NonBlocking).unwrap());
+            assert!(!lock(&second, LockMode::NonBlocking).unwrap());
         });
-        unlock(&ours).unwrap();
-        assert!(lock(&theirs, LockMode::Blocking).unwrap());
+        unlock(&first).unwrap();
+        assert!(lock(&second, LockMode::Blocking).unwrap());
         fs::remove_dir_all(folder).unwrap();
     }
 

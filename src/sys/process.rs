@@ -239,13 +239,13 @@ mod tests {
     fn children_are_reaped_one_at_a_time() {
         check_in_child(|| {
             assert_eq!(reap(), Reap::NoChildren);
-            let (ours, theirs) = socket::pair().unwrap();
+            let (local, remote) = socket::pair().unwrap();
             let Fork::Parent(child) = fork().unwrap() else {
-                poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                poll::wait(&mut [poll::Watched::new(remote.as_fd(), false)], None).unwrap();
                 exit_now(7)
             };
             assert_eq!(reap(), Reap::Running);
-            socket::send(&ours, b"go").unwrap();
+            socket::send(&local, b"go").unwrap();
             let ended = std::iter::repeat_with(reap).find(|reap| *reap != Reap::Running);
             assert_eq!(ended, Some(Reap::Ended(child, Status::Exited(7))));
             assert_eq!(reap(), Reap::NoChildren);
@@ -271,11 +271,11 @@ mod tests {
     #[test]
     fn living_children_are_found_by_number() {
         check_in_child(|| {
-            let (_ours, theirs) = socket::pair().unwrap();
+            let (_ours, remote) = socket::pair().unwrap();
             let born = || match fork().unwrap() {
                 Fork::Parent(child) => child,
                 Fork::Child => {
-                    poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                    poll::wait(&mut [poll::Watched::new(remote.as_fd(), false)], None).unwrap();
                     exit_now(0)
                 }
             };
@@ -298,22 +298,22 @@ mod tests {
 
     #[test]
     fn process_dies_with_its_parent() {
-        let (ours, theirs) = socket::pair().unwrap();
+        let (local, remote) = socket::pair().unwrap();
         check_in_child(|| {
             let parent = own_pid();
             if let Fork::Child = fork().unwrap() {
                 die_with_parent(Some(Signal::KILL), parent).unwrap();
-                socket::send(&theirs, b"set").unwrap();
+                socket::send(&remote, b"set").unwrap();
                 // SAFETY: pause(2) touches no memory.
                 unsafe { libc::pause() };
             }
-            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+            poll::wait(&mut [poll::Watched::new(local.as_fd(), false)], None).unwrap();
         });
-        drop(theirs);
-        assert_eq!(socket::receive(&ours, &mut [0; 8]).unwrap(), 3);
-        poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+        drop(remote);
+        assert_eq!(socket::receive(&local, &mut [0; 8]).unwrap(), 3);
+        poll::wait(&mut [poll::Watched::new(local.as_fd(), false)], None).unwrap();
         assert_eq!(
-            socket::receive(&ours, &mut [0; 8]).unwrap(),
+            socket::receive(&local, &mut [0; 8]).unwrap(),
             0,
             "its end is closed: it is dead"
         );

@@ -279,8 +279,8 @@ mod tests {
 
     #[test]
     fn command_gets_the_environment_with_the_given_changes() {
-        let ours: Vec<_> = env::vars_os().collect();
-        let [replaced, removed] = [0, 1].map(|index| ours[index].0.to_str().unwrap());
+        let own: Vec<_> = env::vars_os().collect();
+        let [replaced, removed] = [0, 1].map(|index| own[index].0.to_str().unwrap());
         let variables = [
             ("ADDED", Some("a = b".into())),
             (replaced, Some("new".into())),
@@ -302,7 +302,7 @@ mod tests {
             .unwrap(); // absent during exec
         process::kill(child, Signal::KILL).unwrap();
         process::wait(child).unwrap();
-        let kept = ours[2..]
+        let kept = own[2..]
             .iter()
             .map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes(), b"\0"].concat());
         let added = [

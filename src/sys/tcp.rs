@@ -157,8 +157,8 @@ mod tests {
     /// A connection: the accepted end, and the other end.
     fn connection() -> (TcpStream, TcpStream) {
         let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (listener.accept().unwrap().0, theirs)
+        let remote = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, remote)
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         .unwrap();
         no_delay(&listener).unwrap();
         let _theirs = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut ours = accept(&listener).unwrap();
+        let mut local = accept(&listener).unwrap();
         let options = [
             (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
             (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 15),
@@ -201,7 +201,7 @@ mod tests {
             // SAFETY: getsockopt(2) writes an int, and its length.
             check(unsafe {
                 libc::getsockopt(
-                    ours.as_raw_fd(),
+                    local.as_raw_fd(),
                     level,
                     name,
                     (&raw mut value).cast(),
@@ -212,52 +212,52 @@ mod tests {
             assert_eq!(value, expected, "{name}");
         }
         assert_eq!(
-            ours.read(&mut [0]).unwrap_err().kind(),
+            local.read(&mut [0]).unwrap_err().kind(),
             ErrorKind::WouldBlock
         );
         assert_eq!(accept(&listener).unwrap_err().kind(), ErrorKind::WouldBlock);
-        set_unacknowledged_limit(&ours, Duration::from_secs(10)).unwrap();
-        probe_after(&ours, Duration::from_secs(5)).unwrap();
+        set_unacknowledged_limit(&local, Duration::from_secs(10)).unwrap();
+        probe_after(&local, Duration::from_secs(5)).unwrap();
     }
 
     #[test]
     fn abrupt_close_resets_the_connection() {
         for (is_abrupt, end) in [(true, Err(ErrorKind::ConnectionReset)), (false, Ok(0))] {
-            let (mut ours, theirs) = connection();
-            reset_on_close(&theirs, true).unwrap();
-            reset_on_close(&theirs, is_abrupt).unwrap();
-            drop(theirs);
-            assert_eq!(ours.read(&mut [0]).map_err(|error| error.kind()), end);
+            let (mut local, remote) = connection();
+            reset_on_close(&remote, true).unwrap();
+            reset_on_close(&remote, is_abrupt).unwrap();
+            drop(remote);
+            assert_eq!(local.read(&mut [0]).map_err(|error| error.kind()), end);
         }
     }
 
     #[test]
     fn received_data_counts_as_acknowledged() {
-        let (mut ours, mut theirs) = connection();
-        ours.write_all(b"YES").unwrap();
-        theirs.read_exact(&mut [0; 3]).unwrap();
-        assert_eq!(unacknowledged(&ours).unwrap(), 0);
+        let (mut local, mut remote) = connection();
+        local.write_all(b"YES").unwrap();
+        remote.read_exact(&mut [0; 3]).unwrap();
+        assert_eq!(unacknowledged(&local).unwrap(), 0);
     }
 
     #[test]
     fn data_sent_to_a_closed_peer_counts_as_unacknowledged() {
-        let (mut ours, theirs) = connection();
-        drop(theirs);
-        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
-        ours.write_all(b"YES").unwrap();
+        let (mut local, remote) = connection();
+        drop(remote);
+        assert_eq!(local.read(&mut [0]).unwrap(), 0);
+        local.write_all(b"YES").unwrap();
         assert_eq!(
-            ours.take_error().unwrap().map(|error| error.kind()),
+            local.take_error().unwrap().map(|error| error.kind()),
             Some(ErrorKind::BrokenPipe)
         );
-        assert_eq!(unacknowledged(&ours).unwrap(), 3);
+        assert_eq!(unacknowledged(&local).unwrap(), 3);
     }
 
     #[test]
     fn end_of_stream_counts_as_one_byte() {
-        let (mut ours, theirs) = connection();
-        ours.write_all(b"YES").unwrap();
-        ours.shutdown(Shutdown::Write).unwrap();
-        drop(theirs);
-        while unacknowledged(&ours).unwrap() > 1 {}
+        let (mut local, remote) = connection();
+        local.write_all(b"YES").unwrap();
+        local.shutdown(Shutdown::Write).unwrap();
+        drop(remote);
+        while unacknowledged(&local).unwrap() > 1 {}
     }
 }

@@ -347,7 +347,7 @@ mod tests {
 
     /// Forks a child, a child of that one and so on, which wait for a signal.
     fn generations<const N: usize>() -> [Process; N] {
-        let (ours, theirs) = socket::pair().unwrap();
+        let (local, remote) = socket::pair().unwrap();
         if let Fork::Child = fork().unwrap() {
             for _ in 1..N {
                 if let Fork::Parent(_) = fork().unwrap() {
@@ -356,14 +356,14 @@ mod tests {
             }
             // SAFETY: alarm(2) touches no memory. It ends the process if the test fails.
             unsafe { libc::alarm(20) };
-            socket::send(&theirs, b"here").unwrap();
+            socket::send(&remote, b"here").unwrap();
             // SAFETY: pause(2) touches no memory.
             unsafe { libc::pause() };
             exit_now(1);
         }
         for _ in 0..N {
-            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
-            socket::receive(&ours, &mut [0; 8]).unwrap();
+            poll::wait(&mut [poll::Watched::new(local.as_fd(), false)], None).unwrap();
+            socket::receive(&local, &mut [0; 8]).unwrap();
         }
         descendants(own_pid()).try_into().unwrap()
     }
@@ -422,7 +422,7 @@ mod tests {
                 Pid(child.id().cast_signed())
             });
             let child = child.join().unwrap();
-            let (ours, theirs) = socket::pair().unwrap();
+            let (local, remote) = socket::pair().unwrap();
             let threaded = std::thread::spawn(move || {
                 let child = Pid(std::process::Command::new("sleep")
                     .arg("1000")
@@ -430,17 +430,17 @@ mod tests {
                     .unwrap()
                     .id()
                     .cast_signed());
-                socket::send(&theirs, b"here").unwrap();
-                poll::wait(&mut [poll::Watched::new(theirs.as_fd(), false)], None).unwrap();
+                socket::send(&remote, b"here").unwrap();
+                poll::wait(&mut [poll::Watched::new(remote.as_fd(), false)], None).unwrap();
                 child
             });
-            poll::wait(&mut [poll::Watched::new(ours.as_fd(), false)], None).unwrap();
+            poll::wait(&mut [poll::Watched::new(local.as_fd(), false)], None).unwrap();
             let mut listed: Vec<Pid> = walk(own_pid())
                 .unwrap()
                 .iter()
                 .map(|process| process.pid)
                 .collect();
-            socket::send(&ours, b"go").unwrap();
+            socket::send(&local, b"go").unwrap();
             let mut born = [child, threaded.join().unwrap()];
             kill_own();
             listed.sort();
