@@ -35,7 +35,8 @@
 //!    `waiters`, and one `outbox`; `memcached`, which has a `shared_pool` for each, changed in a
 //!    `cas_cycle` by a `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`,
 //!    and one `client`, which speaks the `protocol`, tested by `fake` and `interleaving_tests`;
-//!    `lease`, `invalid_request`, `state`, `status`, `metrics`).
+//!    `lease`, `invalid_request`, `state`, `status`, `metrics`; for all backends `pools`, `events`
+//!    and `reply_delivery`).
 //! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `names`), [`run`]
 //!    (the loop; its `setup`, its `guard` and the `line` to it, `files` in a `lock_folder`,
 //!    `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`];

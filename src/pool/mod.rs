@@ -4,11 +4,14 @@
 //! until something happens; it hands in all that happened at one time before it drains, so that one
 //! save does for all of it.
 
+mod events;
 pub mod invalid_request;
 pub mod lease;
 pub mod memcached;
 pub mod memory;
 pub mod metrics;
+mod pools;
+mod reply_delivery;
 pub mod state;
 pub mod status;
 mod waiters;

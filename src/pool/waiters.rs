@@ -1,8 +1,7 @@
-//! The waiters of one pool, in FIFO order. A waiter is known by host and run. Found by ticket, too,
-//! when it hangs up, and by host and run, when it is granted. All that in time that grows with the
-//! logarithm of their number.
+//! The waiters of one pool, in FIFO order. They are found by ticket when a client hangs up, and by
+//! host and run when a slot is granted, each in O(log n).
 
-use super::{Call, Ticket};
+use super::{Call, Request, Ticket, Waiter};
 use crate::moment::Moment;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -10,15 +9,28 @@ use std::rc::Rc;
 /// The id of a run of a host.
 pub(super) type Run = Rc<str>;
 
-/// A request that has no answer yet.
+/// A request that is not answered yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PendingRequest {
     pub(super) ticket: Ticket,
     pub(super) call: Call,
     pub(super) host: Rc<str>,
-    /// Which run of the host asks, if it says so.
+    /// The run of the host that made the request, if it gave one.
     pub(super) run: Option<Run>,
     pub(super) since: Moment,
+}
+
+impl PendingRequest {
+    /// From a request that arrives now, for a host of this name.
+    pub(super) fn new(request: &Request, host: &str, now: Moment) -> PendingRequest {
+        PendingRequest {
+            ticket: request.ticket,
+            call: request.call,
+            host: host.into(),
+            run: request.run.map(Into::into),
+            since: now,
+        }
+    }
 }
 
 /// The queue of a pool.
@@ -27,8 +39,9 @@ pub(super) struct Waiters {
     by_ticket: BTreeMap<Ticket, WaitEntry>,
     by_host: BTreeSet<(Rc<str>, Ticket)>,
     by_run: BTreeSet<(Rc<str>, Option<Run>, Ticket)>,
-    /// The first request of each host that is not blocked.
+    /// The first request of each host that is not blocked: the candidates for a free slot.
     next: BTreeSet<Ticket>,
+    /// Hosts that hold the pool.
     blocked: BTreeSet<Rc<str>>,
 }
 
@@ -44,19 +57,30 @@ impl Waiters {
         self.by_ticket.is_empty()
     }
 
-    /// Whether one of them could be granted a free slot.
+    /// Whether a waiter could be granted a free slot.
     pub(super) fn has_next(&self) -> bool {
         !self.next.is_empty()
     }
 
-    /// In the order of their tickets.
+    /// In FIFO order: host, run and start of the wait.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>, Moment)> {
         self.by_ticket
             .values()
             .map(|WaitEntry { host, run, since }| (&**host, run.as_deref(), *since))
     }
 
-    /// Puts one into the queue by its ticket.
+    /// The waiters as a report shows them.
+    pub(super) fn report(&self, now: Moment) -> Vec<Waiter<'_>> {
+        self.iter()
+            .map(|(host, run, since)| Waiter {
+                host,
+                run,
+                waited: now.since(since),
+            })
+            .collect()
+    }
+
+    /// Queues a request. Its ticket decides its position.
     pub(super) fn insert(
         &mut self,
         PendingRequest {
@@ -92,18 +116,17 @@ impl Waiters {
         })
     }
 
-    /// A run of this host holds the pool, so no other run of it can be granted a slot, until
-    /// `unblock`.
+    /// The host holds the pool: none of its waiters can be granted a slot until `unblock`.
     pub(super) fn block(&mut self, host: &Rc<str>) {
         self.change(host, |waiters| waiters.blocked.insert(host.clone()));
     }
 
-    /// The host holds nothing.
+    /// The host does not hold the pool any more.
     pub(super) fn unblock(&mut self, host: &Rc<str>) {
         self.change(host, |waiters| waiters.blocked.remove(host));
     }
 
-    /// Changes what is known of a host, and finds again which request of it is next.
+    /// Changes the entries of a host and updates `next`.
     fn change<T>(&mut self, host: &Rc<str>, change: impl FnOnce(&mut Waiters) -> T) -> T {
         if let Some(first) = self.first(host) {
             self.next.remove(&first);
@@ -122,7 +145,7 @@ impl Waiters {
             .map(|(_, ticket)| *ticket)
     }
 
-    /// Takes out the first that can be granted a slot, and all others that hold it with that one.
+    /// Removes the first waiter that can be granted a slot, with all others that share its holding.
     pub(super) fn take_next(&mut self) -> Vec<PendingRequest> {
         let next = self
             .next
@@ -135,8 +158,7 @@ impl Waiters {
         self.take_holder(&host, run.as_ref())
     }
 
-    /// Takes out those that hold a slot of this run of the host, or of the host itself: of that,
-    /// all of its runs.
+    /// Removes the waiters that share a holding of this run; without a run, all waiters of the host.
     pub(super) fn take_holder(&mut self, host: &Rc<str>, run: Option<&Run>) -> Vec<PendingRequest> {
         let (first, last) = (Ticket(0), Ticket(u64::MAX));
         let tickets: Vec<_> = match run {
@@ -160,7 +182,7 @@ impl Waiters {
             .collect()
     }
 
-    /// Takes out all of them, the first first. What is blocked stays so.
+    /// Removes all waiters, in FIFO order. Blocked hosts stay blocked.
     pub(super) fn take_all(&mut self) -> Vec<PendingRequest> {
         let tickets: Vec<_> = self.by_ticket.keys().copied().collect();
         tickets
@@ -198,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn they_leave_in_the_order_of_their_tickets_however_they_came() {
+    fn waiters_are_granted_in_ticket_order_whatever_order_they_were_inserted_in() {
         let mut waiters = waiters(&[
             (4, "b", ""),
             (2, "a", ""),
@@ -223,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_leaves_with_its_own_requests_and_a_host_with_all_of_its_runs() {
+    fn run_is_granted_all_its_requests_and_host_those_of_all_its_runs() {
         let mut queue = waiters(&[(1, "a", "x"), (2, "a", "y"), (3, "a", ""), (4, "a", "x")]);
         for expected in [&[1, 4][..], &[2], &[3], &[]] {
             assert_eq!(next(&mut queue), expected);
@@ -236,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_of_a_blocked_host_let_others_pass_and_keep_their_turn() {
+    fn waiters_of_a_blocked_host_are_skipped_and_keep_their_position() {
         let mut queue = waiters(&[(1, "a", "x"), (3, "b", "")]);
         let a: Rc<str> = "a".into();
         queue.block(&a);

@@ -1,27 +1,27 @@
-//! The leases that this server has written for hosts which it was about to put on the list, and
-//! what became of that; and so, which of the leases that are read count.
+//! The leases that this server has written for hosts which it then tried to add to the list, and
+//! the outcome of each attempt. They decide which of the leases in memcached have an effect.
 
 use super::cas_cycle::Snapshot;
 use super::leases::Leases;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// What has become of one.
+/// The outcome of an attempt to add a host to the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Attempt {
     /// The list is being written, or the reply was lost.
     Open,
     /// The host came on the list.
     Done,
-    /// It did not.
+    /// The host did not come on the list.
     Failed,
 }
 
-/// By token, as long as it stands in memcached.
+/// By token, as long as memcached has a lease with this token.
 #[derive(Debug, Default)]
 pub(super) struct Attempts(BTreeMap<i64, Attempt>);
 
-/// What was read, by what it means.
+/// Both keys as read, with the leases sorted by their effect.
 #[derive(Debug, Default)]
 pub(super) struct ClassifiedRead {
     pub(super) hosts: Vec<Rc<str>>,
@@ -29,12 +29,12 @@ pub(super) struct ClassifiedRead {
     pub(super) leases_version: Option<u64>,
     /// The leases of hosts on the list.
     pub(super) leases: Leases,
-    /// All leases that may matter still. `stale`: there are others.
+    /// All leases that can still have an effect. `stale`: memcached has others, too.
     pub(super) known: Leases,
     pub(super) stale: bool,
-    /// Hosts that this server may still put on the list, by a write whose reply was lost.
+    /// Hosts that a write of this server may still add to the list, because its reply was lost.
     pub(super) open: Vec<Rc<str>>,
-    /// Hosts that another server may be about to put on the list.
+    /// Hosts that another server may be about to add to the list.
     pub(super) concurrent: Vec<Rc<str>>,
 }
 
@@ -48,7 +48,7 @@ impl Attempts {
         self.0.insert(token, attempt);
     }
 
-    /// Takes in what was read.
+    /// Sorts leases by their effect, and forgets attempts whose leases are not in memcached.
     pub(super) fn classify(&mut self, snapshot: Snapshot) -> ClassifiedRead {
         let Snapshot {
             hosts,
@@ -67,8 +67,8 @@ impl Attempts {
         for (host, lease) in leases {
             let attempt = self.0.get_mut(&lease.token);
             if listed.contains(&host) {
-                // Of a host that this server failed to put there, the original has: unless another
-                // server took the lease for good.
+                // If this server failed to add the host, then the original has added it and the lease has no
+                // effect, unless another server has confirmed the lease.
                 let counts = attempt.as_deref() != Some(&Attempt::Failed) || lease.confirmed;
                 if let Some(attempt) = attempt.filter(|attempt| **attempt == Attempt::Open) {
                     *attempt = Attempt::Done;
@@ -79,7 +79,7 @@ impl Attempts {
             } else if lease.base != version
                 || matches!(attempt, Some(Attempt::Done | Attempt::Failed))
             {
-                read.stale = true; // it can have no effect any more
+                read.stale = true; // it can never have an effect
                 continue;
             } else if attempt.is_some() {
                 read.open.push(host.clone());
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_counts_by_the_list_that_it_stands_beside() {
+    fn lease_has_an_effect_only_if_its_host_is_or_may_come_on_the_list() {
         let lease = |token, base| Lease {
             token,
             run: None,
@@ -115,15 +115,15 @@ mod tests {
             revoked: false,
         };
         let leases: Leases = [
-            ("a", 1, Some(5)), // on the list, though that was written since
-            ("b", 2, Some(7)), // on the list by this server, as is seen now
-            ("c", 3, Some(7)), // this server failed: the original has put it there
-            ("d", 4, Some(7)), // so it did, but another server goes by that lease
-            ("e", 5, Some(5)), // over
-            ("f", 6, Some(7)), // another server may be about to
-            ("g", 7, Some(7)), // this server may have
-            ("h", 8, Some(7)), // but not here
-            ("i", 9, None),    // there was no list yet
+            ("a", 1, Some(5)), // on the list, which was written again since
+            ("b", 2, Some(7)), // on the list: the open attempt has succeeded
+            ("c", 3, Some(7)), // this server failed: the original has added it
+            ("d", 4, Some(7)), // the same, but another server has confirmed the lease
+            ("e", 5, Some(5)), // the list has changed: never added
+            ("f", 6, Some(7)), // another server may be about to add it
+            ("g", 7, Some(7)), // this server may still add it
+            ("h", 8, Some(7)), // added by this server, then removed
+            ("i", 9, None),    // written when there was no list
         ]
         .into_iter()
         .map(|(host, token, base)| (host.into(), lease(token, base)))

@@ -1,5 +1,5 @@
-//! A round of changing a pool: read both keys, work out what is to become of them, take tokens,
-//! write the leases, then the list, each if it is still as it was read.
+//! The phases of one read-modify-CAS cycle: read both keys, compute the update, allocate tokens,
+//! write the leases, then the list. Each write succeeds only if its key is as it was read.
 
 use super::attempts::ClassifiedRead;
 use super::expiry::Lifetime;
@@ -9,29 +9,29 @@ use super::protocol::{Malformed, Value};
 use crate::moment::Moment;
 use std::rc::Rc;
 
-/// Which round of which pool.
+/// Identifies one cycle of one pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct CycleId {
     pub(super) pool: Rc<str>,
-    /// They begin with 1.
+    /// Counted from 1.
     pub(super) number: u64,
 }
 
-/// How far one is.
+/// The phase of a cycle.
 #[derive(Debug)]
 pub(super) enum CyclePhase {
-    /// Both keys are read, and how long the list is kept if `timed`.
+    /// Both keys are being read, and with `timed` how long memcached keeps the list.
     Reading { timed: bool },
-    /// They were; that is still to be heard.
+    /// Both keys are read; how long memcached keeps the list is not known yet.
     Timing(Snapshot),
-    /// The list is written as it is, so that a write of it that may still be under way cannot
-    /// succeed.
+    /// The list is being written unchanged, so that an unfinished write of it by another server, or
+    /// by this one, fails.
     Fencing { since: Moment, kept: Lifetime },
-    /// It is known what is to become of them.
+    /// The update is computed and being written.
     Writing(Box<PendingWrite>, WritePhase),
 }
 
-/// Both keys at one moment, and their versions; `None`: there is no such key.
+/// Both keys at one moment, and their versions; `None`: the key does not exist.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) hosts: Vec<Rc<str>>,
@@ -40,27 +40,27 @@ pub(super) struct Snapshot {
     pub(super) leases_version: Option<u64>,
 }
 
-/// What is to be written, in place of what was found.
+/// An update on its way to memcached, and the read that it is based on.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
     pub(super) update: ListUpdate,
-    /// Without the list and its leases, which the update has.
+    /// Without the list and its leases: they are in `update`.
     pub(super) found: ClassifiedRead,
-    /// The list is to be written.
+    /// Whether the list is written too.
     pub(super) writes_list: bool,
 }
 
-/// How far a pending is.
+/// How far a write is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum WritePhase {
-    /// Tokens are taken, for the second time if `seeded`.
+    /// Tokens are being allocated; `seeded`: for the second time.
     AllocatingTokens { seeded: bool },
-    /// There were none. They begin with real time, so that they grow on should memcached have
-    /// forgotten them.
+    /// The token key did not exist and is being created. Tokens begin with real time, so that they
+    /// grow even if memcached forgets them.
     SeedingTokens,
-    /// The leases are written.
+    /// The leases are being written.
     WritingLeases,
-    /// The list is written, which was begun at `since`, to be kept so long.
+    /// The list is being written since `since`, to be kept for this time.
     WritingList { since: Moment, kept: Lifetime },
 }
 
@@ -81,7 +81,7 @@ impl CyclePhase {
         }
     }
 
-    /// A write of the list is under way.
+    /// Whether a write of the list is under way.
     pub(super) fn writes_list(&self) -> bool {
         matches!(
             self,
@@ -91,8 +91,8 @@ impl CyclePhase {
 }
 
 impl Snapshot {
-    /// Of the values of both keys, that of the list read twice: `Ok(None)` if they are not from one
-    /// moment, `Err` if they are not understood.
+    /// From the values of both keys, that of the list twice. `Ok(None)`: they are not from one
+    /// moment. `Err`: a value cannot be parsed.
     pub(super) fn of(
         values: Vec<Value>,
         list: &str,
@@ -123,7 +123,7 @@ impl Snapshot {
                 leases,
                 leases_version,
             })),
-            // Where no host is on the list there is nothing that they could say.
+            // Without hosts on the list, leases have no effect, so they need not be understood.
             (Some(hosts), None) if hosts.is_empty() => Ok(Some(Snapshot {
                 hosts,
                 version,
@@ -138,7 +138,7 @@ impl Snapshot {
     }
 }
 
-/// A list as it stands in memcached. Nothing between commas is nobody.
+/// Parses the list. Empty names are skipped.
 fn hosts(value: &[u8]) -> Option<Vec<Rc<str>>> {
     let value = str::from_utf8(value).ok()?;
     Some(

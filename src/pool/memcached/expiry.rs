@@ -1,28 +1,28 @@
-//! How long memcached keeps a list: told in whole seconds, measured by a clock that ticks once a
-//! second, counted from the last write of the list.
+//! How long memcached keeps a list: given in whole seconds, counted from the last write of the list
+//! by a clock that ticks once a second.
 
 use super::super::state::BootTime;
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// The most seconds that memcached takes for a time from now; more is a date to it.
+/// The most seconds that memcached takes as a time from now; a larger number is a date.
 const LONGEST: u64 = 30 * 24 * 60 * 60;
 
-/// memcached ends an item up to a second before the time that it was told, so it is told one more.
+/// memcached may end an item up to a second too early, so each expiry time is one second longer.
 pub(super) const TICK: Duration = Duration::from_secs(1);
 
-/// How long a lease or a list is kept at least, counted from a write of the list. Lengths and no
-/// dates, so that servers need not agree on the time.
+/// How long a lease or a list lasts at least, counted from a write of the list. Lengths instead of
+/// dates, because the clocks of servers differ.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Lifetime {
-    /// For so many seconds; never 0.
+    /// At least 1.
     Seconds(u64),
-    /// Without end; longer than any number of seconds.
+    /// Without end: longer than any number of seconds.
     UntilReleased,
 }
 
 impl Lifetime {
-    /// What a config's `expire` comes to.
+    /// The lifetime that a config's `expire` means.
     pub(super) fn of(expire: Option<Duration>) -> Lifetime {
         let seconds = |expire: Duration| {
             expire
@@ -35,7 +35,7 @@ impl Lifetime {
         })
     }
 
-    /// The expiry time that memcached is told with a list which it has to keep so long.
+    /// The expiry time to send to memcached so that it keeps a list at least as long.
     pub(super) fn exptime(self, boot: BootTime, now: Moment) -> u64 {
         match self {
             Lifetime::UntilReleased => 0,
@@ -46,7 +46,7 @@ impl Lifetime {
         }
     }
 
-    /// When it ends at the earliest, if the list is written at `since` or later.
+    /// The earliest end, if the list is written at `since` or later.
     pub(super) fn ends(self, since: Moment) -> Moment {
         match self {
             Lifetime::UntilReleased => Moment::NEVER,
@@ -55,7 +55,7 @@ impl Lifetime {
     }
 }
 
-/// How much longer a list is kept that memcached says it will keep for so many seconds.
+/// How much longer memcached keeps a list at least, if it reports this many seconds.
 pub(super) fn min_remaining(seconds: u64) -> Duration {
     Duration::from_secs(seconds).saturating_sub(TICK)
 }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memcached_is_told_one_second_more_than_the_lease_or_a_date() {
+    fn memcached_keeps_a_list_one_second_longer_than_the_lease() {
         let (boot, now) = (
             BootTime(1_763_000_000_000),
             Moment(Duration::from_secs(100)),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn until_released_is_longer_than_any_time_and_never_ends() {
+    fn until_released_is_longer_than_any_number_of_seconds() {
         assert!(
             Lifetime::UntilReleased > Lifetime::Seconds(u64::MAX)
                 && Lifetime::Seconds(3) > Lifetime::Seconds(2)

@@ -1,5 +1,5 @@
-//! A memcached in memory: what the tests here need of it, as it really is. It can forget up to a
-//! second before it was told to.
+//! A memcached in memory for the tests of this backend. Like the real one it may expire an item up
+//! to a second early.
 
 use super::super::state::BootTime;
 use crate::moment::Moment;
@@ -16,11 +16,11 @@ pub(super) struct Fake {
     boot: BootTime,
     items: BTreeMap<String, Item>,
     versions: u64,
-    /// All commands, without values.
+    /// All commands that it received, without values.
     pub(super) heard: Vec<String>,
-    /// What it says instead of storing anything.
+    /// The error that it replies instead of storing anything.
     pub(super) refuses: Option<&'static str>,
-    /// It is older than version 1.6, and knows no `mg`.
+    /// It is older than 1.6 and does not know `mg`.
     pub(super) is_old: bool,
 }
 
@@ -56,12 +56,12 @@ impl Fake {
         self.items.get(key).map(|item| item.version.to_string())
     }
 
-    /// As if it had been started again.
+    /// As after a restart.
     pub(super) fn forget(&mut self) {
         self.items.clear();
     }
 
-    /// The replies to whole commands.
+    /// Executes complete commands and returns the replies.
     pub(super) fn execute(&mut self, text: &str, now: Moment) -> String {
         self.items.retain(|_, item| now < item.expires);
         let mut lines = text.split_terminator("\r\n");
@@ -113,7 +113,7 @@ impl Fake {
         }
     }
 
-    /// What is said of one of the keys that are asked for at once.
+    /// The part of a reply to `gets` about one key.
     pub(super) fn stored(&self, key: &str) -> String {
         let said = |Item { value, version, .. }: &Item| {
             format!("VALUE {key} 0 {} {version}\r\n{value}\r\n", value.len())
@@ -130,7 +130,7 @@ impl Fake {
         }
     }
 
-    /// Its clock has whole seconds. What is more than 30 days is a date.
+    /// Its clock has whole seconds. A number above 30 days is a date.
     fn expiry(&self, seconds: u64, now: Moment) -> Moment {
         match seconds {
             0 => Moment::NEVER,

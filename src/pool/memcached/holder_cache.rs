@@ -1,6 +1,7 @@
-//! The hosts on a list, as it was seen last, and their leases; and what this server knows of them:
-//! whether it granted them, and whether they were told.
+//! The hosts on the list as it was last read or written, their leases, and what this server alone
+//! knows about each: whether it granted the holding, and whether a reply may have reached the host.
 
+use super::super::reply_delivery::ReplyDelivery;
 use super::leases::{Lease, Leases};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -9,25 +10,23 @@ use std::rc::Rc;
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct CachedHolder {
     lease: Lease,
-    /// It was put there by this server.
+    /// This server put the host on the list.
     granted_here: bool,
-    /// Answers YES that were given here, and not in vain.
-    answers: u32,
-    /// It has shown that it knows its token: one of them has arrived.
-    heard: bool,
+    /// The replies that this server gave.
+    delivery: ReplyDelivery,
 }
 
 impl CachedHolder {
-    /// It was put on the list here, and does not know.
+    /// This server put the host on the list, and no reply can have reached the host.
     fn is_undelivered(&self) -> bool {
-        self.granted_here && self.answers == 0 && !self.heard && !self.lease.confirmed
+        self.granted_here && self.delivery.is_undelivered() && !self.lease.confirmed
     }
 }
 
-/// All of them.
+/// The holders of a pool as this server knows them.
 #[derive(Debug, Default)]
 pub(super) struct HolderCache {
-    /// As on the list. The original may have put many there.
+    /// As on the list. The original may have added a host more than once.
     hosts: Vec<Rc<str>>,
     known: BTreeMap<Rc<str>, CachedHolder>,
 }
@@ -37,7 +36,7 @@ impl HolderCache {
         self.hosts.is_empty()
     }
 
-    /// By name. A host without a lease was put there by the original.
+    /// In the order of their names. The original added the hosts that have no lease.
     pub(super) fn holders(&self) -> Vec<(&str, Option<&Lease>)> {
         let mut holders: Vec<_> = self
             .hosts
@@ -49,7 +48,8 @@ impl HolderCache {
         holders
     }
 
-    /// Takes in a list and its leases as they are now.
+    /// Replaces list and leases. What is known of a holding stays known as long as its token is the
+    /// same.
     pub(super) fn update(
         &mut self,
         hosts: &[Rc<str>],
@@ -62,14 +62,13 @@ impl HolderCache {
             let same = before
                 .get(host)
                 .filter(|known| known.lease.token == lease.token);
-            let (answers, heard) = same.map_or((0, false), |known| (known.answers, known.heard));
+            let delivery = same.map_or(ReplyDelivery::default(), |known| known.delivery);
             Some((
                 host.clone(),
                 CachedHolder {
                     granted_here: granted_here(lease.token),
                     lease,
-                    answers,
-                    heard,
+                    delivery,
                 },
             ))
         };
@@ -77,45 +76,43 @@ impl HolderCache {
         self.hosts = hosts.to_vec();
     }
 
-    /// The host is told that it is on the list. Whether that is the first it hears of it.
+    /// A YES is sent to the host. Returns whether it is the only one.
     pub(super) fn record_reply(&mut self, host: &str) -> bool {
-        let Some(known) = self.known.get_mut(host) else {
-            return false;
-        };
-        known.answers = known.answers.saturating_add(1);
-        known.answers == 1
+        self.known
+            .get_mut(host)
+            .is_some_and(|known| known.delivery.told())
     }
 
-    /// Telling it was in vain.
+    /// A YES did not arrive.
     pub(super) fn undo_reply(&mut self, host: &str, token: i64) {
         if let Some(known) = self
             .known
             .get_mut(host)
             .filter(|known| known.lease.token == token)
         {
-            known.answers = known.answers.saturating_sub(1);
+            known.delivery.undone();
         }
     }
 
-    /// The host says that it is on the list by this token.
+    /// The host sends the token, so a reply has reached it.
     pub(super) fn record_ack(&mut self, host: &str, token: Option<i64>) {
         if let Some(known) = self
             .known
             .get_mut(host)
             .filter(|known| Some(known.lease.token) == token)
         {
-            known.heard = true;
+            known.delivery.confirmed();
         }
     }
 
-    /// Whether the host was put on the list here by this token, and does not know.
+    /// Whether this server granted this holding and no reply can have reached the host.
     pub(super) fn is_undelivered(&self, host: &str, token: i64) -> bool {
         self.known
             .get(host)
             .is_some_and(|known| known.lease.token == token && known.is_undelivered())
     }
 
-    /// All of those.
+    /// All such holdings, with their tokens.
     pub(super) fn undelivered_holders(&self) -> impl Iterator<Item = (&Rc<str>, i64)> {
         self.known
             .iter()

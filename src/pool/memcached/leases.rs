@@ -1,12 +1,12 @@
-//! The second key of a pool, `POOL:leases`: what the list of hosts cannot say of its holders. The
-//! list alone decides who holds the pool, since the original knows nothing else; a lease of a host
-//! that is not on the list is nothing.
+//! The second key of a pool, `POOL:leases`: what the list of hosts cannot express about its holders.
+//! The list alone decides who holds the pool, because the original knows nothing else; the lease of
+//! a host that is not on the list has no effect.
 //!
 //! A version, then a line for each host: its name as on the list, token, length of its lease in
-//! seconds (0: until released), the version of the list that it was to be added to (`-`: there was
-//! none), when it was acquired in ms since 1970 (for people, nothing depends on it), marks (`c`
-//! confirmed, `r` revoked), and run id. Anything else is refused as a whole: a half-understood
-//! lease could grant or shorten something.
+//! seconds (0: until released), the version of the list that the host was to be added to (`-`:
+//! there was no list), when it acquired the pool in ms since 1970 (shown to operators, otherwise
+//! unused), marks (`c` confirmed, `r` revoked), and run id. A value with anything else is refused
+//! as a whole: a lease that is only partly understood could grant or shorten a holding.
 
 use super::super::invalid_request;
 use super::super::waiters::Run;
@@ -15,35 +15,35 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::rc::Rc;
 
-/// Of the format. A server that meets another one grants nothing in that pool.
+/// Of the format. A server that reads another version grants nothing in that pool.
 const VERSION: &str = "1";
 
-/// What is known of a holder, or of a host that a server is about to put on the list.
+/// The lease of a holder, or of a host that a server is about to add to the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Lease {
-    /// Never 0 once it is written.
+    /// Never 0 in memcached.
     pub(super) token: i64,
-    /// Which run of the host holds the pool; `None`: the host itself.
+    /// The run that holds the pool; `None`: the host itself.
     pub(super) run: Option<Run>,
-    /// The longest lease that the host was told, or may be told without another write: no list
-    /// that it is on is written for less.
+    /// The longest lease that the host was told, or may be told without another write. No list with
+    /// this host is written for less.
     pub(super) length: Lifetime,
-    /// The version of the list that the host was to be added to. While the list has that version,
-    /// a server may be about to do so.
+    /// The version of the list that the host was to be added to. While the list has this version, a
+    /// server may be about to add the host.
     pub(super) base: Option<u64>,
     /// In ms since 1970, by the clock of the server that granted it.
     pub(super) acquired: u64,
-    /// Another server than the one that granted it has confirmed it: an answer of the first that
-    /// is lost takes nothing back.
+    /// Another server than the granting one has answered YES, so a lost reply of the granting server
+    /// does not take the holding back.
     pub(super) confirmed: bool,
-    /// It is not confirmed again.
+    /// The holder gets no YES any more.
     pub(super) revoked: bool,
 }
 
 /// By host, named as on the list.
 pub(super) type Leases = BTreeMap<Rc<str>, Lease>;
 
-/// What stands under the key, if that can be understood.
+/// Parses the value of the key; `None`: it is not understood.
 pub(super) fn parse(value: &[u8]) -> Option<Leases> {
     let mut lines = str::from_utf8(value).ok()?.split('\n');
     if lines.next() != Some(VERSION) {
@@ -101,14 +101,14 @@ fn entry(line: &str) -> Option<(Rc<str>, Lease)> {
     is_name.then(|| (host.into(), lease))
 }
 
-/// Digits alone: `parse` takes a sign as well.
+/// Only digits: `parse` alone would accept a sign.
 fn number(text: &str) -> Option<u64> {
     text.bytes()
         .all(|byte| byte.is_ascii_digit())
         .then(|| text.parse().ok())?
 }
 
-/// As they stand under the key.
+/// The value of the key.
 pub(super) fn text(leases: &Leases) -> String {
     let mut text = VERSION.to_owned();
     for (
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn leases_are_written_as_lines_and_read_again() {
+    fn written_leases_are_read_back_unchanged() {
         let leases = Leases::from([
             ("r&amp;d".into(), lease()),
             (
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_as_a_whole() {
+    fn value_with_one_bad_line_is_refused_as_a_whole() {
         for wrong in [
             &b""[..],
             b"2",
@@ -221,7 +221,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_stands_there_is_read_or_refused_and_never_more(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..60usize) {
+        fn any_bytes_are_read_or_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0..60usize) {
             let _ = parse(&bytes);
             let whole = text(&Leases::from([("a".into(), lease()), ("b".into(), lease())]));
             let part = &whole.as_bytes()[..cut.min(whole.len())];

@@ -1,5 +1,5 @@
-//! What is to become of a pool's list and leases, and of the requests, if both keys are still as
-//! they were read.
+//! Computes the change of a pool's list and leases, and the answers to requests. It holds if both
+//! keys are still as they were read.
 
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::waiters::{PendingRequest, Waiters};
@@ -10,17 +10,17 @@ use crate::plan;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// Something that is to be done with the list.
+/// A change or question that needs the list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PoolOperation {
-    /// A host request.
+    /// The request of a client.
     Request(PendingRequest),
-    /// A host was put on the list here, but could not be told.
+    /// Takes back a holding that this server granted, because no YES reached the host.
     TakeBack { host: Rc<str>, token: i64 },
 }
 
 impl PoolOperation {
-    /// Whose answer depends on it.
+    /// The request that the operation answers.
     pub(super) fn ticket(&self) -> Option<Ticket> {
         match self {
             PoolOperation::Request(request) => Some(request.ticket),
@@ -29,43 +29,42 @@ impl PoolOperation {
     }
 }
 
-/// What is to be answered.
+/// What comes of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum UpdateOutcome {
     Yes,
     No,
-    /// NO, to the holder itself.
+    /// NO, because the holding of this client is revoked.
     NoRevoked,
-    /// And whether it held the pool.
+    /// `held`: whether a holding was released.
     Ok {
         held: bool,
     },
-    /// Its holding is revoked.
+    /// The holding is revoked now.
     Revoked,
-    /// It has none that could be.
+    /// Nothing is revoked: the host does not hold the pool.
     NotHeld,
     Invalid(InvalidRequest),
-    /// No request caused it; and whether a holding was taken back.
+    /// Of `TakeBack`: whether the host still held the pool.
     TakenBack(bool),
 }
 
-/// What a update is made by, besides what was read.
+/// What an update depends on, besides the two keys.
 pub(super) struct UpdateContext<'a> {
     pub(super) plan: &'a plan::Pool,
-    /// The config does not have the pool any more: nothing is granted in it, but its holders keep
-    /// it.
+    /// The pool is not in the config any more: nothing is granted, but holders keep it.
     pub(super) is_removed: bool,
     /// The version of the list that was read.
     pub(super) base: Option<u64>,
-    /// In ms since 1970.
+    /// The time in ms since 1970.
     pub(super) date: u64,
-    /// Whether the holding with this token was granted by this server.
+    /// Whether this server granted the holding with this token.
     pub(super) granted_here: &'a dyn Fn(i64) -> bool,
 }
 
 impl UpdateContext<'_> {
-    /// Whether the pool may be request this. To a client that holds nothing of it, a pool that the
-    /// config does not have is one that does not exist.
+    /// Whether a client may make this request. A pool that is not in the config does not exist for
+    /// clients that do not hold it.
     fn check(&self, request: &PendingRequest, holds: bool) -> Result<(), InvalidRequest> {
         if !self.is_removed {
             invalid_request::check(self.plan, request.call, &request.host, holds)
@@ -77,44 +76,44 @@ impl UpdateContext<'_> {
     }
 }
 
-/// Whose slot a request finds.
+/// What a client can do with a pool that it wants to hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Eligibility {
-    /// Its own.
+    /// It holds the pool already.
     Holds { revoked: bool },
-    /// That of another run of its host. It gets none beside that.
+    /// Another run of its host holds the pool, so it gets no slot.
     HeldByOtherRun,
-    /// None of its host.
+    /// Its host does not hold the pool.
     NotHeld,
 }
 
-/// A change of both keys, and what it answers.
+/// A change of both keys, and the answers that follow from it.
 #[derive(Debug, Default)]
 pub(super) struct ListUpdate {
-    /// The list.
+    /// The new list.
     pub(super) hosts: Vec<Rc<str>>,
-    /// Of the hosts that were on it or are to be. A token is 0 until it is taken.
+    /// The leases of all hosts that were or will be on the list. A token is 0 until it is
+    /// allocated.
     pub(super) leases: Leases,
-    /// Whether the list is to be written, for what is on it or for its expiry.
+    /// Whether the list is written, for its hosts or for its expiry.
     pub(super) list_changed: bool,
-    /// Whether the leases are. Then the list is written after them.
+    /// Whether the leases are written; the list is written after them.
     pub(super) leases_changed: bool,
-    /// Whose leases need tokens, in their order.
+    /// The hosts whose leases need a token, in the order of the tokens.
     pub(super) unnumbered: Vec<Rc<str>>,
     /// What comes of each operation.
     pub(super) outcomes: Vec<(PoolOperation, UpdateOutcome)>,
-    /// Those that come too early: their hosts are taken off the list by this update, and a lease
-    /// is replaced only once its host is off.
+    /// Operations for the next cycle: this update removes their hosts from the list, and a lease can
+    /// be replaced only once its host is off the list.
     pub(super) deferred: Vec<PoolOperation>,
     removed: BTreeSet<Rc<str>>,
     blocked: Vec<Rc<str>>,
 }
 
 impl ListUpdate {
-    /// From the list as it is and the leases of its hosts, by what is request and by who waits.
+    /// Computes the update from the list, the leases of its hosts, the operations and the waiters.
     ///
-    /// Those who let go are the first: nobody who is told YES here can have meant to let go of
-    /// that.
+    /// Releases come first, so that no release ends a holding that the same update grants.
     pub(super) fn new(
         hosts: Vec<Rc<str>>,
         leases: Leases,
@@ -165,7 +164,7 @@ impl ListUpdate {
         update
     }
 
-    /// Whether a waiter of a host that is taken off the list would have to be granted it at once.
+    /// Whether a waiter of a host that this update removes may be granted a slot in the next cycle.
     pub(super) fn needs_another_cycle(&self, waiters: &Waiters) -> bool {
         !self.deferred.is_empty()
             || !self.removed.is_empty()
@@ -186,8 +185,8 @@ impl ListUpdate {
         }
     }
 
-    /// Only the holding that is meant: by token, of the run if one is given, or else whichever the
-    /// host has.
+    /// Releases the holding that the request names: by token, otherwise by run, otherwise the
+    /// holding of the host.
     fn release(&mut self, request: PendingRequest, token: Option<i64>, context: &UpdateContext) {
         let holds = self.hosts.contains(&request.host);
         if let Err(refusal) = context.check(&request, holds) {
@@ -254,7 +253,7 @@ impl ListUpdate {
         }
     }
 
-    /// Who is to be told YES.
+    /// The hosts that are answered YES.
     pub(super) fn confirmed(&self) -> impl Iterator<Item = &Rc<str>> {
         self.outcomes
             .iter()
@@ -264,8 +263,8 @@ impl ListUpdate {
             })
     }
 
-    /// How long the list is to be kept: as long as its longest lease. The original's hosts count on
-    /// what the config says.
+    /// How long memcached must keep the list: as long as the longest lease on it. Hosts of the
+    /// original count on the config's `expire`.
     pub(super) fn kept(&self, plan: &plan::Pool) -> Lifetime {
         kept(&self.hosts, &self.leases, plan)
     }
@@ -275,8 +274,8 @@ impl ListUpdate {
             && self.hosts.len() < usize::try_from(context.plan.permits).unwrap_or(usize::MAX)
     }
 
-    /// Waiters whose host or run holds the pool need not wait; those of other runs of a holder can
-    /// only wait.
+    /// Answers waiters that share a holding of their host, and blocks those that cannot get a slot
+    /// beside it.
     fn answer_waiting_holders(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
         for host in self.hosts.clone() {
             let lease = self.leases.get(&host);
@@ -308,7 +307,7 @@ impl ListUpdate {
         }
     }
 
-    /// The host of these requests comes on the list, for the run of the first.
+    /// Adds the host of these requests to the list, for the run of the first.
     fn grant(
         &mut self,
         request: Vec<PendingRequest>,
@@ -327,8 +326,8 @@ impl ListUpdate {
             .for_each(|request| self.resolve(request, UpdateOutcome::Yes));
     }
 
-    /// A host that the original has put on the list gets a token, and no lost answer takes that
-    /// holding back.
+    /// Gives a host that the original added to the list a lease and a token. A lost reply does not
+    /// take this holding back.
     fn adopt(&mut self, host: &Rc<str>, context: &UpdateContext) {
         self.insert_lease(host, None, true, context);
     }
@@ -361,7 +360,7 @@ impl ListUpdate {
         self.unnumbered.push(host.clone());
     }
 
-    /// The host of these requests is on the list.
+    /// Answers YES to requests whose host is on the list.
     fn confirm(&mut self, request: Vec<PendingRequest>, context: &UpdateContext) {
         if let Some(PendingRequest { host, .. }) = request.first() {
             self.extend_lease(&host.clone(), context);
@@ -371,8 +370,8 @@ impl ListUpdate {
             .for_each(|request| self.resolve(request, UpdateOutcome::Yes));
     }
 
-    /// Has the lease say all that a confirmation tells: at least what the config now says, and that
-    /// it is not this server's to take back.
+    /// Makes the lease cover what a YES says: it lasts at least as long as the config says, and is
+    /// marked as confirmed if another server granted it.
     fn extend_lease(&mut self, host: &Rc<str>, context: &UpdateContext) {
         let length = Lifetime::of(context.plan.expire);
         let Some(lease) = self.leases.get_mut(host) else {
@@ -380,7 +379,7 @@ impl ListUpdate {
             return self.adopt(host, context);
         };
         if lease.token == 0 {
-            return; // it is new
+            return; // this update grants it
         }
         let dirty = !lease.confirmed && !(context.granted_here)(lease.token);
         if lease.length < length || dirty {
@@ -402,7 +401,7 @@ impl ListUpdate {
     }
 }
 
-/// As [`ListUpdate::kept`], of any list.
+/// See [`ListUpdate::kept`].
 pub(super) fn kept(hosts: &[Rc<str>], leases: &Leases, plan: &plan::Pool) -> Lifetime {
     let lengths = hosts
         .iter()

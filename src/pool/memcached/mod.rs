@@ -1,6 +1,6 @@
-//! A memcached remembers the holders, for several servers, the original among them. It is request
-//! over one connection, and never waited for: who asks is told within a second that it does not
-//! answer, who waits goes on waiting.
+//! The memcached backend: a memcached keeps the holders for several servers, the original server
+//! among them. This server never blocks on memcached: a request is answered within a second even if
+//! memcached does not answer, and waiters go on waiting.
 
 mod attempts;
 mod cas_cycle;
@@ -17,6 +17,7 @@ pub mod protocol;
 mod shared_pool;
 
 use super::invalid_request::{self, InvalidRequest};
+use super::pools::Pools;
 use super::state::BootTime;
 use super::waiters::PendingRequest;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
@@ -25,32 +26,28 @@ use crate::plan::{self, Level};
 use crate::transport;
 use client::MemcachedClient;
 use shared_pool::{Context, Effect, REQUEST_TIMEOUT, SharedPool};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 /// All pools of a server.
 #[derive(Debug)]
 pub struct Memcache {
-    pools: BTreeMap<String, SharedPool>,
-    /// Where memcached is, for messages.
+    pools: Pools<SharedPool>,
+    /// The address of memcached, for messages.
     address: String,
     boot: BootTime,
     client: MemcachedClient,
-    /// So many rounds have begun.
+    /// How many times cycles were begun: numbers them.
     cycles: u64,
     effects: VecDeque<Effect>,
-    /// Who wants to see all pools, since when.
+    /// Requests for a report, and when each arrived.
     reports: VecDeque<(Ticket, Moment)>,
 }
 
 impl Memcache {
-    /// Not connected yet. Tokens begin with real time, which `boot` makes of moments.
+    /// Not connected yet. Tokens begin with real time, which is `boot` plus a moment.
     pub fn new(pools: Vec<plan::Pool>, address: String, boot: BootTime, now: Moment) -> Memcache {
-        let pools = pools
-            .into_iter()
-            .map(|pool| (pool.name.clone(), SharedPool::new(compatible(pool))))
-            .collect();
         Memcache {
-            pools,
+            pools: Pools::new(pools.into_iter().map(compatible)),
             address,
             boot,
             client: MemcachedClient::new(now),
@@ -60,8 +57,8 @@ impl Memcache {
         }
     }
 
-    /// The pools, and what each of them works with.
-    fn with_context(&mut self, now: Moment) -> (&mut BTreeMap<String, SharedPool>, Context<'_>) {
+    /// The pools, and the context that each of their methods needs.
+    fn with_context(&mut self, now: Moment) -> (&mut Pools<SharedPool>, Context<'_>) {
         let is_watched = !self.reports.is_empty();
         let context = Context {
             client: &mut self.client,
@@ -75,32 +72,17 @@ impl Memcache {
     }
 
     fn request(&mut self, request: &Request, now: Moment) {
-        let Request {
-            ticket,
-            call,
-            pool,
-            host,
-            run,
-        } = *request;
         let (pools, mut context) = self.with_context(now);
-        if let Some(pool) = find(pools, pool) {
-            return pool.request(
-                PendingRequest {
-                    ticket,
-                    call,
-                    host: escaped(host).into(),
-                    run: run.map(Into::into),
-                    since: now,
-                },
-                &mut context,
-            );
+        if let Some(pool) = find(pools, request.pool) {
+            let request = PendingRequest::new(request, &escaped(request.host), now);
+            return pool.request(request, &mut context);
         }
         self.output(Output::Note(
             Level::Info,
-            invalid_request::log_line(pool, host, InvalidRequest::UnknownPool),
+            invalid_request::log_line(request.pool, request.host, InvalidRequest::UnknownPool),
         ));
         self.output(Output::Answer(
-            ticket,
+            request.ticket,
             Answer::Invalid(InvalidRequest::UnknownPool),
         ));
     }
@@ -109,23 +91,23 @@ impl Memcache {
         self.effects.push_back(Effect::Output(output));
     }
 
-    /// All pools are read for it, unless they were just now. While memcached is known to be away,
-    /// nothing is waited for.
-    fn report_asked(&mut self, ticket: Ticket, now: Moment) {
+    /// Reads all pools that were not read just now. While memcached is known to be unreachable, the
+    /// request fails at once.
+    fn report_requested(&mut self, ticket: Ticket, now: Moment) {
         if let Some(why) = self.client.outage().filter(|_| !self.client.is_up()) {
             let answer = Answer::Unavailable(why.to_owned());
             return self.output(Output::Answer(ticket, answer));
         }
         self.pools
-            .values_mut()
+            .iter_mut()
             .for_each(|pool| pool.read_for_report(now));
         self.reports.push_back((ticket, now));
     }
 
-    /// A report that can be answered now.
+    /// The answer to the oldest request for a report, if all pools are read or its time is over.
     fn next_report(&mut self, now: Moment) -> Option<Output> {
         let &(ticket, since) = self.reports.front()?;
-        if self.pools.values().all(|pool| pool.is_fresh(since)) {
+        if self.pools.iter().all(|pool| pool.is_fresh(since)) {
             self.reports.pop_front();
             return Some(Output::Report(ticket));
         }
@@ -133,8 +115,8 @@ impl Memcache {
             return None;
         }
         self.reports.pop_front();
-        let unseen = self.pools.values().filter(|pool| !pool.is_fresh(since));
-        let why = unseen
+        let stale = self.pools.iter().filter(|pool| !pool.is_fresh(since));
+        let why = stale
             .filter_map(SharedPool::failure)
             .chain(self.client.outage())
             .next()
@@ -144,29 +126,28 @@ impl Memcache {
 
     fn cancelled(&mut self, ticket: Ticket) {
         self.reports.retain(|(other, _)| *other != ticket);
-        if self.pools.values_mut().any(|pool| pool.cancelled(ticket)) {
+        if self.pools.cancel(ticket) {
             return;
         }
-        let is_it = |effects: &Effect| matches!(effects, Effect::Yes { request, .. } if request.ticket == ticket);
-        if let Some(index) = self.effects.iter().position(is_it)
+        let is_its = |effect: &Effect| matches!(effect, Effect::Yes { request, .. } if request.ticket == ticket);
+        if let Some(index) = self.effects.iter().position(is_its)
             && let Some(Effect::Yes {
                 request,
                 pool,
                 grant,
             }) = self.effects.remove(index)
-            && let Some(pool) = self.pools.get_mut(&*pool)
+            && let Some(pool) = self.pools.get_mut(&pool)
         {
             pool.undo_reply(&request.host, grant.token);
         }
     }
 
-    /// Whether it answers too is seen at once, though nobody asks anything: the log is to say since
-    /// when it does.
+    /// After an outage, reads one pool at once, so that the log says when memcached answers again.
     fn connected(&mut self, now: Moment) {
         self.client.connected(now);
         if self.client.outage().is_some() {
             self.pools
-                .values_mut()
+                .iter_mut()
                 .take(1)
                 .for_each(SharedPool::poll_list);
         }
@@ -179,7 +160,7 @@ impl Memcache {
                 Ok(Some((cycle, reply))) => {
                     let (pools, mut context) = self.with_context(now);
                     let taken = pools
-                        .get_mut(&*cycle.pool)
+                        .get_mut(&cycle.pool)
                         .map_or(Ok(()), |pool| pool.reply(&cycle, reply, &mut context));
                     if let Err(flaw) = taken {
                         return self.drop_connection(&flaw.to_string(), now);
@@ -213,7 +194,7 @@ impl Memcache {
                 format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
             self.output(Output::Note(Level::Error, note));
         }
-        self.pools.values_mut().for_each(SharedPool::disconnected);
+        self.pools.iter_mut().for_each(SharedPool::disconnected);
         for (ticket, _) in std::mem::take(&mut self.reports) {
             self.output(Output::Answer(ticket, Answer::Unavailable(why.clone())));
         }
@@ -225,9 +206,9 @@ impl Memcache {
         }
         let (pools, mut context) = self.with_context(now);
         pools
-            .values_mut()
+            .iter_mut()
             .for_each(|pool| pool.expire_requests(&mut context));
-        pools.retain(|_, pool| !pool.is_obsolete(now));
+        pools.forget_obsolete(now);
     }
 
     fn begin_cycles(&mut self, now: Moment) {
@@ -236,7 +217,7 @@ impl Memcache {
             let number = self.cycles;
             let (pools, mut context) = self.with_context(now);
             pools
-                .values_mut()
+                .iter_mut()
                 .for_each(|pool| pool.begin(number, &mut context));
         }
     }
@@ -247,30 +228,28 @@ impl Memcache {
             .reports
             .front()
             .map_or(Moment::NEVER, |(_, since)| *since + REQUEST_TIMEOUT);
-        self.pools
-            .values()
-            .map(|pool| pool.wake(is_up))
-            .fold(self.client.wake().min(report), Moment::min)
+        let pools = self.pools.earliest(|pool| pool.wake(is_up));
+        pools.min(self.client.wake()).min(report)
     }
 }
 
-/// The pool that is request for: by its name in the config, or as the original looks for that.
-fn find<'a>(pools: &'a mut BTreeMap<String, SharedPool>, pool: &str) -> Option<&'a mut SharedPool> {
-    if pools.contains_key(pool) {
+/// The pool of this name in the config, otherwise of the escaped name, which the original uses.
+fn find<'a>(pools: &'a mut Pools<SharedPool>, pool: &str) -> Option<&'a mut SharedPool> {
+    if pools.contains(pool) {
         pools.get_mut(pool)
     } else {
         pools.get_mut(&escaped(pool))
     }
 }
 
-/// A name as the original takes it, and writes it into memcached: like text in HTML (`cgi.escape`).
+/// A name as the original reads it and writes it into memcached: escaped as HTML (`cgi.escape`).
 fn escaped(name: &str) -> String {
     name.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
 
-/// A pool whose `servers` are named as they are, or as the original wants them.
+/// Adds the escaped names to `servers`: the config may have the names in either form.
 fn compatible(mut pool: plan::Pool) -> plan::Pool {
     if let Some(servers) = &mut pool.servers {
         servers.extend(
@@ -288,7 +267,7 @@ impl Backend for Memcache {
     fn handle(&mut self, input: Input, now: Moment) {
         match input {
             Input::Request(request) => self.request(&request, now),
-            Input::ReportRequested(ticket) => self.report_asked(ticket, now),
+            Input::ReportRequested(ticket) => self.report_requested(ticket, now),
             Input::Cancelled(ticket) => self.cancelled(ticket),
             Input::Undelivered { pool, host, token } => {
                 if let Some(pool) = find(&mut self.pools, pool) {
@@ -297,7 +276,7 @@ impl Backend for Memcache {
             }
             Input::Transport(event) => self.on_transport(event, now),
             Input::Tick => self.tick(now),
-            // There is no state to save.
+            // This backend saves no state.
             Input::Saved | Input::NotSaved(_) => {}
         }
     }
@@ -320,33 +299,13 @@ impl Backend for Memcache {
         }
     }
 
-    fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment) {
-        let mut before = std::mem::take(&mut self.pools);
-        let mut after = BTreeMap::new();
-        let (_, mut context) = self.with_context(now);
-        for plan in pools.into_iter().map(compatible) {
-            let name = plan.name.clone();
-            let pool = match before.remove(&name) {
-                Some(mut pool) => {
-                    pool.reconfigure(plan, &mut context);
-                    pool
-                }
-                None => SharedPool::new(plan),
-            };
-            after.insert(name, pool);
-        }
-        for (name, mut pool) in before {
-            pool.remove_from_config(&mut context);
-            after.insert(name, pool);
-        }
-        self.pools = after;
+    fn reconfigure(&mut self, plans: Vec<plan::Pool>, now: Moment) {
+        let (pools, mut context) = self.with_context(now);
+        pools.reconfigure(plans.into_iter().map(compatible), &mut context, now);
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.pools
-            .values()
-            .map(|pool| pool.report(self.boot, now))
-            .collect()
+        self.pools.report(|pool| pool.report(self.boot, now))
     }
 }
 

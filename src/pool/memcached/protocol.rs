@@ -1,66 +1,66 @@
-//! As much of memcached's text protocol as a lock needs (its doc/protocol.txt): five commands and
-//! their replies. A reply that is not whole yet is no error; one that cannot become whole is.
+//! The part of memcached's text protocol (its doc/protocol.txt) that pools need: five commands and
+//! their replies. An incomplete reply is not an error; one that cannot become complete is.
 
 use std::fmt::Write;
 
-/// The most bytes of a line: of a reply to us that is `VALUE`, a key of at most 250 and three
-/// numbers, or a sentence about an error.
+/// The longest line of a reply, in bytes: `VALUE` with a key of at most 250 bytes and three numbers,
+/// or an error message.
 const LONGEST_LINE: usize = 1024;
 
-/// The most bytes of a value that are believed: what memcached stores at most unless it is told
-/// otherwise. That is 4,000 hosts at least.
+/// The largest value that is accepted, in bytes: memcached's default limit. It has room for at least
+/// 4,000 hosts.
 const LARGEST_VALUE: usize = 1 << 20;
 
-/// The most values of one reply: as many keys are asked for at once.
+/// The most values of one reply: one command asks for as many keys.
 const MOST_VALUES: usize = 3;
 
 const END_OF_LINE: &[u8] = b"\r\n";
 
-/// What is asked of memcached. Keys have no blanks and no control characters.
+/// A command to memcached. Keys have no spaces and no control characters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Command<'a> {
-    /// What is stored, and its version. Keys are read one after another, in this order; the same
-    /// one may be read twice.
+    /// Reads values and their versions. memcached reads the keys one after another, in this order;
+    /// a key may be read twice.
     Gets {
-        /// Of what; `MOST_VALUES` at most.
+        /// `MOST_VALUES` at most.
         keys: &'a [&'a str],
     },
-    /// For how many seconds something will be stored still. Unknown to a memcached before 1.6.
+    /// Asks how many seconds an item has left. Unknown to memcached before 1.6.
     TimeLeft {
-        /// Of what.
+        /// The key of the item.
         key: &'a str,
     },
-    /// Store this in place of that version.
+    /// Stores a value if the item still has this version.
     Cas {
-        /// Under what.
+        /// The key of the item.
         key: &'a str,
-        /// As memcached takes it: 0 is never, up to 30 days are seconds from now, more is a date.
+        /// As memcached reads it: 0 is never, up to 30 days are seconds from now, more is a date.
         expires: u64,
-        /// The version.
+        /// The version that is replaced.
         version: u64,
-        /// What.
+        /// The new value.
         value: &'a str,
     },
-    /// Store this if there is nothing.
+    /// Stores a value if the key does not exist.
     Add {
-        /// Under what.
+        /// The key of the item.
         key: &'a str,
-        /// As above.
+        /// As in `Cas`.
         expires: u64,
-        /// What.
+        /// The value.
         value: &'a str,
     },
-    /// Add to the number that is stored, and tell it. Nothing can be added, too.
+    /// Adds to a stored number and returns the sum. `by` may be 0.
     Incr {
-        /// Under what.
+        /// The key of the number.
         key: &'a str,
-        /// How much.
+        /// How much is added.
         by: u64,
     },
 }
 
 impl<'a> Command<'a> {
-    /// Store this in place of that version; `None`: if there is nothing.
+    /// Replaces the item of this version; `None`: creates the item.
     pub fn write_over(
         key: &'a str,
         version: Option<u64>,
@@ -82,7 +82,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    /// Appends itself to what is to be sent. Flags are 0, as the original has them.
+    /// Appends the command to the bytes to send. Flags are 0, as the original writes them.
     pub fn write(&self, out: &mut String) {
         let _ = match self {
             Command::Gets { keys } => write!(out, "gets {}\r\n", keys.join(" ")),
@@ -107,52 +107,52 @@ impl<'a> Command<'a> {
     }
 }
 
-/// What memcached answers.
+/// A reply of memcached.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// What is stored of what was asked for, in that order (`VALUE`, and `END` after them).
+    /// The stored values of the keys, in the order of the command (`VALUE` lines, then `END`).
     Values(Vec<Value>),
-    /// For how many seconds it will be stored still (`HD t…`); `None`: without end.
+    /// How many seconds the item has left (`HD t…`); `None`: it does not expire.
     TimeLeft(Option<u64>),
-    /// Nothing is stored (`EN`).
+    /// The item does not exist (`EN`).
     Nothing,
-    /// It is stored now.
+    /// The value is stored.
     Stored,
-    /// It is not, since there was something.
+    /// The value is not stored: the key exists.
     NotStored,
-    /// It is not, since there was another version.
+    /// The value is not stored: the item has another version.
     Exists,
-    /// There is nothing to change.
+    /// The key does not exist.
     NotFound,
-    /// What the number is now.
+    /// The sum after `incr`.
     Number(u64),
-    /// It cannot, or does not want to: what it says.
+    /// The command failed: the message of memcached.
     Error(String),
 }
 
-/// Something that is stored.
+/// A stored item.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Value {
-    /// Under what.
+    /// Its key.
     pub key: String,
-    /// What.
+    /// Its value.
     pub value: Vec<u8>,
-    /// Changes with each change.
+    /// Different after each write.
     pub version: u64,
 }
 
-/// Why bytes are no reply.
+/// Why bytes are not a reply.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Malformed {
-    /// A line without an end.
+    /// A line is too long.
     LongLine,
-    /// A line that no reply begins with.
+    /// No reply begins with this line.
     UnknownLine,
-    /// A value that is larger than any that is believed.
+    /// A value is larger than the limit.
     LargeValue,
-    /// Something else than the end of a value where that should be.
+    /// A value does not end where its length says.
     UnendedValue,
-    /// A reply, but to nothing that was asked, or not to what was.
+    /// A reply without a command, or of the wrong kind for it.
     Unasked,
 }
 
@@ -169,7 +169,7 @@ impl std::fmt::Display for Malformed {
 }
 
 impl Reply {
-    /// Takes one off the front, once it is whole.
+    /// Removes the first reply from `from`; `Ok(None)`: it is incomplete.
     pub fn read(from: &mut &[u8]) -> Result<Option<Reply>, Malformed> {
         let mut rest = *from;
         let Some(line) = line(&mut rest)? else {
@@ -198,7 +198,7 @@ impl Reply {
                         .and_then(|seconds| seconds.parse().ok());
                     Reply::TimeLeft(Some(seconds.ok_or(Malformed::UnknownLine)?))
                 }
-                // Numbers that became shorter have blanks after them.
+                // memcached pads a number that became shorter with spaces.
                 _ => Reply::Number(
                     line.trim_ascii_end()
                         .parse()
@@ -211,8 +211,8 @@ impl Reply {
     }
 }
 
-/// The rest of a first `VALUE` line, and all that follows it up to the `END`. Nothing is copied
-/// before it is whole.
+/// Parses all values of a reply from its first `VALUE` line up to `END`. Copies nothing until the
+/// reply is complete.
 fn values<'a>(mut about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Vec<Value>>, Malformed> {
     let mut values = Vec::new();
     loop {
@@ -242,8 +242,7 @@ fn values<'a>(mut about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Vec<Valu
 /// Key, value, version.
 type Borrowed<'a> = (&'a str, &'a [u8], u64);
 
-/// The rest of `VALUE key flags bytes version`, and what follows that line, with the end of its own
-/// line.
+/// Parses one value, from after `VALUE ` to the line break behind the value.
 fn value<'a>(about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Borrowed<'a>>, Malformed> {
     let words: Vec<_> = about.split(' ').collect();
     let &[key, _, length, version] = &words[..] else {
@@ -267,7 +266,7 @@ fn value<'a>(about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Borrowed<'a>>
     Ok((end == END_OF_LINE).then_some((key, value, version)))
 }
 
-/// Takes a line off the front, without its end.
+/// Removes the first line from `from`, and returns it without its line break.
 fn line<'a>(from: &mut &'a [u8]) -> Result<Option<&'a str>, Malformed> {
     let Some(length) = from
         .iter()
@@ -293,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_written_as_memcached_reads_them() {
+    fn commands_are_written_in_memcacheds_format() {
         for (command, text) in [
             (
                 Command::Gets {
@@ -353,7 +352,7 @@ mod tests {
         }
     }
 
-    /// All replies at once, as they came from memcached 1.6.18 (the error besides).
+    /// All kinds of replies, as memcached 1.6.18 sent them (`ERROR` was added by hand).
     const REPLIES: &[u8] = b"END\r\nSTORED\r\nVALUE one:lockedby 0 3 12\r\na,b\r\nEND\r\nVALUE k 0 0 13\r\n\r\nEND\r\nVALUE k 0 1 14\r\na\r\nVALUE l 0 8 9\r\n1\r\nEND\r\n\r\nVALUE k 0 1 14\r\na\r\nEND\r\n\
         HD t-1\r\nHD t60\r\nEN\r\nEXISTS\r\nNOT_FOUND\r\nNOT_STORED\r\n\
         1763712345678901\r\n99  \r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\nSERVER_ERROR out of memory storing object\r\nERROR\r\n";
@@ -399,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn wherever_bytes_are_cut_the_rest_is_waited_for() {
+    fn replies_cut_at_any_byte_are_completed_by_the_rest() {
         for cut in 0..=REPLIES.len() {
             let mut held = Vec::new();
             let mut read = Vec::new();
@@ -416,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_found_out_at_once() {
+    fn malformed_reply_is_detected_before_it_is_complete() {
         let long = [b'x'; LONGEST_LINE];
         for (bytes, flaw) in [
             (&long[..], Malformed::LongLine),

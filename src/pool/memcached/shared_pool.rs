@@ -1,41 +1,43 @@
-//! One pool, whose holders stand on a list in memcached that other servers read and write too, and
-//! their leases beside it. Both are changed in rounds, one at a time; each does all that was request
-//! since the one before. A round that another server was faster than is begun again.
+//! One pool of the memcached backend. Its holders are on a list in memcached, which other servers
+//! read and write too, and their leases are in a second key. Both are changed by cycles of
+//! read-modify-CAS, one at a time; each cycle serves all requests since the one before. A cycle
+//! whose write loses against another server is repeated.
 //!
 //! # Two keys, without a lock over both
 //!
-//! The original reads and writes `POOL:lockedby` alone, so that list decides who holds the pool.
-//! What it cannot say stands in `POOL:leases`, which is written *before* the list: a lease of a
-//! host that is not on the list is nothing yet, or nothing any more. A crash between the writes
-//! leaves such a lease, no holder without one. What makes this safe whatever the order in which
-//! servers read, write, crash and are late:
+//! The original server reads and writes only `POOL:lockedby`, so this list decides who holds the
+//! pool. What the list cannot express is in `POOL:leases`, which is written *before* the list: the
+//! lease of a host that is not on the list has no effect yet, or no effect any more. A crash
+//! between the writes leaves such a lease, but never a holder without one. These rules keep the
+//! keys consistent in whatever order servers read, write, crash and are delayed:
 //!
-//! 1. *One moment.* The list is read before and after the leases, in one command. If its version
-//!    differs, nothing was read.
-//! 2. *Each write counters on what was read.* Both are written by `cas` or `add`. So a list that was
-//!    written is the one that follows what was read.
-//! 3. *A lease is replaced or dropped only when no server can be about to put its host on the
+//! 1. *One moment.* The list is read before and after the leases, in one command. If the two
+//!    versions of the list differ, the read is discarded.
+//! 2. *Each write depends on what was read.* Both keys are written by `cas` or `add`, so a list
+//!    that was written directly follows the list that was read.
+//! 3. *A lease is replaced or dropped only when no server can be about to add its host to the
 //!    list.* Each lease names the version of the list that its host was to be added to. If the list
-//!    has another version by now, and not that host, that can never happen any more. If it still
-//!    has that version, the server may be slow, or dead: then a host of that name is granted
-//!    nothing until the list has changed, which this server sees to after a while by writing it as
-//!    it is (*fencing*).
-//! 4. *Lengths, not dates.* A lease says the longest time that its holder may have been told, and
-//!    the list is always written for the longest of all its hosts' leases, or more. As each write
-//!    restarts memcached's clock for the list, no lease ends before it was told to, though no two
-//!    clocks agree. Lengths of a holding only grow; a shorter `expire` is for the next holding.
-//! 5. *What is told was written.* A client is told of a lease only by the server's own last write
-//!    of the list, which was for that length or more.
-//! 6. *A write whose reply was lost* may still take effect, as long as the list has the version
-//!    that it counted on. So the next round writes the list in any case before it says anything.
+//!    has another version without that host, the host can never be added by that lease. If the list
+//!    still has that version, the other server may be slow or dead: then a host of that name is
+//!    granted nothing until the list changes. After a while this server changes it by writing it
+//!    unchanged (*fencing*).
+//! 4. *Lengths, not dates.* A lease contains the longest time that its holder may have been told,
+//!    and the list is always written to last at least as long as the longest lease on it. Each
+//!    write restarts memcached's clock for the list, so no lease ends before the time that its
+//!    holder was told, although clocks differ. The length of a holding only grows; a shorter
+//!    `expire` applies to the next holding.
+//! 5. *Replies follow writes.* A client is told of a lease only on the strength of this server's
+//!    own last write of the list, which was for that length or more.
+//! 6. *A write whose reply was lost* may still take effect while the list has the version that the
+//!    write depends on. So the next cycle always writes the list before it answers.
 
+use super::super::events::{Events, Log};
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::lease::{self, ClientLease};
+use super::super::pools::PoolMachine;
 use super::super::state::BootTime;
 use super::super::waiters::{PendingRequest, Waiters};
-use super::super::{
-    Answer, Call, Grant, Holder, Output, PoolCounters, Remaining, Report, Ticket, Waiter,
-};
+use super::super::{Answer, Call, Grant, Holder, Output, Remaining, Report, Ticket};
 use super::attempts::{Attempt, Attempts, ClassifiedRead};
 use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
 use super::client::MemcachedClient;
@@ -50,28 +52,28 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// How long a request waits for memcached, other than to hold the pool: with what a loop takes, it
-/// is answered within a second.
+/// How long a request other than `Wait` waits for memcached. Including the loop's own time it is
+/// answered within a second.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// From one look at a list on which somebody waits for room to the next, and after an error.
+/// From one poll of a list to the next while hosts wait for a slot, and after an error.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long another server may take from writing a lease to writing the list, until it is fenced
-/// off. That is one exchange with memcached; one that is slower begins again.
+/// How long another server may take from writing a lease to writing the list until it is fenced
+/// off. This is one exchange with memcached; a slower server starts over.
 const CONCURRENT_GRACE: Duration = Duration::from_millis(250);
 
-/// From one look at what another server is about to write to the next.
+/// From one look at another server's unfinished grant to the next.
 const CONCURRENT_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Of writes that nobody awaits the outcome of; rounds begin with 1.
+/// The number of writes whose replies are ignored; cycles are numbered from 1.
 const UNTRACKED: u64 = 0;
 
-/// What is decided, until the loop takes it.
+/// Something decided, until the loop takes it.
 #[derive(Debug)]
 pub(super) enum Effect {
     Output(Output),
-    /// An answer YES, which is taken back if nobody is there any more.
+    /// A YES. It is undone if the client hangs up before the loop takes it.
     Yes {
         request: PendingRequest,
         pool: Rc<str>,
@@ -79,16 +81,23 @@ pub(super) enum Effect {
     },
 }
 
-/// What a pool works with.
+/// What the methods of a pool need of the backend.
 pub(super) struct Context<'a> {
     pub(super) client: &'a mut MemcachedClient,
     pub(super) effects: &'a mut VecDeque<Effect>,
-    /// Where memcached is, for messages.
+    /// The address of memcached, for messages.
     pub(super) address: &'a str,
     pub(super) boot: BootTime,
-    /// A report is to be made: each round reads all that it shows.
+    /// A report is requested: each cycle reads all that the report shows.
     pub(super) is_watched: bool,
     pub(super) now: Moment,
+}
+
+impl Log for Context<'_> {
+    fn note(&mut self, level: Level, note: String) {
+        self.effects
+            .push_back(Effect::Output(Output::Note(level, note)));
+    }
 }
 
 impl Context<'_> {
@@ -97,12 +106,7 @@ impl Context<'_> {
             .push_back(Effect::Output(Output::Answer(ticket, answer)));
     }
 
-    fn note(&mut self, level: Level, note: String) {
-        self.effects
-            .push_back(Effect::Output(Output::Note(level, note)));
-    }
-
-    /// In ms since 1970.
+    /// The time in ms since 1970.
     fn date(&self) -> u64 {
         date(self.boot, self.now)
     }
@@ -112,61 +116,63 @@ fn date(boot: BootTime, now: Moment) -> u64 {
     u64::try_from(boot.micros(now) / 1000).unwrap_or(0)
 }
 
-/// When memcached will end a list, as far as that is known.
+/// When memcached will end a list, if known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct ListEnd {
     left: Remaining,
-    /// When that was so.
+    /// When `left` was measured.
     at: Moment,
 }
 
-/// A lease that another server has written for a host, and the list not yet.
+/// A grant of another server that has written the lease, but not the list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct ConcurrentGrant {
     version: Option<u64>,
     leases_version: Option<u64>,
-    /// When it was read_at first.
+    /// When this server saw it first.
     since: Moment,
 }
 
-/// What is known of a pool.
+/// One pool and what this server knows of it.
 #[derive(Debug)]
 pub(super) struct SharedPool {
     name: Rc<str>,
-    /// As the config has it, or had it last.
+    /// The plan in the config, or the last one if the config does not have the pool any more.
     plan: plan::Pool,
-    /// Since when the config does not have it.
+    /// When the pool was removed from the config; `None`: it is in the config.
     removed: Option<Moment>,
-    /// What is to be done, but for those who wait.
+    /// Operations for the next cycle, without those of waiters.
     operations: Vec<PoolOperation>,
     waiters: Waiters,
-    /// Whether the list is to be read soon: for who waits and was not there when it was, or for
-    /// its own sake.
+    /// The next cycle is due, for a new waiter or for the list itself.
     dirty: bool,
     cycle: Option<(CycleId, CyclePhase)>,
-    /// No round begins before.
+    /// No cycle begins before.
     backoff_until: Moment,
     cycle_began: Moment,
     cache: HolderCache,
-    /// When the list was written here last, as far as that is known, and for how long. It is kept
-    /// so long from then, or from later.
+    /// When this server last wrote the list, if known, and for how long. memcached keeps it at
+    /// least as long from then.
     written: Option<(Moment, Lifetime)>,
     attempts: Attempts,
-    /// A write of the list may still take effect though its reply was lost.
+    /// A write of the list may still take effect although its reply was lost.
     unconfirmed_write: bool,
     concurrent: Option<ConcurrentGrant>,
-    /// When the read began that `roll` and `end` are from, if nothing has changed them since.
+    /// When the read began that `cache` and `end` are from, if nothing has changed them since.
     read_at: Option<Moment>,
     end: ListEnd,
-    /// Why rounds fail, if they do.
+    /// Why cycles fail, if they do.
     failure: Option<String>,
-    counters: PoolCounters,
+    events: Events,
 }
 
-impl SharedPool {
-    pub(super) fn new(plan: plan::Pool) -> SharedPool {
+impl PoolMachine for SharedPool {
+    type Context<'a> = Context<'a>;
+
+    fn new(plan: plan::Pool) -> SharedPool {
+        let name: Rc<str> = plan.name.as_str().into();
         SharedPool {
-            name: plan.name.as_str().into(),
+            name: name.clone(),
             plan,
             removed: None,
             operations: Vec::new(),
@@ -186,17 +192,60 @@ impl SharedPool {
                 at: Moment::default(),
             },
             failure: None,
-            counters: PoolCounters::default(),
+            events: Events::new(name),
         }
     }
 
-    /// A host asks.
+    fn reconfigure(&mut self, plan: plan::Pool, context: &mut Context<'_>, _: Moment) {
+        self.plan = plan;
+        self.removed = None;
+        for request in self.waiters.take_all() {
+            self.request(request, context);
+        }
+    }
+
+    /// The holders stay in memcached, and can renew and release the pool.
+    fn remove_from_config(&mut self, context: &mut Context<'_>, now: Moment) {
+        if self.removed.is_none() {
+            self.removed = Some(now);
+            self.poll_list();
+            let note = format!(
+                "{} is not in the config any more: its holders in memcached keep it, and can renew and release it",
+                self.name
+            );
+            context.note(Level::Warning, note);
+        }
+        for request in self.waiters.take_all() {
+            context.answer(request.ticket, Answer::Invalid(InvalidRequest::UnknownPool));
+        }
+    }
+
+    fn is_obsolete(&self, now: Moment) -> bool {
+        let is_idle = self.cycle.is_none() && !self.dirty && self.operations.is_empty();
+        self.removed.is_some_and(|since| {
+            is_idle && (self.cache.is_empty() || since + lease::REMOVED_POOL_GRACE <= now)
+        })
+    }
+
+    fn cancel(&mut self, ticket: Ticket) -> bool {
+        let is_its = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if request.ticket == ticket);
+        if self.waiters.remove(ticket).is_some() {
+            return true;
+        }
+        let before = self.operations().count();
+        self.retain_operations(|operation| !is_its(operation));
+        self.operations().count() < before
+    }
+}
+
+impl SharedPool {
+    /// Takes a request. The next cycle decides it, unless it is invalid.
     pub(super) fn request(&mut self, request: PendingRequest, context: &mut Context) {
         if let Call::Renew { token } = request.call {
             self.cache.record_ack(&request.host, token);
         }
-        // Whether it holds the pool, and so may let go of it though it may not have it, the list
-        // will tell.
+        // Only the list shows whether the host holds the pool, and so may release it although it may
+        // not acquire it.
         match invalid_request::check(&self.plan, request.call, &request.host, true) {
             Ok(()) if self.removed.is_some() && !request.call.keeps() => {
                 self.answer(
@@ -205,7 +254,7 @@ impl SharedPool {
                     context,
                 );
             }
-            Err(refusal) => self.answer(&request, UpdateOutcome::Invalid(refusal), context),
+            Err(why) => self.answer(&request, UpdateOutcome::Invalid(why), context),
             Ok(()) if request.call == Call::Wait => {
                 self.waiters.insert(request);
                 self.dirty = true;
@@ -214,7 +263,7 @@ impl SharedPool {
         }
     }
 
-    /// Reads the keys, whoever asks or waits.
+    /// Reads both keys soon, even without requests or waiters.
     pub(super) fn poll_list(&mut self) {
         self.dirty = true;
     }
@@ -229,29 +278,18 @@ impl SharedPool {
         }
     }
 
-    /// Whether all that a report shows was read at this moment or later, or just before.
+    /// Whether all that a report shows was read at `since` or later, or just before.
     pub(super) fn is_fresh(&self, since: Moment) -> bool {
         self.read_at
             .is_some_and(|read_at| read_at + POLL_INTERVAL >= since)
     }
 
-    /// Why nothing can be read or written, if so.
+    /// Why cycles fail, if they do.
     pub(super) fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
 
-    /// Whoever request this has hung up. Whether it request here.
-    pub(super) fn cancelled(&mut self, ticket: Ticket) -> bool {
-        let is_it = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if request.ticket == ticket);
-        if self.waiters.remove(ticket).is_some() {
-            return true;
-        }
-        let before = self.operations().count();
-        self.retain_operations(|operation| !is_it(operation));
-        self.operations().count() < before
-    }
-
-    /// All that is to be done, in the round that is under way and after it.
+    /// All operations, of the running cycle and for the next one.
     fn operations(&self) -> impl Iterator<Item = &PoolOperation> {
         let pending = self.cycle.as_ref().and_then(|(_, phase)| phase.pending());
         pending
@@ -275,13 +313,13 @@ impl SharedPool {
         }
     }
 
-    /// A YES did not arrive. If it was the last of what was granted here, it is taken back.
+    /// A YES did not arrive. If none about a holding granted here did, it is taken back.
     pub(super) fn undelivered(&mut self, host: &str, token: i64) {
-        self.counters.undelivered += 1;
+        self.events.undelivered();
         self.undo_reply(host, token);
     }
 
-    /// A YES was not given after all.
+    /// A YES was not sent after all.
     pub(super) fn undo_reply(&mut self, host: &str, token: i64) {
         self.cache.undo_reply(host, token);
         if self.cache.is_undelivered(host, token) {
@@ -292,7 +330,7 @@ impl SharedPool {
         }
     }
 
-    /// Tells those who have request for too long that it is in vain.
+    /// Answers requests that have waited for memcached for too long.
     pub(super) fn expire_requests(&mut self, context: &mut Context) {
         let is_late = |operation: &PoolOperation| {
             request_deadline(operation).is_some_and(|until| until <= context.now)
@@ -317,7 +355,7 @@ impl SharedPool {
         context.effects.extend(answers.map(Effect::Output));
     }
 
-    /// When it has something to do by itself.
+    /// When something is due without an input.
     pub(super) fn wake(&self, line_is_up: bool) -> Moment {
         let next = self
             .operations()
@@ -331,7 +369,7 @@ impl SharedPool {
         }
     }
 
-    /// When the next round is to begin, if none is under way.
+    /// When the next cycle is to begin, if none is running.
     fn next_cycle(&self) -> Moment {
         if self.dirty || !self.operations.is_empty() {
             self.backoff_until
@@ -369,12 +407,12 @@ impl SharedPool {
         }
     }
 
-    /// As the original has it.
+    /// The key of the list, as the original names it.
     fn list(&self) -> String {
         format!("{}:lockedby", self.name)
     }
 
-    /// See `leases`.
+    /// The key of the leases: see `leases`.
     fn leases(&self) -> String {
         format!("{}:leases", self.name)
     }
@@ -383,7 +421,7 @@ impl SharedPool {
         format!("{}:token", self.name)
     }
 
-    /// The round goes on, if it is still the one that request.
+    /// Continues the cycle, if it is still the one that sent the command.
     pub(super) fn reply(
         &mut self,
         cycle: &CycleId,
@@ -410,7 +448,7 @@ impl SharedPool {
                 });
                 self.both_keys_read(cycle, snapshot, Some(left), context);
             }
-            // An old memcached cannot tell, and a list that is not there has no end.
+            // An old memcached does not know the command, and a list that does not exist has no end.
             (CyclePhase::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => {
                 self.both_keys_read(cycle, snapshot, Some(Remaining::Unknown), context);
             }
@@ -418,7 +456,7 @@ impl SharedPool {
                 self.list_written(since, kept);
                 self.dirty = true;
             }
-            // Another server was faster.
+            // Another server wrote the list first.
             (CyclePhase::Fencing { .. }, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
                 self.dirty = true;
             }
@@ -480,7 +518,7 @@ impl SharedPool {
                 self.record_attempts(&pending, Attempt::Done);
                 self.settle(pending, context);
             }
-            // Another server was faster.
+            // Another server wrote the key first.
             (WritePhase::WritingLeases, Reply::Exists | Reply::NotStored | Reply::NotFound) => {
                 self.retry(pending);
             }
@@ -522,7 +560,7 @@ impl SharedPool {
             };
             self.cycle_began
         });
-        self.dirty |= context.is_watched && self.read_at.is_none(); // it was request for while this was read
+        self.dirty |= context.is_watched && self.read_at.is_none(); // a report was requested during the read
         if self.is_to_be_fenced(&found, context.now) {
             self.fence(cycle, &found, context);
         } else if self.concurrent.is_some() {
@@ -532,15 +570,15 @@ impl SharedPool {
         }
     }
 
-    /// Whether the list is to be written as it is, before a host is granted anything for which it
-    /// may just be written. If that is to be waited for, `concurrent` is set.
+    /// Whether to write the list unchanged before a host is granted anything for which another write
+    /// may be under way. If that write is to be awaited first, `concurrent` is set.
     fn is_to_be_fenced(&mut self, found: &ClassifiedRead, now: Moment) -> bool {
         let before = self.concurrent.take();
         if found.open.iter().any(|host| self.is_asked_for(host)) {
             return true;
         }
-        // Without a list there is no version to tell old leases by. (Without this they would become
-        // more and more.)
+        // Without a list there is no version that shows which leases are old. Without this write
+        // they would accumulate.
         if found.version.is_none() && !found.concurrent.is_empty() {
             return !self.operations.is_empty() || !self.waiters.is_empty();
         }
@@ -599,7 +637,7 @@ impl SharedPool {
         );
     }
 
-    /// Whatever was under way before cannot take effect any more.
+    /// The list was written: no earlier write can take effect any more.
     fn list_written(&mut self, since: Moment, kept: Lifetime) {
         self.written = Some((since, kept));
         self.unconfirmed_write = false;
@@ -643,7 +681,7 @@ impl SharedPool {
         }
     }
 
-    /// Whether what is to be told is not covered by what this server has written.
+    /// Whether a reply is not covered by this server's last write of the list.
     fn is_to_write_first(&self, update: &ListUpdate, now: Moment) -> bool {
         let mut confirmed = update.confirmed().peekable();
         self.unconfirmed_write && !update.outcomes.is_empty()
@@ -651,7 +689,7 @@ impl SharedPool {
                 .any(|host| self.client_lease(&update.leases, host, now) == ClientLease::TooShort)
     }
 
-    /// What can be told of a lease now.
+    /// What a client can be told of a lease now.
     fn client_lease(&self, leases: &Leases, host: &str, now: Moment) -> ClientLease {
         match (self.written, leases.get(host)) {
             (Some((since, kept)), Some(lease)) if lease.length <= kept => {
@@ -709,8 +747,7 @@ impl SharedPool {
     }
 
     fn write_leases(&mut self, cycle: &CycleId, pending: Box<PendingWrite>, context: &mut Context) {
-        // Those of hosts that are let go stay until the list is written: until then they hold the
-        // pool.
+        // Leases of released hosts stay until the list is written: they hold the pool until then.
         let mut leases = pending.found.known.clone();
         leases.extend(pending.update.leases.clone());
         self.send_leases(cycle, &leases, pending.found.leases_version, context);
@@ -720,7 +757,7 @@ impl SharedPool {
         ));
     }
 
-    /// They are kept without end, so longer than any list.
+    /// The leases never expire in memcached, so they outlast any list.
     fn send_leases(
         &self,
         cycle: &CycleId,
@@ -759,7 +796,7 @@ impl SharedPool {
         ));
     }
 
-    /// What has become of the hosts that were to be put on the list.
+    /// Records whether the hosts of this write came on the list.
     fn record_attempts(&mut self, pending: &PendingWrite, outcome: Attempt) {
         let ListUpdate {
             unnumbered, leases, ..
@@ -773,7 +810,7 @@ impl SharedPool {
         }
     }
 
-    /// Both keys are as was proposed.
+    /// Both keys are as the update has them: sends its answers.
     fn settle(&mut self, pending: Box<PendingWrite>, context: &mut Context) {
         let now = context.now;
         if let Some(outage) = context.client.recovered(now) {
@@ -806,7 +843,7 @@ impl SharedPool {
             .confirmed()
             .any(|host| self.client_lease(leases, host, now) == ClientLease::TooShort)
         {
-            return self.retry(pending); // the reply took so long that memcached may have forgotten
+            return self.retry(pending); // the write took so long that too little is left
         }
         for (operation, outcome) in &pending.update.outcomes {
             match operation {
@@ -819,11 +856,7 @@ impl SharedPool {
                 PoolOperation::Request(request) => self.answer(request, *outcome, context),
                 PoolOperation::TakeBack { host, token } => {
                     if *outcome == UpdateOutcome::TakenBack(true) {
-                        let told = format!(
-                            "took {} back from {host} (token {token}): the answer could not be delivered",
-                            self.name
-                        );
-                        context.note(Level::Warning, told);
+                        self.events.taken_back(host, *token, context);
                     }
                 }
             }
@@ -838,9 +871,9 @@ impl SharedPool {
         self.operations.extend(undelivered.collect::<Vec<_>>());
     }
 
-    /// Drops leases that are over, if this round has not written them: so that no old token fits a
-    /// host that the original puts on the list. Nobody waits for that, and if it comes to
-    /// nothing another round does it.
+    /// Drops leases without effect that this cycle has not written, so that no old token matches a
+    /// host that the original adds to the list. The reply is ignored: if the write fails, another
+    /// cycle repeats it.
     fn drop_stale_leases(&self, pending: &PendingWrite, context: &mut Context) {
         if pending.update.leases_changed {
             return;
@@ -863,26 +896,16 @@ impl SharedPool {
         let expires = match self.client_lease(&update.leases, &request.host, context.now) {
             ClientLease::For(left) => Some(left),
             ClientLease::UntilReleased => None,
-            ClientLease::TooShort => return, // read_at to before
+            ClientLease::TooShort => return, // `settle` has retried
         };
         let token = update
             .leases
             .get(&request.host)
             .map_or(0, |lease| lease.token);
         if self.cache.record_reply(&request.host) && update.unnumbered.contains(&request.host) {
-            self.counters.granted += 1;
-            let waited = context.now.since(request.since).as_secs_f64();
-            let run = request
-                .run
-                .as_ref()
-                .map_or(String::new(), |run| format!(", run {run}"));
-            context.note(
-                Level::Info,
-                format!(
-                    "granted {} to {} (token {token}{run}, waited {waited:.1} s)",
-                    self.name, request.host
-                ),
-            );
+            let waited = context.now.since(request.since);
+            self.events
+                .granted(&request.host, token, request.run.as_ref(), waited, context);
         }
         context.effects.push_back(Effect::Yes {
             request: request.clone(),
@@ -895,31 +918,23 @@ impl SharedPool {
         let answer = match outcome {
             UpdateOutcome::Yes | UpdateOutcome::Revoked | UpdateOutcome::TakenBack(_) => return,
             UpdateOutcome::No => {
-                self.counters.refused += 1;
+                self.events.refused();
                 Answer::No
             }
             UpdateOutcome::NoRevoked => {
-                self.counters.refused += 1;
+                self.events.refused();
                 Answer::NoRevoked
             }
             UpdateOutcome::Ok { held } => {
                 if held {
-                    self.counters.released += 1;
-                    context.note(
-                        Level::Info,
-                        format!("released {} for {}", self.name, request.host),
-                    );
+                    self.events.released(&request.host, None, context);
                 }
                 Answer::Ok
             }
             UpdateOutcome::NotHeld => Answer::NotHeld,
-            UpdateOutcome::Invalid(refusal) => {
-                self.counters.invalid += 1;
-                context.note(
-                    Level::Info,
-                    invalid_request::log_line(&self.name, &request.host, refusal),
-                );
-                Answer::Invalid(refusal)
+            UpdateOutcome::Invalid(why) => {
+                self.events.invalid(&request.host, why, context);
+                Answer::Invalid(why)
             }
         };
         context.answer(request.ticket, answer);
@@ -929,29 +944,25 @@ impl SharedPool {
         let Some(lease) = leases.get(&request.host) else {
             return;
         };
-        let (token, host) = (lease.token, &request.host);
-        context.note(
-            Level::Warning,
-            format!("revoked {} for {host} (token {token})", self.name),
-        );
+        self.events.revoked(&request.host, lease.token, context);
         let ends = match (self.ends(context.now), lease.length) {
             (Remaining::For(left), _) => Remaining::For(left + expiry::TICK), /* the latest end, not the earliest */
             (Remaining::UntilReleased, _) | (Remaining::Unknown, Lifetime::UntilReleased) => {
                 Remaining::UntilReleased
             }
-            // An old memcached does not tell.
+            // An old memcached does not tell how long it keeps the list.
             (Remaining::Unknown, Lifetime::Seconds(_)) => Remaining::Unknown,
         };
         context.answer(
             request.ticket,
             Answer::Revocation {
-                token: Some(token),
+                token: Some(lease.token),
                 ends,
             },
         );
     }
 
-    /// The round comes to nothing.
+    /// The cycle fails.
     fn fail(&mut self, why: String, context: &mut Context) {
         if self.failure.is_none() {
             context.note(
@@ -963,7 +974,7 @@ impl SharedPool {
         self.backoff_until = context.now + POLL_INTERVAL;
     }
 
-    /// What came to nothing is to be done still, and first.
+    /// Queues the operations of a failed write again, before all others.
     fn retry(&mut self, pending: Box<PendingWrite>) {
         self.dirty = true;
         let mut operations = Vec::new();
@@ -979,7 +990,7 @@ impl SharedPool {
         self.operations = operations;
     }
 
-    /// The line is lost. Whether what was sent had its effect will be read_at, or has it still.
+    /// The connection is lost. Commands that were sent may have taken effect, or may still do so.
     pub(super) fn disconnected(&mut self) {
         self.read_at = None;
         let Some((_, phase)) = self.cycle.take() else {
@@ -989,40 +1000,6 @@ impl SharedPool {
         if let CyclePhase::Writing(pending, _) = phase {
             self.retry(pending);
         }
-    }
-
-    /// Takes in a new plan for it.
-    pub(super) fn reconfigure(&mut self, plan: plan::Pool, context: &mut Context) {
-        self.plan = plan;
-        self.removed = None;
-        for request in self.waiters.take_all() {
-            self.request(request, context);
-        }
-    }
-
-    /// The config does not have it any more. What stands in memcached stays, and its holders can
-    /// renew and release it.
-    pub(super) fn remove_from_config(&mut self, context: &mut Context) {
-        if self.removed.is_none() {
-            self.removed = Some(context.now);
-            self.poll_list();
-            let told = format!(
-                "{} is not in the config any more: its holders in memcached keep it, and can renew and release it",
-                self.name
-            );
-            context.note(Level::Warning, told);
-        }
-        for request in self.waiters.take_all() {
-            context.answer(request.ticket, Answer::Invalid(InvalidRequest::UnknownPool));
-        }
-    }
-
-    /// Whether nothing of a pool that the config does not have matters any more.
-    pub(super) fn is_obsolete(&self, now: Moment) -> bool {
-        let is_idle = self.cycle.is_none() && !self.dirty && self.operations.is_empty();
-        self.removed.is_some_and(|since| {
-            is_idle && (self.cache.is_empty() || since + lease::REMOVED_POOL_GRACE <= now)
-        })
     }
 
     /// When memcached ends the list.
@@ -1036,8 +1013,7 @@ impl SharedPool {
         }
     }
 
-    /// As it was read_at last. How long a holder has held is by the clock of the server that granted
-    /// it.
+    /// The pool as last read. `held` is by the clock of the server that granted the holding.
     pub(super) fn report(&self, boot: BootTime, now: Moment) -> Report<'_> {
         let (ends, date) = (self.ends(now), date(boot, now));
         let holders = self
@@ -1062,21 +1038,13 @@ impl SharedPool {
             expire: self.plan.expire,
             age: self.read_at.map(|read_at| now.since(read_at)),
             holders: holders.collect(),
-            waiters: self
-                .waiters
-                .iter()
-                .map(|(host, run, since)| Waiter {
-                    host,
-                    run,
-                    waited: now.since(since),
-                })
-                .collect(),
-            counters: self.counters,
+            waiters: self.waiters.report(now),
+            counters: self.events.counters(),
         }
     }
 }
 
-/// Until when an operation can wait, if not for ever.
+/// When an operation fails if memcached does not answer; `None`: never.
 fn request_deadline(operation: &PoolOperation) -> Option<Moment> {
     match operation {
         PoolOperation::Request(request) if request.call != Call::Wait => {
@@ -1086,7 +1054,7 @@ fn request_deadline(operation: &PoolOperation) -> Option<Moment> {
     }
 }
 
-/// How many tokens it needs.
+/// How many tokens the write needs.
 fn count(pending: &PendingWrite) -> u64 {
     u64::try_from(pending.update.unnumbered.len()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,6 @@
-//! Those who hold one pool: by host, and by when their holding expires.
+//! The holders of one pool, by host and by when their holdings expire.
 
+use super::super::reply_delivery::ReplyDelivery;
 use super::super::state::AcquiredAt;
 use super::super::waiters::Run;
 use crate::moment::Moment;
@@ -7,45 +8,47 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// What a host holds.
+/// The holding of one host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Holding {
     pub(super) token: i64,
-    /// The run that it belongs to; `None`: it belongs to the host.
+    /// The run that the holding belongs to; `None`: it belongs to the host.
     pub(super) run: Option<Run>,
     pub(super) since: AcquiredAt,
-    /// `Moment::NEVER`: it lasts until it is released.
+    /// `Moment::NEVER`: until it is released.
     pub(super) expires: Moment,
-    /// How long it was granted or last renewed for; `None`: until it is released. A pool that is
-    /// not in the config any more has no other.
+    /// For how long the holding was granted or last renewed; `None`: until it is released. Renewals
+    /// use it when the pool is not in the config any more.
     pub(super) lease: Option<Duration>,
-    /// The `expires` of the last answer that was given, which may have been renewed since. `None`:
-    /// no client can know of the holding yet.
-    pub(super) told: Option<Moment>,
-    /// Answers YES that stand for it: those that are to be given once it is saved, and those that
-    /// were. One that is not delivered stands for nothing any more, and a holding with none is
-    /// nobody's.
-    pub(super) answers: u32,
-    /// Its host is known to have heard of it, whatever becomes of answers.
-    pub(super) heard: bool,
-    /// It is not confirmed again.
+    /// `expires` in the latest reply; the holding may have been renewed since. `None`: no client
+    /// knows of the holding yet.
+    pub(super) expiry_reported: Option<Moment>,
+    /// Whether a reply YES about it may have arrived.
+    pub(super) delivery: ReplyDelivery,
+    /// Requests of the holder are not confirmed again.
     pub(super) revoked: bool,
 }
 
 impl Holding {
-    /// Whether this run of its host holds it. If it belongs to the host, each run does, and so does
-    /// a client without a run id.
+    /// Whether this run of the host holds it. A holding that belongs to the host is held by each of
+    /// its runs and by its clients without a run id.
     pub(super) fn belongs_to(&self, run: Option<&Run>) -> bool {
         self.run.is_none() || self.run.as_ref() == run
     }
 
-    /// Whether a release means it. One that names only a run does not mean what belongs to the
-    /// host.
+    /// Whether a release names it. A release that names only a run does not release a holding that
+    /// belongs to the host.
     pub(super) fn matches_release(&self, token: Option<i64>, run: Option<&Run>) -> bool {
         match token {
             Some(token) => token == self.token && (run.is_none() || self.belongs_to(run)),
             None => run.is_none() || self.run.as_ref() == run,
         }
+    }
+
+    /// When it ends without the renewals that no reply has reported.
+    pub(super) fn reported_expiry(&self) -> Moment {
+        self.expires
+            .min(self.expiry_reported.unwrap_or(Moment::NEVER))
     }
 }
 
@@ -53,9 +56,9 @@ impl Holding {
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     by_host: BTreeMap<Rc<str>, Holding>,
-    /// Of those that somebody was told of and that have an end.
+    /// The holdings that expire and that a reply has reported.
     by_expiry: BTreeSet<(Moment, Rc<str>)>,
-    /// How many last until they are released.
+    /// How many holdings last until they are released.
     until_released: usize,
 }
 
@@ -64,12 +67,12 @@ impl Holders {
         self.by_host.len()
     }
 
-    /// By name.
+    /// In the order of the hosts' names.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Rc<str>, &Holding)> {
         self.by_host.iter()
     }
 
-    /// Whether one of them lasts until it is released.
+    /// Whether a holding lasts until it is released.
     pub(super) fn has_until_released(&self) -> bool {
         self.until_released > 0
     }
@@ -82,11 +85,11 @@ impl Holders {
         self.by_host.get(host).cloned()
     }
 
-    /// In place of what the host held before.
+    /// Replaces the holding of the host.
     pub(super) fn set(&mut self, host: &Rc<str>, holding: Holding) {
         self.remove(host);
         self.until_released += usize::from(holding.expires == Moment::NEVER);
-        if holding.told.is_some() && holding.expires != Moment::NEVER {
+        if holding.expiry_reported.is_some() && holding.expires != Moment::NEVER {
             self.by_expiry.insert((holding.expires, host.clone()));
         }
         self.by_host.insert(host.clone(), holding);
@@ -99,14 +102,14 @@ impl Holders {
         Some((host, holding))
     }
 
-    /// When the first of them expires.
+    /// When the first holding expires.
     pub(super) fn next_expiry(&self) -> Moment {
         self.by_expiry
             .first()
             .map_or(Moment::NEVER, |(expires, _)| *expires)
     }
 
-    /// Takes out one that has expired.
+    /// Removes one expired holding.
     pub(super) fn take_expired(&mut self, now: Moment) -> Option<(Rc<str>, Holding)> {
         let (expires, host) = self.by_expiry.first()?;
         if now < *expires {

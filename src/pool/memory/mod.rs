@@ -1,11 +1,13 @@
-//! The server itself remembers the holders, in memory, and if that is wanted in a file that
-//! outlives it.
+//! The memory backend: this server keeps the holders in memory, and in a file that outlives the
+//! server if the config has one.
 
 mod holders;
 mod outbox;
 mod pool_state;
 
+use super::events::Log;
 use super::invalid_request::{self, InvalidRequest};
+use super::pools::Pools;
 use super::state::State;
 use super::waiters::PendingRequest;
 use super::{Answer, Backend, Input, Output, Report, Request, Ticket};
@@ -13,23 +15,20 @@ use crate::moment::Moment;
 use crate::plan::{self, Level};
 use outbox::{DeferredReply, Outbox, PendingGrant};
 use pool_state::PoolState;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// All pools of a server.
 #[derive(Debug)]
 pub struct Memory {
-    pools: BTreeMap<String, PoolState>,
-    /// Those of them that are not in the config any more, but still held.
-    removed: BTreeSet<String>,
-    /// Whether there is a file.
+    pools: Pools<PoolState>,
+    /// Whether holders are saved to a file.
     durable: bool,
     outbox: Outbox,
 }
 
 impl Memory {
-    /// With a file, begins with the state that is in it, which is empty if there is none yet.
-    /// Tokens are above `seed`, too, which is microseconds of real time: so they grow on if the
-    /// file is lost.
+    /// `file`: the saved state, which is empty if there is no file yet; `None`: the config has no
+    /// file. Tokens are above the saved ones and above `seed`, which is real time in microseconds,
+    /// so that they grow even if the file is lost.
     pub fn new(pools: Vec<plan::Pool>, file: Option<State>, seed: i64, now: Moment) -> Memory {
         let durable = file.is_some();
         let State {
@@ -37,21 +36,14 @@ impl Memory {
             holders,
         } = file.unwrap_or_default();
         let mut outbox = Outbox::new(last_token.max(seed));
-        let mut pools: BTreeMap<_, _> = pools
-            .into_iter()
-            .map(|pool| (pool.name.clone(), PoolState::new(pool)))
-            .collect();
-        let mut removed = BTreeSet::new();
-        for held in &holders {
-            let pool = pools.entry(held.pool.clone()).or_insert_with(|| {
-                removed.insert(held.pool.clone());
-                PoolState::removed(&held.pool, now)
-            });
-            pool.restore(held, &mut outbox, now);
+        let mut pools = Pools::new(pools);
+        for saved in &holders {
+            pools
+                .get_or_removed(&saved.pool, || PoolState::removed(&saved.pool, now))
+                .restore(saved, &mut outbox, now);
         }
         Memory {
             pools,
-            removed,
             durable,
             outbox,
         }
@@ -59,24 +51,8 @@ impl Memory {
 
     fn request(&mut self, request: &Request, now: Moment) {
         if let Some(pool) = self.pools.get_mut(request.pool) {
-            let Request {
-                ticket,
-                call,
-                host,
-                run,
-                ..
-            } = *request;
-            return pool.request(
-                PendingRequest {
-                    ticket,
-                    call,
-                    host: host.into(),
-                    run: run.map(Into::into),
-                    since: now,
-                },
-                &mut self.outbox,
-                now,
-            );
+            let request = PendingRequest::new(request, request.host, now);
+            return pool.request(request, &mut self.outbox, now);
         }
         self.outbox.note(
             Level::Info,
@@ -87,11 +63,7 @@ impl Memory {
     }
 
     fn cancelled(&mut self, ticket: Ticket, now: Moment) {
-        if self
-            .pools
-            .values_mut()
-            .any(|pool| pool.forget_waiter(ticket))
-        {
+        if self.pools.cancel(ticket) {
             return;
         }
         if let Some(reply) = self.outbox.cancel(ticket) {
@@ -101,7 +73,7 @@ impl Memory {
 
     fn withdraw(&mut self, reply: &DeferredReply, now: Moment) {
         if let DeferredReply::Yes(grant) = reply
-            && let Some(pool) = self.pools.get_mut(&*grant.pool)
+            && let Some(pool) = self.pools.get_mut(&grant.pool)
         {
             pool.withdraw(grant, &mut self.outbox, now);
         }
@@ -112,14 +84,14 @@ impl Memory {
         self.advance(now);
     }
 
-    /// Nothing that was promised is so, and then each request is request again.
+    /// Undoes what the deferred replies report, then decides each of their requests again.
     fn not_saved(&mut self, why: String, now: Moment) {
         let replies = self.outbox.not_saved(why, now);
         replies
             .iter()
             .for_each(|(_, reply)| self.withdraw(reply, now));
         self.pools
-            .values_mut()
+            .iter_mut()
             .for_each(|pool| pool.revert_unsaved_renewals(&mut self.outbox));
         for (ticket, reply) in replies {
             match reply {
@@ -134,6 +106,7 @@ impl Memory {
         }
     }
 
+    /// Answers a request whose reply was deferred until now.
     fn send(&mut self, ticket: Ticket, reply: DeferredReply, now: Moment) {
         match reply {
             DeferredReply::Ok => self.outbox.answer(ticket, Answer::Ok),
@@ -150,7 +123,7 @@ impl Memory {
         }
     }
 
-    /// Lets a pool answer, if it is still there.
+    /// Has the pool answer, if it still exists.
     fn resolve(
         &mut self,
         pool: &str,
@@ -167,26 +140,18 @@ impl Memory {
 
     fn advance(&mut self, now: Moment) {
         self.pools
-            .values_mut()
+            .iter_mut()
             .for_each(|pool| pool.advance(&mut self.outbox, now));
-    }
-
-    /// Forgets pools that the config does not have, once they are not held any more.
-    fn forget_pools(&mut self) {
-        let pools = &mut self.pools;
-        self.removed.retain(|name| {
-            let is_obsolete = pools.get(name).is_none_or(PoolState::is_obsolete);
-            if is_obsolete {
-                pools.remove(name);
-            }
-            !is_obsolete
-        });
     }
 
     fn state(&self) -> State {
         State {
             last_token: self.outbox.last_token(),
-            holders: self.pools.values().flat_map(PoolState::held).collect(),
+            holders: self
+                .pools
+                .iter()
+                .flat_map(PoolState::saved_holdings)
+                .collect(),
         }
     }
 }
@@ -205,7 +170,7 @@ impl Backend for Memory {
             Input::Saved => self.saved(now),
             Input::NotSaved(why) => self.not_saved(why, now),
             Input::Tick => self.advance(now),
-            // There is no other server to ask.
+            // This backend opens no connection.
             Input::Transport(_) => {}
         }
     }
@@ -218,13 +183,9 @@ impl Backend for Memory {
             if let Some((ticket, reply)) = self.outbox.next_sendable() {
                 self.send(ticket, reply, now);
             } else if !self.outbox.is_save_due(now) {
-                self.forget_pools();
-                return Output::Wait(
-                    self.pools
-                        .values()
-                        .map(PoolState::wake)
-                        .fold(self.outbox.wake(), Moment::min),
-                );
+                self.pools.forget_obsolete(now);
+                let wake = self.pools.earliest(PoolState::wake);
+                return Output::Wait(wake.min(self.outbox.wake()));
             } else {
                 self.outbox.begin_save();
                 if self.durable {
@@ -236,26 +197,12 @@ impl Backend for Memory {
     }
 
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment) {
-        let mut gone: BTreeSet<_> = self.pools.keys().cloned().collect();
-        for plan in pools {
-            gone.remove(&plan.name);
-            match self.pools.get_mut(&plan.name) {
-                Some(pool) => pool.reconfigure(plan, &mut self.outbox, now),
-                None => _ = self.pools.insert(plan.name.clone(), PoolState::new(plan)),
-            }
-        }
-        for name in &gone {
-            self.pools
-                .get_mut(name)
-                .into_iter()
-                .for_each(|pool| pool.remove_from_config(&mut self.outbox, now));
-        }
-        self.removed = gone;
-        self.forget_pools();
+        self.pools.reconfigure(pools, &mut self.outbox, now);
+        self.pools.forget_obsolete(now);
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
-        self.pools.values().map(|pool| pool.report(now)).collect()
+        self.pools.report(|pool| pool.report(now))
     }
 }
 

@@ -1,7 +1,7 @@
-//! What all pools of a server share: its tokens, what it wants done, and the rule that an answer
-//! about a holding goes out only when the state that has this holding is saved. What changes while
-//! a state is being saved goes into the next one.
+//! The outputs of the memory backend. A reply about a holding is deferred until the state that
+//! contains this holding is saved. A change during a save goes into the next save.
 
+use super::super::events::Log;
 use super::super::waiters::PendingRequest;
 use super::super::{Answer, Output, Ticket};
 use crate::moment::Moment;
@@ -10,40 +10,40 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// From a save that failed to the next attempt: a full disk must not become a busy one.
+/// From a failed save to the next attempt, so that a full disk is not kept busy as well.
 const RETRY: Duration = Duration::from_secs(1);
 
 const CANNOT_SAVE: &str = "cannot save who holds what";
 
-/// Answers that wait, in the order in which they were decided.
+/// Deferred replies, in the order in which they were decided.
 type DeferredReplies = VecDeque<(Ticket, DeferredReply)>;
 
-/// An answer that waits until the state is saved.
+/// A reply that is sent once the state is saved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum DeferredReply {
     /// OK: the host holds nothing.
     Ok,
-    /// YES, it holds this.
+    /// YES: the host holds the pool.
     Yes(PendingGrant),
-    /// What the host holds of this pool is revoked.
+    /// The host's holding of this pool is revoked.
     Revoked {
         pool: Rc<str>,
         request: PendingRequest,
     },
 }
 
-/// A holding that a host is to be told of.
+/// A holding that a deferred YES will report to its host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct PendingGrant {
     pub(super) pool: Rc<str>,
     pub(super) token: i64,
     pub(super) request: PendingRequest,
-    /// What it is to be told of its end. The holding may be renewed before that is saved, but
-    /// nobody must count on it.
+    /// The end of the lease that the reply reports. A renewal before the save is not included: it
+    /// may not be saved.
     pub(super) expires: Moment,
 }
 
-/// Saving fails.
+/// The last save failed.
 #[derive(Debug)]
 struct SaveFailure {
     since: Moment,
@@ -51,25 +51,31 @@ struct SaveFailure {
     why: String,
 }
 
-/// What is decided but not done yet.
+/// Outputs that the loop has not taken yet, and replies that wait for a save.
 #[derive(Debug)]
 pub(super) struct Outbox {
     last_token: i64,
     out: VecDeque<Output>,
-    /// Whether there is something to save that is not being saved.
+    /// Something changed since the last save began.
     changed: bool,
-    /// What can be told.
+    /// The state that they depend on is saved.
     sendable: DeferredReplies,
-    /// What can be told after the next save.
+    /// They wait for the next save.
     unsaved: DeferredReplies,
-    /// What can be told after the save that is under way.
+    /// They wait for the save that is running; `None`: no save is running.
     in_flight: Option<DeferredReplies>,
     failure: Option<SaveFailure>,
 }
 
+impl Log for Outbox {
+    fn note(&mut self, level: Level, note: String) {
+        self.out.push_back(Output::Note(level, note));
+    }
+}
+
 impl Outbox {
-    /// Gives out tokens above this one. The first state is saved at once, so that a file that
-    /// cannot be written is known from the start.
+    /// Tokens are above `last_token`. The first state is saved at once, so that a file that cannot
+    /// be written is reported at the start.
     pub(super) fn new(last_token: i64) -> Outbox {
         let (out, sendable, unsaved) = (
             VecDeque::new(),
@@ -91,7 +97,7 @@ impl Outbox {
         self.last_token
     }
 
-    /// A token for a new holding, which has to be saved.
+    /// A token for a new holding. Marks the state as changed.
     pub(super) fn new_token(&mut self) -> i64 {
         self.changed = true;
         self.last_token = self.last_token.saturating_add(1);
@@ -102,38 +108,34 @@ impl Outbox {
         self.out.push_back(Output::Answer(ticket, answer));
     }
 
-    /// What the pools are like is known at any time.
+    /// The pools' state is in memory, so a report needs no preparation.
     pub(super) fn report(&mut self, ticket: Ticket) {
         self.out.push_back(Output::Report(ticket));
-    }
-
-    pub(super) fn note(&mut self, level: Level, note: String) {
-        self.out.push_back(Output::Note(level, note));
     }
 
     pub(super) fn next_output(&mut self) -> Option<Output> {
         self.out.pop_front()
     }
 
-    /// Holders are not any more as they were saved.
+    /// Holders changed since the last save.
     pub(super) fn mark_changed(&mut self) {
         self.changed = true;
     }
 
-    /// Whether anything can be granted or renewed.
+    /// Whether the last save succeeded. Otherwise nothing is granted or renewed.
     pub(super) fn can_save(&self) -> bool {
         self.failure.is_none()
     }
 
-    /// Why nothing can, if so.
+    /// Why the last save failed, if it did.
     pub(super) fn save_failure(&self) -> Option<String> {
         self.failure
             .as_ref()
             .map(|failure| format!("{CANNOT_SAVE}: {}", failure.why))
     }
 
-    /// Keeps an answer until what is so now is saved, if it is not. In failure it is: nothing is
-    /// granted or renewed then, so those who hold do so in what was saved before.
+    /// Sends a reply once the present state is saved. While saves fail it is sent at once: nothing
+    /// is granted or renewed then, so all holders are in the state that was saved before.
     pub(super) fn defer(&mut self, ticket: Ticket, reply: DeferredReply) {
         let list = match &mut self.in_flight {
             _ if self.failure.is_some() => &mut self.sendable,
@@ -144,12 +146,12 @@ impl Outbox {
         list.push_back((ticket, reply));
     }
 
-    /// What can be told now.
+    /// The next reply whose state is saved.
     pub(super) fn next_sendable(&mut self) -> Option<(Ticket, DeferredReply)> {
         self.sendable.pop_front()
     }
 
-    /// Nobody waits for this answer any more.
+    /// Drops the deferred reply to a client that has hung up.
     pub(super) fn cancel(&mut self, ticket: Ticket) -> Option<DeferredReply> {
         let mut lists = [
             Some(&mut self.sendable),
@@ -163,7 +165,7 @@ impl Outbox {
             .map(|(_, reply)| reply)
     }
 
-    /// Whether to save now.
+    /// Whether a save is to begin now.
     pub(super) fn is_save_due(&self, now: Moment) -> bool {
         self.changed
             && self.in_flight.is_none()
@@ -173,7 +175,7 @@ impl Outbox {
                 .is_none_or(|failure| failure.retry <= now)
     }
 
-    /// When to save, if it is not due for time alone.
+    /// When to retry a failed save.
     pub(super) fn wake(&self) -> Moment {
         self.failure
             .as_ref()
@@ -181,13 +183,13 @@ impl Outbox {
             .map_or(Moment::NEVER, |failure| failure.retry)
     }
 
-    /// Holders are being saved as they are now.
+    /// The loop is given the present state to save.
     pub(super) fn begin_save(&mut self) {
         self.changed = false;
         self.in_flight = Some(std::mem::take(&mut self.unsaved));
     }
 
-    /// They are saved.
+    /// The save has succeeded: its replies can be sent.
     pub(super) fn saved(&mut self, now: Moment) {
         if let Some(SaveFailure { since, .. }) = self.failure.take() {
             self.note(
@@ -202,7 +204,7 @@ impl Outbox {
             .append(&mut self.in_flight.take().unwrap_or_default());
     }
 
-    /// They are not: returns what cannot be told.
+    /// The save has failed. Returns the replies that must not be sent.
     pub(super) fn not_saved(&mut self, why: String, now: Moment) -> DeferredReplies {
         if self.failure.is_none() {
             self.note(

@@ -1,10 +1,13 @@
-//! One pool: who holds it, who waits for it, and who is next.
+//! One pool of the memory backend: its holders, its waiters, and who acquires the next free slot.
 
+use super::super::events::{Events, Log};
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::lease::{self, ClientLease};
+use super::super::pools::PoolMachine;
+use super::super::reply_delivery::ReplyDelivery;
 use super::super::state::SavedHolding;
 use super::super::waiters::{PendingRequest, Run, Waiters};
-use super::super::{Answer, Call, Grant, Holder, PoolCounters, Remaining, Report, Ticket, Waiter};
+use super::super::{Answer, Call, Grant, Holder, Remaining, Report, Ticket};
 use super::holders::{Holders, Holding};
 use super::outbox::{DeferredReply, Outbox, PendingGrant};
 use crate::moment::Moment;
@@ -12,40 +15,43 @@ use crate::plan::{self, Level};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A renewal that gains less than one of so many parts of the expiry is granted as it stands, and
-/// needs no save: each host renews once right after it was told that it holds, to show that it has
-/// heard.
+/// A renewal that gains less than this fraction of `expire` (1/100) changes nothing, so it needs no
+/// save: each host renews once right after it was granted the pool, to confirm that it knows.
 const MIN_RENEWAL_GAIN: u32 = 100;
 
-/// What is known of a pool.
+/// Logged and answered if a save took longer than the lease is useful.
+const SAVE_TOO_SLOW: &str = "saving who holds what took too long for what is left of the lease";
+
+/// Holders and waiters of one pool.
 #[derive(Debug)]
 pub(super) struct PoolState {
     name: Rc<str>,
-    /// As the config has it; `None`: the config does not have it any more, but it is still held.
+    /// `None`: the pool is not in the config any more, but is still held.
     plan: Option<plan::Pool>,
-    /// Until when holdings without an end are kept while the config does not have the pool.
+    /// When a pool that is not in the config drops holdings that last until they are released.
     removed_until: Moment,
     holders: Holders,
     waiters: Waiters,
-    counters: PoolCounters,
+    events: Events,
 }
 
-/// What a client is to a pool that it wants to hold.
+/// What a client can do with a pool that it wants to hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Eligibility {
-    /// It holds it.
+    /// It holds the pool already.
     Holds,
-    /// It holds it, but that is revoked.
+    /// It holds the pool, but the holding is revoked.
     Revoked,
-    /// It could have it: waiters that can be granted a slot have been granted one before.
+    /// A slot is free. Eligible waiters have been granted theirs before.
     CanAcquire,
-    /// There is no room for it, or another run of its host holds the pool.
+    /// No slot is free, or another run of the host holds the pool.
     Full,
 }
 
-impl PoolState {
-    /// A pool that nobody holds.
-    pub(super) fn new(plan: plan::Pool) -> PoolState {
+impl PoolMachine for PoolState {
+    type Context<'a> = Outbox;
+
+    fn new(plan: plan::Pool) -> PoolState {
         let pool = PoolState::removed(&plan.name, Moment::NEVER);
         PoolState {
             plan: Some(plan),
@@ -53,51 +59,7 @@ impl PoolState {
         }
     }
 
-    /// A pool that is not in the config, but is held since the server before this one.
-    pub(super) fn removed(name: &str, now: Moment) -> PoolState {
-        PoolState {
-            name: name.into(),
-            plan: None,
-            removed_until: now + lease::REMOVED_POOL_GRACE,
-            holders: Holders::default(),
-            waiters: Waiters::default(),
-            counters: PoolCounters::default(),
-        }
-    }
-
-    /// A host holds it since the server before this one.
-    pub(super) fn restore(&mut self, held: &SavedHolding, outbox: &mut Outbox, now: Moment) {
-        let &SavedHolding {
-            token,
-            since,
-            expires,
-            lease,
-            revoked,
-            ..
-        } = held;
-        let (host, run): (Rc<str>, _) = (
-            held.host.as_str().into(),
-            held.run.as_deref().map(Run::from),
-        );
-        let holding = Holding {
-            token,
-            run,
-            since,
-            expires,
-            lease,
-            told: Some(expires),
-            answers: 1,
-            heard: false,
-            revoked,
-        };
-        if self.plan.is_none() {
-            outbox.note(Level::Warning, self.removed_pool_note(&host, &holding, now));
-        }
-        self.hold(&host, holding);
-    }
-
-    /// Takes in a new plan for it. Holders keep it as they were told, and each waiter asks again.
-    pub(super) fn reconfigure(&mut self, plan: plan::Pool, outbox: &mut Outbox, now: Moment) {
+    fn reconfigure(&mut self, plan: plan::Pool, outbox: &mut Outbox, now: Moment) {
         if self.plan.replace(plan).is_none() {
             outbox.note(
                 Level::Info,
@@ -113,22 +75,18 @@ impl PoolState {
         self.advance(outbox, now);
     }
 
-    /// The config does not have it any more. What a client was told stands.
-    pub(super) fn remove_from_config(&mut self, outbox: &mut Outbox, now: Moment) {
+    fn remove_from_config(&mut self, outbox: &mut Outbox, now: Moment) {
         if self.plan.take().is_none() {
             return;
         }
         self.removed_until = now + lease::REMOVED_POOL_GRACE;
         for request in self.waiters.take_all() {
-            self.answer(
-                request.ticket,
-                Answer::Invalid(InvalidRequest::UnknownPool),
-                outbox,
-            );
+            self.events.waiter_dropped();
+            outbox.answer(request.ticket, Answer::Invalid(InvalidRequest::UnknownPool));
         }
         for host in self.holders.hosts() {
             match self.holders.get(&host) {
-                Some(holding) if holding.told.is_some() => {
+                Some(holding) if holding.expiry_reported.is_some() => {
                     outbox.note(Level::Warning, self.removed_pool_note(&host, &holding, now));
                 }
                 _ => self.free_slot(&host, outbox),
@@ -136,12 +94,60 @@ impl PoolState {
         }
     }
 
-    /// Whether nothing is left of a pool that the config does not have.
-    pub(super) fn is_obsolete(&self) -> bool {
+    fn is_obsolete(&self, _: Moment) -> bool {
         self.plan.is_none() && self.holders.len() == 0
     }
 
-    /// The log's line about a holding whose pool is gone.
+    fn cancel(&mut self, ticket: Ticket) -> bool {
+        self.waiters.remove(ticket).is_some()
+    }
+}
+
+impl PoolState {
+    /// A pool that is not in the config, but has holders of an earlier server.
+    pub(super) fn removed(name: &str, now: Moment) -> PoolState {
+        let name: Rc<str> = name.into();
+        PoolState {
+            name: name.clone(),
+            plan: None,
+            removed_until: now + lease::REMOVED_POOL_GRACE,
+            holders: Holders::default(),
+            waiters: Waiters::default(),
+            events: Events::new(name),
+        }
+    }
+
+    /// Takes over a holding from the saved state of an earlier server.
+    pub(super) fn restore(&mut self, saved: &SavedHolding, outbox: &mut Outbox, now: Moment) {
+        let &SavedHolding {
+            token,
+            since,
+            expires,
+            lease,
+            revoked,
+            ..
+        } = saved;
+        let (host, run): (Rc<str>, _) = (
+            saved.host.as_str().into(),
+            saved.run.as_deref().map(Run::from),
+        );
+        let holding = Holding {
+            token,
+            run,
+            since,
+            expires,
+            lease,
+            expiry_reported: Some(expires),
+            delivery: ReplyDelivery::restored(),
+            revoked,
+        };
+        if self.plan.is_none() {
+            outbox.note(Level::Warning, self.removed_pool_note(&host, &holding, now));
+        }
+        self.hold(&host, holding);
+    }
+
+    /// The log line about a holding whose pool is not in the config any more.
     fn removed_pool_note(&self, host: &str, holding: &Holding, now: Moment) -> String {
         let end = match left(holding.expires, now) {
             Some(left) => format!(
@@ -159,40 +165,38 @@ impl PoolState {
         )
     }
 
-    /// A host asks, maybe not for the first time.
+    /// Decides a request, after what is due by now. A request may be decided again later.
     pub(super) fn request(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
         self.advance(outbox, now);
         self.decide(request, outbox, now);
     }
 
     fn decide(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
-        if let Err(refusal) = self.check(&request) {
-            outbox.note(
-                Level::Info,
-                invalid_request::log_line(&self.name, &request.host, refusal),
-            );
-            return self.answer(request.ticket, Answer::Invalid(refusal), outbox);
+        if let Err(why) = self.check(&request) {
+            self.events.invalid(&request.host, why, outbox);
+            return outbox.answer(request.ticket, Answer::Invalid(why));
         }
         match (request.call, self.eligibility(&request)) {
             (Call::Release { token }, _) => self.release(&request, token, outbox, now),
             (Call::Revoke, _) => self.revoke(request, outbox),
-            (_, Eligibility::Revoked) => self.answer(request.ticket, Answer::NoRevoked, outbox),
-            (Call::Renew { token }, Eligibility::Holds) => self.renew(request, token, outbox, now),
-            (Call::Get | Call::Wait, Eligibility::Holds) => self.confirm(request, outbox, now),
+            (_, Eligibility::Revoked) => self.refuse(request.ticket, Answer::NoRevoked, outbox),
+            (Call::Renew { token }, Eligibility::Holds) => {
+                self.renew(request, token, outbox, now);
+            }
+            (Call::Get | Call::Wait, Eligibility::Holds) => self.reconfirm(request, outbox, now),
             (Call::Wait, _) => {
                 self.waiters.insert(request);
                 self.advance(outbox, now);
             }
             (_, Eligibility::CanAcquire) => match outbox.save_failure() {
                 None => self.grant(vec![request], outbox, now),
-                Some(why) => self.answer(request.ticket, Answer::Unavailable(why), outbox),
+                Some(why) => outbox.answer(request.ticket, Answer::Unavailable(why)),
             },
-            (_, Eligibility::Full) => self.answer(request.ticket, Answer::No, outbox),
+            (_, Eligibility::Full) => self.refuse(request.ticket, Answer::No, outbox),
         }
     }
 
-    /// To a client that holds nothing of it, a pool that the config does not have is one that does
-    /// not exist.
+    /// A pool that is not in the config does not exist for clients that do not hold it.
     fn check(&self, request: &PendingRequest) -> Result<(), InvalidRequest> {
         let holding = self.holders.get(&request.host);
         let holds = match request.call {
@@ -225,7 +229,7 @@ impl PoolState {
         self.holders.len() < usize::try_from(permits).unwrap_or(usize::MAX)
     }
 
-    /// A client that knows the token has heard the answer that it came with.
+    /// Extends a holding. A client that sends the token has received the reply with the token.
     fn renew(
         &mut self,
         request: PendingRequest,
@@ -233,14 +237,15 @@ impl PoolState {
         outbox: &mut Outbox,
         now: Moment,
     ) {
-        let Some(holding) = self.holders.get(&request.host) else {
+        let Some(mut holding) = self.holders.get(&request.host) else {
             return;
         };
-        let heard = holding.heard || token == Some(holding.token);
-        let holding = Holding { heard, ..holding };
+        if token == Some(holding.token) {
+            holding.delivery.confirmed();
+        }
         self.holders.set(&request.host, holding.clone());
         if let Some(why) = outbox.save_failure() {
-            return self.answer(request.ticket, Answer::Unavailable(why), outbox);
+            return outbox.answer(request.ticket, Answer::Unavailable(why));
         }
         if holding.expires == Moment::NEVER {
             self.removed_until = self.removed_until.max(now + lease::REMOVED_POOL_GRACE);
@@ -252,9 +257,9 @@ impl PoolState {
         self.defer_yes(request, outbox);
     }
 
-    /// A holder asks without a wish to renew. It gets no less than it was told, and more where what
-    /// is left could not be told, or where it holds the pool until it is released from now on.
-    fn confirm(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
+    /// Answers a holder that asks without renewing. The holding is extended only if what is left of
+    /// the lease is too short for a client, or if it now lasts until it is released.
+    fn reconfirm(&mut self, request: PendingRequest, outbox: &mut Outbox, now: Moment) {
         let Some(holding) = self.holders.get(&request.host) else {
             return;
         };
@@ -265,7 +270,7 @@ impl PoolState {
             match outbox.save_failure() {
                 None => self.extend(&request.host, &holding, outbox, now),
                 Some(why) if is_too_short => {
-                    return self.answer(request.ticket, Answer::Unavailable(why), outbox);
+                    return outbox.answer(request.ticket, Answer::Unavailable(why));
                 }
                 Some(_) => {}
             }
@@ -278,7 +283,8 @@ impl PoolState {
         outbox.mark_changed();
     }
 
-    /// A holding as it is after a renewal: what was told of it stands, should the answer be lost.
+    /// The holding after a renewal. It never ends earlier than before: the reply may be lost, and
+    /// then the client relies on the earlier one.
     fn renewed(&self, holding: &Holding, now: Moment) -> Holding {
         let lease = self.lease(holding);
         let expires = lease
@@ -296,7 +302,8 @@ impl PoolState {
         self.plan.as_ref().map_or(holding.lease, |plan| plan.expire)
     }
 
-    /// Only a holding that its host was told of is released: it cannot have meant another.
+    /// Releases the holding that the request names. A holding that no reply has reported yet is not
+    /// released: the client cannot have meant it.
     fn release(
         &mut self,
         request: &PendingRequest,
@@ -304,40 +311,26 @@ impl PoolState {
         outbox: &mut Outbox,
         now: Moment,
     ) {
-        let meant = |holding: &Holding| {
-            holding.told.is_some() && holding.matches_release(token, request.run.as_ref())
-        };
-        if let Some(holding) = self.holders.get(&request.host).filter(meant) {
-            self.counters.released += 1;
-            let held = holding.since.elapsed(now).as_secs_f64();
-            outbox.note(
-                Level::Info,
-                format!(
-                    "released {} for {} (token {}) after {held:.1} s",
-                    self.name, request.host, holding.token
-                ),
-            );
+        let is_named = |holding: &Holding| holding.matches_release(token, request.run.as_ref());
+        if let Some(holding) = self.known_holding(&request.host).filter(is_named) {
+            let (token, held) = (holding.token, holding.since.elapsed(now));
+            self.events
+                .released(&request.host, Some((token, held)), outbox);
             self.free_slot(&request.host, outbox);
             self.advance(outbox, now);
         }
         outbox.defer(request.ticket, DeferredReply::Ok);
     }
 
-    /// From now on the holding is not confirmed. A renewal that its holder was not told of does not
-    /// make it last longer.
+    /// Marks the holding as not to be confirmed again. A renewal that was not reported yet is
+    /// undone, so the holding ends when its host expects.
     fn revoke(&mut self, request: PendingRequest, outbox: &mut Outbox) {
         let Some(holding) = self.known_holding(&request.host) else {
-            return self.answer(request.ticket, Answer::NotHeld, outbox);
+            return outbox.answer(request.ticket, Answer::NotHeld);
         };
         if !holding.revoked {
-            outbox.note(
-                Level::Warning,
-                format!(
-                    "revoked {} for {} (token {})",
-                    self.name, request.host, holding.token
-                ),
-            );
-            let expires = holding.expires.min(holding.told.unwrap_or(Moment::NEVER));
+            self.events.revoked(&request.host, holding.token, outbox);
+            let expires = holding.reported_expiry();
             self.holders.set(
                 &request.host,
                 Holding {
@@ -356,34 +349,32 @@ impl PoolState {
                     request,
                 },
             ),
-            Some(why) => self.answer(request.ticket, Answer::Unavailable(why), outbox),
+            Some(why) => outbox.answer(request.ticket, Answer::Unavailable(why)),
         }
     }
 
-    /// That a holding is revoked is saved.
+    /// Answers a revocation once it is saved. The holding may have been released meanwhile.
     pub(super) fn revocation_saved(
         &mut self,
         request: &PendingRequest,
         outbox: &mut Outbox,
         now: Moment,
     ) {
-        let answer = match self
+        let revoked = self
             .known_holding(&request.host)
-            .filter(|holding| holding.revoked)
-        {
-            Some(Holding { token, expires, .. }) => Answer::Revocation {
-                token: Some(token),
-                ends: remaining(expires, now),
-            },
-            None => Answer::NotHeld, // it was released meanwhile
-        };
-        self.answer(request.ticket, answer, outbox);
+            .filter(|holding| holding.revoked);
+        let answer = revoked.map_or(Answer::NotHeld, |holding| Answer::Revocation {
+            token: Some(holding.token),
+            ends: remaining(holding.expires, now),
+        });
+        outbox.answer(request.ticket, answer);
     }
 
+    /// The holding of a host, if a reply has reported it.
     fn known_holding(&self, host: &str) -> Option<Holding> {
         self.holders
             .get(host)
-            .filter(|holding| holding.told.is_some())
+            .filter(|holding| holding.expiry_reported.is_some())
     }
 
     fn hold(&mut self, host: &Rc<str>, holding: Holding) {
@@ -397,44 +388,35 @@ impl PoolState {
         outbox.mark_changed();
     }
 
-    /// The client that request this has hung up. Whether it waited here.
-    pub(super) fn forget_waiter(&mut self, ticket: Ticket) -> bool {
-        self.waiters.remove(ticket).is_some()
-    }
-
-    /// An answer YES that was to be given will not be.
+    /// A deferred YES will not be sent.
     pub(super) fn withdraw(&mut self, grant: &PendingGrant, outbox: &mut Outbox, now: Moment) {
         self.drop_undelivered(&grant.request.host, grant.token, outbox);
         self.advance(outbox, now);
     }
 
-    /// An answer YES that was given did not arrive.
+    /// A YES that was sent did not arrive.
     pub(super) fn undelivered(&mut self, host: &str, token: i64, outbox: &mut Outbox, now: Moment) {
-        self.counters.undelivered += 1;
+        self.events.undelivered();
         if self.drop_undelivered(&host.into(), token, outbox) {
-            outbox.note(
-                Level::Warning,
-                format!(
-                    "took {} back from {host} (token {token}): the answer could not be delivered",
-                    self.name
-                ),
-            );
+            self.events.taken_back(host, token, outbox);
             self.advance(outbox, now);
         }
     }
 
-    /// An answer YES stands for this holding no more. Whether it was the last.
+    /// One YES about a holding did not reach its host. Returns whether it was the last, so that the
+    /// slot is free again.
     fn drop_undelivered(&mut self, host: &Rc<str>, token: i64, outbox: &mut Outbox) -> bool {
-        let Some(holding) = self.holding(host, token).filter(|holding| !holding.heard) else {
+        let Some(mut holding) = self.holding(host, token) else {
             return false;
         };
-        let answers = holding.answers - 1;
-        if answers == 0 {
+        holding.delivery.undone();
+        let is_undelivered = holding.delivery.is_undelivered();
+        if is_undelivered {
             self.free_slot(host, outbox);
         } else {
-            self.holders.set(host, Holding { answers, ..holding });
+            self.holders.set(host, holding);
         }
-        answers == 0
+        is_undelivered
     }
 
     fn holding(&self, host: &str, token: i64) -> Option<Holding> {
@@ -443,33 +425,27 @@ impl PoolState {
             .filter(|holding| holding.token == token)
     }
 
-    /// What was promised is saved: it is told, unless too little is left of it by now.
+    /// The state that a deferred YES waited for is saved. Sends the YES, unless too little is left
+    /// of the lease by now or the holding has ended.
     pub(super) fn grant_saved(&mut self, grant: PendingGrant, outbox: &mut Outbox, now: Moment) {
         self.advance(outbox, now);
         let holding = self
             .holding(&grant.request.host, grant.token)
             .filter(|holding| !holding.revoked);
-        let told = holding
-            .as_ref()
-            .map(|holding| lease::for_client(grant.expires.min(holding.expires), now));
-        match (holding, told) {
-            (Some(holding), Some(ClientLease::UntilReleased)) => {
-                self.reply_yes(&grant, holding, None, outbox, now);
-            }
-            (Some(holding), Some(ClientLease::For(left))) => {
-                self.reply_yes(&grant, holding, Some(left), outbox, now);
-            }
-            (Some(holding), _) => self.lease_too_short(grant, &holding, outbox, now),
-            (None, _) => {
-                self.drop_undelivered(&grant.request.host, grant.token, outbox);
-                self.decide(grant.request, outbox, now);
-            }
+        let Some(holding) = holding else {
+            self.drop_undelivered(&grant.request.host, grant.token, outbox);
+            return self.decide(grant.request, outbox, now);
+        };
+        match lease::for_client(grant.expires.min(holding.expires), now) {
+            ClientLease::UntilReleased => self.reply_yes(&grant, holding, None, outbox, now),
+            ClientLease::For(left) => self.reply_yes(&grant, holding, Some(left), outbox, now),
+            ClientLease::TooShort => self.lease_too_short(grant, &holding, outbox, now),
         }
     }
 
-    /// The save took so long that what is left of the lease is of no use. A holding that no client
-    /// was told of is ended. A waiter waits on; another client is told why, and not made to
-    /// wait for the next save, which may take as long.
+    /// The save took so long that the rest of the lease is of no use. A holding that no reply has
+    /// reported ends. A waiter goes on waiting; another client gets the reason at once, because the
+    /// next save may take as long.
     fn lease_too_short(
         &mut self,
         grant: PendingGrant,
@@ -487,16 +463,15 @@ impl PoolState {
                 grant.token
             ),
         );
-        if holding.told.is_none() && self.holding(host, grant.token).is_some() {
+        if holding.expiry_reported.is_none() && self.holding(host, grant.token).is_some() {
             self.free_slot(&grant.request.host, outbox);
         }
         if grant.request.call == Call::Wait {
             return self.decide(grant.request, outbox, now);
         }
-        self.answer(
+        outbox.answer(
             grant.request.ticket,
             Answer::Unavailable(SAVE_TOO_SLOW.to_owned()),
-            outbox,
         );
         self.advance(outbox, now);
     }
@@ -509,55 +484,39 @@ impl PoolState {
         outbox: &mut Outbox,
         now: Moment,
     ) {
-        let (
-            name,
-            PendingRequest {
-                ticket,
-                call,
-                host,
-                since,
-                ..
-            },
-            token,
-        ) = (&self.name, &grant.request, holding.token);
-        let expires = grant.expires.min(holding.expires);
-        if holding.told.is_none() {
-            self.counters.granted += 1;
-            let waited = now.since(*since).as_secs_f64();
-            outbox.note(
-                Level::Info,
-                format!("granted {name} to {host} (token {token}, waited {waited:.1} s)"),
-            );
-        } else if let Call::Renew { .. } = call {
-            outbox.note(
-                Level::Debug,
-                format!("renewed {name} for {host} (token {token})"),
-            );
+        let (request, token) = (&grant.request, holding.token);
+        if holding.expiry_reported.is_none() {
+            let waited = now.since(request.since);
+            self.events
+                .granted(&request.host, token, None, waited, outbox);
+        } else if let Call::Renew { .. } = request.call {
+            self.events.renewed(&request.host, token, outbox);
         }
+        let expires = grant.expires.min(holding.expires);
         self.holders.set(
-            host,
+            &request.host,
             Holding {
-                told: holding.told.max(Some(expires)),
+                expiry_reported: holding.expiry_reported.max(Some(expires)),
                 ..holding
             },
         );
-        self.answer(
-            *ticket,
+        outbox.answer(
+            request.ticket,
             Answer::Yes(Grant {
                 token,
                 expires: left,
             }),
-            outbox,
         );
     }
 
-    /// A renewal that no client was told of is not saved: holdings end as their hosts know it.
+    /// The state could not be saved: undoes each renewal that no reply has reported, so that
+    /// holdings end when their hosts expect.
     pub(super) fn revert_unsaved_renewals(&mut self, outbox: &mut Outbox) {
         for host in self.holders.hosts() {
             let Some(holding) = self.holders.get(&host) else {
                 continue;
             };
-            let expires = holding.expires.min(holding.told.unwrap_or(Moment::NEVER));
+            let expires = holding.reported_expiry();
             if expires != holding.expires {
                 self.holders.set(&host, Holding { expires, ..holding });
                 outbox.mark_changed();
@@ -565,35 +524,14 @@ impl PoolState {
         }
     }
 
-    /// Ends what has expired, and grants free slots to the next waiters.
+    /// Ends expired holdings, and grants free slots to the next waiters.
     pub(super) fn advance(&mut self, outbox: &mut Outbox, now: Moment) {
         while let Some((host, Holding { token, since, .. })) = self.holders.take_expired(now) {
-            self.expired(
-                &host,
-                token,
-                &format!("it expired after {:.1} s", since.elapsed(now).as_secs_f64()),
-                outbox,
-            );
+            let why = format!("it expired after {:.1} s", since.elapsed(now).as_secs_f64());
+            self.expire(&host, token, &why, outbox);
         }
         if self.plan.is_none() && self.removed_until <= now {
-            for host in self.holders.hosts() {
-                let Some(Holding { token, .. }) = self
-                    .holders
-                    .get(&host)
-                    .filter(|holding| holding.expires == Moment::NEVER)
-                else {
-                    continue;
-                };
-                self.expired(
-                    &host,
-                    token,
-                    &format!(
-                        "it has not been in the config for {}",
-                        hours(lease::REMOVED_POOL_GRACE)
-                    ),
-                    outbox,
-                );
-            }
+            self.expire_until_released(outbox);
         }
         while outbox.can_save() && self.has_room() && self.waiters.has_next() {
             let next = self.waiters.take_next();
@@ -601,18 +539,30 @@ impl PoolState {
         }
     }
 
-    fn expired(&mut self, host: &Rc<str>, token: i64, why: &str, outbox: &mut Outbox) {
-        self.counters.expired += 1;
-        outbox.note(
-            Level::Warning,
-            format!("took {} from {host} (token {token}): {why}", self.name),
+    /// Ends the holdings of a removed pool that would last until they are released.
+    fn expire_until_released(&mut self, outbox: &mut Outbox) {
+        let why = format!(
+            "it has not been in the config for {}",
+            hours(lease::REMOVED_POOL_GRACE)
         );
+        for host in self.holders.hosts() {
+            let holding = self.holders.get(&host);
+            if let Some(holding) = holding.filter(|holding| holding.expires == Moment::NEVER) {
+                self.expire(&host, holding.token, &why, outbox);
+            }
+        }
+    }
+
+    fn expire(&mut self, host: &Rc<str>, token: i64, why: &str, outbox: &mut Outbox) {
+        self.events.expired(host, token, why, outbox);
         self.free_slot(host, outbox);
     }
 
-    /// To all these requests of one run, or of one host without runs.
-    fn grant(&mut self, request: Vec<PendingRequest>, outbox: &mut Outbox, now: Moment) {
-        let Some(first) = request.first() else { return };
+    /// Grants one slot to requests of one run, or of one host without runs.
+    fn grant(&mut self, requests: Vec<PendingRequest>, outbox: &mut Outbox, now: Moment) {
+        let Some(first) = requests.first() else {
+            return;
+        };
         let lease = self.plan.as_ref().and_then(|plan| plan.expire);
         let holding = Holding {
             token: outbox.new_token(),
@@ -620,29 +570,24 @@ impl PoolState {
             since: now.into(),
             expires: lease.map_or(Moment::NEVER, |lease| now + lease),
             lease,
-            told: None,
-            answers: 0,
-            heard: false,
+            expiry_reported: None,
+            delivery: ReplyDelivery::default(),
             revoked: false,
         };
         self.hold(&first.host.clone(), holding);
-        request
+        requests
             .into_iter()
             .for_each(|request| self.defer_yes(request, outbox));
     }
 
-    /// Answers YES to a holder, as soon as what it holds is saved.
+    /// Answers YES as soon as the holding is saved.
     fn defer_yes(&mut self, request: PendingRequest, outbox: &mut Outbox) {
-        let Some(holding) = self.holders.get(&request.host) else {
+        let Some(mut holding) = self.holders.get(&request.host) else {
             return;
         };
-        let (token, expires, answers) = (
-            holding.token,
-            holding.expires,
-            holding.answers.saturating_add(1),
-        );
-        self.holders
-            .set(&request.host, Holding { answers, ..holding });
+        holding.delivery.told();
+        let (token, expires) = (holding.token, holding.expires);
+        self.holders.set(&request.host, holding);
         let grant = PendingGrant {
             pool: self.name.clone(),
             token,
@@ -652,27 +597,23 @@ impl PoolState {
         outbox.defer(grant.request.ticket, DeferredReply::Yes(grant));
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer, outbox: &mut Outbox) {
-        match answer {
-            Answer::No | Answer::NoRevoked => self.counters.refused += 1,
-            Answer::Invalid(_) => self.counters.invalid += 1,
-            _ => {}
-        }
+    fn refuse(&mut self, ticket: Ticket, answer: Answer, outbox: &mut Outbox) {
+        self.events.refused();
         outbox.answer(ticket, answer);
     }
 
-    /// When it changes by itself.
+    /// When a holding ends by itself.
     pub(super) fn wake(&self) -> Moment {
-        let abandoned = self.plan.is_none() && self.holders.has_until_released();
-        self.holders.next_expiry().min(if abandoned {
+        let removed_until = if self.plan.is_none() && self.holders.has_until_released() {
             self.removed_until
         } else {
             Moment::NEVER
-        })
+        };
+        self.holders.next_expiry().min(removed_until)
     }
 
-    /// For the state.
-    pub(super) fn held(&self) -> impl Iterator<Item = SavedHolding> {
+    /// The holdings as they go into the saved state.
+    pub(super) fn saved_holdings(&self) -> impl Iterator<Item = SavedHolding> {
         self.holders.iter().map(|(host, holding)| SavedHolding {
             pool: self.name.to_string(),
             host: host.to_string(),
@@ -685,13 +626,14 @@ impl PoolState {
         })
     }
 
-    /// For whoever watches the server.
+    /// The pool for the status page and the metrics. Holdings that no reply has reported are left
+    /// out.
     pub(super) fn report(&self, now: Moment) -> Report<'_> {
-        let told = self
+        let reported = self
             .holders
             .iter()
-            .filter(|(_, holding)| holding.told.is_some());
-        let holders = told.map(|(host, holding)| Holder {
+            .filter(|(_, holding)| holding.expiry_reported.is_some());
+        let holders = reported.map(|(host, holding)| Holder {
             host,
             run: holding.run.as_deref(),
             token: Some(holding.token),
@@ -705,24 +647,13 @@ impl PoolState {
             expire: self.plan.as_ref().and_then(|plan| plan.expire),
             age: None,
             holders: holders.collect(),
-            waiters: self
-                .waiters
-                .iter()
-                .map(|(host, run, since)| Waiter {
-                    host,
-                    run,
-                    waited: now.since(since),
-                })
-                .collect(),
-            counters: self.counters,
+            waiters: self.waiters.report(now),
+            counters: self.events.counters(),
         }
     }
 }
 
-/// Why a lease cannot be told.
-const SAVE_TOO_SLOW: &str = "saving who holds what took too long for what is left of the lease";
-
-/// What is left of a holding.
+/// What is left of a lease; `None`: the holding lasts until it is released.
 fn left(expires: Moment, now: Moment) -> Option<Duration> {
     (expires != Moment::NEVER).then(|| expires.since(now))
 }
