@@ -1,27 +1,27 @@
-//! Requests that come to INVALID, whoever remembers the holders.
+//! Requests that are answered INVALID, whatever the backend.
 
 use super::Call;
 use crate::plan::Pool;
 use std::fmt;
 
-/// The longest name of a host, in bytes. A domain name has 253 at most.
+/// The longest host name, in bytes. A domain name has at most 253.
 pub const MAX_HOST_LENGTH: usize = 255;
 
-/// Why a request comes to INVALID.
+/// Why a request is answered INVALID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InvalidRequest {
-    /// There is no such pool.
+    /// The pool does not exist.
     UnknownPool,
-    /// The host says no name.
+    /// The host's name is empty.
     EmptyHostName,
-    /// It says one that is longer than `MAX_HOST_LENGTH`.
+    /// The host's name is longer than `MAX_HOST_LENGTH`.
     LongHostName,
-    /// It says one with a comma or a control character in it: those stand between names in a
-    /// memcached, and between lines in a log.
+    /// The host's name contains a comma, which separates names in memcached, or a control
+    /// character, which would break a line of the log.
     BadHostName,
-    /// The pool is not for it.
+    /// The host is not in the pool's `servers`.
     HostNotAllowed,
-    /// The run id is not what one is.
+    /// The run id has invalid characters or a wrong length.
     BadRunId,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for InvalidRequest {
     }
 }
 
-/// What is wrong with a host's name, whatever it asks.
+/// Checks a host's name, which every request has.
 pub fn check_host(host: &str) -> Result<(), InvalidRequest> {
     match host {
         "" => Err(InvalidRequest::EmptyHostName),
@@ -71,10 +71,10 @@ pub fn check_host(host: &str) -> Result<(), InvalidRequest> {
     }
 }
 
-/// The longest id of a run, in bytes.
+/// The longest run id, in bytes.
 pub const MAX_RUN_LENGTH: usize = 64;
 
-/// What is wrong with the id of a run: it stands in logs, in a state and in memcached as it is.
+/// Checks a run id. It is written to logs, states and memcached without escaping.
 pub fn check_run(run: &[u8]) -> Result<(), InvalidRequest> {
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     if (1..=MAX_RUN_LENGTH).contains(&run.len()) && run.iter().all(fits) {
@@ -84,8 +84,8 @@ pub fn check_run(run: &[u8]) -> Result<(), InvalidRequest> {
     }
 }
 
-/// Whether a pool may be asked this. A host that holds it may keep it and let go, even if it may
-/// not take it any more.
+/// Checks a request for this pool. A holder that is not in `servers` may renew and release, but not
+/// acquire.
 pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), InvalidRequest> {
     check_host(host)?;
     let keeps = holds && call.keeps();
@@ -100,8 +100,8 @@ pub fn check(pool: &Pool, call: Call, host: &str, holds: bool) -> Result<(), Inv
     }
 }
 
-/// The log's line about it. Names are cut to what a good one has at most, since nobody has checked
-/// these.
+/// The log line about an invalid request. Names are cut to the longest valid length, because they
+/// have not been checked.
 pub fn log_line(pool: &str, host: &str, invalid: InvalidRequest) -> String {
     let cut = |name: &str| name.chars().take(MAX_HOST_LENGTH).collect::<String>();
     format!(
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_has_a_name_that_stays_whole_in_a_list_and_in_a_line() {
+    fn host_names_are_valid_in_a_list_and_in_a_log_line() {
         let (long, longer) = ("h".repeat(MAX_HOST_LENGTH), "h".repeat(MAX_HOST_LENGTH + 1));
         for (host, verdict) in [
             ("h", Ok(())),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_asked_away_but_may_let_go() {
+    fn host_not_in_servers_may_renew_and_release_but_not_acquire() {
         let pool = Pool {
             name: "one".into(),
             expire: None,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_shows_what_nobody_has_checked_on_one_line_of_bounded_length() {
+    fn log_line_of_unchecked_names_is_one_line_of_bounded_length() {
         assert_eq!(
             log_line("p\n", "h", InvalidRequest::UnknownPool),
             r#"invalid request from "h" for "p\n": no such pool"#

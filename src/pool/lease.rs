@@ -1,45 +1,45 @@
-//! How much of a lease a holder is told. The server keeps more than that: between the two a holder
-//! that cannot renew any more has time to end its command, also on a loaded machine, before the
-//! lock can be given to the next.
+//! How much of a lease a client may rely on. The server keeps the lease longer: in between, a
+//! holder that cannot renew has time to end its command, even on a loaded machine, before another
+//! client can acquire the lock.
 
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// A client is told less than is kept by one of so many parts (5 %), so that clocks may drift and a
-/// long lease leaves more time.
+/// The margin between both leases is this fraction of the lease (1/20, 5 %), so that clocks may
+/// drift more during a longer lease.
 const MARGIN_DIVISOR: u32 = 20;
 
-/// But by this at least: a killed command of many processes takes a while to end on a loaded
+/// The margin is at least this: killing a command with many processes takes a while on a loaded
 /// machine.
 const MIN_MARGIN: Duration = Duration::from_secs(1);
 
-/// But by no more than one of so many parts (half): a short lease must be of some use.
+/// The margin is at most this fraction of the lease (1/2), so that a short lease is still useful.
 const MAX_MARGIN_DIVISOR: u32 = 2;
 
-/// The shortest `expire` that makes sense: half of it is told, which is enough to renew it.
+/// The shortest valid `expire`: a client is told half of it, which is enough to renew it.
 pub const MIN_EXPIRE: Duration = Duration::from_secs(1);
 
-/// The least that is told. A client that is told less cannot renew before it has to kill its
-/// command: it does that 0.2 s before the end.
+/// The shortest lease that a client is told. It could not renew a shorter one before it has to kill
+/// its command, 0.2 s before the end.
 pub const MIN_CLIENT_LEASE: Duration = Duration::from_millis(300);
 
-/// How long a pool that is not in the config any more keeps a holding that lasts until it is
-/// released: long enough for an operator to see the log and put the pool back, and for a night's
+/// How long a pool that was removed from the config keeps a holding that lasts until it is
+/// released: long enough for an operator to read the log and restore the pool, and for a nightly
 /// run to end.
 pub const REMOVED_POOL_GRACE: Duration = Duration::from_hours(24);
 
-/// What can be told of a lease.
+/// The lease that a client may rely on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClientLease {
-    /// That it lasts until it is released.
+    /// It lasts until it is released.
     UntilReleased,
-    /// That so much is left of it.
+    /// It lasts this long.
     For(Duration),
-    /// TooShort: too little is left of it to be used.
+    /// Too little is left of it to be useful.
     TooShort,
 }
 
-/// What can be told now of a lease that the server keeps until `expires`.
+/// What a client can be told now of a lease that the server keeps until `expires`.
 pub fn for_client(expires: Moment, now: Moment) -> ClientLease {
     if expires == Moment::NEVER {
         return ClientLease::UntilReleased;
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn less_is_told_than_is_kept_by_5_percent_at_least_1_s_but_never_by_more_than_half() {
+    fn client_lease_is_shorter_by_5_percent_at_least_1_s_at_most_half() {
         let ms = Duration::from_millis;
         for (left, expected) in [
             (3_600_000, ClientLease::For(ms(3_420_000))),

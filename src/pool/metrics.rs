@@ -1,4 +1,4 @@
-//! What the pools are like as Prometheus reads it: its text format, version 0.0.4.
+//! The pools and the server as Prometheus reads them: its text format, version 0.0.4.
 
 use self::Kind::{Counter, Gauge};
 use self::Value::{Count, Time};
@@ -6,42 +6,42 @@ use super::Report;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-/// What it calls this text.
+/// The content type of this text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// How a metric goes.
+/// The type of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Only up, from the server's start.
+    /// It only grows, from the server's start.
     Counter,
-    /// Up and down.
+    /// It can grow and shrink.
     Gauge,
 }
 
-/// What a metric is.
+/// The value of a metric.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Value {
-    /// So many.
+    /// A number of things.
     Count(u64),
-    /// So long; shown in seconds.
+    /// A length of time, shown in seconds.
     Time(Duration),
 }
 
 /// A metric of the whole server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Metric {
-    /// By Prometheus' custom: `distributexd_…`, its unit last, or `_total`.
+    /// In Prometheus' form: `distributexd_…`, ending in its unit or in `_total`.
     pub name: &'static str,
-    /// How it goes.
+    /// Its type.
     pub kind: Kind,
-    /// One sentence about it.
+    /// One sentence for operators.
     pub help: &'static str,
-    /// What it is now.
+    /// Its present value.
     pub value: Value,
 }
 
-/// A metric that each pool has: its name after `distributexd_`, kind, help, and what a report has
-/// of it.
+/// A metric that each pool has: its name after `distributexd_`, type, help, and its value in a
+/// report.
 type PoolMetric = (&'static str, Kind, &'static str, fn(&Report) -> Value);
 
 const POOL_METRICS: [PoolMetric; 10] = [
@@ -113,7 +113,7 @@ fn count(items: usize) -> Value {
     Count(u64::try_from(items).unwrap_or(u64::MAX))
 }
 
-/// The text; without the metrics of pools if nothing is known of them.
+/// The text of `/metrics`; without pools if they are unknown.
 pub fn text(server: &[Metric], pools: Option<&[Report]>) -> String {
     let mut text = String::new();
     for Metric {
@@ -163,7 +163,7 @@ impl fmt::Display for Value {
     }
 }
 
-/// The value of a label, in which three characters are written otherwise.
+/// A label value, in which three characters are escaped.
 struct Label<'a>(&'a str);
 
 impl fmt::Display for Label<'_> {
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_metric_has_its_help_its_type_and_a_line_a_pool() {
+    fn each_metric_has_help_type_and_one_line_a_pool() {
         let holders = vec![Holder {
             host: "h",
             run: None,
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_escaped() {
+    fn label_values_are_escaped() {
         assert_eq!(Label("a\\b\"c\nd").to_string(), r#"a\\b\"c\nd"#);
     }
 }

@@ -1,8 +1,8 @@
-//! The contract between the pools of a lock server and its loop. A backend knows who holds, who
-//! waits, since when and until when. It is pure: it hears what happened and when, and says what to
-//! do. The loop drains `poll` until it says `Wait`, then sleeps until that moment or
-//! until something happens; it hands in all that happened at one time before it drains, so that one
-//! save does for all of it.
+//! The contract between the pools of a lock server and its loop. A backend knows the holders and
+//! waiters of each pool, and the times of each. It is a sans-I/O state machine: it takes inputs
+//! with the time of each, and returns outputs. The loop calls `poll` until it returns `Wait`, then
+//! sleeps until that moment or the next event. It hands in all events that are there before it
+//! polls, so that one save covers all of them.
 
 mod events;
 pub mod invalid_request;
@@ -23,36 +23,37 @@ use invalid_request::InvalidRequest;
 use state::State;
 use std::time::Duration;
 
-/// A request that awaits its answer. The loop numbers requests as they come, each number once: a
-/// ticket is a place in a queue, too.
+/// Identifies a request that is not answered yet. The loop numbers requests in the order in which
+/// they arrive, so the ticket is also a queue position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Ticket(pub u64);
 
-/// What a host, or an operator for a host, asks of a pool.
+/// What a host, or an operator for a host, requests of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
-    /// To hold it, if that is possible now.
+    /// Acquire the pool if a slot is free now.
     Get,
-    /// To hold it, as soon as that is possible.
+    /// Acquire the pool as soon as a slot is free.
     Wait,
-    /// To hold it for its whole expiry from now.
+    /// Extend the lease of the holding to the full expiry from now; acquire the pool if the host
+    /// does not hold it.
     Renew {
-        /// The holding that the host knows of.
+        /// The token of the holding that the host knows of.
         token: Option<i64>,
     },
-    /// To hold it no longer.
+    /// Release the holding.
     Release {
-        /// Only if this is the holding; `None`: any holding of the run, or of the host if no run
-        /// is given.
+        /// Release only the holding with this token; `None`: any holding of the run, or of the
+        /// host if no run is given.
         token: Option<i64>,
     },
-    /// The host's holding is not to be confirmed again, whichever run it belongs to. Answered by
+    /// Do not confirm the host's holding again, whichever run it belongs to. Answered by
     /// `Revocation`, `NotHeld`, `Invalid` or `Unavailable`.
     Revoke,
 }
 
 impl Call {
-    /// Whether it asks only about what is held already.
+    /// Whether a holder may make this call even if it may not acquire the pool.
     pub fn keeps(self) -> bool {
         matches!(
             self,
@@ -61,7 +62,7 @@ impl Call {
     }
 }
 
-/// A host asks something of a pool. Names are as the peer wrote them.
+/// A request to a pool. Names are as the peer wrote them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct Request<'a> {
@@ -69,44 +70,44 @@ pub struct Request<'a> {
     pub call: Call,
     pub pool: &'a str,
     pub host: &'a str,
-    /// Which run of the host asks; checked already, see [`invalid_request::check_run`]. `None`: the client
-    /// has no run id, as the Python client and curl. `Revoke` has none.
+    /// The run of the host that makes the request; checked by [`invalid_request::check_run`].
+    /// `None`: the client has no run id (the Python client, curl). `Revoke` has none.
     pub run: Option<&'a str>,
 }
 
-/// The answer to a request. Each request gets one, unless it is gone before.
+/// The answer to a request. Each request gets one, unless it is cancelled before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// The host holds the pool.
     Yes(Grant),
-    /// It does not.
+    /// The host does not hold the pool.
     No,
-    /// NO, to the holder itself: its holding is revoked and is not confirmed again.
+    /// NO to the holder itself: its holding is revoked and is not confirmed again.
     NoRevoked,
-    /// It does not any more.
+    /// The host does not hold the pool any more.
     Ok,
-    /// The holding is revoked, and saved as such.
+    /// The holding is revoked, and that is saved.
     Revocation {
-        /// Of the holding that is revoked, if it is known.
+        /// The token of the revoked holding, if it is known.
         token: Option<i64>,
-        /// When it ends if its holder never releases it.
+        /// When the holding ends if its holder never releases it.
         ends: Remaining,
     },
     /// Nothing is revoked: the host does not hold the pool.
     NotHeld,
-    /// No pool can be asked this, or not by this host.
+    /// The request is not valid for any pool, or not for this pool and host.
     Invalid(InvalidRequest),
-    /// It cannot be known or kept who holds the pool: why.
+    /// The holders cannot be read or saved: the reason.
     Unavailable(String),
 }
 
-/// A holding, as its host is told of it.
+/// A holding, as it is reported to its host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Grant {
-    /// Grows with every holding: fences off writes of an earlier holder.
+    /// Larger than every earlier token of the pool: a fencing token.
     pub token: i64,
-    /// How much of its lease the host is told is left from now: less than the server keeps, and
-    /// never less than [`lease::MIN_CLIENT_LEASE`]; see [`lease::for_client`]. `None`: it lasts until it is
+    /// The lease that the host may rely on from now: shorter than the lease that the server keeps,
+    /// and at least [`lease::MIN_CLIENT_LEASE`]; see [`lease::for_client`]. `None`: until it is
     /// released.
     pub expires: Option<Duration>,
 }
@@ -114,7 +115,7 @@ pub struct Grant {
 /// How much of a holding is left.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Remaining {
-    /// So much, unless it is renewed or released.
+    /// This long, unless it is renewed or released.
     For(Duration),
     /// It lasts until it is released.
     UntilReleased,
@@ -122,154 +123,155 @@ pub enum Remaining {
     Unknown,
 }
 
-/// What happens to the pools.
+/// An event for the pools.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input<'a> {
-    /// A host asks.
+    /// A client makes a request.
     Request(Request<'a>),
-    /// Someone wants to see all pools. Answered by `Output::Report` when `report` has what is so
-    /// now, or by `Answer::Unavailable` when that cannot be known; soon either way.
+    /// A client requests the status or metrics of all pools. Answered soon, by `Output::Report`
+    /// when `report` is up to date, or by `Answer::Unavailable`.
     ReportRequested(Ticket),
-    /// Whoever asked this has hung up. An answer that was decided before comes all the same, but it
-    /// is no YES.
+    /// The client of this request has hung up. An answer that was decided before may still be
+    /// returned, but never a YES.
     Cancelled(Ticket),
     /// A YES could not be delivered.
     Undelivered {
-        /// Of what.
+        /// The pool that was granted.
         pool: &'a str,
-        /// To whom.
+        /// The host that it was granted to.
         host: &'a str,
-        /// The one it had.
+        /// The token in the answer.
         token: i64,
     },
-    /// The state that was to be saved is.
+    /// The state is saved.
     Saved,
-    /// It is not, or that is not sure: why.
+    /// The state is not saved, or may not be: the reason.
     NotSaved(String),
-    /// Something happened to the connection to the server that remembers the holders.
+    /// An event of the connection to the server that keeps the holders.
     Transport(transport::Event<'a>),
     /// Time has passed.
     Tick,
 }
 
-/// What a backend wants done.
+/// An order to the loop.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     /// Answer this request.
     Answer(Ticket, Answer),
-    /// Answer this `ReportRequested` with `report`, before anything else is handed in.
+    /// Answer this `ReportRequested` with `report`, before the next input.
     Report(Ticket),
-    /// Save this in place of what was saved before, whole or not at all, then say `Saved` or
+    /// Replace the saved state by this one, completely or not at all, then hand in `Saved` or
     /// `NotSaved`.
     Save(State),
-    /// Do this with the connection to the server that remembers the holders.
+    /// An order for the connection to the server that keeps the holders.
     Transport(transport::Output<()>),
-    /// Something that is worth a line in the log.
+    /// Write a line to the log.
     Note(Level, String),
-    /// Nothing to do before this moment, unless something happens.
+    /// Do nothing before this moment, unless an event happens.
     Wait(Moment),
 }
 
-/// Who remembers the holders.
+/// A backend: it keeps the holders of all pools.
 ///
 /// # Promises
 ///
-/// distributexd(8), PROMISES, states them for users; each backend keeps them, and one model checks
-/// each (`promises.rs`). A client was *told* something when its answer was handed out by `poll`.
-/// Neither a reload, nor a restart (`inmemory`: with `state`), nor another server of this
-/// program on the same memcached, whatever its config, breaks what was told:
+/// distributexd(8), PROMISES, states them for users. Each backend keeps them, and the same model
+/// checks each backend (`promises.rs`). A client *was told* something when `poll` returned its
+/// answer. The promises outlast a reload, a restart (`inmemory`: with `state`), and any other
+/// server of this program on the same memcached, whatever its config:
 ///
-/// 1. *Exclusion.* A holding whose lease was told and has not ended, and that was not released, is
-///    counted against `maxlocks` of its pool. No other holding is granted beyond that number.
-/// 2. *Leases.* A lease ends no earlier than told. The server keeps it longer than it tells
-///    ([`lease::for_client`]); what is too short to be used is not told ([`lease::MIN_CLIENT_LEASE`]).
-/// 3. *Until released* stays until released, whatever `expire` becomes. Where `expire` becomes 0,
-///    the next answer YES says so.
-/// 4. *Runs.* A holding that was acquired with a run id belongs to that run of that host, one
-///    without to the host. At most one run of a host holds a pool. A request of another run, or
-///    without a run id, is then one of another: NO, or it waits, even if the pool has room.
-/// 5. *Tokens.* Each holding has a token that is larger than that of every earlier holding of its
-///    pool. A release with a token, or a run id, ends no holding of another.
-/// 6. *Revoked* holdings are not confirmed again: their holder's requests get `NoRevoked`. They end
-///    as they would: when they are released, or when their lease ends.
-/// 7. *Pools that disappear* from the config keep their holders until their leases end, and those
-///    that are held until released for [`lease::REMOVED_POOL_GRACE`] or until the pool is back. Nothing else
-///    is granted in them.
+/// 1. *Exclusion.* A holding counts against `maxlocks` of its pool until the lease that its client
+///    was told ends, or until it is released. No other holding is granted beyond that number.
+/// 2. *Leases.* A lease ends no earlier than its client was told. The server keeps it longer than
+///    that ([`lease::for_client`]). A lease that is too short for a client is not granted
+///    ([`lease::MIN_CLIENT_LEASE`]).
+/// 3. *Until released* stays until released, whatever `expire` becomes. If `expire` becomes 0, the
+///    next YES says so.
+/// 4. *Runs.* A holding that was acquired with a run id belongs to that run of that host, otherwise
+///    to the host. At most one run of a host holds a pool. Requests of other runs, or without a run
+///    id, are then those of another client: they get NO or wait, even if a slot is free.
+/// 5. *Tokens.* Each holding has a larger token than every earlier holding of its pool. A release
+///    with a token or a run id does not end any other holding.
+/// 6. *Revoked* holdings are not confirmed again: requests of their holders get `NoRevoked`. They
+///    end when they are released or when their lease ends.
+/// 7. *Pools removed* from the config keep their holders until their leases end. Holdings that last
+///    until they are released are kept for [`lease::REMOVED_POOL_GRACE`], or until the pool is in
+///    the config again. Nothing else is granted in them.
 pub trait Backend {
-    /// Takes in what happened.
+    /// Takes an event.
     fn handle(&mut self, input: Input, now: Moment);
 
-    /// What to do next. After `Wait` there is nothing more until the next input.
+    /// The next order. After `Wait` there is no other until the next input.
     fn poll(&mut self, now: Moment) -> Output;
 
-    /// The config has been read again, and these are its pools, from now on.
+    /// Replaces the pools by those of a config that was read again.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
-    /// What the pools are like, by name. What a backend may not know any more it says as `Unknown`
-    /// or `None`, or gives an age.
+    /// The pools, by name. What a backend does not know is `Unknown` or `None`; what may be out of
+    /// date has an age.
     fn report(&self, now: Moment) -> Vec<Report<'_>>;
 }
 
-/// What a pool is like at a moment.
+/// The state of a pool at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report<'a> {
-    /// Its name.
+    /// The name of the pool.
     pub pool: &'a str,
-    /// How many may hold it at once; 0 if it is not in the config any more, but still held.
+    /// How many hosts may hold it at once; 0 if it is not in the config any more, but still held.
     pub permits: u32,
-    /// How long a grant lasts, if not until it is released.
+    /// How long a grant lasts; `None`: until it is released.
     pub expire: Option<Duration>,
-    /// How old what is said of the holders is; `None`: it is so now.
+    /// How old the information about the holders is; `None`: it is current.
     pub age: Option<Duration>,
     /// By name.
     pub holders: Vec<Holder<'a>>,
-    /// The next first.
+    /// In FIFO order.
     pub waiters: Vec<Waiter<'a>>,
-    /// What happened in it since the server began.
+    /// Events since the server started.
     pub counters: PoolCounters,
 }
 
-/// Who holds a pool.
+/// A holder of a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Holder<'a> {
     /// Its name.
     pub host: &'a str,
-    /// Which of its runs; `None`: the host itself.
+    /// The run that holds the pool; `None`: the host itself.
     pub run: Option<&'a str>,
-    /// That of its holding, if it is known.
+    /// The token of the holding, if known.
     pub token: Option<i64>,
-    /// For how long it has, if that is known.
+    /// For how long it has held the pool, if known.
     pub held: Option<Duration>,
-    /// What the server keeps of it.
+    /// What is left of the lease that the server keeps.
     pub ends: Remaining,
-    /// It is not confirmed again.
+    /// The holding is not confirmed again.
     pub revoked: bool,
 }
 
-/// Who waits for a pool.
+/// A waiter for a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Waiter<'a> {
     /// Its name.
     pub host: &'a str,
-    /// Which of its runs, if it has said so.
+    /// The run that waits, if the client gave one.
     pub run: Option<&'a str>,
-    /// For how long it has.
+    /// For how long it has waited.
     pub waited: Duration,
 }
 
-/// How often what happened in a pool.
+/// Counts events in a pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PoolCounters {
-    /// A host was told that it holds what it did not hold before.
+    /// Holdings that a host was told of for the first time.
     pub granted: u64,
-    /// A host let go.
+    /// Holdings released by their hosts.
     pub released: u64,
-    /// A holding outlasted its expiry.
+    /// Holdings that ended by expiry.
     pub expired: u64,
-    /// A host was told NO.
+    /// Requests answered NO.
     pub refused: u64,
-    /// A host asked what it may not.
+    /// Requests answered INVALID.
     pub invalid: u64,
-    /// A YES could not be delivered.
+    /// Answers YES that could not be delivered.
     pub undelivered: u64,
 }

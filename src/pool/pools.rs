@@ -63,11 +63,6 @@ impl<P: PoolMachine> Pools<P> {
         })
     }
 
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
-    }
-
     pub(super) fn contains(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }

@@ -1,7 +1,7 @@
-//! Who holds what, as it outlives a server: JSON, with dates and not with this host's moments,
-//! since it may outlive that boot too. As long as it does not, it does not matter if the clock is
-//! set. A file that is not just what a server wrote is refused: to forget a holder is to let
-//! a second one in.
+//! The holders as saved to a file for the next server: JSON, with dates instead of moments, because
+//! the host may reboot in between. Without a reboot, changes of the clock have no effect. A file
+//! that differs in any way from what a server writes is refused: to forget a holder would let a
+//! second one acquire the lock.
 
 use super::invalid_request;
 use crate::in_file::InFile;
@@ -12,13 +12,13 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-/// What this file is. A later one may mean something else by the same words.
+/// The version of the format. A later one may give the same keys another meaning.
 const VERSION: i64 = 1;
 
-/// What the clocks of a host say at one moment.
+/// The clocks of a host at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clocks {
-    /// Which of its boots it is up since; `None` if the kernel does not tell.
+    /// The id of the current boot; `None`: the kernel has none.
     pub boot: Option<String>,
     /// In ms since 1970.
     pub date: i64,
@@ -26,11 +26,11 @@ pub struct Clocks {
     pub uptime: i64,
 }
 
-/// When this host booted, in ms since 1970: what makes a date of a moment, and a moment of a date.
+/// When this host booted, in ms since 1970. It converts between dates and moments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BootTime(pub(super) i64);
 
-/// When a holding began, in ms since this host booted; below zero if that was before.
+/// When a holding was acquired, in ms since this host booted; negative before that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AcquiredAt(i64);
 
@@ -49,16 +49,16 @@ impl From<Moment> for AcquiredAt {
     }
 }
 
-/// All that a server must not forget.
+/// All that must outlive a server.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
-    /// No token up to this one is given out again.
+    /// New tokens are larger than this one.
     pub last_token: i64,
-    /// By pool and host.
+    /// Ordered by pool and host.
     pub holders: Vec<SavedHolding>,
 }
 
-/// One host holds one pool.
+/// The holding of one host in one pool.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct SavedHolding {
@@ -66,14 +66,14 @@ pub struct SavedHolding {
     pub host: String,
     pub token: i64,
     pub since: AcquiredAt,
-    /// `Moment::NEVER`: it lasts until it is released.
+    /// `Moment::NEVER`: until it is released.
     pub expires: Moment,
-    /// The run of the host that it belongs to, if it does not belong to the host.
+    /// The run that the holding belongs to; `None`: it belongs to the host.
     pub run: Option<String>,
-    /// How long it was granted or last renewed for. `None`: until it is released. An earlier
-    /// version did not write it: then zero.
+    /// For how long it was granted or last renewed. `None`: until it is released. Zero if an
+    /// earlier version wrote the file, which did not save it.
     pub lease: Option<Duration>,
-    /// It is not confirmed again.
+    /// The holding is not confirmed again.
     pub revoked: bool,
 }
 
@@ -96,7 +96,7 @@ pub enum Fault {
 }
 
 impl State {
-    /// As it stands in the file.
+    /// The text of the file.
     pub fn text(&self, clocks: &Clocks) -> String {
         let boot = BootTime::of(clocks);
         let mut pools = Map::new();
@@ -114,7 +114,7 @@ impl State {
         )
     }
 
-    /// Reads what the file at `path` has, which is only named.
+    /// Parses the text of a file. `path` is only used in errors.
     pub fn parse(text: &[u8], path: &Path, clocks: &Clocks) -> Result<State, Error> {
         let state = serde_json::from_slice(text)
             .map_err(Fault::Syntax)
@@ -178,7 +178,7 @@ impl SavedHolding {
             ..
         } = self;
         let mut held = json!({ "host": host, "token": token, "since": boot.0.saturating_add(since.0), "expires": boot.date(*expires) });
-        // An earlier version reads what it knows and skips these.
+        // Optional keys: an earlier version ignores them.
         if let Some(run) = run {
             held["run"] = run.as_str().into();
         }
@@ -240,14 +240,14 @@ impl Clocks {
 }
 
 impl BootTime {
-    /// As these clocks have it.
+    /// From the clocks of this host.
     pub fn of(clocks: &Clocks) -> BootTime {
         BootTime(clocks.date.saturating_sub(clocks.uptime))
     }
 
-    /// By which the dates of a file are moments, `now`. In the boot that it was saved in, they are
-    /// the moments that they were then. After another one there is only the date to go by; but
-    /// time has not gone back.
+    /// The boot time by which the dates of a file become moments of the present boot. If the host
+    /// has not rebooted since, they are the moments that were saved. Otherwise only the date is
+    /// left to go by, which is at least that of the save.
     fn since(saved: &Clocks, now: &Clocks) -> BootTime {
         match (&saved.boot, &now.boot) {
             (Some(then), Some(boot)) if then == boot => BootTime::of(saved),
@@ -255,20 +255,20 @@ impl BootTime {
         }
     }
 
-    /// Not before the moment: what is read again must not expire sooner than was promised.
+    /// Rounded up to ms, so that a saved holding never expires earlier than its client was told.
     fn date(self, moment: Moment) -> Option<i64> {
         let since_boot = i64::try_from(moment.0.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX);
         (moment != Moment::NEVER).then(|| self.0.saturating_add(since_boot))
     }
 
-    /// In microseconds, which no date lacks.
+    /// The date of a moment in microseconds.
     pub(super) fn micros(self, moment: Moment) -> i64 {
         self.0
             .saturating_mul(1000)
             .saturating_add(i64::try_from(moment.0.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// What was before this boot is over since then.
+    /// Dates before this boot become its beginning.
     fn moment(self, date: i64) -> Moment {
         Moment(Duration::from_millis(
             u64::try_from(date.saturating_sub(self.0)).unwrap_or(0),

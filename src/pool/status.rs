@@ -1,11 +1,11 @@
-//! What the pools are like as `/status/` shows it: JSON, times in seconds. Written straight into
-//! the text, since thousands may wait.
+//! The pools as `/status/` shows them: JSON, times in seconds. Written without a tree of values,
+//! because there may be thousands of waiters.
 
 use super::{Holder, Remaining, Report, Waiter};
 use serde_json::Value;
 use std::time::Duration;
 
-/// The text.
+/// The text of `/status/`.
 pub fn text(pools: &[Report]) -> String {
     format!("{{\"pools\":[{}]}}\n", list(pools, pool))
 }
@@ -34,8 +34,8 @@ fn pool(report: &Report) -> String {
     )
 }
 
-/// What is not known is `null`, but for the end of a lease: `null` there is known to be without
-/// end, so an unknown one is left out.
+/// Unknown values are `null`, except for the end of a lease: there `null` means until released, so
+/// an unknown end is left out.
 fn holder(
     &Holder {
         host,
@@ -95,7 +95,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_status_is_json_whatever_the_names_are() {
+    fn status_is_valid_json_for_any_names() {
         let holders = vec![
             Holder {
                 host: "h",

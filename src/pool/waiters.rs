@@ -158,7 +158,8 @@ impl Waiters {
         self.take_holder(&host, run.as_ref())
     }
 
-    /// Removes the waiters that share a holding of this run; without a run, all waiters of the host.
+    /// Removes the waiters that share a holding of this run; without a run, all waiters of the
+    /// host.
     pub(super) fn take_holder(&mut self, host: &Rc<str>, run: Option<&Run>) -> Vec<PendingRequest> {
         let (first, last) = (Ticket(0), Ticket(u64::MAX));
         let tickets: Vec<_> = match run {

@@ -67,8 +67,8 @@ impl Attempts {
         for (host, lease) in leases {
             let attempt = self.0.get_mut(&lease.token);
             if listed.contains(&host) {
-                // If this server failed to add the host, then the original has added it and the lease has no
-                // effect, unless another server has confirmed the lease.
+                // If this server failed to add the host, then the original has added it and the
+                // lease has no effect, unless another server has confirmed the lease.
                 let counts = attempt.as_deref() != Some(&Attempt::Failed) || lease.confirmed;
                 if let Some(attempt) = attempt.filter(|attempt| **attempt == Attempt::Open) {
                     *attempt = Attempt::Done;

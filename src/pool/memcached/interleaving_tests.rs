@@ -1,5 +1,5 @@
-//! Two servers, their network, a memcached and an original, in any order of events: what a client
-//! was told holds, and in the end every waiter is granted the pool.
+//! Two servers, their network, a memcached and an original server, in any order of events: what a
+//! client was told holds, and in the end every waiter acquires the pool.
 
 use super::super::state::BootTime;
 use super::super::{Answer, Backend, Call, Grant, Input, Output, Request, Ticket};
@@ -15,13 +15,13 @@ use std::time::Duration;
 
 const SERVERS: usize = 2;
 const HOSTS: [&str; 4] = ["a", "b", "c", "d"];
-/// A host asks without a run id, or as one of its runs.
+/// The run ids of a host: none, or one of its runs.
 const RUNS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
-/// Hosts that ask the original.
+/// Hosts that use the original server.
 const ORIGINALS: [&str; 2] = ["x", "y"];
 const BOOT: BootTime = BootTime(1_763_000_000_000);
 
-/// The most that can follow from one event.
+/// The most outputs that can follow from one event.
 const BUSY: usize = 1000;
 
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ enum Event {
         client: Client,
         server: usize,
     },
-    /// A client releases what it believes to hold, or nothing.
+    /// A client releases what it holds as far as it knows, or nothing.
     Release {
         client: Client,
         server: usize,
@@ -43,14 +43,14 @@ enum Event {
     },
     HangUp(usize),
     Pass(Duration),
-    /// The servers do what they have to do.
+    /// A server does all that is due.
     Drain,
-    /// Memcached does what a server has sent, or has read one key of those it is asked for.
+    /// Memcached executes what a server has sent, or reads only the first of its keys.
     Arrive {
         server: usize,
         torn: bool,
     },
-    /// So many bytes of what it answered come to the server.
+    /// This many bytes of the replies reach the server.
     Return {
         server: usize,
         bytes: usize,
@@ -60,25 +60,25 @@ enum Event {
         server: usize,
         fate: Fate,
     },
-    /// What arrives late does.
+    /// What was delayed arrives.
     Haunt,
     /// A server is killed and started again.
     Kill {
         server: usize,
         arrives: bool,
     },
-    /// A server has another `expire` from now on.
+    /// The `expire` of a server changes.
     Configure {
         server: usize,
         expire: u64,
     },
-    /// Memcached forgets all.
+    /// Memcached forgets everything.
     Restart,
     /// The next YES does not arrive.
     LoseNext,
-    /// The servers hear of it.
+    /// The servers learn which YES did not arrive.
     Undelivered,
-    /// The original reads the list for one of its hosts, which asks or lets go; then it writes it.
+    /// The original reads the list for a request or release of one of its hosts, then writes it.
     OriginalReads {
         host: usize,
         asks: bool,
@@ -92,7 +92,7 @@ type Client = (usize, usize);
 #[derive(Clone, Copy, Debug)]
 enum By {
     Token,
-    /// A token of the past, or of another.
+    /// An old token, or that of another holding.
     OtherToken(usize),
     Run,
     Host,
@@ -105,7 +105,7 @@ enum Fate {
     Late,
 }
 
-/// What the original was about to do when it had read the list.
+/// What the original will write after it has read the list.
 #[derive(Clone, Debug)]
 struct Intent {
     list: Vec<String>,
@@ -162,21 +162,21 @@ struct World {
     has_original: bool,
     now: Moment,
     tickets: u64,
-    /// What is asked, by ticket: the call, the client, the server.
+    /// Open requests by ticket: the call, the client, the server.
     open: BTreeMap<u64, (Call, Client, usize)>,
     gone: BTreeMap<u64, (Call, Client)>,
-    /// By which token a client believes to hold the pool, and until when.
+    /// The token by which a client holds the pool as far as it knows, and until when.
     beliefs: BTreeMap<Client, (i64, Moment)>,
-    /// All tokens that were told.
+    /// All tokens that clients were told.
     tokens: Vec<i64>,
-    /// A client that has asked to let go counters on nothing any more.
+    /// Tokens that their clients have released, and do not rely on any more.
     given_up: BTreeSet<i64>,
-    /// And the ticket before which it may still be confirmed.
+    /// Revoked tokens, each with the ticket before which it may still be confirmed.
     revoked: BTreeMap<i64, u64>,
     last_token: i64,
     lose_next: bool,
     lost: Vec<(usize, Client, i64)>,
-    /// What will arrive late.
+    /// Commands that will arrive late.
     late: Vec<String>,
     intent: Option<Intent>,
     /// The original's hosts, and until when it keeps them.
@@ -291,7 +291,7 @@ impl World {
     }
 
     fn list(&mut self) -> (Vec<String>, Option<String>) {
-        self.memcached.execute("", self.now); // what is over is forgotten
+        self.memcached.execute("", self.now); // forgets what has expired
         let list = self.memcached.value("one:lockedby").unwrap_or("");
         let hosts = list
             .split(',')
@@ -301,8 +301,8 @@ impl World {
         (hosts, self.memcached.version("one:lockedby"))
     }
 
-    /// It writes what comes of what it has read, whatever stands there by now: if that is something
-    /// else, it forgets our holders, or brings back those that have let go.
+    /// The original writes what follows from the list that it read, whatever the list is by now. So
+    /// it may drop holders of these servers, or bring back released ones.
     fn original_writes(&mut self) {
         let Some(Intent {
             mut list,
@@ -324,7 +324,7 @@ impl World {
         self.originals.remove(&host);
         if asks {
             list.push(name);
-            // Its memcached may forget a second early.
+            // memcached may forget an item a second early.
             let until = self.expire.map_or(Moment::NEVER, |expire| {
                 self.now + expire.saturating_sub(Duration::from_secs(1))
             });
@@ -333,7 +333,8 @@ impl World {
         if self.list().1 != version {
             self.beliefs
                 .retain(|(host, _), _| list.iter().any(|other| other == HOSTS[*host]));
-            let all = std::mem::take(&mut self.tokens); // it may bring back any of them, and those of the living
+            // It may bring back any of them, also current ones.
+            let all = std::mem::take(&mut self.tokens);
             self.given_up.extend(
                 all.iter()
                     .filter(|token| self.beliefs.values().all(|(known, _)| known != *token)),
@@ -355,7 +356,8 @@ impl World {
         self.sites[server].server.handle(input, self.now);
     }
 
-    /// Not while it lets go, of which it would not know when that was.
+    /// A client makes a request, but not while a release of its host is open: it would not know
+    /// which came first.
     fn ask(&mut self, call: Call, client: Client, server: usize) {
         let (host, run) = client;
         let lets_go = |(call, other, _): &(Call, Client, usize)| {
@@ -411,7 +413,7 @@ impl World {
                 ask(self, Some(token), run);
             }
             By::Run if run > 0 => {
-                // A slot of the host is not its own, though it was told of it.
+                // A holding of the host is not its own, although it was told of it.
                 self.forget(|other, _| other == client);
                 ask(self, None, run);
             }
@@ -422,7 +424,7 @@ impl World {
         }
     }
 
-    /// These clients count on nothing any more.
+    /// These clients do not rely on their holdings any more.
     fn forget(&mut self, is_it: impl Fn(Client, i64) -> bool) {
         let over = self
             .beliefs
@@ -437,7 +439,7 @@ impl World {
         }
     }
 
-    /// Not while it lets go: then nobody would know when it has.
+    /// A client hangs up, but not during a release: it would not know when the holding ended.
     fn hang_up(&mut self, choice: usize) {
         let mut open: Vec<_> = self
             .open
@@ -484,7 +486,7 @@ impl World {
         );
     }
 
-    /// All that is asked of it ends without an answer.
+    /// All open requests to this server end without an answer.
     fn kill(&mut self, server: usize, arrives: bool) {
         self.cut(server, if arrives { Fate::Arrives } else { Fate::Lost });
         self.sites[server].server = self::server(self.permits, self.expire);
@@ -577,7 +579,8 @@ impl World {
         if self.given_up.contains(&token) {
             return;
         }
-        // A client that lets go meanwhile, at another server perhaps, cannot know which came first.
+        // A client that releases meanwhile, perhaps at another server, cannot know which came
+        // first.
         let lets_go = |(call, other, _): &(Call, Client, usize)| {
             matches!(call, Call::Release { .. }) && other.0 == client.0
         };
@@ -629,7 +632,7 @@ impl World {
         self.beliefs.insert(client, (token, known));
     }
 
-    /// Whether a slot belongs to no run, as far as that can be seen.
+    /// Whether a holding belongs to the host, as far as the leases show.
     fn is_of_the_host(&self, host: usize, token: i64) -> bool {
         let known = leases::parse(self.memcached.value("one:leases").unwrap_or("1").as_bytes())
             .expect("it is understood");
@@ -644,8 +647,8 @@ impl World {
             .is_some_and(|(_, until)| *until > self.now)
     }
 
-    /// From now on the network works, and each client that holds lets go at once, twice: for a
-    /// server may still take something back.
+    /// From now on the network works, and each client releases at once, twice, because a server may
+    /// still take a holding back.
     fn come_to_an_end(&mut self) {
         self.lose_next = false;
         (self.has_original, self.intent) = (false, None);
@@ -689,9 +692,9 @@ fn server(permits: u32, expire: Option<Duration>) -> Memcache {
     )
 }
 
-/// How many cases are tried; more by `PROPTEST_CASES`.
+/// How many cases are tried: `PROPTEST_CASES`.
 #[test]
-fn whatever_the_order_of_events_what_a_client_was_told_holds() {
+fn answers_hold_under_any_order_of_events() {
     let mut runner = TestRunner::new(ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()

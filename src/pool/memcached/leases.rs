@@ -1,6 +1,6 @@
-//! The second key of a pool, `POOL:leases`: what the list of hosts cannot express about its holders.
-//! The list alone decides who holds the pool, because the original knows nothing else; the lease of
-//! a host that is not on the list has no effect.
+//! The second key of a pool, `POOL:leases`: what the list of hosts cannot express about its
+//! holders. The list alone decides who holds the pool, because the original knows nothing else; the
+//! lease of a host that is not on the list has no effect.
 //!
 //! A version, then a line for each host: its name as on the list, token, length of its lease in
 //! seconds (0: until released), the version of the list that the host was to be added to (`-`:
@@ -33,8 +33,8 @@ pub(super) struct Lease {
     pub(super) base: Option<u64>,
     /// In ms since 1970, by the clock of the server that granted it.
     pub(super) acquired: u64,
-    /// Another server than the granting one has answered YES, so a lost reply of the granting server
-    /// does not take the holding back.
+    /// Another server than the granting one has answered YES, so a lost reply of the granting
+    /// server does not take the holding back.
     pub(super) confirmed: bool,
     /// The holder gets no YES any more.
     pub(super) revoked: bool,

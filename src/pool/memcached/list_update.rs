@@ -29,7 +29,7 @@ impl PoolOperation {
     }
 }
 
-/// What comes of an operation.
+/// The outcome of an operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum UpdateOutcome {
     Yes,
@@ -101,10 +101,10 @@ pub(super) struct ListUpdate {
     pub(super) leases_changed: bool,
     /// The hosts whose leases need a token, in the order of the tokens.
     pub(super) unnumbered: Vec<Rc<str>>,
-    /// What comes of each operation.
+    /// The outcome of each operation.
     pub(super) outcomes: Vec<(PoolOperation, UpdateOutcome)>,
-    /// Operations for the next cycle: this update removes their hosts from the list, and a lease can
-    /// be replaced only once its host is off the list.
+    /// Operations for the next cycle: this update removes their hosts from the list, and a lease
+    /// can be replaced only once its host is off the list.
     pub(super) deferred: Vec<PoolOperation>,
     removed: BTreeSet<Rc<str>>,
     blocked: Vec<Rc<str>>,
@@ -189,8 +189,8 @@ impl ListUpdate {
     /// holding of the host.
     fn release(&mut self, request: PendingRequest, token: Option<i64>, context: &UpdateContext) {
         let holds = self.hosts.contains(&request.host);
-        if let Err(refusal) = context.check(&request, holds) {
-            return self.resolve(request, UpdateOutcome::Invalid(refusal));
+        if let Err(why) = context.check(&request, holds) {
+            return self.resolve(request, UpdateOutcome::Invalid(why));
         }
         let lease = self.leases.get(&request.host);
         let is_meant = match (token, &request.run) {
@@ -211,8 +211,8 @@ impl ListUpdate {
 
     fn revoke(&mut self, request: PendingRequest, context: &UpdateContext) {
         let holds = self.hosts.contains(&request.host);
-        if let Err(refusal) = context.check(&request, holds) {
-            return self.resolve(request, UpdateOutcome::Invalid(refusal));
+        if let Err(why) = context.check(&request, holds) {
+            return self.resolve(request, UpdateOutcome::Invalid(why));
         }
         if !holds {
             return self.resolve(request, UpdateOutcome::NotHeld);
@@ -234,7 +234,7 @@ impl ListUpdate {
             eligibility,
             context.check(&request, matches!(eligibility, Eligibility::Holds { .. })),
         ) {
-            (_, _, Err(refusal)) => self.resolve(request, UpdateOutcome::Invalid(refusal)),
+            (_, _, Err(why)) => self.resolve(request, UpdateOutcome::Invalid(why)),
             (_, Eligibility::Holds { revoked: true }, _) => {
                 self.resolve(request, UpdateOutcome::NoRevoked);
             }
@@ -280,13 +280,13 @@ impl ListUpdate {
         for host in self.hosts.clone() {
             let lease = self.leases.get(&host);
             let is_revoked = lease.is_some_and(|lease| lease.revoked);
-            let request = waiters.take_holder(&host, lease.and_then(|lease| lease.run.as_ref()));
+            let requests = waiters.take_holder(&host, lease.and_then(|lease| lease.run.as_ref()));
             if is_revoked {
-                request
+                requests
                     .into_iter()
                     .for_each(|request| self.resolve(request, UpdateOutcome::NoRevoked));
-            } else if !request.is_empty() {
-                self.confirm(request, context);
+            } else if !requests.is_empty() {
+                self.confirm(requests, context);
             }
             self.block(&host, waiters);
         }
@@ -310,18 +310,18 @@ impl ListUpdate {
     /// Adds the host of these requests to the list, for the run of the first.
     fn grant(
         &mut self,
-        request: Vec<PendingRequest>,
+        requests: Vec<PendingRequest>,
         waiters: &mut Waiters,
         context: &UpdateContext,
     ) {
-        let Some(PendingRequest { host, run, .. }) = request.first().cloned() else {
+        let Some(PendingRequest { host, run, .. }) = requests.first().cloned() else {
             return;
         };
         self.list_changed = true;
         self.hosts.push(host.clone());
         self.insert_lease(&host, run, false, context);
         self.block(&host, waiters);
-        request
+        requests
             .into_iter()
             .for_each(|request| self.resolve(request, UpdateOutcome::Yes));
     }
@@ -361,11 +361,11 @@ impl ListUpdate {
     }
 
     /// Answers YES to requests whose host is on the list.
-    fn confirm(&mut self, request: Vec<PendingRequest>, context: &UpdateContext) {
-        if let Some(PendingRequest { host, .. }) = request.first() {
+    fn confirm(&mut self, requests: Vec<PendingRequest>, context: &UpdateContext) {
+        if let Some(PendingRequest { host, .. }) = requests.first() {
             self.extend_lease(&host.clone(), context);
         }
-        request
+        requests
             .into_iter()
             .for_each(|request| self.resolve(request, UpdateOutcome::Yes));
     }

@@ -3,12 +3,12 @@
 
 use std::fmt::Write;
 
-/// The longest line of a reply, in bytes: `VALUE` with a key of at most 250 bytes and three numbers,
-/// or an error message.
+/// The longest line of a reply, in bytes: `VALUE` with a key of at most 250 bytes and three
+/// numbers, or an error message.
 const LONGEST_LINE: usize = 1024;
 
-/// The largest value that is accepted, in bytes: memcached's default limit. It has room for at least
-/// 4,000 hosts.
+/// The largest value that is accepted, in bytes: memcached's default limit. It has room for at
+/// least 4,000 hosts.
 const LARGEST_VALUE: usize = 1 << 20;
 
 /// The most values of one reply: one command asks for as many keys.
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_read_one_after_another() {
+    fn replies_are_read_in_order() {
         let mut rest = REPLIES;
         let read: Vec<_> = std::iter::from_fn(|| Reply::read(&mut rest).unwrap()).collect();
         assert_eq!((read, rest), (replies(), &b""[..]));

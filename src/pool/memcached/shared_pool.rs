@@ -244,8 +244,8 @@ impl SharedPool {
         if let Call::Renew { token } = request.call {
             self.cache.record_ack(&request.host, token);
         }
-        // Only the list shows whether the host holds the pool, and so may release it although it may
-        // not acquire it.
+        // Only the list shows whether the host holds the pool, and so may release it although it
+        // may not acquire it.
         match invalid_request::check(&self.plan, request.call, &request.host, true) {
             Ok(()) if self.removed.is_some() && !request.call.keeps() => {
                 self.answer(
@@ -448,7 +448,8 @@ impl SharedPool {
                 });
                 self.both_keys_read(cycle, snapshot, Some(left), context);
             }
-            // An old memcached does not know the command, and a list that does not exist has no end.
+            // An old memcached does not know the command, and a list that does not exist has no
+            // end.
             (CyclePhase::Timing(snapshot), Reply::Nothing | Reply::Error(_)) => {
                 self.both_keys_read(cycle, snapshot, Some(Remaining::Unknown), context);
             }
@@ -560,7 +561,8 @@ impl SharedPool {
             };
             self.cycle_began
         });
-        self.dirty |= context.is_watched && self.read_at.is_none(); // a report was requested during the read
+        // A report was requested during the read.
+        self.dirty |= context.is_watched && self.read_at.is_none();
         if self.is_to_be_fenced(&found, context.now) {
             self.fence(cycle, &found, context);
         } else if self.concurrent.is_some() {
@@ -570,8 +572,8 @@ impl SharedPool {
         }
     }
 
-    /// Whether to write the list unchanged before a host is granted anything for which another write
-    /// may be under way. If that write is to be awaited first, `concurrent` is set.
+    /// Whether to write the list unchanged before a host is granted anything for which another
+    /// write may be under way. If that write is to be awaited first, `concurrent` is set.
     fn is_to_be_fenced(&mut self, found: &ClassifiedRead, now: Moment) -> bool {
         let before = self.concurrent.take();
         if found.open.iter().any(|host| self.is_asked_for(host)) {
@@ -950,7 +952,7 @@ impl SharedPool {
             (Remaining::UntilReleased, _) | (Remaining::Unknown, Lifetime::UntilReleased) => {
                 Remaining::UntilReleased
             }
-            // An old memcached does not tell how long it keeps the list.
+            // An old memcached does not report how long it keeps the list.
             (Remaining::Unknown, Lifetime::Seconds(_)) => Remaining::Unknown,
         };
         context.answer(

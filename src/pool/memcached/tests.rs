@@ -6,25 +6,25 @@ use std::time::Duration;
 /// When this host booted: the tokens begin here, in microseconds.
 const BOOT: BootTime = BootTime(1_763_000_000_000);
 
-/// Two servers and a memcached as a script: every line has a time in ms, what happens then, and
-/// what the servers answer.
+/// Two servers and a memcached as a script: each line has a time in ms, an event, and the servers'
+/// answers.
 ///
-/// Clients are named by their hosts, with a number if a host has several, and by run: `a/r` is
-/// the run `r` of the host `a`. Tokens are shown without what they began with.
+/// Clients are named after their hosts, with a number if a host has several, and by run: `a/r` is
+/// the run `r` of the host `a`. Tokens are shown relative to the first one.
 struct Site {
     servers: [Memcache; 2],
     pool: plan::Pool,
     fake: Fake,
     reachable: bool,
     frozen: bool,
-    /// What the frozen memcached has not read yet, by server.
+    /// The commands that the frozen memcached has not read yet, by server.
     unread: [String; 2],
     clients: Vec<String>,
     now: Moment,
     notes: Vec<String>,
 }
 
-/// What each round begins with.
+/// The commands that begin each cycle.
 const READ: &str = "gets one:lockedby one:leases one:lockedby";
 
 fn at(milliseconds: u64) -> Moment {
@@ -181,7 +181,7 @@ impl Site {
         said.join(", ")
     }
 
-    /// One server does what it has to do, and memcached hears of nothing.
+    /// Lets one server act, while memcached receives nothing.
     fn act(&mut self, index: usize) -> String {
         let executes = index == 1;
         self.drained(index, executes).join(", ")
@@ -273,7 +273,7 @@ fn left(ends: Remaining) -> String {
     }
 }
 
-/// What a report says of the holders.
+/// The holders in a report.
 fn seen(report: &Report) -> String {
     let holders = report.holders.iter().map(
         |Holder {
@@ -302,7 +302,7 @@ fn seen(report: &Report) -> String {
 }
 
 #[test]
-fn one_list_is_for_all_servers() {
+fn servers_share_one_list() {
     let mut site = Site::new(&pool(1, 60));
     site.fake.forget();
     site.play(&[
@@ -330,7 +330,7 @@ fn one_list_is_for_all_servers() {
 }
 
 #[test]
-fn a_release_here_wakes_at_once_and_elsewhere_within_a_quarter_of_a_second() {
+fn release_wakes_waiters_at_once_and_at_other_servers_within_250_ms() {
     let mut site = Site::new(&pool(1, 0));
     site.play(&[
         (0, "1 get a", "a YES 1"),
@@ -345,7 +345,7 @@ fn a_release_here_wakes_at_once_and_elsewhere_within_a_quarter_of_a_second() {
 }
 
 #[test]
-fn however_many_wait_the_list_is_read_four_times_a_second() {
+fn list_is_read_four_times_a_second_however_many_clients_wait() {
     let mut site = Site::new(&pool(1, 0));
     site.play(&[(0, "1 get a", "a YES 1")]);
     (0..1000).for_each(|number| site.happen(&format!("1 wait w{number}")));
@@ -363,7 +363,7 @@ fn however_many_wait_the_list_is_read_four_times_a_second() {
 }
 
 #[test]
-fn what_other_servers_wrote_is_believed() {
+fn holders_granted_by_other_servers_hold() {
     let mut site = Site::new(&pool(2, 60));
     site.play(&[
         (0, "1 holds a,b", ""),
@@ -378,7 +378,7 @@ fn what_other_servers_wrote_is_believed() {
 }
 
 #[test]
-fn while_memcached_is_away_requests_fail_within_a_second_and_waiters_wait() {
+fn requests_fail_within_a_second_without_memcached_and_waiters_wait() {
     const WHY: &str = "503 cannot ask memcached at h:11211: refused";
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
@@ -408,7 +408,7 @@ fn while_memcached_is_away_requests_fail_within_a_second_and_waiters_wait() {
 }
 
 #[test]
-fn that_memcached_answers_again_is_told_when_it_does_though_nobody_asks() {
+fn recovery_of_memcached_is_logged_without_a_request() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -426,7 +426,7 @@ fn that_memcached_answers_again_is_told_when_it_does_though_nobody_asks() {
 }
 
 #[test]
-fn a_line_that_is_lost_is_tried_again_less_and_less_often() {
+fn reconnection_backs_off() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[(0, "1 unreachable", "")]);
     let mut pauses = Vec::new();
@@ -444,7 +444,7 @@ fn a_line_that_is_lost_is_tried_again_less_and_less_often() {
 }
 
 #[test]
-fn a_memcached_that_comes_to_itself_is_still_believed() {
+fn replies_of_a_stalled_memcached_are_accepted_within_10_s() {
     let mut site = Site::new(&pool(2, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -460,7 +460,7 @@ fn a_memcached_that_comes_to_itself_is_still_believed() {
 }
 
 #[test]
-fn a_memcached_that_does_not_is_given_up() {
+fn connection_is_dropped_after_10_s_without_a_reply() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 frozen", ""),
@@ -478,7 +478,7 @@ fn a_memcached_that_does_not_is_given_up() {
 }
 
 #[test]
-fn what_memcached_refuses_fails_and_is_tried_again() {
+fn refused_write_fails_its_request_and_is_retried() {
     let mut site = Site::new(&pool(1, 60));
     site.fake.refuses = Some("SERVER_ERROR out of memory storing object");
     let why = "503 memcached refuses: it says \"out of memory storing object\"";
@@ -508,7 +508,7 @@ fn what_memcached_refuses_fails_and_is_tried_again() {
     );
 }
 
-/// How often in two minutes somebody who answers so is connected to, and what is said of him.
+/// How often in two minutes the server connects to a peer that answers like this, and what it logs.
 fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
     let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
     server.handle(
@@ -546,7 +546,7 @@ fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
 }
 
 #[test]
-fn who_only_looks_like_a_memcached_is_named_once_and_tried_less_and_less_often() {
+fn server_that_is_no_memcached_is_logged_once_and_retried_with_backoff() {
     for replies in [
         &[&b"STORED\r\n"[..]][..],
         &[b"END\r\n", b"7\r\n", b"HTTP/1.1 400 Bad Request\r\n"],
@@ -573,7 +573,7 @@ fn who_only_looks_like_a_memcached_is_named_once_and_tried_less_and_less_often()
 }
 
 #[test]
-fn a_memcached_that_refuses_before_it_is_asked_is_told_in_its_words() {
+fn error_before_any_command_is_logged_as_memcached_words_it() {
     let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, at(0));
     assert_eq!(
         server.poll(at(0)),
@@ -602,7 +602,7 @@ fn a_memcached_that_refuses_before_it_is_asked_is_told_in_its_words() {
 }
 
 #[test]
-fn names_stand_in_memcached_as_the_original_writes_them() {
+fn names_in_memcached_are_escaped_as_the_original_does() {
     let mut site = Site::new(&plan::Pool {
         servers: Some(vec!["r&d".into(), "<b>".into(), "x&amp;y".into()]),
         ..pool(3, 60)
@@ -623,7 +623,7 @@ fn names_stand_in_memcached_as_the_original_writes_them() {
 }
 
 #[test]
-fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
+fn pool_is_found_by_its_escaped_name() {
     let mut server = Memcache::new(
         vec![plan::Pool {
             name: "r&amp;d".into(),
@@ -657,7 +657,7 @@ fn a_pool_is_found_by_the_name_that_the_original_looks_for() {
 }
 
 #[test]
-fn what_is_no_list_is_left_alone() {
+fn malformed_list_is_not_overwritten() {
     let mut site = Site::new(&pool(1, 60));
     site.happen("1 get a");
     let Output::Transport(transport::Output::Connect(())) = site.servers[0].poll(at(0)) else {
@@ -685,15 +685,15 @@ fn what_is_no_list_is_left_alone() {
 }
 
 #[test]
-fn a_list_that_changes_while_it_is_read_is_read_again() {
+fn list_that_changes_during_a_read_is_read_again() {
     const LEASE: &str = "1\na,1763000000000009,60,6,0,c,s";
     const READ_AGAIN: &[u8] = b"gets one:lockedby one:leases one:lockedby\r\n";
     let (a, empty) = (
         "VALUE one:lockedby 0 1 5\r\na\r\n",
         "VALUE one:lockedby 0 0 6\r\n\r\n",
     );
-    // Another server has put a on the list for a run that came after the one that the list was
-    // read with.
+    // Another server has added a to the list, for a later run than that of the lease that was read
+    // with the list.
     let leases = format!("VALUE one:leases 0 {} 7\r\n{LEASE}\r\n", LEASE.len());
     for reply in [
         format!("{a}{leases}{empty}END\r\n"),
@@ -723,7 +723,7 @@ fn a_list_that_changes_while_it_is_read_is_read_again() {
 }
 
 #[test]
-fn whoever_hung_up_while_it_was_written_does_not_stay_on_the_list() {
+fn client_that_hangs_up_during_the_write_is_removed_from_the_list() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get c", "c YES 1 57 s"),
@@ -747,7 +747,7 @@ fn whoever_hung_up_while_it_was_written_does_not_stay_on_the_list() {
 }
 
 #[test]
-fn what_another_server_has_confirmed_is_not_taken_back() {
+fn holding_confirmed_by_another_server_is_not_taken_back() {
     for (confirmation, stays) in [("2 get a", "a"), ("2 wait a", "a"), ("2 get b", "")] {
         let mut site = Site::new(&pool(1, 60));
         site.play(&[(0, "1 get a", "a YES 1 57 s")]);
@@ -766,7 +766,7 @@ fn what_another_server_has_confirmed_is_not_taken_back() {
 }
 
 #[test]
-fn a_write_whose_reply_was_lost_takes_no_effect_once_a_client_was_told_something_else() {
+fn write_with_a_lost_reply_has_no_effect_after_a_contrary_answer() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -788,7 +788,7 @@ fn a_write_whose_reply_was_lost_takes_no_effect_once_a_client_was_told_something
 }
 
 #[test]
-fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
+fn renewal_with_the_token_confirms_delivery_so_a_lost_reply_takes_nothing_back() {
     for (renewal, stays) in [("1 renew a 1", "a"), ("1 renew a 9", "")] {
         let mut site = Site::new(&pool(1, 60));
         site.play(&[
@@ -802,7 +802,7 @@ fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_the
 }
 
 #[test]
-fn a_renewal_and_whatever_else_writes_the_list_restart_its_clock() {
+fn each_write_of_the_list_restarts_its_expiry() {
     let mut site = Site::new(&pool(2, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -821,7 +821,7 @@ fn a_renewal_and_whatever_else_writes_the_list_restart_its_clock() {
 }
 
 #[test]
-fn an_expiry_counts_from_when_the_list_may_have_been_written() {
+fn lease_counts_from_the_earliest_time_of_the_write() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 frozen", ""),
@@ -844,7 +844,7 @@ fn an_expiry_counts_from_when_the_list_may_have_been_written() {
 }
 
 #[test]
-fn an_expiry_is_told_as_memcached_takes_it() {
+fn expiry_is_sent_in_memcacheds_format() {
     for (expire, told) in [
         (0, "0"),
         (60, "61"),
@@ -862,7 +862,7 @@ fn an_expiry_is_told_as_memcached_takes_it() {
 }
 
 #[test]
-fn an_older_token_releases_nothing() {
+fn release_with_an_old_token_releases_nothing() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -878,7 +878,7 @@ fn an_older_token_releases_nothing() {
 }
 
 #[test]
-fn what_is_not_asked_well_is_invalid_whether_memcached_is_there_or_not() {
+fn invalid_requests_are_answered_invalid_even_without_memcached() {
     let mut site = Site::new(&plan::Pool {
         servers: Some(vec!["a".into()]),
         ..pool(1, 60)
@@ -898,7 +898,7 @@ fn what_is_not_asked_well_is_invalid_whether_memcached_is_there_or_not() {
 }
 
 #[test]
-fn a_new_config_holds_from_now_on() {
+fn new_config_applies_at_once() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -926,7 +926,7 @@ fn a_new_config_holds_from_now_on() {
 }
 
 #[test]
-fn a_pool_that_disappears_keeps_its_holders_who_can_still_let_go() {
+fn removed_pool_keeps_holders_which_can_still_release() {
     let mut site = Site::new(&pool(2, 0));
     site.play(&[
         (0, "1 get a", "a YES 1"),
@@ -952,11 +952,11 @@ fn a_pool_that_disappears_keeps_its_holders_who_can_still_let_go() {
         (11, "1 tick", ""),
         (12, "1 release b/r 2", "b/r INVALID"),
     ]);
-    assert!(site.servers[0].pools.is_empty());
+    assert!(site.servers[0].pools.iter().next().is_none());
 }
 
 #[test]
-fn a_longer_expire_is_told_only_once_the_list_is_written_for_it() {
+fn longer_expire_is_reported_once_the_list_is_written_for_it() {
     for (expire, told) in [(600, "a YES 1 570 s"), (0, "a YES 1")] {
         for call in ["get", "wait", "renew"] {
             let mut site = Site::new(&pool(1, 3));
@@ -974,7 +974,7 @@ fn a_longer_expire_is_told_only_once_the_list_is_written_for_it() {
 }
 
 #[test]
-fn a_shorter_expire_shortens_no_lease_that_was_told_whoever_writes_the_list() {
+fn shorter_expire_shortens_no_reported_lease_whichever_server_writes() {
     let mut site = Site::new(&pool(2, 600));
     site.play(&[
         (0, "1 get a", "a YES 1 570 s"),
@@ -1000,7 +1000,7 @@ fn a_shorter_expire_shortens_no_lease_that_was_told_whoever_writes_the_list() {
 }
 
 #[test]
-fn servers_with_another_expire_shorten_nothing_of_each_other() {
+fn servers_with_different_expire_do_not_shorten_leases_of_each_other() {
     let mut site = Site::new(&pool(2, 600));
     site.play(&[
         (0, "2 expire 2", ""),
@@ -1015,7 +1015,7 @@ fn servers_with_another_expire_shorten_nothing_of_each_other() {
 }
 
 #[test]
-fn the_shortest_lease_is_kept_for_a_second_wherever_memcached_is_in_its_own() {
+fn shortest_lease_lasts_a_second_at_any_phase_of_memcacheds_clock() {
     for start in (0..1000).step_by(50) {
         let mut site = Site::new(&pool(1, 1));
         site.play(&[
@@ -1031,7 +1031,7 @@ fn the_shortest_lease_is_kept_for_a_second_wherever_memcached_is_in_its_own() {
 }
 
 #[test]
-fn a_token_releases_its_own_holding_at_any_server_after_any_restart() {
+fn token_releases_its_holding_at_any_server_after_any_restart() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),
@@ -1052,7 +1052,7 @@ fn a_token_releases_its_own_holding_at_any_server_after_any_restart() {
 }
 
 #[test]
-fn no_two_holders_have_one_token_and_each_server_tells_the_same() {
+fn tokens_are_unique_and_the_same_at_each_server() {
     let mut site = Site::new(&pool(3, 60));
     site.happen("1 get a");
     site.happen("1 get b");
@@ -1068,7 +1068,7 @@ fn no_two_holders_have_one_token_and_each_server_tells_the_same() {
 }
 
 #[test]
-fn at_most_one_run_of_a_host_holds_whichever_server_it_asks() {
+fn at_most_one_run_of_a_host_holds_whichever_server_it_uses() {
     let mut site = Site::new(&pool(2, 60));
     site.play(&[
         (0, "1 get a/r", "a/r YES 1 57 s"),
@@ -1092,7 +1092,7 @@ fn at_most_one_run_of_a_host_holds_whichever_server_it_asks() {
 }
 
 #[test]
-fn a_waiter_of_another_run_lets_others_pass_and_follows_its_host() {
+fn waiter_of_another_run_is_overtaken_until_its_host_releases() {
     let mut site = Site::new(&pool(2, 60));
     site.play(&[
         (0, "1 get a/r", "a/r YES 1 57 s"),
@@ -1113,7 +1113,7 @@ fn a_waiter_of_another_run_lets_others_pass_and_follows_its_host() {
 }
 
 #[test]
-fn a_revoked_lock_is_confirmed_at_no_server_and_is_free_once_it_is_released() {
+fn revoked_holding_is_confirmed_at_no_server_and_ends_by_release() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 revoke a", "a not held"),
@@ -1146,11 +1146,11 @@ fn a_revoked_lock_is_confirmed_at_no_server_and_is_free_once_it_is_released() {
 }
 
 #[test]
-fn what_the_original_does_to_the_list_is_believed_whatever_the_leases_say() {
+fn list_written_by_the_original_overrides_the_leases() {
     let mut site = Site::new(&pool(2, 60));
     site.play(&[
         (0, "1 get a/r", "a/r YES 1 57 s"),
-        (1, "1 holds b", ""), // it lets a go
+        (1, "1 holds b", ""), // it releases a
         (2, "2 get a/s", "a/s YES 2 57 s"),
         (3, "1 release a/r 1", "a/r OK"),
         (4, "1 get a/r", "a/r NO"),
@@ -1173,7 +1173,7 @@ fn what_the_original_does_to_the_list_is_believed_whatever_the_leases_say() {
 }
 
 #[test]
-fn a_server_that_dies_between_its_writes_leaves_nothing_held() {
+fn server_that_dies_between_its_writes_leaves_no_holder() {
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get z", "z YES 1 57 s"),
@@ -1203,7 +1203,7 @@ fn a_server_that_dies_between_its_writes_leaves_nothing_held() {
 }
 
 #[test]
-fn a_write_of_a_server_that_is_only_slow_is_waited_for_or_fenced_off() {
+fn write_of_a_slow_server_is_awaited_or_fenced_off() {
     for (resumed, first, second) in [
         (100, "a/r YES 3 56 s", "a/s NO"),
         (300, "", "a/s YES 4 57 s"),
@@ -1220,7 +1220,7 @@ fn a_write_of_a_server_that_is_only_slow_is_waited_for_or_fenced_off() {
             site.act(0);
             site.execute(0);
         }
-        site.act(0); // it is about to write the list
+        site.act(0); // its next step writes the list
         let write = std::mem::take(&mut site.unread[0]);
         site.happen("2 get a/s");
         site.act(1);
@@ -1247,7 +1247,7 @@ fn a_write_of_a_server_that_is_only_slow_is_waited_for_or_fenced_off() {
 }
 
 #[test]
-fn leases_that_are_not_understood_grant_and_change_nothing() {
+fn malformed_leases_grant_nothing_and_are_not_overwritten() {
     const WHY: &str = "a 503 in memcached, one:leases is not understood: another version of this program wrote it, or something else; if no client holds the pool, delete one:leases and one:lockedby";
     for garbage in ["2", "1\na,x", "<html>", ""] {
         let mut site = Site::new(&pool(2, 60));
@@ -1270,7 +1270,7 @@ fn leases_that_are_not_understood_grant_and_change_nothing() {
 }
 
 #[test]
-fn all_servers_report_the_same_and_what_none_knows_is_not_said() {
+fn all_servers_report_the_same_and_unknown_values_are_left_out() {
     let mut site = Site::new(&pool(3, 60));
     site.play(&[
         (0, "1 get a/r", "a/r YES 1 57 s"),
@@ -1308,7 +1308,7 @@ fn all_servers_report_the_same_and_what_none_knows_is_not_said() {
 }
 
 #[test]
-fn without_memcached_there_is_no_report() {
+fn report_is_unavailable_without_memcached() {
     const WHY: &str = "report 503 cannot ask memcached at h:11211: it closed the connection";
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
@@ -1323,7 +1323,7 @@ fn without_memcached_there_is_no_report() {
         (2000, "1 unreachable", WHY),
     ]);
     site.play(&[(2001, "1 report", WHY)]);
-    // What was seen just before is not shown after it.
+    // A report that was read before the outage is not shown after it.
     let mut site = Site::new(&pool(1, 60));
     site.play(&[
         (0, "1 get a", "a YES 1 57 s"),

@@ -3,17 +3,18 @@ use super::super::{Call, Grant, Remaining};
 use super::*;
 use std::time::Duration;
 
-/// A server and its clients as a script: every line has a second, what happens then, and what
-/// the server does about it.
+/// A server and its clients as a script: each line has a second, an event, and the server's
+/// outputs.
 ///
-/// Clients are named by their hosts, with a number if a host has several: `a`, `a2`; those with
-/// a run id by host and run: `a/x`, `a/x2`. A holding's token is the count of holdings.
+/// Clients are named after their hosts, with a number if a host has several: `a`, `a2`; clients
+/// with a run id by host and run: `a/x`, `a/x2`. The token of a holding is the number of holdings
+/// so far.
 struct Script {
     memory: Memory,
     clients: Vec<String>,
     now: Moment,
     notes: Vec<String>,
-    /// The last state that it was to save.
+    /// The last state that the server ordered to save.
     saved: State,
 }
 
@@ -54,7 +55,7 @@ impl Script {
         Script::new(pool, None)
     }
 
-    /// With a file, which is written once already.
+    /// With a file that has been written once.
     fn durable(pool: plan::Pool) -> Script {
         let mut script = Script::new(pool, Some(State::default()));
         script.play(&[(0, "tick", "save"), (0, "saved", "")]);
@@ -135,13 +136,13 @@ impl Script {
         self.drain()
     }
 
-    /// The server is killed, and another one begins with what was saved last.
+    /// Kills the server, and starts another one from the last saved state.
     fn restart(&mut self, pools: Vec<plan::Pool>) {
         let state = self.saved.clone();
         self.memory = Memory::new(pools, Some(state), 0, self.now);
     }
 
-    /// Of what it asked last.
+    /// The ticket of the client's last request.
     fn ticket(&self, client: &str) -> Ticket {
         Ticket(
             self.clients
@@ -210,7 +211,7 @@ fn shown(answer: &Answer) -> String {
 }
 
 #[test]
-fn one_holds_and_the_others_wait_their_turn() {
+fn waiters_acquire_in_fifo_order() {
     Script::plain(pool(1, 0)).play(&[
         (0, "get a", "a YES 1"),
         (1, "get a", "a YES 1"),
@@ -228,7 +229,7 @@ fn one_holds_and_the_others_wait_their_turn() {
 }
 
 #[test]
-fn as_many_hold_as_there_are_permits() {
+fn as_many_hosts_hold_as_the_pool_has_permits() {
     Script::plain(pool(3, 0)).play(&[
         (0, "get a", "a YES 1"),
         (0, "get b", "b YES 2"),
@@ -242,7 +243,7 @@ fn as_many_hold_as_there_are_permits() {
 }
 
 #[test]
-fn a_lock_belongs_to_a_host() {
+fn holding_without_run_id_is_shared_by_all_clients_of_its_host() {
     Script::plain(pool(1, 0)).play(&[
         (0, "get a", "a YES 1"),
         (1, "wait b", ""),
@@ -255,7 +256,7 @@ fn a_lock_belongs_to_a_host() {
 }
 
 #[test]
-fn whoever_hangs_up_loses_its_place_and_no_other_does() {
+fn client_that_hangs_up_leaves_the_queue_and_no_other_does() {
     Script::plain(pool(1, 0)).play(&[
         (0, "get a", "a YES 1"),
         (1, "wait b", ""),
@@ -269,7 +270,7 @@ fn whoever_hangs_up_loses_its_place_and_no_other_does() {
 }
 
 #[test]
-fn each_holding_has_its_own_expiry() {
+fn each_holding_expires_on_its_own() {
     let mut script = Script::plain(pool(2, 60));
     script.play(&[
         (0, "get a", "a YES 1 57 s"),
@@ -285,7 +286,7 @@ fn each_holding_has_its_own_expiry() {
 }
 
 #[test]
-fn a_renewal_lasts_from_now_and_takes_nothing_from_those_who_wait() {
+fn renewal_extends_from_now_and_acquires_only_a_free_slot() {
     Script::plain(pool(1, 60)).play(&[
         (0, "renew a", "a YES 1 57 s"),
         (20, "renew a", "a YES 1 57 s"),
@@ -301,7 +302,7 @@ fn a_renewal_lasts_from_now_and_takes_nothing_from_those_who_wait() {
 }
 
 #[test]
-fn a_release_can_name_what_it_means() {
+fn release_with_an_old_token_releases_nothing() {
     Script::plain(pool(1, 60)).play(&[
         (0, "get a", "a YES 1 57 s"),
         (60, "get a", "a YES 2 57 s"),
@@ -314,7 +315,7 @@ fn a_release_can_name_what_it_means() {
 }
 
 #[test]
-fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same_host_otherwise() {
+fn undelivered_holding_is_taken_back_unless_another_reply_reached_its_host() {
     let mut script = Script::plain(pool(1, 0));
     script.play(&[
         (0, "get a", "a YES 1"),
@@ -335,7 +336,7 @@ fn what_could_not_be_delivered_is_taken_back_unless_it_was_delivered_to_the_same
 }
 
 #[test]
-fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_them() {
+fn renewal_with_the_token_confirms_delivery_so_a_lost_reply_takes_nothing_back() {
     Script::plain(pool(1, 60)).play(&[
         (0, "wait a", "a YES 1 57 s"),
         (0, "wait b", ""),
@@ -344,7 +345,7 @@ fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_the
         (3, "lost a 1", ""),
         (61, "tick", "b YES 2 57 s"),
     ]);
-    // Not if it is another's token, or only the answer to the renewal told it.
+    // A renewal without the token, or with another one, confirms nothing.
     for renewal in ["renew a", "renew a 7"] {
         Script::plain(pool(1, 60)).play(&[
             (0, renewal, "a YES 1 57 s"),
@@ -357,7 +358,7 @@ fn whoever_knows_the_token_has_heard_so_no_answer_that_is_lost_takes_it_from_the
 }
 
 #[test]
-fn a_renewal_that_gains_next_to_nothing_is_not_saved() {
+fn renewal_that_gains_less_than_1_percent_is_not_saved() {
     Script::durable(pool(1, 200)).play(&[
         (0, "get a", "save a=1"),
         (0, "saved", "a YES 1 190 s"),
@@ -373,7 +374,7 @@ fn a_renewal_that_gains_next_to_nothing_is_not_saved() {
 }
 
 #[test]
-fn what_is_not_asked_well_is_invalid() {
+fn invalid_requests_are_answered_invalid() {
     let mut script = Script::plain(only(&["a", "b"]));
     script.play(&[
         (0, "get a", "a YES 1 57 s"),
@@ -401,7 +402,7 @@ fn what_is_not_asked_well_is_invalid() {
 }
 
 #[test]
-fn an_answer_goes_out_when_what_it_says_is_saved() {
+fn answer_is_sent_once_its_state_is_saved() {
     Script::durable(pool(1, 60)).play(&[
         (0, "get a", "save a=1"),
         (1, "get b", "b NO"),
@@ -423,7 +424,7 @@ fn an_answer_goes_out_when_what_it_says_is_saved() {
 }
 
 #[test]
-fn nobody_is_told_of_a_renewal_before_it_is_saved() {
+fn renewal_is_reported_once_it_is_saved() {
     Script::durable(pool(1, 60)).play(&[
         (0, "get a", "save a=1"),
         (10, "renew a2", ""),
@@ -435,7 +436,7 @@ fn nobody_is_told_of_a_renewal_before_it_is_saved() {
 }
 
 #[test]
-fn what_cannot_be_saved_is_undone_and_nothing_is_granted_until_it_can_be() {
+fn failed_save_undoes_grants_and_nothing_is_granted_until_a_save_succeeds() {
     let mut script = Script::durable(pool(2, 60));
     script.play(&[
         (0, "get a", "save a=1"),
@@ -473,7 +474,7 @@ fn what_cannot_be_saved_is_undone_and_nothing_is_granted_until_it_can_be() {
 }
 
 #[test]
-fn those_who_waited_wait_on_in_their_order() {
+fn failed_save_keeps_the_order_of_waiters() {
     Script::durable(pool(2, 60)).play(&[
         (0, "wait a", "save a=1"),
         (0, "wait b", ""),
@@ -492,7 +493,7 @@ fn those_who_waited_wait_on_in_their_order() {
 }
 
 #[test]
-fn nobody_can_release_what_nobody_was_told_of() {
+fn holding_that_no_reply_has_reported_is_not_released() {
     Script::durable(pool(1, 60)).play(&[
         (0, "wait a", "save a=1"),
         (0, "release a2", ""),
@@ -501,7 +502,7 @@ fn nobody_can_release_what_nobody_was_told_of() {
 }
 
 #[test]
-fn what_was_granted_to_one_who_hung_up_before_it_was_saved_is_given_on() {
+fn slot_of_a_client_that_hangs_up_before_the_save_goes_to_the_next_waiter() {
     Script::durable(pool(1, 60)).play(&[
         (0, "wait a", "save a=1"),
         (0, "wait b", ""),
@@ -514,7 +515,7 @@ fn what_was_granted_to_one_who_hung_up_before_it_was_saved_is_given_on() {
 }
 
 #[test]
-fn what_expires_before_it_is_saved_is_not_told() {
+fn holding_that_expires_before_its_save_is_not_reported() {
     Script::durable(pool(1, 10)).play(&[
         (0, "get a", "save a=1"),
         (0, "wait b", ""),
@@ -532,7 +533,7 @@ fn what_expires_before_it_is_saved_is_not_told() {
 }
 
 #[test]
-fn after_a_restart_the_same_hosts_hold_and_tokens_go_on_growing() {
+fn holders_survive_a_restart_and_tokens_keep_growing() {
     let held = |pool: &str, host: &str, token, expires| SavedHolding {
         pool: pool.into(),
         host: host.into(),
@@ -615,7 +616,7 @@ fn tokens_grow_even_if_the_file_is_lost() {
 }
 
 #[test]
-fn a_new_config_holds_from_now_on_and_takes_nothing_away() {
+fn new_config_applies_at_once_and_ends_no_holding() {
     let mut script = Script::plain(pool(1, 60));
     let change = Script::reconfigure;
     script.play(&[
@@ -655,7 +656,7 @@ fn a_new_config_holds_from_now_on_and_takes_nothing_away() {
 }
 
 #[test]
-fn a_promise_to_a_pool_that_is_gone_is_invalid() {
+fn deferred_reply_of_a_removed_pool_is_invalid() {
     for saved in ["saved", "not saved"] {
         let mut script = Script::durable(pool(1, 60));
         script.play(&[(0, "wait a", "save a=1"), (0, "wait b", "")]);
@@ -667,7 +668,7 @@ fn a_promise_to_a_pool_that_is_gone_is_invalid() {
 }
 
 #[test]
-fn the_log_tells_of_every_holding() {
+fn each_holding_is_logged() {
     let mut script = Script::plain(pool(1, 60));
     script.play(&[
         (0, "get a", "a YES 1 57 s"),
@@ -695,7 +696,7 @@ fn the_log_tells_of_every_holding() {
 }
 
 #[test]
-fn the_report_has_all_that_is_known() {
+fn report_shows_holders_waiters_and_counters() {
     let mut script = Script::plain(pool(2, 60));
     script.play(&[
         (0, "get b", "b YES 1 57 s"),
@@ -732,7 +733,7 @@ fn the_report_has_all_that_is_known() {
 }
 
 #[test]
-fn one_run_of_a_host_holds_and_the_others_wait_their_turn() {
+fn one_run_of_a_host_holds_and_its_other_runs_wait_in_fifo_order() {
     Script::plain(pool(1, 0)).play(&[
         (0, "get a/x", "a/x YES 1"),
         (1, "get a/x2", "a/x2 YES 1"),
@@ -752,7 +753,7 @@ fn one_run_of_a_host_holds_and_the_others_wait_their_turn() {
 }
 
 #[test]
-fn a_second_run_of_a_holder_waits_though_the_pool_has_room_and_lets_others_pass() {
+fn second_run_of_a_holder_waits_despite_a_free_slot_and_is_overtaken() {
     Script::plain(pool(2, 0)).play(&[
         (0, "get a/x", "a/x YES 1"),
         (0, "get a/y", "a/y NO"),
@@ -767,7 +768,7 @@ fn a_second_run_of_a_holder_waits_though_the_pool_has_room_and_lets_others_pass(
 }
 
 #[test]
-fn what_belongs_to_a_host_is_each_runs() {
+fn holding_of_a_host_is_shared_by_all_its_runs() {
     Script::plain(pool(1, 0)).play(&[
         (0, "get b", "b YES 1"),
         (0, "wait a/x", ""),
@@ -782,7 +783,7 @@ fn what_belongs_to_a_host_is_each_runs() {
 }
 
 #[test]
-fn a_release_ends_no_holding_of_another_run_or_token() {
+fn release_ends_no_holding_of_another_run_or_token() {
     for (release, is_released) in [
         ("release a/x 1", true),
         ("release a/x", true),
@@ -816,7 +817,7 @@ fn a_release_ends_no_holding_of_another_run_or_token() {
 }
 
 #[test]
-fn a_run_holds_after_a_restart_and_its_host_does_not() {
+fn holding_belongs_to_its_run_after_a_restart() {
     let mut script = Script::durable(pool(1, 60));
     script.play(&[(0, "get a/x", "save a=1"), (0, "saved", "a/x YES 1 57 s")]);
     script.restart(vec![pool(1, 60)]);
@@ -830,7 +831,7 @@ fn a_run_holds_after_a_restart_and_its_host_does_not() {
 }
 
 #[test]
-fn what_is_revoked_is_not_confirmed_and_lasts_until_it_is_released() {
+fn revoked_holding_is_not_confirmed_and_lasts_until_it_is_released() {
     let mut script = Script::plain(pool(1, 0));
     script.play(&[
         (0, "revoke a", "a not held"),
@@ -859,7 +860,7 @@ fn what_is_revoked_is_not_confirmed_and_lasts_until_it_is_released() {
 }
 
 #[test]
-fn what_is_revoked_ends_with_the_lease_that_was_told_last() {
+fn revoked_holding_ends_with_the_last_reported_lease() {
     let mut script = Script::durable(pool(1, 60));
     script.play(&[
         (0, "get a", "save a=1"),
@@ -884,7 +885,7 @@ fn what_is_revoked_ends_with_the_lease_that_was_told_last() {
 }
 
 #[test]
-fn a_revocation_that_is_not_saved_is_not_confirmed() {
+fn revocation_that_is_not_saved_is_not_confirmed() {
     Script::durable(pool(1, 60)).play(&[
         (0, "get a", "save a=1"),
         (0, "saved", "a YES 1 57 s"),
@@ -898,7 +899,7 @@ fn a_revocation_that_is_not_saved_is_not_confirmed() {
 }
 
 #[test]
-fn a_holding_is_confirmed_for_its_whole_lease_when_less_would_be_of_no_use() {
+fn confirmation_extends_a_lease_that_is_too_short_for_a_client() {
     Script::plain(pool(1, 1)).play(&[
         (0, "get a", "a YES 1 0 s"),
         (0, "wait b", ""),
@@ -929,7 +930,7 @@ fn a_holding_is_confirmed_for_its_whole_lease_when_less_would_be_of_no_use() {
 }
 
 #[test]
-fn a_save_that_takes_as_long_as_the_lease_is_said_and_leaves_no_request_without_an_answer() {
+fn save_as_slow_as_the_lease_is_logged_and_each_request_is_answered() {
     let mut script = Script::durable(pool(1, 2));
     script.play(&[
         (0, "get a", "save a=1"),
@@ -961,7 +962,7 @@ fn a_save_that_takes_as_long_as_the_lease_is_said_and_leaves_no_request_without_
 }
 
 #[test]
-fn until_released_stays_so_whatever_expire_becomes() {
+fn holding_until_released_stays_so_whatever_expire_becomes() {
     let mut script = Script::durable(pool(1, 0));
     script.play(&[
         (0, "get a", "save a=1"),
@@ -990,7 +991,7 @@ fn until_released_stays_so_whatever_expire_becomes() {
 }
 
 #[test]
-fn where_expire_becomes_0_the_next_answer_says_until_released() {
+fn next_answer_says_until_released_after_expire_becomes_0() {
     for (asked, expected) in [
         ("get a", "save a=1"),
         ("renew a", "save a=1"),
@@ -1012,7 +1013,7 @@ fn where_expire_becomes_0_the_next_answer_says_until_released() {
 }
 
 #[test]
-fn a_pool_that_disappears_keeps_its_holders_until_their_leases_end() {
+fn removed_pool_keeps_holders_until_their_leases_end() {
     let mut script = Script::durable(pool(2, 60));
     script.play(&[
         (0, "get a", "save a=1"),
@@ -1059,7 +1060,7 @@ fn a_pool_that_disappears_keeps_its_holders_until_their_leases_end() {
 const KEPT: &str = "one is not in the config any more: a keeps it (token 1) until it releases it or its lease ends, in 59.0 s";
 
 #[test]
-fn a_pool_that_disappears_keeps_those_who_hold_it_until_they_release_it_for_a_day() {
+fn removed_pool_keeps_holdings_until_released_for_a_day() {
     const DAY: u64 = 86_400;
     let mut script = Script::durable(pool(1, 0));
     script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1")]);
@@ -1087,7 +1088,7 @@ fn a_pool_that_disappears_keeps_those_who_hold_it_until_they_release_it_for_a_da
 }
 
 #[test]
-fn fewer_permits_than_holders_take_it_from_none() {
+fn reducing_permits_below_the_holders_ends_no_holding() {
     let mut script = Script::plain(pool(2, 60));
     script.play(&[
         (0, "get a", "a YES 1 57 s"),

@@ -11,7 +11,7 @@ fn clocks() -> Clocks {
     }
 }
 
-/// Another boot, so long after the first, a second after it.
+/// One second after another boot, which was `after` ms after the first.
 fn rebooted(after: i64) -> Clocks {
     Clocks {
         boot: Some("b2".into()),
@@ -80,7 +80,7 @@ fn ends(state: &State) -> Vec<Moment> {
 }
 
 #[test]
-fn a_state_reads_as_it_was_written() {
+fn written_state_is_read_back_unchanged() {
     assert_eq!(parse(&sample().text(&clocks()), &clocks()), Ok(sample()));
     assert_eq!(
         parse(&State::default().text(&clocks()), &clocks()),
@@ -97,7 +97,7 @@ fn a_state_reads_as_it_was_written() {
 }
 
 #[test]
-fn the_run_the_lease_and_a_revocation_outlive_a_server() {
+fn run_lease_and_revocation_are_saved() {
     let mut state = sample();
     state.holders[0].run = Some("1.a_B-".into());
     state.holders[0].lease = Some(Duration::from_millis(1_800_001));
@@ -121,7 +121,7 @@ fn the_run_the_lease_and_a_revocation_outlive_a_server() {
 }
 
 #[test]
-fn a_state_of_an_earlier_version_is_read() {
+fn state_of_an_earlier_version_is_read() {
     let state = parse(SAMPLE, &clocks()).unwrap();
     assert_eq!(state.holders, [held("a", "h1", 8, at(3_665_000))]);
     assert_eq!(
@@ -132,7 +132,7 @@ fn a_state_of_an_earlier_version_is_read() {
 }
 
 #[test]
-fn in_the_same_boot_it_does_not_matter_how_the_clock_is_set() {
+fn clock_changes_have_no_effect_within_a_boot() {
     for set in [-1_000_000_000, -60_000, 60_000, 1_000_000_000] {
         let later = Clocks {
             date: clocks().date + 5000 + set,
@@ -148,7 +148,7 @@ fn in_the_same_boot_it_does_not_matter_how_the_clock_is_set() {
 }
 
 #[test]
-fn after_another_boot_the_dates_are_the_same() {
+fn dates_are_kept_across_a_reboot() {
     let reboot = rebooted(3_620_000);
     let state = parse(&sample().text(&clocks()), &reboot).unwrap();
     assert_eq!(ends(&state), [at(45_000), at(0), Moment::NEVER]);
@@ -160,9 +160,10 @@ fn after_another_boot_the_dates_are_the_same() {
     assert_eq!(parse(&state.text(&reboot), &reboot), Ok(state));
 }
 
-/// As after a reboot of a host whose clock has no battery: else a holding would last for years.
+/// As after a reboot of a host whose clock has no battery. Otherwise a holding would last for
+/// years.
 #[test]
-fn after_another_boot_it_is_no_earlier_than_when_it_was_saved() {
+fn time_after_a_reboot_is_not_before_the_save() {
     for unknown in [
         Clocks {
             boot: None,
@@ -187,7 +188,7 @@ fn after_another_boot_it_is_no_earlier_than_when_it_was_saved() {
 }
 
 #[test]
-fn no_holding_expires_sooner_for_being_saved() {
+fn saving_shortens_no_lease() {
     let state = State {
         last_token: 1,
         holders: vec![held("a", "h", 1, Moment(Duration::from_nanos(1_000_001)))],
@@ -199,7 +200,7 @@ fn no_holding_expires_sooner_for_being_saved() {
 }
 
 #[test]
-fn what_is_cut_off_anywhere_is_refused() {
+fn state_truncated_anywhere_is_refused() {
     let text = sample().text(&clocks());
     for length in 0..text.len() - 1 {
         if let Some(cut) = text.get(..length) {
@@ -213,7 +214,7 @@ fn what_is_cut_off_anywhere_is_refused() {
 }
 
 #[test]
-fn what_no_server_wrote_is_refused_by_name() {
+fn each_invalid_field_is_refused_by_its_name() {
     const SAVED: &str = r#""version": 1, "saved": {"date": 1, "uptime": 1}"#;
     let pool =
         |holders: &str| format!(r#"{{{SAVED}, "last_token": 9, "pools": {{"a": {holders}}}}}"#);
@@ -291,7 +292,7 @@ fn what_no_server_wrote_is_refused_by_name() {
 }
 
 #[test]
-fn no_number_is_too_large() {
+fn extreme_numbers_do_not_panic() {
     for date in [i64::MIN, -1, 0, i64::MAX] {
         for (now, uptime) in [(i64::MIN, i64::MAX), (0, 0), (i64::MAX, i64::MIN)] {
             let text = format!(
