@@ -1,5 +1,5 @@
-//! The line to memcached: when to connect and to give up, and whose each reply is. Commands go out
-//! in the order in which they are given, and their replies come back so.
+//! The connection to memcached: when to connect and disconnect, and which command each reply
+//! belongs to. memcached replies in the order of the commands.
 
 use super::cas_cycle::CycleId;
 use super::protocol::{Command, Malformed, Reply};
@@ -8,21 +8,20 @@ use crate::transport::Output;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a connection may take to come about; in one network that is milliseconds.
+/// How long connecting may take; in one network it takes milliseconds.
 const CONNECTING: Duration = Duration::from_secs(2);
 
-/// How long a reply may take until the line is given up. What was sent may have had its effect,
-/// which only the replies tell: so memcached is given time to come to itself. Requests do not wait
-/// for that.
+/// How long a reply may take until the connection is dropped. Only a reply shows whether a command
+/// took effect, so a stalled memcached gets this time to recover. Requests fail earlier.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// From a line that was lost to the next attempt: at first, and at most. It doubles in between,
-/// until a line was good.
+/// From a lost connection to the next attempt: the first pause, and the longest. The pause doubles
+/// until a connection was good.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// A line over which a round came to its end was good if it lasted so long. So nobody, whatever he
-/// answers, is connected to, and told of in the log, more than a few times a second.
+/// A connection that completed a cycle was good if it lasted this long. So no peer, whatever it
+/// replies, is connected to and logged more than a few times a second.
 const LASTING: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -32,17 +31,17 @@ enum State {
     Up { since: Moment },
 }
 
-/// A connection, or the want of one.
+/// The connection, or the state between two connections.
 #[derive(Debug)]
 pub(super) struct MemcachedClient {
     state: State,
     pause: Duration,
     outgoing: String,
-    /// Of the reply that is not whole yet.
+    /// The beginning of an incomplete reply.
     incoming: Vec<u8>,
-    /// Who awaits a reply, and since when.
+    /// The cycles of the commands that have no reply yet, and when each command was sent.
     awaited: VecDeque<(CycleId, Moment)>,
-    /// Since when no round has come to its end over it, and why, if that is known to be its fault.
+    /// Since when no cycle has completed, and why, if the connection is known to be the reason.
     outage: Option<(Moment, String)>,
 }
 
@@ -63,12 +62,12 @@ impl MemcachedClient {
         matches!(self.state, State::Up { .. })
     }
 
-    /// Why nothing can be asked, if it cannot.
+    /// Why memcached is unreachable, if it is.
     pub(super) fn outage(&self) -> Option<&str> {
         self.outage.as_ref().map(|(_, why)| why.as_str())
     }
 
-    /// What to do now.
+    /// The next order for the connection.
     pub(super) fn output(&mut self, now: Moment) -> Option<Output<()>> {
         match self.state {
             State::Down { until } if until <= now => {
@@ -82,7 +81,7 @@ impl MemcachedClient {
         }
     }
 
-    /// When it does something by itself.
+    /// When something is due without an event.
     pub(super) fn wake(&self) -> Moment {
         match self.state {
             State::Down { until } => until,
@@ -94,7 +93,7 @@ impl MemcachedClient {
         }
     }
 
-    /// Why it is to be given up, if so.
+    /// Why the connection is to be dropped, if a reply or the connecting takes too long.
     pub(super) fn timed_out(&self, now: Moment) -> Option<String> {
         let what = match self.state {
             State::Down { .. } => return None,
@@ -113,7 +112,7 @@ impl MemcachedClient {
         self.state = State::Up { since: now };
     }
 
-    /// It is lost. Whether that is news.
+    /// The connection is lost. Returns whether this begins an outage.
     pub(super) fn lost(&mut self, why: &str, now: Moment) -> bool {
         let news = self.outage.is_none();
         let lasted = matches!(self.state, State::Up { since } if since + LASTING <= now);
@@ -134,18 +133,18 @@ impl MemcachedClient {
         news
     }
 
-    /// Asks something.
+    /// Sends a command of a cycle.
     pub(super) fn ask(&mut self, command: Command, cycle: &CycleId, now: Moment) {
         command.write(&mut self.outgoing);
         self.awaited.push_back((cycle.clone(), now));
     }
 
-    /// Bytes came.
+    /// Takes bytes of replies.
     pub(super) fn received(&mut self, bytes: &[u8]) {
         self.incoming.extend_from_slice(bytes);
     }
 
-    /// The next reply that is whole, and whose it is; or why there can be none.
+    /// The next complete reply and its cycle; `Err`: the bytes are not a reply to any command.
     pub(super) fn reply(&mut self) -> Result<Option<(CycleId, Reply)>, String> {
         let mut rest = &self.incoming[..];
         let Some(reply) = Reply::read(&mut rest).map_err(|flaw| flaw.to_string())? else {
@@ -155,12 +154,13 @@ impl MemcachedClient {
         self.incoming.drain(..read);
         match (self.awaited.pop_front(), reply) {
             (Some((cycle, _)), reply) => Ok(Some((cycle, reply))),
-            (None, Reply::Error(why)) => Err(why), // it is full, say, and closes the connection
+            (None, Reply::Error(why)) => Err(why), // e.g. too many connections; memcached closes this one
             (None, _) => Err(Malformed::Unasked.to_string()),
         }
     }
 
-    /// All that a round has asked was answered: the line is good. For how long it was not, if so.
+    /// A cycle has completed, so the connection is good. Returns how long the outage was, if there
+    /// was one.
     pub(super) fn recovered(&mut self, now: Moment) -> Option<Duration> {
         self.outage.take().map(|(since, _)| now.since(since))
     }
