@@ -1,5 +1,6 @@
-//! What requests mean, and how answers are said: the original's words, and a few more that it would
-//! answer INVALID.
+//! The HTTP interface: which call a request makes, and which reply an answer becomes. The words are
+//! those of the original; calls and fields that the original does not know are additions, to which
+//! it would reply INVALID.
 
 use crate::http::{Method, Reply, Request};
 use crate::pool::invalid_request::{self, InvalidRequest};
@@ -8,20 +9,20 @@ use std::fmt::Display;
 use std::num::ParseIntError;
 use std::time::Duration;
 
-/// What a request comes to.
+/// What the server does with a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Wish {
-    /// A host asks something of a pool.
-    Ask(Asked),
-    /// A client wants to see the pools.
-    Show(Page),
-    /// INVALID, with its reason, and a line for the log.
+pub(super) enum ApiCall {
+    /// Passes it to a pool.
+    Pool(PoolRequest),
+    /// Shows all pools.
+    Page(Page),
+    /// Replies INVALID with this reason, and logs this line.
     Invalid(&'static str, String),
-    /// Nothing but this answer.
+    /// Sends this reply.
     Reply(Reply),
 }
 
-/// What shows the pools.
+/// A page about all pools.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Page {
     /// JSON, for people.
@@ -30,47 +31,49 @@ pub(super) enum Page {
     Metrics,
 }
 
-/// What a host asks of a pool; whether there are such is for the pools to say.
+/// A host's request to a pool. The backend checks whether the pool and the host exist.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
-pub(super) struct Asked {
+pub(super) struct PoolRequest {
     pub(super) call: Call,
     pub(super) pool: String,
     pub(super) host: String,
     pub(super) run: Option<String>,
 }
 
-/// When to come again after a 503, in seconds.
+/// After how many seconds a client may repeat a request that got a 503.
 const RETRY_AFTER: u8 = 1;
 
-/// The one path that counts as it is written, slashes included, so that a proxy's rule for it
-/// holds.
+/// The one path that is compared as it is written, slashes included, so that a rule of a proxy for
+/// this path cannot be avoided by another spelling.
 const REVOKE: &str = "/revoke/";
 
-/// What a request is for. Slashes do not count in all other paths, wherever they are.
-pub(super) fn wish(request: &Request) -> Wish {
+/// The call that a request makes. In all paths except `REVOKE` slashes are ignored, wherever they
+/// are, as in the original.
+pub(super) fn route(request: &Request) -> ApiCall {
     let is_revoke = request.is_literal && request.path == REVOKE;
     match (request.method, request.path.replace('/', "").as_str()) {
         (Method::Post, _) if is_revoke => revoke(request),
         (Method::Get | Method::Head, _) if is_revoke => {
-            Wish::Reply(Reply::new(405, "text/plain", "expected POST").with("Allow", "POST"))
+            ApiCall::Reply(Reply::new(405, "text/plain", "expected POST").with("Allow", "POST"))
         }
-        (Method::Get | Method::Head, "status") => Wish::Show(Page::Status),
-        (Method::Get | Method::Head, "metrics") => Wish::Show(Page::Metrics),
-        // A client that asks for nothing but a head is told what can be told so, and nothing
-        // changes.
-        (Method::Head, _) => Wish::Reply(word("NO")),
-        (Method::Get, call) => asked(call, request).unwrap_or_else(|why| Wish::Reply(invalid(why))),
-        (Method::Post, _) => Wish::Reply(
+        (Method::Get | Method::Head, "status") => ApiCall::Page(Page::Status),
+        (Method::Get | Method::Head, "metrics") => ApiCall::Page(Page::Metrics),
+        // A HEAD request must not change anything.
+        (Method::Head, _) => ApiCall::Reply(plain_reply("NO")),
+        (Method::Get, call) => {
+            pool_call(call, request).unwrap_or_else(|why| ApiCall::Reply(invalid_reply(why)))
+        }
+        (Method::Post, _) => ApiCall::Reply(
             Reply::new(405, "text/plain", format!("expected GET, or POST {REVOKE}"))
                 .with("Allow", "HEAD, GET"),
         ),
-        (Method::Other, _) => Wish::Reply(Reply::new(501, "text/plain", "expected GET")),
+        (Method::Other, _) => ApiCall::Reply(Reply::new(501, "text/plain", "expected GET")),
     }
 }
 
-/// What a host asks, or the reason of INVALID.
-fn asked(call: &str, request: &Request) -> Result<Wish, &'static str> {
+/// The pool call of a request. `Err`: the reason of INVALID.
+fn pool_call(call: &str, request: &Request) -> Result<ApiCall, &'static str> {
     let token = || token(request).map_err(|_| "bad token");
     let call = match call {
         "get" => Call::Get,
@@ -81,20 +84,20 @@ fn asked(call: &str, request: &Request) -> Result<Wish, &'static str> {
     };
     let (pool, host) = (text(request, "pool")?, text(request, "host")?);
     Ok(match request.parameter("run").map(run).transpose() {
-        Ok(run) => Wish::Ask(Asked {
+        Ok(run) => ApiCall::Pool(PoolRequest {
             call,
             pool,
             host,
             run,
         }),
-        Err(refusal) => Wish::Invalid(
+        Err(refusal) => ApiCall::Invalid(
             refusal.short(),
             invalid_request::log_line(&pool, &host, refusal),
         ),
     })
 }
 
-/// A parameter that must be there. One that is not UTF-8 names nothing.
+/// A required parameter. No pool or host has a name that is not UTF-8.
 fn text(request: &Request, name: &str) -> Result<String, &'static str> {
     let value = request.parameter(name).ok_or("missing parameter")?;
     String::from_utf8(value).map_err(|_| {
@@ -111,7 +114,7 @@ fn run(id: Vec<u8>) -> Result<String, InvalidRequest> {
     String::from_utf8(id).map_err(|_| InvalidRequest::BadRunId)
 }
 
-/// The token that a request names, if it does; it must be one then.
+/// The `token` parameter, if the request has one. It must be a number.
 fn token(request: &Request) -> Result<Option<i64>, ParseIntError> {
     request
         .parameter("token")
@@ -119,18 +122,19 @@ fn token(request: &Request) -> Result<Option<i64>, ParseIntError> {
         .transpose()
 }
 
-/// Nothing but pool and host, each once: what a proxy took for the host is the host here.
-fn revoke(request: &Request) -> Wish {
+/// Only `pool` and `host` are allowed, each once: then a proxy that checks the host reads the same
+/// host as the server.
+fn revoke(request: &Request) -> ApiCall {
     let mut names: Vec<_> = request.parameters().map(|(name, _)| name).collect();
     names.sort_unstable();
     match (text(request, "pool"), text(request, "host")) {
-        (Ok(pool), Ok(host)) if names == [&b"host"[..], b"pool"] => Wish::Ask(Asked {
+        (Ok(pool), Ok(host)) if names == [&b"host"[..], b"pool"] => ApiCall::Pool(PoolRequest {
             call: Call::Revoke,
             pool,
             host,
             run: None,
         }),
-        _ => Wish::Reply(line(
+        _ => ApiCall::Reply(text_reply(
             400,
             &format_args!(
                 "cannot revoke: expected {REVOKE}?pool=POOL&host=HOST, each once and nothing else"
@@ -139,42 +143,50 @@ fn revoke(request: &Request) -> Wish {
     }
 }
 
-/// How an answer is said.
-pub(super) fn reply(asked: &Asked, answer: &Answer) -> Reply {
+/// The reply to a pool request.
+pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
     match answer {
         Answer::Yes(grant) => {
-            let yes = word("YES").with("X-Lock-Token", grant.token);
+            let yes = plain_reply("YES").with("X-Lock-Token", grant.token);
             grant.expires.iter().fold(yes, |yes, expires| {
                 yes.with("X-Lock-Expires", seconds(*expires))
             })
         }
-        Answer::No => word("NO"),
-        Answer::NoRevoked => word("NO").with("X-Lock-Revoked", 1),
-        Answer::Ok => word("OK"),
-        Answer::Invalid(refusal) if asked.call == Call::Revoke => line(
+        Answer::No => plain_reply("NO"),
+        Answer::NoRevoked => plain_reply("NO").with("X-Lock-Revoked", 1),
+        Answer::Ok => plain_reply("OK"),
+        Answer::Invalid(refusal) if request.call == Call::Revoke => text_reply(
             refusal_status(*refusal),
             &format_args!("cannot revoke: {refusal}"),
         ),
-        Answer::Invalid(refusal) => invalid(refusal.short()),
+        Answer::Invalid(refusal) => invalid_reply(refusal.short()),
         Answer::Revocation { token, ends } => {
-            let reply = line(
+            let reply = text_reply(
                 200,
-                &format_args!("revoked {} for {}: {}", asked.pool, asked.host, end(*ends)),
+                &format_args!(
+                    "revoked {} for {}: {}",
+                    request.pool,
+                    request.host,
+                    remaining(*ends)
+                ),
             );
             token
                 .iter()
                 .fold(reply, |reply, token| reply.with("X-Lock-Token", token))
         }
-        Answer::NotHeld => line(
+        Answer::NotHeld => text_reply(
             404,
-            &format_args!("cannot revoke: {} does not hold {}", asked.host, asked.pool),
+            &format_args!(
+                "cannot revoke: {} does not hold {}",
+                request.host, request.pool
+            ),
         ),
-        Answer::Unavailable(why) => unavailable(why),
+        Answer::Unavailable(why) => unavailable_reply(why),
     }
 }
 
-/// When a revoked holding ends.
-fn end(ends: Remaining) -> String {
+/// How long a revoked lock is still held.
+fn remaining(ends: Remaining) -> String {
     match ends {
         Remaining::For(left) => format!(
             "it is held until released, at most {:.1} s",
@@ -195,52 +207,55 @@ fn refusal_status(refusal: InvalidRequest) -> u16 {
     }
 }
 
-/// A sentence for a person.
-fn line(status: u16, text: &dyn Display) -> Reply {
+/// A line for a person.
+fn text_reply(status: u16, text: &dyn Display) -> Reply {
     Reply::new(status, "text/plain", format!("{text}\n"))
 }
 
-/// INVALID, with status 200, as the original says it, and the reason beside it.
-pub(super) fn invalid(why: &'static str) -> Reply {
-    word("INVALID").with("X-Lock-Error", why)
+/// INVALID, with status 200 as in the original, and the reason in a header field.
+pub(super) fn invalid_reply(why: &'static str) -> Reply {
+    plain_reply("INVALID").with("X-Lock-Error", why)
 }
 
-/// The log's line about a request and its answer.
-pub(super) fn told(asked: &Asked, answer: &Answer) -> String {
-    let call = match asked.call {
+/// The log line about a request and its answer.
+pub(super) fn access_log_line(request: &PoolRequest, answer: &Answer) -> String {
+    let call = match request.call {
         Call::Get => "get",
         Call::Wait => "wait",
         Call::Renew { .. } => "renew",
         Call::Release { .. } => "release",
         Call::Revoke => "revoke",
     };
-    let said = match answer {
+    let result = match answer {
         Answer::Yes(grant) => format!("YES (token {})", grant.token),
         Answer::No => "NO".into(),
         Answer::NoRevoked => "NO (revoked)".into(),
         Answer::Ok => "OK".into(),
-        Answer::Revocation { ends, .. } => end(*ends),
+        Answer::Revocation { ends, .. } => remaining(*ends),
         Answer::NotHeld => "not held".into(),
         Answer::Invalid(_) => "INVALID".into(),
         Answer::Unavailable(why) => why.clone(),
     };
-    let run = asked
+    let run = request
         .run
         .as_ref()
         .map_or(String::new(), |run| format!(" (run {run})"));
-    format!("{call} {} for {}{run}: {said}", asked.pool, asked.host)
+    format!(
+        "{call} {} for {}{run}: {result}",
+        request.pool, request.host
+    )
 }
 
-/// Not now.
-pub(super) fn unavailable(why: &str) -> Reply {
+/// 503: the client may try again after `RETRY_AFTER`.
+pub(super) fn unavailable_reply(why: &str) -> Reply {
     Reply::new(503, "text/plain", why).with("Retry-After", RETRY_AFTER)
 }
 
-fn word(word: &str) -> Reply {
+fn plain_reply(word: &str) -> Reply {
     Reply::new(200, "text/html", word)
 }
 
-/// Rounded down: nobody is to think that they hold what another has.
+/// Rounded down, so that a client never takes a lock for its own that another may hold.
 fn seconds(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.subsec_millis());
     if millis == 0 {

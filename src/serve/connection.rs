@@ -1,8 +1,8 @@
-//! A connection: its socket, its talk, and what it was told that it may not have heard. A YES
-//! counts as heard when the peer's kernel has acknowledged it.
+//! One connection: its socket, its HTTP session, and the grants that its peer may not have
+//! received. A grant is received when the peer's kernel has acknowledged its last byte.
 
-use super::api::{self, Asked, Page};
-use super::http_session::{Dialogue, REPLY, Stage};
+use super::api::{self, Page, PoolRequest};
+use super::http_session::{HttpSession, SEND_TIMEOUT, WaitingFor};
 use crate::http::{Reply, Request};
 use crate::moment::Moment;
 use crate::pool::{Answer, Call, Ticket};
@@ -13,88 +13,85 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// A peer that waits is asked whether it is there after so many seconds of silence, another number
-/// for each, none later than `door` has it. Thousands come at once, when their cron says so; if
-/// they were asked at once, too, the kernel's queues would lose what is too much for
-/// them (loopback's has 1,000 places), each time, until those at the end are taken for dead.
-const SILENCES: RangeInclusive<u64> = 5..=15;
+/// After how many seconds of silence the kernel probes a waiter's host: a different number for
+/// each waiter, none above the listener's keep-alive time. Cron starts thousands of waiters in the
+/// same second. If all were probed in the same second too, the kernel's queues (1,000 packets on
+/// loopback) would drop the same probes each time, and those waiters would be taken for dead.
+const KEEPALIVE_AFTER_SECS: RangeInclusive<u64> = 5..=15;
 
-/// The most answers YES that are remembered until they are acknowledged. Who asks for more at once
-/// has heard the first, as far as we know: a holding that is kept too long is better than one that
-/// is given twice.
-const MOST_TOLD: usize = 1000;
+/// The most grants that are remembered until they are acknowledged. When there are more, the
+/// oldest is taken as received: a lock that is held for too long is better than one that is
+/// granted twice.
+const MAX_UNACKED: usize = 1000;
 
-/// See above.
+/// A connection of a client.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
-    dialogue: Dialogue,
-    /// What it has asked and awaits the answer to.
-    awaited: Option<(Ticket, Awaited)>,
-    told: Vec<Told>,
-    /// Whether we have said that we will send no more.
-    shut: bool,
-    /// What it waits for, and until when.
-    stage: Stage,
+    session: HttpSession,
+    /// The call that the client has made and that is not answered yet.
+    pending: Option<(Ticket, PendingCall)>,
+    unacked: Vec<UnackedGrant>,
+    /// Whether the server has closed its direction.
+    write_closed: bool,
+    waiting_for: WaitingFor,
     deadline: Moment,
     interest: Interest,
 }
 
-/// What a connection has asked.
+/// A call that waits for the backend's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Awaited {
-    /// Something of a pool.
-    Pool(Asked),
-    /// To see all pools.
+pub(super) enum PendingCall {
+    Pool(PoolRequest),
     Page(Page),
 }
 
-/// A YES, and where in all that was sent it ends.
+/// A grant that the peer may not have received.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Told {
+pub(super) struct UnackedGrant {
+    /// Where the reply ends, counted in bytes sent since the start of the connection.
     end: u64,
-    pub(super) asked: Asked,
+    pub(super) request: PoolRequest,
     pub(super) token: i64,
 }
 
 impl Connection {
-    /// One that was just accepted.
+    /// A connection that was just accepted.
     pub(super) fn new(stream: TcpStream, now: Moment) -> Connection {
-        let dialogue = Dialogue::new();
-        let stage = dialogue.stage();
-        let (deadline, interest) = (now + stage.limit(), Interest::Read);
+        let session = HttpSession::new();
+        let waiting_for = session.waiting_for();
         Connection {
             stream,
-            dialogue,
-            awaited: None,
-            told: Vec::new(),
-            shut: false,
-            stage,
-            deadline,
-            interest,
+            session,
+            pending: None,
+            unacked: Vec::new(),
+            write_closed: false,
+            waiting_for,
+            deadline: now + waiting_for.timeout(),
+            interest: Interest::Read,
         }
     }
 
-    /// Its socket has news: takes in what there is, into `scratch` first. `Err`: that was the end.
-    pub(super) fn ready(&mut self, over: bool, scratch: &mut [u8]) -> io::Result<()> {
+    /// The epoll has reported its socket: receives what has arrived, through `scratch`. `hang_up`:
+    /// both directions are closed. `Err`: the connection has ended.
+    pub(super) fn on_ready(&mut self, hang_up: bool, scratch: &mut [u8]) -> io::Result<()> {
         match self.interest {
-            _ if over => self.over(),
+            _ if hang_up => self.on_hang_up(),
             Interest::Read => self.read(scratch),
             Interest::HangUp => {
-                self.dialogue.end();
+                self.session.on_peer_close();
                 Ok(())
             }
             Interest::Write | Interest::Both | Interest::Nothing | Interest::Change => Ok(()),
         }
     }
 
-    /// Both directions have ended, or it is broken.
-    fn over(&mut self) -> io::Result<()> {
+    fn on_hang_up(&mut self) -> io::Result<()> {
         match self.stream.take_error()? {
             Some(error) => Err(error),
-            // What we sent last may still be on its way.
-            None if self.shut => {
-                self.dialogue.end();
+            // The last reply may not be acknowledged yet.
+            None if self.write_closed => {
+                self.session.on_peer_close();
                 Ok(())
             }
             None => Err(ErrorKind::ConnectionReset.into()),
@@ -102,13 +99,13 @@ impl Connection {
     }
 
     fn read(&mut self, scratch: &mut [u8]) -> io::Result<()> {
-        let room = self.dialogue.room().min(scratch.len());
-        if room == 0 {
+        let capacity = self.session.receive_capacity().min(scratch.len());
+        if capacity == 0 {
             return Ok(());
         }
-        match self.stream.read(&mut scratch[..room]) {
-            Ok(0) => self.dialogue.end(),
-            Ok(length) => self.dialogue.receive(&scratch[..length]),
+        match self.stream.read(&mut scratch[..capacity]) {
+            Ok(0) => self.session.on_peer_close(),
+            Ok(length) => self.session.receive(&scratch[..length]),
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
@@ -116,187 +113,195 @@ impl Connection {
         Ok(())
     }
 
-    /// The next request, if it is there and all before it were answered, and the answers taken by
-    /// the kernel.
-    pub(super) fn next(&mut self) -> io::Result<Option<Request>> {
+    /// The next request, if it is complete, all earlier ones are answered, and the kernel has taken
+    /// the replies.
+    pub(super) fn next_request(&mut self) -> io::Result<Option<Request>> {
         self.flush()?;
-        let request = self.dialogue.next();
-        self.flush()?; // what was no request has been answered
+        let request = self.session.next_request();
+        self.flush()?; // the reply to a malformed request
         Ok(request)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while !self.dialogue.unsent().is_empty() {
-            match self.stream.write(self.dialogue.unsent()) {
-                Ok(length) => self.dialogue.sent(length),
+        while !self.session.unsent().is_empty() {
+            match self.stream.write(self.session.unsent()) {
+                Ok(length) => self.session.mark_sent(length),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        if self.dialogue.is_over() && !self.shut {
+        if self.session.is_done() && !self.write_closed {
             self.stream.shutdown(Shutdown::Write)?;
-            self.shut = true;
+            self.write_closed = true;
         }
         Ok(())
     }
 
-    /// Its request was passed on, and it awaits the answer.
-    pub(super) fn await_answer(&mut self, ticket: Ticket, awaited: Awaited) {
-        self.awaited = Some((ticket, awaited));
-        if self.is_waiting() {
-            let silence = SILENCES.start() + ticket.0 % (SILENCES.end() - SILENCES.start() + 1);
+    /// Its request was passed to the backend, which answers with this ticket.
+    pub(super) fn await_answer(&mut self, ticket: Ticket, call: PendingCall) {
+        self.pending = Some((ticket, call));
+        if self.is_waiter() {
+            let (first, last) = (KEEPALIVE_AFTER_SECS.start(), KEEPALIVE_AFTER_SECS.end());
+            let silence = first + ticket.0 % (last - first + 1);
             let _ = tcp::probe_after(&self.stream, Duration::from_secs(silence));
         }
     }
 
-    /// The ticket of what it has asked.
+    /// The ticket of the pending call.
     pub(super) fn ticket(&self) -> Option<Ticket> {
-        self.awaited.as_ref().map(|(ticket, _)| *ticket)
+        self.pending.as_ref().map(|(ticket, _)| *ticket)
     }
 
-    /// What it has asked, which is to be answered now.
-    pub(super) fn take_awaited(&mut self) -> Option<Awaited> {
-        self.awaited.take().map(|(_, awaited)| awaited)
+    /// Takes the pending call, which is to be answered now.
+    pub(super) fn take_pending(&mut self) -> Option<PendingCall> {
+        self.pending.take().map(|(_, call)| call)
     }
 
-    /// Answers what it has asked of a pool.
-    pub(super) fn answer(&mut self, asked: &Asked, answer: &Answer) {
-        self.reply(&api::reply(asked, answer));
+    /// Replies to a pool request with the backend's answer.
+    pub(super) fn answer(&mut self, request: &PoolRequest, answer: &Answer) {
+        self.reply(&api::answer_reply(request, answer));
         if let Answer::Yes(grant) = answer {
-            self.forget_what_was_heard();
-            if self.told.len() == MOST_TOLD {
-                self.told.remove(0);
+            self.drop_acked();
+            if self.unacked.len() == MAX_UNACKED {
+                self.unacked.remove(0);
             }
-            self.told.push(Told {
-                end: self.dialogue.total(),
-                asked: asked.clone(),
+            self.unacked.push(UnackedGrant {
+                end: self.session.total_queued(),
+                request: request.clone(),
                 token: grant.token,
             });
-            // From here on it matters whether the peer is there, and soon.
-            let _ = tcp::set_unacknowledged_limit(&self.stream, REPLY);
+            // From here on the server must learn soon that a peer is unreachable.
+            let _ = tcp::set_unacknowledged_limit(&self.stream, SEND_TIMEOUT);
         }
     }
 
-    /// Answers the request that was taken last.
+    /// Replies to the last request.
     pub(super) fn reply(&mut self, reply: &Reply) {
-        self.dialogue.reply(reply);
+        self.session.reply(reply);
     }
 
-    /// Says something that nobody asked for, and nothing after that.
-    pub(super) fn part(&mut self, reply: &Reply) {
-        self.dialogue.part(reply);
+    /// Sends a reply without a complete request, as the last reply.
+    pub(super) fn reply_and_close(&mut self, reply: &Reply) {
+        self.session.reply_and_close(reply);
     }
 
-    fn forget_what_was_heard(&mut self) {
-        if !self.told.is_empty() {
-            let heard = self.heard();
-            self.told.retain(|told| told.end > heard);
+    fn drop_acked(&mut self) {
+        if !self.unacked.is_empty() {
+            let acked = self.acked_bytes();
+            self.unacked.retain(|grant| grant.end > acked);
         }
     }
 
-    /// How much of all that there was to send the peer has acknowledged.
-    fn heard(&self) -> u64 {
-        let unheard = tcp::unacknowledged(&self.stream).unwrap_or(0);
-        (self.dialogue.total_sent() + u64::from(self.shut)).saturating_sub(unheard)
+    /// How many bytes the peer has acknowledged. The server's close counts as one, as in TCP.
+    fn acked_bytes(&self) -> u64 {
+        let unacked = tcp::unacknowledged(&self.stream).unwrap_or(0);
+        (self.session.total_sent() + u64::from(self.write_closed)).saturating_sub(unacked)
     }
 
-    /// What it was told and has not heard, if this is the end.
-    pub(super) fn unheard(mut self) -> Vec<Told> {
-        self.forget_what_was_heard();
-        self.told
+    /// The grants that the peer has not received, when the connection ends.
+    pub(super) fn unacked_grants(mut self) -> Vec<UnackedGrant> {
+        self.drop_acked();
+        self.unacked
     }
 
-    /// Whether all is said and heard, or the peer says more and more to somebody who does not
-    /// listen any more.
+    /// Whether the connection can be closed: all replies are acknowledged, or the peer keeps
+    /// sending after the last reply.
     pub(super) fn is_done(&self) -> bool {
-        self.dialogue.is_over()
-            && if self.dialogue.is_ended() {
-                self.heard() >= self.dialogue.total_sent()
+        self.session.is_done()
+            && if self.session.peer_has_closed() {
+                self.all_acked()
             } else {
-                self.dialogue.room() == 0
+                self.session.receive_capacity() == 0
             }
     }
 
-    /// Whether it has hung up while it waits: then it wants no answer. Of one that wants an answer
-    /// at once it is not known.
-    pub(super) fn has_hung_up(&self) -> bool {
-        self.is_waiting() && self.dialogue.is_ended()
+    fn all_acked(&self) -> bool {
+        self.acked_bytes() >= self.session.total_sent()
     }
 
-    /// Whether it waits for a pool.
-    pub(super) fn is_waiting(&self) -> bool {
-        matches!(&self.awaited, Some((_, Awaited::Pool(asked))) if asked.call == Call::Wait)
+    /// Whether it is a waiter whose client has closed the connection and so wants no answer. For
+    /// other calls a closed direction does not mean this.
+    pub(super) fn is_disconnected_waiter(&self) -> bool {
+        self.is_waiter() && self.session.peer_has_closed()
     }
 
-    /// Whether there is nothing to answer, and all answers were heard.
-    pub(super) fn is_at_rest(&self) -> bool {
-        matches!(self.stage, Stage::Fresh | Stage::Idle(_))
-            && self.heard() >= self.dialogue.total_sent()
+    /// Whether it waits for a lock.
+    pub(super) fn is_waiter(&self) -> bool {
+        matches!(&self.pending, Some((_, PendingCall::Pool(request))) if request.call == Call::Wait)
     }
 
-    /// The next answer is the last one.
-    pub(super) fn wind_up(&mut self) {
-        self.dialogue.wind_up();
+    /// Whether no request has begun and all replies are acknowledged.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(
+            self.waiting_for,
+            WaitingFor::FirstRequest | WaitingFor::NextRequest(_)
+        ) && self.all_acked()
     }
 
-    /// Says that what it has asked will not be answered.
-    pub(super) fn dismiss(&mut self, reply: &Reply) {
-        self.awaited = None;
+    /// The next reply is the last one.
+    pub(super) fn begin_shutdown(&mut self) {
+        self.session.begin_shutdown();
+    }
+
+    /// Replies to the pending call without the backend's answer.
+    pub(super) fn fail_pending(&mut self, reply: &Reply) {
+        self.pending = None;
         self.reply(reply);
     }
 
-    /// What it waits for.
-    pub(super) fn stage(&self) -> Stage {
-        self.stage
+    pub(super) fn waiting_for(&self) -> WaitingFor {
+        self.waiting_for
     }
 
-    /// Until when it may.
+    /// How long it may wait for that.
     pub(super) fn deadline(&self) -> Moment {
         self.deadline
     }
 
-    /// How many bytes it is to be sent.
+    /// How many bytes of replies the kernel has not taken.
     pub(super) fn unsent(&self) -> usize {
-        self.dialogue.unsent().len()
+        self.session.unsent().len()
     }
 
-    /// Whether a request has begun that is not whole yet.
-    pub(super) fn is_asking(&self) -> bool {
-        matches!(self.dialogue.stage(), Stage::Request(_))
+    /// Whether a request has begun and is not complete.
+    pub(super) fn has_partial_request(&self) -> bool {
+        matches!(self.session.waiting_for(), WaitingFor::RestOfRequest(_))
     }
 
-    /// How many bytes of requests are held that it has sent.
-    pub(super) fn held(&self) -> usize {
-        self.dialogue.held()
+    /// How many bytes of requests are in memory.
+    pub(super) fn buffered(&self) -> usize {
+        self.session.buffered()
     }
 
-    /// Brings what it waits for up to date.
-    pub(super) fn restage(&mut self, now: Moment) {
-        let stage = self.dialogue.stage();
-        if stage != self.stage {
-            (self.stage, self.deadline) = (stage, now + stage.limit());
+    /// Starts a new deadline, if the connection now waits for something else.
+    pub(super) fn refresh_deadline(&mut self, now: Moment) {
+        let waiting_for = self.session.waiting_for();
+        if waiting_for != self.waiting_for {
+            self.waiting_for = waiting_for;
+            self.deadline = now + waiting_for.timeout();
         }
     }
 
-    /// What to wake up for, if that is something else than before.
-    pub(super) fn new_interest(&mut self) -> Option<Interest> {
-        let wanted = self.wanted();
-        (std::mem::replace(&mut self.interest, wanted) != wanted).then_some(wanted)
+    /// The events that the epoll is to report, if they differ from those it was last given.
+    pub(super) fn interest_change(&mut self) -> Option<Interest> {
+        let needed = self.needed_interest();
+        (std::mem::replace(&mut self.interest, needed) != needed).then_some(needed)
     }
 
-    fn wanted(&self) -> Interest {
-        match (self.dialogue.unsent().is_empty(), self.dialogue.is_ended()) {
+    fn needed_interest(&self) -> Interest {
+        let all_sent = self.session.unsent().is_empty();
+        match (all_sent, self.session.peer_has_closed()) {
             (false, _) => Interest::Write,
-            (true, true) if self.shut => Interest::Change,
+            (true, true) if self.write_closed => Interest::Change,
             (true, true) => Interest::Nothing,
-            (true, false) if self.is_waiting() => Interest::HangUp,
-            (true, false) if self.dialogue.room() > 0 => Interest::Read,
+            (true, false) if self.is_waiter() => Interest::HangUp,
+            (true, false) if self.session.receive_capacity() > 0 => Interest::Read,
             (true, false) => Interest::Nothing,
         }
     }
 
-    /// Where it is from.
+    /// The client's address, for the log.
     pub(super) fn peer(&self) -> String {
         self.stream
             .peer_addr()

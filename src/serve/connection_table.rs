@@ -1,25 +1,26 @@
-//! All connections, by key and by deadline. What is done to one takes time that grows with the
-//! logarithm of their number.
+//! All open connections, by key, by deadline and by ticket. Each operation takes time that grows
+//! with the logarithm of their number.
 
 use super::connection::Connection;
 use crate::moment::Moment;
 use crate::pool::Ticket;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// See above.
+/// The open connections. A connection is taken out of the table before it is changed, and put back
+/// afterwards, so that the indexes and sums below are always right.
 #[derive(Debug, Default)]
-pub(super) struct Crowd {
+pub(super) struct ConnectionTable {
     connections: HashMap<u64, Connection>,
     deadlines: BTreeSet<(Moment, u64)>,
-    /// Who has asked.
+    /// The connection that waits for the answer to each ticket.
     tickets: BTreeMap<Ticket, u64>,
-    /// Bytes of replies that the kernel has not taken yet.
+    /// Bytes of replies that the kernel has not taken yet, of all connections.
     unsent: usize,
-    /// Bytes of requests that could not be taken in yet.
-    held: usize,
+    /// Bytes of incomplete and unprocessed requests, of all connections.
+    buffered: usize,
 }
 
-impl Crowd {
+impl ConnectionTable {
     pub(super) fn len(&self) -> usize {
         self.connections.len()
     }
@@ -36,12 +37,12 @@ impl Crowd {
         self.unsent
     }
 
-    pub(super) fn held(&self) -> usize {
-        self.held
+    pub(super) fn buffered(&self) -> usize {
+        self.buffered
     }
 
-    /// Whose request this is.
-    pub(super) fn asker(&self, ticket: Ticket) -> Option<u64> {
+    /// The connection that waits for the answer to this ticket.
+    pub(super) fn connection_of(&self, ticket: Ticket) -> Option<u64> {
         self.tickets.get(&ticket).copied()
     }
 
@@ -53,36 +54,36 @@ impl Crowd {
             self.tickets.insert(ticket, key);
         }
         self.unsent += connection.unsent();
-        self.held += connection.held();
+        self.buffered += connection.buffered();
         self.connections.insert(key, connection);
     }
 
-    /// Takes one out, to be put back or not.
-    pub(super) fn take(&mut self, key: u64) -> Option<Connection> {
+    pub(super) fn remove(&mut self, key: u64) -> Option<Connection> {
         let connection = self.connections.remove(&key)?;
         self.deadlines.remove(&(connection.deadline(), key));
         if let Some(ticket) = connection.ticket() {
             self.tickets.remove(&ticket);
         }
         self.unsent -= connection.unsent();
-        self.held -= connection.held();
+        self.buffered -= connection.buffered();
         Some(connection)
     }
 
-    /// One that stays where it is: for what changes nothing that is counted or sorted here.
-    pub(super) fn find(&mut self, key: u64) -> Option<&mut Connection> {
+    /// A connection that stays in the table: only for changes to what the table neither counts nor
+    /// sorts by.
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Connection> {
         self.connections.get_mut(&key)
     }
 
-    /// When the first deadline is.
-    pub(super) fn wake(&self) -> Moment {
+    /// The earliest deadline.
+    pub(super) fn next_deadline(&self) -> Moment {
         self.deadlines
             .first()
             .map_or(Moment::NEVER, |(deadline, _)| *deadline)
     }
 
-    /// One whose deadline has come.
-    pub(super) fn late(&self, now: Moment) -> Option<u64> {
+    /// A connection whose deadline has passed.
+    pub(super) fn next_expired(&self, now: Moment) -> Option<u64> {
         self.deadlines
             .first()
             .filter(|(deadline, _)| *deadline <= now)

@@ -1,207 +1,210 @@
-//! One connection's talk in HTTP, without I/O: requests in, one at a time, and replies out, in
-//! order. While one is being answered the next is not read, so that whoever asks faster than they
-//! listen waits in their own host's memory and not in ours.
+//! The HTTP of one connection, without I/O (only the date of a reply is read from the clock):
+//! requests come in one at a time, and replies go out in the same order. The next request is not
+//! read until the reply to the one before is sent. A client that sends faster than it reads fills
+//! its own host's memory, not the server's.
 
 use crate::http::{LONGEST_REQUEST, Reply, Request, Terms, date};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// From the first byte of a request to its last; and from a connection's begin to its first byte.
-pub(super) const REQUEST: Duration = Duration::from_secs(10);
+/// The limit from the first byte of a request to its last, and from the start of a connection to
+/// its first byte.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From a reply to the next request.
-pub(super) const IDLE: Duration = Duration::from_mins(1);
+/// The limit from a reply to the next request.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// From when a reply can be sent to when some more of it can: as long as it may go unacknowledged.
-pub(super) const REPLY: Duration = Duration::from_secs(10);
+/// How long the kernel may take no more bytes of a reply. It is also how long a reply may stay
+/// unacknowledged.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// From the end of what we send to the peer's: longer than `REPLY`, so that it is known by then
-/// what has arrived.
-pub(super) const FAREWELL: Duration = Duration::from_secs(15);
+/// How long the server waits for the peer to close after the server's last byte. This is longer
+/// than `SEND_TIMEOUT`, so that by then it is known which replies have arrived.
+pub(super) const LINGER: Duration = Duration::from_secs(15);
 
-/// The most that is read, and thrown away, of what a peer sends after its last answer. Closing on
-/// unread bytes would be a reset, which takes the answer with it.
-const MOST_DISCARDED: usize = 64 << 10;
+/// The most bytes that are read and discarded after the last reply. If a socket is closed with
+/// unread bytes, the kernel sends a reset, and the peer may lose the reply.
+const MAX_DISCARDED: usize = 64 << 10;
 
-/// See above.
+/// The state of one connection's HTTP.
 #[derive(Debug)]
-pub(super) struct Dialogue {
+pub(super) struct HttpSession {
     phase: Phase,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// How much of `output` was sent.
+    /// How many bytes of `output` were sent.
     sent: usize,
-    /// How much was sent altogether.
+    /// How many bytes were sent before those in `output`.
     sent_before: u64,
-    /// Whether the peer has said that it will send no more.
-    ended: bool,
+    /// Whether the peer has closed its direction.
+    peer_closed: bool,
     /// Whether the next reply is the last one.
-    winding_up: bool,
+    shutting_down: bool,
     requests: u64,
     discarded: usize,
 }
 
-/// What is to happen next, once all replies so far are sent.
+/// The next step, once all replies so far are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// A request.
-    Listening,
-    /// The reply to the one that was taken.
-    Answering(Terms),
-    /// Nothing.
-    Over,
+    /// A request is read.
+    AwaitingRequest,
+    /// The reply to the request that was read is sent.
+    Responding(Terms),
+    /// The connection closes.
+    Done,
 }
 
-/// What a connection is waiting for. Its limit counts from when it began to.
+/// What a connection waits for. Its timeout counts from the moment at which the value changed; the
+/// number in it makes the next wait of the same kind a change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Stage {
+pub(super) enum WaitingFor {
     /// The first byte of the first request.
-    Fresh,
-    /// The rest of a request, the one after so many.
-    Request(u64),
-    /// The next request, the one after so many.
-    Idle(u64),
-    /// Our answer.
+    FirstRequest,
+    /// The rest of a request, after this many requests.
+    RestOfRequest(u64),
+    /// The next request, after this many requests.
+    NextRequest(u64),
+    /// The server's own answer.
     Answer,
-    /// Room for the rest of a reply, of which so much was sent.
-    Reply(u64),
-    /// The peer's end.
-    Farewell,
+    /// Space in the kernel's send buffer, after this many bytes of replies.
+    SendBuffer(u64),
+    /// The peer's close.
+    PeerClose,
 }
 
-impl Stage {
-    /// How long it may last.
-    pub(super) fn limit(self) -> Duration {
+impl WaitingFor {
+    /// How long the wait may last.
+    pub(super) fn timeout(self) -> Duration {
         match self {
-            Stage::Fresh | Stage::Request(_) => REQUEST,
-            Stage::Idle(_) => IDLE,
-            Stage::Answer => Duration::MAX,
-            Stage::Reply(_) => REPLY,
-            Stage::Farewell => FAREWELL,
+            WaitingFor::FirstRequest | WaitingFor::RestOfRequest(_) => REQUEST_TIMEOUT,
+            WaitingFor::NextRequest(_) => IDLE_TIMEOUT,
+            WaitingFor::Answer => Duration::MAX,
+            WaitingFor::SendBuffer(_) => SEND_TIMEOUT,
+            WaitingFor::PeerClose => LINGER,
         }
     }
 }
 
-impl Dialogue {
-    pub(super) fn new() -> Dialogue {
-        Dialogue {
-            phase: Phase::Listening,
+impl HttpSession {
+    pub(super) fn new() -> HttpSession {
+        HttpSession {
+            phase: Phase::AwaitingRequest,
             input: Vec::new(),
             output: Vec::new(),
             sent: 0,
             sent_before: 0,
-            ended: false,
-            winding_up: false,
+            peer_closed: false,
+            shutting_down: false,
             requests: 0,
             discarded: 0,
         }
     }
 
-    /// How many bytes it can take in now.
-    pub(super) fn room(&self) -> usize {
+    /// How many bytes it can receive now.
+    pub(super) fn receive_capacity(&self) -> usize {
         match self.phase {
-            _ if self.ended => 0,
-            Phase::Listening => LONGEST_REQUEST - self.input.len(),
-            Phase::Answering(_) => 0,
-            Phase::Over => MOST_DISCARDED - self.discarded,
+            _ if self.peer_closed => 0,
+            Phase::AwaitingRequest => LONGEST_REQUEST - self.input.len(),
+            Phase::Responding(_) => 0,
+            Phase::Done => MAX_DISCARDED - self.discarded,
         }
     }
 
-    /// How much is held of what the peer sent.
-    pub(super) fn held(&self) -> usize {
+    /// How many received bytes are in memory.
+    pub(super) fn buffered(&self) -> usize {
         self.input.len()
     }
 
-    /// The peer has sent this, no more than there is room for.
+    /// The peer has sent these bytes, at most `receive_capacity()` of them.
     pub(super) fn receive(&mut self, bytes: &[u8]) {
         match self.phase {
-            Phase::Over => self.discarded += bytes.len(),
+            Phase::Done => self.discarded += bytes.len(),
             _ => self.input.extend_from_slice(bytes),
         }
     }
 
-    /// The peer will send no more.
-    pub(super) fn end(&mut self) {
-        self.ended = true;
+    /// The peer has closed its direction.
+    pub(super) fn on_peer_close(&mut self) {
+        self.peer_closed = true;
     }
 
-    /// Whether it has said so.
-    pub(super) fn is_ended(&self) -> bool {
-        self.ended
+    pub(super) fn peer_has_closed(&self) -> bool {
+        self.peer_closed
     }
 
-    /// The next request, if it is there and all before it were answered. What is none is answered
-    /// here.
-    pub(super) fn next(&mut self) -> Option<Request> {
-        if self.phase != Phase::Listening || !self.unsent().is_empty() {
+    /// The next request, if it is complete and all earlier ones are answered. A malformed request
+    /// is answered here.
+    pub(super) fn next_request(&mut self) -> Option<Request> {
+        if self.phase != Phase::AwaitingRequest || !self.unsent().is_empty() {
             return None;
         }
         match Request::read(&self.input) {
             Ok(Some((request, length))) => {
                 self.input.drain(..length);
                 self.requests += 1;
-                self.phase = Phase::Answering(request.terms());
-                self.spare();
+                self.phase = Phase::Responding(request.terms());
+                self.free_empty_input();
                 Some(request)
             }
             Ok(None) => {
-                if self.ended {
-                    self.phase = Phase::Over;
+                if self.peer_closed {
+                    self.phase = Phase::Done;
                 }
                 None
             }
             Err(malformed) => {
-                self.part(&Reply::refusing(&malformed));
+                self.reply_and_close(&Reply::refusing(&malformed));
                 None
             }
         }
     }
 
-    /// Answers the request that was taken last.
+    /// Replies to the last request.
     pub(super) fn reply(&mut self, reply: &Reply) {
-        let Phase::Answering(terms) = self.phase else {
+        let Phase::Responding(terms) = self.phase else {
             return;
         };
         let terms = Terms {
-            keep_alive: terms.keep_alive && !self.winding_up,
+            keep_alive: terms.keep_alive && !self.shutting_down,
             ..terms
         };
-        self.say(reply, terms);
+        self.queue_reply(reply, terms);
         self.phase = if terms.keep_alive && reply.keep_alive {
-            Phase::Listening
+            Phase::AwaitingRequest
         } else {
-            Phase::Over
+            Phase::Done
         };
     }
 
-    /// The next reply is the last one; if nothing is asked, the last one was.
-    pub(super) fn wind_up(&mut self) {
-        self.winding_up = true;
-        if self.phase == Phase::Listening && self.input.is_empty() {
-            self.phase = Phase::Over;
+    /// The next reply is the last one. If no request has begun, the session ends at once.
+    pub(super) fn begin_shutdown(&mut self) {
+        self.shutting_down = true;
+        if self.phase == Phase::AwaitingRequest && self.input.is_empty() {
+            self.phase = Phase::Done;
         }
     }
 
-    /// Says something that nobody asked for, and nothing after that.
-    pub(super) fn part(&mut self, reply: &Reply) {
-        self.say(reply, Terms::UNREADABLE);
-        self.phase = Phase::Over;
+    /// Sends a reply without a complete request, as the last reply.
+    pub(super) fn reply_and_close(&mut self, reply: &Reply) {
+        self.queue_reply(reply, Terms::UNREADABLE);
+        self.phase = Phase::Done;
         self.input = Vec::new();
     }
 
-    fn say(&mut self, reply: &Reply, terms: Terms) {
+    fn queue_reply(&mut self, reply: &Reply, terms: Terms) {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |now| now.as_secs());
         reply.write(terms, &date(now), &mut self.output);
     }
 
-    /// What is to be sent.
+    /// The bytes to send.
     pub(super) fn unsent(&self) -> &[u8] {
         &self.output[self.sent..]
     }
 
-    /// So much more of it was.
-    pub(super) fn sent(&mut self, length: usize) {
+    /// The first `length` bytes of `unsent()` were sent.
+    pub(super) fn mark_sent(&mut self, length: usize) {
         self.sent += length;
         if self.sent == self.output.len() {
             self.sent_before += self.sent as u64;
@@ -210,35 +213,36 @@ impl Dialogue {
         }
     }
 
-    /// How many bytes of replies were sent altogether.
+    /// How many bytes of replies were sent since the start.
     pub(super) fn total_sent(&self) -> u64 {
         self.sent_before + self.sent as u64
     }
 
-    /// How many bytes of replies there were altogether, with those to be sent.
-    pub(super) fn total(&self) -> u64 {
+    /// How many bytes of replies were sent or queued since the start.
+    pub(super) fn total_queued(&self) -> u64 {
         self.sent_before + self.output.len() as u64
     }
 
     /// Whether the last reply was sent.
-    pub(super) fn is_over(&self) -> bool {
-        self.phase == Phase::Over && self.unsent().is_empty()
+    pub(super) fn is_done(&self) -> bool {
+        self.phase == Phase::Done && self.unsent().is_empty()
     }
 
-    /// What it waits for.
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn waiting_for(&self) -> WaitingFor {
         match self.phase {
-            _ if !self.unsent().is_empty() => Stage::Reply(self.total_sent()),
-            Phase::Answering(_) => Stage::Answer,
-            Phase::Over => Stage::Farewell,
-            Phase::Listening if !self.input.is_empty() => Stage::Request(self.requests),
-            Phase::Listening if self.requests == 0 => Stage::Fresh,
-            Phase::Listening => Stage::Idle(self.requests),
+            _ if !self.unsent().is_empty() => WaitingFor::SendBuffer(self.total_sent()),
+            Phase::Responding(_) => WaitingFor::Answer,
+            Phase::Done => WaitingFor::PeerClose,
+            Phase::AwaitingRequest if !self.input.is_empty() => {
+                WaitingFor::RestOfRequest(self.requests)
+            }
+            Phase::AwaitingRequest if self.requests == 0 => WaitingFor::FirstRequest,
+            Phase::AwaitingRequest => WaitingFor::NextRequest(self.requests),
         }
     }
 
-    /// Thousands may wait for long: what they do not use is given back.
-    fn spare(&mut self) {
+    /// Frees the memory of an empty buffer: thousands of clients may wait for a long time.
+    fn free_empty_input(&mut self) {
         if self.input.is_empty() {
             self.input = Vec::new();
         }
@@ -254,196 +258,206 @@ mod tests {
         format!("GET /{path} HTTP/1.1\r\n\r\n")
     }
 
-    fn answer(word: &str) -> Reply {
+    fn ok(word: &str) -> Reply {
         Reply::new(200, "text/html", word)
     }
 
-    /// One that has received this.
-    fn hearing(text: &str) -> Dialogue {
-        let mut dialogue = Dialogue::new();
-        dialogue.receive(text.as_bytes());
-        dialogue
+    /// A session that has received this text.
+    fn session_with(text: &str) -> HttpSession {
+        let mut session = HttpSession::new();
+        session.receive(text.as_bytes());
+        session
     }
 
     /// The path of the next request.
-    fn next(dialogue: &mut Dialogue) -> Option<String> {
-        dialogue.next().map(|request| request.path)
+    fn next_path(session: &mut HttpSession) -> Option<String> {
+        session.next_request().map(|request| request.path)
     }
 
-    /// Sends all that is to be sent; returns the statuses and whether the last of them is said to
-    /// be the last.
-    fn say(dialogue: &mut Dialogue) -> (Vec<u16>, bool) {
-        let mut rest = dialogue.unsent();
+    /// Sends all unsent bytes. Returns the status of each reply, and whether the last one closes
+    /// the connection.
+    fn send_all(session: &mut HttpSession) -> (Vec<u16>, bool) {
+        let mut rest = session.unsent();
         let (mut statuses, mut last) = (Vec::new(), false);
         while let Ok(Some((reply, length))) = Reply::read(rest, true) {
             statuses.push(reply.status);
             last = !reply.keep_alive;
             rest = &rest[length..];
         }
-        dialogue.sent(dialogue.unsent().len());
+        session.mark_sent(session.unsent().len());
         (statuses, last)
     }
 
     #[test]
-    fn a_request_is_taken_when_the_answer_before_it_is_sent() {
-        let mut dialogue = hearing(&(request("a") + &request("b")));
+    fn next_request_is_read_after_the_previous_reply_is_sent() {
+        let mut session = session_with(&(request("a") + &request("b")));
         assert_eq!(
-            (next(&mut dialogue).as_deref(), next(&mut dialogue)),
+            (next_path(&mut session).as_deref(), next_path(&mut session)),
             (Some("/a"), None)
         );
-        dialogue.reply(&answer("NO"));
-        assert_eq!(next(&mut dialogue), None);
-        assert_eq!(say(&mut dialogue), (vec![200], false));
-        assert_eq!(next(&mut dialogue).as_deref(), Some("/b"));
+        session.reply(&ok("NO"));
+        assert_eq!(next_path(&mut session), None);
+        assert_eq!(send_all(&mut session), (vec![200], false));
+        assert_eq!(next_path(&mut session).as_deref(), Some("/b"));
     }
 
     #[test]
-    fn while_a_request_is_answered_nothing_is_read() {
-        let mut dialogue = hearing(&request("a"));
-        assert_eq!(dialogue.room(), LONGEST_REQUEST - request("a").len());
-        next(&mut dialogue);
-        assert_eq!((dialogue.room(), dialogue.input.capacity()), (0, 0));
-        dialogue.reply(&answer("NO"));
-        assert_eq!(dialogue.room(), LONGEST_REQUEST);
+    fn nothing_is_received_while_a_request_is_answered() {
+        let mut session = session_with(&request("a"));
+        assert_eq!(
+            session.receive_capacity(),
+            LONGEST_REQUEST - request("a").len()
+        );
+        next_path(&mut session);
+        assert_eq!(
+            (session.receive_capacity(), session.input.capacity()),
+            (0, 0)
+        );
+        session.reply(&ok("NO"));
+        assert_eq!(session.receive_capacity(), LONGEST_REQUEST);
     }
 
     #[test]
-    fn it_is_over_when_either_side_says_so() {
+    fn session_ends_when_client_or_server_asks_for_it() {
         let close = "GET / HTTP/1.1\r\nConnection: close\r\n\r\n";
-        for (text, end, wind_up) in [
+        for (text, end, shutdown) in [
             (close, false, false),
             ("GET / HTTP/1.0\r\n\r\n", false, false),
             ("GET / HTTP/1.1\r\n\r\n", true, false),
             ("GET / HTTP/1.1\r\n\r\n", false, true),
         ] {
-            let mut dialogue = hearing(&(text.to_owned() + if end { "" } else { close }));
+            let mut session = session_with(&(text.to_owned() + if end { "" } else { close }));
             if end {
-                dialogue.end();
+                session.on_peer_close();
             }
-            next(&mut dialogue);
-            if wind_up {
-                dialogue.wind_up();
+            next_path(&mut session);
+            if shutdown {
+                session.begin_shutdown();
             }
-            dialogue.reply(&answer("NO"));
-            assert!(!dialogue.is_over(), "{text:?}");
-            assert_eq!(say(&mut dialogue), (vec![200], !end), "{text:?}");
-            assert_eq!(next(&mut dialogue), None, "{text:?}");
-            assert!(dialogue.is_over(), "{text:?}");
+            session.reply(&ok("NO"));
+            assert!(!session.is_done(), "{text:?}");
+            assert_eq!(send_all(&mut session), (vec![200], !end), "{text:?}");
+            assert_eq!(next_path(&mut session), None, "{text:?}");
+            assert!(session.is_done(), "{text:?}");
         }
     }
 
     #[test]
-    fn who_has_ended_is_answered_all_that_is_whole() {
-        let mut dialogue = hearing(&(request("a") + &request("b") + "GET /c"));
-        dialogue.end();
+    fn complete_requests_are_answered_after_the_peer_has_closed() {
+        let mut session = session_with(&(request("a") + &request("b") + "GET /c"));
+        session.on_peer_close();
         for path in ["/a", "/b"] {
-            assert_eq!(next(&mut dialogue).as_deref(), Some(path));
-            dialogue.reply(&answer("NO"));
-            say(&mut dialogue);
+            assert_eq!(next_path(&mut session).as_deref(), Some(path));
+            session.reply(&ok("NO"));
+            send_all(&mut session);
         }
-        assert_eq!((next(&mut dialogue), dialogue.is_over()), (None, true));
+        assert_eq!((next_path(&mut session), session.is_done()), (None, true));
     }
 
     #[test]
-    fn what_is_no_request_is_refused_once_and_what_follows_is_thrown_away() {
-        let mut dialogue = hearing(&(request("a") + "garbage\r\n" + &request("b")));
-        next(&mut dialogue);
-        dialogue.reply(&answer("NO"));
-        say(&mut dialogue);
-        assert_eq!(next(&mut dialogue), None);
-        assert_eq!(say(&mut dialogue), (vec![400], true));
-        assert!(dialogue.is_over());
-        while dialogue.room() > 0 {
-            dialogue.receive(&vec![b'x'; dialogue.room().min(1000)]);
+    fn malformed_request_is_refused_once_and_the_rest_is_discarded() {
+        let mut session = session_with(&(request("a") + "garbage\r\n" + &request("b")));
+        next_path(&mut session);
+        session.reply(&ok("NO"));
+        send_all(&mut session);
+        assert_eq!(next_path(&mut session), None);
+        assert_eq!(send_all(&mut session), (vec![400], true));
+        assert!(session.is_done());
+        while session.receive_capacity() > 0 {
+            session.receive(&vec![b'x'; session.receive_capacity().min(1000)]);
         }
         assert_eq!(
             (
-                dialogue.discarded,
-                dialogue.input.capacity(),
-                next(&mut dialogue)
+                session.discarded,
+                session.input.capacity(),
+                next_path(&mut session)
             ),
-            (MOST_DISCARDED, 0, None)
+            (MAX_DISCARDED, 0, None)
         );
     }
 
     #[test]
-    fn there_is_room_for_the_longest_request_and_not_for_ever() {
+    fn longest_request_fits_and_endless_garbage_is_refused() {
         let body = format!("Content-Length: {LONGEST_REQUEST_BODY}\r\n\r\n");
         let line = "\r\nPOST / HTTP/1.1\r\nA: ";
         let head = format!(
             "{line}{}\r\n{body}",
             "x".repeat(LONGEST_HEAD - line.len() - 2 - body.len())
         );
-        let mut dialogue = hearing(&(head + &"x".repeat(LONGEST_REQUEST_BODY)));
-        assert_eq!(dialogue.room(), 0);
-        assert!(next(&mut dialogue).is_some());
+        let mut session = session_with(&(head + &"x".repeat(LONGEST_REQUEST_BODY)));
+        assert_eq!(session.receive_capacity(), 0);
+        assert!(next_path(&mut session).is_some());
         for garbage in ["x", "x\r\n", "GET / HTTP/1.1\r\nA: x\r\n", "\r\n"] {
-            let mut dialogue = Dialogue::new();
-            while dialogue.room() > 0 && dialogue.phase == Phase::Listening {
-                dialogue.receive(&garbage.as_bytes()[..garbage.len().min(dialogue.room())]);
-                next(&mut dialogue);
+            let mut session = HttpSession::new();
+            while session.receive_capacity() > 0 && session.phase == Phase::AwaitingRequest {
+                session
+                    .receive(&garbage.as_bytes()[..garbage.len().min(session.receive_capacity())]);
+                next_path(&mut session);
             }
-            assert_eq!(dialogue.phase, Phase::Over, "{garbage:?}");
+            assert_eq!(session.phase, Phase::Done, "{garbage:?}");
         }
     }
 
     #[test]
-    fn each_wait_has_its_limit_and_a_new_one_begins_with_each_request() {
-        let mut dialogue = Dialogue::new();
-        let mut stages = vec![dialogue.stage()];
-        let mut hear = |dialogue: &mut Dialogue, text: &str| {
-            dialogue.receive(text.as_bytes());
-            next(dialogue);
-            stages.push(dialogue.stage());
+    fn each_wait_has_a_timeout_that_starts_again_with_each_request() {
+        let mut session = HttpSession::new();
+        let mut waits = vec![session.waiting_for()];
+        let mut receive = |session: &mut HttpSession, text: &str| {
+            session.receive(text.as_bytes());
+            next_path(session);
+            waits.push(session.waiting_for());
         };
-        hear(&mut dialogue, "GET / HT");
-        hear(&mut dialogue, "TP/1.1\r\n\r\nGET ");
-        dialogue.reply(&answer("NO"));
-        dialogue.sent(5);
-        hear(&mut dialogue, "");
-        say(&mut dialogue);
-        hear(&mut dialogue, "/ HTTP/1.1\r\n");
-        hear(&mut dialogue, "\r\n");
-        dialogue.reply(&answer("NO"));
-        say(&mut dialogue);
-        hear(&mut dialogue, "");
-        dialogue.wind_up();
-        hear(&mut dialogue, "");
+        receive(&mut session, "GET / HT");
+        receive(&mut session, "TP/1.1\r\n\r\nGET ");
+        session.reply(&ok("NO"));
+        session.mark_sent(5);
+        receive(&mut session, "");
+        send_all(&mut session);
+        receive(&mut session, "/ HTTP/1.1\r\n");
+        receive(&mut session, "\r\n");
+        session.reply(&ok("NO"));
+        send_all(&mut session);
+        receive(&mut session, "");
+        session.begin_shutdown();
+        receive(&mut session, "");
         let expected = [
-            (Stage::Fresh, 10),
-            (Stage::Request(0), 10),
-            (Stage::Answer, u64::MAX),
-            (Stage::Reply(5), 10),
-            (Stage::Request(1), 10),
-            (Stage::Answer, u64::MAX),
-            (Stage::Idle(2), 60),
-            (Stage::Farewell, 15),
+            (WaitingFor::FirstRequest, 10),
+            (WaitingFor::RestOfRequest(0), 10),
+            (WaitingFor::Answer, u64::MAX),
+            (WaitingFor::SendBuffer(5), 10),
+            (WaitingFor::RestOfRequest(1), 10),
+            (WaitingFor::Answer, u64::MAX),
+            (WaitingFor::NextRequest(2), 60),
+            (WaitingFor::PeerClose, 15),
         ];
         assert_eq!(
-            stages
+            waits
                 .into_iter()
-                .map(|stage| (stage, stage.limit().as_secs()))
+                .map(|wait| (wait, wait.timeout().as_secs()))
                 .collect::<Vec<_>>(),
             expected
         );
     }
 
     #[test]
-    fn what_was_sent_is_counted() {
-        let mut dialogue = hearing(&request("a").repeat(2));
+    fn sent_and_queued_bytes_are_counted() {
+        let mut session = session_with(&request("a").repeat(2));
         let mut total = 0;
         for _ in 0..2 {
-            next(&mut dialogue);
-            dialogue.reply(&answer("NO"));
-            total += dialogue.unsent().len() as u64;
-            assert_eq!(dialogue.total(), total);
-            dialogue.sent(7);
+            next_path(&mut session);
+            session.reply(&ok("NO"));
+            total += session.unsent().len() as u64;
+            assert_eq!(session.total_queued(), total);
+            session.mark_sent(7);
             assert_eq!(
-                (dialogue.total(), dialogue.total_sent()),
-                (total, total - dialogue.unsent().len() as u64)
+                (session.total_queued(), session.total_sent()),
+                (total, total - session.unsent().len() as u64)
             );
-            say(&mut dialogue);
-            assert_eq!((dialogue.total(), dialogue.total_sent()), (total, total));
+            send_all(&mut session);
+            assert_eq!(
+                (session.total_queued(), session.total_sent()),
+                (total, total)
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Where connections come in, and how many may. When there is no room or no descriptor for one
-//! more, the door is closed for a while: those who knock wait in the kernel's queue.
+//! The listening socket. It accepts connections up to a limit. When the limit is reached or no
+//! descriptor is left, accepting pauses; new clients then wait in the kernel's queue.
 
 use crate::moment::Moment;
 use crate::plan::Server;
@@ -10,150 +10,150 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Descriptors that are no connections: stdio, epoll, signals, timer, listener, the state with its
-/// lock, folder and draft, a config that is read again, a backend.
-const OTHERS: usize = 32;
+/// Descriptors that are not connections: stdio, epoll, signals, timer, listener, the state file
+/// with its lock, directory and temporary file, a config that is being reloaded, a backend.
+const RESERVED_FDS: usize = 32;
 
-/// Connections that are made only to be told that there are too many.
-const TURNED_AWAY: usize = 64;
+/// Connections above the limit that are accepted only to be refused with a reply.
+const REJECT_SLOTS: usize = 64;
 
-/// How long the door stays closed.
-const CLOSED: Duration = Duration::from_secs(1);
+/// How long accepting pauses.
+const PAUSE: Duration = Duration::from_secs(1);
 
-/// The most that come in between two looks at those who are in: the kernel has room for four times
-/// as many.
-const AT_ONCE: usize = 1024;
+/// The most connections that are accepted before the open ones are served again. The kernel's
+/// queue has room for four times as many.
+const MAX_ACCEPTS: usize = 1024;
 
-/// A peer that is silent for `KEEP_ALIVE` is asked whether it is there every `PROBE`, and after
-/// `PROBES` without an answer it is gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-const PROBE: Duration = Duration::from_secs(5);
-const PROBES: u8 = 3;
+/// TCP keep-alive: after `KEEPALIVE_IDLE` of silence the kernel probes the peer every
+/// `KEEPALIVE_INTERVAL`, and after `KEEPALIVE_PROBES` without a reply it ends the connection.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_PROBES: u8 = 3;
 
-/// See above.
+/// A listening socket with a connection limit.
 #[derive(Debug)]
-pub(super) struct Door {
-    listener: TcpListener,
-    most: usize,
-    closed_until: Option<Moment>,
-    /// Whether nobody has come in since it was closed.
-    short: bool,
+pub(super) struct Listener {
+    socket: TcpListener,
+    max_connections: usize,
+    paused_until: Option<Moment>,
+    /// Whether a pause was reported since the last connection within the limit.
+    paused_reported: bool,
 }
 
-/// Who has knocked.
-pub(super) enum Caller {
-    /// Somebody who may come in.
-    Guest(TcpStream),
-    /// Somebody for whom there is no room.
-    Surplus(TcpStream),
-    /// Nobody can come in for a while: why.
-    Shortage(String),
+/// The result of one accept.
+pub(super) enum Accepted {
+    /// A connection within the limit.
+    Connection(TcpStream),
+    /// A connection above the limit: it is to be refused.
+    OverLimit(TcpStream),
+    /// No connection can be accepted for a while, and the reason.
+    OutOfResources(String),
 }
 
-impl Door {
-    /// Listens where the plan says, with so many descriptors for everything.
-    pub(super) fn open(server: &Server, descriptors: u64) -> Result<Door, String> {
-        let most = usize::try_from(descriptors)
+impl Listener {
+    /// Listens on the planned address. `descriptors` is how many descriptors the process may have.
+    pub(super) fn open(server: &Server, descriptors: u64) -> Result<Listener, String> {
+        let max_connections = usize::try_from(descriptors)
             .unwrap_or(usize::MAX)
-            .saturating_sub(OTHERS + TURNED_AWAY)
+            .saturating_sub(RESERVED_FDS + REJECT_SLOTS)
             .max(1);
-        let listen = |address: IpAddr| tcp::listen(SocketAddr::new(address, server.port));
-        let listening = match server.listen {
-            Some(address) => listen(address),
-            // A host may be without IPv6.
-            None => listen(Ipv6Addr::UNSPECIFIED.into()).or_else(|error| match error.kind() {
-                ErrorKind::AddrInUse => Err(error),
-                _ => listen(Ipv4Addr::UNSPECIFIED.into()),
-            }),
-        };
-        let ready = listening.and_then(|listener| {
-            tcp::no_delay(&listener)?;
-            tcp::keep_alive(&listener, KEEP_ALIVE, PROBE, PROBES)?;
-            Ok(listener)
-        });
-        let listener = ready.map_err(|error| {
-            let place = server
+        let socket = listen(server).map_err(|error| {
+            let address = server
                 .listen
                 .map_or(String::new(), |address| format!("{address} "));
-            format!(
-                "cannot listen on {place}port {}: {}",
-                server.port,
-                reason(&error)
-            )
+            let port = server.port;
+            format!("cannot listen on {address}port {port}: {}", reason(&error))
         })?;
-        Ok(Door {
-            listener,
-            most,
-            closed_until: None,
-            short: false,
+        Ok(Listener {
+            socket,
+            max_connections,
+            paused_until: None,
+            paused_reported: false,
         })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.socket.local_addr()
     }
 
     /// How many connections may be open.
-    pub(super) fn most(&self) -> usize {
-        self.most
+    pub(super) fn max_connections(&self) -> usize {
+        self.max_connections
     }
 
     pub(super) fn watch(&self, epoll: &Epoll, key: u64) -> io::Result<()> {
-        epoll.add(&self.listener, key, Interest::Read)
+        epoll.add(&self.socket, key, Interest::Read)
     }
 
-    /// Those who come in now, when so many are in.
-    pub(super) fn callers(&mut self, mut inside: usize) -> Vec<Caller> {
-        let mut callers = Vec::new();
-        for _ in 0..AT_ONCE {
-            if inside >= self.most + TURNED_AWAY {
-                callers.push(Caller::Shortage(format!("{inside} connections are open")));
+    /// Accepts the connections that wait in the kernel's queue, while `open` connections are open.
+    pub(super) fn accept_pending(&mut self, mut open: usize) -> Vec<Accepted> {
+        let mut accepted = Vec::new();
+        for _ in 0..MAX_ACCEPTS {
+            if open >= self.max_connections + REJECT_SLOTS {
+                let why = format!("{open} connections are open");
+                accepted.push(Accepted::OutOfResources(why));
                 break;
             }
-            match tcp::accept(&self.listener) {
-                Ok(stream) if inside < self.most => callers.push(Caller::Guest(stream)),
-                Ok(stream) => callers.push(Caller::Surplus(stream)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // Whoever it was has gone again; there may be others.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::ConnectionAborted | ErrorKind::Interrupted
-                    ) =>
-                {
-                    continue;
+            match tcp::accept(&self.socket) {
+                Ok(stream) if open < self.max_connections => {
+                    self.paused_reported = false;
+                    accepted.push(Accepted::Connection(stream));
                 }
-                Err(error) => {
-                    callers.push(Caller::Shortage(reason(&error)));
-                    break;
-                }
+                Ok(stream) => accepted.push(Accepted::OverLimit(stream)),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => break,
+                    // This client has closed its connection; others may be waiting.
+                    ErrorKind::ConnectionAborted | ErrorKind::Interrupted => continue,
+                    _ => {
+                        accepted.push(Accepted::OutOfResources(reason(&error)));
+                        break;
+                    }
+                },
             }
-            inside += 1;
+            open += 1;
         }
-        self.short &= !callers
-            .iter()
-            .any(|caller| matches!(caller, Caller::Guest(_)));
-        callers
+        accepted
     }
 
-    /// Lets nobody in for a while; whether that is news.
-    pub(super) fn close(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<bool> {
-        self.closed_until = Some(now + CLOSED);
-        epoll.change(&self.listener, key, Interest::Nothing)?;
-        Ok(!std::mem::replace(&mut self.short, true))
+    /// Accepts no connection for a while. Returns whether this pause is to be reported: only the
+    /// first is, until a connection within the limit is accepted.
+    pub(super) fn pause(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<bool> {
+        self.paused_until = Some(now + PAUSE);
+        epoll.change(&self.socket, key, Interest::Nothing)?;
+        Ok(!std::mem::replace(&mut self.paused_reported, true))
     }
 
-    /// When it opens again.
-    pub(super) fn wake(&self) -> Moment {
-        self.closed_until.unwrap_or(Moment::NEVER)
+    /// When the pause ends.
+    pub(super) fn resumes_at(&self) -> Moment {
+        self.paused_until.unwrap_or(Moment::NEVER)
     }
 
-    /// Opens it again, if it is time.
-    pub(super) fn reopen(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<()> {
-        match self.closed_until.take_if(|until| *until <= now) {
-            Some(_) => epoll.change(&self.listener, key, Interest::Read),
+    /// Accepts connections again, if the pause has ended.
+    pub(super) fn resume(&mut self, epoll: &Epoll, key: u64, now: Moment) -> io::Result<()> {
+        match self.paused_until.take_if(|until| *until <= now) {
+            Some(_) => epoll.change(&self.socket, key, Interest::Read),
             None => Ok(()),
         }
     }
+}
+
+fn listen(server: &Server) -> io::Result<TcpListener> {
+    let listen = |address: IpAddr| tcp::listen(SocketAddr::new(address, server.port));
+    let socket = match server.listen {
+        Some(address) => listen(address),
+        // The host may have no IPv6.
+        None => listen(Ipv6Addr::UNSPECIFIED.into()).or_else(|error| match error.kind() {
+            ErrorKind::AddrInUse => Err(error),
+            _ => listen(Ipv4Addr::UNSPECIFIED.into()),
+        }),
+    }?;
+    tcp::no_delay(&socket)?;
+    tcp::keep_alive(
+        &socket,
+        KEEPALIVE_IDLE,
+        KEEPALIVE_INTERVAL,
+        KEEPALIVE_PROBES,
+    )?;
+    Ok(socket)
 }

@@ -1,5 +1,13 @@
-//! The loop of a lock server. It joins door, connections, pools, their state and signals, and
-//! sleeps in one place, the wait of its epoll.
+//! The lock server: one loop that waits on an epoll, its only place to sleep.
+//!
+//! The way of one HTTP request:
+//! 1. `listener` accepts the connection; `service` registers it (`accept`).
+//! 2. The epoll reports bytes: `Service::on_ready` reads them through `connection` into its
+//!    `http_session`, and `Service::process` takes each complete request out.
+//! 3. `api` finds the call that the request makes (`route`); `Service::ask_pool` passes it to the
+//!    backend in [`pool`](crate::pool) with a ticket.
+//! 4. `ServerLoop::run_backend` collects the answer; `Service::deliver` finds the connection of the
+//!    ticket in `connection_table`, and `api` makes the reply (`answer_reply`).
 
 mod api;
 mod connection;
@@ -10,48 +18,144 @@ mod memcached;
 mod server_log;
 mod server_metrics;
 mod service;
+mod setup {
+    //! Opens everything that the server needs, before its loop starts.
+
+    use super::listener::Listener;
+    use super::memcached::Memcached;
+    use super::server_log::ServerLog;
+    use super::service::Service;
+    use super::state_file::{self, StateFile};
+    use super::{LISTENER, SIGNALS, ServerLoop, TIMER};
+    use crate::plan::{self, End, Server};
+    use crate::pool::Backend;
+    use crate::pool::memcached::Memcache;
+    use crate::pool::memory::Memory;
+    use crate::pool::state::{BootTime, State};
+    use crate::reason::reason;
+    use crate::signal::Signal;
+    use crate::sys::clock::now;
+    use crate::sys::descriptors;
+    use crate::sys::epoll::{Epoll, Interest};
+    use crate::sys::signals::Signals;
+    use crate::sys::timer::Timer;
+    use std::io;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    /// Opens all resources of a server. On failure: the result of the program, and what failed.
+    pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (End, String)> {
+        let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
+            .map_err(system("listen to signals"))?;
+        let timer = Timer::new().map_err(system("make a timer"))?;
+        let epoll = Epoll::new().map_err(system("make an epoll"))?;
+        // Before clients can connect: at boot it may take a while until the name can be looked up.
+        let memcached = match &plan.backend {
+            plan::Backend::Memory => None,
+            plan::Backend::Memcache(host) => {
+                Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?)
+            }
+        };
+        let descriptors =
+            descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
+        let listener = Listener::open(plan, descriptors).map_err(|why| (End::System, why))?;
+        let opened = plan.state.as_deref().map(StateFile::open).transpose();
+        let (state_file, state) = opened
+            .map_err(|error| (error.end(), error.to_string()))?
+            .unzip();
+        watch(&epoll, &listener, &signals, &timer).map_err(system("watch descriptors"))?;
+        let log = ServerLog {
+            program: plan.program,
+            verbose: plan.verbose,
+        };
+        Ok(ServerLoop {
+            plan,
+            log,
+            service: Service::new(log, epoll, backend(plan, state)),
+            signals,
+            timer,
+            listener: Some(listener),
+            state_file,
+            memcached,
+            shutdown_deadline: None,
+        })
+    }
+
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> (End, String) {
+        move |error| (End::System, format!("cannot {what}: {}", reason(&error)))
+    }
+
+    fn watch(
+        epoll: &Epoll,
+        listener: &Listener,
+        signals: &Signals,
+        timer: &Timer,
+    ) -> io::Result<()> {
+        listener.watch(epoll, LISTENER)?;
+        epoll.add(signals.fd(), SIGNALS, Interest::Read)?;
+        match timer.fd() {
+            Some(fd) => epoll.add(fd, TIMER, Interest::Read),
+            None => Ok(()),
+        }
+    }
+
+    fn backend(plan: &Server, state: Option<State>) -> Box<dyn Backend> {
+        let (pools, now) = (plan.pools.clone(), now());
+        match &plan.backend {
+            plan::Backend::Memory => Box::new(Memory::new(pools, state, unix_micros(), now)),
+            plan::Backend::Memcache(host) => Box::new(Memcache::new(
+                pools,
+                host.to_string(),
+                BootTime::of(&state_file::clocks()),
+                now,
+            )),
+        }
+    }
+
+    fn unix_micros() -> i64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+    }
+}
 mod state_file;
 
 use crate::log;
 use crate::moment::Moment;
-use crate::plan::{self, End, Exit, Level, Server};
-use crate::pool::memcached::Memcache;
-use crate::pool::memory::Memory;
-use crate::pool::state::{BootTime, State};
-use crate::pool::{Backend, Input, Output};
-use crate::reason::reason;
+use crate::plan::{End, Exit, Level, Server};
+use crate::pool::state::State;
+use crate::pool::{Input, Output};
 use crate::signal::Signal;
 use crate::sys::clock::now;
-use crate::sys::epoll::{Epoll, Event, Interest};
+use crate::sys::epoll::Event;
+use crate::sys::signals;
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
-use crate::sys::{descriptors, signals};
-use listener::{Caller, Door};
+use listener::{Accepted, Listener};
 use memcached::Memcached;
-use server_log::Story;
+use server_log::ServerLog;
 use service::Service;
 use state_file::StateFile;
-use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// How long the last answers may take to arrive when the server ends.
-const ENDING: Duration = Duration::from_secs(2);
+/// How long a server that shuts down waits for clients to receive the last replies.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// What the epoll calls its descriptors; all others are connections.
+/// The epoll keys of the server's own descriptors; all others are connections.
 const SIGNALS: u64 = 0;
 const TIMER: u64 = 1;
-const DOOR: u64 = 2;
+const LISTENER: u64 = 2;
 const MEMCACHED: u64 = 3;
 
-/// Makes the plan again, or says why it cannot.
-pub type Again<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
+/// Reads the options and the config again. `Err`: why that failed.
+pub type Reload<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
 
-/// Serves until TERM or INT. `again` is called for HUP.
-pub fn serve(plan: &Server, again: Again) -> Exit {
+/// Serves until TERM or INT. HUP calls `reload`.
+pub fn serve(plan: &Server, reload: Reload) -> Exit {
     signals::survive_file_limit();
-    match Serving::new(plan) {
-        Ok(serving) => {
-            serving.run(again);
+    match setup::open(plan) {
+        Ok(server) => {
+            server.run(reload);
             Exit::Code(0)
         }
         Err((end, why)) => {
@@ -61,7 +165,7 @@ pub fn serve(plan: &Server, again: Again) -> Exit {
     }
 }
 
-/// Whether the state of a planned server can be read and written. Leaves everything as it is.
+/// Whether the state file of a planned server can be read and written. It changes no file.
 pub fn check_state(plan: &Server) -> Result<(), (End, String)> {
     plan.state.as_deref().map_or(Ok(()), |path| {
         StateFile::check(path).map_err(|error| {
@@ -71,116 +175,61 @@ pub fn check_state(plan: &Server) -> Result<(), (End, String)> {
     })
 }
 
-/// A server, at work.
-struct Serving<'a> {
+/// A running server.
+struct ServerLoop<'a> {
     plan: &'a Server,
-    story: Story<'a>,
+    log: ServerLog<'a>,
     service: Service<'a>,
     signals: Signals,
     timer: Timer,
-    /// `None` once nobody comes in any more.
-    door: Option<Door>,
+    /// `None` during the shutdown.
+    listener: Option<Listener>,
     state_file: Option<StateFile>,
-    /// Where the holders are, if that is not here.
+    /// The connection to memcached, if the holders are kept there.
     memcached: Option<Memcached>,
-    /// Until when the last answers may arrive, once that is all there is to do.
-    ending: Option<Moment>,
+    /// Set during the shutdown: when the server ends even if connections are still open.
+    shutdown_deadline: Option<Moment>,
 }
 
-impl<'a> Serving<'a> {
-    fn new(plan: &'a Server) -> Result<Serving<'a>, (End, String)> {
-        let system = |what: &'static str| {
-            move |error: io::Error| (End::System, format!("cannot {what}: {}", reason(&error)))
-        };
-        let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
-            .map_err(system("listen to signals"))?;
-        let timer = Timer::new().map_err(system("make a timer"))?;
-        let epoll = Epoll::new().map_err(system("make an epoll"))?;
-        // Before clients can connect: at boot it may take a while until the name is known.
-        let memcached = match &plan.backend {
-            plan::Backend::Memory => None,
-            plan::Backend::Memcache(host) => {
-                Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?)
-            }
-        };
-        let descriptors =
-            descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
-        let door = Door::open(plan, descriptors).map_err(|why| (End::System, why))?;
-        let opened = plan.state.as_deref().map(StateFile::open).transpose();
-        let (state_file, state) = opened
-            .map_err(|error| (error.end(), error.to_string()))?
-            .unzip();
-        let watched = door
-            .watch(&epoll, DOOR)
-            .and_then(|()| epoll.add(signals.fd(), SIGNALS, Interest::Read));
-        let watched = watched.and_then(|()| {
-            timer
-                .fd()
-                .map_or(Ok(()), |fd| epoll.add(fd, TIMER, Interest::Read))
-        });
-        watched.map_err(system("watch descriptors"))?;
-        let story = Story {
-            program: plan.program,
-            verbose: plan.verbose,
-        };
-        let (pools, now) = (plan.pools.clone(), now());
-        let backend: Box<dyn Backend> = match &plan.backend {
-            plan::Backend::Memory => Box::new(Memory::new(pools, state, unix_micros(), now)),
-            plan::Backend::Memcache(host) => Box::new(Memcache::new(
-                pools,
-                host.to_string(),
-                BootTime::of(&state_file::clocks()),
-                now,
-            )),
-        };
-        let service = Service::new(story, epoll, backend);
-        Ok(Serving {
-            plan,
-            story,
-            service,
-            signals,
-            timer,
-            door: Some(door),
-            state_file,
-            memcached,
-            ending: None,
-        })
-    }
-
-    fn run(mut self, again: Again) {
-        if let Some(door) = &self.door {
-            self.story.begin(self.plan, door);
+impl ServerLoop<'_> {
+    fn run(mut self, reload: Reload) {
+        if let Some(listener) = &self.listener {
+            self.log.log_start(self.plan, listener);
         }
         loop {
-            let wake = self.drain();
+            let backend_deadline = self.run_backend();
             if self
-                .ending
-                .is_some_and(|until| self.service.crowd().is_empty() || until <= now())
+                .shutdown_deadline
+                .is_some_and(|until| self.service.connections().is_empty() || until <= now())
             {
-                return self.end();
+                return self.finish();
             }
-            self.sleep(wake.min(self.wake()), again);
+            let events = self.sleep(backend_deadline.min(self.next_deadline()));
+            self.handle_events(events, reload);
         }
     }
 
-    /// When something is to be done that the backend does not know of.
-    fn wake(&self) -> Moment {
-        let door = self.door.as_ref().map_or(Moment::NEVER, Door::wake);
+    /// The earliest deadline that is not the backend's.
+    fn next_deadline(&self) -> Moment {
+        let listener = self
+            .listener
+            .as_ref()
+            .map_or(Moment::NEVER, Listener::resumes_at);
         self.service
-            .crowd()
-            .wake()
-            .min(door)
-            .min(self.ending.unwrap_or(Moment::NEVER))
+            .connections()
+            .next_deadline()
+            .min(listener)
+            .min(self.shutdown_deadline.unwrap_or(Moment::NEVER))
     }
 
-    /// Does all that the backend wants done now; returns when it wants to be asked again.
-    fn drain(&mut self) -> Moment {
+    /// Carries out all outputs of the backend. Returns its next deadline.
+    fn run_backend(&mut self) -> Moment {
         loop {
             match self.service.backend.poll(now()) {
                 Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
-                Output::Report(ticket) => self.service.show(ticket),
+                Output::Report(ticket) => self.service.deliver_page(ticket),
                 Output::Save(state) => self.save(&state),
-                Output::Note(level, note) => self.story.tell(level, &note),
+                Output::Note(level, note) => self.log.log(level, &note),
                 Output::Transport(output) => {
                     let memcached = self.memcached.as_mut();
                     if let Some(event) = memcached.and_then(|memcached| memcached.execute(output)) {
@@ -188,7 +237,7 @@ impl<'a> Serving<'a> {
                     }
                 }
                 Output::Wait(until) => {
-                    if !self.service.see_off() && !self.service.settle() {
+                    if !self.service.reap_disconnected() && !self.service.update_interests() {
                         return until;
                     }
                 }
@@ -201,68 +250,61 @@ impl<'a> Serving<'a> {
             .state_file
             .as_ref()
             .map_or(Ok(()), |file| file.save(state));
-        let counts = &mut self.service.counts;
-        *(if saved.is_ok() {
-            &mut counts.saves
-        } else {
-            &mut counts.failed_saves
-        }) += 1;
-        self.service
-            .backend
-            .handle(saved.map_or_else(Input::NotSaved, |()| Input::Saved), now());
+        let metrics = &mut self.service.metrics;
+        let input = match saved {
+            Ok(()) => {
+                metrics.saves += 1;
+                Input::Saved
+            }
+            Err(why) => {
+                metrics.failed_saves += 1;
+                Input::NotSaved(why)
+            }
+        };
+        self.service.backend.handle(input, now());
     }
 
-    /// Sleeps until `wake` or until something happens, and takes it all in.
-    fn sleep(&mut self, wake: Moment, again: Again) {
-        // Each request moves somebody's deadline, and a timer that wakes us once too early costs
+    /// Sleeps until the deadline or the next event.
+    fn sleep(&mut self, deadline: Moment) -> Vec<Event> {
+        // Nearly every request changes the earliest deadline. A timer that fires too early costs
         // less than setting it each time.
-        self.timer.set_by((wake != Moment::NEVER).then_some(wake));
+        self.timer
+            .set_by((deadline != Moment::NEVER).then_some(deadline));
         if let Some(Err(error)) = self
             .memcached
             .as_mut()
             .map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED))
         {
-            self.story.tell(
-                Level::Error,
-                &format_args!(
-                    "cannot watch the connection to memcached: {}",
-                    reason(&error)
-                ),
-            );
+            let what = "watch the connection to memcached";
+            self.log.log_failure(what, &error);
         }
-        let news = self
-            .service
-            .epoll
-            .wait(self.timer.poll_limit(now()))
-            .unwrap_or_else(|error| {
-                self.story.tell(
-                    Level::Error,
-                    &format_args!("cannot wait: {}", reason(&error)),
-                );
-                Vec::new()
-            });
-        for Event { key, ended } in news {
+        let limit = self.timer.poll_limit(now());
+        self.service.epoll.wait(limit).unwrap_or_else(|error| {
+            self.log.log_failure("wait", &error);
+            Vec::new()
+        })
+    }
+
+    fn handle_events(&mut self, events: Vec<Event>, reload: Reload) {
+        for Event { key, ended } in events {
             match key {
-                SIGNALS => self.hear_signals(again),
+                SIGNALS => self.handle_signals(reload),
                 TIMER => self.timer.clear(),
-                DOOR => self.let_in(),
-                MEMCACHED => self.hear_memcached(),
-                key => self.service.attend(key, ended),
+                LISTENER => self.accept_connections(),
+                MEMCACHED => self.receive_from_memcached(),
+                key => self.service.on_ready(key, ended),
             }
         }
-        self.service.call_time();
-        if let Some(door) = &mut self.door
-            && let Err(error) = door.reopen(&self.service.epoll, DOOR, now())
+        self.service.expire_deadlines();
+        if let Some(listener) = &mut self.listener
+            && let Err(error) = listener.resume(&self.service.epoll, LISTENER, now())
         {
-            self.story.tell(
-                Level::Error,
-                &format_args!("cannot accept connections: {}", reason(&error)),
-            );
+            self.log.log_failure("accept connections", &error);
         }
         self.service.backend.handle(Input::Tick, now());
     }
 
-    fn hear_memcached(&mut self) {
+    fn receive_from_memcached(&mut self) {
         if let Some(memcached) = &mut self.memcached {
             memcached.ready(|event| {
                 self.service.backend.handle(Input::Transport(event), now());
@@ -270,71 +312,66 @@ impl<'a> Serving<'a> {
         }
     }
 
-    fn let_in(&mut self) {
-        let Some(door) = &mut self.door else { return };
-        for caller in door.callers(self.service.crowd().len()) {
-            match caller {
-                Caller::Guest(stream) => self.service.welcome(stream),
-                Caller::Surplus(stream) => self.service.turn_away(stream),
-                Caller::Shortage(why) => match door.close(&self.service.epoll, DOOR, now()) {
-                    Ok(true) => self.story.tell(
-                        Level::Warning,
-                        &format_args!("nobody comes in for a while: {why}"),
-                    ),
-                    Ok(false) => {}
-                    Err(error) => self.story.tell(
-                        Level::Error,
-                        &format_args!("cannot stop accepting connections: {}", reason(&error)),
-                    ),
-                },
+    fn accept_connections(&mut self) {
+        let Some(listener) = &mut self.listener else {
+            return;
+        };
+        for accepted in listener.accept_pending(self.service.connections().len()) {
+            match accepted {
+                Accepted::Connection(stream) => self.service.accept(stream),
+                Accepted::OverLimit(stream) => self.service.reject_over_limit(stream),
+                Accepted::OutOfResources(why) => {
+                    match listener.pause(&self.service.epoll, LISTENER, now()) {
+                        Ok(true) => self.log.log(
+                            Level::Warning,
+                            &format_args!("nobody comes in for a while: {why}"),
+                        ),
+                        Ok(false) => {}
+                        Err(error) => self.log.log_failure("stop accepting connections", &error),
+                    }
+                }
             }
         }
     }
 
-    fn hear_signals(&mut self, again: Again) {
+    fn handle_signals(&mut self, reload: Reload) {
         while let Some(received) = self.signals.next() {
-            match (received.signal, self.ending) {
-                (Signal::HUP, None) => self.read_again(again()),
-                (signal @ (Signal::TERM | Signal::INT), None) => self.begin_to_end(signal),
-                (Signal::TERM | Signal::INT, Some(_)) => self.ending = Some(now()),
+            match (received.signal, self.shutdown_deadline) {
+                (Signal::HUP, None) => self.reload(reload()),
+                (signal @ (Signal::TERM | Signal::INT), None) => self.begin_shutdown(signal),
+                // A second signal ends the server at once.
+                (Signal::TERM | Signal::INT, Some(_)) => self.shutdown_deadline = Some(now()),
                 _ => {}
             }
         }
     }
 
-    fn read_again(&mut self, plan: Result<Server, String>) {
+    fn reload(&mut self, plan: Result<Server, String>) {
         match plan {
             Ok(plan) => {
-                self.story.read_again(self.plan, &plan);
+                self.log.log_reload(self.plan, &plan);
                 self.service.backend.reconfigure(plan.pools, now());
             }
-            Err(why) => self.story.tell(
+            Err(why) => self.log.log(
                 Level::Error,
                 &format_args!("{why}; the pools stay as they are"),
             ),
         }
     }
 
-    /// Nobody comes in any more, and all that is asked is answered.
-    fn begin_to_end(&mut self, signal: Signal) {
-        self.story
-            .tell(Level::Info, &format_args!("ending after {signal}"));
-        self.ending = Some(now() + ENDING);
-        self.door = None;
-        self.service.wind_up("the server is ending");
+    /// Stops accepting connections, and gives the requests that have begun `SHUTDOWN_GRACE`.
+    fn begin_shutdown(&mut self, signal: Signal) {
+        self.log
+            .log(Level::Info, &format_args!("ending after {signal}"));
+        self.shutdown_deadline = Some(now() + SHUTDOWN_GRACE);
+        self.listener = None;
+        self.service.begin_shutdown("the server is ending");
     }
 
-    /// What was not heard by now was not said.
-    fn end(mut self) {
+    /// Closes all connections. Grants that were not received by now are taken back and saved.
+    fn finish(mut self) {
         self.service.close_all();
-        self.drain();
-        self.story.tell(Level::Info, &"ended");
+        self.run_backend();
+        self.log.log(Level::Info, &"ended");
     }
-}
-
-fn unix_micros() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }

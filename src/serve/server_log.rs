@@ -1,30 +1,38 @@
-//! What the log is told of a server's life. What happens in the pools is told by these.
+//! The server's log lines about itself: start, reload, requests. The pools write their own.
 
-use super::listener::Door;
+use super::listener::Listener;
 use crate::log;
 use crate::plan::{Backend, Level, Server};
 use crate::reason::reason;
 use std::fmt::Display;
+use std::io;
 
-/// Tells stderr, one line an event.
+/// Writes to stderr, one line an event.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Story<'a> {
+pub(super) struct ServerLog<'a> {
     pub(super) program: &'a str,
-    /// Of each request too.
+    /// Also logs each request.
     pub(super) verbose: bool,
 }
 
-impl Story<'_> {
-    pub(super) fn tell(self, level: Level, message: &dyn Display) {
+impl ServerLog<'_> {
+    pub(super) fn log(self, level: Level, message: &dyn Display) {
         if level > Level::Debug || self.verbose {
             log::event(self.program, level, message);
         }
     }
 
-    /// It begins.
-    pub(super) fn begin(self, plan: &Server, door: &Door) {
-        self.warn(plan);
-        let address = door
+    /// Logs the error of a system call.
+    pub(super) fn log_failure(self, what: &str, error: &io::Error) {
+        self.log(
+            Level::Error,
+            &format_args!("cannot {what}: {}", reason(error)),
+        );
+    }
+
+    pub(super) fn log_start(self, plan: &Server, listener: &Listener) {
+        self.log_warnings(plan);
+        let address = listener
             .address()
             .map_or_else(|error| reason(&error), |address| address.to_string());
         let kept = match (&plan.backend, &plan.state) {
@@ -32,40 +40,38 @@ impl Story<'_> {
             (Backend::Memory, Some(path)) => path.display().to_string(),
             (Backend::Memory, None) => "memory".into(),
         };
-        let (pools, most) = (plan.pool_count(), door.most());
-        self.tell(Level::Info, &format_args!("listening on {address}: {pools}, holders kept in {kept}, {most} connections at most"));
+        let (pools, most) = (plan.pool_count(), listener.max_connections());
+        self.log(
+            Level::Info,
+            &format_args!(
+                "listening on {address}: {pools}, holders kept in {kept}, \
+                 {most} connections at most"
+            ),
+        );
     }
 
-    /// The config was read again. Some of it counts only at a start.
-    pub(super) fn read_again(self, before: &Server, plan: &Server) {
-        self.warn(plan);
+    /// Logs a reload of the config, and each changed key that takes effect only after a restart.
+    pub(super) fn log_reload(self, before: &Server, plan: &Server) {
+        self.log_warnings(plan);
+        let config = plan.config.display();
         let keys = [
             ("listen", plan.listen != before.listen),
             ("backend", plan.backend != before.backend),
             ("state", plan.state != before.state),
         ];
         for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
-            self.tell(
+            self.log(
                 Level::Warning,
-                &format_args!(
-                    "{}: {key:?} has changed: that needs a restart",
-                    plan.config.display()
-                ),
+                &format_args!("{config}: {key:?} has changed: that needs a restart"),
             );
         }
-        self.tell(
-            Level::Info,
-            &format_args!(
-                "read {} again: {}",
-                plan.config.display(),
-                plan.pool_count()
-            ),
-        );
+        let pools = plan.pool_count();
+        self.log(Level::Info, &format_args!("read {config} again: {pools}"));
     }
 
-    fn warn(self, plan: &Server) {
+    fn log_warnings(self, plan: &Server) {
         for warning in &plan.warnings {
-            self.tell(Level::Warning, warning);
+            self.log(Level::Warning, warning);
         }
     }
 }

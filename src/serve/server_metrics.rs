@@ -1,91 +1,97 @@
-//! How often what happened to the server as a whole, for whoever watches it.
+//! Counters of the server as a whole, for `/metrics`.
 
 use crate::moment::Moment;
 use crate::pool::metrics::Kind::{self, Counter, Gauge};
-use crate::pool::metrics::{Metric, Value};
+use crate::pool::metrics::Metric;
+use crate::pool::metrics::Value::{self, Count, Time};
 
-/// Since it began.
+/// The counters since the server started.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
-pub(super) struct Counts {
-    pub(super) began: Moment,
+pub(super) struct ServerMetrics {
+    pub(super) started: Moment,
     pub(super) connections: u64,
-    pub(super) turned_away: u64,
+    pub(super) rejected: u64,
     pub(super) requests: u64,
     pub(super) saves: u64,
     pub(super) failed_saves: u64,
 }
 
-impl Counts {
-    pub(super) fn new(now: Moment) -> Counts {
-        Counts {
-            began: now,
+impl ServerMetrics {
+    pub(super) fn new(now: Moment) -> ServerMetrics {
+        ServerMetrics {
+            started: now,
             connections: 0,
-            turned_away: 0,
+            rejected: 0,
             requests: 0,
             saves: 0,
             failed_saves: 0,
         }
     }
 
-    /// As metrics, when so many connections are open and the backend knows its pools, or does not.
+    /// The metrics, while `open` connections are open. `backend_is_up`: the backend knows the
+    /// holders of its pools.
     pub(super) fn metrics(&self, open: usize, backend_is_up: bool, now: Moment) -> [Metric; 8] {
-        let count = |name, kind: Kind, help, count| Metric {
-            name,
-            kind,
-            help,
-            value: Value::Count(count),
-        };
-        let uptime = Value::Time(now.since(self.began));
+        let uptime = now.since(self.started);
+        let open = u64::try_from(open).unwrap_or(u64::MAX);
         [
-            Metric {
-                name: "distributexd_uptime_seconds",
-                kind: Gauge,
-                help: "How long the server has run.",
-                value: uptime,
-            },
-            count(
+            metric(
+                "distributexd_uptime_seconds",
+                Gauge,
+                "How long the server has run.",
+                Time(uptime),
+            ),
+            metric(
                 "distributexd_backend_up",
                 Gauge,
                 "1 if it is known who holds the pools, otherwise 0.",
-                backend_is_up.into(),
+                Count(backend_is_up.into()),
             ),
-            count(
+            metric(
                 "distributexd_connections",
                 Gauge,
                 "Connections that are open.",
-                u64::try_from(open).unwrap_or(u64::MAX),
+                Count(open),
             ),
-            count(
+            metric(
                 "distributexd_connections_total",
                 Counter,
                 "Connections that came in.",
-                self.connections,
+                Count(self.connections),
             ),
-            count(
+            metric(
                 "distributexd_turned_away_total",
                 Counter,
                 "Connections for which there was no room.",
-                self.turned_away,
+                Count(self.rejected),
             ),
-            count(
+            metric(
                 "distributexd_requests_total",
                 Counter,
                 "Requests that were understood as HTTP.",
-                self.requests,
+                Count(self.requests),
             ),
-            count(
+            metric(
                 "distributexd_saves_total",
                 Counter,
                 "States that were saved.",
-                self.saves,
+                Count(self.saves),
             ),
-            count(
+            metric(
                 "distributexd_failed_saves_total",
                 Counter,
                 "States that could not be saved.",
-                self.failed_saves,
+                Count(self.failed_saves),
             ),
         ]
+    }
+}
+
+fn metric(name: &'static str, kind: Kind, help: &'static str, value: Value) -> Metric {
+    Metric {
+        name,
+        kind,
+        help,
+        value,
     }
 }

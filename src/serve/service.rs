@@ -1,276 +1,241 @@
-//! Between connections and pools: requests go in, answers go back to whoever has asked, and who
-//! hangs up is seen off. It decides nothing about locks.
+//! Connects clients to pools: requests go from connections to the backend, answers go back to the
+//! connection that waits for them, and clients that disconnect are removed. It makes no decision
+//! about locks.
 
-use super::api::{self, Asked, Page, Wish};
-use super::connection::{Awaited, Connection, Told};
-use super::connection_table::Crowd;
-use super::http_session::{REQUEST, Stage};
-use super::server_log::Story;
-use super::server_metrics::Counts;
-use crate::http::{Reply, Request};
+use super::api::{self, ApiCall, Page, PoolRequest};
+use super::connection::{Connection, PendingCall, UnackedGrant};
+use super::connection_table::ConnectionTable;
+use super::http_session::{REQUEST_TIMEOUT, WaitingFor};
+use super::server_log::ServerLog;
+use super::server_metrics::ServerMetrics;
+use crate::http::{LONGEST_REQUEST, Reply, Request};
 use crate::plan::Level;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
 use crate::sys::clock::now;
 use crate::sys::epoll::{Epoll, Interest};
 use std::net::TcpStream;
 
-/// The most bytes of replies that nobody has taken yet beyond which nobody is told of all pools:
-/// with thousands of hosts that takes a megabyte each time.
-const MOST_UNSENT: usize = 16 << 20;
+/// While more bytes of replies than this are unsent, pages are refused: with thousands of hosts
+/// each page is a megabyte.
+const MAX_UNSENT: usize = 16 << 20;
 
-/// The most bytes that are held of requests, of all connections together: thousands of long heads.
-/// Who sends more of one is sent away.
-const MOST_HELD: usize = 64 << 20;
+/// The most bytes of incomplete requests in memory, of all connections together: thousands of long
+/// heads. A connection that would add to more is refused.
+const MAX_BUFFERED: usize = 64 << 20;
 
-/// What one read takes at most: a request.
-const READ: usize = crate::http::LONGEST_REQUEST;
+/// The epoll key of the first connection. Each key is used once.
+pub(super) const FIRST_KEY: u64 = 16;
 
-/// What the epoll calls the first connection. Each number is given once.
-pub(super) const FIRST: u64 = 16;
-
-/// See above.
+/// The connections and the backend.
 pub(super) struct Service<'a> {
-    story: Story<'a>,
+    log: ServerLog<'a>,
     pub(super) epoll: Epoll,
     pub(super) backend: Box<dyn Backend>,
-    pub(super) counts: Counts,
-    crowd: Crowd,
-    /// Who has hung up while waiting, unless the answer came with that.
-    leaving: Vec<u64>,
-    /// With whom something was done since the epoll was last told what to wake up for.
-    touched: Vec<u64>,
+    pub(super) metrics: ServerMetrics,
+    connections: ConnectionTable,
+    /// Waiters that have disconnected. They are removed unless their answer comes in the same turn.
+    disconnected: Vec<u64>,
+    /// Connections that were processed since the epoll was last given their interests.
+    processed: Vec<u64>,
     next_key: u64,
     next_ticket: u64,
+    /// The buffer of each read: one request.
     scratch: Vec<u8>,
 }
 
 impl<'a> Service<'a> {
-    pub(super) fn new(story: Story<'a>, epoll: Epoll, backend: Box<dyn Backend>) -> Service<'a> {
+    pub(super) fn new(log: ServerLog<'a>, epoll: Epoll, backend: Box<dyn Backend>) -> Service<'a> {
         Service {
-            story,
+            log,
             epoll,
             backend,
-            counts: Counts::new(now()),
-            crowd: Crowd::default(),
-            leaving: Vec::new(),
-            touched: Vec::new(),
-            next_key: FIRST,
+            metrics: ServerMetrics::new(now()),
+            connections: ConnectionTable::default(),
+            disconnected: Vec::new(),
+            processed: Vec::new(),
+            next_key: FIRST_KEY,
             next_ticket: 0,
-            scratch: vec![0; READ],
+            scratch: vec![0; LONGEST_REQUEST],
         }
     }
 
-    pub(super) fn crowd(&self) -> &Crowd {
-        &self.crowd
+    pub(super) fn connections(&self) -> &ConnectionTable {
+        &self.connections
     }
 
-    /// Somebody comes in.
-    pub(super) fn welcome(&mut self, stream: TcpStream) {
-        self.admit(Connection::new(stream, now()));
+    /// Serves a new connection.
+    pub(super) fn accept(&mut self, stream: TcpStream) {
+        self.register(Connection::new(stream, now()));
     }
 
-    /// Somebody comes in for whom there is no room, and is told so.
-    pub(super) fn turn_away(&mut self, stream: TcpStream) {
-        self.counts.turned_away += 1;
+    /// Refuses a new connection above the limit, with a reply.
+    pub(super) fn reject_over_limit(&mut self, stream: TcpStream) {
+        self.metrics.rejected += 1;
         let mut connection = Connection::new(stream, now());
-        connection.part(&api::unavailable("too many connections are open"));
-        self.admit(connection);
+        connection.reply_and_close(&api::unavailable_reply("too many connections are open"));
+        self.register(connection);
     }
 
-    fn admit(&mut self, connection: Connection) {
+    fn register(&mut self, connection: Connection) {
         let key = self.next_key;
         self.next_key += 1;
-        self.counts.connections += 1;
-        if self
-            .epoll
-            .add(&connection.stream, key, Interest::Read)
-            .is_ok()
-        {
-            self.go_on(key, connection);
+        self.metrics.connections += 1;
+        let added = self.epoll.add(&connection.stream, key, Interest::Read);
+        if added.is_ok() {
+            self.process(key, connection);
         }
     }
 
-    /// A connection has news.
-    pub(super) fn attend(&mut self, key: u64, over: bool) {
-        // It may have been closed by what came before.
-        let Some(mut connection) = self.crowd.take(key) else {
+    /// The epoll has reported a connection. `hang_up`: both its directions are closed.
+    pub(super) fn on_ready(&mut self, key: u64, hang_up: bool) {
+        // An earlier event of the same turn may have closed it.
+        let Some(mut connection) = self.connections.remove(key) else {
             return;
         };
-        match connection.ready(over, &mut self.scratch) {
-            Ok(()) => self.go_on(key, connection),
+        match connection.on_ready(hang_up, &mut self.scratch) {
+            Ok(()) => self.process(key, connection),
             Err(_) => self.close(connection),
         }
     }
 
-    /// Ends with those who have waited for too long for what they wait for.
-    pub(super) fn call_time(&mut self) {
-        while let Some(key) = self.crowd.late(now()) {
-            let Some(mut connection) = self.crowd.take(key) else {
+    /// Closes the connections whose deadline has passed. An incomplete request gets a reply first.
+    pub(super) fn expire_deadlines(&mut self) {
+        while let Some(key) = self.connections.next_expired(now()) {
+            let Some(mut connection) = self.connections.remove(key) else {
                 return;
             };
-            match connection.stage() {
-                Stage::Request(_) => {
-                    connection.part(&Reply::new(
+            match connection.waiting_for() {
+                WaitingFor::RestOfRequest(_) => {
+                    connection.reply_and_close(&Reply::new(
                         408,
                         "text/plain",
-                        format!("expected a request within {} s", REQUEST.as_secs()),
+                        format!("expected a request within {} s", REQUEST_TIMEOUT.as_secs()),
                     ));
-                    self.go_on(key, connection);
+                    self.process(key, connection);
                 }
                 _ => self.close(connection),
             }
         }
     }
 
-    /// Passes an answer on to the client that has asked, if it is still there.
+    /// Sends the backend's answer to the client that waits for it, if it is still connected.
     pub(super) fn deliver(&mut self, ticket: Ticket, answer: &Answer) {
-        let Some((key, mut connection)) = self.take_asker(ticket) else {
+        let Some((key, mut connection)) = self.remove_connection_of(ticket) else {
             return;
         };
-        match connection.take_awaited() {
-            Some(Awaited::Pool(asked)) => {
-                connection.answer(&asked, answer);
-                if self.story.verbose {
-                    let words = api::told(&asked, answer);
-                    self.story.tell(
-                        Level::Debug,
-                        &format_args!("{}: {words}", connection.peer()),
-                    );
+        match connection.take_pending() {
+            Some(PendingCall::Pool(request)) => {
+                connection.answer(&request, answer);
+                if self.log.verbose {
+                    let line = api::access_log_line(&request, answer);
+                    let peer = connection.peer();
+                    self.log.log(Level::Debug, &format_args!("{peer}: {line}"));
                 }
             }
-            Some(Awaited::Page(page)) => {
+            Some(PendingCall::Page(page)) => {
                 let why = if let Answer::Unavailable(why) = answer {
                     why
                 } else {
                     "the pools cannot be shown"
                 };
-                let reply = self.page(page, Err(why));
-                connection.reply(&reply);
+                connection.reply(&self.render(page, Err(why)));
             }
             None => {}
         }
-        self.go_on(key, connection);
+        self.process(key, connection);
     }
 
-    /// Shows the pools, which are known now, to the client that has asked.
-    pub(super) fn show(&mut self, ticket: Ticket) {
-        let Some((key, mut connection)) = self.take_asker(ticket) else {
+    /// Sends a page to the client that waits for it: the backend now knows the holders.
+    pub(super) fn deliver_page(&mut self, ticket: Ticket) {
+        let Some((key, mut connection)) = self.remove_connection_of(ticket) else {
             return;
         };
-        if let Some(Awaited::Page(page)) = connection.take_awaited() {
-            let reply = self.page(page, Ok(&self.backend.report(now())));
-            connection.reply(&reply);
+        if let Some(PendingCall::Page(page)) = connection.take_pending() {
+            connection.reply(&self.render(page, Ok(&self.backend.report(now()))));
         }
-        self.go_on(key, connection);
+        self.process(key, connection);
     }
 
-    fn take_asker(&mut self, ticket: Ticket) -> Option<(u64, Connection)> {
-        let key = self.crowd.asker(ticket)?;
-        Some((key, self.crowd.take(key)?))
+    fn remove_connection_of(&mut self, ticket: Ticket) -> Option<(u64, Connection)> {
+        let key = self.connections.connection_of(ticket)?;
+        Some((key, self.connections.remove(key)?))
     }
 
-    /// A page, or why the pools are not known. What the server knows of itself is shown all the
-    /// same.
-    fn page(&self, page: Page, pools: Result<&[Report], &str>) -> Reply {
+    /// A page, or the reason why the holders are unknown. The server's own metrics are shown in
+    /// both cases.
+    fn render(&self, page: Page, pools: Result<&[Report], &str>) -> Reply {
         match (page, pools) {
             (Page::Status, Ok(pools)) => Reply::new(200, "application/json", status::text(pools)),
-            (Page::Status, Err(why)) => api::unavailable(why),
+            (Page::Status, Err(why)) => api::unavailable_reply(why),
             (Page::Metrics, pools) => {
-                let open = self.crowd.len() + 1; // with this one
-                let server = self.counts.metrics(open, pools.is_ok(), now());
-                Reply::new(
-                    200,
-                    metrics::CONTENT_TYPE,
-                    metrics::text(&server, pools.ok()),
-                )
+                // The connection that asks is not in the table now.
+                let open = self.connections.len() + 1;
+                let server = self.metrics.metrics(open, pools.is_ok(), now());
+                let text = metrics::text(&server, pools.ok());
+                Reply::new(200, metrics::CONTENT_TYPE, text)
             }
         }
     }
 
-    /// Takes in the requests of a connection that can be taken in, and puts it back among the
-    /// others, unless it is done.
-    fn go_on(&mut self, key: u64, mut connection: Connection) {
+    /// Processes the complete requests of a connection, and puts it back into the table or closes
+    /// it.
+    fn process(&mut self, key: u64, mut connection: Connection) {
         loop {
-            match connection.next() {
-                Ok(Some(request)) => self.take_in(&mut connection, &request),
-                Ok(None) if connection.is_asking() && self.crowd.held() > MOST_HELD => {
-                    connection.part(&api::unavailable("too many requests are not whole yet"));
+            match connection.next_request() {
+                Ok(Some(request)) => self.dispatch(&mut connection, &request),
+                Ok(None)
+                    if connection.has_partial_request()
+                        && self.connections.buffered() > MAX_BUFFERED =>
+                {
+                    let why = "too many requests are not whole yet";
+                    connection.reply_and_close(&api::unavailable_reply(why));
                 }
                 Ok(None) => break,
                 Err(_) => return self.close(connection),
             }
         }
-        connection.restage(now());
+        connection.refresh_deadline(now());
         if connection.is_done() {
             return self.close(connection);
         }
-        if connection.has_hung_up() {
-            self.leaving.push(key);
+        if connection.is_disconnected_waiter() {
+            self.disconnected.push(key);
         }
-        self.touched.push(key);
-        self.crowd.insert(key, connection);
+        self.processed.push(key);
+        self.connections.insert(key, connection);
     }
 
-    /// Tells the epoll what to wake up for. Only when all is done that can be done now: most
-    /// requests have been answered by then, and nothing has changed. Whether somebody had to go
-    /// for it.
-    pub(super) fn settle(&mut self) -> bool {
-        let mut lost = Vec::new();
-        for key in self.touched.drain(..) {
-            if let Some(connection) = self.crowd.find(key)
-                && let Some(interest) = connection.new_interest()
-                && self
-                    .epoll
-                    .change(&connection.stream, key, interest)
-                    .is_err()
-            {
-                lost.push(key);
+    fn dispatch(&mut self, connection: &mut Connection, request: &Request) {
+        self.metrics.requests += 1;
+        match api::route(request) {
+            ApiCall::Pool(request) => self.ask_pool(connection, request),
+            ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
+                connection.reply(&api::unavailable_reply("too many replies are not read"));
             }
-        }
-        for key in &lost {
-            self.crowd
-                .take(*key)
-                .into_iter()
-                .for_each(|connection| self.close(connection));
-        }
-        !lost.is_empty()
-    }
-
-    fn take_in(&mut self, connection: &mut Connection, request: &Request) {
-        self.counts.requests += 1;
-        match api::wish(request) {
-            Wish::Ask(asked) => {
-                let ticket = self.new_ticket();
-                let Asked {
-                    call,
-                    pool,
-                    host,
-                    run,
-                } = &asked;
-                let input = Input::Request(pool::Request {
-                    ticket,
-                    call: *call,
-                    pool,
-                    host,
-                    run: run.as_deref(),
-                });
-                self.backend.handle(input, now());
-                connection.await_answer(ticket, Awaited::Pool(asked));
-            }
-            Wish::Show(_) if self.crowd.unsent() > MOST_UNSENT => {
-                connection.reply(&api::unavailable("too many replies are not read"));
-            }
-            Wish::Show(page) => {
+            ApiCall::Page(page) => {
                 let ticket = self.new_ticket();
                 self.backend.handle(Input::ReportRequested(ticket), now());
-                connection.await_answer(ticket, Awaited::Page(page));
+                connection.await_answer(ticket, PendingCall::Page(page));
             }
-            Wish::Invalid(why, note) => {
-                self.story.tell(Level::Info, &note);
-                connection.reply(&api::invalid(why));
+            ApiCall::Invalid(why, note) => {
+                self.log.log(Level::Info, &note);
+                connection.reply(&api::invalid_reply(why));
             }
-            Wish::Reply(reply) => connection.reply(&reply),
+            ApiCall::Reply(reply) => connection.reply(&reply),
         }
+    }
+
+    fn ask_pool(&mut self, connection: &mut Connection, request: PoolRequest) {
+        let ticket = self.new_ticket();
+        let input = Input::Request(pool::Request {
+            ticket,
+            call: request.call,
+            pool: &request.pool,
+            host: &request.host,
+            run: request.run.as_deref(),
+        });
+        self.backend.handle(input, now());
+        connection.await_answer(ticket, PendingCall::Pool(request));
     }
 
     fn new_ticket(&mut self) -> Ticket {
@@ -279,59 +244,83 @@ impl<'a> Service<'a> {
         ticket
     }
 
-    /// Ends with those who have hung up while they wait, and were not answered with that; whether
-    /// there were any.
-    pub(super) fn see_off(&mut self) -> bool {
-        let leaving = std::mem::take(&mut self.leaving);
-        for key in &leaving {
-            match self.crowd.take(*key) {
-                Some(connection) if connection.has_hung_up() => self.close(connection),
-                Some(connection) => self.crowd.insert(*key, connection),
+    /// Gives the epoll the new interests of processed connections, and closes the connections for
+    /// which that fails. Returns whether there were any. It is called last in a turn: most requests
+    /// are answered by then and their interest is the same as before, which saves the system calls.
+    pub(super) fn update_interests(&mut self) -> bool {
+        let mut failed = Vec::new();
+        for key in self.processed.drain(..) {
+            if let Some(connection) = self.connections.get_mut(key)
+                && let Some(interest) = connection.interest_change()
+                && self
+                    .epoll
+                    .change(&connection.stream, key, interest)
+                    .is_err()
+            {
+                failed.push(key);
+            }
+        }
+        for key in &failed {
+            if let Some(connection) = self.connections.remove(*key) {
+                self.close(connection);
+            }
+        }
+        !failed.is_empty()
+    }
+
+    /// Closes the connections of waiters that have disconnected and got no answer in this turn.
+    /// Returns whether there were any waiters to look at.
+    pub(super) fn reap_disconnected(&mut self) -> bool {
+        let disconnected = std::mem::take(&mut self.disconnected);
+        for key in &disconnected {
+            match self.connections.remove(*key) {
+                Some(connection) if connection.is_disconnected_waiter() => self.close(connection),
+                Some(connection) => self.connections.insert(*key, connection),
                 None => {}
             }
         }
-        !leaving.is_empty()
+        !disconnected.is_empty()
     }
 
-    /// Answers all that is asked and not more; who waits is told that it is in vain.
-    pub(super) fn wind_up(&mut self, why: &str) {
-        for key in self.crowd.keys() {
-            let Some(mut connection) = self.crowd.take(key) else {
+    /// Closes idle connections, fails waiters with a 503 that says `why`, and makes the next reply
+    /// of each other connection its last.
+    pub(super) fn begin_shutdown(&mut self, why: &str) {
+        for key in self.connections.keys() {
+            let Some(mut connection) = self.connections.remove(key) else {
                 continue;
             };
-            if connection.is_at_rest() {
+            if connection.is_idle() {
                 self.close(connection);
                 continue;
             }
-            connection.wind_up();
-            if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiting()) {
+            connection.begin_shutdown();
+            if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiter()) {
                 self.backend.handle(Input::Cancelled(ticket), now());
-                connection.dismiss(&api::unavailable(why));
+                connection.fail_pending(&api::unavailable_reply(why));
             }
-            self.go_on(key, connection);
+            self.process(key, connection);
         }
     }
 
-    /// Ends with all.
     pub(super) fn close_all(&mut self) {
-        for key in self.crowd.keys() {
-            if let Some(connection) = self.crowd.take(key) {
+        for key in self.connections.keys() {
+            if let Some(connection) = self.connections.remove(key) {
                 self.close(connection);
             }
         }
     }
 
-    /// That was it for a connection: what it has asked is not wanted any more, and what it has not
-    /// heard was not said.
+    /// Closes a connection: the backend drops its pending call and takes back the grants that the
+    /// client has not received.
     fn close(&mut self, connection: Connection) {
         if let Some(ticket) = connection.ticket() {
             self.backend.handle(Input::Cancelled(ticket), now());
         }
-        for Told { asked, token, .. } in connection.unheard() {
+        for UnackedGrant { request, token, .. } in connection.unacked_grants() {
             self.backend.handle(
                 Input::Undelivered {
-                    pool: &asked.pool,
-                    host: &asked.host,
+                    pool: &request.pool,
+                    host: &request.host,
                     token,
                 },
                 now(),

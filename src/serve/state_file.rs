@@ -1,5 +1,6 @@
-//! The file that outlives the server: who holds what. It is written whole beside its place and then
-//! moved there, so that it is never torn, and one server at a time has it.
+//! The state file, in which the holders outlive the server. Each save writes a temporary file and
+//! renames it, so that the state file is always complete. A lock file lets one server at a time use
+//! it.
 
 use crate::plan::End;
 use crate::pool::state::{self, Clocks, State};
@@ -13,23 +14,22 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The most bytes of a state that are read: half a million holders. More is no state.
-const LONGEST: u64 = 64 << 20;
+/// The most bytes of a state file: half a million holders.
+const MAX_LENGTH: u64 = 64 << 20;
 
-/// Nobody but the server's user has any business with it: who can write it can give locks.
+/// Only the server's user may read or write the file: a user who can write it can grant locks.
 const MODE: u32 = 0o600;
 
-/// See above. The lock on it lasts until it is dropped.
+/// An open state file. It stays locked until this is dropped.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
-    /// What is being written.
-    draft: PathBuf,
-    folder: File,
+    temp_path: PathBuf,
+    dir: File,
     _lock: File,
 }
 
-/// Why a state cannot be had.
+/// Why the state file cannot be used.
 #[derive(Debug)]
 pub(super) enum Error {
     /// A system call failed on this file.
@@ -38,47 +38,47 @@ pub(super) enum Error {
         path: PathBuf,
         source: io::Error,
     },
-    /// It is another server's.
-    Taken(PathBuf),
-    /// It is not a file.
+    /// Another server uses it.
+    InUse(PathBuf),
+    /// It is not a regular file.
     NotFile(PathBuf),
-    /// It is more than `LONGEST`.
-    Long(PathBuf),
-    /// It is no state.
-    Unfit(state::Error),
+    /// It is longer than `MAX_LENGTH`.
+    TooLong(PathBuf),
+    /// It is not a valid state.
+    Invalid(state::Error),
 }
 
 impl StateFile {
-    /// Takes the file, and reads what is in it; if it is not there, nobody holds anything.
+    /// Locks the file and reads it. A missing file is a state without holders.
     pub(super) fn open(path: &Path) -> Result<(StateFile, State), Error> {
-        let lock_path = beside(path, "lock");
+        let lock_path = sibling(path, "lock");
         let lock = file::open_lock_file(&lock_path, MODE).map_err(system("open", &lock_path))?;
         if !file::lock(&lock, LockMode::NonBlocking).map_err(system("lock", &lock_path))? {
-            return Err(Error::Taken(path.to_owned()));
+            return Err(Error::InUse(path.to_owned()));
         }
-        let folder_path = path.parent().unwrap_or(path);
-        let folder = File::open(folder_path).map_err(system("open", folder_path))?;
+        let dir_path = path.parent().unwrap_or(path);
+        let dir = File::open(dir_path).map_err(system("open", dir_path))?;
         let state = match read(path)? {
-            Some(text) => State::parse(&text, path, &clocks()).map_err(Error::Unfit)?,
+            Some(text) => State::parse(&text, path, &clocks()).map_err(Error::Invalid)?,
             None => State::default(),
         };
         Ok((
             StateFile {
                 path: path.to_owned(),
-                draft: beside(path, "new"),
-                folder,
+                temp_path: sibling(path, "new"),
+                dir,
                 _lock: lock,
             },
             state,
         ))
     }
 
-    /// Whether a server could begin with this file, another server's lock aside. Leaves everything
-    /// as it is.
+    /// Whether a server could start with this file, apart from another server's lock. It changes no
+    /// file.
     pub(super) fn check(path: &Path) -> Result<(), Error> {
-        let folder = path.parent().unwrap_or(path);
-        file::check_writable_folder(folder).map_err(system("write in", folder))?;
-        let lock = beside(path, "lock");
+        let dir = path.parent().unwrap_or(path);
+        file::check_writable_folder(dir).map_err(system("write in", dir))?;
+        let lock = sibling(path, "lock");
         match file::open_existing_lock_file(&lock) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(system("open", &lock)(error));
@@ -88,38 +88,38 @@ impl StateFile {
         match read(path)? {
             Some(text) => State::parse(&text, path, &clocks())
                 .map(drop)
-                .map_err(Error::Unfit),
+                .map_err(Error::Invalid),
             None => Ok(()),
         }
     }
 
-    /// Puts a state in place of the one before, whole or not at all; when this returns it outlives
-    /// a power cut. After an error it may be the one or the other.
+    /// Replaces the saved state, completely or not at all. When this returns `Ok`, the new state
+    /// survives a power cut; after an error the file has the old or the new state.
     pub(super) fn save(&self, state: &State) -> Result<(), String> {
         let saved = self
             .write(&state.text(&clocks()))
-            .and_then(|()| fs::rename(&self.draft, &self.path))
-            .and_then(|()| self.settle());
+            .and_then(|()| fs::rename(&self.temp_path, &self.path))
+            .and_then(|()| self.sync_dir());
         if saved.is_err() {
-            let _ = fs::remove_file(&self.draft); // the disk may be full of it
+            let _ = fs::remove_file(&self.temp_path); // it may fill the disk
         }
         saved.map_err(|error| format!("{}: {}", self.path.display(), reason(&error)))
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
-        let _ = fs::remove_file(&self.draft); // left by a server that was killed
-        let mut draft = OpenOptions::new()
+        let _ = fs::remove_file(&self.temp_path); // left by a server that was killed
+        let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(MODE)
-            .open(&self.draft)?;
-        draft.write_all(text.as_bytes())?;
-        draft.sync_all()
+            .open(&self.temp_path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
     }
 
-    /// Makes the new name outlive a power cut, where the file system has a way to.
-    fn settle(&self) -> io::Result<()> {
-        match self.folder.sync_all() {
+    /// Makes the rename survive a power cut, if the file system can sync a directory.
+    fn sync_dir(&self) -> io::Result<()> {
+        match self.dir.sync_all() {
             Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
             synced => synced,
         }
@@ -127,12 +127,12 @@ impl StateFile {
 }
 
 impl Error {
-    /// What it is as an end.
+    /// The result of the program after this error.
     pub(super) fn end(&self) -> End {
         match self {
             Error::System { .. } => End::System,
-            Error::Taken(_) => End::Busy,
-            Error::NotFile(_) | Error::Long(_) | Error::Unfit(_) => End::Unfit,
+            Error::InUse(_) => End::Busy,
+            Error::NotFile(_) | Error::TooLong(_) | Error::Invalid(_) => End::Unfit,
         }
     }
 }
@@ -143,20 +143,20 @@ impl fmt::Display for Error {
             Error::System { what, path, source } => {
                 write!(f, "cannot {what} {}: {}", path.display(), reason(source))
             }
-            Error::Taken(path) => write!(f, "another server keeps its state in {}", path.display()),
+            Error::InUse(path) => write!(f, "another server keeps its state in {}", path.display()),
             Error::NotFile(path) => write!(f, "{} is not a file", path.display()),
-            Error::Long(path) => write!(
+            Error::TooLong(path) => write!(
                 f,
                 "{} is longer than any state, {} MiB",
                 path.display(),
-                LONGEST >> 20
+                MAX_LENGTH >> 20
             ),
-            Error::Unfit(error) => error.fmt(f),
+            Error::Invalid(error) => error.fmt(f),
         }
     }
 }
 
-/// The bytes of a file, if it is there.
+/// The bytes of a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let file = match file::open_nofollow(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -167,21 +167,21 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     }
     let mut text = Vec::new();
     let length = file
-        .take(LONGEST + 1)
+        .take(MAX_LENGTH + 1)
         .read_to_end(&mut text)
         .map_err(system("read", path))?;
-    if length as u64 > LONGEST {
-        Err(Error::Long(path.to_owned()))
+    if length as u64 > MAX_LENGTH {
+        Err(Error::TooLong(path.to_owned()))
     } else {
         Ok(Some(text))
     }
 }
 
-/// `state.json.lock` beside `state.json`.
-fn beside(path: &Path, end: &str) -> PathBuf {
+/// `state.json.lock` in the directory of `state.json`.
+fn sibling(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".");
-    name.push(end);
+    name.push(suffix);
     path.with_file_name(name)
 }
 
@@ -190,7 +190,7 @@ fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { what, path, source }
 }
 
-/// What the clocks of this host say.
+/// The clocks of this host.
 pub(super) fn clocks() -> Clocks {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -210,15 +210,15 @@ mod tests {
     use crate::pool::state::SavedHolding;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    /// A folder of its own for each test, gone with it.
-    struct Folder(PathBuf);
+    /// A directory for one test, removed with this value.
+    struct TestDir(PathBuf);
 
-    impl Folder {
-        fn new(name: &str) -> Folder {
+    impl TestDir {
+        fn new(name: &str) -> TestDir {
             let path =
                 std::env::temp_dir().join(format!("zk-flock-state-{}-{name}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
-            Folder(path)
+            TestDir(path)
         }
 
         fn state(&self) -> PathBuf {
@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for TestDir {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
@@ -251,28 +251,28 @@ mod tests {
         }
     }
 
-    fn refused(path: &Path) -> (End, String) {
+    fn open_error(path: &Path) -> (End, String) {
         let error = StateFile::open(path).unwrap_err();
         (error.end(), error.to_string())
     }
 
     #[test]
-    fn what_is_saved_is_read_by_the_next_server_and_nobody_else_reads_it() {
-        let folder = Folder::new("saved");
-        let (file, empty) = StateFile::open(&folder.state()).unwrap();
+    fn saved_state_is_read_by_the_next_server_and_is_private_to_its_user() {
+        let dir = TestDir::new("saved");
+        let (file, empty) = StateFile::open(&dir.state()).unwrap();
         assert_eq!(empty, State::default());
-        fs::write(folder.0.join("state.json.new"), "torn by a kill").unwrap();
+        fs::write(dir.0.join("state.json.new"), "torn by a kill").unwrap();
         for token in [5, 6] {
             file.save(&state(token)).unwrap();
         }
         drop(file);
-        let (_file, found) = StateFile::open(&folder.state()).unwrap();
+        let (_file, found) = StateFile::open(&dir.state()).unwrap();
         assert_eq!((found.last_token, found.holders[0].token), (6, 6));
         assert_eq!(
-            fs::metadata(folder.state()).unwrap().permissions().mode() & 0o777,
+            fs::metadata(dir.state()).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        let names: Vec<_> = fs::read_dir(&folder.0)
+        let names: Vec<_> = fs::read_dir(&dir.0)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
@@ -280,75 +280,72 @@ mod tests {
     }
 
     #[test]
-    fn one_server_at_a_time_has_it() {
-        let folder = Folder::new("taken");
-        let (file, _) = StateFile::open(&folder.state()).unwrap();
+    fn second_server_cannot_open_a_state_file_that_is_in_use() {
+        let dir = TestDir::new("taken");
+        let (file, _) = StateFile::open(&dir.state()).unwrap();
         assert_eq!(
-            refused(&folder.state()),
+            open_error(&dir.state()),
             (
                 End::Busy,
                 format!(
                     "another server keeps its state in {}",
-                    folder.state().display()
+                    dir.state().display()
                 )
             )
         );
         drop(file);
-        StateFile::open(&folder.state()).unwrap();
+        StateFile::open(&dir.state()).unwrap();
     }
 
     #[test]
-    fn a_check_finds_what_would_stop_a_start_and_leaves_nothing() {
-        let folder = Folder::new("check");
+    fn check_finds_what_would_stop_a_start_and_changes_no_file() {
+        let dir = TestDir::new("check");
         let checked =
             |path: &Path| StateFile::check(path).map_err(|error| (error.end(), error.to_string()));
-        assert_eq!(checked(&folder.state()), Ok(()));
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
-        let (_file, _) = StateFile::open(&folder.state()).unwrap();
-        assert_eq!(checked(&folder.state()), Ok(()), "while a server has it");
-        let missing = folder.0.join("missing/state.json");
+        assert_eq!(checked(&dir.state()), Ok(()));
+        assert_eq!(fs::read_dir(&dir.0).unwrap().count(), 0);
+        let (_file, _) = StateFile::open(&dir.state()).unwrap();
+        assert_eq!(checked(&dir.state()), Ok(()), "while a server has it");
+        let missing = dir.0.join("missing/state.json");
         let why = format!(
             "cannot write in {}: no such file or directory",
-            folder.0.join("missing").display()
+            dir.0.join("missing").display()
         );
         assert_eq!(checked(&missing), Err((End::System, why)));
-        fs::write(folder.state(), "{").unwrap();
-        assert_eq!(checked(&folder.state()).unwrap_err().0, End::Unfit);
-        let below = folder.state().join("state.json");
-        let why = format!(
-            "cannot write in {}: not a directory",
-            folder.state().display()
-        );
+        fs::write(dir.state(), "{").unwrap();
+        assert_eq!(checked(&dir.state()).unwrap_err().0, End::Unfit);
+        let below = dir.state().join("state.json");
+        let why = format!("cannot write in {}: not a directory", dir.state().display());
         assert_eq!(checked(&below), Err((End::System, why)));
     }
 
     #[test]
-    fn what_is_no_state_is_refused_and_left_as_it_is() {
-        let folder = Folder::new("unfit");
+    fn invalid_or_too_long_state_is_refused_and_left_unchanged() {
+        let dir = TestDir::new("unfit");
         for text in ["", "{", "[]"] {
-            fs::write(folder.state(), text).unwrap();
-            let (end, why) = refused(&folder.state());
+            fs::write(dir.state(), text).unwrap();
+            let (end, why) = open_error(&dir.state());
             assert!(
-                end == End::Unfit && why.starts_with(&folder.state().display().to_string()),
+                end == End::Unfit && why.starts_with(&dir.state().display().to_string()),
                 "{why}"
             );
-            assert_eq!(fs::read_to_string(folder.state()).unwrap(), text);
+            assert_eq!(fs::read_to_string(dir.state()).unwrap(), text);
         }
-        File::create(folder.state())
+        File::create(dir.state())
             .unwrap()
-            .set_len(LONGEST + 1)
+            .set_len(MAX_LENGTH + 1)
             .unwrap();
         assert!(
-            refused(&folder.state())
+            open_error(&dir.state())
                 .1
                 .ends_with("is longer than any state, 64 MiB")
         );
     }
 
     #[test]
-    fn no_pipe_no_link_and_no_missing_folder_is_waited_for_or_followed() {
-        let folder = Folder::new("odd");
-        let pipe = folder.0.join("pipe");
+    fn pipe_symlink_and_missing_directory_are_errors_at_once() {
+        let dir = TestDir::new("odd");
+        let pipe = dir.0.join("pipe");
         assert!(
             std::process::Command::new("mkfifo")
                 .arg(&pipe)
@@ -357,31 +354,31 @@ mod tests {
                 .success()
         );
         assert_eq!(
-            refused(&pipe),
+            open_error(&pipe),
             (End::Unfit, format!("{} is not a file", pipe.display()))
         );
-        symlink(&pipe, folder.state()).unwrap();
-        assert_eq!(refused(&folder.state()).0, End::System);
-        let nowhere = folder.0.join("nowhere/state");
+        symlink(&pipe, dir.state()).unwrap();
+        assert_eq!(open_error(&dir.state()).0, End::System);
+        let nowhere = dir.0.join("nowhere/state");
         let why = format!(
             "cannot open {}.lock: no such file or directory",
             nowhere.display()
         );
-        assert_eq!(refused(&nowhere), (End::System, why));
+        assert_eq!(open_error(&nowhere), (End::System, why));
     }
 
     #[test]
-    fn a_state_that_cannot_be_written_leaves_the_one_before() {
-        let folder = Folder::new("full");
-        let (file, _) = StateFile::open(&folder.state()).unwrap();
+    fn failed_save_keeps_the_previous_state() {
+        let dir = TestDir::new("full");
+        let (file, _) = StateFile::open(&dir.state()).unwrap();
         file.save(&state(5)).unwrap();
-        fs::create_dir_all(folder.0.join("state.json.new/in the way")).unwrap();
+        fs::create_dir_all(dir.0.join("state.json.new/in the way")).unwrap();
         assert_eq!(
             file.save(&state(6)),
-            Err(format!("{}: file exists", folder.state().display()))
+            Err(format!("{}: file exists", dir.state().display()))
         );
-        fs::remove_dir_all(folder.0.join("state.json.new")).unwrap();
+        fs::remove_dir_all(dir.0.join("state.json.new")).unwrap();
         drop(file);
-        assert_eq!(StateFile::open(&folder.state()).unwrap().1.last_token, 5);
+        assert_eq!(StateFile::open(&dir.state()).unwrap().1.last_token, 5);
     }
 }

@@ -2,8 +2,8 @@ use super::*;
 use crate::http::Terms;
 use crate::pool::Grant;
 
-fn of(line: &str) -> Wish {
-    wish(
+fn route_line(line: &str) -> ApiCall {
+    route(
         &Request::read(format!("{line} HTTP/1.1\r\n\r\n").as_bytes())
             .unwrap()
             .unwrap()
@@ -11,14 +11,14 @@ fn of(line: &str) -> Wish {
     )
 }
 
-fn said(reply: &Reply) -> String {
+fn written(reply: &Reply) -> String {
     let mut out = Vec::new();
     reply.write(Terms::UNREADABLE, "", &mut out);
     String::from_utf8(out).unwrap()
 }
 
-fn get() -> Asked {
-    Asked {
+fn get() -> PoolRequest {
+    PoolRequest {
         call: Call::Get,
         pool: "p".into(),
         host: "h".into(),
@@ -27,7 +27,7 @@ fn get() -> Asked {
 }
 
 #[test]
-fn calls_are_known_by_their_letters_wherever_the_slashes_are() {
+fn slashes_in_the_path_of_a_call_are_ignored() {
     for (line, call) in [
         ("GET /get/?pool=p&host=h", Call::Get),
         ("GET get?host=h&pool=p&host=x", Call::Get),
@@ -45,8 +45,8 @@ fn calls_are_known_by_their_letters_wherever_the_slashes_are() {
         ),
     ] {
         assert_eq!(
-            of(line),
-            Wish::Ask(Asked {
+            route_line(line),
+            ApiCall::Pool(PoolRequest {
                 call,
                 pool: "p".into(),
                 host: "h".into(),
@@ -56,13 +56,17 @@ fn calls_are_known_by_their_letters_wherever_the_slashes_are() {
         );
     }
     assert_eq!(
-        [of("GET /status/"), of("HEAD /status"), of("GET /metrics")],
-        [Page::Status, Page::Status, Page::Metrics].map(Wish::Show)
+        [
+            route_line("GET /status/"),
+            route_line("HEAD /status"),
+            route_line("GET /metrics")
+        ],
+        [Page::Status, Page::Status, Page::Metrics].map(ApiCall::Page)
     );
 }
 
 #[test]
-fn what_asks_nothing_that_can_be_asked_is_invalid() {
+fn unknown_call_and_missing_or_malformed_parameter_are_invalid() {
     for (line, why) in [
         ("GET /", "unknown path"),
         ("GET /get/", "missing parameter"),
@@ -78,13 +82,13 @@ fn what_asks_nothing_that_can_be_asked_is_invalid() {
             "bad token",
         ),
     ] {
-        let expected = word("INVALID").with("X-Lock-Error", why);
-        assert_eq!(of(line), Wish::Reply(expected), "{line}");
+        let expected = plain_reply("INVALID").with("X-Lock-Error", why);
+        assert_eq!(route_line(line), ApiCall::Reply(expected), "{line}");
     }
 }
 
 #[test]
-fn an_invalid_request_of_a_pool_is_answered_with_its_reason_in_a_header() {
+fn invalid_pool_request_is_answered_with_its_reason_in_a_header() {
     for (refusal, why) in [
         (InvalidRequest::UnknownPool, "unknown pool"),
         (InvalidRequest::HostNotAllowed, "host not allowed"),
@@ -93,7 +97,7 @@ fn an_invalid_request_of_a_pool_is_answered_with_its_reason_in_a_header() {
         (InvalidRequest::BadHostName, "bad host name"),
         (InvalidRequest::BadRunId, "bad run id"),
     ] {
-        let reply = reply(&get(), &Answer::Invalid(refusal));
+        let reply = answer_reply(&get(), &Answer::Invalid(refusal));
         assert_eq!(
             (reply.status, reply.body.as_slice()),
             (200, &b"INVALID"[..])
@@ -103,9 +107,9 @@ fn an_invalid_request_of_a_pool_is_answered_with_its_reason_in_a_header() {
 }
 
 #[test]
-fn other_methods_ask_nothing() {
+fn methods_other_than_get_make_no_call() {
     for (method, status) in [("HEAD", 200), ("POST", 405), ("PUT", 501), ("get", 501)] {
-        let Wish::Reply(reply) = of(&format!("{method} /get/?host=h&pool=p")) else {
+        let ApiCall::Reply(reply) = route_line(&format!("{method} /get/?host=h&pool=p")) else {
             panic!("{method}")
         };
         assert_eq!(
@@ -117,7 +121,7 @@ fn other_methods_ask_nothing() {
 }
 
 #[test]
-fn answers_are_the_originals_words_and_those_of_a_grant_say_more() {
+fn answers_are_the_words_of_the_original_and_a_grant_has_more_header_fields() {
     let expires = Some(Duration::from_micros(1_799_999_900));
     for (answer, status, body, fields) in [
         (
@@ -150,7 +154,7 @@ fn answers_are_the_originals_words_and_those_of_a_grant_say_more() {
             [None, None, Some("1")],
         ),
     ] {
-        let reply = reply(&get(), &answer);
+        let reply = answer_reply(&get(), &answer);
         assert_eq!(
             (reply.status, reply.body.as_slice()),
             (status, body.as_bytes())
@@ -162,33 +166,36 @@ fn answers_are_the_originals_words_and_those_of_a_grant_say_more() {
         );
     }
     assert_eq!(
-        reply(&get(), &Answer::NoRevoked).header("X-Lock-Revoked"),
+        answer_reply(&get(), &Answer::NoRevoked).header("X-Lock-Revoked"),
         Some("1")
     );
-    assert_eq!(reply(&get(), &Answer::NoRevoked).body, b"NO");
-    assert!(said(&reply(&get(), &Answer::No)).contains("\r\nContent-Type: text/html\r\n"));
+    assert_eq!(answer_reply(&get(), &Answer::NoRevoked).body, b"NO");
+    assert!(
+        written(&answer_reply(&get(), &Answer::No)).contains("\r\nContent-Type: text/html\r\n")
+    );
 }
 
 #[test]
-fn a_run_id_is_passed_on_and_an_unfit_one_is_invalid_with_a_reason_in_the_log() {
+fn run_id_is_passed_on_and_a_malformed_one_is_invalid_and_logged() {
     for (id, run) in [
         ("r", Some("r")),
         ("0aZ._-", Some("0aZ._-")),
         ("%72", Some("r")),
         (&"x".repeat(64), Some(&*"x".repeat(64))),
     ] {
-        let expected = Asked {
+        let expected = PoolRequest {
             run: run.map(str::to_owned),
             ..get()
         };
         assert_eq!(
-            of(&format!("GET /get/?pool=p&host=h&run={id}")),
-            Wish::Ask(expected),
+            route_line(&format!("GET /get/?pool=p&host=h&run={id}")),
+            ApiCall::Pool(expected),
             "{id}"
         );
     }
     for id in ["", "%ff", "a%20b", "a/b", "a,b", &"x".repeat(65)] {
-        let Wish::Invalid("bad run id", note) = of(&format!("GET /wait/?pool=p&host=h&run={id}"))
+        let ApiCall::Invalid("bad run id", note) =
+            route_line(&format!("GET /wait/?pool=p&host=h&run={id}"))
         else {
             panic!("{id}")
         };
@@ -198,8 +205,8 @@ fn a_run_id_is_passed_on_and_an_unfit_one_is_invalid_with_a_reason_in_the_log() 
 }
 
 #[test]
-fn a_lock_is_revoked_by_post_on_the_exact_path_and_by_nothing_else() {
-    let revoke = Asked {
+fn only_post_on_the_exact_path_revokes_a_lock() {
+    let revoke = PoolRequest {
         call: Call::Revoke,
         ..get()
     };
@@ -207,7 +214,7 @@ fn a_lock_is_revoked_by_post_on_the_exact_path_and_by_nothing_else() {
         "POST /revoke/?pool=p&host=h",
         "POST /revoke/?host=h&pool=%70",
     ] {
-        assert_eq!(of(line), Wish::Ask(revoke.clone()), "{line}");
+        assert_eq!(route_line(line), ApiCall::Pool(revoke.clone()), "{line}");
     }
     for (line, status, allow) in [
         ("GET /revoke/?pool=p&host=h", 405, Some("POST")),
@@ -224,7 +231,7 @@ fn a_lock_is_revoked_by_post_on_the_exact_path_and_by_nothing_else() {
         ("POST /revoke/?x=1;host=h&pool=p&host=h", 400, None),
         ("POST /revoke/?pool=p&host=h&run=r", 400, None),
     ] {
-        let Wish::Reply(reply) = of(line) else {
+        let ApiCall::Reply(reply) = route_line(line) else {
             panic!("{line}")
         };
         assert_eq!(
@@ -236,8 +243,8 @@ fn a_lock_is_revoked_by_post_on_the_exact_path_and_by_nothing_else() {
 }
 
 #[test]
-fn a_revocation_says_when_the_lock_ends_in_one_line() {
-    let asked = Asked {
+fn reply_to_a_revocation_is_one_line_with_the_time_left() {
+    let request = PoolRequest {
         call: Call::Revoke,
         ..get()
     };
@@ -274,7 +281,7 @@ fn a_revocation_says_when_the_lock_ends_in_one_line() {
         ),
         (Answer::Unavailable("disk full".into()), 503, "disk full"),
     ] {
-        let reply = reply(&asked, &answer);
+        let reply = answer_reply(&request, &answer);
         assert_eq!(
             (reply.status, String::from_utf8_lossy(&reply.body).as_ref()),
             (status, body)
