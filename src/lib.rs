@@ -41,8 +41,8 @@
 //!    (the loop; its `setup`, its `guard` and the `line` to it, `files` in a `lock_folder`,
 //!    `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`];
 //!    [`serve`] (the loop of the lock server; its `listener`, its `service` to a
-//!    `connection_table`, in which each `connection` has its `http_session`; `api`, `state_file`,
-//!    `memcached`, `server_log`, `server_metrics`).
+//!    `connection_table`, in which each `connection` has its `http_session`; `api`, `setup`,
+//!    `state_file`, `memcached`, `server_log`, `server_metrics`).
 //! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`.
 //!    Signals: `signals`, `mask`, `disposition`, `inherited`, `entry`. Processes: `process`,
 //!    `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest:

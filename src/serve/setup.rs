@@ -1,0 +1,93 @@
+//! Opens everything that the server needs, before its loop starts.
+
+use super::listener::Listener;
+use super::memcached::Memcached;
+use super::server_log::ServerLog;
+use super::service::Service;
+use super::state_file::{self, StateFile};
+use super::{LISTENER, SIGNALS, ServerLoop, TIMER};
+use crate::plan::{self, End, Server};
+use crate::pool::Backend;
+use crate::pool::memcached::Memcache;
+use crate::pool::memory::Memory;
+use crate::pool::state::{BootTime, State};
+use crate::reason::reason;
+use crate::signal::Signal;
+use crate::sys::clock::now;
+use crate::sys::descriptors;
+use crate::sys::epoll::{Epoll, Interest};
+use crate::sys::signals::Signals;
+use crate::sys::timer::Timer;
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Opens all resources of a server. On failure: the result of the program, and what failed.
+pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (End, String)> {
+    let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
+        .map_err(system("listen to signals"))?;
+    let timer = Timer::new().map_err(system("make a timer"))?;
+    let epoll = Epoll::new().map_err(system("make an epoll"))?;
+    // Before clients can connect: at boot it may take a while until the name can be looked up.
+    let memcached = match &plan.backend {
+        plan::Backend::Memory => None,
+        plan::Backend::Memcache(host) => {
+            Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?)
+        }
+    };
+    let descriptors =
+        descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
+    let listener = Listener::open(plan, descriptors).map_err(|why| (End::System, why))?;
+    let opened = plan.state.as_deref().map(StateFile::open).transpose();
+    let (state_file, state) = opened
+        .map_err(|error| (error.end(), error.to_string()))?
+        .unzip();
+    watch(&epoll, &listener, &signals, &timer).map_err(system("watch descriptors"))?;
+    let log = ServerLog {
+        program: plan.program,
+        verbose: plan.verbose,
+    };
+    Ok(ServerLoop {
+        plan,
+        log,
+        service: Service::new(log, epoll, backend(plan, state)),
+        signals,
+        timer,
+        listener: Some(listener),
+        state_file,
+        memcached,
+        shutdown_deadline: None,
+    })
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> (End, String) {
+    move |error| (End::System, format!("cannot {what}: {}", reason(&error)))
+}
+
+fn watch(epoll: &Epoll, listener: &Listener, signals: &Signals, timer: &Timer) -> io::Result<()> {
+    listener.watch(epoll, LISTENER)?;
+    epoll.add(signals.fd(), SIGNALS, Interest::Read)?;
+    match timer.fd() {
+        Some(fd) => epoll.add(fd, TIMER, Interest::Read),
+        None => Ok(()),
+    }
+}
+
+fn backend(plan: &Server, state: Option<State>) -> Box<dyn Backend> {
+    let (pools, now) = (plan.pools.clone(), now());
+    match &plan.backend {
+        plan::Backend::Memory => Box::new(Memory::new(pools, state, unix_micros(), now)),
+        plan::Backend::Memcache(host) => Box::new(Memcache::new(
+            pools,
+            host.to_string(),
+            BootTime::of(&state_file::clocks()),
+            now,
+        )),
+    }
+}
+
+fn unix_micros() -> i64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+}
