@@ -1,5 +1,5 @@
-//! Very many hosts at one lock server: each is served in its turn, and waiting costs next to
-//! nothing.
+//! Thousands of hosts at one distributexd: waiters are served in FIFO order, and a waiter costs
+//! almost nothing.
 
 #![allow(
     clippy::disallowed_methods,
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use zk_flock::http::Reply;
 use zk_flock::sys::descriptors::raise_limit;
 
-/// So many hosts wait for one pool, if there are as many descriptors.
+/// How many hosts wait for one pool, if the limit on descriptors allows it.
 const HOSTS: usize = 20_000;
 
-/// What else a process has open, the server's reserve included.
+/// Other descriptors of a process, including those that the server reserves.
 const OTHERS: usize = 200;
 
-/// The most memory that a server may have with all of them.
+/// The most memory that the server may use with all of them.
 const MEMORY: usize = 60 << 10;
 
 fn token(reply: &Reply) -> i64 {
@@ -35,7 +35,7 @@ fn token(reply: &Reply) -> i64 {
         .expect("a token is a number")
 }
 
-/// Connections of hosts that all wait for the pool, in the order in which they came.
+/// The connections of hosts that all wait for the pool, in queue order.
 fn queue(server: &Distributexd, hosts: usize) -> Vec<Connection> {
     let waiting = (0..hosts)
         .map(|host| server.calls("wait", &format!("host-{host}.example.org"), "pool"))
@@ -45,8 +45,8 @@ fn queue(server: &Distributexd, hosts: usize) -> Vec<Connection> {
     waiting
 }
 
-/// The pool goes from hand to hand, first from `first`; how long each time. Tokens that follow each
-/// other tell that nobody was served out of turn, or twice.
+/// Each holder releases the pool to the next waiter, beginning with `first`. Returns the time of
+/// each hand-over. Consecutive tokens show that no waiter was served out of order or twice.
 fn hand_over(server: &Distributexd, mut before: i64, waiting: Vec<Connection>) -> Vec<Duration> {
     let mut times = Vec::new();
     let (mut holder, mut name) = (server.connect(), "first".to_owned());
@@ -65,18 +65,18 @@ fn hand_over(server: &Distributexd, mut before: i64, waiting: Vec<Connection>) -
 }
 
 #[track_caller]
-fn assert_served_in_turn(server: &Distributexd, hosts: usize, what: &str) {
+fn assert_served_in_fifo_order(server: &Distributexd, hosts: usize, what: &str) {
     let held = token(&server.calls("get", "first", "pool").reply());
     let waiting = queue(server, hosts);
     report(what, summary(hand_over(server, held, waiting)));
 }
 
 #[test]
-fn a_thousand_hosts_are_served_in_turn() {
+fn thousand_waiters_are_served_in_fifo_order() {
     let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: pool\n");
-    assert_served_in_turn(
+    assert_served_in_fifo_order(
         &server,
         1000,
         "distributexd: from hand to hand among 1,000 hosts",
@@ -84,7 +84,7 @@ fn a_thousand_hosts_are_served_in_turn() {
 }
 
 #[test]
-fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
+fn hundred_waiters_are_served_in_fifo_order_with_a_state_file() {
     let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let state = sandbox.path("state.json");
@@ -92,7 +92,7 @@ fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
         &sandbox,
         &format!("state: {}\npools:\n- name: pool\n", state.display()),
     );
-    assert_served_in_turn(
+    assert_served_in_fifo_order(
         &server,
         100,
         "distributexd: from hand to hand among 100 hosts, kept in a file",
@@ -100,7 +100,7 @@ fn a_hundred_hosts_are_served_in_turn_and_each_is_remembered() {
 }
 
 #[test]
-fn fifty_clients_are_answered_thousands_of_times_a_second() {
+fn fifty_clients_get_thousands_of_answers_a_second() {
     const CLIENTS: u16 = 50;
     const ROUNDS: u16 = 200;
     let _alone = crate::alone();
@@ -127,7 +127,7 @@ fn fifty_clients_are_answered_thousands_of_times_a_second() {
 
 #[test]
 #[ignore = "over a minute, and a loopback that stalls drops the probes of so many: by hand, before a release"]
-fn twenty_thousand_hosts_are_served_in_turn_and_wait_for_next_to_nothing() {
+fn twenty_thousand_waiters_are_served_in_fifo_order_and_cost_almost_nothing() {
     let _alone = crate::alone();
     let hosts = HOSTS.min(usize::try_from(raise_limit().unwrap()).unwrap() - OTHERS);
     let sandbox = Sandbox::new();

@@ -1,5 +1,4 @@
-//! Configs of the original's kind, served: pools are what PyYAML would have made of the text, and
-//! hosts get in by it.
+//! distributexd serves configs of the original: the pools and hosts are those that PyYAML reads.
 
 use common::distributexd::Distributexd;
 use common::run::Job;
@@ -24,7 +23,7 @@ pools:
 ";
 
 #[test]
-fn pools_of_every_spelling_are_served() {
+fn pool_and_host_names_in_every_yaml_spelling_are_served() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     for (call, host, pool, answer) in [
@@ -48,7 +47,7 @@ fn pools_of_every_spelling_are_served() {
 }
 
 #[test]
-fn distributex_holds_a_pool_with_a_blank() {
+fn distributex_locks_a_pool_whose_name_has_a_blank() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: b c\n");
     let port = server.port.to_string();
@@ -77,7 +76,7 @@ fn distributex_holds_a_pool_with_a_blank() {
 }
 
 #[test]
-fn the_port_of_the_config_is_listened_on_unless_an_option_says_another() {
+fn port_option_overrides_the_port_of_the_config() {
     let sandbox = Sandbox::new();
     let ports = [free_port(), free_port()];
     fs::write(

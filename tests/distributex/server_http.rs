@@ -1,5 +1,5 @@
-//! The lock server as clients see it: it answers what the original answered, in order, whoever else
-//! is slow, rude or half gone.
+//! The HTTP of distributexd: it answers what the original answered, in order, while other clients
+//! are slow, send garbage or have half closed their connections.
 
 #![allow(
     clippy::disallowed_methods,
@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Instant;
 use zk_flock::http::{LONGEST_HEAD, LONGEST_REQUEST_BODY, Reply};
 
-/// The pools of the capture, and one of two.
+/// The pools of the capture, and one with two slots.
 const CONFIG: &str = "
 backend: inmemory
 pools:
@@ -27,7 +27,7 @@ pools:
       maxlocks: 2
 ";
 
-/// Waits until a host waits.
+/// Waits until the host is in the queue.
 fn wait_until_queued(server: &Distributexd, host: &str) {
     wait_until(&format!("{host} to wait"), || {
         server.ask("/status/").contains(&format!("\"{host}\""))
@@ -61,9 +61,9 @@ fn the_five_published_lines_give_yes_no_ok_yes_ok() {
     assert_eq!(answers, ["YES", "NO", "OK", "YES", "OK"]);
 }
 
-/// It may come long after its host has done something else.
+/// Such a request may arrive long after its host has done something else.
 #[test]
-fn what_was_asked_on_a_connection_that_was_broken_off_is_not_done() {
+fn request_on_a_reset_connection_is_not_carried_out() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     assert_eq!(server.call("get", "me", "pool1"), "YES");
@@ -73,7 +73,7 @@ fn what_was_asked_on_a_connection_that_was_broken_off_is_not_done() {
     assert_eq!(server.call("get", "them", "pool1"), "NO");
 }
 
-/// What clients go by. Where a person reads the body, ours says something else.
+/// What clients depend on. Bodies for people differ from those of the original.
 fn essence(reply: &Reply) -> (u16, &[u8], Option<&str>) {
     match reply.status {
         200 => (200, &reply.body, reply.header("Content-Type")),
@@ -82,7 +82,7 @@ fn essence(reply: &Reply) -> (u16, &[u8], Option<&str>) {
 }
 
 #[test]
-fn what_the_original_was_asked_is_answered_as_it_did() {
+fn captured_requests_get_the_answers_of_the_original() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     let has_a_test_below = |asked: &str| asked.starts_with("HEAD");
@@ -96,7 +96,7 @@ fn what_the_original_was_asked_is_answered_as_it_did() {
 }
 
 #[test]
-fn what_names_no_lock_that_the_host_may_have_is_invalid() {
+fn request_without_a_pool_and_host_that_fit_is_invalid() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     for target in [
@@ -128,12 +128,12 @@ fn what_names_no_lock_that_the_host_may_have_is_invalid() {
     assert_eq!(
         server.call("get", "me", "pool1"),
         "YES",
-        "nobody was given it by any of these"
+        "none of these requests was granted it"
     );
 }
 
 #[test]
-fn slashes_anywhere_are_nothing_and_the_first_of_repeated_parameters_counts() {
+fn slashes_are_ignored_and_the_first_of_repeated_parameters_counts() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     for (target, answer) in [
@@ -200,7 +200,7 @@ fn other_methods_are_refused_and_the_connection_is_kept() {
     assert_eq!(connection.hear(), "YES");
 }
 
-/// Bytes that are no request, and what they are answered.
+/// Bytes that are not a request, and the status of the reply.
 fn garbage() -> Vec<(Vec<u8>, u16)> {
     let long = "x".repeat(2 * LONGEST_HEAD);
     let body = "x".repeat(2 * LONGEST_REQUEST_BODY);
@@ -238,7 +238,7 @@ fn garbage() -> Vec<(Vec<u8>, u16)> {
         ),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 505),
     ];
-    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(); // of TLS
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(); // a TLS ClientHello
     texts
         .into_iter()
         .map(|(text, status)| (text.into_bytes(), status))
@@ -247,7 +247,7 @@ fn garbage() -> Vec<(Vec<u8>, u16)> {
 }
 
 #[test]
-fn what_is_no_request_is_refused_and_ends_the_connection() {
+fn malformed_request_is_refused_and_the_connection_is_closed() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     for _ in 0..tries(3) {
@@ -270,7 +270,7 @@ fn what_is_no_request_is_refused_and_ends_the_connection() {
 }
 
 #[test]
-fn a_connection_is_kept_or_closed_as_the_client_says() {
+fn connection_is_kept_or_closed_as_the_client_requests() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     for (version, said, kept) in [
@@ -329,7 +329,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_thousand_requests_at_once_are_answered_one_by_one() {
+fn thousand_pipelined_requests_are_answered_one_by_one() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     let mut connection = server.connect();
@@ -343,7 +343,7 @@ fn a_thousand_requests_at_once_are_answered_one_by_one() {
 }
 
 #[test]
-fn slow_clients_are_heard_out_and_hold_up_nobody() {
+fn slow_clients_are_answered_and_do_not_delay_others() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     let mut slow: Vec<Connection> = (0..50).map(|_| server.connect()).collect();
@@ -365,8 +365,8 @@ fn slow_clients_are_heard_out_and_hold_up_nobody() {
     }
 }
 
-/// Pools so many that some replies to `/status/` are more than the kernel keeps for somebody who
-/// does not read.
+/// So many pools that some replies to `/status/` exceed the kernel's buffers for a client that does
+/// not read.
 fn many_pools() -> String {
     let pools: String = (0..700)
         .map(|number| format!("    - name: pool{number}\n"))
@@ -374,18 +374,18 @@ fn many_pools() -> String {
     format!("pools:\n{pools}")
 }
 
-/// One who asks for more than is read.
-fn deaf(server: &Distributexd) -> Connection {
+/// A client that sends requests and reads no reply.
+fn client_that_never_reads(server: &Distributexd) -> Connection {
     let mut connection = server.connect();
     connection.say(&"GET /status/ HTTP/1.1\r\n\r\n".repeat(300));
     connection
 }
 
 #[test]
-fn replies_that_nobody_reads_hold_up_nobody_and_are_not_piled_up() {
+fn unread_replies_do_not_delay_others_and_are_not_queued_without_limit() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, &many_pools());
-    let _deaf: Vec<_> = (0..20).map(|_| deaf(&server)).collect();
+    let _non_reading: Vec<_> = (0..20).map(|_| client_that_never_reads(&server)).collect();
     for _ in 0..100 {
         assert_eq!(
             ["get", "release"].map(|call| server.call(call, "me", "pool1")),
@@ -397,27 +397,30 @@ fn replies_that_nobody_reads_hold_up_nobody_and_are_not_piled_up() {
 }
 
 #[test]
-fn who_is_silent_costs_no_time() {
+fn silent_connections_cost_no_cpu_time() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, &many_pools());
     assert_eq!(server.call("get", "first", "pool1"), "YES");
-    let saying = |text: &str| {
+    let connect_and_send = |text: &str| {
         let mut connection = server.connect();
         connection.say(text);
         connection
     };
-    let fresh = saying("");
-    let amid_a_request = saying("GET /get/?host=me");
+    let fresh = connect_and_send("");
+    let partial_request = connect_and_send("GET /get/?host=me");
     let idle = server.calls("get", "me", "pool2");
-    let refused = saying("foo\r\n\r\n");
+    let refused = connect_and_send("foo\r\n\r\n");
     let waiting = server.calls("wait", "me", "pool1");
-    let waiting_and_asking_more = saying(&format!(
-        "GET /wait/?host=him&pool=pool1 HTTP/1.1\r\n\r\n{}",
+    let waiting_with_more_data = connect_and_send(&format!(
+        "GET /wait/?host=other&pool=pool1 HTTP/1.1\r\n\r\n{}",
         "x".repeat(50_000)
     ));
-    let (hard_of_hearing, mut deaf_and_mute) = (deaf(&server), deaf(&server));
-    deaf_and_mute.end();
-    for host in ["me", "him"] {
+    let (non_reading, mut half_closed) = (
+        client_that_never_reads(&server),
+        client_that_never_reads(&server),
+    );
+    half_closed.end();
+    for host in ["me", "other"] {
         wait_until_queued(&server, host);
     }
     let cpu = || process::cpu(server.pid()).expect("the server runs");
@@ -427,30 +430,29 @@ fn who_is_silent_costs_no_time() {
     assert!(spent < SECOND / 10, "{spent:?} of 2 s");
     drop((
         fresh,
-        amid_a_request,
+        partial_request,
         idle,
         refused,
         waiting,
-        waiting_and_asking_more,
-        hard_of_hearing,
-        deaf_and_mute,
+        waiting_with_more_data,
+        non_reading,
+        half_closed,
     ));
 }
 
 #[test]
-fn who_takes_longer_than_ten_seconds_is_told_so_or_let_go() {
+fn request_that_takes_over_ten_seconds_gets_408_or_the_connection_is_closed() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, &many_pools());
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut fresh = server.connect();
     let mut stopped = server.connect();
     stopped.say("GET /get/?host=me");
-    let mut deaf = deaf(&server);
-    let mut dripping: Vec<_> = (0..tries(100)).map(|_| server.connect()).collect();
+    let mut non_reading = client_that_never_reads(&server);
+    let mut slow: Vec<_> = (0..tries(100)).map(|_| server.connect()).collect();
     let request = "GET /get/?host=slow&pool=pool1 HTTP/1.1\r\n\r\n".as_bytes();
     for byte in &request[..9] {
-        dripping
-            .iter_mut()
+        slow.iter_mut()
             .for_each(|connection| connection.say_bytes(&[*byte]));
         assert_eq!(server.call("get", "me", "pool1"), "YES");
         let_last(SECOND);
@@ -458,26 +460,28 @@ fn who_takes_longer_than_ten_seconds_is_told_so_or_let_go() {
     report(
         &format!(
             "memory of a lock server with {} clients of a byte a second",
-            dripping.len()
+            slow.len()
         ),
         format!("{} kB", server.memory()),
     );
-    for connection in dripping.iter_mut().chain([&mut stopped]) {
+    for connection in slow.iter_mut().chain([&mut stopped]) {
         let reply = connection.reply();
         assert_eq!((reply.status, reply.keep_alive), (408, false));
         connection.hears_the_end();
     }
     fresh.hears_the_end();
-    assert!(begun.elapsed() >= 10 * SECOND);
-    drop((fresh, stopped, dripping));
-    wait_until("the deaf one to be let go", || connections_of(&server) == 0);
+    assert!(started.elapsed() >= 10 * SECOND);
+    drop((fresh, stopped, slow));
+    wait_until("the client that never reads to be disconnected", || {
+        connections_of(&server) == 0
+    });
     assert!(
-        deaf.rest().len() < 10 << 20,
-        "it heard no more than the kernel had kept for it"
+        non_reading.rest().len() < 10 << 20,
+        "it gets no more than the kernel had buffered"
     );
 }
 
-/// How many connections the server has, besides the one that asks.
+/// How many connections the server has, without the one that asks.
 fn connections_of(server: &Distributexd) -> usize {
     let folder = format!("/proc/{}/fd", server.pid());
     let sockets = fs::read_dir(folder)
@@ -486,14 +490,15 @@ fn connections_of(server: &Distributexd) -> usize {
     sockets
         .filter(|target| target.to_string_lossy().starts_with("socket:"))
         .count()
-        - 1 // it listens
+        - 1 // the listening socket
 }
 
 #[test]
-fn beyond_the_limit_of_connections_the_next_are_turned_away_with_a_503() {
+fn connection_above_the_limit_gets_a_503() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start_with_descriptors(&sandbox, CONFIG, 128);
-    let most: usize = told(&server.stderr(), " connections at most").expect("it tells how many");
+    let most: usize =
+        number_before(&server.stderr(), " connections at most").expect("it tells how many");
     wait_until("the connections of the start to be gone", || {
         connections_of(&server) == 0
     });
@@ -525,13 +530,13 @@ fn beyond_the_limit_of_connections_the_next_are_turned_away_with_a_503() {
     });
 }
 
-/// The number before some words.
-fn told(text: &str, words: &str) -> Option<usize> {
+/// The number before these words.
+fn number_before(text: &str, words: &str) -> Option<usize> {
     text.split_once(words)?.0.rsplit(' ').next()?.parse().ok()
 }
 
 #[test]
-fn who_says_nothing_more_still_hears_the_answers() {
+fn client_that_half_closes_gets_its_answers() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     let mut connection = server.connect();
@@ -542,20 +547,20 @@ fn who_says_nothing_more_still_hears_the_answers() {
 }
 
 #[test]
-fn who_hangs_up_while_he_waits_loses_his_place() {
+fn waiter_that_disconnects_leaves_the_queue() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, CONFIG);
     assert_eq!(server.call("get", "first", "pool1"), "YES");
     let mut gone = server.calls("wait", "gone", "pool1");
-    let mut half_gone = server.calls("wait", "half-gone", "pool1");
+    let mut half_closed = server.calls("wait", "half-gone", "pool1");
     let mut last = server.calls("wait", "last", "pool1");
     for host in ["gone", "half-gone", "last"] {
         wait_until_queued(&server, host);
     }
     gone.end();
     drop(gone);
-    half_gone.end();
-    half_gone.hears_the_end();
+    half_closed.end();
+    half_closed.hears_the_end();
     wait_until("the places to be free", || {
         !server.ask("/status/").contains("gone")
     });

@@ -1,5 +1,5 @@
-//! What clients were told by a lock server holds, whatever its config becomes; runs of one host
-//! exclude each other; and a lock can be taken away. The promises are in distributexd(8), PROMISES.
+//! Grants hold across reloads and restarts, whatever changes in the config; runs of one host
+//! exclude each other; a lock can be revoked. The promises are in distributexd(8), PROMISES.
 
 use common::distributexd::Distributexd;
 use common::sandbox::Sandbox;
@@ -26,9 +26,9 @@ fn reply(server: &Distributexd, method: &str, target: &str) -> Reply {
     connection.reply()
 }
 
-/// Status, body, and whether the holding is said to be revoked.
+/// Status, body, and whether the reply says that the lock is revoked.
 #[track_caller]
-fn said(server: &Distributexd, method: &str, target: &str) -> (u16, String, bool) {
+fn answer(server: &Distributexd, method: &str, target: &str) -> (u16, String, bool) {
     let reply = reply(server, method, target);
     (
         reply.status,
@@ -37,7 +37,7 @@ fn said(server: &Distributexd, method: &str, target: &str) -> (u16, String, bool
     )
 }
 
-/// Has it read its config again, by HUP, or by another start.
+/// Makes the server read its config again, by HUP or by a restart.
 fn reload(server: &mut Distributexd, config: &str, by_hup: bool) {
     server.configure(config);
     if by_hup {
@@ -52,7 +52,7 @@ fn reload(server: &mut Distributexd, config: &str, by_hup: bool) {
 }
 
 #[test]
-fn a_lease_is_told_shorter_than_it_is_kept_and_never_as_zero() {
+fn lease_in_a_reply_is_shorter_than_on_the_server_and_never_zero() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(
         &sandbox,
@@ -79,7 +79,7 @@ fn a_lease_is_told_shorter_than_it_is_kept_and_never_as_zero() {
 }
 
 #[test]
-fn until_released_stays_so_when_expire_is_set_by_hup_or_by_a_start() {
+fn lock_without_expiry_keeps_none_when_a_reload_or_restart_sets_expire() {
     for by_hup in [true, false] {
         let sandbox = Sandbox::new();
         let mut server = Distributexd::start(&sandbox, &config(&sandbox, &pool("p", "0")));
@@ -103,7 +103,7 @@ fn until_released_stays_so_when_expire_is_set_by_hup_or_by_a_start() {
 }
 
 #[test]
-fn a_pool_that_is_missing_for_a_while_keeps_its_holders() {
+fn pool_removed_from_the_config_for_a_while_keeps_its_holders() {
     for by_hup in [true, false] {
         let sandbox = Sandbox::new();
         let (with, without) = (pool("p", "60") + &pool("other", "60"), pool("other", "60"));
@@ -122,7 +122,7 @@ fn a_pool_that_is_missing_for_a_while_keeps_its_holders() {
             ["INVALID", "INVALID"]
         );
         assert_eq!(
-            said(
+            answer(
                 &server,
                 "GET",
                 &format!("/renew/?pool=p&host=a&token={token}")
@@ -185,7 +185,7 @@ fn two_runs_of_one_host_exclude_each_other_and_a_third_host() {
 }
 
 #[test]
-fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_it() {
+fn revoked_lock_is_not_renewed_and_is_granted_after_its_holder_releases_it() {
     let sandbox = Sandbox::new();
     let mut server = Distributexd::start(
         &sandbox,
@@ -201,14 +201,18 @@ fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_i
         ("POST", "/revoke/?pool=p&host=b", 404),
         ("POST", "/revoke/?pool=q&host=a", 404),
     ] {
-        assert_eq!(said(&server, method, target).0, status, "{method} {target}");
+        assert_eq!(
+            answer(&server, method, target).0,
+            status,
+            "{method} {target}"
+        );
     }
     assert_eq!(
         server.ask("/get/?pool=p&host=a&run=r"),
         "YES",
         "none of that revoked it"
     );
-    let (status, sentence, _) = said(&server, "POST", "/revoke/?pool=p&host=a");
+    let (status, sentence, _) = answer(&server, "POST", "/revoke/?pool=p&host=a");
     let left = sentence
         .strip_prefix("revoked p for a: it is held until released, at most ")
         .and_then(|rest| rest.strip_suffix(" s\n"));
@@ -222,7 +226,7 @@ fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_i
         false,
     );
     assert_eq!(
-        said(&server, "POST", "/revoke/?pool=endless&host=a"),
+        answer(&server, "POST", "/revoke/?pool=endless&host=a"),
         endless
     );
     server.kill();
@@ -234,13 +238,13 @@ fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_i
         "/renew/?pool=endless&host=a",
     ] {
         assert_eq!(
-            said(&server, "GET", target),
+            answer(&server, "GET", target),
             (200, "NO".into(), true),
             "{target}"
         );
     }
     assert_eq!(
-        said(&server, "GET", "/get/?pool=p&host=b"),
+        answer(&server, "GET", "/get/?pool=p&host=b"),
         (200, "NO".into(), false)
     );
     assert_eq!(
@@ -256,7 +260,7 @@ fn a_revoked_lock_is_not_confirmed_and_is_granted_when_its_holder_has_released_i
 }
 
 #[test]
-fn a_lease_too_short_to_be_renewed_is_refused_by_the_config() {
+fn lease_too_short_to_renew_is_a_config_error() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, &format!("pools:\n{}", pool("p", "1")));
     server.configure(&format!("pools:\n{}", pool("p", "0.999")));

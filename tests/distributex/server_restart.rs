@@ -1,5 +1,5 @@
-//! The end of a lock server and its next start: with `state`, who holds is not forgotten, whatever
-//! the end was like, and tokens go on growing.
+//! Restarts of distributexd: with `state`, holders keep their locks however the server ended, and
+//! tokens keep increasing.
 
 use common::capture;
 use common::distributexd::Distributexd;
@@ -22,7 +22,7 @@ fn config(sandbox: &Sandbox, pools: &str) -> String {
 
 const POOL: &str = "    - name: pool1\n";
 
-/// The token of a YES.
+/// The token of a grant.
 #[track_caller]
 fn token(reply: &Reply) -> i64 {
     assert_eq!(reply.body, b"YES");
@@ -34,7 +34,7 @@ fn token(reply: &Reply) -> i64 {
 }
 
 #[test]
-fn after_kill_9_the_same_host_holds_with_the_same_token() {
+fn holder_keeps_its_lock_and_token_after_the_server_is_killed() {
     let sandbox = Sandbox::new();
     let mut server = server(&sandbox, POOL);
     let mine = token(&server.calls("get", "me", "pool1").reply());
@@ -49,7 +49,7 @@ fn after_kill_9_the_same_host_holds_with_the_same_token() {
 }
 
 #[test]
-fn without_a_state_nobody_holds_after_a_restart_and_tokens_grow_all_the_same() {
+fn restart_without_state_frees_all_locks_and_tokens_still_increase() {
     let sandbox = Sandbox::new();
     let mut server = Distributexd::start(&sandbox, &format!("pools:\n{POOL}"));
     let mine = token(&server.calls("get", "me", "pool1").reply());
@@ -59,7 +59,7 @@ fn without_a_state_nobody_holds_after_a_restart_and_tokens_grow_all_the_same() {
 }
 
 #[test]
-fn told_to_end_it_sends_away_who_waits_and_forgets_nobody_who_holds() {
+fn shutdown_fails_waiters_and_keeps_holders() {
     let sandbox = Sandbox::new();
     let mut server = server(&sandbox, POOL);
     assert_eq!(server.call("get", "me", "pool1"), "YES");
@@ -80,7 +80,7 @@ fn told_to_end_it_sends_away_who_waits_and_forgets_nobody_who_holds() {
 }
 
 #[test]
-fn hup_makes_it_read_its_pools_again_and_a_broken_config_changes_nothing() {
+fn hup_reloads_the_pools_and_an_invalid_config_changes_nothing() {
     let sandbox = Sandbox::new();
     let server = server(&sandbox, POOL);
     assert_eq!(server.call("get", "me", "pool1"), "YES");
@@ -100,11 +100,11 @@ fn hup_makes_it_read_its_pools_again_and_a_broken_config_changes_nothing() {
     );
 }
 
-/// Pools enough that a kill comes between two of them.
+/// So many pools that a kill falls between requests for two of them.
 const POOLS: usize = 30;
 
 #[test]
-fn killed_at_any_moment_it_forgets_no_yes_that_was_heard_and_gives_no_token_twice() {
+fn kill_at_any_moment_loses_no_received_grant_and_repeats_no_token() {
     let sandbox = Sandbox::new();
     let pools: Vec<_> = (0..POOLS).map(|number| format!("pool{number}")).collect();
     let mut server = server(

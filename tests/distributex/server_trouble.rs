@@ -1,5 +1,5 @@
-//! A lock server in trouble: hosts that lose their power, a disk that is full, a log that nobody
-//! reads, a state that is not its own.
+//! distributexd in trouble: hosts that lose power, a full disk, a log pipe that is not read, the
+//! state file of another server.
 
 use common::distributexd::{Connection, Distributexd};
 use common::run::{Job, Outcome};
@@ -12,12 +12,12 @@ use std::path::Path;
 
 const POOL: &str = "pools:\n- name: pool\n";
 
-/// A host that holds the pool.
+/// Makes this host hold the pool.
 fn holder(server: &Distributexd, host: &str) {
     assert_eq!(server.call("get", host, "pool"), "YES");
 }
 
-/// A host that waits for it.
+/// Makes this host wait for the pool.
 fn waiter(server: &Distributexd, host: &str) -> Connection {
     let connection = server.calls("wait", host, "pool");
     wait_until(&format!("{host} to wait"), || is_queued(server, host));
@@ -31,7 +31,7 @@ fn is_queued(server: &Distributexd, host: &str) -> bool {
 }
 
 #[test]
-fn what_a_host_without_power_is_given_is_taken_back_and_given_to_the_next() {
+fn grant_that_a_dead_host_never_received_goes_to_the_next_waiter() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, POOL);
     holder(&server, "first");
@@ -48,8 +48,8 @@ fn what_a_host_without_power_is_given_is_taken_back_and_given_to_the_next() {
 }
 
 #[test]
-fn a_host_that_loses_its_power_while_it_waits_loses_its_place() {
-    // The second to ask is silent for 6 s, and then three times asked in vain.
+fn waiter_whose_host_dies_leaves_the_queue() {
+    // The kernel probes the second waiter after 6 s of silence, and three probes fail.
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, POOL);
     holder(&server, "first");
@@ -59,7 +59,7 @@ fn a_host_that_loses_its_power_while_it_waits_loses_its_place() {
 }
 
 #[test]
-fn a_host_that_has_heard_yes_holds_whatever_becomes_of_the_connection() {
+fn received_grant_survives_the_end_of_its_connection() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, POOL);
     let mut heard = server.calls("get", "heard", "pool");
@@ -74,7 +74,7 @@ fn a_host_that_has_heard_yes_holds_whatever_becomes_of_the_connection() {
 }
 
 #[test]
-fn a_host_that_resets_the_connection_while_it_waits_loses_its_place() {
+fn waiter_that_resets_its_connection_leaves_the_queue() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, POOL);
     holder(&server, "first");
@@ -83,7 +83,7 @@ fn a_host_that_resets_the_connection_while_it_waits_loses_its_place() {
 }
 
 #[test]
-fn while_the_state_cannot_be_saved_nothing_is_granted_and_afterwards_everything_is() {
+fn nothing_is_granted_until_the_state_can_be_saved() {
     let sandbox = Sandbox::new();
     let state = sandbox.path("state");
     let server = Distributexd::start(
@@ -111,7 +111,7 @@ fn while_the_state_cannot_be_saved_nothing_is_granted_and_afterwards_everything_
             .ask("/metrics")
             .contains("\ndistributexd_failed_saves_total 3\n")
     });
-    assert!(next.is_silent(), "nobody is told what is not saved");
+    assert!(next.is_silent(), "an unsaved grant is not sent");
     assert_eq!(fs::read(&state).unwrap(), before);
     fs::remove_dir_all(&in_the_way).unwrap();
     assert_eq!(next.hear(), "YES");
@@ -126,7 +126,7 @@ fn while_the_state_cannot_be_saved_nothing_is_granted_and_afterwards_everything_
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nobody() {
+fn unread_log_pipe_does_not_block_the_server() {
     let sandbox = Sandbox::new();
     let (pipe, port) = (sandbox.path("log"), free_port().to_string());
     assert!(
@@ -164,7 +164,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     drop(server);
 }
 
-/// What comes of a start with such a config, and more words.
+/// The outcome of a start with this config and these options.
 fn start(sandbox: &Sandbox, config: &str, words: &[&str]) -> Outcome {
     let path = sandbox.path("config.yaml");
     fs::write(&path, config).unwrap();
@@ -174,7 +174,8 @@ fn start(sandbox: &Sandbox, config: &str, words: &[&str]) -> Outcome {
         .run()
 }
 
-/// Asserts that it does not start, and says why in one line; with `--sysexits` by this code.
+/// Asserts that the server does not start and prints one line with these facts. `sysexit` is the
+/// exit code with `--sysexits`.
 #[track_caller]
 fn assert_refused(sandbox: &Sandbox, config: &str, words: &[&str], sysexit: i32, facts: &[&str]) {
     for (more, code) in [(&[][..], 1), (&["--sysexits"], sysexit)] {
@@ -190,7 +191,7 @@ fn assert_refused(sandbox: &Sandbox, config: &str, words: &[&str], sysexit: i32,
 }
 
 #[test]
-fn what_belongs_to_another_server_is_left_to_it() {
+fn unusable_port_address_or_state_file_is_an_error_at_start() {
     let sandbox = Sandbox::new();
     let state = format!("state: {}\n", sandbox.path("state").display());
     let server = Distributexd::start(&sandbox, &(state.clone() + POOL));
@@ -229,7 +230,7 @@ fn what_belongs_to_another_server_is_left_to_it() {
 }
 
 #[test]
-fn servers_that_share_a_memcached_need_no_state_each() {
+fn servers_that_share_a_memcached_run_without_state_files() {
     let sandbox = Sandbox::new();
     let config = format!(
         "backend: memcache\nmemcacheport: {}\nstate: {}\n{POOL}",
@@ -250,7 +251,7 @@ fn servers_that_share_a_memcached_need_no_state_each() {
 }
 
 #[test]
-fn a_state_that_is_none_is_refused_and_left_as_it_is() {
+fn invalid_state_file_is_refused_and_left_unchanged() {
     let sandbox = Sandbox::new();
     let path = sandbox.path("state");
     let config = format!("state: {}\n{POOL}", path.display());
@@ -284,7 +285,7 @@ fn a_state_that_is_none_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn a_config_is_checked_without_a_server() {
+fn config_check_starts_no_server() {
     let sandbox = Sandbox::new();
     let right = start(
         &sandbox,
