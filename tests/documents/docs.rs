@@ -18,6 +18,9 @@ const CONFIG_MANUAL: &str = include_str!("../../man/distributed-flock.json.5");
 const COMMON: &str = include_str!("../../src/cli/options.rs");
 const CONFIG: &str = include_str!("../../src/config.rs");
 const SERVER_MANUAL: &str = include_str!("../../man/distributexd.8");
+const COOKBOOK: &str = include_str!("../../man/zk-flock-cookbook.7");
+const MIGRATION: &str = include_str!("../../man/zk-flock-migration.7");
+const SAFETY: &str = include_str!("../../man/zk-flock-safety.7");
 const SERVER_CONFIG: &str = include_str!("../../src/config/server.rs");
 
 /// A program, and all that is said of its words.
@@ -276,6 +279,28 @@ fn the_manuals_name_no_other_options() {
             Vec::<&String>::new(),
             "{}",
             program.name
+        );
+    }
+}
+
+#[test]
+fn the_guides_name_options_that_a_program_has() {
+    let known: BTreeSet<_> = [
+        ZK_FLOCK.help,
+        LOCKEX.help,
+        DISTRIBUTEX.help,
+        distributexd::HELP,
+    ]
+    .into_iter()
+    .flat_map(described)
+    .flat_map(|option| option.names)
+    .chain(["-M".into()]) // memcached's
+    .collect();
+    for guide in [COOKBOOK, MIGRATION, SAFETY] {
+        let named: BTreeSet<_> = guide.lines().flat_map(flags).collect();
+        assert_eq!(
+            named.difference(&known).collect::<Vec<_>>(),
+            Vec::<&String>::new()
         );
     }
 }
@@ -687,20 +712,22 @@ fn the_configs_of_the_server_that_are_shown_are_understood_whole() {
 }
 
 #[test]
-fn the_example_of_a_unit_is_that_of_the_manual() {
+fn the_example_of_a_unit_is_that_of_the_cookbook() {
     let unit = include_str!("../../packaging/cold-standby.service");
-    assert!(ZK_FLOCK.manual.contains(&format!("\n{unit}.Ed\n")));
+    assert!(COOKBOOK.contains(&format!("\n{unit}.Ed\n")));
 }
 
 #[test]
 fn the_commands_shown_can_be_run() {
-    for (program, count) in [(ZK_FLOCK, 6), (LOCKEX, 7), (DISTRIBUTEX, 4)] {
+    let fencing = SAFETY.split(".Sh FENCING").nth(1).expect("a section");
+    for (program, count) in [(ZK_FLOCK, 6), (LOCKEX, 6), (DISTRIBUTEX, 4)] {
         let readme = README
             .replace("cargo run --release -- ", "zk-flock ")
             .replace(program.help, "");
         let lines = [
             shown(&readme, program.name),
             shown(program.manual, program.name),
+            shown(fencing, program.name),
         ]
         .concat();
         assert_eq!(lines.len(), count, "{lines:?}");

@@ -1,7 +1,9 @@
-//! Texts and words: what needs no server.
+//! Texts and words: what needs no server, but for the cookbook's examples.
 
 // bash completes what each program takes, and nothing else.
 mod completions;
+// Each example of the cookbook runs, or passes the checker of its own program.
+mod cookbook;
 // Help, parser, manual pages, README, completions and module map say the same.
 mod docs;
 // Imports point down, and the pure layers do no I/O.
