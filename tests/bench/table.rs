@@ -1,4 +1,4 @@
-//! A table as the README has it.
+//! A table as RESULTS.md has it.
 
 use std::fmt::{self, Display};
 use std::time::Duration;

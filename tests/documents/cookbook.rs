@@ -240,9 +240,9 @@ fn assert_parses(line: &str) {
     };
     let words: Vec<_> = words.collect();
     let request = match program.to_str() {
-        Some("zk-flock") => flock::request(words, &environment),
-        Some("lockex") => lockex::request(words, &environment),
-        Some("distributex") => distributex::request(words, &environment),
+        Some("zk-flock") => (flock::PROGRAM.request)(words, &environment),
+        Some("lockex") => (lockex::PROGRAM.request)(words, &environment),
+        Some("distributex") => (distributex::PROGRAM.request)(words, &environment),
         other => panic!("{other:?} in {line}"),
     };
     assert!(

@@ -4,7 +4,7 @@
 mod completions;
 // Each example of the cookbook runs, or passes the checker of its own program.
 mod cookbook;
-// Help, parser, manual pages, README, completions and module map say the same.
+// Help, parser, manual pages, completions and module map say the same.
 mod docs;
 // Imports point down, and the pure layers do no I/O.
 mod layers;
