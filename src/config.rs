@@ -47,7 +47,7 @@ pub struct Config {
     pub warnings: Vec<Warning>,
     /// Why `maxla` does not limit as it seems to: worth a line on stderr, unless an option says
     /// the same.
-    pub load_doubt: Option<String>,
+    pub load_warning: Option<String>,
     /// Keys that are none, with their lines: one of them may be the one that is missing.
     unknown: Vec<(String, usize)>,
 }
@@ -67,7 +67,7 @@ impl Default for Config {
             acl: Acl::Open,
             heartbeat: Heartbeat::Write,
             warnings: Vec::new(),
-            load_doubt: None,
+            load_warning: None,
             unknown: Vec::new(),
         }
     }
@@ -215,7 +215,7 @@ impl Config {
         } else {
             "no limit, the command runs at any load"
         };
-        self.load_doubt = Some(source.odd(
+        self.load_warning = Some(source.odd(
             &["maxla"],
             &format!("expected a number, found {}: {effect}", shown(value)),
         ));
@@ -459,14 +459,14 @@ impl fmt::Display for Fault {
 const SAME_IN_PYTHON: usize = 12;
 
 /// The most characters of a value that are repeated to whoever wrote it.
-const SHOWN: usize = 40;
+const MAX_SHOWN: usize = 40;
 
 /// A value for a sentence: as it stands if it is short.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
-        Value::String(text) if text.chars().count() > SHOWN => {
-            format!("{:?}…", text.chars().take(SHOWN).collect::<String>())
+        Value::String(text) if text.chars().count() > MAX_SHOWN => {
+            format!("{:?}…", text.chars().take(MAX_SHOWN).collect::<String>())
         }
         other => other.to_string(),
     }
@@ -519,7 +519,7 @@ mod tests {
     #[test]
     fn the_example_that_is_shipped_is_one_without_a_warning() {
         let config = parse(include_str!("../packaging/distributed-flock.json")).unwrap();
-        assert_eq!((config.warnings, config.load_doubt), (vec![], None));
+        assert_eq!((config.warnings, config.load_warning), (vec![], None));
         assert_eq!(config.app_id.as_deref(), Some("my_app"));
     }
 
@@ -747,7 +747,7 @@ mod tests {
 
     #[test]
     fn a_load_that_does_not_limit_is_a_doubt() {
-        for (text, maxla, doubt) in [
+        for (text, maxla, warning) in [
             (
                 "{\n\"maxla\": \"30\"}",
                 None,
@@ -786,12 +786,16 @@ mod tests {
         ] {
             let config = parse(text).unwrap();
             assert_eq!(
-                (config.maxla, config.load_doubt.as_deref(), config.warnings),
-                (maxla, Some(doubt), vec![]),
+                (
+                    config.maxla,
+                    config.load_warning.as_deref(),
+                    config.warnings
+                ),
+                (maxla, Some(warning), vec![]),
                 "{text}"
             );
         }
-        assert_eq!(parse("{\"maxla\": 30}").unwrap().load_doubt, None);
+        assert_eq!(parse("{\"maxla\": 30}").unwrap().load_warning, None);
     }
 
     #[test]

@@ -2,29 +2,29 @@
 
 /// The most single changes (a character more, less or other, or two swapped) between what was typed
 /// and what was meant.
-const MOST_CHANGES: usize = 2;
+const MAX_CHANGES: usize = 2;
 
 /// Names of so few characters may differ by one change only: two would make most of them alike.
-const SHORT: usize = 4;
+const SHORT_NAME: usize = 4;
 
 /// So many equal characters at the beginning are a name that was not remembered to its end, as
 /// `config` for `confpath`.
-const SAME_START: usize = 4;
+const MIN_COMMON_PREFIX: usize = 4;
 
 /// No option or key is longer: longer texts are not compared.
-const LONGEST: usize = 40;
+const MAX_LENGTH: usize = 40;
 
 /// The one of `names` that `typed` is most like, if it is like any.
 pub fn closest<'a>(typed: &str, names: &[&'a str]) -> Option<&'a str> {
-    let typed: Vec<char> = typed.chars().take(LONGEST).collect();
+    let typed: Vec<char> = typed.chars().take(MAX_LENGTH).collect();
     let near = names
         .iter()
         .map(|name| (changes(&typed, &name.chars().collect::<Vec<_>>()), *name))
         .min_by_key(|(changes, _)| *changes)?;
-    let allowed = if typed.len().min(near.1.len()) <= SHORT {
+    let allowed = if typed.len().min(near.1.len()) <= SHORT_NAME {
         1
     } else {
-        MOST_CHANGES
+        MAX_CHANGES
     };
     if near.0 <= allowed {
         return Some(near.1);
@@ -34,7 +34,7 @@ pub fn closest<'a>(typed: &str, names: &[&'a str]) -> Option<&'a str> {
             .zip(&typed)
             .take_while(|(a, b)| a == *b)
             .count()
-            >= SAME_START
+            >= MIN_COMMON_PREFIX
     });
     alike.next().filter(|_| alike.next().is_none()).copied()
 }

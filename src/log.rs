@@ -37,7 +37,7 @@ pub struct Log {
     /// From the first line on.
     opened: Option<Opened>,
     /// Whether it has been said that the log cannot be opened or written.
-    complained: bool,
+    failure_printed: bool,
 }
 
 /// An open log file, and which one that is.
@@ -70,14 +70,14 @@ impl Log {
             level,
             session_level,
             opened: None,
-            complained: false,
+            failure_printed: false,
         };
         for warning in warnings {
             match warning {
-                Warning::Logged(sentence) => log.say(Topic::Run, Level::Warning, sentence),
+                Warning::Logged(sentence) => log.write(Topic::Run, Level::Warning, sentence),
                 Warning::Shown(sentence) => log.warn(sentence),
                 Warning::Hint(sentence) if io::stderr().is_terminal() => {
-                    complain(program, &format_args!("hint: {sentence}"));
+                    print(program, &format_args!("hint: {sentence}"));
                 }
                 Warning::Hint(_) => {}
             }
@@ -86,29 +86,29 @@ impl Log {
     }
 
     /// Tells the log file, and with `verbose` stderr.
-    pub fn say(&mut self, topic: Topic, level: Level, message: &dyn Display) {
-        if !self.is_told(level) && !self.is_recorded(topic, level) {
+    pub fn write(&mut self, topic: Topic, level: Level, message: &dyn Display) {
+        if !self.is_printed(level) && !self.is_recorded(topic, level) {
             return; // as most of most stories
         }
         let message = one_line(message);
-        if self.is_told(level) {
-            self.tell(level, &message);
+        if self.is_printed(level) {
+            self.print_styled(level, &message);
         }
         self.record(topic, level, &message);
     }
 
     /// Shows a person at a terminal what is otherwise only in the log. With `verbose` stderr has
     /// the log already.
-    pub fn show(&self, message: &dyn Display) {
+    pub fn hint(&self, message: &dyn Display) {
         if !self.verbose && io::stderr().is_terminal() {
-            complain(self.program, message);
+            print(self.program, message);
         }
     }
 
     /// Tells stderr, and the log file as an error. On stderr it looks the same in every style.
-    pub fn complain(&mut self, message: &dyn Display) {
+    pub fn error(&mut self, message: &dyn Display) {
         let message = one_line(message);
-        put(plain(self.program, &message));
+        write_stderr(plain(self.program, &message));
         self.record(Topic::Run, Level::Error, &message);
     }
 
@@ -116,15 +116,15 @@ impl Log {
     pub fn warn(&mut self, message: &dyn Display) {
         let message = one_line(message);
         match self.style {
-            Style::Plain => put(plain(self.program, &format!("WARNING: {message}"))),
-            Style::Glog => self.tell(Level::Warning, &message),
+            Style::Plain => write_stderr(plain(self.program, &format!("WARNING: {message}"))),
+            Style::Glog => self.print_styled(Level::Warning, &message),
         }
         self.record(Topic::Run, Level::Warning, &message);
     }
 
     /// Whether stderr hears of what is said at this level. Who has no log file is told there what
     /// is wrong; an error that ends a run is complained of besides.
-    fn is_told(&self, level: Level) -> bool {
+    fn is_printed(&self, level: Level) -> bool {
         if self.verbose {
             level >= Level::Info
         } else {
@@ -141,8 +141,8 @@ impl Log {
         self.path.is_some() && level >= least
     }
 
-    fn tell(&self, level: Level, message: &str) {
-        put(match self.style {
+    fn print_styled(&self, level: Level, message: &str) {
+        write_stderr(match self.style {
             Style::Plain => plain(self.program, message),
             Style::Glog => {
                 let (seconds, micros) = unix_time();
@@ -168,10 +168,10 @@ impl Log {
         };
         let line = line(&local_time(unix_time().0), level, process::id(), message);
         if let Err(error) = append(&mut self.opened, path, &line)
-            && !self.complained
+            && !self.failure_printed
         {
-            self.complained = true;
-            complain(
+            self.failure_printed = true;
+            print(
                 self.program,
                 &format_args!("cannot write log {}: {error}", path.display()),
             );
@@ -180,13 +180,13 @@ impl Log {
 }
 
 /// One line on stderr, `program` first.
-pub fn complain(program: &str, message: &dyn Display) {
-    put(plain(program, &one_line(message)));
+pub fn print(program: &str, message: &dyn Display) {
+    write_stderr(plain(program, &one_line(message)));
 }
 
 /// One line on stderr about an event in a server, with the time and how much it matters.
-pub fn event(program: &str, level: Level, message: &dyn Display) {
-    put(dated(
+pub fn print_event(program: &str, level: Level, message: &dyn Display) {
+    write_stderr(dated(
         program,
         &local_time(unix_time().0),
         level,
@@ -195,12 +195,12 @@ pub fn event(program: &str, level: Level, message: &dyn Display) {
 }
 
 /// The most bytes of a line on stderr: what a pipe that has any room takes at once (PIPE_BUF).
-const LONGEST: usize = 4096;
+const MAX_LINE: usize = 4096;
 
 /// A closed stderr is nobody's business, and a full one is not waited for.
-fn put(line: String) {
+fn write_stderr(line: String) {
     let mut line = line.into_bytes();
-    line.truncate(LONGEST - 1);
+    line.truncate(MAX_LINE - 1);
     line.push(b'\n');
     let mut stderr = io::stderr().lock();
     if has_room(&stderr) {
@@ -466,7 +466,7 @@ mod tests {
             assert_eq!(
                 levels
                     .into_iter()
-                    .filter(|&level| log.is_told(level))
+                    .filter(|&level| log.is_printed(level))
                     .collect::<Vec<_>>(),
                 told,
                 "{style:?} {verbose}"
@@ -486,12 +486,12 @@ mod tests {
     fn each_topic_has_its_own_level() {
         let folder = Folder::new("levels");
         let (path, mut log) = folder.log();
-        log.say(Topic::Run, Level::Debug, &"run, debug");
+        log.write(Topic::Run, Level::Debug, &"run, debug");
         assert!(!path.exists(), "no file before the first line");
-        log.say(Topic::Run, Level::Info, &"run, info");
-        log.say(Topic::Session, Level::Info, &"session, info");
-        log.say(Topic::Session, Level::Warning, &"session, warning");
-        log.complain(&"lost");
+        log.write(Topic::Run, Level::Info, &"run, info");
+        log.write(Topic::Session, Level::Info, &"session, info");
+        log.write(Topic::Session, Level::Warning, &"session, warning");
+        log.error(&"lost");
         assert_eq!(messages(&path), ["run, info", "session, warning", "lost"]);
     }
 
@@ -508,7 +508,7 @@ mod tests {
             warnings,
             ..plan(Some(path.clone()))
         };
-        Log::new(&plan, "zk-flock", false).say(Topic::Run, Level::Info, &"three");
+        Log::new(&plan, "zk-flock", false).write(Topic::Run, Level::Info, &"three");
         assert_eq!(messages(&path), ["one", "two", "three"]);
     }
 
@@ -517,18 +517,18 @@ mod tests {
         let folder = Folder::new("moved");
         let (path, mut log) = folder.log();
         let moved = folder.0.join("moved");
-        log.say(Topic::Run, Level::Info, &"one");
+        log.write(Topic::Run, Level::Info, &"one");
         fs::rename(&path, &moved).unwrap();
-        log.say(Topic::Run, Level::Info, &"two");
-        log.say(Topic::Run, Level::Info, &"three");
+        log.write(Topic::Run, Level::Info, &"two");
+        log.write(Topic::Run, Level::Info, &"three");
         assert_eq!(
             [messages(&moved), messages(&path)],
             [vec!["one"], vec!["two", "three"]]
         );
         fs::remove_file(&path).unwrap();
-        log.say(Topic::Run, Level::Info, &"four");
+        log.write(Topic::Run, Level::Info, &"four");
         assert_eq!(messages(&path), ["four"]);
-        assert!(!log.complained);
+        assert!(!log.failure_printed);
     }
 
     #[test]
@@ -537,9 +537,9 @@ mod tests {
         let (path, mut log) = folder.log();
         let (_, mut other) = folder.log();
         for (log, message) in [(&mut log, "one"), (&mut other, "two")] {
-            log.say(Topic::Run, Level::Info, &message);
+            log.write(Topic::Run, Level::Info, &message);
         }
-        log.say(Topic::Run, Level::Info, &"three");
+        log.write(Topic::Run, Level::Info, &"three");
         assert_eq!(messages(&path), ["one", "two", "three"]);
     }
 
@@ -548,10 +548,10 @@ mod tests {
         let folder = Folder::new("missing");
         let path = folder.0.join("not-yet/log");
         let mut log = Log::new(&plan(Some(path.clone())), "zk-flock", false);
-        log.say(Topic::Run, Level::Info, &"lost");
-        assert!(log.complained);
+        log.write(Topic::Run, Level::Info, &"lost");
+        assert!(log.failure_printed);
         fs::create_dir(folder.0.join("not-yet")).unwrap();
-        log.say(Topic::Run, Level::Info, &"kept");
+        log.write(Topic::Run, Level::Info, &"kept");
         assert_eq!(messages(&path), ["kept"]);
     }
 
@@ -568,8 +568,8 @@ mod tests {
         );
         for path in [pipe, "/dev/full".into(), folder.0.clone()] {
             let mut log = Log::new(&plan(Some(path)), "zk-flock", false);
-            log.say(Topic::Run, Level::Info, &"lost");
-            assert!(log.complained);
+            log.write(Topic::Run, Level::Info, &"lost");
+            assert!(log.failure_printed);
         }
     }
 
@@ -590,8 +590,8 @@ mod tests {
             .open(&pipe)
             .unwrap();
         let mut log = Log::new(&plan(Some(pipe)), "zk-flock", false);
-        while !log.complained {
-            log.say(Topic::Run, Level::Info, &"x".repeat(1000));
+        while !log.failure_printed {
+            log.write(Topic::Run, Level::Info, &"x".repeat(1000));
         }
     }
 }

@@ -8,7 +8,7 @@ pub mod names;
 pub mod outer;
 mod server;
 
-pub use outer::Outer;
+pub use outer::OuterLock;
 pub use server::{Backend, Pool, Server};
 
 use crate::signal::{Signal, Status};
@@ -33,7 +33,7 @@ pub struct Plan {
     /// `Duration::MAX`: for ever.
     pub wait: Duration,
     /// The locks under which this run was started, nearest first.
-    pub outer: Vec<Outer>,
+    pub outer_locks: Vec<OuterLock>,
     /// What to run while the lock is held.
     pub command: Command,
     /// The lock is held at least so long since it was taken.
@@ -48,7 +48,7 @@ pub struct Plan {
     /// Where the log goes.
     pub log: Log,
     /// What must hold before the service is asked for the lock.
-    pub gate: Gate,
+    pub load_limit: LoadLimit,
     /// Detach from terminal and caller before connecting.
     pub daemonize: bool,
     /// Tell the story of the run on stderr.
@@ -92,14 +92,14 @@ pub enum Lock {
         names: Vec<String>,
     },
     /// A place in a pool of a lock server that speaks HTTP.
-    Pool(Place),
+    Pool(PoolTarget),
     /// This file of this host, and nothing else.
     Host(PathBuf),
 }
 
 /// A place in a pool, and how to come by it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct PoolTarget {
     /// The lock server.
     pub server: Host,
     /// The pool's name there.
@@ -107,7 +107,7 @@ pub struct Place {
     /// What this host is called there; `None`: as name servers call it.
     pub host: Option<String>,
     /// A server that is away while we wait is waited for as long as the lock.
-    pub patient: bool,
+    pub wait_for_server: bool,
     /// The file that keeps all but one run of this host from asking, if they are to be kept.
     pub host_lock: Option<PathBuf>,
 }
@@ -187,7 +187,7 @@ pub struct Command {
 
 /// What must hold before the lock is asked for.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
-pub struct Gate {
+pub struct LoadLimit {
     /// Do not run at all at this one-minute load average or above.
     pub max_load: Option<f64>,
     /// First sleep as many seconds as the one-minute load average.
@@ -249,7 +249,7 @@ pub enum Level {
 
 /// How a run ended, seen from its exit code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum End {
+pub enum ExitReason {
     /// The command ran and ended so.
     Command(Status),
     /// Somebody else holds the lock, to the end of our patience.
@@ -259,9 +259,9 @@ pub enum End {
     /// The lock service says no, by ACL or auth.
     Refused,
     /// A node or file of the lock holds what it must not.
-    Unfit,
+    IncompatibleLock,
     /// The load is too high to start.
-    Loaded,
+    LoadTooHigh,
     /// The command was found but cannot be run.
     NotRunnable,
     /// There is no such command.
@@ -271,11 +271,11 @@ pub enum End {
     /// An operator revoked the lock, and the command was stopped for it.
     Revoked,
     /// A system call failed that must not.
-    System,
+    SystemError,
     /// Something of our own broke: the guard was killed, a server spoke nonsense.
-    Internal,
+    InternalError,
     /// The config is missing or wrong.
-    Config,
+    ConfigError,
     /// A signal ended the run before there was a command, or INT or QUIT ended both.
     Signalled(Signal),
 }
@@ -302,24 +302,24 @@ pub struct ExitCodes {
 
 impl ExitCodes {
     /// The exit that stands for an end. Mirrors EXIT STATUS in the man pages.
-    pub fn exit(&self, end: End) -> Exit {
+    pub fn exit(&self, end: ExitReason) -> Exit {
         let (plain, sysexit) = match end {
-            End::Command(status) => return Exit::Code(status.code()),
-            End::Signalled(signal) => return Exit::DieOf(signal),
-            End::NotRunnable => (126, 126),
-            End::NotFound => (127, 127),
-            End::Busy => (
+            ExitReason::Command(status) => return Exit::Code(status.code()),
+            ExitReason::Signalled(signal) => return Exit::DieOf(signal),
+            ExitReason::NotRunnable => (126, 126),
+            ExitReason::NotFound => (127, 127),
+            ExitReason::Busy => (
                 self.busy.unwrap_or(self.busy_default),
                 self.busy.unwrap_or(75),
             ),
-            End::Unfit => (1, 65),
-            End::Unreachable => (1, 69),
-            End::Internal => (1, 70),
-            End::System => (1, 71),
-            End::Loaded => (1, 75),
-            End::Refused => (1, 77),
-            End::Config => (1, 78),
-            End::Lost | End::Revoked => (1, 79),
+            ExitReason::IncompatibleLock => (1, 65),
+            ExitReason::Unreachable => (1, 69),
+            ExitReason::InternalError => (1, 70),
+            ExitReason::SystemError => (1, 71),
+            ExitReason::LoadTooHigh => (1, 75),
+            ExitReason::Refused => (1, 77),
+            ExitReason::ConfigError => (1, 78),
+            ExitReason::Lost | ExitReason::Revoked => (1, 79),
         };
         Exit::Code(if self.sysexits { sysexit } else { plain })
     }
@@ -345,25 +345,29 @@ mod tests {
             ..sysexits
         };
         for (end, [code, sysexit]) in [
-            (End::Busy, [0, 75]),
-            (End::Unfit, [1, 65]),
-            (End::Unreachable, [1, 69]),
-            (End::Internal, [1, 70]),
-            (End::System, [1, 71]),
-            (End::Loaded, [1, 75]),
-            (End::Refused, [1, 77]),
-            (End::Config, [1, 78]),
-            (End::Lost, [1, 79]),
-            (End::Revoked, [1, 79]),
-            (End::NotRunnable, [126, 126]),
-            (End::NotFound, [127, 127]),
+            (ExitReason::Busy, [0, 75]),
+            (ExitReason::IncompatibleLock, [1, 65]),
+            (ExitReason::Unreachable, [1, 69]),
+            (ExitReason::InternalError, [1, 70]),
+            (ExitReason::SystemError, [1, 71]),
+            (ExitReason::LoadTooHigh, [1, 75]),
+            (ExitReason::Refused, [1, 77]),
+            (ExitReason::ConfigError, [1, 78]),
+            (ExitReason::Lost, [1, 79]),
+            (ExitReason::Revoked, [1, 79]),
+            (ExitReason::NotRunnable, [126, 126]),
+            (ExitReason::NotFound, [127, 127]),
         ] {
             assert_eq!(plain.exit(end), Exit::Code(code), "{end:?}");
             assert_eq!(sysexits.exit(end), Exit::Code(sysexit), "{end:?}");
         }
-        assert_eq!(own.exit(End::Busy), Exit::Code(17), "-x wins over 75");
         assert_eq!(
-            own.exit(End::Signalled(Signal::INT)),
+            own.exit(ExitReason::Busy),
+            Exit::Code(17),
+            "-x wins over 75"
+        );
+        assert_eq!(
+            own.exit(ExitReason::Signalled(Signal::INT)),
             Exit::DieOf(Signal::INT)
         );
     }
@@ -377,13 +381,13 @@ mod tests {
         };
         for code in 0..=255 {
             assert_eq!(
-                codes.exit(End::Command(Status::Exited(code))),
+                codes.exit(ExitReason::Command(Status::Exited(code))),
                 Exit::Code(code)
             );
         }
         for number in 1..=64 {
             assert_eq!(
-                codes.exit(End::Command(Status::Killed(Signal(number)))),
+                codes.exit(ExitReason::Command(Status::Killed(Signal(number)))),
                 Exit::Code(128 + u8::try_from(number).unwrap())
             );
         }

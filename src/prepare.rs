@@ -1,12 +1,14 @@
 //! Once, before the loop: may the run begin at all (load, command), and what do name servers say.
 //! Whatever waits here is ended by any signal in the plain way: there is nothing to let go of yet.
 
-mod names;
+mod resolver;
 
-pub use names::{Names, OwnName, Search, resolve, resolve_patiently};
+pub use resolver::{
+    BackgroundLookup, HostAddresses, HostnameLookup, resolve, resolve_with_retries,
+};
 
 use crate::log::{Log, Topic};
-use crate::plan::{Command, End, Gate, Level};
+use crate::plan::{Command, ExitReason, Level, LoadLimit};
 use crate::shell;
 use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
@@ -22,34 +24,34 @@ use std::{env, fs};
 const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 
 /// Whether the load allows the run; sleeps first if the plan says so.
-pub fn pass(gate: &Gate, log: &mut Log) -> Result<(), End> {
-    if gate.max_load.is_none() && !gate.sleep {
+pub fn check_load(limit: &LoadLimit, log: &mut Log) -> Result<(), ExitReason> {
+    if limit.max_load.is_none() && !limit.sleep {
         return Ok(());
     }
     let Some(load) = clock::load_average() else {
-        log.say(
+        log.write(
             Topic::Run,
             Level::Warning,
             &"the load average is not known: /proc/loadavg cannot be read",
         );
         return Ok(());
     };
-    if let Some(limit) = gate.max_load.filter(|&limit| load >= limit) {
-        log.say(
+    if let Some(limit) = limit.max_load.filter(|&limit| load >= limit) {
+        log.write(
             Topic::Run,
             Level::Info,
             &format_args!("la is more then limit. Max la {limit:.6}, current la {load:.6}"),
         );
-        log.show(&format_args!(
+        log.hint(&format_args!(
             "command not run: the load average is {load:.2}, the limit is {limit} (--maxla)"
         ));
-        return Err(End::Loaded);
+        return Err(ExitReason::LoadTooHigh);
     }
-    if gate.sleep {
+    if limit.sleep {
         let sleeping =
             format!("sleeping {load:.2} s, as many seconds as the load average (--sleep)");
-        log.say(Topic::Run, Level::Info, &sleeping);
-        log.show(&sleeping);
+        log.write(Topic::Run, Level::Info, &sleeping);
+        log.hint(&sleeping);
         sleep(Duration::try_from_secs_f64(load).unwrap_or_default());
     }
     Ok(())
@@ -76,7 +78,7 @@ fn sleep(time: Duration) {
 
 /// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it
 /// will start.
-pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)> {
+pub fn find_command(command: &Command, directory: &Path) -> Result<(), (ExitReason, String)> {
     let program = Path::new(&command.words[0]);
     let named = program.as_os_str().as_bytes().contains(&b'/');
     let path = if named {
@@ -100,13 +102,13 @@ pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)>
         } else {
             "not found on PATH"
         };
-        let hint = if shell::needed_for(&command.words[0]) {
+        let hint = if shell::is_shell_syntax(&command.words[0]) {
             with_shell(command)
         } else {
             String::new()
         };
         return Err((
-            End::NotFound,
+            ExitReason::NotFound,
             format!("cannot run {}: {nowhere}{hint}", program.display()),
         ));
     };
@@ -116,7 +118,7 @@ pub fn look_up(command: &Command, directory: &Path) -> Result<(), (End, String)>
         "permission denied (is it executable?)"
     };
     Err((
-        End::NotRunnable,
+        ExitReason::NotRunnable,
         format!("cannot run {}: {why}", place.display()),
     ))
 }
@@ -146,7 +148,7 @@ mod tests {
             ),
         ] {
             let words = line.split(' ').map(Into::into).collect();
-            let (end, found) = look_up(
+            let (end, found) = find_command(
                 &Command {
                     words,
                     shown: line.to_owned(),
@@ -154,7 +156,7 @@ mod tests {
                 Path::new(""),
             )
             .unwrap_err();
-            assert_eq!((end, found.as_str()), (End::NotFound, sentence));
+            assert_eq!((end, found.as_str()), (ExitReason::NotFound, sentence));
         }
     }
 }

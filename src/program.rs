@@ -2,7 +2,7 @@
 
 use crate::cli::{self, Environment, Program, Request};
 use crate::moment::Moment;
-use crate::plan::{Exit, Outer, Server, outer};
+use crate::plan::{Exit, OuterLock, Server, outer};
 use crate::sys::{clock, poll, signals};
 use crate::{log, run, serve};
 use std::env;
@@ -34,7 +34,7 @@ pub fn main() -> ExitCode {
         Ok(program) => start(program, &words, started),
         Err(name) => {
             let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
-            log::complain(
+            log::print(
                 known[0],
                 &format_args!("--program: expected {}, found {name:?}", known.join(" or ")),
             );
@@ -80,7 +80,7 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
             commit()
         )),
         Err(error) => {
-            log::complain(program.name, &error);
+            log::print(program.name, &error);
             if error.wants_usage() && poll::has_room(io::stderr()) {
                 let _ = writeln!(io::stderr(), "{}", program.usage());
             }
@@ -106,10 +106,10 @@ fn leave(exit: Exit) -> ExitCode {
 /// Checks a server's config and whether its state can be saved, and prints the warnings.
 fn check(server: &Server) -> ExitCode {
     for warning in &server.warnings {
-        log::complain(server.program, &format_args!("WARNING: {warning}"));
+        log::print(server.program, &format_args!("WARNING: {warning}"));
     }
     if let Err((end, why)) = serve::check_state(server) {
-        log::complain(server.program, &why);
+        log::print(server.program, &why);
         return leave(server.exit_codes.exit(end));
     }
     print(&format_args!(
@@ -127,16 +127,16 @@ fn environment() -> Environment {
         hosts: env::var_os("ZK_FLOCK_HOSTS"),
         app_id: env::var_os("ZK_FLOCK_APP_ID"),
         timeout: env::var_os("ZK_FLOCK_TIMEOUT"),
-        outer: outer_locks(),
+        outer_locks: outer_locks(),
         current_dir: env::current_dir().unwrap_or_default(),
     }
 }
 
 /// The locks that a run around this one holds.
-fn outer_locks() -> Vec<Outer> {
+fn outer_locks() -> Vec<OuterLock> {
     let found = |name| env::var(name).ok();
     let [lock, token, session] = ["ZK_FLOCK_LOCK", "ZK_FLOCK_TOKEN", "ZK_FLOCK_SESSION"].map(found);
-    let nearest = Outer::nearest(lock.as_deref(), token.as_deref(), session.as_deref());
+    let nearest = OuterLock::nearest(lock.as_deref(), token.as_deref(), session.as_deref());
     nearest
         .into_iter()
         .chain(

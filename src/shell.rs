@@ -75,7 +75,7 @@ fn is_redirection(text: &str) -> bool {
 
 /// Whether a program that does not exist is syntax of a shell: a builtin, `A=b`, `$A`, `(`, or a
 /// name with an operator in it.
-pub fn needed_for(program: &OsStr) -> bool {
+pub fn is_shell_syntax(program: &OsStr) -> bool {
     let Some(word) = program.to_str() else {
         return false;
     };
@@ -179,10 +179,10 @@ mod tests {
         for word in [
             "cd", "LANG=C", "A_1=", "$HOME/x", "(cd", "{", "a;", "`a`", "if", "[[",
         ] {
-            assert!(needed_for(word.as_ref()), "{word}");
+            assert!(is_shell_syntax(word.as_ref()), "{word}");
         }
         for word in ["ls", "/opt/a=b", "no-such", "a-b", "test", "["] {
-            assert!(!needed_for(word.as_ref()), "{word}");
+            assert!(!is_shell_syntax(word.as_ref()), "{word}");
         }
     }
 

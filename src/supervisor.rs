@@ -5,7 +5,7 @@
 use crate::delivery::Reach;
 use crate::kill_rounds::{Due, KillRounds, REPORT_INTERVAL, UNKILLABLE_AFTER};
 use crate::moment::Moment;
-use crate::plan::End;
+use crate::plan::ExitReason;
 use crate::signal::{Signal, Status};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub enum Event {
     /// The lock is ours.
     Acquired,
     /// There will be no lock, for this reason.
-    NoLock(End),
+    NoLock(ExitReason),
     /// The lock is lost; its command must be dead by then.
     Lost {
         /// Now, if it is lost already.
@@ -45,7 +45,7 @@ pub enum Event {
     /// The command runs.
     Started,
     /// It does not: why.
-    CannotStart(End),
+    CannotStart(ExitReason),
     /// The command itself has ended.
     Ended(Status),
     /// The guard has heard the order to stop.
@@ -98,7 +98,7 @@ pub enum Action {
     /// Let go of the lock.
     Release,
     /// The end.
-    Exit(End),
+    Exit(ExitReason),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,15 +112,15 @@ enum Phase {
     /// The guard is gone or disobeys: the tree is being killed by ourselves, round after round.
     /// `named`: what is left of it was reported.
     Killing {
-        end: End,
+        end: ExitReason,
         tenure: Tenure,
         rounds: KillRounds,
         named: bool,
     },
     /// The command is over, the minimum hold is not.
-    Lingering { end: End },
+    Lingering { end: ExitReason },
     /// The lock is being let go.
-    Releasing { end: End },
+    Releasing { end: ExitReason },
     /// All is said.
     Over,
 }
@@ -209,7 +209,7 @@ impl Supervisor {
             {
                 (
                     Releasing {
-                        end: End::Signalled(signal),
+                        end: ExitReason::Signalled(signal),
                     },
                     Some(Release),
                 )
@@ -261,13 +261,19 @@ impl Supervisor {
             (Stopping(stop), Obeyed) => (Stopping(stop.obeyed()), None),
             (Stopping(stop), Lost { dead_by, gone }) => stop.lost(dead_by, gone, now),
             (Stopping(stop), Gone) => stop.lost(now, true, now),
-            (Stopping(stop), TreeGone) if stop.tenure != Tenure::Held => {
-                (Releasing { end: End::Lost }, Some(Release))
-            }
+            (Stopping(stop), TreeGone) if stop.tenure != Tenure::Held => (
+                Releasing {
+                    end: ExitReason::Lost,
+                },
+                Some(Release),
+            ),
             (Stopping(stop), TreeGone) => self.linger(self.end_of(stop), now),
-            (Stopping(stop), Stuck) if stop.tenure == Tenure::Gone => {
-                (Releasing { end: End::Lost }, Some(Release))
-            }
+            (Stopping(stop), Stuck) if stop.tenure == Tenure::Gone => (
+                Releasing {
+                    end: ExitReason::Lost,
+                },
+                Some(Release),
+            ),
             (Stopping(stop), Stuck) => (Stopping(stop.stuck(now)), None),
             // It has left before it could hear the order; one that has heard it leaves only when
             // the tree is gone.
@@ -300,15 +306,18 @@ impl Supervisor {
                 },
             ) if signal.ends() => (self.phase, Some(Forward(signal))),
 
-            (Running { .. }, GuardGone) => kill_all(End::Internal, Tenure::Held, now),
+            (Running { .. }, GuardGone) => kill_all(ExitReason::InternalError, Tenure::Held, now),
             (Stopping(stop), GuardGone) => kill_all(self.end_of(stop), stop.tenure, now),
             (Killing { end, .. }, TreeGone) => (Releasing { end }, Some(Release)),
-            (Killing { named: true, .. }, Gone | Lost { gone: true, .. }) => {
-                (Releasing { end: End::Lost }, Some(Release))
-            }
+            (Killing { named: true, .. }, Gone | Lost { gone: true, .. }) => (
+                Releasing {
+                    end: ExitReason::Lost,
+                },
+                Some(Release),
+            ),
             (Killing { rounds, .. }, Gone | Lost { gone: true, .. }) => (
                 Killing {
-                    end: End::Lost,
+                    end: ExitReason::Lost,
                     tenure: Tenure::Gone,
                     rounds,
                     named: false,
@@ -325,7 +334,7 @@ impl Supervisor {
                 Lost { gone: false, .. },
             ) => (
                 Killing {
-                    end: End::Lost,
+                    end: ExitReason::Lost,
                     tenure: tenure.max(Tenure::Lost),
                     rounds,
                     named,
@@ -419,23 +428,27 @@ impl Supervisor {
 
     /// The command's end as ours: of an INT or QUIT that ended it we die too, so that a shell's
     /// loop stops. One that we have stopped has not ended by itself, whatever its code.
-    fn end(&self, status: Status) -> End {
+    fn end(&self, status: Status) -> ExitReason {
         match status {
-            _ if self.revoked => End::Revoked,
-            Status::Killed(signal) if self.interrupt == Some(signal) => End::Signalled(signal),
-            status => End::Command(status),
+            _ if self.revoked => ExitReason::Revoked,
+            Status::Killed(signal) if self.interrupt == Some(signal) => {
+                ExitReason::Signalled(signal)
+            }
+            status => ExitReason::Command(status),
         }
     }
 
     /// How a run ends whose tree was stopped. Without a word about the command, it was the guard
     /// that failed.
-    fn end_of(&self, stop: Ending) -> End {
+    fn end_of(&self, stop: Ending) -> ExitReason {
         match stop {
             Ending {
                 tenure: Tenure::Lost | Tenure::Gone,
                 ..
-            } => End::Lost,
-            Ending { status, .. } => status.map_or(End::Internal, |status| self.end(status)),
+            } => ExitReason::Lost,
+            Ending { status, .. } => {
+                status.map_or(ExitReason::InternalError, |status| self.end(status))
+            }
         }
     }
 
@@ -459,7 +472,7 @@ impl Supervisor {
         )
     }
 
-    fn linger(&self, end: End, now: Moment) -> (Phase, Option<Action>) {
+    fn linger(&self, end: ExitReason, now: Moment) -> (Phase, Option<Action>) {
         if now >= self.hold_until {
             (Phase::Releasing { end }, Some(Action::Release))
         } else {
@@ -543,7 +556,7 @@ fn stop_lost(
 }
 
 /// The guard does not do it: so do we.
-fn kill_all(end: End, tenure: Tenure, now: Moment) -> (Phase, Option<Action>) {
+fn kill_all(end: ExitReason, tenure: Tenure, now: Moment) -> (Phase, Option<Action>) {
     (
         Phase::Killing {
             end,
@@ -618,7 +631,7 @@ mod tests {
 
     #[test]
     fn a_run_that_goes_well_ends_by_its_commands_code() {
-        let end = End::Command(Status::Exited(3));
+        let end = ExitReason::Command(Status::Exited(3));
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
@@ -629,7 +642,7 @@ mod tests {
 
     #[test]
     fn the_lock_is_held_for_the_minimum_time() {
-        let end = End::Command(FINE);
+        let end = ExitReason::Command(FINE);
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
@@ -643,7 +656,7 @@ mod tests {
     #[test]
     fn a_signal_ends_the_minimum_hold_and_the_code_stands() {
         for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
-            let end = End::Command(FINE);
+            let end = ExitReason::Command(FINE);
             play(&[
                 (0, Acquired, Some(Start)),
                 (1, Ended(FINE), None),
@@ -655,7 +668,7 @@ mod tests {
 
     #[test]
     fn a_lock_lost_during_the_minimum_hold_changes_nothing() {
-        let end = End::Command(FINE);
+        let end = ExitReason::Command(FINE);
         play(&[
             (0, Acquired, Some(Start)),
             (1, Ended(FINE), None),
@@ -666,7 +679,11 @@ mod tests {
 
     #[test]
     fn without_a_lock_there_is_no_command() {
-        for end in [End::Busy, End::Unreachable, End::Refused] {
+        for end in [
+            ExitReason::Busy,
+            ExitReason::Unreachable,
+            ExitReason::Refused,
+        ] {
             play(&[
                 (0, NoLock(end), Some(Release)),
                 (0, Acquired, None),
@@ -685,7 +702,7 @@ mod tests {
             Signal::USR1,
             Signal::USR2,
         ] {
-            let end = End::Signalled(signal);
+            let end = ExitReason::Signalled(signal);
             play(&[
                 (0, sent(signal), Some(Release)),
                 (0, Acquired, None),
@@ -701,7 +718,7 @@ mod tests {
             reach: Reach::Here,
             dead_by: at(2) + KILL_AFTER,
         };
-        let end = End::Command(KILLED);
+        let end = ExitReason::Command(KILLED);
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
@@ -734,7 +751,7 @@ mod tests {
                 (3, Ended(status), None),
                 (3, Revoked, None),
                 (4, TreeGone, Some(Release)),
-                (4, Released, Some(Exit(End::Revoked))),
+                (4, Released, Some(Exit(ExitReason::Revoked))),
             ]);
         }
     }
@@ -764,13 +781,13 @@ mod tests {
                 }),
             ),
             (4, TreeGone, Some(Release)),
-            (4, Released, Some(Exit(End::Lost))),
+            (4, Released, Some(Exit(ExitReason::Lost))),
         ]);
     }
 
     #[test]
     fn a_revoke_ends_the_minimum_hold_and_a_command_that_has_ended_keeps_its_code() {
-        let end = End::Command(FINE);
+        let end = ExitReason::Command(FINE);
         play(&[
             (0, Acquired, Some(Start)),
             (1, Ended(FINE), None),
@@ -783,7 +800,7 @@ mod tests {
             reach: Reach::Here,
             dead_by: at(1) + KILL_AFTER,
         };
-        let end = End::Command(KILLED);
+        let end = ExitReason::Command(KILLED);
         play(&[
             (0, Acquired, Some(Start)),
             (1, sent(Signal::TERM), Some(stop)),
@@ -809,7 +826,7 @@ mod tests {
             (8, sent(Signal::TERM), Some(Forward(Signal::TERM))),
             (8, Ended(KILLED), None),
             (8, TreeGone, Some(Release)),
-            (8, Released, Some(Exit(End::Lost))),
+            (8, Released, Some(Exit(ExitReason::Lost))),
         ]);
     }
 
@@ -852,13 +869,13 @@ mod tests {
                 }),
             ),
             (4, TreeGone, Some(Release)),
-            (4, Released, Some(Exit(End::Lost))),
+            (4, Released, Some(Exit(ExitReason::Lost))),
         ]);
     }
 
     #[test]
     fn a_key_typed_at_the_terminal_has_reached_the_command_already() {
-        let end = End::Signalled(Signal::INT);
+        let end = ExitReason::Signalled(Signal::INT);
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
@@ -884,7 +901,7 @@ mod tests {
 
     #[test]
     fn a_command_that_makes_little_of_an_interrupt_ends_us_by_its_own_code() {
-        let end = End::Command(Status::Exited(9));
+        let end = ExitReason::Command(Status::Exited(9));
         play(&[
             (0, Acquired, Some(Start)),
             (0, Started, None),
@@ -912,7 +929,7 @@ mod tests {
             (0, Started, None),
             (1, GuardGone, Some(KillAll)),
             (1, TreeGone, Some(Release)),
-            (1, Released, Some(Exit(End::Internal))),
+            (1, Released, Some(Exit(ExitReason::InternalError))),
         ]);
     }
 
@@ -931,7 +948,7 @@ mod tests {
             ),
             (2, Tick, Some(KillAll)),
             (2, TreeGone, Some(Release)),
-            (2, Released, Some(Exit(End::Internal))),
+            (2, Released, Some(Exit(ExitReason::InternalError))),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
@@ -948,7 +965,7 @@ mod tests {
             (2, Tick, None),
             (3, Tick, Some(KillAll)),
             (3, TreeGone, Some(Release)),
-            (3, Released, Some(Exit(End::Lost))),
+            (3, Released, Some(Exit(ExitReason::Lost))),
         ]);
     }
 
@@ -970,7 +987,7 @@ mod tests {
             (66, Stuck, None),
             (70, Ended(KILLED), None),
             (70, TreeGone, Some(Release)),
-            (70, Released, Some(Exit(End::Command(KILLED)))),
+            (70, Released, Some(Exit(ExitReason::Command(KILLED)))),
         ]);
     }
 
@@ -988,7 +1005,7 @@ mod tests {
                 }),
             ),
             (2, Stuck, Some(Release)),
-            (2, Released, Some(Exit(End::Lost))),
+            (2, Released, Some(Exit(ExitReason::Lost))),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
@@ -1003,7 +1020,7 @@ mod tests {
             ),
             (2, Tick, Some(KillAll)),
             (3, Tick, Some(Release)),
-            (3, Released, Some(Exit(End::Lost))),
+            (3, Released, Some(Exit(ExitReason::Lost))),
         ]);
     }
 
@@ -1031,7 +1048,7 @@ mod tests {
                 kept,
                 &[
                     (70, TreeGone, Some(Release)),
-                    (70, Released, Some(Exit(End::Lost))),
+                    (70, Released, Some(Exit(ExitReason::Lost))),
                 ],
             ]
             .concat(),
@@ -1041,7 +1058,7 @@ mod tests {
                 kept,
                 &[
                     (70, Gone, Some(Release)),
-                    (70, Released, Some(Exit(End::Lost))),
+                    (70, Released, Some(Exit(ExitReason::Lost))),
                 ],
             ]
             .concat(),
@@ -1152,7 +1169,7 @@ mod tests {
             (6, Tick, None),
             (7, Tick, Some(KillAll)),
             (7, TreeGone, Some(Release)),
-            (7, Released, Some(Exit(End::Internal))),
+            (7, Released, Some(Exit(ExitReason::InternalError))),
         ]);
         play(&[
             (0, Acquired, Some(Start)),
@@ -1171,7 +1188,7 @@ mod tests {
             (66, Tick, None), // it names what is stuck once a minute
             (67, Tick, Some(KillAll)),
             (67, TreeGone, Some(Release)),
-            (67, Released, Some(Exit(End::Command(KILLED)))),
+            (67, Released, Some(Exit(ExitReason::Command(KILLED)))),
         ]);
     }
 
@@ -1212,7 +1229,7 @@ mod tests {
             (6, Ended(KILLED), None),
             (7, GuardGone, Some(KillAll)),
             (7, TreeGone, Some(Release)),
-            (7, Released, Some(Exit(End::Command(KILLED)))),
+            (7, Released, Some(Exit(ExitReason::Command(KILLED)))),
         ]);
     }
 
@@ -1231,7 +1248,7 @@ mod tests {
             (1, GuardGone, Some(KillAll)),
             (1, taken(1), None),
             (2, Tick, Some(Release)),
-            (2, Released, Some(Exit(End::Lost))),
+            (2, Released, Some(Exit(ExitReason::Lost))),
         ]);
     }
 
@@ -1250,7 +1267,7 @@ mod tests {
             ),
             (6, Ended(FINE), None),
             (6, GuardGone, Some(Release)), // it had left before it could hear the order
-            (6, Released, Some(Exit(End::Command(FINE)))),
+            (6, Released, Some(Exit(ExitReason::Command(FINE)))),
         ]);
     }
 
@@ -1260,7 +1277,7 @@ mod tests {
     fn no_order_of_events_releases_the_lock_over_a_living_command() {
         let events = [
             Acquired,
-            NoLock(End::Busy),
+            NoLock(ExitReason::Busy),
             lost(0),
             lost(3),
             taken(3),
@@ -1268,7 +1285,7 @@ mod tests {
             Revoked,
             Released,
             Started,
-            CannotStart(End::NotRunnable),
+            CannotStart(ExitReason::NotRunnable),
             Ended(FINE),
             Obeyed,
             TreeGone,

@@ -5,7 +5,7 @@
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
 use super::{Environment, Fault, Program, value};
-use crate::plan::{Command, Host, Lock, Place, Plan};
+use crate::plan::{Command, Host, Lock, Plan, PoolTarget};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::net::Ipv6Addr;
@@ -126,7 +126,7 @@ impl Options {
             what: "which pool?",
         })?;
         if pool.is_empty() {
-            return Err(value::refuse("-r", "the name of a pool", pool.as_ref()));
+            return Err(value::invalid("-r", "the name of a pool", pool.as_ref()));
         }
         if self.local && self.no_local_lock {
             return Err(Fault::Conflict {
@@ -145,11 +145,11 @@ impl Options {
                     name,
                     port: self.port,
                 };
-                Ok(Lock::Pool(Place {
+                Ok(Lock::Pool(PoolTarget {
                     server,
                     pool,
                     host: self.own_name.take(),
-                    patient: self.common.wait.is_some(),
+                    wait_for_server: self.common.wait.is_some(),
                     host_lock,
                 }))
             }
@@ -165,7 +165,7 @@ impl Options {
 /// The file that the original locks a host by.
 fn host_lock(pool: &str) -> Result<PathBuf, Fault> {
     if pool.contains(['/', '\0']) {
-        return Err(value::refuse(
+        return Err(value::invalid(
             "-r",
             "a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock)",
             pool.as_ref(),
@@ -199,7 +199,7 @@ fn server(found: OsString) -> Result<String, Fault> {
     if fits && (!name.contains(':') || address.parse::<Ipv6Addr>().is_ok()) {
         return Ok(name.to_owned());
     }
-    Err(value::refuse(
+    Err(value::invalid(
         "-H",
         "a name or address, without a port (that is -p)",
         text.as_ref(),
@@ -210,7 +210,7 @@ fn server(found: OsString) -> Result<String, Fault> {
 fn own_name(found: OsString) -> Result<String, Fault> {
     let text = value::text("--as", found)?;
     if text.is_empty() || text.contains(|c: char| c.is_control() || c == ',') {
-        return Err(value::refuse("--as", "the name of a host", text.as_ref()));
+        return Err(value::invalid("--as", "the name of a host", text.as_ref()));
     }
     Ok(text)
 }
@@ -220,7 +220,7 @@ mod tests {
     use super::super::Request;
     use super::super::options::testing::{assert_documented, environment, line};
     use super::*;
-    use crate::plan::{ExitCodes, Gate, Level, Log, Style};
+    use crate::plan::{ExitCodes, Level, LoadLimit, Log, Style};
     use crate::signal::Signal;
     use std::os::unix::ffi::OsStringExt;
     use std::time::Duration;
@@ -239,11 +239,11 @@ mod tests {
 
     /// Server, pool, our name, patience, and the lock of this host.
     fn pool(plan: &Plan) -> (String, &str, Option<&str>, bool, Option<&str>) {
-        let Lock::Pool(Place {
+        let Lock::Pool(PoolTarget {
             server,
             pool,
             host,
-            patient,
+            wait_for_server,
             host_lock,
         }) = &plan.lock
         else {
@@ -253,7 +253,7 @@ mod tests {
             server.to_string(),
             pool,
             host.as_deref(),
-            *patient,
+            *wait_for_server,
             host_lock.as_ref().map(|path| path.to_str().unwrap()),
         )
     }
@@ -293,8 +293,8 @@ mod tests {
             }
         );
         assert_eq!(
-            plan.gate,
-            Gate {
+            plan.load_limit,
+            LoadLimit {
                 max_load: None,
                 sleep: false
             }

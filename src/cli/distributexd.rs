@@ -95,7 +95,7 @@ impl Options {
     fn serve(self, environment: &Environment) -> Result<Request, Fault> {
         let (path, text) = match &self.config {
             Some(path) => (path.clone(), read(path)?),
-            None => first_of(CONFIGS)?,
+            None => first_existing(CONFIGS)?,
         };
         let check = self.check;
         let config = Config::parse(&text, &path)?;
@@ -106,7 +106,7 @@ impl Options {
                 others: others.len(),
             });
         }
-        let server = self.join(config, path, environment);
+        let server = self.merge(config, path, environment);
         Ok(if check {
             Request::Check(server)
         } else {
@@ -115,7 +115,7 @@ impl Options {
     }
 
     /// The plan that options and config, the contents of `path`, come to.
-    fn join(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
+    fn merge(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
         let Config {
             backend,
             pools,
@@ -145,7 +145,7 @@ impl Options {
 }
 
 /// The first of these files that is there, and what is in it.
-fn first_of(paths: &'static [&'static str]) -> Result<(PathBuf, Vec<u8>), Fault> {
+fn first_existing(paths: &'static [&'static str]) -> Result<(PathBuf, Vec<u8>), Fault> {
     for path in paths.iter().map(Path::new) {
         match read(path) {
             Err(Fault::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -310,10 +310,12 @@ mod tests {
     #[test]
     fn the_first_config_that_is_there_is_taken() {
         assert_eq!(
-            first_of(&["/nowhere", CONFIG, "/dev/null"]).unwrap().0,
+            first_existing(&["/nowhere", CONFIG, "/dev/null"])
+                .unwrap()
+                .0,
             Path::new(CONFIG)
         );
-        let fault = first_of(&["/nowhere", "/nowhere/else"]).unwrap_err();
+        let fault = first_existing(&["/nowhere", "/nowhere/else"]).unwrap_err();
         assert_eq!(
             fault.to_string(),
             "no config file found (tried /nowhere, /nowhere/else): give one with -c FILE"
@@ -325,7 +327,7 @@ mod tests {
         let config = Config::parse(b"state: s", Path::new("f")).unwrap();
         assert_eq!(
             Options::default()
-                .join(config, "f".into(), &environment())
+                .merge(config, "f".into(), &environment())
                 .state
                 .as_deref(),
             Some(Path::new("/here/s"))

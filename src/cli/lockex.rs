@@ -205,8 +205,8 @@ impl Options {
         };
         self.common.warnings.extend(
             ensemble
-                .doubt()
-                .map(|doubt| Warning::Shown(format!("{source}: {doubt}"))),
+                .chroot_warning()
+                .map(|warning| Warning::Shown(format!("{source}: {warning}"))),
         );
         let Ensemble { hosts, chroot } = ensemble;
         Ok(Cluster {
@@ -224,16 +224,16 @@ impl Options {
         let id = self
             .lockid
             .as_deref()
-            .map_or_else(|| python_hash::magnitude(line).to_string(), slim);
+            .map_or_else(|| python_hash::abs_hash(line).to_string(), normpath);
         check_name("lock id", &id, names::check_node)?;
-        let path = slim(&format!("{}/{id}", self.lockpath));
+        let path = normpath(&format!("{}/{id}", self.lockpath));
         check_name("lock path", &path, names::check_node)?;
         Ok(format!("/{path}"))
     }
 }
 
 /// A path without the slashes that do not count, as kazoo makes it (`normpath`).
-fn slim(path: &str) -> String {
+fn normpath(path: &str) -> String {
     path.split('/')
         .filter(|element| !element.is_empty())
         .collect::<Vec<_>>()
@@ -245,7 +245,7 @@ mod tests {
     use super::super::Request;
     use super::super::options::testing::{assert_documented, environment, line};
     use super::*;
-    use crate::plan::{ExitCodes, Gate, Host, Level};
+    use crate::plan::{ExitCodes, Host, Level, LoadLimit};
     use crate::signal::Signal;
     use std::os::unix::ffi::OsStringExt;
 
@@ -326,8 +326,8 @@ mod tests {
             }
         );
         assert_eq!(
-            plan.gate,
-            Gate {
+            plan.load_limit,
+            LoadLimit {
                 max_load: None,
                 sleep: false
             }

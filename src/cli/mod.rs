@@ -12,7 +12,7 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
-use crate::plan::{Outer, Plan, Server, hosts, names};
+use crate::plan::{OuterLock, Plan, Server, hosts, names};
 use crate::reason::reason;
 use crate::shell::words;
 use std::ffi::OsString;
@@ -52,7 +52,7 @@ pub struct Environment {
     /// `$ZK_FLOCK_TIMEOUT`.
     pub timeout: Option<OsString>,
     /// The locks under which we were started, nearest first.
-    pub outer: Vec<Outer>,
+    pub outer_locks: Vec<OuterLock>,
     /// Where relative paths begin; a daemon leaves it.
     pub current_dir: PathBuf,
 }
@@ -113,7 +113,7 @@ pub(crate) enum Fault {
     /// Not a connection string.
     Hosts {
         option: &'static str,
-        flaw: hosts::Flaw,
+        flaw: hosts::InvalidHosts,
     },
     /// Two options that contradict each other.
     Conflict {
@@ -124,7 +124,7 @@ pub(crate) enum Fault {
     Name {
         what: &'static str,
         name: String,
-        flaw: names::Flaw,
+        flaw: names::InvalidName,
     },
     /// The command cannot be cut into words.
     Command(words::Unfinished),
@@ -303,7 +303,7 @@ impl From<config::Error> for Fault {
 fn check_name(
     what: &'static str,
     name: &str,
-    allowed: fn(&str) -> Result<(), names::Flaw>,
+    allowed: fn(&str) -> Result<(), names::InvalidName>,
 ) -> Result<(), Fault> {
     allowed(name).map_err(|flaw| Fault::Name {
         what,
@@ -316,7 +316,7 @@ fn check_name(
 const SAMPLE: &str = "/usr/share/doc/zk-flock/examples/distributed-flock.json";
 
 /// The most bytes that a config has. The documented one has 500.
-const LONGEST_CONFIG: u64 = 1 << 20;
+const MAX_CONFIG: u64 = 1 << 20;
 
 /// The bytes of a config, or of a pipe that has one.
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
@@ -326,9 +326,9 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     };
     let mut text = Vec::new();
     let length = File::open(path)
-        .and_then(|file| file.take(LONGEST_CONFIG + 1).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_CONFIG + 1).read_to_end(&mut text))
         .map_err(unreadable)?;
-    if length as u64 > LONGEST_CONFIG {
+    if length as u64 > MAX_CONFIG {
         Err(Fault::TooLong(path.to_owned()))
     } else {
         Ok(text)

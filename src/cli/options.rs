@@ -5,7 +5,7 @@
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
-use crate::plan::{Command, ExitCodes, Gate, Level, Lock, Log, Plan, Style, Warning};
+use crate::plan::{Command, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning};
 use crate::signal::Signal;
 use lexopt::prelude::*;
 use lexopt::{Arg, Parser};
@@ -178,7 +178,7 @@ impl Common {
             lock,
             announce: false,
             wait: self.wait.unwrap_or(Duration::MAX),
-            outer: environment.outer.clone(),
+            outer_locks: environment.outer_locks.clone(),
             command,
             minimum_hold: Duration::ZERO,
             kill_after: self.kill_after,
@@ -188,7 +188,7 @@ impl Common {
                 busy_default: busy,
                 sysexits: self.sysexits,
             },
-            gate: Gate::default(),
+            load_limit: LoadLimit::default(),
             log: Log {
                 style: Style::Plain,
                 path: None,

@@ -10,7 +10,7 @@ const FACTOR: u64 = 1_000_003;
 
 /// `abs(hash(text))`. A text is hashed over its code points, as by the Pythons of Linux
 /// distributions; what is not UTF-8 over its bytes.
-pub(super) fn magnitude(text: &OsStr) -> u64 {
+pub(super) fn abs_hash(text: &OsStr) -> u64 {
     let hash = match text.to_str() {
         Some(text) => hash(text.chars().map(u64::from)),
         None => hash(text.as_bytes().iter().copied().map(u64::from)),
@@ -55,7 +55,7 @@ mod tests {
     fn a_real_python_2_7_gives_the_same_ids() {
         let mut compared = 0;
         for (id, command) in IDS.lines().map(|line| line.split_once('\t').unwrap()) {
-            assert_eq!(magnitude(command.as_ref()).to_string(), id, "{command:?}");
+            assert_eq!(abs_hash(command.as_ref()).to_string(), id, "{command:?}");
             compared += 1;
         }
         assert_eq!(compared, 444);
@@ -68,7 +68,7 @@ mod tests {
             ("簔怖砲鷧錵壉蚏", "2"),
         ] {
             assert!(IDS.contains(&format!("{id}\t{command}\n")));
-            assert_eq!(magnitude(command.as_ref()).to_string(), id);
+            assert_eq!(abs_hash(command.as_ref()).to_string(), id);
         }
     }
 
@@ -78,7 +78,7 @@ mod tests {
             (&b"\xff"[..], 32_640_097_918),
             (b"echo \xe9t\xe9", 8_224_906_894_068_259_903),
         ] {
-            assert_eq!(magnitude(OsStr::from_bytes(bytes)), id, "{bytes:x?}");
+            assert_eq!(abs_hash(OsStr::from_bytes(bytes)), id, "{bytes:x?}");
         }
     }
 

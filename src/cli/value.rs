@@ -11,13 +11,13 @@ use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
 /// A kind of value: how it is read, and what is said when it cannot be.
-pub struct Kind<T> {
+pub struct ValueKind<T> {
     /// Follows "expected".
     expected: &'static str,
     read: fn(&str) -> Option<T>,
 }
 
-impl<T> Kind<T> {
+impl<T> ValueKind<T> {
     /// Takes the value of `option`, which comes next.
     pub(super) fn take(&self, option: &'static str, parser: &mut Parser) -> Result<T, Fault> {
         self.read(option, &parser.value()?)
@@ -28,10 +28,10 @@ impl<T> Kind<T> {
         found
             .to_str()
             .and_then(self.read)
-            .ok_or_else(|| refuse(option, self.expected, found))
+            .ok_or_else(|| invalid(option, self.expected, found))
     }
 
-    /// Takes a whole number as [`optparse`] reads it. Where a leading zero makes it another number
+    /// Takes a whole number as [`optparse_int`] reads it. Where a leading zero makes it another number
     /// than it looks, `warnings` gets a line.
     pub(super) fn take_int(
         &self,
@@ -44,7 +44,7 @@ impl<T> Kind<T> {
             .to_str()
             .filter(|text| text.starts_with('0'))
             .and_then(|text| text.parse::<i64>().ok());
-        match (looks, found.to_str().and_then(optparse)) {
+        match (looks, found.to_str().and_then(optparse_int)) {
             (Some(decimal), None) => return Err(Fault::Octal { option, found: found.to_string_lossy().into_owned(), decimal }),
             (Some(decimal), Some(octal)) if decimal != octal => warnings.push(Warning::Shown(format!(
                 "{option}: \"{}\" is octal because of its leading zero: taken for {octal} (write {octal}, or {decimal} if you meant that)",
@@ -57,7 +57,7 @@ impl<T> Kind<T> {
 }
 
 /// The fault of a value that an option cannot have.
-pub(super) fn refuse(option: &'static str, expected: &'static str, found: &OsStr) -> Fault {
+pub(super) fn invalid(option: &'static str, expected: &'static str, found: &OsStr) -> Fault {
     Fault::Value {
         option,
         expected,
@@ -69,7 +69,7 @@ pub(super) fn refuse(option: &'static str, expected: &'static str, found: &OsStr
 pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Fault> {
     value
         .into_string()
-        .map_err(|found| refuse(option, "UTF-8", &found))
+        .map_err(|found| invalid(option, "UTF-8", &found))
 }
 
 /// A value that must be a connection string.
@@ -78,69 +78,69 @@ pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble
 }
 
 /// The most names that `-n` makes: each is one request a try.
-const MOST_NAMES: u32 = 10_000;
+const MAX_NAMES: u32 = 10_000;
 
 /// A time; `inf` is `Duration::MAX`.
-pub const SECONDS: Kind<Duration> = Kind {
+pub const SECONDS: ValueKind<Duration> = ValueKind {
     expected: "seconds from 0 to 1e9, a time like 1h30m, or inf",
     read: |text| seconds(time(text)?),
 };
 
 /// A time to wait; nothing below zero is less than one try.
-pub const WAIT: Kind<Duration> = Kind {
+pub const WAIT: ValueKind<Duration> = ValueKind {
     expected: "seconds up to 1e9, a time like 1h30m, or inf",
     read: |text| seconds(time(text)?.max(0.0)),
 };
 
 /// A session timeout.
-pub const TIMEOUT: Kind<Duration> = Kind {
+pub const TIMEOUT: ValueKind<Duration> = ValueKind {
     expected: "seconds from 0.001 to 2147483, or a time like 30s",
     read: |text| session_timeout(time(text)?),
 };
 
 /// A load average; nothing below zero is a load.
-pub const LOAD: Kind<f64> = Kind {
+pub const LOAD: ValueKind<f64> = ValueKind {
     expected: "a load average up to 1e9",
     read: number,
 };
 
 /// An exit code.
-pub const EXIT_CODE: Kind<u8> = Kind {
+pub const EXIT_CODE: ValueKind<u8> = ValueKind {
     expected: "an exit code, 0 to 255",
-    read: |text| optparse(text)?.try_into().ok(),
+    read: |text| optparse_int(text)?.try_into().ok(),
 };
 
 /// A port to listen on.
-pub const PORT: Kind<u16> = Kind {
+pub const PORT: ValueKind<u16> = ValueKind {
     expected: "a port, 0 to 65535",
     read: |text| text.trim().parse().ok(),
 };
 
 /// A port to connect to.
-pub const SERVER_PORT: Kind<u16> = Kind {
+pub const SERVER_PORT: ValueKind<u16> = ValueKind {
     expected: "a port, 1 to 65535",
     read: |text| text.trim().parse().ok().filter(|&port| port != 0),
 };
 
 /// A number of names.
-pub const NAMES: Kind<u32> = Kind {
+pub const NAMES: ValueKind<u32> = ValueKind {
     expected: "a number of names, 0 to 10000",
     read: |text| {
-        optparse(text)?
+        optparse_int(text)?
             .try_into()
             .ok()
-            .filter(|&count| count <= MOST_NAMES)
+            .filter(|&count| count <= MAX_NAMES)
     },
 };
 
 /// How many may hold a lock at once; below one there is one all the same.
-pub const CONCURRENCY: Kind<u32> = Kind {
+pub const CONCURRENCY: ValueKind<u32> = ValueKind {
     expected: "a whole number up to 4294967295",
     read: |text| text.trim().parse::<i64>().ok()?.max(1).try_into().ok(),
 };
 
 /// How often to try; nothing below zero is a limit.
-pub const TRIES: Kind<Option<u32>> = Kind {
+pub const TRIES: ValueKind<Option<u32>> = ValueKind {
     expected: "a whole number up to 4294967295, or -1 for no limit",
     read: |text| {
         text.trim()
@@ -152,9 +152,9 @@ pub const TRIES: Kind<Option<u32>> = Kind {
 };
 
 /// A signal, or none.
-pub const SIGNAL: Kind<Option<Signal>> = Kind {
+pub const SIGNAL: ValueKind<Option<Signal>> = ValueKind {
     expected: "a signal by number or name, or 0 for none",
-    read: |text| match optparse(text) {
+    read: |text| match optparse_int(text) {
         Some(0) => Some(None),
         Some(number) => Signal::parse(&number.to_string()).map(Some),
         None if text.starts_with(|first: char| first.is_ascii_digit()) => None,
@@ -165,7 +165,7 @@ pub const SIGNAL: Kind<Option<Signal>> = Kind {
 /// A whole number as Python's optparse reads it, which the original's options went through: 0x and
 /// 0b begin what they begin in C, any other leading zero begins octal digits, and blanks around it
 /// do not count (but one before it hides the zero).
-fn optparse(text: &str) -> Option<i64> {
+fn optparse_int(text: &str) -> Option<i64> {
     let prefix = text.get(..2).map(str::to_ascii_lowercase);
     let (digits, radix) = match prefix.as_deref() {
         Some("0x") => (&text[2..], 16),
@@ -195,7 +195,7 @@ fn seconds(number: f64) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn read<T>(kind: &Kind<T>, text: &str) -> Option<T> {
+    fn read<T>(kind: &ValueKind<T>, text: &str) -> Option<T> {
         kind.take("--option", &mut Parser::from_args([text])).ok()
     }
 
@@ -317,7 +317,7 @@ mod tests {
             (" ", None),
             ("é", None),
         ] {
-            assert_eq!(optparse(text), number, "{text:?}");
+            assert_eq!(optparse_int(text), number, "{text:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use super::{Environment, Fault, Program, check_name, read, value};
 use crate::config::{Config, Required};
 use crate::plan::hosts::Ensemble;
 use crate::plan::names;
-use crate::plan::{Cluster, Command, Gate, Lock, Log, Plan, Warning};
+use crate::plan::{Cluster, Command, LoadLimit, Lock, Log, Plan, Warning};
 use crate::shell;
 use crate::shell::words::{self, Word};
 use lexopt::prelude::*;
@@ -177,11 +177,11 @@ impl options::Options for Options {
 
     fn plan(mut self, environment: &Environment) -> Result<Plan, Fault> {
         let (name, command) = self.words()?;
-        self.agree()?;
+        self.check_conflicts()?;
         self.take_environment(environment)?;
         let path = self.confpath.clone().unwrap_or_else(|| CONFIG.into());
         let config = self.config(&path)?;
-        self.join(config, &path, &name, command, environment)
+        self.merge(config, &path, &name, command, environment)
     }
 }
 
@@ -216,7 +216,7 @@ impl Options {
             Fault::Name {
                 what: "lock name",
                 name,
-                flaw: names::Flaw::NotText,
+                flaw: names::InvalidName::NotText,
             }
         })?;
         Ok((name, command))
@@ -261,7 +261,7 @@ impl Options {
     }
 
     /// Refuses options that contradict each other.
-    fn agree(&self) -> Result<(), Fault> {
+    fn check_conflicts(&self) -> Result<(), Fault> {
         let service = [
             ("--hosts", self.hosts.is_some()),
             ("--timeout", self.timeout.is_some()),
@@ -278,13 +278,13 @@ impl Options {
     }
 
     /// Whether options and environment alone say which lock of which service is meant.
-    fn name_the_service(&self) -> bool {
+    fn names_the_lock(&self) -> bool {
         self.hosts.is_some() && self.app_id.is_some()
     }
 
     /// The config at `path`; nothing, if it is neither there nor needed.
     fn config(&self, path: &Path) -> Result<Config, Fault> {
-        let optional = self.confpath.is_none() && (self.local.is_some() || self.name_the_service());
+        let optional = self.confpath.is_none() && (self.local.is_some() || self.names_the_lock());
         match read(path) {
             Ok(text) => Ok(Config::parse(&text, path)?),
             Err(Fault::Unreadable { source, .. })
@@ -300,7 +300,7 @@ impl Options {
     }
 
     /// The plan that options and config, the contents of `path`, come to.
-    fn join(
+    fn merge(
         mut self,
         mut config: Config,
         path: &Path,
@@ -315,12 +315,12 @@ impl Options {
             None => self.node_lock(&mut config, path, name)?,
         };
         config.warnings.append(&mut self.common.warnings);
-        let doubt = config.load_doubt.map(if self.maxla.is_some() {
+        let warning = config.load_warning.map(if self.maxla.is_some() {
             Warning::Logged
         } else {
             Warning::Shown
         });
-        config.warnings.extend(doubt);
+        config.warnings.extend(warning);
         let wait = self.common.wait.unwrap_or(Duration::ZERO);
         let plan = self
             .common
@@ -329,7 +329,7 @@ impl Options {
             announce: self.sequence > 0,
             wait,
             minimum_hold: self.minlocktime,
-            gate: Gate {
+            load_limit: LoadLimit {
                 max_load: self.maxla.or(config.maxla).filter(|&load| load > 0.0),
                 sleep: self.sleep || config.sleep.unwrap_or(false),
             },
@@ -351,7 +351,7 @@ impl Options {
         let timeout = self
             .timeout
             .or(config.timeout)
-            .or_else(|| self.name_the_service().then_some(DEFAULT_TIMEOUT));
+            .or_else(|| self.names_the_lock().then_some(DEFAULT_TIMEOUT));
         let in_config = config.host.take().map(|ensemble| ("\"host\"", ensemble));
         let missing = |key| config.missing(key, path);
         let (source, ensemble) = self
@@ -360,9 +360,9 @@ impl Options {
             .or(in_config)
             .ok_or_else(|| missing(Required::Host))?;
         let app_id = self.app_id.take().or_else(|| config.app_id.clone());
-        let doubt = ensemble
-            .doubt()
-            .map(|doubt| Warning::Shown(format!("{source}: {doubt}")));
+        let warning = ensemble
+            .chroot_warning()
+            .map(|warning| Warning::Shown(format!("{source}: {warning}")));
         let cluster = Cluster {
             hosts: ensemble.hosts,
             chroot: ensemble.chroot,
@@ -373,7 +373,7 @@ impl Options {
         };
         let app_id = app_id.ok_or_else(|| missing(Required::AppId))?;
         check_name("app id", &app_id, names::check_node)?;
-        config.warnings.extend(doubt);
+        config.warnings.extend(warning);
         Ok(Lock::Node {
             cluster,
             app_id,
@@ -410,7 +410,7 @@ impl Options {
     fn names(
         &self,
         name: &str,
-        allowed: fn(&str) -> Result<(), names::Flaw>,
+        allowed: fn(&str) -> Result<(), names::InvalidName>,
     ) -> Result<Vec<String>, Fault> {
         check_name("lock name", name, allowed)?;
         Ok(match self.sequence {
@@ -424,7 +424,7 @@ impl Options {
 
 fn folder(value: OsString) -> Result<Folder, Fault> {
     if value.is_empty() {
-        Err(value::refuse("--local", "a folder", &value))
+        Err(value::invalid("--local", "a folder", &value))
     } else {
         Ok(Folder::Given(value.into()))
     }
@@ -445,10 +445,10 @@ mod tests {
         let planned = typed(&line(words)).and_then(|options: Options| {
             let mut options = options;
             let (name, command) = options.words()?;
-            options.agree()?;
+            options.check_conflicts()?;
             options.take_environment(environment)?;
             let config = Config::parse(config.as_bytes(), Path::new("f"))?;
-            options.join(config, Path::new("f"), &name, command, environment)
+            options.merge(config, Path::new("f"), &name, command, environment)
         });
         planned.map_err(|fault| fault.to_string())
     }
@@ -518,8 +518,8 @@ mod tests {
             }
         );
         assert_eq!(
-            plan.gate,
-            Gate {
+            plan.load_limit,
+            LoadLimit {
                 max_load: None,
                 sleep: false
             }
@@ -547,12 +547,14 @@ mod tests {
             }),
             (
                 &["-m1.5", "-m|1.5", "--maxla=1.5", "--maxla|1.5", "--ma=1.5"],
-                |plan| plan.gate.max_load == Some(1.5),
+                |plan| plan.load_limit.max_load == Some(1.5),
             ),
             (&["-m0", "-m-1", "--maxla|-1"], |plan| {
-                plan.gate.max_load.is_none()
+                plan.load_limit.max_load.is_none()
             }),
-            (&["-s", "--sleep", "--sl", "--s"], |plan| plan.gate.sleep),
+            (&["-s", "--sleep", "--sl", "--s"], |plan| {
+                plan.load_limit.sleep
+            }),
             (&["-w5", "-w|5", "-w|5.0", "--wait=5", "--w|5"], |plan| {
                 plan.wait == Duration::from_secs(5)
             }),
@@ -579,7 +581,7 @@ mod tests {
             (&["--sysexits", "--sy"], |plan| plan.exit_codes.sysexits),
             (&["-v", "--verbose", "--verb"], |plan| plan.verbose),
             (&["-dsv", "-vsd", "-dsvw9"], |plan| {
-                plan.daemonize && plan.gate.sleep && plan.verbose
+                plan.daemonize && plan.load_limit.sleep && plan.verbose
             }),
         ];
         for (ways, effect) in rows {
@@ -836,21 +838,21 @@ mod tests {
         let config = r#"{"host": "h", "timeout": 5, "app_id": "app", "sleep": "OFF", "maxla": 30}"#;
         assert_eq!(
             plan("NAME|a", config).unwrap().gate,
-            Gate {
+            LoadLimit {
                 max_load: Some(30.0),
                 sleep: false
             }
         );
         assert_eq!(
             plan("-s|-m2|NAME|a", config).unwrap().gate,
-            Gate {
+            LoadLimit {
                 max_load: Some(2.0),
                 sleep: true
             }
         );
         assert_eq!(
             plan("-m0|NAME|a", config).unwrap().gate,
-            Gate {
+            LoadLimit {
                 max_load: None,
                 sleep: false
             }
@@ -895,8 +897,8 @@ mod tests {
             })
         );
         assert_eq!(
-            plan.gate,
-            Gate {
+            plan.load_limit,
+            LoadLimit {
                 max_load: None,
                 sleep: true
             }

@@ -33,10 +33,10 @@ pub struct Entry {
 
 /// The most levels of lists and mappings within each other. A config has three; far more would
 /// overflow the stack.
-pub(super) const DEEPEST: usize = 32;
+pub(super) const MAX_DEPTH: usize = 32;
 
 /// The most characters of a value that are repeated to whoever wrote it.
-const SHOWN: usize = 40;
+const MAX_SHOWN: usize = 40;
 
 impl Value {
     /// For a sentence: as it stands if it is short.
@@ -54,7 +54,7 @@ impl Value {
 
 /// Text in quotes, cut if it is long.
 pub(super) fn shown(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+    match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
     }

@@ -62,14 +62,14 @@ pub enum Fault {
     Invalid {
         key: String,
         found: String,
-        flaw: Flaw,
+        flaw: NameFlaw,
     },
 }
 
 /// Why a pool cannot have a name.
 #[derive(Debug)]
 #[allow(missing_docs)]
-pub enum Flaw {
+pub enum NameFlaw {
     Empty,
     TooLong,
     Character(char),
@@ -82,14 +82,14 @@ pub enum Flaw {
 }
 
 /// How long a pool is held unless the config says otherwise, as in the original.
-const EXPIRE: Duration = Duration::from_mins(30);
+const DEFAULT_EXPIRE: Duration = Duration::from_mins(30);
 
 /// Where memcached is unless the config says otherwise.
-const MEMCACHE: (&str, u16) = ("localhost", 11211);
+const DEFAULT_MEMCACHE: (&str, u16) = ("localhost", 11211);
 
 /// How long in seconds a pool can be held, short of for ever. At least as long as a lease is of
 /// some use: see [`crate::pool::lease::MIN_EXPIRE`]. At most 31 years.
-const EXPIRES: std::ops::RangeInclusive<f64> = 1.0..=1e9;
+const EXPIRE_RANGE: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
 /// Below this many seconds `distributex` refuses the lease that it is told of, about half as much:
 /// it could not renew it in time.
@@ -97,10 +97,10 @@ const SHORTEST_USABLE: Duration = Duration::from_secs(2);
 
 /// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at
 /// most.
-const LONGEST_NAME: usize = 240;
+const MAX_NAME: usize = 240;
 
 /// The most warnings that are kept: a file that is no config must not fill the log.
-const MOST_WARNINGS: usize = 20;
+const MAX_WARNINGS: usize = 20;
 
 const TEXT: &str = "text";
 
@@ -116,7 +116,7 @@ const KEYS: [&str; 7] = [
 const POOL_KEYS: [&str; 4] = ["name", "expire", "maxlocks", "servers"];
 
 /// What keys begin with that mean nothing to us: a place for anchors.
-const OWN_KEYS: &str = "x-";
+const IGNORED_PREFIX: &str = "x-";
 
 /// What some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
@@ -152,8 +152,8 @@ impl Config {
                 .warnings
                 .push("no pools: every request will be INVALID".into());
         }
-        let more = config.warnings.len().saturating_sub(MOST_WARNINGS);
-        config.warnings.truncate(MOST_WARNINGS);
+        let more = config.warnings.len().saturating_sub(MAX_WARNINGS);
+        config.warnings.truncate(MAX_WARNINGS);
         config
             .warnings
             .extend((more > 0).then(|| format!("and {more} more such")));
@@ -165,7 +165,7 @@ impl Config {
     }
 
     fn take(&mut self, tree: &Node) -> Result<(), OnLine> {
-        let (mut memcache, mut host, mut port) = (false, MEMCACHE.0, MEMCACHE.1);
+        let (mut memcache, mut host, mut port) = (false, DEFAULT_MEMCACHE.0, DEFAULT_MEMCACHE.1);
         let mut name_with_blank = None;
         let mut line_of_state = 0;
         for entry in mapping(tree, "keys and values")? {
@@ -189,13 +189,13 @@ impl Config {
                     self.state = Some(text(entry, "a file")?.into());
                     line_of_state = entry.line;
                 }
-                key if key.starts_with(OWN_KEYS) => {}
+                key if key.starts_with(IGNORED_PREFIX) => {}
                 _ => self.unknown(entry, &KEYS),
             }
         }
         if memcache {
             if let Some((line, name)) = name_with_blank {
-                return Err(invalid(line, name, Flaw::Character(' ')));
+                return Err(invalid(line, name, NameFlaw::Character(' ')));
             }
             self.backend = Backend::Memcache(Host {
                 name: host.to_owned(),
@@ -219,7 +219,7 @@ impl Config {
         for item in items {
             let (pool, line) = self.pool(item)?;
             if let Some(first) = lines_of_names.insert(pool.name.clone(), line) {
-                return Err(invalid(line, &pool.name, Flaw::Taken { line: first }));
+                return Err(invalid(line, &pool.name, NameFlaw::Taken { line: first }));
             }
             pools.push(pool);
         }
@@ -231,7 +231,7 @@ impl Config {
         let mut named = None;
         let mut pool = Pool {
             name: String::new(),
-            expire: Some(EXPIRE),
+            expire: Some(DEFAULT_EXPIRE),
             permits: 1,
             servers: None,
         };
@@ -269,7 +269,7 @@ impl Config {
 
     fn unknown(&mut self, entry: &Entry, known: &[&str]) {
         let key = super::node::shown(&entry.key);
-        let meant = if self.unknown.len() < MOST_WARNINGS {
+        let meant = if self.unknown.len() < MAX_WARNINGS {
             edit_distance::closest(&entry.key, known)
         } else {
             None
@@ -336,9 +336,9 @@ fn name(entry: &Entry) -> Result<String, OnLine> {
         *character != ' ' && (character.is_whitespace() || character.is_control())
     };
     let flaw = match name.chars().find(forbidden) {
-        _ if name.is_empty() => Flaw::Empty,
-        _ if name.len() > LONGEST_NAME => Flaw::TooLong,
-        Some(character) => Flaw::Character(character),
+        _ if name.is_empty() => NameFlaw::Empty,
+        _ if name.len() > MAX_NAME => NameFlaw::TooLong,
+        Some(character) => NameFlaw::Character(character),
         None => return Ok(name),
     };
     Err(invalid(entry.line, &name, flaw))
@@ -378,7 +378,9 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, OnLine> {
     };
     match seconds {
         Some(0.0) => Ok(None),
-        Some(seconds) if EXPIRES.contains(&seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
+        Some(seconds) if EXPIRE_RANGE.contains(&seconds) => {
+            Ok(Some(Duration::from_secs_f64(seconds)))
+        }
         _ => Err(wrong(
             entry,
             "seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released",
@@ -436,7 +438,7 @@ fn check_host(entry: &Entry, name: &str) -> Result<(), OnLine> {
     let fault = Fault::Invalid {
         key: entry.key.clone(),
         found: super::node::shown(name),
-        flaw: Flaw::NotHost,
+        flaw: NameFlaw::NotHost,
     };
     Err((entry.line, fault))
 }
@@ -450,7 +452,7 @@ fn wrong(entry: &Entry, expected: &'static str) -> OnLine {
     (entry.line, fault)
 }
 
-fn invalid(line: usize, name: &str, flaw: Flaw) -> OnLine {
+fn invalid(line: usize, name: &str, flaw: NameFlaw) -> OnLine {
     let fault = Fault::Invalid {
         key: "name".into(),
         found: super::node::shown(name),
@@ -486,22 +488,22 @@ impl fmt::Display for Fault {
     }
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for NameFlaw {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Flaw::Empty => write!(f, "it is empty"),
-            Flaw::TooLong => write!(
+            NameFlaw::Empty => write!(f, "it is empty"),
+            NameFlaw::TooLong => write!(
                 f,
-                "longer than {LONGEST_NAME} bytes, which no key in memcached can be"
+                "longer than {MAX_NAME} bytes, which no key in memcached can be"
             ),
-            Flaw::Character(character) => {
+            NameFlaw::Character(character) => {
                 write!(f, "{character:?} cannot be in a key in memcached")
             }
-            Flaw::NotHost => write!(
+            NameFlaw::NotHost => write!(
                 f,
                 "not the name of a host (patterns and networks are not supported; separate names with commas)"
             ),
-            Flaw::Taken { line } => write!(f, "the pool on line {line} has this name already"),
+            NameFlaw::Taken { line } => write!(f, "the pool on line {line} has this name already"),
         }
     }
 }
@@ -799,7 +801,7 @@ mod tests {
         ] {
             assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text:?}");
         }
-        let long = "x".repeat(LONGEST_NAME + 1);
+        let long = "x".repeat(MAX_NAME + 1);
         assert!(
             parse(&format!("pools:\n- name: {long}"))
                 .unwrap_err()
@@ -835,7 +837,7 @@ mod tests {
             ["f: no pools: every request will be INVALID"]
         );
         let many: String = (0..100_000).map(|key| format!("k{key}:\n")).collect();
-        assert_eq!(parse(&many).unwrap().warnings.len(), MOST_WARNINGS + 1);
+        assert_eq!(parse(&many).unwrap().warnings.len(), MAX_WARNINGS + 1);
     }
 
     proptest! {

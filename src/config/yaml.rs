@@ -6,7 +6,7 @@
 mod flow;
 mod scalar;
 
-use super::node::{DEEPEST, Entry, Node, Value, shown};
+use super::node::{Entry, MAX_DEPTH, Node, Value, shown};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -190,7 +190,7 @@ struct Document<'a> {
 
 /// The most nodes that aliases make: a few lines of aliases of aliases stand for more than any
 /// memory holds.
-const MOST_COPIED: usize = 10_000;
+const MAX_COPIED: usize = 10_000;
 
 impl<'a> Document<'a> {
     fn next(&self) -> Option<Line<'a>> {
@@ -210,7 +210,7 @@ impl<'a> Document<'a> {
     fn node(&mut self) -> Result<Node, Error> {
         let line = self.lines[self.at];
         self.depth += 1;
-        if self.depth > DEEPEST {
+        if self.depth > MAX_DEPTH {
             return Err(line.error(Flaw::Depth));
         }
         let value = if flow::begins(line.text) {
@@ -334,7 +334,7 @@ impl<'a> Document<'a> {
             .get(name)
             .ok_or_else(|| Flaw::Alias(name.to_owned()))?;
         self.copied += size(node);
-        if self.copied > MOST_COPIED {
+        if self.copied > MAX_COPIED {
             Err(Flaw::Size)
         } else {
             Ok(node.clone())
@@ -460,16 +460,12 @@ impl fmt::Display for Flaw {
             Flaw::Anchor(name) => write!(f, "the anchor {name:?} is defined twice"),
             Flaw::Alias(name) => write!(f, "the alias {name:?} has no anchor above it"),
             Flaw::Merge => write!(f, "\"<<\" expects one alias of a mapping: <<: *NAME"),
-            Flaw::Size => write!(f, "the aliases stand for more than {MOST_COPIED} values"),
+            Flaw::Size => write!(f, "the aliases stand for more than {MAX_COPIED} values"),
             Flaw::NoKey(text) => write!(f, "expected a key and a colon, found {text}"),
             Flaw::KeyNotText(key) => {
                 write!(f, "expected text for a key, found {key}: put it in quotes")
             }
-            Flaw::LongKey => write!(
-                f,
-                "this key has more than {} characters",
-                scalar::LONGEST_KEY
-            ),
+            Flaw::LongKey => write!(f, "this key has more than {} characters", scalar::MAX_KEY),
             Flaw::Duplicate(key, first) => write!(f, "the key {key:?} is on line {first} already"),
             Flaw::Indentation => write!(
                 f,
@@ -477,7 +473,7 @@ impl fmt::Display for Flaw {
             ),
             Flaw::Depth => write!(
                 f,
-                "more than {DEEPEST} lists and mappings within each other"
+                "more than {MAX_DEPTH} lists and mappings within each other"
             ),
         }
     }
@@ -616,8 +612,8 @@ mod tests {
 
     #[test]
     fn depth_and_length_of_keys_have_a_limit() {
-        assert!(parse(("- ".repeat(DEEPEST - 1) + "a").as_bytes()).is_ok());
-        for depth in [DEEPEST, 100_000] {
+        assert!(parse(("- ".repeat(MAX_DEPTH - 1) + "a").as_bytes()).is_ok());
+        for depth in [MAX_DEPTH, 100_000] {
             assert_eq!(
                 parse(("- ".repeat(depth) + "a").as_bytes()),
                 Err(Error {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and
 /// `inf` says "for ever".
-const LONGEST: f64 = 1e9;
+const MAX_SECONDS: f64 = 1e9;
 
 /// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
 pub fn session_timeout(seconds: f64) -> Option<Duration> {
@@ -15,19 +15,19 @@ pub fn session_timeout(seconds: f64) -> Option<Duration> {
         .then(|| Duration::from_secs_f64(seconds))
 }
 
-/// A number of no more than [`LONGEST`] either way, or infinity by its name: 1e999 is only a slip.
+/// A number of no more than [`MAX_SECONDS`] either way, or infinity by its name: 1e999 is only a slip.
 /// Blanks around it do not count, as in Python's `float`.
 pub fn number(text: &str) -> Option<f64> {
     let named = !text.contains(|character: char| character.is_ascii_digit());
     text.trim()
         .parse()
         .ok()
-        .filter(|number: &f64| number.is_infinite() && named || number.abs() <= LONGEST)
+        .filter(|number: &f64| number.is_infinite() && named || number.abs() <= MAX_SECONDS)
 }
 
 /// Seconds, as a number or with units.
 pub fn time(text: &str) -> Option<f64> {
-    number(text).or_else(|| with_units(text.trim()).filter(|&seconds| seconds <= LONGEST))
+    number(text).or_else(|| with_units(text.trim()).filter(|&seconds| seconds <= MAX_SECONDS))
 }
 
 /// The units of a time, each with its seconds.

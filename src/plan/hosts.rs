@@ -17,7 +17,7 @@ pub struct Ensemble {
 
 /// Why a text is no connection string. The items are as they were typed.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Flaw {
+pub enum InvalidHosts {
     /// No host at all.
     NoHost,
     /// An item without a host before its port.
@@ -38,34 +38,41 @@ pub enum Flaw {
     Port { item: String, port: String },
     /// What follows the first slash is no path.
     #[allow(missing_docs)]
-    Chroot { path: String, flaw: names::Flaw },
+    Chroot {
+        path: String,
+        flaw: names::InvalidName,
+    },
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for InvalidHosts {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Flaw::NoHost => write!(f, "the list of servers is empty: expected HOST:PORT,..."),
-            Flaw::NoName(item) => write!(f, "{item:?} is not HOST:PORT: the host is missing"),
-            Flaw::Scheme { item, scheme } => {
+            InvalidHosts::NoHost => {
+                write!(f, "the list of servers is empty: expected HOST:PORT,...")
+            }
+            InvalidHosts::NoName(item) => {
+                write!(f, "{item:?} is not HOST:PORT: the host is missing")
+            }
+            InvalidHosts::Scheme { item, scheme } => {
                 write!(f, "{item:?} is not HOST:PORT: remove {scheme:?}")
             }
-            Flaw::Separator(item) => {
+            InvalidHosts::Separator(item) => {
                 write!(f, "{item:?} is not HOST:PORT: separate servers with commas")
             }
-            Flaw::Host(item) => write!(f, "{item:?} is not HOST:PORT"),
-            Flaw::Brackets(item) => write!(
+            InvalidHosts::Host(item) => write!(f, "{item:?} is not HOST:PORT"),
+            InvalidHosts::Brackets(item) => write!(
                 f,
                 "{item:?}: an IPv6 address goes in brackets, like [::1]:2181"
             ),
-            Flaw::NoPort(item) => write!(
+            InvalidHosts::NoPort(item) => write!(
                 f,
                 "{item:?} is not HOST:PORT: remove the last \":\", or add the port"
             ),
-            Flaw::Port { item, port } => write!(
+            InvalidHosts::Port { item, port } => write!(
                 f,
                 "{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535"
             ),
-            Flaw::Chroot { path, flaw } => write!(f, "chroot {path:?}: {flaw}"),
+            InvalidHosts::Chroot { path, flaw } => write!(f, "chroot {path:?}: {flaw}"),
         }
     }
 }
@@ -74,7 +81,7 @@ impl Ensemble {
     /// What is odd about it though it stops nothing. A chroot belongs after the last host: one
     /// after an earlier host has all later hosts in it, for the originals as well. So the node
     /// stays what it was, and hosts with another order of servers take another lock.
-    pub fn doubt(&self) -> Option<String> {
+    pub fn chroot_warning(&self) -> Option<String> {
         let (path, _) = self.chroot.split_once(',')?;
         Some(format!(
             "the chroot is {:?}, because it begins at the first \"/\" and ends with the text: later servers are not used. Write the chroot \
@@ -86,14 +93,14 @@ impl Ensemble {
 
 /// Reads hosts separated by commas; blanks around them do not count, and neither do commas too
 /// many, as in the originals.
-pub fn parse(text: &str) -> Result<Ensemble, Flaw> {
+pub fn parse(text: &str) -> Result<Ensemble, InvalidHosts> {
     if let Some(item) = text
         .split(',')
         .map(str::trim)
         .find(|item| item.contains("://"))
     {
         let end = item.find("://").map_or(0, |at| at + "://".len());
-        return Err(Flaw::Scheme {
+        return Err(InvalidHosts::Scheme {
             item: item.to_owned(),
             scheme: item[..end].to_owned(),
         });
@@ -105,7 +112,7 @@ pub fn parse(text: &str) -> Result<Ensemble, Flaw> {
         .filter(|item| !item.is_empty());
     let hosts = items.map(parse_host).collect::<Result<Vec<_>, _>>()?;
     if hosts.is_empty() {
-        Err(Flaw::NoHost)
+        Err(InvalidHosts::NoHost)
     } else {
         Ok(Ensemble {
             hosts,
@@ -115,48 +122,51 @@ pub fn parse(text: &str) -> Result<Ensemble, Flaw> {
 }
 
 /// Reads what follows the hosts, slash included; `/` alone is no chroot.
-fn parse_chroot(text: &str) -> Result<String, Flaw> {
+fn parse_chroot(text: &str) -> Result<String, InvalidHosts> {
     match text.strip_prefix('/') {
         None | Some("") => Ok(String::new()),
         Some(path) => names::check_node(path)
             .map(|()| text.to_owned())
-            .map_err(|flaw| Flaw::Chroot {
+            .map_err(|flaw| InvalidHosts::Chroot {
                 path: text.to_owned(),
                 flaw,
             }),
     }
 }
 
-fn parse_host(text: &str) -> Result<Host, Flaw> {
+fn parse_host(text: &str) -> Result<Host, InvalidHosts> {
     let item = || text.to_owned();
     if text.contains(|c: char| c.is_whitespace() || c == ';') {
-        return Err(Flaw::Separator(item()));
+        return Err(InvalidHosts::Separator(item()));
     }
     let (name, port) = match text.strip_prefix('[') {
         Some(bracketed) => match bracketed
             .split_once(']')
-            .ok_or_else(|| Flaw::Host(item()))?
+            .ok_or_else(|| InvalidHosts::Host(item()))?
         {
             (address, "") => (address, None),
             (address, port) => (
                 address,
-                Some(port.strip_prefix(':').ok_or_else(|| Flaw::Host(item()))?),
+                Some(
+                    port.strip_prefix(':')
+                        .ok_or_else(|| InvalidHosts::Host(item()))?,
+                ),
             ),
         },
         None => match text.split_once(':') {
-            Some((_, port)) if port.contains(':') => return Err(Flaw::Brackets(item())),
+            Some((_, port)) if port.contains(':') => return Err(InvalidHosts::Brackets(item())),
             Some((name, port)) => (name, Some(port)),
             None => (text, None),
         },
     };
     match (name, port) {
-        ("", _) => Err(Flaw::NoName(item())),
+        ("", _) => Err(InvalidHosts::NoName(item())),
         _ if name.contains(|c: char| c.is_control() || "[]\"".contains(c)) => {
-            Err(Flaw::Host(item()))
+            Err(InvalidHosts::Host(item()))
         }
-        (_, Some("")) => Err(Flaw::NoPort(item())),
+        (_, Some("")) => Err(InvalidHosts::NoPort(item())),
         (_, Some(port)) => {
-            let port = parse_port(port).ok_or_else(|| Flaw::Port {
+            let port = parse_port(port).ok_or_else(|| InvalidHosts::Port {
                 item: item(),
                 port: port.to_owned(),
             })?;
@@ -308,7 +318,7 @@ mod tests {
     #[test]
     fn servers_that_are_part_of_the_chroot_are_a_doubt() {
         for text in ["h1", "h1,h2/a", "h1/a/b"] {
-            assert_eq!(parse(text).unwrap().doubt(), None, "{text}");
+            assert_eq!(parse(text).unwrap().chroot_warning(), None, "{text}");
         }
         let ensemble = parse("h1:2181/locks,h2:2181/locks").unwrap();
         assert_eq!(
@@ -316,11 +326,11 @@ mod tests {
             (1, "/locks,h2:2181/locks"),
             "as kazoo and the C client have it"
         );
-        let doubt = ensemble.doubt().unwrap();
+        let chroot_warning = ensemble.chroot_warning().unwrap();
         assert!(
-            doubt.starts_with("the chroot is \"/locks,h2:2181/locks\", ")
-                && doubt.ends_with("HOST:PORT,HOST:PORT/locks"),
-            "{doubt}"
+            chroot_warning.starts_with("the chroot is \"/locks,h2:2181/locks\", ")
+                && chroot_warning.ends_with("HOST:PORT,HOST:PORT/locks"),
+            "{chroot_warning}"
         );
     }
 

@@ -6,7 +6,7 @@ use std::fmt;
 
 /// Why a name cannot be a lock's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Flaw {
+pub enum InvalidName {
     /// There is nothing.
     Empty,
     /// A slash at the beginning or the end.
@@ -25,63 +25,65 @@ pub enum Flaw {
     NotText,
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for InvalidName {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Flaw::Empty => write!(f, "it is empty"),
-            Flaw::OuterSlash => write!(f, "must not begin or end with \"/\""),
-            Flaw::EmptyElement => write!(f, "must not contain \"//\""),
-            Flaw::Relative => write!(f, "\".\" and \"..\" are not allowed as path components"),
-            Flaw::Forbidden(character) => write!(
+            InvalidName::Empty => write!(f, "it is empty"),
+            InvalidName::OuterSlash => write!(f, "must not begin or end with \"/\""),
+            InvalidName::EmptyElement => write!(f, "must not contain \"//\""),
+            InvalidName::Relative => {
+                write!(f, "\".\" and \"..\" are not allowed as path components")
+            }
+            InvalidName::Forbidden(character) => write!(
                 f,
                 "character U+{:04X} is not allowed",
                 u32::from(*character)
             ),
-            Flaw::Slash => write!(f, "no \"/\" with --local"),
-            Flaw::Queues => write!(
+            InvalidName::Slash => write!(f, "no \"/\" with --local"),
+            InvalidName::Queues => write!(
                 f,
                 "the name {QUEUES:?} is reserved for the queues of waiters"
             ),
-            Flaw::NotText => write!(f, "it is not UTF-8"),
+            InvalidName::NotText => write!(f, "it is not UTF-8"),
         }
     }
 }
 
 /// Checks a name below a ZooKeeper node; it may have slashes inside, and the server decides about
 /// parents.
-pub fn check_node(name: &str) -> Result<(), Flaw> {
+pub fn check_node(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
-        return Err(Flaw::Empty);
+        return Err(InvalidName::Empty);
     }
     if name.starts_with('/') || name.ends_with('/') {
-        return Err(Flaw::OuterSlash);
+        return Err(InvalidName::OuterSlash);
     }
     name.split('/').try_for_each(|element| match element {
-        "" => Err(Flaw::EmptyElement),
-        "." | ".." => Err(Flaw::Relative),
+        "" => Err(InvalidName::EmptyElement),
+        "." | ".." => Err(InvalidName::Relative),
         _ => Ok(()),
     })?;
     name.chars()
         .find(|&character| is_forbidden(character))
-        .map_or(Ok(()), |character| Err(Flaw::Forbidden(character)))
+        .map_or(Ok(()), |character| Err(InvalidName::Forbidden(character)))
 }
 
 /// Checks the name of a lock of zk-flock below the node of its application.
-pub fn check_lock(name: &str) -> Result<(), Flaw> {
+pub fn check_lock(name: &str) -> Result<(), InvalidName> {
     if name.split('/').next() == Some(QUEUES) {
-        Err(Flaw::Queues)
+        Err(InvalidName::Queues)
     } else {
         check_node(name)
     }
 }
 
 /// Checks the name of a file.
-pub fn check_file(name: &str) -> Result<(), Flaw> {
+pub fn check_file(name: &str) -> Result<(), InvalidName> {
     match name {
-        "" => Err(Flaw::Empty),
-        "." | ".." => Err(Flaw::Relative),
-        _ if name.contains('/') => Err(Flaw::Slash),
-        _ if name.contains('\0') => Err(Flaw::Forbidden('\0')),
+        "" => Err(InvalidName::Empty),
+        "." | ".." => Err(InvalidName::Relative),
+        _ if name.contains('/') => Err(InvalidName::Slash),
+        _ if name.contains('\0') => Err(InvalidName::Forbidden('\0')),
         _ => Ok(()),
     }
 }
@@ -122,25 +124,25 @@ mod tests {
     #[test]
     fn what_zookeeper_refuses_is_refused_with_the_reason() {
         for (name, flaw) in [
-            ("", Flaw::Empty),
-            ("/", Flaw::OuterSlash),
-            ("/a", Flaw::OuterSlash),
-            ("a/", Flaw::OuterSlash),
-            ("a//b", Flaw::EmptyElement),
-            (".", Flaw::Relative),
-            ("..", Flaw::Relative),
-            ("a/./b", Flaw::Relative),
-            ("a/..", Flaw::Relative),
-            ("a\0", Flaw::Forbidden('\0')),
-            ("a\nb", Flaw::Forbidden('\n')),
-            ("\u{1f}", Flaw::Forbidden('\u{1f}')),
-            ("\u{7f}", Flaw::Forbidden('\u{7f}')),
-            ("\u{9f}", Flaw::Forbidden('\u{9f}')),
-            ("\u{e000}", Flaw::Forbidden('\u{e000}')),
-            ("\u{f8ff}", Flaw::Forbidden('\u{f8ff}')),
-            ("\u{fff0}", Flaw::Forbidden('\u{fff0}')),
-            ("\u{ffff}", Flaw::Forbidden('\u{ffff}')),
-            ("🔒", Flaw::Forbidden('🔒')),
+            ("", InvalidName::Empty),
+            ("/", InvalidName::OuterSlash),
+            ("/a", InvalidName::OuterSlash),
+            ("a/", InvalidName::OuterSlash),
+            ("a//b", InvalidName::EmptyElement),
+            (".", InvalidName::Relative),
+            ("..", InvalidName::Relative),
+            ("a/./b", InvalidName::Relative),
+            ("a/..", InvalidName::Relative),
+            ("a\0", InvalidName::Forbidden('\0')),
+            ("a\nb", InvalidName::Forbidden('\n')),
+            ("\u{1f}", InvalidName::Forbidden('\u{1f}')),
+            ("\u{7f}", InvalidName::Forbidden('\u{7f}')),
+            ("\u{9f}", InvalidName::Forbidden('\u{9f}')),
+            ("\u{e000}", InvalidName::Forbidden('\u{e000}')),
+            ("\u{f8ff}", InvalidName::Forbidden('\u{f8ff}')),
+            ("\u{fff0}", InvalidName::Forbidden('\u{fff0}')),
+            ("\u{ffff}", InvalidName::Forbidden('\u{ffff}')),
+            ("🔒", InvalidName::Forbidden('🔒')),
         ] {
             assert_eq!(check_node(name), Err(flaw), "{name:?}");
         }
@@ -149,11 +151,11 @@ mod tests {
     #[test]
     fn a_lock_is_not_called_what_the_queues_are() {
         for (name, outcome) in [
-            (".queue", Err(Flaw::Queues)),
-            (".queue/a", Err(Flaw::Queues)),
+            (".queue", Err(InvalidName::Queues)),
+            (".queue/a", Err(InvalidName::Queues)),
             ("a/.queue", Ok(())),
             (".queues", Ok(())),
-            ("a//b", Err(Flaw::EmptyElement)),
+            ("a//b", Err(InvalidName::EmptyElement)),
         ] {
             assert_eq!(check_lock(name), outcome, "{name:?}");
         }
@@ -165,11 +167,11 @@ mod tests {
             ("a b", Ok(())),
             ("...", Ok(())),
             ("🔒", Ok(())),
-            ("", Err(Flaw::Empty)),
-            (".", Err(Flaw::Relative)),
-            ("..", Err(Flaw::Relative)),
-            ("a/b", Err(Flaw::Slash)),
-            ("a\0", Err(Flaw::Forbidden('\0'))),
+            ("", Err(InvalidName::Empty)),
+            (".", Err(InvalidName::Relative)),
+            ("..", Err(InvalidName::Relative)),
+            ("a/b", Err(InvalidName::Slash)),
+            ("a\0", Err(InvalidName::Forbidden('\0'))),
         ] {
             assert_eq!(check_file(name), outcome, "{name:?}");
         }

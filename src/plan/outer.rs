@@ -10,11 +10,11 @@ pub const VARIABLE: &str = "ZK_FLOCK_OUTER";
 
 /// Most outer locks that are passed on: no user nests that deep on purpose, and a run that starts
 /// itself must not fill its environment.
-const MOST: usize = 64;
+const MAX_OUTER_LOCKS: usize = 64;
 
 /// A lock that is held around us.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outer {
+pub struct OuterLock {
     /// A node's path, or a file's.
     pub lock: String,
     /// Its fencing token.
@@ -23,24 +23,24 @@ pub struct Outer {
     pub session: Option<i64>,
 }
 
-impl Outer {
+impl OuterLock {
     /// The nearest, as the command of a run finds it in these variables. `None` if there is none.
     pub fn nearest(
         lock: Option<&str>,
         token: Option<&str>,
         session: Option<&str>,
-    ) -> Option<Outer> {
-        Some(Outer {
+    ) -> Option<OuterLock> {
+        Some(OuterLock {
             lock: lock?.into(),
             token: token.and_then(|token| token.parse().ok()),
             session: session.and_then(parse_session),
         })
     }
 
-    fn parse(entry: &str) -> Option<Outer> {
+    fn parse(entry: &str) -> Option<OuterLock> {
         let mut fields = entry.splitn(3, ',');
         let (session, token, lock) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Outer {
+        Some(OuterLock {
             lock: unescape(lock)?,
             token: token.parse().ok(),
             session: parse_session(session),
@@ -49,20 +49,20 @@ impl Outer {
 }
 
 /// What the variable lists. What is no entry is passed over.
-pub fn parse(list: &str) -> Vec<Outer> {
+pub fn parse(list: &str) -> Vec<OuterLock> {
     list.split(' ')
-        .filter_map(Outer::parse)
-        .take(MOST)
+        .filter_map(OuterLock::parse)
+        .take(MAX_OUTER_LOCKS)
         .collect()
 }
 
 /// The variable for a command that is run under one lock more; `None` if there is no other.
-pub fn list(outer: &[Outer]) -> Option<String> {
-    let entry = |Outer {
+pub fn list(outer: &[OuterLock]) -> Option<String> {
+    let entry = |OuterLock {
                      lock,
                      token,
                      session,
-                 }: &Outer| {
+                 }: &OuterLock| {
         let session = session.map_or_else(String::new, |session| format!("0x{session:x}"));
         format!(
             "{session},{},{}",
@@ -73,7 +73,7 @@ pub fn list(outer: &[Outer]) -> Option<String> {
     (!outer.is_empty()).then(|| {
         outer
             .iter()
-            .take(MOST)
+            .take(MAX_OUTER_LOCKS)
             .map(entry)
             .collect::<Vec<_>>()
             .join(" ")
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_listed_is_found_again() {
-        let outer = |lock: &str, token, session| Outer {
+        let outer = |lock: &str, token, session| OuterLock {
             lock: lock.into(),
             token,
             session,
@@ -135,21 +135,21 @@ mod tests {
         for nonsense in ["", " ", "x", ",", "%", "1,2,%", "1,2,%zz", "1,2,%é"] {
             assert_eq!(parse(nonsense), [], "{nonsense:?}");
         }
-        assert_eq!(parse(&"0x1,1,/a ".repeat(1000)).len(), MOST);
+        assert_eq!(parse(&"0x1,1,/a ".repeat(1000)).len(), MAX_OUTER_LOCKS);
     }
 
     #[test]
     fn the_nearest_is_told_by_its_own_variables() {
-        let nearest = |session| Outer::nearest(Some("/a"), Some("7"), session);
+        let nearest = |session| OuterLock::nearest(Some("/a"), Some("7"), session);
         assert_eq!(
             nearest(Some("0xff")).unwrap(),
-            Outer {
+            OuterLock {
                 lock: "/a".into(),
                 token: Some(7),
                 session: Some(255)
             }
         );
         assert_eq!(nearest(Some("255")).unwrap().session, None);
-        assert_eq!(Outer::nearest(None, Some("7"), Some("0x1")), None);
+        assert_eq!(OuterLock::nearest(None, Some("7"), Some("0x1")), None);
     }
 }

@@ -6,7 +6,7 @@ use super::line::{self, Heard, Report};
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
 use crate::guard::{Action, Event, Guard, News};
-use crate::log::complain;
+use crate::log::print;
 use crate::moment::Moment;
 use crate::plan::Command;
 use crate::signal::{Signal, Status};
@@ -284,7 +284,7 @@ impl Watch<'_> {
     fn complain(&self) {
         let Pid(dead) = self.zk_flock;
         let job = self.command.map_or(0, |Pid(command)| command);
-        complain(
+        print(
             self.program,
             &format_args!("process {dead} was killed; ending its job (pid {job})"),
         );

@@ -2,7 +2,7 @@
 //! too, with a pid in it, and, because a pid proves little and is not there at once, held by
 //! flock(2) as well. Here the file goes with the lock, as there.
 
-use crate::plan::End;
+use crate::plan::ExitReason;
 use crate::reason::reason;
 use crate::sys::file::{self, LockMode};
 use crate::sys::process::{self, Pid};
@@ -50,11 +50,11 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// What it means for the run.
-    pub(super) fn end(&self) -> End {
+    pub(super) fn end(&self) -> ExitReason {
         match self {
-            Refusal::Taken { .. } => End::Busy,
-            Refusal::Broken(_) => End::Unfit,
-            Refusal::System { .. } => End::System,
+            Refusal::Taken { .. } => ExitReason::Busy,
+            Refusal::Broken(_) => ExitReason::IncompatibleLock,
+            Refusal::System { .. } => ExitReason::SystemError,
         }
     }
 }

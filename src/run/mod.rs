@@ -20,7 +20,7 @@ use crate::link::Link;
 use crate::lock::{self, Failure, FileOrder, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
-use crate::plan::{End, Exit, Level, Outer, Plan, outer};
+use crate::plan::{Exit, ExitReason, Level, OuterLock, Plan, outer};
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Supervisor};
 use crate::sys::clock::now;
@@ -98,7 +98,7 @@ struct Run<'a> {
     /// All that could be done to release the lock was done.
     released: bool,
     marks: story::Marks,
-    end: Option<End>,
+    end: Option<ExitReason>,
 }
 
 impl<'a> Run<'a> {
@@ -141,7 +141,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn drive(mut self) -> End {
+    fn drive(mut self) -> ExitReason {
         loop {
             let wake = self
                 .drain()
@@ -257,7 +257,7 @@ impl<'a> Run<'a> {
             .chain(self.lookup.watched())
             .collect();
         if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(now())) {
-            self.log.say(
+            self.log.write(
                 Topic::Run,
                 Level::Error,
                 &format_args!("cannot poll: {error}"),
@@ -335,7 +335,7 @@ impl<'a> Run<'a> {
             self.lookup.begin(now()).map(|()| true)
         };
         if let Err(error) = &begun {
-            self.log.say(
+            self.log.write(
                 Topic::Session,
                 Level::Warning,
                 &format_args!("cannot look up names: {}", crate::reason::reason(error)),
@@ -395,7 +395,7 @@ impl<'a> Run<'a> {
             }
             Action::Exit(end) => {
                 self.tell_end(end);
-                if end == End::Lost && !self.survivors().is_empty() {
+                if end == ExitReason::Lost && !self.survivors().is_empty() {
                     self.host_lock.take().into_iter().for_each(HostLock::leave);
                 } else if self.released && self.lock.unsettled() {
                     self.kept_id.take().into_iter().for_each(RunId::pass_on);
@@ -413,7 +413,7 @@ impl<'a> Run<'a> {
             environment: self
                 .proof
                 .as_ref()
-                .map(|proof| environment(proof, &self.plan.outer)),
+                .map(|proof| environment(proof, &self.plan.outer_locks)),
             death_signal: self.plan.death_signal,
             kill_after: self.plan.kill_after,
             lease: self.lease,
@@ -440,11 +440,11 @@ impl<'a> Run<'a> {
                 });
             }
             Err(error) => {
-                self.log.complain(&format_args!(
+                self.log.error(&format_args!(
                     "cannot start the guard: {}",
                     crate::reason::reason(&error)
                 ));
-                self.step(Event::CannotStart(End::System));
+                self.step(Event::CannotStart(ExitReason::SystemError));
             }
         }
     }
@@ -695,12 +695,12 @@ fn supervisor_event(event: &lock::Event) -> Option<Event> {
         }),
         lock::Event::Gone(_) => Some(Event::Gone),
         lock::Event::Revoked { .. } => Some(Event::Revoked),
-        lock::Event::Busy(_) => Some(Event::NoLock(End::Busy)),
+        lock::Event::Busy(_) => Some(Event::NoLock(ExitReason::Busy)),
         lock::Event::Failed(failure) => Some(Event::NoLock(match failure {
-            Failure::Unreachable(_) => End::Unreachable,
-            Failure::Refused { .. } | Failure::Denied(_) => End::Refused,
-            Failure::IncompatibleLock(_) => End::Unfit,
-            Failure::System(_) => End::System,
+            Failure::Unreachable(_) => ExitReason::Unreachable,
+            Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
+            Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
+            Failure::System(_) => ExitReason::SystemError,
         })),
         lock::Event::Released { .. } => Some(Event::Released),
         lock::Event::Trying(_)
@@ -715,7 +715,7 @@ fn supervisor_event(event: &lock::Event) -> Option<Event> {
 
 /// What a command learns of its lock: nothing, where that has none, of one that we may be run under
 /// ourselves.
-fn environment(proof: &Proof, outer: &[Outer]) -> Environment {
+fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
     [
         ("ZK_FLOCK_HELD", Some("1".into())),
         ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
@@ -745,23 +745,23 @@ mod tests {
             why: "no auth".into(),
         };
         for (event, end) in [
-            (lock::Event::Busy(holder), End::Busy),
+            (lock::Event::Busy(holder), ExitReason::Busy),
             (
                 lock::Event::Failed(Failure::Unreachable("h1:2181".into())),
-                End::Unreachable,
+                ExitReason::Unreachable,
             ),
-            (lock::Event::Failed(refused), End::Refused),
+            (lock::Event::Failed(refused), ExitReason::Refused),
             (
                 lock::Event::Failed(Failure::Denied("INVALID".into())),
-                End::Refused,
+                ExitReason::Refused,
             ),
             (
                 lock::Event::Failed(Failure::IncompatibleLock("a directory".into())),
-                End::Unfit,
+                ExitReason::IncompatibleLock,
             ),
             (
                 lock::Event::Failed(Failure::System("disk full".into())),
-                End::System,
+                ExitReason::SystemError,
             ),
         ] {
             assert_eq!(

@@ -3,7 +3,7 @@
 
 use crate::endpoint::Found;
 use crate::moment::Moment;
-use crate::prepare::{Names, Search};
+use crate::prepare::{BackgroundLookup, HostAddresses};
 use crate::signal::Signal;
 use crate::sys::poll::Watched;
 use crate::sys::process::{self, Pid};
@@ -11,15 +11,15 @@ use std::io;
 
 /// The names of a run's servers.
 pub(super) struct Lookup {
-    names: Names,
-    search: Option<Search>,
+    names: HostAddresses,
+    search: Option<BackgroundLookup>,
     /// Helpers that have not been reaped: until then their ids are theirs.
     helpers: Vec<Pid>,
 }
 
 impl Lookup {
     /// For these names, which have been looked up once; or for none.
-    pub(super) fn new(names: Names) -> Lookup {
+    pub(super) fn new(names: HostAddresses) -> Lookup {
         Lookup {
             names,
             search: None,
@@ -31,9 +31,9 @@ impl Lookup {
     /// `result`; nothing, where there are no names.
     pub(super) fn begin(&mut self, now: Moment) -> io::Result<()> {
         self.cancel();
-        self.search = Search::begin(&self.names, now)?;
+        self.search = BackgroundLookup::begin(&self.names, now)?;
         self.helpers
-            .extend(self.search.iter().flat_map(Search::processes));
+            .extend(self.search.iter().flat_map(BackgroundLookup::processes));
         Ok(())
     }
 
@@ -49,12 +49,14 @@ impl Lookup {
 
     /// What to wake up for; nothing unless a look-up is under way.
     pub(super) fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
-        self.search.iter().flat_map(Search::watched)
+        self.search.iter().flat_map(BackgroundLookup::watched)
     }
 
     /// When a look-up is over, at the latest.
     pub(super) fn until(&self) -> Moment {
-        self.search.as_ref().map_or(Moment::NEVER, Search::until)
+        self.search
+            .as_ref()
+            .map_or(Moment::NEVER, BackgroundLookup::until)
     }
 
     /// Reads the answers that are ready, given for each that was watched. What was found, once the

@@ -15,10 +15,10 @@ use crate::lock::queue::Queue;
 use crate::lock::semaphore::Semaphore;
 use crate::lock::session_lock::{self, Options, SessionLock};
 use crate::lock::{self, Failure, Lock};
-use crate::log::{Log, Topic, complain};
+use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
-use crate::plan::{self, Cluster, End, Level, Place, Plan};
-use crate::prepare::{self, Names, OwnName};
+use crate::plan::{self, Cluster, ExitReason, Level, Plan, PoolTarget};
+use crate::prepare::{self, HostAddresses, HostnameLookup};
 use crate::reason::reason;
 use crate::sys::clock::now;
 use crate::sys::process::Pid;
@@ -37,7 +37,7 @@ const LOOK_UP: &str = "look up names";
 /// Why a run ended before its loop did.
 pub(super) enum Stop {
     /// All is said.
-    Said(End),
+    Said(ExitReason),
     /// A system call that must not fail did.
     System {
         what: &'static str,
@@ -50,15 +50,15 @@ impl Stop {
         move |error| Stop::System { what, error }
     }
 
-    pub(super) fn end(self, plan: &Plan) -> End {
+    pub(super) fn end(self, plan: &Plan) -> ExitReason {
         match self {
             Stop::Said(end) => end,
             Stop::System { what, error } => {
-                complain(
+                print(
                     plan.program,
                     &format_args!("cannot {what}: {}", reason(&error)),
                 );
-                End::System
+                ExitReason::SystemError
             }
         }
     }
@@ -76,7 +76,7 @@ pub(super) struct Parts {
 
 impl Parts {
     /// A lock of servers with these names, or one that needs none.
-    fn new(lock: impl Lock + 'static, names: Names) -> Parts {
+    fn new(lock: impl Lock + 'static, names: HostAddresses) -> Parts {
         Parts {
             lock: Box::new(lock),
             link: Link::default(),
@@ -89,7 +89,7 @@ impl Parts {
 
     /// A lock of this host.
     fn local(lock: impl Lock + 'static) -> Parts {
-        Parts::new(lock, Names::new(&[]))
+        Parts::new(lock, HostAddresses::new(&[]))
     }
 }
 
@@ -97,11 +97,11 @@ impl Parts {
 /// as a machine.
 pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Parts, Stop> {
     let directory = Path::new(if plan.daemonize { "/" } else { "" });
-    prepare::look_up(&plan.command, directory).map_err(|(end, why)| {
-        log.complain(&why);
+    prepare::find_command(&plan.command, directory).map_err(|(end, why)| {
+        log.error(&why);
         Stop::Said(end)
     })?;
-    prepare::pass(&plan.gate, log).map_err(Stop::Said)?;
+    prepare::check_load(&plan.load_limit, log).map_err(Stop::Said)?;
     if plan.daemonize {
         daemon::detach().map_err(Stop::system("run in the background"))?;
     }
@@ -167,7 +167,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
                 files: names.iter().map(path).collect(),
                 patience,
                 outer: plan
-                    .outer
+                    .outer_locks
                     .iter()
                     .filter_map(|outer| Some((outer.lock.clone(), outer.token?)))
                     .collect(),
@@ -199,9 +199,9 @@ fn look_up_servers(
     connect_by: Moment,
     patience: Option<Moment>,
     log: &mut Log,
-) -> Result<(Options, Names), Stop> {
-    let mut names = Names::new(&cluster.hosts);
-    let (found, done) = prepare::resolve_patiently(&mut names, rounds, connect_by)
+) -> Result<(Options, HostAddresses), Stop> {
+    let mut names = HostAddresses::new(&cluster.hosts);
+    let (found, done) = prepare::resolve_with_retries(&mut names, rounds, connect_by)
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
         return Err(unreachable(
@@ -219,7 +219,7 @@ fn look_up_servers(
         rounds: rounds.map(|rounds| rounds - (done - 1)),
         restarts: None,
         outer: plan
-            .outer
+            .outer_locks
             .iter()
             .filter_map(|outer| outer.session)
             .collect(),
@@ -231,13 +231,13 @@ fn look_up_servers(
 /// The lock server and what we are called there, then the lock of this host.
 fn ask_for_place(
     plan: &Plan,
-    place: &Place,
+    place: &PoolTarget,
     started: Moment,
     patience: Option<Moment>,
     log: &mut Log,
 ) -> Result<Parts, Stop> {
     let reach_by = started
-        + if place.patient {
+        + if place.wait_for_server {
             plan.wait.max(pool::OUTAGE)
         } else {
             pool::OUTAGE
@@ -246,14 +246,14 @@ fn ask_for_place(
         place
             .host
             .is_none()
-            .then(OwnName::ask)
+            .then(HostnameLookup::start)
             .transpose()
             .map_err(Stop::system(LOOK_UP))
     };
     let mut own_name = ask_own_name()?;
-    let mut names = Names::new(std::slice::from_ref(&place.server));
+    let mut names = HostAddresses::new(std::slice::from_ref(&place.server));
     let (found, rounds) =
-        prepare::resolve_patiently(&mut names, None, reach_by).map_err(Stop::system(LOOK_UP))?;
+        prepare::resolve_with_retries(&mut names, None, reach_by).map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
         return Err(unreachable(
             &Failure::Unreachable(found.unresolved.join("; ")),
@@ -285,7 +285,7 @@ fn ask_for_place(
         run: run_id.id.clone(),
         inherited: run_id.inherited.is_some(),
         patience,
-        reach_by: place.patient.then_some(reach_by),
+        reach_by: place.wait_for_server.then_some(reach_by),
         alone: place.host_lock.is_some(),
         kill_after: plan.kill_after,
     };
@@ -300,13 +300,13 @@ fn ask_for_place(
 }
 
 fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
-    log.complain(failure);
-    Stop::Said(End::Unreachable)
+    log.error(failure);
+    Stop::Said(ExitReason::Unreachable)
 }
 
 /// What this host is called to a lock server that nobody has told us a name for.
 fn hear_own_name(
-    asked: OwnName,
+    asked: HostnameLookup,
     deadline: Moment,
     servers: &[Endpoint],
     log: &mut Log,
@@ -351,18 +351,18 @@ fn tell_run_id(RunId { id, inherited, .. }: &RunId, log: &mut Log) {
         Some(Pid(0)) => ", that of a run whose slot the server may still keep".into(),
         Some(pid) => format!(", that of process {pid}, which was killed"),
     };
-    log.say(Topic::Run, Level::Info, &format_args!("run id {id}{whose}"));
+    log.write(Topic::Run, Level::Info, &format_args!("run id {id}{whose}"));
 }
 
 /// Takes the lock of this host, at once or not at all. Also says which dead process has left its
 /// file behind, if one has.
 fn lock_host(file: &Path, log: &mut Log) -> Result<(HostLock, Option<Pid>), Stop> {
     let (lock, stale) = HostLock::take(file).map_err(|refusal| {
-        log.complain(&refusal);
+        log.error(&refusal);
         Stop::Said(refusal.end())
     })?;
     if let Some(pid) = stale {
-        log.complain(&format_args!(
+        log.error(&format_args!(
             "Cleaning stale lockfile {} of process {pid}",
             file.display()
         ));

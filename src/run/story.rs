@@ -7,9 +7,9 @@ use super::{Guarding, Run};
 use crate::delivery::Sent;
 use crate::guard::News;
 use crate::lock::{Event, Holder};
-use crate::log::{Topic, complain};
+use crate::log::{Topic, print};
 use crate::moment::Moment;
-use crate::plan::{End, Level, Lock};
+use crate::plan::{ExitReason, Level, Lock};
 use crate::reason::reason;
 use crate::signal::Status;
 use crate::sys::clock::now;
@@ -33,17 +33,17 @@ pub(super) struct Marks {
 
 /// What a start that failed comes to: ENOENT is 127; a shortage of the system is not the command's
 /// fault; all else 126.
-pub(super) fn cannot_start(errno: i32) -> End {
+pub(super) fn cannot_start(errno: i32) -> ExitReason {
     match io::Error::from_raw_os_error(errno) {
-        error if error.kind() == io::ErrorKind::NotFound => End::NotFound,
-        error if sys::is_shortage(&error) => End::System,
-        _ => End::NotRunnable,
+        error if error.kind() == io::ErrorKind::NotFound => ExitReason::NotFound,
+        error if sys::is_shortage(&error) => ExitReason::SystemError,
+        _ => ExitReason::NotRunnable,
     }
 }
 
 impl Run<'_> {
     fn say(&mut self, level: Level, message: &dyn Display) {
-        self.log.say(Topic::Run, level, message);
+        self.log.write(Topic::Run, level, message);
     }
 
     fn lock_name(&self) -> String {
@@ -78,12 +78,12 @@ impl Run<'_> {
                 }
             }
             Event::Warn(text) => self.log.warn(text),
-            Event::Note(text) => self.log.say(Topic::Session, Level::Info, text),
+            Event::Note(text) => self.log.write(Topic::Session, Level::Info, text),
             Event::Waiting { holder, ahead } => {
                 let waiting = format!("waiting for {}{}", shown(holder), turn(*ahead));
                 self.say(Level::Info, &waiting);
                 if !self.plan.verbose && io::stderr().is_terminal() {
-                    complain(self.plan.program, &waiting);
+                    print(self.plan.program, &waiting);
                 }
             }
             Event::Busy(holder) => {
@@ -128,13 +128,13 @@ impl Run<'_> {
             Event::Revoked { why } => {
                 self.say(Level::Warning, &format_args!("Lock revoked: {why}"));
             }
-            Event::Failed(failure) => self.log.complain(failure),
+            Event::Failed(failure) => self.log.error(failure),
             Event::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
                 let told = format_args!("cannot release {name}: {doubt}");
                 // If there was no lock, why has been said on stderr already.
                 if self.proof.is_some() {
-                    self.log.complain(&told);
+                    self.log.error(&told);
                 } else {
                     self.say(Level::Warning, &told);
                 }
@@ -177,7 +177,7 @@ impl Run<'_> {
             }
             Report::CannotStart(errno) => {
                 let why = reason(&io::Error::from_raw_os_error(errno));
-                self.log.complain(&format_args!(
+                self.log.error(&format_args!(
                     "cannot run {}: {why}",
                     self.plan.command.words[0].display()
                 ));
@@ -217,8 +217,7 @@ impl Run<'_> {
             };
             format!("keeping {name} until it exits, unless {unless} first")
         };
-        self.log
-            .complain(&format_args!("cannot kill {stuck}: {kept}"));
+        self.log.error(&format_args!("cannot kill {stuck}: {kept}"));
         self.marks.stuck = true;
     }
 
@@ -247,10 +246,10 @@ impl Run<'_> {
     }
 
     /// The one line on stderr of a run that did not end by its command's code.
-    pub(super) fn tell_end(&mut self, end: End) {
+    pub(super) fn tell_end(&mut self, end: ExitReason) {
         let (name, held, job) = (self.lock_name(), self.held(), self.job());
         match end {
-            End::Lost => {
+            ExitReason::Lost => {
                 let why = self
                     .lost
                     .take()
@@ -267,24 +266,24 @@ impl Run<'_> {
                     true => format!("job (pid {job}) killed"),
                     false => format!("STILL RUNNING, cannot be killed: {left}"),
                 };
-                self.log.complain(&format_args!(
+                self.log.error(&format_args!(
                     "lost {name} after {held:.0} s: {why}{gone}; {fate}"
                 ));
             }
-            End::Revoked => {
+            ExitReason::Revoked => {
                 let why = self.lost.take().unwrap_or_default();
-                self.log.complain(&format_args!(
+                self.log.error(&format_args!(
                     "revoked {name} after {held:.0} s: {why}; command (pid {job}) stopped"
                 ));
             }
-            End::Internal => {
+            ExitReason::InternalError => {
                 let guard = self.guarding.as_ref().map_or(
                     0,
                     |Guarding {
                          guard: Pid(guard), ..
                      }| *guard,
                 );
-                self.log.complain(&format_args!(
+                self.log.error(&format_args!(
                     "the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"
                 ));
             }

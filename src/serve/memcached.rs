@@ -4,7 +4,7 @@
 use crate::link::Link;
 use crate::moment::Moment;
 use crate::plan::Host;
-use crate::prepare::{self, Names};
+use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::transport::{Event, Output};
@@ -33,8 +33,8 @@ pub(super) struct Memcached {
 impl Memcached {
     /// Not connected yet.
     pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
-        let mut names = Names::new(std::slice::from_ref(host));
-        let found = prepare::resolve_patiently(&mut names, None, now + LOOK_UP);
+        let mut names = HostAddresses::new(std::slice::from_ref(host));
+        let found = prepare::resolve_with_retries(&mut names, None, now + LOOK_UP);
         let (found, _) =
             found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;
         if found.endpoints.is_empty() {

@@ -23,7 +23,7 @@ mod state_file;
 
 use crate::log;
 use crate::moment::Moment;
-use crate::plan::{End, Exit, Level, Server};
+use crate::plan::{Exit, ExitReason, Level, Server};
 use crate::pool::state::State;
 use crate::pool::{Input, Output};
 use crate::signal::Signal;
@@ -60,14 +60,14 @@ pub fn serve(plan: &Server, reload: Reload) -> Exit {
             Exit::Code(0)
         }
         Err((end, why)) => {
-            log::complain(plan.program, &why);
+            log::print(plan.program, &why);
             plan.exit_codes.exit(end)
         }
     }
 }
 
 /// Whether the state file of a planned server can be read and written. It changes no file.
-pub fn check_state(plan: &Server) -> Result<(), (End, String)> {
+pub fn check_state(plan: &Server) -> Result<(), (ExitReason, String)> {
     plan.state.as_deref().map_or(Ok(()), |path| {
         StateFile::check(path).map_err(|error| {
             let config = plan.config.display();

@@ -18,7 +18,7 @@ pub(super) struct ServerLog<'a> {
 impl ServerLog<'_> {
     pub(super) fn log(self, level: Level, message: &dyn Display) {
         if level > Level::Debug || self.verbose {
-            log::event(self.program, level, message);
+            log::print_event(self.program, level, message);
         }
     }
 

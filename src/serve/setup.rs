@@ -6,7 +6,7 @@ use super::server_log::ServerLog;
 use super::service::Service;
 use super::state_file::{self, StateFile};
 use super::{LISTENER, SIGNALS, ServerLoop, TIMER};
-use crate::plan::{self, End, Server};
+use crate::plan::{self, ExitReason, Server};
 use crate::pool::Backend;
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
@@ -22,7 +22,7 @@ use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Opens all resources of a server. On failure: the result of the program, and what failed.
-pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (End, String)> {
+pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (ExitReason, String)> {
     let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
         .map_err(system("listen to signals"))?;
     let timer = Timer::new().map_err(system("make a timer"))?;
@@ -31,12 +31,13 @@ pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (End, String)> {
     let memcached = match &plan.backend {
         plan::Backend::Memory => None,
         plan::Backend::Memcache(host) => {
-            Some(Memcached::find(host, now()).map_err(|why| (End::Unreachable, why))?)
+            Some(Memcached::find(host, now()).map_err(|why| (ExitReason::Unreachable, why))?)
         }
     };
     let descriptors =
         descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
-    let listener = Listener::open(plan, descriptors).map_err(|why| (End::System, why))?;
+    let listener =
+        Listener::open(plan, descriptors).map_err(|why| (ExitReason::SystemError, why))?;
     let opened = plan.state.as_deref().map(StateFile::open).transpose();
     let (state_file, state) = opened
         .map_err(|error| (error.end(), error.to_string()))?
@@ -59,8 +60,13 @@ pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (End, String)> {
     })
 }
 
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> (End, String) {
-    move |error| (End::System, format!("cannot {what}: {}", reason(&error)))
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> (ExitReason, String) {
+    move |error| {
+        (
+            ExitReason::SystemError,
+            format!("cannot {what}: {}", reason(&error)),
+        )
+    }
 }
 
 fn watch(epoll: &Epoll, listener: &Listener, signals: &Signals, timer: &Timer) -> io::Result<()> {

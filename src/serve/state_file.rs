@@ -2,7 +2,7 @@
 //! renames it, so that the state file is always complete. A lock file lets one server at a time use
 //! it.
 
-use crate::plan::End;
+use crate::plan::ExitReason;
 use crate::pool::state::{self, Clocks, State};
 use crate::reason::reason;
 use crate::sys::clock;
@@ -128,11 +128,13 @@ impl StateFile {
 
 impl Error {
     /// The result of the program after this error.
-    pub(super) fn end(&self) -> End {
+    pub(super) fn end(&self) -> ExitReason {
         match self {
-            Error::System { .. } => End::System,
-            Error::InUse(_) => End::Busy,
-            Error::NotFile(_) | Error::TooLong(_) | Error::Invalid(_) => End::Unfit,
+            Error::System { .. } => ExitReason::SystemError,
+            Error::InUse(_) => ExitReason::Busy,
+            Error::NotFile(_) | Error::TooLong(_) | Error::Invalid(_) => {
+                ExitReason::IncompatibleLock
+            }
         }
     }
 }
@@ -251,7 +253,7 @@ mod tests {
         }
     }
 
-    fn open_error(path: &Path) -> (End, String) {
+    fn open_error(path: &Path) -> (ExitReason, String) {
         let error = StateFile::open(path).unwrap_err();
         (error.end(), error.to_string())
     }
@@ -286,7 +288,7 @@ mod tests {
         assert_eq!(
             open_error(&dir.state()),
             (
-                End::Busy,
+                ExitReason::Busy,
                 format!(
                     "another server keeps its state in {}",
                     dir.state().display()
@@ -311,12 +313,15 @@ mod tests {
             "cannot write in {}: no such file or directory",
             dir.0.join("missing").display()
         );
-        assert_eq!(checked(&missing), Err((End::System, why)));
+        assert_eq!(checked(&missing), Err((ExitReason::SystemError, why)));
         fs::write(dir.state(), "{").unwrap();
-        assert_eq!(checked(&dir.state()).unwrap_err().0, End::Unfit);
+        assert_eq!(
+            checked(&dir.state()).unwrap_err().0,
+            ExitReason::IncompatibleLock
+        );
         let below = dir.state().join("state.json");
         let why = format!("cannot write in {}: not a directory", dir.state().display());
-        assert_eq!(checked(&below), Err((End::System, why)));
+        assert_eq!(checked(&below), Err((ExitReason::SystemError, why)));
     }
 
     #[test]
@@ -326,7 +331,8 @@ mod tests {
             fs::write(dir.state(), text).unwrap();
             let (end, why) = open_error(&dir.state());
             assert!(
-                end == End::Unfit && why.starts_with(&dir.state().display().to_string()),
+                end == ExitReason::IncompatibleLock
+                    && why.starts_with(&dir.state().display().to_string()),
                 "{why}"
             );
             assert_eq!(fs::read_to_string(dir.state()).unwrap(), text);
@@ -355,16 +361,19 @@ mod tests {
         );
         assert_eq!(
             open_error(&pipe),
-            (End::Unfit, format!("{} is not a file", pipe.display()))
+            (
+                ExitReason::IncompatibleLock,
+                format!("{} is not a file", pipe.display())
+            )
         );
         symlink(&pipe, dir.state()).unwrap();
-        assert_eq!(open_error(&dir.state()).0, End::System);
+        assert_eq!(open_error(&dir.state()).0, ExitReason::SystemError);
         let nowhere = dir.0.join("nowhere/state");
         let why = format!(
             "cannot open {}.lock: no such file or directory",
             nowhere.display()
         );
-        assert_eq!(open_error(&nowhere), (End::System, why));
+        assert_eq!(open_error(&nowhere), (ExitReason::SystemError, why));
     }
 
     #[test]

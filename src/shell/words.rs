@@ -49,11 +49,11 @@ pub enum Quoting {
 
 /// Where the reader is.
 #[derive(Clone, Copy)]
-enum Place {
+enum State {
     Between,
     Word,
     Quoted(u8),
-    /// After a backslash; then back to the place before it.
+    /// After a backslash; then back to the state before it.
     Escaped(Option<u8>),
 }
 
@@ -65,17 +65,17 @@ pub fn split(text: &OsStr) -> Result<Vec<OsString>, Unfinished> {
 
 /// The same, with how each word was quoted.
 pub fn read(text: &OsStr) -> Result<Vec<Word>, Unfinished> {
-    use Place::*;
+    use State::*;
     let mut words = Vec::new();
     let (mut word, mut quoting) = (Vec::new(), Quoting::Bare);
-    let mut place = Between;
+    let mut state = Between;
     for &byte in text.as_bytes() {
-        quoting = quoting.max(match (place, byte) {
+        quoting = quoting.max(match (state, byte) {
             (Between | Word, b'"') => Quoting::Double,
             (Between | Word, b'\'' | b'\\') | (Escaped(_), _) => Quoting::Full,
             _ => Quoting::Bare,
         });
-        place = match (place, byte) {
+        state = match (state, byte) {
             (Between, b' ' | b'\t' | b'\r' | b'\n') => Between,
             (Word, b' ' | b'\t' | b'\r' | b'\n') => {
                 words.push(end_word(&mut word, &mut quoting));
@@ -102,7 +102,7 @@ pub fn read(text: &OsStr) -> Result<Vec<Word>, Unfinished> {
             }
         };
     }
-    match place {
+    match state {
         Between => {}
         Word => words.push(end_word(&mut word, &mut quoting)),
         Quoted(quote) => return Err(Unfinished::Quote(quote.into())),

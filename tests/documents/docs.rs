@@ -9,7 +9,7 @@ use zk_flock::cli::{
     Environment, Error, Request, distributex, distributexd, lockex, zk_flock as flock,
 };
 use zk_flock::config::{Config, server};
-use zk_flock::plan::{Backend, End, Exit, Host};
+use zk_flock::plan::{Backend, Exit, ExitReason, Host};
 use zk_flock::shell::words;
 
 const README: &str = include_str!("../../README.md");
@@ -36,7 +36,7 @@ struct Program {
     /// Words whose runs have exit codes of their own.
     runs: &'static [&'static str],
     /// Ends that its runs cannot have.
-    never: &'static [End],
+    never: &'static [ExitReason],
     /// Words that are wrong, and words that only the row of their exit code has.
     misuses: &'static [(&'static str, &'static str)],
 }
@@ -55,7 +55,7 @@ const ZK_FLOCK: Program = Program {
         ),
     ],
     runs: &["NAME true"],
-    never: &[End::Revoked],
+    never: &[ExitReason::Revoked],
     misuses: &[
         ("NAME", "lock name is missing"),
         ("--bogus", "an option is wrong"),
@@ -72,7 +72,11 @@ const LOCKEX: Program = Program {
     request: lockex::PROGRAM.request,
     given: &[],
     runs: &["true", "--no-blocking true"],
-    never: &[End::Loaded, End::Config, End::Revoked],
+    never: &[
+        ExitReason::LoadTooHigh,
+        ExitReason::ConfigError,
+        ExitReason::Revoked,
+    ],
     misuses: &[
         ("", "the command is missing"),
         ("--bogus", "an option is wrong"),
@@ -88,7 +92,7 @@ const DISTRIBUTEX: Program = Program {
     request: distributex::PROGRAM.request,
     given: &["-H", "dx", "-r", "pool"],
     runs: &["true", "-w 0 true"],
-    never: &[End::Loaded, End::Config],
+    never: &[ExitReason::LoadTooHigh, ExitReason::ConfigError],
     misuses: &[
         ("", "the command is missing"),
         ("--bogus", "an option is wrong"),
@@ -377,37 +381,37 @@ fn manual_codes(manual: &str) -> Vec<Row> {
 }
 
 /// Every end that has one code.
-const ENDS: [End; 12] = [
-    End::Busy,
-    End::Loaded,
-    End::Unreachable,
-    End::Unfit,
-    End::Refused,
-    End::Lost,
-    End::Revoked,
-    End::Internal,
-    End::System,
-    End::Config,
-    End::NotRunnable,
-    End::NotFound,
+const ENDS: [ExitReason; 12] = [
+    ExitReason::Busy,
+    ExitReason::LoadTooHigh,
+    ExitReason::Unreachable,
+    ExitReason::IncompatibleLock,
+    ExitReason::Refused,
+    ExitReason::Lost,
+    ExitReason::Revoked,
+    ExitReason::InternalError,
+    ExitReason::SystemError,
+    ExitReason::ConfigError,
+    ExitReason::NotRunnable,
+    ExitReason::NotFound,
 ];
 
 /// Words that only the row of this end has.
-fn meaning(end: End) -> &'static str {
+fn meaning(end: ExitReason) -> &'static str {
     match end {
-        End::Busy => "the lock is busy",
-        End::Loaded => "the load is too high",
-        End::Unreachable => "in time",
-        End::Refused => "refuse",
-        End::Lost => "the lock was lost",
-        End::Revoked => "the lock was revoked",
-        End::Internal => "the guard was killed",
-        End::System => "a system call failed",
-        End::Config => "the config is missing or wrong",
-        End::NotRunnable => "cannot be run",
-        End::NotFound => "was not found",
-        End::Unfit => "that is too short",
-        End::Command(_) | End::Signalled(_) => unreachable!("these have many codes"),
+        ExitReason::Busy => "the lock is busy",
+        ExitReason::LoadTooHigh => "the load is too high",
+        ExitReason::Unreachable => "in time",
+        ExitReason::Refused => "refuse",
+        ExitReason::Lost => "the lock was lost",
+        ExitReason::Revoked => "the lock was revoked",
+        ExitReason::InternalError => "the guard was killed",
+        ExitReason::SystemError => "a system call failed",
+        ExitReason::ConfigError => "the config is missing or wrong",
+        ExitReason::NotRunnable => "cannot be run",
+        ExitReason::NotFound => "was not found",
+        ExitReason::IncompatibleLock => "that is too short",
+        ExitReason::Command(_) | ExitReason::Signalled(_) => unreachable!("these have many codes"),
     }
 }
 
@@ -435,7 +439,7 @@ impl Program {
         codes
     }
 
-    fn end(&self, line: &str, end: End) -> u8 {
+    fn end(&self, line: &str, end: ExitReason) -> u8 {
         let Ok(Request::Run(plan)) = self.ask(line) else {
             panic!("{}: {line}", self.name)
         };
@@ -531,7 +535,7 @@ fn the_configs_shown_are_understood_whole() {
             config.host.is_some() && config.timeout.is_some() && config.app_id.is_some(),
             "{text}"
         );
-        assert_eq!((config.warnings, config.load_doubt), (vec![], None));
+        assert_eq!((config.warnings, config.load_warning), (vec![], None));
     }
 }
 
@@ -590,8 +594,13 @@ fn the_exit_codes_of_the_server_are_those_of_its_plan_and_of_misuse() {
         let Ok(Request::Serve(server)) = ask(&[options, &["-c", config]].concat()) else {
             panic!("{options:?}")
         };
-        let ends = [End::Busy, End::Unfit, End::Unreachable, End::System]
-            .map(|end| server.exit_codes.exit(end));
+        let ends = [
+            ExitReason::Busy,
+            ExitReason::IncompatibleLock,
+            ExitReason::Unreachable,
+            ExitReason::SystemError,
+        ]
+        .map(|end| server.exit_codes.exit(end));
         let misuses = [&["-c", "/nowhere"][..], &["--bogus"]]
             .map(|words| Exit::Code(ask(&[options, words].concat()).unwrap_err().exit_code()));
         [ends.to_vec(), misuses.to_vec()].concat()

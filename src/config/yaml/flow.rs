@@ -2,7 +2,7 @@
 //! value may not be missing, and text with a colon or a question mark in it needs quotes, since
 //! readers differ there.
 
-use super::super::node::{DEEPEST, Entry, Node, Value, shown};
+use super::super::node::{Entry, MAX_DEPTH, Node, Value, shown};
 use super::{Flaw, is_end, scalar};
 use std::collections::HashSet;
 
@@ -41,7 +41,7 @@ impl Flow<'_> {
     /// The list or mapping that begins here.
     fn collection(&mut self) -> Result<Value, Flaw> {
         self.depth += 1;
-        if self.depth > DEEPEST {
+        if self.depth > MAX_DEPTH {
             return Err(Flaw::Depth);
         }
         let value = if self.take('[') {
@@ -134,7 +134,7 @@ impl Flow<'_> {
                 other => return Err(Flaw::KeyNotText(other.shown())),
             }
         };
-        if start[..start.len() - self.rest.len()].chars().count() > scalar::LONGEST_KEY {
+        if start[..start.len() - self.rest.len()].chars().count() > scalar::MAX_KEY {
             return Err(Flaw::LongKey);
         }
         let after = self

@@ -6,7 +6,7 @@ use super::{Flaw, is_end};
 use serde_json::Number;
 
 /// The most characters from the start of a key to its colon, as PyYAML has it (and YAML).
-pub(super) const LONGEST_KEY: usize = 1024;
+pub(super) const MAX_KEY: usize = 1024;
 
 /// The key that a line begins with, and what follows its colon; `None` if there is none.
 pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
@@ -29,7 +29,7 @@ pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
         return Ok(None);
     };
     match key {
-        _ if text[..text.len() - rest.len()].chars().count() > LONGEST_KEY => Err(Flaw::LongKey),
+        _ if text[..text.len() - rest.len()].chars().count() > MAX_KEY => Err(Flaw::LongKey),
         Value::Text(key) => Ok(Some((key, after))),
         other => Err(Flaw::KeyNotText(other.shown())),
     }

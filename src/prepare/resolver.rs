@@ -18,49 +18,49 @@ use std::time::Duration;
 
 /// Addresses taken of one name. More than a name of one server has; a round over all of them must
 /// end.
-const ADDRESSES: usize = 16;
+const MAX_ADDRESSES: usize = 16;
 
 /// What a helper may say: so many addresses, each a line, or a name.
-const LONGEST_ANSWER: u64 = 4096;
+const MAX_ANSWER: u64 = 4096;
 
 /// How long names are waited for at the most, once there is an address to go on with.
-const STRAGGLERS: Duration = Duration::from_secs(5);
+const RESOLVE_GRACE: Duration = Duration::from_secs(5);
 
 /// Pauses between look-ups of names that have no address yet, the first and the longest; each is
 /// twice the one before. A name that a deployment is about to make is found within the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest where the number of look-ups is limited: kazoo's rounds are longer and longer, too.
-const LONGEST_PAUSE_OF_ROUNDS: Duration = Duration::from_secs(4);
+const MAX_PAUSE_OF_LIMITED_ROUNDS: Duration = Duration::from_secs(4);
 
 /// The same while a run goes on: what is missing then is looked up again soon.
-const STRAGGLERS_OF_A_RUN: Duration = Duration::from_secs(1);
+const RESOLVE_GRACE_DURING_RUN: Duration = Duration::from_secs(1);
 
 /// How long a look-up may take while a run goes on: a resolver asks a name server that is silent
 /// for 10 s.
-const LONGEST_LOOK_UP: Duration = Duration::from_secs(12);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// What a helper of a run is called in `ps`: not our name, nor the command's, which scripts look
 /// for.
-const NAME: &str = "name-lookup";
+const PROCESS_NAME: &str = "name-lookup";
 
 /// Hosts, and what was found of each.
 #[derive(Clone, Debug)]
-pub struct Names {
+pub struct HostAddresses {
     hosts: Vec<Host>,
     /// Its addresses, or why it has none.
     found: Vec<Result<Vec<SocketAddr>, String>>,
 }
 
-impl Names {
+impl HostAddresses {
     /// Nothing was looked up yet. An address needs no look-up.
-    pub fn new(hosts: &[Host]) -> Names {
+    pub fn new(hosts: &[Host]) -> HostAddresses {
         let found = hosts.iter().map(|host| match host.name.parse::<IpAddr>() {
             Ok(address) => Ok(vec![SocketAddr::new(address, host.port)]),
             Err(_) => Err("its name was not looked up".into()),
         });
-        Names {
+        HostAddresses {
             found: found.collect(),
             hosts: hosts.to_vec(),
         }
@@ -108,29 +108,29 @@ impl Names {
 }
 
 /// A look-up of all names of some hosts beside a run, which sleeps in a poll of its own.
-pub struct Search {
+pub struct BackgroundLookup {
     helpers: Vec<(usize, Helper)>,
     began: Moment,
 }
 
-impl Search {
+impl BackgroundLookup {
     /// Sends a helper for each name. `None`: there are none. The helpers are children of this
     /// process, which has to reap them.
-    pub fn begin(names: &Names, now: Moment) -> io::Result<Option<Search>> {
-        let mut search = Search {
+    pub fn begin(names: &HostAddresses, now: Moment) -> io::Result<Option<BackgroundLookup>> {
+        let mut search = BackgroundLookup {
             helpers: Vec::new(),
             began: now,
         };
         for index in names.names() {
             let host = &names.hosts[index];
-            let helper = Helper::send(|own_end| {
-                process::rename(NAME, process::own_pid());
+            let helper = Helper::fork(|own_end| {
+                process::rename(PROCESS_NAME, process::own_pid());
                 // What else is open is the run's: its connection, its lock file, and the line to
                 // the guard, which must end when the run does.
                 descriptors::close_all_except(&[own_end]);
                 // Out of reach of the command's terminal, and of signals to its process group.
                 let _ = process::own_session();
-                look_up(host)
+                look_up_addresses(host)
             });
             match helper {
                 Ok(helper) => search.helpers.push((index, helper)),
@@ -174,33 +174,36 @@ impl Search {
         let some = self.helpers.iter().any(|(_, helper)| helper.has_address());
         self.began
             + if some {
-                STRAGGLERS_OF_A_RUN
+                RESOLVE_GRACE_DURING_RUN
             } else {
-                LONGEST_LOOK_UP
+                LOOKUP_TIMEOUT
             }
     }
 
     /// Takes down what was found.
-    pub fn tell(&self, names: &mut Names) {
+    pub fn tell(&self, names: &mut HostAddresses) {
         for (host, helper) in &self.helpers {
-            names.learn(*host, addresses(helper.said()));
+            names.learn(*host, addresses(helper.answer_if_done()));
         }
     }
 }
 
 /// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time
 /// to try the others.
-pub fn resolve(names: &mut Names, deadline: Moment) -> io::Result<Found> {
+pub fn resolve(names: &mut HostAddresses, deadline: Moment) -> io::Result<Found> {
     let now = now();
     let share = deadline.since(now) / u32::try_from(names.hosts.len()).unwrap_or(u32::MAX);
     let asked = names.names();
     let mut helpers = Vec::new();
     for &index in &asked {
         let host = &names.hosts[index];
-        helpers.push(Helper::send(|_| look_up(host))?);
+        helpers.push(Helper::fork(|_| look_up_addresses(host))?);
     }
-    let (known, soon) = (asked.len() < names.hosts.len(), now + share.min(STRAGGLERS));
-    gather(&mut helpers, |helpers| {
+    let (known, soon) = (
+        asked.len() < names.hosts.len(),
+        now + share.min(RESOLVE_GRACE),
+    );
+    read_answers(&mut helpers, |helpers| {
         if known || helpers.iter().any(Helper::has_address) {
             soon
         } else {
@@ -216,15 +219,15 @@ pub fn resolve(names: &mut Names, deadline: Moment) -> io::Result<Found> {
 /// The same, again and again until there is an address, or until it is too late: a name that is not
 /// known yet is a server that is not there yet. `rounds`: how often at the most. Returns how often
 /// it was.
-pub fn resolve_patiently(
-    names: &mut Names,
+pub fn resolve_with_retries(
+    names: &mut HostAddresses,
     rounds: Option<u32>,
     deadline: Moment,
 ) -> io::Result<(Found, u32)> {
     let longest = if rounds.is_none() {
-        LONGEST_PAUSE
+        MAX_PAUSE
     } else {
-        LONGEST_PAUSE_OF_ROUNDS
+        MAX_PAUSE_OF_LIMITED_ROUNDS
     };
     let mut pause = FIRST_PAUSE;
     for round in 1.. {
@@ -257,10 +260,10 @@ fn sleep_until(moment: Moment) -> io::Result<()> {
 }
 
 /// Writes down the addresses of a host, each on a line, or why it has none.
-fn look_up(host: &Host) -> String {
+fn look_up_addresses(host: &Host) -> String {
     match (host.name.as_str(), host.port).to_socket_addrs() {
         Ok(addresses) => addresses
-            .take(ADDRESSES)
+            .take(MAX_ADDRESSES)
             .map(|address| format!("{address}\n"))
             .collect(),
         Err(error) => format!("!{}", reason(&error)),
@@ -294,20 +297,20 @@ fn shuffle<T>(items: &mut [T]) {
 }
 
 /// What this host is called, in full; being looked up.
-pub struct OwnName(Helper);
+pub struct HostnameLookup(Helper);
 
-impl OwnName {
+impl HostnameLookup {
     /// Asks, and lets other things be done meanwhile.
-    pub fn ask() -> io::Result<OwnName> {
+    pub fn start() -> io::Result<HostnameLookup> {
         let bare = host::name();
-        Helper::send(|_| host::full_name(&bare).unwrap_or(bare)).map(OwnName)
+        Helper::fork(|_| host::full_name(&bare).unwrap_or(bare)).map(HostnameLookup)
     }
 
     /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of
     /// it.
     pub fn wait(self, deadline: Moment) -> io::Result<Option<String>> {
         let mut helpers = [self.0];
-        gather(&mut helpers, |_| deadline)?;
+        read_answers(&mut helpers, |_| deadline)?;
         let [helper] = helpers;
         let answer = helper.finish().filter(|name| !name.is_empty());
         Ok(answer.map(|name| String::from_utf8_lossy(&name).into_owned()))
@@ -325,8 +328,8 @@ struct Helper {
 impl Helper {
     /// Sends one to look something up, and to write down what it has found: at once, so that we are
     /// woken once.
-    fn send(look_up: impl FnOnce(BorrowedFd) -> String) -> io::Result<Helper> {
-        let (answer, mut theirs) = io::pipe()?;
+    fn fork(look_up: impl FnOnce(BorrowedFd) -> String) -> io::Result<Helper> {
+        let (answer, mut writer) = io::pipe()?;
         let parent = process::own_pid();
         match process::fork()? {
             Fork::Parent(process) => Ok(Helper {
@@ -338,8 +341,8 @@ impl Helper {
             Fork::Child => {
                 descriptors::close_inherited();
                 let _ = process::die_with_parent(Some(Signal::KILL), parent);
-                let found = look_up(theirs.as_fd());
-                let _ = theirs.write_all(found.as_bytes());
+                let found = look_up(writer.as_fd());
+                let _ = writer.write_all(found.as_bytes());
                 process::exit_now(0)
             }
         }
@@ -348,7 +351,7 @@ impl Helper {
     fn read(&mut self) {
         let mut bytes = [0; 512];
         match self.answer.read(&mut bytes) {
-            Ok(length) if length > 0 && self.text.len() as u64 <= LONGEST_ANSWER => {
+            Ok(length) if length > 0 && self.text.len() as u64 <= MAX_ANSWER => {
                 self.text.extend_from_slice(&bytes[..length]);
             }
             _ => self.done = true,
@@ -364,7 +367,7 @@ impl Helper {
     }
 
     /// What it has found, if it is done.
-    fn said(&self) -> Option<&[u8]> {
+    fn answer_if_done(&self) -> Option<&[u8]> {
         self.done.then_some(&self.text[..])
     }
 
@@ -379,7 +382,7 @@ impl Helper {
 }
 
 /// Hears helpers out, until all are done, or until the moment that depends on how far they are.
-fn gather(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Result<()> {
+fn read_answers(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Result<()> {
     if helpers.is_empty() {
         return Ok(());
     }
