@@ -1,6 +1,6 @@
-//! The config file of zk-flock, JSON with `//` comments, as text in and [`Config`] out. What the
-//! original died of is an error here; what it overlooked, or ran on with, is a warning, and has the
-//! effect it had there.
+//! The config file of zk-flock: JSON with `//` comments, parsed from text to [`Config`]. A config
+//! that crashed the original is an error; a problem that the original ignored is a warning, and has
+//! the same effect as there.
 
 pub mod json;
 pub mod node;
@@ -17,38 +17,37 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a config says. `None` where it says nothing; whether something must be said depends on the
-/// options.
+/// The values of a config; `None` for a missing key. The options decide which keys are required.
 #[derive(Debug)]
 pub struct Config {
-    /// Where ZooKeeper is.
+    /// The servers.
     pub host: Option<Ensemble>,
     /// Session timeout.
     pub timeout: Option<Duration>,
     /// Namespace of the locks.
     pub app_id: Option<String>,
-    /// Whether to sleep first.
+    /// Whether to sleep before the run.
     pub sleep: Option<bool>,
-    /// Load average that is too high; zero or less: none is.
+    /// The load average at which the command does not run; zero or less: no limit.
     pub maxla: Option<f64>,
-    /// Where the log goes; `None`: nowhere.
+    /// The log file; `None`: no log.
     pub log_path: Option<PathBuf>,
-    /// Least level of lines about the run.
+    /// Lowest level of lines about the run.
     pub level: Level,
-    /// Least level of lines about connection and session.
+    /// Lowest level of lines about connection and session.
     pub zklevel: Level,
-    /// Who we are.
+    /// Credentials for the session.
     pub auth: Option<Auth>,
-    /// Who may touch what we make.
+    /// The ACL of nodes that a run creates.
     pub acl: Acl,
-    /// What proves that a lock is still held.
+    /// The request that proves that the lock is still held.
     pub heartbeat: Heartbeat,
-    /// What is odd but stops nothing.
+    /// Problems that do not stop the run.
     pub warnings: Vec<Warning>,
-    /// Why `maxla` does not limit as it seems to: worth a line on stderr, unless an option says
-    /// the same.
+    /// Why `maxla` does not limit the load as it seems to: printed on stderr, unless an option sets
+    /// the limit.
     pub load_warning: Option<String>,
-    /// Keys that are none, with their lines: one of them may be the one that is missing.
+    /// Unknown keys with their lines: one of them may be meant for a missing key.
     unknown: Vec<(String, usize)>,
 }
 
@@ -84,7 +83,7 @@ pub enum Fault {
     NotText,
     /// The text is not JSON.
     Syntax(serde_json::Error),
-    /// The whole text is another value than an object.
+    /// The text is JSON, but not an object.
     NoObject { found: String },
     /// A required key is missing; `instead` is an unknown key that may be meant for it, with its
     /// line.
@@ -127,7 +126,7 @@ const AUTH_KEYS: [&str; 2] = ["scheme", "data"];
 const LEVEL: &str = "ERROR, WARN, INFO or DEBUG";
 
 impl Config {
-    /// Reads the text of the file at `path`, which is only named.
+    /// Parses the text of the file at `path`; the path is only for messages.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
         let error = |line, fault| InFile::new(path, Some(line), fault);
         let text = str::from_utf8(text)
@@ -182,8 +181,8 @@ impl Config {
         self.warnings.push(Warning::Logged(sentence));
     }
 
-    /// The namespace. What is no string has the name that Python prints it by: that is the node
-    /// which the original uses.
+    /// The namespace. A value that is not a string becomes the name that Python prints for it,
+    /// because that is the node that the original uses.
     fn name(&mut self, value: &Value, source: &Source) -> Result<String, Error> {
         let printed = match value {
             Value::String(name) => return source.checked_app_id(name),
@@ -204,7 +203,8 @@ impl Config {
         source.checked_app_id(&name)
     }
 
-    /// A load that is no number never limited, but true and false are numbers in Python.
+    /// A load that is not a number has no effect, as in the original; but true and false are
+    /// numbers in Python.
     fn load(&mut self, value: &Value, source: &Source) -> Option<f64> {
         if let Value::Number(number) = value {
             return number.as_f64();
@@ -242,8 +242,8 @@ impl Config {
         Ok(())
     }
 
-    /// A level that is no string is WARN, the highest at which its own warning still shows: the
-    /// original went on without a log.
+    /// A level that is not a string becomes WARN, the highest level at which the warning about it
+    /// is logged. The original ran without a log then.
     fn level(&mut self, value: &Value, key: &[&str], source: &Source) -> Level {
         let Some(name) = value.as_str() else {
             self.warn(source.odd(
@@ -261,7 +261,7 @@ impl Config {
         }
     }
 
-    /// Never shows what it found: it may be a password.
+    /// The messages never show the value, which may be a password.
     fn auth(&mut self, value: &Value, source: &Source) -> Result<Option<Auth>, Error> {
         let keys = match value {
             Value::Object(keys) => keys,
@@ -292,8 +292,8 @@ impl Config {
         Ok(Some(auth))
     }
 
-    /// That a key which nothing else makes up for is missing from this config, the file at `path`.
-    /// An unknown key that is like it, or the only one, is named.
+    /// The error that a required key is missing from this config, which was read from `path`. It
+    /// names an unknown key that is similar, or that is the only unknown one.
     pub fn missing(&self, key: Required, path: &Path) -> Error {
         let (key, expected) = match key {
             Required::Host => ("host", HOSTS),
@@ -315,7 +315,7 @@ impl Config {
     }
 }
 
-/// A key that must be there unless an option says the same.
+/// A key that is required unless an option replaces it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Required {
@@ -324,15 +324,15 @@ pub enum Required {
     AppId,
 }
 
-/// The text that keys and values are from, for saying where.
+/// The text that keys and values are from, for messages with line numbers.
 struct Source<'a> {
     path: &'a Path,
     json: &'a str,
 }
 
 impl Source<'_> {
-    /// A connection string, whole or as the list of its parts; the original joins the list
-    /// likewise, so the chroot goes on the last.
+    /// A connection string, as a whole or as the list of its parts. The original joins a list in
+    /// the same way, so the chroot is in the last part.
     fn host(&self, value: &Value) -> Result<Ensemble, Error> {
         let part = |value: &Value| match value {
             Value::String(text) => Ok(text.clone()),
@@ -455,13 +455,13 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Numbers of so many characters are printed alike by every Python (2 rounds to 12 digits).
+/// Every Python prints numbers of up to this many characters alike (2 rounds to 12 digits).
 const SAME_IN_PYTHON: usize = 12;
 
-/// The most characters of a value that are repeated to whoever wrote it.
+/// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 40;
 
-/// A value for a sentence: as it stands if it is short.
+/// A value for a message: as it is in the file, if it is short.
 fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) | Value::Object(_) => kind(value).to_owned(),
@@ -483,7 +483,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The line, from 1, of the byte at an offset.
+/// The line of the byte at an offset, counted from 1.
 fn line_at(text: &[u8], offset: usize) -> usize {
     1 + text
         .iter()
@@ -497,7 +497,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As the original's README has it, comments and all.
+    /// The sample in the original's README, with its comments.
     const SAMPLE: &str = r#"{
     "host": ["hostname1:2181","hostname2:2181","hostname3:2181"],
     "timeout": 5,

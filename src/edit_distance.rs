@@ -1,20 +1,20 @@
-//! The name that a misspelled one was meant to be.
+//! Finds the name that a misspelled one was probably meant to be.
 
-/// The most single changes (a character more, less or other, or two swapped) between what was typed
-/// and what was meant.
+/// The most edits (insert, delete, replace or swap characters) between the typed name and the
+/// suggestion.
 const MAX_CHANGES: usize = 2;
 
-/// Names of so few characters may differ by one change only: two would make most of them alike.
+/// Names of up to this many characters may differ by one edit only: with two, most of them would be
+/// alike.
 const SHORT_NAME: usize = 4;
 
-/// So many equal characters at the beginning are a name that was not remembered to its end, as
-/// `config` for `confpath`.
+/// Names that share this many first characters are similar, too, e.g. `config` and `confpath`.
 const MIN_COMMON_PREFIX: usize = 4;
 
-/// No option or key is longer: longer texts are not compared.
+/// Longer texts are cut off here. No option or key is as long.
 const MAX_LENGTH: usize = 40;
 
-/// The one of `names` that `typed` is most like, if it is like any.
+/// The name in `names` that is most similar to `typed`, if one is similar.
 pub fn closest<'a>(typed: &str, names: &[&'a str]) -> Option<&'a str> {
     let typed: Vec<char> = typed.chars().take(MAX_LENGTH).collect();
     let near = names
@@ -39,7 +39,7 @@ pub fn closest<'a>(typed: &str, names: &[&'a str]) -> Option<&'a str> {
     alike.next().filter(|_| alike.next().is_none()).copied()
 }
 
-/// How many changes make one of the other (optimal string alignment).
+/// The number of edits from one text to the other (optimal string alignment distance).
 fn changes(a: &[char], b: &[char]) -> usize {
     let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
     for (i, from) in a.iter().enumerate() {

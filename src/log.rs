@@ -1,6 +1,6 @@
-//! One line per event: in the log file, which logrotate may move and nobody can make us wait for,
-//! and on stderr. Neither can stop a run: what cannot be written is lost, and that the log cannot
-//! is said once.
+//! Log lines, one for each event: in the log file, which logrotate may rename and which cannot
+//! block the program, and on stderr. Neither can stop a run: a line that cannot be written is lost,
+//! and the first failure to write the log file is printed on stderr.
 
 use crate::plan::{self, Level, Style, Warning};
 use std::fmt::Display;
@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::sys::clock::{LocalTime, local_time};
 use crate::sys::poll::has_room;
 
-/// What a line is about; each has its own least level.
+/// The topic of a line; each has its own lowest level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Topic {
     /// Lock, command, signals.
@@ -26,21 +26,21 @@ pub enum Topic {
 /// The log of a run.
 #[derive(Debug)]
 pub struct Log {
-    /// Named in each line on stderr.
+    /// Starts each line on stderr.
     program: &'static str,
     style: Style,
-    /// Whether stderr is told too.
+    /// Whether lines go to stderr, too.
     verbose: bool,
     path: Option<PathBuf>,
     level: Level,
     session_level: Level,
-    /// From the first line on.
+    /// The log file, opened for the first line.
     opened: Option<Opened>,
-    /// Whether it has been said that the log cannot be opened or written.
+    /// Whether a failure to open or write the log file was printed.
     failure_printed: bool,
 }
 
-/// An open log file, and which one that is.
+/// An open log file, with its identity.
 #[derive(Debug)]
 struct Opened {
     file: File,
@@ -51,7 +51,7 @@ struct Opened {
 type Identity = (u64, u64);
 
 impl Log {
-    /// A log as planned, which begins with what the plan warns of. The file is opened for the first
+    /// Creates the log of a plan, and logs the plan's warnings. The file is opened for the first
     /// line that goes there.
     pub fn new(plan: &plan::Log, program: &'static str, verbose: bool) -> Log {
         let plan::Log {
@@ -85,7 +85,7 @@ impl Log {
         log
     }
 
-    /// Tells the log file, and with `verbose` stderr.
+    /// Writes a line to the log file, and with `verbose` to stderr.
     pub fn write(&mut self, topic: Topic, level: Level, message: &dyn Display) {
         if !self.is_printed(level) && !self.is_recorded(topic, level) {
             return; // as most of most stories
@@ -97,22 +97,21 @@ impl Log {
         self.record(topic, level, &message);
     }
 
-    /// Shows a person at a terminal what is otherwise only in the log. With `verbose` stderr has
-    /// the log already.
+    /// Prints a line on stderr if that is a terminal. With `verbose` stderr has the log already.
     pub fn hint(&self, message: &dyn Display) {
         if !self.verbose && io::stderr().is_terminal() {
             print(self.program, message);
         }
     }
 
-    /// Tells stderr, and the log file as an error. On stderr it looks the same in every style.
+    /// Prints a line on stderr, in the same format for every style, and logs it as an error.
     pub fn error(&mut self, message: &dyn Display) {
         let message = one_line(message);
         write_stderr(plain(self.program, &message));
         self.record(Topic::Run, Level::Error, &message);
     }
 
-    /// Tells stderr, and the log file, of what is wrong but stops nothing.
+    /// Prints a warning on stderr, and logs it.
     pub fn warn(&mut self, message: &dyn Display) {
         let message = one_line(message);
         match self.style {
@@ -122,8 +121,8 @@ impl Log {
         self.record(Topic::Run, Level::Warning, &message);
     }
 
-    /// Whether stderr hears of what is said at this level. Who has no log file is told there what
-    /// is wrong; an error that ends a run is complained of besides.
+    /// Whether lines of this level go to stderr. Glog style has no log file, so warnings go there
+    /// without `verbose`, too; the error that ends a run is printed separately.
     fn is_printed(&self, level: Level) -> bool {
         if self.verbose {
             level >= Level::Info
@@ -132,7 +131,7 @@ impl Log {
         }
     }
 
-    /// Whether the log file has what is said at this level.
+    /// Whether lines of this topic and level go to the log file.
     fn is_recorded(&self, topic: Topic, level: Level) -> bool {
         let least = match topic {
             Topic::Run => self.level,
@@ -179,12 +178,12 @@ impl Log {
     }
 }
 
-/// One line on stderr, `program` first.
+/// Prints a line on stderr: `program: message`.
 pub fn print(program: &str, message: &dyn Display) {
     write_stderr(plain(program, &one_line(message)));
 }
 
-/// One line on stderr about an event in a server, with the time and how much it matters.
+/// Prints a line on stderr about an event in a server, with time and level.
 pub fn print_event(program: &str, level: Level, message: &dyn Display) {
     write_stderr(dated(
         program,
@@ -194,10 +193,11 @@ pub fn print_event(program: &str, level: Level, message: &dyn Display) {
     ));
 }
 
-/// The most bytes of a line on stderr: what a pipe that has any room takes at once (PIPE_BUF).
+/// The most bytes of a line on stderr: a pipe that is not full accepts that many at once
+/// (PIPE_BUF).
 const MAX_LINE: usize = 4096;
 
-/// A closed stderr is nobody's business, and a full one is not waited for.
+/// Writes a line to stderr. A closed stderr is ignored, and a full one is not waited for.
 fn write_stderr(line: String) {
     let mut line = line.into_bytes();
     line.truncate(MAX_LINE - 1);
@@ -208,13 +208,13 @@ fn write_stderr(line: String) {
     }
 }
 
-/// A line on stderr.
+/// A line on stderr in plain style.
 fn plain(program: &str, message: &str) -> String {
     format!("{program}: {message}")
 }
 
-/// A line on stderr, as Google's logging library writes it; the program stands for the file, and
-/// there are no line numbers.
+/// A line on stderr in the format of Google's logging library; the program's name replaces the
+/// source file, and the line number is 0.
 fn glog(
     now: &LocalTime,
     micros: u32,
@@ -243,12 +243,12 @@ fn glog(
     )
 }
 
-/// A line of the log file, as Python's logging writes it.
+/// A line of the log file in the format of Python's logging.
 fn line(now: &LocalTime, level: Level, pid: u32, message: &str) -> String {
     format!("{} {:<8}{pid} {message}\n", time(now), name(level))
 }
 
-/// A line on stderr that says when.
+/// A line on stderr with time and level.
 fn dated(program: &str, now: &LocalTime, level: Level, message: &str) -> String {
     format!("{program}: {} {} {message}", time(now), name(level))
 }
@@ -267,7 +267,7 @@ fn time(
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
-/// As Python's logging calls it.
+/// The name of the level in Python's logging.
 fn name(level: Level) -> &'static str {
     match level {
         Level::Debug => "DEBUG",
@@ -278,7 +278,7 @@ fn name(level: Level) -> &'static str {
     }
 }
 
-/// A message without characters that could end its line or steer a terminal.
+/// Escapes characters that could end the line or control a terminal.
 fn one_line(message: &dyn Display) -> String {
     let mut escaped = String::new();
     for character in message.to_string().chars() {
@@ -291,7 +291,7 @@ fn one_line(message: &dyn Display) -> String {
     escaped
 }
 
-/// Adds a line in one write, to the file that is at `path` now.
+/// Appends a line, in one write, to the file that is at `path` now.
 fn append(opened: &mut Option<Opened>, path: &Path, line: &str) -> io::Result<()> {
     let there = fs::metadata(path).ok().map(|metadata| identity(&metadata));
     let log = match opened {
@@ -304,8 +304,8 @@ fn append(opened: &mut Option<Opened>, path: &Path, line: &str) -> io::Result<()
     }
 }
 
-/// O_NONBLOCK and O_NOCTTY of Linux: a pipe that nobody reads does not stop us, a terminal does not
-/// become ours.
+/// O_NONBLOCK and O_NOCTTY of Linux: a pipe without a reader does not block the program, and a
+/// terminal does not become its controlling terminal.
 const NEVER_WAIT: i32 = 0o4000 | 0o400;
 
 fn open(path: &Path) -> io::Result<Opened> {
@@ -322,7 +322,7 @@ fn identity(metadata: &Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
-/// Seconds since 1970, and microseconds of the one that runs.
+/// Seconds since 1970, and the microseconds of the current second.
 fn unix_time() -> (i64, u32) {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -334,7 +334,7 @@ fn unix_time() -> (i64, u32) {
 mod tests {
     use super::*;
 
-    /// A folder of its own for each test, gone with it.
+    /// A directory for one test, removed after it.
     struct Folder(PathBuf);
 
     impl Folder {

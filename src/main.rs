@@ -1,4 +1,4 @@
-//! The executable `zk-flock`, which is `lockex`, `distributex` and `distributexd` by other names.
+//! The executable `zk-flock`; as `lockex`, `distributex` and `distributexd` it is another program.
 
 use std::process::ExitCode;
 

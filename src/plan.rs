@@ -1,6 +1,6 @@
-//! The plan of a run: all that is decided before the first byte goes out. Plain data, made by `cli`
-//! from words, config and environment; nothing below reads any of those. Also here: how a run can
-//! end, and the one place that turns an end into an exit code.
+//! The plan of a run: every decision that is made before the first byte is sent. Plain data, made
+//! by `cli` from options, config file and environment; the layers below read none of those. Also
+//! here: the reasons why a run ends, and the only place that turns one into an exit code.
 
 pub mod duration;
 pub mod hosts;
@@ -16,123 +16,122 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The node beside the locks of an application that has the queues of those who wait: no lock can
-/// be called so.
+/// The node that has the queues of waiters, next to the locks of an application. No lock can have
+/// this name.
 pub const QUEUES: &str = ".queue";
 
 /// One run of one program.
 #[derive(Debug)]
 pub struct Plan {
-    /// Leads every line on stderr: `zk-flock`.
+    /// Starts every line on stderr: `zk-flock`.
     pub program: &'static str,
-    /// Which lock, and whom to ask for it.
+    /// The lock, and the service that grants it.
     pub lock: Lock,
     /// Print the name of each node or file on stdout before it is tried (`-n`).
     pub announce: bool,
-    /// How long to wait for the lock, counted from the program's start. Zero: one try.
-    /// `Duration::MAX`: for ever.
+    /// How long to wait for the lock, counted from the start of the program. Zero: try once.
+    /// `Duration::MAX`: without limit.
     pub wait: Duration,
     /// The locks under which this run was started, nearest first.
     pub outer_locks: Vec<OuterLock>,
-    /// What to run while the lock is held.
+    /// The command to run while the lock is held.
     pub command: Command,
-    /// The lock is held at least so long since it was taken.
+    /// The lock is held for at least this long after it was acquired.
     pub minimum_hold: Duration,
-    /// Time between TERM and KILL when somebody stops the run. `Duration::MAX`: no KILL.
+    /// Time between TERM and KILL when the run is stopped. `Duration::MAX`: no KILL.
     pub kill_after: Duration,
-    /// Sent to the command's process tree when this program dies. `None`: the command is left
-    /// alone then.
+    /// Sent to the process tree of the command when this program dies. `None`: the command runs on.
     pub death_signal: Option<Signal>,
-    /// What the ends of a run are as exit codes.
+    /// The exit code for each reason to exit.
     pub exit_codes: ExitCodes,
-    /// Where the log goes.
+    /// The log file and the lines that go there.
     pub log: Log,
-    /// What must hold before the service is asked for the lock.
+    /// The load average at which the command is not run.
     pub load_limit: LoadLimit,
-    /// Detach from terminal and caller before connecting.
+    /// Detach from the terminal and the calling process before connecting.
     pub daemonize: bool,
-    /// Tell the story of the run on stderr.
+    /// Print the log of the run on stderr.
     pub verbose: bool,
 }
 
-/// A kind of lock and where it lives.
+/// A kind of lock, and where it is.
 #[derive(Debug)]
 pub enum Lock {
-    /// One ephemeral ZooKeeper node, of the first of these names that is free (`-n`), else of the
+    /// One ephemeral ZooKeeper node: with `-n` the first free one of several names, otherwise the
     /// only one.
     Node {
         /// The ensemble.
         cluster: Cluster,
-        /// Namespace: the node that all locks of an application are under, without slashes around
-        /// it.
+        /// Namespace: the node that has all locks of an application, without slashes around it.
         app_id: String,
-        /// Names of nodes below it, never empty; tried in order.
+        /// Names of nodes below `app_id`, tried in order; never empty.
         names: Vec<String>,
     },
-    /// kazoo's lock queue, or its semaphore.
+    /// The lock queue of kazoo, or its semaphore.
     Queue {
         /// The ensemble.
         cluster: Cluster,
-        /// The lock's node, absolute and without a slash at its end: `/lockex/ID`.
+        /// The lock's node, an absolute path without a slash at its end: `/lockex/ID`.
         path: String,
-        /// How many may hold it at once: 1 is a queue, more a semaphore. Never 0.
+        /// How many clients may hold the lock at once. 1 is a queue, more is a semaphore; never 0.
         permits: u32,
-        /// Rounds over all servers before the first session; `None`: as many as there is time for.
+        /// How many times to try all servers before the first session; `None`: until the wait ends.
         rounds: Option<u32>,
-        /// How often acquiring is begun again after a session that was lost; `None`: always.
+        /// How many times to start again after a lost session; `None`: without limit.
         restarts: Option<u32>,
     },
-    /// flock(2) on one of these files of this host, the first that is free.
+    /// flock(2) on a file of this host: the first of these that is free.
     Local {
-        /// Folder of all applications; `None`: this user's default folder on this host.
+        /// Directory of all applications; `None`: the default directory of this user on this host.
         folder: Option<PathBuf>,
-        /// Folder of the files in that one. Both are made if missing.
+        /// Directory of the lock files, below `folder`. Both are created if they are missing.
         app_id: String,
-        /// Names of files in it, never empty; tried in order.
+        /// Names of files below `app_id`, tried in order; never empty.
         names: Vec<String>,
     },
-    /// A place in a pool of a lock server that speaks HTTP.
+    /// A slot in a pool of a lock server that speaks HTTP.
     Pool(PoolTarget),
-    /// This file of this host, and nothing else.
+    /// Only this file of this host.
     Host(PathBuf),
 }
 
-/// A place in a pool, and how to come by it.
+/// A pool of a lock server, and how to get a slot in it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolTarget {
     /// The lock server.
     pub server: Host,
-    /// The pool's name there.
+    /// The pool's name on that server.
     pub pool: String,
-    /// What this host is called there; `None`: as name servers call it.
+    /// This host's name for the server; `None`: its full name by the resolver.
     pub host: Option<String>,
-    /// A server that is away while we wait is waited for as long as the lock.
+    /// Wait for an unreachable server as long as for the lock.
     pub wait_for_server: bool,
-    /// The file that keeps all but one run of this host from asking, if they are to be kept.
+    /// The lock file that lets only one run of this host ask the server; `None`: any number may
+    /// ask.
     pub host_lock: Option<PathBuf>,
 }
 
 /// A ZooKeeper ensemble and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
-    /// At least one.
+    /// At least one server.
     pub hosts: Vec<Host>,
     /// Prefix of every path: empty, or `/a/b` without a slash at its end.
     pub chroot: String,
-    /// Session timeout to ask for; bounds connecting too.
+    /// The session timeout to ask for. It limits the time to connect, too.
     pub timeout: Duration,
-    /// Who we are, if the ensemble should know.
+    /// Credentials for the session, if any.
     pub auth: Option<Auth>,
-    /// Who may touch what we make.
+    /// The ACL of nodes that a run creates.
     pub acl: Acl,
-    /// What proves to a holder that it still holds.
+    /// The request that proves that the lock is still held.
     pub heartbeat: Heartbeat,
 }
 
-/// A server by name or address, and port.
+/// A server by name or address, and its port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Host {
-    /// Name, IPv4 or IPv6 address without brackets.
+    /// Host name, or IPv4 or IPv6 address without brackets.
     pub name: String,
     /// TCP port.
     pub port: u16,
@@ -152,49 +151,49 @@ impl std::fmt::Display for Host {
 /// Credentials for ZooKeeper's `addauth`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Auth {
-    /// `digest`, say.
+    /// For example `digest`.
     pub scheme: String,
-    /// `user:password`, say.
+    /// For example `user:password`.
     pub data: String,
 }
 
-/// ACL of the nodes that we make.
+/// ACL of the nodes that a run creates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Acl {
-    /// world:anyone may do everything, as the original has it.
+    /// Every client may do everything (world:anyone), as in the original.
     Open,
-    /// Only who is authenticated as we are.
+    /// Only clients with the same credentials have access.
     Creator,
 }
 
-/// How a holder proves that its session lives.
+/// The request by which a holder proves that its session lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Heartbeat {
-    /// A quorum write that changes nothing.
+    /// A quorum write that changes no data.
     Write,
-    /// A ping, which a follower that is cut off answers by itself.
+    /// A ping. A follower that is cut off from the quorum answers it, too.
     Ping,
 }
 
 /// A program and its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Command {
-    /// argv, never empty.
+    /// The argument vector, never empty.
     pub words: Vec<OsString>,
-    /// As the operator wrote it, for the log.
+    /// As the operator typed it, for the log.
     pub shown: String,
 }
 
-/// What must hold before the lock is asked for.
+/// Conditions on the load average, checked before the lock is requested.
 #[derive(Clone, Copy, PartialEq, Default, Debug)]
 pub struct LoadLimit {
-    /// Do not run at all at this one-minute load average or above.
+    /// Do not run at this one-minute load average or above.
     pub max_load: Option<f64>,
-    /// First sleep as many seconds as the one-minute load average.
+    /// Sleep first, for as many seconds as the one-minute load average.
     pub sleep: bool,
 }
 
-/// How the story of a run is told on stderr, when it is.
+/// The format of log lines on stderr.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Style {
     /// `zk-flock: message`
@@ -203,30 +202,30 @@ pub enum Style {
     Glog,
 }
 
-/// The log file and what goes into it.
+/// The log file, and which lines it gets.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Log {
-    /// How lines look on stderr.
+    /// The format of lines on stderr.
     pub style: Style,
-    /// `None`: no log (the original's /dev/null).
+    /// `None`: no log file (the original's /dev/null).
     pub path: Option<PathBuf>,
-    /// Least level of a line about the run.
+    /// Lowest level of a line about the run.
     pub level: Level,
-    /// Least level of a line about connection and session.
+    /// Lowest level of a line about connection and session.
     pub session_level: Level,
-    /// What is odd in words or config but stops nothing. These lines come first.
+    /// Problems of options or config that do not stop the run. They are logged first.
     pub warnings: Vec<Warning>,
 }
 
-/// One sentence about something odd, and where it is printed.
+/// A sentence about a problem, and where it is printed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Warning {
-    /// At WARNING in the log only, as in the original.
+    /// In the log file only, at WARNING, as in the original.
     Logged(String),
-    /// On stderr as well: the run does not do what its words or config seem to say.
+    /// On stderr too: the run does something else than options or config seem to ask for.
     Shown(String),
-    /// On stderr if that is a terminal: a hint for the person who typed the line. The log does not
-    /// have it.
+    /// Only on stderr, and only if it is a terminal: a hint for the person who typed the command
+    /// line.
     Hint(String),
 }
 
@@ -236,7 +235,7 @@ impl From<&str> for Warning {
     }
 }
 
-/// How much a log line matters.
+/// The severity of a log line.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[allow(missing_docs)]
 pub enum Level {
@@ -247,61 +246,61 @@ pub enum Level {
     Critical,
 }
 
-/// How a run ended, seen from its exit code.
+/// Why a run or a server ends; the exit code tells these reasons apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ExitReason {
-    /// The command ran and ended so.
+    /// The command ran, and ended with this status.
     Command(Status),
-    /// Somebody else holds the lock, to the end of our patience.
+    /// Another client held the lock until the wait ended.
     Busy,
-    /// No server answered in time.
+    /// No server was reachable in time.
     Unreachable,
-    /// The lock service says no, by ACL or auth.
+    /// The lock service refused access, by ACL or credentials.
     Refused,
-    /// A node or file of the lock holds what it must not.
+    /// A node or file of the lock has content of another kind of lock.
     IncompatibleLock,
-    /// The load is too high to start.
+    /// The load average was too high to start.
     LoadTooHigh,
-    /// The command was found but cannot be run.
+    /// The command exists but cannot be executed.
     NotRunnable,
-    /// There is no such command.
+    /// The command does not exist.
     NotFound,
-    /// The lock was lost, and the command killed for it.
+    /// The lock was lost, and the command was killed for that reason.
     Lost,
-    /// An operator revoked the lock, and the command was stopped for it.
+    /// An operator revoked the lock, and the command was stopped for that reason.
     Revoked,
-    /// A system call failed that must not.
+    /// A system call failed that normally succeeds.
     SystemError,
-    /// Something of our own broke: the guard was killed, a server spoke nonsense.
+    /// A part of the program failed: the guard was killed, or a server broke the protocol.
     InternalError,
-    /// The config is missing or wrong.
+    /// The config file is missing or invalid.
     ConfigError,
-    /// A signal ended the run before there was a command, or INT or QUIT ended both.
+    /// A signal ended the run before the command started, or INT or QUIT ended both.
     Signalled(Signal),
 }
 
-/// What the process does last.
+/// How the process ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
-    /// Exits with this code.
+    /// It exits with this code.
     Code(u8),
-    /// Dies of this signal, so that the caller sees it.
+    /// It kills itself with this signal, so that the calling process sees the signal.
     DieOf(Signal),
 }
 
-/// The choices that the operator has about exit codes.
+/// The operator's settings for exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExitCodes {
-    /// For "busy", if given.
+    /// The code for "busy", if the operator gave one.
     pub busy: Option<u8>,
-    /// For "busy" otherwise, without `sysexits`: 0 for zk-flock, 1 for the others.
+    /// The code for "busy" otherwise, without `sysexits`: 0 for zk-flock, 1 for the others.
     pub busy_default: u8,
-    /// Tell the other ends apart by the codes of sysexits.h.
+    /// Use the codes of sysexits.h for the other reasons.
     pub sysexits: bool,
 }
 
 impl ExitCodes {
-    /// The exit that stands for an end. Mirrors EXIT STATUS in the man pages.
+    /// The exit for a reason. Mirrors EXIT STATUS in the man pages.
     pub fn exit(&self, end: ExitReason) -> Exit {
         let (plain, sysexit) = match end {
             ExitReason::Command(status) => return Exit::Code(status.code()),

@@ -1,5 +1,5 @@
-//! Once, before the loop: may the run begin at all (load, command), and what do name servers say.
-//! Whatever waits here is ended by any signal in the plain way: there is nothing to let go of yet.
+//! Checks before the main loop: the load average, the command, and names of servers. Any signal
+//! simply ends the program here: no lock is held yet.
 
 mod resolver;
 
@@ -20,10 +20,10 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
-/// Where exec looks when there is no PATH.
+/// Where exec looks for commands if PATH is not set.
 const DEFAULT_PATH: &str = "/usr/local/bin:/bin:/usr/bin";
 
-/// Whether the load allows the run; sleeps first if the plan says so.
+/// Checks the load average, and sleeps first if the plan says so.
 pub fn check_load(limit: &LoadLimit, log: &mut Log) -> Result<(), ExitReason> {
     if limit.max_load.is_none() && !limit.sleep {
         return Ok(());
@@ -57,7 +57,7 @@ pub fn check_load(limit: &LoadLimit, log: &mut Log) -> Result<(), ExitReason> {
     Ok(())
 }
 
-/// Does nothing for so long. A signal ends it, and us.
+/// Sleeps for this time, unless a signal ends the program.
 fn sleep(time: Duration) {
     let until = now() + time;
     let Ok(mut timer) = Timer::new() else { return };
@@ -76,8 +76,8 @@ fn sleep(time: Duration) {
     }
 }
 
-/// Finds the command as exec will, before any lock is taken for nothing. `directory` is where it
-/// will start.
+/// Finds the command as exec will find it, so that no lock is taken for a command that does not
+/// exist. `directory` is where the command will start.
 pub fn find_command(command: &Command, directory: &Path) -> Result<(), (ExitReason, String)> {
     let program = Path::new(&command.words[0]);
     let named = program.as_os_str().as_bytes().contains(&b'/');
@@ -123,7 +123,7 @@ pub fn find_command(command: &Command, directory: &Path) -> Result<(), (ExitReas
     ))
 }
 
-/// How to run with a shell what only a shell understands.
+/// The command line that runs the command with a shell.
 fn with_shell(command: &Command) -> String {
     format!(
         " (the command runs without a shell; to use one: -- sh -c {})",

@@ -1,4 +1,5 @@
-//! Picks a program by the name it was called by.
+//! The main function: it picks the program by the name under which the process was started, and
+//! runs its request.
 
 use crate::cli::{self, Environment, Program, Request};
 use crate::moment::Moment;
@@ -13,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// The programs in this executable; under any other name it is the first one.
+/// The programs in this executable; the first one answers to all other names.
 static PROGRAMS: [Program; 4] = [
     cli::zk_flock::PROGRAM,
     cli::lockex::PROGRAM,
@@ -21,10 +22,10 @@ static PROGRAMS: [Program; 4] = [
     cli::distributexd::PROGRAM,
 ];
 
-/// Of a wrong `--program`, as of any wrong option.
+/// The exit code of an invalid `--program`, the same as for any invalid option.
 const USAGE: u8 = 2;
 
-/// Runs the program whose name this process was started under.
+/// Runs the program whose name the process was started under.
 pub fn main() -> ExitCode {
     let started = Moment(clock::since_boot());
     let mut words = env::args_os();
@@ -43,8 +44,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The program that a first word `--program=NAME` asks for, which is taken away; else the one whose
-/// name we were `called` by. `Err` has a name that is none.
+/// The program of a first argument `--program=NAME`, which is removed, or otherwise the one that
+/// has the name that was `called`. `Err` has an unknown name.
 fn pick(called: &OsStr, words: &mut Vec<OsString>) -> Result<&'static Program, String> {
     let named = |name: &OsStr| PROGRAMS.iter().find(|program| name == program.name);
     let Some(name) = words
@@ -89,7 +90,7 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
     }
 }
 
-/// The commit that this was built from, as packaging/build gives it.
+/// The commit that this executable was built from, set by packaging/build.
 fn commit() -> String {
     option_env!("ZK_FLOCK_COMMIT")
         .map(|commit| format!(" ({commit})"))
@@ -132,7 +133,7 @@ fn environment() -> Environment {
     }
 }
 
-/// The locks that a run around this one holds.
+/// The locks that the outer runs hold, from the environment.
 fn outer_locks() -> Vec<OuterLock> {
     let found = |name| env::var(name).ok();
     let [lock, token, session] = ["ZK_FLOCK_LOCK", "ZK_FLOCK_TOKEN", "ZK_FLOCK_SESSION"].map(found);

@@ -1,5 +1,5 @@
-//! What a shell would have done with a word: to warn of commands that were meant for one, and to
-//! print lines that can be pasted into one.
+//! Shell syntax: detects commands that were written for a shell, and quotes words for lines that
+//! can be pasted into one.
 
 pub mod words;
 
@@ -8,31 +8,29 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use words::{Quoting, Word};
 
-/// Words that are operators of a shell by themselves.
+/// Words that are shell operators.
 const OPERATORS: [&str; 16] = [
     "&&", "||", ";", "|", "&", "|&", ">", ">>", "<", "<<", "2>", "2>>", "&>", "2>&1", "1>&2", ">&2",
 ];
 
-/// What redirections begin with. `>=1.2` and `<name>` are none.
+/// Prefixes of redirections; `>=1.2` and `<name>` are no redirections.
 const REDIRECTIONS: [&str; 6] = [">>", "&>", "2>", "1>", ">", "<"];
 
-/// Commands that take operators as arguments: they compare, or hand their words to a shell
-/// themselves.
+/// Commands that take operators as arguments: they compare, or pass their words to a shell.
 const TAKE_OPERATORS: [&str; 6] = ["ssh", "watch", "parallel", "expr", "test", "["];
 
-/// Options after which `;` is an argument, as in `find -exec ls {} ;`.
+/// Options whose arguments may end with `;`, as in `find -exec ls {} ;`.
 const TAKE_SEMICOLON: [&str; 4] = ["-exec", "-execdir", "-ok", "-okdir"];
 
-/// First words that only a shell understands: the builtins and keywords that people begin a line
-/// with.
+/// First words that only a shell understands: common builtins and keywords.
 const SHELL_WORDS: [&str; 24] = [
     ".", "!", "[[", "alias", "case", "cd", "eval", "exec", "exit", "export", "for", "function",
     "if", "let", "local", "read", "set", "shopt", "source", "trap", "ulimit", "umask", "unset",
     "while",
 ];
 
-/// The first word of a command that was meant for a shell, if there is one. The words that a shell
-/// would not have touched are never meant.
+/// The first word that shows that a command was written for a shell, if there is one. Words that a
+/// shell would pass on unchanged do not count.
 pub fn meant_for_shell(words: &[Word]) -> Option<&OsStr> {
     let program = Path::new(&words.first()?.text).file_name()?.to_str();
     let takes_operators = program.is_some_and(|program| TAKE_OPERATORS.contains(&program));
@@ -57,13 +55,13 @@ pub fn meant_for_shell(words: &[Word]) -> Option<&OsStr> {
     found.map(|(_, _, word)| word.text.as_os_str())
 }
 
-/// `$NAME`, `${NAME}`, `$(command)` or a backtick.
+/// Whether the text is `$NAME`, `${NAME}`, `$(command)` or a backtick.
 fn is_expansion(text: &str) -> bool {
     let follows = text.strip_prefix('$').and_then(|rest| rest.chars().next());
     text.starts_with('`') || follows.is_some_and(|c| c.is_ascii_alphabetic() || "_{(".contains(c))
 }
 
-/// `>file`, `2>/dev/null` and the like.
+/// Whether the text is like `>file` or `2>/dev/null`.
 fn is_redirection(text: &str) -> bool {
     let target = REDIRECTIONS
         .iter()
@@ -73,8 +71,8 @@ fn is_redirection(text: &str) -> bool {
         && target.is_some_and(|c| c.is_ascii_alphanumeric() || "/.~$&_".contains(c))
 }
 
-/// Whether a program that does not exist is syntax of a shell: a builtin, `A=b`, `$A`, `(`, or a
-/// name with an operator in it.
+/// Whether a program that does not exist is shell syntax: a builtin, `A=b`, `$A`, `(`, or a name
+/// with an operator in it.
 pub fn is_shell_syntax(program: &OsStr) -> bool {
     let Some(word) = program.to_str() else {
         return false;
@@ -88,7 +86,7 @@ pub fn is_shell_syntax(program: &OsStr) -> bool {
         || word.contains([';', '&', '|', '<', '>'])
 }
 
-/// A word as a shell reads it back.
+/// Quotes a word so that a shell reads it unchanged.
 pub fn quote(word: &OsStr) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-./:=@%+,".contains(byte);
     let text = word.to_string_lossy();
@@ -99,7 +97,7 @@ pub fn quote(word: &OsStr) -> String {
     }
 }
 
-/// A line of such words.
+/// A command line of quoted words.
 pub fn line(words: &[OsString]) -> String {
     words
         .iter()

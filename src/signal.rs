@@ -58,17 +58,17 @@ impl fmt::Display for Signal {
     }
 }
 
-/// How the command ended.
+/// How a process ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
-    /// By itself, with this code, 0 to 255.
+    /// It exited with this code, 0 to 255.
     Exited(u8),
-    /// By a signal.
+    /// A signal killed it.
     Killed(Signal),
 }
 
 impl Status {
-    /// As a shell shows it in `$?`.
+    /// The status as `$?` in a shell.
     pub fn code(self) -> u8 {
         match self {
             Status::Exited(code) => code,

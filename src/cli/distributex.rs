@@ -1,6 +1,6 @@
-//! `distributex`: its help, its options, and what these come to. Options and defaults are those of
-//! the Python original, but that the lock of this host is taken as its manual said and not as it
-//! did, and a few more.
+//! `distributex`: its help, its options and its plan. Options and defaults are those of the Python
+//! original, with a few more; but the lock file of the host works as the original's manual says,
+//! not as its code did.
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
@@ -53,7 +53,7 @@ busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.
 ";
 
-/// What was typed, or what stands for what was not.
+/// The options, with the defaults of those that were not given.
 #[derive(Debug)]
 struct Options {
     server: Option<String>,
@@ -162,7 +162,7 @@ impl Options {
     }
 }
 
-/// The file that the original locks a host by.
+/// The lock file of the original, one for each pool on a host.
 fn host_lock(pool: &str) -> Result<PathBuf, Fault> {
     if pool.contains(['/', '\0']) {
         return Err(value::invalid(
@@ -174,7 +174,7 @@ fn host_lock(pool: &str) -> Result<PathBuf, Fault> {
     Ok(format!("/tmp/dx-{pool}.lock").into())
 }
 
-/// By its path as the original has it, so that a PATH without a shell does not matter.
+/// The shell has its full path, as in the original, so that a PATH without a shell does not matter.
 fn command(words: Vec<OsString>) -> Result<Command, Fault> {
     let line = words.into_iter().next().ok_or(Fault::NoCommand)?;
     if line.is_empty() {
@@ -186,7 +186,7 @@ fn command(words: Vec<OsString>) -> Result<Command, Fault> {
     })
 }
 
-/// A name, or an address that may be in brackets as in a URL.
+/// Parses a name or an address, which may be in brackets as in a URL.
 fn server(found: OsString) -> Result<String, Fault> {
     let text = value::text("-H", found)?;
     let name = text
@@ -206,7 +206,8 @@ fn server(found: OsString) -> Result<String, Fault> {
     ))
 }
 
-/// A name that the server takes: it keeps several in one text, with commas between.
+/// Parses the name of this host for the server. The server keeps several names in one text,
+/// separated by commas.
 fn own_name(found: OsString) -> Result<String, Fault> {
     let text = value::text("--as", found)?;
     if text.is_empty() || text.contains(|c: char| c.is_control() || c == ',') {
@@ -237,7 +238,7 @@ mod tests {
         plan_of(line(words))
     }
 
-    /// Server, pool, our name, patience, and the lock of this host.
+    /// Server, pool, own name, whether to wait for the server, and the lock file of this host.
     fn pool(plan: &Plan) -> (String, &str, Option<&str>, bool, Option<&str>) {
         let Lock::Pool(PoolTarget {
             server,

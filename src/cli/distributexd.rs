@@ -1,5 +1,5 @@
-//! `distributexd`: its help, its options, and what they and its config come to. Defaults are those
-//! of the original, `twistd distributex`.
+//! `distributexd`: its help, its options, and its plan with the config file. Defaults are those of
+//! the original, `twistd distributex`.
 
 use super::line::Line;
 use super::options::{self, Taken, next_argument};
@@ -42,13 +42,13 @@ Exit code: 0 if TERM or INT ended it, or if the config is right; 2 for a
 wrong option, else 1; see --sysexits.
 ";
 
-/// Where the config is unless `-c` says otherwise: the first that is there.
+/// Config files without `-c`: the first that exists is read.
 const CONFIGS: &[&str] = &["distributex.yaml", "/etc/distributex.yaml"];
 
-/// Where to listen unless `-p` or the config says otherwise.
+/// The port without `-p` and without a port in the config.
 const PORT: u16 = 9889;
 
-/// What was typed, or what stands for what was not.
+/// The options, with the defaults of those that were not given.
 #[derive(Default, Debug)]
 struct Options {
     config: Option<PathBuf>,
@@ -58,7 +58,7 @@ struct Options {
     verbose: bool,
 }
 
-/// What `args`, the words after the program's name, ask for.
+/// Parses the arguments after the program's name.
 fn request(args: Vec<OsString>, environment: &Environment) -> Result<Request, Error> {
     let mut options = Options::default();
     let special = options::read(&mut Line::new(args), |parser| options.take(parser));
@@ -73,7 +73,7 @@ fn request(args: Vec<OsString>, environment: &Environment) -> Result<Request, Er
 }
 
 impl Options {
-    /// Takes the next argument off the line; after a fault the line can be read on.
+    /// Takes the next argument; parsing can go on after a fault.
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
         let Some(argument) = next_argument(parser, HELP, &[])? else {
             return Ok(Taken::All);
@@ -114,7 +114,7 @@ impl Options {
         })
     }
 
-    /// The plan that options and config, the contents of `path`, come to.
+    /// The plan from the options and the config, which was read from `path`.
     fn merge(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
         let Config {
             backend,
@@ -144,7 +144,7 @@ impl Options {
     }
 }
 
-/// The first of these files that is there, and what is in it.
+/// The first of these files that exists, and its content.
 fn first_existing(paths: &'static [&'static str]) -> Result<(PathBuf, Vec<u8>), Fault> {
     for path in paths.iter().map(Path::new) {
         match read(path) {

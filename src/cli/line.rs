@@ -1,30 +1,31 @@
-//! The line that was typed: where its words and options stand, and what it would be with the
-//! command's own options given to the command. Options may stand anywhere, so those after a command
-//! of one word are the program's, which is seldom what was meant.
+//! The command line as the operator typed it: the positions of its words and options, and the
+//! corrected line, which passes the command's own options to the command. Options may stand
+//! anywhere, so options after a one-word command are the program's, although they were usually
+//! meant for the command.
 
 use crate::shell;
 use std::ffi::{OsStr, OsString};
 
-/// How a program takes its command.
+/// The form in which a program takes its command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
-    /// The program's name.
+    /// The name of the program.
     pub program: &'static str,
-    /// Words before the command.
+    /// The number of words before the command.
     pub before: usize,
     /// Whether the command is one word for `sh -c`; otherwise `--` may stand before it.
     pub one_word: bool,
 }
 
-/// What was typed.
+/// The command line.
 #[derive(Default, Debug)]
 pub(super) struct Line {
     args: Vec<OsString>,
-    /// Where each word stands that is no option and no value of one.
+    /// Positions of the words that are neither options nor values of options.
     words: Vec<usize>,
-    /// Where each option stands.
+    /// Positions of the options.
     options: Vec<usize>,
-    /// Where the first fault stands.
+    /// Position of the first fault.
     fault: Option<usize>,
 }
 
@@ -52,8 +53,7 @@ impl Line {
         self.fault.get_or_insert(at);
     }
 
-    /// For the end of a sentence about the first fault: how to give the command its options, if it
-    /// seems to have been meant that way.
+    /// The corrected line for the message about the first fault, if the fault is after the command.
     pub(super) fn advice_on_fault(&self, form: Form) -> Option<String> {
         let command = self.command_of_one_word(form)?;
         self.fault
@@ -61,7 +61,7 @@ impl Line {
             .and_then(|_| self.corrected(form))
     }
 
-    /// A sentence about the first option that stands after a command of one word.
+    /// A hint about the first option after a one-word command.
     pub(super) fn advice_on_options(&self, form: Form) -> Option<String> {
         let command = self.command_of_one_word(form)?;
         let option = self.options.iter().find(|&&at| at > command)?;
@@ -73,7 +73,7 @@ impl Line {
         ))
     }
 
-    /// The line with all that follows the command's first word given to the command.
+    /// The line that passes everything after the command's first word to the command.
     pub(super) fn corrected(&self, form: Form) -> Option<String> {
         let (before, command) = self.args.split_at(self.command_of_one_word(form)?);
         let mut command = command.to_vec();
@@ -91,7 +91,7 @@ impl Line {
         ))
     }
 
-    /// Where the command begins, unless its first word is a quoted command of several.
+    /// The position of the command, unless its first word is a quoted command of several words.
     fn command_of_one_word(&self, form: Form) -> Option<usize> {
         let at = *self.words.get(form.before)?;
         let word = self.args[at].to_string_lossy();

@@ -1,6 +1,6 @@
-//! `lockex`: its help, its options, and what these come to. Options and defaults are those of the
-//! Python original (options may stand between the words; who gives no id shares the lock with
-//! whoever gives the same words), and a few more.
+//! `lockex`: its help, its options and its plan. Options and defaults are those of the Python
+//! original, with a few more. Options may stand between the words of the command; without an id,
+//! all clients with the same words share a lock.
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
@@ -58,10 +58,10 @@ busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.
 ";
 
-/// Where ZooKeeper is unless `-z` or `$ZKHOSTS` says otherwise.
+/// The servers without `-z` and `$ZKHOSTS`.
 const HOSTS: &str = "localhost:2181";
 
-/// What was typed, or what stands for what was not.
+/// The options, with the defaults of those that were not given.
 #[derive(Debug)]
 struct Options {
     blocking: bool,
@@ -171,8 +171,8 @@ impl options::Options for Options {
 }
 
 impl Options {
-    /// The words as one line, without blanks around it: what the shell is given, and the lock is
-    /// named by.
+    /// The words as one line without blanks around it: the shell runs it, and the default lock id
+    /// is its hash.
     fn line(&self) -> Result<OsString, Fault> {
         let words = &self.common.words;
         if words.is_empty() {
@@ -182,7 +182,8 @@ impl Options {
         }
     }
 
-    /// By its path as the original has it, so that a PATH without a shell does not matter.
+    /// The shell has its full path, as in the original, so that a PATH without a shell does not
+    /// matter.
     fn command(&mut self, line: OsString) -> Command {
         let shown = line.to_string_lossy().into_owned();
         Command {
@@ -219,7 +220,7 @@ impl Options {
         })
     }
 
-    /// The lock's node.
+    /// The path of the lock's node.
     fn path(&self, line: &OsStr) -> Result<String, Fault> {
         let id = self
             .lockid
@@ -232,7 +233,7 @@ impl Options {
     }
 }
 
-/// A path without the slashes that do not count, as kazoo makes it (`normpath`).
+/// The path without superfluous slashes, as kazoo's `normpath` makes it.
 fn normpath(path: &str) -> String {
     path.split('/')
         .filter(|element| !element.is_empty())
@@ -261,7 +262,7 @@ mod tests {
         plan_in(line(words), &environment())
     }
 
-    /// The lock's node, how many may hold it, rounds and restarts.
+    /// The lock's node, permits, rounds and restarts.
     fn queue(plan: &Plan) -> (&str, u32, Option<u32>, Option<u32>) {
         let Lock::Queue {
             path,

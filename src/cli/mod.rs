@@ -1,6 +1,6 @@
-//! From words to a plan: what all programs share. Each has its own file with its HELP, its options
-//! and what they come to; here is what can be asked for, what can be wrong with it, and the one
-//! place that gives an exit code to that.
+//! Command lines: what the programs share. Each program has its own file with its help, its options
+//! and its plan; here are the request that a command line makes, the faults that it can have, and
+//! the exit codes of these faults.
 
 pub mod distributex;
 pub mod distributexd;
@@ -21,13 +21,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// A name that this executable answers to.
+/// A program of this executable.
 pub struct Program {
-    /// As in `argv[0]`, without folders.
+    /// The last component of `argv[0]`.
     pub name: &'static str,
     /// What `--help` prints; its first paragraph is the usage.
     pub help: &'static str,
-    /// What the words after the name ask for.
+    /// Parses the arguments after the program's name.
     pub request: fn(Vec<OsString>, &Environment) -> Result<Request, Error>,
 }
 
@@ -38,7 +38,7 @@ impl Program {
     }
 }
 
-/// What a plan depends on besides words and config.
+/// What a plan depends on besides arguments and config.
 #[derive(Clone, Default, Debug)]
 pub struct Environment {
     /// `$ZKHOSTS`.
@@ -51,117 +51,117 @@ pub struct Environment {
     pub app_id: Option<OsString>,
     /// `$ZK_FLOCK_TIMEOUT`.
     pub timeout: Option<OsString>,
-    /// The locks under which we were started, nearest first.
+    /// The locks under which this program was started, nearest first.
     pub outer_locks: Vec<OuterLock>,
-    /// Where relative paths begin; a daemon leaves it.
+    /// The start of relative paths; a daemon leaves this directory.
     pub current_dir: PathBuf,
 }
 
-/// What argv asks for.
+/// What the arguments ask for.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant)] // one is made in the life of a process
 pub enum Request {
-    /// Do this.
+    /// Run a command under a lock.
     Run(Plan),
     /// Serve locks.
     Serve(Server),
-    /// Say that this could be served.
+    /// Check the config of a server.
     Check(Server),
     /// Print the program's help.
     Help,
-    /// Print name and version.
+    /// Print the program's name and version.
     Version,
 }
 
-/// Why there is no plan. Shown, it is a sentence without the program's name.
+/// Why the arguments make no request. Printed as a sentence without the program's name.
 #[derive(Debug)]
 pub struct Error {
     fault: Box<Fault>,
-    /// The line that was probably meant.
+    /// The command line that the operator probably meant.
     advice: Option<String>,
-    /// Whether `--sysexits` was among the words.
+    /// Whether the arguments have `--sysexits`.
     sysexits: bool,
 }
 
-/// What is wrong with words or config.
+/// What is wrong with the arguments or the config.
 #[derive(Debug)]
 pub(crate) enum Fault {
-    /// An option that does not exist, lacks its value, or has one where none belongs.
+    /// The option does not exist, lacks its value, or takes none.
     Option(lexopt::Error),
-    /// A long option that does not exist, and the one that it is most like.
+    /// The long option does not exist; `meant` is the most similar one.
     Unknown {
         typed: String,
         meant: Option<&'static str>,
     },
-    /// A long option that is cut too short.
+    /// The long option is abbreviated, and several have this prefix.
     Ambiguous {
         typed: String,
         candidates: Vec<&'static str>,
     },
-    /// A value that the option cannot have.
+    /// The option cannot have this value.
     Value {
         option: &'static str,
         expected: &'static str,
         found: String,
     },
-    /// A number that begins like an octal one but is none.
+    /// The number starts like an octal number, but is none.
     Octal {
         option: &'static str,
         found: String,
         decimal: i64,
     },
-    /// Not a connection string.
+    /// The value is not a connection string.
     Hosts {
         option: &'static str,
         flaw: hosts::InvalidHosts,
     },
-    /// Two options that contradict each other.
+    /// The two options contradict each other.
     Conflict {
         option: &'static str,
         with: &'static str,
     },
-    /// A name that a lock cannot have.
+    /// The lock cannot have this name.
     Name {
         what: &'static str,
         name: String,
         flaw: names::InvalidName,
     },
-    /// The command cannot be cut into words.
+    /// The command cannot be split into words.
     Command(words::Unfinished),
-    /// An option that there must be.
+    /// A required option is missing.
     Missing {
         option: &'static str,
         what: &'static str,
     },
-    /// Neither a lock's name nor a command.
+    /// Lock name and command are missing.
     NoWords,
-    /// No command.
+    /// The command is missing.
     NoCommand,
     /// The command has no words in it.
     EmptyCommand,
-    /// So many words where a name and a command should be.
+    /// There are this many words instead of a name and a command.
     TooManyWords(usize),
-    /// So many words where a command should be.
+    /// There are this many words instead of one command.
     Unquoted(usize),
     /// The config cannot be read.
     Unreadable { path: PathBuf, source: io::Error },
-    /// No config is named, and the default one cannot be read.
+    /// The default config cannot be read, and no other is given.
     NoDefaultConfig { path: PathBuf, source: io::Error },
-    /// The config is longer than any config is.
+    /// The file is longer than any config.
     TooLong(PathBuf),
-    /// The config is wrong.
+    /// The config is invalid.
     Config(config::Error),
-    /// The server's config is wrong.
+    /// The server's config is invalid.
     ServerConfig(config::server::Error),
-    /// The server's config has keys that are none.
+    /// The server's config has unknown keys.
     UnknownKeys {
         path: PathBuf,
         first: String,
         others: usize,
     },
-    /// There is no config at any of these paths.
+    /// None of these config files exists.
     NoConfig(&'static [&'static str]),
-    /// A word where there should be none.
+    /// The program takes no words, but found this one.
     Unexpected(String),
 }
 
@@ -182,7 +182,7 @@ impl Error {
         if self.sysexits { sysexit } else { plain }
     }
 
-    /// Whether the usage should follow the sentence.
+    /// Whether to print the usage after the message.
     pub fn wants_usage(&self) -> bool {
         matches!(
             *self.fault,
@@ -299,7 +299,7 @@ impl From<config::Error> for Fault {
     }
 }
 
-/// Checks the name of `what` by one of the rules of [`names`].
+/// Checks the name of `what` by one of the rules in [`names`].
 fn check_name(
     what: &'static str,
     name: &str,
@@ -312,13 +312,13 @@ fn check_name(
     })
 }
 
-/// Where the packages put a config to begin with.
+/// The sample config that the packages install.
 const SAMPLE: &str = "/usr/share/doc/zk-flock/examples/distributed-flock.json";
 
-/// The most bytes that a config has. The documented one has 500.
+/// The most bytes of a config. The documented one has 500.
 const MAX_CONFIG: u64 = 1 << 20;
 
-/// The bytes of a config, or of a pipe that has one.
+/// Reads a config from a file or a pipe.
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
     let unreadable = |source| Fault::Unreadable {
         path: path.to_owned(),

@@ -1,6 +1,5 @@
-//! How a line of options is read, whatever the program, and the options that every program has
-//! which runs a command: the same letters with the same meaning. A program's own options are in its
-//! own file.
+//! The parser of command lines, and the options that every program that runs a command has: the
+//! same letters with the same meaning. A program's own options are in its own file.
 
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
@@ -12,33 +11,33 @@ use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-/// What was typed for one program, or what stands for what was not.
+/// The options of one program, with the defaults of those that were not given.
 pub(super) trait Options: Default {
-    /// Where on the line the command stands.
+    /// Where the command stands on the command line.
     const FORM: Form;
-    /// Takes the next argument off the line; after a fault the line can be read on.
+    /// Takes the next argument; parsing can go on after a fault.
     fn take(&mut self, parser: &mut Parser) -> Result<Taken, Fault>;
-    /// Those that every program has.
+    /// The options that every program has.
     fn common(&self) -> &Common;
-    /// What all of it comes to.
+    /// The plan that the options make.
     fn plan(self, environment: &Environment) -> Result<Plan, Fault>;
 }
 
-/// What was found on the line.
+/// The kind of an argument.
 pub(super) enum Taken {
-    /// An option with its value.
+    /// An option, with its value if it has one.
     Argument,
     /// A word.
     Word,
-    /// The wish for help.
+    /// The option that asks for the help.
     Help,
-    /// The wish for the version.
+    /// The option that asks for the version.
     Version,
-    /// Nothing: that was the line.
+    /// The command line is at its end.
     All,
 }
 
-/// What `args`, the words after the program's name, ask for.
+/// Parses the arguments after the program's name.
 pub(super) fn request<O: Options>(
     args: Vec<OsString>,
     environment: &Environment,
@@ -73,8 +72,8 @@ pub(super) fn request<O: Options>(
     }
 }
 
-/// Takes all that is on a line. Wherever it asks for help or version, that is it, and all that is
-/// to be done.
+/// Takes all arguments. An option that asks for help or version counts wherever it stands, and ends
+/// parsing.
 pub(super) fn read(
     line: &mut Line,
     mut take: impl FnMut(&mut Parser) -> Result<Taken, Fault>,
@@ -100,20 +99,20 @@ pub(super) fn read(
     }
 }
 
-/// The options of every program that runs a command, and the words that are no options.
+/// The options of every program that runs a command, and the words of the command line.
 #[derive(Debug)]
 pub(super) struct Common {
-    /// `-w`: how long to wait for the lock, if it was said.
+    /// `-w`: how long to wait for the lock, if given.
     pub wait: Option<Duration>,
     /// `-k`: time from TERM to KILL.
     pub kill_after: Duration,
-    /// `--pdeathsig`: for the command, should we die.
+    /// `--pdeathsig`: the signal to the command when this program dies.
     pub pdeathsig: Option<Signal>,
     /// `-v`.
     pub verbose: bool,
-    /// Up to the end of the line, or a `--` that the program takes itself.
+    /// The words before the end of the line, or before a `--` that the program takes itself.
     pub words: Vec<OsString>,
-    /// What is odd about the options.
+    /// Problems of the options that do not stop the run.
     pub warnings: Vec<Warning>,
     exitcode: Option<u8>,
     sysexits: bool,
@@ -135,7 +134,7 @@ impl Default for Common {
 }
 
 impl Common {
-    /// Takes an argument that is not the program's own.
+    /// Takes an argument that is not one of the program's own.
     pub(super) fn take(&mut self, argument: Arg, parser: &mut Parser) -> Result<Taken, Fault> {
         match argument {
             Short('w') | Long("wait") => self.wait = Some(value::WAIT.take("--wait", parser)?),
@@ -163,8 +162,8 @@ impl Common {
         Ok(Taken::Argument)
     }
 
-    /// The plan that these options make, with a default for what each program decides: `busy` is
-    /// its exit code if the lock is busy.
+    /// The plan that these options make, with defaults for what a program decides itself. `busy` is
+    /// the exit code when the lock is busy.
     pub(super) fn plan(
         self,
         program: &'static str,
@@ -202,8 +201,8 @@ impl Common {
     }
 }
 
-/// The next option or word. A long option comes by its full name, one of those in `help`; a prefix
-/// that was unambiguous among the options of the `original` program still means the same one.
+/// The next option or word. A long option is returned by its full name, which is one of those in
+/// `help`. Prefixes that were unambiguous in the `original` program keep their meaning.
 pub(super) fn next_argument(
     parser: &mut Parser,
     help: &'static str,
@@ -236,7 +235,7 @@ fn long_options(help: &'static str) -> impl Iterator<Item = &'static str> {
         .filter(|name| *name != "program")
 }
 
-/// The one of `names` that equals `typed`, or the only one that starts with it.
+/// The name in `names` that equals `typed`, or the only one that starts with it.
 fn complete(
     typed: &str,
     names: impl Iterator<Item = &'static str>,
@@ -255,7 +254,7 @@ fn complete(
     }
 }
 
-/// If `--` comes next, the words after it.
+/// The words after `--`, if that is the next argument.
 pub(super) fn words_after_dashes(parser: &mut Parser) -> Option<Vec<OsString>> {
     let mut raw = parser.try_raw_args()?;
     raw.next_if(|word| word == OsStr::new("--"))?;
@@ -264,7 +263,7 @@ pub(super) fn words_after_dashes(parser: &mut Parser) -> Option<Vec<OsString>> {
 
 #[cfg(test)]
 pub(super) mod testing {
-    //! What the tests of every program's options need.
+    //! Helpers for the tests of every program's options.
 
     use super::*;
 
@@ -275,7 +274,7 @@ pub(super) mod testing {
         }
     }
 
-    /// What is typed, with `|` between the words.
+    /// A command line, with `|` between the arguments.
     pub(in crate::cli) fn line(words: &str) -> Vec<OsString> {
         if words.is_empty() {
             Vec::new()
@@ -284,7 +283,7 @@ pub(super) mod testing {
         }
     }
 
-    /// What is typed, as options.
+    /// The options of a command line.
     pub(in crate::cli) fn typed<O: Options>(words: &[OsString]) -> Result<O, Fault> {
         let mut parser = Parser::from_args(words);
         let mut options = O::default();

@@ -1,6 +1,6 @@
-//! Python 2.7's 64-bit hash of a string, by which the original `lockex` names a lock that nobody
-//! has named (`unicode_hash` and `string_hash` of CPython, without `-R`), and its `strip`, for
-//! blanks around a command do not count.
+//! Python 2.7's 64-bit hash of a string, from which the original `lockex` makes the id of a lock
+//! without `-i` (`unicode_hash` and `string_hash` of CPython, without `-R`), and its `strip`: the
+//! original ignores blanks around a command.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -8,8 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 /// CPython's multiplier.
 const FACTOR: u64 = 1_000_003;
 
-/// `abs(hash(text))`. A text is hashed over its code points, as by the Pythons of Linux
-/// distributions; what is not UTF-8 over its bytes.
+/// `abs(hash(text))`. The hash is over code points, as in the Pythons of Linux distributions; if
+/// the text is not UTF-8, over bytes.
 pub(super) fn abs_hash(text: &OsStr) -> u64 {
     let hash = match text.to_str() {
         Some(text) => hash(text.chars().map(u64::from)),
@@ -32,14 +32,13 @@ fn hash(units: impl Iterator<Item = u64> + Clone) -> i64 {
     }
 }
 
-/// `text.strip()`; what is not UTF-8 stays as it is.
+/// `text.strip()`; text that is not UTF-8 is returned unchanged.
 pub(super) fn strip(text: &OsStr) -> &OsStr {
     text.to_str()
         .map_or(text, |text| text.trim_matches(is_space).as_ref())
 }
 
-/// `unicode.isspace` of Python 2.7, where Unicode stands at 5.2 and the four separators of ASCII
-/// are blanks.
+/// `unicode.isspace` of Python 2.7: blanks of Unicode 5.2 and the four ASCII separators.
 fn is_space(character: char) -> bool {
     character.is_whitespace() || matches!(character, '\u{1c}'..='\u{1f}' | '\u{180e}')
 }
@@ -48,7 +47,7 @@ fn is_space(character: char) -> bool {
 mod tests {
     use super::*;
 
-    /// Ids and commands, from a real Python 2.7.18; `python2-ids.py` beside it made them.
+    /// Ids and commands from a real Python 2.7.18, made by `python2-ids.py` in the same directory.
     const IDS: &str = include_str!("../../tests/data/python2-ids.tsv");
 
     #[test]

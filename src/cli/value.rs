@@ -1,5 +1,5 @@
-//! Values of options that more than one program has: text to number, duration, signal, hosts. Each
-//! kind says what it expects, for the sentence that refuses anything else.
+//! Values of options that several programs have: numbers, durations, signals, hosts. Each kind
+//! names what it expects, for the message that refuses other values.
 
 use super::Fault;
 use crate::plan::Warning;
@@ -10,20 +10,20 @@ use lexopt::Parser;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
-/// A kind of value: how it is read, and what is said when it cannot be.
+/// A kind of value: its parser, and what the message about an invalid value says.
 pub struct ValueKind<T> {
-    /// Follows "expected".
+    /// Printed after "expected".
     expected: &'static str,
     read: fn(&str) -> Option<T>,
 }
 
 impl<T> ValueKind<T> {
-    /// Takes the value of `option`, which comes next.
+    /// Takes the value of `option`, which is the next argument.
     pub(super) fn take(&self, option: &'static str, parser: &mut Parser) -> Result<T, Fault> {
         self.read(option, &parser.value()?)
     }
 
-    /// The value of `option` that `found` is.
+    /// Parses `found` as the value of `option`.
     pub(super) fn read(&self, option: &'static str, found: &OsStr) -> Result<T, Fault> {
         found
             .to_str()
@@ -31,8 +31,8 @@ impl<T> ValueKind<T> {
             .ok_or_else(|| invalid(option, self.expected, found))
     }
 
-    /// Takes a whole number as [`optparse_int`] reads it. Where a leading zero makes it another number
-    /// than it looks, `warnings` gets a line.
+    /// Takes a whole number as [`optparse_int`] parses it. If a leading zero makes it another
+    /// number than it seems, `warnings` gets a line.
     pub(super) fn take_int(
         &self,
         option: &'static str,
@@ -56,7 +56,7 @@ impl<T> ValueKind<T> {
     }
 }
 
-/// The fault of a value that an option cannot have.
+/// The fault of an option with an invalid value.
 pub(super) fn invalid(option: &'static str, expected: &'static str, found: &OsStr) -> Fault {
     Fault::Value {
         option,
@@ -65,7 +65,7 @@ pub(super) fn invalid(option: &'static str, expected: &'static str, found: &OsSt
     }
 }
 
-/// A value that must be text.
+/// A value that must be UTF-8.
 pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Fault> {
     value
         .into_string()
@@ -77,16 +77,16 @@ pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble
     hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })
 }
 
-/// The most names that `-n` makes: each is one request a try.
+/// The most names that `-n` makes. Each of them is a request in every try.
 const MAX_NAMES: u32 = 10_000;
 
-/// A time; `inf` is `Duration::MAX`.
+/// A duration; `inf` is `Duration::MAX`.
 pub const SECONDS: ValueKind<Duration> = ValueKind {
     expected: "seconds from 0 to 1e9, a time like 1h30m, or inf",
     read: |text| seconds(time(text)?),
 };
 
-/// A time to wait; nothing below zero is less than one try.
+/// A time to wait; below zero is the same as zero: one try.
 pub const WAIT: ValueKind<Duration> = ValueKind {
     expected: "seconds up to 1e9, a time like 1h30m, or inf",
     read: |text| seconds(time(text)?.max(0.0)),
@@ -98,7 +98,7 @@ pub const TIMEOUT: ValueKind<Duration> = ValueKind {
     read: |text| session_timeout(time(text)?),
 };
 
-/// A load average; nothing below zero is a load.
+/// A load average; below zero means no limit.
 pub const LOAD: ValueKind<f64> = ValueKind {
     expected: "a load average up to 1e9",
     read: number,
@@ -122,7 +122,7 @@ pub const SERVER_PORT: ValueKind<u16> = ValueKind {
     read: |text| text.trim().parse().ok().filter(|&port| port != 0),
 };
 
-/// A number of names.
+/// How many names `-n` makes.
 pub const NAMES: ValueKind<u32> = ValueKind {
     expected: "a number of names, 0 to 10000",
     read: |text| {
@@ -133,13 +133,13 @@ pub const NAMES: ValueKind<u32> = ValueKind {
     },
 };
 
-/// How many may hold a lock at once; below one there is one all the same.
+/// How many clients may hold a lock at once; below one means one.
 pub const CONCURRENCY: ValueKind<u32> = ValueKind {
     expected: "a whole number up to 4294967295",
     read: |text| text.trim().parse::<i64>().ok()?.max(1).try_into().ok(),
 };
 
-/// How often to try; nothing below zero is a limit.
+/// How many times to try; below zero means without limit.
 pub const TRIES: ValueKind<Option<u32>> = ValueKind {
     expected: "a whole number up to 4294967295, or -1 for no limit",
     read: |text| {
@@ -151,7 +151,7 @@ pub const TRIES: ValueKind<Option<u32>> = ValueKind {
     },
 };
 
-/// A signal, or none.
+/// A signal, or 0 for none.
 pub const SIGNAL: ValueKind<Option<Signal>> = ValueKind {
     expected: "a signal by number or name, or 0 for none",
     read: |text| match optparse_int(text) {
@@ -162,9 +162,9 @@ pub const SIGNAL: ValueKind<Option<Signal>> = ValueKind {
     },
 };
 
-/// A whole number as Python's optparse reads it, which the original's options went through: 0x and
-/// 0b begin what they begin in C, any other leading zero begins octal digits, and blanks around it
-/// do not count (but one before it hides the zero).
+/// A whole number as Python's optparse parses it, as the original did: 0x and 0b mean what they
+/// mean in C, any other leading zero means octal, and blanks around the number are ignored (but a
+/// blank before a leading zero hides the zero).
 fn optparse_int(text: &str) -> Option<i64> {
     let prefix = text.get(..2).map(str::to_ascii_lowercase);
     let (digits, radix) = match prefix.as_deref() {
@@ -285,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Every row was run through optparse of Python 2.7, as an option with `type=int`.
+    /// Every row was checked with optparse of Python 2.7, as an option with `type=int`.
     #[test]
     fn whole_numbers_are_those_of_optparse() {
         for (text, number) in [

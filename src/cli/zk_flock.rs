@@ -1,6 +1,6 @@
-//! `zk-flock`: its help, its options, and what these come to with the config file. Options,
-//! defaults and the file are those of the Python original (behaviour of optparse included: any
-//! order, any clear prefix), and a few more.
+//! `zk-flock`: its help, its options, and its plan with the config file. Options, defaults and
+//! config are those of the Python original, with a few more. As with Python's optparse, options may
+//! stand in any order and may be abbreviated to any unambiguous prefix.
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument, words_after_dashes};
@@ -60,17 +60,17 @@ busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
 option, else 1; see --sysexits.
 ";
 
-/// Where the config is unless `-c` says otherwise.
+/// The config file without `-c`.
 const CONFIG: &str = "/etc/distributed-flock.json";
 
-/// Session timeout if no config is needed and none gives it: what the manual's example has, for it
-/// rides out 6.7 s without a server.
+/// The session timeout if no config is needed and nothing sets it: that of the manual's example,
+/// which survives 6.7 s without a server.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Namespace of local locks if nothing gives it.
+/// The namespace of local locks if nothing sets it.
 const DEFAULT_APP_ID: &str = "default";
 
-/// The long options of the original, to complete what is typed.
+/// The long options of the original. Their prefixes take precedence over those of new options.
 const ORIGINAL: &[&str] = &[
     "confpath",
     "daemonize",
@@ -83,7 +83,7 @@ const ORIGINAL: &[&str] = &[
     "help",
 ];
 
-/// What was typed, or what stands for what was not.
+/// The options, with the defaults of those that were not given.
 #[derive(Debug)]
 struct Options {
     confpath: Option<PathBuf>,
@@ -92,7 +92,7 @@ struct Options {
     sleep: bool,
     sequence: u32,
     minlocktime: Duration,
-    /// The servers, and what named them.
+    /// The servers, and the option or variable that they are from.
     hosts: Option<(&'static str, Ensemble)>,
     app_id: Option<String>,
     timeout: Option<Duration>,
@@ -101,7 +101,7 @@ struct Options {
     after_dashes: Vec<OsString>,
 }
 
-/// Where local locks are.
+/// The directory of local locks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Folder {
     Default,
@@ -186,8 +186,8 @@ impl options::Options for Options {
 }
 
 impl Options {
-    /// The lock's name, and the command: one word to be split, or after `--` two and more to be
-    /// taken as they are.
+    /// The lock's name and the command. The command is one word, which is split, or after `--` two
+    /// or more words, which are used as they are.
     fn words(&mut self) -> Result<(String, Command), Fault> {
         let words: Vec<_> = self
             .common
@@ -222,7 +222,7 @@ impl Options {
         Ok((name, command))
     }
 
-    /// The command that one word is, with a warning if it was meant for a shell.
+    /// Splits a one-word command, and warns if it seems to be written for a shell.
     fn split(&mut self, name: &OsStr, text: &OsStr) -> Result<Command, Fault> {
         let words = words::read(text).map_err(Fault::Command)?;
         if let Some(found) = shell::meant_for_shell(&words) {
@@ -238,7 +238,8 @@ impl Options {
         })
     }
 
-    /// What was not typed and the environment has. An empty variable is none.
+    /// Takes values from the environment for options that were not given. An empty variable counts
+    /// as unset.
     fn take_environment(&mut self, environment: &Environment) -> Result<(), Fault> {
         let found =
             |variable: &Option<OsString>| variable.clone().filter(|value| !value.is_empty());
@@ -277,12 +278,12 @@ impl Options {
         })
     }
 
-    /// Whether options and environment alone say which lock of which service is meant.
+    /// Whether options and environment are enough to find the lock, without a config.
     fn names_the_lock(&self) -> bool {
         self.hosts.is_some() && self.app_id.is_some()
     }
 
-    /// The config at `path`; nothing, if it is neither there nor needed.
+    /// The config at `path`; the default config if the file neither exists nor is needed.
     fn config(&self, path: &Path) -> Result<Config, Fault> {
         let optional = self.confpath.is_none() && (self.local.is_some() || self.names_the_lock());
         match read(path) {
@@ -299,7 +300,7 @@ impl Options {
         }
     }
 
-    /// The plan that options and config, the contents of `path`, come to.
+    /// The plan from the options and the config, which was read from `path`.
     fn merge(
         mut self,
         mut config: Config,
@@ -406,7 +407,7 @@ impl Options {
         })
     }
 
-    /// The name, or with `-n` those that are made of it.
+    /// The name, or with `-n` the names that are made from it.
     fn names(
         &self,
         name: &str,
@@ -440,7 +441,7 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
     use std::{env, fs, process};
 
-    /// The plan of a line with a config whose text is given; nothing is read.
+    /// The plan of a command line with this text as config; no file is read.
     fn plan_in(words: &str, config: &str, environment: &Environment) -> Result<Plan, String> {
         let planned = typed(&line(words)).and_then(|options: Options| {
             let mut options = options;

@@ -1,16 +1,16 @@
-//! JSON as a tree that knows its lines. Whether it is JSON at all is `serde_json`'s word; a key
-//! that is there twice is refused here.
+//! JSON as a tree with line numbers. `serde_json` checks the syntax; a duplicate key is refused
+//! here.
 
 use super::node::{Entry, Node, Value};
 use super::text::end_of_string;
 use std::collections::HashMap;
 
-/// Why there is no tree.
+/// Why the text is refused.
 #[derive(Debug)]
 pub enum Error {
-    /// It is no JSON.
+    /// The text is not JSON.
     Syntax(serde_json::Error),
-    /// A key, its line, and the line that it was on before.
+    /// A duplicate key: its line, and the line where it was first.
     #[allow(missing_docs)]
     Duplicate {
         key: String,
@@ -19,7 +19,7 @@ pub enum Error {
     },
 }
 
-/// The tree that `text` is.
+/// Parses the text.
 pub fn parse(text: &str) -> Result<Node, Error> {
     serde_json::from_str::<serde_json::Value>(text).map_err(Error::Syntax)?;
     Walk {
@@ -30,7 +30,7 @@ pub fn parse(text: &str) -> Result<Node, Error> {
     .node()
 }
 
-/// A way through valid JSON, no deeper than `serde_json` has been.
+/// A walk through valid JSON, which is no deeper than `serde_json` accepts.
 struct Walk<'a> {
     text: &'a str,
     at: usize,
@@ -82,8 +82,8 @@ impl<'a> Walk<'a> {
         Ok(Value::Map(entries))
     }
 
-    /// Past the bracket or comma before a member; false, and past the closing bracket, if there is
-    /// none.
+    /// Steps over the bracket or comma before a member. False, and steps over the closing bracket,
+    /// if there is no member.
     fn enter(&mut self, close: u8) -> bool {
         if self.peek() != close {
             self.at += 1;
@@ -93,7 +93,7 @@ impl<'a> Walk<'a> {
         more
     }
 
-    /// The next byte that is no blank.
+    /// The next byte that is not a blank.
     fn peek(&mut self) -> u8 {
         loop {
             match self.text.as_bytes().get(self.at) {
@@ -105,7 +105,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The string, number or word that is next.
+    /// The next string, number or word.
     fn scalar(&mut self) -> &'a str {
         let start = self.at;
         self.at = match self.text.as_bytes().get(start) {
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The tree as JSON again.
+    /// The tree as JSON.
     fn plain(node: &Node) -> serde_json::Value {
         match &node.value {
             Value::Null => serde_json::Value::Null,

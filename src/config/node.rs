@@ -1,8 +1,8 @@
-//! A config as a tree: what is where. YAML and JSON come to the same.
+//! A config as a tree with line numbers, from YAML or JSON.
 
 use serde_json::Number;
 
-/// A value, and the line that it begins on, from 1.
+/// A value, and the line on which it starts, counted from 1.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs)]
 pub struct Node {
@@ -10,7 +10,7 @@ pub struct Node {
     pub value: Value,
 }
 
-/// What a config can be made of.
+/// The values that a config can have.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs)]
 pub enum Value {
@@ -22,7 +22,7 @@ pub enum Value {
     Map(Vec<Entry>),
 }
 
-/// A key, with the line that it is on, and its value.
+/// A key with its line, and its value.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs)]
 pub struct Entry {
@@ -31,15 +31,15 @@ pub struct Entry {
     pub value: Node,
 }
 
-/// The most levels of lists and mappings within each other. A config has three; far more would
-/// overflow the stack.
+/// The most levels of nested lists and mappings. A config has three; many more would overflow the
+/// stack.
 pub(super) const MAX_DEPTH: usize = 32;
 
-/// The most characters of a value that are repeated to whoever wrote it.
+/// The most characters of a value that a message repeats.
 const MAX_SHOWN: usize = 40;
 
 impl Value {
-    /// For a sentence: as it stands if it is short.
+    /// The value for a message: as it is in the file, if it is short.
     pub fn shown(&self) -> String {
         match self {
             Value::Null => "nothing".into(),
@@ -52,7 +52,7 @@ impl Value {
     }
 }
 
-/// Text in quotes, cut if it is long.
+/// The text in quotes, shortened if it is long.
 pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{:?}…", &text[..end]),

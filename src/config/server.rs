@@ -1,6 +1,6 @@
-//! The config of the lock server, YAML or JSON, as text in and [`Config`] out. Keys and defaults
-//! are the original's, and a few more. What is wrong is an error with file and line, since a pool
-//! that is not what was meant may let two in.
+//! The config of the lock server: YAML or JSON, parsed from text to [`Config`]. Keys and defaults
+//! are those of the original, with a few more. A fault is an error with file and line: a pool that
+//! is configured by mistake may let two hosts run at once.
 
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
@@ -13,22 +13,22 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a config says, or what stands for what it does not say.
+/// The values of a config, with the defaults of missing keys.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Config {
-    /// Who remembers the holders.
+    /// Where the holders are stored.
     pub backend: Backend,
-    /// In their order.
+    /// In the order of the file.
     pub pools: Vec<Pool>,
     /// `None`: all addresses.
     pub listen: Option<IpAddr>,
-    /// `None`: the original's.
+    /// `None`: the port of the original.
     pub port: Option<u16>,
-    /// As it is written.
+    /// The path as it is in the file.
     pub state: Option<PathBuf>,
-    /// What is odd but stops nothing, a sentence each.
+    /// Problems that do not stop the server, one sentence each.
     pub warnings: Vec<String>,
-    /// The keys that are none, a sentence each: most are a slip, so a check refuses them.
+    /// Unknown keys, one sentence each. Most are typing errors, so `--check` refuses them.
     pub unknown: Vec<String>,
 }
 
@@ -42,13 +42,13 @@ type OnLine = (usize, Fault);
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum Fault {
-    /// The text is not YAML as [`yaml`] reads it.
+    /// The text is not in the part of YAML that [`yaml`] reads.
     Yaml(yaml::Flaw),
     /// The text is not JSON.
     Json(serde_json::Error),
-    /// A key of a JSON object is there twice.
+    /// An object in JSON has a key twice.
     DuplicateKey { key: String, first: usize },
-    /// Another value where an object must be.
+    /// A mapping is required, but this is another value.
     NoMapping { what: &'static str, found: String },
     /// A pool lacks a key.
     Missing { key: &'static str },
@@ -66,40 +66,40 @@ pub enum Fault {
     },
 }
 
-/// Why a pool cannot have a name.
+/// Why a name is refused.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub enum NameFlaw {
     Empty,
     TooLong,
     Character(char),
-    /// The pool on this line has the name.
+    /// The pool on this line has the same name.
     Taken {
         line: usize,
     },
-    /// Not the name of a host.
+    /// The text is not the name of a host.
     NotHost,
 }
 
-/// How long a pool is held unless the config says otherwise, as in the original.
+/// How long a grant is valid without `expire`, as in the original.
 const DEFAULT_EXPIRE: Duration = Duration::from_mins(30);
 
-/// Where memcached is unless the config says otherwise.
+/// The memcached without `memcachehost` and `memcacheport`.
 const DEFAULT_MEMCACHE: (&str, u16) = ("localhost", 11211);
 
-/// How long in seconds a pool can be held, short of for ever. At least as long as a lease is of
-/// some use: see [`crate::pool::lease::MIN_EXPIRE`]. At most 31 years.
+/// The seconds for which a pool can be held, apart from 0: at least as long as a client needs to
+/// renew a lease ([`crate::pool::lease::MIN_EXPIRE`]), at most 31 years.
 const EXPIRE_RANGE: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
-/// Below this many seconds `distributex` refuses the lease that it is told of, about half as much:
-/// it could not renew it in time.
+/// `distributex` refuses a lease below this many seconds, of which the server tells it about half:
+/// it could not renew in time.
 const SHORTEST_USABLE: Duration = Duration::from_secs(2);
 
-/// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and those have 250 at
-/// most.
+/// The most bytes in the name of a pool: `NAME:lockedby` is a memcached key, and such a key has 250
+/// bytes at most.
 const MAX_NAME: usize = 240;
 
-/// The most warnings that are kept: a file that is no config must not fill the log.
+/// The most warnings that are kept, so that a file that is not a config does not fill the log.
 const MAX_WARNINGS: usize = 20;
 
 const TEXT: &str = "text";
@@ -115,10 +115,10 @@ const KEYS: [&str; 7] = [
 ];
 const POOL_KEYS: [&str; 4] = ["name", "expire", "maxlocks", "servers"];
 
-/// What keys begin with that mean nothing to us: a place for anchors.
+/// Keys with this prefix are ignored. They can hold anchors.
 const IGNORED_PREFIX: &str = "x-";
 
-/// What some editors put before UTF-8.
+/// The byte order mark, which some editors put before UTF-8.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 impl Default for Config {
@@ -136,7 +136,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the text of the file at `path`, which is only named.
+    /// Parses the text of the file at `path`; the path is only for messages.
     pub fn parse(text: &[u8], path: &Path) -> Result<Config, Error> {
         let error = |(line, fault)| InFile::new(path, Some(line), fault);
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
@@ -226,7 +226,7 @@ impl Config {
         Ok(pools)
     }
 
-    /// A pool, and the line that its name is on.
+    /// A pool, and the line of its name.
     fn pool(&mut self, item: &Node) -> Result<(Pool, usize), OnLine> {
         let mut named = None;
         let mut pool = Pool {
@@ -314,7 +314,7 @@ fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, O
         .ok_or_else(|| wrong(entry, expected))
 }
 
-/// Whether it is a memcached.
+/// Whether the backend is memcached.
 fn backend(entry: &Entry) -> Result<bool, OnLine> {
     const EXPECTED: &str = "inmemory or memcache";
     match text(entry, EXPECTED)? {
@@ -324,8 +324,8 @@ fn backend(entry: &Entry) -> Result<bool, OnLine> {
     }
 }
 
-/// A whole number is a name as well: it is written as it is asked for. A blank is allowed, but not
-/// in memcached.
+/// The name of a pool. A whole number is a name, too: clients ask for it by its digits. Blanks are
+/// allowed, except with memcached.
 fn name(entry: &Entry) -> Result<String, OnLine> {
     let name = match &entry.value.value {
         Value::Text(name) => name.clone(),
@@ -344,7 +344,7 @@ fn name(entry: &Entry) -> Result<String, OnLine> {
     Err(invalid(entry.line, &name, flaw))
 }
 
-/// The first name of these pools that has a blank in it, and its line.
+/// The first of these pools' names that has a blank in it, and its line.
 fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
     let Value::List(items) = &pools.value.value else {
         return None;
@@ -367,8 +367,8 @@ fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
         })
 }
 
-/// Zero is never, as in the original, and so is nothing. Text may be a number, or a time like
-/// 1h30m.
+/// How long a grant is valid. Zero or an empty value means until it is released, as in the
+/// original. Text may be a number, or a duration like 1h30m.
 fn expire(entry: &Entry) -> Result<Option<Duration>, OnLine> {
     let seconds = match &entry.value.value {
         Value::Number(number) => number.as_f64(),
@@ -388,8 +388,8 @@ fn expire(entry: &Entry) -> Result<Option<Duration>, OnLine> {
     }
 }
 
-/// Names between commas, or a list of names. An empty text admits every host; a list has at least
-/// one name.
+/// Hosts in a text, separated by commas, or in a list. An empty text allows every host; a list has
+/// at least one name.
 fn servers(entry: &Entry) -> Result<Option<Vec<String>>, OnLine> {
     let expected = || {
         wrong(
@@ -427,7 +427,8 @@ fn servers(entry: &Entry) -> Result<Option<Vec<String>>, OnLine> {
     Ok((!names.is_empty()).then(|| names.into_iter().map(str::to_owned).collect()))
 }
 
-/// Refuses what no host calls itself: it would match none, and lock out those that were meant.
+/// Refuses text that is not the name of a host: it would match no host, and lock out the hosts that
+/// were meant.
 fn check_host(entry: &Entry, name: &str) -> Result<(), OnLine> {
     let forbidden = |character: char| {
         character.is_whitespace() || character.is_control() || "[](){}*/,\"'".contains(character)

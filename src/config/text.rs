@@ -1,16 +1,16 @@
-//! The config as text: the comments that its documented sample has, and the lines that its keys are
-//! on.
+//! Preparation of a config's text: removes the comments that the documented sample has, and finds
+//! the lines of keys.
 
-/// The text as strict JSON. Lines stay where they are, so that line numbers hold.
+/// The text as strict JSON. Line breaks stay, so that line numbers are right.
 pub(super) fn as_json(text: &str) -> String {
     with_words_quoted(&without_comments(text))
 }
 
-/// Numbers that Python reads and JSON does not have.
+/// Numbers that Python's parser accepts, and JSON does not have.
 const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
 
-/// The text with these words as strings, which have the effect that they had: as a load they limit
-/// nothing, elsewhere they are refused.
+/// Turns these words into strings, which keeps their effect: as a load they do not limit, elsewhere
+/// they are refused.
 fn with_words_quoted(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut at = 0;
@@ -34,7 +34,7 @@ fn with_words_quoted(text: &str) -> String {
     kept
 }
 
-/// The text without `//` comments.
+/// Removes `//` comments.
 fn without_comments(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
     let mut quoted = false;
@@ -58,8 +58,8 @@ fn without_comments(text: &str) -> String {
     kept
 }
 
-/// The line, from 1, of the key that `path` leads to through the objects of `json`, which is valid.
-/// Of keys given twice it is the last one, which is the one that counts. 1 if there is no such key.
+/// The line, counted from 1, of the key at `path` in `json`, which is valid. For a duplicate key it
+/// is the last line, whose value counts. 1 if there is no such key.
 pub(super) fn line_of(json: &str, path: &[&str]) -> usize {
     let mut found = 1;
     let mut open: Vec<String> = Vec::new();
@@ -88,7 +88,7 @@ pub(super) fn line_of(json: &str, path: &[&str]) -> usize {
     found
 }
 
-/// Where the string that begins at `start` is over, its quotes included.
+/// The end of the string that starts at `start`, after its closing quote.
 pub(super) fn end_of_string(json: &str, start: usize) -> usize {
     let mut escaped = false;
     for (at, byte) in json.bytes().enumerate().skip(start + 1) {

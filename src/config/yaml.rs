@@ -1,7 +1,7 @@
-//! A small part of YAML, line by line: block mappings and lists, one-line scalars, lists and
-//! mappings in brackets on one line, anchors and their aliases as values, comments. All else is
-//! refused with its line, and so is whatever two readers of YAML could take for different
-//! things. What is accepted means the same to PyYAML, which the original reads with.
+//! A subset of YAML: block mappings and lists, scalars on one line, lists and mappings in brackets
+//! on one line, anchors, aliases as values, and comments. Everything else is refused with its line,
+//! as is all text that two YAML parsers could understand differently. Accepted text means the same
+//! to PyYAML, which the original uses.
 
 mod flow;
 mod scalar;
@@ -10,65 +10,65 @@ use super::node::{Entry, MAX_DEPTH, Node, Value, shown};
 use std::collections::HashMap;
 use std::fmt;
 
-/// What is wrong, and on which line.
+/// A fault and its line.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Error {
-    /// From 1.
+    /// Counted from 1.
     pub line: usize,
-    /// What.
+    /// The fault.
     pub flaw: Flaw,
 }
 
-/// What is wrong with a line.
+/// Why a line is refused.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Flaw {
-    /// Not UTF-8.
+    /// The text is not UTF-8.
     NotText,
-    /// A character that YAML forbids, or takes for the end of a line.
+    /// YAML forbids this character, or takes it for a line break.
     Character(char),
-    /// A tab outside of a comment.
+    /// There is a tab outside of a comment.
     Tab,
-    /// A character that begins what is not understood here, by its name.
+    /// This character starts a part of YAML that is not supported; its name follows.
     Unsupported(char, &'static str),
-    /// A second document, or the end of one.
+    /// A second document starts here, or the first one ends.
     Marker,
-    /// Text without quotes that is not text to every reader.
+    /// Some parsers do not read this unquoted text as text.
     Ambiguous(String),
-    /// A whole number that 64 bits do not hold.
+    /// The whole number does not fit in 64 bits.
     TooLarge(String),
-    /// A colon, with a blank after it or at the end, in text without quotes.
+    /// Unquoted text has a colon before a blank or at its end.
     Colon(String),
-    /// A quote that is not closed on its line.
+    /// This quote is not closed on its line.
     Unclosed(char),
-    /// A backslash and what follows, in double quotes.
+    /// A backslash in double quotes, with the character after it, is not a known escape.
     Escape(String),
-    /// Something after a closing quote or bracket.
+    /// This text follows a closing quote or bracket.
     AfterQuote(String),
-    /// Text that is none within brackets.
+    /// This text is not allowed within brackets.
     Flow(String),
-    /// An anchor that was there before.
+    /// The anchor was defined before.
     Anchor(String),
-    /// An alias without its anchor.
+    /// The alias has no anchor.
     Alias(String),
-    /// Something else than a mapping is merged.
+    /// The merged value is not an alias of a mapping.
     Merge,
-    /// Aliases that stand for too much.
+    /// The aliases stand for too many values.
     Size,
-    /// No key where one must be.
+    /// A key is required here.
     NoKey(String),
-    /// A key without quotes that is not text.
+    /// An unquoted key is not text.
     KeyNotText(String),
-    /// A key that no reader would take for one.
+    /// The key is longer than any parser accepts.
     LongKey,
-    /// A key that was there before, and on which line.
+    /// The mapping has the key on this earlier line already.
     Duplicate(String, usize),
-    /// Further in, or less far out, than anything it could belong to.
+    /// The indentation fits no line above.
     Indentation,
-    /// Lists and mappings within each other.
+    /// Lists and mappings are nested too deep.
     Depth,
 }
 
-/// The document that `text` is.
+/// Parses the document.
 pub fn parse(text: &[u8]) -> Result<Node, Error> {
     let mut document = Document {
         lines: lines(text)?,
@@ -90,13 +90,13 @@ pub fn parse(text: &[u8]) -> Result<Node, Error> {
     }
 }
 
-/// A line that has something on it.
+/// A line that is neither empty nor a comment.
 #[derive(Clone, Copy)]
 struct Line<'a> {
     number: usize,
-    /// Blanks before the text.
+    /// Number of blanks before the text.
     indent: usize,
-    /// From the first character on.
+    /// The line from its first character that is not a blank.
     text: &'a str,
 }
 
@@ -109,7 +109,7 @@ impl Line<'_> {
     }
 }
 
-/// The lines that count, without blank ones, comments and the mark at the document's start.
+/// The lines of the document, without blank lines, comments and the document's start marker.
 fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, Error> {
     let text = str::from_utf8(text).map_err(|error| Error {
         line: super::line_at(text, error.valid_up_to()),
@@ -152,44 +152,44 @@ fn lines(text: &[u8]) -> Result<Vec<Line<'_>>, Error> {
     Ok(lines)
 }
 
-/// What YAML allows in a file, save for what it takes for line ends and for a mark of byte order
-/// that is not at the start.
+/// Whether YAML allows the character in a file. Characters that YAML takes for line breaks are
+/// excluded, as are byte order marks inside the text.
 fn printable(character: char) -> bool {
     matches!(character, '\t' | ' '..='~' | '\u{a0}'..='\u{2027}' | '\u{202a}'..='\u{d7ff}' | '\u{e000}'..='\u{fefe}' | '\u{ff00}'..='\u{fffd}')
         || character > '\u{ffff}'
 }
 
-/// Whether an unindented line begins like the start or the end of a document, or a directive.
+/// Whether an unindented line starts like a document marker or a directive.
 fn is_marker(text: &str) -> bool {
     ["---", "...", "%"]
         .iter()
         .any(|marker| text.starts_with(marker))
 }
 
-/// Whether nothing but a comment follows.
+/// Whether the rest of the line is empty or a comment.
 fn is_end(rest: &str) -> bool {
     rest.is_empty() || rest.starts_with(' ') && rest.trim_start_matches(' ').starts_with('#')
 }
 
-/// What follows the dash, if the text is an item of a list.
+/// The text after the dash, if the line is an item of a list.
 fn item(text: &str) -> Option<&str> {
     text.strip_prefix('-')
         .filter(|rest| rest.is_empty() || rest.starts_with(' '))
 }
 
-/// The lines, and how far they have been read.
+/// The lines, and the position in them.
 struct Document<'a> {
     lines: Vec<Line<'a>>,
     at: usize,
     depth: usize,
-    /// What each anchor stands for.
+    /// The value of each anchor.
     anchors: HashMap<String, Node>,
-    /// How many nodes aliases have made of others.
+    /// The number of nodes that were copied for aliases.
     copied: usize,
 }
 
-/// The most nodes that aliases make: a few lines of aliases of aliases stand for more than any
-/// memory holds.
+/// The most nodes that are copied for aliases: a few lines with nested aliases can stand for more
+/// values than fit in memory.
 const MAX_COPIED: usize = 10_000;
 
 impl<'a> Document<'a> {
@@ -197,8 +197,7 @@ impl<'a> Document<'a> {
         self.lines.get(self.at).copied()
     }
 
-    /// The next line, if it is indented so: part of what is being read. One that is further in
-    /// belongs to nothing.
+    /// The next line, if it has this indentation. A line with more indentation belongs to nothing.
     fn next_at(&self, indent: usize) -> Result<Option<Line<'a>>, Error> {
         match self.next() {
             Some(line) if line.indent > indent => Err(line.error(Flaw::Indentation)),
@@ -206,7 +205,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// What begins on the next line, which is there.
+    /// The node that starts on the next line, which exists.
     fn node(&mut self) -> Result<Node, Error> {
         let line = self.lines[self.at];
         self.depth += 1;
@@ -290,8 +289,8 @@ impl<'a> Document<'a> {
         )))
     }
 
-    /// A value that begins on the line of its key or dash; after an anchor it may stand below,
-    /// indented at least so.
+    /// A value that starts on the line of its key or dash. After an anchor it may start below, with
+    /// at least this indentation.
     fn value(&mut self, line: Line<'a>, text: &'a str, least: usize) -> Result<Node, Error> {
         let error = |flaw| line.error(flaw);
         if let Some((name, rest)) = named(text, '&') {
@@ -327,7 +326,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// What an anchor stands for.
+    /// A copy of the value of an anchor.
     fn copy(&mut self, name: &str) -> Result<Node, Flaw> {
         let node = self
             .anchors
@@ -341,7 +340,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The entries of the mapping that is merged into another: `<<: *name`.
+    /// The entries that `<<: *name` merges into a mapping.
     fn merged(&mut self, line: Line<'a>, rest: &'a str) -> Result<Vec<Entry>, Error> {
         let (name, _) = named(rest, '*')
             .filter(|(_, rest)| is_end(rest))
@@ -353,8 +352,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// What stands on the lines below the one that is next, if they are indented at least so; null
-    /// otherwise.
+    /// The node below the current line, if it has at least this indentation, otherwise null.
     fn below(&mut self, line: Line, least: usize) -> Result<Node, Error> {
         self.at += 1;
         match self.next() {
@@ -366,7 +364,8 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// What begins after the dash of an item, as if it were on a line of its own, indented as far.
+    /// The node after the dash of an item, parsed as if it were on a line of its own with this
+    /// indentation.
     fn beside(&mut self, line: Line<'a>, text: &'a str) -> Result<Node, Error> {
         let indent = line.indent + line.text.len() - text.len();
         self.lines[self.at] = Line {
@@ -378,7 +377,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The name after `mark`, and what follows it.
+/// The name after `mark`, and the rest of the line.
 fn named(text: &str, mark: char) -> Option<(&str, &str)> {
     let rest = text.strip_prefix(mark)?;
     let end = rest
@@ -388,7 +387,7 @@ fn named(text: &str, mark: char) -> Option<(&str, &str)> {
     (!name.is_empty() && (rest.is_empty() || rest.starts_with(' '))).then_some((name, rest))
 }
 
-/// What follows `<<:`, if the line is a merge.
+/// The text after `<<:`, if the line is a merge.
 fn merge(text: &str) -> Option<&str> {
     Some(
         text.strip_prefix("<<")?
@@ -399,8 +398,8 @@ fn merge(text: &str) -> Option<&str> {
     )
 }
 
-/// The entries of both; of a key in both, the second value in the first place, as Python's
-/// dictionaries have it.
+/// The entries of both. For a key in both, the second value is at the position of the first, as in
+/// Python's dictionaries.
 fn override_with(mut first: Vec<Entry>, second: Vec<Entry>) -> Vec<Entry> {
     let places: HashMap<_, _> = first
         .iter()
@@ -416,7 +415,7 @@ fn override_with(mut first: Vec<Entry>, second: Vec<Entry>) -> Vec<Entry> {
     first
 }
 
-/// How many nodes a node is.
+/// The number of nodes in a node.
 fn size(node: &Node) -> usize {
     1 + match &node.value {
         Value::List(items) => items.iter().map(size).sum(),

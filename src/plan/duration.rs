@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-/// The longest time in seconds that can be asked for by number: 31 years. Longer is a slip, and
-/// `inf` says "for ever".
+/// The longest time in seconds that an operator can give as a number: 31 years. More is a typing
+/// error; `inf` means without limit.
 const MAX_SECONDS: f64 = 1e9;
 
-/// A session timeout in seconds, as ZooKeeper can be asked for it: whole milliseconds in 31 bits.
+/// A session timeout from a number of seconds. ZooKeeper has whole milliseconds in 31 bits.
 pub fn session_timeout(seconds: f64) -> Option<Duration> {
     let longest = Duration::from_millis(2_147_483_647).as_secs_f64();
     (0.001..=longest)
@@ -15,8 +15,8 @@ pub fn session_timeout(seconds: f64) -> Option<Duration> {
         .then(|| Duration::from_secs_f64(seconds))
 }
 
-/// A number of no more than [`MAX_SECONDS`] either way, or infinity by its name: 1e999 is only a slip.
-/// Blanks around it do not count, as in Python's `float`.
+/// A number of at most [`MAX_SECONDS`] in either direction, or infinity by its name; 1e999 is a
+/// typing error. Blanks around it are ignored, as by Python's `float`.
 pub fn number(text: &str) -> Option<f64> {
     let named = !text.contains(|character: char| character.is_ascii_digit());
     text.trim()
@@ -25,15 +25,15 @@ pub fn number(text: &str) -> Option<f64> {
         .filter(|number: &f64| number.is_infinite() && named || number.abs() <= MAX_SECONDS)
 }
 
-/// Seconds, as a number or with units.
+/// Seconds, from a number or from numbers with units.
 pub fn time(text: &str) -> Option<f64> {
     number(text).or_else(|| with_units(text.trim()).filter(|&seconds| seconds <= MAX_SECONDS))
 }
 
-/// The units of a time, each with its seconds.
+/// The units of a time, with their length in seconds.
 const UNITS: [(char, f64); 4] = [('d', 86400.0), ('h', 3600.0), ('m', 60.0), ('s', 1.0)];
 
-/// `1h30m` in seconds: numbers, each with its unit, the largest first.
+/// `1h30m` in seconds: numbers, each with its unit, the largest unit first.
 fn with_units(text: &str) -> Option<f64> {
     let (mut rest, mut sum, mut above) = (text, 0.0, f64::INFINITY);
     while !rest.is_empty() {

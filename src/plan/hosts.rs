@@ -3,40 +3,40 @@
 use super::{Host, names};
 use std::fmt;
 
-/// Where ZooKeeper listens unless told otherwise.
+/// ZooKeeper's port, if the text has none.
 const DEFAULT_PORT: u16 = 2181;
 
-/// The servers of an ensemble, and the node that stands for `/` there.
+/// The servers of an ensemble, and the node under which all paths are (the chroot).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ensemble {
-    /// At least one.
+    /// At least one server.
     pub hosts: Vec<Host>,
     /// Empty, or `/a/b` without a slash at its end.
     pub chroot: String,
 }
 
-/// Why a text is no connection string. The items are as they were typed.
+/// Why a text is not a connection string. Items are quoted as the operator typed them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum InvalidHosts {
-    /// No host at all.
+    /// There is no host.
     NoHost,
-    /// An item without a host before its port.
+    /// An item has no host before its port.
     NoName(String),
-    /// An item that begins like a URL, and what it begins with.
+    /// An item starts like a URL, with this scheme.
     #[allow(missing_docs)]
     Scheme { item: String, scheme: String },
-    /// Hosts that something else than a comma separates.
+    /// Hosts are separated by another character than a comma.
     Separator(String),
-    /// What stands for a host has characters that no name or address has.
+    /// A host has characters that no name or address has.
     Host(String),
-    /// More than one colon outside of brackets.
+    /// An item has several colons outside of brackets.
     Brackets(String),
-    /// A colon, and no port after it.
+    /// An item has a colon, but no port after it.
     NoPort(String),
-    /// A port that is not a number from 1 to 65535.
+    /// The port is not a number from 1 to 65535.
     #[allow(missing_docs)]
     Port { item: String, port: String },
-    /// What follows the first slash is no path.
+    /// The text after the first slash is not a path.
     #[allow(missing_docs)]
     Chroot {
         path: String,
@@ -78,9 +78,9 @@ impl fmt::Display for InvalidHosts {
 }
 
 impl Ensemble {
-    /// What is odd about it though it stops nothing. A chroot belongs after the last host: one
-    /// after an earlier host has all later hosts in it, for the originals as well. So the node
-    /// stays what it was, and hosts with another order of servers take another lock.
+    /// Warns of a chroot that contains servers. A chroot belongs after the last host: after an
+    /// earlier host it takes in all later hosts, in the originals as well. The node must stay what
+    /// it was there, and hosts that list the servers in another order use another lock.
     pub fn chroot_warning(&self) -> Option<String> {
         let (path, _) = self.chroot.split_once(',')?;
         Some(format!(
@@ -91,8 +91,8 @@ impl Ensemble {
     }
 }
 
-/// Reads hosts separated by commas; blanks around them do not count, and neither do commas too
-/// many, as in the originals.
+/// Parses hosts separated by commas. Blanks around hosts and superfluous commas are ignored, as in
+/// the originals.
 pub fn parse(text: &str) -> Result<Ensemble, InvalidHosts> {
     if let Some(item) = text
         .split(',')
@@ -121,7 +121,7 @@ pub fn parse(text: &str) -> Result<Ensemble, InvalidHosts> {
     }
 }
 
-/// Reads what follows the hosts, slash included; `/` alone is no chroot.
+/// Parses the text after the hosts, including its slash; `/` alone is no chroot.
 fn parse_chroot(text: &str) -> Result<String, InvalidHosts> {
     match text.strip_prefix('/') {
         None | Some("") => Ok(String::new()),

@@ -1,27 +1,27 @@
-//! What a lock may be called: in ZooKeeper what its servers take (`PathUtils.validatePath`), as a
-//! file one plain name.
+//! Names that a lock may have: in ZooKeeper those that its servers accept
+//! (`PathUtils.validatePath`), as a file one plain file name.
 
 use super::QUEUES;
 use std::fmt;
 
-/// Why a name cannot be a lock's.
+/// Why a name is not allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InvalidName {
-    /// There is nothing.
+    /// The name is empty.
     Empty,
-    /// A slash at the beginning or the end.
+    /// The name starts or ends with a slash.
     OuterSlash,
-    /// Nothing between two slashes.
+    /// The name has two slashes in a row.
     EmptyElement,
-    /// `.` or `..`, which mean other places.
+    /// A component is `.` or `..`, which mean other directories.
     Relative,
-    /// A character that ZooKeeper refuses.
+    /// The name has a character that ZooKeeper refuses.
     Forbidden(char),
-    /// A slash, where one file is to be named.
+    /// The name has a slash, but must be a file name.
     Slash,
-    /// The node of the queues, or one below it.
+    /// The name is that of the node of the queues, or is below it.
     Queues,
-    /// Not UTF-8.
+    /// The name is not UTF-8.
     NotText,
 }
 
@@ -49,8 +49,8 @@ impl fmt::Display for InvalidName {
     }
 }
 
-/// Checks a name below a ZooKeeper node; it may have slashes inside, and the server decides about
-/// parents.
+/// Checks a name below a ZooKeeper node. It may have slashes inside; whether the parents exist is
+/// for the server to say.
 pub fn check_node(name: &str) -> Result<(), InvalidName> {
     if name.is_empty() {
         return Err(InvalidName::Empty);
@@ -68,7 +68,7 @@ pub fn check_node(name: &str) -> Result<(), InvalidName> {
         .map_or(Ok(()), |character| Err(InvalidName::Forbidden(character)))
 }
 
-/// Checks the name of a lock of zk-flock below the node of its application.
+/// Checks the name of a zk-flock lock, below the node of its application.
 pub fn check_lock(name: &str) -> Result<(), InvalidName> {
     if name.split('/').next() == Some(QUEUES) {
         Err(InvalidName::Queues)
@@ -77,7 +77,7 @@ pub fn check_lock(name: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// Checks the name of a file.
+/// Checks a file name.
 pub fn check_file(name: &str) -> Result<(), InvalidName> {
     match name {
         "" => Err(InvalidName::Empty),
@@ -88,8 +88,8 @@ pub fn check_file(name: &str) -> Result<(), InvalidName> {
     }
 }
 
-/// Whether ZooKeeper refuses a path with this character. It looks at UTF-16 units, so what needs
-/// two of them (surrogates, U+D800 on) is out.
+/// Whether ZooKeeper refuses a path with this character. The server checks UTF-16 units, so it
+/// refuses every character that needs two of them (surrogates are U+D800 and up).
 fn is_forbidden(character: char) -> bool {
     matches!(character, '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..)
 }

@@ -1,30 +1,30 @@
-//! The locks under which a run was started, as its environment tells them: nearest first. A lock
-//! that one of them holds is let go only after we have ended, so to wait for it is to wait for
-//! ourselves.
+//! Outer locks: the locks under which this run was started, nearest first, as its environment lists
+//! them. An outer run releases its lock only after this run has ended, so waiting for such a lock
+//! would be a deadlock.
 
 use std::fmt::Write;
 
-/// Names the locks further out than the one that the other variables describe: `SESSION,TOKEN,LOCK`
-/// each, nearest first, a space between two. What a lock does not have is empty there.
+/// Lists the outer locks beyond the one that the other variables describe: `SESSION,TOKEN,LOCK` for
+/// each, nearest first, separated by spaces. A field is empty if the lock does not have it.
 pub const VARIABLE: &str = "ZK_FLOCK_OUTER";
 
-/// Most outer locks that are passed on: no user nests that deep on purpose, and a run that starts
-/// itself must not fill its environment.
+/// The most outer locks that are passed on. No user nests this deep on purpose, and a run that
+/// starts itself must not fill its environment.
 const MAX_OUTER_LOCKS: usize = 64;
 
-/// A lock that is held around us.
+/// A lock that an outer run holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OuterLock {
-    /// A node's path, or a file's.
+    /// The path of a node or a file.
     pub lock: String,
-    /// Its fencing token.
+    /// The fencing token.
     pub token: Option<i64>,
-    /// The session that holds it.
+    /// The session that holds the lock.
     pub session: Option<i64>,
 }
 
 impl OuterLock {
-    /// The nearest, as the command of a run finds it in these variables. `None` if there is none.
+    /// The nearest outer lock, from the variables that the outer run set for its command.
     pub fn nearest(
         lock: Option<&str>,
         token: Option<&str>,
@@ -48,7 +48,7 @@ impl OuterLock {
     }
 }
 
-/// What the variable lists. What is no entry is passed over.
+/// Parses the variable. Invalid entries are skipped.
 pub fn parse(list: &str) -> Vec<OuterLock> {
     list.split(' ')
         .filter_map(OuterLock::parse)
@@ -56,7 +56,7 @@ pub fn parse(list: &str) -> Vec<OuterLock> {
         .collect()
 }
 
-/// The variable for a command that is run under one lock more; `None` if there is no other.
+/// The variable for a command that runs under one lock more; `None` without other locks.
 pub fn list(outer: &[OuterLock]) -> Option<String> {
     let entry = |OuterLock {
                      lock,
@@ -86,7 +86,7 @@ fn parse_session(text: &str) -> Option<i64> {
         .map(u64::cast_signed)
 }
 
-/// With `%XX` for what would end an entry, or a line of a script that prints it.
+/// Escapes as `%XX` each character that would end an entry, or a line of a script that prints it.
 fn escape(lock: &str) -> String {
     lock.chars().fold(String::new(), |mut out, character| {
         if character == '%' || character.is_ascii_whitespace() || character.is_ascii_control() {

@@ -1,5 +1,4 @@
-//! The plan of a lock server: where it listens, the pools it hands out, and where it keeps who
-//! holds them.
+//! The plan of a lock server: its address, its pools, and where it stores the holders.
 
 use super::{ExitCodes, Host};
 use std::fmt;
@@ -7,34 +6,34 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One run of a server. Pools can change while it runs, by a new plan; the rest is as it was at its
-/// start.
+/// One run of a server. A new plan can change the pools while it runs; all other fields keep their
+/// values from the start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
-    /// Leads every line on stderr: `distributexd`.
+    /// Starts every line on stderr: `distributexd`.
     pub program: &'static str,
-    /// File that the rest is from, for messages.
+    /// The config file, for messages.
     pub config: PathBuf,
-    /// Address to listen on; `None`: all, of both families.
+    /// The address to listen on; `None`: all addresses of both families.
     pub listen: Option<IpAddr>,
-    /// TCP port. 0: one that the kernel picks, for tests.
+    /// TCP port. 0: a free port, which the kernel chooses (for tests).
     pub port: u16,
-    /// In the order of the config, each name once.
+    /// In the order of the config file; names are unique.
     pub pools: Vec<Pool>,
-    /// Who remembers the holders.
+    /// Where the holders are stored.
     pub backend: Backend,
-    /// File that holders are kept in across restarts, if they are; `None` with a memcached.
+    /// The file that keeps the holders across restarts, if any; `None` with memcached.
     pub state: Option<PathBuf>,
-    /// What was odd in the config, a sentence each.
+    /// Problems of the config that do not stop the server, one sentence each.
     pub warnings: Vec<String>,
-    /// What its ends are as exit codes.
+    /// The exit code for each reason to exit.
     pub exit_codes: ExitCodes,
-    /// Tell of each request too.
+    /// Log every request.
     pub verbose: bool,
 }
 
 impl Server {
-    /// For a sentence: `3 pools`.
+    /// For use in a sentence: `3 pools`.
     pub fn pool_count(&self) -> String {
         match self.pools.len() {
             1 => "1 pool".into(),
@@ -43,26 +42,26 @@ impl Server {
     }
 }
 
-/// A lock that so many hosts may hold at once.
+/// A lock that a number of hosts may hold at once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pool {
-    /// 1 to 240 bytes without control characters. In memcached without blanks as well: with
-    /// `:lockedby` it is a key there.
+    /// 1 to 240 bytes without control characters. With memcached it has no blanks either: the key
+    /// there is the name and `:lockedby`.
     pub name: String,
-    /// How long a grant lasts; `None`: until it is released.
+    /// How long a grant is valid; `None`: until it is released.
     pub expire: Option<Duration>,
-    /// How many hosts may hold it at once; never 0.
+    /// How many hosts may hold the pool at once; never 0.
     pub permits: u32,
-    /// The only hosts that may have it; `None`: any.
+    /// The only hosts that may hold the pool; `None`: any host.
     pub servers: Option<Vec<String>>,
 }
 
-/// Who remembers the holders.
+/// Where the holders are stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Backend {
-    /// The server itself.
+    /// In the memory of the server.
     Memory,
-    /// A memcached, which other servers may share.
+    /// In a memcached, which several servers may share.
     Memcache(Host),
 }
 

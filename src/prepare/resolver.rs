@@ -1,5 +1,5 @@
-//! What name servers say: the addresses of servers, and the full name of this host. The resolver
-//! cannot be interrupted, so it runs in processes that can: helpers, one for each name.
+//! Name lookups: the addresses of servers, and the full name of this host. getaddrinfo cannot be
+//! interrupted, so each lookup runs in a child process, which can be killed.
 
 use crate::endpoint::{Endpoint, Found};
 use crate::moment::Moment;
@@ -16,45 +16,45 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// Addresses taken of one name. More than a name of one server has; a round over all of them must
-/// end.
+/// The most addresses that are used of one name. No server has more, and a round over all of them
+/// must end.
 const MAX_ADDRESSES: usize = 16;
 
-/// What a helper may say: so many addresses, each a line, or a name.
+/// The longest answer of a lookup process: that many addresses, one a line, or a name.
 const MAX_ANSWER: u64 = 4096;
 
-/// How long names are waited for at the most, once there is an address to go on with.
+/// How long to wait for the other names once one address is known.
 const RESOLVE_GRACE: Duration = Duration::from_secs(5);
 
-/// Pauses between look-ups of names that have no address yet, the first and the longest; each is
-/// twice the one before. A name that a deployment is about to make is found within the longest.
+/// Pauses between lookups of names without an address: the first one and the longest one; each is
+/// twice as long as the one before. A name that a deployment is about to create is found within the
+/// longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest where the number of look-ups is limited: kazoo's rounds are longer and longer, too.
+/// The longest pause if the number of lookups is limited: kazoo's pauses between rounds grow, too.
 const MAX_PAUSE_OF_LIMITED_ROUNDS: Duration = Duration::from_secs(4);
 
-/// The same while a run goes on: what is missing then is looked up again soon.
+/// The same during a run, which soon looks up the missing names again.
 const RESOLVE_GRACE_DURING_RUN: Duration = Duration::from_secs(1);
 
-/// How long a look-up may take while a run goes on: a resolver asks a name server that is silent
-/// for 10 s.
+/// How long a lookup may take during a run: a resolver waits 10 s for a silent name server.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// What a helper of a run is called in `ps`: not our name, nor the command's, which scripts look
-/// for.
+/// The name of a lookup process in `ps`: neither this program's nor the command's, which scripts
+/// search for.
 const PROCESS_NAME: &str = "name-lookup";
 
-/// Hosts, and what was found of each.
+/// Hosts with the addresses that were found.
 #[derive(Clone, Debug)]
 pub struct HostAddresses {
     hosts: Vec<Host>,
-    /// Its addresses, or why it has none.
+    /// The addresses of each host, or why it has none.
     found: Vec<Result<Vec<SocketAddr>, String>>,
 }
 
 impl HostAddresses {
-    /// Nothing was looked up yet. An address needs no look-up.
+    /// Hosts that were not looked up yet. An IP address needs no lookup.
     pub fn new(hosts: &[Host]) -> HostAddresses {
         let found = hosts.iter().map(|host| match host.name.parse::<IpAddr>() {
             Ok(address) => Ok(vec![SocketAddr::new(address, host.port)]),
@@ -66,23 +66,23 @@ impl HostAddresses {
         }
     }
 
-    /// The positions of what is a name.
+    /// The positions of hosts that are names.
     fn names(&self) -> Vec<usize> {
         (0..self.hosts.len())
             .filter(|&index| self.hosts[index].name.parse::<IpAddr>().is_err())
             .collect()
     }
 
-    /// Takes down what a look-up has found. A name that has addresses keeps them if it cannot be
-    /// looked up any more: a name server may be unreachable together with the servers.
+    /// Stores the result of a lookup. A failed lookup does not remove known addresses: the name
+    /// server may be unreachable together with the servers.
     fn learn(&mut self, host: usize, found: Result<Vec<SocketAddr>, String>) {
         if found.is_ok() || self.found[host].is_err() {
             self.found[host] = found;
         }
     }
 
-    /// All addresses, in another order each time, so that a fleet spreads over an ensemble; and the
-    /// hosts that have none.
+    /// All addresses, in random order, so that many clients spread over an ensemble; and the hosts
+    /// that have none.
     pub fn result(&self) -> Found {
         let mut result = Found::default();
         for (host, found) in self.hosts.iter().zip(&self.found) {
@@ -107,15 +107,15 @@ impl HostAddresses {
     }
 }
 
-/// A look-up of all names of some hosts beside a run, which sleeps in a poll of its own.
+/// A lookup of all names during a run, whose poll loop waits for the answers.
 pub struct BackgroundLookup {
     helpers: Vec<(usize, Helper)>,
     began: Moment,
 }
 
 impl BackgroundLookup {
-    /// Sends a helper for each name. `None`: there are none. The helpers are children of this
-    /// process, which has to reap them.
+    /// Starts a process for each name. `None`: there are no names. The processes are children of
+    /// this process, which has to reap them.
     pub fn begin(names: &HostAddresses, now: Moment) -> io::Result<Option<BackgroundLookup>> {
         let mut search = BackgroundLookup {
             helpers: Vec::new(),
@@ -143,18 +143,18 @@ impl BackgroundLookup {
         Ok((!search.helpers.is_empty()).then_some(search))
     }
 
-    /// Processes of helpers.
+    /// The process ids of the lookups.
     pub fn processes(&self) -> impl Iterator<Item = Pid> {
         self.helpers.iter().map(|(_, helper)| helper.process)
     }
 
-    /// What to wake up for: the answers that have not come yet.
+    /// The pipes of missing answers, for the poll loop.
     pub fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
         self.open()
             .map(|index| Watched::new(self.helpers[index].1.answer.as_fd(), false))
     }
 
-    /// Reads the answers that are ready, given for each that was watched.
+    /// Reads answers; `ready` has one value for each pipe that was watched.
     pub fn read(&mut self, ready: impl Iterator<Item = bool>) {
         let open: Vec<usize> = self.open().collect();
         for (index, _) in open.into_iter().zip(ready).filter(|(_, ready)| *ready) {
@@ -166,7 +166,7 @@ impl BackgroundLookup {
         (0..self.helpers.len()).filter(|&index| !self.helpers[index].1.done)
     }
 
-    /// When it is over, with or without all answers.
+    /// When the lookup ends, with or without all answers.
     pub fn until(&self) -> Moment {
         if self.open().next().is_none() {
             return self.began;
@@ -180,7 +180,7 @@ impl BackgroundLookup {
             }
     }
 
-    /// Takes down what was found.
+    /// Stores the results.
     pub fn tell(&self, names: &mut HostAddresses) {
         for (host, helper) in &self.helpers {
             names.learn(*host, addresses(helper.answer_if_done()));
@@ -188,8 +188,8 @@ impl BackgroundLookup {
     }
 }
 
-/// Looks up all hosts at once, until `deadline`; a name server that is silent about one leaves time
-/// to try the others.
+/// Looks up all hosts at once, until `deadline`. A name server that does not answer for one of them
+/// leaves time to try the others.
 pub fn resolve(names: &mut HostAddresses, deadline: Moment) -> io::Result<Found> {
     let now = now();
     let share = deadline.since(now) / u32::try_from(names.hosts.len()).unwrap_or(u32::MAX);
@@ -216,9 +216,8 @@ pub fn resolve(names: &mut HostAddresses, deadline: Moment) -> io::Result<Found>
     Ok(names.result())
 }
 
-/// The same, again and again until there is an address, or until it is too late: a name that is not
-/// known yet is a server that is not there yet. `rounds`: how often at the most. Returns how often
-/// it was.
+/// Looks up all hosts repeatedly until one has an address, until `deadline`, or `rounds` times at
+/// most: a server may get its name later than its clients start. Returns the number of rounds, too.
 pub fn resolve_with_retries(
     names: &mut HostAddresses,
     rounds: Option<u32>,
@@ -259,7 +258,7 @@ fn sleep_until(moment: Moment) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes down the addresses of a host, each on a line, or why it has none.
+/// The addresses of a host, one a line, or `!` and why it has none.
 fn look_up_addresses(host: &Host) -> String {
     match (host.name.as_str(), host.port).to_socket_addrs() {
         Ok(addresses) => addresses
@@ -270,7 +269,7 @@ fn look_up_addresses(host: &Host) -> String {
     }
 }
 
-/// Reads what was written down, if it was.
+/// Parses the answer of a lookup, if it has one.
 fn addresses(answer: Option<impl AsRef<[u8]>>) -> Result<Vec<SocketAddr>, String> {
     let answer =
         answer.ok_or("its name was not looked up in time (is the name server answering?)")?;
@@ -285,7 +284,7 @@ fn addresses(answer: Option<impl AsRef<[u8]>>) -> Result<Vec<SocketAddr>, String
     }
 }
 
-/// Fisher and Yates; the slight bias of a remainder does not matter for spreading load.
+/// Fisher-Yates shuffle. The slight bias of the remainder does not matter for spreading load.
 fn shuffle<T>(items: &mut [T]) {
     if items.len() < 2 {
         return;
@@ -296,18 +295,17 @@ fn shuffle<T>(items: &mut [T]) {
     }
 }
 
-/// What this host is called, in full; being looked up.
+/// A running lookup of this host's full name.
 pub struct HostnameLookup(Helper);
 
 impl HostnameLookup {
-    /// Asks, and lets other things be done meanwhile.
+    /// Starts the lookup; the caller can do other work meanwhile.
     pub fn start() -> io::Result<HostnameLookup> {
         let bare = host::name();
         Helper::fork(|_| host::full_name(&bare).unwrap_or(bare)).map(HostnameLookup)
     }
 
-    /// What was answered. `None` if nothing was by the deadline, or whoever was asked has died of
-    /// it.
+    /// The full name. `None` if the lookup did not answer by the deadline, or died.
     pub fn wait(self, deadline: Moment) -> io::Result<Option<String>> {
         let mut helpers = [self.0];
         read_answers(&mut helpers, |_| deadline)?;
@@ -317,7 +315,7 @@ impl HostnameLookup {
     }
 }
 
-/// A process that looks up one thing.
+/// A process that looks up one name.
 struct Helper {
     process: Pid,
     answer: PipeReader,
@@ -326,8 +324,7 @@ struct Helper {
 }
 
 impl Helper {
-    /// Sends one to look something up, and to write down what it has found: at once, so that we are
-    /// woken once.
+    /// Forks a process that writes the answer in one piece, so that the reader wakes up once.
     fn fork(look_up: impl FnOnce(BorrowedFd) -> String) -> io::Result<Helper> {
         let (answer, mut writer) = io::pipe()?;
         let parent = process::own_pid();
@@ -366,12 +363,12 @@ impl Helper {
         let _ = process::kill(self.process, Signal::KILL);
     }
 
-    /// What it has found, if it is done.
+    /// The answer, if the lookup has ended.
     fn answer_if_done(&self) -> Option<&[u8]> {
         self.done.then_some(&self.text[..])
     }
 
-    /// Ends it. What it has found, if it was done.
+    /// Ends the process. Returns the answer, if the lookup had ended before.
     fn finish(self) -> Option<Vec<u8>> {
         if !self.done {
             self.kill();
@@ -381,7 +378,7 @@ impl Helper {
     }
 }
 
-/// Hears helpers out, until all are done, or until the moment that depends on how far they are.
+/// Reads answers until all lookups have ended, or until a moment that depends on their progress.
 fn read_answers(helpers: &mut [Helper], until: impl Fn(&[Helper]) -> Moment) -> io::Result<()> {
     if helpers.is_empty() {
         return Ok(());

@@ -1,18 +1,17 @@
-//! A command in one word, cut into its words as Python's `shlex.split` cuts it (POSIX rules, no
-//! comments, no expansion of any kind): what the original did. Works on bytes: every character that
-//! means something is ASCII.
+//! Splits a command into words as Python's `shlex.split` does, which the original uses: POSIX
+//! rules, no comments, no expansion. It works on bytes, because all special characters are ASCII.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::mem;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// Why a text cannot be cut: it ends too early.
+/// Why a text cannot be split: it ends too early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unfinished {
-    /// Within a quotation that this character began.
+    /// The quotation that this character starts is not closed.
     Quote(char),
-    /// Right after a backslash.
+    /// The text ends with a backslash.
     Backslash,
 }
 
@@ -27,43 +26,42 @@ impl fmt::Display for Unfinished {
 
 impl std::error::Error for Unfinished {}
 
-/// A word, and how much of it quotes or backslashes keep from a shell.
+/// A word, and how it was quoted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Word {
-    /// What the command gets.
+    /// The word that the command gets.
     pub text: OsString,
-    /// The strongest of its quotes.
+    /// The strongest quoting of a part of the word.
     pub quoting: Quoting,
 }
 
 /// How a part of a word is quoted, the weakest first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Quoting {
-    /// Not at all.
+    /// Not quoted.
     Bare,
-    /// In double quotes, in which a shell still replaces variables.
+    /// In double quotes, in which a shell still expands variables.
     Double,
-    /// In single quotes or by a backslash.
+    /// In single quotes, or after a backslash.
     Full,
 }
 
-/// Where the reader is.
+/// The state of the parser.
 #[derive(Clone, Copy)]
 enum State {
     Between,
     Word,
     Quoted(u8),
-    /// After a backslash; then back to the state before it.
+    /// After a backslash; then the parser returns to the state before it.
     Escaped(Option<u8>),
 }
 
-/// The words of `text`: separated by blanks, grouped by quotes, with backslashes taken as POSIX has
-/// it.
+/// Splits a text into words: separated by blanks, grouped by quotes, with backslashes as in POSIX.
 pub fn split(text: &OsStr) -> Result<Vec<OsString>, Unfinished> {
     Ok(read(text)?.into_iter().map(|word| word.text).collect())
 }
 
-/// The same, with how each word was quoted.
+/// Splits a text into words with their quoting.
 pub fn read(text: &OsStr) -> Result<Vec<Word>, Unfinished> {
     use State::*;
     let mut words = Vec::new();
@@ -111,7 +109,7 @@ pub fn read(text: &OsStr) -> Result<Vec<Word>, Unfinished> {
     Ok(words)
 }
 
-/// The word that has been read; the next one begins empty and unquoted.
+/// Ends the current word; the next one starts empty and unquoted.
 fn end_word(word: &mut Vec<u8>, quoting: &mut Quoting) -> Word {
     Word {
         text: OsString::from_vec(mem::take(word)),
@@ -124,7 +122,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Every row was run through `shlex.split` of Python 3.11.
+    /// Every row was checked with `shlex.split` of Python 3.11.
     #[test]
     fn words_are_those_of_shlex() {
         for (text, words) in [

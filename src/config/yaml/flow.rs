@@ -1,18 +1,17 @@
-//! Lists and mappings in brackets, on one line, of scalars and of each other. Stricter than YAML: a
-//! value may not be missing, and text with a colon or a question mark in it needs quotes, since
-//! readers differ there.
+//! Lists and mappings in brackets on one line. Stricter than YAML: every value is required, and
+//! text with a colon or a question mark must be quoted, because parsers differ there.
 
 use super::super::node::{Entry, MAX_DEPTH, Node, Value, shown};
 use super::{Flaw, is_end, scalar};
 use std::collections::HashSet;
 
-/// Whether a value begins like one of these.
+/// Whether the value is a list or mapping in brackets.
 pub(super) fn begins(text: &str) -> bool {
     text.starts_with(['[', '{'])
 }
 
-/// The value that `text` is, a comment after it aside. It stands on `line`, within so many lists
-/// and mappings.
+/// Parses a value; a comment may follow. The value is on `line`, nested in `depth` lists and
+/// mappings.
 pub(super) fn read(text: &str, line: usize, depth: usize) -> Result<Value, Flaw> {
     let mut flow = Flow {
         rest: text,
@@ -27,18 +26,18 @@ pub(super) fn read(text: &str, line: usize, depth: usize) -> Result<Value, Flaw>
     }
 }
 
-/// What is left of a line.
+/// The rest of the line.
 struct Flow<'a> {
     rest: &'a str,
     line: usize,
     depth: usize,
 }
 
-/// What ends text without quotes.
+/// Characters that end unquoted text.
 const ENDS: [char; 5] = [',', '[', ']', '{', '}'];
 
 impl Flow<'_> {
-    /// The list or mapping that begins here.
+    /// The list or mapping that starts here.
     fn collection(&mut self) -> Result<Value, Flaw> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -80,7 +79,7 @@ impl Flow<'_> {
         Ok(entries)
     }
 
-    /// Past a comma; before the bracket that closes, there need be none.
+    /// Steps over a comma, which may be missing before the closing bracket.
     fn separator(&mut self, close: char) -> Result<(), Flaw> {
         if self.take(',') || self.rest.starts_with(close) {
             return Ok(());
@@ -92,7 +91,7 @@ impl Flow<'_> {
         })
     }
 
-    /// Past blanks, and past `character` if it comes next.
+    /// Steps over blanks, and over `character` if it is next.
     fn take(&mut self, character: char) -> bool {
         self.rest = self.rest.trim_start_matches(' ');
         let rest = self.rest.strip_prefix(character);
@@ -121,7 +120,7 @@ impl Flow<'_> {
         })
     }
 
-    /// A key, and past its colon.
+    /// A key; steps over its colon.
     fn key(&mut self) -> Result<String, Flaw> {
         let start = self.rest;
         let (key, quoted) = if let Some((text, rest)) = scalar::quoted(start)? {
@@ -148,7 +147,7 @@ impl Flow<'_> {
         Ok(key)
     }
 
-    /// Text without quotes, up to one of `ends`.
+    /// Unquoted text up to one of `ends`.
     fn plain(&mut self, ends: &[char]) -> Result<&str, Flaw> {
         let (text, rest) = self
             .rest

@@ -1,14 +1,14 @@
-//! Scalars: keys and values on one line, plain or in quotes. Plain ones are text, numbers or null
-//! where every reader agrees on it.
+//! Scalars: keys and values on one line, unquoted or quoted. An unquoted scalar is text, a number
+//! or null if all parsers agree on that.
 
 use super::super::node::{Value, shown};
 use super::{Flaw, is_end};
 use serde_json::Number;
 
-/// The most characters from the start of a key to its colon, as PyYAML has it (and YAML).
+/// The most characters from the start of a key to its colon, as in YAML and PyYAML.
 pub(super) const MAX_KEY: usize = 1024;
 
-/// The key that a line begins with, and what follows its colon; `None` if there is none.
+/// The key at the start of a line, and the text after its colon; `None` if there is no key.
 pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
     let (key, rest) = if let Some((key, rest)) = quoted(text)? {
         (Value::Text(key), rest.trim_start_matches(' '))
@@ -35,7 +35,7 @@ pub(super) fn key(text: &str) -> Result<Option<(String, &str)>, Flaw> {
     }
 }
 
-/// A whole value: text in quotes, or what a plain one means; a comment may follow.
+/// A whole value, quoted or unquoted; a comment may follow.
 pub(super) fn read(text: &str) -> Result<Value, Flaw> {
     if let Some((text, rest)) = quoted(text)? {
         return if is_end(rest) {
@@ -52,7 +52,7 @@ pub(super) fn read(text: &str) -> Result<Value, Flaw> {
     }
 }
 
-/// Where the first colon is that ends a key.
+/// The position of the first colon that ends a key.
 fn colon(plain: &str) -> Option<usize> {
     plain
         .match_indices(':')
@@ -60,7 +60,7 @@ fn colon(plain: &str) -> Option<usize> {
         .find(|at| plain[at + 1..].is_empty() || plain[at + 1..].starts_with(' '))
 }
 
-/// The text without the comment after it, if it may go without quotes.
+/// Unquoted text without the comment after it.
 fn plain(text: &str) -> Result<&str, Flaw> {
     let text = text
         .find(" #")
@@ -68,7 +68,7 @@ fn plain(text: &str) -> Result<&str, Flaw> {
     check_start(text).map(|()| text)
 }
 
-/// Refuses what begins as no text without quotes may, or has a tab in it.
+/// Refuses text that must be quoted because of its first character, or because it has a tab.
 pub(super) fn check_start(text: &str) -> Result<(), Flaw> {
     let mut characters = text.chars();
     let first = characters.next().unwrap_or_default();
@@ -92,9 +92,9 @@ pub(super) fn check_start(text: &str) -> Result<(), Flaw> {
     Err(Flaw::Unsupported(first, what))
 }
 
-/// What a plain scalar is: a whole number, a decimal fraction, null or text. Whatever looks to some
-/// reader like anything else is refused: octal 010, 1:30 (sixty-based), 1_000, 12e03, dates, yes
-/// and no.
+/// The value of an unquoted scalar: a whole number, a decimal fraction, null or text. Text that
+/// some parser reads as another value is refused: octal 010, 1:30 (base 60), 1_000, 12e03, dates,
+/// yes and no.
 pub(super) fn meaning(plain: &str) -> Result<Value, Flaw> {
     if matches!(plain, "~" | "null" | "Null" | "NULL") {
         return Ok(Value::Null);
@@ -116,7 +116,8 @@ pub(super) fn meaning(plain: &str) -> Result<Value, Flaw> {
     }
 }
 
-/// Whether it is a number to everybody: a sign or none, digits, and a fraction or none.
+/// Whether all parsers read the text as a number: an optional sign, digits, and an optional
+/// fraction.
 fn is_number(plain: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let unsigned = plain.strip_prefix(['+', '-']).unwrap_or(plain);
@@ -126,15 +127,15 @@ fn is_number(plain: &str) -> bool {
     }
 }
 
-/// Whether it is true, false, or a part of YAML's own language.
+/// Whether the text is a boolean, or has a meaning in YAML.
 fn is_word(plain: &str) -> bool {
     ["yes", "no", "on", "off", "true", "false", "=", "<<"]
         .iter()
         .any(|word| plain.eq_ignore_ascii_case(word))
 }
 
-/// Whether somebody may take it for a number, a time or a date. Addresses (10.0.0.1) are none, and
-/// neither are words.
+/// Whether some parser may read the text as a number, a time or a date. Addresses (10.0.0.1) and
+/// words are not read so.
 fn is_like_a_number(plain: &str) -> bool {
     let unsigned = plain.strip_prefix(['+', '-']).unwrap_or(plain);
     let point = unsigned.strip_prefix('.');
@@ -160,7 +161,7 @@ fn is_like_a_number(plain: &str) -> bool {
             || unsigned.matches('.').count() < 2 && made_of("_.:eE+-TtZ "))
 }
 
-/// Text in quotes that `text` begins with, and what follows.
+/// The quoted text at the start of `text`, and the rest.
 pub(super) fn quoted(text: &str) -> Result<Option<(String, &str)>, Flaw> {
     match text.chars().next() {
         Some('\'') => single(&text[1..]).map(Some),
@@ -169,7 +170,7 @@ pub(super) fn quoted(text: &str) -> Result<Option<(String, &str)>, Flaw> {
     }
 }
 
-/// What follows a single quote, up to the next that is not doubled.
+/// The text after a single quote, up to the next one that is not doubled.
 fn single(text: &str) -> Result<(String, &str), Flaw> {
     let mut value = String::new();
     let mut rest = text;
@@ -187,7 +188,7 @@ fn single(text: &str) -> Result<(String, &str), Flaw> {
     }
 }
 
-/// What follows a double quote, up to the next without a backslash.
+/// The text after a double quote, up to the next one without a backslash.
 fn double(text: &str) -> Result<(String, &str), Flaw> {
     let mut value = String::new();
     let mut rest = text.chars();
@@ -206,7 +207,7 @@ fn double(text: &str) -> Result<(String, &str), Flaw> {
     }
 }
 
-/// The character that what follows a backslash stands for, and what follows that.
+/// The character of an escape sequence, and the rest after it.
 fn escape(text: &str) -> Result<(char, &str), Flaw> {
     let mut rest = text.chars();
     let kind = rest.next().ok_or(Flaw::Unclosed('"'))?;
