@@ -517,7 +517,7 @@ mod tests {
 "#;
 
     #[test]
-    fn the_example_that_is_shipped_is_one_without_a_warning() {
+    fn shipped_example_has_no_warnings() {
         let config = parse(include_str!("../packaging/distributed-flock.json")).unwrap();
         assert_eq!((config.warnings, config.load_warning), (vec![], None));
         assert_eq!(config.app_id.as_deref(), Some("my_app"));
@@ -528,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_sample_is_understood() {
+    fn documented_sample_is_valid() {
         let config = parse(SAMPLE).unwrap();
         let hosts: Vec<_> = config
             .host
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_object_says_nothing() {
+    fn empty_object_is_the_default() {
         let config = parse("{}").unwrap();
         assert!(config.host.is_none() && config.timeout.is_none() && config.app_id.is_none());
         assert_eq!(
@@ -601,7 +601,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "one table of inputs")]
-    fn what_stops_a_run_is_named_with_file_line_key_and_value() {
+    fn errors_name_file_line_key_and_value() {
         for (text, sentence) in [
             (
                 "",
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_is_a_warning_and_has_the_originals_effect() {
+    fn odd_values_are_warned_of_and_have_the_effect_of_the_original() {
         for (text, warning) in [
             (
                 "{\"maxla\": 1.5,\n\"max_la\": 2}",
@@ -746,7 +746,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_does_not_limit_is_a_doubt() {
+    fn load_that_does_not_limit_is_warned_of() {
         for (text, maxla, warning) in [
             (
                 "{\n\"maxla\": \"30\"}",
@@ -799,7 +799,7 @@ mod tests {
     }
 
     #[test]
-    fn an_app_id_that_is_no_string_has_the_name_that_python_prints() {
+    fn app_id_that_is_not_a_string_becomes_what_python_prints() {
         for (value, name) in [
             ("5", "5"),
             ("-1", "-1"),
@@ -820,7 +820,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_may_have_units() {
+    fn timeout_may_have_units() {
         for (value, seconds) in [
             ("\"30s\"", 30.0),
             ("\"1m30s\"", 90.0),
@@ -836,7 +836,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_of_byte_order_does_not_matter() {
+    fn byte_order_mark_is_ignored() {
         assert_eq!(
             parse("\u{feff}{\"app_id\": \"a\"}")
                 .unwrap()
@@ -847,7 +847,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_beside_the_one_that_is_missing() {
+    fn unknown_key_is_named_with_the_missing_key() {
         let missing = |text: &str, key| {
             parse(text)
                 .unwrap()
@@ -872,7 +872,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_have_the_names_that_python_has() {
+    fn level_names_are_those_of_python() {
         for (value, level, warnings) in [
             ("\"DEBUG\"", Level::Debug, 0),
             ("\"debug\"", Level::Debug, 0),
@@ -904,7 +904,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_to_dev_null_is_none() {
+    fn log_to_dev_null_means_no_log() {
         assert_eq!(
             parse(r#"{"logger": {"path": "/dev/null"}}"#)
                 .unwrap()
@@ -918,7 +918,7 @@ mod tests {
     }
 
     #[test]
-    fn the_new_keys_are_read() {
+    fn keys_that_the_original_lacks_are_read() {
         let config = parse(r#"{"acl": "creator", "heartbeat": "ping", "auth": {"scheme": "digest", "data": "u:p"}}"#).unwrap();
         assert_eq!(
             (config.acl, config.heartbeat),
@@ -927,7 +927,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_shown_in_part() {
+    fn long_value_is_shortened() {
         let sentence = parse(&format!("{{\"sleep\": \"{}\"}}", "é".repeat(100_000))).unwrap_err();
         assert_eq!(
             sentence,
@@ -940,7 +940,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(text in any::<Vec<u8>>()) {
+        fn any_bytes_are_parsed_without_panic(text in any::<Vec<u8>>()) {
             let _ = Config::parse(&text, Path::new("f"));
         }
 

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_is_told_from_another_word() {
+    fn misspelled_names_are_found_and_other_words_are_not() {
         let options = [
             "confpath", "wait", "exitcode", "hosts", "host", "app-id", "timeout", "maxlocks",
             "name", "version", "verbose",
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_counted() {
+    fn edits_are_counted() {
         for (a, b, count) in [
             ("", "", 0),
             ("", "abc", 3),

@@ -88,7 +88,7 @@ impl Log {
     /// Writes a line to the log file, and with `verbose` to stderr.
     pub fn write(&mut self, topic: Topic, level: Level, message: &dyn Display) {
         if !self.is_printed(level) && !self.is_recorded(topic, level) {
-            return; // as most of most stories
+            return;
         }
         let message = one_line(message);
         if self.is_printed(level) {
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_looks_as_pythons_does() {
+    fn line_has_the_format_of_python_logging() {
         let now = LocalTime {
             year: 2026,
             month: 11,
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_servers_line_has_name_time_and_level() {
+    fn server_line_has_name_time_and_level() {
         let now = LocalTime {
             year: 2026,
             month: 11,
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_on_stderr_looks_as_glogs_does() {
+    fn stderr_line_has_the_format_of_glog() {
         let now = LocalTime {
             year: 2026,
             month: 11,
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn stderr_hears_the_story_if_it_should_and_what_is_wrong_if_there_is_no_file() {
+    fn verbose_prints_the_log_and_glog_style_prints_warnings() {
         for (style, verbose, told) in [
             (Style::Plain, false, &[][..]),
             (Style::Glog, false, &[Level::Warning]),
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_line() {
+    fn control_characters_are_escaped() {
         assert_eq!(
             one_line(&"a\nb\r\tc\x1b[1md\0\u{85}\\ замок"),
             "a\\nb\\r\\tc\\u{1b}[1md\\u{0}\\u{85}\\ замок"
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn the_plans_warnings_come_first() {
+    fn warnings_of_the_plan_come_first() {
         let folder = Folder::new("warnings");
         let path = folder.0.join("log");
         let warnings = vec![
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_moved_or_deleted_begins_anew() {
+    fn moved_or_deleted_log_file_is_created_again() {
         let folder = Folder::new("moved");
         let (path, mut log) = folder.log();
         let moved = folder.0.join("moved");
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_append_stays() {
+    fn lines_of_other_writers_are_kept() {
         let folder = Folder::new("append");
         let (path, mut log) = folder.log();
         let (_, mut other) = folder.log();
@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_is_tried_again() {
+    fn log_that_cannot_be_opened_is_tried_again() {
         let folder = Folder::new("missing");
         let path = folder.0.join("not-yet/log");
         let mut log = Log::new(&plan(Some(path.clone())), "zk-flock", false);
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_device_and_a_pipe_that_nobody_reads_stop_nothing() {
+    fn full_device_and_pipe_without_reader_do_not_block() {
         let folder = Folder::new("pipe");
         let pipe = folder.0.join("pipe");
         assert!(
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pipe_loses_the_line() {
+    fn full_pipe_loses_the_line() {
         let folder = Folder::new("full-pipe");
         let pipe = folder.0.join("pipe");
         assert!(

@@ -329,7 +329,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_end_has_its_exit_code() {
+    fn each_exit_reason_has_its_exit_code() {
         let plain = ExitCodes {
             busy: None,
             busy_default: 0,
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_own_end_is_ours() {
+    fn exit_code_of_the_command_is_passed_on() {
         let codes = ExitCodes {
             busy: Some(9),
             busy_default: 0,

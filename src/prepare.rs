@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_only_a_shell_has_is_refused_with_the_words_that_run_it() {
+    fn shell_builtin_is_refused_with_the_line_that_runs_it() {
         for (line, sentence) in [
             (
                 "no-such-command a",

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_for_a_shell_is_found() {
+    fn shell_syntax_in_a_command_is_found() {
         for (line, word) in [
             ("echo hi && echo ho", "&&"),
             ("a || b", "||"),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_command_may_well_want_is_not() {
+    fn ordinary_arguments_are_not_shell_syntax() {
         for line in [
             "",
             "a",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_only_a_shell_has_is_known() {
+    fn program_that_is_shell_syntax_is_known() {
         for word in [
             "cd", "LANG=C", "A_1=", "$HOME/x", "(cd", "{", "a;", "`a`", "if", "[[",
         ] {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_quoted_only_where_a_shell_needs_it() {
+    fn words_are_quoted_only_if_necessary() {
         for (word, quoted) in [
             ("a", "a"),
             ("--a=b,c:1/@%+", "--a=b,c:1/@%+"),
@@ -201,7 +201,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_quoted_line_comes_back(words in prop::collection::vec(any::<String>(), 0..5)) {
+        fn quoted_line_is_split_back(words in prop::collection::vec(any::<String>(), 0..5)) {
             let words: Vec<OsString> = words.into_iter().map(OsString::from).collect();
             prop_assert_eq!(words::split(line(&words).as_ref()), Ok(words));
         }

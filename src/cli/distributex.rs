@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_has_its_effect_wherever_it_stands_and_however_it_is_typed() {
+    fn each_option_has_its_effect_in_every_position_and_form() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[
             (&["-Hother", "-H|other"], |plan| {
@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_of_this_host_may_be_all() {
+    fn host_lock_is_enough_without_a_server() {
         for words in ["-l|-r|a|true", "-lra|true"] {
             let plan = plan(words).unwrap();
             assert!(
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_in_a_pool_needs_no_file() {
+    fn pool_name_with_slash_works_only_without_lock_file() {
         assert_eq!(
             pool(&plan("-Hdx|-ra/b|--no-local-lock|true").unwrap()).1,
             "a/b"
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_option_is_named() {
+    fn invalid_options_are_refused_with_the_reason() {
         for (words, sentence) in [
             ("--bogus", "invalid option '--bogus'"),
             ("-H", "missing argument for option '-H'"),
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_asked_for() {
+    fn missing_options_and_commands_are_named() {
         const NO_SERVER: &str =
             "-H is missing: which server? (or is the lock of this host enough? then -l)";
         for (words, sentence, code, usage) in [
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_need_not_be_text_but_names_must() {
+    fn command_may_be_any_bytes_but_names_must_be_utf8() {
         let bytes = || OsString::from_vec(b"\xff".to_vec());
         let plan = plan_of(vec!["-Hdx".into(), "-ra".into(), bytes()]).unwrap();
         assert_eq!(plan.command.words, ["/bin/sh".into(), "-c".into(), bytes()]);
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_work_whatever_else_is_wrong() {
+    fn help_and_version_work_despite_other_faults() {
         for words in ["--help", "-h", "true|-h", "--bogus|--help", "-p|x|-vh"] {
             assert!(
                 matches!(

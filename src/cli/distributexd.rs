@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_alone_is_served_on_the_originals_port() {
+    fn default_port_is_that_of_the_original() {
         let server = server("");
         assert_eq!(
             (server.program, server.config.as_path(), server.port),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_has_its_effect_however_it_is_typed() {
+    fn each_option_has_its_effect_in_every_form() {
         type Effect = fn(&Server) -> bool;
         let rows: &[(&[&str], Effect)] = &[
             (
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_has_a_sentence_and_an_exit_code() {
+    fn faults_have_a_message_and_an_exit_code() {
         for (words, sentence) in [
             ("-x", "2 invalid option '-x'"),
             ("--c=a", "2 --c could be --config or --check"),
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_refuses_unknown_keys_and_a_start_warns_of_them() {
+    fn check_refuses_unknown_keys_and_start_warns_of_them() {
         let path = std::env::temp_dir().join(format!("distributexd-config-{}", std::process::id()));
         std::fs::write(&path, "pools:\n- name: a\n  maxlock: 3\nodd: 1\nport: 80\n").unwrap();
         let shown = path.display();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_config_that_is_there_is_taken() {
+    fn first_existing_config_is_read() {
         assert_eq!(
             first_existing(&["/nowhere", CONFIG, "/dev/null"])
                 .unwrap()
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_where_the_server_was_started() {
+    fn state_path_is_relative_to_the_start_directory() {
         let config = Config::parse(b"state: s", Path::new("f")).unwrap();
         assert_eq!(
             Options::default()

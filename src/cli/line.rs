@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_after_the_command_comes_with_the_line_that_was_meant() {
+    fn fault_after_the_command_gets_a_corrected_line() {
         for (line, sentence) in [
             (
                 "zk-flock|report|ls|-la",
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_elsewhere_does_not() {
+    fn fault_elsewhere_gets_no_corrected_line() {
         for (line, sentence) in [
             ("zk-flock|--bogus|report|ls", "invalid option '--bogus'"),
             ("zk-flock|report|--bogus|ls", "invalid option '--bogus'"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_option_after_a_command_of_one_word_is_a_hint() {
+    fn option_after_a_one_word_command_gets_a_hint() {
         let hint = |option: &str, program: &str, line: &str| {
             Some(format!(
                 "{option} stands after the command, but is an option of {program}; to pass it to ls, use: {line}"

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_a_command_is_the_originals_defaults() {
+    fn defaults_are_those_of_the_original() {
         let plan = plan("/usr/local/bin/redis-server|/etc/redis.conf").unwrap();
         assert_eq!(
             queue(&plan),
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "one table of inputs")]
-    fn each_option_has_its_effect_wherever_it_stands_and_however_it_is_typed() {
+    fn each_option_has_its_effect_in_every_position_and_form() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[
             (&["--blocking", "--no-blocking|--blocking"], |plan| {
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_option_is_named() {
+    fn invalid_options_are_refused_with_the_reason() {
         for (words, sentence) in [
             ("--bogus", "invalid option '--bogus'"),
             ("ls|-l", "invalid option '-l'"),
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn no_command_is_exit_1_with_the_usage() {
+    fn missing_command_exits_1_with_the_usage() {
         for words in ["", "--", "-t1", "-t1|--"] {
             let error = (PROGRAM.request)(line(words), &environment()).unwrap_err();
             assert_eq!(
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_shell_the_words_are_argv_and_the_id_is_the_same() {
+    fn no_shell_runs_the_words_as_argv_under_the_same_id() {
         for (words, argv) in [
             ("--no-shell|sleep|30", "sleep|30"),
             ("--no-shell|--|sleep|30 ", "sleep|30 "),
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_need_not_be_text_but_names_must() {
+    fn command_may_be_any_bytes_but_names_must_be_utf8() {
         let bytes = || OsString::from_vec(b"\xff".to_vec());
         let plan = plan_in(vec![bytes()], &environment()).unwrap();
         assert_eq!(plan.command.words, ["/bin/sh".into(), "-c".into(), bytes()]);
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn slashes_too_many_do_not_count() {
+    fn superfluous_slashes_are_ignored() {
         for (words, path) in [
             ("-i|a/b", "/lockex/a/b"),
             ("-i|/a/", "/lockex/a"),
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_come_from_the_line_else_from_the_environment() {
+    fn option_overrides_the_servers_of_the_environment() {
         let found = |zkhosts: &str| Environment {
             zkhosts: Some(zkhosts.into()),
             ..environment()
@@ -685,7 +685,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_work_whatever_else_is_wrong() {
+    fn help_and_version_work_despite_other_faults() {
         for words in ["--help", "-h", "true|-h", "--bogus|--help", "-c|x|-vh"] {
             assert!(
                 matches!(

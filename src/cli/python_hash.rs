@@ -51,7 +51,7 @@ mod tests {
     const IDS: &str = include_str!("../../tests/data/python2-ids.tsv");
 
     #[test]
-    fn a_real_python_2_7_gives_the_same_ids() {
+    fn ids_are_those_of_a_real_python_2_7() {
         let mut compared = 0;
         for (id, command) in IDS.lines().map(|line| line.split_once('\t').unwrap()) {
             assert_eq!(abs_hash(command.as_ref()).to_string(), id, "{command:?}");
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_hash_and_the_one_that_c_reserves_have_their_own_magnitudes() {
+    fn abs_hash_of_the_minimum_and_of_the_reserved_hash_is_right() {
         for (command, id) in [
             ("僺栞倌頛韜賖籈", "9223372036854775808"),
             ("簔怖砲鷧錵壉蚏", "2"),
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_text_is_hashed_by_its_bytes() {
+    fn text_that_is_not_utf8_is_hashed_by_its_bytes() {
         for (bytes, id) in [
             (&b"\xff"[..], 32_640_097_918),
             (b"echo \xe9t\xe9", 8_224_906_894_068_259_903),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_around_are_those_of_python_2_7() {
+    fn stripped_blanks_are_those_of_python_2_7() {
         let blanks: String = (0..0x11_0000)
             .filter_map(char::from_u32)
             .filter(|&character| is_space(character))

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_may_have_units() {
+    fn duration_may_have_units() {
         for (text, seconds) in [
             ("5s", 5.0),
             ("1m", 60.0),
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leading_zero_that_surprises_is_said() {
+    fn leading_zero_that_changes_the_number_is_warned_of() {
         let take = |text: &str| {
             let mut warnings = Vec::new();
             let value =
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_below_zero_is_one_try() {
+    fn wait_below_zero_means_one_try() {
         for text in ["0", "-1", "-0.5", "-inf"] {
             assert_eq!(read(&WAIT, text), Some(Duration::ZERO), "{text}");
         }
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_fits_the_wire() {
+    fn timeout_is_whole_milliseconds_in_31_bits() {
         for (text, millis) in [
             ("0.001", 1),
             ("5", 5_000),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_to_their_range() {
+    fn numbers_out_of_range_are_refused() {
         assert_eq!(
             [
                 read(&LOAD, "30"),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_may_be_none() {
+    fn signal_0_means_none() {
         for (text, signal) in [
             ("0", None),
             ("00", None),
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_option_expectation_and_value() {
+    fn refusal_names_option_expectation_and_value() {
         let fault = SECONDS
             .take("--minlocktime", &mut Parser::from_args(["soon"]))
             .unwrap_err();

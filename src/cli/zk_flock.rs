@@ -467,7 +467,7 @@ mod tests {
         r#"{"host": ["h1:2181", "h2:2182/a"], "timeout": 2.5, "app_id": "app"}"#;
 
     #[test]
-    fn nothing_but_the_two_words_is_the_originals_defaults() {
+    fn defaults_are_those_of_the_original() {
         let plan = plan("NAME|sleep '1 s'", WHOLE_CONFIG).unwrap();
         let Lock::Node {
             cluster,
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn each_option_has_its_effect_however_it_is_typed() {
+    fn each_option_has_its_effect_in_every_form() {
         type Effect = fn(&Plan) -> bool;
         let rows: &[(&[&str], Effect)] = &[
             (&["-d", "--daemonize", "--daemon", "--d"], |plan| {
@@ -604,7 +604,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_option_is_named() {
+    fn invalid_options_are_refused_with_the_reason() {
         for (words, sentence) in [
             ("--bogus", "invalid option '--bogus'"),
             ("-Q", "invalid option '-Q'"),
@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn one_word_is_split_and_more_after_dashes_are_taken_as_they_are() {
+    fn one_word_is_split_and_words_after_dashes_are_kept() {
         for (words, argv, shown) in [
             ("NAME|a 'b c'", "a|b c", "a 'b c'"),
             ("NAME|--|a 'b c'", "a|b c", "a 'b c'"),
@@ -707,7 +707,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_number_of_words_or_an_empty_command_is_exit_1_with_the_usage() {
+    fn wrong_number_of_words_or_empty_command_exits_1_with_the_usage() {
         for (words, sentence) in [
             ("", "lock name and command are missing"),
             ("NAME", "the command is missing"),
@@ -755,7 +755,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_asked_for_only_where_it_is_needed() {
+    fn names_must_be_utf8_but_not_the_command() {
         let bytes = OsString::from_vec(b"\xff".to_vec());
         let words = |words: [OsString; 4]| {
             typed::<Options>(&words)
@@ -773,7 +773,7 @@ mod tests {
     }
 
     #[test]
-    fn help_and_version_work_whatever_else_is_wrong() {
+    fn help_and_version_work_despite_other_faults() {
         for words in [
             "--help",
             "--h",
@@ -809,7 +809,7 @@ mod tests {
     }
 
     #[test]
-    fn sysexits_tells_failures_apart_wherever_it_stands() {
+    fn sysexits_has_its_effect_in_every_position() {
         for (words, plain, sysexit) in [
             ("--bogus", 2, 64),
             ("NAME|a 'b", 2, 64),
@@ -835,7 +835,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_beats_the_config() {
+    fn options_override_the_config() {
         let config = r#"{"host": "h", "timeout": 5, "app_id": "app", "sleep": "OFF", "maxla": 30}"#;
         assert_eq!(
             plan("NAME|a", config).unwrap().gate,
@@ -922,7 +922,7 @@ mod tests {
     }
 
     #[test]
-    fn what_neither_line_nor_config_says_is_missing() {
+    fn missing_keys_are_named_if_no_option_replaces_them() {
         for (words, config, sentence) in [
             (
                 "",
@@ -963,7 +963,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_below_the_options_and_above_the_config() {
+    fn environment_overrides_the_config_and_options_override_both() {
         let environment = Environment {
             hosts: Some("e1:1,e2/c".into()),
             app_id: Some("from-environment".into()),
@@ -1059,7 +1059,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_may_name_the_config() {
+    fn environment_may_name_the_config() {
         let named = |path: &str| Environment {
             config: Some(path.into()),
             ..environment()
@@ -1083,7 +1083,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_default_config_the_options_that_make_up_for_it_are_named() {
+    fn missing_default_config_is_reported_with_the_options_that_replace_it() {
         let config = |confpath: Option<&str>| Options {
             confpath: confpath.map(Into::into),
             ..Options::default()
@@ -1106,7 +1106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_surprises_is_a_warning_on_stderr() {
+    fn surprising_input_is_warned_of_on_stderr() {
         let shown = |plan: Plan| {
             plan.log
                 .warnings
@@ -1156,7 +1156,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_as_optparse_does() {
+    fn numbers_are_those_of_optparse() {
         for (words, code) in [
             ("-x011", 9),
             ("-x|0x9", 9),
@@ -1183,7 +1183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_makes_names() {
+    fn option_n_makes_numbered_names() {
         let plan = alone("-n3|NAME|true").unwrap();
         let Lock::Node { names, .. } = plan.lock else {
             panic!("not a node")
@@ -1203,7 +1203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_of_this_host_is_a_file() {
+    fn local_lock_is_a_file() {
         for (words, config, folder, app) in [
             ("--local", "{}", None, "default"),
             ("--local|--app-id=app", r#"{"app_id": "ours"}"#, None, "app"),
@@ -1239,7 +1239,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_are_refused_with_the_reason() {
+    fn invalid_names_are_refused_with_the_reason() {
         for (words, sentence) in [
             ("--hosts=h|--app-id=a||true", "lock name \"\": it is empty"),
             (
@@ -1288,7 +1288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_config_is_read_from_where_it_is_and_not_without_end() {
+    fn config_is_read_from_its_path_up_to_the_limit() {
         let path = env::temp_dir().join(format!("zk-flock-config-{}", process::id()));
         let read = |words: &str| {
             (PROGRAM.request)(

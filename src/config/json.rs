@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_values_know_their_lines() {
+    fn keys_and_values_have_their_lines() {
         let tree = parse("{\n \"a\": [ ],\n\n \"b\\\"\": [1,\n  {\"c\":\n  {}}]\n}").unwrap();
         let Value::Map(entries) = &tree.value else {
             panic!("{tree:?}")
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_given_twice_is_refused() {
+    fn duplicate_key_is_refused() {
         let Err(Error::Duplicate { key, line, first }) =
             parse("{\"a\": 1,\n\"b\": {\"a\": 1},\n\"\\u0061\": 2}")
         else {
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn as_deep_as_serde_goes_and_no_deeper() {
+    fn depth_limit_is_that_of_serde() {
         for depth in [100, 100_000] {
             assert_eq!(
                 parse(&("[".repeat(depth) + &"]".repeat(depth))).is_ok(),
@@ -203,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_tree_is_what_serde_reads(value in json(), pretty in any::<bool>()) {
+        fn tree_equals_what_serde_parses(value in json(), pretty in any::<bool>()) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             prop_assert_eq!(plain(&parse(&text).unwrap()), value);
         }

@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn the_published_example_is_understood() {
+    fn published_example_is_valid() {
         let config = parse(include_str!(
             "../../tests/data/yaml/accepted/published-readme.yaml"
         ))
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_beside_memcached_is_not_used_and_that_is_said() {
+    fn state_with_memcached_is_ignored_with_a_warning() {
         for text in [
             "backend: memcache\nstate: s\npools:\n- name: a\n",
             "pools:\n- name: a\n\nstate: s\nbackend: memcache\n",
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_may_be_written_in_many_ways() {
+    fn pool_values_may_have_several_types() {
         for (text, expected) in [
             ("- name: 12\n  expire: '60'", pool("12", 60, 1, &[])),
             ("- name: b c\n  expire: 5m", pool("b c", 300, 1, &[])),
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_host_calls_itself_is_no_server() {
+    fn text_that_is_not_a_host_name_is_refused_in_servers() {
         for name in [
             "[web1",
             "web2]",
@@ -681,7 +681,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::too_many_lines, reason = "one table of inputs")]
-    fn what_is_wrong_is_named_with_file_line_and_key() {
+    fn errors_name_file_line_and_key() {
         for (text, sentence) in [
             ("", "f:1: expected keys and values, found nothing"),
             ("- a", "f:1: expected keys and values, found a list"),
@@ -811,7 +811,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_odd_is_a_warning() {
+    fn odd_values_are_warned_of() {
         let config = parse("pools:\n- name: a\n  maxlock: 2\nodd: 1").unwrap();
         let sentences = [
             "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)",
@@ -843,7 +843,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(text in any::<Vec<u8>>()) {
+        fn any_bytes_are_parsed_without_panic(text in any::<Vec<u8>>()) {
             let _ = Config::parse(&text, Path::new("f"));
         }
     }

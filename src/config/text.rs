@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn comments_go_and_lines_stay() {
+    fn comments_are_removed_and_line_breaks_stay() {
         for (text, kept) in [
             ("1 // one\n2", "1 \n2"),
             ("//\n//\r\n3 //", "\n\n3 "),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_python_become_strings() {
+    fn number_words_of_python_become_strings() {
         for (text, json) in [
             ("{\"a\": NaN}", "{\"a\": \"NaN\"}"),
             (
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_where_it_stands() {
+    fn line_of_a_key_is_found() {
         let json = "{\n \"a\": \"b\",\n \"c\": {\n  \"a\": [\"a\",\n   {\"a\": 1}],\n  \"\\u0064\": 2 },\n \"b\"\n : 0,\n \"e\\\"\": 1, \"twice\": 1,\n \"twice\": 2}";
         for (path, line) in [
             (&["a"][..], 2),

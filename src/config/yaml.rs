@@ -484,7 +484,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn keys_and_items_know_their_lines() {
+    fn keys_and_items_have_their_lines() {
         let tree = parse(b"# pools\npools:\n\n- name: a\n-\n  name: b\nlast:\n").unwrap();
         let Value::Map(entries) = &tree.value else {
             panic!("{tree:?}")
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_is_named_with_its_line() {
+    fn faults_are_named_with_their_line() {
         for (text, line, sentence) in [
             (
                 "a: 1\nb: \u{1}",
@@ -639,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_of_aliases_end() {
+    fn nested_aliases_have_a_limit() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..20 {
             text += &[
@@ -659,12 +659,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(text in any::<Vec<u8>>()) {
+        fn any_bytes_are_parsed_without_panic(text in any::<Vec<u8>>()) {
             let _ = parse(&text);
         }
 
         #[test]
-        fn no_lines_make_it_panic(text in "([- ]{0,4}[ab'\"\\\\#:é1.~&*<,\\[\\]{}]{0,7}\n){0,6}") {
+        fn any_lines_are_parsed_without_panic(text in "([- ]{0,4}[ab'\"\\\\#:é1.~&*<,\\[\\]{}]{0,7}\n){0,6}") {
             let _ = parse(text.as_bytes());
         }
     }

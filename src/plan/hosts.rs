@@ -196,7 +196,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn hosts_are_read_with_ports_brackets_and_chroot() {
+    fn hosts_may_have_ports_brackets_and_a_chroot() {
         for (text, hosts, chroot) in [
             ("h1", "h1:2181", ""),
             ("h1:2182", "h1:2182", ""),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_hosts_is_named() {
+    fn invalid_hosts_are_refused_with_the_reason() {
         let port = |item: &str, port: &str| {
             format!("{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535")
         };
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn commas_too_many_do_not_count() {
+    fn superfluous_commas_are_ignored() {
         for text in ["h1,", ",h1", "h1:2181,,", ", h1 ,"] {
             let ensemble = parse(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
             assert_eq!(
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_that_are_part_of_the_chroot_are_a_doubt() {
+    fn servers_after_a_chroot_are_warned_of() {
         for text in ["h1", "h1,h2/a", "h1/a/b"] {
             assert_eq!(parse(text).unwrap().chroot_warning(), None, "{text}");
         }

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_may_be_called_what_zookeeper_allows() {
+    fn node_names_are_those_that_zookeeper_allows() {
         for name in [
             "a",
             "a/b",
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_zookeeper_refuses_is_refused_with_the_reason() {
+    fn node_names_that_zookeeper_refuses_are_refused_with_the_reason() {
         for (name, flaw) in [
             ("", InvalidName::Empty),
             ("/", InvalidName::OuterSlash),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_not_called_what_the_queues_are() {
+    fn lock_cannot_have_the_name_of_the_queues() {
         for (name, outcome) in [
             (".queue", Err(InvalidName::Queues)),
             (".queue/a", Err(InvalidName::Queues)),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_one_plain_name() {
+    fn file_name_cannot_be_a_path() {
         for (name, outcome) in [
             ("a b", Ok(())),
             ("...", Ok(())),

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_listed_is_found_again() {
+    fn listed_locks_are_parsed_back() {
         let outer = |lock: &str, token, session| OuterLock {
             lock: lock.into(),
             token,
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_is_told_by_its_own_variables() {
+    fn nearest_lock_has_its_own_variables() {
         let nearest = |session| OuterLock::nearest(Some("/a"), Some("7"), session);
         assert_eq!(
             nearest(Some("0xff")).unwrap(),

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_ends_too_early_says_how() {
+    fn unfinished_text_is_refused_with_the_reason() {
         for (text, why) in [
             ("'", Unfinished::Quote('\'')),
             ("a'b", Unfinished::Quote('\'')),
@@ -184,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_stay_as_they_are() {
+    fn bytes_that_are_not_utf8_are_kept() {
         let text = OsString::from_vec(b"a\xff '\xc3 \xa9'".to_vec());
         let words = [b"a\xff".to_vec(), b"\xc3 \xa9".to_vec()].map(OsString::from_vec);
         assert_eq!(split(&text), Ok(words.to_vec()));
     }
 
     #[test]
-    fn each_word_knows_its_strongest_quotes() {
+    fn each_word_has_its_strongest_quoting() {
         use Quoting::*;
         for (text, expected) in [
             ("a b", &[Bare, Bare][..]),
@@ -215,7 +215,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn quoted_words_come_back(words in prop::collection::vec(any::<String>(), 0..5)) {
+        fn quoted_words_are_split_back(words in prop::collection::vec(any::<String>(), 0..5)) {
             let text = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
             let words: Vec<_> = words.into_iter().map(OsString::from).collect();
             prop_assert_eq!(split(text.as_ref()), Ok(words));
