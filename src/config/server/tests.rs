@@ -1,0 +1,336 @@
+use super::*;
+use proptest::prelude::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text.as_bytes(), Path::new("f")).map_err(|error| error.to_string())
+}
+
+fn pool(name: &str, expire: u64, permits: u32, servers: &[&str]) -> Pool {
+    let servers =
+        (!servers.is_empty()).then(|| servers.iter().map(|&server| server.to_owned()).collect());
+    Pool {
+        name: name.into(),
+        expire: (expire > 0).then(|| Duration::from_secs(expire)),
+        permits,
+        servers,
+    }
+}
+
+#[test]
+fn published_example_is_valid() {
+    let config = parse(include_str!(
+        "../../../tests/data/yaml/accepted/published-readme.yaml"
+    ))
+    .unwrap();
+    let memcache = Backend::Memcache(Host {
+        name: "localhost".into(),
+        port: 11211,
+    });
+    let pools = vec![
+        pool("pool1", 300, 1, &[]),
+        pool("pool2", 300, 5, &["acme1", "acme2"]),
+    ];
+    assert_eq!(
+        config,
+        Config {
+            backend: memcache,
+            pools,
+            ..Config::default()
+        }
+    );
+}
+
+#[test]
+fn every_key_has_its_effect() {
+    let text = "backend: inmemory\nlisten: ::1\nstate: s\nmemcachehost: h\nmemcacheport: 1\n\
+                    pools:\n- name: a\n- name: b\n  expire: 0\n  servers: ' , '\n- name: c:/d,é\n  expire: 1.5\n  servers: ab ,, c\n";
+    let config = parse(text).unwrap();
+    assert_eq!(
+        (&config.backend, config.listen),
+        (&Backend::Memory, Some("::1".parse().unwrap()))
+    );
+    assert_eq!(
+        (config.state.as_deref(), config.warnings.len()),
+        (Some(Path::new("s")), 1),
+        "of the short lease"
+    );
+    let last = Pool {
+        expire: Some(Duration::from_millis(1500)),
+        ..pool("c:/d,é", 0, 1, &["ab", "c"])
+    };
+    assert_eq!(
+        config.pools,
+        [pool("a", 1800, 1, &[]), pool("b", 0, 1, &[]), last]
+    );
+    let config =
+            parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
+    assert_eq!(
+        config.backend,
+        Backend::Memcache(Host {
+            name: "h".into(),
+            port: 1
+        })
+    );
+    assert_eq!(config.pools, [pool("a", 1800, 1, &[])]);
+}
+
+#[test]
+fn state_with_memcached_is_ignored_with_a_warning() {
+    for text in [
+        "backend: memcache\nstate: s\npools:\n- name: a\n",
+        "pools:\n- name: a\n\nstate: s\nbackend: memcache\n",
+    ] {
+        let config = parse(text).unwrap();
+        let line = text.lines().position(|line| line == "state: s").unwrap() + 1;
+        assert_eq!(config.state, None);
+        assert_eq!(
+            config.warnings,
+            [format!(
+                "f: line {line}: \"state\": not used, since memcached has the holders"
+            )]
+        );
+    }
+}
+
+#[test]
+fn pool_values_may_have_several_types() {
+    for (text, expected) in [
+        ("- name: 12\n  expire: '60'", pool("12", 60, 1, &[])),
+        ("- name: b c\n  expire: 5m", pool("b c", 300, 1, &[])),
+        (
+            "- {name: a, expire: 1h30m, maxlocks: 3}",
+            pool("a", 5400, 3, &[]),
+        ),
+        (
+            "- name: a\n  servers: [web1, 10.0.0.1]",
+            pool("a", 1800, 1, &["web1", "10.0.0.1"]),
+        ),
+        (
+            "- name: a\n  servers:\n  - web1\n  - web2",
+            pool("a", 1800, 1, &["web1", "web2"]),
+        ),
+        (
+            "- name: a\n  servers: web1 , web2",
+            pool("a", 1800, 1, &["web1", "web2"]),
+        ),
+    ] {
+        let config = parse(&format!("pools:\n{text}\n...\n")).unwrap();
+        assert_eq!(
+            (config.pools, config.warnings),
+            (vec![expected], vec![]),
+            "{text}"
+        );
+    }
+    let merged = parse("x-common: &d\n  expire: 60\npools:\n- <<: *d\n  name: a\n").unwrap();
+    assert_eq!(
+        (merged.pools, merged.unknown),
+        (vec![pool("a", 60, 1, &[])], vec![])
+    );
+    let port = |text| parse(text).unwrap().port;
+    assert_eq!(
+        [
+            port("port: 80\npools: []"),
+            port("{pools: [], port: 80}"),
+            port("\u{feff}{\"port\": 80}")
+        ],
+        [Some(80); 3]
+    );
+}
+
+#[test]
+fn text_that_is_not_a_host_name_is_refused_in_servers() {
+    for name in [
+        "[web1",
+        "web2]",
+        "web*",
+        "10.0.0.0/8",
+        "web1 web2",
+        "(a)",
+        "\"'a'\"",
+    ] {
+        let sentence = parse(&format!(
+            "pools:\n- name: a\n  servers: '{}, b'",
+            name.replace('\'', "''")
+        ))
+        .unwrap_err();
+        assert!(
+            sentence.starts_with("f:3: \"servers\": ")
+                && sentence.contains(": not the name of a host"),
+            "{sentence}"
+        );
+    }
+    assert!(
+        parse("pools:\n- name: a\n  servers: [web*]")
+            .unwrap_err()
+            .contains("\"web*\": not the name of a host")
+    );
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one table of inputs")]
+fn errors_name_file_line_and_key() {
+    for (text, sentence) in [
+        ("", "f:1: expected keys and values, found nothing"),
+        ("- a", "f:1: expected keys and values, found a list"),
+        (
+            "a: 1\nb: |",
+            "f:2: expected text, found '|', which begins a text of many lines: put text in quotes",
+        ),
+        (
+            "port: 0",
+            "f:1: \"port\": expected a port, 1 to 65535, found 0",
+        ),
+        (
+            "port: http",
+            "f:1: \"port\": expected a port, 1 to 65535, found \"http\"",
+        ),
+        (
+            "{\n\"a\": }",
+            "f:2: not JSON: expected value at line 2 column 6",
+        ),
+        (
+            "{\"a\": 1,\n\"a\": 2}",
+            "f:2: the key \"a\" is on line 1 already",
+        ),
+        (
+            "backend: redis",
+            "f:1: \"backend\": expected inmemory or memcache, found \"redis\"",
+        ),
+        (
+            "backend:",
+            "f:1: \"backend\": expected inmemory or memcache, found nothing",
+        ),
+        (
+            "memcachehost: ''",
+            "f:1: \"memcachehost\": expected a host, found \"\"",
+        ),
+        (
+            "memcacheport: 65536",
+            "f:1: \"memcacheport\": expected a port, 1 to 65535, found 65536",
+        ),
+        (
+            "memcacheport: 0",
+            "f:1: \"memcacheport\": expected a port, 1 to 65535, found 0",
+        ),
+        (
+            "listen: localhost",
+            "f:1: \"listen\": expected an IP address, found \"localhost\"",
+        ),
+        ("state: ''", "f:1: \"state\": expected a file, found \"\""),
+        (
+            "pools:",
+            "f:1: \"pools\": expected a list of pools, found nothing",
+        ),
+        (
+            "pools:\n- a",
+            "f:2: expected a pool with its \"name\", found \"a\"",
+        ),
+        (
+            "pools:\n- name: a\n-\n  expire: 1",
+            "f:4: this pool has no \"name\"",
+        ),
+        (
+            "pools:\n- name: 1.5",
+            "f:2: \"name\": expected text, found 1.5",
+        ),
+        ("pools:\n- name: ''", "f:2: \"name\": \"\": it is empty"),
+        (
+            "pools:\n- name: a b\nbackend: memcache",
+            "f:2: \"name\": \"a b\": ' ' cannot be in a key in memcached",
+        ),
+        (
+            "backend: memcache\npools:\n- name: a\n- {name: a b}",
+            "f:4: \"name\": \"a b\": ' ' cannot be in a key in memcached",
+        ),
+        (
+            "pools:\n- name: \"a\\n\"",
+            "f:2: \"name\": \"a\\n\": '\\n' cannot be in a key in memcached",
+        ),
+        (
+            "pools:\n- name: a\n- expire: 1\n  name: a",
+            "f:4: \"name\": \"a\": the pool on line 2 has this name already",
+        ),
+        (
+            "pools:\n- name: a\n  expire: soon",
+            "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found \"soon\"",
+        ),
+        (
+            "pools:\n- name: a\n  expire: -1",
+            "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found -1",
+        ),
+        (
+            "pools:\n- name: a\n  expire: 0.999",
+            "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found 0.999",
+        ),
+        (
+            "pools:\n- name: a\n  expire: []",
+            "f:3: \"expire\": expected seconds from 1 to 1e9 (a client cannot renew in time for less), a time like 1h30m, or 0 for until released, found a list",
+        ),
+        (
+            "pools:\n- name: a\n  maxlocks: 0",
+            "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0",
+        ),
+        (
+            "pools:\n- name: a\n  maxlocks: 1.5",
+            "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5",
+        ),
+        (
+            "pools:\n- name: a\n  servers: []",
+            "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found a list",
+        ),
+        (
+            "pools:\n- name: a\n  servers: [b, 1]",
+            "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found a list",
+        ),
+        (
+            "pools:\n- name: a\n  servers:",
+            "f:3: \"servers\": expected names of hosts: a list, or text with commas between them, found nothing",
+        ),
+    ] {
+        assert_eq!(parse(text).map(drop), Err(sentence.to_owned()), "{text:?}");
+    }
+    let long = "x".repeat(MAX_NAME + 1);
+    assert!(
+        parse(&format!("pools:\n- name: {long}"))
+            .unwrap_err()
+            .ends_with("longer than 240 bytes, which no key in memcached can be")
+    );
+}
+
+#[test]
+fn odd_values_are_warned_of() {
+    let config = parse("pools:\n- name: a\n  maxlock: 2\nodd: 1").unwrap();
+    let sentences = [
+        "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)",
+        "line 4: \"odd\": unknown key",
+    ];
+    assert_eq!(config.unknown, sentences);
+    assert_eq!(
+        config.warnings,
+        sentences.map(|sentence| format!("f: {sentence}"))
+    );
+    let empty = parse("pools:\n- name: a\n  expire:").unwrap();
+    assert_eq!((empty.pools[0].expire, empty.unknown), (None, vec![]));
+    assert_eq!(
+        empty.warnings,
+        ["f: line 3: \"expire\": empty, taken for 0: never"]
+    );
+    let short = parse("pools:\n- name: a\n  expire: 1.9\n- name: b\n  expire: 2").unwrap();
+    assert_eq!(
+        short.warnings,
+        ["f: line 3: \"expire\": distributex refuses a lease this short: use 2 or more"]
+    );
+    assert_eq!(
+        parse("state: s").unwrap().warnings,
+        ["f: no pools: every request will be INVALID"]
+    );
+    let many: String = (0..100_000).map(|key| format!("k{key}:\n")).collect();
+    assert_eq!(parse(&many).unwrap().warnings.len(), MAX_WARNINGS + 1);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_parsed_without_panic(text in any::<Vec<u8>>()) {
+        let _ = Config::parse(&text, Path::new("f"));
+    }
+}
