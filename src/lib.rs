@@ -37,7 +37,7 @@
 //!    and one `client`, which speaks the `protocol`, tested by `fake` and `interleaving_tests`;
 //!    `lease`, `invalid_request`, `state`, `status`, `metrics`; for all backends `pools`, `events`
 //!    and `reply_delivery`).
-//! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `names`), [`run`]
+//! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `resolver`), [`run`]
 //!    (the loop; its `setup`, its `guard` and the `line` to it, `files` in a `lock_folder`,
 //!    `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`];
 //!    [`serve`] (the loop of the lock server; its `listener`, its `service` to a
