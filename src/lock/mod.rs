@@ -8,21 +8,11 @@
 //! prevented. Such a lock never reports `Acquired` or `LeaseUntil` again; it reports `Gone` once
 //! another host can acquire the lock. A lock that cannot be kept reports `Lost` with `gone: true`.
 
-mod acl;
-#[cfg(test)]
-mod fake;
-mod holding;
-pub mod host;
-pub mod local;
+pub mod file;
+pub mod http;
 mod lookups;
-pub mod node;
-mod parents;
-mod place;
-pub mod pool;
-pub mod queue;
 mod repeats;
-pub mod semaphore;
-pub mod session_lock;
+pub mod zookeeper;
 
 use crate::deadlines::Deadlines;
 use crate::endpoint::Found;

@@ -8,13 +8,14 @@ use super::names::Lookup;
 use super::run_id::RunId;
 use crate::endpoint::Endpoint;
 use crate::link::Link;
-use crate::lock::local::{self, Local};
-use crate::lock::node::Node;
-use crate::lock::pool::{self, Pool};
-use crate::lock::queue::Queue;
-use crate::lock::semaphore::Semaphore;
-use crate::lock::session_lock::{self, Options, SessionLock};
-use crate::lock::{self, Failure, Lock};
+use crate::lock::file::host_only::Host;
+use crate::lock::file::local::{self, Local};
+use crate::lock::http::{self, Pool};
+use crate::lock::zookeeper::node::Node;
+use crate::lock::zookeeper::queue::Queue;
+use crate::lock::zookeeper::semaphore::Semaphore;
+use crate::lock::zookeeper::{self, Options, SessionLock};
+use crate::lock::{Failure, Lock};
 use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, ExitReason, Level, Plan, PoolTarget};
@@ -184,7 +185,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             let host_lock = Some(lock);
             Ok(Parts {
                 host_lock,
-                ..Parts::local(lock::host::Host::new(file.display().to_string()))
+                ..Parts::local(Host::new(file.display().to_string()))
             })
         }
     }
@@ -205,7 +206,7 @@ fn look_up_servers(
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
         return Err(unreachable(
-            &session_lock::unreachable(&found.unresolved.join("; ")),
+            &zookeeper::unreachable(&found.unresolved.join("; ")),
             log,
         ));
     }
@@ -238,9 +239,9 @@ fn ask_for_place(
 ) -> Result<Parts, Stop> {
     let reach_by = started
         + if place.wait_for_server {
-            plan.wait.max(pool::OUTAGE)
+            plan.wait.max(http::OUTAGE)
         } else {
-            pool::OUTAGE
+            http::OUTAGE
         };
     let ask_own_name = || {
         place
@@ -277,7 +278,7 @@ fn ask_for_place(
         }
     };
     tell_run_id(&run_id, log);
-    let options = pool::Options {
+    let options = http::Options {
         addresses: found.endpoints,
         server: place.server.clone(),
         pool: place.pool.clone(),

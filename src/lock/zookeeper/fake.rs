@@ -2,7 +2,7 @@
 //! and its connections can be cut after any message. It shares our codec, so it proves behaviour
 //! and never encoding.
 
-use super::{Event, Input, Lock, Output};
+use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
 use crate::transport;
 use crate::zookeeper::code::{Code, flag, operation, xid};

@@ -4,8 +4,8 @@
 
 use super::parents::Parents;
 use super::queue::{Queue, number};
-use super::session_lock::{self, Claim, Desk, Recipe, Stage, Verdict};
-use super::{Failure, Holder};
+use super::{Claim, Desk, Recipe, Stage, Verdict};
+use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Request};
@@ -385,7 +385,7 @@ impl Recipe for Semaphore {
                     .all_outer(desk)
                     .filter(|_| full && desk.is_patient())
                 {
-                    return Some(session_lock::circular(&self.path, session));
+                    return Some(super::circular(&self.path, session));
                 }
                 self.say_full(desk);
             }
@@ -492,9 +492,9 @@ impl Recipe for Semaphore {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Client, Fake};
-    use super::super::session_lock::{Options, SessionLock};
-    use super::super::{Event, Output};
+    use super::super::{Options, SessionLock};
     use super::*;
+    use crate::lock::{Event, Output};
     use crate::plan::{self, Cluster, Heartbeat};
 
     const TIMEOUT: Duration = Duration::from_secs(5);

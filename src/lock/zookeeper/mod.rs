@@ -2,9 +2,18 @@
 //! loses and releases. How to come by the lock is the recipe's business; from then on it is a node
 //! of ours, which must be there, be ours, and be proved so in time.
 
+mod acl;
+#[cfg(test)]
+mod fake;
+pub mod node;
+mod parents;
+pub mod queue;
+mod queue_entry;
+pub mod semaphore;
+
 use super::lookups::Lookups;
 use super::repeats::Repeats;
-use super::{Event, Failure, Holder, Input, Lock, Output, Proof, acl};
+use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
 use crate::deadlines::{self, Deadlines};
 use crate::endpoint::{Endpoint, Found};
 use crate::moment::Moment;
@@ -58,7 +67,7 @@ pub fn unreachable(tried: &str) -> Failure {
 }
 
 /// We would wait for ourselves.
-pub(super) fn circular(lock: &str, session: i64) -> Verdict {
+fn circular(lock: &str, session: i64) -> Verdict {
     Verdict::Failed(super::circular(lock, &format!("session 0x{session:x}")))
 }
 
@@ -985,8 +994,8 @@ impl<R: Recipe> SessionLock<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{Client, Fake};
-    use super::super::node::Node;
+    use super::fake::{Client, Fake};
+    use super::node::Node;
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,9 +4,9 @@
 //! other's lock.
 
 use super::parents::Parents;
-use super::place::Place;
-use super::session_lock::{self, Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
-use super::{Event, Failure, Holder};
+use super::queue_entry::Place;
+use super::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
+use crate::lock::{Event, Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
@@ -372,10 +372,7 @@ impl Node {
         self.holder = self.holder_of(name, data, stat);
         self.owners[name] = stat.ephemeral_owner;
         if desk.is_patient() && self.owners.iter().all(|&owner| desk.is_outer(owner)) {
-            return Some(session_lock::circular(
-                &self.paths[name],
-                stat.ephemeral_owner,
-            ));
+            return Some(super::circular(&self.paths[name], stat.ephemeral_owner));
         }
         self.try_next(desk);
         None
@@ -564,9 +561,9 @@ fn host(data: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Client, Fake};
-    use super::super::{Input, Lock, Output};
     use super::*;
     use crate::endpoint::Endpoint;
+    use crate::lock::{Input, Lock, Output};
     use crate::plan::{self, Cluster, Heartbeat};
     use crate::transport;
 

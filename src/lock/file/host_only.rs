@@ -1,7 +1,7 @@
 //! The lock of this host alone, where the loop begins only with it in hand: ours from the first
 //! moment, and never lost.
 
-use super::{Event, Input, Lock, Output, Proof};
+use crate::lock::{Event, Input, Lock, Output, Proof};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 

@@ -15,7 +15,9 @@
 //! along, which ours always sends: a YES with neither is that of something else that answers in its
 //! name. It goes on being asked as before, so that it can take the lock back.
 
-use super::holding::{BadLease, Lease, Place, ServerReply, said};
+mod reply;
+
+use self::reply::{BadLease, Lease, Place, ServerReply, said};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof};

@@ -3,8 +3,8 @@
 //! for order alone, and the lock's own node excludes: so who can have no place (a server without
 //! container nodes, no permission) contends like a first one, and all is safe.
 
-use super::Event;
-use super::session_lock::Desk;
+use super::Desk;
+use crate::lock::Event;
 use crate::plan::QUEUES;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};

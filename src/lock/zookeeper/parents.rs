@@ -1,8 +1,8 @@
 //! The nodes that a lock node stands under: made when a create says that they are missing, and not
 //! before.
 
-use super::Failure;
-use super::session_lock::Desk;
+use super::Desk;
+use crate::lock::Failure;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::Request;
 

@@ -2,7 +2,9 @@
 //! what came of it; here is when to try what. There is no service that could end the lock, so it
 //! needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
 
-use super::{Event, Failure, FileEvent, FileOrder, Holder, Input, Lock, Output, Proof, circular};
+use crate::lock::{
+    Event, Failure, FileEvent, FileOrder, Holder, Input, Lock, Output, Proof, circular,
+};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 

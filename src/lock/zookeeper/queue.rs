@@ -3,8 +3,8 @@
 //! kazoo lays them out, old and new, so that all exclude each other.
 
 use super::parents::Parents;
-use super::session_lock::{self, Claim, Desk, Recipe, Stage, Verdict};
-use super::{Failure, Holder};
+use super::{Claim, Desk, Recipe, Stage, Verdict};
+use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
@@ -268,7 +268,7 @@ impl Queue {
                     session: Some(stat.ephemeral_owner),
                 };
                 if self.exclusive && desk.is_patient() && desk.is_outer(stat.ephemeral_owner) {
-                    return Some(session_lock::circular(&self.path, stat.ephemeral_owner));
+                    return Some(super::circular(&self.path, stat.ephemeral_owner));
                 }
                 // Before a semaphore, the first in the queue holds nothing: its own recipe says who
                 // does.
@@ -455,9 +455,9 @@ impl Recipe for Queue {
 #[cfg(test)]
 mod tests {
     use super::super::fake::{Client, Fake};
-    use super::super::session_lock::{Options, SessionLock};
-    use super::super::{Event, Holder, Input, Lock, Output};
+    use super::super::{Options, SessionLock};
     use super::*;
+    use crate::lock::{Event, Holder, Input, Lock, Output};
     use crate::plan::{self, Cluster, Heartbeat};
     use std::time::Duration;
 

@@ -1,0 +1,4 @@
+//! Locks of one host: files.
+
+pub mod host_only;
+pub mod local;
