@@ -1,0 +1,1411 @@
+use super::*;
+use crate::http::{Request, Terms};
+use proptest::prelude::*;
+use std::net::SocketAddr;
+
+const SECOND: Duration = Duration::from_secs(1);
+const KILL_AFTER: Duration = Duration::from_secs(5);
+const LOCK: &str = "p@dx:9889";
+
+fn at(milliseconds: u64) -> Moment {
+    Moment(Duration::from_secs(1000) + Duration::from_millis(milliseconds))
+}
+
+/// What a server does with one connection.
+#[derive(Clone, Copy, Debug)]
+enum Does {
+    /// Nobody listens.
+    Refuses,
+    /// Packets to it get no answer.
+    IsOff,
+    /// Answers so many ms after the request, as the original does.
+    Says(u64, &'static str),
+    /// As our own does: place number N, lent for so many ms.
+    Lends(u64, i64, u64),
+    /// As our own does, in these words: slot number N, and the value of `X-Lock-Expires`.
+    Tells(u64, i64, &'static str),
+    /// As our own does where a lock is held until it is released.
+    Gives(u64, i64),
+    /// NO, because an operator has revoked the lock.
+    Revokes(u64),
+    /// Takes the request, and ends the connection so many ms later.
+    HangsUp(u64),
+    /// The same, not in the way of TCP.
+    Resets(u64),
+    /// Says nothing, and hangs up when the other side has finished.
+    Waits,
+    /// Says nothing, and ends nothing.
+    Freezes,
+}
+use Does::*;
+
+/// A lock and a server with a script: a line for each connection, the last one for all that
+/// follow.
+struct Play {
+    lock: Pool,
+    script: Vec<Does>,
+    now: Moment,
+    /// The connection that is there, what becomes of it, and when.
+    open: Option<(Does, Moment)>,
+    connections: usize,
+    run: String,
+    /// What was asked: `wait`, `release 7`.
+    asked: Vec<String>,
+    said: Vec<Output>,
+    /// When names were to be looked up.
+    lookups: Vec<Moment>,
+}
+
+impl Play {
+    fn new(options: Options, script: &[Does]) -> Play {
+        let run = options.run.clone();
+        let lock = Pool::new(options, at(0), at(0));
+        Play {
+            lock,
+            script: script.to_vec(),
+            now: at(0),
+            open: None,
+            connections: 0,
+            run,
+            asked: vec![],
+            said: vec![],
+            lookups: vec![],
+        }
+    }
+
+    /// Lets time go on to that moment, and all that happens until then happen.
+    fn to(&mut self, moment: Moment) -> &mut Play {
+        loop {
+            let wake = self.drain();
+            let next = wake.min(self.open.map_or(Moment::NEVER, |(_, due)| due));
+            if next > moment {
+                self.now = moment;
+                return self;
+            }
+            self.now = self.now.max(next);
+            self.lock.handle(Input::Tick, self.now);
+            if let Some((does, _)) = self.open.filter(|(_, due)| *due <= self.now) {
+                self.open = None;
+                self.happen(does);
+            }
+        }
+    }
+
+    fn release(&mut self) -> &mut Play {
+        self.lock.handle(Input::Release, self.now);
+        self.drain();
+        self
+    }
+
+    fn drain(&mut self) -> Moment {
+        for _ in 0..1000 {
+            match self.lock.poll(self.now) {
+                Output::Wait(until) => return until,
+                Output::Transport(transport::Output::Connect(address)) => self.connect(address),
+                Output::Transport(transport::Output::Send(bytes)) => self.hear(&bytes),
+                Output::Transport(transport::Output::ShutdownWrite) => {
+                    if let Some((Waits, due)) = &mut self.open {
+                        *due = self.now + Duration::from_millis(1);
+                    }
+                }
+                Output::Transport(transport::Output::Close | transport::Output::Reset) => {
+                    self.open = None;
+                }
+                Output::LookUp => self.lookups.push(self.now),
+                Output::Event(Event::Note(_)) => {}
+                output => self.said.push(output),
+            }
+        }
+        panic!("does not come to rest: {:?}", self.lock);
+    }
+
+    fn connect(&mut self, _: SocketAddr) {
+        let does = self.script[self.connections.min(self.script.len() - 1)];
+        self.connections += 1;
+        self.open = None;
+        match does {
+            Refuses => self.lock.handle(
+                Input::Transport(transport::Event::Disconnected(Some(
+                    "connection refused".into(),
+                ))),
+                self.now,
+            ),
+            IsOff => {}
+            _ => {
+                self.open = Some((does, Moment::NEVER));
+                self.lock
+                    .handle(Input::Transport(transport::Event::Connected), self.now);
+            }
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        let (request, length) = Request::read(bytes).unwrap().unwrap();
+        let parameter = |name| {
+            request
+                .parameter(name)
+                .map(|value| String::from_utf8(value).unwrap())
+        };
+        assert_eq!(
+            (
+                length,
+                parameter("pool").as_deref(),
+                parameter("host").as_deref()
+            ),
+            (bytes.len(), Some("p"), Some("web1"))
+        );
+        assert_eq!(
+            parameter("run").as_deref(),
+            Some(self.run.as_str()),
+            "of every request"
+        );
+        let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
+        self.asked
+            .push(request.path.trim_matches('/').to_owned() + &token);
+        let (does, due) = self.open.as_mut().expect("there is a connection");
+        if let Says(ms, _)
+        | Lends(ms, ..)
+        | Tells(ms, ..)
+        | Gives(ms, _)
+        | Revokes(ms)
+        | HangsUp(ms)
+        | Resets(ms) = *does
+        {
+            *due = self.now + Duration::from_millis(ms);
+        }
+    }
+
+    fn happen(&mut self, does: Does) {
+        let mut bytes = Vec::new();
+        let yes = |token| Reply::new(200, "text/html", "YES").with("X-Lock-Token", token);
+        match does {
+            Says(_, word) => {
+                Reply::new(200, "text/html", word).write(Terms::UNREADABLE, "", &mut bytes);
+            }
+            Lends(_, token, ms) => {
+                yes(token)
+                    .with("X-Lock-Expires", Duration::from_millis(ms).as_secs_f64())
+                    .write(Terms::UNREADABLE, "", &mut bytes);
+            }
+            Tells(_, token, expires) => {
+                yes(token)
+                    .with("X-Lock-Expires", expires)
+                    .write(Terms::UNREADABLE, "", &mut bytes);
+            }
+            Gives(_, token) => yes(token).write(Terms::UNREADABLE, "", &mut bytes),
+            Revokes(_) => {
+                Reply::new(200, "text/html", "NO")
+                    .with("X-Lock-Revoked", 1)
+                    .write(Terms::UNREADABLE, "", &mut bytes);
+            }
+            Resets(_) => self.lock.handle(
+                Input::Transport(transport::Event::Disconnected(Some(
+                    "connection reset by peer".into(),
+                ))),
+                self.now,
+            ),
+            _ => self.lock.handle(
+                Input::Transport(transport::Event::Disconnected(None)),
+                self.now,
+            ),
+        }
+        if !bytes.is_empty() {
+            self.lock.handle(
+                Input::Transport(transport::Event::Received(&bytes)),
+                self.now,
+            );
+            self.lock.handle(
+                Input::Transport(transport::Event::Disconnected(None)),
+                self.now,
+            );
+        }
+    }
+
+    #[track_caller]
+    fn said(&mut self, expected: &[Output]) -> &mut Play {
+        assert_eq!(
+            std::mem::take(&mut self.said),
+            expected,
+            "at {:?}",
+            self.now.since(at(0))
+        );
+        self
+    }
+
+    #[track_caller]
+    fn asked(&mut self, expected: &[&str]) -> &mut Play {
+        assert_eq!(std::mem::take(&mut self.asked), expected);
+        self
+    }
+}
+
+fn options() -> Options {
+    Options {
+        addresses: vec!["dx:9889".into()],
+        server: Host {
+            name: "dx".into(),
+            port: 9889,
+        },
+        pool: "p".into(),
+        host: "web1".into(),
+        run: "5f".repeat(16),
+        inherited: false,
+        patience: Some(Moment::NEVER),
+        reach_by: None,
+        alone: true,
+        kill_after: KILL_AFTER,
+    }
+}
+
+/// With `-w`.
+fn patient(wait: u64) -> Options {
+    let reach_by = Some(at(wait).max(at(0) + OUTAGE));
+    Options {
+        patience: Some(at(wait)).filter(|_| wait > 0),
+        reach_by,
+        ..options()
+    }
+}
+
+fn acquired(token: Option<i64>) -> Output {
+    Output::Event(Event::Acquired(Proof {
+        lock: LOCK.into(),
+        token,
+        session: None,
+    }))
+}
+
+fn believe(until: Moment) -> Output {
+    Output::Event(Event::LeaseUntil(Deadlines {
+        term: until.before(Duration::from_millis(1200)),
+        kill: until.before(Duration::from_millis(200)),
+    }))
+}
+
+fn holder() -> Holder {
+    Holder {
+        lock: LOCK.into(),
+        host: None,
+        since: None,
+        session: None,
+    }
+}
+
+fn waiting() -> Output {
+    Output::Event(Event::Waiting {
+        holder: holder(),
+        ahead: None,
+    })
+}
+
+fn unreachable(why: &str) -> Output {
+    Output::Event(Event::Failed(Failure::Unreachable(why.into())))
+}
+
+const RELEASED: Output = Output::Event(Event::Released { doubt: None });
+
+const DAY: u64 = 86_400_000;
+
+#[test]
+fn what_the_original_server_gives_is_ours_until_it_is_given_back() {
+    let mut play = Play::new(options(), &[Says(180, "YES"), Says(1, "OK")]);
+    play.to(at(DAY)).said(&[acquired(None)]).asked(&["wait"]);
+    play.release()
+        .to(at(DAY + 1))
+        .said(&[RELEASED])
+        .asked(&["release"]);
+    assert_eq!(play.drain(), Moment::NEVER);
+}
+
+#[test]
+fn what_is_lent_is_renewed_at_once_and_at_each_third_and_given_back_by_its_number() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Lends(5, 7, 30_000),
+            Lends(5, 7, 30_000),
+            Says(1, "OK"),
+        ],
+    );
+    play.to(at(9_999))
+        .said(&[believe(at(30_000)), acquired(Some(7))])
+        .asked(&["wait", "renew 7"]);
+    play.to(at(19_999))
+        .said(&[believe(at(40_000))])
+        .asked(&["renew 7"]);
+    play.to(at(25_000))
+        .said(&[believe(at(50_000))])
+        .asked(&["renew 7"]);
+    play.release()
+        .to(at(25_001))
+        .said(&[RELEASED])
+        .asked(&["release 7"]);
+}
+
+#[test]
+fn one_try_is_one_answer() {
+    let busy = Output::Event(Event::Busy(holder()));
+    let denied = |said: &str| Output::Event(Event::Failed(Failure::Denied(said.into())));
+    for (word, outcome) in [
+        ("NO", busy),
+        (
+            "INVALID",
+            denied("INVALID (does it have a pool \"p\", and may \"web1\" use it?)"),
+        ),
+        ("maybe", denied("maybe")),
+        ("", denied("nothing")),
+    ] {
+        let mut play = Play::new(patient(0), &[Says(1, word)]);
+        play.to(at(100))
+            .said(&[outcome])
+            .asked(&["get"])
+            .release()
+            .said(&[RELEASED])
+            .asked(&[]);
+        assert_eq!(play.connections, 1, "nothing is left to be given back");
+    }
+    let mut play = Play::new(patient(0), &[Says(1, "YES"), Says(1, "OK")]);
+    play.to(at(100))
+        .said(&[acquired(None)])
+        .release()
+        .to(at(200))
+        .said(&[RELEASED])
+        .asked(&["get", "release"]);
+}
+
+#[test]
+fn who_waits_hears_anything_but_yes_as_an_end() {
+    let mut play = Play::new(options(), &[Says(1, "NO")]);
+    play.to(at(100))
+        .said(&[Output::Event(Event::Failed(Failure::Denied("NO".into())))]);
+}
+
+#[test]
+fn who_is_kept_waiting_is_told_so_once() {
+    let mut play = Play::new(options(), &[HangsUp(5000), Waits]);
+    play.to(at(499))
+        .said(&[])
+        .to(at(500))
+        .said(&[waiting()])
+        .to(at(DAY))
+        .said(&[])
+        .asked(&["wait", "wait"]);
+}
+
+#[test]
+fn what_our_own_server_gives_is_ours_when_it_knows_that_we_have_heard() {
+    for came in [1, 3_600_000] {
+        let mut play = Play::new(
+            patient(DAY),
+            &[Lends(came, 7, 30_000), Lends(5, 7, 30_000), Waits],
+        );
+        play.to(at(came + 4))
+            .said
+            .retain(|output| *output != waiting());
+        play.said(&[]).asked(&["wait", "renew 7"]);
+        play.to(at(came + 5))
+            .said(&[believe(at(came + 30_000)), acquired(Some(7))])
+            .asked(&[]);
+    }
+}
+
+/// The answer that brings another number is itself one that the server may think we have not
+/// heard. Servers that share a memcached count each for itself, so another number may come
+/// each time.
+#[test]
+fn another_number_is_to_be_proved_like_the_first_but_once() {
+    for then in [8, 9] {
+        let mut play = Play::new(
+            options(),
+            &[
+                Lends(0, 7, 30_000),
+                Lends(0, 8, 30_000),
+                Lends(5, then, 30_000),
+                Waits,
+            ],
+        );
+        play.to(at(105))
+            .said(&[believe(at(30_100)), acquired(Some(then))])
+            .asked(&["wait", "renew 7", "renew 8"]);
+    }
+}
+
+#[test]
+fn what_our_own_server_takes_back_before_it_knows_was_never_ours() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(1, 7, 30_000), Refuses, Says(1, "NO"), Waits],
+    );
+    play.to(at(DAY))
+        .said(&[waiting()])
+        .asked(&["wait", "renew 7", "wait"]);
+}
+
+#[test]
+fn what_is_not_ours_any_more_when_it_is_to_be_proved_is_asked_for_again() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(20_000, 7, 30_000),
+            Says(1, "NO"),
+            Lends(5, 9, 30_000),
+            Lends(5, 9, 30_000),
+            Says(1, "OK"),
+        ],
+    );
+    play.to(at(20_111))
+        .said(&[waiting(), believe(at(50_106)), acquired(Some(9))])
+        .asked(&["wait", "renew 7", "wait", "renew 9"]);
+    play.release().to(at(20_120)).asked(&["release 9"]);
+}
+
+fn refused(why: &str, advice: &str) -> Output {
+    Output::Event(Event::Failed(Failure::IncompatibleLock(format!(
+        "cannot acquire {LOCK}: dx:9889 said \"X-Lock-Expires: {why}: {advice}"
+    ))))
+}
+
+const RAISE: &str = "raise \"expire\" of the pool on the server, to 2 seconds or more";
+
+#[test]
+fn a_lease_that_is_too_short_is_refused_and_given_back() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 900), Lends(0, 7, 900), Says(1, "OK")],
+    );
+    let why = "0.9\", which is too short a lease to hold the lock safely";
+    play.to(at(100))
+        .said(&[refused(why, RAISE)])
+        .asked(&["wait", "renew 7"]);
+    play.release()
+        .to(at(200))
+        .said(&[RELEASED])
+        .asked(&["release 7"]);
+}
+
+/// What was told when the slot was granted may be the last of another grant: what counts is
+/// what the server says when it is asked again.
+#[test]
+fn a_lease_that_has_nearly_ended_is_renewed_first() {
+    let mut play = Play::new(options(), &[Lends(0, 7, 300), Lends(0, 7, 30_000), Waits]);
+    play.to(at(100))
+        .said(&[believe(at(30_000)), acquired(Some(7))])
+        .asked(&["wait", "renew 7"]);
+
+    let mut play = Play::new(
+        options(),
+        &[Tells(0, 7, "1e-9"), Lends(100, 7, 30_000), Waits],
+    );
+    play.to(at(200))
+        .said(&[believe(at(30_000)), acquired(Some(7))])
+        .asked(&["wait", "renew 7"]);
+}
+
+/// Every row was a lock that never ended.
+const NO_LEASES: [(&str, &str, &str); 7] = [
+    ("0", "which is a lease that has already ended", RAISE),
+    ("-5", "which is a lease that has already ended", RAISE),
+    ("nan", "which is not a number of seconds", CHECK),
+    ("inf", "which is not a number of seconds", CHECK),
+    ("1e300", "which is not a number of seconds", CHECK),
+    ("30s", "which is not a number of seconds", CHECK),
+    ("", "which is not a number of seconds", CHECK),
+];
+const CHECK: &str = "check the lock server and any proxy in front of it";
+
+#[test]
+fn a_lease_that_is_none_is_a_refusal_and_is_given_back() {
+    for (expires, why, advice) in NO_LEASES {
+        for first in [0, 1] {
+            let script = [
+                &[Lends(0, 7, 30_000)][..first],
+                &[Tells(1, 7, expires), Says(1, "OK")],
+            ]
+            .concat();
+            for (options, asks) in [(options(), "wait"), (patient(0), "get")] {
+                let mut play = Play::new(options, &script);
+                play.to(at(DAY))
+                    .said(&[refused(&format!("{expires}\", {why}"), advice)])
+                    .asked(&[asks, "renew 7"][..=first]);
+                play.release()
+                    .to(at(DAY + 10))
+                    .said(&[RELEASED])
+                    .asked(&["release 7"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_renewal_without_a_lease_that_can_be_kept_leaves_the_old_one_as_it_was() {
+    for (expires, why, _) in NO_LEASES {
+        let mut play = Play::new(
+            options(),
+            &[
+                Lends(0, 7, 30_000),
+                Lends(0, 7, 30_000),
+                Tells(5, 7, expires),
+            ],
+        );
+        play.to(at(28_799)).said(&[
+            believe(at(30_000)),
+            acquired(Some(7)),
+            Output::Event(Event::Suspended(format!(
+                "dx:9889 said \"X-Lock-Expires: {expires}\", {why}"
+            ))),
+        ]);
+        assert!(play.asked.len() > 3, "it is asked again: {:?}", play.asked);
+        let why =
+            format!("not renewed for 28.8 s: dx:9889 said \"X-Lock-Expires: {expires}\", {why}");
+        play.to(at(28_800)).said(&[Output::Event(Event::Lost {
+            why,
+            kill_deadline: at(29_800),
+            gone: false,
+        })]);
+
+        let mut play = Play::new(
+            options(),
+            &[
+                Lends(0, 7, 30_000),
+                Lends(0, 7, 30_000),
+                Tells(5, 7, expires),
+                Lends(5, 7, 30_000),
+                Waits,
+            ],
+        );
+        play.to(at(10_005)).said.clear();
+        play.to(at(22_000))
+            .said(&[believe(at(43_005)), Output::Event(Event::Resumed)]);
+    }
+}
+
+/// It is what the server says, and it ends sooner; but it is not kept up by others of its kind.
+#[test]
+fn a_renewal_that_is_too_short_can_only_shorten_what_is_left() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Lends(5, 7, 800)],
+    );
+    play.to(at(9_999))
+        .said(&[believe(at(30_000)), acquired(Some(7))]);
+    let short = Lease {
+        length: Duration::from_millis(800),
+        sent: at(10_000),
+    }
+    .deadlines(KILL_AFTER);
+    let why =
+        "dx:9889 said \"X-Lock-Expires: 0.8\", which is too short a lease to hold the lock safely";
+    play.to(at(10_400)).said(&[
+        Output::Event(Event::LeaseUntil(short)),
+        Output::Event(Event::Suspended(why.into())),
+    ]);
+    play.to(short.term);
+    assert!(
+        matches!(play.said[..], [Output::Event(Event::Lost { kill_deadline, .. })] if kill_deadline == short.kill),
+        "{:?}",
+        play.said
+    );
+
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Tells(500, 7, "0.1"),
+        ],
+    );
+    play.to(at(9_999)).said.clear();
+    play.to(at(10_500));
+    let [.., Output::Event(Event::Lost { why, .. })] = &play.said[..] else {
+        panic!("{:?}", play.said)
+    };
+    assert!(why.contains("too short a lease"), "{why}");
+
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 1_500),
+            Lends(0, 7, 1_500),
+            IsOff,
+            IsOff,
+            IsOff,
+            Lends(5, 7, 900),
+        ],
+    );
+    let first = Lease {
+        length: Duration::from_millis(1_500),
+        sent: at(0),
+    }
+    .deadlines(KILL_AFTER);
+    play.to(first.term)
+        .said
+        .retain(|output| !matches!(output, Output::Event(Event::Suspended(_))));
+    assert!(
+        matches!(&play.said[..], [Output::Event(Event::LeaseUntil(_)), Output::Event(Event::Acquired(_)), Output::Event(Event::Lost { kill_deadline, .. })] if *kill_deadline == first.kill)
+    );
+}
+
+#[test]
+fn an_outage_is_ridden_out_as_long_as_the_lease_lasts() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Refuses,
+            HangsUp(5),
+            Freezes,
+            IsOff,
+            Lends(5, 7, 30_000),
+        ],
+    );
+    play.to(at(9_999))
+        .said(&[believe(at(30_000)), acquired(Some(7))]);
+    play.to(at(15_000)).said(&[Output::Event(Event::Suspended(
+        "dx:9889: connection refused".into(),
+    ))]);
+    play.to(at(27_000))
+        .said(&[believe(at(47_505)), Output::Event(Event::Resumed)])
+        .asked(&["wait", "renew 7", "renew 7", "renew 7", "renew 7"]);
+}
+
+#[test]
+fn a_short_lease_does_not_wait_long_for_an_answer() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 3_000),
+            Lends(0, 7, 3_000),
+            Freezes,
+            IsOff,
+            Lends(5, 7, 3_000),
+        ],
+    );
+    let until = |ms| {
+        Output::Event(Event::LeaseUntil(
+            Lease {
+                length: 3 * SECOND,
+                sent: at(ms),
+            }
+            .deadlines(KILL_AFTER),
+        ))
+    };
+    play.to(at(999)).said(&[until(0), acquired(Some(7))]);
+    play.to(at(2_500)).said(&[
+        Output::Event(Event::Suspended("dx:9889: no answer for 0.5 s".into())),
+        until(2_300),
+        Output::Event(Event::Resumed),
+    ]);
+}
+
+#[test]
+fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses],
+    );
+    play.to(at(28_799)).said(&[
+        believe(at(30_000)),
+        acquired(Some(7)),
+        Output::Event(Event::Suspended("dx:9889: connection refused".into())),
+    ]);
+    let why = "not renewed for 28.8 s: dx:9889: connection refused";
+    play.to(at(28_800)).said(&[Output::Event(Event::Lost {
+        why: why.into(),
+        kill_deadline: at(29_800),
+        gone: false,
+    })]);
+    // The command dies before the lease ends, as a rule.
+    play.to(at(29_500)).said(&[]);
+    play.release()
+        .to(at(30_499))
+        .said(&[])
+        .to(at(30_500))
+        .said(&[RELEASED]);
+}
+
+/// Something of the command cannot be killed: no other run is to have the slot as long as the
+/// server keeps it.
+#[test]
+fn a_lock_that_is_lost_is_renewed_until_it_is_released_or_the_server_says_no() {
+    let lost = |play: &mut Play| {
+        play.to(at(28_800));
+        assert!(
+            matches!(play.said[..], [.., Output::Event(Event::Lost { kill_deadline, gone: false, .. })] if kill_deadline == at(29_800)),
+            "{:?}",
+            play.said
+        );
+        play.said.clear();
+        play.asked.clear();
+    };
+    // The server is back in time: the slot is held, though no command may run under it, and is
+    // released by its token.
+    let script = [
+        &[Lends(0, 7, 30_000); 2][..],
+        &[Refuses; 24],
+        &[Lends(5, 7, 30_000), Lends(5, 7, 30_000), Says(1, "OK")],
+    ]
+    .concat();
+    let mut play = Play::new(options(), &script);
+    lost(&mut play);
+    play.to(at(50_000)).said(&[]).asked(&["renew 7", "renew 7"]);
+    play.release()
+        .to(at(50_001))
+        .said(&[RELEASED])
+        .asked(&["release 7"]);
+    // Another run has it.
+    for no in [Says(5, "NO"), Revokes(5)] {
+        let script = [
+            &[Lends(0, 7, 30_000); 2][..],
+            &[Refuses; 24],
+            &[Says(5, "INVALID"), Tells(5, 7, "nan"), no],
+        ]
+        .concat();
+        let mut play = Play::new(options(), &script);
+        lost(&mut play);
+        play.to(at(60_000))
+            .said(&[Output::Event(Event::Gone("dx:9889 said NO".into()))])
+            .asked(&["renew 7", "renew 7", "renew 7"]);
+        play.release().said(&[RELEASED]).asked(&[]);
+    }
+}
+
+#[test]
+fn names_are_looked_up_again_while_the_server_is_unreachable() {
+    // A waiter: after 1 s, again 1 s after the answer, then after 2 s.
+    let mut play = Play::new(patient(600_000), &[Refuses]);
+    play.to(at(1_500));
+    assert_eq!(play.lookups, [at(1_000)]);
+    for (answered, next) in [
+        (1_500, 2_500),
+        (2_500, 4_500),
+        (4_500, 8_500),
+        (8_500, 13_500),
+    ] {
+        play.lock
+            .handle(Input::LookUp(Found::default()), at(answered));
+        play.to(at(next));
+        assert_eq!(play.lookups.last(), Some(&at(next)));
+    }
+    // A holder, more often.
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses],
+    );
+    play.to(at(10_500));
+    assert_eq!(play.lookups, []);
+    play.to(at(11_000));
+    assert_eq!(play.lookups, [at(11_000)]);
+    for second in 11..15 {
+        play.lock
+            .handle(Input::LookUp(Found::default()), at(second * 1_000));
+        play.to(at((second + 1) * 1_000));
+    }
+    assert_eq!(play.lookups.len(), 5, "{:?}", play.lookups);
+    // One that is kept waiting: never.
+    let mut play = Play::new(patient(600_000), &[Waits]);
+    play.to(at(500_000));
+    assert_eq!(play.lookups, []);
+}
+
+#[test]
+fn who_was_stopped_for_too_long_says_so() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits],
+    );
+    play.to(at(9_000))
+        .said(&[believe(at(30_000)), acquired(Some(7))]);
+    play.now = at(60_000);
+    play.lock.handle(Input::Tick, play.now);
+    play.drain();
+    play.said(&[Output::Event(Event::Lost {
+        why: "this process was stopped for 50.0 s".into(),
+        kill_deadline: at(29_800),
+        gone: false,
+    })]);
+}
+
+#[test]
+fn who_was_stopped_while_awake_says_so_too() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits],
+    );
+    play.to(at(9_000))
+        .said(&[believe(at(30_000)), acquired(Some(7))]);
+    play.lock.handle(Input::Tick, at(9_000));
+    play.lock.handle(Input::Tick, at(60_000));
+    play.drain();
+    play.said(&[Output::Event(Event::Lost {
+        why: "this process was stopped for 50.0 s".into(),
+        kill_deadline: at(29_800),
+        gone: false,
+    })]);
+}
+
+#[test]
+fn a_place_that_the_server_has_taken_away_is_lost_at_once() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "NO")],
+    );
+    play.to(at(9_999))
+        .said(&[believe(at(30_000)), acquired(Some(7))]);
+    let why = "dx:9889 says that it is not ours any more";
+    play.to(at(10_005)).said(&[Output::Event(Event::Lost {
+        why: why.into(),
+        kill_deadline: at(10_005),
+        gone: true,
+    })]);
+    play.release()
+        .said(&[RELEASED])
+        .asked(&["wait", "renew 7", "renew 7"]);
+}
+
+#[test]
+fn another_number_is_a_server_that_has_forgotten_us_and_a_warning() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Lends(5, 8, 30_000),
+            Says(1, "OK"),
+        ],
+    );
+    play.to(at(10_005));
+    assert!(
+        matches!(&play.said[..], [.., Output::Event(Event::Warn(text))] if text.contains("token 8 in place of 7")),
+        "{:?}",
+        play.said
+    );
+    play.release()
+        .to(at(10_010))
+        .asked(&["wait", "renew 7", "renew 7", "release 8"]);
+}
+
+#[test]
+fn an_answer_that_is_none_proves_nothing_and_denies_nothing() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Says(5, "INVALID"),
+            Says(5, "<html>"),
+            Lends(5, 7, 30_000),
+            Waits,
+        ],
+    );
+    play.to(at(9_999))
+        .said(&[believe(at(30_000)), acquired(Some(7))]);
+    play.to(at(15_000)).said(&[Output::Event(Event::Suspended(
+        "dx:9889 said INVALID".into(),
+    ))]);
+    play.to(at(17_000))
+        .said(&[believe(at(46_010)), Output::Event(Event::Resumed)]);
+}
+
+/// The server has another config now. It may get another one, or an operator may revoke the
+/// lock.
+#[test]
+fn a_lock_that_has_no_lease_any_more_is_ours_until_released_and_still_asked_about() {
+    let script = [
+        Lends(0, 7, 30_000),
+        Lends(0, 7, 30_000),
+        Gives(5, 7),
+        Gives(5, 7),
+        Says(5, "INVALID"),
+        Freezes,
+        Refuses,
+        Revokes(5),
+        Says(1, "OK"),
+    ];
+    let mut play = Play::new(options(), &script);
+    play.to(at(19_999)).said(&[
+        believe(at(30_000)),
+        acquired(Some(7)),
+        Output::Event(Event::LeaseUntil(Deadlines::NEVER)),
+    ]);
+    play.to(at(60_000)).said(&[Output::Event(Event::Revoked {
+        why: "an operator revoked it at dx:9889".into(),
+    })]);
+    assert_eq!(std::mem::take(&mut play.asked)[1..], ["renew 7"; 6]);
+    play.release()
+        .to(at(DAY + 1))
+        .said(&[RELEASED])
+        .asked(&["release 7"]);
+}
+
+#[test]
+fn a_lock_that_gets_a_lease_again_is_held_by_that_lease() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Gives(5, 7),
+            Lends(5, 7, 15_000),
+            Waits,
+        ],
+    );
+    play.to(at(10_005)).said(&[
+        believe(at(30_000)),
+        acquired(Some(7)),
+        Output::Event(Event::LeaseUntil(Deadlines::NEVER)),
+    ]);
+    play.to(at(20_100)).said(&[believe(at(35_005))]);
+}
+
+/// The original says no more than YES, but it does not know how to renew: whatever says so has
+/// granted us nothing.
+#[test]
+fn a_yes_without_the_token_and_lease_that_came_before_confirms_nothing() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "YES")],
+    );
+    let why = "dx:9889 said YES without the token and the lease that it said before";
+    play.to(at(28_799)).said(&[
+        believe(at(30_000)),
+        acquired(Some(7)),
+        Output::Event(Event::Suspended(why.into())),
+    ]);
+    play.to(at(28_800));
+    assert!(
+        matches!(play.said[..], [Output::Event(Event::Lost { kill_deadline, .. })] if kill_deadline == at(29_800)),
+        "{:?}",
+        play.said
+    );
+}
+
+fn revoked() -> Output {
+    Output::Event(Event::Revoked {
+        why: "an operator revoked it at dx:9889".into(),
+    })
+}
+
+#[test]
+fn a_lock_that_was_revoked_is_ours_until_it_is_released_and_not_renewed() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Revokes(5),
+            Says(1, "OK"),
+        ],
+    );
+    play.to(at(25_000))
+        .said(&[believe(at(30_000)), acquired(Some(7)), revoked()])
+        .asked(&["wait", "renew 7", "renew 7"]);
+    assert!(play.lock.unsettled());
+    play.release()
+        .to(at(25_001))
+        .said(&[RELEASED])
+        .asked(&["release 7"]);
+    assert!(!play.lock.unsettled());
+}
+
+#[test]
+fn a_lock_that_was_revoked_is_lost_when_its_lease_ends() {
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Revokes(5),
+            Says(1, "OK"),
+        ],
+    );
+    play.to(at(28_799))
+        .said(&[believe(at(30_000)), acquired(Some(7)), revoked()]);
+    let why =
+        "an operator revoked it at dx:9889, and its lease ended before the command did".into();
+    play.to(at(28_800)).said(&[Output::Event(Event::Lost {
+        why,
+        kill_deadline: at(29_800),
+        gone: true,
+    })]);
+    play.release().to(at(28_801)).said(&[RELEASED]).asked(&[
+        "wait",
+        "renew 7",
+        "renew 7",
+        "release 7",
+    ]);
+}
+
+#[test]
+fn a_revoked_lock_of_the_run_before_is_a_refusal_and_is_released() {
+    let denied = || {
+        let why =
+            "NO: an operator has revoked the lock of this run (the next run asks for a new one)";
+        Output::Event(Event::Failed(Failure::Denied(why.into())))
+    };
+    let inherited = |options| Options {
+        inherited: true,
+        ..options
+    };
+    for (options, asks) in [(options(), "wait"), (patient(0), "get")] {
+        let mut play = Play::new(inherited(options), &[Revokes(1), Says(1, "OK")]);
+        play.to(at(DAY)).said(&[denied()]).asked(&[asks]);
+        assert!(play.lock.unsettled());
+        play.release()
+            .to(at(DAY + 1))
+            .said(&[RELEASED])
+            .asked(&["release"]);
+        assert!(!play.lock.unsettled());
+    }
+    let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Revokes(1), Says(1, "OK")]);
+    play.to(at(DAY))
+        .said(&[denied()])
+        .asked(&["wait", "renew 7"]);
+    play.release()
+        .to(at(DAY + 1))
+        .said(&[RELEASED])
+        .asked(&["release 7"]);
+}
+
+/// The next run on this host goes on with the id of one that the server may have a slot for.
+#[test]
+fn a_run_is_settled_when_the_server_has_said_that_it_has_no_slot() {
+    for (inherited, script, settled) in [
+        (false, &[Refuses][..], true),
+        (true, &[Refuses], false),
+        (true, &[Says(1, "NO")], true),
+        (true, &[Says(1, "INVALID")], false),
+        (false, &[HangsUp(1), Refuses], false),
+        (
+            false,
+            &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(1, "OK")],
+            true,
+        ),
+        (
+            false,
+            &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(1, "INVALID")],
+            false,
+        ),
+        (
+            false,
+            &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses],
+            false,
+        ),
+        (
+            false,
+            &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(1, "NO")],
+            true,
+        ),
+    ] {
+        let mut play = Play::new(
+            Options {
+                inherited,
+                ..patient(0)
+            },
+            script,
+        );
+        let begun = if script.len() == 3 && !matches!(script[2], Says(_, "NO")) {
+            at(5_000)
+        } else {
+            at(15_000)
+        };
+        play.to(begun).release().to(at(60_000));
+        assert_eq!(!play.lock.unsettled(), settled, "{inherited} {script:?}");
+    }
+}
+
+#[test]
+fn a_server_that_is_away_is_waited_for_and_then_named() {
+    for (script, why) in [
+        (Refuses, "dx:9889: connection refused"),
+        (IsOff, "dx:9889: no answer for 3.0 s"),
+        (
+            HangsUp(1),
+            "dx:9889: closed the connection (not an HTTP server, or it expects TLS?)",
+        ),
+        (Resets(1), "dx:9889: connection reset by peer"),
+    ] {
+        for (options, limit) in [
+            (options(), 10_000),
+            (patient(0), 10_000),
+            (patient(1000), 10_000),
+            (patient(60_000), 60_000),
+        ] {
+            let mut play = Play::new(options, &[script]);
+            play.to(at(limit - 1))
+                .said(&[])
+                .to(at(limit))
+                .said(&[unreachable(why)]);
+            play.release().to(at(limit + 1000)).said(&[RELEASED]);
+        }
+    }
+    let mut play = Play::new(patient(0), &[Freezes]);
+    play.to(at(10_000))
+        .said(&[unreachable("dx:9889: no answer for 3.0 s")]);
+}
+
+#[test]
+fn a_server_that_goes_away_while_we_wait_has_as_long_to_come_back() {
+    let mut play = Play::new(options(), &[HangsUp(60_000), Refuses]);
+    play.to(at(69_999))
+        .said(&[waiting()])
+        .to(at(70_000))
+        .said(&[unreachable("dx:9889: connection refused")]);
+
+    let mut play = Play::new(
+        options(),
+        &[
+            HangsUp(60_000),
+            Refuses,
+            Refuses,
+            HangsUp(60_000),
+            Refuses,
+            Says(5, "YES"),
+            Waits,
+        ],
+    );
+    play.to(at(DAY)).said(&[waiting(), acquired(None)]);
+
+    let mut play = Play::new(patient(DAY), &[HangsUp(60_000), Refuses]);
+    play.to(at(DAY - 1))
+        .said(&[waiting()])
+        .to(at(DAY))
+        .said(&[unreachable("dx:9889: connection refused")]);
+}
+
+#[test]
+fn patience_ends_in_busy_where_a_server_keeps_us_waiting() {
+    let mut play = Play::new(patient(60_000), &[Waits, Says(1, "OK")]);
+    play.to(at(59_999))
+        .said(&[waiting()])
+        .to(at(60_000))
+        .said(&[Output::Event(Event::Busy(holder()))]);
+    play.release()
+        .to(at(60_010))
+        .said(&[RELEASED])
+        .asked(&["wait", "release"]);
+}
+
+/// A wait that is given up: by when all must be said, and what is asked after the wait.
+#[test]
+fn a_wait_that_is_given_up_leaves_nothing_behind() {
+    for (script, given_up, over, asked) in [
+        (&[Waits, Says(1, "OK")][..], 5_000, 5_002, &["release"][..]),
+        (&[Waits, Says(1, "OK")], 100, 252, &["release"]), /* the original would wait for
+                                                            * ever for who left so soon */
+        (&[Says(200, "YES"), Says(1, "OK")], 100, 201, &["release"]),
+        (
+            &[Lends(5_100, 7, 30_000), Says(1, "OK")],
+            5_000,
+            5_101,
+            &["release 7"],
+        ), // it was under way
+        (&[Says(5_100, "NO")], 5_000, 5_100, &[]),
+        (&[Resets(5_100), Says(1, "OK")], 5_000, 5_101, &["release"]),
+        (&[Freezes, Says(1, "OK")], 5_000, 6_001, &["release"]),
+        (&[Freezes, Refuses], 5_000, 7_000, &[]),
+        (&[Freezes], 5_000, 7_000, &["release"]),
+        (&[HangsUp(4_000), Refuses], 5_000, 6_000, &[]), // something may have come of it
+        (&[Refuses], 5_000, 5_000, &[]),
+        (&[IsOff], 1_000, 1_000, &[]),
+    ] {
+        let mut play = Play::new(options(), script);
+        play.to(at(given_up)).asked.clear();
+        play.said.retain(|output| *output != waiting());
+        play.release().to(at(over - 1));
+        if over > given_up {
+            play.said(&[]);
+        }
+        play.to(at(over)).said(&[RELEASED]).asked(asked);
+        assert_eq!(play.to(at(DAY)).drain(), Moment::NEVER, "{script:?}");
+    }
+}
+
+#[test]
+fn who_is_not_alone_on_this_host_gives_back_nothing_that_may_be_anothers() {
+    let shared = || Options {
+        alone: false,
+        ..options()
+    };
+    let mut play = Play::new(shared(), &[Waits]);
+    play.to(at(5_000)).release().to(at(DAY)).asked(&["wait"]);
+    let mut play = Play::new(shared(), &[Lends(5_100, 7, 30_000), Says(1, "OK")]);
+    play.to(at(5_000))
+        .release()
+        .to(at(DAY))
+        .asked(&["wait", "release 7"]);
+}
+
+#[test]
+fn giving_back_is_tried_for_a_while_and_then_there_is_a_doubt() {
+    let mut play = Play::new(
+        options(),
+        &[Says(1, "YES"), Refuses, HangsUp(1), IsOff, Says(1, "OK")],
+    );
+    play.to(at(1_000))
+        .said(&[acquired(None)])
+        .release()
+        .to(at(10_999))
+        .said(&[RELEASED])
+        .asked(&["wait", "release", "release"]);
+
+    let doubt = |text: &str| {
+        Output::Event(Event::Released {
+            doubt: Some(text.into()),
+        })
+    };
+    let mut play = Play::new(options(), &[Says(1, "YES"), Refuses]);
+    play.to(at(1_000))
+        .said(&[acquired(None)])
+        .release()
+        .to(at(10_999))
+        .said(&[]);
+    play.to(at(11_000)).said(&[doubt(
+        "dx:9889: connection refused: the lock is free when it has expired there",
+    )]);
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 200_000),
+            Lends(0, 7, 200_000),
+            Says(1, "INVALID"),
+        ],
+    );
+    play.to(at(1_000))
+        .said(&[believe(at(200_000)), acquired(Some(7))])
+        .release();
+    play.to(at(1_001)).said(&[doubt(
+        "dx:9889 said INVALID: the lock is free when it has expired there, within 210 s",
+    )]);
+}
+
+#[test]
+fn a_place_that_is_being_renewed_is_given_back_at_once() {
+    let mut play = Play::new(
+        options(),
+        &[Lends(20_000, 7, 30_000), Freezes, Says(1, "OK")],
+    );
+    play.to(at(20_500))
+        .said(&[waiting()])
+        .release()
+        .to(at(20_501))
+        .said(&[RELEASED])
+        .asked(&["wait", "renew 7", "release 7"]);
+
+    let mut play = Play::new(
+        options(),
+        &[
+            Lends(0, 7, 30_000),
+            Lends(0, 7, 30_000),
+            Freezes,
+            Says(1, "OK"),
+        ],
+    );
+    play.to(at(10_500))
+        .said(&[believe(at(30_000)), acquired(Some(7))])
+        .release()
+        .to(at(10_501))
+        .said(&[RELEASED]);
+}
+
+#[test]
+fn a_place_is_not_begun_with_after_its_time() {
+    let mut lock = Pool::new(options(), at(0), at(0));
+    let mut bytes = Vec::new();
+    Reply::new(200, "", "YES")
+        .with("X-Lock-Expires", 30)
+        .write(Terms::UNREADABLE, "", &mut bytes);
+    for _ in ["wait", "renew"] {
+        assert_eq!(
+            lock.poll(at(0)),
+            Output::Transport(transport::Output::Connect(
+                Endpoint::from("dx:9889").address
+            ))
+        );
+        lock.handle(Input::Transport(transport::Event::Connected), at(0));
+        assert!(matches!(
+            lock.poll(at(0)),
+            Output::Transport(transport::Output::Send(_))
+        ));
+        lock.handle(Input::Transport(transport::Event::Received(&bytes)), at(0));
+        assert_eq!(
+            lock.poll(at(0)),
+            Output::Transport(transport::Output::Close)
+        );
+    }
+    assert_eq!(lock.poll(at(5)), believe(at(30_000)));
+    // Stopped before it was told that it has the lock.
+    assert_eq!(
+        [lock.poll(at(29_000)), lock.poll(at(29_100))],
+        [
+            Output::Wait(at(29_100)),
+            Output::Transport(transport::Output::Connect(
+                Endpoint::from("dx:9889").address
+            ))
+        ]
+    );
+}
+
+fn anything() -> impl Strategy<Value = Does> {
+    let ms = 0..40_000u64;
+    prop_oneof![
+        Just(Refuses),
+        Just(IsOff),
+        Just(Waits),
+        Just(Freezes),
+        (
+            ms.clone(),
+            prop::sample::select(vec!["YES", "NO", "OK", "INVALID", "?"])
+        )
+            .prop_map(|(ms, word)| Says(ms, word)),
+        (ms.clone(), 1..3i64, 500..60_000u64)
+            .prop_map(|(ms, token, length)| Lends(ms, token, length)),
+        (
+            ms.clone(),
+            1..3i64,
+            prop::sample::select(vec!["0", "-1", "nan", "inf", "30s", "", "1e300", "0.3"])
+        )
+            .prop_map(|(ms, token, expires)| Tells(ms, token, expires)),
+        (ms.clone(), 1..3i64).prop_map(|(ms, token)| Gives(ms, token)),
+        ms.clone().prop_map(Revokes),
+        ms.clone().prop_map(HangsUp),
+        ms.prop_map(Resets),
+    ]
+}
+
+proptest! {
+    /// Whatever a server does: the lock is ours only with time to begin, it is lost or let go in time, and every release comes to its end.
+    #[test]
+    fn whatever_happens_belief_is_in_time_and_a_release_ends(
+        script in prop::collection::vec(anything(), 1..12),
+        wait in prop_oneof![Just(None), (0..100_000u64).prop_map(Some)],
+        released in 0..200_000u64,
+    ) {
+        let mut play = Play::new(wait.map_or_else(options, patient), &script);
+        let (mut held, mut until) = (false, Deadlines::NEVER);
+        for step in 0..=released / 50 {
+            play.to(at((step * 50).min(released)));
+            for output in std::mem::take(&mut play.said) {
+                match output {
+                    Output::Event(Event::Acquired(_)) => {
+                        prop_assert!(!held && play.now < until.term + Duration::from_millis(50));
+                        held = true;
+                    }
+                    Output::Event(Event::LeaseUntil(deadlines)) => until = deadlines,
+                    Output::Event(Event::Lost { kill_deadline, .. }) => {
+                        prop_assert!(held && kill_deadline <= until.kill.max(play.now));
+                        held = false;
+                    }
+                    Output::Event(Event::Released { .. }) => prop_assert!(false, "before it was asked for"),
+                    _ => {}
+                }
+            }
+            prop_assert!(!held || play.now < until.term);
+        }
+        play.release().to(at(released) + RELEASE + SETTLING + LAST_WORD + SECOND);
+        let over = play.said.iter().filter(|output| matches!(output, Output::Event(Event::Released { .. }))).count();
+        prop_assert_eq!((over, play.drain()), (1, Moment::NEVER));
+    }
+}

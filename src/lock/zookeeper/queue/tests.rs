@@ -1,0 +1,410 @@
+use super::super::fake::{Client, Fake};
+use super::super::{Options, SessionLock};
+use super::*;
+use crate::lock::{Event, Holder, Input, Lock, Output};
+use crate::plan::{self, Cluster, Heartbeat};
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const PATH: &str = "/lockex/id";
+
+fn at(milliseconds: u64) -> Moment {
+    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+}
+
+fn options(wait: Duration) -> Options {
+    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+    Options {
+        servers: vec!["h1:2181".into()],
+        unresolved: vec![],
+        cluster: Cluster {
+            hosts: vec![],
+            chroot: String::new(),
+            timeout: TIMEOUT,
+            auth: None,
+            acl,
+            heartbeat,
+        },
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        connect_by: at(0) + wait.max(TIMEOUT),
+        kill_after: Duration::from_secs(5),
+        rounds: None,
+        restarts: Some(1),
+        takes_auth: true,
+        outer: vec![],
+    }
+}
+
+fn mark(number: u32) -> String {
+    format!("{number:032x}")
+}
+
+fn contender(number: u32, wait: Duration) -> Client<SessionLock<Queue>> {
+    let queue = Queue::new(PATH.into(), mark(number), format!("host:{number}"), true);
+    Client::new(SessionLock::new(options(wait), queue, at(0)))
+}
+
+fn acquired(client: &Client<SessionLock<Queue>>) -> bool {
+    client
+        .said
+        .iter()
+        .any(|output| matches!(output, Output::Event(Event::Acquired(_))))
+}
+
+fn settled(client: &mut Client<SessionLock<Queue>>, fake: &mut Fake) -> Moment {
+    let mut now = at(0);
+    for _ in 0..2000 {
+        fake.expire(now);
+        client.talk(fake, now);
+        if client.said.iter().any(|output| {
+            matches!(
+                output,
+                Output::Event(Event::Acquired(_) | Event::Busy(_) | Event::Failed(_))
+            )
+        }) {
+            return now;
+        }
+        now = client
+            .wait()
+            .min(now + Duration::from_millis(100))
+            .max(now + Duration::from_millis(1));
+    }
+    panic!("never settled: {:?}", client.said);
+}
+
+#[test]
+fn an_empty_queue_is_ours_with_its_nodes_laid_out_as_kazoos() {
+    let (mut fake, mut client) = (Fake::default(), contender(1, Duration::ZERO));
+    client.talk(&mut fake, at(0));
+    assert!(acquired(&client), "{:?}", client.said);
+    let own = format!("{}__lock__0000000001", mark(1)); // the first number went to the try that found no parent
+    assert_eq!(fake.children(PATH), std::slice::from_ref(&own));
+    assert_eq!(fake.nodes[&format!("{PATH}/{own}")].data, b"host:1");
+    client.release(&mut fake, at(1));
+    assert_eq!(fake.children(PATH), [""; 0]);
+}
+
+#[test]
+fn contenders_are_served_in_order_and_one_release_wakes_one() {
+    let mut fake = Fake::default();
+    let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
+    for client in &mut queue {
+        client.talk(&mut fake, at(0));
+    }
+    for turn in 0..queue.len() {
+        let holding: Vec<bool> = queue.iter().map(acquired).collect();
+        assert!(
+            holding[turn] && !holding[turn + 1..].contains(&true),
+            "turn {turn}: {holding:?}"
+        );
+        queue[turn].release(&mut fake, at(10));
+        assert!(
+            fake.undelivered() <= 1,
+            "one release, {} woken",
+            fake.undelivered()
+        );
+        for client in &mut queue {
+            client.talk(&mut fake, at(10));
+        }
+    }
+    assert_eq!(fake.children(PATH), [""; 0]);
+}
+
+#[test]
+fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is_gone() {
+    let mut fake = Fake::default();
+    let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
+    queue
+        .iter_mut()
+        .for_each(|client| client.talk(&mut fake, at(0)));
+    let (before, told) = (fake.lists, queue[3].said.len());
+    for client in &mut queue {
+        client.cut(&mut fake, at(100));
+        client.talk(&mut fake, at(200));
+    }
+    assert_eq!(fake.lists, before, "none had to list");
+    assert!(
+        !queue[3].said[told..]
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Waiting { .. }))),
+        "nothing has changed"
+    );
+    queue[4].cut(&mut fake, at(300));
+    queue[3].release(&mut fake, at(300)); // while the one behind is away
+    queue[4].talk(&mut fake, at(400));
+    assert_eq!(fake.lists, before + 1);
+    for turn in 0..3 {
+        assert!(!acquired(&queue[turn + 1]) && !acquired(&queue[4]));
+        queue[turn].release(&mut fake, at(500));
+        queue
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(500)));
+    }
+    assert!(
+        acquired(&queue[4]),
+        "its watch was set again: {:?}",
+        queue[4].said
+    );
+}
+
+#[test]
+fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
+    for (wait, circular) in [(TIMEOUT, true), (Duration::ZERO, false)] {
+        let (mut fake, mut first, mut second) = (
+            Fake::default(),
+            contender(1, TIMEOUT),
+            contender(2, TIMEOUT),
+        );
+        first.talk(&mut fake, at(0));
+        second.talk(&mut fake, at(0));
+        let held = fake
+            .nodes
+            .iter()
+            .find(|(path, _)| path.contains(&mark(1)))
+            .map(|(_, entry)| entry.owner)
+            .unwrap();
+        let options = Options {
+            outer: vec![5, held],
+            ..options(wait)
+        };
+        let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
+        let mut inner = Client::new(SessionLock::new(options, queue, at(0)));
+        inner.talk(&mut fake, at(0));
+        let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
+        assert_eq!(inner.said.iter().any(failed), circular, "{:?}", inner.said);
+        inner.release(&mut fake, at(0));
+        assert_eq!(fake.children(PATH).len(), 2);
+    }
+}
+
+#[test]
+fn a_waiter_in_the_middle_that_leaves_wakes_the_one_behind_it_and_gives_it_nothing() {
+    let mut fake = Fake::default();
+    let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
+    queue
+        .iter_mut()
+        .for_each(|client| client.talk(&mut fake, at(0)));
+    queue[1].release(&mut fake, at(1));
+    queue[2].talk(&mut fake, at(1));
+    assert!(!acquired(&queue[2]), "{:?}", queue[2].said);
+    queue[0].release(&mut fake, at(2));
+    queue[2].talk(&mut fake, at(2));
+    assert!(acquired(&queue[2]), "{:?}", queue[2].said);
+}
+
+#[test]
+fn a_waiter_says_who_holds_the_lock_and_not_who_is_before_it() {
+    let mut fake = Fake::default();
+    let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
+    queue
+        .iter_mut()
+        .for_each(|client| client.talk(&mut fake, at(0)));
+    let said = queue[2].said.iter().find_map(|output| {
+        if let Output::Event(Event::Waiting {
+            holder: Holder { host, .. },
+            ..
+        }) = output
+        {
+            host.clone()
+        } else {
+            None
+        }
+    });
+    assert_eq!(said.as_deref(), Some("host:0"));
+}
+
+#[test]
+fn whoever_tries_once_and_is_not_first_is_busy_and_leaves_the_queue() {
+    let (mut fake, mut first, mut second) = (
+        Fake::default(),
+        contender(1, Duration::ZERO),
+        contender(2, Duration::ZERO),
+    );
+    first.talk(&mut fake, at(0));
+    second.talk(&mut fake, at(0));
+    assert!(
+        matches!(second.said.last(), Some(Output::Event(Event::Busy(holder))) if holder.host.as_deref() == Some("host:1")),
+        "{:?}",
+        second.said
+    );
+    second.release(&mut fake, at(0));
+    assert_eq!(fake.children(PATH).len(), 1);
+}
+
+#[test]
+fn kazoos_readers_before_us_are_waited_for_and_other_children_are_not() {
+    for (name, blocks) in [
+        ("0123__rlock__0000000000", true),
+        ("0123__lock__-2147483648", true),
+        ("0123__lock__1", false),
+        ("odd", false),
+    ] {
+        let mut fake = Fake::with_parent("/lockex");
+        fake.put(PATH, b"", 0);
+        fake.put(&format!("{PATH}/{name}"), b"kazoo", 77);
+        fake.sequence = 5;
+        let mut client = contender(1, TIMEOUT);
+        client.talk(&mut fake, at(0));
+        assert_eq!(acquired(&client), !blocks, "{name}: {:?}", client.said);
+    }
+}
+
+#[test]
+fn sequence_numbers_about_to_wrap_are_refused_with_advice() {
+    for number in [LAST_SAFE + 1, -5] {
+        let mut fake = Fake::with_parent("/lockex");
+        fake.put(PATH, b"", 0);
+        fake.sequence = number;
+        let mut client = contender(1, TIMEOUT);
+        client.talk(&mut fake, at(0));
+        assert!(
+            matches!(client.said.last(), Some(Output::Event(Event::Failed(Failure::IncompatibleLock(why)))) if why.contains("delete")),
+            "{number}: {:?}",
+            client.said
+        );
+    }
+}
+
+#[test]
+fn a_node_that_is_a_semaphores_is_refused() {
+    let mut fake = Fake::with_parent("/lockex");
+    fake.put(PATH, b"3", 0);
+    let mut client = contender(1, TIMEOUT);
+    client.talk(&mut fake, at(0));
+    assert!(
+        matches!(
+            client.said.last(),
+            Some(Output::Event(Event::Failed(Failure::IncompatibleLock(_))))
+        ),
+        "{:?}",
+        client.said
+    );
+}
+
+#[test]
+fn a_contender_deleted_by_hand_joins_again() {
+    let (mut fake, mut first, mut second) = (
+        Fake::default(),
+        contender(1, TIMEOUT),
+        contender(2, TIMEOUT),
+    );
+    first.talk(&mut fake, at(0));
+    second.talk(&mut fake, at(0));
+    let ours = fake
+        .children(PATH)
+        .into_iter()
+        .find(|name| name.starts_with(&mark(2)))
+        .unwrap();
+    fake.delete(&format!("{PATH}/{ours}"));
+    first.release(&mut fake, at(1));
+    second.talk(&mut fake, at(1));
+    assert!(acquired(&second), "{:?}", second.said);
+}
+
+#[test]
+fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
+    for restarts in 0..3 {
+        let mut fake = Fake::default();
+        let mut first = contender(1, TIMEOUT);
+        first.talk(&mut fake, at(0));
+        let options = Options {
+            rounds: Some(1),
+            restarts: Some(restarts),
+            ..options(TIMEOUT * 10)
+        };
+        let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+        let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
+        waiter.talk(&mut fake, at(0));
+        for expired in 0..=restarts {
+            let waits = |fake: &Fake| {
+                fake.children(PATH)
+                    .into_iter()
+                    .find(|name| name.starts_with(&mark(2)))
+            };
+            let own = waits(&fake).unwrap_or_else(|| panic!("{restarts}: {:?}", waiter.said));
+            fake.end(fake.nodes[&format!("{PATH}/{own}")].owner);
+            let now = u64::from(expired) * 1000;
+            waiter.cut(&mut fake, at(now));
+            waiter.talk(&mut fake, at(now + 900));
+            let failed = waiter
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Event(Event::Failed(_))));
+            assert_eq!(
+                (failed, waits(&fake).is_none()),
+                (expired == restarts, expired == restarts),
+                "{restarts}: {:?}",
+                waiter.said
+            );
+        }
+    }
+}
+
+#[test]
+fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
+    for (known, gives_up) in [(true, false), (false, true)] {
+        let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
+        first.talk(&mut fake, at(0));
+        let options = Options {
+            rounds: Some(1),
+            connect_by: at(5000),
+            ..options(TIMEOUT * 10)
+        };
+        let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+        let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
+        if known {
+            waiter.talk(&mut fake, at(0));
+            waiter.cut(&mut fake, at(1));
+        }
+        fake.down = true;
+        for time in 1..40 {
+            waiter.talk(&mut fake, at(time * 500));
+        }
+        assert_eq!(
+            waiter
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Event(Event::Failed(_)))),
+            gives_up,
+            "{:?}",
+            waiter.said
+        );
+    }
+}
+
+/// The connection is cut after every possible number of requests, and of replies: the lock is
+/// ours in the end, and nothing of us is left twice.
+#[test]
+fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
+    for wait in [Duration::ZERO, Duration::from_mins(1)] {
+        for cut in 0..20 {
+            for requests in [true, false] {
+                let (mut fake, mut client) = (Fake::with_parent("/lockex"), contender(1, wait));
+                if cut % 2 == 0 {
+                    fake.put(PATH, b"", 0);
+                }
+                *(if requests {
+                    &mut client.requests_left
+                } else {
+                    &mut client.replies_left
+                }) = Some(cut);
+                let now = settled(&mut client, &mut fake);
+                assert!(
+                    acquired(&client),
+                    "cut after {cut}, requests {requests}, wait {wait:?}: {:?}",
+                    client.said
+                );
+                client.talk(&mut fake, now);
+                assert_eq!(
+                    fake.children(PATH).len(),
+                    1,
+                    "cut after {cut}, requests {requests}"
+                );
+                client.lock.handle(Input::Release, now);
+                client.talk(&mut fake, now + TIMEOUT);
+                fake.expire(now + TIMEOUT * 2);
+                assert_eq!(fake.children(PATH), [""; 0]);
+            }
+        }
+    }
+}

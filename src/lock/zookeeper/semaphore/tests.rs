@@ -1,0 +1,330 @@
+use super::super::fake::{Client, Fake};
+use super::super::{Options, SessionLock};
+use super::*;
+use crate::lock::{Event, Output};
+use crate::plan::{self, Cluster, Heartbeat};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const PATH: &str = "/lockex/id";
+const QUEUE: &str = "/lockex/id-__lock__";
+
+fn at(milliseconds: u64) -> Moment {
+    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+}
+
+fn options(wait: Duration) -> Options {
+    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+    let connect_by = at(0) + wait.max(TIMEOUT);
+    Options {
+        servers: vec!["h1:2181".into()],
+        unresolved: vec![],
+        cluster: Cluster {
+            hosts: vec![],
+            chroot: String::new(),
+            timeout: TIMEOUT,
+            auth: None,
+            acl,
+            heartbeat,
+        },
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        connect_by,
+        kill_after: Duration::from_secs(5),
+        rounds: None,
+        restarts: Some(1),
+        takes_auth: true,
+        outer: vec![],
+    }
+}
+
+fn contender(number: u32, permits: u32, wait: Duration) -> Client<SessionLock<Semaphore>> {
+    let options = options(wait);
+    let semaphore = Semaphore::new(
+        PATH.into(),
+        permits,
+        &format!("{number:032x}"),
+        format!("host:{number}"),
+    );
+    Client::new(SessionLock::new(options, semaphore, at(0)))
+}
+
+fn acquired(client: &Client<SessionLock<Semaphore>>) -> bool {
+    client
+        .said
+        .iter()
+        .any(|output| matches!(output, Output::Event(Event::Acquired(_))))
+}
+
+#[test]
+fn so_many_and_no_more_hold_it_and_each_release_lets_one_in() {
+    let mut fake = Fake::default();
+    let mut all: Vec<_> = (0..5).map(|number| contender(number, 3, TIMEOUT)).collect();
+    for released in 0..=5 {
+        for _ in 0..3 {
+            all.iter_mut()
+                .for_each(|client| client.talk(&mut fake, at(released)));
+        }
+        let holding = all.iter().filter(|client| acquired(client)).count();
+        assert_eq!(holding, (3 + usize::try_from(released).unwrap()).min(5));
+        assert!(fake.children(PATH).len() <= 3);
+        if let Some(client) = all.get_mut(usize::try_from(released).unwrap()) {
+            client.release(&mut fake, at(released));
+        }
+    }
+    assert_eq!(
+        (fake.children(PATH).len(), fake.children(QUEUE).len()),
+        (0, 0)
+    );
+    assert_eq!(fake.nodes[PATH].data, b"3");
+}
+
+#[test]
+fn a_wait_is_circular_only_if_all_leases_are_of_runs_around_this_one() {
+    for (known, circular) in [(0, false), (1, false), (2, true)] {
+        let mut fake = Fake::default();
+        let mut holders: Vec<_> = (0..2).map(|number| contender(number, 2, TIMEOUT)).collect();
+        for _ in 0..2 {
+            holders
+                .iter_mut()
+                .for_each(|client| client.talk(&mut fake, at(0)));
+        }
+        let owners = fake
+            .nodes
+            .iter()
+            .filter(|(path, entry)| path.starts_with(PATH) && entry.owner != 0)
+            .map(|(_, entry)| entry.owner);
+        let mut inner = contender(9, 2, TIMEOUT);
+        inner.lock = {
+            let options = Options {
+                outer: owners.take(known).collect(),
+                ..options(TIMEOUT)
+            };
+            SessionLock::new(
+                options,
+                Semaphore::new(PATH.into(), 2, &format!("{:032x}", 9), "host:9".into()),
+                at(0),
+            )
+        };
+        inner.talk(&mut fake, at(0));
+        let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
+        assert_eq!(
+            inner.said.iter().any(failed),
+            circular,
+            "{known}: {:?}",
+            inner.said
+        );
+    }
+}
+
+#[test]
+fn the_queue_is_left_as_soon_as_the_lease_is_there() {
+    let (mut fake, mut client) = (Fake::default(), contender(1, 2, Duration::ZERO));
+    client.talk(&mut fake, at(0));
+    assert!(acquired(&client), "{:?}", client.said);
+    assert_eq!(
+        (fake.children(PATH), fake.children(QUEUE).len()),
+        (vec![format!("{:032x}", 1)], 0)
+    );
+}
+
+#[test]
+fn whoever_tries_once_is_busy_only_if_all_leases_are_taken() {
+    let mut fake = Fake::default();
+    let mut all: Vec<_> = (0..4)
+        .map(|number| contender(number, 2, Duration::ZERO))
+        .collect();
+    for _ in 0..4 {
+        all.iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
+    }
+    let busy = all
+        .iter()
+        .filter(|client| {
+            client
+                .said
+                .iter()
+                .any(|output| matches!(output, Output::Event(Event::Busy(_))))
+        })
+        .count();
+    assert_eq!(
+        (all.iter().filter(|client| acquired(client)).count(), busy),
+        (2, 2)
+    );
+    all.iter_mut()
+        .for_each(|client| client.release(&mut fake, at(1)));
+    assert_eq!(
+        (fake.children(PATH).len(), fake.children(QUEUE).len()),
+        (0, 0)
+    );
+}
+
+#[test]
+fn another_number_in_the_node_is_refused_and_anything_else_ignored() {
+    for (data, fits) in [
+        (&b"3"[..], false),
+        (b"2", true),
+        (b"", true),
+        (b"some text", true),
+    ] {
+        let mut fake = Fake::with_parent("/lockex");
+        fake.put(PATH, data, 0);
+        let mut client = contender(1, 2, Duration::ZERO);
+        client.talk(&mut fake, at(0));
+        assert_eq!(acquired(&client), fits, "{data:?}: {:?}", client.said);
+    }
+}
+
+fn told(client: &Client<SessionLock<Semaphore>>) -> Option<&Holder> {
+    client.said.iter().rev().find_map(|output| match output {
+        Output::Event(Event::Busy(holder) | Event::Waiting { holder, .. }) => Some(holder),
+        _ => None,
+    })
+}
+
+#[test]
+fn a_run_that_finds_all_leases_taken_names_their_holders_and_not_the_first_waiter() {
+    for wait in [Duration::ZERO, TIMEOUT * 10] {
+        let mut fake = Fake::default();
+        let mut holders: Vec<_> = (0..2)
+            .map(|number| contender(number, 2, Duration::ZERO))
+            .collect();
+        holders
+            .iter_mut()
+            .for_each(|client| client.talk(&mut fake, at(0)));
+        let mut first = contender(2, 2, TIMEOUT * 10);
+        first.talk(&mut fake, at(0));
+        let mut second = contender(3, 2, wait);
+        second.talk(&mut fake, at(0));
+        for client in [&first, &second] {
+            let holder = told(client).unwrap_or_else(|| panic!("{:?}", client.said));
+            assert_eq!(
+                holder.host.as_deref(),
+                Some("host:0, host:1"),
+                "{:?}",
+                client.said
+            );
+            assert_eq!(holder.lock, format!("{PATH} (all 2 leases taken)"));
+        }
+        assert!(
+            first
+                .said
+                .iter()
+                .chain(&second.said)
+                .filter(|output| matches!(output, Output::Event(Event::Waiting { .. })))
+                .count()
+                <= 2
+        );
+    }
+}
+
+#[test]
+fn of_many_holders_a_few_are_named_and_the_others_counted() {
+    let mut fake = Fake::default();
+    let mut holders: Vec<_> = (0..8)
+        .map(|number| contender(number, 8, Duration::ZERO))
+        .collect();
+    holders
+        .iter_mut()
+        .for_each(|client| client.talk(&mut fake, at(0)));
+    let mut client = contender(9, 8, Duration::ZERO);
+    client.talk(&mut fake, at(0));
+    let host = told(&client).and_then(|holder| holder.host.clone());
+    assert_eq!(
+        host.as_deref(),
+        Some("host:0, host:1, host:2, host:3, host:4 and 3 others")
+    );
+}
+
+#[test]
+fn a_waiter_reads_once_who_holds_and_never_names_a_holder_that_has_left() {
+    let mut fake = Fake::default();
+    let mut all: Vec<_> = (0..4)
+        .map(|number| contender(number, 2, Duration::ZERO))
+        .collect();
+    all[..2]
+        .iter_mut()
+        .for_each(|client| client.talk(&mut fake, at(0)));
+    let mut waiter = contender(9, 2, TIMEOUT);
+    waiter.talk(&mut fake, at(0));
+    fake.put(&format!("{PATH}/stranger"), b"host:77", 77);
+    let before = fake.requests;
+    all[1].release(&mut fake, at(1)); // still two, one of them unknown
+    let own = fake.requests - before;
+    waiter.talk(&mut fake, at(1));
+    assert!(
+        fake.requests - before - own <= 8,
+        "it lists, and does not read each lease again: {}",
+        fake.requests - before - own
+    );
+    let mut now = at(2);
+    while told(&waiter).is_none_or(|_| {
+        !waiter
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Busy(_))))
+    }) && now < at(20_000)
+    {
+        now = now + Duration::from_millis(100);
+        waiter.talk(&mut fake, now);
+    }
+    assert_eq!(
+        told(&waiter)
+            .and_then(|holder| holder.host.clone())
+            .as_deref(),
+        Some("host:0 and 1 other"),
+        "{:?}",
+        waiter.said
+    );
+}
+
+#[test]
+fn a_lock_with_a_place_that_is_free_costs_nothing_to_name_holders() {
+    let (mut fake, mut client) = (Fake::default(), contender(1, 2, Duration::ZERO));
+    fake.put("/lockex", b"", 0);
+    fake.put(PATH, b"2", 0);
+    fake.put(QUEUE, b"", 0);
+    fake.put(&format!("{PATH}/stranger"), b"host:77", 77);
+    client.talk(&mut fake, at(0));
+    assert!(acquired(&client));
+    assert_eq!(
+        fake.requests, 8,
+        "join and list; look at our contender; number and list; lease and look; leave the queue"
+    );
+}
+
+/// The connection is cut after every possible number of requests, and of replies: the lease is
+/// ours in the end, and the queue is free.
+#[test]
+fn wherever_the_connection_is_cut_the_queue_is_free_in_the_end() {
+    for cut in 0..20 {
+        for requests in [true, false] {
+            let mut fake = Fake::with_parent("/lockex");
+            let mut client = contender(1, 2, Duration::from_mins(1));
+            *(if requests {
+                &mut client.requests_left
+            } else {
+                &mut client.replies_left
+            }) = Some(cut);
+            let mut now = at(0);
+            for _ in 0..300 {
+                fake.expire(now);
+                client.talk(&mut fake, now);
+                now = client
+                    .wait()
+                    .min(now + Duration::from_millis(100))
+                    .max(now + Duration::from_millis(1));
+            }
+            assert!(
+                acquired(&client),
+                "cut after {cut}, requests {requests}: {:?}",
+                client.said
+            );
+            let left = (fake.children(PATH).len(), fake.children(QUEUE).len());
+            assert_eq!(
+                left,
+                (1, 0),
+                "cut after {cut}, requests {requests}: {:?}",
+                fake.nodes.keys()
+            );
+        }
+    }
+}

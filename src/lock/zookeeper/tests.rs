@@ -1,0 +1,550 @@
+use super::fake::{Client, Fake};
+use super::node::Node;
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK: &str = "/app/lock";
+
+fn at(milliseconds: u64) -> Moment {
+    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+}
+
+fn options(wait: Duration) -> Options {
+    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
+    Options {
+        servers: vec!["h1:2181".into()],
+        unresolved: vec![],
+        cluster: Cluster {
+            hosts: vec![],
+            chroot: String::new(),
+            timeout: TIMEOUT,
+            auth: None,
+            acl,
+            heartbeat,
+        },
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        connect_by: at(0) + wait.max(TIMEOUT),
+        kill_after: Duration::from_secs(5),
+        rounds: None,
+        restarts: Some(1),
+        takes_auth: true,
+        outer: vec![],
+    }
+}
+
+fn client(wait: Duration) -> Client<SessionLock<Node>> {
+    let content = format!("here{:08}-89ab-cdef-0123-456789abcdef", wait.as_secs());
+    Client::new(Node::lock(
+        options(wait),
+        "app",
+        vec!["lock".into()],
+        content,
+        at(0),
+    ))
+}
+
+/// Lets all that is due from one moment to another happen.
+fn play(client: &mut Client<SessionLock<Node>>, fake: &mut Fake, from: Moment, to: Moment) {
+    let mut now = from;
+    while now < to {
+        fake.expire(now);
+        client.talk(fake, now);
+        now = client
+            .wait()
+            .min(now + Duration::from_millis(100))
+            .max(now + Duration::from_millis(1));
+    }
+}
+
+/// A holder that was in step with its server for 4 s, and what it said until then is forgotten.
+fn holder() -> (Fake, Client<SessionLock<Node>>) {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+    play(&mut client, &mut fake, at(0), at(4000));
+    assert!(
+        client
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
+        "{:?}",
+        client.said
+    );
+    client.said.clear();
+    (fake, client)
+}
+
+/// The same, which then has lost its lock in an outage that has not ended.
+fn loser() -> (Fake, Client<SessionLock<Node>>) {
+    let (mut fake, mut client) = holder();
+    fake.down = true;
+    client.cut(&mut fake, at(4000));
+    play(&mut client, &mut fake, at(4000), at(12_000));
+    assert!(
+        client
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Lost { gone: false, .. }))),
+        "{:?}",
+        client.said
+    );
+    (fake, client)
+}
+
+fn gone(client: &Client<SessionLock<Node>>) -> Option<&str> {
+    client.said.iter().find_map(|output| {
+        if let Output::Event(Event::Gone(why)) = output {
+            Some(why.as_str())
+        } else {
+            None
+        }
+    })
+}
+
+fn lost(client: &Client<SessionLock<Node>>) -> Option<(Moment, bool)> {
+    client.said.iter().find_map(|output| {
+        if let Output::Event(Event::Lost {
+            kill_deadline,
+            gone,
+            ..
+        }) = output
+        {
+            Some((*kill_deadline, *gone))
+        } else {
+            None
+        }
+    })
+}
+
+/// What a look-up finds.
+fn found(name: &str) -> Input<'static> {
+    Input::LookUp(Found {
+        endpoints: vec![name.into()],
+        unresolved: vec![],
+    })
+}
+
+#[test]
+fn a_holder_looks_up_names_every_second_of_an_outage_and_resumes_at_the_new_address() {
+    let (mut fake, mut client) = holder();
+    fake.address = Some(Endpoint::from("moved:2181").address);
+    client.cut(&mut fake, at(4000));
+    for (asked, name) in [(5000, "h1:2181"), (6001, "h1:2181"), (7002, "moved:2181")] {
+        play(&mut client, &mut fake, at(asked - 1000), at(asked + 1));
+        assert_eq!(client.lookups.pop(), Some(at(asked)));
+        client.lock.handle(found(name), at(asked + 1));
+    }
+    client.talk(&mut fake, at(7003));
+    assert!(
+        client.said.contains(&Output::Event(Event::Resumed)),
+        "{:?}",
+        client.said
+    );
+    play(&mut client, &mut fake, at(7003), at(60_000));
+    assert_eq!(
+        (lost(&client), client.lookups),
+        (None, vec![]),
+        "none is needed while a server has the session"
+    );
+}
+
+#[test]
+fn a_waiter_looks_up_names_again_and_comes_through_at_the_new_address() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_secs(1000)));
+    fake.address = Some(Endpoint::from("moved:2181").address);
+    play(&mut client, &mut fake, at(0), at(500_000));
+    assert_eq!(client.lookups, [at(1000)], "the first has not come back");
+    client.lock.handle(found("h1:2181"), at(500_000));
+    play(&mut client, &mut fake, at(500_000), at(502_050));
+    assert_eq!(client.lookups, [at(1000), at(501_000)]);
+    client.lock.handle(found("moved:2181"), at(502_050));
+    client.talk(&mut fake, at(502_050));
+    assert!(fake.nodes.contains_key(LOCK));
+}
+
+#[test]
+fn a_message_names_hosts_that_have_no_address_now() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_secs(5)));
+    fake.down = true;
+    play(&mut client, &mut fake, at(0), at(1100));
+    let unresolved = vec!["h2:2181: its name has no address".into()];
+    client.lock.handle(
+        Input::LookUp(Found {
+            endpoints: vec!["h1:2181".into()],
+            unresolved,
+        }),
+        at(1100),
+    );
+    play(&mut client, &mut fake, at(1100), at(20_000));
+    let why = "ZooKeeper: h1:2181: connection refused; h2:2181: its name has no address";
+    assert!(
+        client
+            .said
+            .contains(&Output::Event(Event::Failed(Failure::Unreachable(
+                why.into()
+            )))),
+        "{:?}",
+        client.said
+    );
+}
+
+#[test]
+fn a_lost_lock_whose_session_is_resumed_is_kept_until_the_release() {
+    let (mut fake, mut client) = loser();
+    client.said.clear();
+    fake.down = false;
+    play(&mut client, &mut fake, at(12_000), at(200_000));
+    assert!(fake.nodes.contains_key(LOCK));
+    let silent = |output: &Output| matches!(output, Output::Event(Event::Note(_)));
+    assert!(
+        client.said.iter().all(silent),
+        "neither acquired nor believed nor gone: {:?}",
+        client.said
+    );
+    client.release(&mut fake, at(200_000));
+    assert_eq!(
+        client.said.last(),
+        Some(&Output::Event(Event::Released { doubt: None }))
+    );
+    assert!(!fake.nodes.contains_key(LOCK));
+}
+
+#[test]
+fn a_lost_lock_is_not_given_up_while_no_server_answers() {
+    let (mut fake, mut client) = loser();
+    client.said.clear();
+    play(&mut client, &mut fake, at(12_000), at(600_000));
+    assert_eq!(gone(&client), None);
+    assert!(
+        client.wait() <= at(600_000) + Duration::from_millis(500),
+        "it goes on trying"
+    );
+    client.release(&mut fake, at(600_000));
+    assert_eq!(
+        client.said.last(),
+        Some(&Output::Event(Event::Released { doubt: None })),
+        "a command that is dead is not waited for"
+    );
+}
+
+#[test]
+fn a_lost_lock_is_gone_when_the_server_says_so() {
+    type Happens = fn(&mut Fake);
+    let ways: [(Happens, &str); 3] = [
+        (|fake| fake.end(fake.nodes[LOCK].owner), EXPIRED),
+        (|fake| fake.delete(LOCK), DELETED),
+        (
+            |fake| fake.put(LOCK, b"", 77),
+            "the node belongs to session 0x4d now",
+        ),
+    ];
+    for (happens, why) in ways {
+        let (mut fake, mut client) = loser();
+        fake.down = false;
+        happens(&mut fake);
+        play(&mut client, &mut fake, at(12_000), at(13_000));
+        assert_eq!(gone(&client), Some(why), "{:?}", client.said);
+    }
+    for happens in [ways[0].0, ways[1].0] {
+        let (mut fake, mut client) = loser();
+        fake.down = false;
+        play(&mut client, &mut fake, at(12_000), at(20_000));
+        assert_eq!(gone(&client), None);
+        happens(&mut fake);
+        play(&mut client, &mut fake, at(20_000), at(22_000));
+        assert!(gone(&client).is_some(), "{:?}", client.said);
+    }
+}
+
+#[test]
+fn a_lock_lost_because_the_process_was_stopped_is_kept_too() {
+    let (mut fake, mut client) = holder();
+    client.talk(&mut fake, at(11_000));
+    assert!(
+        matches!(lost(&client), Some((_, false))),
+        "{:?}",
+        client.said
+    );
+    play(&mut client, &mut fake, at(11_000), at(60_000));
+    assert_eq!((gone(&client), fake.nodes.contains_key(LOCK)), (None, true));
+}
+
+#[test]
+fn a_resumed_session_is_believed_for_what_it_was_granted_now_however_short() {
+    for granted in [200, 900, 1500] {
+        let (mut fake, mut client) = holder();
+        client.cut(&mut fake, at(4060));
+        fake.grants = Some(Duration::from_millis(granted));
+        client.talk(&mut fake, at(4060));
+        fake.down = true;
+        client.cut(&mut fake, at(4061));
+        play(&mut client, &mut fake, at(4061), at(4060 + granted));
+        let Some((kill_deadline, false)) = lost(&client) else {
+            panic!("{granted}: {:?}", client.said)
+        };
+        assert!(
+            kill_deadline < at(4060 + granted),
+            "{granted}: {kill_deadline:?}"
+        );
+    }
+}
+
+#[test]
+fn a_short_session_that_is_proved_in_time_is_held_on() {
+    let (mut fake, mut client) = holder();
+    client.cut(&mut fake, at(4060));
+    fake.grants = Some(Duration::from_millis(900));
+    play(&mut client, &mut fake, at(4060), at(30_000));
+    assert_eq!(lost(&client), None, "{:?}", client.said);
+}
+
+#[test]
+fn a_session_that_is_replaced_leaves_a_holder_the_rest_of_its_lease_and_no_more() {
+    let (mut fake, mut client) = holder();
+    let believed = client.lock.believed;
+    fake.replaces = true;
+    client.cut(&mut fake, at(4000));
+    play(&mut client, &mut fake, at(4000), believed.term);
+    assert_eq!(lost(&client), None, "{:?}", client.said);
+    assert!(client.said.iter().any(
+            |output| matches!(output, Output::Event(Event::Suspended(why)) if why.contains("instead of resuming"))
+        ));
+    assert_eq!(fake.living(), 1, "the new session was closed");
+    play(&mut client, &mut fake, believed.term, at(14_000));
+    assert_eq!(
+        lost(&client),
+        Some((believed.kill, true)),
+        "{:?}",
+        client.said
+    );
+    assert!(
+        !client
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::LeaseUntil(_) | Event::Resumed))),
+        "{:?}",
+        client.said
+    );
+    client.release(&mut fake, at(14_000));
+    assert_eq!(
+        client.said.last(),
+        Some(&Output::Event(Event::Released { doubt: None }))
+    );
+}
+
+#[test]
+fn a_command_that_ends_after_its_session_was_replaced_leaves_a_lock_that_is_free_when_that_has_expired()
+ {
+    let (mut fake, mut client) = holder();
+    fake.replaces = true;
+    client.cut(&mut fake, at(4000));
+    client.talk(&mut fake, at(4000));
+    client.release(&mut fake, at(4500));
+    let Some(Output::Event(Event::Released { doubt: Some(doubt) })) = client.said.last() else {
+        panic!("{:?}", client.said)
+    };
+    assert!(
+        doubt.contains("free when the session has expired, within 10.0 s"),
+        "{doubt}"
+    );
+    assert!(fake.nodes.contains_key(LOCK));
+}
+
+#[test]
+fn a_release_that_finds_its_session_replaced_ends_in_doubt_and_deletes_nothing() {
+    let (mut fake, mut client) = holder();
+    fake.replaces = true;
+    client.cut(&mut fake, at(4000));
+    client.release(&mut fake, at(4000));
+    play(&mut client, &mut fake, at(4000), at(4100));
+    assert!(
+        matches!(
+            client.said.last(),
+            Some(Output::Event(Event::Released { doubt: Some(_) }))
+        ),
+        "{:?}",
+        client.said
+    );
+    assert_eq!((fake.nodes.contains_key(LOCK), fake.living()), (true, 1));
+}
+
+#[test]
+fn a_lost_lock_whose_session_is_replaced_is_gone() {
+    let (mut fake, mut client) = loser();
+    (fake.down, fake.replaces) = (false, true);
+    play(&mut client, &mut fake, at(12_000), at(13_000));
+    assert!(
+        gone(&client).is_some_and(|why| why.contains("instead of resuming")),
+        "{:?}",
+        client.said
+    );
+}
+
+#[test]
+fn a_waiter_whose_session_is_replaced_begins_again() {
+    let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+    fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+    play(&mut waiter, &mut fake, at(0), at(2000));
+    fake.replaces = true;
+    waiter.cut(&mut fake, at(2000));
+    play(&mut waiter, &mut fake, at(2000), at(15_000)); // its old node in the queue is gone by then
+    assert_eq!(fake.living(), 1, "its own");
+    fake.delete(LOCK);
+    play(&mut waiter, &mut fake, at(15_000), at(16_000));
+    assert!(
+        waiter
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
+        "{:?}",
+        waiter.said
+    );
+}
+
+#[test]
+fn a_lock_whose_session_is_replaced_before_it_is_said_to_be_ours_is_contended_for_again() {
+    for replies in 1..3 {
+        let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+        client.replies_left = Some(replies);
+        fake.replaces = true;
+        play(&mut client, &mut fake, at(0), at(30_000));
+        let acquired = client
+            .said
+            .iter()
+            .filter(|output| matches!(output, Output::Event(Event::Acquired(_))))
+            .count();
+        assert_eq!(
+            (acquired, fake.nodes[LOCK].data.starts_with(b"here")),
+            (1, true),
+            "{replies}: {:?}",
+            client.said
+        );
+    }
+}
+
+/// What was said of a session that no server resumes.
+fn disowned(client: &Client<SessionLock<Node>>) -> Option<&str> {
+    client.said.iter().find_map(|output| match output {
+        Output::Event(Event::Note(text)) if text.contains("no server has resumed") => {
+            Some(text.as_str())
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_waiter_begins_again_when_all_that_it_has_seen_is_lost() {
+    let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+    fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+    play(&mut waiter, &mut fake, at(0), at(2000));
+    fake.wipe();
+    waiter.cut(&mut fake, at(2000));
+    play(&mut waiter, &mut fake, at(2000), at(12_000));
+    assert_eq!(disowned(&waiter), None, "its session may live until then");
+    play(&mut waiter, &mut fake, at(12_000), at(13_000));
+    let why = disowned(&waiter).expect("that is said");
+    for reason in ["older backup", "wiped", "too many connections"] {
+        assert!(why.contains(reason), "{why}");
+    }
+    assert!(
+        waiter
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
+        "{:?}",
+        waiter.said
+    );
+}
+
+#[test]
+fn what_may_not_begin_again_says_why_it_would_have_to() {
+    let mut options = options(TIMEOUT * 10);
+    options.restarts = Some(0);
+    let (mut fake, mut waiter) = (
+        Fake::with_parent("/app"),
+        Client::new(Node::lock(
+            options,
+            "app",
+            vec!["lock".into()],
+            "x".into(),
+            at(0),
+        )),
+    );
+    fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+    play(&mut waiter, &mut fake, at(0), at(2000));
+    fake.wipe();
+    waiter.cut(&mut fake, at(2000));
+    play(&mut waiter, &mut fake, at(2000), at(13_000));
+    let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::Unreachable(why))) if why.contains("older backup"));
+    assert!(waiter.said.iter().any(failed), "{:?}", waiter.said);
+}
+
+#[test]
+fn a_waiter_whose_servers_are_merely_away_keeps_its_session_and_its_turn() {
+    let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
+    fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
+    play(&mut waiter, &mut fake, at(0), at(2000));
+    let sessions = fake.living();
+    fake.down = true;
+    waiter.cut(&mut fake, at(2000));
+    let mut now = at(2000);
+    while now < at(60_000) {
+        waiter.talk(&mut fake, now); // the servers' clock stands still with them
+        now = waiter.wait().max(now + Duration::from_millis(1));
+    }
+    fake.down = false;
+    waiter.talk(&mut fake, now);
+    assert_eq!(
+        (disowned(&waiter), fake.living()),
+        (None, sessions),
+        "{:?}",
+        waiter.said
+    );
+}
+
+#[test]
+fn a_server_that_demands_auth_is_refusal_at_once() {
+    for (takes_auth, advice) in [
+        (true, "add \"auth\" to the config"),
+        (false, "this program cannot authenticate"),
+    ] {
+        for wait in [Duration::ZERO, TIMEOUT * 10] {
+            let options = Options {
+                takes_auth,
+                ..options(wait)
+            };
+            let (mut fake, node) = (
+                Fake::with_parent("/app"),
+                Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0)),
+            );
+            let mut client = Client::new(node);
+            fake.demands_auth = true;
+            client.talk(&mut fake, at(0));
+            let refused = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::Refused { why, .. })) if why.contains(advice));
+            assert!(client.said.iter().any(refused), "{:?}", client.said);
+            client.release(&mut fake, at(0));
+            play(&mut client, &mut fake, at(0), at(500));
+            assert_eq!(
+                client.said.last(),
+                Some(&Output::Event(Event::Released { doubt: None }))
+            );
+        }
+    }
+}
+
+#[test]
+fn a_server_without_a_leader_is_left_for_the_next() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+    fake.refuses = true;
+    play(&mut client, &mut fake, at(0), at(3000));
+    fake.refuses = false;
+    play(&mut client, &mut fake, at(3000), at(4000));
+    let refused = |output: &Output| matches!(output, Output::Event(Event::Note(why)) if why.contains("refuses all sessions") && why.contains(" more times in "));
+    assert!(client.said.iter().any(refused), "{:?}", client.said);
+    assert!(
+        client
+            .said
+            .iter()
+            .any(|output| matches!(output, Output::Event(Event::Acquired(_)))),
+        "{:?}",
+        client.said
+    );
+}
