@@ -246,8 +246,9 @@ fn nine_descriptors_are_enough_and_fewer_are_an_error() {
 fn a_process_limit_is_an_error() {
     let sandbox = Sandbox::new();
     fs::write(sandbox.path("x"), "").unwrap();
-    // A user other than root, whom no limit binds, but with root's power over files.
-    let user = "setpriv --reuid=54321 --clear-groups --inh-caps=-all,+dac_override --ambient-caps=-all,+dac_override --bounding-set=-all,+dac_override";
+    // A user other than root, whom no limit binds, but with root's power over files. No other test
+    // has a process of this user: the limit counts them.
+    let user = "setpriv --reuid=54322 --clear-groups --inh-caps=-all,+dac_override --ambient-caps=-all,+dac_override --bounding-set=-all,+dac_override";
     let server = ZooKeeper::shared().address();
     let node = sandbox.program(&[
         "--hosts",
