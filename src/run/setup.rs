@@ -11,6 +11,7 @@ use crate::link::Link;
 use crate::lock::file::host_only::Host;
 use crate::lock::file::local::{self, Local};
 use crate::lock::http::{self, Pool};
+use crate::lock::zookeeper::layout::{self, NodeData};
 use crate::lock::zookeeper::node::Node;
 use crate::lock::zookeeper::queue::Queue;
 use crate::lock::zookeeper::semaphore::Semaphore;
@@ -116,9 +117,9 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
         } => {
             let connect_by = (started + plan.wait).max(now() + cluster.timeout);
             let (options, found) = look_up_servers(plan, cluster, None, connect_by, patience, log)?;
-            let content = host::name() + &uuid(random::bytes());
+            let data = NodeData::new(host::name(), random::bytes());
             Ok(Parts::new(
-                Node::lock(options, app_id, names.clone(), content, now()),
+                Node::lock(options, app_id, names.clone(), &data, now()),
                 found,
             ))
         }
@@ -139,8 +140,8 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
                 look_up_servers(plan, cluster, *rounds, started + connecting, patience, log)?;
             (options.restarts, options.takes_auth) = (*restarts, false);
             let path = format!("{}{path}", cluster.chroot);
-            let mark = uuid(random::bytes()).replace('-', "");
-            let content = format!("{}:{}", host::name(), process::own_pid().0);
+            let mark = layout::mark(random::bytes());
+            let content = layout::contender_data(&host::name(), process::own_pid().0);
             Ok(match permits {
                 1 => Parts::new(
                     SessionLock::new(options, Queue::new(path, mark, content, true), now()),
@@ -369,19 +370,4 @@ fn lock_host(file: &Path, log: &mut Log) -> Result<(HostLock, Option<Pid>), Stop
         ));
     }
     Ok((lock, stale))
-}
-
-/// A random uuid (version 4), as text.
-fn uuid(mut bytes: [u8; 16]) -> String {
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let number = u128::from_be_bytes(bytes);
-    let [a, b, c, d] = [96, 80, 64, 48].map(|shift| number >> shift);
-    format!(
-        "{a:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        b & 0xffff,
-        c & 0xffff,
-        d & 0xffff,
-        number & 0xffff_ffff_ffff
-    )
 }

@@ -5,6 +5,7 @@
 mod acl;
 #[cfg(test)]
 mod fake;
+pub mod layout;
 pub mod node;
 mod parents;
 pub mod queue;
@@ -592,7 +593,7 @@ impl<R: Recipe> SessionLock<R> {
                 session: self.session.id(),
             };
             self.say(Event::Acquired(proof));
-            let parent = claim.path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let parent = layout::parent(&claim.path);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
                 self.session.ask(
                     Request::Acl {

@@ -3,6 +3,7 @@
 //! is free will do. Nodes and data are those of the Python original, so that both respect each
 //! other's lock.
 
+use super::layout::{self, APP_NODE_DATA, NodeData};
 use super::parents::Parents;
 use super::queue_entry::Place;
 use super::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
@@ -14,12 +15,6 @@ use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
-
-/// What the original writes into the node of an application.
-const APP_NODE_DATA: &[u8] = b"Rootnode";
-
-/// A uuid's text at the end of a lock node's data, after the holder's host name.
-const UUID_LENGTH: usize = 36;
 
 /// How long an orphan of our own may outlive its session timeout, at the least: the server looks
 /// once a tick, which is 2 s by default.
@@ -80,19 +75,20 @@ pub struct Node {
 }
 
 impl Node {
-    /// A lock on the first free of these nodes of an application. `content` is what tells our node
-    /// from all others.
+    /// A lock on the first free of these nodes of an application. `data` tells our node from all
+    /// others.
     pub fn lock(
         options: Options,
         app_id: &str,
         names: Vec<String>,
-        content: String,
+        data: &NodeData,
         now: Moment,
     ) -> SessionLock<Node> {
-        let parent = format!("{}/{app_id}", options.cluster.chroot);
+        let content = data.to_string();
+        let parent = layout::app_path(&options.cluster.chroot, app_id);
         let paths: Vec<String> = names
             .iter()
-            .map(|name| format!("{parent}/{name}"))
+            .map(|name| layout::child(&parent, name))
             .collect();
         let node = Node {
             place: Place::new(&parent, &names, content.clone()),
@@ -388,7 +384,7 @@ impl Node {
         let (lock, owner) = (self.paths[name].clone(), stat.ephemeral_owner);
         Holder {
             lock,
-            host: host(data),
+            host: NodeData::parse(data).map(NodeData::host),
             since: Some(stat.ctime),
             session: (owner != 0).then_some(owner),
         }
@@ -544,18 +540,6 @@ impl Recipe for Node {
         };
         Some((until, self.holder.clone()))
     }
-}
-
-/// The host name at the front of a lock node's data, if it is laid out as ours or the original's:
-/// name and uuid, nothing between.
-fn host(data: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(data).ok()?;
-    let (host, uuid) = text.split_at_checked(text.len().checked_sub(UUID_LENGTH)?)?;
-    let dashes = uuid
-        .match_indices('-')
-        .map(|(index, _)| index)
-        .eq([8, 13, 18, 23]);
-    (dashes && !host.is_empty() && !host.contains(char::is_control)).then(|| host.to_string())
 }
 
 #[cfg(test)]

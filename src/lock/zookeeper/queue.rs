@@ -2,6 +2,7 @@
 //! each contender watches the one before it, so that a hand-over wakes one. Nodes are laid out as
 //! kazoo lays them out, old and new, so that all exclude each other.
 
+use super::layout::{self, Contender};
 use super::parents::Parents;
 use super::{Claim, Desk, Recipe, Stage, Verdict};
 use crate::lock::{Failure, Holder};
@@ -10,19 +11,6 @@ use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::Change;
-
-/// What follows the uuid in a contender's name, and what does so in those of kazoo's ReadLock,
-/// which we wait for as its WriteLock does.
-const CONTENDER: &str = "__lock__";
-const READER: &str = "__rlock__";
-
-/// Digits of a sequence number in a name.
-const DIGITS: usize = 10;
-
-/// The highest sequence number that is safe. ZooKeeper's counter has 32 bits and goes on below
-/// zero; kazoo compares the digits as text, so that there a mixed fleet has two holders, whatever
-/// we do.
-const LAST_SAFE: i64 = (1 << 31) - (1 << 20);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
@@ -90,12 +78,12 @@ impl Queue {
     }
 
     fn child(&self, name: &str) -> String {
-        format!("{}/{name}", self.path)
+        layout::child(&self.path, name)
     }
 
     /// Name of the child at this path, if it is one of ours to know.
     fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
-        path.strip_prefix(&self.path)?.strip_prefix('/')
+        layout::child_name(&self.path, path)
     }
 
     /// Makes our contender and asks who else is there, in one write.
@@ -104,7 +92,7 @@ impl Queue {
         self.phase = Phase::Joining { asked };
         self.own = None;
         if asked {
-            let path = self.child(&format!("{}{CONTENDER}", self.mark));
+            let path = self.child(&Contender::prefix(&self.mark));
             let data = self.content.clone().into_bytes();
             desk.ask(Request::Create {
                 path,
@@ -168,7 +156,7 @@ impl Queue {
     fn look_for_ours(&mut self, children: &[String], desk: &mut Desk) {
         let ours: Vec<&String> = children
             .iter()
-            .filter(|name| name.starts_with(&self.mark))
+            .filter(|name| layout::has_mark(name, &self.mark))
             .collect();
         if ours.is_empty() {
             return self.join(desk);
@@ -189,17 +177,15 @@ impl Queue {
         };
         for orphan in children
             .iter()
-            .filter(|name| name.starts_with(&self.mark) && **name != own)
+            .filter(|name| layout::has_mark(name, &self.mark) && **name != own)
         {
             desk.ask(Request::Delete {
                 path: self.child(orphan),
             });
         }
-        let sequence = sequence(&own)?;
-        if !sequence
-            .parse()
-            .is_ok_and(|number: i64| (0..=LAST_SAFE).contains(&number))
-        {
+        let contender = Contender::parse(&own)?;
+        let sequence = contender.sequence;
+        if !contender.is_safe() {
             let why = format!(
                 "{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock",
                 self.path
@@ -208,7 +194,7 @@ impl Queue {
         }
         let mut before: Vec<(&str, &String)> = children
             .iter()
-            .filter_map(|name| Some((self::sequence(name)?, name)))
+            .filter_map(|name| Some((Contender::parse(name)?.sequence, name)))
             .filter(|&(other, _)| other < sequence)
             .collect();
         before.sort_unstable();
@@ -261,9 +247,7 @@ impl Queue {
                 *seen = true;
                 self.holder = Holder {
                     lock: self.path.clone(),
-                    host: String::from_utf8(data.to_vec())
-                        .ok()
-                        .filter(|text| !text.is_empty()),
+                    host: layout::contender_text(data.to_vec()),
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
@@ -299,27 +283,13 @@ impl Queue {
     /// What the lock's own node holds: nothing that matters, unless it is the number of a
     /// semaphore.
     fn check_number(&self, data: &[u8]) -> Option<Verdict> {
-        let permits = number(data).filter(|&permits| permits > 1)?;
+        let permits = layout::permits(data).filter(|&permits| permits > 1)?;
         let why = format!(
             "{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid",
             self.path
         );
         Some(Verdict::Failed(Failure::IncompatibleLock(why)))
     }
-}
-
-/// The number that kazoo's Semaphore keeps as the data of its node.
-pub(super) fn number(data: &[u8]) -> Option<u32> {
-    std::str::from_utf8(data).ok()?.trim().parse().ok()
-}
-
-/// The number at the end of a contender's name, as ZooKeeper writes it: `%010d`. `None` if it is
-/// none.
-fn sequence(name: &str) -> Option<&str> {
-    let (_, digits) = [CONTENDER, READER]
-        .iter()
-        .find_map(|kind| name.rsplit_once(kind))?;
-    (digits.len() >= DIGITS && digits.parse::<i64>().is_ok()).then_some(digits)
 }
 
 impl Recipe for Queue {

@@ -4,8 +4,8 @@
 //! container nodes, no permission) contends like a first one, and all is safe.
 
 use super::Desk;
+use super::layout::{self, Waiter};
 use crate::lock::Event;
-use crate::plan::QUEUES;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
@@ -50,8 +50,8 @@ impl Place {
     /// A place in the queue for the first free of these locks below `parent`. Who wants other
     /// locks, if only one more, has another queue.
     pub(super) fn new(parent: &str, names: &[String], content: String) -> Place {
-        let queues = format!("{parent}/{QUEUES}");
-        let queue = format!("{queues}/{}", title(names));
+        let queues = layout::queues_path(parent);
+        let queue = layout::child(&queues, &layout::queue_name(names));
         Place {
             queues,
             queue,
@@ -114,7 +114,7 @@ impl Place {
             })
             .collect();
         let (path, data) = (
-            format!("{}/{}", self.queue, mark(desk)),
+            layout::child(&self.queue, &Waiter::prefix(session(desk))),
             self.content.clone().into_bytes(),
         );
         operations.push(Operation::Create {
@@ -201,16 +201,16 @@ impl Place {
     }
 
     fn rank(&mut self, names: &[String], desk: &mut Desk) {
-        let mark = mark(desk);
+        let session = session(desk);
         let mut waiters: Vec<_> = names
             .iter()
-            .filter_map(|name| Some((number(name)?, name)))
+            .filter_map(|name| Waiter::parse(name))
             .collect();
         waiters.sort_unstable();
-        let Some(ahead) = waiters.iter().position(|(_, name)| name.starts_with(&mark)) else {
+        let Some(ahead) = waiters.iter().position(|waiter| waiter.is_of(session)) else {
             return self.ask(desk);
         };
-        let path = |place: usize| format!("{}/{}", self.queue, waiters[place].1);
+        let path = |position: usize| layout::child(&self.queue, waiters[position].name());
         self.own = Some(path(ahead));
         self.phase = match ahead.checked_sub(1).map(path) {
             None => Phase::First,
@@ -323,26 +323,9 @@ impl Place {
     }
 }
 
-/// Leads the name of a place of our session, and of no other.
-fn mark(desk: &Desk) -> String {
-    format!("{:016x}-", desk.session.id().unwrap_or(0))
-}
-
-/// The number at the end of a place's name. The counter has 32 bits and goes on below zero: then,
-/// for once, who comes last is served first.
-fn number(name: &str) -> Option<i32> {
-    name.split_once('-')?.1.parse().ok()
-}
-
-/// Name of the queue of these locks, one node: `NAME`, or `NAME_0%..NAME_9`. In the name of a lock
-/// a `%` becomes `%25`, so no lock has a queue of the second kind.
-fn title(names: &[String]) -> String {
-    let title = |name: &String| name.replace('%', "%25").replace('/', "%2F");
-    match names {
-        [first, .., last] => format!("{}%..{}", title(first), title(last)),
-        [name] => title(name),
-        [] => String::new(),
-    }
+/// The session that makes the entry.
+fn session(desk: &Desk) -> i64 {
+    desk.session.id().unwrap_or(0)
 }
 
 /// Why there is no place, for whoever may do something about it.

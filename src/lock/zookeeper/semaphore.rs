@@ -2,8 +2,9 @@
 //! their number. Whoever wants one first holds a lock queue beside it, so that only one at a time
 //! counts leases and waits for them to change; that queue is left as soon as the lease is there.
 
+use super::layout;
 use super::parents::Parents;
-use super::queue::{Queue, number};
+use super::queue::Queue;
 use super::{Claim, Desk, Recipe, Stage, Verdict};
 use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
@@ -107,7 +108,7 @@ impl Holders {
             self.owners.insert(lease.into(), stat.ephemeral_owner);
         }
         if let Ok(Answer::Data(data, _)) = result
-            && let Some(name) = String::from_utf8(data).ok().filter(|name| !name.is_empty())
+            && let Some(name) = layout::contender_text(data)
         {
             self.names.insert(lease.into(), name);
         }
@@ -143,10 +144,10 @@ impl Semaphore {
     pub fn new(path: String, permits: u32, mark: &str, content: String) -> Semaphore {
         Semaphore {
             permits,
-            lease: format!("{path}/{mark}"),
-            parents: Parents::new(path.clone(), permits.to_string().as_bytes()),
+            lease: layout::child(&path, mark),
+            parents: Parents::new(path.clone(), &layout::permits_data(permits)),
             queue: Queue::new(
-                format!("{path}-__lock__"),
+                layout::semaphore_queue_path(&path),
                 mark.into(),
                 content.clone(),
                 false,
@@ -178,7 +179,7 @@ impl Semaphore {
         let paths = || {
             leases
                 .iter()
-                .map(|name| format!("{}/{name}", self.path))
+                .map(|name| layout::child(&self.path, name))
                 .collect()
         };
         match self.phase {
@@ -237,10 +238,7 @@ impl Semaphore {
 
     /// Whether this is the lease of another.
     fn is_others(&self, path: &str) -> bool {
-        path != self.lease
-            && path
-                .strip_prefix(&self.path)
-                .is_some_and(|rest| rest.starts_with('/'))
+        path != self.lease && layout::child_name(&self.path, path).is_some()
     }
 
     /// Our lease is there. Ours is what our session made; anything else by that name is an orphan
@@ -312,7 +310,7 @@ impl Semaphore {
 
     /// The number in the semaphore's node must be ours; anything but a number is nobody's.
     fn check_number(&self, data: &[u8]) -> Option<Verdict> {
-        let permits = number(data).filter(|&permits| permits != self.permits)?;
+        let permits = layout::permits(data).filter(|&permits| permits != self.permits)?;
         let why = format!(
             "{} is a semaphore of {permits}, not of {}: use --concurrent {permits}, or another --lockid",
             self.path, self.permits

@@ -1,4 +1,5 @@
 use super::fake::{Client, Fake};
+use super::layout::NodeData;
 use super::node::Node;
 use super::*;
 
@@ -38,7 +39,7 @@ fn client(wait: Duration) -> Client<SessionLock<Node>> {
         options(wait),
         "app",
         vec!["lock".into()],
-        content,
+        &NodeData::parse(content.as_bytes()).unwrap(),
         at(0),
     ))
 }
@@ -464,7 +465,7 @@ fn what_may_not_begin_again_says_why_it_would_have_to() {
             options,
             "app",
             vec!["lock".into()],
-            "x".into(),
+            &NodeData::new("x".into(), [0; 16]),
             at(0),
         )),
     );
@@ -513,7 +514,13 @@ fn a_server_that_demands_auth_is_refusal_at_once() {
             };
             let (mut fake, node) = (
                 Fake::with_parent("/app"),
-                Node::lock(options, "app", vec!["lock".into()], "x".into(), at(0)),
+                Node::lock(
+                    options,
+                    "app",
+                    vec!["lock".into()],
+                    &NodeData::new("x".into(), [0; 16]),
+                    at(0),
+                ),
             );
             let mut client = Client::new(node);
             fake.demands_auth = true;

@@ -45,7 +45,7 @@ fn lock(options: Options, names: &[&str]) -> Node {
         options,
         "app",
         names.iter().map(|&name| name.into()).collect(),
-        OURS.into(),
+        &NodeData::parse(OURS.as_bytes()).unwrap(),
         at(0),
     )
 }
@@ -941,18 +941,4 @@ fn a_release_that_nobody_answers_ends_in_doubt_when_the_session_must_have_expire
         matches!(output, Output::Event(Event::Released { doubt: Some(_) }))
     });
     assert!((at(5000)..at(5600)).contains(&end), "{end:?}");
-}
-
-#[test]
-fn only_what_looks_like_host_and_uuid_is_called_a_host() {
-    assert_eq!(host(OURS.as_bytes()).as_deref(), Some("here"));
-    for odd in [
-        &b""[..],
-        b"short",
-        b"\xff\xfe",
-        &OURS.as_bytes()[4..],
-        b"no-uuid-at-the-end-of-this-text-which-is-long-enough",
-    ] {
-        assert_eq!(host(odd), None, "{odd:?}");
-    }
 }

@@ -251,7 +251,7 @@ fn kazoos_readers_before_us_are_waited_for_and_other_children_are_not() {
 
 #[test]
 fn sequence_numbers_about_to_wrap_are_refused_with_advice() {
-    for number in [LAST_SAFE + 1, -5] {
+    for number in [layout::LAST_SAFE + 1, -5] {
         let mut fake = Fake::with_parent("/lockex");
         fake.put(PATH, b"", 0);
         fake.sequence = number;
