@@ -25,8 +25,8 @@
 //!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
 //!    [`edit_distance`], [`in_file`].
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
-//!    `lookups` and `repeats`; `file`: `local` and `host_only`; `zookeeper`: a session's lock, with
-//!    the recipes `node`, `queue` and `semaphore`, `layout`, `parents`, `queue_entry` and `acl`; `fake`, a
+//!    `lookups` and `repeats`; `file`: `local` and `host_only`; `zookeeper`: a session's lock, with a
+//!    `recipe`: `node`, `queue` and `semaphore`, `layout`, `parents`, `queue_entry` and `acl`; `fake`, a
 //!    server for their tests; `http`, with its `reply`) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`,
 //!    `lease`) and [`http`] (`request` and `reply`, of `head`, `lines` and `body`; `client`;
 //!    `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`],

@@ -11,11 +11,12 @@ use crate::link::Link;
 use crate::lock::file::host_only::Host;
 use crate::lock::file::local::{self, Local};
 use crate::lock::http::{self, Pool};
+use crate::lock::zookeeper::SessionLock;
 use crate::lock::zookeeper::layout::{self, NodeData};
 use crate::lock::zookeeper::node::Node;
 use crate::lock::zookeeper::queue::Queue;
+use crate::lock::zookeeper::recipe::{self, Options};
 use crate::lock::zookeeper::semaphore::Semaphore;
-use crate::lock::zookeeper::{self, Options, SessionLock};
 use crate::lock::{Failure, Lock};
 use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
@@ -138,7 +139,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             };
             let (mut options, found) =
                 look_up_servers(plan, cluster, *rounds, started + connecting, patience, log)?;
-            (options.restarts, options.takes_auth) = (*restarts, false);
+            (options.max_restarts, options.takes_auth) = (*restarts, false);
             let path = format!("{}{path}", cluster.chroot);
             let mark = layout::mark(random::bytes());
             let content = layout::contender_data(&host::name(), process::own_pid().0);
@@ -207,7 +208,7 @@ fn look_up_servers(
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
         return Err(unreachable(
-            &zookeeper::unreachable(&found.unresolved.join("; ")),
+            &recipe::unreachable(&found.unresolved.join("; ")),
             log,
         ));
     }
@@ -215,12 +216,12 @@ fn look_up_servers(
         servers: found.endpoints,
         unresolved: found.unresolved,
         cluster: cluster.clone(),
-        patience,
+        wait_until: patience,
         connect_by,
         kill_after: plan.kill_after,
-        rounds: rounds.map(|rounds| rounds - (done - 1)),
-        restarts: None,
-        outer: plan
+        max_rounds: rounds.map(|rounds| rounds - (done - 1)),
+        max_restarts: None,
+        outer_sessions: plan
             .outer_locks
             .iter()
             .filter_map(|outer| outer.session)
