@@ -38,8 +38,9 @@
 //!    `lease`, `invalid_request`, `state`, `status`, `metrics`; for all backends `pools`, `events`
 //!    and `reply_delivery`).
 //! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `resolver`), [`run`]
-//!    (the loop; its `setup`, its `guard` and the `line` to it, `files` in a `lock_folder`,
-//!    `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`];
+//!    (the loop; its `setup`, its `guard` and the `guard_channel` to it, `files` in a
+//!    `lock_folder`, `witness`, `host_lock`, `names`, `run_id`, `journal`), [`link`] (one
+//!    connection), [`log`];
 //!    [`serve`] (the loop of the lock server; its `listener`, its `service` to a
 //!    `connection_table`, in which each `connection` has its `http_session`; `api`, `setup`,
 //!    `state_file`, `memcached`, `server_log`, `server_metrics`).
