@@ -4,12 +4,12 @@
 
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
-use crate::transport;
+use crate::testing::{Delivery, Driver, Peer, Reply};
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
 use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ struct Connection {
     watches: BTreeSet<String>,
     child_watches: BTreeSet<String>,
     /// Not yet delivered, a frame each.
-    outgoing: Vec<Vec<u8>>,
+    outgoing: VecDeque<Vec<u8>>,
     /// The server has closed it; what is outgoing arrives first.
     closed: bool,
 }
@@ -87,12 +87,6 @@ impl Fake {
             },
         );
         fake
-    }
-
-    fn open(&mut self) -> usize {
-        self.opened += 1;
-        self.connections.insert(self.opened, Connection::default());
-        self.opened
     }
 
     /// Ends sessions that were silent for their timeout.
@@ -285,7 +279,7 @@ impl Fake {
                 &mut connection.watches
             };
             if watches.remove(path) {
-                connection.outgoing.push(framed(|out| {
+                connection.outgoing.push_back(framed(|out| {
                     ReplyHeader {
                         xid: xid::WATCH,
                         zxid: -1,
@@ -356,7 +350,9 @@ impl Fake {
                 zxid: 0,
                 err: Code::AUTH_DEMANDED.0,
             };
-            return connection.outgoing.push(framed(|out| reply.write(out)));
+            return connection
+                .outgoing
+                .push_back(framed(|out| reply.write(out)));
         }
         let mut body = Vec::new();
         let err = if self.sessions.contains_key(&session) {
@@ -373,7 +369,7 @@ impl Fake {
             .get_mut(&number)
             .unwrap()
             .outgoing
-            .push(framed(|out| {
+            .push_back(framed(|out| {
                 reply.write(out);
                 out.extend_from_slice(&body);
             }));
@@ -390,7 +386,9 @@ impl Fake {
             };
             let connection = self.connections.get_mut(&number).unwrap();
             connection.session = Some(-1);
-            return connection.outgoing.push(framed(|out| response.write(out)));
+            return connection
+                .outgoing
+                .push_back(framed(|out| response.write(out)));
         }
         if hello.last_zxid_seen > self.zxid {
             self.connections.get_mut(&number).unwrap().closed = true;
@@ -427,7 +425,7 @@ impl Fake {
             session_id: session,
             passwd: vec![7; 16],
         };
-        connection.outgoing.push(framed(|out| {
+        connection.outgoing.push_back(framed(|out| {
             response.write(out);
             false.write(out);
         }));
@@ -567,16 +565,44 @@ fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
+impl Peer<SocketAddr> for Fake {
+    fn connect(&mut self, to: SocketAddr, _: Moment) -> Reply {
+        if self.down || self.address.is_some_and(|address| address != to) {
+            return Reply::Refused("connection refused".into());
+        }
+        self.opened += 1;
+        self.connections.insert(self.opened, Connection::default());
+        Reply::Accepted(self.opened)
+    }
+
+    fn message(&self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        next_frame(&mut rest).unwrap().expect("a whole frame");
+        bytes.len() - rest.len()
+    }
+
+    fn receive(&mut self, connection: usize, mut message: &[u8], now: Moment) {
+        let request = next_frame(&mut message).unwrap().unwrap();
+        self.take(connection, request, now);
+    }
+
+    fn close(&mut self, connection: usize) {
+        self.connections.remove(&connection);
+    }
+
+    fn deliver(&mut self, connection: usize, _: Moment) -> Option<Delivery> {
+        let connection = self.connections.get_mut(&connection)?;
+        match connection.outgoing.pop_front() {
+            Some(frame) => Some(Delivery::Bytes(frame)),
+            None => connection.closed.then_some(Delivery::End(None)),
+        }
+    }
+}
+
 /// A lock that talks to the fake, and what it has said besides bytes.
-pub(super) struct Client<L> {
-    pub(super) lock: L,
-    connection: Option<usize>,
+pub(super) struct Client<L: Lock> {
+    pub(super) driver: Driver<L>,
     pub(super) said: Vec<Output>,
-    wait: Moment,
-    /// So many requests reach the server; then the connection is cut, once.
-    pub(super) requests_left: Option<usize>,
-    /// So many replies reach the client; then the connection is cut, once.
-    pub(super) replies_left: Option<usize>,
     /// Its command is over as soon as it has begun.
     pub(super) brief: bool,
     /// When it has asked for a look-up of names.
@@ -586,122 +612,45 @@ pub(super) struct Client<L> {
 impl<L: Lock> Client<L> {
     pub(super) fn new(lock: L) -> Client<L> {
         Client {
-            lock,
-            connection: None,
+            driver: Driver::new(lock, Moment::default()),
             said: Vec::new(),
-            wait: Moment::NEVER,
-            requests_left: None,
-            replies_left: None,
             brief: false,
             lookups: Vec::new(),
         }
     }
 
     /// Lets the lock and the server talk until neither has more to say at this moment.
+    #[track_caller]
     pub(super) fn talk(&mut self, fake: &mut Fake, now: Moment) {
-        self.lock.handle(Input::Tick, now);
-        loop {
-            match self.lock.poll(now) {
-                Output::Wait(until) => {
-                    self.wait = until;
-                    if !self.deliver(fake, now) {
-                        return;
-                    }
-                }
-                Output::Transport(transport::Output::Connect(to))
-                    if fake.down || fake.address.is_some_and(|address| address != to) =>
-                {
-                    self.lock.handle(
-                        Input::Transport(transport::Event::Disconnected(Some(
-                            "connection refused".into(),
-                        ))),
-                        now,
-                    );
-                }
-                Output::Transport(transport::Output::Connect(_)) => {
-                    self.connection = Some(fake.open());
-                    self.lock
-                        .handle(Input::Transport(transport::Event::Connected), now);
-                }
-                Output::Transport(transport::Output::Send(bytes)) => self.send(fake, &bytes, now),
-                Output::Transport(transport::Output::Close) => self.hang_up(fake),
-                Output::LookUp => self.lookups.push(now),
-                output => {
-                    if self.brief && matches!(output, Output::Event(Event::Acquired(_))) {
-                        self.lock.handle(Input::Release, now);
-                    }
-                    self.said.push(output);
-                }
+        self.driver.jump(now);
+        while let Some(output) = self.driver.next_report(fake) {
+            if output == Output::LookUp {
+                self.lookups.push(now);
+                continue;
             }
+            if self.brief && matches!(output, Output::Event(Event::Acquired(_))) {
+                self.input(Input::Release, now);
+            }
+            self.said.push(output);
         }
+    }
+
+    /// Gives the lock an input; it acts on it at the next `talk`.
+    pub(super) fn input(&mut self, input: Input, now: Moment) {
+        self.driver.input(now, |lock| lock.handle(input, now));
     }
 
     /// The next moment at which the lock wants to be asked.
     pub(super) fn wait(&self) -> Moment {
-        self.wait
+        self.driver.wait()
     }
 
     pub(super) fn release(&mut self, fake: &mut Fake, now: Moment) {
-        self.lock.handle(Input::Release, now);
+        self.input(Input::Release, now);
         self.talk(fake, now);
     }
 
     pub(super) fn cut(&mut self, fake: &mut Fake, now: Moment) {
-        self.hang_up(fake);
-        self.lock
-            .handle(Input::Transport(transport::Event::Disconnected(None)), now);
+        self.driver.cut(now, fake);
     }
-
-    fn hang_up(&mut self, fake: &mut Fake) {
-        if let Some(number) = self.connection.take() {
-            fake.connections.remove(&number);
-        }
-    }
-
-    fn send(&mut self, fake: &mut Fake, mut bytes: &[u8], now: Moment) {
-        while let Some(request) = next_frame(&mut bytes).unwrap() {
-            let Some(number) = self.connection else {
-                return;
-            };
-            if spent(&mut self.requests_left) {
-                return self.cut(fake, now);
-            }
-            fake.take(number, request, now);
-        }
-    }
-
-    /// Hands over what the server has to say; false if that is nothing.
-    fn deliver(&mut self, fake: &mut Fake, now: Moment) -> bool {
-        let Some(number) = self.connection else {
-            return false;
-        };
-        let connection = fake.connections.get_mut(&number).unwrap();
-        let frames = std::mem::take(&mut connection.outgoing);
-        if frames.is_empty() && connection.closed {
-            self.cut(fake, now);
-            return true;
-        }
-        for frame in &frames {
-            if spent(&mut self.replies_left) {
-                self.cut(fake, now);
-                return true;
-            }
-            self.lock
-                .handle(Input::Transport(transport::Event::Received(frame)), now);
-        }
-        !frames.is_empty()
-    }
-}
-
-/// Counts down; true once, when there is nothing left.
-fn spent(left: &mut Option<usize>) -> bool {
-    *left = match *left {
-        Some(0) => {
-            *left = None;
-            return true;
-        }
-        Some(more) => Some(more - 1),
-        None => None,
-    };
-    false
 }

@@ -3,11 +3,10 @@
 //! is free will do. Nodes and data are those of the Python original, so that both respect each
 //! other's lock.
 
-use super::SessionLock;
 use super::layout::{self, APP_NODE_DATA, NodeData};
 use super::parents::Parents;
 use super::queue_entry::Place;
-use super::recipe::{self, AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext};
+use super::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
 use crate::lock::{Event, Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -115,43 +114,43 @@ impl Node {
     }
 
     /// Tries the next name that may be free; if there is none, waits for one.
-    fn try_next(&mut self, context: &mut RecipeContext) {
+    fn try_next(&mut self, desk: &mut Desk) {
         if let Some(name) = self.free.pop_front() {
-            context.emit(Event::Trying(self.names[name].clone()));
-            return self.contend(name, context);
+            desk.say(Event::Trying(self.names[name].clone()));
+            return self.contend(name, desk);
         }
         if self.phase != Phase::Waiting {
             self.phase = Phase::Waiting;
-            self.wait(context);
+            self.wait(desk);
         }
     }
 
     /// Gets in line; if it is our turn, watches all names.
-    fn wait(&mut self, context: &mut RecipeContext) {
-        if self.place.is_wanted() && context.may_wait() {
-            self.place.ask(context);
+    fn wait(&mut self, desk: &mut Desk) {
+        if self.place.is_wanted() && desk.is_patient() {
+            self.place.ask(desk);
         }
         if self.place.is_settled() {
-            self.placed(context);
+            self.placed(desk);
         }
     }
 
     /// It is known what has become of our place. If it is our turn, all names are watched, which
     /// may be others' now, or free.
-    fn placed(&mut self, context: &mut RecipeContext) {
+    fn placed(&mut self, desk: &mut Desk) {
         if self.place.is_our_turn() {
-            (0..self.paths.len()).for_each(|name| self.watch(name, context));
+            (0..self.paths.len()).for_each(|name| self.watch(name, desk));
         }
         if !self.place.is_our_turn() || self.watched.len() == self.paths.len() {
-            self.say_waiting(context);
+            self.say_waiting(desk);
         }
     }
 
     /// Says that we wait, if that is not as it was.
-    fn say_waiting(&mut self, context: &mut RecipeContext) {
+    fn say_waiting(&mut self, desk: &mut Desk) {
         let told = Some((self.holder.clone(), self.place.ahead()));
         if self.told != told {
-            context.emit_waiting(&self.holder, self.place.ahead());
+            desk.say_waiting(&self.holder, self.place.ahead());
             self.told = told;
         }
     }
@@ -159,8 +158,8 @@ impl Node {
     /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and
     /// a waiter has its watch. Whoever has a place gives it up in the same step; whoever will
     /// ask for one first, need not be woken when the node goes.
-    fn contend(&mut self, name: usize, context: &mut RecipeContext) {
-        let asked = context.session.takes_requests();
+    fn contend(&mut self, name: usize, desk: &mut Desk) {
+        let asked = desk.session.takes_requests();
         self.phase = Phase::Contending {
             name,
             asked,
@@ -172,10 +171,10 @@ impl Node {
         let (path, data, acl, flags) = (
             self.paths[name].clone(),
             self.content.clone().into_bytes(),
-            context.acl(),
+            desk.acl(),
             flag::EPHEMERAL,
         );
-        context.send(match self.place.leaving() {
+        desk.ask(match self.place.leaving() {
             Some(leaving) => Request::Multi(vec![
                 Operation::Create {
                     path,
@@ -192,8 +191,8 @@ impl Node {
                 flags,
             },
         });
-        let watch = self.place.is_our_turn() || context.options.wait_until.is_none();
-        context.send(Request::Data {
+        let watch = self.place.is_our_turn() || desk.options.patience.is_none();
+        desk.ask(Request::Data {
             path: self.paths[name].clone(),
             watch,
         });
@@ -206,22 +205,17 @@ impl Node {
             Phase::Contending { name, made, .. } if self.paths[*name] == path => {
                 *made = Some(error.map_or(Ok(()), Err));
             }
-            _ => self.parents.on_reply(path, error),
+            _ => self.parents.answered(path, error),
         }
     }
 
     /// A place was to be exchanged for the lock node. If it is the place that was not to be had,
     /// that is as if another had won, and we go on without.
-    fn exchanged(
-        &mut self,
-        path: &str,
-        result: &Result<Answer, Code>,
-        context: &mut RecipeContext,
-    ) {
+    fn exchanged(&mut self, path: &str, result: &Result<Answer, Code>, desk: &mut Desk) {
         let error = match *result {
             Ok(Answer::Undone { operation: 0, code }) => Some(code),
             Ok(Answer::Undone { code, .. }) | Err(code) => {
-                self.place.refused(code, context);
+                self.place.refused(code, desk);
                 Some(Code::NODE_EXISTS)
             }
             Ok(_) => None,
@@ -233,10 +227,10 @@ impl Node {
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        context: &mut RecipeContext,
+        desk: &mut Desk,
     ) {
-        if self.place.on_reply(request, result, context) && self.phase == Phase::Waiting {
-            self.placed(context);
+        if self.place.answered(request, result, desk) && self.phase == Phase::Waiting {
+            self.placed(desk);
         }
     }
 
@@ -246,33 +240,27 @@ impl Node {
         name: usize,
         watch: bool,
         result: Result<Answer, Code>,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         if watch && result.is_ok() {
             self.watched.insert(name);
         }
         match result {
-            Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, context),
+            Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, desk),
             Ok(_) => {}
-            Err(Code::NO_NODE) => return self.missing(name, context),
-            Err(Code::NO_AUTH) => context.send(Request::Exists {
+            Err(Code::NO_NODE) => return self.missing(name, desk),
+            Err(Code::NO_AUTH) => desk.ask(Request::Exists {
                 path: self.paths[name].clone(),
                 watch: true,
             }),
-            Err(code) => return Some(self.refused("read", name, code, context)),
+            Err(code) => return Some(self.refused("read", name, code, desk)),
         }
         None
     }
 
     /// The node is there, with this data.
-    fn seen(
-        &mut self,
-        name: usize,
-        data: &[u8],
-        stat: &Stat,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
-        let ours = context.is_own_session(stat.ephemeral_owner);
+    fn seen(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
+        let ours = desk.is_us(stat.ephemeral_owner);
         let made = match self.phase {
             Phase::Contending {
                 name: wanted,
@@ -282,62 +270,62 @@ impl Node {
             Phase::Looking { name: wanted } if wanted == name => Ok(()),
             Phase::Waiting if self.holder.lock == self.paths[name] => {
                 self.holder = self.holder_of(name, data, stat);
-                self.say_waiting(context);
+                self.say_waiting(desk);
                 return None;
             }
             _ => return None,
         };
         match made {
             Ok(()) | Err(Code::NODE_EXISTS) if ours => {
-                self.watch(name, context);
-                self.place.exchanged(context);
-                Some(Outcome::Acquired(AcquiredNode {
+                self.watch(name, desk);
+                self.place.exchanged(desk);
+                Some(Verdict::Ours(Claim {
                     path: self.paths[name].clone(),
                     token: stat.czxid,
                 }))
             }
             Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => {
-                Some(self.refused("create", name, code, context))
+                Some(self.refused("create", name, code, desk))
             }
-            _ => self.taken(name, data, stat, context),
+            _ => self.taken(name, data, stat, desk),
         }
     }
 
     /// The node is not there.
-    fn missing(&mut self, name: usize, context: &mut RecipeContext) -> Option<Outcome> {
+    fn missing(&mut self, name: usize, desk: &mut Desk) -> Option<Verdict> {
         match self.phase {
             Phase::Contending {
                 name: wanted,
                 made: Some(made),
                 ..
             } if wanted == name => match made {
-                Err(Code::NO_NODE) if self.parents.make(context) => self.contend(name, context),
+                Err(Code::NO_NODE) if self.parents.make(desk) => self.contend(name, desk),
                 Err(Code::NO_NODE) => {
-                    return Some(Outcome::Failed(
-                        self.parents.failure(&self.paths[name], context),
+                    return Some(Verdict::Failed(
+                        self.parents.failure(&self.paths[name], desk),
                     ));
                 }
                 Err(Code::NODE_EXISTS) | Ok(()) if self.races < RACES => {
                     self.races += 1;
-                    self.contend(name, context);
+                    self.contend(name, desk);
                 }
-                Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(context),
-                Err(code) => return Some(self.refused("create", name, code, context)),
+                Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(desk),
+                Err(code) => return Some(self.refused("create", name, code, desk)),
             },
             Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. }
                 if wanted == name =>
             {
-                self.contend(name, context);
+                self.contend(name, desk);
             }
             Phase::Contending { name: wanted, .. } if wanted == name => {}
-            Phase::Waiting | Phase::Contending { .. } => self.freed(name, context),
+            Phase::Waiting | Phase::Contending { .. } => self.freed(name, desk),
             _ => {}
         }
         None
     }
 
     /// Another name may be free. Whoever waits and is not first leaves it to who is.
-    fn freed(&mut self, name: usize, context: &mut RecipeContext) {
+    fn freed(&mut self, name: usize, desk: &mut Desk) {
         let waiting = self.phase == Phase::Waiting;
         if waiting && !self.place.is_our_turn() {
             return;
@@ -346,25 +334,19 @@ impl Node {
             self.free.push_back(name);
         }
         if waiting {
-            self.try_next(context);
+            self.try_next(desk);
         }
     }
 
-    fn watch(&self, name: usize, context: &mut RecipeContext) {
+    fn watch(&self, name: usize, desk: &mut Desk) {
         if !self.watched.contains(&name) {
-            context.watch(&self.paths[name]);
+            desk.watch(&self.paths[name]);
         }
     }
 
     /// Somebody has the node: another, or an orphan of our own, left behind by a connection that
     /// was cut before it told us its session.
-    fn taken(
-        &mut self,
-        name: usize,
-        data: &[u8],
-        stat: &Stat,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
+    fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
         self.races = 0;
         if data == self.content.as_bytes() {
             let lock = format!("{ORPHAN} {} behind", self.paths[name]);
@@ -373,27 +355,22 @@ impl Node {
                 host: None,
                 ..self.holder_of(name, data, stat)
             };
-            let until = context.now + Self::allowance(context.session.lease().timeout());
-            let until = until.max(context.options.wait_until.unwrap_or_default());
-            context.emit(Event::Waiting {
+            let until = desk.now + Self::allowance(desk.session.lease().timeout());
+            let until = until.max(desk.options.patience.unwrap_or_default());
+            desk.say(Event::Waiting {
                 holder: self.holder.clone(),
                 ahead: None,
             }); // also without -w
-            self.watch(name, context);
+            self.watch(name, desk);
             self.phase = Phase::Orphaned { name, until };
             return None;
         }
         self.holder = self.holder_of(name, data, stat);
         self.owners[name] = stat.ephemeral_owner;
-        if context.may_wait()
-            && self
-                .owners
-                .iter()
-                .all(|&owner| context.is_outer_session(owner))
-        {
-            return Some(recipe::circular(&self.paths[name], stat.ephemeral_owner));
+        if desk.is_patient() && self.owners.iter().all(|&owner| desk.is_outer(owner)) {
+            return Some(super::circular(&self.paths[name], stat.ephemeral_owner));
         }
-        self.try_next(context);
+        self.try_next(desk);
         None
     }
 
@@ -418,93 +395,91 @@ impl Node {
         self.paths.iter().position(|known| known == path)
     }
 
-    fn refused(&self, verb: &str, name: usize, code: Code, context: &RecipeContext) -> Outcome {
-        Outcome::Failed(Failure::Refused {
+    fn refused(&self, verb: &str, name: usize, code: Code, desk: &Desk) -> Verdict {
+        Verdict::Failed(Failure::Refused {
             what: format!("{verb} {}", self.paths[name]),
-            why: context.explain(code),
+            why: desk.explain(code),
         })
     }
 }
 
 impl Recipe for Node {
-    fn on_connecting(&mut self, context: &mut RecipeContext) {
-        let known = context.session.id().is_some();
+    fn opened(&mut self, desk: &mut Desk) {
+        let known = desk.session.id().is_some();
         match self.phase {
-            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, context),
+            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, desk),
             Phase::Looking { name } if known => {
                 // Reads are local to a server, which may be behind the one that took our create.
-                context.send(Request::Sync {
+                desk.ask(Request::Sync {
                     path: self.paths[name].clone(),
                 });
-                context.watch(&self.paths[name]);
+                desk.watch(&self.paths[name]);
             }
-            Phase::Waiting if known => self.wait(context),
-            Phase::Orphaned { name, .. } if known => self.watch(name, context),
+            Phase::Waiting if known => self.wait(desk),
+            Phase::Orphaned { name, .. } if known => self.watch(name, desk),
             _ => {}
         }
         if known {
-            self.place.on_connecting(context);
+            self.place.opened(desk);
         }
         self.pipeline = false;
     }
 
-    fn on_session(&mut self, context: &mut RecipeContext) {
+    fn up(&mut self, desk: &mut Desk) {
         if let Phase::Contending {
             name, asked: false, ..
         } = self.phase
         {
-            self.contend(name, context);
+            self.contend(name, desk);
         }
     }
 
-    fn on_reply(
+    fn answered(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         match request {
             Request::Create { path, .. } => self.created(path, result.err()),
             Request::Multi(operations) => match &operations[..] {
                 [Operation::Create { path, .. }, Operation::Delete { .. }] => {
-                    self.exchanged(path, &result, context);
+                    self.exchanged(path, &result, desk);
                 }
-                _ => self.answered_of_place(request, result, context),
+                _ => self.answered_of_place(request, result, desk),
             },
             Request::Data { path, watch } | Request::Exists { path, watch } => {
                 match self.named(path) {
-                    Some(name) => return self.looked(name, *watch, result, context),
-                    None => self.answered_of_place(request, result, context),
+                    Some(name) => return self.looked(name, *watch, result, desk),
+                    None => self.answered_of_place(request, result, desk),
                 }
             }
-            _ => self.answered_of_place(request, result, context),
+            _ => self.answered_of_place(request, result, desk),
         }
         None
     }
 
-    fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
+    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         let Some(name) = self.named(path) else {
-            return self.place.on_watch(change, path, context);
+            return self.place.changed(change, path, desk);
         };
         self.watched.remove(&name);
         match (change, self.phase) {
             (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => {
-                self.contend(name, context);
+                self.contend(name, desk);
             }
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
-            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => {
-                self.freed(name, context);
-            }
+            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, desk),
             (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => {
-                context.watch(path);
+                desk.watch(path);
             } // the watch is used up
             _ => {}
         }
     }
 
-    fn on_disconnect(&mut self, known: bool) {
-        self.parents.on_disconnect();
-        self.place.on_disconnect();
+    fn down(&mut self, known: bool) {
+        self.parents.down();
+        self.place.down();
         self.watched.clear();
         match self.phase {
             Phase::Contending {
@@ -522,40 +497,40 @@ impl Recipe for Node {
         }
     }
 
-    fn on_deleted(
+    fn put_away(
         &mut self,
         path: &str,
         result: Result<(), Code>,
-        context: &mut RecipeContext,
+        desk: &mut Desk,
     ) -> Option<String> {
-        self.place.swept(path, result.is_ok(), context);
+        self.place.swept(path, result.is_ok(), desk);
         None // a queue that others stand in is to stay, and one that we may not delete is the server's to sweep
     }
 
-    fn on_close(&mut self, context: &mut RecipeContext) {
-        self.place.on_close(context);
+    fn leave(&mut self, desk: &mut Desk) {
+        self.place.leave(desk);
     }
 
-    fn restart(&mut self, context: &mut RecipeContext) {
+    fn restart(&mut self, desk: &mut Desk) {
         self.place.restart();
         self.watched.clear();
         self.free = (0..self.paths.len()).collect();
-        self.try_next(context);
+        self.try_next(desk);
     }
 
-    fn progress(&self, _: Moment) -> Progress {
+    fn stage(&self, _: Moment) -> Stage {
         let placed = self.place.leaving().is_some();
         match self.phase {
-            Phase::Contending { asked, .. } => Progress::Pending {
-                may_exist: asked || placed,
+            Phase::Contending { asked, .. } => Stage::Asking {
+                made: asked || placed,
             },
-            Phase::Looking { .. } => Progress::Pending { may_exist: true },
-            Phase::Orphaned { .. } => Progress::Pending { may_exist: placed },
-            Phase::Waiting if self.place.is_settled() => Progress::Waiting {
+            Phase::Looking { .. } => Stage::Asking { made: true },
+            Phase::Orphaned { .. } => Stage::Asking { made: placed },
+            Phase::Waiting if self.place.is_settled() => Stage::Waiting {
                 holder: self.holder.clone(),
-                may_exist: placed,
+                made: placed,
             },
-            Phase::Waiting => Progress::Pending { may_exist: true },
+            Phase::Waiting => Stage::Asking { made: true },
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::layout::{self, Contender};
 use super::parents::Parents;
-use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext};
+use super::{Claim, Desk, Recipe, Stage, Verdict};
 use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -87,69 +87,65 @@ impl Queue {
     }
 
     /// Makes our contender and asks who else is there, in one write.
-    fn join(&mut self, context: &mut RecipeContext) {
-        let asked = context.session.takes_requests();
+    fn join(&mut self, desk: &mut Desk) {
+        let asked = desk.session.takes_requests();
         self.phase = Phase::Joining { asked };
         self.own = None;
         if asked {
             let path = self.child(&Contender::prefix(&self.mark));
             let data = self.content.clone().into_bytes();
-            context.send(Request::Create {
+            desk.ask(Request::Create {
                 path,
                 data,
-                acl: context.acl(),
+                acl: desk.acl(),
                 flags: flag::EPHEMERAL | flag::SEQUENCE,
             });
             if self.exclusive {
-                context.send(Request::Data {
+                desk.ask(Request::Data {
                     path: self.path.clone(),
                     watch: false,
                 });
             }
-            self.ask_children(context);
+            self.ask_children(desk);
         }
     }
 
-    fn ask_children(&self, context: &mut RecipeContext) {
-        context.send(Request::Children {
+    fn ask_children(&self, desk: &mut Desk) {
+        desk.ask(Request::Children {
             path: self.path.clone(),
             watch: false,
         });
     }
 
-    fn rank_anew(&mut self, context: &mut RecipeContext) {
+    fn rank_anew(&mut self, desk: &mut Desk) {
         self.phase = Phase::Ranking;
-        self.ask_children(context);
+        self.ask_children(desk);
     }
 
-    fn created(
-        &mut self,
-        result: Result<Answer, Code>,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
+    fn created(&mut self, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
         match result {
             Ok(Answer::Created(path)) => {
                 self.own = self.name(&path).map(str::to_string);
                 self.phase = Phase::Ranking;
                 None
             }
-            Err(Code::NO_NODE) if self.parents.make(context) => {
-                self.join(context);
+            Err(Code::NO_NODE) if self.parents.make(desk) => {
+                self.join(desk);
                 None
             }
-            Err(Code::NO_NODE) => Some(Outcome::Failed(self.parents.failure(&self.path, context))),
-            Err(code) => Some(Outcome::Failed(Failure::Refused {
+            Err(Code::NO_NODE) => Some(Verdict::Failed(self.parents.failure(&self.path, desk))),
+            Err(code) => Some(Verdict::Failed(Failure::Refused {
                 what: format!("create a node below {}", self.path),
-                why: context.explain(code),
+                why: desk.explain(code),
             })),
             Ok(_) => None,
         }
     }
 
-    fn listed(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
+    fn listed(&mut self, children: &[String], desk: &mut Desk) -> Option<Verdict> {
         match self.phase {
-            Phase::Looking { .. } => self.look_for_ours(children, context),
-            Phase::Ranking => return self.rank(children, context),
+            Phase::Looking { .. } => self.look_for_ours(children, desk),
+            Phase::Ranking => return self.rank(children, desk),
             _ => {}
         }
         None
@@ -157,33 +153,33 @@ impl Queue {
 
     /// Any child with our mark may be the contender whose making we never heard of, or an orphan of
     /// an earlier session of ours.
-    fn look_for_ours(&mut self, children: &[String], context: &mut RecipeContext) {
+    fn look_for_ours(&mut self, children: &[String], desk: &mut Desk) {
         let ours: Vec<&String> = children
             .iter()
             .filter(|name| layout::has_mark(name, &self.mark))
             .collect();
         if ours.is_empty() {
-            return self.join(context);
+            return self.join(desk);
         }
         self.phase = Phase::Looking { unsure: ours.len() };
         for name in ours {
-            context.send(Request::Data {
+            desk.ask(Request::Data {
                 path: self.child(name),
                 watch: false,
             });
         }
     }
 
-    fn rank(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
+    fn rank(&mut self, children: &[String], desk: &mut Desk) -> Option<Verdict> {
         let Some(own) = self.own.clone().filter(|own| children.contains(own)) else {
-            self.join(context); // somebody has deleted it
+            self.join(desk); // somebody has deleted it
             return None;
         };
         for orphan in children
             .iter()
             .filter(|name| layout::has_mark(name, &self.mark) && **name != own)
         {
-            context.send(Request::Delete {
+            desk.ask(Request::Delete {
                 path: self.child(orphan),
             });
         }
@@ -194,7 +190,7 @@ impl Queue {
                 "{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock",
                 self.path
             );
-            return Some(Outcome::Failed(Failure::IncompatibleLock(why)));
+            return Some(Verdict::Failed(Failure::IncompatibleLock(why)));
         }
         let mut before: Vec<(&str, &String)> = children
             .iter()
@@ -204,16 +200,16 @@ impl Queue {
         before.sort_unstable();
         let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
             self.phase = Phase::First;
-            context.watch(&self.child(&own));
+            desk.watch(&self.child(&own));
             return None;
         };
         if first != last {
-            context.send(Request::Data {
+            desk.ask(Request::Data {
                 path: self.child(first),
                 watch: false,
             }); // answered first: it is the holder
         }
-        context.watch(&self.child(last));
+        desk.watch(&self.child(last));
         self.phase = Phase::Queued {
             ahead: (*last).clone(),
             seen: false,
@@ -222,31 +218,25 @@ impl Queue {
     }
 
     /// A child is there.
-    fn seen(
-        &mut self,
-        name: &str,
-        data: &[u8],
-        stat: &Stat,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
-        let ours = context.is_own_session(stat.ephemeral_owner);
+    fn seen(&mut self, name: &str, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
+        let ours = desk.is_us(stat.ephemeral_owner);
         match &mut self.phase {
             Phase::Looking { .. } if ours => {
                 self.own = Some(name.to_string());
-                self.rank_anew(context);
+                self.rank_anew(desk);
             }
             Phase::Looking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 let none_left = *unsure == 0;
-                context.send(Request::Delete {
+                desk.ask(Request::Delete {
                     path: self.child(name),
                 });
                 if none_left {
-                    self.join(context);
+                    self.join(desk);
                 }
             }
             Phase::First if ours && self.own.as_deref() == Some(name) => {
-                return Some(Outcome::Acquired(AcquiredNode {
+                return Some(Verdict::Ours(Claim {
                     path: self.child(name),
                     token: stat.czxid,
                 }));
@@ -261,16 +251,13 @@ impl Queue {
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
-                if self.exclusive
-                    && context.may_wait()
-                    && context.is_outer_session(stat.ephemeral_owner)
-                {
-                    return Some(recipe::circular(&self.path, stat.ephemeral_owner));
+                if self.exclusive && desk.is_patient() && desk.is_outer(stat.ephemeral_owner) {
+                    return Some(super::circular(&self.path, stat.ephemeral_owner));
                 }
                 // Before a semaphore, the first in the queue holds nothing: its own recipe says who
                 // does.
                 if self.exclusive && !std::mem::replace(&mut self.told, true) {
-                    context.emit_waiting(&self.holder, None);
+                    desk.say_waiting(&self.holder, None);
                 }
             }
             _ => {}
@@ -279,88 +266,86 @@ impl Queue {
     }
 
     /// A child is gone.
-    fn missing(&mut self, name: &str, context: &mut RecipeContext) {
+    fn missing(&mut self, name: &str, desk: &mut Desk) {
         match &mut self.phase {
             Phase::Looking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 if *unsure == 0 {
-                    self.join(context);
+                    self.join(desk);
                 }
             }
-            Phase::Queued { ahead, .. } if ahead == name => self.rank_anew(context),
-            Phase::First if self.own.as_deref() == Some(name) => self.join(context),
+            Phase::Queued { ahead, .. } if ahead == name => self.rank_anew(desk),
+            Phase::First if self.own.as_deref() == Some(name) => self.join(desk),
             _ => {}
         }
     }
 
     /// What the lock's own node holds: nothing that matters, unless it is the number of a
     /// semaphore.
-    fn check_number(&self, data: &[u8]) -> Option<Outcome> {
+    fn check_number(&self, data: &[u8]) -> Option<Verdict> {
         let permits = layout::permits(data).filter(|&permits| permits > 1)?;
         let why = format!(
             "{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid",
             self.path
         );
-        Some(Outcome::Failed(Failure::IncompatibleLock(why)))
+        Some(Verdict::Failed(Failure::IncompatibleLock(why)))
     }
 }
 
 impl Recipe for Queue {
-    fn on_connecting(&mut self, context: &mut RecipeContext) {
-        let known = context.session.id().is_some();
+    fn opened(&mut self, desk: &mut Desk) {
+        let known = desk.session.id().is_some();
         match self.phase {
-            Phase::Joining { .. } if known || self.pipeline => self.join(context),
+            Phase::Joining { .. } if known || self.pipeline => self.join(desk),
             Phase::Looking { .. } if known => {
                 // Reads are local to a server, which may be behind the one that took our create.
-                context.send(Request::Sync {
+                desk.ask(Request::Sync {
                     path: self.path.clone(),
                 });
-                self.ask_children(context);
+                self.ask_children(desk);
             }
             // Who is before us is known: the whole queue is listed only if that one is gone. After
             // an outage all waiters ask at once.
             Phase::Queued {
                 ref ahead,
                 seen: true,
-            } if known => context.send(Request::Exists {
+            } if known => desk.ask(Request::Exists {
                 path: self.child(ahead),
                 watch: true,
             }),
-            Phase::Ranking | Phase::Queued { .. } | Phase::First if known => {
-                self.rank_anew(context);
-            }
+            Phase::Ranking | Phase::Queued { .. } | Phase::First if known => self.rank_anew(desk),
             _ => {}
         }
         self.pipeline = false;
     }
 
-    fn on_session(&mut self, context: &mut RecipeContext) {
+    fn up(&mut self, desk: &mut Desk) {
         if let Phase::Joining { asked: false } = self.phase {
-            self.join(context);
+            self.join(desk);
         }
     }
 
-    fn on_reply(
+    fn answered(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        context: &mut RecipeContext,
-    ) -> Option<Outcome> {
+        desk: &mut Desk,
+    ) -> Option<Verdict> {
         match (request, result) {
             (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => {
-                return self.created(result, context);
+                return self.created(result, desk);
             }
-            (Request::Create { path, .. }, result) => self.parents.on_reply(path, result.err()),
+            (Request::Create { path, .. }, result) => self.parents.answered(path, result.err()),
             (Request::Children { path, .. }, Ok(Answer::Children(children)))
                 if *path == self.path =>
             {
-                return self.listed(&children, context);
+                return self.listed(&children, desk);
             }
             (Request::Data { path, .. }, Err(_)) if *path == self.path => {} /* what cannot be
             * read is no
              * number */
             (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
-                context.send(Request::Exists {
+                desk.ask(Request::Exists {
                     path: path.clone(),
                     watch: true,
                 });
@@ -371,15 +356,15 @@ impl Recipe for Queue {
                 | Request::Children { path, .. },
                 Err(code),
             ) if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) => {
-                return Some(Outcome::Failed(Failure::Refused {
+                return Some(Verdict::Failed(Failure::Refused {
                     what: format!("read {path}"),
-                    why: context.explain(code),
+                    why: desk.explain(code),
                 }));
             }
             (Request::Children { path, .. }, Err(Code::NO_NODE))
                 if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) =>
             {
-                self.join(context);
+                self.join(desk);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => {
                 return self.check_number(&data);
@@ -389,30 +374,28 @@ impl Recipe for Queue {
                 Ok(Answer::Data(data, stat)),
             ) => {
                 let name = self.name(path)?.to_string();
-                return self.seen(&name, &data, &stat, context);
+                return self.seen(&name, &data, &stat, desk);
             }
             (Request::Data { path, .. } | Request::Exists { path, .. }, Err(Code::NO_NODE)) => {
                 let name = self.name(path)?.to_string();
-                self.missing(&name, context);
+                self.missing(&name, desk);
             }
             _ => {}
         }
         None
     }
 
-    fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
+    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
         let Some(name) = self.name(path) else { return };
         match (change, &self.phase) {
-            (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => {
-                self.rank_anew(context);
-            }
-            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => context.watch(path), /* the watch is used up */
+            (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => self.rank_anew(desk),
+            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => desk.watch(path), /* the watch is used up */
             _ => {}
         }
     }
 
-    fn on_disconnect(&mut self, known: bool) {
-        self.parents.on_disconnect();
+    fn down(&mut self, known: bool) {
+        self.parents.down();
         match self.phase {
             Phase::Joining { asked: true } if known => self.phase = Phase::Looking { unsure: 0 },
             // Unless the session is known, what was asked for can only be an orphan now.
@@ -421,19 +404,19 @@ impl Recipe for Queue {
         }
     }
 
-    fn restart(&mut self, context: &mut RecipeContext) {
-        self.join(context);
+    fn restart(&mut self, desk: &mut Desk) {
+        self.join(desk);
     }
 
-    fn progress(&self, _: Moment) -> Progress {
+    fn stage(&self, _: Moment) -> Stage {
         match self.phase {
-            Phase::Joining { asked } => Progress::Pending { may_exist: asked },
-            Phase::Queued { seen: true, .. } => Progress::Waiting {
+            Phase::Joining { asked: made } => Stage::Asking { made },
+            Phase::Queued { seen: true, .. } => Stage::Waiting {
                 holder: self.holder.clone(),
-                may_exist: true,
+                made: true,
             },
             Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => {
-                Progress::Pending { may_exist: true }
+                Stage::Asking { made: true }
             }
         }
     }

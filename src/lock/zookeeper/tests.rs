@@ -2,8 +2,6 @@ use super::fake::{Client, Fake};
 use super::layout::NodeData;
 use super::node::Node;
 use super::*;
-use crate::endpoint::Endpoint;
-use crate::plan::Cluster;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK: &str = "/app/lock";
@@ -25,13 +23,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by: at(0) + wait.max(TIMEOUT),
         kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: Some(1),
+        rounds: None,
+        restarts: Some(1),
         takes_auth: true,
-        outer_sessions: vec![],
+        outer: vec![],
     }
 }
 
@@ -133,7 +131,7 @@ fn a_holder_looks_up_names_every_second_of_an_outage_and_resumes_at_the_new_addr
     for (asked, name) in [(5000, "h1:2181"), (6001, "h1:2181"), (7002, "moved:2181")] {
         play(&mut client, &mut fake, at(asked - 1000), at(asked + 1));
         assert_eq!(client.lookups.pop(), Some(at(asked)));
-        client.lock.handle(found(name), at(asked + 1));
+        client.input(found(name), at(asked + 1));
     }
     client.talk(&mut fake, at(7003));
     assert!(
@@ -155,10 +153,10 @@ fn a_waiter_looks_up_names_again_and_comes_through_at_the_new_address() {
     fake.address = Some(Endpoint::from("moved:2181").address);
     play(&mut client, &mut fake, at(0), at(500_000));
     assert_eq!(client.lookups, [at(1000)], "the first has not come back");
-    client.lock.handle(found("h1:2181"), at(500_000));
+    client.input(found("h1:2181"), at(500_000));
     play(&mut client, &mut fake, at(500_000), at(502_050));
     assert_eq!(client.lookups, [at(1000), at(501_000)]);
-    client.lock.handle(found("moved:2181"), at(502_050));
+    client.input(found("moved:2181"), at(502_050));
     client.talk(&mut fake, at(502_050));
     assert!(fake.nodes.contains_key(LOCK));
 }
@@ -169,7 +167,7 @@ fn a_message_names_hosts_that_have_no_address_now() {
     fake.down = true;
     play(&mut client, &mut fake, at(0), at(1100));
     let unresolved = vec!["h2:2181: its name has no address".into()];
-    client.lock.handle(
+    client.input(
         Input::LookUp(Found {
             endpoints: vec!["h1:2181".into()],
             unresolved,
@@ -302,7 +300,7 @@ fn a_short_session_that_is_proved_in_time_is_held_on() {
 #[test]
 fn a_session_that_is_replaced_leaves_a_holder_the_rest_of_its_lease_and_no_more() {
     let (mut fake, mut client) = holder();
-    let believed = client.lock.lease_reported;
+    let believed = client.driver.machine.believed;
     fake.replaces = true;
     client.cut(&mut fake, at(4000));
     play(&mut client, &mut fake, at(4000), believed.term);
@@ -406,7 +404,7 @@ fn a_waiter_whose_session_is_replaced_begins_again() {
 fn a_lock_whose_session_is_replaced_before_it_is_said_to_be_ours_is_contended_for_again() {
     for replies in 1..3 {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
-        client.replies_left = Some(replies);
+        client.driver.replies_left = Some(replies);
         fake.replaces = true;
         play(&mut client, &mut fake, at(0), at(30_000));
         let acquired = client
@@ -460,7 +458,7 @@ fn a_waiter_begins_again_when_all_that_it_has_seen_is_lost() {
 #[test]
 fn what_may_not_begin_again_says_why_it_would_have_to() {
     let mut options = options(TIMEOUT * 10);
-    options.max_restarts = Some(0);
+    options.restarts = Some(0);
     let (mut fake, mut waiter) = (
         Fake::with_parent("/app"),
         Client::new(Node::lock(

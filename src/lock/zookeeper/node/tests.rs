@@ -30,13 +30,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by: at(0) + wait.max(TIMEOUT),
         kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: None,
+        rounds: None,
+        restarts: None,
         takes_auth: true,
-        outer_sessions: vec![],
+        outer: vec![],
     }
 }
 
@@ -197,7 +197,7 @@ fn a_wait_is_circular_only_if_all_names_are_of_runs_around_this_one() {
         fake.put("/app/b", THEIRS, 78);
         let mut client = Client::new(lock(
             Options {
-                outer_sessions: outer.to_vec(),
+                outer: outer.to_vec(),
                 ..options(wait)
             },
             &["a", "b"],
@@ -216,7 +216,7 @@ fn a_wait_is_circular_only_if_all_names_are_of_runs_around_this_one() {
 /// A run whose first reply was lost, and what has its name since then.
 fn orphaned(wait: Duration) -> (Fake, Client<Node>) {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
-    client.replies_left = Some(0);
+    client.driver.replies_left = Some(0);
     client.talk(&mut fake, at(0));
     client.talk(&mut fake, at(100));
     let waits = |output: &Output| matches!(output, Output::Event(Event::Waiting { holder, .. }) if holder.lock.starts_with(ORPHAN));
@@ -518,7 +518,7 @@ fn whoever_is_told_of_a_release_and_is_not_first_leaves_it_to_who_is() {
     fake.put(LOCK, THEIRS, 77);
     let mut first = waiters(&mut fake, 1).remove(0);
     let mut second = client(TIMEOUT);
-    second.replies_left = Some(1); // so it does not hear what became of its create, and looks, with a watch
+    second.driver.replies_left = Some(1); // so it does not hear what became of its create, and looks, with a watch
     second.talk(&mut fake, at(0));
     second.talk(&mut fake, at(100));
     assert_eq!(ahead(&second), Some(1), "{:?}", second.said);
@@ -640,9 +640,9 @@ fn wherever_the_connection_of_a_waiter_is_cut_nobody_is_in_the_way() {
             fake.put(LOCK, THEIRS, 77);
             let mut waiters: Vec<_> = (0..2).map(|_| client(Duration::from_mins(1))).collect();
             *(if requests {
-                &mut waiters[0].requests_left
+                &mut waiters[0].driver.requests_left
             } else {
-                &mut waiters[0].replies_left
+                &mut waiters[0].driver.replies_left
             }) = Some(cut);
             let mut turns = 0;
             for step in 0..400 {
@@ -855,9 +855,7 @@ fn after_a_pause_of_the_process_the_clock_is_believed_before_any_peer() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
     client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
-    client
-        .lock
-        .handle(Input::Transport(transport::Event::Received(&[])), at(6000));
+    client.input(Input::Transport(transport::Event::Received(&[])), at(6000));
     client.talk(&mut fake, at(6000));
     assert!(
         client
@@ -883,9 +881,9 @@ fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
                 };
                 let mut client = client(wait);
                 *(if requests {
-                    &mut client.requests_left
+                    &mut client.driver.requests_left
                 } else {
-                    &mut client.replies_left
+                    &mut client.driver.replies_left
                 }) = Some(cut);
                 let said = |output: &Output| {
                     matches!(
@@ -920,8 +918,8 @@ fn a_release_that_is_cut_is_tried_again_on_another_connection() {
     for replies in 0..2 {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         client.talk(&mut fake, at(0));
-        client.replies_left = Some(replies);
-        client.requests_left = (replies == 0).then_some(0);
+        client.driver.replies_left = Some(replies);
+        client.driver.requests_left = (replies == 0).then_some(0);
         client.release(&mut fake, at(100));
         until(&mut client, &mut fake, at(100), |output| {
             matches!(output, Output::Event(Event::Released { doubt: None }))

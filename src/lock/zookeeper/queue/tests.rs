@@ -1,8 +1,7 @@
-use super::super::SessionLock;
 use super::super::fake::{Client, Fake};
-use super::super::recipe::Options;
+use super::super::{Options, SessionLock};
 use super::*;
-use crate::lock::{Event, Holder, Input, Lock, Output};
+use crate::lock::{Event, Holder, Input, Output};
 use crate::plan::{self, Cluster, Heartbeat};
 use std::time::Duration;
 
@@ -26,13 +25,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by: at(0) + wait.max(TIMEOUT),
         kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: Some(1),
+        rounds: None,
+        restarts: Some(1),
         takes_auth: true,
-        outer_sessions: vec![],
+        outer: vec![],
     }
 }
 
@@ -165,7 +164,7 @@ fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
             .map(|(_, entry)| entry.owner)
             .unwrap();
         let options = Options {
-            outer_sessions: vec![5, held],
+            outer: vec![5, held],
             ..options(wait)
         };
         let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
@@ -309,8 +308,8 @@ fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
         let mut first = contender(1, TIMEOUT);
         first.talk(&mut fake, at(0));
         let options = Options {
-            max_rounds: Some(1),
-            max_restarts: Some(restarts),
+            rounds: Some(1),
+            restarts: Some(restarts),
             ..options(TIMEOUT * 10)
         };
         let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
@@ -347,7 +346,7 @@ fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
         let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
         first.talk(&mut fake, at(0));
         let options = Options {
-            max_rounds: Some(1),
+            rounds: Some(1),
             connect_by: at(5000),
             ..options(TIMEOUT * 10)
         };
@@ -385,9 +384,9 @@ fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
                     fake.put(PATH, b"", 0);
                 }
                 *(if requests {
-                    &mut client.requests_left
+                    &mut client.driver.requests_left
                 } else {
-                    &mut client.replies_left
+                    &mut client.driver.replies_left
                 }) = Some(cut);
                 let now = settled(&mut client, &mut fake);
                 assert!(
@@ -401,7 +400,7 @@ fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
                     1,
                     "cut after {cut}, requests {requests}"
                 );
-                client.lock.handle(Input::Release, now);
+                client.input(Input::Release, now);
                 client.talk(&mut fake, now + TIMEOUT);
                 fake.expire(now + TIMEOUT * 2);
                 assert_eq!(fake.children(PATH), [""; 0]);

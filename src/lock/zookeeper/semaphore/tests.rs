@@ -1,6 +1,5 @@
-use super::super::SessionLock;
 use super::super::fake::{Client, Fake};
-use super::super::recipe::Options;
+use super::super::{Options, SessionLock};
 use super::*;
 use crate::lock::{Event, Output};
 use crate::plan::{self, Cluster, Heartbeat};
@@ -27,13 +26,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
+        patience: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by,
         kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: Some(1),
+        rounds: None,
+        restarts: Some(1),
         takes_auth: true,
-        outer_sessions: vec![],
+        outer: vec![],
     }
 }
 
@@ -94,9 +93,9 @@ fn a_wait_is_circular_only_if_all_leases_are_of_runs_around_this_one() {
             .filter(|(path, entry)| path.starts_with(PATH) && entry.owner != 0)
             .map(|(_, entry)| entry.owner);
         let mut inner = contender(9, 2, TIMEOUT);
-        inner.lock = {
+        inner.driver.machine = {
             let options = Options {
-                outer_sessions: owners.take(known).collect(),
+                outer: owners.take(known).collect(),
                 ..options(TIMEOUT)
             };
             SessionLock::new(
@@ -301,9 +300,9 @@ fn wherever_the_connection_is_cut_the_queue_is_free_in_the_end() {
             let mut fake = Fake::with_parent("/lockex");
             let mut client = contender(1, 2, Duration::from_mins(1));
             *(if requests {
-                &mut client.requests_left
+                &mut client.driver.requests_left
             } else {
-                &mut client.replies_left
+                &mut client.driver.replies_left
             }) = Some(cut);
             let mut now = at(0);
             for _ in 0..300 {

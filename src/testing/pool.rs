@@ -1,0 +1,53 @@
+//! Backends of the lock server, as the driver sees them.
+
+use super::{Machine, Step};
+use crate::moment::Moment;
+use crate::pool::memcached::Memcache;
+use crate::pool::memory::Memory;
+use crate::pool::{Backend, Input, Output, Ticket};
+use crate::transport;
+use std::collections::BTreeSet;
+
+/// The requests that are answered.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PoolRules(BTreeSet<Ticket>);
+
+/// Each backend is named here: a trait cannot be implemented for all locks and for all backends.
+macro_rules! backend {
+    ($backend:ty) => {
+        impl Machine for $backend {
+            type To = ();
+            type Report = Output;
+            type Rules = PoolRules;
+
+            fn take_event(&mut self, event: transport::Event, now: Moment) {
+                self.handle(Input::Transport(event), now);
+            }
+
+            fn take_time(&mut self, now: Moment) {
+                self.handle(Input::Tick, now);
+            }
+
+            fn give(&mut self, now: Moment) -> Step<(), Output> {
+                match self.poll(now) {
+                    Output::Transport(output) => Step::Transport(output),
+                    Output::Wait(until) => Step::Wait(until),
+                    output => Step::Report(output),
+                }
+            }
+
+            /// Each request has at most one answer.
+            fn check(PoolRules(answered): &mut PoolRules, report: &Output) {
+                if let Output::Answer(ticket, _) | Output::Report(ticket) = report {
+                    assert!(
+                        answered.insert(*ticket),
+                        "{ticket:?} is answered twice: {report:?}"
+                    );
+                }
+            }
+        }
+    };
+}
+
+backend!(Memory);
+backend!(Memcache);
