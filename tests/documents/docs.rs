@@ -607,7 +607,7 @@ fn the_exit_codes_of_the_server_are_those_of_its_plan_and_of_misuse() {
     };
     let meanings = [
         "another server",
-        "the state is none",
+        "the state file is not",
         "the name of memcached",
         "a system call failed",
         "the config is missing or wrong",
