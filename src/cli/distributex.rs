@@ -23,34 +23,38 @@ const HELP: &str = "\
 Usage: distributex [options] -H HOST -r POOL COMMAND
        distributex [options] -l -r POOL COMMAND
 
-Runs a command while this host has a place in a pool of a lock server, which
-gives out one place, or as many as it is told to. On a host one run at a time
-asks; others end at once. COMMAND is one word, which is given to sh -c.
+Run a command while holding a slot in a pool of a lock server.
+COMMAND is one word, and sh -c runs it. Only one run per host asks the server
+for a pool; other runs on that host exit at once.
 
-  -H HOST                 the lock server
-  -r POOL                 the pool
-  -p PORT                 port of the server (9889)
-  -l                      one run at a time on this host, which is so anyway;
-                          without -H that is all
-      --no-local-lock     do not keep to one run at a time on this host
-      --as HOST           name of this host to the server (its full name)
-  -w, --wait SECS         wait so long for the lock (inf; 0: one try), also for
-                          a server that is away, which else is given 10 s
-  -x, --exitcode N        exit code if the lock is not to be had (1)
-  -k, --kill-after SECS   time from TERM to KILL when distributex is stopped (5)
-      --pdeathsig SIG     signal to the command if distributex dies (TERM; 0:
-                          none)
-      --sysexits          tell failures apart by the codes of sysexits.h
-  -v, --verbose           tell the story of the run on stderr
+Lock:
+  -H HOST                 use the lock server HOST
+  -r POOL                 acquire a slot in POOL
+  -p PORT                 use PORT of the server [default: 9889]
+  -l                      without -H: hold the lock of this host and use no
+                          server; with -H: no effect
+      --no-local-lock     allow several runs on this host
+      --as HOST           use HOST as this host's name [default: its full name]
+  -w, --wait SECS         wait up to SECS (or inf) for the lock [default: inf]
+                          for an unreachable server, wait up to SECS, but at
+                          least 10 [default: 10]
+  -x, --exitcode N        exit with N if the lock is busy [default: 1]
+Command:
+  -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
+      --pdeathsig SIG     send SIG to the command if distributex dies
+                          [default: TERM; 0: none]
+Output and help:
+      --sysexits          use distinct exit codes from sysexits.h for failures
+  -v, --verbose           log each step to stderr
   -V, --version           print the version
-  -h, --help              print this
-      --program=NAME      as the first word: be the program NAME
+  -h, --help              print this help
+      --program=NAME      act as program NAME; must be the first word
 
 SECS may have units: 90, 90s, 1h30m.
 
-Exit code: the command's own, 128+N if signal N killed it, -x if the lock is
-busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
-option, else 1; see --sysexits.
+Exit code: the command's own; 128+N if signal N killed it; N of -x if the lock
+is busy; 126 if the command cannot be run; 127 if it does not exist; 2 for a
+usage error; otherwise 1, or the code of --sysexits.
 ";
 
 /// The options, with the defaults of those that were not given.

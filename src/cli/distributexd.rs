@@ -22,24 +22,25 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: distributexd [options]
 
-Hands out locks over HTTP: pools that one host, or a few, may hold at once.
-Pools, and what they are like, are in a config: YAML or JSON.
+Grant locks to clients over HTTP: a pool has one slot or several.
+The pools are defined in a YAML or JSON config.
 
-  -c, --config FILE       the config (distributex.yaml,
-                          else /etc/distributex.yaml)
-  -p, --port PORT         where to listen (the config's port, else 9889;
-                          0: on any that is free)
+Server:
+  -c, --config FILE       read config [default: distributex.yaml, or
+                          /etc/distributex.yaml if there is none]
+  -p, --port PORT         listen on PORT [default: config, or 9889; 0: any free]
       --check             check the config and exit; unknown keys are errors
-      --sysexits          tell failures apart by the codes of sysexits.h
-  -v, --verbose           tell of every request on stderr
+Output and help:
+      --sysexits          use distinct exit codes from sysexits.h for failures
+  -v, --verbose           log every request to stderr
   -V, --version           print the version
-  -h, --help              print this
-      --program=NAME      as the first word: be the program NAME
+  -h, --help              print this help
+      --program=NAME      act as program NAME; must be the first word
 
-HUP makes it read its pools again; TERM and INT end it.
+HUP reloads the pools; TERM and INT shut the server down.
 
-Exit code: 0 if TERM or INT ended it, or if the config is right; 2 for a
-wrong option, else 1; see --sysexits.
+Exit code: 0 if TERM or INT shut the server down, or the checked config is
+valid; 2 for a usage error; otherwise 1, or the code of --sysexits.
 ";
 
 /// Config files without `-c`: the first that exists is read.

@@ -24,38 +24,43 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
 
-Runs a command while it holds a lock that every host of a cluster can see.
-Who waits is served in turn. The words are joined with spaces and given to
-sh -c; those who give the same words, or the same ID, share a lock.
+Run a command while holding a lock that all hosts of a cluster share.
+COMMAND and its ARGs are joined with spaces, and sh -c runs the line. They are
+run as given with --no-shell. Runs with the same line, or ID, share a lock.
 
-      --blocking          wait if the lock is taken, as it does anyway
-      --no-blocking       if it is taken, exit 0 at once
-  -c, --concurrent N      N may hold the lock at once (1); all must say the same
-  -i, --lockid ID         name of the lock (a number made of the command)
-  -p, --lockpath PATH     node that the lock is below (lockex)
-  -r, --lockretry N       queue again after N lost sessions (1; -1: no limit)
-  -t, --locktimeout SECS  wait so long for the lock (inf)
-  -R, --retry N           try all servers N times (1; -1: no limit)
-  -T, --timeout SECS      session timeout; bounds connecting too (30)
-  -z, --zkhosts LIST      ZooKeeper servers, HOST:PORT,...[/CHROOT]
-                          ($ZKHOSTS, else localhost:2181)
+Lock:
+      --blocking          wait while the lock is busy (the default)
+      --no-blocking       exit with 0 at once if the lock is busy
+  -c, --concurrent N      allow N holders, the same N in all runs [default: 1]
+  -i, --lockid ID         use ID as the lock's name [default: hash of the line]
+  -p, --lockpath PATH     use PATH as parent node of the lock [default: lockex]
+  -r, --lockretry N       requeue after N lost sessions [default: 1; -1: inf]
+  -t, --locktimeout SECS  wait up to SECS (or inf) for the lock [default: inf]
+Servers:
+  -R, --retry N           try all servers N times [default: 1; -1: inf]
+  -T, --timeout SECS      set session/connect timeout [default: 30]
+  -z, --zkhosts LIST      use ZooKeeper servers HOST:PORT,...[/CHROOT]
+                          [default: $ZKHOSTS, or localhost:2181]
+Wait and command:
   -w, --wait SECS         the same as --locktimeout
-  -x, --exitcode N        exit code if the lock is not to be had
-                          (0 with --no-blocking, else 1)
-  -k, --kill-after SECS   time from TERM to KILL when lockex is stopped (5)
-      --no-shell          run the words as they are, without a shell
-      --pdeathsig SIG     signal to the command if lockex dies (TERM; 0: none)
-      --sysexits          tell failures apart by the codes of sysexits.h
-  -v, --verbose           tell the story of the run on stderr
+  -x, --exitcode N        exit with N if the lock is busy
+                          [default: 1, or 0 with --no-blocking]
+  -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
+      --no-shell          run the words as given, without a shell
+      --pdeathsig SIG     send SIG to the command if lockex dies
+                          [default: TERM; 0: none]
+Output and help:
+      --sysexits          use distinct exit codes from sysexits.h for failures
+  -v, --verbose           log each step to stderr
   -V, --version           print the version
-  -h, --help              print this
-      --program=NAME      as the first word: be the program NAME
+  -h, --help              print this help
+      --program=NAME      act as program NAME; must be the first word
 
 SECS may have units: 90, 90s, 1h30m.
 
-Exit code: the command's own, 128+N if signal N killed it, -x if the lock is
-busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
-option, else 1; see --sysexits.
+Exit code: the command's own; 128+N if signal N killed it; N of -x if the lock
+is busy; 126 if the command cannot be run; 127 if it does not exist; 2 for a
+usage error; otherwise 1, or the code of --sysexits.
 ";
 
 /// The servers without `-z` and `$ZKHOSTS`.

@@ -29,35 +29,42 @@ const HELP: &str = "\
 Usage: zk-flock [options] LOCKNAME COMMAND
        zk-flock [options] LOCKNAME -- PROGRAM ARG...
 
-Runs a command while it holds a lock that every host of a cluster can see.
-COMMAND is split into words like a shell does it, and run without a shell.
+Run a command while holding a lock that all hosts of a cluster share.
+COMMAND is one word, split into words as a shell would and run without a shell.
+PROGRAM is run as given. For pipes or variables: LOCKNAME -- sh -c 'LINE'.
 
-  -c, --confpath FILE     config (/etc/distributed-flock.json)
+Config and start:
+  -c, --confpath FILE     read config [default: /etc/distributed-flock.json]
   -d, --daemonize         run in the background
   -m, --maxla LOAD        do not run at this load average or above
   -s, --sleep             first sleep as many seconds as the load average
-  -w, --wait SECS         wait so long for the lock (0: one try); inf: for ever
-  -x, --exitcode N        exit code if the lock is not to be had (0)
-  -n N                    take the first free one of LOCKNAME_0 ... LOCKNAME_N-1
-  -l, --minlocktime SECS  hold the lock at least so long (5)
-  -p, --pdeathsig SIG     signal to the command if zk-flock dies (TERM; 0: none)
-  -k, --kill-after SECS   time from TERM to KILL when zk-flock is stopped (5)
-      --hosts LIST        ZooKeeper servers, HOST:PORT,...[/CHROOT]
-      --app-id ID         namespace; given with --hosts, no config is needed
-      --timeout SECS      session timeout; bounds connecting too
-      --local[=DIR]       no ZooKeeper: a lock of this host, a file below DIR
-      --sysexits          tell failures apart by the codes of sysexits.h
-  -v, --verbose           tell the story of the run on stderr
+Lock:
+  -w, --wait SECS         wait up to SECS (or inf) for the lock [default: 0]
+  -x, --exitcode N        exit with N if the lock is busy [default: 0]
+  -n N                    use the first free lock of LOCKNAME_0 ... LOCKNAME_N-1
+  -l, --minlocktime SECS  hold the lock for at least SECS [default: 5]
+Command:
+  -p, --pdeathsig SIG     send SIG to the command if zk-flock dies
+                          [default: TERM; 0: none]
+  -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
+Servers:
+      --hosts LIST        use ZooKeeper servers HOST:PORT,...[/CHROOT]
+      --app-id ID         use namespace ID; with --hosts, no config is needed
+      --timeout SECS      set session/connect timeout [default: config, or 15]
+      --local[=DIR]       use a lock file on this host, below DIR, not ZooKeeper
+Output and help:
+      --sysexits          use distinct exit codes from sysexits.h for failures
+  -v, --verbose           log each step to stderr
   -V, --version           print the version
-  -h, --help              print this
-      --program=NAME      as the first word: be the program NAME
+  -h, --help              print this help
+      --program=NAME      act as program NAME; must be the first word
 
-SECS may have units: 90, 90s, 1h30m. The environment may stand for options:
+SECS may have units: 90, 90s, 1h30m. The environment can replace options:
 ZK_FLOCK_CONFIG, ZK_FLOCK_HOSTS, ZK_FLOCK_APP_ID and ZK_FLOCK_TIMEOUT.
 
-Exit code: the command's own, 128+N if signal N killed it, -x if the lock is
-busy, 126 if the command cannot be run, 127 if there is none, 2 for a wrong
-option, else 1; see --sysexits.
+Exit code: the command's own; 128+N if signal N killed it; N of -x if the lock
+is busy; 126 if the command cannot be run; 127 if it does not exist; 2 for a
+usage error; otherwise 1, or the code of --sysexits.
 ";
 
 /// The config file without `-c`.
