@@ -25,8 +25,8 @@
 //!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
 //!    [`edit_distance`], [`in_file`].
 //! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
-//!    `lookups` and `repeats`; `file`: `local` and `host_only`; `zookeeper`: a session's lock, with
-//!    the recipes `node`, `queue` and `semaphore`, `layout`, `parents`, `queue_entry` and `acl`; `fake`, a
+//!    `lookups` and `repeats`; `file`: `local` and `host_only`; `zookeeper`: a session's lock, with a
+//!    `recipe`: `node`, `queue` and `semaphore`, `layout`, `parents`, `queue_entry` and `acl`; `fake`, a
 //!    server for their tests; `http`, with its `reply`) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`,
 //!    `lease`) and [`http`] (`request` and `reply`, of `head`, `lines` and `body`; `client`;
 //!    `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`],
@@ -38,8 +38,9 @@
 //!    `lease`, `invalid_request`, `state`, `status`, `metrics`; for all backends `pools`, `events`
 //!    and `reply_delivery`).
 //! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `resolver`), [`run`]
-//!    (the loop; its `setup`, its `guard` and the `line` to it, `files` in a `lock_folder`,
-//!    `witness`, `host_lock`, `names`, `run_id`, `story`), [`link`] (one connection), [`log`];
+//!    (the loop; its `setup`, its `guard` and the `guard_channel` to it, `files` in a
+//!    `lock_folder`, `witness`, `host_lock`, `names`, `run_id`, `journal`), [`link`] (one
+//!    connection), [`log`];
 //!    [`serve`] (the loop of the lock server; its `listener`, its `service` to a
 //!    `connection_table`, in which each `connection` has its `http_session`; `api`, `setup`,
 //!    `state_file`, `memcached`, `server_log`, `server_metrics`).

@@ -2,7 +2,7 @@
 //! Forked from zk-flock just before the start; from then on the two share nothing but the line
 //! between them.
 
-use super::line::{self, Heard, Report};
+use super::guard_channel::{self, Heard, Report};
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
 use crate::guard::{Action, Event, Guard, News};
@@ -51,7 +51,7 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
         Fork::Child => {
             drop(ours);
             if let Err(error) = keep_watch(job, &theirs, signals) {
-                line::report(
+                guard_channel::report(
                     &theirs,
                     Report::CannotStart(error.raw_os_error().unwrap_or(0)),
                 );
@@ -73,8 +73,8 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let terminal = process::rename(NAME, own);
     if now() >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
-        line::report(line, Report::News(News::LeaseOver));
-        line::report(line, Report::News(News::TreeGone));
+        guard_channel::report(line, Report::News(News::LeaseOver));
+        guard_channel::report(line, Report::News(News::TreeGone));
         return Ok(());
     }
     // If guard and zk-flock die together, nobody is left to be gentle.
@@ -103,7 +103,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     while let Some(received) = heard.next() {
         ended |= received.signal == Signal::CHLD;
     }
-    line::report(line, Report::Started { command, terminal });
+    guard_channel::report(line, Report::Started { command, terminal });
     // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
     // end when the command closes it.
     let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
@@ -175,7 +175,7 @@ impl Watch<'_> {
                 Action::Kill => self.kill(),
                 Action::RunAhead => drop(scheduling::run_ahead()), /* or goes on as it is, where */
                 // that is not allowed
-                Action::Tell(news) => line::report(self.line, Report::News(news)),
+                Action::Tell(news) => guard_channel::report(self.line, Report::News(news)),
                 Action::Leave => self.left = true,
             }
         }
@@ -183,7 +183,7 @@ impl Watch<'_> {
 
     fn listen(&mut self) {
         while !self.alone && !self.left {
-            match line::next_order(self.line) {
+            match guard_channel::next_order(self.line) {
                 Heard::Message(order) => self.step(order),
                 Heard::Nothing => return,
                 Heard::Closed => {
@@ -201,7 +201,7 @@ impl Watch<'_> {
     fn hear_signals(&self, signals: &Signals) {
         while let Some(received) = signals.next() {
             if received.signal != Signal::CHLD && !self.alone {
-                line::report(self.line, Report::Witnessed(received.sent()));
+                guard_channel::report(self.line, Report::Witnessed(received.sent()));
             }
         }
     }

@@ -4,13 +4,13 @@
 
 mod files;
 mod guard;
+mod guard_channel;
 mod host_lock;
-mod line;
+mod journal;
 mod lock_folder;
 mod names;
 mod run_id;
 mod setup;
-mod story;
 mod witness;
 
 use crate::deadlines::Deadlines;
@@ -33,8 +33,8 @@ use crate::sys::{descriptors, scheduling};
 use crate::transport;
 use files::Files;
 use guard::Environment;
+use guard_channel::{Heard, Report};
 use host_lock::HostLock;
-use line::{Heard, Report};
 use names::Lookup;
 use run_id::RunId;
 use setup::{Parts, Stop};
@@ -97,7 +97,7 @@ struct Run<'a> {
     gone: Option<String>,
     /// All that could be done to release the lock was done.
     released: bool,
-    marks: story::Marks,
+    marks: journal::Marks,
     end: Option<ExitReason>,
 }
 
@@ -136,7 +136,7 @@ impl<'a> Run<'a> {
             lost: None,
             gone: None,
             released: false,
-            marks: story::Marks::default(),
+            marks: journal::Marks::default(),
             end: None,
         })
     }
@@ -454,7 +454,7 @@ impl<'a> Run<'a> {
             line: Some(line), ..
         }) = &self.guarding
         {
-            line::order(line, order);
+            guard_channel::order(line, order);
         }
     }
 
@@ -471,7 +471,7 @@ impl<'a> Run<'a> {
         else {
             return false;
         };
-        match line::next_report(line) {
+        match guard_channel::next_report(line) {
             Heard::Message(report) => self.reported(report),
             Heard::Nothing => return false,
             Heard::Closed => {
@@ -505,7 +505,9 @@ impl<'a> Run<'a> {
                 self.step(Event::Started);
             }
             Report::Witnessed(sent) => self.deliveries.witnessed(sent, Reach::Everywhere, now()),
-            Report::CannotStart(errno) => self.step(Event::CannotStart(story::cannot_start(errno))),
+            Report::CannotStart(errno) => {
+                self.step(Event::CannotStart(journal::cannot_start(errno)));
+            }
             Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
             Report::News(News::Obeyed) => self.step(Event::Obeyed),
             Report::News(News::LeaseOver) => self.step(Event::Lost {

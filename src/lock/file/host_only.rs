@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 
 /// The machine.
 #[derive(Debug)]
-pub struct Host {
+pub struct HostOnlyLock {
     outputs: VecDeque<Output>,
 }
 
-impl Host {
+impl HostOnlyLock {
     /// On this file.
-    pub fn new(file: String) -> Host {
-        Host {
+    pub fn new(file: String) -> HostOnlyLock {
+        HostOnlyLock {
             outputs: [Output::Event(Event::Acquired(Proof {
                 lock: file,
                 token: None,
@@ -25,7 +25,7 @@ impl Host {
     }
 }
 
-impl Lock for Host {
+impl Lock for HostOnlyLock {
     fn handle(&mut self, input: Input, _: Moment) {
         if input == Input::Release {
             self.outputs
@@ -46,7 +46,10 @@ mod tests {
 
     #[test]
     fn it_is_ours_at_once_until_it_is_let_go() {
-        let (mut lock, now) = (Host::new("/tmp/dx-a.lock".into()), Moment::default());
+        let (mut lock, now) = (
+            HostOnlyLock::new("/tmp/dx-a.lock".into()),
+            Moment::default(),
+        );
         assert_eq!(
             lock.poll(now),
             Output::Event(Event::Acquired(Proof {

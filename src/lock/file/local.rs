@@ -14,7 +14,7 @@ pub struct Options {
     /// Each file's name and full path, at least one, in order of preference.
     pub files: Vec<(String, String)>,
     /// Until when to wait; `None`: one try.
-    pub patience: Option<Moment>,
+    pub wait_until: Option<Moment>,
     /// Path and token of each local lock under which we run.
     pub outer: Vec<(String, i64)>,
 }
@@ -118,7 +118,7 @@ impl Lock for Local {
                 self.try_file(file + 1);
             }
             (Input::File(FileEvent::Busy { .. }), Phase::Trying(_))
-                if self.options.patience.is_some() && self.outer.iter().all(|&outer| outer) =>
+                if self.options.wait_until.is_some() && self.outer.iter().all(|&outer| outer) =>
             {
                 self.settle(Event::Failed(circular(
                     &self.holder().lock,
@@ -126,7 +126,10 @@ impl Lock for Local {
                 )));
             }
             (Input::File(FileEvent::Busy { .. }), Phase::Trying(_))
-                if self.options.patience.is_some_and(|patience| now < patience) =>
+                if self
+                    .options
+                    .wait_until
+                    .is_some_and(|wait_until| now < wait_until) =>
             {
                 self.phase = Phase::Waiting;
                 self.say(Event::Waiting {
@@ -150,12 +153,12 @@ impl Lock for Local {
     }
 
     fn poll(&mut self, now: Moment) -> Output {
-        let patience = self.options.patience.unwrap_or(Moment::NEVER);
-        if self.phase == Phase::Waiting && now >= patience {
+        let wait_until = self.options.wait_until.unwrap_or(Moment::NEVER);
+        if self.phase == Phase::Waiting && now >= wait_until {
             self.settle(Event::Busy(self.holder()));
         }
         let wake = if self.phase == Phase::Waiting {
-            patience
+            wait_until
         } else {
             Moment::NEVER
         };
@@ -172,13 +175,13 @@ mod tests {
         Moment(Duration::from_secs(seconds))
     }
 
-    fn local(names: &[&str], patience: Option<Moment>) -> Local {
+    fn local(names: &[&str], wait_until: Option<Moment>) -> Local {
         Local::new(Options {
             files: names
                 .iter()
                 .map(|name| (name.to_string(), format!("/d/{name}")))
                 .collect(),
-            patience,
+            wait_until,
             outer: vec![],
         })
     }

@@ -82,7 +82,7 @@ pub struct Options {
     /// The id is that of a dead run, which the server may still have a slot for.
     pub inherited: bool,
     /// Until when to wait for a place; `None`: one try.
-    pub patience: Option<Moment>,
+    pub wait_until: Option<Moment>,
     /// Until when to wait for a server that is away; `None`: [`OUTAGE`] each time.
     pub reach_by: Option<Moment>,
     /// No other run of this host has a place in the pool, or asks for one.
@@ -215,7 +215,7 @@ impl Pool {
     /// Asks for a place, from the start.
     fn contend(&mut self, left: Left, due: Moment) {
         self.phase = Phase::Asking { left };
-        match self.options.patience {
+        match self.options.wait_until {
             Some(_) => self
                 .client
                 .ask(self.request("/wait/", None), Duration::MAX, due),
@@ -321,7 +321,7 @@ impl Pool {
                 Left::Perhaps,
                 Event::Failed(Failure::Denied(self.denial(reply))),
             ),
-            (Phase::Asking { .. }, No) if self.options.patience.is_none() => {
+            (Phase::Asking { .. }, No) if self.options.wait_until.is_none() => {
                 self.settle(Left::Nothing, Event::Busy(self.holder()));
             }
             (Phase::Asking { .. }, _) => self.settle(
@@ -714,7 +714,7 @@ impl Pool {
     /// to answer.
     fn kept_waiting(&self) -> Option<Moment> {
         self.options
-            .patience
+            .wait_until
             .and_then(|_| self.client.kept_waiting())
     }
 
@@ -734,7 +734,7 @@ impl Pool {
     /// lock that is taken.
     fn patience_ends(&self, waiting_since: Moment) -> Moment {
         self.options
-            .patience
+            .wait_until
             .unwrap_or(Moment::NEVER)
             .max(waiting_since)
     }

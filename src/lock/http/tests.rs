@@ -250,7 +250,7 @@ fn options() -> Options {
         host: "web1".into(),
         run: "5f".repeat(16),
         inherited: false,
-        patience: Some(Moment::NEVER),
+        wait_until: Some(Moment::NEVER),
         reach_by: None,
         alone: true,
         kill_after: KILL_AFTER,
@@ -261,7 +261,7 @@ fn options() -> Options {
 fn patient(wait: u64) -> Options {
     let reach_by = Some(at(wait).max(at(0) + OUTAGE));
     Options {
-        patience: Some(at(wait)).filter(|_| wait > 0),
+        wait_until: Some(at(wait)).filter(|_| wait > 0),
         reach_by,
         ..options()
     }

@@ -10,18 +10,19 @@ pub mod node;
 mod parents;
 pub mod queue;
 mod queue_entry;
+pub mod recipe;
 pub mod semaphore;
 
+use self::recipe::{AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext, unreachable};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
 use crate::deadlines::{self, Deadlines};
-use crate::endpoint::{Endpoint, Found};
+use crate::endpoint::Found;
 use crate::moment::Moment;
-use crate::plan::{self, Cluster, Heartbeat};
+use crate::plan::{self, Heartbeat};
 use crate::transport;
 use crate::zookeeper::code::Code;
-use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Fault, News, Session};
 use std::collections::VecDeque;
@@ -35,216 +36,30 @@ const EXPIRED: &str = "the session has expired";
 
 /// How long the answer to a release is waited for when no command ran under what may be left
 /// behind: the session's own end will do for that.
-const IDLE_RELEASE: Duration = Duration::from_secs(1);
-
-/// Where to look for the lock, and how long.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Where the servers are.
-    pub servers: Vec<Endpoint>,
-    /// Hosts that have no address, each with its reason.
-    pub unresolved: Vec<String>,
-    /// The ensemble; its `hosts` are not looked at.
-    pub cluster: Cluster,
-    /// Until when to wait for the lock; `None`: one try.
-    pub patience: Option<Moment>,
-    /// Until when to try to connect, the first time. From then on, patience alone counts.
-    pub connect_by: Moment,
-    /// TERM to KILL, when nothing presses.
-    pub kill_after: Duration,
-    /// Rounds over all servers before the first session; `None`: as many as there is time for.
-    pub rounds: Option<u32>,
-    /// How often contention is begun again when its session has expired; `None`: always.
-    pub restarts: Option<u32>,
-    /// Sessions that hold locks under which we run.
-    pub outer: Vec<i64>,
-    /// Whether the user can give the program something to authenticate with.
-    pub takes_auth: bool,
-}
-
-/// No server took our session in time: each that was tried, with its reason.
-pub fn unreachable(tried: &str) -> Failure {
-    Failure::Unreachable(format!("ZooKeeper: {tried}"))
-}
-
-/// We would wait for ourselves.
-fn circular(lock: &str, session: i64) -> Verdict {
-    Verdict::Failed(super::circular(lock, &format!("session 0x{session:x}")))
-}
-
-/// The node that makes a lock ours. Whoever claims it has seen that its owner is our session, and
-/// has set a watch on it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Claim {
-    /// Its path.
-    pub path: String,
-    /// Its czxid: the fencing token.
-    pub token: i64,
-}
-
-/// How far a recipe is, for whoever has to decide whether to go on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stage {
-    /// Something is asked and will be answered. `made`: a node of ours may be there.
-    Asking {
-        /// A request that makes one was sent.
-        made: bool,
-    },
-    /// Nothing to do until somebody lets go.
-    Waiting {
-        /// Who has the lock.
-        holder: Holder,
-        /// A node of ours is there.
-        made: bool,
-    },
-}
-
-/// What a recipe has come to.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// The lock is ours.
-    Ours(Claim),
-    /// There will be no lock.
-    Failed(Failure),
-}
-
-/// What a recipe works with.
-#[derive(Debug)]
-pub struct Desk<'a> {
-    /// To ask of.
-    pub session: &'a mut Session,
-    /// To say something.
-    pub outputs: &'a mut VecDeque<Output>,
-    /// What all recipes share.
-    pub options: &'a Options,
-    /// The time.
-    pub now: Moment,
-}
-
-impl Desk<'_> {
-    /// Tells the loop what happened.
-    pub fn say(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    /// Asks for a node's data, and sets a watch on it.
-    pub fn watch(&mut self, path: &str) {
-        self.ask(Request::Data {
-            path: path.into(),
-            watch: true,
-        });
-    }
-
-    /// Asks for something.
-    pub fn ask(&mut self, request: Request) {
-        self.session.ask(request, self.now);
-    }
-
-    /// The ACL of what we make.
-    pub fn acl(&self) -> Vec<Acl> {
-        acl::of(self.options.cluster.acl)
-    }
-
-    /// Whether a lock of this session is let go only after we have ended: we run under it.
-    pub fn is_outer(&self, session: i64) -> bool {
-        self.options.outer.contains(&session)
-    }
-
-    /// What an error of the server says to the user of this program.
-    pub fn explain(&self, code: Code) -> String {
-        code.explain(self.options.takes_auth)
-    }
-
-    /// Whether this session is the one that we have.
-    pub fn is_us(&self, owner: i64) -> bool {
-        self.session.id() == Some(owner)
-    }
-
-    /// Whether the lock is to be waited for if somebody has it.
-    pub fn is_patient(&self) -> bool {
-        self.options
-            .patience
-            .is_some_and(|patience| self.now < patience)
-    }
-
-    /// Says that somebody has the lock, to whoever waits for it; `ahead`: how many others wait and
-    /// are served before us, if that is known.
-    pub fn say_waiting(&mut self, holder: &Holder, ahead: Option<usize>) {
-        if self.is_patient() {
-            self.say(Event::Waiting {
-                holder: holder.clone(),
-                ahead,
-            });
-        }
-    }
-}
-
-/// The way to a lock. It hears what happens until the lock is ours, and again from the start if it
-/// was not, after all.
-pub trait Recipe {
-    /// A connect request is about to go out: what goes with it in the same write. Unless the
-    /// session is known, only what may become an orphan.
-    fn opened(&mut self, desk: &mut Desk);
-    /// A server has our session: what has still to be asked.
-    fn up(&mut self, desk: &mut Desk);
-    /// A request was answered.
-    fn answered(
-        &mut self,
-        request: &Request,
-        result: Result<Answer, Code>,
-        desk: &mut Desk,
-    ) -> Option<Verdict>;
-    /// A watch fired.
-    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk);
-    /// The connection is gone; `known`: the session may go on.
-    fn down(&mut self, known: bool);
-    /// The lock is ours, and so was a connection whose last replies may be lost: what has still to
-    /// be put away.
-    fn resumed(&mut self, _: &mut Desk) {}
-    /// The lock is ours, and something that was to be put away was: or why not. The warning that is
-    /// worth, if any.
-    fn put_away(&mut self, _path: &str, _result: Result<(), Code>, _: &mut Desk) -> Option<String> {
-        None
-    }
-    /// The session is about to be ended, and all that it has made with it: what else has to be put
-    /// away.
-    fn leave(&mut self, _: &mut Desk) {}
-    /// Nothing of ours is left: begins again.
-    fn restart(&mut self, desk: &mut Desk);
-    /// How far it is.
-    fn stage(&self, now: Moment) -> Stage;
-    /// When its stage may change by itself.
-    fn wake(&self) -> Moment {
-        Moment::NEVER
-    }
-    /// When it gives up by itself, and for whom.
-    fn limit(&self) -> Option<(Moment, Holder)> {
-        None
-    }
-}
+const IDLE_RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
     /// The recipe is at work.
-    Contending,
+    Acquiring,
     /// The node is ours; a heartbeat must show that there is time to begin.
-    Proving(Claim),
+    Confirming(AcquiredNode),
     /// The lock is ours, and said to be. `suspended`: for the time being nobody can be asked.
-    Held { claim: Claim, suspended: bool },
+    Held { node: AcquiredNode, suspended: bool },
     /// The lock is held to the end of the lease, and no longer: no server resumes the session, for
     /// this reason.
-    Cut { why: String },
+    Unresumable { why: String },
     /// It was not proved in time. The session is kept until we are told to let go, for a process of
     /// the command may be impossible to kill. `proved`: a server has resumed the session since
     /// then, and the node belongs to it.
-    Kept { claim: Claim, proved: bool },
+    LostKept { node: AcquiredNode, proved: bool },
     /// It was, or never will be: waiting to be told to let go. `held`: a node of ours may be left
     /// that somebody counts on to go.
-    Settled { held: bool },
+    Ended { held: bool },
     /// Letting go, until then. `held`: a node of ours may be left.
     Releasing { by: Moment, held: bool },
     /// All is said.
-    Over,
+    Done,
 }
 
 /// The machine.
@@ -253,38 +68,46 @@ pub struct SessionLock<R> {
     options: Options,
     recipe: R,
     session: Session,
+    /// Hosts that had no address at the last look-up, each with its reason.
+    unresolved: Vec<String>,
+    /// Until when to try to connect.
+    connect_by: Moment,
+    /// Rounds over all servers before the first session; `None`: no limit but the time.
+    max_rounds: Option<u32>,
+    /// How often acquiring may start again; `None`: always.
+    restarts_left: Option<u32>,
     phase: Phase,
     /// What was told last.
-    believed: Deadlines,
+    lease_reported: Deadlines,
     /// When the clock was looked at last: a holder does so at every heartbeat, unless it is
     /// stopped.
-    looked: Moment,
+    last_tick: Moment,
     /// Since when no server has our session; `None`: one has.
-    unreached: Option<Moment>,
+    unreached_since: Option<Moment>,
     lookups: Lookups,
     repeats: Repeats,
     /// Why the session is asked for as one that has seen nothing, if it is.
-    disowned: Option<String>,
+    not_resumed: Option<String>,
     outputs: VecDeque<Output>,
 }
 
 impl<R: Recipe> Lock for SessionLock<R> {
     fn handle(&mut self, input: Input, now: Moment) {
         // After a pause of the whole process, what the clock says comes before what any peer says.
-        self.look_at_the_clock(now);
+        self.on_tick(now);
         match input {
             Input::Transport(event) => self.on_transport(event, now),
             Input::Release => self.release(now),
-            Input::LookUp(found) => self.relist(found, now),
+            Input::LookUp(found) => self.on_look_up(found, now),
             Input::Tick | Input::File(_) => {}
         }
-        self.listen(now);
+        self.drain_session(now);
     }
 
     fn poll(&mut self, now: Moment) -> Output {
         self.session.tick(now);
-        self.listen(now);
-        self.look_at_the_clock(now);
+        self.drain_session(now);
+        self.on_tick(now);
         self.look_up(now);
         if let Some(output) = self.session.step() {
             return Output::Transport(output);
@@ -309,28 +132,36 @@ impl<R: Recipe> SessionLock<R> {
             options.cluster.auth.clone(),
             now,
         );
-        session.count_rounds(options.rounds.is_some());
+        session.count_rounds(options.max_rounds.is_some());
         let mut lock = SessionLock {
             session,
+            unresolved: options.unresolved.clone(),
+            connect_by: options.connect_by,
+            max_rounds: options.max_rounds,
+            restarts_left: options.max_restarts,
             options,
             recipe,
-            phase: Phase::Contending,
-            believed: Deadlines::NEVER,
-            looked: now,
-            unreached: Some(now),
+            phase: Phase::Acquiring,
+            lease_reported: Deadlines::NEVER,
+            last_tick: now,
+            unreached_since: Some(now),
             lookups: Lookups::new(now),
             repeats: Repeats::default(),
-            disowned: None,
+            not_resumed: None,
             outputs: VecDeque::new(),
         };
         lock.with_recipe(now, Recipe::restart);
         lock
     }
 
-    fn with_recipe<T>(&mut self, now: Moment, work: impl FnOnce(&mut R, &mut Desk) -> T) -> T {
+    fn with_recipe<T>(
+        &mut self,
+        now: Moment,
+        work: impl FnOnce(&mut R, &mut RecipeContext) -> T,
+    ) -> T {
         work(
             &mut self.recipe,
-            &mut Desk {
+            &mut RecipeContext {
                 session: &mut self.session,
                 outputs: &mut self.outputs,
                 options: &self.options,
@@ -339,42 +170,42 @@ impl<R: Recipe> SessionLock<R> {
         )
     }
 
-    fn listen(&mut self, now: Moment) {
+    fn drain_session(&mut self, now: Moment) {
         while let Some(news) = self.session.news() {
-            self.hear(news, now);
+            self.on_session_event(news, now);
         }
     }
 
     fn on_transport(&mut self, event: transport::Event, now: Moment) {
         match event {
-            transport::Event::Connected => self.opened(now),
+            transport::Event::Connected => self.on_connecting(now),
             transport::Event::Disconnected(why) => self.session.disconnected(why, now),
             transport::Event::Received(bytes) => self.session.received(bytes, now),
         }
     }
 
     /// A connection is there: what goes out in one write with the connect request.
-    fn opened(&mut self, now: Moment) {
+    fn on_connecting(&mut self, now: Moment) {
         self.session.connected(now);
         let known = self.session.id().is_some();
         match &self.phase {
-            Phase::Contending => self.with_recipe(now, Recipe::opened),
-            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. }
+            Phase::Acquiring => self.with_recipe(now, Recipe::on_connecting),
+            Phase::Confirming(node) | Phase::Held { node, .. } | Phase::LostKept { node, .. }
                 if known =>
             {
-                let path = claim.path.clone();
+                let path = node.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
                 self.session.ask(Request::Data { path, watch: true }, now);
-                self.with_recipe(now, Recipe::resumed);
+                self.with_recipe(now, Recipe::on_resume);
             }
-            Phase::Releasing { .. } if known => self.leave(now),
+            Phase::Releasing { .. } if known => self.on_close(now),
             _ => {}
         }
     }
 
     /// Ends the session.
-    fn leave(&mut self, now: Moment) {
-        self.with_recipe(now, Recipe::leave);
+    fn on_close(&mut self, now: Moment) {
+        self.with_recipe(now, Recipe::on_close);
         self.session.ask(Request::Close, now);
     }
 
@@ -388,18 +219,18 @@ impl<R: Recipe> SessionLock<R> {
 
     fn next_look_up(&self) -> Moment {
         let heartbeat = match self.phase {
-            Phase::Contending | Phase::Proving(_) | Phase::Kept { .. } => None,
+            Phase::Acquiring | Phase::Confirming(_) | Phase::LostKept { .. } => None,
             Phase::Held { .. } | Phase::Releasing { .. } => {
                 Some(self.session.lease().timeout() / 10)
             }
-            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => return Moment::NEVER,
+            Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => return Moment::NEVER,
         };
-        self.lookups.due(self.unreached, heartbeat)
+        self.lookups.due(self.unreached_since, heartbeat)
     }
 
-    fn relist(&mut self, found: Found, now: Moment) {
+    fn on_look_up(&mut self, found: Found, now: Moment) {
         self.lookups.done(now);
-        self.options.unresolved = found.unresolved;
+        self.unresolved = found.unresolved;
         if self.session.relist(found.endpoints, now) {
             self.note(format!(
                 "names were looked up again: the servers are {} now",
@@ -408,41 +239,41 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    fn hear(&mut self, news: News, now: Moment) {
+    fn on_session_event(&mut self, news: News, now: Moment) {
         match news {
             News::Up { .. } => {
-                self.unreached = None;
+                self.unreached_since = None;
                 self.lookups.reached();
             }
             News::Down(_) | News::Expired | News::Replaced { .. } => {
-                self.unreached.get_or_insert(now);
+                self.unreached_since.get_or_insert(now);
             }
             News::Reply { .. } | News::Watch { .. } | News::Disowned { .. } | News::Refused(_) => {}
         }
         match news {
-            News::Up { resumed } => self.up(resumed, now),
+            News::Up { resumed } => self.on_session(resumed, now),
             News::Reply {
                 request: Request::Close,
                 ..
             } => self.released(None, now),
-            News::Reply { request, result } => self.answered(&request, result, now),
-            News::Watch { change, path } => self.changed(change, &path, now),
-            News::Down(fault) => self.down(&fault, now),
+            News::Reply { request, result } => self.on_reply(&request, result, now),
+            News::Watch { change, path } => self.on_watch(change, &path, now),
+            News::Down(fault) => self.on_disconnect(&fault, now),
             News::Expired => self.expired(now),
             News::Replaced { by } => self.replaced(by, now),
-            News::Disowned { silence } => self.disowned(silence),
+            News::Disowned { silence } => self.not_resumed(silence),
             News::Refused(code) => self.refused(code, now),
         }
     }
 
     /// Servers hang up on the session for so long that it must be over.
-    fn disowned(&mut self, silence: Duration) {
+    fn not_resumed(&mut self, silence: Duration) {
         let (id, silence) = (self.session.id().unwrap_or(0), silence.as_secs_f64());
         let why = format!(
             "no server has resumed session 0x{id:x} for {silence:.1} s (servers restored from an older backup or wiped, or too many connections from this host?)"
         );
         self.note(format!("{why}: asking for it as if it had seen nothing"));
-        self.disowned = Some(why);
+        self.not_resumed = Some(why);
     }
 
     /// The server wants to know who we are, or does not believe it, and ends the connection: it
@@ -451,7 +282,7 @@ impl<R: Recipe> SessionLock<R> {
         let why = code.explain(self.options.takes_auth);
         match self.phase {
             Phase::Releasing { held, .. } => {
-                let doubt = (held && self.believed != Deadlines::NEVER)
+                let doubt = (held && self.lease_reported != Deadlines::NEVER)
                     .then(|| self.free_when_expired(&why));
                 self.released(doubt, now);
             }
@@ -465,8 +296,8 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    fn up(&mut self, resumed: bool, now: Moment) {
-        self.disowned = None;
+    fn on_session(&mut self, resumed: bool, now: Moment) {
+        self.not_resumed = None;
         self.note_repeats();
         let (server, id, timeout) = (
             self.session.server(),
@@ -475,11 +306,10 @@ impl<R: Recipe> SessionLock<R> {
         );
         // These bound the way to the first session; who waits rides out an outage for as long as it
         // waits.
-        self.options.rounds = None;
-        self.options.connect_by = self
-            .options
+        self.max_rounds = None;
+        self.connect_by = self
             .connect_by
-            .max(self.options.patience.unwrap_or_default());
+            .max(self.options.wait_until.unwrap_or_default());
         let word = if resumed { "resumed" } else { "started" };
         self.note(format!(
             "connected to {server}: session 0x{id:x} {word}, timeout {:.1} s",
@@ -487,7 +317,7 @@ impl<R: Recipe> SessionLock<R> {
         ));
         self.session.count_rounds(false);
         if timeout < deadlines::SHORTEST
-            && matches!(self.phase, Phase::Contending | Phase::Proving(_))
+            && matches!(self.phase, Phase::Acquiring | Phase::Confirming(_))
         {
             let granted = format!(
                 "the server grants a session timeout of {:.1} s, too short to keep a lock safely",
@@ -499,45 +329,51 @@ impl<R: Recipe> SessionLock<R> {
             );
         }
         match self.phase {
-            Phase::Contending => self.with_recipe(now, Recipe::up),
+            Phase::Acquiring => self.with_recipe(now, Recipe::on_session),
             Phase::Held { .. } => self.proved(now), /* with a shorter timeout, if that is what
             * is granted now, however short */
             _ => {}
         }
     }
 
-    fn answered(&mut self, request: &Request, result: Result<Answer, Code>, now: Moment) {
+    fn on_reply(&mut self, request: &Request, result: Result<Answer, Code>, now: Moment) {
         if let (Request::Acl { path }, Ok(Answer::Acl(acl))) = (request, &result) {
             return self
                 .outputs
                 .extend(acl::warning(path, acl).map(|text| Output::Event(Event::Warn(text))));
         }
-        let claim = match &self.phase {
-            Phase::Contending => {
-                let verdict =
-                    self.with_recipe(now, |recipe, desk| recipe.answered(request, result, desk));
-                return self.judge(verdict, now);
+        let node = match &self.phase {
+            Phase::Acquiring => {
+                let outcome = self.with_recipe(now, |recipe, context| {
+                    recipe.on_reply(request, result, context)
+                });
+                return self.conclude(outcome, now);
             }
-            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. } => claim,
-            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Releasing { .. } | Phase::Over => {
+            Phase::Confirming(node) | Phase::Held { node, .. } | Phase::LostKept { node, .. } => {
+                node
+            }
+            Phase::Unresumable { .. }
+            | Phase::Ended { .. }
+            | Phase::Releasing { .. }
+            | Phase::Done => {
                 return;
             }
         };
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
-            (Request::Check { path }, Ok(_)) if *path == claim.path => self.proved(now),
+            (Request::Check { path }, Ok(_)) if *path == node.path => self.proved(now),
             (Request::Delete { path }, result) => {
-                let warning = self.with_recipe(now, |recipe, desk| {
-                    recipe.put_away(path, result.map(drop), desk)
+                let warning = self.with_recipe(now, |recipe, context| {
+                    recipe.on_deleted(path, result.map(drop), context)
                 });
                 self.outputs
                     .extend(warning.map(|text| Output::Event(Event::Warn(text))));
             }
-            (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == claim.path => {
-                self.seen(stat.ephemeral_owner, now);
+            (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == node.path => {
+                self.owner_checked(stat.ephemeral_owner, now);
             }
             (Request::Check { path } | Request::Data { path, .. }, Err(Code::NO_NODE))
-                if *path == claim.path =>
+                if *path == node.path =>
             {
                 self.lose(DELETED.into(), now, now);
             }
@@ -545,29 +381,29 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    fn judge(&mut self, verdict: Option<Verdict>, now: Moment) {
-        match verdict {
-            Some(Verdict::Ours(claim)) => self.claim(claim, now),
-            Some(Verdict::Failed(failure)) => self.fail(failure, now),
+    fn conclude(&mut self, outcome: Option<Outcome>, now: Moment) {
+        match outcome {
+            Some(Outcome::Acquired(node)) => self.node_acquired(node, now),
+            Some(Outcome::Failed(failure)) => self.fail(failure, now),
             None => {}
         }
     }
 
     /// The node is ours.
-    fn claim(&mut self, claim: Claim, now: Moment) {
+    fn node_acquired(&mut self, node: AcquiredNode, now: Moment) {
         let check = Request::Check {
-            path: claim.path.clone(),
+            path: node.path.clone(),
         };
         self.session.hold(match self.options.cluster.heartbeat {
             Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync {
-                path: claim.path.clone(),
+                path: node.path.clone(),
             }, // tests/alone/ensemble.rs must see it overlap
             Heartbeat::Write => check.clone(),
             Heartbeat::Ping => Request::Ping,
         });
-        self.phase = Phase::Proving(claim);
+        self.phase = Phase::Confirming(node);
         self.proved(now);
-        if let Phase::Proving(_) = self.phase {
+        if let Phase::Confirming(_) = self.phase {
             self.session.ask(check, now);
         }
     }
@@ -575,25 +411,25 @@ impl<R: Recipe> SessionLock<R> {
     /// Tells how long the lock may be believed in, if that is news; and that it is ours, if it was
     /// not said and leaves time to begin.
     fn proved(&mut self, now: Moment) {
-        if let Phase::Kept { .. } = self.phase {
+        if let Phase::LostKept { .. } = self.phase {
             return; // the command is to die, and nothing gives it more time
         }
         let deadlines = self.session.lease().deadlines(self.options.kill_after);
-        if self.believed != deadlines {
-            self.believed = deadlines;
-            self.say(Event::LeaseUntil(deadlines));
+        if self.lease_reported != deadlines {
+            self.lease_reported = deadlines;
+            self.emit(Event::LeaseUntil(deadlines));
         }
-        if let Phase::Proving(claim) = &self.phase
+        if let Phase::Confirming(node) = &self.phase
             && now < deadlines.term
         {
-            let claim = claim.clone();
+            let node = node.clone();
             let proof = Proof {
-                lock: claim.path.clone(),
-                token: Some(claim.token),
+                lock: node.path.clone(),
+                token: Some(node.token),
                 session: self.session.id(),
             };
-            self.say(Event::Acquired(proof));
-            let parent = layout::parent(&claim.path);
+            self.emit(Event::Acquired(proof));
+            let parent = layout::parent(&node.path);
             if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
                 self.session.ask(
                     Request::Acl {
@@ -603,14 +439,14 @@ impl<R: Recipe> SessionLock<R> {
                 );
             }
             self.phase = Phase::Held {
-                claim,
+                node,
                 suspended: false,
             };
         }
     }
 
     /// The node is there, and belongs to this session.
-    fn seen(&mut self, owner: i64, now: Moment) {
+    fn owner_checked(&mut self, owner: i64, now: Moment) {
         if self.session.id() != Some(owner) {
             return self.lose(
                 format!("the node belongs to session 0x{owner:x} now"),
@@ -624,27 +460,29 @@ impl<R: Recipe> SessionLock<R> {
                 ..
             } => {
                 *suspended = false;
-                self.say(Event::Resumed);
+                self.emit(Event::Resumed);
             }
-            Phase::Kept {
-                claim,
+            Phase::LostKept {
+                node,
                 proved: proved @ false,
             } => {
                 *proved = true;
-                let path = claim.path.clone();
+                let path = node.path.clone();
                 self.note(format!("{path} still belongs to this session, which is kept until the command has exited"));
             }
             _ => {}
         }
     }
 
-    fn changed(&mut self, change: Change, path: &str, now: Moment) {
+    fn on_watch(&mut self, change: Change, path: &str, now: Moment) {
         match &self.phase {
-            Phase::Contending => {
-                self.with_recipe(now, |recipe, desk| recipe.changed(change, path, desk));
+            Phase::Acquiring => {
+                self.with_recipe(now, |recipe, context| {
+                    recipe.on_watch(change, path, context);
+                });
             }
-            Phase::Proving(claim) | Phase::Held { claim, .. } | Phase::Kept { claim, .. }
-                if claim.path == path =>
+            Phase::Confirming(node) | Phase::Held { node, .. } | Phase::LostKept { node, .. }
+                if node.path == path =>
             {
                 match change {
                     Change::Deleted => self.lose(DELETED.into(), now, now),
@@ -661,21 +499,21 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    fn down(&mut self, fault: &Fault, now: Moment) {
+    fn on_disconnect(&mut self, fault: &Fault, now: Moment) {
         let told = format!("{}: {fault}", self.session.server());
         for line in self.repeats.failed(&told, now) {
             self.note(line);
         }
         match &mut self.phase {
-            Phase::Contending => self.recipe.down(self.session.id().is_some()),
+            Phase::Acquiring => self.recipe.on_disconnect(self.session.id().is_some()),
             Phase::Held {
                 suspended: suspended @ false,
                 ..
             } => {
                 *suspended = true;
-                self.say(Event::Suspended(told));
+                self.emit(Event::Suspended(told));
             }
-            Phase::Kept { proved, .. } => *proved = false,
+            Phase::LostKept { proved, .. } => *proved = false,
             Phase::Releasing { held: false, .. } => self.released(None, now),
             _ => {}
         }
@@ -691,19 +529,21 @@ impl<R: Recipe> SessionLock<R> {
 
     /// The session is over, and every node of ours with it.
     fn expired(&mut self, now: Moment) {
-        let disowned = self.disowned.take();
+        let not_resumed = self.not_resumed.take();
         self.note(EXPIRED.into());
         match self.phase {
-            Phase::Held { .. } | Phase::Kept { .. } => {
+            Phase::Held { .. } | Phase::LostKept { .. } => {
                 self.lose(EXPIRED.into(), now, now);
-                if let Phase::Settled { .. } = self.phase {
+                if let Phase::Ended { .. } = self.phase {
                     self.session.forget(now);
                 }
             }
             Phase::Releasing { .. } => self.released(None, now),
-            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
-            Phase::Contending | Phase::Proving(_) => {
-                self.begin_again(disowned.as_deref().unwrap_or(EXPIRED), now);
+            Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => {
+                self.session.forget(now);
+            }
+            Phase::Acquiring | Phase::Confirming(_) => {
+                self.restart_or_fail(not_resumed.as_deref().unwrap_or(EXPIRED), now);
             }
         }
     }
@@ -718,12 +558,12 @@ impl<R: Recipe> SessionLock<R> {
         );
         self.note(why.clone());
         match self.phase {
-            Phase::Held { .. } if self.is_said() => {
+            Phase::Held { .. } if self.acquired_is_reported() => {
                 self.session.forget(now);
-                self.say(Event::Suspended(why.clone()));
-                self.phase = Phase::Cut { why };
+                self.emit(Event::Suspended(why.clone()));
+                self.phase = Phase::Unresumable { why };
             }
-            Phase::Kept { .. } => {
+            Phase::LostKept { .. } => {
                 self.lose(why, now, now);
                 self.session.forget(now);
             }
@@ -731,31 +571,33 @@ impl<R: Recipe> SessionLock<R> {
                 let doubt = self.free_when_expired(&why);
                 self.released(held.then_some(doubt), now);
             }
-            Phase::Cut { .. } | Phase::Settled { .. } | Phase::Over => self.session.forget(now),
-            Phase::Contending | Phase::Proving(_) => self.begin_again(&why, now),
-            Phase::Held { .. } => self.contend_again(now),
+            Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => {
+                self.session.forget(now);
+            }
+            Phase::Acquiring | Phase::Confirming(_) => self.restart_or_fail(&why, now),
+            Phase::Held { .. } => self.reacquire(now),
         }
     }
 
     /// The session is over before the lock was said to be acquired: contends again, with a new one.
-    fn begin_again(&mut self, why: &str, now: Moment) {
-        if self.options.restarts == Some(0) {
+    fn restart_or_fail(&mut self, why: &str, now: Moment) {
+        if self.restarts_left == Some(0) {
             let tried = format!("{}: {why}, too often", self.session.server());
             return self.fail(unreachable(&tried), now);
         }
-        self.options.restarts = self.options.restarts.map(|left| left - 1);
-        self.contend_again(now);
+        self.restarts_left = self.restarts_left.map(|left| left - 1);
+        self.reacquire(now);
     }
 
-    fn contend_again(&mut self, now: Moment) {
+    fn reacquire(&mut self, now: Moment) {
         self.outputs
             .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
-        self.phase = Phase::Contending;
+        self.phase = Phase::Acquiring;
         self.with_recipe(now, Recipe::restart);
     }
 
     /// Whether the lock was said to be acquired, and not only about to be.
-    fn is_said(&self) -> bool {
+    fn acquired_is_reported(&self) -> bool {
         !self
             .outputs
             .iter()
@@ -774,25 +616,25 @@ impl<R: Recipe> SessionLock<R> {
     /// is a line in the log.
     fn fail(&mut self, failure: Failure, now: Moment) {
         let held = match self.phase {
-            Phase::Contending => self.may_have_made(now),
-            Phase::Proving(_) => true,
+            Phase::Acquiring => self.node_may_exist(now),
+            Phase::Confirming(_) => true,
             Phase::Held { .. }
-            | Phase::Cut { .. }
-            | Phase::Kept { .. }
-            | Phase::Settled { .. }
+            | Phase::Unresumable { .. }
+            | Phase::LostKept { .. }
+            | Phase::Ended { .. }
             | Phase::Releasing { .. }
-            | Phase::Over => {
+            | Phase::Done => {
                 return self.note(failure.to_string());
             }
         };
-        self.phase = Phase::Settled { held };
+        self.phase = Phase::Ended { held };
         self.note_repeats();
-        self.say(Event::Failed(failure));
+        self.emit(Event::Failed(failure));
     }
 
-    fn may_have_made(&self, now: Moment) -> bool {
-        match self.recipe.stage(now) {
-            Stage::Asking { made } | Stage::Waiting { made, .. } => made,
+    fn node_may_exist(&self, now: Moment) -> bool {
+        match self.recipe.progress(now) {
+            Progress::Pending { may_exist } | Progress::Waiting { may_exist, .. } => may_exist,
         }
     }
 
@@ -800,39 +642,39 @@ impl<R: Recipe> SessionLock<R> {
     /// contended for again.
     fn lose(&mut self, why: String, kill_deadline: Moment, now: Moment) {
         let said = match self.phase {
-            Phase::Held { .. } if self.is_said() => Output::Event(Event::Lost {
+            Phase::Held { .. } if self.acquired_is_reported() => Output::Event(Event::Lost {
                 why,
                 kill_deadline,
                 gone: true,
             }),
-            Phase::Cut { .. } => Output::Event(Event::Lost {
+            Phase::Unresumable { .. } => Output::Event(Event::Lost {
                 why,
                 kill_deadline,
                 gone: true,
             }),
-            Phase::Kept { .. } => Output::Event(Event::Gone(why)),
-            Phase::Held { .. } | Phase::Proving(_) => return self.contend_again(now),
+            Phase::LostKept { .. } => Output::Event(Event::Gone(why)),
+            Phase::Held { .. } | Phase::Confirming(_) => return self.reacquire(now),
             _ => return,
         };
-        self.phase = Phase::Settled { held: false };
+        self.phase = Phase::Ended { held: false };
         self.outputs.push_back(said);
     }
 
     /// The lease is over. The session may live, so it is kept for as long as the command does.
-    fn run_out(&mut self, why: String, now: Moment) {
+    fn lease_ended(&mut self, why: String, now: Moment) {
         match &self.phase {
-            Phase::Held { claim, .. } if self.is_said() => {
-                self.phase = Phase::Kept {
-                    claim: claim.clone(),
+            Phase::Held { node, .. } if self.acquired_is_reported() => {
+                self.phase = Phase::LostKept {
+                    node: node.clone(),
                     proved: false,
                 };
-                self.say(Event::Lost {
+                self.emit(Event::Lost {
                     why,
-                    kill_deadline: self.believed.kill,
+                    kill_deadline: self.lease_reported.kill,
                     gone: false,
                 });
             }
-            _ => self.lose(why, self.believed.kill, now),
+            _ => self.lose(why, self.lease_reported.kill, now),
         }
     }
 
@@ -840,14 +682,14 @@ impl<R: Recipe> SessionLock<R> {
         self.note_repeats();
         let timeout = self.session.lease().timeout();
         let (held, bound) = match self.phase {
-            Phase::Releasing { .. } | Phase::Over => return,
-            Phase::Contending => (self.may_have_made(now), IDLE_RELEASE),
-            Phase::Settled { held } => (held, IDLE_RELEASE),
-            Phase::Kept { proved: false, .. } => (false, IDLE_RELEASE),
-            Phase::Kept { proved: true, .. } | Phase::Proving(_) | Phase::Held { .. } => {
+            Phase::Releasing { .. } | Phase::Done => return,
+            Phase::Acquiring => (self.node_may_exist(now), IDLE_RELEASE_TIMEOUT),
+            Phase::Ended { held } => (held, IDLE_RELEASE_TIMEOUT),
+            Phase::LostKept { proved: false, .. } => (false, IDLE_RELEASE_TIMEOUT),
+            Phase::LostKept { proved: true, .. } | Phase::Confirming(_) | Phase::Held { .. } => {
                 (true, timeout)
             }
-            Phase::Cut { ref why } => {
+            Phase::Unresumable { ref why } => {
                 let doubt = self.free_when_expired(why);
                 self.phase = Phase::Releasing {
                     by: now,
@@ -863,7 +705,7 @@ impl<R: Recipe> SessionLock<R> {
             held,
         };
         if known && self.session.takes_requests() {
-            self.leave(now);
+            self.on_close(now);
         } else if !held {
             self.released(None, now);
         }
@@ -872,17 +714,17 @@ impl<R: Recipe> SessionLock<R> {
     fn released(&mut self, doubt: Option<String>, now: Moment) {
         if let Phase::Releasing { .. } = self.phase {
             self.session.forget(now);
-            self.phase = Phase::Over;
-            self.say(Event::Released { doubt });
+            self.phase = Phase::Done;
+            self.emit(Event::Released { doubt });
         }
     }
 
     /// Everything that time alone brings about.
-    fn look_at_the_clock(&mut self, now: Moment) {
+    fn on_tick(&mut self, now: Moment) {
         match self.phase {
-            Phase::Held { .. } if now >= self.believed.term => {
+            Phase::Held { .. } if now >= self.lease_reported.term => {
                 let (blind, silence) = (
-                    now.since(self.looked),
+                    now.since(self.last_tick),
                     now.since(self.session.lease().proof()),
                 );
                 let why = if blind > self.session.lease().timeout() / 5 {
@@ -894,53 +736,56 @@ impl<R: Recipe> SessionLock<R> {
                         silence.as_secs_f64()
                     )
                 };
-                self.run_out(why, now);
+                self.lease_ended(why, now);
             }
-            Phase::Cut { ref why } if now >= self.believed.term => {
-                self.lose(why.clone(), self.believed.kill, now);
+            Phase::Unresumable { ref why } if now >= self.lease_reported.term => {
+                self.lose(why.clone(), self.lease_reported.kill, now);
             }
             Phase::Releasing { by, held } if now >= by => {
                 let doubt =
                     self.free_when_expired(&format!("no answer from {}", self.session.servers()));
                 self.released(held.then_some(doubt), now);
             }
-            Phase::Contending | Phase::Proving(_) => self.look_at_our_patience(now),
+            Phase::Acquiring | Phase::Confirming(_) => self.check_wait_deadline(now),
             _ => {}
         }
-        self.looked = now;
+        self.last_tick = now;
     }
 
     /// Whether there is reason to wait for the lock any longer.
-    fn look_at_our_patience(&mut self, now: Moment) {
-        if let (Phase::Contending, Some((_, holder))) = (
+    fn check_wait_deadline(&mut self, now: Moment) {
+        if let (Phase::Acquiring, Some((_, holder))) = (
             &self.phase,
             self.recipe.limit().filter(|(limit, _)| now >= *limit),
         ) {
-            let held = self.may_have_made(now);
+            let held = self.node_may_exist(now);
             return self.busy(holder, held);
         }
         let answering = self.session.is_answering(now);
         // What ends by its own limit needs a server for that, and not a quick one.
         let reached = answering || self.session.is_up() && self.recipe.limit().is_some();
-        match self.recipe.stage(now) {
-            Stage::Waiting { holder, made }
+        match self.recipe.progress(now) {
+            Progress::Waiting { holder, may_exist }
                 if answering
-                    && self.phase == Phase::Contending
-                    && self.options.patience.is_none_or(|patience| now >= patience) =>
+                    && self.phase == Phase::Acquiring
+                    && self
+                        .options
+                        .wait_until
+                        .is_none_or(|wait_until| now >= wait_until) =>
             {
-                self.busy(holder, made);
+                self.busy(holder, may_exist);
             }
             _ if !reached
-                && (now >= self.options.connect_by
+                && (now >= self.connect_by
                     || self
                         .session
                         .failed_rounds()
-                        .zip(self.options.rounds)
+                        .zip(self.max_rounds)
                         .is_some_and(|(done, most)| done >= most)) =>
             {
                 let tried = [self.session.faults(now)]
                     .iter()
-                    .chain(&self.options.unresolved)
+                    .chain(&self.unresolved)
                     .cloned()
                     .collect::<Vec<_>>()
                     .join("; ");
@@ -952,8 +797,8 @@ impl<R: Recipe> SessionLock<R> {
 
     /// Another has the lock, to the end of our patience. `held`: a node of ours may be left.
     fn busy(&mut self, holder: Holder, held: bool) {
-        self.phase = Phase::Settled { held };
-        self.say(Event::Busy(holder));
+        self.phase = Phase::Ended { held };
+        self.emit(Event::Busy(holder));
     }
 
     /// When the clock alone brings about something next.
@@ -962,27 +807,27 @@ impl<R: Recipe> SessionLock<R> {
         // at the latest.
         let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
         match self.phase {
-            Phase::Held { .. } | Phase::Cut { .. } => self.believed.term,
+            Phase::Held { .. } | Phase::Unresumable { .. } => self.lease_reported.term,
             Phase::Releasing { by, .. } => by,
-            Phase::Contending | Phase::Proving(_) => {
+            Phase::Acquiring | Phase::Confirming(_) => {
                 let own = self
                     .recipe
                     .limit()
                     .map_or(Moment::NEVER, |(limit, _)| limit);
                 own.min(ahead(self.recipe.wake()))
-                    .min(ahead(self.options.connect_by))
-                    .min(ahead(self.options.patience.unwrap_or(Moment::NEVER)))
+                    .min(ahead(self.connect_by))
+                    .min(ahead(self.options.wait_until.unwrap_or(Moment::NEVER)))
             }
-            Phase::Kept { .. } | Phase::Settled { .. } | Phase::Over => Moment::NEVER,
+            Phase::LostKept { .. } | Phase::Ended { .. } | Phase::Done => Moment::NEVER,
         }
     }
 
-    fn say(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
     fn note(&mut self, text: String) {
-        self.say(Event::Note(text));
+        self.emit(Event::Note(text));
     }
 
     /// No attempt will fail for the same reason any more.

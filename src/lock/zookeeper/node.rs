@@ -3,10 +3,11 @@
 //! is free will do. Nodes and data are those of the Python original, so that both respect each
 //! other's lock.
 
+use super::SessionLock;
 use super::layout::{self, APP_NODE_DATA, NodeData};
 use super::parents::Parents;
 use super::queue_entry::Place;
-use super::{Claim, Desk, Options, Recipe, SessionLock, Stage, Verdict};
+use super::recipe::{self, AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext};
 use crate::lock::{Event, Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -114,43 +115,43 @@ impl Node {
     }
 
     /// Tries the next name that may be free; if there is none, waits for one.
-    fn try_next(&mut self, desk: &mut Desk) {
+    fn try_next(&mut self, context: &mut RecipeContext) {
         if let Some(name) = self.free.pop_front() {
-            desk.say(Event::Trying(self.names[name].clone()));
-            return self.contend(name, desk);
+            context.emit(Event::Trying(self.names[name].clone()));
+            return self.contend(name, context);
         }
         if self.phase != Phase::Waiting {
             self.phase = Phase::Waiting;
-            self.wait(desk);
+            self.wait(context);
         }
     }
 
     /// Gets in line; if it is our turn, watches all names.
-    fn wait(&mut self, desk: &mut Desk) {
-        if self.place.is_wanted() && desk.is_patient() {
-            self.place.ask(desk);
+    fn wait(&mut self, context: &mut RecipeContext) {
+        if self.place.is_wanted() && context.may_wait() {
+            self.place.ask(context);
         }
         if self.place.is_settled() {
-            self.placed(desk);
+            self.placed(context);
         }
     }
 
     /// It is known what has become of our place. If it is our turn, all names are watched, which
     /// may be others' now, or free.
-    fn placed(&mut self, desk: &mut Desk) {
+    fn placed(&mut self, context: &mut RecipeContext) {
         if self.place.is_our_turn() {
-            (0..self.paths.len()).for_each(|name| self.watch(name, desk));
+            (0..self.paths.len()).for_each(|name| self.watch(name, context));
         }
         if !self.place.is_our_turn() || self.watched.len() == self.paths.len() {
-            self.say_waiting(desk);
+            self.say_waiting(context);
         }
     }
 
     /// Says that we wait, if that is not as it was.
-    fn say_waiting(&mut self, desk: &mut Desk) {
+    fn say_waiting(&mut self, context: &mut RecipeContext) {
         let told = Some((self.holder.clone(), self.place.ahead()));
         if self.told != told {
-            desk.say_waiting(&self.holder, self.place.ahead());
+            context.emit_waiting(&self.holder, self.place.ahead());
             self.told = told;
         }
     }
@@ -158,8 +159,8 @@ impl Node {
     /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and
     /// a waiter has its watch. Whoever has a place gives it up in the same step; whoever will
     /// ask for one first, need not be woken when the node goes.
-    fn contend(&mut self, name: usize, desk: &mut Desk) {
-        let asked = desk.session.takes_requests();
+    fn contend(&mut self, name: usize, context: &mut RecipeContext) {
+        let asked = context.session.takes_requests();
         self.phase = Phase::Contending {
             name,
             asked,
@@ -171,10 +172,10 @@ impl Node {
         let (path, data, acl, flags) = (
             self.paths[name].clone(),
             self.content.clone().into_bytes(),
-            desk.acl(),
+            context.acl(),
             flag::EPHEMERAL,
         );
-        desk.ask(match self.place.leaving() {
+        context.send(match self.place.leaving() {
             Some(leaving) => Request::Multi(vec![
                 Operation::Create {
                     path,
@@ -191,8 +192,8 @@ impl Node {
                 flags,
             },
         });
-        let watch = self.place.is_our_turn() || desk.options.patience.is_none();
-        desk.ask(Request::Data {
+        let watch = self.place.is_our_turn() || context.options.wait_until.is_none();
+        context.send(Request::Data {
             path: self.paths[name].clone(),
             watch,
         });
@@ -205,17 +206,22 @@ impl Node {
             Phase::Contending { name, made, .. } if self.paths[*name] == path => {
                 *made = Some(error.map_or(Ok(()), Err));
             }
-            _ => self.parents.answered(path, error),
+            _ => self.parents.on_reply(path, error),
         }
     }
 
     /// A place was to be exchanged for the lock node. If it is the place that was not to be had,
     /// that is as if another had won, and we go on without.
-    fn exchanged(&mut self, path: &str, result: &Result<Answer, Code>, desk: &mut Desk) {
+    fn exchanged(
+        &mut self,
+        path: &str,
+        result: &Result<Answer, Code>,
+        context: &mut RecipeContext,
+    ) {
         let error = match *result {
             Ok(Answer::Undone { operation: 0, code }) => Some(code),
             Ok(Answer::Undone { code, .. }) | Err(code) => {
-                self.place.refused(code, desk);
+                self.place.refused(code, context);
                 Some(Code::NODE_EXISTS)
             }
             Ok(_) => None,
@@ -227,10 +233,10 @@ impl Node {
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
+        context: &mut RecipeContext,
     ) {
-        if self.place.answered(request, result, desk) && self.phase == Phase::Waiting {
-            self.placed(desk);
+        if self.place.on_reply(request, result, context) && self.phase == Phase::Waiting {
+            self.placed(context);
         }
     }
 
@@ -240,27 +246,33 @@ impl Node {
         name: usize,
         watch: bool,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
-    ) -> Option<Verdict> {
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
         if watch && result.is_ok() {
             self.watched.insert(name);
         }
         match result {
-            Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, desk),
+            Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, context),
             Ok(_) => {}
-            Err(Code::NO_NODE) => return self.missing(name, desk),
-            Err(Code::NO_AUTH) => desk.ask(Request::Exists {
+            Err(Code::NO_NODE) => return self.missing(name, context),
+            Err(Code::NO_AUTH) => context.send(Request::Exists {
                 path: self.paths[name].clone(),
                 watch: true,
             }),
-            Err(code) => return Some(self.refused("read", name, code, desk)),
+            Err(code) => return Some(self.refused("read", name, code, context)),
         }
         None
     }
 
     /// The node is there, with this data.
-    fn seen(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
-        let ours = desk.is_us(stat.ephemeral_owner);
+    fn seen(
+        &mut self,
+        name: usize,
+        data: &[u8],
+        stat: &Stat,
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
+        let ours = context.is_own_session(stat.ephemeral_owner);
         let made = match self.phase {
             Phase::Contending {
                 name: wanted,
@@ -270,62 +282,62 @@ impl Node {
             Phase::Looking { name: wanted } if wanted == name => Ok(()),
             Phase::Waiting if self.holder.lock == self.paths[name] => {
                 self.holder = self.holder_of(name, data, stat);
-                self.say_waiting(desk);
+                self.say_waiting(context);
                 return None;
             }
             _ => return None,
         };
         match made {
             Ok(()) | Err(Code::NODE_EXISTS) if ours => {
-                self.watch(name, desk);
-                self.place.exchanged(desk);
-                Some(Verdict::Ours(Claim {
+                self.watch(name, context);
+                self.place.exchanged(context);
+                Some(Outcome::Acquired(AcquiredNode {
                     path: self.paths[name].clone(),
                     token: stat.czxid,
                 }))
             }
             Err(code) if !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) => {
-                Some(self.refused("create", name, code, desk))
+                Some(self.refused("create", name, code, context))
             }
-            _ => self.taken(name, data, stat, desk),
+            _ => self.taken(name, data, stat, context),
         }
     }
 
     /// The node is not there.
-    fn missing(&mut self, name: usize, desk: &mut Desk) -> Option<Verdict> {
+    fn missing(&mut self, name: usize, context: &mut RecipeContext) -> Option<Outcome> {
         match self.phase {
             Phase::Contending {
                 name: wanted,
                 made: Some(made),
                 ..
             } if wanted == name => match made {
-                Err(Code::NO_NODE) if self.parents.make(desk) => self.contend(name, desk),
+                Err(Code::NO_NODE) if self.parents.make(context) => self.contend(name, context),
                 Err(Code::NO_NODE) => {
-                    return Some(Verdict::Failed(
-                        self.parents.failure(&self.paths[name], desk),
+                    return Some(Outcome::Failed(
+                        self.parents.failure(&self.paths[name], context),
                     ));
                 }
                 Err(Code::NODE_EXISTS) | Ok(()) if self.races < RACES => {
                     self.races += 1;
-                    self.contend(name, desk);
+                    self.contend(name, context);
                 }
-                Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(desk),
-                Err(code) => return Some(self.refused("create", name, code, desk)),
+                Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(context),
+                Err(code) => return Some(self.refused("create", name, code, context)),
             },
             Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. }
                 if wanted == name =>
             {
-                self.contend(name, desk);
+                self.contend(name, context);
             }
             Phase::Contending { name: wanted, .. } if wanted == name => {}
-            Phase::Waiting | Phase::Contending { .. } => self.freed(name, desk),
+            Phase::Waiting | Phase::Contending { .. } => self.freed(name, context),
             _ => {}
         }
         None
     }
 
     /// Another name may be free. Whoever waits and is not first leaves it to who is.
-    fn freed(&mut self, name: usize, desk: &mut Desk) {
+    fn freed(&mut self, name: usize, context: &mut RecipeContext) {
         let waiting = self.phase == Phase::Waiting;
         if waiting && !self.place.is_our_turn() {
             return;
@@ -334,19 +346,25 @@ impl Node {
             self.free.push_back(name);
         }
         if waiting {
-            self.try_next(desk);
+            self.try_next(context);
         }
     }
 
-    fn watch(&self, name: usize, desk: &mut Desk) {
+    fn watch(&self, name: usize, context: &mut RecipeContext) {
         if !self.watched.contains(&name) {
-            desk.watch(&self.paths[name]);
+            context.watch(&self.paths[name]);
         }
     }
 
     /// Somebody has the node: another, or an orphan of our own, left behind by a connection that
     /// was cut before it told us its session.
-    fn taken(&mut self, name: usize, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
+    fn taken(
+        &mut self,
+        name: usize,
+        data: &[u8],
+        stat: &Stat,
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
         self.races = 0;
         if data == self.content.as_bytes() {
             let lock = format!("{ORPHAN} {} behind", self.paths[name]);
@@ -355,22 +373,27 @@ impl Node {
                 host: None,
                 ..self.holder_of(name, data, stat)
             };
-            let until = desk.now + Self::allowance(desk.session.lease().timeout());
-            let until = until.max(desk.options.patience.unwrap_or_default());
-            desk.say(Event::Waiting {
+            let until = context.now + Self::allowance(context.session.lease().timeout());
+            let until = until.max(context.options.wait_until.unwrap_or_default());
+            context.emit(Event::Waiting {
                 holder: self.holder.clone(),
                 ahead: None,
             }); // also without -w
-            self.watch(name, desk);
+            self.watch(name, context);
             self.phase = Phase::Orphaned { name, until };
             return None;
         }
         self.holder = self.holder_of(name, data, stat);
         self.owners[name] = stat.ephemeral_owner;
-        if desk.is_patient() && self.owners.iter().all(|&owner| desk.is_outer(owner)) {
-            return Some(super::circular(&self.paths[name], stat.ephemeral_owner));
+        if context.may_wait()
+            && self
+                .owners
+                .iter()
+                .all(|&owner| context.is_outer_session(owner))
+        {
+            return Some(recipe::circular(&self.paths[name], stat.ephemeral_owner));
         }
-        self.try_next(desk);
+        self.try_next(context);
         None
     }
 
@@ -395,91 +418,93 @@ impl Node {
         self.paths.iter().position(|known| known == path)
     }
 
-    fn refused(&self, verb: &str, name: usize, code: Code, desk: &Desk) -> Verdict {
-        Verdict::Failed(Failure::Refused {
+    fn refused(&self, verb: &str, name: usize, code: Code, context: &RecipeContext) -> Outcome {
+        Outcome::Failed(Failure::Refused {
             what: format!("{verb} {}", self.paths[name]),
-            why: desk.explain(code),
+            why: context.explain(code),
         })
     }
 }
 
 impl Recipe for Node {
-    fn opened(&mut self, desk: &mut Desk) {
-        let known = desk.session.id().is_some();
+    fn on_connecting(&mut self, context: &mut RecipeContext) {
+        let known = context.session.id().is_some();
         match self.phase {
-            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, desk),
+            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, context),
             Phase::Looking { name } if known => {
                 // Reads are local to a server, which may be behind the one that took our create.
-                desk.ask(Request::Sync {
+                context.send(Request::Sync {
                     path: self.paths[name].clone(),
                 });
-                desk.watch(&self.paths[name]);
+                context.watch(&self.paths[name]);
             }
-            Phase::Waiting if known => self.wait(desk),
-            Phase::Orphaned { name, .. } if known => self.watch(name, desk),
+            Phase::Waiting if known => self.wait(context),
+            Phase::Orphaned { name, .. } if known => self.watch(name, context),
             _ => {}
         }
         if known {
-            self.place.opened(desk);
+            self.place.on_connecting(context);
         }
         self.pipeline = false;
     }
 
-    fn up(&mut self, desk: &mut Desk) {
+    fn on_session(&mut self, context: &mut RecipeContext) {
         if let Phase::Contending {
             name, asked: false, ..
         } = self.phase
         {
-            self.contend(name, desk);
+            self.contend(name, context);
         }
     }
 
-    fn answered(
+    fn on_reply(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
-    ) -> Option<Verdict> {
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
         match request {
             Request::Create { path, .. } => self.created(path, result.err()),
             Request::Multi(operations) => match &operations[..] {
                 [Operation::Create { path, .. }, Operation::Delete { .. }] => {
-                    self.exchanged(path, &result, desk);
+                    self.exchanged(path, &result, context);
                 }
-                _ => self.answered_of_place(request, result, desk),
+                _ => self.answered_of_place(request, result, context),
             },
             Request::Data { path, watch } | Request::Exists { path, watch } => {
                 match self.named(path) {
-                    Some(name) => return self.looked(name, *watch, result, desk),
-                    None => self.answered_of_place(request, result, desk),
+                    Some(name) => return self.looked(name, *watch, result, context),
+                    None => self.answered_of_place(request, result, context),
                 }
             }
-            _ => self.answered_of_place(request, result, desk),
+            _ => self.answered_of_place(request, result, context),
         }
         None
     }
 
-    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
+    fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
         let Some(name) = self.named(path) else {
-            return self.place.changed(change, path, desk);
+            return self.place.on_watch(change, path, context);
         };
         self.watched.remove(&name);
         match (change, self.phase) {
             (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => {
-                self.contend(name, desk);
+                self.contend(name, context);
             }
             (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
-            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => self.freed(name, desk),
+            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => {
+                self.freed(name, context);
+            }
             (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => {
-                desk.watch(path);
+                context.watch(path);
             } // the watch is used up
             _ => {}
         }
     }
 
-    fn down(&mut self, known: bool) {
-        self.parents.down();
-        self.place.down();
+    fn on_disconnect(&mut self, known: bool) {
+        self.parents.on_disconnect();
+        self.place.on_disconnect();
         self.watched.clear();
         match self.phase {
             Phase::Contending {
@@ -497,40 +522,40 @@ impl Recipe for Node {
         }
     }
 
-    fn put_away(
+    fn on_deleted(
         &mut self,
         path: &str,
         result: Result<(), Code>,
-        desk: &mut Desk,
+        context: &mut RecipeContext,
     ) -> Option<String> {
-        self.place.swept(path, result.is_ok(), desk);
+        self.place.swept(path, result.is_ok(), context);
         None // a queue that others stand in is to stay, and one that we may not delete is the server's to sweep
     }
 
-    fn leave(&mut self, desk: &mut Desk) {
-        self.place.leave(desk);
+    fn on_close(&mut self, context: &mut RecipeContext) {
+        self.place.on_close(context);
     }
 
-    fn restart(&mut self, desk: &mut Desk) {
+    fn restart(&mut self, context: &mut RecipeContext) {
         self.place.restart();
         self.watched.clear();
         self.free = (0..self.paths.len()).collect();
-        self.try_next(desk);
+        self.try_next(context);
     }
 
-    fn stage(&self, _: Moment) -> Stage {
+    fn progress(&self, _: Moment) -> Progress {
         let placed = self.place.leaving().is_some();
         match self.phase {
-            Phase::Contending { asked, .. } => Stage::Asking {
-                made: asked || placed,
+            Phase::Contending { asked, .. } => Progress::Pending {
+                may_exist: asked || placed,
             },
-            Phase::Looking { .. } => Stage::Asking { made: true },
-            Phase::Orphaned { .. } => Stage::Asking { made: placed },
-            Phase::Waiting if self.place.is_settled() => Stage::Waiting {
+            Phase::Looking { .. } => Progress::Pending { may_exist: true },
+            Phase::Orphaned { .. } => Progress::Pending { may_exist: placed },
+            Phase::Waiting if self.place.is_settled() => Progress::Waiting {
                 holder: self.holder.clone(),
-                made: placed,
+                may_exist: placed,
             },
-            Phase::Waiting => Stage::Asking { made: true },
+            Phase::Waiting => Progress::Pending { may_exist: true },
         }
     }
 

@@ -1,7 +1,7 @@
 //! The nodes that a lock node stands under: made when a create says that they are missing, and not
 //! before.
 
-use super::Desk;
+use super::recipe::RecipeContext;
 use crate::lock::Failure;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::Request;
@@ -28,7 +28,7 @@ impl Parents {
     }
 
     /// Asks for all of them, once. False: that was done already. What is there is fine.
-    pub(super) fn make(&mut self, desk: &mut Desk) -> bool {
+    pub(super) fn make(&mut self, context: &mut RecipeContext) -> bool {
         if self.made.is_some() {
             return false;
         }
@@ -45,10 +45,10 @@ impl Parents {
             } else {
                 Vec::new()
             };
-            desk.ask(Request::Create {
+            context.send(Request::Create {
                 path: self.path[..end].into(),
                 data,
-                acl: desk.acl(),
+                acl: context.acl(),
                 flags: flag::PERSISTENT,
             });
         }
@@ -57,12 +57,12 @@ impl Parents {
 
     /// The connection is gone, and whether they were made is not known: they may be asked for
     /// again.
-    pub(super) fn down(&mut self) {
+    pub(super) fn on_disconnect(&mut self) {
         self.made = None;
     }
 
     /// A create of one of them was answered.
-    pub(super) fn answered(&mut self, path: &str, error: Option<Code>) {
+    pub(super) fn on_reply(&mut self, path: &str, error: Option<Code>) {
         if let (Some(made @ Ok(())), Some(code)) = (
             &mut self.made,
             error.filter(|&code| code != Code::NODE_EXISTS),
@@ -72,9 +72,9 @@ impl Parents {
     }
 
     /// Why `path` still has no parent.
-    pub(super) fn failure(&self, path: &str, desk: &Desk) -> Failure {
+    pub(super) fn failure(&self, path: &str, context: &RecipeContext) -> Failure {
         let (what, why) = match &self.made {
-            Some(Err((parent, code))) => (parent.as_str(), desk.explain(*code)),
+            Some(Err((parent, code))) => (parent.as_str(), context.explain(*code)),
             _ => (
                 path,
                 "the node above it does not exist: create it, or use a name without \"/\"".into(),

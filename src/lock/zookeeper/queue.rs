@@ -4,7 +4,7 @@
 
 use super::layout::{self, Contender};
 use super::parents::Parents;
-use super::{Claim, Desk, Recipe, Stage, Verdict};
+use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext};
 use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -87,65 +87,69 @@ impl Queue {
     }
 
     /// Makes our contender and asks who else is there, in one write.
-    fn join(&mut self, desk: &mut Desk) {
-        let asked = desk.session.takes_requests();
+    fn join(&mut self, context: &mut RecipeContext) {
+        let asked = context.session.takes_requests();
         self.phase = Phase::Joining { asked };
         self.own = None;
         if asked {
             let path = self.child(&Contender::prefix(&self.mark));
             let data = self.content.clone().into_bytes();
-            desk.ask(Request::Create {
+            context.send(Request::Create {
                 path,
                 data,
-                acl: desk.acl(),
+                acl: context.acl(),
                 flags: flag::EPHEMERAL | flag::SEQUENCE,
             });
             if self.exclusive {
-                desk.ask(Request::Data {
+                context.send(Request::Data {
                     path: self.path.clone(),
                     watch: false,
                 });
             }
-            self.ask_children(desk);
+            self.ask_children(context);
         }
     }
 
-    fn ask_children(&self, desk: &mut Desk) {
-        desk.ask(Request::Children {
+    fn ask_children(&self, context: &mut RecipeContext) {
+        context.send(Request::Children {
             path: self.path.clone(),
             watch: false,
         });
     }
 
-    fn rank_anew(&mut self, desk: &mut Desk) {
+    fn rank_anew(&mut self, context: &mut RecipeContext) {
         self.phase = Phase::Ranking;
-        self.ask_children(desk);
+        self.ask_children(context);
     }
 
-    fn created(&mut self, result: Result<Answer, Code>, desk: &mut Desk) -> Option<Verdict> {
+    fn created(
+        &mut self,
+        result: Result<Answer, Code>,
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
         match result {
             Ok(Answer::Created(path)) => {
                 self.own = self.name(&path).map(str::to_string);
                 self.phase = Phase::Ranking;
                 None
             }
-            Err(Code::NO_NODE) if self.parents.make(desk) => {
-                self.join(desk);
+            Err(Code::NO_NODE) if self.parents.make(context) => {
+                self.join(context);
                 None
             }
-            Err(Code::NO_NODE) => Some(Verdict::Failed(self.parents.failure(&self.path, desk))),
-            Err(code) => Some(Verdict::Failed(Failure::Refused {
+            Err(Code::NO_NODE) => Some(Outcome::Failed(self.parents.failure(&self.path, context))),
+            Err(code) => Some(Outcome::Failed(Failure::Refused {
                 what: format!("create a node below {}", self.path),
-                why: desk.explain(code),
+                why: context.explain(code),
             })),
             Ok(_) => None,
         }
     }
 
-    fn listed(&mut self, children: &[String], desk: &mut Desk) -> Option<Verdict> {
+    fn listed(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
         match self.phase {
-            Phase::Looking { .. } => self.look_for_ours(children, desk),
-            Phase::Ranking => return self.rank(children, desk),
+            Phase::Looking { .. } => self.look_for_ours(children, context),
+            Phase::Ranking => return self.rank(children, context),
             _ => {}
         }
         None
@@ -153,33 +157,33 @@ impl Queue {
 
     /// Any child with our mark may be the contender whose making we never heard of, or an orphan of
     /// an earlier session of ours.
-    fn look_for_ours(&mut self, children: &[String], desk: &mut Desk) {
+    fn look_for_ours(&mut self, children: &[String], context: &mut RecipeContext) {
         let ours: Vec<&String> = children
             .iter()
             .filter(|name| layout::has_mark(name, &self.mark))
             .collect();
         if ours.is_empty() {
-            return self.join(desk);
+            return self.join(context);
         }
         self.phase = Phase::Looking { unsure: ours.len() };
         for name in ours {
-            desk.ask(Request::Data {
+            context.send(Request::Data {
                 path: self.child(name),
                 watch: false,
             });
         }
     }
 
-    fn rank(&mut self, children: &[String], desk: &mut Desk) -> Option<Verdict> {
+    fn rank(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
         let Some(own) = self.own.clone().filter(|own| children.contains(own)) else {
-            self.join(desk); // somebody has deleted it
+            self.join(context); // somebody has deleted it
             return None;
         };
         for orphan in children
             .iter()
             .filter(|name| layout::has_mark(name, &self.mark) && **name != own)
         {
-            desk.ask(Request::Delete {
+            context.send(Request::Delete {
                 path: self.child(orphan),
             });
         }
@@ -190,7 +194,7 @@ impl Queue {
                 "{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock",
                 self.path
             );
-            return Some(Verdict::Failed(Failure::IncompatibleLock(why)));
+            return Some(Outcome::Failed(Failure::IncompatibleLock(why)));
         }
         let mut before: Vec<(&str, &String)> = children
             .iter()
@@ -200,16 +204,16 @@ impl Queue {
         before.sort_unstable();
         let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
             self.phase = Phase::First;
-            desk.watch(&self.child(&own));
+            context.watch(&self.child(&own));
             return None;
         };
         if first != last {
-            desk.ask(Request::Data {
+            context.send(Request::Data {
                 path: self.child(first),
                 watch: false,
             }); // answered first: it is the holder
         }
-        desk.watch(&self.child(last));
+        context.watch(&self.child(last));
         self.phase = Phase::Queued {
             ahead: (*last).clone(),
             seen: false,
@@ -218,25 +222,31 @@ impl Queue {
     }
 
     /// A child is there.
-    fn seen(&mut self, name: &str, data: &[u8], stat: &Stat, desk: &mut Desk) -> Option<Verdict> {
-        let ours = desk.is_us(stat.ephemeral_owner);
+    fn seen(
+        &mut self,
+        name: &str,
+        data: &[u8],
+        stat: &Stat,
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
+        let ours = context.is_own_session(stat.ephemeral_owner);
         match &mut self.phase {
             Phase::Looking { .. } if ours => {
                 self.own = Some(name.to_string());
-                self.rank_anew(desk);
+                self.rank_anew(context);
             }
             Phase::Looking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 let none_left = *unsure == 0;
-                desk.ask(Request::Delete {
+                context.send(Request::Delete {
                     path: self.child(name),
                 });
                 if none_left {
-                    self.join(desk);
+                    self.join(context);
                 }
             }
             Phase::First if ours && self.own.as_deref() == Some(name) => {
-                return Some(Verdict::Ours(Claim {
+                return Some(Outcome::Acquired(AcquiredNode {
                     path: self.child(name),
                     token: stat.czxid,
                 }));
@@ -251,13 +261,16 @@ impl Queue {
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
-                if self.exclusive && desk.is_patient() && desk.is_outer(stat.ephemeral_owner) {
-                    return Some(super::circular(&self.path, stat.ephemeral_owner));
+                if self.exclusive
+                    && context.may_wait()
+                    && context.is_outer_session(stat.ephemeral_owner)
+                {
+                    return Some(recipe::circular(&self.path, stat.ephemeral_owner));
                 }
                 // Before a semaphore, the first in the queue holds nothing: its own recipe says who
                 // does.
                 if self.exclusive && !std::mem::replace(&mut self.told, true) {
-                    desk.say_waiting(&self.holder, None);
+                    context.emit_waiting(&self.holder, None);
                 }
             }
             _ => {}
@@ -266,86 +279,88 @@ impl Queue {
     }
 
     /// A child is gone.
-    fn missing(&mut self, name: &str, desk: &mut Desk) {
+    fn missing(&mut self, name: &str, context: &mut RecipeContext) {
         match &mut self.phase {
             Phase::Looking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 if *unsure == 0 {
-                    self.join(desk);
+                    self.join(context);
                 }
             }
-            Phase::Queued { ahead, .. } if ahead == name => self.rank_anew(desk),
-            Phase::First if self.own.as_deref() == Some(name) => self.join(desk),
+            Phase::Queued { ahead, .. } if ahead == name => self.rank_anew(context),
+            Phase::First if self.own.as_deref() == Some(name) => self.join(context),
             _ => {}
         }
     }
 
     /// What the lock's own node holds: nothing that matters, unless it is the number of a
     /// semaphore.
-    fn check_number(&self, data: &[u8]) -> Option<Verdict> {
+    fn check_number(&self, data: &[u8]) -> Option<Outcome> {
         let permits = layout::permits(data).filter(|&permits| permits > 1)?;
         let why = format!(
             "{} is a semaphore of {permits}, not a lock of 1: use --concurrent {permits}, or another --lockid",
             self.path
         );
-        Some(Verdict::Failed(Failure::IncompatibleLock(why)))
+        Some(Outcome::Failed(Failure::IncompatibleLock(why)))
     }
 }
 
 impl Recipe for Queue {
-    fn opened(&mut self, desk: &mut Desk) {
-        let known = desk.session.id().is_some();
+    fn on_connecting(&mut self, context: &mut RecipeContext) {
+        let known = context.session.id().is_some();
         match self.phase {
-            Phase::Joining { .. } if known || self.pipeline => self.join(desk),
+            Phase::Joining { .. } if known || self.pipeline => self.join(context),
             Phase::Looking { .. } if known => {
                 // Reads are local to a server, which may be behind the one that took our create.
-                desk.ask(Request::Sync {
+                context.send(Request::Sync {
                     path: self.path.clone(),
                 });
-                self.ask_children(desk);
+                self.ask_children(context);
             }
             // Who is before us is known: the whole queue is listed only if that one is gone. After
             // an outage all waiters ask at once.
             Phase::Queued {
                 ref ahead,
                 seen: true,
-            } if known => desk.ask(Request::Exists {
+            } if known => context.send(Request::Exists {
                 path: self.child(ahead),
                 watch: true,
             }),
-            Phase::Ranking | Phase::Queued { .. } | Phase::First if known => self.rank_anew(desk),
+            Phase::Ranking | Phase::Queued { .. } | Phase::First if known => {
+                self.rank_anew(context);
+            }
             _ => {}
         }
         self.pipeline = false;
     }
 
-    fn up(&mut self, desk: &mut Desk) {
+    fn on_session(&mut self, context: &mut RecipeContext) {
         if let Phase::Joining { asked: false } = self.phase {
-            self.join(desk);
+            self.join(context);
         }
     }
 
-    fn answered(
+    fn on_reply(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
-    ) -> Option<Verdict> {
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
         match (request, result) {
             (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => {
-                return self.created(result, desk);
+                return self.created(result, context);
             }
-            (Request::Create { path, .. }, result) => self.parents.answered(path, result.err()),
+            (Request::Create { path, .. }, result) => self.parents.on_reply(path, result.err()),
             (Request::Children { path, .. }, Ok(Answer::Children(children)))
                 if *path == self.path =>
             {
-                return self.listed(&children, desk);
+                return self.listed(&children, context);
             }
             (Request::Data { path, .. }, Err(_)) if *path == self.path => {} /* what cannot be
             * read is no
              * number */
             (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
-                desk.ask(Request::Exists {
+                context.send(Request::Exists {
                     path: path.clone(),
                     watch: true,
                 });
@@ -356,15 +371,15 @@ impl Recipe for Queue {
                 | Request::Children { path, .. },
                 Err(code),
             ) if code != Code::NO_NODE && (self.name(path).is_some() || *path == self.path) => {
-                return Some(Verdict::Failed(Failure::Refused {
+                return Some(Outcome::Failed(Failure::Refused {
                     what: format!("read {path}"),
-                    why: desk.explain(code),
+                    why: context.explain(code),
                 }));
             }
             (Request::Children { path, .. }, Err(Code::NO_NODE))
                 if *path == self.path && !matches!(self.phase, Phase::Joining { .. }) =>
             {
-                self.join(desk);
+                self.join(context);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => {
                 return self.check_number(&data);
@@ -374,28 +389,30 @@ impl Recipe for Queue {
                 Ok(Answer::Data(data, stat)),
             ) => {
                 let name = self.name(path)?.to_string();
-                return self.seen(&name, &data, &stat, desk);
+                return self.seen(&name, &data, &stat, context);
             }
             (Request::Data { path, .. } | Request::Exists { path, .. }, Err(Code::NO_NODE)) => {
                 let name = self.name(path)?.to_string();
-                self.missing(&name, desk);
+                self.missing(&name, context);
             }
             _ => {}
         }
         None
     }
 
-    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
+    fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
         let Some(name) = self.name(path) else { return };
         match (change, &self.phase) {
-            (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => self.rank_anew(desk),
-            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => desk.watch(path), /* the watch is used up */
+            (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => {
+                self.rank_anew(context);
+            }
+            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => context.watch(path), /* the watch is used up */
             _ => {}
         }
     }
 
-    fn down(&mut self, known: bool) {
-        self.parents.down();
+    fn on_disconnect(&mut self, known: bool) {
+        self.parents.on_disconnect();
         match self.phase {
             Phase::Joining { asked: true } if known => self.phase = Phase::Looking { unsure: 0 },
             // Unless the session is known, what was asked for can only be an orphan now.
@@ -404,19 +421,19 @@ impl Recipe for Queue {
         }
     }
 
-    fn restart(&mut self, desk: &mut Desk) {
-        self.join(desk);
+    fn restart(&mut self, context: &mut RecipeContext) {
+        self.join(context);
     }
 
-    fn stage(&self, _: Moment) -> Stage {
+    fn progress(&self, _: Moment) -> Progress {
         match self.phase {
-            Phase::Joining { asked: made } => Stage::Asking { made },
-            Phase::Queued { seen: true, .. } => Stage::Waiting {
+            Phase::Joining { asked } => Progress::Pending { may_exist: asked },
+            Phase::Queued { seen: true, .. } => Progress::Waiting {
                 holder: self.holder.clone(),
-                made: true,
+                may_exist: true,
             },
             Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => {
-                Stage::Asking { made: true }
+                Progress::Pending { may_exist: true }
             }
         }
     }

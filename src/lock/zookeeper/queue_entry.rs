@@ -3,8 +3,8 @@
 //! for order alone, and the lock's own node excludes: so who can have no place (a server without
 //! container nodes, no permission) contends like a first one, and all is safe.
 
-use super::Desk;
 use super::layout::{self, Waiter};
+use super::recipe::RecipeContext;
 use crate::lock::Event;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};
@@ -93,19 +93,19 @@ impl Place {
     }
 
     /// Asks for it.
-    pub(super) fn ask(&mut self, desk: &mut Desk) {
-        self.ask_with(0, desk);
+    pub(super) fn ask(&mut self, context: &mut RecipeContext) {
+        self.ask_with(0, context);
     }
 
     /// Asks for it and for so many of the nodes above it, all or none: a container that is empty
     /// could be swept before our node is in it.
-    fn ask_with(&mut self, above: usize, desk: &mut Desk) {
+    fn ask_with(&mut self, above: usize, context: &mut RecipeContext) {
         self.own = None;
         self.tries += 1;
         if self.tries > TRIES {
-            return self.close(&format!("{TRIES} tries were in vain"), desk);
+            return self.close(&format!("{TRIES} tries were in vain"), context);
         }
-        let acl = desk.acl();
+        let acl = context.acl();
         let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
         let mut operations: Vec<_> = containers
             .map(|path| Operation::CreateContainer {
@@ -114,7 +114,7 @@ impl Place {
             })
             .collect();
         let (path, data) = (
-            layout::child(&self.queue, &Waiter::prefix(session(desk))),
+            layout::child(&self.queue, &Waiter::prefix(session(context))),
             self.content.clone().into_bytes(),
         );
         operations.push(Operation::Create {
@@ -123,26 +123,26 @@ impl Place {
             acl,
             flags: flag::EPHEMERAL | flag::SEQUENCE,
         });
-        desk.ask(Request::Multi(operations));
+        context.send(Request::Multi(operations));
         self.phase = Phase::Asked { above };
-        self.ask_who_is_there(desk);
+        self.ask_who_is_there(context);
     }
 
-    fn ask_who_is_there(&self, desk: &mut Desk) {
-        desk.ask(Request::Children {
+    fn ask_who_is_there(&self, context: &mut RecipeContext) {
+        context.send(Request::Children {
             path: self.queue.clone(),
             watch: false,
         });
     }
 
-    fn look(&mut self, desk: &mut Desk) {
+    fn look(&mut self, context: &mut RecipeContext) {
         self.phase = Phase::Looking;
-        self.ask_who_is_there(desk);
+        self.ask_who_is_there(context);
     }
 
     /// Does without a place.
-    fn close(&mut self, why: &str, desk: &mut Desk) {
-        desk.say(Event::Note(format!(
+    fn close(&mut self, why: &str, context: &mut RecipeContext) {
+        context.emit(Event::Note(format!(
             "no place in the queue {}: {why}; waiting without one",
             self.queue
         )));
@@ -151,11 +151,11 @@ impl Place {
     }
 
     /// Something was answered that may be about it. True if that tells what has become of it.
-    pub(super) fn answered(
+    pub(super) fn on_reply(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
+        context: &mut RecipeContext,
     ) -> bool {
         match (request, result, &self.phase) {
             (
@@ -165,7 +165,7 @@ impl Place {
                     ..
                 }),
                 Phase::Asked { .. },
-            ) => self.ask_with(2, desk),
+            ) => self.ask_with(2, context),
             (
                 Request::Multi(_),
                 Ok(Answer::Undone {
@@ -174,48 +174,48 @@ impl Place {
                 }),
                 &Phase::Asked { above: above @ 1.. },
             ) => {
-                self.ask_with(above - 1, desk);
+                self.ask_with(above - 1, context);
             }
             (
                 Request::Multi(_),
                 Ok(Answer::Undone { code, .. }) | Err(code),
                 Phase::Asked { .. },
-            ) => self.close(&obstacle(code), desk),
+            ) => self.close(&obstacle(code), context),
             (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, /* who is there was asked in the same write */
             (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => {
-                self.rank(&names, desk);
+                self.rank(&names, context);
             }
-            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(desk),
+            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(context),
             (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. })
                 if path == next =>
             {
-                self.look(desk);
+                self.look(context);
             }
             (Request::Children { .. }, Err(code), Phase::Looking)
             | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
-                self.close(&obstacle(code), desk);
+                self.close(&obstacle(code), context);
             }
             _ => return false,
         }
         self.is_settled()
     }
 
-    fn rank(&mut self, names: &[String], desk: &mut Desk) {
-        let session = session(desk);
+    fn rank(&mut self, names: &[String], context: &mut RecipeContext) {
+        let session = session(context);
         let mut waiters: Vec<_> = names
             .iter()
             .filter_map(|name| Waiter::parse(name))
             .collect();
         waiters.sort_unstable();
         let Some(ahead) = waiters.iter().position(|waiter| waiter.is_of(session)) else {
-            return self.ask(desk);
+            return self.ask(context);
         };
         let path = |position: usize| layout::child(&self.queue, waiters[position].name());
         self.own = Some(path(ahead));
         self.phase = match ahead.checked_sub(1).map(path) {
             None => Phase::First,
             Some(next) => {
-                desk.ask(Request::Exists {
+                context.send(Request::Exists {
                     path: next.clone(),
                     watch: true,
                 });
@@ -225,12 +225,12 @@ impl Place {
     }
 
     /// A watch fired that may be about it.
-    pub(super) fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
+    pub(super) fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
         match &self.phase {
             Phase::Behind { next, .. } if next == path && change == Change::Deleted => {
-                self.look(desk);
+                self.look(context);
             }
-            Phase::Behind { next, .. } if next == path => desk.ask(Request::Exists {
+            Phase::Behind { next, .. } if next == path => context.send(Request::Exists {
                 path: path.into(),
                 watch: true,
             }), // the watch is used up
@@ -240,24 +240,24 @@ impl Place {
 
     /// The connection is gone, and with it all watches. A place that was ours is ours as long as
     /// the session.
-    pub(super) fn down(&mut self) {
+    pub(super) fn on_disconnect(&mut self) {
         if let Phase::Asked { .. } = self.phase {
             self.phase = Phase::Looking;
         }
     }
 
     /// A connect request for the same session is about to go out.
-    pub(super) fn opened(&mut self, desk: &mut Desk) {
+    pub(super) fn on_connecting(&mut self, context: &mut RecipeContext) {
         match &self.phase {
             Phase::Looking => {
-                desk.ask(Request::Sync {
+                context.send(Request::Sync {
                     path: self.queue.clone(),
                 }); // this server may be behind the one that took our request
-                self.ask_who_is_there(desk);
+                self.ask_who_is_there(context);
             }
             // Who is before us is known: the whole queue is listed only if that one is gone. After
             // an outage all waiters ask at once.
-            Phase::Behind { next, .. } => desk.ask(Request::Exists {
+            Phase::Behind { next, .. } => context.send(Request::Exists {
                 path: next.clone(),
                 watch: true,
             }),
@@ -276,21 +276,21 @@ impl Place {
     }
 
     /// It could not be exchanged for a lock.
-    pub(super) fn refused(&mut self, code: Code, desk: &mut Desk) {
+    pub(super) fn refused(&mut self, code: Code, context: &mut RecipeContext) {
         if code == Code::NO_NODE {
             self.phase = Phase::Absent; // somebody has deleted it
             self.own = None;
         } else {
-            self.close(&obstacle(code), desk);
+            self.close(&obstacle(code), context);
         }
     }
 
     /// It was exchanged for a lock. If nobody else waits, the queue must go.
-    pub(super) fn exchanged(&mut self, desk: &mut Desk) {
+    pub(super) fn exchanged(&mut self, context: &mut RecipeContext) {
         if self.own.take().is_some() {
             self.phase = Phase::Absent;
             self.sweeping = true;
-            desk.ask(Request::Delete {
+            context.send(Request::Delete {
                 path: self.queue.clone(),
             });
         }
@@ -298,11 +298,11 @@ impl Place {
 
     /// Whether something was `deleted` is known. If it was the lock's queue, what is above it may
     /// be empty.
-    pub(super) fn swept(&mut self, path: &str, deleted: bool, desk: &mut Desk) {
+    pub(super) fn swept(&mut self, path: &str, deleted: bool, context: &mut RecipeContext) {
         if path == self.queue {
             self.sweeping = false;
             if deleted {
-                desk.ask(Request::Delete {
+                context.send(Request::Delete {
                     path: self.queues.clone(),
                 });
             }
@@ -310,12 +310,12 @@ impl Place {
     }
 
     /// Gives it up, and what is above it unless others need that.
-    pub(super) fn leave(&mut self, desk: &mut Desk) {
+    pub(super) fn on_close(&mut self, context: &mut RecipeContext) {
         match self.own.take() {
             Some(path) => [path, self.queue.clone(), self.queues.clone()]
                 .into_iter()
-                .for_each(|path| desk.ask(Request::Delete { path })),
-            None if self.sweeping => desk.ask(Request::Delete {
+                .for_each(|path| context.send(Request::Delete { path })),
+            None if self.sweeping => context.send(Request::Delete {
                 path: self.queues.clone(),
             }),
             None => {}
@@ -324,8 +324,8 @@ impl Place {
 }
 
 /// The session that makes the entry.
-fn session(desk: &Desk) -> i64 {
-    desk.session.id().unwrap_or(0)
+fn session(context: &RecipeContext) -> i64 {
+    context.session.id().unwrap_or(0)
 }
 
 /// Why there is no place, for whoever may do something about it.

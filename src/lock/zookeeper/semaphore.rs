@@ -5,7 +5,7 @@
 use super::layout;
 use super::parents::Parents;
 use super::queue::Queue;
-use super::{Claim, Desk, Recipe, Stage, Verdict};
+use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext};
 use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
@@ -80,23 +80,23 @@ struct Holders {
 
 impl Holders {
     /// All leases are taken, by these.
-    fn listed(&mut self, leases: Vec<String>, desk: &mut Desk) {
+    fn listed(&mut self, leases: Vec<String>, context: &mut RecipeContext) {
         self.leases = leases.len();
         self.names.retain(|lease, _| leases.contains(lease));
         self.owners.retain(|lease, _| leases.contains(lease));
-        let most = if desk.options.outer.len() >= leases.len() {
+        let most = if context.options.outer_sessions.len() >= leases.len() {
             leases.len().max(NAMED)
         } else {
             NAMED
         };
-        if self.unread == 0 && !(self.told && desk.is_patient()) {
+        if self.unread == 0 && !(self.told && context.may_wait()) {
             let unknown = leases
                 .into_iter()
                 .filter(|lease| !self.names.contains_key(lease))
                 .take(most);
             for path in unknown {
                 self.unread += 1;
-                desk.ask(Request::Data { path, watch: false });
+                context.send(Request::Data { path, watch: false });
             }
         }
     }
@@ -115,10 +115,13 @@ impl Holders {
     }
 
     /// A session of them, if all are of runs that we were started under.
-    fn all_outer(&self, desk: &Desk) -> Option<i64> {
+    fn all_outer(&self, context: &RecipeContext) -> Option<i64> {
         let all = self.leases > 0
             && self.owners.len() == self.leases
-            && self.owners.values().all(|&owner| desk.is_outer(owner));
+            && self
+                .owners
+                .values()
+                .all(|&owner| context.is_outer_session(owner));
         self.owners.values().next().copied().filter(|_| all)
     }
 
@@ -162,19 +165,19 @@ impl Semaphore {
 
     /// Counts leases, watches them, and looks whether the number that they are counted against is
     /// ours.
-    fn count(&mut self, desk: &mut Desk) {
+    fn count(&mut self, context: &mut RecipeContext) {
         self.phase = Phase::Counting;
-        desk.ask(Request::Data {
+        context.send(Request::Data {
             path: self.path.clone(),
             watch: false,
         });
-        desk.ask(Request::Children {
+        context.send(Request::Children {
             path: self.path.clone(),
             watch: true,
         });
     }
 
-    fn counted(&mut self, leases: &[String], desk: &mut Desk) {
+    fn counted(&mut self, leases: &[String], context: &mut RecipeContext) {
         let full = leases.len() >= self.permits as usize;
         let paths = || {
             leases
@@ -184,31 +187,31 @@ impl Semaphore {
         };
         match self.phase {
             Phase::Entering { asked, .. } if full => {
-                self.holders.listed(paths(), desk);
+                self.holders.listed(paths(), context);
                 self.phase = Phase::Entering { asked, full };
-                self.say_full(desk);
+                self.say_full(context);
             }
             Phase::Entering { asked, .. } => {
                 self.phase = Phase::Entering { asked, full };
-                if let Stage::Waiting { holder, .. } = self.queue.stage(desk.now) {
-                    desk.say_waiting(&holder, None);
+                if let Progress::Waiting { holder, .. } = self.queue.progress(context.now) {
+                    context.emit_waiting(&holder, None);
                 }
             }
             Phase::Counting if full => {
-                self.holders.listed(paths(), desk);
+                self.holders.listed(paths(), context);
                 self.phase = Phase::Full;
-                self.say_full(desk);
+                self.say_full(context);
             }
             Phase::Counting => {
                 self.phase = Phase::Taking;
                 let (path, data) = (self.lease.clone(), self.content.clone().into_bytes());
-                desk.ask(Request::Create {
+                context.send(Request::Create {
                     path,
                     data,
-                    acl: desk.acl(),
+                    acl: context.acl(),
                     flags: flag::EPHEMERAL,
                 });
-                desk.watch(&self.lease);
+                context.watch(&self.lease);
             }
             _ => {}
         }
@@ -225,14 +228,14 @@ impl Semaphore {
     }
 
     /// Says, once, that all leases are taken and by whom, as soon as that is known.
-    fn say_full(&mut self, desk: &mut Desk) {
+    fn say_full(&mut self, context: &mut RecipeContext) {
         let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
         if full
             && self.holders.unread == 0
-            && desk.is_patient()
+            && context.may_wait()
             && !std::mem::replace(&mut self.holders.told, true)
         {
-            desk.say_waiting(&self.holder(), None);
+            context.emit_waiting(&self.holder(), None);
         }
     }
 
@@ -243,19 +246,19 @@ impl Semaphore {
 
     /// Our lease is there. Ours is what our session made; anything else by that name is an orphan
     /// of ours.
-    fn seen(&mut self, owner: i64, token: i64, desk: &mut Desk) -> Option<Verdict> {
+    fn seen(&mut self, owner: i64, token: i64, context: &mut RecipeContext) -> Option<Outcome> {
         if !matches!(self.phase, Phase::Taking | Phase::Looking) {
             return None;
         }
-        if !desk.is_us(owner) {
-            desk.ask(Request::Delete {
+        if !context.is_own_session(owner) {
+            context.send(Request::Delete {
                 path: self.lease.clone(),
             });
-            self.count(desk);
+            self.count(context);
             return None;
         }
-        self.leave_queue(desk);
-        Some(Verdict::Ours(Claim {
+        self.leave_queue(context);
+        Some(Outcome::Acquired(AcquiredNode {
             path: self.lease.clone(),
             token,
         }))
@@ -265,24 +268,24 @@ impl Semaphore {
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
-    ) -> Option<Verdict> {
-        let verdict = self.queue.answered(request, result, desk);
-        match verdict {
-            Some(Verdict::Ours(_)) if self.is_first() => {}
-            Some(Verdict::Ours(_)) => self.count(desk),
-            Some(Verdict::Failed(_)) => return verdict,
-            None if self.phase == ENTERING && self.waits_in_queue(desk.now) => {
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
+        let outcome = self.queue.on_reply(request, result, context);
+        match outcome {
+            Some(Outcome::Acquired(_)) if self.is_first() => {}
+            Some(Outcome::Acquired(_)) => self.count(context),
+            Some(Outcome::Failed(_)) => return outcome,
+            None if self.phase == ENTERING && self.waits_in_queue(context.now) => {
                 self.phase = Phase::Entering {
                     asked: true,
                     full: false,
                 };
-                self.hurry = if desk.options.patience.is_none() {
-                    desk.now + PASSING
+                self.hurry = if context.options.wait_until.is_none() {
+                    context.now + PASSING
                 } else {
-                    desk.now
+                    context.now
                 };
-                desk.ask(Request::Children {
+                context.send(Request::Children {
                     path: self.path.clone(),
                     watch: false,
                 });
@@ -293,9 +296,9 @@ impl Semaphore {
     }
 
     /// Lets the next one count.
-    fn leave_queue(&self, desk: &mut Desk) {
+    fn leave_queue(&self, context: &mut RecipeContext) {
         if let Some(path) = self.queue.contender() {
-            desk.ask(Request::Delete { path });
+            context.send(Request::Delete { path });
         }
     }
 
@@ -305,64 +308,64 @@ impl Semaphore {
     }
 
     fn waits_in_queue(&self, now: Moment) -> bool {
-        matches!(self.queue.stage(now), Stage::Waiting { .. })
+        matches!(self.queue.progress(now), Progress::Waiting { .. })
     }
 
     /// The number in the semaphore's node must be ours; anything but a number is nobody's.
-    fn check_number(&self, data: &[u8]) -> Option<Verdict> {
+    fn check_number(&self, data: &[u8]) -> Option<Outcome> {
         let permits = layout::permits(data).filter(|&permits| permits != self.permits)?;
         let why = format!(
             "{} is a semaphore of {permits}, not of {}: use --concurrent {permits}, or another --lockid",
             self.path, self.permits
         );
-        Some(Verdict::Failed(Failure::IncompatibleLock(why)))
+        Some(Outcome::Failed(Failure::IncompatibleLock(why)))
     }
 }
 
 impl Recipe for Semaphore {
-    fn opened(&mut self, desk: &mut Desk) {
-        let known = desk.session.id().is_some();
+    fn on_connecting(&mut self, context: &mut RecipeContext) {
+        let known = context.session.id().is_some();
         match self.phase {
-            Phase::Entering { .. } => self.queue.opened(desk),
+            Phase::Entering { .. } => self.queue.on_connecting(context),
             Phase::Counting | Phase::Full if known => {
                 if let Some(contender) = self.queue.contender() {
-                    desk.watch(&contender); // the queue must still be ours
+                    context.watch(&contender); // the queue must still be ours
                 }
-                self.count(desk);
+                self.count(context);
             }
             Phase::Looking if known => {
-                desk.ask(Request::Sync {
+                context.send(Request::Sync {
                     path: self.lease.clone(),
                 });
-                desk.watch(&self.lease);
+                context.watch(&self.lease);
             }
             _ => {}
         }
     }
 
-    fn up(&mut self, desk: &mut Desk) {
+    fn on_session(&mut self, context: &mut RecipeContext) {
         if let Phase::Entering { .. } = self.phase {
-            self.queue.up(desk);
+            self.queue.on_session(context);
         }
     }
 
-    fn answered(
+    fn on_reply(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
-        desk: &mut Desk,
-    ) -> Option<Verdict> {
+        context: &mut RecipeContext,
+    ) -> Option<Outcome> {
         match (request, result) {
             (Request::Children { path, .. }, Ok(Answer::Children(leases)))
                 if *path == self.path =>
             {
-                self.counted(&leases, desk);
+                self.counted(&leases, context);
             }
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => {
                 match self.phase {
-                    Phase::Counting if self.parents.make(desk) => self.count(desk),
+                    Phase::Counting if self.parents.make(context) => self.count(context),
                     Phase::Counting => {
-                        return Some(Verdict::Failed(self.parents.failure(&self.path, desk)));
+                        return Some(Outcome::Failed(self.parents.failure(&self.path, context)));
                     }
                     _ => {}
                 }
@@ -370,9 +373,9 @@ impl Recipe for Semaphore {
             (Request::Children { path, .. } | Request::Data { path, .. }, Err(code))
                 if code != Code::NO_NODE && (*path == self.path || *path == self.lease) =>
             {
-                return Some(Verdict::Failed(Failure::Refused {
+                return Some(Outcome::Failed(Failure::Refused {
                     what: format!("read {path}"),
-                    why: desk.explain(code),
+                    why: context.explain(code),
                 }));
             }
             (Request::Data { path, .. }, result) if self.is_others(path) => {
@@ -380,109 +383,118 @@ impl Recipe for Semaphore {
                 let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
                 if let Some(session) = self
                     .holders
-                    .all_outer(desk)
-                    .filter(|_| full && desk.is_patient())
+                    .all_outer(context)
+                    .filter(|_| full && context.may_wait())
                 {
-                    return Some(super::circular(&self.path, session));
+                    return Some(recipe::circular(&self.path, session));
                 }
-                self.say_full(desk);
+                self.say_full(context);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE))
                 if self.is_first() && self.queue.contender().as_ref() == Some(path) =>
             {
-                self.restart(desk); // somebody has put us out of the queue
+                self.restart(context); // somebody has put us out of the queue
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => {
                 return self.check_number(&data);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == self.lease => {
-                return self.seen(stat.ephemeral_owner, stat.czxid, desk);
+                return self.seen(stat.ephemeral_owner, stat.czxid, context);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => {
-                self.count(desk);
+                self.count(context);
             }
             (Request::Create { path, .. }, Err(code))
                 if *path == self.lease && !matches!(code, Code::NODE_EXISTS | Code::NO_NODE) =>
             {
-                return Some(Verdict::Failed(Failure::Refused {
+                return Some(Outcome::Failed(Failure::Refused {
                     what: format!("create {path}"),
-                    why: desk.explain(code),
+                    why: context.explain(code),
                 }));
             }
             (Request::Create { path, flags, .. }, result) if flags & flag::SEQUENCE == 0 => {
-                self.parents.answered(path, result.as_ref().err().copied());
-                return self.ask_queue(request, result, desk);
+                self.parents.on_reply(path, result.as_ref().err().copied());
+                return self.ask_queue(request, result, context);
             }
-            (_, result) => return self.ask_queue(request, result, desk),
+            (_, result) => return self.ask_queue(request, result, context),
         }
         None
     }
 
-    fn changed(&mut self, change: Change, path: &str, desk: &mut Desk) {
+    fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
         match self.phase {
-            Phase::Full | Phase::Counting if path == self.path => self.count(desk),
+            Phase::Full | Phase::Counting if path == self.path => self.count(context),
             Phase::Full | Phase::Counting
                 if change == Change::Deleted && self.queue.contender().as_deref() == Some(path) =>
             {
-                self.restart(desk);
+                self.restart(context);
             }
-            _ => self.queue.changed(change, path, desk),
+            _ => self.queue.on_watch(change, path, context),
         }
     }
 
-    fn down(&mut self, known: bool) {
-        self.parents.down();
+    fn on_disconnect(&mut self, known: bool) {
+        self.parents.on_disconnect();
         self.holders.unread = 0;
         match self.phase {
             Phase::Taking if known => self.phase = Phase::Looking,
             Phase::Entering { .. } => {
                 self.phase = ENTERING;
-                self.queue.down(known);
+                self.queue.on_disconnect(known);
             }
-            _ => self.queue.down(known),
+            _ => self.queue.on_disconnect(known),
         }
     }
 
-    fn resumed(&mut self, desk: &mut Desk) {
-        self.leave_queue(desk); // the reply to the first time may be lost
+    fn on_resume(&mut self, context: &mut RecipeContext) {
+        self.leave_queue(context); // the reply to the first time may be lost
     }
 
-    fn put_away(&mut self, path: &str, result: Result<(), Code>, _: &mut Desk) -> Option<String> {
+    fn on_deleted(
+        &mut self,
+        path: &str,
+        result: Result<(), Code>,
+        _: &mut RecipeContext,
+    ) -> Option<String> {
         let code = result.err().filter(|&code| code != Code::NO_NODE)?;
         Some(format!(
             "cannot delete {path}, which others wait for: {code}"
         ))
     }
 
-    fn restart(&mut self, desk: &mut Desk) {
+    fn restart(&mut self, context: &mut RecipeContext) {
         self.phase = ENTERING;
         self.holders.unread = 0;
-        self.queue.restart(desk);
+        self.queue.restart(context);
     }
 
     fn wake(&self) -> Moment {
         self.hurry
     }
 
-    fn stage(&self, now: Moment) -> Stage {
+    fn progress(&self, now: Moment) -> Progress {
         match self.phase {
             Phase::Entering { full: true, .. } | Phase::Full if self.holders.unread > 0 => {
-                Stage::Asking { made: true }
+                Progress::Pending { may_exist: true }
             }
-            Phase::Entering { full, .. } => match self.queue.stage(now) {
-                Stage::Waiting { made, .. } if full => Stage::Waiting {
+            Phase::Entering { full, .. } => match self.queue.progress(now) {
+                Progress::Waiting { may_exist, .. } if full => Progress::Waiting {
                     holder: self.holder(),
-                    made,
+                    may_exist,
                 },
                 // Those before us may only be passing through.
-                Stage::Waiting { made, .. } if now < self.hurry => Stage::Asking { made },
+                Progress::Waiting { may_exist, .. } if now < self.hurry => {
+                    Progress::Pending { may_exist }
+                }
                 stage => stage,
             },
-            Phase::Full => Stage::Waiting {
+            Phase::Full => Progress::Waiting {
                 holder: self.holder(),
-                made: true,
+                may_exist: true,
             },
-            Phase::Counting | Phase::Taking | Phase::Looking => Stage::Asking { made: true },
+            Phase::Counting | Phase::Taking | Phase::Looking => {
+                Progress::Pending { may_exist: true }
+            }
         }
     }
 }

@@ -2,6 +2,8 @@ use super::fake::{Client, Fake};
 use super::layout::NodeData;
 use super::node::Node;
 use super::*;
+use crate::endpoint::Endpoint;
+use crate::plan::Cluster;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK: &str = "/app/lock";
@@ -23,13 +25,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by: at(0) + wait.max(TIMEOUT),
         kill_after: Duration::from_secs(5),
-        rounds: None,
-        restarts: Some(1),
+        max_rounds: None,
+        max_restarts: Some(1),
         takes_auth: true,
-        outer: vec![],
+        outer_sessions: vec![],
     }
 }
 
@@ -300,7 +302,7 @@ fn a_short_session_that_is_proved_in_time_is_held_on() {
 #[test]
 fn a_session_that_is_replaced_leaves_a_holder_the_rest_of_its_lease_and_no_more() {
     let (mut fake, mut client) = holder();
-    let believed = client.driver.machine.believed;
+    let believed = client.driver.machine.lease_reported;
     fake.replaces = true;
     client.cut(&mut fake, at(4000));
     play(&mut client, &mut fake, at(4000), believed.term);
@@ -458,7 +460,7 @@ fn a_waiter_begins_again_when_all_that_it_has_seen_is_lost() {
 #[test]
 fn what_may_not_begin_again_says_why_it_would_have_to() {
     let mut options = options(TIMEOUT * 10);
-    options.restarts = Some(0);
+    options.max_restarts = Some(0);
     let (mut fake, mut waiter) = (
         Fake::with_parent("/app"),
         Client::new(Node::lock(

@@ -30,13 +30,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by: at(0) + wait.max(TIMEOUT),
         kill_after: Duration::from_secs(5),
-        rounds: None,
-        restarts: None,
+        max_rounds: None,
+        max_restarts: None,
         takes_auth: true,
-        outer: vec![],
+        outer_sessions: vec![],
     }
 }
 
@@ -197,7 +197,7 @@ fn a_wait_is_circular_only_if_all_names_are_of_runs_around_this_one() {
         fake.put("/app/b", THEIRS, 78);
         let mut client = Client::new(lock(
             Options {
-                outer: outer.to_vec(),
+                outer_sessions: outer.to_vec(),
                 ..options(wait)
             },
             &["a", "b"],

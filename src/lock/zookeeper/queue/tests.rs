@@ -1,5 +1,6 @@
+use super::super::SessionLock;
 use super::super::fake::{Client, Fake};
-use super::super::{Options, SessionLock};
+use super::super::recipe::Options;
 use super::*;
 use crate::lock::{Event, Holder, Input, Output};
 use crate::plan::{self, Cluster, Heartbeat};
@@ -25,13 +26,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by: at(0) + wait.max(TIMEOUT),
         kill_after: Duration::from_secs(5),
-        rounds: None,
-        restarts: Some(1),
+        max_rounds: None,
+        max_restarts: Some(1),
         takes_auth: true,
-        outer: vec![],
+        outer_sessions: vec![],
     }
 }
 
@@ -164,7 +165,7 @@ fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
             .map(|(_, entry)| entry.owner)
             .unwrap();
         let options = Options {
-            outer: vec![5, held],
+            outer_sessions: vec![5, held],
             ..options(wait)
         };
         let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
@@ -308,8 +309,8 @@ fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
         let mut first = contender(1, TIMEOUT);
         first.talk(&mut fake, at(0));
         let options = Options {
-            rounds: Some(1),
-            restarts: Some(restarts),
+            max_rounds: Some(1),
+            max_restarts: Some(restarts),
             ..options(TIMEOUT * 10)
         };
         let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
@@ -346,7 +347,7 @@ fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
         let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
         first.talk(&mut fake, at(0));
         let options = Options {
-            rounds: Some(1),
+            max_rounds: Some(1),
             connect_by: at(5000),
             ..options(TIMEOUT * 10)
         };

@@ -1,5 +1,6 @@
+use super::super::SessionLock;
 use super::super::fake::{Client, Fake};
-use super::super::{Options, SessionLock};
+use super::super::recipe::Options;
 use super::*;
 use crate::lock::{Event, Output};
 use crate::plan::{self, Cluster, Heartbeat};
@@ -26,13 +27,13 @@ fn options(wait: Duration) -> Options {
             acl,
             heartbeat,
         },
-        patience: (!wait.is_zero()).then(|| at(0) + wait),
+        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
         connect_by,
         kill_after: Duration::from_secs(5),
-        rounds: None,
-        restarts: Some(1),
+        max_rounds: None,
+        max_restarts: Some(1),
         takes_auth: true,
-        outer: vec![],
+        outer_sessions: vec![],
     }
 }
 
@@ -95,7 +96,7 @@ fn a_wait_is_circular_only_if_all_leases_are_of_runs_around_this_one() {
         let mut inner = contender(9, 2, TIMEOUT);
         inner.driver.machine = {
             let options = Options {
-                outer: owners.take(known).collect(),
+                outer_sessions: owners.take(known).collect(),
                 ..options(TIMEOUT)
             };
             SessionLock::new(

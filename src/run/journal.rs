@@ -2,7 +2,7 @@
 //! the command line is worded here. Those that the original had stay word for word, since sites
 //! look for them; facts follow.
 
-use super::line::Report;
+use super::guard_channel::Report;
 use super::{Guarding, Run};
 use crate::delivery::Sent;
 use crate::guard::News;
