@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Time between the command's kill deadline and the end of the lease. It covers that the guard
 /// wakes up and that one pass over the tree has signalled it; and if the guard does not do so in
-/// the first half (`supervisor::OVERDUE`), that zk-flock does.
+/// the first half (`supervisor::KILL_OVERDUE`), that zk-flock does.
 ///
 /// Measured on two cores with 3,000 other processes, from the order to the last sign of life of a
 /// tree of eight generations that ignores TERM: median 0.1 ms, worst 0.8 ms; beside 32 busy loops

@@ -1,6 +1,7 @@
-//! The dead man's switch. The guard is a process between us and the command: it owns the command's
-//! process tree and alone escalates from TERM to KILL, so that a zk-flock that was killed, stopped
-//! or hangs cannot keep a command alive past its lock. Pure; `run::guard` is its body.
+//! Dead man's switch. The guard is a process between zk-flock and the command. It owns the process
+//! tree of the command, and only the guard escalates from TERM to KILL. So a zk-flock that was
+//! killed, was stopped or hangs cannot keep a command alive after its lock. A pure state machine;
+//! `run::guard` is the process that runs it.
 
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
@@ -10,66 +11,71 @@ use crate::signal::{Signal, Status};
 use std::time::Duration;
 
 /// How long before the end of a lease that was not renewed the guard asks to run ahead of ordinary
-/// processes: longer than 32 busy ones keep it waiting (100 ms at most, measured on two cores), so
-/// that it is there in time for the deadlines themselves. A healthy lease is renewed long
-/// before, so a plain run never comes to this.
+/// processes: longer than 32 busy processes delay it (100 ms at most, measured on two cores), so
+/// that it meets the deadlines themselves. A healthy lease is renewed long before, so a plain run
+/// never does this.
 const AHEAD_BY: Duration = Duration::from_millis(300);
 
-/// What happens to the guard.
+/// An order to end the process tree of the command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StopOrder {
+    /// The signal that the tree gets at once.
+    pub signal: Signal,
+    /// The processes that have received this signal already.
+    pub reach: Reach,
+    /// When the rest of the tree gets KILL.
+    pub kill_deadline: Moment,
+}
+
+/// An event of the guard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// The lock is believed in until these deadlines.
-    Believe(Deadlines),
-    /// Pass this signal on to the command.
+    /// zk-flock holds the lock until these deadlines.
+    LeaseUntil(Deadlines),
+    /// zk-flock orders to forward this signal to the command.
     Forward(Signal),
-    /// End the tree: this signal now, KILL at the deadline.
-    Stop {
-        /// The signal to begin with.
-        signal: Signal,
-        /// Whom it has reached already.
-        reach: Reach,
-        /// KILL.
-        dead_by: Moment,
-    },
-    /// Whoever keeps the lock is dead.
+    /// zk-flock orders to end the tree.
+    Stop(StopOrder),
+    /// zk-flock has died.
     Orphaned,
     /// The command itself has ended.
     Ended(Status),
-    /// No child is left, and so nothing of the tree.
-    Empty,
+    /// The guard has no child left, so no process of the tree is left.
+    NoChildren,
     /// Time has passed.
     Tick,
 }
 
-/// What to do about it.
+/// What the guard's process does about an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Send this to the command alone.
+    /// Send this signal to the command only.
     ToCommand(Signal),
-    /// Send this to the whole tree, the command first; not to whom it has reached.
+    /// Send this signal to the whole tree, to the command first, except to the processes that it
+    /// has reached already.
     ToTree(Signal, Reach),
-    /// KILL the whole tree, in one pass.
+    /// Send KILL to the whole tree, in one pass.
     Kill,
-    /// Be scheduled ahead of ordinary processes from now on, where that is allowed.
+    /// Ask the kernel to run the guard ahead of ordinary processes from now on.
     RunAhead,
-    /// Tell whoever keeps the lock.
-    Tell(News),
-    /// Nothing is left to guard, or nobody to guard it for.
-    Leave,
+    /// Report this to zk-flock.
+    Report(GuardEvent),
+    /// Exit: no process is left to guard, or zk-flock has died and the tree is to live on.
+    Exit,
 }
 
-/// What the guard tells.
+/// What the guard reports to zk-flock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum GuardEvent {
     /// The command has ended.
     Ended(Status),
-    /// The order to stop was heard.
-    Obeyed,
-    /// The lease ran out, and the guard ends the tree by itself.
-    LeaseOver,
-    /// Nothing of the tree is left.
+    /// The guard has received the order to stop.
+    StopAcknowledged,
+    /// The lease has expired, and the guard ends the tree without an order.
+    LeaseExpired,
+    /// No process of the tree is left.
     TreeGone,
-    /// Something of it is left although it was killed.
+    /// A process of the tree survives KILL.
     Stuck,
 }
 
@@ -77,26 +83,26 @@ pub enum News {
 enum Phase {
     /// The command runs.
     Running,
-    /// The tree was told to end; KILL at this moment.
-    Stopping { kill: Moment },
-    /// It is being killed, round after round.
-    Killing { rounds: KillRounds },
+    /// The tree was told to end. The rest of it gets KILL at this moment.
+    Stopping(Moment),
+    /// The tree is being killed, round after round.
+    Killing(KillRounds),
 }
 
-/// The machine.
+/// The state machine of the guard.
 #[derive(Debug)]
 pub struct Guard {
-    /// Sent to the tree when whoever keeps the lock dies; `None`: it is left alone then.
+    /// Sent to the tree when zk-flock dies. `None`: the tree lives on.
     death_signal: Option<Signal>,
     kill_after: Duration,
     lease: Deadlines,
     phase: Phase,
-    /// Whether it was asked to run ahead.
+    /// The guard has asked to run ahead.
     ahead: bool,
 }
 
 impl Guard {
-    /// Watches over a command that was just started.
+    /// Guards a command that was just started.
     pub fn new(death_signal: Option<Signal>, kill_after: Duration, lease: Deadlines) -> Guard {
         Guard {
             death_signal,
@@ -107,83 +113,51 @@ impl Guard {
         }
     }
 
-    /// Takes in an event; says what to do about it, in order.
+    /// Handles an event. Returns what to do about it, in order.
     pub fn step(&mut self, event: Event, now: Moment) -> Vec<Action> {
-        use Action::*;
+        use Action::{Exit, Report, ToCommand};
+        use Event::*;
         use Phase::*;
         match (self.phase, event) {
-            (_, Event::Believe(lease)) => {
+            (_, LeaseUntil(lease)) => {
                 self.lease = lease;
                 vec![]
             }
-            (Running, Event::Ended(status)) => vec![Tell(News::Ended(status)), Leave], /* what it leaves in the background lives on */
-            (_, Event::Ended(status)) => vec![Tell(News::Ended(status))],
-            (_, Event::Empty) => vec![Tell(News::TreeGone), Leave],
-            (Killing { .. }, Event::Stop { .. }) => vec![Tell(News::Obeyed)],
-            (
-                phase,
-                Event::Stop {
-                    signal,
-                    reach,
-                    dead_by,
-                },
-            ) => {
-                let kill = if let Stopping { kill } = phase {
-                    kill.min(dead_by)
-                } else {
-                    dead_by
-                };
-                self.stop(vec![Tell(News::Obeyed)], (signal, reach), kill, now)
-            }
-            (Running, Event::Orphaned) => match self.death_signal {
-                Some(signal) => {
-                    self.stop(vec![], (signal, Reach::Here), now + self.kill_after, now)
-                }
-                None => vec![Leave],
+
+            // What the command left in the background lives on.
+            (Running, Ended(status)) => vec![Report(GuardEvent::Ended(status)), Exit],
+            (_, Ended(status)) => vec![Report(GuardEvent::Ended(status))],
+            (_, NoChildren) => vec![Report(GuardEvent::TreeGone), Exit],
+
+            (Killing(_), Stop(_)) => vec![Report(GuardEvent::StopAcknowledged)],
+            (Stopping(kill), Stop(order)) => self.obey(order, kill.min(order.kill_deadline), now),
+            (Running, Stop(order)) => self.obey(order, order.kill_deadline, now),
+            (Running, Orphaned) => match self.death_signal {
+                Some(signal) => self.stop(signal, Reach::Here, now + self.kill_after, now),
+                None => vec![Exit],
             },
-            (Running, Event::Tick) if now >= self.lease.kill => self.stop(
-                vec![Tell(News::LeaseOver)],
-                (Signal::KILL, Reach::Here),
-                now,
-                now,
-            ),
-            (Running, Event::Tick) if now >= self.lease.term => self.stop(
-                vec![Tell(News::LeaseOver)],
-                (Signal::TERM, Reach::Here),
-                self.lease.kill,
-                now,
-            ),
-            (Running, Event::Tick) if now >= self.ahead_at() => self.run_ahead(),
-            (Stopping { kill }, Event::Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
-            (Killing { rounds }, Event::Tick) => match rounds.due(now) {
-                Some((due, rounds)) => {
-                    self.phase = Killing { rounds };
-                    if due == Due::Report {
-                        vec![Tell(News::Stuck), Kill]
-                    } else {
-                        vec![Kill]
-                    }
-                }
-                None => vec![],
-            },
-            (Running | Stopping { .. }, Event::Forward(signal)) if signal == Signal::KILL => {
-                let mut actions = self.run_ahead();
-                actions.extend(self.kill(now));
-                actions
+
+            (Running, Tick) if now >= self.lease.kill => self.expire(Signal::KILL, now),
+            (Running, Tick) if now >= self.lease.term => self.expire(Signal::TERM, now),
+            (Running, Tick) if now >= self.ahead_at() => self.run_ahead(),
+            (Stopping(kill), Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
+            (Killing(rounds), Tick) => self.next_round(rounds, now),
+
+            (Running | Stopping(_), Forward(Signal::KILL)) => {
+                [self.run_ahead(), self.kill(now)].concat()
             }
-            (Running | Stopping { .. }, Event::Forward(signal)) => vec![ToCommand(signal)],
-            (Killing { .. }, Event::Forward(_))
-            | (Stopping { .. } | Killing { .. }, Event::Orphaned)
-            | (_, Event::Tick) => vec![],
+            (Running | Stopping(_), Forward(signal)) => vec![ToCommand(signal)],
+
+            (Killing(_), Forward(_)) | (Stopping(_) | Killing(_), Orphaned) | (_, Tick) => vec![],
         }
     }
 
-    /// When time alone brings about something next.
+    /// When time alone causes the next action.
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Running => self.ahead_at().min(self.lease.term),
-            Phase::Stopping { kill } => kill.min(self.lease.kill),
-            Phase::Killing { rounds } => rounds.wake(),
+            Phase::Stopping(kill) => kill.min(self.lease.kill),
+            Phase::Killing(rounds) => rounds.wake(),
         }
     }
 
@@ -196,6 +170,7 @@ impl Guard {
         }
     }
 
+    /// Asks to run ahead, once.
     fn run_ahead(&mut self) -> Vec<Action> {
         let already = std::mem::replace(&mut self.ahead, true);
         if already {
@@ -205,313 +180,47 @@ impl Guard {
         }
     }
 
-    fn stop(
-        &mut self,
-        mut first: Vec<Action>,
-        (signal, reach): (Signal, Reach),
-        kill: Moment,
-        now: Moment,
-    ) -> Vec<Action> {
-        self.phase = Phase::Stopping { kill };
-        first.extend(self.run_ahead());
-        first.extend(if signal == Signal::KILL {
+    /// Acknowledges an order to stop, and stops the tree.
+    fn obey(&mut self, order: StopOrder, kill: Moment, now: Moment) -> Vec<Action> {
+        let acknowledged = vec![Action::Report(GuardEvent::StopAcknowledged)];
+        let stop = self.stop(order.signal, order.reach, kill, now);
+        [acknowledged, stop].concat()
+    }
+
+    /// Stops the tree because the lease has expired.
+    fn expire(&mut self, signal: Signal, now: Moment) -> Vec<Action> {
+        let expired = vec![Action::Report(GuardEvent::LeaseExpired)];
+        let stop = self.stop(signal, Reach::Here, self.lease.kill, now);
+        [expired, stop].concat()
+    }
+
+    fn stop(&mut self, signal: Signal, reach: Reach, kill: Moment, now: Moment) -> Vec<Action> {
+        self.phase = Phase::Stopping(kill);
+        let ahead = self.run_ahead();
+        let signal = if signal == Signal::KILL {
             self.kill(now)
         } else {
             vec![Action::ToTree(signal, reach)]
-        });
-        first
+        };
+        [ahead, signal].concat()
     }
 
     fn kill(&mut self, now: Moment) -> Vec<Action> {
-        self.phase = Phase::Killing {
-            rounds: KillRounds::begin(now),
-        };
+        self.phase = Phase::Killing(KillRounds::begin(now));
         vec![Action::Kill]
+    }
+
+    fn next_round(&mut self, rounds: KillRounds, now: Moment) -> Vec<Action> {
+        let Some((due, rounds)) = rounds.due(now) else {
+            return vec![];
+        };
+        self.phase = Phase::Killing(rounds);
+        match due {
+            Due::Report => vec![Action::Report(GuardEvent::Stuck), Action::Kill],
+            Due::Kill => vec![Action::Kill],
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Action::*;
-    use super::*;
-
-    const TERM: Signal = Signal::TERM;
-    const FINE: Status = Status::Exited(0);
-
-    fn at(seconds: u64) -> Moment {
-        Moment(Duration::from_secs(seconds))
-    }
-
-    fn lease(term: u64, kill: u64) -> Deadlines {
-        Deadlines {
-            term: at(term),
-            kill: at(kill),
-        }
-    }
-
-    /// Plays a script on a guard whose death signal is TERM, which kills 4 s after it, and whose
-    /// lease at first ends at 10 s and 12 s.
-    fn play(script: &[(u64, Event, &[Action])]) {
-        play_with(Some(TERM), script);
-    }
-
-    fn play_with(death_signal: Option<Signal>, script: &[(u64, Event, &[Action])]) {
-        let mut guard = Guard::new(death_signal, Duration::from_secs(4), lease(10, 12));
-        for (line, &(second, event, actions)) in script.iter().enumerate() {
-            assert_eq!(
-                guard.step(event, at(second)),
-                actions,
-                "line {line}: {event:?} at {second} s"
-            );
-        }
-    }
-
-    #[test]
-    fn a_command_that_ends_by_itself_ends_the_guard_and_leaves_its_background_alone() {
-        play(&[(1, Event::Ended(FINE), &[Tell(News::Ended(FINE)), Leave])]);
-    }
-
-    #[test]
-    fn an_order_to_stop_is_heard_and_ends_in_kill() {
-        let stop = Event::Stop {
-            signal: TERM,
-            reach: Reach::Here,
-            dead_by: at(5),
-        };
-        play(&[
-            (
-                1,
-                stop,
-                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
-            ),
-            (4, Event::Tick, &[]),
-            (5, Event::Tick, &[Kill]),
-            (5, Event::Empty, &[Tell(News::TreeGone), Leave]),
-        ]);
-    }
-
-    #[test]
-    fn a_stop_is_over_when_the_whole_tree_is_gone() {
-        let stop = Event::Stop {
-            signal: TERM,
-            reach: Reach::Here,
-            dead_by: at(5),
-        };
-        play(&[
-            (
-                1,
-                stop,
-                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
-            ),
-            (2, Event::Ended(FINE), &[Tell(News::Ended(FINE))]),
-            (3, Event::Empty, &[Tell(News::TreeGone), Leave]),
-        ]);
-    }
-
-    #[test]
-    fn an_order_to_kill_kills() {
-        play(&[(
-            1,
-            Event::Stop {
-                signal: Signal::KILL,
-                reach: Reach::Here,
-                dead_by: at(1),
-            },
-            &[Tell(News::Obeyed), RunAhead, Kill],
-        )]);
-    }
-
-    #[test]
-    fn a_stop_that_has_reached_the_command_only_has_a_deadline() {
-        let stop = Event::Stop {
-            signal: TERM,
-            reach: Reach::Everywhere,
-            dead_by: at(5),
-        };
-        play(&[
-            (
-                1,
-                stop,
-                &[
-                    Tell(News::Obeyed),
-                    RunAhead,
-                    ToTree(TERM, Reach::Everywhere),
-                ],
-            ),
-            (5, Event::Tick, &[Kill]),
-        ]);
-    }
-
-    #[test]
-    fn a_second_stop_never_gives_more_time() {
-        let stop = |dead_by| Event::Stop {
-            signal: TERM,
-            reach: Reach::Here,
-            dead_by: at(dead_by),
-        };
-        play(&[
-            (
-                1,
-                stop(5),
-                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
-            ),
-            (2, stop(9), &[Tell(News::Obeyed), ToTree(TERM, Reach::Here)]),
-            (5, Event::Tick, &[Kill]),
-        ]);
-    }
-
-    #[test]
-    fn a_lease_that_is_not_proved_again_ends_the_tree_in_time() {
-        play(&[
-            (9, Event::Tick, &[]),
-            (
-                10,
-                Event::Tick,
-                &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)],
-            ),
-            (11, Event::Tick, &[]),
-            (12, Event::Tick, &[Kill]),
-        ]);
-        play(&[
-            (9, Event::Believe(lease(15, 17)), &[]),
-            (14, Event::Tick, &[]),
-            (
-                15,
-                Event::Tick,
-                &[Tell(News::LeaseOver), RunAhead, ToTree(TERM, Reach::Here)],
-            ),
-        ]);
-    }
-
-    #[test]
-    fn a_lease_that_is_over_already_ends_in_kill_at_once() {
-        play(&[(13, Event::Tick, &[Tell(News::LeaseOver), RunAhead, Kill])]);
-    }
-
-    #[test]
-    fn the_guard_runs_ahead_of_others_only_when_a_lease_is_about_to_end() {
-        let mut guard = Guard::new(Some(TERM), Duration::from_secs(4), lease(10, 12));
-        assert_eq!(guard.wake(), at(10).before(AHEAD_BY));
-        assert_eq!(guard.step(Event::Believe(lease(20, 22)), at(9)), []);
-        assert_eq!(guard.step(Event::Tick, at(10)), [], "renewed in time");
-        assert_eq!(guard.step(Event::Tick, at(20).before(AHEAD_BY)), [RunAhead]);
-        assert_eq!(guard.wake(), at(20), "asked for once");
-        assert_eq!(
-            guard.step(Event::Tick, at(20)),
-            [Tell(News::LeaseOver), ToTree(TERM, Reach::Here)]
-        );
-    }
-
-    #[test]
-    fn no_grace_lasts_longer_than_the_lease() {
-        let stop = Event::Stop {
-            signal: TERM,
-            reach: Reach::Here,
-            dead_by: at(99),
-        };
-        play(&[
-            (
-                9,
-                stop,
-                &[Tell(News::Obeyed), RunAhead, ToTree(TERM, Reach::Here)],
-            ),
-            (12, Event::Tick, &[Kill]),
-        ]);
-        play(&[
-            (9, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]),
-            (12, Event::Tick, &[Kill]),
-        ]);
-    }
-
-    #[test]
-    fn when_zk_flock_dies_the_tree_gets_the_death_signal_and_then_kill() {
-        play(&[
-            (1, Event::Orphaned, &[RunAhead, ToTree(TERM, Reach::Here)]),
-            (5, Event::Tick, &[Kill]),
-        ]);
-        play_with(
-            Some(Signal::USR1),
-            &[
-                (
-                    1,
-                    Event::Orphaned,
-                    &[RunAhead, ToTree(Signal::USR1, Reach::Here)],
-                ),
-                (5, Event::Tick, &[Kill]),
-            ],
-        );
-        play_with(
-            Some(Signal::KILL),
-            &[(1, Event::Orphaned, &[RunAhead, Kill])],
-        );
-    }
-
-    #[test]
-    fn without_a_death_signal_the_tree_is_left_alone() {
-        play_with(None, &[(1, Event::Orphaned, &[Leave])]);
-    }
-
-    #[test]
-    fn what_does_not_die_is_named_again_and_again() {
-        let stop = Event::Stop {
-            signal: Signal::KILL,
-            reach: Reach::Here,
-            dead_by: at(0),
-        };
-        let named: &[Action] = &[Tell(News::Stuck), Kill];
-        play(&[
-            (1, stop, &[Tell(News::Obeyed), RunAhead, Kill]),
-            (2, Event::Tick, named),
-            (2, Event::Tick, &[]),
-            (3, Event::Tick, &[Kill]),
-            (62, Event::Tick, named),
-        ]);
-    }
-
-    #[test]
-    fn a_signal_is_passed_to_the_command_alone() {
-        play(&[
-            (1, Event::Forward(Signal::USR1), &[ToCommand(Signal::USR1)]),
-            (1, Event::Forward(Signal::TSTP), &[ToCommand(Signal::TSTP)]),
-        ]);
-    }
-
-    /// Whatever comes in whatever order: once the lease has run out, the tree has been killed or is
-    /// gone.
-    #[test]
-    fn no_order_of_events_outlives_the_lease() {
-        let events = [
-            Event::Forward(TERM),
-            Event::Stop {
-                signal: TERM,
-                reach: Reach::Here,
-                dead_by: at(99),
-            },
-            Event::Stop {
-                signal: Signal::KILL,
-                reach: Reach::Here,
-                dead_by: at(0),
-            },
-            Event::Orphaned,
-            Event::Ended(FINE),
-            Event::Tick,
-        ];
-        for order in 0..events.len().pow(5) {
-            let mut guard = Guard::new(Some(TERM), Duration::MAX, lease(10, 12));
-            let chosen = (0..5).map(|place| events[order / events.len().pow(place) % events.len()]);
-            let mut done: Vec<Action> = chosen
-                .enumerate()
-                .flat_map(|(second, event)| guard.step(event, at(second as u64 * 2 + 1)))
-                .collect();
-            done.extend(
-                [10, 12]
-                    .into_iter()
-                    .flat_map(|second| guard.step(Event::Tick, at(second))),
-            );
-            assert!(
-                done.contains(&Kill) || done.contains(&Leave),
-                "order {order}: {done:?}"
-            );
-        }
-    }
-}
+mod tests;

@@ -1,173 +1,195 @@
-//! Decides a run: joins lock, command, signals and deadlines into one exit. Pure: `(phase, event,
-//! now) → action`, every row a sentence of the specification. The order of events within one
-//! millisecond is the whole difficulty, so there is no state outside the phase but what is fixed.
+//! Decides a run: combines lock, command, signals and deadlines into one exit. A pure state machine:
+//! `(phase, event, now) -> action`; each row of the table in `step` is one sentence of the
+//! specification. Events may arrive in any order within one millisecond, so all state is in the
+//! phase, except for three facts that do not change a row: when the minimum hold ends, which
+//! interrupt was received, and whether the lock was revoked.
 
 use crate::delivery::Reach;
+use crate::guard::StopOrder;
 use crate::kill_rounds::{Due, KillRounds, REPORT_INTERVAL, UNKILLABLE_AFTER};
 use crate::moment::Moment;
 use crate::plan::ExitReason;
 use crate::signal::{Signal, Status};
 use std::time::Duration;
 
-/// How long the guard may take to say that it has heard an order to stop.
-const OBEY: Duration = Duration::from_secs(1);
+/// How long the guard may take to acknowledge an order to stop.
+const STOP_ACK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much longer than the lease's deadline the guard may take to kill the tree, before it is
-/// killed itself: half the margin that the deadline leaves.
-const OVERDUE: Duration = Duration::from_millis(100);
+/// Time that the guard has after the kill deadline of a lost lock before it is killed with the tree:
+/// half the margin between that deadline and the end of the lease.
+const KILL_OVERDUE: Duration = Duration::from_millis(100);
 
-/// How long after the deadline of an operator's stop the guard may be silent. One that works says
-/// within `UNKILLABLE_AFTER` of its KILL that the tree is gone or that something is stuck; another
-/// second is for a busy machine, since no lease presses and to kill a guard that works would be
-/// told as its failure.
-const SILENCE: Duration = UNKILLABLE_AFTER.saturating_add(OBEY);
+/// How long the guard may be silent after the kill deadline of an operator's stop. A working guard
+/// reports within `UNKILLABLE_AFTER` of its KILL that the tree is gone or that a process survives.
+/// One more second covers a busy machine: no lease presses, and a working guard that is killed would
+/// be reported as a failure of the guard.
+const SILENCE_TIMEOUT: Duration = UNKILLABLE_AFTER.saturating_add(STOP_ACK_TIMEOUT);
 
-/// What happens to a run.
+/// An event of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// The lock is ours.
+    /// This process holds the lock.
     Acquired,
-    /// There will be no lock, for this reason.
+    /// The lock will not be acquired, for this reason.
     NoLock(ExitReason),
-    /// The lock is lost; its command must be dead by then.
-    Lost {
-        /// Now, if it is lost already.
-        dead_by: Moment,
-        /// Another host can have it from then on; if false, it is kept as far as that goes.
-        gone: bool,
-    },
-    /// A lock that was lost and kept can be another host's from now on.
+    /// The lock is lost.
+    Lost(Loss),
+    /// The lock was lost before and kept as far as possible; another host can acquire it from now
+    /// on.
     Gone,
-    /// An operator asks us to stop the command and to release the lock, which is ours until then.
+    /// An operator asks this run to stop its command and to release the lock, which it holds until
+    /// then.
     Revoked,
-    /// Nothing of ours is left with the lock service.
+    /// The lock service has nothing left of this run.
     Released,
-    /// The command runs.
+    /// The guard has started the command.
     Started,
-    /// It does not: why.
+    /// The guard could not start the command.
     CannotStart(ExitReason),
     /// The command itself has ended.
     Ended(Status),
-    /// The guard has heard the order to stop.
-    Obeyed,
-    /// Nothing of the command's tree is left.
+    /// The guard has received the order to stop.
+    StopAcknowledged,
+    /// No process of the command's tree is left.
     TreeGone,
-    /// Something of it cannot be killed.
+    /// A process of the tree survives KILL.
     Stuck,
-    /// The guard is gone, and the tree is ours to kill.
+    /// The guard has exited. This process has to kill what is left of the tree.
     GuardGone,
-    /// A signal came.
-    Signalled {
-        /// Which.
-        signal: Signal,
-        /// By the terminal's driver.
-        typed: bool,
-        /// Whom it has reached besides us.
-        reach: Reach,
-    },
+    /// This process received a signal.
+    Signalled(Signal, Origin),
     /// Time has passed.
     Tick,
 }
 
-/// What to do about it.
+/// How a lock was lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Loss {
+    /// When the command must be dead; now or earlier if the lock is lost already.
+    pub kill_deadline: Moment,
+    /// Another host can acquire the lock from that moment on. If false, the lock is kept as far as
+    /// possible.
+    pub gone: bool,
+}
+
+/// Where a signal came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// From the terminal, which sends it to the whole process group.
+    Typed,
+    /// From another process. It has reached these processes of the command as well.
+    Sent(Reach),
+}
+
+impl Origin {
+    fn reach(self) -> Reach {
+        match self {
+            Origin::Typed => Reach::Group,
+            Origin::Sent(reach) => reach,
+        }
+    }
+}
+
+/// What `run` does about an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Start the guard, and with it the command.
+    /// Start the guard, which starts the command.
     Start,
-    /// Pass this signal on to the command.
+    /// Forward this signal to the command.
     Forward(Signal),
-    /// Have the guard end the tree: this signal now, KILL at the deadline.
-    Stop {
-        /// The signal to begin with.
-        signal: Signal,
-        /// Whom it has reached already.
-        reach: Reach,
-        /// KILL.
-        dead_by: Moment,
-    },
-    /// Kill guard and tree ourselves, in one pass.
+    /// Order the guard to end the tree.
+    Stop(StopOrder),
+    /// Kill the guard and the tree from this process, in one pass.
     KillAll,
-    /// The same, and name what is left although it was killed.
+    /// The same, and report the survivors.
     KillAndReport,
-    /// Stop this process until it is continued; `forward`: and the command, which has not heard of
-    /// it.
+    /// Stop this process until it is continued.
     Suspend {
-        /// Whether TSTP has still to be passed on.
+        /// Forward TSTP to the command first: the command has not received it.
         forward: bool,
     },
-    /// Let go of the lock.
+    /// Release the lock.
     Release,
-    /// The end.
+    /// End the run.
     Exit(ExitReason),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// There is no lock yet.
+    /// The lock is not held yet.
     Acquiring,
-    /// The guard was told to start the command, and then said whether it did (`started`).
-    Running { started: bool },
-    /// The tree is being ended by the guard.
-    Stopping(Ending),
-    /// The guard is gone or disobeys: the tree is being killed by ourselves, round after round.
-    /// `named`: what is left of it was reported.
-    Killing {
-        end: ExitReason,
-        tenure: Tenure,
-        rounds: KillRounds,
-        named: bool,
-    },
-    /// The command is over, the minimum hold is not.
-    Lingering { end: ExitReason },
-    /// The lock is being let go.
-    Releasing { end: ExitReason },
-    /// All is said.
-    Over,
+    /// The guard was told to start the command.
+    Starting,
+    /// The guard has reported that the command runs.
+    Running,
+    /// The guard is ending the tree.
+    Stopping(TreeStop),
+    /// The guard has exited or does not react: this process kills the tree, round after round.
+    Killing(TreeKill),
+    /// The command has ended, the minimum hold has not.
+    MinimumHold(ExitReason),
+    /// The lock is being released.
+    Releasing(ExitReason),
+    /// The run has ended.
+    Done,
 }
 
 /// What is known of the lock while the tree is being ended.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Tenure {
-    /// It is held.
+    /// This process holds it.
     Held,
-    /// It could not be proved in time, and is kept as far as that goes: it is not released before
-    /// the tree is gone.
+    /// It was not renewed in time. It is kept as far as possible, and is not released before the
+    /// tree is gone.
     Lost,
-    /// Another host can have it, so there is nothing to keep.
+    /// Another host can acquire it, so nothing is left to keep.
     Gone,
 }
 
-/// How far the guard is with ending the tree.
+/// How far the guard has come with ending the tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Ending {
+struct TreeStop {
     tenure: Tenure,
-    /// Of the command, once it has ended.
+    /// How the command ended, if it has.
     status: Option<Status>,
-    /// KILL.
-    dead_by: Moment,
-    /// The guard has heard the order.
-    obeyed: bool,
-    /// When to do it ourselves.
+    /// When the guard sends KILL.
+    kill_deadline: Moment,
+    /// The guard has received the order.
+    acknowledged: bool,
+    /// When this process kills guard and tree.
     overdue: Moment,
 }
 
-/// One run.
+/// The kill of guard and tree by this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct TreeKill {
+    end: ExitReason,
+    tenure: Tenure,
+    rounds: KillRounds,
+    /// The survivors were reported.
+    reported: bool,
+}
+
+/// The next phase, and the action.
+type Step = (Phase, Option<Action>);
+
+/// The state machine of one run.
 #[derive(Debug)]
 pub struct Supervisor {
     minimum_hold: Duration,
     kill_after: Duration,
     phase: Phase,
-    /// The lock is held until then at least.
+    /// The end of the minimum hold.
     hold_until: Moment,
-    /// INT or QUIT came; if it ends the command, it ends us.
+    /// The INT or QUIT that was received last. If it ends the command, it ends this process too.
     interrupt: Option<Signal>,
     /// The command was stopped because the lock was revoked.
     revoked: bool,
 }
 
 impl Supervisor {
-    /// A run that holds its lock at least `minimum_hold`, and gives a command that it stops
-    /// `kill_after` from signal to KILL.
+    /// A run that holds its lock for at least `minimum_hold`, and gives a command that it stops
+    /// `kill_after` between the signal and KILL.
     pub fn new(minimum_hold: Duration, kill_after: Duration) -> Supervisor {
         Supervisor {
             minimum_hold,
@@ -179,255 +201,113 @@ impl Supervisor {
         }
     }
 
-    /// Takes in an event; says what to do about it.
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one table, a row for each phase and event"
-    )]
+    /// Handles an event. Returns what to do about it.
     pub fn step(&mut self, event: Event, now: Moment) -> Option<Action> {
-        use Action::*;
         use Event::*;
+        use Origin::{Sent, Typed};
         use Phase::*;
-        if let Signalled {
-            signal: signal @ (Signal::INT | Signal::QUIT),
-            ..
-        } = event
-        {
-            self.interrupt = Some(signal);
-        }
-        if event == Revoked {
-            self.hold_until = Moment::default(); // whoever revokes a lock wants it now
-        }
+        self.note(event, now);
         let (phase, action) = match (self.phase, event) {
-            (Acquiring, Acquired) => {
-                self.hold_until = now + self.minimum_hold;
-                (Running { started: false }, Some(Start))
-            }
-            (Acquiring, NoLock(end)) => (Releasing { end }, Some(Release)),
-            (Acquiring, Signalled { signal, .. })
-                if signal.ends() || matches!(signal, Signal::USR1 | Signal::USR2) =>
-            {
-                (
-                    Releasing {
-                        end: ExitReason::Signalled(signal),
-                    },
-                    Some(Release),
-                )
-            }
-            (
-                Acquiring,
-                Signalled {
-                    signal: Signal::TSTP,
-                    ..
-                },
-            ) => (Acquiring, Some(Suspend { forward: false })),
-
-            (Running { .. }, Started) => (Running { started: true }, None),
-            (Running { .. }, CannotStart(end)) => (Releasing { end }, Some(Release)),
-            (Running { .. }, Ended(status)) => self.linger(self.end(status), now),
-            (Running { .. }, Lost { dead_by, gone }) => stop_lost(None, dead_by, gone, now),
-            (Running { .. }, Gone) => stop_lost(None, now, true, now),
-            (
-                Running { started: true },
-                Signalled {
-                    signal: Signal::INT | Signal::QUIT,
-                    typed: true,
-                    ..
-                },
-            ) => (self.phase, None),
-            (
-                Running { started },
-                Signalled {
-                    signal: signal @ (Signal::INT | Signal::QUIT),
-                    typed: true,
-                    ..
-                },
-            ) => (Running { started }, Some(Forward(signal))),
-            (Running { .. }, Signalled { signal, reach, .. }) if signal.ends() => {
-                self.stop(signal, reach, now)
-            }
-            (Running { .. }, Revoked) => {
-                self.revoked = true;
-                self.stop(Signal::TERM, Reach::Here, now)
+            (Acquiring, Acquired) => (Starting, Some(Action::Start)),
+            (Acquiring, NoLock(end)) => release(end),
+            (Acquiring, Signalled(signal, _)) if ends_the_wait(signal) => {
+                release(ExitReason::Signalled(signal))
             }
 
-            (Stopping(stop), Ended(status)) => (
-                Stopping(Ending {
-                    status: Some(status),
-                    ..stop
-                }),
-                None,
-            ),
-            (Stopping(stop), Obeyed) => (Stopping(stop.obeyed()), None),
-            (Stopping(stop), Lost { dead_by, gone }) => stop.lost(dead_by, gone, now),
-            (Stopping(stop), Gone) => stop.lost(now, true, now),
-            (Stopping(stop), TreeGone) if stop.tenure != Tenure::Held => (
-                Releasing {
-                    end: ExitReason::Lost,
-                },
-                Some(Release),
-            ),
-            (Stopping(stop), TreeGone) => self.linger(self.end_of(stop), now),
-            (Stopping(stop), Stuck) if stop.tenure == Tenure::Gone => (
-                Releasing {
-                    end: ExitReason::Lost,
-                },
-                Some(Release),
-            ),
+            (Starting | Running, Started) => (Running, None),
+            (Starting | Running, CannotStart(end)) => release(end),
+            (Starting | Running, Ended(status)) => self.hold(self.end(status), now),
+            (Starting | Running, Lost(loss)) => stop_lost(None, loss, now),
+            (Starting | Running, Gone) => stop_lost(None, Loss::gone(now), now),
+            (Starting | Running, Revoked) => self.stop(Signal::TERM, Reach::Here, now),
+            (Starting | Running, GuardGone) => kill(ExitReason::InternalError, Tenure::Held, now),
+            // The terminal has sent it to the command as well, unless that was not there yet.
+            (Running, Signalled(Signal::INT | Signal::QUIT, Typed)) => (Running, None),
+            (Starting, Signalled(signal @ (Signal::INT | Signal::QUIT), Typed)) => {
+                (Starting, Some(Action::Forward(signal)))
+            }
+            (Starting | Running, Signalled(signal, origin)) if signal.ends() => {
+                self.stop(signal, origin.reach(), now)
+            }
+
+            (Stopping(stop), Ended(status)) => (Stopping(stop.ended(status)), None),
+            (Stopping(stop), StopAcknowledged) => (Stopping(stop.acknowledged()), None),
+            (Stopping(stop), Stuck) if stop.tenure == Tenure::Gone => release(ExitReason::Lost),
             (Stopping(stop), Stuck) => (Stopping(stop.stuck(now)), None),
-            // It has left before it could hear the order; one that has heard it leaves only when
-            // the tree is gone.
-            (
-                Stopping(Ending {
-                    tenure: Tenure::Held,
-                    status: Some(status),
-                    obeyed: false,
-                    ..
-                }),
-                GuardGone,
-            ) => self.linger(self.end(status), now),
-            (
-                Stopping(Ending {
-                    tenure: Tenure::Held,
-                    status: None,
-                    ..
-                }),
-                CannotStart(end),
-            ) => (Releasing { end }, Some(Release)),
-            (Stopping(stop), Tick) if now >= stop.overdue => {
-                kill_all(self.end_of(stop), stop.tenure, now)
+            (Stopping(stop), Lost(loss)) => stop.lost(loss, now),
+            (Stopping(stop), Gone) => stop.lost(Loss::gone(now), now),
+            (Stopping(stop), CannotStart(end)) if stop.never_started() => release(end),
+            (Stopping(stop), TreeGone) if stop.tenure == Tenure::Held => {
+                self.hold(self.end_of(stop), now)
             }
-            (
-                Stopping(_),
-                Signalled {
-                    signal,
-                    typed: false,
-                    reach: Reach::Here,
-                },
-            ) if signal.ends() => (self.phase, Some(Forward(signal))),
-
-            (Running { .. }, GuardGone) => kill_all(ExitReason::InternalError, Tenure::Held, now),
-            (Stopping(stop), GuardGone) => kill_all(self.end_of(stop), stop.tenure, now),
-            (Killing { end, .. }, TreeGone) => (Releasing { end }, Some(Release)),
-            (Killing { named: true, .. }, Gone | Lost { gone: true, .. }) => (
-                Releasing {
-                    end: ExitReason::Lost,
-                },
-                Some(Release),
-            ),
-            (Killing { rounds, .. }, Gone | Lost { gone: true, .. }) => (
-                Killing {
-                    end: ExitReason::Lost,
-                    tenure: Tenure::Gone,
-                    rounds,
-                    named: false,
-                },
-                None,
-            ),
-            (
-                Killing {
-                    tenure,
-                    rounds,
-                    named,
-                    ..
-                },
-                Lost { gone: false, .. },
-            ) => (
-                Killing {
-                    end: ExitReason::Lost,
-                    tenure: tenure.max(Tenure::Lost),
-                    rounds,
-                    named,
-                },
-                None,
-            ),
-            (
-                Killing {
-                    end,
-                    tenure,
-                    rounds,
-                    named,
-                },
-                Tick,
-            ) => match rounds.due(now) {
-                Some((Due::Report, _)) if tenure == Tenure::Gone => {
-                    (Releasing { end }, Some(Release))
-                }
-                Some((Due::Report, rounds)) => (
-                    Killing {
-                        end,
-                        tenure,
-                        rounds,
-                        named: true,
-                    },
-                    Some(KillAndReport),
-                ),
-                Some((Due::Kill, rounds)) => (
-                    Killing {
-                        end,
-                        tenure,
-                        rounds,
-                        named,
-                    },
-                    Some(KillAll),
-                ),
-                None => (self.phase, None),
+            (Stopping(_), TreeGone) => release(ExitReason::Lost),
+            (Stopping(stop), GuardGone) => match stop.ended_before_the_order() {
+                Some(status) => self.hold(self.end(status), now),
+                None => kill(self.end_of(stop), stop.tenure, now),
             },
-
-            (Lingering { end }, Lost { .. } | Gone | Revoked) => (Releasing { end }, Some(Release)),
-            (Lingering { end }, Signalled { signal, .. }) if signal.ends() => {
-                (Releasing { end }, Some(Release))
-            }
-            (Lingering { end }, Tick) if now >= self.hold_until => {
-                (Releasing { end }, Some(Release))
-            }
-            (
-                Lingering { .. },
-                Signalled {
-                    signal: Signal::TSTP,
-                    ..
-                },
-            ) => (self.phase, Some(Suspend { forward: false })),
-
-            (Releasing { end }, Released) => (Over, Some(Exit(end))),
-            (Releasing { end }, Signalled { signal, .. }) if signal.ends() => {
-                (Over, Some(Exit(end)))
+            (Stopping(stop), Tick) if now >= stop.overdue => {
+                kill(self.end_of(stop), stop.tenure, now)
             }
 
-            (
-                Running { .. } | Stopping(_),
-                Signalled {
-                    signal: Signal::TSTP,
-                    typed,
-                    ..
-                },
-            ) => (self.phase, Some(Suspend { forward: !typed })),
-            (
-                Running { .. } | Stopping(_),
-                Signalled {
-                    signal,
-                    reach: Reach::Here,
-                    ..
-                },
-            ) if !signal.ends() => (self.phase, Some(Forward(signal))),
+            (Killing(kill), TreeGone) => release(kill.end),
+            (Killing(kill), Lost(loss)) => kill.lost(loss.tenure()),
+            (Killing(kill), Gone) => kill.lost(Tenure::Gone),
+            (Killing(kill), Tick) => kill.tick(now),
+
+            (MinimumHold(end), Lost(_) | Gone | Revoked) => release(end),
+            (MinimumHold(end), Signalled(signal, _)) if signal.ends() => release(end),
+            (MinimumHold(end), Tick) if now >= self.hold_until => release(end),
+
+            (Releasing(end), Released) => (Done, Some(Action::Exit(end))),
+            (Releasing(end), Signalled(signal, _)) if signal.ends() => {
+                (Done, Some(Action::Exit(end)))
+            }
+
+            (Acquiring | MinimumHold(_), Signalled(Signal::TSTP, _)) => {
+                (self.phase, Some(Action::Suspend { forward: false }))
+            }
+            (Starting | Running | Stopping(_), Signalled(Signal::TSTP, origin)) => {
+                let forward = origin != Typed;
+                (self.phase, Some(Action::Suspend { forward }))
+            }
+            (Starting | Running | Stopping(_), Signalled(signal, Sent(Reach::Here))) => {
+                (self.phase, Some(Action::Forward(signal)))
+            }
+
             (phase, _) => (phase, None), // late news about what is already decided
         };
         self.phase = phase;
         action
     }
 
-    /// When time alone brings about something next.
+    /// When time alone causes the next action.
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Stopping(stop) => stop.overdue,
-            Phase::Killing { rounds, .. } => rounds.wake(),
-            Phase::Lingering { .. } => self.hold_until,
+            Phase::Killing(kill) => kill.rounds.wake(),
+            Phase::MinimumHold(_) => self.hold_until,
             _ => Moment::NEVER,
         }
     }
 
-    /// The command's end as ours: of an INT or QUIT that ended it we die too, so that a shell's
-    /// loop stops. One that we have stopped has not ended by itself, whatever its code.
+    /// Remembers the facts outside the phase.
+    fn note(&mut self, event: Event, now: Moment) {
+        match (self.phase, event) {
+            (Phase::Acquiring, Event::Acquired) => self.hold_until = now + self.minimum_hold,
+            (_, Event::Signalled(signal @ (Signal::INT | Signal::QUIT), _)) => {
+                self.interrupt = Some(signal);
+            }
+            (phase, Event::Revoked) => {
+                self.hold_until = Moment::default(); // the operator wants the lock at once
+                self.revoked |= matches!(phase, Phase::Starting | Phase::Running);
+            }
+            _ => {}
+        }
+    }
+
+    /// The reason to exit after a command that ended like this. If INT or QUIT ended the command,
+    /// this process dies of it too, so that a shell's loop stops. A command that was stopped
+    /// because the lock was revoked has not ended by itself, whatever its status.
     fn end(&self, status: Status) -> ExitReason {
         match status {
             _ if self.revoked => ExitReason::Revoked,
@@ -438,935 +318,198 @@ impl Supervisor {
         }
     }
 
-    /// How a run ends whose tree was stopped. Without a word about the command, it was the guard
-    /// that failed.
-    fn end_of(&self, stop: Ending) -> ExitReason {
-        match stop {
-            Ending {
-                tenure: Tenure::Lost | Tenure::Gone,
-                ..
-            } => ExitReason::Lost,
-            Ending { status, .. } => {
-                status.map_or(ExitReason::InternalError, |status| self.end(status))
-            }
+    /// The reason to exit after a tree that was stopped. If the guard has not reported how the
+    /// command ended, the guard has failed.
+    fn end_of(&self, stop: TreeStop) -> ExitReason {
+        match (stop.tenure, stop.status) {
+            (Tenure::Lost | Tenure::Gone, _) => ExitReason::Lost,
+            (Tenure::Held, Some(status)) => self.end(status),
+            (Tenure::Held, None) => ExitReason::InternalError,
         }
     }
 
-    /// An operator's stop, which leaves the command its time to end.
-    fn stop(&self, signal: Signal, reach: Reach, now: Moment) -> (Phase, Option<Action>) {
-        let dead_by = now + self.kill_after;
-        let stop = Ending {
+    /// An operator's stop, which leaves the command `kill_after` to end.
+    fn stop(&self, signal: Signal, reach: Reach, now: Moment) -> Step {
+        let kill_deadline = now + self.kill_after;
+        let stop = TreeStop {
             tenure: Tenure::Held,
             status: None,
-            dead_by,
-            obeyed: false,
-            overdue: now + OBEY,
+            kill_deadline,
+            acknowledged: false,
+            overdue: now + STOP_ACK_TIMEOUT,
         };
-        (
-            Phase::Stopping(stop),
-            Some(Action::Stop {
-                signal,
-                reach,
-                dead_by,
-            }),
-        )
+        let order = StopOrder {
+            signal,
+            reach,
+            kill_deadline,
+        };
+        (Phase::Stopping(stop), Some(Action::Stop(order)))
     }
 
-    fn linger(&self, end: ExitReason, now: Moment) -> (Phase, Option<Action>) {
+    /// The command has ended: releases the lock, or holds it until the minimum hold ends.
+    fn hold(&self, end: ExitReason, now: Moment) -> Step {
         if now >= self.hold_until {
-            (Phase::Releasing { end }, Some(Action::Release))
+            release(end)
         } else {
-            (Phase::Lingering { end }, None)
+            (Phase::MinimumHold(end), None)
         }
     }
 }
 
-impl Ending {
-    /// The guard has heard the order. An operator's stop may take as long as it was told to; a lost
-    /// lock leaves no such time.
-    fn obeyed(self) -> Ending {
+impl Loss {
+    /// A lock that another host can acquire from now on.
+    fn gone(now: Moment) -> Loss {
+        Loss {
+            kill_deadline: now,
+            gone: true,
+        }
+    }
+
+    fn tenure(self) -> Tenure {
+        if self.gone {
+            Tenure::Gone
+        } else {
+            Tenure::Lost
+        }
+    }
+}
+
+impl TreeStop {
+    fn ended(self, status: Status) -> TreeStop {
+        TreeStop {
+            status: Some(status),
+            ..self
+        }
+    }
+
+    /// The guard has received the order. For an operator's stop, it may take until the kill
+    /// deadline; a lost lock leaves no such time.
+    fn acknowledged(self) -> TreeStop {
         let overdue = if self.tenure == Tenure::Held {
-            self.dead_by + SILENCE
+            self.kill_deadline + SILENCE_TIMEOUT
         } else {
             self.overdue
         };
-        Ending {
-            obeyed: true,
+        TreeStop {
+            acknowledged: true,
             overdue,
             ..self
         }
     }
 
-    /// The guard cannot kill all of it, and says so again every minute, unless it is stopped.
-    fn stuck(self, now: Moment) -> Ending {
+    /// The guard cannot kill all of the tree. It reports this again every minute, unless it is
+    /// stopped.
+    fn stuck(self, now: Moment) -> TreeStop {
         let overdue = if self.tenure == Tenure::Held {
-            now + REPORT_INTERVAL + OBEY
+            now + REPORT_INTERVAL + STOP_ACK_TIMEOUT
         } else {
             self.overdue
         };
-        Ending { overdue, ..self }
+        TreeStop { overdue, ..self }
     }
 
-    /// The lock is lost while the tree is being ended. What was ordered stands, unless there is
-    /// less time now.
-    fn lost(self, dead_by: Moment, gone: bool, now: Moment) -> (Phase, Option<Action>) {
-        if self.tenure == Tenure::Held || dead_by < self.dead_by && now < self.dead_by {
-            return stop_lost(
-                self.status,
-                dead_by,
-                gone || self.tenure == Tenure::Gone,
-                now,
-            );
+    /// The lock is lost while the tree is being ended. The order that was given stays, unless there
+    /// is less time now.
+    fn lost(self, loss: Loss, now: Moment) -> Step {
+        let less_time = loss.kill_deadline < self.kill_deadline && now < self.kill_deadline;
+        if self.tenure == Tenure::Held || less_time {
+            let gone = loss.gone || self.tenure == Tenure::Gone;
+            return stop_lost(self.status, Loss { gone, ..loss }, now);
         }
-        let tenure = if gone { Tenure::Gone } else { self.tenure };
-        (Phase::Stopping(Ending { tenure, ..self }), None)
+        let tenure = self.tenure.max(loss.tenure());
+        (Phase::Stopping(TreeStop { tenure, ..self }), None)
+    }
+
+    /// Whether the guard may still report that it could not start the command.
+    fn never_started(self) -> bool {
+        self.tenure == Tenure::Held && self.status.is_none()
+    }
+
+    /// The command's status, if the guard exited before it received the order. A guard that has
+    /// received the order exits only when the tree is gone.
+    fn ended_before_the_order(self) -> Option<Status> {
+        let unheard = self.tenure == Tenure::Held && !self.acknowledged;
+        self.status.filter(|_| unheard)
     }
 }
 
-/// The lock is lost: KILL if it is so already, else TERM and the rest of the lease.
-fn stop_lost(
-    status: Option<Status>,
-    dead_by: Moment,
-    gone: bool,
-    now: Moment,
-) -> (Phase, Option<Action>) {
-    let signal = if dead_by <= now {
+impl TreeKill {
+    /// The lock is lost while this process kills the tree. A lock that is gone is kept only until
+    /// the survivors have been reported.
+    fn lost(self, tenure: Tenure) -> Step {
+        if tenure == Tenure::Gone && self.reported {
+            return release(ExitReason::Lost);
+        }
+        let kill = TreeKill {
+            end: ExitReason::Lost,
+            tenure: self.tenure.max(tenure),
+            ..self
+        };
+        (Phase::Killing(kill), None)
+    }
+
+    fn tick(self, now: Moment) -> Step {
+        match self.rounds.due(now) {
+            Some((Due::Report, _)) if self.tenure == Tenure::Gone => release(self.end),
+            Some((Due::Report, rounds)) => {
+                let kill = TreeKill {
+                    rounds,
+                    reported: true,
+                    ..self
+                };
+                (Phase::Killing(kill), Some(Action::KillAndReport))
+            }
+            Some((Due::Kill, rounds)) => {
+                let kill = TreeKill { rounds, ..self };
+                (Phase::Killing(kill), Some(Action::KillAll))
+            }
+            None => (Phase::Killing(self), None),
+        }
+    }
+}
+
+/// Whether a signal ends the wait for the lock: with it, no command is started.
+fn ends_the_wait(signal: Signal) -> bool {
+    signal.ends() || matches!(signal, Signal::USR1 | Signal::USR2)
+}
+
+fn release(end: ExitReason) -> Step {
+    (Phase::Releasing(end), Some(Action::Release))
+}
+
+/// The lock is lost: KILL if its deadline has passed, otherwise TERM and the rest of the lease.
+fn stop_lost(status: Option<Status>, loss: Loss, now: Moment) -> Step {
+    let kill_deadline = loss.kill_deadline;
+    let signal = if kill_deadline <= now {
         Signal::KILL
     } else {
         Signal::TERM
     };
-    let (tenure, overdue) = (
-        if gone { Tenure::Gone } else { Tenure::Lost },
-        dead_by.max(now) + OVERDUE,
-    );
-    (
-        Phase::Stopping(Ending {
-            tenure,
-            status,
-            dead_by,
-            obeyed: false,
-            overdue,
-        }),
-        Some(Action::Stop {
-            signal,
-            reach: Reach::Here,
-            dead_by,
-        }),
-    )
+    let stop = TreeStop {
+        tenure: loss.tenure(),
+        status,
+        kill_deadline,
+        acknowledged: false,
+        overdue: kill_deadline.max(now) + KILL_OVERDUE,
+    };
+    let order = StopOrder {
+        signal,
+        reach: Reach::Here,
+        kill_deadline,
+    };
+    (Phase::Stopping(stop), Some(Action::Stop(order)))
 }
 
-/// The guard does not do it: so do we.
-fn kill_all(end: ExitReason, tenure: Tenure, now: Moment) -> (Phase, Option<Action>) {
-    (
-        Phase::Killing {
-            end,
-            tenure,
-            rounds: KillRounds::begin(now),
-            named: false,
-        },
-        Some(Action::KillAll),
-    )
+/// The guard does not kill the tree, so this process does.
+fn kill(end: ExitReason, tenure: Tenure, now: Moment) -> Step {
+    let kill = TreeKill {
+        end,
+        tenure,
+        rounds: KillRounds::begin(now),
+        reported: false,
+    };
+    (Phase::Killing(kill), Some(Action::KillAll))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Action::*;
-    use super::Event::*;
-    use super::*;
-
-    const HOLD: Duration = Duration::from_secs(5);
-    const KILL_AFTER: Duration = Duration::from_secs(4);
-
-    fn at(seconds: u64) -> Moment {
-        Moment(Duration::from_secs(seconds))
-    }
-
-    fn typed(signal: Signal) -> Event {
-        Signalled {
-            signal,
-            typed: true,
-            reach: Reach::Group,
-        }
-    }
-
-    /// Lost by the end of the lease, and kept.
-    fn lost(second: u64) -> Event {
-        Lost {
-            dead_by: at(second),
-            gone: false,
-        }
-    }
-
-    /// Lost, and another's from then on.
-    fn taken(second: u64) -> Event {
-        Lost {
-            dead_by: at(second),
-            gone: true,
-        }
-    }
-
-    fn sent(signal: Signal) -> Event {
-        Signalled {
-            signal,
-            typed: false,
-            reach: Reach::Here,
-        }
-    }
-
-    /// Plays a script: at that second, this event; it must come to that action.
-    fn play(script: &[(u64, Event, Option<Action>)]) {
-        let mut run = Supervisor::new(HOLD, KILL_AFTER);
-        for (line, &(second, event, action)) in script.iter().enumerate() {
-            assert_eq!(
-                run.step(event, at(second)),
-                action,
-                "line {line}: {event:?} at {second} s in {:?}",
-                run.phase
-            );
-        }
-    }
-
-    const KILLED: Status = Status::Killed(Signal::TERM);
-    const FINE: Status = Status::Exited(0);
-
-    #[test]
-    fn a_run_that_goes_well_ends_by_its_commands_code() {
-        let end = ExitReason::Command(Status::Exited(3));
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (9, Ended(Status::Exited(3)), Some(Release)),
-            (9, Released, Some(Exit(end))),
-        ]);
-    }
-
-    #[test]
-    fn the_lock_is_held_for_the_minimum_time() {
-        let end = ExitReason::Command(FINE);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (1, Ended(FINE), None),
-            (4, Tick, None),
-            (5, Tick, Some(Release)),
-            (5, Released, Some(Exit(end))),
-        ]);
-    }
-
-    #[test]
-    fn a_signal_ends_the_minimum_hold_and_the_code_stands() {
-        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
-            let end = ExitReason::Command(FINE);
-            play(&[
-                (0, Acquired, Some(Start)),
-                (1, Ended(FINE), None),
-                (2, sent(signal), Some(Release)),
-                (2, Released, Some(Exit(end))),
-            ]);
-        }
-    }
-
-    #[test]
-    fn a_lock_lost_during_the_minimum_hold_changes_nothing() {
-        let end = ExitReason::Command(FINE);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (1, Ended(FINE), None),
-            (2, lost(2), Some(Release)),
-            (2, Released, Some(Exit(end))),
-        ]);
-    }
-
-    #[test]
-    fn without_a_lock_there_is_no_command() {
-        for end in [
-            ExitReason::Busy,
-            ExitReason::Unreachable,
-            ExitReason::Refused,
-        ] {
-            play(&[
-                (0, NoLock(end), Some(Release)),
-                (0, Acquired, None),
-                (0, Released, Some(Exit(end))),
-            ]);
-        }
-    }
-
-    #[test]
-    fn a_signal_ends_the_wait_at_once_and_the_command_is_never_started_after_it() {
-        for signal in [
-            Signal::TERM,
-            Signal::INT,
-            Signal::HUP,
-            Signal::QUIT,
-            Signal::USR1,
-            Signal::USR2,
-        ] {
-            let end = ExitReason::Signalled(signal);
-            play(&[
-                (0, sent(signal), Some(Release)),
-                (0, Acquired, None),
-                (0, Released, Some(Exit(end))),
-            ]);
-        }
-    }
-
-    #[test]
-    fn term_stops_the_tree_and_then_holds_and_releases() {
-        let stop = Stop {
-            signal: Signal::TERM,
-            reach: Reach::Here,
-            dead_by: at(2) + KILL_AFTER,
-        };
-        let end = ExitReason::Command(KILLED);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (2, sent(Signal::TERM), Some(stop)),
-            (2, Obeyed, None),
-            (3, Ended(KILLED), None),
-            (4, Tick, None),
-            (4, sent(Signal::TERM), Some(Forward(Signal::TERM))),
-            (6, TreeGone, Some(Release)),
-            (6, Released, Some(Exit(end))),
-        ]);
-    }
-
-    #[test]
-    fn a_revoked_lock_stops_the_command_as_term_does_and_is_not_held_any_longer() {
-        for status in [KILLED, FINE] {
-            play(&[
-                (0, Acquired, Some(Start)),
-                (0, Started, None),
-                (
-                    2,
-                    Revoked,
-                    Some(Stop {
-                        signal: Signal::TERM,
-                        reach: Reach::Here,
-                        dead_by: at(2) + KILL_AFTER,
-                    }),
-                ),
-                (2, Obeyed, None),
-                (3, Ended(status), None),
-                (3, Revoked, None),
-                (4, TreeGone, Some(Release)),
-                (4, Released, Some(Exit(ExitReason::Revoked))),
-            ]);
-        }
-    }
-
-    #[test]
-    fn a_revoked_lock_whose_lease_ends_first_is_lost() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (
-                2,
-                Revoked,
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(2) + KILL_AFTER,
-                }),
-            ),
-            (2, Obeyed, None),
-            (
-                3,
-                lost(4),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(4),
-                }),
-            ),
-            (4, TreeGone, Some(Release)),
-            (4, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-    }
-
-    #[test]
-    fn a_revoke_ends_the_minimum_hold_and_a_command_that_has_ended_keeps_its_code() {
-        let end = ExitReason::Command(FINE);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (1, Ended(FINE), None),
-            (2, Revoked, Some(Release)),
-            (2, Revoked, None),
-            (2, Released, Some(Exit(end))),
-        ]);
-        let stop = Stop {
-            signal: Signal::TERM,
-            reach: Reach::Here,
-            dead_by: at(1) + KILL_AFTER,
-        };
-        let end = ExitReason::Command(KILLED);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (1, sent(Signal::TERM), Some(stop)),
-            (1, Obeyed, None),
-            (2, Revoked, None),
-            (2, Ended(KILLED), None),
-            (2, TreeGone, Some(Release)), // an operator's stop would have held it until 5 s
-            (2, Released, Some(Exit(end))),
-        ]);
-    }
-
-    #[test]
-    fn a_lost_lock_stops_the_command_by_the_end_of_the_lease() {
-        let stop = Stop {
-            signal: Signal::TERM,
-            reach: Reach::Here,
-            dead_by: at(9),
-        };
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (7, lost(9), Some(stop)),
-            (8, sent(Signal::TERM), Some(Forward(Signal::TERM))),
-            (8, Ended(KILLED), None),
-            (8, TreeGone, Some(Release)),
-            (8, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-    }
-
-    #[test]
-    fn a_lock_that_is_gone_already_kills_at_once() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                7,
-                lost(7),
-                Some(Stop {
-                    signal: Signal::KILL,
-                    reach: Reach::Here,
-                    dead_by: at(7),
-                }),
-            ),
-        ]);
-    }
-
-    #[test]
-    fn a_lock_lost_while_stopping_shortens_the_stop() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                2,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(6),
-                }),
-            ),
-            (
-                3,
-                lost(4),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(4),
-                }),
-            ),
-            (4, TreeGone, Some(Release)),
-            (4, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-    }
-
-    #[test]
-    fn a_key_typed_at_the_terminal_has_reached_the_command_already() {
-        let end = ExitReason::Signalled(Signal::INT);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (6, typed(Signal::INT), None),
-            (6, Ended(Status::Killed(Signal::INT)), Some(Release)),
-            (6, Released, Some(Exit(end))),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, typed(Signal::INT), Some(Forward(Signal::INT))),
-        ]); // unless it was not there yet
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (1, typed(Signal::TSTP), Some(Suspend { forward: false })),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (1, sent(Signal::TSTP), Some(Suspend { forward: true })),
-        ]);
-    }
-
-    #[test]
-    fn a_command_that_makes_little_of_an_interrupt_ends_us_by_its_own_code() {
-        let end = ExitReason::Command(Status::Exited(9));
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (6, typed(Signal::INT), None),
-            (7, Ended(Status::Exited(9)), Some(Release)),
-            (7, Released, Some(Exit(end))),
-        ]);
-    }
-
-    #[test]
-    fn other_signals_are_passed_on() {
-        for signal in [Signal::USR1, Signal::USR2, Signal::WINCH, Signal::CONT] {
-            play(&[
-                (0, Acquired, Some(Start)),
-                (0, Started, None),
-                (1, sent(signal), Some(Forward(signal))),
-            ]);
-        }
-    }
-
-    #[test]
-    fn a_guard_that_dies_costs_the_command_its_life() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (0, Started, None),
-            (1, GuardGone, Some(KillAll)),
-            (1, TreeGone, Some(Release)),
-            (1, Released, Some(Exit(ExitReason::InternalError))),
-        ]);
-    }
-
-    #[test]
-    fn a_guard_that_does_not_obey_is_killed_with_its_tree() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(5),
-                }),
-            ),
-            (2, Tick, Some(KillAll)),
-            (2, TreeGone, Some(Release)),
-            (2, Released, Some(Exit(ExitReason::InternalError))),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                lost(2),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(2),
-                }),
-            ),
-            (1, Obeyed, None),
-            (2, Tick, None),
-            (3, Tick, Some(KillAll)),
-            (3, TreeGone, Some(Release)),
-            (3, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-    }
-
-    #[test]
-    fn what_cannot_be_killed_keeps_the_lock_of_a_stop() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(5),
-                }),
-            ),
-            (1, Obeyed, None),
-            (6, Stuck, None),
-            (66, Stuck, None),
-            (70, Ended(KILLED), None),
-            (70, TreeGone, Some(Release)),
-            (70, Released, Some(Exit(ExitReason::Command(KILLED)))),
-        ]);
-    }
-
-    #[test]
-    fn what_cannot_be_killed_does_not_keep_a_lock_that_another_host_can_have() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                taken(1),
-                Some(Stop {
-                    signal: Signal::KILL,
-                    reach: Reach::Here,
-                    dead_by: at(1),
-                }),
-            ),
-            (2, Stuck, Some(Release)),
-            (2, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                taken(1),
-                Some(Stop {
-                    signal: Signal::KILL,
-                    reach: Reach::Here,
-                    dead_by: at(1),
-                }),
-            ),
-            (2, Tick, Some(KillAll)),
-            (3, Tick, Some(Release)),
-            (3, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-    }
-
-    #[test]
-    fn a_lock_lost_by_the_end_of_the_lease_is_kept_until_nothing_of_the_tree_is_left() {
-        let kept: &[(u64, Event, Option<Action>)] = &[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                lost(2),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(2),
-                }),
-            ),
-            (1, Obeyed, None),
-            (3, Tick, Some(KillAll)),
-            (4, Tick, Some(KillAndReport)),
-            (4, Tick, None),
-            (64, Tick, Some(KillAndReport)),
-        ];
-        play(
-            &[
-                kept,
-                &[
-                    (70, TreeGone, Some(Release)),
-                    (70, Released, Some(Exit(ExitReason::Lost))),
-                ],
-            ]
-            .concat(),
-        );
-        play(
-            &[
-                kept,
-                &[
-                    (70, Gone, Some(Release)),
-                    (70, Released, Some(Exit(ExitReason::Lost))),
-                ],
-            ]
-            .concat(),
-        );
-        play(&[kept, &[(70, taken(70), Some(Release))]].concat());
-        play(
-            &[
-                &kept[..3],
-                &[(3, Stuck, None), (3, TreeGone, Some(Release))],
-            ]
-            .concat(),
-        );
-    }
-
-    #[test]
-    fn a_lock_that_is_gone_while_the_tree_is_being_killed_is_kept_no_longer_than_that_takes() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                lost(1),
-                Some(Stop {
-                    signal: Signal::KILL,
-                    reach: Reach::Here,
-                    dead_by: at(1),
-                }),
-            ),
-            (2, Tick, Some(KillAll)),
-            (2, Gone, None),
-            (3, Tick, Some(Release)),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                lost(1),
-                Some(Stop {
-                    signal: Signal::KILL,
-                    reach: Reach::Here,
-                    dead_by: at(1),
-                }),
-            ),
-            (1, Gone, None),
-            (1, TreeGone, Some(Release)),
-        ]);
-    }
-
-    #[test]
-    fn a_lock_that_is_gone_before_its_lease_is_over_kills_at_once() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                lost(5),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(5),
-                }),
-            ),
-            (
-                2,
-                Gone,
-                Some(Stop {
-                    signal: Signal::KILL,
-                    reach: Reach::Here,
-                    dead_by: at(2),
-                }),
-            ),
-            (3, Tick, Some(KillAll)),
-            (4, Tick, Some(Release)),
-        ]);
-    }
-
-    #[test]
-    fn the_same_loss_told_by_guard_and_lock_is_one() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                lost(5),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(5),
-                }),
-            ),
-            (1, taken(5), None),
-            (6, Tick, Some(KillAll)),
-            (7, Tick, Some(Release)),
-        ]);
-    }
-
-    #[test]
-    fn a_guard_that_is_silent_after_it_has_obeyed_is_killed_with_its_tree() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(5),
-                }),
-            ),
-            (1, Obeyed, None),
-            (6, Tick, None),
-            (7, Tick, Some(KillAll)),
-            (7, TreeGone, Some(Release)),
-            (7, Released, Some(Exit(ExitReason::InternalError))),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                1,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(5),
-                }),
-            ),
-            (1, Obeyed, None),
-            (6, Ended(KILLED), None),
-            (6, Stuck, None),
-            (66, Tick, None), // it names what is stuck once a minute
-            (67, Tick, Some(KillAll)),
-            (67, TreeGone, Some(Release)),
-            (67, Released, Some(Exit(ExitReason::Command(KILLED)))),
-        ]);
-    }
-
-    #[test]
-    fn without_a_kill_a_stop_may_take_for_ever() {
-        let mut run = Supervisor::new(HOLD, Duration::MAX);
-        for (event, action) in [
-            (Acquired, Some(Start)),
-            (
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: Moment::NEVER,
-                }),
-            ),
-            (Obeyed, None),
-        ] {
-            assert_eq!(run.step(event, at(1)), action);
-        }
-        assert_eq!(run.wake(), Moment::NEVER);
-    }
-
-    #[test]
-    fn a_guard_killed_after_it_has_obeyed_leaves_the_rest_of_the_tree_to_us() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                6,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(10),
-                }),
-            ),
-            (6, Obeyed, None),
-            (6, Ended(KILLED), None),
-            (7, GuardGone, Some(KillAll)),
-            (7, TreeGone, Some(Release)),
-            (7, Released, Some(Exit(ExitReason::Command(KILLED)))),
-        ]);
-    }
-
-    #[test]
-    fn what_we_cannot_kill_ourselves_is_named_and_outlived_only_when_the_lock_is_gone() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (1, GuardGone, Some(KillAll)),
-            (2, Tick, Some(KillAndReport)),
-            (2, Tick, None),
-            (3, Tick, Some(KillAll)),
-            (62, Tick, Some(KillAndReport)),
-        ]);
-        play(&[
-            (0, Acquired, Some(Start)),
-            (1, GuardGone, Some(KillAll)),
-            (1, taken(1), None),
-            (2, Tick, Some(Release)),
-            (2, Released, Some(Exit(ExitReason::Lost))),
-        ]);
-    }
-
-    #[test]
-    fn a_command_that_ends_as_it_is_stopped_has_ended_by_itself() {
-        play(&[
-            (0, Acquired, Some(Start)),
-            (
-                6,
-                sent(Signal::TERM),
-                Some(Stop {
-                    signal: Signal::TERM,
-                    reach: Reach::Here,
-                    dead_by: at(10),
-                }),
-            ),
-            (6, Ended(FINE), None),
-            (6, GuardGone, Some(Release)), // it had left before it could hear the order
-            (6, Released, Some(Exit(ExitReason::Command(FINE)))),
-        ]);
-    }
-
-    /// Whatever happens in whatever order: one start, and only with the lock; no release while
-    /// anything of the tree may live; one exit, the last.
-    #[test]
-    fn no_order_of_events_releases_the_lock_over_a_living_command() {
-        let events = [
-            Acquired,
-            NoLock(ExitReason::Busy),
-            lost(0),
-            lost(3),
-            taken(3),
-            Gone,
-            Revoked,
-            Released,
-            Started,
-            CannotStart(ExitReason::NotRunnable),
-            Ended(FINE),
-            Obeyed,
-            TreeGone,
-            Stuck,
-            GuardGone,
-            sent(Signal::TERM),
-            typed(Signal::INT),
-            Tick,
-        ];
-        let mut orders = 0u32;
-        let mut open = vec![(
-            Supervisor::new(Duration::ZERO, Duration::ZERO),
-            Model::default(),
-            0,
-        )];
-        while let Some((run, model, depth)) = open.pop() {
-            for event in events {
-                let mut run = Supervisor { ..run };
-                let now = at(depth); // a second between events: every deadline is met in some order
-                let model = model.after(event, run.step(event, now));
-                orders += 1;
-                if depth < 5 && model.exits == 0 {
-                    open.push((run, model, depth + 1));
-                }
-            }
-        }
-        assert!(orders > 100_000, "{orders}");
-    }
-
-    /// What the world knows of a run.
-    #[derive(Clone, Copy, Default)]
-    #[allow(clippy::struct_excessive_bools)] // independent facts
-    struct Model {
-        acquired: bool,
-        starts: u32,
-        /// The command may live.
-        alive: bool,
-        /// Its tree was told to end, and must be gone before a release.
-        stopping: bool,
-        /// The guard has heard that.
-        obeyed: bool,
-        /// Another host can have the lock: nothing is left to wait for when something cannot be
-        /// killed.
-        gone: bool,
-        exits: u32,
-    }
-
-    impl Model {
-        fn after(mut self, event: Event, action: Option<Action>) -> Model {
-            match event {
-                Acquired => self.acquired = true,
-                Lost { gone: true, .. } | Gone => self.gone = true,
-                Ended(_) => self.alive = false,
-                CannotStart(_) | TreeGone => (self.alive, self.stopping) = (false, false),
-                Obeyed => self.obeyed = true,
-                GuardGone if !self.alive && !self.obeyed => self.stopping = false, /* it has left before it could hear */
-                _ => {}
-            }
-            match action {
-                Some(Start) => {
-                    assert!(self.acquired && self.starts == 0, "{event:?}");
-                    (self.starts, self.alive) = (1, true);
-                }
-                Some(Stop { .. } | KillAll | KillAndReport) => {
-                    assert!(self.starts == 1, "{event:?}");
-                    (self.stopping, self.obeyed) = (true, false);
-                }
-                Some(Release) => {
-                    assert!(
-                        !self.alive && !self.stopping
-                            || matches!(event, Tick | Stuck | Gone | Lost { .. }) && self.gone,
-                        "{event:?}"
-                    );
-                }
-                Some(Exit(_)) => {
-                    assert!(!self.alive && !self.stopping || self.gone, "{event:?}");
-                    self.exits += 1;
-                }
-                Some(Forward(_) | Suspend { .. }) | None => {}
-            }
-            self
-        }
-    }
-}
+mod tests;

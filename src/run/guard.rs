@@ -2,10 +2,10 @@
 //! Forked from zk-flock just before the start; from then on the two share nothing but the line
 //! between them.
 
-use super::guard_channel::{self, Heard, Report};
+use super::guard_channel::{self, Incoming, Report};
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
-use crate::guard::{Action, Event, Guard, News};
+use crate::guard::{Action, Event, Guard, GuardEvent};
 use crate::log::print;
 use crate::moment::Moment;
 use crate::plan::Command;
@@ -51,7 +51,7 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
         Fork::Child => {
             drop(ours);
             if let Err(error) = keep_watch(job, &theirs, signals) {
-                guard_channel::report(
+                guard_channel::send_report(
                     &theirs,
                     Report::CannotStart(error.raw_os_error().unwrap_or(0)),
                 );
@@ -73,8 +73,8 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     let terminal = process::rename(NAME, own);
     if now() >= job.lease.term {
         // We, or the whole host, were stopped on the way here.
-        guard_channel::report(line, Report::News(News::LeaseOver));
-        guard_channel::report(line, Report::News(News::TreeGone));
+        guard_channel::send_report(line, Report::Guard(GuardEvent::LeaseExpired));
+        guard_channel::send_report(line, Report::Guard(GuardEvent::TreeGone));
         return Ok(());
     }
     // If guard and zk-flock die together, nobody is left to be gentle.
@@ -103,7 +103,7 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
     while let Some(received) = heard.next() {
         ended |= received.signal == Signal::CHLD;
     }
-    guard_channel::report(line, Report::Started { command, terminal });
+    guard_channel::send_report(line, Report::Started { command, terminal });
     // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
     // end when the command closes it.
     let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
@@ -175,18 +175,20 @@ impl Watch<'_> {
                 Action::Kill => self.kill(),
                 Action::RunAhead => drop(scheduling::run_ahead()), /* or goes on as it is, where */
                 // that is not allowed
-                Action::Tell(news) => guard_channel::report(self.line, Report::News(news)),
-                Action::Leave => self.left = true,
+                Action::Report(event) => {
+                    guard_channel::send_report(self.line, Report::Guard(event));
+                }
+                Action::Exit => self.left = true,
             }
         }
     }
 
     fn listen(&mut self) {
         while !self.alone && !self.left {
-            match guard_channel::next_order(self.line) {
-                Heard::Message(order) => self.step(order),
-                Heard::Nothing => return,
-                Heard::Closed => {
+            match guard_channel::receive_command(self.line) {
+                Incoming::Message(order) => self.step(order),
+                Incoming::Nothing => return,
+                Incoming::Closed => {
                     self.alone = true;
                     self.step(Event::Orphaned);
                     if !self.left && !self.killing {
@@ -201,7 +203,7 @@ impl Watch<'_> {
     fn hear_signals(&self, signals: &Signals) {
         while let Some(received) = signals.next() {
             if received.signal != Signal::CHLD && !self.alone {
-                guard_channel::report(self.line, Report::Witnessed(received.sent()));
+                guard_channel::send_report(self.line, Report::Witnessed(received.sent()));
             }
         }
     }
@@ -212,7 +214,7 @@ impl Watch<'_> {
             match process::reap() {
                 Reap::Ended(pid, status) => self.ended(pid, status),
                 Reap::Running => return,
-                Reap::NoChildren => return self.step(Event::Empty),
+                Reap::NoChildren => return self.step(Event::NoChildren),
             }
         }
     }

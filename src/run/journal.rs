@@ -5,13 +5,14 @@
 use super::guard_channel::Report;
 use super::{Guarding, Run};
 use crate::delivery::Sent;
-use crate::guard::News;
+use crate::guard::GuardEvent;
 use crate::lock::{Event, Holder};
 use crate::log::{Topic, print};
 use crate::moment::Moment;
 use crate::plan::{ExitReason, Level, Lock};
 use crate::reason::reason;
 use crate::signal::Status;
+use crate::supervisor::Origin;
 use crate::sys::clock::now;
 use crate::sys::process::Pid;
 use crate::sys::{self, clock, tree};
@@ -182,7 +183,7 @@ impl Run<'_> {
                     self.plan.command.words[0].display()
                 ));
             }
-            Report::News(News::Ended(status)) => {
+            Report::Guard(GuardEvent::Ended(status)) => {
                 let ran = seconds_since(self.marks.started);
                 let (code, how) = match status {
                     Status::Exited(code) => (i32::from(code), String::new()),
@@ -195,9 +196,12 @@ impl Run<'_> {
                     ),
                 );
             }
-            Report::News(News::Stuck) => self.tell_stuck(),
-            Report::News(News::TreeGone) => self.say(Level::Info, &"nothing of the job is left"),
-            Report::News(News::Obeyed | News::LeaseOver) | Report::Witnessed(_) => {}
+            Report::Guard(GuardEvent::Stuck) => self.tell_stuck(),
+            Report::Guard(GuardEvent::TreeGone) => {
+                self.say(Level::Info, &"nothing of the job is left");
+            }
+            Report::Guard(GuardEvent::StopAcknowledged | GuardEvent::LeaseExpired)
+            | Report::Witnessed(_) => {}
         }
     }
 
@@ -235,8 +239,8 @@ impl Run<'_> {
         names.join(", ")
     }
 
-    pub(super) fn tell_signal(&mut self, Sent { signal, sender }: Sent, typed: bool) {
-        let by = if typed {
+    pub(super) fn tell_signal(&mut self, Sent { signal, sender }: Sent, origin: Origin) {
+        let by = if origin == Origin::Typed {
             "terminal".into()
         } else {
             format!("process {sender}")

@@ -15,14 +15,14 @@ mod witness;
 
 use crate::deadlines::Deadlines;
 use crate::delivery::{COUNTED, Deliveries, Reach, Sent};
-use crate::guard::{Event as Order, News};
+use crate::guard::{Event as Order, GuardEvent};
 use crate::link::Link;
 use crate::lock::{self, Failure, FileOrder, Input, Lock, Output, Proof};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{Exit, ExitReason, Level, OuterLock, Plan, outer};
 use crate::signal::Signal;
-use crate::supervisor::{Action, Event, Supervisor};
+use crate::supervisor::{Action, Event, Loss, Origin, Supervisor};
 use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Pid, Reap};
@@ -33,7 +33,7 @@ use crate::sys::{descriptors, scheduling};
 use crate::transport;
 use files::Files;
 use guard::Environment;
-use guard_channel::{Heard, Report};
+use guard_channel::{Incoming, Report};
 use host_lock::HostLock;
 use names::Lookup;
 use run_id::RunId;
@@ -287,7 +287,7 @@ impl<'a> Run<'a> {
         // After the guard, which has done its part meanwhile if it was only we who were stopped.
         self.step(Event::Tick);
         while let Some((sent, reach)) = self.deliveries.next(now()) {
-            self.signalled(sent, false, reach);
+            self.signalled(sent, Origin::Sent(reach));
         }
         if linked {
             let lock = &mut self.lock;
@@ -308,7 +308,7 @@ impl<'a> Run<'a> {
             lock::Event::Acquired(proof) => self.proof = Some(proof),
             lock::Event::LeaseUntil(lease) => {
                 self.lease = lease;
-                self.order(Order::Believe(lease));
+                self.order(Order::LeaseUntil(lease));
             }
             lock::Event::Lost { why, .. } | lock::Event::Revoked { why } => self.lost = Some(why),
             lock::Event::Gone(why) => self.gone = Some(why),
@@ -362,15 +362,7 @@ impl<'a> Run<'a> {
         match action {
             Action::Start => self.start(),
             Action::Forward(signal) => self.order(Order::Forward(signal)),
-            Action::Stop {
-                signal,
-                reach,
-                dead_by,
-            } => self.order(Order::Stop {
-                signal,
-                reach,
-                dead_by,
-            }),
+            Action::Stop(order) => self.order(Order::Stop(order)),
             Action::KillAll => self.kill_all(),
             Action::KillAndReport => {
                 self.tell_stuck();
@@ -454,7 +446,7 @@ impl<'a> Run<'a> {
             line: Some(line), ..
         }) = &self.guarding
         {
-            guard_channel::order(line, order);
+            guard_channel::send_command(line, order);
         }
     }
 
@@ -471,10 +463,10 @@ impl<'a> Run<'a> {
         else {
             return false;
         };
-        match guard_channel::next_report(line) {
-            Heard::Message(report) => self.reported(report),
-            Heard::Nothing => return false,
-            Heard::Closed => {
+        match guard_channel::receive_report(line) {
+            Incoming::Message(report) => self.reported(report),
+            Incoming::Nothing => return false,
+            Incoming::Closed => {
                 self.forget_line();
                 self.step(Event::GuardGone);
             }
@@ -489,11 +481,11 @@ impl<'a> Run<'a> {
                     guarding.command = Some(command);
                     descriptors::close_inherited();
                 }
-                Report::News(News::Ended(_)) => guarding.ended = true,
+                Report::Guard(GuardEvent::Ended(_)) => guarding.ended = true,
                 _ => {}
             }
         }
-        if let Report::News(News::Ended(_)) = report {
+        if let Report::Guard(GuardEvent::Ended(_)) = report {
             self.pass_on_what_was_held();
         }
         self.tell_report(report);
@@ -508,14 +500,14 @@ impl<'a> Run<'a> {
             Report::CannotStart(errno) => {
                 self.step(Event::CannotStart(journal::cannot_start(errno)));
             }
-            Report::News(News::Ended(status)) => self.step(Event::Ended(status)),
-            Report::News(News::Obeyed) => self.step(Event::Obeyed),
-            Report::News(News::LeaseOver) => self.step(Event::Lost {
-                dead_by: self.lease.kill,
+            Report::Guard(GuardEvent::Ended(status)) => self.step(Event::Ended(status)),
+            Report::Guard(GuardEvent::StopAcknowledged) => self.step(Event::StopAcknowledged),
+            Report::Guard(GuardEvent::LeaseExpired) => self.step(Event::Lost(Loss {
+                kill_deadline: self.lease.kill,
                 gone: false,
-            }),
-            Report::News(News::TreeGone) => self.step(Event::TreeGone),
-            Report::News(News::Stuck) => self.step(Event::Stuck),
+            })),
+            Report::Guard(GuardEvent::TreeGone) => self.step(Event::TreeGone),
+            Report::Guard(GuardEvent::Stuck) => self.step(Event::Stuck),
         }
     }
 
@@ -537,12 +529,12 @@ impl<'a> Run<'a> {
             if sent.signal == Signal::CHLD {
                 self.bury();
             } else if typed {
-                self.signalled(sent, true, Reach::Group);
+                self.signalled(sent, Origin::Typed);
             } else if !self.deliveries.is_repeat(sent, now()) {
                 if self.command_runs() && COUNTED.contains(&sent.signal) {
                     self.deliveries.hold(sent, now());
                 } else {
-                    self.signalled(sent, false, Reach::Here);
+                    self.signalled(sent, Origin::Sent(Reach::Here));
                 }
             }
         }
@@ -551,22 +543,18 @@ impl<'a> Run<'a> {
     fn hear_witness(&mut self) {
         while let Some(witness) = &self.witness {
             match witness.next() {
-                Heard::Message(Report::Witnessed(sent)) => {
+                Incoming::Message(Report::Witnessed(sent)) => {
                     self.deliveries.witnessed(sent, Reach::Group, now());
                 }
-                Heard::Message(_) | Heard::Nothing => return,
-                Heard::Closed => self.witness = None,
+                Incoming::Message(_) | Incoming::Nothing => return,
+                Incoming::Closed => self.witness = None,
             }
         }
     }
 
-    fn signalled(&mut self, sent: Sent, typed: bool, reach: Reach) {
-        self.tell_signal(sent, typed);
-        self.step(Event::Signalled {
-            signal: sent.signal,
-            typed,
-            reach,
-        });
+    fn signalled(&mut self, sent: Sent, origin: Origin) {
+        self.tell_signal(sent, origin);
+        self.step(Event::Signalled(sent.signal, origin));
     }
 
     fn command_starts(&self) -> bool {
@@ -596,7 +584,7 @@ impl<'a> Run<'a> {
     fn pass_on_what_was_held(&mut self) {
         self.witness = None;
         while let Some((sent, reach)) = self.deliveries.take() {
-            self.signalled(sent, false, reach);
+            self.signalled(sent, Origin::Sent(reach));
         }
     }
 
@@ -691,10 +679,10 @@ fn supervisor_event(event: &lock::Event) -> Option<Event> {
             kill_deadline,
             gone,
             ..
-        } => Some(Event::Lost {
-            dead_by: *kill_deadline,
+        } => Some(Event::Lost(Loss {
+            kill_deadline: *kill_deadline,
             gone: *gone,
-        }),
+        })),
         lock::Event::Gone(_) => Some(Event::Gone),
         lock::Event::Revoked { .. } => Some(Event::Revoked),
         lock::Event::Busy(_) => Some(Event::NoLock(ExitReason::Busy)),
@@ -785,10 +773,10 @@ mod tests {
             };
             assert_eq!(
                 supervisor_event(&lost),
-                Some(Event::Lost {
-                    dead_by: kill_deadline,
+                Some(Event::Lost(Loss {
+                    kill_deadline,
                     gone
-                })
+                }))
             );
         }
     }

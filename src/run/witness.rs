@@ -1,7 +1,7 @@
 //! The witness: a process in our process group that tells us which signals came to the group. Only
 //! where the command is in that group too, since its session has a terminal; see `delivery`.
 
-use super::guard_channel::{self, Heard, Report};
+use super::guard_channel::{self, Incoming, Report};
 use crate::signal::Signal;
 use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid};
@@ -48,8 +48,8 @@ impl Witness {
     }
 
     /// What it has seen next.
-    pub(super) fn next(&self) -> Heard<Report> {
-        guard_channel::next_report(&self.line)
+    pub(super) fn next(&self) -> Incoming<Report> {
+        guard_channel::receive_report(&self.line)
     }
 
     /// A child of ours was reaped.
@@ -81,9 +81,9 @@ fn watch(line: &OwnedFd, signals: &Signals) -> io::Result<()> {
             None,
         )?;
         while let Some(received) = signals.next() {
-            guard_channel::report(line, Report::Witnessed(received.sent()));
+            guard_channel::send_report(line, Report::Witnessed(received.sent()));
         }
-        if let Heard::Closed = guard_channel::next_order(line) {
+        if let Incoming::Closed = guard_channel::receive_command(line) {
             return Ok(());
         }
     }
