@@ -30,7 +30,7 @@ run as given with --no-shell. Runs with the same line, or ID, share a lock.
 
 Lock:
       --blocking          wait while the lock is busy (the default)
-      --no-blocking       exit with 0 at once if the lock is busy
+      --no-blocking       exit at once if the lock is busy
   -c, --concurrent N      allow N holders, the same N in all runs [default: 1]
   -i, --lockid ID         use ID as the lock's name [default: hash of the line]
   -p, --lockpath PATH     use PATH as parent node of the lock [default: lockex]

@@ -59,7 +59,7 @@ const ZK_FLOCK: Program = Program {
     misuses: &[
         ("NAME", "lock name is missing"),
         ("--bogus", "an option is wrong"),
-        ("a/../b true", "the lock name cannot be one"),
+        ("a/../b true", "the lock name is invalid"),
         ("-c /nowhere NAME true", "the config is missing"),
     ],
 };
