@@ -228,13 +228,14 @@ impl<M: Machine> Driver<M> {
             let due = self.connection().map_or(Moment::NEVER, |it| peer.due(it));
             let next = self.wait.min(due);
             if next > to {
-                self.now = self.now.max(to);
+                self.set_clock(self.now.max(to));
                 return None;
             }
             if self.wait.before(TICK) > self.now && self.wait <= due {
                 self.jump(self.wait.before(TICK));
             }
             self.jump(next.max(self.now));
+            self.deliver(peer); // before the machine acts, as in the loop of a program
         }
     }
 

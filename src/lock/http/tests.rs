@@ -1,5 +1,6 @@
 use super::*;
 use crate::http::{Request, Terms};
+use crate::testing::{self, Connection, Delivery, Driver, Peer};
 use proptest::prelude::*;
 use std::net::SocketAddr;
 
@@ -39,107 +40,32 @@ enum Does {
 }
 use Does::*;
 
-/// A lock and a server with a script: a line for each connection, the last one for all that
-/// follow.
-struct Play {
-    lock: Pool,
+/// A server with a script: a line for each connection, the last one for all that follow.
+struct Server {
     script: Vec<Does>,
-    now: Moment,
-    /// The connection that is there, what becomes of it, and when.
+    /// What becomes of the connection, and when.
     open: Option<(Does, Moment)>,
     connections: usize,
     run: String,
     /// What was asked: `wait`, `release 7`.
     asked: Vec<String>,
-    said: Vec<Output>,
-    /// When names were to be looked up.
-    lookups: Vec<Moment>,
 }
 
-impl Play {
-    fn new(options: Options, script: &[Does]) -> Play {
-        let run = options.run.clone();
-        let lock = Pool::new(options, at(0), at(0));
-        Play {
-            lock,
-            script: script.to_vec(),
-            now: at(0),
-            open: None,
-            connections: 0,
-            run,
-            asked: vec![],
-            said: vec![],
-            lookups: vec![],
-        }
-    }
-
-    /// Lets time go on to that moment, and all that happens until then happen.
-    fn to(&mut self, moment: Moment) -> &mut Play {
-        loop {
-            let wake = self.drain();
-            let next = wake.min(self.open.map_or(Moment::NEVER, |(_, due)| due));
-            if next > moment {
-                self.now = moment;
-                return self;
-            }
-            self.now = self.now.max(next);
-            self.lock.handle(Input::Tick, self.now);
-            if let Some((does, _)) = self.open.filter(|(_, due)| *due <= self.now) {
-                self.open = None;
-                self.happen(does);
-            }
-        }
-    }
-
-    fn release(&mut self) -> &mut Play {
-        self.lock.handle(Input::Release, self.now);
-        self.drain();
-        self
-    }
-
-    fn drain(&mut self) -> Moment {
-        for _ in 0..1000 {
-            match self.lock.poll(self.now) {
-                Output::Wait(until) => return until,
-                Output::Transport(transport::Output::Connect(address)) => self.connect(address),
-                Output::Transport(transport::Output::Send(bytes)) => self.hear(&bytes),
-                Output::Transport(transport::Output::ShutdownWrite) => {
-                    if let Some((Waits, due)) = &mut self.open {
-                        *due = self.now + Duration::from_millis(1);
-                    }
-                }
-                Output::Transport(transport::Output::Close | transport::Output::Reset) => {
-                    self.open = None;
-                }
-                Output::LookUp => self.lookups.push(self.now),
-                Output::Event(Event::Note(_)) => {}
-                output => self.said.push(output),
-            }
-        }
-        panic!("does not come to rest: {:?}", self.lock);
-    }
-
-    fn connect(&mut self, _: SocketAddr) {
+impl Peer<SocketAddr> for Server {
+    fn connect(&mut self, _: SocketAddr, _: Moment) -> testing::Reply {
         let does = self.script[self.connections.min(self.script.len() - 1)];
         self.connections += 1;
-        self.open = None;
         match does {
-            Refuses => self.lock.handle(
-                Input::Transport(transport::Event::Disconnected(Some(
-                    "connection refused".into(),
-                ))),
-                self.now,
-            ),
-            IsOff => {}
+            Refuses => testing::Reply::Refused("connection refused".into()),
+            IsOff => testing::Reply::Silence,
             _ => {
                 self.open = Some((does, Moment::NEVER));
-                self.lock
-                    .handle(Input::Transport(transport::Event::Connected), self.now);
+                testing::Reply::Accepted(self.connections)
             }
         }
     }
 
-    fn hear(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, _: Connection, bytes: &[u8], now: Moment) {
         let (request, length) = Request::read(bytes).unwrap().unwrap();
         let parameter = |name| {
             request
@@ -171,54 +97,96 @@ impl Play {
         | HangsUp(ms)
         | Resets(ms) = *does
         {
-            *due = self.now + Duration::from_millis(ms);
+            *due = now + Duration::from_millis(ms);
         }
     }
 
-    fn happen(&mut self, does: Does) {
-        let mut bytes = Vec::new();
+    fn shut_down(&mut self, _: Connection, now: Moment) {
+        if let Some((Waits, due)) = &mut self.open {
+            *due = now + Duration::from_millis(1);
+        }
+    }
+
+    fn close(&mut self, _: Connection) {
+        self.open = None;
+    }
+
+    fn deliver(&mut self, _: Connection, now: Moment) -> Option<Delivery> {
+        let (does, _) = self.open.filter(|(_, due)| *due <= now)?;
         let yes = |token| Reply::new(200, "text/html", "YES").with("X-Lock-Token", token);
-        match does {
-            Says(_, word) => {
-                Reply::new(200, "text/html", word).write(Terms::UNREADABLE, "", &mut bytes);
-            }
+        let reply = match does {
+            Says(_, word) => Reply::new(200, "text/html", word),
             Lends(_, token, ms) => {
-                yes(token)
-                    .with("X-Lock-Expires", Duration::from_millis(ms).as_secs_f64())
-                    .write(Terms::UNREADABLE, "", &mut bytes);
+                yes(token).with("X-Lock-Expires", Duration::from_millis(ms).as_secs_f64())
             }
-            Tells(_, token, expires) => {
-                yes(token)
-                    .with("X-Lock-Expires", expires)
-                    .write(Terms::UNREADABLE, "", &mut bytes);
-            }
-            Gives(_, token) => yes(token).write(Terms::UNREADABLE, "", &mut bytes),
-            Revokes(_) => {
-                Reply::new(200, "text/html", "NO")
-                    .with("X-Lock-Revoked", 1)
-                    .write(Terms::UNREADABLE, "", &mut bytes);
-            }
-            Resets(_) => self.lock.handle(
-                Input::Transport(transport::Event::Disconnected(Some(
-                    "connection reset by peer".into(),
-                ))),
-                self.now,
-            ),
-            _ => self.lock.handle(
-                Input::Transport(transport::Event::Disconnected(None)),
-                self.now,
-            ),
+            Tells(_, token, expires) => yes(token).with("X-Lock-Expires", expires),
+            Gives(_, token) => yes(token),
+            Revokes(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Revoked", 1),
+            Resets(_) => return Some(Delivery::End(Some("connection reset by peer".into()))),
+            _ => return Some(Delivery::End(None)),
+        };
+        let mut bytes = Vec::new();
+        reply.write(Terms::UNREADABLE, "", &mut bytes);
+        self.open = Some((HangsUp(0), now));
+        Some(Delivery::Bytes(bytes))
+    }
+
+    fn due(&self, _: Connection) -> Moment {
+        self.open.map_or(Moment::NEVER, |(_, due)| due)
+    }
+}
+
+/// A lock and its server.
+struct Play {
+    driver: Driver<Pool>,
+    server: Server,
+    said: Vec<Output>,
+    /// When names were to be looked up.
+    lookups: Vec<Moment>,
+}
+
+impl Play {
+    fn new(options: Options, script: &[Does]) -> Play {
+        let server = Server {
+            script: script.to_vec(),
+            open: None,
+            connections: 0,
+            run: options.run.clone(),
+            asked: vec![],
+        };
+        Play {
+            driver: Driver::new(Pool::new(options, at(0), at(0)), at(0)),
+            server,
+            said: vec![],
+            lookups: vec![],
         }
-        if !bytes.is_empty() {
-            self.lock.handle(
-                Input::Transport(transport::Event::Received(&bytes)),
-                self.now,
-            );
-            self.lock.handle(
-                Input::Transport(transport::Event::Disconnected(None)),
-                self.now,
-            );
+    }
+
+    /// Lets time go on to that moment, and all that happens until then happen.
+    #[track_caller]
+    fn to(&mut self, moment: Moment) -> &mut Play {
+        while let Some(output) = self.driver.advance(&mut self.server, moment) {
+            match output {
+                Output::LookUp => self.lookups.push(self.driver.now()),
+                Output::Event(Event::Note(_)) => {}
+                output => self.said.push(output),
+            }
         }
+        self
+    }
+
+    fn now(&self) -> Moment {
+        self.driver.now()
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now();
+        self.driver.input(now, |lock| lock.handle(input, now));
+    }
+
+    fn release(&mut self) -> &mut Play {
+        self.input(Input::Release);
+        self.to(self.now())
     }
 
     #[track_caller]
@@ -227,14 +195,14 @@ impl Play {
             std::mem::take(&mut self.said),
             expected,
             "at {:?}",
-            self.now.since(at(0))
+            self.now().since(at(0))
         );
         self
     }
 
     #[track_caller]
     fn asked(&mut self, expected: &[&str]) -> &mut Play {
-        assert_eq!(std::mem::take(&mut self.asked), expected);
+        assert_eq!(std::mem::take(&mut self.server.asked), expected);
         self
     }
 }
@@ -314,7 +282,7 @@ fn what_the_original_server_gives_is_ours_until_it_is_given_back() {
         .to(at(DAY + 1))
         .said(&[RELEASED])
         .asked(&["release"]);
-    assert_eq!(play.drain(), Moment::NEVER);
+    assert_eq!(play.driver.wait(), Moment::NEVER);
 }
 
 #[test]
@@ -364,7 +332,10 @@ fn one_try_is_one_answer() {
             .release()
             .said(&[RELEASED])
             .asked(&[]);
-        assert_eq!(play.connections, 1, "nothing is left to be given back");
+        assert_eq!(
+            play.server.connections, 1,
+            "nothing is left to be given back"
+        );
     }
     let mut play = Play::new(patient(0), &[Says(1, "YES"), Says(1, "OK")]);
     play.to(at(100))
@@ -556,7 +527,11 @@ fn a_renewal_without_a_lease_that_can_be_kept_leaves_the_old_one_as_it_was() {
                 "dx:9889 said \"X-Lock-Expires: {expires}\", {why}"
             ))),
         ]);
-        assert!(play.asked.len() > 3, "it is asked again: {:?}", play.asked);
+        assert!(
+            play.server.asked.len() > 3,
+            "it is asked again: {:?}",
+            play.server.asked
+        );
         let why =
             format!("not renewed for 28.8 s: dx:9889 said \"X-Lock-Expires: {expires}\", {why}");
         play.to(at(28_800)).said(&[Output::Event(Event::Lost {
@@ -738,7 +713,7 @@ fn a_lock_that_is_lost_is_renewed_until_it_is_released_or_the_server_says_no() {
             play.said
         );
         play.said.clear();
-        play.asked.clear();
+        play.server.asked.clear();
     };
     // The server is back in time: the slot is held, though no command may run under it, and is
     // released by its token.
@@ -784,8 +759,8 @@ fn names_are_looked_up_again_while_the_server_is_unreachable() {
         (4_500, 8_500),
         (8_500, 13_500),
     ] {
-        play.lock
-            .handle(Input::LookUp(Found::default()), at(answered));
+        assert_eq!(play.now(), at(answered));
+        play.input(Input::LookUp(Found::default()));
         play.to(at(next));
         assert_eq!(play.lookups.last(), Some(&at(next)));
     }
@@ -799,8 +774,7 @@ fn names_are_looked_up_again_while_the_server_is_unreachable() {
     play.to(at(11_000));
     assert_eq!(play.lookups, [at(11_000)]);
     for second in 11..15 {
-        play.lock
-            .handle(Input::LookUp(Found::default()), at(second * 1_000));
+        play.input(Input::LookUp(Found::default()));
         play.to(at((second + 1) * 1_000));
     }
     assert_eq!(play.lookups.len(), 5, "{:?}", play.lookups);
@@ -818,9 +792,8 @@ fn who_was_stopped_for_too_long_says_so() {
     );
     play.to(at(9_000))
         .said(&[believe(at(30_000)), acquired(Some(7))]);
-    play.now = at(60_000);
-    play.lock.handle(Input::Tick, play.now);
-    play.drain();
+    play.driver.jump(at(60_000));
+    play.to(at(60_000));
     play.said(&[Output::Event(Event::Lost {
         why: "this process was stopped for 50.0 s".into(),
         kill_deadline: at(29_800),
@@ -836,9 +809,9 @@ fn who_was_stopped_while_awake_says_so_too() {
     );
     play.to(at(9_000))
         .said(&[believe(at(30_000)), acquired(Some(7))]);
-    play.lock.handle(Input::Tick, at(9_000));
-    play.lock.handle(Input::Tick, at(60_000));
-    play.drain();
+    play.driver.jump(at(9_000));
+    play.driver.jump(at(60_000));
+    play.to(at(60_000));
     play.said(&[Output::Event(Event::Lost {
         why: "this process was stopped for 50.0 s".into(),
         kill_deadline: at(29_800),
@@ -933,7 +906,7 @@ fn a_lock_that_has_no_lease_any_more_is_ours_until_released_and_still_asked_abou
     play.to(at(60_000)).said(&[Output::Event(Event::Revoked {
         why: "an operator revoked it at dx:9889".into(),
     })]);
-    assert_eq!(std::mem::take(&mut play.asked)[1..], ["renew 7"; 6]);
+    assert_eq!(std::mem::take(&mut play.server.asked)[1..], ["renew 7"; 6]);
     play.release()
         .to(at(DAY + 1))
         .said(&[RELEASED])
@@ -1002,12 +975,12 @@ fn a_lock_that_was_revoked_is_ours_until_it_is_released_and_not_renewed() {
     play.to(at(25_000))
         .said(&[believe(at(30_000)), acquired(Some(7)), revoked()])
         .asked(&["wait", "renew 7", "renew 7"]);
-    assert!(play.lock.unsettled());
+    assert!(play.driver.machine.unsettled());
     play.release()
         .to(at(25_001))
         .said(&[RELEASED])
         .asked(&["release 7"]);
-    assert!(!play.lock.unsettled());
+    assert!(!play.driver.machine.unsettled());
 }
 
 #[test]
@@ -1052,12 +1025,12 @@ fn a_revoked_lock_of_the_run_before_is_a_refusal_and_is_released() {
     for (options, asks) in [(options(), "wait"), (patient(0), "get")] {
         let mut play = Play::new(inherited(options), &[Revokes(1), Says(1, "OK")]);
         play.to(at(DAY)).said(&[denied()]).asked(&[asks]);
-        assert!(play.lock.unsettled());
+        assert!(play.driver.machine.unsettled());
         play.release()
             .to(at(DAY + 1))
             .said(&[RELEASED])
             .asked(&["release"]);
-        assert!(!play.lock.unsettled());
+        assert!(!play.driver.machine.unsettled());
     }
     let mut play = Play::new(options(), &[Lends(0, 7, 30_000), Revokes(1), Says(1, "OK")]);
     play.to(at(DAY))
@@ -1112,7 +1085,11 @@ fn a_run_is_settled_when_the_server_has_said_that_it_has_no_slot() {
             at(15_000)
         };
         play.to(begun).release().to(at(60_000));
-        assert_eq!(!play.lock.unsettled(), settled, "{inherited} {script:?}");
+        assert_eq!(
+            !play.driver.machine.unsettled(),
+            settled,
+            "{inherited} {script:?}"
+        );
     }
 }
 
@@ -1212,14 +1189,14 @@ fn a_wait_that_is_given_up_leaves_nothing_behind() {
         (&[IsOff], 1_000, 1_000, &[]),
     ] {
         let mut play = Play::new(options(), script);
-        play.to(at(given_up)).asked.clear();
+        play.to(at(given_up)).server.asked.clear();
         play.said.retain(|output| *output != waiting());
         play.release().to(at(over - 1));
         if over > given_up {
             play.said(&[]);
         }
         play.to(at(over)).said(&[RELEASED]).asked(asked);
-        assert_eq!(play.to(at(DAY)).drain(), Moment::NEVER, "{script:?}");
+        assert_eq!(play.to(at(DAY)).driver.wait(), Moment::NEVER, "{script:?}");
     }
 }
 
@@ -1390,22 +1367,22 @@ proptest! {
             for output in std::mem::take(&mut play.said) {
                 match output {
                     Output::Event(Event::Acquired(_)) => {
-                        prop_assert!(!held && play.now < until.term + Duration::from_millis(50));
+                        prop_assert!(!held && play.now() < until.term + Duration::from_millis(50));
                         held = true;
                     }
                     Output::Event(Event::LeaseUntil(deadlines)) => until = deadlines,
                     Output::Event(Event::Lost { kill_deadline, .. }) => {
-                        prop_assert!(held && kill_deadline <= until.kill.max(play.now));
+                        prop_assert!(held && kill_deadline <= until.kill.max(play.now()));
                         held = false;
                     }
                     Output::Event(Event::Released { .. }) => prop_assert!(false, "before it was asked for"),
                     _ => {}
                 }
             }
-            prop_assert!(!held || play.now < until.term);
+            prop_assert!(!held || play.now() < until.term);
         }
         play.release().to(at(released) + RELEASE + SETTLING + LAST_WORD + SECOND);
         let over = play.said.iter().filter(|output| matches!(output, Output::Event(Event::Released { .. }))).count();
-        prop_assert_eq!((over, play.drain()), (1, Moment::NEVER));
+        prop_assert_eq!((over, play.driver.wait()), (1, Moment::NEVER));
     }
 }
