@@ -1,60 +1,224 @@
-//! `zk-flock` is flock(1) for a cluster: it runs a command while it holds a lock that every host
-//! can see. `lockex`, the same executable by another name, does so with a queue; `distributex` asks
-//! a lock server that speaks HTTP, and `distributexd` is that server.
+//! `zk-flock` is flock(1) for clusters: it runs a command while it holds a lock that all hosts
+//! share. `lockex` does the same with a queue or semaphore of kazoo, `distributex` with a lock
+//! server, and `distributexd` is that server. All four are one executable.
 //!
-//! # The story
+//! # Control flow
 //!
 //! ```text
 //! argv ─► Options ─► + config file, environment ─► Plan ─► prepare ─► run ─► exit code
 //!
-//! run: lock says Acquired ─► Start command ─► command Ended | lock Lost | signal ─► tree gone ─► minimum hold ─► release ─► Exit
+//! run: lock Acquired ─► start command ─► command ended | lock lost | signal
+//!      ─► process tree dead ─► minimum hold ─► release ─► exit
 //! ```
 //!
-//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. Two processes stand
-//! over the command: this program keeps the lock; the *guard*, forked just before the command,
-//! keeps the command and its process tree, and sees to it that the tree is dead before the lock can
-//! belong to anybody else, whatever becomes of us. The server begins at [`serve`], its loop, and
-//! [`pool`], which decides.
+//! Start reading at [`run`], the loop, then at [`supervisor`], which decides. A run has two
+//! processes: zk-flock holds the lock; the *guard*, forked just before the command, owns the
+//! command's process tree and kills it before another host can hold the lock, whatever happens to
+//! zk-flock. The server starts at [`serve`], its loop, and [`pool`], which decides.
 //!
-//! # Rooms, by ring; imports point down
+//! # Modules, by layer
 //!
-//! 1. Words to plan: [`cli`] (help and options of each program: `zk_flock`; `lockex`, which names
-//!    locks by `python_hash`; `distributex`; `distributexd`; what they share: `options`, `value`;
-//!    for mistakes `line`), [`config`] (zk-flock's, JSON, `text`; the server's, `yaml` with its
-//!    `scalar` and `flow`, or `json`, both a tree of `node`), [`plan`] (what they come to;
-//!    `server`, `outer`, `hosts`, `names`, `duration`), [`shell`] (quoting; `words`),
-//!    [`edit_distance`], [`in_file`].
-//! 2. Pure machines, `(event, now) → action`: [`supervisor`], [`guard`], [`lock`] (the contract;
-//!    `lookups` and `repeats`; `file`: `local` and `host_only`; `zookeeper`: a session's lock, with a
-//!    `recipe`: `node`, `queue` and `semaphore`, `layout`, `parents`, `queue_entry` and `acl`; `fake`, a
-//!    server for their tests; `http`, with its `reply`) on [`zookeeper`] (`wire`, `record`, `code`, `request`, `session`,
-//!    `lease`) and [`http`] (`request` and `reply`, of `head`, `lines` and `body`; `client`;
-//!    `date`, `percent`, `malformed`); [`moment`], [`deadlines`], [`delivery`], [`endpoint`],
-//!    [`reason`], [`transport`], [`kill_rounds`] and [`signal`], their vocabulary. Of the server:
-//!    [`pool`] (the contract; `memory`, which has a `pool_state` for each pool, of `holders` and
-//!    `waiters`, and one `outbox`; `memcached`, which has a `shared_pool` for each, changed in a
-//!    `cas_cycle` by a `list_update`, with its `leases`, `attempts`, `holder_cache` and `expiry`,
-//!    and one `client`, which speaks the `protocol`, tested by `fake` and `interleaving_tests`;
-//!    `lease`, `invalid_request`, `state`, `status`, `metrics`; for all backends `pools`, `events`
-//!    and `reply_delivery`).
-//! 3. Effects: `program` (argv to exit code), [`prepare`] (once, before the loop; `resolver`), [`run`]
-//!    (the loop; its `setup`, its `guard` and the `guard_channel` to it, `files` in a
-//!    `lock_folder`, `witness`, `host_lock`, `names`, `run_id`, `journal`), [`link`] (one
-//!    connection), [`log`];
-//!    [`serve`] (the loop of the lock server; its `listener`, its `service` to a
-//!    `connection_table`, in which each `connection` has its `http_session`; `api`, `setup`,
-//!    `state_file`, `memcached`, `server_log`, `server_metrics`).
-//! 4. [`sys`]: system calls, and the only unsafe code. Waiting: `poll`, `epoll`, `timer`, `clock`.
-//!    Signals: `signals`, `mask`, `disposition`, `inherited`, `entry`. Processes: `process`,
-//!    `spawn`, `listen_pid`, `pidfd`, `tree`, `scheduling`, `title`, `daemon`. The rest:
-//!    `descriptors`, `file`, `folder`, `socket`, `tcp`, `random`, `host`, and `testing` for their
-//!    tests.
+//! Decisions are *sans-I/O state machines*, as in [h11](https://h11.readthedocs.io) and
+//! [rustls](https://docs.rs/rustls): functions of an event and the time, without sockets or clock.
+//! Imports point down; `tests/documents/layers.rs` fails if one points up, or if a module below the
+//! system calls does I/O. (`cli` reads one file, its config.)
 //!
-//! Beside them, `testing`: a `driver` that runs a machine of ring 2 in tests, and checks the rules
-//! that hold for every machine.
+//! ## Effects: the loops and what they use
 //!
-//! Rings 1 and 2 know no libc, `sys`, sockets, processes, clock or log; `cli` reads one file, its
-//! config.
+//! | module | what it does |
+//! | --- | --- |
+//! | `program` | argv to exit code: picks the program, parses, runs |
+//! | `run` | the loop of a client: feeds the machines and does what they return |
+//! | `run::setup` | everything before the first byte to a server |
+//! | `run::setup::file` | builds the locks of one host |
+//! | `run::setup::http` | builds the lock of distributex |
+//! | `run::setup::zookeeper` | builds the locks on ZooKeeper |
+//! | `run::driver` | the lock machine with its connection, files and name look-ups |
+//! | `run::guard_handle` | starts the guard, hears it, kills and reaps in its place |
+//! | `run::guard_channel` | the messages between zk-flock and its guard |
+//! | `run::guard` | the main function of the guard process |
+//! | `run::journal` | log lines, messages and stdout of a run |
+//! | `run::files` | the files of `--local` locks |
+//! | `run::lock_folder` | the folder of these files |
+//! | `run::host_lock` | keeps a second distributex off this host |
+//! | `run::names` | looks up server names again, in helper processes |
+//! | `run::run_id` | the id of a run, and the file that keeps it |
+//! | `run::witness` | reports whether a signal reached the whole process group |
+//! | `serve` | the loop of the lock server |
+//! | `serve::setup` | opens everything that the server needs |
+//! | `serve::listener` | accepts connections, enforces the connection limit |
+//! | `serve::service` | connects clients to pools |
+//! | `serve::connection_table` | all open connections, by key, deadline and ticket |
+//! | `serve::connection` | one connection and its deadlines |
+//! | `serve::http_session` | requests and replies of one connection |
+//! | `serve::api` | what requests mean, and the bodies of replies |
+//! | `serve::memcached` | the connection to memcached |
+//! | `serve::state_file` | the file in which holders outlive the server |
+//! | `serve::server_log` | log lines about the server itself |
+//! | `serve::server_metrics` | counters of the server as a whole |
+//! | `prepare` | checks before the loop: PATH, load, names |
+//! | `prepare::resolver` | looks up server names, with a time limit |
+//! | `link` | one non-blocking TCP connection |
+//! | `log` | writes log lines to a file, syslog or stderr |
+//!
+//! ## System calls, and the only unsafe code
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `sys` | small safe functions, with a fallback for Linux 3.10 |
+//! | `sys::poll` | poll(2) |
+//! | `sys::epoll` | epoll(7) |
+//! | `sys::timer` | a deadline as a descriptor |
+//! | `sys::clock` | the clocks |
+//! | `sys::signals` | signals read from a signalfd, with their sender |
+//! | `sys::mask` | sets of signals, and the signal mask |
+//! | `sys::disposition` | signal dispositions that exec preserves |
+//! | `sys::inherited` | the state that a command is started with |
+//! | `sys::entry` | the state in which this process was started |
+//! | `sys::process` | fork, wait, kill, process groups |
+//! | `sys::spawn` | starts a command |
+//! | `sys::listen_pid` | sockets that a service manager opened for a command |
+//! | `sys::pidfd` | descriptors that refer to a process |
+//! | `sys::tree` | the process tree, read from /proc |
+//! | `sys::scheduling` | the priority of processes |
+//! | `sys::title` | name and arguments of the process in ps |
+//! | `sys::daemon` | detaches from terminal and caller |
+//! | `sys::descriptors` | descriptors by number |
+//! | `sys::file` | files and their locks |
+//! | `sys::folder` | folders by descriptor |
+//! | `sys::socket` | socket pairs and their messages |
+//! | `sys::tcp` | listening sockets, keepalive, unacknowledged bytes |
+//! | `sys::random` | random bytes |
+//! | `sys::host` | the names of this host |
+//! | `sys::testing` | helpers for tests: forks, refused system calls |
+//!
+//! ## State machines, `(event, now) → action`
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `supervisor` | decides a run: lock, command, signals and deadlines |
+//! | `guard` | decides for the guard: when the command must be killed |
+//! | `lock` | the contract between a lock and the loop |
+//! | `lock::lookups` | when names of servers are looked up again |
+//! | `lock::repeats` | counts failures that repeat |
+//! | `lock::file` | locks of one host |
+//! | `lock::file::local` | `--local` |
+//! | `lock::file::host_only` | the lock of a host, without a server |
+//! | `lock::http` | distributex: a slot in a pool of a lock server |
+//! | `lock::http::reply` | replies of the lock server |
+//! | `lock::zookeeper` | a lock that a ZooKeeper session holds, for any recipe |
+//! | `lock::zookeeper::recipe` | the contract between session and recipe |
+//! | `lock::zookeeper::layout` | names, paths and data of nodes, written and read |
+//! | `lock::zookeeper::node` | zk-flock's lock, one node |
+//! | `lock::zookeeper::queue_entry` | the queue of waiters for that node |
+//! | `lock::zookeeper::queue` | kazoo's Lock |
+//! | `lock::zookeeper::semaphore` | kazoo's Semaphore |
+//! | `lock::zookeeper::parents` | creates the nodes above a lock |
+//! | `lock::zookeeper::acl` | access control lists of nodes |
+//! | `lock::zookeeper::fake` | a ZooKeeper in memory, for unit tests |
+//! | `pool` | the contract between pools and the loop of the server |
+//! | `pool::pools` | pools by name, and the change of their config |
+//! | `pool::waiters` | the waiters of a pool, in FIFO order |
+//! | `pool::lease` | how much of a lease a client may rely on |
+//! | `pool::events` | counts and logs what happens in a pool |
+//! | `pool::reply_delivery` | whether a YES may have reached its host |
+//! | `pool::invalid_request` | requests that are answered INVALID |
+//! | `pool::state` | the holders as they are saved |
+//! | `pool::status` | `/status/` |
+//! | `pool::metrics` | `/metrics` |
+//! | `pool::memory` | the backend in memory |
+//! | `pool::memory::pool_state` | one pool: grants, renewals, expiry |
+//! | `pool::memory::holders` | its holders, by host and by expiry |
+//! | `pool::memory::outbox` | holds replies back until the state is saved |
+//! | `pool::memcached` | the backend on memcached |
+//! | `pool::memcached::shared_pool` | one pool: its requests and its cycles |
+//! | `pool::memcached::cas_cycle` | the phases of one read-modify-CAS cycle |
+//! | `pool::memcached::list_update` | computes the change of a list, and the answers |
+//! | `pool::memcached::leases` | the second key of a pool, `POOL:leases` |
+//! | `pool::memcached::attempts` | leases written for hosts, and what became of each |
+//! | `pool::memcached::holder_cache` | the list as it was last read |
+//! | `pool::memcached::expiry` | how long memcached keeps a list |
+//! | `pool::memcached::client` | one connection to memcached |
+//! | `pool::memcached::protocol` | memcached's text protocol |
+//! | `pool::memcached::fake` | a memcached in memory, for unit tests |
+//! | `pool::memcached::interleaving_tests` | two servers, in any order of events |
+//!
+//! ## Protocols, without I/O
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `zookeeper` | ZooKeeper's client protocol |
+//! | `zookeeper::session` | a session over successive connections |
+//! | `zookeeper::lease` | how long a session is confirmed |
+//! | `zookeeper::request` | requests and their answers |
+//! | `zookeeper::record` | the records of `zookeeper.jute` |
+//! | `zookeeper::wire` | encoding of integers, strings and buffers |
+//! | `zookeeper::code` | error codes and operation codes |
+//! | `http` | HTTP/1.0 and 1.1 |
+//! | `http::client` | sends a request to one address after another |
+//! | `http::request` | requests |
+//! | `http::reply` | replies |
+//! | `http::head` | the head of a message |
+//! | `http::body` | bodies and their framing |
+//! | `http::lines` | lines and header fields |
+//! | `http::percent` | percent-encoding and queries |
+//! | `http::date` | the Date header |
+//! | `http::malformed` | errors, and the status that answers each |
+//!
+//! ## Command line, config, plan
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `cli` | what the four programs have in common |
+//! | `cli::zk_flock` | help, options and plan of zk-flock |
+//! | `cli::lockex` | of lockex |
+//! | `cli::distributex` | of distributex |
+//! | `cli::distributexd` | of distributexd |
+//! | `cli::options` | the parser, and options of all clients |
+//! | `cli::value` | values of options |
+//! | `cli::line` | corrects a command line for a hint |
+//! | `cli::python_hash` | Python 2.7's hash, which names a lockex lock |
+//! | `config` | `/etc/distributed-flock.json` |
+//! | `config::text` | encoding and comments of a config |
+//! | `config::server` | the lock server's config |
+//! | `config::node` | a config as a tree with line numbers |
+//! | `config::json` | JSON as such a tree |
+//! | `config::yaml` | a subset of YAML as such a tree |
+//! | `config::yaml::flow` | lists and mappings in brackets |
+//! | `config::yaml::scalar` | scalars |
+//! | `plan` | all decisions made before the first byte is sent |
+//! | `plan::server` | the same for the lock server |
+//! | `plan::names` | names that a lock may have |
+//! | `plan::hosts` | connection strings |
+//! | `plan::duration` | times as operators write them |
+//! | `plan::outer` | locks of the runs around this one |
+//!
+//! ## Vocabulary
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `moment` | a point in time that suspend does not stop |
+//! | `signal` | signals and exit statuses |
+//! | `transport` | events and outputs of a connection |
+//! | `endpoint` | one address of a server, with its name |
+//! | `deadlines` | when a command must be dead |
+//! | `kill_rounds` | when KILL is repeated, and survivors are reported |
+//! | `delivery` | which signals have reached the command already |
+//! | `shell` | what a shell would do with a command |
+//! | `shell::words` | Python's `shlex.split` |
+//! | `edit_distance` | finds the name that was meant |
+//! | `in_file` | a fault with its file and line |
+//! | `reason` | the text of an I/O error |
+//!
+//! ## Test driver
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `testing` | drives a machine as the loops do, for tests |
+//! | `testing::driver` | one clock, one peer in memory, and the rules for every machine |
+//! | `testing::lock` | locks under the driver |
+//! | `testing::pool` | pools under the driver |
+//! | `testing::session` | ZooKeeper sessions under the driver |
 
 #[forbid(unsafe_code)]
 pub mod cli;
