@@ -33,8 +33,6 @@
 //! | `run::setup::file` | builds the locks of one host |
 //! | `run::setup::http` | builds the lock of distributex |
 //! | `run::setup::zookeeper` | builds the locks on ZooKeeper |
-//! | `run::driver` | the lock machine with its connection, files and name look-ups |
-//! | `run::guard_handle` | starts the guard, hears it, kills and reaps in its place |
 //! | `run::guard_channel` | the messages between zk-flock and its guard |
 //! | `run::guard` | the main function of the guard process |
 //! | `run::journal` | log lines, messages and stdout of a run |

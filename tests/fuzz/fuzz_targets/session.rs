@@ -146,6 +146,9 @@ fn settle(session: &mut Session, now: Moment) {
                     .any(|(_, address)| server.ip() == IpAddr::from(*address))
             ),
             Some(Output::Close) => {}
+            Some(output @ (Output::ShutdownWrite | Output::Reset)) => {
+                panic!("a session does not use {output:?}")
+            }
             None => return,
         }
     }
