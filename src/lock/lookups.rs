@@ -99,19 +99,19 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_asks_after_a_second_and_then_at_longer_pauses_of_5_s_at_the_most() {
+    fn waiter_looks_up_after_one_second_and_then_at_pauses_up_to_5_s() {
         assert_eq!(times(None), [1_000, 2_010, 4_020, 8_030]);
     }
 
     #[test]
-    fn a_holder_asks_every_second_or_heartbeat() {
+    fn holder_looks_up_every_second_or_heartbeat() {
         assert_eq!(times(Some(1_500))[..4], [1_000, 2_010, 3_020, 4_030]);
         assert_eq!(times(Some(500))[..4], [500, 1_010, 1_520, 2_030]);
         assert_eq!(times(Some(1))[..3], [250, 510, 770]);
     }
 
     #[test]
-    fn nothing_is_asked_while_a_server_is_reached() {
+    fn nothing_is_looked_up_while_a_server_is_reached() {
         let mut lookups = Lookups::new(at(0));
         assert_eq!(lookups.due(None, None), Moment::NEVER);
         lookups.done(at(0));

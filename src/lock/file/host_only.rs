@@ -1,18 +1,18 @@
-//! The lock of this host alone, where the loop begins only with it in hand: ours from the first
-//! moment, and never lost.
+//! The lock of this host alone. The program acquires it before the
+//! loop begins, so it is held from the first moment and never lost.
 
 use crate::lock::{Event, Input, Lock, Output, Proof};
 use crate::moment::Moment;
 use std::collections::VecDeque;
 
-/// The machine.
+/// The lock.
 #[derive(Debug)]
 pub struct HostOnlyLock {
     outputs: VecDeque<Output>,
 }
 
 impl HostOnlyLock {
-    /// On this file.
+    /// The lock in this file, which is held.
     pub fn new(file: String) -> HostOnlyLock {
         HostOnlyLock {
             outputs: [Output::Event(Event::Acquired(Proof {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_ours_at_once_until_it_is_let_go() {
+    fn lock_is_held_from_the_start_until_released() {
         let (mut lock, now) = (
             HostOnlyLock::new("/tmp/dx-a.lock".into()),
             Moment::default(),

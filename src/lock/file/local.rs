@@ -1,6 +1,7 @@
-//! `--local`: a lock of this host alone, flock(2) on a file. The loop does the locking and tells
-//! what came of it; here is when to try what. There is no service that could end the lock, so it
-//! needs no proof and cannot be lost: it ends with the descriptor, which the guard keeps.
+//! `--local`: a lock of one host, by flock(2) on a file. The loop locks the files and reports the
+//! results; this machine decides which file to lock when. There is no service that could end the
+//! lock, so it needs no proof and cannot be lost. It ends with the descriptor, which the guard
+//! keeps. Sans-I/O.
 
 use crate::lock::{
     Event, Failure, FileEvent, FileOrder, Holder, Input, Lock, Output, Proof, circular,
@@ -8,39 +9,39 @@ use crate::lock::{
 use crate::moment::Moment;
 use std::collections::VecDeque;
 
-/// What to contend for.
+/// Which files to lock, and how long to wait.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Each file's name and full path, at least one, in order of preference.
+    /// Name and full path of each file, at least one, in order of preference.
     pub files: Vec<(String, String)>,
     /// Until when to wait; `None`: one try.
     pub wait_until: Option<Moment>,
-    /// Path and token of each local lock under which we run.
+    /// Path and token of each local lock that this run was started under.
     pub outer: Vec<(String, i64)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// The file with this index is tried.
+    /// The file with this index is being tried.
     Trying(usize),
-    /// All are taken; whichever is free first will do.
+    /// All files are locked by others. The first that becomes free is enough.
     Waiting,
-    /// Ours, or never to be: nothing more to do until told to let go.
+    /// The lock is acquired or cannot be. Waits for `Release`.
     Settled,
 }
 
-/// The machine.
+/// The lock.
 #[derive(Debug)]
 pub struct Local {
     options: Options,
     phase: Phase,
-    /// Whether each file is held by a run that we were started under.
+    /// For each file: the holder is a run that this one was started under.
     outer: Vec<bool>,
     outputs: VecDeque<Output>,
 }
 
 impl Local {
-    /// Contention begins with the first `poll`.
+    /// The first `poll` starts to try the files.
     pub fn new(options: Options) -> Local {
         let mut local = Local {
             outer: vec![false; options.files.len()],
@@ -54,7 +55,7 @@ impl Local {
 
     fn try_file(&mut self, file: usize) {
         self.phase = Phase::Trying(file);
-        self.say(Event::Trying(self.options.files[file].0.clone()));
+        self.emit(Event::Trying(self.options.files[file].0.clone()));
         self.outputs
             .push_back(Output::File(FileOrder::Lock { file, wait: false }));
     }
@@ -75,13 +76,13 @@ impl Local {
         }
     }
 
-    fn say(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
     fn settle(&mut self, event: Event) {
         self.phase = Phase::Settled;
-        self.say(event);
+        self.emit(event);
     }
 }
 
@@ -104,7 +105,7 @@ impl Lock for Local {
             (Input::File(FileEvent::Locked { file, token }), Phase::Trying(_) | Phase::Waiting) => {
                 let (name, lock) = self.options.files[file].clone();
                 if self.phase == Phase::Waiting {
-                    self.say(Event::Trying(name)); // of several, the last one that is said is the one held
+                    self.emit(Event::Trying(name)); // the last name that is reported is the one held
                 }
                 self.settle(Event::Acquired(Proof {
                     lock,
@@ -132,7 +133,7 @@ impl Lock for Local {
                     .is_some_and(|wait_until| now < wait_until) =>
             {
                 self.phase = Phase::Waiting;
-                self.say(Event::Waiting {
+                self.emit(Event::Waiting {
                     holder: self.holder(),
                     ahead: None,
                 });
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_circular_only_if_all_files_are_of_runs_around_this_one() {
+    fn wait_is_circular_only_if_outer_runs_hold_all_files() {
         for (tokens, patience, circular) in [
             ([Some(5), Some(6)], Some(at(9)), true),
             ([Some(5), Some(7)], Some(at(9)), false),
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_free_file_is_ours_at_once() {
+    fn free_file_is_acquired_at_once() {
         let mut lock = local(&["a"], None);
         assert_eq!(
             drain(&mut lock, at(0)),
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_file_is_busy_for_whoever_tries_once() {
+    fn locked_file_is_busy_for_one_try() {
         let mut lock = local(&["a"], None);
         drain(&mut lock, at(0));
         lock.handle(
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_file_that_is_free_will_do() {
+    fn first_free_file_is_acquired() {
         let mut lock = local(&["a", "b"], None);
         drain(&mut lock, at(0));
         lock.handle(
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_waits_for_all_files_until_its_patience_ends() {
+    fn waiter_waits_for_all_files_until_its_deadline() {
         let mut lock = local(&["a", "b"], Some(at(5)));
         drain(&mut lock, at(0));
         lock.handle(

@@ -1,23 +1,24 @@
-//! distributex: a slot in a pool of a lock server that speaks HTTP. Acquires it, holds it, renews
-//! its lease where the server grants one, releases it.
+//! A slot in a pool of a lock server that speaks HTTP, for distributex. Acquires the slot, renews
+//! its lease if the server grants one, and releases it. Sans-I/O.
 //!
-//! Each run has an id, which our own server gives the slot to: another run of the same host waits.
-//! To the original, and to a server of ours that is older, slots belong to hosts: a host that asks
-//! twice has one, and the first run to release it releases it for both.
+//! Each run has an id, and distributexd gives the slot to the run: another run of the same host
+//! waits. For the Python server, and for an older distributexd, slots belong to hosts: a host that
+//! asks twice has one slot, and the first run that releases it releases it for both.
 //!
-//! The original server says `YES` and no more. Its slot is ours until we release it, or until it
-//! expires there, which it does not tell.
+//! The Python server says `YES` and nothing else. Its slot is held until it is released, or until
+//! it expires on the server, which does not report that.
 //!
-//! A lease that cannot be read, has already ended or is too short to be kept is no lease
-//! (`BadLease`): at the start it is a refusal, later it confirms nothing. No reply makes a lease
-//! longer but one that says so by a lease of its own, or by none: that is the original's way to say
-//! "until released". A server that has granted a lease is believed so only if its token comes
-//! along, which ours always sends: a YES with neither is that of something else that answers in its
-//! name. It goes on being asked as before, so that it can take the lock back.
+//! A lease that cannot be read, has already ended or is too short to be kept is not accepted
+//! (`BadLease`): at the start the lock is refused, later the reply confirms nothing. Only a reply
+//! with a lease of its own, or without any, makes the held lease longer. Without one it means
+//! "until released", as the Python server has it. After a server has granted a lease, that is
+//! accepted only together with a token, which distributexd always sends: a YES with neither is from
+//! another program that answers in its name. The server is still asked as before, so that it can
+//! take the lock back.
 
 mod reply;
 
-use self::reply::{BadLease, Lease, Place, ServerReply, said};
+use self::reply::{BadLease, Lease, ServerReply, Slot, shown_reply};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
@@ -31,149 +32,150 @@ use crate::transport;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a server that is away is waited for, by whoever did not say.
-pub const OUTAGE: Duration = Duration::from_secs(10);
+/// How long to wait for an unreachable server, unless the user gave a time.
+pub const OUTAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long an answer may take that nobody has to be waited for: enough for a server with thousands
+/// Time for a reply that does not wait for another client. It is enough for a server with thousands
 /// of clients.
-const ANSWER: Duration = Duration::from_secs(3);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The least time for the answer to a renewal, however little is left of the lease: a sixth of the
-/// shortest that can be kept.
-const QUICK_ANSWER: Duration = Duration::from_millis(166);
+/// The least time for the reply to a renewal, however little is left of the lease: a sixth of the
+/// shortest lease that can be kept.
+const MIN_REPLY_TIMEOUT: Duration = Duration::from_millis(166);
 
-/// A free place is granted sooner: whoever waits longer is told so. The original server takes up to
-/// 0.2 s.
-const PROMPT: Duration = Duration::from_millis(500);
+/// A free slot is granted within this time (the Python server takes up to 0.2 s). A run that waits
+/// longer reports that it waits.
+const WAITING_REPORT_DELAY: Duration = Duration::from_millis(500);
 
-/// Pause before asking again about a place that was given and taken away, or given anew: a server
-/// that does so each time cannot make us spin.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Pause before the next request for a slot that was granted and taken away, or replaced. A server
+/// that does so each time cannot make this program spin.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a request to wait is left alone before it is taken back. The original server begins to
-/// wait up to 0.2 s after it was asked to; if by then nobody is there any more, it waits for ever,
-/// and takes the place for a host that knows nothing of it.
-const SETTLING: Duration = Duration::from_millis(250);
+/// How old a request to wait must be before it is cancelled. The Python server begins to wait up to
+/// 0.2 s after the request. If the client has gone by then, it waits without end, and gives the
+/// slot to a host that does not know of it.
+const CANCEL_DELAY: Duration = Duration::from_millis(250);
 
-/// How long a server may take to say whether it had granted what we take back.
-const LAST_WORD: Duration = Duration::from_secs(1);
+/// Time for the server to answer a cancelled request: it may have granted the slot.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who looks at the clock so late was stopped.
-const MUCH_TOO_LATE: Duration = Duration::from_secs(1);
+/// A tick that is this late means that the process was stopped.
+const STOPPED_AFTER: Duration = Duration::from_secs(1);
 
-/// How long giving back a place may take, and how long if it is likely that there is none, or that
-/// it is nobody's loss.
-const RELEASE: Duration = Duration::from_secs(10);
-const IDLE_RELEASE: Duration = Duration::from_secs(1);
+/// Time for a release. The second is for a slot that probably does not exist, or that was lost
+/// already.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+const IDLE_RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What to ask for, whom, and how long.
+/// What to acquire from which server, and how long to wait.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The server's addresses.
+    /// Addresses of the server.
     pub addresses: Vec<Endpoint>,
-    /// The server as it was given.
+    /// The server as the user gave it.
     pub server: Host,
-    /// The pool.
+    /// Name of the pool.
     pub pool: String,
-    /// Whose place it will be: this host's name.
+    /// Name of this host, which holds the slot.
     pub host: String,
     /// The id of this run.
-    pub run: String,
-    /// The id is that of a dead run, which the server may still have a slot for.
+    pub run_id: String,
+    /// The id belongs to a dead run, which may still have a slot.
     pub inherited: bool,
-    /// Until when to wait for a place; `None`: one try.
+    /// Until when to wait for a slot; `None`: one try.
     pub wait_until: Option<Moment>,
-    /// Until when to wait for a server that is away; `None`: [`OUTAGE`] each time.
+    /// Until when to wait for an unreachable server; `None`: [`OUTAGE_TIMEOUT`] for each outage.
     pub reach_by: Option<Moment>,
-    /// No other run of this host has a place in the pool, or asks for one.
-    pub alone: bool,
-    /// TERM to KILL, when nothing presses.
+    /// No other run of this host has a slot in the pool or requests one.
+    pub only_run: bool,
+    /// Time from TERM to KILL if the lease leaves it.
     pub kill_after: Duration,
 }
 
-/// What of ours the server may have.
+/// What the server may have of this run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Left {
+enum Residue {
     Nothing,
-    /// A place, perhaps: a request for one may have arrived, and its answer been lost.
+    /// Perhaps a slot: a request may have arrived, and its reply been lost.
     Perhaps,
-    /// This place.
-    Place(Place),
-    /// The same, which was lost already.
-    Lost(Place),
+    /// This slot.
+    Slot(Slot),
+    /// This slot, which was lost already.
+    Lost(Slot),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// A place is asked for. `left`: what that may have brought so far.
-    Asking { left: Left },
-    /// There is one, but the server may not know that we know, and little may be left of its time:
-    /// it is renewed first. `anew`: it came in place of another that was to be renewed.
-    Proving { place: Place, anew: bool },
-    /// It is ours, and said to be. `suspended`: for the time being nobody can be asked.
+    /// A slot is requested. `residue`: what the server may have by now.
+    Requesting { residue: Residue },
+    /// The server has granted a slot. It may not know that the reply arrived, and little may be
+    /// left of the lease, so the slot is renewed first. `replaced`: the server has granted it in
+    /// place of another slot that was to be renewed.
+    Confirming { slot: Slot, replaced: bool },
+    /// This run holds the slot. `suspended`: no server confirms it at the moment.
     Held {
-        place: Place,
+        slot: Slot,
         renew: Moment,
         suspended: bool,
     },
-    /// Its lease was not renewed in time. The server may keep it all the same, and goes on being
-    /// asked: a process of the command may be impossible to kill, and no other run is to have
-    /// the slot beside it. `confirmed`: it has said so since.
-    Keeping {
-        place: Place,
+    /// The lease was not renewed in time. The server may keep the slot, and is still asked to: a
+    /// process of the command may be impossible to kill, and no other run should get the slot
+    /// beside it. `confirmed`: the server has confirmed the slot since then.
+    LostKept {
+        slot: Slot,
         confirmed: bool,
         renew: Moment,
     },
-    /// It was, or never will be: waiting to be told to let go.
-    Settled(Left),
-    /// A request that may be granted at any moment is being taken back, from `finish` on.
-    Leaving { finish: Moment, by: Moment },
-    /// What is left is given back, until then.
-    Releasing { by: Moment, left: Left },
-    /// All is said.
-    Over,
+    /// The lock is lost or was never acquired. Waits for `Release`.
+    Ended(Residue),
+    /// A request that may be granted at any moment is cancelled at `finish`.
+    Cancelling { finish: Moment, by: Moment },
+    /// What the server may have is being released.
+    Releasing { by: Moment, residue: Residue },
+    /// Nothing more to do.
+    Done,
 }
 
-/// The machine.
+/// The lock.
 #[derive(Debug)]
 pub struct Pool {
     options: Options,
     client: HttpClient,
     phase: Phase,
-    believed: Deadlines,
-    /// How long after an answer a server that has granted a lease is asked again, if it grants
-    /// none any more.
-    rhythm: Option<Duration>,
+    lease_reported: Deadlines,
+    /// Pause between polls of a server that has granted a lease and does not any more. `None`: it
+    /// never granted one.
+    poll_interval: Option<Duration>,
     lookups: Lookups,
     repeats: Repeats,
-    /// That we wait has been said.
-    told: bool,
-    /// What the server said last when it was asked to renew the lock, if that confirmed nothing.
+    /// `Waiting` was reported.
+    waiting_reported: bool,
+    /// The last reply to a renewal, if it confirmed nothing.
     unconfirmed: Option<String>,
     /// An operator has revoked the lock. It is held until it is released, and not renewed.
     revoked: bool,
-    /// The server may have a slot for this run, or is going to.
+    /// The server may have a slot for this run, or will.
     unsettled: bool,
     outputs: VecDeque<Output>,
 }
 
 impl Lock for Pool {
     fn handle(&mut self, input: Input, now: Moment) {
-        // After a pause of the whole process, what the clock says comes before what any peer says.
-        self.look_at_the_clock(now);
+        // After a pause of the whole process, deadlines come before any reply.
+        self.on_tick(now);
         match input {
             Input::Transport(event) => self.client.on_transport(event, now),
             Input::Release => self.release(now),
-            Input::LookUp(found) => self.relist(found, now),
+            Input::LookUp(found) => self.on_look_up(found, now),
             Input::Tick | Input::File(_) => {}
         }
-        self.listen(now);
+        self.drain_client(now);
     }
 
     fn poll(&mut self, now: Moment) -> Output {
-        self.look_at_the_clock(now);
+        self.on_tick(now);
         self.client.tick(now);
-        self.listen(now);
+        self.drain_client(now);
         self.look_up(now);
         if let Some(output) = self.client.output() {
             if let transport::Output::Send(_) = output {
@@ -192,55 +194,57 @@ impl Lock for Pool {
 }
 
 impl Pool {
-    /// Asking begins with the first `poll`; the program did at `began`.
+    /// The first `poll` starts to request a slot. `began`: when the program started.
     pub fn new(options: Options, began: Moment, now: Moment) -> Pool {
         let mut pool = Pool {
             client: HttpClient::new(options.addresses.clone(), began),
             unsettled: options.inherited,
             options,
-            phase: Phase::Over,
-            believed: Deadlines::NEVER,
-            rhythm: None,
+            phase: Phase::Done,
+            lease_reported: Deadlines::NEVER,
+            poll_interval: None,
             lookups: Lookups::new(now),
             repeats: Repeats::default(),
-            told: false,
+            waiting_reported: false,
             unconfirmed: None,
             revoked: false,
             outputs: VecDeque::new(),
         };
-        pool.contend(Left::Nothing, now);
+        pool.request_slot(Residue::Nothing, now);
         pool
     }
 
-    /// Asks for a place, from the start.
-    fn contend(&mut self, left: Left, due: Moment) {
-        self.phase = Phase::Asking { left };
+    /// Requests a slot from the start.
+    fn request_slot(&mut self, residue: Residue, due: Moment) {
+        self.phase = Phase::Requesting { residue };
         match self.options.wait_until {
             Some(_) => self
                 .client
                 .ask(self.request("/wait/", None), Duration::MAX, due),
-            None => self.client.ask(self.request("/get/", None), ANSWER, due),
+            None => self
+                .client
+                .ask(self.request("/get/", None), REPLY_TIMEOUT, due),
         }
     }
 
-    fn prove(&mut self, place: Place, anew: bool, due: Moment) {
-        self.phase = Phase::Proving { place, anew };
-        self.renew(place, due);
+    fn confirm(&mut self, slot: Slot, replaced: bool, due: Moment) {
+        self.phase = Phase::Confirming { slot, replaced };
+        self.renew(slot, due);
     }
 
-    /// Short leases leave less time for an answer that is lost.
-    fn renew(&mut self, place: Place, due: Moment) {
-        let patience = place.lease.map_or(ANSWER, |lease| {
-            ANSWER.min(lease.length / 6).max(QUICK_ANSWER)
+    /// Renews the slot. A short lease leaves less time for a reply that is lost.
+    fn renew(&mut self, slot: Slot, due: Moment) {
+        let patience = slot.lease.map_or(REPLY_TIMEOUT, |lease| {
+            REPLY_TIMEOUT.min(lease.length / 6).max(MIN_REPLY_TIMEOUT)
         });
         self.client
-            .ask(self.request("/renew/", place.token), patience, due);
+            .ask(self.request("/renew/", slot.token), patience, due);
     }
 
-    /// From now on the server may have something for this run.
+    /// From now on the server may have a slot for this run.
     fn request_sent(&mut self) {
-        if let Phase::Asking { left } = &mut self.phase {
-            *left = Left::Perhaps;
+        if let Phase::Requesting { residue } = &mut self.phase {
+            *residue = Residue::Perhaps;
         }
         self.unsettled = true;
     }
@@ -250,27 +254,27 @@ impl Pool {
         let mut parameters = vec![
             ("pool", self.options.pool.as_str()),
             ("host", &self.options.host),
-            ("run", &self.options.run),
+            ("run", &self.options.run_id),
         ];
         parameters.extend(token.iter().map(|token| ("token", token.as_str())));
         get(path, &parameters, &self.options.server.to_string(), false)
     }
 
-    fn listen(&mut self, now: Moment) {
-        while let Some(news) = self.client.event() {
-            match news {
+    fn drain_client(&mut self, now: Moment) {
+        while let Some(event) = self.client.event() {
+            match event {
                 HttpEvent::Answered { reply, sent } => {
                     self.note_repeats();
-                    self.answered(&reply, sent, now);
+                    self.on_reply(&reply, sent, now);
                 }
                 HttpEvent::Failed { server, fault } => {
-                    self.failed(&format!("{server}: {fault}"), now);
+                    self.on_failure(&format!("{server}: {fault}"), now);
                 }
             }
         }
     }
 
-    /// Has the server's name looked up when that is due.
+    /// Requests a look-up of the server's name when that is due.
     fn look_up(&mut self, now: Moment) {
         if self.client.unreached().is_none() {
             self.lookups.reached();
@@ -283,27 +287,27 @@ impl Pool {
 
     fn next_look_up(&self) -> Moment {
         let heartbeat = match self.phase {
-            Phase::Held { place, .. } | Phase::Proving { place, .. } => {
-                place.lease.map(|lease| lease.length / 10)
+            Phase::Held { slot, .. } | Phase::Confirming { slot, .. } => {
+                slot.lease.map(|lease| lease.length / 10)
             }
             Phase::Releasing { .. } => Some(Duration::ZERO), // it lasts a few seconds
-            Phase::Asking { .. } | Phase::Keeping { .. } => None,
-            Phase::Settled(_) | Phase::Leaving { .. } | Phase::Over => return Moment::NEVER,
+            Phase::Requesting { .. } | Phase::LostKept { .. } => None,
+            Phase::Ended(_) | Phase::Cancelling { .. } | Phase::Done => return Moment::NEVER,
         };
         self.lookups.due(self.client.unreached(), heartbeat)
     }
 
-    fn relist(&mut self, found: Found, now: Moment) {
+    fn on_look_up(&mut self, found: Found, now: Moment) {
         self.lookups.done(now);
         if self.client.relist(found.endpoints, now) {
-            self.say(Event::Note(format!(
+            self.emit(Event::Note(format!(
                 "{}: its name has other addresses now",
                 self.options.server
             )));
         }
     }
 
-    fn answered(&mut self, reply: &Reply, sent: Moment, now: Moment) {
+    fn on_reply(&mut self, reply: &Reply, sent: Moment, now: Moment) {
         use ServerReply::*;
         let answer = ServerReply::of(reply, sent);
         if matches!(
@@ -313,161 +317,175 @@ impl Pool {
             self.unsettled = false;
         }
         match (self.phase, answer) {
-            (Phase::Asking { .. }, Yes(place)) => self.granted(place, now),
-            (Phase::Asking { .. }, BadLease(bad)) => self.refuse(&bad),
-            // This run has just begun, so the slot is that of the dead run that it follows: it is
+            (Phase::Requesting { .. }, Yes(slot)) => self.on_granted(slot, now),
+            (Phase::Requesting { .. }, BadLease(bad)) => self.refuse(&bad),
+            // This run has just started, so the slot is that of the dead run before it: it is
             // released.
-            (Phase::Asking { .. }, Revoked) => self.settle(
-                Left::Perhaps,
+            (Phase::Requesting { .. }, Revoked) => self.settle(
+                Residue::Perhaps,
                 Event::Failed(Failure::Denied(self.denial(reply))),
             ),
-            (Phase::Asking { .. }, No) if self.options.wait_until.is_none() => {
-                self.settle(Left::Nothing, Event::Busy(self.holder()));
+            (Phase::Requesting { .. }, No) if self.options.wait_until.is_none() => {
+                self.settle(Residue::Nothing, Event::Busy(self.holder()));
             }
-            (Phase::Asking { .. }, _) => self.settle(
-                Left::Nothing,
+            (Phase::Requesting { .. }, _) => self.settle(
+                Residue::Nothing,
                 Event::Failed(Failure::Denied(self.denial(reply))),
             ),
 
-            (Phase::Proving { place: old, anew }, Yes(place)) => self.proved(old, anew, place, now),
-            (Phase::Proving { .. }, BadLease(bad)) => self.refuse(&bad),
-            (Phase::Proving { .. }, No) => self.contend(Left::Nothing, now + AGAIN), /* it was, for a moment */
-            (Phase::Proving { place: held, .. }, _) => self.settle(
-                Left::Place(held),
+            (
+                Phase::Confirming {
+                    slot: old,
+                    replaced,
+                },
+                Yes(slot),
+            ) => self.on_confirmed(old, replaced, slot, now),
+            (Phase::Confirming { .. }, BadLease(bad)) => self.refuse(&bad),
+            (Phase::Confirming { .. }, No) => {
+                self.request_slot(Residue::Nothing, now + RETRY_PAUSE);
+            } /* it was granted for a moment */
+            (Phase::Confirming { slot: held, .. }, _) => self.settle(
+                Residue::Slot(held),
                 Event::Failed(Failure::Denied(self.denial(reply))),
             ),
 
             (
                 Phase::Held {
-                    place: old,
+                    slot: old,
                     suspended,
                     ..
                 },
-                Yes(place),
-            ) => self.renewed(old, suspended, place, now),
+                Yes(slot),
+            ) => self.on_renewed(old, suspended, slot, now),
             (Phase::Held { .. }, BadLease(bad)) => {
                 self.suspend(format!("{} {bad}", self.options.server), true, now);
             }
             (Phase::Held { .. }, Revoked) => self.revoke(),
             (Phase::Held { .. }, No) => {
                 self.lose(
-                    Left::Nothing,
+                    Residue::Nothing,
                     format!("{} says that it is not ours any more", self.options.server),
                     now,
                     now,
                 );
             }
-            // No proof and no denial: whoever answers does not know what it was asked.
+            // Neither a confirmation nor a denial: the peer does not know the request.
             (Phase::Held { .. }, _) => self.suspend(
-                format!("{} said {}", self.options.server, said(reply)),
+                format!("{} said {}", self.options.server, shown_reply(reply)),
                 true,
                 now,
             ),
 
-            (Phase::Keeping { .. }, Yes(place)) => self.keep(place, true, now),
-            (Phase::Keeping { .. }, No | Revoked) => {
-                let why = format!("{} said {}", self.options.server, said(reply));
-                self.settle(Left::Nothing, Event::Gone(why));
+            (Phase::LostKept { .. }, Yes(slot)) => self.keep(slot, true, now),
+            (Phase::LostKept { .. }, No | Revoked) => {
+                let why = format!("{} said {}", self.options.server, shown_reply(reply));
+                self.settle(Residue::Nothing, Event::Gone(why));
             }
             (
-                Phase::Keeping {
-                    place, confirmed, ..
+                Phase::LostKept {
+                    slot, confirmed, ..
                 },
                 _,
-            ) => self.keep(place, confirmed, now),
+            ) => self.keep(slot, confirmed, now),
 
-            (Phase::Settled(_), Yes(place)) => self.phase = Phase::Settled(Left::Place(place)), /* too late */
-            (Phase::Settled(_), BadLease(bad)) => {
-                self.phase = Phase::Settled(Left::Place(bad.place()));
+            (Phase::Ended(_), Yes(slot)) => self.phase = Phase::Ended(Residue::Slot(slot)), /* too late to use */
+            (Phase::Ended(_), BadLease(bad)) => {
+                self.phase = Phase::Ended(Residue::Slot(bad.slot()));
             }
-            (Phase::Settled(_), _) => self.phase = Phase::Settled(Left::Nothing),
-            (Phase::Leaving { .. }, Yes(place)) => self.give_back(Left::Place(place), now),
-            (Phase::Leaving { .. }, BadLease(bad)) => self.give_back(Left::Place(bad.place()), now),
-            (Phase::Leaving { .. }, _) => self.released(None),
+            (Phase::Ended(_), _) => self.phase = Phase::Ended(Residue::Nothing),
+            (Phase::Cancelling { .. }, Yes(slot)) => self.release_slot(Residue::Slot(slot), now),
+            (Phase::Cancelling { .. }, BadLease(bad)) => {
+                self.release_slot(Residue::Slot(bad.slot()), now);
+            }
+            (Phase::Cancelling { .. }, _) => self.released(None),
             (Phase::Releasing { .. }, Ok) => self.released(None),
-            (Phase::Releasing { left, .. }, _) => {
-                self.released(doubt(
-                    left,
-                    &format!("{} said {}", self.options.server, said(reply)),
+            (Phase::Releasing { residue, .. }, _) => {
+                self.released(release_uncertainty(
+                    residue,
+                    &format!("{} said {}", self.options.server, shown_reply(reply)),
                     now,
                 ));
             }
-            (Phase::Over, _) => {}
+            (Phase::Done, _) => {}
         }
     }
 
-    /// An attempt to reach the server has failed; there will be others.
-    fn failed(&mut self, why: &str, now: Moment) {
+    /// An attempt to reach the server has failed. Others follow.
+    fn on_failure(&mut self, why: &str, now: Moment) {
         match self.phase {
             Phase::Held { .. } => self.suspend(why.to_owned(), false, now),
-            Phase::Settled(_) => self.client.stop(),
-            Phase::Leaving { .. } => self.give_back(Left::Perhaps, now),
+            Phase::Ended(_) => self.client.stop(),
+            Phase::Cancelling { .. } => self.release_slot(Residue::Perhaps, now),
             _ => {}
         }
         let lines = self.repeats.failed(why, now);
         for line in lines {
-            self.say(Event::Note(line));
+            self.emit(Event::Note(line));
         }
     }
 
-    /// The server says that a place is ours. The original leaves it at that. Ours takes it back if
-    /// it cannot be sure that we have heard, and what it lends counts from when we asked, which
-    /// may be long ago: so it is asked to say so once more, which also tells it that we have heard.
-    fn granted(&mut self, place: Place, now: Moment) {
-        match place {
-            Place {
+    /// The server has granted a slot. With the Python server that is all. distributexd takes the
+    /// slot back if it cannot be sure that the reply arrived, and its lease counts from the
+    /// request, which may be long ago. So the slot is renewed at once, which also confirms the
+    /// reply.
+    fn on_granted(&mut self, slot: Slot, now: Moment) {
+        match slot {
+            Slot {
                 token: None,
                 lease: None,
-            } => self.acquire(place, now),
-            _ => self.prove(place, false, now),
+            } => self.acquire(slot, now),
+            _ => self.confirm(slot, false, now),
         }
     }
 
-    /// It has said so once more. If it speaks of another slot, that has to be confirmed in turn.
-    fn proved(&mut self, old: Place, anew: bool, place: Place, now: Moment) {
-        if let Some(bad) = BadLease::too_short(place) {
+    /// The slot was confirmed. If the reply names another slot, that is confirmed in turn.
+    fn on_confirmed(&mut self, old: Slot, replaced: bool, slot: Slot, now: Moment) {
+        if let Some(bad) = BadLease::too_short(slot) {
             return self.refuse(&bad);
         }
-        match place.lease {
+        match slot.lease {
             Some(lease) if now >= lease.deadlines(self.options.kill_after).term => {
-                self.prove(place, anew, now);
+                self.confirm(slot, replaced, now);
             }
-            _ if place.token != old.token && !anew => self.prove(place, true, now + AGAIN),
-            _ => self.acquire(place, now),
+            _ if slot.token != old.token && !replaced => {
+                self.confirm(slot, true, now + RETRY_PAUSE);
+            }
+            _ => self.acquire(slot, now),
         }
     }
 
-    /// The slot may be ours, but there is no time in which a command could run: it is released.
+    /// The server may have a slot for this run, but its lease leaves no time for a command: it is
+    /// released.
     fn refuse(&mut self, bad: &BadLease) {
         let (name, server, advice) = (self.name(), &self.options.server, bad.advice());
         let why = format!("cannot acquire {name}: {server} {bad}: {advice}");
         self.settle(
-            Left::Place(bad.place()),
+            Residue::Slot(bad.slot()),
             Event::Failed(Failure::IncompatibleLock(why)),
         );
     }
 
-    fn acquire(&mut self, place: Place, now: Moment) {
-        self.hold(place, false, now);
-        self.say(Event::Acquired(Proof {
+    fn acquire(&mut self, slot: Slot, now: Moment) {
+        self.hold(slot, false, now);
+        self.emit(Event::Acquired(Proof {
             lock: self.name(),
-            token: place.token,
+            token: slot.token,
             session: None,
         }));
     }
 
-    /// The server says again that the slot is ours. A lease that is too short to be kept makes what
-    /// is left no longer, but shorter if it ends sooner.
-    fn renewed(&mut self, old: Place, suspended: bool, new: Place, now: Moment) {
+    /// The server has renewed the slot. A lease that is too short to be kept never extends the held
+    /// one, but shortens it if it ends sooner.
+    fn on_renewed(&mut self, old: Slot, suspended: bool, new: Slot, now: Moment) {
         if let Some(bad) = BadLease::too_short(new) {
-            if ends(new) < ends(old) {
+            if lease_end(new) < lease_end(old) {
                 self.hold(new, suspended, now);
             }
             return self.suspend(format!("{} {bad}", self.options.server), true, now);
         }
         if old.lease.is_some()
             && new
-                == (Place {
+                == (Slot {
                     token: None,
                     lease: None,
                 })
@@ -480,13 +498,13 @@ impl Pool {
         }
         self.hold(new, false, now);
         if suspended {
-            self.say(Event::Resumed);
+            self.emit(Event::Resumed);
         }
         if let (Some(before), Some(after)) = (old.token, new.token)
             && before != after
         {
             let name = self.name();
-            self.say(Event::Warn(format!(
+            self.emit(Event::Warn(format!(
                 "{name} was taken from us and given back, token {after} in place of {before}: the server has forgotten its holders, and another may have \
                  held it meanwhile"
             )));
@@ -494,105 +512,105 @@ impl Pool {
     }
 
     /// An operator has revoked the lock: it is not renewed any more, and released when the command
-    /// has ended. Until its lease ends it is ours.
+    /// has exited. It is held until its lease ends.
     fn revoke(&mut self) {
         self.revoked = true;
         let why = format!("an operator revoked it at {}", self.options.server);
-        self.say(Event::Revoked { why });
+        self.emit(Event::Revoked { why });
     }
 
-    /// Relies on a slot until its lease ends.
-    fn hold(&mut self, place: Place, suspended: bool, now: Moment) {
-        let deadlines = place.lease.map_or(Deadlines::NEVER, |lease| {
+    /// Holds a slot until its lease ends.
+    fn hold(&mut self, slot: Slot, suspended: bool, now: Moment) {
+        let deadlines = slot.lease.map_or(Deadlines::NEVER, |lease| {
             lease.deadlines(self.options.kill_after)
         });
-        if self.believed != deadlines {
-            self.believed = deadlines;
-            self.say(Event::LeaseUntil(deadlines));
+        if self.lease_reported != deadlines {
+            self.lease_reported = deadlines;
+            self.emit(Event::LeaseUntil(deadlines));
         }
-        if let Some(lease) = place.lease {
-            self.rhythm = Some(lease.length / 3);
+        if let Some(lease) = slot.lease {
+            self.poll_interval = Some(lease.length / 3);
         }
-        let renew = place
+        let renew = slot
             .lease
-            .map_or_else(|| self.next_question(now), Lease::renewal);
+            .map_or_else(|| self.next_poll(now), Lease::renewal);
         self.phase = Phase::Held {
-            place,
+            slot,
             renew,
             suspended,
         };
     }
 
-    /// When to ask again about a slot that is ours until it is released: never, if the server has
-    /// never granted a lease.
-    fn next_question(&self, now: Moment) -> Moment {
-        self.rhythm.map_or(Moment::NEVER, |pause| now + pause)
+    /// When to poll a slot without a lease: never, if the server has never granted a lease.
+    fn next_poll(&self, now: Moment) -> Moment {
+        self.poll_interval
+            .map_or(Moment::NEVER, |pause| now + pause)
     }
 
-    /// The server does not confirm the lock at the moment. `answered`: so it has to be asked again,
-    /// in a while.
+    /// The server does not confirm the lock at the moment. `answered`: it gave a reply, so it is
+    /// asked again after a pause.
     fn suspend(&mut self, why: String, answered: bool, now: Moment) {
-        let next_question = self.next_question(now);
+        let next_poll = self.next_poll(now);
         self.unconfirmed = answered.then(|| why.clone());
         if let Phase::Held {
-            place,
+            slot,
             renew,
             suspended,
         } = &mut self.phase
         {
             if answered {
-                *renew = place
+                *renew = slot
                     .lease
-                    .map_or(next_question, |lease| now + lease.length / 10);
+                    .map_or(next_poll, |lease| now + lease.length / 10);
             }
-            if place.lease.is_some() && !std::mem::replace(suspended, true) {
-                self.say(Event::Suspended(why));
+            if slot.lease.is_some() && !std::mem::replace(suspended, true) {
+                self.emit(Event::Suspended(why));
             }
         }
     }
 
-    /// The lock is lost, and the slot kept for as long as the server says so.
-    fn keep(&mut self, place: Place, confirmed: bool, now: Moment) {
-        let next = place
+    /// The lock is lost, and the slot is kept for as long as the server confirms it.
+    fn keep(&mut self, slot: Slot, confirmed: bool, now: Moment) {
+        let next = slot
             .lease
-            .map_or_else(|| self.next_question(now), Lease::renewal);
-        let renew = if next > now { next } else { now + AGAIN };
-        self.phase = Phase::Keeping {
-            place,
+            .map_or_else(|| self.next_poll(now), Lease::renewal);
+        let renew = if next > now { next } else { now + RETRY_PAUSE };
+        self.phase = Phase::LostKept {
+            slot,
             confirmed,
             renew,
         };
     }
 
-    fn settle(&mut self, left: Left, event: Event) {
-        self.phase = Phase::Settled(left);
-        self.say(event);
+    fn settle(&mut self, residue: Residue, event: Event) {
+        self.phase = Phase::Ended(residue);
+        self.emit(event);
     }
 
-    /// The lock is lost. If it was never said to be ours, it is asked for again.
-    fn lose(&mut self, left: Left, why: String, kill_deadline: Moment, now: Moment) {
+    /// The lock is lost. If `Acquired` was not polled yet, a slot is requested again.
+    fn lose(&mut self, residue: Residue, why: String, kill_deadline: Moment, now: Moment) {
         let queued = self.outputs.len();
         self.outputs
             .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
         if self.outputs.len() < queued {
-            return self.contend(Left::Perhaps, now + AGAIN);
+            return self.request_slot(Residue::Perhaps, now + RETRY_PAUSE);
         }
         self.client.stop();
-        match left {
-            Left::Lost(place) if !self.revoked => {
-                self.phase = Phase::Keeping {
-                    place,
+        match residue {
+            Residue::Lost(slot) if !self.revoked => {
+                self.phase = Phase::LostKept {
+                    slot,
                     confirmed: false,
                     renew: now,
                 };
-                self.say(Event::Lost {
+                self.emit(Event::Lost {
                     why,
                     kill_deadline,
                     gone: false,
                 });
             }
             _ => self.settle(
-                left,
+                residue,
                 Event::Lost {
                     why,
                     kill_deadline,
@@ -605,165 +623,170 @@ impl Pool {
     fn release(&mut self, now: Moment) {
         self.note_repeats();
         match (self.phase, self.client.asked()) {
-            (Phase::Asking { .. } | Phase::Settled(_), Some(since)) => {
-                let finish = now.max(since + SETTLING);
-                self.phase = Phase::Leaving {
+            (Phase::Requesting { .. } | Phase::Ended(_), Some(since)) => {
+                let finish = now.max(since + CANCEL_DELAY);
+                self.phase = Phase::Cancelling {
                     finish,
-                    by: finish + LAST_WORD,
+                    by: finish + CANCEL_TIMEOUT,
                 };
             }
-            (Phase::Asking { left } | Phase::Settled(left), None) => self.give_back(left, now),
-            (Phase::Proving { place, .. } | Phase::Held { place, .. }, _) => {
-                self.give_back(Left::Place(place), now);
+            (Phase::Requesting { residue } | Phase::Ended(residue), None) => {
+                self.release_slot(residue, now);
+            }
+            (Phase::Confirming { slot, .. } | Phase::Held { slot, .. }, _) => {
+                self.release_slot(Residue::Slot(slot), now);
             }
             (
-                Phase::Keeping {
-                    place,
+                Phase::LostKept {
+                    slot,
                     confirmed: true,
                     ..
                 },
                 _,
-            ) => self.give_back(Left::Place(place), now),
-            (Phase::Keeping { place, .. }, _) => self.give_back(Left::Lost(place), now),
-            (Phase::Leaving { .. } | Phase::Releasing { .. } | Phase::Over, _) => {}
+            ) => self.release_slot(Residue::Slot(slot), now),
+            (Phase::LostKept { slot, .. }, _) => self.release_slot(Residue::Lost(slot), now),
+            (Phase::Cancelling { .. } | Phase::Releasing { .. } | Phase::Done, _) => {}
         }
     }
 
-    fn give_back(&mut self, left: Left, now: Moment) {
-        let (token, bound) = match left {
-            Left::Nothing => return self.released(None),
-            // That of another run on this host might be given back instead.
-            Left::Perhaps if !self.options.alone => return self.released(None),
-            Left::Perhaps => (None, IDLE_RELEASE),
-            Left::Lost(place) => (place.token, IDLE_RELEASE),
-            Left::Place(place) => (place.token, RELEASE),
+    fn release_slot(&mut self, residue: Residue, now: Moment) {
+        let (token, bound) = match residue {
+            Residue::Nothing => return self.released(None),
+            // The server might release the slot of another run on this host.
+            Residue::Perhaps if !self.options.only_run => return self.released(None),
+            Residue::Perhaps => (None, IDLE_RELEASE_TIMEOUT),
+            Residue::Lost(slot) => (slot.token, IDLE_RELEASE_TIMEOUT),
+            Residue::Slot(slot) => (slot.token, RELEASE_TIMEOUT),
         };
         self.phase = Phase::Releasing {
             by: now + bound,
-            left,
+            residue,
         };
         self.client
-            .ask(self.request("/release/", token), ANSWER, now);
+            .ask(self.request("/release/", token), REPLY_TIMEOUT, now);
     }
 
     fn released(&mut self, doubt: Option<String>) {
         self.client.stop();
-        self.phase = Phase::Over;
-        self.say(Event::Released { doubt });
+        self.phase = Phase::Done;
+        self.emit(Event::Released { doubt });
     }
 
-    /// Everything that time alone brings about.
-    fn look_at_the_clock(&mut self, now: Moment) {
+    /// Does what is due at this time.
+    fn on_tick(&mut self, now: Moment) {
         match self.phase {
-            Phase::Asking { left } => match self.kept_waiting() {
-                Some(since) => self.look_at_our_patience(left, since, now),
-                None if now >= self.limit() => self.give_up(left, now),
+            Phase::Requesting { residue } => match self.long_poll_since() {
+                Some(since) => self.check_wait_deadline(residue, since, now),
+                None if now >= self.limit() => self.give_up(residue, now),
                 None => {}
             },
-            Phase::Proving { place, .. } if now >= self.limit() => {
-                self.give_up(Left::Place(place), now);
+            Phase::Confirming { slot, .. } if now >= self.limit() => {
+                self.give_up(Residue::Slot(slot), now);
             }
-            Phase::Held { place, .. } if now >= self.believed.term => {
+            Phase::Held { slot, .. } if now >= self.lease_reported.term => {
                 self.lose(
-                    Left::Lost(place),
-                    self.why_not_renewed(place, now),
-                    self.believed.kill,
+                    Residue::Lost(slot),
+                    self.why_not_renewed(slot, now),
+                    self.lease_reported.kill,
                     now,
                 );
             }
             Phase::Held {
-                place,
+                slot,
                 renew,
                 suspended,
             } if now >= renew => {
                 self.phase = Phase::Held {
-                    place,
+                    slot,
                     renew: Moment::NEVER,
                     suspended,
                 };
-                self.renew(place, now);
+                self.renew(slot, now);
             }
-            Phase::Keeping {
-                place,
+            Phase::LostKept {
+                slot,
                 confirmed,
                 renew,
             } if now >= renew => {
-                self.phase = Phase::Keeping {
-                    place,
+                self.phase = Phase::LostKept {
+                    slot,
                     confirmed,
                     renew: Moment::NEVER,
                 };
-                self.renew(place, now);
+                self.renew(slot, now);
             }
-            Phase::Leaving { by, .. } if now >= by => self.give_back(Left::Perhaps, now),
-            Phase::Leaving { finish, by } if now >= finish => {
-                self.phase = Phase::Leaving {
+            Phase::Cancelling { by, .. } if now >= by => self.release_slot(Residue::Perhaps, now),
+            Phase::Cancelling { finish, by } if now >= finish => {
+                self.phase = Phase::Cancelling {
                     finish: Moment::NEVER,
                     by,
                 };
                 self.client.shutdown_write();
             }
-            Phase::Releasing { by, left } if now >= by => {
-                self.released(doubt(left, &self.client.faults(now), now));
+            Phase::Releasing { by, residue } if now >= by => {
+                self.released(release_uncertainty(residue, &self.client.faults(now), now));
             }
             _ => {}
         }
     }
 
-    /// From when on we wait for the lock, if a server has been asked for it and may take its time
-    /// to answer.
-    fn kept_waiting(&self) -> Option<Moment> {
+    /// Since when the server lets this run wait for the lock.
+    fn long_poll_since(&self) -> Option<Moment> {
         self.options
             .wait_until
             .and_then(|_| self.client.kept_waiting())
     }
 
-    fn look_at_our_patience(&mut self, left: Left, since: Moment, now: Moment) {
-        if now >= self.patience_ends(since) {
-            self.settle(left, Event::Busy(self.holder()));
-        } else if !self.told && now >= since + PROMPT {
-            self.told = true;
-            self.say(Event::Waiting {
+    fn check_wait_deadline(&mut self, residue: Residue, since: Moment, now: Moment) {
+        if now >= self.wait_deadline(since) {
+            self.settle(residue, Event::Busy(self.holder()));
+        } else if !self.waiting_reported && now >= since + WAITING_REPORT_DELAY {
+            self.waiting_reported = true;
+            self.emit(Event::Waiting {
                 holder: self.holder(),
                 ahead: None,
             });
         }
     }
 
-    /// Not before it is the lock that we wait for: else it is the server that is away, and not the
-    /// lock that is taken.
-    fn patience_ends(&self, waiting_since: Moment) -> Moment {
+    /// When the wait ends, but not before a server has the request: until then the server is
+    /// unreachable, and the lock may be free.
+    fn wait_deadline(&self, waiting_since: Moment) -> Moment {
         self.options
             .wait_until
             .unwrap_or(Moment::NEVER)
             .max(waiting_since)
     }
 
-    /// Until when a server that is away is waited for.
+    /// Until when to wait for an unreachable server.
     fn limit(&self) -> Moment {
         self.options
             .reach_by
-            .or_else(|| self.client.unreachable_since().map(|since| since + OUTAGE))
+            .or_else(|| {
+                self.client
+                    .unreachable_since()
+                    .map(|since| since + OUTAGE_TIMEOUT)
+            })
             .unwrap_or(Moment::NEVER)
     }
 
-    /// No attempt will fail for the same reason any more.
+    /// Logs how often the last reasons were repeated.
     fn note_repeats(&mut self) {
         let lines = self.repeats.end();
         for line in lines {
-            self.say(Event::Note(line));
+            self.emit(Event::Note(line));
         }
     }
 
-    fn give_up(&mut self, left: Left, now: Moment) {
+    fn give_up(&mut self, residue: Residue, now: Moment) {
         self.note_repeats();
         let failure = Failure::Unreachable(self.client.faults(now));
         self.client.stop();
-        self.settle(left, Event::Failed(failure));
+        self.settle(residue, Event::Failed(failure));
     }
 
-    fn why_not_renewed(&self, place: Place, now: Moment) -> String {
-        let (length, silence) = place.lease.map_or_else(Default::default, |lease| {
+    fn why_not_renewed(&self, slot: Slot, now: Moment) -> String {
+        let (length, silence) = slot.lease.map_or_else(Default::default, |lease| {
             (lease.length, now.since(lease.sent))
         });
         if self.revoked {
@@ -773,8 +796,8 @@ impl Pool {
             );
         }
         let late = now.since(self.wake());
-        // The deadline of a lease that was too short may have passed before it was told.
-        if late > MUCH_TOO_LATE.min(length / 5) && BadLease::too_short(place).is_none() {
+        // A lease that was too short may have ended before the reply arrived.
+        if late > STOPPED_AFTER.min(length / 5) && BadLease::too_short(slot).is_none() {
             return format!("this process was stopped for {:.1} s", late.as_secs_f64());
         }
         let why = self
@@ -784,11 +807,11 @@ impl Pool {
         format!("not renewed for {:.1} s: {why}", silence.as_secs_f64())
     }
 
-    fn say(&mut self, event: Event) {
+    fn emit(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// When to look at the clock next.
+    /// When to poll next.
     fn wake(&self) -> Moment {
         self.client
             .wake()
@@ -796,34 +819,34 @@ impl Pool {
             .min(self.next_look_up())
     }
 
-    /// When the clock alone brings about something next.
+    /// When something is due without an event.
     fn deadline(&self) -> Moment {
         match self.phase {
-            Phase::Asking { .. } => self.kept_waiting().map_or_else(
+            Phase::Requesting { .. } => self.long_poll_since().map_or_else(
                 || self.limit(),
                 |since| {
-                    self.patience_ends(since).min(if self.told {
+                    self.wait_deadline(since).min(if self.waiting_reported {
                         Moment::NEVER
                     } else {
-                        since + PROMPT
+                        since + WAITING_REPORT_DELAY
                     })
                 },
             ),
-            Phase::Proving { .. } => self.limit(),
-            Phase::Held { renew, .. } => renew.min(self.believed.term),
-            Phase::Keeping { renew, .. } => renew,
-            Phase::Leaving { finish, by } => finish.min(by),
+            Phase::Confirming { .. } => self.limit(),
+            Phase::Held { renew, .. } => renew.min(self.lease_reported.term),
+            Phase::LostKept { renew, .. } => renew,
+            Phase::Cancelling { finish, by } => finish.min(by),
             Phase::Releasing { by, .. } => by,
-            Phase::Settled(_) | Phase::Over => Moment::NEVER,
+            Phase::Ended(_) | Phase::Done => Moment::NEVER,
         }
     }
 
-    /// What is locked, for people: `POOL@HOST:PORT`.
+    /// What is locked, for messages: `POOL@HOST:PORT`.
     fn name(&self) -> String {
         format!("{}@{}", self.options.pool, self.options.server)
     }
 
-    /// Servers say nothing of holders to those who wait.
+    /// The holder is unknown: servers do not name it to waiters.
     fn holder(&self) -> Holder {
         Holder {
             lock: self.name(),
@@ -843,22 +866,22 @@ impl Pool {
                 "NO: an operator has revoked the lock of this run (the next run asks for a new one)"
                     .into()
             }
-            _ => said(reply),
+            _ => shown_reply(reply),
         }
     }
 }
 
 /// When a lease ends.
-fn ends(place: Place) -> Moment {
-    place.lease.map_or(Moment::NEVER, Lease::until)
+fn lease_end(slot: Slot) -> Moment {
+    slot.lease.map_or(Moment::NEVER, Lease::until)
 }
 
-/// What others may still wait for, and why.
-fn doubt(left: Left, why: &str, now: Moment) -> Option<String> {
-    let Left::Place(place) = left else {
+/// Why the lock may not be free yet after the release, and until when.
+fn release_uncertainty(residue: Residue, why: &str, now: Moment) -> Option<String> {
+    let Residue::Slot(slot) = residue else {
         return None;
     };
-    let within = place.lease.map_or_else(String::new, |lease| {
+    let within = slot.lease.map_or_else(String::new, |lease| {
         format!(", within {:.0} s", lease.free_by().since(now).as_secs_f64())
     });
     Some(format!(

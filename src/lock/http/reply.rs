@@ -1,5 +1,5 @@
-//! What a lock server says of a slot in a pool: the one word of its reply, and the token and lease
-//! that our own server adds.
+//! The reply of a lock server about a slot: one word, and the token and lease that distributexd
+//! adds.
 
 use crate::deadlines::Deadlines;
 use crate::http::Reply;
@@ -7,51 +7,52 @@ use crate::moment::Moment;
 use std::fmt;
 use std::time::Duration;
 
-/// The most characters that are shown of what a server said.
-const SHOWN: usize = 60;
+/// Longest part of a reply that is shown, in characters.
+const MAX_SHOWN: usize = 60;
 
-/// The header of a YES that has the seconds of the lease.
+/// The header of a YES with the seconds of the lease.
 const EXPIRES: &str = "X-Lock-Expires";
 
-/// The shortest lease of which enough is left for a renewal to be late. Of an `expire` of 2 s our
-/// own server tells half, less the time since the grant; of less it tells too little.
-const SHORTEST: Duration = Duration::from_millis(950);
+/// The shortest lease that leaves enough time for a late renewal. Of an `expire` of 2 s
+/// distributexd grants half, less the time since the grant. A shorter `expire` leaves too little.
+const MIN_LEASE: Duration = Duration::from_millis(950);
 
-/// A longer lease is taken for one of this length: nanoseconds of that many years still fit in an
-/// i64, in which the guard is told of deadlines. One that did not fit would be endless.
-const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+/// The longest lease. A longer one counts as this: the guard gets deadlines as nanoseconds in an
+/// i64, and a deadline that does not fit would never be reached.
+const MAX_LEASE: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Our own server keeps a lease for longer than it tells: by a twentieth of the time that it keeps
-/// it, and by a second at least (by half of a lease of less than two seconds, which is less than
-/// that). So, of the time that it tells, one part in so many.
-const SLACK: u32 = 19;
-const LEAST_SLACK: Duration = Duration::from_secs(1);
+/// distributexd keeps a lease for longer than it says: by a twentieth of the time that it keeps it,
+/// and at least by a second. (Of a lease under two seconds, by half, which is less.) So the slack
+/// is the lease that it says divided by this.
+const SLACK_DIVISOR: u32 = 19;
+const MIN_SLACK: Duration = Duration::from_secs(1);
 
-/// What a server says.
+/// The meaning of a reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum ServerReply {
-    /// YES: the slot is ours.
-    Yes(Place),
-    /// YES, with a lease that is none.
+    /// YES: this run holds the slot.
+    Yes(Slot),
+    /// YES, with a lease that cannot be used.
     BadLease(BadLease),
     /// NO: all slots are held by others.
     No,
-    /// NO: the slot was ours, and an operator has revoked it.
+    /// NO: this run held the slot, and an operator has revoked it.
     Revoked,
     /// OK: the slot is released.
     Ok,
-    /// The server has no such pool, or does not let us use it, or does not know the request.
+    /// INVALID: the server has no such pool, does not allow this host to use it, or does not know
+    /// the request.
     Invalid,
-    /// None of them.
+    /// Anything else.
     Other,
 }
 
 impl ServerReply {
-    /// The meaning of the reply to a request that was sent then.
+    /// The meaning of the reply to a request that was sent at `sent`.
     pub(super) fn of(reply: &Reply, sent: Moment) -> ServerReply {
         match (reply.status, &reply.body[..]) {
             (200, b"YES") => {
-                Place::of(reply, sent).map_or_else(ServerReply::BadLease, ServerReply::Yes)
+                Slot::of(reply, sent).map_or_else(ServerReply::BadLease, ServerReply::Yes)
             }
             (200, b"NO") if reply.header("X-Lock-Revoked") == Some("1") => ServerReply::Revoked,
             (200, b"NO") => ServerReply::No,
@@ -62,8 +63,8 @@ impl ServerReply {
     }
 }
 
-/// What a reply says, in a few words that can be shown.
-pub(super) fn said(reply: &Reply) -> String {
+/// A reply in a few words, for messages.
+pub(super) fn shown_reply(reply: &Reply) -> String {
     let body = String::from_utf8_lossy(&reply.body);
     match reply.status {
         200 if body.is_empty() => "nothing".into(),
@@ -72,11 +73,11 @@ pub(super) fn said(reply: &Reply) -> String {
     }
 }
 
-/// The beginning of a text, on one line.
+/// The beginning of a text on one line.
 fn shown(text: &str) -> String {
     let shown: String = text
         .chars()
-        .take(SHOWN)
+        .take(MAX_SHOWN)
         .map(|character| {
             if character.is_control() {
                 ' '
@@ -85,32 +86,32 @@ fn shown(text: &str) -> String {
             }
         })
         .collect();
-    if text.chars().nth(SHOWN).is_some() {
+    if text.chars().nth(MAX_SHOWN).is_some() {
         shown + "…"
     } else {
         shown
     }
 }
 
-/// A slot that a server says is ours.
+/// A slot that the server has granted to this run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Place {
-    /// Grows with every slot that is granted.
+pub(super) struct Slot {
+    /// The fencing token. It grows with every slot that is granted.
     pub(super) token: Option<i64>,
-    /// `None`: it is ours until we release it, or until the server takes it without a word. Only a
-    /// server that says nothing of a lease says that.
+    /// `None`: this run holds the slot until it releases it, or until the server takes it back
+    /// without a message. Only a server that sends no lease means that.
     pub(super) lease: Option<Lease>,
 }
 
-impl Place {
-    fn of(reply: &Reply, sent: Moment) -> Result<Place, BadLease> {
+impl Slot {
+    fn of(reply: &Reply, sent: Moment) -> Result<Slot, BadLease> {
         let token = reply
             .header("X-Lock-Token")
             .and_then(|token| token.parse().ok());
         match reply.combined(EXPIRES) {
-            None => Ok(Place { token, lease: None }),
+            None => Ok(Slot { token, lease: None }),
             Some(text) => match Lease::of(&text, sent) {
-                Ok(lease) => Ok(Place {
+                Ok(lease) => Ok(Slot {
                     token,
                     lease: Some(lease),
                 }),
@@ -124,10 +125,10 @@ impl Place {
     }
 }
 
-/// What a server says of a lease, and no client can keep. The slot may be ours there all the same.
+/// A lease that no client can keep. The server may have the slot for this run all the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct BadLease {
-    /// Of the slot.
+    /// The token of the slot.
     token: Option<i64>,
     /// The value of the header.
     said: String,
@@ -142,11 +143,11 @@ enum Flaw {
 }
 
 impl BadLease {
-    /// A lease that can be read, and is too short to be kept. `None` if it is long enough.
-    pub(super) fn too_short(Place { token, lease }: Place) -> Option<BadLease> {
+    /// The error for a lease that is too short to be kept. `None` if it is long enough.
+    pub(super) fn too_short(Slot { token, lease }: Slot) -> Option<BadLease> {
         let length = lease
             .map(|lease| lease.length)
-            .filter(|&length| length < SHORTEST)?;
+            .filter(|&length| length < MIN_LEASE)?;
         Some(BadLease {
             token,
             said: length.as_secs_f64().to_string(),
@@ -155,18 +156,18 @@ impl BadLease {
     }
 
     /// The slot, as far as it is known.
-    pub(super) fn place(&self) -> Place {
-        Place {
+    pub(super) fn slot(&self) -> Slot {
+        Slot {
             token: self.token,
             lease: None,
         }
     }
 
-    /// What to do about it.
+    /// What the operator can do about it.
     pub(super) fn advice(&self) -> &'static str {
         match self.flaw {
             Flaw::NotSeconds => "check the lock server and any proxy in front of it",
-            // The server tells a second less than it keeps, or half.
+            // The server says a second less than it keeps, or half.
             Flaw::Ended | Flaw::TooShort => {
                 "raise \"expire\" of the pool on the server, to 2 seconds or more"
             }
@@ -185,11 +186,11 @@ impl fmt::Display for BadLease {
     }
 }
 
-/// For how long a place is lent, and since when at the earliest.
+/// How long a slot is granted, and since when at the earliest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Lease {
     pub(super) length: Duration,
-    /// When it was asked for: the server's clock has not begun before.
+    /// When the request was sent: the server's clock started later.
     pub(super) sent: Moment,
 }
 
@@ -204,28 +205,29 @@ impl Lease {
             Err(Flaw::Ended)
         } else {
             Ok(Lease {
-                length: length.min(LONGEST),
+                length: length.min(MAX_LEASE),
                 sent,
             })
         }
     }
 
-    /// No other client can be granted the slot before.
+    /// No other client can acquire the slot before.
     pub(super) fn until(self) -> Moment {
         self.sent + self.length
     }
 
-    /// By when the slot is free again if it is not released.
+    /// When the slot is free at the latest if it is not released.
     pub(super) fn free_by(self) -> Moment {
-        self.until() + (self.length / SLACK).max(LEAST_SLACK)
+        self.until() + (self.length / SLACK_DIVISOR).max(MIN_SLACK)
     }
 
-    /// When to ask for it anew: if that is not answered, there is time to ask again.
+    /// When to renew it. If the renewal is not answered, there is time for another.
     pub(super) fn renewal(self) -> Moment {
         self.sent + self.length / 3
     }
 
-    /// When the command must go; `kill_after` is the grace that an operator's stop would give it.
+    /// When the command must be dead. `kill_after`: time from TERM to KILL when an operator stops
+    /// it.
     pub(super) fn deadlines(self, kill_after: Duration) -> Deadlines {
         Deadlines::of(self.until(), self.length, kill_after)
     }
@@ -252,13 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn a_word_is_the_whole_body_of_a_good_reply() {
-        let place = Place {
+    fn a_word_counts_only_as_the_whole_body_of_status_200() {
+        let slot = Slot {
             token: None,
             lease: None,
         };
         for (status, body, word) in [
-            (200, "YES", ServerReply::Yes(place)),
+            (200, "YES", ServerReply::Yes(slot)),
             (200, "NO", ServerReply::No),
             (200, "OK", ServerReply::Ok),
             (200, "INVALID", ServerReply::Invalid),
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_no_with_the_header_is_a_revoke() {
+    fn only_a_no_with_the_header_is_a_revocation() {
         for (body, value, expected) in [
             ("NO", "1", ServerReply::Revoked),
             ("NO", "0", ServerReply::No),
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_one_short_line() {
+    fn a_reply_is_shown_as_one_short_line() {
         for (status, body, shown) in [
             (200, "INVALID", "INVALID".to_owned()),
             (200, "", "nothing".to_owned()),
@@ -298,31 +300,34 @@ mod tests {
             (200, &"é".repeat(61), "é".repeat(60) + "…"),
             (503, "<html>", "503 Service Unavailable".to_owned()),
         ] {
-            assert_eq!(said(&reply(status, body)), shown);
+            assert_eq!(shown_reply(&reply(status, body)), shown);
         }
-        assert_eq!(said(&Reply::new(200, "text/html", vec![0xff])), "\u{fffd}");
+        assert_eq!(
+            shown_reply(&Reply::new(200, "text/html", vec![0xff])),
+            "\u{fffd}"
+        );
     }
 
     #[test]
-    fn only_a_server_that_says_so_lends_a_slot_and_counts_it() {
-        let place = |token, lease| ServerReply::Yes(Place { token, lease });
-        assert_eq!(of(&reply(200, "YES")), place(None, None));
+    fn token_and_lease_are_read_from_headers_and_optional() {
+        let slot = |token, lease| ServerReply::Yes(Slot { token, lease });
+        assert_eq!(of(&reply(200, "YES")), slot(None, None));
         assert_eq!(
             of(&reply(200, "YES").with("x-lock-token", "5")),
-            place(Some(5), None)
+            slot(Some(5), None)
         );
         for (expires, length) in [("300", 300_000), ("0.5", 500), ("1e3", 1_000_000)] {
             let lease = Lease {
                 length: Duration::from_millis(length),
                 sent: SENT,
             };
-            assert_eq!(yes(expires), place(Some(5), Some(lease)), "{expires}");
+            assert_eq!(yes(expires), slot(Some(5), Some(lease)), "{expires}");
         }
     }
 
-    /// Before, each of them was a lock for ever.
+    /// Each of them was once a lock without end.
     #[test]
-    fn a_lease_that_cannot_be_read_or_has_ended_is_no_lease_and_never_an_endless_one() {
+    fn unreadable_or_ended_lease_is_an_error_and_never_endless() {
         for (values, flaw) in [
             (
                 &[
@@ -369,27 +374,27 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_lease_has_an_end_that_the_guard_can_be_told() {
+    fn longest_lease_fits_the_message_to_the_guard() {
         for said in ["3153600000", "1e10", "18446744073709549568"] {
-            let ServerReply::Yes(Place {
+            let ServerReply::Yes(Slot {
                 lease: Some(lease), ..
             }) = yes(said)
             else {
                 panic!("{said}")
             };
-            assert_eq!(lease.length, LONGEST, "{said}");
+            assert_eq!(lease.length, MAX_LEASE, "{said}");
             assert!(i64::try_from(lease.deadlines(Duration::ZERO).kill.0.as_nanos()).is_ok());
         }
     }
 
     #[test]
-    fn a_lease_that_is_too_short_can_be_named() {
+    fn too_short_lease_is_named() {
         let too_short = |ms| {
             let lease = Lease {
                 length: Duration::from_millis(ms),
                 sent: SENT,
             };
-            BadLease::too_short(Place {
+            BadLease::too_short(Slot {
                 token: Some(5),
                 lease: Some(lease),
             })
@@ -401,7 +406,7 @@ mod tests {
         );
         assert_eq!(too_short(950), None);
         assert_eq!(
-            BadLease::too_short(Place {
+            BadLease::too_short(Slot {
                 token: Some(5),
                 lease: None
             }),
@@ -409,9 +414,9 @@ mod tests {
         );
     }
 
-    /// `kept`: for how long our own server keeps what it tells to be so long.
+    /// `kept`: how long distributexd keeps a lease of the length that it says.
     #[test]
-    fn a_slot_is_free_when_the_server_has_kept_the_lease_for_longer_than_it_told() {
+    fn slot_is_free_after_the_slack_of_the_server() {
         for (told, kept) in [
             (500, 1_000),
             (1_000, 2_000),

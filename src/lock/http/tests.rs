@@ -151,7 +151,7 @@ impl Play {
             script: script.to_vec(),
             open: None,
             connections: 0,
-            run: options.run.clone(),
+            run: options.run_id.clone(),
             asked: vec![],
         };
         Play {
@@ -216,18 +216,18 @@ fn options() -> Options {
         },
         pool: "p".into(),
         host: "web1".into(),
-        run: "5f".repeat(16),
+        run_id: "5f".repeat(16),
         inherited: false,
         wait_until: Some(Moment::NEVER),
         reach_by: None,
-        alone: true,
+        only_run: true,
         kill_after: KILL_AFTER,
     }
 }
 
 /// With `-w`.
 fn patient(wait: u64) -> Options {
-    let reach_by = Some(at(wait).max(at(0) + OUTAGE));
+    let reach_by = Some(at(wait).max(at(0) + OUTAGE_TIMEOUT));
     Options {
         wait_until: Some(at(wait)).filter(|_| wait > 0),
         reach_by,
@@ -275,7 +275,7 @@ const RELEASED: Output = Output::Event(Event::Released { doubt: None });
 const DAY: u64 = 86_400_000;
 
 #[test]
-fn what_the_original_server_gives_is_ours_until_it_is_given_back() {
+fn slot_of_the_python_server_is_held_until_released() {
     let mut play = Play::new(options(), &[Says(180, "YES"), Says(1, "OK")]);
     play.to(at(DAY)).said(&[acquired(None)]).asked(&["wait"]);
     play.release()
@@ -286,7 +286,7 @@ fn what_the_original_server_gives_is_ours_until_it_is_given_back() {
 }
 
 #[test]
-fn what_is_lent_is_renewed_at_once_and_at_each_third_and_given_back_by_its_number() {
+fn lease_is_renewed_at_once_and_at_each_third_and_released_by_token() {
     let mut play = Play::new(
         options(),
         &[
@@ -313,7 +313,7 @@ fn what_is_lent_is_renewed_at_once_and_at_each_third_and_given_back_by_its_numbe
 }
 
 #[test]
-fn one_try_is_one_answer() {
+fn one_try_ends_with_the_first_reply() {
     let busy = Output::Event(Event::Busy(holder()));
     let denied = |said: &str| Output::Event(Event::Failed(Failure::Denied(said.into())));
     for (word, outcome) in [
@@ -347,14 +347,14 @@ fn one_try_is_one_answer() {
 }
 
 #[test]
-fn who_waits_hears_anything_but_yes_as_an_end() {
+fn waiter_fails_on_any_reply_but_yes() {
     let mut play = Play::new(options(), &[Says(1, "NO")]);
     play.to(at(100))
         .said(&[Output::Event(Event::Failed(Failure::Denied("NO".into())))]);
 }
 
 #[test]
-fn who_is_kept_waiting_is_told_so_once() {
+fn waiting_is_reported_once() {
     let mut play = Play::new(options(), &[HangsUp(5000), Waits]);
     play.to(at(499))
         .said(&[])
@@ -366,7 +366,7 @@ fn who_is_kept_waiting_is_told_so_once() {
 }
 
 #[test]
-fn what_our_own_server_gives_is_ours_when_it_knows_that_we_have_heard() {
+fn granted_slot_is_held_once_the_server_knows_the_reply_arrived() {
     for came in [1, 3_600_000] {
         let mut play = Play::new(
             patient(DAY),
@@ -386,7 +386,7 @@ fn what_our_own_server_gives_is_ours_when_it_knows_that_we_have_heard() {
 /// heard. Servers that share a memcached count each for itself, so another number may come
 /// each time.
 #[test]
-fn another_number_is_to_be_proved_like_the_first_but_once() {
+fn slot_with_another_token_is_confirmed_again_but_once() {
     for then in [8, 9] {
         let mut play = Play::new(
             options(),
@@ -404,7 +404,7 @@ fn another_number_is_to_be_proved_like_the_first_but_once() {
 }
 
 #[test]
-fn what_our_own_server_takes_back_before_it_knows_was_never_ours() {
+fn slot_taken_back_before_confirmation_was_never_acquired() {
     let mut play = Play::new(
         options(),
         &[Lends(1, 7, 30_000), Refuses, Says(1, "NO"), Waits],
@@ -415,7 +415,7 @@ fn what_our_own_server_takes_back_before_it_knows_was_never_ours() {
 }
 
 #[test]
-fn what_is_not_ours_any_more_when_it_is_to_be_proved_is_asked_for_again() {
+fn slot_denied_at_confirmation_is_requested_again() {
     let mut play = Play::new(
         options(),
         &[
@@ -441,7 +441,7 @@ fn refused(why: &str, advice: &str) -> Output {
 const RAISE: &str = "raise \"expire\" of the pool on the server, to 2 seconds or more";
 
 #[test]
-fn a_lease_that_is_too_short_is_refused_and_given_back() {
+fn too_short_lease_is_refused_and_released() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 900), Lends(0, 7, 900), Says(1, "OK")],
@@ -459,7 +459,7 @@ fn a_lease_that_is_too_short_is_refused_and_given_back() {
 /// What was told when the slot was granted may be the last of another grant: what counts is
 /// what the server says when it is asked again.
 #[test]
-fn a_lease_that_has_nearly_ended_is_renewed_first() {
+fn nearly_ended_lease_is_renewed_before_it_is_used() {
     let mut play = Play::new(options(), &[Lends(0, 7, 300), Lends(0, 7, 30_000), Waits]);
     play.to(at(100))
         .said(&[believe(at(30_000)), acquired(Some(7))])
@@ -487,7 +487,7 @@ const NO_LEASES: [(&str, &str, &str); 7] = [
 const CHECK: &str = "check the lock server and any proxy in front of it";
 
 #[test]
-fn a_lease_that_is_none_is_a_refusal_and_is_given_back() {
+fn invalid_lease_is_refused_and_released() {
     for (expires, why, advice) in NO_LEASES {
         for first in [0, 1] {
             let script = [
@@ -510,7 +510,7 @@ fn a_lease_that_is_none_is_a_refusal_and_is_given_back() {
 }
 
 #[test]
-fn a_renewal_without_a_lease_that_can_be_kept_leaves_the_old_one_as_it_was() {
+fn renewal_with_an_unusable_lease_leaves_the_held_lease_unchanged() {
     for (expires, why, _) in NO_LEASES {
         let mut play = Play::new(
             options(),
@@ -558,7 +558,7 @@ fn a_renewal_without_a_lease_that_can_be_kept_leaves_the_old_one_as_it_was() {
 
 /// It is what the server says, and it ends sooner; but it is not kept up by others of its kind.
 #[test]
-fn a_renewal_that_is_too_short_can_only_shorten_what_is_left() {
+fn too_short_renewal_can_only_shorten_the_held_lease() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Lends(5, 7, 800)],
@@ -623,7 +623,7 @@ fn a_renewal_that_is_too_short_can_only_shorten_what_is_left() {
 }
 
 #[test]
-fn an_outage_is_ridden_out_as_long_as_the_lease_lasts() {
+fn holder_survives_an_outage_until_its_lease_ends() {
     let mut play = Play::new(
         options(),
         &[
@@ -647,7 +647,7 @@ fn an_outage_is_ridden_out_as_long_as_the_lease_lasts() {
 }
 
 #[test]
-fn a_short_lease_does_not_wait_long_for_an_answer() {
+fn short_lease_has_a_short_reply_timeout() {
     let mut play = Play::new(
         options(),
         &[
@@ -676,7 +676,7 @@ fn a_short_lease_does_not_wait_long_for_an_answer() {
 }
 
 #[test]
-fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
+fn ended_lease_is_lost_in_time_and_its_release_is_brief() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses],
@@ -704,7 +704,7 @@ fn a_lease_that_runs_out_is_lost_in_time_and_not_given_back_for_long() {
 /// Something of the command cannot be killed: no other run is to have the slot as long as the
 /// server keeps it.
 #[test]
-fn a_lock_that_is_lost_is_renewed_until_it_is_released_or_the_server_says_no() {
+fn lost_slot_is_renewed_until_released_or_denied() {
     let lost = |play: &mut Play| {
         play.to(at(28_800));
         assert!(
@@ -748,7 +748,7 @@ fn a_lock_that_is_lost_is_renewed_until_it_is_released_or_the_server_says_no() {
 }
 
 #[test]
-fn names_are_looked_up_again_while_the_server_is_unreachable() {
+fn server_name_is_looked_up_again_while_the_server_is_unreachable() {
     // A waiter: after 1 s, again 1 s after the answer, then after 2 s.
     let mut play = Play::new(patient(600_000), &[Refuses]);
     play.to(at(1_500));
@@ -785,7 +785,7 @@ fn names_are_looked_up_again_while_the_server_is_unreachable() {
 }
 
 #[test]
-fn who_was_stopped_for_too_long_says_so() {
+fn stopped_process_is_named_as_the_reason_of_a_loss() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits],
@@ -802,7 +802,7 @@ fn who_was_stopped_for_too_long_says_so() {
 }
 
 #[test]
-fn who_was_stopped_while_awake_says_so_too() {
+fn process_stopped_between_waits_is_named_too() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Waits],
@@ -820,7 +820,7 @@ fn who_was_stopped_while_awake_says_so_too() {
 }
 
 #[test]
-fn a_place_that_the_server_has_taken_away_is_lost_at_once() {
+fn slot_denied_by_the_server_is_lost_at_once() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "NO")],
@@ -839,7 +839,7 @@ fn a_place_that_the_server_has_taken_away_is_lost_at_once() {
 }
 
 #[test]
-fn another_number_is_a_server_that_has_forgotten_us_and_a_warning() {
+fn changed_token_at_renewal_is_a_warning() {
     let mut play = Play::new(
         options(),
         &[
@@ -861,7 +861,7 @@ fn another_number_is_a_server_that_has_forgotten_us_and_a_warning() {
 }
 
 #[test]
-fn an_answer_that_is_none_proves_nothing_and_denies_nothing() {
+fn unknown_reply_neither_confirms_nor_denies() {
     let mut play = Play::new(
         options(),
         &[
@@ -885,7 +885,7 @@ fn an_answer_that_is_none_proves_nothing_and_denies_nothing() {
 /// The server has another config now. It may get another one, or an operator may revoke the
 /// lock.
 #[test]
-fn a_lock_that_has_no_lease_any_more_is_ours_until_released_and_still_asked_about() {
+fn slot_whose_lease_became_endless_is_held_and_polled() {
     let script = [
         Lends(0, 7, 30_000),
         Lends(0, 7, 30_000),
@@ -914,7 +914,7 @@ fn a_lock_that_has_no_lease_any_more_is_ours_until_released_and_still_asked_abou
 }
 
 #[test]
-fn a_lock_that_gets_a_lease_again_is_held_by_that_lease() {
+fn slot_that_gets_a_lease_again_is_held_by_it() {
     let mut play = Play::new(
         options(),
         &[
@@ -936,7 +936,7 @@ fn a_lock_that_gets_a_lease_again_is_held_by_that_lease() {
 /// The original says no more than YES, but it does not know how to renew: whatever says so has
 /// granted us nothing.
 #[test]
-fn a_yes_without_the_token_and_lease_that_came_before_confirms_nothing() {
+fn yes_without_the_earlier_token_and_lease_confirms_nothing() {
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Says(5, "YES")],
@@ -962,7 +962,7 @@ fn revoked() -> Output {
 }
 
 #[test]
-fn a_lock_that_was_revoked_is_ours_until_it_is_released_and_not_renewed() {
+fn revoked_slot_is_held_until_released_and_not_renewed() {
     let mut play = Play::new(
         options(),
         &[
@@ -984,7 +984,7 @@ fn a_lock_that_was_revoked_is_ours_until_it_is_released_and_not_renewed() {
 }
 
 #[test]
-fn a_lock_that_was_revoked_is_lost_when_its_lease_ends() {
+fn revoked_slot_is_lost_when_its_lease_ends() {
     let mut play = Play::new(
         options(),
         &[
@@ -1012,7 +1012,7 @@ fn a_lock_that_was_revoked_is_lost_when_its_lease_ends() {
 }
 
 #[test]
-fn a_revoked_lock_of_the_run_before_is_a_refusal_and_is_released() {
+fn revoked_slot_of_the_previous_run_is_refused_and_released() {
     let denied = || {
         let why =
             "NO: an operator has revoked the lock of this run (the next run asks for a new one)";
@@ -1044,7 +1044,7 @@ fn a_revoked_lock_of_the_run_before_is_a_refusal_and_is_released() {
 
 /// The next run on this host goes on with the id of one that the server may have a slot for.
 #[test]
-fn a_run_is_settled_when_the_server_has_said_that_it_has_no_slot() {
+fn run_is_settled_once_the_server_says_it_has_no_slot() {
     for (inherited, script, settled) in [
         (false, &[Refuses][..], true),
         (true, &[Refuses], false),
@@ -1094,7 +1094,7 @@ fn a_run_is_settled_when_the_server_has_said_that_it_has_no_slot() {
 }
 
 #[test]
-fn a_server_that_is_away_is_waited_for_and_then_named() {
+fn unreachable_server_is_waited_for_and_then_named() {
     for (script, why) in [
         (Refuses, "dx:9889: connection refused"),
         (IsOff, "dx:9889: no answer for 3.0 s"),
@@ -1124,7 +1124,7 @@ fn a_server_that_is_away_is_waited_for_and_then_named() {
 }
 
 #[test]
-fn a_server_that_goes_away_while_we_wait_has_as_long_to_come_back() {
+fn server_lost_during_a_wait_has_the_same_time_to_return() {
     let mut play = Play::new(options(), &[HangsUp(60_000), Refuses]);
     play.to(at(69_999))
         .said(&[waiting()])
@@ -1153,7 +1153,7 @@ fn a_server_that_goes_away_while_we_wait_has_as_long_to_come_back() {
 }
 
 #[test]
-fn patience_ends_in_busy_where_a_server_keeps_us_waiting() {
+fn wait_ends_as_busy_if_the_server_holds_the_request() {
     let mut play = Play::new(patient(60_000), &[Waits, Says(1, "OK")]);
     play.to(at(59_999))
         .said(&[waiting()])
@@ -1167,7 +1167,7 @@ fn patience_ends_in_busy_where_a_server_keeps_us_waiting() {
 
 /// A wait that is given up: by when all must be said, and what is asked after the wait.
 #[test]
-fn a_wait_that_is_given_up_leaves_nothing_behind() {
+fn cancelled_wait_leaves_no_slot() {
     for (script, given_up, over, asked) in [
         (&[Waits, Says(1, "OK")][..], 5_000, 5_002, &["release"][..]),
         (&[Waits, Says(1, "OK")], 100, 252, &["release"]), /* the original would wait for
@@ -1201,9 +1201,9 @@ fn a_wait_that_is_given_up_leaves_nothing_behind() {
 }
 
 #[test]
-fn who_is_not_alone_on_this_host_gives_back_nothing_that_may_be_anothers() {
+fn run_that_is_not_the_only_one_releases_no_unknown_slot() {
     let shared = || Options {
-        alone: false,
+        only_run: false,
         ..options()
     };
     let mut play = Play::new(shared(), &[Waits]);
@@ -1216,7 +1216,7 @@ fn who_is_not_alone_on_this_host_gives_back_nothing_that_may_be_anothers() {
 }
 
 #[test]
-fn giving_back_is_tried_for_a_while_and_then_there_is_a_doubt() {
+fn unanswered_release_ends_with_a_doubt() {
     let mut play = Play::new(
         options(),
         &[Says(1, "YES"), Refuses, HangsUp(1), IsOff, Says(1, "OK")],
@@ -1259,7 +1259,7 @@ fn giving_back_is_tried_for_a_while_and_then_there_is_a_doubt() {
 }
 
 #[test]
-fn a_place_that_is_being_renewed_is_given_back_at_once() {
+fn slot_under_renewal_is_released_at_once() {
     let mut play = Play::new(
         options(),
         &[Lends(20_000, 7, 30_000), Freezes, Says(1, "OK")],
@@ -1288,7 +1288,7 @@ fn a_place_that_is_being_renewed_is_given_back_at_once() {
 }
 
 #[test]
-fn a_place_is_not_begun_with_after_its_time() {
+fn slot_is_not_acquired_after_its_lease() {
     let mut lock = Pool::new(options(), at(0), at(0));
     let mut bytes = Vec::new();
     Reply::new(200, "", "YES")
@@ -1381,7 +1381,7 @@ proptest! {
             }
             prop_assert!(!held || play.now() < until.term);
         }
-        play.release().to(at(released) + RELEASE + SETTLING + LAST_WORD + SECOND);
+        play.release().to(at(released) + RELEASE_TIMEOUT + CANCEL_DELAY + CANCEL_TIMEOUT + SECOND);
         let over = play.said.iter().filter(|output| matches!(output, Output::Event(Event::Released { .. }))).count();
         prop_assert_eq!((over, play.driver.wait()), (1, Moment::NEVER));
     }

@@ -6,7 +6,7 @@ use super::{LOOK_UP, Parts, Stop, unreachable};
 use crate::endpoint::Endpoint;
 use crate::link::Link;
 use crate::lock::Failure;
-use crate::lock::http::{OUTAGE, Options, Pool};
+use crate::lock::http::{OUTAGE_TIMEOUT, Options, Pool};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{Level, Plan, PoolTarget};
@@ -32,9 +32,9 @@ pub(super) fn build(
     log: &mut Log,
 ) -> Result<Parts, Stop> {
     let outage = if target.wait_for_server {
-        plan.wait.max(OUTAGE)
+        plan.wait.max(OUTAGE_TIMEOUT)
     } else {
-        OUTAGE
+        OUTAGE_TIMEOUT
     };
     let reach_by = started + outage;
     let mut own_name = look_up_own_name(target)?;
@@ -67,11 +67,11 @@ pub(super) fn build(
         server: target.server.clone(),
         pool: target.pool.clone(),
         host,
-        run: run_id.id.clone(),
+        run_id: run_id.id.clone(),
         inherited: run_id.inherited.is_some(),
         wait_until,
         reach_by: target.wait_for_server.then_some(reach_by),
-        alone: target.host_lock.is_some(),
+        only_run: target.host_lock.is_some(),
         kill_after: plan.kill_after,
     };
     let link = Link::default().watching_the_peer();
