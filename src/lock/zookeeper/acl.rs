@@ -1,4 +1,4 @@
-//! Who may touch what we make, and whether strangers may break it all the same.
+//! The ACL of new nodes, and a warning if it does not protect them.
 
 use crate::plan;
 use crate::zookeeper::record::{Acl, Id};
@@ -6,11 +6,11 @@ use crate::zookeeper::record::{Acl, Id};
 /// All permissions.
 const ALL: i32 = 31;
 
-/// Permissions on a parent that let a stranger take the locks below it or break them: CREATE,
+/// Permissions on a parent that allow other clients to acquire or break the locks below it: CREATE,
 /// DELETE, ADMIN.
 const MEDDLE: i32 = 4 | 8 | 16;
 
-/// The ACL of what we make.
+/// The ACL of new nodes.
 pub(super) fn of(acl: plan::Acl) -> Vec<Acl> {
     let (scheme, id) = match acl {
         plan::Acl::Open => ("world", "anyone"),
@@ -25,8 +25,8 @@ pub(super) fn of(acl: plan::Acl) -> Vec<Acl> {
     }]
 }
 
-/// What to say of a parent with this ACL, if it leaves locks that are to be their creators' open to
-/// strangers: deleting a node is a matter of the node above it, whatever its own ACL says.
+/// A warning if this ACL of a parent leaves the locks of `"acl": "creator"` open: who may delete a
+/// node is decided by the ACL of the node above it.
 pub(super) fn warning(parent: &str, acl: &[Acl]) -> Option<String> {
     let anyone = Id {
         scheme: "world".into(),

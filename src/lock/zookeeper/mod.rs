@@ -1,6 +1,6 @@
-//! A lock that a ZooKeeper session holds, whatever the recipe: connects, proves, suspends, resumes,
-//! loses and releases. How to come by the lock is the recipe's business; from then on it is a node
-//! of ours, which must be there, be ours, and be proved so in time.
+//! A lock that a ZooKeeper session holds. The recipe acquires it; everything after that is here:
+//! confirm, suspend, resume, lose and release. A held lock is a node that must exist, belong to
+//! this session, and be confirmed in time. Sans-I/O.
 
 mod acl;
 #[cfg(test)]
@@ -28,41 +28,41 @@ use crate::zookeeper::session::{Change, Fault, News, Session};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Why a lock is lost whose node is gone while its session lives.
+/// Why a lock is lost if its node is deleted while its session lives.
 const DELETED: &str = "the node was deleted";
 
-/// Why a session is over that the server says is.
+/// Why a session has ended if the server says so.
 const EXPIRED: &str = "the session has expired";
 
-/// How long the answer to a release is waited for when no command ran under what may be left
-/// behind: the session's own end will do for that.
+/// Time for the reply to a release if no command ran under the node that may be left: the end of
+/// the session is enough for it.
 const IDLE_RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
-    /// The recipe is at work.
+    /// The recipe acquires the lock.
     Acquiring,
-    /// The node is ours; a heartbeat must show that there is time to begin.
+    /// The node belongs to this run. A heartbeat must show that the lease leaves time to begin.
     Confirming(AcquiredNode),
-    /// The lock is ours, and said to be. `suspended`: for the time being nobody can be asked.
+    /// This run holds the lock. `suspended`: no server confirms it at the moment.
     Held { node: AcquiredNode, suspended: bool },
-    /// The lock is held to the end of the lease, and no longer: no server resumes the session, for
+    /// The lock is held to the end of the lease and no longer: no server resumes the session, for
     /// this reason.
     Unresumable { why: String },
-    /// It was not proved in time. The session is kept until we are told to let go, for a process of
-    /// the command may be impossible to kill. `proved`: a server has resumed the session since
-    /// then, and the node belongs to it.
+    /// The lease ended without a confirmation. The session is kept until the release, because a
+    /// process of the command may be impossible to kill. `proved`: a server has resumed the session
+    /// since then, and the node belongs to it.
     LostKept { node: AcquiredNode, proved: bool },
-    /// It was, or never will be: waiting to be told to let go. `held`: a node of ours may be left
-    /// that somebody counts on to go.
+    /// The lock is lost or was never acquired. Waits for `Release`. `held`: a node may be left that
+    /// another client waits for.
     Ended { held: bool },
-    /// Letting go, until then. `held`: a node of ours may be left.
+    /// The release is under way, until `by`. `held`: a node may be left.
     Releasing { by: Moment, held: bool },
-    /// All is said.
+    /// Nothing more to do.
     Done,
 }
 
-/// The machine.
+/// The lock, acquired by the recipe `R`.
 #[derive(Debug)]
 pub struct SessionLock<R> {
     options: Options,
@@ -77,23 +77,23 @@ pub struct SessionLock<R> {
     /// How often acquiring may start again; `None`: always.
     restarts_left: Option<u32>,
     phase: Phase,
-    /// What was told last.
+    /// The deadlines that were reported last.
     lease_reported: Deadlines,
-    /// When the clock was looked at last: a holder does so at every heartbeat, unless it is
+    /// When time was last noticed: a holder notices it at every heartbeat, unless its process is
     /// stopped.
     last_tick: Moment,
-    /// Since when no server has our session; `None`: one has.
+    /// Since when no server has the session; `None`: one has.
     unreached_since: Option<Moment>,
     lookups: Lookups,
     repeats: Repeats,
-    /// Why the session is asked for as one that has seen nothing, if it is.
+    /// Why the client asks for the session as one that has seen nothing, if it does.
     not_resumed: Option<String>,
     outputs: VecDeque<Output>,
 }
 
 impl<R: Recipe> Lock for SessionLock<R> {
     fn handle(&mut self, input: Input, now: Moment) {
-        // After a pause of the whole process, what the clock says comes before what any peer says.
+        // After a pause of the whole process, deadlines come before any reply.
         self.on_tick(now);
         match input {
             Input::Transport(event) => self.on_transport(event, now),
@@ -124,7 +124,7 @@ impl<R: Recipe> Lock for SessionLock<R> {
 }
 
 impl<R: Recipe> SessionLock<R> {
-    /// Contention begins with the first `poll`.
+    /// The first `poll` starts to acquire.
     pub fn new(options: Options, recipe: R, now: Moment) -> SessionLock<R> {
         let mut session = Session::new(
             options.servers.clone(),
@@ -184,7 +184,7 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// A connection is there: what goes out in one write with the connect request.
+    /// Sends requests in one write with the connect request.
     fn on_connecting(&mut self, now: Moment) {
         self.session.connected(now);
         let known = self.session.id().is_some();
@@ -203,13 +203,13 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// Ends the session.
+    /// Closes the session.
     fn on_close(&mut self, now: Moment) {
         self.with_recipe(now, Recipe::on_close);
         self.session.ask(Request::Close, now);
     }
 
-    /// Has the names of the servers looked up when that is due.
+    /// Requests a look-up of the servers' names when that is due.
     fn look_up(&mut self, now: Moment) {
         if now >= self.next_look_up() {
             self.lookups.begin();
@@ -266,7 +266,7 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// Servers hang up on the session for so long that it must be over.
+    /// Servers have closed connections with this session for so long that it must be over.
     fn not_resumed(&mut self, silence: Duration) {
         let (id, silence) = (self.session.id().unwrap_or(0), silence.as_secs_f64());
         let why = format!(
@@ -276,8 +276,8 @@ impl<R: Recipe> SessionLock<R> {
         self.not_resumed = Some(why);
     }
 
-    /// The server wants to know who we are, or does not believe it, and ends the connection: it
-    /// takes nothing from us.
+    /// The server demands authentication, or rejects it, and closes the connection: it accepts no
+    /// request.
     fn refused(&mut self, code: Code, now: Moment) {
         let why = code.explain(self.options.takes_auth);
         match self.phase {
@@ -304,8 +304,8 @@ impl<R: Recipe> SessionLock<R> {
             self.session.id().unwrap_or(0),
             self.session.lease().timeout(),
         );
-        // These bound the way to the first session; who waits rides out an outage for as long as it
-        // waits.
+        // These limit the time to the first session. After that, a waiter survives an outage for as
+        // long as it waits.
         self.max_rounds = None;
         self.connect_by = self
             .connect_by
@@ -377,7 +377,7 @@ impl<R: Recipe> SessionLock<R> {
             {
                 self.lose(DELETED.into(), now, now);
             }
-            _ => {} // no proof; without one the lease runs out
+            _ => {} // no confirmation; without one the lease ends
         }
     }
 
@@ -389,7 +389,7 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The node is ours.
+    /// The recipe has acquired the node.
     fn node_acquired(&mut self, node: AcquiredNode, now: Moment) {
         let check = Request::Check {
             path: node.path.clone(),
@@ -397,7 +397,7 @@ impl<R: Recipe> SessionLock<R> {
         self.session.hold(match self.options.cluster.heartbeat {
             Heartbeat::Write if cfg!(zk_flock_trusts_sync) => Request::Sync {
                 path: node.path.clone(),
-            }, // tests/alone/ensemble.rs must see it overlap
+            }, // tests/alone/ensemble.rs must find two holders
             Heartbeat::Write => check.clone(),
             Heartbeat::Ping => Request::Ping,
         });
@@ -408,11 +408,11 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// Tells how long the lock may be believed in, if that is news; and that it is ours, if it was
-    /// not said and leaves time to begin.
+    /// Reports the deadlines if they have changed. Reports that the lock is acquired, if that was
+    /// not reported and the lease leaves time to begin.
     fn proved(&mut self, now: Moment) {
         if let Phase::LostKept { .. } = self.phase {
-            return; // the command is to die, and nothing gives it more time
+            return; // the command is being killed, and nothing gives it more time
         }
         let deadlines = self.session.lease().deadlines(self.options.kill_after);
         if self.lease_reported != deadlines {
@@ -445,7 +445,7 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The node is there, and belongs to this session.
+    /// The node exists. Checks that it belongs to this session.
     fn owner_checked(&mut self, owner: i64, now: Moment) {
         if self.session.id() != Some(owner) {
             return self.lose(
@@ -492,7 +492,7 @@ impl<R: Recipe> SessionLock<R> {
                             watch: true,
                         },
                         now,
-                    ), // the watch is used up
+                    ), // a watch fires once
                 }
             }
             _ => {}
@@ -527,7 +527,7 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The session is over, and every node of ours with it.
+    /// The session has expired, and its nodes are deleted.
     fn expired(&mut self, now: Moment) {
         let not_resumed = self.not_resumed.take();
         self.note(EXPIRED.into());
@@ -548,9 +548,9 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// A server made another session instead of resuming this one, which cannot be resumed any
-    /// more. The lock's node stays until this session has expired by itself: a holder has what
-    /// is left of its lease, and nothing can prove more.
+    /// A server made another session instead of resuming this one, which can never be resumed now.
+    /// The lock's node stays until this session has expired by itself: a holder has the rest of its
+    /// lease, and nothing can extend it.
     fn replaced(&mut self, by: i64, now: Moment) {
         let why = format!(
             "{} made session 0x{by:x} instead of resuming the session",
@@ -579,7 +579,8 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The session is over before the lock was said to be acquired: contends again, with a new one.
+    /// The session has ended before the lock was reported as acquired. Acquires it again with a new
+    /// session, if a restart is left.
     fn restart_or_fail(&mut self, why: &str, now: Moment) {
         if self.restarts_left == Some(0) {
             let tried = format!("{}: {why}, too often", self.session.server());
@@ -596,7 +597,7 @@ impl<R: Recipe> SessionLock<R> {
         self.with_recipe(now, Recipe::restart);
     }
 
-    /// Whether the lock was said to be acquired, and not only about to be.
+    /// Whether `Acquired` was polled, and is not only queued.
     fn acquired_is_reported(&self) -> bool {
         !self
             .outputs
@@ -612,8 +613,7 @@ impl<R: Recipe> SessionLock<R> {
         )
     }
 
-    /// There will be no lock. What is held is held all the same, and what is over is over: there it
-    /// is a line in the log.
+    /// The lock cannot be acquired. If it is held or was lost already, the failure is only logged.
     fn fail(&mut self, failure: Failure, now: Moment) {
         let held = match self.phase {
             Phase::Acquiring => self.node_may_exist(now),
@@ -638,8 +638,8 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// The lock is lost, and another host can have it. If it was never said to be acquired, it is
-    /// contended for again.
+    /// The lock is lost, and another host can acquire it. If it was never reported as acquired, it
+    /// is acquired again.
     fn lose(&mut self, why: String, kill_deadline: Moment, now: Moment) {
         let said = match self.phase {
             Phase::Held { .. } if self.acquired_is_reported() => Output::Event(Event::Lost {
@@ -660,7 +660,7 @@ impl<R: Recipe> SessionLock<R> {
         self.outputs.push_back(said);
     }
 
-    /// The lease is over. The session may live, so it is kept for as long as the command does.
+    /// The lease has ended. The session may live, so it is kept for as long as the command runs.
     fn lease_ended(&mut self, why: String, now: Moment) {
         match &self.phase {
             Phase::Held { node, .. } if self.acquired_is_reported() => {
@@ -719,7 +719,7 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// Everything that time alone brings about.
+    /// Does what is due at this time.
     fn on_tick(&mut self, now: Moment) {
         match self.phase {
             Phase::Held { .. } if now >= self.lease_reported.term => {
@@ -752,7 +752,7 @@ impl<R: Recipe> SessionLock<R> {
         self.last_tick = now;
     }
 
-    /// Whether there is reason to wait for the lock any longer.
+    /// Ends the wait if it is over, or if no server is reached in time.
     fn check_wait_deadline(&mut self, now: Moment) {
         if let (Phase::Acquiring, Some((_, holder))) = (
             &self.phase,
@@ -762,7 +762,7 @@ impl<R: Recipe> SessionLock<R> {
             return self.busy(holder, held);
         }
         let answering = self.session.is_answering(now);
-        // What ends by its own limit needs a server for that, and not a quick one.
+        // A recipe with a limit needs a server until then, and not a quick one.
         let reached = answering || self.session.is_up() && self.recipe.limit().is_some();
         match self.recipe.progress(now) {
             Progress::Waiting { holder, may_exist }
@@ -795,16 +795,17 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    /// Another has the lock, to the end of our patience. `held`: a node of ours may be left.
+    /// The wait has ended, and another client holds the lock. `held`: a node of this run may be
+    /// left.
     fn busy(&mut self, holder: Holder, held: bool) {
         self.phase = Phase::Ended { held };
         self.emit(Event::Busy(holder));
     }
 
-    /// When the clock alone brings about something next.
+    /// When something is due without an event.
     fn deadline(&self, now: Moment) -> Moment {
-        // A limit that is past and has not fired waits for the session's own next move, a heartbeat
-        // at the latest.
+        // A limit that has passed without effect waits for the next action of the session, a
+        // heartbeat at the latest.
         let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
         match self.phase {
             Phase::Held { .. } | Phase::Unresumable { .. } => self.lease_reported.term,
@@ -830,7 +831,7 @@ impl<R: Recipe> SessionLock<R> {
         self.emit(Event::Note(text));
     }
 
-    /// No attempt will fail for the same reason any more.
+    /// Logs how often the last reasons were repeated.
     fn note_repeats(&mut self) {
         for line in self.repeats.end() {
             self.note(line);

@@ -1,12 +1,12 @@
-//! zk-flock's lock: one ephemeral node, held by whoever made it. Who waits gets in line, and the
-//! first there watches the node and makes it when it goes. With several names (`-n`) the first that
-//! is free will do. Nodes and data are those of the Python original, so that both respect each
-//! other's lock.
+//! zk-flock's lock: one ephemeral node, and the client that created it is the holder. Waiters
+//! queue, and the first of them watches the node and creates it after it was deleted. With several
+//! names (`-n`), the first free one is enough. Nodes and data are those of the Python zk-flock, so
+//! that both respect each other's lock.
 
 use super::SessionLock;
 use super::layout::{self, APP_NODE_DATA, NodeData};
 use super::parents::Parents;
-use super::queue_entry::Place;
+use super::queue_entry::QueueEntry;
 use super::recipe::{self, AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext};
 use crate::lock::{Event, Failure, Holder};
 use crate::moment::Moment;
@@ -17,67 +17,69 @@ use crate::zookeeper::session::Change;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// How long an orphan of our own may outlive its session timeout, at the least: the server looks
+/// Least time by which an orphan of this run may outlive its session timeout: the server checks
 /// once a tick, which is 2 s by default.
 const ORPHAN_SLACK: Duration = Duration::from_secs(2);
 
-/// What an orphan of our own is called, wherever a lock is named.
+/// The name of an orphan of this run where a lock is named.
 const ORPHAN: &str = "an earlier attempt of this run, which left";
 
-/// Contentions that another may win and end before we can look, in a row, until we call it busy:
-/// only a lying server gets that far.
+/// How often in a row another client may acquire and release the lock before this one can read the
+/// node, until the lock counts as busy. Only a server that lies gets that far.
 const RACES: u32 = 1000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// `names[name]` is contended for. `asked`: the create is on its way. `made`: what came of it;
-    /// what the node holds comes next.
-    Contending {
+    /// `names[name]` is being created. `sent`: the create was sent. `created`: its result; the data
+    /// of the node is answered next.
+    Creating {
         name: usize,
-        asked: bool,
-        made: Option<Result<(), Code>>,
+        sent: bool,
+        created: Option<Result<(), Code>>,
     },
-    /// A create was sent and its reply lost: looking whether the node is ours.
-    Looking { name: usize },
-    /// All names are taken: waiting for our turn, and from then on for the first that goes.
+    /// A create was sent and its reply lost: checking whether the node belongs to this session.
+    Checking { name: usize },
+    /// All names are held. Waits to be first in the queue, and then for the first name that is
+    /// released.
     Waiting,
-    /// An orphan of our own has the name, until then at the latest.
+    /// An orphan of this run holds the name, until then at the latest.
     Orphaned { name: usize, until: Moment },
 }
 
-/// The recipe.
+/// The recipe of zk-flock.
 #[derive(Debug)]
 pub struct Node {
     /// Names of the lock nodes, at least one.
     names: Vec<String>,
     /// Their paths.
     paths: Vec<String>,
-    /// This process, to whoever reads the node: host name and uuid.
+    /// Data of the node: host name and uuid.
     content: String,
     parents: Parents,
     phase: Phase,
-    /// Names worth a try, in order.
+    /// Names that may be free, in order.
     free: VecDeque<usize>,
-    /// Names whose node has a watch of ours on this connection.
+    /// Names with a watch on this connection.
     watched: BTreeSet<usize>,
-    /// Among those who wait.
-    place: Place,
-    /// Who was seen to hold a lock, last.
+    /// The entry in the queue of waiters.
+    entry: QueueEntry,
+    /// The holder that was seen last.
     holder: Holder,
-    /// Sessions that were seen to hold each name, last.
+    /// The session that was last seen to hold each name.
     owners: Vec<i64>,
-    /// What was said last of our wait: for whom, and how many are before us.
-    told: Option<(Holder, Option<usize>)>,
-    /// A create may go out before its session is known: only in the very first write, whose orphan
-    /// is the only one that can be.
+    /// The last report of the wait: the holder, and how many waiters are before this one.
+    reported: Option<(Holder, Option<usize>)>,
+    /// A create may be sent before the session is known: only in the very first write, which leaves
+    /// at most one orphan.
     pipeline: bool,
-    /// Contentions in a row that another won and ended before we could look.
+    /// How often in a row another client acquired and released the lock before this one read the
+    /// node.
     races: u32,
 }
 
 impl Node {
-    /// A lock on the first free of these nodes of an application. `data` tells our node from all
-    /// others.
+    /// A lock on the first free of these nodes of an application. `data` differs from that of all
+    /// other runs.
     pub fn lock(
         options: Options,
         app_id: &str,
@@ -92,7 +94,7 @@ impl Node {
             .map(|name| layout::child(&parent, name))
             .collect();
         let node = Node {
-            place: Place::new(&parent, &names, content.clone()),
+            entry: QueueEntry::new(&parent, &names, content.clone()),
             names,
             content,
             parents: Parents::new(parent, APP_NODE_DATA),
@@ -105,7 +107,7 @@ impl Node {
                 since: None,
                 session: None,
             },
-            told: None,
+            reported: None,
             owners: vec![0; paths.len()],
             paths,
             pipeline: true,
@@ -114,11 +116,11 @@ impl Node {
         SessionLock::new(options, node, now)
     }
 
-    /// Tries the next name that may be free; if there is none, waits for one.
+    /// Tries the next name that may be free. If there is none, waits for one.
     fn try_next(&mut self, context: &mut RecipeContext) {
         if let Some(name) = self.free.pop_front() {
             context.emit(Event::Trying(self.names[name].clone()));
-            return self.contend(name, context);
+            return self.create_node(name, context);
         }
         if self.phase != Phase::Waiting {
             self.phase = Phase::Waiting;
@@ -126,47 +128,47 @@ impl Node {
         }
     }
 
-    /// Gets in line; if it is our turn, watches all names.
+    /// Requests a queue entry. The first in the queue watches all names.
     fn wait(&mut self, context: &mut RecipeContext) {
-        if self.place.is_wanted() && context.may_wait() {
-            self.place.ask(context);
+        if self.entry.is_wanted() && context.may_wait() {
+            self.entry.request(context);
         }
-        if self.place.is_settled() {
-            self.placed(context);
+        if self.entry.is_settled() {
+            self.position_known(context);
         }
     }
 
-    /// It is known what has become of our place. If it is our turn, all names are watched, which
-    /// may be others' now, or free.
-    fn placed(&mut self, context: &mut RecipeContext) {
-        if self.place.is_our_turn() {
+    /// The position in the queue is known. The first watches all names, which other clients may
+    /// hold, or which may be free.
+    fn position_known(&mut self, context: &mut RecipeContext) {
+        if self.entry.is_first() {
             (0..self.paths.len()).for_each(|name| self.watch(name, context));
         }
-        if !self.place.is_our_turn() || self.watched.len() == self.paths.len() {
-            self.say_waiting(context);
+        if !self.entry.is_first() || self.watched.len() == self.paths.len() {
+            self.report_waiting(context);
         }
     }
 
-    /// Says that we wait, if that is not as it was.
-    fn say_waiting(&mut self, context: &mut RecipeContext) {
-        let told = Some((self.holder.clone(), self.place.ahead()));
-        if self.told != told {
-            context.emit_waiting(&self.holder, self.place.ahead());
-            self.told = told;
+    /// Reports the wait if something has changed.
+    fn report_waiting(&mut self, context: &mut RecipeContext) {
+        let reported = Some((self.holder.clone(), self.entry.ahead()));
+        if self.reported != reported {
+            context.emit_waiting(&self.holder, self.entry.ahead());
+            self.reported = reported;
         }
     }
 
-    /// Makes the node and looks at it, in one write: one answer later a holder knows its token, and
-    /// a waiter has its watch. Whoever has a place gives it up in the same step; whoever will
-    /// ask for one first, need not be woken when the node goes.
-    fn contend(&mut self, name: usize, context: &mut RecipeContext) {
-        let asked = context.session.takes_requests();
-        self.phase = Phase::Contending {
+    /// Creates the node and reads it in one write: one reply later a holder knows its token, and a
+    /// waiter has its watch. A run with a queue entry deletes it in the same transaction. A run
+    /// that will request an entry first needs no watch.
+    fn create_node(&mut self, name: usize, context: &mut RecipeContext) {
+        let sent = context.session.takes_requests();
+        self.phase = Phase::Creating {
             name,
-            asked,
-            made: None,
+            sent,
+            created: None,
         };
-        if !asked {
+        if !sent {
             return;
         }
         let (path, data, acl, flags) = (
@@ -175,15 +177,15 @@ impl Node {
             context.acl(),
             flag::EPHEMERAL,
         );
-        context.send(match self.place.leaving() {
-            Some(leaving) => Request::Multi(vec![
+        context.send(match self.entry.delete_operation() {
+            Some(delete) => Request::Multi(vec![
                 Operation::Create {
                     path,
                     data,
                     acl,
                     flags,
                 },
-                leaving,
+                delete,
             ]),
             None => Request::Create {
                 path,
@@ -192,27 +194,27 @@ impl Node {
                 flags,
             },
         });
-        let watch = self.place.is_our_turn() || context.options.wait_until.is_none();
+        let watch = self.entry.is_first() || context.options.wait_until.is_none();
         context.send(Request::Data {
             path: self.paths[name].clone(),
             watch,
         });
     }
 
-    /// A create was answered: that of a parent, or of the lock node. What the node holds is
-    /// answered next, and decides.
-    fn created(&mut self, path: &str, error: Option<Code>) {
+    /// A create of a parent or of the lock node was answered. The data of the node is answered
+    /// next, and decides.
+    fn on_created(&mut self, path: &str, error: Option<Code>) {
         match &mut self.phase {
-            Phase::Contending { name, made, .. } if self.paths[*name] == path => {
-                *made = Some(error.map_or(Ok(()), Err));
+            Phase::Creating { name, created, .. } if self.paths[*name] == path => {
+                *created = Some(error.map_or(Ok(()), Err));
             }
             _ => self.parents.on_reply(path, error),
         }
     }
 
-    /// A place was to be exchanged for the lock node. If it is the place that was not to be had,
-    /// that is as if another had won, and we go on without.
-    fn exchanged(
+    /// A queue entry was to be exchanged for the lock node. If the entry is missing, that counts as
+    /// if another client had acquired the lock, and the run continues without an entry.
+    fn on_exchange(
         &mut self,
         path: &str,
         result: &Result<Answer, Code>,
@@ -221,27 +223,27 @@ impl Node {
         let error = match *result {
             Ok(Answer::Undone { operation: 0, code }) => Some(code),
             Ok(Answer::Undone { code, .. }) | Err(code) => {
-                self.place.refused(code, context);
+                self.entry.not_exchanged(code, context);
                 Some(Code::NODE_EXISTS)
             }
             Ok(_) => None,
         };
-        self.created(path, error);
+        self.on_created(path, error);
     }
 
-    fn answered_of_place(
+    fn on_entry_reply(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
         context: &mut RecipeContext,
     ) {
-        if self.place.on_reply(request, result, context) && self.phase == Phase::Waiting {
-            self.placed(context);
+        if self.entry.on_reply(request, result, context) && self.phase == Phase::Waiting {
+            self.position_known(context);
         }
     }
 
-    /// A lock node was looked at.
-    fn looked(
+    /// A read of a lock node was answered.
+    fn on_read(
         &mut self,
         name: usize,
         watch: bool,
@@ -252,7 +254,7 @@ impl Node {
             self.watched.insert(name);
         }
         match result {
-            Ok(Answer::Data(data, stat)) => return self.seen(name, &data, &stat, context),
+            Ok(Answer::Data(data, stat)) => return self.on_data(name, &data, &stat, context),
             Ok(_) => {}
             Err(Code::NO_NODE) => return self.missing(name, context),
             Err(Code::NO_AUTH) => context.send(Request::Exists {
@@ -264,8 +266,8 @@ impl Node {
         None
     }
 
-    /// The node is there, with this data.
-    fn seen(
+    /// The node exists and has this data.
+    fn on_data(
         &mut self,
         name: usize,
         data: &[u8],
@@ -273,24 +275,24 @@ impl Node {
         context: &mut RecipeContext,
     ) -> Option<Outcome> {
         let ours = context.is_own_session(stat.ephemeral_owner);
-        let made = match self.phase {
-            Phase::Contending {
+        let created = match self.phase {
+            Phase::Creating {
                 name: wanted,
-                made: Some(made),
+                created: Some(created),
                 ..
-            } if wanted == name => made,
-            Phase::Looking { name: wanted } if wanted == name => Ok(()),
+            } if wanted == name => created,
+            Phase::Checking { name: wanted } if wanted == name => Ok(()),
             Phase::Waiting if self.holder.lock == self.paths[name] => {
                 self.holder = self.holder_of(name, data, stat);
-                self.say_waiting(context);
+                self.report_waiting(context);
                 return None;
             }
             _ => return None,
         };
-        match made {
+        match created {
             Ok(()) | Err(Code::NODE_EXISTS) if ours => {
                 self.watch(name, context);
-                self.place.exchanged(context);
+                self.entry.exchanged(context);
                 Some(Outcome::Acquired(AcquiredNode {
                     path: self.paths[name].clone(),
                     token: stat.czxid,
@@ -303,15 +305,15 @@ impl Node {
         }
     }
 
-    /// The node is not there.
+    /// The node does not exist.
     fn missing(&mut self, name: usize, context: &mut RecipeContext) -> Option<Outcome> {
         match self.phase {
-            Phase::Contending {
+            Phase::Creating {
                 name: wanted,
-                made: Some(made),
+                created: Some(created),
                 ..
-            } if wanted == name => match made {
-                Err(Code::NO_NODE) if self.parents.make(context) => self.contend(name, context),
+            } if wanted == name => match created {
+                Err(Code::NO_NODE) if self.parents.make(context) => self.create_node(name, context),
                 Err(Code::NO_NODE) => {
                     return Some(Outcome::Failed(
                         self.parents.failure(&self.paths[name], context),
@@ -319,27 +321,27 @@ impl Node {
                 }
                 Err(Code::NODE_EXISTS) | Ok(()) if self.races < RACES => {
                     self.races += 1;
-                    self.contend(name, context);
+                    self.create_node(name, context);
                 }
                 Err(Code::NODE_EXISTS) | Ok(()) => self.try_next(context),
                 Err(code) => return Some(self.refused("create", name, code, context)),
             },
-            Phase::Looking { name: wanted } | Phase::Orphaned { name: wanted, .. }
+            Phase::Checking { name: wanted } | Phase::Orphaned { name: wanted, .. }
                 if wanted == name =>
             {
-                self.contend(name, context);
+                self.create_node(name, context);
             }
-            Phase::Contending { name: wanted, .. } if wanted == name => {}
-            Phase::Waiting | Phase::Contending { .. } => self.freed(name, context),
+            Phase::Creating { name: wanted, .. } if wanted == name => {}
+            Phase::Waiting | Phase::Creating { .. } => self.freed(name, context),
             _ => {}
         }
         None
     }
 
-    /// Another name may be free. Whoever waits and is not first leaves it to who is.
+    /// Another name may be free. A waiter that is not first leaves it to the first.
     fn freed(&mut self, name: usize, context: &mut RecipeContext) {
         let waiting = self.phase == Phase::Waiting;
-        if waiting && !self.place.is_our_turn() {
+        if waiting && !self.entry.is_first() {
             return;
         }
         if !self.free.contains(&name) {
@@ -356,8 +358,8 @@ impl Node {
         }
     }
 
-    /// Somebody has the node: another, or an orphan of our own, left behind by a connection that
-    /// was cut before it told us its session.
+    /// Another client holds the node, or an orphan of this run does, left by a connection that was
+    /// cut before it returned its session.
     fn taken(
         &mut self,
         name: usize,
@@ -373,12 +375,12 @@ impl Node {
                 host: None,
                 ..self.holder_of(name, data, stat)
             };
-            let until = context.now + Self::allowance(context.session.lease().timeout());
+            let until = context.now + Self::orphan_timeout(context.session.lease().timeout());
             let until = until.max(context.options.wait_until.unwrap_or_default());
             context.emit(Event::Waiting {
                 holder: self.holder.clone(),
                 ahead: None,
-            }); // also without -w
+            }); // reported also without -w
             self.watch(name, context);
             self.phase = Phase::Orphaned { name, until };
             return None;
@@ -397,9 +399,9 @@ impl Node {
         None
     }
 
-    /// How long an orphan is waited for. A tick of the server is half the timeout at most, unless
-    /// minSessionTimeout was lowered there.
-    fn allowance(timeout: Duration) -> Duration {
+    /// How long an orphan is waited for. A tick of the server is at most half the timeout, unless
+    /// minSessionTimeout was lowered.
+    fn orphan_timeout(timeout: Duration) -> Duration {
         timeout + ORPHAN_SLACK.max(timeout / 2)
     }
 
@@ -413,7 +415,7 @@ impl Node {
         }
     }
 
-    /// Index of the lock at this path, if it is one of ours.
+    /// Index of the lock at this path.
     fn named(&self, path: &str) -> Option<usize> {
         self.paths.iter().position(|known| known == path)
     }
@@ -430,9 +432,12 @@ impl Recipe for Node {
     fn on_connecting(&mut self, context: &mut RecipeContext) {
         let known = context.session.id().is_some();
         match self.phase {
-            Phase::Contending { name, .. } if known || self.pipeline => self.contend(name, context),
-            Phase::Looking { name } if known => {
-                // Reads are local to a server, which may be behind the one that took our create.
+            Phase::Creating { name, .. } if known || self.pipeline => {
+                self.create_node(name, context);
+            }
+            Phase::Checking { name } if known => {
+                // Reads are local to a server, which may be behind the one that executed the
+                // create.
                 context.send(Request::Sync {
                     path: self.paths[name].clone(),
                 });
@@ -443,17 +448,17 @@ impl Recipe for Node {
             _ => {}
         }
         if known {
-            self.place.on_connecting(context);
+            self.entry.on_connecting(context);
         }
         self.pipeline = false;
     }
 
     fn on_session(&mut self, context: &mut RecipeContext) {
-        if let Phase::Contending {
-            name, asked: false, ..
+        if let Phase::Creating {
+            name, sent: false, ..
         } = self.phase
         {
-            self.contend(name, context);
+            self.create_node(name, context);
         }
     }
 
@@ -464,58 +469,58 @@ impl Recipe for Node {
         context: &mut RecipeContext,
     ) -> Option<Outcome> {
         match request {
-            Request::Create { path, .. } => self.created(path, result.err()),
+            Request::Create { path, .. } => self.on_created(path, result.err()),
             Request::Multi(operations) => match &operations[..] {
                 [Operation::Create { path, .. }, Operation::Delete { .. }] => {
-                    self.exchanged(path, &result, context);
+                    self.on_exchange(path, &result, context);
                 }
-                _ => self.answered_of_place(request, result, context),
+                _ => self.on_entry_reply(request, result, context),
             },
             Request::Data { path, watch } | Request::Exists { path, watch } => {
                 match self.named(path) {
-                    Some(name) => return self.looked(name, *watch, result, context),
-                    None => self.answered_of_place(request, result, context),
+                    Some(name) => return self.on_read(name, *watch, result, context),
+                    None => self.on_entry_reply(request, result, context),
                 }
             }
-            _ => self.answered_of_place(request, result, context),
+            _ => self.on_entry_reply(request, result, context),
         }
         None
     }
 
     fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
         let Some(name) = self.named(path) else {
-            return self.place.on_watch(change, path, context);
+            return self.entry.on_watch(change, path, context);
         };
         self.watched.remove(&name);
         match (change, self.phase) {
             (Change::Deleted, Phase::Orphaned { name: wanted, .. }) if wanted == name => {
-                self.contend(name, context);
+                self.create_node(name, context);
             }
-            (Change::Deleted, Phase::Contending { name: wanted, .. }) if wanted == name => {}
-            (Change::Deleted, Phase::Waiting | Phase::Contending { .. }) => {
+            (Change::Deleted, Phase::Creating { name: wanted, .. }) if wanted == name => {}
+            (Change::Deleted, Phase::Waiting | Phase::Creating { .. }) => {
                 self.freed(name, context);
             }
             (Change::Changed | Change::Created, Phase::Waiting | Phase::Orphaned { .. }) => {
                 context.watch(path);
-            } // the watch is used up
+            } // a watch fires once
             _ => {}
         }
     }
 
     fn on_disconnect(&mut self, known: bool) {
         self.parents.on_disconnect();
-        self.place.on_disconnect();
+        self.entry.on_disconnect();
         self.watched.clear();
         match self.phase {
-            Phase::Contending {
-                name, asked: true, ..
-            } if known => self.phase = Phase::Looking { name },
-            // Unless the session is known, what was asked for can only be an orphan now.
-            Phase::Contending { name, .. } => {
-                self.phase = Phase::Contending {
+            Phase::Creating {
+                name, sent: true, ..
+            } if known => self.phase = Phase::Checking { name },
+            // If the session is unknown, a create that was sent can only have left an orphan.
+            Phase::Creating { name, .. } => {
+                self.phase = Phase::Creating {
                     name,
-                    asked: false,
-                    made: None,
+                    sent: false,
+                    created: None,
                 }
             }
             _ => {}
@@ -528,32 +533,34 @@ impl Recipe for Node {
         result: Result<(), Code>,
         context: &mut RecipeContext,
     ) -> Option<String> {
-        self.place.swept(path, result.is_ok(), context);
-        None // a queue that others stand in is to stay, and one that we may not delete is the server's to sweep
+        self.entry.on_deleted(path, result.is_ok(), context);
+        None // a queue with waiters stays, and the server deletes an empty one
     }
 
     fn on_close(&mut self, context: &mut RecipeContext) {
-        self.place.on_close(context);
+        self.entry.on_close(context);
     }
 
     fn restart(&mut self, context: &mut RecipeContext) {
-        self.place.restart();
+        self.entry.restart();
         self.watched.clear();
         self.free = (0..self.paths.len()).collect();
         self.try_next(context);
     }
 
     fn progress(&self, _: Moment) -> Progress {
-        let placed = self.place.leaving().is_some();
+        let has_entry = self.entry.delete_operation().is_some();
         match self.phase {
-            Phase::Contending { asked, .. } => Progress::Pending {
-                may_exist: asked || placed,
+            Phase::Creating { sent, .. } => Progress::Pending {
+                may_exist: sent || has_entry,
             },
-            Phase::Looking { .. } => Progress::Pending { may_exist: true },
-            Phase::Orphaned { .. } => Progress::Pending { may_exist: placed },
-            Phase::Waiting if self.place.is_settled() => Progress::Waiting {
+            Phase::Checking { .. } => Progress::Pending { may_exist: true },
+            Phase::Orphaned { .. } => Progress::Pending {
+                may_exist: has_entry,
+            },
+            Phase::Waiting if self.entry.is_settled() => Progress::Waiting {
                 holder: self.holder.clone(),
-                may_exist: placed,
+                may_exist: has_entry,
             },
             Phase::Waiting => Progress::Pending { may_exist: true },
         }

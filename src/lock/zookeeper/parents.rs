@@ -1,24 +1,24 @@
-//! The nodes that a lock node stands under: made when a create says that they are missing, and not
-//! before.
+//! The nodes above a lock node. They are created only after a create has failed because they are
+//! missing.
 
 use super::recipe::RecipeContext;
 use crate::lock::Failure;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::Request;
 
-/// The path of nodes above a lock.
+/// The nodes above a lock.
 #[derive(Debug)]
 pub(super) struct Parents {
-    /// The lowest of them.
+    /// Path of the lowest.
     path: String,
-    /// What it holds.
+    /// Data of the lowest.
     data: Vec<u8>,
-    /// Whether they were asked for, and what stood against it first.
+    /// `None`: not requested. Otherwise the first error, if any.
     made: Option<Result<(), (String, Code)>>,
 }
 
 impl Parents {
-    /// Parents down to `path`, which holds `data`; those above it hold nothing.
+    /// Parents down to `path`, whose data is `data`; those above it are empty.
     pub(super) fn new(path: String, data: &[u8]) -> Parents {
         Parents {
             path,
@@ -27,7 +27,7 @@ impl Parents {
         }
     }
 
-    /// Asks for all of them, once. False: that was done already. What is there is fine.
+    /// Requests all of them, once; false if that was done already. Existing nodes are no error.
     pub(super) fn make(&mut self, context: &mut RecipeContext) -> bool {
         if self.made.is_some() {
             return false;
@@ -55,8 +55,8 @@ impl Parents {
         true
     }
 
-    /// The connection is gone, and whether they were made is not known: they may be asked for
-    /// again.
+    /// The connection has ended, and whether the nodes were created is unknown: they may be
+    /// requested again.
     pub(super) fn on_disconnect(&mut self) {
         self.made = None;
     }

@@ -1,6 +1,6 @@
-//! kazoo's Lock: sequential ephemeral nodes below the lock's own, the lowest of which holds it;
-//! each contender watches the one before it, so that a hand-over wakes one. Nodes are laid out as
-//! kazoo lays them out, old and new, so that all exclude each other.
+//! kazoo's `Lock`: sequential ephemeral nodes below the node of the lock. The lowest holds the
+//! lock, and each contender watches the one before it, so that a release wakes one. The nodes have
+//! the layout of kazoo, old and new, so that all exclude each other.
 
 use super::layout::{self, Contender};
 use super::parents::Parents;
@@ -14,39 +14,39 @@ use crate::zookeeper::session::Change;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
-    /// A contender of ours is to be made. `asked`: the create is on its way.
-    Joining { asked: bool },
-    /// A create was sent and its reply lost: looking whether a contender of ours is there.
-    /// `unsure`: so many that may be ours are looked at.
-    Looking { unsure: usize },
-    /// Our contender is there; who is before it is being asked.
+    /// The contender is to be created. `sent`: the create was sent.
+    Joining { sent: bool },
+    /// A create was sent and its reply lost: checking whether the contender exists. `unsure`: how
+    /// many candidates are still to be read.
+    Checking { unsure: usize },
+    /// The contender exists; its rank is being read.
     Ranking,
-    /// This one is before us, and watched. `seen`: it is known who holds the lock.
+    /// This contender is the next before this run and is watched. `seen`: the holder is known.
     Queued { ahead: String, seen: bool },
-    /// Nobody is before us; our node is looked at once more, for its token and to watch it.
+    /// No contender is before this run. The node is read once more, for its token and a watch.
     First,
 }
 
-/// The recipe.
+/// The recipe of lockex for one holder.
 #[derive(Debug)]
 pub struct Queue {
-    /// The lock's node, which contenders stand under.
+    /// The node of the lock, above all contenders.
     path: String,
-    /// Leads the name of our contender and of no other: 32 hex digits.
+    /// How the name of this run's contender begins, and no other's: 32 hex digits.
     mark: String,
-    /// `host:pid`, to whoever reads our contender.
+    /// Data of the contender: `HOST:PID`.
     content: String,
-    /// Whether the node must not be one of a semaphore.
+    /// Whether the node must not be that of a semaphore.
     exclusive: bool,
     parents: Parents,
     phase: Phase,
-    /// Name of our contender, once it is known.
+    /// Name of the contender, once it is known.
     own: Option<String>,
-    /// The lowest contender, as far as it was seen.
+    /// The lowest contender that was seen.
     holder: Holder,
-    /// That we wait was said.
-    told: bool,
-    /// A create may go out before its session is known: only in the very first write.
+    /// `Waiting` was reported.
+    waiting_reported: bool,
+    /// A create may be sent before the session is known: only in the very first write.
     pipeline: bool,
 }
 
@@ -58,7 +58,7 @@ impl Queue {
             content,
             exclusive,
             parents: Parents::new(path.clone(), b""),
-            phase: Phase::Joining { asked: false },
+            phase: Phase::Joining { sent: false },
             own: None,
             holder: Holder {
                 lock: path.clone(),
@@ -67,12 +67,12 @@ impl Queue {
                 session: None,
             },
             path,
-            told: false,
+            waiting_reported: false,
             pipeline: true,
         }
     }
 
-    /// Path of our contender, if there is one.
+    /// Path of the contender, if it exists.
     pub(super) fn contender(&self) -> Option<String> {
         self.own.as_ref().map(|own| self.child(own))
     }
@@ -81,17 +81,17 @@ impl Queue {
         layout::child(&self.path, name)
     }
 
-    /// Name of the child at this path, if it is one of ours to know.
+    /// Name of the child at this path. `None` if it is no child.
     fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
         layout::child_name(&self.path, path)
     }
 
-    /// Makes our contender and asks who else is there, in one write.
+    /// Creates the contender and lists all, in one write.
     fn join(&mut self, context: &mut RecipeContext) {
-        let asked = context.session.takes_requests();
-        self.phase = Phase::Joining { asked };
+        let sent = context.session.takes_requests();
+        self.phase = Phase::Joining { sent };
         self.own = None;
-        if asked {
+        if sent {
             let path = self.child(&Contender::prefix(&self.mark));
             let data = self.content.clone().into_bytes();
             context.send(Request::Create {
@@ -106,23 +106,23 @@ impl Queue {
                     watch: false,
                 });
             }
-            self.ask_children(context);
+            self.list(context);
         }
     }
 
-    fn ask_children(&self, context: &mut RecipeContext) {
+    fn list(&self, context: &mut RecipeContext) {
         context.send(Request::Children {
             path: self.path.clone(),
             watch: false,
         });
     }
 
-    fn rank_anew(&mut self, context: &mut RecipeContext) {
+    fn rank_again(&mut self, context: &mut RecipeContext) {
         self.phase = Phase::Ranking;
-        self.ask_children(context);
+        self.list(context);
     }
 
-    fn created(
+    fn on_created(
         &mut self,
         result: Result<Answer, Code>,
         context: &mut RecipeContext,
@@ -146,27 +146,29 @@ impl Queue {
         }
     }
 
-    fn listed(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
+    fn on_list(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
         match self.phase {
-            Phase::Looking { .. } => self.look_for_ours(children, context),
+            Phase::Checking { .. } => self.find_own(children, context),
             Phase::Ranking => return self.rank(children, context),
             _ => {}
         }
         None
     }
 
-    /// Any child with our mark may be the contender whose making we never heard of, or an orphan of
-    /// an earlier session of ours.
-    fn look_for_ours(&mut self, children: &[String], context: &mut RecipeContext) {
-        let ours: Vec<&String> = children
+    /// A child with this run's mark may be the contender whose create was not answered, or an
+    /// orphan of an earlier session.
+    fn find_own(&mut self, children: &[String], context: &mut RecipeContext) {
+        let own_nodes: Vec<&String> = children
             .iter()
             .filter(|name| layout::has_mark(name, &self.mark))
             .collect();
-        if ours.is_empty() {
+        if own_nodes.is_empty() {
             return self.join(context);
         }
-        self.phase = Phase::Looking { unsure: ours.len() };
-        for name in ours {
+        self.phase = Phase::Checking {
+            unsure: own_nodes.len(),
+        };
+        for name in own_nodes {
             context.send(Request::Data {
                 path: self.child(name),
                 watch: false,
@@ -176,7 +178,7 @@ impl Queue {
 
     fn rank(&mut self, children: &[String], context: &mut RecipeContext) -> Option<Outcome> {
         let Some(own) = self.own.clone().filter(|own| children.contains(own)) else {
-            self.join(context); // somebody has deleted it
+            self.join(context); // another client has deleted it
             return None;
         };
         for orphan in children
@@ -211,7 +213,7 @@ impl Queue {
             context.send(Request::Data {
                 path: self.child(first),
                 watch: false,
-            }); // answered first: it is the holder
+            }); // answered first, and this is the holder
         }
         context.watch(&self.child(last));
         self.phase = Phase::Queued {
@@ -221,21 +223,21 @@ impl Queue {
         None
     }
 
-    /// A child is there.
-    fn seen(
+    /// A child exists.
+    fn on_data(
         &mut self,
         name: &str,
         data: &[u8],
         stat: &Stat,
         context: &mut RecipeContext,
     ) -> Option<Outcome> {
-        let ours = context.is_own_session(stat.ephemeral_owner);
+        let is_own = context.is_own_session(stat.ephemeral_owner);
         match &mut self.phase {
-            Phase::Looking { .. } if ours => {
+            Phase::Checking { .. } if is_own => {
                 self.own = Some(name.to_string());
-                self.rank_anew(context);
+                self.rank_again(context);
             }
-            Phase::Looking { unsure } => {
+            Phase::Checking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 let none_left = *unsure == 0;
                 context.send(Request::Delete {
@@ -245,7 +247,7 @@ impl Queue {
                     self.join(context);
                 }
             }
-            Phase::First if ours && self.own.as_deref() == Some(name) => {
+            Phase::First if is_own && self.own.as_deref() == Some(name) => {
                 return Some(Outcome::Acquired(AcquiredNode {
                     path: self.child(name),
                     token: stat.czxid,
@@ -267,9 +269,9 @@ impl Queue {
                 {
                     return Some(recipe::circular(&self.path, stat.ephemeral_owner));
                 }
-                // Before a semaphore, the first in the queue holds nothing: its own recipe says who
-                // does.
-                if self.exclusive && !std::mem::replace(&mut self.told, true) {
+                // In the queue of a semaphore the first contender holds no lease. The semaphore's
+                // own recipe reports the holders.
+                if self.exclusive && !std::mem::replace(&mut self.waiting_reported, true) {
                     context.emit_waiting(&self.holder, None);
                 }
             }
@@ -278,22 +280,22 @@ impl Queue {
         None
     }
 
-    /// A child is gone.
+    /// A child was deleted.
     fn missing(&mut self, name: &str, context: &mut RecipeContext) {
         match &mut self.phase {
-            Phase::Looking { unsure } => {
+            Phase::Checking { unsure } => {
                 *unsure = unsure.saturating_sub(1);
                 if *unsure == 0 {
                     self.join(context);
                 }
             }
-            Phase::Queued { ahead, .. } if ahead == name => self.rank_anew(context),
+            Phase::Queued { ahead, .. } if ahead == name => self.rank_again(context),
             Phase::First if self.own.as_deref() == Some(name) => self.join(context),
             _ => {}
         }
     }
 
-    /// What the lock's own node holds: nothing that matters, unless it is the number of a
+    /// Checks the data of the lock's node: it has no meaning unless it is the number of a
     /// semaphore.
     fn check_number(&self, data: &[u8]) -> Option<Outcome> {
         let permits = layout::permits(data).filter(|&permits| permits > 1)?;
@@ -310,15 +312,16 @@ impl Recipe for Queue {
         let known = context.session.id().is_some();
         match self.phase {
             Phase::Joining { .. } if known || self.pipeline => self.join(context),
-            Phase::Looking { .. } if known => {
-                // Reads are local to a server, which may be behind the one that took our create.
+            Phase::Checking { .. } if known => {
+                // Reads are local to a server, which may be behind the one that executed the
+                // create.
                 context.send(Request::Sync {
                     path: self.path.clone(),
                 });
-                self.ask_children(context);
+                self.list(context);
             }
-            // Who is before us is known: the whole queue is listed only if that one is gone. After
-            // an outage all waiters ask at once.
+            // The contender before this one is known, so all are listed only if that one has left:
+            // after an outage all contenders ask at once.
             Phase::Queued {
                 ref ahead,
                 seen: true,
@@ -327,7 +330,7 @@ impl Recipe for Queue {
                 watch: true,
             }),
             Phase::Ranking | Phase::Queued { .. } | Phase::First if known => {
-                self.rank_anew(context);
+                self.rank_again(context);
             }
             _ => {}
         }
@@ -335,7 +338,7 @@ impl Recipe for Queue {
     }
 
     fn on_session(&mut self, context: &mut RecipeContext) {
-        if let Phase::Joining { asked: false } = self.phase {
+        if let Phase::Joining { sent: false } = self.phase {
             self.join(context);
         }
     }
@@ -348,13 +351,13 @@ impl Recipe for Queue {
     ) -> Option<Outcome> {
         match (request, result) {
             (Request::Create { flags, .. }, result) if flags & flag::SEQUENCE != 0 => {
-                return self.created(result, context);
+                return self.on_created(result, context);
             }
             (Request::Create { path, .. }, result) => self.parents.on_reply(path, result.err()),
             (Request::Children { path, .. }, Ok(Answer::Children(children)))
                 if *path == self.path =>
             {
-                return self.listed(&children, context);
+                return self.on_list(&children, context);
             }
             (Request::Data { path, .. }, Err(_)) if *path == self.path => {} /* what cannot be
             * read is no
@@ -389,7 +392,7 @@ impl Recipe for Queue {
                 Ok(Answer::Data(data, stat)),
             ) => {
                 let name = self.name(path)?.to_string();
-                return self.seen(&name, &data, &stat, context);
+                return self.on_data(&name, &data, &stat, context);
             }
             (Request::Data { path, .. } | Request::Exists { path, .. }, Err(Code::NO_NODE)) => {
                 let name = self.name(path)?.to_string();
@@ -404,9 +407,9 @@ impl Recipe for Queue {
         let Some(name) = self.name(path) else { return };
         match (change, &self.phase) {
             (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => {
-                self.rank_anew(context);
+                self.rank_again(context);
             }
-            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => context.watch(path), /* the watch is used up */
+            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => context.watch(path), /* a watch fires once */
             _ => {}
         }
     }
@@ -414,9 +417,9 @@ impl Recipe for Queue {
     fn on_disconnect(&mut self, known: bool) {
         self.parents.on_disconnect();
         match self.phase {
-            Phase::Joining { asked: true } if known => self.phase = Phase::Looking { unsure: 0 },
-            // Unless the session is known, what was asked for can only be an orphan now.
-            Phase::Joining { .. } => self.phase = Phase::Joining { asked: false },
+            Phase::Joining { sent: true } if known => self.phase = Phase::Checking { unsure: 0 },
+            // If the session is unknown, a create that was sent can only have left an orphan.
+            Phase::Joining { .. } => self.phase = Phase::Joining { sent: false },
             _ => {}
         }
     }
@@ -427,12 +430,12 @@ impl Recipe for Queue {
 
     fn progress(&self, _: Moment) -> Progress {
         match self.phase {
-            Phase::Joining { asked } => Progress::Pending { may_exist: asked },
+            Phase::Joining { sent } => Progress::Pending { may_exist: sent },
             Phase::Queued { seen: true, .. } => Progress::Waiting {
                 holder: self.holder.clone(),
                 may_exist: true,
             },
-            Phase::Looking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => {
+            Phase::Checking { .. } | Phase::Ranking | Phase::Queued { .. } | Phase::First => {
                 Progress::Pending { may_exist: true }
             }
         }

@@ -1,7 +1,10 @@
-//! Our place among those who wait for a lock: a sequential ephemeral node in the lock's queue,
-//! `/APP_ID/.queue/NAME`. Each watches the one before it, and only the first contends. A queue is
-//! for order alone, and the lock's own node excludes: so who can have no place (a server without
-//! container nodes, no permission) contends like a first one, and all is safe.
+//! The entry of this run in the queue of a lock: a sequential ephemeral node in
+//! `/APP_ID/.queue/NAME`. Each waiter watches the entry before its own, and only the first acquires
+//! the lock.
+//!
+//! The queue decides only the order; the lock's own node excludes. So a waiter that can have no
+//! entry (servers without container nodes, missing permission) behaves like the first, and two
+//! holders stay impossible.
 
 use super::layout::{self, Waiter};
 use super::recipe::RecipeContext;
@@ -10,75 +13,77 @@ use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
 
-/// How often a place is asked for. Four times do where many begin a queue at once; more are needed
-/// only while others come and go at that moment, or somebody deletes what we make.
+/// How often an entry is requested. Four times are enough where many clients create a queue at
+/// once. More are needed only while waiters come and go at that moment, or if another client
+/// deletes the nodes.
 const TRIES: u32 = 20;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
-    /// We have none, and have asked for none.
+    /// There is no entry, and none is requested.
     Absent,
-    /// One is being made, with so many of the nodes above it, lowest first.
-    Asked { above: usize },
-    /// One may be ours; who stands in the queue is being asked.
-    Looking,
-    /// So many are before us; the last of them is at this path, and watched.
+    /// The entry is being created together with this many of the nodes above it, lowest first.
+    Requested { above: usize },
+    /// An entry of this session may exist; the queue is being listed.
+    Listing,
+    /// This many waiters are before this one. The last of them has this path and is watched.
     Behind { ahead: usize, next: String },
-    /// Nobody is before us.
+    /// No waiter is before this one.
     First,
-    /// There is none to be had.
-    Closed,
+    /// This run does without an entry.
+    Unavailable,
 }
 
-/// The place.
+/// The entry.
 #[derive(Debug)]
-pub(super) struct Place {
-    /// The containers above it: that of all queues of the application, and the lock's queue.
+pub(super) struct QueueEntry {
+    /// The containers above the entry: that of all queues of the application, and the queue of the
+    /// lock.
     queues: String,
     queue: String,
-    /// This process, to whoever reads the node.
-    content: String,
+    /// Data of the entry: host name and uuid.
+    data: String,
     phase: Phase,
-    /// Its path, as far as we know it.
+    /// Its path, if it is known.
     own: Option<String>,
-    /// The lock's queue is being deleted, in case it is empty.
-    sweeping: bool,
+    /// The queue of the lock is being deleted, in case it is empty.
+    deleting_queue: bool,
     tries: u32,
 }
 
-impl Place {
-    /// A place in the queue for the first free of these locks below `parent`. Who wants other
-    /// locks, if only one more, has another queue.
-    pub(super) fn new(parent: &str, names: &[String], content: String) -> Place {
+impl QueueEntry {
+    /// An entry in the queue for the first free of these locks below `parent`. A run with other
+    /// locks, even with one more, has another queue.
+    pub(super) fn new(parent: &str, names: &[String], data: String) -> QueueEntry {
         let queues = layout::queues_path(parent);
         let queue = layout::child(&queues, &layout::queue_name(names));
-        Place {
+        QueueEntry {
             queues,
             queue,
-            content,
+            data,
             phase: Phase::Absent,
             own: None,
-            sweeping: false,
+            deleting_queue: false,
             tries: 0,
         }
     }
 
-    /// Whether it is to be asked for before we may wait.
+    /// Whether an entry must be requested before this run waits.
     pub(super) fn is_wanted(&self) -> bool {
         self.phase == Phase::Absent
     }
 
-    /// Whether we may contend when a lock is free.
-    pub(super) fn is_our_turn(&self) -> bool {
-        matches!(self.phase, Phase::First | Phase::Closed)
+    /// Whether this run may acquire a lock that is free.
+    pub(super) fn is_first(&self) -> bool {
+        matches!(self.phase, Phase::First | Phase::Unavailable)
     }
 
-    /// Whether it is known what has become of it.
+    /// Whether the position is known, or there is no entry.
     pub(super) fn is_settled(&self) -> bool {
-        !matches!(self.phase, Phase::Asked { .. } | Phase::Looking)
+        !matches!(self.phase, Phase::Requested { .. } | Phase::Listing)
     }
 
-    /// How many are before us, if we stand in the queue.
+    /// How many waiters are before this one, if it has an entry.
     pub(super) fn ahead(&self) -> Option<usize> {
         match self.phase {
             Phase::First => Some(0),
@@ -87,23 +92,23 @@ impl Place {
         }
     }
 
-    /// What gives it up.
-    pub(super) fn leaving(&self) -> Option<Operation> {
+    /// The operation that deletes the entry.
+    pub(super) fn delete_operation(&self) -> Option<Operation> {
         self.own.clone().map(|path| Operation::Delete { path })
     }
 
-    /// Asks for it.
-    pub(super) fn ask(&mut self, context: &mut RecipeContext) {
-        self.ask_with(0, context);
+    /// Requests the entry.
+    pub(super) fn request(&mut self, context: &mut RecipeContext) {
+        self.request_with(0, context);
     }
 
-    /// Asks for it and for so many of the nodes above it, all or none: a container that is empty
-    /// could be swept before our node is in it.
-    fn ask_with(&mut self, above: usize, context: &mut RecipeContext) {
+    /// Requests the entry and this many of the nodes above it, all or none: the server could delete
+    /// an empty container before the entry is in it.
+    fn request_with(&mut self, above: usize, context: &mut RecipeContext) {
         self.own = None;
         self.tries += 1;
         if self.tries > TRIES {
-            return self.close(&format!("{TRIES} tries were in vain"), context);
+            return self.give_up(&format!("{TRIES} tries were in vain"), context);
         }
         let acl = context.acl();
         let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
@@ -115,7 +120,7 @@ impl Place {
             .collect();
         let (path, data) = (
             layout::child(&self.queue, &Waiter::prefix(session(context))),
-            self.content.clone().into_bytes(),
+            self.data.clone().into_bytes(),
         );
         operations.push(Operation::Create {
             path,
@@ -124,33 +129,33 @@ impl Place {
             flags: flag::EPHEMERAL | flag::SEQUENCE,
         });
         context.send(Request::Multi(operations));
-        self.phase = Phase::Asked { above };
-        self.ask_who_is_there(context);
+        self.phase = Phase::Requested { above };
+        self.list_waiters(context);
     }
 
-    fn ask_who_is_there(&self, context: &mut RecipeContext) {
+    fn list_waiters(&self, context: &mut RecipeContext) {
         context.send(Request::Children {
             path: self.queue.clone(),
             watch: false,
         });
     }
 
-    fn look(&mut self, context: &mut RecipeContext) {
-        self.phase = Phase::Looking;
-        self.ask_who_is_there(context);
+    fn list_again(&mut self, context: &mut RecipeContext) {
+        self.phase = Phase::Listing;
+        self.list_waiters(context);
     }
 
-    /// Does without a place.
-    fn close(&mut self, why: &str, context: &mut RecipeContext) {
+    /// Does without an entry.
+    fn give_up(&mut self, why: &str, context: &mut RecipeContext) {
         context.emit(Event::Note(format!(
             "no place in the queue {}: {why}; waiting without one",
             self.queue
         )));
-        self.own = None; // if there is one, it goes with the session
-        self.phase = Phase::Closed;
+        self.own = None; // an entry that exists is deleted with the session
+        self.phase = Phase::Unavailable;
     }
 
-    /// Something was answered that may be about it. True if that tells what has become of it.
+    /// Handles a reply that may be about the entry. True if its position is known now.
     pub(super) fn on_reply(
         &mut self,
         request: &Request,
@@ -164,36 +169,36 @@ impl Place {
                     code: Code::NO_NODE,
                     ..
                 }),
-                Phase::Asked { .. },
-            ) => self.ask_with(2, context),
+                Phase::Requested { .. },
+            ) => self.request_with(2, context),
             (
                 Request::Multi(_),
                 Ok(Answer::Undone {
                     code: Code::NODE_EXISTS,
                     ..
                 }),
-                &Phase::Asked { above: above @ 1.. },
+                &Phase::Requested { above: above @ 1.. },
             ) => {
-                self.ask_with(above - 1, context);
+                self.request_with(above - 1, context);
             }
             (
                 Request::Multi(_),
                 Ok(Answer::Undone { code, .. }) | Err(code),
-                Phase::Asked { .. },
-            ) => self.close(&obstacle(code), context),
-            (Request::Multi(_), Ok(_), Phase::Asked { .. }) => self.phase = Phase::Looking, /* who is there was asked in the same write */
-            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Looking) => {
+                Phase::Requested { .. },
+            ) => self.give_up(&explain(code), context),
+            (Request::Multi(_), Ok(_), Phase::Requested { .. }) => self.phase = Phase::Listing, /* who is there was asked in the same write */
+            (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Listing) => {
                 self.rank(&names, context);
             }
-            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Looking) => self.ask(context),
+            (Request::Children { .. }, Err(Code::NO_NODE), Phase::Listing) => self.request(context),
             (Request::Exists { path, .. }, Err(Code::NO_NODE), Phase::Behind { next, .. })
                 if path == next =>
             {
-                self.look(context);
+                self.list_again(context);
             }
-            (Request::Children { .. }, Err(code), Phase::Looking)
+            (Request::Children { .. }, Err(code), Phase::Listing)
             | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
-                self.close(&obstacle(code), context);
+                self.give_up(&explain(code), context);
             }
             _ => return false,
         }
@@ -208,7 +213,7 @@ impl Place {
             .collect();
         waiters.sort_unstable();
         let Some(ahead) = waiters.iter().position(|waiter| waiter.is_of(session)) else {
-            return self.ask(context);
+            return self.request(context);
         };
         let path = |position: usize| layout::child(&self.queue, waiters[position].name());
         self.own = Some(path(ahead));
@@ -224,39 +229,38 @@ impl Place {
         };
     }
 
-    /// A watch fired that may be about it.
+    /// Handles a watch that may be about the entry before this one.
     pub(super) fn on_watch(&mut self, change: Change, path: &str, context: &mut RecipeContext) {
         match &self.phase {
             Phase::Behind { next, .. } if next == path && change == Change::Deleted => {
-                self.look(context);
+                self.list_again(context);
             }
             Phase::Behind { next, .. } if next == path => context.send(Request::Exists {
                 path: path.into(),
                 watch: true,
-            }), // the watch is used up
+            }), // a watch fires once
             _ => {}
         }
     }
 
-    /// The connection is gone, and with it all watches. A place that was ours is ours as long as
-    /// the session.
+    /// The connection has ended, and with it all watches. The entry lives as long as the session.
     pub(super) fn on_disconnect(&mut self) {
-        if let Phase::Asked { .. } = self.phase {
-            self.phase = Phase::Looking;
+        if let Phase::Requested { .. } = self.phase {
+            self.phase = Phase::Listing;
         }
     }
 
-    /// A connect request for the same session is about to go out.
+    /// A connect request for the same session is about to be sent.
     pub(super) fn on_connecting(&mut self, context: &mut RecipeContext) {
         match &self.phase {
-            Phase::Looking => {
+            Phase::Listing => {
                 context.send(Request::Sync {
                     path: self.queue.clone(),
-                }); // this server may be behind the one that took our request
-                self.ask_who_is_there(context);
+                }); // this server may be behind the one that executed the create
+                self.list_waiters(context);
             }
-            // Who is before us is known: the whole queue is listed only if that one is gone. After
-            // an outage all waiters ask at once.
+            // The waiter before this one is known, so the queue is listed only if that one has
+            // left: after an outage all waiters ask at once.
             Phase::Behind { next, .. } => context.send(Request::Exists {
                 path: next.clone(),
                 watch: true,
@@ -265,42 +269,43 @@ impl Place {
         }
     }
 
-    /// The session is over, and it with it.
+    /// The session has ended, and the entry with it.
     pub(super) fn restart(&mut self) {
         self.own = None;
-        self.sweeping = false;
+        self.deleting_queue = false;
         self.tries = 0;
-        if self.phase != Phase::Closed {
+        if self.phase != Phase::Unavailable {
             self.phase = Phase::Absent;
         }
     }
 
-    /// It could not be exchanged for a lock.
-    pub(super) fn refused(&mut self, code: Code, context: &mut RecipeContext) {
+    /// The entry could not be exchanged for a lock node.
+    pub(super) fn not_exchanged(&mut self, code: Code, context: &mut RecipeContext) {
         if code == Code::NO_NODE {
-            self.phase = Phase::Absent; // somebody has deleted it
+            self.phase = Phase::Absent; // another client has deleted it
             self.own = None;
         } else {
-            self.close(&obstacle(code), context);
+            self.give_up(&explain(code), context);
         }
     }
 
-    /// It was exchanged for a lock. If nobody else waits, the queue must go.
+    /// The entry was exchanged for a lock node. If no other client waits, the queue must be
+    /// deleted.
     pub(super) fn exchanged(&mut self, context: &mut RecipeContext) {
         if self.own.take().is_some() {
             self.phase = Phase::Absent;
-            self.sweeping = true;
+            self.deleting_queue = true;
             context.send(Request::Delete {
                 path: self.queue.clone(),
             });
         }
     }
 
-    /// Whether something was `deleted` is known. If it was the lock's queue, what is above it may
-    /// be empty.
-    pub(super) fn swept(&mut self, path: &str, deleted: bool, context: &mut RecipeContext) {
+    /// A delete was answered. If the queue of the lock was deleted, the container above it may be
+    /// empty.
+    pub(super) fn on_deleted(&mut self, path: &str, deleted: bool, context: &mut RecipeContext) {
         if path == self.queue {
-            self.sweeping = false;
+            self.deleting_queue = false;
             if deleted {
                 context.send(Request::Delete {
                     path: self.queues.clone(),
@@ -309,13 +314,13 @@ impl Place {
         }
     }
 
-    /// Gives it up, and what is above it unless others need that.
+    /// Deletes the entry, and the containers above it if they are empty.
     pub(super) fn on_close(&mut self, context: &mut RecipeContext) {
         match self.own.take() {
             Some(path) => [path, self.queue.clone(), self.queues.clone()]
                 .into_iter()
                 .for_each(|path| context.send(Request::Delete { path })),
-            None if self.sweeping => context.send(Request::Delete {
+            None if self.deleting_queue => context.send(Request::Delete {
                 path: self.queues.clone(),
             }),
             None => {}
@@ -323,13 +328,13 @@ impl Place {
     }
 }
 
-/// The session that makes the entry.
+/// The session that creates the entry.
 fn session(context: &RecipeContext) -> i64 {
     context.session.id().unwrap_or(0)
 }
 
-/// Why there is no place, for whoever may do something about it.
-fn obstacle(code: Code) -> String {
+/// Why there is no entry, for the operator.
+fn explain(code: Code) -> String {
     match code {
         Code::MARSHALLING | Code::UNIMPLEMENTED => {
             "the servers have no container nodes, which came with ZooKeeper 3.5.3".into()

@@ -1,6 +1,7 @@
-//! kazoo's Semaphore: so many leases, ephemeral nodes below the semaphore's own, whose data is
-//! their number. Whoever wants one first holds a lock queue beside it, so that only one at a time
-//! counts leases and waits for them to change; that queue is left as soon as the lease is there.
+//! kazoo's `Semaphore`: a limited number of leases, ephemeral nodes below the node of the
+//! semaphore, whose data is the limit. A client first holds a lock queue beside the semaphore, so
+//! that only one at a time counts leases and waits for a change. It leaves that queue as soon as
+//! its lease exists.
 
 use super::layout;
 use super::parents::Parents;
@@ -16,70 +17,69 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
-    /// In the queue. `asked`: whether all leases are taken was asked, and is told by `full` once it
-    /// is answered.
+    /// In the queue. `asked`: the leases are being listed, and `full` is the result: all are held.
     Entering { asked: bool, full: bool },
-    /// The queue is ours, and leases are being counted.
+    /// This run is first in the queue and counts the leases.
     Counting,
-    /// All are taken; the next change of leases is watched for.
+    /// All leases are held; the next change is watched.
     Full,
-    /// A lease is being made.
-    Taking,
-    /// A lease was asked for and the reply lost: looking whether it is there.
-    Looking,
+    /// The lease is being created.
+    Creating,
+    /// A create was sent and its reply lost: checking whether the lease exists.
+    Checking,
 }
 
-/// How long whoever tries once takes those before it in the queue to be passing through: for that
-/// is milliseconds, unless one of them is stopped.
+/// How long a run that tries once assumes that those before it in the queue leave soon: that takes
+/// milliseconds, unless one of them is stopped.
 const PASSING: Duration = Duration::from_secs(2);
 
-/// So many holders are named at most: each is a request, and a line that names more is not read.
+/// Most holders that are named: each is a request, and a longer line is not read.
 const NAMED: usize = 5;
 
-/// Where it begins.
+/// The first phase.
 const ENTERING: Phase = Phase::Entering {
     asked: false,
     full: false,
 };
 
-/// The recipe.
+/// The recipe of lockex for several holders.
 #[derive(Debug)]
 pub struct Semaphore {
-    /// The semaphore's node, which leases stand under.
+    /// The node of the semaphore, above all leases.
     path: String,
     permits: u32,
-    /// The lease that is ours and nobody else's.
+    /// Path of this run's lease.
     lease: String,
-    /// `host:pid`, to whoever reads our lease.
+    /// Data of the lease: `HOST:PID`.
     content: String,
     parents: Parents,
     queue: Queue,
     phase: Phase,
     holders: Holders,
-    /// Until when those before us in the queue are taken to be passing through. Who waits anyway
-    /// need not ask.
-    hurry: Moment,
+    /// Until when those before this run in the queue are assumed to leave soon. A waiter does not
+    /// need that.
+    passing_until: Moment,
 }
 
-/// Who holds the leases, as far as it was asked. Only where all are taken is it asked at all, and
-/// for one line: by a run that tries once, and by a waiter when it begins to wait.
+/// The holders of the leases, as far as they were read. They are read only if all leases are held,
+/// and for one line: by a run that tries once, and by a waiter when its wait begins.
 #[derive(Default, Debug)]
 struct Holders {
     /// How many leases there are.
     leases: usize,
-    /// Paths of leases, and what their holders call themselves.
+    /// How the holder of each lease describes itself, by path.
     names: BTreeMap<String, String>,
-    /// Sessions that hold them, as far as they were looked at. Where we run under fewer locks than
-    /// there are leases, they cannot all be of those.
+    /// The session of each lease that was read. If this run was started under fewer locks than
+    /// there are leases, they cannot all be those.
     owners: BTreeMap<String, i64>,
-    /// So many answers are still to come.
+    /// How many replies are outstanding.
     unread: usize,
-    /// A waiter has said who they are.
-    told: bool,
+    /// A waiter has reported the holders.
+    reported: bool,
 }
 
 impl Holders {
-    /// All leases are taken, by these.
+    /// All leases are held, by these.
     fn listed(&mut self, leases: Vec<String>, context: &mut RecipeContext) {
         self.leases = leases.len();
         self.names.retain(|lease, _| leases.contains(lease));
@@ -89,7 +89,7 @@ impl Holders {
         } else {
             NAMED
         };
-        if self.unread == 0 && !(self.told && context.may_wait()) {
+        if self.unread == 0 && !(self.reported && context.may_wait()) {
             let unknown = leases
                 .into_iter()
                 .filter(|lease| !self.names.contains_key(lease))
@@ -101,7 +101,7 @@ impl Holders {
         }
     }
 
-    /// A lease was looked at, or is not there any more.
+    /// A read of a lease was answered.
     fn read(&mut self, lease: &str, result: Result<Answer, Code>) {
         self.unread = self.unread.saturating_sub(1);
         if let Ok(Answer::Data(_, stat)) = &result {
@@ -114,7 +114,7 @@ impl Holders {
         }
     }
 
-    /// A session of them, if all are of runs that we were started under.
+    /// The session of a lease, if outer runs hold all of them.
     fn all_outer(&self, context: &RecipeContext) -> Option<i64> {
         let all = self.leases > 0
             && self.owners.len() == self.leases
@@ -143,7 +143,7 @@ impl Holders {
 }
 
 impl Semaphore {
-    /// A semaphore of `permits` below the node at `path`. `mark` is 32 hex digits of our own.
+    /// A semaphore of `permits` below the node at `path`. `mark`: 32 hex digits of this run alone.
     pub fn new(path: String, permits: u32, mark: &str, content: String) -> Semaphore {
         Semaphore {
             permits,
@@ -159,12 +159,11 @@ impl Semaphore {
             holders: Holders::default(),
             phase: ENTERING,
             path,
-            hurry: Moment::default(),
+            passing_until: Moment::default(),
         }
     }
 
-    /// Counts leases, watches them, and looks whether the number that they are counted against is
-    /// ours.
+    /// Counts the leases, watches them, and reads the limit of the semaphore.
     fn count(&mut self, context: &mut RecipeContext) {
         self.phase = Phase::Counting;
         context.send(Request::Data {
@@ -177,7 +176,7 @@ impl Semaphore {
         });
     }
 
-    fn counted(&mut self, leases: &[String], context: &mut RecipeContext) {
+    fn on_list(&mut self, leases: &[String], context: &mut RecipeContext) {
         let full = leases.len() >= self.permits as usize;
         let paths = || {
             leases
@@ -189,7 +188,7 @@ impl Semaphore {
             Phase::Entering { asked, .. } if full => {
                 self.holders.listed(paths(), context);
                 self.phase = Phase::Entering { asked, full };
-                self.say_full(context);
+                self.report_full(context);
             }
             Phase::Entering { asked, .. } => {
                 self.phase = Phase::Entering { asked, full };
@@ -200,10 +199,10 @@ impl Semaphore {
             Phase::Counting if full => {
                 self.holders.listed(paths(), context);
                 self.phase = Phase::Full;
-                self.say_full(context);
+                self.report_full(context);
             }
             Phase::Counting => {
-                self.phase = Phase::Taking;
+                self.phase = Phase::Creating;
                 let (path, data) = (self.lease.clone(), self.content.clone().into_bytes());
                 context.send(Request::Create {
                     path,
@@ -227,27 +226,26 @@ impl Semaphore {
         }
     }
 
-    /// Says, once, that all leases are taken and by whom, as soon as that is known.
-    fn say_full(&mut self, context: &mut RecipeContext) {
+    /// Reports once that all leases are held and by which holders, when they are known.
+    fn report_full(&mut self, context: &mut RecipeContext) {
         let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
         if full
             && self.holders.unread == 0
             && context.may_wait()
-            && !std::mem::replace(&mut self.holders.told, true)
+            && !std::mem::replace(&mut self.holders.reported, true)
         {
             context.emit_waiting(&self.holder(), None);
         }
     }
 
-    /// Whether this is the lease of another.
-    fn is_others(&self, path: &str) -> bool {
+    /// Whether this is the lease of another client.
+    fn is_other_lease(&self, path: &str) -> bool {
         path != self.lease && layout::child_name(&self.path, path).is_some()
     }
 
-    /// Our lease is there. Ours is what our session made; anything else by that name is an orphan
-    /// of ours.
-    fn seen(&mut self, owner: i64, token: i64, context: &mut RecipeContext) -> Option<Outcome> {
-        if !matches!(self.phase, Phase::Taking | Phase::Looking) {
+    /// The lease exists. If another session created it, it is an orphan of this run.
+    fn on_lease(&mut self, owner: i64, token: i64, context: &mut RecipeContext) -> Option<Outcome> {
+        if !matches!(self.phase, Phase::Creating | Phase::Checking) {
             return None;
         }
         if !context.is_own_session(owner) {
@@ -264,7 +262,7 @@ impl Semaphore {
         }))
     }
 
-    fn ask_queue(
+    fn on_queue_reply(
         &mut self,
         request: &Request,
         result: Result<Answer, Code>,
@@ -280,7 +278,7 @@ impl Semaphore {
                     asked: true,
                     full: false,
                 };
-                self.hurry = if context.options.wait_until.is_none() {
+                self.passing_until = if context.options.wait_until.is_none() {
                     context.now + PASSING
                 } else {
                     context.now
@@ -295,14 +293,14 @@ impl Semaphore {
         None
     }
 
-    /// Lets the next one count.
+    /// Deletes the contender, so that the next client counts.
     fn leave_queue(&self, context: &mut RecipeContext) {
         if let Some(path) = self.queue.contender() {
             context.send(Request::Delete { path });
         }
     }
 
-    /// Whether the queue is ours, and it is our turn to count.
+    /// Whether this run is first in the queue and may count.
     fn is_first(&self) -> bool {
         matches!(self.phase, Phase::Counting | Phase::Full)
     }
@@ -311,7 +309,7 @@ impl Semaphore {
         matches!(self.queue.progress(now), Progress::Waiting { .. })
     }
 
-    /// The number in the semaphore's node must be ours; anything but a number is nobody's.
+    /// The number in the semaphore's node must be that of this run; other data is ignored.
     fn check_number(&self, data: &[u8]) -> Option<Outcome> {
         let permits = layout::permits(data).filter(|&permits| permits != self.permits)?;
         let why = format!(
@@ -329,11 +327,11 @@ impl Recipe for Semaphore {
             Phase::Entering { .. } => self.queue.on_connecting(context),
             Phase::Counting | Phase::Full if known => {
                 if let Some(contender) = self.queue.contender() {
-                    context.watch(&contender); // the queue must still be ours
+                    context.watch(&contender); // this run must still be first in the queue
                 }
                 self.count(context);
             }
-            Phase::Looking if known => {
+            Phase::Checking if known => {
                 context.send(Request::Sync {
                     path: self.lease.clone(),
                 });
@@ -359,7 +357,7 @@ impl Recipe for Semaphore {
             (Request::Children { path, .. }, Ok(Answer::Children(leases)))
                 if *path == self.path =>
             {
-                self.counted(&leases, context);
+                self.on_list(&leases, context);
             }
             (Request::Children { path, .. }, Err(Code::NO_NODE)) if *path == self.path => {
                 match self.phase {
@@ -378,7 +376,7 @@ impl Recipe for Semaphore {
                     why: context.explain(code),
                 }));
             }
-            (Request::Data { path, .. }, result) if self.is_others(path) => {
+            (Request::Data { path, .. }, result) if self.is_other_lease(path) => {
                 self.holders.read(path, result);
                 let full = matches!(self.phase, Phase::Full | Phase::Entering { full: true, .. });
                 if let Some(session) = self
@@ -388,18 +386,18 @@ impl Recipe for Semaphore {
                 {
                     return Some(recipe::circular(&self.path, session));
                 }
-                self.say_full(context);
+                self.report_full(context);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE))
                 if self.is_first() && self.queue.contender().as_ref() == Some(path) =>
             {
-                self.restart(context); // somebody has put us out of the queue
+                self.restart(context); // another client has deleted the contender
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, _))) if *path == self.path => {
                 return self.check_number(&data);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(_, stat))) if *path == self.lease => {
-                return self.seen(stat.ephemeral_owner, stat.czxid, context);
+                return self.on_lease(stat.ephemeral_owner, stat.czxid, context);
             }
             (Request::Data { path, .. }, Err(Code::NO_NODE)) if *path == self.lease => {
                 self.count(context);
@@ -414,9 +412,9 @@ impl Recipe for Semaphore {
             }
             (Request::Create { path, flags, .. }, result) if flags & flag::SEQUENCE == 0 => {
                 self.parents.on_reply(path, result.as_ref().err().copied());
-                return self.ask_queue(request, result, context);
+                return self.on_queue_reply(request, result, context);
             }
-            (_, result) => return self.ask_queue(request, result, context),
+            (_, result) => return self.on_queue_reply(request, result, context),
         }
         None
     }
@@ -437,7 +435,7 @@ impl Recipe for Semaphore {
         self.parents.on_disconnect();
         self.holders.unread = 0;
         match self.phase {
-            Phase::Taking if known => self.phase = Phase::Looking,
+            Phase::Creating if known => self.phase = Phase::Checking,
             Phase::Entering { .. } => {
                 self.phase = ENTERING;
                 self.queue.on_disconnect(known);
@@ -447,7 +445,7 @@ impl Recipe for Semaphore {
     }
 
     fn on_resume(&mut self, context: &mut RecipeContext) {
-        self.leave_queue(context); // the reply to the first time may be lost
+        self.leave_queue(context); // the first reply may be lost
     }
 
     fn on_deleted(
@@ -469,7 +467,7 @@ impl Recipe for Semaphore {
     }
 
     fn wake(&self) -> Moment {
-        self.hurry
+        self.passing_until
     }
 
     fn progress(&self, now: Moment) -> Progress {
@@ -482,8 +480,8 @@ impl Recipe for Semaphore {
                     holder: self.holder(),
                     may_exist,
                 },
-                // Those before us may only be passing through.
-                Progress::Waiting { may_exist, .. } if now < self.hurry => {
+                // Those before this run may leave soon.
+                Progress::Waiting { may_exist, .. } if now < self.passing_until => {
                     Progress::Pending { may_exist }
                 }
                 stage => stage,
@@ -492,7 +490,7 @@ impl Recipe for Semaphore {
                 holder: self.holder(),
                 may_exist: true,
             },
-            Phase::Counting | Phase::Taking | Phase::Looking => {
+            Phase::Counting | Phase::Creating | Phase::Checking => {
                 Progress::Pending { may_exist: true }
             }
         }

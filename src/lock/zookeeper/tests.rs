@@ -126,7 +126,7 @@ fn found(name: &str) -> Input<'static> {
 }
 
 #[test]
-fn a_holder_looks_up_names_every_second_of_an_outage_and_resumes_at_the_new_address() {
+fn holder_looks_up_names_every_second_of_an_outage_and_resumes() {
     let (mut fake, mut client) = holder();
     fake.address = Some(Endpoint::from("moved:2181").address);
     client.cut(&mut fake, at(4000));
@@ -150,7 +150,7 @@ fn a_holder_looks_up_names_every_second_of_an_outage_and_resumes_at_the_new_addr
 }
 
 #[test]
-fn a_waiter_looks_up_names_again_and_comes_through_at_the_new_address() {
+fn waiter_looks_up_names_again_and_reaches_the_new_address() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_secs(1000)));
     fake.address = Some(Endpoint::from("moved:2181").address);
     play(&mut client, &mut fake, at(0), at(500_000));
@@ -164,7 +164,7 @@ fn a_waiter_looks_up_names_again_and_comes_through_at_the_new_address() {
 }
 
 #[test]
-fn a_message_names_hosts_that_have_no_address_now() {
+fn message_names_hosts_without_an_address_at_the_last_look_up() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_secs(5)));
     fake.down = true;
     play(&mut client, &mut fake, at(0), at(1100));
@@ -190,7 +190,7 @@ fn a_message_names_hosts_that_have_no_address_now() {
 }
 
 #[test]
-fn a_lost_lock_whose_session_is_resumed_is_kept_until_the_release() {
+fn lost_lock_of_a_resumed_session_is_kept_until_release() {
     let (mut fake, mut client) = loser();
     client.said.clear();
     fake.down = false;
@@ -211,7 +211,7 @@ fn a_lost_lock_whose_session_is_resumed_is_kept_until_the_release() {
 }
 
 #[test]
-fn a_lost_lock_is_not_given_up_while_no_server_answers() {
+fn lost_lock_is_not_given_up_while_no_server_answers() {
     let (mut fake, mut client) = loser();
     client.said.clear();
     play(&mut client, &mut fake, at(12_000), at(600_000));
@@ -229,7 +229,7 @@ fn a_lost_lock_is_not_given_up_while_no_server_answers() {
 }
 
 #[test]
-fn a_lost_lock_is_gone_when_the_server_says_so() {
+fn lost_lock_is_gone_when_the_server_says_so() {
     type Happens = fn(&mut Fake);
     let ways: [(Happens, &str); 3] = [
         (|fake| fake.end(fake.nodes[LOCK].owner), EXPIRED),
@@ -258,7 +258,7 @@ fn a_lost_lock_is_gone_when_the_server_says_so() {
 }
 
 #[test]
-fn a_lock_lost_because_the_process_was_stopped_is_kept_too() {
+fn lock_lost_because_the_process_was_stopped_is_kept_too() {
     let (mut fake, mut client) = holder();
     client.talk(&mut fake, at(11_000));
     assert!(
@@ -271,7 +271,7 @@ fn a_lock_lost_because_the_process_was_stopped_is_kept_too() {
 }
 
 #[test]
-fn a_resumed_session_is_believed_for_what_it_was_granted_now_however_short() {
+fn resumed_session_is_confirmed_for_its_new_timeout_however_short() {
     for granted in [200, 900, 1500] {
         let (mut fake, mut client) = holder();
         client.cut(&mut fake, at(4060));
@@ -291,7 +291,7 @@ fn a_resumed_session_is_believed_for_what_it_was_granted_now_however_short() {
 }
 
 #[test]
-fn a_short_session_that_is_proved_in_time_is_held_on() {
+fn short_session_that_is_confirmed_in_time_continues() {
     let (mut fake, mut client) = holder();
     client.cut(&mut fake, at(4060));
     fake.grants = Some(Duration::from_millis(900));
@@ -300,7 +300,7 @@ fn a_short_session_that_is_proved_in_time_is_held_on() {
 }
 
 #[test]
-fn a_session_that_is_replaced_leaves_a_holder_the_rest_of_its_lease_and_no_more() {
+fn holder_with_a_replaced_session_keeps_the_rest_of_its_lease() {
     let (mut fake, mut client) = holder();
     let believed = client.driver.machine.lease_reported;
     fake.replaces = true;
@@ -352,7 +352,7 @@ fn a_command_that_ends_after_its_session_was_replaced_leaves_a_lock_that_is_free
 }
 
 #[test]
-fn a_release_that_finds_its_session_replaced_ends_in_doubt_and_deletes_nothing() {
+fn release_with_a_replaced_session_ends_in_doubt_and_deletes_nothing() {
     let (mut fake, mut client) = holder();
     fake.replaces = true;
     client.cut(&mut fake, at(4000));
@@ -370,7 +370,7 @@ fn a_release_that_finds_its_session_replaced_ends_in_doubt_and_deletes_nothing()
 }
 
 #[test]
-fn a_lost_lock_whose_session_is_replaced_is_gone() {
+fn lost_lock_whose_session_is_replaced_is_gone() {
     let (mut fake, mut client) = loser();
     (fake.down, fake.replaces) = (false, true);
     play(&mut client, &mut fake, at(12_000), at(13_000));
@@ -382,7 +382,7 @@ fn a_lost_lock_whose_session_is_replaced_is_gone() {
 }
 
 #[test]
-fn a_waiter_whose_session_is_replaced_begins_again() {
+fn waiter_with_a_replaced_session_starts_again() {
     let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
     fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
     play(&mut waiter, &mut fake, at(0), at(2000));
@@ -403,7 +403,7 @@ fn a_waiter_whose_session_is_replaced_begins_again() {
 }
 
 #[test]
-fn a_lock_whose_session_is_replaced_before_it_is_said_to_be_ours_is_contended_for_again() {
+fn lock_whose_session_is_replaced_before_acquired_is_reported_is_acquired_again() {
     for replies in 1..3 {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
         client.driver.replies_left = Some(replies);
@@ -434,7 +434,7 @@ fn disowned(client: &Client<SessionLock<Node>>) -> Option<&str> {
 }
 
 #[test]
-fn a_waiter_begins_again_when_all_that_it_has_seen_is_lost() {
+fn waiter_starts_again_when_the_servers_lost_its_session() {
     let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
     fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
     play(&mut waiter, &mut fake, at(0), at(2000));
@@ -458,7 +458,7 @@ fn a_waiter_begins_again_when_all_that_it_has_seen_is_lost() {
 }
 
 #[test]
-fn what_may_not_begin_again_says_why_it_would_have_to() {
+fn failure_names_the_lost_session_if_no_restart_is_left() {
     let mut options = options(TIMEOUT * 10);
     options.max_restarts = Some(0);
     let (mut fake, mut waiter) = (
@@ -481,7 +481,7 @@ fn what_may_not_begin_again_says_why_it_would_have_to() {
 }
 
 #[test]
-fn a_waiter_whose_servers_are_merely_away_keeps_its_session_and_its_turn() {
+fn waiter_keeps_session_and_position_in_an_outage() {
     let (mut fake, mut waiter) = (Fake::with_parent("/app"), client(TIMEOUT * 10));
     fake.put(LOCK, b"there76543210-89ab-cdef-0123-456789abcdef", 77);
     play(&mut waiter, &mut fake, at(0), at(2000));
@@ -504,7 +504,7 @@ fn a_waiter_whose_servers_are_merely_away_keeps_its_session_and_its_turn() {
 }
 
 #[test]
-fn a_server_that_demands_auth_is_refusal_at_once() {
+fn server_that_demands_auth_is_a_refusal_at_once() {
     for (takes_auth, advice) in [
         (true, "add \"auth\" to the config"),
         (false, "this program cannot authenticate"),
@@ -540,7 +540,7 @@ fn a_server_that_demands_auth_is_refusal_at_once() {
 }
 
 #[test]
-fn a_server_without_a_leader_is_left_for_the_next() {
+fn server_without_a_leader_is_left_for_the_next() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     fake.refuses = true;
     play(&mut client, &mut fake, at(0), at(3000));

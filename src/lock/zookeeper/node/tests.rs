@@ -85,7 +85,7 @@ fn until(
 }
 
 #[test]
-fn a_free_lock_is_ours_and_goes_with_our_session() {
+fn free_lock_is_acquired_and_released_with_the_session() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
     assert_eq!(acquired(&client), 1, "{:?}", client.said);
@@ -104,7 +104,7 @@ fn a_free_lock_is_ours_and_goes_with_our_session() {
 }
 
 #[test]
-fn the_first_write_carries_it_all() {
+fn first_write_carries_connect_create_and_read() {
     let mut node = lock(options(Duration::ZERO), &["lock"]);
     assert_eq!(
         node.poll(at(0)),
@@ -125,7 +125,7 @@ fn the_first_write_carries_it_all() {
 }
 
 #[test]
-fn parents_that_are_missing_are_made() {
+fn missing_parents_are_created() {
     let mut fake = Fake::default();
     let mut options = options(Duration::ZERO);
     options.cluster.chroot = "/a/b".into();
@@ -140,7 +140,7 @@ fn parents_that_are_missing_are_made() {
 }
 
 #[test]
-fn another_that_makes_the_parents_at_the_same_moment_is_no_error() {
+fn parents_created_by_another_client_are_no_error() {
     let (mut fake, mut client) = (Fake::default(), client(TIMEOUT));
     fake.rival = Some(77);
     client.talk(&mut fake, at(0));
@@ -155,7 +155,7 @@ fn another_that_makes_the_parents_at_the_same_moment_is_no_error() {
 }
 
 #[test]
-fn a_name_below_a_node_that_does_not_exist_is_an_error_and_not_busy() {
+fn name_below_a_missing_node_is_an_error_and_not_busy() {
     let mut fake = Fake::with_parent("/app");
     let mut client = Client::new(lock(options(Duration::ZERO), &["a/b"]));
     client.talk(&mut fake, at(0));
@@ -170,7 +170,7 @@ fn a_name_below_a_node_that_does_not_exist_is_an_error_and_not_busy() {
 }
 
 #[test]
-fn a_taken_lock_is_busy_at_once_and_says_by_whom() {
+fn held_lock_is_busy_at_once_and_names_the_holder() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     fake.put(LOCK, THEIRS, 77);
     client.talk(&mut fake, at(0));
@@ -184,7 +184,7 @@ fn a_taken_lock_is_busy_at_once_and_says_by_whom() {
 }
 
 #[test]
-fn a_wait_is_circular_only_if_all_names_are_of_runs_around_this_one() {
+fn wait_is_circular_only_if_outer_runs_hold_all_names() {
     for (outer, wait, circular) in [
         (&[77, 78][..], TIMEOUT, true),
         (&[78, 5, 77], TIMEOUT, true),
@@ -225,7 +225,7 @@ fn orphaned(wait: Duration) -> (Fake, Client<Node>) {
 }
 
 #[test]
-fn an_orphan_is_waited_for_as_long_as_a_server_may_take_and_as_the_user_does() {
+fn orphan_is_waited_for_as_long_as_server_and_user_allow() {
     for (wait, end) in [
         (Duration::ZERO, TIMEOUT + TIMEOUT / 2),
         (Duration::from_mins(1), Duration::from_mins(1)),
@@ -255,7 +255,7 @@ fn an_orphan_is_waited_for_as_long_as_a_server_may_take_and_as_the_user_does() {
 }
 
 #[test]
-fn a_tick_of_the_server_after_its_timeout_an_orphan_is_gone_and_the_lock_ours() {
+fn lock_is_acquired_one_server_tick_after_an_orphan_times_out() {
     let (mut fake, mut client) = orphaned(Duration::ZERO);
     let (owner, end) = (
         fake.nodes[LOCK].owner,
@@ -275,7 +275,7 @@ fn a_tick_of_the_server_after_its_timeout_an_orphan_is_gone_and_the_lock_ours() 
 }
 
 #[test]
-fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is_gone() {
+fn after_an_outage_a_waiter_checks_its_predecessor_and_lists_only_if_it_left() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 5);
@@ -305,7 +305,7 @@ fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is
 }
 
 #[test]
-fn a_waiter_gets_the_lock_when_its_node_goes() {
+fn waiter_acquires_the_lock_when_its_node_is_deleted() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
     fake.put(LOCK, THEIRS, 77);
     client.talk(&mut fake, at(0));
@@ -342,7 +342,7 @@ fn ahead(client: &Client<Node>) -> Option<usize> {
 }
 
 #[test]
-fn waiters_are_served_in_order_and_one_release_wakes_one_and_nothing_is_left() {
+fn waiters_are_served_in_order_and_a_release_wakes_one() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 5);
@@ -377,7 +377,7 @@ fn waiters_are_served_in_order_and_one_release_wakes_one_and_nothing_is_left() {
 }
 
 #[test]
-fn nothing_is_left_of_a_queue_whose_last_waiter_lets_go_before_it_hears_that_it_was_the_last() {
+fn early_release_of_the_last_waiter_leaves_no_queue() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 2);
@@ -390,7 +390,7 @@ fn nothing_is_left_of_a_queue_whose_last_waiter_lets_go_before_it_hears_that_it_
 }
 
 #[test]
-fn whoever_tries_once_touches_no_queue() {
+fn one_try_touches_no_queue() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut client = client(Duration::ZERO);
@@ -400,7 +400,7 @@ fn whoever_tries_once_touches_no_queue() {
 }
 
 #[test]
-fn without_containers_or_permission_a_waiter_watches_the_lock_and_says_why_once() {
+fn waiter_without_a_queue_watches_the_lock_and_logs_why_once() {
     for (old, closed, why) in [
         (true, None, "container"),
         (false, Some("/app/.queue"), "permission"),
@@ -440,7 +440,7 @@ fn without_containers_or_permission_a_waiter_watches_the_lock_and_says_why_once(
 }
 
 #[test]
-fn a_waiter_in_the_middle_that_goes_wakes_the_one_behind_it_and_gives_it_nothing() {
+fn leaving_waiter_wakes_its_successor_which_does_not_acquire() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 3);
@@ -460,7 +460,7 @@ fn a_waiter_in_the_middle_that_goes_wakes_the_one_behind_it_and_gives_it_nothing
 }
 
 #[test]
-fn a_stranger_may_win_the_instant_and_the_first_stays_first() {
+fn first_waiter_stays_first_when_another_client_wins_the_lock() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 2);
@@ -480,7 +480,7 @@ fn a_stranger_may_win_the_instant_and_the_first_stays_first() {
 }
 
 #[test]
-fn a_place_that_somebody_deletes_is_taken_anew_at_the_end() {
+fn deleted_queue_entry_is_created_again_at_the_end() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 3);
@@ -501,7 +501,7 @@ fn a_place_that_somebody_deletes_is_taken_anew_at_the_end() {
 }
 
 #[test]
-fn whose_place_was_deleted_takes_a_free_lock_without_it() {
+fn waiter_with_a_deleted_entry_acquires_a_free_lock() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 1);
@@ -513,7 +513,7 @@ fn whose_place_was_deleted_takes_a_free_lock_without_it() {
 }
 
 #[test]
-fn whoever_is_told_of_a_release_and_is_not_first_leaves_it_to_who_is() {
+fn waiter_that_is_not_first_ignores_a_release() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut first = waiters(&mut fake, 1).remove(0);
@@ -529,7 +529,7 @@ fn whoever_is_told_of_a_release_and_is_not_first_leaves_it_to_who_is() {
 }
 
 #[test]
-fn one_before_us_that_goes_while_we_look_is_not_waited_for() {
+fn predecessor_deleted_during_ranking_is_not_waited_for() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let first = waiters(&mut fake, 1).remove(0);
@@ -540,7 +540,7 @@ fn one_before_us_that_goes_while_we_look_is_not_waited_for() {
 }
 
 #[test]
-fn a_server_that_never_shows_our_place_is_done_without_one() {
+fn waiter_does_without_an_entry_that_the_server_never_lists() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     fake.hidden = Some("/app/.queue/lock".into());
@@ -556,7 +556,7 @@ fn a_server_that_never_shows_our_place_is_done_without_one() {
 }
 
 #[test]
-fn of_several_names_the_first_in_line_takes_any() {
+fn first_waiter_for_several_names_acquires_any() {
     let mut fake = Fake::with_parent("/app");
     fake.put("/app/l_0", THEIRS, 77);
     fake.put("/app/l_1", THEIRS, 78);
@@ -584,7 +584,7 @@ fn of_several_names_the_first_in_line_takes_any() {
 }
 
 #[test]
-fn several_names_have_a_queue_that_no_single_lock_has() {
+fn several_names_have_a_queue_of_their_own() {
     for name in ["l_0..l_1", "l_0%..l_1", "l_0%25..l_1"] {
         let mut fake = Fake::with_parent("/app");
         for taken in ["l_0", "l_1", name] {
@@ -611,7 +611,7 @@ fn several_names_have_a_queue_that_no_single_lock_has() {
 }
 
 #[test]
-fn a_waiter_whose_session_expires_gets_in_line_again() {
+fn waiter_with_an_expired_session_queues_again() {
     let mut fake = Fake::with_parent("/app");
     fake.put(LOCK, THEIRS, 77);
     let mut waiters = waiters(&mut fake, 2);
@@ -632,7 +632,7 @@ fn a_waiter_whose_session_expires_gets_in_line_again() {
 /// and of replies: both get the lock in the end, never at the same time, and nothing is
 /// left.
 #[test]
-fn wherever_the_connection_of_a_waiter_is_cut_nobody_is_in_the_way() {
+fn waiter_cut_at_any_byte_blocks_no_other_waiter() {
     for cut in 0..24 {
         for requests in [true, false] {
             let what = format!("cut after {cut}, requests {requests}");
@@ -684,7 +684,7 @@ fn holds(client: &Client<Node>) -> bool {
 }
 
 #[test]
-fn a_waiter_whose_patience_ends_says_busy_and_leaves_nothing() {
+fn waiter_at_its_deadline_is_busy_and_leaves_no_node() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(TIMEOUT));
     fake.put(LOCK, THEIRS, 77);
     let end = until(&mut client, &mut fake, at(0), |output| {
@@ -699,7 +699,7 @@ fn a_waiter_whose_patience_ends_says_busy_and_leaves_nothing() {
 }
 
 #[test]
-fn of_several_names_the_first_that_is_free_will_do() {
+fn first_free_name_is_acquired() {
     let mut fake = Fake::with_parent("/app");
     fake.put("/app/l_0", THEIRS, 77);
     let mut client = Client::new(lock(options(Duration::ZERO), &["l_0", "l_1"]));
@@ -720,7 +720,7 @@ fn of_several_names_the_first_that_is_free_will_do() {
 }
 
 #[test]
-fn with_all_names_taken_the_first_that_goes_is_ours() {
+fn with_all_names_held_the_first_released_is_acquired() {
     for gone in ["/app/l_0", "/app/l_1"] {
         let mut fake = Fake::with_parent("/app");
         fake.put("/app/l_0", THEIRS, 77);
@@ -734,7 +734,7 @@ fn with_all_names_taken_the_first_that_goes_is_ours() {
 }
 
 #[test]
-fn nobody_there_is_unreachable_and_never_busy() {
+fn no_server_is_unreachable_and_never_busy() {
     for wait in [
         Duration::ZERO,
         Duration::from_secs(1),
@@ -762,7 +762,7 @@ fn nobody_there_is_unreachable_and_never_busy() {
 }
 
 #[test]
-fn a_holder_whose_node_is_deleted_or_taken_over_has_lost() {
+fn holder_whose_node_is_deleted_or_replaced_loses_the_lock() {
     for wait in [Duration::ZERO, TIMEOUT] {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
         client.talk(&mut fake, at(0));
@@ -781,7 +781,7 @@ fn a_holder_whose_node_is_deleted_or_taken_over_has_lost() {
 }
 
 #[test]
-fn a_holder_whose_session_has_expired_learns_it_on_the_way_back() {
+fn holder_learns_of_its_expired_session_at_reconnect() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
     let session = fake.nodes[LOCK].owner;
@@ -799,7 +799,7 @@ fn a_holder_whose_session_has_expired_learns_it_on_the_way_back() {
 }
 
 #[test]
-fn an_outage_that_the_lease_outlasts_is_survived() {
+fn outage_shorter_than_the_lease_is_survived() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     let mut now = until(&mut client, &mut fake, at(0), |output| {
         matches!(output, Output::Event(Event::Acquired(_)))
@@ -829,7 +829,7 @@ fn an_outage_that_the_lease_outlasts_is_survived() {
 }
 
 #[test]
-fn a_holder_that_nobody_answers_loses_the_lock_in_time() {
+fn holder_without_answers_loses_the_lock_in_time() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
     fake.down = true;
@@ -851,7 +851,7 @@ fn a_holder_that_nobody_answers_loses_the_lock_in_time() {
 }
 
 #[test]
-fn after_a_pause_of_the_process_the_clock_is_believed_before_any_peer() {
+fn after_a_pause_deadlines_come_before_replies() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
     client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
@@ -870,7 +870,7 @@ fn after_a_pause_of_the_process_the_clock_is_believed_before_any_peer() {
 /// The connection is cut after every possible number of requests, and of replies: the lock is
 /// ours in the end, once, and never called busy.
 #[test]
-fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
+fn run_cut_at_any_byte_does_not_block_itself() {
     for wait in [Duration::ZERO, Duration::from_mins(1)] {
         for cut in 0..12 {
             for requests in [true, false] {
@@ -914,7 +914,7 @@ fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
 }
 
 #[test]
-fn a_release_that_is_cut_is_tried_again_on_another_connection() {
+fn cut_release_is_retried_on_another_connection() {
     for replies in 0..2 {
         let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
         client.talk(&mut fake, at(0));
@@ -929,7 +929,7 @@ fn a_release_that_is_cut_is_tried_again_on_another_connection() {
 }
 
 #[test]
-fn a_release_that_nobody_answers_ends_in_doubt_when_the_session_must_have_expired() {
+fn unanswered_release_ends_in_doubt_after_the_session_timeout() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
     fake.down = true;

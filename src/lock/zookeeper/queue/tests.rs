@@ -74,7 +74,7 @@ fn settled(client: &mut Client<SessionLock<Queue>>, fake: &mut Fake) -> Moment {
 }
 
 #[test]
-fn an_empty_queue_is_ours_with_its_nodes_laid_out_as_kazoos() {
+fn empty_queue_is_acquired_with_nodes_in_kazoos_layout() {
     let (mut fake, mut client) = (Fake::default(), contender(1, Duration::ZERO));
     client.talk(&mut fake, at(0));
     assert!(acquired(&client), "{:?}", client.said);
@@ -86,7 +86,7 @@ fn an_empty_queue_is_ours_with_its_nodes_laid_out_as_kazoos() {
 }
 
 #[test]
-fn contenders_are_served_in_order_and_one_release_wakes_one() {
+fn contenders_are_served_in_order_and_a_release_wakes_one() {
     let mut fake = Fake::default();
     let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
     for client in &mut queue {
@@ -112,7 +112,7 @@ fn contenders_are_served_in_order_and_one_release_wakes_one() {
 }
 
 #[test]
-fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is_gone() {
+fn after_an_outage_a_contender_checks_its_predecessor_and_lists_only_if_it_left() {
     let mut fake = Fake::default();
     let mut queue: Vec<_> = (0..5).map(|number| contender(number, TIMEOUT)).collect();
     queue
@@ -149,7 +149,7 @@ fn after_an_outage_a_waiter_asks_for_the_one_before_it_and_lists_only_if_that_is
 }
 
 #[test]
-fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
+fn wait_for_an_outer_run_is_an_error_at_once() {
     for (wait, circular) in [(TIMEOUT, true), (Duration::ZERO, false)] {
         let (mut fake, mut first, mut second) = (
             Fake::default(),
@@ -179,7 +179,7 @@ fn a_wait_for_a_run_around_this_one_is_an_error_at_once() {
 }
 
 #[test]
-fn a_waiter_in_the_middle_that_leaves_wakes_the_one_behind_it_and_gives_it_nothing() {
+fn leaving_contender_wakes_its_successor_which_does_not_acquire() {
     let mut fake = Fake::default();
     let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
     queue
@@ -194,7 +194,7 @@ fn a_waiter_in_the_middle_that_leaves_wakes_the_one_behind_it_and_gives_it_nothi
 }
 
 #[test]
-fn a_waiter_says_who_holds_the_lock_and_not_who_is_before_it() {
+fn waiter_names_the_holder_and_not_its_predecessor() {
     let mut fake = Fake::default();
     let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
     queue
@@ -215,7 +215,7 @@ fn a_waiter_says_who_holds_the_lock_and_not_who_is_before_it() {
 }
 
 #[test]
-fn whoever_tries_once_and_is_not_first_is_busy_and_leaves_the_queue() {
+fn one_try_that_is_not_first_is_busy_and_leaves_the_queue() {
     let (mut fake, mut first, mut second) = (
         Fake::default(),
         contender(1, Duration::ZERO),
@@ -233,7 +233,7 @@ fn whoever_tries_once_and_is_not_first_is_busy_and_leaves_the_queue() {
 }
 
 #[test]
-fn kazoos_readers_before_us_are_waited_for_and_other_children_are_not() {
+fn earlier_readers_of_kazoo_are_waited_for_and_other_children_are_not() {
     for (name, blocks) in [
         ("0123__rlock__0000000000", true),
         ("0123__lock__-2147483648", true),
@@ -267,7 +267,7 @@ fn sequence_numbers_about_to_wrap_are_refused_with_advice() {
 }
 
 #[test]
-fn a_node_that_is_a_semaphores_is_refused() {
+fn node_of_a_semaphore_is_refused() {
     let mut fake = Fake::with_parent("/lockex");
     fake.put(PATH, b"3", 0);
     let mut client = contender(1, TIMEOUT);
@@ -283,7 +283,7 @@ fn a_node_that_is_a_semaphores_is_refused() {
 }
 
 #[test]
-fn a_contender_deleted_by_hand_joins_again() {
+fn contender_deleted_by_hand_joins_again() {
     let (mut fake, mut first, mut second) = (
         Fake::default(),
         contender(1, TIMEOUT),
@@ -303,7 +303,7 @@ fn a_contender_deleted_by_hand_joins_again() {
 }
 
 #[test]
-fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
+fn contender_with_an_expired_session_queues_again_up_to_its_limit() {
     for restarts in 0..3 {
         let mut fake = Fake::default();
         let mut first = contender(1, TIMEOUT);
@@ -342,7 +342,7 @@ fn a_waiter_whose_session_expires_queues_again_as_often_as_told() {
 }
 
 #[test]
-fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
+fn waiter_survives_an_outage_and_only_the_first_connect_is_bounded() {
     for (known, gives_up) in [(true, false), (false, true)] {
         let (mut fake, mut first) = (Fake::default(), contender(1, TIMEOUT));
         first.talk(&mut fake, at(0));
@@ -376,7 +376,7 @@ fn a_waiter_rides_out_an_outage_and_only_the_first_connecting_is_bounded() {
 /// The connection is cut after every possible number of requests, and of replies: the lock is
 /// ours in the end, and nothing of us is left twice.
 #[test]
-fn wherever_the_connection_is_cut_we_are_not_in_our_own_way() {
+fn contender_cut_at_any_byte_does_not_block_itself() {
     for wait in [Duration::ZERO, Duration::from_mins(1)] {
         for cut in 0..20 {
             for requests in [true, false] {

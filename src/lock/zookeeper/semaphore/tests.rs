@@ -56,7 +56,7 @@ fn acquired(client: &Client<SessionLock<Semaphore>>) -> bool {
 }
 
 #[test]
-fn so_many_and_no_more_hold_it_and_each_release_lets_one_in() {
+fn no_more_than_the_permits_hold_and_a_release_admits_one() {
     let mut fake = Fake::default();
     let mut all: Vec<_> = (0..5).map(|number| contender(number, 3, TIMEOUT)).collect();
     for released in 0..=5 {
@@ -79,7 +79,7 @@ fn so_many_and_no_more_hold_it_and_each_release_lets_one_in() {
 }
 
 #[test]
-fn a_wait_is_circular_only_if_all_leases_are_of_runs_around_this_one() {
+fn wait_is_circular_only_if_outer_runs_hold_all_leases() {
     for (known, circular) in [(0, false), (1, false), (2, true)] {
         let mut fake = Fake::default();
         let mut holders: Vec<_> = (0..2).map(|number| contender(number, 2, TIMEOUT)).collect();
@@ -117,7 +117,7 @@ fn a_wait_is_circular_only_if_all_leases_are_of_runs_around_this_one() {
 }
 
 #[test]
-fn the_queue_is_left_as_soon_as_the_lease_is_there() {
+fn queue_is_left_as_soon_as_the_lease_exists() {
     let (mut fake, mut client) = (Fake::default(), contender(1, 2, Duration::ZERO));
     client.talk(&mut fake, at(0));
     assert!(acquired(&client), "{:?}", client.said);
@@ -128,7 +128,7 @@ fn the_queue_is_left_as_soon_as_the_lease_is_there() {
 }
 
 #[test]
-fn whoever_tries_once_is_busy_only_if_all_leases_are_taken() {
+fn one_try_is_busy_only_if_all_leases_are_taken() {
     let mut fake = Fake::default();
     let mut all: Vec<_> = (0..4)
         .map(|number| contender(number, 2, Duration::ZERO))
@@ -159,7 +159,7 @@ fn whoever_tries_once_is_busy_only_if_all_leases_are_taken() {
 }
 
 #[test]
-fn another_number_in_the_node_is_refused_and_anything_else_ignored() {
+fn other_number_of_permits_is_refused_and_other_data_ignored() {
     for (data, fits) in [
         (&b"3"[..], false),
         (b"2", true),
@@ -182,7 +182,7 @@ fn told(client: &Client<SessionLock<Semaphore>>) -> Option<&Holder> {
 }
 
 #[test]
-fn a_run_that_finds_all_leases_taken_names_their_holders_and_not_the_first_waiter() {
+fn full_semaphore_names_its_holders_and_not_the_first_waiter() {
     for wait in [Duration::ZERO, TIMEOUT * 10] {
         let mut fake = Fake::default();
         let mut holders: Vec<_> = (0..2)
@@ -236,7 +236,7 @@ fn of_many_holders_a_few_are_named_and_the_others_counted() {
 }
 
 #[test]
-fn a_waiter_reads_once_who_holds_and_never_names_a_holder_that_has_left() {
+fn waiter_reads_holders_once_and_names_no_former_holder() {
     let mut fake = Fake::default();
     let mut all: Vec<_> = (0..4)
         .map(|number| contender(number, 2, Duration::ZERO))
@@ -278,7 +278,7 @@ fn a_waiter_reads_once_who_holds_and_never_names_a_holder_that_has_left() {
 }
 
 #[test]
-fn a_lock_with_a_place_that_is_free_costs_nothing_to_name_holders() {
+fn free_semaphore_sends_no_request_to_name_holders() {
     let (mut fake, mut client) = (Fake::default(), contender(1, 2, Duration::ZERO));
     fake.put("/lockex", b"", 0);
     fake.put(PATH, b"2", 0);
@@ -295,7 +295,7 @@ fn a_lock_with_a_place_that_is_free_costs_nothing_to_name_holders() {
 /// The connection is cut after every possible number of requests, and of replies: the lease is
 /// ours in the end, and the queue is free.
 #[test]
-fn wherever_the_connection_is_cut_the_queue_is_free_in_the_end() {
+fn contender_cut_at_any_byte_leaves_the_queue_free() {
     for cut in 0..20 {
         for requests in [true, false] {
             let mut fake = Fake::with_parent("/lockex");
