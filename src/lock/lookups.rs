@@ -1,41 +1,40 @@
-//! When the names of servers are looked up again, because they may stand for other addresses by
-//! now: once no server has been reached for a while, and then again and again until one is.
-//! Sans-I/O.
+//! When the names of servers are looked up again, because their addresses may have changed: once no
+//! server has been reached for a while, and then repeatedly until one is. Sans-I/O.
 
 use crate::moment::Moment;
 use std::time::Duration;
 
-/// How long no server must have been reached before names are looked up again. All addresses of an
-/// ensemble have refused by then, several times over; a step from one server to the next takes
-/// milliseconds and asks no name server.
+/// How long no server must have been reached before names are looked up. By then all addresses of
+/// an ensemble have refused several times; a step from one server to the next takes milliseconds
+/// and needs no name server.
 const UNREACHED: Duration = Duration::from_secs(1);
 
-/// Pauses after each look-up: the first, and the longest; each is twice the one before. The longest
-/// is the time that a waiter may come later than a client that has just started; a thousand waiters
-/// ask 200 questions a second in an outage.
+/// The first and the longest pause after a look-up; each is twice the one before. The longest is
+/// how much later a waiter may connect than a client that has just started. A thousand waiters send
+/// 200 queries a second in an outage.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The longest pause of a holder, whose lease is running out. Where a heartbeat takes less, it is
-/// that long: of a session of 15 s about 7 s are left when the servers become unreachable.
+/// The longest pause of a holder, whose lease is ending; a shorter heartbeat is the pause. Of a
+/// session of 15 s about 7 s are left when the servers become unreachable.
 const LONGEST_OF_A_HOLDER: Duration = Duration::from_secs(1);
 
-/// The shortest, however short the lease.
+/// The shortest pause, however short the lease.
 const SHORTEST: Duration = Duration::from_millis(250);
 
-/// See above.
+/// The schedule of the look-ups of one lock.
 #[derive(Clone, Debug)]
 pub(super) struct Lookups {
-    /// One was begun and has not come back. Never over, where there are no names.
+    /// A look-up is under way. It never ends if there are no names.
     under_way: bool,
-    /// When the last one came back.
+    /// When the last look-up ended.
     done: Moment,
-    /// What follows it. None before the first of an outage.
+    /// The pause after it; zero before the first of an outage.
     pause: Duration,
 }
 
 impl Lookups {
-    /// Names were looked up at the start, just now.
+    /// Names were looked up at the start, at this moment.
     pub(super) fn new(now: Moment) -> Lookups {
         Lookups {
             under_way: false,
@@ -44,8 +43,8 @@ impl Lookups {
         }
     }
 
-    /// When the next one is due. `unreached`: since when no server has been reached; `None`: one
-    /// has. `heartbeat`: how often a holder proves its lock; `None`: nothing is held.
+    /// When the next look-up is due. `unreached`: since when no server has been reached; `None`:
+    /// one has. `heartbeat`: how often a holder confirms its lock; `None`: nothing is held.
     pub(super) fn due(&self, unreached: Option<Moment>, heartbeat: Option<Duration>) -> Moment {
         let Some(since) = unreached.filter(|_| !self.under_way) else {
             return Moment::NEVER;
@@ -56,19 +55,19 @@ impl Lookups {
         (since + UNREACHED.min(longest)).max(self.done + self.pause.min(longest))
     }
 
-    /// One has begun.
+    /// A look-up has begun.
     pub(super) fn begin(&mut self) {
         self.under_way = true;
     }
 
-    /// It has come back.
+    /// A look-up has ended.
     pub(super) fn done(&mut self, now: Moment) {
         self.under_way = false;
         self.done = now;
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
     }
 
-    /// A server was reached: the next outage begins from the start.
+    /// A server was reached: the next outage starts with the first pause.
     pub(super) fn reached(&mut self) {
         self.pause = Duration::ZERO;
     }
@@ -82,7 +81,7 @@ mod tests {
         Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
     }
 
-    /// When they are due in an outage of 12 s, if each takes 10 ms.
+    /// When look-ups are due in an outage of 12 s, if each takes 10 ms.
     fn times(heartbeat: Option<u64>) -> Vec<u64> {
         let mut lookups = Lookups::new(at(0));
         let mut times = Vec::new();

@@ -1,5 +1,5 @@
-//! Attempts that fail for the same reason again and again: the first is logged, and then how often
-//! and how long, once the reason is another or the attempts have ended. Pure.
+//! Attempts that fail repeatedly for the same reason. The first is logged; the number and the
+//! duration of the others are logged when the reason changes or the attempts end. Pure.
 
 use crate::moment::Moment;
 
@@ -7,7 +7,7 @@ use crate::moment::Moment;
 #[derive(Debug)]
 struct Repeat {
     text: String,
-    /// How often it came after it was logged.
+    /// How often it was repeated after it was logged.
     times: u32,
     since: Moment,
     last: Moment,
@@ -18,7 +18,7 @@ struct Repeat {
 pub(super) struct Repeats(Vec<Repeat>);
 
 impl Repeats {
-    /// What to log of an attempt that has failed: `SERVER: REASON`.
+    /// The lines to log for a failed attempt: `SERVER: REASON`.
     pub(super) fn failed(&mut self, text: &str, now: Moment) -> Vec<String> {
         let found = self
             .0
@@ -43,7 +43,7 @@ impl Repeats {
         lines
     }
 
-    /// What to log when a server has answered, or when there are no more attempts.
+    /// The lines to log when a server has answered, or when the attempts end.
     pub(super) fn end(&mut self) -> Vec<String> {
         let known = std::mem::take(&mut self.0);
         known.iter().filter_map(Repeat::line).collect()
@@ -58,7 +58,7 @@ impl Repeat {
     }
 }
 
-/// What stands before the reason.
+/// The server of a line.
 fn server(text: &str) -> &str {
     text.split_once(": ").map_or(text, |(server, _)| server)
 }

@@ -1,4 +1,4 @@
-//! Locks of one host: files.
+//! Locks of one host, which are files.
 
 pub mod host_only;
 pub mod local;

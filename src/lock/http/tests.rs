@@ -12,30 +12,30 @@ fn at(milliseconds: u64) -> Moment {
     Moment(Duration::from_secs(1000) + Duration::from_millis(milliseconds))
 }
 
-/// What a server does with one connection.
+/// What the server does with one connection.
 #[derive(Clone, Copy, Debug)]
 enum Does {
-    /// Nobody listens.
+    /// The port is closed.
     Refuses,
-    /// Packets to it get no answer.
+    /// Packets get no answer.
     IsOff,
-    /// Answers so many ms after the request, as the original does.
+    /// Answers this many ms after the request, as the Python server does.
     Says(u64, &'static str),
-    /// As our own does: place number N, lent for so many ms.
+    /// Grants slot number N for this many ms, as distributexd does.
     Lends(u64, i64, u64),
-    /// As our own does, in these words: slot number N, and the value of `X-Lock-Expires`.
+    /// Grants slot number N with this value of `X-Lock-Expires`.
     Tells(u64, i64, &'static str),
-    /// As our own does where a lock is held until it is released.
+    /// Grants slot number N until it is released, as distributexd does.
     Gives(u64, i64),
     /// NO, because an operator has revoked the lock.
     Revokes(u64),
-    /// Takes the request, and ends the connection so many ms later.
+    /// Receives the request and closes the connection this many ms later.
     HangsUp(u64),
-    /// The same, not in the way of TCP.
+    /// The same with bytes that are not HTTP.
     Resets(u64),
-    /// Says nothing, and hangs up when the other side has finished.
+    /// Sends nothing, and closes when the client has finished.
     Waits,
-    /// Says nothing, and ends nothing.
+    /// Sends nothing and keeps the connection.
     Freezes,
 }
 use Does::*;
@@ -47,7 +47,7 @@ struct Server {
     open: Option<(Does, Moment)>,
     connections: usize,
     run: String,
-    /// What was asked: `wait`, `release 7`.
+    /// The requests: `wait`, `release 7`.
     asked: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ struct Play {
     driver: Driver<Pool>,
     server: Server,
     said: Vec<Output>,
-    /// When names were to be looked up.
+    /// When look-ups of names were requested.
     lookups: Vec<Moment>,
 }
 
@@ -162,7 +162,7 @@ impl Play {
         }
     }
 
-    /// Lets time go on to that moment, and all that happens until then happen.
+    /// Advances time to this moment, with all events until then.
     #[track_caller]
     fn to(&mut self, moment: Moment) -> &mut Play {
         while let Some(output) = self.driver.advance(&mut self.server, moment) {
@@ -382,9 +382,8 @@ fn granted_slot_is_held_once_the_server_knows_the_reply_arrived() {
     }
 }
 
-/// The answer that brings another number is itself one that the server may think we have not
-/// heard. Servers that share a memcached count each for itself, so another number may come
-/// each time.
+/// The server may assume that the reply with another token was not received. Servers that share a
+/// memcached count separately, so each reply may have another token.
 #[test]
 fn slot_with_another_token_is_confirmed_again_but_once() {
     for then in [8, 9] {
@@ -456,8 +455,8 @@ fn too_short_lease_is_refused_and_released() {
         .asked(&["release 7"]);
 }
 
-/// What was told when the slot was granted may be the last of another grant: what counts is
-/// what the server says when it is asked again.
+/// The lease that came with the slot may be the rest of an earlier grant: only the reply to the
+/// renewal counts.
 #[test]
 fn nearly_ended_lease_is_renewed_before_it_is_used() {
     let mut play = Play::new(options(), &[Lends(0, 7, 300), Lends(0, 7, 30_000), Waits]);
@@ -474,7 +473,7 @@ fn nearly_ended_lease_is_renewed_before_it_is_used() {
         .asked(&["wait", "renew 7"]);
 }
 
-/// Every row was a lock that never ended.
+/// Each row was once a lock without end.
 const NO_LEASES: [(&str, &str, &str); 7] = [
     ("0", "which is a lease that has already ended", RAISE),
     ("-5", "which is a lease that has already ended", RAISE),
@@ -556,7 +555,8 @@ fn renewal_with_an_unusable_lease_leaves_the_held_lease_unchanged() {
     }
 }
 
-/// It is what the server says, and it ends sooner; but it is not kept up by others of its kind.
+/// The server says so, and the lease ends sooner; but another lease of that kind does not extend
+/// it.
 #[test]
 fn too_short_renewal_can_only_shorten_the_held_lease() {
     let mut play = Play::new(
@@ -692,7 +692,7 @@ fn ended_lease_is_lost_in_time_and_its_release_is_brief() {
         kill_deadline: at(29_800),
         gone: false,
     })]);
-    // The command dies before the lease ends, as a rule.
+    // Normally the command is dead before the lease ends.
     play.to(at(29_500)).said(&[]);
     play.release()
         .to(at(30_499))
@@ -701,8 +701,8 @@ fn ended_lease_is_lost_in_time_and_its_release_is_brief() {
         .said(&[RELEASED]);
 }
 
-/// Something of the command cannot be killed: no other run is to have the slot as long as the
-/// server keeps it.
+/// A process of the command cannot be killed: no other run should get the slot while the server
+/// keeps it.
 #[test]
 fn lost_slot_is_renewed_until_released_or_denied() {
     let lost = |play: &mut Play| {
@@ -715,7 +715,7 @@ fn lost_slot_is_renewed_until_released_or_denied() {
         play.said.clear();
         play.server.asked.clear();
     };
-    // The server is back in time: the slot is held, though no command may run under it, and is
+    // The server returns in time: the slot is held, although no command may run under it, and is
     // released by its token.
     let script = [
         &[Lends(0, 7, 30_000); 2][..],
@@ -730,7 +730,7 @@ fn lost_slot_is_renewed_until_released_or_denied() {
         .to(at(50_001))
         .said(&[RELEASED])
         .asked(&["release 7"]);
-    // Another run has it.
+    // Another run holds it.
     for no in [Says(5, "NO"), Revokes(5)] {
         let script = [
             &[Lends(0, 7, 30_000); 2][..],
@@ -749,7 +749,7 @@ fn lost_slot_is_renewed_until_released_or_denied() {
 
 #[test]
 fn server_name_is_looked_up_again_while_the_server_is_unreachable() {
-    // A waiter: after 1 s, again 1 s after the answer, then after 2 s.
+    // A waiter looks up after 1 s, again 1 s after the reply, then after 2 s.
     let mut play = Play::new(patient(600_000), &[Refuses]);
     play.to(at(1_500));
     assert_eq!(play.lookups, [at(1_000)]);
@@ -764,7 +764,7 @@ fn server_name_is_looked_up_again_while_the_server_is_unreachable() {
         play.to(at(next));
         assert_eq!(play.lookups.last(), Some(&at(next)));
     }
-    // A holder, more often.
+    // A holder looks up more often.
     let mut play = Play::new(
         options(),
         &[Lends(0, 7, 30_000), Lends(0, 7, 30_000), Refuses],
@@ -778,7 +778,7 @@ fn server_name_is_looked_up_again_while_the_server_is_unreachable() {
         play.to(at((second + 1) * 1_000));
     }
     assert_eq!(play.lookups.len(), 5, "{:?}", play.lookups);
-    // One that is kept waiting: never.
+    // A waiter whose request the server holds never looks up.
     let mut play = Play::new(patient(600_000), &[Waits]);
     play.to(at(500_000));
     assert_eq!(play.lookups, []);
@@ -882,8 +882,7 @@ fn unknown_reply_neither_confirms_nor_denies() {
         .said(&[believe(at(46_010)), Output::Event(Event::Resumed)]);
 }
 
-/// The server has another config now. It may get another one, or an operator may revoke the
-/// lock.
+/// The server has a new config. It may get another one, or an operator may revoke the lock.
 #[test]
 fn slot_whose_lease_became_endless_is_held_and_polled() {
     let script = [
@@ -933,8 +932,8 @@ fn slot_that_gets_a_lease_again_is_held_by_it() {
     play.to(at(20_100)).said(&[believe(at(35_005))]);
 }
 
-/// The original says no more than YES, but it does not know how to renew: whatever says so has
-/// granted us nothing.
+/// The Python server says only YES, but it does not know renewals: a peer that answers one so has
+/// granted no slot.
 #[test]
 fn yes_without_the_earlier_token_and_lease_confirms_nothing() {
     let mut play = Play::new(
@@ -1042,7 +1041,7 @@ fn revoked_slot_of_the_previous_run_is_refused_and_released() {
         .asked(&["release 7"]);
 }
 
-/// The next run on this host goes on with the id of one that the server may have a slot for.
+/// The next run on this host continues with an id that the server may have a slot for.
 #[test]
 fn run_is_settled_once_the_server_says_it_has_no_slot() {
     for (inherited, script, settled) in [
@@ -1165,7 +1164,7 @@ fn wait_ends_as_busy_if_the_server_holds_the_request() {
         .asked(&["wait", "release"]);
 }
 
-/// A wait that is given up: by when all must be said, and what is asked after the wait.
+/// A cancelled wait: the time by which it must end, and the requests after it.
 #[test]
 fn cancelled_wait_leaves_no_slot() {
     for (script, given_up, over, asked) in [
@@ -1184,7 +1183,7 @@ fn cancelled_wait_leaves_no_slot() {
         (&[Freezes, Says(1, "OK")], 5_000, 6_001, &["release"]),
         (&[Freezes, Refuses], 5_000, 7_000, &[]),
         (&[Freezes], 5_000, 7_000, &["release"]),
-        (&[HangsUp(4_000), Refuses], 5_000, 6_000, &[]), // something may have come of it
+        (&[HangsUp(4_000), Refuses], 5_000, 6_000, &[]), // the server may have granted it
         (&[Refuses], 5_000, 5_000, &[]),
         (&[IsOff], 1_000, 1_000, &[]),
     ] {
@@ -1313,7 +1312,7 @@ fn slot_is_not_acquired_after_its_lease() {
         );
     }
     assert_eq!(lock.poll(at(5)), believe(at(30_000)));
-    // Stopped before it was told that it has the lock.
+    // Stopped before `Acquired` was polled.
     assert_eq!(
         [lock.poll(at(29_000)), lock.poll(at(29_100))],
         [
@@ -1353,7 +1352,8 @@ fn anything() -> impl Strategy<Value = Does> {
 }
 
 proptest! {
-    /// Whatever a server does: the lock is ours only with time to begin, it is lost or let go in time, and every release comes to its end.
+    /// Whatever the server does, the lock is acquired only with time to begin, it is lost or
+    /// released in time, and every release ends.
     #[test]
     fn whatever_happens_belief_is_in_time_and_a_release_ends(
         script in prop::collection::vec(anything(), 1..12),

@@ -1,6 +1,6 @@
-//! A ZooKeeper of one server, in memory, for tests of locks: it keeps sessions, nodes and watches,
-//! and its connections can be cut after any message. It shares our codec, so it proves behaviour
-//! and never encoding.
+//! A ZooKeeper server in memory, for tests of locks. It keeps sessions, nodes and watches, and its
+//! connections can be cut after any message. It shares the codec of the client, so it tests
+//! behaviour and not encoding.
 
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// A node, as far as locks care.
+/// A node, with what matters to locks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Entry {
     pub(super) data: Vec<u8>,
@@ -26,9 +26,9 @@ struct Connection {
     session: Option<i64>,
     watches: BTreeSet<String>,
     child_watches: BTreeSet<String>,
-    /// Not yet delivered, a frame each.
+    /// Frames that are not delivered yet.
     outgoing: VecDeque<Vec<u8>>,
-    /// The server has closed it; what is outgoing arrives first.
+    /// The server has closed the connection; outgoing frames arrive first.
     closed: bool,
 }
 
@@ -41,41 +41,41 @@ pub(super) struct Fake {
     connections: BTreeMap<usize, Connection>,
     zxid: i64,
     opened: usize,
-    /// The next sequence number of every parent.
+    /// The next sequence number, of every parent.
     pub(super) sequence: i64,
-    /// Accepts no connections while set.
+    /// While set, the server accepts no connection.
     pub(super) down: bool,
-    /// Accepts connections at this address only; `None`: at any.
+    /// The server accepts connections only at this address; `None`: at any.
     pub(super) address: Option<SocketAddr>,
-    /// A session that makes what we want, parent and all, just after our create has failed for
-    /// want of a parent.
+    /// A session that creates the wanted node and its parents just after the client's create has
+    /// failed because a parent is missing.
     pub(super) rival: Option<i64>,
-    /// Of before 3.5.3: it knows no containers.
+    /// The server is older than 3.5.3: it has no container nodes.
     pub(super) old: bool,
-    /// A session that ends just after somebody was told who stands in a queue.
+    /// A session that ends just after a queue was listed.
     pub(super) leaver: Option<i64>,
-    /// Nobody is told of what stands below this path, as by a server that has missed its making.
+    /// The server lists no children below this path, as one that is behind.
     pub(super) hidden: Option<String>,
-    /// Nothing may be made below this path.
+    /// No node may be created below this path.
     pub(super) closed: Option<String>,
-    /// The session timeout that it grants from now on, instead of what is asked for.
+    /// The session timeout that the server grants from now on, whatever the client requests.
     pub(super) grants: Option<Duration>,
-    /// It resumes no session, and makes a new one instead, as ClickHouse Keeper does.
+    /// The server resumes no session and makes a new one instead, as ClickHouse Keeper does.
     pub(super) replaces: bool,
-    /// It tells everybody that it wants to know who they are, and hangs up.
+    /// The server demands authentication of each client and closes the connection.
     pub(super) demands_auth: bool,
-    /// It answers connect requests as ClickHouse Keeper does without a leader.
+    /// The server answers connect requests as ClickHouse Keeper does without a leader.
     pub(super) refuses: bool,
-    /// How often it was asked for all children of a node.
+    /// How many requests listed the children of a node.
     pub(super) lists: usize,
-    /// Requests that it took.
+    /// Requests that the server received.
     pub(super) requests: usize,
-    /// What happens now does not count, and nobody hears of it.
+    /// The operation is a rehearsal: it changes nothing and fires no watch.
     rehearses: bool,
 }
 
 impl Fake {
-    /// A server that has the app node already.
+    /// A server with the node of the application.
     pub(super) fn with_parent(path: &str) -> Fake {
         let mut fake = Fake::default();
         fake.nodes.insert(
@@ -102,7 +102,7 @@ impl Fake {
         }
     }
 
-    /// Loses all that it knew, as a server does whose disk was replaced.
+    /// Deletes all data, as a server whose disk was replaced.
     pub(super) fn wipe(&mut self) {
         self.nodes.retain(|path, _| !path[1..].contains('/'));
         self.nodes.values_mut().for_each(|entry| entry.owner = 0);
@@ -110,7 +110,7 @@ impl Fake {
         self.zxid = 0;
     }
 
-    /// How many sessions live.
+    /// The number of live sessions.
     pub(super) fn living(&self) -> usize {
         self.sessions.len()
     }
@@ -136,7 +136,7 @@ impl Fake {
         self.fire(4, path.rsplit_once('/').unwrap().0);
     }
 
-    /// Makes a node; its path.
+    /// Creates a node and returns its path.
     fn create(&mut self, create: CreateRequest, session: i64) -> Result<String, Code> {
         let CreateRequest {
             mut path,
@@ -197,7 +197,7 @@ impl Fake {
         }
     }
 
-    /// All or nothing: what would fail is found by a rehearsal.
+    /// Executes all operations or none: a rehearsal finds the one that fails.
     fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
         let operations: Vec<_> = std::iter::from_fn(|| Operation::read(request)).collect();
         let container = |operation: &Operation| {
@@ -267,7 +267,7 @@ impl Fake {
         }
     }
 
-    /// Tells all who watch this node, or its children (kind 4).
+    /// Fires the watches of this node, or of its children (kind 4).
     fn fire(&mut self, kind: i32, path: &str) {
         if self.rehearses {
             return;
@@ -297,7 +297,7 @@ impl Fake {
         }
     }
 
-    /// Another client's node.
+    /// Creates a node of another client.
     pub(super) fn put(&mut self, path: &str, data: &[u8], owner: i64) {
         self.zxid += 1;
         self.nodes.insert(
@@ -311,7 +311,7 @@ impl Fake {
         self.fire(4, path.rsplit_once('/').unwrap().0);
     }
 
-    /// How many messages wait to be delivered, to anybody.
+    /// How many messages are to be delivered to all clients.
     pub(super) fn undelivered(&self) -> usize {
         self.connections
             .values()
@@ -319,7 +319,7 @@ impl Fake {
             .sum()
     }
 
-    /// Names of a node's children.
+    /// The names of a node's children.
     pub(super) fn children(&self, parent: &str) -> Vec<String> {
         let child = |path: &String| Some(path.strip_prefix(parent)?.strip_prefix('/')?.to_string());
         self.nodes
@@ -518,7 +518,7 @@ impl Fake {
     }
 }
 
-/// One of a multi.
+/// Executes one operation of a multi.
 enum Operation {
     Create(i32, CreateRequest),
     Delete(String),
@@ -526,7 +526,7 @@ enum Operation {
 }
 
 impl Operation {
-    /// The next of a multi; `None` after the last.
+    /// The next operation of a multi; `None` after the last.
     fn read(request: &mut &[u8]) -> Option<Operation> {
         let MultiHeader { kind, done, .. } = MultiHeader::read(request, "").unwrap();
         (!done).then(|| match kind {
@@ -599,13 +599,13 @@ impl Peer<SocketAddr> for Fake {
     }
 }
 
-/// A lock that talks to the fake, and what it has said besides bytes.
+/// A lock that is connected to the fake server, and its outputs other than bytes.
 pub(super) struct Client<L: Lock> {
     pub(super) driver: Driver<L>,
     pub(super) said: Vec<Output>,
-    /// Its command is over as soon as it has begun.
+    /// The command of the lock exits as soon as it has started.
     pub(super) brief: bool,
-    /// When it has asked for a look-up of names.
+    /// When the lock requested look-ups of names.
     pub(super) lookups: Vec<Moment>,
 }
 
@@ -619,7 +619,7 @@ impl<L: Lock> Client<L> {
         }
     }
 
-    /// Lets the lock and the server talk until neither has more to say at this moment.
+    /// Runs the lock and the server until both are idle at this moment.
     #[track_caller]
     pub(super) fn talk(&mut self, fake: &mut Fake, now: Moment) {
         self.driver.jump(now);
@@ -640,7 +640,7 @@ impl<L: Lock> Client<L> {
         self.driver.input(now, |lock| lock.handle(input, now));
     }
 
-    /// The next moment at which the lock wants to be asked.
+    /// When the lock is to be polled next.
     pub(super) fn wait(&self) -> Moment {
         self.driver.wait()
     }

@@ -46,7 +46,7 @@ fn client(wait: Duration) -> Client<SessionLock<Node>> {
     ))
 }
 
-/// Lets all that is due from one moment to another happen.
+/// Runs client and server from one moment to another.
 fn play(client: &mut Client<SessionLock<Node>>, fake: &mut Fake, from: Moment, to: Moment) {
     let mut now = from;
     while now < to {
@@ -59,7 +59,7 @@ fn play(client: &mut Client<SessionLock<Node>>, fake: &mut Fake, from: Moment, t
     }
 }
 
-/// A holder that was in step with its server for 4 s, and what it said until then is forgotten.
+/// A holder that was connected for 4 s; its outputs until then are dropped.
 fn holder() -> (Fake, Client<SessionLock<Node>>) {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     play(&mut client, &mut fake, at(0), at(4000));
@@ -75,7 +75,7 @@ fn holder() -> (Fake, Client<SessionLock<Node>>) {
     (fake, client)
 }
 
-/// The same, which then has lost its lock in an outage that has not ended.
+/// The same, after it has lost its lock in an outage that continues.
 fn loser() -> (Fake, Client<SessionLock<Node>>) {
     let (mut fake, mut client) = holder();
     fake.down = true;
@@ -117,7 +117,7 @@ fn lost(client: &Client<SessionLock<Node>>) -> Option<(Moment, bool)> {
     })
 }
 
-/// What a look-up finds.
+/// The result of a look-up.
 fn found(name: &str) -> Input<'static> {
     Input::LookUp(Found {
         endpoints: vec![name.into()],
@@ -388,7 +388,7 @@ fn waiter_with_a_replaced_session_starts_again() {
     play(&mut waiter, &mut fake, at(0), at(2000));
     fake.replaces = true;
     waiter.cut(&mut fake, at(2000));
-    play(&mut waiter, &mut fake, at(2000), at(15_000)); // its old node in the queue is gone by then
+    play(&mut waiter, &mut fake, at(2000), at(15_000)); // by then its old entry is deleted
     assert_eq!(fake.living(), 1, "its own");
     fake.delete(LOCK);
     play(&mut waiter, &mut fake, at(15_000), at(16_000));
@@ -423,7 +423,7 @@ fn lock_whose_session_is_replaced_before_acquired_is_reported_is_acquired_again(
     }
 }
 
-/// What was said of a session that no server resumes.
+/// What was logged of a session that no server resumes.
 fn disowned(client: &Client<SessionLock<Node>>) -> Option<&str> {
     client.said.iter().find_map(|output| match output {
         Output::Event(Event::Note(text)) if text.contains("no server has resumed") => {
@@ -490,7 +490,7 @@ fn waiter_keeps_session_and_position_in_an_outage() {
     waiter.cut(&mut fake, at(2000));
     let mut now = at(2000);
     while now < at(60_000) {
-        waiter.talk(&mut fake, now); // the servers' clock stands still with them
+        waiter.talk(&mut fake, now); // the servers do not expire sessions while they are down
         now = waiter.wait().max(now + Duration::from_millis(1));
     }
     fake.down = false;

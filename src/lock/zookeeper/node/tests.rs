@@ -62,8 +62,7 @@ fn acquired(client: &Client<Node>) -> usize {
         .count()
 }
 
-/// Plays time forward, from one thing due to the next, until the lock has said something that
-/// `wanted` likes.
+/// Advances time from one due event to the next until the lock has an output that `wanted` accepts.
 fn until(
     client: &mut Client<Node>,
     fake: &mut Fake,
@@ -213,7 +212,7 @@ fn wait_is_circular_only_if_outer_runs_hold_all_names() {
     }
 }
 
-/// A run whose first reply was lost, and what has its name since then.
+/// A run whose first reply was lost, and the node that holds its name since then.
 fn orphaned(wait: Duration) -> (Fake, Client<Node>) {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(wait));
     client.driver.replies_left = Some(0);
@@ -286,7 +285,7 @@ fn after_an_outage_a_waiter_checks_its_predecessor_and_lists_only_if_it_left() {
     }
     assert_eq!(fake.lists, before, "none had to list");
     waiters[4].cut(&mut fake, at(300));
-    waiters[3].release(&mut fake, at(300)); // while the one behind is away
+    waiters[3].release(&mut fake, at(300)); // while its successor is disconnected
     waiters[4].talk(&mut fake, at(400));
     assert_eq!((fake.lists, ahead(&waiters[4])), (before + 1, Some(3)));
     fake.delete(LOCK);
@@ -322,7 +321,7 @@ fn waiter_acquires_the_lock_when_its_node_is_deleted() {
     assert_eq!(acquired(&client), 1, "{:?}", client.said);
 }
 
-/// Waiters of this lock, made by sessions of their own, one after another.
+/// Waiters for this lock, each with a session of its own, one after another.
 fn waiters(fake: &mut Fake, count: usize) -> Vec<Client<Node>> {
     let mut waiters: Vec<_> = (0..count).map(|_| client(TIMEOUT)).collect();
     waiters
@@ -518,7 +517,7 @@ fn waiter_that_is_not_first_ignores_a_release() {
     fake.put(LOCK, THEIRS, 77);
     let mut first = waiters(&mut fake, 1).remove(0);
     let mut second = client(TIMEOUT);
-    second.driver.replies_left = Some(1); // so it does not hear what became of its create, and looks, with a watch
+    second.driver.replies_left = Some(1); // so the reply to its create is lost, and it reads the node with a watch
     second.talk(&mut fake, at(0));
     second.talk(&mut fake, at(100));
     assert_eq!(ahead(&second), Some(1), "{:?}", second.said);
@@ -628,9 +627,8 @@ fn waiter_with_an_expired_session_queues_again() {
     );
 }
 
-/// The connection of the first of two waiters is cut after every possible number of requests,
-/// and of replies: both get the lock in the end, never at the same time, and nothing is
-/// left.
+/// The connection of the first of two waiters is cut after every possible number of requests and of
+/// replies: both acquire the lock in the end, never at the same time, and no node is left.
 #[test]
 fn waiter_cut_at_any_byte_blocks_no_other_waiter() {
     for cut in 0..24 {
@@ -854,7 +852,7 @@ fn holder_without_answers_loses_the_lock_in_time() {
 fn after_a_pause_deadlines_come_before_replies() {
     let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
     client.talk(&mut fake, at(0));
-    client.talk(&mut fake, at(500)); // a heartbeat is answered: believe until 5.0 s
+    client.talk(&mut fake, at(500)); // a heartbeat is answered: confirmed until 5.0 s
     client.input(Input::Transport(transport::Event::Received(&[])), at(6000));
     client.talk(&mut fake, at(6000));
     assert!(
@@ -867,8 +865,8 @@ fn after_a_pause_deadlines_come_before_replies() {
     );
 }
 
-/// The connection is cut after every possible number of requests, and of replies: the lock is
-/// ours in the end, once, and never called busy.
+/// The connection is cut after every possible number of requests and of replies: the lock is
+/// acquired in the end, once, and never reported as busy.
 #[test]
 fn run_cut_at_any_byte_does_not_block_itself() {
     for wait in [Duration::ZERO, Duration::from_mins(1)] {

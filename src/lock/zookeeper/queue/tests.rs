@@ -78,7 +78,7 @@ fn empty_queue_is_acquired_with_nodes_in_kazoos_layout() {
     let (mut fake, mut client) = (Fake::default(), contender(1, Duration::ZERO));
     client.talk(&mut fake, at(0));
     assert!(acquired(&client), "{:?}", client.said);
-    let own = format!("{}__lock__0000000001", mark(1)); // the first number went to the try that found no parent
+    let own = format!("{}__lock__0000000001", mark(1)); // the try that found no parent used the first number
     assert_eq!(fake.children(PATH), std::slice::from_ref(&own));
     assert_eq!(fake.nodes[&format!("{PATH}/{own}")].data, b"host:1");
     client.release(&mut fake, at(1));
@@ -131,7 +131,7 @@ fn after_an_outage_a_contender_checks_its_predecessor_and_lists_only_if_it_left(
         "nothing has changed"
     );
     queue[4].cut(&mut fake, at(300));
-    queue[3].release(&mut fake, at(300)); // while the one behind is away
+    queue[3].release(&mut fake, at(300)); // while its successor is disconnected
     queue[4].talk(&mut fake, at(400));
     assert_eq!(fake.lists, before + 1);
     for turn in 0..3 {
@@ -373,8 +373,8 @@ fn waiter_survives_an_outage_and_only_the_first_connect_is_bounded() {
     }
 }
 
-/// The connection is cut after every possible number of requests, and of replies: the lock is
-/// ours in the end, and nothing of us is left twice.
+/// The connection is cut after every possible number of requests and of replies: the lock is
+/// acquired in the end, and the run has no second contender.
 #[test]
 fn contender_cut_at_any_byte_does_not_block_itself() {
     for wait in [Duration::ZERO, Duration::from_mins(1)] {

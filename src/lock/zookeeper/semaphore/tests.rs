@@ -292,8 +292,8 @@ fn free_semaphore_sends_no_request_to_name_holders() {
     );
 }
 
-/// The connection is cut after every possible number of requests, and of replies: the lease is
-/// ours in the end, and the queue is free.
+/// The connection is cut after every possible number of requests and of replies: the lease is
+/// acquired in the end, and the queue is free.
 #[test]
 fn contender_cut_at_any_byte_leaves_the_queue_free() {
     for cut in 0..20 {
