@@ -341,9 +341,10 @@ impl Pool {
                 Yes(slot),
             ) => self.on_confirmed(old, replaced, slot, now),
             (Phase::Confirming { .. }, BadLease(bad)) => self.refuse(&bad),
+            // The slot was granted for a moment.
             (Phase::Confirming { .. }, No) => {
                 self.request_slot(Residue::Nothing, now + RETRY_PAUSE);
-            } /* it was granted for a moment */
+            }
             (Phase::Confirming { slot: held, .. }, _) => self.settle(
                 Residue::Slot(held),
                 Event::Failed(Failure::Denied(self.denial(reply))),
@@ -388,7 +389,8 @@ impl Pool {
                 _,
             ) => self.keep(slot, confirmed, now),
 
-            (Phase::Ended(_), Yes(slot)) => self.phase = Phase::Ended(Residue::Slot(slot)), /* too late to use */
+            // Too late to use.
+            (Phase::Ended(_), Yes(slot)) => self.phase = Phase::Ended(Residue::Slot(slot)),
             (Phase::Ended(_), BadLease(bad)) => {
                 self.phase = Phase::Ended(Residue::Slot(bad.slot()));
             }

@@ -330,8 +330,8 @@ impl<R: Recipe> SessionLock<R> {
         }
         match self.phase {
             Phase::Acquiring => self.with_recipe(now, Recipe::on_session),
-            Phase::Held { .. } => self.proved(now), /* with a shorter timeout, if that is what
-            * is granted now, however short */
+            // The granted timeout may be shorter now, however short.
+            Phase::Held { .. } => self.proved(now),
             _ => {}
         }
     }
@@ -500,8 +500,8 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn on_disconnect(&mut self, fault: &Fault, now: Moment) {
-        let told = format!("{}: {fault}", self.session.server());
-        for line in self.repeats.failed(&told, now) {
+        let failure = format!("{}: {fault}", self.session.server());
+        for line in self.repeats.failed(&failure, now) {
             self.note(line);
         }
         match &mut self.phase {
@@ -511,7 +511,7 @@ impl<R: Recipe> SessionLock<R> {
                 ..
             } => {
                 *suspended = true;
-                self.emit(Event::Suspended(told));
+                self.emit(Event::Suspended(failure));
             }
             Phase::LostKept { proved, .. } => *proved = false,
             Phase::Releasing { held: false, .. } => self.released(None, now),

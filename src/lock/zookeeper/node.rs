@@ -274,7 +274,7 @@ impl Node {
         stat: &Stat,
         context: &mut RecipeContext,
     ) -> Option<Outcome> {
-        let ours = context.is_own_session(stat.ephemeral_owner);
+        let is_own = context.is_own_session(stat.ephemeral_owner);
         let created = match self.phase {
             Phase::Creating {
                 name: wanted,
@@ -290,7 +290,7 @@ impl Node {
             _ => return None,
         };
         match created {
-            Ok(()) | Err(Code::NODE_EXISTS) if ours => {
+            Ok(()) | Err(Code::NODE_EXISTS) if is_own => {
                 self.watch(name, context);
                 self.entry.exchanged(context);
                 Some(Outcome::Acquired(AcquiredNode {

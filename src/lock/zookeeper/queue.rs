@@ -359,9 +359,8 @@ impl Recipe for Queue {
             {
                 return self.on_list(&children, context);
             }
-            (Request::Data { path, .. }, Err(_)) if *path == self.path => {} /* what cannot be
-            * read is no
-             * number */
+            // Data that cannot be read is no number.
+            (Request::Data { path, .. }, Err(_)) if *path == self.path => {}
             (Request::Data { path, .. }, Err(Code::NO_AUTH)) if self.name(path).is_some() => {
                 context.send(Request::Exists {
                     path: path.clone(),
@@ -409,7 +408,8 @@ impl Recipe for Queue {
             (Change::Deleted, Phase::Queued { ahead, .. }) if ahead == name => {
                 self.rank_again(context);
             }
-            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => context.watch(path), /* a watch fires once */
+            // A watch fires once.
+            (Change::Changed, Phase::Queued { ahead, .. }) if ahead == name => context.watch(path),
             _ => {}
         }
     }

@@ -186,7 +186,8 @@ impl QueueEntry {
                 Ok(Answer::Undone { code, .. }) | Err(code),
                 Phase::Requested { .. },
             ) => self.give_up(&explain(code), context),
-            (Request::Multi(_), Ok(_), Phase::Requested { .. }) => self.phase = Phase::Listing, /* who is there was asked in the same write */
+            // The list was requested in the same write.
+            (Request::Multi(_), Ok(_), Phase::Requested { .. }) => self.phase = Phase::Listing,
             (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Listing) => {
                 self.rank(&names, context);
             }
