@@ -33,9 +33,12 @@
 //! | `run::setup::file` | builds the locks of one host |
 //! | `run::setup::http` | builds the lock of distributex |
 //! | `run::setup::zookeeper` | builds the locks on ZooKeeper |
+//! | `run::driver` | the lock with its connection, files and name lookup |
+//! | `run::guard_handle` | starts the guard, receives its reports, kills guard and tree |
 //! | `run::guard_channel` | the messages between zk-flock and its guard |
 //! | `run::guard` | the main function of the guard process |
-//! | `run::journal` | log lines, messages and stdout of a run |
+//! | `run::signal_intake` | receives signals, and decides which have reached the command |
+//! | `run::journal` | the facts of a run, its log lines, messages and stdout |
 //! | `run::files` | the files of `--local` locks |
 //! | `run::lock_folder` | the folder of these files |
 //! | `run::host_lock` | keeps a second distributex off this host |

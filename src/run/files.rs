@@ -1,7 +1,8 @@
-//! The files of `--local` locks: flock(2), waited for by helper processes that block in it on an
-//! open file that we share, and the fencing token that each file holds. Files stay when locks go:
-//! unlinking is the classic race of two inodes. Another program may remove one all the same, so
-//! a lock counts only if its file is the one at the path.
+//! The files of `--local` locks, locked by flock(2). Helper processes wait for a lock: they block
+//! in flock on an open file that they share with this process. Each file holds the last fencing
+//! token. Files are not removed when their locks are released, because two runs could then lock
+//! two inodes of one path. Another program may remove a file all the same, so a lock counts only if
+//! its file is the one at the path.
 
 use super::lock_folder::{LockFolder, Opened};
 use crate::lock::FileEvent;
@@ -18,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What is read of a file for its token: more than a token has, so that a longer text is not one.
-/// i64::MAX has 19 digits.
+/// How much of a file is read for its token: more than a token has (i64::MAX has 19 digits), so that
+/// a longer text is not a token.
 const TOKEN: usize = 32;
 
-/// How often a file that was removed or replaced while it was being locked is opened again. A
-/// cleaner comes once a day; this many in a row are a fault.
+/// How often a file is opened again that was removed or replaced while it was being locked. A
+/// cleaner runs once a day; this many removals in a row are a fault.
 const MOST_REMOVALS: usize = 100;
 
 /// The lock files of one run.
@@ -45,27 +46,27 @@ impl Files {
         }
     }
 
-    /// Tries to lock a file, now or by a helper that waits; tells what came of it, if anything yet.
-    pub(super) fn contend(&mut self, index: usize, wait: bool) -> Option<FileEvent> {
+    /// Locks a file, at once or by a helper that waits. Returns the result, if it is known already.
+    pub(super) fn lock(&mut self, index: usize, wait: bool) -> Option<FileEvent> {
         let tried = if wait {
-            self.send_helper(index)
+            self.spawn_blocking_flock(index)
         } else {
-            self.lock(index)
+            self.try_lock(index)
         };
         tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
     }
 
-    /// A child has ended: if it was a helper, whose file is ours now.
+    /// A child has ended. If it was a helper, its file is locked for this process now.
     pub(super) fn ended(&mut self, child: Pid) -> Option<FileEvent> {
         let position = self
             .helpers
             .iter()
             .position(|&(helper, _)| helper == child)?;
         let (_, index) = self.helpers.remove(position);
-        // Locking what is locked through this very open file is granted at once. It is not if the
-        // helper was killed, or the file was replaced.
-        let tried = self.lock(index).and_then(|event| match event {
-            Some(FileEvent::Busy { .. }) => self.send_helper(index),
+        // The helper shared the open file, so this lock succeeds at once. It does not if the helper
+        // was killed, or if the file was replaced.
+        let tried = self.try_lock(index).and_then(|event| match event {
+            Some(FileEvent::Busy { .. }) => self.spawn_blocking_flock(index),
             event => Ok(event),
         });
         tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
@@ -76,25 +77,25 @@ impl Files {
         self.open.iter().flatten().next().map(AsFd::as_fd)
     }
 
-    /// Gives up all but this file, or all.
-    pub(super) fn keep_only(&mut self, kept: Option<usize>) {
+    /// Releases all files except this one, or all.
+    pub(super) fn release_others(&mut self, kept: Option<usize>) {
         for (helper, _) in self.helpers.drain(..) {
             let _ = process::kill(helper, Signal::KILL);
         }
         for (index, open) in self.open.iter_mut().enumerate() {
             if let Some(file) = open.take_if(|_| Some(index) != kept) {
-                // The guard may not have left yet, and a helper may have got it just now: they
-                // share the open file.
+                // Closing is not enough: the guard may not have exited yet, and a helper may have
+                // locked the file just now. Both share the open file.
                 let _ = file::unlock(file);
             }
         }
     }
 
-    fn lock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
+    fn try_lock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
         let path = self.path(index);
         for _ in 0..MOST_REMOVALS {
             let file = match self.file(index) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, /* the folder was removed meanwhile */
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue, /* the directory was removed in the meantime */
                 file => file?,
             };
             if !file::lock(file, LockMode::NonBlocking)? {
@@ -104,19 +105,19 @@ impl Files {
                 }));
             }
             if let Some(found) = file::in_place(file, &path) {
-                check_kind(&found)?; // as it is found at the path: a link could have been there for a moment only
-                self.keep_only(Some(index));
+                check_kind(&found)?; // at the path, because a link may have been there only for a moment
+                self.release_others(Some(index));
                 let token = take_token(self.file(index)?)?;
                 return Ok(Some(FileEvent::Locked { file: index, token }));
             }
-            self.open[index] = None; // it was removed, and the next run will lock another
+            self.open[index] = None; // it was removed, and the next run would lock a new file
         }
         Err(io::Error::other(format!(
             "it was removed {MOST_REMOVALS} times while zk-flock locked it: find the program that does it"
         )))
     }
 
-    fn send_helper(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
+    fn spawn_blocking_flock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
         let parent = process::own_pid();
         let file = self.file(index)?;
         match process::fork()? {
@@ -167,7 +168,7 @@ impl Files {
     }
 }
 
-/// Says what the kernel has not opened as a file.
+/// Explains why the kernel did not open a path as a lock file.
 fn explain(error: io::Error) -> io::Error {
     let what = match error.raw_os_error() {
         Some(libc::ELOOP) => "a symbolic link",
@@ -180,8 +181,8 @@ fn explain(error: io::Error) -> io::Error {
     ))
 }
 
-/// Another user may have linked any file to the name of a lock, and the count of its links can be
-/// changed while it is looked at. The mark cannot: only the owner of a file can set it.
+/// Another user may have linked any file to the name of a lock, and can change its number of links
+/// while it is being checked. The sticky bit is safe: only the owner of a file can set it.
 fn unmarked(exposed: &Path) -> io::Error {
     let exposed = exposed.display();
     io::Error::other(format!(
@@ -189,9 +190,9 @@ fn unmarked(exposed: &Path) -> io::Error {
     ))
 }
 
-/// Refuses what is not a lock file: a text is written into it, and another user may have put it
-/// there. A second link makes it another file too, one that this user may not want to be written
-/// into.
+/// Refuses a file that cannot be a lock file, because a token is written into it, and another user
+/// may have put it there. A file with a second link is refused, because it is another file of this
+/// user, too.
 fn check_kind(found: &Metadata) -> io::Result<()> {
     if !found.is_file() {
         return Err(io::Error::other(
@@ -207,8 +208,8 @@ fn check_kind(found: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// The next fencing token of a lock file, noted in it: larger than every one before, and larger
-/// than those of a file that was lost, as long as the clock is right.
+/// Writes the next fencing token into a lock file. It is larger than all earlier tokens, and, if the
+/// clock is right, larger than those of an earlier file that was removed.
 fn take_token(file: &File) -> io::Result<i64> {
     let mut buffer = [0; TOKEN];
     let length = file.read_at(&mut buffer, 0)?;
@@ -219,18 +220,18 @@ fn take_token(file: &File) -> io::Result<i64> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
     let token = last.saturating_add(1).max(now);
-    file.write_all_at(text(token).as_bytes(), 0)?; // never shorter than the last: it is larger
+    file.write_all_at(text(token).as_bytes(), 0)?; // never shorter than the last token, because it is larger
     Ok(token)
 }
 
-/// The token in a file that another holds.
+/// The token in a file that another run has locked.
 fn token_of_the_holder(file: &File) -> Option<i64> {
     let mut buffer = [0; TOKEN];
     let length = file.read_at(&mut buffer, 0).ok()?;
     last_token(&buffer[..length])
 }
 
-/// The token that a file holds; 0 if it is empty. `None`: it holds what no run has written.
+/// The token in a file; 0 if the file is empty. `None`: no run has written this content.
 fn last_token(found: &[u8]) -> Option<i64> {
     if found.is_empty() {
         return Some(0);
@@ -248,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_token_is_taken_for_one() {
+    fn text_that_is_not_a_token_is_refused() {
         for (found, last) in [
             ("", Some(0)),
             ("7\n", Some(7)),

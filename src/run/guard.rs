@@ -1,14 +1,15 @@
-//! The guard's own process: starts the command, owns its tree, and does what the pure `guard` says.
-//! Forked from zk-flock just before the start; from then on the two share nothing but the line
-//! between them.
+//! The guard's process: starts the command, owns its process tree, and carries out the actions of
+//! the state machine `guard`. zk-flock forks it just before the start of the command; from then on
+//! the two processes share only the channel between them.
 
 use super::guard_channel::{self, Incoming, Report};
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
 use crate::guard::{Action, Event, Guard, GuardEvent};
+use crate::lock::Proof;
 use crate::log::print;
 use crate::moment::Moment;
-use crate::plan::Command;
+use crate::plan::{Command, OuterLock, outer};
 use crate::signal::{Signal, Status};
 use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
@@ -22,37 +23,52 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What the guard's process is called in `ps`: not our name, nor the command's, which scripts look
-/// for.
+/// The guard's process name in `ps`. Not the name of zk-flock or of the command, because scripts
+/// search for those.
 const NAME: &str = "lock-guard";
 
-/// Variables that a command finds set so, or not set at all.
+/// Environment variables that the command gets with these values, or without which it starts.
 pub(super) type Environment = [(&'static str, Option<String>); 5];
 
-/// What to start, and how to guard it.
+/// The variables that tell a command about its lock. `None`: the variable is removed, since this
+/// process may run under another lock.
+pub(super) fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
+    [
+        ("ZK_FLOCK_HELD", Some("1".into())),
+        ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
+        ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
+        (
+            "ZK_FLOCK_SESSION",
+            proof.session.map(|session| format!("0x{session:x}")),
+        ),
+        (outer::VARIABLE, outer::list(outer)),
+    ]
+}
+
+/// The command to start, and how to guard it.
 pub(super) struct Job<'a> {
-    /// Leads the one line that a guard may have to write itself.
+    /// Starts the one line that the guard may print itself.
     pub(super) program: &'static str,
     pub(super) command: &'a Command,
     pub(super) environment: Option<Environment>,
     pub(super) death_signal: Option<Signal>,
     pub(super) kill_after: Duration,
     pub(super) lease: Deadlines,
-    /// An open lock file that must stay open while anything of the tree lives.
+    /// An open lock file that must stay open while a process of the tree lives.
     pub(super) keep: Option<BorrowedFd<'a>>,
 }
 
-/// Forks the guard. Returns its id, and our end of the line to it.
+/// Forks the guard. Returns its id, and this process's end of the channel to it.
 pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> {
-    process::become_subreaper()?; // inherits the tree if the guard dies
-    let (ours, theirs) = socket::pair()?;
+    process::become_subreaper()?; // this process inherits the tree if the guard dies
+    let (channel, guard_end) = socket::pair()?;
     match process::fork()? {
-        Fork::Parent(guard) => Ok((guard, ours)),
+        Fork::Parent(guard) => Ok((guard, channel)),
         Fork::Child => {
-            drop(ours);
-            if let Err(error) = keep_watch(job, &theirs, signals) {
+            drop(channel);
+            if let Err(error) = guard_main(job, &guard_end, signals) {
                 guard_channel::send_report(
-                    &theirs,
+                    &guard_end,
                     Report::CannotStart(error.raw_os_error().unwrap_or(0)),
                 );
             }
@@ -61,23 +77,25 @@ pub(super) fn start(job: &Job, signals: &Signals) -> io::Result<(Pid, OwnedFd)> 
     }
 }
 
-/// Starts the command and stays until nothing is left to do. An error is one of starting.
-fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
+/// Starts the command, and guards it until nothing is left to do. An error means that the command
+/// was not started.
+fn guard_main(job: &Job, channel: &OwnedFd, signals: &Signals) -> io::Result<()> {
     process::become_subreaper()?;
-    let heard = signals.guard()?;
+    let guard_signals = signals.guard()?;
     let timer = Timer::new()?;
-    // Without a terminal the command leads a process group of its own, so that a signal to ours
-    // reaches it only through us, once. With one it stays in ours, for job control and Ctrl-C;
-    // there a witness says what has come to the group.
+    // Without a terminal, the command leads its own process group, so that a signal to zk-flock's
+    // group reaches the command only once, forwarded by zk-flock. With a terminal, the command stays
+    // in zk-flock's group, for job control and Ctrl-C; there a witness reports which signals the
+    // group has received.
     let own = process::own_pid();
     let terminal = process::rename(NAME, own);
     if now() >= job.lease.term {
-        // We, or the whole host, were stopped on the way here.
-        guard_channel::send_report(line, Report::Guard(GuardEvent::LeaseExpired));
-        guard_channel::send_report(line, Report::Guard(GuardEvent::TreeGone));
+        // zk-flock or the whole host was stopped before this point.
+        guard_channel::send_report(channel, Report::Guard(GuardEvent::LeaseExpired));
+        guard_channel::send_report(channel, Report::Guard(GuardEvent::TreeGone));
         return Ok(());
     }
-    // If guard and zk-flock die together, nobody is left to be gentle.
+    // If guard and zk-flock die together, no process is left to send TERM first.
     let death_signal = job.death_signal.map(|_| Signal::KILL);
     let variables = job
         .environment
@@ -91,76 +109,82 @@ fn keep_watch(job: &Job, line: &OwnedFd, signals: &Signals) -> io::Result<()> {
         own,
         terminal == Some(false),
     )?;
-    // Only now, so that the command was born into the group that it belongs to; and at once,
-    // because a signal to a control group cannot be told from one to the group before. A
-    // session, and not a group alone: in a group, we would be what keeps the command's from
-    // being an orphaned one, and its end would send all of that group a HUP if any of it is
+    // After the start, so that the command was born into its process group. At once, because
+    // before it a signal to the control group looks like one to the process group. A session, and
+    // not only a group: a guard in a group of the same session would keep the command's group from
+    // being orphaned, and the guard's exit would send HUP to that group if one of its processes is
     // stopped (setpgid(2), _exit(2)).
     let _ = process::own_session();
-    // What came until now may have come to the group that we were in, and says nothing of a control
-    // group.
+    // Signals received before this point may have been sent to the process group, so they prove
+    // nothing about a control group.
     let mut ended = false;
-    while let Some(received) = heard.next() {
+    while let Some(received) = guard_signals.next() {
         ended |= received.signal == Signal::CHLD;
     }
-    guard_channel::send_report(line, Report::Started { command, terminal });
-    // Only now, because the command inherits what zk-flock did; and at once, because a pipe must
-    // end when the command closes it.
-    let kept = [job.keep, Some(line.as_fd()), Some(heard.fd()), timer.fd()];
+    guard_channel::send_report(channel, Report::Started { command, terminal });
+    // After the start, because the command inherits the descriptors that zk-flock inherited. At
+    // once, because a reader of a pipe waits until the guard has closed it too.
+    let kept = [
+        job.keep,
+        Some(channel.as_fd()),
+        Some(guard_signals.fd()),
+        timer.fd(),
+    ];
     file::close_all_except(&kept.into_iter().flatten().collect::<Vec<_>>());
     let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
-    let mut watch = Watch {
+    let mut guard_loop = GuardLoop {
         program: job.program,
         guard,
         command: Some(command),
-        line,
+        channel,
         zk_flock: process::parent_pid(),
-        alone: false,
-        told: Vec::new(),
+        orphaned: false,
+        signalled: Vec::new(),
         killing: false,
-        left: false,
+        exiting: false,
     };
     if ended {
-        watch.reap();
+        guard_loop.reap();
     }
-    watch.keep(&heard, timer);
+    guard_loop.run(&guard_signals, timer);
     Ok(())
 }
 
-/// The guard at work.
-struct Watch<'a> {
+/// The guard's poll loop.
+struct GuardLoop<'a> {
     program: &'static str,
     guard: Guard,
-    /// Until it is reaped; its id may be another's then.
+    /// `None` after it was reaped: another process may have its id then.
     command: Option<Pid>,
-    line: &'a OwnedFd,
+    channel: &'a OwnedFd,
     zk_flock: Pid,
     /// zk-flock is dead.
-    alone: bool,
-    /// The tree as it was when it was last told to end.
-    told: Vec<Process>,
-    /// What is left of the tree is to die.
+    orphaned: bool,
+    /// The processes of the tree when it was last signalled.
+    signalled: Vec<Process>,
+    /// The rest of the tree is being killed.
     killing: bool,
-    left: bool,
+    exiting: bool,
 }
 
-impl Watch<'_> {
-    fn keep(mut self, signals: &Signals, mut timer: Timer) {
-        while !self.left {
+impl GuardLoop<'_> {
+    fn run(mut self, signals: &Signals, mut timer: Timer) {
+        while !self.exiting {
             let now = now();
             let wake = self.guard.wake();
             timer.set((wake != Moment::NEVER).then_some(wake));
-            let line = (!self.alone).then(|| self.line.as_fd());
-            let mut watched: Vec<Watched> = [Some(signals.fd()), timer.fd(), line]
+            let channel = (!self.orphaned).then(|| self.channel.as_fd());
+            let mut watched: Vec<Watched> = [Some(signals.fd()), timer.fd(), channel]
                 .into_iter()
                 .flatten()
                 .map(|fd| Watched::new(fd, false))
                 .collect();
             let _ = poll::wait(&mut watched, timer.poll_limit(now));
             timer.clear();
-            self.listen(); // before the clock: if it was only we who were stopped, the lease was proved meanwhile
+            // Before the clock: if only the guard was stopped, the lease was renewed in the meantime.
+            self.receive_commands();
             self.step(Event::Tick);
-            self.hear_signals(signals);
+            self.receive_signals(signals);
             self.reap();
         }
     }
@@ -173,44 +197,46 @@ impl Watch<'_> {
                 }
                 Action::ToTree(signal, reach) => self.signal_tree(signal, reach),
                 Action::Kill => self.kill(),
-                Action::RunAhead => drop(scheduling::run_ahead()), /* or goes on as it is, where */
-                // that is not allowed
-                Action::Report(event) => {
-                    guard_channel::send_report(self.line, Report::Guard(event));
+                Action::RunAhead => {
+                    let _ = scheduling::run_ahead(); // without the right to, it goes on at normal priority
                 }
-                Action::Exit => self.left = true,
+                Action::Report(event) => {
+                    guard_channel::send_report(self.channel, Report::Guard(event));
+                }
+                Action::Exit => self.exiting = true,
             }
         }
     }
 
-    fn listen(&mut self) {
-        while !self.alone && !self.left {
-            match guard_channel::receive_command(self.line) {
-                Incoming::Message(order) => self.step(order),
+    fn receive_commands(&mut self) {
+        while !self.orphaned && !self.exiting {
+            match guard_channel::receive_command(self.channel) {
+                Incoming::Message(command) => self.step(command),
                 Incoming::Nothing => return,
                 Incoming::Closed => {
-                    self.alone = true;
+                    self.orphaned = true;
                     self.step(Event::Orphaned);
-                    if !self.left && !self.killing {
-                        self.complain();
+                    if !self.exiting && !self.killing {
+                        self.print_death();
                     }
                 }
             }
         }
     }
 
-    /// What is sent to us and is not for us was sent to a whole control group.
-    fn hear_signals(&self, signals: &Signals) {
+    /// Reports received signals. No process signals the guard orphaned, so they were sent to the whole
+    /// control group.
+    fn receive_signals(&self, signals: &Signals) {
         while let Some(received) = signals.next() {
-            if received.signal != Signal::CHLD && !self.alone {
-                guard_channel::send_report(self.line, Report::Witnessed(received.sent()));
+            if received.signal != Signal::CHLD && !self.orphaned {
+                guard_channel::send_report(self.channel, Report::Witnessed(received.sent()));
             }
         }
     }
 
-    /// Reaps what has ended.
+    /// Reaps the children that have ended.
     fn reap(&mut self) {
-        while !self.left {
+        while !self.exiting {
             match process::reap() {
                 Reap::Ended(pid, status) => self.ended(pid, status),
                 Reap::Running => return,
@@ -226,33 +252,34 @@ impl Watch<'_> {
         }
     }
 
-    /// The command first, so that a shell does not go on with its next line because the one before
-    /// was killed; and only who is there now: what a command starts in order to clean up is let
-    /// finish.
+    /// Signals the tree. The command comes first, so that a shell does not continue with its next
+    /// line because the process of the line before was killed. Only processes that exist now are
+    /// signalled, so that a process that the command starts for its cleanup can finish.
     fn signal_tree(&mut self, signal: Signal, reach: Reach) {
-        self.told = tree::descendants(process::own_pid());
+        self.signalled = tree::descendants(process::own_pid());
         match reach {
             Reach::Here => self.send(signal, None),
             Reach::Group => self.send(signal, process::group(self.zk_flock)),
             Reach::Everywhere => {}
         }
         if signal == Signal::TERM {
-            self.send(Signal::CONT, None); // so that what is stopped can end
+            self.send(Signal::CONT, None); // a stopped process must run to handle TERM
         }
     }
 
-    /// To each process of the tree but those in the group that `reached` names, which have the
-    /// signal already. The command is signalled by its id even if /proc does not show it: it may be
-    /// hidden (hidepid), and its id is its own until the guard reaps it.
+    /// Sends a signal to each process of the tree, except for those in the process group `reached`,
+    /// which have received it already. The command is signalled by its id even if /proc does not
+    /// show it: /proc may hide it (hidepid), and no other process gets its id before the guard has
+    /// reaped it.
     fn send(&self, signal: Signal, reached: Option<Pid>) {
         let is_due = |group| reached.is_none_or(|reached| group != Some(reached));
         if let Some(command) = self.command
             && is_due(process::group(command))
         {
-            // If /proc shows no process at all, the group that the command leads, if it leads one,
-            // stands for the tree.
+            // If /proc shows no process at all, the command's process group, if it leads one, is
+            // signalled instead of the tree.
             let group = self
-                .told
+                .signalled
                 .is_empty()
                 .then(|| process::kill_group(command, signal));
             if !matches!(group, Some(Ok(()))) {
@@ -260,7 +287,7 @@ impl Watch<'_> {
             }
         }
         let rest = self
-            .told
+            .signalled
             .iter()
             .filter(|process| Some(process.pid) != self.command);
         let due: Vec<Process> = rest
@@ -270,20 +297,20 @@ impl Watch<'_> {
         tree::signal_all(&due, signal);
     }
 
-    /// The command first, then what was told to end and has not, then all of the tree: to look for
-    /// it takes long on a host of many processes where the kernel does not list children (60 µs
-    /// for each of them, without root's rights on a busy machine).
+    /// Kills the command first, then the processes that were signalled before, then all of the
+    /// tree. The search for the tree takes long on a host with many processes where the kernel does
+    /// not list children (60 µs for each process, as an ordinary user on a busy machine).
     fn kill(&mut self) {
         self.killing = true;
         if let Some(command) = self.command {
             let _ = process::kill(command, Signal::KILL);
         }
-        tree::signal_all(&std::mem::take(&mut self.told), Signal::KILL);
+        tree::signal_all(&std::mem::take(&mut self.signalled), Signal::KILL);
         tree::kill_own();
     }
 
-    /// zk-flock died without a word; so this is the word.
-    fn complain(&self) {
+    /// Prints that zk-flock was killed, which cannot print it itself.
+    fn print_death(&self) {
         let Pid(dead) = self.zk_flock;
         let job = self.command.map_or(0, |Pid(command)| command);
         print(

@@ -1,6 +1,6 @@
-//! The lock that keeps a second distributex off this host: a file that the Python original makes
-//! too, with a pid in it, and, because a pid proves little and is not there at once, held by
-//! flock(2) as well. Here the file goes with the lock, as there.
+//! The lock that prevents a second distributex for the same pool on this host. Like the Python
+//! original, it is a file with a pid in it. flock(2) locks the file as well, because a pid proves
+//! little and is not written at once. The file is removed with the lock, as in the original.
 
 use crate::plan::ExitReason;
 use crate::reason::reason;
@@ -13,43 +13,44 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Who may read whose run it is: everybody, as with the original's file.
+/// Every user may read the file, as in the original.
 const MODE: u32 = 0o644;
 
-/// How often a file that was removed while we took it is tried anew. Each time another run has come
-/// to its end.
+/// How often to try again if the file is removed while it is being locked. Each time another run has
+/// ended.
 const TRIES: usize = 100;
 
-/// Longest text that is read for a pid: more than a pid has, so that what is longer is none.
+/// How much of the file is read: more than a pid has, so that a longer text is not a pid.
 const LONGEST_PID: u64 = 32;
 
-/// What a process says of itself that can have made the file.
+/// A word on the command line of a process that can have made the file.
 const PROGRAM: &[u8] = b"distributex";
 
-/// The lock, held until it is dropped.
+/// The lock. Dropping it releases it.
 #[derive(Debug)]
 pub(super) struct HostLock {
     path: PathBuf,
     file: File,
 }
 
-/// Why it cannot be taken.
+/// Why the lock cannot be acquired.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// Another run has it: that of this process, if the file says so. `flock`: not only by its pid.
+    /// Another run holds it. `pid`: its process, if the file has it. `flock`: it holds the flock, not
+    /// only the file.
     Taken {
         pid: Option<Pid>,
         flock: bool,
         path: PathBuf,
     },
-    /// The file is none of the kind.
+    /// The file's content is not a pid.
     Broken(PathBuf),
     /// A system call failed.
     System { path: PathBuf, error: io::Error },
 }
 
 impl Refusal {
-    /// What it means for the run.
+    /// The reason to exit.
     pub(super) fn end(&self) -> ExitReason {
         match self {
             Refusal::Taken { .. } => ExitReason::Busy,
@@ -86,8 +87,8 @@ impl fmt::Display for Refusal {
 }
 
 impl HostLock {
-    /// Takes it, at once or not at all. Also tells which dead process has left the file behind, if
-    /// one has.
+    /// Acquires the lock without waiting. Also returns the dead process that left the file behind,
+    /// if one did.
     pub(super) fn take(path: &Path) -> Result<(HostLock, Option<Pid>), Refusal> {
         let system = |error| Refusal::System {
             path: path.into(),
@@ -96,28 +97,28 @@ impl HostLock {
         let mut stale = None;
         for _ in 0..TRIES {
             let file = file::open_lock_file(path, MODE).map_err(system)?;
-            let ours = file::lock(&file, LockMode::NonBlocking).map_err(system)?;
-            if ours && file::in_place(&file, path).is_none() {
+            let locked = file::lock(&file, LockMode::NonBlocking).map_err(system)?;
+            if locked && file::in_place(&file, path).is_none() {
                 continue;
             }
-            // Locked, the file may still be that of a Python program, which knows nothing of flock.
-            let owner = owner(&file).map_err(|NoOwner| Refusal::Broken(path.into()))?;
-            if !ours || owner.is_some_and(is_running) {
+            // A Python program may still own the file, since it does not use flock.
+            let owner = owner(&file).map_err(|BadPidFile| Refusal::Broken(path.into()))?;
+            if !locked || owner.is_some_and(is_running) {
                 return Err(Refusal::Taken {
                     pid: owner,
-                    flock: !ours,
+                    flock: !locked,
                     path: path.into(),
                 });
             }
             stale = stale.or(owner);
-            // The file of a Python program has no mark, and a cleaner may remove it. If it cannot
-            // be replaced (another user made it), it has to do.
+            // The file of a Python program has no sticky bit, so a cleaner may remove it. It is
+            // replaced, unless another user owns it.
             if !file.metadata().is_ok_and(|found| file::is_marked(&found))
                 && fs::remove_file(path).is_ok()
             {
                 continue;
             }
-            sign(&file).map_err(system)?;
+            write_pid(&file).map_err(system)?;
             return Ok((
                 HostLock {
                     path: path.into(),
@@ -131,42 +132,42 @@ impl HostLock {
         )))
     }
 
-    /// The descriptor that the lock lasts as long as.
+    /// The descriptor of the lock, which lasts until its last copy is closed.
     pub(super) fn held(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// Leaves the file where it is, and the lock to the guard: what we were to keep apart is not
-    /// over.
-    pub(super) fn leave(self) {
+    /// Keeps the file, and leaves the lock to the guard, because processes of the command are still
+    /// alive.
+    pub(super) fn hand_over_to_guard(self) {
         std::mem::forget(self);
     }
 }
 
 impl Drop for HostLock {
-    /// The file goes first and the lock second, so that nobody can have locked what is removed. One
-    /// that another user made may have to stay: soon the pid in it is nobody's.
+    /// Removes the file first and unlocks second, so that no other run can have locked a file that
+    /// is removed. A file of another user may stay; soon no process has the pid in it.
     fn drop(&mut self) {
         if file::in_place(&self.file, &self.path).is_some() {
             let _ = fs::remove_file(&self.path);
         }
-        let _ = file::unlock(&self.file); // the guard, which shares it, may not have left yet
+        let _ = file::unlock(&self.file); // the guard shares the lock and may not have exited yet
     }
 }
 
-/// What a file holds is not the number of a process.
-struct NoOwner;
+/// The content of a file is not a pid.
+struct BadPidFile;
 
-/// The process that a file names. `None` if it is empty: its maker has not come to writing, or
-/// never will. A file with another link names none: another user may have put it there so that a
-/// pid is written into the other.
-fn owner(file: &File) -> Result<Option<Pid>, NoOwner> {
+/// The pid in a file. `None` if the file is empty: its process has not written yet, or was killed
+/// before. A file with a second link is not accepted: another user may have made the link, so that a
+/// pid is written into another file.
+fn owner(file: &File) -> Result<Option<Pid>, BadPidFile> {
     let mut text = String::new();
     let is_plain = file
         .metadata()
         .is_ok_and(|found| found.is_file() && found.nlink() <= 1);
     if !is_plain || file.take(LONGEST_PID).read_to_string(&mut text).is_err() {
-        return Err(NoOwner);
+        return Err(BadPidFile);
     }
     match text.trim() {
         "" => Ok(None),
@@ -175,32 +176,32 @@ fn owner(file: &File) -> Result<Option<Pid>, NoOwner> {
             .ok()
             .filter(|&pid| pid > 0)
             .map(|pid| Some(Pid(pid)))
-            .ok_or(NoOwner),
+            .ok_or(BadPidFile),
     }
 }
 
-fn sign(mut file: &File) -> io::Result<()> {
+fn write_pid(mut file: &File) -> io::Result<()> {
     let text = process::own_pid().to_string();
     file.rewind()?;
     file.write_all(text.as_bytes())?;
     file.set_len(text.len() as u64)
 }
 
-/// Whether the process is alive and may be one that makes such files. Where /proc does not show it,
-/// being there is enough.
+/// Whether the process is alive and may be a distributex. If /proc does not show its command line,
+/// it may be.
 fn is_running(pid: Pid) -> bool {
     if pid == process::own_pid() || !process::exists(pid) {
         return false;
     }
     match fs::read(format!("/proc/{pid}/cmdline")) {
-        Ok(line) => is_ours(&line),
+        Ok(line) => is_distributex(&line),
         Err(_) => process::exists(pid),
     }
 }
 
-/// Whether a word of a command line names the program: alone, by a path, or after `--program=`. Its
-/// server and its config are others.
-fn is_ours(line: &[u8]) -> bool {
+/// Whether a word of a command line is the program's name: alone, at the end of a path, or after
+/// `--program=`. The names of its server and of its config file do not count.
+fn is_distributex(line: &[u8]) -> bool {
     line.split(|byte| b"\0/=".contains(byte))
         .any(|name| name == PROGRAM)
 }
@@ -210,8 +211,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_ours_by_a_word_of_its_own() {
-        for (line, ours) in [
+    fn distributex_is_recognised_by_its_command_line() {
+        for (line, expected) in [
             ("distributex\0-H\0dx\0", true),
             ("/usr/bin/python\0/usr/local/bin/distributex\0-r\0a\0", true),
             ("zk-flock\0--program=distributex\0", true),
@@ -219,7 +220,7 @@ mod tests {
             ("/usr/bin/vim\0distributex.py\0", false),
             ("", false),
         ] {
-            assert_eq!(is_ours(line.as_bytes()), ours, "{line:?}");
+            assert_eq!(is_distributex(line.as_bytes()), expected, "{line:?}");
         }
     }
 }

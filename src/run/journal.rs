@@ -1,49 +1,94 @@
-//! The story of a run, as log, terminal and stderr hear it: every sentence that is not an error of
-//! the command line is worded here. Those that the original had stay word for word, since sites
-//! look for them; facts follow.
+//! The journal of a run: keeps the facts of the run, and writes them to log, terminal and stderr.
+//! All sentences about a run are worded here, except the errors of the command line. Sentences of
+//! the originals stay word for word, because sites search for them; facts are appended.
 
 use super::guard_channel::Report;
-use super::{Guarding, Run};
+use crate::deadlines::Deadlines;
 use crate::delivery::Sent;
 use crate::guard::GuardEvent;
-use crate::lock::{Event, Holder};
-use crate::log::{Topic, print};
+use crate::lock::{Event, Holder, Proof};
+use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
-use crate::plan::{ExitReason, Level, Lock};
+use crate::plan::{ExitReason, Level, Lock, Plan};
 use crate::reason::reason;
 use crate::signal::Status;
 use crate::supervisor::Origin;
-use crate::sys::clock::now;
+use crate::sys::clock::{self, now};
 use crate::sys::process::Pid;
-use crate::sys::{self, clock, tree};
+use crate::sys::tree::{self, Process};
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-/// When things began whose length the story tells.
-#[derive(Default)]
-pub(super) struct Marks {
+/// The facts of a run and their log.
+pub(super) struct Journal<'a> {
+    plan: &'a Plan,
+    log: Log,
+    times: Timestamps,
+    /// The lock that is or was held.
+    proof: Option<Proof>,
+    lease: Deadlines,
+    /// Why the lock was lost or revoked, and why it was gone after that.
+    lost: Option<String>,
+    gone_why: Option<String>,
+    /// Another host can acquire the lock.
+    gone: bool,
+    /// A survivor of KILL was reported.
+    stuck: bool,
+    /// The lock has finished its release, as far as it could.
+    released: bool,
+    guard: Option<Pid>,
+    command: Option<Pid>,
+}
+
+/// When the intervals that the log prints began.
+struct Timestamps {
+    began: Moment,
     acquired: Option<Moment>,
     lost: Option<Moment>,
-    /// Another host can have the lock since.
-    gone: bool,
-    /// Something of the command's tree was named that could not be killed.
-    stuck: bool,
-    started: Moment,
     suspended: Moment,
+    started: Moment,
 }
 
-/// What a start that failed comes to: ENOENT is 127; a shortage of the system is not the command's
-/// fault; all else 126.
-pub(super) fn cannot_start(errno: i32) -> ExitReason {
-    match io::Error::from_raw_os_error(errno) {
-        error if error.kind() == io::ErrorKind::NotFound => ExitReason::NotFound,
-        error if sys::is_shortage(&error) => ExitReason::SystemError,
-        _ => ExitReason::NotRunnable,
+impl<'a> Journal<'a> {
+    pub(super) fn new(plan: &'a Plan, log: Log) -> Journal<'a> {
+        Journal {
+            plan,
+            log,
+            times: Timestamps {
+                began: now(),
+                acquired: None,
+                lost: None,
+                suspended: Moment::default(),
+                started: Moment::default(),
+            },
+            proof: None,
+            lease: Deadlines::NEVER,
+            lost: None,
+            gone_why: None,
+            gone: false,
+            stuck: false,
+            released: false,
+            guard: None,
+            command: None,
+        }
     }
-}
 
-impl Run<'_> {
-    fn say(&mut self, level: Level, message: &dyn Display) {
+    /// The lock that is or was held.
+    pub(super) fn proof(&self) -> Option<&Proof> {
+        self.proof.as_ref()
+    }
+
+    /// The deadlines of the lease, as last reported.
+    pub(super) fn lease(&self) -> Deadlines {
+        self.lease
+    }
+
+    /// Whether the lock has finished its release, as far as it could.
+    pub(super) fn is_released(&self) -> bool {
+        self.released
+    }
+
+    fn write(&mut self, level: Level, message: &dyn Display) {
         self.log.write(Topic::Run, level, message);
     }
 
@@ -54,16 +99,13 @@ impl Run<'_> {
     }
 
     fn job(&self) -> i32 {
-        self.guarding
-            .as_ref()
-            .and_then(|guarding| guarding.command)
-            .map_or(0, |Pid(command)| command)
+        self.command.map_or(0, |Pid(command)| command)
     }
 
-    /// How many seconds the lock was ours.
+    /// How many seconds the lock was held.
     fn held(&self) -> f64 {
-        self.marks.acquired.map_or(0.0, |acquired| {
-            self.marks
+        self.times.acquired.map_or(0.0, |acquired| {
+            self.times
                 .lost
                 .unwrap_or_else(now)
                 .since(acquired)
@@ -71,7 +113,27 @@ impl Run<'_> {
         })
     }
 
-    pub(super) fn log_event(&mut self, event: &Event) {
+    /// Logs an event of the lock, and keeps its facts.
+    pub(super) fn lock_event(&mut self, event: Event) {
+        self.log_lock_event(&event);
+        match event {
+            Event::Acquired(proof) => self.proof = Some(proof),
+            Event::LeaseUntil(lease) => self.lease = lease,
+            Event::Lost { why, .. } | Event::Revoked { why } => self.lost = Some(why),
+            Event::Gone(why) => self.gone_why = Some(why),
+            Event::Released { .. } => self.released = true,
+            Event::Trying(_)
+            | Event::Waiting { .. }
+            | Event::Suspended(_)
+            | Event::Resumed
+            | Event::Note(_)
+            | Event::Warn(_)
+            | Event::Busy(_)
+            | Event::Failed(_) => {}
+        }
+    }
+
+    fn log_lock_event(&mut self, event: &Event) {
         match event {
             Event::Trying(name) => {
                 if self.plan.announce {
@@ -82,72 +144,72 @@ impl Run<'_> {
             Event::Note(text) => self.log.write(Topic::Session, Level::Info, text),
             Event::Waiting { holder, ahead } => {
                 let waiting = format!("waiting for {}{}", shown(holder), turn(*ahead));
-                self.say(Level::Info, &waiting);
+                self.write(Level::Info, &waiting);
                 if !self.plan.verbose && io::stderr().is_terminal() {
                     print(self.plan.program, &waiting);
                 }
             }
             Event::Busy(holder) => {
-                self.say(Level::Info, &format_args!("Lock: fail ({})", shown(holder)));
+                self.write(Level::Info, &format_args!("Lock: fail ({})", shown(holder)));
             }
             Event::Acquired(proof) => {
-                self.marks.acquired = Some(now());
-                let waited = seconds_since(self.began);
+                self.times.acquired = Some(now());
+                let waited = seconds_since(self.times.began);
                 let token = proof
                     .token
                     .map_or_else(String::new, |token| format!(", token {token}"));
-                self.say(
+                self.write(
                     Level::Info,
                     &format_args!("Lock: success ({}{token}, after {waited:.3} s)", proof.lock),
                 );
             }
             Event::Suspended(why) => {
-                self.marks.suspended = now();
+                self.times.suspended = now();
                 let left = self.lease.term.since(now()).as_secs_f64();
                 let name = self.lock_name();
-                self.say(
+                self.write(
                     Level::Warning,
                     &format_args!("suspended {name}: {why}; ours for {left:.1} s more"),
                 );
             }
             Event::Resumed => {
-                let (name, away) = (self.lock_name(), seconds_since(self.marks.suspended));
-                self.say(
+                let (name, away) = (self.lock_name(), seconds_since(self.times.suspended));
+                self.write(
                     Level::Warning,
                     &format_args!("resumed {name} after {away:.1} s"),
                 );
             }
             Event::Lost { why, gone, .. } => {
-                (self.marks.lost, self.marks.gone) = (Some(now()), *gone);
-                self.say(Level::Error, &format_args!("Lock lost: {why}"));
+                (self.times.lost, self.gone) = (Some(now()), *gone);
+                self.write(Level::Error, &format_args!("Lock lost: {why}"));
             }
             Event::Gone(why) => {
-                self.marks.gone = true;
+                self.gone = true;
                 let name = self.lock_name();
-                self.say(Level::Error, &format_args!("cannot keep {name}: {why}"));
+                self.write(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
             Event::Revoked { why } => {
-                self.say(Level::Warning, &format_args!("Lock revoked: {why}"));
+                self.write(Level::Warning, &format_args!("Lock revoked: {why}"));
             }
             Event::Failed(failure) => self.log.error(failure),
             Event::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
-                let told = format_args!("cannot release {name}: {doubt}");
-                // If there was no lock, why has been said on stderr already.
+                let message = format_args!("cannot release {name}: {doubt}");
+                // Without a lock, the reason was printed on stderr already.
                 if self.proof.is_some() {
-                    self.log.error(&told);
+                    self.log.error(&message);
                 } else {
-                    self.say(Level::Warning, &told);
+                    self.write(Level::Warning, &message);
                 }
             }
             Event::Released { doubt: None }
-                if self.proof.is_some() && (self.marks.lost.is_none() || self.was_kept()) =>
+                if self.proof.is_some() && (self.times.lost.is_none() || self.was_kept()) =>
             {
                 let (name, held) = (
                     self.lock_name(),
-                    self.marks.acquired.map_or(0.0, seconds_since),
+                    self.times.acquired.map_or(0.0, seconds_since),
                 );
-                self.say(
+                self.write(
                     Level::Info,
                     &format_args!("released {name} after {held:.1} s"),
                 );
@@ -156,7 +218,17 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn tell_report(&mut self, report: Report) {
+    /// The guard was started.
+    pub(super) fn guard_started(&mut self, guard: Pid) {
+        self.guard = Some(guard);
+    }
+
+    /// Logs a report of the guard. `survivors` lists the processes of the tree that are left.
+    pub(super) fn guard_report(
+        &mut self,
+        report: Report,
+        survivors: impl FnOnce() -> Vec<Process>,
+    ) {
         let command = &self.plan.command.shown;
         let job = self.job();
         match report {
@@ -164,13 +236,14 @@ impl Run<'_> {
                 command: Pid(pid),
                 terminal,
             } => {
-                self.marks.started = now();
-                self.say(
+                self.times.started = now();
+                self.command = Some(Pid(pid));
+                self.write(
                     Level::Info,
                     &format_args!("Start subprocess: {command} (PID: {pid})"),
                 );
                 if terminal.is_none() {
-                    self.say(
+                    self.write(
                         Level::Warning,
                         &"/proc is not mounted: a signal reaches only the command and its process group; KILL reaches all of its processes",
                     );
@@ -184,34 +257,34 @@ impl Run<'_> {
                 ));
             }
             Report::Guard(GuardEvent::Ended(status)) => {
-                let ran = seconds_since(self.marks.started);
+                let ran = seconds_since(self.times.started);
                 let (code, how) = match status {
                     Status::Exited(code) => (i32::from(code), String::new()),
                     Status::Killed(signal) => (-signal.0, format!(", killed by {signal}")),
                 };
-                self.say(
+                self.write(
                     Level::Info,
                     &format_args!(
                         "Child exited with code: {code} (PID: {job}){how} after {ran:.1} s"
                     ),
                 );
             }
-            Report::Guard(GuardEvent::Stuck) => self.tell_stuck(),
+            Report::Guard(GuardEvent::Stuck) => self.stuck(survivors),
             Report::Guard(GuardEvent::TreeGone) => {
-                self.say(Level::Info, &"nothing of the job is left");
+                self.write(Level::Info, &"nothing of the job is left");
             }
             Report::Guard(GuardEvent::StopAcknowledged | GuardEvent::LeaseExpired)
             | Report::Witnessed(_) => {}
         }
     }
 
-    /// Names what was killed and does not die.
-    pub(super) fn tell_stuck(&mut self) {
-        if self.marks.gone {
-            return; // there is nothing to keep, and the run ends with a line about it
+    /// Reports the processes that survive KILL.
+    pub(super) fn stuck(&mut self, survivors: impl FnOnce() -> Vec<Process>) {
+        if self.gone {
+            return; // no lock is left to keep, and the run ends with a line about the survivors
         }
-        let (stuck, name) = (self.names_of_survivors(), self.lock_name());
-        let kept = if self.marks.lost.is_none() {
+        let (stuck, name) = (names(&survivors()), self.lock_name());
+        let kept = if self.times.lost.is_none() {
             format!("still holding {name} until it exits")
         } else {
             let unless = if let Lock::Pool(_) = self.plan.lock {
@@ -222,35 +295,27 @@ impl Run<'_> {
             format!("keeping {name} until it exits, unless {unless} first")
         };
         self.log.error(&format_args!("cannot kill {stuck}: {kept}"));
-        self.marks.stuck = true;
+        self.stuck = true;
     }
 
-    /// Whether a lock that was lost was kept for a process that could not be killed, to its end.
+    /// Whether a lost lock was kept until an unkillable process exited.
     fn was_kept(&self) -> bool {
-        self.marks.lost.is_some() && self.marks.stuck && !self.marks.gone
+        self.times.lost.is_some() && self.stuck && !self.gone
     }
 
-    fn names_of_survivors(&self) -> String {
-        let names: Vec<String> = self
-            .survivors()
-            .iter()
-            .map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0))
-            .collect();
-        names.join(", ")
-    }
-
-    pub(super) fn tell_signal(&mut self, Sent { signal, sender }: Sent, origin: Origin) {
+    /// Logs a signal that this process received.
+    pub(super) fn signal(&mut self, Sent { signal, sender }: Sent, origin: Origin) {
         let by = if origin == Origin::Typed {
             "terminal".into()
         } else {
             format!("process {sender}")
         };
         let word = if signal.ends() { "Stop work by" } else { "Got" };
-        self.say(Level::Info, &format_args!("{word} {signal} (from {by})"));
+        self.write(Level::Info, &format_args!("{word} {signal} (from {by})"));
     }
 
-    /// The one line on stderr of a run that did not end by its command's code.
-    pub(super) fn tell_end(&mut self, end: ExitReason) {
+    /// Prints the one line on stderr of a run that did not end with its command's exit code.
+    pub(super) fn end(&mut self, end: ExitReason, survivors: impl FnOnce() -> Vec<Process>) {
         let (name, held, job) = (self.lock_name(), self.held(), self.job());
         match end {
             ExitReason::Lost => {
@@ -258,9 +323,9 @@ impl Run<'_> {
                     .lost
                     .take()
                     .unwrap_or_else(|| "this process was stopped".into());
-                let left = self.names_of_survivors();
+                let left = names(&survivors());
                 let gone = self
-                    .gone
+                    .gone_why
                     .as_ref()
                     .map_or_else(String::new, |gone| format!("; then {gone}"));
                 let fate = match left.is_empty() {
@@ -281,12 +346,7 @@ impl Run<'_> {
                 ));
             }
             ExitReason::InternalError => {
-                let guard = self.guarding.as_ref().map_or(
-                    0,
-                    |Guarding {
-                         guard: Pid(guard), ..
-                     }| *guard,
-                );
+                let guard = self.guard.map_or(0, |Pid(guard)| guard);
                 self.log.error(&format_args!(
                     "the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"
                 ));
@@ -294,13 +354,38 @@ impl Run<'_> {
             _ => {}
         }
     }
+
+    pub(super) fn cannot_poll(&mut self, error: &io::Error) {
+        self.write(Level::Error, &format_args!("cannot poll: {error}"));
+    }
+
+    pub(super) fn cannot_start_guard(&mut self, error: &io::Error) {
+        self.log
+            .error(&format_args!("cannot start the guard: {}", reason(error)));
+    }
+
+    pub(super) fn cannot_look_up(&mut self, error: &io::Error) {
+        self.log.write(
+            Topic::Session,
+            Level::Warning,
+            &format_args!("cannot look up names: {}", reason(error)),
+        );
+    }
+}
+
+fn names(survivors: &[Process]) -> String {
+    let names: Vec<String> = survivors
+        .iter()
+        .map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0))
+        .collect();
+    names.join(", ")
 }
 
 fn seconds_since(moment: Moment) -> f64 {
     now().since(moment).as_secs_f64()
 }
 
-/// `/app/NAME, held by HOST since 09:12:03 (session 0x…)`, as far as it is known.
+/// `/app/NAME, held by HOST since 09:12:03 (session 0x…)`, without the parts that are unknown.
 fn shown(holder: &Holder) -> String {
     let host = holder
         .host
@@ -320,7 +405,7 @@ fn shown(holder: &Holder) -> String {
     format!("{}{host}{held}{since}{session}", holder.lock)
 }
 
-/// `; 3 ahead of us`, `; next in line`, as far as it is known.
+/// `; 3 ahead of us`, `; next in line`, or nothing if that is unknown.
 fn turn(ahead: Option<usize>) -> String {
     match ahead {
         None => String::new(),
@@ -329,7 +414,7 @@ fn turn(ahead: Option<usize>) -> String {
     }
 }
 
-/// A time of day, with its date unless that is today's.
+/// A time of day, with the date unless it is today.
 fn time(unix_seconds: i64) -> String {
     let today = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

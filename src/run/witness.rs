@@ -1,5 +1,6 @@
-//! The witness: a process in our process group that tells us which signals came to the group. Only
-//! where the command is in that group too, since its session has a terminal; see `delivery`.
+//! The witness: a process in zk-flock's process group that reports which signals the group has
+//! received. It is needed only if the command is in that group too, because its session has a
+//! terminal; see `delivery`.
 
 use super::guard_channel::{self, Incoming, Report};
 use crate::signal::Signal;
@@ -10,49 +11,50 @@ use crate::sys::{file, socket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What it is called in `ps`: not our name, nor the command's, which scripts look for.
+/// Its process name in `ps`. Not the name of zk-flock or of the command, because scripts search for
+/// those.
 const NAME: &str = "lock-witness";
 
-/// The witness, until it is dropped.
+/// A running witness. Dropping it kills the process.
 #[derive(Debug)]
 pub(super) struct Witness {
     pid: Pid,
-    line: OwnedFd,
-    /// Whether it was reaped: its id may be another process's then.
+    channel: OwnedFd,
+    /// It was reaped, and another process may have its id.
     ended: bool,
 }
 
 impl Witness {
-    /// Forks it. It dies with us.
+    /// Forks the witness. It dies with this process.
     pub(super) fn start(signals: &Signals) -> io::Result<Witness> {
-        let us = process::own_pid();
-        let (ours, theirs) = socket::pair()?;
+        let parent = process::own_pid();
+        let (channel, witness_end) = socket::pair()?;
         match process::fork()? {
             Fork::Parent(pid) => Ok(Witness {
                 pid,
-                line: ours,
+                channel,
                 ended: false,
             }),
             Fork::Child => {
-                drop(ours);
-                let _ = process::die_with_parent(Some(Signal::KILL), us)
-                    .and_then(|()| watch(&theirs, signals));
+                drop(channel);
+                let _ = process::die_with_parent(Some(Signal::KILL), parent)
+                    .and_then(|()| watch(&witness_end, signals));
                 process::exit_now(0)
             }
         }
     }
 
-    /// To be watched for reading.
-    pub(super) fn line(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
+    /// The channel to poll for reports.
+    pub(super) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 
-    /// What it has seen next.
-    pub(super) fn next(&self) -> Incoming<Report> {
-        guard_channel::receive_report(&self.line)
+    /// Receives the next report.
+    pub(super) fn receive(&self) -> Incoming<Report> {
+        guard_channel::receive_report(&self.channel)
     }
 
-    /// A child of ours was reaped.
+    /// A child of this process was reaped.
     pub(super) fn reaped(&mut self, child: Pid) {
         self.ended |= child == self.pid;
     }
@@ -67,23 +69,23 @@ impl Drop for Witness {
     }
 }
 
-/// The witness at work: until we are gone.
-fn watch(line: &OwnedFd, signals: &Signals) -> io::Result<()> {
-    file::close_all_except(&[line.as_fd()]);
+/// Runs the witness until zk-flock has exited.
+fn watch(channel: &OwnedFd, signals: &Signals) -> io::Result<()> {
+    file::close_all_except(&[channel.as_fd()]);
     let signals = signals.witness()?;
     process::rename(NAME, process::own_pid());
     loop {
         poll::wait(
             &mut [
                 Watched::new(signals.fd(), false),
-                Watched::new(line.as_fd(), false),
+                Watched::new(channel.as_fd(), false),
             ],
             None,
         )?;
         while let Some(received) = signals.next() {
-            guard_channel::send_report(line, Report::Witnessed(received.sent()));
+            guard_channel::send_report(channel, Report::Witnessed(received.sent()));
         }
-        if let Incoming::Closed = guard_channel::receive_command(line) {
+        if let Incoming::Closed = guard_channel::receive_command(channel) {
             return Ok(());
         }
     }

@@ -1,0 +1,295 @@
+//! The effects of a lock: drives its state machine, and carries out what it wants from its
+//! connection, its files and the name lookup. Knows nothing of guard, supervisor or log.
+
+use super::files::Files;
+use super::names::Lookup;
+use crate::link::Link;
+use crate::lock::{self, Failure, FileOrder, Input, Lock, Output};
+use crate::moment::Moment;
+use crate::plan::ExitReason;
+use crate::supervisor::{self, Loss};
+use crate::sys::clock::now;
+use crate::sys::poll::Watched;
+use crate::sys::process::Pid;
+use crate::transport;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// A lock, and what it works on.
+pub(super) struct Driver {
+    lock: Box<dyn Lock>,
+    link: Link,
+    files: Option<Files>,
+    lookup: Lookup,
+    /// The run has ended: the lock may still send its last request, and nothing else.
+    finished: bool,
+}
+
+/// Why `pump` returned.
+pub(super) enum Progress {
+    /// The lock reports this.
+    Event(lock::Event),
+    /// Names cannot be looked up. The lock goes on with the addresses that are known.
+    CannotLookUp(io::Error),
+    /// The lock wants nothing before this moment.
+    Wait(Moment),
+}
+
+impl Driver {
+    pub(super) fn new(
+        lock: Box<dyn Lock>,
+        link: Link,
+        files: Option<Files>,
+        lookup: Lookup,
+    ) -> Driver {
+        Driver {
+            lock,
+            link,
+            files,
+            lookup,
+            finished: false,
+        }
+    }
+
+    /// Carries out what the lock wants, up to its next event. `may_fork`: whether helpers may be
+    /// started; they must not be while all children are being killed.
+    pub(super) fn pump(&mut self, may_fork: bool) -> Progress {
+        loop {
+            match self.lock.poll(now()) {
+                Output::Wait(until) => return Progress::Wait(until.min(self.lookup.until())),
+                Output::Transport(transport::Output::Send(bytes)) => self.link.send(&bytes),
+                _ if self.finished => {}
+                Output::Transport(output) => {
+                    let failed = self.link.execute(output).map(Input::Transport);
+                    self.handle(failed);
+                }
+                Output::File(FileOrder::Lock { file, wait }) => {
+                    let files = self.files.as_mut();
+                    let event = files.and_then(|files| files.lock(file, wait));
+                    self.handle(event.map(Input::File));
+                }
+                Output::LookUp => {
+                    if let Err(error) = self.look_up(may_fork) {
+                        return Progress::CannotLookUp(error);
+                    }
+                }
+                Output::Event(event) => return Progress::Event(event),
+            }
+        }
+    }
+
+    /// Starts helpers that look up the names. Without helpers, the lock gets the known addresses.
+    fn look_up(&mut self, may_fork: bool) -> io::Result<()> {
+        let begun = if may_fork {
+            self.lookup.begin(now()).map(|()| true)
+        } else {
+            Ok(false)
+        };
+        if !matches!(begun, Ok(true)) {
+            self.lock.handle(Input::LookUp(self.lookup.known()), now());
+        }
+        begun.map(|_| ())
+    }
+
+    fn handle(&mut self, input: Option<Input>) {
+        if let Some(input) = input {
+            self.lock.handle(input, now());
+        }
+    }
+
+    /// What to poll for; `ready` takes the results in the same order.
+    pub(super) fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
+        let link = self.link.watched().into_iter();
+        link.chain(self.lookup.watched())
+    }
+
+    /// Tells the lock that time has passed.
+    pub(super) fn tick(&mut self) {
+        self.lock.handle(Input::Tick, now());
+    }
+
+    /// Reads from the connection and the lookup, as far as they were found ready.
+    pub(super) fn ready(&mut self, mut ready: impl Iterator<Item = bool>) {
+        let linked = self.link.watched().is_some() && ready.next().unwrap_or(false);
+        if linked {
+            let lock = &mut self.lock;
+            self.link
+                .ready(|event| lock.handle(Input::Transport(event), now()));
+        }
+        if self.lookup.is_under_way() {
+            let found = self.lookup.result(ready, now());
+            self.handle(found.map(Input::LookUp));
+        }
+    }
+
+    /// Releases the files; the request to a server is sent by the next `pump`.
+    pub(super) fn release(&mut self) {
+        if let Some(files) = &mut self.files {
+            files.release_others(None);
+        }
+        self.lock.handle(Input::Release, now());
+    }
+
+    /// The run has ended.
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Whether the server may still have something of this run after the release.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.lock.unsettled()
+    }
+
+    /// The descriptor of the file lock that is held.
+    pub(super) fn held_file(&self) -> Option<BorrowedFd<'_>> {
+        self.files.as_ref().and_then(Files::held)
+    }
+
+    /// A child was reaped. If it was a helper that waited for a file, the file is locked now.
+    pub(super) fn child_ended(&mut self, child: Pid) {
+        let event = self.files.as_mut().and_then(|files| files.ended(child));
+        self.handle(event.map(Input::File));
+    }
+
+    /// A child was reaped. If it was a lookup helper, its id may belong to another process now.
+    pub(super) fn helper_reaped(&mut self, child: Pid) {
+        self.lookup.reaped(child);
+    }
+
+    /// Whether a process is a lookup helper.
+    pub(super) fn is_helper(&self, process: Pid) -> bool {
+        self.lookup.is_helper(process)
+    }
+
+    /// Whether a lookup helper has not been reaped.
+    pub(super) fn has_helpers(&self) -> bool {
+        self.lookup.has_helpers()
+    }
+
+    /// Kills the lookup helpers, which are not reaped yet.
+    pub(super) fn kill_helpers(&mut self) {
+        self.lookup.cancel();
+    }
+
+    /// Cancels a lookup, if one is under way. The lock gets the known addresses.
+    pub(super) fn cancel_lookup(&mut self) {
+        if self.lookup.is_under_way() {
+            self.lookup.cancel();
+            self.lock.handle(Input::LookUp(self.lookup.known()), now());
+        }
+    }
+}
+
+/// The supervisor's event for a lock's event. `None`: the supervisor has nothing to decide.
+pub(super) fn supervisor_event(event: &lock::Event) -> Option<supervisor::Event> {
+    use supervisor::Event;
+    match event {
+        lock::Event::Acquired(_) => Some(Event::Acquired),
+        lock::Event::Lost {
+            kill_deadline,
+            gone,
+            ..
+        } => Some(Event::Lost(Loss {
+            kill_deadline: *kill_deadline,
+            gone: *gone,
+        })),
+        lock::Event::Gone(_) => Some(Event::Gone),
+        lock::Event::Revoked { .. } => Some(Event::Revoked),
+        lock::Event::Busy(_) => Some(Event::NoLock(ExitReason::Busy)),
+        lock::Event::Failed(failure) => Some(Event::NoLock(match failure {
+            Failure::Unreachable(_) => ExitReason::Unreachable,
+            Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
+            Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
+            Failure::System(_) => ExitReason::SystemError,
+        })),
+        lock::Event::Released { .. } => Some(Event::Released),
+        lock::Event::Trying(_)
+        | lock::Event::Waiting { .. }
+        | lock::Event::LeaseUntil(_)
+        | lock::Event::Suspended(_)
+        | lock::Event::Resumed
+        | lock::Event::Note(_)
+        | lock::Event::Warn(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deadlines::Deadlines;
+    use std::time::Duration;
+    use supervisor::Event;
+
+    #[test]
+    fn each_reason_for_no_lock_has_its_own_exit_reason() {
+        let holder = lock::Holder {
+            lock: "/app/lock".into(),
+            host: None,
+            since: None,
+            session: None,
+        };
+        let refused = Failure::Refused {
+            what: "make /app/lock".into(),
+            why: "no auth".into(),
+        };
+        for (event, end) in [
+            (lock::Event::Busy(holder), ExitReason::Busy),
+            (
+                lock::Event::Failed(Failure::Unreachable("h1:2181".into())),
+                ExitReason::Unreachable,
+            ),
+            (lock::Event::Failed(refused), ExitReason::Refused),
+            (
+                lock::Event::Failed(Failure::Denied("INVALID".into())),
+                ExitReason::Refused,
+            ),
+            (
+                lock::Event::Failed(Failure::IncompatibleLock("a directory".into())),
+                ExitReason::IncompatibleLock,
+            ),
+            (
+                lock::Event::Failed(Failure::System("disk full".into())),
+                ExitReason::SystemError,
+            ),
+        ] {
+            assert_eq!(
+                supervisor_event(&event),
+                Some(Event::NoLock(end)),
+                "{event:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn loss_keeps_its_kill_deadline() {
+        let kill_deadline = Moment(Duration::from_secs(7));
+        for gone in [false, true] {
+            let lost = lock::Event::Lost {
+                why: "the session has expired".into(),
+                kill_deadline,
+                gone,
+            };
+            assert_eq!(
+                supervisor_event(&lost),
+                Some(Event::Lost(Loss {
+                    kill_deadline,
+                    gone
+                }))
+            );
+        }
+    }
+
+    #[test]
+    fn events_for_log_and_guard_are_not_passed_to_the_supervisor() {
+        for event in [
+            lock::Event::Trying("a".into()),
+            lock::Event::LeaseUntil(Deadlines::NEVER),
+            lock::Event::Suspended("no answer".into()),
+            lock::Event::Resumed,
+            lock::Event::Note("connected".into()),
+            lock::Event::Warn("acl".into()),
+        ] {
+            assert_eq!(supervisor_event(&event), None, "{event:?}");
+        }
+    }
+}
