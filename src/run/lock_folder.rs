@@ -1,8 +1,8 @@
-//! The folder of `--local` lock files: which one it is, and how it is reached so that no other user
-//! can lead a run elsewhere. Its path is opened folder by folder, from the top, each in the one
-//! before. Below a folder that other users may write to, a symbolic link may be theirs and is
-//! refused; other links are followed (`/var/run` is one). Missing folders are made. A folder that
-//! exists keeps its mode.
+//! The directory of `--local` lock files: which one it is, and how to open it so that no other user
+//! can redirect a run. Its path is opened one directory at a time, from the top, each relative to
+//! the one before. Below a directory that other users may write to, a symbolic link may belong to
+//! them and is refused; other links are followed (`/var/run` is one). Missing directories are
+//! created. An existing directory keeps its mode.
 
 use crate::reason::reason;
 use crate::sys::file;
@@ -13,35 +13,34 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// How many links a path may lead through; the kernel follows as many.
+/// How many links a path may contain; the kernel has the same limit.
 const MOST_LINKS: usize = 40;
 
-/// Where every user may keep lock files, on systems that allow it (Debian's). It is empty after a
-/// boot.
+/// Every user may keep lock files here, on systems that allow it (Debian). It is empty after a boot.
 const LOCKS: &str = "/run/lock";
 
-/// Where every user may keep files, on all others.
+/// Every user may keep files here, on all other systems.
 const TEMPORARY: &str = "/tmp";
 
-/// Mode of a folder in which every user may make files and remove no other user's.
+/// Mode of a directory in which every user may create files, and remove only their own.
 const OPEN_TO_ALL: u32 = 0o1777;
 
-/// Mode of the default folder, which is its user's alone.
+/// Mode of the default directory, which only its user may use.
 const PRIVATE: u32 = 0o700;
 
-/// Where the lock files of a run are.
+/// The directory of the lock files of a run.
 #[derive(Debug)]
 pub(super) struct LockFolder {
-    /// The folder of `--local=DIR`, or the default one.
+    /// The directory of `--local=DIR`, or the default one.
     base: PathBuf,
-    /// Whether `base` is the default one, which must be this user's alone: it lies where other
-    /// users may write.
+    /// `base` is the default directory. No other user may have access to it, because it is below a
+    /// directory that other users may write to.
     private: bool,
     app_id: String,
 }
 
 impl LockFolder {
-    /// The folder of an application: in the folder that was given, or in the default one.
+    /// The directory of an application, below the given directory or the default one.
     pub(super) fn new(given: Option<&Path>, app_id: &str) -> LockFolder {
         let base = given.map_or_else(default_base, Path::to_owned);
         LockFolder {
@@ -56,7 +55,7 @@ impl LockFolder {
         self.base.join(&self.app_id).join(name)
     }
 
-    /// Opens it. `NotFound`: a folder was removed after it was made or seen.
+    /// Opens the directory. `NotFound`: a directory was removed after it was created or seen.
     pub(super) fn open(&self) -> io::Result<Opened> {
         let (mut way, mode) = if self.private {
             (self.open_private()?, PRIVATE)
@@ -93,17 +92,17 @@ impl LockFolder {
     }
 }
 
-/// The open folder.
+/// The open directory.
 pub(super) struct Opened {
     pub(super) folder: Folder,
     /// Mode for new files in it: every user who may write to `base` may use its locks.
     pub(super) mode: u32,
-    /// The folder nearest to them that other users may write to. What is below it may be theirs.
+    /// The last directory on the path that other users may write to. Its content may be theirs.
     pub(super) exposed: Option<PathBuf>,
 }
 
-/// The default folder of this user. It depends on the host alone: runs from cron, from a service
-/// and from a shell must find the same.
+/// The default directory of this user. It depends only on the host: runs from cron, from a service
+/// and from a shell must use the same one.
 fn default_base() -> PathBuf {
     let locks = fs::symlink_metadata(LOCKS)
         .is_ok_and(|found| found.is_dir() && found.mode() & OPEN_TO_ALL == OPEN_TO_ALL);
@@ -111,34 +110,34 @@ fn default_base() -> PathBuf {
         .join(format!("zk-flock-{}", file::effective_uid()))
 }
 
-/// What to do about a folder that does not exist.
+/// What to do about a directory that does not exist.
 #[derive(Clone, Copy)]
 enum Missing {
-    /// The path leads through a link, which leads nowhere.
+    /// Fail: the path contains a dangling link.
     Refuse,
-    /// Make it with the usual mode, which the umask limits.
+    /// Create it with the usual mode, limited by the umask.
     Make,
-    /// Make it with this mode, whatever the umask.
+    /// Create it with exactly this mode.
     MakeWith(u32),
 }
 
-/// A folder, and how it was reached.
+/// A directory, and how it was reached.
 struct Way {
     folder: Folder,
     metadata: Metadata,
     path: PathBuf,
-    /// Whose rights this process has.
+    /// The user whose rights this process has.
     uid: u32,
-    /// The last folder on the way that other users may write to. What is below it may be theirs.
+    /// The last directory on the path that other users may write to. Its content may be theirs.
     exposed: Option<PathBuf>,
     links: usize,
 }
 
 impl Way {
-    /// Goes to a folder; what is missing is made.
+    /// Opens a directory; creates missing directories.
     fn to(path: &Path) -> io::Result<Way> {
-        // Relative paths are left where the current folder is not known. Then what is above it is
-        // not known either.
+        // A path is relative only if the current directory is not known. Then its parents are not
+        // known either.
         let (start, exposed) = if path.is_absolute() {
             ("/", None)
         } else {
@@ -168,7 +167,7 @@ impl Way {
         })
     }
 
-    /// Goes one step down, or through a link.
+    /// Opens the next directory, or follows a link.
     fn enter(&mut self, name: &OsStr, missing: Missing) -> io::Result<()> {
         let path = self.path.join(name);
         let mut found = self.folder.open(name);
@@ -216,7 +215,7 @@ impl Way {
         }
     }
 
-    /// Goes where a link leads, if it cannot be another user's.
+    /// Follows a link, if it cannot belong to another user.
     fn follow(&mut self, name: &OsStr, path: &Path) -> io::Result<()> {
         let target = match self.folder.read_link(name) {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
@@ -245,13 +244,13 @@ impl Way {
     }
 }
 
-/// Whether users other than root and the one with this id may make or exchange what is in a folder.
-/// The owner can, for the mode is the owner's.
+/// Whether users other than root and the one with this id may create or replace files in a directory.
+/// The owner may, because the owner can change the mode.
 fn others_may_write(folder: &Metadata, uid: u32) -> bool {
     folder.mode() & 0o022 != 0 || ![0, uid].contains(&folder.uid())
 }
 
-/// An error with its whole reason.
+/// An error with a complete sentence.
 fn refusal(why: String) -> io::Error {
     io::Error::other(why)
 }
@@ -260,7 +259,7 @@ fn cannot_open(path: &Path, error: &io::Error) -> io::Error {
     refusal(format!("cannot open {}: {}", path.display(), reason(error)))
 }
 
-/// Passes on that something is missing, which is worth another try, and explains the rest.
+/// Returns `NotFound` as it is, so that the caller tries again, and explains other errors.
 fn unless_missing(error: io::Error, explain: impl FnOnce(&io::Error) -> io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::NotFound {
         error

@@ -1,5 +1,5 @@
-//! Names that are looked up again beside a run, by helpers. These are children of this process and
-//! none of the command's: `Run` reaps them, and its kill of the command's tree passes them over.
+//! Looks up server names again during a run, in helper processes. The helpers are children of this
+//! process, not of the command: `Run` reaps them, and a kill of the command's tree spares them.
 
 use crate::endpoint::Found;
 use crate::moment::Moment;
@@ -13,12 +13,12 @@ use std::io;
 pub(super) struct Lookup {
     names: HostAddresses,
     search: Option<BackgroundLookup>,
-    /// Helpers that have not been reaped: until then their ids are theirs.
+    /// Helpers that have not been reaped, so that no other process has their ids.
     helpers: Vec<Pid>,
 }
 
 impl Lookup {
-    /// For these names, which have been looked up once; or for none.
+    /// For these names, which have been looked up once. There may be none.
     pub(super) fn new(names: HostAddresses) -> Lookup {
         Lookup {
             names,
@@ -27,8 +27,8 @@ impl Lookup {
         }
     }
 
-    /// Begins to look up all names, in place of any look-up before. What is found is told by
-    /// `result`; nothing, where there are no names.
+    /// Begins to look up all names, and cancels an earlier lookup. `result` returns the addresses.
+    /// Without names, nothing begins.
     pub(super) fn begin(&mut self, now: Moment) -> io::Result<()> {
         self.cancel();
         self.search = BackgroundLookup::begin(&self.names, now)?;
@@ -37,7 +37,7 @@ impl Lookup {
         Ok(())
     }
 
-    /// What is known without another look-up.
+    /// The addresses that are known from earlier lookups.
     pub(super) fn known(&self) -> Found {
         self.names.result()
     }
@@ -47,20 +47,20 @@ impl Lookup {
         self.search.is_some()
     }
 
-    /// What to wake up for; nothing unless a look-up is under way.
+    /// What to poll for; nothing unless a lookup is under way.
     pub(super) fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
         self.search.iter().flat_map(BackgroundLookup::watched)
     }
 
-    /// When a look-up is over, at the latest.
+    /// When a lookup ends at the latest.
     pub(super) fn until(&self) -> Moment {
         self.search
             .as_ref()
             .map_or(Moment::NEVER, BackgroundLookup::until)
     }
 
-    /// Reads the answers that are ready, given for each that was watched. What was found, once the
-    /// look-up is over.
+    /// Reads the answers that are ready; `ready` has a value for each that was watched. Returns the
+    /// addresses when the lookup has ended.
     pub(super) fn result(
         &mut self,
         ready: impl Iterator<Item = bool>,
@@ -76,11 +76,11 @@ impl Lookup {
         Some(self.names.result())
     }
 
-    /// Gives up a look-up: the helpers are killed, but not reaped yet.
+    /// Cancels a lookup: kills the helpers, which are reaped later.
     pub(super) fn cancel(&mut self) {
         self.search = None;
         for &helper in &self.helpers {
-            let _ = process::kill(helper, Signal::KILL); // one that has ended is still there to be reaped
+            let _ = process::kill(helper, Signal::KILL); // a helper that has exited is still a zombie
         }
     }
 

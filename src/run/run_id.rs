@@ -1,12 +1,11 @@
-//! The id of a run, by which a lock server tells the runs of one host apart, and the file beside
-//! the lock of this host that keeps it. If a run is killed, the server still has its slot; the next
-//! run takes over the lock of this host when nothing of the killed one is left, and goes on with
-//! its id, so that it need not wait until the lease ends.
+//! The id of a run, by which a lock server distinguishes the runs of one host, and the file next to
+//! the host lock that stores it. If a run is killed, the server still has its slot. The next run
+//! takes over the host lock when no process of the killed run is left, and continues with its id,
+//! so that it does not wait until the lease expires.
 //!
-//! The file belongs to the lock: it is read and written only by the run that holds it. What it says
-//! counts only if it names the dead process whose lock was taken over, or none: otherwise the id
-//! may be that of a run that lives, whose lock file was removed. Python programs know nothing of
-//! it.
+//! Only the run that holds the host lock reads and writes the file. Its id is used only if the file
+//! names the dead process whose host lock was taken over, or no process. Otherwise the id may
+//! belong to a living run whose lock file was removed. Python programs do not use this file.
 
 use crate::sys::file::{self, effective_uid};
 use crate::sys::process::{self, Pid};
@@ -16,29 +15,29 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Only its owner may read it. The sticky bit keeps systemd-tmpfiles from removing it by its age.
+/// Only its owner may read the file. The sticky bit keeps systemd-tmpfiles from removing it by age.
 const MODE: u32 = 0o1600;
 
-/// Longest text that is read: more than an id and a process have.
+/// How much of the file is read: more than an id and a pid have.
 const LONGEST: u64 = 128;
 
-/// The longest id that a server takes.
+/// The longest id that a server accepts.
 const LONGEST_ID: usize = 64;
 
-/// The id of a run, and what keeps it.
+/// The id of a run, and the file that stores it.
 #[derive(Debug)]
 pub(super) struct RunId {
     /// 1 to 64 characters of `[0-9A-Za-z._-]`.
     pub(super) id: String,
-    /// The dead process whose id it was; 0 if that has ended in order, and the server may not
-    /// know.
+    /// The dead process that had this id; 0 if that process has ended by itself, but the server may
+    /// not know that it has released its slot.
     pub(super) inherited: Option<Pid>,
-    /// The file that keeps it, removed with this value. `None` if there is none, or it could not
-    /// be written.
+    /// The file that stores it, removed with this value. `None` if there is none, or if it could
+    /// not be written.
     file: Option<RunFile>,
 }
 
-/// A file as it was written.
+/// A file that this run has written.
 #[derive(Debug)]
 struct RunFile {
     path: PathBuf,
@@ -47,7 +46,7 @@ struct RunFile {
 }
 
 impl RunId {
-    /// A new one, which nothing keeps.
+    /// A new id, without a file.
     pub(super) fn new() -> RunId {
         RunId {
             id: format!("{:032x}", u128::from_be_bytes(random::bytes())),
@@ -56,8 +55,8 @@ impl RunId {
         }
     }
 
-    /// The id of a run that has the lock of this host, which is the file `lock`, and had been left
-    /// behind by the process `dead`, if by any. Also why it cannot be kept, and where.
+    /// The id of a run that holds the host lock, the file `lock`. `dead`: the process that left this
+    /// file behind, if one did. Also returns the path that cannot be written, and why.
     pub(super) fn kept_beside(
         lock: &Path,
         dead: Option<Pid>,
@@ -73,7 +72,7 @@ impl RunId {
         (run, flaw.map(|error| (path, error)))
     }
 
-    /// Removes the file: from now on the next run has an id of its own.
+    /// Removes the file, so that the next run gets a new id.
     pub(super) fn retire(&mut self) {
         if let Some(RunFile { path, identity }) = &self.file
             && fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == *identity)
@@ -82,7 +81,7 @@ impl RunId {
         }
     }
 
-    /// Leaves the id to the next run all the same.
+    /// Leaves the id to the next run, although this run ends by itself.
     pub(super) fn pass_on(mut self) {
         if let Some(RunFile { path, .. }) = self.file.take() {
             let _ = write(&path, &self.id, NONE);
@@ -96,10 +95,11 @@ impl Drop for RunId {
     }
 }
 
-/// In the place of a process: the id is not in use.
+/// Instead of a pid: no process uses the id.
 const NONE: Pid = Pid(0);
 
-/// Id and process of a file. `None` if it is not there, is another user's, or has other content.
+/// The id and the pid in a file. `None` if the file is missing, belongs to another user, or has other
+/// content.
 fn read(path: &Path) -> Option<(String, Pid)> {
     let file = file::open_nofollow(path).ok()?;
     let metadata = file.metadata().ok()?;
@@ -117,8 +117,8 @@ fn read(path: &Path) -> Option<(String, Pid)> {
     fits.then(|| (id.to_owned(), Pid(owner)))
 }
 
-/// Replaces the file in one step, so that it is never half written, and never written through what
-/// another user has put there.
+/// Replaces the file in one step, so that it is never half written, and that nothing is written
+/// through a link that another user has made.
 fn write(path: &Path, id: &str, owner: Pid) -> io::Result<RunFile> {
     let draft = path.with_extension("run-new");
     let mut file = create(&draft)?;
@@ -136,7 +136,7 @@ fn write(path: &Path, id: &str, owner: Pid) -> io::Result<RunFile> {
     })
 }
 
-/// Makes a file. One that a killed run has left half written is removed.
+/// Creates a file. Removes a file that a killed run has left half written.
 fn create(path: &Path) -> io::Result<File> {
     let create = || {
         OpenOptions::new()
@@ -144,7 +144,7 @@ fn create(path: &Path) -> io::Result<File> {
             .create_new(true)
             .mode(MODE)
             .open(path)
-    }; // never through a link
+    }; // `create_new` follows no link
     let file = match create() {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             fs::remove_file(path).and_then(|()| create())
@@ -162,7 +162,7 @@ mod tests {
 
     const DEAD: Option<Pid> = Some(Pid(4711));
 
-    /// A folder for one test, and the lock file of a pool in it.
+    /// A directory for one test, and the lock file of a pool in it.
     fn lock(name: &str) -> (PathBuf, PathBuf) {
         let folder =
             std::env::temp_dir().join(format!("zk-flock-run-{name}-{}", std::process::id()));
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn every_run_has_an_id_of_its_own_and_its_file_goes_with_it() {
+    fn each_run_has_its_own_id_and_removes_its_file() {
         let (folder, lock) = lock("own");
         let first = kept(&lock, None);
         let id = first.id.clone();
@@ -209,9 +209,9 @@ mod tests {
         fs::remove_dir_all(folder).unwrap();
     }
 
-    /// Whose lock file was removed may live on: its id is not to be used by another run.
+    /// A run whose lock file was removed may be alive, so no other run may use its id.
     #[test]
-    fn an_id_is_taken_over_from_the_dead_process_whose_lock_was_taken_over_and_from_no_other() {
+    fn id_is_taken_over_only_from_the_dead_process_whose_lock_was_taken_over() {
         let (folder, lock) = lock("over");
         let path = lock.with_extension("run");
         for (text, dead, taken_over) in [
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_the_next_run_is_there_for_it() {
+    fn id_that_was_passed_on_is_used_by_the_next_run() {
         let (folder, lock) = lock("next");
         let killed = kept(&lock, None);
         let id = killed.id.clone();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_read_or_written_through_a_link_and_no_file_of_another_user_counts() {
+    fn links_are_not_followed_and_files_of_other_users_are_ignored() {
         let (folder, lock) = lock("planted");
         let (path, target) = (lock.with_extension("run"), folder.join("target"));
         fs::write(&target, "abc 4711\n").unwrap();
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_file_a_run_has_an_id_all_the_same() {
+    fn run_without_its_file_still_has_an_id() {
         let (folder, lock) = lock("without");
         let path = lock.with_extension("run");
         fs::create_dir_all(path.join("in the way")).unwrap();
