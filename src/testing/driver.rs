@@ -1,7 +1,8 @@
 //! The loop of the programs, without their effects. It checks, at each step of each machine:
 //!
 //! * The machine comes to rest within [`MAX_STEPS`] outputs.
-//! * `Wait` is honest: the moment is later than now, and before it time alone brings no output.
+//! * `Wait` is honest: before its moment, time alone brings no output; at its moment, time brings an
+//!   output or a later `Wait`.
 //! * It sends only on an established connection that it has not shut down.
 //! * Its reports follow the contract of its kind ([`Machine::check`]).
 
@@ -124,6 +125,8 @@ pub struct Driver<M: Machine> {
     link: Link,
     rules: M::Rules,
     steps: usize,
+    /// The machine knows this moment, and nothing has happened since.
+    ticked: bool,
 }
 
 impl<M: Machine> Driver<M> {
@@ -138,6 +141,7 @@ impl<M: Machine> Driver<M> {
             link: Link::Closed,
             rules: M::Rules::default(),
             steps: 0,
+            ticked: false,
         }
     }
 
@@ -164,6 +168,7 @@ impl<M: Machine> Driver<M> {
     pub fn input<T>(&mut self, now: Moment, input: impl FnOnce(&mut M) -> T) -> T {
         self.set_clock(now);
         self.wait = now;
+        self.ticked = false;
         input(&mut self.machine)
     }
 
@@ -176,6 +181,7 @@ impl<M: Machine> Driver<M> {
         );
         if now > self.now {
             self.steps = 0;
+            self.ticked = false;
         }
         self.now = now;
     }
@@ -184,7 +190,7 @@ impl<M: Machine> Driver<M> {
     #[track_caller]
     pub fn jump(&mut self, now: Moment) {
         self.set_clock(now);
-        self.machine.take_time(now);
+        self.take_time();
         if now < self.wait {
             self.expect_rest();
         }
@@ -207,6 +213,8 @@ impl<M: Machine> Driver<M> {
                     M::check(&mut self.rules, &report);
                     return Some(report);
                 }
+                // The loops of the programs do so, too.
+                Step::Wait(until) if until <= self.now && !self.ticked => self.take_time(),
                 Step::Wait(until) => {
                     self.rest(until);
                     if !self.deliver(peer) {
@@ -244,6 +252,16 @@ impl<M: Machine> Driver<M> {
     pub fn cut(&mut self, now: Moment, peer: &mut impl Peer<M::To>) {
         self.set_clock(now);
         self.end(None, peer);
+    }
+
+    fn take_time(&mut self) {
+        self.ticked = true;
+        self.machine.take_time(self.now);
+    }
+
+    fn take_event(&mut self, event: transport::Event) {
+        self.ticked = false;
+        self.machine.take_event(event, self.now);
     }
 
     /// The machine has nothing to do, as it said.
@@ -301,12 +319,9 @@ impl<M: Machine> Driver<M> {
         match peer.connect(to, self.now) {
             Reply::Accepted(connection) => {
                 self.link = Link::Open(connection);
-                self.machine
-                    .take_event(transport::Event::Connected, self.now);
+                self.take_event(transport::Event::Connected);
             }
-            Reply::Refused(why) => self
-                .machine
-                .take_event(transport::Event::Disconnected(Some(why)), self.now),
+            Reply::Refused(why) => self.take_event(transport::Event::Disconnected(Some(why))),
             Reply::Silence => self.link = Link::Connecting,
         }
     }
@@ -331,9 +346,7 @@ impl<M: Machine> Driver<M> {
             any = true;
             match delivery {
                 _ if is_spent(&mut self.replies_left) => self.end(None, peer),
-                Delivery::Bytes(bytes) => self
-                    .machine
-                    .take_event(transport::Event::Received(&bytes), self.now),
+                Delivery::Bytes(bytes) => self.take_event(transport::Event::Received(&bytes)),
                 Delivery::End(why) => self.end(why, peer),
             }
         }
@@ -343,8 +356,7 @@ impl<M: Machine> Driver<M> {
     fn end(&mut self, why: Option<String>, peer: &mut impl Peer<M::To>) {
         self.close(peer);
         self.wait = self.now;
-        self.machine
-            .take_event(transport::Event::Disconnected(why), self.now);
+        self.take_event(transport::Event::Disconnected(why));
     }
 
     fn close(&mut self, peer: &mut impl Peer<M::To>) {

@@ -11,4 +11,4 @@ mod session;
 
 pub use driver::{Connection, Delivery, Driver, Machine, Peer, Reply, Step};
 pub use lock::LockRules;
-pub use pool::PoolRules;
+pub use pool::{NoPeer, PoolRules};

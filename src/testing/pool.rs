@@ -1,6 +1,6 @@
 //! Backends of the lock server, as the driver sees them.
 
-use super::{Machine, Step};
+use super::{Connection, Delivery, Machine, Peer, Reply, Step};
 use crate::moment::Moment;
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
@@ -51,3 +51,21 @@ macro_rules! backend {
 
 backend!(Memory);
 backend!(Memcache);
+
+/// The peer of a backend that keeps its holders itself.
+#[derive(Clone, Copy, Debug)]
+pub struct NoPeer;
+
+impl Peer<()> for NoPeer {
+    fn connect(&mut self, (): (), _: Moment) -> Reply {
+        panic!("the machine connects, and has no peer")
+    }
+
+    fn receive(&mut self, _: Connection, _: &[u8], _: Moment) {}
+
+    fn close(&mut self, _: Connection) {}
+
+    fn deliver(&mut self, _: Connection, _: Moment) -> Option<Delivery> {
+        None
+    }
+}

@@ -7,6 +7,7 @@ use super::fake::Fake;
 use super::{Memcache, leases};
 use crate::moment::Moment;
 use crate::plan;
+use crate::testing::{Connection, Delivery, Driver, Peer, Reply};
 use crate::transport;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -20,9 +21,6 @@ const RUNS: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 /// Hosts that use the original server.
 const ORIGINALS: [&str; 2] = ["x", "y"];
 const BOOT: BootTime = BootTime(1_763_000_000_000);
-
-/// The most outputs that can follow from one event.
-const BUSY: usize = 1000;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -148,9 +146,35 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// A server and its connection.
 struct Site {
-    server: Memcache,
+    driver: Driver<Memcache>,
+    wire: Wire,
+}
+
+/// What is on its way between a server and memcached.
+#[derive(Default)]
+struct Wire {
     sent: String,
     returned: Vec<u8>,
+}
+
+impl Peer<()> for Wire {
+    fn connect(&mut self, (): (), _: Moment) -> Reply {
+        Reply::Accepted(0)
+    }
+
+    fn receive(&mut self, _: Connection, bytes: &[u8], _: Moment) {
+        self.sent += str::from_utf8(bytes).unwrap();
+    }
+
+    fn close(&mut self, _: Connection) {
+        self.sent.clear();
+        self.returned.clear();
+    }
+
+    /// Events alone move what is on its way.
+    fn deliver(&mut self, _: Connection, _: Moment) -> Option<Delivery> {
+        None
+    }
 }
 
 struct World {
@@ -195,9 +219,8 @@ fn plan(permits: u32, expire: Option<Duration>) -> plan::Pool {
 impl World {
     fn new(permits: u32, expire: Option<Duration>, has_original: bool) -> World {
         let site = || Site {
-            server: server(permits, expire),
-            sent: String::new(),
-            returned: Vec::new(),
+            driver: Driver::new(server(permits, expire), Moment::default()),
+            wire: Wire::default(),
         };
         World {
             sites: (0..SERVERS).map(|_| site()).collect(),
@@ -236,8 +259,8 @@ impl World {
             Event::Drain => (0..SERVERS).for_each(|server| self.drain(server)),
             Event::Arrive { server, torn } => self.arrive(server, torn),
             Event::Return { server, bytes } => {
-                let bytes = bytes.min(self.sites[server].returned.len());
-                let returned: Vec<_> = self.sites[server].returned.drain(..bytes).collect();
+                let bytes = bytes.min(self.sites[server].wire.returned.len());
+                let returned: Vec<_> = self.sites[server].wire.returned.drain(..bytes).collect();
                 self.tell(
                     server,
                     Input::Transport(transport::Event::Received(&returned)),
@@ -252,7 +275,10 @@ impl World {
             Event::Configure { server, expire } if !self.has_original => {
                 self.expire = (expire > 0).then(|| Duration::from_secs(expire));
                 let pools = vec![plan(self.permits, self.expire)];
-                self.sites[server].server.reconfigure(pools, self.now);
+                let now = self.now;
+                self.sites[server]
+                    .driver
+                    .input(now, |server| server.reconfigure(pools, now));
             }
             Event::Restart => {
                 self.memcached.forget();
@@ -353,7 +379,10 @@ impl World {
     }
 
     fn tell(&mut self, server: usize, input: Input) {
-        self.sites[server].server.handle(input, self.now);
+        let now = self.now;
+        self.sites[server]
+            .driver
+            .input(now, |server| server.handle(input, now));
     }
 
     /// A client makes a request, but not while a release of its host is open: it would not know
@@ -455,7 +484,7 @@ impl World {
     }
 
     fn arrive(&mut self, server: usize, torn: bool) {
-        let Site { sent, returned, .. } = &mut self.sites[server];
+        let Wire { sent, returned } = &mut self.sites[server].wire;
         let words = sent
             .strip_prefix("gets ")
             .filter(|_| torn)
@@ -476,50 +505,32 @@ impl World {
         match fate {
             Fate::Lost => {}
             Fate::Arrives => self.arrive(server, false),
-            Fate::Late => self.late.push(self.sites[server].sent.clone()),
+            Fate::Late => self.late.push(self.sites[server].wire.sent.clone()),
         }
-        self.sites[server].sent.clear();
-        self.sites[server].returned.clear();
-        self.tell(
-            server,
-            Input::Transport(transport::Event::Disconnected(None)),
-        );
+        let Site { driver, wire } = &mut self.sites[server];
+        driver.cut(self.now, wire);
     }
 
     /// All open requests to this server end without an answer.
     fn kill(&mut self, server: usize, arrives: bool) {
         self.cut(server, if arrives { Fate::Arrives } else { Fate::Lost });
-        self.sites[server].server = self::server(self.permits, self.expire);
+        self.sites[server].driver = Driver::new(self::server(self.permits, self.expire), self.now);
         self.open.retain(|_, (_, _, asked)| *asked != server);
         self.gone.clear();
         self.lost.retain(|(other, ..)| *other != server);
     }
 
     fn drain(&mut self, server: usize) {
-        self.tell(server, Input::Tick);
-        for _ in 0..BUSY {
-            match self.sites[server].server.poll(self.now) {
-                Output::Answer(Ticket(ticket), answer) => self.answered(ticket, &answer),
-                Output::Transport(transport::Output::Connect(())) => {
-                    self.tell(server, Input::Transport(transport::Event::Connected));
-                }
-                Output::Transport(transport::Output::Send(bytes)) => {
-                    self.sites[server].sent += str::from_utf8(&bytes).unwrap();
-                }
-                Output::Transport(transport::Output::Close) => {
-                    self.sites[server].sent.clear();
-                    self.sites[server].returned.clear();
-                }
-                Output::Note(..) => {}
-                output @ (Output::Save(_) | Output::Report(_) | Output::Transport(_)) => {
-                    panic!("not asked for: {output:?}")
-                }
-                Output::Wait(until) => {
-                    return assert!(until > self.now, "the server waits for what is past");
-                }
+        self.sites[server].driver.jump(self.now);
+        loop {
+            let Site { driver, wire } = &mut self.sites[server];
+            match driver.next_report(wire) {
+                Some(Output::Answer(Ticket(ticket), answer)) => self.answered(ticket, &answer),
+                Some(Output::Note(..)) => {}
+                Some(output) => panic!("not asked for: {output:?}"),
+                None => return,
             }
         }
-        panic!("the server comes to no rest");
     }
 
     fn answered(&mut self, ticket: u64, answer: &Answer) {

@@ -1,6 +1,7 @@
 use super::super::state::{AcquiredAt, SavedHolding};
 use super::super::{Call, Grant, Remaining};
 use super::*;
+use crate::testing::{Driver, NoPeer};
 use std::time::Duration;
 
 /// A server and its clients as a script: each line has a second, an event, and the server's
@@ -10,7 +11,7 @@ use std::time::Duration;
 /// with a run id by host and run: `a/x`, `a/x2`. The token of a holding is the number of holdings
 /// so far.
 struct Script {
-    memory: Memory,
+    driver: Driver<Memory>,
     clients: Vec<String>,
     now: Moment,
     notes: Vec<String>,
@@ -42,7 +43,7 @@ impl Script {
     fn new(pool: plan::Pool, file: Option<State>) -> Script {
         let memory = Memory::new(vec![pool], file, 0, at(0));
         Script {
-            memory,
+            driver: Driver::new(memory, at(0)),
             clients: Vec::new(),
             now: at(0),
             notes: Vec::new(),
@@ -74,7 +75,7 @@ impl Script {
         let words: Vec<_> = event.split(' ').collect();
         let number = |word: &str| word.parse().unwrap();
         let input = match words[..] {
-            ["tick"] => Input::Tick,
+            ["tick"] => return self.driver.jump(self.now),
             ["saved"] => Input::Saved,
             ["not", "saved"] => Input::NotSaved("disk full".into()),
             ["gone", client] => Input::Cancelled(self.ticket(client)),
@@ -106,7 +107,12 @@ impl Script {
             }
             _ => panic!("{event}"),
         };
-        self.memory.handle(input, self.now);
+        self.input(input);
+    }
+
+    fn input(&mut self, input: Input) {
+        let now = self.now;
+        self.driver.input(now, |memory| memory.handle(input, now));
     }
 
     fn ask(&mut self, client: &str, call: Call) {
@@ -118,28 +124,28 @@ impl Script {
         let (host, run) = who
             .split_once('/')
             .map_or((who, None), |(host, run)| (host, Some(run)));
-        self.memory.handle(
-            Input::Request(Request {
-                ticket,
-                call,
-                pool: "one",
-                host,
-                run,
-            }),
-            self.now,
-        );
+        self.input(Input::Request(Request {
+            ticket,
+            call,
+            pool: "one",
+            host,
+            run,
+        }));
     }
 
     fn reconfigure(&mut self, second: u64, pools: Vec<plan::Pool>) -> String {
         self.now = at(second);
-        self.memory.reconfigure(pools, self.now);
+        let now = self.now;
+        self.driver
+            .input(now, |memory| memory.reconfigure(pools, now));
         self.drain()
     }
 
     /// Kills the server, and starts another one from the last saved state.
     fn restart(&mut self, pools: Vec<plan::Pool>) {
         let state = self.saved.clone();
-        self.memory = Memory::new(pools, Some(state), 0, self.now);
+        let memory = Memory::new(pools, Some(state), 0, self.now);
+        self.driver = Driver::new(memory, self.now);
     }
 
     /// The ticket of the client's last request.
@@ -156,8 +162,8 @@ impl Script {
 
     fn drain(&mut self) -> String {
         let mut said = Vec::new();
-        loop {
-            said.push(match self.memory.poll(self.now) {
+        while let Some(output) = self.driver.next_report(&mut NoPeer) {
+            said.push(match output {
                 Output::Answer(Ticket(ticket), answer) => {
                     format!(
                         "{} {}",
@@ -178,10 +184,10 @@ impl Script {
                     self.notes.push(note);
                     continue;
                 }
-                Output::Wait(_) => return said.join(", "),
                 output => panic!("there is nobody else: {output:?}"),
             });
         }
+        said.join(", ")
     }
 }
 
@@ -282,7 +288,7 @@ fn each_holding_expires_on_its_own() {
         (61, "get a", "a NO"),
         (80, "get a", "a YES 4 57 s"),
     ]);
-    assert_eq!(script.memory.poll(at(80)), Output::Wait(at(120)));
+    assert_eq!(script.driver.machine.poll(at(80)), Output::Wait(at(120)));
 }
 
 #[test]
@@ -332,7 +338,10 @@ fn undelivered_holding_is_taken_back_unless_another_reply_reached_its_host() {
         (9, "lost c 3", ""),
         (10, "get d", "d YES 4"),
     ]);
-    assert_eq!(script.memory.report(at(10))[0].counters.undelivered, 6);
+    assert_eq!(
+        script.driver.machine.report(at(10))[0].counters.undelivered,
+        6
+    );
 }
 
 #[test]
@@ -382,14 +391,17 @@ fn invalid_requests_are_answered_invalid() {
         (0, "wait c", "c INVALID"),
         (0, "release c", "c INVALID"),
     ]);
+    script.clients.push("a".into());
     let request = Request {
-        ticket: Ticket(0),
+        ticket: script.ticket("a"),
         call: Call::Get,
         pool: "two",
         host: "a",
         run: None,
     };
-    script.memory.handle(Input::Request(request), at(0));
+    script.driver.input(at(0), |memory| {
+        memory.handle(Input::Request(request), at(0));
+    });
     assert_eq!(script.drain(), "a INVALID");
     assert_eq!(
         script.notes[1..3],
@@ -602,7 +614,10 @@ fn tokens_grow_even_if_the_file_is_lost() {
         (Some(state), 9, 10),
     ] {
         let mut script = Script {
-            memory: Memory::new(vec![pool(1, 0)], file.clone(), seed, at(0)),
+            driver: Driver::new(
+                Memory::new(vec![pool(1, 0)], file.clone(), seed, at(0)),
+                at(0),
+            ),
             ..Script::plain(pool(1, 0))
         };
         script.happen("get a");
@@ -660,7 +675,9 @@ fn deferred_reply_of_a_removed_pool_is_invalid() {
     for saved in ["saved", "not saved"] {
         let mut script = Script::durable(pool(1, 60));
         script.play(&[(0, "wait a", "save a=1"), (0, "wait b", "")]);
-        script.memory.reconfigure(Vec::new(), at(0));
+        script
+            .driver
+            .input(at(0), |memory| memory.reconfigure(Vec::new(), at(0)));
         script.play(&[(0, "tick", "b INVALID")]);
         script.happen(saved);
         assert!(script.drain().starts_with("a INVALID"));
@@ -705,7 +722,7 @@ fn report_shows_holders_waiters_and_counters() {
         (3, "wait c", ""),
         (3, "get e", "e NO"),
     ]);
-    let report = &script.memory.report(at(4))[0];
+    let report = &script.driver.machine.report(at(4))[0];
     let holders: Vec<_> = report
         .holders
         .iter()
@@ -871,7 +888,7 @@ fn revoked_holding_ends_with_the_last_reported_lease() {
         (22, "saved", "a revoked 1 38 s"),
         (30, "renew a", "a NO revoked"),
     ]);
-    assert!(script.memory.report(at(30))[0].holders[0].revoked);
+    assert!(script.driver.machine.report(at(30))[0].holders[0].revoked);
     script.restart(vec![pool(1, 60)]);
     script.play(&[
         (31, "tick", "save a=1"),
@@ -916,13 +933,15 @@ fn confirmation_extends_a_lease_that_is_too_short_for_a_client() {
             host: "a",
             run: None,
         };
-        script.memory.handle(Input::Request(request), millis(now));
+        script.driver.input(millis(now), |memory| {
+            memory.handle(Input::Request(request), millis(now));
+        });
         let grant = Grant {
             token: 1,
             expires: Some(Duration::from_millis(expected)),
         };
         assert_eq!(
-            script.memory.poll(millis(now)),
+            script.driver.machine.poll(millis(now)),
             Output::Answer(Ticket(7), Answer::Yes(grant)),
             "at {now} ms"
         );
@@ -1054,7 +1073,7 @@ fn removed_pool_keeps_holders_until_their_leases_end() {
         (71, "saved", "a OK"),
         (71, "renew a", "a INVALID"),
     ]);
-    assert!(script.memory.report(at(71)).is_empty());
+    assert!(script.driver.machine.report(at(71)).is_empty());
 }
 
 const KEPT: &str = "one is not in the config any more: a keeps it (token 1) until it releases it or its lease ends, in 59.0 s";
@@ -1067,14 +1086,17 @@ fn removed_pool_keeps_holdings_until_released_for_a_day() {
     assert_eq!(script.reconfigure(10, Vec::new()), "");
     let kept = "one is not in the config any more: a keeps it (token 1) until it releases it, for 24.0 h more";
     assert_eq!(script.notes.last().unwrap(), kept);
-    assert_eq!(script.memory.poll(at(10)), Output::Wait(at(10 + DAY)));
+    assert_eq!(
+        script.driver.machine.poll(at(10)),
+        Output::Wait(at(10 + DAY))
+    );
     script.play(&[
         (DAY, "tick", ""),
         (DAY, "renew a", "a YES 1"),
         (DAY + 10, "tick", ""),
         (2 * DAY - 1, "tick", ""),
     ]);
-    let report = &script.memory.report(at(DAY))[0];
+    let report = &script.driver.machine.report(at(DAY))[0];
     assert_eq!(
         (report.pool, report.permits, report.holders.len()),
         ("one", 0, 1)
@@ -1084,7 +1106,7 @@ fn removed_pool_keeps_holdings_until_released_for_a_day() {
         script.notes.last().unwrap(),
         "took one from a (token 1): it has not been in the config for 24.0 h"
     );
-    assert!(script.memory.report(at(2 * DAY)).is_empty());
+    assert!(script.driver.machine.report(at(2 * DAY)).is_empty());
 }
 
 #[test]
