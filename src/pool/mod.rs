@@ -73,6 +73,8 @@ pub struct Request<'a> {
     /// The run of the host that makes the request; checked by [`invalid_request::check_run`].
     /// `None`: the client has no run id (the Python client, curl). `Revoke` has none.
     pub run: Option<&'a str>,
+    /// The tokens of the holdings under which the client was started. Only `Wait` has any.
+    pub outer: &'a [i64],
 }
 
 /// The answer to a request. Each request gets one, unless it is cancelled before.
@@ -84,6 +86,9 @@ pub enum Answer {
     No,
     /// NO to the holder itself: its holding is revoked and is not confirmed again.
     NoRevoked,
+    /// NO to a client that was started under the holdings that it waits for. They are released
+    /// only after the client has ended, so the wait would not end.
+    NoOuter,
     /// The host does not hold the pool any more.
     Ok,
     /// The holding is revoked, and that is saved.

@@ -18,6 +18,8 @@ pub(super) struct PendingRequest {
     /// The run of the host that made the request, if it gave one.
     pub(super) run: Option<Run>,
     pub(super) since: Moment,
+    /// The tokens of the holdings under which the client was started.
+    pub(super) outer: Vec<i64>,
 }
 
 impl PendingRequest {
@@ -29,6 +31,7 @@ impl PendingRequest {
             host: host.into(),
             run: request.run.map(Into::into),
             since: now,
+            outer: request.outer.to_vec(),
         }
     }
 }
@@ -43,6 +46,8 @@ pub(super) struct Waiters {
     next: BTreeSet<Ticket>,
     /// Hosts that hold the pool.
     blocked: BTreeSet<Rc<str>>,
+    /// The tokens that requests have in `outer`, of those that have any.
+    nested: BTreeMap<Ticket, Vec<i64>>,
 }
 
 #[derive(Debug)]
@@ -69,6 +74,14 @@ impl Waiters {
             .map(|WaitEntry { host, run, since }| (&**host, run.as_deref(), *since))
     }
 
+    /// The waiters that were started under holdings: ticket, host, and the tokens of the holdings.
+    pub(super) fn nested(&self) -> impl Iterator<Item = (Ticket, &Rc<str>, &[i64])> {
+        self.nested.iter().filter_map(|(ticket, outer)| {
+            let entry = self.by_ticket.get(ticket)?;
+            Some((*ticket, &entry.host, &outer[..]))
+        })
+    }
+
     /// The waiters as a report shows them.
     pub(super) fn report(&self, now: Moment) -> Vec<Waiter<'_>> {
         self.iter()
@@ -88,9 +101,13 @@ impl Waiters {
             host,
             run,
             since,
+            outer,
             ..
         }: PendingRequest,
     ) {
+        if !outer.is_empty() {
+            self.nested.insert(ticket, outer);
+        }
         self.change(&host.clone(), |waiters| {
             waiters.by_host.insert((host.clone(), ticket));
             waiters.by_run.insert((host.clone(), run.clone(), ticket));
@@ -102,6 +119,7 @@ impl Waiters {
 
     pub(super) fn remove(&mut self, ticket: Ticket) -> Option<PendingRequest> {
         let host = self.by_ticket.get(&ticket)?.host.clone();
+        let outer = self.nested.remove(&ticket).unwrap_or_default();
         self.change(&host, |waiters| {
             let WaitEntry { host, run, since } = waiters.by_ticket.remove(&ticket)?;
             waiters.by_host.remove(&(host.clone(), ticket));
@@ -112,6 +130,7 @@ impl Waiters {
                 host,
                 run,
                 since,
+                outer,
             })
         })
     }
@@ -207,6 +226,7 @@ mod tests {
                 host: host.into(),
                 run,
                 since: Moment::default(),
+                outer: vec![],
             });
         }
         waiters
@@ -269,6 +289,7 @@ mod tests {
             host: a.clone(),
             run: None,
             since: Moment::default(),
+            outer: vec![],
         });
         assert_eq!(next(&mut queue), [3]);
         assert!(!queue.has_next() && !queue.is_empty());

@@ -39,6 +39,7 @@ pub(super) struct PoolRequest {
     pub(super) pool: String,
     pub(super) host: String,
     pub(super) run: Option<String>,
+    pub(super) outer: Vec<i64>,
 }
 
 /// After how many seconds a client may repeat a request that got a 503.
@@ -83,12 +84,17 @@ fn pool_call(call: &str, request: &Request) -> Result<ApiCall, &'static str> {
         _ => return Err("unknown path"),
     };
     let (pool, host) = (text(request, "pool")?, text(request, "host")?);
+    let outer = match call {
+        Call::Wait => outer(request).map_err(|_| "bad token")?,
+        _ => vec![],
+    };
     Ok(match request.parameter("run").map(run).transpose() {
         Ok(run) => ApiCall::Pool(PoolRequest {
             call,
             pool,
             host,
             run,
+            outer,
         }),
         Err(refusal) => ApiCall::Invalid(
             refusal.short(),
@@ -122,6 +128,15 @@ fn token(request: &Request) -> Result<Option<i64>, ParseIntError> {
         .transpose()
 }
 
+/// The `outer` parameter: numbers with commas between them.
+fn outer(request: &Request) -> Result<Vec<i64>, ParseIntError> {
+    let Some(tokens) = request.parameter("outer") else {
+        return Ok(vec![]);
+    };
+    let tokens = String::from_utf8_lossy(&tokens);
+    tokens.split(',').map(str::parse).collect()
+}
+
 /// Only `pool` and `host` are allowed, each once: then a proxy that checks the host reads the same
 /// host as the server.
 fn revoke(request: &Request) -> ApiCall {
@@ -133,6 +148,7 @@ fn revoke(request: &Request) -> ApiCall {
             pool,
             host,
             run: None,
+            outer: vec![],
         }),
         _ => ApiCall::Reply(text_reply(
             400,
@@ -154,6 +170,7 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
         }
         Answer::No => plain_reply("NO"),
         Answer::NoRevoked => plain_reply("NO").with("X-Lock-Revoked", 1),
+        Answer::NoOuter => plain_reply("NO").with("X-Lock-Outer", 1),
         Answer::Ok => plain_reply("OK"),
         Answer::Invalid(refusal) if request.call == Call::Revoke => text_reply(
             refusal_status(*refusal),
@@ -230,6 +247,7 @@ pub(super) fn access_log_line(request: &PoolRequest, answer: &Answer) -> String 
         Answer::Yes(grant) => format!("YES (token {})", grant.token),
         Answer::No => "NO".into(),
         Answer::NoRevoked => "NO (revoked)".into(),
+        Answer::NoOuter => "NO (held by outer runs)".into(),
         Answer::Ok => "OK".into(),
         Answer::Revocation { ends, .. } => remaining(*ends),
         Answer::NotHeld => "not held".into(),

@@ -233,6 +233,7 @@ impl<'a> Service<'a> {
             pool: &request.pool,
             host: &request.host,
             run: request.run.as_deref(),
+            outer: &request.outer,
         });
         self.backend.handle(input, now());
         connection.await_answer(ticket, PendingCall::Pool(request));

@@ -12,6 +12,8 @@ mod leases;
 mod memcache;
 // The same with a memcached that is unreachable, frozen, emptied or malformed.
 mod memcache_trouble;
+// A wait for the slot of an outer run is an error at once.
+mod nested;
 // Any order of requests, crashes and reloads keeps the promises to clients.
 mod pool;
 // The same over HTTP, while servers are killed, stopped and reloaded.

@@ -305,6 +305,7 @@ impl World {
             pool: POOLS[pool],
             host,
             run,
+            outer: &[],
         };
         self.server.handle(Input::Request(request), self.now());
     }
@@ -514,6 +515,7 @@ impl World {
                     pool: name,
                     host: CLIENTS[number].0,
                     run: None,
+                    outer: &[],
                 };
                 self.server.handle(Input::Request(request), self.now());
                 self.settle();

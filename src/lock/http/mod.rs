@@ -18,10 +18,10 @@
 
 mod reply;
 
-use self::reply::{BadLease, Lease, ServerReply, Slot, shown_reply};
+use self::reply::{BadLease, Lease, ServerReply, Slot, is_held_by_outer_runs, shown_reply};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
-use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
+use super::{Event, Failure, Holder, Input, Lock, Output, Proof, circular};
 use crate::deadlines::Deadlines;
 use crate::endpoint::{Endpoint, Found};
 use crate::http::client::{HttpClient, HttpEvent};
@@ -42,6 +42,9 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
 /// The least time for the reply to a renewal, however little is left of the lease: a sixth of the
 /// shortest lease that can be kept.
 const MIN_REPLY_TIMEOUT: Duration = Duration::from_millis(166);
+
+/// The request that is answered once a slot is free.
+const WAIT: &str = "/wait/";
 
 /// A free slot is granted within this time (the Python server takes up to 0.2 s). A run that waits
 /// longer reports that it waits.
@@ -88,6 +91,8 @@ pub struct Options {
     pub reach_by: Option<Moment>,
     /// No other run of this host has a slot in the pool or requests one.
     pub only_run: bool,
+    /// The tokens of the slots in this pool under which this run was started, nearest first.
+    pub outer: Vec<i64>,
     /// Time from TERM to KILL if the lease leaves it.
     pub kill_after: Duration,
 }
@@ -220,7 +225,7 @@ impl Pool {
         match self.options.wait_until {
             Some(_) => self
                 .client
-                .ask(self.request("/wait/", None), Duration::MAX, due),
+                .ask(self.request(WAIT, None), Duration::MAX, due),
             None => self
                 .client
                 .ask(self.request("/get/", None), REPLY_TIMEOUT, due),
@@ -251,13 +256,26 @@ impl Pool {
 
     fn request(&self, path: &str, token: Option<i64>) -> Vec<u8> {
         let token = token.map(|token| token.to_string());
+        let outer = if path == WAIT {
+            self.outer_tokens()
+        } else {
+            String::new()
+        };
         let mut parameters = vec![
             ("pool", self.options.pool.as_str()),
             ("host", &self.options.host),
             ("run", &self.options.run_id),
         ];
         parameters.extend(token.iter().map(|token| ("token", token.as_str())));
+        if !outer.is_empty() {
+            parameters.push(("outer", outer.as_str()));
+        }
         get(path, &parameters, &self.options.server.to_string(), false)
+    }
+
+    fn outer_tokens(&self) -> String {
+        let tokens: Vec<_> = self.options.outer.iter().map(i64::to_string).collect();
+        tokens.join(",")
     }
 
     fn drain_client(&mut self, now: Moment) {
@@ -325,6 +343,11 @@ impl Pool {
                 Residue::Perhaps,
                 Event::Failed(Failure::Denied(self.denial(reply))),
             ),
+            (Phase::Requesting { .. }, No) if is_held_by_outer_runs(reply) => {
+                let how = format!("token {}", self.outer_tokens());
+                let failure = circular(&self.name(), &how);
+                self.settle(Residue::Nothing, Event::Failed(failure));
+            }
             (Phase::Requesting { .. }, No) if self.options.wait_until.is_none() => {
                 self.settle(Residue::Nothing, Event::Busy(self.holder()));
             }
@@ -845,7 +868,7 @@ impl Pool {
 
     /// What is locked, for messages: `POOL@HOST:PORT`.
     fn name(&self) -> String {
-        format!("{}@{}", self.options.pool, self.options.server)
+        lock_name(&self.options.pool, &self.options.server)
     }
 
     /// The holder is unknown: servers do not name it to waiters.
@@ -871,6 +894,11 @@ impl Pool {
             _ => shown_reply(reply),
         }
     }
+}
+
+/// What a command finds in `ZK_FLOCK_LOCK`.
+pub fn lock_name(pool: &str, server: &Host) -> String {
+    format!("{pool}@{server}")
 }
 
 /// When a lease ends.

@@ -63,6 +63,12 @@ impl ServerReply {
     }
 }
 
+/// Whether a NO says that the runs under which this one was started hold the slots that it waits
+/// for.
+pub(super) fn is_held_by_outer_runs(reply: &Reply) -> bool {
+    reply.header("X-Lock-Outer") == Some("1")
+}
+
 /// A reply in a few words, for messages.
 pub(super) fn shown_reply(reply: &Reply) -> String {
     let body = String::from_utf8_lossy(&reply.body);

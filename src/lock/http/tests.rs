@@ -29,6 +29,8 @@ enum Does {
     Gives(u64, i64),
     /// NO, because an operator has revoked the lock.
     Revokes(u64),
+    /// NO, because the slots are those of the outer runs.
+    IsOuter(u64),
     /// Receives the request and closes the connection this many ms later.
     HangsUp(u64),
     /// The same with bytes that are not HTTP.
@@ -86,14 +88,16 @@ impl Peer<SocketAddr> for Server {
             "of every request"
         );
         let token = parameter("token").map_or_else(String::new, |token| format!(" {token}"));
+        let outer = parameter("outer").map_or_else(String::new, |outer| format!(" under {outer}"));
         self.asked
-            .push(request.path.trim_matches('/').to_owned() + &token);
+            .push(request.path.trim_matches('/').to_owned() + &token + &outer);
         let (does, due) = self.open.as_mut().expect("there is a connection");
         if let Says(ms, _)
         | Lends(ms, ..)
         | Tells(ms, ..)
         | Gives(ms, _)
         | Revokes(ms)
+        | IsOuter(ms)
         | HangsUp(ms)
         | Resets(ms) = *does
         {
@@ -122,6 +126,7 @@ impl Peer<SocketAddr> for Server {
             Tells(_, token, expires) => yes(token).with("X-Lock-Expires", expires),
             Gives(_, token) => yes(token),
             Revokes(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Revoked", 1),
+            IsOuter(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Outer", 1),
             Resets(_) => return Some(Delivery::End(Some("connection reset by peer".into()))),
             _ => return Some(Delivery::End(None)),
         };
@@ -221,6 +226,7 @@ fn options() -> Options {
         wait_until: Some(Moment::NEVER),
         reach_by: None,
         only_run: true,
+        outer: vec![],
         kill_after: KILL_AFTER,
     }
 }
@@ -233,6 +239,23 @@ fn patient(wait: u64) -> Options {
         reach_by,
         ..options()
     }
+}
+
+#[test]
+fn a_wait_for_the_slots_of_outer_runs_is_an_error_at_once() {
+    let nested = |options| Options {
+        outer: vec![7, 5],
+        ..options
+    };
+    let circular = Output::Event(Event::Failed(circular(LOCK, "token 7,5")));
+    let mut play = Play::new(nested(options()), &[IsOuter(1)]);
+    play.to(at(10)).said(&[circular]).asked(&["wait under 7,5"]);
+    assert!(!play.driver.machine.unsettled());
+    play.release().said(&[RELEASED]).asked(&[]);
+    let mut play = Play::new(nested(options()), &[Lends(1, 9, 30_000)]);
+    play.to(at(10)).asked(&["wait under 7,5", "renew 9"]);
+    let mut play = Play::new(nested(patient(0)), &[Says(1, "NO")]);
+    play.to(at(10)).asked(&["get"]);
 }
 
 fn acquired(token: Option<i64>) -> Output {
@@ -1346,6 +1369,7 @@ fn anything() -> impl Strategy<Value = Does> {
             .prop_map(|(ms, token, expires)| Tells(ms, token, expires)),
         (ms.clone(), 1..3i64).prop_map(|(ms, token)| Gives(ms, token)),
         ms.clone().prop_map(Revokes),
+        ms.clone().prop_map(IsOuter),
         ms.clone().prop_map(HangsUp),
         ms.prop_map(Resets),
     ]

@@ -409,6 +409,7 @@ impl World {
             pool: "one",
             host: HOSTS[host],
             run: RUNS[run],
+            outer: &[],
         };
         self.tell(server, Input::Request(request));
     }

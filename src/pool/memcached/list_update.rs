@@ -36,6 +36,8 @@ pub(super) enum UpdateOutcome {
     No,
     /// NO, because the holding of this client is revoked.
     NoRevoked,
+    /// NO, because the client was started under the holdings that it waits for.
+    NoOuter,
     /// `held`: whether a holding was released.
     Ok {
         held: bool,
@@ -157,6 +159,7 @@ impl ListUpdate {
             update.acquire(request, waiters, context);
             update.grant_to_waiters(waiters, context);
         }
+        update.refuse_circular_waits(waiters, context);
         update
             .blocked
             .drain(..)
@@ -293,6 +296,33 @@ impl ListUpdate {
         for host in self.removed.clone() {
             self.block(&host, waiters);
         }
+    }
+
+    /// Answers the waiters that were started under the holdings that they wait for.
+    fn refuse_circular_waits(&mut self, waiters: &mut Waiters, context: &UpdateContext) {
+        let circular: Vec<Ticket> = waiters
+            .nested()
+            .filter(|(_, host, outer)| self.is_circular(host, outer, context))
+            .map(|(ticket, ..)| ticket)
+            .collect();
+        for ticket in circular {
+            if let Some(request) = waiters.remove(ticket) {
+                self.resolve(request, UpdateOutcome::NoOuter);
+            }
+        }
+    }
+
+    /// Whether a waiter was started under all holdings of which one would have to end first: that
+    /// of its host, otherwise those of all hosts.
+    fn is_circular(&self, host: &Rc<str>, outer: &[i64], context: &UpdateContext) -> bool {
+        let is_outer = |host: &Rc<str>| {
+            let lease = self.leases.get(host);
+            lease.is_some_and(|lease| outer.contains(&lease.token))
+        };
+        if self.hosts.contains(host) {
+            return is_outer(host);
+        }
+        !self.has_room(context) && !self.hosts.is_empty() && self.hosts.iter().all(is_outer)
     }
 
     fn block(&mut self, host: &Rc<str>, waiters: &mut Waiters) {

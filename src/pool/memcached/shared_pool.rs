@@ -927,6 +927,10 @@ impl SharedPool {
                 self.events.refused();
                 Answer::NoRevoked
             }
+            UpdateOutcome::NoOuter => {
+                self.events.refused();
+                Answer::NoOuter
+            }
             UpdateOutcome::Ok { held } => {
                 if held {
                     self.events.released(&request.host, None, context);

@@ -131,6 +131,11 @@ impl Site {
             }
             ["get", client] => self.ask(server, client, Call::Get),
             ["wait", client] => self.ask(server, client, Call::Wait),
+            ["wait", client, "under", ref outer @ ..] => {
+                let token = |token: &&str| BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
+                let outer: Vec<_> = outer.iter().map(token).collect();
+                self.ask_under(server, client, Call::Wait, &outer);
+            }
             ["renew", client] => self.ask(server, client, Call::Renew { token: None }),
             ["renew", client, token] => {
                 let token = BOOT.micros(at(0)) + token.parse::<i64>().unwrap();
@@ -146,6 +151,10 @@ impl Site {
     }
 
     fn ask(&mut self, server: usize, client: &str, call: Call) {
+        self.ask_under(server, client, call, &[]);
+    }
+
+    fn ask_under(&mut self, server: usize, client: &str, call: Call, outer: &[i64]) {
         self.clients.push(client.into());
         let (host, run) = client
             .split_once('/')
@@ -158,6 +167,7 @@ impl Site {
                 pool: "one",
                 host,
                 run,
+                outer,
             }),
             self.now,
         );
@@ -256,6 +266,7 @@ fn shown(answer: &Answer) -> String {
         Answer::Invalid(_) => "INVALID".into(),
         Answer::Unavailable(why) => format!("503 {why}"),
         Answer::NoRevoked => "NO, revoked".into(),
+        Answer::NoOuter => "NO, outer".into(),
         Answer::Revocation { token, ends } => format!(
             "revoked {} {}",
             token.unwrap() - BOOT.micros(at(0)),
@@ -299,6 +310,25 @@ fn seen(report: &Report) -> String {
         holders.collect::<Vec<_>>().join("; "),
         report.age.unwrap().as_millis()
     )
+}
+
+#[test]
+fn a_wait_is_refused_if_only_outer_runs_hold_what_it_waits_for() {
+    Site::new(&pool(1, 0)).play(&[
+        (0, "1 get a/x", "a/x YES 1"),
+        (1, "2 wait a/y under 1", "a/y NO, outer"),
+        (2, "2 wait b under 1", "b NO, outer"),
+        (3, "1 wait c under 2", ""),
+        (4, "1 release a/x", "a/x OK, c YES 2"),
+        (5, "1 wait d under 1", ""),
+    ]);
+    Site::new(&pool(2, 0)).play(&[
+        (0, "1 get a/x", "a/x YES 1"),
+        (1, "1 wait a/y under 1", "a/y NO, outer"),
+        (2, "1 wait b under 1", "b YES 2"),
+        (3, "1 wait c under 1", ""),
+        (4, "2 wait d under 1 2", "d NO, outer"),
+    ]);
 }
 
 #[test]
@@ -518,6 +548,7 @@ fn tried_and_told(replies: &[&[u8]]) -> (usize, Vec<String>) {
             pool: "one",
             host: "a",
             run: None,
+            outer: &[],
         }),
         at(0),
     );
@@ -640,6 +671,7 @@ fn pool_is_found_by_its_escaped_name() {
             pool: "r&d",
             host: "a",
             run: None,
+            outer: &[],
         }),
         at(0),
     );

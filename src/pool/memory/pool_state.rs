@@ -184,6 +184,9 @@ impl PoolState {
                 self.renew(request, token, outbox, now);
             }
             (Call::Get | Call::Wait, Eligibility::Holds) => self.reconfirm(request, outbox, now),
+            (Call::Wait, Eligibility::Full) if self.is_circular(&request) => {
+                self.refuse(request.ticket, Answer::NoOuter, outbox);
+            }
             (Call::Wait, _) => {
                 self.waiters.insert(request);
                 self.advance(outbox, now);
@@ -221,6 +224,18 @@ impl PoolState {
             Some(_) => Eligibility::Holds,
             None if self.has_room() => Eligibility::CanAcquire,
             None => Eligibility::Full,
+        }
+    }
+
+    /// Whether a client that cannot acquire the pool now was started under all holdings of which
+    /// one would have to end first: that of its host, otherwise those of all hosts.
+    fn is_circular(&self, request: &PendingRequest) -> bool {
+        let is_outer = |holding: &Holding| request.outer.contains(&holding.token);
+        match self.holders.get(&request.host) {
+            Some(holding) => is_outer(&holding),
+            None => {
+                self.holders.len() > 0 && self.holders.iter().all(|(_, holding)| is_outer(holding))
+            }
         }
     }
 

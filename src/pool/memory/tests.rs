@@ -86,6 +86,10 @@ impl Script {
             },
             ["get", client] => return self.ask(client, Call::Get),
             ["wait", client] => return self.ask(client, Call::Wait),
+            ["wait", client, "under", ref outer @ ..] => {
+                let outer: Vec<_> = outer.iter().map(|token| number(token)).collect();
+                return self.ask_under(client, Call::Wait, &outer);
+            }
             ["renew", client] => return self.ask(client, Call::Renew { token: None }),
             ["renew", client, token] => {
                 return self.ask(
@@ -116,6 +120,10 @@ impl Script {
     }
 
     fn ask(&mut self, client: &str, call: Call) {
+        self.ask_under(client, call, &[]);
+    }
+
+    fn ask_under(&mut self, client: &str, call: Call, outer: &[i64]) {
         self.clients.push(client.into());
         let (ticket, who) = (
             self.ticket(client),
@@ -130,6 +138,7 @@ impl Script {
             pool: "one",
             host,
             run,
+            outer,
         }));
     }
 
@@ -204,6 +213,7 @@ fn shown(answer: &Answer) -> String {
         Answer::Invalid(_) => "INVALID".into(),
         Answer::Unavailable(_) => "503".into(),
         Answer::NoRevoked => "NO revoked".into(),
+        Answer::NoOuter => "NO outer".into(),
         Answer::NotHeld => "not held".into(),
         Answer::Revocation { token, ends } => {
             let left = if let Remaining::For(left) = ends {
@@ -214,6 +224,25 @@ fn shown(answer: &Answer) -> String {
             format!("revoked {}{left}", token.unwrap())
         }
     }
+}
+
+#[test]
+fn a_wait_is_refused_if_only_outer_runs_hold_what_it_waits_for() {
+    Script::plain(pool(1, 0)).play(&[
+        (0, "get a/x", "a/x YES 1"),
+        (1, "wait a/y under 1", "a/y NO outer"),
+        (1, "wait b under 1", "b NO outer"),
+        (1, "wait c under 2", ""),
+        (2, "release a/x", "c YES 2, a/x OK"),
+        (3, "wait b2 under 1", ""),
+    ]);
+    Script::plain(pool(2, 0)).play(&[
+        (0, "get a/x", "a/x YES 1"),
+        (1, "wait a/y under 1", "a/y NO outer"),
+        (1, "wait b under 1", "b YES 2"),
+        (2, "wait c under 1", ""),
+        (2, "wait d under 1 2", "d NO outer"),
+    ]);
 }
 
 #[test]
@@ -398,6 +427,7 @@ fn invalid_requests_are_answered_invalid() {
         pool: "two",
         host: "a",
         run: None,
+        outer: &[],
     };
     script.driver.input(at(0), |memory| {
         memory.handle(Input::Request(request), at(0));
@@ -932,6 +962,7 @@ fn confirmation_extends_a_lease_that_is_too_short_for_a_client() {
             pool: "one",
             host: "a",
             run: None,
+            outer: &[],
         };
         script.driver.input(millis(now), |memory| {
             memory.handle(Input::Request(request), millis(now));

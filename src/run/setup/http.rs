@@ -6,7 +6,7 @@ use super::{LOOK_UP, Parts, Stop, unreachable};
 use crate::endpoint::Endpoint;
 use crate::link::Link;
 use crate::lock::Failure;
-use crate::lock::http::{OUTAGE_TIMEOUT, Options, Pool};
+use crate::lock::http::{OUTAGE_TIMEOUT, Options, Pool, lock_name};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{Level, Plan, PoolTarget};
@@ -72,6 +72,7 @@ pub(super) fn build(
         wait_until,
         reach_by: target.wait_for_server.then_some(reach_by),
         only_run: target.host_lock.is_some(),
+        outer: outer_tokens(plan, &lock_name(&target.pool, &target.server)),
         kill_after: plan.kill_after,
     };
     let link = Link::default().watching_the_peer();
@@ -82,6 +83,12 @@ pub(super) fn build(
         host_lock,
         ..Parts::new(lock, addresses)
     })
+}
+
+/// The tokens with which the runs around this one hold a lock.
+fn outer_tokens(plan: &Plan, lock: &str) -> Vec<i64> {
+    let holds = plan.outer_locks.iter().filter(|outer| outer.lock == lock);
+    holds.filter_map(|outer| outer.token).collect()
 }
 
 /// Starts to look up the name of this host, unless the user gave it.

@@ -23,6 +23,7 @@ fn get() -> PoolRequest {
         pool: "p".into(),
         host: "h".into(),
         run: None,
+        outer: vec![],
     }
 }
 
@@ -50,7 +51,8 @@ fn slashes_in_the_path_of_a_call_are_ignored() {
                 call,
                 pool: "p".into(),
                 host: "h".into(),
-                run: None
+                run: None,
+                outer: vec![],
             }),
             "{line}"
         );
@@ -202,6 +204,39 @@ fn run_id_is_passed_on_and_a_malformed_one_is_invalid_and_logged() {
         let why = "run must be 1 to 64 characters of 0-9, A-Z, a-z, '.', '_' and '-'";
         assert_eq!(note, format!(r#"invalid request from "h" for "p": {why}"#));
     }
+}
+
+#[test]
+fn tokens_of_outer_runs_are_passed_on_with_a_wait() {
+    for (outer, tokens) in [("7", &[7][..]), ("7,5", &[7, 5]), ("7%2C5", &[7, 5])] {
+        let expected = PoolRequest {
+            call: Call::Wait,
+            outer: tokens.to_vec(),
+            ..get()
+        };
+        assert_eq!(
+            route_line(&format!("GET /wait/?pool=p&host=h&outer={outer}")),
+            ApiCall::Pool(expected),
+            "{outer}"
+        );
+    }
+    assert_eq!(
+        route_line("GET /get/?pool=p&host=h&outer=7"),
+        ApiCall::Pool(get())
+    );
+    for outer in ["", ",", "7,", "x", "7;8", "99999999999999999999"] {
+        let expected = plain_reply("INVALID").with("X-Lock-Error", "bad token");
+        let line = format!(
+            "GET /wait/?pool=p&host=h&outer={}",
+            outer.replace(';', "%3B")
+        );
+        assert_eq!(route_line(&line), ApiCall::Reply(expected), "{outer}");
+    }
+    let reply = answer_reply(&get(), &Answer::NoOuter);
+    assert_eq!(
+        (reply.body.as_slice(), reply.header("X-Lock-Outer")),
+        (&b"NO"[..], Some("1"))
+    );
 }
 
 #[test]
