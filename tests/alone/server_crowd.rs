@@ -99,10 +99,11 @@ fn hundred_waiters_are_served_in_fifo_order_with_a_state_file() {
     );
 }
 
+const CLIENTS: u16 = 50;
+const ROUNDS: u16 = 200;
+
 #[test]
 fn fifty_clients_get_thousands_of_answers_a_second() {
-    const CLIENTS: u16 = 50;
-    const ROUNDS: u16 = 200;
     let _alone = crate::alone();
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, "pools:\n- name: pool\n  maxlocks: 50\n");
