@@ -83,8 +83,8 @@ pub enum GuardEvent {
 enum Phase {
     /// The command runs.
     Running,
-    /// The tree was told to end. The rest of it gets KILL at this moment.
-    Stopping(Moment),
+    /// The tree was sent this signal to end. The rest of it gets KILL at `kill`.
+    Stopping { signal: Signal, kill: Moment },
     /// The tree is being killed, round after round.
     Killing(KillRounds),
 }
@@ -130,7 +130,14 @@ impl Guard {
             (_, NoChildren) => vec![Report(GuardEvent::TreeGone), Exit],
 
             (Killing(_), Stop(_)) => vec![Report(GuardEvent::StopAcknowledged)],
-            (Stopping(kill), Stop(order)) => self.obey(order, kill.min(order.kill_deadline), now),
+            (Stopping { signal, kill }, Stop(order)) => {
+                let kill = kill.min(order.kill_deadline);
+                if order.signal == signal {
+                    self.stop_sooner(signal, kill)
+                } else {
+                    self.obey(order, kill, now)
+                }
+            }
             (Running, Stop(order)) => self.obey(order, order.kill_deadline, now),
             (Running, Orphaned) => match self.death_signal {
                 Some(signal) => self.stop(signal, Reach::Here, now + self.kill_after, now),
@@ -140,15 +147,17 @@ impl Guard {
             (Running, Tick) if now >= self.lease.kill => self.expire(Signal::KILL, now),
             (Running, Tick) if now >= self.lease.term => self.expire(Signal::TERM, now),
             (Running, Tick) if now >= self.ahead_at() => self.run_ahead(),
-            (Stopping(kill), Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
+            (Stopping { kill, .. }, Tick) if now >= kill.min(self.lease.kill) => self.kill(now),
             (Killing(rounds), Tick) => self.next_round(rounds, now),
 
-            (Running | Stopping(_), Forward(Signal::KILL)) => {
+            (Running | Stopping { .. }, Forward(Signal::KILL)) => {
                 [self.run_ahead(), self.kill(now)].concat()
             }
-            (Running | Stopping(_), Forward(signal)) => vec![ToCommand(signal)],
+            (Running | Stopping { .. }, Forward(signal)) => vec![ToCommand(signal)],
 
-            (Killing(_), Forward(_)) | (Stopping(_) | Killing(_), Orphaned) | (_, Tick) => vec![],
+            (Killing(_), Forward(_)) | (Stopping { .. } | Killing(_), Orphaned) | (_, Tick) => {
+                vec![]
+            }
         }
     }
 
@@ -156,7 +165,7 @@ impl Guard {
     pub fn wake(&self) -> Moment {
         match self.phase {
             Phase::Running => self.ahead_at().min(self.lease.term),
-            Phase::Stopping(kill) => kill.min(self.lease.kill),
+            Phase::Stopping { kill, .. } => kill.min(self.lease.kill),
             Phase::Killing(rounds) => rounds.wake(),
         }
     }
@@ -187,6 +196,13 @@ impl Guard {
         [acknowledged, stop].concat()
     }
 
+    /// Acknowledges an order to stop by a signal that the tree has had already. It does not get the
+    /// signal again: a command may end in good order on the first one and abort on the second.
+    fn stop_sooner(&mut self, signal: Signal, kill: Moment) -> Vec<Action> {
+        self.phase = Phase::Stopping { signal, kill };
+        vec![Action::Report(GuardEvent::StopAcknowledged)]
+    }
+
     /// Stops the tree because the lease has expired.
     fn expire(&mut self, signal: Signal, now: Moment) -> Vec<Action> {
         let expired = vec![Action::Report(GuardEvent::LeaseExpired)];
@@ -195,7 +211,7 @@ impl Guard {
     }
 
     fn stop(&mut self, signal: Signal, reach: Reach, kill: Moment, now: Moment) -> Vec<Action> {
-        self.phase = Phase::Stopping(kill);
+        self.phase = Phase::Stopping { signal, kill };
         let ahead = self.run_ahead();
         let signal = if signal == Signal::KILL {
             self.kill(now)

@@ -113,7 +113,7 @@ fn stop_that_has_reached_the_tree_only_sets_a_deadline() {
 }
 
 #[test]
-fn second_stop_does_not_extend_the_deadline() {
+fn second_stop_does_not_extend_the_deadline_or_repeat_the_signal() {
     let stop = |second| stop(TERM, Reach::Here, at(second));
     play(&[
         (
@@ -125,15 +125,38 @@ fn second_stop_does_not_extend_the_deadline() {
                 ToTree(TERM, Reach::Here),
             ],
         ),
+        (2, stop(9), &[Report(GuardEvent::StopAcknowledged)]),
+        (5, Event::Tick, &[Kill]),
+    ]);
+}
+
+/// The guard and zk-flock both act when a lease is not renewed.
+#[test]
+fn lost_lock_after_an_expired_lease_does_not_signal_the_tree_again() {
+    play(&[
         (
-            2,
-            stop(9),
+            10,
+            Event::Tick,
             &[
-                Report(GuardEvent::StopAcknowledged),
+                Report(GuardEvent::LeaseExpired),
+                RunAhead,
                 ToTree(TERM, Reach::Here),
             ],
         ),
-        (5, Event::Tick, &[Kill]),
+        (
+            10,
+            stop(TERM, Reach::Here, at(11)),
+            &[Report(GuardEvent::StopAcknowledged)],
+        ),
+        (
+            10,
+            stop(Signal::INT, Reach::Here, at(11)),
+            &[
+                Report(GuardEvent::StopAcknowledged),
+                ToTree(Signal::INT, Reach::Here),
+            ],
+        ),
+        (11, Event::Tick, &[Kill]),
     ]);
 }
 
