@@ -154,6 +154,9 @@ impl ListUpdate {
         if !waiters.is_empty() {
             update.answer_waiting_holders(waiters, context);
         }
+        if context.is_removed {
+            update.answer_waiters_of_removed_pool(waiters);
+        }
         update.grant_to_waiters(waiters, context);
         for request in acquiring {
             update.acquire(request, waiters, context);
@@ -295,6 +298,14 @@ impl ListUpdate {
         }
         for host in self.removed.clone() {
             self.block(&host, waiters);
+        }
+    }
+
+    /// Answers the waiters that are left, for example because a write failed while the pool was
+    /// removed from the config.
+    fn answer_waiters_of_removed_pool(&mut self, waiters: &mut Waiters) {
+        for request in waiters.take_all() {
+            self.resolve(request, UpdateOutcome::Invalid(InvalidRequest::UnknownPool));
         }
     }
 

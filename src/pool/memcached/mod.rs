@@ -190,8 +190,7 @@ impl Memcache {
     fn disconnected(&mut self, why: &str, now: Moment) {
         let why = format!("cannot ask memcached at {}: {why}", self.address);
         if self.client.lost(&why, now) {
-            let note =
-                format!("{why}; requests fail until it answers, and whoever waits goes on waiting");
+            let note = format!("{why}; requests fail until it answers, and waiters keep waiting");
             self.output(Output::Note(Level::Error, note));
         }
         self.pools.iter_mut().for_each(SharedPool::disconnected);

@@ -216,12 +216,16 @@ impl PoolMachine for SharedPool {
             context.note(Level::Warning, note);
         }
         for request in self.waiters.take_all() {
+            self.events.waiter_dropped();
             context.answer(request.ticket, Answer::Invalid(InvalidRequest::UnknownPool));
         }
     }
 
     fn is_obsolete(&self, now: Moment) -> bool {
-        let is_idle = self.cycle.is_none() && !self.dirty && self.operations.is_empty();
+        let is_idle = self.cycle.is_none()
+            && !self.dirty
+            && self.operations.is_empty()
+            && self.waiters.is_empty();
         self.removed.is_some_and(|since| {
             is_idle && (self.cache.is_empty() || since + lease::REMOVED_POOL_GRACE <= now)
         })
@@ -973,7 +977,7 @@ impl SharedPool {
         if self.failure.is_none() {
             context.note(
                 Level::Error,
-                format!("nobody gets {} and nobody lets go of it: {why}", self.name),
+                format!("cannot grant or release {}: {why}", self.name),
             );
         }
         self.failure = Some(why);

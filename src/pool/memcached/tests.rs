@@ -425,7 +425,7 @@ fn requests_fail_within_a_second_without_memcached_and_waiters_wait() {
         (7000, "1 tick", &format!("c {WHY}")),
         (7001, "1 release a", "a OK, b YES 2 57 s"),
     ]);
-    let lost = "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and whoever waits goes on waiting";
+    let lost = "cannot ask memcached at h:11211: it closed the connection; requests fail until it answers, and waiters keep waiting";
     let told = |note: &str| site.notes.iter().filter(|other| *other == note).count();
     assert_eq!(
         (
@@ -532,7 +532,7 @@ fn refused_write_fails_its_request_and_is_retried() {
     assert_eq!(
         site.notes
             .iter()
-            .filter(|note| note.starts_with("nobody gets one"))
+            .filter(|note| note.starts_with("cannot grant or release one"))
             .count(),
         1
     );
@@ -985,6 +985,26 @@ fn removed_pool_keeps_holders_which_can_still_release() {
         (12, "1 release b/r 2", "b/r INVALID"),
     ]);
     assert!(site.servers[0].pools.iter().next().is_none());
+}
+
+#[test]
+fn waiter_of_a_removed_pool_is_answered_although_its_write_failed() {
+    let mut site = Site::new(&pool(1, 60));
+    site.play(&[
+        (0, "1 get a", "a YES 1 57 s"),
+        (0, "1 release a", "a OK"),
+        (0, "1 frozen", ""),
+        (0, "1 wait b", ""),
+        (0, "1 step", ""),
+        (0, "1 step", ""),
+    ]);
+    site.servers[0].reconfigure(Vec::new(), at(1));
+    site.play(&[
+        (1, "1 unreachable", ""),
+        (2, "1 thawed", ""),
+        (3, "1 reachable", ""),
+        (600, "1 tick", "b INVALID"),
+    ]);
 }
 
 #[test]
