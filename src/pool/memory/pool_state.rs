@@ -184,9 +184,6 @@ impl PoolState {
                 self.renew(request, token, outbox, now);
             }
             (Call::Get | Call::Wait, Eligibility::Holds) => self.reconfirm(request, outbox, now),
-            (Call::Wait, Eligibility::Full) if self.is_circular(&request) => {
-                self.refuse(request.ticket, Answer::NoOuter, outbox);
-            }
             (Call::Wait, _) => {
                 self.waiters.insert(request);
                 self.advance(outbox, now);
@@ -227,14 +224,31 @@ impl PoolState {
         }
     }
 
-    /// Whether a client that cannot acquire the pool now was started under all holdings of which
-    /// one would have to end first: that of its host, otherwise those of all hosts.
-    fn is_circular(&self, request: &PendingRequest) -> bool {
-        let is_outer = |holding: &Holding| request.outer.contains(&holding.token);
-        match self.holders.get(&request.host) {
+    /// Answers the waiters that were started under the holdings that they wait for.
+    fn refuse_circular_waits(&mut self, outbox: &mut Outbox) {
+        let circular: Vec<Ticket> = self
+            .waiters
+            .nested()
+            .filter(|(_, host, outer)| self.is_circular(host, outer))
+            .map(|(ticket, ..)| ticket)
+            .collect();
+        for ticket in circular {
+            if self.waiters.remove(ticket).is_some() {
+                self.refuse(ticket, Answer::NoOuter, outbox);
+            }
+        }
+    }
+
+    /// Whether a waiter was started under all holdings of which one would have to end first: that
+    /// of its host, otherwise those of all hosts.
+    fn is_circular(&self, host: &Rc<str>, outer: &[i64]) -> bool {
+        let is_outer = |holding: &Holding| outer.contains(&holding.token);
+        match self.holders.get(host) {
             Some(holding) => is_outer(&holding),
             None => {
-                self.holders.len() > 0 && self.holders.iter().all(|(_, holding)| is_outer(holding))
+                !self.has_room()
+                    && self.holders.len() > 0
+                    && self.holders.iter().all(|(_, holding)| is_outer(holding))
             }
         }
     }
@@ -539,7 +553,8 @@ impl PoolState {
         }
     }
 
-    /// Ends expired holdings, and grants free slots to the next waiters.
+    /// Ends expired holdings, grants free slots to the next waiters, and answers the waiters that
+    /// cannot be granted one before their own wait ends.
     pub(super) fn advance(&mut self, outbox: &mut Outbox, now: Moment) {
         while let Some((host, Holding { token, since, .. })) = self.holders.take_expired(now) {
             let why = format!("it expired after {:.1} s", since.elapsed(now).as_secs_f64());
@@ -552,6 +567,7 @@ impl PoolState {
             let next = self.waiters.take_next();
             self.grant(next, outbox, now);
         }
+        self.refuse_circular_waits(outbox);
     }
 
     /// Ends the holdings of a removed pool that would last until they are released.

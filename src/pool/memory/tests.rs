@@ -246,6 +246,18 @@ fn a_wait_is_refused_if_only_outer_runs_hold_what_it_waits_for() {
 }
 
 #[test]
+fn a_wait_is_refused_once_only_outer_runs_hold_what_it_waits_for() {
+    let mut script = Script::plain(pool(2, 0));
+    script.play(&[
+        (0, "get a/x", "a/x YES 1"),
+        (0, "get b", "b YES 2"),
+        (1, "wait c under 1", ""),
+    ]);
+    assert_eq!(script.reconfigure(2, vec![pool(1, 0)]), "");
+    script.play(&[(3, "release b", "c NO outer, b OK")]);
+}
+
+#[test]
 fn waiters_acquire_in_fifo_order() {
     Script::plain(pool(1, 0)).play(&[
         (0, "get a", "a YES 1"),
