@@ -10,7 +10,7 @@ pub const VARIABLE: &str = "ZK_FLOCK_OUTER";
 
 /// The most outer locks that are passed on. No user nests this deep on purpose, and a run that
 /// starts itself must not fill its environment.
-const MAX_OUTER_LOCKS: usize = 64;
+pub const MAX_OUTER_LOCKS: usize = 64;
 
 /// A lock that an outer run holds.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -3,6 +3,7 @@
 //! it would reply INVALID.
 
 use crate::http::{Method, Reply, Request};
+use crate::plan::outer::MAX_OUTER_LOCKS;
 use crate::pool::invalid_request::{self, InvalidRequest};
 use crate::pool::{Answer, Call, Remaining};
 use std::fmt::Display;
@@ -85,7 +86,7 @@ fn pool_call(call: &str, request: &Request) -> Result<ApiCall, &'static str> {
     };
     let (pool, host) = (text(request, "pool")?, text(request, "host")?);
     let outer = match call {
-        Call::Wait => outer(request).map_err(|_| "bad token")?,
+        Call::Wait => outer(request).ok_or("bad token")?,
         _ => vec![],
     };
     Ok(match request.parameter("run").map(run).transpose() {
@@ -128,13 +129,18 @@ fn token(request: &Request) -> Result<Option<i64>, ParseIntError> {
         .transpose()
 }
 
-/// The `outer` parameter: numbers with commas between them.
-fn outer(request: &Request) -> Result<Vec<i64>, ParseIntError> {
+/// The `outer` parameter: numbers with commas between them, not more than a client sends. `None`:
+/// it is invalid.
+fn outer(request: &Request) -> Option<Vec<i64>> {
     let Some(tokens) = request.parameter("outer") else {
-        return Ok(vec![]);
+        return Some(vec![]);
     };
     let tokens = String::from_utf8_lossy(&tokens);
-    tokens.split(',').map(str::parse).collect()
+    let tokens: Result<Vec<i64>, _> = tokens.split(',').map(str::parse).collect();
+    // The nearest lock of a client is not in its list of outer locks.
+    tokens
+        .ok()
+        .filter(|tokens| tokens.len() <= MAX_OUTER_LOCKS + 1)
 }
 
 /// Only `pool` and `host` are allowed, each once: then a proxy that checks the host reads the same

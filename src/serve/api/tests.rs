@@ -224,7 +224,14 @@ fn tokens_of_outer_runs_are_passed_on_with_a_wait() {
         route_line("GET /get/?pool=p&host=h&outer=7"),
         ApiCall::Pool(get())
     );
-    for outer in ["", ",", "7,", "x", "7;8", "99999999999999999999"] {
+    let most = vec!["7"; MAX_OUTER_LOCKS + 1].join(",");
+    let ApiCall::Pool(request) = route_line(&format!("GET /wait/?pool=p&host=h&outer={most}"))
+    else {
+        panic!("as many tokens as a client sends are allowed")
+    };
+    assert_eq!(request.outer, [7; MAX_OUTER_LOCKS + 1]);
+    let more = format!("{most},7");
+    for outer in ["", ",", "7,", "x", "7;8", "99999999999999999999", &more] {
         let expected = plain_reply("INVALID").with("X-Lock-Error", "bad token");
         let line = format!(
             "GET /wait/?pool=p&host=h&outer={}",
