@@ -78,6 +78,12 @@ impl StateFile {
     pub(super) fn check(path: &Path) -> Result<(), Error> {
         let dir = path.parent().unwrap_or(path);
         file::check_writable_folder(dir).map_err(system("write in", dir))?;
+        File::open(dir).map_err(system("open", dir))?;
+        let temp_path = sibling(path, "new");
+        if temp_path.is_dir() {
+            let error = io::Error::from(ErrorKind::IsADirectory);
+            return Err(system("replace", &temp_path)(error));
+        }
         let lock = sibling(path, "lock");
         match file::open_existing_lock_file(&lock) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -314,6 +320,11 @@ mod tests {
             dir.0.join("missing").display()
         );
         assert_eq!(checked(&missing), Err((ExitReason::SystemError, why)));
+        let temp = dir.0.join("state.json.new");
+        fs::create_dir(&temp).unwrap();
+        let why = format!("cannot replace {}: is a directory", temp.display());
+        assert_eq!(checked(&dir.state()), Err((ExitReason::SystemError, why)));
+        fs::remove_dir(&temp).unwrap();
         fs::write(dir.state(), "{").unwrap();
         assert_eq!(
             checked(&dir.state()).unwrap_err().0,
