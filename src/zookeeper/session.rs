@@ -41,6 +41,10 @@ const SPREAD: Duration = Duration::from_millis(400);
 /// servers.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
 
+/// An attempt that lasted this long says why it fails; a shorter one does not replace the reason of
+/// the attempt before it.
+const MIN_TELLING_ATTEMPT: Duration = Duration::from_secs(1);
+
 /// The network's errors if the server closed a connection that it had accepted while the first
 /// bytes were still on the way.
 const REJECTION_ERRORS: [&str; 2] = ["connection reset by peer", "broken pipe"];
@@ -364,23 +368,26 @@ impl Session {
 
     /// Each server with its fault: `h1:2181: connection refused; h2:2181: no answer for 2.5 s`.
     pub fn faults(&self, now: Moment) -> String {
-        // An attempt that is cut short says less than the one before it.
-        let fault_of_attempt = match self.phase {
-            Phase::Connecting { since } => Some(Fault::Silent(now.since(since))),
-            Phase::Handshake { since } => Some(Fault::Mute(now.since(since))),
+        let attempt = match self.phase {
+            Phase::Connecting { since } => Some((Fault::Silent(now.since(since)), since)),
+            Phase::Handshake { since } => Some((Fault::Mute(now.since(since)), since)),
             Phase::Up => self
                 .in_flight
                 .front()
-                .map(|oldest| Fault::Silent(now.since(oldest.sent))),
+                .map(|oldest| (Fault::Silent(now.since(oldest.sent)), oldest.sent)),
             Phase::Down { .. } | Phase::Closed => None,
         };
         let tried = self.servers.iter().zip(&self.faults).enumerate().map(
-            |(index, (Endpoint { name: server, .. }, fault))| match fault
-                .as_ref()
-                .or(fault_of_attempt.as_ref().filter(|_| index == self.server))
-            {
-                Some(fault) => format!("{server}: {fault}"),
-                None => format!("{server}: not tried yet"),
+            |(index, (Endpoint { name: server, .. }, earlier))| {
+                let attempt = attempt.as_ref().filter(|_| index == self.server);
+                // An attempt that is cut short says less than the one before it.
+                let attempt = attempt.filter(|(_, since)| {
+                    earlier.is_none() || now.since(*since) >= MIN_TELLING_ATTEMPT
+                });
+                match attempt.map(|(fault, _)| fault).or(earlier.as_ref()) {
+                    Some(fault) => format!("{server}: {fault}"),
+                    None => format!("{server}: not tried yet"),
+                }
             },
         );
         tried.collect::<Vec<_>>().join("; ")
@@ -955,6 +962,10 @@ mod tests {
         assert_eq!(session.faults(again + Duration::from_millis(100)), closed);
         session.connected(again);
         assert_eq!(session.faults(again + Duration::from_millis(100)), closed);
+        assert_eq!(
+            session.faults(again + Duration::from_secs(4)),
+            "h1:2181: no answer for 4.0 s (stopped, overloaded, or it expects TLS?)"
+        );
         session.received(b"\x15\x03\x03\x00\x02\x02\x50", again);
         let tls = "h1:2181: expects TLS, which this program does not speak: use the plain port";
         assert_eq!(session.faults(again), tls);
