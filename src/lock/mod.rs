@@ -196,7 +196,10 @@ fn circular(lock: &str, how: &str) -> Failure {
     let held = format!(
         "{lock} is held by a run that this one was started under ({how}), so the wait cannot end"
     );
-    Failure::IncompatibleLock(format!("{held}: remove the inner run, or use another lock"))
+    Failure::IncompatibleLock(format!(
+        "{held}: remove the inner run, use another lock, or start a background process that may \
+         wait without ZK_FLOCK_LOCK and ZK_FLOCK_OUTER in its environment"
+    ))
 }
 
 /// A lock of some kind.
