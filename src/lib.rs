@@ -219,7 +219,6 @@
 //! | `testing::driver` | one clock, one peer in memory, and the rules for every machine |
 //! | `testing::lock` | locks under the driver |
 //! | `testing::pool` | pools under the driver |
-//! | `testing::session` | ZooKeeper sessions under the driver |
 
 #[forbid(unsafe_code)]
 pub mod cli;
@@ -263,9 +262,9 @@ pub mod signal;
 #[forbid(unsafe_code)]
 pub mod supervisor;
 pub mod sys;
-#[doc(hidden)]
+#[cfg(test)]
 #[forbid(unsafe_code)]
-pub mod testing;
+mod testing;
 #[forbid(unsafe_code)]
 pub mod transport;
 #[forbid(unsafe_code)]

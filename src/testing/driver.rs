@@ -18,7 +18,7 @@ const MAX_STEPS: usize = 1000;
 const TICK: Duration = Duration::from_millis(1);
 
 /// A sans-I/O state machine, as the driver sees it.
-pub trait Machine {
+pub(crate) trait Machine {
     /// Where it connects to.
     type To;
     /// What it gives out besides orders for its connection.
@@ -41,7 +41,7 @@ pub trait Machine {
 
 /// An output of a machine.
 #[derive(Debug)]
-pub enum Step<To, Report> {
+pub(crate) enum Step<To, Report> {
     /// An order for the connection.
     Transport(transport::Output<To>),
     /// Anything else.
@@ -51,11 +51,11 @@ pub enum Step<To, Report> {
 }
 
 /// The number by which a peer knows a connection.
-pub type Connection = usize;
+pub(crate) type Connection = usize;
 
 /// What becomes of an attempt to connect.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// The peer accepts.
     Accepted(Connection),
     /// The attempt fails at once, with this reason.
@@ -66,7 +66,7 @@ pub enum Reply {
 
 /// What arrives from a peer.
 #[derive(Debug)]
-pub enum Delivery {
+pub(crate) enum Delivery {
     /// Bytes of one message, or of a part of it.
     Bytes(Vec<u8>),
     /// The end of the connection: the network's reason; `None` if the peer closed it.
@@ -74,7 +74,7 @@ pub enum Delivery {
 }
 
 /// What a machine is connected to: one server or several, in memory. Several drivers may share it.
-pub trait Peer<To> {
+pub(crate) trait Peer<To> {
     /// A machine connects.
     fn connect(&mut self, to: To, now: Moment) -> Reply;
 
@@ -112,13 +112,13 @@ enum Link {
 
 /// Runs one machine.
 #[derive(Debug)]
-pub struct Driver<M: Machine> {
+pub(crate) struct Driver<M: Machine> {
     /// The machine. Give it inputs by [`Driver::input`], which knows that it may act on them.
-    pub machine: M,
+    pub(crate) machine: M,
     /// This many messages reach the peer; then the connection is cut, once.
-    pub requests_left: Option<usize>,
+    pub(crate) requests_left: Option<usize>,
     /// This many deliveries reach the machine; then the connection is cut, once.
-    pub replies_left: Option<usize>,
+    pub(crate) replies_left: Option<usize>,
     now: Moment,
     /// What the machine has promised by its last `Wait`.
     wait: Moment,
@@ -131,7 +131,7 @@ pub struct Driver<M: Machine> {
 
 impl<M: Machine> Driver<M> {
     /// A machine that has no connection yet.
-    pub fn new(machine: M, now: Moment) -> Driver<M> {
+    pub(crate) fn new(machine: M, now: Moment) -> Driver<M> {
         Driver {
             machine,
             requests_left: None,
@@ -146,17 +146,17 @@ impl<M: Machine> Driver<M> {
     }
 
     /// The time on the machine's clock.
-    pub fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> Moment {
         self.now
     }
 
     /// The moment of the machine's last `Wait`.
-    pub fn wait(&self) -> Moment {
+    pub(crate) fn wait(&self) -> Moment {
         self.wait
     }
 
     /// The connection, if it is established.
-    pub fn connection(&self) -> Option<Connection> {
+    pub(crate) fn connection(&self) -> Option<Connection> {
         match self.link {
             Link::Open(connection) | Link::Finished(connection) => Some(connection),
             Link::Closed | Link::Connecting => None,
@@ -165,7 +165,7 @@ impl<M: Machine> Driver<M> {
 
     /// Gives the machine an input of its own kind. Nothing that was due before has happened.
     #[track_caller]
-    pub fn input<T>(&mut self, now: Moment, input: impl FnOnce(&mut M) -> T) -> T {
+    pub(crate) fn input<T>(&mut self, now: Moment, input: impl FnOnce(&mut M) -> T) -> T {
         self.set_clock(now);
         self.wait = now;
         self.ticked = false;
@@ -188,7 +188,7 @@ impl<M: Machine> Driver<M> {
 
     /// Sets the clock, whatever was due before: the process was stopped until now.
     #[track_caller]
-    pub fn jump(&mut self, now: Moment) {
+    pub(crate) fn jump(&mut self, now: Moment) {
         self.set_clock(now);
         self.take_time();
         if now < self.wait {
@@ -199,7 +199,7 @@ impl<M: Machine> Driver<M> {
     /// Lets the machine and the peer talk until the machine reports something, or neither has more
     /// to say at this moment.
     #[track_caller]
-    pub fn next_report(&mut self, peer: &mut impl Peer<M::To>) -> Option<M::Report> {
+    pub(crate) fn next_report(&mut self, peer: &mut impl Peer<M::To>) -> Option<M::Report> {
         loop {
             self.steps += 1;
             assert!(
@@ -228,7 +228,7 @@ impl<M: Machine> Driver<M> {
     /// Lets time go on to that moment, and all happen that is due until then; returns at the first
     /// report.
     #[track_caller]
-    pub fn advance(&mut self, peer: &mut impl Peer<M::To>, to: Moment) -> Option<M::Report> {
+    pub(crate) fn advance(&mut self, peer: &mut impl Peer<M::To>, to: Moment) -> Option<M::Report> {
         loop {
             if let Some(report) = self.next_report(peer) {
                 return Some(report);
@@ -249,7 +249,7 @@ impl<M: Machine> Driver<M> {
 
     /// The network cuts the connection. Nothing that was due before has happened.
     #[track_caller]
-    pub fn cut(&mut self, now: Moment, peer: &mut impl Peer<M::To>) {
+    pub(crate) fn cut(&mut self, now: Moment, peer: &mut impl Peer<M::To>) {
         self.set_clock(now);
         self.end(None, peer);
     }

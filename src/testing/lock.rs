@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 /// What a lock has reported, as far as it limits what may follow. See [`crate::lock`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum LockRules {
+pub(crate) enum LockRules {
     /// It is not acquired yet.
     #[default]
     Contending,

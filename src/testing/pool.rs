@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 /// The requests that are answered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct PoolRules(BTreeSet<Ticket>);
+pub(crate) struct PoolRules(BTreeSet<Ticket>);
 
 /// Each backend is named here: a trait cannot be implemented for all locks and for all backends.
 macro_rules! backend {
@@ -54,7 +54,7 @@ backend!(Memcache);
 
 /// The peer of a backend that keeps its holders itself.
 #[derive(Clone, Copy, Debug)]
-pub struct NoPeer;
+pub(crate) struct NoPeer;
 
 impl Peer<()> for NoPeer {
     fn connect(&mut self, (): (), _: Moment) -> Reply {
