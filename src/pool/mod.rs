@@ -181,7 +181,7 @@ pub enum Output {
 /// # Promises
 ///
 /// distributexd(8), PROMISES, states them for users. Each backend keeps them, and the same model
-/// checks each backend (`promises.rs`). A client *was told* something when `poll` returned its
+/// checks each backend (`tests/distributex/promises.rs`). A client *was told* something when `poll` returned its
 /// answer. The promises outlast a reload, a restart (`inmemory`: with `state`), and any other
 /// server of this program on the same memcached, whatever its config:
 ///

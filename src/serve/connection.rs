@@ -306,6 +306,6 @@ impl Connection {
         self.stream
             .peer_addr()
             .as_ref()
-            .map_or_else(|_| "somebody".into(), SocketAddr::to_string)
+            .map_or_else(|_| "unknown address".into(), SocketAddr::to_string)
     }
 }

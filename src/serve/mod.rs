@@ -225,7 +225,7 @@ impl ServerLoop<'_> {
                     match listener.pause(&self.service.epoll, LISTENER, now()) {
                         Ok(true) => self.log.log(
                             Level::Warning,
-                            &format_args!("nobody comes in for a while: {why}"),
+                            &format_args!("not accepting connections for a while: {why}"),
                         ),
                         Ok(false) => {}
                         Err(error) => self.log.log_failure("stop accepting connections", &error),

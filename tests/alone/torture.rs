@@ -3,7 +3,7 @@
 //! long run is
 //!
 //! ```text
-//! TORTURE_SECONDS=1500 TORTURE_SEED=1 cargo test --release --test alone torture -- --nocapture
+//! TORTURE_SECONDS=1200 TORTURE_SEED=1 cargo test --release --test alone torture -- --nocapture
 //! ```
 //!
 //! With TORTURE_PERMITS=1 in the environment the contenders are lockex on a queue, with more they

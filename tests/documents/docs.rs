@@ -318,7 +318,7 @@ fn the_manuals_refer_to_pages_that_are_there() {
         .collect();
     for page in &pages {
         let text = fs::read_to_string(folder.join(page)).unwrap();
-        for reference in text.lines().filter_map(|line| line.strip_prefix(".Xr ")) {
+        for (_, reference) in text.lines().filter_map(|line| line.split_once("Xr ")) {
             let mut words = reference.split(' ');
             let (name, section) = (words.next().unwrap(), words.next().unwrap());
             let others = [
@@ -327,8 +327,10 @@ fn the_manuals_refer_to_pages_that_are_there() {
                 "make",
                 "nohup",
                 "ps",
+                "sd_listen_fds",
                 "systemd-tmpfiles",
                 "systemd.socket",
+                "timeout",
             ];
             assert!(
                 others.contains(&name) || pages.contains(&format!("{name}.{section}")),

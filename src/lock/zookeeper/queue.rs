@@ -193,7 +193,7 @@ impl Queue {
         let sequence = contender.sequence;
         if !contender.is_safe() {
             let why = format!(
-                "{}: its sequence numbers are used up ({sequence}): delete this node while nobody uses the lock",
+                "{}: its sequence numbers are used up ({sequence}): delete this node while no client uses the lock",
                 self.path
             );
             return Some(Outcome::Failed(Failure::IncompatibleLock(why)));
