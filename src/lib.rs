@@ -211,63 +211,66 @@
 //! | `in_file` | a fault with its file and line |
 //! | `reason` | the text of an I/O error |
 //!
-//! ## Test driver
+//! ## For tests
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | `internals` | what integration tests, fuzz targets and the benchmark use |
 //! | `testing` | drives a machine as the loops do, for tests |
 //! | `testing::driver` | one clock, one peer in memory, and the rules for every machine |
 //! | `testing::lock` | locks under the driver |
 //! | `testing::pool` | pools under the driver |
 
 #[forbid(unsafe_code)]
-pub mod cli;
+mod cli;
 #[forbid(unsafe_code)]
-pub mod config;
+mod config;
 #[forbid(unsafe_code)]
-pub mod deadlines;
+mod deadlines;
 #[forbid(unsafe_code)]
-pub mod delivery;
+mod delivery;
 #[forbid(unsafe_code)]
-pub mod edit_distance;
+mod edit_distance;
 #[forbid(unsafe_code)]
-pub mod endpoint;
+mod endpoint;
 #[forbid(unsafe_code)]
-pub mod guard;
+mod guard;
 #[forbid(unsafe_code)]
-pub mod http;
+mod http;
 #[forbid(unsafe_code)]
-pub mod in_file;
+mod in_file;
+#[doc(hidden)]
+pub mod internals;
 #[forbid(unsafe_code)]
-pub mod kill_rounds;
-pub mod link;
+mod kill_rounds;
+mod link;
 #[forbid(unsafe_code)]
-pub mod lock;
-pub mod log;
+mod lock;
+mod log;
 #[forbid(unsafe_code)]
-pub mod moment;
+mod moment;
 #[forbid(unsafe_code)]
-pub mod plan;
+mod plan;
 #[forbid(unsafe_code)]
-pub mod pool;
-pub mod prepare;
+mod pool;
+mod prepare;
 mod program;
-pub mod reason;
-pub mod run;
-pub mod serve;
+mod reason;
+mod run;
+mod serve;
 #[forbid(unsafe_code)]
-pub mod shell;
+mod shell;
 #[forbid(unsafe_code)]
-pub mod signal;
+mod signal;
 #[forbid(unsafe_code)]
-pub mod supervisor;
-pub mod sys;
+mod supervisor;
+mod sys;
 #[cfg(test)]
 #[forbid(unsafe_code)]
 mod testing;
 #[forbid(unsafe_code)]
-pub mod transport;
+mod transport;
 #[forbid(unsafe_code)]
-pub mod zookeeper;
+mod zookeeper;
 
 pub use program::main;

@@ -301,7 +301,7 @@ pub struct ExitCodes {
 
 impl ExitCodes {
     /// The exit for a reason. Mirrors EXIT STATUS in the man pages.
-    pub fn exit(&self, end: ExitReason) -> Exit {
+    pub fn exit(self, end: ExitReason) -> Exit {
         let (plain, sysexit) = match end {
             ExitReason::Command(status) => return Exit::Code(status.code()),
             ExitReason::Signalled(signal) => return Exit::DieOf(signal),

@@ -3,9 +3,7 @@
 
 mod resolver;
 
-pub use resolver::{
-    BackgroundLookup, HostAddresses, HostnameLookup, resolve, resolve_with_retries,
-};
+pub use resolver::{BackgroundLookup, HostAddresses, HostnameLookup, resolve_with_retries};
 
 use crate::log::{Log, Topic};
 use crate::plan::{Command, ExitReason, Level, LoadLimit};

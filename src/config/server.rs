@@ -87,8 +87,8 @@ const DEFAULT_EXPIRE: Duration = Duration::from_mins(30);
 /// The memcached without `memcachehost` and `memcacheport`.
 const DEFAULT_MEMCACHE: (&str, u16) = ("localhost", 11211);
 
-/// The seconds for which a pool can be held, apart from 0: at least as long as a client needs to
-/// renew a lease ([`crate::pool::lease::MIN_EXPIRE`]), at most 31 years.
+/// The seconds for which a pool can be held, apart from 0: at least 1 second, of which a
+/// client is told half, which is enough to renew it; at most 31 years.
 const EXPIRE_RANGE: std::ops::RangeInclusive<f64> = 1.0..=1e9;
 
 /// `distributex` refuses a lease below this many seconds, of which the server tells it about half:

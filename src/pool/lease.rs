@@ -16,9 +16,6 @@ const MIN_MARGIN: Duration = Duration::from_secs(1);
 /// The margin is at most this fraction of the lease (1/2), so that a short lease is still useful.
 const MAX_MARGIN_DIVISOR: u32 = 2;
 
-/// The shortest valid `expire`: a client is told half of it, which is enough to renew it.
-pub const MIN_EXPIRE: Duration = Duration::from_secs(1);
-
 /// The shortest lease that a client is told. It could not renew a shorter one before it has to kill
 /// its command, 0.2 s before the end.
 pub const MIN_CLIENT_LEASE: Duration = Duration::from_millis(300);
@@ -89,8 +86,9 @@ mod tests {
             ClientLease::TooShort,
             "it is over"
         );
+        let shortest_expire = Moment(ms(1000)); // a config with a shorter one is refused
         assert!(
-            matches!(for_client(Moment(MIN_EXPIRE), Moment::default()), ClientLease::For(told) if told >= MIN_CLIENT_LEASE)
+            matches!(for_client(shortest_expire, Moment::default()), ClientLease::For(told) if told >= MIN_CLIENT_LEASE)
         );
     }
 }

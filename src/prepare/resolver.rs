@@ -190,7 +190,7 @@ impl BackgroundLookup {
 
 /// Looks up all hosts at once, until `deadline`. A name server that does not answer for one of them
 /// leaves time to try the others.
-pub fn resolve(names: &mut HostAddresses, deadline: Moment) -> io::Result<Found> {
+fn resolve(names: &mut HostAddresses, deadline: Moment) -> io::Result<Found> {
     let now = now();
     let share = deadline.since(now) / u32::try_from(names.hosts.len()).unwrap_or(u32::MAX);
     let asked = names.names();

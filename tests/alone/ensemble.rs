@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use zk_flock::sys::clock;
+use zk_flock::internals::sys::clock;
 
 #[test]
 fn a_job_lives_on_when_the_leader_is_killed() {

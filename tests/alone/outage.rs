@@ -19,10 +19,10 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use zk_flock::sys::clock;
-use zk_flock::zookeeper::code::operation;
-use zk_flock::zookeeper::record::{ConnectRequest, ConnectResponse, RequestHeader};
-use zk_flock::zookeeper::wire::Wire;
+use zk_flock::internals::sys::clock;
+use zk_flock::internals::zookeeper::code::operation;
+use zk_flock::internals::zookeeper::record::{ConnectRequest, ConnectResponse, RequestHeader};
+use zk_flock::internals::zookeeper::wire::Wire;
 
 /// A session timeout, in seconds.
 const TIMEOUT: u32 = 5;

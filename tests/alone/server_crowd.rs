@@ -10,8 +10,8 @@ use common::distributexd::{Connection, Distributexd};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, summary, wait_until};
 use std::time::{Duration, Instant};
-use zk_flock::http::Reply;
-use zk_flock::sys::descriptors::raise_limit;
+use zk_flock::internals::http::Reply;
+use zk_flock::internals::sys::descriptors::raise_limit;
 
 /// How many hosts wait for one pool, if the limit on descriptors allows it.
 const HOSTS: usize = 20_000;

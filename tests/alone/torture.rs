@@ -30,7 +30,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use zk_flock::sys::clock;
+use zk_flock::internals::sys::clock;
 
 /// Session timeout of the contenders: two ticks of the servers, as short as their defaults allow,
 /// so that as much as possible is at stake.

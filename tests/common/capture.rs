@@ -6,7 +6,7 @@ use super::proxy::From;
 use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
-use zk_flock::http::Reply;
+use zk_flock::internals::http::Reply;
 
 /// The first line of each capture of ZooKeeper.
 const HEAD: &str = "# ZooKeeper 3.8.0 of Debian 12, recorded by `cargo test --test zookeeper wire -- --ignored`. > to the server, a line a write; < from it.\n";

@@ -10,13 +10,13 @@ use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant, SystemTime};
-use zk_flock::zookeeper::code::{Code, flag, operation, xid};
-use zk_flock::zookeeper::record::{
+use zk_flock::internals::zookeeper::code::{Code, flag, operation, xid};
+use zk_flock::internals::zookeeper::record::{
     Acl, AuthPacket, ConnectRequest, ConnectResponse, CreateRequest, DeleteRequest,
     GetChildrenResponse, GetDataResponse, Id, PathWatchRequest, ReplyHeader, RequestHeader, Stat,
     WatcherEvent,
 };
-use zk_flock::zookeeper::wire::{Vector, Wire};
+use zk_flock::internals::zookeeper::wire::{Vector, Wire};
 
 /// Operations that the program does not use: `getACL`, `getChildren`.
 const GET_ACL: i32 = 6;

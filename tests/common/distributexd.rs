@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
-use zk_flock::http::{Reply, get};
+use zk_flock::internals::http::{Reply, get};
 
 /// A server. Dropping it kills it.
 pub struct Distributexd<'a> {

@@ -9,14 +9,14 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
-use zk_flock::sys::clock;
-use zk_flock::zookeeper::code::{Code, flag, operation, xid};
-use zk_flock::zookeeper::record::{
+use zk_flock::internals::sys::clock;
+use zk_flock::internals::zookeeper::code::{Code, flag, operation, xid};
+use zk_flock::internals::zookeeper::record::{
     CheckVersionRequest, ConnectRequest, ConnectResponse, CreateRequest, CreateResponse,
     DeleteRequest, GetChildrenResponse, MultiHeader, PathWatchRequest, ReplyHeader, RequestHeader,
     Stat, SyncRequest, WatcherEvent,
 };
-use zk_flock::zookeeper::wire::{Vector, Wire};
+use zk_flock::internals::zookeeper::wire::{Vector, Wire};
 
 /// The least session timeout that it grants.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(10);

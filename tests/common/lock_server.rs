@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
-use zk_flock::http::Request;
-use zk_flock::sys::clock;
+use zk_flock::internals::http::Request;
+use zk_flock::internals::sys::clock;
 
 /// The answer to a request.
 #[derive(Clone, Debug)]

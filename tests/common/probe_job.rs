@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use zk_flock::sys::clock;
+use zk_flock::internals::sys::clock;
 
 /// Time between two timestamps.
 pub const PULSE: Duration = Duration::from_millis(10);

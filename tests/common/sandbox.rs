@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use zk_flock::sys::descriptors::close_inherited;
+use zk_flock::internals::sys::descriptors::close_inherited;
 
 /// The variable that marks a process as one of a sandbox.
 const MARK: &str = "SANDBOX";

@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
-use zk_flock::sys::clock;
-use zk_flock::zookeeper::record::ConnectResponse;
+use zk_flock::internals::sys::clock;
+use zk_flock::internals::zookeeper::record::ConnectResponse;
 
 /// One step of a script. After the last the server hangs up.
 #[derive(Clone, Debug)]

@@ -20,8 +20,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use zk_flock::http;
-use zk_flock::sys::clock;
+use zk_flock::internals::http;
+use zk_flock::internals::sys::clock;
 
 /// For how long places are lent here whose end a test waits for.
 const SHORT: Duration = Duration::from_secs(3);

@@ -5,7 +5,7 @@
 use common::capture;
 use proptest::prelude::*;
 use std::fmt::Debug;
-use zk_flock::http::{
+use zk_flock::internals::http::{
     LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST, LONGEST_REQUEST_BODY, Malformed, Method,
     Reply, Request, Terms, Version, get,
 };

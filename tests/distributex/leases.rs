@@ -12,7 +12,7 @@ use common::run::{Outcome, listener};
 use common::sandbox::Sandbox;
 use common::{SECOND, process, report, wait_until};
 use std::time::Duration;
-use zk_flock::sys::clock;
+use zk_flock::internals::sys::clock;
 
 /// The lease that is granted here where one is granted.
 const SHORT: Duration = Duration::from_secs(3);

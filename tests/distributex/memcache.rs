@@ -11,7 +11,7 @@ use common::memcached::Memcached;
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, report, summary, tries, wait_until};
 use std::time::{Duration, Instant};
-use zk_flock::http::Reply;
+use zk_flock::internals::http::Reply;
 
 const POOL: &str = "pools:\n- name: pool\n";
 

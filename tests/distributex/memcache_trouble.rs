@@ -18,7 +18,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use zk_flock::http::Reply;
+use zk_flock::internals::http::Reply;
 
 const POOL: &str = "pools:\n- name: pool\n";
 

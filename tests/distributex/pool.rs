@@ -8,11 +8,11 @@ use proptest::test_runner::TestRunner;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
-use zk_flock::moment::Moment;
-use zk_flock::plan;
-use zk_flock::pool::memory::Memory;
-use zk_flock::pool::state::{Clocks, State};
-use zk_flock::pool::{Answer, Backend, Call, Input, Output, Report, Request, Ticket};
+use zk_flock::internals::moment::Moment;
+use zk_flock::internals::plan;
+use zk_flock::internals::pool::memory::Memory;
+use zk_flock::internals::pool::state::{Clocks, State};
+use zk_flock::internals::pool::{Answer, Backend, Call, Input, Output, Report, Request, Ticket};
 
 const POOLS: [&str; 2] = ["one", "two"];
 

@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
-use zk_flock::http::{Reply, get};
-use zk_flock::sys::clock;
+use zk_flock::internals::http::{Reply, get};
+use zk_flock::internals::sys::clock;
 
 const POOLS: [&str; 2] = ["one", "two"];
 

@@ -13,7 +13,7 @@ use common::{SECOND, let_last, process, report, tries, wait_until};
 use std::fs;
 use std::process::Command;
 use std::time::Instant;
-use zk_flock::http::{LONGEST_HEAD, LONGEST_REQUEST_BODY, Reply};
+use zk_flock::internals::http::{LONGEST_HEAD, LONGEST_REQUEST_BODY, Reply};
 
 /// The pools of the capture, and one with two slots.
 const CONFIG: &str = "

@@ -4,7 +4,7 @@
 use common::distributexd::Distributexd;
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, wait_until};
-use zk_flock::http::Reply;
+use zk_flock::internals::http::Reply;
 
 fn config(sandbox: &Sandbox, pools: &str) -> String {
     format!(

@@ -6,7 +6,7 @@ use common::distributexd::Distributexd;
 use common::run::Outcome;
 use common::sandbox::Sandbox;
 use common::{tries, wait_until};
-use zk_flock::http::Reply;
+use zk_flock::internals::http::Reply;
 
 /// A server that keeps its state in the sandbox.
 fn server<'a>(sandbox: &'a Sandbox, pools: &str) -> Distributexd<'a> {

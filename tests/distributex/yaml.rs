@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use zk_flock::config::node::{Node, Value};
-use zk_flock::config::yaml;
+use zk_flock::internals::config::node::{Node, Value};
+use zk_flock::internals::config::yaml;
 
 /// Files of a folder of `tests/data/yaml`, by name.
 fn corpus(folder: &str) -> BTreeMap<String, Vec<u8>> {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use zk_flock::cli::{distributex, distributexd, lockex, zk_flock as flock};
+use zk_flock::internals::cli::{distributex, distributexd, lockex, zk_flock as flock};
 
 const COMPLETION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/completions/bash");
 

@@ -14,9 +14,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use zk_flock::cli::{Environment, Request, distributex, lockex, zk_flock as flock};
-use zk_flock::config::{Config, server};
-use zk_flock::shell::words;
+use zk_flock::internals::cli::{Environment, Request, distributex, lockex, zk_flock as flock};
+use zk_flock::internals::config::{Config, server};
+use zk_flock::internals::shell::words;
 
 const COOKBOOK: &str = include_str!("../../man/zk-flock-cookbook.7");
 

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use zk_flock::cli::{
+use zk_flock::internals::cli::{
     Environment, Error, Request, distributex, distributexd, lockex, zk_flock as flock,
 };
-use zk_flock::config::{Config, server};
-use zk_flock::plan::{Backend, Exit, ExitReason, Host};
-use zk_flock::shell::words;
+use zk_flock::internals::config::{Config, server};
+use zk_flock::internals::plan::{Backend, Exit, ExitReason, Host};
+use zk_flock::internals::shell::words;
 
 const README: &str = include_str!("../../README.md");
 const CONFIG_MANUAL: &str = include_str!("../../man/distributed-flock.json.5");

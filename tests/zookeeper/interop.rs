@@ -9,7 +9,7 @@ use common::zookeeper::ZooKeeper;
 use common::{SECOND, report, summary, wait_until};
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
-use zk_flock::zookeeper::record::{Acl, Id};
+use zk_flock::internals::zookeeper::record::{Acl, Id};
 
 /// Within this a waiter has the lock after a second client saw the deletion. The goal is 50 ms,
 /// which `report` shows; this bound is for a machine with other things to do.

@@ -16,7 +16,7 @@ use common::scripted_server::ScriptedServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, client, let_last, report, wait_for, wait_until};
 use std::time::Duration;
-use zk_flock::zookeeper::record::ConnectResponse;
+use zk_flock::internals::zookeeper::record::ConnectResponse;
 
 /// The shortest session timeout that it grants, in seconds.
 const TIMEOUT: u32 = 10;

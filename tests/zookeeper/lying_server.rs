@@ -17,8 +17,8 @@ use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
-use zk_flock::zookeeper::record::{CreateResponse, GetDataResponse, ReplyHeader, Stat};
-use zk_flock::zookeeper::wire::Wire;
+use zk_flock::internals::zookeeper::record::{CreateResponse, GetDataResponse, ReplyHeader, Stat};
+use zk_flock::internals::zookeeper::wire::Wire;
 
 /// Session timeout of the runs here.
 const TIMEOUT: Duration = Duration::from_secs(2);

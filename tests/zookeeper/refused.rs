@@ -7,7 +7,7 @@ use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, wait_until};
 use std::fs;
-use zk_flock::zookeeper::code::Code;
+use zk_flock::internals::zookeeper::code::Code;
 
 /// Who the runs here are, and how a server writes that down: `echo -n user:secret | openssl sha1
 /// -binary | base64`.

@@ -11,10 +11,10 @@ use std::fmt::{Debug, Write as _};
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use zk_flock::zookeeper::code::{Code, flag, operation, xid};
-use zk_flock::zookeeper::record::*;
-use zk_flock::zookeeper::request::{Answer, Operation, Request, answer};
-use zk_flock::zookeeper::wire::{Malformed, Vector, Wire};
+use zk_flock::internals::zookeeper::code::{Code, flag, operation, xid};
+use zk_flock::internals::zookeeper::record::*;
+use zk_flock::internals::zookeeper::request::{Answer, Operation, Request, answer};
+use zk_flock::internals::zookeeper::wire::{Malformed, Vector, Wire};
 
 /// One record after another, as most messages are: a header and a body.
 #[derive(Clone, PartialEq, Debug)]

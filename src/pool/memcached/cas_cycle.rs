@@ -113,8 +113,8 @@ impl Snapshot {
         };
         let [version, leases_version] =
             [&first, &second].map(|value| value.as_ref().map(|value| value.version));
-        let hosts = first.map_or(Some(Vec::new()), |value| hosts(&value.value));
-        let known = second.map_or(Some(Leases::new()), |value| leases::parse(&value.value));
+        let hosts = first.map_or(Some(Vec::new()), |value| hosts(&value.bytes));
+        let known = second.map_or(Some(Leases::new()), |value| leases::parse(&value.bytes));
         Ok(match (hosts, known) {
             (None, _) => Err(format!("in memcached, {list} is no list of hosts")),
             (Some(hosts), Some(leases)) => Ok(Some(Snapshot {

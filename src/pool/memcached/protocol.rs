@@ -135,8 +135,8 @@ pub enum Reply {
 pub struct Value {
     /// Its key.
     pub key: String,
-    /// Its value.
-    pub value: Vec<u8>,
+    /// What is stored.
+    pub bytes: Vec<u8>,
     /// Different after each write.
     pub version: u64,
 }
@@ -233,7 +233,7 @@ fn values<'a>(mut about: &'a str, rest: &mut &'a [u8]) -> Result<Option<Vec<Valu
     }
     let owned = |(key, value, version): Borrowed| Value {
         key: key.to_owned(),
-        value: value.to_vec(),
+        bytes: value.to_vec(),
         version,
     };
     Ok(Some(values.into_iter().map(owned).collect()))
@@ -360,7 +360,7 @@ mod tests {
     fn stored(key: &str, value: &str, version: u64) -> Value {
         Value {
             key: key.into(),
-            value: value.into(),
+            bytes: value.into(),
             version,
         }
     }

@@ -12,9 +12,11 @@ use std::ffi::{CStr, c_char, c_int};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::ptr;
-use zk_flock::zookeeper::code::{flag, operation};
-use zk_flock::zookeeper::record::{Acl, ConnectRequest, CreateRequest, Id, RequestHeader};
-use zk_flock::zookeeper::wire::{Vector, Wire};
+use zk_flock::internals::zookeeper::code::{flag, operation};
+use zk_flock::internals::zookeeper::record::{
+    Acl, ConnectRequest, CreateRequest, Id, RequestHeader,
+};
+use zk_flock::internals::zookeeper::wire::{Vector, Wire};
 
 /// Session timeout in ms.
 const TIMEOUT: i32 = 15_000;

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
-use zk_flock::config::server::Config;
+use zk_flock::internals::config::server::Config;
 
 fuzz_target!(|text: &[u8]| {
     let Ok(config) = Config::parse(text, Path::new("f")) else {

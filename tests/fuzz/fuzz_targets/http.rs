@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::fmt::Debug;
-use zk_flock::http::{Malformed, Reply, Request, Terms, get};
+use zk_flock::internals::http::{Malformed, Reply, Request, Terms, get};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&[high, low], bytes)) = input.split_first_chunk() else {

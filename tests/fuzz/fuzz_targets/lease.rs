@@ -7,8 +7,8 @@
 use libfuzzer_sys::fuzz_target;
 use std::collections::VecDeque;
 use std::time::Duration;
-use zk_flock::moment::Moment;
-use zk_flock::zookeeper::lease::Lease;
+use zk_flock::internals::moment::Moment;
+use zk_flock::internals::zookeeper::lease::Lease;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -5,8 +5,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use std::fmt::Debug;
-use zk_flock::zookeeper::record::*;
-use zk_flock::zookeeper::wire::{Wire, next_frame};
+use zk_flock::internals::zookeeper::record::*;
+use zk_flock::internals::zookeeper::wire::{Wire, next_frame};
 
 fuzz_target!(|bytes: &[u8]| {
     let mut rest = bytes;

@@ -7,13 +7,13 @@
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 use std::time::Duration;
-use zk_flock::endpoint::Endpoint;
-use zk_flock::moment::Moment;
-use zk_flock::plan::Auth;
-use zk_flock::transport::Output;
-use zk_flock::zookeeper::code::flag;
-use zk_flock::zookeeper::request::{Operation, Request};
-use zk_flock::zookeeper::session::Session;
+use zk_flock::internals::endpoint::Endpoint;
+use zk_flock::internals::moment::Moment;
+use zk_flock::internals::plan::Auth;
+use zk_flock::internals::transport::Output;
+use zk_flock::internals::zookeeper::code::flag;
+use zk_flock::internals::zookeeper::request::{Operation, Request};
+use zk_flock::internals::zookeeper::session::Session;
 
 /// Bytes at the front of an input that say what happens besides; what the server says follows.
 const EVENTS: usize = 16;

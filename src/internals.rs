@@ -1,0 +1,65 @@
+//! What integration tests, fuzz targets and the benchmark use of the program. It is no interface:
+//! it changes with the program. All other modules are private to the crate, so the compiler reports
+//! what nothing uses.
+
+/// Command lines and help texts.
+pub mod cli {
+    pub use crate::cli::{
+        Environment, Error, Request, distributex, distributexd, lockex, zk_flock,
+    };
+}
+
+/// Config files.
+pub mod config {
+    pub use crate::config::{Config, node, server, yaml};
+}
+
+/// HTTP messages.
+pub mod http {
+    pub use crate::http::{
+        LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST, LONGEST_REQUEST_BODY, Malformed, Method,
+        Reply, Request, Terms, Version, get,
+    };
+}
+
+/// Plans and exit codes.
+pub mod plan {
+    pub use crate::plan::{Auth, Backend, Exit, ExitReason, Host, Pool};
+}
+
+/// Pools of the lock server.
+pub mod pool {
+    pub use crate::pool::{
+        Answer, Backend, Call, Input, Output, Report, Request, Ticket, memory, state,
+    };
+}
+
+/// System calls.
+pub mod sys {
+    pub use crate::sys::{clock, descriptors};
+}
+
+/// The ZooKeeper protocol.
+pub mod zookeeper {
+    pub use crate::zookeeper::{code, lease, record, request, session, wire};
+}
+
+/// Addresses of servers.
+pub mod endpoint {
+    pub use crate::endpoint::Endpoint;
+}
+
+/// Points in time.
+pub mod moment {
+    pub use crate::moment::Moment;
+}
+
+/// Words of a command.
+pub mod shell {
+    pub use crate::shell::words;
+}
+
+/// Events and outputs of a connection.
+pub mod transport {
+    pub use crate::transport::Output;
+}
