@@ -77,7 +77,7 @@ pub enum Change {
 /// An event of the session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
-pub enum News {
+pub enum SessionEvent {
     /// A server has accepted the session: a new one, or the previous one (`resumed`).
     Up { resumed: bool },
     /// A request was answered.
@@ -268,7 +268,7 @@ pub struct Session {
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     steps: VecDeque<transport::Output>,
-    news: VecDeque<News>,
+    events: VecDeque<SessionEvent>,
 }
 
 impl Session {
@@ -302,7 +302,7 @@ impl Session {
             incoming: Vec::new(),
             outgoing: Vec::new(),
             steps: VecDeque::new(),
-            news: VecDeque::new(),
+            events: VecDeque::new(),
         }
     }
 
@@ -529,7 +529,7 @@ impl Session {
             && !self.holding
             && !std::mem::replace(&mut self.disowned, true)
         {
-            self.news.push_back(News::Disowned {
+            self.events.push_back(SessionEvent::Disowned {
                 silence: now.since(lost),
             });
         }
@@ -657,8 +657,8 @@ impl Session {
     }
 
     /// The next event.
-    pub fn news(&mut self) -> Option<News> {
-        self.news.pop_front()
+    pub fn next_event(&mut self) -> Option<SessionEvent> {
+        self.events.pop_front()
     }
 
     /// The next output for the connection.
@@ -716,7 +716,7 @@ impl Session {
             return Ok(());
         };
         if let Some(code) = fatal_code(frame) {
-            self.news.push_back(News::Refused(code));
+            self.events.push_back(SessionEvent::Refused(code));
             return Ok(());
         }
         if frame.starts_with(&xid::AUTH.to_be_bytes()) {
@@ -759,7 +759,7 @@ impl Session {
         self.clear_loss();
         self.faults[self.server] = None;
         self.next_beat = since + self.lease.timeout() / HEARTBEATS_PER_TIMEOUT;
-        self.news.push_back(News::Up { resumed });
+        self.events.push_back(SessionEvent::Up { resumed });
         Ok(())
     }
 
@@ -768,7 +768,7 @@ impl Session {
         if self.identity.is_none() {
             return Err(Fault::ExpiredOnConnect);
         }
-        self.end(News::Expired, now);
+        self.end(SessionEvent::Expired, now);
         Ok(())
     }
 
@@ -777,11 +777,11 @@ impl Session {
     /// nothing about this one.
     fn on_replaced(&mut self, by: i64, now: Moment) {
         self.ask(Request::Close, now);
-        self.end(News::Replaced { by }, now);
+        self.end(SessionEvent::Replaced { by }, now);
     }
 
     /// The session has ended; the next attempt creates another.
-    fn end(&mut self, news: News, now: Moment) {
+    fn end(&mut self, event: SessionEvent, now: Moment) {
         self.identity = None;
         self.last_zxid = 0;
         self.clear_loss();
@@ -789,7 +789,7 @@ impl Session {
         self.beat = Request::Ping;
         self.hang_up();
         self.phase = Phase::Down { retry: now };
-        self.news.push_back(news);
+        self.events.push_back(event);
     }
 
     /// A server has accepted the session, or the session has ended.
@@ -821,7 +821,7 @@ impl Session {
             3 | 4 => Change::Changed,
             _ => return, // the state of the connection, which is known
         };
-        self.news.push_back(News::Watch {
+        self.events.push_back(SessionEvent::Watch {
             change,
             path: event.path,
         });
@@ -829,14 +829,16 @@ impl Session {
 
     fn on_auth_reply(&mut self, header: &ReplyHeader) {
         if header.err != 0 {
-            self.news.push_back(News::Refused(Code(header.err)));
+            self.events
+                .push_back(SessionEvent::Refused(Code(header.err)));
         }
     }
 
     /// A reply to the oldest request; replies come in the order of requests.
     fn on_reply(&mut self, header: &ReplyHeader, body: &[u8], now: Moment) -> Result<(), Fault> {
         if FATAL_CODES.contains(&Code(header.err)) {
-            self.news.push_back(News::Refused(Code(header.err)));
+            self.events
+                .push_back(SessionEvent::Refused(Code(header.err)));
             return Ok(());
         }
         let Some(InFlight { request, sent, .. }) = self
@@ -856,7 +858,7 @@ impl Session {
                 code: Code::SESSION_EXPIRED,
                 ..
             }) => {
-                self.end(News::Expired, now);
+                self.end(SessionEvent::Expired, now);
                 return Ok(());
             }
             Err(Code::SESSION_MOVED)
@@ -875,7 +877,8 @@ impl Session {
             self.hang_up();
             self.phase = Phase::Closed;
         }
-        self.news.push_back(News::Reply { request, result });
+        self.events
+            .push_back(SessionEvent::Reply { request, result });
         Ok(())
     }
 
@@ -926,7 +929,7 @@ impl Session {
         };
         self.phase = Phase::Down { retry: now + pause };
         self.faults[self.server] = Some(fault.clone());
-        self.news.push_back(News::Down(fault));
+        self.events.push_back(SessionEvent::Down(fault));
     }
 }
 
@@ -1025,7 +1028,7 @@ mod tests {
     ) {
         session.tick(now);
         session.connected(now);
-        while session.step().is_some() || session.news().is_some() {}
+        while session.step().is_some() || session.next_event().is_some() {}
         let time_out = i32::try_from(granted).unwrap();
         let response = ConnectResponse {
             protocol_version,
@@ -1117,14 +1120,20 @@ mod tests {
         for granted in [10_000, 3000, 900] {
             let mut session = reconnecting(10_000);
             handshake(&mut session, NOW, 0, 7, granted);
-            assert_eq!(session.news(), Some(News::Up { resumed: true }));
+            assert_eq!(
+                session.next_event(),
+                Some(SessionEvent::Up { resumed: true })
+            );
             session.ask(Request::Ping, NOW);
             let limit = NOW + Duration::from_millis(granted * 2 / 10);
             session.next_beat = Moment::NEVER;
             assert_eq!(session.wake(), limit, "{granted}");
             session.tick(limit);
             assert!(
-                matches!(session.news(), Some(News::Down(Fault::Silent(_)))),
+                matches!(
+                    session.next_event(),
+                    Some(SessionEvent::Down(Fault::Silent(_)))
+                ),
                 "{granted}"
             );
         }
@@ -1136,8 +1145,8 @@ mod tests {
         let (id, lease) = (session.id(), session.lease().deadlines(Duration::ZERO));
         handshake(&mut session, NOW + Duration::from_secs(1), 0, 8, 10_000);
         assert_eq!(
-            (session.news(), session.news()),
-            (Some(News::Replaced { by: 8 }), None)
+            (session.next_event(), session.next_event()),
+            (Some(SessionEvent::Replaced { by: 8 }), None)
         );
         assert_eq!((id, session.id(), session.is_up()), (Some(7), None, false));
         assert_eq!(
@@ -1163,16 +1172,19 @@ mod tests {
             let mut session = reconnecting(10_000);
             handshake(&mut session, NOW, version, id, 10_000);
             assert_eq!(
-                session.news(),
-                Some(News::Down(Fault::Refuses { version, id }))
+                session.next_event(),
+                Some(SessionEvent::Down(Fault::Refuses { version, id }))
             );
             assert_eq!(session.id(), Some(7), "it may live");
             let mut fresh =
                 Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
             handshake(&mut fresh, NOW, version, id, 10_000);
             assert_eq!(
-                (fresh.news(), fresh.id()),
-                (Some(News::Down(Fault::Refuses { version, id })), None)
+                (fresh.next_event(), fresh.id()),
+                (
+                    Some(SessionEvent::Down(Fault::Refuses { version, id })),
+                    None
+                )
             );
         }
     }
@@ -1209,8 +1221,11 @@ mod tests {
                 );
                 session.received(&reply(xid, code.0), NOW);
                 assert_eq!(
-                    (session.news(), session.news()),
-                    (Some(News::Up { resumed: false }), Some(News::Refused(code))),
+                    (session.next_event(), session.next_event()),
+                    (
+                        Some(SessionEvent::Up { resumed: false }),
+                        Some(SessionEvent::Refused(code))
+                    ),
                     "{xid}"
                 );
                 let mut greeting =
@@ -1219,8 +1234,8 @@ mod tests {
                 greeting.connected(NOW);
                 greeting.received(&reply(xid, code.0), NOW);
                 assert_eq!(
-                    greeting.news(),
-                    Some(News::Refused(code)),
+                    greeting.next_event(),
+                    Some(SessionEvent::Refused(code)),
                     "it overtakes the greeting"
                 );
             }
@@ -1251,25 +1266,28 @@ mod tests {
                 },
                 NOW,
             );
-            while session.news().is_some() {}
+            while session.next_event().is_some() {}
             session
         };
         let mut session = asking();
         let xid = session.last_xid;
         let head_of_ours = head(xid, children);
         session.received(&head_of_ours[..23], NOW);
-        assert_eq!(session.news(), None, "the number is not there yet");
+        assert_eq!(session.next_event(), None, "the number is not there yet");
         session.received(&head_of_ours[23..], NOW);
         let list = Fault::LongList {
             path: "/a".into(),
             children,
             bytes: LARGEST_FRAME + 1,
         };
-        assert_eq!(session.news(), Some(News::Down(list)));
+        assert_eq!(session.next_event(), Some(SessionEvent::Down(list)));
         for invalid in [head(xid + 1, children), head(xid, -1), head(xid, i32::MAX)] {
             let mut session = asking();
             session.received(&invalid, NOW);
-            assert_eq!(session.news(), Some(News::Down(Fault::FrameLength(bytes))));
+            assert_eq!(
+                session.next_event(),
+                Some(SessionEvent::Down(Fault::FrameLength(bytes)))
+            );
         }
     }
 
@@ -1284,7 +1302,7 @@ mod tests {
                     session.connected(NOW);
                 }
                 session.disconnected(why.map(str::to_owned), NOW);
-                let Some(News::Down(fault)) = session.news() else {
+                let Some(SessionEvent::Down(fault)) = session.next_event() else {
                     panic!()
                 };
                 let hinted = fault
@@ -1297,8 +1315,10 @@ mod tests {
         session.tick(NOW);
         session.disconnected(Some("connection refused".into()), NOW);
         assert_eq!(
-            session.news(),
-            Some(News::Down(Fault::Network("connection refused".into())))
+            session.next_event(),
+            Some(SessionEvent::Down(Fault::Network(
+                "connection refused".into()
+            )))
         );
     }
 
@@ -1320,8 +1340,8 @@ mod tests {
         });
         session.received(&bytes, NOW);
         assert_eq!(
-            (session.news(), session.id()),
-            (Some(News::Down(Fault::ReadOnly)), None)
+            (session.next_event(), session.id()),
+            (Some(SessionEvent::Down(Fault::ReadOnly)), None)
         );
     }
 
@@ -1357,6 +1377,9 @@ mod tests {
     fn negative_id_is_a_session_of_a_server_above_127() {
         let mut session = Session::new(vec!["h1:2181".into()], Duration::from_secs(10), None, NOW);
         handshake(&mut session, NOW, 0, i64::MIN + 1, 10_000);
-        assert_eq!(session.news(), Some(News::Up { resumed: false }));
+        assert_eq!(
+            session.next_event(),
+            Some(SessionEvent::Up { resumed: false })
+        );
     }
 }

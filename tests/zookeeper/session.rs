@@ -13,7 +13,7 @@ use zk_flock::internals::transport::Output;
 use zk_flock::internals::zookeeper::code::{Code, flag, operation};
 use zk_flock::internals::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
 use zk_flock::internals::zookeeper::request::{Answer, Operation, Request};
-use zk_flock::internals::zookeeper::session::{Change, Fault, News, Session};
+use zk_flock::internals::zookeeper::session::{Change, Fault, Session, SessionEvent};
 use zk_flock::internals::zookeeper::wire::Wire;
 
 const LOCK: &str = "/app/lock";
@@ -71,33 +71,36 @@ fn greeting(requests: &[Request]) -> Session {
 }
 
 /// All that a session has to tell after it was given these pieces.
-fn news<'a>(mut session: Session, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<News> {
+fn events<'a>(
+    mut session: Session,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Vec<SessionEvent> {
     for piece in pieces {
         session.received(piece, NOW);
     }
-    std::iter::from_fn(|| session.news()).collect()
+    std::iter::from_fn(|| session.next_event()).collect()
 }
 
-/// The same news, whatever pieces the bytes of a capture come in.
+/// The same events, whatever pieces the bytes of a capture come in.
 #[track_caller]
-fn assert_news(capture: &str, session: impl Fn() -> Session, expected: &[News]) {
+fn assert_news(capture: &str, session: impl Fn() -> Session, expected: &[SessionEvent]) {
     let bytes = pieces(capture, From::Server).concat();
     assert_eq!(
-        news(session(), [bytes.as_slice()]),
+        events(session(), [bytes.as_slice()]),
         expected,
         "in one piece"
     );
-    assert_eq!(news(session(), bytes.chunks(1)), expected, "byte by byte");
+    assert_eq!(events(session(), bytes.chunks(1)), expected, "byte by byte");
     for cut in 0..bytes.len() {
         let (front, back) = bytes.split_at(cut);
-        assert_eq!(news(session(), [front, back]), expected, "cut at {cut}");
+        assert_eq!(events(session(), [front, back]), expected, "cut at {cut}");
     }
 }
 
 /// Data and owner of what a reply says is the lock.
-fn holder(news: &News) -> Option<(&[u8], i64)> {
-    match news {
-        News::Reply {
+fn holder(event: &SessionEvent) -> Option<(&[u8], i64)> {
+    match event {
+        SessionEvent::Reply {
             result: Ok(Answer::Data(data, stat)),
             ..
         } => Some((data, stat.ephemeral_owner)),
@@ -105,8 +108,8 @@ fn holder(news: &News) -> Option<(&[u8], i64)> {
     }
 }
 
-fn answered(request: Request, result: Result<Answer, Code>) -> News {
-    News::Reply { request, result }
+fn answered(request: Request, result: Result<Answer, Code>) -> SessionEvent {
+    SessionEvent::Reply { request, result }
 }
 
 #[test]
@@ -132,7 +135,7 @@ fn a_holder_gets_replies_to_create_and_heartbeat_and_the_expiry() {
         check(),
         Request::Close,
     ];
-    let locked = news(
+    let locked = events(
         greeting(&requests),
         pieces("holder", From::Server).iter().map(Vec::as_slice),
     )
@@ -143,13 +146,13 @@ fn a_holder_gets_replies_to_create_and_heartbeat_and_the_expiry() {
     );
     let [create, _, check, ping, sync, delete, check_again, close] = requests.clone();
     let expected = [
-        News::Up { resumed: false },
+        SessionEvent::Up { resumed: false },
         answered(create, Ok(Answer::Created(LOCK.into()))),
         locked,
         answered(check, Ok(Answer::Done)),
         answered(ping, Ok(Answer::Done)),
         answered(sync, Ok(Answer::Done)),
-        News::Watch {
+        SessionEvent::Watch {
             change: Change::Deleted,
             path: LOCK.into(),
         },
@@ -163,7 +166,7 @@ fn a_holder_gets_replies_to_create_and_heartbeat_and_the_expiry() {
 #[test]
 fn a_waiter_gets_the_holder_and_the_event_of_its_release() {
     let session = || greeting(&[create(WAITER), look()]);
-    let locked = news(
+    let locked = events(
         session(),
         [pieces("waiter", From::Server).concat().as_slice()],
     )
@@ -173,21 +176,21 @@ fn a_waiter_gets_the_holder_and_the_event_of_its_release() {
         Some((HOLDER.as_bytes(), 0x0100_0018_317c_0002))
     );
     let busy = answered(create(WAITER), Err(Code::NODE_EXISTS));
-    let free = News::Watch {
+    let free = SessionEvent::Watch {
         change: Change::Deleted,
         path: LOCK.into(),
     };
     assert_news(
         "waiter",
         session,
-        &[News::Up { resumed: false }, busy, locked, free],
+        &[SessionEvent::Up { resumed: false }, busy, locked, free],
     );
 }
 
 #[test]
 fn a_missing_parent_answers_both_requests() {
     let expected = [
-        News::Up { resumed: false },
+        SessionEvent::Up { resumed: false },
         answered(create(HOLDER), Err(Code::NO_NODE)),
         answered(look(), Err(Code::NO_NODE)),
     ];
@@ -204,8 +207,8 @@ fn a_refused_auth_scheme_is_reported_as_such() {
         "auth-refused",
         || greeting(&[]),
         &[
-            News::Up { resumed: false },
-            News::Refused(Code::AUTH_FAILED),
+            SessionEvent::Up { resumed: false },
+            SessionEvent::Refused(Code::AUTH_FAILED),
         ],
     );
 }
@@ -216,12 +219,12 @@ fn a_session_that_is_unknown_on_reconnect_has_expired() {
         let mut session = greeting(&[]);
         session.received(&pieces("holder", From::Server)[0], NOW);
         session.disconnected(None, NOW);
-        while session.news().is_some() || session.step().is_some() {}
+        while session.next_event().is_some() || session.step().is_some() {}
         session.tick(NOW + SECOND);
         session.connected(NOW + SECOND);
         session
     };
-    assert_news("expired", returning, &[News::Expired]);
+    assert_news("expired", returning, &[SessionEvent::Expired]);
 }
 
 #[test]
@@ -229,28 +232,28 @@ fn a_new_session_cannot_have_expired() {
     assert_news(
         "expired",
         || greeting(&[]),
-        &[News::Down(Fault::ExpiredOnConnect)],
+        &[SessionEvent::Down(Fault::ExpiredOnConnect)],
     );
 }
 
 #[test]
 fn an_expired_or_moved_session_is_recognised_in_a_multi_reply() {
     for (code, expected) in [
-        (Code::SESSION_EXPIRED, News::Expired),
-        (Code::SESSION_MOVED, News::Down(Fault::HungUp)),
+        (Code::SESSION_EXPIRED, SessionEvent::Expired),
+        (Code::SESSION_MOVED, SessionEvent::Down(Fault::HungUp)),
     ] {
         for request in [
             Request::Check { path: LOCK.into() },
             Request::Multi(vec![Operation::Check { path: LOCK.into() }]),
         ] {
             let replies = pieces("holder", From::Server);
-            let heard = news(
+            let heard = events(
                 greeting(std::slice::from_ref(&request)),
                 [&replies[0][..], &replies[1], &undone(code)],
             );
             assert_eq!(
                 heard,
-                [News::Up { resumed: false }, expected.clone()],
+                [SessionEvent::Up { resumed: false }, expected.clone()],
                 "{request:?}"
             );
         }
@@ -286,16 +289,16 @@ fn undone(Code(err): Code) -> Vec<u8> {
 fn an_impossible_frame_length_closes_the_connection_at_once() {
     for length in [i32::MAX, i32::MIN, -5, -1, 0, (4 << 20) + 1] {
         assert_eq!(
-            news(greeting(&[]), [&length.to_be_bytes()[..]]),
-            [News::Down(Fault::FrameLength(length))]
+            events(greeting(&[]), [&length.to_be_bytes()[..]]),
+            [SessionEvent::Down(Fault::FrameLength(length))]
         );
         let [up, auth] = [0, 1].map(|at| pieces("holder", From::Server).swap_remove(at));
-        let heard = news(greeting(&[]), [&up, &auth, &length.to_be_bytes()[..]]);
+        let heard = events(greeting(&[]), [&up, &auth, &length.to_be_bytes()[..]]);
         assert_eq!(
             heard,
             [
-                News::Up { resumed: false },
-                News::Down(Fault::FrameLength(length))
+                SessionEvent::Up { resumed: false },
+                SessionEvent::Down(Fault::FrameLength(length))
             ]
         );
     }
@@ -305,12 +308,12 @@ fn an_impossible_frame_length_closes_the_connection_at_once() {
 fn an_unexpected_reply_closes_the_connection() {
     let replies = pieces("holder", From::Server);
     let out_of_order = [&replies[0][..], &replies[1], &replies[3]];
-    let heard = news(greeting(&[create(HOLDER), look()]), out_of_order);
+    let heard = events(greeting(&[create(HOLDER), look()]), out_of_order);
     assert_eq!(
         heard,
         [
-            News::Up { resumed: false },
-            News::Down(Fault::OutOfOrder(2))
+            SessionEvent::Up { resumed: false },
+            SessionEvent::Down(Fault::OutOfOrder(2))
         ]
     );
 }
@@ -320,7 +323,7 @@ proptest! {
 
     #[test]
     fn noise_never_panics(noise: Vec<Vec<u8>>) {
-        news(greeting(&[create(HOLDER), look()]), noise.iter().map(Vec::as_slice));
+        events(greeting(&[create(HOLDER), look()]), noise.iter().map(Vec::as_slice));
     }
 
     #[test]
@@ -328,6 +331,6 @@ proptest! {
         let mut bytes = pieces(capture, From::Server).concat();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        news(greeting(&[create(HOLDER), look()]), [bytes.as_slice()]);
+        events(greeting(&[create(HOLDER), look()]), [bytes.as_slice()]);
     }
 }

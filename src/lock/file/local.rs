@@ -32,7 +32,7 @@ enum Phase {
 
 /// The lock.
 #[derive(Debug)]
-pub struct Local {
+pub struct LocalLock {
     options: Options,
     phase: Phase,
     /// For each file: the holder is a run that this one was started under.
@@ -40,10 +40,10 @@ pub struct Local {
     outputs: VecDeque<Output>,
 }
 
-impl Local {
+impl LocalLock {
     /// The first `poll` starts to try the files.
-    pub fn new(options: Options) -> Local {
-        let mut local = Local {
+    pub fn new(options: Options) -> LocalLock {
+        let mut local = LocalLock {
             outer: vec![false; options.files.len()],
             options,
             phase: Phase::Waiting,
@@ -86,7 +86,7 @@ impl Local {
     }
 }
 
-impl Lock for Local {
+impl Lock for LocalLock {
     fn handle(&mut self, input: Input, now: Moment) {
         if let (
             Input::File(FileEvent::Busy {
@@ -176,8 +176,8 @@ mod tests {
         Moment(Duration::from_secs(seconds))
     }
 
-    fn local(names: &[&str], wait_until: Option<Moment>) -> Local {
-        Local::new(Options {
+    fn local(names: &[&str], wait_until: Option<Moment>) -> LocalLock {
+        LocalLock::new(Options {
             files: names
                 .iter()
                 .map(|name| (name.to_string(), format!("/d/{name}")))
@@ -187,7 +187,7 @@ mod tests {
         })
     }
 
-    fn drain(lock: &mut Local, now: Moment) -> Vec<Output> {
+    fn drain(lock: &mut LocalLock, now: Moment) -> Vec<Output> {
         std::iter::from_fn(|| {
             Some(lock.poll(now)).filter(|output| !matches!(output, Output::Wait(_)))
         })
@@ -203,7 +203,7 @@ mod tests {
             ([Some(5), Some(6)], None, false),
         ] {
             let outer = vec![("/d/a".into(), 5), ("/d/b".into(), 6)];
-            let mut lock = Local::new(Options {
+            let mut lock = LocalLock::new(Options {
                 outer,
                 ..local(&["a", "b"], patience).options
             });

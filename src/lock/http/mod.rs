@@ -143,7 +143,7 @@ enum Phase {
 
 /// The lock.
 #[derive(Debug)]
-pub struct Pool {
+pub struct PoolLock {
     options: Options,
     client: HttpClient,
     phase: Phase,
@@ -164,7 +164,7 @@ pub struct Pool {
     outputs: VecDeque<Output>,
 }
 
-impl Lock for Pool {
+impl Lock for PoolLock {
     fn handle(&mut self, input: Input, now: Moment) {
         // After a pause of the whole process, deadlines come before any reply.
         self.on_tick(now);
@@ -198,10 +198,10 @@ impl Lock for Pool {
     }
 }
 
-impl Pool {
+impl PoolLock {
     /// The first `poll` starts to request a slot. `began`: when the program started.
-    pub fn new(options: Options, began: Moment, now: Moment) -> Pool {
-        let mut pool = Pool {
+    pub fn new(options: Options, began: Moment, now: Moment) -> PoolLock {
+        let mut pool = PoolLock {
             client: HttpClient::new(options.addresses.clone(), began),
             unsettled: options.inherited,
             options,

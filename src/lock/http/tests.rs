@@ -143,7 +143,7 @@ impl Peer<SocketAddr> for Server {
 
 /// A lock and its server.
 struct Play {
-    driver: Driver<Pool>,
+    driver: Driver<PoolLock>,
     server: Server,
     said: Vec<Output>,
     /// When look-ups of names were requested.
@@ -160,7 +160,7 @@ impl Play {
             asked: vec![],
         };
         Play {
-            driver: Driver::new(Pool::new(options, at(0), at(0)), at(0)),
+            driver: Driver::new(PoolLock::new(options, at(0), at(0)), at(0)),
             server,
             said: vec![],
             lookups: vec![],
@@ -1311,7 +1311,7 @@ fn slot_under_renewal_is_released_at_once() {
 
 #[test]
 fn slot_is_not_acquired_after_its_lease() {
-    let mut lock = Pool::new(options(), at(0), at(0));
+    let mut lock = PoolLock::new(options(), at(0), at(0));
     let mut bytes = Vec::new();
     Reply::new(200, "", "YES")
         .with("X-Lock-Expires", 30)

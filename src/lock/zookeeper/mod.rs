@@ -24,7 +24,7 @@ use crate::plan::{self, Heartbeat};
 use crate::transport;
 use crate::zookeeper::code::Code;
 use crate::zookeeper::request::{Answer, Request};
-use crate::zookeeper::session::{Change, Fault, News, Session};
+use crate::zookeeper::session::{Change, Fault, Session, SessionEvent};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -171,8 +171,8 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn drain_session(&mut self, now: Moment) {
-        while let Some(news) = self.session.news() {
-            self.on_session_event(news, now);
+        while let Some(event) = self.session.next_event() {
+            self.on_session_event(event, now);
         }
     }
 
@@ -239,30 +239,33 @@ impl<R: Recipe> SessionLock<R> {
         }
     }
 
-    fn on_session_event(&mut self, news: News, now: Moment) {
-        match news {
-            News::Up { .. } => {
+    fn on_session_event(&mut self, event: SessionEvent, now: Moment) {
+        match event {
+            SessionEvent::Up { .. } => {
                 self.unreached_since = None;
                 self.lookups.reached();
             }
-            News::Down(_) | News::Expired | News::Replaced { .. } => {
+            SessionEvent::Down(_) | SessionEvent::Expired | SessionEvent::Replaced { .. } => {
                 self.unreached_since.get_or_insert(now);
             }
-            News::Reply { .. } | News::Watch { .. } | News::Disowned { .. } | News::Refused(_) => {}
+            SessionEvent::Reply { .. }
+            | SessionEvent::Watch { .. }
+            | SessionEvent::Disowned { .. }
+            | SessionEvent::Refused(_) => {}
         }
-        match news {
-            News::Up { resumed } => self.on_session(resumed, now),
-            News::Reply {
+        match event {
+            SessionEvent::Up { resumed } => self.on_session(resumed, now),
+            SessionEvent::Reply {
                 request: Request::Close,
                 ..
             } => self.released(None, now),
-            News::Reply { request, result } => self.on_reply(&request, result, now),
-            News::Watch { change, path } => self.on_watch(change, &path, now),
-            News::Down(fault) => self.on_disconnect(&fault, now),
-            News::Expired => self.expired(now),
-            News::Replaced { by } => self.replaced(by, now),
-            News::Disowned { silence } => self.not_resumed(silence),
-            News::Refused(code) => self.refused(code, now),
+            SessionEvent::Reply { request, result } => self.on_reply(&request, result, now),
+            SessionEvent::Watch { change, path } => self.on_watch(change, &path, now),
+            SessionEvent::Down(fault) => self.on_disconnect(&fault, now),
+            SessionEvent::Expired => self.expired(now),
+            SessionEvent::Replaced { by } => self.replaced(by, now),
+            SessionEvent::Disowned { silence } => self.not_resumed(silence),
+            SessionEvent::Refused(code) => self.refused(code, now),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Parts, Stop};
 use crate::lock::file::host_only::HostOnlyLock;
-use crate::lock::file::local::{Local, Options};
+use crate::lock::file::local::{LocalLock, Options};
 use crate::log::Log;
 use crate::moment::Moment;
 use crate::plan::Plan;
@@ -33,7 +33,7 @@ pub(super) fn local(
     let files = Some(Files::new(folder, names));
     Parts {
         files,
-        ..Parts::local(Local::new(options))
+        ..Parts::local(LocalLock::new(options))
     }
 }
 

@@ -6,7 +6,7 @@ use super::{LOOK_UP, Parts, Stop, unreachable};
 use crate::endpoint::Endpoint;
 use crate::link::Link;
 use crate::lock::Failure;
-use crate::lock::http::{OUTAGE_TIMEOUT, Options, Pool, lock_name};
+use crate::lock::http::{OUTAGE_TIMEOUT, Options, PoolLock, lock_name};
 use crate::log::{Log, Topic};
 use crate::moment::Moment;
 use crate::plan::{Level, Plan, PoolTarget};
@@ -76,7 +76,7 @@ pub(super) fn build(
         kill_after: plan.kill_after,
     };
     let link = Link::default().watching_the_peer();
-    let lock = Pool::new(options, started, now());
+    let lock = PoolLock::new(options, started, now());
     Ok(Parts {
         link,
         run_id: Some(run_id),

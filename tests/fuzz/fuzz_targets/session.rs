@@ -137,7 +137,7 @@ fn ask(session: &mut Session, now: Moment) {
 fn settle(session: &mut Session, now: Moment) {
     for _ in 0..BUSY {
         session.tick(now);
-        while session.news().is_some() {}
+        while session.next_event().is_some() {}
         match session.step() {
             Some(Output::Send(bytes)) => assert!(!bytes.is_empty()),
             Some(Output::Connect(server)) => assert!(
