@@ -37,6 +37,7 @@
 //! | `run::guard_handle` | starts the guard, receives its reports, kills guard and tree |
 //! | `run::guard_channel` | the messages between zk-flock and its guard |
 //! | `run::guard` | the main function of the guard process |
+//! | `run::system` | the seam between the loops of a run and the kernel |
 //! | `run::signal_intake` | receives signals, and decides which have reached the command |
 //! | `run::journal` | the facts of a run, its log lines, messages and stdout |
 //! | `run::files` | the files of `--local` locks |

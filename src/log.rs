@@ -38,6 +38,8 @@ pub struct Log {
     opened: Option<Opened>,
     /// Whether a failure to open or write the log file was printed.
     failure_printed: bool,
+    /// Prints a line on stderr.
+    print: fn(String),
 }
 
 /// An open log file, with its identity.
@@ -71,6 +73,7 @@ impl Log {
             session_level,
             opened: None,
             failure_printed: false,
+            print: write_stderr,
         };
         for warning in warnings {
             match warning {
@@ -83,6 +86,12 @@ impl Log {
             }
         }
         log
+    }
+
+    /// The same log, whose lines for stderr go to this function.
+    #[must_use]
+    pub fn printing_by(self, print: fn(String)) -> Log {
+        Log { print, ..self }
     }
 
     /// Writes a line to the log file, and with `verbose` to stderr.
@@ -107,7 +116,7 @@ impl Log {
     /// Prints a line on stderr, in the same format for every style, and logs it as an error.
     pub fn error(&mut self, message: &dyn Display) {
         let message = one_line(message);
-        write_stderr(plain(self.program, &message));
+        (self.print)(plain(self.program, &message));
         self.record(Topic::Run, Level::Error, &message);
     }
 
@@ -115,7 +124,7 @@ impl Log {
     pub fn warn(&mut self, message: &dyn Display) {
         let message = one_line(message);
         match self.style {
-            Style::Plain => write_stderr(plain(self.program, &format!("WARNING: {message}"))),
+            Style::Plain => (self.print)(plain(self.program, &format!("WARNING: {message}"))),
             Style::Glog => self.print_styled(Level::Warning, &message),
         }
         self.record(Topic::Run, Level::Warning, &message);
@@ -141,7 +150,7 @@ impl Log {
     }
 
     fn print_styled(&self, level: Level, message: &str) {
-        write_stderr(match self.style {
+        (self.print)(match self.style {
             Style::Plain => plain(self.program, message),
             Style::Glog => {
                 let (seconds, micros) = unix_time();

@@ -3,22 +3,20 @@
 
 use super::files::Files;
 use super::names::Lookup;
-use crate::link::Link;
+use super::system::System;
 use crate::lock::{self, Failure, FileOrder, Input, Lock, Output};
 use crate::moment::Moment;
 use crate::plan::ExitReason;
 use crate::supervisor::{self, Loss};
-use crate::sys::clock::now;
-use crate::sys::poll::Watched;
 use crate::sys::process::Pid;
 use crate::transport;
 use std::io;
 use std::os::fd::BorrowedFd;
 
 /// A lock, and what it works on.
-pub(super) struct Driver {
+pub(super) struct Driver<S: System> {
     lock: Box<dyn Lock>,
-    link: Link,
+    link: S::Link,
     files: Option<Files>,
     lookup: Lookup,
     /// The run has ended: the lock may still send its last request, and nothing else.
@@ -35,13 +33,13 @@ pub(super) enum Progress {
     Wait(Moment),
 }
 
-impl Driver {
+impl<S: System> Driver<S> {
     pub(super) fn new(
         lock: Box<dyn Lock>,
-        link: Link,
+        link: S::Link,
         files: Option<Files>,
         lookup: Lookup,
-    ) -> Driver {
+    ) -> Driver<S> {
         Driver {
             lock,
             link,
@@ -55,14 +53,11 @@ impl Driver {
     /// started; they must not be while all children are being killed.
     pub(super) fn pump(&mut self, may_fork: bool) -> Progress {
         loop {
-            match self.lock.poll(now()) {
+            match self.lock.poll(S::now()) {
                 Output::Wait(until) => return Progress::Wait(until.min(self.lookup.until())),
-                Output::Transport(transport::Output::Send(bytes)) => self.link.send(&bytes),
+                Output::Transport(output @ transport::Output::Send(_)) => self.execute(output),
                 _ if self.finished => {}
-                Output::Transport(output) => {
-                    let failed = self.link.execute(output).map(Input::Transport);
-                    self.handle(failed);
-                }
+                Output::Transport(output) => self.execute(output),
                 Output::File(FileOrder::Lock { file, wait }) => {
                     let files = self.files.as_mut();
                     let event = files.and_then(|files| files.lock(file, wait));
@@ -78,46 +73,57 @@ impl Driver {
         }
     }
 
+    fn execute(&mut self, output: transport::Output) {
+        let failed = S::execute(&mut self.link, output).map(Input::Transport);
+        self.handle(failed);
+    }
+
     /// Starts helpers that look up the names. Without helpers, the lock gets the known addresses.
     fn look_up(&mut self, may_fork: bool) -> io::Result<()> {
         let begun = if may_fork {
-            self.lookup.begin(now()).map(|()| true)
+            self.lookup.begin(S::now()).map(|()| true)
         } else {
             Ok(false)
         };
         if !matches!(begun, Ok(true)) {
-            self.lock.handle(Input::LookUp(self.lookup.known()), now());
+            self.lock
+                .handle(Input::LookUp(self.lookup.known()), S::now());
         }
         begun.map(|_| ())
     }
 
     fn handle(&mut self, input: Option<Input>) {
         if let Some(input) = input {
-            self.lock.handle(input, now());
+            self.lock.handle(input, S::now());
         }
     }
 
-    /// What to poll for; `ready` takes the results in the same order.
-    pub(super) fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
-        let link = self.link.watched().into_iter();
-        link.chain(self.lookup.watched())
+    /// The connection, to poll for.
+    pub(super) fn link(&self) -> &S::Link {
+        &self.link
+    }
+
+    /// The look-up, to poll for after the connection; `ready` takes the results in this order.
+    pub(super) fn lookup(&self) -> &Lookup {
+        &self.lookup
     }
 
     /// Tells the lock that time has passed.
     pub(super) fn tick(&mut self) {
-        self.lock.handle(Input::Tick, now());
+        self.lock.handle(Input::Tick, S::now());
     }
 
     /// Reads from the connection and the lookup, as far as they were found ready.
     pub(super) fn ready(&mut self, mut ready: impl Iterator<Item = bool>) {
-        let linked = self.link.watched().is_some() && ready.next().unwrap_or(false);
+        let linked = S::is_connected(&self.link) && ready.next().unwrap_or(false);
         if linked {
             let lock = &mut self.lock;
-            self.link
-                .ready(|event| lock.handle(Input::Transport(event), now()));
+            S::read(&mut self.link, |event| {
+                lock.handle(Input::Transport(event), S::now());
+            });
         }
         if self.lookup.is_under_way() {
-            let found = self.lookup.result(ready, now());
+            let found = self.lookup.result(ready, S::now());
             self.handle(found.map(Input::LookUp));
         }
     }
@@ -127,7 +133,7 @@ impl Driver {
         if let Some(files) = &mut self.files {
             files.release_others(None);
         }
-        self.lock.handle(Input::Release, now());
+        self.lock.handle(Input::Release, S::now());
     }
 
     /// The run has ended.
@@ -175,7 +181,8 @@ impl Driver {
     pub(super) fn cancel_lookup(&mut self) {
         if self.lookup.is_under_way() {
             self.lookup.cancel();
-            self.lock.handle(Input::LookUp(self.lookup.known()), now());
+            self.lock
+                .handle(Input::LookUp(self.lookup.known()), S::now());
         }
     }
 }

@@ -3,23 +3,22 @@
 //! the two processes share only the channel between them.
 
 use super::guard_channel::{self, Incoming, Report};
+use super::system::{Linux, System};
 use crate::deadlines::Deadlines;
 use crate::delivery::Reach;
 use crate::guard::{Action, Event, Guard, GuardEvent};
 use crate::lock::Proof;
-use crate::log::print;
 use crate::moment::Moment;
 use crate::plan::{Command, OuterLock, outer};
 use crate::signal::{Signal, Status};
-use crate::sys::clock::now;
-use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
 use crate::sys::spawn::spawn;
 use crate::sys::timer::Timer;
 use crate::sys::tree::Process;
-use crate::sys::{file, scheduling, socket, tree};
+use crate::sys::{file, socket};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -46,16 +45,19 @@ pub(super) fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
 }
 
 /// The command to start, and how to guard it.
-pub(super) struct Job<'a> {
+pub struct Job<'a> {
     /// Starts the one line that the guard may print itself.
-    pub(super) program: &'static str,
+    pub program: &'static str,
     pub(super) command: &'a Command,
     pub(super) environment: Option<Environment>,
-    pub(super) death_signal: Option<Signal>,
-    pub(super) kill_after: Duration,
-    pub(super) lease: Deadlines,
+    /// Sent to the command if zk-flock dies.
+    pub death_signal: Option<Signal>,
+    /// Time between that signal and KILL.
+    pub kill_after: Duration,
+    /// Until when the lock is held.
+    pub lease: Deadlines,
     /// An open lock file that must stay open while a process of the tree lives.
-    pub(super) keep: Option<BorrowedFd<'a>>,
+    pub keep: Option<BorrowedFd<'a>>,
 }
 
 /// Forks the guard. Returns its id, and this process's end of the channel to it.
@@ -89,10 +91,7 @@ fn guard_main(job: &Job, channel: &OwnedFd, signals: &Signals) -> io::Result<()>
     // group has received.
     let own = process::own_pid();
     let terminal = process::rename(NAME, own);
-    if now() >= job.lease.term {
-        // zk-flock or the whole host was stopped before this point.
-        guard_channel::send_report(channel, Report::Guard(GuardEvent::LeaseExpired));
-        guard_channel::send_report(channel, Report::Guard(GuardEvent::TreeGone));
+    if is_too_late::<Linux>(job.lease, channel) {
         return Ok(());
     }
     // If guard and zk-flock die together, no process is left to send TERM first.
@@ -131,18 +130,8 @@ fn guard_main(job: &Job, channel: &OwnedFd, signals: &Signals) -> io::Result<()>
         timer.fd(),
     ];
     file::close_all_except(&kept.into_iter().flatten().collect::<Vec<_>>());
-    let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
-    let mut guard_loop = GuardLoop {
-        program: job.program,
-        guard,
-        command: Some(command),
-        channel,
-        zk_flock: process::parent_pid(),
-        orphaned: false,
-        signalled: Vec::new(),
-        killing: false,
-        exiting: false,
-    };
+    let parent = process::parent_pid();
+    let mut guard_loop = GuardLoop::<Linux>::new(job, command, channel, parent);
     if ended {
         guard_loop.reap();
     }
@@ -150,13 +139,24 @@ fn guard_main(job: &Job, channel: &OwnedFd, signals: &Signals) -> io::Result<()>
     Ok(())
 }
 
+/// Whether the lease has expired before the command is started, because zk-flock or the whole host
+/// was stopped. If so, reports that the command does not run.
+pub fn is_too_late<S: System>(lease: Deadlines, channel: &S::Channel) -> bool {
+    let late = S::now() >= lease.term;
+    if late {
+        S::send_report(channel, Report::Guard(GuardEvent::LeaseExpired));
+        S::send_report(channel, Report::Guard(GuardEvent::TreeGone));
+    }
+    late
+}
+
 /// The guard's poll loop.
-struct GuardLoop<'a> {
+pub struct GuardLoop<'a, S: System> {
     program: &'static str,
     guard: Guard,
     /// `None` after it was reaped: another process may have its id then.
     command: Option<Pid>,
-    channel: &'a OwnedFd,
+    channel: &'a S::Channel,
     zk_flock: Pid,
     /// zk-flock is dead.
     orphaned: bool,
@@ -165,43 +165,64 @@ struct GuardLoop<'a> {
     /// The rest of the tree is being killed.
     killing: bool,
     exiting: bool,
+    system: PhantomData<S>,
 }
 
-impl GuardLoop<'_> {
-    fn run(mut self, signals: &Signals, mut timer: Timer) {
-        while !self.exiting {
-            let now = now();
-            let wake = self.guard.wake();
-            timer.set((wake != Moment::NEVER).then_some(wake));
-            let channel = (!self.orphaned).then(|| self.channel.as_fd());
-            let mut watched: Vec<Watched> = [Some(signals.fd()), timer.fd(), channel]
-                .into_iter()
-                .flatten()
-                .map(|fd| Watched::new(fd, false))
-                .collect();
-            let _ = poll::wait(&mut watched, timer.poll_limit(now));
-            timer.clear();
-            // Before the clock: if only the guard was stopped, the lease was renewed in the meantime.
-            self.receive_commands();
-            self.step(Event::Tick);
-            self.receive_signals(signals);
-            self.reap();
+impl<'a, S: System> GuardLoop<'a, S> {
+    /// Guards a command that was just started by this process, the child of `zk_flock`.
+    pub fn new(
+        job: &Job,
+        command: Pid,
+        channel: &'a S::Channel,
+        zk_flock: Pid,
+    ) -> GuardLoop<'a, S> {
+        GuardLoop {
+            program: job.program,
+            guard: Guard::new(job.death_signal, job.kill_after, job.lease),
+            command: Some(command),
+            channel,
+            zk_flock,
+            orphaned: false,
+            signalled: Vec::new(),
+            killing: false,
+            exiting: false,
+            system: PhantomData,
         }
     }
 
+    fn run(mut self, signals: &S::Signals, mut timer: S::Timer) {
+        while !self.exiting {
+            let channel = (!self.orphaned).then_some(self.channel);
+            S::sleep_guard(signals, channel, &mut timer, self.guard.wake());
+            self.on_wake(signals);
+        }
+    }
+
+    /// Until when the guard sleeps if nothing happens; `None` if it exits.
+    pub fn wake(&self) -> Option<Moment> {
+        (!self.exiting).then(|| self.guard.wake())
+    }
+
+    /// Handles what has happened during the sleep.
+    pub fn on_wake(&mut self, signals: &S::Signals) {
+        // Before the clock: if only the guard was stopped, the lease was renewed in the meantime.
+        self.receive_commands();
+        self.step(Event::Tick);
+        self.receive_signals(signals);
+        self.reap();
+    }
+
     fn step(&mut self, event: Event) {
-        for action in self.guard.step(event, now()) {
+        for action in self.guard.step(event, S::now()) {
             match action {
                 Action::ToCommand(signal) => {
-                    drop(self.command.map(|command| process::kill(command, signal)));
+                    drop(self.command.map(|command| S::kill(command, signal)));
                 }
                 Action::ToTree(signal, reach) => self.signal_tree(signal, reach),
                 Action::Kill => self.kill(),
-                Action::RunAhead => {
-                    let _ = scheduling::run_ahead(); // without the right to, it goes on at normal priority
-                }
+                Action::RunAhead => S::run_ahead(),
                 Action::Report(event) => {
-                    guard_channel::send_report(self.channel, Report::Guard(event));
+                    S::send_report(self.channel, Report::Guard(event));
                 }
                 Action::Exit => self.exiting = true,
             }
@@ -210,7 +231,7 @@ impl GuardLoop<'_> {
 
     fn receive_commands(&mut self) {
         while !self.orphaned && !self.exiting {
-            match guard_channel::receive_command(self.channel) {
+            match S::receive_command(self.channel) {
                 Incoming::Message(command) => self.step(command),
                 Incoming::Nothing => return,
                 Incoming::Closed => {
@@ -226,18 +247,18 @@ impl GuardLoop<'_> {
 
     /// Reports received signals. No process signals the guard orphaned, so they were sent to the whole
     /// control group.
-    fn receive_signals(&self, signals: &Signals) {
-        while let Some(received) = signals.next() {
+    fn receive_signals(&self, signals: &S::Signals) {
+        while let Some(received) = S::next_signal(signals) {
             if received.signal != Signal::CHLD && !self.orphaned {
-                guard_channel::send_report(self.channel, Report::Witnessed(received.sent()));
+                S::send_report(self.channel, Report::Witnessed(received.sent()));
             }
         }
     }
 
     /// Reaps the children that have ended.
-    fn reap(&mut self) {
+    pub fn reap(&mut self) {
         while !self.exiting {
-            match process::reap() {
+            match S::reap() {
                 Reap::Ended(pid, status) => self.ended(pid, status),
                 Reap::Running => return,
                 Reap::NoChildren => return self.step(Event::NoChildren),
@@ -256,10 +277,10 @@ impl GuardLoop<'_> {
     /// line because the process of the line before was killed. Only processes that exist now are
     /// signalled, so that a process that the command starts for its cleanup can finish.
     fn signal_tree(&mut self, signal: Signal, reach: Reach) {
-        self.signalled = tree::descendants(process::own_pid());
+        self.signalled = S::descendants(S::own_pid());
         match reach {
             Reach::Here => self.send(signal, None),
-            Reach::Group => self.send(signal, process::group(self.zk_flock)),
+            Reach::Group => self.send(signal, S::group(self.zk_flock)),
             Reach::Everywhere => {}
         }
         if signal == Signal::TERM {
@@ -274,16 +295,16 @@ impl GuardLoop<'_> {
     fn send(&self, signal: Signal, reached: Option<Pid>) {
         let is_due = |group| reached.is_none_or(|reached| group != Some(reached));
         if let Some(command) = self.command
-            && is_due(process::group(command))
+            && is_due(S::group(command))
         {
             // If /proc shows no process at all, the command's process group, if it leads one, is
             // signalled instead of the tree.
             let group = self
                 .signalled
                 .is_empty()
-                .then(|| process::kill_group(command, signal));
+                .then(|| S::kill_group(command, signal));
             if !matches!(group, Some(Ok(()))) {
-                let _ = process::kill(command, signal);
+                let _ = S::kill(command, signal);
             }
         }
         let rest = self
@@ -294,7 +315,7 @@ impl GuardLoop<'_> {
             .filter(|process| is_due(Some(process.group)))
             .copied()
             .collect();
-        tree::signal_all(&due, signal);
+        S::signal_all(&due, signal);
     }
 
     /// Kills the command first, then the processes that were signalled before, then all of the
@@ -303,17 +324,17 @@ impl GuardLoop<'_> {
     fn kill(&mut self) {
         self.killing = true;
         if let Some(command) = self.command {
-            let _ = process::kill(command, Signal::KILL);
+            let _ = S::kill(command, Signal::KILL);
         }
-        tree::signal_all(&std::mem::take(&mut self.signalled), Signal::KILL);
-        tree::kill_own();
+        S::signal_all(&std::mem::take(&mut self.signalled), Signal::KILL);
+        S::kill_own();
     }
 
     /// Prints that zk-flock was killed, which cannot print it itself.
     fn print_death(&self) {
         let Pid(dead) = self.zk_flock;
         let job = self.command.map_or(0, |Pid(command)| command);
-        print(
+        S::print(
             self.program,
             &format_args!("process {dead} was killed; ending its job (pid {job})"),
         );

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// What the guard reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Report {
+pub enum Report {
     /// The command runs.
     Started {
         /// Its process id.
@@ -36,7 +36,7 @@ type Message = [i64; 3];
 const LENGTH: usize = size_of::<Message>();
 
 /// What was received on a channel.
-pub(super) enum Incoming<T> {
+pub enum Incoming<T> {
     /// A message.
     Message(T),
     /// No message is there now.

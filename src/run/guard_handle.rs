@@ -7,30 +7,29 @@
 //! all processes of the tree. The tree hangs below this process then (a subreaper), so it is gone
 //! when no child is left, or only children that are older than the guard: `kill_completed`.
 
-use super::guard::{self, Job};
-use super::guard_channel::{self, Incoming, Report};
+use super::guard::Job;
+use super::guard_channel::{Incoming, Report};
+use super::system::System;
 use crate::guard::{Event as Command, GuardEvent};
 use crate::moment::Moment;
 use crate::plan::ExitReason;
 use crate::signal::Signal;
 use crate::supervisor::{Event, Loss};
-use crate::sys::process::{self, Pid};
-use crate::sys::signals::Signals;
-use crate::sys::tree::{self, Process};
-use crate::sys::{self, descriptors, scheduling};
+use crate::sys;
+use crate::sys::process::Pid;
+use crate::sys::tree::Process;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The guard, before, during and after its life.
-pub(super) struct GuardHandle {
-    phase: Phase,
+pub(super) struct GuardHandle<S: System> {
+    phase: Phase<S::Channel>,
 }
 
-enum Phase {
+enum Phase<C> {
     /// No guard was started.
     Unstarted,
     /// The guard's reports are read from the channel.
-    Watching { tree: Tree, channel: OwnedFd },
+    Watching { tree: Tree, channel: C },
     /// The channel is closed. The guard is reaped when it has exited.
     Reaping(Tree),
     /// This process kills guard and tree, and reaps what is left.
@@ -60,8 +59,8 @@ enum CommandState {
     Ended,
 }
 
-impl GuardHandle {
-    pub(super) fn new() -> GuardHandle {
+impl<S: System> GuardHandle<S> {
+    pub(super) fn new() -> GuardHandle<S> {
         GuardHandle {
             phase: Phase::Unstarted,
         }
@@ -72,11 +71,11 @@ impl GuardHandle {
     pub(super) fn start(
         &mut self,
         job: &Job,
-        signals: &Signals,
+        signals: &S::Signals,
         has_children: bool,
     ) -> io::Result<Pid> {
-        let (guard, channel) = guard::start(job, signals)?;
-        let born = || tree::find(guard).map(|guard| guard.started);
+        let (guard, channel) = S::start_guard(job, signals)?;
+        let born = || S::started(guard);
         let tree = Tree {
             guard,
             guard_reaped: false,
@@ -108,9 +107,9 @@ impl GuardHandle {
     }
 
     /// The channel, while it is open.
-    pub(super) fn channel(&self) -> Option<BorrowedFd<'_>> {
+    pub(super) fn channel(&self) -> Option<&S::Channel> {
         match &self.phase {
-            Phase::Watching { channel, .. } => Some(channel.as_fd()),
+            Phase::Watching { channel, .. } => Some(channel),
             _ => None,
         }
     }
@@ -118,7 +117,7 @@ impl GuardHandle {
     /// Sends the guard a command, if the channel is open.
     pub(super) fn send(&self, command: Command) {
         if let Some(channel) = self.channel() {
-            guard_channel::send_command(channel, command);
+            S::send_command(channel, command);
         }
     }
 
@@ -127,11 +126,11 @@ impl GuardHandle {
         let Phase::Watching { tree, channel } = &mut self.phase else {
             return Incoming::Nothing;
         };
-        let received = guard_channel::receive_report(channel.as_fd());
+        let received = S::receive_report(channel);
         match received {
             Incoming::Message(Report::Started { command, .. }) => {
                 tree.command = CommandState::Running(command);
-                descriptors::close_inherited();
+                S::close_inherited();
             }
             Incoming::Message(Report::Guard(GuardEvent::Ended(_))) => {
                 tree.command = CommandState::Ended;
@@ -179,11 +178,11 @@ impl GuardHandle {
         match self.tree() {
             None => Vec::new(),
             Some(tree) if tree.guard_reaped => {
-                let mut left = tree::descendants_since(process::own_pid(), tree.born);
+                let mut left = S::descendants_since(S::own_pid(), tree.born);
                 left.retain(|process| !is_helper(process.pid));
                 left
             }
-            Some(tree) => tree::descendants(tree.guard),
+            Some(tree) => S::descendants(tree.guard),
         }
     }
 
@@ -192,13 +191,13 @@ impl GuardHandle {
     pub(super) fn kill_all(&mut self, survivors: &[Process]) -> Result<(), NoGuard> {
         let tree = *self.tree().ok_or(NoGuard)?;
         self.phase = Phase::Killing(tree);
-        let _ = scheduling::run_ahead(); // without the right to, the kill goes on at normal priority
+        S::run_ahead();
         if !tree.guard_reaped {
-            let _ = process::kill(tree.guard, Signal::KILL);
+            let _ = S::kill(tree.guard, Signal::KILL);
         }
-        tree::signal_all(survivors, Signal::KILL);
+        S::signal_all(survivors, Signal::KILL);
         if tree.born.is_none() {
-            tree::kill_own_children_without_proc();
+            S::kill_own_children_without_proc();
         }
         Ok(())
     }
@@ -257,15 +256,18 @@ fn cannot_start(errno: i32) -> ExitReason {
 
 #[cfg(test)]
 mod tests {
+    use super::super::guard_channel;
+    use super::super::system::Linux;
     use super::*;
     use crate::signal::Status;
     use crate::sys::socket;
+    use std::os::fd::OwnedFd;
 
     const GUARD: Pid = Pid(i32::MAX); // never a process: pids are below 2^22
     const ENDED: Report = Report::Guard(GuardEvent::Ended(Status::Exited(0)));
 
     /// A handle whose guard is played by the returned end of the channel.
-    fn watching(born: Option<u64>) -> (GuardHandle, OwnedFd) {
+    fn watching(born: Option<u64>) -> (GuardHandle<Linux>, OwnedFd) {
         let (channel, guard) = socket::pair().unwrap();
         let tree = Tree {
             guard: GUARD,
@@ -347,7 +349,7 @@ mod tests {
 
     #[test]
     fn kill_without_a_guard_has_nothing_to_do() {
-        let mut handle = GuardHandle::new();
+        let mut handle = GuardHandle::<Linux>::new();
         assert!(handle.kill_all(&[]).is_err());
         assert!(handle.survivors(|_| false).is_empty());
     }

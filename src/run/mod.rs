@@ -17,31 +17,36 @@ mod names;
 mod run_id;
 mod setup;
 mod signal_intake;
+mod system;
 mod witness;
+
+pub use guard::{GuardLoop, Job, is_too_late};
+pub use guard_channel::{Incoming, Report};
+pub use system::{Ready, Sources, System};
 
 use crate::delivery::Sent;
 use crate::guard::{Event as Command, GuardEvent};
-use crate::lock;
+use crate::lock::{self, Lock};
 use crate::log::Log;
 use crate::moment::Moment;
 use crate::plan::{Exit, ExitReason, Plan};
+use crate::prepare::HostAddresses;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Origin, Supervisor};
-use crate::sys::clock::now;
-use crate::sys::poll::{self, Watched};
-use crate::sys::process::{self, Reap};
+use crate::sys::process::Reap;
 use crate::sys::signals::{self, Signals};
 use crate::sys::timer::Timer;
 use crate::sys::tree::Process;
 use driver::{Driver, Progress};
-use guard_channel::{Incoming, Report};
 use guard_handle::{GuardHandle, NoGuard};
 use host_lock::HostLock;
 use journal::Journal;
+use names::Lookup;
 use run_id::RunId;
 use setup::{Parts, Stop};
 use signal_intake::SignalIntake;
 use std::time::Duration;
+use system::Linux;
 
 /// How long the guard may take from its last report to its exit, and killed lookup helpers to
 /// theirs.
@@ -53,55 +58,100 @@ pub fn run(plan: &Plan, started: Moment) -> Exit {
     signals::survive_file_limit();
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
     let end = setup::set_up(plan, started, &mut log)
-        .and_then(|parts| Ok(Run::new(plan, log, parts)?.drive()));
+        .and_then(|parts| Run::new(plan, log, parts))
+        .map(|(run, timer)| run.drive(timer));
     plan.exit_codes
         .exit(end.unwrap_or_else(|stop| stop.end(plan)))
 }
 
+/// What a run does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// It sleeps until this moment or until something happens.
+    Sleep(Moment),
+    /// It ends.
+    End(ExitReason),
+}
+
 /// One run.
-struct Run<'a> {
+pub struct Run<'a, S: System> {
     plan: &'a Plan,
-    driver: Driver,
+    driver: Driver<S>,
     /// Before `host_lock`, so that it is dropped while that is held.
     stored_id: Option<RunId>,
     host_lock: Option<HostLock>,
     supervisor: Supervisor,
-    intake: SignalIntake,
-    timer: Timer,
-    guard: GuardHandle,
+    intake: SignalIntake<S>,
+    guard: GuardHandle<S>,
     journal: Journal<'a>,
     end: Option<ExitReason>,
 }
 
-impl<'a> Run<'a> {
-    fn new(plan: &'a Plan, log: Log, parts: Parts) -> Result<Run<'a>, Stop> {
+impl<'a> Run<'a, Linux> {
+    fn new(plan: &'a Plan, log: Log, parts: Parts) -> Result<(Self, Timer), Stop> {
         let journal = Journal::new(plan, log);
         let signals = Signals::take().map_err(Stop::system("listen to signals"))?;
-        Ok(Run {
+        let driver = Driver::new(parts.lock, parts.link, parts.files, parts.lookup);
+        let mut run = Run::assemble(plan, journal, driver, signals);
+        (run.stored_id, run.host_lock) = (parts.run_id, parts.host_lock);
+        let timer = Timer::new().map_err(Stop::system("make a timer"))?;
+        Ok((run, timer))
+    }
+}
+
+impl<'a, S: System> Run<'a, S> {
+    /// A run of a lock that has neither files nor names of servers.
+    pub fn of_lock(
+        plan: &'a Plan,
+        log: Log,
+        lock: Box<dyn Lock>,
+        link: S::Link,
+        signals: S::Signals,
+    ) -> Run<'a, S> {
+        let driver = Driver::new(lock, link, None, Lookup::new(HostAddresses::new(&[])));
+        Run::assemble(plan, Journal::new(plan, log), driver, signals)
+    }
+
+    fn assemble(
+        plan: &'a Plan,
+        journal: Journal<'a>,
+        driver: Driver<S>,
+        signals: S::Signals,
+    ) -> Run<'a, S> {
+        Run {
             plan,
-            driver: Driver::new(parts.lock, parts.link, parts.files, parts.lookup),
-            stored_id: parts.run_id,
-            host_lock: parts.host_lock,
+            driver,
+            stored_id: None,
+            host_lock: None,
             supervisor: Supervisor::new(plan.minimum_hold, plan.kill_after),
             intake: SignalIntake::new(signals),
-            timer: Timer::new().map_err(Stop::system("make a timer"))?,
             guard: GuardHandle::new(),
             journal,
             end: None,
-        })
+        }
     }
 
-    fn drive(mut self) -> ExitReason {
+    fn drive(mut self, mut timer: S::Timer) -> ExitReason {
         loop {
-            let wake = self.drain();
-            if let Some(end) = self.end {
-                self.await_guard_exit();
-                self.await_helper_exit();
-                return end;
+            match self.turn() {
+                Turn::Sleep(until) => {
+                    let ready = self.sleep(&mut timer, until);
+                    self.on_wake(ready);
+                }
+                Turn::End(end) => {
+                    self.await_guard_exit();
+                    self.await_helper_exit();
+                    return end;
+                }
             }
-            let machines = self.supervisor.wake().min(self.intake.wake());
-            self.sleep(wake.min(machines));
         }
+    }
+
+    /// Does everything that is to be done before the next sleep.
+    pub fn turn(&mut self) -> Turn {
+        let wake = self.drain();
+        let machines = self.supervisor.wake().min(self.intake.wake());
+        self.end.map_or(Turn::Sleep(wake.min(machines)), Turn::End)
     }
 
     /// Carries out everything that the lock wants now. Returns until when it wants nothing more.
@@ -115,44 +165,33 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Sleeps until `wake` or until an event happens, and passes the events on.
-    fn sleep(&mut self, wake: Moment) {
-        self.timer.set((wake != Moment::NEVER).then_some(wake));
-        let sources = [
-            Some(self.intake.signals().fd()),
-            self.timer.fd(),
-            self.guard.channel(),
-            self.intake.witness_channel(),
-        ];
-        let present = sources.map(|fd| fd.is_some());
-        let mut watched: Vec<Watched> = sources
-            .into_iter()
-            .flatten()
-            .map(|fd| Watched::new(fd, false))
-            .chain(self.driver.watched())
-            .collect();
-        if let Err(error) = poll::wait(&mut watched, self.timer.poll_limit(now())) {
+    fn sleep(&mut self, timer: &mut S::Timer, until: Moment) -> Ready {
+        let sources = Sources {
+            signals: self.intake.signals(),
+            channel: self.guard.channel(),
+            witness: self.intake.witness(),
+            link: self.driver.link(),
+            lookup: self.driver.lookup(),
+        };
+        S::sleep(&sources, timer, until).unwrap_or_else(|error| {
             self.journal.cannot_poll(&error);
-        }
-        let mut ready = watched.iter().map(Watched::ready);
-        let [signalled, timed, reported, witnessed] =
-            present.map(|present| present && ready.next().unwrap_or(false));
-        let driver_ready: Vec<bool> = ready.collect();
-        drop(watched);
-        if timed {
-            self.timer.clear();
-        }
+            Ready::default()
+        })
+    }
+
+    /// Passes on the events that have ended the sleep.
+    pub fn on_wake(&mut self, ready: Ready) {
         // The clock comes first, and for the lock: this process may have been stopped for long.
         self.driver.tick();
         // Signals come before the guard's reports: an interrupt that also ended the command was
         // there first, and changes the reason to exit.
-        if signalled || reported {
+        if ready.signalled || ready.reported {
             self.receive_signals();
         }
-        if witnessed {
+        if ready.witnessed {
             self.intake.read_witness();
         }
-        if reported {
+        if ready.reported {
             while self.receive_report() {}
         }
         // The supervisor's clock comes after the guard's reports: if only this process was stopped,
@@ -161,7 +200,7 @@ impl<'a> Run<'a> {
         while let Some((sent, origin)) = self.intake.next_due() {
             self.on_signal(sent, origin);
         }
-        self.driver.ready(driver_ready.into_iter());
+        self.driver.ready(ready.lock.into_iter());
     }
 
     fn on_lock_event(&mut self, event: lock::Event) {
@@ -233,7 +272,7 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, event: Event) {
-        if let Some(action) = self.supervisor.step(event, now()) {
+        if let Some(action) = self.supervisor.step(event, S::now()) {
             self.perform(action);
         }
     }
@@ -252,7 +291,7 @@ impl<'a> Run<'a> {
                 if forward {
                     self.guard.send(Command::Forward(Signal::TSTP));
                 }
-                let _ = signals::stop_self(Signal::TSTP);
+                S::stop_self(Signal::TSTP);
             }
             Action::Release => {
                 self.driver.release();
@@ -320,7 +359,7 @@ impl<'a> Run<'a> {
 
     /// Reaps one child.
     fn reap(&mut self) -> Reap {
-        let reaped = process::reap();
+        let reaped = S::reap();
         if let Reap::Ended(pid, _) = reaped {
             self.driver.helper_reaped(pid);
         }
@@ -354,24 +393,23 @@ impl<'a> Run<'a> {
         if !self.driver.has_helpers() {
             return;
         }
-        let deadline = now() + GUARD_EXIT_TIMEOUT;
+        let deadline = S::now() + GUARD_EXIT_TIMEOUT;
         self.driver.kill_helpers();
-        while self.driver.has_helpers() && now() < deadline {
+        while self.driver.has_helpers() && S::now() < deadline {
             if let Reap::Ended(..) = self.reap() {
                 continue;
             }
-            self.await_child_signal(deadline.since(now()));
+            self.await_child_signal(deadline.since(S::now()));
             while self.intake.receive().is_some() {}
         }
     }
 
     fn await_child_signal(&self, limit: Duration) {
-        let signals = Watched::new(self.intake.signals().fd(), false);
-        let _ = poll::wait(&mut [signals], Some(limit));
+        S::await_signal(self.intake.signals(), limit);
     }
 }
 
 /// The tree's processes that are left.
-fn survivors(guard: &GuardHandle, driver: &Driver) -> Vec<Process> {
+fn survivors<S: System>(guard: &GuardHandle<S>, driver: &Driver<S>) -> Vec<Process> {
     guard.survivors(|pid| driver.is_helper(pid))
 }

@@ -2,25 +2,23 @@
 //! too. A counted signal is held back until guard and witness have reported; see `delivery`.
 
 use super::guard_channel::{Incoming, Report};
-use super::witness::Witness;
+use super::system::System;
 use crate::delivery::{COUNTED, Deliveries, Reach, Sent};
 use crate::moment::Moment;
 use crate::signal::Signal;
 use crate::supervisor::Origin;
-use crate::sys::clock::now;
 use crate::sys::process::Pid;
-use crate::sys::signals::{Received, Signals};
-use std::os::fd::BorrowedFd;
+use crate::sys::signals::Received;
 
 /// Receives signals, with the help of a witness.
-pub(super) struct SignalIntake {
-    signals: Signals,
+pub(super) struct SignalIntake<S: System> {
+    signals: S::Signals,
     deliveries: Deliveries,
-    witness: Option<Witness>,
+    witness: Option<S::Witness>,
 }
 
-impl SignalIntake {
-    pub(super) fn new(signals: Signals) -> SignalIntake {
+impl<S: System> SignalIntake<S> {
+    pub(super) fn new(signals: S::Signals) -> SignalIntake<S> {
         SignalIntake {
             signals,
             deliveries: Deliveries::default(),
@@ -28,18 +26,18 @@ impl SignalIntake {
         }
     }
 
-    pub(super) fn signals(&self) -> &Signals {
+    pub(super) fn signals(&self) -> &S::Signals {
         &self.signals
     }
 
-    /// The witness's channel, while there is a witness.
-    pub(super) fn witness_channel(&self) -> Option<BorrowedFd<'_>> {
-        self.witness.as_ref().map(Witness::channel)
+    /// The witness, while there is one.
+    pub(super) fn witness(&self) -> Option<&S::Witness> {
+        self.witness.as_ref()
     }
 
     /// Receives the next signal.
     pub(super) fn receive(&self) -> Option<Received> {
-        self.signals.next()
+        S::next_signal(&self.signals)
     }
 
     /// Decides about a received signal: whether the supervisor handles it now, and its origin. A
@@ -56,11 +54,11 @@ impl SignalIntake {
         if received.from_terminal && sent.signal != Signal::HUP {
             return Some((sent, Origin::Typed));
         }
-        if self.deliveries.is_repeat(sent, now()) {
+        if self.deliveries.is_repeat(sent, S::now()) {
             return None;
         }
         if command_runs && COUNTED.contains(&sent.signal) {
-            self.deliveries.hold(sent, now());
+            self.deliveries.hold(sent, S::now());
             return None;
         }
         Some((sent, Origin::Sent(Reach::Here)))
@@ -68,7 +66,7 @@ impl SignalIntake {
 
     /// The next signal that is no longer held back.
     pub(super) fn next_due(&mut self) -> Option<(Sent, Origin)> {
-        let (sent, reach) = self.deliveries.next(now())?;
+        let (sent, reach) = self.deliveries.next(S::now())?;
         Some((sent, Origin::Sent(reach)))
     }
 
@@ -85,12 +83,12 @@ impl SignalIntake {
 
     /// The guard has received this signal, so it was sent to the whole control group.
     pub(super) fn guard_received(&mut self, sent: Sent) {
-        self.deliveries.witnessed(sent, Reach::Everywhere, now());
+        self.deliveries.witnessed(sent, Reach::Everywhere, S::now());
     }
 
     /// Starts a witness. Without one, each signal is forwarded.
     pub(super) fn start_witness(&mut self) {
-        self.witness = Witness::start(&self.signals).ok();
+        self.witness = S::start_witness(&self.signals).ok();
     }
 
     /// Kills the witness.
@@ -101,9 +99,9 @@ impl SignalIntake {
     /// Reads the witness's reports.
     pub(super) fn read_witness(&mut self) {
         while let Some(witness) = &self.witness {
-            match witness.receive() {
+            match S::witness_report(witness) {
                 Incoming::Message(Report::Witnessed(sent)) => {
-                    self.deliveries.witnessed(sent, Reach::Group, now());
+                    self.deliveries.witnessed(sent, Reach::Group, S::now());
                 }
                 Incoming::Message(_) | Incoming::Nothing => return,
                 Incoming::Closed => self.witness = None,
@@ -114,7 +112,7 @@ impl SignalIntake {
     /// A child was reaped: if it was the witness, its id may belong to another process now.
     pub(super) fn child_ended(&mut self, child: Pid) {
         if let Some(witness) = &mut self.witness {
-            witness.reaped(child);
+            S::witness_reaped(witness, child);
         }
     }
 }
