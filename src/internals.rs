@@ -24,7 +24,10 @@ pub mod http {
 
 /// Plans and exit codes.
 pub mod plan {
-    pub use crate::plan::{Auth, Backend, Exit, ExitReason, Host, Pool};
+    pub use crate::plan::{
+        Acl, Auth, Backend, Cluster, Command, Exit, ExitCodes, ExitReason, Heartbeat, Host, Level,
+        LoadLimit, Lock, Log, Plan, Pool, Style,
+    };
 }
 
 /// Pools of the lock server.
@@ -34,8 +37,34 @@ pub mod pool {
     };
 }
 
+/// Locks, for the simulation.
+pub mod lock {
+    pub use crate::lock::{Lock, zookeeper};
+}
+
+/// The log of a run.
+pub mod log {
+    pub use crate::log::Log;
+}
+
+/// The loops of a run and of its guard, and what a simulation puts in the place of the kernel.
+pub mod run {
+    pub use crate::guard::Event as Command;
+    pub use crate::run::{
+        GuardLoop, Incoming, Job, Ready, Report, Run, Sources, System, Turn, is_too_late,
+    };
+}
+
+/// Signals and exit statuses.
+pub mod signal {
+    pub use crate::signal::{Signal, Status};
+}
+
 /// System calls.
 pub mod sys {
+    pub use crate::sys::process::{Pid, Reap};
+    pub use crate::sys::signals::Received;
+    pub use crate::sys::tree::Process;
     pub use crate::sys::{clock, descriptors};
 }
 
@@ -61,5 +90,5 @@ pub mod shell {
 
 /// Events and outputs of a connection.
 pub mod transport {
-    pub use crate::transport::Output;
+    pub use crate::transport::{Event, Output};
 }

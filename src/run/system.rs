@@ -190,11 +190,11 @@ impl System for Linux {
             .collect();
         poll::wait(&mut watched, timer.poll_limit(clock::now()))?;
         let mut ready = watched.iter().map(Watched::ready);
-        let [signalled, timed, reported, witnessed] =
+        let [signalled, expired, reported, witnessed] =
             present.map(|present| present && ready.next().unwrap_or(false));
         let lock = ready.collect();
         drop(watched);
-        if timed {
+        if expired {
             timer.clear();
         }
         Ok(Ready {
