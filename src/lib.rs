@@ -116,6 +116,7 @@
 //! | `lock::zookeeper::queue` | kazoo's Lock |
 //! | `lock::zookeeper::semaphore` | kazoo's Semaphore |
 //! | `lock::zookeeper::parents` | creates the nodes above a lock |
+//! | `lock::zookeeper::break_watch` | requests to release the lock |
 //! | `lock::zookeeper::acl` | access control lists of nodes |
 //! | `lock::zookeeper::fake` | a ZooKeeper in memory, for unit tests |
 //! | `pool` | the contract between pools and the loop of the server |

@@ -20,6 +20,10 @@ use std::time::Duration;
 /// this name.
 pub const QUEUES: &str = ".queue";
 
+/// The node that has the requests of operators to release a lock, next to the locks. No lock can
+/// have this name.
+pub const BREAKS: &str = ".break";
+
 /// One run of one program.
 #[derive(Debug)]
 pub struct Plan {

@@ -231,9 +231,9 @@ impl Options {
             .lockid
             .as_deref()
             .map_or_else(|| python_hash::abs_hash(line).to_string(), normpath);
-        check_name("lock id", &id, names::check_node)?;
+        check_name("lock id", &id, names::check_queue)?;
         let path = normpath(&format!("{}/{id}", self.lockpath));
-        check_name("lock path", &path, names::check_node)?;
+        check_name("lock path", &path, names::check_queue)?;
         Ok(format!("/{path}"))
     }
 }

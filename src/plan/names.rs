@@ -1,7 +1,7 @@
 //! Names that a lock may have: in ZooKeeper those that its servers accept
 //! (`PathUtils.validatePath`), as a file one plain file name.
 
-use super::QUEUES;
+use super::{BREAKS, QUEUES};
 use std::fmt;
 
 /// Why a name is not allowed.
@@ -21,6 +21,8 @@ pub enum InvalidName {
     Slash,
     /// The name is that of the node of the queues, or is below it.
     Queues,
+    /// The name is that of the node of the requests to release a lock, or is below it.
+    Breaks,
     /// The name is not UTF-8.
     NotText,
 }
@@ -43,6 +45,10 @@ impl fmt::Display for InvalidName {
             InvalidName::Queues => write!(
                 f,
                 "the name {QUEUES:?} is reserved for the queues of waiters"
+            ),
+            InvalidName::Breaks => write!(
+                f,
+                "the name {BREAKS:?} is reserved for the requests of --break"
             ),
             InvalidName::NotText => write!(f, "it is not UTF-8"),
         }
@@ -70,10 +76,20 @@ pub fn check_node(name: &str) -> Result<(), InvalidName> {
 
 /// Checks the name of a zk-flock lock, below the node of its application.
 pub fn check_lock(name: &str) -> Result<(), InvalidName> {
-    if name.split('/').next() == Some(QUEUES) {
-        Err(InvalidName::Queues)
+    match name.split('/').next() {
+        Some(QUEUES) => Err(InvalidName::Queues),
+        Some(BREAKS) => Err(InvalidName::Breaks),
+        _ => check_node(name),
+    }
+}
+
+/// Checks the path of a lockex lock, or its end. The requests of `--break` are beside the lock's
+/// node, which may be on any level.
+pub fn check_queue(path: &str) -> Result<(), InvalidName> {
+    if path.split('/').any(|element| element == BREAKS) {
+        Err(InvalidName::Breaks)
     } else {
-        check_node(name)
+        check_node(path)
     }
 }
 
@@ -149,8 +165,25 @@ mod tests {
     }
 
     #[test]
-    fn lock_cannot_have_the_name_of_the_queues() {
+    fn lock_of_lockex_cannot_be_below_the_node_of_requests() {
+        for (path, outcome) in [
+            (".break", Err(InvalidName::Breaks)),
+            ("lockex/.break/7", Err(InvalidName::Breaks)),
+            ("lockex/.breaks", Ok(())),
+            (".queue", Ok(())),
+            ("a//b", Err(InvalidName::EmptyElement)),
+        ] {
+            assert_eq!(check_queue(path), outcome, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn lock_cannot_have_a_reserved_name() {
         for (name, outcome) in [
+            (".break", Err(InvalidName::Breaks)),
+            (".break/a", Err(InvalidName::Breaks)),
+            ("a/.break", Ok(())),
+            (".breaks", Ok(())),
             (".queue", Err(InvalidName::Queues)),
             (".queue/a", Err(InvalidName::Queues)),
             ("a/.queue", Ok(())),

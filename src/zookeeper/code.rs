@@ -10,6 +10,7 @@ pub mod operation {
     pub const DELETE: i32 = 2;
     pub const EXISTS: i32 = 3;
     pub const GET_DATA: i32 = 4;
+    pub const SET_DATA: i32 = 5;
     pub const GET_ACL: i32 = 6;
     pub const GET_CHILDREN: i32 = 8;
     pub const SYNC: i32 = 9;
@@ -53,6 +54,7 @@ impl Code {
     pub const UNIMPLEMENTED: Code = Code(-6);
     pub const NO_NODE: Code = Code(-101);
     pub const NO_AUTH: Code = Code(-102);
+    pub const BAD_VERSION: Code = Code(-103);
     pub const NODE_EXISTS: Code = Code(-110);
     pub const NOT_EMPTY: Code = Code(-111);
     pub const SESSION_EXPIRED: Code = Code(-112);

@@ -54,6 +54,10 @@ record! {
     PathWatchRequest { path: String, watch: bool, }
     /// The answer to getData.
     GetDataResponse { data: Vec<u8>, stat: Stat, }
+    /// setData(5).
+    SetDataRequest { path: String, data: Vec<u8>, version: i32, }
+    /// The answer to setData.
+    SetDataResponse { stat: Stat, }
     /// getACL(6).
     GetAclRequest { path: String, }
     /// The answer to getACL.

@@ -5,7 +5,7 @@ use super::code::{Code, flag, operation};
 use super::record::{
     Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetAclRequest,
     GetAclResponse, GetChildrenResponse, GetDataResponse, MultiHeader, PathWatchRequest,
-    RequestHeader, Stat, SyncRequest,
+    RequestHeader, SetDataRequest, SetDataResponse, Stat, SyncRequest,
 };
 use super::wire::{Malformed, Vector, Wire};
 
@@ -26,6 +26,12 @@ pub enum Request {
     Exists { path: String, watch: bool },
     /// getData(4)
     Data { path: String, watch: bool },
+    /// setData(5), if the node has this version
+    SetData {
+        path: String,
+        data: Vec<u8>,
+        version: i32,
+    },
     /// getACL(6)
     Acl { path: String },
     /// getChildren(8)
@@ -125,6 +131,19 @@ impl Request {
                 PathWatchRequest {
                     path: path.clone(),
                     watch: *watch,
+                }
+                .write(out);
+            }
+            Request::SetData {
+                path,
+                data,
+                version,
+            } => {
+                header(operation::SET_DATA).write(out);
+                SetDataRequest {
+                    path: path.clone(),
+                    data: data.clone(),
+                    version: *version,
                 }
                 .write(out);
             }
@@ -232,6 +251,10 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
             let GetDataResponse { data, stat } = Wire::read(body, "getData reply")?;
             Answer::Data(data, stat)
         }
+        Request::SetData { .. } => Answer::Data(
+            Vec::new(),
+            SetDataResponse::read(body, "setData reply")?.stat,
+        ),
         Request::Acl { .. } => Answer::Acl(GetAclResponse::read(body, "getACL reply")?.acl.0),
         Request::Children { .. } => Answer::Children(
             GetChildrenResponse::read(body, "getChildren reply")?

@@ -261,6 +261,8 @@ pub struct Session {
     /// The request sent every tenth of the timeout, and when the next is due.
     beat: Request,
     next_beat: Moment,
+    /// Sent once, with the next heartbeat.
+    with_next_beat: Option<Request>,
     /// A lock is held: silent servers are left quickly.
     holding: bool,
     /// The number of rounds is limited, so the rounds must last as long as a starting server needs.
@@ -297,6 +299,7 @@ impl Session {
             in_flight: VecDeque::new(),
             beat: Request::Ping,
             next_beat: Moment::NEVER,
+            with_next_beat: None,
             holding: false,
             counting: false,
             incoming: Vec::new(),
@@ -437,6 +440,12 @@ impl Session {
     pub fn hold(&mut self, beat: Request) {
         self.beat = beat;
         self.holding = true;
+    }
+
+    /// Sends this request with the next heartbeat, in place of one that still waits for it. It costs
+    /// a session nothing that ends before.
+    pub fn ask_with_next_beat(&mut self, request: Option<Request>) {
+        self.with_next_beat = request;
     }
 
     /// Whether the number of rounds is limited, so that they pause as kazoo's do.
@@ -641,6 +650,9 @@ impl Session {
                 self.next_beat = now + self.lease.timeout() / HEARTBEATS_PER_TIMEOUT;
                 self.attempts = 0;
                 self.ask(self.beat.clone(), now);
+                if let Some(request) = self.with_next_beat.take() {
+                    self.ask(request, now);
+                }
             }
             _ => {}
         }
@@ -787,6 +799,7 @@ impl Session {
         self.clear_loss();
         self.holding = false;
         self.beat = Request::Ping;
+        self.with_next_beat = None;
         self.hang_up();
         self.phase = Phase::Down { retry: now };
         self.events.push_back(event);

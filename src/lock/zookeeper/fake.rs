@@ -19,6 +19,7 @@ pub(super) struct Entry {
     pub(super) data: Vec<u8>,
     pub(super) owner: i64,
     pub(super) czxid: i64,
+    pub(super) version: i32,
 }
 
 #[derive(Default)]
@@ -84,6 +85,7 @@ impl Fake {
                 data: Vec::new(),
                 owner: 0,
                 czxid: 0,
+                version: 0,
             },
         );
         fake
@@ -306,8 +308,10 @@ impl Fake {
                 data: data.to_vec(),
                 owner,
                 czxid: self.zxid,
+                version: 0,
             },
         );
+        self.fire(1, path);
         self.fire(4, path.rsplit_once('/').unwrap().0);
     }
 
@@ -479,6 +483,23 @@ impl Fake {
                         .insert(path);
                 }
             }
+            operation::SET_DATA => {
+                let SetDataRequest {
+                    path,
+                    data,
+                    version,
+                } = Wire::read(request, "").unwrap();
+                let Some(entry) = self.nodes.get_mut(&path) else {
+                    return Code::NO_NODE;
+                };
+                if entry.version != version {
+                    return Code::BAD_VERSION;
+                }
+                entry.data = data;
+                entry.version += 1;
+                stat(entry).write(body);
+                self.fire(3, &path);
+            }
             operation::GET_CHILDREN => {
                 self.lists += 1;
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
@@ -543,13 +564,18 @@ impl Operation {
 }
 
 fn stat(entry: &Entry) -> Stat {
-    let Entry { owner, czxid, .. } = *entry;
+    let Entry {
+        owner,
+        czxid,
+        version,
+        ..
+    } = *entry;
     Stat {
         czxid,
         mzxid: czxid,
         ctime: 0,
         mtime: 0,
-        version: 0,
+        version,
         cversion: 0,
         aversion: 0,
         ephemeral_owner: owner,

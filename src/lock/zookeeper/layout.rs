@@ -4,8 +4,9 @@
 //! `Lock` and `Semaphore`, so that old and new programs exclude each other. The queue of waiters
 //! (`/APP_ID/.queue`) exists only here.
 
-use crate::plan::QUEUES;
+use crate::plan::{BREAKS, QUEUES};
 use std::fmt;
+use std::time::Duration;
 
 /// The data of an application's node, which the Python zk-flock writes.
 pub const APP_NODE_DATA: &[u8] = b"Rootnode";
@@ -103,6 +104,69 @@ pub(super) fn queue_name(locks: &[String]) -> String {
         [first, .., last] => format!("{}%..{}", escaped(first), escaped(last)),
         [name] => escaped(name),
         [] => String::new(),
+    }
+}
+
+/// The container of the requests to release locks that are children of this node.
+pub(super) fn breaks_path(parent: &str) -> String {
+    child(parent, BREAKS)
+}
+
+/// The request that the holder with this token releases its lock, a node below [`breaks_path`].
+/// Every holder has a token of its own, so a request cannot reach the next one.
+pub(super) fn break_name(token: i64) -> String {
+    token.to_string()
+}
+
+/// How the second line of a request begins, which the holder writes as its answer.
+const ANSWER: &str = "kill-after ";
+
+/// The second line if the holder sends no KILL.
+const NEVER: &str = "inf";
+
+/// Most characters that are shown of the name of an asker: a host name and a user name, with room.
+const MAX_ASKER: usize = 200;
+
+/// The data of a request to release a lock: who asks, and below it the answer of the holder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BreakData {
+    /// Who asks: `USER@HOST (pid PID)`.
+    pub asker: String,
+    /// The time that the holder leaves its command between TERM and KILL (`Duration::MAX`: no
+    /// KILL), once it has answered.
+    pub kill_after: Option<Duration>,
+}
+
+impl BreakData {
+    /// Reads what a client wrote. Other programs may write anything there.
+    pub fn parse(data: &[u8]) -> BreakData {
+        let text = String::from_utf8_lossy(data);
+        let mut lines = text.lines();
+        let asker = lines.next().unwrap_or_default();
+        let asker: String = asker
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_ASKER)
+            .collect();
+        let answer = lines.next().and_then(|line| line.strip_prefix(ANSWER));
+        BreakData {
+            asker,
+            kill_after: answer.and_then(|answer| match answer {
+                NEVER => Some(Duration::MAX),
+                seconds => Duration::try_from_secs_f64(seconds.parse().ok()?).ok(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for BreakData {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.asker)?;
+        match self.kill_after {
+            None => Ok(()),
+            Some(Duration::MAX) => write!(f, "\n{ANSWER}{NEVER}"),
+            Some(time) => write!(f, "\n{ANSWER}{}", time.as_secs_f64()),
+        }
     }
 }
 
@@ -310,6 +374,50 @@ mod tests {
         assert_eq!(permits(b" 3\n"), Some(3));
         assert_eq!(permits(b""), None);
         assert_eq!(semaphore_queue_path("/lockex/id"), "/lockex/id-__lock__");
+    }
+
+    #[test]
+    fn requests_to_release_are_read_back_with_and_without_an_answer() {
+        for (kill_after, written) in [
+            (None, "root@adm1 (pid 7)"),
+            (
+                Some(Duration::from_millis(1500)),
+                "root@adm1 (pid 7)\nkill-after 1.5",
+            ),
+            (Some(Duration::MAX), "root@adm1 (pid 7)\nkill-after inf"),
+        ] {
+            let data = BreakData {
+                asker: "root@adm1 (pid 7)".into(),
+                kill_after,
+            };
+            assert_eq!(data.to_string(), written);
+            assert_eq!(BreakData::parse(written.as_bytes()), data);
+        }
+    }
+
+    #[test]
+    fn requests_of_other_programs_are_read_without_their_control_characters() {
+        for (data, asker) in [
+            (&b""[..], ""),
+            (b"\x1b[31mred", "[31mred"),
+            (b"me\nkill-after soon", "me"),
+            (b"me\nkill-after -1", "me"),
+            (b"me\nkill-after 1e300", "me"),
+            (b"me\nkill-after nan", "me"),
+            (b"\xff", "\u{fffd}"),
+        ] {
+            let expected = BreakData {
+                asker: asker.into(),
+                kill_after: None,
+            };
+            assert_eq!(BreakData::parse(data), expected, "{data:?}");
+        }
+        let long = BreakData::parse("x".repeat(5000).as_bytes()).asker;
+        assert_eq!(long.len(), MAX_ASKER);
+        assert_eq!(
+            child(&breaks_path("/app"), &break_name(42)),
+            "/app/.break/42"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! this session, and be confirmed in time. Sans-I/O.
 
 mod acl;
+mod break_watch;
 #[cfg(test)]
 mod fake;
 pub mod layout;
@@ -13,6 +14,7 @@ mod queue_entry;
 pub mod recipe;
 pub mod semaphore;
 
+use self::break_watch::{BreakWatch, Reaction};
 use self::recipe::{AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext, unreachable};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
@@ -77,6 +79,8 @@ pub struct SessionLock<R> {
     /// How often acquiring may start again; `None`: always.
     restarts_left: Option<u32>,
     phase: Phase,
+    /// Looks for requests to release the lock, once it is held.
+    break_watch: Option<BreakWatch>,
     /// The deadlines that were reported last.
     lease_reported: Deadlines,
     /// When time was last noticed: a holder notices it at every heartbeat, unless its process is
@@ -142,6 +146,7 @@ impl<R: Recipe> SessionLock<R> {
             options,
             recipe,
             phase: Phase::Acquiring,
+            break_watch: None,
             lease_reported: Deadlines::NEVER,
             last_tick: now,
             unreached_since: Some(now),
@@ -196,11 +201,53 @@ impl<R: Recipe> SessionLock<R> {
                 let path = node.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
                 self.session.ask(Request::Data { path, watch: true }, now);
+                self.watch_for_breaks(now);
                 self.with_recipe(now, Recipe::on_resume);
             }
             Phase::Releasing { .. } if known => self.on_close(now),
             _ => {}
         }
+    }
+
+    /// Watches for requests to release the lock: with the first heartbeat, and after that in the
+    /// first write on each new connection.
+    fn watch_for_breaks(&mut self, now: Moment) {
+        match &self.break_watch {
+            Some(requests) if requests.is_set() => self.session.ask(requests.watch(), now),
+            Some(requests) => self.session.ask_with_next_beat(Some(requests.watch())),
+            None => {}
+        }
+    }
+
+    /// Handles the reply to a request of the watch for breaks. `Err`: it is the reply to another
+    /// request.
+    fn on_break_reply(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        now: Moment,
+    ) -> Result<(), Result<Answer, Code>> {
+        let (Request::Exists { path, .. }
+        | Request::Data { path, .. }
+        | Request::SetData { path, .. }) = request
+        else {
+            return Err(result);
+        };
+        if layout::parent(path) != self.recipe.breaks() {
+            return Err(result);
+        }
+        let current = self.break_watch.as_mut().filter(|it| it.is_at(path));
+        let Some(requests) = current else {
+            return Ok(()); // to an earlier holder, which was this process too
+        };
+        let Reaction { send, revoked } = requests.on_reply(request, result);
+        if let Some(request) = send {
+            self.session.ask(request, now);
+        }
+        if let (Phase::Held { .. }, Some(why)) = (&self.phase, revoked) {
+            self.emit(Event::Revoked { why });
+        }
+        Ok(())
     }
 
     /// Closes the session.
@@ -345,6 +392,10 @@ impl<R: Recipe> SessionLock<R> {
                 .outputs
                 .extend(acl::warning(path, acl).map(|text| Output::Event(Event::Warn(text))));
         }
+        let result = match self.on_break_reply(request, result, now) {
+            Ok(()) => return,
+            Err(result) => result,
+        };
         let node = match &self.phase {
             Phase::Acquiring => {
                 let outcome = self.with_recipe(now, |recipe, context| {
@@ -441,6 +492,10 @@ impl<R: Recipe> SessionLock<R> {
                     now,
                 );
             }
+            let breaks = self.recipe.breaks();
+            let watch = BreakWatch::new(breaks, node.token, self.options.kill_after);
+            self.break_watch = Some(watch);
+            self.watch_for_breaks(now);
             self.phase = Phase::Held {
                 node,
                 suspended: false,
@@ -496,6 +551,11 @@ impl<R: Recipe> SessionLock<R> {
                         },
                         now,
                     ), // a watch fires once
+                }
+            }
+            Phase::Held { .. } | Phase::LostKept { .. } => {
+                if let Some(requests) = self.break_watch.as_ref().filter(|it| it.is_at(path)) {
+                    self.session.ask(requests.watch(), now); // it fires once, too
                 }
             }
             _ => {}
@@ -596,6 +656,8 @@ impl<R: Recipe> SessionLock<R> {
     fn reacquire(&mut self, now: Moment) {
         self.outputs
             .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
+        self.break_watch = None;
+        self.session.ask_with_next_beat(None);
         self.phase = Phase::Acquiring;
         self.with_recipe(now, Recipe::restart);
     }

@@ -56,6 +56,8 @@ pub struct Node {
     /// Data of the node: host name and uuid.
     content: String,
     parents: Parents,
+    /// The container of requests to release the lock.
+    breaks: String,
     phase: Phase,
     /// Names that may be free, in order.
     free: VecDeque<usize>,
@@ -97,6 +99,7 @@ impl Node {
             entry: QueueEntry::new(&parent, &names, content.clone()),
             names,
             content,
+            breaks: layout::breaks_path(&parent),
             parents: Parents::new(parent, APP_NODE_DATA),
             phase: Phase::Waiting,
             free: VecDeque::new(),
@@ -546,6 +549,10 @@ impl Recipe for Node {
         self.watched.clear();
         self.free = (0..self.paths.len()).collect();
         self.try_next(context);
+    }
+
+    fn breaks(&self) -> &str {
+        &self.breaks
     }
 
     fn progress(&self, _: Moment) -> Progress {

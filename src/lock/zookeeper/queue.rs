@@ -39,6 +39,8 @@ pub struct Queue {
     /// Whether the node must not be that of a semaphore.
     exclusive: bool,
     parents: Parents,
+    /// The container of requests to release the lock.
+    breaks: String,
     phase: Phase,
     /// Name of the contender, once it is known.
     own: Option<String>,
@@ -58,6 +60,7 @@ impl Queue {
             content,
             exclusive,
             parents: Parents::new(path.clone(), b""),
+            breaks: layout::breaks_path(layout::parent(&path)),
             phase: Phase::Joining { sent: false },
             own: None,
             holder: Holder {
@@ -426,6 +429,10 @@ impl Recipe for Queue {
 
     fn restart(&mut self, context: &mut RecipeContext) {
         self.join(context);
+    }
+
+    fn breaks(&self) -> &str {
+        &self.breaks
     }
 
     fn progress(&self, _: Moment) -> Progress {

@@ -183,6 +183,8 @@ pub trait Recipe {
     fn restart(&mut self, context: &mut RecipeContext);
     /// How far the recipe is.
     fn progress(&self, now: Moment) -> Progress;
+    /// The container of the requests to release such a lock.
+    fn breaks(&self) -> &str;
     /// When its progress may change without an event.
     fn wake(&self) -> Moment {
         Moment::NEVER

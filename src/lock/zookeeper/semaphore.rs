@@ -470,6 +470,10 @@ impl Recipe for Semaphore {
         self.passing_until
     }
 
+    fn breaks(&self) -> &str {
+        self.queue.breaks() // that of a node beside the semaphore
+    }
+
     fn progress(&self, now: Moment) -> Progress {
         match self.phase {
             Phase::Entering { full: true, .. } | Phase::Full if self.holders.unread > 0 => {

@@ -557,3 +557,88 @@ fn server_without_a_leader_is_left_for_the_next() {
         client.said
     );
 }
+
+/// The request to release the lock of the holder with this token.
+fn break_path(token: i64) -> String {
+    format!("/app/.break/{token}")
+}
+
+fn token(fake: &Fake) -> i64 {
+    fake.nodes[LOCK].czxid
+}
+
+fn revocations(client: &Client<SessionLock<Node>>) -> Vec<&str> {
+    let why = |output| match output {
+        &Output::Event(Event::Revoked { ref why }) => Some(why.as_str()),
+        _ => None,
+    };
+    client.said.iter().filter_map(why).collect()
+}
+
+#[test]
+fn request_to_release_is_answered_and_reported_once() {
+    let (mut fake, mut client) = holder();
+    let request = break_path(token(&fake));
+    for asker in ["root@adm1 (pid 7)", "root@adm2 (pid 8)"] {
+        fake.put(&request, asker.as_bytes(), 0x7777);
+        play(&mut client, &mut fake, at(4000), at(4010));
+        let answered = format!("{asker}\nkill-after 5");
+        assert_eq!(
+            String::from_utf8_lossy(&fake.nodes[&request].data),
+            answered
+        );
+        fake.delete(&request);
+    }
+    assert_eq!(
+        revocations(&client),
+        ["root@adm1 (pid 7) asked for it by --break"]
+    );
+    play(&mut client, &mut fake, at(4010), at(60_000));
+    assert!(fake.nodes.contains_key(LOCK), "held until it is released");
+}
+
+#[test]
+fn request_to_another_holder_is_ignored() {
+    let (mut fake, mut client) = holder();
+    let earlier = break_path(token(&fake) - 1);
+    fake.put(&earlier, b"root@adm1", 0x7777);
+    play(&mut client, &mut fake, at(4000), at(60_000));
+    assert_eq!(revocations(&client), [""; 0]);
+    assert_eq!(fake.nodes[&earlier].data, b"root@adm1");
+}
+
+#[test]
+fn request_that_was_made_while_no_server_was_reached_is_seen_after_it() {
+    let (mut fake, mut client) = holder();
+    client.cut(&mut fake, at(4000));
+    fake.put(&break_path(token(&fake)), b"", 0x7777);
+    play(&mut client, &mut fake, at(4000), at(4010));
+    assert_eq!(
+        revocations(&client),
+        ["another client asked for it by --break"]
+    );
+}
+
+#[test]
+fn request_is_looked_for_with_the_first_heartbeat_and_not_before() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+    client.talk(&mut fake, at(0));
+    let request = break_path(token(&fake));
+    fake.put(&request, b"root@adm1", 0x7777);
+    let asked = fake.requests;
+    play(&mut client, &mut fake, at(0), at(999));
+    assert_eq!((fake.requests, revocations(&client).len()), (asked, 0));
+    play(&mut client, &mut fake, at(999), at(1002));
+    assert_eq!(revocations(&client).len(), 1);
+}
+
+#[test]
+fn holder_of_a_lost_lock_answers_and_is_not_revoked() {
+    let (mut fake, mut client) = loser();
+    fake.down = false;
+    let request = break_path(token(&fake));
+    fake.put(&request, b"root@adm1", 0x7777);
+    play(&mut client, &mut fake, at(12_000), at(14_000));
+    assert!(fake.nodes[&request].data.ends_with(b"kill-after 5"));
+    assert_eq!(revocations(&client), [""; 0]);
+}
