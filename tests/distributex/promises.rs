@@ -177,10 +177,16 @@ impl<'a> Site<'a> {
 
     fn torment(mut self, backend: &str) {
         let seconds = variable("PROMISES_SECONDS", 12);
-        let end = clock::since_boot() + Duration::from_secs(seconds);
+        let start = clock::since_boot();
+        let end = start + Duration::from_secs(seconds);
+        let end_of_slow_machine = start + Duration::from_secs(seconds * 10);
         self.reconfigure(Reload::Hup);
         let mut trouble = clock::since_boot() + TROUBLE;
-        while clock::since_boot() < end && self.promises.violations.is_empty() {
+        let goes_on = |site: &Site| {
+            let now = clock::since_boot();
+            now < end || (!site.was_a_fight(seconds) && now < end_of_slow_machine)
+        };
+        while self.promises.violations.is_empty() && goes_on(&self) {
             (0..self.users.len()).for_each(|user| self.act(user));
             if clock::since_boot() > trouble {
                 self.trouble();
@@ -209,12 +215,16 @@ impl<'a> Site<'a> {
         }
         assert_eq!(self.promises.violations, [""; 0]);
         assert!(
-            self.answers
-                .get("YES")
-                .is_some_and(|yes| *yes > seconds * 5),
+            self.was_a_fight(seconds),
             "hardly a fight: {:?}",
             self.answers
         );
+    }
+
+    /// Whether the pools were granted often enough, five times a second on a machine that has time.
+    fn was_a_fight(&self, seconds: u64) -> bool {
+        let granted = self.answers.get("YES").copied().unwrap_or(0);
+        granted > seconds * 5
     }
 
     /// A client does what it has to do.

@@ -21,7 +21,8 @@ fn kinds(sandbox: &Sandbox) -> [Flock<'_>; 2] {
 fn twenty_for_five_names_all_run_and_never_more_than_five_at_once() {
     let sandbox = Sandbox::new();
     for flock in kinds(&sandbox) {
-        let command = "sh -c 'echo + >>runs; sleep 0.2; echo - >>runs; echo held $ZK_FLOCK_LOCK'";
+        // The first five run until all of them have started.
+        let command = "sh -c 'echo + >>runs; until test $(grep -c + runs) -ge 5; do sleep 0.05; done; sleep 0.2; echo - >>runs; echo held $ZK_FLOCK_LOCK'";
         let runs: Vec<_> = (0..20)
             .map(|_| {
                 flock(&[
