@@ -3,6 +3,7 @@
 //! and the first failure to write the log file is printed on stderr.
 
 use crate::plan::{self, Level, Style, Warning};
+use crate::reason::reason;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -181,7 +182,11 @@ impl Log {
             self.failure_printed = true;
             print(
                 self.program,
-                &format_args!("cannot write log {}: {error}", path.display()),
+                &format_args!(
+                    "cannot write log {}: {}; the run continues without it",
+                    path.display(),
+                    reason(&error)
+                ),
             );
         }
     }
@@ -271,6 +276,7 @@ fn time(
         hour,
         minute,
         second,
+        ..
     }: &LocalTime,
 ) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")

@@ -93,8 +93,8 @@ pub enum Event {
     Waiting {
         /// Who holds it.
         holder: Holder,
-        /// How many other waiters are served first, if that is known.
-        ahead: Option<usize>,
+        /// The position of this run in the queue of waiters, if that is known.
+        position: Option<QueuePosition>,
     },
     /// This run holds the lock.
     Acquired(Proof),
@@ -137,6 +137,15 @@ pub enum Event {
         /// Why the service may still have something.
         doubt: Option<String>,
     },
+}
+
+/// A position in a queue of waiters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueuePosition {
+    /// The position, from 1.
+    pub position: usize,
+    /// How many waiters there were when the position was read.
+    pub waiters: usize,
 }
 
 /// What is known of the holder of a lock.

@@ -55,6 +55,7 @@ fn line_has_the_format_of_python_logging() {
         hour: 9,
         minute: 24,
         second: 0,
+        utc_offset: 0,
     };
     for (level, expected) in [
         (Level::Debug, "2026-11-21 09:24:00 DEBUG   1234 a b\n"),
@@ -76,6 +77,7 @@ fn server_line_has_name_time_and_level() {
         hour: 9,
         minute: 24,
         second: 0,
+        utc_offset: 0,
     };
     assert_eq!(
         dated("distributexd", &now, Level::Warning, "a b"),
@@ -92,6 +94,7 @@ fn stderr_line_has_the_format_of_glog() {
         hour: 9,
         minute: 24,
         second: 0,
+        utc_offset: 0,
     };
     for (level, expected) in [
         (Level::Debug, "D1121 09:24:00.000456 1234 lockex:0] a b"),

@@ -113,7 +113,7 @@ impl Files {
             self.open[index] = None; // it was removed, and the next run would lock a new file
         }
         Err(io::Error::other(format!(
-            "it was removed {MOST_REMOVALS} times while zk-flock locked it: find the program that does it"
+            "another program removed it {MOST_REMOVALS} times while zk-flock locked it: stop that program, or use another --local=DIR"
         )))
     }
 
@@ -202,7 +202,7 @@ fn check_kind(found: &Metadata) -> io::Result<()> {
     if found.nlink() > 1 {
         let others = found.nlink() - 1;
         return Err(io::Error::other(format!(
-            "the file has {others} other hard link(s), so nothing is written into it: remove this one"
+            "the file has more hard links ({others} others), so no token is written into it: remove this link, or use another name"
         )));
     }
     Ok(())
@@ -214,7 +214,7 @@ fn take_token(file: &File) -> io::Result<i64> {
     let mut buffer = [0; TOKEN];
     let length = file.read_at(&mut buffer, 0)?;
     let last = last_token(&buffer[..length]).ok_or_else(|| {
-        io::Error::other("the file holds something other than a fencing token, so it is left alone: move it away, or use another name")
+        io::Error::other("the file holds something other than a fencing token: move it away, or use another name")
     })?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -333,10 +333,10 @@ impl<'a, S: System> GuardLoop<'a, S> {
     /// Prints that zk-flock was killed, which cannot print it itself.
     fn print_death(&self) {
         let Pid(dead) = self.zk_flock;
-        let job = self.command.map_or(0, |Pid(command)| command);
+        let command = self.command.map_or(0, |Pid(command)| command);
         S::print(
             self.program,
-            &format_args!("process {dead} was killed; ending its job (pid {job})"),
+            &format_args!("process {dead} was killed; stopping its command (pid {command})"),
         );
     }
 }

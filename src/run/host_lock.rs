@@ -127,9 +127,9 @@ impl HostLock {
                 stale,
             ));
         }
-        Err(system(io::Error::other(
-            "others make and remove it all the time",
-        )))
+        Err(system(io::Error::other(format!(
+            "gave up after {TRIES} attempts, because other processes keep creating and removing it"
+        ))))
     }
 
     /// The descriptor of the lock, which lasts until its last copy is closed.

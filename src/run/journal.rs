@@ -1,19 +1,20 @@
 //! The journal of a run: keeps the facts of the run, and writes them to log, terminal and stderr.
 //! All sentences about a run are worded here, except the errors of the command line. Sentences of
-//! the originals stay word for word, because sites search for them; facts are appended.
+//! the originals stay word for word, because sites search for them; facts follow as `key=value`, in
+//! this order: lock, token, holder, since, session, signal, sender, waited, ran, held, reason.
 
 use super::guard_channel::Report;
 use crate::deadlines::Deadlines;
 use crate::delivery::Sent;
 use crate::guard::GuardEvent;
-use crate::lock::{Event, Holder, Proof};
+use crate::lock::{Event, Holder, Proof, QueuePosition};
 use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
 use crate::plan::{ExitReason, Level, Lock, Plan};
 use crate::reason::reason;
 use crate::signal::Status;
 use crate::supervisor::Origin;
-use crate::sys::clock::{self, now};
+use crate::sys::clock::{self, LocalTime, now};
 use crate::sys::process::Pid;
 use crate::sys::tree::{self, Process};
 use std::fmt::Display;
@@ -113,6 +114,12 @@ impl<'a> Journal<'a> {
         })
     }
 
+    /// The facts of a lost or revoked lock: ` lock=/app/NAME held=62.0s reason="…"`.
+    fn end_facts(&self, why: &str) -> String {
+        let (lock, reason) = (fact("lock", self.lock_name()), fact("reason", why));
+        format!("{lock} held={:.1}s{reason}", self.held())
+    }
+
     /// Logs an event of the lock, and keeps its facts.
     pub(super) fn lock_event(&mut self, event: Event) {
         self.log_lock_event(&event);
@@ -142,25 +149,29 @@ impl<'a> Journal<'a> {
             }
             Event::Warn(text) => self.log.warn(text),
             Event::Note(text) => self.log.write(Topic::Session, Level::Info, text),
-            Event::Waiting { holder, ahead } => {
-                let waiting = format!("waiting for {}{}", shown(holder), turn(*ahead));
+            Event::Waiting { holder, position } => {
+                let waiting = format!("waiting for {}{}", shown(holder), queued(*position));
                 self.write(Level::Info, &waiting);
                 if !self.plan.verbose && io::stderr().is_terminal() {
                     print(self.plan.program, &waiting);
                 }
             }
             Event::Busy(holder) => {
-                self.write(Level::Info, &format_args!("Lock: fail ({})", shown(holder)));
+                self.write(
+                    Level::Info,
+                    &format_args!("Lock: fail{}", holder_facts(holder)),
+                );
             }
             Event::Acquired(proof) => {
                 self.times.acquired = Some(now());
                 let waited = seconds_since(self.times.began);
+                let lock = fact("lock", &proof.lock);
                 let token = proof
                     .token
-                    .map_or_else(String::new, |token| format!(", token {token}"));
+                    .map_or_else(String::new, |token| fact("token", token));
                 self.write(
                     Level::Info,
-                    &format_args!("Lock: success ({}{token}, after {waited:.3} s)", proof.lock),
+                    &format_args!("Lock: success{lock}{token} waited={waited:.3}s"),
                 );
             }
             Event::Suspended(why) => {
@@ -169,7 +180,7 @@ impl<'a> Journal<'a> {
                 let name = self.lock_name();
                 self.write(
                     Level::Warning,
-                    &format_args!("suspended {name}: {why}; ours for {left:.1} s more"),
+                    &format_args!("suspended {name}: {why}; lease valid for {left:.1} s"),
                 );
             }
             Event::Resumed => {
@@ -181,7 +192,8 @@ impl<'a> Journal<'a> {
             }
             Event::Lost { why, gone, .. } => {
                 (self.times.lost, self.gone) = (Some(now()), *gone);
-                self.write(Level::Error, &format_args!("Lock lost: {why}"));
+                let facts = self.end_facts(why);
+                self.write(Level::Error, &format_args!("Lock lost{facts}"));
             }
             Event::Gone(why) => {
                 self.gone = true;
@@ -189,7 +201,8 @@ impl<'a> Journal<'a> {
                 self.write(Level::Error, &format_args!("cannot keep {name}: {why}"));
             }
             Event::Revoked { why } => {
-                self.write(Level::Warning, &format_args!("Lock revoked: {why}"));
+                let facts = self.end_facts(why);
+                self.write(Level::Warning, &format_args!("Lock revoked{facts}"));
             }
             Event::Failed(failure) => self.log.error(failure),
             Event::Released { doubt: Some(doubt) } => {
@@ -260,18 +273,16 @@ impl<'a> Journal<'a> {
                 let ran = seconds_since(self.times.started);
                 let (code, how) = match status {
                     Status::Exited(code) => (i32::from(code), String::new()),
-                    Status::Killed(signal) => (-signal.0, format!(", killed by {signal}")),
+                    Status::Killed(signal) => (-signal.0, fact("signal", signal)),
                 };
                 self.write(
                     Level::Info,
-                    &format_args!(
-                        "Child exited with code: {code} (PID: {job}){how} after {ran:.1} s"
-                    ),
+                    &format_args!("Child exited with code: {code} (PID: {job}){how} ran={ran:.1}s"),
                 );
             }
             Report::Guard(GuardEvent::Stuck) => self.stuck(survivors),
             Report::Guard(GuardEvent::TreeGone) => {
-                self.write(Level::Info, &"nothing of the job is left");
+                self.write(Level::Info, &"all processes of the command have exited");
             }
             Report::Guard(GuardEvent::StopAcknowledged | GuardEvent::LeaseExpired)
             | Report::Witnessed(_) => {}
@@ -306,12 +317,16 @@ impl<'a> Journal<'a> {
     /// Logs a signal that this process received.
     pub(super) fn signal(&mut self, Sent { signal, sender }: Sent, origin: Origin) {
         let by = if origin == Origin::Typed {
-            "terminal".into()
+            fact("sender", "terminal")
         } else {
-            format!("process {sender}")
+            fact("sender", sender)
         };
-        let word = if signal.ends() { "Stop work by" } else { "Got" };
-        self.write(Level::Info, &format_args!("{word} {signal} (from {by})"));
+        let word = if signal.ends() {
+            "Stop work by"
+        } else {
+            "Received"
+        };
+        self.write(Level::Info, &format_args!("{word} {signal}{by}"));
     }
 
     /// Prints the one line on stderr of a run that did not end with its command's exit code.
@@ -330,10 +345,12 @@ impl<'a> Journal<'a> {
                     .map_or_else(String::new, |gone| format!("; then {gone}"));
                 let fate = match left.is_empty() {
                     true if self.was_kept() => format!(
-                        "job (pid {job}) could not be killed; {name} was kept until it exited"
+                        "command (pid {job}) could not be killed; {name} was kept until it exited"
                     ),
-                    true => format!("job (pid {job}) killed"),
-                    false => format!("STILL RUNNING, cannot be killed: {left}"),
+                    true => format!("command (pid {job}) killed"),
+                    false => format!(
+                        "STILL RUNNING, cannot be killed: {left}; another host can acquire the lock"
+                    ),
                 };
                 self.log.error(&format_args!(
                     "lost {name} after {held:.0} s: {why}{gone}; {fate}"
@@ -348,7 +365,7 @@ impl<'a> Journal<'a> {
             ExitReason::InternalError => {
                 let guard = self.guard.map_or(0, |Pid(guard)| guard);
                 self.log.error(&format_args!(
-                    "the guard of {name} (pid {guard}) was killed or stopped; job (pid {job}) killed, lock released"
+                    "the guard of {name} (pid {guard}) was killed or stopped; command (pid {job}) killed, lock released"
                 ));
             }
             _ => {}
@@ -356,7 +373,10 @@ impl<'a> Journal<'a> {
     }
 
     pub(super) fn cannot_poll(&mut self, error: &io::Error) {
-        self.write(Level::Error, &format_args!("cannot poll: {error}"));
+        self.write(
+            Level::Error,
+            &format_args!("cannot wait for events: {}", reason(error)),
+        );
     }
 
     pub(super) fn cannot_start_guard(&mut self, error: &io::Error) {
@@ -373,6 +393,16 @@ impl<'a> Journal<'a> {
     }
 }
 
+/// ` key=value`; a value with blanks or quotes is quoted.
+fn fact(key: &str, value: impl Display) -> String {
+    let value = value.to_string();
+    if value.is_empty() || value.contains([' ', '"', '=', '\\']) {
+        format!(" {key}={value:?}")
+    } else {
+        format!(" {key}={value}")
+    }
+}
+
 fn names(survivors: &[Process]) -> String {
     let names: Vec<String> = survivors
         .iter()
@@ -385,15 +415,16 @@ fn seconds_since(moment: Moment) -> f64 {
     now().since(moment).as_secs_f64()
 }
 
-/// `/app/NAME, held by HOST since 09:12:03 (session 0x…)`, without the parts that are unknown.
+/// `/app/NAME, held by HOST since 2026-11-21T09:12:03+00:00 (session 0x…)`, without the parts that
+/// are unknown.
 fn shown(holder: &Holder) -> String {
     let host = holder
         .host
         .as_ref()
         .map_or_else(String::new, |host| format!(", held by {host}"));
-    let since = holder.since.map_or_else(String::new, |ms| {
-        format!(" since {}", time(ms.div_euclid(1000)))
-    });
+    let since = holder
+        .since
+        .map_or_else(String::new, |ms| format!(" since {}", time(ms)));
     let session = holder
         .session
         .map_or_else(String::new, |session| format!(" (session 0x{session:x})"));
@@ -405,25 +436,84 @@ fn shown(holder: &Holder) -> String {
     format!("{}{host}{held}{since}{session}", holder.lock)
 }
 
-/// `; 3 ahead of us`, `; next in line`, or nothing if that is unknown.
-fn turn(ahead: Option<usize>) -> String {
-    match ahead {
-        None => String::new(),
-        Some(0) => "; next in line".into(),
-        Some(ahead) => format!("; {ahead} ahead of us"),
-    }
+/// ` lock=/app/NAME holder=HOST since=2026-11-21T09:12:03+00:00 session=0x…`, without the parts that
+/// are unknown.
+fn holder_facts(holder: &Holder) -> String {
+    let Holder {
+        lock,
+        host,
+        since,
+        session,
+    } = holder;
+    let facts = [
+        Some(fact("lock", lock)),
+        host.as_ref().map(|host| fact("holder", host)),
+        since.map(|ms| fact("since", time(ms))),
+        session.map(|session| fact("session", format_args!("0x{session:x}"))),
+    ];
+    facts.into_iter().flatten().collect()
 }
 
-/// A time of day, with the date unless it is today.
-fn time(unix_seconds: i64) -> String {
-    let today = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |now| now.as_secs().cast_signed());
-    let [then, today] = [unix_seconds, today].map(clock::local_time);
-    let clock = format!("{:02}:{:02}:{:02}", then.hour, then.minute, then.second);
-    if (then.year, then.month, then.day) == (today.year, today.month, today.day) {
-        clock
-    } else {
-        format!("{:04}-{:02}-{:02} {clock}", then.year, then.month, then.day)
+/// `; queue position 2 of 3`, or nothing if that is unknown.
+fn queued(position: Option<QueuePosition>) -> String {
+    position.map_or_else(String::new, |QueuePosition { position, waiters }| {
+        format!("; queue position {position} of {waiters}")
+    })
+}
+
+/// A time in ms since 1970, as ISO 8601 in the host's time zone.
+fn time(unix_ms: i64) -> LocalTime {
+    clock::local_time(unix_ms.div_euclid(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_key_value_and_quoted_where_they_have_blanks() {
+        assert_eq!(fact("lock", "/app/x"), " lock=/app/x");
+        assert_eq!(
+            fact("reason", "it said \"no\""),
+            r#" reason="it said \"no\"""#
+        );
+        assert_eq!(fact("reason", ""), r#" reason="""#);
+    }
+
+    #[test]
+    fn holder_is_shown_without_the_parts_that_are_unknown() {
+        let unknown = Holder {
+            lock: "/app/x".into(),
+            host: None,
+            since: None,
+            session: None,
+        };
+        let known = Holder {
+            host: Some("web3".into()),
+            since: Some(1_700_000_000_999),
+            session: Some(0x66),
+            ..unknown.clone()
+        };
+        let since = clock::local_time(1_700_000_000);
+        assert_eq!(shown(&unknown), "/app/x");
+        assert_eq!(holder_facts(&unknown), " lock=/app/x");
+        assert_eq!(
+            shown(&known),
+            format!("/app/x, held by web3 since {since} (session 0x66)")
+        );
+        assert_eq!(
+            holder_facts(&known),
+            format!(" lock=/app/x holder=web3 since={since} session=0x66")
+        );
+    }
+
+    #[test]
+    fn queue_position_counts_from_one_and_has_the_total() {
+        let position = QueuePosition {
+            position: 2,
+            waiters: 3,
+        };
+        assert_eq!(queued(Some(position)), "; queue position 2 of 3");
+        assert_eq!(queued(None), "");
     }
 }

@@ -187,7 +187,11 @@ impl Way {
             }
             .map_err(|error| {
                 unless_missing(error, |error| {
-                    refusal(format!("cannot make {}: {}", path.display(), reason(error)))
+                    refusal(format!(
+                        "cannot create {}: {}",
+                        path.display(),
+                        reason(error)
+                    ))
                 })
             })?;
             found = self.folder.open(name);
@@ -236,7 +240,7 @@ impl Way {
         self.links += 1;
         if self.links > MOST_LINKS {
             return Err(refusal(format!(
-                "cannot open {}: more than {MOST_LINKS} symbolic links on the way",
+                "cannot open {}: its path has more than {MOST_LINKS} symbolic links",
                 path.display()
             )));
         }

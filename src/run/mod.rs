@@ -90,11 +90,11 @@ pub struct Run<'a, S: System> {
 impl<'a> Run<'a, Linux> {
     fn new(plan: &'a Plan, log: Log, parts: Parts) -> Result<(Self, Timer), Stop> {
         let journal = Journal::new(plan, log);
-        let signals = Signals::take().map_err(Stop::system("listen to signals"))?;
+        let signals = Signals::take().map_err(Stop::system("receive signals"))?;
         let driver = Driver::new(parts.lock, parts.link, parts.files, parts.lookup);
         let mut run = Run::assemble(plan, journal, driver, signals);
         (run.stored_id, run.host_lock) = (parts.run_id, parts.host_lock);
-        let timer = Timer::new().map_err(Stop::system("make a timer"))?;
+        let timer = Timer::new().map_err(Stop::system("create a timer"))?;
         Ok((run, timer))
     }
 }

@@ -3,6 +3,7 @@
 
 use super::check;
 use crate::moment::Moment;
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ pub(super) fn timespec(duration: Duration) -> libc::timespec {
     }
 }
 
-/// A wall clock reading in the host's time zone; month and day count from 1.
+/// A wall clock reading in the host's time zone; month and day count from 1. Shown as ISO 8601 with
+/// zone: `2026-11-21T09:24:00+01:00`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub struct LocalTime {
@@ -55,6 +57,31 @@ pub struct LocalTime {
     pub hour: i32,
     pub minute: i32,
     pub second: i32,
+    /// Seconds that the zone is east of UTC at this time.
+    pub utc_offset: i64,
+}
+
+impl fmt::Display for LocalTime {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let LocalTime {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+            utc_offset,
+        } = self;
+        let (sign, minutes_east) = (
+            if *utc_offset < 0 { '-' } else { '+' },
+            utc_offset.abs() / 60,
+        );
+        let zone = format_args!("{sign}{:02}:{:02}", minutes_east / 60, minutes_east % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{zone}"
+        )
+    }
 }
 
 /// Converts seconds since 1970 to local time. A year beyond the range of `tm` gives the first
@@ -74,6 +101,7 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
             hour: 0,
             minute: 0,
             second: 0,
+            utc_offset: 0,
         };
     };
     LocalTime {
@@ -83,6 +111,7 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
         hour: tm.tm_hour,
         minute: tm.tm_min,
         second: tm.tm_sec,
+        utc_offset: tm.tm_gmtoff,
     }
 }
 
@@ -134,12 +163,32 @@ mod tests {
                 hour,
                 minute,
                 second,
+                ..
             } = local_time(seconds);
             let formatted =
                 format!("{year} {month:02} {day:02} {hour:02} {minute:02} {second:02}\n");
             assert_eq!(formatted, String::from_utf8(date.stdout).unwrap());
         }
         assert_eq!(local_time(i64::MAX).year, 1970);
+    }
+
+    #[test]
+    fn local_time_is_shown_as_iso_8601_with_the_zone_of_date() {
+        for seconds in [0, 1_700_000_000, 1_720_000_000] {
+            let date = Command::new("date")
+                .args(["-d", &format!("@{seconds}"), "--iso-8601=seconds"])
+                .output()
+                .unwrap();
+            let shown = format!("{}\n", local_time(seconds));
+            assert_eq!(shown, String::from_utf8(date.stdout).unwrap());
+        }
+        for (utc_offset, zone) in [(20_700, "+05:45"), (-12_600, "-03:30"), (0, "+00:00")] {
+            let time = LocalTime {
+                utc_offset,
+                ..local_time(0)
+            };
+            assert!(time.to_string().ends_with(zone), "{time}");
+        }
     }
 
     #[test]

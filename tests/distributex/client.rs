@@ -219,7 +219,7 @@ fn who_waits_says_so_in_its_story() {
     let outcome = waiter.wait();
     assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "mine\n"));
     for part in [
-        format!("Lock: success ({lock}, token 7, after "),
+        format!("Lock: success lock={lock} token=7 waited="),
         format!("released {lock} after "),
     ] {
         assert!(

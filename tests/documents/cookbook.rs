@@ -327,11 +327,11 @@ fn a_holder_is_shown_and_its_lock_can_be_taken_away() {
         .collect();
     assert_eq!(shown.len(), 2);
     assert!(
-        shown[0].contains(&format!("held by {host} since")),
+        shown[0].contains(&format!("holder={host} since=")),
         "{shown:?}"
     );
     assert!(
-        shown[1].contains(&format!("held by {host}:{} since", lockex.pid())),
+        shown[1].contains(&format!("holder={host}:{} since=", lockex.pid())),
         "{shown:?}"
     );
     for line in examples("pgrep") {

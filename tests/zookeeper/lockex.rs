@@ -627,7 +627,7 @@ fn a_full_semaphore_names_its_holders_and_not_its_waiters() {
         }
     }
     assert!(
-        busy.stderr.contains("(all 2 leases taken), held by ")
+        busy.stderr.contains("(all 2 leases taken)\" holder=")
             && !busy.stderr.contains(&format!(":{}", waiter.pid())),
         "{busy:?}"
     );

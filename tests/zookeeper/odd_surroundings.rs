@@ -47,10 +47,10 @@ fn a_log_that_cannot_be_opened_is_one_warning() {
     for (log, why) in [
         (
             sandbox.path("missing/log").display().to_string(),
-            "No such file",
+            "no such file",
         ),
-        (sandbox.folder.display().to_string(), "Is a directory"),
-        ("/dev/full".to_owned(), "No space left"),
+        (sandbox.folder.display().to_string(), "is a directory"),
+        ("/dev/full".to_owned(), "no space left"),
         ("/proc/version".to_owned(), ""),
     ] {
         warns_of_the_log(
@@ -106,7 +106,7 @@ fn a_log_at_the_limit_of_its_size_is_one_warning() {
     )
     .line();
     let outcome = shell(&sandbox, &format!("ulimit -f 8; exec {line}")).run();
-    warns_of_the_log(&outcome, &["File too large"]);
+    warns_of_the_log(&outcome, &["file too large"]);
 }
 
 #[test]

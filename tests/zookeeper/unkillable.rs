@@ -65,7 +65,7 @@ fn holder_by<'a>(sandbox: &'a Sandbox, program: Job<'a>) -> (Running<'a>, i32) {
 fn lose(sandbox: &Sandbox, proxy: &Proxy) {
     let_last(2 * SECOND); // until belief is in step
     proxy.set_away(true);
-    wait_until("the loss", || sandbox.log().contains("Lock lost: "));
+    wait_until("the loss", || sandbox.log().contains("Lock lost lock=/"));
     proxy.set_away(false);
     wait_until("the session to be resumed", || {
         sandbox.log().contains("still belongs to this session")

@@ -155,11 +155,13 @@ fn a_waiter_logs_its_queue_position_and_when_it_is_next() {
     let holder = holder(server, &sandbox);
     let waiters = waiters(server, &sandbox, TIMEOUT, 2);
     let last = waiter(server, &sandbox, TIMEOUT, 2).words(&["-v"]).start();
-    wait_until("its place", || last.stderr().contains("; 2 ahead of us\n"));
+    wait_until("its place", || {
+        last.stderr().contains("; queue position 3 of 3\n")
+    });
     for (waiter, place) in waiters
         .into_iter()
         .rev()
-        .zip(["; 1 ahead of us\n", "; next in line\n"])
+        .zip(["; queue position 2 of 2\n", "; queue position 1 of 1\n"])
     {
         waiter.signal(libc::SIGTERM);
         wait_until("its new place", || last.stderr().ends_with(place));
@@ -200,7 +202,7 @@ fn a_first_waiter_that_dies_stops_leaves_or_times_out_blocks_no_other() {
             .wait_for_children(&queue(&sandbox), 1);
         let second = waiter(server, &sandbox, TIMEOUT, 1).start();
         wait_until("the second in line", || {
-            sandbox.log().contains("; 1 ahead of us")
+            sandbox.log().contains("; queue position 2 of 2")
         });
         match fate {
             Fate::TimesOut => {}
@@ -311,7 +313,7 @@ fn without_permission_to_create_enter_or_leave_a_queue_all_acquire() {
         all_run(waiters);
         assert_eq!(runs(&sandbox).len(), 5, "{queues:?}");
         assert!(
-            sandbox.log().contains("no place in the queue"),
+            sandbox.log().contains("cannot join the queue"),
             "{queues:?}"
         );
     }

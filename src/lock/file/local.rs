@@ -135,7 +135,7 @@ impl Lock for LocalLock {
                 self.phase = Phase::Waiting;
                 self.emit(Event::Waiting {
                     holder: self.holder(),
-                    ahead: None,
+                    position: None,
                 });
                 self.outputs.extend(
                     (0..self.options.files.len())

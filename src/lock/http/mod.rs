@@ -769,7 +769,7 @@ impl PoolLock {
             self.waiting_reported = true;
             self.emit(Event::Waiting {
                 holder: self.holder(),
-                ahead: None,
+                position: None,
             });
         }
     }

@@ -285,7 +285,7 @@ fn holder() -> Holder {
 fn waiting() -> Output {
     Output::Event(Event::Waiting {
         holder: holder(),
-        ahead: None,
+        position: None,
     })
 }
 

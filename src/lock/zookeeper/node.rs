@@ -8,7 +8,7 @@ use super::layout::{self, APP_NODE_DATA, NodeData};
 use super::parents::Parents;
 use super::queue_entry::QueueEntry;
 use super::recipe::{self, AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext};
-use crate::lock::{Event, Failure, Holder};
+use crate::lock::{Event, Failure, Holder, QueuePosition};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
@@ -22,7 +22,7 @@ use std::time::Duration;
 const ORPHAN_SLACK: Duration = Duration::from_secs(2);
 
 /// The name of an orphan of this run where a lock is named.
-const ORPHAN: &str = "an earlier attempt of this run, which left";
+const ORPHAN: &str = "left by an earlier attempt of this run";
 
 /// How often in a row another client may acquire and release the lock before this one can read the
 /// node, until the lock counts as busy. Only a server that lies gets that far.
@@ -69,8 +69,8 @@ pub struct Node {
     holder: Holder,
     /// The session that was last seen to hold each name.
     owners: Vec<i64>,
-    /// The last report of the wait: the holder, and how many waiters are before this one.
-    reported: Option<(Holder, Option<usize>)>,
+    /// The last report of the wait: the holder, and the position of this run in the queue.
+    reported: Option<(Holder, Option<QueuePosition>)>,
     /// A create may be sent before the session is known: only in the very first write, which leaves
     /// at most one orphan.
     pipeline: bool,
@@ -154,9 +154,9 @@ impl Node {
 
     /// Reports the wait if something has changed.
     fn report_waiting(&mut self, context: &mut RecipeContext) {
-        let reported = Some((self.holder.clone(), self.entry.ahead()));
+        let reported = Some((self.holder.clone(), self.entry.position()));
         if self.reported != reported {
-            context.emit_waiting(&self.holder, self.entry.ahead());
+            context.emit_waiting(&self.holder, self.entry.position());
             self.reported = reported;
         }
     }
@@ -372,7 +372,7 @@ impl Node {
     ) -> Option<Outcome> {
         self.races = 0;
         if data == self.content.as_bytes() {
-            let lock = format!("{ORPHAN} {} behind", self.paths[name]);
+            let lock = format!("{} ({ORPHAN})", self.paths[name]);
             self.holder = Holder {
                 lock,
                 host: None,
@@ -382,7 +382,7 @@ impl Node {
             let until = until.max(context.options.wait_until.unwrap_or_default());
             context.emit(Event::Waiting {
                 holder: self.holder.clone(),
-                ahead: None,
+                position: None,
             }); // reported also without -w
             self.watch(name, context);
             self.phase = Phase::Orphaned { name, until };

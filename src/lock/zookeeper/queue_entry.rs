@@ -8,7 +8,7 @@
 
 use super::layout::{self, Waiter};
 use super::recipe::RecipeContext;
-use crate::lock::Event;
+use crate::lock::{Event, QueuePosition};
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
@@ -48,6 +48,8 @@ pub(super) struct QueueEntry {
     own: Option<String>,
     /// The queue of the lock is being deleted, in case it is empty.
     deleting_queue: bool,
+    /// How many waiters there were when the queue was last listed.
+    waiters: usize,
     tries: u32,
 }
 
@@ -64,6 +66,7 @@ impl QueueEntry {
             phase: Phase::Absent,
             own: None,
             deleting_queue: false,
+            waiters: 0,
             tries: 0,
         }
     }
@@ -83,13 +86,17 @@ impl QueueEntry {
         !matches!(self.phase, Phase::Requested { .. } | Phase::Listing)
     }
 
-    /// How many waiters are before this one, if it has an entry.
-    pub(super) fn ahead(&self) -> Option<usize> {
-        match self.phase {
-            Phase::First => Some(0),
-            Phase::Behind { ahead, .. } => Some(ahead),
-            _ => None,
-        }
+    /// The position in the queue, if there is an entry. Both numbers are from one list of the queue.
+    pub(super) fn position(&self) -> Option<QueuePosition> {
+        let ahead = match self.phase {
+            Phase::First => 0,
+            Phase::Behind { ahead, .. } => ahead,
+            _ => return None,
+        };
+        Some(QueuePosition {
+            position: ahead + 1,
+            waiters: self.waiters,
+        })
     }
 
     /// The operation that deletes the entry.
@@ -108,7 +115,7 @@ impl QueueEntry {
         self.own = None;
         self.tries += 1;
         if self.tries > TRIES {
-            return self.give_up(&format!("{TRIES} tries were in vain"), context);
+            return self.give_up(&format!("gave up after {TRIES} attempts"), context);
         }
         let acl = context.acl();
         let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
@@ -148,7 +155,7 @@ impl QueueEntry {
     /// Does without an entry.
     fn give_up(&mut self, why: &str, context: &mut RecipeContext) {
         context.emit(Event::Note(format!(
-            "no place in the queue {}: {why}; waiting without one",
+            "cannot join the queue {}: {why}; waiting without a queue position, so the order of arrival is not kept",
             self.queue
         )));
         self.own = None; // an entry that exists is deleted with the session
@@ -216,6 +223,7 @@ impl QueueEntry {
         let Some(ahead) = waiters.iter().position(|waiter| waiter.is_of(session)) else {
             return self.request(context);
         };
+        self.waiters = waiters.len();
         let path = |position: usize| layout::child(&self.queue, waiters[position].name());
         self.own = Some(path(ahead));
         self.phase = match ahead.checked_sub(1).map(path) {
@@ -338,7 +346,7 @@ fn session(context: &RecipeContext) -> i64 {
 fn explain(code: Code) -> String {
     match code {
         Code::MARSHALLING | Code::UNIMPLEMENTED => {
-            "the servers have no container nodes, which came with ZooKeeper 3.5.3".into()
+            "the servers do not support container nodes (ZooKeeper 3.5.3 and later do)".into()
         }
         code => code.to_string(),
     }

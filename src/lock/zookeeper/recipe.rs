@@ -3,7 +3,7 @@
 
 use super::acl;
 use crate::endpoint::Endpoint;
-use crate::lock::{Event, Failure, Holder, Output};
+use crate::lock::{Event, Failure, Holder, Output, QueuePosition};
 use crate::moment::Moment;
 use crate::plan::Cluster;
 use crate::zookeeper::code::Code;
@@ -93,13 +93,13 @@ impl RecipeContext<'_> {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// Reports that another client holds the lock, if this run waits. `ahead`: how many waiters
-    /// are served before it, if that is known.
-    pub fn emit_waiting(&mut self, holder: &Holder, ahead: Option<usize>) {
+    /// Reports that another client holds the lock, if this run waits. `position`: that of this run
+    /// in the queue, if it is known.
+    pub fn emit_waiting(&mut self, holder: &Holder, position: Option<QueuePosition>) {
         if self.may_wait() {
             self.emit(Event::Waiting {
                 holder: holder.clone(),
-                ahead,
+                position,
             });
         }
     }

@@ -108,7 +108,7 @@ fn await_own_name(
     let found = lookup.wait(deadline).map_err(Stop::system(LOOK_UP))?;
     let name = found.unwrap_or_else(|| {
         let bare = host::name();
-        log.warn(&format_args!("the full name of this host could not be looked up in time, so {bare:?} has to do (--as says another)"));
+        log.warn(&format_args!("the full name of this host could not be looked up in time: using the short name {bare:?} (override with --as)"));
         bare
     });
     let shared = name == "localhost" || name.starts_with("localhost.");
@@ -118,8 +118,8 @@ fn await_own_name(
             .all(|server| server.address.ip().is_loopback())
     {
         log.warn(&format_args!(
-            "this host is {name:?} to the server, as others may be: they count as one host, and a server that ignores run ids grants all of them the \
-             lock at once; give --as"
+            "this host identifies itself to the server as {name:?}, and other hosts may do the same: a server that ignores run ids takes them for one host \
+             and grants the lock to all of them; set a unique name with --as"
         ));
     }
     Ok(name)
@@ -142,8 +142,10 @@ fn keep_run_id(lock: &Path, dead: Option<Pid>, log: &mut Log) -> RunId {
 fn log_run_id(RunId { id, inherited, .. }: &RunId, log: &mut Log) {
     let whose = match inherited {
         None => String::new(),
-        Some(Pid(0)) => ", that of a run whose slot the server may still keep".into(),
-        Some(pid) => format!(", that of process {pid}, which was killed"),
+        Some(Pid(0)) => {
+            ", taken over from an earlier run whose slot the server may still keep".into()
+        }
+        Some(pid) => format!(", taken over from process {pid}, which was killed"),
     };
     log.write(Topic::Run, Level::Info, &format_args!("run id {id}{whose}"));
 }

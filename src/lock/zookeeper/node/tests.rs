@@ -218,7 +218,7 @@ fn orphaned(wait: Duration) -> (Fake, Client<Node>) {
     client.driver.replies_left = Some(0);
     client.talk(&mut fake, at(0));
     client.talk(&mut fake, at(100));
-    let waits = |output: &Output| matches!(output, Output::Event(Event::Waiting { holder, .. }) if holder.lock.starts_with(ORPHAN));
+    let waits = |output: &Output| matches!(output, Output::Event(Event::Waiting { holder, .. }) if holder.lock.contains(ORPHAN));
     assert!(client.said.iter().any(waits), "{:?}", client.said);
     (fake, client)
 }
@@ -330,14 +330,37 @@ fn waiters(fake: &mut Fake, count: usize) -> Vec<Client<Node>> {
     waiters
 }
 
-fn ahead(client: &Client<Node>) -> Option<usize> {
+/// The position in the queue, as last reported.
+fn position(client: &Client<Node>) -> Option<QueuePosition> {
     client.said.iter().rev().find_map(|output| {
-        if let Output::Event(Event::Waiting { ahead, .. }) = output {
-            Some(*ahead)
+        if let Output::Event(Event::Waiting { position, .. }) = output {
+            Some(*position)
         } else {
             None
         }
     })?
+}
+
+/// How many waiters were before this one when its position was last reported.
+fn ahead(client: &Client<Node>) -> Option<usize> {
+    position(client).map(|QueuePosition { position, .. }| position - 1)
+}
+
+#[test]
+fn queue_position_has_the_number_of_waiters_in_the_same_list() {
+    let mut fake = Fake::with_parent("/app");
+    fake.put(LOCK, THEIRS, 77);
+    let mut waiters = waiters(&mut fake, 3);
+    let at_start = [(1, 1), (2, 2), (3, 3)]
+        .map(|(position, waiters)| Some(QueuePosition { position, waiters }));
+    assert_eq!(waiters.iter().map(position).collect::<Vec<_>>(), at_start);
+    waiters.remove(1).release(&mut fake, at(1));
+    waiters[1].talk(&mut fake, at(1));
+    let after_one_left = QueuePosition {
+        position: 2,
+        waiters: 2,
+    };
+    assert_eq!(position(&waiters[1]), Some(after_one_left));
 }
 
 #[test]
@@ -419,7 +442,7 @@ fn waiter_without_a_queue_watches_the_lock_and_logs_why_once() {
                 notes == 1
                     && matches!(
                         waiter.said.last(),
-                        Some(Output::Event(Event::Waiting { ahead: None, .. }))
+                        Some(Output::Event(Event::Waiting { position: None, .. }))
                     ),
                 "{:?}",
                 waiter.said
