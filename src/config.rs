@@ -172,7 +172,7 @@ impl Config {
             }
         }
         if self.acl == Acl::Creator && self.auth.is_none() {
-            return Err(source.invalid("acl", "\"creator\" needs an \"auth\" too".to_owned()));
+            return Err(source.invalid("acl", "\"creator\" requires the key \"auth\"".to_owned()));
         }
         Ok(self)
     }
@@ -195,10 +195,7 @@ impl Config {
         let name = printed.ok_or_else(|| source.wrong(&["app_id"], TEXT, shown(value)))?;
         self.warn(source.odd(
             &["app_id"],
-            &format!(
-                "expected a string, found {}: taken for {name:?}",
-                shown(value)
-            ),
+            &format!("expected a string, found {}: using {name:?}", shown(value)),
         ));
         source.checked_app_id(&name)
     }
@@ -211,7 +208,7 @@ impl Config {
         }
         let load = value.as_bool().map(|limit| if limit { 1.0 } else { 0.0 });
         let effect = if load == Some(1.0) {
-            "taken for 1"
+            "using 1"
         } else {
             "no limit, the command runs at any load"
         };
@@ -248,7 +245,7 @@ impl Config {
         let Some(name) = value.as_str() else {
             self.warn(source.odd(
                 key,
-                &format!("expected {LEVEL}, found {}: taken for WARN", shown(value)),
+                &format!("expected {LEVEL}, found {}: using WARN", shown(value)),
             ));
             return Level::Warning;
         };
@@ -268,7 +265,7 @@ impl Config {
             Value::Null => {
                 self.warn(source.odd(
                     &["auth"],
-                    "expected an object, found null: not authenticated",
+                    "expected an object, found null: connecting without authentication",
                 ));
                 return Ok(None);
             }

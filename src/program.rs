@@ -69,7 +69,9 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
         Ok(Request::Run(plan)) => leave(run::run(&plan, started)),
         Ok(Request::Serve(server)) => leave(serve::serve(&server, &mut || match ask() {
             Ok(Request::Serve(server)) => Ok(server),
-            Ok(_) => Err("the words ask for something else now".into()), // they do not change
+            Ok(_) => {
+                Err("internal error: the arguments have another meaning than at the start".into())
+            } // they do not change
             Err(error) => Err(error.to_string()),
         })),
         Ok(Request::Check(server)) => check(&server),
@@ -114,7 +116,7 @@ fn check(server: &Server) -> ExitCode {
         return leave(server.exit_codes.exit(end));
     }
     print(&format_args!(
-        "{}: right: {}, backend {}\n",
+        "{}: OK: {}, backend {}\n",
         server.config.display(),
         server.pool_count(),
         server.backend

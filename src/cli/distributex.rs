@@ -126,8 +126,8 @@ impl options::Options for Options {
 impl Options {
     fn lock(&mut self) -> Result<Lock, Fault> {
         let pool = self.pool.take().ok_or(Fault::Missing {
-            option: "-r",
-            what: "which pool?",
+            option: "-r POOL",
+            hint: "",
         })?;
         if pool.is_empty() {
             return Err(value::invalid("-r", "the name of a pool", pool.as_ref()));
@@ -159,8 +159,8 @@ impl Options {
             }
             (None, Some(file)) if self.local => Ok(Lock::Host(file)),
             (None, _) => Err(Fault::Missing {
-                option: "-H",
-                what: "which server? (or is the lock of this host enough? then -l)",
+                option: "-H HOST",
+                hint: " (or use -l for a lock on this host only)",
             }),
         }
     }
@@ -171,7 +171,7 @@ fn host_lock(pool: &str) -> Result<PathBuf, Fault> {
     if pool.contains(['/', '\0']) {
         return Err(value::invalid(
             "-r",
-            "a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock)",
+            "a pool name without \"/\" (or use --no-local-lock)",
             pool.as_ref(),
         ));
     }

@@ -259,13 +259,22 @@ mod tests {
     fn faults_have_a_message_and_an_exit_code() {
         for (words, sentence) in [
             ("-x", "2 invalid option '-x'"),
-            ("--c=a", "2 --c could be --config or --check"),
+            (
+                "--c=a",
+                "2 option '--c' is ambiguous: it could be --config or --check",
+            ),
             (
                 "-p|http",
                 "2 --port: expected a port, 0 to 65535, found \"http\"",
             ),
-            ("more", "2 expected options, found \"more\""),
-            ("--sysexits|more", "64 expected options, found \"more\""),
+            (
+                "more",
+                "2 unexpected argument \"more\": the program takes only options",
+            ),
+            (
+                "--sysexits|more",
+                "64 unexpected argument \"more\": the program takes only options",
+            ),
             (
                 "-c|/nowhere",
                 "1 cannot read /nowhere: no such file or directory",
@@ -319,7 +328,7 @@ mod tests {
         let fault = first_existing(&["/nowhere", "/nowhere/else"]).unwrap_err();
         assert_eq!(
             fault.to_string(),
-            "no config file found (tried /nowhere, /nowhere/else): give one with -c FILE"
+            "no config file found (tried /nowhere, /nowhere/else): use -c FILE"
         );
     }
 

@@ -131,7 +131,7 @@ pub(crate) enum Fault {
     /// A required option is missing.
     Missing {
         option: &'static str,
-        what: &'static str,
+        hint: &'static str,
     },
     /// Lock name and command are missing.
     NoWords,
@@ -220,11 +220,15 @@ impl fmt::Display for Fault {
             } => {
                 write!(
                     f,
-                    "{option}: {found:?} is not an octal number, which a leading zero means: write {decimal}"
+                    "{option}: {found:?} begins with a zero, which means octal, but is not an octal number: write {decimal}"
                 )
             }
             Fault::Ambiguous { typed, candidates } => {
-                write!(f, "--{typed} could be --{}", candidates.join(" or --"))
+                write!(
+                    f,
+                    "option '--{typed}' is ambiguous: it could be --{}",
+                    candidates.join(" or --")
+                )
             }
             Fault::Value {
                 option,
@@ -235,7 +239,7 @@ impl fmt::Display for Fault {
             Fault::Conflict { option, with } => write!(f, "{option} cannot be used with {with}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),
-            Fault::Missing { option, what } => write!(f, "{option} is missing: {what}"),
+            Fault::Missing { option, hint } => write!(f, "{option} is required{hint}"),
             Fault::NoWords => write!(f, "lock name and command are missing"),
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
@@ -253,11 +257,15 @@ impl fmt::Display for Fault {
                 let (path, why) = (path.display(), reason(source));
                 write!(
                     f,
-                    "cannot read {path}: {why}; give --hosts and --app-id, or another config with -c (a sample is {SAMPLE})"
+                    "cannot read {path}: {why}; use --hosts and --app-id, or another config with -c FILE (a sample is {SAMPLE})"
                 )
             }
             Fault::TooLong(path) => {
-                write!(f, "{}: larger than 1 MiB, so not a config", path.display())
+                write!(
+                    f,
+                    "cannot read {}: a config must not be larger than 1 MiB",
+                    path.display()
+                )
             }
             Fault::Config(error) => error.fmt(f),
             Fault::ServerConfig(error) => error.fmt(f),
@@ -273,10 +281,13 @@ impl fmt::Display for Fault {
             } => write!(f, "{}: {first}; and {others} more", path.display()),
             Fault::NoConfig(paths) => write!(
                 f,
-                "no config file found (tried {}): give one with -c FILE",
+                "no config file found (tried {}): use -c FILE",
                 paths.join(", ")
             ),
-            Fault::Unexpected(word) => write!(f, "expected options, found {word:?}"),
+            Fault::Unexpected(word) => write!(
+                f,
+                "unexpected argument {word:?}: the program takes only options"
+            ),
         }
     }
 }

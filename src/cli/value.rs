@@ -47,7 +47,7 @@ impl<T> ValueKind<T> {
         match (looks, found.to_str().and_then(optparse_int)) {
             (Some(decimal), None) => return Err(Fault::Octal { option, found: found.to_string_lossy().into_owned(), decimal }),
             (Some(decimal), Some(octal)) if decimal != octal => warnings.push(Warning::Shown(format!(
-                "{option}: \"{}\" is octal because of its leading zero: taken for {octal} (write {octal}, or {decimal} if you meant that)",
+                "{option}: \"{}\" begins with a zero, which means octal: its value is {octal} (write {octal}, or {decimal} if you meant that)",
                 found.display()
             ))),
             _ => {}

@@ -150,13 +150,13 @@ impl Config {
         if config.pools.is_empty() {
             config
                 .warnings
-                .push("no pools: every request will be INVALID".into());
+                .push("no pools are defined: every request will be answered INVALID".into());
         }
         let more = config.warnings.len().saturating_sub(MAX_WARNINGS);
         config.warnings.truncate(MAX_WARNINGS);
         config
             .warnings
-            .extend((more > 0).then(|| format!("and {more} more such")));
+            .extend((more > 0).then(|| format!("{more} more warnings are not shown")));
         config
             .warnings
             .iter_mut()
@@ -203,7 +203,7 @@ impl Config {
             });
             if self.state.take().is_some() {
                 self.warnings.push(format!(
-                    "line {line_of_state}: \"state\": not used, since memcached has the holders"
+                    "line {line_of_state}: \"state\": not used, because memcached keeps the holders"
                 ));
             }
         }
@@ -244,7 +244,7 @@ impl Config {
                 "expire" => {
                     if entry.value.value == Value::Null {
                         self.warnings.push(format!(
-                            "line {}: \"expire\": empty, taken for 0: never",
+                            "line {}: \"expire\": empty, using 0: leases do not end",
                             entry.line
                         ));
                     }
@@ -256,7 +256,7 @@ impl Config {
                         ));
                     }
                 }
-                "maxlocks" => pool.permits = number(entry, "how many may hold it, 1 or more")?,
+                "maxlocks" => pool.permits = number(entry, "the number of holders, 1 or more")?,
                 "servers" => pool.servers = servers(entry)?,
                 _ => self.unknown(entry, &POOL_KEYS),
             }
@@ -475,7 +475,7 @@ impl fmt::Display for Fault {
             Fault::Yaml(flaw) => flaw.fmt(f),
             Fault::Json(error) => write!(f, "not JSON: {error}"),
             Fault::DuplicateKey { key, first } => {
-                write!(f, "the key {key:?} is on line {first} already")
+                write!(f, "duplicate key {key:?}, first on line {first}")
             }
             Fault::NoMapping { what, found } => write!(f, "expected {what}, found {found}"),
             Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
@@ -495,7 +495,7 @@ impl fmt::Display for NameFlaw {
             NameFlaw::Empty => write!(f, "it is empty"),
             NameFlaw::TooLong => write!(
                 f,
-                "longer than {MAX_NAME} bytes, which no key in memcached can be"
+                "longer than {MAX_NAME} bytes, the limit of a key in memcached"
             ),
             NameFlaw::Character(character) => {
                 write!(f, "{character:?} cannot be in a key in memcached")
@@ -504,7 +504,7 @@ impl fmt::Display for NameFlaw {
                 f,
                 "not the name of a host (patterns and networks are not supported; separate names with commas)"
             ),
-            NameFlaw::Taken { line } => write!(f, "the pool on line {line} has this name already"),
+            NameFlaw::Taken { line } => write!(f, "duplicate name, first on line {line}"),
         }
     }
 }

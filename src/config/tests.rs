@@ -207,7 +207,7 @@ fn errors_name_file_line_key_and_value() {
         ),
         (
             "{\"acl\": \"creator\"}",
-            "f:1: \"acl\": \"creator\" needs an \"auth\" too",
+            "f:1: \"acl\": \"creator\" requires the key \"auth\"",
         ),
         (
             "{\"heartbeat\": false}",
@@ -234,7 +234,7 @@ fn odd_values_are_warned_of_and_have_the_effect_of_the_original() {
         ),
         (
             "{\"auth\": null}",
-            "f:1: \"auth\": expected an object, found null: not authenticated",
+            "f:1: \"auth\": expected an object, found null: connecting without authentication",
         ),
         (
             "{\"auth\": {\"scheme\": \"\", \"data\": \"\",\n\"user\": 1}}",
@@ -280,7 +280,7 @@ fn load_that_does_not_limit_is_warned_of() {
         (
             "{\"maxla\": true}",
             Some(1.0),
-            "f:1: \"maxla\": expected a number, found true: taken for 1",
+            "f:1: \"maxla\": expected a number, found true: using 1",
         ),
         (
             "{\"maxla\": false}",
@@ -314,8 +314,7 @@ fn app_id_that_is_not_a_string_becomes_what_python_prints() {
         ("null", "None"),
     ] {
         let config = parse(&format!("{{\"app_id\": {value}}}")).unwrap();
-        let warning =
-            format!("f:1: \"app_id\": expected a string, found {value}: taken for {name:?}");
+        let warning = format!("f:1: \"app_id\": expected a string, found {value}: using {name:?}");
         assert_eq!(
             (config.app_id.as_deref(), config.warnings),
             (Some(name), vec![Warning::Logged(warning)])

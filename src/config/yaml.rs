@@ -442,9 +442,9 @@ impl fmt::Display for Flaw {
             ),
             Flaw::Ambiguous(text) => write!(
                 f,
-                "{text} is ambiguous in YAML (a boolean, number or date to some): put it in quotes"
+                "{text} is ambiguous in YAML (some readers take it for a boolean, number or date): put it in quotes"
             ),
-            Flaw::TooLarge(text) => write!(f, "{text} is too large a number"),
+            Flaw::TooLarge(text) => write!(f, "the number {text} is too large"),
             Flaw::Colon(text) => write!(f, "found a second colon in {text}: put text in quotes"),
             Flaw::Unclosed(quote) => write!(f, "{quote:?} is not closed on this line"),
             Flaw::Escape(escape) => write!(
@@ -465,14 +465,16 @@ impl fmt::Display for Flaw {
                 write!(f, "expected text for a key, found {key}: put it in quotes")
             }
             Flaw::LongKey => write!(f, "this key has more than {} characters", scalar::MAX_KEY),
-            Flaw::Duplicate(key, first) => write!(f, "the key {key:?} is on line {first} already"),
+            Flaw::Duplicate(key, first) => {
+                write!(f, "duplicate key {key:?}, first on line {first}")
+            }
             Flaw::Indentation => write!(
                 f,
                 "the indentation matches no line above (text over several lines is not supported)"
             ),
             Flaw::Depth => write!(
                 f,
-                "more than {MAX_DEPTH} lists and mappings within each other"
+                "lists and mappings are nested more than {MAX_DEPTH} deep"
             ),
         }
     }
@@ -532,7 +534,7 @@ mod tests {
             (
                 "a: 010",
                 1,
-                "\"010\" is ambiguous in YAML (a boolean, number or date to some): put it in quotes",
+                "\"010\" is ambiguous in YAML (some readers take it for a boolean, number or date): put it in quotes",
             ),
             ("a: [b, c", 1, "']' is not closed on this line"),
             (
@@ -546,11 +548,11 @@ mod tests {
                 "found \" c\" after the closing quote or bracket",
             ),
             ("a: {b}", 1, "expected a key and a colon, found \"b}\""),
-            ("a: {b: 1, b: 2}", 1, "the key \"b\" is on line 1 already"),
+            ("a: {b: 1, b: 2}", 1, "duplicate key \"b\", first on line 1"),
             (
                 "a: [b, , c]",
                 1,
-                "expected text, found ',', which begins nothing that is text: put text in quotes",
+                "expected text, found ',', which begins no text in YAML: put text in quotes",
             ),
             ("a: *x", 1, "the alias \"x\" has no anchor above it"),
             ("a: &x 1\nb: &x 2", 2, "the anchor \"x\" is defined twice"),
@@ -562,7 +564,7 @@ mod tests {
             (
                 "a: 99999999999999999999",
                 1,
-                "\"99999999999999999999\" is too large a number",
+                "the number \"99999999999999999999\" is too large",
             ),
             (
                 "a: b: c",
@@ -586,7 +588,11 @@ mod tests {
                 1,
                 "expected text for a key, found 1: put it in quotes",
             ),
-            ("a: 1\nb: 2\na: 3", 3, "the key \"a\" is on line 1 already"),
+            (
+                "a: 1\nb: 2\na: 3",
+                3,
+                "duplicate key \"a\", first on line 1",
+            ),
             (
                 "a: 1\n  b: 2",
                 2,

@@ -1019,12 +1019,12 @@ fn what_is_wrong_is_said_in_one_line_and_without_a_command_how_it_is_used() {
         (
             &["-H", "dx", "true"][..],
             2,
-            "distributex: -r is missing: which pool?\n",
+            "distributex: -r POOL is required\n",
         ),
         (
             &["-r", "p", "true"],
             2,
-            "distributex: -H is missing: which server? (or is the lock of this host enough? then -l)\n",
+            "distributex: -H HOST is required (or use -l for a lock on this host only)\n",
         ),
         (
             &["-H", "dx", "-r", "p", "echo", "a"],

@@ -163,12 +163,12 @@ fn a_whole_number_with_a_leading_zero_is_octal_and_a_warning() {
             .flock(ZooKeeper::shared(), &["-x", code, "lock", "true"])
             .run()
     };
-    busy("011").complains(9, &["WARNING: --exitcode: \"011\" is octal because of its leading zero: taken for 9 (write 9, or 11"]);
+    busy("011").complains(9, &["WARNING: --exitcode: \"011\" begins with a zero, which means octal: its value is 9 (write 9, or 11"]);
     assert_eq!(busy("0x9"), exited(9));
     assert_eq!(busy("9"), exited(9));
     busy("08").complains(
         2,
-        &["--exitcode: \"08\" is not an octal number, which a leading zero means: write 8"],
+        &["--exitcode: \"08\" begins with a zero, which means octal, but is not an octal number: write 8"],
     );
     holder.let_go();
     assert_eq!(holder.wait().end, Ok(0));

@@ -211,7 +211,7 @@ fn invalid_options_are_refused_with_the_reason() {
         ("-r|", "-r: expected the name of a pool, found \"\""),
         (
             "-r|a/b",
-            "-r: expected a pool that /tmp/dx-POOL.lock can be named after (else --no-local-lock), found \"a/b\"",
+            "-r: expected a pool name without \"/\" (or use --no-local-lock), found \"a/b\"",
         ),
         ("--as=", "--as: expected the name of a host, found \"\""),
         (
@@ -259,11 +259,10 @@ fn invalid_options_are_refused_with_the_reason() {
 
 #[test]
 fn missing_options_and_commands_are_named() {
-    const NO_SERVER: &str =
-        "-H is missing: which server? (or is the lock of this host enough? then -l)";
+    const NO_SERVER: &str = "-H HOST is required (or use -l for a lock on this host only)";
     for (words, sentence, code, usage) in [
-        ("-Hdx|true", "-r is missing: which pool?", 2, false),
-        ("", "-r is missing: which pool?", 2, false),
+        ("-Hdx|true", "-r POOL is required", 2, false),
+        ("", "-r POOL is required", 2, false),
         ("-ra|true", NO_SERVER, 2, false),
         ("-ra|--no-local-lock|true", NO_SERVER, 2, false),
         ("-Hdx|-ra", "the command is missing", 1, true),

@@ -221,7 +221,7 @@ fn invalid_options_are_refused_with_the_reason() {
         ),
         (
             "--lock=x",
-            "--lock could be --lockid or --lockpath or --lockretry or --locktimeout",
+            "option '--lock' is ambiguous: it could be --lockid or --lockpath or --lockretry or --locktimeout",
         ),
         (
             "-c2.5",

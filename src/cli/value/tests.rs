@@ -136,12 +136,12 @@ fn leading_zero_that_changes_the_number_is_warned_of() {
     for (text, code) in [("9", 9), ("0x9", 9), ("07", 7), ("0", 0), ("00", 0)] {
         assert_eq!(take(text), (Ok(code), vec![]), "{text}");
     }
-    let sentence = "--exitcode: \"011\" is octal because of its leading zero: taken for 9 (write 9, or 11 if you meant that)";
+    let sentence = "--exitcode: \"011\" begins with a zero, which means octal: its value is 9 (write 9, or 11 if you meant that)";
     assert_eq!(
         take("011"),
         (Ok(9), vec![Warning::Shown(sentence.to_owned())])
     );
-    let sentence = "--exitcode: \"08\" is not an octal number, which a leading zero means: write 8";
+    let sentence = "--exitcode: \"08\" begins with a zero, which means octal, but is not an octal number: write 8";
     assert_eq!(take("08"), (Err(sentence.to_owned()), vec![]));
 }
 

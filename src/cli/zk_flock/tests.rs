@@ -172,8 +172,14 @@ fn invalid_options_are_refused_with_the_reason() {
     for (words, sentence) in [
         ("--bogus", "invalid option '--bogus'"),
         ("-Q", "invalid option '-Q'"),
-        ("--m=1", "--m could be --maxla or --minlocktime"),
-        ("--ver", "--ver could be --verbose or --version"),
+        (
+            "--m=1",
+            "option '--m' is ambiguous: it could be --maxla or --minlocktime",
+        ),
+        (
+            "--ver",
+            "option '--ver' is ambiguous: it could be --verbose or --version",
+        ),
         ("-w", "missing argument for option '-w'"),
         ("--wait", "missing argument for option '--wait'"),
         (
@@ -658,7 +664,7 @@ fn missing_default_config_is_reported_with_the_options_that_replace_it() {
     };
     assert_eq!(
         error(config(None)),
-        "cannot read /nowhere: no such file or directory; give --hosts and --app-id, or another config with -c \
+        "cannot read /nowhere: no such file or directory; use --hosts and --app-id, or another config with -c FILE \
              (a sample is /usr/share/doc/zk-flock/examples/distributed-flock.json)"
     );
     assert_eq!(
@@ -882,7 +888,7 @@ fn config_is_read_from_its_path_up_to_the_limit() {
         .unwrap();
     assert_eq!(
         read("NAME|true").unwrap_err(),
-        format!("{shown}: larger than 1 MiB, so not a config")
+        format!("cannot read {shown}: a config must not be larger than 1 MiB")
     );
     fs::remove_file(&path).unwrap();
     for words in ["NAME|true", "--local|NAME|true"] {

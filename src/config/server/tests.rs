@@ -86,7 +86,7 @@ fn state_with_memcached_is_ignored_with_a_warning() {
         assert_eq!(
             config.warnings,
             [format!(
-                "f: line {line}: \"state\": not used, since memcached has the holders"
+                "f: line {line}: \"state\": not used, because memcached keeps the holders"
             )]
         );
     }
@@ -174,7 +174,7 @@ fn errors_name_file_line_and_key() {
         ("- a", "f:1: expected keys and values, found a list"),
         (
             "a: 1\nb: |",
-            "f:2: expected text, found '|', which begins a text of many lines: put text in quotes",
+            "f:2: expected text, found '|', which begins a text on several lines: put text in quotes",
         ),
         (
             "port: 0",
@@ -190,7 +190,7 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "{\"a\": 1,\n\"a\": 2}",
-            "f:2: the key \"a\" is on line 1 already",
+            "f:2: duplicate key \"a\", first on line 1",
         ),
         (
             "backend: redis",
@@ -248,7 +248,7 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "pools:\n- name: a\n- expire: 1\n  name: a",
-            "f:4: \"name\": \"a\": the pool on line 2 has this name already",
+            "f:4: \"name\": \"a\": duplicate name, first on line 2",
         ),
         (
             "pools:\n- name: a\n  expire: soon",
@@ -268,11 +268,11 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "pools:\n- name: a\n  maxlocks: 0",
-            "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 0",
+            "f:3: \"maxlocks\": expected the number of holders, 1 or more, found 0",
         ),
         (
             "pools:\n- name: a\n  maxlocks: 1.5",
-            "f:3: \"maxlocks\": expected how many may hold it, 1 or more, found 1.5",
+            "f:3: \"maxlocks\": expected the number of holders, 1 or more, found 1.5",
         ),
         (
             "pools:\n- name: a\n  servers: []",
@@ -293,7 +293,7 @@ fn errors_name_file_line_and_key() {
     assert!(
         parse(&format!("pools:\n- name: {long}"))
             .unwrap_err()
-            .ends_with("longer than 240 bytes, which no key in memcached can be")
+            .ends_with("longer than 240 bytes, the limit of a key in memcached")
     );
 }
 
@@ -313,7 +313,7 @@ fn odd_values_are_warned_of() {
     assert_eq!((empty.pools[0].expire, empty.unknown), (None, vec![]));
     assert_eq!(
         empty.warnings,
-        ["f: line 3: \"expire\": empty, taken for 0: never"]
+        ["f: line 3: \"expire\": empty, using 0: leases do not end"]
     );
     let short = parse("pools:\n- name: a\n  expire: 1.9\n- name: b\n  expire: 2").unwrap();
     assert_eq!(
@@ -322,7 +322,7 @@ fn odd_values_are_warned_of() {
     );
     assert_eq!(
         parse("state: s").unwrap().warnings,
-        ["f: no pools: every request will be INVALID"]
+        ["f: no pools are defined: every request will be answered INVALID"]
     );
     let many: String = (0..100_000).map(|key| format!("k{key}:\n")).collect();
     assert_eq!(parse(&many).unwrap().warnings.len(), MAX_WARNINGS + 1);
