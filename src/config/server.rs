@@ -475,7 +475,7 @@ impl fmt::Display for Fault {
             Fault::Yaml(flaw) => flaw.fmt(f),
             Fault::Json(error) => write!(f, "not JSON: {error}"),
             Fault::DuplicateKey { key, first } => {
-                write!(f, "duplicate key {key:?}, first on line {first}")
+                write!(f, "duplicate key {key:?}, see line {first}")
             }
             Fault::NoMapping { what, found } => write!(f, "expected {what}, found {found}"),
             Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
@@ -504,7 +504,7 @@ impl fmt::Display for NameFlaw {
                 f,
                 "not the name of a host (patterns and networks are not supported; separate names with commas)"
             ),
-            NameFlaw::Taken { line } => write!(f, "duplicate name, first on line {line}"),
+            NameFlaw::Taken { line } => write!(f, "duplicate name, see line {line}"),
         }
     }
 }

@@ -466,7 +466,7 @@ impl fmt::Display for Flaw {
             }
             Flaw::LongKey => write!(f, "this key has more than {} characters", scalar::MAX_KEY),
             Flaw::Duplicate(key, first) => {
-                write!(f, "duplicate key {key:?}, first on line {first}")
+                write!(f, "duplicate key {key:?}, see line {first}")
             }
             Flaw::Indentation => write!(
                 f,
@@ -548,7 +548,7 @@ mod tests {
                 "found \" c\" after the closing quote or bracket",
             ),
             ("a: {b}", 1, "expected a key and a colon, found \"b}\""),
-            ("a: {b: 1, b: 2}", 1, "duplicate key \"b\", first on line 1"),
+            ("a: {b: 1, b: 2}", 1, "duplicate key \"b\", see line 1"),
             (
                 "a: [b, , c]",
                 1,
@@ -588,11 +588,7 @@ mod tests {
                 1,
                 "expected text for a key, found 1: put it in quotes",
             ),
-            (
-                "a: 1\nb: 2\na: 3",
-                3,
-                "duplicate key \"a\", first on line 1",
-            ),
+            ("a: 1\nb: 2\na: 3", 3, "duplicate key \"a\", see line 1"),
             (
                 "a: 1\n  b: 2",
                 2,

@@ -297,7 +297,7 @@ fn config_check_starts_no_server() {
         (
             Ok(0),
             format!(
-                "{}: right: 2 pools, backend memcache at localhost:11211\n",
+                "{}: OK: 2 pools, backend memcache at localhost:11211\n",
                 sandbox.path("config.yaml").display()
             )
             .as_str()
@@ -341,7 +341,7 @@ fn config_check_starts_no_server() {
             .program(&["--program=distributexd", "--check"])
             .run()
             .stdout,
-        "distributex.yaml: right: 1 pool, backend inmemory\n"
+        "distributex.yaml: OK: 1 pool, backend inmemory\n"
     );
     File::create(sandbox.path("long.yaml"))
         .unwrap()

@@ -155,7 +155,7 @@ fn a_wrong_type_is_an_error_with_line_key_and_expected_type() {
         ),
         (
             &format!("{required}\"acl\": \"creator\"}}"),
-            ["json:2: \"acl\"", "needs an \"auth\""],
+            ["json:2: \"acl\"", "requires the key \"auth\""],
         ),
         (
             &format!("{required}\"acl\": \"closed\"}}"),

@@ -190,7 +190,7 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "{\"a\": 1,\n\"a\": 2}",
-            "f:2: duplicate key \"a\", first on line 1",
+            "f:2: duplicate key \"a\", see line 1",
         ),
         (
             "backend: redis",
@@ -248,7 +248,7 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "pools:\n- name: a\n- expire: 1\n  name: a",
-            "f:4: \"name\": \"a\": duplicate name, first on line 2",
+            "f:4: \"name\": \"a\": duplicate name, see line 2",
         ),
         (
             "pools:\n- name: a\n  expire: soon",
