@@ -267,6 +267,10 @@ pub struct Session {
     holding: bool,
     /// The number of rounds is limited, so the rounds must last as long as a starting server needs.
     counting: bool,
+    /// A server without a quorum is accepted too.
+    only_reads: bool,
+    /// The server that has accepted the session has no quorum.
+    read_only: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     steps: VecDeque<transport::Output>,
@@ -302,6 +306,8 @@ impl Session {
             with_next_beat: None,
             holding: false,
             counting: false,
+            only_reads: false,
+            read_only: false,
             incoming: Vec::new(),
             outgoing: Vec::new(),
             steps: VecDeque::new(),
@@ -453,6 +459,18 @@ impl Session {
         self.counting = counting;
     }
 
+    /// From now on the session only reads, so a server that has lost its quorum is accepted too.
+    /// Never for a lock: such a server grants a session of its own, which the ensemble does not know.
+    pub fn only_reads(&mut self) {
+        self.only_reads = true;
+    }
+
+    /// Whether the server has lost its quorum: what it reads may be old, and it does not answer
+    /// `sync`.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     /// The pause after this number of rounds.
     fn pause(&self, rounds: usize, now: Moment) -> Duration {
         let doublings = u32::try_from(rounds - 1).unwrap_or(u32::MAX).min(8);
@@ -505,7 +523,7 @@ impl Session {
             time_out,
             session_id,
             passwd,
-            read_only: false,
+            read_only: self.only_reads,
         };
         frame(&mut self.outgoing, |out| connect.write(out));
         if let Some(Auth { scheme, data }) = &self.auth {
@@ -736,15 +754,16 @@ impl Session {
             return Ok(());
         }
         let response = ConnectResponse::read(&mut frame, "connect response")?;
-        match frame {
-            [] | [0] => {}
+        let read_only = match frame {
+            [] | [0] => false,
+            [_] if self.only_reads => true,
             [_] => return Err(Fault::ReadOnly),
             more => {
                 return Err(Fault::FrameLength(
                     i32::try_from(more.len()).unwrap_or(i32::MAX),
                 ));
             }
-        }
+        };
         let (version, id) = (response.protocol_version, response.session_id);
         if version != 0 || id == NO_SESSION {
             return Err(Fault::Refuses { version, id });
@@ -767,6 +786,7 @@ impl Session {
         } else {
             self.lease = Lease::new(timeout, since);
         }
+        self.read_only = read_only;
         self.phase = Phase::Up;
         self.clear_loss();
         self.faults[self.server] = None;
