@@ -225,7 +225,8 @@ fn nodes_have_the_format_of_the_original() {
         })
         .collect();
     assert_eq!(shape, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx");
-    assert_eq!(&uuid[14..15], "4", "the version of a random uuid");
+    assert_eq!(&uuid[14..15], "8", "the version of a uuid with own content");
+    assert_eq!(uuid[28..].parse(), Ok(run.pid()), "the process id");
     run.let_go();
     assert_eq!(run.wait(), exited(0));
 }

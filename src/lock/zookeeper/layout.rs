@@ -14,6 +14,16 @@ pub const APP_NODE_DATA: &[u8] = b"Rootnode";
 /// Length of a uuid as text, which ends the data of a lock node.
 const UUID_LENGTH: usize = 36;
 
+/// Children of an application's node, and of a lock path, that are no locks: the queues, the times
+/// of last runs, and requests to release a lock.
+const RESERVED: [&str; 3] = [QUEUES, BREAKS, ".runs"];
+
+/// Length of a mark: 32 hex digits.
+const MARK_LENGTH: usize = 32;
+
+/// What stands between the first and the last name in the name of a queue for several locks.
+const RANGE: &str = "%..";
+
 /// What follows the mark in the name of a contender of kazoo's `Lock`.
 const CONTENDER: &str = "__lock__";
 
@@ -25,25 +35,25 @@ const DIGITS: usize = 10;
 
 /// The highest sequence number that is safe. ZooKeeper's counter has 32 bits and continues below
 /// zero. kazoo compares the digits as text, so that two of its contenders could then hold the lock.
-pub(super) const LAST_SAFE: i64 = (1 << 31) - (1 << 20);
+pub const LAST_SAFE: i64 = (1 << 31) - (1 << 20);
 
 /// The node of an application.
-pub(super) fn app_path(chroot: &str, app_id: &str) -> String {
+pub fn app_path(chroot: &str, app_id: &str) -> String {
     format!("{chroot}/{app_id}")
 }
 
 /// The child of this name.
-pub(super) fn child(parent: &str, name: &str) -> String {
+pub fn child(parent: &str, name: &str) -> String {
     format!("{parent}/{name}")
 }
 
 /// The name of a node below `parent`. `None` if the node is elsewhere.
-pub(super) fn child_name<'a>(parent: &str, path: &'a str) -> Option<&'a str> {
+pub fn child_name<'a>(parent: &str, path: &'a str) -> Option<&'a str> {
     path.strip_prefix(parent)?.strip_prefix('/')
 }
 
 /// The node above; empty for a node of the root.
-pub(super) fn parent(path: &str) -> &str {
+pub fn parent(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
@@ -56,11 +66,11 @@ pub struct NodeData {
 }
 
 impl NodeData {
-    /// The data of this run, with an id from these random bytes.
-    pub fn new(host: String, random: [u8; 16]) -> NodeData {
+    /// The data of the run of this process, with an id from these random bytes.
+    pub fn new(host: String, random: [u8; 16], pid: u32) -> NodeData {
         NodeData {
             host,
-            id: uuid(random),
+            id: uuid_with_pid(random, pid),
         }
     }
 
@@ -79,8 +89,13 @@ impl NodeData {
     }
 
     /// The name of the host.
-    pub fn host(self) -> String {
-        self.host
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The process, if the uuid has it. The Python zk-flock and earlier versions write random ones.
+    pub fn pid(&self) -> Option<u32> {
+        pid_of(&self.id)
     }
 }
 
@@ -91,17 +106,17 @@ impl fmt::Display for NodeData {
 }
 
 /// The container of all queues of an application.
-pub(super) fn queues_path(app: &str) -> String {
+pub fn queues_path(app: &str) -> String {
     child(app, QUEUES)
 }
 
 /// The queue of the waiters for the first free of these locks, a node below [`queues_path`]:
 /// `NAME`, or `FIRST%..LAST` of several. `%` in a name becomes `%25`, so that no single lock has a
 /// queue of the second form.
-pub(super) fn queue_name(locks: &[String]) -> String {
+pub fn queue_name(locks: &[String]) -> String {
     let escaped = |name: &String| name.replace('%', "%25").replace('/', "%2F");
     match locks {
-        [first, .., last] => format!("{}%..{}", escaped(first), escaped(last)),
+        [first, .., last] => format!("{}{RANGE}{}", escaped(first), escaped(last)),
         [name] => escaped(name),
         [] => String::new(),
     }
@@ -170,36 +185,79 @@ impl fmt::Display for BreakData {
     }
 }
 
+/// The lock of a queue for one lock, by the queue's name; `None`: it is a queue for several.
+pub fn queued_lock(queue: &str) -> Option<String> {
+    (!queue.contains(RANGE)).then(|| unescaped(queue))
+}
+
+/// Whether the waiters in a queue of this name wait for this lock, alone or as one of several.
+pub fn is_queue_for(queue: &str, lock: &str) -> bool {
+    let Some((first, last)) = queue.split_once(RANGE) else {
+        return unescaped(queue) == lock;
+    };
+    let number = |name: &str| {
+        let (stem, number) = name.rsplit_once('_')?;
+        Some((stem.to_owned(), number.parse::<u32>().ok()?))
+    };
+    match [&unescaped(first), &unescaped(last), lock].map(number) {
+        [Some((first, from)), Some((last, to)), Some((stem, number))] => {
+            first == stem && last == stem && (from..=to).contains(&number)
+        }
+        _ => false,
+    }
+}
+
+fn unescaped(name: &str) -> String {
+    name.replace("%2F", "/").replace("%25", "%")
+}
+
+/// Whether a node of this name, next to locks, is no lock.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.ends_with(&semaphore_queue_path(""))
+}
+
+/// Whether a node of this name may be the lease of a semaphore: kazoo names it by a mark.
+pub fn is_lease(name: &str) -> bool {
+    name.len() == MARK_LENGTH && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// A waiter's node in a queue of zk-flock: `SESSION-SEQUENCE`, the session in 16 hex digits. Waiters
 /// are ordered as they are served.
 ///
 /// The sequence number has 32 bits and continues below zero. At that moment, once, the newest
 /// waiters are served first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct Waiter<'a> {
+pub struct Waiter<'a> {
     sequence: i32,
     name: &'a str,
 }
 
 impl<'a> Waiter<'a> {
     /// How the names of a session's waiters begin. The server appends the sequence number.
-    pub(super) fn prefix(session: i64) -> String {
+    pub fn prefix(session: i64) -> String {
         format!("{session:016x}-")
     }
 
     /// `None` if the name has another layout.
-    pub(super) fn parse(name: &'a str) -> Option<Waiter<'a>> {
+    pub fn parse(name: &'a str) -> Option<Waiter<'a>> {
         let sequence = name.split_once('-')?.1.parse().ok()?;
         Some(Waiter { sequence, name })
     }
 
+    /// The session that made the node, by its name.
+    pub fn session(self) -> Option<i64> {
+        let digits = self.name.split_once('-')?.0;
+        let session = u64::from_str_radix(digits, 16).ok()?;
+        Some(session.cast_signed())
+    }
+
     /// Whether this session made the node.
-    pub(super) fn is_of(self, session: i64) -> bool {
+    pub fn is_of(self, session: i64) -> bool {
         self.name.starts_with(&Waiter::prefix(session))
     }
 
     /// The name of the node.
-    pub(super) fn name(self) -> &'a str {
+    pub fn name(self) -> &'a str {
         self.name
     }
 }
@@ -207,41 +265,43 @@ impl<'a> Waiter<'a> {
 /// A contender of kazoo's `Lock`: `MARK__lock__SEQUENCE`. The mark is 32 hex digits, chosen by the
 /// client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Contender<'a> {
+pub struct Contender<'a> {
     /// The digits: kazoo compares them as text.
-    pub(super) sequence: &'a str,
+    pub sequence: &'a str,
+    /// It is a contender of kazoo's `ReadLock`, which does not wait for others of its kind.
+    pub reads: bool,
 }
 
 impl<'a> Contender<'a> {
     /// How the name of a contender begins. The server appends the sequence number.
-    pub(super) fn prefix(mark: &str) -> String {
+    pub fn prefix(mark: &str) -> String {
         format!("{mark}{CONTENDER}")
     }
 
     /// `None` if the name has another layout.
-    pub(super) fn parse(name: &'a str) -> Option<Contender<'a>> {
-        let (_, sequence) = [CONTENDER, READER]
+    pub fn parse(name: &'a str) -> Option<Contender<'a>> {
+        let (sequence, reads) = [(CONTENDER, false), (READER, true)]
             .iter()
-            .find_map(|kind| name.rsplit_once(kind))?;
+            .find_map(|(kind, reads)| Some((name.rsplit_once(kind)?.1, *reads)))?;
         (sequence.len() >= DIGITS && sequence.parse::<i64>().is_ok())
-            .then_some(Contender { sequence })
+            .then_some(Contender { sequence, reads })
     }
 
     /// Whether the counter is still far enough from its end.
-    pub(super) fn is_safe(self) -> bool {
+    pub fn is_safe(self) -> bool {
         let number = self.sequence.parse();
         number.is_ok_and(|number: i64| (0..=LAST_SAFE).contains(&number))
     }
 }
 
 /// Whether a node of this name was made with this mark.
-pub(super) fn has_mark(name: &str, mark: &str) -> bool {
+pub fn has_mark(name: &str, mark: &str) -> bool {
     name.starts_with(mark)
 }
 
 /// A mark from random bytes: 32 hex digits.
 pub fn mark(random: [u8; 16]) -> String {
-    uuid(random).replace('-', "")
+    uuid(random, RANDOM).replace('-', "")
 }
 
 /// The data of a contender and of a semaphore's lease, as lockex writes it.
@@ -249,29 +309,61 @@ pub fn contender_data(host: &str, pid: impl fmt::Display) -> String {
     format!("{host}:{pid}")
 }
 
+/// The host and the process in the data of a contender or a lease, as lockex writes it. Clients of
+/// kazoo choose this text: without a number at its end, all of it stands for the host.
+pub fn contender_origin(text: &str) -> (String, Option<u32>) {
+    match text.rsplit_once(':').map(|(host, pid)| (host, pid.parse())) {
+        Some((host, Ok(pid))) if !host.is_empty() && pid > 0 => (host.into(), Some(pid)),
+        _ => (text.into(), None),
+    }
+}
+
 /// How a contender or the holder of a lease describes itself. kazoo's clients choose this text.
-pub(super) fn contender_text(data: Vec<u8>) -> Option<String> {
+pub fn contender_text(data: Vec<u8>) -> Option<String> {
     String::from_utf8(data).ok().filter(|text| !text.is_empty())
 }
 
 /// The node of the lock which a client of a semaphore holds while it counts leases.
-pub(super) fn semaphore_queue_path(semaphore: &str) -> String {
+pub fn semaphore_queue_path(semaphore: &str) -> String {
     format!("{semaphore}-__lock__")
 }
 
 /// The data of a semaphore's node: how many leases there are.
-pub(super) fn permits_data(permits: u32) -> Vec<u8> {
+pub fn permits_data(permits: u32) -> Vec<u8> {
     permits.to_string().into()
 }
 
 /// The number of leases in the data of a semaphore's node. `None` if the data is no number.
-pub(super) fn permits(data: &[u8]) -> Option<u32> {
+pub fn permits(data: &[u8]) -> Option<u32> {
     std::str::from_utf8(data).ok()?.trim().parse().ok()
 }
 
-/// A random uuid (version 4) as text.
-fn uuid(mut bytes: [u8; 16]) -> String {
-    bytes[6] = bytes[6] & 0x0f | 0x40;
+/// The version of a uuid whose content an application decides (RFC 9562, section 5.8), and of one
+/// that is random.
+const CUSTOM: u8 = 8;
+const RANDOM: u8 = 4;
+
+/// How many decimal digits of the last group are the process id. Linux has ids up to 2^22.
+const PID_DIGITS: usize = 8;
+
+/// A uuid that ends in the process id, in decimal digits, so that an operator can read it in the
+/// node. It has 90 random bits, and the length of any uuid.
+fn uuid_with_pid(bytes: [u8; 16], pid: u32) -> String {
+    let mut text = uuid(bytes, CUSTOM);
+    text.truncate(UUID_LENGTH - PID_DIGITS);
+    text + &format!("{:0PID_DIGITS$}", pid % 10_u32.pow(8))
+}
+
+fn pid_of(uuid: &str) -> Option<u32> {
+    let is_custom = uuid.as_bytes().get(14) == Some(&(b'0' + CUSTOM));
+    let digits = uuid.get(UUID_LENGTH - PID_DIGITS..)?;
+    let pid = digits.parse().ok()?;
+    (is_custom && pid > 0).then_some(pid)
+}
+
+/// A uuid of this version as text.
+fn uuid(mut bytes: [u8; 16], version: u8) -> String {
+    bytes[6] = bytes[6] & 0x0f | version << 4;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let number = u128::from_be_bytes(bytes);
     let [a, b, c, d] = [96, 80, 64, 48].map(|shift| number >> shift);
@@ -288,19 +380,36 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 mod tests {
     use super::*;
 
-    const RANDOM: [u8; 16] = [0xab; 16];
+    const BYTES: [u8; 16] = [0xab; 16];
 
     #[test]
     fn node_data_is_read_back() {
-        let data = NodeData::new("web-1.example".into(), RANDOM);
+        let data = NodeData::new("web-1.example".into(), BYTES, 4711);
         let written = data.to_string();
-        assert_eq!(written, "web-1.exampleabababab-abab-4bab-abab-abababababab");
-        assert_eq!(NodeData::parse(written.as_bytes()), Some(data));
+        assert_eq!(written, "web-1.exampleabababab-abab-8bab-abab-abab00004711");
+        assert_eq!(NodeData::parse(written.as_bytes()), Some(data.clone()));
+        assert_eq!((data.host(), data.pid()), ("web-1.example", Some(4711)));
+    }
+
+    #[test]
+    fn a_random_uuid_has_no_process_id() {
+        for id in [
+            "12345678-1234-4234-8234-123400004711",
+            "12345678-1234-8234-8234-123400000000",
+            "12345678-1234-8234-8234-1234abcd4711",
+        ] {
+            let data = NodeData::parse(format!("web{id}").as_bytes()).unwrap();
+            assert_eq!((data.host(), data.pid()), ("web", None), "{id}");
+        }
+        for pid in [1, 1 << 22, 99_999_999] {
+            let data = NodeData::new("h".into(), BYTES, pid);
+            assert_eq!((data.pid(), data.id.len()), (Some(pid), UUID_LENGTH));
+        }
     }
 
     #[test]
     fn node_data_needs_a_host_and_a_uuid() {
-        let uuid = uuid(RANDOM);
+        let uuid = uuid(BYTES, RANDOM);
         for odd in [
             &b""[..],
             b"short",
@@ -344,7 +453,7 @@ mod tests {
 
     #[test]
     fn contenders_are_read_back() {
-        let mark = mark(RANDOM);
+        let mark = mark(BYTES);
         assert_eq!(mark, "abababababab4bababababababababab");
         let name = format!("{}{:010}", Contender::prefix(&mark), 7);
         assert!(has_mark(&name, &mark));
@@ -396,6 +505,26 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_names_the_locks_that_its_waiters_want() {
+        let queue =
+            |locks: &[&str]| queue_name(&locks.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let one = queue(&["a/b%"]);
+        assert_eq!(queued_lock(&one).as_deref(), Some("a/b%"));
+        assert!(is_queue_for(&one, "a/b%") && !is_queue_for(&one, "a"));
+        let several = queue(&["job_0", "job_1", "job_11"]);
+        assert_eq!(queued_lock(&several), None);
+        for (lock, expected) in [
+            ("job_0", true),
+            ("job_11", true),
+            ("job_12", false),
+            ("job", false),
+            ("other_1", false),
+        ] {
+            assert_eq!(is_queue_for(&several, lock), expected, "{lock}");
+        }
+    }
+
+    #[test]
     fn requests_of_other_programs_are_read_without_their_control_characters() {
         for (data, asker) in [
             (&b""[..], ""),
@@ -418,6 +547,28 @@ mod tests {
             child(&breaks_path("/app"), &break_name(42)),
             "/app/.break/42"
         );
+    }
+
+    #[test]
+    fn nodes_next_to_locks_are_no_locks() {
+        for name in [".queue", ".runs", ".break", "id-__lock__"] {
+            assert!(is_reserved(name), "{name}");
+        }
+        assert!(!is_reserved("id") && !is_reserved("queue"));
+        assert!(is_lease(&mark(BYTES)) && !is_lease("id") && !is_lease(&"x".repeat(32)));
+    }
+
+    #[test]
+    fn origin_of_a_contender_is_its_text_or_host_and_pid() {
+        for (text, host, pid) in [
+            ("web-1:42", "web-1", Some(42)),
+            ("web-1", "web-1", None),
+            ("app:", "app:", None),
+            (":7", ":7", None),
+            ("a:0", "a:0", None),
+        ] {
+            assert_eq!(contender_origin(text), (host.into(), pid), "{text}");
+        }
     }
 
     #[test]

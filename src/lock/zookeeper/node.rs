@@ -412,7 +412,7 @@ impl Node {
         let (lock, owner) = (self.paths[name].clone(), stat.ephemeral_owner);
         Holder {
             lock,
-            host: NodeData::parse(data).map(NodeData::host),
+            host: NodeData::parse(data).map(|data| data.host().to_owned()),
             since: Some(stat.ctime),
             session: (owner != 0).then_some(owner),
         }

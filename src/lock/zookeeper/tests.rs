@@ -467,7 +467,7 @@ fn failure_names_the_lost_session_if_no_restart_is_left() {
             options,
             "app",
             vec!["lock".into()],
-            &NodeData::new("x".into(), [0; 16]),
+            &NodeData::new("x".into(), [0; 16], 7),
             at(0),
         )),
     );
@@ -520,7 +520,7 @@ fn server_that_demands_auth_is_a_refusal_at_once() {
                     options,
                     "app",
                     vec!["lock".into()],
-                    &NodeData::new("x".into(), [0; 16]),
+                    &NodeData::new("x".into(), [0; 16], 7),
                     at(0),
                 ),
             );

@@ -22,7 +22,8 @@ pub(super) fn node(
     app_id: &str,
     names: &[String],
 ) -> Parts {
-    let data = NodeData::new(host::name(), random::bytes());
+    let pid = process::own_pid_of_first_thread().0.unsigned_abs();
+    let data = NodeData::new(host::name(), random::bytes(), pid);
     let lock = Node::lock(options, app_id, names.to_vec(), &data, now());
     Parts::new(lock, addresses)
 }
