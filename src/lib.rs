@@ -43,6 +43,8 @@
 //! | `run::files` | the files of `--local` locks |
 //! | `run::lock_folder` | the folder of these files |
 //! | `run::host_lock` | keeps a second distributex off this host |
+//! | `run::oneshot` | the loop of a client that asks once |
+//! | `run::inspect` | `--status`: reads locks and prints what is known of them |
 //! | `run::names` | looks up server names again, in helper processes |
 //! | `run::run_id` | the id of a run, and the file that keeps it |
 //! | `run::witness` | reports whether a signal reached the whole process group |
@@ -119,6 +121,12 @@
 //! | `lock::zookeeper::break_watch` | requests to release the lock |
 //! | `lock::zookeeper::acl` | access control lists of nodes |
 //! | `lock::zookeeper::fake` | a ZooKeeper in memory, for unit tests |
+//! | `oneshot` | the contract of a client that asks once and takes no lock |
+//! | `oneshot::zookeeper` | a session that carries out one task |
+//! | `status` | what is known of locks, as a table and as JSON |
+//! | `status::table` | the table |
+//! | `status::json` | the JSON document |
+//! | `status::zookeeper` | reads the locks below a node |
 //! | `pool` | the contract between pools and the loop of the server |
 //! | `pool::pools` | pools by name, and the change of their config |
 //! | `pool::waiters` | the waiters of a pool, in FIFO order |
@@ -193,6 +201,7 @@
 //! | `plan::server` | the same for the lock server |
 //! | `plan::names` | names that a lock may have |
 //! | `plan::hosts` | connection strings |
+//! | `plan::inspection` | the same for a look at locks |
 //! | `plan::duration` | times as operators write them |
 //! | `plan::outer` | locks of the runs around this one |
 //!
@@ -252,6 +261,8 @@ mod log;
 #[forbid(unsafe_code)]
 mod moment;
 #[forbid(unsafe_code)]
+mod oneshot;
+#[forbid(unsafe_code)]
 mod plan;
 #[forbid(unsafe_code)]
 mod pool;
@@ -264,6 +275,8 @@ mod serve;
 mod shell;
 #[forbid(unsafe_code)]
 mod signal;
+#[forbid(unsafe_code)]
+mod status;
 #[forbid(unsafe_code)]
 mod supervisor;
 mod sys;

@@ -4,10 +4,12 @@
 
 pub mod duration;
 pub mod hosts;
+pub mod inspection;
 pub mod names;
 pub mod outer;
 mod server;
 
+pub use inspection::Inspection;
 pub use outer::OuterLock;
 pub use server::{Backend, Pool, Server};
 
@@ -257,6 +259,8 @@ pub enum ExitReason {
     Command(Status),
     /// Another client held the lock until the wait ended.
     Busy,
+    /// Nothing holds the lock that was asked about.
+    Free,
     /// No server was reachable in time.
     Unreachable,
     /// The lock service refused access, by ACL or credentials.
@@ -315,6 +319,7 @@ impl ExitCodes {
                 self.busy.unwrap_or(self.busy_default),
                 self.busy.unwrap_or(75),
             ),
+            ExitReason::Free => (3, 3),
             ExitReason::IncompatibleLock => (1, 65),
             ExitReason::Unreachable => (1, 69),
             ExitReason::InternalError => (1, 70),
@@ -349,6 +354,7 @@ mod tests {
         };
         for (end, [code, sysexit]) in [
             (ExitReason::Busy, [0, 75]),
+            (ExitReason::Free, [3, 3]),
             (ExitReason::IncompatibleLock, [1, 65]),
             (ExitReason::Unreachable, [1, 69]),
             (ExitReason::InternalError, [1, 70]),

@@ -67,6 +67,7 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
     let ask = || (program.request)(words.to_vec(), &environment());
     match ask() {
         Ok(Request::Run(plan)) => leave(run::run(&plan, started)),
+        Ok(Request::Status(inspection)) => leave(run::show_status(&inspection)),
         Ok(Request::Serve(server)) => leave(serve::serve(&server, &mut || match ask() {
             Ok(Request::Serve(server)) => Ok(server),
             Ok(_) => {

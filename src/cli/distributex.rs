@@ -4,7 +4,7 @@
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
-use super::{Environment, Fault, Program, value};
+use super::{Environment, Fault, Program, Request, value};
 use crate::plan::{Command, Host, Lock, Plan, PoolTarget};
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -120,6 +120,10 @@ impl options::Options for Options {
         Ok(self
             .common
             .plan(PROGRAM.name, lock, command, 1, environment))
+    }
+
+    fn request(self, environment: &Environment) -> Result<Request, Fault> {
+        self.plan(environment).map(Request::Run)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use super::line::Form;
 use super::options::{self, Common, Taken, next_argument};
-use super::{Environment, Fault, Program, check_name, python_hash, value};
+use super::{Environment, Fault, Program, Request, check_name, python_hash, value};
 use crate::plan::hosts::Ensemble;
 use crate::plan::names;
 use crate::plan::{Acl, Cluster, Command, Heartbeat, Lock, Log, Plan, Style, Warning};
@@ -172,6 +172,10 @@ impl options::Options for Options {
             },
             ..plan
         })
+    }
+
+    fn request(self, environment: &Environment) -> Result<Request, Fault> {
+        self.plan(environment).map(Request::Run)
     }
 }
 

@@ -12,7 +12,7 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
-use crate::plan::{OuterLock, Plan, Server, hosts, names};
+use crate::plan::{Inspection, OuterLock, Plan, Server, hosts, names};
 use crate::reason::reason;
 use crate::shell::words;
 use std::ffi::OsString;
@@ -63,6 +63,8 @@ pub struct Environment {
 pub enum Request {
     /// Run a command under a lock.
     Run(Plan),
+    /// Show what is known of locks.
+    Status(Inspection),
     /// Serve locks.
     Serve(Server),
     /// Check the config of a server.

@@ -4,7 +4,8 @@
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
-use crate::plan::{Command, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning};
+use crate::plan::inspection::{self, Inspection};
+use crate::plan::{Command, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning, names};
 use crate::signal::Signal;
 use lexopt::prelude::*;
 use lexopt::{Arg, Parser};
@@ -19,8 +20,10 @@ pub(super) trait Options: Default {
     fn take(&mut self, parser: &mut Parser) -> Result<Taken, Fault>;
     /// The options that every program has.
     fn common(&self) -> &Common;
-    /// The plan that the options make.
+    /// The plan of a run that the options make.
     fn plan(self, environment: &Environment) -> Result<Plan, Fault>;
+    /// What the options ask for: a run, or what the mode says.
+    fn request(self, environment: &Environment) -> Result<Request, Fault>;
 }
 
 /// The kind of an argument.
@@ -37,6 +40,26 @@ pub(super) enum Taken {
     All,
 }
 
+/// What a program does with a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum Mode {
+    /// It runs a command under it.
+    #[default]
+    Run,
+    /// It shows who holds it.
+    Status,
+}
+
+impl Mode {
+    /// The option that asks for it.
+    fn option(self) -> &'static str {
+        match self {
+            Mode::Run => "COMMAND",
+            Mode::Status => "--status",
+        }
+    }
+}
+
 /// Parses the arguments after the program's name.
 pub(super) fn request<O: Options>(
     args: Vec<OsString>,
@@ -46,9 +69,7 @@ pub(super) fn request<O: Options>(
     let mut line = Line::new(args);
     let read = read(&mut line, |parser| options.take(parser));
     let sysexits = options.common().sysexits;
-    let request = read.and_then(|special| {
-        special.map_or_else(|| options.plan(environment).map(Request::Run), Ok)
-    });
+    let request = read.and_then(|special| special.map_or_else(|| options.request(environment), Ok));
     match request {
         Ok(Request::Run(mut plan)) => {
             plan.log
@@ -110,6 +131,10 @@ pub(super) struct Common {
     pub pdeathsig: Option<Signal>,
     /// `-v`.
     pub verbose: bool,
+    /// What to do with the lock.
+    pub mode: Mode,
+    /// `--json`.
+    pub json: bool,
     /// The words before the end of the line, or before a `--` that the program takes itself.
     pub words: Vec<OsString>,
     /// Problems of the options that do not stop the run.
@@ -125,6 +150,8 @@ impl Default for Common {
             kill_after: Duration::from_secs(5),
             pdeathsig: Some(Signal::TERM),
             verbose: false,
+            mode: Mode::Run,
+            json: false,
             words: Vec::new(),
             warnings: Vec::new(),
             exitcode: None,
@@ -162,6 +189,58 @@ impl Common {
         Ok(Taken::Argument)
     }
 
+    pub(super) fn set_mode(&mut self, mode: Mode) -> Result<(), Fault> {
+        let earlier = std::mem::replace(&mut self.mode, mode);
+        if earlier == Mode::Run || earlier == mode {
+            Ok(())
+        } else {
+            Err(Fault::Conflict {
+                option: mode.option(),
+                with: earlier.option(),
+            })
+        }
+    }
+
+    /// Words that are names, and not a command.
+    pub(super) fn names(&self) -> Result<Vec<String>, Fault> {
+        let texts = self.words.iter().cloned().map(OsString::into_string);
+        texts
+            .map(|text| {
+                text.map_err(|text| Fault::Name {
+                    what: "lock name",
+                    name: text.to_string_lossy().into_owned(),
+                    flaw: names::InvalidName::NotText,
+                })
+            })
+            .collect()
+    }
+
+    /// The plan of a look at locks. `count`: how many locks the operator has named.
+    pub(super) fn inspection(
+        self,
+        program: &'static str,
+        locks: inspection::Locks,
+        count: usize,
+    ) -> Inspection {
+        Inspection {
+            program,
+            locks,
+            single: count == 1,
+            json: self.json,
+            detailed: self.verbose || count > 0,
+            exit_codes: self.exit_codes(0),
+            warnings: self.warnings,
+        }
+    }
+
+    fn exit_codes(&self, busy: u8) -> ExitCodes {
+        ExitCodes {
+            busy: self.exitcode,
+            busy_default: busy,
+            sysexits: self.sysexits,
+        }
+    }
+
     /// The plan that these options make, with defaults for what a program decides itself. `busy` is
     /// the exit code when the lock is busy.
     pub(super) fn plan(
@@ -182,11 +261,7 @@ impl Common {
             minimum_hold: Duration::ZERO,
             kill_after: self.kill_after,
             death_signal: self.pdeathsig,
-            exit_codes: ExitCodes {
-                busy: self.exitcode,
-                busy_default: busy,
-                sysexits: self.sysexits,
-            },
+            exit_codes: self.exit_codes(busy),
             load_limit: LoadLimit::default(),
             log: Log {
                 style: Style::Plain,

@@ -3,10 +3,11 @@
 //! stand in any order and may be abbreviated to any unambiguous prefix.
 
 use super::line::Form;
-use super::options::{self, Common, Taken, next_argument, words_after_dashes};
-use super::{Environment, Fault, Program, check_name, read, value};
+use super::options::{self, Common, Mode, Taken, next_argument, words_after_dashes};
+use super::{Environment, Fault, Program, Request, check_name, read, value};
 use crate::config::{Config, Required};
 use crate::plan::hosts::Ensemble;
+use crate::plan::inspection::{Inspection, Locks};
 use crate::plan::names;
 use crate::plan::{Cluster, Command, LoadLimit, Lock, Log, Plan, Warning};
 use crate::shell;
@@ -28,10 +29,11 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: zk-flock [options] LOCKNAME COMMAND
        zk-flock [options] LOCKNAME -- PROGRAM ARG...
+       zk-flock [options] --status [LOCKNAME...]
 
 Run a command while holding a lock that all hosts of a cluster share.
-COMMAND is one word, split into words as a shell would and run without a shell.
-PROGRAM is run as given. For pipes or variables: LOCKNAME -- sh -c 'LINE'.
+COMMAND is split into words as by a shell, and run without one; PROGRAM is run
+as given. For pipes or variables: LOCKNAME -- sh -c 'LINE'.
 
 Config and start:
   -c, --confpath FILE     read config [default: /etc/distributed-flock.json]
@@ -44,14 +46,16 @@ Lock:
   -n N                    use the first free lock of LOCKNAME_0 ... LOCKNAME_N-1
   -l, --minlocktime SECS  hold the lock for at least SECS [default: 5]
 Command:
-  -p, --pdeathsig SIG     send SIG to the command if zk-flock dies
-                          [default: TERM; 0: none]
+  -p, --pdeathsig SIG     send SIG to the command if zk-flock dies [0: none]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
 Servers:
       --hosts LIST        use ZooKeeper servers HOST:PORT,...[/CHROOT]
       --app-id ID         use namespace ID; with --hosts, no config is needed
       --timeout SECS      set session/connect timeout [default: config, or 15]
       --local[=DIR]       use a lock file on this host, below DIR, not ZooKeeper
+Instead of a command:
+      --status            show who holds the locks, and who waits for them
+      --json              print --status as JSON
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
@@ -59,12 +63,8 @@ Output and help:
   -h, --help              print this help
       --program=NAME      act as program NAME; must be the first word
 
-SECS may have units: 90, 90s, 1h30m. The environment can replace options:
-ZK_FLOCK_CONFIG, ZK_FLOCK_HOSTS, ZK_FLOCK_APP_ID and ZK_FLOCK_TIMEOUT.
-
-Exit code: the command's own; 128+N if signal N killed it; N of -x if the lock
-is busy; 126 if the command cannot be run; 127 if it does not exist; 2 for a
-usage error; otherwise 1, or the code of --sysexits.
+SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
+signal N killed it; N of -x if the lock is busy; others: see zk-flock(1).
 ";
 
 /// The config file without `-c`.
@@ -173,6 +173,8 @@ impl options::Options for Options {
                         .map_or(Ok(Folder::Default), folder)?,
                 );
             }
+            Long("status") => self.common.set_mode(Mode::Status)?,
+            Long("json") => self.common.json = true,
             argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)
@@ -189,6 +191,13 @@ impl options::Options for Options {
         let path = self.confpath.clone().unwrap_or_else(|| CONFIG.into());
         let config = self.config(&path)?;
         self.merge(config, &path, &name, command, environment)
+    }
+
+    fn request(self, environment: &Environment) -> Result<Request, Fault> {
+        match self.common.mode {
+            Mode::Run => self.plan(environment).map(Request::Run),
+            Mode::Status => self.inspection(environment).map(Request::Status),
+        }
     }
 }
 
@@ -243,6 +252,40 @@ impl Options {
             words: words.into_iter().map(|Word { text, .. }| text).collect(),
             shown: text.to_string_lossy().into_owned(),
         })
+    }
+
+    /// The plan of `--status`: all words are names of locks.
+    fn inspection(mut self, environment: &Environment) -> Result<Inspection, Fault> {
+        self.common.words.append(&mut self.after_dashes);
+        let names = self.common.names()?;
+        self.check_conflicts()?;
+        self.take_environment(environment)?;
+        let path = self.confpath.clone().unwrap_or_else(|| CONFIG.into());
+        let mut config = self.config(&path)?;
+        let (cluster, app_id) = self.ensemble(&mut config, &path)?;
+        let locks = Locks::Nodes {
+            cluster,
+            root: format!("/{app_id}"),
+            names: self.all_names(&names, names::check_lock)?,
+            app: true,
+            takes_auth: true,
+        };
+        self.common.warnings.append(&mut config.warnings);
+        let count = names.len() * self.sequence.max(1) as usize;
+        Ok(self.common.inspection(PROGRAM.name, locks, count))
+    }
+
+    /// The names of locks to look at; `None`: all.
+    fn all_names(
+        &self,
+        names: &[String],
+        allowed: fn(&str) -> Result<(), names::InvalidName>,
+    ) -> Result<Option<Vec<String>>, Fault> {
+        let mut all = Vec::new();
+        for name in names {
+            all.append(&mut self.names(name, allowed)?);
+        }
+        Ok((!all.is_empty()).then_some(all))
     }
 
     /// Takes values from the environment for options that were not given. An empty variable counts
@@ -356,6 +399,16 @@ impl Options {
     }
 
     fn node_lock(&mut self, config: &mut Config, path: &Path, name: &str) -> Result<Lock, Fault> {
+        let (cluster, app_id) = self.ensemble(config, path)?;
+        Ok(Lock::Node {
+            cluster,
+            app_id,
+            names: self.names(name, names::check_lock)?,
+        })
+    }
+
+    /// The ensemble, and the namespace of the locks.
+    fn ensemble(&mut self, config: &mut Config, path: &Path) -> Result<(Cluster, String), Fault> {
         let timeout = self
             .timeout
             .or(config.timeout)
@@ -382,11 +435,7 @@ impl Options {
         let app_id = app_id.ok_or_else(|| missing(Required::AppId))?;
         check_name("app id", &app_id, names::check_node)?;
         config.warnings.extend(warning);
-        Ok(Lock::Node {
-            cluster,
-            app_id,
-            names: self.names(name, names::check_lock)?,
-        })
+        Ok((cluster, app_id))
     }
 
     fn local_lock(

@@ -11,9 +11,11 @@ mod guard;
 mod guard_channel;
 mod guard_handle;
 mod host_lock;
+mod inspect;
 mod journal;
 mod lock_folder;
 mod names;
+mod oneshot;
 mod run_id;
 mod setup;
 mod signal_intake;
@@ -22,6 +24,7 @@ mod witness;
 
 pub use guard::{GuardLoop, Job, is_too_late};
 pub use guard_channel::{Incoming, Report};
+pub use inspect::show_status;
 pub use system::{Ready, Sources, System};
 
 use crate::delivery::Sent;

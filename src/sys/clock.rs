@@ -5,7 +5,7 @@ use super::check;
 use crate::moment::Moment;
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Time since the host booted, including suspend.
 #[expect(
@@ -113,6 +113,17 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
         second: tm.tm_sec,
         utc_offset: tm.tm_gmtoff,
     }
+}
+
+/// The wall clock, in ms since 1970.
+pub fn unix_ms() -> i64 {
+    let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    i64::try_from(elapsed.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A wall clock reading in ms as RFC 3339, in the host's time zone: `2026-11-30T03:12:28+01:00`.
+pub fn rfc3339(unix_ms: i64) -> String {
+    local_time(unix_ms.div_euclid(1000)).to_string()
 }
 
 /// The one-minute load average. It is read from the file because lxcfs gives a container its own.

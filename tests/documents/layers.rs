@@ -46,7 +46,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "state machines",
         pure: true,
-        modules: &["lock", "guard", "supervisor", "pool"],
+        modules: &["lock", "guard", "supervisor", "pool", "oneshot", "status"],
     },
     Layer {
         name: "system calls",

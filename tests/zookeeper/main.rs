@@ -43,6 +43,8 @@ mod refused;
 mod session;
 // Each signal, sent or typed, reaches the command as documented.
 mod signals;
+// `--status` shows holders and waiters of each kind of lock, and makes nothing.
+mod status;
 // The process tree of a command is gone when zk-flock or its guard is.
 mod tree;
 // A lock is kept while a process runs that zk-flock may not kill.

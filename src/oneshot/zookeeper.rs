@@ -1,0 +1,298 @@
+//! A one-shot client of ZooKeeper: a session that carries out one task and is then closed. It
+//! connects, and connects again after a lost connection; the task knows its requests.
+
+use super::{OneShot, Step};
+use crate::endpoint::Endpoint;
+use crate::lock::{Failure, zookeeper::recipe};
+use crate::moment::Moment;
+use crate::plan::Cluster;
+use crate::transport;
+use crate::zookeeper::code::Code;
+use crate::zookeeper::request::{Answer, Request};
+use crate::zookeeper::session::{Change, Fault, Session, SessionEvent};
+use std::time::Duration;
+
+/// The most requests that a client has unanswered. A server stops to read at 1000
+/// (`globalOutstandingLimit`), which all clients share.
+pub const MAX_IN_FLIGHT: usize = 256;
+
+/// How long the reply to the close of the session is awaited. The server has read the request by
+/// then or never will: the report does not depend on it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a client asks of the servers, and what it makes of the answers.
+pub trait Task {
+    /// What it ends with.
+    type Report;
+
+    /// A server has accepted the session: `resumed` with the watches gone and the last replies
+    /// perhaps lost, otherwise a new one. The task sends its requests from the beginning.
+    fn start(&mut self, resumed: bool, context: &mut Context);
+
+    /// A request was answered.
+    fn on_reply(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        context: &mut Context,
+    ) -> Option<Result<Self::Report, Failure>>;
+
+    /// A watch fired.
+    fn on_watch(&mut self, _: Change, _path: &str, _: &mut Context) {}
+
+    /// Time has passed.
+    fn on_tick(&mut self, _now: Moment) -> Option<Result<Self::Report, Failure>> {
+        None
+    }
+
+    /// When `on_tick` has something to do.
+    fn wake(&self) -> Moment {
+        Moment::NEVER
+    }
+}
+
+/// What a task works with.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The session.
+    pub session: &'a mut Session,
+    /// The time.
+    pub now: Moment,
+    in_flight: &'a mut usize,
+    takes_auth: bool,
+}
+
+impl Context<'_> {
+    /// Sends a request.
+    pub fn send(&mut self, request: Request) {
+        *self.in_flight += 1;
+        self.session.ask(request, self.now);
+    }
+
+    /// How many more requests may be sent now.
+    pub fn room(&self) -> usize {
+        MAX_IN_FLIGHT.saturating_sub(*self.in_flight)
+    }
+
+    /// An error of the server, for the user of this program.
+    pub fn explain(&self, code: Code) -> String {
+        code.explain(self.takes_auth)
+    }
+}
+
+/// Where and how to connect.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Addresses of the servers, at least one.
+    pub servers: Vec<Endpoint>,
+    /// Hosts that have no address, each with its reason.
+    pub unresolved: Vec<String>,
+    /// The ensemble. Its `hosts` are not used.
+    pub cluster: Cluster,
+    /// The client only reads: servers without a quorum are good enough.
+    pub only_reads: bool,
+    /// Whether the user can give this program credentials. If so, errors say how.
+    pub takes_auth: bool,
+}
+
+/// The client.
+#[derive(Debug)]
+pub struct Client<T: Task> {
+    task: T,
+    session: Session,
+    unresolved: Vec<String>,
+    takes_auth: bool,
+    /// How long to try without an answer.
+    limit: Duration,
+    /// Requests of the task that are not answered.
+    in_flight: usize,
+    /// A server has accepted the session.
+    was_up: bool,
+    /// Since when an answer is due; `None`: none is.
+    unanswered_since: Option<Moment>,
+    /// The result, and until when the close of the session may take.
+    closing: Option<(Result<T::Report, Failure>, Moment)>,
+}
+
+impl<T: Task> Client<T> {
+    /// The first `poll` starts to connect.
+    pub fn new(options: Options, task: T, now: Moment) -> Client<T> {
+        let cluster = options.cluster;
+        let mut session = Session::new(options.servers, cluster.timeout, cluster.auth, now);
+        if options.only_reads {
+            session.only_reads();
+        }
+        Client {
+            task,
+            session,
+            unresolved: options.unresolved,
+            takes_auth: options.takes_auth,
+            limit: cluster.timeout,
+            in_flight: 0,
+            was_up: false,
+            unanswered_since: Some(now),
+            closing: None,
+        }
+    }
+
+    fn with_task<R>(&mut self, now: Moment, work: impl FnOnce(&mut T, &mut Context) -> R) -> R {
+        let mut context = Context {
+            session: &mut self.session,
+            now,
+            in_flight: &mut self.in_flight,
+            takes_auth: self.takes_auth,
+        };
+        work(&mut self.task, &mut context)
+    }
+
+    fn drain_session(&mut self, now: Moment) {
+        while let Some(event) = self.session.next_event() {
+            if let Some(result) = self.on_session_event(event, now) {
+                self.close(result, now);
+            }
+        }
+    }
+
+    fn on_session_event(
+        &mut self,
+        event: SessionEvent,
+        now: Moment,
+    ) -> Option<Result<T::Report, Failure>> {
+        let result = match event {
+            SessionEvent::Up { resumed } => {
+                self.in_flight = 0;
+                // Once, so that a server which accepts and never answers is not tried for ever.
+                if !std::mem::replace(&mut self.was_up, true) {
+                    self.unanswered_since = None;
+                }
+                self.with_task(now, |task, context| task.start(resumed, context));
+                None
+            }
+            SessionEvent::Reply {
+                request: Request::Close,
+                ..
+            } => {
+                self.finish(now);
+                None
+            }
+            SessionEvent::Reply {
+                request: Request::Ping,
+                ..
+            }
+            | SessionEvent::Expired
+            | SessionEvent::Replaced { .. }
+            | SessionEvent::Disowned { .. } => return None,
+            SessionEvent::Reply { request, result } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.unanswered_since = None;
+                self.with_task(now, |task, context| {
+                    task.on_reply(&request, result, context)
+                })
+            }
+            SessionEvent::Watch { change, path } => {
+                self.with_task(now, |task, context| task.on_watch(change, &path, context));
+                None
+            }
+            SessionEvent::Down(fault @ Fault::LongList { .. }) => {
+                Some(Err(Failure::IncompatibleLock(fault.to_string())))
+            }
+            SessionEvent::Down(_) => {
+                self.unanswered_since.get_or_insert(now);
+                self.finish(now);
+                None
+            }
+            SessionEvent::Refused(code) => Some(Err(Failure::Refused {
+                what: "authenticate".into(),
+                why: code.explain(self.takes_auth),
+            })),
+        };
+        if self.in_flight > 0 {
+            self.unanswered_since.get_or_insert(now);
+        } else if self.session.is_up() {
+            self.unanswered_since = None;
+        }
+        result
+    }
+
+    /// Closes the session. Its result is reported when the server has answered, or at once if none
+    /// can.
+    fn close(&mut self, result: Result<T::Report, Failure>, now: Moment) {
+        if self.closing.is_some() {
+            return;
+        }
+        let by = if self.session.is_up() {
+            self.session.ask(Request::Close, now);
+            now + CLOSE_TIMEOUT
+        } else {
+            self.session.forget(now);
+            now
+        };
+        self.closing = Some((result, by));
+    }
+
+    /// If the session is being closed, there is nothing more to wait for.
+    fn finish(&mut self, now: Moment) {
+        if let Some((_, by)) = &mut self.closing {
+            *by = now;
+        }
+    }
+
+    /// Until when an answer must come.
+    fn deadline(&self) -> Moment {
+        self.unanswered_since
+            .map_or(Moment::NEVER, |since| since + self.limit)
+    }
+
+    fn on_tick(&mut self, now: Moment) {
+        if self.closing.is_some() {
+            return;
+        }
+        let result = if now >= self.deadline() {
+            let mut tried = vec![self.session.faults(now)];
+            tried.append(&mut self.unresolved);
+            Some(Err(recipe::unreachable(&tried.join("; "))))
+        } else if now >= self.task.wake() {
+            self.task.on_tick(now)
+        } else {
+            None
+        };
+        if let Some(result) = result {
+            self.close(result, now);
+        }
+    }
+}
+
+impl<T: Task> OneShot for Client<T> {
+    type Report = T::Report;
+
+    fn on_transport(&mut self, event: transport::Event, now: Moment) {
+        match event {
+            transport::Event::Connected => self.session.connected(now),
+            transport::Event::Disconnected(why) => self.session.disconnected(why, now),
+            transport::Event::Received(bytes) => self.session.received(bytes, now),
+        }
+        self.drain_session(now);
+    }
+
+    fn poll(&mut self, now: Moment) -> Step<T::Report> {
+        if self.closing.is_none() {
+            self.session.tick(now);
+        }
+        self.drain_session(now);
+        self.on_tick(now);
+        if let Some(output) = self.session.step() {
+            return Step::Transport(output);
+        }
+        match self.closing.take_if(|(_, by)| *by <= now) {
+            Some((result, _)) => Step::End(result),
+            None => Step::Wait(match &self.closing {
+                Some((_, by)) => *by,
+                None => self
+                    .session
+                    .wake()
+                    .min(self.deadline())
+                    .min(self.task.wake()),
+            }),
+        }
+    }
+}

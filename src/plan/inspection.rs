@@ -1,0 +1,40 @@
+//! The plan of a program that looks at locks and takes none.
+
+use super::{Cluster, ExitCodes, Warning};
+
+/// What to show of which locks.
+#[derive(Debug)]
+pub struct Inspection {
+    /// Starts every line on stderr: `zk-flock`.
+    pub program: &'static str,
+    /// Where the locks are.
+    pub locks: Locks,
+    /// Whether the operator named one lock: the exit code says whether it is held.
+    pub single: bool,
+    /// Print JSON, not a table.
+    pub json: bool,
+    /// The table has sessions and waiters.
+    pub detailed: bool,
+    /// The exit code for each reason to exit.
+    pub exit_codes: ExitCodes,
+    /// Problems of options or config.
+    pub warnings: Vec<Warning>,
+}
+
+/// The locks to look at.
+#[derive(Debug)]
+pub enum Locks {
+    /// Nodes of an ensemble.
+    Nodes {
+        /// The ensemble.
+        cluster: Cluster,
+        /// The node above the locks, an absolute path without the chroot.
+        root: String,
+        /// Names below that node; `None`: all.
+        names: Option<Vec<String>>,
+        /// The node is an application's of zk-flock, not a lock path of kazoo.
+        app: bool,
+        /// Whether the user can give this program credentials.
+        takes_auth: bool,
+    },
+}

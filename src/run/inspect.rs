@@ -1,0 +1,109 @@
+//! `--status`: reads locks, and prints what is known of them. It takes no lock and starts no
+//! process but those that look up names.
+
+use super::oneshot;
+use crate::lock::Failure;
+use crate::lock::zookeeper::recipe;
+use crate::log;
+use crate::oneshot::zookeeper::{Client, Options};
+use crate::plan::inspection::{Inspection, Locks};
+use crate::plan::{Cluster, Exit, ExitReason, Warning};
+use crate::prepare::{self, HostAddresses};
+use crate::reason::reason;
+use crate::signal::Status;
+use crate::status::zookeeper::{Survey, Target};
+use crate::status::{self, Report};
+use crate::sys::clock::{self, now};
+use std::io::{self, Write};
+
+/// Shows the locks of the plan.
+pub fn show_status(inspection: &Inspection) -> Exit {
+    for warning in &inspection.warnings {
+        if let Warning::Shown(text) = warning {
+            log::print(inspection.program, &format_args!("WARNING: {text}"));
+        }
+    }
+    let end = read(&inspection.locks).and_then(|report| show(inspection, &report));
+    inspection.exit_codes.exit(end.unwrap_or_else(|failure| {
+        log::print(inspection.program, &failure);
+        failure_reason(&failure)
+    }))
+}
+
+fn read(locks: &Locks) -> Result<Report, Failure> {
+    match locks {
+        Locks::Nodes {
+            cluster,
+            root,
+            names,
+            app,
+            takes_auth,
+        } => {
+            let target = Target {
+                root: format!("{}{root}", cluster.chroot),
+                names: names.clone(),
+                app: *app,
+            };
+            let options = options(cluster, true, *takes_auth)?;
+            oneshot::drive(&mut Client::new(options, Survey::new(target), now()))
+        }
+    }
+}
+
+/// Looks up the servers of an ensemble.
+pub(super) fn options(
+    cluster: &Cluster,
+    only_reads: bool,
+    takes_auth: bool,
+) -> Result<Options, Failure> {
+    let mut addresses = HostAddresses::new(&cluster.hosts);
+    let by = now() + cluster.timeout;
+    let (found, _) = prepare::resolve_with_retries(&mut addresses, Some(1), by)
+        .map_err(|error| Failure::System(format!("cannot look up names: {}", reason(&error))))?;
+    if found.endpoints.is_empty() {
+        return Err(recipe::unreachable(&found.unresolved.join("; ")));
+    }
+    Ok(Options {
+        servers: found.endpoints,
+        unresolved: found.unresolved,
+        cluster: cluster.clone(),
+        only_reads,
+        takes_auth,
+    })
+}
+
+fn show(inspection: &Inspection, report: &Report) -> Result<ExitReason, Failure> {
+    for warning in &report.warnings {
+        log::print(inspection.program, &format_args!("WARNING: {warning}"));
+    }
+    let wall = clock::unix_ms();
+    let text = if inspection.json {
+        status::json(report, wall, clock::rfc3339)
+    } else {
+        status::table(report, wall, clock::rfc3339, inspection.detailed)
+    };
+    let mut stdout = io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .map_err(|error| Failure::System(format!("cannot write to stdout: {}", reason(&error))))?;
+    let held = report.locks.iter().map(status::Lock::is_held);
+    let mut known = held.clone();
+    Ok(if known.any(|held| held.is_none()) {
+        ExitReason::SystemError
+    } else if inspection.single && held.eq([Some(false)]) {
+        ExitReason::Free
+    } else {
+        ExitReason::Command(Status::Exited(0))
+    })
+}
+
+/// The reason to exit for a failure.
+pub(super) fn failure_reason(failure: &Failure) -> ExitReason {
+    match failure {
+        Failure::Unreachable(_) => ExitReason::Unreachable,
+        Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
+        Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
+        Failure::System(_) => ExitReason::SystemError,
+    }
+}

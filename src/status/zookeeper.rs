@@ -1,0 +1,488 @@
+//! Reads the locks below a node of ZooKeeper: what there is, then the data of each node. It can
+//! only read: it has no request that changes anything.
+
+use super::{Holder, Kind, Lock, Report, Waiter, session};
+use crate::lock::Failure;
+use crate::lock::zookeeper::layout::{self, Contender, NodeData};
+use crate::oneshot::zookeeper::{Context, Task};
+use crate::zookeeper::code::Code;
+use crate::zookeeper::record::Stat;
+use crate::zookeeper::request::{Answer, Request};
+use std::collections::{BTreeMap, VecDeque};
+
+/// How far below the root locks are looked for. A lock name with more slashes than this is not
+/// seen unless it is named.
+const MAX_DEPTH: usize = 8;
+
+/// The most nodes that are read. Ten thousand locks with ten waiters each are shown; a report of
+/// more helps nobody, and the servers have other work.
+const MAX_NODES: usize = 100_000;
+
+/// What to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The node above the locks.
+    pub root: String,
+    /// The names of the locks; `None`: all.
+    pub names: Option<Vec<String>>,
+    /// The node is that of an application of zk-flock: single nodes are locks, and they have queues.
+    pub app: bool,
+}
+
+/// A node as it was read.
+#[derive(Debug)]
+struct Node {
+    /// `None`: this client may not read it.
+    data: Option<Vec<u8>>,
+    stat: Stat,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct Survey {
+    target: Target,
+    /// Requests that are not sent yet.
+    queued: VecDeque<Request>,
+    unanswered: usize,
+    nodes: BTreeMap<String, Node>,
+    children: BTreeMap<String, Vec<String>>,
+    requested: usize,
+    warnings: Vec<String>,
+}
+
+impl Survey {
+    /// Reads these locks.
+    pub fn new(target: Target) -> Survey {
+        Survey {
+            target,
+            queued: VecDeque::new(),
+            unanswered: 0,
+            nodes: BTreeMap::new(),
+            children: BTreeMap::new(),
+            requested: 0,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn queues(&self) -> String {
+        layout::queues_path(&self.target.root)
+    }
+
+    fn ask_data(&mut self, path: String) {
+        self.ask(Request::Data { path, watch: false });
+    }
+
+    fn ask_children(&mut self, path: String) {
+        self.ask(Request::Children { path, watch: false });
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.requested += 1;
+        match self.requested {
+            ..=MAX_NODES => self.queued.push_back(request),
+            _ if self.requested == MAX_NODES + 1 => self.warnings.push(format!(
+                "only {MAX_NODES} nodes were read, and there are more: give the names of the locks"
+            )),
+            _ => {}
+        }
+    }
+
+    fn send_queued(&mut self, context: &mut Context) {
+        while context.room() > 0
+            && let Some(request) = self.queued.pop_front()
+        {
+            self.unanswered += 1;
+            context.send(request);
+        }
+    }
+
+    /// The children of a node are known: asks for what matters of them.
+    fn on_children(&mut self, path: &str, names: Vec<String>) {
+        let queues = self.queues();
+        if path == queues {
+            let wanted = names.iter().filter(|queue| self.is_queue_wanted(queue));
+            let paths: Vec<_> = wanted.map(|queue| layout::child(&queues, queue)).collect();
+            paths.into_iter().for_each(|path| self.ask_children(path));
+        } else if layout::parent(path) == queues || self.is_semaphore_queue(path) {
+            names
+                .iter()
+                .for_each(|name| self.ask_data(layout::child(path, name)));
+        } else {
+            let readable = names.iter().filter(|name| !layout::is_reserved(name));
+            readable.for_each(|name| self.ask_data(layout::child(path, name)));
+            if self.is_semaphore(path, &names) {
+                self.ask_children(layout::semaphore_queue_path(path));
+            }
+        }
+        self.children.insert(path.to_owned(), names);
+    }
+
+    fn is_queue_wanted(&self, queue: &str) -> bool {
+        let names = self.target.names.as_ref();
+        names.is_none_or(|names| names.iter().any(|name| layout::is_queue_for(queue, name)))
+    }
+
+    fn is_semaphore_queue(&self, path: &str) -> bool {
+        path.len() > self.target.root.len() && path.ends_with(&layout::semaphore_queue_path(""))
+    }
+
+    /// Whether the node is that of a semaphore: it has a number in it, or leases below it.
+    fn is_semaphore(&self, path: &str, names: &[String]) -> bool {
+        let data = self.nodes.get(path).and_then(|node| node.data.as_deref());
+        let has_contender = names.iter().any(|name| Contender::parse(name).is_some());
+        let leases_only = !names.is_empty() && names.iter().all(|name| layout::is_lease(name));
+        !has_contender && (data.and_then(layout::permits).is_some() || leases_only)
+    }
+
+    /// A node is known: asks for its children if it may be, or lead to, a lock.
+    fn on_node(&mut self, path: &str, data: Option<Vec<u8>>, stat: Stat) {
+        let name = path.rsplit_once('/').map_or("", |(_, name)| name);
+        let depth = path[self.target.root.len()..].matches('/').count();
+        let parent = layout::parent(path);
+        let is_part = Contender::parse(name).is_some()
+            || parent.starts_with(&self.queues())
+            || self.is_semaphore_queue(parent);
+        if stat.ephemeral_owner == 0 && !is_part && depth <= MAX_DEPTH {
+            self.ask_children(path.to_owned());
+        }
+        self.nodes.insert(path.to_owned(), Node { data, stat });
+    }
+
+    fn report(&mut self) -> Report {
+        let mut locks = Vec::new();
+        if let Some(names) = &self.target.names {
+            locks.extend(names.iter().map(|name| self.named(name)));
+        } else {
+            self.collect(&self.target.root, "", &mut locks);
+            self.add_free(&mut locks);
+            locks.sort_by(|one, other| one.name.cmp(&other.name));
+        }
+        Report {
+            locks,
+            warnings: std::mem::take(&mut self.warnings),
+        }
+    }
+
+    /// The lock of this name, whatever is there.
+    fn named(&self, name: &str) -> Lock {
+        let path = layout::child(&self.target.root, name);
+        let free = Lock {
+            kind: self.target.app.then_some(Kind::Node),
+            slots: self.target.app.then_some(1),
+            ..empty(name, &path)
+        };
+        match self.nodes.get(&path) {
+            None if self.target.app => Lock {
+                waiters: self.node_waiters(name, &[]),
+                ..free
+            },
+            None => free,
+            Some(node) => self.lock(name, &path, node).unwrap_or_else(|| {
+                if self.target.app {
+                    self.node_lock(name, &path, node) // no client can make its node beside it
+                } else {
+                    free
+                }
+            }),
+        }
+    }
+
+    /// All locks below a node.
+    fn collect(&self, parent: &str, prefix: &str, locks: &mut Vec<Lock>) {
+        for child in self.children.get(parent).into_iter().flatten() {
+            let path = layout::child(parent, child);
+            let Some(node) = self.nodes.get(&path) else {
+                continue; // reserved, or deleted meanwhile
+            };
+            let name = format!("{prefix}{child}");
+            match self.lock(&name, &path, node) {
+                Some(lock) => locks.push(lock),
+                None if self.children_of(&path).is_empty() && self.target.app => {}
+                None if self.children_of(&path).is_empty() => locks.push(Lock {
+                    kind: Some(Kind::Queue),
+                    slots: Some(1),
+                    ..empty(&name, &path)
+                }),
+                None => self.collect(&path, &format!("{name}/"), locks),
+            }
+        }
+    }
+
+    /// Locks that only have a queue.
+    fn add_free(&self, locks: &mut Vec<Lock>) {
+        let queues = self.children.get(&self.queues()).into_iter().flatten();
+        for name in queues.filter_map(|queue| layout::queued_lock(queue)) {
+            if locks.iter().all(|lock| lock.name != name) {
+                locks.push(self.named(&name));
+            }
+        }
+    }
+
+    fn children_of(&self, path: &str) -> &[String] {
+        self.children.get(path).map_or(&[], Vec::as_slice)
+    }
+
+    /// The lock of this node; `None`: it is no lock, but locks may be below it.
+    fn lock(&self, name: &str, path: &str, node: &Node) -> Option<Lock> {
+        if node.stat.ephemeral_owner != 0 {
+            let is_part = name.rsplit('/').next().and_then(Contender::parse).is_some();
+            return (!is_part).then(|| self.node_lock(name, path, node));
+        }
+        let children = self.children_of(path);
+        if children
+            .iter()
+            .any(|child| Contender::parse(child).is_some())
+        {
+            Some(self.queue_lock(name, path))
+        } else if self.is_semaphore(path, children) {
+            Some(self.semaphore(name, path, node, children))
+        } else {
+            None
+        }
+    }
+
+    /// A lock of zk-flock.
+    fn node_lock(&self, name: &str, path: &str, node: &Node) -> Lock {
+        let data = node.data.as_deref();
+        let (host, pid) = match data.and_then(NodeData::parse) {
+            Some(data) => (Some(data.host().to_owned()), data.pid()),
+            None => (text(data), None),
+        };
+        let owner = node.stat.ephemeral_owner;
+        Lock {
+            kind: Some(Kind::Node),
+            slots: Some(1),
+            waiters: self.node_waiters(name, &[owner]),
+            holders: Some(vec![Holder {
+                host,
+                pid,
+                ..holder(&node.stat)
+            }]),
+            ..empty(name, path)
+        }
+    }
+
+    /// The waiters in all queues for this lock, except those that hold it already.
+    fn node_waiters(&self, name: &str, holders: &[i64]) -> Vec<Waiter> {
+        let queues = self.queues();
+        let wanted = self.children_of(&queues).iter();
+        let mut found = Vec::new();
+        for queue in wanted.filter(|queue| layout::is_queue_for(queue, name)) {
+            let queue = layout::child(&queues, queue);
+            let mut waiters: Vec<_> = self
+                .children_of(&queue)
+                .iter()
+                .filter_map(|name| layout::Waiter::parse(name))
+                .filter(|waiter| waiter.session().is_none_or(|id| !holders.contains(&id)))
+                .collect();
+            waiters.sort_unstable();
+            let nodes = waiters
+                .iter()
+                .filter_map(|waiter| self.nodes.get(&layout::child(&queue, waiter.name())));
+            found.extend(nodes.enumerate().map(|(ahead, node)| {
+                let data = node.data.as_deref();
+                let (host, pid) = match data.and_then(NodeData::parse) {
+                    Some(data) => (Some(data.host().to_owned()), data.pid()),
+                    None => (text(data), None),
+                };
+                waiter(host, pid, ahead, &node.stat)
+            }));
+        }
+        found
+    }
+
+    /// The contenders below a node, in the order of kazoo, with what kazoo knows of each.
+    fn contenders(&self, path: &str) -> Vec<(Contender<'_>, &Node)> {
+        let mut found: Vec<_> = self
+            .children_of(path)
+            .iter()
+            .filter_map(|name| {
+                Some((
+                    Contender::parse(name)?,
+                    self.nodes.get(&layout::child(path, name))?,
+                ))
+            })
+            .collect();
+        found.sort_by_key(|(contender, _)| contender.sequence);
+        found
+    }
+
+    /// A lock of kazoo. The first contender holds it, and all readers before the first other.
+    fn queue_lock(&self, name: &str, path: &str) -> Lock {
+        let contenders = self.contenders(path);
+        let readers = contenders
+            .iter()
+            .take_while(|(contender, _)| contender.reads);
+        let reading = readers.count();
+        let (holders, waiters) = contenders.split_at(reading.max(1).min(contenders.len()));
+        let reads = reading > 0;
+        Lock {
+            kind: Some(if reads { Kind::Readers } else { Kind::Queue }),
+            slots: (!reads).then_some(1),
+            holders: Some(
+                holders
+                    .iter()
+                    .map(|(_, node)| contender_holder(node))
+                    .collect(),
+            ),
+            waiters: contender_waiters(waiters),
+            ..empty(name, path)
+        }
+    }
+
+    /// A semaphore of kazoo: each child is a lease.
+    fn semaphore(&self, name: &str, path: &str, node: &Node, children: &[String]) -> Lock {
+        let mut leases: Vec<_> = children
+            .iter()
+            .filter_map(|child| self.nodes.get(&layout::child(path, child)))
+            .collect();
+        leases.sort_by_key(|lease| lease.stat.czxid);
+        Lock {
+            kind: Some(Kind::Semaphore),
+            slots: node.data.as_deref().and_then(layout::permits),
+            holders: Some(leases.into_iter().map(contender_holder).collect()),
+            waiters: contender_waiters(&self.contenders(&layout::semaphore_queue_path(path))),
+            ..empty(name, path)
+        }
+    }
+}
+
+/// A lock without holders and waiters.
+fn empty(name: &str, path: &str) -> Lock {
+    Lock {
+        name: name.into(),
+        path: path.into(),
+        kind: None,
+        slots: None,
+        holders: Some(Vec::new()),
+        waiters: Vec::new(),
+    }
+}
+
+fn holder(stat: &Stat) -> Holder {
+    Holder {
+        host: None,
+        pid: None,
+        since: Some(stat.ctime),
+        token: Some(stat.czxid),
+        session: (stat.ephemeral_owner != 0).then(|| session(stat.ephemeral_owner)),
+        expires: None,
+    }
+}
+
+fn waiter(host: Option<String>, pid: Option<u32>, ahead: usize, stat: &Stat) -> Waiter {
+    Waiter {
+        host,
+        pid,
+        since: Some(stat.ctime),
+        session: Some(session(stat.ephemeral_owner)),
+        position: ahead + 1,
+    }
+}
+
+fn contender_holder(node: &Node) -> Holder {
+    let (host, pid) = origin(node);
+    Holder {
+        host,
+        pid,
+        ..holder(&node.stat)
+    }
+}
+
+fn contender_waiters(waiters: &[(Contender<'_>, &Node)]) -> Vec<Waiter> {
+    let nodes = waiters.iter().enumerate();
+    nodes
+        .map(|(ahead, (_, node))| {
+            let (host, pid) = origin(node);
+            waiter(host, pid, ahead, &node.stat)
+        })
+        .collect()
+}
+
+fn origin(node: &Node) -> (Option<String>, Option<u32>) {
+    let (host, pid) = text(node.data.as_deref())
+        .map(|text| layout::contender_origin(&text))
+        .unzip();
+    (host, pid.flatten())
+}
+
+/// How a client of another kind describes itself.
+fn text(data: Option<&[u8]>) -> Option<String> {
+    layout::contender_text(data?.to_vec())
+}
+
+impl Task for Survey {
+    type Report = Report;
+
+    fn start(&mut self, _: bool, context: &mut Context) {
+        *self = Survey::new(self.target.clone());
+        let root = self.target.root.clone();
+        if context.session.is_read_only() {
+            let server = context.session.server();
+            self.warnings.push(format!(
+                "{server} has lost its quorum: what it shows may be old"
+            ));
+        } else {
+            self.ask(Request::Sync { path: root.clone() });
+        }
+        match self.target.names.clone() {
+            None => self.ask_children(root.clone()),
+            Some(names) => {
+                for name in names {
+                    self.ask_data(layout::child(&root, &name));
+                }
+            }
+        }
+        if self.target.app {
+            self.ask_children(self.queues());
+        }
+        self.unanswered = 0;
+        self.send_queued(context);
+    }
+
+    fn on_reply(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        context: &mut Context,
+    ) -> Option<Result<Report, Failure>> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        match (request, result) {
+            (Request::Children { path, .. }, Ok(Answer::Children(names))) => {
+                self.on_children(path, names);
+            }
+            (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
+                self.on_node(path, Some(data), stat);
+            }
+            (Request::Exists { path, .. }, Ok(Answer::Data(_, stat))) => {
+                self.on_node(path, None, stat);
+            }
+            (Request::Data { path, .. }, Err(Code::NO_AUTH)) => self.ask(Request::Exists {
+                path: path.clone(),
+                watch: false,
+            }),
+            (_, Ok(_) | Err(Code::NO_NODE)) => {}
+            (Request::Children { path, .. }, Err(Code::NO_AUTH)) if *path != self.target.root => {
+                let why = context.explain(Code::NO_AUTH);
+                self.warnings.push(format!("cannot list {path}: {why}"));
+            }
+            (request, Err(code)) => {
+                return Some(Err(Failure::Refused {
+                    what: what(request),
+                    why: context.explain(code),
+                }));
+            }
+        }
+        self.send_queued(context);
+        (self.unanswered == 0).then(|| Ok(self.report()))
+    }
+}
+
+fn what(request: &Request) -> String {
+    match request {
+        Request::Children { path, .. } => format!("list {path}"),
+        Request::Sync { path } => format!("sync {path}"),
+        Request::Data { path, .. } | Request::Exists { path, .. } => format!("read {path}"),
+        _ => "read the locks".into(),
+    }
+}
