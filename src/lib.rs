@@ -44,6 +44,7 @@
 //! | `run::lock_folder` | the folder of these files |
 //! | `run::host_lock` | keeps a second distributex off this host |
 //! | `run::oneshot` | the loop of a client that asks once |
+//! | `run::evict` | takes a lock away: `--break` |
 //! | `run::inspect` | `--status`: reads locks and prints what is known of them |
 //! | `run::names` | looks up server names again, in helper processes |
 //! | `run::run_id` | the id of a run, and the file that keeps it |
@@ -127,6 +128,8 @@
 //! | `status::table` | the table |
 //! | `status::json` | the JSON document |
 //! | `status::zookeeper` | reads the locks below a node |
+//! | `eviction` | takes a lock away from its holder |
+//! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |
 //! | `pool` | the contract between pools and the loop of the server |
 //! | `pool::pools` | pools by name, and the change of their config |
 //! | `pool::waiters` | the waiters of a pool, in FIFO order |
@@ -201,6 +204,7 @@
 //! | `plan::server` | the same for the lock server |
 //! | `plan::names` | names that a lock may have |
 //! | `plan::hosts` | connection strings |
+//! | `plan::eviction` | the same for a client that takes a lock away |
 //! | `plan::inspection` | the same for a look at locks |
 //! | `plan::duration` | times as operators write them |
 //! | `plan::outer` | locks of the runs around this one |
@@ -244,6 +248,8 @@ mod delivery;
 mod edit_distance;
 #[forbid(unsafe_code)]
 mod endpoint;
+#[forbid(unsafe_code)]
+mod eviction;
 #[forbid(unsafe_code)]
 mod guard;
 #[forbid(unsafe_code)]

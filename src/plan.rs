@@ -3,12 +3,14 @@
 //! here: the reasons why a run ends, and the only place that turns one into an exit code.
 
 pub mod duration;
+pub mod eviction;
 pub mod hosts;
 pub mod inspection;
 pub mod names;
 pub mod outer;
 mod server;
 
+pub use eviction::Eviction;
 pub use inspection::Inspection;
 pub use outer::OuterLock;
 pub use server::{Backend, Pool, Server};
@@ -261,6 +263,8 @@ pub enum ExitReason {
     Busy,
     /// Nothing holds the lock that was asked about.
     Free,
+    /// The lock was not taken away from its holder.
+    StillHeld,
     /// No server was reachable in time.
     Unreachable,
     /// The lock service refused access, by ACL or credentials.
@@ -320,6 +324,7 @@ impl ExitCodes {
                 self.busy.unwrap_or(75),
             ),
             ExitReason::Free => (3, 3),
+            ExitReason::StillHeld => (1, 75),
             ExitReason::IncompatibleLock => (1, 65),
             ExitReason::Unreachable => (1, 69),
             ExitReason::InternalError => (1, 70),
@@ -355,6 +360,7 @@ mod tests {
         for (end, [code, sysexit]) in [
             (ExitReason::Busy, [0, 75]),
             (ExitReason::Free, [3, 3]),
+            (ExitReason::StillHeld, [1, 75]),
             (ExitReason::IncompatibleLock, [1, 65]),
             (ExitReason::Unreachable, [1, 69]),
             (ExitReason::InternalError, [1, 70]),

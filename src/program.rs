@@ -67,6 +67,7 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
     let ask = || (program.request)(words.to_vec(), &environment());
     match ask() {
         Ok(Request::Run(plan)) => leave(run::run(&plan, started)),
+        Ok(Request::Break(eviction)) => leave(run::evict(&eviction, started)),
         Ok(Request::Status(inspection)) => leave(run::show_status(&inspection)),
         Ok(Request::Serve(server)) => leave(serve::serve(&server, &mut || match ask() {
             Ok(Request::Serve(server)) => Ok(server),
@@ -131,9 +132,17 @@ fn environment() -> Environment {
         hosts: env::var_os("ZK_FLOCK_HOSTS"),
         app_id: env::var_os("ZK_FLOCK_APP_ID"),
         timeout: env::var_os("ZK_FLOCK_TIMEOUT"),
+        user: user(),
         outer_locks: outer_locks(),
         current_dir: env::current_dir().unwrap_or_default(),
     }
+}
+
+/// The person at the terminal, also under sudo.
+fn user() -> Option<String> {
+    let names = ["SUDO_USER", "LOGNAME", "USER"];
+    let set = names.iter().filter_map(|name| env::var(name).ok());
+    set.into_iter().find(|name| !name.is_empty())
 }
 
 /// The locks that the outer runs hold, from the environment.

@@ -12,7 +12,7 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
-use crate::plan::{Inspection, OuterLock, Plan, Server, hosts, names};
+use crate::plan::{Eviction, Inspection, OuterLock, Plan, Server, hosts, names};
 use crate::reason::reason;
 use crate::shell::words;
 use std::ffi::OsString;
@@ -51,6 +51,8 @@ pub struct Environment {
     pub app_id: Option<OsString>,
     /// `$ZK_FLOCK_TIMEOUT`.
     pub timeout: Option<OsString>,
+    /// The user who started this program.
+    pub user: Option<String>,
     /// The locks under which this program was started, nearest first.
     pub outer_locks: Vec<OuterLock>,
     /// The start of relative paths; a daemon leaves this directory.
@@ -63,6 +65,8 @@ pub struct Environment {
 pub enum Request {
     /// Run a command under a lock.
     Run(Plan),
+    /// Take a lock away from its holder.
+    Break(Eviction),
     /// Show what is known of locks.
     Status(Inspection),
     /// Serve locks.
@@ -141,6 +145,8 @@ pub(crate) enum Fault {
     NoCommand,
     /// The command has no words in it.
     EmptyCommand,
+    /// There are this many words instead of one name.
+    OneName(usize),
     /// There are this many words instead of a name and a command.
     TooManyWords(usize),
     /// There are this many words instead of one command.
@@ -245,6 +251,9 @@ impl fmt::Display for Fault {
             Fault::NoWords => write!(f, "lock name and command are missing"),
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
+            Fault::OneName(found) => {
+                write!(f, "--break: expected one lock name, found {found} words")
+            }
             Fault::TooManyWords(found) => {
                 write!(
                     f,

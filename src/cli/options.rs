@@ -5,7 +5,9 @@ use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
 use crate::plan::inspection::{self, Inspection};
-use crate::plan::{Command, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning, names};
+use crate::plan::{
+    Command, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning, names,
+};
 use crate::signal::Signal;
 use lexopt::prelude::*;
 use lexopt::{Arg, Parser};
@@ -40,6 +42,10 @@ pub(super) enum Taken {
     All,
 }
 
+/// How long `--break` waits for the release without `-w`: a holder answers within 6 s and gives its
+/// command 5 s between TERM and KILL by default, and a command that is told to end needs time.
+const BREAK_WAIT: Duration = Duration::from_secs(30);
+
 /// What a program does with a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) enum Mode {
@@ -48,6 +54,8 @@ pub(super) enum Mode {
     Run,
     /// It shows who holds it.
     Status,
+    /// It takes it away from its holder.
+    Break,
 }
 
 impl Mode {
@@ -56,6 +64,7 @@ impl Mode {
         match self {
             Mode::Run => "COMMAND",
             Mode::Status => "--status",
+            Mode::Break => "--break",
         }
     }
 }
@@ -69,7 +78,13 @@ pub(super) fn request<O: Options>(
     let mut line = Line::new(args);
     let read = read(&mut line, |parser| options.take(parser));
     let sysexits = options.common().sysexits;
-    let request = read.and_then(|special| special.map_or_else(|| options.request(environment), Ok));
+    let request = read.and_then(|special| match special {
+        Some(special) => Ok(special),
+        None => options
+            .common()
+            .check_mode()
+            .and_then(|()| options.request(environment)),
+    });
     match request {
         Ok(Request::Run(mut plan)) => {
             plan.log
@@ -122,6 +137,7 @@ pub(super) fn read(
 
 /// The options of every program that runs a command, and the words of the command line.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // one for each option without a value
 pub(super) struct Common {
     /// `-w`: how long to wait for the lock, if given.
     pub wait: Option<Duration>,
@@ -135,6 +151,10 @@ pub(super) struct Common {
     pub mode: Mode,
     /// `--json`.
     pub json: bool,
+    /// `--token`: of the holder from which to take a lock away.
+    pub token: Option<i64>,
+    /// `--force`.
+    pub force: bool,
     /// The words before the end of the line, or before a `--` that the program takes itself.
     pub words: Vec<OsString>,
     /// Problems of the options that do not stop the run.
@@ -152,6 +172,8 @@ impl Default for Common {
             verbose: false,
             mode: Mode::Run,
             json: false,
+            token: None,
+            force: false,
             words: Vec::new(),
             warnings: Vec::new(),
             exitcode: None,
@@ -230,6 +252,39 @@ impl Common {
             detailed: self.verbose || count > 0,
             exit_codes: self.exit_codes(0),
             warnings: self.warnings,
+        }
+    }
+
+    /// The plan of `--break`, for the locks of this name.
+    pub(super) fn eviction(
+        self,
+        program: &'static str,
+        locks: inspection::Locks,
+        name: String,
+        environment: &Environment,
+    ) -> Eviction {
+        Eviction {
+            program,
+            locks,
+            name,
+            user: environment.user.clone(),
+            token: self.token,
+            force: self.force,
+            wait: self.wait.unwrap_or(BREAK_WAIT),
+            exit_codes: self.exit_codes(0),
+            warnings: self.warnings,
+        }
+    }
+
+    /// Refuses options that the mode has no use for.
+    pub(super) fn check_mode(&self) -> Result<(), Fault> {
+        let given = [("--token", self.token.is_some()), ("--force", self.force)];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) if self.mode != Mode::Break => Err(Fault::Conflict {
+                option,
+                with: self.mode.option(),
+            }),
+            _ => Ok(()),
         }
     }
 

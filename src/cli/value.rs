@@ -133,6 +133,12 @@ pub const NAMES: ValueKind<u32> = ValueKind {
     },
 };
 
+/// A fencing token.
+pub const TOKEN: ValueKind<i64> = ValueKind {
+    expected: "a token, as --status shows it",
+    read: |text| text.trim().parse().ok(),
+};
+
 /// How many clients may hold a lock at once; below one means one.
 pub const CONCURRENCY: ValueKind<u32> = ValueKind {
     expected: "a whole number up to 4294967295",

@@ -7,9 +7,9 @@ use super::options::{self, Common, Mode, Taken, next_argument, words_after_dashe
 use super::{Environment, Fault, Program, Request, check_name, read, value};
 use crate::config::{Config, Required};
 use crate::plan::hosts::Ensemble;
-use crate::plan::inspection::{Inspection, Locks};
+use crate::plan::inspection::Locks;
 use crate::plan::names;
-use crate::plan::{Cluster, Command, LoadLimit, Lock, Log, Plan, Warning};
+use crate::plan::{Cluster, Command, Eviction, LoadLimit, Lock, Log, Plan, Warning};
 use crate::shell;
 use crate::shell::words::{self, Word};
 use lexopt::prelude::*;
@@ -29,7 +29,7 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: zk-flock [options] LOCKNAME COMMAND
        zk-flock [options] LOCKNAME -- PROGRAM ARG...
-       zk-flock [options] --status [LOCKNAME...]
+       zk-flock [options] --status [LOCKNAME...] | --break LOCKNAME
 
 Run a command while holding a lock that all hosts of a cluster share.
 COMMAND is split into words as by a shell, and run without one; PROGRAM is run
@@ -40,12 +40,11 @@ Config and start:
   -d, --daemonize         run in the background
   -m, --maxla LOAD        do not run at this load average or above
   -s, --sleep             first sleep as many seconds as the load average
-Lock:
+Lock and command:
   -w, --wait SECS         wait up to SECS (or inf) for the lock [default: 0]
   -x, --exitcode N        exit with N if the lock is busy [default: 0]
   -n N                    use the first free lock of LOCKNAME_0 ... LOCKNAME_N-1
   -l, --minlocktime SECS  hold the lock for at least SECS [default: 5]
-Command:
   -p, --pdeathsig SIG     send SIG to the command if zk-flock dies [0: none]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
 Servers:
@@ -56,6 +55,9 @@ Servers:
 Instead of a command:
       --status            show who holds the locks, and who waits for them
       --json              print --status as JSON
+      --break             ask the holder to stop, and wait [default: -w 30]
+      --token N           with --break: only the holder with this token
+      --force             with --break: delete the node of a silent holder
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
@@ -175,6 +177,9 @@ impl options::Options for Options {
             }
             Long("status") => self.common.set_mode(Mode::Status)?,
             Long("json") => self.common.json = true,
+            Long("break") => self.common.set_mode(Mode::Break)?,
+            Long("token") => self.common.token = Some(value::TOKEN.take("--token", parser)?),
+            Long("force") => self.common.force = true,
             argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)
@@ -193,10 +198,15 @@ impl options::Options for Options {
         self.merge(config, &path, &name, command, environment)
     }
 
-    fn request(self, environment: &Environment) -> Result<Request, Fault> {
+    fn request(mut self, environment: &Environment) -> Result<Request, Fault> {
         match self.common.mode {
             Mode::Run => self.plan(environment).map(Request::Run),
-            Mode::Status => self.inspection(environment).map(Request::Status),
+            Mode::Status => {
+                let (locks, count) = self.locks(environment)?;
+                let inspection = self.common.inspection(PROGRAM.name, locks, count);
+                Ok(Request::Status(inspection))
+            }
+            Mode::Break => self.eviction(environment).map(Request::Break),
         }
     }
 }
@@ -254,8 +264,8 @@ impl Options {
         })
     }
 
-    /// The plan of `--status`: all words are names of locks.
-    fn inspection(mut self, environment: &Environment) -> Result<Inspection, Fault> {
+    /// The locks to look at, and how many they are: all words are names.
+    fn locks(&mut self, environment: &Environment) -> Result<(Locks, usize), Fault> {
         self.common.words.append(&mut self.after_dashes);
         let names = self.common.names()?;
         self.check_conflicts()?;
@@ -272,7 +282,25 @@ impl Options {
         };
         self.common.warnings.append(&mut config.warnings);
         let count = names.len() * self.sequence.max(1) as usize;
-        Ok(self.common.inspection(PROGRAM.name, locks, count))
+        Ok((locks, count))
+    }
+
+    /// The plan of `--break`.
+    fn eviction(mut self, environment: &Environment) -> Result<Eviction, Fault> {
+        if self.local.is_some() {
+            return Err(Fault::Conflict {
+                option: "--break",
+                with: "--local",
+            });
+        }
+        let (locks, _) = self.locks(environment)?;
+        let [name] = &self.common.names()?[..] else {
+            return Err(Fault::OneName(self.common.words.len()));
+        };
+        let eviction = self
+            .common
+            .eviction(PROGRAM.name, locks, name.clone(), environment);
+        Ok(eviction)
     }
 
     /// The names of locks to look at; `None`: all.

@@ -41,7 +41,7 @@ pub trait Task {
     fn on_watch(&mut self, _: Change, _path: &str, _: &mut Context) {}
 
     /// Time has passed.
-    fn on_tick(&mut self, _now: Moment) -> Option<Result<Self::Report, Failure>> {
+    fn on_tick(&mut self, _: &mut Context) -> Option<Result<Self::Report, Failure>> {
         None
     }
 
@@ -252,7 +252,7 @@ impl<T: Task> Client<T> {
             tried.append(&mut self.unresolved);
             Some(Err(recipe::unreachable(&tried.join("; "))))
         } else if now >= self.task.wake() {
-            self.task.on_tick(now)
+            self.with_task(now, Task::on_tick)
         } else {
             None
         };

@@ -18,16 +18,21 @@ use std::io::{self, Write};
 
 /// Shows the locks of the plan.
 pub fn show_status(inspection: &Inspection) -> Exit {
-    for warning in &inspection.warnings {
-        if let Warning::Shown(text) = warning {
-            log::print(inspection.program, &format_args!("WARNING: {text}"));
-        }
-    }
+    print_warnings(inspection.program, &inspection.warnings);
     let end = read(&inspection.locks).and_then(|report| show(inspection, &report));
     inspection.exit_codes.exit(end.unwrap_or_else(|failure| {
         log::print(inspection.program, &failure);
         failure_reason(&failure)
     }))
+}
+
+/// Prints the problems of options and config.
+pub(super) fn print_warnings(program: &str, warnings: &[Warning]) {
+    for warning in warnings {
+        if let Warning::Shown(text) = warning {
+            log::print(program, &format_args!("WARNING: {text}"));
+        }
+    }
 }
 
 fn read(locks: &Locks) -> Result<Report, Failure> {

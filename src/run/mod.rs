@@ -6,6 +6,7 @@
 //! guard and the command's tree, [`signal_intake`] the signals, [`journal`] the facts and their log.
 
 mod driver;
+mod evict;
 mod files;
 mod guard;
 mod guard_channel;
@@ -22,6 +23,7 @@ mod signal_intake;
 mod system;
 mod witness;
 
+pub use evict::evict;
 pub use guard::{GuardLoop, Job, is_too_late};
 pub use guard_channel::{Incoming, Report};
 pub use inspect::show_status;

@@ -82,7 +82,7 @@ mod tests {
                     since: Some(1_500),
                     token: Some(2975),
                     session: Some("0x10".into()),
-                    expires: None,
+                    ..Holder::default()
                 }]),
                 waiters: vec![Waiter {
                     host: Some("web4".into()),

@@ -7,7 +7,7 @@ mod json;
 mod table;
 
 pub use json::json;
-pub use table::table;
+pub use table::{duration, origin, table};
 
 /// All that was found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,6 +75,8 @@ pub struct Holder {
     pub session: Option<String>,
     /// How many ms its lease is still valid.
     pub expires: Option<i64>,
+    /// The node by which it holds the lock.
+    pub node: Option<String>,
 }
 
 /// A waiter.

@@ -38,7 +38,7 @@ fn rows(lock: &Lock, now: i64, time: fn(i64) -> String, lines: &mut Vec<Line>) {
         None => lines.push(row(&lock.name, "unknown", None, now, time, waiting)),
         Some([]) if single => lines.push(row(&lock.name, "free", None, now, time, waiting)),
         Some([holder]) if single => {
-            let origin = origin(holder.host.as_deref(), holder.pid);
+            let origin = origin_of(holder.host.as_deref(), holder.pid);
             lines.push(row(&lock.name, &origin, Some(holder), now, time, waiting));
         }
         Some(holders) => {
@@ -48,7 +48,7 @@ fn rows(lock: &Lock, now: i64, time: fn(i64) -> String, lines: &mut Vec<Line>) {
             };
             lines.push(row(&lock.name, &count, None, now, time, waiting));
             for holder in holders {
-                let origin = origin(holder.host.as_deref(), holder.pid);
+                let origin = origin_of(holder.host.as_deref(), holder.pid);
                 lines.push(row("", &origin, Some(holder), now, time, String::new()));
             }
         }
@@ -81,7 +81,7 @@ fn details(lock: &Lock, now: i64, lines: &mut Vec<Line>) {
         lines.push(Line::Text(format!("{}{}", description(kind), path(lock))));
     }
     for holder in lock.holders.iter().flatten() {
-        let mut text = format!("held by {}", origin(holder.host.as_deref(), holder.pid));
+        let mut text = format!("held by {}", origin_of(holder.host.as_deref(), holder.pid));
         if let Some(session) = &holder.session {
             let _ = write!(text, ", session {session}");
         }
@@ -99,7 +99,7 @@ fn waiting(waiter: &Waiter, now: i64) -> String {
     let mut text = format!(
         "waiter {}: {}",
         waiter.position,
-        origin(waiter.host.as_deref(), waiter.pid)
+        origin_of(waiter.host.as_deref(), waiter.pid)
     );
     if let Some(since) = waiter.since {
         let _ = write!(text, ", waiting for {}", age(now, since));
@@ -123,7 +123,12 @@ fn path(lock: &Lock) -> String {
     format!(": {}", lock.path)
 }
 
-fn origin(host: Option<&str>, pid: Option<u32>) -> String {
+/// A holder, by host and process.
+pub fn origin(holder: &Holder) -> String {
+    printable(&origin_of(holder.host.as_deref(), holder.pid))
+}
+
+fn origin_of(host: Option<&str>, pid: Option<u32>) -> String {
     match (host, pid) {
         (Some(host), Some(pid)) => format!("{host}:{pid}"),
         (Some(host), None) => host.to_owned(),
@@ -136,7 +141,12 @@ fn origin(host: Option<&str>, pid: Option<u32>) -> String {
 /// in the future has just begun.
 fn age(now: i64, since: i64) -> String {
     let milliseconds = now.saturating_sub(since).max(0).unsigned_abs();
-    let seconds = Duration::from_millis(milliseconds).as_secs();
+    duration(Duration::from_millis(milliseconds))
+}
+
+/// A time in its two largest units.
+pub fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds}s"),
@@ -192,7 +202,7 @@ mod tests {
             since: Some(since),
             token: Some(token),
             session: Some("0x10".into()),
-            expires: None,
+            ..Holder::default()
         }
     }
 

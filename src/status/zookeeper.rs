@@ -256,7 +256,7 @@ impl Survey {
             holders: Some(vec![Holder {
                 host,
                 pid,
-                ..holder(&node.stat)
+                ..holder(path.to_owned(), &node.stat)
             }]),
             ..empty(name, path)
         }
@@ -322,7 +322,9 @@ impl Survey {
             holders: Some(
                 holders
                     .iter()
-                    .map(|(_, node)| contender_holder(node))
+                    .map(|(contender, node)| {
+                        contender_holder(layout::child(path, contender.name), node)
+                    })
                     .collect(),
             ),
             waiters: contender_waiters(waiters),
@@ -334,13 +336,21 @@ impl Survey {
     fn semaphore(&self, name: &str, path: &str, node: &Node, children: &[String]) -> Lock {
         let mut leases: Vec<_> = children
             .iter()
-            .filter_map(|child| self.nodes.get(&layout::child(path, child)))
+            .filter_map(|child| {
+                let lease = layout::child(path, child);
+                Some((self.nodes.get(&lease)?, lease))
+            })
             .collect();
-        leases.sort_by_key(|lease| lease.stat.czxid);
+        leases.sort_by_key(|(lease, _)| lease.stat.czxid);
         Lock {
             kind: Some(Kind::Semaphore),
             slots: node.data.as_deref().and_then(layout::permits),
-            holders: Some(leases.into_iter().map(contender_holder).collect()),
+            holders: Some(
+                leases
+                    .into_iter()
+                    .map(|(node, path)| contender_holder(path, node))
+                    .collect(),
+            ),
             waiters: contender_waiters(&self.contenders(&layout::semaphore_queue_path(path))),
             ..empty(name, path)
         }
@@ -359,8 +369,9 @@ fn empty(name: &str, path: &str) -> Lock {
     }
 }
 
-fn holder(stat: &Stat) -> Holder {
+fn holder(path: String, stat: &Stat) -> Holder {
     Holder {
+        node: Some(path),
         host: None,
         pid: None,
         since: Some(stat.ctime),
@@ -380,12 +391,12 @@ fn waiter(host: Option<String>, pid: Option<u32>, ahead: usize, stat: &Stat) -> 
     }
 }
 
-fn contender_holder(node: &Node) -> Holder {
+fn contender_holder(path: String, node: &Node) -> Holder {
     let (host, pid) = origin(node);
     Holder {
         host,
         pid,
-        ..holder(&node.stat)
+        ..holder(path, &node.stat)
     }
 }
 

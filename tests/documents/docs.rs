@@ -55,7 +55,7 @@ const ZK_FLOCK: Program = Program {
         ),
     ],
     runs: &["NAME true"],
-    never: &[ExitReason::Revoked],
+    never: &[],
     misuses: &[
         ("NAME", "lock name is missing"),
         ("--bogus", "an option is wrong"),
@@ -74,6 +74,7 @@ const LOCKEX: Program = Program {
     runs: &["true", "--no-blocking true"],
     never: &[
         ExitReason::Free,
+        ExitReason::StillHeld,
         ExitReason::LoadTooHigh,
         ExitReason::ConfigError,
         ExitReason::Revoked,
@@ -95,6 +96,7 @@ const DISTRIBUTEX: Program = Program {
     runs: &["true", "-w 0 true"],
     never: &[
         ExitReason::Free,
+        ExitReason::StillHeld,
         ExitReason::LoadTooHigh,
         ExitReason::ConfigError,
     ],
@@ -388,8 +390,9 @@ fn manual_codes(manual: &str) -> Vec<Row> {
 }
 
 /// Every end that has one code.
-const ENDS: [ExitReason; 13] = [
+const ENDS: [ExitReason; 14] = [
     ExitReason::Free,
+    ExitReason::StillHeld,
     ExitReason::Busy,
     ExitReason::LoadTooHigh,
     ExitReason::Unreachable,
@@ -408,6 +411,7 @@ const ENDS: [ExitReason; 13] = [
 fn meaning(end: ExitReason) -> &'static str {
     match end {
         ExitReason::Free => "the named lock is free",
+        ExitReason::StillHeld => "could not be taken away",
         ExitReason::Busy => "the lock is busy",
         ExitReason::LoadTooHigh => "the load is too high",
         ExitReason::Unreachable => "in time",
@@ -712,7 +716,7 @@ fn the_commands_shown_can_be_run() {
     let readme = format!("{before}{after}"); // without the diagram, which begins with a name
     let readme = readme.replace("cargo run --release -- ", "zk-flock ");
     let fencing = SAFETY.split(".Sh FENCING").nth(1).expect("a section");
-    for (program, count) in [(ZK_FLOCK, 10), (LOCKEX, 4), (DISTRIBUTEX, 3)] {
+    for (program, count) in [(ZK_FLOCK, 12), (LOCKEX, 4), (DISTRIBUTEX, 3)] {
         let lines = [
             shown(&readme, program.name),
             shown(program.manual, program.name),
@@ -723,7 +727,8 @@ fn the_commands_shown_can_be_run() {
         for line in lines {
             let asked = program.ask(&line);
             let fits = match &asked {
-                Ok(Request::Run(_)) => !line.contains("--status"),
+                Ok(Request::Run(_)) => !line.contains("--status") && !line.contains("--break"),
+                Ok(Request::Break(_)) => line.contains("--break"),
                 Ok(Request::Status(_)) => line.contains("--status"),
                 _ => false,
             };

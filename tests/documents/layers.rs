@@ -46,7 +46,15 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "state machines",
         pure: true,
-        modules: &["lock", "guard", "supervisor", "pool", "oneshot", "status"],
+        modules: &[
+            "lock",
+            "guard",
+            "supervisor",
+            "pool",
+            "oneshot",
+            "status",
+            "eviction",
+        ],
     },
     Layer {
         name: "system calls",

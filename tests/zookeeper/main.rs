@@ -1,6 +1,8 @@
 //! zk-flock and lockex, on ZooKeeper and on one host. All tests share one server, but for those that
 //! break it.
 
+// `--break` takes a lock away from its holder.
+mod breaks;
 // A command that is empty, malformed or not executable is an error before anything is locked.
 mod command;
 // Each error in a config file is one line with file, line and key, and nothing is run.

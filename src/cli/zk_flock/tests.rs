@@ -899,3 +899,53 @@ fn config_is_read_from_its_path_up_to_the_limit() {
         );
     }
 }
+
+fn request(words: &str) -> Result<Request, String> {
+    let options: Options = typed(&line(&format!("--hosts|h|--app-id|app|{words}")))
+        .map_err(|fault| fault.to_string())?;
+    let checked = options.common.check_mode();
+    checked
+        .and_then(|()| options::Options::request(options, &environment()))
+        .map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn break_names_one_lock_and_waits_30_seconds_unless_told() {
+    for (words, wait, token, force) in [
+        ("--break|NAME", 30, None, false),
+        ("NAME|--break|--token|7", 30, Some(7), false),
+        ("--break|--force|-w|90|NAME", 90, None, true),
+    ] {
+        let Ok(Request::Break(eviction)) = request(words) else {
+            panic!("{words}");
+        };
+        let Locks::Nodes { root, names, .. } = &eviction.locks;
+        assert_eq!((root.as_str(), eviction.name.as_str()), ("/app", "NAME"));
+        assert_eq!(names.as_deref(), Some(&["NAME".to_owned()][..]));
+        let facts = (eviction.wait, eviction.token, eviction.force);
+        assert_eq!(facts, (Duration::from_secs(wait), token, force), "{words}");
+    }
+}
+
+#[test]
+fn break_refuses_what_it_has_no_use_for() {
+    for (words, fault) in [
+        ("--break", "--break: expected one lock name, found 0 words"),
+        (
+            "--break|a|b",
+            "--break: expected one lock name, found 2 words",
+        ),
+        ("--break|.break", "is reserved for the requests of --break"),
+        ("--break|--status|a", "--status cannot be used with --break"),
+        ("--token|7|NAME|true", "--token cannot be used with COMMAND"),
+        (
+            "--force|--status|NAME",
+            "--force cannot be used with --status",
+        ),
+        ("--break|--token|x|a", "--token: expected a token"),
+        ("--break|--local|a", "--break cannot be used with --local"),
+    ] {
+        let refused = request(words).map(drop).unwrap_err();
+        assert!(refused.contains(fault), "{words}: {refused}");
+    }
+}

@@ -11,7 +11,7 @@ const ALL: i32 = 31;
 const MEDDLE: i32 = 4 | 8 | 16;
 
 /// The ACL of new nodes.
-pub(super) fn of(acl: plan::Acl) -> Vec<Acl> {
+pub fn of(acl: plan::Acl) -> Vec<Acl> {
     let (scheme, id) = match acl {
         plan::Acl::Open => ("world", "anyone"),
         plan::Acl::Creator => ("auth", ""),

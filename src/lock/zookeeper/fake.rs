@@ -15,11 +15,11 @@ use std::time::Duration;
 
 /// A node, with what matters to locks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Entry {
-    pub(super) data: Vec<u8>,
-    pub(super) owner: i64,
-    pub(super) czxid: i64,
-    pub(super) version: i32,
+pub(crate) struct Entry {
+    pub(crate) data: Vec<u8>,
+    pub(crate) owner: i64,
+    pub(crate) czxid: i64,
+    pub(crate) version: i32,
 }
 
 #[derive(Default)]
@@ -36,48 +36,48 @@ struct Connection {
 /// The server.
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools)] // independent facts
-pub(super) struct Fake {
-    pub(super) nodes: BTreeMap<String, Entry>,
+pub(crate) struct Fake {
+    pub(crate) nodes: BTreeMap<String, Entry>,
     sessions: BTreeMap<i64, (Duration, Moment)>,
     connections: BTreeMap<usize, Connection>,
     zxid: i64,
     opened: usize,
     /// The next sequence number, of every parent.
-    pub(super) sequence: i64,
+    pub(crate) sequence: i64,
     /// While set, the server accepts no connection.
-    pub(super) down: bool,
+    pub(crate) down: bool,
     /// The server accepts connections only at this address; `None`: at any.
-    pub(super) address: Option<SocketAddr>,
+    pub(crate) address: Option<SocketAddr>,
     /// A session that creates the wanted node and its parents just after the client's create has
     /// failed because a parent is missing.
-    pub(super) rival: Option<i64>,
+    pub(crate) rival: Option<i64>,
     /// The server is older than 3.5.3: it has no container nodes.
-    pub(super) old: bool,
+    pub(crate) old: bool,
     /// A session that ends just after a queue was listed.
-    pub(super) leaver: Option<i64>,
+    pub(crate) leaver: Option<i64>,
     /// The server lists no children below this path, as one that is behind.
-    pub(super) hidden: Option<String>,
+    pub(crate) hidden: Option<String>,
     /// No node may be created below this path.
-    pub(super) closed: Option<String>,
+    pub(crate) closed: Option<String>,
     /// The session timeout that the server grants from now on, whatever the client requests.
-    pub(super) grants: Option<Duration>,
+    pub(crate) grants: Option<Duration>,
     /// The server resumes no session and makes a new one instead, as ClickHouse Keeper does.
-    pub(super) replaces: bool,
+    pub(crate) replaces: bool,
     /// The server demands authentication of each client and closes the connection.
-    pub(super) demands_auth: bool,
+    pub(crate) demands_auth: bool,
     /// The server answers connect requests as ClickHouse Keeper does without a leader.
-    pub(super) refuses: bool,
+    pub(crate) refuses: bool,
     /// How many requests listed the children of a node.
-    pub(super) lists: usize,
+    pub(crate) lists: usize,
     /// Requests that the server received.
-    pub(super) requests: usize,
+    pub(crate) requests: usize,
     /// The operation is a rehearsal: it changes nothing and fires no watch.
     rehearses: bool,
 }
 
 impl Fake {
     /// A server with the node of the application.
-    pub(super) fn with_parent(path: &str) -> Fake {
+    pub(crate) fn with_parent(path: &str) -> Fake {
         let mut fake = Fake::default();
         fake.nodes.insert(
             path.into(),
@@ -92,7 +92,7 @@ impl Fake {
     }
 
     /// Ends sessions that were silent for their timeout.
-    pub(super) fn expire(&mut self, now: Moment) {
+    pub(crate) fn expire(&mut self, now: Moment) {
         let over: Vec<i64> = self
             .sessions
             .iter()
@@ -105,7 +105,7 @@ impl Fake {
     }
 
     /// Deletes all data, as a server whose disk was replaced.
-    pub(super) fn wipe(&mut self) {
+    pub(crate) fn wipe(&mut self) {
         self.nodes.retain(|path, _| !path[1..].contains('/'));
         self.nodes.values_mut().for_each(|entry| entry.owner = 0);
         self.sessions.clear();
@@ -113,12 +113,12 @@ impl Fake {
     }
 
     /// The number of live sessions.
-    pub(super) fn living(&self) -> usize {
+    pub(crate) fn living(&self) -> usize {
         self.sessions.len()
     }
 
     /// Ends a session, and its nodes.
-    pub(super) fn end(&mut self, session: i64) {
+    pub(crate) fn end(&mut self, session: i64) {
         self.sessions.remove(&session);
         let paths: Vec<String> = self
             .nodes
@@ -131,7 +131,7 @@ impl Fake {
         }
     }
 
-    pub(super) fn delete(&mut self, path: &str) {
+    pub(crate) fn delete(&mut self, path: &str) {
         self.nodes.remove(path);
         self.zxid += 1;
         self.fire(2, path);
@@ -300,7 +300,7 @@ impl Fake {
     }
 
     /// Creates a node of another client.
-    pub(super) fn put(&mut self, path: &str, data: &[u8], owner: i64) {
+    pub(crate) fn put(&mut self, path: &str, data: &[u8], owner: i64) {
         self.zxid += 1;
         self.nodes.insert(
             path.into(),
@@ -316,7 +316,7 @@ impl Fake {
     }
 
     /// How many messages are to be delivered to all clients.
-    pub(super) fn undelivered(&self) -> usize {
+    pub(crate) fn undelivered(&self) -> usize {
         self.connections
             .values()
             .map(|connection| connection.outgoing.len())
@@ -324,7 +324,7 @@ impl Fake {
     }
 
     /// The names of a node's children.
-    pub(super) fn children(&self, parent: &str) -> Vec<String> {
+    pub(crate) fn children(&self, parent: &str) -> Vec<String> {
         let child = |path: &String| Some(path.strip_prefix(parent)?.strip_prefix('/')?.to_string());
         self.nodes
             .keys()
@@ -626,17 +626,17 @@ impl Peer<SocketAddr> for Fake {
 }
 
 /// A lock that is connected to the fake server, and its outputs other than bytes.
-pub(super) struct Client<L: Lock> {
-    pub(super) driver: Driver<L>,
-    pub(super) said: Vec<Output>,
+pub(crate) struct Client<L: Lock> {
+    pub(crate) driver: Driver<L>,
+    pub(crate) said: Vec<Output>,
     /// The command of the lock exits as soon as it has started.
-    pub(super) brief: bool,
+    pub(crate) brief: bool,
     /// When the lock requested look-ups of names.
-    pub(super) lookups: Vec<Moment>,
+    pub(crate) lookups: Vec<Moment>,
 }
 
 impl<L: Lock> Client<L> {
-    pub(super) fn new(lock: L) -> Client<L> {
+    pub(crate) fn new(lock: L) -> Client<L> {
         Client {
             driver: Driver::new(lock, Moment::default()),
             said: Vec::new(),
@@ -647,7 +647,7 @@ impl<L: Lock> Client<L> {
 
     /// Runs the lock and the server until both are idle at this moment.
     #[track_caller]
-    pub(super) fn talk(&mut self, fake: &mut Fake, now: Moment) {
+    pub(crate) fn talk(&mut self, fake: &mut Fake, now: Moment) {
         self.driver.jump(now);
         while let Some(output) = self.driver.next_report(fake) {
             if output == Output::LookUp {
@@ -662,21 +662,21 @@ impl<L: Lock> Client<L> {
     }
 
     /// Gives the lock an input; it acts on it at the next `talk`.
-    pub(super) fn input(&mut self, input: Input, now: Moment) {
+    pub(crate) fn input(&mut self, input: Input, now: Moment) {
         self.driver.input(now, |lock| lock.handle(input, now));
     }
 
     /// When the lock is to be polled next.
-    pub(super) fn wait(&self) -> Moment {
+    pub(crate) fn wait(&self) -> Moment {
         self.driver.wait()
     }
 
-    pub(super) fn release(&mut self, fake: &mut Fake, now: Moment) {
+    pub(crate) fn release(&mut self, fake: &mut Fake, now: Moment) {
         self.input(Input::Release, now);
         self.talk(fake, now);
     }
 
-    pub(super) fn cut(&mut self, fake: &mut Fake, now: Moment) {
+    pub(crate) fn cut(&mut self, fake: &mut Fake, now: Moment) {
         self.driver.cut(now, fake);
     }
 }

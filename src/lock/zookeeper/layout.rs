@@ -123,13 +123,13 @@ pub fn queue_name(locks: &[String]) -> String {
 }
 
 /// The container of the requests to release locks that are children of this node.
-pub(super) fn breaks_path(parent: &str) -> String {
+pub fn breaks_path(parent: &str) -> String {
     child(parent, BREAKS)
 }
 
 /// The request that the holder with this token releases its lock, a node below [`breaks_path`].
 /// Every holder has a token of its own, so a request cannot reach the next one.
-pub(super) fn break_name(token: i64) -> String {
+pub fn break_name(token: i64) -> String {
     token.to_string()
 }
 
@@ -266,6 +266,8 @@ impl<'a> Waiter<'a> {
 /// client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Contender<'a> {
+    /// The whole name.
+    pub name: &'a str,
     /// The digits: kazoo compares them as text.
     pub sequence: &'a str,
     /// It is a contender of kazoo's `ReadLock`, which does not wait for others of its kind.
@@ -283,8 +285,11 @@ impl<'a> Contender<'a> {
         let (sequence, reads) = [(CONTENDER, false), (READER, true)]
             .iter()
             .find_map(|(kind, reads)| Some((name.rsplit_once(kind)?.1, *reads)))?;
-        (sequence.len() >= DIGITS && sequence.parse::<i64>().is_ok())
-            .then_some(Contender { sequence, reads })
+        (sequence.len() >= DIGITS && sequence.parse::<i64>().is_ok()).then_some(Contender {
+            name,
+            sequence,
+            reads,
+        })
     }
 
     /// Whether the counter is still far enough from its end.

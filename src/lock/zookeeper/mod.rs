@@ -2,7 +2,7 @@
 //! confirm, suspend, resume, lose and release. A held lock is a node that must exist, belong to
 //! this session, and be confirmed in time. Sans-I/O.
 
-mod acl;
+pub mod acl;
 mod break_watch;
 #[cfg(test)]
 mod fake;
@@ -13,6 +13,9 @@ pub mod queue;
 mod queue_entry;
 pub mod recipe;
 pub mod semaphore;
+
+#[cfg(test)]
+pub(crate) use self::fake::Fake;
 
 use self::break_watch::{BreakWatch, Reaction};
 use self::recipe::{AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext, unreachable};

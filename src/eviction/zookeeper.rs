@@ -1,0 +1,382 @@
+//! Asks the holder of a node in ZooKeeper to release its lock, and waits until it has. The request
+//! is a node of this client, next to the lock, with the token of the holder as its name. If the
+//! holder does not answer, its node may be deleted. Sans-I/O.
+
+use super::{Newcomer, Outcome};
+use crate::lock::Failure;
+use crate::lock::zookeeper::layout::{self, BreakData};
+use crate::moment::Moment;
+use crate::oneshot::zookeeper::{Context, Task};
+use crate::zookeeper::code::{Code, flag};
+use crate::zookeeper::record::{Acl, Stat};
+use crate::zookeeper::request::{Answer, Operation, Request};
+use crate::zookeeper::session::Change;
+use std::time::Duration;
+
+/// How long a holder may take to answer. It looks for requests from its first heartbeat on and
+/// after each reconnect, a tenth of its session timeout later at most. By default servers grant
+/// 40 s, so that is 4 s. Two more seconds are for its reply, and for a server that is behind.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How often the request is made again that another client deletes, or whose container the server
+/// deletes at that moment.
+const TRIES: u32 = 20;
+
+/// The fewest changes below a node after which a child may have been deleted, created again by
+/// another client, and deleted by this one.
+const CHANGES_OF_A_SWAP: i32 = 3;
+
+/// Which holder to ask, and how.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The node by which it holds the lock.
+    pub node: String,
+    /// Its token: the transaction that created the node.
+    pub token: i64,
+    /// The container of the requests.
+    pub breaks: String,
+    /// Who asks.
+    pub asker: String,
+    /// The ACL of the request.
+    pub acl: Vec<Acl>,
+    /// No other client ever makes a node of this name (kazoo's contenders and leases).
+    pub is_unique: bool,
+    /// Delete the node if the holder does not answer.
+    pub force: bool,
+    /// Until when to wait.
+    pub until: Moment,
+}
+
+/// How far the request is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// It is being made.
+    Asking,
+    /// It exists since then.
+    Asked { at: Moment },
+    /// The holder has answered: its time between TERM and KILL.
+    Answered { kill_after: Duration },
+    /// The holder has not answered, and its node is being deleted.
+    Deleting(Deletion),
+}
+
+/// What was seen around the deletion of a node that another client may make again.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Deletion {
+    /// The token of the node, just before.
+    token: Option<i64>,
+    /// How often the children of its parent have changed: before, and after.
+    changes: [Option<i32>; 2],
+    /// The node was deleted by this client.
+    deleted: bool,
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct Eviction {
+    target: Target,
+    phase: Phase,
+    tries: u32,
+    /// When the lock was acquired and when the request was made, in ms of the leader's clock, and
+    /// when the latter was by this host's.
+    acquired: i64,
+    asked: Option<(i64, Moment)>,
+}
+
+impl Eviction {
+    /// Asks this holder.
+    pub fn new(target: Target) -> Eviction {
+        Eviction {
+            target,
+            phase: Phase::Asking,
+            tries: 0,
+            acquired: 0,
+            asked: None,
+        }
+    }
+
+    fn request(&self) -> String {
+        layout::child(&self.target.breaks, &layout::break_name(self.target.token))
+    }
+
+    /// Watches the lock, whose node this client may not be allowed to read.
+    fn watch_lock(&self, context: &mut Context) {
+        context.send(Request::Exists {
+            path: self.target.node.clone(),
+            watch: true,
+        });
+    }
+
+    fn watch_request(&self, context: &mut Context) {
+        context.send(Request::Data {
+            path: self.request(),
+            watch: true,
+        });
+    }
+
+    /// Makes the request, and its container if that is missing.
+    fn ask(&mut self, with_container: bool, context: &mut Context) -> Option<Failure> {
+        self.tries += 1;
+        if self.tries > TRIES {
+            return Some(Failure::Refused {
+                what: format!("create {}", self.request()),
+                why: format!("it was deleted {TRIES} times"),
+            });
+        }
+        let acl = self.target.acl.clone();
+        let container = with_container.then(|| Operation::CreateContainer {
+            path: self.target.breaks.clone(),
+            acl: acl.clone(),
+        });
+        let create = Operation::Create {
+            path: self.request(),
+            data: self.target.asker.clone().into_bytes(),
+            acl,
+            flags: flag::EPHEMERAL,
+        };
+        context.send(Request::Multi(
+            container.into_iter().chain([create]).collect(),
+        ));
+        self.watch_request(context);
+        None
+    }
+
+    /// Makes the container on servers before 3.5.3, which know no containers.
+    fn make_persistent(&mut self, context: &mut Context) -> Option<Failure> {
+        context.send(Request::Create {
+            path: self.target.breaks.clone(),
+            data: Vec::new(),
+            acl: self.target.acl.clone(),
+            flags: flag::PERSISTENT,
+        });
+        self.ask(false, context)
+    }
+
+    fn on_asked(
+        &mut self,
+        operations: usize,
+        result: &Result<Answer, Code>,
+        context: &mut Context,
+    ) -> Option<Failure> {
+        let (Ok(Answer::Undone { code, .. }) | Err(code)) = *result else {
+            return None; // the data is answered next
+        };
+        match code {
+            // The node exists already: the container, or a request of another client.
+            Code::NODE_EXISTS if operations > 1 => self.ask(false, context),
+            Code::NODE_EXISTS => None,
+            Code::NO_NODE if operations == 1 => self.ask(true, context),
+            Code::MARSHALLING | Code::UNIMPLEMENTED if operations > 1 => {
+                self.make_persistent(context)
+            }
+            code => Some(Failure::Refused {
+                what: format!("create {}", self.request()),
+                why: context.explain(code),
+            }),
+        }
+    }
+
+    /// The request was read.
+    fn on_request(&mut self, data: &[u8], stat: &Stat, context: &Context) {
+        if context.session.id() == Some(stat.ephemeral_owner) && self.asked.is_none() {
+            self.asked = Some((stat.ctime, context.now));
+        }
+        match (BreakData::parse(data).kill_after, self.phase) {
+            (_, Phase::Deleting(_)) => {}
+            (Some(kill_after), _) => self.phase = Phase::Answered { kill_after },
+            (None, Phase::Asking) => self.phase = Phase::Asked { at: context.now },
+            (None, _) => {}
+        }
+    }
+
+    /// The node of the lock was read; `None`: it does not exist.
+    fn on_lock(&mut self, stat: Option<&Stat>, now: Moment) -> Option<Outcome> {
+        if let Some(stat) = stat.filter(|stat| stat.czxid == self.target.token) {
+            self.acquired = stat.ctime;
+            return None;
+        }
+        Some(match self.phase {
+            Phase::Asking => Outcome::Left,
+            Phase::Asked { .. } | Phase::Answered { .. } => Outcome::Evicted {
+                held: self.held(now),
+            },
+            Phase::Deleting(deletion) if deletion.deleted => {
+                Outcome::Deleted(self.newcomer(deletion))
+            }
+            Phase::Deleting(_) => Outcome::Evicted {
+                held: self.held(now),
+            },
+        })
+    }
+
+    /// For how long the lock was held, by the leader's clock.
+    fn held(&self, now: Moment) -> Option<Duration> {
+        let (asked, at) = self.asked?;
+        let before = u64::try_from(asked - self.acquired).unwrap_or(0);
+        Some(Duration::from_millis(before) + now.since(at))
+    }
+
+    /// Deletes the node. If another client may make a node of that name, it is read just before and
+    /// after, in one write, together with the number of changes next to it.
+    fn delete(&mut self, context: &mut Context) {
+        self.phase = Phase::Deleting(Deletion::default());
+        let node = || self.target.node.clone();
+        let (read, siblings) = (
+            Request::Exists {
+                path: node(),
+                watch: false,
+            },
+            Request::Exists {
+                path: layout::parent(&self.target.node).to_owned(),
+                watch: false,
+            },
+        );
+        if !self.target.is_unique {
+            context.send(read);
+            context.send(siblings.clone());
+        }
+        context.send(Request::Delete { path: node() });
+        if !self.target.is_unique {
+            context.send(siblings);
+        }
+        self.watch_lock(context);
+    }
+
+    /// Whether another client than the target has lost its lock.
+    fn newcomer(&self, deletion: Deletion) -> Newcomer {
+        if self.target.is_unique {
+            return Newcomer::NotHit;
+        }
+        match (deletion.token, deletion.changes) {
+            (token, _) if token != Some(self.target.token) => Newcomer::Hit,
+            (_, [Some(before), Some(after)]) if after.wrapping_sub(before) < CHANGES_OF_A_SWAP => {
+                Newcomer::NotHit
+            }
+            _ => Newcomer::Possible,
+        }
+    }
+
+    /// A reply while the node is being deleted.
+    fn on_deletion(&mut self, request: &Request, result: &Result<Answer, Code>) {
+        let Phase::Deleting(deletion) = &mut self.phase else {
+            return;
+        };
+        match (request, result) {
+            (Request::Exists { path, watch: false }, Ok(Answer::Data(_, stat))) => {
+                if *path == self.target.node {
+                    deletion.token = Some(stat.czxid);
+                } else if deletion.changes[0].is_none() {
+                    deletion.changes[0] = Some(stat.cversion);
+                } else {
+                    deletion.changes[1] = Some(stat.cversion);
+                }
+            }
+            (Request::Delete { .. }, Ok(_)) => deletion.deleted = true,
+            _ => {}
+        }
+    }
+}
+
+impl Task for Eviction {
+    type Report = Outcome;
+
+    fn start(&mut self, resumed: bool, context: &mut Context) {
+        // This server may be behind the one that showed the holder.
+        context.send(Request::Sync {
+            path: self.target.node.clone(),
+        });
+        self.watch_lock(context);
+        match self.phase {
+            Phase::Deleting(deletion) => {
+                // Whether the node was deleted by the request whose reply is lost cannot be known.
+                self.phase = Phase::Deleting(Deletion {
+                    deleted: true,
+                    ..deletion
+                });
+            }
+            Phase::Asked { .. } | Phase::Answered { .. } if resumed => self.watch_request(context),
+            _ => {
+                self.tries = 0;
+                self.ask(false, context);
+            }
+        }
+    }
+
+    fn on_reply(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        context: &mut Context,
+    ) -> Option<Result<Outcome, Failure>> {
+        self.on_deletion(request, &result);
+        let failure = match (request, result) {
+            (Request::Exists { path, watch: true }, result) if *path == self.target.node => {
+                match result {
+                    Ok(Answer::Data(_, stat)) => {
+                        return self.on_lock(Some(&stat), context.now).map(Ok);
+                    }
+                    Err(Code::NO_NODE) => return self.on_lock(None, context.now).map(Ok),
+                    Ok(_) => None,
+                    Err(code) => Some(Failure::Refused {
+                        what: format!("read {path}"),
+                        why: context.explain(code),
+                    }),
+                }
+            }
+            (Request::Multi(operations), result) => {
+                self.on_asked(operations.len(), &result, context)
+            }
+            (Request::Data { .. }, Ok(Answer::Data(data, stat))) => {
+                self.on_request(&data, &stat, context);
+                None
+            }
+            // Another client's request was deleted, or this one's by an operator.
+            (Request::Data { .. }, Err(Code::NO_NODE)) if self.phase != Phase::Asking => {
+                self.ask(false, context)
+            }
+            (Request::Delete { path }, Err(code)) if code != Code::NO_NODE => {
+                Some(Failure::Refused {
+                    what: format!("delete {path}"),
+                    why: context.explain(code),
+                })
+            }
+            _ => None,
+        };
+        failure.map(Err)
+    }
+
+    fn on_watch(&mut self, _: Change, path: &str, context: &mut Context) {
+        if path == self.target.node {
+            self.watch_lock(context); // a watch fires once
+        } else if !matches!(self.phase, Phase::Deleting(_)) {
+            self.watch_request(context);
+        }
+    }
+
+    fn on_tick(&mut self, context: &mut Context) -> Option<Result<Outcome, Failure>> {
+        match self.phase {
+            Phase::Asked { at } if context.now >= at + ANSWER_TIMEOUT => {
+                if !self.target.force {
+                    return Some(Ok(Outcome::Silent));
+                }
+                self.delete(context);
+                None
+            }
+            _ if context.now < self.target.until => None,
+            Phase::Answered { kill_after } => Some(Ok(Outcome::StillHeld { kill_after })),
+            Phase::Asked { .. } => Some(Ok(Outcome::TooShort)),
+            Phase::Asking | Phase::Deleting(_) => None,
+        }
+    }
+
+    fn wake(&self) -> Moment {
+        match self.phase {
+            Phase::Asked { at } => self.target.until.min(at + ANSWER_TIMEOUT),
+            Phase::Answered { .. } => self.target.until,
+            Phase::Asking | Phase::Deleting(_) => Moment::NEVER,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

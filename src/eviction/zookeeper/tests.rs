@@ -1,0 +1,273 @@
+use super::*;
+use crate::eviction::zookeeper::Target;
+use crate::lock::zookeeper::{Fake, acl};
+use crate::oneshot::zookeeper::{Client, Options};
+use crate::oneshot::{OneShot, Step};
+use crate::plan::{Acl, Cluster, Heartbeat};
+use crate::testing::{self, Driver, Machine};
+use crate::transport;
+use std::net::SocketAddr;
+
+const NODE: &str = "/app/lock";
+
+fn at(milliseconds: u64) -> Moment {
+    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+}
+
+/// The client, as the driver sees it. It reports once.
+struct Asker(Option<Client<Eviction>>);
+
+type Report = Result<Outcome, Failure>;
+
+impl Machine for Asker {
+    type To = SocketAddr;
+    type Report = Report;
+    type Rules = ();
+
+    fn take_event(&mut self, event: transport::Event, now: Moment) {
+        if let Some(client) = &mut self.0 {
+            client.on_transport(event, now);
+        }
+    }
+
+    fn take_time(&mut self, _: Moment) {}
+
+    fn give(&mut self, now: Moment) -> testing::Step<SocketAddr, Report> {
+        match self.0.as_mut().map(|client| client.poll(now)) {
+            None => testing::Step::Wait(Moment::NEVER),
+            Some(Step::Transport(output)) => testing::Step::Transport(output),
+            Some(Step::Wait(until)) => testing::Step::Wait(until),
+            Some(Step::End(report)) => {
+                self.0 = None;
+                testing::Step::Report(report)
+            }
+        }
+    }
+
+    fn check((): &mut (), _: &Report) {}
+}
+
+struct Play {
+    fake: Fake,
+    driver: Driver<Asker>,
+    now: Moment,
+    token: i64,
+}
+
+impl Play {
+    /// A holder that does nothing, and a client that asks it.
+    fn new(force: bool, wait: Duration) -> Play {
+        let mut fake = Fake::with_parent("/app");
+        fake.put(NODE, b"web3", 0x77);
+        let token = fake.nodes[NODE].czxid;
+        Play::with(fake, token, force, wait)
+    }
+
+    fn with(fake: Fake, token: i64, force: bool, wait: Duration) -> Play {
+        let target = Target {
+            node: NODE.into(),
+            token,
+            breaks: "/app/.break".into(),
+            asker: "root@adm1".into(),
+            acl: acl::of(Acl::Open),
+            is_unique: false,
+            force,
+            until: at(0) + wait,
+        };
+        let options = Options {
+            servers: vec!["h1:2181".into()],
+            unresolved: vec![],
+            cluster: Cluster {
+                hosts: vec![],
+                chroot: String::new(),
+                timeout: Duration::from_secs(10),
+                auth: None,
+                acl: Acl::Open,
+                heartbeat: Heartbeat::Write,
+            },
+            only_reads: false,
+            takes_auth: true,
+        };
+        let client = Client::new(options, Eviction::new(target), at(0));
+        Play {
+            fake,
+            driver: Driver::new(Asker(Some(client)), at(0)),
+            now: at(0),
+            token,
+        }
+    }
+
+    /// Runs the client until then, or until it reports.
+    fn to(&mut self, end: Moment) -> Option<Report> {
+        while self.now < end {
+            self.fake.expire(self.now);
+            self.driver.jump(self.now);
+            if let Some(report) = self.driver.next_report(&mut self.fake) {
+                return Some(report);
+            }
+            let next = self.driver.wait().min(end);
+            self.now = next.max(self.now + Duration::from_millis(1));
+        }
+        None
+    }
+
+    fn request(&self) -> String {
+        format!("/app/.break/{}", self.token)
+    }
+
+    fn answer(&mut self) {
+        let request = self.request();
+        let owner = self.fake.nodes[&request].owner;
+        self.fake.put(&request, b"root@adm1\nkill-after 5", owner);
+    }
+}
+
+#[test]
+fn holder_that_releases_is_evicted_and_nothing_of_the_request_is_left() {
+    let mut play = Play::new(false, Duration::from_secs(30));
+    assert_eq!(play.to(at(500)), None);
+    assert_eq!(play.fake.nodes[&play.request()].data, b"root@adm1");
+    play.fake.end(0x77);
+    let report = play.to(at(1000));
+    assert!(
+        matches!(report, Some(Ok(Outcome::Evicted { held: Some(_) }))),
+        "{report:?}"
+    );
+    assert_eq!(play.fake.living(), 0);
+    assert!(!play.fake.nodes.contains_key(&play.request()));
+}
+
+#[test]
+fn silent_holder_keeps_its_lock_without_force() {
+    let mut play = Play::new(false, Duration::from_secs(30));
+    assert_eq!(play.to(at(5999)), None);
+    assert_eq!(play.to(at(6100)), Some(Ok(Outcome::Silent)));
+    assert!(play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn node_of_a_silent_holder_is_deleted_with_force() {
+    let mut play = Play::new(true, Duration::from_secs(30));
+    assert_eq!(play.to(at(5999)), None);
+    assert_eq!(
+        play.to(at(6100)),
+        Some(Ok(Outcome::Deleted(Newcomer::NotHit)))
+    );
+    assert!(!play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn holder_that_answers_is_waited_for_and_never_forced() {
+    let mut play = Play::new(true, Duration::from_secs(30));
+    assert_eq!(play.to(at(100)), None);
+    play.answer();
+    assert_eq!(play.to(at(29_999)), None);
+    let kill_after = Duration::from_secs(5);
+    assert_eq!(
+        play.to(at(30_100)),
+        Some(Ok(Outcome::StillHeld { kill_after }))
+    );
+    assert!(play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn wait_that_is_shorter_than_an_answer_may_take_proves_nothing() {
+    let mut play = Play::new(true, Duration::from_secs(1));
+    assert_eq!(play.to(at(1100)), Some(Ok(Outcome::TooShort)));
+    assert!(play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn next_holder_is_neither_asked_nor_waited_for() {
+    let mut fake = Fake::with_parent("/app");
+    fake.put(NODE, b"web4", 0x78);
+    let earlier = fake.nodes[NODE].czxid - 1;
+    let mut play = Play::with(fake, earlier, true, Duration::from_secs(30));
+    assert_eq!(play.to(at(100)), Some(Ok(Outcome::Left)));
+    assert!(play.fake.nodes.contains_key(NODE));
+
+    let mut play = Play::new(true, Duration::from_secs(30));
+    assert_eq!(play.to(at(100)), None);
+    play.fake.end(0x77);
+    play.fake.put(NODE, b"web4", 0x78);
+    let report = play.to(at(200));
+    assert!(
+        matches!(report, Some(Ok(Outcome::Evicted { .. }))),
+        "{report:?}"
+    );
+    assert!(play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn request_is_made_on_servers_without_containers() {
+    let mut play = Play::new(false, Duration::from_secs(30));
+    play.fake.old = true;
+    assert_eq!(play.to(at(100)), None);
+    assert!(play.fake.nodes.contains_key(&play.request()));
+}
+
+#[test]
+fn request_outlives_a_lost_connection_and_a_lost_session() {
+    let mut play = Play::new(false, Duration::from_mins(1));
+    assert_eq!(play.to(at(100)), None);
+    play.answer();
+    assert_eq!(play.to(at(200)), None);
+    let now = play.now;
+    play.driver.cut(now, &mut play.fake);
+    assert_eq!(play.to(at(2000)), None);
+    let session = play.fake.nodes[&play.request()].owner;
+    play.fake.end(session);
+    assert_eq!(play.to(at(10_000)), None);
+    let again = play.fake.nodes[&play.request()].owner;
+    assert_ne!(again, session, "made again by the next session");
+    play.fake.end(0x77);
+    let report = play.to(at(11_000));
+    assert!(
+        matches!(report, Some(Ok(Outcome::Evicted { .. }))),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn request_that_is_not_allowed_is_refused() {
+    let mut play = Play::new(false, Duration::from_mins(1));
+    play.fake.closed = Some("/app".into());
+    let report = play.to(at(1000));
+    assert!(
+        matches!(&report, Some(Err(Failure::Refused { what, .. })) if what == "create /app/.break/1"),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn newcomer_is_hit_only_if_the_token_or_enough_changes_say_so() {
+    let task = Play::new(true, Duration::from_secs(30));
+    let eviction = |token, changes| {
+        let target = Target {
+            node: NODE.into(),
+            token: task.token,
+            breaks: String::new(),
+            asker: String::new(),
+            acl: vec![],
+            is_unique: false,
+            force: true,
+            until: at(0),
+        };
+        Eviction::new(target).newcomer(Deletion {
+            token,
+            changes,
+            deleted: true,
+        })
+    };
+    let own = Some(task.token);
+    for (token, changes, expected) in [
+        (own, [Some(7), Some(8)], Newcomer::NotHit),
+        (own, [Some(7), Some(9)], Newcomer::NotHit),
+        (own, [Some(7), Some(10)], Newcomer::Possible),
+        (own, [Some(i32::MAX), Some(i32::MIN)], Newcomer::NotHit),
+        (own, [None, None], Newcomer::Possible),
+        (Some(task.token + 1), [Some(7), Some(8)], Newcomer::Hit),
+    ] {
+        assert_eq!(eviction(token, changes), expected, "{token:?} {changes:?}");
+    }
+}

@@ -1,0 +1,223 @@
+//! `--break`: a holder that is asked stops its command and releases the lock; one that does not
+//! answer keeps it, unless its node is deleted.
+
+use common::process;
+use common::run::{Job, Running, exited};
+use common::sandbox::Sandbox;
+use common::wait_until;
+use common::zookeeper::ZooKeeper;
+use std::path::Path;
+
+/// A session timeout whose lease outlives a test in which a holder is stopped.
+const LONG: u32 = 60;
+
+/// A command that says when it is up, ends at TERM, and takes a moment for it.
+const ENDS_AT_TERM: &str = "sh -c 'exec 2>/dev/null; trap \"sleep 0.3; echo trapped; exit 3\" TERM; echo up; while :; do sleep 0.05; done'";
+
+/// The same command, deaf to TERM.
+const DEAF: &str =
+    "sh -c 'exec 2>/dev/null; trap \"\" TERM; echo up; while :; do sleep 0.05; done'";
+
+fn held<'a>(
+    sandbox: &'a Sandbox,
+    server: &ZooKeeper,
+    options: &[&str],
+    command: &str,
+) -> Running<'a> {
+    let run = sandbox
+        .flock(server, options)
+        .words(&["lock", command])
+        .start();
+    run.wait_for_output("up");
+    run
+}
+
+/// The token of the lock's holder.
+fn token(sandbox: &Sandbox, server: &ZooKeeper) -> i64 {
+    let node = sandbox.node("lock");
+    let mut client = sandbox.client(server);
+    client.wait_for_node(&node).czxid
+}
+
+/// The Python original's ways, leashed.
+fn python<'a>(sandbox: &'a Sandbox, server: &ZooKeeper, wait: &str) -> Running<'a> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/python_holder.py");
+    Job::new(sandbox, Path::new("python3"))
+        .words(&[script, &server.port.to_string(), &sandbox.id, "lock", wait])
+        .leashed()
+        .start()
+}
+
+#[test]
+fn a_holder_that_is_asked_stops_its_command_and_the_next_starts_after_that() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let holder = held(&sandbox, server, &["-l", "600"], ENDS_AT_TERM);
+    let waiter = sandbox
+        .flock(server, &["-l", "0", "-w", "60", "lock", "echo next"])
+        .start();
+    wait_until("the waiter to wait", || {
+        sandbox.log().contains("waiting for")
+    });
+    let node = sandbox.node("lock");
+    let broken = sandbox.flock(server, &["--break", "lock"]).run();
+    assert_eq!((broken.end, broken.stderr.as_str()), (Ok(0), ""));
+    let began = format!("evicted {}:{} (token ", hostname(), holder.pid());
+    assert!(broken.stdout.starts_with(&began), "{broken:?}");
+    assert!(
+        broken
+            .stdout
+            .contains(&format!("from {node}, which it had held for"))
+    );
+    let end = holder.wait();
+    end.complaint(&["revoked", &node, "asked for it by --break"]);
+    assert_eq!((end.end, end.stdout.as_str()), (Ok(1), "up\ntrapped\n"));
+    assert_eq!(waiter.wait(), exited(0).printing("next\n"));
+    let log = sandbox.log();
+    let [gone, next] = [
+        "all processes of the command have exited",
+        "Start subprocess: echo next",
+    ]
+    .map(|line| log.find(line).unwrap_or_else(|| panic!("{line}: {log}")));
+    assert!(gone < next, "{log}");
+}
+
+#[test]
+fn a_deaf_command_is_killed_and_the_run_exits_with_79() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let holder = held(&sandbox, server, &["--sysexits", "-k", "0.5"], DEAF);
+    assert_eq!(sandbox.flock(server, &["--break", "lock"]).run().end, Ok(0));
+    let end = holder.wait();
+    end.complaint(&["revoked"]);
+    assert_eq!(end.end, Ok(79));
+}
+
+#[test]
+fn a_stopped_holder_is_named_and_keeps_the_lock() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let words = ["-l", "0", "lock", "sh -c 'echo up; cat'"];
+    let holder = sandbox
+        .flock_at(&server.address(), LONG, &words)
+        .leashed()
+        .start();
+    holder.wait_for_output("up");
+    holder.signal(libc::SIGSTOP);
+    wait_until("it is stopped", || {
+        process::state(holder.pid()) == Some('T')
+    });
+    let broken = sandbox.flock(server, &["--break", "lock"]).run();
+    let who = format!("{}:{}", hostname(), holder.pid());
+    broken.complains(1, &[&who, "does not answer and keeps", "--force"]);
+    assert!(sandbox.client(server).stat(&sandbox.node("lock")).is_some());
+    holder.signal(libc::SIGCONT);
+    // It finds the request gone: the client that made it has left.
+    assert_eq!(holder.finish(), exited(0).printing("up\n"));
+}
+
+#[test]
+fn a_python_holder_is_refused_until_its_node_is_deleted_by_force() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let holder = python(&sandbox, server, "5");
+    holder.wait_for_output("held");
+    let node = sandbox.node("lock");
+    let token = token(&sandbox, server);
+    let broken = sandbox
+        .flock(server, &["--sysexits", "--break", "lock"])
+        .run();
+    broken.complains(
+        75,
+        &[&format!("(token {token}) does not answer and keeps {node}")],
+    );
+    assert!(sandbox.client(server).stat(&node).is_some());
+    let forced = sandbox.flock(server, &["--break", "lock", "--force"]).run();
+    let line = format!(
+        "deleted the node of {} (token {token}), which did not answer, from {node}; its command may run on\n",
+        hostname()
+    );
+    assert_eq!(forced, exited(0).printing(&line));
+    assert_eq!(
+        sandbox
+            .flock(server, &["-l", "0", "lock", "echo next"])
+            .run(),
+        exited(0).printing("next\n")
+    );
+    holder.finish();
+}
+
+#[test]
+fn a_python_waiter_wakes_after_a_break() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let holder = held(&sandbox, server, &["-l", "600"], ENDS_AT_TERM);
+    let waiter = python(&sandbox, server, "60");
+    waiter.wait_for_output("busy");
+    assert_eq!(sandbox.flock(server, &["--break", "lock"]).run().end, Ok(0));
+    waiter.wait_for_output("held");
+    assert!(!waiter.stdout().contains("woken"), "{}", waiter.stdout());
+    assert!(waiter.stdout().contains("deleted"), "{}", waiter.stdout());
+    holder.wait().complaint(&["revoked"]);
+    waiter.finish();
+}
+
+#[test]
+fn the_token_of_an_earlier_holder_is_refused_and_a_free_lock_is_said_to_be_free() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    sandbox
+        .flock(server, &["--break", "lock"])
+        .run()
+        .complains(3, &["lock is free"]);
+    let words = ["-l", "0", "lock", "sh -c 'echo up; cat'"];
+    let mut first = sandbox.flock(server, &words).leashed().start();
+    first.wait_for_output("up");
+    let earlier = token(&sandbox, server).to_string();
+    first.let_go();
+    first.wait();
+    let second = sandbox.flock(server, &words).leashed().start();
+    second.wait_for_output("up");
+    let of_first = ["--break", "lock", "--token", &earlier];
+    sandbox.flock(server, &of_first).run().complains(
+        1,
+        &[
+            &format!("token {earlier} does not hold lock any more"),
+            "it is held by",
+        ],
+    );
+    assert_eq!(second.finish(), exited(0).printing("up\n"));
+}
+
+#[test]
+fn several_holders_are_listed_and_one_is_chosen_by_its_token() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let words = ["-n", "2", "-l", "0", "lock", ENDS_AT_TERM];
+    let holders = [(); 2].map(|()| {
+        let holder = sandbox.flock(server, &words).start();
+        holder.wait_for_output("up");
+        holder
+    });
+    let mut client = sandbox.client(server);
+    let second = client
+        .wait_for_node(&sandbox.node("lock_1"))
+        .czxid
+        .to_string();
+    let listed = sandbox.flock(server, &["-n", "2", "--break", "lock"]).run();
+    listed.complains(1, &["lock has 2 holders", &format!("(token {second})")]);
+    let words = ["-n", "2", "--break", "lock", "--token", &second];
+    assert_eq!(sandbox.flock(server, &words).run().end, Ok(0));
+    let [first, second] = holders;
+    second.wait().complaint(&["revoked", "lock_1"]);
+    assert!(client.stat(&sandbox.node("lock_0")).is_some());
+    first.signal(libc::SIGTERM);
+    assert_eq!(first.wait().end, Ok(3));
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .expect("/proc is mounted")
+        .trim()
+        .to_owned()
+}
