@@ -46,6 +46,7 @@
 //! | `run::oneshot` | the loop of a client that asks once |
 //! | `run::evict` | takes a lock away: `--break` |
 //! | `run::inspect` | `--status`: reads locks and prints what is known of them |
+//! | `run::local_survey` | reads the locks of files of this host from /proc |
 //! | `run::names` | looks up server names again, in helper processes |
 //! | `run::run_id` | the id of a run, and the file that keeps it |
 //! | `run::witness` | reports whether a signal reached the whole process group |
@@ -127,6 +128,8 @@
 //! | `status` | what is known of locks, as a table and as JSON |
 //! | `status::table` | the table |
 //! | `status::json` | the JSON document |
+//! | `status::http` | reads the pools of a lock server |
+//! | `status::local` | what the kernel says of locked files |
 //! | `status::zookeeper` | reads the locks below a node |
 //! | `eviction` | takes a lock away from its holder |
 //! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |

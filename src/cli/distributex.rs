@@ -3,8 +3,9 @@
 //! not as its code did.
 
 use super::line::Form;
-use super::options::{self, Common, Taken, next_argument};
+use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, value};
+use crate::plan::inspection::{Inspection, Locks};
 use crate::plan::{Command, Host, Lock, Plan, PoolTarget};
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: distributex [options] -H HOST -r POOL COMMAND
        distributex [options] -l -r POOL COMMAND
+       distributex [options] -H HOST --status [-r POOL]
 
 Run a command while holding a slot in a pool of a lock server.
 COMMAND is one word, and sh -c runs it. Only one run per host asks the server
@@ -41,8 +43,10 @@ Lock:
   -x, --exitcode N        exit with N if the lock is busy [default: 1]
 Command:
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
-      --pdeathsig SIG     send SIG to the command if distributex dies
-                          [default: TERM; 0: none]
+      --pdeathsig SIG     send SIG to the command if distributex dies [0: none]
+Instead of a command:
+      --status            show who holds the locks, and who waits for them
+      --json              print --status as JSON
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
@@ -50,11 +54,8 @@ Output and help:
   -h, --help              print this help
       --program=NAME      act as program NAME; must be the first word
 
-SECS may have units: 90, 90s, 1h30m.
-
-Exit code: the command's own; 128+N if signal N killed it; N of -x if the lock
-is busy; 126 if the command cannot be run; 127 if it does not exist; 2 for a
-usage error; otherwise 1, or the code of --sysexits.
+SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
+signal N killed it; N of -x if the lock is busy; others: see distributex(1).
 ";
 
 /// The options, with the defaults of those that were not given.
@@ -123,11 +124,33 @@ impl options::Options for Options {
     }
 
     fn request(self, environment: &Environment) -> Result<Request, Fault> {
-        self.plan(environment).map(Request::Run)
+        match self.common.mode {
+            Mode::Run | Mode::Break => self.plan(environment).map(Request::Run),
+            Mode::Status => self.inspection().map(Request::Status),
+        }
     }
 }
 
 impl Options {
+    /// The plan of `--status`: of one pool, or of all.
+    fn inspection(mut self) -> Result<Inspection, Fault> {
+        if let Some(word) = self.common.words.first() {
+            return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
+        }
+        let name = self.server.take().ok_or(Fault::Missing {
+            option: "-H",
+            hint: "give the lock server whose pools to show",
+        })?;
+        let port = self.port;
+        let pool = self.pool.take();
+        let count = usize::from(pool.is_some());
+        let locks = Locks::Pools {
+            server: Host { name, port },
+            pool,
+        };
+        Ok(self.common.inspection(PROGRAM.name, locks, count))
+    }
+
     fn lock(&mut self) -> Result<Lock, Fault> {
         let pool = self.pool.take().ok_or(Fault::Missing {
             option: "-r POOL",

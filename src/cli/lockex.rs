@@ -3,9 +3,10 @@
 //! all clients with the same words share a lock.
 
 use super::line::Form;
-use super::options::{self, Common, Taken, next_argument};
+use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, check_name, python_hash, value};
 use crate::plan::hosts::Ensemble;
+use crate::plan::inspection::{Inspection, Locks};
 use crate::plan::names;
 use crate::plan::{Acl, Cluster, Command, Heartbeat, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
@@ -23,6 +24,7 @@ pub const PROGRAM: Program = Program {
 /// What `--help` prints.
 const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
+       lockex [options] --status [[--] COMMAND [ARG...]]
 
 Run a command while holding a lock that all hosts of a cluster share.
 COMMAND and its ARGs are joined with spaces, and sh -c runs the line. They are
@@ -39,16 +41,16 @@ Lock:
 Servers:
   -R, --retry N           try all servers N times [default: 1; -1: inf]
   -T, --timeout SECS      set session/connect timeout [default: 30]
-  -z, --zkhosts LIST      use ZooKeeper servers HOST:PORT,...[/CHROOT]
-                          [default: $ZKHOSTS, or localhost:2181]
+  -z, --zkhosts LIST      use HOST:PORT,... [default: $ZKHOSTS, localhost:2181]
 Wait and command:
   -w, --wait SECS         the same as --locktimeout
-  -x, --exitcode N        exit with N if the lock is busy
-                          [default: 1, or 0 with --no-blocking]
+  -x, --exitcode N        exit with N if busy [default: 1; --no-blocking: 0]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
       --no-shell          run the words as given, without a shell
-      --pdeathsig SIG     send SIG to the command if lockex dies
-                          [default: TERM; 0: none]
+      --pdeathsig SIG     send SIG to the command if lockex dies [0: none]
+Instead of a command:
+      --status            show who holds the locks, and who waits for them
+      --json              print --status as JSON
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
@@ -56,11 +58,8 @@ Output and help:
   -h, --help              print this help
       --program=NAME      act as program NAME; must be the first word
 
-SECS may have units: 90, 90s, 1h30m.
-
-Exit code: the command's own; 128+N if signal N killed it; N of -x if the lock
-is busy; 126 if the command cannot be run; 127 if it does not exist; 2 for a
-usage error; otherwise 1, or the code of --sysexits.
+SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
+signal N killed it; N of -x if the lock is busy; others: see lockex(1).
 ";
 
 /// The servers without `-z` and `$ZKHOSTS`.
@@ -175,11 +174,35 @@ impl options::Options for Options {
     }
 
     fn request(self, environment: &Environment) -> Result<Request, Fault> {
-        self.plan(environment).map(Request::Run)
+        match self.common.mode {
+            Mode::Run | Mode::Break => self.plan(environment).map(Request::Run),
+            Mode::Status => self.inspection(environment).map(Request::Status),
+        }
     }
 }
 
 impl Options {
+    /// The plan of `--status`: of one lock if an id or a command is given, otherwise of all.
+    fn inspection(mut self, environment: &Environment) -> Result<Inspection, Fault> {
+        let named = self.lockid.is_some() || !self.common.words.is_empty();
+        let line = self.line().unwrap_or_default();
+        let name = named.then(|| self.id(&line)).transpose()?;
+        let mut root = normpath(&self.lockpath);
+        if !root.is_empty() {
+            check_name("lock path", &root, names::check_queue)?;
+            root.insert(0, '/');
+        }
+        let locks = Locks::Nodes {
+            cluster: self.cluster(environment)?,
+            root,
+            names: name.map(|name| vec![name]),
+            app: false,
+            takes_auth: false,
+        };
+        let count = usize::from(named);
+        Ok(self.common.inspection(PROGRAM.name, locks, count))
+    }
+
     /// The words as one line without blanks around it: the shell runs it, and the default lock id
     /// is its hash.
     fn line(&self) -> Result<OsString, Fault> {
@@ -229,13 +252,19 @@ impl Options {
         })
     }
 
-    /// The path of the lock's node.
-    fn path(&self, line: &OsStr) -> Result<String, Fault> {
+    /// The name of the lock's node below the lock path.
+    fn id(&self, line: &OsStr) -> Result<String, Fault> {
         let id = self
             .lockid
             .as_deref()
             .map_or_else(|| python_hash::abs_hash(line).to_string(), normpath);
         check_name("lock id", &id, names::check_queue)?;
+        Ok(id)
+    }
+
+    /// The path of the lock's node.
+    fn path(&self, line: &OsStr) -> Result<String, Fault> {
+        let id = self.id(line)?;
         let path = normpath(&format!("{}/{id}", self.lockpath));
         check_name("lock path", &path, names::check_queue)?;
         Ok(format!("/{path}"))

@@ -198,6 +198,8 @@ impl Common {
                 self.pdeathsig =
                     value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?;
             }
+            Long("status") => self.set_mode(Mode::Status)?,
+            Long("json") => self.json = true,
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
             Short('V') | Long("version") => return Ok(Taken::Version),

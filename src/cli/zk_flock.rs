@@ -175,8 +175,6 @@ impl options::Options for Options {
                         .map_or(Ok(Folder::Default), folder)?,
                 );
             }
-            Long("status") => self.common.set_mode(Mode::Status)?,
-            Long("json") => self.common.json = true,
             Long("break") => self.common.set_mode(Mode::Break)?,
             Long("token") => self.common.token = Some(value::TOKEN.take("--token", parser)?),
             Long("force") => self.common.force = true,
@@ -272,13 +270,23 @@ impl Options {
         self.take_environment(environment)?;
         let path = self.confpath.clone().unwrap_or_else(|| CONFIG.into());
         let mut config = self.config(&path)?;
-        let (cluster, app_id) = self.ensemble(&mut config, &path)?;
-        let locks = Locks::Nodes {
-            cluster,
-            root: format!("/{app_id}"),
-            names: self.all_names(&names, names::check_lock)?,
-            app: true,
-            takes_auth: true,
+        let locks = if let Some(folder) = self.local.clone() {
+            let (folder, app_id) =
+                self.local_folder(&folder, config.app_id.as_deref(), environment)?;
+            Locks::Files {
+                folder,
+                app_id,
+                names: self.all_names(&names, names::check_file)?,
+            }
+        } else {
+            let (cluster, app_id) = self.ensemble(&mut config, &path)?;
+            Locks::Nodes {
+                cluster,
+                root: format!("/{app_id}"),
+                names: self.all_names(&names, names::check_lock)?,
+                app: true,
+                takes_auth: true,
+            }
         };
         self.common.warnings.append(&mut config.warnings);
         let count = names.len() * self.sequence.max(1) as usize;
@@ -473,6 +481,21 @@ impl Options {
         name: &str,
         environment: &Environment,
     ) -> Result<Lock, Fault> {
+        let (folder, app_id) = self.local_folder(folder, configured, environment)?;
+        Ok(Lock::Local {
+            folder,
+            app_id,
+            names: self.names(name, names::check_file)?,
+        })
+    }
+
+    /// The directory of `--local`, `None` for the default one, and the directory in it.
+    fn local_folder(
+        &self,
+        folder: &Folder,
+        configured: Option<&str>,
+        environment: &Environment,
+    ) -> Result<(Option<PathBuf>, String), Fault> {
         let app_id = self
             .app_id
             .as_deref()
@@ -484,11 +507,7 @@ impl Options {
             Folder::Default => None,
             Folder::Given(folder) => Some(environment.current_dir.join(folder)),
         };
-        Ok(Lock::Local {
-            folder,
-            app_id,
-            names: self.names(name, names::check_file)?,
-        })
+        Ok((folder, app_id))
     }
 
     /// The name, or with `-n` the names that are made from it.

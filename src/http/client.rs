@@ -2,7 +2,7 @@
 //! server after another until it is answered. Sans-I/O: bytes and moments in, outputs and events
 //! out. It knows nothing of locks.
 
-use super::{Malformed, Reply};
+use super::{LONGEST_REPLY_BODY, Malformed, Reply};
 use crate::endpoint::{self, Endpoint};
 use crate::moment::Moment;
 use crate::transport::{Event, Output};
@@ -106,6 +106,7 @@ pub struct HttpClient {
     /// How long an answer may take.
     patience: Duration,
     phase: Phase,
+    longest_body: usize,
     incoming: Vec<u8>,
     outputs: VecDeque<Output>,
     events: VecDeque<HttpEvent>,
@@ -124,9 +125,19 @@ impl HttpClient {
             request: Vec::new(),
             patience: Duration::MAX,
             phase: Phase::Idle,
+            longest_body: LONGEST_REPLY_BODY,
             incoming: Vec::new(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
+        }
+    }
+
+    /// The same for replies with bodies up to this length.
+    #[must_use]
+    pub fn reading(self, longest_body: usize) -> HttpClient {
+        HttpClient {
+            longest_body,
+            ..self
         }
     }
 
@@ -300,7 +311,7 @@ impl HttpClient {
         let Phase::Asked { since: sent, .. } = self.phase else {
             return;
         };
-        match Reply::read(&self.incoming, closed) {
+        match Reply::read_up_to(self.longest_body, &self.incoming, closed) {
             Ok(None) => {}
             Ok(Some((
                 Reply {

@@ -36,3 +36,6 @@ pub const LONGEST_REQUEST: usize = LONGEST_HEAD + LONGEST_REQUEST_BODY;
 /// The longest body of a reply, on the wire. The client reads single words; a proxy may send an
 /// error page.
 pub const LONGEST_REPLY_BODY: usize = 64 << 10;
+
+/// The longest list of holders and waiters that is read. One of them takes a hundred bytes.
+pub const LONGEST_LIST: usize = 16 << 20;

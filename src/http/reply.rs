@@ -26,13 +26,26 @@ impl Reply {
     /// The reply to a GET at the start of `bytes` and its length there, including interim replies
     /// before it. `None`: incomplete. `closed`: no more bytes will arrive.
     pub fn read(bytes: &[u8], closed: bool) -> Result<Option<(Reply, usize)>, Malformed> {
-        match Reply::whole(bytes, closed)? {
+        Reply::read_up_to(LONGEST_REPLY_BODY, bytes, closed)
+    }
+
+    /// The same with a limit for the body.
+    pub fn read_up_to(
+        longest_body: usize,
+        bytes: &[u8],
+        closed: bool,
+    ) -> Result<Option<(Reply, usize)>, Malformed> {
+        match Reply::whole(longest_body, bytes, closed)? {
             None if closed => Err(Malformed::Cut),
             reply => Ok(reply),
         }
     }
 
-    fn whole(bytes: &[u8], closed: bool) -> Result<Option<(Reply, usize)>, Malformed> {
+    fn whole(
+        longest_body: usize,
+        bytes: &[u8],
+        closed: bool,
+    ) -> Result<Option<(Reply, usize)>, Malformed> {
         let Some((head, length)) = within(LONGEST_HEAD, Malformed::LongHead, bytes, final_head)?
         else {
             return Ok(None);
@@ -46,8 +59,7 @@ impl Reply {
             (204 | 304, _) => Framing::Length(0),
             (_, framing) => framing.unwrap_or(Framing::ToEnd),
         };
-        let Some((body, body_length)) =
-            framing.read(&bytes[length..], LONGEST_REPLY_BODY, closed)?
+        let Some((body, body_length)) = framing.read(&bytes[length..], longest_body, closed)?
         else {
             return Ok(None);
         };

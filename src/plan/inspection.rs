@@ -1,6 +1,7 @@
 //! The plan of a program that looks at locks and takes none.
 
-use super::{Cluster, ExitCodes, Warning};
+use super::{Cluster, ExitCodes, Host, Warning};
+use std::path::PathBuf;
 
 /// What to show of which locks.
 #[derive(Debug)]
@@ -36,5 +37,21 @@ pub enum Locks {
         app: bool,
         /// Whether the user can give this program credentials.
         takes_auth: bool,
+    },
+    /// Files of this host.
+    Files {
+        /// Directory of all applications; `None`: the default directory of this user.
+        folder: Option<PathBuf>,
+        /// Directory of the lock files, below `folder`.
+        app_id: String,
+        /// Names of files; `None`: all.
+        names: Option<Vec<String>>,
+    },
+    /// Pools of a lock server.
+    Pools {
+        /// The server.
+        server: Host,
+        /// The name of the pool; `None`: all.
+        pool: Option<String>,
     },
 }

@@ -37,6 +37,9 @@ pub fn evict(plan: &Eviction, started: Moment) -> Exit {
             };
             from_node(plan, cluster, target, *takes_auth, until)
         }
+        Locks::Files { .. } | Locks::Pools { .. } => {
+            Err(Failure::System("--break is for locks in ZooKeeper".into()))
+        }
     };
     plan.exit_codes.exit(end.unwrap_or_else(|failure| {
         log::print(plan.program, &failure);

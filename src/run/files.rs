@@ -225,7 +225,7 @@ fn take_token(file: &File) -> io::Result<i64> {
 }
 
 /// The token in a file that another run has locked.
-fn token_of_the_holder(file: &File) -> Option<i64> {
+pub(super) fn token_of_the_holder(file: &File) -> Option<i64> {
     let mut buffer = [0; TOKEN];
     let length = file.read_at(&mut buffer, 0).ok()?;
     last_token(&buffer[..length])

@@ -1,20 +1,25 @@
 //! `--status`: reads locks, and prints what is known of them. It takes no lock and starts no
 //! process but those that look up names.
 
-use super::oneshot;
+use super::lock_folder::LockFolder;
+use super::{local_survey, oneshot};
+use crate::endpoint::Endpoint;
 use crate::lock::Failure;
 use crate::lock::zookeeper::recipe;
 use crate::log;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::{Inspection, Locks};
-use crate::plan::{Cluster, Exit, ExitReason, Warning};
+use crate::plan::{Cluster, Exit, ExitReason, Host, Warning};
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::signal::Status;
+use crate::status::http::{self, PoolSurvey};
 use crate::status::zookeeper::{Survey, Target};
 use crate::status::{self, Report};
 use crate::sys::clock::{self, now};
 use std::io::{self, Write};
+use std::slice::from_ref;
+use std::time::Duration;
 
 /// Shows the locks of the plan.
 pub fn show_status(inspection: &Inspection) -> Exit {
@@ -52,6 +57,24 @@ fn read(locks: &Locks) -> Result<Report, Failure> {
             let options = options(cluster, true, *takes_auth)?;
             oneshot::drive(&mut Client::new(options, Survey::new(target), now()))
         }
+        Locks::Files {
+            folder,
+            app_id,
+            names,
+        } => {
+            let folder = LockFolder::new(folder.as_deref(), app_id);
+            local_survey::read(&folder, names.as_deref())
+        }
+        Locks::Pools { server, pool } => {
+            let (servers, _) = look_up(from_ref(server), http::ANSWER_TIMEOUT)
+                .map_err(|why| Failure::Unreachable(why.join("; ")))?;
+            let target = http::Target {
+                server: server.to_string(),
+                pool: pool.clone(),
+                now: clock::unix_ms(),
+            };
+            oneshot::drive(&mut PoolSurvey::new(servers, target, now()))
+        }
     }
 }
 
@@ -61,20 +84,26 @@ pub(super) fn options(
     only_reads: bool,
     takes_auth: bool,
 ) -> Result<Options, Failure> {
-    let mut addresses = HostAddresses::new(&cluster.hosts);
-    let by = now() + cluster.timeout;
-    let (found, _) = prepare::resolve_with_retries(&mut addresses, Some(1), by)
-        .map_err(|error| Failure::System(format!("cannot look up names: {}", reason(&error))))?;
-    if found.endpoints.is_empty() {
-        return Err(recipe::unreachable(&found.unresolved.join("; ")));
-    }
+    let (servers, unresolved) = look_up(&cluster.hosts, cluster.timeout)
+        .map_err(|why| recipe::unreachable(&why.join("; ")))?;
     Ok(Options {
-        servers: found.endpoints,
-        unresolved: found.unresolved,
+        servers,
+        unresolved,
         cluster: cluster.clone(),
         only_reads,
         takes_auth,
     })
+}
+
+/// The addresses of these hosts, and the hosts that have none, each with its reason. The error is
+/// these reasons if there is no address.
+fn look_up(hosts: &[Host], limit: Duration) -> Result<(Vec<Endpoint>, Vec<String>), Vec<String>> {
+    let mut addresses = HostAddresses::new(hosts);
+    match prepare::resolve_with_retries(&mut addresses, Some(1), now() + limit) {
+        Ok((found, _)) if found.endpoints.is_empty() => Err(found.unresolved),
+        Ok((found, _)) => Ok((found.endpoints, found.unresolved)),
+        Err(error) => Err(vec![format!("cannot look up names: {}", reason(&error))]),
+    }
 }
 
 fn show(inspection: &Inspection, report: &Report) -> Result<ExitReason, Failure> {

@@ -14,6 +14,7 @@ mod guard_handle;
 mod host_lock;
 mod inspect;
 mod journal;
+mod local_survey;
 mod lock_folder;
 mod names;
 mod oneshot;

@@ -1,6 +1,8 @@
 //! What is known of locks: one schema for all programs, as a table and as JSON. The readers are
 //! below: they make no node, no queue entry and no lock.
 
+pub mod http;
+pub mod local;
 pub mod zookeeper;
 
 mod json;
@@ -46,6 +48,10 @@ pub enum Kind {
     Readers,
     /// kazoo's `Semaphore`, and that of lockex.
     Semaphore,
+    /// A file of this host.
+    File,
+    /// A pool of a lock server.
+    Pool,
 }
 
 impl Kind {
@@ -56,6 +62,8 @@ impl Kind {
             Kind::Queue => "kazoo-lock",
             Kind::Readers => "kazoo-readlock",
             Kind::Semaphore => "kazoo-semaphore",
+            Kind::File => "local",
+            Kind::Pool => "pool",
         }
     }
 }

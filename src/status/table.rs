@@ -116,6 +116,8 @@ fn description(kind: Kind) -> &'static str {
         Kind::Queue => "a lock of lockex or kazoo (Lock or WriteLock)",
         Kind::Readers => "a read lock of kazoo (ReadLock)",
         Kind::Semaphore => "a semaphore of lockex or kazoo",
+        Kind::File => "a lock of this host",
+        Kind::Pool => "a pool of a lock server",
     }
 }
 
@@ -245,7 +247,7 @@ mod tests {
             ),
             Lock {
                 holders: None,
-                ..lock("x\u{1b}[2J", Kind::Queue, None, vec![])
+                ..lock("x\u{1b}[2J", Kind::File, None, vec![])
             },
         ];
         let mut report = Report {

@@ -64,6 +64,14 @@ impl Survey {
         }
     }
 
+    /// The path of the node above the locks; `root` is empty if that is the top.
+    fn root_path(&self) -> String {
+        match self.target.root.as_str() {
+            "" => "/".into(),
+            root => root.into(),
+        }
+    }
+
     fn queues(&self) -> String {
         layout::queues_path(&self.target.root)
     }
@@ -427,7 +435,7 @@ impl Task for Survey {
 
     fn start(&mut self, _: bool, context: &mut Context) {
         *self = Survey::new(self.target.clone());
-        let root = self.target.root.clone();
+        let root = self.root_path();
         if context.session.is_read_only() {
             let server = context.session.server();
             self.warnings.push(format!(
@@ -440,7 +448,7 @@ impl Task for Survey {
             None => self.ask_children(root.clone()),
             Some(names) => {
                 for name in names {
-                    self.ask_data(layout::child(&root, &name));
+                    self.ask_data(layout::child(&self.target.root, &name));
                 }
             }
         }
@@ -460,7 +468,13 @@ impl Task for Survey {
         self.unanswered = self.unanswered.saturating_sub(1);
         match (request, result) {
             (Request::Children { path, .. }, Ok(Answer::Children(names))) => {
-                self.on_children(path, names);
+                let is_root = *path == self.root_path();
+                let path = if is_root {
+                    self.target.root.clone()
+                } else {
+                    path.clone()
+                };
+                self.on_children(&path, names);
             }
             (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
                 self.on_node(path, Some(data), stat);
@@ -473,7 +487,7 @@ impl Task for Survey {
                 watch: false,
             }),
             (_, Ok(_) | Err(Code::NO_NODE)) => {}
-            (Request::Children { path, .. }, Err(Code::NO_AUTH)) if *path != self.target.root => {
+            (Request::Children { path, .. }, Err(Code::NO_AUTH)) if *path != self.root_path() => {
                 let why = context.explain(Code::NO_AUTH);
                 self.warnings.push(format!("cannot list {path}: {why}"));
             }

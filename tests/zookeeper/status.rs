@@ -1,10 +1,17 @@
 //! `--status`: who holds a lock, and who waits for it, without touching it.
 
-use common::run::exited;
+use common::kazoo::Kazoo;
+use common::proxy::{From, Proxy};
+use common::run::{Job, exited};
 use common::sandbox::Sandbox;
 use common::wait_until;
 use common::zookeeper::ZooKeeper;
 use serde_json::Value;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How many runs try the lock while another process looks at it.
+const RUNS: usize = 100;
 
 /// The JSON document of a `--status` with these words.
 fn status(sandbox: &Sandbox, server: &ZooKeeper, words: &[&str]) -> Value {
@@ -94,4 +101,239 @@ fn a_lock_of_the_python_program_has_its_host_and_no_process() {
         (&holder["host"], &holder["pid"]),
         (&"web3.example".into(), &Value::Null)
     );
+
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/python_holder.py");
+    let mut python = Job::new(&sandbox, Path::new("python3"))
+        .words(&[script, &server.port.to_string(), &sandbox.id, "other", "0"])
+        .leashed()
+        .start();
+    let stat = client.wait_for_node(&sandbox.node("other"));
+    let found = status(&sandbox, server, &["other"]);
+    let holder = &found["locks"][0]["holders"][0];
+    assert_eq!(holder["token"], stat.czxid);
+    assert_eq!(
+        holder["session"],
+        format!("0x{:x}", stat.ephemeral_owner).as_str()
+    );
+    python.let_go();
+    assert_eq!(python.wait().end, Ok(0));
+}
+
+/// The process ids of the holders of a lock, sorted.
+fn pids(lock: &Value) -> Vec<i64> {
+    let holders = lock["holders"].as_array().expect("it is known");
+    let mut pids: Vec<_> = holders
+        .iter()
+        .map(|holder| holder["pid"].as_i64().expect("a process id"))
+        .collect();
+    pids.sort_unstable();
+    pids
+}
+
+#[test]
+fn all_modes_of_lockex_and_kazoo_are_shown_as_what_they_are() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let path = format!("/{}", sandbox.id);
+    let lockex = |words: &[&str]| {
+        let given = ["--program=lockex", "-z", &server.address(), "-p", &path].map(str::to_owned);
+        let given: Vec<_> = given.iter().map(String::as_str).collect();
+        sandbox.program(&[&given[..], words].concat())
+    };
+    let job = "echo ready; cat";
+    let run = |words: &[&str]| lockex(&[words, &["--", job]].concat()).leashed().start();
+    let mut one = run(&["-i", "one"]);
+    let mut gpu = [
+        run(&["-i", "gpu", "-c", "2"]),
+        run(&["-i", "gpu", "-c", "2"]),
+    ];
+    one.wait_for_output("ready");
+    gpu.iter_mut().for_each(|run| run.wait_for_output("ready"));
+    let waiter = lockex(&["-i", "gpu", "-c", "2", "--", "true"]).start();
+    let data = format!("{path}/data");
+    let kazoo = |recipe, path: &str| {
+        let kazoo = Kazoo::newest().lock(&sandbox, server, path, recipe, &["run", job]);
+        kazoo.leashed().start()
+    };
+    let mut others = [
+        kazoo("ReadLock", &data),
+        kazoo("ReadLock", &data),
+        kazoo("WriteLock", &format!("{path}/file")),
+        kazoo("3", &format!("{path}/pool")),
+    ];
+    others
+        .iter_mut()
+        .for_each(|run| run.wait_for_output("ready"));
+    let look = |words: &[&str]| {
+        let outcome = lockex(&[&["--status", "--json"], words].concat()).run();
+        assert_eq!(outcome.stderr, "");
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()
+    };
+    wait_until("the third waits for the semaphore", || {
+        look(&["-i", "gpu"])["locks"][0]["waiters"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 1
+    });
+    let found = look(&[]);
+    let names: Vec<_> = found["locks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lock| {
+            let holders = lock["holders"].as_array().unwrap().len();
+            (
+                lock["name"].as_str().unwrap(),
+                lock["kind"].as_str().unwrap(),
+                holders,
+            )
+        })
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("data", "kazoo-readlock", 2),
+            ("file", "kazoo-lock", 1),
+            ("gpu", "kazoo-semaphore", 2),
+            ("one", "kazoo-lock", 1),
+            ("pool", "kazoo-semaphore", 1),
+        ]
+    );
+    for (lock, run) in [(1, &others[2]), (4, &others[3])] {
+        let holder = &found["locks"][lock]["holders"][0];
+        assert_eq!(
+            (&holder["host"], &holder["pid"]),
+            (&"kazoo".into(), &run.pid().into())
+        );
+    }
+    let gpu_lock = &found["locks"][2];
+    assert_eq!(gpu_lock["slots"], 2);
+    let mut expected = [i64::from(gpu[0].pid()), i64::from(gpu[1].pid())];
+    expected.sort_unstable();
+    assert_eq!(pids(gpu_lock), expected);
+    assert_eq!(gpu_lock["waiters"][0]["pid"], waiter.pid());
+    assert_eq!(found["locks"][3]["holders"][0]["pid"], one.pid());
+    let table = lockex(&["--status"]).run().stdout;
+    assert!(table.contains("gpu   2/2"), "{table}");
+    for mut other in others {
+        other.let_go();
+        assert_eq!(other.wait(), exited(0).printing("ready\n"));
+    }
+    one.let_go();
+    assert_eq!(one.wait(), exited(0).printing("ready\n"));
+    for mut run in gpu {
+        run.let_go();
+        assert_eq!(run.wait(), exited(0).printing("ready\n"));
+    }
+    assert_eq!(waiter.wait(), exited(0));
+    assert_eq!(lockex(&["--status", "-i", "one"]).run().end, Ok(3));
+}
+
+#[test]
+fn local_locks_are_shown_by_the_kernel_and_no_file_is_made() {
+    let sandbox = Sandbox::new();
+    let folder = sandbox.path("locks");
+    let local = format!("--local={}", folder.display());
+    let run = |words: &[&str]| sandbox.program(&[&[local.as_str(), "-l", "0"], words].concat());
+    let json = |words: &[&str]| {
+        let outcome = sandbox
+            .program(&[&[local.as_str(), "--status", "--json"], words].concat())
+            .run();
+        assert_eq!(outcome.stderr, "");
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()
+    };
+    assert_eq!(
+        json(&["lock"])["locks"][0]["holders"],
+        serde_json::json!([])
+    );
+    assert!(!folder.exists());
+    let mut first = run(&["lock", "sh -c 'echo ready; cat'"]).leashed().start();
+    first.wait_for_output("ready");
+    let mut second = run(&["-w", "60", "lock", "sh -c 'echo ready; cat'"])
+        .leashed()
+        .start();
+    wait_until("the second waits", || {
+        json(&["lock"])["locks"][0]["waiters"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 1
+    });
+    let found = json(&[]);
+    let lock = &found["locks"][0];
+    assert_eq!(
+        (&lock["name"], &lock["kind"]),
+        (&"lock".into(), &"local".into())
+    );
+    assert_eq!(lock["holders"][0]["pid"], first.pid());
+    assert_eq!(lock["waiters"][0]["pid"], second.pid());
+    assert!(
+        lock["holders"][0]["token"]
+            .as_i64()
+            .is_some_and(|token| token > 0)
+    );
+    first.let_go();
+    assert_eq!(first.wait(), exited(0).printing("ready\n"));
+    second.wait_for_output("ready");
+    assert_eq!(
+        json(&["lock"])["locks"][0]["holders"][0]["pid"],
+        second.pid(),
+        "the helper that locked the file has ended"
+    );
+    second.let_go();
+    assert_eq!(second.wait(), exited(0).printing("ready\n"));
+    let free = sandbox.program(&[&local, "--status", "lock"]).run();
+    assert_eq!(free.end, Ok(3));
+}
+
+#[test]
+fn looking_never_makes_a_run_find_the_lock_busy() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(Ordering::Relaxed) {
+                let outcome = sandbox.flock(server, &["--status", "lock"]).run();
+                assert!(matches!(outcome.end, Ok(0 | 3)), "{outcome:?}");
+                looks += 1;
+            }
+            looks
+        });
+        for _ in 0..RUNS {
+            let run = sandbox.flock(server, &["-l", "0", "-w", "0", "-x", "9", "lock", "true"]);
+            assert_eq!(run.run(), exited(0));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(looking.join().unwrap() > 0);
+    });
+}
+
+#[test]
+fn a_status_with_50_waiters_is_a_few_round_trips() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let mut client = sandbox.client(server);
+    client
+        .create_ephemeral(&sandbox.node("lock"), b"host")
+        .unwrap();
+    let waiter = || {
+        sandbox
+            .flock(server, &["-l", "0", "-w", "300", "lock", "true"])
+            .start()
+    };
+    let waiters: Vec<_> = (0..50).map(|_| waiter()).collect();
+    let proxy = Proxy::start(server.address());
+    wait_until("all wait", || {
+        client.children(&sandbox.node(".queue/lock")).len() == waiters.len()
+    });
+    let look = sandbox.flock_at(&proxy.address, 60, &["--status", "--json", "lock"]);
+    let found: Value = serde_json::from_str(&look.run().stdout).unwrap();
+    assert_eq!(found["locks"][0]["waiters"].as_array().unwrap().len(), 50);
+    // Connect; sync, lock and queues; the queue; its entries; close.
+    assert_eq!(proxy.turns(), [From::Client, From::Server].repeat(5));
+    assert_eq!(proxy.connections(), 1);
+    client.delete(&sandbox.node("lock")).unwrap();
+    for waiter in waiters {
+        assert_eq!(waiter.wait(), exited(0));
+    }
 }

@@ -919,7 +919,9 @@ fn break_names_one_lock_and_waits_30_seconds_unless_told() {
         let Ok(Request::Break(eviction)) = request(words) else {
             panic!("{words}");
         };
-        let Locks::Nodes { root, names, .. } = &eviction.locks;
+        let Locks::Nodes { root, names, .. } = &eviction.locks else {
+            panic!("{eviction:?}")
+        };
         assert_eq!((root.as_str(), eviction.name.as_str()), ("/app", "NAME"));
         assert_eq!(names.as_deref(), Some(&["NAME".to_owned()][..]));
         let facts = (eviction.wait, eviction.token, eviction.force);
