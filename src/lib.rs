@@ -228,6 +228,7 @@
 //! | `edit_distance` | finds the name that was meant |
 //! | `in_file` | a fault with its file and line |
 //! | `reason` | the text of an I/O error |
+//! | `fact` | `key=value` in log lines |
 //!
 //! ## For tests
 //!
@@ -253,6 +254,8 @@ mod edit_distance;
 mod endpoint;
 #[forbid(unsafe_code)]
 mod eviction;
+#[forbid(unsafe_code)]
+mod fact;
 #[forbid(unsafe_code)]
 mod guard;
 #[forbid(unsafe_code)]

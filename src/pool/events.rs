@@ -4,6 +4,7 @@
 use super::PoolCounters;
 use super::invalid_request::{self, InvalidRequest};
 use super::waiters::Run;
+use crate::fact::fact;
 use crate::plan::Level;
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,19 +44,21 @@ impl Events {
         log: &mut impl Log,
     ) {
         self.counters.granted += 1;
-        let run = run.map_or(String::new(), |run| format!(", run {run}"));
-        let note = format!(
-            "granted {} to {host} (token {token}{run}, waited {:.1} s)",
-            self.pool,
-            waited.as_secs_f64()
+        let holding = self.holding(host, token);
+        let run = run.map_or(String::new(), |run| fact("run", run));
+        let waited = waited.as_secs_f64();
+        log.note(
+            Level::Info,
+            format!("granted{holding}{run} waited={waited:.1}s"),
         );
-        log.note(Level::Info, note);
     }
 
     /// A holder's lease was extended.
     pub(super) fn renewed(&self, host: &str, token: i64, log: &mut impl Log) {
-        let note = format!("renewed {} for {host} (token {token})", self.pool);
-        log.note(Level::Debug, note);
+        log.note(
+            Level::Debug,
+            format!("renewed{}", self.holding(host, token)),
+        );
     }
 
     /// A host released its holding. `holding` is its token and how long it was held, if the backend
@@ -67,26 +70,29 @@ impl Events {
         log: &mut impl Log,
     ) {
         self.counters.released += 1;
-        let holding = holding.map_or(String::new(), |(token, held)| {
-            format!(" (token {token}) after {:.1} s", held.as_secs_f64())
-        });
-        log.note(
-            Level::Info,
-            format!("released {} for {host}{holding}", self.pool),
-        );
+        let facts = match holding {
+            Some((token, held)) => {
+                let held = held.as_secs_f64();
+                format!("{} held={held:.1}s", self.holding(host, token))
+            }
+            None => self.pool_and_host(host),
+        };
+        log.note(Level::Info, format!("released{facts}"));
     }
 
     /// A holding ended without a release.
     pub(super) fn expired(&mut self, host: &str, token: i64, why: &str, log: &mut impl Log) {
         self.counters.expired += 1;
-        let note = format!("took {} from {host} (token {token}): {why}", self.pool);
-        log.note(Level::Warning, note);
+        let (holding, why) = (self.holding(host, token), fact("reason", why));
+        log.note(Level::Warning, format!("expired{holding}{why}"));
     }
 
     /// A holding is not confirmed any more.
     pub(super) fn revoked(&self, host: &str, token: i64, log: &mut impl Log) {
-        let note = format!("revoked {} for {host} (token {token})", self.pool);
-        log.note(Level::Warning, note);
+        log.note(
+            Level::Warning,
+            format!("revoked{}", self.holding(host, token)),
+        );
     }
 
     /// A host was told NO.
@@ -115,10 +121,18 @@ impl Events {
 
     /// None of the YES about a holding reached its host, so the slot is free again.
     pub(super) fn taken_back(&self, host: &str, token: i64, log: &mut impl Log) {
-        let note = format!(
-            "took {} back from {host} (token {token}): the answer could not be delivered",
-            self.pool
-        );
-        log.note(Level::Warning, note);
+        let holding = self.holding(host, token);
+        let why = fact("reason", "the answer could not be delivered");
+        log.note(Level::Warning, format!("taken back{holding}{why}"));
+    }
+
+    /// ` pool=POOL host=HOST token=N`, with which each line about a holding begins. After them come
+    /// run, waited, held and reason, in this order.
+    fn holding(&self, host: &str, token: i64) -> String {
+        self.pool_and_host(host) + &fact("token", token)
+    }
+
+    fn pool_and_host(&self, host: &str) -> String {
+        fact("pool", &self.pool) + &fact("host", host)
     }
 }

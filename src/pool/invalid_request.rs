@@ -43,14 +43,16 @@ impl fmt::Display for InvalidRequest {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             InvalidRequest::UnknownPool => write!(f, "no such pool"),
-            InvalidRequest::EmptyHostName => write!(f, "the host has no name"),
+            InvalidRequest::EmptyHostName => write!(f, "the host name is empty"),
             InvalidRequest::LongHostName => {
-                write!(f, "the host's name is longer than {MAX_HOST_LENGTH} bytes")
+                write!(f, "the host name is longer than {MAX_HOST_LENGTH} bytes")
             }
             InvalidRequest::BadHostName => {
-                write!(f, "a comma or control character in the host's name")
+                write!(f, "the host name has a comma or a control character")
             }
-            InvalidRequest::HostNotAllowed => write!(f, "not one of the pool's servers"),
+            InvalidRequest::HostNotAllowed => {
+                write!(f, "the host is not in \"servers\" of the pool")
+            }
             InvalidRequest::BadRunId => write!(
                 f,
                 "run must be 1 to {MAX_RUN_LENGTH} characters of 0-9, A-Z, a-z, '.', '_' and '-'"

@@ -48,40 +48,40 @@ const POOL_METRICS: [PoolMetric; 10] = [
     (
         "permits",
         Gauge,
-        "How many hosts may hold the pool at once.",
+        "Number of hosts that may hold the pool at the same time.",
         |pool| Count(pool.permits.into()),
     ),
-    ("holders", Gauge, "How many hosts hold the pool.", |pool| {
-        count(pool.holders.len())
-    }),
+    (
+        "holders",
+        Gauge,
+        "Number of hosts that hold the pool.",
+        |pool| count(pool.holders.len()),
+    ),
     (
         "waiters",
         Gauge,
-        "How many requests wait for the pool.",
+        "Number of requests that wait for the pool.",
         |pool| count(pool.waiters.len()),
     ),
     (
         "oldest_waiter_seconds",
         Gauge,
-        "How long the first of them has waited; 0 if none does.",
+        "Seconds that the first waiter has waited; 0 without waiters.",
         oldest,
     ),
-    (
-        "grants_total",
-        Counter,
-        "Holdings that a host was told of.",
-        |pool| Count(pool.counters.granted),
-    ),
+    ("grants_total", Counter, "Locks granted.", |pool| {
+        Count(pool.counters.granted)
+    }),
     (
         "releases_total",
         Counter,
-        "Holdings that a host let go.",
+        "Locks released by their holder.",
         |pool| Count(pool.counters.released),
     ),
     (
         "expiries_total",
         Counter,
-        "Holdings that were kept beyond their expiry.",
+        "Locks whose lease ended before they were released or renewed.",
         |pool| Count(pool.counters.expired),
     ),
     ("refusals_total", Counter, "Requests answered NO.", |pool| {
@@ -96,7 +96,7 @@ const POOL_METRICS: [PoolMetric; 10] = [
     (
         "undelivered_total",
         Counter,
-        "Answers YES that could not be delivered.",
+        "Grants that could not be delivered.",
         |pool| Count(pool.counters.undelivered),
     ),
 ];
@@ -241,7 +241,7 @@ mod tests {
             "# HELP process_uptime_seconds Since the start.\n# TYPE process_uptime_seconds gauge\nprocess_uptime_seconds 1.25\n"
         ));
         assert!(text.contains(
-            "\n# HELP distributexd_permits How many hosts may hold the pool at once.\n# TYPE distributexd_permits gauge\n\
+            "\n# HELP distributexd_permits Number of hosts that may hold the pool at the same time.\n# TYPE distributexd_permits gauge\n\
              distributexd_permits{pool=\"a\"} 1\ndistributexd_permits{pool=\"q\\\"\\\\\"} 3\n# HELP "
         ));
         let of_a: Vec<_> = text

@@ -312,7 +312,7 @@ impl fmt::Display for Fault {
         }?;
         write!(
             f,
-            "; so it is not known who holds what: restore the file, or move it away once no client holds a lock"
+            "; with other holders than before, locks could be granted twice: restore the file, or move it away once no client holds a lock"
         )
     }
 }

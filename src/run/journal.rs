@@ -6,6 +6,7 @@
 use super::guard_channel::Report;
 use crate::deadlines::Deadlines;
 use crate::delivery::Sent;
+use crate::fact::fact;
 use crate::guard::GuardEvent;
 use crate::lock::{Event, Holder, Proof, QueuePosition};
 use crate::log::{Log, Topic, print};
@@ -393,16 +394,6 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// ` key=value`; a value with blanks or quotes is quoted.
-fn fact(key: &str, value: impl Display) -> String {
-    let value = value.to_string();
-    if value.is_empty() || value.contains([' ', '"', '=', '\\']) {
-        format!(" {key}={value:?}")
-    } else {
-        format!(" {key}={value}")
-    }
-}
-
 fn names(survivors: &[Process]) -> String {
     let names: Vec<String> = survivors
         .iter()
@@ -469,16 +460,6 @@ fn time(unix_ms: i64) -> LocalTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn facts_are_key_value_and_quoted_where_they_have_blanks() {
-        assert_eq!(fact("lock", "/app/x"), " lock=/app/x");
-        assert_eq!(
-            fact("reason", "it said \"no\""),
-            r#" reason="it said \"no\"""#
-        );
-        assert_eq!(fact("reason", ""), r#" reason="""#);
-    }
 
     #[test]
     fn holder_is_shown_without_the_parts_that_are_unknown() {

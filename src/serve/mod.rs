@@ -181,7 +181,7 @@ impl ServerLoop<'_> {
         }
         let limit = self.timer.poll_limit(now());
         self.service.epoll.wait(limit).unwrap_or_else(|error| {
-            self.log.log_failure("wait", &error);
+            self.log.log_failure("wait for events", &error);
             Vec::new()
         })
     }
@@ -225,7 +225,7 @@ impl ServerLoop<'_> {
                     match listener.pause(&self.service.epoll, LISTENER, now()) {
                         Ok(true) => self.log.log(
                             Level::Warning,
-                            &format_args!("not accepting connections for a while: {why}"),
+                            &format_args!("new connections are paused: {why}"),
                         ),
                         Ok(false) => {}
                         Err(error) => self.log.log_failure("stop accepting connections", &error),
@@ -262,17 +262,19 @@ impl ServerLoop<'_> {
 
     /// Stops accepting connections, and gives the requests that have begun `SHUTDOWN_GRACE`.
     fn begin_shutdown(&mut self, signal: Signal) {
-        self.log
-            .log(Level::Info, &format_args!("ending after {signal}"));
+        self.log.log(
+            Level::Info,
+            &format_args!("received {signal}: shutting down"),
+        );
         self.shutdown_deadline = Some(now() + SHUTDOWN_GRACE);
         self.listener = None;
-        self.service.begin_shutdown("the server is ending");
+        self.service.begin_shutdown("the server is shutting down");
     }
 
     /// Closes all connections. Grants that were not received by now are taken back and saved.
     fn finish(mut self) {
         self.service.close_all();
         self.run_backend();
-        self.log.log(Level::Info, &"ended");
+        self.log.log(Level::Info, &"shut down");
     }
 }

@@ -62,11 +62,11 @@ impl ServerLog<'_> {
         for (key, _) in keys.iter().filter(|(_, changed)| *changed) {
             self.log(
                 Level::Warning,
-                &format_args!("{config}: {key:?} has changed: that needs a restart"),
+                &format_args!("{config}: {key:?} has changed: restart the server to apply it"),
             );
         }
         let pools = plan.pool_count();
-        self.log(Level::Info, &format_args!("read {config} again: {pools}"));
+        self.log(Level::Info, &format_args!("reloaded {config}: {pools}"));
     }
 
     fn log_warnings(self, plan: &Server) {

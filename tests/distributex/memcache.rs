@@ -318,7 +318,7 @@ fn what_a_host_without_power_is_given_is_taken_back_and_given_to_the_next() {
     assert_eq!(waiter(&two, "next").hear(), "YES");
     assert_eq!(memcached.value("pool:lockedby").unwrap(), "next");
     assert!(
-        one.stderr().contains("took pool back from dark"),
+        one.stderr().contains("taken back pool=pool host=dark "),
         "{}",
         one.stderr()
     );
@@ -345,7 +345,7 @@ fn hup_changes_the_pools_and_after_term_the_holders_are_still_known() {
     wait_until("a warning", || {
         server
             .stderr()
-            .contains("\"backend\" has changed: that needs a restart")
+            .contains("\"backend\" has changed: restart the server to apply it")
     });
     server.configure(&format!("{}{POOL}  maxlocks: 2\n", memcached.config()));
     assert_eq!(server.stop().end, Ok(0));

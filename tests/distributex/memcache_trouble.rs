@@ -189,7 +189,7 @@ fn a_memcached_whose_name_has_no_address_is_told_at_once() {
 
 /// What no memcached says, each with a name and with how the server calls it.
 fn lies() -> Vec<(&'static str, Vec<Act>, &'static str)> {
-    let reply = "its reply is none of memcached";
+    let reply = "its reply is not one of memcached";
     let value = "VALUE pool:lockedby 0 1048576 7\r\n";
     vec![
         (
@@ -203,12 +203,12 @@ fn lies() -> Vec<(&'static str, Vec<Act>, &'static str)> {
         (
             "0xff",
             vec![Hear, Say(vec![0xff; 5000])],
-            "a line of its reply does not end",
+            "a line of its reply is too long",
         ),
         (
             "zeros",
             vec![Hear, Say(vec![0; 64 << 20])],
-            "a line of its reply does not end",
+            "a line of its reply is too long",
         ),
         ("lines", vec![Hear, Say(b"\r\n".repeat(5000))], reply),
         (
@@ -260,12 +260,12 @@ fn lies() -> Vec<(&'static str, Vec<Act>, &'static str)> {
         (
             "STORED",
             vec![Hear, Say(b"STORED\r\n".to_vec()), Keep],
-            "its reply is to something else",
+            "its reply does not match the request",
         ),
         (
             "many replies",
             vec![Hear, Say(b"END\r\n".repeat(100_000)), Keep],
-            "its reply is to something else",
+            "its reply does not match the request",
         ),
         (
             "numbers",
@@ -276,7 +276,7 @@ fn lies() -> Vec<(&'static str, Vec<Act>, &'static str)> {
                 Say(b"7\r\n".repeat(9)),
                 Keep,
             ],
-            "its reply is to something else",
+            "its reply does not match the request",
         ),
     ]
 }

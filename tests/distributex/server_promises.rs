@@ -43,7 +43,7 @@ fn reload(server: &mut Distributexd, config: &str, by_hup: bool) {
     if by_hup {
         server.signal(libc::SIGHUP);
         wait_until("the new config", || {
-            server.stderr().matches(" again: ").count() == 1
+            server.stderr().matches("reloaded ").count() == 1
         });
     } else {
         server.kill();
@@ -114,7 +114,7 @@ fn pool_removed_from_the_config_for_a_while_keeps_its_holders() {
             .to_owned();
         reload(&mut server, &config(&sandbox, &without), by_hup);
         let kept = format!(
-            "p is not in the config any more: a keeps it (token {token}) until it releases it or its lease ends, in "
+            "pool p was removed from the config: a keeps it (token {token}) until it is released or the lease ends, in "
         );
         assert!(server.stderr().contains(&kept), "{}", server.stderr());
         assert_eq!(

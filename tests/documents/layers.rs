@@ -31,6 +31,7 @@ const LAYERS: &[Layer] = &[
             "shell",
             "in_file",
             "reason",
+            "fact",
         ],
     },
     Layer {

@@ -116,7 +116,9 @@ impl Snapshot {
         let hosts = first.map_or(Some(Vec::new()), |value| hosts(&value.bytes));
         let known = second.map_or(Some(Leases::new()), |value| leases::parse(&value.bytes));
         Ok(match (hosts, known) {
-            (None, _) => Err(format!("in memcached, {list} is no list of hosts")),
+            (None, _) => Err(format!(
+                "in memcached, {list} is not a list of hosts: if no client holds the pool, delete it"
+            )),
             (Some(hosts), Some(leases)) => Ok(Some(Snapshot {
                 hosts,
                 version,
@@ -131,7 +133,7 @@ impl Snapshot {
                 leases_version,
             })),
             (Some(_), None) => Err(format!(
-                "in memcached, {leases} is not understood: another version of this program wrote it, or something else; if no client holds the \
+                "in memcached, {leases} is not understood: another version of distributexd, or another program, wrote it; if no client holds the \
                  pool, delete {leases} and {list}"
             )),
         })

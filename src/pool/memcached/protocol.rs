@@ -159,11 +159,13 @@ pub enum Malformed {
 impl std::fmt::Display for Malformed {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str(match self {
-            Malformed::LongLine => "a line of its reply does not end",
-            Malformed::UnknownLine => "its reply is none of memcached",
+            Malformed::LongLine => "a line of its reply is too long",
+            Malformed::UnknownLine => {
+                "its reply is not one of memcached (is another program listening there?)"
+            }
             Malformed::LargeValue => "its reply has a value of more than 1 MiB",
             Malformed::UnendedValue => "its reply has a value that does not end where it says",
-            Malformed::Unasked => "its reply is to something else",
+            Malformed::Unasked => "its reply does not match the request",
         })
     }
 }
@@ -183,10 +185,10 @@ impl Reply {
             "NOT_STORED" => Reply::NotStored,
             "EXISTS" => Reply::Exists,
             "NOT_FOUND" => Reply::NotFound,
-            "ERROR" => Reply::Error("it knows no such command".to_owned()),
+            "ERROR" => Reply::Error("it does not know the command".to_owned()),
             _ => match line.split_once(' ') {
                 Some(("ERROR" | "SERVER_ERROR" | "CLIENT_ERROR", why)) => {
-                    Reply::Error(format!("it says {why:?}"))
+                    Reply::Error(format!("it answered {why:?}"))
                 }
                 Some(("VALUE", about)) => match values(about, &mut rest)? {
                     Some(values) => Reply::Values(values),
@@ -384,9 +386,9 @@ mod tests {
             Reply::NotStored,
             Reply::Number(1_763_712_345_678_901),
             Reply::Number(99),
-            Reply::Error("it says \"cannot increment or decrement non-numeric value\"".into()),
-            Reply::Error("it says \"out of memory storing object\"".into()),
-            Reply::Error("it knows no such command".into()),
+            Reply::Error("it answered \"cannot increment or decrement non-numeric value\"".into()),
+            Reply::Error("it answered \"out of memory storing object\"".into()),
+            Reply::Error("it does not know the command".into()),
         ]
     }
 

@@ -210,7 +210,7 @@ impl PoolMachine for SharedPool {
             self.removed = Some(now);
             self.poll_list();
             let note = format!(
-                "{} is not in the config any more: its holders in memcached keep it, and can renew and release it",
+                "pool {} was removed from the config: its holders in memcached keep it, and can renew and release it",
                 self.name
             );
             context.note(Level::Warning, note);
@@ -510,7 +510,8 @@ impl SharedPool {
             (WritePhase::AllocatingTokens { seeded: true }, Reply::NotFound) => {
                 self.retry(pending);
                 self.fail(
-                    "memcached forgets what it has just stored".to_owned(),
+                    "memcached lost a value that it had just stored (is its memory full?)"
+                        .to_owned(),
                     context,
                 );
             }
@@ -830,7 +831,10 @@ impl SharedPool {
             );
         }
         if self.failure.take().is_some() {
-            context.note(Level::Warning, format!("{} goes on", self.name));
+            context.note(
+                Level::Warning,
+                format!("{} can be granted and released again", self.name),
+            );
         }
         let ListUpdate {
             hosts,

@@ -511,7 +511,7 @@ fn connection_is_dropped_after_10_s_without_a_reply() {
 fn refused_write_fails_its_request_and_is_retried() {
     let mut site = Site::new(&pool(1, 60));
     site.fake.refuses = Some("SERVER_ERROR out of memory storing object");
-    let why = "503 memcached refuses: it says \"out of memory storing object\"";
+    let why = "503 memcached refuses: it answered \"out of memory storing object\"";
     site.play(&[
         (0, "1 get a", ""),
         (0, "1 wait b", ""),
@@ -591,7 +591,7 @@ fn server_that_is_no_memcached_is_logged_once_and_retried_with_backoff() {
     let full = tried_and_told(&[b"ERROR Too many open connections\r\n"]);
     assert_eq!(full.1.len(), 2, "{full:?}");
     assert!(
-        full.1[0].ends_with("memcached refuses: it says \"Too many open connections\""),
+        full.1[0].ends_with("memcached refuses: it answered \"Too many open connections\""),
         "{full:?}"
     );
     let fickle = tried_and_told(&[b"VALUE one:lockedby 0 1 1\r\nb\r\nEND\r\n"]);
@@ -626,7 +626,7 @@ fn error_before_any_command_is_logged_as_memcached_words_it() {
     };
     assert!(
         note.starts_with(
-            "cannot ask memcached at h:11211: it says \"Too many open connections\"; "
+            "cannot ask memcached at h:11211: it answered \"Too many open connections\"; "
         ),
         "{note}"
     );
@@ -712,7 +712,7 @@ fn malformed_list_is_not_overwritten() {
     site.play(&[(
         900,
         "1 tick",
-        "a 503 in memcached, one:lockedby is no list of hosts",
+        "a 503 in memcached, one:lockedby is not a list of hosts: if no client holds the pool, delete it",
     )]);
 }
 
@@ -1300,7 +1300,7 @@ fn write_of_a_slow_server_is_awaited_or_fenced_off() {
 
 #[test]
 fn malformed_leases_grant_nothing_and_are_not_overwritten() {
-    const WHY: &str = "a 503 in memcached, one:leases is not understood: another version of this program wrote it, or something else; if no client holds the pool, delete one:leases and one:lockedby";
+    const WHY: &str = "a 503 in memcached, one:leases is not understood: another version of distributexd, or another program, wrote it; if no client holds the pool, delete one:leases and one:lockedby";
     for garbage in ["2", "1\na,x", "<html>", ""] {
         let mut site = Site::new(&pool(2, 60));
         site.fake.put("one:leases", garbage, Moment::NEVER);

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// From a failed save to the next attempt, so that a full disk is not kept busy as well.
 const RETRY: Duration = Duration::from_secs(1);
 
-const CANNOT_SAVE: &str = "cannot save who holds what";
+const CANNOT_SAVE: &str = "cannot write the state file";
 
 /// Deferred replies, in the order in which they were decided.
 type DeferredReplies = VecDeque<(Ticket, DeferredReply)>;
@@ -195,7 +195,7 @@ impl Outbox {
             self.note(
                 Level::Warning,
                 format!(
-                    "who holds what is saved again, after {:.1} s",
+                    "the state file can be written again, after {:.1} s",
                     now.since(since).as_secs_f64()
                 ),
             );
@@ -209,7 +209,7 @@ impl Outbox {
         if self.failure.is_none() {
             self.note(
                 Level::Error,
-                format!("{CANNOT_SAVE}: {why}; nothing is granted or renewed until it is saved, which is tried every second"),
+                format!("{CANNOT_SAVE}: {why}; no lock is granted or renewed until it is written, which is tried every second"),
             );
         }
         let since = self.failure.as_ref().map_or(now, |failure| failure.since);

@@ -20,7 +20,7 @@ use std::time::Duration;
 const MIN_RENEWAL_GAIN: u32 = 100;
 
 /// Logged and answered if a save took longer than the lease is useful.
-const SAVE_TOO_SLOW: &str = "saving who holds what took too long for what is left of the lease";
+const SAVE_TOO_SLOW: &str = "writing the state file took longer than the lease allows";
 
 /// Holders and waiters of one pool.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl PoolMachine for PoolState {
             outbox.note(
                 Level::Info,
                 format!(
-                    "{} is in the config again: its holders hold it as before",
+                    "pool {} is in the config again: its holders hold it as before",
                     self.name
                 ),
             );
@@ -151,16 +151,16 @@ impl PoolState {
     fn removed_pool_note(&self, host: &str, holding: &Holding, now: Moment) -> String {
         let end = match left(holding.expires, now) {
             Some(left) => format!(
-                "until it releases it or its lease ends, in {:.1} s",
+                "until it is released or the lease ends, in {:.1} s",
                 left.as_secs_f64()
             ),
             None => format!(
-                "until it releases it, for {} more",
+                "until it is released, for at most {} more",
                 hours(self.removed_until.since(now))
             ),
         };
         format!(
-            "{} is not in the config any more: {host} keeps it (token {}) {end}",
+            "pool {} was removed from the config: {host} keeps it (token {}) {end}",
             self.name, holding.token
         )
     }
@@ -488,7 +488,7 @@ impl PoolState {
         outbox.note(
             Level::Error,
             format!(
-                "cannot tell {host} that it holds {name} (token {}): {SAVE_TOO_SLOW} (expire {expire} s)",
+                "cannot confirm {name} for {host} (token {}): {SAVE_TOO_SLOW} (expire {expire} s): raise \"expire\", or use a faster disk",
                 grant.token
             ),
         );
@@ -557,7 +557,10 @@ impl PoolState {
     /// cannot be granted one before their own wait ends.
     pub(super) fn advance(&mut self, outbox: &mut Outbox, now: Moment) {
         while let Some((host, Holding { token, since, .. })) = self.holders.take_expired(now) {
-            let why = format!("it expired after {:.1} s", since.elapsed(now).as_secs_f64());
+            let why = format!(
+                "its lease ended after {:.1} s",
+                since.elapsed(now).as_secs_f64()
+            );
             self.expire(&host, token, &why, outbox);
         }
         if self.plan.is_none() && self.removed_until <= now {
@@ -573,7 +576,7 @@ impl PoolState {
     /// Ends the holdings of a removed pool that would last until they are released.
     fn expire_until_released(&mut self, outbox: &mut Outbox) {
         let why = format!(
-            "it has not been in the config for {}",
+            "the pool was removed from the config {} ago",
             hours(lease::REMOVED_POOL_GRACE)
         );
         for host in self.holders.hosts() {

@@ -447,7 +447,7 @@ fn invalid_requests_are_answered_invalid() {
     assert_eq!(script.drain(), "a INVALID");
     assert_eq!(
         script.notes[1..3],
-        [r#"invalid request from "c" for "one": not one of the pool's servers"#; 2]
+        [r#"invalid request from "c" for "one": the host is not in "servers" of the pool"#; 2]
     );
     assert_eq!(
         script.notes[4],
@@ -521,10 +521,13 @@ fn failed_save_undoes_grants_and_nothing_is_granted_until_a_save_succeeds() {
     let told: Vec<_> = script
         .notes
         .iter()
-        .filter(|note| note.contains("sav"))
+        .filter(|note| note.contains("state file"))
         .collect();
-    let why = "cannot save who holds what: disk full; nothing is granted or renewed until it is saved, which is tried every second";
-    assert_eq!(told, [why, "who holds what is saved again, after 3.0 s"]);
+    let why = "cannot write the state file: disk full; no lock is granted or renewed until it is written, which is tried every second";
+    assert_eq!(
+        told,
+        [why, "the state file can be written again, after 3.0 s"]
+    );
 }
 
 #[test]
@@ -619,7 +622,7 @@ fn holders_survive_a_restart_and_tokens_keep_growing() {
         (2, "get d", "d NO"),
         (50, "get d", "save c=8 d=9 b=7"),
     ]);
-    let kept = "two is not in the config any more: b keeps it (token 7) until it releases it or its lease ends, in 50.0 s";
+    let kept = "pool two was removed from the config: b keeps it (token 7) until it is released or the lease ends, in 50.0 s";
     assert_eq!(script.notes[0], kept);
 
     let all = vec![
@@ -743,13 +746,13 @@ fn each_holding_is_logged() {
     assert_eq!(
         script.notes,
         [
-            "granted one to a (token 1, waited 0.0 s)",
-            "renewed one for a (token 1)",
-            "released one for a (token 1) after 3.0 s",
-            "granted one to b (token 2, waited 2.0 s)",
-            "took one from b (token 2): it expired after 60.0 s",
-            "granted one to c (token 3, waited 62.0 s)",
-            "took one back from c (token 3): the answer could not be delivered",
+            "granted pool=one host=a token=1 waited=0.0s",
+            "renewed pool=one host=a token=1",
+            "released pool=one host=a token=1 held=3.0s",
+            "granted pool=one host=b token=2 waited=2.0s",
+            "expired pool=one host=b token=2 reason=\"its lease ended after 60.0 s\"",
+            "granted pool=one host=c token=3 waited=62.0s",
+            "taken back pool=one host=c token=3 reason=\"the answer could not be delivered\"",
         ]
     );
 }
@@ -912,7 +915,7 @@ fn revoked_holding_is_not_confirmed_and_lasts_until_it_is_released() {
         script
             .notes
             .iter()
-            .filter(|note| *note == "revoked one for a (token 1)")
+            .filter(|note| *note == "revoked pool=one host=a token=1")
             .count(),
         1
     );
@@ -1006,17 +1009,17 @@ fn save_as_slow_as_the_lease_is_logged_and_each_request_is_answered() {
         (7, "saved", "save b=4"),
         (9, "saved", "b 503, save"),
     ]);
-    let why = "saving who holds what took too long for what is left of the lease (expire 2 s)";
+    let why = "writing the state file took longer than the lease allows (expire 2 s): raise \"expire\", or use a faster disk";
     let told: Vec<_> = script
         .notes
         .iter()
-        .filter(|note| note.starts_with("cannot tell"))
+        .filter(|note| note.starts_with("cannot confirm"))
         .collect();
     assert_eq!(
         told[..2],
         [1, 2]
             .map(|n| format!(
-                "cannot tell {} that it holds one (token {n}): {why}",
+                "cannot confirm one for {} (token {n}): {why}",
                 ["a", "b"][n - 1]
             ))
             .each_ref()
@@ -1119,7 +1122,7 @@ fn removed_pool_keeps_holders_until_their_leases_end() {
     assert!(script.driver.machine.report(at(71)).is_empty());
 }
 
-const KEPT: &str = "one is not in the config any more: a keeps it (token 1) until it releases it or its lease ends, in 59.0 s";
+const KEPT: &str = "pool one was removed from the config: a keeps it (token 1) until it is released or the lease ends, in 59.0 s";
 
 #[test]
 fn removed_pool_keeps_holdings_until_released_for_a_day() {
@@ -1127,7 +1130,7 @@ fn removed_pool_keeps_holdings_until_released_for_a_day() {
     let mut script = Script::durable(pool(1, 0));
     script.play(&[(0, "get a", "save a=1"), (0, "saved", "a YES 1")]);
     assert_eq!(script.reconfigure(10, Vec::new()), "");
-    let kept = "one is not in the config any more: a keeps it (token 1) until it releases it, for 24.0 h more";
+    let kept = "pool one was removed from the config: a keeps it (token 1) until it is released, for at most 24.0 h more";
     assert_eq!(script.notes.last().unwrap(), kept);
     assert_eq!(
         script.driver.machine.poll(at(10)),
@@ -1147,7 +1150,7 @@ fn removed_pool_keeps_holdings_until_released_for_a_day() {
     script.play(&[(2 * DAY, "tick", "save"), (2 * DAY, "saved", "")]);
     assert_eq!(
         script.notes.last().unwrap(),
-        "took one from a (token 1): it has not been in the config for 24.0 h"
+        "expired pool=one host=a token=1 reason=\"the pool was removed from the config 24.0 h ago\""
     );
     assert!(script.driver.machine.report(at(2 * DAY)).is_empty());
 }

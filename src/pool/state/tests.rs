@@ -282,7 +282,7 @@ fn each_invalid_field_is_refused_by_its_name() {
             "not JSON: trailing characters at line 34 column 1",
         ),
     ] {
-        let end = "; so it is not known who holds what: restore the file, or move it away once no client holds a lock";
+        let end = "; with other holders than before, locks could be granted twice: restore the file, or move it away once no client holds a lock";
         assert_eq!(
             parse(&text, &clocks()),
             Err(format!("f: {why}{end}")),

@@ -319,7 +319,7 @@ fn reply_to_a_revocation_is_one_line_with_the_time_left() {
         (
             Answer::Invalid(InvalidRequest::EmptyHostName),
             400,
-            "cannot revoke: the host has no name\n",
+            "cannot revoke: the host name is empty\n",
         ),
         (Answer::Unavailable("disk full".into()), 503, "disk full"),
     ] {
