@@ -41,7 +41,7 @@ impl fmt::Display for InvalidName {
                 "character U+{:04X} is not allowed",
                 u32::from(*character)
             ),
-            InvalidName::Slash => write!(f, "no \"/\" with --local"),
+            InvalidName::Slash => write!(f, "must not contain \"/\" with --local"),
             InvalidName::Queues => write!(
                 f,
                 "the name {QUEUES:?} is reserved for the queues of waiters"

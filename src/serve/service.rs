@@ -187,7 +187,7 @@ impl<'a> Service<'a> {
                     if connection.has_partial_request()
                         && self.connections.buffered() > MAX_BUFFERED =>
                 {
-                    let why = "too many requests are not whole yet";
+                    let why = "too many requests are incomplete";
                     connection.reply_and_close(&api::unavailable_reply(why));
                 }
                 Ok(None) => break,
@@ -210,7 +210,7 @@ impl<'a> Service<'a> {
         match api::route(request) {
             ApiCall::Pool(request) => self.ask_pool(connection, request),
             ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
-                connection.reply(&api::unavailable_reply("too many replies are not read"));
+                connection.reply(&api::unavailable_reply("too many replies are unread"));
             }
             ApiCall::Page(page) => {
                 let ticket = self.new_ticket();

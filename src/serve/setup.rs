@@ -24,9 +24,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Opens all resources of a server. On failure: the result of the program, and what failed.
 pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (ExitReason, String)> {
     let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
-        .map_err(system("listen to signals"))?;
-    let timer = Timer::new().map_err(system("make a timer"))?;
-    let epoll = Epoll::new().map_err(system("make an epoll"))?;
+        .map_err(system("receive signals"))?;
+    let timer = Timer::new().map_err(system("create a timer"))?;
+    let epoll = Epoll::new().map_err(system("create an epoll"))?;
     // Before clients can connect: at boot it may take a while until the name can be looked up.
     let memcached = match &plan.backend {
         plan::Backend::Memory => None,
@@ -34,8 +34,7 @@ pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (ExitReason, String)
             Some(Memcached::find(host, now()).map_err(|why| (ExitReason::Unreachable, why))?)
         }
     };
-    let descriptors =
-        descriptors::raise_limit().map_err(system("find how many descriptors there may be"))?;
+    let descriptors = descriptors::raise_limit().map_err(system("read the limit of open files"))?;
     let listener =
         Listener::open(plan, descriptors).map_err(|why| (ExitReason::SystemError, why))?;
     let opened = plan.state.as_deref().map(StateFile::open).transpose();

@@ -155,7 +155,7 @@ impl fmt::Display for Error {
             Error::NotFile(path) => write!(f, "{} is not a file", path.display()),
             Error::TooLong(path) => write!(
                 f,
-                "{} is longer than any state, {} MiB",
+                "{} is larger than a state can be, {} MiB",
                 path.display(),
                 MAX_LENGTH >> 20
             ),
@@ -355,7 +355,7 @@ mod tests {
         assert!(
             open_error(&dir.state())
                 .1
-                .ends_with("is longer than any state, 64 MiB")
+                .ends_with("is larger than a state can be, 64 MiB")
         );
     }
 

@@ -183,9 +183,9 @@ impl fmt::Display for Fault {
             ),
             Fault::OutOfOrder(xid) => write!(
                 f,
-                "does not speak ZooKeeper's protocol: reply {xid} was not asked for"
+                "does not speak ZooKeeper's protocol: unexpected reply {xid}"
             ),
-            Fault::ExpiredOnConnect => f.write_str("calls a new session expired"),
+            Fault::ExpiredOnConnect => f.write_str("reports a new session as expired"),
             Fault::Refuses { version, id } => {
                 write!(
                     f,

@@ -816,7 +816,7 @@ fn a_place_that_cannot_be_given_back_is_tried_for_ten_seconds_and_the_commands_e
             "cannot release",
             &lock,
             "connection refused",
-            "when it has expired there, within 30",
+            "when its lease on the server has ended, within 30",
         ],
     );
     assert!(gone.elapsed() >= 10 * SECOND);
@@ -922,7 +922,7 @@ fn a_job_whose_place_was_taken_away_is_killed_at_once() {
         .start();
     probe.wait_for(1);
     server.set(|what| plain(if what == "renew 7" { "NO" } else { "OK" }));
-    complains_of_loss(&run.wait(), "says that it is not ours any more");
+    complains_of_loss(&run.wait(), "no longer has this run as holder");
     let told = server.last("renew 7").unwrap();
     let survived = probe.all()[0].dead.saturating_sub(told);
     assert!(survived < SECOND, "{survived:?}");
@@ -945,7 +945,7 @@ fn a_place_with_another_number_is_still_ours_and_a_warning() {
     wait_until("a warning", || !run.stderr().is_empty());
     let outcome = run.finish();
     assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "ready\n"));
-    outcome.complaint_of("distributex", &["WARNING: ", "token 8 in place of 7"]);
+    outcome.complaint_of("distributex", &["WARNING: ", "token 8 instead of 7"]);
     assert_eq!(server.words().last().map(String::as_str), Some("release 8"));
 }
 

@@ -173,7 +173,7 @@ fn a_server_that_forgets_gives_a_place_back_if_nobody_waits_and_warns() {
     let outcome = holder.finish();
     assert_eq!((outcome.end, outcome.stdout.as_str()), (Ok(0), "ready\n"));
     assert!(
-        outcome.stderr.contains(" in place of ") && outcome.stderr.contains("released "),
+        outcome.stderr.contains(" instead of ") && outcome.stderr.contains("released "),
         "{}",
         outcome.stderr
     );

@@ -236,7 +236,11 @@ fn a_revoked_lock_is_released_when_its_command_has_been_stopped() {
 fn a_command_that_is_deaf_to_a_revoke_is_killed_by_its_grace_or_by_the_end_of_its_lease() {
     for (grace, code, facts) in [
         ("0.3", 1, ["revoked ", "stopped"]),
-        ("60", 1, ["lost ", "its lease ended before the command did"]),
+        (
+            "60",
+            1,
+            ["lost ", "its lease ended before the command exited"],
+        ),
     ] {
         let (sandbox, server) = (Sandbox::new(), LockServer::start(lends));
         let probe = Probe::of(&sandbox);

@@ -141,7 +141,7 @@ fn a_new_session_that_is_already_expired_is_refused() {
         is_found_out(
             "expired",
             vec![Hear, Say(hello(id, timeout)), Keep],
-            "calls a new session expired",
+            "reports a new session as expired",
         );
     }
 }

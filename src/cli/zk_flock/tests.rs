@@ -832,7 +832,7 @@ fn invalid_names_are_refused_with_the_reason() {
         ),
         (
             "--local|a/b|true",
-            "lock name \"a/b\": no \"/\" with --local",
+            "lock name \"a/b\": must not contain \"/\" with --local",
         ),
         (
             "--local|.|true",
@@ -840,7 +840,7 @@ fn invalid_names_are_refused_with_the_reason() {
         ),
         (
             "--local|--app-id=a/b|a|true",
-            "app id \"a/b\": no \"/\" with --local",
+            "app id \"a/b\": must not contain \"/\" with --local",
         ),
     ] {
         assert_eq!(

@@ -319,7 +319,7 @@ impl PoolLock {
         self.lookups.done(now);
         if self.client.relist(found.endpoints, now) {
             self.emit(Event::Note(format!(
-                "{}: its name has other addresses now",
+                "{}: its name now has other addresses",
                 self.options.server
             )));
         }
@@ -388,7 +388,7 @@ impl PoolLock {
             (Phase::Held { .. }, No) => {
                 self.lose(
                     Residue::Nothing,
-                    format!("{} says that it is not ours any more", self.options.server),
+                    format!("{} no longer has this run as holder", self.options.server),
                     now,
                     now,
                 );
@@ -530,8 +530,8 @@ impl PoolLock {
         {
             let name = self.name();
             self.emit(Event::Warn(format!(
-                "{name} was taken from us and given back, token {after} in place of {before}: the server has forgotten its holders, and another may have \
-                 held it meanwhile"
+                "{name} was lost and granted again, with token {after} instead of {before}: the server has lost its holders, and another host may have held the lock in the \
+                 meantime; set \"state\" on the server to prevent this"
             )));
         }
     }
@@ -816,7 +816,7 @@ impl PoolLock {
         });
         if self.revoked {
             return format!(
-                "an operator revoked it at {}, and its lease ended before the command did",
+                "an operator revoked it at {}, and its lease ended before the command exited",
                 self.options.server
             );
         }
@@ -885,10 +885,10 @@ impl PoolLock {
         let Options { pool, host, .. } = &self.options;
         match ServerReply::of(reply, Moment::NEVER) {
             ServerReply::Invalid => {
-                format!("INVALID (does it have a pool {pool:?}, and may {host:?} use it?)")
+                format!("INVALID (check that it has a pool {pool:?} and that the host {host:?} may use it)")
             }
             ServerReply::Revoked => {
-                "NO: an operator has revoked the lock of this run (the next run asks for a new one)"
+                "NO: an operator has revoked the lock of this run (start the run again to request a new one)"
                     .into()
             }
             _ => shown_reply(reply),
@@ -915,7 +915,7 @@ fn release_uncertainty(residue: Residue, why: &str, now: Moment) -> Option<Strin
         format!(", within {:.0} s", lease.free_by().since(now).as_secs_f64())
     });
     Some(format!(
-        "{why}: the lock is free when it has expired there{within}"
+        "{why}: the lock is free when its lease on the server has ended{within}"
     ))
 }
 

@@ -343,7 +343,9 @@ fn one_try_ends_with_the_first_reply() {
         ("NO", busy),
         (
             "INVALID",
-            denied("INVALID (does it have a pool \"p\", and may \"web1\" use it?)"),
+            denied(
+                "INVALID (check that it has a pool \"p\" and that the host \"web1\" may use it)",
+            ),
         ),
         ("maybe", denied("maybe")),
         ("", denied("nothing")),
@@ -850,7 +852,7 @@ fn slot_denied_by_the_server_is_lost_at_once() {
     );
     play.to(at(9_999))
         .said(&[believe(at(30_000)), acquired(Some(7))]);
-    let why = "dx:9889 says that it is not ours any more";
+    let why = "dx:9889 no longer has this run as holder";
     play.to(at(10_005)).said(&[Output::Event(Event::Lost {
         why: why.into(),
         kill_deadline: at(10_005),
@@ -874,7 +876,7 @@ fn changed_token_at_renewal_is_a_warning() {
     );
     play.to(at(10_005));
     assert!(
-        matches!(&play.said[..], [.., Output::Event(Event::Warn(text))] if text.contains("token 8 in place of 7")),
+        matches!(&play.said[..], [.., Output::Event(Event::Warn(text))] if text.contains("token 8 instead of 7")),
         "{:?}",
         play.said
     );
@@ -1019,7 +1021,7 @@ fn revoked_slot_is_lost_when_its_lease_ends() {
     play.to(at(28_799))
         .said(&[believe(at(30_000)), acquired(Some(7)), revoked()]);
     let why =
-        "an operator revoked it at dx:9889, and its lease ended before the command did".into();
+        "an operator revoked it at dx:9889, and its lease ended before the command exited".into();
     play.to(at(28_800)).said(&[Output::Event(Event::Lost {
         why,
         kill_deadline: at(29_800),
@@ -1036,8 +1038,7 @@ fn revoked_slot_is_lost_when_its_lease_ends() {
 #[test]
 fn revoked_slot_of_the_previous_run_is_refused_and_released() {
     let denied = || {
-        let why =
-            "NO: an operator has revoked the lock of this run (the next run asks for a new one)";
+        let why = "NO: an operator has revoked the lock of this run (start the run again to request a new one)";
         Output::Event(Event::Failed(Failure::Denied(why.into())))
     };
     let inherited = |options| Options {
@@ -1262,7 +1263,7 @@ fn unanswered_release_ends_with_a_doubt() {
         .to(at(10_999))
         .said(&[]);
     play.to(at(11_000)).said(&[doubt(
-        "dx:9889: connection refused: the lock is free when it has expired there",
+        "dx:9889: connection refused: the lock is free when its lease on the server has ended",
     )]);
     let mut play = Play::new(
         options(),
@@ -1276,7 +1277,7 @@ fn unanswered_release_ends_with_a_doubt() {
         .said(&[believe(at(200_000)), acquired(Some(7))])
         .release();
     play.to(at(1_001)).said(&[doubt(
-        "dx:9889 said INVALID: the lock is free when it has expired there, within 210 s",
+        "dx:9889 said INVALID: the lock is free when its lease on the server has ended, within 210 s",
     )]);
 }
 

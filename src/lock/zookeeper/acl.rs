@@ -34,8 +34,8 @@ pub(super) fn warning(parent: &str, acl: &[Acl]) -> Option<String> {
     };
     acl.iter().any(|entry| entry.id == anyone && entry.perms & MEDDLE != 0).then(|| {
         format!(
-            "anyone may delete the locks in {parent}, \"acl\": \"creator\" or not, for that node is open to all: in zkCli.sh, \
-             after `addauth` as in the config, `setAcl {parent} auth::cdrwa` closes it"
+            "any client may delete the locks in {parent} despite \"acl\": \"creator\", because that node is open to all: to close it, run \
+             `setAcl {parent} auth::cdrwa` in zkCli.sh, after `addauth` as in the config"
         )
     })
 }

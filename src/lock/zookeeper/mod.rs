@@ -283,7 +283,7 @@ impl<R: Recipe> SessionLock<R> {
         self.unresolved = found.unresolved;
         if self.session.relist(found.endpoints, now) {
             self.note(format!(
-                "names were looked up again: the servers are {} now",
+                "looked up the names of the servers again: their addresses are now {}",
                 self.session.servers()
             ));
         }
@@ -325,7 +325,9 @@ impl<R: Recipe> SessionLock<R> {
         let why = format!(
             "no server has resumed session 0x{id:x} for {silence:.1} s (servers restored from an older backup or wiped, or too many connections from this host?)"
         );
-        self.note(format!("{why}: asking for it as if it had seen nothing"));
+        self.note(format!(
+            "{why}: asking for the session as a client that has seen nothing yet"
+        ));
         self.not_resumed = Some(why);
     }
 
@@ -377,7 +379,7 @@ impl<R: Recipe> SessionLock<R> {
                 timeout.as_secs_f64()
             );
             return self.fail(
-                Failure::IncompatibleLock(format!("{granted}: ask for more by --timeout or the config, or raise maxSessionTimeout on the server")),
+                Failure::IncompatibleLock(format!("{granted}: request more with --timeout or in the config, or raise maxSessionTimeout on the server")),
                 now,
             );
         }
@@ -510,7 +512,7 @@ impl<R: Recipe> SessionLock<R> {
     fn owner_checked(&mut self, owner: i64, now: Moment) {
         if self.session.id() != Some(owner) {
             return self.lose(
-                format!("the node belongs to session 0x{owner:x} now"),
+                format!("the node now belongs to session 0x{owner:x}"),
                 now,
                 now,
             );
@@ -649,7 +651,10 @@ impl<R: Recipe> SessionLock<R> {
     /// session, if a restart is left.
     fn restart_or_fail(&mut self, why: &str, now: Moment) {
         if self.restarts_left == Some(0) {
-            let tried = format!("{}: {why}, too often", self.session.server());
+            let tried = format!(
+                "{}: {why}, more often than --lockretry allows",
+                self.session.server()
+            );
             return self.fail(unreachable(&tried), now);
         }
         self.restarts_left = self.restarts_left.map(|left| left - 1);

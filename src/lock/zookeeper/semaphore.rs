@@ -456,7 +456,7 @@ impl Recipe for Semaphore {
     ) -> Option<String> {
         let code = result.err().filter(|&code| code != Code::NO_NODE)?;
         Some(format!(
-            "cannot delete {path}, which others wait for: {code}"
+            "cannot delete {path}: {code}; other clients wait until it is deleted"
         ))
     }
 

@@ -236,7 +236,7 @@ fn lost_lock_is_gone_when_the_server_says_so() {
         (|fake| fake.delete(LOCK), DELETED),
         (
             |fake| fake.put(LOCK, b"", 77),
-            "the node belongs to session 0x4d now",
+            "the node now belongs to session 0x4d",
         ),
     ];
     for (happens, why) in ways {
