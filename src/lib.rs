@@ -132,6 +132,7 @@
 //! | `status::local` | what the kernel says of locked files |
 //! | `status::zookeeper` | reads the locks below a node |
 //! | `eviction` | takes a lock away from its holder |
+//! | `eviction::http` | revokes a lock at a lock server |
 //! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |
 //! | `pool` | the contract between pools and the loop of the server |
 //! | `pool::pools` | pools by name, and the change of their config |

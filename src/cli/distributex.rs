@@ -5,7 +5,7 @@
 use super::line::Form;
 use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, value};
-use crate::plan::inspection::{Inspection, Locks};
+use crate::plan::inspection::Locks;
 use crate::plan::{Command, Host, Lock, Plan, PoolTarget};
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -24,6 +24,7 @@ const HELP: &str = "\
 Usage: distributex [options] -H HOST -r POOL COMMAND
        distributex [options] -l -r POOL COMMAND
        distributex [options] -H HOST --status [-r POOL]
+       distributex [options] -H HOST --break -r POOL
 
 Run a command while holding a slot in a pool of a lock server.
 COMMAND is one word, and sh -c runs it. Only one run per host asks the server
@@ -47,6 +48,8 @@ Command:
 Instead of a command:
       --status            show who holds the locks, and who waits for them
       --json              print --status as JSON
+      --break             revoke the slot of the holder, and wait [default: 30]
+      --token N           with --break: only the holder with this token
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
@@ -123,17 +126,32 @@ impl options::Options for Options {
             .plan(PROGRAM.name, lock, command, 1, environment))
     }
 
-    fn request(self, environment: &Environment) -> Result<Request, Fault> {
+    fn request(mut self, environment: &Environment) -> Result<Request, Fault> {
         match self.common.mode {
-            Mode::Run | Mode::Break => self.plan(environment).map(Request::Run),
-            Mode::Status => self.inspection().map(Request::Status),
+            Mode::Run => self.plan(environment).map(Request::Run),
+            Mode::Status => {
+                let (locks, pool) = self.locks()?;
+                let count = usize::from(pool.is_some());
+                let inspection = self.common.inspection(PROGRAM.name, locks, count);
+                Ok(Request::Status(inspection))
+            }
+            Mode::Break => {
+                let (locks, pool) = self.locks()?;
+                let pool = pool.ok_or(Fault::Missing {
+                    option: "-r POOL",
+                    hint: "",
+                })?;
+                let common = self.common;
+                let eviction = common.eviction(PROGRAM.name, locks, pool, environment);
+                Ok(Request::Break(eviction))
+            }
         }
     }
 }
 
 impl Options {
     /// The plan of `--status`: of one pool, or of all.
-    fn inspection(mut self) -> Result<Inspection, Fault> {
+    fn locks(&mut self) -> Result<(Locks, Option<String>), Fault> {
         if let Some(word) = self.common.words.first() {
             return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
         }
@@ -143,12 +161,11 @@ impl Options {
         })?;
         let port = self.port;
         let pool = self.pool.take();
-        let count = usize::from(pool.is_some());
         let locks = Locks::Pools {
             server: Host { name, port },
-            pool,
+            pool: pool.clone(),
         };
-        Ok(self.common.inspection(PROGRAM.name, locks, count))
+        Ok((locks, pool))
     }
 
     fn lock(&mut self) -> Result<Lock, Fault> {

@@ -6,7 +6,7 @@ use super::line::Form;
 use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, check_name, python_hash, value};
 use crate::plan::hosts::Ensemble;
-use crate::plan::inspection::{Inspection, Locks};
+use crate::plan::inspection::Locks;
 use crate::plan::names;
 use crate::plan::{Acl, Cluster, Command, Heartbeat, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
@@ -24,7 +24,7 @@ pub const PROGRAM: Program = Program {
 /// What `--help` prints.
 const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
-       lockex [options] --status [[--] COMMAND [ARG...]]
+       lockex [options] --status | --break [[--] COMMAND [ARG...]]
 
 Run a command while holding a lock that all hosts of a cluster share.
 COMMAND and its ARGs are joined with spaces, and sh -c runs the line. They are
@@ -51,6 +51,9 @@ Wait and command:
 Instead of a command:
       --status            show who holds the locks, and who waits for them
       --json              print --status as JSON
+      --break             ask the holder to stop, and wait [default: -w 30]
+      --token N           with --break: only the holder with this token
+      --force             with --break: delete the node of a silent holder
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
@@ -134,6 +137,7 @@ impl options::Options for Options {
                 self.zkhosts = Some(value::ensemble("--zkhosts", parser.value()?)?);
             }
             Long("no-shell") => self.shell = false,
+            Long("force") => self.common.force = true,
             argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)
@@ -173,17 +177,32 @@ impl options::Options for Options {
         })
     }
 
-    fn request(self, environment: &Environment) -> Result<Request, Fault> {
+    fn request(mut self, environment: &Environment) -> Result<Request, Fault> {
         match self.common.mode {
-            Mode::Run | Mode::Break => self.plan(environment).map(Request::Run),
-            Mode::Status => self.inspection(environment).map(Request::Status),
+            Mode::Run => self.plan(environment).map(Request::Run),
+            Mode::Status => {
+                let (locks, count, _) = self.locks(environment)?;
+                let inspection = self.common.inspection(PROGRAM.name, locks, count);
+                Ok(Request::Status(inspection))
+            }
+            Mode::Break => {
+                let (locks, _, name) = self.locks(environment)?;
+                let name = name.ok_or(Fault::NoId)?;
+                let common = self.common;
+                let eviction = common.eviction(PROGRAM.name, locks, name, environment);
+                Ok(Request::Break(eviction))
+            }
         }
     }
 }
 
 impl Options {
-    /// The plan of `--status`: of one lock if an id or a command is given, otherwise of all.
-    fn inspection(mut self, environment: &Environment) -> Result<Inspection, Fault> {
+    /// The locks to look at: one if an id or a command is given, otherwise all; how many of them
+    /// were named, and the name.
+    fn locks(
+        &mut self,
+        environment: &Environment,
+    ) -> Result<(Locks, usize, Option<String>), Fault> {
         let named = self.lockid.is_some() || !self.common.words.is_empty();
         let line = self.line().unwrap_or_default();
         let name = named.then(|| self.id(&line)).transpose()?;
@@ -195,12 +214,11 @@ impl Options {
         let locks = Locks::Nodes {
             cluster: self.cluster(environment)?,
             root,
-            names: name.map(|name| vec![name]),
+            names: name.clone().map(|name| vec![name]),
             app: false,
             takes_auth: false,
         };
-        let count = usize::from(named);
-        Ok(self.common.inspection(PROGRAM.name, locks, count))
+        Ok((locks, usize::from(named), name))
     }
 
     /// The words as one line without blanks around it: the shell runs it, and the default lock id

@@ -145,6 +145,8 @@ pub(crate) enum Fault {
     NoCommand,
     /// The command has no words in it.
     EmptyCommand,
+    /// `--break` of lockex names no lock.
+    NoId,
     /// There are this many words instead of one name.
     OneName(usize),
     /// There are this many words instead of a name and a command.
@@ -251,6 +253,10 @@ impl fmt::Display for Fault {
             Fault::NoWords => write!(f, "lock name and command are missing"),
             Fault::NoCommand => write!(f, "the command is missing"),
             Fault::EmptyCommand => write!(f, "the command is empty"),
+            Fault::NoId => write!(
+                f,
+                "--break: expected --lockid ID, or the COMMAND of the lock"
+            ),
             Fault::OneName(found) => {
                 write!(f, "--break: expected one lock name, found {found} words")
             }

@@ -200,6 +200,8 @@ impl Common {
             }
             Long("status") => self.set_mode(Mode::Status)?,
             Long("json") => self.json = true,
+            Long("break") => self.set_mode(Mode::Break)?,
+            Long("token") => self.token = Some(value::TOKEN.take("--token", parser)?),
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
             Short('V') | Long("version") => return Ok(Taken::Version),

@@ -175,8 +175,6 @@ impl options::Options for Options {
                         .map_or(Ok(Folder::Default), folder)?,
                 );
             }
-            Long("break") => self.common.set_mode(Mode::Break)?,
-            Long("token") => self.common.token = Some(value::TOKEN.take("--token", parser)?),
             Long("force") => self.common.force = true,
             argument => return self.common.take(argument, parser),
         }
@@ -295,9 +293,9 @@ impl Options {
 
     /// The plan of `--break`.
     fn eviction(mut self, environment: &Environment) -> Result<Eviction, Fault> {
-        if self.local.is_some() {
+        if self.local.is_some() && self.common.force {
             return Err(Fault::Conflict {
-                option: "--break",
+                option: "--force",
                 with: "--local",
             });
         }

@@ -2,6 +2,7 @@
 //! command is dead. Here is which holder is asked, and how the outcome is told; the machines that
 //! ask are below.
 
+pub mod http;
 pub mod zookeeper;
 
 use crate::status::{self, Holder, Kind};
@@ -24,8 +25,18 @@ pub enum Outcome {
     TooShort,
     /// The holder has answered, and still holds the lock at the end of the wait.
     StillHeld {
-        /// Its time between TERM and KILL.
-        kill_after: Duration,
+        /// Its time between TERM and KILL, if it has told it.
+        kill_after: Option<Duration>,
+    },
+    /// The server has revoked the lock, and the holder still holds it at the end of the wait.
+    StillRevoked {
+        /// When its lease ends, if that is known.
+        expires: Option<Duration>,
+    },
+    /// The lock had changed hands: the server has revoked that of another holder on the same host.
+    OtherRevoked {
+        /// The token of that holder.
+        token: i64,
     },
     /// The holder did not answer, and its node was deleted.
     Deleted(Newcomer),
@@ -178,12 +189,27 @@ pub fn outcome_line(
             status::duration(zookeeper::ANSWER_TIMEOUT)
         )),
         Outcome::StillHeld { kill_after } => Err(format!(
-            "{target} was asked and still holds {path} after {waited}: it gives its command {} \
-             between TERM and KILL",
+            "{target} was asked and still holds {path} after {waited}{}",
             match kill_after {
-                Duration::MAX => "unlimited time".into(),
-                time => status::duration(time),
+                None => String::new(),
+                Some(Duration::MAX) => ": it sends its command no KILL (-k inf)".into(),
+                Some(time) => format!(
+                    ": it gives its command {} between TERM and KILL",
+                    status::duration(time)
+                ),
             }
+        )),
+        Outcome::StillRevoked { expires } => Err(format!(
+            "revoked {path} for {target}, which still holds it after {waited}: it is told at its \
+             next renewal{}",
+            expires.map_or_else(String::new, |left| format!(
+                ", and its lease ends in {}",
+                status::duration(left)
+            ))
+        )),
+        Outcome::OtherRevoked { token } => Err(format!(
+            "{target} had released {path}, and the server revoked it for the next run of that host \
+             (token {token})"
         )),
     }
 }
@@ -258,8 +284,10 @@ mod tests {
             Outcome::Silent,
             Outcome::TooShort,
             Outcome::StillHeld {
-                kill_after: Duration::MAX,
+                kill_after: Some(Duration::MAX),
             },
+            Outcome::StillRevoked { expires: None },
+            Outcome::OtherRevoked { token: 6 },
         ] {
             assert!(line(held).is_err(), "{held:?}");
         }

@@ -363,7 +363,9 @@ impl Task for Eviction {
                 None
             }
             _ if context.now < self.target.until => None,
-            Phase::Answered { kill_after } => Some(Ok(Outcome::StillHeld { kill_after })),
+            Phase::Answered { kill_after } => Some(Ok(Outcome::StillHeld {
+                kill_after: Some(kill_after),
+            })),
             Phase::Asked { .. } => Some(Ok(Outcome::TooShort)),
             Phase::Asking | Phase::Deleting(_) => None,
         }

@@ -21,7 +21,7 @@ pub use date::date;
 pub use head::Version;
 pub use malformed::Malformed;
 pub use reply::Reply;
-pub use request::{Method, Request, Terms, get};
+pub use request::{Method, Request, Terms, get, post};
 
 /// The longest head that is read, including empty lines or interim replies before it. The longest
 /// names of host and pool, with every byte encoded, take a fifth of it.

@@ -116,7 +116,22 @@ impl Request {
 /// Formats a request for `path`, which begins with a slash. `host` is the target host, with a port
 /// unless that is 80.
 pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool) -> Vec<u8> {
-    let mut out = b"GET ".to_vec();
+    request("GET", path, parameters, host, keep_alive)
+}
+
+/// The same with POST, without a body, on a connection that is closed after the reply.
+pub fn post(path: &str, parameters: &[(&str, &str)], host: &str) -> Vec<u8> {
+    request("POST", path, parameters, host, false)
+}
+
+fn request(
+    method: &str,
+    path: &str,
+    parameters: &[(&str, &str)],
+    host: &str,
+    keep_alive: bool,
+) -> Vec<u8> {
+    let mut out = format!("{method} ").into_bytes();
     percent::encode(path, b"/", &mut out);
     for (index, (name, value)) in parameters.iter().enumerate() {
         out.push(if index == 0 { b'?' } else { b'&' });
@@ -130,6 +145,9 @@ pub fn get(path: &str, parameters: &[(&str, &str)], host: &str, keep_alive: bool
     out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
     if !keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
+    }
+    if method == "POST" {
+        out.extend_from_slice(b"Content-Length: 0\r\n");
     }
     out.extend_from_slice(b"\r\n");
     out

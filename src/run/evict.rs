@@ -1,6 +1,7 @@
 //! `--break`: finds the holder of a lock, asks it to release the lock, and prints what became of it.
 
 use super::{inspect, oneshot};
+use crate::eviction::http::{Revocation, Revoked};
 use crate::eviction::zookeeper::{Eviction as Asker, Target};
 use crate::eviction::{self, Candidate, Outcome, Refusal};
 use crate::lock::Failure;
@@ -9,19 +10,73 @@ use crate::log;
 use crate::moment::Moment;
 use crate::oneshot::zookeeper::Client;
 use crate::plan::inspection::Locks;
-use crate::plan::{Cluster, Eviction, Exit, ExitReason};
-use crate::signal::Status;
+use crate::plan::{Cluster, Eviction, Exit, ExitReason, Host};
+use crate::reason::reason;
+use crate::signal::{Signal, Status};
 use crate::status::zookeeper::Survey;
-use crate::status::{self, Kind};
-use crate::sys::clock::now;
-use crate::sys::{file, host, process};
+use crate::status::{self, Kind, Lock};
+use crate::sys::clock::{self, now};
+use crate::sys::process::{self, Pid};
+use crate::sys::{file, host, poll, tree};
 use std::io::{self, Write};
+use std::time::Duration;
+
+/// How often the holder of a file is looked at: no event tells another process that flock(2) is
+/// undone, or that a process has no children left.
+const FILE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often a lock server is asked whether a revoked lock was released: it has no call that waits
+/// for that.
+const POOL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Takes the lock of the plan away from its holder. `started` is when the program began.
 pub fn evict(plan: &Eviction, started: Moment) -> Exit {
     inspect::print_warnings(plan.program, &plan.warnings);
-    let until = started + plan.wait;
-    let end = match &plan.locks {
+    let end = find_and_ask(plan, started + plan.wait);
+    plan.exit_codes.exit(end.unwrap_or_else(|failure| {
+        log::print(plan.program, &failure);
+        inspect::failure_reason(&failure)
+    }))
+}
+
+fn find_and_ask(plan: &Eviction, until: Moment) -> Result<ExitReason, Failure> {
+    let locks = locks(plan)?;
+    let candidate = match eviction::choose(&locks, plan.token) {
+        Ok(candidate) => candidate,
+        Err(refusal) => return Ok(refuse(plan, &refusal)),
+    };
+    let outcome = match &plan.locks {
+        Locks::Nodes {
+            cluster,
+            root,
+            app,
+            takes_auth,
+            ..
+        } => {
+            let root = format!("{}{root}", cluster.chroot);
+            let parent = if *app {
+                &root
+            } else {
+                layout::parent(&candidate.path)
+            };
+            let breaks = layout::breaks_path(parent);
+            ask_session(plan, cluster, breaks, *takes_auth, &candidate, until)?
+        }
+        Locks::Files { .. } => stop_process(plan, &candidate, until)?,
+        Locks::Pools { server, pool } => {
+            let pool = pool.as_deref().unwrap_or_default();
+            revoke(plan, server, pool, &candidate, until)?
+        }
+    };
+    Ok(match outcome {
+        Some(outcome) => tell(plan, &candidate, outcome),
+        None => refuse(plan, &Refusal::Unknown),
+    })
+}
+
+/// What is known of the lock now.
+fn locks(plan: &Eviction) -> Result<Vec<Lock>, Failure> {
+    Ok(match &plan.locks {
         Locks::Nodes {
             cluster,
             root,
@@ -29,60 +84,42 @@ pub fn evict(plan: &Eviction, started: Moment) -> Exit {
             app,
             takes_auth,
         } => {
-            let root = format!("{}{root}", cluster.chroot);
             let target = status::zookeeper::Target {
-                root: root.clone(),
+                root: format!("{}{root}", cluster.chroot),
                 names: names.clone(),
                 app: *app,
             };
-            from_node(plan, cluster, target, *takes_auth, until)
+            let options = inspect::options(cluster, false, *takes_auth)?;
+            oneshot::drive(&mut Client::new(options, Survey::new(target), now()))?.locks
         }
-        Locks::Files { .. } | Locks::Pools { .. } => {
-            Err(Failure::System("--break is for locks in ZooKeeper".into()))
-        }
-    };
-    plan.exit_codes.exit(end.unwrap_or_else(|failure| {
-        log::print(plan.program, &failure);
-        inspect::failure_reason(&failure)
-    }))
+        locks => inspect::read(locks)?.locks,
+    })
 }
 
-/// A lock in ZooKeeper.
-fn from_node(
+/// Asks the holder of a node. `None`: its node is not known.
+fn ask_session(
     plan: &Eviction,
     cluster: &Cluster,
-    target: status::zookeeper::Target,
+    breaks: String,
     takes_auth: bool,
+    candidate: &Candidate,
     until: Moment,
-) -> Result<ExitReason, Failure> {
-    let options = inspect::options(cluster, false, takes_auth)?;
-    let (root, app) = (target.root.clone(), target.app);
-    let mut survey = Client::new(options.clone(), Survey::new(target), now());
-    let found = oneshot::drive(&mut survey)?;
-    let candidate = match eviction::choose(&found.locks, plan.token) {
-        Ok(candidate) => candidate,
-        Err(refusal) => return Ok(refuse(plan, &refusal)),
-    };
+) -> Result<Option<Outcome>, Failure> {
     let (Some(node), Some(token)) = (&candidate.holder.node, candidate.holder.token) else {
-        return Ok(refuse(plan, &Refusal::Unknown));
-    };
-    let parent = if app {
-        root.as_str()
-    } else {
-        layout::parent(&candidate.path)
+        return Ok(None);
     };
     let target = Target {
         node: node.clone(),
         token,
-        breaks: layout::breaks_path(parent),
+        breaks,
         asker: asker(plan),
         acl: acl::of(cluster.acl),
         is_unique: candidate.kind != Some(Kind::Node),
         force: plan.force,
         until,
     };
-    let outcome = oneshot::drive(&mut Client::new(options, Asker::new(target), now()))?;
-    Ok(tell(plan, &candidate, outcome))
+    let options = inspect::options(cluster, false, takes_auth)?;
+    oneshot::drive(&mut Client::new(options, Asker::new(target), now())).map(Some)
 }
 
 /// Who asks, for the log of the holder.
@@ -92,11 +129,111 @@ fn asker(plan: &Eviction) -> String {
     format!("{user}@{} (pid {})", host::name(), process::own_pid())
 }
 
+/// Sends TERM to the holder of a file of this host, and a second one to end the minimum hold, once
+/// its command is gone. `None`: the process is not known.
+fn stop_process(
+    plan: &Eviction,
+    candidate: &Candidate,
+    until: Moment,
+) -> Result<Option<Outcome>, Failure> {
+    let pid = candidate.holder.pid.and_then(|pid| i32::try_from(pid).ok());
+    let Some(process) = pid.and_then(|pid| tree::find(Pid(pid))) else {
+        return Ok(None);
+    };
+    let holds = || -> Result<bool, Failure> {
+        let locks = locks(plan)?;
+        let mut holders = locks.iter().flat_map(|lock| lock.holders.iter().flatten());
+        Ok(holders.any(|holder| {
+            (holder.pid, holder.token) == (candidate.holder.pid, candidate.holder.token)
+        }))
+    };
+    let signal = || match tree::signal(&process, Signal::TERM) {
+        Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(Failure::Refused {
+            what: format!("send TERM to process {}", process.pid),
+            why: reason(&error),
+        }),
+        _ => Ok(()),
+    };
+    if !holds()? {
+        return Ok(Some(Outcome::Left));
+    }
+    signal()?;
+    let mut in_minimum_hold = false;
+    while holds()? {
+        if now() >= until {
+            return Ok(Some(Outcome::StillHeld { kill_after: None }));
+        }
+        if !in_minimum_hold && tree::descendants(process.pid).is_empty() {
+            in_minimum_hold = true;
+            signal()?;
+        }
+        pause(FILE_INTERVAL, until)?;
+    }
+    Ok(Some(Outcome::Evicted {
+        held: held(candidate),
+    }))
+}
+
+/// Revokes the lock of a host at a lock server. `None`: the host is not known.
+fn revoke(
+    plan: &Eviction,
+    server: &Host,
+    pool: &str,
+    candidate: &Candidate,
+    until: Moment,
+) -> Result<Option<Outcome>, Failure> {
+    let Some(host) = &candidate.holder.host else {
+        return Ok(None);
+    };
+    let (name, servers) = (server.to_string(), inspect::servers(server)?);
+    let mut revocation = Revocation::new(servers, &name, pool, host, now());
+    let token = match oneshot::drive(&mut revocation)? {
+        Revoked::NotHeld => return Ok(Some(Outcome::Left)),
+        Revoked::Yes { token } => token,
+    };
+    let known = candidate.holder.token;
+    if let (Some(token), Some(known)) = (token, known)
+        && token != known
+    {
+        return Ok(Some(Outcome::OtherRevoked { token }));
+    }
+    loop {
+        let locks = locks(plan)?;
+        let mut holders = locks.iter().flat_map(|lock| lock.holders.iter().flatten());
+        let Some(holder) =
+            holders.find(|holder| holder.host.as_ref() == Some(host) && holder.token == known)
+        else {
+            let held = held(candidate);
+            return Ok(Some(Outcome::Evicted { held }));
+        };
+        if now() >= until {
+            let expires = holder.expires.and_then(|ms| u64::try_from(ms).ok());
+            return Ok(Some(Outcome::StillRevoked {
+                expires: expires.map(Duration::from_millis),
+            }));
+        }
+        pause(POOL_INTERVAL, until)?;
+    }
+}
+
+/// For how long a holder has held the lock, by the clock of this host.
+fn held(candidate: &Candidate) -> Option<Duration> {
+    let ms = clock::unix_ms().saturating_sub(candidate.holder.since?);
+    Some(Duration::from_millis(u64::try_from(ms).unwrap_or(0)))
+}
+
+/// Sleeps for an interval, but not beyond `until`.
+fn pause(interval: Duration, until: Moment) -> Result<(), Failure> {
+    let limit = interval.min(until.since(now()));
+    poll::wait(&mut [], Some(limit))
+        .map_err(|error| Failure::System(format!("cannot wait: {}", reason(&error))))
+}
+
 fn refuse(plan: &Eviction, refusal: &Refusal) -> ExitReason {
     log::print(plan.program, &eviction::refusal_line(&plan.name, refusal));
     match refusal {
         Refusal::Free => ExitReason::Free,
-        Refusal::Unknown => ExitReason::Refused,
+        Refusal::Unknown => ExitReason::SystemError,
         Refusal::Several(_) | Refusal::OtherHolder { .. } => ExitReason::StillHeld,
     }
 }

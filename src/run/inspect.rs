@@ -40,7 +40,8 @@ pub(super) fn print_warnings(program: &str, warnings: &[Warning]) {
     }
 }
 
-fn read(locks: &Locks) -> Result<Report, Failure> {
+/// What is known of these locks.
+pub(super) fn read(locks: &Locks) -> Result<Report, Failure> {
     match locks {
         Locks::Nodes {
             cluster,
@@ -66,8 +67,7 @@ fn read(locks: &Locks) -> Result<Report, Failure> {
             local_survey::read(&folder, names.as_deref())
         }
         Locks::Pools { server, pool } => {
-            let (servers, _) = look_up(from_ref(server), http::ANSWER_TIMEOUT)
-                .map_err(|why| Failure::Unreachable(why.join("; ")))?;
+            let servers = servers(server)?;
             let target = http::Target {
                 server: server.to_string(),
                 pool: pool.clone(),
@@ -76,6 +76,13 @@ fn read(locks: &Locks) -> Result<Report, Failure> {
             oneshot::drive(&mut PoolSurvey::new(servers, target, now()))
         }
     }
+}
+
+/// The addresses of a lock server.
+pub(super) fn servers(server: &Host) -> Result<Vec<Endpoint>, Failure> {
+    let found = look_up(from_ref(server), http::ANSWER_TIMEOUT);
+    let (servers, _) = found.map_err(|why| Failure::Unreachable(why.join("; ")))?;
+    Ok(servers)
 }
 
 /// Looks up the servers of an ensemble.

@@ -203,7 +203,7 @@ impl<'a> Journal<'a> {
             }
             Event::Revoked { why } => {
                 let facts = self.end_facts(why);
-                self.write(Level::Warning, &format_args!("Lock revoked{facts}"));
+                self.write(Level::Error, &format_args!("Lock revoked{facts}"));
             }
             Event::Failed(failure) => self.log.error(failure),
             Event::Released { doubt: Some(doubt) } => {

@@ -1,5 +1,7 @@
 //! distributex, distributexd, and the memcached that servers share.
 
+// `--break` revokes a slot, and its holder stops its command.
+mod breaks;
 // distributex against a scripted lock server: requests, exit codes, and what survives a fault.
 mod client;
 // Hosts that share a pool of distributexd exclude each other, in turn.

@@ -1,8 +1,9 @@
 //! `--break`: a holder that is asked stops its command and releases the lock; one that does not
 //! answer keeps it, unless its node is deleted.
 
+use common::kazoo::Kazoo;
 use common::process;
-use common::run::{Job, Running, exited};
+use common::run::{Job, Outcome, Running, exited};
 use common::sandbox::Sandbox;
 use common::wait_until;
 use common::zookeeper::ZooKeeper;
@@ -213,6 +214,153 @@ fn several_holders_are_listed_and_one_is_chosen_by_its_token() {
     assert!(client.stat(&sandbox.node("lock_0")).is_some());
     first.signal(libc::SIGTERM);
     assert_eq!(first.wait().end, Ok(3));
+}
+
+/// The same command as one of lockex, which has a shell.
+const SHELL_ENDS_AT_TERM: &str = "exec 2>/dev/null; trap 'sleep 0.3; echo trapped; exit 3' TERM; echo up; while :; do sleep 0.05; done";
+
+#[track_caller]
+fn assert_evicted(outcome: &Outcome, holder: &str, path: &str) {
+    let line = outcome.stdout.as_str();
+    assert!(
+        line.starts_with(&format!("evicted {holder} (token "))
+            && line.contains(&format!(" from {path}, which it had held for ")),
+        "{outcome:?}"
+    );
+    assert_eq!((outcome.end, outcome.stderr.as_str()), (Ok(0), ""));
+}
+
+#[test]
+fn the_holder_of_a_lockex_lock_stops_its_command() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let holder = sandbox
+        .lockex(server, &["-i", "id", SHELL_ENDS_AT_TERM])
+        .start();
+    holder.wait_for_output("up");
+    let waiter = sandbox.lockex(server, &["-i", "id", "echo next"]).start();
+    sandbox
+        .client(server)
+        .wait_for_children(&sandbox.node("id"), 2);
+    let broken = sandbox.lockex(server, &["--break", "-i", "id"]).run();
+    let who = format!("{}:{}", hostname(), holder.pid());
+    assert_evicted(&broken, &who, &sandbox.node("id"));
+    let end = holder.wait();
+    end.complaint_of("lockex", &["revoked", "asked for it by --break"]);
+    assert_eq!((end.end, end.stdout.as_str()), (Ok(1), "up\ntrapped\n"));
+    assert_eq!(waiter.wait(), exited(0).printing("next\n"));
+    sandbox
+        .lockex(server, &["--break", "-i", "id"])
+        .run()
+        .complaint_of("lockex", &["id is free"]);
+}
+
+#[test]
+fn the_second_holder_of_a_semaphore_is_chosen_by_its_token() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let holders = [(); 2].map(|()| {
+        let words = ["-i", "id", "-c", "2", SHELL_ENDS_AT_TERM];
+        let holder = sandbox.lockex(server, &words).start();
+        holder.wait_for_output("up");
+        holder
+    });
+    let mut client = sandbox.client(server);
+    let leases = client.wait_for_children(&sandbox.node("id"), 2);
+    let tokens = leases.iter().map(|lease| {
+        let path = format!("{}/{lease}", sandbox.node("id"));
+        client.wait_for_node(&path).czxid
+    });
+    let second = tokens.max().expect("two leases").to_string();
+    let listed = sandbox.lockex(server, &["--break", "-i", "id"]).run();
+    assert_eq!(listed.end, Ok(1));
+    listed.complaint_of(
+        "lockex",
+        &["id has 2 holders", &format!("(token {second})")],
+    );
+    let words = ["--break", "-i", "id", "--token", &second];
+    let broken = sandbox.lockex(server, &words).run();
+    let [first, second] = holders;
+    let who = format!("{}:{}", hostname(), second.pid());
+    assert_evicted(&broken, &who, &sandbox.node("id"));
+    second.wait().complaint_of("lockex", &["revoked"]);
+    client.wait_for_children(&sandbox.node("id"), 1);
+    first.signal(libc::SIGTERM);
+    assert_eq!(first.wait().end, Ok(3));
+}
+
+#[test]
+fn a_kazoo_lock_is_refused_until_its_contender_is_deleted_by_force() {
+    let kazoo = Kazoo::newest();
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let node = sandbox.node("id");
+    let verb = ["run", "echo up; cat"];
+    let holder = kazoo
+        .lock(&sandbox, server, &node, "Lock", &verb)
+        .leashed()
+        .start();
+    holder.wait_for_output("up");
+    let broken = sandbox.lockex(server, &["--break", "-i", "id"]).run();
+    assert_eq!(broken.end, Ok(1));
+    let who = format!("kazoo:{}", holder.pid());
+    broken.complaint_of("lockex", &[&who, "does not answer and keeps", &node]);
+    let forced = sandbox
+        .lockex(server, &["--break", "-i", "id", "--force"])
+        .run();
+    assert!(
+        forced
+            .stdout
+            .starts_with(&format!("deleted the node of {who} (token ")),
+        "{forced:?}"
+    );
+    assert!(
+        forced.stdout.ends_with("; its command may run on\n"),
+        "{forced:?}"
+    );
+    assert_eq!(
+        sandbox.lockex(server, &["-i", "id", "echo next"]).run(),
+        exited(0).printing("next\n")
+    );
+    holder.finish();
+}
+
+#[test]
+fn the_holder_of_a_file_gets_term_and_skips_its_minimum_hold() {
+    let sandbox = Sandbox::new();
+    let words = ["-l", "600", "lock", ENDS_AT_TERM];
+    let holder = sandbox.local(&words).start();
+    holder.wait_for_output("up");
+    let broken = sandbox.local(&["--break", "lock"]).run();
+    let who = format!("{}:{}", hostname(), holder.pid());
+    assert_eq!(broken.end, Ok(0), "{broken:?}");
+    assert!(
+        broken.stdout.starts_with(&format!("evicted {who} (token ")),
+        "{broken:?}"
+    );
+    let end = holder.wait();
+    assert_eq!(end, exited(3).printing("up\ntrapped\n"));
+    sandbox
+        .local(&["--break", "lock"])
+        .run()
+        .complains(3, &["lock is free"]);
+}
+
+#[test]
+fn the_holder_of_a_file_that_has_waited_for_it_is_found() {
+    let sandbox = Sandbox::new();
+    let mut first = sandbox
+        .local(&["-l", "0", "lock", "sh -c 'echo up; cat'"])
+        .leashed()
+        .start();
+    first.wait_for_output("up");
+    let second = sandbox
+        .local(&["-v", "-l", "0", "-w", "60", "lock", ENDS_AT_TERM])
+        .start();
+    wait_until("it waits", || second.stderr().contains("waiting for"));
+    first.let_go();
+    assert_eq!(first.wait().end, Ok(0));
+    second.wait_for_output("up");
+    let broken = sandbox.local(&["--break", "lock"]).run();
+    assert_eq!(broken.end, Ok(0), "{broken:?}");
+    assert_eq!(second.wait().end, Ok(3));
 }
 
 fn hostname() -> String {

@@ -1,5 +1,5 @@
 use super::super::Request;
-use super::super::options::testing::{assert_documented, environment, line};
+use super::super::options::testing::{assert_documented, environment, line, typed};
 use super::*;
 use crate::plan::{ExitCodes, Level, LoadLimit, Log, Style};
 use crate::signal::Signal;
@@ -323,5 +323,20 @@ fn help_and_version_work_despite_other_faults() {
             ),
             "{words}"
         );
+    }
+}
+
+#[test]
+fn break_needs_a_pool_and_a_server() {
+    let options: Options = typed(&line("-H|dx|-r|P|--break|--token|7")).unwrap();
+    let request = options::Options::request(options, &environment());
+    let Ok(Request::Break(eviction)) = request else {
+        panic!("{request:?}");
+    };
+    assert_eq!((eviction.name.as_str(), eviction.token), ("P", Some(7)));
+    for (words, missing) in [("-H|dx|--break", "-r POOL"), ("-r|P|--break", "-H")] {
+        let options: Options = typed(&line(words)).unwrap();
+        let refused = options::Options::request(options, &environment()).unwrap_err();
+        assert!(refused.to_string().contains(missing), "{refused}");
     }
 }

@@ -1,5 +1,5 @@
 use super::super::Request;
-use super::super::options::testing::{assert_documented, environment, line};
+use super::super::options::testing::{assert_documented, environment, line, typed};
 use super::*;
 use crate::plan::{ExitCodes, Host, Level, LoadLimit};
 use crate::signal::Signal;
@@ -459,4 +459,27 @@ fn help_and_version_work_despite_other_faults() {
         "ls -h",
         "after -- it is the command's"
     );
+}
+
+#[test]
+fn break_needs_an_id_or_a_command() {
+    for (words, name) in [
+        ("--break|-i|ID", "ID"),
+        ("--break|--token|7|--force|true", "2314047222236391260"),
+    ] {
+        let options: Options = typed(&line(words)).unwrap();
+        let request = options::Options::request(options, &environment());
+        let Ok(Request::Break(eviction)) = request else {
+            panic!("{words}: {request:?}");
+        };
+        let Locks::Nodes { root, names, .. } = &eviction.locks else {
+            panic!("{eviction:?}");
+        };
+        assert_eq!((root.as_str(), eviction.name.as_str()), ("/lockex", name));
+        assert_eq!(names.as_deref(), Some(&[name.to_owned()][..]));
+    }
+    let options: Options = typed(&line("--break")).unwrap();
+    let refused = options::Options::request(options, &environment()).unwrap_err();
+    let expected = "--break: expected --lockid ID, or the COMMAND of the lock";
+    assert_eq!(refused.to_string(), expected);
 }

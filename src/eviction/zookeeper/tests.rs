@@ -162,7 +162,7 @@ fn holder_that_answers_is_waited_for_and_never_forced() {
     assert_eq!(play.to(at(100)), None);
     play.answer();
     assert_eq!(play.to(at(29_999)), None);
-    let kill_after = Duration::from_secs(5);
+    let kill_after = Some(Duration::from_secs(5));
     assert_eq!(
         play.to(at(30_100)),
         Some(Ok(Outcome::StillHeld { kill_after }))
