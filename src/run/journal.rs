@@ -15,7 +15,7 @@ use crate::plan::{ExitReason, Level, Lock, Plan};
 use crate::reason::reason;
 use crate::signal::Status;
 use crate::supervisor::Origin;
-use crate::sys::clock::{self, LocalTime, now};
+use crate::sys::clock::{self, LocalTime};
 use crate::sys::process::Pid;
 use crate::sys::tree::{self, Process};
 use std::fmt::Display;
@@ -25,6 +25,8 @@ use std::io::{self, IsTerminal, Write};
 pub(super) struct Journal<'a> {
     plan: &'a Plan,
     log: Log,
+    /// Reads the clock.
+    now: fn() -> Moment,
     times: Timestamps,
     /// The lock that is or was held.
     proof: Option<Proof>,
@@ -37,9 +39,18 @@ pub(super) struct Journal<'a> {
     /// A survivor of KILL was reported.
     stuck: bool,
     /// The lock has finished its release, as far as it could.
-    released: bool,
+    released: Option<Release>,
     guard: Option<Pid>,
     command: Option<Pid>,
+}
+
+/// How the lock's release has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Release {
+    /// The lock service has nothing left of this run.
+    Certain,
+    /// The lock may still be held.
+    Doubtful,
 }
 
 /// When the intervals that the log prints began.
@@ -52,10 +63,12 @@ struct Timestamps {
 }
 
 impl<'a> Journal<'a> {
-    pub(super) fn new(plan: &'a Plan, log: Log) -> Journal<'a> {
+    /// `now` reads the clock.
+    pub(super) fn new(plan: &'a Plan, log: Log, now: fn() -> Moment) -> Journal<'a> {
         Journal {
             plan,
             log,
+            now,
             times: Timestamps {
                 began: now(),
                 acquired: None,
@@ -69,7 +82,7 @@ impl<'a> Journal<'a> {
             gone_why: None,
             gone: false,
             stuck: false,
-            released: false,
+            released: None,
             guard: None,
             command: None,
         }
@@ -87,11 +100,15 @@ impl<'a> Journal<'a> {
 
     /// Whether the lock has finished its release, as far as it could.
     pub(super) fn is_released(&self) -> bool {
-        self.released
+        self.released.is_some()
     }
 
     fn write(&mut self, level: Level, message: &dyn Display) {
         self.log.write(Topic::Run, level, message);
+    }
+
+    fn seconds_since(&self, moment: Moment) -> f64 {
+        (self.now)().since(moment).as_secs_f64()
     }
 
     fn lock_name(&self) -> String {
@@ -109,7 +126,7 @@ impl<'a> Journal<'a> {
         self.times.acquired.map_or(0.0, |acquired| {
             self.times
                 .lost
-                .unwrap_or_else(now)
+                .unwrap_or_else(self.now)
                 .since(acquired)
                 .as_secs_f64()
         })
@@ -129,7 +146,12 @@ impl<'a> Journal<'a> {
             Event::LeaseUntil(lease) => self.lease = lease,
             Event::Lost { why, .. } | Event::Revoked { why } => self.lost = Some(why),
             Event::Gone(why) => self.gone_why = Some(why),
-            Event::Released { .. } => self.released = true,
+            Event::Released { doubt } => {
+                self.released = Some(match doubt {
+                    None => Release::Certain,
+                    Some(_) => Release::Doubtful,
+                });
+            }
             Event::Trying(_)
             | Event::Waiting { .. }
             | Event::Suspended(_)
@@ -164,8 +186,8 @@ impl<'a> Journal<'a> {
                 );
             }
             Event::Acquired(proof) => {
-                self.times.acquired = Some(now());
-                let waited = seconds_since(self.times.began);
+                self.times.acquired = Some((self.now)());
+                let waited = self.seconds_since(self.times.began);
                 let lock = fact("lock", &proof.lock);
                 let token = proof
                     .token
@@ -176,8 +198,8 @@ impl<'a> Journal<'a> {
                 );
             }
             Event::Suspended(why) => {
-                self.times.suspended = now();
-                let left = self.lease.term.since(now()).as_secs_f64();
+                self.times.suspended = (self.now)();
+                let left = self.lease.term.since((self.now)()).as_secs_f64();
                 let name = self.lock_name();
                 self.write(
                     Level::Warning,
@@ -185,14 +207,14 @@ impl<'a> Journal<'a> {
                 );
             }
             Event::Resumed => {
-                let (name, away) = (self.lock_name(), seconds_since(self.times.suspended));
+                let (name, away) = (self.lock_name(), self.seconds_since(self.times.suspended));
                 self.write(
                     Level::Warning,
                     &format_args!("resumed {name} after {away:.1} s"),
                 );
             }
             Event::Lost { why, gone, .. } => {
-                (self.times.lost, self.gone) = (Some(now()), *gone);
+                (self.times.lost, self.gone) = (Some((self.now)()), *gone);
                 let facts = self.end_facts(why);
                 self.write(Level::Error, &format_args!("Lock lost{facts}"));
             }
@@ -209,8 +231,9 @@ impl<'a> Journal<'a> {
             Event::Released { doubt: Some(doubt) } => {
                 let name = self.lock_name();
                 let message = format_args!("cannot release {name}: {doubt}");
-                // Without a lock, the reason was printed on stderr already.
-                if self.proof.is_some() {
+                // Without a lock, the reason was printed on stderr already, and a lost lock has a line
+                // of its own.
+                if self.proof.is_some() && (self.times.lost.is_none() || self.was_kept()) {
                     self.log.error(&message);
                 } else {
                     self.write(Level::Warning, &message);
@@ -221,7 +244,9 @@ impl<'a> Journal<'a> {
             {
                 let (name, held) = (
                     self.lock_name(),
-                    self.times.acquired.map_or(0.0, seconds_since),
+                    self.times
+                        .acquired
+                        .map_or(0.0, |acquired| self.seconds_since(acquired)),
                 );
                 self.write(
                     Level::Info,
@@ -250,7 +275,7 @@ impl<'a> Journal<'a> {
                 command: Pid(pid),
                 terminal,
             } => {
-                self.times.started = now();
+                self.times.started = (self.now)();
                 self.command = Some(Pid(pid));
                 self.write(
                     Level::Info,
@@ -271,7 +296,7 @@ impl<'a> Journal<'a> {
                 ));
             }
             Report::Guard(GuardEvent::Ended(status)) => {
-                let ran = seconds_since(self.times.started);
+                let ran = self.seconds_since(self.times.started);
                 let (code, how) = match status {
                     Status::Exited(code) => (i32::from(code), String::new()),
                     Status::Killed(signal) => (-signal.0, fact("signal", signal)),
@@ -312,7 +337,10 @@ impl<'a> Journal<'a> {
 
     /// Whether a lost lock was kept until an unkillable process exited.
     fn was_kept(&self) -> bool {
-        self.times.lost.is_some() && self.stuck && !self.gone
+        self.times.lost.is_some()
+            && self.stuck
+            && !self.gone
+            && self.released != Some(Release::Doubtful)
     }
 
     /// Logs a signal that this process received.
@@ -400,10 +428,6 @@ fn names(survivors: &[Process]) -> String {
         .map(|left| format!("{} (pid {})", tree::name(left.pid), left.pid.0))
         .collect();
     names.join(", ")
-}
-
-fn seconds_since(moment: Moment) -> f64 {
-    now().since(moment).as_secs_f64()
 }
 
 /// `/app/NAME, held by HOST since 2026-11-21T09:12:03+00:00 (session 0x…)`, without the parts that

@@ -95,7 +95,7 @@ pub struct Run<'a, S: System> {
 
 impl<'a> Run<'a, Linux> {
     fn new(plan: &'a Plan, log: Log, parts: Parts) -> Result<(Self, Timer), Stop> {
-        let journal = Journal::new(plan, log);
+        let journal = Journal::new(plan, log, Linux::now);
         let signals = Signals::take().map_err(Stop::system("receive signals"))?;
         let driver = Driver::new(parts.lock, parts.link, parts.files, parts.lookup);
         let mut run = Run::assemble(plan, journal, driver, signals);
@@ -115,7 +115,7 @@ impl<'a, S: System> Run<'a, S> {
         signals: S::Signals,
     ) -> Run<'a, S> {
         let driver = Driver::new(lock, link, None, Lookup::new(HostAddresses::new(&[])));
-        Run::assemble(plan, Journal::new(plan, log), driver, signals)
+        Run::assemble(plan, Journal::new(plan, log, S::now), driver, signals)
     }
 
     fn assemble(

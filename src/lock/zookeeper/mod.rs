@@ -86,6 +86,9 @@ pub struct SessionLock<R> {
     break_watch: Option<BreakWatch>,
     /// The deadlines that were reported last.
     lease_reported: Deadlines,
+    /// The lock is released after a loss during which no server has resumed its session, so it may
+    /// be held until that has expired.
+    unconfirmed: bool,
     /// When time was last noticed: a holder notices it at every heartbeat, unless its process is
     /// stopped.
     last_tick: Moment,
@@ -151,6 +154,7 @@ impl<R: Recipe> SessionLock<R> {
             phase: Phase::Acquiring,
             break_watch: None,
             lease_reported: Deadlines::NEVER,
+            unconfirmed: false,
             last_tick: now,
             unreached_since: Some(now),
             lookups: Lookups::new(now),
@@ -582,7 +586,10 @@ impl<R: Recipe> SessionLock<R> {
                 self.emit(Event::Suspended(failure));
             }
             Phase::LostKept { proved, .. } => *proved = false,
-            Phase::Releasing { held: false, .. } => self.released(None, now),
+            Phase::Releasing { held: false, .. } => {
+                let doubt = self.free_when_expired(&failure);
+                self.released(self.unconfirmed.then_some(doubt), now);
+            }
             _ => {}
         }
         if let Fault::LongList { .. } = fault {
@@ -758,7 +765,10 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Releasing { .. } | Phase::Done => return,
             Phase::Acquiring => (self.node_may_exist(now), IDLE_RELEASE_TIMEOUT),
             Phase::Ended { held } => (held, IDLE_RELEASE_TIMEOUT),
-            Phase::LostKept { proved: false, .. } => (false, IDLE_RELEASE_TIMEOUT),
+            Phase::LostKept { proved: false, .. } => {
+                self.unconfirmed = true;
+                (false, IDLE_RELEASE_TIMEOUT)
+            }
             Phase::LostKept { proved: true, .. } | Phase::Confirming(_) | Phase::Held { .. } => {
                 (true, timeout)
             }
@@ -780,7 +790,8 @@ impl<R: Recipe> SessionLock<R> {
         if known && self.session.takes_requests() {
             self.on_close(now);
         } else if !held {
-            self.released(None, now);
+            let doubt = self.free_when_expired("no server has resumed the session");
+            self.released(self.unconfirmed.then_some(doubt), now);
         }
     }
 
@@ -817,7 +828,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Releasing { by, held } if now >= by => {
                 let doubt =
                     self.free_when_expired(&format!("no answer from {}", self.session.servers()));
-                self.released(held.then_some(doubt), now);
+                self.released((held || self.unconfirmed).then_some(doubt), now);
             }
             Phase::Acquiring | Phase::Confirming(_) => self.check_wait_deadline(now),
             _ => {}
