@@ -43,6 +43,11 @@ const EXPIRED: &str = "the session has expired";
 /// the session is enough for it.
 const IDLE_RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A command is started only if this part of the timeout is left of the lease until TERM: two
+/// heartbeats. A waiter of a queue has made its last write when it joined; if it acquires the lock
+/// shortly before that proof is too old, its first heartbeat would come too late.
+const MIN_LEASE_PER_TIMEOUT: u32 = 5;
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
     /// The recipe acquires the lock.
@@ -482,8 +487,9 @@ impl<R: Recipe> SessionLock<R> {
             self.lease_reported = deadlines;
             self.emit(Event::LeaseUntil(deadlines));
         }
+        let needed = self.session.lease().timeout() / MIN_LEASE_PER_TIMEOUT;
         if let Phase::Confirming(node) = &self.phase
-            && now < deadlines.term
+            && now + needed < deadlines.term
         {
             let node = node.clone();
             let proof = Proof {

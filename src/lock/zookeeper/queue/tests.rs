@@ -409,3 +409,25 @@ fn contender_cut_at_any_byte_does_not_block_itself() {
         }
     }
 }
+
+#[test]
+fn lock_acquired_with_an_old_proof_is_confirmed_before_the_command_starts() {
+    // A waiter that joined nearly a timeout ago has 20 ms until TERM, and its next heartbeat is due
+    // in 220 ms. Found by tests/simulation: such a command was stopped at once, without any fault.
+    let mut fake = Fake::default();
+    let mut holder = contender(1, TIMEOUT * 10);
+    let mut waiter = contender(2, TIMEOUT * 10);
+    for now in (0..4_280).step_by(10).map(at) {
+        holder.talk(&mut fake, now);
+        waiter.talk(&mut fake, now);
+    }
+    assert!(acquired(&holder) && !acquired(&waiter));
+    holder.release(&mut fake, at(4_280));
+    for now in (4_280..20_000).step_by(10).map(at) {
+        fake.expire(now);
+        waiter.talk(&mut fake, now);
+    }
+    assert!(acquired(&waiter));
+    let lost = |output: &Output| matches!(output, Output::Event(Event::Lost { .. }));
+    assert!(!waiter.said.iter().any(lost), "{:?}", waiter.said);
+}
