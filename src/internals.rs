@@ -49,10 +49,15 @@ pub mod log {
 
 /// The loops of a run and of its guard, and what a simulation puts in the place of the kernel.
 pub mod run {
-    pub use crate::guard::Event as Command;
+    pub use crate::guard::{Event as Command, Guard, GuardEvent};
     pub use crate::run::{
         GuardLoop, Incoming, Job, Ready, Report, Run, Sources, System, Turn, is_too_late,
     };
+}
+
+/// Deadlines of a lease.
+pub mod deadlines {
+    pub use crate::deadlines::Deadlines;
 }
 
 /// Signals and exit statuses.

@@ -49,7 +49,8 @@ pub struct Job<'a> {
     /// Starts the one line that the guard may print itself.
     pub program: &'static str,
     pub(super) command: &'a Command,
-    pub(super) environment: Option<Environment>,
+    /// The variables that tell the command about its lock.
+    pub environment: Option<Environment>,
     /// Sent to the command if zk-flock dies.
     pub death_signal: Option<Signal>,
     /// Time between that signal and KILL.
@@ -131,7 +132,8 @@ fn guard_main(job: &Job, channel: &OwnedFd, signals: &Signals) -> io::Result<()>
     ];
     file::close_all_except(&kept.into_iter().flatten().collect::<Vec<_>>());
     let parent = process::parent_pid();
-    let mut guard_loop = GuardLoop::<Linux>::new(job, command, channel, parent);
+    let guard = Guard::new(job.death_signal, job.kill_after, job.lease);
+    let mut guard_loop = GuardLoop::<Linux>::new(job.program, guard, command, channel, parent);
     if ended {
         guard_loop.reap();
     }
@@ -171,14 +173,15 @@ pub struct GuardLoop<'a, S: System> {
 impl<'a, S: System> GuardLoop<'a, S> {
     /// Guards a command that was just started by this process, the child of `zk_flock`.
     pub fn new(
-        job: &Job,
+        program: &'static str,
+        guard: Guard,
         command: Pid,
         channel: &'a S::Channel,
         zk_flock: Pid,
     ) -> GuardLoop<'a, S> {
         GuardLoop {
-            program: job.program,
-            guard: Guard::new(job.death_signal, job.kill_after, job.lease),
+            program,
+            guard,
             command: Some(command),
             channel,
             zk_flock,

@@ -1,0 +1,709 @@
+//! The course of one scenario: runs the program's loops on the simulated hosts until the cluster is
+//! at rest, and checks that it comes to rest.
+
+use crate::random::Random;
+use crate::scenario::{Item, Kind, Scenario, Script, Target, What};
+use crate::world::{
+    self, Cut, Event, Figures, GUARD_END, Link, Signals, Simulated, World, run_as, with,
+};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+use zk_flock::internals::endpoint::Endpoint;
+use zk_flock::internals::lock::Lock;
+use zk_flock::internals::lock::zookeeper::SessionLock;
+use zk_flock::internals::lock::zookeeper::layout::{self, NodeData};
+use zk_flock::internals::lock::zookeeper::node::Node;
+use zk_flock::internals::lock::zookeeper::queue::Queue;
+use zk_flock::internals::lock::zookeeper::recipe::Options;
+use zk_flock::internals::lock::zookeeper::semaphore::Semaphore;
+use zk_flock::internals::log::Log;
+use zk_flock::internals::moment::Moment;
+use zk_flock::internals::plan::{self, Plan};
+use zk_flock::internals::run::{Guard, GuardLoop, Report, Run, System, Turn, is_too_late};
+use zk_flock::internals::signal::{Signal, Status};
+use zk_flock::internals::sys::Pid;
+
+const SECOND: u64 = 1_000_000;
+
+/// Time that each run may take beside its own, after the last fault: its session may have to expire
+/// first, and a waiter looks again.
+const PER_RUN: u64 = 3 * SECOND;
+
+/// Time for elections, pauses between attempts to connect, and lost packets that are repeated.
+const TO_RECOVER: u64 = 60 * SECOND;
+
+/// What came of a scenario.
+#[derive(Debug)]
+pub struct Outcome {
+    pub violation: Option<String>,
+    pub trace: Vec<String>,
+    pub figures: Figures,
+}
+
+/// A process of the program.
+enum Actor {
+    ZkFlock(Box<Run<'static, Simulated>>),
+    Guard(Box<GuardLoop<'static, Simulated>>),
+}
+
+/// Plays a scenario.
+pub fn play(scenario: &Scenario, tracing: bool) -> Outcome {
+    world::set(Some(World::new(scenario.clone(), tracing)));
+    let mut course = Course {
+        actors: BTreeMap::new(),
+        items_left: scenario.items.len(),
+        quiet_from: None,
+    };
+    course.play();
+    drop(course);
+    let mut world = world::set(None).expect("the world of this course");
+    world.figures.microseconds = world.now;
+    world.figures.elections = world.ensemble.elections;
+    world.figures.expiries = world.ensemble.expiries;
+    Outcome {
+        violation: world.violation,
+        trace: world.trace,
+        figures: world.figures,
+    }
+}
+
+struct Course {
+    actors: BTreeMap<i32, Actor>,
+    items_left: usize,
+    /// From when on nothing happens to the cluster any more.
+    quiet_from: Option<u64>,
+}
+
+impl Course {
+    fn play(&mut self) {
+        let mut deadline = u64::MAX;
+        while let Some(event) = with(World::next) {
+            self.handle(event);
+            with(World::settle);
+            let (now, violated) = with(|world| (world.now, world.violation.is_some()));
+            if violated {
+                return;
+            }
+            if self.items_left == 0 && self.quiet_from.is_none() {
+                self.quiet_from = Some(now);
+                deadline = now + with(|world| bound(&world.scenario));
+            }
+            if self.quiet_from.is_some() && with(|world| is_at_rest(world)) {
+                return with(check_rest);
+            }
+            if now > deadline {
+                return with(not_at_rest);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Item(index) => self.item(index),
+            Event::Over(index) => {
+                self.items_left -= 1;
+                with(|world| over(world, index));
+            }
+            Event::Wake(pid) => self.wake(pid),
+            Event::Timer(pid, number) => with(|world| world.timer(pid, number)),
+            Event::Guard(pid) => self.start_guard(pid),
+            Event::CommandEnds(run) => with(|world| world.command_ends(run)),
+            Event::Dies(pid, status) => with(|world| world.dies(pid, status)),
+            Event::Continue(pid) => with(|world| world.stop(pid, false)),
+            Event::Syn(conn, pause) => with(|world| world.syn(conn, pause)),
+            Event::Connected(conn, result) => with(|world| world.connected(conn, result)),
+            Event::Packet(conn, there, packet) => with(|world| world.packet(conn, there, packet)),
+            Event::Retransmit(conn, there) => with(|world| world.retransmit(conn, there)),
+            Event::Ensemble(event) => with(|world| world.ensemble.event(event, world.now)),
+        }
+    }
+
+    // Processes of the program.
+
+    fn wake(&mut self, pid: i32) {
+        if !with(|world| world.begin(pid)) {
+            if with(|world| !world.procs.contains_key(&pid)) {
+                self.actors.remove(&pid);
+            }
+            return;
+        }
+        let Some(actor) = self.actors.get_mut(&pid) else {
+            return; // a guard that has not begun
+        };
+        match actor {
+            Actor::ZkFlock(run) => {
+                let ready = with(|world| world.ready(pid));
+                run_as(pid, || run.on_wake(ready));
+                self.turn(pid);
+            }
+            Actor::Guard(guard) => {
+                run_as(pid, || guard.on_wake(&Signals));
+                self.after_guard(pid);
+            }
+        }
+    }
+
+    fn turn(&mut self, pid: i32) {
+        let Some(Actor::ZkFlock(run)) = self.actors.get_mut(&pid) else {
+            return;
+        };
+        match run_as(pid, || run.turn()) {
+            Turn::Sleep(until) => with(|world| world.sleep(pid, until)),
+            Turn::End(end) => {
+                with(|world| {
+                    let run = world.procs[&pid].run;
+                    world.ended(run, end);
+                });
+                self.actors.remove(&pid);
+            }
+        }
+    }
+
+    fn after_guard(&mut self, pid: i32) {
+        let Some(Actor::Guard(guard)) = self.actors.get(&pid) else {
+            return;
+        };
+        if let Some(until) = guard.wake() {
+            return with(|world| world.sleep(pid, until));
+        }
+        self.actors.remove(&pid);
+        with(|world| world.dies(pid, Status::Exited(0)));
+    }
+
+    fn start_guard(&mut self, pid: i32) {
+        if !with(|world| world.begin(pid)) {
+            // It is stopped or its host sleeps: it begins when it can.
+            if with(|world| world.procs.contains_key(&pid)) {
+                with(|world| world.after(20_000, Event::Guard(pid)));
+            }
+            return;
+        }
+        let (parent, lease, death_signal, kill_after) = with(|world| {
+            let run = &world.runs[world.procs[&pid].run];
+            (run.zk_flock, run.lease, run.death_signal, run.kill_after)
+        });
+        if run_as(pid, || is_too_late::<Simulated>(lease, &GUARD_END)) {
+            return with(|world| world.dies(pid, Status::Exited(0)));
+        }
+        let command = Pid(with(|world| world.start_command(pid)));
+        let guard = Guard::new(death_signal, kill_after, lease);
+        let guard = run_as(pid, || {
+            let terminal = Some(false);
+            Simulated::send_report(&GUARD_END, Report::Started { command, terminal });
+            GuardLoop::new("zk-flock", guard, command, &GUARD_END, Pid(parent))
+        });
+        self.actors.insert(pid, Actor::Guard(Box::new(guard)));
+        self.after_guard(pid);
+    }
+
+    // The scenario.
+
+    fn item(&mut self, index: usize) {
+        let what = with(|world| {
+            let holder = world.holder();
+            let what = &mut world.scenario.items[index].what;
+            what.at_holder(holder);
+            *what
+        });
+        with(|world| {
+            if !matches!(what, What::Run { .. }) {
+                world.note(&format!("{what:?}"));
+                *world.figures.faults.entry(name(&what)).or_default() += 1;
+            }
+        });
+        if let What::Run {
+            host,
+            wait,
+            hold,
+            kill_after,
+            script,
+        } = what
+        {
+            self.items_left -= 1;
+            return self.start_run(host.into(), wait, hold, kill_after, script);
+        }
+        match with(|world| begin(world, index, what)) {
+            Some(lasts) => with(|world| world.after(u64::from(lasts) * 1000, Event::Over(index))),
+            None => self.items_left -= 1,
+        }
+    }
+
+    fn start_run(&mut self, host: usize, wait: u32, hold: u32, kill_after: u32, script: Script) {
+        let kill_after = Duration::from_millis(kill_after.into());
+        let plan = plan_of(Duration::from_millis(hold.into()), kill_after);
+        let pid = with(|world| world.start_run(host, wait, script, kill_after));
+        let now = run_as(pid, Simulated::now);
+        let lock = with(|world| lock(world, pid, host, wait, kill_after, now));
+        let log = Log::new(&plan.log, plan.program, plan.verbose).printing_by(world::print);
+        let run = run_as(pid, || {
+            Run::of_lock(plan, log, lock, Link::default(), Signals)
+        });
+        self.actors.insert(pid, Actor::ZkFlock(Box::new(run)));
+        self.turn(pid);
+    }
+}
+
+fn name(what: &What) -> &'static str {
+    match what {
+        What::Run { .. } => "run",
+        What::Cut { there, back, .. } | What::CutHost { there, back, .. } if *there != *back => {
+            "cut of one direction"
+        }
+        What::Cut { .. } => "cut to one server",
+        What::CutHost { .. } => "cut to all servers",
+        What::Slow { .. } => "slow network",
+        What::Reset { .. } => "reset",
+        What::LoseReplies { .. } => "lost replies",
+        What::LoseRequests { .. } => "lost requests",
+        What::KillServer { .. } => "server killed",
+        What::StopServer { .. } => "server stopped",
+        What::IsolateLeader { .. } => "leader isolated",
+        What::Isolate { .. } => "server isolated",
+        What::KillAll { .. } => "all servers killed",
+        What::Wipe => "servers wiped",
+        What::Limit { .. } => "shorter timeout granted",
+        What::Delete => "node deleted",
+        What::Stop {
+            target: Target::Both,
+            ..
+        } => "zk-flock and guard stopped",
+        What::Stop {
+            target: Target::Guard,
+            ..
+        } => "guard stopped",
+        What::Stop { .. } => "zk-flock stopped",
+        What::Kill {
+            target: Target::Both,
+            ..
+        } => "zk-flock and guard killed",
+        What::Kill {
+            target: Target::Guard,
+            ..
+        } => "guard killed",
+        What::Kill { .. } => "zk-flock killed",
+        What::Suspend { .. } => "host suspended",
+        What::Busy { .. } => "host busy",
+        What::Signal { .. } => "signal to zk-flock",
+        What::SignalCommand { .. } => "signal to the command",
+    }
+}
+
+/// The processes that a fault on a host hits: those of its oldest run, if there are any.
+fn targets(world: &World, host: u8, target: Target) -> Vec<i32> {
+    let is_there = |pid: &i32| world.procs.contains_key(pid);
+    let runs = world
+        .runs
+        .iter()
+        .filter(|run| run.host == usize::from(host));
+    let with_guard = |run: &&crate::world::RunState| run.guard.as_ref().is_some_and(is_there);
+    let run = runs
+        .clone()
+        .find(with_guard)
+        .or_else(|| runs.clone().find(|run| is_there(&run.zk_flock)));
+    let Some(run) = run else {
+        return vec![];
+    };
+    let (zk_flock, guard) = (Some(run.zk_flock), run.guard);
+    let hit = match target {
+        Target::ZkFlock => [zk_flock, None],
+        Target::Guard => [guard, None],
+        Target::Both => [zk_flock, guard],
+    };
+    hit.into_iter().flatten().filter(is_there).collect()
+}
+
+/// Begins a fault. Returns how long it lasts, if it does.
+#[allow(clippy::too_many_lines)] // one row for each kind of fault
+fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
+    let size = world.ensemble.size();
+    let server = |server: u8| usize::from(server) % size;
+    match what {
+        What::Run { .. } => None,
+        What::Cut {
+            host,
+            server: to,
+            there,
+            back,
+            lasts,
+        } => {
+            let (host, server) = (host.into(), Some(server(to)));
+            world.cuts.push(Cut {
+                item,
+                host,
+                server,
+                there,
+                back,
+            });
+            Some(lasts)
+        }
+        What::CutHost {
+            host,
+            there,
+            back,
+            lasts,
+        } => {
+            let (host, server) = (host.into(), None);
+            world.cuts.push(Cut {
+                item,
+                host,
+                server,
+                there,
+                back,
+            });
+            Some(lasts)
+        }
+        What::Slow { host, by, lasts } => {
+            world.hosts[usize::from(host)].slow.push(by);
+            Some(lasts)
+        }
+        What::Reset { host } => {
+            world.reset_host(host.into());
+            None
+        }
+        What::LoseReplies { host, after } => {
+            world.hosts[usize::from(host)].lose_back = Some(after);
+            None
+        }
+        What::LoseRequests { host, after } => {
+            world.hosts[usize::from(host)].lose_there = Some(after);
+            None
+        }
+        What::KillServer {
+            server: victim,
+            lasts,
+        } => {
+            world.ensemble.kill(server(victim), world.now);
+            Some(lasts)
+        }
+        What::StopServer {
+            server: victim,
+            lasts,
+        } => {
+            world.ensemble.freeze(server(victim), true, world.now);
+            Some(lasts)
+        }
+        What::IsolateLeader { noticed, lasts } => {
+            let leader = world.ensemble.leader()?;
+            world.isolated.insert(item, leader);
+            world.ensemble.isolate(leader, noticed, world.now);
+            Some(lasts)
+        }
+        What::Isolate {
+            server: victim,
+            noticed,
+            lasts,
+        } => {
+            world.isolated.insert(item, server(victim));
+            world.ensemble.isolate(server(victim), noticed, world.now);
+            Some(lasts)
+        }
+        What::KillAll { lasts } => {
+            (0..size).for_each(|server| world.ensemble.kill(server, world.now));
+            Some(lasts)
+        }
+        What::Wipe => {
+            world.ensemble.wipe(world.now);
+            world.removed(true);
+            None
+        }
+        What::Limit {
+            server: by,
+            longest,
+            lasts,
+        } => {
+            world
+                .ensemble
+                .limit_timeouts(server(by), u64::from(longest) * 1000);
+            Some(lasts)
+        }
+        What::Delete => {
+            let owned = world
+                .ensemble
+                .state()
+                .nodes
+                .iter()
+                .filter(|(path, node)| node.owner != 0 && !path.contains(".queue"));
+            let path = owned.map(|(path, _)| path.clone()).next()?;
+            if world.ensemble.delete(&path, world.now) {
+                world.removed(false);
+            }
+            None
+        }
+        What::Stop {
+            host,
+            target,
+            lasts,
+        } => {
+            let hit = targets(world, host, target);
+            for &pid in &hit {
+                let run = world.procs[&pid].run;
+                world.runs[run].hurt = true;
+                world.stop(pid, true);
+            }
+            world.stopped.insert(item, hit);
+            Some(lasts)
+        }
+        What::Kill { host, target } => {
+            for pid in targets(world, host, target) {
+                let run = world.procs[&pid].run;
+                world.runs[run].hurt = true;
+                world.signal(pid, Signal::KILL, 1);
+            }
+            None
+        }
+        What::Suspend { host, lasts } => {
+            world.sleep_host(host.into(), true);
+            Some(lasts)
+        }
+        What::Busy { host, lasts } => {
+            world.hosts[usize::from(host)].busy += 1;
+            Some(lasts)
+        }
+        What::Signal { host, signal } => {
+            for pid in targets(world, host, Target::ZkFlock) {
+                let run = world.procs[&pid].run;
+                world.runs[run].signalled = true;
+                world.signal(pid, Signal(signal), 1);
+            }
+            None
+        }
+        What::SignalCommand { host, signal } => {
+            let running = world
+                .runs
+                .iter()
+                .position(|run| run.host == usize::from(host) && run.main.is_some());
+            if let Some(run) = running {
+                world.runs[run].command_signalled = true;
+                let main = world.runs[run].main.expect("a command");
+                world.signal(main, Signal(signal), 1);
+            }
+            None
+        }
+    }
+}
+
+/// Ends a fault.
+fn over(world: &mut World, item: usize) {
+    let what = world.scenario.items[item].what;
+    let size = world.ensemble.size();
+    world.note(&format!("over: {what:?}"));
+    match what {
+        What::Cut { .. } | What::CutHost { .. } => {
+            world.cuts.retain(|cut| cut.item != item);
+            world.unblock();
+        }
+        What::Slow { host, by, .. } => {
+            let slow = &mut world.hosts[usize::from(host)].slow;
+            if let Some(at) = slow.iter().position(|&slow| slow == by) {
+                slow.remove(at);
+            }
+        }
+        What::KillServer { server, .. } => {
+            world.ensemble.start(usize::from(server) % size, world.now);
+        }
+        What::StopServer { server, .. } => {
+            world
+                .ensemble
+                .freeze(usize::from(server) % size, false, world.now);
+        }
+        What::IsolateLeader { .. } | What::Isolate { .. } => {
+            if let Some(server) = world.isolated.remove(&item) {
+                world.ensemble.rejoin(server);
+            }
+        }
+        What::KillAll { .. } => {
+            (0..size).for_each(|server| world.ensemble.start(server, world.now));
+        }
+        What::Limit { server, .. } => {
+            let usual = world.ensemble.usual_limit();
+            world
+                .ensemble
+                .limit_timeouts(usize::from(server) % size, usual);
+        }
+        What::Stop { .. } => {
+            for pid in world.stopped.remove(&item).unwrap_or_default() {
+                world.stop(pid, false);
+            }
+        }
+        What::Suspend { host, .. } => world.sleep_host(host.into(), false),
+        What::Busy { host, .. } => world.hosts[usize::from(host)].busy -= 1,
+        _ => {}
+    }
+}
+
+/// How long the cluster may take to come to rest: all runs may have to run one after the other.
+fn bound(scenario: &Scenario) -> u64 {
+    let timeout = u64::from(scenario.timeout.max(2 * scenario.tick)) * 1000;
+    let of = |item: &Item| match item.what {
+        What::Run {
+            hold,
+            kill_after,
+            script,
+            ..
+        } => {
+            let survives = if script.survives == u32::MAX {
+                0
+            } else {
+                script.survives
+            };
+            let own = [script.runs.max(hold), kill_after, survives];
+            own.iter().map(|&part| u64::from(part) * 1000).sum::<u64>() + PER_RUN
+        }
+        _ => 0,
+    };
+    scenario.items.iter().map(of).sum::<u64>() + 4 * timeout + TO_RECOVER
+}
+
+fn is_at_rest(world: &World) -> bool {
+    world.procs.is_empty()
+        && world.ensemble.is_healthy()
+        && world.ensemble.state().sessions.is_empty()
+}
+
+/// Nothing is left behind.
+fn check_rest(world: &mut World) {
+    let state = world.ensemble.state();
+    let left = state.nodes.iter().find(|(_, node)| node.owner != 0);
+    if let Some((path, _)) = left {
+        let what = format!("{path} is left without a session");
+        world.violate(what);
+    }
+}
+
+fn not_at_rest(world: &mut World) {
+    let processes: Vec<_> = world
+        .procs
+        .iter()
+        .map(|(pid, proc)| format!("{:?} {pid} of run {}", proc.role, proc.run))
+        .collect();
+    let sessions = world.ensemble.state().sessions.len();
+    let healthy = world.ensemble.is_healthy();
+    world.violate(format!(
+        "the cluster does not come to rest: {processes:?} and {sessions} sessions are left, servers healthy: {healthy}"
+    ));
+}
+
+thread_local! {
+    static PLANS: RefCell<BTreeMap<(Duration, Duration), &'static Plan>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// The plan of a run, kept for all runs with the same times.
+fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
+    PLANS.with_borrow_mut(|plans| {
+        *plans.entry((minimum_hold, kill_after)).or_insert_with(|| {
+            Box::leak(Box::new(Plan {
+                program: "zk-flock",
+                lock: plan::Lock::Host(PathBuf::new()), // the lock is built by `lock`
+                announce: false,
+                wait: Duration::ZERO,
+                outer_locks: vec![],
+                command: plan::Command {
+                    words: vec!["command".into()],
+                    shown: "command".into(),
+                },
+                minimum_hold,
+                kill_after,
+                death_signal: Some(Signal::TERM),
+                exit_codes: plan::ExitCodes {
+                    busy: None,
+                    busy_default: 0,
+                    sysexits: true,
+                },
+                log: plan::Log {
+                    style: plan::Style::Plain,
+                    path: None,
+                    level: plan::Level::Info,
+                    session_level: plan::Level::Info,
+                    warnings: vec![],
+                },
+                load_limit: plan::LoadLimit::default(),
+                daemonize: false,
+                verbose: true,
+            }))
+        })
+    })
+}
+
+/// The lock of a run, as `run::setup` builds it.
+fn lock(
+    world: &mut World,
+    pid: i32,
+    host: usize,
+    wait: u32,
+    kill_after: Duration,
+    now: Moment,
+) -> Box<dyn Lock> {
+    let timeout = Duration::from_millis(world.scenario.timeout.into());
+    let wait = if wait == u32::MAX {
+        Duration::MAX
+    } else {
+        Duration::from_millis(wait.into())
+    };
+    let is_node = matches!(world.scenario.kind, Kind::Node(_));
+    let connect_by = if is_node {
+        (now + wait).max(now + timeout)
+    } else if wait == Duration::MAX {
+        now + timeout
+    } else {
+        now + wait.max(timeout)
+    };
+    let mut servers: Vec<Endpoint> = (0..world.ensemble.size())
+        .map(|server| Endpoint {
+            name: format!("s{server}:2181"),
+            address: ([10, 0, 0, u8::try_from(server + 1).expect("few")], 2181).into(),
+        })
+        .collect();
+    let random = &mut Random::new(world.scenario.seed, u64::try_from(pid).expect("a pid"));
+    for last in (1..servers.len()).rev() {
+        servers.swap(
+            last,
+            usize::try_from(random.below(last as u64 + 1)).expect("an index"),
+        );
+    }
+    let options = Options {
+        servers,
+        unresolved: vec![],
+        cluster: plan::Cluster {
+            hosts: vec![],
+            chroot: String::new(),
+            timeout,
+            auth: None,
+            acl: plan::Acl::Open,
+            heartbeat: plan::Heartbeat::Write,
+        },
+        wait_until: (!wait.is_zero()).then(|| now + wait),
+        connect_by,
+        kill_after,
+        max_rounds: None,
+        max_restarts: None,
+        outer_sessions: vec![],
+        takes_auth: is_node,
+    };
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&random.next().to_le_bytes());
+    bytes[8..].copy_from_slice(&random.next().to_le_bytes());
+    let host = format!("host{host}");
+    let mark = layout::mark(bytes);
+    let content = layout::contender_data(&host, pid);
+    match world.scenario.kind {
+        Kind::Node(slots) => {
+            let names = if slots == 1 {
+                vec!["lock".to_owned()]
+            } else {
+                (0..slots).map(|slot| format!("lock_{slot}")).collect()
+            };
+            let data = NodeData::new(host, bytes, pid.unsigned_abs());
+            Box::new(Node::lock(options, "app", names, &data, now))
+        }
+        Kind::Queue => {
+            let queue = Queue::new("/lockex/id".into(), mark, content, true);
+            Box::new(SessionLock::new(options, queue, now))
+        }
+        Kind::Semaphore(permits) => {
+            let semaphore = Semaphore::new("/lockex/id".into(), permits.into(), &mark, content);
+            Box::new(SessionLock::new(options, semaphore, now))
+        }
+    }
+}

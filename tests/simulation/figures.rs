@@ -1,0 +1,79 @@
+//! Sums up what was simulated, and keeps reports.
+
+use crate::world::Figures;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The sum of many courses.
+pub struct Total {
+    began: Instant,
+    courses: u64,
+    sum: Figures,
+}
+
+impl Default for Total {
+    fn default() -> Total {
+        Total {
+            began: Instant::now(),
+            courses: 0,
+            sum: Figures::default(),
+        }
+    }
+}
+
+fn add_all<K: Ord + Clone>(sum: &mut BTreeMap<K, u64>, more: &BTreeMap<K, u64>) {
+    for (key, count) in more {
+        *sum.entry(key.clone()).or_default() += count;
+    }
+}
+
+impl Total {
+    /// Adds a course.
+    pub fn add(&mut self, figures: &Figures) {
+        self.courses += 1;
+        self.sum.handovers += figures.handovers;
+        self.sum.runs += figures.runs;
+        self.sum.events += figures.events;
+        self.sum.microseconds += figures.microseconds;
+        self.sum.elections += figures.elections;
+        self.sum.expiries += figures.expiries;
+        add_all(&mut self.sum.faults, &figures.faults);
+        add_all(&mut self.sum.ends, &figures.ends);
+        add_all(&mut self.sum.exceptions, &figures.exceptions);
+    }
+
+    /// Prints the figures.
+    pub fn print(&self, of: &str) {
+        let sum = &self.sum;
+        let seconds = self.began.elapsed().as_secs_f64();
+        let hours = Duration::from_micros(sum.microseconds).as_secs_f64() / 3600.0;
+        println!(
+            "{of}: {} scenarios, {} runs, {} commands started, {} events",
+            self.courses, sum.runs, sum.handovers, sum.events
+        );
+        println!(
+            "  {hours:.1} hours in {seconds:.1} s: {:.2} hours a second",
+            hours / seconds
+        );
+        println!(
+            "  {} elections, {} sessions expired",
+            sum.elections, sum.expiries
+        );
+        println!("  faults: {:?}", sum.faults);
+        println!("  ends: {:?}", sum.ends);
+        println!("  documented exceptions: {:?}", sum.exceptions);
+    }
+}
+
+/// Keeps the report of a failing seed. Returns where.
+pub fn keep(seed: u64, report: &str) -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("simulation");
+    let path = folder.join(format!("seed-{seed}.txt"));
+    let kept = fs::create_dir_all(&folder).and_then(|()| fs::write(&path, report));
+    kept.map_or_else(
+        |error| format!("nothing: {error}"),
+        |()| path.display().to_string(),
+    )
+}

@@ -1,0 +1,95 @@
+//! Scenarios that once showed a violation, shrunk. The fault of the program that each one found has
+//! a unit test beside the code as well.
+
+use crate::course::play;
+use crate::scenario::What::*;
+use crate::scenario::{HOLDER, Item, Kind, Scenario, Script, Target};
+
+fn play_without_violation(scenario: &Scenario) {
+    let outcome = play(scenario, true);
+    let trace = outcome.trace.join("\n");
+    assert_eq!(outcome.violation, None, "{trace}");
+}
+
+const BRIEF: Script = Script {
+    runs: 40,
+    children: 0,
+    deaf: false,
+    forks: 0,
+    survives: 0,
+};
+
+fn run(host: u8, wait: u32, script: Script) -> crate::scenario::What {
+    Run {
+        host,
+        wait,
+        hold: 0,
+        kill_after: 5000,
+        script,
+    }
+}
+
+/// A process that could not be killed exits while no server is reached. zk-flock printed that the
+/// lock was kept until then, and that it is released; the node was there for another second.
+#[test]
+fn lock_that_no_server_confirms_is_not_called_released() {
+    let stubborn = Script {
+        runs: 2145,
+        survives: 11_084,
+        ..BRIEF
+    };
+    let at = |at, what| Item { at, what };
+    play_without_violation(&Scenario {
+        seed: 184,
+        kind: Kind::Node(1),
+        keeper: false,
+        voters: 3,
+        observers: 0,
+        hosts: 2,
+        tick: 500,
+        timeout: 1200,
+        items: vec![
+            at(1902, run(1, 0, stubborn)),
+            at(2045, run(1, u32::MAX, BRIEF)),
+            at(2060, run(1, u32::MAX, BRIEF)),
+            at(
+                2375,
+                Kill {
+                    host: HOLDER,
+                    target: Target::Guard,
+                },
+            ),
+            at(
+                3029,
+                KillServer {
+                    server: 2,
+                    lasts: 51,
+                },
+            ),
+        ],
+    });
+}
+
+/// Without any fault: a waiter of lockex acquired the lock shortly before the proof of its join was
+/// too old, started its command, and stopped it before its first heartbeat was due.
+#[test]
+fn waiter_with_an_old_proof_keeps_its_lock() {
+    let lasts = |runs| Script { runs, ..BRIEF };
+    let at = |at, what| Item { at, what };
+    play_without_violation(&Scenario {
+        seed: 7_024_644_129_945_224_060,
+        kind: Kind::Queue,
+        keeper: false,
+        voters: 1,
+        observers: 0,
+        hosts: 3,
+        tick: 2000,
+        timeout: 4000,
+        items: vec![
+            at(0, run(0, u32::MAX, lasts(8348))),
+            at(6933, run(2, u32::MAX, lasts(5566))),
+            at(8643, run(2, 5837, lasts(1792))),
+            at(12_276, run(1, u32::MAX, lasts(3784))),
+        ],
+    });
+}
