@@ -20,27 +20,23 @@ use zk_flock::internals::shell::words;
 
 const COOKBOOK: &str = include_str!("../../man/zk-flock-cookbook.7");
 
-/// ZooKeeper's own client, as Debian installs it.
-const ZK_CLI: &str = "/usr/share/zookeeper/bin/zkCli.sh";
-
 /// The names of the executable.
 const PROGRAMS: [&str; 4] = ["zk-flock", "lockex", "distributex", "distributexd"];
 
 /// What the examples are checked as.
-const CHECKS: [&str; 13] = [
+const CHECKS: [&str; 12] = [
+    "break",
     "config",
     "cron",
-    "curl",
     "flock",
-    "holder",
+    "force",
     "nginx",
-    "pgrep",
     "pools",
     "script",
+    "status",
     "stunnel",
     "transcript",
     "unit",
-    "zkcli",
 ];
 
 /// The literal blocks of the page, each with the check that the line above it names, or with "".
@@ -245,10 +241,12 @@ fn assert_parses(line: &str) {
         Some("distributex") => (distributex::PROGRAM.request)(words, &environment),
         other => panic!("{other:?} in {line}"),
     };
-    assert!(
-        matches!(request, Ok(Request::Run(_))),
-        "{line}: {request:?}"
-    );
+    let fits = match &request {
+        Ok(Request::Run(_)) => true,
+        Ok(Request::Break(_)) => line.contains("--break"),
+        _ => false,
+    };
+    assert!(fits, "{line}: {request:?}");
 }
 
 #[test]
@@ -312,89 +310,63 @@ fn a_script_takes_its_own_lock_once() {
 }
 
 #[test]
-fn a_holder_is_shown_and_its_lock_can_be_taken_away() {
-    need(ZK_CLI, "zookeeper");
-    need("pgrep", "procps");
+fn a_lock_that_is_stuck_is_shown_and_taken_away() {
     let kitchen = Kitchen::new();
+    let pools = "pools:\n  - name: backup\n    expire: 3\n";
+    let server = Distributexd::start(&kitchen.sandbox, pools);
+    let address = format!("-H 127.0.0.1 -p {}", server.port);
+    let own_name = "--no-local-lock --as db1.example.com";
+    let job = "echo held; exec cat";
+    let slot = format!("exec distributex {address} -r backup {own_name} '{job}'");
+    let holders = [
+        kitchen.hold("zk-flock -l 600 report"),
+        kitchen.hold("lockex --no-shell -i redis"),
+        Holder::start(&kitchen, &mut kitchen.shell(&slot)),
+    ];
     let host = text(&kitchen.run("uname -n").stdout);
-    let host = host.trim();
-    let flock = kitchen.hold("zk-flock -l 0 report");
-    let lockex = kitchen.hold("lockex --no-shell -i redis");
-    let shown: Vec<_> = examples("holder")
-        .iter()
-        .flat_map(|text| text.lines())
-        .map(|line| text(&kitchen.run(line).stderr))
-        .collect();
-    assert_eq!(shown.len(), 2);
-    assert!(
-        shown[0].contains(&format!("holder={host} since=")),
-        "{shown:?}"
-    );
-    assert!(
-        shown[1].contains(&format!("holder={host}:{} since=", lockex.pid())),
-        "{shown:?}"
-    );
-    for line in examples("pgrep") {
-        let found = text(&kitchen.run(&line).stdout);
-        let pid = format!("{} zk-flock -l 0 report", flock.pid());
-        assert!(found.lines().any(|line| line.starts_with(&pid)), "{found}");
+    let local = |pid: u32| format!("{}:{pid}", host.trim());
+    let names = [
+        local(holders[0].pid()),
+        local(holders[1].pid()),
+        "db1.example.com".to_owned(),
+    ];
+    let results = |check| {
+        let lines = examples(check).concat();
+        let lines = lines.replace("-H dx.example.com", &address);
+        let results: Vec<_> = lines.lines().map(|line| kitchen.run(line)).collect();
+        assert_eq!(results.len(), 3, "{check}");
+        results
+    };
+    for (shown, name) in results("status").iter().zip(&names) {
+        assert_eq!(shown.status.code(), Some(0), "{shown:?}");
+        assert!(text(&shown.stdout).contains(name), "{name}: {shown:?}");
     }
-    let lines = examples("zkcli").concat();
-    let lines: Vec<_> = lines
-        .lines()
-        .map(|line| {
-            line.replace("zkCli.sh", ZK_CLI)
-                .replace("zk1:2181", &kitchen.servers)
-                .replace("my_app", &kitchen.sandbox.id)
-        })
-        .collect();
-    assert_eq!(lines.len(), 3);
-    let [get, stat, delete] = [0, 1, 2].map(|line| text(&kitchen.run(&lines[line]).stdout));
-    assert!(get.lines().any(|line| line.starts_with(host)), "{get}");
-    assert!(
-        stat.contains("ctime = ") && stat.contains("ephemeralOwner = 0x1"),
-        "{stat}"
-    );
-    let lost = flock.output(false);
-    assert_eq!(lost.status.code(), Some(1), "{delete}: {lost:?}");
-    assert!(
-        text(&lost.stderr).contains("the node was deleted"),
-        "{lost:?}"
-    );
-    assert!(lockex.output(true).status.success());
+    for (evicted, name) in results("break").iter().zip(&names) {
+        assert_eq!(evicted.status.code(), Some(0), "{evicted:?}");
+        let line = text(&evicted.stdout);
+        assert!(
+            line.starts_with(&format!("evicted {name} (token ")),
+            "{line}"
+        );
+    }
+    for holder in holders {
+        let end = holder.output(false);
+        assert_eq!(end.status.code(), Some(1), "{end:?}");
+        assert!(text(&end.stderr).contains(": revoked "), "{end:?}");
+    }
+    for free in results("break") {
+        assert_eq!(free.status.code(), Some(3), "{free:?}");
+    }
+    for line in examples("force") {
+        assert_parses(&line);
+    }
 }
 
 #[test]
-fn a_lock_server_shows_a_holder_and_revokes_its_lock() {
+fn a_lock_server_has_the_metrics_to_alert_on() {
     need("curl", "curl");
     let kitchen = Kitchen::new();
-    let server = Distributexd::start(
-        &kitchen.sandbox,
-        "pools:\n  - name: backup\n    expire: 3\n",
-    );
-    let holder = kitchen
-        .shell(&format!(
-            "exec distributex -H 127.0.0.1 -p {} -r backup --no-local-lock --as db1.example.com 'sleep 600'",
-            server.port
-        ))
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("sh can be started");
-    let lines = examples("curl").concat();
-    let lines: Vec<_> = lines
-        .lines()
-        .map(|line| line.replace("dx.example.com:9889", &format!("127.0.0.1:{}", server.port)))
-        .collect();
-    assert_eq!(lines.len(), 2);
-    wait_until("the status to show the holder", || {
-        text(&kitchen.run(&lines[0]).stdout).contains("\"host\":\"db1.example.com\"")
-    });
-    let revoked = text(&kitchen.run(&lines[1]).stdout);
-    assert!(revoked.starts_with("revoked backup"), "{revoked}");
-    let holder = holder.wait_with_output().expect("it can be waited for");
-    assert_eq!(holder.status.code(), Some(1));
-    assert!(text(&holder.stderr).contains("revoked"), "{holder:?}");
-
+    let server = Distributexd::start(&kitchen.sandbox, "pools:\n  - name: backup\n");
     let metrics = kitchen.run(&format!("curl -s http://127.0.0.1:{}/metrics", server.port));
     let metrics = text(&metrics.stdout);
     let named: Vec<_> = COOKBOOK
