@@ -240,6 +240,7 @@
 //! | `testing::driver` | one clock, one peer in memory, and the rules for every machine |
 //! | `testing::lock` | locks under the driver |
 //! | `testing::pool` | pools under the driver |
+//! | `testing::script` | servers and clients of a pool, line by line, for all backends |
 
 #[forbid(unsafe_code)]
 mod cli;

@@ -280,3 +280,6 @@ pub struct PoolCounters {
     /// Answers YES that could not be delivered.
     pub undelivered: u64,
 }
+
+#[cfg(test)]
+mod tests;

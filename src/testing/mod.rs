@@ -4,6 +4,7 @@
 mod driver;
 mod lock;
 mod pool;
+pub(crate) mod script;
 
 pub(crate) use driver::{Connection, Delivery, Driver, Machine, Peer, Reply, Step};
 pub(crate) use pool::NoPeer;

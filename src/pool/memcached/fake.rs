@@ -1,10 +1,17 @@
 //! A memcached in memory for the tests of this backend. Like the real one it may expire an item up
 //! to a second early.
 
-use super::super::state::BootTime;
+use super::super::state::{BootTime, State};
+use super::Memcache;
 use crate::moment::Moment;
+use crate::plan;
+use crate::testing::script::{Script, Scripted};
+use crate::testing::{Connection, Delivery, Peer, Reply};
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+/// When the host of the scripts booted: the tokens begin here, in microseconds.
+pub(super) const BOOT: BootTime = BootTime(1_763_000_000_000);
 
 struct Item {
     value: String,
@@ -138,6 +145,111 @@ impl Fake {
             date => Moment(Duration::from_millis(
                 date * 1000 - self.boot.0.unsigned_abs(),
             )),
+        }
+    }
+}
+
+/// The memcached of a script, and the network between it and the servers.
+pub(crate) struct Memcached {
+    pub(super) fake: Fake,
+    /// It accepts connections.
+    is_reachable: bool,
+    /// It reads no command, unless the script says so.
+    pub(super) is_frozen: bool,
+    /// The commands that it has not read yet.
+    pub(super) unread: BTreeMap<Connection, String>,
+    /// Its replies that have not arrived yet.
+    replies: BTreeMap<Connection, String>,
+    connections: usize,
+}
+
+impl Memcached {
+    /// Reads and executes what has arrived on a connection.
+    pub(super) fn execute(&mut self, connection: Connection, now: Moment) {
+        let commands = self.unread.remove(&connection).unwrap_or_default();
+        let replies = self.fake.execute(&commands, now);
+        *self.replies.entry(connection).or_default() += &replies;
+    }
+
+    pub(super) fn list(&self) -> Option<&str> {
+        self.fake.value("one:lockedby")
+    }
+}
+
+impl Peer<()> for Memcached {
+    fn connect(&mut self, (): (), _: Moment) -> Reply {
+        if !self.is_reachable {
+            return Reply::Refused("refused".into());
+        }
+        self.connections += 1;
+        Reply::Accepted(self.connections)
+    }
+
+    fn receive(&mut self, connection: Connection, commands: &[u8], _: Moment) {
+        *self.unread.entry(connection).or_default() += str::from_utf8(commands).unwrap();
+    }
+
+    fn close(&mut self, connection: Connection) {
+        self.unread.remove(&connection);
+        self.replies.remove(&connection);
+    }
+
+    fn deliver(&mut self, connection: Connection, now: Moment) -> Option<Delivery> {
+        if !self.is_frozen {
+            self.execute(connection, now);
+        }
+        let replies = self.replies.remove(&connection)?;
+        (!replies.is_empty()).then(|| Delivery::Bytes(replies.into_bytes()))
+    }
+}
+
+impl Scripted for Memcache {
+    type Peer = Memcached;
+    const SERVERS: usize = 2;
+
+    fn peer() -> Memcached {
+        let mut fake = Fake::new(BOOT);
+        let token = Memcache::first_token().to_string();
+        fake.put("one:token", &token, Moment::NEVER);
+        Memcached {
+            fake,
+            is_reachable: true,
+            is_frozen: false,
+            unread: BTreeMap::new(),
+            replies: BTreeMap::new(),
+            connections: 0,
+        }
+    }
+
+    fn start(pools: Vec<plan::Pool>, _: Option<State>, now: Moment) -> Memcache {
+        Memcache::new(pools, "h:11211".into(), BOOT, now)
+    }
+
+    fn first_token() -> i64 {
+        BOOT.micros(Moment::default())
+    }
+
+    fn happen(script: &mut Script<Memcache>, server: usize, event: &[&str]) {
+        let peer = &mut script.peer;
+        match event {
+            ["reachable"] => peer.is_reachable = true,
+            ["unreachable"] => {
+                peer.is_reachable = false;
+                for server in &mut script.servers {
+                    server.cut(script.now, peer);
+                }
+            }
+            ["frozen"] => peer.is_frozen = true,
+            ["thawed"] => peer.is_frozen = false,
+            ["step"] => {
+                if let Some(connection) = script.servers[server].connection() {
+                    peer.execute(connection, script.now);
+                }
+            }
+            ["holds", list] => peer.fake.put("one:lockedby", list, Moment::NEVER),
+            ["leases", leases] => peer.fake.put("one:leases", leases, Moment::NEVER),
+            ["expire", seconds] => script.expire(server, seconds.parse().unwrap()),
+            _ => panic!("{event:?}"),
         }
     }
 }
