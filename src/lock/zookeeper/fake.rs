@@ -2,8 +2,10 @@
 //! connections can be cut after any message. It shares the codec of the client, so it tests
 //! behaviour and not encoding.
 
+use super::recipe::Options;
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
+use crate::plan::{self, Cluster, Heartbeat};
 use crate::testing::{Delivery, Driver, Peer, Reply};
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
@@ -12,6 +14,34 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
+
+/// So many milliseconds after the start of a test. The clock does not begin at 0.
+pub(super) fn at(milliseconds: u64) -> Moment {
+    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
+}
+
+/// The options of a run that begins at the start of a test and waits so long; zero: one try.
+pub(super) fn options(timeout: Duration, wait: Duration) -> Options {
+    Options {
+        servers: vec!["h1:2181".into()],
+        unresolved: vec![],
+        cluster: Cluster {
+            hosts: vec![],
+            chroot: String::new(),
+            timeout,
+            auth: None,
+            acl: plan::Acl::Open,
+            heartbeat: Heartbeat::Write,
+        },
+        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
+        connect_by: at(0) + wait.max(timeout),
+        kill_after: Duration::from_secs(5),
+        max_rounds: None,
+        max_restarts: Some(1),
+        takes_auth: true,
+        outer_sessions: vec![],
+    }
+}
 
 /// A node, with what matters to locks.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,44 +1,16 @@
-use super::fake::{Client, Fake};
+use super::fake::{Client, Fake, at, options};
 use super::layout::NodeData;
 use super::node::Node;
 use super::*;
 use crate::endpoint::Endpoint;
-use crate::plan::Cluster;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK: &str = "/app/lock";
 
-fn at(milliseconds: u64) -> Moment {
-    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
-}
-
-fn options(wait: Duration) -> Options {
-    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
-    Options {
-        servers: vec!["h1:2181".into()],
-        unresolved: vec![],
-        cluster: Cluster {
-            hosts: vec![],
-            chroot: String::new(),
-            timeout: TIMEOUT,
-            auth: None,
-            acl,
-            heartbeat,
-        },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
-        connect_by: at(0) + wait.max(TIMEOUT),
-        kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: Some(1),
-        takes_auth: true,
-        outer_sessions: vec![],
-    }
-}
-
 fn client(wait: Duration) -> Client<SessionLock<Node>> {
     let content = format!("here{:08}-89ab-cdef-0123-456789abcdef", wait.as_secs());
     Client::new(Node::lock(
-        options(wait),
+        options(TIMEOUT, wait),
         "app",
         vec!["lock".into()],
         &NodeData::parse(content.as_bytes()).unwrap(),
@@ -463,7 +435,7 @@ fn waiter_starts_again_when_the_servers_lost_its_session() {
 
 #[test]
 fn failure_names_the_lost_session_if_no_restart_is_left() {
-    let mut options = options(TIMEOUT * 10);
+    let mut options = options(TIMEOUT, TIMEOUT * 10);
     options.max_restarts = Some(0);
     let (mut fake, mut waiter) = (
         Fake::with_parent("/app"),
@@ -516,7 +488,7 @@ fn server_that_demands_auth_is_a_refusal_at_once() {
         for wait in [Duration::ZERO, TIMEOUT * 10] {
             let options = Options {
                 takes_auth,
-                ..options(wait)
+                ..options(TIMEOUT, wait)
             };
             let (mut fake, node) = (
                 Fake::with_parent("/app"),

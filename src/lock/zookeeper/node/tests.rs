@@ -1,8 +1,7 @@
-use super::super::fake::{Client, Fake};
+use super::super::fake::{self, Client, Fake, at};
 use super::*;
 use crate::endpoint::Endpoint;
 use crate::lock::{Input, Lock, Output};
-use crate::plan::{self, Cluster, Heartbeat};
 use crate::transport;
 
 type Node = SessionLock<super::Node>;
@@ -12,31 +11,10 @@ const OURS: &str = "here01234567-89ab-cdef-0123-456789abcdef";
 const THEIRS: &[u8] = b"there76543210-89ab-cdef-0123-456789abcdef";
 const LOCK: &str = "/app/lock";
 
-fn at(milliseconds: u64) -> Moment {
-    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
-}
-
 fn options(wait: Duration) -> Options {
-    let auth = None;
-    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
     Options {
-        servers: vec!["h1:2181".into()],
-        unresolved: vec![],
-        cluster: Cluster {
-            hosts: vec![],
-            chroot: String::new(),
-            timeout: TIMEOUT,
-            auth,
-            acl,
-            heartbeat,
-        },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
-        connect_by: at(0) + wait.max(TIMEOUT),
-        kill_after: Duration::from_secs(5),
-        max_rounds: None,
         max_restarts: None,
-        takes_auth: true,
-        outer_sessions: vec![],
+        ..fake::options(TIMEOUT, wait)
     }
 }
 

@@ -1,40 +1,12 @@
 use super::super::SessionLock;
-use super::super::fake::{Client, Fake};
+use super::super::fake::{Client, Fake, at, options};
 use super::super::recipe::Options;
 use super::*;
 use crate::lock::{Event, Holder, Input, Output};
-use crate::plan::{self, Cluster, Heartbeat};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PATH: &str = "/lockex/id";
-
-fn at(milliseconds: u64) -> Moment {
-    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
-}
-
-fn options(wait: Duration) -> Options {
-    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
-    Options {
-        servers: vec!["h1:2181".into()],
-        unresolved: vec![],
-        cluster: Cluster {
-            hosts: vec![],
-            chroot: String::new(),
-            timeout: TIMEOUT,
-            auth: None,
-            acl,
-            heartbeat,
-        },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
-        connect_by: at(0) + wait.max(TIMEOUT),
-        kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: Some(1),
-        takes_auth: true,
-        outer_sessions: vec![],
-    }
-}
 
 fn mark(number: u32) -> String {
     format!("{number:032x}")
@@ -42,7 +14,7 @@ fn mark(number: u32) -> String {
 
 fn contender(number: u32, wait: Duration) -> Client<SessionLock<Queue>> {
     let queue = Queue::new(PATH.into(), mark(number), format!("host:{number}"), true);
-    Client::new(SessionLock::new(options(wait), queue, at(0)))
+    Client::new(SessionLock::new(options(TIMEOUT, wait), queue, at(0)))
 }
 
 fn acquired(client: &Client<SessionLock<Queue>>) -> bool {
@@ -166,7 +138,7 @@ fn wait_for_an_outer_run_is_an_error_at_once() {
             .unwrap();
         let options = Options {
             outer_sessions: vec![5, held],
-            ..options(wait)
+            ..options(TIMEOUT, wait)
         };
         let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
         let mut inner = Client::new(SessionLock::new(options, queue, at(0)));
@@ -311,7 +283,7 @@ fn contender_with_an_expired_session_queues_again_up_to_its_limit() {
         let options = Options {
             max_rounds: Some(1),
             max_restarts: Some(restarts),
-            ..options(TIMEOUT * 10)
+            ..options(TIMEOUT, TIMEOUT * 10)
         };
         let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
         let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
@@ -349,7 +321,7 @@ fn waiter_survives_an_outage_and_only_the_first_connect_is_bounded() {
         let options = Options {
             max_rounds: Some(1),
             connect_by: at(5000),
-            ..options(TIMEOUT * 10)
+            ..options(TIMEOUT, TIMEOUT * 10)
         };
         let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
         let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));

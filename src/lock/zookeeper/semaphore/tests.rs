@@ -1,44 +1,15 @@
 use super::super::SessionLock;
-use super::super::fake::{Client, Fake};
+use super::super::fake::{Client, Fake, at, options};
 use super::super::recipe::Options;
 use super::*;
 use crate::lock::{Event, Output};
-use crate::plan::{self, Cluster, Heartbeat};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PATH: &str = "/lockex/id";
 const QUEUE: &str = "/lockex/id-__lock__";
 
-fn at(milliseconds: u64) -> Moment {
-    Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
-}
-
-fn options(wait: Duration) -> Options {
-    let (acl, heartbeat) = (plan::Acl::Open, Heartbeat::Write);
-    let connect_by = at(0) + wait.max(TIMEOUT);
-    Options {
-        servers: vec!["h1:2181".into()],
-        unresolved: vec![],
-        cluster: Cluster {
-            hosts: vec![],
-            chroot: String::new(),
-            timeout: TIMEOUT,
-            auth: None,
-            acl,
-            heartbeat,
-        },
-        wait_until: (!wait.is_zero()).then(|| at(0) + wait),
-        connect_by,
-        kill_after: Duration::from_secs(5),
-        max_rounds: None,
-        max_restarts: Some(1),
-        takes_auth: true,
-        outer_sessions: vec![],
-    }
-}
-
 fn contender(number: u32, permits: u32, wait: Duration) -> Client<SessionLock<Semaphore>> {
-    let options = options(wait);
+    let options = options(TIMEOUT, wait);
     let semaphore = Semaphore::new(
         PATH.into(),
         permits,
@@ -97,7 +68,7 @@ fn wait_is_circular_only_if_outer_runs_hold_all_leases() {
         inner.driver.machine = {
             let options = Options {
                 outer_sessions: owners.take(known).collect(),
-                ..options(TIMEOUT)
+                ..options(TIMEOUT, TIMEOUT)
             };
             SessionLock::new(
                 options,
