@@ -119,6 +119,23 @@ pub fn summary(mut times: Vec<Duration>) -> String {
     )
 }
 
+/// Asserts that this many runs of [`IN_TURN`] wrote this, and no two of them at once.
+#[track_caller]
+pub fn assert_in_turn(written: &str, runs: usize) {
+    let lines: Vec<&str> = written.lines().collect();
+    assert_eq!(lines.len(), 2 * runs);
+    for pair in lines.chunks(2) {
+        assert_eq!(
+            pair[0].strip_prefix("start "),
+            pair[1].strip_prefix("end "),
+            "two at once: {lines:?}"
+        );
+    }
+}
+
+/// A command that writes when it starts and when it ends: see [`assert_in_turn`].
+pub const IN_TURN: &str = "sh -c 'echo start $$ >>runs; sleep 0.01; echo end $$ >>runs'";
+
 /// A port on which no program listens, below the range of outgoing connections, and given to no
 /// other thread of this process.
 pub fn free_port() -> u16 {
