@@ -193,6 +193,7 @@
 //! | `cli::distributex` | of distributex |
 //! | `cli::distributexd` | of distributexd |
 //! | `cli::options` | the parser, and options of all clients |
+//! | `cli::common_tests` | the options common to the clients, on each of them |
 //! | `cli::value` | values of options |
 //! | `cli::line` | corrects a command line for a hint |
 //! | `cli::python_hash` | Python 2.7's hash, which names a lockex lock |

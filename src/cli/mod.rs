@@ -2,6 +2,8 @@
 //! and its plan; here are the request that a command line makes, the faults that it can have, and
 //! the exit codes of these faults.
 
+#[cfg(test)]
+mod common_tests;
 pub mod distributex;
 pub mod distributexd;
 mod line;
