@@ -52,12 +52,12 @@ macro_rules! backend {
 backend!(Memory);
 backend!(Memcache);
 
-/// The peer of a backend that keeps its holders itself.
+/// The peer of a machine that has no connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NoPeer;
 
-impl Peer<()> for NoPeer {
-    fn connect(&mut self, (): (), _: Moment) -> Reply {
+impl<To> Peer<To> for NoPeer {
+    fn connect(&mut self, _: To, _: Moment) -> Reply {
         panic!("the machine connects, and has no peer")
     }
 

@@ -43,27 +43,26 @@ impl Lock for HostOnlyLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Driver, NoPeer};
 
     #[test]
     fn lock_is_held_from_the_start_until_released() {
-        let (mut lock, now) = (
-            HostOnlyLock::new("/tmp/dx-a.lock".into()),
-            Moment::default(),
-        );
+        let now = Moment::default();
+        let mut lock = Driver::new(HostOnlyLock::new("/tmp/dx-a.lock".into()), now);
+        let acquired = Event::Acquired(Proof {
+            lock: "/tmp/dx-a.lock".into(),
+            token: None,
+            session: None,
+        });
+        assert_eq!(lock.next_report(&mut NoPeer), Some(Output::Event(acquired)));
+        lock.jump(now);
+        assert_eq!(lock.next_report(&mut NoPeer), None);
+        assert_eq!(lock.wait(), Moment::NEVER);
+        lock.input(now, |it| it.handle(Input::Release, now));
         assert_eq!(
-            lock.poll(now),
-            Output::Event(Event::Acquired(Proof {
-                lock: "/tmp/dx-a.lock".into(),
-                token: None,
-                session: None
-            }))
+            lock.next_report(&mut NoPeer),
+            Some(Output::Event(Event::Released { doubt: None }))
         );
-        lock.handle(Input::Tick, now);
-        assert_eq!(lock.poll(now), Output::Wait(Moment::NEVER));
-        lock.handle(Input::Release, now);
-        assert_eq!(
-            lock.poll(now),
-            Output::Event(Event::Released { doubt: None })
-        );
+        assert_eq!(lock.next_report(&mut NoPeer), None);
     }
 }

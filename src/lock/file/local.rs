@@ -170,28 +170,57 @@ impl Lock for LocalLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{Driver, NoPeer};
     use std::time::Duration;
 
     fn at(seconds: u64) -> Moment {
         Moment(Duration::from_secs(seconds))
     }
 
-    fn local(names: &[&str], wait_until: Option<Moment>) -> LocalLock {
-        LocalLock::new(Options {
+    /// A lock that tries these files, and was started under local locks with these tokens.
+    fn nested(
+        names: &[&str],
+        wait_until: Option<Moment>,
+        outer: &[(&str, i64)],
+    ) -> Driver<LocalLock> {
+        let path = |name: &str| format!("/d/{name}");
+        let lock = LocalLock::new(Options {
             files: names
                 .iter()
-                .map(|name| (name.to_string(), format!("/d/{name}")))
+                .map(|name| (name.to_string(), path(name)))
                 .collect(),
             wait_until,
-            outer: vec![],
-        })
+            outer: outer
+                .iter()
+                .map(|(name, token)| (path(name), *token))
+                .collect(),
+        });
+        Driver::new(lock, at(0))
     }
 
-    fn drain(lock: &mut LocalLock, now: Moment) -> Vec<Output> {
-        std::iter::from_fn(|| {
-            Some(lock.poll(now)).filter(|output| !matches!(output, Output::Wait(_)))
-        })
-        .collect()
+    fn local(names: &[&str], wait_until: Option<Moment>) -> Driver<LocalLock> {
+        nested(names, wait_until, &[])
+    }
+
+    /// All that it does after this event.
+    #[track_caller]
+    fn after(lock: &mut Driver<LocalLock>, event: FileEvent) -> Vec<Output> {
+        let now = lock.now();
+        lock.input(now, |it| it.handle(Input::File(event), now));
+        rest(lock)
+    }
+
+    #[track_caller]
+    fn rest(lock: &mut Driver<LocalLock>) -> Vec<Output> {
+        std::iter::from_fn(|| lock.next_report(&mut NoPeer)).collect()
+    }
+
+    fn busy(file: usize, token: Option<i64>) -> FileEvent {
+        FileEvent::Busy { file, token }
+    }
+
+    fn order(file: usize, wait: bool) -> Output {
+        Output::File(FileOrder::Lock { file, wait })
     }
 
     #[test]
@@ -202,20 +231,14 @@ mod tests {
             ([None, Some(6)], Some(at(9)), false),
             ([Some(5), Some(6)], None, false),
         ] {
-            let outer = vec![("/d/a".into(), 5), ("/d/b".into(), 6)];
-            let mut lock = LocalLock::new(Options {
-                outer,
-                ..local(&["a", "b"], patience).options
-            });
+            let mut lock = nested(&["a", "b"], patience, &[("a", 5), ("b", 6)]);
+            rest(&mut lock);
+            let mut said = Vec::new();
             for (file, token) in tokens.into_iter().enumerate() {
-                lock.handle(Input::File(FileEvent::Busy { file, token }), at(0));
+                said = after(&mut lock, busy(file, token));
             }
             let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
-            assert_eq!(
-                drain(&mut lock, at(0)).iter().any(failed),
-                circular,
-                "{tokens:?}"
-            );
+            assert_eq!(said.iter().any(failed), circular, "{tokens:?}");
         }
     }
 
@@ -223,27 +246,22 @@ mod tests {
     fn free_file_is_acquired_at_once() {
         let mut lock = local(&["a"], None);
         assert_eq!(
-            drain(&mut lock, at(0)),
-            [
-                Output::Event(Event::Trying("a".into())),
-                Output::File(FileOrder::Lock {
-                    file: 0,
-                    wait: false
-                })
-            ]
+            rest(&mut lock),
+            [Output::Event(Event::Trying("a".into())), order(0, false)]
         );
-        lock.handle(Input::File(FileEvent::Locked { file: 0, token: 7 }), at(0));
+        let acquired = Event::Acquired(Proof {
+            lock: "/d/a".into(),
+            token: Some(7),
+            session: None,
+        });
         assert_eq!(
-            drain(&mut lock, at(0)),
-            [Output::Event(Event::Acquired(Proof {
-                lock: "/d/a".into(),
-                token: Some(7),
-                session: None
-            }))]
+            after(&mut lock, FileEvent::Locked { file: 0, token: 7 }),
+            [Output::Event(acquired)]
         );
-        lock.handle(Input::Release, at(9));
+        assert_eq!(lock.advance(&mut NoPeer, at(9)), None);
+        lock.input(at(9), |it| it.handle(Input::Release, at(9)));
         assert_eq!(
-            drain(&mut lock, at(9)),
+            rest(&mut lock),
             [Output::Event(Event::Released { doubt: None })]
         );
     }
@@ -251,16 +269,9 @@ mod tests {
     #[test]
     fn locked_file_is_busy_for_one_try() {
         let mut lock = local(&["a"], None);
-        drain(&mut lock, at(0));
-        lock.handle(
-            Input::File(FileEvent::Busy {
-                file: 0,
-                token: None,
-            }),
-            at(0),
-        );
+        rest(&mut lock);
         assert!(matches!(
-            drain(&mut lock, at(0))[..],
+            after(&mut lock, busy(0, None))[..],
             [Output::Event(Event::Busy(_))]
         ));
     }
@@ -268,71 +279,33 @@ mod tests {
     #[test]
     fn first_free_file_is_acquired() {
         let mut lock = local(&["a", "b"], None);
-        drain(&mut lock, at(0));
-        lock.handle(
-            Input::File(FileEvent::Busy {
-                file: 0,
-                token: None,
-            }),
-            at(0),
-        );
+        rest(&mut lock);
         assert_eq!(
-            drain(&mut lock, at(0)),
-            [
-                Output::Event(Event::Trying("b".into())),
-                Output::File(FileOrder::Lock {
-                    file: 1,
-                    wait: false
-                })
-            ]
+            after(&mut lock, busy(0, None)),
+            [Output::Event(Event::Trying("b".into())), order(1, false)]
         );
-        lock.handle(Input::File(FileEvent::Locked { file: 1, token: 1 }), at(0));
         assert!(
-            matches!(&drain(&mut lock, at(0))[..], [Output::Event(Event::Acquired(proof))] if proof.lock == "/d/b")
+            matches!(&after(&mut lock, FileEvent::Locked { file: 1, token: 1 })[..], [Output::Event(Event::Acquired(proof))] if proof.lock == "/d/b")
         );
     }
 
     #[test]
     fn waiter_waits_for_all_files_until_its_deadline() {
         let mut lock = local(&["a", "b"], Some(at(5)));
-        drain(&mut lock, at(0));
-        lock.handle(
-            Input::File(FileEvent::Busy {
-                file: 0,
-                token: None,
-            }),
-            at(0),
-        );
-        drain(&mut lock, at(0));
-        lock.handle(
-            Input::File(FileEvent::Busy {
-                file: 1,
-                token: None,
-            }),
-            at(0),
-        );
-        let said = drain(&mut lock, at(0));
-        assert!(matches!(
-            said[..],
-            [
-                Output::Event(Event::Waiting { .. }),
-                Output::File(FileOrder::Lock {
-                    file: 0,
-                    wait: true
-                }),
-                Output::File(FileOrder::Lock {
-                    file: 1,
-                    wait: true
-                })
-            ]
-        ));
-        assert_eq!(lock.poll(at(1)), Output::Wait(at(5)));
-        assert!(matches!(lock.poll(at(5)), Output::Event(Event::Busy(_))));
-        lock.handle(Input::File(FileEvent::Locked { file: 0, token: 1 }), at(5));
+        rest(&mut lock);
+        after(&mut lock, busy(0, None));
+        let said = after(&mut lock, busy(1, None));
+        assert!(matches!(said[0], Output::Event(Event::Waiting { .. })));
+        assert_eq!(said[1..], [order(0, true), order(1, true)]);
+        assert_eq!(lock.wait(), at(5));
+        let busy = lock.advance(&mut NoPeer, at(9));
+        assert!(matches!(busy, Some(Output::Event(Event::Busy(_)))));
+        assert_eq!(lock.now(), at(5));
         assert_eq!(
-            lock.poll(at(5)),
-            Output::Wait(Moment::NEVER),
+            after(&mut lock, FileEvent::Locked { file: 0, token: 1 }),
+            [],
             "too late is too late"
         );
+        assert_eq!(lock.wait(), Moment::NEVER);
     }
 }
