@@ -6,8 +6,6 @@ mod breaks;
 mod client;
 // Hosts that share a pool of distributexd exclude each other, in turn.
 mod hosts;
-// The HTTP codec reads recorded messages at every cut, and refuses malformed ones.
-mod http;
 // A command ends before its lease does, and when its lock is revoked.
 mod leases;
 // Servers that share a memcached write what the original writes, and grant nothing twice.
@@ -16,8 +14,6 @@ mod memcache;
 mod memcache_trouble;
 // A wait for the slot of an outer run is an error at once.
 mod nested;
-// Any order of requests, crashes and reloads keeps the promises to clients.
-mod pool;
 // The same over HTTP, while servers are killed, stopped and reloaded.
 mod promises;
 // Each run has an id of its own, and takes up that of a killed one.

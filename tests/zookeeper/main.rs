@@ -41,8 +41,6 @@ mod odd_surroundings;
 mod packets;
 // What ZooKeeper refuses is an error that names it, and never "busy".
 mod refused;
-// The session machine takes recorded bytes at every cut, and refuses what no server sends.
-mod session;
 // Each signal, sent or typed, reaches the command as documented.
 mod signals;
 // `--status` shows holders and waiters of each kind of lock, and makes nothing.
