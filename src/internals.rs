@@ -17,8 +17,7 @@ pub mod config {
 /// HTTP messages.
 pub mod http {
     pub use crate::http::{
-        LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST, LONGEST_REQUEST_BODY, Malformed, Method,
-        Reply, Request, Terms, Version, get,
+        LONGEST_HEAD, LONGEST_REQUEST_BODY, Malformed, Reply, Request, Terms, get,
     };
 }
 
@@ -26,14 +25,7 @@ pub mod http {
 pub mod plan {
     pub use crate::plan::{
         Acl, Auth, Backend, Cluster, Command, Exit, ExitCodes, ExitReason, Heartbeat, Host, Level,
-        LoadLimit, Lock, Log, Plan, Pool, Style,
-    };
-}
-
-/// Pools of the lock server.
-pub mod pool {
-    pub use crate::pool::{
-        Answer, Backend, Call, Input, Output, Report, Request, Ticket, memory, state,
+        LoadLimit, Lock, Log, Plan, Style,
     };
 }
 

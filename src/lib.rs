@@ -148,6 +148,7 @@
 //! | `pool::memory::pool_state` | one pool: grants, renewals, expiry |
 //! | `pool::memory::holders` | its holders, by host and by expiry |
 //! | `pool::memory::outbox` | holds replies back until the state is saved |
+//! | `pool::memory::interleaving_tests` | a server and its disk, in any order of events |
 //! | `pool::memcached` | the backend on memcached |
 //! | `pool::memcached::shared_pool` | one pool: its requests and its cycles |
 //! | `pool::memcached::cas_cycle` | the phases of one read-modify-CAS cycle |
@@ -167,6 +168,7 @@
 //! | --- | --- |
 //! | `zookeeper` | ZooKeeper's client protocol |
 //! | `zookeeper::session` | a session over successive connections |
+//! | `zookeeper::session::recorded_tests` | a session on the recorded bytes of a server |
 //! | `zookeeper::lease` | how long a session is confirmed |
 //! | `zookeeper::request` | requests and their answers |
 //! | `zookeeper::record` | the records of `zookeeper.jute` |
@@ -176,6 +178,7 @@
 //! | `http::client` | sends a request to one address after another |
 //! | `http::request` | requests |
 //! | `http::reply` | replies |
+//! | `http::recorded_tests` | recorded messages at each cut, and malformed ones |
 //! | `http::head` | the head of a message |
 //! | `http::body` | bodies and their framing |
 //! | `http::lines` | lines and header fields |

@@ -14,11 +14,12 @@ mod head;
 mod lines;
 mod malformed;
 mod percent;
+#[cfg(test)]
+mod recorded_tests;
 mod reply;
 mod request;
 
 pub use date::date;
-pub use head::Version;
 pub use malformed::Malformed;
 pub use reply::Reply;
 pub use request::{Method, Request, Terms, get, post};

@@ -2,13 +2,14 @@
 //! (`captures/distributexd`), at every cut, there and back, and on messages that nobody should
 //! send.
 
+use super::head::Version;
+use super::{
+    LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST, LONGEST_REQUEST_BODY, Malformed, Method,
+    Reply, Request, Terms, get,
+};
 use common::capture;
 use proptest::prelude::*;
 use std::fmt::Debug;
-use zk_flock::internals::http::{
-    LONGEST_HEAD, LONGEST_REPLY_BODY, LONGEST_REQUEST, LONGEST_REQUEST_BODY, Malformed, Method,
-    Reply, Request, Terms, Version, get,
-};
 
 /// What was said on the connection that the original answered with 400.
 const GARBAGE: &str = "foo\r\n\r\n";
@@ -36,6 +37,20 @@ fn requests(text: &str) -> Vec<Request> {
         rest = &rest[length..];
     }
     requests
+}
+
+/// All replies in what a server sent before it hung up.
+fn replies(text: &str) -> Vec<Reply> {
+    let mut rest = text.as_bytes();
+    let mut replies = Vec::new();
+    while !rest.is_empty() {
+        let (reply, length) = Reply::read(rest, true)
+            .expect("it is well-formed")
+            .expect("it is whole");
+        replies.push(reply);
+        rest = &rest[length..];
+    }
+    replies
 }
 
 #[test]
@@ -102,7 +117,7 @@ fn what_the_original_server_has_answered_is_read() {
     let to_head = |asked: &str| asked.starts_with("HEAD"); // no reply can be read without knowing that
     let answered: Vec<_> = capture::distributexd()
         .filter(|(asked, _)| !to_head(asked))
-        .flat_map(|(_, answered)| capture::replies(&answered))
+        .flat_map(|(_, answered)| replies(&answered))
         .collect();
     let bodies: Vec<_> = answered
         .iter()

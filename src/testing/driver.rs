@@ -11,7 +11,7 @@ use crate::transport;
 use std::fmt::Debug;
 use std::time::Duration;
 
-/// The most outputs at one moment. The longest exchanges of the tests need some tens.
+/// The most outputs at one moment after one input. The longest exchanges of the tests need some tens.
 const MAX_STEPS: usize = 1000;
 
 /// The machines count in milliseconds: so long before the moment of a `Wait` nothing may happen.
@@ -167,6 +167,7 @@ impl<M: Machine> Driver<M> {
     #[track_caller]
     pub(crate) fn input<T>(&mut self, now: Moment, input: impl FnOnce(&mut M) -> T) -> T {
         self.set_clock(now);
+        self.steps = 0;
         self.wait = now;
         self.ticked = false;
         input(&mut self.machine)

@@ -976,6 +976,9 @@ fn fatal_code(mut frame: &[u8]) -> Option<Code> {
 }
 
 #[cfg(test)]
+mod recorded_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

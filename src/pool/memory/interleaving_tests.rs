@@ -2,17 +2,18 @@
 //! does and however its config changes: what clients were told holds (`common::promises`), and in
 //! the end all waiters are let in, in the order in which they came.
 
+use super::super::state::{Clocks, State};
+use super::super::{Answer, Backend, Call, Input, Output, Report, Request, Ticket};
+use super::Memory;
+use crate::moment::Moment;
+use crate::plan;
+use crate::testing::{Driver, NoPeer};
 use common::promises::{Client, Promises};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
-use zk_flock::internals::moment::Moment;
-use zk_flock::internals::plan;
-use zk_flock::internals::pool::memory::Memory;
-use zk_flock::internals::pool::state::{Clocks, State};
-use zk_flock::internals::pool::{Answer, Backend, Call, Input, Output, Report, Request, Ticket};
 
 const POOLS: [&str; 2] = ["one", "two"];
 
@@ -26,9 +27,6 @@ const CLIENTS: [(&str, Option<&str>); 7] = [
     ("e", Some("x")),
     ("e", Some("y")),
 ];
-
-/// The most that can follow from one event.
-const BUSY: usize = 1000;
 
 /// What can happen. Numbers choose among what there is.
 #[derive(Clone, Debug)]
@@ -141,7 +139,7 @@ struct Open {
 
 /// A server, its disk, and what its clients were told. Times are of a clock that no crash stops.
 struct World {
-    server: Memory,
+    server: Driver<Memory>,
     plans: [Planned; POOLS.len()],
     was_missing: [bool; POOLS.len()],
     durable: bool,
@@ -184,7 +182,7 @@ impl World {
         promises.maxlocks_is(POOLS[0], 1);
         promises.maxlocks_is(POOLS[1], 2);
         World {
-            server,
+            server: Driver::new(server, Moment::default()),
             plans,
             was_missing: [false; POOLS.len()],
             durable,
@@ -233,8 +231,7 @@ impl World {
                 let ticket = *self.open.keys().nth(choice % self.open.len()).unwrap();
                 self.open.remove(&ticket);
                 self.gone.insert(ticket);
-                self.server
-                    .handle(Input::Cancelled(Ticket(ticket)), self.now());
+                self.tell(Input::Cancelled(Ticket(ticket)));
             }
             Event::HangUp(_) => {}
             Event::Pass(time) => self.clock += time,
@@ -248,29 +245,26 @@ impl World {
                     } else {
                         self.disk.take()
                     };
-                    self.server
-                        .handle(Input::NotSaved("disk full".into()), self.now());
+                    self.tell(Input::NotSaved("disk full".into()));
                 }
             }
             Event::LoseNext => self.next = Next::IsLost,
             Event::LoseNextReceipt => self.next = Next::LosesItsReceipt,
             Event::Undelivered => {
                 for (pool, client, token) in std::mem::take(&mut self.lost) {
-                    self.server.handle(
-                        Input::Undelivered {
-                            pool: POOLS[pool],
-                            host: CLIENTS[client].0,
-                            token,
-                        },
-                        self.now(),
-                    );
+                    self.tell(Input::Undelivered {
+                        pool: POOLS[pool],
+                        host: CLIENTS[client].0,
+                        token,
+                    });
                 }
             }
             Event::Configure { pool, plan, reload } => {
                 self.plans[pool] = plan;
                 self.was_missing[pool] |= plan.is_none();
                 if reload {
-                    self.server.reconfigure(pools(self.plans), self.now());
+                    let (plans, now) = (pools(self.plans), self.now());
+                    self.server.input(now, |it| it.reconfigure(plans, now));
                     self.has_read_its_config();
                 }
             }
@@ -278,6 +272,11 @@ impl World {
             Event::Crash { written, reboot } if self.durable => self.crash(written, reboot),
             Event::Crash { .. } => {}
         }
+    }
+
+    fn tell(&mut self, input: Input) {
+        let now = self.now();
+        self.server.input(now, |it| it.handle(input, now));
     }
 
     fn ask(&mut self, call: Call, pool: usize, client: usize) {
@@ -307,7 +306,7 @@ impl World {
             run,
             outer: &[],
         };
-        self.server.handle(Input::Request(request), self.now());
+        self.tell(Input::Request(request));
     }
 
     fn release(&mut self, pool: usize, number: usize, by: By) {
@@ -329,7 +328,7 @@ impl World {
         if let Some(text) = self.writing.take() {
             self.failing = false;
             self.disk = Some(text);
-            self.server.handle(Input::Saved, self.now());
+            self.tell(Input::Saved);
         }
     }
 
@@ -346,7 +345,8 @@ impl World {
             State::parse(text.as_bytes(), Path::new("state"), &self.clocks()).unwrap()
         };
         let state = self.disk.as_ref().map(read).unwrap_or_default();
-        self.server = Memory::new(pools(self.plans), Some(state), 0, self.now());
+        let server = Memory::new(pools(self.plans), Some(state), 0, self.now());
+        self.server = Driver::new(server, self.now());
         self.has_read_its_config();
         self.failing = false;
         self.open.clear();
@@ -364,9 +364,9 @@ impl World {
 
     /// Does what the loop does, but leaves open what becomes of a save.
     fn drain(&mut self) {
-        self.server.handle(Input::Tick, self.now());
-        for _ in 0..BUSY {
-            match self.server.poll(self.now()) {
+        self.server.jump(self.now());
+        while let Some(output) = self.server.next_report(&mut NoPeer) {
+            match output {
                 Output::Answer(Ticket(ticket), answer) => self.answered(ticket, &answer),
                 Output::Save(state) => {
                     assert!(self.durable && self.writing.is_none(), "one save at a time");
@@ -374,16 +374,10 @@ impl World {
                     self.writing = Some(state.text(&self.clocks()));
                 }
                 Output::Note(..) => {}
-                output @ (Output::Report(_) | Output::Transport(_)) => {
-                    panic!("not asked for: {output:?}")
-                }
-                Output::Wait(until) => {
-                    assert!(until > self.now(), "the server waits for what is past");
-                    return self.check_rest();
-                }
+                output => panic!("not asked for: {output:?}"),
             }
         }
-        panic!("the server comes to no rest");
+        self.check_rest();
     }
 
     fn answered(&mut self, ticket: u64, answer: &Answer) {
@@ -464,7 +458,7 @@ impl World {
         if self.writing.is_some() || self.failing {
             return;
         }
-        let report = self.server.report(self.now());
+        let report = self.server.machine.report(self.now());
         for pool in &report {
             let next = let_in(pool);
             assert!(next.is_empty(), "{next:?} could hold {pool:?}");
@@ -517,7 +511,7 @@ impl World {
                     run: None,
                     outer: &[],
                 };
-                self.server.handle(Input::Request(request), self.now());
+                self.tell(Input::Request(request));
                 self.settle();
                 let answered: Vec<_> = tickets
                     .into_iter()
@@ -537,6 +531,7 @@ impl World {
     fn first_holder(&self, pool: usize) -> Option<(String, Vec<usize>)> {
         let mut report = self
             .server
+            .machine
             .report(self.now())
             .into_iter()
             .find(|report| report.pool == POOLS[pool])?;

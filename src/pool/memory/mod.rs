@@ -2,6 +2,8 @@
 //! server if the config has one.
 
 mod holders;
+#[cfg(test)]
+mod interleaving_tests;
 mod outbox;
 mod pool_state;
 

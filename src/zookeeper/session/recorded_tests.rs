@@ -1,20 +1,22 @@
 //! The session machine against what a real server has sent (`captures/`), cut at every byte, and
 //! against what no server sends.
 
+use super::{Change, Fault, Session, SessionEvent};
+use crate::endpoint::Endpoint;
+use crate::moment::Moment;
+use crate::plan::Auth;
+use crate::testing::{Connection, Delivery, Driver, Machine, Peer, Reply, Step};
+use crate::transport;
+use crate::zookeeper::code::{Code, flag, operation};
+use crate::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
+use crate::zookeeper::request::{Answer, Operation, Request};
+use crate::zookeeper::wire::{Wire, frame};
 use common::SECOND;
 use common::capture::{hex, pieces};
-use common::client::framed;
 use common::proxy::From;
 use proptest::prelude::*;
-use zk_flock::internals::endpoint::Endpoint;
-use zk_flock::internals::moment::Moment;
-use zk_flock::internals::plan::Auth;
-use zk_flock::internals::transport::Output;
-use zk_flock::internals::zookeeper::code::{Code, flag, operation};
-use zk_flock::internals::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
-use zk_flock::internals::zookeeper::request::{Answer, Operation, Request};
-use zk_flock::internals::zookeeper::session::{Change, Fault, Session, SessionEvent};
-use zk_flock::internals::zookeeper::wire::Wire;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 const LOCK: &str = "/app/lock";
 const HOLDER: &str = "host.example6b1b36cb-0000-4000-8000-000000000001";
@@ -53,37 +55,108 @@ fn look() -> Request {
     }
 }
 
-/// A session that has a connection and has been asked for these.
-fn greeting(requests: &[Request]) -> Session {
+/// A session that is asked for these as soon as it has a connection, as a lock does.
+#[derive(Debug)]
+struct Asking {
+    session: Session,
+    requests: Vec<Request>,
+}
+
+impl Machine for Asking {
+    type To = SocketAddr;
+    type Report = SessionEvent;
+    type Rules = ();
+
+    fn take_event(&mut self, event: transport::Event, now: Moment) {
+        match event {
+            transport::Event::Connected => {
+                self.session.connected(now);
+                for request in std::mem::take(&mut self.requests) {
+                    self.session.ask(request, now);
+                }
+            }
+            transport::Event::Disconnected(why) => self.session.disconnected(why, now),
+            transport::Event::Received(bytes) => self.session.received(bytes, now),
+        }
+    }
+
+    fn take_time(&mut self, now: Moment) {
+        self.session.tick(now);
+    }
+
+    fn give(&mut self, _: Moment) -> Step<SocketAddr, SessionEvent> {
+        if let Some(event) = self.session.next_event() {
+            return Step::Report(event);
+        }
+        match self.session.step() {
+            Some(output) => Step::Transport(output),
+            None => Step::Wait(self.session.wake()),
+        }
+    }
+
+    fn check((): &mut (), _: &SessionEvent) {}
+}
+
+/// A server that sends these pieces, whatever the session says.
+#[derive(Default)]
+struct Recording {
+    pieces: VecDeque<Vec<u8>>,
+    received: Vec<Vec<u8>>,
+}
+
+impl Recording {
+    fn of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Recording {
+        Recording {
+            pieces: pieces.into_iter().map(<[u8]>::to_vec).collect(),
+            received: Vec::new(),
+        }
+    }
+}
+
+impl Peer<SocketAddr> for Recording {
+    fn connect(&mut self, _: SocketAddr, _: Moment) -> Reply {
+        Reply::Accepted(0)
+    }
+
+    fn receive(&mut self, _: Connection, bytes: &[u8], _: Moment) {
+        self.received.push(bytes.to_vec());
+    }
+
+    fn close(&mut self, _: Connection) {
+        self.pieces.clear();
+    }
+
+    fn deliver(&mut self, _: Connection, _: Moment) -> Option<Delivery> {
+        self.pieces.pop_front().map(Delivery::Bytes)
+    }
+}
+
+/// A session that asks for these first.
+fn greeting(requests: &[Request]) -> Driver<Asking> {
     let server = Endpoint {
         name: "server".into(),
         address: ([192, 0, 2, 1], 2181).into(),
     };
-    let address = server.address;
-    let mut session = Session::new(vec![server], 15 * SECOND, Some(auth()), NOW);
-    session.tick(NOW);
-    assert_eq!(session.step(), Some(Output::Connect(address)));
-    session.connected(NOW);
-    for request in requests {
-        session.ask(request.clone(), NOW);
-    }
-    session
+    let asking = Asking {
+        session: Session::new(vec![server], 15 * SECOND, Some(auth()), NOW),
+        requests: requests.to_vec(),
+    };
+    Driver::new(asking, NOW)
 }
 
 /// All that a session has to tell after it was given these pieces.
+#[track_caller]
 fn events<'a>(
-    mut session: Session,
+    mut session: Driver<Asking>,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> Vec<SessionEvent> {
-    for piece in pieces {
-        session.received(piece, NOW);
-    }
-    std::iter::from_fn(|| session.next_event()).collect()
+    let mut server = Recording::of(pieces);
+    std::iter::from_fn(|| session.next_report(&mut server)).collect()
 }
 
 /// The same events, whatever pieces the bytes of a capture come in.
 #[track_caller]
-fn assert_news(capture: &str, session: impl Fn() -> Session, expected: &[SessionEvent]) {
+fn assert_events(capture: &str, session: impl Fn() -> Driver<Asking>, expected: &[SessionEvent]) {
     let bytes = pieces(capture, From::Server).concat();
     assert_eq!(
         events(session(), [bytes.as_slice()]),
@@ -115,10 +188,15 @@ fn answered(request: Request, result: Result<Answer, Code>) -> SessionEvent {
 #[test]
 fn the_first_write_is_connect_auth_and_the_first_requests_as_a_server_took_them() {
     for (capture, data) in [("holder", HOLDER), ("waiter", WAITER)] {
-        let Some(Output::Send(bytes)) = greeting(&[create(data), look()]).step() else {
-            panic!("nothing to send")
-        };
-        assert_eq!(hex(&bytes), hex(&pieces(capture, From::Client)[0]));
+        let mut server = Recording::default();
+        assert_eq!(
+            greeting(&[create(data), look()]).next_report(&mut server),
+            None
+        );
+        assert_eq!(
+            hex(&server.received.concat()),
+            hex(&pieces(capture, From::Client)[0])
+        );
     }
 }
 
@@ -160,7 +238,7 @@ fn a_holder_gets_replies_to_create_and_heartbeat_and_the_expiry() {
         answered(check_again, Err(Code::NO_NODE)),
         answered(close, Ok(Answer::Done)),
     ];
-    assert_news("holder", || greeting(&requests), &expected);
+    assert_events("holder", || greeting(&requests), &expected);
 }
 
 #[test]
@@ -180,7 +258,7 @@ fn a_waiter_gets_the_holder_and_the_event_of_its_release() {
         change: Change::Deleted,
         path: LOCK.into(),
     };
-    assert_news(
+    assert_events(
         "waiter",
         session,
         &[SessionEvent::Up { resumed: false }, busy, locked, free],
@@ -194,7 +272,7 @@ fn a_missing_parent_answers_both_requests() {
         answered(create(HOLDER), Err(Code::NO_NODE)),
         answered(look(), Err(Code::NO_NODE)),
     ];
-    assert_news(
+    assert_events(
         "parent-missing",
         || greeting(&[create(HOLDER), look()]),
         &expected,
@@ -203,7 +281,7 @@ fn a_missing_parent_answers_both_requests() {
 
 #[test]
 fn a_refused_auth_scheme_is_reported_as_such() {
-    assert_news(
+    assert_events(
         "auth-refused",
         || greeting(&[]),
         &[
@@ -217,19 +295,20 @@ fn a_refused_auth_scheme_is_reported_as_such() {
 fn a_session_that_is_unknown_on_reconnect_has_expired() {
     let returning = || {
         let mut session = greeting(&[]);
-        session.received(&pieces("holder", From::Server)[0], NOW);
-        session.disconnected(None, NOW);
-        while session.next_event().is_some() || session.step().is_some() {}
-        session.tick(NOW + SECOND);
-        session.connected(NOW + SECOND);
+        let mut server = Recording::of([&pieces("holder", From::Server)[0][..]]);
+        let up = SessionEvent::Up { resumed: false };
+        assert_eq!(session.next_report(&mut server), Some(up));
+        session.cut(NOW, &mut server);
+        while session.next_report(&mut server).is_some() {}
+        while session.advance(&mut server, NOW + SECOND).is_some() {}
         session
     };
-    assert_news("expired", returning, &[SessionEvent::Expired]);
+    assert_events("expired", returning, &[SessionEvent::Expired]);
 }
 
 #[test]
 fn a_new_session_cannot_have_expired() {
-    assert_news(
+    assert_events(
         "expired",
         || greeting(&[]),
         &[SessionEvent::Down(Fault::ExpiredOnConnect)],
@@ -282,7 +361,9 @@ fn undone(Code(err): Code) -> Vec<u8> {
         err: -1,
     }
     .write(&mut message);
-    framed(&message)
+    let mut framed = Vec::new();
+    frame(&mut framed, |out| out.extend(message));
+    framed
 }
 
 #[test]
