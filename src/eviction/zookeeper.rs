@@ -54,6 +54,9 @@ enum Phase {
     Asking,
     /// It exists since then.
     Asked { at: Moment },
+    /// The holder should have answered. The request is read once more, at a server that is not
+    /// behind.
+    Checking,
     /// The holder has answered: its time between TERM and KILL.
     Answered { kill_after: Duration },
     /// The holder has not answered, and its node is being deleted.
@@ -177,7 +180,7 @@ impl Eviction {
     }
 
     /// The request was read.
-    fn on_request(&mut self, data: &[u8], stat: &Stat, context: &Context) {
+    fn on_request(&mut self, data: &[u8], stat: &Stat, context: &mut Context) -> Option<Outcome> {
         if context.session.id() == Some(stat.ephemeral_owner) && self.asked.is_none() {
             self.asked = Some((stat.ctime, context.now));
         }
@@ -185,8 +188,30 @@ impl Eviction {
             (_, Phase::Deleting(_)) => {}
             (Some(kill_after), _) => self.phase = Phase::Answered { kill_after },
             (None, Phase::Asking) => self.phase = Phase::Asked { at: context.now },
+            (None, Phase::Checking) if !self.target.force => return Some(Outcome::Silent),
+            (None, Phase::Checking) => self.delete(context),
             (None, _) => {}
         }
+        None
+    }
+
+    /// The request does not exist any more.
+    fn on_request_gone(&mut self, context: &mut Context) -> Option<Failure> {
+        match self.phase {
+            Phase::Deleting(_) => return None,
+            Phase::Answered { .. } => {}
+            _ => self.phase = Phase::Asking, // the holder has its time again
+        }
+        self.ask(false, context)
+    }
+
+    /// Reads the request at a server that is not behind.
+    fn check(&mut self, context: &mut Context) {
+        self.phase = Phase::Checking;
+        context.send(Request::Sync {
+            path: self.target.node.clone(),
+        });
+        self.watch_request(context);
     }
 
     /// The node of the lock was read; `None`: it does not exist.
@@ -197,7 +222,7 @@ impl Eviction {
         }
         Some(match self.phase {
             Phase::Asking => Outcome::Left,
-            Phase::Asked { .. } | Phase::Answered { .. } => Outcome::Evicted {
+            Phase::Asked { .. } | Phase::Checking | Phase::Answered { .. } => Outcome::Evicted {
                 held: self.held(now),
             },
             Phase::Deleting(deletion) if deletion.deleted => {
@@ -294,9 +319,15 @@ impl Task for Eviction {
                     ..deletion
                 });
             }
-            Phase::Asked { .. } | Phase::Answered { .. } if resumed => self.watch_request(context),
+            Phase::Asked { .. } | Phase::Checking | Phase::Answered { .. } if resumed => {
+                self.watch_request(context);
+            }
+            Phase::Answered { .. } => {
+                self.ask(false, context);
+            }
             _ => {
                 self.tries = 0;
+                self.phase = Phase::Asking;
                 self.ask(false, context);
             }
         }
@@ -327,12 +358,11 @@ impl Task for Eviction {
                 self.on_asked(operations.len(), &result, context)
             }
             (Request::Data { .. }, Ok(Answer::Data(data, stat))) => {
-                self.on_request(&data, &stat, context);
-                None
+                return self.on_request(&data, &stat, context).map(Ok);
             }
             // Another client's request was deleted, or this one's by an operator.
             (Request::Data { .. }, Err(Code::NO_NODE)) if self.phase != Phase::Asking => {
-                self.ask(false, context)
+                self.on_request_gone(context)
             }
             (Request::Delete { path }, Err(code)) if code != Code::NO_NODE => {
                 Some(Failure::Refused {
@@ -356,10 +386,8 @@ impl Task for Eviction {
     fn on_tick(&mut self, context: &mut Context) -> Option<Result<Outcome, Failure>> {
         match self.phase {
             Phase::Asked { at } if context.now >= at + ANSWER_TIMEOUT => {
-                if !self.target.force {
-                    return Some(Ok(Outcome::Silent));
-                }
-                self.delete(context);
+                // Without a connection, the next one brings the answer, if there is one.
+                self.check(context);
                 None
             }
             _ if context.now < self.target.until => None,
@@ -367,7 +395,7 @@ impl Task for Eviction {
                 kill_after: Some(kill_after),
             })),
             Phase::Asked { .. } => Some(Ok(Outcome::TooShort)),
-            Phase::Asking | Phase::Deleting(_) => None,
+            Phase::Asking | Phase::Checking | Phase::Deleting(_) => None,
         }
     }
 
@@ -375,7 +403,7 @@ impl Task for Eviction {
         match self.phase {
             Phase::Asked { at } => self.target.until.min(at + ANSWER_TIMEOUT),
             Phase::Answered { .. } => self.target.until,
-            Phase::Asking | Phase::Deleting(_) => Moment::NEVER,
+            Phase::Asking | Phase::Checking | Phase::Deleting(_) => Moment::NEVER,
         }
     }
 }

@@ -229,6 +229,37 @@ fn request_outlives_a_lost_connection_and_a_lost_session() {
 }
 
 #[test]
+fn answer_that_was_given_while_no_server_was_reached_is_read_before_force() {
+    let mut play = Play::new(true, Duration::from_mins(1));
+    assert_eq!(play.to(at(5000)), None);
+    let now = play.now;
+    play.fake.down = true;
+    play.driver.cut(now, &mut play.fake);
+    assert_eq!(play.to(at(5500)), None);
+    play.answer();
+    assert_eq!(play.to(at(9000)), None);
+    play.fake.down = false;
+    assert_eq!(play.to(at(59_000)), None);
+    assert!(play.fake.nodes.contains_key(NODE));
+    let kill_after = Some(Duration::from_secs(5));
+    assert_eq!(
+        play.to(at(61_000)),
+        Some(Ok(Outcome::StillHeld { kill_after }))
+    );
+}
+
+#[test]
+fn request_that_an_operator_deletes_is_made_again_and_has_its_time_again() {
+    let mut play = Play::new(false, Duration::from_mins(1));
+    assert_eq!(play.to(at(5000)), None);
+    let request = play.request();
+    play.fake.delete(&request);
+    assert_eq!(play.to(at(10_999)), None);
+    assert!(play.fake.nodes.contains_key(&request));
+    assert_eq!(play.to(at(11_100)), Some(Ok(Outcome::Silent)));
+}
+
+#[test]
 fn request_that_is_not_allowed_is_refused() {
     let mut play = Play::new(false, Duration::from_mins(1));
     play.fake.closed = Some("/app".into());
