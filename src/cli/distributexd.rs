@@ -102,7 +102,6 @@ impl Options {
         let config = Config::parse(&text, &path)?;
         if let (true, [first, others @ ..]) = (check, &config.unknown[..]) {
             return Err(Fault::UnknownKeys {
-                path,
                 first: first.clone(),
                 others: others.len(),
             });
@@ -297,9 +296,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("distributexd-config-{}", std::process::id()));
         std::fs::write(&path, "pools:\n- name: a\n  maxlock: 3\nodd: 1\nport: 80\n").unwrap();
         let shown = path.display();
-        let sentence = format!(
-            "{shown}: line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?); and 1 more"
-        );
+        let sentence =
+            format!("{shown}:3: \"maxlock\": unknown key (did you mean \"maxlocks\"?); and 1 more");
         assert_eq!(
             ask(&format!("--check|-c|{shown}")).map(drop),
             Err(format!("1 {sentence}"))

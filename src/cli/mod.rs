@@ -166,11 +166,7 @@ pub(crate) enum Fault {
     /// The server's config is invalid.
     ServerConfig(config::server::Error),
     /// The server's config has unknown keys.
-    UnknownKeys {
-        path: PathBuf,
-        first: String,
-        others: usize,
-    },
+    UnknownKeys { first: String, others: usize },
     /// None of these config files exists.
     NoConfig(&'static [&'static str]),
     /// The program takes no words, but found this one.
@@ -288,16 +284,8 @@ impl fmt::Display for Fault {
             }
             Fault::Config(error) => error.fmt(f),
             Fault::ServerConfig(error) => error.fmt(f),
-            Fault::UnknownKeys {
-                path,
-                first,
-                others: 0,
-            } => write!(f, "{}: {first}", path.display()),
-            Fault::UnknownKeys {
-                path,
-                first,
-                others,
-            } => write!(f, "{}: {first}; and {others} more", path.display()),
+            Fault::UnknownKeys { first, others: 0 } => f.write_str(first),
+            Fault::UnknownKeys { first, others } => write!(f, "{first}; and {others} more"),
             Fault::NoConfig(paths) => write!(
                 f,
                 "no config file found (tried {}): use -c FILE",

@@ -250,7 +250,7 @@ impl Options {
         if let Some(found) = shell::meant_for_shell(&words) {
             let [line, name] = [text, name].map(shell::quote);
             self.common.warnings.push(Warning::Shown(format!(
-                "the command runs without a shell and gets {:?} as an argument; to use a shell: zk-flock {name} -- sh -c {line}",
+                "the command runs without a shell and gets {:?} as an argument; to use a shell, end the line with: {name} -- sh -c {line}",
                 found.to_string_lossy()
             )));
         }

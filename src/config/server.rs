@@ -150,17 +150,15 @@ impl Config {
         if config.pools.is_empty() {
             config
                 .warnings
-                .push("no pools are defined: every request will be answered INVALID".into());
+                .push(": no pools are defined: every request will be answered INVALID".into());
         }
         let more = config.warnings.len().saturating_sub(MAX_WARNINGS);
         config.warnings.truncate(MAX_WARNINGS);
         config
             .warnings
-            .extend((more > 0).then(|| format!("{more} more warnings are not shown")));
-        config
-            .warnings
-            .iter_mut()
-            .for_each(|warning| *warning = format!("{}: {warning}", path.display()));
+            .extend((more > 0).then(|| format!(": {more} more warnings are not shown")));
+        let sentences = config.warnings.iter_mut().chain(&mut config.unknown);
+        sentences.for_each(|sentence| *sentence = format!("{}{sentence}", path.display()));
         Ok(config)
     }
 
@@ -202,8 +200,9 @@ impl Config {
                 port,
             });
             if self.state.take().is_some() {
-                self.warnings.push(format!(
-                    "line {line_of_state}: \"state\": not used, because memcached keeps the holders"
+                self.warnings.push(on_line(
+                    line_of_state,
+                    "\"state\": not used, because memcached keeps the holders",
                 ));
             }
         }
@@ -243,16 +242,16 @@ impl Config {
                 }
                 "expire" => {
                     if entry.value.value == Value::Null {
-                        self.warnings.push(format!(
-                            "line {}: \"expire\": empty, using 0: leases do not end",
-                            entry.line
+                        self.warnings.push(on_line(
+                            entry.line,
+                            "\"expire\": empty, using 0: leases do not end",
                         ));
                     }
                     pool.expire = expire(entry)?;
                     if pool.expire.is_some_and(|expire| expire < SHORTEST_USABLE) {
-                        self.warnings.push(format!(
-                            "line {}: \"expire\": distributex refuses a lease this short: use 2 or more",
-                            entry.line
+                        self.warnings.push(on_line(
+                            entry.line,
+                            "\"expire\": distributex refuses a lease this short: use 2 or more",
                         ));
                     }
                 }
@@ -277,10 +276,15 @@ impl Config {
         let hint = meant
             .map(|meant| format!(" (did you mean {meant:?}?)"))
             .unwrap_or_default();
-        let sentence = format!("line {}: {key}: unknown key{hint}", entry.line);
+        let sentence = on_line(entry.line, &format!("{key}: unknown key{hint}"));
         self.unknown.push(sentence.clone());
         self.warnings.push(sentence);
     }
+}
+
+/// A sentence about a line, to which the path of the file is prepended: `:3: SENTENCE`.
+fn on_line(line: usize, sentence: &str) -> String {
+    format!(":{line}: {sentence}")
 }
 
 const ADDRESS: &str = "an IP address";

@@ -203,7 +203,7 @@ impl<'a> Journal<'a> {
                 let name = self.lock_name();
                 self.write(
                     Level::Warning,
-                    &format_args!("suspended {name}: {why}; lease valid for {left:.1} s"),
+                    &format_args!("suspended {name}: {why}; the command is stopped in {left:.1} s unless a server confirms the lock"),
                 );
             }
             Event::Resumed => {

@@ -638,7 +638,7 @@ fn surprising_input_is_warned_of_on_stderr() {
     assert_eq!(
         shown(alone("NAME|echo hi && echo ho").unwrap()),
         [
-            "the command runs without a shell and gets \"&&\" as an argument; to use a shell: zk-flock NAME -- sh -c 'echo hi && echo ho'"
+            "the command runs without a shell and gets \"&&\" as an argument; to use a shell, end the line with: NAME -- sh -c 'echo hi && echo ho'"
         ]
     );
     assert_eq!(

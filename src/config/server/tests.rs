@@ -86,7 +86,7 @@ fn state_with_memcached_is_ignored_with_a_warning() {
         assert_eq!(
             config.warnings,
             [format!(
-                "f: line {line}: \"state\": not used, because memcached keeps the holders"
+                "f:{line}: \"state\": not used, because memcached keeps the holders"
             )]
         );
     }
@@ -301,24 +301,21 @@ fn errors_name_file_line_and_key() {
 fn odd_values_are_warned_of() {
     let config = parse("pools:\n- name: a\n  maxlock: 2\nodd: 1").unwrap();
     let sentences = [
-        "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)",
-        "line 4: \"odd\": unknown key",
+        "f:3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)",
+        "f:4: \"odd\": unknown key",
     ];
     assert_eq!(config.unknown, sentences);
-    assert_eq!(
-        config.warnings,
-        sentences.map(|sentence| format!("f: {sentence}"))
-    );
+    assert_eq!(config.warnings, sentences);
     let empty = parse("pools:\n- name: a\n  expire:").unwrap();
     assert_eq!((empty.pools[0].expire, empty.unknown), (None, vec![]));
     assert_eq!(
         empty.warnings,
-        ["f: line 3: \"expire\": empty, using 0: leases do not end"]
+        ["f:3: \"expire\": empty, using 0: leases do not end"]
     );
     let short = parse("pools:\n- name: a\n  expire: 1.9\n- name: b\n  expire: 2").unwrap();
     assert_eq!(
         short.warnings,
-        ["f: line 3: \"expire\": distributex refuses a lease this short: use 2 or more"]
+        ["f:3: \"expire\": distributex refuses a lease this short: use 2 or more"]
     );
     assert_eq!(
         parse("state: s").unwrap().warnings,

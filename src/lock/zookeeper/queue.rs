@@ -5,7 +5,7 @@
 use super::layout::{self, Contender};
 use super::parents::Parents;
 use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext};
-use crate::lock::{Failure, Holder};
+use crate::lock::{Failure, Holder, QueuePosition};
 use crate::moment::Moment;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
@@ -22,7 +22,12 @@ enum Phase {
     /// The contender exists; its rank is being read.
     Ranking,
     /// This contender is the next before this run and is watched. `seen`: the holder is known.
-    Queued { ahead: String, seen: bool },
+    /// The position does not count the holder.
+    Queued {
+        ahead: String,
+        seen: bool,
+        position: QueuePosition,
+    },
     /// No contender is before this run. The node is read once more, for its token and a watch.
     First,
 }
@@ -201,11 +206,12 @@ impl Queue {
             );
             return Some(Outcome::Failed(Failure::IncompatibleLock(why)));
         }
-        let mut before: Vec<(&str, &String)> = children
+        let contenders: Vec<(&str, &String)> = children
             .iter()
             .filter_map(|name| Some((Contender::parse(name)?.sequence, name)))
-            .filter(|&(other, _)| other < sequence)
             .collect();
+        let mut before = contenders.clone();
+        before.retain(|&(other, _)| other < sequence);
         before.sort_unstable();
         let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
             self.phase = Phase::First;
@@ -222,6 +228,10 @@ impl Queue {
         self.phase = Phase::Queued {
             ahead: (*last).clone(),
             seen: false,
+            position: QueuePosition {
+                position: before.len(),
+                waiters: contenders.len() - 1,
+            },
         };
         None
     }
@@ -257,9 +267,12 @@ impl Queue {
                 }));
             }
             Phase::Queued {
-                seen: seen @ false, ..
+                seen: seen @ false,
+                position,
+                ..
             } => {
                 *seen = true;
+                let position = *position;
                 self.holder = Holder {
                     lock: self.path.clone(),
                     host: layout::contender_text(data.to_vec()),
@@ -275,7 +288,7 @@ impl Queue {
                 // In the queue of a semaphore the first contender holds no lease. The semaphore's
                 // own recipe reports the holders.
                 if self.exclusive && !std::mem::replace(&mut self.waiting_reported, true) {
-                    context.emit_waiting(&self.holder, None);
+                    context.emit_waiting(&self.holder, Some(position));
                 }
             }
             _ => {}
@@ -328,6 +341,7 @@ impl Recipe for Queue {
             Phase::Queued {
                 ref ahead,
                 seen: true,
+                ..
             } if known => context.send(Request::Exists {
                 path: self.child(ahead),
                 watch: true,

@@ -166,7 +166,7 @@ fn leaving_contender_wakes_its_successor_which_does_not_acquire() {
 }
 
 #[test]
-fn waiter_names_the_holder_and_not_its_predecessor() {
+fn waiter_names_the_holder_and_its_own_position_behind_it() {
     let mut fake = Fake::default();
     let mut queue: Vec<_> = (0..3).map(|number| contender(number, TIMEOUT)).collect();
     queue
@@ -175,15 +175,19 @@ fn waiter_names_the_holder_and_not_its_predecessor() {
     let said = queue[2].said.iter().find_map(|output| {
         if let Output::Event(Event::Waiting {
             holder: Holder { host, .. },
-            ..
+            position,
         }) = output
         {
-            host.clone()
+            Some((host.as_deref(), *position))
         } else {
             None
         }
     });
-    assert_eq!(said.as_deref(), Some("host:0"));
+    let second = QueuePosition {
+        position: 2,
+        waiters: 2,
+    };
+    assert_eq!(said, Some((Some("host:0"), Some(second))));
 }
 
 #[test]
