@@ -300,13 +300,13 @@ fn config_check_starts_no_server() {
         )
     );
     assert_eq!(right.stderr, "");
-    let unknown = "line 3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)";
+    let unknown = ":3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)";
     assert_refused(
         &sandbox,
         "pools:\n- name: a\n  maxlock: 2\n",
         &["--check"],
         78,
-        &["config.yaml: ", unknown],
+        &["config.yaml", unknown],
     );
     for (config, fact) in [
         (
