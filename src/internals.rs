@@ -39,7 +39,7 @@ pub mod log {
     pub use crate::log::Log;
 }
 
-/// The loops of a run and of its guard, and what a simulation puts in the place of the kernel.
+/// The loops of a run and of its guard, and what a simulation puts instead of the kernel.
 pub mod run {
     pub use crate::guard::{Event as Command, Guard, GuardEvent};
     pub use crate::run::{

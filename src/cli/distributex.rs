@@ -46,7 +46,7 @@ Command:
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
       --pdeathsig SIG     send SIG to the command if distributex dies [0: none]
 Instead of a command:
-      --status            show who holds the locks, and who waits for them
+      --status            show the holders and the waiters of locks
       --json              print --status as JSON
       --break             revoke the slot of the holder, and wait [default: 30]
       --token N           with --break: only the holder with this token

@@ -49,7 +49,7 @@ Wait and command:
       --no-shell          run the words as given, without a shell
       --pdeathsig SIG     send SIG to the command if lockex dies [0: none]
 Instead of a command:
-      --status            show who holds the locks, and who waits for them
+      --status            show the holders and the waiters of locks
       --json              print --status as JSON
       --break             ask the holder to stop, and wait [default: -w 30]
       --token N           with --break: only the holder with this token

@@ -53,7 +53,7 @@ Servers:
       --timeout SECS      set session/connect timeout [default: config, or 15]
       --local[=DIR]       use a lock file on this host, below DIR, not ZooKeeper
 Instead of a command:
-      --status            show who holds the locks, and who waits for them
+      --status            show the holders and the waiters of locks
       --json              print --status as JSON
       --break             ask the holder to stop, and wait [default: -w 30]
       --token N           with --break: only the holder with this token

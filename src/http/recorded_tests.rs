@@ -1,5 +1,5 @@
 //! HTTP on what real clients and the original lock server have said to each other
-//! (`captures/distributexd`), at every cut, there and back, and on messages that nobody should
+//! (`captures/distributexd`), at every cut, there and back, and on messages that no peer should
 //! send.
 
 use super::head::Version;

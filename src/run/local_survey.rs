@@ -1,5 +1,5 @@
-//! Reads the locks of files of this host from /proc: who holds them, and who waits. It opens files
-//! only to read, makes none, and locks none.
+//! Reads the file locks of this host from /proc: their holders and waiters. It opens files only to
+//! read, makes none, and locks none.
 
 use super::files::token_of_the_holder;
 use super::lock_folder::LockFolder;
@@ -21,7 +21,7 @@ use std::time::UNIX_EPOCH;
 /// The kernel's ticks in a second, in /proc, on every architecture of the packages (`USER_HZ`).
 const TICKS: u64 = 100;
 
-/// The name of the helper that waits for a file in the place of zk-flock, its parent.
+/// The name of the helper that waits for a file instead of zk-flock, its parent.
 const HELPER: &str = "lock-waiter";
 
 /// A process may have been started in the same tick in which it wrote its token.

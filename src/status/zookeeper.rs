@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 const MAX_DEPTH: usize = 8;
 
 /// The most nodes that are read. Ten thousand locks with ten waiters each are shown; a report of
-/// more helps nobody, and the servers have other work.
+/// more is of no use, and the servers have other work.
 const MAX_NODES: usize = 100_000;
 
 /// What to read.

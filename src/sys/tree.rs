@@ -468,12 +468,12 @@ mod tests {
                     "a child that was there before, and what is below it"
                 );
 
-                let somebody_else = Process {
+                let other_process = Process {
                     started: first.started + 1,
                     ..first
                 };
                 assert_eq!(
-                    signal(&somebody_else, Signal::KILL)
+                    signal(&other_process, Signal::KILL)
                         .unwrap_err()
                         .raw_os_error(),
                     Some(libc::ESRCH)

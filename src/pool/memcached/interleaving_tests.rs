@@ -538,7 +538,7 @@ impl World {
         if self.gone.remove(&ticket).is_some() {
             return assert!(
                 !matches!(answer, Answer::Yes(_)),
-                "nobody is there to hear {answer:?}"
+                "no client is connected to receive {answer:?}"
             );
         }
         let (call, client, server) = self

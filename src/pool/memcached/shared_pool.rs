@@ -894,11 +894,11 @@ impl SharedPool {
             leases.retain(|host, _| is_on(host));
         }
         if pending.found.stale || leases.len() < pending.found.known.len() {
-            let nobody = CycleId {
+            let untracked = CycleId {
                 pool: self.name.clone(),
                 number: UNTRACKED,
             };
-            self.send_leases(&nobody, &leases, pending.found.leases_version, context);
+            self.send_leases(&untracked, &leases, pending.found.leases_version, context);
         }
     }
 
