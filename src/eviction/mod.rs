@@ -200,12 +200,17 @@ pub fn outcome_line(
             }
         )),
         Outcome::StillRevoked { expires } => Err(format!(
-            "revoked {path} for {target}, which still holds it after {waited}: it is told at its \
-             next renewal{}",
-            expires.map_or_else(String::new, |left| format!(
-                ", and its lease ends in {}",
-                status::duration(left)
-            ))
+            "revoked {path} for {target}, which still holds it after {waited}: {}",
+            match expires {
+                Some(left) => format!(
+                    "it is told at its next renewal, and its lease ends in {}",
+                    status::duration(left)
+                ),
+                None =>
+                    "a holder without a lease is not told, so stop it on its host; any other is \
+                     told at its next renewal"
+                        .into(),
+            }
         )),
         Outcome::OtherRevoked { token } => Err(format!(
             "{target} had released {path}, and the server revoked it for the next run of that host \

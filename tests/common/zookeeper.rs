@@ -140,9 +140,20 @@ impl ZooKeeper {
         self.number("zk_packets_received") + self.number("zk_packets_sent")
     }
 
-    /// How many watches its clients have set that have not fired.
+    /// How many watches its clients have set that have not fired, without those for requests to
+    /// release a lock: a holder sets one with its first heartbeat.
     pub fn watches(&self) -> usize {
-        self.number("zk_watch_count")
+        let all = self.number("zk_watch_count");
+        let of_data = wait_for("the server's watches", || self.ask("wchp"));
+        let mut requests = 0;
+        let mut is_request = false;
+        for line in of_data.lines() {
+            match line.strip_prefix('\t') {
+                Some(_) => requests += usize::from(is_request),
+                None => is_request = line.contains("/.break/"),
+            }
+        }
+        all - requests
     }
 
     fn number(&self, key: &str) -> usize {

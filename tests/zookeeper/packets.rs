@@ -42,6 +42,30 @@ fn an_uncontended_run_is_one_round_trip_to_start_and_one_to_release() {
 }
 
 #[test]
+fn only_a_run_that_outlives_a_heartbeat_looks_for_requests_to_release() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let proxy = Proxy::start(server.address());
+    let looks = || {
+        let sent = |(from, bytes): &(_, Vec<u8>)| {
+            *from == Client && bytes.windows(7).any(|part| part == b"/.break")
+        };
+        proxy.chunks().iter().filter(|chunk| sent(chunk)).count()
+    };
+    let words = ["-l", "0", "lock", "true"];
+    let run = sandbox.flock_at(&proxy.address, TIMEOUT, &words).run();
+    assert_eq!((run, looks()), (exited(0), 0));
+    let words = ["-l", "0", "lock", "cat"];
+    let run = sandbox
+        .flock_at(&proxy.address, 5, &words)
+        .leashed()
+        .start();
+    wait_until("a watch for requests", || looks() == 1);
+    assert_eq!(run.finish(), exited(0));
+    assert_eq!(looks(), 1, "the watch stays");
+}
+
+#[test]
 fn a_busy_lock_is_one_round_trip_to_know_it_and_one_to_leave() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     sandbox
