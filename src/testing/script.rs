@@ -21,6 +21,9 @@ pub(crate) trait Scripted: Backend + Machine<To = (), Report = Output> + Sized {
     type Peer: Peer<()>;
     /// How many servers share the peer.
     const SERVERS: usize;
+    /// The answers to one event come in the order of their requests. Of other backends, shared
+    /// scripts show them in that order.
+    const IN_ORDER: bool;
 
     /// What the servers are connected to at the start.
     fn peer() -> Self::Peer;
@@ -55,8 +58,7 @@ pub(crate) struct Script<B: Scripted> {
     pub(crate) notes: Vec<String>,
     /// What the file has; `None`: the config has no file.
     pub(crate) file: Option<State>,
-    /// Each save succeeds at once, and answers are shown in the order of their requests. So the
-    /// same lines hold for each backend.
+    /// Each save succeeds at once, so the same lines hold for each backend.
     is_shared: bool,
     pool: plan::Pool,
     /// By ticket.
@@ -281,7 +283,7 @@ impl<B: Scripted> Script<B> {
         let mut said: Vec<_> = (0..self.servers.len())
             .flat_map(|server| self.said_by(server))
             .collect();
-        if self.is_shared {
+        if self.is_shared && !B::IN_ORDER {
             said.sort_by_key(|(ticket, _)| *ticket);
         }
         let said: Vec<_> = said.into_iter().map(|(_, said)| said).collect();

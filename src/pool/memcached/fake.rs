@@ -206,6 +206,7 @@ impl Peer<()> for Memcached {
 impl Scripted for Memcache {
     type Peer = Memcached;
     const SERVERS: usize = 2;
+    const IN_ORDER: bool = false;
 
     fn peer() -> Memcached {
         let mut fake = Fake::new(BOOT);

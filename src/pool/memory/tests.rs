@@ -10,6 +10,7 @@ type Script = script::Script<Memory>;
 impl Scripted for Memory {
     type Peer = NoPeer;
     const SERVERS: usize = 1;
+    const IN_ORDER: bool = true;
 
     fn peer() -> NoPeer {
         NoPeer
