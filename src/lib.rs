@@ -33,6 +33,7 @@
 //! | `run::setup::file` | builds the locks of one host |
 //! | `run::setup::http` | builds the lock of distributex |
 //! | `run::setup::zookeeper` | builds the locks on ZooKeeper |
+//! | `run::check` | `--check` of the clients |
 //! | `run::driver` | the lock with its connection, files and name lookup |
 //! | `run::guard_handle` | starts the guard, receives its reports, kills guard and tree |
 //! | `run::guard_channel` | the messages between zk-flock and its guard |
@@ -125,6 +126,8 @@
 //! | `lock::zookeeper::fake` | a ZooKeeper in memory, for unit tests |
 //! | `oneshot` | the contract of a client that asks once and takes no lock |
 //! | `oneshot::zookeeper` | a session that carries out one task |
+//! | `probe` | what is known of a server that a client would use |
+//! | `probe::zookeeper` | tries in one server what a run would do, and makes nothing |
 //! | `status` | what is known of locks, as a table and as JSON |
 //! | `status::table` | the table |
 //! | `status::json` | the JSON document |
@@ -213,6 +216,7 @@
 //! | `plan::names` | names that a lock may have |
 //! | `plan::hosts` | connection strings |
 //! | `plan::eviction` | the same for a client that takes a lock away |
+//! | `plan::client_check` | the same for `--check` of a client |
 //! | `plan::inspection` | the same for a look at locks |
 //! | `plan::duration` | times as operators write them |
 //! | `plan::outer` | locks of the runs around this one |
@@ -285,6 +289,8 @@ mod plan;
 #[forbid(unsafe_code)]
 mod pool;
 mod prepare;
+#[forbid(unsafe_code)]
+mod probe;
 mod program;
 mod reason;
 mod run;

@@ -2,6 +2,7 @@
 //! by `cli` from options, config file and environment; the layers below read none of those. Also
 //! here: the reasons why a run ends, and the only place that turns one into an exit code.
 
+mod client_check;
 pub mod duration;
 pub mod eviction;
 pub mod hosts;
@@ -10,6 +11,7 @@ pub mod names;
 pub mod outer;
 mod server;
 
+pub use client_check::ClientCheck;
 pub use eviction::Eviction;
 pub use inspection::Inspection;
 pub use outer::OuterLock;

@@ -77,6 +77,7 @@ fn start(program: &Program, words: &[OsString], started: Moment) -> ExitCode {
             Err(error) => Err(error.to_string()),
         })),
         Ok(Request::Check(server)) => check(&server),
+        Ok(Request::CheckClient(plan)) => leave(run::check_client(&plan)),
         Ok(Request::Help) => print(&program.help),
         Ok(Request::Version) => print(&format_args!(
             "{} {}{}\n",

@@ -23,7 +23,7 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: distributex [options] -H HOST -r POOL COMMAND
        distributex [options] -l -r POOL COMMAND
-       distributex [options] -H HOST --status [-r POOL]
+       distributex [options] -H HOST --status|--check [-r POOL]
        distributex [options] -H HOST --break -r POOL
 
 Run a command while holding a slot in a pool of a lock server.
@@ -47,7 +47,8 @@ Command:
       --pdeathsig SIG     send SIG to the command if distributex dies [0: none]
 Instead of a command:
       --status            show the holders and the waiters of locks
-      --json              print --status as JSON
+      --json              print --status or --check as JSON
+      --check             check the server, without a lock
       --break             revoke the slot of the holder, and wait [default: 30]
       --token N           with --break: only the holder with this token
 Output and help:
@@ -145,6 +146,11 @@ impl options::Options for Options {
                 let eviction = common.eviction(PROGRAM.name, locks, pool, environment);
                 Ok(Request::Break(eviction))
             }
+            Mode::Check => {
+                let (locks, _) = self.locks()?;
+                let check = self.common.client_check(PROGRAM.name, None, locks)?;
+                Ok(Request::CheckClient(check))
+            }
         }
     }
 }
@@ -157,7 +163,7 @@ impl Options {
         }
         let name = self.server.take().ok_or(Fault::Missing {
             option: "-H",
-            hint: "give the lock server whose pools to show",
+            hint: "",
         })?;
         let port = self.port;
         let pool = self.pool.take();

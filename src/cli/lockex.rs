@@ -24,11 +24,10 @@ pub const PROGRAM: Program = Program {
 /// What `--help` prints.
 const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
-       lockex [options] --status | --break [[--] COMMAND [ARG...]]
+       lockex [options] --status | --break [[--] COMMAND [ARG...]] | --check
 
-Run a command while holding a lock that all hosts of a cluster share.
-COMMAND and its ARGs are joined with spaces, and sh -c runs the line. They are
-run as given with --no-shell. Runs with the same line, or ID, share a lock.
+Run a command while holding a lock that all hosts of a cluster share. sh -c runs
+COMMAND and its ARGs, joined with spaces. Runs with one line, or ID, share it.
 
 Lock:
       --blocking          wait while the lock is busy (the default)
@@ -50,7 +49,8 @@ Wait and command:
       --pdeathsig SIG     send SIG to the command if lockex dies [0: none]
 Instead of a command:
       --status            show the holders and the waiters of locks
-      --json              print --status as JSON
+      --json              print --status or --check as JSON
+      --check             check the servers, without a lock
       --break             ask the holder to stop, and wait [default: -w 30]
       --token N           with --break: only the holder with this token
       --force             with --break: delete the node of a silent holder
@@ -191,6 +191,11 @@ impl options::Options for Options {
                 let common = self.common;
                 let eviction = common.eviction(PROGRAM.name, locks, name, environment);
                 Ok(Request::Break(eviction))
+            }
+            Mode::Check => {
+                let (locks, ..) = self.locks(environment)?;
+                let check = self.common.client_check(PROGRAM.name, None, locks)?;
+                Ok(Request::CheckClient(check))
             }
         }
     }

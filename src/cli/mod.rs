@@ -14,7 +14,7 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
-use crate::plan::{Eviction, Inspection, OuterLock, Plan, Server, hosts, names};
+use crate::plan::{ClientCheck, Eviction, Inspection, OuterLock, Plan, Server, hosts, names};
 use crate::reason::reason;
 use crate::shell::words;
 use std::ffi::OsString;
@@ -73,6 +73,8 @@ pub enum Request {
     Status(Inspection),
     /// Serve locks.
     Serve(Server),
+    /// Check config and servers of a client.
+    CheckClient(ClientCheck),
     /// Check the config of a server.
     Check(Server),
     /// Print the program's help.

@@ -6,12 +6,14 @@ use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
 use crate::plan::inspection::{self, Inspection};
 use crate::plan::{
-    Command, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning, names,
+    ClientCheck, Command, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning,
+    names,
 };
 use crate::signal::Signal;
 use lexopt::prelude::*;
 use lexopt::{Arg, Parser};
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The options of one program, with the defaults of those that were not given.
@@ -56,6 +58,8 @@ pub(super) enum Mode {
     Status,
     /// It takes it away from its holder.
     Break,
+    /// It checks config and servers.
+    Check,
 }
 
 impl Mode {
@@ -65,6 +69,7 @@ impl Mode {
             Mode::Run => "COMMAND",
             Mode::Status => "--status",
             Mode::Break => "--break",
+            Mode::Check => "--check",
         }
     }
 }
@@ -200,6 +205,7 @@ impl Common {
             }
             Long("status") => self.set_mode(Mode::Status)?,
             Long("json") => self.json = true,
+            Long("check") => self.set_mode(Mode::Check)?,
             Long("break") => self.set_mode(Mode::Break)?,
             Long("token") => self.token = Some(value::TOKEN.take("--token", parser)?),
             Long("sysexits") => self.sysexits = true,
@@ -257,6 +263,31 @@ impl Common {
             exit_codes: self.exit_codes(0),
             warnings: self.warnings,
         }
+    }
+
+    /// The plan of a check. `config` was read.
+    pub(super) fn client_check(
+        self,
+        program: &'static str,
+        config: Option<PathBuf>,
+        locks: inspection::Locks,
+    ) -> Result<ClientCheck, Fault> {
+        if let Some(word) = self.words.first() {
+            return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
+        }
+        let place = config.as_ref().map(|path| format!("{}:", path.display()));
+        let flaw = |warning: &Warning| match warning {
+            Warning::Logged(text) | Warning::Shown(text) => Some(without(place.as_deref(), text)),
+            Warning::Hint(_) => None,
+        };
+        Ok(ClientCheck {
+            program,
+            config,
+            flaws: self.warnings.iter().filter_map(flaw).collect(),
+            locks,
+            json: self.json,
+            exit_codes: self.exit_codes(0),
+        })
     }
 
     /// The plan of `--break`, for the locks of this name.
@@ -333,6 +364,12 @@ impl Common {
             verbose: self.verbose,
         }
     }
+}
+
+/// The text of a warning about a config, without its path, which stands before it already.
+fn without(place: Option<&str>, text: &str) -> String {
+    let line = place.and_then(|place| text.strip_prefix(place));
+    line.map_or_else(|| text.to_owned(), |line| format!("line {line}"))
 }
 
 /// The next option or word. A long option is returned by its full name, which is one of those in

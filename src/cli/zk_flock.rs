@@ -9,7 +9,7 @@ use crate::config::{Config, Required};
 use crate::plan::hosts::Ensemble;
 use crate::plan::inspection::Locks;
 use crate::plan::names;
-use crate::plan::{Cluster, Command, Eviction, LoadLimit, Lock, Log, Plan, Warning};
+use crate::plan::{ClientCheck, Cluster, Command, Eviction, LoadLimit, Lock, Log, Plan, Warning};
 use crate::shell;
 use crate::shell::words::{self, Word};
 use lexopt::prelude::*;
@@ -29,11 +29,10 @@ pub const PROGRAM: Program = Program {
 const HELP: &str = "\
 Usage: zk-flock [options] LOCKNAME COMMAND
        zk-flock [options] LOCKNAME -- PROGRAM ARG...
-       zk-flock [options] --status [LOCKNAME...] | --break LOCKNAME
+       zk-flock [options] --status [LOCKNAME...] | --break LOCKNAME | --check
 
-Run a command while holding a lock that all hosts of a cluster share.
-COMMAND is split into words as by a shell, and run without one; PROGRAM is run
-as given. For pipes or variables: LOCKNAME -- sh -c 'LINE'.
+Run a command while holding a lock that all hosts of a cluster share. COMMAND is
+split as by a shell and run without one; for pipes: LOCKNAME -- sh -c 'LINE'.
 
 Config and start:
   -c, --confpath FILE     read config [default: /etc/distributed-flock.json]
@@ -54,7 +53,8 @@ Servers:
       --local[=DIR]       use a lock file on this host, below DIR, not ZooKeeper
 Instead of a command:
       --status            show the holders and the waiters of locks
-      --json              print --status as JSON
+      --json              print --status or --check as JSON
+      --check             check config and servers, without a lock
       --break             ask the holder to stop, and wait [default: -w 30]
       --token N           with --break: only the holder with this token
       --force             with --break: delete the node of a silent holder
@@ -203,6 +203,7 @@ impl options::Options for Options {
                 Ok(Request::Status(inspection))
             }
             Mode::Break => self.eviction(environment).map(Request::Break),
+            Mode::Check => self.client_check(environment).map(Request::CheckClient),
         }
     }
 }
@@ -289,6 +290,20 @@ impl Options {
         self.common.warnings.append(&mut config.warnings);
         let count = names.len() * self.sequence.max(1) as usize;
         Ok((locks, count))
+    }
+
+    /// The plan of `--check`.
+    fn client_check(mut self, environment: &Environment) -> Result<ClientCheck, Fault> {
+        if self.local.is_some() {
+            return Err(Fault::Conflict {
+                option: "--check",
+                with: "--local",
+            });
+        }
+        let (locks, _) = self.locks(environment)?;
+        let path = self.confpath.take().unwrap_or_else(|| CONFIG.into());
+        let config = read(&path).is_ok().then_some(path);
+        self.common.client_check(PROGRAM.name, config, locks)
     }
 
     /// The plan of `--break`.

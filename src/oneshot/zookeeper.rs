@@ -20,6 +20,11 @@ pub const MAX_IN_FLIGHT: usize = 256;
 /// then or never will: the report does not depend on it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A connection that ends sooner than this after the session was accepted has failed, and so many
+/// in a row are the end: the server closes the connection because of a request.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+const MAX_SHORT_LIVES: u32 = 5;
+
 /// What a client asks of the servers, and what it makes of the answers.
 pub trait Task {
     /// What it ends with.
@@ -89,6 +94,8 @@ pub struct Options {
     pub unresolved: Vec<String>,
     /// The ensemble. Its `hosts` are not used.
     pub cluster: Cluster,
+    /// How long to try without an answer.
+    pub limit: Duration,
     /// The client only reads: servers without a quorum are good enough.
     pub only_reads: bool,
     /// Whether the user can give this program credentials. If so, errors say how.
@@ -108,6 +115,10 @@ pub struct Client<T: Task> {
     in_flight: usize,
     /// A server has accepted the session.
     was_up: bool,
+    /// When it did so last, and how many connections in a row have failed soon after that.
+    is_up: bool,
+    up_since: Moment,
+    short_lives: u32,
     /// Since when an answer is due; `None`: none is.
     unanswered_since: Option<Moment>,
     /// The result, and until when the close of the session may take.
@@ -127,9 +138,12 @@ impl<T: Task> Client<T> {
             session,
             unresolved: options.unresolved,
             takes_auth: options.takes_auth,
-            limit: cluster.timeout,
+            limit: options.limit,
             in_flight: 0,
             was_up: false,
+            is_up: false,
+            up_since: now,
+            short_lives: 0,
             unanswered_since: Some(now),
             closing: None,
         }
@@ -161,6 +175,7 @@ impl<T: Task> Client<T> {
         let result = match event {
             SessionEvent::Up { resumed } => {
                 self.in_flight = 0;
+                (self.is_up, self.up_since) = (true, now);
                 // Once, so that a server which accepts and never answers is not tried for ever.
                 if !std::mem::replace(&mut self.was_up, true) {
                     self.unanswered_since = None;
@@ -199,7 +214,7 @@ impl<T: Task> Client<T> {
             SessionEvent::Down(_) => {
                 self.unanswered_since.get_or_insert(now);
                 self.finish(now);
-                None
+                self.on_disconnect(now)
             }
             SessionEvent::Refused(code) => Some(Err(Failure::Refused {
                 what: "authenticate".into(),
@@ -212,6 +227,26 @@ impl<T: Task> Client<T> {
             self.unanswered_since = None;
         }
         result
+    }
+
+    /// The connection has ended. Gives up if connections end again and again.
+    fn on_disconnect(&mut self, now: Moment) -> Option<Result<T::Report, Failure>> {
+        let was_up = std::mem::take(&mut self.is_up);
+        if !was_up {
+            return None;
+        }
+        self.short_lives = if now < self.up_since + SHORT_LIFE {
+            self.short_lives + 1
+        } else {
+            0
+        };
+        (self.short_lives >= MAX_SHORT_LIVES).then(|| Err(self.unreachable(now)))
+    }
+
+    fn unreachable(&mut self, now: Moment) -> Failure {
+        let mut tried = vec![self.session.faults(now)];
+        tried.append(&mut self.unresolved);
+        recipe::unreachable(&tried.join("; "))
     }
 
     /// Closes the session. Its result is reported when the server has answered, or at once if none
@@ -248,9 +283,7 @@ impl<T: Task> Client<T> {
             return;
         }
         let result = if now >= self.deadline() {
-            let mut tried = vec![self.session.faults(now)];
-            tried.append(&mut self.unresolved);
-            Some(Err(recipe::unreachable(&tried.join("; "))))
+            Some(Err(self.unreachable(now)))
         } else if now >= self.task.wake() {
             self.with_task(now, Task::on_tick)
         } else {

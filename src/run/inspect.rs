@@ -97,6 +97,7 @@ pub(super) fn options(
         servers,
         unresolved,
         cluster: cluster.clone(),
+        limit: cluster.timeout,
         only_reads,
         takes_auth,
     })
@@ -104,7 +105,10 @@ pub(super) fn options(
 
 /// The addresses of these hosts, and the hosts that have none, each with its reason. The error is
 /// these reasons if there is no address.
-fn look_up(hosts: &[Host], limit: Duration) -> Result<(Vec<Endpoint>, Vec<String>), Vec<String>> {
+pub(super) fn look_up(
+    hosts: &[Host],
+    limit: Duration,
+) -> Result<(Vec<Endpoint>, Vec<String>), Vec<String>> {
     let mut addresses = HostAddresses::new(hosts);
     match prepare::resolve_with_retries(&mut addresses, Some(1), now() + limit) {
         Ok((found, _)) if found.endpoints.is_empty() => Err(found.unresolved),

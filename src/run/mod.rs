@@ -5,6 +5,7 @@
 //! Each thing has an owner: [`driver`] the lock with its connection and files, [`guard_handle`] the
 //! guard and the command's tree, [`signal_intake`] the signals, [`journal`] the facts and their log.
 
+mod check;
 mod driver;
 mod evict;
 mod files;
@@ -24,6 +25,7 @@ mod signal_intake;
 mod system;
 mod witness;
 
+pub use check::check_client;
 pub use evict::evict;
 pub use guard::{GuardLoop, Job, is_too_late};
 pub use guard_channel::{Incoming, Report};

@@ -21,6 +21,8 @@ pub mod operation {
     pub const CREATE_2: i32 = 15;
     pub const CREATE_CONTAINER: i32 = 19;
     pub const AUTH: i32 = 100;
+    /// Since 3.7.
+    pub const WHO_AM_I: i32 = 107;
     pub const CLOSE_SESSION: i32 = -11;
     /// The type of a failed result of a multi, and of the header that ends a multi.
     pub const ERROR: i32 = -1;

@@ -64,6 +64,8 @@ record! {
     GetAclResponse { acl: Vector<Acl>, stat: Stat, }
     /// The answer to getChildren: names without the parent's path, in no particular order.
     GetChildrenResponse { children: Vector<String>, }
+    /// The answer to whoAmI, with a ClientInfo for each scheme.
+    WhoAmIResponse { clients: Vector<Id>, }
     /// sync(9) and its answer.
     SyncRequest { path: String, }
     /// check(13), only inside a multi.

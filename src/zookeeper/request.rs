@@ -4,8 +4,8 @@
 use super::code::{Code, flag, operation};
 use super::record::{
     Acl, CheckVersionRequest, CreateRequest, CreateResponse, DeleteRequest, GetAclRequest,
-    GetAclResponse, GetChildrenResponse, GetDataResponse, MultiHeader, PathWatchRequest,
-    RequestHeader, SetDataRequest, SetDataResponse, Stat, SyncRequest,
+    GetAclResponse, GetChildrenResponse, GetDataResponse, Id, MultiHeader, PathWatchRequest,
+    RequestHeader, SetDataRequest, SetDataResponse, Stat, SyncRequest, WhoAmIResponse,
 };
 use super::wire::{Malformed, Vector, Wire};
 
@@ -44,6 +44,8 @@ pub enum Request {
     Multi(Vec<Operation>),
     /// ping(11)
     Ping,
+    /// whoAmI(107): servers before 3.7 end the session
+    WhoAmI,
     /// closeSession(−11)
     Close,
 }
@@ -79,6 +81,8 @@ pub enum Answer {
     Acl(Vec<Acl>),
     /// Names of a node's children, in no particular order.
     Children(Vec<String>),
+    /// As whom the server knows this client, without its address: `digest:user`.
+    Identities(Vec<String>),
     /// Success, without a result.
     Done,
     /// A multi failed, and none of its operations was done.
@@ -172,6 +176,7 @@ impl Request {
                 write_all(operations, out);
             }
             Request::Ping => header(operation::PING).write(out),
+            Request::WhoAmI => header(operation::WHO_AM_I).write(out),
             Request::Close => header(operation::CLOSE_SESSION).write(out),
         }
     }
@@ -266,6 +271,15 @@ pub fn answer(request: &Request, mut body: &[u8]) -> Result<Result<Answer, Code>
                 Ok(Answer::Undone { code, .. }) => Err(code),
                 result => result,
             });
+        }
+        Request::WhoAmI => {
+            let clients = WhoAmIResponse::read(body, "whoAmI reply")?.clients.0;
+            let known = clients.into_iter().filter(|client| client.scheme != "ip");
+            Answer::Identities(
+                known
+                    .map(|Id { scheme, id }| format!("{scheme}:{id}"))
+                    .collect(),
+            )
         }
         Request::Multi(operations) => return results(operations.len(), body),
         Request::Delete { .. } | Request::Sync { .. } | Request::Ping | Request::Close => {

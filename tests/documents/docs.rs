@@ -705,7 +705,7 @@ fn the_commands_shown_can_be_run() {
     let readme = format!("{before}{after}"); // without the diagram, which begins with a name
     let readme = readme.replace("cargo run --release -- ", "zk-flock ");
     let fencing = SAFETY.split(".Sh FENCING").nth(1).expect("a section");
-    for (program, count) in [(ZK_FLOCK, 12), (LOCKEX, 7), (DISTRIBUTEX, 6)] {
+    for (program, count) in [(ZK_FLOCK, 13), (LOCKEX, 7), (DISTRIBUTEX, 6)] {
         let lines = [
             shown(&readme, program.name),
             shown(program.manual, program.name),
@@ -716,7 +716,10 @@ fn the_commands_shown_can_be_run() {
         for line in lines {
             let asked = program.ask(&line);
             let fits = match &asked {
-                Ok(Request::Run(_)) => !line.contains("--status") && !line.contains("--break"),
+                Ok(Request::Run(_)) => ["--status", "--break", "--check"]
+                    .iter()
+                    .all(|mode| !line.contains(mode)),
+                Ok(Request::CheckClient(_)) => line.contains("--check"),
                 Ok(Request::Break(_)) => line.contains("--break"),
                 Ok(Request::Status(_)) => line.contains("--status"),
                 _ => false,

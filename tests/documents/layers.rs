@@ -54,6 +54,7 @@ const LAYERS: &[Layer] = &[
             "pool",
             "oneshot",
             "status",
+            "probe",
             "eviction",
         ],
     },

@@ -3,6 +3,8 @@
 
 // `--break` takes a lock away from its holder.
 mod breaks;
+// `--check` finds what keeps a run from its lock, and makes nothing.
+mod check;
 // A command that is empty, malformed or not executable is an error before anything is locked.
 mod command;
 // Each error in a config file is one line with file, line and key, and nothing is run.

@@ -85,6 +85,7 @@ impl Play {
                 acl: Acl::Open,
                 heartbeat: Heartbeat::Write,
             },
+            limit: Duration::from_secs(10),
             only_reads: false,
             takes_auth: true,
         };

@@ -1,0 +1,185 @@
+//! `--check` of the clients: asks each server, one after the other, without a lock.
+
+use super::{inspect, oneshot};
+use crate::endpoint::Endpoint;
+use crate::lock::Failure;
+use crate::lock::zookeeper::acl;
+use crate::log;
+use crate::oneshot::zookeeper::{Client, Options};
+use crate::plan::inspection::Locks;
+use crate::plan::{ClientCheck, Cluster, Exit, ExitReason, Host};
+use crate::probe::zookeeper::{Probe, Target};
+use crate::probe::{self, Flaw, FlawKind, Found, Report};
+use crate::reason::reason;
+use crate::signal::Status;
+use crate::status::http::{self, PoolSurvey};
+use crate::sys::clock::{self, now};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::slice::from_ref;
+use std::time::Duration;
+
+/// How long one server may take for the check. A healthy one needs milliseconds.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest answer to a four-letter word that is read. That of `srvr` has 300 bytes.
+const LONGEST_ANSWER: u64 = 4 << 10;
+
+/// Checks what the plan names, and prints a line for each.
+pub fn check_client(plan: &ClientCheck) -> Exit {
+    let config = plan.config.as_ref().map(|path| path.display().to_string());
+    let config = match (config, &plan.flaws[..]) {
+        (None, []) => None,
+        (path, flaws) => Some((path.unwrap_or("options".into()), flaws.to_vec())),
+    };
+    let servers = match &plan.locks {
+        Locks::Nodes {
+            cluster,
+            root,
+            app,
+            takes_auth,
+            ..
+        } => ensemble(cluster, root, *app, *takes_auth),
+        Locks::Pools { server, pool } => lock_server(server, pool.as_deref()),
+        Locks::Files { .. } => Vec::new(),
+    };
+    let report = Report { config, servers };
+    let text = if plan.json {
+        report.json()
+    } else {
+        report.text()
+    };
+    let mut stdout = io::stdout().lock();
+    let printed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    let end = match (printed, report.worst()) {
+        (Err(error), _) => {
+            let why = reason(&error);
+            log::print(plan.program, &format_args!("cannot write to stdout: {why}"));
+            ExitReason::SystemError
+        }
+        (Ok(()), None) => ExitReason::Command(Status::Exited(0)),
+        (Ok(()), Some(FlawKind::Config)) => ExitReason::ConfigError,
+        (Ok(()), Some(FlawKind::Refused)) => ExitReason::Refused,
+        (Ok(()), Some(FlawKind::Unreachable)) => ExitReason::Unreachable,
+    };
+    plan.exit_codes.exit(end)
+}
+
+type Checked = Vec<(String, Result<Found, Flaw>)>;
+
+fn unreachable(text: String) -> Flaw {
+    Flaw {
+        kind: FlawKind::Unreachable,
+        text,
+    }
+}
+
+/// Hosts without an address, each with its reason: `zk9:2181: name not known`.
+fn without_address(unresolved: Vec<String>) -> Checked {
+    let split = |text: String| match text.split_once(": ") {
+        Some((host, why)) => (host.to_owned(), Err(unreachable(why.to_owned()))),
+        None => (text.clone(), Err(unreachable(text))),
+    };
+    unresolved.into_iter().map(split).collect()
+}
+
+fn ensemble(cluster: &Cluster, root: &str, app: bool, takes_auth: bool) -> Checked {
+    let (mut servers, unresolved) = match inspect::look_up(&cluster.hosts, cluster.timeout) {
+        Ok(found) => found,
+        Err(unresolved) => return without_address(unresolved),
+    };
+    servers.sort_by(|one, other| one.name.cmp(&other.name));
+    let target = Target {
+        root: format!("{}{root}", cluster.chroot),
+        app,
+        acl: acl::of(cluster.acl),
+        authenticates: cluster.auth.is_some(),
+    };
+    let check = |server: Endpoint| {
+        let options = Options {
+            servers: vec![server.clone()],
+            unresolved: Vec::new(),
+            cluster: cluster.clone(),
+            limit: LIMIT,
+            only_reads: true,
+            takes_auth,
+        };
+        let mut client = Client::new(options, Probe::new(target.clone()), now());
+        let found = oneshot::drive(&mut client).map(|found| with_banner(found, server.address));
+        (
+            server.name.clone(),
+            found.map_err(|it| flaw(it, &server.name)),
+        )
+    };
+    let mut checked: Checked = servers.into_iter().map(check).collect();
+    checked.append(&mut without_address(unresolved));
+    checked
+}
+
+/// What is wrong, without the name of the server, which stands before it.
+fn flaw(failure: Failure, server: &str) -> Flaw {
+    match failure {
+        Failure::Refused { .. } => Flaw {
+            kind: FlawKind::Refused,
+            text: failure.to_string(),
+        },
+        Failure::Unreachable(text) => {
+            let text = text.strip_prefix("ZooKeeper: ").unwrap_or(&text);
+            let text = text.strip_prefix(&format!("{server}: ")).unwrap_or(text);
+            unreachable(text.to_owned())
+        }
+        failure => unreachable(failure.to_string()),
+    }
+}
+
+/// Adds version and role, if the server tells them.
+fn with_banner(found: Found, server: SocketAddr) -> Found {
+    let banner = four_letter_word(server)
+        .ok()
+        .and_then(|text| probe::banner(&text));
+    match banner {
+        Some((version, role)) => Found {
+            version: Some(version),
+            role,
+            ..found
+        },
+        None => found,
+    }
+}
+
+fn four_letter_word(server: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    stream.write_all(b"srvr")?;
+    let mut answer = String::new();
+    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
+    let name = server.to_string();
+    let servers = match inspect::look_up(from_ref(server), LIMIT) {
+        Ok((servers, _)) => servers,
+        Err(unresolved) => return without_address(unresolved),
+    };
+    let target = http::Target {
+        server: name.clone(),
+        pool: pool.map(Into::into),
+        now: clock::unix_ms(),
+    };
+    let began = now();
+    let mut client = PoolSurvey::new(servers, target, began);
+    let found = oneshot::drive(&mut client).map(|report| Found {
+        latency: now().since(began),
+        version: Some("distributexd".into()),
+        slots: pool.and_then(|_| report.locks.first()).and_then(|lock| {
+            let held = lock.holders.as_ref().map_or(0, Vec::len);
+            Some((held, lock.slots?))
+        }),
+        ..Found::default()
+    });
+    vec![(name.clone(), found.map_err(|failure| flaw(failure, &name)))]
+}
