@@ -93,7 +93,7 @@ fn shell_syntax_without_a_shell_is_a_warning_and_passed_unchanged() {
             (Ok(0), printed),
             "{command}"
         );
-        let line = format!("zk-flock lock -- sh -c '{command}'");
+        let line = format!("end the line with: lock -- sh -c '{command}'");
         outcome.complaint(&[
             "WARNING: the command runs without a shell",
             &format!("gets \"{word}\" as an argument"),
