@@ -1014,7 +1014,7 @@ fn when_the_guard_is_killed_the_tree_goes_and_the_place_is_given_back() {
 #[test]
 fn what_is_wrong_is_said_in_one_line_and_without_a_command_how_it_is_used() {
     let sandbox = Sandbox::new();
-    let usage = "distributex: the command is missing\nUsage: distributex [options] -H HOST -r POOL COMMAND\n       distributex [options] -l -r POOL COMMAND\n";
+    let usage = "distributex: the command is missing\nUsage: distributex [options] -H HOST -r POOL COMMAND\n       distributex [options] -l -r POOL COMMAND\n       distributex [options] -H HOST --status|--check [-r POOL]\n       distributex [options] -H HOST --break -r POOL\n";
     for (words, code, stderr) in [
         (
             &["-H", "dx", "true"][..],

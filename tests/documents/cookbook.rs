@@ -24,7 +24,7 @@ const COOKBOOK: &str = include_str!("../../man/zk-flock-cookbook.7");
 const PROGRAMS: [&str; 4] = ["zk-flock", "lockex", "distributex", "distributexd"];
 
 /// What the examples are checked as.
-const CHECKS: [&str; 12] = [
+const CHECKS: [&str; 13] = [
     "break",
     "config",
     "cron",
@@ -33,6 +33,7 @@ const CHECKS: [&str; 12] = [
     "nginx",
     "pools",
     "script",
+    "servers",
     "status",
     "stunnel",
     "transcript",
@@ -340,6 +341,9 @@ fn a_lock_that_is_stuck_is_shown_and_taken_away() {
     for (shown, name) in results("status").iter().zip(&names) {
         assert_eq!(shown.status.code(), Some(0), "{shown:?}");
         assert!(text(&shown.stdout).contains(name), "{name}: {shown:?}");
+    }
+    for checked in results("servers") {
+        assert_eq!(checked.status.code(), Some(0), "{checked:?}");
     }
     for (evicted, name) in results("break").iter().zip(&names) {
         assert_eq!(evicted.status.code(), Some(0), "{evicted:?}");
