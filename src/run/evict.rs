@@ -119,13 +119,21 @@ fn ask_session(
         until,
     };
     let options = inspect::options(cluster, false, takes_auth)?;
-    oneshot::drive(&mut Client::new(options, Asker::new(target), now())).map(Some)
+    let outcome = oneshot::drive(&mut Client::new(options, Asker::new(target), now()))?;
+    Ok(Some(match outcome {
+        // The request was that of another client, which asked first.
+        Outcome::Evicted { held: None } => Outcome::Evicted {
+            held: held(candidate),
+        },
+        outcome => outcome,
+    }))
 }
 
 /// Who asks, for the log of the holder.
 fn asker(plan: &Eviction) -> String {
     let user = plan.user.clone();
     let user = user.unwrap_or_else(|| format!("uid {}", file::effective_uid()));
+    let user = user.replace(char::is_control, "?"); // the holder answers on a line of its own
     format!("{user}@{} (pid {})", host::name(), process::own_pid())
 }
 
