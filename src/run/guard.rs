@@ -26,6 +26,9 @@ use std::time::Duration;
 /// search for those.
 const NAME: &str = "lock-guard";
 
+/// The variable that names the lock.
+const LOCK: &str = "ZK_FLOCK_LOCK";
+
 /// Environment variables that the command gets with these values, or without which it starts.
 pub(super) type Environment = [(&'static str, Option<String>); 5];
 
@@ -34,7 +37,7 @@ pub(super) type Environment = [(&'static str, Option<String>); 5];
 pub(super) fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
     [
         ("ZK_FLOCK_HELD", Some("1".into())),
-        ("ZK_FLOCK_LOCK", Some(proof.lock.clone())),
+        (LOCK, Some(proof.lock.clone())),
         ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
         (
             "ZK_FLOCK_SESSION",
@@ -42,6 +45,16 @@ pub(super) fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
         ),
         (outer::VARIABLE, outer::list(outer)),
     ]
+}
+
+/// The lock for `ps`: the last element of its path. Those before it may name zk-flock.
+fn lock_name<'a>(job: &'a Job) -> &'a str {
+    let variables = job.environment.iter().flatten();
+    let lock = variables
+        .filter(|(name, _)| *name == LOCK)
+        .find_map(|(_, value)| value.as_deref());
+    let name = lock.and_then(|lock| lock.rsplit('/').next());
+    name.unwrap_or_default()
 }
 
 /// The command to start, and how to guard it.
@@ -91,7 +104,7 @@ fn guard_main(job: &Job, channel: &OwnedFd, signals: &Signals) -> io::Result<()>
     // in zk-flock's group, for job control and Ctrl-C; there a witness reports which signals the
     // group has received.
     let own = process::own_pid();
-    let terminal = process::rename(NAME, own);
+    let terminal = process::rename_for(NAME, lock_name(job), own);
     if is_too_late::<Linux>(job.lease, channel) {
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! Processes: fork, exit, parents, and exit statuses of children.
 
-pub use super::title::rename;
+pub use super::title::{rename, rename_for};
 
 use super::check;
 use crate::signal::{Signal, Status};

@@ -13,7 +13,15 @@ use std::{ptr, slice};
 /// terminal, which is in the same line of /proc; `None` if /proc is missing, or belongs to another
 /// process namespace.
 pub fn rename(title: &str, own: Pid) -> Option<bool> {
-    if let Ok(name) = CString::new(title) {
+    rename_for(title, "", own)
+}
+
+/// The same. The arguments are the name and, if there is one, what the process works for; the name
+/// alone is what `pgrep` finds without `-f`.
+pub fn rename_for(name: &str, purpose: &str, own: Pid) -> Option<bool> {
+    let title = format!("{name} {purpose}");
+    let title = title.trim_end();
+    if let Ok(name) = CString::new(name) {
         // SAFETY: prctl(2) with PR_SET_NAME reads a string to its NUL, at most 15 bytes of it.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
     }
@@ -84,6 +92,16 @@ mod tests {
                     .trim_end_matches('\0'),
                 "lock-guard"
             );
+        });
+    }
+
+    #[test]
+    fn ps_shows_the_purpose_after_the_name() {
+        check_in_child(|| {
+            rename_for("lock-guard", "a", own_pid());
+            let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+            assert_eq!(read("comm"), "lock-guard\n");
+            assert_eq!(read("cmdline").trim_end_matches('\0'), "lock-guard a");
         });
     }
 

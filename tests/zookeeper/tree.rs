@@ -212,7 +212,8 @@ fn a_search_for_zk_flock_or_the_command_does_not_match_the_guard() {
         .start();
     let (guard, job) = (run.guard(), run.job());
     assert!(
-        process::words(guard).contains("lock-guard") && !process::words(guard).contains("flock"),
+        process::words(guard).contains("lock-guard lock")
+            && !process::words(guard).contains("flock"),
         "{}",
         process::words(guard)
     );
