@@ -235,6 +235,8 @@ impl<'a> Journal<'a> {
                 // of its own.
                 if self.proof.is_some() && (self.times.lost.is_none() || self.was_kept()) {
                     self.log.error(&message);
+                } else if self.times.lost.is_some() {
+                    self.write(Level::Info, &message); // lockex prints warnings on stderr, too
                 } else {
                     self.write(Level::Warning, &message);
                 }
