@@ -53,13 +53,6 @@ pub fn own_pid() -> Pid {
     Pid(unsafe { libc::getpid() })
 }
 
-/// The id of this process, for its first thread. The C library of the packages (musl) keeps the id
-/// of each thread, and that of the first is the process's: the kernel is not asked.
-pub fn own_pid_of_first_thread() -> Pid {
-    // SAFETY: gettid(2) touches no memory and cannot fail.
-    Pid(unsafe { libc::gettid() })
-}
-
 /// The process that receives this one's exit status. 1 or a subreaper if the original parent is
 /// dead; 0 if it is outside this process namespace.
 pub fn parent_pid() -> Pid {

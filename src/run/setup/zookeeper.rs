@@ -22,7 +22,7 @@ pub(super) fn node(
     app_id: &str,
     names: &[String],
 ) -> Parts {
-    let pid = process::own_pid_of_first_thread().0.unsigned_abs();
+    let pid = process::own_pid().0.unsigned_abs();
     let data = NodeData::new(host::name(), random::bytes(), pid);
     let lock = Node::lock(options, app_id, names.to_vec(), &data, now());
     Parts::new(lock, addresses)
