@@ -25,6 +25,10 @@ use std::time::Duration;
 /// undone, or that a process has no children left.
 const FILE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often TERM is repeated to a holder whose command is gone. One that comes before the holder
+/// knows of that end counts for the command, and does not end the minimum hold.
+const TERM_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How often a lock server is asked whether a revoked lock was released: it has no call that waits
 /// for that.
 const POOL_INTERVAL: Duration = Duration::from_secs(1);
@@ -137,8 +141,8 @@ fn asker(plan: &Eviction) -> String {
     format!("{user}@{} (pid {})", host::name(), process::own_pid())
 }
 
-/// Sends TERM to the holder of a file of this host, and a second one to end the minimum hold, once
-/// its command is gone. `None`: the process is not known.
+/// Sends TERM to the holder of a file of this host, and again to end the minimum hold, once its
+/// command is gone. `None`: the process is not known.
 fn stop_process(
     plan: &Eviction,
     candidate: &Candidate,
@@ -166,13 +170,13 @@ fn stop_process(
         return Ok(Some(Outcome::Left));
     }
     signal()?;
-    let mut in_minimum_hold = false;
+    let mut repeat = Moment::default();
     while holds()? {
         if now() >= until {
             return Ok(Some(Outcome::StillHeld { kill_after: None }));
         }
-        if !in_minimum_hold && tree::descendants(process.pid).is_empty() {
-            in_minimum_hold = true;
+        if now() >= repeat && tree::descendants(process.pid).is_empty() {
+            repeat = now() + TERM_INTERVAL;
             signal()?;
         }
         pause(FILE_INTERVAL, until)?;
