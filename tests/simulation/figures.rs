@@ -44,10 +44,15 @@ impl Total {
         add_all(&mut self.sum.exceptions, &figures.exceptions);
     }
 
+    /// How long it has taken so far.
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
     /// Prints the figures.
     pub fn print(&self, of: &str) {
         let sum = &self.sum;
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = self.seconds();
         let hours = Duration::from_micros(sum.microseconds).as_secs_f64() / 3600.0;
         println!(
             "{of}: {} scenarios, {} runs, {} commands started, {} events",

@@ -90,8 +90,9 @@ fn check(seed: u64, total: &mut Total) {
     let outcome = play(&scenario, false);
     total.add(&outcome.figures);
     if let Some(violation) = outcome.violation {
+        let seconds = total.seconds();
         let report = shrink::report(&scenario, &violation);
         let kept = figures::keep(seed, &report);
-        panic!("{report}\nseed {seed}: {violation}\nkept in {kept}");
+        panic!("{report}\nseed {seed} after {seconds:.1} s: {violation}\nkept in {kept}");
     }
 }

@@ -1230,13 +1230,13 @@ impl World {
     /// What zk-flock calls released must be free, or a leader is about to free it: to a client that
     /// asks, it calls a session expired whose end is not committed yet (`touchSession`).
     fn check_release(&mut self, run: usize) {
-        let token = self.runs[run].token;
-        if self.ensemble.is_closing(self.runs[run].session) {
+        let (token, session) = (self.runs[run].token, self.runs[run].session);
+        if self.ensemble.is_closing(session) {
             let name = "released, and the end of the session is to be committed";
             return *self.figures.exceptions.entry(name).or_default() += 1;
         }
-        let state = self.ensemble.state();
-        if token != 0 && state.nodes.values().any(|node| node.czxid == token) {
+        let mut nodes = self.ensemble.state().nodes.values();
+        if token != 0 && nodes.any(|node| node.czxid == token && node.owner == session) {
             self.violate(format!(
                 "run {run} says that it has released its lock, which it has not"
             ));
