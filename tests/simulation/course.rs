@@ -202,9 +202,9 @@ impl Course {
 
     fn item(&mut self, index: usize) {
         let what = with(|world| {
-            let holder = world.holder();
+            let (holder, server) = (world.holder(), world.server_of_holder());
             let what = &mut world.scenario.items[index].what;
-            what.at_holder(holder);
+            what.at_holder(holder, server);
             *what
         });
         with(|world| {
@@ -405,7 +405,7 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
         }
         What::Wipe => {
             world.ensemble.wipe(world.now);
-            world.removed(true);
+            world.wiped();
             None
         }
         What::Limit {
@@ -426,9 +426,8 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
                 .iter()
                 .filter(|(path, node)| node.owner != 0 && !path.contains(".queue"));
             let path = owned.map(|(path, _)| path.clone()).next()?;
-            if world.ensemble.delete(&path, world.now) {
-                world.removed(false);
-            }
+            world.deleted(&path);
+            world.ensemble.delete(&path, world.now);
             None
         }
         What::Stop {

@@ -349,6 +349,11 @@ impl Ensemble {
             .max_by_key(|&server| self.servers[server].epoch)
     }
 
+    /// The number of the newest session.
+    pub fn newest_session(&self) -> i64 {
+        self.next_session
+    }
+
     /// Whether a leader is ending this session.
     pub fn is_closing(&self, session: i64) -> bool {
         self.servers

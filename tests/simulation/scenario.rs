@@ -49,7 +49,8 @@ pub enum Target {
     Both,
 }
 
-/// In the place of a host: the one whose command has started last.
+/// In the place of a host: the one whose command has started last. In the place of a server: the one
+/// that this host is connected to.
 pub const HOLDER: u8 = u8::MAX;
 
 /// Something that happens.
@@ -280,6 +281,7 @@ impl Scenario {
     fn fault(&self, random: &mut Random) -> What {
         let (host, server) = (self.host(random), self.server(random));
         let host = if random.once_in(3) { host } else { HOLDER };
+        let server = if random.once_in(3) { server } else { HOLDER };
         // Around the session timeout, and up to three of it.
         let lasts =
             u32::try_from(random.magnitude(20, u64::from(self.timeout) * 3)).expect("small");
@@ -293,6 +295,8 @@ impl Scenario {
         let (there, back) =
             random.one_of(&[(true, true), (true, true), (true, false), (false, true)]);
         let noticed = random.once_in(2);
+        let timeout = u64::from(self.timeout);
+        let apart = u32::try_from(random.between(timeout / 2, timeout * 3)).expect("small");
         match random.below(28) {
             0 | 1 => What::Cut {
                 host,
@@ -326,12 +330,12 @@ impl Scenario {
             13 => What::StopServer { server, lasts },
             14 => What::IsolateLeader {
                 noticed,
-                lasts: lasts.max(self.timeout / 2),
+                lasts: apart,
             },
             15 => What::Isolate {
                 server,
                 noticed,
-                lasts: lasts.max(self.timeout / 2),
+                lasts: apart,
             },
             16 => What::KillAll { lasts },
             17 if random.once_in(2) => What::Wipe,
@@ -365,8 +369,20 @@ impl Scenario {
 }
 
 impl What {
-    /// Puts the holder's host in the place of [`HOLDER`].
-    pub fn at_holder(&mut self, holder: u8) {
+    /// Puts the holder's host and its server in the place of [`HOLDER`].
+    pub fn at_holder(&mut self, holder: u8, of_holder: u8) {
+        match self {
+            What::Cut { server, .. }
+            | What::KillServer { server, .. }
+            | What::StopServer { server, .. }
+            | What::Isolate { server, .. }
+            | What::Limit { server, .. }
+                if *server == HOLDER =>
+            {
+                *server = of_holder;
+            }
+            _ => {}
+        }
         let host = match self {
             What::Run { host, .. }
             | What::Cut { host, .. }

@@ -60,6 +60,9 @@ const LATENCY: (u64, u64) = (50, 3_000);
 /// needs a moment to act.
 const INSTANT: u64 = 1_000_000;
 
+/// The bits of a session's id that count; the others name the server.
+const SESSION_NUMBER: i64 = (1 << 56) - 1;
+
 const SECOND: u64 = 1_000_000;
 
 /// What happens.
@@ -205,8 +208,6 @@ pub struct RunState {
     pub hurt: bool,
     stopping: bool,
     background: bool,
-    /// The lock was taken away then.
-    pub removed: Option<u64>,
 }
 
 /// How a connection has ended.
@@ -274,6 +275,10 @@ pub struct World {
     pub stopped: BTreeMap<usize, Vec<i32>>,
     pub ensemble: Ensemble,
     newest_token: i64,
+    /// The newest session that was lost with all data, and when.
+    wiped_sessions: Option<(i64, u64)>,
+    /// Tokens whose node another client has deleted, and when.
+    deleted: BTreeMap<i64, u64>,
     pub violation: Option<String>,
     pub tracing: bool,
     pub trace: Vec<String>,
@@ -347,6 +352,8 @@ impl World {
             stopped: BTreeMap::new(),
             ensemble,
             newest_token: 0,
+            wiped_sessions: None,
+            deleted: BTreeMap::new(),
             violation: None,
             tracing,
             trace: Vec::new(),
@@ -513,7 +520,6 @@ impl World {
             hurt: false,
             stopping: false,
             background: false,
-            removed: None,
         });
         pid
     }
@@ -1161,7 +1167,12 @@ impl World {
                 .and_then(|conn| conn.greeted)
                 .map_or(recently(at + 20 * SECOND), recently)
         };
-        if state.removed.is_some() {
+        // The holder hears of it at once, or its lease ends.
+        let lease = u64::from(self.scenario.timeout.max(2 * self.scenario.tick)) * 1000;
+        if self
+            .removed(run)
+            .is_some_and(|at| recently(at + lease + INSTANT))
+        {
             Some("the lock node was deleted, or the servers lost their data")
         } else if self.hosts[state.host].woke > 0 && recently(self.hosts[state.host].woke) {
             Some("the host has just woken up")
@@ -1190,7 +1201,7 @@ impl World {
     fn check_start(&mut self, run: usize) {
         self.figures.handovers += 1;
         let token = self.runs[run].token;
-        if self.scenario.kind.slots() == 1 {
+        if self.scenario.kind.slots() == 1 && self.removed(run).is_none() {
             if token <= self.newest_token {
                 self.violate(format!(
                     "token {token} of run {run} is not above {}",
@@ -1250,17 +1261,36 @@ impl World {
         run.map_or(0, |run| u8::try_from(run.host).expect("few hosts"))
     }
 
-    /// The lock nodes are gone by another's hand: each holder has until the end of its lease.
-    pub fn removed(&mut self, by_wipe: bool) {
-        let now = self.now;
-        for run in &mut self.runs {
-            if run.end.is_none() || !run.members.is_empty() {
-                run.removed.get_or_insert(now);
-            }
+    /// The server that this host is connected to.
+    pub fn server_of_holder(&self) -> u8 {
+        let holds = |run: &&RunState| run.main.is_some();
+        let run = self.runs.iter().rev().find(holds).or(self.runs.last());
+        let of = |conn: &&Conn| run.is_some_and(|run| run.zk_flock == conn.pid) && !conn.closed;
+        let server = self.conns.values().find(of).map_or(0, |conn| conn.server);
+        u8::try_from(server).expect("few servers")
+    }
+
+    /// The servers have lost all sessions and nodes; tokens begin again.
+    pub fn wiped(&mut self) {
+        self.newest_token = 0;
+        self.wiped_sessions = Some((self.ensemble.newest_session(), self.now));
+    }
+
+    /// Another client deletes this node.
+    pub fn deleted(&mut self, path: &str) {
+        if let Some(node) = self.ensemble.state().nodes.get(path) {
+            self.deleted.insert(node.czxid, self.now);
         }
-        if by_wipe {
-            self.newest_token = 0;
-        }
+    }
+
+    /// When the lock of this run was taken away by another's hand, if it was.
+    fn removed(&self, run: usize) -> Option<u64> {
+        let RunState { token, session, .. } = self.runs[run];
+        let wiped = self
+            .wiped_sessions
+            .filter(|(newest, _)| session & SESSION_NUMBER <= *newest);
+        let deleted = self.deleted.get(&token).copied();
+        wiped.map(|(_, at)| at).or(deleted)
     }
 
     /// zk-flock has exited.
