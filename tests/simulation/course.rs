@@ -253,6 +253,7 @@ fn name(what: &What) -> &'static str {
         }
         What::Cut { .. } => "cut to one server",
         What::CutHost { .. } => "cut to all servers",
+        What::CutAfter { .. } => "cut at a packet",
         What::Slow { .. } => "slow network",
         What::Reset { .. } => "reset",
         What::LoseReplies { .. } => "lost replies",
@@ -354,6 +355,14 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
             });
             Some(lasts)
         }
+        What::CutAfter {
+            host,
+            packets,
+            lasts,
+        } => {
+            world.hosts[usize::from(host)].cut_after = Some((packets, item));
+            Some(lasts)
+        }
         What::Slow { host, by, lasts } => {
             world.hosts[usize::from(host)].slow.push(by);
             Some(lasts)
@@ -413,6 +422,8 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
             longest,
             lasts,
         } => {
+            world.ensemble.kill(server(by), world.now);
+            world.ensemble.start(server(by), world.now);
             world
                 .ensemble
                 .limit_timeouts(server(by), u64::from(longest) * 1000);
@@ -489,7 +500,10 @@ fn over(world: &mut World, item: usize) {
     let size = world.ensemble.size();
     world.note(&format!("over: {what:?}"));
     match what {
-        What::Cut { .. } | What::CutHost { .. } => {
+        What::Cut { .. } | What::CutHost { .. } | What::CutAfter { .. } => {
+            if let What::CutAfter { host, .. } = what {
+                world.hosts[usize::from(host)].cut_after = None;
+            }
             world.cuts.retain(|cut| cut.item != item);
             world.unblock();
         }

@@ -20,7 +20,7 @@
 //! | The timeout is granted by the server of the connection; a resumed session is touched with what was granted last. | `ZooKeeperServer.processConnectRequest`, `touchSession` |
 //! | Empty containers are deleted once a minute. | `ContainerManager` |
 //! | A server that is killed and started again has its log. A wiped ensemble has nothing, and begins at zxid 0. | |
-//! | ClickHouse Keeper (`keeper`): a resume makes a new session; closeSession is committed and not answered; a ping goes through the log; without a leader each session is refused with version 42 and id −1; the connect response has 36 bytes; reads do not refresh the session. Containers are as with ZooKeeper (Keeper since #108908, with the feature flag), as in `tests/common/keeper.rs`. | ClickHouse#116690, `KeeperTCPHandler.cpp` |
+//! | ClickHouse Keeper (`keeper`): a resume makes a new session; closeSession is committed and not answered; ping and sync go through the log; without a leader each session is refused with version 42 and id −1; the connect response has 36 bytes; reads do not refresh the session. Containers are as with ZooKeeper (Keeper since #108908, with the feature flag), as in `tests/common/keeper.rs`. | ClickHouse#116690, `KeeperTCPHandler.cpp` |
 //!
 //! # What is simpler
 //!
@@ -100,7 +100,11 @@ pub enum Write {
         xid: i32,
         operations: Vec<Operation>,
     },
-    Ping,
+    /// A transaction without a change (ClickHouse Keeper: ping and sync).
+    Nothing {
+        xid: i32,
+        body: Vec<u8>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -721,7 +725,11 @@ impl Ensemble {
                 Write::Multi { xid, operations }
             }
             operation::CLOSE_SESSION => Write::Close { xid },
-            operation::PING if self.keeper => Write::Ping,
+            operation::PING if self.keeper => Write::Nothing { xid, body: vec![] },
+            operation::SYNC if self.keeper => Write::Nothing {
+                xid,
+                body: vec![0; 4], // an empty path
+            },
             operation::SYNC => {
                 let state = self.conns.get_mut(&conn).expect("a connection");
                 (state.busy, state.pending_sync) = (true, xid);
@@ -857,12 +865,12 @@ impl Ensemble {
                     Answer::Closed { xid },
                 )
             }
-            (None, Write::Ping) => (
+            (None, Write::Nothing { xid, body }) => (
                 vec![],
                 Answer::Reply {
-                    xid: xid::PING,
+                    xid,
                     err: Code::OK,
-                    body: vec![],
+                    body,
                 },
             ),
             (None, Write::Single { xid, operation }) => {
@@ -1513,7 +1521,7 @@ fn next_operation(request: &mut &[u8]) -> Option<Operation> {
 fn xid_of(write: &Write) -> i32 {
     match write {
         Write::Close { xid } | Write::Single { xid, .. } | Write::Multi { xid, .. } => *xid,
-        Write::Ping => xid::PING,
+        Write::Nothing { xid, .. } => *xid,
         Write::Open { .. } => 0,
     }
 }

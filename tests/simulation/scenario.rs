@@ -81,6 +81,8 @@ pub enum What {
         back: bool,
         lasts: u32,
     },
+    /// After so many more packets to the host, it reaches no server.
+    CutAfter { host: u8, packets: u8, lasts: u32 },
     /// Each packet of a host is late by up to so much.
     Slow { host: u8, by: u32, lasts: u32 },
     /// The host's connections are reset; what is on the way is lost.
@@ -107,7 +109,7 @@ pub enum What {
     KillAll { lasts: u32 },
     /// All servers lose their data.
     Wipe,
-    /// The server grants no longer timeouts than this.
+    /// The server is restarted, and grants no longer timeouts than this.
     Limit {
         server: u8,
         longest: u32,
@@ -248,8 +250,8 @@ impl Scenario {
                 0
             },
             survives: match random.below(16) {
-                0 => small(random, 500, 30_000),
-                1 => u32::MAX,
+                0..=2 => small(random, 500, 30_000),
+                3 => u32::MAX,
                 _ => 0,
             },
         };
@@ -283,8 +285,14 @@ impl Scenario {
         let host = if random.once_in(3) { host } else { HOLDER };
         let server = if random.once_in(3) { server } else { HOLDER };
         // Around the session timeout, and up to three of it.
-        let lasts =
-            u32::try_from(random.magnitude(20, u64::from(self.timeout) * 3)).expect("small");
+        // Half last about as long as a lease and a session, where one ends before the other.
+        let timeout = u64::from(self.timeout);
+        let lasts = if random.once_in(2) {
+            random.magnitude(20, timeout * 3)
+        } else {
+            random.between(timeout / 2, timeout * 3 / 2)
+        };
+        let lasts = u32::try_from(lasts).expect("small");
         let target = random.one_of(&[
             Target::ZkFlock,
             Target::ZkFlock,
@@ -295,9 +303,8 @@ impl Scenario {
         let (there, back) =
             random.one_of(&[(true, true), (true, true), (true, false), (false, true)]);
         let noticed = random.once_in(2);
-        let timeout = u64::from(self.timeout);
         let apart = u32::try_from(random.between(timeout / 2, timeout * 3)).expect("small");
-        match random.below(28) {
+        match random.below(31) {
             0 | 1 => What::Cut {
                 host,
                 server,
@@ -356,7 +363,12 @@ impl Scenario {
                 host,
                 lasts: lasts.max(3000),
             },
-            26 => What::SignalCommand {
+            26..=28 => What::CutAfter {
+                host,
+                packets: u8::try_from(random.below(8)).expect("small"),
+                lasts,
+            },
+            29 => What::SignalCommand {
                 host,
                 signal: random.one_of(&[15, 9, 2, 10]),
             },
@@ -387,6 +399,7 @@ impl What {
             What::Run { host, .. }
             | What::Cut { host, .. }
             | What::CutHost { host, .. }
+            | What::CutAfter { host, .. }
             | What::Slow { host, .. }
             | What::Reset { host }
             | What::LoseReplies { host, .. }

@@ -134,6 +134,8 @@ pub struct Host {
     /// So many more packets arrive.
     pub lose_back: Option<u8>,
     pub lose_there: Option<u8>,
+    /// So many more packets arrive before the cut of this item.
+    pub cut_after: Option<(u8, usize)>,
 }
 
 /// A cut between a host and a server, or all.
@@ -1014,6 +1016,10 @@ impl World {
         if conn.dead {
             return;
         }
+        if !there {
+            self.count_packet(host);
+        }
+        let conn = &self.conns[&id];
         if !self.is_open(host, server, there) || !conn.blocked[way].is_empty() {
             return self.conns.get_mut(&id).expect("a connection").blocked[way].push_back(packet);
         }
@@ -1037,6 +1043,25 @@ impl World {
             self.arrives_at_server(id, packet);
         } else {
             self.arrives_at_client(id, packet);
+        }
+    }
+
+    /// A packet to a host arrives, which may be the last one before a cut.
+    fn count_packet(&mut self, host: usize) {
+        match &mut self.hosts[host].cut_after {
+            Some((0, item)) => {
+                let cut = Cut {
+                    item: *item,
+                    host,
+                    server: None,
+                    there: true,
+                    back: true,
+                };
+                self.hosts[host].cut_after = None;
+                self.cuts.push(cut);
+            }
+            Some((left, _)) => *left -= 1,
+            None => {}
         }
     }
 
