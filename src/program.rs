@@ -114,7 +114,7 @@ fn check(server: &Server) -> ExitCode {
     for warning in &server.warnings {
         log::print(server.program, &format_args!("WARNING: {warning}"));
     }
-    if let Err((end, why)) = serve::check_state(server) {
+    if let Err((end, why)) = serve::check(server) {
         log::print(server.program, &why);
         return leave(server.exit_codes.exit(end));
     }

@@ -57,13 +57,7 @@ impl Listener {
             .unwrap_or(usize::MAX)
             .saturating_sub(RESERVED_FDS + REJECT_SLOTS)
             .max(1);
-        let socket = listen(server).map_err(|error| {
-            let address = server
-                .listen
-                .map_or(String::new(), |address| format!("{address} "));
-            let port = server.port;
-            format!("cannot listen on {address}port {port}: {}", reason(&error))
-        })?;
+        let socket = listen(server).map_err(|error| cannot_listen(server, &error))?;
         Ok(Listener {
             socket,
             max_connections,
@@ -136,6 +130,22 @@ impl Listener {
             None => Ok(()),
         }
     }
+}
+
+/// Whether the address can be listened on, now or once the server that uses it has ended.
+pub(super) fn check_address(server: &Server) -> Result<(), String> {
+    match listen(server) {
+        Err(error) if error.kind() != ErrorKind::AddrInUse => Err(cannot_listen(server, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn cannot_listen(server: &Server, error: &io::Error) -> String {
+    let address = server
+        .listen
+        .map_or(String::new(), |address| format!("{address} "));
+    let port = server.port;
+    format!("cannot listen on {address}port {port}: {}", reason(error))
 }
 
 fn listen(server: &Server) -> io::Result<TcpListener> {

@@ -66,8 +66,9 @@ pub fn serve(plan: &Server, reload: Reload) -> Exit {
     }
 }
 
-/// Whether the state file of a planned server can be read and written. It changes no file.
-pub fn check_state(plan: &Server) -> Result<(), (ExitReason, String)> {
+/// Whether a planned server could listen, and read and write its state file. It changes no file.
+pub fn check(plan: &Server) -> Result<(), (ExitReason, String)> {
+    listener::check_address(plan).map_err(|why| (ExitReason::SystemError, why))?;
     plan.state.as_deref().map_or(Ok(()), |path| {
         StateFile::check(path).map_err(|error| {
             let config = plan.config.display();
