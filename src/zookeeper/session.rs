@@ -745,6 +745,9 @@ impl Session {
         let Phase::Handshake { since } = self.phase else {
             return Ok(());
         };
+        if error_alone(frame) == Some(Code::READ_ONLY) {
+            return Err(Fault::ReadOnly); // and it has no local sessions
+        }
         if let Some(code) = fatal_code(frame) {
             self.events.push_back(SessionEvent::Refused(code));
             return Ok(());
@@ -968,11 +971,14 @@ impl Session {
 
 /// The error in a reply to any request, after which the server closes the connection. Such a reply
 /// consists of its header, and an answer to a connect request is never so short.
-fn fatal_code(mut frame: &[u8]) -> Option<Code> {
-    let header = ReplyHeader::read(&mut frame, "reply")
-        .ok()
-        .filter(|_| frame.is_empty())?;
-    FATAL_CODES.into_iter().find(|code| code.0 == header.err)
+fn fatal_code(frame: &[u8]) -> Option<Code> {
+    error_alone(frame).filter(|code| FATAL_CODES.contains(code))
+}
+
+/// The error of a reply that consists of its header.
+fn error_alone(mut frame: &[u8]) -> Option<Code> {
+    let header = ReplyHeader::read(&mut frame, "reply").ok()?;
+    frame.is_empty().then_some(Code(header.err))
 }
 
 #[cfg(test)]
@@ -1378,6 +1384,28 @@ mod tests {
         assert_eq!(
             (session.next_event(), session.id()),
             (Some(SessionEvent::Down(Fault::ReadOnly)), None)
+        );
+    }
+
+    #[test]
+    fn read_only_server_without_local_sessions_is_reported_as_such() {
+        let mut session = fresh(&["h1:2181"]);
+        session.only_reads();
+        session.tick(NOW);
+        session.connected(NOW);
+        let mut bytes = Vec::new();
+        frame(&mut bytes, |out| {
+            ReplyHeader {
+                xid: 0,
+                zxid: 0,
+                err: Code::READ_ONLY.0,
+            }
+            .write(out);
+        });
+        session.received(&bytes, NOW);
+        assert_eq!(
+            session.next_event(),
+            Some(SessionEvent::Down(Fault::ReadOnly))
         );
     }
 
