@@ -30,6 +30,9 @@ pub const QUEUES: &str = ".queue";
 /// have this name.
 pub const BREAKS: &str = ".break";
 
+/// Reserved next to the locks for records of their last runs.
+pub const RUNS: &str = ".runs";
+
 /// One run of one program.
 #[derive(Debug)]
 pub struct Plan {

@@ -49,7 +49,7 @@ Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON
       --check             check the server, without a lock
-      --break             revoke the slot of the holder, and wait [default: 30]
+      --break             revoke the slot; wait up to -w [default: 30]
       --token N           with --break: only the holder with this token
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures

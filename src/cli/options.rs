@@ -54,7 +54,7 @@ pub(super) enum Mode {
     /// It runs a command under it.
     #[default]
     Run,
-    /// It shows who holds it.
+    /// It shows holders and waiters.
     Status,
     /// It takes it away from its holder.
     Break,
@@ -313,13 +313,19 @@ impl Common {
 
     /// Refuses options that the mode has no use for.
     pub(super) fn check_mode(&self) -> Result<(), Fault> {
-        let given = [("--token", self.token.is_some()), ("--force", self.force)];
-        match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) if self.mode != Mode::Break => Err(Fault::Conflict {
+        let breaks = self.mode == Mode::Break;
+        let prints_json = matches!(self.mode, Mode::Status | Mode::Check);
+        let useless = [
+            ("--token", self.token.is_some() && !breaks),
+            ("--force", self.force && !breaks),
+            ("--json", self.json && !prints_json),
+        ];
+        match useless.iter().find(|(_, useless)| *useless) {
+            Some((option, _)) => Err(Fault::Conflict {
                 option,
                 with: self.mode.option(),
             }),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

@@ -55,9 +55,9 @@ Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON
       --check             check config and servers, without a lock
-      --break             ask the holder to stop, and wait [default: -w 30]
+      --break             ask the holder to stop; wait up to -w [default: 30]
       --token N           with --break: only the holder with this token
-      --force             with --break: delete the node of a silent holder
+      --force             delete a silent holder's node; its command may run on
 Output and help:
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr

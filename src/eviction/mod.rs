@@ -77,7 +77,7 @@ pub enum Refusal {
     OtherHolder {
         /// The token.
         token: i64,
-        /// Who holds the lock.
+        /// The holders of the lock.
         holders: Vec<Candidate>,
     },
 }
@@ -134,7 +134,9 @@ fn list(candidates: &[Candidate]) -> String {
 pub fn refusal_line(lock: &str, refusal: &Refusal) -> String {
     match refusal {
         Refusal::Free => format!("{lock} is free"),
-        Refusal::Unknown => format!("cannot read whether {lock} is held: check its ACL"),
+        Refusal::Unknown => format!(
+            "cannot find the holder of {lock}: check its ACL, or with --local run this as root on its host"
+        ),
         Refusal::Several(holders) => format!(
             "{lock} has {} holders, choose one by --token: {}",
             holders.len(),
@@ -154,10 +156,13 @@ pub fn outcome_line(
     waited: Duration,
 ) -> Result<String, String> {
     let path = &target.path;
-    let held = |held: Option<Duration>| {
-        held.map_or_else(String::new, |held| {
-            format!(", which it had held for {}", status::duration(held))
-        })
+    // kazoo's Lock creates its node when it begins to wait.
+    let held = |held: Option<Duration>| match (held.map(status::duration), target.kind) {
+        (None, _) => String::new(),
+        (Some(held), Some(Kind::Queue | Kind::Readers)) => {
+            format!(", which it had requested {held} before")
+        }
+        (Some(held), _) => format!(", which it had held for {held}"),
     };
     let waited = status::duration(waited);
     match outcome {
@@ -179,9 +184,10 @@ pub fn outcome_line(
             }
         )),
         Outcome::Silent => Err(format!(
-            "{target} does not answer and keeps {path}: it is stopped, a Python or kazoo client, \
-             or an older version; stop it on its host, or delete its node with --force (its \
-             command may then run beside that of the next holder)"
+            "{target} does not answer and keeps {path}: it is dead or cut off (then the lock is free \
+             when its session has expired), stopped, a Python or kazoo client, or an older version; \
+             stop it on its host, or delete its node with --force (its command may then run beside \
+             that of the next holder)"
         )),
         Outcome::TooShort => Err(format!(
             "{target} has not answered within {waited} and keeps {path}; an answer may take {}: \
@@ -203,12 +209,12 @@ pub fn outcome_line(
             "revoked {path} for {target}, which still holds it after {waited}: {}",
             match expires {
                 Some(left) => format!(
-                    "it is told at its next renewal, and its lease ends in {}",
+                    "it learns of this at its next renewal, and its lease ends in {}",
                     status::duration(left)
                 ),
                 None =>
-                    "a holder without a lease is not told, so stop it on its host; any other is \
-                     told at its next renewal"
+                    "a holder without a lease does not learn of it, so stop it on its host; any \
+                     other does at its next renewal"
                         .into(),
             }
         )),

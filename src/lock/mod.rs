@@ -91,7 +91,7 @@ pub enum Event {
     Trying(String),
     /// Another holds the lock, and this run waits.
     Waiting {
-        /// Who holds it.
+        /// Its holder.
         holder: Holder,
         /// The position of this run in the queue of waiters, if that is known.
         position: Option<QueuePosition>,

@@ -1,7 +1,7 @@
 //! Names that a lock may have: in ZooKeeper those that its servers accept
 //! (`PathUtils.validatePath`), as a file one plain file name.
 
-use super::{BREAKS, QUEUES};
+use super::{BREAKS, QUEUES, RUNS};
 use std::fmt;
 
 /// Why a name is not allowed.
@@ -19,10 +19,8 @@ pub enum InvalidName {
     Forbidden(char),
     /// The name has a slash, but must be a file name.
     Slash,
-    /// The name is that of the node of the queues, or is below it.
-    Queues,
-    /// The name is that of the node of the requests to release a lock, or is below it.
-    Breaks,
+    /// The name is that of a node that has no locks, or is below it.
+    Reserved(&'static str),
     /// The name is not UTF-8.
     NotText,
 }
@@ -42,14 +40,7 @@ impl fmt::Display for InvalidName {
                 u32::from(*character)
             ),
             InvalidName::Slash => write!(f, "must not contain \"/\" with --local"),
-            InvalidName::Queues => write!(
-                f,
-                "the name {QUEUES:?} is reserved for the queues of waiters"
-            ),
-            InvalidName::Breaks => write!(
-                f,
-                "the name {BREAKS:?} is reserved for the requests of --break"
-            ),
+            InvalidName::Reserved(name) => write!(f, "the name {name:?} is reserved"),
             InvalidName::NotText => write!(f, "it is not UTF-8"),
         }
     }
@@ -76,20 +67,23 @@ pub fn check_node(name: &str) -> Result<(), InvalidName> {
 
 /// Checks the name of a zk-flock lock, below the node of its application.
 pub fn check_lock(name: &str) -> Result<(), InvalidName> {
-    match name.split('/').next() {
-        Some(QUEUES) => Err(InvalidName::Queues),
-        Some(BREAKS) => Err(InvalidName::Breaks),
-        _ => check_node(name),
+    let first = name.split('/').next();
+    match [QUEUES, BREAKS, RUNS]
+        .into_iter()
+        .find(|&reserved| first == Some(reserved))
+    {
+        Some(reserved) => Err(InvalidName::Reserved(reserved)),
+        None => check_node(name),
     }
 }
 
-/// Checks the path of a lockex lock, or its end. The requests of `--break` are beside the lock's
-/// node, which may be on any level.
+/// Checks the path of a lockex lock, or its end. The reserved nodes are beside the lock's node, which
+/// may be on any level.
 pub fn check_queue(path: &str) -> Result<(), InvalidName> {
-    if path.split('/').any(|element| element == BREAKS) {
-        Err(InvalidName::Breaks)
-    } else {
-        check_node(path)
+    let is_reserved = |reserved: &&str| path.split('/').any(|element| element == *reserved);
+    match [BREAKS, RUNS].into_iter().find(is_reserved) {
+        Some(reserved) => Err(InvalidName::Reserved(reserved)),
+        None => check_node(path),
     }
 }
 
@@ -167,8 +161,9 @@ mod tests {
     #[test]
     fn lock_of_lockex_cannot_be_below_the_node_of_requests() {
         for (path, outcome) in [
-            (".break", Err(InvalidName::Breaks)),
-            ("lockex/.break/7", Err(InvalidName::Breaks)),
+            (".break", Err(InvalidName::Reserved(BREAKS))),
+            ("lockex/.break/7", Err(InvalidName::Reserved(BREAKS))),
+            ("lockex/.runs", Err(InvalidName::Reserved(RUNS))),
             ("lockex/.breaks", Ok(())),
             (".queue", Ok(())),
             ("a//b", Err(InvalidName::EmptyElement)),
@@ -180,12 +175,13 @@ mod tests {
     #[test]
     fn lock_cannot_have_a_reserved_name() {
         for (name, outcome) in [
-            (".break", Err(InvalidName::Breaks)),
-            (".break/a", Err(InvalidName::Breaks)),
+            (".break", Err(InvalidName::Reserved(BREAKS))),
+            (".break/a", Err(InvalidName::Reserved(BREAKS))),
             ("a/.break", Ok(())),
+            (".runs", Err(InvalidName::Reserved(RUNS))),
             (".breaks", Ok(())),
-            (".queue", Err(InvalidName::Queues)),
-            (".queue/a", Err(InvalidName::Queues)),
+            (".queue", Err(InvalidName::Reserved(QUEUES))),
+            (".queue/a", Err(InvalidName::Reserved(QUEUES))),
             ("a/.queue", Ok(())),
             (".queues", Ok(())),
             ("a//b", Err(InvalidName::EmptyElement)),

@@ -887,9 +887,11 @@ fn break_refuses_what_it_has_no_use_for() {
             "--break|a|b",
             "--break: expected one lock name, found 2 words",
         ),
-        ("--break|.break", "is reserved for the requests of --break"),
+        ("--break|.break", "the name \".break\" is reserved"),
         ("--break|--status|a", "--status cannot be used with --break"),
         ("--token|7|NAME|true", "--token cannot be used with COMMAND"),
+        ("--json|NAME|true", "--json cannot be used with COMMAND"),
+        ("--json|--break|a", "--json cannot be used with --break"),
         (
             "--force|--status|NAME",
             "--force cannot be used with --status",

@@ -4,7 +4,7 @@
 //! `Lock` and `Semaphore`, so that old and new programs exclude each other. The queue of waiters
 //! (`/APP_ID/.queue`) exists only here.
 
-use crate::plan::{BREAKS, QUEUES};
+use crate::plan::{BREAKS, QUEUES, RUNS};
 use std::fmt;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const UUID_LENGTH: usize = 36;
 
 /// Children of an application's node, and of a lock path, that are no locks: the queues, the times
 /// of last runs, and requests to release a lock.
-const RESERVED: [&str; 3] = [QUEUES, BREAKS, ".runs"];
+const RESERVED: [&str; 3] = [QUEUES, BREAKS, RUNS];
 
 /// Length of a mark: 32 hex digits.
 const MARK_LENGTH: usize = 32;
