@@ -1,13 +1,29 @@
 //! The report as one JSON document, the same for all programs. Values that are not known are null.
 
+use super::table::is_unprintable;
 use super::{Holder, Lock, Report, Waiter};
 use serde_json::{Value, json};
+use std::fmt::Write;
 
 /// The document. `now`: ms of real time. `time` formats such a time as RFC 3339.
 pub fn json(report: &Report, now: i64, time: fn(i64) -> String) -> String {
     let clock = Clock { now, time };
     let locks: Vec<_> = report.locks.iter().map(|lock| clock.lock(lock)).collect();
-    format!("{}\n", json!({ "locks": locks }))
+    escaped(&json!({ "locks": locks }).to_string()) + "\n"
+}
+
+/// A document in which nothing controls a terminal. `serde_json` escapes only what is below a
+/// space. Outside strings there are no such characters, and inside an escape means the same.
+fn escaped(document: &str) -> String {
+    let mut text = String::with_capacity(document.len());
+    for character in document.chars() {
+        if is_unprintable(character) {
+            let _ = write!(text, "\\u{:04x}", u32::from(character)); // all have 16 bits
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }
 
 struct Clock {
@@ -109,6 +125,30 @@ mod tests {
         }] });
         assert_eq!(found, expected);
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_printed_as_it_is() {
+        let name = "\u{1}\u{7f}\u{9b}2J\u{202e}\u{2028}é\"";
+        let lock = Lock {
+            name: name.into(),
+            path: String::new(),
+            kind: None,
+            slots: None,
+            holders: None,
+            waiters: vec![],
+        };
+        let report = Report {
+            locks: vec![lock],
+            warnings: vec![],
+        };
+        let text = json(&report, 0, |_| String::new());
+        assert!(
+            text.contains(r#""\u0001\u007f\u009b2J\u202e\u2028é\"""#),
+            "{text}"
+        );
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["locks"][0]["name"], name);
     }
 
     #[test]

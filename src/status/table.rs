@@ -10,6 +10,13 @@ const HEAD: [&str; 6] = ["LOCK", "HOLDER", "SINCE", "HELD", "TOKEN", "WAITING"];
 /// Between two columns.
 const GAP: &str = "  ";
 
+/// The most characters that are shown of a name or a host: more than any that is meant to be read.
+/// Other clients choose them, and one long cell would make every row as long.
+const LONGEST_CELL: usize = 200;
+
+/// Stands for the rest.
+const CUT: &str = "...";
+
 /// The table. `now`: ms of real time. `time` formats such a time as RFC 3339. `detailed`: with
 /// kinds, sessions and waiters.
 pub fn table(report: &Report, now: i64, time: fn(i64) -> String, detailed: bool) -> String {
@@ -66,8 +73,8 @@ fn row(
     let since = holder.and_then(|holder| holder.since);
     let token = holder.and_then(|holder| holder.token);
     Line::Row([
-        printable(name),
-        printable(who),
+        cell(name),
+        who.to_owned(),
         since.map(time).unwrap_or_default(),
         since.map(|since| age(now, since)).unwrap_or_default(),
         token.map(|token| token.to_string()).unwrap_or_default(),
@@ -127,13 +134,13 @@ fn path(lock: &Lock) -> String {
 
 /// A holder, by host and process.
 pub fn origin(holder: &Holder) -> String {
-    printable(&origin_of(holder.host.as_deref(), holder.pid))
+    origin_of(holder.host.as_deref(), holder.pid)
 }
 
 fn origin_of(host: Option<&str>, pid: Option<u32>) -> String {
-    match (host, pid) {
+    match (host.map(cell), pid) {
         (Some(host), Some(pid)) => format!("{host}:{pid}"),
-        (Some(host), None) => host.to_owned(),
+        (Some(host), None) => host,
         (None, Some(pid)) => format!("?:{pid}"),
         (None, None) => "?".to_owned(),
     }
@@ -160,7 +167,25 @@ pub fn duration(time: Duration) -> String {
 
 /// Names come from other clients, and must not control the terminal.
 fn printable(text: &str) -> String {
-    text.replace(char::is_control, "?")
+    text.replace(is_unprintable, "?")
+}
+
+/// The same, and not longer than a cell may be.
+fn cell(text: &str) -> String {
+    match text.char_indices().nth(LONGEST_CELL) {
+        None => printable(text),
+        Some((end, _)) => printable(&text[..end]) + CUT,
+    }
+}
+
+/// Whether a terminal may obey this character: it controls it, ends the line, or changes the
+/// direction in which the others are shown.
+pub(super) fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
 
 fn print(lines: &[Line]) -> String {
@@ -282,6 +307,40 @@ x?[2J   unknown
                 "  waiter 2: web4:812, waiting for 4h 2m, session 0x11",
             ]
         );
+    }
+
+    #[test]
+    fn a_cell_of_any_length_is_cut() {
+        let long = "é".repeat(70_000);
+        let held = held(&long, Some(4711), 0, 7);
+        let report = Report {
+            locks: vec![lock(&long, Kind::Queue, Some(1), vec![held])],
+            warnings: vec![],
+        };
+        let start = "é".repeat(200);
+        let shown = table(&report, 0, time, false);
+        let row = shown.lines().nth(1).unwrap();
+        assert!(
+            row.starts_with(&format!("{start}...  {start}...:4711  2026")),
+            "{row}"
+        );
+    }
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_shown() {
+        for character in
+            "\u{9b}\u{200e}\u{200f}\u{202a}\u{202e}\u{2028}\u{2029}\u{2066}\u{2069}".chars()
+        {
+            let name = format!("a{character}b");
+            let lock = lock(&name, Kind::Node, Some(1), vec![held(&name, None, 0, 7)]);
+            let report = Report {
+                locks: vec![lock],
+                warnings: vec![],
+            };
+            let shown = table(&report, 0, time, true);
+            assert!(!shown.contains(character), "{shown:?}");
+            assert!(shown.contains("\na?b   a?b "), "{shown:?}");
+        }
     }
 
     #[test]
