@@ -247,7 +247,7 @@ impl Common {
             .collect()
     }
 
-    /// The plan of a look at locks. `count`: how many locks the operator has named.
+    /// The plan of a look at locks. `count`: how many names the operator has given.
     pub(super) fn inspection(
         self,
         program: &'static str,

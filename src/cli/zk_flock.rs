@@ -261,7 +261,8 @@ impl Options {
         })
     }
 
-    /// The locks to look at, and how many they are: all words are names.
+    /// The locks to look at, and how many names were given: all words are names, with `-n` each of
+    /// several locks.
     fn locks(&mut self, environment: &Environment) -> Result<(Locks, usize), Fault> {
         self.common.words.append(&mut self.after_dashes);
         let names = self.common.names()?;
@@ -288,8 +289,7 @@ impl Options {
             }
         };
         self.common.warnings.append(&mut config.warnings);
-        let count = names.len() * self.sequence.max(1) as usize;
-        Ok((locks, count))
+        Ok((locks, names.len()))
     }
 
     /// The plan of `--check`.

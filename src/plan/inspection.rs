@@ -10,7 +10,8 @@ pub struct Inspection {
     pub program: &'static str,
     /// Where the locks are.
     pub locks: Locks,
-    /// Whether the operator named one lock: the exit code says whether it is held.
+    /// Whether the operator gave one name: the exit code says whether it is held, or one of the locks
+    /// that are made from it.
     pub single: bool,
     /// Print JSON, not a table.
     pub json: bool,

@@ -132,15 +132,19 @@ fn show(inspection: &Inspection, report: &Report) -> Result<ExitReason, Failure>
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::System(format!("cannot write to stdout: {}", reason(&error))))?;
-    let held = report.locks.iter().map(status::Lock::is_held);
-    let mut known = held.clone();
-    Ok(if known.any(|held| held.is_none()) {
+    Ok(end(report, inspection.single))
+}
+
+/// What the exit code says. `single`: the operator gave one name.
+fn end(report: &Report, single: bool) -> ExitReason {
+    let mut held = report.locks.iter().map(status::Lock::is_held);
+    if held.clone().any(|held| held.is_none()) {
         ExitReason::SystemError
-    } else if inspection.single && held.eq([Some(false)]) {
+    } else if single && held.all(|held| held == Some(false)) {
         ExitReason::Free
     } else {
         ExitReason::Command(Status::Exited(0))
-    })
+    }
 }
 
 /// The reason to exit for a failure.
@@ -150,5 +154,42 @@ pub(super) fn failure_reason(failure: &Failure) -> ExitReason {
         Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
         Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
         Failure::System(_) => ExitReason::SystemError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_name_of_several_locks_is_free_if_all_are() {
+        let lock = |holders: Option<usize>| status::Lock {
+            name: String::new(),
+            path: String::new(),
+            kind: None,
+            slots: None,
+            holders: holders.map(|holders| vec![status::Holder::default(); holders]),
+            waiters: vec![],
+        };
+        let end = |locks: &[Option<usize>], single| {
+            let locks = locks.iter().copied().map(lock).collect();
+            end(
+                &Report {
+                    locks,
+                    warnings: vec![],
+                },
+                single,
+            )
+        };
+        assert_eq!(end(&[Some(0); 3], true), ExitReason::Free);
+        assert_eq!(
+            end(&[Some(0); 3], false),
+            ExitReason::Command(Status::Exited(0))
+        );
+        assert_eq!(
+            end(&[Some(0), Some(1)], true),
+            ExitReason::Command(Status::Exited(0))
+        );
+        assert_eq!(end(&[Some(1), None], true), ExitReason::SystemError);
     }
 }

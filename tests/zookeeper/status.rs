@@ -79,6 +79,8 @@ fn a_named_lock_that_is_free_is_exit_code_3_and_nothing_is_made() {
         sandbox.flock(server, &["--status", "a", "b"]).run().end,
         Ok(0)
     );
+    let numbered = sandbox.flock(server, &["--status", "-n", "3", "a"]);
+    assert_eq!(numbered.run().end, Ok(3));
     assert_eq!(sandbox.flock(server, &["--status"]).run().end, Ok(0));
     let mut client = sandbox.client(server);
     assert_eq!(
