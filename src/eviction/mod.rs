@@ -38,6 +38,10 @@ pub enum Outcome {
         /// The token of that holder.
         token: i64,
     },
+    /// No server has answered at the end of the wait. The holder may have been asked.
+    Unknown,
+    /// No server has answered at the end of the wait. The node may have been deleted.
+    DeletionUnknown,
     /// The holder did not answer, and its node was deleted.
     Deleted(Newcomer),
 }
@@ -194,6 +198,14 @@ pub fn outcome_line(
              use a longer -w",
             status::duration(zookeeper::ANSWER_TIMEOUT)
         )),
+        Outcome::Unknown => Err(format!(
+            "no server of ZooKeeper answers, and after {waited} {path} may still be held: {target} \
+             may have been asked, and may still stop"
+        )),
+        Outcome::DeletionUnknown => Err(format!(
+            "no server of ZooKeeper answers, and after {waited} {path} may still be held: {target} \
+             did not answer, and its node may have been deleted"
+        )),
         Outcome::StillHeld { kill_after } => Err(format!(
             "{target} was asked and still holds {path} after {waited}{}",
             match kill_after {
@@ -294,6 +306,8 @@ mod tests {
         for held in [
             Outcome::Silent,
             Outcome::TooShort,
+            Outcome::Unknown,
+            Outcome::DeletionUnknown,
             Outcome::StillHeld {
                 kill_after: Some(Duration::MAX),
             },

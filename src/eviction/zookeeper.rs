@@ -70,8 +70,12 @@ struct Deletion {
     token: Option<i64>,
     /// How often the children of its parent have changed: before, and after.
     changes: [Option<i32>; 2],
-    /// The node was deleted by this client.
+    /// The server has confirmed that this client deleted the node.
     deleted: bool,
+    /// The reply to a delete may have been lost with a connection.
+    is_uncertain: bool,
+    /// The connection was lost. The delete is sent again if the node is still that of the target.
+    must_resend: bool,
 }
 
 /// The task.
@@ -80,6 +84,8 @@ pub struct Eviction {
     target: Target,
     phase: Phase,
     tries: u32,
+    /// A server has shown that the request exists, and its data has not been read since.
+    is_unread: bool,
     /// When the lock was acquired and when the request was made, in ms of the leader's clock, and
     /// when the latter was by this host's.
     acquired: i64,
@@ -93,6 +99,7 @@ impl Eviction {
             target,
             phase: Phase::Asking,
             tries: 0,
+            is_unread: false,
             acquired: 0,
             asked: None,
         }
@@ -120,6 +127,7 @@ impl Eviction {
     /// Makes the request, and its container if that is missing.
     fn ask(&mut self, with_container: bool, context: &mut Context) -> Option<Failure> {
         self.tries += 1;
+        self.is_unread = false;
         if self.tries > TRIES {
             return Some(Failure::Refused {
                 what: format!("create {}", self.request()),
@@ -162,12 +170,16 @@ impl Eviction {
         context: &mut Context,
     ) -> Option<Failure> {
         let (Ok(Answer::Undone { code, .. }) | Err(code)) = *result else {
-            return None; // the data is answered next
+            self.is_unread = true; // the data is answered next
+            return None;
         };
         match code {
             // The node exists already: the container, or a request of another client.
             Code::NODE_EXISTS if operations > 1 => self.ask(false, context),
-            Code::NODE_EXISTS => None,
+            Code::NODE_EXISTS => {
+                self.is_unread = true;
+                None
+            }
             Code::NO_NODE if operations == 1 => self.ask(true, context),
             Code::MARSHALLING | Code::UNIMPLEMENTED if operations > 1 => {
                 self.make_persistent(context)
@@ -181,6 +193,7 @@ impl Eviction {
 
     /// The request was read.
     fn on_request(&mut self, data: &[u8], stat: &Stat, context: &mut Context) -> Option<Outcome> {
+        self.is_unread = false;
         if context.session.id() == Some(stat.ephemeral_owner) && self.asked.is_none() {
             self.asked = Some((stat.ctime, context.now));
         }
@@ -215,17 +228,21 @@ impl Eviction {
     }
 
     /// The node of the lock was read; `None`: it does not exist.
-    fn on_lock(&mut self, stat: Option<&Stat>, now: Moment) -> Option<Outcome> {
+    fn on_lock(&mut self, stat: Option<&Stat>, context: &mut Context) -> Option<Outcome> {
         if let Some(stat) = stat.filter(|stat| stat.czxid == self.target.token) {
             self.acquired = stat.ctime;
+            if matches!(self.phase, Phase::Deleting(deletion) if deletion.must_resend) {
+                self.delete(context);
+            }
             return None;
         }
+        let now = context.now;
         Some(match self.phase {
             Phase::Asking => Outcome::Left,
             Phase::Asked { .. } | Phase::Checking | Phase::Answered { .. } => Outcome::Evicted {
                 held: self.held(now),
             },
-            Phase::Deleting(deletion) if deletion.deleted => {
+            Phase::Deleting(deletion) if deletion.deleted || deletion.is_uncertain => {
                 Outcome::Deleted(self.newcomer(deletion))
             }
             Phase::Deleting(_) => Outcome::Evicted {
@@ -244,7 +261,11 @@ impl Eviction {
     /// Deletes the node. If another client may make a node of that name, it is read just before and
     /// after, in one write, together with the number of changes next to it.
     fn delete(&mut self, context: &mut Context) {
-        self.phase = Phase::Deleting(Deletion::default());
+        let is_uncertain = matches!(self.phase, Phase::Deleting(it) if it.is_uncertain);
+        self.phase = Phase::Deleting(Deletion {
+            is_uncertain,
+            ..Deletion::default()
+        });
         let node = || self.target.node.clone();
         let (read, siblings) = (
             Request::Exists {
@@ -272,7 +293,11 @@ impl Eviction {
         if self.target.is_unique {
             return Newcomer::NotHit;
         }
+        if !deletion.deleted {
+            return Newcomer::Possible;
+        }
         match (deletion.token, deletion.changes) {
+            // No token: the node did not exist just before.
             (token, _) if token != Some(self.target.token) => Newcomer::Hit,
             (_, [Some(before), Some(after)]) if after.wrapping_sub(before) < CHANGES_OF_A_SWAP => {
                 Newcomer::NotHit
@@ -315,7 +340,8 @@ impl Task for Eviction {
             Phase::Deleting(deletion) => {
                 // Whether the node was deleted by the request whose reply is lost cannot be known.
                 self.phase = Phase::Deleting(Deletion {
-                    deleted: true,
+                    is_uncertain: true,
+                    must_resend: !deletion.deleted,
                     ..deletion
                 });
             }
@@ -344,9 +370,9 @@ impl Task for Eviction {
             (Request::Exists { path, watch: true }, result) if *path == self.target.node => {
                 match result {
                     Ok(Answer::Data(_, stat)) => {
-                        return self.on_lock(Some(&stat), context.now).map(Ok);
+                        return self.on_lock(Some(&stat), context).map(Ok);
                     }
-                    Err(Code::NO_NODE) => return self.on_lock(None, context.now).map(Ok),
+                    Err(Code::NO_NODE) => return self.on_lock(None, context).map(Ok),
                     Ok(_) => None,
                     Err(code) => Some(Failure::Refused {
                         what: format!("read {path}"),
@@ -361,9 +387,18 @@ impl Task for Eviction {
                 return self.on_request(&data, &stat, context).map(Ok);
             }
             // Another client's request was deleted, or this one's by an operator.
-            (Request::Data { .. }, Err(Code::NO_NODE)) if self.phase != Phase::Asking => {
+            (Request::Data { .. }, Err(Code::NO_NODE)) => {
+                // Otherwise the reply to the create, which comes first, has sent another one.
+                if self.phase == Phase::Asking && !self.is_unread {
+                    return None;
+                }
                 self.on_request_gone(context)
             }
+            // Another client's request, which this one may not read.
+            (Request::Data { path, .. }, Err(code)) => Some(Failure::Refused {
+                what: format!("read {path}"),
+                why: context.explain(code),
+            }),
             (Request::Delete { path }, Err(code)) if code != Code::NO_NODE => {
                 Some(Failure::Refused {
                     what: format!("delete {path}"),
@@ -395,15 +430,15 @@ impl Task for Eviction {
                 kill_after: Some(kill_after),
             })),
             Phase::Asked { .. } => Some(Ok(Outcome::TooShort)),
-            Phase::Asking | Phase::Checking | Phase::Deleting(_) => None,
+            Phase::Asking | Phase::Checking => Some(Ok(Outcome::Unknown)),
+            Phase::Deleting(_) => Some(Ok(Outcome::DeletionUnknown)),
         }
     }
 
     fn wake(&self) -> Moment {
         match self.phase {
             Phase::Asked { at } => self.target.until.min(at + ANSWER_TIMEOUT),
-            Phase::Answered { .. } => self.target.until,
-            Phase::Asking | Phase::Checking | Phase::Deleting(_) => Moment::NEVER,
+            _ => self.target.until,
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::oneshot::{OneShot, Step};
 use crate::plan::{Acl, Cluster, Heartbeat};
 use crate::testing::{self, Driver, Machine};
 use crate::transport;
+use crate::zookeeper::code::operation;
 use std::net::SocketAddr;
 
 const NODE: &str = "/app/lock";
@@ -179,6 +180,77 @@ fn wait_that_is_shorter_than_an_answer_may_take_proves_nothing() {
 }
 
 #[test]
+fn delete_that_is_lost_with_its_connection_is_sent_again() {
+    let mut play = Play::new(true, Duration::from_secs(30));
+    play.fake.loses = Some(operation::DELETE);
+    assert_eq!(play.to(at(6100)), None);
+    assert!(play.fake.nodes.contains_key(NODE));
+    play.fake.down = false;
+    assert_eq!(
+        play.to(at(20_000)),
+        Some(Ok(Outcome::Deleted(Newcomer::NotHit)))
+    );
+    assert!(!play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn delete_is_not_sent_again_to_the_next_holder() {
+    let mut play = Play::new(true, Duration::from_secs(30));
+    play.fake.loses = Some(operation::DELETE);
+    assert_eq!(play.to(at(6100)), None);
+    play.fake.end(0x77);
+    play.fake.put(NODE, b"web4", 0x78);
+    play.fake.down = false;
+    assert_eq!(
+        play.to(at(20_000)),
+        Some(Ok(Outcome::Deleted(Newcomer::Possible)))
+    );
+    assert!(play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn wait_ends_while_no_server_answers() {
+    for force in [false, true] {
+        let mut play = Play::new(force, Duration::from_secs(8));
+        assert_eq!(play.to(at(5000)), None);
+        let now = play.now;
+        play.fake.down = true;
+        play.driver.cut(now, &mut play.fake);
+        assert_eq!(play.to(at(8100)), Some(Ok(Outcome::Unknown)));
+    }
+    let mut play = Play::new(true, Duration::from_secs(8));
+    play.fake.loses = Some(operation::DELETE);
+    assert_eq!(play.to(at(6100)), None);
+    assert_eq!(play.to(at(8100)), Some(Ok(Outcome::DeletionUnknown)));
+}
+
+#[test]
+fn request_of_another_client_that_may_not_be_read_is_refused() {
+    let mut play = Play::new(true, Duration::from_secs(30));
+    let request = play.request();
+    play.fake.put("/app/.break", b"", 0);
+    play.fake.put(&request, b"", 0x99);
+    play.fake.secret = Some(request.clone());
+    let report = play.to(at(1000));
+    assert!(
+        matches!(&report, Some(Err(Failure::Refused { what, .. })) if *what == format!("read {request}")),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn request_of_another_client_that_goes_before_it_is_read_is_made_again() {
+    let mut play = Play::new(false, Duration::from_secs(30));
+    let request = play.request();
+    play.fake.put("/app/.break", b"", 0);
+    play.fake.put(&request, b"root@adm2", 0x99);
+    play.fake.fleeting = Some(request.clone());
+    assert_eq!(play.to(at(1000)), None);
+    assert_eq!(play.fake.nodes[&request].data, b"root@adm1");
+    assert_eq!(play.to(at(7100)), Some(Ok(Outcome::Silent)));
+}
+
+#[test]
 fn next_holder_is_neither_asked_nor_waited_for() {
     let mut fake = Fake::with_parent("/app");
     fake.put(NODE, b"web4", 0x78);
@@ -274,7 +346,7 @@ fn request_that_is_not_allowed_is_refused() {
 #[test]
 fn newcomer_is_hit_only_if_the_token_or_enough_changes_say_so() {
     let task = Play::new(true, Duration::from_secs(30));
-    let eviction = |token, changes| {
+    let eviction = |token, changes, deleted| {
         let target = Target {
             node: NODE.into(),
             token: task.token,
@@ -288,7 +360,8 @@ fn newcomer_is_hit_only_if_the_token_or_enough_changes_say_so() {
         Eviction::new(target).newcomer(Deletion {
             token,
             changes,
-            deleted: true,
+            deleted,
+            ..Deletion::default()
         })
     };
     let own = Some(task.token);
@@ -300,6 +373,13 @@ fn newcomer_is_hit_only_if_the_token_or_enough_changes_say_so() {
         (own, [None, None], Newcomer::Possible),
         (Some(task.token + 1), [Some(7), Some(8)], Newcomer::Hit),
     ] {
-        assert_eq!(eviction(token, changes), expected, "{token:?} {changes:?}");
+        assert_eq!(
+            eviction(token, changes, true),
+            expected,
+            "{token:?} {changes:?}"
+        );
+    }
+    for token in [own, None, Some(task.token + 1)] {
+        assert_eq!(eviction(token, [None, None], false), Newcomer::Possible);
     }
 }

@@ -89,6 +89,12 @@ pub(crate) struct Fake {
     pub(crate) hidden: Option<String>,
     /// No node may be created below this path.
     pub(crate) closed: Option<String>,
+    /// The data of this node may not be read.
+    pub(crate) secret: Option<String>,
+    /// A node that is deleted just after a multi has failed because a node exists.
+    pub(crate) fleeting: Option<String>,
+    /// The server goes down, once, when a request of this kind arrives, which is not executed.
+    pub(crate) loses: Option<i32>,
     /// The session timeout that the server grants from now on, whatever the client requests.
     pub(crate) grants: Option<Duration>,
     /// The server resumes no session and makes a new one instead, as ClickHouse Keeper does.
@@ -272,6 +278,11 @@ impl Fake {
             err: -1,
         }
         .write(body);
+        if let Some((_, Code::NODE_EXISTS)) = failed
+            && let Some(path) = self.fleeting.take()
+        {
+            self.delete(&path);
+        }
         Code::OK
     }
 
@@ -376,6 +387,11 @@ impl Fake {
         let request = &mut request;
         self.requests += 1;
         let header = RequestHeader::read(request, "").unwrap();
+        if self.loses.take_if(|kind| *kind == header.kind).is_some() {
+            self.connections.get_mut(&number).unwrap().closed = true;
+            self.down = true;
+            return;
+        }
         if self.demands_auth {
             let connection = self.connections.get_mut(&number).unwrap();
             connection.closed = true;
@@ -500,6 +516,9 @@ impl Fake {
                 let Some(entry) = self.nodes.get(&path) else {
                     return Code::NO_NODE;
                 };
+                if self.secret.as_ref() == Some(&path) {
+                    return Code::NO_AUTH;
+                }
                 GetDataResponse {
                     data: entry.data.clone(),
                     stat: stat(entry),
