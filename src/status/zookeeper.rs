@@ -8,7 +8,7 @@ use crate::oneshot::zookeeper::{Context, Task};
 use crate::zookeeper::code::Code;
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Request};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How far below the root locks are looked for. A lock name with more slashes than this is not
 /// seen unless it is named.
@@ -17,6 +17,9 @@ const MAX_DEPTH: usize = 8;
 /// The most nodes that are read. Ten thousand locks with ten waiters each are shown; a report of
 /// more is of no use, and the servers have other work.
 const MAX_NODES: usize = 100_000;
+
+/// The most warnings of nodes that may not be listed; then only their number is told.
+const MAX_REFUSALS: usize = 10;
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +49,11 @@ pub struct Survey {
     unanswered: usize,
     nodes: BTreeMap<String, Node>,
     children: BTreeMap<String, Vec<String>>,
+    /// Nodes that exist, and of which something is not known: they were not read, or not listed. A
+    /// lock is unknown if that decides who holds it.
+    unread: BTreeSet<String>,
+    /// How many nodes may not be listed.
+    refused: usize,
     requested: usize,
     warnings: Vec<String>,
 }
@@ -59,6 +67,8 @@ impl Survey {
             unanswered: 0,
             nodes: BTreeMap::new(),
             children: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            refused: 0,
             requested: 0,
             warnings: Vec::new(),
         }
@@ -86,13 +96,93 @@ impl Survey {
 
     fn ask(&mut self, request: Request) {
         self.requested += 1;
-        match self.requested {
-            ..=MAX_NODES => self.queued.push_back(request),
-            _ if self.requested == MAX_NODES + 1 => self.warnings.push(format!(
-                "only {MAX_NODES} nodes were read, and there are more: give the names of the locks"
-            )),
-            _ => {}
+        if self.requested <= MAX_NODES {
+            return self.queued.push_back(request);
         }
+        if self.requested == MAX_NODES + 1 {
+            self.warnings.push(format!(
+                "only {MAX_NODES} nodes were read, and there are more: give the names of the locks"
+            ));
+        }
+        if let Request::Children { path, .. }
+        | Request::Data { path, .. }
+        | Request::Exists { path, .. } = request
+        {
+            self.unread.insert(path);
+        }
+    }
+
+    /// The servers refuse to list this node.
+    fn refuse(&mut self, path: &str, why: &str) {
+        self.unread.insert(path.to_owned());
+        self.refused += 1;
+        if self.refused <= MAX_REFUSALS {
+            self.warnings.push(format!("cannot list {path}: {why}"));
+        }
+    }
+
+    /// Asks for the first nodes. `old`: a server that has lost its quorum, which answers.
+    fn begin(&mut self, old: Option<String>) {
+        let root = self.root_path();
+        if let Some(server) = old {
+            self.warnings.push(format!(
+                "{server} has lost its quorum: what it shows may be old"
+            ));
+        } else {
+            self.ask(Request::Sync { path: root.clone() });
+        }
+        match self.target.names.clone() {
+            None => self.ask_children(root),
+            Some(names) => {
+                for name in names {
+                    self.ask_data(layout::child(&self.target.root, &name));
+                }
+            }
+        }
+        if self.target.app {
+            self.ask_children(self.queues());
+        }
+    }
+
+    /// Takes an answer. `explain`: a code, for the operator.
+    fn take(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        explain: impl Fn(Code) -> String,
+    ) -> Result<(), Failure> {
+        match (request, result) {
+            (Request::Children { path, .. }, Ok(Answer::Children(names))) => {
+                let is_root = *path == self.root_path();
+                let path = if is_root {
+                    self.target.root.clone()
+                } else {
+                    path.clone()
+                };
+                self.on_children(&path, names);
+            }
+            (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
+                self.on_node(path, Some(data), stat);
+            }
+            (Request::Exists { path, .. }, Ok(Answer::Data(_, stat))) => {
+                self.on_node(path, None, stat);
+            }
+            (Request::Data { path, .. }, Err(Code::NO_AUTH)) => self.ask(Request::Exists {
+                path: path.clone(),
+                watch: false,
+            }),
+            (_, Ok(_) | Err(Code::NO_NODE)) => {}
+            (Request::Children { path, .. }, Err(Code::NO_AUTH)) if *path != self.root_path() => {
+                self.refuse(path, &explain(Code::NO_AUTH));
+            }
+            (request, Err(code)) => {
+                return Err(Failure::Refused {
+                    what: what(request),
+                    why: explain(code),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn send_queued(&mut self, context: &mut Context) {
@@ -150,13 +240,29 @@ impl Survey {
         let is_part = Contender::parse(name).is_some()
             || parent.starts_with(&self.queues())
             || self.is_semaphore_queue(parent);
-        if stat.ephemeral_owner == 0 && !is_part && depth <= MAX_DEPTH {
-            self.ask_children(path.to_owned());
+        if stat.ephemeral_owner == 0 && !is_part {
+            match &self.target.names {
+                None if depth <= MAX_DEPTH => self.ask_children(path.to_owned()),
+                Some(_) if self.is_named(path) => self.ask_children(path.to_owned()),
+                None => {
+                    self.unread.insert(path.to_owned());
+                }
+                Some(_) => {} // below a lock, and of no use
+            }
         }
         self.nodes.insert(path.to_owned(), Node { data, stat });
     }
 
+    fn is_named(&self, path: &str) -> bool {
+        let name = layout::child_name(&self.target.root, path);
+        let names = self.target.names.iter().flatten();
+        name.is_some_and(|wanted| names.into_iter().any(|name| name == wanted))
+    }
+
     fn report(&mut self) -> Report {
+        if let more @ 1.. = self.refused.saturating_sub(MAX_REFUSALS) {
+            self.warnings.push(format!("cannot list {more} more nodes"));
+        }
         let mut locks = Vec::new();
         if let Some(names) = &self.target.names {
             locks.extend(names.iter().map(|name| self.named(name)));
@@ -180,6 +286,7 @@ impl Survey {
             ..empty(name, &path)
         };
         match self.nodes.get(&path) {
+            None if self.unread.contains(&path) => self.unknown(name, &path),
             None if self.target.app => Lock {
                 waiters: self.node_waiters(name, &[]),
                 ..free
@@ -199,10 +306,13 @@ impl Survey {
     fn collect(&self, parent: &str, prefix: &str, locks: &mut Vec<Lock>) {
         for child in self.children.get(parent).into_iter().flatten() {
             let path = layout::child(parent, child);
+            let name = format!("{prefix}{child}");
             let Some(node) = self.nodes.get(&path) else {
+                if self.unread.contains(&path) {
+                    locks.push(self.unknown(&name, &path));
+                }
                 continue; // reserved, or deleted meanwhile
             };
-            let name = format!("{prefix}{child}");
             match self.lock(&name, &path, node) {
                 Some(lock) => locks.push(lock),
                 None if self.children_of(&path).is_empty() && self.target.app => {}
@@ -237,15 +347,34 @@ impl Survey {
             return (!is_part).then(|| self.node_lock(name, path, node));
         }
         let children = self.children_of(path);
-        if children
+        let has_contender = children
             .iter()
-            .any(|child| Contender::parse(child).is_some())
+            .any(|child| Contender::parse(child).is_some());
+        let is_semaphore = self.is_semaphore(path, children);
+        if self.unread.contains(path)
+            || (has_contender || is_semaphore) && self.is_any_unread(path, children)
         {
+            Some(self.unknown(name, path))
+        } else if has_contender {
             Some(self.queue_lock(name, path))
-        } else if self.is_semaphore(path, children) {
+        } else if is_semaphore {
             Some(self.semaphore(name, path, node, children))
         } else {
             None
+        }
+    }
+
+    fn is_any_unread(&self, path: &str, children: &[String]) -> bool {
+        let mut paths = children.iter().map(|child| layout::child(path, child));
+        !self.unread.is_empty() && paths.any(|path| self.unread.contains(&path))
+    }
+
+    /// A lock of which it is not known whether it is held.
+    fn unknown(&self, name: &str, path: &str) -> Lock {
+        Lock {
+            holders: None,
+            waiters: self.node_waiters(name, &[]),
+            ..empty(name, path)
         }
     }
 
@@ -435,26 +564,9 @@ impl Task for Survey {
 
     fn start(&mut self, _: bool, context: &mut Context) {
         *self = Survey::new(self.target.clone());
-        let root = self.root_path();
-        if context.session.is_read_only() {
-            let server = context.session.server();
-            self.warnings.push(format!(
-                "{server} has lost its quorum: what it shows may be old"
-            ));
-        } else {
-            self.ask(Request::Sync { path: root.clone() });
-        }
-        match self.target.names.clone() {
-            None => self.ask_children(root.clone()),
-            Some(names) => {
-                for name in names {
-                    self.ask_data(layout::child(&self.target.root, &name));
-                }
-            }
-        }
-        if self.target.app {
-            self.ask_children(self.queues());
-        }
+        let session = &context.session;
+        let old = session.is_read_only().then(|| session.server().to_owned());
+        self.begin(old);
         self.unanswered = 0;
         self.send_queued(context);
     }
@@ -466,37 +578,9 @@ impl Task for Survey {
         context: &mut Context,
     ) -> Option<Result<Report, Failure>> {
         self.unanswered = self.unanswered.saturating_sub(1);
-        match (request, result) {
-            (Request::Children { path, .. }, Ok(Answer::Children(names))) => {
-                let is_root = *path == self.root_path();
-                let path = if is_root {
-                    self.target.root.clone()
-                } else {
-                    path.clone()
-                };
-                self.on_children(&path, names);
-            }
-            (Request::Data { path, .. }, Ok(Answer::Data(data, stat))) => {
-                self.on_node(path, Some(data), stat);
-            }
-            (Request::Exists { path, .. }, Ok(Answer::Data(_, stat))) => {
-                self.on_node(path, None, stat);
-            }
-            (Request::Data { path, .. }, Err(Code::NO_AUTH)) => self.ask(Request::Exists {
-                path: path.clone(),
-                watch: false,
-            }),
-            (_, Ok(_) | Err(Code::NO_NODE)) => {}
-            (Request::Children { path, .. }, Err(Code::NO_AUTH)) if *path != self.root_path() => {
-                let why = context.explain(Code::NO_AUTH);
-                self.warnings.push(format!("cannot list {path}: {why}"));
-            }
-            (request, Err(code)) => {
-                return Some(Err(Failure::Refused {
-                    what: what(request),
-                    why: context.explain(code),
-                }));
-            }
+        let taken = self.take(request, result, |code| context.explain(code));
+        if let Err(failure) = taken {
+            return Some(Err(failure));
         }
         self.send_queued(context);
         (self.unanswered == 0).then(|| Ok(self.report()))
@@ -511,3 +595,6 @@ fn what(request: &Request) -> String {
         _ => "read the locks".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+use super::*;
+
+/// A node of the server.
+#[derive(Clone, Debug, Default)]
+struct Entry {
+    data: Vec<u8>,
+    owner: i64,
+    /// Its children may not be listed.
+    is_hidden: bool,
+}
+
+/// A server: nodes by path. The nodes above them need no entry.
+#[derive(Clone, Debug, Default)]
+struct Tree(BTreeMap<String, Entry>);
+
+impl Tree {
+    fn with(mut self, path: &str, data: &[u8], owner: i64) -> Tree {
+        let data = data.to_vec();
+        self.0.insert(
+            path.into(),
+            Entry {
+                data,
+                owner,
+                is_hidden: false,
+            },
+        );
+        self
+    }
+
+    fn hiding(mut self, path: &str) -> Tree {
+        self.0.entry(path.into()).or_default().is_hidden = true;
+        self
+    }
+
+    /// The answer to a request, which must be one that reads.
+    fn answer(&self, request: &Request) -> Result<Answer, Code> {
+        match request {
+            Request::Sync { .. } => Ok(Answer::Done),
+            Request::Data { path, watch: false } | Request::Exists { path, watch: false } => {
+                let below = format!("{path}/");
+                let is_above = || self.0.keys().any(|node| node.starts_with(&below));
+                let entry = match self.0.get(path) {
+                    Some(entry) => entry.clone(),
+                    None if is_above() => Entry::default(),
+                    None => return Err(Code::NO_NODE),
+                };
+                Ok(Answer::Data(entry.data, stat(entry.owner)))
+            }
+            Request::Children { path, watch: false } => {
+                if self.0.get(path).is_some_and(|entry| entry.is_hidden) {
+                    return Err(Code::NO_AUTH);
+                }
+                let below = format!("{}/", path.trim_end_matches('/'));
+                let nodes = self.0.range(below.clone()..);
+                let nodes = nodes.map_while(|(node, _)| node.strip_prefix(&below));
+                let mut names: Vec<_> = nodes
+                    .filter_map(|node| Some(node.split('/').next()?.to_owned()))
+                    .collect();
+                names.dedup();
+                Ok(Answer::Children(names))
+            }
+            other => panic!("it does not only read: {other:?}"),
+        }
+    }
+}
+
+fn stat(owner: i64) -> Stat {
+    Stat {
+        czxid: 7,
+        mzxid: 7,
+        ctime: 0,
+        mtime: 0,
+        version: 0,
+        cversion: 0,
+        aversion: 0,
+        ephemeral_owner: owner,
+        data_length: 0,
+        num_children: 0,
+        pzxid: 7,
+    }
+}
+
+/// What is found below `/locks`.
+fn look(tree: &Tree, names: Option<&[&str]>, app: bool) -> Report {
+    let mut survey = Survey::new(Target {
+        root: "/locks".into(),
+        names: names.map(|names| names.iter().copied().map(Into::into).collect()),
+        app,
+    });
+    survey.begin(None);
+    while let Some(request) = survey.queued.pop_front() {
+        let answer = tree.answer(&request);
+        let taken = survey.take(&request, answer, |code| code.explain(false));
+        assert_eq!(taken, Ok(()));
+    }
+    survey.report()
+}
+
+/// The locks by name, and whether they are held.
+fn held(report: &Report) -> Vec<(&str, Option<bool>)> {
+    let locks = report.locks.iter();
+    locks
+        .map(|lock| (lock.name.as_str(), lock.is_held()))
+        .collect()
+}
+
+fn contender(number: usize) -> String {
+    format!("{number:032x}__lock__{number:010}")
+}
+
+#[test]
+fn a_lock_that_may_not_be_listed_is_unknown_and_not_free() {
+    let tree = Tree::default()
+        .with(&format!("/locks/seen/{}", contender(1)), b"web3:7", 5)
+        .with(&format!("/locks/hidden/{}", contender(1)), b"web3:7", 5)
+        .hiding("/locks/hidden");
+    for app in [false, true] {
+        let report = look(&tree, None, app);
+        assert_eq!(
+            held(&report),
+            [("hidden", None), ("seen", Some(true))],
+            "app {app}"
+        );
+        assert_eq!(report.warnings.len(), 1);
+        let report = look(&tree, Some(&["hidden"]), app);
+        assert_eq!(held(&report), [("hidden", None)], "app {app}");
+        assert_eq!(
+            report.warnings,
+            [
+                "cannot list /locks/hidden: no permission: check the ACL of the node (-102)"
+                    .to_owned()
+            ]
+        );
+    }
+    assert_eq!(
+        held(&look(&tree, Some(&["none"]), false)),
+        [("none", Some(false))]
+    );
+}
+
+#[test]
+fn a_lock_deep_below_the_root_is_read_if_named_and_unknown_otherwise() {
+    let deep = "a/b/c/d/e/f/g/h/i";
+    let tree = Tree::default().with(&format!("/locks/{deep}/{}", contender(1)), b"web3:7", 5);
+    let report = look(&tree, Some(&[deep]), false);
+    assert_eq!(held(&report), [(deep, Some(true))]);
+    assert_eq!(held(&look(&tree, None, false)), [(deep, None)]);
+}
+
+#[test]
+fn a_lock_beyond_the_limit_of_nodes_is_unknown_and_not_free() {
+    let mut survey = Survey::new(Target {
+        root: "/locks".into(),
+        names: None,
+        app: false,
+    });
+    survey.begin(None);
+    survey.on_children("/locks", ["a", "b", "c", "d"].map(Into::into).into());
+    survey.on_node("/locks/a", Some(vec![]), stat(0));
+    survey.on_children("/locks/a", vec![contender(1), contender(2)]);
+    survey.on_node(&format!("/locks/a/{}", contender(2)), Some(vec![]), stat(0));
+    survey.requested = MAX_NODES;
+    survey.on_node("/locks/b", Some(vec![]), stat(0));
+    survey.on_node("/locks/c", Some(vec![]), stat(0));
+    survey.on_children("/locks/c", vec![contender(1)]);
+    survey.ask_data("/locks/d".into());
+    let report = survey.report();
+    assert_eq!(
+        held(&report),
+        [("a", Some(true)), ("b", None), ("c", None), ("d", None)]
+    );
+    assert_eq!(report.warnings.len(), 1);
+}
