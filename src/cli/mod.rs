@@ -335,8 +335,11 @@ fn check_name(
 /// The sample config that the packages install.
 const SAMPLE: &str = "/usr/share/doc/zk-flock/examples/distributed-flock.json";
 
-/// The most bytes of a config. The documented one has 500.
+/// The most bytes of a config.
 const MAX_CONFIG: u64 = 1 << 20;
+
+/// A config that is shorter is read in one piece. The documented one has 500 bytes.
+const TYPICAL_CONFIG: usize = 1024;
 
 /// Reads a config from a file or a pipe.
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
@@ -344,7 +347,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Fault> {
         path: path.to_owned(),
         source,
     };
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(TYPICAL_CONFIG);
     let length = File::open(path)
         .and_then(|file| file.take(MAX_CONFIG + 1).read_to_end(&mut text))
         .map_err(unreadable)?;
