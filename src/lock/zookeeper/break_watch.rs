@@ -86,18 +86,18 @@ impl BreakWatch {
     }
 
     fn on_request(&mut self, mut data: BreakData, version: i32) -> Reaction {
-        if data.kill_after.is_some() {
-            return Reaction::default();
-        }
         let revoked = self.report(match data.asker.as_str() {
             "" => "another client",
             asker => asker,
         });
-        data.kill_after = Some(self.kill_after);
-        let send = Some(Request::SetData {
-            path: self.path.clone(),
-            data: data.to_string().into_bytes(),
-            version,
+        // It was answered already: by this holder, or by the client that made it.
+        let send = data.kill_after.is_none().then(|| {
+            data.kill_after = Some(self.kill_after);
+            Request::SetData {
+                path: self.path.clone(),
+                data: data.to_string().into_bytes(),
+                version,
+            }
         });
         Reaction { send, revoked }
     }
@@ -106,5 +106,19 @@ impl BreakWatch {
     fn report(&mut self, asker: &str) -> Option<String> {
         let first = !std::mem::replace(&mut self.is_reported, true);
         first.then(|| format!("{asker} asked for it by --break"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_that_another_client_has_answered_is_reported_and_not_written() {
+        let mut watch = BreakWatch::new("/app/.break", 7, Duration::from_secs(5));
+        let reaction = watch.on_request(BreakData::parse(b"root@adm1\nkill-after 9"), 1);
+        assert_eq!(reaction.send, None);
+        let reason = reaction.revoked.expect("it is reported");
+        assert!(reason.starts_with("root@adm1 "), "{reason}");
     }
 }
