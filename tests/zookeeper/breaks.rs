@@ -220,11 +220,11 @@ fn several_holders_are_listed_and_one_is_chosen_by_its_token() {
 const SHELL_ENDS_AT_TERM: &str = "exec 2>/dev/null; trap 'sleep 0.3; echo trapped; exit 3' TERM; echo up; while :; do sleep 0.05; done";
 
 #[track_caller]
-fn assert_evicted(outcome: &Outcome, holder: &str, path: &str) {
+fn assert_evicted(outcome: &Outcome, holder: &str, path: &str, time: &str) {
     let line = outcome.stdout.as_str();
     assert!(
         line.starts_with(&format!("evicted {holder} (token "))
-            && line.contains(&format!(" from {path}, which it had held for ")),
+            && line.contains(&format!(" from {path}, which it had {time} ")),
         "{outcome:?}"
     );
     assert_eq!((outcome.end, outcome.stderr.as_str()), (Ok(0), ""));
@@ -243,7 +243,7 @@ fn the_holder_of_a_lockex_lock_stops_its_command() {
         .wait_for_children(&sandbox.node("id"), 2);
     let broken = sandbox.lockex(server, &["--break", "-i", "id"]).run();
     let who = format!("{}:{}", hostname(), holder.pid());
-    assert_evicted(&broken, &who, &sandbox.node("id"));
+    assert_evicted(&broken, &who, &sandbox.node("id"), "requested");
     let end = holder.wait();
     end.complaint_of("lockex", &["revoked", "asked for it by --break"]);
     assert_eq!((end.end, end.stdout.as_str()), (Ok(1), "up\ntrapped\n"));
@@ -280,7 +280,7 @@ fn the_second_holder_of_a_semaphore_is_chosen_by_its_token() {
     let broken = sandbox.lockex(server, &words).run();
     let [first, second] = holders;
     let who = format!("{}:{}", hostname(), second.pid());
-    assert_evicted(&broken, &who, &sandbox.node("id"));
+    assert_evicted(&broken, &who, &sandbox.node("id"), "held for");
     second.wait().complaint_of("lockex", &["revoked"]);
     client.wait_for_children(&sandbox.node("id"), 1);
     first.signal(libc::SIGTERM);
