@@ -19,10 +19,15 @@ pub enum Outcome {
         /// By the clock of the servers.
         held: Option<Duration>,
     },
+    /// The holder does not hold the lock any more, and has not answered.
+    Unanswered,
     /// The holder does not answer. It keeps the lock.
     Silent,
-    /// The wait ended before a holder must have answered. It keeps the lock.
-    TooShort,
+    /// The wait ended before a holder must have answered. It may still obey.
+    TooShort {
+        /// How long an answer may take.
+        answer: Duration,
+    },
     /// The holder has answered, and still holds the lock at the end of the wait.
     StillHeld {
         /// Its time between TERM and KILL, if it has told it.
@@ -153,11 +158,13 @@ pub fn refusal_line(lock: &str, refusal: &Refusal) -> String {
     }
 }
 
-/// Says what became of a holder. `waited`: the whole time of `-w`. `Err`: it still holds the lock.
+/// Says what became of a holder. `waited`: the whole time of `-w`. `force`: whether the
+/// operator has given `--force`. `Err`: it still holds the lock, as far as is known.
 pub fn outcome_line(
     target: &Candidate,
     outcome: Outcome,
     waited: Duration,
+    force: bool,
 ) -> Result<String, String> {
     let path = &target.path;
     // kazoo's Lock creates its node when it begins to wait.
@@ -174,13 +181,16 @@ pub fn outcome_line(
         Outcome::Evicted { held: time } => {
             Ok(format!("evicted {target} from {path}{}", held(time)))
         }
+        Outcome::Unanswered => Ok(format!(
+            "{target} released {path} without an answer; its command may run on"
+        )),
         Outcome::Deleted(newcomer) => Ok(format!(
             "deleted the node of {target}, which did not answer, from {path}; its command may run \
              on{}",
             match newcomer {
                 Newcomer::NotHit => "",
                 Newcomer::Possible =>
-                    "; other locks changed at that moment, and perhaps the node of the next holder \
+                    "; other locks changed at that moment or the connection was lost, and perhaps the node of the next holder \
                      was deleted, which then loses the lock",
                 Newcomer::Hit =>
                     "; it had just released the lock, and the node of the next holder was deleted, \
@@ -193,10 +203,10 @@ pub fn outcome_line(
              stop it on its host, or delete its node with --force (its command may then run beside \
              that of the next holder)"
         )),
-        Outcome::TooShort => Err(format!(
-            "{target} has not answered within {waited} and keeps {path}; an answer may take {}: \
-             use a longer -w",
-            status::duration(zookeeper::ANSWER_TIMEOUT)
+        Outcome::TooShort { answer } => Err(format!(
+            "{target} was asked to release {path}, has not answered within {waited}, and may still \
+             stop; an answer may take {}: use a longer -w",
+            status::duration(answer)
         )),
         Outcome::Unknown => Err(format!(
             "no server of ZooKeeper answers, and after {waited} {path} may still be held: {target} \
@@ -207,7 +217,7 @@ pub fn outcome_line(
              did not answer, and its node may have been deleted"
         )),
         Outcome::StillHeld { kill_after } => Err(format!(
-            "{target} was asked and still holds {path} after {waited}{}",
+            "{target} was asked and still holds {path} after {waited}{}{}",
             match kill_after {
                 None => String::new(),
                 Some(Duration::MAX) => ": it sends its command no KILL (-k inf)".into(),
@@ -215,6 +225,11 @@ pub fn outcome_line(
                     ": it gives its command {} between TERM and KILL",
                     status::duration(time)
                 ),
+            },
+            if force {
+                "; --force deletes only the node of a holder that does not answer"
+            } else {
+                ""
             }
         )),
         Outcome::StillRevoked { expires } => Err(format!(
@@ -296,16 +311,25 @@ mod tests {
     #[test]
     fn only_a_lock_that_is_still_held_is_a_failure() {
         let target = choose(&[lock(&[5])], None).unwrap();
-        let line = |outcome| outcome_line(&target, outcome, Duration::from_secs(30));
+        let line = |outcome| outcome_line(&target, outcome, Duration::from_secs(30), false);
         assert_eq!(
             line(Outcome::Evicted {
                 held: Some(Duration::from_secs(3700))
             }),
             Ok("evicted web:7 (token 5) from /ops/report, which it had held for 1h 1m".into())
         );
+        assert_eq!(
+            line(Outcome::Unanswered),
+            Ok(
+                "web:7 (token 5) released /ops/report without an answer; its command may run on"
+                    .into()
+            )
+        );
         for held in [
             Outcome::Silent,
-            Outcome::TooShort,
+            Outcome::TooShort {
+                answer: Duration::from_secs(6),
+            },
             Outcome::Unknown,
             Outcome::DeletionUnknown,
             Outcome::StillHeld {
@@ -319,5 +343,20 @@ mod tests {
         for newcomer in [Newcomer::NotHit, Newcomer::Possible, Newcomer::Hit] {
             assert!(line(Outcome::Deleted(newcomer)).is_ok());
         }
+    }
+
+    #[test]
+    fn force_has_no_effect_on_a_holder_that_has_answered() {
+        let target = choose(&[lock(&[5])], None).unwrap();
+        let held = Outcome::StillHeld {
+            kill_after: Some(Duration::from_secs(5)),
+        };
+        let line = |force| outcome_line(&target, held, Duration::from_secs(30), force).unwrap_err();
+        assert!(
+            line(true).contains("--force deletes only"),
+            "{}",
+            line(true)
+        );
+        assert!(!line(false).contains("--force"), "{}", line(false));
     }
 }

@@ -13,10 +13,21 @@ use crate::zookeeper::request::{Answer, Operation, Request};
 use crate::zookeeper::session::Change;
 use std::time::Duration;
 
-/// How long a holder may take to answer. It looks for requests from its first heartbeat on and
-/// after each reconnect, a tenth of its session timeout later at most. By default servers grant
-/// 40 s, so that is 4 s. Two more seconds are for its reply, and for a server that is behind.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// A holder looks for requests from its first heartbeat on and after each reconnect, a tenth of its
+/// session timeout later at most.
+const HEARTBEATS_PER_TIMEOUT: u32 = 10;
+
+/// The time for the holder's reply, and for a server that is behind.
+const REPLY_TIME: Duration = Duration::from_secs(2);
+
+/// The shortest time that a holder gets to answer. Its session timeout is not known, and by default
+/// servers grant at most 40 s.
+const MIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// How long a holder with this session timeout may take to answer.
+fn answer_timeout(session_timeout: Duration) -> Duration {
+    MIN_ANSWER_TIMEOUT.max(session_timeout / HEARTBEATS_PER_TIMEOUT + REPLY_TIME)
+}
 
 /// How often the request is made again that another client deletes, or whose container the server
 /// deletes at that moment.
@@ -37,8 +48,12 @@ pub struct Target {
     pub breaks: String,
     /// Who asks.
     pub asker: String,
-    /// The ACL of the request.
-    pub acl: Vec<Acl>,
+    /// The ACL of the container.
+    pub container_acl: Vec<Acl>,
+    /// The ACL of the request: the holder must be able to read it and to write its answer.
+    pub request_acl: Vec<Acl>,
+    /// The session timeout that this client requests, as a holder with the same config does.
+    pub timeout: Duration,
     /// No other client ever makes a node of this name (kazoo's contenders and leases).
     pub is_unique: bool,
     /// Delete the node if the holder does not answer.
@@ -86,6 +101,8 @@ pub struct Eviction {
     tries: u32,
     /// A server has shown that the request exists, and its data has not been read since.
     is_unread: bool,
+    /// How long the holder may take to answer.
+    answer_timeout: Duration,
     /// When the lock was acquired and when the request was made, in ms of the leader's clock, and
     /// when the latter was by this host's.
     acquired: i64,
@@ -96,6 +113,7 @@ impl Eviction {
     /// Asks this holder.
     pub fn new(target: Target) -> Eviction {
         Eviction {
+            answer_timeout: answer_timeout(target.timeout),
             target,
             phase: Phase::Asking,
             tries: 0,
@@ -134,15 +152,14 @@ impl Eviction {
                 why: format!("it was deleted {TRIES} times"),
             });
         }
-        let acl = self.target.acl.clone();
         let container = with_container.then(|| Operation::CreateContainer {
             path: self.target.breaks.clone(),
-            acl: acl.clone(),
+            acl: self.target.container_acl.clone(),
         });
         let create = Operation::Create {
             path: self.request(),
             data: self.target.asker.clone().into_bytes(),
-            acl,
+            acl: self.target.request_acl.clone(),
             flags: flag::EPHEMERAL,
         };
         context.send(Request::Multi(
@@ -157,7 +174,7 @@ impl Eviction {
         context.send(Request::Create {
             path: self.target.breaks.clone(),
             data: Vec::new(),
-            acl: self.target.acl.clone(),
+            acl: self.target.container_acl.clone(),
             flags: flag::PERSISTENT,
         });
         self.ask(false, context)
@@ -239,15 +256,14 @@ impl Eviction {
         let now = context.now;
         Some(match self.phase {
             Phase::Asking => Outcome::Left,
-            Phase::Asked { .. } | Phase::Checking | Phase::Answered { .. } => Outcome::Evicted {
+            Phase::Answered { .. } => Outcome::Evicted {
                 held: self.held(now),
             },
+            Phase::Asked { .. } | Phase::Checking => Outcome::Unanswered,
             Phase::Deleting(deletion) if deletion.deleted || deletion.is_uncertain => {
                 Outcome::Deleted(self.newcomer(deletion))
             }
-            Phase::Deleting(_) => Outcome::Evicted {
-                held: self.held(now),
-            },
+            Phase::Deleting(_) => Outcome::Unanswered,
         })
     }
 
@@ -331,10 +347,15 @@ impl Task for Eviction {
     type Report = Outcome;
 
     fn start(&mut self, resumed: bool, context: &mut Context) {
+        let granted = answer_timeout(context.session.lease().timeout());
+        self.answer_timeout = self.answer_timeout.max(granted);
         // This server may be behind the one that showed the holder.
         context.send(Request::Sync {
             path: self.target.node.clone(),
         });
+        if resumed && matches!(self.phase, Phase::Asked { .. } | Phase::Checking) {
+            self.watch_request(context); // before the lock: the holder may have done both
+        }
         self.watch_lock(context);
         match self.phase {
             Phase::Deleting(deletion) => {
@@ -345,9 +366,8 @@ impl Task for Eviction {
                     ..deletion
                 });
             }
-            Phase::Asked { .. } | Phase::Checking | Phase::Answered { .. } if resumed => {
-                self.watch_request(context);
-            }
+            Phase::Asked { .. } | Phase::Checking if resumed => {}
+            Phase::Answered { .. } if resumed => self.watch_request(context),
             Phase::Answered { .. } => {
                 self.ask(false, context);
             }
@@ -420,7 +440,7 @@ impl Task for Eviction {
 
     fn on_tick(&mut self, context: &mut Context) -> Option<Result<Outcome, Failure>> {
         match self.phase {
-            Phase::Asked { at } if context.now >= at + ANSWER_TIMEOUT => {
+            Phase::Asked { at } if context.now >= at + self.answer_timeout => {
                 // Without a connection, the next one brings the answer, if there is one.
                 self.check(context);
                 None
@@ -429,7 +449,9 @@ impl Task for Eviction {
             Phase::Answered { kill_after } => Some(Ok(Outcome::StillHeld {
                 kill_after: Some(kill_after),
             })),
-            Phase::Asked { .. } => Some(Ok(Outcome::TooShort)),
+            Phase::Asked { .. } => Some(Ok(Outcome::TooShort {
+                answer: self.answer_timeout,
+            })),
             Phase::Asking | Phase::Checking => Some(Ok(Outcome::Unknown)),
             Phase::Deleting(_) => Some(Ok(Outcome::DeletionUnknown)),
         }
@@ -437,7 +459,7 @@ impl Task for Eviction {
 
     fn wake(&self) -> Moment {
         match self.phase {
-            Phase::Asked { at } => self.target.until.min(at + ANSWER_TIMEOUT),
+            Phase::Asked { at } => self.target.until.min(at + self.answer_timeout),
             _ => self.target.until,
         }
     }

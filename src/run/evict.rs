@@ -117,7 +117,9 @@ fn ask_session(
         token,
         breaks,
         asker: asker(plan),
-        acl: acl::of(cluster.acl),
+        container_acl: acl::of(cluster.acl),
+        request_acl: acl::of_request(cluster.acl),
+        timeout: cluster.timeout,
         is_unique: candidate.kind != Some(Kind::Node),
         force: plan.force,
         until,
@@ -251,7 +253,7 @@ fn refuse(plan: &Eviction, refusal: &Refusal) -> ExitReason {
 }
 
 fn tell(plan: &Eviction, candidate: &Candidate, outcome: Outcome) -> ExitReason {
-    match eviction::outcome_line(candidate, outcome, plan.wait) {
+    match eviction::outcome_line(candidate, outcome, plan.wait, plan.force) {
         Ok(line) => {
             let _ = writeln!(io::stdout(), "{line}");
             ExitReason::Command(Status::Exited(0))

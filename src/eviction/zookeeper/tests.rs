@@ -70,7 +70,9 @@ impl Play {
             token,
             breaks: "/app/.break".into(),
             asker: "root@adm1".into(),
-            acl: acl::of(Acl::Open),
+            container_acl: acl::of(Acl::Open),
+            request_acl: acl::of_request(Acl::Open),
+            timeout: Duration::from_secs(10),
             is_unique: false,
             force,
             until: at(0) + wait,
@@ -129,6 +131,7 @@ fn holder_that_releases_is_evicted_and_nothing_of_the_request_is_left() {
     let mut play = Play::new(false, Duration::from_secs(30));
     assert_eq!(play.to(at(500)), None);
     assert_eq!(play.fake.nodes[&play.request()].data, b"root@adm1");
+    play.answer();
     play.fake.end(0x77);
     let report = play.to(at(1000));
     assert!(
@@ -175,7 +178,12 @@ fn holder_that_answers_is_waited_for_and_never_forced() {
 #[test]
 fn wait_that_is_shorter_than_an_answer_may_take_proves_nothing() {
     let mut play = Play::new(true, Duration::from_secs(1));
-    assert_eq!(play.to(at(1100)), Some(Ok(Outcome::TooShort)));
+    assert_eq!(
+        play.to(at(1100)),
+        Some(Ok(Outcome::TooShort {
+            answer: Duration::from_secs(6)
+        }))
+    );
     assert!(play.fake.nodes.contains_key(NODE));
 }
 
@@ -263,12 +271,45 @@ fn next_holder_is_neither_asked_nor_waited_for() {
     assert_eq!(play.to(at(100)), None);
     play.fake.end(0x77);
     play.fake.put(NODE, b"web4", 0x78);
-    let report = play.to(at(200));
+    assert_eq!(play.to(at(200)), Some(Ok(Outcome::Unanswered)));
+    assert!(play.fake.nodes.contains_key(NODE));
+}
+
+#[test]
+fn holder_whose_session_ends_without_an_answer_is_not_evicted() {
+    let mut play = Play::new(false, Duration::from_secs(30));
+    assert_eq!(play.to(at(500)), None);
+    play.fake.end(0x77);
+    assert_eq!(play.to(at(1000)), Some(Ok(Outcome::Unanswered)));
+}
+
+#[test]
+fn holder_that_answered_and_released_while_no_server_was_reached_is_evicted() {
+    let mut play = Play::new(false, Duration::from_secs(30));
+    assert_eq!(play.to(at(500)), None);
+    let now = play.now;
+    play.fake.down = true;
+    play.driver.cut(now, &mut play.fake);
+    play.answer();
+    play.fake.end(0x77);
+    play.fake.down = false;
+    let report = play.to(at(5000));
     assert!(
         matches!(report, Some(Ok(Outcome::Evicted { .. }))),
         "{report:?}"
     );
+}
+
+#[test]
+fn holder_with_a_long_session_timeout_has_a_tenth_of_it_and_two_seconds_to_answer() {
+    let mut play = Play::new(true, Duration::from_secs(30));
+    play.fake.grants = Some(Duration::from_secs(100));
+    assert_eq!(play.to(at(11_900)), None);
     assert!(play.fake.nodes.contains_key(NODE));
+    assert_eq!(
+        play.to(at(12_100)),
+        Some(Ok(Outcome::Deleted(Newcomer::NotHit)))
+    );
 }
 
 #[test]
@@ -352,7 +393,9 @@ fn newcomer_is_hit_only_if_the_token_or_enough_changes_say_so() {
             token: task.token,
             breaks: String::new(),
             asker: String::new(),
-            acl: vec![],
+            container_acl: vec![],
+            request_acl: vec![],
+            timeout: Duration::from_secs(10),
             is_unique: false,
             force: true,
             until: at(0),
