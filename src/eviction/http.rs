@@ -36,21 +36,23 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// The first `poll` starts to connect.
+    /// The first `poll` starts to connect. `limit`: how long the server may take at most.
     pub fn new(
         servers: Vec<Endpoint>,
         server: &str,
         pool: &str,
         host: &str,
+        limit: Duration,
         now: Moment,
     ) -> Revocation {
+        let limit = limit.min(ANSWER_TIMEOUT);
         let mut client = HttpClient::new(servers, now);
         let request = post("/revoke/", &[("pool", pool), ("host", host)], server);
-        client.ask(request, ANSWER_TIMEOUT, now);
+        client.ask(request, limit, now);
         Revocation {
             server: server.to_owned(),
             client,
-            by: now + ANSWER_TIMEOUT,
+            by: now + limit,
         }
     }
 
@@ -107,7 +109,15 @@ mod tests {
 
     fn report(reply: &Reply) -> Result<Revoked, Failure> {
         let servers = vec!["dx:9889".into()];
-        Revocation::new(servers, "dx:9889", "backup", "db1", Moment::default()).report(reply)
+        Revocation::new(
+            servers,
+            "dx:9889",
+            "backup",
+            "db1",
+            ANSWER_TIMEOUT,
+            Moment::default(),
+        )
+        .report(reply)
     }
 
     #[test]

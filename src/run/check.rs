@@ -171,7 +171,7 @@ fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
         now: clock::unix_ms(),
     };
     let began = now();
-    let mut client = PoolSurvey::new(servers, target, began);
+    let mut client = PoolSurvey::new(servers, target, http::ANSWER_TIMEOUT, began);
     let found = oneshot::drive(&mut client).map(|report| Found {
         latency: now().since(began),
         version: Some("distributexd".into()),

@@ -33,6 +33,10 @@ const TERM_INTERVAL: Duration = Duration::from_secs(1);
 /// for that.
 const POOL_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the servers may take to answer, even if the wait ends before that: a shorter time would
+/// find even a server of this host absent.
+const MIN_LIMIT: Duration = Duration::from_secs(1);
+
 /// Takes the lock of the plan away from its holder. `started` is when the program began.
 pub fn evict(plan: &Eviction, started: Moment) -> Exit {
     inspect::print_warnings(plan.program, &plan.warnings);
@@ -44,7 +48,7 @@ pub fn evict(plan: &Eviction, started: Moment) -> Exit {
 }
 
 fn find_and_ask(plan: &Eviction, until: Moment) -> Result<ExitReason, Failure> {
-    let locks = locks(plan)?;
+    let locks = locks(plan, until)?;
     let candidate = match eviction::choose(&locks, plan.token) {
         Ok(candidate) => candidate,
         Err(refusal) => return Ok(refuse(plan, &refusal)),
@@ -78,8 +82,13 @@ fn find_and_ask(plan: &Eviction, until: Moment) -> Result<ExitReason, Failure> {
     })
 }
 
+/// How long the servers may take to answer at most.
+fn limit(until: Moment) -> Duration {
+    until.since(now()).max(MIN_LIMIT)
+}
+
 /// What is known of the lock now.
-fn locks(plan: &Eviction) -> Result<Vec<Lock>, Failure> {
+fn locks(plan: &Eviction, until: Moment) -> Result<Vec<Lock>, Failure> {
     Ok(match &plan.locks {
         Locks::Nodes {
             cluster,
@@ -93,10 +102,10 @@ fn locks(plan: &Eviction) -> Result<Vec<Lock>, Failure> {
                 names: names.clone(),
                 app: *app,
             };
-            let options = inspect::options(cluster, false, *takes_auth)?;
+            let options = inspect::options(cluster, false, *takes_auth, limit(until))?;
             oneshot::drive(&mut Client::new(options, Survey::new(target), now()))?.locks
         }
-        locks => inspect::read(locks)?.locks,
+        locks => inspect::read(locks, limit(until))?.locks,
     })
 }
 
@@ -124,7 +133,7 @@ fn ask_session(
         force: plan.force,
         until,
     };
-    let options = inspect::options(cluster, false, takes_auth)?;
+    let options = inspect::options(cluster, false, takes_auth, limit(until))?;
     let outcome = oneshot::drive(&mut Client::new(options, Asker::new(target), now()))?;
     Ok(Some(match outcome {
         // The request was that of another client, which asked first.
@@ -155,7 +164,7 @@ fn stop_process(
         return Ok(None);
     };
     let holds = || -> Result<bool, Failure> {
-        let locks = locks(plan)?;
+        let locks = locks(plan, until)?;
         let mut holders = locks.iter().flat_map(|lock| lock.holders.iter().flatten());
         // A process acquires the lock once. Its token may be known in one look and not in the next:
         // that depends on a comparison of two clocks.
@@ -199,8 +208,8 @@ fn revoke(
     let Some(host) = &candidate.holder.host else {
         return Ok(None);
     };
-    let (name, servers) = (server.to_string(), inspect::servers(server)?);
-    let mut revocation = Revocation::new(servers, &name, pool, host, now());
+    let (name, servers) = (server.to_string(), inspect::servers(server, limit(until))?);
+    let mut revocation = Revocation::new(servers, &name, pool, host, limit(until), now());
     let token = match oneshot::drive(&mut revocation)? {
         Revoked::NotHeld => return Ok(Some(Outcome::Left)),
         Revoked::Yes { token } => token,
@@ -212,7 +221,7 @@ fn revoke(
         return Ok(Some(Outcome::OtherRevoked { token }));
     }
     loop {
-        let locks = locks(plan)?;
+        let locks = locks(plan, until)?;
         let mut holders = locks.iter().flat_map(|lock| lock.holders.iter().flatten());
         let Some(holder) =
             holders.find(|holder| holder.host.as_ref() == Some(host) && holder.token == known)

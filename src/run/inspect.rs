@@ -24,7 +24,7 @@ use std::time::Duration;
 /// Shows the locks of the plan.
 pub fn show_status(inspection: &Inspection) -> Exit {
     print_warnings(inspection.program, &inspection.warnings);
-    let end = read(&inspection.locks).and_then(|report| show(inspection, &report));
+    let end = read(&inspection.locks, Duration::MAX).and_then(|report| show(inspection, &report));
     inspection.exit_codes.exit(end.unwrap_or_else(|failure| {
         log::print(inspection.program, &failure);
         failure_reason(&failure)
@@ -40,8 +40,8 @@ pub(super) fn print_warnings(program: &str, warnings: &[Warning]) {
     }
 }
 
-/// What is known of these locks.
-pub(super) fn read(locks: &Locks) -> Result<Report, Failure> {
+/// What is known of these locks. `limit`: how long the servers may take at most.
+pub(super) fn read(locks: &Locks, limit: Duration) -> Result<Report, Failure> {
     match locks {
         Locks::Nodes {
             cluster,
@@ -55,7 +55,7 @@ pub(super) fn read(locks: &Locks) -> Result<Report, Failure> {
                 names: names.clone(),
                 app: *app,
             };
-            let options = options(cluster, true, *takes_auth)?;
+            let options = options(cluster, true, *takes_auth, limit)?;
             oneshot::drive(&mut Client::new(options, Survey::new(target), now()))
         }
         Locks::Files {
@@ -67,37 +67,40 @@ pub(super) fn read(locks: &Locks) -> Result<Report, Failure> {
             local_survey::read(&folder, names.as_deref())
         }
         Locks::Pools { server, pool } => {
-            let servers = servers(server)?;
+            let servers = servers(server, limit)?;
             let target = http::Target {
                 server: server.to_string(),
                 pool: pool.clone(),
                 now: clock::unix_ms(),
             };
-            oneshot::drive(&mut PoolSurvey::new(servers, target, now()))
+            oneshot::drive(&mut PoolSurvey::new(servers, target, limit, now()))
         }
     }
 }
 
 /// The addresses of a lock server.
-pub(super) fn servers(server: &Host) -> Result<Vec<Endpoint>, Failure> {
-    let found = look_up(from_ref(server), http::ANSWER_TIMEOUT);
+pub(super) fn servers(server: &Host, limit: Duration) -> Result<Vec<Endpoint>, Failure> {
+    let found = look_up(from_ref(server), http::ANSWER_TIMEOUT.min(limit));
     let (servers, _) = found.map_err(|why| Failure::Unreachable(why.join("; ")))?;
     Ok(servers)
 }
 
-/// Looks up the servers of an ensemble.
+/// Looks up the servers of an ensemble. They may take as long as the session timeout to answer, but
+/// not longer than `limit`.
 pub(super) fn options(
     cluster: &Cluster,
     only_reads: bool,
     takes_auth: bool,
+    limit: Duration,
 ) -> Result<Options, Failure> {
-    let (servers, unresolved) = look_up(&cluster.hosts, cluster.timeout)
-        .map_err(|why| recipe::unreachable(&why.join("; ")))?;
+    let limit = limit.min(cluster.timeout);
+    let (servers, unresolved) =
+        look_up(&cluster.hosts, limit).map_err(|why| recipe::unreachable(&why.join("; ")))?;
     Ok(Options {
         servers,
         unresolved,
         cluster: cluster.clone(),
-        limit: cluster.timeout,
+        limit,
         only_reads,
         takes_auth,
     })

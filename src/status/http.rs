@@ -35,15 +35,16 @@ pub struct PoolSurvey {
 }
 
 impl PoolSurvey {
-    /// The first `poll` starts to connect.
-    pub fn new(servers: Vec<Endpoint>, target: Target, now: Moment) -> PoolSurvey {
+    /// The first `poll` starts to connect. `limit`: how long the server may take at most.
+    pub fn new(servers: Vec<Endpoint>, target: Target, limit: Duration, now: Moment) -> PoolSurvey {
+        let limit = limit.min(ANSWER_TIMEOUT);
         let mut client = HttpClient::new(servers, now).reading(LONGEST_LIST);
         let request = get("/status/", &[], &target.server, false);
-        client.ask(request, ANSWER_TIMEOUT, now);
+        client.ask(request, limit, now);
         PoolSurvey {
             target,
             client,
-            by: now + ANSWER_TIMEOUT,
+            by: now + limit,
         }
     }
 
@@ -166,7 +167,12 @@ mod tests {
             pool: pool.map(Into::into),
             now: 100_000,
         };
-        PoolSurvey::new(vec!["dx:9889".into()], target, Moment(Duration::ZERO))
+        PoolSurvey::new(
+            vec!["dx:9889".into()],
+            target,
+            Duration::from_secs(2),
+            Moment(Duration::ZERO),
+        )
     }
 
     #[test]
@@ -206,6 +212,24 @@ mod tests {
             missing.to_string().contains("no pool \"other\""),
             "{missing}"
         );
+    }
+
+    #[test]
+    fn silent_server_is_left_at_the_limit() {
+        let mut survey = survey(None);
+        let mut now = Moment(Duration::ZERO);
+        let failure = loop {
+            match survey.poll(now) {
+                Step::Transport(_) => {}
+                Step::Wait(until) => now = until,
+                Step::End(result) => break result.map(drop),
+            }
+        };
+        assert!(
+            matches!(failure, Err(Failure::Unreachable(_))),
+            "{failure:?}"
+        );
+        assert_eq!(now, Moment(Duration::from_secs(2)));
     }
 
     #[test]

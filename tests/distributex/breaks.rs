@@ -4,6 +4,7 @@ use common::distributexd::Distributexd;
 use common::lock_server::{LockServer, plain};
 use common::run::Outcome;
 use common::sandbox::Sandbox;
+use std::net::TcpListener;
 
 /// A command that says when it is up, and ends at TERM.
 const ENDS_AT_TERM: &str =
@@ -88,4 +89,16 @@ fn a_server_that_cannot_revoke_is_an_error() {
     let server = LockServer::start(|_| plain("INVALID"));
     let broken = sandbox.distributex(server.port, &["--break"]).run();
     complains(&broken, 1, &["is it a distributexd of this program?"]);
+}
+
+#[test]
+fn the_time_of_w_bounds_the_connecting() {
+    let (sandbox, silent) = (Sandbox::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = silent.local_addr().unwrap().port();
+    let words = ["--break", "-w", "2"];
+    complains(
+        &sandbox.distributex(port, &words).run(),
+        1,
+        &["cannot reach", "no answer for 2."],
+    );
 }

@@ -7,6 +7,7 @@ use common::run::{Job, Outcome, Running, exited};
 use common::sandbox::Sandbox;
 use common::wait_until;
 use common::zookeeper::ZooKeeper;
+use std::net::TcpListener;
 use std::path::Path;
 
 /// A session timeout whose lease outlives a test in which a holder is stopped.
@@ -188,6 +189,15 @@ fn the_token_of_an_earlier_holder_is_refused_and_a_free_lock_is_said_to_be_free(
         ],
     );
     assert_eq!(second.finish(), exited(0).printing("up\n"));
+}
+
+#[test]
+fn the_time_of_w_bounds_the_connecting() {
+    let (sandbox, silent) = (Sandbox::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = silent.local_addr().unwrap().to_string();
+    let words = ["--break", "-w", "2", "lock"];
+    let broken = sandbox.flock_at(&address, LONG, &words).run();
+    broken.complains(1, &["cannot reach ZooKeeper", "no answer for 2."]);
 }
 
 #[test]
