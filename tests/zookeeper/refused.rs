@@ -257,6 +257,21 @@ fn with_acl_creator_no_other_client_may_change_the_lock() {
 }
 
 #[test]
+fn with_acl_creator_a_holder_with_other_credentials_answers_a_break() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    sandbox.client(server);
+    let command = "sh -c 'echo up; while :; do sleep 0.05; done'";
+    let holder = sandbox.flock(server, &["lock", command]).start();
+    holder.wait_for_output("up");
+    let broken = flock(&sandbox, &creator(), &["--break", "lock"]).run();
+    assert_eq!(broken.end, Ok(0), "{broken:?}");
+    assert!(broken.stdout.starts_with("evicted "), "{broken:?}");
+    holder
+        .wait()
+        .complaint(&["revoked", "asked for it by --break"]);
+}
+
+#[test]
 fn with_acl_creator_an_app_node_that_is_open_to_all_is_one_warning() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     let app = format!("/{}", sandbox.id);
