@@ -134,6 +134,7 @@
 //! | `status::http` | reads the pools of a lock server |
 //! | `status::local` | what the kernel says of locked files |
 //! | `status::zookeeper` | reads the locks below a node |
+//! | `status::zookeeper::queues` | the queues by the locks that their waiters want |
 //! | `eviction` | takes a lock away from its holder |
 //! | `eviction::http` | revokes a lock at a lock server |
 //! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |

@@ -45,6 +45,12 @@ pub trait Task {
     /// A watch fired.
     fn on_watch(&mut self, _: Change, _path: &str, _: &mut Context) {}
 
+    /// The list of the children of this node is too long. Whether the task can do without: then the
+    /// client connects again, and the task starts again.
+    fn on_long_list(&mut self, _path: &str, _why: &str) -> bool {
+        false
+    }
+
     /// Time has passed.
     fn on_tick(&mut self, _: &mut Context) -> Option<Result<Self::Report, Failure>> {
         None
@@ -208,8 +214,15 @@ impl<T: Task> Client<T> {
                 self.with_task(now, |task, context| task.on_watch(change, &path, context));
                 None
             }
-            SessionEvent::Down(fault @ Fault::LongList { .. }) => {
-                Some(Err(Failure::IncompatibleLock(fault.to_string())))
+            SessionEvent::Down(ref fault @ Fault::LongList { ref path, .. }) => {
+                let why = fault.to_string();
+                if self.task.on_long_list(path, &why) {
+                    self.is_up = false;
+                    self.unanswered_since.get_or_insert(now);
+                    None
+                } else {
+                    Some(Err(Failure::IncompatibleLock(why)))
+                }
             }
             SessionEvent::Down(_) => {
                 self.unanswered_since.get_or_insert(now);

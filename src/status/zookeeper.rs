@@ -8,7 +8,11 @@ use crate::oneshot::zookeeper::{Context, Task};
 use crate::zookeeper::code::Code;
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Request};
+use queues::{Names, Queues};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+mod queues;
 
 /// How far below the root locks are looked for. A lock name with more slashes than this is not
 /// seen unless it is named.
@@ -20,6 +24,18 @@ const MAX_NODES: usize = 100_000;
 
 /// The most warnings of nodes that may not be listed; then only their number is told.
 const MAX_REFUSALS: usize = 10;
+
+/// The most waiters in a report. Those of a queue for several locks are shown with each of them, so
+/// there may be many more than nodes: ten thousand locks with a hundred waiters for any of them.
+const MAX_WAITERS: usize = 1_000_000;
+
+/// How much is kept of the data of a node: far more than clients of these locks write. Other
+/// clients may write a MiB into each node.
+const MAX_DATA: usize = 1024;
+
+/// The most nodes whose list of children is too long. Each ends the connection, and all is read
+/// again.
+const MAX_LONG_LISTS: usize = 10;
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,6 +70,12 @@ pub struct Survey {
     unread: BTreeSet<String>,
     /// How many nodes may not be listed.
     refused: usize,
+    /// Nodes whose list of children is too long, each with the reason.
+    too_long: BTreeMap<String, String>,
+    names: Names,
+    queues: Queues,
+    /// How many waiters are in the report.
+    shown: Cell<usize>,
     requested: usize,
     warnings: Vec<String>,
 }
@@ -62,6 +84,7 @@ impl Survey {
     /// Reads these locks.
     pub fn new(target: Target) -> Survey {
         Survey {
+            names: Names::new(target.names.iter().flatten()),
             target,
             queued: VecDeque::new(),
             unanswered: 0,
@@ -69,6 +92,9 @@ impl Survey {
             children: BTreeMap::new(),
             unread: BTreeSet::new(),
             refused: 0,
+            too_long: BTreeMap::new(),
+            queues: Queues::default(),
+            shown: Cell::new(0),
             requested: 0,
             warnings: Vec::new(),
         }
@@ -82,7 +108,7 @@ impl Survey {
         }
     }
 
-    fn queues(&self) -> String {
+    fn queues_path(&self) -> String {
         layout::queues_path(&self.target.root)
     }
 
@@ -91,6 +117,11 @@ impl Survey {
     }
 
     fn ask_children(&mut self, path: String) {
+        if let Some(why) = self.too_long.get(&path) {
+            self.warnings.push(why.clone());
+            self.unread.insert(path);
+            return;
+        }
         self.ask(Request::Children { path, watch: false });
     }
 
@@ -140,7 +171,7 @@ impl Survey {
             }
         }
         if self.target.app {
-            self.ask_children(self.queues());
+            self.ask_children(self.queues_path());
         }
     }
 
@@ -196,11 +227,12 @@ impl Survey {
 
     /// The children of a node are known: asks for what matters of them.
     fn on_children(&mut self, path: &str, names: Vec<String>) {
-        let queues = self.queues();
+        let queues = self.queues_path();
         if path == queues {
             let wanted = names.iter().filter(|queue| self.is_queue_wanted(queue));
             let paths: Vec<_> = wanted.map(|queue| layout::child(&queues, queue)).collect();
             paths.into_iter().for_each(|path| self.ask_children(path));
+            self.queues = Queues::new(&names);
         } else if layout::parent(path) == queues || self.is_semaphore_queue(path) {
             names
                 .iter()
@@ -216,8 +248,7 @@ impl Survey {
     }
 
     fn is_queue_wanted(&self, queue: &str) -> bool {
-        let names = self.target.names.as_ref();
-        names.is_none_or(|names| names.iter().any(|name| layout::is_queue_for(queue, name)))
+        self.target.names.is_none() || self.names.have(queue)
     }
 
     fn is_semaphore_queue(&self, path: &str) -> bool {
@@ -238,7 +269,7 @@ impl Survey {
         let depth = path[self.target.root.len()..].matches('/').count();
         let parent = layout::parent(path);
         let is_part = Contender::parse(name).is_some()
-            || parent.starts_with(&self.queues())
+            || parent.starts_with(&self.queues_path())
             || self.is_semaphore_queue(parent);
         if stat.ephemeral_owner == 0 && !is_part {
             match &self.target.names {
@@ -250,13 +281,12 @@ impl Survey {
                 Some(_) => {} // below a lock, and of no use
             }
         }
+        let data = data.map(start_of);
         self.nodes.insert(path.to_owned(), Node { data, stat });
     }
 
     fn is_named(&self, path: &str) -> bool {
-        let name = layout::child_name(&self.target.root, path);
-        let names = self.target.names.iter().flatten();
-        name.is_some_and(|wanted| names.into_iter().any(|name| name == wanted))
+        layout::child_name(&self.target.root, path).is_some_and(|name| self.names.has(name))
     }
 
     fn report(&mut self) -> Report {
@@ -270,6 +300,10 @@ impl Survey {
             self.collect(&self.target.root, "", &mut locks);
             self.add_free(&mut locks);
             locks.sort_by(|one, other| one.name.cmp(&other.name));
+        }
+        if self.shown.get() == MAX_WAITERS {
+            let limit = format!("only the first {MAX_WAITERS} waiters are shown");
+            self.warnings.push(limit);
         }
         Report {
             locks,
@@ -328,12 +362,9 @@ impl Survey {
 
     /// Locks that only have a queue.
     fn add_free(&self, locks: &mut Vec<Lock>) {
-        let queues = self.children.get(&self.queues()).into_iter().flatten();
-        for name in queues.filter_map(|queue| layout::queued_lock(queue)) {
-            if locks.iter().all(|lock| lock.name != name) {
-                locks.push(self.named(&name));
-            }
-        }
+        let known: BTreeSet<_> = locks.iter().map(|lock| lock.name.clone()).collect();
+        let queued = self.queues.locks().filter(|name| !known.contains(*name));
+        locks.extend(queued.map(|name| self.named(name)));
     }
 
     fn children_of(&self, path: &str) -> &[String] {
@@ -401,11 +432,14 @@ impl Survey {
 
     /// The waiters in all queues for this lock, except those that hold it already.
     fn node_waiters(&self, name: &str, holders: &[i64]) -> Vec<Waiter> {
-        let queues = self.queues();
-        let wanted = self.children_of(&queues).iter();
+        let parent = self.queues_path();
         let mut found = Vec::new();
-        for queue in wanted.filter(|queue| layout::is_queue_for(queue, name)) {
-            let queue = layout::child(&queues, queue);
+        for queue in self.queues.of(name) {
+            let room = MAX_WAITERS - self.shown.get();
+            if room == 0 {
+                break;
+            }
+            let queue = layout::child(&parent, queue);
             let mut waiters: Vec<_> = self
                 .children_of(&queue)
                 .iter()
@@ -416,7 +450,8 @@ impl Survey {
             let nodes = waiters
                 .iter()
                 .filter_map(|waiter| self.nodes.get(&layout::child(&queue, waiter.name())));
-            found.extend(nodes.enumerate().map(|(ahead, node)| {
+            let before = found.len();
+            found.extend(nodes.take(room).enumerate().map(|(ahead, node)| {
                 let data = node.data.as_deref();
                 let (host, pid) = match data.and_then(NodeData::parse) {
                     Some(data) => (Some(data.host().to_owned()), data.pid()),
@@ -424,6 +459,7 @@ impl Survey {
                 };
                 waiter(host, pid, ahead, &node.stat)
             }));
+            self.shown.set(self.shown.get() + found.len() - before);
         }
         found
     }
@@ -492,6 +528,17 @@ impl Survey {
             ..empty(name, path)
         }
     }
+}
+
+/// The start of the data of a node, which does not end within a character.
+fn start_of(mut data: Vec<u8>) -> Vec<u8> {
+    if data.len() > MAX_DATA {
+        let is_start = |byte: &u8| byte & 0b1100_0000 != 0b1000_0000;
+        let end = data[..=MAX_DATA].iter().rposition(is_start);
+        data.truncate(end.unwrap_or_default());
+        data.shrink_to_fit();
+    }
+    data
 }
 
 /// A lock without holders and waiters.
@@ -563,7 +610,10 @@ impl Task for Survey {
     type Report = Report;
 
     fn start(&mut self, _: bool, context: &mut Context) {
-        *self = Survey::new(self.target.clone());
+        *self = Survey {
+            too_long: std::mem::take(&mut self.too_long),
+            ..Survey::new(self.target.clone())
+        };
         let session = &context.session;
         let old = session.is_read_only().then(|| session.server().to_owned());
         self.begin(old);
@@ -584,6 +634,11 @@ impl Task for Survey {
         }
         self.send_queued(context);
         (self.unanswered == 0).then(|| Ok(self.report()))
+    }
+
+    fn on_long_list(&mut self, path: &str, why: &str) -> bool {
+        let is_expected = path != self.root_path() && self.too_long.len() < MAX_LONG_LISTS;
+        is_expected && self.too_long.insert(path.into(), why.into()).is_none()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::plan::{BREAKS, QUEUES, RUNS};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// The data of an application's node, which the Python zk-flock writes.
@@ -185,26 +186,38 @@ impl fmt::Display for BreakData {
     }
 }
 
-/// The lock of a queue for one lock, by the queue's name; `None`: it is a queue for several.
-pub fn queued_lock(queue: &str) -> Option<String> {
-    (!queue.contains(RANGE)).then(|| unescaped(queue))
+/// The locks that the waiters of a queue want.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// The lock of this name.
+    One(String),
+    /// The first free of the locks `STEM_NUMBER` with these numbers.
+    Numbered {
+        /// What stands before the `_`.
+        stem: String,
+        /// The numbers.
+        numbers: RangeInclusive<u32>,
+    },
 }
 
-/// Whether the waiters in a queue of this name wait for this lock, alone or as one of several.
-pub fn is_queue_for(queue: &str, lock: &str) -> bool {
+/// The locks that the waiters of a queue of this name want; `None`: names without numbers, which
+/// are not known.
+pub fn wanted(queue: &str) -> Option<Wanted> {
     let Some((first, last)) = queue.split_once(RANGE) else {
-        return unescaped(queue) == lock;
+        return Some(Wanted::One(unescaped(queue)));
     };
-    let number = |name: &str| {
-        let (stem, number) = name.rsplit_once('_')?;
-        Some((stem.to_owned(), number.parse::<u32>().ok()?))
-    };
-    match [&unescaped(first), &unescaped(last), lock].map(number) {
-        [Some((first, from)), Some((last, to)), Some((stem, number))] => {
-            first == stem && last == stem && (from..=to).contains(&number)
-        }
-        _ => false,
-    }
+    let [first, last] = [first, last].map(unescaped);
+    let ((stem, from), (other, to)) = (numbered(&first)?, numbered(&last)?);
+    (stem == other).then(|| Wanted::Numbered {
+        stem: stem.to_owned(),
+        numbers: from..=to,
+    })
+}
+
+/// The stem and the number of a lock `STEM_NUMBER`.
+pub fn numbered(lock: &str) -> Option<(&str, u32)> {
+    let (stem, number) = lock.rsplit_once('_')?;
+    Some((stem, number.parse().ok()?))
 }
 
 fn unescaped(name: &str) -> String {
@@ -514,18 +527,22 @@ mod tests {
         let queue =
             |locks: &[&str]| queue_name(&locks.iter().map(ToString::to_string).collect::<Vec<_>>());
         let one = queue(&["a/b%"]);
-        assert_eq!(queued_lock(&one).as_deref(), Some("a/b%"));
-        assert!(is_queue_for(&one, "a/b%") && !is_queue_for(&one, "a"));
+        assert_eq!(wanted(&one), Some(Wanted::One("a/b%".into())));
         let several = queue(&["job_0", "job_1", "job_11"]);
-        assert_eq!(queued_lock(&several), None);
+        let numbers = Wanted::Numbered {
+            stem: "job".into(),
+            numbers: 0..=11,
+        };
+        assert_eq!(wanted(&several), Some(numbers));
+        assert_eq!(wanted(&queue(&["job_0", "other_1"])), None);
+        assert_eq!(wanted(&queue(&["job", "jobs"])), None);
         for (lock, expected) in [
-            ("job_0", true),
-            ("job_11", true),
-            ("job_12", false),
-            ("job", false),
-            ("other_1", false),
+            ("job_0", Some(("job", 0))),
+            ("a_b_11", Some(("a_b", 11))),
+            ("job", None),
+            ("job_x", None),
         ] {
-            assert_eq!(is_queue_for(&several, lock), expected, "{lock}");
+            assert_eq!(numbered(lock), expected, "{lock}");
         }
     }
 

@@ -171,3 +171,68 @@ fn a_lock_beyond_the_limit_of_nodes_is_unknown_and_not_free() {
     );
     assert_eq!(report.warnings.len(), 1);
 }
+
+#[test]
+fn of_long_data_the_start_is_kept_and_shown() {
+    let long = "é".repeat(500_000);
+    let tree = Tree::default().with("/locks/lock", long.as_bytes(), 5);
+    let report = look(&tree, None, true);
+    let host = report.locks[0].holders.as_ref().unwrap()[0].host.clone();
+    assert_eq!(host, Some("é".repeat(512)));
+    assert_eq!(start_of(vec![b'a'; 1025]).len(), 1024);
+    assert_eq!(
+        start_of([&[b'a'; 1023][..], "é".as_bytes()].concat()).len(),
+        1023
+    );
+    assert_eq!(start_of(vec![0x80; 5000]).len(), 0);
+}
+
+#[test]
+fn waiters_of_a_queue_for_several_locks_are_shown_with_each_up_to_a_limit() {
+    let mut survey = Survey::new(Target {
+        root: "/locks".into(),
+        names: None,
+        app: true,
+    });
+    let queue = "/locks/.queue/job_0%..job_9";
+    survey.on_children("/locks/.queue", vec!["job_0%..job_9".into()]);
+    let waiters = [1, 2].map(|number| format!("{number:016x}-{number:010}"));
+    survey.on_children(queue, waiters.clone().into());
+    for waiter in waiters {
+        survey.on_node(&format!("{queue}/{waiter}"), Some(b"web3".into()), stat(1));
+    }
+    let count = |survey: &Survey, name| survey.named(name).waiters.len();
+    assert_eq!([count(&survey, "job_0"), count(&survey, "job_9")], [2, 2]);
+    assert_eq!(count(&survey, "job_10"), 0);
+    survey.shown.set(MAX_WAITERS - 3);
+    assert_eq!(
+        ["job_1", "job_2", "job_3"].map(|name| count(&survey, name)),
+        [2, 1, 0]
+    );
+    assert_eq!(
+        survey.report().warnings,
+        ["only the first 1000000 waiters are shown"]
+    );
+}
+
+#[test]
+fn a_lock_with_too_long_a_list_is_unknown_and_the_others_are_shown() {
+    let tree = Tree::default()
+        .with(&format!("/locks/long/{}", contender(1)), b"web3:7", 5)
+        .with(&format!("/locks/seen/{}", contender(1)), b"web3:7", 5);
+    let mut survey = Survey::new(Target {
+        root: "/locks".into(),
+        names: None,
+        app: false,
+    });
+    assert!(!survey.on_long_list("/locks", "nothing can be shown"));
+    assert!(survey.on_long_list("/locks/long", "it is too long"));
+    survey.begin(None);
+    while let Some(request) = survey.queued.pop_front() {
+        let answer = tree.answer(&request);
+        assert_eq!(survey.take(&request, answer, |_| String::new()), Ok(()));
+    }
+    let report = survey.report();
+    assert_eq!(held(&report), [("long", None), ("seen", Some(true))]);
+    assert_eq!(report.warnings, ["it is too long"]);
+}
