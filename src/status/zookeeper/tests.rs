@@ -1,4 +1,15 @@
 use super::*;
+use crate::lock::zookeeper::Fake;
+use crate::moment::Moment;
+use crate::oneshot::zookeeper::{Client, Options};
+use crate::oneshot::{OneShot, Step};
+use crate::plan::{Acl, Cluster, Heartbeat};
+use crate::testing::{self, Driver, Machine};
+use crate::{status, transport};
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::*;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A node of the server.
 #[derive(Clone, Debug, Default)]
@@ -68,7 +79,7 @@ fn stat(owner: i64) -> Stat {
     Stat {
         czxid: 7,
         mzxid: 7,
-        ctime: 0,
+        ctime: owner, // any
         mtime: 0,
         version: 0,
         cversion: 0,
@@ -235,4 +246,136 @@ fn a_lock_with_too_long_a_list_is_unknown_and_the_others_are_shown() {
     let report = survey.report();
     assert_eq!(held(&report), [("long", None), ("seen", Some(true))]);
     assert_eq!(report.warnings, ["it is too long"]);
+}
+
+/// The client, as the driver sees it. It reports once.
+struct Looker(Option<Client<Survey>>);
+
+impl Machine for Looker {
+    type To = SocketAddr;
+    type Report = Result<Report, Failure>;
+    type Rules = ();
+
+    fn take_event(&mut self, event: transport::Event, now: Moment) {
+        if let Some(client) = &mut self.0 {
+            client.on_transport(event, now);
+        }
+    }
+
+    fn take_time(&mut self, _: Moment) {}
+
+    fn give(&mut self, now: Moment) -> testing::Step<SocketAddr, Result<Report, Failure>> {
+        match self.0.as_mut().map(|client| client.poll(now)) {
+            None => testing::Step::Wait(Moment::NEVER),
+            Some(Step::Transport(output)) => testing::Step::Transport(output),
+            Some(Step::Wait(until)) => testing::Step::Wait(until),
+            Some(Step::End(report)) => {
+                self.0 = None;
+                testing::Step::Report(report)
+            }
+        }
+    }
+
+    fn check((): &mut (), _: &Result<Report, Failure>) {}
+}
+
+#[test]
+fn a_client_that_finds_too_long_a_list_connects_again_and_reads_the_rest() {
+    let mut fake = Fake::with_parent("/locks");
+    fake.put("/locks/long", b"", 0);
+    fake.put("/locks/seen", b"", 0);
+    fake.put(&format!("/locks/seen/{}", contender(1)), b"web3:7", 5);
+    for number in 0..80_000 {
+        fake.put(&format!("/locks/long/{}", contender(number)), b"", 5);
+    }
+    let survey = Survey::new(Target {
+        root: "/locks".into(),
+        names: None,
+        app: false,
+    });
+    let options = Options {
+        servers: vec!["h1:2181".into()],
+        unresolved: vec![],
+        cluster: Cluster {
+            hosts: vec![],
+            chroot: String::new(),
+            timeout: Duration::from_secs(10),
+            auth: None,
+            acl: Acl::Open,
+            heartbeat: Heartbeat::Write,
+        },
+        limit: Duration::from_secs(10),
+        only_reads: true,
+        takes_auth: false,
+    };
+    let start = Moment(Duration::from_secs(100));
+    let client = Client::new(options, survey, start);
+    let mut driver = Driver::new(Looker(Some(client)), start);
+    let report = driver.advance(&mut fake, start + Duration::from_mins(1));
+    let report = report.expect("a report").expect("locks");
+    assert_eq!(held(&report), [("long", None), ("seen", Some(true))]);
+    assert!(
+        report.warnings[0].starts_with("/locks/long has 80000 children"),
+        "{:?}",
+        report.warnings
+    );
+}
+
+/// A name of a node: what clients of locks make, and what others may.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (0..4_usize).prop_map(contender),
+        Just(format!("{:032x}__rlock__0000000001", 7)),
+        Just(format!("{:032x}", 8)),
+        Just("0000000000000005-0000000001".to_owned()),
+        "(job_[0-9]{1,2}|[a-c])(%..job_[0-9])?(-__lock__)?",
+        Just(".queue".to_owned()),
+        Just(".runs".to_owned()),
+        any::<String>().prop_map(|name| name.replace('/', "%")),
+    ]
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let data = prop_oneof![
+        vec(any::<u8>(), 0..50),
+        any::<String>().prop_map(String::into_bytes),
+        (1024..70_000_usize).prop_map(|length| vec![b'x'; length]),
+        Just(b"3".to_vec()),
+        Just(b"web301234567-89ab-8cde-8f01-234500004711".to_vec()),
+    ];
+    let owner = prop_oneof![Just(0), Just(5), any::<i64>()];
+    (data, owner, prop::bool::weighted(0.1)).prop_map(|(data, owner, is_hidden)| Entry {
+        data,
+        owner,
+        is_hidden,
+    })
+}
+
+fn tree() -> impl Strategy<Value = Tree> {
+    let path = vec(name(), 1..4).prop_map(|names| format!("/locks/{}", names.join("/")));
+    btree_map(path, entry(), 0..30).prop_map(Tree)
+}
+
+proptest! {
+    #[test]
+    fn any_nodes_are_only_read_and_can_be_printed(
+        tree in tree(),
+        names in prop::option::of(vec(name(), 1..4)),
+        app: bool,
+    ) {
+        let names: Option<Vec<_>> =
+            names.as_ref().map(|names| names.iter().map(String::as_str).collect());
+        let report = look(&tree, names.as_deref(), app);
+        for detailed in [false, true] {
+            let table = status::table(&report, 0, |time| time.to_string(), detailed);
+            let is_plain = |line: &str| !line.contains(char::is_control);
+            prop_assert!(table.split_terminator('\n').all(is_plain), "{table:?}");
+        }
+        let json = status::json(&report, 0, |time| time.to_string());
+        let document: serde_json::Value = serde_json::from_str(&json).unwrap();
+        prop_assert_eq!(document["locks"].as_array().unwrap().len(), report.locks.len());
+        if let Some(names) = names {
+            prop_assert_eq!(report.locks.len(), names.len());
+        }
+    }
 }
