@@ -24,6 +24,18 @@ const TICKS: u64 = 100;
 /// The name of the helper that waits for a file instead of zk-flock, its parent.
 const HELPER: &str = "lock-waiter";
 
+/// The name of zk-flock as a process.
+const PROGRAM: &str = "zk-flock";
+
+/// The process namespace of the host (`PROC_PID_INIT_INO` of the kernel). Only there are all locks
+/// listed: elsewhere the kernel omits those whose process has ended or is in another namespace.
+const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
+
+/// The warning where not all locks are listed.
+const OUTSIDE: &str = "this is a container or another process namespace, where the kernel does not \
+                       show the locks of processes outside it: a lock that no process in it holds \
+                       may be held outside";
+
 /// A process may have been started in the same tick in which it wrote its token.
 const TICK_MS: i64 = 10;
 
@@ -36,12 +48,32 @@ pub(super) fn read(folder: &LockFolder, names: Option<&[String]>) -> Result<Repo
     let mut survey = Survey::new();
     let locks = names
         .iter()
-        .map(|name| survey.lock(name, &folder.path(name)));
-    let locks = locks.collect::<Result<_, _>>()?;
+        .map(|name| survey.lock(name, &folder.path(name)))
+        .collect();
     Ok(Report {
         locks,
         warnings: survey.warnings,
     })
+}
+
+/// The processes that can be seen to hold the lock of a file.
+pub(super) struct Seen {
+    /// The oldest first.
+    pub(super) processes: Vec<Process>,
+    /// The descriptors of every process could be read.
+    pub(super) is_complete: bool,
+}
+
+/// The processes that hold the lock of a file, each seen with a descriptor that holds it.
+pub(super) fn seen_holding(path: &Path) -> Result<Seen, Failure> {
+    file::open_as_path(path)
+        .and_then(|file| processes_with(identity(&file)?))
+        .map_err(|error| cannot_read(path, &error))
+}
+
+/// Whether a process is a zk-flock, by its name.
+pub(super) fn is_zk_flock(pid: Pid) -> bool {
+    tree::name(pid) == PROGRAM
 }
 
 /// The names of the regular files in a folder, sorted. A folder that does not exist has none.
@@ -63,6 +95,8 @@ fn files_in(folder: &Path) -> Result<Vec<String>, Failure> {
 struct Survey {
     /// `None`: /proc/locks cannot be read.
     locks: Option<Vec<FileLock>>,
+    /// All locks of the host are in that list.
+    lists_all: bool,
     mounts: String,
     host: String,
     /// When the host booted, in ms of real time.
@@ -82,6 +116,8 @@ impl Survey {
         let uptime = i64::try_from(clock::since_boot().as_millis()).unwrap_or(i64::MAX);
         Survey {
             locks: locks.ok().map(|text| local::parse(&text)),
+            lists_all: fs::read_link("/proc/self/ns/pid")
+                .is_ok_and(|link| link.as_os_str() == INITIAL_NAMESPACE),
             mounts: fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
             host: host::name(),
             booted: clock::unix_ms().saturating_sub(uptime),
@@ -89,41 +125,76 @@ impl Survey {
         }
     }
 
-    fn lock(&mut self, name: &str, path: &Path) -> Result<Lock, Failure> {
-        let free = Lock {
+    /// What is known of a lock. A file that tells nothing does not hide the other locks.
+    fn lock(&mut self, name: &str, path: &Path) -> Lock {
+        let unknown = Lock {
             name: name.into(),
             path: path.display().to_string(),
             kind: Some(Kind::File),
             slots: Some(1),
-            holders: self.locks.as_ref().map(|_| Vec::new()),
+            holders: None,
             waiters: Vec::new(),
         };
-        let file = match file::open_nofollow(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Lock {
-                    holders: Some(Vec::new()),
-                    ..free
-                });
+        match self.found(path) {
+            Ok((holders, waiters)) => Lock {
+                holders,
+                waiters,
+                ..unknown
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Lock {
+                holders: Some(Vec::new()),
+                ..unknown
+            },
+            Err(error) => {
+                let (path, reason) = (path.display(), reason(&error));
+                let why = format!("cannot read {path}: {reason}: its holder is not known");
+                self.warnings.push(why);
+                unknown
             }
-            Err(error) => return Err(cannot_read(path, &error)),
-        };
-        let ids = self.ids(&file).map_err(|error| cannot_read(path, &error))?;
+        }
+    }
+
+    /// The holders of a file, if they are known, and its waiters.
+    fn found(&mut self, path: &Path) -> io::Result<(Option<Vec<Holder>>, Vec<Waiter>)> {
+        let file = file::open_as_path(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let ids = self.ids(&file)?;
         let Some(locks) = &self.locks else {
-            return Ok(free);
+            return Ok((None, Vec::new()));
         };
         let of_this_file = locks.iter().filter(|lock| ids.contains(&lock.file));
         let (waiting, holding): (Vec<_>, Vec<_>) = of_this_file.partition(|lock| lock.waits);
-        Ok(Lock {
-            holders: Some(
+        let identity = identity(&file)?;
+        let processes = if holding.is_empty() && !self.lists_all {
+            let seen = processes_with(identity)?.processes;
+            seen.first().map(|&process| vec![Some(process)])
+        } else {
+            let holding = holding.iter();
+            Some(
                 holding
-                    .iter()
-                    .map(|lock| self.holder(lock, &file))
+                    .map(|lock| holding_process(lock, identity))
                     .collect(),
-            ),
-            waiters: self.waiters(&waiting),
-            ..free
-        })
+            )
+        };
+        let waiters = self.waiters(&waiting);
+        let Some(processes) = processes else {
+            self.warn_once(OUTSIDE);
+            return Ok((None, waiters));
+        };
+        // Another user's file may be unreadable. Its holder is known nevertheless.
+        let content = file::open_nofollow(path).ok();
+        let content = content.filter(|it| self::identity(it).is_ok_and(|it| it == identity));
+        let holders = processes.into_iter();
+        let holders = holders.map(|process| self.holder(process, content.as_ref()));
+        Ok((Some(holders.collect()), waiters))
+    }
+
+    fn warn_once(&mut self, warning: &str) {
+        if !self.warnings.iter().any(|it| it == warning) {
+            self.warnings.push(warning.into());
+        }
     }
 
     /// How the kernel may list this file: by the device of stat(2), or by that of the mount.
@@ -143,15 +214,19 @@ impl Survey {
             .collect())
     }
 
-    fn holder(&self, lock: &FileLock, file: &File) -> Holder {
-        let process = holding_process(lock, file);
-        let written = process.and_then(|process| self.written_by(&process, file));
+    fn holder(&self, process: Option<Process>, file: Option<&File>) -> Holder {
+        let written = process
+            .zip(file)
+            .and_then(|(process, file)| self.written_by(&process, file));
+        // A step of the clock of the host can hide that a zk-flock has written the token.
+        let has_token = written.is_some() || process.is_some_and(|it| is_zk_flock(it.pid));
         Holder {
             host: Some(self.host.clone()),
             pid: process.map(|process| process.pid.0.unsigned_abs()),
             since: written,
-            token: written
-                .and_then(|_| token_of_the_holder(file))
+            token: file
+                .filter(|_| has_token)
+                .and_then(token_of_the_holder)
                 .filter(|&token| token > 0),
             session: None,
             expires: None,
@@ -195,36 +270,110 @@ impl Survey {
 
 /// The process that holds a lock. The one that called flock(2) may have been a helper, which has
 /// ended: then it is the oldest process with a descriptor that holds the lock, because zk-flock is
-/// older than its guard. Only processes of this user can be looked at, or all by root.
-fn holding_process(lock: &FileLock, file: &File) -> Option<Process> {
-    let found = file.metadata().ok()?;
-    let holds = |process: &Process| descriptors(process.pid, (found.dev(), found.ino()));
+/// older than its guard. Only processes of this user can be looked at, or all by root: of any other
+/// the kernel's word is taken. Its process id may be another process's by now.
+fn holding_process(lock: &FileLock, file: (u64, u64)) -> Option<Process> {
     let named = lock.pid.and_then(find);
-    named.filter(holds).or_else(|| {
-        let mut holders: Vec<_> = tree::all().ok()?.into_iter().filter(holds).collect();
-        holders.sort_by_key(|process| (process.started, process.pid));
-        holders.first().copied().or(named)
-    })
+    let shown = named.map(|process| look_at(process.pid, file));
+    if shown == Some(Look::Holds) {
+        return named;
+    }
+    let seen = processes_with(file).ok().map(|seen| seen.processes);
+    let oldest = seen.and_then(|seen| seen.first().copied());
+    oldest.or(named.filter(|_| shown == Some(Look::Unreadable)))
+}
+
+/// All processes that can be seen to hold the lock of this file.
+fn processes_with(file: (u64, u64)) -> io::Result<Seen> {
+    let mut seen = Seen {
+        processes: Vec::new(),
+        is_complete: true,
+    };
+    for process in tree::all()? {
+        match look_at(process.pid, file) {
+            Look::Holds => seen.processes.push(process),
+            Look::HoldsNot => {}
+            Look::Unreadable => seen.is_complete = false,
+        }
+    }
+    let by_age = |process: &Process| (process.started, process.pid);
+    seen.processes.sort_by_key(by_age);
+    Ok(seen)
 }
 
 fn find(pid: u32) -> Option<Process> {
     tree::find(Pid(i32::try_from(pid).ok()?))
 }
 
-/// Whether a process has a descriptor of this file that holds a lock.
-fn descriptors(pid: Pid, file: (u64, u64)) -> bool {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return false;
+/// Device and inode, as stat(2) shows them.
+fn identity(file: &File) -> io::Result<(u64, u64)> {
+    let found = file.metadata()?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// What the descriptors of a process say of the lock of a file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// It has a descriptor that holds the lock.
+    Holds,
+    /// It has none, or has ended.
+    HoldsNot,
+    /// This user may not read them.
+    Unreadable,
+}
+
+fn look_at(pid: Pid, file: (u64, u64)) -> Look {
+    let entries = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Look::Unreadable,
+        Err(_) => return Look::HoldsNot,
     };
-    entries.filter_map(Result::ok).any(|entry| {
+    let holds = entries.filter_map(Result::ok).any(|entry| {
         let is_this =
             fs::metadata(entry.path()).is_ok_and(|found| (found.dev(), found.ino()) == file);
         let number = entry.file_name();
         let fdinfo: PathBuf = format!("/proc/{pid}/fdinfo/{}", number.display()).into();
         is_this && fs::read_to_string(fdinfo).is_ok_and(|text| local::holds(&text))
-    })
+    });
+    if holds { Look::Holds } else { Look::HoldsNot }
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> Failure {
     Failure::System(format!("cannot read {}: {}", path.display(), reason(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::file::LockMode;
+    use crate::sys::process;
+
+    #[test]
+    fn process_that_does_not_hold_the_file_is_not_its_holder() {
+        let path = std::env::temp_dir().join(format!("zk-flock-reused-{}", std::process::id()));
+        let file = file::open_lock_file(&path, 0o600).unwrap();
+        let identity = identity(&file).unwrap();
+        // The process with this id had locked the file, and its id was reused.
+        let lock = FileLock {
+            pid: Some(process::own_pid().0.unsigned_abs()),
+            file: FileId {
+                major: 0,
+                minor: 0,
+                inode: identity.1,
+            },
+            waits: false,
+        };
+        assert_eq!(holding_process(&lock, identity), None);
+        assert!(seen_holding(&path).unwrap().processes.is_empty());
+        assert!(file::lock(&file, LockMode::NonBlocking).unwrap());
+        let holder = holding_process(&lock, identity).map(|process| process.pid);
+        assert_eq!(holder, Some(process::own_pid()));
+        let named_another = FileLock {
+            pid: Some(1),
+            ..lock
+        };
+        let seen = holding_process(&named_another, identity).map(|process| process.pid);
+        assert_eq!(seen, Some(process::own_pid()));
+        fs::remove_file(path).unwrap();
+    }
 }

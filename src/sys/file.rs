@@ -131,6 +131,15 @@ pub fn open_nofollow(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Opens a file of any kind only to find out what it is: that needs no permission for the file, and
+/// does not follow a link.
+pub fn open_as_path(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_PATH)
+        .open(path)
+}
+
 /// Whether permissions allow exec to run this file.
 pub fn executable(path: &Path) -> bool {
     access(path, libc::X_OK).is_ok()

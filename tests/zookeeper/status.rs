@@ -7,6 +7,7 @@ use common::sandbox::Sandbox;
 use common::wait_until;
 use common::zookeeper::ZooKeeper;
 use serde_json::Value;
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -286,6 +287,60 @@ fn local_locks_are_shown_by_the_kernel_and_no_file_is_made() {
     assert_eq!(second.wait(), exited(0).printing("ready\n"));
     let free = sandbox.program(&[&local, "--status", "lock"]).run();
     assert_eq!(free.end, Ok(3));
+}
+
+#[test]
+fn a_local_lock_that_is_no_file_is_unknown_and_hides_no_other_lock() {
+    let sandbox = Sandbox::new();
+    let status = |words: &[&str]| sandbox.local(&[&["--status"], words].concat()).run();
+    assert_eq!(sandbox.local(&["-l", "0", "file", "true"]).run(), exited(0));
+    let folder = sandbox.path(&format!("locks/{}", sandbox.id));
+    fs::create_dir(folder.join("folder")).unwrap();
+    let outcome = status(&["folder"]);
+    assert_eq!(outcome.end, Ok(1), "{outcome:?}");
+    assert!(outcome.stdout.contains("unknown"), "{outcome:?}");
+    outcome.complaint(&["not a regular file"]);
+    let both = status(&["file", "folder"]);
+    assert_eq!(both.end, Ok(1), "{both:?}");
+    assert!(both.stdout.contains("free"), "{both:?}");
+    assert_eq!(status(&["file"]).end, Ok(3));
+}
+
+/// Runs a script as process 1 of a namespace with its own /proc.
+fn in_container<'a>(sandbox: &'a Sandbox, script: &str) -> Job<'a> {
+    Job::new(sandbox, Path::new("unshare")).words(&[
+        "--pid",
+        "--fork",
+        "--mount-proc",
+        "sh",
+        "-c",
+        script,
+    ])
+}
+
+#[test]
+fn in_a_container_a_local_lock_is_held_or_unknown_but_not_free() {
+    let sandbox = Sandbox::new();
+    let status = sandbox.local(&["--status", "lock"]).line();
+    let holder = sandbox
+        .local(&["-l", "0", "lock", "sh -c 'echo ready; cat'"])
+        .leashed()
+        .start();
+    holder.wait_for_output("ready");
+    let outside = in_container(&sandbox, &status).run();
+    assert_eq!(outside.end, Ok(1), "{outside:?}");
+    assert!(outside.stdout.contains("unknown"), "{outside:?}");
+    outside.complaint(&["container"]);
+    holder.finish();
+    // The process that called flock(2) has ended.
+    let file = sandbox.path(&format!("locks/{}/lock", sandbox.id));
+    let inside = format!("exec 9>>{}; flock 9; {status}", file.display());
+    let inside = in_container(&sandbox, &inside).run();
+    assert_eq!(
+        (inside.end, inside.stderr.as_str()),
+        (Ok(0), ""),
+        "{inside:?}"
+    );
 }
 
 #[test]
