@@ -33,6 +33,12 @@ pub enum Outcome {
         /// Its time between TERM and KILL, if it has told it.
         kill_after: Option<Duration>,
     },
+    /// The holder of a file was asked, and another process holds the file at the end of the wait. It
+    /// may have inherited the lock.
+    HeldByAnother {
+        /// The process, if it can be seen.
+        pid: Option<u32>,
+    },
     /// The server has revoked the lock, and the holder still holds it at the end of the wait.
     StillRevoked {
         /// When its lease ends, if that is known.
@@ -232,6 +238,16 @@ pub fn outcome_line(
                 ""
             }
         )),
+        Outcome::HeldByAnother { pid } => Err(match pid {
+            Some(pid) => format!(
+                "{target} was asked, and after {waited} {path} is held by process {pid}, which may \
+                 have inherited the lock: stop that process"
+            ),
+            None => format!(
+                "{target} was asked, and after {waited} {path} is held by a process that cannot be \
+                 seen: look for it as root"
+            ),
+        }),
         Outcome::StillRevoked { expires } => Err(format!(
             "revoked {path} for {target}, which still holds it after {waited}: {}",
             match expires {
@@ -335,6 +351,8 @@ mod tests {
             Outcome::StillHeld {
                 kill_after: Some(Duration::MAX),
             },
+            Outcome::HeldByAnother { pid: Some(8) },
+            Outcome::HeldByAnother { pid: None },
             Outcome::StillRevoked { expires: None },
             Outcome::OtherRevoked { token: 6 },
         ] {

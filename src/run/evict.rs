@@ -1,6 +1,6 @@
 //! `--break`: finds the holder of a lock, asks it to release the lock, and prints what became of it.
 
-use super::{inspect, oneshot};
+use super::{inspect, local_survey, oneshot};
 use crate::eviction::http::{Revocation, Revoked};
 use crate::eviction::zookeeper::{Eviction as Asker, Target};
 use crate::eviction::{self, Candidate, Outcome, Refusal};
@@ -14,11 +14,13 @@ use crate::plan::{Cluster, Eviction, Exit, ExitReason, Host};
 use crate::reason::reason;
 use crate::signal::{Signal, Status};
 use crate::status::zookeeper::Survey;
-use crate::status::{self, Kind, Lock};
+use crate::status::{self, Holder, Kind, Lock};
 use crate::sys::clock::{self, now};
-use crate::sys::process::{self, Pid};
-use crate::sys::{file, host, poll, tree};
+use crate::sys::process;
+use crate::sys::tree::{self, Process};
+use crate::sys::{file, host, poll};
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// How often the holder of a file is looked at: no event tells another process that flock(2) is
@@ -51,6 +53,7 @@ fn find_and_ask(plan: &Eviction, until: Moment) -> Result<ExitReason, Failure> {
     let locks = locks(plan, until)?;
     let candidate = match eviction::choose(&locks, plan.token) {
         Ok(candidate) => candidate,
+        Err(Refusal::Unknown) => return refuse_unknown(plan),
         Err(refusal) => return Ok(refuse(plan, &refusal)),
     };
     let outcome = match &plan.locks {
@@ -76,10 +79,10 @@ fn find_and_ask(plan: &Eviction, until: Moment) -> Result<ExitReason, Failure> {
             revoke(plan, server, pool, &candidate, until)?
         }
     };
-    Ok(match outcome {
-        Some(outcome) => tell(plan, &candidate, outcome),
-        None => refuse(plan, &Refusal::Unknown),
-    })
+    match outcome {
+        Some(outcome) => Ok(tell(plan, &candidate, outcome)),
+        None => refuse_unknown(plan),
+    }
 }
 
 /// How long the servers may take to answer at most.
@@ -153,48 +156,101 @@ fn asker(plan: &Eviction) -> String {
 }
 
 /// Sends TERM to the holder of a file of this host, and again to end the minimum hold, once its
-/// command is gone. `None`: the process is not known.
+/// command is gone. `None`: no process can be seen to be the holder, and so none gets a signal.
 fn stop_process(
     plan: &Eviction,
     candidate: &Candidate,
     until: Moment,
 ) -> Result<Option<Outcome>, Failure> {
-    let pid = candidate.holder.pid.and_then(|pid| i32::try_from(pid).ok());
-    let Some(process) = pid.and_then(|pid| tree::find(Pid(pid))) else {
-        return Ok(None);
+    let path = Path::new(&candidate.path);
+    let seen = local_survey::seen_holding(path)?.processes;
+    let is_holder = |process: &&Process| candidate.holder.pid == Some(process.pid.0.unsigned_abs());
+    let Some(process) = seen.iter().find(is_holder) else {
+        let is_released = holds_on(plan, candidate, until)? == Hold::Released;
+        return Ok(is_released.then_some(Outcome::Left));
     };
-    let holds = || -> Result<bool, Failure> {
-        let locks = locks(plan, until)?;
-        let mut holders = locks.iter().flat_map(|lock| lock.holders.iter().flatten());
-        // A process acquires the lock once. Its token may be known in one look and not in the next:
-        // that depends on a comparison of two clocks.
-        Ok(holders.any(|holder| holder.pid == candidate.holder.pid))
-    };
-    let signal = || match tree::signal(&process, Signal::TERM) {
+    let signal = || match tree::signal(process, Signal::TERM) {
         Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(Failure::Refused {
             what: format!("send TERM to process {}", process.pid),
             why: reason(&error),
         }),
         _ => Ok(()),
     };
-    if !holds()? {
-        return Ok(Some(Outcome::Left));
+    // Another program may take a second TERM for more than the first.
+    let repeats =
+        local_survey::is_zk_flock(process.pid) || !tree::descendants(process.pid).is_empty();
+    match holds_on(plan, candidate, until)? {
+        Hold::Released => return Ok(Some(Outcome::Left)),
+        Hold::Unknown => return Ok(None),
+        Hold::By(_) => {}
     }
     signal()?;
     let mut repeat = Moment::default();
-    while holds()? {
+    loop {
+        let pid = match holds_on(plan, candidate, until)? {
+            Hold::By(pid) => pid,
+            Hold::Unknown => return Ok(None),
+            Hold::Released => {
+                let held = held(candidate);
+                return Ok(Some(Outcome::Evicted { held }));
+            }
+        };
         if now() >= until {
-            return Ok(Some(Outcome::StillHeld { kill_after: None }));
+            return Ok(Some(if pid == candidate.holder.pid {
+                Outcome::StillHeld { kill_after: None }
+            } else {
+                Outcome::HeldByAnother { pid }
+            }));
         }
-        if now() >= repeat && tree::descendants(process.pid).is_empty() {
+        if repeats && now() >= repeat && tree::descendants(process.pid).is_empty() {
             repeat = now() + TERM_INTERVAL;
             signal()?;
         }
         pause(FILE_INTERVAL, until)?;
     }
-    Ok(Some(Outcome::Evicted {
-        held: held(candidate),
-    }))
+}
+
+/// Whether a file is still locked by the holder that was asked to release it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hold {
+    /// It is free, or another holder has acquired it.
+    Released,
+    /// By this process: the holder, or one that may have its descriptor.
+    By(Option<u32>),
+    /// That cannot be read.
+    Unknown,
+}
+
+fn holds_on(plan: &Eviction, candidate: &Candidate, until: Moment) -> Result<Hold, Failure> {
+    let locks = locks(plan, until)?;
+    let is_file = |lock: &&Lock| lock.path == candidate.path;
+    let lock = locks
+        .iter()
+        .find(is_file)
+        .ok_or_else(|| Failure::System(format!("cannot find {} any more", candidate.path)))?;
+    if let Some(holders) = &lock.holders {
+        return Ok(hold(holders, &candidate.holder));
+    }
+    // In a container it is never known that no process outside it holds the file. The holder and
+    // its children are inside.
+    let seen = local_survey::seen_holding(Path::new(&candidate.path))?;
+    Ok(if seen.is_complete && seen.processes.is_empty() {
+        Hold::Released
+    } else {
+        Hold::Unknown
+    })
+}
+
+/// A process acquires the lock once. Its children may inherit it, and only another known token
+/// proves that another process has acquired the lock.
+fn hold(holders: &[Holder], asked: &Holder) -> Hold {
+    let holds_on = |holder: &&Holder| {
+        holder.pid == asked.pid || holder.token.is_none() || holder.token == asked.token
+    };
+    holders
+        .iter()
+        .find(holds_on)
+        .map_or(Hold::Released, |holder| Hold::By(holder.pid))
 }
 
 /// Revokes the lock of a host at a lock server. `None`: the host is not known.
@@ -252,6 +308,16 @@ fn pause(interval: Duration, until: Moment) -> Result<(), Failure> {
         .map_err(|error| Failure::System(format!("cannot wait: {}", reason(&error))))
 }
 
+/// It is not known whether a lock is held, or by which process.
+fn refuse_unknown(plan: &Eviction) -> Result<ExitReason, Failure> {
+    if let Locks::Files { .. } = plan.locks {
+        for warning in inspect::read(&plan.locks, MIN_LIMIT)?.warnings {
+            log::print(plan.program, &format_args!("WARNING: {warning}"));
+        }
+    }
+    Ok(refuse(plan, &Refusal::Unknown))
+}
+
 fn refuse(plan: &Eviction, refusal: &Refusal) -> ExitReason {
     log::print(plan.program, &eviction::refusal_line(&plan.name, refusal));
     match refusal {
@@ -271,5 +337,33 @@ fn tell(plan: &Eviction, candidate: &Candidate, outcome: Outcome) -> ExitReason 
             log::print(plan.program, &line);
             ExitReason::StillHeld
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_is_released_only_if_free_or_held_with_another_known_token() {
+        let holder = |pid, token| Holder {
+            pid: Some(pid),
+            token,
+            ..Holder::default()
+        };
+        let asked = holder(7, Some(5));
+        for (holders, expected) in [
+            (vec![], Hold::Released),
+            (vec![holder(8, Some(6))], Hold::Released),
+            (vec![holder(7, Some(5))], Hold::By(Some(7))),
+            (vec![holder(7, None)], Hold::By(Some(7))),
+            (vec![holder(8, None)], Hold::By(Some(8))),
+            (vec![holder(8, Some(5))], Hold::By(Some(8))),
+        ] {
+            assert_eq!(hold(&holders, &asked), expected, "{holders:?}");
+        }
+        let of_flock = holder(7, None);
+        assert_eq!(hold(&[holder(8, None)], &of_flock), Hold::By(Some(8)));
+        assert_eq!(hold(&[holder(8, Some(6))], &of_flock), Hold::Released);
     }
 }

@@ -373,6 +373,53 @@ fn the_holder_of_a_file_that_has_waited_for_it_is_found() {
     assert_eq!(second.wait().end, Ok(3));
 }
 
+/// The path of the file of the local lock `lock`, which is made.
+fn lock_file(sandbox: &Sandbox) -> std::path::PathBuf {
+    sandbox.local(&["-l", "0", "lock", "true"]).run();
+    sandbox.path(&format!("locks/{}/lock", sandbox.id))
+}
+
+#[test]
+fn a_lock_that_a_child_has_inherited_is_not_said_to_be_released() {
+    let sandbox = Sandbox::new();
+    let file = lock_file(&sandbox);
+    // The shell ends at TERM, and its child keeps the descriptor.
+    let script = "exec 9>>\"$0\"; flock 9; sleep 1000 & echo up; wait";
+    let holder = Job::new(&sandbox, Path::new("sh"))
+        .words(&["-c", script, &file.display().to_string()])
+        .start();
+    holder.wait_for_output("up");
+    wait_until("the child", || sandbox.running("sleep 1000").len() == 1);
+    let child = sandbox.running("sleep 1000")[0];
+    let broken = sandbox.local(&["-w", "1", "--break", "lock"]).run();
+    assert_eq!(broken.end, Ok(1), "{broken:?}");
+    broken.complaint(&["was asked", &format!("held by process {child}")]);
+    process::kill(child, libc::SIGKILL);
+    holder.wait();
+}
+
+#[test]
+fn another_program_gets_one_term() {
+    let sandbox = Sandbox::new();
+    let file = lock_file(&sandbox);
+    let script = "import fcntl, signal, sys, time
+terms = []
+signal.signal(signal.SIGTERM, lambda *_: terms.append(1))
+file = open(sys.argv[1], 'a')
+fcntl.flock(file, fcntl.LOCK_EX)
+print('up', flush=True)
+while not terms: time.sleep(0.01)
+time.sleep(1.5)
+print(len(terms))";
+    let holder = Job::new(&sandbox, Path::new("python3"))
+        .words(&["-c", script, &file.display().to_string()])
+        .start();
+    holder.wait_for_output("up");
+    let broken = sandbox.local(&["--break", "lock"]).run();
+    assert_eq!(broken.end, Ok(0), "{broken:?}");
+    assert_eq!(holder.wait(), exited(0).printing("up\n1\n"));
+}
+
 fn hostname() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .expect("/proc is mounted")
