@@ -338,7 +338,11 @@ impl World {
         }
         if reboot {
             self.booted = self.clock;
-            // If it gains while its host is off, it looks as if more time had passed.
+        }
+        let boot = format!("\"{:?}\"", self.booted);
+        if self.disk.as_ref().is_some_and(|text| !text.contains(&boot)) {
+            // Since the boot that the file is of, only the clock tells how much time has passed: if
+            // it gains, it looks as if it were more.
             self.ahead = self.ahead.min(self.ahead_when_saved);
         }
         let read = |text: &String| {
