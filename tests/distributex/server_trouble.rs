@@ -322,10 +322,7 @@ fn config_check_starts_no_server() {
     let missing = ["config.yaml: \"state\": cannot write in ", "no such file"];
     assert_refused(&sandbox, &state("missing/s"), &["--check"], 71, &missing);
     let elsewhere = format!("listen: 203.0.113.7\n{POOL}"); // of no host: RFC 5737
-    let refused = [
-        "cannot listen on 203.0.113.7 port 9889",
-        "assign requested address",
-    ];
+    let refused = ["cannot listen on 203.0.113.7 port 9889: "];
     assert_refused(&sandbox, &elsewhere, &["--check"], 71, &refused);
     let good = start(&sandbox, &state("state"), &["--check"]);
     assert_eq!((good.end, good.stderr.as_str()), (Ok(0), ""));
