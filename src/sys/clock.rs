@@ -161,31 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn local_time_matches_date() {
-        for seconds in [0, 951_782_400, 1_700_000_000, 4_102_444_799] {
-            let date = Command::new("date")
-                .args(["-d", &format!("@{seconds}"), "+%Y %m %d %H %M %S"])
-                .output()
-                .unwrap();
-            let LocalTime {
-                year,
-                month,
-                day,
-                hour,
-                minute,
-                second,
-                ..
-            } = local_time(seconds);
-            let formatted =
-                format!("{year} {month:02} {day:02} {hour:02} {minute:02} {second:02}\n");
-            assert_eq!(formatted, String::from_utf8(date.stdout).unwrap());
-        }
-        assert_eq!(local_time(i64::MAX).year, 1970);
-    }
-
-    #[test]
     fn local_time_is_shown_as_iso_8601_with_the_zone_of_date() {
-        for seconds in [0, 1_700_000_000, 1_720_000_000] {
+        for seconds in [0, 951_782_400, 1_700_000_000, 1_720_000_000, 4_102_444_799] {
             let date = Command::new("date")
                 .args(["-d", &format!("@{seconds}"), "--iso-8601=seconds"])
                 .output()
@@ -200,6 +177,7 @@ mod tests {
             };
             assert!(time.to_string().ends_with(zone), "{time}");
         }
+        assert_eq!(local_time(i64::MAX).year, 1970);
     }
 
     #[test]
