@@ -49,8 +49,8 @@ pub enum Target {
     Both,
 }
 
-/// In the place of a host: the one whose command has started last. In the place of a server: the one
-/// that this host is connected to.
+/// As a host: the one whose command has started last. As a server: the one that this host is
+/// connected to.
 pub const HOLDER: u8 = u8::MAX;
 
 /// Something that happens.
@@ -381,7 +381,7 @@ impl Scenario {
 }
 
 impl What {
-    /// Puts the holder's host and its server in the place of [`HOLDER`].
+    /// Replaces [`HOLDER`] by the holder's host and its server.
     pub fn at_holder(&mut self, holder: u8, of_holder: u8) {
         match self {
             What::Cut { server, .. }

@@ -1,4 +1,4 @@
-//! `--status`: who holds a lock, and who waits for it, without touching it.
+//! `--status`: shows holders and waiters, and changes nothing.
 
 use common::kazoo::Kazoo;
 use common::proxy::{From, Proxy};
