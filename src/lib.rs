@@ -125,6 +125,7 @@
 //! | `lock::zookeeper::acl` | access control lists of nodes |
 //! | `lock::zookeeper::fake` | a ZooKeeper in memory, for unit tests |
 //! | `oneshot` | the contract of a client that asks once and takes no lock |
+//! | `oneshot::http` | asks a lock server one thing |
 //! | `oneshot::zookeeper` | a session that carries out one task |
 //! | `probe` | what is known of a server that a client would use |
 //! | `probe::zookeeper` | tries in one server what a run would do, and makes nothing |

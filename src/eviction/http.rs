@@ -1,16 +1,8 @@
 //! Revokes a lock at a lock server. Sans-I/O.
 
-use crate::endpoint::Endpoint;
-use crate::http::client::{HttpClient, HttpEvent};
 use crate::http::{Reply, post};
 use crate::lock::Failure;
-use crate::moment::Moment;
-use crate::oneshot::{OneShot, Step};
-use crate::transport;
-use std::time::Duration;
-
-/// How long the server may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::oneshot::http::Question;
 
 /// The most characters of an answer that are shown.
 const MAX_SHOWN: usize = 100;
@@ -18,7 +10,7 @@ const MAX_SHOWN: usize = 100;
 /// What the server has done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Revoked {
-    /// The holder is told at its next renewal. Its token, if the server has told it.
+    /// The holder learns of it at its next renewal. Its token, if the server has told it.
     Yes {
         /// It may differ from the one that was seen before: then the lock had changed hands.
         token: Option<i64>,
@@ -27,33 +19,23 @@ pub enum Revoked {
     NotHeld,
 }
 
-/// The client.
+/// The request to revoke the lock of a host.
 #[derive(Debug)]
 pub struct Revocation {
-    server: String,
-    client: HttpClient,
-    by: Moment,
+    /// The server, as it is shown.
+    pub server: String,
+    /// The pool.
+    pub pool: String,
+    /// The holder.
+    pub host: String,
 }
 
-impl Revocation {
-    /// The first `poll` starts to connect. `limit`: how long the server may take at most.
-    pub fn new(
-        servers: Vec<Endpoint>,
-        server: &str,
-        pool: &str,
-        host: &str,
-        limit: Duration,
-        now: Moment,
-    ) -> Revocation {
-        let limit = limit.min(ANSWER_TIMEOUT);
-        let mut client = HttpClient::new(servers, now);
-        let request = post("/revoke/", &[("pool", pool), ("host", host)], server);
-        client.ask(request, limit, now);
-        Revocation {
-            server: server.to_owned(),
-            client,
-            by: now + limit,
-        }
+impl Question for Revocation {
+    type Report = Revoked;
+
+    fn request(&self) -> Vec<u8> {
+        let parameters = [("pool", self.pool.as_str()), ("host", &self.host)];
+        post("/revoke/", &parameters, &self.server)
     }
 
     fn report(&self, reply: &Reply) -> Result<Revoked, Failure> {
@@ -79,44 +61,16 @@ impl Revocation {
     }
 }
 
-impl OneShot for Revocation {
-    type Report = Revoked;
-
-    fn on_transport(&mut self, event: transport::Event, now: Moment) {
-        self.client.on_transport(event, now);
-    }
-
-    fn poll(&mut self, now: Moment) -> Step<Revoked> {
-        self.client.tick(now);
-        while let Some(event) = self.client.event() {
-            if let HttpEvent::Answered { reply, .. } = event {
-                return Step::End(self.report(&reply));
-            }
-        }
-        if let Some(output) = self.client.output() {
-            return Step::Transport(output);
-        }
-        if now >= self.by {
-            return Step::End(Err(Failure::Unreachable(self.client.faults(now))));
-        }
-        Step::Wait(self.client.wake().min(self.by))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn report(reply: &Reply) -> Result<Revoked, Failure> {
-        let servers = vec!["dx:9889".into()];
-        Revocation::new(
-            servers,
-            "dx:9889",
-            "backup",
-            "db1",
-            ANSWER_TIMEOUT,
-            Moment::default(),
-        )
+        Revocation {
+            server: "dx:9889".into(),
+            pool: "backup".into(),
+            host: "db1".into(),
+        }
         .report(reply)
     }
 

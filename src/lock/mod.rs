@@ -17,6 +17,7 @@ pub mod zookeeper;
 use crate::deadlines::Deadlines;
 use crate::endpoint::Found;
 use crate::moment::Moment;
+use crate::plan::ExitReason;
 use crate::transport;
 use std::fmt;
 
@@ -187,6 +188,18 @@ pub enum Failure {
     IncompatibleLock(String),
     /// A file of a local lock cannot be used.
     System(String),
+}
+
+impl Failure {
+    /// The reason to exit.
+    pub fn exit_reason(&self) -> ExitReason {
+        match self {
+            Failure::Unreachable(_) => ExitReason::Unreachable,
+            Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
+            Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
+            Failure::System(_) => ExitReason::SystemError,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

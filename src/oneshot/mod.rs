@@ -1,6 +1,7 @@
 //! The contract of a one-shot client: it asks a service something, and ends with a report. There is
 //! no lock, no guard and no command. Sans-I/O, as the locks are; `run::oneshot` is its loop.
 
+pub mod http;
 pub mod zookeeper;
 
 use crate::lock::Failure;

@@ -108,6 +108,30 @@ pub struct Options {
     pub takes_auth: bool,
 }
 
+#[cfg(test)]
+impl Options {
+    /// One server, for unit tests.
+    pub(crate) fn of_tests() -> Options {
+        use crate::plan::{Acl, Heartbeat};
+        let timeout = Duration::from_secs(10);
+        Options {
+            servers: vec!["h1:2181".into()],
+            unresolved: vec![],
+            cluster: Cluster {
+                hosts: vec![],
+                chroot: String::new(),
+                timeout,
+                auth: None,
+                acl: Acl::Open,
+                heartbeat: Heartbeat::Write,
+            },
+            limit: timeout,
+            only_reads: false,
+            takes_auth: true,
+        }
+    }
+}
+
 /// The client.
 #[derive(Debug)]
 pub struct Client<T: Task> {

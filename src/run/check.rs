@@ -5,14 +5,14 @@ use crate::endpoint::Endpoint;
 use crate::lock::Failure;
 use crate::lock::zookeeper::acl;
 use crate::log;
+use crate::oneshot::http;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::Locks;
 use crate::plan::{ClientCheck, Cluster, Exit, ExitReason, Host};
 use crate::probe::zookeeper::{Probe, Target};
 use crate::probe::{self, Flaw, FlawKind, Found, Report};
-use crate::reason::reason;
 use crate::signal::Status;
-use crate::status::http::{self, PoolSurvey};
+use crate::status::http::PoolSurvey;
 use crate::sys::clock::{self, now};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -49,15 +49,10 @@ pub fn check_client(plan: &ClientCheck) -> Exit {
     } else {
         report.text()
     };
-    let mut stdout = io::stdout().lock();
-    let printed = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
-    let end = match (printed, report.worst()) {
-        (Err(error), _) => {
-            let why = reason(&error);
-            log::print(plan.program, &format_args!("cannot write to stdout: {why}"));
-            ExitReason::SystemError
+    let end = match (inspect::print(&text), report.worst()) {
+        (Err(failure), _) => {
+            log::print(plan.program, &failure);
+            failure.exit_reason()
         }
         (Ok(()), None) => ExitReason::Command(Status::Exited(0)),
         (Ok(()), Some(FlawKind::Config)) => ExitReason::ConfigError,
@@ -165,13 +160,13 @@ fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
         Ok((servers, _)) => servers,
         Err(unresolved) => return without_address(unresolved),
     };
-    let target = http::Target {
+    let survey = PoolSurvey {
         server: name.clone(),
         pool: pool.map(Into::into),
         now: clock::unix_ms(),
     };
     let began = now();
-    let mut client = PoolSurvey::new(servers, target, http::ANSWER_TIMEOUT, began);
+    let mut client = http::Client::new(survey, servers, http::ANSWER_TIMEOUT, began);
     let found = oneshot::drive(&mut client).map(|report| Found {
         latency: now().since(began),
         version: Some("distributexd".into()),

@@ -4,7 +4,7 @@
 use super::files::Files;
 use super::names::Lookup;
 use super::system::System;
-use crate::lock::{self, Failure, FileOrder, Input, Lock, Output};
+use crate::lock::{self, FileOrder, Input, Lock, Output};
 use crate::moment::Moment;
 use crate::plan::ExitReason;
 use crate::supervisor::{self, Loss};
@@ -203,12 +203,7 @@ pub(super) fn supervisor_event(event: &lock::Event) -> Option<supervisor::Event>
         lock::Event::Gone(_) => Some(Event::Gone),
         lock::Event::Revoked { .. } => Some(Event::Revoked),
         lock::Event::Busy(_) => Some(Event::NoLock(ExitReason::Busy)),
-        lock::Event::Failed(failure) => Some(Event::NoLock(match failure {
-            Failure::Unreachable(_) => ExitReason::Unreachable,
-            Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
-            Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
-            Failure::System(_) => ExitReason::SystemError,
-        })),
+        lock::Event::Failed(failure) => Some(Event::NoLock(failure.exit_reason())),
         lock::Event::Released { .. } => Some(Event::Released),
         lock::Event::Trying(_)
         | lock::Event::Waiting { .. }
@@ -224,6 +219,7 @@ pub(super) fn supervisor_event(event: &lock::Event) -> Option<supervisor::Event>
 mod tests {
     use super::*;
     use crate::deadlines::Deadlines;
+    use crate::lock::Failure;
     use std::time::Duration;
     use supervisor::Event;
 

@@ -8,18 +8,17 @@ use crate::lock::Failure;
 use crate::lock::zookeeper::{acl, layout};
 use crate::log;
 use crate::moment::Moment;
+use crate::oneshot::http;
 use crate::oneshot::zookeeper::Client;
 use crate::plan::inspection::Locks;
 use crate::plan::{Cluster, Eviction, Exit, ExitReason, Host};
 use crate::reason::reason;
 use crate::signal::{Signal, Status};
-use crate::status::zookeeper::Survey;
-use crate::status::{self, Holder, Kind, Lock};
+use crate::status::{Holder, Kind, Lock};
 use crate::sys::clock::{self, now};
 use crate::sys::process;
 use crate::sys::tree::{self, Process};
 use crate::sys::{file, host, poll};
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -45,7 +44,7 @@ pub fn evict(plan: &Eviction, started: Moment) -> Exit {
     let end = find_and_ask(plan, started + plan.wait);
     plan.exit_codes.exit(end.unwrap_or_else(|failure| {
         log::print(plan.program, &failure);
-        inspect::failure_reason(&failure)
+        failure.exit_reason()
     }))
 }
 
@@ -80,7 +79,7 @@ fn find_and_ask(plan: &Eviction, until: Moment) -> Result<ExitReason, Failure> {
         }
     };
     match outcome {
-        Some(outcome) => Ok(tell(plan, &candidate, outcome)),
+        Some(outcome) => tell(plan, &candidate, outcome),
         None => refuse_unknown(plan),
     }
 }
@@ -92,24 +91,7 @@ fn limit(until: Moment) -> Duration {
 
 /// What is known of the lock now.
 fn locks(plan: &Eviction, until: Moment) -> Result<Vec<Lock>, Failure> {
-    Ok(match &plan.locks {
-        Locks::Nodes {
-            cluster,
-            root,
-            names,
-            app,
-            takes_auth,
-        } => {
-            let target = status::zookeeper::Target {
-                root: format!("{}{root}", cluster.chroot),
-                names: names.clone(),
-                app: *app,
-            };
-            let options = inspect::options(cluster, false, *takes_auth, limit(until))?;
-            oneshot::drive(&mut Client::new(options, Survey::new(target), now()))?.locks
-        }
-        locks => inspect::read(locks, limit(until))?.locks,
-    })
+    Ok(inspect::read(&plan.locks, false, limit(until))?.locks)
 }
 
 /// Asks the holder of a node. `None`: its node is not known.
@@ -265,8 +247,13 @@ fn revoke(
         return Ok(None);
     };
     let (name, servers) = (server.to_string(), inspect::servers(server, limit(until))?);
-    let mut revocation = Revocation::new(servers, &name, pool, host, limit(until), now());
-    let token = match oneshot::drive(&mut revocation)? {
+    let revocation = Revocation {
+        server: name,
+        pool: pool.to_owned(),
+        host: host.clone(),
+    };
+    let mut client = http::Client::new(revocation, servers, limit(until), now());
+    let token = match oneshot::drive(&mut client)? {
         Revoked::NotHeld => return Ok(Some(Outcome::Left)),
         Revoked::Yes { token } => token,
     };
@@ -311,7 +298,7 @@ fn pause(interval: Duration, until: Moment) -> Result<(), Failure> {
 /// It is not known whether a lock is held, or by which process.
 fn refuse_unknown(plan: &Eviction) -> Result<ExitReason, Failure> {
     if let Locks::Files { .. } = plan.locks {
-        for warning in inspect::read(&plan.locks, MIN_LIMIT)?.warnings {
+        for warning in inspect::read(&plan.locks, false, MIN_LIMIT)?.warnings {
             log::print(plan.program, &format_args!("WARNING: {warning}"));
         }
     }
@@ -327,15 +314,15 @@ fn refuse(plan: &Eviction, refusal: &Refusal) -> ExitReason {
     }
 }
 
-fn tell(plan: &Eviction, candidate: &Candidate, outcome: Outcome) -> ExitReason {
+fn tell(plan: &Eviction, candidate: &Candidate, outcome: Outcome) -> Result<ExitReason, Failure> {
     match eviction::outcome_line(candidate, outcome, plan.wait, plan.force) {
         Ok(line) => {
-            let _ = writeln!(io::stdout(), "{line}");
-            ExitReason::Command(Status::Exited(0))
+            inspect::print(&format!("{line}\n"))?;
+            Ok(ExitReason::Command(Status::Exited(0)))
         }
         Err(line) => {
             log::print(plan.program, &line);
-            ExitReason::StillHeld
+            Ok(ExitReason::StillHeld)
         }
     }
 }

@@ -7,13 +7,14 @@ use crate::endpoint::Endpoint;
 use crate::lock::Failure;
 use crate::lock::zookeeper::recipe;
 use crate::log;
+use crate::oneshot::http;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::{Inspection, Locks};
 use crate::plan::{Cluster, Exit, ExitReason, Host, Warning};
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::signal::Status;
-use crate::status::http::{self, PoolSurvey};
+use crate::status::http::PoolSurvey;
 use crate::status::zookeeper::{Survey, Target};
 use crate::status::{self, Report};
 use crate::sys::clock::{self, now};
@@ -24,10 +25,11 @@ use std::time::Duration;
 /// Shows the locks of the plan.
 pub fn show_status(inspection: &Inspection) -> Exit {
     print_warnings(inspection.program, &inspection.warnings);
-    let end = read(&inspection.locks, Duration::MAX).and_then(|report| show(inspection, &report));
+    let end =
+        read(&inspection.locks, true, Duration::MAX).and_then(|report| show(inspection, &report));
     inspection.exit_codes.exit(end.unwrap_or_else(|failure| {
         log::print(inspection.program, &failure);
-        failure_reason(&failure)
+        failure.exit_reason()
     }))
 }
 
@@ -40,8 +42,9 @@ pub(super) fn print_warnings(program: &str, warnings: &[Warning]) {
     }
 }
 
-/// What is known of these locks. `limit`: how long the servers may take at most.
-pub(super) fn read(locks: &Locks, limit: Duration) -> Result<Report, Failure> {
+/// What is known of these locks. `stale`: what a server without a quorum knows is good enough.
+/// `limit`: how long the servers may take at most.
+pub(super) fn read(locks: &Locks, stale: bool, limit: Duration) -> Result<Report, Failure> {
     match locks {
         Locks::Nodes {
             cluster,
@@ -55,7 +58,7 @@ pub(super) fn read(locks: &Locks, limit: Duration) -> Result<Report, Failure> {
                 names: names.clone(),
                 app: *app,
             };
-            let options = options(cluster, true, *takes_auth, limit)?;
+            let options = options(cluster, stale, *takes_auth, limit)?;
             oneshot::drive(&mut Client::new(options, Survey::new(target), now()))
         }
         Locks::Files {
@@ -68,12 +71,12 @@ pub(super) fn read(locks: &Locks, limit: Duration) -> Result<Report, Failure> {
         }
         Locks::Pools { server, pool } => {
             let servers = servers(server, limit)?;
-            let target = http::Target {
+            let survey = PoolSurvey {
                 server: server.to_string(),
                 pool: pool.clone(),
                 now: clock::unix_ms(),
             };
-            oneshot::drive(&mut PoolSurvey::new(servers, target, limit, now()))
+            oneshot::drive(&mut http::Client::new(survey, servers, limit, now()))
         }
     }
 }
@@ -130,12 +133,17 @@ fn show(inspection: &Inspection, report: &Report) -> Result<ExitReason, Failure>
     } else {
         status::table(report, wall, clock::rfc3339, inspection.detailed)
     };
+    print(&text)?;
+    Ok(end(report, inspection.single))
+}
+
+/// Prints a text on stdout.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::System(format!("cannot write to stdout: {}", reason(&error))))?;
-    Ok(end(report, inspection.single))
+        .map_err(|error| Failure::System(format!("cannot write to stdout: {}", reason(&error))))
 }
 
 /// What the exit code says. `single`: the operator gave one name.
@@ -147,16 +155,6 @@ fn end(report: &Report, single: bool) -> ExitReason {
         ExitReason::Free
     } else {
         ExitReason::Command(Status::Exited(0))
-    }
-}
-
-/// The reason to exit for a failure.
-pub(super) fn failure_reason(failure: &Failure) -> ExitReason {
-    match failure {
-        Failure::Unreachable(_) => ExitReason::Unreachable,
-        Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
-        Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
-        Failure::System(_) => ExitReason::SystemError,
     }
 }
 

@@ -1,23 +1,15 @@
 //! Reads the pools of a lock server from its `/status/`.
 
 use super::{Holder, Kind, Lock, Report, Waiter};
-use crate::endpoint::Endpoint;
-use crate::http::client::{HttpClient, HttpEvent};
-use crate::http::get;
-use crate::http::{LONGEST_LIST, Reply};
+use crate::http::{Reply, get};
 use crate::lock::Failure;
-use crate::moment::Moment;
-use crate::oneshot::{OneShot, Step};
-use crate::transport;
+use crate::oneshot::http::Question;
 use serde_json::Value;
 use std::time::Duration;
 
-/// How long the server may take to answer.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// What to read.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub struct PoolSurvey {
     /// The server, as it is shown.
     pub server: String,
     /// The pool; `None`: all.
@@ -26,30 +18,15 @@ pub struct Target {
     pub now: i64,
 }
 
-/// The client.
-#[derive(Debug)]
-pub struct PoolSurvey {
-    target: Target,
-    client: HttpClient,
-    by: Moment,
-}
+impl Question for PoolSurvey {
+    type Report = Report;
 
-impl PoolSurvey {
-    /// The first `poll` starts to connect. `limit`: how long the server may take at most.
-    pub fn new(servers: Vec<Endpoint>, target: Target, limit: Duration, now: Moment) -> PoolSurvey {
-        let limit = limit.min(ANSWER_TIMEOUT);
-        let mut client = HttpClient::new(servers, now).reading(LONGEST_LIST);
-        let request = get("/status/", &[], &target.server, false);
-        client.ask(request, limit, now);
-        PoolSurvey {
-            target,
-            client,
-            by: now + limit,
-        }
+    fn request(&self) -> Vec<u8> {
+        get("/status/", &[], &self.server, false)
     }
 
     fn report(&self, reply: &Reply) -> Result<Report, Failure> {
-        let Target { server, pool, now } = &self.target;
+        let PoolSurvey { server, pool, now } = self;
         let body = String::from_utf8_lossy(&reply.body);
         let document = serde_json::from_str::<Value>(&body).ok();
         let pools = document.as_ref().and_then(|it| it["pools"].as_array());
@@ -132,47 +109,17 @@ fn milliseconds(seconds: &Value) -> Option<i64> {
     i64::try_from(time.as_millis()).ok()
 }
 
-impl OneShot for PoolSurvey {
-    type Report = Report;
-
-    fn on_transport(&mut self, event: transport::Event, now: Moment) {
-        self.client.on_transport(event, now);
-    }
-
-    fn poll(&mut self, now: Moment) -> Step<Report> {
-        self.client.tick(now);
-        while let Some(event) = self.client.event() {
-            if let HttpEvent::Answered { reply, .. } = event {
-                return Step::End(self.report(&reply));
-            }
-        }
-        if let Some(output) = self.client.output() {
-            return Step::Transport(output);
-        }
-        if now >= self.by {
-            return Step::End(Err(Failure::Unreachable(self.client.faults(now))));
-        }
-        Step::Wait(self.client.wake().min(self.by))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
 
     fn survey(pool: Option<&str>) -> PoolSurvey {
-        let target = Target {
+        PoolSurvey {
             server: "dx:9889".into(),
             pool: pool.map(Into::into),
             now: 100_000,
-        };
-        PoolSurvey::new(
-            vec!["dx:9889".into()],
-            target,
-            Duration::from_secs(2),
-            Moment(Duration::ZERO),
-        )
+        }
     }
 
     #[test]
@@ -212,24 +159,6 @@ mod tests {
             missing.to_string().contains("no pool \"other\""),
             "{missing}"
         );
-    }
-
-    #[test]
-    fn silent_server_is_left_at_the_limit() {
-        let mut survey = survey(None);
-        let mut now = Moment(Duration::ZERO);
-        let failure = loop {
-            match survey.poll(now) {
-                Step::Transport(_) => {}
-                Step::Wait(until) => now = until,
-                Step::End(result) => break result.map(drop),
-            }
-        };
-        assert!(
-            matches!(failure, Err(Failure::Unreachable(_))),
-            "{failure:?}"
-        );
-        assert_eq!(now, Moment(Duration::from_secs(2)));
     }
 
     #[test]

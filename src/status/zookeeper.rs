@@ -66,7 +66,7 @@ pub struct Survey {
     nodes: BTreeMap<String, Node>,
     children: BTreeMap<String, Vec<String>>,
     /// Nodes that exist, and of which something is not known: they were not read, or not listed. A
-    /// lock is unknown if that decides who holds it.
+    /// lock is unknown if that decides its holder.
     unread: BTreeSet<String>,
     /// How many nodes may not be listed.
     refused: usize,

@@ -3,7 +3,7 @@ use crate::eviction::zookeeper::Target;
 use crate::lock::zookeeper::{Fake, acl};
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::oneshot::{OneShot, Step};
-use crate::plan::{Acl, Cluster, Heartbeat};
+use crate::plan::Acl;
 use crate::testing::{self, Driver, Machine};
 use crate::transport;
 use crate::zookeeper::code::operation;
@@ -77,21 +77,7 @@ impl Play {
             force,
             until: at(0) + wait,
         };
-        let options = Options {
-            servers: vec!["h1:2181".into()],
-            unresolved: vec![],
-            cluster: Cluster {
-                hosts: vec![],
-                chroot: String::new(),
-                timeout: Duration::from_secs(10),
-                auth: None,
-                acl: Acl::Open,
-                heartbeat: Heartbeat::Write,
-            },
-            limit: Duration::from_secs(10),
-            only_reads: false,
-            takes_auth: true,
-        };
+        let options = Options::of_tests();
         let client = Client::new(options, Eviction::new(target), at(0));
         Play {
             fake,

@@ -3,7 +3,6 @@ use crate::lock::zookeeper::Fake;
 use crate::moment::Moment;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::oneshot::{OneShot, Step};
-use crate::plan::{Acl, Cluster, Heartbeat};
 use crate::testing::{self, Driver, Machine};
 use crate::{status, transport};
 use proptest::collection::{btree_map, vec};
@@ -294,19 +293,8 @@ fn a_client_that_finds_too_long_a_list_connects_again_and_reads_the_rest() {
         app: false,
     });
     let options = Options {
-        servers: vec!["h1:2181".into()],
-        unresolved: vec![],
-        cluster: Cluster {
-            hosts: vec![],
-            chroot: String::new(),
-            timeout: Duration::from_secs(10),
-            auth: None,
-            acl: Acl::Open,
-            heartbeat: Heartbeat::Write,
-        },
-        limit: Duration::from_secs(10),
         only_reads: true,
-        takes_auth: false,
+        ..Options::of_tests()
     };
     let start = Moment(Duration::from_secs(100));
     let client = Client::new(options, survey, start);
