@@ -242,7 +242,10 @@ impl Supervisor {
             }
             (Stopping(_), TreeGone) => release(ExitReason::Lost),
             (Stopping(stop), GuardGone) => match stop.ended_before_the_order() {
-                Some(status) => self.hold(self.end(status), now),
+                Some(status) => {
+                    self.revoked = false; // no order has stopped the command
+                    self.hold(self.end(status), now)
+                }
                 None => kill(self.end_of(stop), stop.tenure, now),
             },
             (Stopping(stop), Tick) if now >= stop.overdue => {

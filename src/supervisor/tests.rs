@@ -510,6 +510,13 @@ fn command_that_ended_before_the_order_keeps_its_exit_code() {
         (6, GuardGone, Some(Release)), // it exited before it received the order
         (6, Released, Some(Exit(ExitReason::Command(FINE)))),
     ]);
+    play(&[
+        (0, Acquired, Some(Start)),
+        (6, Revoked, Some(stop(Signal::TERM, at(10)))),
+        (6, Ended(FINE), None),
+        (6, GuardGone, Some(Release)),
+        (6, Released, Some(Exit(ExitReason::Command(FINE)))),
+    ]);
 }
 
 /// For all orders of events: the command is started once, and only with the lock; the lock is not
