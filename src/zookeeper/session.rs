@@ -448,10 +448,17 @@ impl Session {
         self.holding = true;
     }
 
+    /// No lock is held any more. The session waits for one, as it did before.
+    pub fn stop_holding(&mut self) {
+        self.holding = false;
+        self.beat = Request::Ping;
+        self.with_next_beat = None;
+    }
+
     /// Sends this request with the next heartbeat, in place of one that still waits for it. It costs
     /// a session nothing that ends before.
-    pub fn ask_with_next_beat(&mut self, request: Option<Request>) {
-        self.with_next_beat = request;
+    pub fn ask_with_next_beat(&mut self, request: Request) {
+        self.with_next_beat = Some(request);
     }
 
     /// Whether the number of rounds is limited, so that they pause as kazoo's do.
@@ -820,9 +827,7 @@ impl Session {
         self.identity = None;
         self.last_zxid = 0;
         self.clear_loss();
-        self.holding = false;
-        self.beat = Request::Ping;
-        self.with_next_beat = None;
+        self.stop_holding();
         self.hang_up();
         self.phase = Phase::Down { retry: now };
         self.events.push_back(event);

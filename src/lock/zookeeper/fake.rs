@@ -57,8 +57,8 @@ struct Connection {
     session: Option<i64>,
     watches: BTreeSet<String>,
     child_watches: BTreeSet<String>,
-    /// Frames that are not delivered yet.
-    outgoing: VecDeque<Vec<u8>>,
+    /// Frames that are not delivered yet, each with the time of its arrival.
+    outgoing: VecDeque<(Moment, Vec<u8>)>,
     /// The server has closed the connection; outgoing frames arrive first.
     closed: bool,
 }
@@ -109,6 +109,9 @@ pub(crate) struct Fake {
     pub(crate) requests: usize,
     /// The operation is a rehearsal: it changes nothing and fires no watch.
     rehearses: bool,
+    /// How long a frame is on its way to the client.
+    pub(crate) delay: Duration,
+    clock: Moment,
 }
 
 impl Fake {
@@ -129,6 +132,7 @@ impl Fake {
 
     /// Ends sessions that were silent for their timeout.
     pub(crate) fn expire(&mut self, now: Moment) {
+        self.clock = now;
         let over: Vec<i64> = self
             .sessions
             .iter()
@@ -315,6 +319,7 @@ impl Fake {
         if self.rehearses {
             return;
         }
+        let due = self.clock + self.delay;
         for connection in self.connections.values_mut() {
             let watches = if kind == 4 {
                 &mut connection.child_watches
@@ -322,20 +327,23 @@ impl Fake {
                 &mut connection.watches
             };
             if watches.remove(path) {
-                connection.outgoing.push_back(framed(|out| {
-                    ReplyHeader {
-                        xid: xid::WATCH,
-                        zxid: -1,
-                        err: 0,
-                    }
-                    .write(out);
-                    WatcherEvent {
-                        kind,
-                        state: 3,
-                        path: path.into(),
-                    }
-                    .write(out);
-                }));
+                connection.outgoing.push_back((
+                    due,
+                    framed(|out| {
+                        ReplyHeader {
+                            xid: xid::WATCH,
+                            zxid: -1,
+                            err: 0,
+                        }
+                        .write(out);
+                        WatcherEvent {
+                            kind,
+                            state: 3,
+                            path: path.into(),
+                        }
+                        .write(out);
+                    }),
+                ));
             }
         }
     }
@@ -375,6 +383,7 @@ impl Fake {
     }
 
     fn take(&mut self, number: usize, mut request: &[u8], now: Moment) {
+        let due = now + self.delay;
         if self.connections[&number].closed {
             return;
         }
@@ -402,7 +411,7 @@ impl Fake {
             };
             return connection
                 .outgoing
-                .push_back(framed(|out| reply.write(out)));
+                .push_back((due, framed(|out| reply.write(out))));
         }
         let mut body = Vec::new();
         let err = if self.sessions.contains_key(&session) {
@@ -419,13 +428,17 @@ impl Fake {
             .get_mut(&number)
             .unwrap()
             .outgoing
-            .push_back(framed(|out| {
-                reply.write(out);
-                out.extend_from_slice(&body);
-            }));
+            .push_back((
+                due,
+                framed(|out| {
+                    reply.write(out);
+                    out.extend_from_slice(&body);
+                }),
+            ));
     }
 
     fn greet(&mut self, number: usize, mut request: &[u8], now: Moment) {
+        let due = now + self.delay;
         let mut hello = ConnectRequest::read(&mut request, "").unwrap();
         if self.refuses {
             let response = ConnectResponse {
@@ -438,7 +451,7 @@ impl Fake {
             connection.session = Some(-1);
             return connection
                 .outgoing
-                .push_back(framed(|out| response.write(out)));
+                .push_back((due, framed(|out| response.write(out))));
         }
         if hello.last_zxid_seen > self.zxid {
             self.connections.get_mut(&number).unwrap().closed = true;
@@ -475,10 +488,13 @@ impl Fake {
             session_id: session,
             passwd: vec![7; 16],
         };
-        connection.outgoing.push_back(framed(|out| {
-            response.write(out);
-            false.write(out);
-        }));
+        connection.outgoing.push_back((
+            due,
+            framed(|out| {
+                response.write(out);
+                false.write(out);
+            }),
+        ));
     }
 
     fn answer(
@@ -658,6 +674,7 @@ impl Peer<SocketAddr> for Fake {
 
     fn receive(&mut self, connection: usize, mut message: &[u8], now: Moment) {
         let request = next_frame(&mut message).unwrap().unwrap();
+        self.clock = now;
         self.take(connection, request, now);
     }
 
@@ -665,12 +682,21 @@ impl Peer<SocketAddr> for Fake {
         self.connections.remove(&connection);
     }
 
-    fn deliver(&mut self, connection: usize, _: Moment) -> Option<Delivery> {
+    fn deliver(&mut self, connection: usize, now: Moment) -> Option<Delivery> {
         let connection = self.connections.get_mut(&connection)?;
-        match connection.outgoing.pop_front() {
-            Some(frame) => Some(Delivery::Bytes(frame)),
-            None => connection.closed.then_some(Delivery::End(None)),
+        if connection.outgoing.is_empty() {
+            return connection.closed.then_some(Delivery::End(None));
         }
+        let arrived = connection.outgoing.pop_front_if(|(due, _)| *due <= now);
+        arrived.map(|(_, frame)| Delivery::Bytes(frame))
+    }
+
+    fn due(&self, connection: usize) -> Moment {
+        let first = self
+            .connections
+            .get(&connection)
+            .and_then(|it| it.outgoing.front());
+        first.map_or(Moment::NEVER, |(due, _)| *due)
     }
 }
 

@@ -48,12 +48,21 @@ const IDLE_RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// shortly before that proof is too old, its first heartbeat would come too late.
 const MIN_LEASE_PER_TIMEOUT: u32 = 5;
 
+/// The same after a proof that was requested since the lock was acquired: one heartbeat, because the
+/// next proof comes one heartbeat later. A slow server never leaves more.
+const MIN_FRESH_LEASE_PER_TIMEOUT: u32 = 10;
+
+/// If proofs that were requested this part of the timeout after the lock was acquired still leave too
+/// little, no proof ever will.
+const CONFIRMING_PER_TIMEOUT: u32 = 2;
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
     /// The recipe acquires the lock.
     Acquiring,
-    /// The node belongs to this run. A heartbeat must show that the lease leaves time to begin.
-    Confirming(AcquiredNode),
+    /// The node belongs to this run, `since` then. A heartbeat must show that the lease leaves time to
+    /// begin.
+    Confirming { node: AcquiredNode, since: Moment },
     /// This run holds the lock. `suspended`: no server confirms it at the moment.
     Held { node: AcquiredNode, suspended: bool },
     /// The lock is held to the end of the lease and no longer: no server resumes the session, for
@@ -66,8 +75,13 @@ enum Phase {
     /// The lock is lost or was never acquired. Waits for `Release`. `held`: a node may be left that
     /// another client waits for.
     Ended { held: bool },
-    /// The release is under way, until `by`. `held`: a node may be left.
-    Releasing { by: Moment, held: bool },
+    /// The release is under way, until `by`. `held`: a node may be left, and the reply is awaited.
+    /// `doubtful`: without a reply, the lock may be held until the session has expired.
+    Releasing {
+        by: Moment,
+        held: bool,
+        doubtful: bool,
+    },
     /// Nothing more to do.
     Done,
 }
@@ -91,9 +105,6 @@ pub struct SessionLock<R> {
     break_watch: Option<BreakWatch>,
     /// The deadlines that were reported last.
     lease_reported: Deadlines,
-    /// The lock is released after a loss during which no server has resumed its session, so it may
-    /// be held until that has expired.
-    unconfirmed: bool,
     /// When time was last noticed: a holder notices it at every heartbeat, unless its process is
     /// stopped.
     last_tick: Moment,
@@ -159,7 +170,6 @@ impl<R: Recipe> SessionLock<R> {
             phase: Phase::Acquiring,
             break_watch: None,
             lease_reported: Deadlines::NEVER,
-            unconfirmed: false,
             last_tick: now,
             unreached_since: Some(now),
             lookups: Lookups::new(now),
@@ -207,7 +217,9 @@ impl<R: Recipe> SessionLock<R> {
         let known = self.session.id().is_some();
         match &self.phase {
             Phase::Acquiring => self.with_recipe(now, Recipe::on_connecting),
-            Phase::Confirming(node) | Phase::Held { node, .. } | Phase::LostKept { node, .. }
+            Phase::Confirming { node, .. }
+            | Phase::Held { node, .. }
+            | Phase::LostKept { node, .. }
                 if known =>
             {
                 let path = node.path.clone();
@@ -226,7 +238,7 @@ impl<R: Recipe> SessionLock<R> {
     fn watch_for_breaks(&mut self, now: Moment) {
         match &self.break_watch {
             Some(requests) if requests.is_set() => self.session.ask(requests.watch(), now),
-            Some(requests) => self.session.ask_with_next_beat(Some(requests.watch())),
+            Some(requests) => self.session.ask_with_next_beat(requests.watch()),
             None => {}
         }
     }
@@ -278,7 +290,7 @@ impl<R: Recipe> SessionLock<R> {
 
     fn next_look_up(&self) -> Moment {
         let heartbeat = match self.phase {
-            Phase::Acquiring | Phase::Confirming(_) | Phase::LostKept { .. } => None,
+            Phase::Acquiring | Phase::Confirming { .. } | Phase::LostKept { .. } => None,
             Phase::Held { .. } | Phase::Releasing { .. } => {
                 Some(self.session.lease().timeout() / 10)
             }
@@ -345,8 +357,8 @@ impl<R: Recipe> SessionLock<R> {
     fn refused(&mut self, code: Code, now: Moment) {
         let why = code.explain(self.options.takes_auth);
         match self.phase {
-            Phase::Releasing { held, .. } => {
-                let doubt = (held && self.lease_reported != Deadlines::NEVER)
+            Phase::Releasing { doubtful, .. } => {
+                let doubt = (doubtful && self.lease_reported != Deadlines::NEVER)
                     .then(|| self.free_when_expired(&why));
                 self.released(doubt, now);
             }
@@ -381,7 +393,7 @@ impl<R: Recipe> SessionLock<R> {
         ));
         self.session.count_rounds(false);
         if timeout < deadlines::SHORTEST
-            && matches!(self.phase, Phase::Acquiring | Phase::Confirming(_))
+            && matches!(self.phase, Phase::Acquiring | Phase::Confirming { .. })
         {
             let granted = format!(
                 "the server grants a session timeout of {:.1} s, too short to keep a lock safely",
@@ -417,9 +429,9 @@ impl<R: Recipe> SessionLock<R> {
                 });
                 return self.conclude(outcome, now);
             }
-            Phase::Confirming(node) | Phase::Held { node, .. } | Phase::LostKept { node, .. } => {
-                node
-            }
+            Phase::Confirming { node, .. }
+            | Phase::Held { node, .. }
+            | Phase::LostKept { node, .. } => node,
             Phase::Unresumable { .. }
             | Phase::Ended { .. }
             | Phase::Releasing { .. }
@@ -469,9 +481,9 @@ impl<R: Recipe> SessionLock<R> {
             Heartbeat::Write => check.clone(),
             Heartbeat::Ping => Request::Ping,
         });
-        self.phase = Phase::Confirming(node);
+        self.phase = Phase::Confirming { node, since: now };
         self.proved(now);
-        if let Phase::Confirming(_) = self.phase {
+        if let Phase::Confirming { .. } = self.phase {
             self.session.ask(check, now);
         }
     }
@@ -487,35 +499,56 @@ impl<R: Recipe> SessionLock<R> {
             self.lease_reported = deadlines;
             self.emit(Event::LeaseUntil(deadlines));
         }
-        let needed = self.session.lease().timeout() / MIN_LEASE_PER_TIMEOUT;
-        if let Phase::Confirming(node) = &self.phase
-            && now + needed < deadlines.term
-        {
+        let Phase::Confirming { node, since } = &self.phase else {
+            return;
+        };
+        let (timeout, proof) = (self.session.lease().timeout(), self.session.lease().proof());
+        let per_timeout = if proof >= *since {
+            MIN_FRESH_LEASE_PER_TIMEOUT
+        } else {
+            MIN_LEASE_PER_TIMEOUT
+        };
+        if now + timeout / per_timeout < deadlines.term {
             let node = node.clone();
-            let proof = Proof {
-                lock: node.path.clone(),
-                token: Some(node.token),
-                session: self.session.id(),
-            };
-            self.emit(Event::Acquired(proof));
-            let parent = layout::parent(&node.path);
-            if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
-                self.session.ask(
-                    Request::Acl {
-                        path: parent.into(),
-                    },
-                    now,
-                );
-            }
-            let breaks = self.recipe.breaks();
-            let watch = BreakWatch::new(breaks, node.token, self.options.kill_after);
-            self.break_watch = Some(watch);
-            self.watch_for_breaks(now);
-            self.phase = Phase::Held {
-                node,
-                suspended: false,
-            };
+            self.begin(node, now);
+        } else if proof >= *since + timeout / CONFIRMING_PER_TIMEOUT {
+            self.fail(
+                unreachable(&format!(
+                    "{}: takes {:.1} s to confirm the lock, too long for a session timeout of {:.1} s: use a longer one",
+                    self.session.server(),
+                    now.since(proof).as_secs_f64(),
+                    timeout.as_secs_f64()
+                )),
+                now,
+            );
         }
+    }
+
+    /// The lease leaves time for the command to begin.
+    fn begin(&mut self, node: AcquiredNode, now: Moment) {
+        let proof = Proof {
+            lock: node.path.clone(),
+            token: Some(node.token),
+            session: self.session.id(),
+        };
+        self.emit(Event::Acquired(proof));
+        let parent = layout::parent(&node.path);
+        if self.options.cluster.acl == plan::Acl::Creator && !parent.is_empty() {
+            self.session.ask(
+                Request::Acl {
+                    path: parent.into(),
+                },
+                now,
+            );
+        }
+        let breaks = self.recipe.breaks();
+        let watch = BreakWatch::new(breaks, node.token, self.options.kill_after);
+        self.break_watch = Some(watch);
+        self.watch_for_breaks(now);
+        self.phase = Phase::Held {
+            node,
+            suspended: false,
+        };
     }
 
     /// The node exists. Checks that it belongs to this session.
@@ -554,7 +587,9 @@ impl<R: Recipe> SessionLock<R> {
                     recipe.on_watch(change, path, context);
                 });
             }
-            Phase::Confirming(node) | Phase::Held { node, .. } | Phase::LostKept { node, .. }
+            Phase::Confirming { node, .. }
+            | Phase::Held { node, .. }
+            | Phase::LostKept { node, .. }
                 if node.path == path =>
             {
                 match change {
@@ -592,9 +627,13 @@ impl<R: Recipe> SessionLock<R> {
                 self.emit(Event::Suspended(failure));
             }
             Phase::LostKept { proved, .. } => *proved = false,
-            Phase::Releasing { held: false, .. } => {
+            &mut Phase::Releasing {
+                held: false,
+                doubtful,
+                ..
+            } => {
                 let doubt = self.free_when_expired(&failure);
-                self.released(self.unconfirmed.then_some(doubt), now);
+                self.released(doubtful.then_some(doubt), now);
             }
             _ => {}
         }
@@ -623,7 +662,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => {
                 self.session.forget(now);
             }
-            Phase::Acquiring | Phase::Confirming(_) => {
+            Phase::Acquiring | Phase::Confirming { .. } => {
                 self.restart_or_fail(not_resumed.as_deref().unwrap_or(EXPIRED), now);
             }
         }
@@ -648,14 +687,14 @@ impl<R: Recipe> SessionLock<R> {
                 self.lose(why, now, now);
                 self.session.forget(now);
             }
-            Phase::Releasing { held, .. } => {
+            Phase::Releasing { doubtful, .. } => {
                 let doubt = self.free_when_expired(&why);
-                self.released(held.then_some(doubt), now);
+                self.released(doubtful.then_some(doubt), now);
             }
             Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => {
                 self.session.forget(now);
             }
-            Phase::Acquiring | Phase::Confirming(_) => self.restart_or_fail(&why, now),
+            Phase::Acquiring | Phase::Confirming { .. } => self.restart_or_fail(&why, now),
             Phase::Held { .. } => self.reacquire(now),
         }
     }
@@ -678,7 +717,7 @@ impl<R: Recipe> SessionLock<R> {
         self.outputs
             .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
         self.break_watch = None;
-        self.session.ask_with_next_beat(None);
+        self.session.stop_holding();
         self.phase = Phase::Acquiring;
         self.with_recipe(now, Recipe::restart);
     }
@@ -703,7 +742,7 @@ impl<R: Recipe> SessionLock<R> {
     fn fail(&mut self, failure: Failure, now: Moment) {
         let held = match self.phase {
             Phase::Acquiring => self.node_may_exist(now),
-            Phase::Confirming(_) => true,
+            Phase::Confirming { .. } => true,
             Phase::Held { .. }
             | Phase::Unresumable { .. }
             | Phase::LostKept { .. }
@@ -739,7 +778,7 @@ impl<R: Recipe> SessionLock<R> {
                 gone: true,
             }),
             Phase::LostKept { .. } => Output::Event(Event::Gone(why)),
-            Phase::Held { .. } | Phase::Confirming(_) => return self.reacquire(now),
+            Phase::Held { .. } | Phase::Confirming { .. } => return self.reacquire(now),
             _ => return,
         };
         self.phase = Phase::Ended { held: false };
@@ -771,33 +810,33 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Releasing { .. } | Phase::Done => return,
             Phase::Acquiring => (self.node_may_exist(now), IDLE_RELEASE_TIMEOUT),
             Phase::Ended { held } => (held, IDLE_RELEASE_TIMEOUT),
-            Phase::LostKept { proved: false, .. } => {
-                self.unconfirmed = true;
-                (false, IDLE_RELEASE_TIMEOUT)
-            }
-            Phase::LostKept { proved: true, .. } | Phase::Confirming(_) | Phase::Held { .. } => {
-                (true, timeout)
-            }
+            Phase::LostKept { proved: false, .. } => (false, IDLE_RELEASE_TIMEOUT),
+            Phase::LostKept { proved: true, .. }
+            | Phase::Confirming { .. }
+            | Phase::Held { .. } => (true, timeout),
             Phase::Unresumable { ref why } => {
                 let doubt = self.free_when_expired(why);
                 self.phase = Phase::Releasing {
                     by: now,
                     held: true,
+                    doubtful: true,
                 };
                 return self.released(Some(doubt), now);
             }
         };
         let known = self.session.id().is_some();
         let held = held && known;
+        let doubtful = held || matches!(self.phase, Phase::LostKept { .. });
         self.phase = Phase::Releasing {
             by: now + bound,
             held,
+            doubtful,
         };
         if known && self.session.takes_requests() {
             self.on_close(now);
         } else if !held {
             let doubt = self.free_when_expired("no server has resumed the session");
-            self.released(self.unconfirmed.then_some(doubt), now);
+            self.released(doubtful.then_some(doubt), now);
         }
     }
 
@@ -831,12 +870,12 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Unresumable { ref why } if now >= self.lease_reported.term => {
                 self.lose(why.clone(), self.lease_reported.kill, now);
             }
-            Phase::Releasing { by, held } if now >= by => {
+            Phase::Releasing { by, doubtful, .. } if now >= by => {
                 let doubt =
                     self.free_when_expired(&format!("no answer from {}", self.session.servers()));
-                self.released((held || self.unconfirmed).then_some(doubt), now);
+                self.released(doubtful.then_some(doubt), now);
             }
-            Phase::Acquiring | Phase::Confirming(_) => self.check_wait_deadline(now),
+            Phase::Acquiring | Phase::Confirming { .. } => self.check_wait_deadline(now),
             _ => {}
         }
         self.last_tick = now;
@@ -900,7 +939,7 @@ impl<R: Recipe> SessionLock<R> {
         match self.phase {
             Phase::Held { .. } | Phase::Unresumable { .. } => self.lease_reported.term,
             Phase::Releasing { by, .. } => by,
-            Phase::Acquiring | Phase::Confirming(_) => {
+            Phase::Acquiring | Phase::Confirming { .. } => {
                 let own = self
                     .recipe
                     .limit()

@@ -618,3 +618,98 @@ fn holder_of_a_lost_lock_answers_and_is_not_revoked() {
     assert!(fake.nodes[&request].data.ends_with(b"kill-after 5"));
     assert_eq!(revocations(&client), [""; 0]);
 }
+
+/// How an attempt to acquire a lock from a slow server ends: whether the command may start, or with
+/// a failure, and whether the lock is kept for a minute after that.
+fn attempt_at_slow_server<R: Recipe>(
+    lock: SessionLock<R>,
+    fake: &mut Fake,
+    delay: Duration,
+) -> (Result<(), Failure>, bool) {
+    let mut client = Client::new(lock);
+    let freed = at(20_000);
+    let mut began = None;
+    let mut now = at(0);
+    fake.delay = delay;
+    while now < at(300_000) && began.is_none_or(|began| now < began + Duration::from_mins(1)) {
+        fake.expire(now);
+        if now == freed {
+            fake.end(77);
+        }
+        client.talk(fake, now);
+        for output in client.said.drain(..) {
+            match output {
+                Output::Event(Event::Acquired(_)) => began = Some(now),
+                Output::Event(Event::Failed(failure)) => return (Err(failure), false),
+                Output::Event(Event::Lost { .. }) => return (Ok(()), false),
+                _ => {}
+            }
+        }
+        now = now + Duration::from_millis(10);
+    }
+    assert!(
+        began.is_some(),
+        "the lock is held for minutes, and the command does not start"
+    );
+    (Ok(()), true)
+}
+
+#[test]
+fn slow_server_confirms_the_lock_or_ends_the_attempt() {
+    // With these delays a proof never leaves two heartbeats of lease until TERM.
+    for (timeout, delay, holds) in [
+        (1000, 120, true),
+        (1000, 140, true),
+        (1000, 190, false),
+        (2000, 310, true),
+        (2000, 390, true),
+        (4000, 790, true),
+        (10_000, 1950, true),
+    ] {
+        let timeout = Duration::from_millis(timeout);
+        let options = options(timeout, Duration::from_mins(1));
+        let content = b"here00000060-89ab-cdef-0123-456789abcdef";
+        let node = Node::lock(
+            options,
+            "app",
+            vec!["lock".into()],
+            &NodeData::parse(content).unwrap(),
+            at(0),
+        );
+        let mut fake = Fake::with_parent("/app");
+        fake.grants = Some(timeout);
+        fake.put(LOCK, b"there0000000-89ab-cdef-0123-456789abcdef", 77);
+        let delay = Duration::from_millis(delay);
+        let (began, kept) = attempt_at_slow_server(node, &mut fake, delay);
+        assert_eq!(kept, holds, "{timeout:?} {delay:?} {began:?}");
+        if let Err(failure) = began {
+            assert!(
+                failure.to_string().contains("to confirm the lock"),
+                "{failure}"
+            );
+        }
+    }
+}
+
+#[test]
+fn lost_lock_is_not_called_released_by_a_server_that_ends_the_session_otherwise() {
+    for ends in [
+        |fake: &mut Fake| fake.replaces = true,
+        |fake: &mut Fake| fake.demands_auth = true,
+    ] {
+        let (mut fake, mut client) = loser();
+        (fake.down, fake.delay) = (false, Duration::from_millis(50));
+        ends(&mut fake);
+        let mut now = at(12_000);
+        while fake.undelivered() == 0 {
+            client.talk(&mut fake, now);
+            now = now + Duration::from_millis(10);
+        }
+        client.input(Input::Release, now);
+        play(&mut client, &mut fake, now, at(20_000));
+        let Some(Output::Event(Event::Released { doubt })) = client.said.last() else {
+            panic!("{:?}", client.said)
+        };
+        assert!(doubt.is_some(), "{:?}", client.said);
+    }
+}
