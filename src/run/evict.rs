@@ -129,7 +129,7 @@ fn ask_session(
     }))
 }
 
-/// Who asks, for the log of the holder.
+/// The user and process that ask, for the log of the holder.
 fn asker(plan: &Eviction) -> String {
     let user = plan.user.clone();
     let user = user.unwrap_or_else(|| format!("uid {}", file::effective_uid()));
@@ -159,14 +159,13 @@ fn stop_process(
         _ => Ok(()),
     };
     // Another program may take a second TERM for more than the first.
-    let repeats =
-        local_survey::is_zk_flock(process.pid) || !tree::descendants(process.pid).is_empty();
+    let repeats = local_survey::is_zk_flock(process.pid);
     match holds_on(plan, candidate, until)? {
         Hold::Released => return Ok(Some(Outcome::Left)),
         Hold::Unknown => return Ok(None),
-        Hold::By(_) => {}
+        Hold::By(pid) if pid == candidate.holder.pid => signal()?,
+        Hold::By(pid) => return Ok(Some(Outcome::HeldByAnother { pid })),
     }
-    signal()?;
     let mut repeat = Moment::default();
     loop {
         let pid = match holds_on(plan, candidate, until)? {
@@ -184,7 +183,8 @@ fn stop_process(
                 Outcome::HeldByAnother { pid }
             }));
         }
-        if repeats && now() >= repeat && tree::descendants(process.pid).is_empty() {
+        let due = repeats && pid == candidate.holder.pid && now() >= repeat;
+        if due && tree::descendants(process.pid).is_empty() {
             repeat = now() + TERM_INTERVAL;
             signal()?;
         }
