@@ -214,12 +214,12 @@
 //! | `config::yaml::flow` | lists and mappings in brackets |
 //! | `config::yaml::scalar` | scalars |
 //! | `plan` | all decisions made before the first byte is sent |
-//! | `plan::server` | the same for the lock server |
+//! | `plan::server` | the plan of the lock server |
 //! | `plan::names` | names that a lock may have |
 //! | `plan::hosts` | connection strings |
-//! | `plan::eviction` | the same for a client that takes a lock away |
-//! | `plan::client_check` | the same for `--check` of a client |
-//! | `plan::inspection` | the same for a look at locks |
+//! | `plan::eviction` | the plan of `--break` |
+//! | `plan::client_check` | the plan of `--check` |
+//! | `plan::inspection` | the plan of `--status`, and which locks |
 //! | `plan::duration` | times as operators write them |
 //! | `plan::outer` | locks of the runs around this one |
 //!

@@ -33,6 +33,9 @@ pub const BREAKS: &str = ".break";
 /// Reserved next to the locks for records of their last runs.
 pub const RUNS: &str = ".runs";
 
+/// The name that `--check` tries to create, next to the locks.
+pub const CHECK: &str = ".check";
+
 /// One run of one program.
 #[derive(Debug)]
 pub struct Plan {

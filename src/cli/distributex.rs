@@ -156,13 +156,13 @@ impl options::Options for Options {
 }
 
 impl Options {
-    /// The plan of `--status`: of one pool, or of all.
+    /// The pools to look at, one or all, and the name of the one.
     fn locks(&mut self) -> Result<(Locks, Option<String>), Fault> {
         if let Some(word) = self.common.words.first() {
             return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
         }
         let name = self.server.take().ok_or(Fault::Missing {
-            option: "-H",
+            option: "-H HOST",
             hint: "",
         })?;
         let port = self.port;

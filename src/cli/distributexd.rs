@@ -268,11 +268,11 @@ mod tests {
             ),
             (
                 "more",
-                "2 unexpected argument \"more\": the program takes only options",
+                "2 unexpected argument \"more\": expected only options",
             ),
             (
                 "--sysexits|more",
-                "64 unexpected argument \"more\": the program takes only options",
+                "64 unexpected argument \"more\": expected only options",
             ),
             (
                 "-c|/nowhere",

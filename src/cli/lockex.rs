@@ -181,19 +181,20 @@ impl options::Options for Options {
         match self.common.mode {
             Mode::Run => self.plan(environment).map(Request::Run),
             Mode::Status => {
-                let (locks, count, _) = self.locks(environment)?;
+                let (locks, name) = self.locks(environment)?;
+                let count = usize::from(name.is_some());
                 let inspection = self.common.inspection(PROGRAM.name, locks, count);
                 Ok(Request::Status(inspection))
             }
             Mode::Break => {
-                let (locks, _, name) = self.locks(environment)?;
+                let (locks, name) = self.locks(environment)?;
                 let name = name.ok_or(Fault::NoId)?;
                 let common = self.common;
                 let eviction = common.eviction(PROGRAM.name, locks, name, environment);
                 Ok(Request::Break(eviction))
             }
             Mode::Check => {
-                let (locks, ..) = self.locks(environment)?;
+                let (locks, _) = self.locks(environment)?;
                 let check = self.common.client_check(PROGRAM.name, None, locks)?;
                 Ok(Request::CheckClient(check))
             }
@@ -202,15 +203,16 @@ impl options::Options for Options {
 }
 
 impl Options {
-    /// The locks to look at: one if an id or a command is given, otherwise all; how many of them
-    /// were named, and the name.
-    fn locks(
-        &mut self,
-        environment: &Environment,
-    ) -> Result<(Locks, usize, Option<String>), Fault> {
-        let named = self.lockid.is_some() || !self.common.words.is_empty();
-        let line = self.line().unwrap_or_default();
-        let name = named.then(|| self.id(&line)).transpose()?;
+    /// The locks to look at, one if an id or a command is given, otherwise all; and the name of the
+    /// one.
+    fn locks(&mut self, environment: &Environment) -> Result<(Locks, Option<String>), Fault> {
+        let name = if self.lockid.is_some() {
+            Some(self.id(OsStr::new(""))?)
+        } else if self.common.words.is_empty() {
+            None
+        } else {
+            Some(self.id(&self.line()?)?)
+        };
         let mut root = normpath(&self.lockpath);
         if !root.is_empty() {
             check_name("lock path", &root, names::check_queue)?;
@@ -223,7 +225,7 @@ impl Options {
             app: false,
             takes_auth: false,
         };
-        Ok((locks, usize::from(named), name))
+        Ok((locks, name))
     }
 
     /// The words as one line without blanks around it: the shell runs it, and the default lock id

@@ -130,6 +130,11 @@ pub(crate) enum Fault {
         option: &'static str,
         with: &'static str,
     },
+    /// The option has a meaning only beside another.
+    Needs {
+        option: &'static str,
+        needed: &'static str,
+    },
     /// The lock cannot have this name.
     Name {
         what: &'static str,
@@ -247,6 +252,7 @@ impl fmt::Display for Fault {
             } => write!(f, "{option}: expected {expected}, found {found:?}"),
             Fault::Hosts { option, flaw } => write!(f, "{option}: {flaw}"),
             Fault::Conflict { option, with } => write!(f, "{option} cannot be used with {with}"),
+            Fault::Needs { option, needed } => write!(f, "{option} can only be used with {needed}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),
             Fault::Missing { option, hint } => write!(f, "{option} is required{hint}"),
@@ -293,10 +299,9 @@ impl fmt::Display for Fault {
                 "no config file found (tried {}): use -c FILE",
                 paths.join(", ")
             ),
-            Fault::Unexpected(word) => write!(
-                f,
-                "unexpected argument {word:?}: the program takes only options"
-            ),
+            Fault::Unexpected(word) => {
+                write!(f, "unexpected argument {word:?}: expected only options")
+            }
         }
     }
 }

@@ -316,15 +316,12 @@ impl Common {
         let breaks = self.mode == Mode::Break;
         let prints_json = matches!(self.mode, Mode::Status | Mode::Check);
         let useless = [
-            ("--token", self.token.is_some() && !breaks),
-            ("--force", self.force && !breaks),
-            ("--json", self.json && !prints_json),
+            ("--token", "--break", self.token.is_some() && !breaks),
+            ("--force", "--break", self.force && !breaks),
+            ("--json", "--status or --check", self.json && !prints_json),
         ];
-        match useless.iter().find(|(_, useless)| *useless) {
-            Some((option, _)) => Err(Fault::Conflict {
-                option,
-                with: self.mode.option(),
-            }),
+        match useless.into_iter().find(|(.., useless)| *useless) {
+            Some((option, needed, _)) => Err(Fault::Needs { option, needed }),
             None => Ok(()),
         }
     }

@@ -96,6 +96,8 @@ const ORIGINAL: &[&str] = &[
 #[derive(Debug)]
 struct Options {
     confpath: Option<PathBuf>,
+    /// The config that was read.
+    config_read: Option<PathBuf>,
     daemonize: bool,
     maxla: Option<f64>,
     sleep: bool,
@@ -121,6 +123,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             confpath: None,
+            config_read: None,
             daemonize: false,
             maxla: None,
             sleep: false,
@@ -301,9 +304,8 @@ impl Options {
             });
         }
         let (locks, _) = self.locks(environment)?;
-        let path = self.confpath.take().unwrap_or_else(|| CONFIG.into());
-        let config = read(&path).is_ok().then_some(path);
-        self.common.client_check(PROGRAM.name, config, locks)
+        self.common
+            .client_check(PROGRAM.name, self.config_read, locks)
     }
 
     /// The plan of `--break`.
@@ -383,10 +385,13 @@ impl Options {
     }
 
     /// The config at `path`; the default config if the file neither exists nor is needed.
-    fn config(&self, path: &Path) -> Result<Config, Fault> {
+    fn config(&mut self, path: &Path) -> Result<Config, Fault> {
         let optional = self.confpath.is_none() && (self.local.is_some() || self.names_the_lock());
         match read(path) {
-            Ok(text) => Ok(Config::parse(&text, path)?),
+            Ok(text) => {
+                self.config_read = Some(path.to_owned());
+                Ok(Config::parse(&text, path)?)
+            }
             Err(Fault::Unreadable { source, .. })
                 if optional && source.kind() == io::ErrorKind::NotFound =>
             {

@@ -46,7 +46,7 @@ pub struct Target {
     pub token: i64,
     /// The container of the requests.
     pub breaks: String,
-    /// Who asks.
+    /// The user and process that ask, for the log of the holder.
     pub asker: String,
     /// The ACL of the container.
     pub container_acl: Vec<Acl>,

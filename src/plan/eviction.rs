@@ -13,7 +13,7 @@ pub struct Eviction {
     pub locks: Locks,
     /// The name of the lock, for messages.
     pub name: String,
-    /// The user who asks, if known.
+    /// The user that asks, if known.
     pub user: Option<String>,
     /// Take it away only from the holder with this token.
     pub token: Option<i64>,

@@ -1,7 +1,7 @@
 //! Names that a lock may have: in ZooKeeper those that its servers accept
 //! (`PathUtils.validatePath`), as a file one plain file name.
 
-use super::{BREAKS, QUEUES, RUNS};
+use super::{BREAKS, CHECK, QUEUES, RUNS};
 use std::fmt;
 
 /// Why a name is not allowed.
@@ -68,7 +68,7 @@ pub fn check_node(name: &str) -> Result<(), InvalidName> {
 /// Checks the name of a zk-flock lock, below the node of its application.
 pub fn check_lock(name: &str) -> Result<(), InvalidName> {
     let first = name.split('/').next();
-    match [QUEUES, BREAKS, RUNS]
+    match [QUEUES, BREAKS, RUNS, CHECK]
         .into_iter()
         .find(|&reserved| first == Some(reserved))
     {
@@ -81,7 +81,7 @@ pub fn check_lock(name: &str) -> Result<(), InvalidName> {
 /// may be on any level.
 pub fn check_queue(path: &str) -> Result<(), InvalidName> {
     let is_reserved = |reserved: &&str| path.split('/').any(|element| element == *reserved);
-    match [BREAKS, RUNS].into_iter().find(is_reserved) {
+    match [BREAKS, RUNS, CHECK].into_iter().find(is_reserved) {
         Some(reserved) => Err(InvalidName::Reserved(reserved)),
         None => check_node(path),
     }
@@ -164,6 +164,7 @@ mod tests {
             (".break", Err(InvalidName::Reserved(BREAKS))),
             ("lockex/.break/7", Err(InvalidName::Reserved(BREAKS))),
             ("lockex/.runs", Err(InvalidName::Reserved(RUNS))),
+            (".check", Err(InvalidName::Reserved(CHECK))),
             ("lockex/.breaks", Ok(())),
             (".queue", Ok(())),
             ("a//b", Err(InvalidName::EmptyElement)),
@@ -179,6 +180,7 @@ mod tests {
             (".break/a", Err(InvalidName::Reserved(BREAKS))),
             ("a/.break", Ok(())),
             (".runs", Err(InvalidName::Reserved(RUNS))),
+            (".check", Err(InvalidName::Reserved(CHECK))),
             (".breaks", Ok(())),
             (".queue", Err(InvalidName::Reserved(QUEUES))),
             (".queue/a", Err(InvalidName::Reserved(QUEUES))),

@@ -20,13 +20,13 @@ pub struct Report {
 pub struct Found {
     /// The time that a request took.
     pub latency: Duration,
-    /// `ZooKeeper 3.8.0`, `ClickHouse Keeper 24.3`, `distributexd`; `None`: it does not tell.
+    /// `ZooKeeper 3.8.0`, `ClickHouse Keeper 24.3`, `distributexd`; `None`: not reported.
     pub version: Option<String>,
-    /// `leader`, `follower`, `standalone`, `observer`; `None`: it does not tell.
+    /// `leader`, `follower`, `standalone`, `observer`; `None`: not reported.
     pub role: Option<String>,
     /// The session timeout that it grants.
     pub timeout: Option<Duration>,
-    /// As whom it knows this client: `digest:user`; empty: as anyone. `None`: it does not tell.
+    /// The identities of this client: `digest:user`; empty: anyone. `None`: not reported.
     pub identities: Option<Vec<String>>,
     /// Whether waiters can have a queue; `None`: not a matter of this server.
     pub queue: Option<bool>,

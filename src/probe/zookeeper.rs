@@ -6,12 +6,10 @@ use crate::lock::Failure;
 use crate::lock::zookeeper::layout;
 use crate::moment::Moment;
 use crate::oneshot::zookeeper::{Context, Task};
+use crate::plan::CHECK;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Acl;
 use crate::zookeeper::request::{Answer, Operation, Request};
-
-/// The name of the nodes that are tried, next to locks.
-const TRIED: &str = ".check";
 
 /// The node above all others, which always exists.
 const TOP: &str = "/";
@@ -75,7 +73,7 @@ impl Probe {
             acl: acl.clone(),
             flags,
         };
-        let tried = layout::child(&self.target.root, TRIED);
+        let tried = layout::child(&self.target.root, CHECK);
         let above = self.missing.iter().rev().cloned();
         let mut operations: Vec<_> = above.map(|path| create(path, flag::PERSISTENT)).collect();
         operations.push(if self.containers {

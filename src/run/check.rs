@@ -125,6 +125,13 @@ fn flaw(failure: Failure, server: &str) -> Flaw {
             let text = text.strip_prefix(&format!("{server}: ")).unwrap_or(text);
             unreachable(text.to_owned())
         }
+        Failure::IncompatibleLock(text) => Flaw {
+            kind: FlawKind::Refused,
+            text: text
+                .strip_prefix(&format!("{server} "))
+                .unwrap_or(&text)
+                .to_owned(),
+        },
         failure => unreachable(failure.to_string()),
     }
 }
@@ -166,7 +173,7 @@ fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
         now: clock::unix_ms(),
     };
     let began = now();
-    let mut client = http::Client::new(survey, servers, http::ANSWER_TIMEOUT, began);
+    let mut client = http::Client::new(survey, servers, LIMIT, began);
     let found = oneshot::drive(&mut client).map(|report| Found {
         latency: now().since(began),
         version: Some("distributexd".into()),

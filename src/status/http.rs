@@ -49,9 +49,10 @@ impl Question for PoolSurvey {
                     locks: vec![lock],
                     warnings: vec![],
                 }),
-                None => Err(Failure::IncompatibleLock(format!(
-                    "{server} has no pool {name:?}: add it to the config of the server"
-                ))),
+                None => Err(Failure::Refused {
+                    what: format!("find pool {name:?} at {server}"),
+                    why: "add it to the config of the server".into(),
+                }),
             },
         }
     }
@@ -156,7 +157,9 @@ mod tests {
         assert_eq!(survey(Some("idle")).report(&reply).unwrap().locks.len(), 1);
         let missing = survey(Some("other")).report(&reply).unwrap_err();
         assert!(
-            missing.to_string().contains("no pool \"other\""),
+            missing
+                .to_string()
+                .contains("find pool \"other\" at dx:9889"),
             "{missing}"
         );
     }

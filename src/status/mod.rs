@@ -37,7 +37,7 @@ pub struct Lock {
     pub waiters: Vec<Waiter>,
 }
 
-/// The kinds of locks, by who makes them.
+/// The kinds of locks, by the client that makes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// zk-flock's: one node.

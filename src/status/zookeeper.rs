@@ -411,11 +411,7 @@ impl Survey {
 
     /// A lock of zk-flock.
     fn node_lock(&self, name: &str, path: &str, node: &Node) -> Lock {
-        let data = node.data.as_deref();
-        let (host, pid) = match data.and_then(NodeData::parse) {
-            Some(data) => (Some(data.host().to_owned()), data.pid()),
-            None => (text(data), None),
-        };
+        let (host, pid) = node_origin(node);
         let owner = node.stat.ephemeral_owner;
         Lock {
             kind: Some(Kind::Node),
@@ -452,11 +448,7 @@ impl Survey {
                 .filter_map(|waiter| self.nodes.get(&layout::child(&queue, waiter.name())));
             let before = found.len();
             found.extend(nodes.take(room).enumerate().map(|(ahead, node)| {
-                let data = node.data.as_deref();
-                let (host, pid) = match data.and_then(NodeData::parse) {
-                    Some(data) => (Some(data.host().to_owned()), data.pid()),
-                    None => (text(data), None),
-                };
+                let (host, pid) = node_origin(node);
                 waiter(host, pid, ahead, &node.stat)
             }));
             self.shown.set(self.shown.get() + found.len() - before);
@@ -594,6 +586,16 @@ fn contender_waiters(waiters: &[(Contender<'_>, &Node)]) -> Vec<Waiter> {
         .collect()
 }
 
+/// Host and process id in a node of zk-flock.
+fn node_origin(node: &Node) -> (Option<String>, Option<u32>) {
+    let data = node.data.as_deref();
+    match data.and_then(NodeData::parse) {
+        Some(data) => (Some(data.host().to_owned()), data.pid()),
+        None => (text(data), None),
+    }
+}
+
+/// Host and process id in a node of kazoo, if it has the form of lockex.
 fn origin(node: &Node) -> (Option<String>, Option<u32>) {
     let (host, pid) = text(node.data.as_deref())
         .map(|text| layout::contender_origin(&text))

@@ -85,6 +85,12 @@ pub fn ignores(pid: i32, signal: i32) -> bool {
     u64::from_str_radix(&mask, 16).expect("a mask is hexadecimal") & (1 << (signal - 1)) != 0
 }
 
+/// Whether the kernel shows the locks of all processes here: outside the process namespace of the
+/// host, which has this number (`PROC_PID_INIT_INO`), it shows only some.
+pub fn shows_all_locks() -> bool {
+    fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+}
+
 /// All processes of the machine.
 pub fn all() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").expect("/proc is mounted");

@@ -80,7 +80,7 @@ fn holders_and_waiters_of_a_pool_are_shown() {
     };
     assert_eq!(named(&sandbox.id).end, Ok(0));
     assert_eq!(named("idle").end, Ok(3));
-    named("missing").complaint_of("distributex", &["has no pool \"missing\""]);
+    named("missing").complaint_of("distributex", &["find pool \"missing\""]);
     for run in &mut runs {
         run.let_go();
     }
@@ -108,4 +108,21 @@ fn a_server_without_status_is_one_error() {
     assert_eq!(outcome.end, Ok(1));
     outcome.complaint_of("distributex", &["does not show its locks", "\"INVALID\""]);
     assert_eq!(server.words(), ["status"]);
+}
+
+#[test]
+fn a_pool_that_the_server_has_not_is_refused_by_check() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start(&sandbox, "pools:\n- name: one\n");
+    let port = server.port.to_string();
+    let check = |pool: &str| {
+        let to_server = ["--program=distributex", "-H", "127.0.0.1", "-p", &port];
+        let rest = ["--check", "--sysexits", "-r", pool];
+        sandbox.program(&[&to_server[..], &rest].concat()).run()
+    };
+    assert_eq!(check("one").end, Ok(0));
+    let missing = check("two");
+    assert_eq!(missing.end, Ok(77), "{missing:?}");
+    let line = format!("127.0.0.1:{port}: FAILED: cannot find pool \"two\" at ");
+    assert!(missing.stdout.starts_with(&line), "{missing:?}");
 }

@@ -606,7 +606,7 @@ fn missing_default_config_is_reported_with_the_options_that_replace_it() {
         confpath: confpath.map(Into::into),
         ..Options::default()
     };
-    let error = |options: Options| {
+    let error = |mut options: Options| {
         options
             .config(Path::new("/nowhere"))
             .unwrap_err()
@@ -889,12 +889,21 @@ fn break_refuses_what_it_has_no_use_for() {
         ),
         ("--break|.break", "the name \".break\" is reserved"),
         ("--break|--status|a", "--status cannot be used with --break"),
-        ("--token|7|NAME|true", "--token cannot be used with COMMAND"),
-        ("--json|NAME|true", "--json cannot be used with COMMAND"),
-        ("--json|--break|a", "--json cannot be used with --break"),
+        (
+            "--token|7|NAME|true",
+            "--token can only be used with --break",
+        ),
+        (
+            "--json|NAME|true",
+            "--json can only be used with --status or --check",
+        ),
+        (
+            "--json|--break|a",
+            "--json can only be used with --status or --check",
+        ),
         (
             "--force|--status|NAME",
-            "--force cannot be used with --status",
+            "--force can only be used with --break",
         ),
         ("--break|--token|x|a", "--token: expected a token"),
     ] {

@@ -4,7 +4,7 @@
 //! `Lock` and `Semaphore`, so that old and new programs exclude each other. The queue of waiters
 //! (`/APP_ID/.queue`) exists only here.
 
-use crate::plan::{BREAKS, QUEUES, RUNS};
+use crate::plan::{BREAKS, CHECK, QUEUES, RUNS};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -16,8 +16,8 @@ pub const APP_NODE_DATA: &[u8] = b"Rootnode";
 const UUID_LENGTH: usize = 36;
 
 /// Children of an application's node, and of a lock path, that are no locks: the queues, the times
-/// of last runs, and requests to release a lock.
-const RESERVED: [&str; 3] = [QUEUES, BREAKS, RUNS];
+/// of last runs, requests to release a lock, and what `--check` tries.
+const RESERVED: [&str; 4] = [QUEUES, BREAKS, RUNS, CHECK];
 
 /// Length of a mark: 32 hex digits.
 const MARK_LENGTH: usize = 32;
@@ -143,10 +143,10 @@ const NEVER: &str = "inf";
 /// Most characters that are shown of the name of an asker: a host name and a user name, with room.
 const MAX_ASKER: usize = 200;
 
-/// The data of a request to release a lock: who asks, and below it the answer of the holder.
+/// The data of a request to release a lock: its asker, and below it the answer of the holder.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BreakData {
-    /// Who asks: `USER@HOST (pid PID)`.
+    /// The user and process that ask: `USER@HOST (pid PID)`.
     pub asker: String,
     /// The time that the holder leaves its command between TERM and KILL (`Duration::MAX`: no
     /// KILL), once it has answered.
