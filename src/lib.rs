@@ -236,6 +236,7 @@
 //! | `delivery` | which signals have reached the command already |
 //! | `shell` | what a shell would do with a command |
 //! | `shell::words` | Python's `shlex.split` |
+//! | `printable` | text that must not control the terminal |
 //! | `edit_distance` | finds the name that was meant |
 //! | `in_file` | a fault with its file and line |
 //! | `reason` | the text of an I/O error |
@@ -291,6 +292,8 @@ mod plan;
 #[forbid(unsafe_code)]
 mod pool;
 mod prepare;
+#[forbid(unsafe_code)]
+mod printable;
 #[forbid(unsafe_code)]
 mod probe;
 mod program;

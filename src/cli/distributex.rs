@@ -44,7 +44,7 @@ Lock:
   -x, --exitcode N        exit with N if the lock is busy [default: 1]
 Command:
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
-      --pdeathsig SIG     send SIG to the command if distributex dies [0: none]
+      --pdeathsig SIG     signal the command if distributex dies [default: TERM]
 Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON

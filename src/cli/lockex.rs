@@ -24,10 +24,10 @@ pub const PROGRAM: Program = Program {
 /// What `--help` prints.
 const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
-       lockex [options] --status | --break [[--] COMMAND [ARG...]] | --check
+       lockex [options] --status [COMMAND...] | --break COMMAND... | --check
 
 Run a command while holding a lock that all hosts of a cluster share. sh -c runs
-COMMAND and its ARGs, joined with spaces. Runs with one line, or ID, share it.
+COMMAND and its ARGs, joined with spaces. The same line or ID is the same lock.
 
 Lock:
       --blocking          wait while the lock is busy (the default)
@@ -46,7 +46,7 @@ Wait and command:
   -x, --exitcode N        exit with N if busy [default: 1; --no-blocking: 0]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
       --no-shell          run the words as given, without a shell
-      --pdeathsig SIG     send SIG to the command if lockex dies [0: none]
+      --pdeathsig SIG     signal the command if lockex dies [default: TERM]
 Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON

@@ -44,7 +44,7 @@ Lock and command:
   -x, --exitcode N        exit with N if the lock is busy [default: 0]
   -n N                    use the first free lock of LOCKNAME_0 ... LOCKNAME_N-1
   -l, --minlocktime SECS  hold the lock for at least SECS [default: 5]
-  -p, --pdeathsig SIG     send SIG to the command if zk-flock dies [0: none]
+  -p, --pdeathsig SIG     signal the command if zk-flock dies [default: TERM]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
 Servers:
       --hosts LIST        use ZooKeeper servers HOST:PORT,...[/CHROOT]

@@ -3,6 +3,7 @@
 
 pub mod zookeeper;
 
+use crate::printable::{escaped, printable};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -81,7 +82,10 @@ impl Report {
             Ok(found) => format!("{server}: OK: {}", found.text()),
             Err(flaw) => format!("{server}: FAILED: {}", flaw.text),
         });
-        config.chain(servers).map(|line| line + "\n").collect()
+        config
+            .chain(servers)
+            .map(|line| printable(&line) + "\n")
+            .collect()
     }
 
     /// One JSON document. What is not known is null.
@@ -96,7 +100,7 @@ impl Report {
             "config": config,
             "servers": servers,
         });
-        format!("{document}\n")
+        escaped(&document.to_string()) + "\n"
     }
 }
 
@@ -160,22 +164,22 @@ pub fn banner(answer: &str) -> Option<(String, Option<String>)> {
     // 3.8.0-5a02a05eddb59aee6ac762f7ea82e92a68eb9c0f, built on …; Keeper: v24.3.1.2672-…
     let version = version.trim_start_matches('v');
     let number = version.split(['-', ',', ' ']).next().unwrap_or(version);
-    let role = field("Mode: ").map(|role| printable(role.trim()));
-    Some((format!("{product} {}", printable(number)), role))
+    let role = field("Mode: ").map(|role| word(role.trim()));
+    Some((format!("{product} {}", word(number)), role))
 }
 
 /// The longest version or role that is shown.
 const LONGEST_WORD: usize = 40;
 
-fn printable(text: &str) -> String {
-    let text = text.chars().filter(|c| !c.is_control());
-    text.take(LONGEST_WORD).collect()
+fn word(text: &str) -> String {
+    text.chars().take(LONGEST_WORD).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::FlawKind::{Config, Refused, Unreachable};
     use super::*;
+    use crate::printable::is_unprintable;
 
     fn good() -> Found {
         Found {
@@ -219,6 +223,23 @@ zk3:2181: FAILED: connection refused
         assert_eq!(found["servers"][0]["identities"], json!(["digest:ops"]));
         assert_eq!(found["servers"][2]["error"], "connection refused");
         assert_eq!(found["servers"][2]["latency_ms"], Value::Null);
+    }
+
+    #[test]
+    fn what_a_server_says_cannot_control_the_terminal() {
+        let found = Found {
+            role: Some("a\u{1b}[31m\u{202e}".into()),
+            identities: Some(vec!["digest:\u{9b}".into()]),
+            ..good()
+        };
+        let report = Report {
+            config: None,
+            servers: vec![("zk1:2181".into(), Ok(found.clone()))],
+        };
+        let unprintable = |text: String| text.trim_end().contains(is_unprintable);
+        assert!(!unprintable(report.text()) && !unprintable(report.json()));
+        let read: Value = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!(read["servers"][0]["role"], found.role.unwrap());
     }
 
     #[test]

@@ -1,29 +1,14 @@
 //! The report as one JSON document, the same for all programs. Values that are not known are null.
 
-use super::table::is_unprintable;
 use super::{Holder, Lock, Report, Waiter};
+use crate::printable::escaped;
 use serde_json::{Value, json};
-use std::fmt::Write;
 
 /// The document. `now`: ms of real time. `time` formats such a time as RFC 3339.
 pub fn json(report: &Report, now: i64, time: fn(i64) -> String) -> String {
     let clock = Clock { now, time };
     let locks: Vec<_> = report.locks.iter().map(|lock| clock.lock(lock)).collect();
     escaped(&json!({ "locks": locks }).to_string()) + "\n"
-}
-
-/// A document in which nothing controls a terminal. `serde_json` escapes only what is below a
-/// space. Outside strings there are no such characters, and inside an escape means the same.
-fn escaped(document: &str) -> String {
-    let mut text = String::with_capacity(document.len());
-    for character in document.chars() {
-        if is_unprintable(character) {
-            let _ = write!(text, "\\u{:04x}", u32::from(character)); // all have 16 bits
-        } else {
-            text.push(character);
-        }
-    }
-    text
 }
 
 struct Clock {

@@ -2,6 +2,7 @@
 //! detail, the sessions and the waiters follow.
 
 use super::{Holder, Kind, Lock, Report, Waiter};
+use crate::printable::printable;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -165,27 +166,12 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
-/// Names come from other clients, and must not control the terminal.
-fn printable(text: &str) -> String {
-    text.replace(is_unprintable, "?")
-}
-
-/// The same, and not longer than a cell may be.
+/// A text of another client, not longer than a cell may be.
 fn cell(text: &str) -> String {
     match text.char_indices().nth(LONGEST_CELL) {
         None => printable(text),
         Some((end, _)) => printable(&text[..end]) + CUT,
     }
-}
-
-/// Whether a terminal may obey this character: it controls it, ends the line, or changes the
-/// direction in which the others are shown.
-pub(super) fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-        )
 }
 
 fn print(lines: &[Line]) -> String {

@@ -28,6 +28,7 @@ const LAYERS: &[Layer] = &[
             "endpoint",
             "kill_rounds",
             "edit_distance",
+            "printable",
             "shell",
             "in_file",
             "reason",
