@@ -106,6 +106,7 @@
 //! | `supervisor` | decides a run: lock, command, signals and deadlines |
 //! | `guard` | decides for the guard: when the command must be killed |
 //! | `lock` | the contract between a lock and the loop |
+//! | `lock::period` | whether a run with `--every` is due |
 //! | `lock::lookups` | when names of servers are looked up again |
 //! | `lock::repeats` | counts failures that repeat |
 //! | `lock::file` | locks of one host |
@@ -121,6 +122,7 @@
 //! | `lock::zookeeper::queue` | kazoo's Lock |
 //! | `lock::zookeeper::semaphore` | kazoo's Semaphore |
 //! | `lock::zookeeper::parents` | creates the nodes above a lock |
+//! | `lock::zookeeper::run_record` | the record of the last run of a lock |
 //! | `lock::zookeeper::break_watch` | requests to release the lock |
 //! | `lock::zookeeper::acl` | access control lists of nodes |
 //! | `lock::zookeeper::fake` | a ZooKeeper in memory, for unit tests |

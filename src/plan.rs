@@ -52,6 +52,8 @@ pub struct Plan {
     pub outer_locks: Vec<OuterLock>,
     /// The command to run while the lock is held.
     pub command: Command,
+    /// Run only once per period; `None`: whenever the lock is free.
+    pub every: Option<Every>,
     /// The lock is held for at least this long after it was acquired.
     pub minimum_hold: Duration,
     /// Time between TERM and KILL when the run is stopped. `Duration::MAX`: no KILL.
@@ -191,6 +193,15 @@ pub enum Heartbeat {
     Ping,
 }
 
+/// Once per period.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Every {
+    /// The period.
+    pub period: Duration,
+    /// A run that did not end with exit code 0 does not count.
+    pub retry_failed: bool,
+}
+
 /// A program and its arguments.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Command {
@@ -269,6 +280,8 @@ pub enum ExitReason {
     Command(Status),
     /// Another client held the lock until the wait ended.
     Busy,
+    /// Another run has run the command in this period.
+    AlreadyRun,
     /// Nothing holds the lock that was asked about.
     Free,
     /// The lock was not taken away from its holder.
@@ -331,6 +344,7 @@ impl ExitCodes {
                 self.busy.unwrap_or(self.busy_default),
                 self.busy.unwrap_or(75),
             ),
+            ExitReason::AlreadyRun => (self.busy.unwrap_or(0), self.busy.unwrap_or(75)),
             ExitReason::Free => (3, 3),
             ExitReason::StillHeld => (1, 75),
             ExitReason::IncompatibleLock => (1, 65),
@@ -367,6 +381,7 @@ mod tests {
         };
         for (end, [code, sysexit]) in [
             (ExitReason::Busy, [0, 75]),
+            (ExitReason::AlreadyRun, [0, 75]),
             (ExitReason::Free, [3, 3]),
             (ExitReason::StillHeld, [1, 75]),
             (ExitReason::IncompatibleLock, [1, 65]),
@@ -389,6 +404,13 @@ mod tests {
             Exit::Code(17),
             "-x wins over 75"
         );
+        assert_eq!(own.exit(ExitReason::AlreadyRun), Exit::Code(17));
+        let waits = ExitCodes {
+            busy_default: 1,
+            ..plain
+        };
+        let silent = Exit::Code(0);
+        assert_eq!(waits.exit(ExitReason::AlreadyRun), silent, "lockex");
         assert_eq!(
             own.exit(ExitReason::Signalled(Signal::INT)),
             Exit::DieOf(Signal::INT)

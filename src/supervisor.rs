@@ -283,6 +283,14 @@ impl Supervisor {
         action
     }
 
+    /// How the run ends, once its command has ended.
+    pub fn end_of_command(&self) -> Option<ExitReason> {
+        match self.phase {
+            Phase::MinimumHold(end) | Phase::Releasing(end) => Some(end),
+            _ => None,
+        }
+    }
+
     /// When time alone causes the next action.
     pub fn wake(&self) -> Moment {
         match self.phase {

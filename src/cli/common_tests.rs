@@ -2,7 +2,7 @@
 
 use super::options::testing::{environment, line};
 use super::{Program, Request, distributex, lockex, zk_flock};
-use crate::plan::Plan;
+use crate::plan::{Every, Plan};
 use crate::signal::Signal;
 use std::time::Duration;
 
@@ -67,6 +67,51 @@ fn each_common_option_has_its_effect_in_every_position_and_form() {
             }
         }
     }
+}
+
+#[test]
+fn the_clients_of_zookeeper_run_once_per_period() {
+    for (program, needed) in &CLIENTS[..2] {
+        let every = |words: &str| plan(program, &format!("{words}|{needed}true"));
+        assert_eq!(every("-v").unwrap().every, None);
+        for (words, seconds, retry_failed) in [
+            ("--every=90", 90, false),
+            ("--every|1h30m|--retry-failed", 5400, true),
+            ("--retry-failed|--every|1d", 86_400, true),
+        ] {
+            let expected = Every {
+                period: Duration::from_secs(seconds),
+                retry_failed,
+            };
+            assert_eq!(every(words).unwrap().every, Some(expected), "{words}");
+        }
+        for period in ["0", "0s", "-1", "inf", "5x", "10M", "", "soon", "1m1h"] {
+            let sentence = every(&format!("--every|{period}")).unwrap_err();
+            let expected = "--every: expected a time above 0, like 90, 10m or 1d, found";
+            assert!(sentence.starts_with(expected), "{period}: {sentence}");
+        }
+        let alone = every("--retry-failed").unwrap_err();
+        assert_eq!(alone, "--retry-failed can only be used with --every");
+        for mode in ["--status", "--break", "--check"] {
+            let sentence = every(&format!("--every|1m|{mode}")).unwrap_err();
+            assert_eq!(sentence, format!("--every cannot be used with {mode}"));
+        }
+    }
+    let (zk_flock, needed) = CLIENTS[0];
+    let several = plan(zk_flock, &format!("-n2|--every=1m|{needed}true")).unwrap_err();
+    assert_eq!(
+        several,
+        "--every cannot be used with -n: a run of one name does not see the last run of another"
+    );
+    let semaphore = plan(&lockex::PROGRAM, "-c2|--every=1m|true").unwrap_err();
+    assert_eq!(
+        semaphore,
+        "--every cannot be used with --concurrent above 1: holders at the same time do not see each other's runs"
+    );
+    assert!(plan(&lockex::PROGRAM, "-c1|--every=1m|true").is_ok());
+    let (distributex, needed) = CLIENTS[2];
+    let unknown = plan(distributex, &format!("--every=1m|{needed}true")).unwrap_err();
+    assert_eq!(unknown, "invalid option '--every'");
 }
 
 #[test]

@@ -37,11 +37,12 @@ Lock:
   -p, --lockpath PATH     use PATH as parent node of the lock [default: lockex]
   -r, --lockretry N       requeue after N lost sessions [default: 1; -1: inf]
   -t, --locktimeout SECS  wait up to SECS (or inf) for the lock [default: inf]
-Servers:
+Servers, wait and command:
   -R, --retry N           try all servers N times [default: 1; -1: inf]
   -T, --timeout SECS      set session/connect timeout [default: 30]
   -z, --zkhosts LIST      use HOST:PORT,... [default: $ZKHOSTS, localhost:2181]
-Wait and command:
+      --every PERIOD      run once per PERIOD (10m), on the first host to ask
+      --retry-failed      with --every: a run that failed does not count
   -w, --wait SECS         the same as --locktimeout
   -x, --exitcode N        exit with N if busy [default: 1; --no-blocking: 0]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
@@ -61,8 +62,7 @@ Output and help:
   -h, --help              print this help
       --program=NAME      act as program NAME; must be the first word
 
-SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
-signal N killed it; N of -x if the lock is busy; others: see lockex(1).
+SECS may have units: 1h30m. Exit code: the command's; others: see lockex(1).
 ";
 
 /// The servers without `-z` and `$ZKHOSTS`.
@@ -136,6 +136,8 @@ impl options::Options for Options {
             Short('z') | Long("zkhosts") => {
                 self.zkhosts = Some(value::ensemble("--zkhosts", parser.value()?)?);
             }
+            Long("every") => self.common.every = Some(value::PERIOD.take("--every", parser)?),
+            Long("retry-failed") => self.common.retry_failed = true,
             Long("no-shell") => self.shell = false,
             Long("force") => self.common.force = true,
             argument => return self.common.take(argument, parser),
@@ -148,6 +150,13 @@ impl options::Options for Options {
     }
 
     fn plan(mut self, environment: &Environment) -> Result<Plan, Fault> {
+        if self.common.every.is_some() && self.concurrent > 1 {
+            return Err(Fault::Useless {
+                option: "--every",
+                with: "--concurrent above 1",
+                why: "holders at the same time do not see each other's runs",
+            });
+        }
         let line = self.line()?;
         let path = self.path(&line)?;
         let cluster = self.cluster(environment)?;

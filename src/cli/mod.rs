@@ -130,6 +130,12 @@ pub(crate) enum Fault {
         option: &'static str,
         with: &'static str,
     },
+    /// The two options contradict each other, for a reason that is not plain.
+    Useless {
+        option: &'static str,
+        with: &'static str,
+        why: &'static str,
+    },
     /// The option has a meaning only beside another.
     Needs {
         option: &'static str,
@@ -252,6 +258,9 @@ impl fmt::Display for Fault {
             } => write!(f, "{option}: expected {expected}, found {found:?}"),
             Fault::Hosts { option, flaw } => write!(f, "{option}: {flaw}"),
             Fault::Conflict { option, with } => write!(f, "{option} cannot be used with {with}"),
+            Fault::Useless { option, with, why } => {
+                write!(f, "{option} cannot be used with {with}: {why}")
+            }
             Fault::Needs { option, needed } => write!(f, "{option} can only be used with {needed}"),
             Fault::Name { what, name, flaw } => write!(f, "{what} {name:?}: {flaw}"),
             Fault::Command(unfinished) => write!(f, "cannot split the command: {unfinished}"),

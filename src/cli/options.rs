@@ -6,8 +6,8 @@ use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
 use crate::plan::inspection::{self, Inspection};
 use crate::plan::{
-    ClientCheck, Command, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style, Warning,
-    names,
+    ClientCheck, Command, Every, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style,
+    Warning, names,
 };
 use crate::signal::Signal;
 use lexopt::prelude::*;
@@ -156,6 +156,10 @@ pub(super) struct Common {
     pub mode: Mode,
     /// `--json`.
     pub json: bool,
+    /// `--every`.
+    pub every: Option<Duration>,
+    /// `--retry-failed`.
+    pub retry_failed: bool,
     /// `--token`: of the holder from which to take a lock away.
     pub token: Option<i64>,
     /// `--force`.
@@ -177,6 +181,8 @@ impl Default for Common {
             verbose: false,
             mode: Mode::Run,
             json: false,
+            every: None,
+            retry_failed: false,
             token: None,
             force: false,
             words: Vec::new(),
@@ -315,7 +321,18 @@ impl Common {
     pub(super) fn check_mode(&self) -> Result<(), Fault> {
         let breaks = self.mode == Mode::Break;
         let prints_json = matches!(self.mode, Mode::Status | Mode::Check);
+        if self.every.is_some() && self.mode != Mode::Run {
+            return Err(Fault::Conflict {
+                option: "--every",
+                with: self.mode.option(),
+            });
+        }
         let useless = [
+            (
+                "--retry-failed",
+                "--every",
+                self.retry_failed && self.every.is_none(),
+            ),
             ("--token", "--break", self.token.is_some() && !breaks),
             ("--force", "--break", self.force && !breaks),
             ("--json", "--status or --check", self.json && !prints_json),
@@ -351,6 +368,10 @@ impl Common {
             wait: self.wait.unwrap_or(Duration::MAX),
             outer_locks: environment.outer_locks.clone(),
             command,
+            every: self.every.map(|period| Every {
+                period,
+                retry_failed: self.retry_failed,
+            }),
             minimum_hold: Duration::ZERO,
             kill_after: self.kill_after,
             death_signal: self.pdeathsig,

@@ -92,6 +92,12 @@ pub const WAIT: ValueKind<Duration> = ValueKind {
     read: |text| seconds(time(text)?.max(0.0)),
 };
 
+/// A period, which has a length and an end.
+pub const PERIOD: ValueKind<Duration> = ValueKind {
+    expected: "a time above 0, like 90, 10m or 1d",
+    read: |text| seconds(time(text)?).filter(|&it| !it.is_zero() && it != Duration::MAX),
+};
+
 /// A session timeout.
 pub const TIMEOUT: ValueKind<Duration> = ValueKind {
     expected: "seconds from 0.001 to 2147483, or a time like 30s",

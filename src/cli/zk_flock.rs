@@ -34,15 +34,16 @@ Usage: zk-flock [options] LOCKNAME COMMAND
 Run a command while holding a lock that all hosts of a cluster share. COMMAND is
 split as by a shell and run without one; for pipes: LOCKNAME -- sh -c 'LINE'.
 
-Config and start:
+Config, lock and command:
   -c, --confpath FILE     read config [default: /etc/distributed-flock.json]
   -d, --daemonize         run in the background
   -m, --maxla LOAD        do not run at this load average or above
   -s, --sleep             first sleep as many seconds as the load average
-Lock and command:
   -w, --wait SECS         wait up to SECS (or inf) for the lock [default: 0]
   -x, --exitcode N        exit with N if the lock is busy [default: 0]
   -n N                    use the first free lock of LOCKNAME_0 ... LOCKNAME_N-1
+      --every PERIOD      run once per PERIOD (10m), on the first host to ask
+      --retry-failed      with --every: a run that failed does not count
   -l, --minlocktime SECS  hold the lock for at least SECS [default: 5]
   -p, --pdeathsig SIG     signal the command if zk-flock dies [default: TERM]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
@@ -65,8 +66,7 @@ Output and help:
   -h, --help              print this help
       --program=NAME      act as program NAME; must be the first word
 
-SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
-signal N killed it; N of -x if the lock is busy; others: see zk-flock(1).
+SECS may have units: 1h30m. Exit code: the command's; others: see zk-flock(1).
 ";
 
 /// The config file without `-c`.
@@ -162,6 +162,8 @@ impl options::Options for Options {
             Short('n') => {
                 self.sequence = value::NAMES.take_int("-n", parser, &mut self.common.warnings)?;
             }
+            Long("every") => self.common.every = Some(value::PERIOD.take("--every", parser)?),
+            Long("retry-failed") => self.common.retry_failed = true,
             Short('l') | Long("minlocktime") => {
                 self.minlocktime = value::SECONDS.take("--minlocktime", parser)?;
             }
@@ -364,6 +366,19 @@ impl Options {
 
     /// Refuses options that contradict each other.
     fn check_conflicts(&self) -> Result<(), Fault> {
+        if self.common.every.is_some() && self.sequence > 0 {
+            return Err(Fault::Useless {
+                option: "--every",
+                with: "-n",
+                why: "a run of one name does not see the last run of another",
+            });
+        }
+        if self.common.every.is_some() && self.local.is_some() {
+            return Err(Fault::Conflict {
+                option: "--every",
+                with: "--local",
+            });
+        }
         let service = [
             ("--hosts", self.hosts.is_some()),
             ("--timeout", self.timeout.is_some()),

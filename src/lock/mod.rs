@@ -11,9 +11,11 @@
 pub mod file;
 pub mod http;
 mod lookups;
+pub mod period;
 mod repeats;
 pub mod zookeeper;
 
+use self::period::LastRun;
 use crate::deadlines::Deadlines;
 use crate::endpoint::Found;
 use crate::moment::Moment;
@@ -30,6 +32,9 @@ pub enum Input<'a> {
     File(FileEvent),
     /// The result of the look-up of names that was asked for.
     LookUp(Found),
+    /// The command has ended and its run will exit with this code, unless the lock is lost first.
+    /// Only a lock with a record of its last run ([`period`]) needs it. `Release` follows.
+    Ended(u8),
     /// The command has exited, or never starts: release what is held or requested.
     Release,
     /// Time has passed.
@@ -131,6 +136,8 @@ pub enum Event {
     },
     /// Another still holds the lock at the end of the wait.
     Busy(Holder),
+    /// The lock was free, but another run has run the command in this period (`--every`).
+    AlreadyRun(LastRun),
     /// The lock cannot be acquired.
     Failed(Failure),
     /// The lock service has nothing left of this run, as far as it can be reached.

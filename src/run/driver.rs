@@ -128,6 +128,11 @@ impl<S: System> Driver<S> {
         }
     }
 
+    /// The command has ended, and the run will exit with this code.
+    pub(super) fn command_ended(&mut self, code: u8) {
+        self.lock.handle(Input::Ended(code), S::now());
+    }
+
     /// Releases the files; the request to a server is sent by the next `pump`.
     pub(super) fn release(&mut self) {
         if let Some(files) = &mut self.files {
@@ -203,6 +208,7 @@ pub(super) fn supervisor_event(event: &lock::Event) -> Option<supervisor::Event>
         lock::Event::Gone(_) => Some(Event::Gone),
         lock::Event::Revoked { .. } => Some(Event::Revoked),
         lock::Event::Busy(_) => Some(Event::NoLock(ExitReason::Busy)),
+        lock::Event::AlreadyRun(_) => Some(Event::NoLock(ExitReason::AlreadyRun)),
         lock::Event::Failed(failure) => Some(Event::NoLock(failure.exit_reason())),
         lock::Event::Released { .. } => Some(Event::Released),
         lock::Event::Trying(_)

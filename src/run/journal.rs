@@ -8,10 +8,12 @@ use crate::deadlines::Deadlines;
 use crate::delivery::Sent;
 use crate::fact::fact;
 use crate::guard::GuardEvent;
+use crate::lock::period::LastRun;
 use crate::lock::{Event, Holder, Proof, QueuePosition};
 use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
 use crate::plan::{ExitReason, Level, Lock, Plan};
+use crate::printable::printable;
 use crate::reason::reason;
 use crate::signal::Status;
 use crate::supervisor::Origin;
@@ -159,6 +161,7 @@ impl<'a> Journal<'a> {
             | Event::Note(_)
             | Event::Warn(_)
             | Event::Busy(_)
+            | Event::AlreadyRun(_)
             | Event::Failed(_) => {}
         }
     }
@@ -185,6 +188,7 @@ impl<'a> Journal<'a> {
                     &format_args!("Lock: fail{}", holder_facts(holder)),
                 );
             }
+            Event::AlreadyRun(last) => self.write(Level::Info, &already_run(last)),
             Event::Acquired(proof) => {
                 self.times.acquired = Some((self.now)());
                 let waited = self.seconds_since(self.times.began);
@@ -469,6 +473,15 @@ fn holder_facts(holder: &Holder) -> String {
         session.map(|session| fact("session", format_args!("0x{session:x}"))),
     ];
     facts.into_iter().flatten().collect()
+}
+
+/// `already run at 2026-11-21T09:12:03+00:00 by HOST lock=/app/NAME`, without a host that is
+/// unknown.
+fn already_run(last: &LastRun) -> String {
+    let host = last.host.as_ref();
+    let by = host.map_or_else(String::new, |host| format!(" by {}", printable(host)));
+    let (at, lock) = (time(last.started), fact("lock", &last.lock));
+    format!("already run at {at}{by}{lock}")
 }
 
 /// `; queue position 2 of 3`, or nothing if that is unknown.

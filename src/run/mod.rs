@@ -39,7 +39,7 @@ use crate::log::Log;
 use crate::moment::Moment;
 use crate::plan::{Exit, ExitReason, Plan};
 use crate::prepare::HostAddresses;
-use crate::signal::Signal;
+use crate::signal::{Signal, Status};
 use crate::supervisor::{Action, Event, Origin, Supervisor};
 use crate::sys::process::Reap;
 use crate::sys::signals::{self, Signals};
@@ -92,6 +92,8 @@ pub struct Run<'a, S: System> {
     intake: SignalIntake<S>,
     guard: GuardHandle<S>,
     journal: Journal<'a>,
+    /// The lock knows how the run ends.
+    end_recorded: bool,
     end: Option<ExitReason>,
 }
 
@@ -135,6 +137,7 @@ impl<'a, S: System> Run<'a, S> {
             intake: SignalIntake::new(signals),
             guard: GuardHandle::new(),
             journal,
+            end_recorded: false,
             end: None,
         }
     }
@@ -280,9 +283,28 @@ impl<'a, S: System> Run<'a, S> {
     }
 
     fn step(&mut self, event: Event) {
-        if let Some(action) = self.supervisor.step(event, S::now()) {
+        let action = self.supervisor.step(event, S::now());
+        if self.plan.every.is_some() {
+            self.record_end();
+        }
+        if let Some(action) = action {
             self.perform(action);
         }
+    }
+
+    /// Tells the lock how the run ends as soon as that is known, and before the release.
+    fn record_end(&mut self) {
+        let end = self.supervisor.end_of_command();
+        // A lost lock leaves no end: the run has not ended well.
+        let Some(end) = end.filter(|&end| end != ExitReason::Lost && !self.end_recorded) else {
+            return;
+        };
+        self.end_recorded = true;
+        self.driver
+            .command_ended(match self.plan.exit_codes.exit(end) {
+                Exit::Code(code) => code,
+                Exit::DieOf(signal) => Status::Killed(signal).code(),
+            });
     }
 
     fn perform(&mut self, action: Action) {

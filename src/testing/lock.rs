@@ -57,7 +57,7 @@ impl<L: Lock> Machine for L {
                 Contending
             }
             (Contending, Event::Acquired(_)) => Held,
-            (Contending, Event::Busy(_) | Event::Failed(_)) => Refused,
+            (Contending, Event::Busy(_) | Event::AlreadyRun(_) | Event::Failed(_)) => Refused,
             (
                 Held,
                 Event::LeaseUntil(_) | Event::Suspended(_) | Event::Resumed | Event::Revoked { .. },

@@ -88,7 +88,11 @@ const DISTRIBUTEX: Program = Program {
     request: distributex::PROGRAM.request,
     given: &["-H", "dx", "-r", "pool"],
     runs: &["true", "-w 0 true"],
-    never: &[ExitReason::LoadTooHigh, ExitReason::ConfigError],
+    never: &[
+        ExitReason::AlreadyRun,
+        ExitReason::LoadTooHigh,
+        ExitReason::ConfigError,
+    ],
     misuses: &[
         ("", "the command is missing"),
         ("--bogus", "an option is wrong"),
@@ -379,7 +383,8 @@ fn manual_codes(manual: &str) -> Vec<Row> {
 }
 
 /// Every end that has one code.
-const ENDS: [ExitReason; 14] = [
+const ENDS: [ExitReason; 15] = [
+    ExitReason::AlreadyRun,
     ExitReason::Free,
     ExitReason::StillHeld,
     ExitReason::Busy,
@@ -399,6 +404,7 @@ const ENDS: [ExitReason; 14] = [
 /// Words that only the row of this end has.
 fn meaning(end: ExitReason) -> &'static str {
     match end {
+        ExitReason::AlreadyRun => "has already run the command",
         ExitReason::Free => "the named lock is free",
         ExitReason::StillHeld => "could not be taken away",
         ExitReason::Busy => "the lock is busy",
@@ -705,7 +711,7 @@ fn the_commands_shown_can_be_run() {
     let readme = format!("{before}{after}"); // without the diagram, which begins with a name
     let readme = readme.replace("cargo run --release -- ", "zk-flock ");
     let fencing = SAFETY.split(".Sh FENCING").nth(1).expect("a section");
-    for (program, count) in [(ZK_FLOCK, 13), (LOCKEX, 7), (DISTRIBUTEX, 6)] {
+    for (program, count) in [(ZK_FLOCK, 13), (LOCKEX, 8), (DISTRIBUTEX, 6)] {
         let lines = [
             shown(&readme, program.name),
             shown(program.manual, program.name),

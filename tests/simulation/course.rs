@@ -616,6 +616,7 @@ fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
                     words: vec!["command".into()],
                     shown: "command".into(),
                 },
+                every: None,
                 minimum_hold,
                 kill_after,
                 death_signal: Some(Signal::TERM),
@@ -693,6 +694,7 @@ fn lock(
         max_restarts: None,
         outer_sessions: vec![],
         takes_auth: is_node,
+        record: None,
     };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&random.next().to_le_bytes());

@@ -15,6 +15,8 @@ mod daemon;
 mod descriptors;
 // `-n N` takes the first free one of N names.
 mod first_free;
+// `--every` runs a command once per period, whichever run asks first.
+mod every;
 // The Python zk-flock and this one exclude and wake each other on one node.
 mod interop;
 // kazoo and lockex exclude and wake each other, in both modes and versions.

@@ -42,6 +42,22 @@ fn an_uncontended_run_is_one_round_trip_to_start_and_one_to_release() {
 }
 
 #[test]
+fn a_run_with_every_is_one_round_trip_more() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let every = |address: &str, period: &str| {
+        let words = ["-l", "0", "-x", "17", "--every", period, "lock", "true"];
+        sandbox.flock_at(address, TIMEOUT, &words).run()
+    };
+    assert_eq!(every(&server.address(), "1h"), exited(0), "makes the nodes");
+    for (period, end, turns) in [("0.001", 0, 3), ("1h", 17, 2)] {
+        let proxy = Proxy::start(server.address());
+        assert_eq!(every(&proxy.address, period), exited(end));
+        assert_eq!(proxy.turns(), [Client, Server].repeat(turns), "{period}");
+        assert_eq!(proxy.connections(), 1);
+    }
+}
+
+#[test]
 fn only_a_run_that_outlives_a_heartbeat_looks_for_requests_to_release() {
     let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
     sandbox.client(server);

@@ -172,7 +172,7 @@ impl Lock for PoolLock {
             Input::Transport(event) => self.client.on_transport(event, now),
             Input::Release => self.release(now),
             Input::LookUp(found) => self.on_look_up(found, now),
-            Input::Tick | Input::File(_) => {}
+            Input::Tick | Input::File(_) | Input::Ended(_) => {}
         }
         self.drain_client(now);
     }

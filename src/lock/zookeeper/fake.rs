@@ -40,6 +40,7 @@ pub(super) fn options(timeout: Duration, wait: Duration) -> Options {
         max_restarts: Some(1),
         takes_auth: true,
         outer_sessions: vec![],
+        record: None,
     }
 }
 
@@ -49,6 +50,8 @@ pub(crate) struct Entry {
     pub(crate) data: Vec<u8>,
     pub(crate) owner: i64,
     pub(crate) czxid: i64,
+    /// When it was created, in ms of the server's clock.
+    pub(crate) ctime: i64,
     pub(crate) version: i32,
 }
 
@@ -109,6 +112,8 @@ pub(crate) struct Fake {
     pub(crate) requests: usize,
     /// The operation is a rehearsal: it changes nothing and fires no watch.
     rehearses: bool,
+    /// By how many ms the server's clock, which stamps nodes, differs from that of the test.
+    pub(crate) clock_offset: i64,
     /// How long a frame is on its way to the client.
     pub(crate) delay: Duration,
     clock: Moment,
@@ -124,6 +129,7 @@ impl Fake {
                 data: Vec::new(),
                 owner: 0,
                 czxid: 0,
+                ctime: 0,
                 version: 0,
             },
         );
@@ -169,6 +175,10 @@ impl Fake {
         for path in &paths {
             self.delete(path);
         }
+    }
+
+    fn time(&self) -> i64 {
+        i64::try_from(self.clock.0.as_millis()).unwrap() + self.clock_offset
     }
 
     pub(crate) fn delete(&mut self, path: &str) {
@@ -357,6 +367,7 @@ impl Fake {
                 data: data.to_vec(),
                 owner,
                 czxid: self.zxid,
+                ctime: self.time(),
                 version: 0,
             },
         );
@@ -632,14 +643,15 @@ fn stat(entry: &Entry) -> Stat {
     let Entry {
         owner,
         czxid,
+        ctime,
         version,
         ..
     } = *entry;
     Stat {
         czxid,
         mzxid: czxid,
-        ctime: 0,
-        mtime: 0,
+        ctime,
+        mtime: ctime,
         version,
         cversion: 0,
         aversion: 0,

@@ -115,12 +115,17 @@ pub fn queues_path(app: &str) -> String {
 /// `NAME`, or `FIRST%..LAST` of several. `%` in a name becomes `%25`, so that no single lock has a
 /// queue of the second form.
 pub fn queue_name(locks: &[String]) -> String {
-    let escaped = |name: &String| name.replace('%', "%25").replace('/', "%2F");
     match locks {
         [first, .., last] => format!("{}{RANGE}{}", escaped(first), escaped(last)),
         [name] => escaped(name),
         [] => String::new(),
     }
+}
+
+/// The record of the last run of the lock of this name below `parent`. A name has no slash in it:
+/// the containers of records have no container below them.
+pub fn record_path(parent: &str, name: &str) -> String {
+    child(&child(parent, RUNS), &escaped(name))
 }
 
 /// The container of the requests to release locks that are children of this node.
@@ -218,6 +223,10 @@ pub fn wanted(queue: &str) -> Option<Wanted> {
 pub fn numbered(lock: &str) -> Option<(&str, u32)> {
     let (stem, number) = lock.rsplit_once('_')?;
     Some((stem, number.parse().ok()?))
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('%', "%25").replace('/', "%2F")
 }
 
 fn unescaped(name: &str) -> String {

@@ -12,6 +12,7 @@ mod parents;
 pub mod queue;
 mod queue_entry;
 pub mod recipe;
+pub mod run_record;
 pub mod semaphore;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub(crate) use self::fake::Fake;
 
 use self::break_watch::{BreakWatch, Reaction};
 use self::recipe::{AcquiredNode, Options, Outcome, Progress, Recipe, RecipeContext, unreachable};
+use self::run_record::{Decision, Record};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
 use super::{Event, Failure, Holder, Input, Lock, Output, Proof};
@@ -101,6 +103,8 @@ pub struct SessionLock<R> {
     /// How often acquiring may start again; `None`: always.
     restarts_left: Option<u32>,
     phase: Phase,
+    /// The record of the last run, if this run depends on it (`--every`).
+    record: Option<Record>,
     /// Looks for requests to release the lock, once it is held.
     break_watch: Option<BreakWatch>,
     /// The deadlines that were reported last.
@@ -123,6 +127,7 @@ impl<R: Recipe> Lock for SessionLock<R> {
         self.on_tick(now);
         match input {
             Input::Transport(event) => self.on_transport(event, now),
+            Input::Ended(code) => self.command_ended(code, now),
             Input::Release => self.release(now),
             Input::LookUp(found) => self.on_look_up(found, now),
             Input::Tick | Input::File(_) => {}
@@ -165,6 +170,7 @@ impl<R: Recipe> SessionLock<R> {
             connect_by: options.connect_by,
             max_rounds: options.max_rounds,
             restarts_left: options.max_restarts,
+            record: options.record.clone().map(Record::new),
             options,
             recipe,
             phase: Phase::Acquiring,
@@ -192,6 +198,7 @@ impl<R: Recipe> SessionLock<R> {
                 session: &mut self.session,
                 outputs: &mut self.outputs,
                 options: &self.options,
+                record: self.record.as_mut(),
                 now,
             },
         )
@@ -225,12 +232,82 @@ impl<R: Recipe> SessionLock<R> {
                 let path = node.path.clone();
                 self.session.ask(Request::Check { path: path.clone() }, now);
                 self.session.ask(Request::Data { path, watch: true }, now);
+                self.ask_record(now);
                 self.watch_for_breaks(now);
                 self.with_recipe(now, Recipe::on_resume);
             }
-            Phase::Releasing { .. } if known => self.on_close(now),
+            Phase::Releasing { .. } if known => {
+                self.record_end(now);
+                self.on_close(now);
+            }
             _ => {}
         }
+    }
+
+    /// Continues with the record of the last run: decides by it whether the command may start, or
+    /// writes how it ended.
+    fn ask_record(&mut self, now: Moment) {
+        match self.phase {
+            Phase::Confirming { .. } => {
+                let request = self.record.as_mut().and_then(Record::decide);
+                request.into_iter().for_each(|it| self.session.ask(it, now));
+            }
+            Phase::Held { .. } => self.record_end(now),
+            _ => {}
+        }
+    }
+
+    /// Writes how the run has ended, if that is known and not written.
+    fn record_end(&mut self, now: Moment) {
+        let request = self.record.as_ref().and_then(Record::write_end);
+        request.into_iter().for_each(|it| self.session.ask(it, now));
+    }
+
+    /// The command has ended while the lock was held.
+    fn command_ended(&mut self, code: u8, now: Moment) {
+        if let (Phase::Held { .. }, Some(record)) = (&self.phase, &mut self.record) {
+            record.set_end(code);
+            self.record_end(now);
+        }
+    }
+
+    /// Handles the reply to a request for the record of the last run. `Err`: it is the reply to
+    /// another request.
+    fn on_record_reply(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        now: Moment,
+    ) -> Result<(), Result<Answer, Code>> {
+        let Some(record) = self.record.as_mut().filter(|it| it.is_own(request)) else {
+            return Err(result);
+        };
+        let held = match &self.phase {
+            Phase::Confirming { node, .. } => Some(node),
+            _ => None,
+        };
+        let takes_auth = self.options.takes_auth;
+        let decision = record.on_reply(request, result, held, |code| code.explain(takes_auth));
+        match decision {
+            Decision::Nothing => {}
+            Decision::Send(requests) => {
+                requests
+                    .into_iter()
+                    .for_each(|it| self.session.ask(it, now));
+            }
+            Decision::Warn(text) => self.emit(Event::Warn(text)),
+            Decision::WarnAndSend(text, request) => {
+                self.emit(Event::Warn(text));
+                self.session.ask(request, now);
+            }
+            Decision::Started => self.proved(now),
+            Decision::AlreadyRun(last) => {
+                self.phase = Phase::Ended { held: true };
+                self.emit(Event::AlreadyRun(last));
+            }
+            Decision::Failed(failure) => self.fail(failure, now),
+        }
+        Ok(())
     }
 
     /// Watches for requests to release the lock: with the first heartbeat, and after that in the
@@ -418,6 +495,10 @@ impl<R: Recipe> SessionLock<R> {
                 .outputs
                 .extend(acl::warning(path, acl).map(|text| Output::Event(Event::Warn(text))));
         }
+        let result = match self.on_record_reply(request, result, now) {
+            Ok(()) => return,
+            Err(result) => result,
+        };
         let result = match self.on_break_reply(request, result, now) {
             Ok(()) => return,
             Err(result) => result,
@@ -484,7 +565,11 @@ impl<R: Recipe> SessionLock<R> {
         self.phase = Phase::Confirming { node, since: now };
         self.proved(now);
         if let Phase::Confirming { .. } = self.phase {
-            self.session.ask(check, now);
+            if self.record.is_some() {
+                self.ask_record(now); // writing it confirms the lock as well
+            } else {
+                self.session.ask(check, now);
+            }
         }
     }
 
@@ -509,8 +594,10 @@ impl<R: Recipe> SessionLock<R> {
             MIN_LEASE_PER_TIMEOUT
         };
         if now + timeout / per_timeout < deadlines.term {
-            let node = node.clone();
-            self.begin(node, now);
+            if self.record.as_ref().is_none_or(Record::is_started) {
+                let node = node.clone();
+                self.begin(node, now);
+            }
         } else if proof >= *since + timeout / CONFIRMING_PER_TIMEOUT {
             self.fail(
                 unreachable(&format!(
@@ -617,6 +704,9 @@ impl<R: Recipe> SessionLock<R> {
         for line in self.repeats.failed(&failure, now) {
             self.note(line);
         }
+        if let Some(record) = &mut self.record {
+            record.on_disconnect();
+        }
         match &mut self.phase {
             Phase::Acquiring => self.recipe.on_disconnect(self.session.id().is_some()),
             Phase::Held {
@@ -717,6 +807,9 @@ impl<R: Recipe> SessionLock<R> {
         self.outputs
             .retain(|output| !matches!(output, Output::Event(Event::Acquired(_))));
         self.break_watch = None;
+        if let Some(record) = &mut self.record {
+            record.restart();
+        }
         self.session.stop_holding();
         self.phase = Phase::Acquiring;
         self.with_recipe(now, Recipe::restart);

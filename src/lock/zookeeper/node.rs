@@ -202,6 +202,7 @@ impl Node {
             path: self.paths[name].clone(),
             watch,
         });
+        context.read_last_run();
     }
 
     /// A create of a parent or of the lock node was answered. The data of the node is answered
@@ -296,6 +297,7 @@ impl Node {
             Ok(()) | Err(Code::NODE_EXISTS) if is_own => {
                 self.watch(name, context);
                 self.entry.exchanged(context);
+                context.set_request(stat);
                 Some(Outcome::Acquired(AcquiredNode {
                     path: self.paths[name].clone(),
                     token: stat.czxid,
@@ -445,6 +447,7 @@ impl Recipe for Node {
                     path: self.paths[name].clone(),
                 });
                 context.watch(&self.paths[name]);
+                context.read_last_run();
             }
             Phase::Waiting if known => self.wait(context),
             Phase::Orphaned { name, .. } if known => self.watch(name, context),

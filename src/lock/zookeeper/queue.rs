@@ -216,8 +216,15 @@ impl Queue {
         let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
             self.phase = Phase::First;
             context.watch(&self.child(&own));
+            context.read_last_run();
             return None;
         };
+        if context.wants_request() {
+            context.send(Request::Exists {
+                path: self.child(&own),
+                watch: false,
+            });
+        }
         if first != last {
             context.send(Request::Data {
                 path: self.child(first),
@@ -261,10 +268,14 @@ impl Queue {
                 }
             }
             Phase::First if is_own && self.own.as_deref() == Some(name) => {
+                context.set_request(stat);
                 return Some(Outcome::Acquired(AcquiredNode {
                     path: self.child(name),
                     token: stat.czxid,
                 }));
+            }
+            Phase::Queued { .. } if self.own.as_deref() == Some(name) => {
+                context.set_request(stat);
             }
             Phase::Queued {
                 seen: seen @ false,

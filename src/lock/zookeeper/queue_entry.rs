@@ -170,6 +170,12 @@ impl QueueEntry {
         context: &mut RecipeContext,
     ) -> bool {
         match (request, result, &self.phase) {
+            (Request::Exists { path, .. }, result, _) if self.own.as_ref() == Some(path) => {
+                if let Ok(Answer::Data(_, stat)) = result {
+                    context.set_request(&stat);
+                }
+                return false;
+            }
             (
                 Request::Multi(_),
                 Ok(Answer::Undone {
@@ -226,6 +232,7 @@ impl QueueEntry {
         self.waiters = waiters.len();
         let path = |position: usize| layout::child(&self.queue, waiters[position].name());
         self.own = Some(path(ahead));
+        self.read_request(context);
         self.phase = match ahead.checked_sub(1).map(path) {
             None => Phase::First,
             Some(next) => {
@@ -236,6 +243,13 @@ impl QueueEntry {
                 Phase::Behind { ahead, next }
             }
         };
+    }
+
+    /// Reads the entry, if it matters when this run asked for the lock.
+    fn read_request(&self, context: &mut RecipeContext) {
+        if let Some(path) = self.own.clone().filter(|_| context.wants_request()) {
+            context.send(Request::Exists { path, watch: false });
+        }
     }
 
     /// Handles a watch that may be about the entry before this one.
@@ -261,6 +275,7 @@ impl QueueEntry {
 
     /// A connect request for the same session is about to be sent.
     pub(super) fn on_connecting(&mut self, context: &mut RecipeContext) {
+        self.read_request(context);
         match &self.phase {
             Phase::Listing => {
                 context.send(Request::Sync {

@@ -2,12 +2,13 @@
 //! it sends requests, hears replies and watches, and ends with an [`Outcome`].
 
 use super::acl;
+use super::run_record::{self, Record};
 use crate::endpoint::Endpoint;
 use crate::lock::{Event, Failure, Holder, Output, QueuePosition};
 use crate::moment::Moment;
 use crate::plan::Cluster;
 use crate::zookeeper::code::Code;
-use crate::zookeeper::record::Acl;
+use crate::zookeeper::record::{Acl, Stat};
 use crate::zookeeper::request::{Answer, Request};
 use crate::zookeeper::session::{Change, Session};
 use std::collections::VecDeque;
@@ -36,6 +37,8 @@ pub struct Options {
     pub outer_sessions: Vec<i64>,
     /// Whether the user can give this program credentials. If so, errors say how.
     pub takes_auth: bool,
+    /// The record of the last run, on which this one depends.
+    pub record: Option<run_record::Options>,
 }
 
 /// The node that makes this run the holder. The recipe has seen that it belongs to this session,
@@ -83,6 +86,8 @@ pub struct RecipeContext<'a> {
     pub outputs: &'a mut VecDeque<Output>,
     /// The options of the lock.
     pub options: &'a Options,
+    /// The record of the last run, on which this one depends.
+    pub(super) record: Option<&'a mut Record>,
     /// The time.
     pub now: Moment,
 }
@@ -115,6 +120,26 @@ impl RecipeContext<'_> {
             path: path.into(),
             watch: true,
         });
+    }
+
+    /// Reads the record of the last run, if this run depends on it. To be called after the request
+    /// whose reply shows that this run holds the lock.
+    pub fn read_last_run(&mut self) {
+        if let Some(request) = self.record.as_mut().map(|record| record.read()) {
+            self.send(request);
+        }
+    }
+
+    /// Whether the recipe should read the node by which this run asks for the lock.
+    pub fn wants_request(&self) -> bool {
+        self.record.as_ref().is_some_and(|it| it.wants_request())
+    }
+
+    /// This run asked for the lock by a node with this stat. Only the first counts.
+    pub fn set_request(&mut self, stat: &Stat) {
+        if let Some(record) = &mut self.record {
+            record.set_request(stat);
+        }
     }
 
     /// The ACL of new nodes.

@@ -10,6 +10,7 @@ use super::host_lock::HostLock;
 use super::names::Lookup;
 use super::run_id::RunId;
 use crate::link::Link;
+use crate::lock::zookeeper::layout;
 use crate::lock::{Failure, Lock};
 use crate::log::{Log, print};
 use crate::moment::Moment;
@@ -102,8 +103,10 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             names,
         } => {
             let connect_by = (started + plan.wait).max(now() + cluster.timeout);
-            let (options, addresses) =
+            let (mut options, addresses) =
                 zookeeper::options(plan, cluster, None, connect_by, wait_until, log)?;
+            let app = layout::app_path(&cluster.chroot, app_id);
+            options.record = zookeeper::record(plan, cluster, layout::record_path(&app, &names[0]));
             Ok(zookeeper::node(options, addresses, app_id, names))
         }
         plan::Lock::Queue {
@@ -118,6 +121,9 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
                 zookeeper::options(plan, cluster, *rounds, connect_by, wait_until, log)?;
             options.max_restarts = *restarts;
             options.takes_auth = false;
+            let path_of_all = format!("{}{path}", cluster.chroot);
+            let (parent, name) = path_of_all.rsplit_once('/').unwrap_or_default();
+            options.record = zookeeper::record(plan, cluster, layout::record_path(parent, name));
             Ok(zookeeper::queue(options, addresses, path, *permits))
         }
         plan::Lock::Pool(target) => http::build(plan, target, started, wait_until, log),

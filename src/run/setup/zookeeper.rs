@@ -6,6 +6,7 @@ use crate::lock::zookeeper::layout::{self, NodeData};
 use crate::lock::zookeeper::node::Node;
 use crate::lock::zookeeper::queue::Queue;
 use crate::lock::zookeeper::recipe::{self, Options};
+use crate::lock::zookeeper::run_record;
 use crate::lock::zookeeper::semaphore::Semaphore;
 use crate::log::Log;
 use crate::moment::Moment;
@@ -40,6 +41,17 @@ pub(super) fn queue(options: Options, addresses: HostAddresses, path: &str, perm
         let semaphore = Semaphore::new(path, permits, &mark, data);
         Parts::new(SessionLock::new(options, semaphore, now()), addresses)
     }
+}
+
+/// The record of the last run at `path`, if the run depends on it.
+pub(super) fn record(plan: &Plan, cluster: &Cluster, path: String) -> Option<run_record::Options> {
+    plan.every.map(|every| run_record::Options {
+        every,
+        path,
+        host: host::name(),
+        pid: process::own_pid().0.unsigned_abs(),
+        acl: cluster.acl,
+    })
 }
 
 /// How long lockex tries to connect. By default it waits for the lock without limit, but not for a
@@ -81,6 +93,7 @@ pub(super) fn options(
         max_restarts: None,
         outer_sessions: outer_sessions.collect(),
         takes_auth: true,
+        record: None,
     };
     Ok((options, addresses))
 }

@@ -1,0 +1,371 @@
+//! The record of the last run of a lock (`--every`): one persistent node below the lock's
+//! neighbour `.runs`. The holder reads it, decides whether its run is due, and replaces it in one
+//! transaction, so that czxid and ctime of the node are the start of the run. The run's exit code
+//! is written into it before the release, so its mtime is the end.
+//!
+//! The read is part of the write that acquires the lock, so only the transaction costs a round trip
+//! before the command starts.
+
+use super::acl;
+use super::layout;
+use super::recipe::AcquiredNode;
+use crate::lock::Failure;
+use crate::lock::period::{Comparison, LastRun, RunRecord, Verdict, judge};
+use crate::plan::{Acl, Every};
+use crate::zookeeper::code::{Code, flag};
+use crate::zookeeper::record::Stat;
+use crate::zookeeper::request::{Answer, Operation, Request};
+use std::time::Duration;
+
+/// How often a start is written. Twice are enough where the container is missing. More are needed
+/// only if another client makes or deletes the nodes at that moment.
+const TRIES: u32 = 10;
+
+/// The version of a node that no client has changed since it was created.
+const NEW: i32 = 0;
+
+/// What a record needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// The period.
+    pub every: Every,
+    /// Path of the record.
+    pub path: String,
+    /// The name of this host, for the record.
+    pub host: String,
+    /// The id of this process.
+    pub pid: u32,
+    /// ACL of the record and of its container.
+    pub acl: Acl,
+}
+
+/// When a run asked for the lock, by a node that it made for that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Asked {
+    czxid: i64,
+    ctime: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Nothing has been decided under the lock that is held or to be acquired.
+    Undecided,
+    /// The start is being written.
+    Writing,
+    /// The start of this run is recorded.
+    Started,
+}
+
+/// What the record means for the lock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Decision {
+    /// None, or another event follows.
+    Nothing,
+    /// None yet: send these, in one write.
+    Send(Vec<Request>),
+    /// Warn the operator.
+    Warn(String),
+    /// Warn the operator, and send this.
+    WarnAndSend(String, Request),
+    /// The start is recorded, and the command may start.
+    Started,
+    /// Another run has taken the turn of this one.
+    AlreadyRun(LastRun),
+    /// The record can be neither read nor written.
+    Failed(Failure),
+}
+
+/// The record of one lock.
+#[derive(Debug)]
+pub(super) struct Record {
+    options: Options,
+    /// When this run asked for the lock. A later session does not change that.
+    asked: Option<Asked>,
+    phase: Phase,
+    /// How many reads are unanswered on this connection.
+    reads: u32,
+    /// The token under which this run has last sent its start. The start may be recorded.
+    sent_under: Option<i64>,
+    tries: u32,
+    /// The exit code, once it is known, until it is recorded.
+    exit: Option<u8>,
+}
+
+impl Record {
+    pub(super) fn new(options: Options) -> Record {
+        Record {
+            options,
+            asked: None,
+            phase: Phase::Undecided,
+            reads: 0,
+            sent_under: None,
+            tries: 0,
+            exit: None,
+        }
+    }
+
+    /// Whether it is not known yet when this run asked for the lock.
+    pub(super) fn wants_request(&self) -> bool {
+        self.asked.is_none()
+    }
+
+    /// This run asked for the lock by a node with this stat.
+    pub(super) fn set_request(&mut self, stat: &Stat) {
+        self.asked.get_or_insert(Asked {
+            czxid: stat.czxid,
+            ctime: stat.ctime,
+        });
+    }
+
+    /// The request to read the record. The caller sends it.
+    pub(super) fn read(&mut self) -> Request {
+        self.reads += 1;
+        Request::Data {
+            path: self.options.path.clone(),
+            watch: false,
+        }
+    }
+
+    /// Whether the command may start.
+    pub(super) fn is_started(&self) -> bool {
+        self.phase == Phase::Started
+    }
+
+    /// The lock is held: what to send for a decision, unless that is under way.
+    pub(super) fn decide(&mut self) -> Option<Request> {
+        (self.phase == Phase::Undecided && self.reads == 0).then(|| self.read())
+    }
+
+    /// The connection has ended. Whether a start was recorded is not known.
+    pub(super) fn on_disconnect(&mut self) {
+        self.reads = 0;
+        if self.phase == Phase::Writing {
+            self.phase = Phase::Undecided;
+        }
+    }
+
+    /// The lock was lost before the command started, and is acquired again.
+    pub(super) fn restart(&mut self) {
+        self.phase = Phase::Undecided;
+        self.tries = 0;
+    }
+
+    /// Whether this is a request of this machine: a read, a start, or an end.
+    pub(super) fn is_own(&self, request: &Request) -> bool {
+        let record = &self.options.path;
+        match request {
+            Request::Data { path, .. } | Request::SetData { path, .. } => path == record,
+            Request::Create { path, .. } => *path == self.container(),
+            Request::Multi(operations) => {
+                matches!(operations.last(), Some(Operation::Create { path, .. }) if path == record)
+            }
+            _ => false,
+        }
+    }
+
+    /// One of its requests was answered. `held`: the lock's node, if the lock is held and the
+    /// command has not started.
+    pub(super) fn on_reply(
+        &mut self,
+        request: &Request,
+        result: Result<Answer, Code>,
+        held: Option<&AcquiredNode>,
+        explain: impl Fn(Code) -> String,
+    ) -> Decision {
+        match request {
+            Request::Data { .. } => {
+                self.reads = self.reads.saturating_sub(1);
+                match held {
+                    Some(node) if self.reads == 0 && self.phase == Phase::Undecided => {
+                        self.on_read(result, node, explain)
+                    }
+                    _ => Decision::Nothing, // it was read by an attempt that has failed
+                }
+            }
+            Request::Multi(operations) if held.is_some() && self.phase == Phase::Writing => {
+                self.on_written(operations, &result, explain)
+            }
+            Request::SetData { .. } => self.on_end_written(result.err(), explain),
+            Request::Create { path, .. } => match result {
+                Err(code) if held.is_some() && code != Code::NODE_EXISTS => {
+                    Decision::Failed(Failure::Refused {
+                        what: format!("create {path}"),
+                        why: explain(code),
+                    })
+                }
+                _ => Decision::Nothing,
+            },
+            _ => Decision::Nothing,
+        }
+    }
+
+    fn on_read(
+        &mut self,
+        result: Result<Answer, Code>,
+        node: &AcquiredNode,
+        explain: impl Fn(Code) -> String,
+    ) -> Decision {
+        match result {
+            Ok(Answer::Data(data, stat)) => self.on_record(&data, &stat, node),
+            Err(Code::NO_NODE) => Decision::Send(vec![self.start(node, false)]),
+            Ok(_) => Decision::Nothing,
+            Err(code) => self.failed("read", &explain(code)),
+        }
+    }
+
+    /// There is a record.
+    fn on_record(&mut self, data: &[u8], stat: &Stat, node: &AcquiredNode) -> Decision {
+        let record = RunRecord::parse(data);
+        let written_under = record.as_ref().map(|record| record.token);
+        if written_under == Some(node.token) {
+            self.sent_under = written_under;
+            self.phase = Phase::Started; // only the reply was lost
+            return Decision::Started;
+        }
+        if written_under.is_some() && written_under == self.sent_under {
+            // Under a lock that was lost before the command started.
+            return Decision::Send(vec![self.start(node, true)]);
+        }
+        let Some(asked) = self.asked else {
+            return Decision::Nothing; // the recipe has seen the lock's node
+        };
+        let last = Comparison {
+            started_after: stat.czxid > asked.czxid,
+            started_ms_before: asked.ctime.saturating_sub(stat.ctime),
+            failed: record.as_ref().is_some_and(RunRecord::has_failed),
+        };
+        match judge(self.options.every, last) {
+            Verdict::Due => Decision::Send(vec![self.start(node, true)]),
+            Verdict::DueAfterClockChange(back) => Decision::WarnAndSend(
+                format!(
+                    "the clock of the ZooKeeper servers was set back by at least {:.1} s since the last run of {}, so --every cannot tell whether this run is due: running the command",
+                    Duration::from_millis(back.unsigned_abs()).as_secs_f64(),
+                    node.path
+                ),
+                self.start(node, true),
+            ),
+            Verdict::Taken => Decision::AlreadyRun(LastRun {
+                lock: node.path.clone(),
+                started: stat.ctime,
+                host: record.map(|record| record.host),
+            }),
+        }
+    }
+
+    /// Writes the start: replaces the record while the lock's node exists.
+    fn start(&mut self, node: &AcquiredNode, exists: bool) -> Request {
+        self.phase = Phase::Writing;
+        self.sent_under = Some(node.token);
+        let path = self.options.path.clone();
+        let mut operations = vec![Operation::Check {
+            path: node.path.clone(),
+        }];
+        if exists {
+            operations.push(Operation::Delete { path: path.clone() });
+        }
+        operations.push(Operation::Create {
+            path,
+            data: self.content(node.token, None),
+            acl: acl::of(self.options.acl),
+            flags: flag::PERSISTENT,
+        });
+        Request::Multi(operations)
+    }
+
+    /// The transaction with the start was answered.
+    fn on_written(
+        &mut self,
+        operations: &[Operation],
+        result: &Result<Answer, Code>,
+        explain: impl Fn(Code) -> String,
+    ) -> Decision {
+        let (failed, code) = match *result {
+            Ok(Answer::Undone { operation, code }) => (operations.get(operation), code),
+            Err(code) => (None, code),
+            Ok(_) => {
+                self.phase = Phase::Started;
+                return Decision::Started;
+            }
+        };
+        self.tries += 1;
+        match (failed, code) {
+            (Some(Operation::Check { .. }), Code::NO_NODE) => Decision::Nothing, // its watch fires
+            (Some(Operation::Create { .. }), Code::NO_NODE) if self.tries < TRIES => {
+                Decision::Send(vec![
+                    Request::Create {
+                        path: self.container().to_owned(),
+                        data: Vec::new(),
+                        acl: acl::of(self.options.acl),
+                        flags: flag::PERSISTENT,
+                    },
+                    Request::Multi(operations.to_vec()),
+                ])
+            }
+            (Some(_), Code::NO_NODE | Code::NODE_EXISTS) if self.tries < TRIES => {
+                self.phase = Phase::Undecided;
+                Decision::Send(vec![self.read()]) // another client deleted or created it
+            }
+            (_, code) => self.failed("write", &explain(code)),
+        }
+    }
+
+    /// The run has ended, and exits with this code.
+    pub(super) fn set_end(&mut self, exit: u8) {
+        self.exit = Some(exit);
+    }
+
+    /// The request that records the end, if there is one that is not recorded.
+    pub(super) fn write_end(&self) -> Option<Request> {
+        let token = self.sent_under.filter(|_| self.is_started())?;
+        let data = self.content(token, Some(self.exit?));
+        let path = self.options.path.clone();
+        Some(Request::SetData {
+            path,
+            data,
+            version: NEW,
+        })
+    }
+
+    fn on_end_written(
+        &mut self,
+        error: Option<Code>,
+        explain: impl Fn(Code) -> String,
+    ) -> Decision {
+        self.exit = None;
+        match error {
+            // It was written before, and the reply was lost; or another client has deleted it.
+            None | Some(Code::BAD_VERSION | Code::NO_NODE) => Decision::Nothing,
+            Some(code) => {
+                let (path, why) = (&self.options.path, explain(code));
+                Decision::Warn(format!(
+                    "cannot record the end of this run in {path}: {why}"
+                ))
+            }
+        }
+    }
+
+    fn content(&self, token: i64, exit: Option<u8>) -> Vec<u8> {
+        let record = RunRecord {
+            host: self.options.host.clone(),
+            pid: self.options.pid,
+            token,
+            exit,
+        };
+        record.text().into_bytes()
+    }
+
+    /// The node above the record.
+    fn container(&self) -> &str {
+        layout::parent(&self.options.path)
+    }
+
+    fn failed(&self, verb: &str, why: &str) -> Decision {
+        Decision::Failed(Failure::Refused {
+            what: format!("{verb} {}", self.options.path),
+            why: why.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
