@@ -457,6 +457,13 @@ impl Task for Eviction {
         }
     }
 
+    fn on_unreachable(&mut self) -> Option<Outcome> {
+        match self.phase {
+            Phase::Deleting(_) => Some(Outcome::DeletionUnknown),
+            _ => None,
+        }
+    }
+
     fn wake(&self) -> Moment {
         match self.phase {
             Phase::Asked { at } => self.target.until.min(at + self.answer_timeout),

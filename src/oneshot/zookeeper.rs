@@ -56,6 +56,12 @@ pub trait Task {
         None
     }
 
+    /// No server answers, and the client gives up. What the task knows all the same; `None`: nothing
+    /// that matters more.
+    fn on_unreachable(&mut self) -> Option<Self::Report> {
+        None
+    }
+
     /// When `on_tick` has something to do.
     fn wake(&self) -> Moment {
         Moment::NEVER
@@ -277,13 +283,16 @@ impl<T: Task> Client<T> {
         } else {
             0
         };
-        (self.short_lives >= MAX_SHORT_LIVES).then(|| Err(self.unreachable(now)))
+        (self.short_lives >= MAX_SHORT_LIVES).then(|| self.unreachable(now))
     }
 
-    fn unreachable(&mut self, now: Moment) -> Failure {
+    fn unreachable(&mut self, now: Moment) -> Result<T::Report, Failure> {
+        if let Some(report) = self.task.on_unreachable() {
+            return Ok(report);
+        }
         let mut tried = vec![self.session.faults(now)];
         tried.append(&mut self.unresolved);
-        recipe::unreachable(&tried.join("; "))
+        Err(recipe::unreachable(&tried.join("; ")))
     }
 
     /// Closes the session. Its result is reported when the server has answered, or at once if none
@@ -320,7 +329,7 @@ impl<T: Task> Client<T> {
             return;
         }
         let result = if now >= self.deadline() {
-            Some(Err(self.unreachable(now)))
+            Some(self.unreachable(now))
         } else if now >= self.task.wake() {
             self.with_task(now, Task::on_tick)
         } else {

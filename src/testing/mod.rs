@@ -3,8 +3,10 @@
 
 mod driver;
 mod lock;
+mod oneshot;
 mod pool;
 pub(crate) mod script;
 
 pub(crate) use driver::{Connection, Delivery, Driver, Machine, Peer, Reply, Step};
+pub(crate) use oneshot::Once;
 pub(crate) use pool::NoPeer;

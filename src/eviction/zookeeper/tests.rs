@@ -2,12 +2,9 @@ use super::*;
 use crate::eviction::zookeeper::Target;
 use crate::lock::zookeeper::{Fake, acl};
 use crate::oneshot::zookeeper::{Client, Options};
-use crate::oneshot::{OneShot, Step};
 use crate::plan::Acl;
-use crate::testing::{self, Driver, Machine};
-use crate::transport;
+use crate::testing::{Driver, Once};
 use crate::zookeeper::code::operation;
-use std::net::SocketAddr;
 
 const NODE: &str = "/app/lock";
 
@@ -15,42 +12,11 @@ fn at(milliseconds: u64) -> Moment {
     Moment(Duration::from_secs(100) + Duration::from_millis(milliseconds))
 }
 
-/// The client, as the driver sees it. It reports once.
-struct Asker(Option<Client<Eviction>>);
-
 type Report = Result<Outcome, Failure>;
-
-impl Machine for Asker {
-    type To = SocketAddr;
-    type Report = Report;
-    type Rules = ();
-
-    fn take_event(&mut self, event: transport::Event, now: Moment) {
-        if let Some(client) = &mut self.0 {
-            client.on_transport(event, now);
-        }
-    }
-
-    fn take_time(&mut self, _: Moment) {}
-
-    fn give(&mut self, now: Moment) -> testing::Step<SocketAddr, Report> {
-        match self.0.as_mut().map(|client| client.poll(now)) {
-            None => testing::Step::Wait(Moment::NEVER),
-            Some(Step::Transport(output)) => testing::Step::Transport(output),
-            Some(Step::Wait(until)) => testing::Step::Wait(until),
-            Some(Step::End(report)) => {
-                self.0 = None;
-                testing::Step::Report(report)
-            }
-        }
-    }
-
-    fn check((): &mut (), _: &Report) {}
-}
 
 struct Play {
     fake: Fake,
-    driver: Driver<Asker>,
+    driver: Driver<Once<Client<Eviction>>>,
     now: Moment,
     token: i64,
 }
@@ -81,7 +47,7 @@ impl Play {
         let client = Client::new(options, Eviction::new(target), at(0));
         Play {
             fake,
-            driver: Driver::new(Asker(Some(client)), at(0)),
+            driver: Driver::new(Once::new(client), at(0)),
             now: at(0),
             token,
         }
@@ -216,6 +182,15 @@ fn wait_ends_while_no_server_answers() {
     play.fake.loses = Some(operation::DELETE);
     assert_eq!(play.to(at(6100)), None);
     assert_eq!(play.to(at(8100)), Some(Ok(Outcome::DeletionUnknown)));
+}
+
+#[test]
+fn deletion_without_a_reply_is_told_although_no_server_answers_for_long() {
+    let mut play = Play::new(true, Duration::from_mins(1));
+    play.fake.loses = Some(operation::DELETE);
+    let report = play.to(at(60_000));
+    assert_eq!(report, Some(Ok(Outcome::DeletionUnknown)));
+    assert!(play.now < at(20_000), "the limit of the client");
 }
 
 #[test]

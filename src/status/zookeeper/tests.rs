@@ -2,12 +2,10 @@ use super::*;
 use crate::lock::zookeeper::Fake;
 use crate::moment::Moment;
 use crate::oneshot::zookeeper::{Client, Options};
-use crate::oneshot::{OneShot, Step};
-use crate::testing::{self, Driver, Machine};
-use crate::{status, transport};
+use crate::status;
+use crate::testing::{Driver, Once};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// A node of the server.
@@ -247,37 +245,6 @@ fn a_lock_with_too_long_a_list_is_unknown_and_the_others_are_shown() {
     assert_eq!(report.warnings, ["it is too long"]);
 }
 
-/// The client, as the driver sees it. It reports once.
-struct Looker(Option<Client<Survey>>);
-
-impl Machine for Looker {
-    type To = SocketAddr;
-    type Report = Result<Report, Failure>;
-    type Rules = ();
-
-    fn take_event(&mut self, event: transport::Event, now: Moment) {
-        if let Some(client) = &mut self.0 {
-            client.on_transport(event, now);
-        }
-    }
-
-    fn take_time(&mut self, _: Moment) {}
-
-    fn give(&mut self, now: Moment) -> testing::Step<SocketAddr, Result<Report, Failure>> {
-        match self.0.as_mut().map(|client| client.poll(now)) {
-            None => testing::Step::Wait(Moment::NEVER),
-            Some(Step::Transport(output)) => testing::Step::Transport(output),
-            Some(Step::Wait(until)) => testing::Step::Wait(until),
-            Some(Step::End(report)) => {
-                self.0 = None;
-                testing::Step::Report(report)
-            }
-        }
-    }
-
-    fn check((): &mut (), _: &Result<Report, Failure>) {}
-}
-
 #[test]
 fn a_client_that_finds_too_long_a_list_connects_again_and_reads_the_rest() {
     let mut fake = Fake::with_parent("/locks");
@@ -298,7 +265,7 @@ fn a_client_that_finds_too_long_a_list_connects_again_and_reads_the_rest() {
     };
     let start = Moment(Duration::from_secs(100));
     let client = Client::new(options, survey, start);
-    let mut driver = Driver::new(Looker(Some(client)), start);
+    let mut driver = Driver::new(Once::new(client), start);
     let report = driver.advance(&mut fake, start + Duration::from_mins(1));
     let report = report.expect("a report").expect("locks");
     assert_eq!(held(&report), [("long", None), ("seen", Some(true))]);
