@@ -24,7 +24,7 @@ const TICKS: u64 = 100;
 /// The name of the helper that waits for a file instead of zk-flock, its parent.
 const HELPER: &str = "lock-waiter";
 
-/// The name of zk-flock as a process.
+/// How the name of zk-flock as a process begins.
 const PROGRAM: &str = "zk-flock";
 
 /// The process namespace of the host (`PROC_PID_INIT_INO` of the kernel). Only there are all locks
@@ -71,9 +71,9 @@ pub(super) fn seen_holding(path: &Path) -> Result<Seen, Failure> {
         .map_err(|error| cannot_read(path, &error))
 }
 
-/// Whether a process is a zk-flock, by its name.
+/// Whether a process is a zk-flock, by its name: that of its file, as in `zk-flock-x86_64`.
 pub(super) fn is_zk_flock(pid: Pid) -> bool {
-    tree::name(pid) == PROGRAM
+    tree::name(pid).starts_with(PROGRAM)
 }
 
 /// The names of the regular files in a folder, sorted. A folder that does not exist has none.
