@@ -252,6 +252,7 @@
 //! | `testing` | drives a machine as the loops do, for tests |
 //! | `testing::driver` | one clock, one peer in memory, and the rules for every machine |
 //! | `testing::lock` | locks under the driver |
+//! | `testing::oneshot` | one-shot clients on it |
 //! | `testing::pool` | pools under the driver |
 //! | `testing::script` | servers and clients of a pool, line by line, for all backends |
 
