@@ -25,13 +25,13 @@ pub mod http {
 pub mod plan {
     pub use crate::plan::{
         Acl, Auth, Backend, Cluster, Command, Exit, ExitCodes, ExitReason, Heartbeat, Host, Level,
-        LoadLimit, Lock, Log, Plan, Style,
+        LoadLimit, Lock, Log, Plan, Pool, Server, Style,
     };
 }
 
 /// Locks, for the simulation.
 pub mod lock {
-    pub use crate::lock::{Lock, zookeeper};
+    pub use crate::lock::{Lock, http, zookeeper};
 }
 
 /// The log of a run.
@@ -47,6 +47,14 @@ pub mod run {
     };
 }
 
+/// The loop of the lock server, and what a simulation puts instead of the kernel.
+pub mod serve {
+    pub use crate::pool::state::{Clocks, State};
+    pub use crate::serve::{
+        Accepted, LISTENER, MEMCACHED, Parts, SIGNALS, ServerLoop, Stream, System, Turn, backend,
+    };
+}
+
 /// Deadlines of a lease.
 pub mod deadlines {
     pub use crate::deadlines::Deadlines;
@@ -59,6 +67,7 @@ pub mod signal {
 
 /// System calls.
 pub mod sys {
+    pub use crate::sys::epoll::{Event, Interest};
     pub use crate::sys::process::{Pid, Reap};
     pub use crate::sys::signals::Received;
     pub use crate::sys::tree::Process;

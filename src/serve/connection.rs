@@ -3,13 +3,13 @@
 
 use super::api::{self, Page, PoolRequest};
 use super::http_session::{HttpSession, SEND_TIMEOUT, WaitingFor};
+use super::system::Stream;
 use crate::http::{Reply, Request};
 use crate::moment::Moment;
 use crate::pool::{Answer, Call, Ticket};
 use crate::sys::epoll::Interest;
-use crate::sys::tcp;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ const MAX_UNACKED: usize = 1000;
 
 /// A connection of a client.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+pub(super) struct Connection<S> {
+    pub(super) stream: S,
     session: HttpSession,
     /// The call that the client has made and that is not answered yet.
     pending: Option<(Ticket, PendingCall)>,
@@ -55,9 +55,9 @@ pub(super) struct UnackedGrant {
     pub(super) token: i64,
 }
 
-impl Connection {
+impl<S: Stream> Connection<S> {
     /// A connection that was just accepted.
-    pub(super) fn new(stream: TcpStream, now: Moment) -> Connection {
+    pub(super) fn new(stream: S, now: Moment) -> Connection<S> {
         let session = HttpSession::new();
         let waiting_for = session.waiting_for();
         Connection {
@@ -132,7 +132,7 @@ impl Connection {
             }
         }
         if self.session.is_done() && !self.write_closed {
-            self.stream.shutdown(Shutdown::Write)?;
+            self.stream.shutdown_write()?;
             self.write_closed = true;
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Connection {
         if self.is_waiter() {
             let (first, last) = (KEEPALIVE_AFTER_SECS.start(), KEEPALIVE_AFTER_SECS.end());
             let silence = first + ticket.0 % (last - first + 1);
-            let _ = tcp::probe_after(&self.stream, Duration::from_secs(silence));
+            let _ = self.stream.probe_after(Duration::from_secs(silence));
         }
     }
 
@@ -172,7 +172,7 @@ impl Connection {
                 token: grant.token,
             });
             // From here on the server must learn soon that a peer is unreachable.
-            let _ = tcp::set_unacknowledged_limit(&self.stream, SEND_TIMEOUT);
+            let _ = self.stream.set_unacknowledged_limit(SEND_TIMEOUT);
         }
     }
 
@@ -195,7 +195,7 @@ impl Connection {
 
     /// How many bytes the peer has acknowledged. The server's close counts as one, as in TCP.
     fn acked_bytes(&self) -> u64 {
-        let unacked = tcp::unacknowledged(&self.stream).unwrap_or(0);
+        let unacked = self.stream.unacknowledged().unwrap_or(0);
         (self.session.total_sent() + u64::from(self.write_closed)).saturating_sub(unacked)
     }
 
@@ -304,7 +304,7 @@ impl Connection {
     /// The client's address, for the log.
     pub(super) fn peer(&self) -> String {
         self.stream
-            .peer_addr()
+            .peer_address()
             .as_ref()
             .map_or_else(|_| "unknown address".into(), SocketAddr::to_string)
     }

@@ -2,15 +2,16 @@
 //! with the logarithm of their number.
 
 use super::connection::Connection;
+use super::system::Stream;
 use crate::moment::Moment;
 use crate::pool::Ticket;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The open connections. A connection is taken out of the table before it is changed, and put back
 /// afterwards, so that the indexes and sums below are always right.
-#[derive(Debug, Default)]
-pub(super) struct ConnectionTable {
-    connections: HashMap<u64, Connection>,
+#[derive(Debug)]
+pub(super) struct ConnectionTable<S> {
+    connections: HashMap<u64, Connection<S>>,
     deadlines: BTreeSet<(Moment, u64)>,
     /// The connection that waits for the answer to each ticket.
     tickets: BTreeMap<Ticket, u64>,
@@ -20,7 +21,17 @@ pub(super) struct ConnectionTable {
     buffered: usize,
 }
 
-impl ConnectionTable {
+impl<S: Stream> ConnectionTable<S> {
+    pub(super) fn new() -> ConnectionTable<S> {
+        ConnectionTable {
+            connections: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            tickets: BTreeMap::new(),
+            unsent: 0,
+            buffered: 0,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.connections.len()
     }
@@ -29,8 +40,11 @@ impl ConnectionTable {
         self.connections.is_empty()
     }
 
+    /// In the order in which the connections were accepted.
     pub(super) fn keys(&self) -> Vec<u64> {
-        self.connections.keys().copied().collect()
+        let mut keys: Vec<u64> = self.connections.keys().copied().collect();
+        keys.sort_unstable();
+        keys
     }
 
     pub(super) fn unsent(&self) -> usize {
@@ -46,7 +60,7 @@ impl ConnectionTable {
         self.tickets.get(&ticket).copied()
     }
 
-    pub(super) fn insert(&mut self, key: u64, connection: Connection) {
+    pub(super) fn insert(&mut self, key: u64, connection: Connection<S>) {
         if connection.deadline() != Moment::NEVER {
             self.deadlines.insert((connection.deadline(), key));
         }
@@ -58,7 +72,7 @@ impl ConnectionTable {
         self.connections.insert(key, connection);
     }
 
-    pub(super) fn remove(&mut self, key: u64) -> Option<Connection> {
+    pub(super) fn remove(&mut self, key: u64) -> Option<Connection<S>> {
         let connection = self.connections.remove(&key)?;
         self.deadlines.remove(&(connection.deadline(), key));
         if let Some(ticket) = connection.ticket() {
@@ -71,7 +85,7 @@ impl ConnectionTable {
 
     /// A connection that stays in the table: only for changes to what the table neither counts nor
     /// sorts by.
-    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, key: u64) -> Option<&mut Connection<S>> {
         self.connections.get_mut(&key)
     }
 

@@ -41,11 +41,12 @@ pub(super) struct Listener {
 }
 
 /// The result of one accept.
-pub(super) enum Accepted {
+#[derive(Debug)]
+pub enum Accepted<S> {
     /// A connection within the limit.
-    Connection(TcpStream),
+    Connection(S),
     /// A connection above the limit: it is to be refused.
-    OverLimit(TcpStream),
+    OverLimit(S),
     /// No connection can be accepted for a while, and the reason.
     OutOfResources(String),
 }
@@ -81,7 +82,7 @@ impl Listener {
     }
 
     /// Accepts the connections that wait in the kernel's queue, while `open` connections are open.
-    pub(super) fn accept_pending(&mut self, mut open: usize) -> Vec<Accepted> {
+    pub(super) fn accept_pending(&mut self, mut open: usize) -> Vec<Accepted<TcpStream>> {
         let mut accepted = Vec::new();
         for _ in 0..MAX_ACCEPTS {
             if open >= self.max_connections + REJECT_SLOTS {

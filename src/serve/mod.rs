@@ -20,33 +20,39 @@ mod server_metrics;
 mod service;
 mod setup;
 mod state_file;
+mod system;
 
 use crate::log;
 use crate::moment::Moment;
 use crate::plan::{Exit, ExitReason, Level, Server};
 use crate::pool::state::State;
-use crate::pool::{Input, Output};
+use crate::pool::{Backend, Input, Output};
 use crate::signal::Signal;
-use crate::sys::clock::now;
+use crate::sys::clock;
 use crate::sys::epoll::Event;
 use crate::sys::signals;
-use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
-use listener::{Accepted, Listener};
-use memcached::Memcached;
 use server_log::ServerLog;
 use service::Service;
 use state_file::StateFile;
+use std::fmt::Display;
 use std::time::Duration;
+use system::Linux;
+
+pub use listener::Accepted;
+pub use setup::backend;
+pub use system::{Stream, System};
 
 /// How long a server that shuts down waits for clients to receive the last replies.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// The epoll keys of the server's own descriptors; all others are connections.
-const SIGNALS: u64 = 0;
+pub const SIGNALS: u64 = 0;
 const TIMER: u64 = 1;
-const LISTENER: u64 = 2;
-const MEMCACHED: u64 = 3;
+/// The listening socket.
+pub const LISTENER: u64 = 2;
+/// The connection to memcached.
+pub const MEMCACHED: u64 = 3;
 
 /// Reads the options and the config again. `Err`: why that failed.
 pub type Reload<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
@@ -55,8 +61,8 @@ pub type Reload<'a> = &'a mut dyn FnMut() -> Result<Server, String>;
 pub fn serve(plan: &Server, reload: Reload) -> Exit {
     signals::survive_file_limit();
     match setup::open(plan) {
-        Ok(server) => {
-            server.run(reload);
+        Ok((server, timer)) => {
+            server.run(timer, reload);
             Exit::Code(0)
         }
         Err((end, why)) => {
@@ -77,46 +83,117 @@ pub fn check(plan: &Server) -> Result<(), (ExitReason, String)> {
     })
 }
 
+/// What a server does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// It sleeps until this moment or until something happens.
+    Sleep(Moment),
+    /// It ends.
+    End,
+}
+
+/// What a server is built from.
+#[allow(missing_docs)]
+pub struct Parts<S: System> {
+    pub backend: Box<dyn Backend>,
+    pub epoll: S::Epoll,
+    pub signals: S::Signals,
+    pub listener: S::Listener,
+    pub state_file: Option<S::StateFile>,
+    /// The connection to memcached, if the holders are kept there.
+    pub memcached: Option<S::Memcached>,
+}
+
 /// A running server.
-struct ServerLoop<'a> {
+pub struct ServerLoop<'a, S: System> {
     plan: &'a Server,
     log: ServerLog<'a>,
-    service: Service<'a>,
-    signals: Signals,
-    timer: Timer,
+    service: Service<'a, S>,
+    signals: S::Signals,
     /// `None` during the shutdown.
-    listener: Option<Listener>,
-    state_file: Option<StateFile>,
-    /// The connection to memcached, if the holders are kept there.
-    memcached: Option<Memcached>,
+    listener: Option<S::Listener>,
+    state_file: Option<S::StateFile>,
+    memcached: Option<S::Memcached>,
     /// Set during the shutdown: when the server ends even if connections are still open.
     shutdown_deadline: Option<Moment>,
 }
 
-impl ServerLoop<'_> {
-    fn run(mut self, reload: Reload) {
+impl ServerLoop<'_, Linux> {
+    fn run(mut self, mut timer: Timer, reload: Reload) {
         if let Some(listener) = &self.listener {
             self.log.log_start(self.plan, listener);
         }
-        loop {
-            let backend_deadline = self.run_backend();
-            if self
-                .shutdown_deadline
-                .is_some_and(|until| self.service.connections().is_empty() || until <= now())
-            {
-                return self.finish();
-            }
-            let events = self.sleep(backend_deadline.min(self.next_deadline()));
+        while let Turn::Sleep(until) = self.turn() {
+            let events = self.sleep(&mut timer, until);
             self.handle_events(events, reload);
         }
     }
 
+    /// Sleeps until the deadline or the next event.
+    fn sleep(&mut self, timer: &mut Timer, deadline: Moment) -> Vec<Event> {
+        // Nearly every request changes the earliest deadline. A timer that fires too early costs
+        // less than setting it each time.
+        timer.set_by((deadline != Moment::NEVER).then_some(deadline));
+        if let Some(Err(error)) = self
+            .memcached
+            .as_mut()
+            .map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED))
+        {
+            let what = "watch the connection to memcached";
+            self.log.log_failure(what, &error);
+        }
+        let limit = timer.poll_limit(clock::now());
+        let events = self.service.epoll.wait(limit).unwrap_or_else(|error| {
+            self.log.log_failure("wait for events", &error);
+            Vec::new()
+        });
+        if events.iter().any(|event| event.key == TIMER) {
+            timer.clear();
+        }
+        events
+    }
+}
+
+impl<'a, S: System> ServerLoop<'a, S> {
+    /// A server that prints its log by `print`.
+    pub fn new(
+        plan: &'a Server,
+        print: fn(&str, Level, &dyn Display),
+        parts: Parts<S>,
+    ) -> ServerLoop<'a, S> {
+        let log = ServerLog {
+            program: plan.program,
+            print,
+            verbose: plan.verbose,
+        };
+        ServerLoop {
+            plan,
+            log,
+            service: Service::new(log, parts.epoll, parts.backend),
+            signals: parts.signals,
+            listener: Some(parts.listener),
+            state_file: parts.state_file,
+            memcached: parts.memcached,
+            shutdown_deadline: None,
+        }
+    }
+
+    /// Does everything that is to be done before the next sleep.
+    pub fn turn(&mut self) -> Turn {
+        let backend_deadline = self.run_backend();
+        if self
+            .shutdown_deadline
+            .is_some_and(|until| self.service.connections().is_empty() || until <= S::now())
+        {
+            self.finish();
+            return Turn::End;
+        }
+        Turn::Sleep(backend_deadline.min(self.next_deadline()))
+    }
+
     /// The earliest deadline that is not the backend's.
     fn next_deadline(&self) -> Moment {
-        let listener = self
-            .listener
-            .as_ref()
-            .map_or(Moment::NEVER, Listener::resumes_at);
+        let listener = self.listener.as_ref().map_or(Moment::NEVER, S::resumes_at);
         self.service
             .connections()
             .next_deadline()
@@ -127,15 +204,19 @@ impl ServerLoop<'_> {
     /// Carries out all outputs of the backend. Returns its next deadline.
     fn run_backend(&mut self) -> Moment {
         loop {
-            match self.service.backend.poll(now()) {
+            match self.service.backend.poll(S::now()) {
                 Output::Answer(ticket, answer) => self.service.deliver(ticket, &answer),
                 Output::Report(ticket) => self.service.deliver_page(ticket),
                 Output::Save(state) => self.save(&state),
                 Output::Note(level, note) => self.log.log(level, &note),
                 Output::Transport(output) => {
                     let memcached = self.memcached.as_mut();
-                    if let Some(event) = memcached.and_then(|memcached| memcached.execute(output)) {
-                        self.service.backend.handle(Input::Transport(event), now());
+                    if let Some(event) =
+                        memcached.and_then(|memcached| S::execute(memcached, output))
+                    {
+                        self.service
+                            .backend
+                            .handle(Input::Transport(event), S::now());
                     }
                 }
                 Output::Wait(until) => {
@@ -151,7 +232,7 @@ impl ServerLoop<'_> {
         let saved = self
             .state_file
             .as_ref()
-            .map_or(Ok(()), |file| file.save(state));
+            .map_or(Ok(()), |file| S::save(file, state));
         let metrics = &mut self.service.metrics;
         let input = match saved {
             Ok(()) => {
@@ -163,35 +244,15 @@ impl ServerLoop<'_> {
                 Input::NotSaved(why)
             }
         };
-        self.service.backend.handle(input, now());
+        self.service.backend.handle(input, S::now());
     }
 
-    /// Sleeps until the deadline or the next event.
-    fn sleep(&mut self, deadline: Moment) -> Vec<Event> {
-        // Nearly every request changes the earliest deadline. A timer that fires too early costs
-        // less than setting it each time.
-        self.timer
-            .set_by((deadline != Moment::NEVER).then_some(deadline));
-        if let Some(Err(error)) = self
-            .memcached
-            .as_mut()
-            .map(|memcached| memcached.watch(&self.service.epoll, MEMCACHED))
-        {
-            let what = "watch the connection to memcached";
-            self.log.log_failure(what, &error);
-        }
-        let limit = self.timer.poll_limit(now());
-        self.service.epoll.wait(limit).unwrap_or_else(|error| {
-            self.log.log_failure("wait for events", &error);
-            Vec::new()
-        })
-    }
-
-    fn handle_events(&mut self, events: Vec<Event>, reload: Reload) {
+    /// Handles the events that have ended the sleep.
+    pub fn handle_events(&mut self, events: Vec<Event>, reload: Reload) {
         for Event { key, ended } in events {
             match key {
                 SIGNALS => self.handle_signals(reload),
-                TIMER => self.timer.clear(),
+                TIMER => {}
                 LISTENER => self.accept_connections(),
                 MEMCACHED => self.receive_from_memcached(),
                 key => self.service.on_ready(key, ended),
@@ -199,17 +260,19 @@ impl ServerLoop<'_> {
         }
         self.service.expire_deadlines();
         if let Some(listener) = &mut self.listener
-            && let Err(error) = listener.resume(&self.service.epoll, LISTENER, now())
+            && let Err(error) = S::resume(listener, &self.service.epoll)
         {
             self.log.log_failure("accept connections", &error);
         }
-        self.service.backend.handle(Input::Tick, now());
+        self.service.backend.handle(Input::Tick, S::now());
     }
 
     fn receive_from_memcached(&mut self) {
         if let Some(memcached) = &mut self.memcached {
-            memcached.ready(|event| {
-                self.service.backend.handle(Input::Transport(event), now());
+            S::read(memcached, |event| {
+                self.service
+                    .backend
+                    .handle(Input::Transport(event), S::now());
             });
         }
     }
@@ -218,31 +281,29 @@ impl ServerLoop<'_> {
         let Some(listener) = &mut self.listener else {
             return;
         };
-        for accepted in listener.accept_pending(self.service.connections().len()) {
+        for accepted in S::accept(listener, self.service.connections().len()) {
             match accepted {
                 Accepted::Connection(stream) => self.service.accept(stream),
                 Accepted::OverLimit(stream) => self.service.reject_over_limit(stream),
-                Accepted::OutOfResources(why) => {
-                    match listener.pause(&self.service.epoll, LISTENER, now()) {
-                        Ok(true) => self.log.log(
-                            Level::Warning,
-                            &format_args!("new connections are paused: {why}"),
-                        ),
-                        Ok(false) => {}
-                        Err(error) => self.log.log_failure("stop accepting connections", &error),
-                    }
-                }
+                Accepted::OutOfResources(why) => match S::pause(listener, &self.service.epoll) {
+                    Ok(true) => self.log.log(
+                        Level::Warning,
+                        &format_args!("new connections are paused: {why}"),
+                    ),
+                    Ok(false) => {}
+                    Err(error) => self.log.log_failure("stop accepting connections", &error),
+                },
             }
         }
     }
 
     fn handle_signals(&mut self, reload: Reload) {
-        while let Some(received) = self.signals.next() {
-            match (received.signal, self.shutdown_deadline) {
+        while let Some(signal) = S::next_signal(&self.signals) {
+            match (signal, self.shutdown_deadline) {
                 (Signal::HUP, None) => self.reload(reload()),
                 (signal @ (Signal::TERM | Signal::INT), None) => self.begin_shutdown(signal),
                 // A second signal ends the server at once.
-                (Signal::TERM | Signal::INT, Some(_)) => self.shutdown_deadline = Some(now()),
+                (Signal::TERM | Signal::INT, Some(_)) => self.shutdown_deadline = Some(S::now()),
                 _ => {}
             }
         }
@@ -252,7 +313,7 @@ impl ServerLoop<'_> {
         match plan {
             Ok(plan) => {
                 self.log.log_reload(self.plan, &plan);
-                self.service.backend.reconfigure(plan.pools, now());
+                self.service.backend.reconfigure(plan.pools, S::now());
             }
             Err(why) => self.log.log(
                 Level::Error,
@@ -267,13 +328,13 @@ impl ServerLoop<'_> {
             Level::Info,
             &format_args!("received {signal}: shutting down"),
         );
-        self.shutdown_deadline = Some(now() + SHUTDOWN_GRACE);
+        self.shutdown_deadline = Some(S::now() + SHUTDOWN_GRACE);
         self.listener = None;
         self.service.begin_shutdown("the server is shutting down");
     }
 
     /// Closes all connections. Grants that were not received by now are taken back and saved.
-    fn finish(mut self) {
+    fn finish(&mut self) {
         self.service.close_all();
         self.run_backend();
         self.log.log(Level::Info, &"shut down");

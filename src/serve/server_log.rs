@@ -1,7 +1,6 @@
 //! The server's log lines about itself: start, reload, requests. The pools write their own.
 
 use super::listener::Listener;
-use crate::log;
 use crate::plan::{Backend, Level, Server};
 use crate::reason::reason;
 use std::fmt::Display;
@@ -11,6 +10,8 @@ use std::io;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServerLog<'a> {
     pub(super) program: &'a str,
+    /// Prints a line.
+    pub(super) print: fn(&str, Level, &dyn Display),
     /// Also logs each request.
     pub(super) verbose: bool,
 }
@@ -18,7 +19,7 @@ pub(super) struct ServerLog<'a> {
 impl ServerLog<'_> {
     pub(super) fn log(self, level: Level, message: &dyn Display) {
         if level > Level::Debug || self.verbose {
-            log::print_event(self.program, level, message);
+            (self.print)(self.program, level, message);
         }
     }
 

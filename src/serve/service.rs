@@ -8,12 +8,11 @@ use super::connection_table::ConnectionTable;
 use super::http_session::{REQUEST_TIMEOUT, WaitingFor};
 use super::server_log::ServerLog;
 use super::server_metrics::ServerMetrics;
+use super::system::System;
 use crate::http::{LONGEST_REQUEST, Reply, Request};
 use crate::plan::Level;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
-use crate::sys::clock::now;
-use crate::sys::epoll::{Epoll, Interest};
-use std::net::TcpStream;
+use crate::sys::epoll::Interest;
 
 /// While more bytes of replies than this are unsent, pages are refused: with thousands of hosts
 /// each page is a megabyte.
@@ -27,12 +26,12 @@ const MAX_BUFFERED: usize = 64 << 20;
 pub(super) const FIRST_KEY: u64 = 16;
 
 /// The connections and the backend.
-pub(super) struct Service<'a> {
+pub(super) struct Service<'a, S: System> {
     log: ServerLog<'a>,
-    pub(super) epoll: Epoll,
+    pub(super) epoll: S::Epoll,
     pub(super) backend: Box<dyn Backend>,
     pub(super) metrics: ServerMetrics,
-    connections: ConnectionTable,
+    connections: ConnectionTable<S::Stream>,
     /// Waiters that have disconnected. They are removed unless their answer comes in the same turn.
     disconnected: Vec<u64>,
     /// Connections that were processed since the epoll was last given their interests.
@@ -43,14 +42,18 @@ pub(super) struct Service<'a> {
     scratch: Vec<u8>,
 }
 
-impl<'a> Service<'a> {
-    pub(super) fn new(log: ServerLog<'a>, epoll: Epoll, backend: Box<dyn Backend>) -> Service<'a> {
+impl<'a, S: System> Service<'a, S> {
+    pub(super) fn new(
+        log: ServerLog<'a>,
+        epoll: S::Epoll,
+        backend: Box<dyn Backend>,
+    ) -> Service<'a, S> {
         Service {
             log,
             epoll,
             backend,
-            metrics: ServerMetrics::new(now()),
-            connections: ConnectionTable::default(),
+            metrics: ServerMetrics::new(S::now()),
+            connections: ConnectionTable::new(),
             disconnected: Vec::new(),
             processed: Vec::new(),
             next_key: FIRST_KEY,
@@ -59,28 +62,28 @@ impl<'a> Service<'a> {
         }
     }
 
-    pub(super) fn connections(&self) -> &ConnectionTable {
+    pub(super) fn connections(&self) -> &ConnectionTable<S::Stream> {
         &self.connections
     }
 
     /// Serves a new connection.
-    pub(super) fn accept(&mut self, stream: TcpStream) {
-        self.register(Connection::new(stream, now()));
+    pub(super) fn accept(&mut self, stream: S::Stream) {
+        self.register(Connection::new(stream, S::now()));
     }
 
     /// Refuses a new connection above the limit, with a reply.
-    pub(super) fn reject_over_limit(&mut self, stream: TcpStream) {
+    pub(super) fn reject_over_limit(&mut self, stream: S::Stream) {
         self.metrics.rejected += 1;
-        let mut connection = Connection::new(stream, now());
+        let mut connection = Connection::new(stream, S::now());
         connection.reply_and_close(&api::unavailable_reply("too many connections are open"));
         self.register(connection);
     }
 
-    fn register(&mut self, connection: Connection) {
+    fn register(&mut self, connection: Connection<S::Stream>) {
         let key = self.next_key;
         self.next_key += 1;
         self.metrics.connections += 1;
-        let added = self.epoll.add(&connection.stream, key, Interest::Read);
+        let added = S::watch(&self.epoll, &connection.stream, key, Interest::Read);
         if added.is_ok() {
             self.process(key, connection);
         }
@@ -100,7 +103,7 @@ impl<'a> Service<'a> {
 
     /// Closes the connections whose deadline has passed. An incomplete request gets a reply first.
     pub(super) fn expire_deadlines(&mut self) {
-        while let Some(key) = self.connections.next_expired(now()) {
+        while let Some(key) = self.connections.next_expired(S::now()) {
             let Some(mut connection) = self.connections.remove(key) else {
                 return;
             };
@@ -151,12 +154,12 @@ impl<'a> Service<'a> {
             return;
         };
         if let Some(PendingCall::Page(page)) = connection.take_pending() {
-            connection.reply(&self.render(page, Ok(&self.backend.report(now()))));
+            connection.reply(&self.render(page, Ok(&self.backend.report(S::now()))));
         }
         self.process(key, connection);
     }
 
-    fn remove_connection_of(&mut self, ticket: Ticket) -> Option<(u64, Connection)> {
+    fn remove_connection_of(&mut self, ticket: Ticket) -> Option<(u64, Connection<S::Stream>)> {
         let key = self.connections.connection_of(ticket)?;
         Some((key, self.connections.remove(key)?))
     }
@@ -170,7 +173,7 @@ impl<'a> Service<'a> {
             (Page::Metrics, pools) => {
                 // The connection that asks is not in the table now.
                 let open = self.connections.len() + 1;
-                let server = self.metrics.metrics(open, pools.is_ok(), now());
+                let server = self.metrics.metrics(open, pools.is_ok(), S::now());
                 let text = metrics::text(&server, pools.ok());
                 Reply::new(200, metrics::CONTENT_TYPE, text)
             }
@@ -179,7 +182,7 @@ impl<'a> Service<'a> {
 
     /// Processes the complete requests of a connection, and puts it back into the table or closes
     /// it.
-    fn process(&mut self, key: u64, mut connection: Connection) {
+    fn process(&mut self, key: u64, mut connection: Connection<S::Stream>) {
         loop {
             match connection.next_request() {
                 Ok(Some(request)) => self.dispatch(&mut connection, &request),
@@ -194,7 +197,7 @@ impl<'a> Service<'a> {
                 Err(_) => return self.close(connection),
             }
         }
-        connection.refresh_deadline(now());
+        connection.refresh_deadline(S::now());
         if connection.is_done() {
             return self.close(connection);
         }
@@ -205,7 +208,7 @@ impl<'a> Service<'a> {
         self.connections.insert(key, connection);
     }
 
-    fn dispatch(&mut self, connection: &mut Connection, request: &Request) {
+    fn dispatch(&mut self, connection: &mut Connection<S::Stream>, request: &Request) {
         self.metrics.requests += 1;
         match api::route(request) {
             ApiCall::Pool(request) => self.ask_pool(connection, request),
@@ -214,7 +217,8 @@ impl<'a> Service<'a> {
             }
             ApiCall::Page(page) => {
                 let ticket = self.new_ticket();
-                self.backend.handle(Input::ReportRequested(ticket), now());
+                self.backend
+                    .handle(Input::ReportRequested(ticket), S::now());
                 connection.await_answer(ticket, PendingCall::Page(page));
             }
             ApiCall::Invalid(why, note) => {
@@ -225,7 +229,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    fn ask_pool(&mut self, connection: &mut Connection, request: PoolRequest) {
+    fn ask_pool(&mut self, connection: &mut Connection<S::Stream>, request: PoolRequest) {
         let ticket = self.new_ticket();
         let input = Input::Request(pool::Request {
             ticket,
@@ -235,7 +239,7 @@ impl<'a> Service<'a> {
             run: request.run.as_deref(),
             outer: &request.outer,
         });
-        self.backend.handle(input, now());
+        self.backend.handle(input, S::now());
         connection.await_answer(ticket, PendingCall::Pool(request));
     }
 
@@ -253,10 +257,7 @@ impl<'a> Service<'a> {
         for key in self.processed.drain(..) {
             if let Some(connection) = self.connections.get_mut(key)
                 && let Some(interest) = connection.interest_change()
-                && self
-                    .epoll
-                    .change(&connection.stream, key, interest)
-                    .is_err()
+                && S::watch_for(&self.epoll, &connection.stream, key, interest).is_err()
             {
                 failed.push(key);
             }
@@ -296,7 +297,7 @@ impl<'a> Service<'a> {
             }
             connection.begin_shutdown();
             if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiter()) {
-                self.backend.handle(Input::Cancelled(ticket), now());
+                self.backend.handle(Input::Cancelled(ticket), S::now());
                 connection.fail_pending(&api::unavailable_reply(why));
             }
             self.process(key, connection);
@@ -313,9 +314,9 @@ impl<'a> Service<'a> {
 
     /// Closes a connection: the backend drops its pending call and takes back the grants that the
     /// client has not received.
-    fn close(&mut self, connection: Connection) {
+    fn close(&mut self, connection: Connection<S::Stream>) {
         if let Some(ticket) = connection.ticket() {
-            self.backend.handle(Input::Cancelled(ticket), now());
+            self.backend.handle(Input::Cancelled(ticket), S::now());
         }
         for UnackedGrant { request, token, .. } in connection.unacked_grants() {
             self.backend.handle(
@@ -324,7 +325,7 @@ impl<'a> Service<'a> {
                     host: &request.host,
                     token,
                 },
-                now(),
+                S::now(),
             );
         }
     }

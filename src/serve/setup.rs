@@ -2,15 +2,16 @@
 
 use super::listener::Listener;
 use super::memcached::Memcached;
-use super::server_log::ServerLog;
-use super::service::Service;
 use super::state_file::{self, StateFile};
-use super::{LISTENER, SIGNALS, ServerLoop, TIMER};
+use super::system::Linux;
+use super::{LISTENER, Parts, SIGNALS, ServerLoop, TIMER};
+use crate::log;
+use crate::moment::Moment;
 use crate::plan::{self, ExitReason, Server};
 use crate::pool::Backend;
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
-use crate::pool::state::{BootTime, State};
+use crate::pool::state::{BootTime, Clocks, State};
 use crate::reason::reason;
 use crate::signal::Signal;
 use crate::sys::clock::now;
@@ -19,10 +20,10 @@ use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use std::io;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Opens all resources of a server. On failure: the result of the program, and what failed.
-pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (ExitReason, String)> {
+pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (ExitReason, String)> {
     let signals = Signals::take_only(&[Signal::TERM, Signal::INT, Signal::HUP])
         .map_err(system("receive signals"))?;
     let timer = Timer::new().map_err(system("create a timer"))?;
@@ -42,21 +43,15 @@ pub(super) fn open(plan: &Server) -> Result<ServerLoop<'_>, (ExitReason, String)
         .map_err(|error| (error.end(), error.to_string()))?
         .unzip();
     watch(&epoll, &listener, &signals, &timer).map_err(system("watch descriptors"))?;
-    let log = ServerLog {
-        program: plan.program,
-        verbose: plan.verbose,
-    };
-    Ok(ServerLoop {
-        plan,
-        log,
-        service: Service::new(log, epoll, backend(plan, state)),
+    let parts = Parts {
+        backend: backend(plan, state, real_time(), state_file::clocks, now()),
+        epoll,
         signals,
-        timer,
-        listener: Some(listener),
+        listener,
         state_file,
         memcached,
-        shutdown_deadline: None,
-    })
+    };
+    Ok((ServerLoop::new(plan, log::print_event, parts), timer))
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> (ExitReason, String) {
@@ -77,22 +72,29 @@ fn watch(epoll: &Epoll, listener: &Listener, signals: &Signals, timer: &Timer) -
     }
 }
 
-fn backend(plan: &Server, state: Option<State>) -> Box<dyn Backend> {
-    let (pools, now) = (plan.pools.clone(), now());
+/// The backend of a server that starts at this time with this saved state.
+pub fn backend(
+    plan: &Server,
+    state: Option<State>,
+    real_time: Duration,
+    clocks: impl FnOnce() -> Clocks,
+    now: Moment,
+) -> Box<dyn Backend> {
+    let pools = plan.pools.clone();
+    let seed = i64::try_from(real_time.as_micros()).unwrap_or(i64::MAX);
     match &plan.backend {
-        plan::Backend::Memory => Box::new(Memory::new(pools, state, unix_micros(), now)),
+        plan::Backend::Memory => Box::new(Memory::new(pools, state, seed, now)),
         plan::Backend::Memcache(host) => Box::new(Memcache::new(
             pools,
             host.to_string(),
-            BootTime::of(&state_file::clocks()),
+            BootTime::of(&clocks()),
             now,
         )),
     }
 }
 
-fn unix_micros() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
+/// The time since 1970.
+fn real_time() -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default()
 }
