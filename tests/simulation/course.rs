@@ -3,6 +3,7 @@
 
 use crate::random::Random;
 use crate::scenario::{Item, Kind, Scenario, Script, Target, What};
+use crate::world::http::{self, Servers};
 use crate::world::{
     self, Cut, Event, Figures, GUARD_END, Link, Signals, Simulated, World, run_as, with,
 };
@@ -52,6 +53,7 @@ enum Actor {
 pub fn play(scenario: &Scenario, tracing: bool) -> Outcome {
     world::set(Some(World::new(scenario.clone(), tracing)));
     let mut course = Course {
+        servers: Servers::default(),
         actors: BTreeMap::new(),
         items_left: scenario.items.len(),
         quiet_from: None,
@@ -70,6 +72,7 @@ pub fn play(scenario: &Scenario, tracing: bool) -> Outcome {
 }
 
 struct Course {
+    servers: Servers,
     actors: BTreeMap<i32, Actor>,
     items_left: usize,
     /// From when on nothing happens to the cluster any more.
@@ -90,7 +93,7 @@ impl Course {
                 self.quiet_from = Some(now);
                 deadline = now + with(|world| bound(&world.scenario));
             }
-            if self.quiet_from.is_some() && with(|world| is_at_rest(world)) {
+            if self.quiet_from.is_some() && with(is_at_rest) {
                 return with(check_rest);
             }
             if now > deadline {
@@ -105,6 +108,10 @@ impl Course {
             Event::Over(index) => {
                 self.items_left -= 1;
                 with(|world| over(world, index));
+                let what = with(|world| world.scenario.items[index].what);
+                if let What::LockServer(fault) = what {
+                    self.servers.over(index, fault);
+                }
             }
             Event::Wake(pid) => self.wake(pid),
             Event::Timer(pid, number) => with(|world| world.timer(pid, number)),
@@ -116,6 +123,7 @@ impl Course {
             Event::Connected(conn, result) => with(|world| world.connected(conn, result)),
             Event::Packet(conn, there, packet) => with(|world| world.packet(conn, there, packet)),
             Event::Retransmit(conn, there) => with(|world| world.retransmit(conn, there)),
+            Event::Http(event) => self.servers.handle(event),
             Event::Ensemble(event) => with(|world| world.ensemble.event(event, world.now)),
         }
     }
@@ -224,7 +232,11 @@ impl Course {
             self.items_left -= 1;
             return self.start_run(host.into(), wait, hold, kill_after, script);
         }
-        match with(|world| begin(world, index, what)) {
+        let lasts = match what {
+            What::LockServer(fault) => self.servers.begin(index, fault),
+            what => with(|world| begin(world, index, what)),
+        };
+        match lasts {
             Some(lasts) => with(|world| world.after(u64::from(lasts) * 1000, Event::Over(index))),
             None => self.items_left -= 1,
         }
@@ -286,6 +298,7 @@ fn name(what: &What) -> &'static str {
         What::Kill { .. } => "zk-flock killed",
         What::Suspend { .. } => "host suspended",
         What::Busy { .. } => "host busy",
+        What::LockServer(fault) => fault.name(),
         What::Signal { .. } => "signal to zk-flock",
         What::SignalCommand { .. } => "signal to the command",
     }
@@ -321,7 +334,7 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
     let size = world.ensemble.size();
     let server = |server: u8| usize::from(server) % size;
     match what {
-        What::Run { .. } => None,
+        What::Run { .. } | What::LockServer(_) => None,
         What::Cut {
             host,
             server: to,
@@ -569,7 +582,10 @@ fn bound(scenario: &Scenario) -> u64 {
     scenario.items.iter().map(of).sum::<u64>() + 4 * timeout + TO_RECOVER
 }
 
-fn is_at_rest(world: &World) -> bool {
+fn is_at_rest(world: &mut World) -> bool {
+    if world.http.is_some() {
+        return world.procs.is_empty() && world.http_is_at_rest();
+    }
     world.procs.is_empty()
         && world.ensemble.is_healthy()
         && world.ensemble.state().sessions.is_empty()
@@ -577,6 +593,9 @@ fn is_at_rest(world: &World) -> bool {
 
 /// Nothing is left behind.
 fn check_rest(world: &mut World) {
+    if world.http.is_some() {
+        return; // the servers have shown that they are empty
+    }
     let state = world.ensemble.state();
     let left = state.nodes.iter().find(|(_, node)| node.owner != 0);
     if let Some((path, _)) = left {
@@ -591,6 +610,9 @@ fn not_at_rest(world: &mut World) {
         .iter()
         .map(|(pid, proc)| format!("{:?} {pid} of run {}", proc.role, proc.run))
         .collect();
+    if world.http.is_some() {
+        return world.violate(format!("the runs do not end: {processes:?} are left"));
+    }
     let sessions = world.ensemble.state().sessions.len();
     let healthy = world.ensemble.is_healthy();
     world.violate(format!(
@@ -650,6 +672,9 @@ fn lock(
     now: Moment,
 ) -> Box<dyn Lock> {
     let timeout = Duration::from_millis(world.scenario.timeout.into());
+    if let Kind::Pool(pool) = world.scenario.kind {
+        return http::lock(world, pool, pid, host, wait, kill_after, now);
+    }
     let wait = if wait == u32::MAX {
         Duration::MAX
     } else {
@@ -720,5 +745,6 @@ fn lock(
             let semaphore = Semaphore::new("/lockex/id".into(), permits.into(), &mark, content);
             Box::new(SessionLock::new(options, semaphore, now))
         }
+        Kind::Pool(_) => unreachable!("built above"),
     }
 }

@@ -1,15 +1,16 @@
 //! A whole cluster in one process, from one seed.
 //!
 //! The program's own state machines and loops run on simulated hosts, over a simulated network,
-//! against a simulated ensemble, in simulated time: hours of faults take seconds, and a seed always
-//! makes the same course of events. [`scenario`] says what may happen, [`course`] plays it, [`world`]
-//! models hosts, processes and the network, [`ensemble`] the servers. Each model begins with a page
-//! on what it is faithful to.
+//! against a simulated ensemble or on simulated lock servers, in simulated time: hours of faults take
+//! seconds, and a seed always makes the same course of events. [`scenario`] says what may happen,
+//! [`course`] plays it, [`world`] models hosts, processes and the network, [`ensemble`] the servers of
+//! ZooKeeper, [`world::http`] those of distributex. Each model begins with a page on what it is
+//! faithful to.
 //!
 //! # Invariants
 //!
-//! * Never more live commands than slots, but in the cases that zk-flock-safety(7) lists; the
-//!   simulation knows them by name (`World::exception`) and counts them.
+//! * Never more live commands than slots, but in the cases that zk-flock-safety(7) and
+//!   distributexd(8) list; the simulation knows them by name (`World::exception`) and counts them.
 //! * Tokens grow.
 //! * Waiters of a queue are served in its order.
 //! * After the last fault each run ends within a bound, and nothing is left: no process, no session,
@@ -40,26 +41,33 @@ use figures::Total;
 use scenario::Scenario;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Seeds that are played each time.
+/// Seeds that are played each time, with an ensemble and with lock servers.
 const FIXED: std::ops::Range<u64> = 0..300;
+const FIXED_OF_LOCK_SERVERS: std::ops::Range<u64> = 0..60;
 
 /// How long fresh seeds are played each time.
 const FRESH: Duration = Duration::from_secs(20);
+const FRESH_OF_LOCK_SERVERS: Duration = Duration::from_secs(5);
 
 #[test]
 fn fixed_seeds_show_no_violation() {
     let mut total = Total::default();
     for seed in FIXED {
-        check(seed, &mut total);
+        check(&Scenario::of(seed), &mut total);
     }
     total.print("fixed seeds");
 }
 
 #[test]
 fn fresh_seeds_show_no_violation() {
+    play_fresh("fresh seeds", Scenario::of, FRESH);
+}
+
+/// Plays seeds that have never been played, for a while.
+fn play_fresh(name: &str, of: fn(u64) -> Scenario, usually: Duration) {
     let variable = |name| std::env::var(name).ok();
     let minutes = variable("SIMULATION_MINUTES").and_then(|text| text.parse::<f64>().ok());
-    let limit = minutes.map_or(FRESH, |minutes| Duration::from_secs_f64(minutes * 60.0));
+    let limit = minutes.map_or(usually, |minutes| Duration::from_secs_f64(minutes * 60.0));
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .expect("after 1970");
@@ -69,29 +77,46 @@ fn fresh_seeds_show_no_violation() {
     println!("the first fresh seed is {first}");
     let (began, mut total) = (Instant::now(), Total::default());
     for seed in first.. {
-        check(seed, &mut total);
+        check(&of(seed), &mut total);
         if began.elapsed() >= limit {
             break;
         }
     }
-    total.print("fresh seeds");
+    total.print(name);
+}
+
+#[test]
+fn fixed_seeds_of_lock_servers_show_no_violation() {
+    let mut total = Total::default();
+    for seed in FIXED_OF_LOCK_SERVERS {
+        check(&Scenario::of_lock_servers(seed), &mut total);
+    }
+    total.print("fixed seeds of lock servers");
+}
+
+#[test]
+fn fresh_seeds_of_lock_servers_show_no_violation() {
+    let name = "fresh seeds of lock servers";
+    play_fresh(name, Scenario::of_lock_servers, FRESH_OF_LOCK_SERVERS);
 }
 
 #[test]
 fn a_seed_makes_one_course() {
-    let courses = [1, 2].map(|_| play(&Scenario::of(5), true).trace);
-    assert!(courses[0].len() > 100);
-    assert_eq!(courses[0], courses[1]);
+    for scenario in [Scenario::of(5), Scenario::of_lock_servers(5)] {
+        let courses = [1, 2].map(|_| play(&scenario, true).trace);
+        assert!(courses[0].len() > 100);
+        assert_eq!(courses[0], courses[1]);
+    }
 }
 
 /// Plays the scenario of a seed. A violation is shrunk, printed and kept.
-fn check(seed: u64, total: &mut Total) {
-    let scenario = Scenario::of(seed);
-    let outcome = play(&scenario, false);
+fn check(scenario: &Scenario, total: &mut Total) {
+    let seed = scenario.seed;
+    let outcome = play(scenario, false);
     total.add(&outcome.figures);
     if let Some(violation) = outcome.violation {
         let seconds = total.seconds();
-        let report = shrink::report(&scenario, &violation);
+        let report = shrink::report(scenario, &violation);
         let kept = figures::keep(seed, &report);
         panic!("{report}\nseed {seed} after {seconds:.1} s: {violation}\nkept in {kept}");
     }

@@ -3,6 +3,7 @@
 //! `{:?}`, a scenario is Rust, so that a failing one pastes into a test.
 
 use crate::random::Random;
+use crate::world::http::scenario::{Fault, Pool};
 
 /// The kind of lock that all runs want.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +14,8 @@ pub enum Kind {
     Queue,
     /// lockex: kazoo's semaphore.
     Semaphore(u8),
+    /// distributex: a pool of lock servers.
+    Pool(Pool),
 }
 
 impl Kind {
@@ -21,6 +24,7 @@ impl Kind {
         match self {
             Kind::Node(slots) | Kind::Semaphore(slots) => slots.into(),
             Kind::Queue => 1,
+            Kind::Pool(pool) => pool.slots.into(),
         }
     }
 }
@@ -117,6 +121,9 @@ pub enum What {
     },
     /// Another client deletes the lock's nodes.
     Delete,
+
+    /// A fault of a lock server.
+    LockServer(Fault),
 
     // Hosts and their processes.
     /// STOP, and CONT later.
@@ -220,12 +227,12 @@ impl Scenario {
         scenario
     }
 
-    fn add(&mut self, random: &mut Random, what: What) {
+    pub fn add(&mut self, random: &mut Random, what: What) {
         let at = u32::try_from(random.below(EVENTFUL.into())).expect("small");
         self.items.push(Item { at, what });
     }
 
-    fn run(&self, random: &mut Random) -> What {
+    pub fn run(&self, random: &mut Random) -> What {
         let small = |random: &mut Random, low, high| {
             u32::try_from(random.magnitude(low, high)).expect("small")
         };
@@ -272,7 +279,7 @@ impl Scenario {
         }
     }
 
-    fn host(&self, random: &mut Random) -> u8 {
+    pub fn host(&self, random: &mut Random) -> u8 {
         u8::try_from(random.below(self.hosts.into())).expect("small")
     }
 
@@ -409,7 +416,8 @@ impl What {
             | What::Suspend { host, .. }
             | What::Busy { host, .. }
             | What::Signal { host, .. }
-            | What::SignalCommand { host, .. } => host,
+            | What::SignalCommand { host, .. }
+            | What::LockServer(Fault::LateReply { host, .. }) => host,
             What::KillServer { .. }
             | What::StopServer { .. }
             | What::IsolateLeader { .. }
@@ -417,7 +425,8 @@ impl What {
             | What::KillAll { .. }
             | What::Wipe
             | What::Limit { .. }
-            | What::Delete => return,
+            | What::Delete
+            | What::LockServer(_) => return,
         };
         if *host == HOLDER {
             *host = holder;

@@ -47,7 +47,7 @@ fn shorten(best: &mut Scenario) {
 /// Makes the cluster and the items simpler.
 fn simplify(best: &mut Scenario) {
     attempt(best, |it| it.observers = 0);
-    attempt(best, |it| it.voters = 1);
+    attempt(best, |it| it.voters = it.voters.min(1));
     attempt(best, |it| it.voters = it.voters.min(3));
     attempt(best, |it| it.keeper = false);
     let late = best.items.first().map_or(0, |item| item.at);

@@ -29,6 +29,9 @@
 //! The clock stands still while a process works between two sleeps. The whole tree of a command is
 //! seen by its guard (/proc is mounted), and no terminal takes part, so there is no witness.
 
+#[path = "http/mod.rs"]
+pub mod http;
+
 use crate::ensemble::{ConnId, Effect, Ensemble, Event as ServerEvent};
 use crate::random::Random;
 use crate::scenario::{Kind, Scenario, Script};
@@ -88,6 +91,7 @@ pub enum Event {
     Packet(ConnId, bool, Packet),
     Retransmit(ConnId, bool),
     Ensemble(ServerEvent),
+    Http(http::Event),
 }
 
 /// What a connection carries.
@@ -96,6 +100,8 @@ pub enum Packet {
     Data(Vec<u8>),
     Fin,
     Rst,
+    /// So many bytes have arrived; only the lock servers' kernel asks.
+    Ack(u64),
 }
 
 #[derive(Debug)]
@@ -276,6 +282,8 @@ pub struct World {
     pub isolated: BTreeMap<usize, usize>,
     pub stopped: BTreeMap<usize, Vec<i32>>,
     pub ensemble: Ensemble,
+    /// The lock servers, instead of an ensemble.
+    pub http: Option<http::Http>,
     newest_token: i64,
     /// The newest session that was lost with all data, and when.
     wiped_sessions: Option<(i64, u64)>,
@@ -324,7 +332,12 @@ impl World {
     /// A cluster at the beginning of its scenario.
     pub fn new(scenario: Scenario, tracing: bool) -> World {
         let mut random = Random::new(scenario.seed, 2);
-        let hosts = (0..scenario.hosts)
+        let http = match scenario.kind {
+            Kind::Pool(pool) => Some(http::Http::new(pool, scenario.hosts.into(), scenario.seed)),
+            _ => None,
+        };
+        let hosts = usize::from(scenario.hosts) + http.as_ref().map_or(0, http::Http::hosts);
+        let hosts = (0..hosts)
             .map(|_| Host {
                 offset: random.between(1000 * SECOND, 100_000 * SECOND),
                 ppm: i64::try_from(random.below(1001)).expect("small") - 500,
@@ -353,6 +366,7 @@ impl World {
             isolated: BTreeMap::new(),
             stopped: BTreeMap::new(),
             ensemble,
+            http,
             newest_token: 0,
             wiped_sessions: None,
             deleted: BTreeMap::new(),
@@ -366,6 +380,7 @@ impl World {
             let at = u64::from(world.scenario.items[index].at) * 1000 + 2 * SECOND;
             world.at(at, Event::Item(index));
         }
+        world.start_servers();
         world.settle();
         world
     }
@@ -548,6 +563,9 @@ impl World {
 
     /// Something has happened that a process waits for.
     fn notify(&mut self, pid: i32) {
+        if let (Some(_), Some(server)) = (&self.http, http::server_of(pid)) {
+            return self.notify_server(server);
+        }
         let Some(proc) = self.procs.get_mut(&pid) else {
             return;
         };
@@ -749,7 +767,7 @@ impl World {
             .collect();
         conns
             .into_iter()
-            .for_each(|conn| self.close_client(conn, false));
+            .for_each(|conn| self.close_client(conn, self.http.is_some()));
         // The children.
         let heir = self.subreaper(parent);
         for child in children {
@@ -916,6 +934,7 @@ impl World {
 
     fn is_open(&self, host: usize, server: usize, there: bool) -> bool {
         !self.hosts[host].asleep
+            && self.server_is_awake(server)
             && !self.cuts.iter().any(|cut| {
                 cut.host == host
                     && cut.server.is_none_or(|cut| cut == server)
@@ -938,7 +957,9 @@ impl World {
         let server = usize::from(address.ip().octets()[3]) - 1;
         self.next_conn += 1;
         let id = self.next_conn;
-        let host = self.procs[&pid].host;
+        let host_of = |http: &http::Http| http.host_of(pid);
+        let host = self.http.as_ref().and_then(host_of);
+        let host = host.unwrap_or_else(|| self.procs[&pid].host);
         let conn = Conn {
             pid,
             host,
@@ -970,7 +991,9 @@ impl World {
             return self.after(u64::from(pause) * SECOND, Event::Syn(id, pause * 2));
         }
         let latency = self.latency(host);
-        let result = if self.ensemble.is_up(server) {
+        let result = if self.http.is_some() {
+            self.http_accepts(id)
+        } else if self.ensemble.is_up(server) {
             self.ensemble.accept(id, server);
             Ok(())
         } else {
@@ -986,6 +1009,9 @@ impl World {
             return;
         };
         if conn.closed {
+            if self.http.is_some() {
+                self.transmit(id, true, Packet::Rst);
+            }
             return;
         }
         conn.last[1] = conn.last[1].max(now);
@@ -1039,7 +1065,13 @@ impl World {
             Some(left) => *left -= 1,
             None => {}
         }
-        if there {
+        if self.http.is_some() {
+            if there {
+                self.reaches_server(id, packet);
+            } else {
+                self.reaches_client(id, packet);
+            }
+        } else if there {
             self.arrives_at_server(id, packet);
         } else {
             self.arrives_at_client(id, packet);
@@ -1072,6 +1104,7 @@ impl World {
                 self.settle();
             }
             Packet::Data(_) => self.transmit(id, false, Packet::Rst),
+            Packet::Ack(_) => {}
             Packet::Fin | Packet::Rst => {
                 self.ensemble.gone(id);
                 if self.conns.get(&id).is_some_and(|conn| conn.closed) {
@@ -1094,6 +1127,7 @@ impl World {
             }
             Packet::Fin => _ = conn.end.get_or_insert(End::Closed),
             Packet::Rst => _ = conn.end.get_or_insert(End::Reset),
+            Packet::Ack(_) => {}
         }
         let pid = conn.pid;
         self.notify(pid);
@@ -1108,6 +1142,9 @@ impl World {
         conn.end.get_or_insert(End::Reset);
         let (pid, closed) = (conn.pid, conn.closed);
         self.ensemble.gone(id);
+        if self.http.is_some() {
+            self.http_gone(id, io::ErrorKind::ConnectionReset);
+        }
         if closed {
             self.conns.remove(&id);
         } else {
@@ -1182,6 +1219,9 @@ impl World {
                 })
         };
         let recently = |at: u64| self.now <= at + INSTANT;
+        if let Some(name) = self.http_exception(run) {
+            return Some(name);
+        }
         let survivors_only = state
             .members
             .iter()
@@ -1205,6 +1245,8 @@ impl World {
             Some("neither zk-flock nor its guard can run")
         } else if survivors_only && self.ensemble.expired.contains(&state.session) {
             Some("a process cannot be killed, and the session has expired")
+        } else if survivors_only && self.http.is_some() {
+            Some("a process cannot be killed, and the lease has ended")
         } else if self
             .ensemble
             .shortened
@@ -1226,7 +1268,8 @@ impl World {
     fn check_start(&mut self, run: usize) {
         self.figures.handovers += 1;
         let token = self.runs[run].token;
-        if self.scenario.kind.slots() == 1 && self.removed(run).is_none() {
+        let must_grow = self.removed(run).is_none() && self.http_tokens_grow();
+        if self.scenario.kind.slots() == 1 && must_grow {
             if token <= self.newest_token {
                 self.violate(format!(
                     "token {token} of run {run} is not above {}",
@@ -1266,6 +1309,9 @@ impl World {
     /// What zk-flock calls released must be free, or a leader is about to free it: to a client that
     /// asks, it calls a session expired whose end is not committed yet (`touchSession`).
     fn check_release(&mut self, run: usize) {
+        if self.http.is_some() {
+            return; // the next holder's start is checked
+        }
         let (token, session) = (self.runs[run].token, self.runs[run].session);
         if self.ensemble.is_closing(session) {
             let name = "released, and the end of the session is to be committed";

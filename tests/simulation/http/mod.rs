@@ -1,0 +1,258 @@
+//! distributex and distributexd: runs that want a slot in a pool, on the servers that grant it.
+//!
+//! # What runs here
+//!
+//! The program's own parts: `Run` with `PoolLock` and its HTTP client on each host; on the servers
+//! `ServerLoop` with its connections, HTTP sessions and backends, on [`kernel`], which is to the
+//! server what `Simulated` is to a run. Each byte of a request and of a reply passes through the
+//! program's own HTTP.
+//!
+//! # What the model is faithful to
+//!
+//! *The kernel of a server's host* ([`tcp`]) accepts connections, acknowledges what arrives and
+//! closes what a dead process has left, also while the server is stopped. Bytes are acknowledged
+//! when they have reached the client's host (SIOCOUTQ of tcp(7)); a client that has closed answers
+//! them with a reset. Sent bytes that stay unacknowledged for `TCP_USER_TIMEOUT`, and silent peers
+//! that do not answer three keep-alive probes, end a connection with an error. epoll(7) is
+//! level-triggered, except for `Interest::Change`.
+//!
+//! *The server's process* ([`process`]) wakes up late like any other. While it writes its state it
+//! does nothing else: what it sends afterwards leaves the host later, and nothing of that leaves it
+//! if the process is killed meanwhile.
+//!
+//! *The state file* is the one before a save or the one after it, never anything in between, if the
+//! process is killed during the save (rename(2)). A save that fails leaves either (`StateFile`).
+//! *Clocks*: monotonic as that of any host; the wall clock of a server jumps.
+//!
+//! # What is simpler
+//!
+//! A server's send buffer is never full. No server is at the limit of its connections.
+
+mod kernel;
+mod process;
+pub mod scenario;
+mod tcp;
+
+use super::World;
+use crate::random::Random;
+use process::Server;
+pub use process::{Servers, lock, server_of};
+use scenario::Pool;
+use std::collections::{BTreeMap, BTreeSet};
+use tcp::{End, Watch};
+
+use super::{ConnId, SECOND};
+
+/// Something that happens to servers or their connections.
+#[derive(Debug)]
+pub enum Event {
+    /// A server's process starts.
+    Start(usize),
+    /// It runs, if this is still its life.
+    Wake(usize, u64),
+    /// Its timer fires.
+    Timer(usize, u64),
+    /// What it has sent leaves the host.
+    Flush(usize),
+    /// The kernel of the server's host probes a silent client; so many probes were not answered.
+    Probe(ConnId, u32),
+    /// The kernel of the client's host probes the server.
+    ClientProbe(ConnId, u32),
+    /// Bytes up to this one must be acknowledged by now.
+    AckDue(ConnId, u64),
+    /// All runs have ended long ago.
+    Inspect,
+}
+
+/// The servers and their connections.
+pub struct Http {
+    pub pool: Pool,
+    servers: Vec<Server>,
+    ends: BTreeMap<ConnId, End>,
+    random: Random,
+    /// Requests to wait, in the order in which servers have read them.
+    next_place: u64,
+    /// Runs that were granted a slot.
+    served: BTreeSet<String>,
+    /// By how much the next reply to a host is late, in ms.
+    late: BTreeMap<usize, u32>,
+    /// The newest token that a client was told.
+    newest_token: i64,
+    /// When servers last forgot their holders, and the newest token of then.
+    forgot: Option<(u64, i64)>,
+    /// The wall clock of a server was set.
+    clock_was_set: bool,
+    rest: Rest,
+}
+
+/// Whether nothing is left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Rest {
+    Busy,
+    /// All runs have ended; the servers may have to end connections and leases.
+    Waits,
+    Done,
+}
+
+/// How long servers may keep a connection whose client has ended without a word, beside the lease.
+const TO_NOTICE: u64 = 50 * SECOND;
+
+/// The connection by which the simulation itself looks at a server.
+const INSPECTION: ConnId = ConnId::MAX;
+
+impl Http {
+    /// The servers of a pool. Their hosts come after those of the runs.
+    pub fn new(pool: Pool, first_host: usize, seed: u64) -> Http {
+        let servers = 0..usize::from(pool.servers);
+        Http {
+            pool,
+            servers: servers
+                .map(|server| Server::new(first_host + server))
+                .collect(),
+            ends: BTreeMap::new(),
+            random: Random::new(seed, 4),
+            next_place: 0,
+            served: BTreeSet::new(),
+            late: BTreeMap::new(),
+            newest_token: 0,
+            forgot: None,
+            clock_was_set: false,
+            rest: Rest::Busy,
+        }
+    }
+
+    /// How many hosts the servers have.
+    pub fn hosts(&self) -> usize {
+        self.servers.len()
+    }
+
+    fn lease(&self) -> u64 {
+        u64::from(self.pool.expire) * SECOND
+    }
+}
+
+impl World {
+    pub(super) fn http(&mut self) -> &mut Http {
+        self.http.as_mut().expect("lock servers")
+    }
+
+    /// Whether nothing is left of the runs, on servers and network.
+    pub fn http_is_at_rest(&mut self) -> bool {
+        let Some(http) = &mut self.http else {
+            return true;
+        };
+        if http.rest == Rest::Busy {
+            http.rest = Rest::Waits;
+            let time = http.lease() + TO_NOTICE;
+            self.after(time, super::Event::Http(Event::Inspect));
+            return false;
+        }
+        http.rest == Rest::Done
+    }
+
+    /// All runs have ended: no server has a connection, and what `/status/` shows is asked for.
+    fn inspect(&mut self) {
+        if let Some((id, end)) = self.http().ends.first_key_value() {
+            let what = format!("server {} keeps connection {id}", end.server);
+            return self.violate(what);
+        }
+        for server in 0..self.http().servers.len() {
+            let mut end = End::new(server, self.now);
+            end.inbox
+                .extend(b"GET /status/ HTTP/1.1\r\nConnection: close\r\n\r\n");
+            end.peer_closed = true;
+            let id = INSPECTION - server as u64;
+            self.http().ends.insert(id, end);
+            self.http().servers[server].backlog.push_back(id);
+            self.notify_server(server);
+        }
+    }
+
+    /// A server shows its pools to the simulation.
+    fn inspected(&mut self, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        if !text.contains("\"holders\":[],\"waiters\":[]") {
+            return self.violate(format!("a server keeps holders or waiters: {text}"));
+        }
+        self.http().rest = Rest::Done;
+    }
+
+    /// Something happens to a server or its connections; processes are not touched.
+    fn http_event(&mut self, event: &Event) {
+        match *event {
+            Event::Start(_) | Event::Wake(..) => unreachable!("events of processes"),
+            Event::Timer(server, number) => {
+                if self.http().servers[server].timer == number {
+                    self.notify_server(server);
+                }
+            }
+            Event::Flush(server) => self.flush(server),
+            Event::Probe(id, unanswered) => self.probe(id, unanswered),
+            Event::ClientProbe(id, unanswered) => self.client_probe(id, unanswered),
+            Event::AckDue(id, bytes) => self.ack_due(id, bytes),
+            Event::Inspect => self.inspect(),
+        }
+    }
+
+    // Invariants.
+
+    /// The documented reasons of distributexd(8) for which a run's command may live beside
+    /// another's.
+    pub(super) fn http_exception(&self, run: usize) -> Option<&'static str> {
+        let http = self.http.as_ref()?;
+        let (at, newest) = http.forgot?;
+        let token = self.runs[run].token;
+        // The holder is told so with its next renewal, or its lease ends.
+        (token <= newest && self.now <= at + http.lease() + 2 * SECOND)
+            .then_some("a server without state was restarted, or memcached forgot its keys")
+    }
+
+    /// Whether tokens must grow: without state they begin with the time, which was not set back.
+    pub(super) fn http_tokens_grow(&self) -> bool {
+        let forgot = |http: &Http| http.forgot.is_some() && http.clock_was_set;
+        !self.http.as_ref().is_some_and(forgot)
+    }
+
+    /// A server tells a client that it holds the pool: no earlier waiter is still waiting.
+    fn check_order(&mut self, id: ConnId) {
+        let http = self.http.as_mut().expect("lock servers");
+        let Some((server, place, run)) = http
+            .ends
+            .get(&id)
+            .and_then(|end| Some((end.server, end.place?, end.run.clone())))
+        else {
+            return;
+        };
+        if !http.pool.is_fifo() || !http.served.insert(run.clone()) {
+            return;
+        }
+        let earlier = http.ends.values().find(|end| {
+            end.server == server
+                && end.place.is_some_and(|other| other < place)
+                && end.run != run
+                && !end.peer_closed
+                && end.error.is_none()
+                && !http.served.contains(&end.run)
+        });
+        if let Some(earlier) = earlier {
+            let what = format!(
+                "server {server} grants run {run} a slot before {}, which came first",
+                earlier.run
+            );
+            self.violate(what);
+        }
+    }
+}
+
+impl Watch {
+    /// Whether a connection that is watched for this has something to report.
+    fn is_due(self, end: &End) -> bool {
+        use zk_flock::internals::sys::Interest;
+        match self.interest {
+            Interest::Read | Interest::Both => !end.inbox.is_empty() || end.peer_closed,
+            Interest::HangUp => end.peer_closed,
+            Interest::Write => true,
+            Interest::Nothing | Interest::Change => false,
+        }
+    }
+}
