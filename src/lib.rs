@@ -41,6 +41,7 @@
 //! | `run::system` | the seam between the loops of a run and the kernel |
 //! | `run::signal_intake` | receives signals, and decides which have reached the command |
 //! | `run::journal` | the facts of a run, its log lines, messages and stdout |
+//! | `run::notifier` | reports the events of a run to the service manager |
 //! | `run::files` | the files of `--local` locks |
 //! | `run::lock_folder` | the folder of these files |
 //! | `run::host_lock` | keeps a second distributex off this host |
@@ -66,6 +67,7 @@
 //! | `serve::server_metrics` | counters of the server as a whole |
 //! | `prepare` | checks before the loop: PATH, load, names |
 //! | `prepare::resolver` | looks up server names, with a time limit |
+//! | `service_manager` | sends messages to the service manager |
 //! | `link` | one non-blocking TCP connection |
 //! | `log` | writes log lines to a file, syslog or stderr |
 //!
@@ -95,6 +97,7 @@
 //! | `sys::file` | files and their locks |
 //! | `sys::folder` | folders by descriptor |
 //! | `sys::socket` | socket pairs and their messages |
+//! | `sys::notify` | one message to the service manager |
 //! | `sys::tcp` | listening sockets, keepalive, unacknowledged bytes |
 //! | `sys::random` | random bytes |
 //! | `sys::host` | the names of this host |
@@ -142,6 +145,8 @@
 //! | `eviction` | takes a lock away from its holder |
 //! | `eviction::http` | revokes a lock at a lock server |
 //! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |
+//! | `notify` | which messages to the service manager are due |
+//! | `notify::run` | what a run reports to it |
 //! | `pool` | the contract between pools and the loop of the server |
 //! | `pool::pools` | pools by name, and the change of their config |
 //! | `pool::waiters` | the waiters of a pool, in FIFO order |
@@ -222,6 +227,7 @@
 //! | `plan::hosts` | connection strings |
 //! | `plan::eviction` | the plan of `--break` |
 //! | `plan::client_check` | the plan of `--check` |
+//! | `plan::notify` | the plan of `--notify` |
 //! | `plan::inspection` | the plan of `--status`, and which locks |
 //! | `plan::duration` | times as operators write them |
 //! | `plan::outer` | locks of the runs around this one |
@@ -290,6 +296,8 @@ mod log;
 #[forbid(unsafe_code)]
 mod moment;
 #[forbid(unsafe_code)]
+mod notify;
+#[forbid(unsafe_code)]
 mod oneshot;
 #[forbid(unsafe_code)]
 mod plan;
@@ -304,6 +312,7 @@ mod program;
 mod reason;
 mod run;
 mod serve;
+mod service_manager;
 #[forbid(unsafe_code)]
 mod shell;
 #[forbid(unsafe_code)]

@@ -8,12 +8,14 @@ pub mod eviction;
 pub mod hosts;
 pub mod inspection;
 pub mod names;
+pub mod notify;
 pub mod outer;
 mod server;
 
 pub use client_check::ClientCheck;
 pub use eviction::Eviction;
 pub use inspection::Inspection;
+pub use notify::Notify;
 pub use outer::OuterLock;
 pub use server::{Backend, Pool, Server};
 
@@ -70,6 +72,8 @@ pub struct Plan {
     pub daemonize: bool,
     /// Print the log of the run on stderr.
     pub verbose: bool,
+    /// Report to the service manager.
+    pub notify: Option<Notify>,
 }
 
 /// A kind of lock, and where it is.

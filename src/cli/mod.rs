@@ -53,6 +53,12 @@ pub struct Environment {
     pub app_id: Option<OsString>,
     /// `$ZK_FLOCK_TIMEOUT`.
     pub timeout: Option<OsString>,
+    /// `$NOTIFY_SOCKET`.
+    pub notify_socket: Option<OsString>,
+    /// `$WATCHDOG_USEC`.
+    pub watchdog_usec: Option<OsString>,
+    /// `$WATCHDOG_PID`.
+    pub watchdog_pid: Option<OsString>,
     /// The user who started this program.
     pub user: Option<String>,
     /// The locks under which this program was started, nearest first.

@@ -5,9 +5,10 @@ use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
 use crate::plan::inspection::{self, Inspection};
+use crate::plan::notify::Manager;
 use crate::plan::{
-    ClientCheck, Command, Every, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Plan, Style,
-    Warning, names,
+    ClientCheck, Command, Every, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Notify, Plan,
+    Style, Warning, names,
 };
 use crate::signal::Signal;
 use lexopt::prelude::*;
@@ -164,6 +165,8 @@ pub(super) struct Common {
     pub token: Option<i64>,
     /// `--force`.
     pub force: bool,
+    /// `--notify`.
+    pub notify: Option<Notify>,
     /// The words before the end of the line, or before a `--` that the program takes itself.
     pub words: Vec<OsString>,
     /// Problems of the options that do not stop the run.
@@ -185,6 +188,7 @@ impl Default for Common {
             retry_failed: false,
             token: None,
             force: false,
+            notify: None,
             words: Vec::new(),
             warnings: Vec::new(),
             exitcode: None,
@@ -214,6 +218,7 @@ impl Common {
             Long("check") => self.set_mode(Mode::Check)?,
             Long("break") => self.set_mode(Mode::Break)?,
             Long("token") => self.token = Some(value::TOKEN.take("--token", parser)?),
+            Long("notify") => self.notify = Some(value::notify(parser.optional_value())?),
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
             Short('V') | Long("version") => return Ok(Taken::Version),
@@ -337,6 +342,12 @@ impl Common {
             ("--force", "--break", self.force && !breaks),
             ("--json", "--status or --check", self.json && !prints_json),
         ];
+        if self.notify.is_some() && self.mode != Mode::Run {
+            return Err(Fault::Conflict {
+                option: "--notify",
+                with: self.mode.option(),
+            });
+        }
         match useless.into_iter().find(|(.., useless)| *useless) {
             Some((option, needed, _)) => Err(Fault::Needs { option, needed }),
             None => Ok(()),
@@ -354,13 +365,14 @@ impl Common {
     /// The plan that these options make, with defaults for what a program decides itself. `busy` is
     /// the exit code when the lock is busy.
     pub(super) fn plan(
-        self,
+        mut self,
         program: &'static str,
         lock: Lock,
         command: Command,
         busy: u8,
         environment: &Environment,
     ) -> Plan {
+        let notify = self.take_notify(environment);
         Plan {
             program,
             lock,
@@ -386,7 +398,28 @@ impl Common {
             },
             daemonize: false,
             verbose: self.verbose,
+            notify,
         }
+    }
+
+    /// The plan of `--notify`, with the variables of the service manager.
+    fn take_notify(&mut self, environment: &Environment) -> Option<Notify> {
+        let mut notify = self.notify.take()?;
+        let Environment {
+            notify_socket,
+            watchdog_usec,
+            watchdog_pid,
+            ..
+        } = environment;
+        let [socket, usec, pid] = [notify_socket, watchdog_usec, watchdog_pid].map(Option::as_ref);
+        match Manager::of(socket, usec, pid) {
+            Ok(manager) => notify.manager = manager,
+            Err(socket) => self.warnings.push(Warning::Shown(format!(
+                "--notify has no effect: NOTIFY_SOCKET is \"{}\", and not an absolute path or @NAME",
+                socket.display()
+            ))),
+        }
+        Some(notify)
     }
 }
 
@@ -462,6 +495,9 @@ pub(super) mod testing {
 
     use super::*;
 
+    /// The most lines of a help text: a terminal window of ordinary height.
+    const MAX_LINES: usize = 48;
+
     pub(in crate::cli) fn environment() -> Environment {
         Environment {
             current_dir: "/here".into(),
@@ -496,7 +532,8 @@ pub(super) mod testing {
             assert!(!fault.starts_with("invalid option"), "{fault}");
         }
         assert!(
-            help.lines().count() <= 40 && help.lines().all(|line| line.chars().count() <= 80),
+            help.lines().count() <= MAX_LINES
+                && help.lines().all(|line| line.chars().count() <= 80),
             "one screen"
         );
     }

@@ -2,9 +2,9 @@
 //! names what it expects, for the message that refuses other values.
 
 use super::Fault;
-use crate::plan::Warning;
 use crate::plan::duration::{number, session_timeout, time};
 use crate::plan::hosts::{self, Ensemble};
+use crate::plan::{Notify, Warning};
 use crate::signal::Signal;
 use lexopt::Parser;
 use std::ffi::{OsStr, OsString};
@@ -75,6 +75,25 @@ pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Faul
 /// A value that must be a connection string.
 pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble, Fault> {
     hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })
+}
+
+/// The value of `--notify`, if it has one.
+pub(super) fn notify(value: Option<OsString>) -> Result<Notify, Fault> {
+    let mut notify = Notify::default();
+    let Some(value) = value else {
+        return Ok(notify);
+    };
+    for word in value.to_str().unwrap_or_default().split(',') {
+        match word {
+            "wait" => notify.ready_when_waiting = true,
+            "pass" => notify.pass = true,
+            _ => {
+                let expected = "wait, pass, or both with a comma";
+                return Err(invalid("--notify", expected, &value));
+            }
+        }
+    }
+    Ok(notify)
 }
 
 /// The most names that `-n` makes. Each of them is a request in every try.

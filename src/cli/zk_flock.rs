@@ -60,6 +60,7 @@ Instead of a command:
       --token N           with --break: only the holder with this token
       --force             delete a silent holder's node; its command may run on
 Output and help:
+      --notify[=HOW]      tell systemd the state; HOW: wait, pass or wait,pass
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
   -V, --version           print the version
@@ -386,6 +387,12 @@ impl Options {
         let given = service
             .iter()
             .find(|(_, given)| *given && self.local.is_some());
+        if self.daemonize && self.common.notify.is_some() {
+            return Err(Fault::Conflict {
+                option: "--notify",
+                with: "--daemonize",
+            });
+        }
         given.map_or(Ok(()), |(option, _)| {
             Err(Fault::Conflict {
                 option,
@@ -445,6 +452,7 @@ impl Options {
         let plan = self
             .common
             .plan(PROGRAM.name, lock, command, 0, environment);
+        config.warnings.extend(plan.log.warnings);
         Ok(Plan {
             announce: self.sequence > 0,
             wait,

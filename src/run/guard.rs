@@ -9,7 +9,7 @@ use crate::delivery::Reach;
 use crate::guard::{Action, Event, Guard, GuardEvent};
 use crate::lock::Proof;
 use crate::moment::Moment;
-use crate::plan::{Command, OuterLock, outer};
+use crate::plan::{Command, Notify, OuterLock, notify, outer};
 use crate::signal::{Signal, Status};
 use crate::sys::process::{self, Fork, Pid, Reap};
 use crate::sys::signals::Signals;
@@ -30,12 +30,21 @@ const NAME: &str = "lock-guard";
 const LOCK: &str = "ZK_FLOCK_LOCK";
 
 /// Environment variables that the command gets with these values, or without which it starts.
-pub(super) type Environment = [(&'static str, Option<String>); 5];
+pub(super) type Environment = Vec<(&'static str, Option<String>)>;
 
 /// The variables that tell a command about its lock. `None`: the variable is removed, since this
-/// process may run under another lock.
-pub(super) fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
-    [
+/// process may run under another lock. With `--notify`, the command does not get the variables of
+/// the service manager, unless it is meant to: its messages would be taken for those of the run.
+pub(super) fn environment(
+    proof: &Proof,
+    outer: &[OuterLock],
+    notify: Option<&Notify>,
+) -> Environment {
+    let removed: &[&str] = match notify {
+        Some(Notify { pass: false, .. }) => &notify::VARIABLES,
+        _ => &[],
+    };
+    let lock = [
         ("ZK_FLOCK_HELD", Some("1".into())),
         (LOCK, Some(proof.lock.clone())),
         ("ZK_FLOCK_TOKEN", proof.token.map(|token| token.to_string())),
@@ -44,7 +53,10 @@ pub(super) fn environment(proof: &Proof, outer: &[OuterLock]) -> Environment {
             proof.session.map(|session| format!("0x{session:x}")),
         ),
         (outer::VARIABLE, outer::list(outer)),
-    ]
+    ];
+    lock.into_iter()
+        .chain(removed.iter().map(|&name| (name, None)))
+        .collect()
 }
 
 /// The lock for `ps`: the last element of its path. Those before it may name zk-flock.

@@ -176,7 +176,7 @@ impl<'a> Journal<'a> {
             Event::Warn(text) => self.log.warn(text),
             Event::Note(text) => self.log.write(Topic::Session, Level::Info, text),
             Event::Waiting { holder, position } => {
-                let waiting = format!("waiting for {}{}", shown(holder), queued(*position));
+                let waiting = waiting(holder, *position);
                 self.write(Level::Info, &waiting);
                 if !self.plan.verbose && io::stderr().is_terminal() {
                     print(self.plan.program, &waiting);
@@ -419,6 +419,13 @@ impl<'a> Journal<'a> {
             .error(&format_args!("cannot start the guard: {}", reason(error)));
     }
 
+    pub(super) fn cannot_notify(&mut self, error: &io::Error) {
+        self.log.warn(&format_args!(
+            "cannot send to the service manager at $NOTIFY_SOCKET: {}; the run continues",
+            reason(error)
+        ));
+    }
+
     pub(super) fn cannot_look_up(&mut self, error: &io::Error) {
         self.log.write(
             Topic::Session,
@@ -426,6 +433,11 @@ impl<'a> Journal<'a> {
             &format_args!("cannot look up names: {}", reason(error)),
         );
     }
+}
+
+/// `waiting for /app/NAME, held by HOST since …; queue position 2 of 3`
+pub(super) fn waiting(holder: &Holder, position: Option<QueuePosition>) -> String {
+    format!("waiting for {}{}", shown(holder), queued(position))
 }
 
 fn names(survivors: &[Process]) -> String {

@@ -18,6 +18,7 @@ mod journal;
 mod local_survey;
 mod lock_folder;
 mod names;
+mod notifier;
 mod oneshot;
 mod run_id;
 mod setup;
@@ -37,6 +38,7 @@ use crate::guard::{Event as Command, GuardEvent};
 use crate::lock::{self, Lock};
 use crate::log::Log;
 use crate::moment::Moment;
+use crate::notify::run::Fact;
 use crate::plan::{Exit, ExitReason, Plan};
 use crate::prepare::HostAddresses;
 use crate::signal::{Signal, Status};
@@ -50,6 +52,7 @@ use guard_handle::{GuardHandle, NoGuard};
 use host_lock::HostLock;
 use journal::Journal;
 use names::Lookup;
+use notifier::Notifier;
 use run_id::RunId;
 use setup::{Parts, Stop};
 use signal_intake::SignalIntake;
@@ -94,6 +97,7 @@ pub struct Run<'a, S: System> {
     journal: Journal<'a>,
     /// The lock knows how the run ends.
     end_recorded: bool,
+    notifier: Option<Notifier>,
     end: Option<ExitReason>,
 }
 
@@ -138,6 +142,10 @@ impl<'a, S: System> Run<'a, S> {
             guard: GuardHandle::new(),
             journal,
             end_recorded: false,
+            notifier: plan
+                .notify
+                .as_ref()
+                .map(|notify| Notifier::new(notify, S::now())),
             end: None,
         }
     }
@@ -160,7 +168,7 @@ impl<'a, S: System> Run<'a, S> {
 
     /// Does everything that is to be done before the next sleep.
     pub fn turn(&mut self) -> Turn {
-        let wake = self.drain();
+        let wake = self.drain().min(self.notify());
         let machines = self.supervisor.wake().min(self.intake.wake());
         self.end.map_or(Turn::Sleep(wake.min(machines)), Turn::End)
     }
@@ -173,6 +181,23 @@ impl<'a, S: System> Run<'a, S> {
                 Progress::CannotLookUp(error) => self.journal.cannot_look_up(&error),
                 Progress::Wait(until) => return until,
             }
+        }
+    }
+
+    /// Sends what is due to the service manager. Returns when more is due.
+    fn notify(&mut self) -> Moment {
+        let Some(notifier) = &mut self.notifier else {
+            return Moment::NEVER;
+        };
+        if let Some(error) = notifier.send(S::now()) {
+            self.journal.cannot_notify(&error);
+        }
+        notifier.wake()
+    }
+
+    fn report_fact(&mut self, fact: Fact) {
+        if let Some(notifier) = &mut self.notifier {
+            notifier.hear(fact, S::now());
         }
     }
 
@@ -220,6 +245,9 @@ impl<'a, S: System> Run<'a, S> {
             lock::Event::LeaseUntil(lease) => Some(lease),
             _ => None,
         };
+        if let Some(notifier) = &mut self.notifier {
+            notifier.lock_event(&event, S::now());
+        }
         self.journal.lock_event(event);
         if let Some(lease) = lease {
             self.guard.send(Command::LeaseUntil(lease));
@@ -256,6 +284,9 @@ impl<'a, S: System> Run<'a, S> {
             Report::Witnessed(sent) => self.intake.guard_received(sent),
             _ => {}
         }
+        if let Some(fact) = notifier::guard_fact(report) {
+            self.report_fact(fact);
+        }
         let kill_deadline = self.journal.lease().kill;
         if let Some(event) = guard_handle::supervisor_event(report, kill_deadline) {
             self.step(event);
@@ -279,6 +310,7 @@ impl<'a, S: System> Run<'a, S> {
 
     fn on_signal(&mut self, sent: Sent, origin: Origin) {
         self.journal.signal(sent, origin);
+        self.report_fact(Fact::Signalled(sent.signal));
         self.step(Event::Signalled(sent.signal, origin));
     }
 
@@ -308,6 +340,9 @@ impl<'a, S: System> Run<'a, S> {
     }
 
     fn perform(&mut self, action: Action) {
+        if let Some(fact) = notifier::action_fact(action) {
+            self.report_fact(fact);
+        }
         match action {
             Action::Start => self.start(),
             Action::Forward(signal) => self.guard.send(Command::Forward(signal)),
@@ -337,7 +372,8 @@ impl<'a, S: System> Run<'a, S> {
 
     fn start(&mut self) {
         let has_children = !matches!(self.reap(), Reap::NoChildren);
-        let environment = |proof| guard::environment(proof, &self.plan.outer_locks);
+        let notify = self.plan.notify.as_ref();
+        let environment = |proof| guard::environment(proof, &self.plan.outer_locks, notify);
         let host_lock = self.host_lock.as_ref();
         let job = guard::Job {
             program: self.plan.program,

@@ -18,6 +18,7 @@ pub mod host;
 pub mod inherited;
 mod listen_pid;
 mod mask;
+pub mod notify;
 mod pidfd;
 pub mod poll;
 pub mod process;

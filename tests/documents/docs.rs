@@ -328,6 +328,7 @@ fn the_manuals_refer_to_pages_that_are_there() {
                 "nohup",
                 "ps",
                 "sd_listen_fds",
+                "sd_notify",
                 "systemd-tmpfiles",
                 "systemd.socket",
                 "timeout",

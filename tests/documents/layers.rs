@@ -57,6 +57,7 @@ const LAYERS: &[Layer] = &[
             "status",
             "probe",
             "eviction",
+            "notify",
         ],
     },
     Layer {
@@ -67,7 +68,15 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "effects",
         pure: false,
-        modules: &["log", "link", "prepare", "run", "serve", "program"],
+        modules: &[
+            "log",
+            "link",
+            "service_manager",
+            "prepare",
+            "run",
+            "serve",
+            "program",
+        ],
     },
 ];
 
@@ -84,6 +93,7 @@ const EFFECTS: &[(&str, &[&str])] = &[
     ("UdpSocket", &[]),
     ("std::os::fd", &[]),
     ("UnixStream", &[]),
+    ("UnixDatagram", &[]),
     ("ToSocketAddrs", &[]),
     ("Instant", &[]),
     ("SystemTime", &[]),

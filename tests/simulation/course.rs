@@ -656,6 +656,7 @@ fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
                 },
                 load_limit: plan::LoadLimit::default(),
                 daemonize: false,
+                notify: None,
                 verbose: true,
             }))
         })

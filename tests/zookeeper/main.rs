@@ -37,6 +37,8 @@ mod main_job;
 mod moved_servers;
 // A run that would wait for a lock of its own caller is an error at once.
 mod nested;
+// `--notify` reports a run to its service manager, and never delays it.
+mod notify;
 // Each option that takes a number refuses what is none.
 mod numbers;
 // A full disk, no descriptors, no processes, no stdio, no /proc: one line, and nothing is left.

@@ -1,0 +1,188 @@
+//! Messages to a service manager, as sd_notify(3) describes them: which are due, and their text.
+//! What a run reports is decided in [`run`].
+
+pub mod run;
+
+use crate::moment::Moment;
+use crate::printable::printable;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// When a message that the service manager did not take is sent again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Content of one message. A newer one is added to those that were not sent yet.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Notice {
+    /// The service has started.
+    pub ready: bool,
+    /// The service is about to end.
+    pub stopping: bool,
+    /// For the person who asks for the state.
+    pub status: Option<String>,
+}
+
+impl Notice {
+    /// A change of the state, and nothing else.
+    pub fn status(text: String) -> Notice {
+        Notice {
+            status: Some(text),
+            ..Notice::default()
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        *self == Notice::default()
+    }
+
+    fn add(&mut self, newer: Notice) {
+        self.ready |= newer.ready;
+        self.stopping |= newer.stopping;
+        self.status = newer.status.or(self.status.take());
+    }
+
+    /// The message: one assignment a line.
+    fn text(&self, watchdog: bool) -> String {
+        let mut text = String::new();
+        for (assignment, present) in [
+            ("READY=1\n", self.ready),
+            ("STOPPING=1\n", self.stopping),
+            ("WATCHDOG=1\n", watchdog),
+        ] {
+            text += if present { assignment } else { "" };
+        }
+        if let Some(status) = &self.status {
+            let _ = writeln!(text, "STATUS={}", printable(status)); // a newline would begin a new one
+        }
+        text
+    }
+}
+
+/// The messages that are due.
+#[derive(Debug)]
+pub struct Outbox {
+    owed: Notice,
+    /// A failed message is sent again then.
+    retry_at: Moment,
+    /// Half the time that the service manager waits for a sign of life.
+    interval: Option<Duration>,
+    next_sign: Moment,
+}
+
+impl Outbox {
+    /// For a service manager that kills a process that is silent for `watchdog`.
+    pub fn new(watchdog: Option<Duration>, now: Moment) -> Outbox {
+        let interval = watchdog.map(|watchdog| watchdog / 2);
+        Outbox {
+            owed: Notice::default(),
+            retry_at: Moment::default(),
+            interval,
+            next_sign: interval.map_or(Moment::NEVER, |interval| now + interval),
+        }
+    }
+
+    /// Adds to the next message.
+    pub fn add(&mut self, notice: Notice) {
+        self.owed.add(notice);
+    }
+
+    /// The message that is due, if any. `alive`: the process does what it is there for.
+    pub fn due(&mut self, alive: bool, now: Moment) -> Option<String> {
+        let mut sign = false;
+        if let Some(interval) = self.interval
+            && now >= self.next_sign
+        {
+            self.next_sign = now + interval;
+            sign = alive;
+        }
+        let owes = !self.owed.is_empty() && now >= self.retry_at;
+        (owes || sign).then(|| self.owed.text(sign))
+    }
+
+    /// The last message was sent.
+    pub fn sent(&mut self) {
+        self.owed = Notice::default();
+        self.retry_at = Moment::default();
+    }
+
+    /// The last message could not be sent.
+    pub fn failed(&mut self, now: Moment) {
+        self.retry_at = now + RETRY;
+    }
+
+    /// When the next message is due.
+    pub fn wake(&self) -> Moment {
+        if self.owed.is_empty() {
+            self.next_sign
+        } else {
+            self.next_sign.min(self.retry_at)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment(Duration::from_secs(seconds))
+    }
+
+    fn ready() -> Notice {
+        Notice {
+            ready: true,
+            ..Notice::status("holding".into())
+        }
+    }
+
+    #[test]
+    fn nothing_is_due_without_news() {
+        let mut outbox = Outbox::new(None, at(0));
+        assert_eq!(
+            (outbox.due(true, at(9)), outbox.wake()),
+            (None, Moment::NEVER)
+        );
+        outbox.add(ready());
+        let message = "READY=1\nSTATUS=holding\n".to_owned();
+        assert_eq!(outbox.due(true, at(9)), Some(message));
+        outbox.sent();
+        assert_eq!(
+            (outbox.due(true, at(9)), outbox.wake()),
+            (None, Moment::NEVER)
+        );
+    }
+
+    #[test]
+    fn message_that_was_not_taken_is_sent_again_with_what_is_new() {
+        let mut outbox = Outbox::new(None, at(0));
+        outbox.add(ready());
+        assert!(outbox.due(true, at(1)).is_some());
+        outbox.failed(at(1));
+        outbox.add(Notice {
+            stopping: true,
+            ..Notice::status("releasing".into())
+        });
+        assert_eq!((outbox.due(true, at(1)), outbox.wake()), (None, at(2)));
+        let message = "READY=1\nSTOPPING=1\nSTATUS=releasing\n".to_owned();
+        assert_eq!(outbox.due(true, at(2)), Some(message));
+    }
+
+    #[test]
+    fn sign_of_life_comes_twice_in_the_time_of_the_watchdog_while_the_process_is_alive() {
+        let mut outbox = Outbox::new(Some(Duration::from_secs(10)), at(100));
+        assert_eq!((outbox.due(true, at(104)), outbox.wake()), (None, at(105)));
+        let sign = Some("WATCHDOG=1\n".to_owned());
+        assert_eq!(
+            (outbox.due(true, at(106)), outbox.wake()),
+            (sign.clone(), at(111))
+        );
+        assert_eq!((outbox.due(false, at(111)), outbox.wake()), (None, at(116)));
+        assert_eq!((outbox.due(true, at(116)), outbox.wake()), (sign, at(121)));
+    }
+
+    #[test]
+    fn text_of_others_cannot_make_an_assignment() {
+        let status = Notice::status("held by web3\nMAINPID=1".into());
+        assert_eq!(status.text(false), "STATUS=held by web3?MAINPID=1\n");
+    }
+}
