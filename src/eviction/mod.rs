@@ -286,6 +286,7 @@ mod tests {
             slots: Some(1),
             holders: Some(tokens.iter().map(holder).collect()),
             waiters: vec![],
+            last_run: None,
         }
     }
 

@@ -171,6 +171,7 @@ mod tests {
             slots: None,
             holders: holders.map(|holders| vec![status::Holder::default(); holders]),
             waiters: vec![],
+            last_run: None,
         };
         let end = |locks: &[Option<usize>], single| {
             let locks = locks.iter().copied().map(lock).collect();

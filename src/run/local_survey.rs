@@ -134,6 +134,7 @@ impl Survey {
             slots: Some(1),
             holders: None,
             waiters: Vec::new(),
+            last_run: None,
         };
         match self.found(path) {
             Ok((holders, waiters)) => Lock {

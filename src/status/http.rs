@@ -81,6 +81,7 @@ fn lock(pool: &Value, server: &str, now: i64) -> Lock {
                 position: ahead + 1,
             })
             .collect(),
+        last_run: None,
     }
 }
 

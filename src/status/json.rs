@@ -1,6 +1,6 @@
 //! The report as one JSON document, the same for all programs. Values that are not known are null.
 
-use super::{Holder, Lock, Report, Waiter};
+use super::{Holder, LastRun, Lock, Report, Waiter};
 use crate::printable::escaped;
 use serde_json::{Value, json};
 
@@ -26,7 +26,21 @@ impl Clock {
             "slots": lock.slots,
             "holders": holders.map(|all| all.iter().map(|it| self.holder(it)).collect::<Vec<_>>()),
             "waiters": lock.waiters.iter().map(|it| self.waiter(it)).collect::<Vec<_>>(),
-            "last_run": Value::Null,
+            "last_run": lock.last_run.as_ref().map(|it| self.last_run(it)),
+        })
+    }
+
+    fn last_run(&self, run: &LastRun) -> Value {
+        let ran = run.started.zip(run.ended);
+        json!({
+            "host": run.host,
+            "pid": run.pid,
+            "token": run.token,
+            "started": run.started.map(self.time),
+            "age_s": run.started.map(|started| self.seconds_since(started)),
+            "ended": run.ended.map(self.time),
+            "ran_s": ran.map(|(started, ended)| seconds(ended.saturating_sub(started).max(0))),
+            "exit_code": run.exit,
         })
     }
 
@@ -92,6 +106,14 @@ mod tests {
                     session: Some("0x11".into()),
                     position: 1,
                 }],
+                last_run: Some(LastRun {
+                    host: Some("web5".into()),
+                    pid: Some(7),
+                    token: Some(33),
+                    started: Some(1_000),
+                    ended: Some(3_500),
+                    exit: Some(1),
+                }),
             }],
             warnings: vec![],
         };
@@ -106,7 +128,10 @@ mod tests {
             "waiters": [
                 { "host": "web4", "pid": null, "since": "T9000", "waiting_s": 0.0, "position": 1 },
             ],
-            "last_run": null,
+            "last_run": {
+                "host": "web5", "pid": 7, "token": 33, "started": "T1000", "age_s": 3.0,
+                "ended": "T3500", "ran_s": 2.5, "exit_code": 1,
+            },
         }] });
         assert_eq!(found, expected);
         assert!(text.ends_with("}\n") && text.lines().count() == 1);
@@ -122,6 +147,7 @@ mod tests {
             slots: None,
             holders: None,
             waiters: vec![],
+            last_run: None,
         };
         let report = Report {
             locks: vec![lock],
@@ -145,6 +171,7 @@ mod tests {
             slots: None,
             holders,
             waiters: vec![],
+            last_run: None,
         };
         let report = Report {
             locks: vec![lock(None), lock(Some(vec![]))],
@@ -153,5 +180,6 @@ mod tests {
         let found: Value = serde_json::from_str(&json(&report, 0, |_| String::new())).unwrap();
         assert_eq!(found["locks"][0]["holders"], Value::Null);
         assert_eq!(found["locks"][1]["holders"], json!([]));
+        assert_eq!(found["locks"][1]["last_run"], Value::Null);
     }
 }

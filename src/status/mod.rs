@@ -35,6 +35,8 @@ pub struct Lock {
     pub holders: Option<Vec<Holder>>,
     /// Its waiters, in the order in which they are served.
     pub waiters: Vec<Waiter>,
+    /// Its last run with `--every`, if there was one.
+    pub last_run: Option<LastRun>,
 }
 
 /// The kinds of locks, by the client that makes them.
@@ -100,6 +102,23 @@ pub struct Waiter {
     pub session: Option<String>,
     /// 1 for the first of the queue.
     pub position: usize,
+}
+
+/// The last run of a lock with `--every`. `None` is for what is not known.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LastRun {
+    /// Its host.
+    pub host: Option<String>,
+    /// Its process on that host.
+    pub pid: Option<u32>,
+    /// Its fencing token.
+    pub token: Option<i64>,
+    /// When it started, in ms of real time.
+    pub started: Option<i64>,
+    /// When it ended; `None`: it runs, or has ended without a record of that.
+    pub ended: Option<i64>,
+    /// Its exit code.
+    pub exit: Option<u8>,
 }
 
 impl Lock {

@@ -1,7 +1,7 @@
 //! The report as a table for operators: one row for each lock, and one for each further holder. In
 //! detail, the sessions and the waiters follow.
 
-use super::{Holder, Kind, Lock, Report, Waiter};
+use super::{Holder, Kind, LastRun, Lock, Report, Waiter};
 use crate::printable::printable;
 use std::fmt::Write;
 use std::time::Duration;
@@ -25,7 +25,7 @@ pub fn table(report: &Report, now: i64, time: fn(i64) -> String, detailed: bool)
     for lock in &report.locks {
         rows(lock, now, time, &mut lines);
         if detailed {
-            details(lock, now, &mut lines);
+            details(lock, now, time, &mut lines);
         }
     }
     print(&lines)
@@ -83,8 +83,8 @@ fn row(
     ])
 }
 
-/// Kind, sessions and leases of the holders, then the waiters.
-fn details(lock: &Lock, now: i64, lines: &mut Vec<Line>) {
+/// Kind, sessions and leases of the holders, then the waiters and the last run.
+fn details(lock: &Lock, now: i64, time: fn(i64) -> String, lines: &mut Vec<Line>) {
     if let Some(kind) = lock.kind {
         lines.push(Line::Text(format!("{}{}", description(kind), path(lock))));
     }
@@ -101,6 +101,27 @@ fn details(lock: &Lock, now: i64, lines: &mut Vec<Line>) {
     for waiter in &lock.waiters {
         lines.push(Line::Text(waiting(waiter, now)));
     }
+    if let Some(run) = &lock.last_run {
+        lines.push(Line::Text(last_run(run, now, time)));
+    }
+}
+
+/// `last run by web3:4711 at TIME, 4h 2m ago: exit code 0 after 12s`
+fn last_run(run: &LastRun, now: i64, time: fn(i64) -> String) -> String {
+    let mut text = format!("last run by {}", origin_of(run.host.as_deref(), run.pid));
+    if let Some(started) = run.started {
+        let _ = write!(text, " at {}, {} ago", time(started), age(now, started));
+    }
+    match (run.exit, run.started.zip(run.ended)) {
+        (Some(code), Some((started, ended))) => {
+            let _ = write!(text, ": exit code {code} after {}", age(ended, started));
+        }
+        (Some(code), None) => {
+            let _ = write!(text, ": exit code {code}");
+        }
+        (None, _) => text.push_str(": no end is recorded"),
+    }
+    text
 }
 
 fn waiting(waiter: &Waiter, now: i64) -> String {
@@ -227,6 +248,7 @@ mod tests {
             slots,
             holders: Some(holders),
             waiters: vec![],
+            last_run: None,
         }
     }
 
@@ -293,6 +315,46 @@ x?[2J   unknown
                 "  waiter 2: web4:812, waiting for 4h 2m, session 0x11",
             ]
         );
+    }
+
+    #[test]
+    fn the_last_run_is_shown_in_detail() {
+        let run = LastRun {
+            host: Some("web5".into()),
+            pid: Some(7),
+            token: Some(33),
+            started: Some(1_000),
+            ended: Some(13_500),
+            exit: Some(1),
+        };
+        let shown = |run: LastRun| {
+            let free = lock("report", Kind::Node, Some(1), vec![]);
+            let locks = vec![Lock {
+                last_run: Some(run),
+                ..free
+            }];
+            let report = Report {
+                locks,
+                warnings: vec![],
+            };
+            let text = table(&report, 61_000, time, true);
+            text.lines().last().unwrap().to_owned()
+        };
+        let start = "  last run by web5:7 at 2026-11-30T03:12:01+01:00, 1m 0s ago: ";
+        let ended = format!("{start}exit code 1 after 12s");
+        assert_eq!(shown(run.clone()), ended);
+        let open = LastRun {
+            exit: None,
+            ended: None,
+            ..run
+        };
+        assert_eq!(shown(open), format!("{start}no end is recorded"));
+        let garbage = LastRun {
+            started: Some(1_000),
+            ..LastRun::default()
+        };
+        let start = start.replace("web5:7", "?");
+        assert_eq!(shown(garbage), format!("{start}no end is recorded"));
     }
 
     #[test]

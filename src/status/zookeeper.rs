@@ -1,8 +1,9 @@
 //! Reads the locks below a node of ZooKeeper: what there is, then the data of each node. It can
 //! only read: it has no request that changes anything.
 
-use super::{Holder, Kind, Lock, Report, Waiter, session};
+use super::{Holder, Kind, LastRun, Lock, Report, Waiter, session};
 use crate::lock::Failure;
+use crate::lock::period::RunRecord;
 use crate::lock::zookeeper::layout::{self, Contender, NodeData};
 use crate::oneshot::zookeeper::{Context, Task};
 use crate::zookeeper::code::Code;
@@ -112,6 +113,16 @@ impl Survey {
         layout::queues_path(&self.target.root)
     }
 
+    /// The record of the last run of this lock.
+    fn record_path(&self, name: &str) -> String {
+        let root = &self.target.root;
+        if self.target.app {
+            return layout::record_path(root, name);
+        }
+        let path = layout::child(root, name);
+        layout::record_path(layout::parent(&path), path.rsplit('/').next().unwrap_or(name))
+    }
+
     fn ask_data(&mut self, path: String) {
         self.ask(Request::Data { path, watch: false });
     }
@@ -167,6 +178,7 @@ impl Survey {
             Some(names) => {
                 for name in names {
                     self.ask_data(layout::child(&self.target.root, &name));
+                    self.ask_data(self.record_path(&name));
                 }
             }
         }
@@ -233,13 +245,20 @@ impl Survey {
             let paths: Vec<_> = wanted.map(|queue| layout::child(&queues, queue)).collect();
             paths.into_iter().for_each(|path| self.ask_children(path));
             self.queues = Queues::new(&names);
-        } else if layout::parent(path) == queues || self.is_semaphore_queue(path) {
+        } else if layout::parent(path) == queues
+            || self.is_semaphore_queue(path)
+            || layout::is_runs(path)
+        {
             names
                 .iter()
                 .for_each(|name| self.ask_data(layout::child(path, name)));
         } else {
             let readable = names.iter().filter(|name| !layout::is_reserved(name));
             readable.for_each(|name| self.ask_data(layout::child(path, name)));
+            let runs = layout::runs_path(path);
+            if names.iter().any(|name| layout::child(path, name) == runs) {
+                self.ask_children(runs);
+            }
             if self.is_semaphore(path, &names) {
                 self.ask_children(layout::semaphore_queue_path(path));
             }
@@ -270,6 +289,7 @@ impl Survey {
         let parent = layout::parent(path);
         let is_part = Contender::parse(name).is_some()
             || parent.starts_with(&self.queues_path())
+            || layout::is_runs(parent)
             || self.is_semaphore_queue(parent);
         if stat.ephemeral_owner == 0 && !is_part {
             match &self.target.names {
@@ -300,6 +320,9 @@ impl Survey {
             self.collect(&self.target.root, "", &mut locks);
             self.add_free(&mut locks);
             locks.sort_by(|one, other| one.name.cmp(&other.name));
+        }
+        for lock in &mut locks {
+            lock.last_run = self.last_run(&lock.name);
         }
         if self.shown.get() == MAX_WAITERS {
             let limit = format!("only the first {MAX_WAITERS} waiters are shown");
@@ -360,11 +383,41 @@ impl Survey {
         }
     }
 
-    /// Locks that only have a queue.
+    /// Locks that only have a queue, or a record of their last run.
     fn add_free(&self, locks: &mut Vec<Lock>) {
         let known: BTreeSet<_> = locks.iter().map(|lock| lock.name.clone()).collect();
-        let queued = self.queues.locks().filter(|name| !known.contains(*name));
-        locks.extend(queued.map(|name| self.named(name)));
+        let queued = self.queues.locks().map(str::to_owned);
+        let free: BTreeSet<_> = queued.chain(self.recorded()).collect();
+        let free = free.iter().filter(|name| !known.contains(*name));
+        locks.extend(free.map(|name| self.named(name)));
+    }
+
+    /// The names of the locks of zk-flock that have a record. A lock of lockex has a node, too.
+    fn recorded(&self) -> impl Iterator<Item = String> {
+        let runs = layout::runs_path(&self.target.root);
+        let records = self.children_of(&runs).iter();
+        let names = records.map(|record| layout::unescaped(record));
+        names.filter(|_| self.target.app)
+    }
+
+    fn last_run(&self, name: &str) -> Option<LastRun> {
+        let node = self.nodes.get(&self.record_path(name))?;
+        let record = node.data.as_deref().and_then(RunRecord::parse);
+        let started = Some(node.stat.ctime);
+        Some(match record {
+            None => LastRun {
+                started,
+                ..LastRun::default()
+            },
+            Some(record) => LastRun {
+                host: Some(record.host),
+                pid: Some(record.pid),
+                token: Some(record.token),
+                started,
+                ended: record.exit.map(|_| node.stat.mtime),
+                exit: record.exit,
+            },
+        })
     }
 
     fn children_of(&self, path: &str) -> &[String] {
@@ -542,6 +595,7 @@ fn empty(name: &str, path: &str) -> Lock {
         slots: None,
         holders: Some(Vec::new()),
         waiters: Vec::new(),
+        last_run: None,
     }
 }
 

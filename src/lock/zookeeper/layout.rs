@@ -125,7 +125,17 @@ pub fn queue_name(locks: &[String]) -> String {
 /// The record of the last run of the lock of this name below `parent`. A name has no slash in it:
 /// the containers of records have no container below them.
 pub fn record_path(parent: &str, name: &str) -> String {
-    child(&child(parent, RUNS), &escaped(name))
+    child(&runs_path(parent), &escaped(name))
+}
+
+/// The container of the records of locks that are children of this node.
+pub fn runs_path(parent: &str) -> String {
+    child(parent, RUNS)
+}
+
+/// Whether this is such a container.
+pub fn is_runs(path: &str) -> bool {
+    path.rsplit('/').next() == Some(RUNS)
 }
 
 /// The container of the requests to release locks that are children of this node.
@@ -229,7 +239,8 @@ fn escaped(name: &str) -> String {
     name.replace('%', "%25").replace('/', "%2F")
 }
 
-fn unescaped(name: &str) -> String {
+/// The name of a lock, from the name of its queue or of its record.
+pub fn unescaped(name: &str) -> String {
     name.replace("%2F", "/").replace("%25", "%")
 }
 

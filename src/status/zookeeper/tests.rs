@@ -334,3 +334,50 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn last_runs_are_shown_also_of_locks_that_are_free() {
+    const ENDED: &[u8] = br#"{"host":"web5","pid":7,"token":33,"exit":1}"#;
+    let run = |name: &str, report: &Report| {
+        let lock = report.locks.iter().find(|lock| lock.name == name);
+        lock.and_then(|lock| lock.last_run.clone())
+    };
+    let ended = LastRun {
+        host: Some("web5".into()),
+        pid: Some(7),
+        token: Some(33),
+        started: Some(0),
+        ended: Some(0),
+        exit: Some(1),
+    };
+    let unread = LastRun {
+        started: Some(0),
+        ..LastRun::default()
+    };
+    let app = Tree::default()
+        .with("/locks/held", b"web5aaaaaaaa-aaaa-8aaa-aaaa-aaaa00000007", 5)
+        .with("/locks/.runs/held", br#"{"host":"web5","pid":7,"token":33}"#, 0)
+        .with("/locks/.runs/a%2Fb", ENDED, 0)
+        .with("/locks/.runs/odd", b"garbage", 0);
+    let all = look(&app, None, true);
+    let names = [("a/b", Some(false)), ("held", Some(true)), ("odd", Some(false))];
+    assert_eq!(held(&all), names);
+    assert_eq!(run("a/b", &all), Some(ended.clone()));
+    assert_eq!(run("odd", &all), Some(unread));
+    assert_eq!(run("held", &all).unwrap().exit, None);
+    let one = look(&app, Some(&["a/b", "none"]), true);
+    assert_eq!((run("a/b", &one), run("none", &one)), (Some(ended.clone()), None));
+
+    let queues = Tree::default()
+        .with("/locks/id", b"", 0)
+        .with("/locks/.runs/id", ENDED, 0)
+        .with(&format!("/locks/a/b/{}", contender(1)), b"web3:7", 5)
+        .with("/locks/a/.runs/b", ENDED, 0);
+    for names in [None, Some(&["id", "a/b"][..])] {
+        let report = look(&queues, names, false);
+        assert_eq!(report.locks.len(), 2, "{report:?}");
+        for name in ["id", "a/b"] {
+            assert_eq!(run(name, &report), Some(ended.clone()), "{name}");
+        }
+    }
+}
