@@ -115,6 +115,7 @@
 //! | `lock::repeats` | counts failures that repeat |
 //! | `lock::file` | locks of one host |
 //! | `lock::file::local` | `--local` |
+//! | `lock::file::record` | the record of the last run in the file of a lock |
 //! | `lock::file::host_only` | the lock of a host, without a server |
 //! | `lock::http` | distributex: a slot in a pool of a lock server |
 //! | `lock::http::reply` | replies of the lock server |

@@ -374,12 +374,6 @@ impl Options {
                 why: "a run of one name does not see the last run of another",
             });
         }
-        if self.common.every.is_some() && self.local.is_some() {
-            return Err(Fault::Conflict {
-                option: "--every",
-                with: "--local",
-            });
-        }
         let service = [
             ("--hosts", self.hosts.is_some()),
             ("--timeout", self.timeout.is_some()),

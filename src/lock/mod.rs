@@ -58,7 +58,11 @@ pub enum FileEvent {
         /// The fencing token in the file: the holder's, unless the holder has only just locked it.
         token: Option<i64>,
     },
-    /// A file cannot be locked at all: why.
+    /// The record of the last run in the file that is locked, if there is one.
+    Record(Option<Vec<u8>>),
+    /// The record is written.
+    Written,
+    /// A file cannot be locked, or its record cannot be read or written: why.
     Failed(String),
 }
 
@@ -87,6 +91,18 @@ pub enum FileOrder {
         file: usize,
         /// Answer only when the file is locked, however long that takes. If false, answer at once.
         wait: bool,
+    },
+    /// Read the record of the last run in the file that is locked.
+    ReadRecord {
+        /// Its index.
+        file: usize,
+    },
+    /// Write this record into it.
+    WriteRecord {
+        /// Its index.
+        file: usize,
+        /// One line, without its end.
+        record: String,
     },
 }
 

@@ -5,6 +5,7 @@
 
 use crate::plan::Every;
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// Longest record that is parsed. A host name has up to 253 characters, and the numbers up to 20.
 const MAX_RECORD: usize = 1024;
@@ -51,6 +52,14 @@ pub fn judge(every: Every, last: Comparison) -> Verdict {
     } else {
         Verdict::Due
     }
+}
+
+/// The warning of a run that is due after a change of a clock, by so many ms at least.
+pub fn clock_was_set_back(whose: &str, back: i64, lock: &str) -> String {
+    let seconds = Duration::from_millis(back.unsigned_abs()).as_secs_f64();
+    format!(
+        "the clock of {whose} was set back by at least {seconds:.1} s since the last run of {lock}, so --every cannot tell whether this run is due: running the command"
+    )
 }
 
 /// What a run writes about itself: at its start, and once more at its end.
@@ -126,7 +135,6 @@ mod tests {
     use super::*;
     use Verdict::*;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     const MINUTE: i64 = 60_000;
 

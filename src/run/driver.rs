@@ -58,11 +58,7 @@ impl<S: System> Driver<S> {
                 Output::Transport(output @ transport::Output::Send(_)) => self.execute(output),
                 _ if self.finished => {}
                 Output::Transport(output) => self.execute(output),
-                Output::File(FileOrder::Lock { file, wait }) => {
-                    let files = self.files.as_mut();
-                    let event = files.and_then(|files| files.lock(file, wait));
-                    self.handle(event.map(Input::File));
-                }
+                Output::File(order) => self.execute_on_file(&order),
                 Output::LookUp => {
                     if let Err(error) = self.look_up(may_fork) {
                         return Progress::CannotLookUp(error);
@@ -71,6 +67,15 @@ impl<S: System> Driver<S> {
                 Output::Event(event) => return Progress::Event(event),
             }
         }
+    }
+
+    fn execute_on_file(&mut self, order: &FileOrder) {
+        let event = self.files.as_mut().and_then(|files| match order {
+            FileOrder::Lock { file, wait } => files.lock(*file, *wait),
+            FileOrder::ReadRecord { file } => Some(files.read_record(*file)),
+            FileOrder::WriteRecord { file, record } => Some(files.write_record(*file, record)),
+        });
+        self.handle(event.map(Input::File));
     }
 
     fn execute(&mut self, output: transport::Output) {
@@ -128,9 +133,15 @@ impl<S: System> Driver<S> {
         }
     }
 
-    /// The command has ended, and the run will exit with this code.
+    /// The command has ended, and the run will exit with this code. A request to a server is sent by
+    /// the next `pump`, with that of the release; files are released sooner, so they are written now.
     pub(super) fn command_ended(&mut self, code: u8) {
         self.lock.handle(Input::Ended(code), S::now());
+        if self.files.is_some()
+            && let Output::File(order) = self.lock.poll(S::now())
+        {
+            self.execute_on_file(&order);
+        }
     }
 
     /// Releases the files; the request to a server is sent by the next `pump`.

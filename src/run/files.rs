@@ -19,9 +19,9 @@ use std::path::{Path, PathBuf};
 use std::str;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// How much of a file is read for its token: more than a token has (i64::MAX has 19 digits), so that
-/// a longer text is not a token.
-const TOKEN: usize = 32;
+/// The most bytes of a lock file: a token of up to 19 digits, and a record whose longest part is a
+/// host name. A longer text is of another program.
+const CONTENT: usize = 2048;
 
 /// How often a file is opened again that was removed or replaced while it was being locked. A
 /// cleaner runs once a day; this many removals in a row are a fault.
@@ -89,6 +89,32 @@ impl Files {
                 let _ = file::unlock(file);
             }
         }
+    }
+
+    /// Reads the record of the last run in a file that is locked.
+    pub(super) fn read_record(&mut self, index: usize) -> FileEvent {
+        let found = self.file(index).and_then(record_in);
+        found.map_or_else(
+            |error| self.unusable("read", index, &error),
+            FileEvent::Record,
+        )
+    }
+
+    /// Writes a record into a file that is locked.
+    pub(super) fn write_record(&mut self, index: usize, record: &str) -> FileEvent {
+        let written = self.file(index).and_then(|file| put_record(file, record));
+        match written {
+            Ok(()) => FileEvent::Written,
+            Err(error) => self.unusable("write", index, &error),
+        }
+    }
+
+    fn unusable(&self, verb: &str, index: usize, error: &io::Error) -> FileEvent {
+        let (path, why) = (self.path(index), reason(error));
+        let path = path.display();
+        FileEvent::Failed(format!(
+            "cannot {verb} the record of the last run in {path}: {why}"
+        ))
     }
 
     fn try_lock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
@@ -211,24 +237,79 @@ fn check_kind(found: &Metadata) -> io::Result<()> {
 /// Writes the next fencing token into a lock file. It is larger than all earlier tokens, and, if the
 /// clock is right, larger than those of an earlier file that was removed.
 fn take_token(file: &File) -> io::Result<i64> {
-    let mut buffer = [0; TOKEN];
+    let mut buffer = [0; CONTENT];
     let length = file.read_at(&mut buffer, 0)?;
-    let last = last_token(&buffer[..length]).ok_or_else(|| {
+    let content = Content::parse(&buffer[..length]).ok_or_else(|| {
         io::Error::other("the file holds something other than a fencing token: move it away, or use another name")
     })?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-    let token = last.saturating_add(1).max(now);
-    file.write_all_at(text(token).as_bytes(), 0)?; // never shorter than the last token, because it is larger
+    let token = content.token.saturating_add(1).max(now);
+    let mut text = text(token).into_bytes();
+    if text.len() != content.token_length {
+        text.extend_from_slice(content.rest); // which begins later now
+    }
+    file.write_all_at(&text, 0)?; // never shorter than before, because the token is larger
     Ok(token)
 }
 
 /// The token in a file that another run has locked.
 pub(super) fn token_of_the_holder(file: &File) -> Option<i64> {
-    let mut buffer = [0; TOKEN];
+    let mut buffer = [0; CONTENT];
     let length = file.read_at(&mut buffer, 0).ok()?;
-    last_token(&buffer[..length])
+    Content::parse(&buffer[..length]).map(|content| content.token)
+}
+
+/// The record of the last run in a file.
+pub(super) fn record_in(file: &File) -> io::Result<Option<Vec<u8>>> {
+    let mut buffer = [0; CONTENT];
+    let length = file.read_at(&mut buffer, 0)?;
+    let content = Content::parse(&buffer[..length]);
+    Ok(content.and_then(|content| content.record().map(<[u8]>::to_vec)))
+}
+
+/// Writes a record into a file, after its token. One write, so that a run that is killed leaves
+/// the record before it or this one; what follows the first line of a record is no part of it.
+fn put_record(file: &File, record: &str) -> io::Result<()> {
+    let mut buffer = [0; CONTENT];
+    let length = file.read_at(&mut buffer, 0)?;
+    let content = Content::parse(&buffer[..length])
+        .ok_or_else(|| io::Error::other("another program has changed the file"))?;
+    let whole = format!("{}{record}\n", text(content.token));
+    file.write_all_at(whole.as_bytes(), 0)?;
+    file.set_len(whole.len() as u64)
+}
+
+/// What is in a lock file: a line with a fencing token, and after runs with `--every` a line with
+/// the record of the last one.
+struct Content<'a> {
+    token: i64,
+    /// The length of its line; 0 if there is none.
+    token_length: usize,
+    /// What follows it.
+    rest: &'a [u8],
+}
+
+impl Content<'_> {
+    /// `None`: no run has written this content.
+    fn parse(found: &[u8]) -> Option<Content<'_>> {
+        let end = found.iter().position(|&byte| byte == b'\n');
+        let token_length = end.map_or(found.len(), |end| end + 1);
+        let (first, rest) = found.split_at(token_length);
+        let is_record = matches!(rest, [] | [b'{', ..]) && found.len() < CONTENT;
+        let token = last_token(first).filter(|_| is_record)?;
+        Some(Content {
+            token,
+            token_length,
+            rest,
+        })
+    }
+
+    fn record(&self) -> Option<&[u8]> {
+        let line = self.rest.split(|&byte| byte == b'\n').next();
+        line.filter(|line| !line.is_empty())
+    }
 }
 
 /// The token in a file; 0 if the file is empty. `None`: no run has written this content.
@@ -268,5 +349,56 @@ mod tests {
             assert_eq!(last_token(found.as_bytes()), last, "{found:?}");
         }
         assert_eq!(last_token(b"\xff7\n"), None);
+    }
+
+    #[test]
+    fn a_record_follows_the_token_and_survives_it() {
+        let folder = std::env::temp_dir();
+        let path = folder.join(format!("zk-flock-files-{}", std::process::id()));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(record_in(&file).unwrap(), None);
+        let first = take_token(&file).unwrap();
+        assert_eq!(record_in(&file).unwrap(), None);
+        for record in ["{\"longer\":1}", "{}"] {
+            put_record(&file, record).unwrap();
+            assert_eq!(record_in(&file).unwrap().unwrap(), record.as_bytes());
+            assert!(take_token(&file).unwrap() > first);
+            assert_eq!(record_in(&file).unwrap().unwrap(), record.as_bytes());
+        }
+        let length = text(first).len() + 3;
+        assert_eq!(file.metadata().unwrap().len(), length as u64);
+        // A clock that was wrong until now makes the token longer.
+        file.set_len(0).unwrap();
+        file.write_all_at(b"7\n{\"a\":1}\n", 0).unwrap();
+        let token = take_token(&file).unwrap();
+        assert_eq!(record_in(&file).unwrap().unwrap(), b"{\"a\":1}");
+        assert_eq!(token_of_the_holder(&file), Some(token));
+    }
+
+    #[test]
+    fn only_a_record_may_follow_a_token() {
+        let long = format!("7\n{{{}", "a".repeat(CONTENT));
+        let none: Option<&[u8]> = None;
+        for (found, expected) in [
+            ("", Some((0, none))),
+            ("7\n", Some((7, none))),
+            ("7\n{a}\n", Some((7, Some(b"{a}")))),
+            ("7\n{a}\nleft over", Some((7, Some(b"{a}")))),
+            ("7\n{a", Some((7, Some(b"{a")))),
+            ("7\n\n", None),
+            ("7\nroot:x:0:0", None),
+            ("7{", None),
+            (&long, None),
+        ] {
+            let content = Content::parse(found.as_bytes());
+            let parsed = content.as_ref().map(|it| (it.token, it.record()));
+            assert_eq!(parsed, expected, "{found}");
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Reads the file locks of this host from /proc: their holders and waiters. It opens files only to
 //! read, makes none, and locks none.
 
-use super::files::token_of_the_holder;
+use super::files::{record_in, token_of_the_holder};
 use super::lock_folder::LockFolder;
 use crate::lock::Failure;
+use crate::lock::file::record::FileRecord;
 use crate::reason::reason;
 use crate::status::local::{self, FileId, FileLock};
-use crate::status::{Holder, Kind, Lock, Report, Waiter};
+use crate::status::{Holder, Kind, LastRun, Lock, Report, Waiter};
 use crate::sys::clock;
 use crate::sys::process::Pid;
 use crate::sys::tree::{self, Process};
@@ -92,6 +93,20 @@ fn files_in(folder: &Path) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
+/// The last run with `--every`, if the file can be read and has a record.
+fn last_run(path: &Path) -> Option<LastRun> {
+    let file = file::open_nofollow(path).ok()?;
+    let record = FileRecord::parse(&record_in(&file).ok()??)?;
+    Some(LastRun {
+        host: Some(record.run.host),
+        pid: Some(record.run.pid),
+        token: Some(record.run.token),
+        started: Some(record.started),
+        ended: record.ended,
+        exit: record.run.exit,
+    })
+}
+
 struct Survey {
     /// `None`: /proc/locks cannot be read.
     locks: Option<Vec<FileLock>>,
@@ -140,6 +155,7 @@ impl Survey {
             Ok((holders, waiters)) => Lock {
                 holders,
                 waiters,
+                last_run: last_run(path),
                 ..unknown
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Lock {

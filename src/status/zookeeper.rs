@@ -120,7 +120,10 @@ impl Survey {
             return layout::record_path(root, name);
         }
         let path = layout::child(root, name);
-        layout::record_path(layout::parent(&path), path.rsplit('/').next().unwrap_or(name))
+        layout::record_path(
+            layout::parent(&path),
+            path.rsplit('/').next().unwrap_or(name),
+        )
     }
 
     fn ask_data(&mut self, path: String) {

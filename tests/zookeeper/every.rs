@@ -74,7 +74,7 @@ fn a_run_that_was_killed_counts_unless_failed_runs_are_repeated() {
     let held = held.leashed().start();
     held.job();
     held.signal(KILL);
-    assert_eq!(held.finish(), killed(KILL));
+    assert_eq!(held.wait().end, killed(KILL).end); // and the guard reports it
     client.wait_until_gone(&sandbox.node("lock"));
     assert_eq!(run(&sandbox, &["--every", "1h"], 0), exited(17));
     let retry = ["--every", "1h", "--retry-failed"];
@@ -117,4 +117,38 @@ fn lockex_exits_0_in_silence_and_keeps_its_record_beside_the_lock() {
     let mut client = sandbox.client(server);
     assert!(client.stat(&sandbox.node(".runs/id")).is_some());
     assert!(client.children(&sandbox.node("id")).is_empty());
+}
+
+#[test]
+fn a_period_of_one_host_has_one_run_in_any_number_of_processes() {
+    let sandbox = Sandbox::new();
+    let every = |options: &[&str], exit: u8| {
+        let command = format!("sh -c 'echo ran >>runs; exit {exit}'");
+        let words = [options, &["-l", "0", "-x", "17", "lock", &command]].concat();
+        sandbox.local(&words)
+    };
+    let hour = ["--every", "1h", "-w", "60"];
+    let all: Vec<_> = (0..8).map(|_| every(&hour, 3).start()).collect();
+    let mut ends: Vec<_> = all.into_iter().map(|run| run.wait().end).collect();
+    ends.sort_unstable();
+    assert_eq!(ends[..2], [Ok(3), Ok(17)], "{ends:?}");
+    assert_eq!(runs(&sandbox), 1);
+    assert_eq!(
+        every(&[], 0).run(),
+        exited(0),
+        "a plain run keeps the record"
+    );
+    assert_eq!(every(&hour, 0).run(), exited(17));
+    assert_eq!(
+        every(&["--every", "1h", "--retry-failed"], 0).run(),
+        exited(0)
+    );
+    assert_eq!(every(&["--every", "0.001"], 0).run(), exited(0));
+    let status = sandbox.local(&["--status", "lock"]).run();
+    assert!(status.stdout.contains("last run by "), "{}", status.stdout);
+    assert!(
+        status.stdout.contains(": exit code 0 after 0s"),
+        "{}",
+        status.stdout
+    );
 }

@@ -3,6 +3,8 @@
 //! lock, so it needs no proof and cannot be lost. It ends with the descriptor, which the guard
 //! keeps. Sans-I/O.
 
+use super::record::{FileRecord, Recorder};
+use crate::lock::period::{LastRun, Verdict, clock_was_set_back, judge};
 use crate::lock::{
     Event, Failure, FileEvent, FileOrder, Holder, Input, Lock, Output, Proof, circular,
 };
@@ -18,6 +20,8 @@ pub struct Options {
     pub wait_until: Option<Moment>,
     /// Path and token of each local lock that this run was started under.
     pub outer: Vec<(String, i64)>,
+    /// What a run with `--every` needs.
+    pub recorder: Option<Recorder>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +30,10 @@ enum Phase {
     Trying(usize),
     /// All files are locked by others. The first that becomes free is enough.
     Waiting,
+    /// The file is locked, and the record of the last run in it is being read.
+    Deciding { file: usize, token: i64 },
+    /// The start of this run is being recorded.
+    Starting { file: usize, token: i64 },
     /// The lock is acquired or cannot be. Waits for `Release`.
     Settled,
 }
@@ -35,6 +43,8 @@ enum Phase {
 pub struct LocalLock {
     options: Options,
     phase: Phase,
+    /// The file and the record of this run, once its start is recorded.
+    started: Option<(usize, FileRecord)>,
     /// For each file: the holder is a run that this one was started under.
     outer: Vec<bool>,
     outputs: VecDeque<Output>,
@@ -47,6 +57,7 @@ impl LocalLock {
             outer: vec![false; options.files.len()],
             options,
             phase: Phase::Waiting,
+            started: None,
             outputs: VecDeque::new(),
         };
         local.try_file(0);
@@ -80,6 +91,63 @@ impl LocalLock {
         self.outputs.push_back(Output::Event(event));
     }
 
+    fn order(&mut self, order: FileOrder) {
+        self.outputs.push_back(Output::File(order));
+    }
+
+    fn acquired(&mut self, file: usize, token: i64) {
+        self.settle(Event::Acquired(Proof {
+            lock: self.options.files[file].1.clone(),
+            token: Some(token),
+            session: None,
+        }));
+    }
+
+    /// Decides by the record of the last run whether this run is due.
+    fn decide(&mut self, file: usize, token: i64, found: Option<&[u8]>, now: Moment) {
+        let Some(recorder) = &self.options.recorder else {
+            return;
+        };
+        let lock = &self.options.files[file].1;
+        // A record that cannot be read has no time, and so takes no turn.
+        let last = found.and_then(FileRecord::parse);
+        let verdict = last.as_ref().map_or(Verdict::Due, |last| {
+            judge(recorder.every, recorder.compare(last))
+        });
+        if let (Verdict::Taken, Some(last)) = (verdict, &last) {
+            let last = LastRun {
+                lock: lock.clone(),
+                started: last.started,
+                host: Some(last.run.host.clone()),
+            };
+            return self.settle(Event::AlreadyRun(last));
+        }
+        let record = recorder.start(token, now);
+        let warning = match verdict {
+            Verdict::DueAfterClockChange(back) => Some(clock_was_set_back("this host", back, lock)),
+            _ => None,
+        };
+        self.phase = Phase::Starting { file, token };
+        self.order(FileOrder::WriteRecord {
+            file,
+            record: record.text(),
+        });
+        self.started = Some((file, record));
+        warning
+            .into_iter()
+            .for_each(|text| self.emit(Event::Warn(text)));
+    }
+
+    /// The command has ended while the lock was held.
+    fn record_end(&mut self, exit: u8, now: Moment) {
+        let (Some(recorder), Some((file, started))) = (&self.options.recorder, &self.started)
+        else {
+            return;
+        };
+        let (file, record) = (*file, recorder.end(started, exit, now).text());
+        self.order(FileOrder::WriteRecord { file, record });
+    }
+
     fn settle(&mut self, event: Event) {
         self.phase = Phase::Settled;
         self.emit(event);
@@ -103,15 +171,25 @@ impl Lock for LocalLock {
         }
         match (input, self.phase) {
             (Input::File(FileEvent::Locked { file, token }), Phase::Trying(_) | Phase::Waiting) => {
-                let (name, lock) = self.options.files[file].clone();
                 if self.phase == Phase::Waiting {
+                    let name = self.options.files[file].0.clone();
                     self.emit(Event::Trying(name)); // the last name that is reported is the one held
                 }
-                self.settle(Event::Acquired(Proof {
-                    lock,
-                    token: Some(token),
-                    session: None,
-                }));
+                if self.options.recorder.is_none() {
+                    return self.acquired(file, token);
+                }
+                self.phase = Phase::Deciding { file, token };
+                self.order(FileOrder::ReadRecord { file });
+            }
+            (Input::File(FileEvent::Record(found)), Phase::Deciding { file, token }) => {
+                self.decide(file, token, found.as_deref(), now);
+            }
+            (Input::File(FileEvent::Written), Phase::Starting { file, token }) => {
+                self.acquired(file, token);
+            }
+            (Input::Ended(exit), Phase::Settled) => self.record_end(exit, now),
+            (Input::File(FileEvent::Failed(why)), Phase::Settled) if self.started.is_some() => {
+                self.emit(Event::Warn(why));
             }
             (Input::File(FileEvent::Busy { file, .. }), Phase::Trying(tried))
                 if file == tried && file + 1 < self.options.files.len() =>
@@ -145,7 +223,8 @@ impl Lock for LocalLock {
             (Input::File(FileEvent::Busy { .. }), Phase::Trying(_)) => {
                 self.settle(Event::Busy(self.holder()));
             }
-            (Input::File(FileEvent::Failed(why)), Phase::Trying(_) | Phase::Waiting) => {
+            (Input::File(FileEvent::Failed(why)), _) if self.phase != Phase::Settled => {
+                self.started = None;
                 self.settle(Event::Failed(Failure::System(why)));
             }
             (Input::Release, _) => self.settle(Event::Released { doubt: None }),
@@ -170,6 +249,7 @@ impl Lock for LocalLock {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Every;
     use crate::testing::{Driver, NoPeer};
     use std::time::Duration;
 
@@ -194,6 +274,7 @@ mod tests {
                 .iter()
                 .map(|(name, token)| (path(name), *token))
                 .collect(),
+            recorder: None,
         });
         Driver::new(lock, at(0))
     }
@@ -240,6 +321,90 @@ mod tests {
             let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
             assert_eq!(said.iter().any(failed), circular, "{tokens:?}");
         }
+    }
+
+    /// A run with `--every 10m` that asks at 0 s, 1,000 s after 1970.
+    fn recording() -> (Driver<LocalLock>, Recorder) {
+        let recorder = Recorder {
+            every: Every {
+                period: Duration::from_mins(10),
+                retry_failed: false,
+            },
+            host: "web1".into(),
+            pid: 7,
+            boot: Some("b1".into()),
+            asked: at(0),
+            asked_at: 1_000_000,
+        };
+        let lock = LocalLock::new(Options {
+            files: vec![("a".into(), "/d/a".into())],
+            wait_until: None,
+            outer: vec![],
+            recorder: Some(recorder.clone()),
+        });
+        let mut lock = Driver::new(lock, at(0));
+        rest(&mut lock);
+        let read = Output::File(FileOrder::ReadRecord { file: 0 });
+        assert_eq!(
+            after(&mut lock, FileEvent::Locked { file: 0, token: 7 }),
+            [read]
+        );
+        (lock, recorder)
+    }
+
+    fn write(record: &FileRecord) -> Output {
+        let record = record.text();
+        Output::File(FileOrder::WriteRecord { file: 0, record })
+    }
+
+    #[test]
+    fn a_run_that_is_due_records_its_start_before_it_starts_and_its_end_before_the_release() {
+        let long_ago = Recorder {
+            asked_at: 0,
+            boot: None,
+            ..recording().1
+        };
+        let long_ago = long_ago.start(1, at(0)).text().into_bytes();
+        for found in [None, Some(long_ago), Some(b"{garbage".to_vec())] {
+            let (mut lock, recorder) = recording();
+            let start = recorder.start(7, at(0));
+            assert_eq!(after(&mut lock, FileEvent::Record(found)), [write(&start)]);
+            let said = after(&mut lock, FileEvent::Written);
+            assert!(
+                matches!(&said[..], [Output::Event(Event::Acquired(proof))] if proof.token == Some(7)),
+                "{said:?}"
+            );
+            lock.input(at(3), |it| it.handle(Input::Ended(5), at(3)));
+            assert_eq!(rest(&mut lock), [write(&recorder.end(&start, 5, at(3)))]);
+            assert_eq!(after(&mut lock, FileEvent::Written), []);
+            let full = FileEvent::Failed("disk full".into());
+            let warning = Output::Event(Event::Warn("disk full".into()));
+            assert_eq!(after(&mut lock, full), [warning]);
+        }
+    }
+
+    #[test]
+    fn a_run_whose_turn_was_taken_does_not_start() {
+        let (mut lock, recorder) = recording();
+        let last = recorder.start(6, at(0)).text().into_bytes();
+        let said = after(&mut lock, FileEvent::Record(Some(last)));
+        let last = LastRun {
+            lock: "/d/a".into(),
+            started: 1_000_000,
+            host: Some("web1".into()),
+        };
+        assert_eq!(said, [Output::Event(Event::AlreadyRun(last))]);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_ends_the_run_before_its_command() {
+        let (mut lock, _) = recording();
+        after(&mut lock, FileEvent::Record(None));
+        let said = after(&mut lock, FileEvent::Failed("disk full".into()));
+        let failure = Failure::System("disk full".into());
+        assert_eq!(said, [Output::Event(Event::Failed(failure))]);
+        lock.input(at(1), |it| it.handle(Input::Ended(1), at(1)));
+        assert_eq!(rest(&mut lock), [], "nothing has started");
     }
 
     #[test]

@@ -2,3 +2,4 @@
 
 pub mod host_only;
 pub mod local;
+pub mod record;

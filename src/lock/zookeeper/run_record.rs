@@ -10,12 +10,11 @@ use super::acl;
 use super::layout;
 use super::recipe::AcquiredNode;
 use crate::lock::Failure;
-use crate::lock::period::{Comparison, LastRun, RunRecord, Verdict, judge};
+use crate::lock::period::{Comparison, LastRun, RunRecord, Verdict, clock_was_set_back, judge};
 use crate::plan::{Acl, Every};
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Operation, Request};
-use std::time::Duration;
 
 /// How often a start is written. Twice are enough where the container is missing. More are needed
 /// only if another client makes or deletes the nodes at that moment.
@@ -237,11 +236,7 @@ impl Record {
         match judge(self.options.every, last) {
             Verdict::Due => Decision::Send(vec![self.start(node, true)]),
             Verdict::DueAfterClockChange(back) => Decision::WarnAndSend(
-                format!(
-                    "the clock of the ZooKeeper servers was set back by at least {:.1} s since the last run of {}, so --every cannot tell whether this run is due: running the command",
-                    Duration::from_millis(back.unsigned_abs()).as_secs_f64(),
-                    node.path
-                ),
+                clock_was_set_back("the ZooKeeper servers", back, &node.path),
                 self.start(node, true),
             ),
             Verdict::Taken => Decision::AlreadyRun(LastRun {

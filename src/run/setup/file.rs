@@ -3,14 +3,20 @@
 use super::{Parts, Stop};
 use crate::lock::file::host_only::HostOnlyLock;
 use crate::lock::file::local::{LocalLock, Options};
+use crate::lock::file::record::Recorder;
 use crate::log::Log;
 use crate::moment::Moment;
-use crate::plan::Plan;
+use crate::plan::{Every, Plan};
 use crate::run::files::Files;
 use crate::run::host_lock::HostLock;
 use crate::run::lock_folder::LockFolder;
-use crate::sys::process::Pid;
+use crate::sys::process::{self, Pid};
+use crate::sys::{clock, host};
+use std::fs;
 use std::path::Path;
+
+/// The kernel's id of this boot, another each time.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// `--local`: flock(2) on the first free of these files.
 pub(super) fn local(
@@ -29,11 +35,25 @@ pub(super) fn local(
         outer: outer
             .filter_map(|outer| Some((outer.lock.clone(), outer.token?)))
             .collect(),
+        recorder: plan.every.map(recorder),
     };
     let files = Some(Files::new(folder, names));
     Parts {
         files,
         ..Parts::local(LocalLock::new(options))
+    }
+}
+
+/// What a run with `--every` needs. It asks for the lock now.
+fn recorder(every: Every) -> Recorder {
+    let boot = fs::read_to_string(BOOT_ID).ok();
+    Recorder {
+        every,
+        host: host::name(),
+        pid: process::own_pid().0.unsigned_abs(),
+        boot: boot.map(|id| id.trim().to_owned()),
+        asked: clock::now(),
+        asked_at: clock::unix_ms(),
     }
 }
 

@@ -355,18 +355,33 @@ fn last_runs_are_shown_also_of_locks_that_are_free() {
         ..LastRun::default()
     };
     let app = Tree::default()
-        .with("/locks/held", b"web5aaaaaaaa-aaaa-8aaa-aaaa-aaaa00000007", 5)
-        .with("/locks/.runs/held", br#"{"host":"web5","pid":7,"token":33}"#, 0)
+        .with(
+            "/locks/held",
+            b"web5aaaaaaaa-aaaa-8aaa-aaaa-aaaa00000007",
+            5,
+        )
+        .with(
+            "/locks/.runs/held",
+            br#"{"host":"web5","pid":7,"token":33}"#,
+            0,
+        )
         .with("/locks/.runs/a%2Fb", ENDED, 0)
         .with("/locks/.runs/odd", b"garbage", 0);
     let all = look(&app, None, true);
-    let names = [("a/b", Some(false)), ("held", Some(true)), ("odd", Some(false))];
+    let names = [
+        ("a/b", Some(false)),
+        ("held", Some(true)),
+        ("odd", Some(false)),
+    ];
     assert_eq!(held(&all), names);
     assert_eq!(run("a/b", &all), Some(ended.clone()));
     assert_eq!(run("odd", &all), Some(unread));
     assert_eq!(run("held", &all).unwrap().exit, None);
     let one = look(&app, Some(&["a/b", "none"]), true);
-    assert_eq!((run("a/b", &one), run("none", &one)), (Some(ended.clone()), None));
+    assert_eq!(
+        (run("a/b", &one), run("none", &one)),
+        (Some(ended.clone()), None)
+    );
 
     let queues = Tree::default()
         .with("/locks/id", b"", 0)

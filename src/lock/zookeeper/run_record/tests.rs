@@ -7,6 +7,7 @@ use super::super::recipe;
 use super::*;
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
+use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const PERIOD: Duration = Duration::from_mins(1);
