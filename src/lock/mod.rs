@@ -161,6 +161,8 @@ pub enum Event {
         /// Why the service may still have something.
         doubt: Option<String>,
     },
+    /// The same, and the server has hung up instead of confirming it, as ClickHouse Keeper does.
+    ReleasedSilently,
 }
 
 /// A position in a queue of waiters.

@@ -222,7 +222,8 @@ impl<T: Task> Client<T> {
             SessionEvent::Reply {
                 request: Request::Close,
                 ..
-            } => {
+            }
+            | SessionEvent::ClosedSilently => {
                 self.finish(now);
                 None
             }

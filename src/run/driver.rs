@@ -221,7 +221,7 @@ pub(super) fn supervisor_event(event: &lock::Event) -> Option<supervisor::Event>
         lock::Event::Busy(_) => Some(Event::NoLock(ExitReason::Busy)),
         lock::Event::AlreadyRun(_) => Some(Event::NoLock(ExitReason::AlreadyRun)),
         lock::Event::Failed(failure) => Some(Event::NoLock(failure.exit_reason())),
-        lock::Event::Released { .. } => Some(Event::Released),
+        lock::Event::Released { .. } | lock::Event::ReleasedSilently => Some(Event::Released),
         lock::Event::Trying(_)
         | lock::Event::Waiting { .. }
         | lock::Event::LeaseUntil(_)

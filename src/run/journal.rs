@@ -154,6 +154,7 @@ impl<'a> Journal<'a> {
                     Some(_) => Release::Doubtful,
                 });
             }
+            Event::ReleasedSilently => self.released = Some(Release::Certain),
             Event::Trying(_)
             | Event::Waiting { .. }
             | Event::Suspended(_)
@@ -245,7 +246,7 @@ impl<'a> Journal<'a> {
                     self.write(Level::Warning, &message);
                 }
             }
-            Event::Released { doubt: None }
+            Event::Released { doubt: None } | Event::ReleasedSilently
                 if self.proof.is_some() && (self.times.lost.is_none() || self.was_kept()) =>
             {
                 let (name, held) = (
@@ -254,12 +255,16 @@ impl<'a> Journal<'a> {
                         .acquired
                         .map_or(0.0, |acquired| self.seconds_since(acquired)),
                 );
+                let how = match event {
+                    Event::ReleasedSilently => " (the server hung up, as ClickHouse Keeper does)",
+                    _ => "",
+                };
                 self.write(
                     Level::Info,
-                    &format_args!("released {name} after {held:.1} s"),
+                    &format_args!("released {name} after {held:.1} s{how}"),
                 );
             }
-            Event::LeaseUntil(_) | Event::Released { doubt: None } => {}
+            Event::LeaseUntil(_) | Event::Released { doubt: None } | Event::ReleasedSilently => {}
         }
     }
 

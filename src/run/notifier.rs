@@ -72,7 +72,8 @@ fn lock_fact(event: &Event) -> Option<Fact> {
         | Event::Busy(_)
         | Event::AlreadyRun(_)
         | Event::Failed(_)
-        | Event::Released { .. } => return None,
+        | Event::Released { .. }
+        | Event::ReleasedSilently => return None,
     })
 }
 

@@ -64,7 +64,10 @@ impl<L: Lock> Machine for L {
             ) => Held,
             (Held, Event::Lost { gone: false, .. }) => Kept,
             (Held, Event::Lost { gone: true, .. }) | (Kept, Event::Gone(_)) => Gone,
-            (Contending | Refused | Held | Kept | Gone, Event::Released { .. }) => Released,
+            (
+                Contending | Refused | Held | Kept | Gone,
+                Event::Released { .. } | Event::ReleasedSilently,
+            ) => Released,
             (state, event) => panic!("{event:?} cannot follow when a lock is {state:?}"),
         };
     }

@@ -95,6 +95,9 @@ pub enum SessionEvent {
     /// (ClickHouse Keeper). This one cannot be resumed; its ephemeral nodes remain until it expires
     /// by itself. The new one was closed.
     Replaced { by: i64 },
+    /// The server has closed the connection in place of a reply to the close of the session, as
+    /// ClickHouse Keeper does: it commits the close first.
+    ClosedSilently,
     /// No server has accepted the session for its whole timeout, although one closed the
     /// connection: the servers' state may be older than the session. The session is requested once
     /// more without the newest transaction that it has seen; a server that does not know it then
@@ -271,6 +274,8 @@ pub struct Session {
     only_reads: bool,
     /// The server that has accepted the session has no quorum.
     read_only: bool,
+    /// The server that has accepted the session is ClickHouse Keeper.
+    keeper: bool,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
     steps: VecDeque<transport::Output>,
@@ -308,6 +313,7 @@ impl Session {
             counting: false,
             only_reads: false,
             read_only: false,
+            keeper: false,
             incoming: Vec::new(),
             outgoing: Vec::new(),
             steps: VecDeque::new(),
@@ -478,6 +484,19 @@ impl Session {
         self.read_only
     }
 
+    /// Whether the server is ClickHouse Keeper: its answers to connect requests end without the
+    /// `readOnly` byte that each ZooKeeper from 3.4 on appends for this client. So it is known
+    /// without a request.
+    pub fn is_keeper(&self) -> bool {
+        self.keeper
+    }
+
+    /// Whether the server may know container nodes. Keeper closes the connection of a client that
+    /// requests one, unless it is new and has them switched on (ClickHouse#108908).
+    pub fn takes_containers(&self) -> bool {
+        !self.keeper
+    }
+
     /// The pause after this number of rounds.
     fn pause(&self, rounds: usize, now: Moment) -> Duration {
         let doublings = u32::try_from(rounds - 1).unwrap_or(u32::MAX).min(8);
@@ -571,6 +590,11 @@ impl Session {
 
     /// The connection has ended, or could not be established.
     pub fn disconnected(&mut self, why: Option<String>, now: Moment) {
+        if why.is_none() && self.is_answered_by_the_end() {
+            self.hang_up();
+            self.phase = Phase::Closed;
+            return self.events.push_back(SessionEvent::ClosedSilently);
+        }
         let rejected = |why| Fault::TurnedAway {
             why,
             known: self.identity.is_some(),
@@ -584,6 +608,20 @@ impl Session {
             (_, why) => why.map_or(Fault::HungUp, Fault::Network),
         };
         self.disconnect(fault, now);
+    }
+
+    /// Whether the end of the connection stands for the reply to the close of the session. Keeper
+    /// replies in order, so all other requests are answered by then.
+    fn is_answered_by_the_end(&self) -> bool {
+        let oldest = self.in_flight.front().map(|oldest| &oldest.request);
+        self.is_up() && self.keeper && oldest == Some(&Request::Close) && self.incoming.is_empty()
+    }
+
+    /// Whether the last request is the close of the session. No heartbeat follows: its bytes, which
+    /// the server never reads, would make a reset of the end of the connection.
+    fn is_closing(&self) -> bool {
+        let newest = self.in_flight.back().map(|newest| &newest.request);
+        newest == Some(&Request::Close)
     }
 
     /// Bytes have arrived.
@@ -671,7 +709,7 @@ impl Session {
                 let oldest = self.in_flight.front().map_or(now, |oldest| oldest.sent);
                 self.give_up(Fault::Silent(now.since(oldest)), now);
             }
-            Phase::Up if now >= self.next_beat => {
+            Phase::Up if now >= self.beat_at() => {
                 self.next_beat = now + self.lease.timeout() / HEARTBEATS_PER_TIMEOUT;
                 self.attempts = 0;
                 self.ask(self.beat.clone(), now);
@@ -688,7 +726,7 @@ impl Session {
         match self.phase {
             Phase::Down { retry } => retry,
             Phase::Connecting { since } | Phase::Handshake { since } => since + self.attempt(),
-            Phase::Up => self.next_beat.min(self.silent_at()),
+            Phase::Up => self.beat_at().min(self.silent_at()),
             Phase::Closed => Moment::NEVER,
         }
     }
@@ -727,9 +765,20 @@ impl Session {
         share.max(SHORTEST_ATTEMPT)
     }
 
+    /// When the next heartbeat is due.
+    fn beat_at(&self) -> Moment {
+        if self.is_closing() {
+            Moment::NEVER
+        } else {
+            self.next_beat
+        }
+    }
+
     /// A connection is given up if a request is unanswered for this time.
     fn patience(&self) -> Duration {
-        if self.holding {
+        if self.holding && self.keeper {
+            self.lease.timeout() // no other server would resume the session
+        } else if self.holding {
             self.lease.timeout() * 2 / HEARTBEATS_PER_TIMEOUT
         } else {
             self.lease.timeout() * 2 / 3
@@ -764,6 +813,7 @@ impl Session {
             return Ok(());
         }
         let response = ConnectResponse::read(&mut frame, "connect response")?;
+        let keeper = frame.is_empty();
         let read_only = match frame {
             [] | [0] => false,
             [_] if self.only_reads => true,
@@ -796,13 +846,23 @@ impl Session {
         } else {
             self.lease = Lease::new(timeout, since);
         }
-        self.read_only = read_only;
+        (self.read_only, self.keeper) = (read_only, keeper);
         self.phase = Phase::Up;
         self.clear_loss();
         self.faults[self.server] = None;
         self.next_beat = since + self.lease.timeout() / HEARTBEATS_PER_TIMEOUT;
+        self.wake_keeper(now);
         self.events.push_back(SessionEvent::Up { resumed });
         Ok(())
+    }
+
+    /// Sends a ping if Keeper has requests that came with the connect request. They are in its buffer
+    /// by now, but it reads them only when its socket has more (`KeeperTCPHandler.cpp`, `poll`), which
+    /// would be the first heartbeat.
+    fn wake_keeper(&mut self, now: Moment) {
+        if self.keeper && !self.in_flight.is_empty() {
+            self.ask(Request::Ping, now);
+        }
     }
 
     /// The server does not know the requested session.
@@ -1084,8 +1144,88 @@ mod tests {
             passwd: vec![7; 16],
         };
         let mut bytes = Vec::new();
-        frame(&mut bytes, |out| response.write(out));
+        frame(&mut bytes, |out| {
+            response.write(out);
+            false.write(out);
+        });
         session.received(&bytes, now);
+    }
+
+    /// A session that ClickHouse Keeper has made, after this request. What was sent is dropped.
+    fn with_keeper(request: Option<Request>) -> Session {
+        let mut session = fresh(&["h1:2181"]);
+        session.tick(NOW);
+        session.connected(NOW);
+        if let Some(request) = request {
+            session.ask(request, NOW);
+        }
+        let response = ConnectResponse {
+            protocol_version: 0,
+            time_out: 10_000,
+            session_id: 7,
+            passwd: vec![0; 16],
+        };
+        while session.step().is_some() {}
+        let mut bytes = Vec::new();
+        frame(&mut bytes, |out| response.write(out));
+        session.received(&bytes, NOW);
+        assert_eq!(
+            session.next_event(),
+            Some(SessionEvent::Up { resumed: false })
+        );
+        session
+    }
+
+    fn answered(session: &mut Session, xid: i32) {
+        let header = ReplyHeader {
+            xid,
+            zxid: 1,
+            err: 0,
+        };
+        let mut bytes = Vec::new();
+        frame(&mut bytes, |out| header.write(out));
+        session.received(&bytes, NOW);
+    }
+
+    #[test]
+    fn keeper_is_recognized_and_pinged_if_requests_came_with_the_connect_request() {
+        let mut quiet = with_keeper(None);
+        assert_eq!((quiet.is_keeper(), quiet.step()), (true, None));
+        let path = "/lock".to_owned();
+        let mut waiting = with_keeper(Some(Request::Delete { path }));
+        assert!(waiting.step().is_some(), "the ping");
+        assert_eq!(waiting.in_flight.back().unwrap().request, Request::Ping);
+        let mut zookeeper = fresh(&["h1:2181"]);
+        handshake(&mut zookeeper, NOW, 0, 7, 10_000);
+        assert!(!zookeeper.is_keeper());
+    }
+
+    #[test]
+    fn end_of_the_connection_is_keepers_reply_to_the_close_if_all_else_is_answered() {
+        let reset = || Some("connection reset by peer".to_owned());
+        let path = || "/lock".to_owned();
+        for (is_answered, why, is_closed) in [
+            (true, None, true),
+            (true, reset(), false),
+            (false, None, false),
+        ] {
+            let mut session = with_keeper(None);
+            session.ask(Request::Delete { path: path() }, NOW);
+            session.ask(Request::Close, NOW);
+            while session.step().is_some() {}
+            if is_answered {
+                answered(&mut session, 1);
+                session.next_event();
+            }
+            session.disconnected(why, NOW);
+            let event = session.next_event();
+            assert_eq!(event == Some(SessionEvent::ClosedSilently), is_closed);
+            assert_eq!(session.wake() == Moment::NEVER, is_closed);
+        }
+        let mut other = with_keeper(None);
+        other.disconnected(None, NOW);
+        let event = other.next_event();
+        assert_eq!(event, Some(SessionEvent::Down(Fault::HungUp)));
     }
 
     fn list(names: &[&str]) -> Vec<Endpoint> {

@@ -20,7 +20,7 @@
 //! | The timeout is granted by the server of the connection; a resumed session is touched with what was granted last. | `ZooKeeperServer.processConnectRequest`, `touchSession` |
 //! | Empty containers are deleted once a minute. | `ContainerManager` |
 //! | A server that is killed and started again has its log. A wiped ensemble has nothing, and begins at zxid 0. | |
-//! | ClickHouse Keeper (`keeper`): a resume makes a new session; closeSession is committed and not answered; ping and sync go through the log; without a leader each session is refused with version 42 and id −1; the connect response has 36 bytes; reads do not refresh the session. Containers are as with ZooKeeper (Keeper since #108908, with the feature flag), as in `tests/common/keeper.rs`. | ClickHouse#116690, `KeeperTCPHandler.cpp` |
+//! | ClickHouse Keeper (`keeper`): a resume makes a new session; closeSession is committed and not answered; ping and sync go through the log; without a leader each session is refused with version 42 and id −1; the connect response has 36 bytes; reads do not refresh the session. The program requests no containers of it. Not modelled: a server that is stopped ends the sessions of its clients (#41215). | ClickHouse#116690, `KeeperTCPHandler.cpp` |
 //!
 //! # What is simpler
 //!

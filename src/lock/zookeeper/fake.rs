@@ -62,6 +62,10 @@ struct Connection {
     child_watches: BTreeSet<String>,
     /// Frames that are not delivered yet, each with the time of its arrival.
     outgoing: VecDeque<(Moment, Vec<u8>)>,
+    /// The client has received something.
+    has_delivered: bool,
+    /// Requests that came with the connect request, with ClickHouse Keeper.
+    unread: Vec<Vec<u8>>,
     /// The server has closed the connection; outgoing frames arrive first.
     closed: bool,
 }
@@ -100,8 +104,12 @@ pub(crate) struct Fake {
     pub(crate) loses: Option<i32>,
     /// The session timeout that the server grants from now on, whatever the client requests.
     pub(crate) grants: Option<Duration>,
-    /// The server resumes no session and makes a new one instead, as ClickHouse Keeper does.
+    /// The server resumes no session and makes a new one instead.
     pub(crate) replaces: bool,
+    /// The server is ClickHouse Keeper: see `tests/common/keeper.rs` for what it does otherwise.
+    pub(crate) keeper: bool,
+    /// The server closes the connection of a client that requests a container.
+    pub(crate) drops_containers: bool,
     /// The server demands authentication of each client and closes the connection.
     pub(crate) demands_auth: bool,
     /// The server answers connect requests as ClickHouse Keeper does without a leader.
@@ -250,12 +258,24 @@ impl Fake {
     }
 
     /// Executes all operations or none: a rehearsal finds the one that fails.
-    fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Code {
+    fn multi(
+        &mut self,
+        number: usize,
+        session: i64,
+        request: &mut &[u8],
+        body: &mut Vec<u8>,
+    ) -> Code {
         let operations: Vec<_> = std::iter::from_fn(|| Operation::read(request)).collect();
         let container = |operation: &Operation| {
             matches!(operation, Operation::Create(operation::CREATE_CONTAINER, _))
         };
-        if self.old && operations.iter().any(container) {
+        let has_containers = operations.iter().any(container);
+        if self.drops_containers && has_containers {
+            self.connections.get_mut(&number).unwrap().closed = true;
+            return Code::OK;
+        }
+        assert!(!(self.keeper && has_containers), "Keeper hangs up");
+        if self.old && has_containers {
             return Code::MARSHALLING;
         }
         let before = (self.nodes.clone(), self.zxid, self.sequence);
@@ -393,6 +413,18 @@ impl Fake {
             .collect()
     }
 
+    /// A message arrives. Keeper reads those that came with the connect request when more arrive.
+    fn receive_from(&mut self, number: usize, request: &[u8], now: Moment) {
+        let connection = self.connections.get_mut(&number).unwrap();
+        if self.keeper && connection.session.is_some() && !connection.has_delivered {
+            return connection.unread.push(request.to_vec());
+        }
+        for earlier in std::mem::take(&mut connection.unread) {
+            self.take(number, &earlier, now);
+        }
+        self.take(number, request, now);
+    }
+
     fn take(&mut self, number: usize, mut request: &[u8], now: Moment) {
         let due = now + self.delay;
         if self.connections[&number].closed {
@@ -430,6 +462,11 @@ impl Fake {
         } else {
             Code::SESSION_EXPIRED
         };
+        let connection = self.connections.get_mut(&number).unwrap();
+        connection.closed |= self.keeper && header.kind == operation::CLOSE_SESSION;
+        if connection.closed {
+            return; // without a reply
+        }
         let reply = ReplyHeader {
             xid: header.xid,
             zxid: self.zxid,
@@ -464,11 +501,11 @@ impl Fake {
                 .outgoing
                 .push_back((due, framed(|out| response.write(out))));
         }
-        if hello.last_zxid_seen > self.zxid {
+        if hello.last_zxid_seen > self.zxid && !self.keeper {
             self.connections.get_mut(&number).unwrap().closed = true;
             return;
         }
-        if self.replaces {
+        if self.replaces || self.keeper {
             hello.session_id = 0;
         }
         if let Some(granted) = self.grants {
@@ -503,7 +540,9 @@ impl Fake {
             due,
             framed(|out| {
                 response.write(out);
-                false.write(out);
+                if !self.keeper {
+                    false.write(out);
+                }
             }),
         ));
     }
@@ -606,7 +645,7 @@ impl Fake {
                 let DeleteRequest { path, .. } = Wire::read(request, "").unwrap();
                 return self.delete_empty(&path).err().unwrap_or(Code::OK);
             }
-            operation::MULTI => return self.multi(session, request, body),
+            operation::MULTI => return self.multi(number, session, request, body),
             operation::CLOSE_SESSION => self.end(session),
             operation::SYNC | operation::PING => {}
             other => panic!("the fake does not know operation {other}"),
@@ -687,7 +726,7 @@ impl Peer<SocketAddr> for Fake {
     fn receive(&mut self, connection: usize, mut message: &[u8], now: Moment) {
         let request = next_frame(&mut message).unwrap().unwrap();
         self.clock = now;
-        self.take(connection, request, now);
+        self.receive_from(connection, request, now);
     }
 
     fn close(&mut self, connection: usize) {
@@ -700,6 +739,7 @@ impl Peer<SocketAddr> for Fake {
             return connection.closed.then_some(Delivery::End(None));
         }
         let arrived = connection.outgoing.pop_front_if(|(due, _)| *due <= now);
+        connection.has_delivered |= arrived.is_some();
         arrived.map(|(_, frame)| Delivery::Bytes(frame))
     }
 

@@ -67,9 +67,6 @@ enum Phase {
     Confirming { node: AcquiredNode, since: Moment },
     /// This run holds the lock. `suspended`: no server confirms it at the moment.
     Held { node: AcquiredNode, suspended: bool },
-    /// The lock is held to the end of the lease and no longer: no server resumes the session, for
-    /// this reason.
-    Unresumable { why: String },
     /// The lease ended without a confirmation. The session is kept until the release, because a
     /// process of the command may be impossible to kill. `proved`: a server has resumed the session
     /// since then, and the node belongs to it.
@@ -371,7 +368,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Held { .. } | Phase::Releasing { .. } => {
                 Some(self.session.lease().timeout() / 10)
             }
-            Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => return Moment::NEVER,
+            Phase::Ended { .. } | Phase::Done => return Moment::NEVER,
         };
         self.lookups.due(self.unreached_since, heartbeat)
     }
@@ -398,6 +395,7 @@ impl<R: Recipe> SessionLock<R> {
             }
             SessionEvent::Reply { .. }
             | SessionEvent::Watch { .. }
+            | SessionEvent::ClosedSilently
             | SessionEvent::Disowned { .. }
             | SessionEvent::Refused(_) => {}
         }
@@ -407,6 +405,7 @@ impl<R: Recipe> SessionLock<R> {
                 request: Request::Close,
                 ..
             } => self.released(None, now),
+            SessionEvent::ClosedSilently => self.finish(Event::ReleasedSilently, now),
             SessionEvent::Reply { request, result } => self.on_reply(&request, result, now),
             SessionEvent::Watch { change, path } => self.on_watch(change, &path, now),
             SessionEvent::Down(fault) => self.on_disconnect(&fault, now),
@@ -513,12 +512,7 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Confirming { node, .. }
             | Phase::Held { node, .. }
             | Phase::LostKept { node, .. } => node,
-            Phase::Unresumable { .. }
-            | Phase::Ended { .. }
-            | Phase::Releasing { .. }
-            | Phase::Done => {
-                return;
-            }
+            Phase::Ended { .. } | Phase::Releasing { .. } | Phase::Done => return,
         };
         match (request, result) {
             (Request::Ping | Request::Sync { .. }, Ok(_)) => self.proved(now),
@@ -709,6 +703,10 @@ impl<R: Recipe> SessionLock<R> {
         }
         match &mut self.phase {
             Phase::Acquiring => self.recipe.on_disconnect(self.session.id().is_some()),
+            Phase::Held { .. } | Phase::LostKept { .. } if self.session.is_keeper() => {
+                let why = format!("{failure}; ClickHouse Keeper does not resume the session");
+                self.connection_lost(why, now);
+            }
             Phase::Held {
                 suspended: suspended @ false,
                 ..
@@ -749,9 +747,7 @@ impl<R: Recipe> SessionLock<R> {
                 }
             }
             Phase::Releasing { .. } => self.released(None, now),
-            Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => {
-                self.session.forget(now);
-            }
+            Phase::Ended { .. } | Phase::Done => self.session.forget(now),
             Phase::Acquiring | Phase::Confirming { .. } => {
                 self.restart_or_fail(not_resumed.as_deref().unwrap_or(EXPIRED), now);
             }
@@ -759,8 +755,7 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     /// A server made another session instead of resuming this one, which can never be resumed now.
-    /// The lock's node stays until this session has expired by itself: a holder has the rest of its
-    /// lease, and nothing can extend it.
+    /// It counts as expired: see [`SessionLock::connection_lost`].
     fn replaced(&mut self, by: i64, now: Moment) {
         let why = format!(
             "{} made session 0x{by:x} instead of resuming the session",
@@ -768,24 +763,23 @@ impl<R: Recipe> SessionLock<R> {
         );
         self.note(why.clone());
         match self.phase {
-            Phase::Held { .. } if self.acquired_is_reported() => {
-                self.session.forget(now);
-                self.emit(Event::Suspended(why.clone()));
-                self.phase = Phase::Unresumable { why };
-            }
-            Phase::LostKept { .. } => {
-                self.lose(why, now, now);
-                self.session.forget(now);
-            }
+            Phase::Held { .. } | Phase::LostKept { .. } => self.connection_lost(why, now),
             Phase::Releasing { doubtful, .. } => {
                 let doubt = self.free_when_expired(&why);
                 self.released(doubtful.then_some(doubt), now);
             }
-            Phase::Unresumable { .. } | Phase::Ended { .. } | Phase::Done => {
-                self.session.forget(now);
-            }
+            Phase::Ended { .. } | Phase::Done => self.session.forget(now),
             Phase::Acquiring | Phase::Confirming { .. } => self.restart_or_fail(&why, now),
-            Phase::Held { .. } => self.reacquire(now),
+        }
+    }
+
+    /// The session of a held lock cannot be resumed. It may have ended already, whatever the lease
+    /// says: a ClickHouse Keeper that is stopped ends the sessions of its clients before it closes
+    /// their connections (ClickHouse#41215).
+    fn connection_lost(&mut self, why: String, now: Moment) {
+        self.lose(why, now, now);
+        if let Phase::Ended { .. } = self.phase {
+            self.session.forget(now);
         }
     }
 
@@ -837,7 +831,6 @@ impl<R: Recipe> SessionLock<R> {
             Phase::Acquiring => self.node_may_exist(now),
             Phase::Confirming { .. } => true,
             Phase::Held { .. }
-            | Phase::Unresumable { .. }
             | Phase::LostKept { .. }
             | Phase::Ended { .. }
             | Phase::Releasing { .. }
@@ -861,11 +854,6 @@ impl<R: Recipe> SessionLock<R> {
     fn lose(&mut self, why: String, kill_deadline: Moment, now: Moment) {
         let said = match self.phase {
             Phase::Held { .. } if self.acquired_is_reported() => Output::Event(Event::Lost {
-                why,
-                kill_deadline,
-                gone: true,
-            }),
-            Phase::Unresumable { .. } => Output::Event(Event::Lost {
                 why,
                 kill_deadline,
                 gone: true,
@@ -907,15 +895,6 @@ impl<R: Recipe> SessionLock<R> {
             Phase::LostKept { proved: true, .. }
             | Phase::Confirming { .. }
             | Phase::Held { .. } => (true, timeout),
-            Phase::Unresumable { ref why } => {
-                let doubt = self.free_when_expired(why);
-                self.phase = Phase::Releasing {
-                    by: now,
-                    held: true,
-                    doubtful: true,
-                };
-                return self.released(Some(doubt), now);
-            }
         };
         let known = self.session.id().is_some();
         let held = held && known;
@@ -934,10 +913,15 @@ impl<R: Recipe> SessionLock<R> {
     }
 
     fn released(&mut self, doubt: Option<String>, now: Moment) {
+        self.finish(Event::Released { doubt }, now);
+    }
+
+    /// The release has ended in this way.
+    fn finish(&mut self, released: Event, now: Moment) {
         if let Phase::Releasing { .. } = self.phase {
             self.session.forget(now);
             self.phase = Phase::Done;
-            self.emit(Event::Released { doubt });
+            self.emit(released);
         }
     }
 
@@ -959,9 +943,6 @@ impl<R: Recipe> SessionLock<R> {
                     )
                 };
                 self.lease_ended(why, now);
-            }
-            Phase::Unresumable { ref why } if now >= self.lease_reported.term => {
-                self.lose(why.clone(), self.lease_reported.kill, now);
             }
             Phase::Releasing { by, doubtful, .. } if now >= by => {
                 let doubt =
@@ -1030,7 +1011,7 @@ impl<R: Recipe> SessionLock<R> {
         // heartbeat at the latest.
         let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
         match self.phase {
-            Phase::Held { .. } | Phase::Unresumable { .. } => self.lease_reported.term,
+            Phase::Held { .. } => self.lease_reported.term,
             Phase::Releasing { by, .. } => by,
             Phase::Acquiring | Phase::Confirming { .. } => {
                 let own = self

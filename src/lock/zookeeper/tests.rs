@@ -3,6 +3,7 @@ use super::layout::NodeData;
 use super::node::Node;
 use super::*;
 use crate::endpoint::Endpoint;
+use crate::zookeeper::code::operation;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK: &str = "/app/lock";
@@ -276,32 +277,13 @@ fn short_session_that_is_confirmed_in_time_continues() {
 }
 
 #[test]
-fn holder_with_a_replaced_session_keeps_the_rest_of_its_lease() {
+fn holder_whose_session_is_replaced_loses_its_lock_at_once() {
     let (mut fake, mut client) = holder();
-    let believed = client.driver.machine.lease_reported;
     fake.replaces = true;
     client.cut(&mut fake, at(4000));
-    play(&mut client, &mut fake, at(4000), believed.term);
-    assert_eq!(lost(&client), None, "{:?}", client.said);
-    assert!(client.said.iter().any(
-            |output| matches!(output, Output::Event(Event::Suspended(why)) if why.contains("instead of resuming"))
-        ));
+    client.talk(&mut fake, at(4000));
+    assert_eq!(lost(&client), Some((at(4000), true)), "{:?}", client.said);
     assert_eq!(fake.living(), 1, "the new session was closed");
-    play(&mut client, &mut fake, believed.term, at(14_000));
-    assert_eq!(
-        lost(&client),
-        Some((believed.kill, true)),
-        "{:?}",
-        client.said
-    );
-    assert!(
-        !client
-            .said
-            .iter()
-            .any(|output| matches!(output, Output::Event(Event::LeaseUntil(_) | Event::Resumed))),
-        "{:?}",
-        client.said
-    );
     client.release(&mut fake, at(14_000));
     assert_eq!(
         client.said.last(),
@@ -309,22 +291,85 @@ fn holder_with_a_replaced_session_keeps_the_rest_of_its_lease() {
     );
 }
 
+/// A client of ClickHouse Keeper, and what a holder has reported after 4 s is dropped.
+fn keeper_holder() -> (Fake, Client<SessionLock<Node>>) {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+    fake.keeper = true;
+    play(&mut client, &mut fake, at(0), at(4000));
+    client.said.clear();
+    (fake, client)
+}
+
 #[test]
-fn a_command_that_ends_after_its_session_was_replaced_leaves_a_lock_that_is_free_when_that_has_expired()
- {
+fn keeper_is_woken_to_read_what_came_with_the_connect_request() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::ZERO));
+    fake.keeper = true;
+    client.talk(&mut fake, at(0));
+    let acquired = |output: &Output| matches!(output, Output::Event(Event::Acquired(_)));
+    assert!(client.said.iter().any(acquired), "{:?}", client.said);
+    assert_eq!(fake.requests, 3, "create, getData, ping");
+}
+
+#[test]
+fn lock_is_released_when_keeper_hangs_up_instead_of_a_reply() {
+    let (mut fake, mut client) = keeper_holder();
+    client.release(&mut fake, at(4000));
+    assert_eq!(
+        client.said,
+        [Output::Event(Event::ReleasedSilently)],
+        "without another connection"
+    );
+    assert_eq!((fake.nodes.contains_key(LOCK), fake.living()), (false, 0));
+}
+
+#[test]
+fn end_of_the_connection_to_zookeeper_is_no_release() {
     let (mut fake, mut client) = holder();
-    fake.replaces = true;
+    fake.loses = Some(operation::CLOSE_SESSION);
+    client.input(Input::Release, at(4000));
+    play(&mut client, &mut fake, at(4000), at(15_000));
+    assert!(
+        matches!(
+            client.said.last(),
+            Some(Output::Event(Event::Released { doubt: Some(_) }))
+        ),
+        "{:?}",
+        client.said
+    );
+}
+
+#[test]
+fn no_heartbeat_follows_the_close_of_the_session() {
+    let (mut fake, mut client) = keeper_holder();
+    fake.delay = Duration::from_secs(5);
+    client.input(Input::Release, at(4000));
+    let before = fake.requests;
+    play(&mut client, &mut fake, at(4000), at(8000));
+    assert_eq!(fake.requests, before + 1, "the close");
+}
+
+#[test]
+fn holder_loses_its_lock_with_its_connection_to_keeper() {
+    let (mut fake, mut client) = keeper_holder();
+    fake.down = true;
     client.cut(&mut fake, at(4000));
     client.talk(&mut fake, at(4000));
-    client.release(&mut fake, at(4500));
-    let Some(Output::Event(Event::Released { doubt: Some(doubt) })) = client.said.last() else {
+    assert_eq!(lost(&client), Some((at(4000), true)), "{:?}", client.said);
+    let Some(Output::Event(Event::Lost { why, .. })) = client.said.last() else {
         panic!("{:?}", client.said)
     };
-    assert!(
-        doubt.contains("free when the session has expired, within 10.0 s"),
-        "{doubt}"
-    );
-    assert!(fake.nodes.contains_key(LOCK));
+    assert!(why.contains("Keeper does not resume"), "{why}");
+}
+
+#[test]
+fn holder_does_not_leave_a_silent_keeper_within_its_lease() {
+    let (mut fake, mut client) = keeper_holder();
+    fake.delay = Duration::from_secs(4);
+    play(&mut client, &mut fake, at(4000), at(8000));
+    fake.delay = Duration::ZERO;
+    play(&mut client, &mut fake, at(8000), at(30_000));
+    assert_eq!(lost(&client), None, "{:?}", client.said);
+    assert_eq!(fake.living(), 1);
 }
 
 #[test]
