@@ -99,6 +99,8 @@ pub struct Eviction {
     target: Target,
     phase: Phase,
     tries: u32,
+    /// A server has refused to create a container.
+    refuses_containers: bool,
     /// A server has shown that the request exists, and its data has not been read since.
     is_unread: bool,
     /// How long the holder may take to answer.
@@ -117,6 +119,7 @@ impl Eviction {
             target,
             phase: Phase::Asking,
             tries: 0,
+            refuses_containers: false,
             is_unread: false,
             acquired: 0,
             asked: None,
@@ -152,9 +155,13 @@ impl Eviction {
                 why: format!("it was deleted {TRIES} times"),
             });
         }
-        let container = with_container.then(|| Operation::CreateContainer {
-            path: self.target.breaks.clone(),
-            acl: self.target.container_acl.clone(),
+        let knows_containers = !self.refuses_containers && context.session.takes_containers();
+        let container = with_container.then(|| {
+            Operation::create_empty(
+                knows_containers,
+                self.target.breaks.clone(),
+                self.target.container_acl.clone(),
+            )
         });
         let create = Operation::Create {
             path: self.request(),
@@ -167,17 +174,6 @@ impl Eviction {
         ));
         self.watch_request(context);
         None
-    }
-
-    /// Makes the container on servers before 3.5.3, which know no containers.
-    fn make_persistent(&mut self, context: &mut Context) -> Option<Failure> {
-        context.send(Request::Create {
-            path: self.target.breaks.clone(),
-            data: Vec::new(),
-            acl: self.target.container_acl.clone(),
-            flags: flag::PERSISTENT,
-        });
-        self.ask(false, context)
     }
 
     fn on_asked(
@@ -198,8 +194,9 @@ impl Eviction {
                 None
             }
             Code::NO_NODE if operations == 1 => self.ask(true, context),
-            Code::MARSHALLING | Code::UNIMPLEMENTED if operations > 1 => {
-                self.make_persistent(context)
+            code if operations > 1 && code.is_unknown_operation() && !self.refuses_containers => {
+                self.refuses_containers = true;
+                self.ask(true, context)
             }
             code => Some(Failure::Refused {
                 what: format!("create {}", self.request()),

@@ -21,6 +21,8 @@ pub struct Report {
 pub struct Found {
     /// The time that a request took.
     pub latency: Duration,
+    /// It answers as ClickHouse Keeper does.
+    pub is_keeper: bool,
     /// `ZooKeeper 3.8.0`, `ClickHouse Keeper 24.3`, `distributexd`; `None`: not reported.
     pub version: Option<String>,
     /// `leader`, `follower`, `standalone`, `observer`; `None`: not reported.
@@ -29,10 +31,19 @@ pub struct Found {
     pub timeout: Option<Duration>,
     /// The identities of this client: `digest:user`; empty: anyone. `None`: not reported.
     pub identities: Option<Vec<String>>,
-    /// Whether waiters can have a queue; `None`: not a matter of this server.
-    pub queue: Option<bool>,
+    /// What a queue of waiters is made of; `None`: not a matter of this server.
+    pub queue: Option<Queue>,
     /// The slots of a pool: held, and all.
     pub slots: Option<(usize, u32)>,
+}
+
+/// The nodes above the entries of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// Containers, which the server deletes when they are empty.
+    Containers,
+    /// Persistent nodes, which the last waiter deletes.
+    Persistent,
 }
 
 /// Why a server cannot be used.
@@ -115,11 +126,11 @@ fn server_json((server, found): &(String, Result<Found, Flaw>)) -> Value {
         "ok": ok,
         "error": error,
         "latency_ms": ok.then(|| milliseconds(known.latency)),
-        "version": known.version,
+        "version": known.version(),
         "role": known.role,
         "timeout_s": known.timeout.map(|time| time.as_secs_f64()),
         "identities": known.identities,
-        "queue": known.queue,
+        "queue": known.queue.map(|_| true),
         "slots": known.slots.map(|(_, slots)| slots),
         "held": known.slots.map(|(held, _)| held),
     })
@@ -130,9 +141,15 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 impl Found {
+    /// The version, or the product if that is all that is known.
+    fn version(&self) -> Option<String> {
+        let product = self.is_keeper.then(|| KEEPER.to_owned());
+        self.version.clone().or(product)
+    }
+
     fn text(&self) -> String {
         let mut facts = Vec::new();
-        facts.push(self.version.clone().unwrap_or("version unknown".into()));
+        facts.push(self.version().unwrap_or("version unknown".into()));
         facts.extend(self.role.clone());
         facts.push(format!("latency {:.1} ms", milliseconds(self.latency)));
         let timeout = self.timeout;
@@ -141,9 +158,9 @@ impl Found {
             [] => "not authenticated".into(),
             all => format!("authenticated as {}", all.join(" and ")),
         }));
-        facts.extend(self.queue.map(|queue| {
-            let none = "no FIFO queue (no container nodes, as before ZooKeeper 3.5.3)";
-            if queue { "FIFO queue" } else { none }.to_owned()
+        facts.extend(self.queue.map(|queue| match queue {
+            Queue::Containers => "FIFO queue".into(),
+            Queue::Persistent => "FIFO queue in persistent nodes".into(),
         }));
         facts.extend(
             self.slots
@@ -159,7 +176,7 @@ pub fn banner(answer: &str) -> Option<(String, Option<String>)> {
     let field = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name));
     let (product, version) = match field("Zookeeper version: ") {
         Some(version) => ("ZooKeeper", version),
-        None => ("ClickHouse Keeper", field("ClickHouse Keeper version: ")?),
+        None => (KEEPER, field("ClickHouse Keeper version: ")?),
     };
     // 3.8.0-5a02a05eddb59aee6ac762f7ea82e92a68eb9c0f, built on …; Keeper: v24.3.1.2672-…
     let version = version.trim_start_matches('v');
@@ -167,6 +184,9 @@ pub fn banner(answer: &str) -> Option<(String, Option<String>)> {
     let role = field("Mode: ").map(|role| word(role.trim()));
     Some((format!("{product} {}", word(number)), role))
 }
+
+/// The product's name.
+const KEEPER: &str = "ClickHouse Keeper";
 
 /// The longest version or role that is shown.
 const LONGEST_WORD: usize = 40;
@@ -184,11 +204,12 @@ mod tests {
     fn good() -> Found {
         Found {
             latency: Duration::from_micros(1234),
+            is_keeper: false,
             version: Some("ZooKeeper 3.8.0".into()),
             role: Some("follower".into()),
             timeout: Some(Duration::from_secs(15)),
             identities: Some(vec!["digest:ops".into()]),
-            queue: Some(true),
+            queue: Some(Queue::Containers),
             slots: None,
         }
     }

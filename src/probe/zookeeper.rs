@@ -1,7 +1,7 @@
 //! Checks one server of ZooKeeper. What a run would make is tried in a multi whose last operation
 //! fails: then the server makes nothing of it, and its answer tells which operation was refused.
 
-use super::Found;
+use super::{Found, Queue};
 use crate::lock::Failure;
 use crate::lock::zookeeper::layout;
 use crate::moment::Moment;
@@ -76,14 +76,11 @@ impl Probe {
         let tried = layout::child(&self.target.root, CHECK);
         let above = self.missing.iter().rev().cloned();
         let mut operations: Vec<_> = above.map(|path| create(path, flag::PERSISTENT)).collect();
-        operations.push(if self.containers {
-            Operation::CreateContainer {
-                path: tried.clone(),
-                acl: acl.clone(),
-            }
-        } else {
-            create(tried.clone(), flag::PERSISTENT)
-        });
+        operations.push(Operation::create_empty(
+            self.containers,
+            tried.clone(),
+            acl.clone(),
+        ));
         let lock = layout::child(&tried, "lock");
         operations.push(create(lock, flag::EPHEMERAL | flag::SEQUENCE));
         operations.push(Operation::Check {
@@ -101,14 +98,16 @@ impl Probe {
         let last = self.missing.len() + 2;
         match *result {
             Ok(Answer::Undone { operation, .. }) if operation == last => {
-                self.found.queue = self.target.app.then_some(self.containers);
+                self.found.queue = self.target.app.then_some(if self.containers {
+                    Queue::Containers
+                } else {
+                    Queue::Persistent
+                });
                 self.identify(context)
             }
-            Err(Code::MARSHALLING | Code::UNIMPLEMENTED)
-            | Ok(Answer::Undone {
-                code: Code::MARSHALLING | Code::UNIMPLEMENTED,
-                ..
-            }) if self.containers => {
+            Err(code) | Ok(Answer::Undone { code, .. })
+                if self.containers && code.is_unknown_operation() =>
+            {
                 self.containers = false;
                 context.send(self.rehearsal());
                 None
@@ -122,8 +121,11 @@ impl Probe {
     }
 
     /// Asks as whom the server knows this client, if it has credentials. Servers before 3.7 do not
-    /// know the request, so it is the last one.
+    /// know the request, so it is the last one. ClickHouse Keeper does not know it either.
     fn identify(&mut self, context: &mut Context) -> Option<Result<Found, Failure>> {
+        if self.target.authenticates && context.session.is_keeper() {
+            return Some(Ok(self.found.clone()));
+        }
         if self.target.authenticates {
             self.asked_last = true;
             context.send(Request::WhoAmI);
@@ -144,6 +146,8 @@ impl Task for Probe {
         }
         self.missing.clear();
         self.found.timeout = Some(context.session.lease().timeout());
+        self.found.is_keeper = context.session.is_keeper();
+        self.containers = self.target.app && context.session.takes_containers();
         self.sent = context.now;
         context.send(Probe::exists(&self.target.root));
     }

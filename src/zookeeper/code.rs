@@ -17,7 +17,7 @@ pub mod operation {
     pub const PING: i32 = 11;
     pub const CHECK: i32 = 13;
     pub const MULTI: i32 = 14;
-    /// The type of the result of a createContainer in a multi.
+    /// The type of the result of a createContainer in a multi, with ZooKeeper.
     pub const CREATE_2: i32 = 15;
     pub const CREATE_CONTAINER: i32 = 19;
     pub const AUTH: i32 = 100;
@@ -64,6 +64,11 @@ impl Code {
     pub const SESSION_MOVED: Code = Code(-118);
     pub const READ_ONLY: Code = Code(-119);
     pub const AUTH_DEMANDED: Code = Code(-124);
+
+    /// Whether the server does not know an operation: alone, or in a multi.
+    pub fn is_unknown_operation(self) -> bool {
+        matches!(self, Code::MARSHALLING | Code::UNIMPLEMENTED)
+    }
 
     /// The message for the user of a program that takes `auth` from its config, or cannot
     /// authenticate.

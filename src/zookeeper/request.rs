@@ -183,6 +183,19 @@ impl Request {
 }
 
 impl Operation {
+    /// Creates an empty node: a container, or a persistent node where the server knows none.
+    pub fn create_empty(container: bool, path: String, acl: Vec<Acl>) -> Operation {
+        if container {
+            return Operation::CreateContainer { path, acl };
+        }
+        Operation::Create {
+            path,
+            data: Vec::new(),
+            acl,
+            flags: flag::PERSISTENT,
+        }
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         let header = |kind| MultiHeader {
             kind,
@@ -305,7 +318,8 @@ fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, 
                 }
             }
             operation::CREATE => drop(CreateResponse::read(body, "multi reply")?),
-            operation::CREATE_2 => drop((
+            // ZooKeeper answers a createContainer as a create2; another server may repeat its type.
+            operation::CREATE_2 | operation::CREATE_CONTAINER => drop((
                 CreateResponse::read(body, "multi reply")?,
                 Stat::read(body, "multi reply")?,
             )),
@@ -313,4 +327,29 @@ fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, 
         }
     }
     Ok(Ok(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_of_a_container_may_repeat_the_type_of_the_operation() {
+        for kind in [operation::CREATE_2, operation::CREATE_CONTAINER] {
+            let mut body = Vec::new();
+            let header = |kind, done| MultiHeader { kind, done, err: 0 };
+            header(kind, false).write(&mut body);
+            let path = "/app/.queue".to_owned();
+            CreateResponse { path: path.clone() }.write(&mut body);
+            body.extend([0; STAT_LENGTH]);
+            header(operation::DELETE, false).write(&mut body);
+            header(operation::ERROR, true).write(&mut body);
+            let container = Operation::create_empty(true, path.clone(), vec![]);
+            let multi = Request::Multi(vec![container, Operation::Delete { path }]);
+            assert_eq!(answer(&multi, &body), Ok(Ok(Answer::Done)), "{kind}");
+        }
+    }
+
+    /// Five numbers of 64 bits, and six of 32.
+    const STAT_LENGTH: usize = 5 * 8 + 6 * 4;
 }

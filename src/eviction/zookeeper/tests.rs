@@ -275,10 +275,12 @@ fn holder_with_a_long_session_timeout_has_a_tenth_of_it_and_two_seconds_to_answe
 
 #[test]
 fn request_is_made_on_servers_without_containers() {
-    let mut play = Play::new(false, Duration::from_secs(30));
-    play.fake.old = true;
-    assert_eq!(play.to(at(100)), None);
-    assert!(play.fake.nodes.contains_key(&play.request()));
+    for keeper in [false, true] {
+        let mut play = Play::new(false, Duration::from_secs(30));
+        (play.fake.old, play.fake.keeper) = (!keeper, keeper);
+        assert_eq!(play.to(at(100)), None);
+        assert!(play.fake.nodes.contains_key(&play.request()));
+    }
 }
 
 #[test]

@@ -3,8 +3,12 @@
 //! the lock.
 //!
 //! The queue decides only the order; the lock's own node excludes. So a waiter that can have no
-//! entry (servers without container nodes, missing permission) behaves like the first, and two
-//! holders stay impossible.
+//! entry (missing permission) behaves like the first, and two holders stay impossible.
+//!
+//! The nodes above the entries are containers, which the servers delete if waiters leave them empty.
+//! On servers without containers (ZooKeeper before 3.5.3, ClickHouse Keeper) they are persistent
+//! nodes. Waiters delete both kinds when they leave, so only a waiter that is killed leaves an empty
+//! node, and the next one deletes it.
 
 use super::layout::{self, Waiter};
 use super::recipe::RecipeContext;
@@ -17,6 +21,10 @@ use crate::zookeeper::session::Change;
 /// once. More are needed only while waiters come and go at that moment, or if another client
 /// deletes the nodes.
 const TRIES: u32 = 20;
+
+/// A server that closes the connection this often without an answer to the create of a container
+/// does not know containers. Once may be chance.
+const MAX_UNANSWERED_CONTAINERS: u32 = 2;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
@@ -37,7 +45,7 @@ enum Phase {
 /// The entry.
 #[derive(Debug)]
 pub(super) struct QueueEntry {
-    /// The containers above the entry: that of all queues of the application, and the queue of the
+    /// The nodes above the entry: that of all queues of the application, and the queue of the
     /// lock.
     queues: String,
     queue: String,
@@ -51,6 +59,10 @@ pub(super) struct QueueEntry {
     /// How many waiters there were when the queue was last listed.
     waiters: usize,
     tries: u32,
+    /// A server has refused to create containers.
+    refuses_containers: bool,
+    /// How many connections in a row ended without an answer to the create of a container.
+    unanswered_containers: u32,
 }
 
 impl QueueEntry {
@@ -68,6 +80,8 @@ impl QueueEntry {
             deleting_queue: false,
             waiters: 0,
             tries: 0,
+            refuses_containers: false,
+            unanswered_containers: 0,
         }
     }
 
@@ -118,12 +132,10 @@ impl QueueEntry {
             return self.give_up(&format!("gave up after {TRIES} attempts"), context);
         }
         let acl = context.acl();
-        let containers = [&self.queues, &self.queue].into_iter().skip(2 - above);
-        let mut operations: Vec<_> = containers
-            .map(|path| Operation::CreateContainer {
-                path: path.clone(),
-                acl: acl.clone(),
-            })
+        let containers = self.takes_containers(context);
+        let queues = [&self.queues, &self.queue].into_iter().skip(2 - above);
+        let mut operations: Vec<_> = queues
+            .map(|path| Operation::create_empty(containers, path.clone(), acl.clone()))
             .collect();
         let (path, data) = (
             layout::child(&self.queue, &Waiter::prefix(session(context))),
@@ -138,6 +150,13 @@ impl QueueEntry {
         context.send(Request::Multi(operations));
         self.phase = Phase::Requested { above };
         self.list_waiters(context);
+    }
+
+    /// Whether the server creates container nodes, as far as it is known.
+    fn takes_containers(&self, context: &RecipeContext) -> bool {
+        !self.refuses_containers
+            && self.unanswered_containers < MAX_UNANSWERED_CONTAINERS
+            && context.session.takes_containers()
     }
 
     fn list_waiters(&self, context: &mut RecipeContext) {
@@ -197,10 +216,21 @@ impl QueueEntry {
             (
                 Request::Multi(_),
                 Ok(Answer::Undone { code, .. }) | Err(code),
+                &Phase::Requested { above: above @ 1.. },
+            ) if code.is_unknown_operation() && !self.refuses_containers => {
+                self.refuses_containers = true;
+                self.request_with(above, context);
+            }
+            (
+                Request::Multi(_),
+                Ok(Answer::Undone { code, .. }) | Err(code),
                 Phase::Requested { .. },
-            ) => self.give_up(&explain(code), context),
+            ) => self.give_up(&code.to_string(), context),
             // The list was requested in the same write.
-            (Request::Multi(_), Ok(_), Phase::Requested { .. }) => self.phase = Phase::Listing,
+            (Request::Multi(_), Ok(_), Phase::Requested { .. }) => {
+                self.phase = Phase::Listing;
+                self.unanswered_containers = 0;
+            }
             (Request::Children { .. }, Ok(Answer::Children(names)), Phase::Listing) => {
                 self.rank(&names, context);
             }
@@ -212,7 +242,7 @@ impl QueueEntry {
             }
             (Request::Children { .. }, Err(code), Phase::Listing)
             | (Request::Exists { .. }, Err(code), Phase::Behind { .. }) => {
-                self.give_up(&explain(code), context);
+                self.give_up(&code.to_string(), context);
             }
             _ => return false,
         }
@@ -268,7 +298,8 @@ impl QueueEntry {
 
     /// The connection has ended, and with it all watches. The entry lives as long as the session.
     pub(super) fn on_disconnect(&mut self) {
-        if let Phase::Requested { .. } = self.phase {
+        if let Phase::Requested { above } = self.phase {
+            self.unanswered_containers += u32::from(above > 0);
             self.phase = Phase::Listing;
         }
     }
@@ -309,7 +340,7 @@ impl QueueEntry {
             self.phase = Phase::Absent; // another client has deleted it
             self.own = None;
         } else {
-            self.give_up(&explain(code), context);
+            self.give_up(&code.to_string(), context);
         }
     }
 
@@ -355,14 +386,4 @@ impl QueueEntry {
 /// The session that creates the entry.
 fn session(context: &RecipeContext) -> i64 {
     context.session.id().unwrap_or(0)
-}
-
-/// Why there is no entry, for the operator.
-fn explain(code: Code) -> String {
-    match code {
-        Code::MARSHALLING | Code::UNIMPLEMENTED => {
-            "the servers do not support container nodes (ZooKeeper 3.5.3 and later do)".into()
-        }
-        code => code.to_string(),
-    }
 }

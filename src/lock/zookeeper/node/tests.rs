@@ -400,13 +400,46 @@ fn one_try_touches_no_queue() {
 }
 
 #[test]
-fn waiter_without_a_queue_watches_the_lock_and_logs_why_once() {
-    for (old, closed, why) in [
-        (true, None, "container"),
-        (false, Some("/app/.queue"), "permission"),
-    ] {
+fn waiters_of_servers_without_containers_queue_in_persistent_nodes_and_delete_them() {
+    type Lacks = fn(&mut Fake);
+    let servers: [Lacks; 3] = [
+        |fake| fake.old = true,
+        |fake| fake.keeper = true,
+        |fake| fake.drops_containers = true,
+    ];
+    for lacks in servers {
         let mut fake = Fake::with_parent("/app");
-        (fake.old, fake.closed) = (old, closed.map(str::to_string));
+        lacks(&mut fake);
+        fake.put(LOCK, THEIRS, 77);
+        let mut waiters = waiters(&mut fake, 3);
+        for tenth in 1..10 {
+            for waiter in &mut waiters {
+                waiter.talk(&mut fake, at(tenth * 100));
+            }
+        }
+        assert_eq!(
+            waiters.iter().map(ahead).collect::<Vec<_>>(),
+            [Some(0), Some(1), Some(2)]
+        );
+        fake.delete(LOCK);
+        for turn in 0..3 {
+            for waiter in &mut waiters {
+                waiter.talk(&mut fake, at(3000));
+            }
+            assert_eq!(acquired(&waiters[turn]), 1, "{:?}", waiters[turn].said);
+            let later = waiters[turn + 1..].iter();
+            assert_eq!(later.map(acquired).sum::<usize>(), 0, "one after another");
+            waiters[turn].release(&mut fake, at(3000));
+        }
+        assert_eq!(fake.nodes.keys().collect::<Vec<_>>(), ["/app"]);
+    }
+}
+
+#[test]
+fn waiter_without_a_queue_watches_the_lock_and_logs_why_once() {
+    {
+        let mut fake = Fake::with_parent("/app");
+        fake.closed = Some("/app/.queue".into());
         fake.put("/app/.queue", b"", 0);
         fake.put(LOCK, THEIRS, 77);
         let mut waiters = waiters(&mut fake, 3);
@@ -414,7 +447,7 @@ fn waiter_without_a_queue_watches_the_lock_and_logs_why_once() {
             let notes = waiter
                     .said
                     .iter()
-                    .filter(|output| matches!(output, Output::Event(Event::Note(note)) if note.contains(why)))
+                    .filter(|output| matches!(output, Output::Event(Event::Note(note)) if note.contains("permission")))
                     .count();
             assert!(
                 notes == 1
