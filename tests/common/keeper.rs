@@ -1,8 +1,22 @@
-//! A stand-in for ClickHouse Keeper, which speaks ZooKeeper's protocol and differs in what matters
-//! here: it resumes no session and makes a new one instead, it ends a session without an answer,
-//! and it grants no timeout below 10 s. It keeps nodes, sessions and watches in memory.
+//! A stand-in for ClickHouse Keeper, which speaks ZooKeeper's protocol. It keeps nodes, sessions and
+//! watches in memory. It is faithful to the sources in what matters here; no Keeper was at hand.
+//!
+//! | Keeper | source in ClickHouse, `src/` |
+//! | --- | --- |
+//! | A session is never resumed; a new one is made instead. | `KeeperTCPHandler::receiveHandshake`; #116690 |
+//! | The answer to a connect request has 36 bytes, without `readOnly`. | `KeeperTCPHandler::sendHandshake` |
+//! | Requests in one write with the connect request are read when more bytes arrive: they are in the buffer, and `poll` waits for the socket or for a response. | `SocketInterruptablePollWrapper::poll`, 2021 to 2025 |
+//! | A close is committed, and then the connection ends without a reply. | `KeeperTCPHandler::runImpl` |
+//! | An unknown request, also in a multi, ends the connection: createContainer is one before #108908, and later unless it is switched on. | `KeeperTCPHandler::receiveRequest` |
+//! | A create with the container flag is refused. | `Common/ZooKeeper/ZooKeeperCommon.cpp` |
+//! | The least session timeout is 10 s. | `Common/ZooKeeper/ZooKeeperConstants.h` |
+//! | A server that is stopped ends the sessions of its clients, tells them nothing, and hangs up at their next request. | `KeeperDispatcher::shutdown`, `putRequest`; #41215 |
+//! | `srvr` is answered as by ZooKeeper, with another product. | `Coordination/FourLetterCommand.cpp` |
+//!
+//! Simpler: one server, without a log; no ACL, quota or feature flags.
 
 use super::client::{frame, framed, next_frame};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -18,12 +32,17 @@ use zk_flock::internals::zookeeper::record::{
 };
 use zk_flock::internals::zookeeper::wire::{Vector, Wire};
 
+/// The answer to `srvr`.
+const BANNER: &[u8] =
+    b"ClickHouse Keeper version: v24.8.4.13-abc\nLatency min/avg/max: 0/0/0\nMode: standalone\n";
+
 /// The least session timeout that it grants.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often it expires sessions.
 const TICK: Duration = Duration::from_millis(50);
 
+#[derive(Clone)]
 struct Node {
     data: Vec<u8>,
     owner: i64,
@@ -40,6 +59,44 @@ struct Connection {
     watches: BTreeSet<String>,
 }
 
+/// An operation of a multi.
+enum Operation {
+    Create(CreateRequest),
+    Delete(String),
+    Check(String),
+}
+
+impl Operation {
+    /// `None`: one of them is unknown, and Keeper hangs up.
+    fn read_all(request: &mut &[u8]) -> Option<Vec<Operation>> {
+        let mut all = Vec::new();
+        loop {
+            let header = MultiHeader::read(request, "multi").ok()?;
+            if header.done {
+                return Some(all);
+            }
+            all.push(match header.kind {
+                operation::CREATE => Operation::Create(Wire::read(request, "create").ok()?),
+                operation::DELETE => {
+                    Operation::Delete(DeleteRequest::read(request, "delete").ok()?.path)
+                }
+                operation::CHECK => {
+                    Operation::Check(CheckVersionRequest::read(request, "check").ok()?.path)
+                }
+                _ => return None,
+            });
+        }
+    }
+
+    fn kind(&self) -> i32 {
+        match self {
+            Operation::Create(_) => operation::CREATE,
+            Operation::Delete(_) => operation::DELETE,
+            Operation::Check(_) => operation::CHECK,
+        }
+    }
+}
+
 /// What happened to a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -52,6 +109,8 @@ pub enum Fate {
     Closed,
     /// Its time was over.
     Expired,
+    /// The server was stopped.
+    Stopped,
 }
 
 #[derive(Default)]
@@ -61,8 +120,8 @@ struct State {
     connections: BTreeMap<i64, Connection>,
     fates: Vec<(i64, Fate, Duration)>,
     zxid: i64,
-    /// The next sequence number, common to all parents.
-    sequence: i64,
+    /// The next sequence number below each node.
+    sequences: BTreeMap<String, i64>,
 }
 
 /// A server, until the test process ends.
@@ -77,10 +136,7 @@ impl Keeper {
     pub fn start() -> Keeper {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it is bound").to_string();
-        let state = Arc::new(Mutex::new(State {
-            sequence: 1,
-            ..State::default()
-        }));
+        let state = Arc::new(Mutex::new(State::default()));
         let (served, expiring) = (state.clone(), state.clone());
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -104,9 +160,23 @@ impl Keeper {
         }
     }
 
+    /// Ends all sessions as a server that is stopped does. Their clients are told nothing.
+    pub fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.connections.clear(); // no reply and no event reaches them
+        for session in state.sessions.keys().copied().collect::<Vec<_>>() {
+            state.end(session, Fate::Stopped);
+        }
+    }
+
     /// What happened to its sessions so far, and when since boot, in order.
     pub fn fates(&self) -> Vec<(i64, Fate, Duration)> {
         lock(&self.state).fates.clone()
+    }
+
+    /// The paths of all nodes.
+    pub fn nodes(&self) -> Vec<String> {
+        lock(&self.state).nodes.keys().cloned().collect()
     }
 
     /// The session that owns a node, if it exists.
@@ -126,20 +196,27 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         .expect("a connected socket takes options");
     let (mut received, mut session) = (Vec::new(), None);
     let mut chunk = [0; 4096];
-    while let Ok(count @ 1..) = stream.read(&mut chunk) {
+    loop {
+        let count = stream.read(&mut chunk).unwrap_or(0);
         received.extend_from_slice(&chunk[..count]);
-        while let Some(message) = next_frame(&mut received) {
-            let mut state = lock(state);
-            let goes_on = match session {
-                None => {
-                    session = Some(state.greet(&message, &stream));
-                    true
-                }
-                Some(session) => state.take(session, &message).is_some(),
-            };
-            if !goes_on {
+        let Some(session) = session else {
+            if received == *b"srvr" {
+                let _ = stream.write_all(BANNER);
                 return drop(stream.shutdown(Shutdown::Both));
             }
+            session = next_frame(&mut received).map(|hello| lock(state).greet(&hello, &stream));
+            if count == 0 && session.is_none() {
+                return;
+            }
+            continue; // the rest is read when more arrives
+        };
+        while let Some(message) = next_frame(&mut received) {
+            if lock(state).take(session, &message).is_none() {
+                return drop(stream.shutdown(Shutdown::Both));
+            }
+        }
+        if count == 0 {
+            return;
         }
     }
 }
@@ -258,74 +335,43 @@ impl State {
         Some(Code::OK)
     }
 
-    /// Executes the operations one by one up to the first that fails. This is enough for the
-    /// program, whose first operation decides.
+    /// Executes all operations or none.
     fn multi(&mut self, session: i64, request: &mut &[u8], body: &mut Vec<u8>) -> Option<()> {
-        let mut failed = None;
-        loop {
-            let header = MultiHeader::read(request, "multi").ok()?;
-            if header.done {
+        let operations = Operation::read_all(request)?;
+        let before = (self.nodes.clone(), self.sequences.clone(), self.zxid);
+        let mut results = Vec::new();
+        for operation in &operations {
+            let result = self.perform(operation, session);
+            let failed = result.is_err();
+            results.push(result);
+            if failed {
                 break;
             }
-            let result = match header.kind {
-                operation::CREATE | operation::CREATE_CONTAINER => {
-                    let create = CreateRequest::read(request, "create").ok()?;
-                    if failed.is_some() {
-                        Ok(String::new())
-                    } else {
-                        self.create(create, session)
-                    }
-                }
-                operation::DELETE => {
-                    let DeleteRequest { path, .. } = Wire::read(request, "delete").ok()?;
-                    if failed.is_some() {
-                        Ok(path)
-                    } else {
-                        self.delete(&path).map(|()| path)
-                    }
-                }
-                operation::CHECK => {
-                    let CheckVersionRequest { path, .. } = Wire::read(request, "check").ok()?;
-                    if self.nodes.contains_key(&path) {
-                        Ok(path)
-                    } else {
-                        Err(Code::NO_NODE)
-                    }
-                }
-                _ => return None,
-            };
-            let code = match (failed, &result) {
-                (Some(()), _) => Some(Code(-2)),
-                (None, Err(code)) => Some(*code),
-                (None, Ok(_)) => None,
-            };
-            if let Some(code) = code {
-                failed = Some(());
-                MultiHeader {
-                    kind: operation::ERROR,
-                    done: false,
-                    err: code.0,
-                }
-                .write(body);
-                code.0.write(body);
-                continue;
-            }
-            let kind = if header.kind == operation::CREATE_CONTAINER {
-                operation::CREATE_2
-            } else {
-                header.kind
-            };
-            MultiHeader {
+        }
+        let code = results.last().and_then(|last| last.as_ref().err().copied());
+        if code.is_some() {
+            (self.nodes, self.sequences, self.zxid) = before;
+        }
+        for (index, operation) in operations.iter().enumerate() {
+            let err = code.map(|code| match (index + 1).cmp(&results.len()) {
+                Ordering::Less => Code::OK,
+                Ordering::Equal => code,
+                Ordering::Greater => Code(-2), // a runtime inconsistency
+            });
+            let kind = err.map_or(operation.kind(), |_| operation::ERROR);
+            let header = MultiHeader {
                 kind,
                 done: false,
-                err: 0,
-            }
-            .write(body);
-            if let (operation::CREATE | operation::CREATE_2, Ok(path)) = (kind, &result) {
-                CreateResponse { path: path.clone() }.write(body);
-            }
-            if let (operation::CREATE_2, Ok(path)) = (kind, &result) {
-                stat(&self.nodes[path]).write(body);
+                err: err.unwrap_or(Code::OK).0,
+            };
+            header.write(body);
+            match (err, operation, &results.get(index)) {
+                (Some(err), ..) => err.0.write(body),
+                (None, Operation::Create(_), Some(Ok(path))) => {
+                    CreateResponse { path: path.clone() }.write(body);
+                }
+                (None, Operation::Delete(path), _) => self.fire(path),
+                _ => {}
             }
         }
         MultiHeader {
@@ -337,6 +383,16 @@ impl State {
         Some(())
     }
 
+    /// Executes an operation, and returns the path of its node. No watch fires.
+    fn perform(&mut self, operation: &Operation, session: i64) -> Result<String, Code> {
+        match operation {
+            Operation::Create(create) => self.create(create.clone(), session),
+            Operation::Delete(path) => self.remove(path).map(|()| path.clone()),
+            Operation::Check(path) if self.nodes.contains_key(path) => Ok(path.clone()),
+            Operation::Check(_) => Err(Code::NO_NODE),
+        }
+    }
+
     fn create(&mut self, create: CreateRequest, session: i64) -> Result<String, Code> {
         let CreateRequest {
             mut path,
@@ -344,12 +400,18 @@ impl State {
             flags,
             ..
         } = create;
-        if flags & flag::SEQUENCE != 0 {
-            path = format!("{path}{:010}", self.sequence);
-            self.sequence += 1;
+        assert_eq!(flags & flag::CONTAINER, 0, "Keeper refuses it");
+        let parent = path
+            .rsplit_once('/')
+            .expect("a path is absolute")
+            .0
+            .to_owned();
+        if flags & flag::SEQUENCE != 0 && self.nodes.contains_key(&parent) {
+            let next = self.sequences.entry(parent.clone()).or_default();
+            path = format!("{path}{next:010}");
+            *next += 1;
         }
-        let parent = path.rsplit_once('/').expect("a path is absolute").0;
-        if !parent.is_empty() && !self.nodes.contains_key(parent) {
+        if !parent.is_empty() && !self.nodes.contains_key(&parent) {
             return Err(Code::NO_NODE);
         }
         if self.nodes.contains_key(&path) {
@@ -373,6 +435,12 @@ impl State {
     }
 
     fn delete(&mut self, path: &str) -> Result<(), Code> {
+        self.remove(path)?;
+        self.fire(path);
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &str) -> Result<(), Code> {
         if !self.nodes.contains_key(path) {
             return Err(Code::NO_NODE);
         }
@@ -380,7 +448,13 @@ impl State {
             return Err(Code::NOT_EMPTY);
         }
         self.nodes.remove(path);
+        self.sequences.remove(path);
         self.zxid += 1;
+        Ok(())
+    }
+
+    /// A node was deleted: fires its watches.
+    fn fire(&mut self, path: &str) {
         let watching: Vec<i64> = self
             .connections
             .iter_mut()
@@ -402,7 +476,6 @@ impl State {
             .write(&mut event);
             self.send(session, &event);
         }
-        Ok(())
     }
 
     fn children(&self, parent: &str) -> Vec<String> {

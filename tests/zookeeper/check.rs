@@ -94,7 +94,17 @@ fn servers_that_are_down_or_not_zookeeper_are_named_each_with_its_reason() {
     let found = check(&sandbox, &keeper.address, &["--json"]);
     assert_eq!(found.end, Ok(0), "{found:?}");
     let document = document(&found);
-    assert_eq!(document["servers"][0]["ok"], true);
+    let found = &document["servers"][0];
+    assert_eq!(
+        (&found["ok"], &found["queue"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(found["version"], "ClickHouse Keeper 24.8.4.13");
+    let text = check(&sandbox, &keeper.address, &[]).stdout;
+    assert!(
+        text.ends_with(", FIFO queue in persistent nodes\n"),
+        "{text}"
+    );
 }
 
 #[test]

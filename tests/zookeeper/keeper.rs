@@ -1,6 +1,6 @@
-//! ClickHouse Keeper, or what stands in for it: a server that never resumes a session and gives
-//! another instead. The job of a holder lives to the end of its lease, which nothing of the other
-//! session extends; a waiter begins again; nothing is deleted by its path.
+//! ClickHouse Keeper, or what stands in for it: a server that resumes no session, hangs up instead of
+//! a reply to the close of one, and knows no containers. The command of a holder dies with its
+//! connection, and a waiter queues again.
 
 #![allow(
     clippy::disallowed_methods,
@@ -16,6 +16,7 @@ use common::scripted_server::ScriptedServer;
 use common::zookeeper::ZooKeeper;
 use common::{SECOND, client, let_last, report, wait_for, wait_until};
 use std::time::Duration;
+use zk_flock::internals::sys::clock;
 use zk_flock::internals::zookeeper::record::ConnectResponse;
 
 /// The shortest session timeout that it grants, in seconds.
@@ -32,84 +33,101 @@ fn replaced(keeper: &Keeper) -> Option<(i64, Duration)> {
         })
 }
 
-#[test]
-fn a_command_whose_session_is_not_resumed_is_killed_when_the_lease_ends() {
-    let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
-    let probe = Probe::of(&sandbox);
-    let run = probe
-        .job(
-            sandbox.flock_at(&keeper.address, TIMEOUT, &["--sysexits", "-l", "0", "lock"]),
-            FOREVER,
-        )
-        .start();
-    probe.wait_for(1);
-    let_last(2 * SECOND); // until belief is in step
-    let session = keeper.owner(&sandbox.node("lock")).expect("it is held");
-    keeper.cut();
-    let (other, reconnected) = wait_for("another session", || replaced(&keeper));
-    wait_until("it to be closed", || {
-        keeper
-            .fates()
-            .iter()
-            .any(|&(id, fate, _)| (id, fate) == (other, Fate::Closed))
-    });
-    assert_eq!(keeper.owner(&sandbox.node("lock")), Some(session));
-    let outcome = run.wait();
-    assert_eq!(outcome.end, Ok(79), "{}", outcome.stderr);
-    outcome.complaint(&["lost /", "instead of resuming the session", "killed"]);
-    let (_, _, expired) = wait_for("the end of the first session", || {
-        keeper
-            .fates()
-            .into_iter()
-            .find(|&(id, fate, _)| (id, fate) == (session, Fate::Expired))
-    });
-    let dead = probe.all()[0].dead;
-    let (after, ahead) = (
-        dead.saturating_sub(reconnected),
-        expired.saturating_sub(dead),
-    );
-    assert!(after > 4 * SECOND, "what was left of the lease: {after:?}");
-    assert!(dead < expired, "the job outlived its lock");
-    report(
-        &format!("session not resumed, timeout {TIMEOUT} s: tree dead"),
-        format!(
-            "{:.2} s after the reconnect, {:.2} s before the session's end",
-            after.as_secs_f64(),
-            ahead.as_secs_f64()
-        ),
-    );
-    assert_eq!(
-        sandbox.log().matches(" resumed ").count(),
-        0,
-        "{}",
-        sandbox.log()
-    );
+/// What happened to this session in the end, and when.
+fn end_of(keeper: &Keeper, session: i64) -> (Fate, Duration) {
+    wait_for("the end of a session", || {
+        let ends = |&(id, fate, _): &(i64, Fate, Duration)| {
+            id == session && !matches!(fate, Fate::Made { .. })
+        };
+        let (_, fate, when) = keeper.fates().into_iter().find(ends)?;
+        Some((fate, when))
+    })
 }
 
 #[test]
-fn after_a_session_was_not_resumed_the_log_says_when_the_lock_is_free() {
+fn a_command_dies_with_the_connection_to_keeper() {
+    type Ends = fn(&Keeper);
+    let ends: [(&str, Ends, Fate); 2] = [
+        ("connection cut", Keeper::cut, Fate::Expired),
+        ("server stopped", Keeper::stop, Fate::Stopped),
+    ];
+    for (what, happens, fate) in ends {
+        let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
+        let probe = Probe::of(&sandbox);
+        let words = ["--sysexits", "-l", "0", "lock"];
+        let run = probe
+            .job(sandbox.flock_at(&keeper.address, TIMEOUT, &words), FOREVER)
+            .start();
+        probe.wait_for(1);
+        let_last(2 * SECOND); // until the lease would last for more than 4 s
+        let session = keeper.owner(&sandbox.node("lock")).expect("it is held");
+        let happened = clock::since_boot();
+        happens(&keeper);
+        let outcome = run.wait();
+        assert_eq!(outcome.end, Ok(79), "{}", outcome.stderr);
+        outcome.complaint(&["lost /", "Keeper does not resume the session", "killed"]);
+        let after = probe.all()[0].dead.saturating_sub(happened);
+        report(
+            &format!("ClickHouse Keeper, {what}, timeout {TIMEOUT} s: tree dead after"),
+            format!("{:.2} s", after.as_secs_f64()),
+        );
+        assert!(after < 4 * SECOND, "that is the lease: {after:?}");
+        assert_eq!(end_of(&keeper, session).0, fate);
+    }
+}
+
+#[test]
+fn a_run_on_keeper_is_as_short_as_on_zookeeper_and_is_released_when_keeper_hangs_up() {
     let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
-    let run = sandbox
-        .flock_at(&keeper.address, TIMEOUT, &["-l", "0", "lock", "cat"])
-        .leashed()
-        .start();
-    run.job();
-    let session = keeper.owner(&sandbox.node("lock"));
-    keeper.cut();
-    wait_until("the log to say it", || {
-        sandbox.log().contains("suspended /")
-    });
-    let outcome = run.finish();
-    assert_eq!(outcome.end, Ok(0));
-    outcome.complaint(&[
-        "cannot release /",
-        "the lock is free when the session has expired, within 10.0 s",
-    ]);
+    let words = ["-l", "0", "lock", "true"];
     assert_eq!(
-        keeper.owner(&sandbox.node("lock")),
-        session,
-        "left to its session"
+        sandbox.flock_at(&keeper.address, 100, &words).run(),
+        exited(0)
     );
+    let [
+        (session, Fate::Made { .. }, made),
+        (_, Fate::Closed, closed),
+    ] = keeper.fates()[..]
+    else {
+        panic!("one session: {:?}", keeper.fates())
+    };
+    assert!(
+        closed.saturating_sub(made) < 10 * SECOND,
+        "session {session} did not wait for its first heartbeat"
+    );
+    let released = "(the server hung up, as ClickHouse Keeper does)";
+    assert!(sandbox.log().contains(released), "{}", sandbox.log());
+}
+
+#[test]
+fn waiters_on_keeper_are_served_in_order_and_leave_no_queue() {
+    let (keeper, sandbox) = (Keeper::start(), Sandbox::new());
+    let mut holder = client::Client::connect_to(&keeper.address, Duration::from_mins(1));
+    holder.create_if_missing(&format!("/{}", sandbox.id), b"");
+    holder
+        .create_ephemeral(&sandbox.node("lock"), b"host")
+        .unwrap();
+    let entries = || {
+        let queue = format!("{}/", sandbox.node(".queue/lock"));
+        let nodes = keeper.nodes();
+        nodes.iter().filter(|path| path.starts_with(&queue)).count()
+    };
+    let order = sandbox.path("order").display().to_string();
+    let waiters: Vec<_> = (0..3)
+        .map(|number| {
+            let command = format!("sh -c 'echo {number} >> {order}'");
+            let words = ["-l", "0", "-w", "60", "lock", &command];
+            let run = sandbox.flock_at(&keeper.address, TIMEOUT, &words).start();
+            wait_until("its entry in the queue", || entries() == number + 1);
+            run
+        })
+        .collect();
+    holder.delete(&sandbox.node("lock")).unwrap();
+    for run in waiters {
+        assert_eq!(run.wait(), exited(0), "{}", sandbox.log());
+    }
+    assert_eq!(sandbox.read("order"), "0\n1\n2\n");
+    assert_eq!(keeper.nodes(), [format!("/{}", sandbox.id)]);
 }
 
 #[test]
