@@ -41,6 +41,7 @@
 //! | `run::system` | the seam between the loops of a run and the kernel |
 //! | `run::signal_intake` | receives signals, and decides which have reached the command |
 //! | `run::journal` | the facts of a run, its log lines, messages and stdout |
+//! | `run::metrics_file` | writes the file of `--metrics` |
 //! | `run::notifier` | reports the events of a run to the service manager |
 //! | `run::files` | the files of `--local` locks |
 //! | `run::lock_folder` | the folder of these files |
@@ -146,6 +147,7 @@
 //! | `eviction` | takes a lock away from its holder |
 //! | `eviction::http` | revokes a lock at a lock server |
 //! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |
+//! | `textfile` | the file of `--metrics`, as text |
 //! | `notify` | which messages to the service manager are due |
 //! | `notify::run` | what a run reports to it |
 //! | `pool` | the contract between pools and the loop of the server |
@@ -326,6 +328,8 @@ mod sys;
 #[cfg(test)]
 #[forbid(unsafe_code)]
 mod testing;
+#[forbid(unsafe_code)]
+mod textfile;
 #[forbid(unsafe_code)]
 mod transport;
 #[forbid(unsafe_code)]

@@ -74,6 +74,39 @@ pub struct Plan {
     pub verbose: bool,
     /// Report to the service manager.
     pub notify: Option<Notify>,
+    /// The file that gets the figures of the run.
+    pub metrics: Option<PathBuf>,
+}
+
+impl Plan {
+    /// The lock for people and monitoring, the same for all runs of the plan: with `-n` the name
+    /// without a number.
+    pub fn lock_label(&self) -> String {
+        let base = |names: &[String]| {
+            let first = names.first().map_or("", String::as_str);
+            let counted = self.announce.then(|| first.strip_suffix("_0")).flatten();
+            counted.unwrap_or(first).to_owned()
+        };
+        match &self.lock {
+            Lock::Node {
+                cluster,
+                app_id,
+                names,
+            } => format!("{}/{app_id}/{}", cluster.chroot, base(names)),
+            Lock::Queue { cluster, path, .. } => format!("{}{path}", cluster.chroot),
+            Lock::Local { app_id, names, .. } => format!("{app_id}/{}", base(names)),
+            Lock::Pool(target) => target.pool.clone(),
+            Lock::Host(path) => path.display().to_string(),
+        }
+    }
+
+    /// The name by which the lock service knows this host, if it is not the host's own.
+    pub fn own_name(&self) -> Option<&str> {
+        match &self.lock {
+            Lock::Pool(target) => target.host.as_deref(),
+            _ => None,
+        }
+    }
 }
 
 /// A kind of lock, and where it is.
@@ -325,6 +358,16 @@ pub enum Exit {
     DieOf(Signal),
 }
 
+impl Exit {
+    /// The exit code that a shell shows.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::DieOf(signal) => Status::Killed(signal).code(),
+        }
+    }
+}
+
 /// The operator's settings for exit codes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExitCodes {
@@ -440,5 +483,57 @@ mod tests {
                 Exit::Code(128 + u8::try_from(number).unwrap())
             );
         }
+    }
+
+    #[test]
+    fn lock_label_is_the_same_for_all_names_of_a_lock() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let local = |names| Lock::Local {
+            folder: None,
+            app_id: "app".into(),
+            names,
+        };
+        let label = |lock, announce| {
+            let command = Command {
+                words: vec!["true".into()],
+                shown: String::new(),
+            };
+            let plan = Plan {
+                program: "zk-flock",
+                lock,
+                announce,
+                wait: Duration::ZERO,
+                every: None,
+                outer_locks: vec![],
+                command,
+                minimum_hold: Duration::ZERO,
+                kill_after: Duration::ZERO,
+                death_signal: None,
+                exit_codes: ExitCodes {
+                    busy: None,
+                    busy_default: 0,
+                    sysexits: false,
+                },
+                log: Log {
+                    style: Style::Plain,
+                    path: None,
+                    level: Level::Info,
+                    session_level: Level::Info,
+                    warnings: vec![],
+                },
+                load_limit: LoadLimit::default(),
+                daemonize: false,
+                verbose: false,
+                notify: None,
+                metrics: None,
+            };
+            plan.lock_label()
+        };
+        assert_eq!(label(local(names(&["a_0", "a_1"])), true), "app/a");
+        assert_eq!(label(local(names(&["a_0"])), false), "app/a_0");
+        assert_eq!(
+            label(Lock::Host("/tmp/dx-a.lock".into()), false),
+            "/tmp/dx-a.lock"
+        );
     }
 }

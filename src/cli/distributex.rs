@@ -53,6 +53,7 @@ Instead of a command:
       --token N           with --break: only the holder with this token
 Output and help:
       --notify[=HOW]      tell systemd the state; HOW: wait, pass or wait,pass
+      --metrics FILE      add figures of the run to FILE, for node_exporter
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr
   -V, --version           print the version

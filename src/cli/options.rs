@@ -165,6 +165,8 @@ pub(super) struct Common {
     pub token: Option<i64>,
     /// `--force`.
     pub force: bool,
+    /// `--metrics`.
+    pub metrics: Option<PathBuf>,
     /// `--notify`.
     pub notify: Option<Notify>,
     /// The words before the end of the line, or before a `--` that the program takes itself.
@@ -189,6 +191,7 @@ impl Default for Common {
             token: None,
             force: false,
             notify: None,
+            metrics: None,
             words: Vec::new(),
             warnings: Vec::new(),
             exitcode: None,
@@ -219,6 +222,7 @@ impl Common {
             Long("break") => self.set_mode(Mode::Break)?,
             Long("token") => self.token = Some(value::TOKEN.take("--token", parser)?),
             Long("notify") => self.notify = Some(value::notify(parser.optional_value())?),
+            Long("metrics") => self.metrics = Some(value::file("--metrics", &parser.value()?)?),
             Long("sysexits") => self.sysexits = true,
             Short('v') | Long("verbose") => self.verbose = true,
             Short('V') | Long("version") => return Ok(Taken::Version),
@@ -342,9 +346,16 @@ impl Common {
             ("--force", "--break", self.force && !breaks),
             ("--json", "--status or --check", self.json && !prints_json),
         ];
-        if self.notify.is_some() && self.mode != Mode::Run {
+        let of_runs = [
+            ("--notify", self.notify.is_some()),
+            ("--metrics", self.metrics.is_some()),
+        ];
+        if let Some((option, _)) = of_runs
+            .into_iter()
+            .find(|(_, given)| *given && self.mode != Mode::Run)
+        {
             return Err(Fault::Conflict {
-                option: "--notify",
+                option,
                 with: self.mode.option(),
             });
         }
@@ -399,6 +410,7 @@ impl Common {
             daemonize: false,
             verbose: self.verbose,
             notify,
+            metrics: self.metrics.map(|file| environment.current_dir.join(file)),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::plan::{Notify, Warning};
 use crate::signal::Signal;
 use lexopt::Parser;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A kind of value: its parser, and what the message about an invalid value says.
@@ -75,6 +76,17 @@ pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Faul
 /// A value that must be a connection string.
 pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble, Fault> {
     hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })
+}
+
+/// A value that names a file to write.
+pub(super) fn file(option: &'static str, value: &OsStr) -> Result<PathBuf, Fault> {
+    let path = PathBuf::from(value);
+    let is_folder = value.as_encoded_bytes().ends_with(b"/") || path.file_name().is_none();
+    if is_folder {
+        Err(invalid(option, "a file", value))
+    } else {
+        Ok(path)
+    }
 }
 
 /// The value of `--notify`, if it has one.

@@ -20,6 +20,7 @@ use crate::supervisor::Origin;
 use crate::sys::clock::{self, LocalTime};
 use crate::sys::process::Pid;
 use crate::sys::tree::{self, Process};
+use crate::textfile::Figures;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
@@ -62,6 +63,8 @@ struct Timestamps {
     lost: Option<Moment>,
     suspended: Moment,
     started: Moment,
+    /// The end of the command.
+    ended: Option<Moment>,
 }
 
 impl<'a> Journal<'a> {
@@ -77,6 +80,7 @@ impl<'a> Journal<'a> {
                 lost: None,
                 suspended: Moment::default(),
                 started: Moment::default(),
+                ended: None,
             },
             proof: None,
             lease: Deadlines::NEVER,
@@ -307,6 +311,7 @@ impl<'a> Journal<'a> {
                 ));
             }
             Report::Guard(GuardEvent::Ended(status)) => {
+                self.times.ended = Some((self.now)());
                 let ran = self.seconds_since(self.times.started);
                 let (code, how) = match status {
                     Status::Exited(code) => (i32::from(code), String::new()),
@@ -422,6 +427,32 @@ impl<'a> Journal<'a> {
     pub(super) fn cannot_start_guard(&mut self, error: &io::Error) {
         self.log
             .error(&format_args!("cannot start the guard: {}", reason(error)));
+    }
+
+    /// The figures of the run for `--metrics`, if it has started its command. Times of the day are
+    /// computed from how long ago things happened.
+    pub(super) fn figures(&self, exit_code: u8) -> Option<Figures> {
+        self.command?;
+        let (now, started) = ((self.now)(), self.times.started);
+        let ended = self.times.ended.unwrap_or(now);
+        let unix_now = clock::unix_ms();
+        let unix = |moment| {
+            let past = i64::try_from(now.since(moment).as_millis()).unwrap_or(i64::MAX);
+            unix_now.saturating_sub(past)
+        };
+        Some(Figures {
+            start: unix(started),
+            end: unix(ended),
+            duration: ended.since(started),
+            wait: self.times.acquired?.since(self.times.began),
+            exit_code,
+            token: self.proof.as_ref()?.token,
+        })
+    }
+
+    /// The file of `--metrics` could not be written.
+    pub(super) fn cannot_record(&mut self, why: &str) {
+        self.log.error(&why);
     }
 
     pub(super) fn cannot_notify(&mut self, error: &io::Error) {

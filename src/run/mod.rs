@@ -17,6 +17,7 @@ mod inspect;
 mod journal;
 mod local_survey;
 mod lock_folder;
+mod metrics_file;
 mod names;
 mod notifier;
 mod oneshot;
@@ -41,7 +42,7 @@ use crate::moment::Moment;
 use crate::notify::run::Fact;
 use crate::plan::{Exit, ExitReason, Plan};
 use crate::prepare::HostAddresses;
-use crate::signal::{Signal, Status};
+use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Origin, Supervisor};
 use crate::sys::process::Reap;
 use crate::sys::signals::{self, Signals};
@@ -68,11 +69,43 @@ const GUARD_EXIT_TIMEOUT: Duration = Duration::from_millis(100);
 pub fn run(plan: &Plan, started: Moment) -> Exit {
     signals::survive_file_limit();
     let mut log = Log::new(&plan.log, plan.program, plan.verbose);
-    let end = setup::set_up(plan, started, &mut log)
-        .and_then(|parts| Run::new(plan, log, parts))
-        .map(|(run, timer)| run.drive(timer));
-    plan.exit_codes
-        .exit(end.unwrap_or_else(|stop| stop.end(plan)))
+    let ready = setup::set_up(plan, started, &mut log).and_then(Resources::open);
+    let journal = Journal::new(plan, log, Linux::now);
+    let (end, mut journal) = match ready {
+        Ok(Resources {
+            parts,
+            signals,
+            timer,
+        }) => Run::new(plan, journal, parts, signals).drive(timer),
+        Err(stop) => (stop.end(plan), journal),
+    };
+    let exit = plan.exit_codes.exit(end);
+    if let Some(path) = &plan.metrics {
+        let figures = journal.figures(exit.code());
+        if let Err(why) = metrics_file::record(path, plan, end, figures) {
+            journal.cannot_record(&why);
+        }
+    }
+    exit
+}
+
+/// What a run needs from the kernel, and its lock.
+struct Resources {
+    parts: Parts,
+    signals: Signals,
+    timer: Timer,
+}
+
+impl Resources {
+    fn open(parts: Parts) -> Result<Resources, Stop> {
+        let signals = Signals::take().map_err(Stop::system("receive signals"))?;
+        let timer = Timer::new().map_err(Stop::system("create a timer"))?;
+        Ok(Resources {
+            parts,
+            signals,
+            timer,
+        })
+    }
 }
 
 /// What a run does next.
@@ -102,14 +135,11 @@ pub struct Run<'a, S: System> {
 }
 
 impl<'a> Run<'a, Linux> {
-    fn new(plan: &'a Plan, log: Log, parts: Parts) -> Result<(Self, Timer), Stop> {
-        let journal = Journal::new(plan, log, Linux::now);
-        let signals = Signals::take().map_err(Stop::system("receive signals"))?;
+    fn new(plan: &'a Plan, journal: Journal<'a>, parts: Parts, signals: Signals) -> Self {
         let driver = Driver::new(parts.lock, parts.link, parts.files, parts.lookup);
         let mut run = Run::assemble(plan, journal, driver, signals);
         (run.stored_id, run.host_lock) = (parts.run_id, parts.host_lock);
-        let timer = Timer::new().map_err(Stop::system("create a timer"))?;
-        Ok((run, timer))
+        run
     }
 }
 
@@ -150,7 +180,8 @@ impl<'a, S: System> Run<'a, S> {
         }
     }
 
-    fn drive(mut self, mut timer: S::Timer) -> ExitReason {
+    /// Runs to the end. Returns the reason for it, and the facts of the run.
+    fn drive(mut self, mut timer: S::Timer) -> (ExitReason, Journal<'a>) {
         loop {
             match self.turn() {
                 Turn::Sleep(until) => {
@@ -160,7 +191,7 @@ impl<'a, S: System> Run<'a, S> {
                 Turn::End(end) => {
                     self.await_guard_exit();
                     self.await_helper_exit();
-                    return end;
+                    return (end, self.journal);
                 }
             }
         }
@@ -332,11 +363,8 @@ impl<'a, S: System> Run<'a, S> {
             return;
         };
         self.end_recorded = true;
-        self.driver
-            .command_ended(match self.plan.exit_codes.exit(end) {
-                Exit::Code(code) => code,
-                Exit::DieOf(signal) => Status::Killed(signal).code(),
-            });
+        let exit = self.plan.exit_codes.exit(end);
+        self.driver.command_ended(exit.code());
     }
 
     fn perform(&mut self, action: Action) {

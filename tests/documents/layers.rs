@@ -58,6 +58,7 @@ const LAYERS: &[Layer] = &[
             "probe",
             "eviction",
             "notify",
+            "textfile",
         ],
     },
     Layer {

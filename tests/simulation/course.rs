@@ -657,6 +657,7 @@ fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
                 load_limit: plan::LoadLimit::default(),
                 daemonize: false,
                 notify: None,
+                metrics: None,
                 verbose: true,
             }))
         })

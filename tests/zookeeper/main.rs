@@ -37,6 +37,8 @@ mod main_job;
 mod moved_servers;
 // A run that would wait for a lock of its own caller is an error at once.
 mod nested;
+// `--metrics` writes the figures of the last run, and never changes how a run ends.
+mod metrics;
 // `--notify` reports a run to its service manager, and never delays it.
 mod notify;
 // Each option that takes a number refuses what is none.
