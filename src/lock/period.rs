@@ -268,7 +268,7 @@ mod tests {
     }
 
     /// Cron on some hosts: turns one period apart, and on each host an offset of its clock and of its
-    /// start. Whoever asks first takes the lock; the job may be longer than the period.
+    /// start. The first to ask takes the lock; the job may be longer than the period.
     fn runs(period: i64, offsets: &[i64], job: i64, wait: bool, turns: i64) -> Vec<i64> {
         let mut asked: Vec<(i64, i64)> = (0..turns)
             .flat_map(|turn| {

@@ -1,6 +1,6 @@
 //! The record of the last run of a lock of one host (`--every`), which stands in the lock's file.
 //! Within one boot of the host, moments are compared by the clock that runs from the boot on, which
-//! nobody sets; otherwise by the wall clock.
+//! cannot be set; otherwise by the wall clock.
 
 use crate::lock::period::{Comparison, RunRecord};
 use crate::moment::Moment;

@@ -143,9 +143,11 @@ impl Record {
         }
     }
 
-    /// The lock was lost before the command started, and is acquired again.
+    /// The lock was lost before the command started, or the session has expired, and the lock is
+    /// acquired again. A read that is not answered yet may never be.
     pub(super) fn restart(&mut self) {
         self.phase = Phase::Undecided;
+        self.reads = 0;
         self.tries = 0;
     }
 

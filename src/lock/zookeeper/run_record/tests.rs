@@ -259,6 +259,24 @@ fn a_waiter_whose_session_has_expired_asked_when_it_asked_first() {
 }
 
 #[test]
+fn a_read_that_an_expired_session_leaves_unanswered_is_not_awaited() {
+    let mut fake = Fake::with_parent("/app");
+    let mut holder = run("web1", at(0));
+    holder.talk(&mut fake, at(0));
+    let mut waiting = waiter("web2", at(1_000));
+    waiting.talk(&mut fake, at(1_000));
+    let own = fake.nodes[LOCK].owner;
+    let owners: Vec<_> = fake.nodes.values().map(|node| node.owner).collect();
+    let other = owners.into_iter().find(|&it| it != own && it != 0);
+    fake.end(other.unwrap());
+    holder.release(&mut fake, at(2_000)); // so it creates the node, and reads, and is told
+    for step in 0..100 {
+        waiting.talk(&mut fake, at(2_000 + step * 50));
+    }
+    assert_eq!(fate(&waiting), taken_by("web1"), "{:?}", waiting.said);
+}
+
+#[test]
 fn a_clock_that_was_set_back_by_half_a_period_costs_one_warning() {
     for (back, expected) in [(29_999, taken_by("first")), (30_000, Fate::Runs)] {
         let mut fake = after_a_run(0);
