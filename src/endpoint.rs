@@ -1,7 +1,7 @@
 //! One address of a server, with its name for messages. A list of endpoints changes when names are
 //! looked up again, so a connection is requested by address, never by a position in a list.
 
-use std::net::SocketAddr;
+use crate::transport::Address;
 
 /// The address of a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -9,7 +9,7 @@ pub struct Endpoint {
     /// Name for messages: host, port and, if the host has several addresses, the address.
     pub name: String,
     /// The address to connect to.
-    pub address: SocketAddr,
+    pub address: Address,
 }
 
 /// The result of a look-up of host names.
@@ -34,8 +34,9 @@ pub fn relisted(old: &[Endpoint], mut found: Vec<Endpoint>) -> Option<Vec<Endpoi
 }
 
 /// The position of an address in a list.
-pub fn position(list: &[Endpoint], address: SocketAddr) -> Option<usize> {
-    list.iter().position(|endpoint| endpoint.address == address)
+pub fn position(list: &[Endpoint], address: &Address) -> Option<usize> {
+    list.iter()
+        .position(|endpoint| endpoint.address == *address)
 }
 
 /// An endpoint for tests that never use the address: it is derived from the name's port.
@@ -49,7 +50,7 @@ impl From<&str> for Endpoint {
         let last = name.bytes().fold(0u8, u8::wrapping_add);
         Endpoint {
             name: name.into(),
-            address: SocketAddr::from(([192, 0, 2, last], port)),
+            address: Address::Tcp(([192, 0, 2, last], port).into()),
         }
     }
 }
@@ -93,6 +94,6 @@ mod tests {
             relisted(std::slice::from_ref(old), vec![renamed.clone()]),
             None
         );
-        assert_eq!(position(&[renamed], old.address), Some(0));
+        assert_eq!(position(&[renamed], &old.address), Some(0));
     }
 }

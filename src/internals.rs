@@ -82,6 +82,7 @@ pub mod zookeeper {
 /// Addresses of servers.
 pub mod endpoint {
     pub use crate::endpoint::Endpoint;
+    pub use crate::transport::Address;
 }
 
 /// Points in time.

@@ -69,7 +69,8 @@
 //! | `prepare` | checks before the loop: PATH, load, names |
 //! | `prepare::resolver` | looks up server names, with a time limit |
 //! | `service_manager` | sends messages to the service manager |
-//! | `link` | one non-blocking TCP connection |
+//! | `link` | one non-blocking connection |
+//! | `link::stream` | its socket: TCP, or a unix socket |
 //! | `log` | writes log lines to a file, syslog or stderr |
 //!
 //! ## System calls, and the only unsafe code
@@ -136,6 +137,7 @@
 //! | `oneshot::http` | asks a lock server one thing |
 //! | `oneshot::zookeeper` | a session that carries out one task |
 //! | `probe` | what is known of a server that a client would use |
+//! | `probe::srvr` | asks a ZooKeeper for its version and role |
 //! | `probe::zookeeper` | tries in one server what a run would do, and makes nothing |
 //! | `status` | what is known of locks, as a table and as JSON |
 //! | `status::table` | the table |

@@ -1,34 +1,25 @@
-//! One non-blocking TCP connection, with its outgoing bytes. It carries out the outputs of a state
+//! One non-blocking connection, with its outgoing bytes. It carries out the outputs of a state
 //! machine and reports what happens as transport events; it decides nothing.
+
+mod stream;
 
 use crate::reason::reason;
 use crate::sys::poll::Watched;
-use crate::sys::{socket, tcp};
-use crate::transport::{Event, Output};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use crate::transport::{Address, Event, Output};
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
+use stream::Stream;
 
 /// Bytes of one read; replies are far smaller.
 const READ: usize = 16 << 10;
-
-/// Keep-alive: idle time before the first probe, time between probes, and how many may go
-/// unanswered. The server has the same values.
-const PROBE_AFTER: Duration = Duration::from_secs(15);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-const PROBES: u8 = 3;
-
-/// How long sent bytes may go unacknowledged: as long as all probes take.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// The state of a connection.
 #[derive(Debug, Default)]
 enum State {
     #[default]
     Closed,
-    Connecting(TcpStream),
-    Open(TcpStream),
+    Connecting(Stream),
+    Open(Stream),
 }
 
 /// A connection, if there is one.
@@ -58,7 +49,7 @@ impl Link {
     pub fn execute(&mut self, output: Output) -> Option<Event<'static>> {
         match output {
             Output::Connect(address) => {
-                let failed = self.connect(address).err()?;
+                let failed = self.connect(&address).err()?;
                 return Some(Event::Disconnected(Some(failed)));
             }
             Output::Send(bytes) => self.send(&bytes),
@@ -70,14 +61,11 @@ impl Link {
     }
 
     /// Begins to connect to this address. This replaces any other connection.
-    pub fn connect(&mut self, address: SocketAddr) -> Result<(), String> {
+    pub fn connect(&mut self, address: &Address) -> Result<(), String> {
         self.close();
-        let stream = socket::connect(address).map_err(|error| reason(&error))?;
+        let stream = Stream::connect(address).map_err(|error| reason(&error))?;
         if self.watching {
-            // Without these options, only a peer that closes its connection is noticed.
-            let _ = tcp::keep_alive(&stream, PROBE_AFTER, PROBE_EVERY, PROBES)
-                .and_then(|()| tcp::set_unacknowledged_limit(&stream, UNACKNOWLEDGED))
-                .and_then(|()| tcp::reset_on_close(&stream, true));
+            stream.watch_the_peer();
         }
         self.state = State::Connecting(stream);
         Ok(())
@@ -93,15 +81,15 @@ impl Link {
     /// Tells the peer that nothing more will be sent. What the peer sends is still received.
     pub fn shutdown_write(&mut self) {
         if let State::Open(stream) = &self.state {
-            let _ = stream.shutdown(Shutdown::Write);
+            stream.shutdown_write();
         }
     }
 
     /// Closes the connection after the bytes that were sent, as far as there is room for them.
     pub fn close(&mut self) {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
-            let _ = tcp::reset_on_close(stream, false);
-            let _ = stream.shutdown(Shutdown::Write);
+            stream.reset_on_close(false);
+            stream.shutdown_write();
         }
         self.drop_connection();
     }
@@ -109,7 +97,7 @@ impl Link {
     /// Breaks the connection off: bytes that have not arrived yet never do.
     pub fn reset(&mut self) {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
-            let _ = tcp::reset_on_close(stream, true);
+            stream.reset_on_close(true);
         }
         self.drop_connection();
     }
@@ -136,7 +124,7 @@ impl Link {
     /// The descriptor is ready: reports one event after another, without waiting for more.
     pub fn ready(&mut self, mut report: impl FnMut(Event)) {
         if let State::Connecting(stream) = &self.state
-            && let Err(error) = socket::connected(stream)
+            && let Err(error) = stream.connected()
         {
             self.state = State::Closed;
             return report(Event::Disconnected(Some(reason(&error))));
@@ -177,7 +165,7 @@ impl Link {
 }
 
 /// Reads once. The error is the end of the connection, with the network's reason if there is one.
-fn read(stream: &mut TcpStream, report: &mut impl FnMut(Event)) -> Result<(), Option<String>> {
+fn read(stream: &mut Stream, report: &mut impl FnMut(Event)) -> Result<(), Option<String>> {
     let mut bytes = [0; READ];
     match stream.read(&mut bytes) {
         Ok(0) => return Err(None),

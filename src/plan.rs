@@ -183,22 +183,36 @@ pub struct Cluster {
     pub heartbeat: Heartbeat,
 }
 
-/// A server by name or address, and its port.
+/// Where a server is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Host {
-    /// Host name, or IPv4 or IPv6 address without brackets.
-    pub name: String,
-    /// TCP port.
-    pub port: u16,
+pub enum Host {
+    /// At a TCP port.
+    Tcp {
+        /// Host name, or IPv4 or IPv6 address without brackets.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+    /// At the unix socket with this absolute path.
+    Unix(PathBuf),
+}
+
+impl Host {
+    /// The text of the header `Host`. A request over a unix socket names no host.
+    pub fn header(&self) -> String {
+        match self {
+            Host::Tcp { .. } => self.to_string(),
+            Host::Unix(_) => "localhost".into(),
+        }
+    }
 }
 
 impl std::fmt::Display for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Host { name, port } = self;
-        if name.contains(':') {
-            write!(f, "[{name}]:{port}")
-        } else {
-            write!(f, "{name}:{port}")
+        match self {
+            Host::Tcp { name, port } if name.contains(':') => write!(f, "[{name}]:{port}"),
+            Host::Tcp { name, port } => write!(f, "{name}:{port}"),
+            Host::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -1,8 +1,30 @@
 //! The vocabulary between a sans-I/O state machine and its connection. `lock` and `pool` machines
 //! take in [`Event`] and give out [`Output`]; `link` carries an output out and reports events. What
-//! kind of connection it is (TCP today) is known to `link` alone.
+//! kind of connection it is, is known to `link` alone.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Where a connection goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// The unix socket at this path.
+    Unix(Arc<Path>),
+}
+
+impl Address {
+    /// Whether only processes of this host can be at the other end. A unix socket may belong to a
+    /// tunnel.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Address::Tcp(address) => address.ip().is_loopback(),
+            Address::Unix(_) => false,
+        }
+    }
+}
 
 /// What happens to a connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -19,7 +41,7 @@ pub enum Event<'a> {
 /// What a machine wants done with its connection. `To` is where it connects to; `()` for a machine
 /// that has one peer and does not know its address.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output<To = SocketAddr> {
+pub enum Output<To = Address> {
     /// Connect to this address. This replaces any other connection.
     Connect(To),
     /// Send all of these bytes.

@@ -5,6 +5,7 @@
 use super::line::Form;
 use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, value};
+use crate::plan::hosts::{self, InvalidHosts};
 use crate::plan::inspection::Locks;
 use crate::plan::{Command, Host, Lock, Plan, PoolTarget};
 use lexopt::prelude::*;
@@ -31,7 +32,7 @@ COMMAND is one word, and sh -c runs it. Only one run per host asks the server
 for a pool; other runs on that host exit at once.
 
 Lock:
-  -H HOST                 use the lock server HOST
+  -H HOST                 use the lock server HOST, or unix:/PATH
   -r POOL                 acquire a slot in POOL
   -p PORT                 use PORT of the server [default: 9889]
   -l                      without -H: hold the lock of this host and use no
@@ -64,12 +65,24 @@ SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
 signal N killed it; N of -x if the lock is busy; others: see distributex(1).
 ";
 
+/// The port without `-p`.
+const DEFAULT_PORT: u16 = 9889;
+
+/// The server of `-H`, without its port.
+#[derive(Debug)]
+enum Site {
+    /// A name or an address.
+    Host(String),
+    /// A unix socket.
+    Socket(PathBuf),
+}
+
 /// The options, with the defaults of those that were not given.
 #[derive(Debug)]
 struct Options {
-    server: Option<String>,
+    server: Option<Site>,
     pool: Option<String>,
-    port: u16,
+    port: Option<u16>,
     local: bool,
     no_local_lock: bool,
     own_name: Option<String>,
@@ -81,7 +94,7 @@ impl Default for Options {
         Options {
             server: None,
             pool: None,
-            port: 9889,
+            port: None,
             local: false,
             no_local_lock: false,
             own_name: None,
@@ -104,7 +117,7 @@ impl options::Options for Options {
         match argument {
             Short('H') => self.server = Some(server(parser.value()?)?),
             Short('r') => self.pool = Some(value::text("-r", parser.value()?)?),
-            Short('p') => self.port = value::SERVER_PORT.take("-p", parser)?,
+            Short('p') => self.port = Some(value::SERVER_PORT.take("-p", parser)?),
             Short('l') => self.local = true,
             Long("no-local-lock") => self.no_local_lock = true,
             Long("as") => self.own_name = Some(own_name(parser.value()?)?),
@@ -163,17 +176,34 @@ impl Options {
         if let Some(word) = self.common.words.first() {
             return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
         }
-        let name = self.server.take().ok_or(Fault::Missing {
+        let server = self.host()?.ok_or(Fault::Missing {
             option: "-H HOST",
             hint: "",
         })?;
-        let port = self.port;
         let pool = self.pool.take();
         let locks = Locks::Pools {
-            server: Host { name, port },
+            server,
             pool: pool.clone(),
         };
         Ok((locks, pool))
+    }
+
+    /// The server, from `-H` and `-p`.
+    fn host(&mut self) -> Result<Option<Host>, Fault> {
+        Ok(match (self.server.take(), self.port) {
+            (None, _) => None,
+            (Some(Site::Host(name)), port) => {
+                let port = port.unwrap_or(DEFAULT_PORT);
+                Some(Host::Tcp { name, port })
+            }
+            (Some(Site::Socket(path)), None) => Some(Host::Unix(path)),
+            (Some(Site::Socket(_)), Some(_)) => {
+                return Err(Fault::Conflict {
+                    option: "-p",
+                    with: "-H unix:PATH",
+                });
+            }
+        })
     }
 
     fn lock(&mut self) -> Result<Lock, Fault> {
@@ -195,20 +225,14 @@ impl Options {
         } else {
             Some(host_lock(&pool)?)
         };
-        match (self.server.take(), host_lock) {
-            (Some(name), host_lock) => {
-                let server = Host {
-                    name,
-                    port: self.port,
-                };
-                Ok(Lock::Pool(PoolTarget {
-                    server,
-                    pool,
-                    host: self.own_name.take(),
-                    wait_for_server: self.common.wait.is_some(),
-                    host_lock,
-                }))
-            }
+        match (self.host()?, host_lock) {
+            (Some(server), host_lock) => Ok(Lock::Pool(PoolTarget {
+                server,
+                pool,
+                host: self.own_name.take(),
+                wait_for_server: self.common.wait.is_some(),
+                host_lock,
+            })),
             (None, Some(file)) if self.local => Ok(Lock::Host(file)),
             (None, _) => Err(Fault::Missing {
                 option: "-H HOST",
@@ -242,9 +266,15 @@ fn command(words: Vec<OsString>) -> Result<Command, Fault> {
     })
 }
 
-/// Parses a name or an address, which may be in brackets as in a URL.
-fn server(found: OsString) -> Result<String, Fault> {
+/// Parses a name or an address, which may be in brackets as in a URL, or a unix socket.
+fn server(found: OsString) -> Result<Site, Fault> {
     let text = value::text("-H", found)?;
+    if let Some(path) = hosts::parse_socket(&text) {
+        return path.map(Site::Socket).map_err(|flaw| Fault::Hosts {
+            option: "-H",
+            flaw: InvalidHosts::Socket { item: text, flaw },
+        });
+    }
     let name = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -253,7 +283,7 @@ fn server(found: OsString) -> Result<String, Fault> {
     let fits = !name.is_empty()
         && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/[]\"".contains(c));
     if fits && (!name.contains(':') || address.parse::<Ipv6Addr>().is_ok()) {
-        return Ok(name.to_owned());
+        return Ok(Site::Host(name.to_owned()));
     }
     Err(value::invalid(
         "-H",

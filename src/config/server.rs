@@ -195,7 +195,7 @@ impl Config {
             if let Some((line, name)) = name_with_blank {
                 return Err(invalid(line, name, NameFlaw::Character(' ')));
             }
-            self.backend = Backend::Memcache(Host {
+            self.backend = Backend::Memcache(Host::Tcp {
                 name: host.to_owned(),
                 port,
             });

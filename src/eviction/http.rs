@@ -3,6 +3,7 @@
 use crate::http::{Reply, post};
 use crate::lock::Failure;
 use crate::oneshot::http::Question;
+use crate::plan::Host;
 
 /// The most characters of an answer that are shown.
 const MAX_SHOWN: usize = 100;
@@ -22,8 +23,8 @@ pub enum Revoked {
 /// The request to revoke the lock of a host.
 #[derive(Debug)]
 pub struct Revocation {
-    /// The server, as it is shown.
-    pub server: String,
+    /// The server.
+    pub server: Host,
     /// The pool.
     pub pool: String,
     /// The holder.
@@ -35,7 +36,7 @@ impl Question for Revocation {
 
     fn request(&self) -> Vec<u8> {
         let parameters = [("pool", self.pool.as_str()), ("host", &self.host)];
-        post("/revoke/", &parameters, &self.server)
+        post("/revoke/", &parameters, &self.server.header())
     }
 
     fn report(&self, reply: &Reply) -> Result<Revoked, Failure> {
@@ -67,7 +68,10 @@ mod tests {
 
     fn report(reply: &Reply) -> Result<Revoked, Failure> {
         Revocation {
-            server: "dx:9889".into(),
+            server: Host::Tcp {
+                name: "dx".into(),
+                port: 9889,
+            },
             pool: "backup".into(),
             host: "db1".into(),
         }

@@ -212,7 +212,7 @@ impl HttpClient {
             return false;
         };
         let current = self.servers[self.server].clone();
-        let position = endpoint::position(&servers, current.address);
+        let position = endpoint::position(&servers, &current.address);
         match self.phase {
             Phase::Connecting { .. } if position.is_none() => {
                 self.outputs.push_back(Output::Reset);
@@ -231,7 +231,7 @@ impl HttpClient {
         let last = servers.len() - 1;
         self.attempts = self.attempts / self.servers.len() * servers.len(); // the number of rounds stays
         let fault = |server: &Endpoint| {
-            endpoint::position(&self.servers, server.address)
+            endpoint::position(&self.servers, &server.address)
                 .and_then(|old| self.faults[old].clone())
         };
         self.faults = servers.iter().map(fault).collect();
@@ -338,7 +338,7 @@ impl HttpClient {
             Phase::Down { retry } if now >= retry => {
                 self.phase = Phase::Connecting { since: now };
                 self.outputs
-                    .push_back(Output::Connect(self.servers[self.server].address));
+                    .push_back(Output::Connect(self.servers[self.server].address.clone()));
             }
             Phase::Connecting { since } if now >= since + self.acceptance() => {
                 self.disconnect(Fault::Silent(now.since(since)), now);
@@ -421,7 +421,7 @@ fn pause(rounds: usize) -> Duration {
 mod tests {
     use super::*;
     use crate::http::{LONGEST_REPLY_BODY, Terms};
-    use std::net::SocketAddr;
+    use crate::transport::Address;
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
     const ANSWER: Duration = Duration::from_secs(3);
@@ -434,7 +434,7 @@ mod tests {
         HttpClient::new(addresses.iter().map(|&name| name.into()).collect(), at(0))
     }
 
-    fn address(name: &str) -> SocketAddr {
+    fn address(name: &str) -> Address {
         Endpoint::from(name).address
     }
 
@@ -575,10 +575,10 @@ mod tests {
         let mut tries = Vec::new();
         for _ in 0..12 {
             now = now.max(client.wake());
-            let [Output::Connect(address)] = outputs(&mut client, now)[..] else {
+            let [Output::Connect(address)] = &outputs(&mut client, now)[..] else {
                 panic!("no attempt at {now:?}")
             };
-            tries.push((address, now.since(at(0)).as_millis()));
+            tries.push((address.clone(), now.since(at(0)).as_millis()));
             client.disconnected(Some("connection refused".into()), now);
         }
         let starts = [0, 100, 300, 700, 1500, 2500];

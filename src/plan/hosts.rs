@@ -1,7 +1,15 @@
-//! A ZooKeeper connection string: `h1:2181,h2:2181/chroot`, IPv6 addresses in brackets.
+//! A ZooKeeper connection string: `h1:2181,h2:2181/chroot`, IPv6 addresses in brackets; or unix
+//! sockets: `unix:/run/zk1.sock,unix:/run/zk2.sock`.
 
 use super::{Host, names};
 use std::fmt;
+use std::path::PathBuf;
+
+/// How the address of a unix socket begins.
+const UNIX: &str = "unix:";
+
+/// The longest path of a unix socket, in bytes: `sun_path` of unix(7) has one more, for a zero.
+pub const LONGEST_SOCKET_PATH: usize = 107;
 
 /// ZooKeeper's port, if the text has none.
 const DEFAULT_PORT: u16 = 2181;
@@ -36,12 +44,48 @@ pub enum InvalidHosts {
     /// The port is not a number from 1 to 65535.
     #[allow(missing_docs)]
     Port { item: String, port: String },
+    /// A unix socket cannot have this path.
+    #[allow(missing_docs)]
+    Socket { item: String, flaw: InvalidSocket },
+    /// An item has a chroot, and the list has a unix socket, which takes none.
+    SocketAndChroot(String),
     /// The text after the first slash is not a path.
     #[allow(missing_docs)]
     Chroot {
         path: String,
         flaw: names::InvalidName,
     },
+}
+
+/// Why a text is not the path of a unix socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InvalidSocket {
+    /// It has two slashes, as a URL has.
+    Url,
+    /// It does not begin with a slash.
+    Relative,
+    /// It has this many bytes.
+    TooLong(usize),
+    /// It has a control character.
+    Control,
+}
+
+impl fmt::Display for InvalidSocket {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            InvalidSocket::Url => f.write_str("expected unix:/PATH, with one slash"),
+            InvalidSocket::Relative => {
+                f.write_str("expected unix:/PATH, the absolute path of a socket")
+            }
+            InvalidSocket::TooLong(bytes) => write!(
+                f,
+                "the path of a unix socket has at most {LONGEST_SOCKET_PATH} bytes, found {bytes}"
+            ),
+            InvalidSocket::Control => {
+                f.write_str("the path of a unix socket must not contain control characters")
+            }
+        }
+    }
 }
 
 impl fmt::Display for InvalidHosts {
@@ -72,6 +116,11 @@ impl fmt::Display for InvalidHosts {
                 f,
                 "{item:?} is not HOST:PORT: the port {port:?} is not a number from 1 to 65535"
             ),
+            InvalidHosts::Socket { item, flaw } => write!(f, "{item:?}: {flaw}"),
+            InvalidHosts::SocketAndChroot(item) => write!(
+                f,
+                "{item:?}: a list with a unix socket takes no chroot: remove the first \"/\" and what follows it"
+            ),
             InvalidHosts::Chroot { path, flaw } => write!(f, "chroot {path:?}: {flaw}"),
         }
     }
@@ -94,6 +143,18 @@ impl Ensemble {
 /// Parses hosts separated by commas. Blanks around hosts and superfluous commas are ignored, as in
 /// the originals.
 pub fn parse(text: &str) -> Result<Ensemble, InvalidHosts> {
+    let items = || {
+        text.split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+    };
+    if items().any(|item| item.starts_with(UNIX)) {
+        let hosts = items().map(parse_with_sockets);
+        return Ok(Ensemble {
+            hosts: hosts.collect::<Result<_, _>>()?,
+            chroot: String::new(),
+        });
+    }
     if let Some(item) = text
         .split(',')
         .map(str::trim)
@@ -119,6 +180,35 @@ pub fn parse(text: &str) -> Result<Ensemble, InvalidHosts> {
             chroot: parse_chroot(chroot.trim_end())?,
         })
     }
+}
+
+/// Parses an item of a list that has unix sockets: a slash belongs to the path of a socket.
+fn parse_with_sockets(item: &str) -> Result<Host, InvalidHosts> {
+    match parse_socket(item) {
+        Some(Ok(path)) => Ok(Host::Unix(path)),
+        Some(Err(flaw)) => Err(InvalidHosts::Socket {
+            item: item.to_owned(),
+            flaw,
+        }),
+        None if item.contains('/') => Err(InvalidHosts::SocketAndChroot(item.to_owned())),
+        None => parse_host(item),
+    }
+}
+
+/// Parses `unix:/PATH`. `None`: the text does not begin with `unix:`.
+pub fn parse_socket(text: &str) -> Option<Result<PathBuf, InvalidSocket>> {
+    let path = text.strip_prefix(UNIX)?;
+    Some(if path.starts_with("//") {
+        Err(InvalidSocket::Url)
+    } else if !path.starts_with('/') {
+        Err(InvalidSocket::Relative)
+    } else if path.len() > LONGEST_SOCKET_PATH {
+        Err(InvalidSocket::TooLong(path.len()))
+    } else if path.contains(char::is_control) {
+        Err(InvalidSocket::Control)
+    } else {
+        Ok(path.into())
+    })
 }
 
 /// Parses the text after the hosts, including its slash; `/` alone is no chroot.
@@ -170,12 +260,12 @@ fn parse_host(text: &str) -> Result<Host, InvalidHosts> {
                 item: item(),
                 port: port.to_owned(),
             })?;
-            Ok(Host {
+            Ok(Host::Tcp {
                 name: name.to_owned(),
                 port,
             })
         }
-        (_, None) => Ok(Host {
+        (_, None) => Ok(Host::Tcp {
             name: name.to_owned(),
             port: DEFAULT_PORT,
         }),
@@ -300,12 +390,63 @@ mod tests {
     }
 
     #[test]
+    fn unix_sockets_stand_among_the_hosts() {
+        for (text, hosts) in [
+            ("unix:/run/zk.sock", "unix:/run/zk.sock"),
+            (" unix:/a b , h2:1,", "unix:/a b h2:1"),
+            ("h1,unix:/zk", "h1:2181 unix:/zk"),
+        ] {
+            let ensemble = parse(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
+            let found: Vec<_> = ensemble.hosts.iter().map(Host::to_string).collect();
+            assert_eq!(found.join(" "), hosts);
+            assert_eq!(ensemble.chroot, "");
+        }
+        assert!(parse(&format!("unix:/{}", "a".repeat(106))).is_ok());
+    }
+
+    #[test]
+    fn invalid_sockets_are_refused_with_the_reason() {
+        let long = format!("unix:/{}", "a".repeat(107));
+        for (text, sentence) in [
+            (
+                "unix:run/zk",
+                "\"unix:run/zk\": expected unix:/PATH, the absolute path of a socket",
+            ),
+            (
+                "unix:",
+                "\"unix:\": expected unix:/PATH, the absolute path of a socket",
+            ),
+            (
+                "unix:///run/zk",
+                "\"unix:///run/zk\": expected unix:/PATH, with one slash",
+            ),
+            (
+                "unix:/a\0b",
+                "\"unix:/a\\0b\": the path of a unix socket must not contain control characters",
+            ),
+            (
+                "unix:/run/zk,h2:2181/chroot",
+                "\"h2:2181/chroot\": a list with a unix socket takes no chroot: remove the first \"/\" and what follows it",
+            ),
+            (
+                &long,
+                &format!("{long:?}: the path of a unix socket has at most 107 bytes, found 108"),
+            ),
+        ] {
+            assert_eq!(
+                parse(text).map_err(|flaw| flaw.to_string()),
+                Err(sentence.to_owned())
+            );
+        }
+    }
+
+    #[test]
     fn superfluous_commas_are_ignored() {
         for text in ["h1,", ",h1", "h1:2181,,", ", h1 ,"] {
             let ensemble = parse(text).unwrap_or_else(|flaw| panic!("{text}: {flaw}"));
             assert_eq!(
                 ensemble.hosts,
-                [Host {
+                [Host::Tcp {
                     name: "h1".into(),
                     port: 2181
                 }],

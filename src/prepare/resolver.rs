@@ -11,6 +11,7 @@ use crate::sys::poll::{self, Watched};
 use crate::sys::process::{self, Fork, Pid};
 use crate::sys::timer::Timer;
 use crate::sys::{descriptors, host, random};
+use crate::transport::Address;
 use std::io::{self, PipeReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -50,15 +51,15 @@ const PROCESS_NAME: &str = "name-lookup";
 pub struct HostAddresses {
     hosts: Vec<Host>,
     /// The addresses of each host, or why it has none.
-    found: Vec<Result<Vec<SocketAddr>, String>>,
+    found: Vec<Result<Vec<Address>, String>>,
 }
 
 impl HostAddresses {
-    /// Hosts that were not looked up yet. An IP address needs no lookup.
+    /// Hosts that were not looked up yet. An IP address or a unix socket needs no lookup.
     pub fn new(hosts: &[Host]) -> HostAddresses {
-        let found = hosts.iter().map(|host| match host.name.parse::<IpAddr>() {
-            Ok(address) => Ok(vec![SocketAddr::new(address, host.port)]),
-            Err(_) => Err("its name was not looked up".into()),
+        let found = hosts.iter().map(|host| match address(host) {
+            Some(address) => Ok(vec![address]),
+            None => Err("its name was not looked up".into()),
         });
         HostAddresses {
             found: found.collect(),
@@ -69,13 +70,13 @@ impl HostAddresses {
     /// The positions of hosts that are names.
     fn names(&self) -> Vec<usize> {
         (0..self.hosts.len())
-            .filter(|&index| self.hosts[index].name.parse::<IpAddr>().is_err())
+            .filter(|&index| address(&self.hosts[index]).is_none())
             .collect()
     }
 
     /// Stores the result of a lookup. A failed lookup does not remove known addresses: the name
     /// server may be unreachable together with the servers.
-    fn learn(&mut self, host: usize, found: Result<Vec<SocketAddr>, String>) {
+    fn learn(&mut self, host: usize, found: Result<Vec<Address>, String>) {
         if found.is_ok() || self.found[host].is_err() {
             self.found[host] = found;
         }
@@ -88,15 +89,17 @@ impl HostAddresses {
         for (host, found) in self.hosts.iter().zip(&self.found) {
             match found {
                 Ok(addresses) => {
-                    let name = |address: &SocketAddr| match addresses.len() {
-                        1 => host.to_string(),
-                        _ => format!("{host} ({})", address.ip()),
+                    let name = |address: &Address| match address {
+                        Address::Tcp(address) if addresses.len() > 1 => {
+                            format!("{host} ({})", address.ip())
+                        }
+                        _ => host.to_string(),
                     };
                     result
                         .endpoints
-                        .extend(addresses.iter().map(|&address| Endpoint {
-                            name: name(&address),
-                            address,
+                        .extend(addresses.iter().map(|address| Endpoint {
+                            name: name(address),
+                            address: address.clone(),
                         }));
                 }
                 Err(why) => result.unresolved.push(format!("{host}: {why}")),
@@ -104,6 +107,17 @@ impl HostAddresses {
         }
         shuffle(&mut result.endpoints);
         result
+    }
+}
+
+/// The address of a host that needs no lookup.
+fn address(host: &Host) -> Option<Address> {
+    match host {
+        Host::Tcp { name, port } => {
+            let address = name.parse::<IpAddr>().ok()?;
+            Some(Address::Tcp(SocketAddr::new(address, *port)))
+        }
+        Host::Unix(path) => Some(Address::Unix(path.as_path().into())),
     }
 }
 
@@ -260,7 +274,10 @@ fn sleep_until(moment: Moment) -> io::Result<()> {
 
 /// The addresses of a host, one a line, or `!` and why it has none.
 fn look_up_addresses(host: &Host) -> String {
-    match (host.name.as_str(), host.port).to_socket_addrs() {
+    let Host::Tcp { name, port } = host else {
+        return String::new();
+    };
+    match (name.as_str(), *port).to_socket_addrs() {
         Ok(addresses) => addresses
             .take(MAX_ADDRESSES)
             .map(|address| format!("{address}\n"))
@@ -270,12 +287,12 @@ fn look_up_addresses(host: &Host) -> String {
 }
 
 /// Parses the answer of a lookup, if it has one.
-fn addresses(answer: Option<impl AsRef<[u8]>>) -> Result<Vec<SocketAddr>, String> {
+fn addresses(answer: Option<impl AsRef<[u8]>>) -> Result<Vec<Address>, String> {
     let answer =
         answer.ok_or("its name was not looked up in time (is the name server answering?)")?;
     let text = String::from_utf8_lossy(answer.as_ref());
-    let mut addresses: Vec<SocketAddr> =
-        text.lines().filter_map(|line| line.parse().ok()).collect();
+    let parsed = text.lines().filter_map(|line| line.parse().ok());
+    let mut addresses: Vec<Address> = parsed.map(Address::Tcp).collect();
     addresses.dedup();
     match text.strip_prefix('!') {
         Some(why) => Err(format!("its name cannot be looked up: {why}")),

@@ -1,6 +1,7 @@
 //! `--check`: what is known of a server that a program would use. Nothing is locked and nothing is
 //! made.
 
+pub mod srvr;
 pub mod zookeeper;
 
 use crate::printable::{escaped, printable};

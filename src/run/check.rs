@@ -9,21 +9,18 @@ use crate::oneshot::http;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::Locks;
 use crate::plan::{ClientCheck, Cluster, Exit, ExitReason, Host};
+use crate::probe::srvr::Srvr;
 use crate::probe::zookeeper::{Probe, Target};
 use crate::probe::{self, Flaw, FlawKind, Found, Report};
 use crate::signal::Status;
 use crate::status::http::PoolSurvey;
 use crate::sys::clock::{self, now};
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use crate::transport::Address;
 use std::slice::from_ref;
 use std::time::Duration;
 
 /// How long one server may take for the check. A healthy one needs milliseconds.
 const LIMIT: Duration = Duration::from_secs(5);
-
-/// The longest answer to a four-letter word that is read. That of `srvr` has 300 bytes.
-const LONGEST_ANSWER: u64 = 4 << 10;
 
 /// Checks what the plan names, and prints a line for each.
 pub fn check_client(plan: &ClientCheck) -> Exit {
@@ -137,8 +134,9 @@ fn flaw(failure: Failure, server: &str) -> Flaw {
 }
 
 /// Adds version and role, if the server tells them.
-fn with_banner(found: Found, server: SocketAddr) -> Found {
-    let banner = four_letter_word(server)
+fn with_banner(found: Found, server: Address) -> Found {
+    let mut client = Srvr::new(server, LIMIT, now());
+    let banner = oneshot::drive(&mut client)
         .ok()
         .and_then(|text| probe::banner(&text));
     match banner {
@@ -151,16 +149,6 @@ fn with_banner(found: Found, server: SocketAddr) -> Found {
     }
 }
 
-fn four_letter_word(server: SocketAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&server, LIMIT)?;
-    stream.set_read_timeout(Some(LIMIT))?;
-    stream.set_write_timeout(Some(LIMIT))?;
-    stream.write_all(b"srvr")?;
-    let mut answer = String::new();
-    stream.take(LONGEST_ANSWER).read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
 fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
     let name = server.to_string();
     let servers = match inspect::look_up(from_ref(server), LIMIT) {
@@ -168,7 +156,7 @@ fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
         Err(unresolved) => return without_address(unresolved),
     };
     let survey = PoolSurvey {
-        server: name.clone(),
+        server: server.clone(),
         pool: pool.map(Into::into),
         now: clock::unix_ms(),
     };

@@ -246,9 +246,9 @@ fn revoke(
     let Some(host) = &candidate.holder.host else {
         return Ok(None);
     };
-    let (name, servers) = (server.to_string(), inspect::servers(server, limit(until))?);
+    let servers = inspect::servers(server, limit(until))?;
     let revocation = Revocation {
-        server: name,
+        server: server.clone(),
         pool: pool.to_owned(),
         host: host.clone(),
     };

@@ -72,7 +72,7 @@ pub(super) fn read(locks: &Locks, stale: bool, limit: Duration) -> Result<Report
         Locks::Pools { server, pool } => {
             let servers = servers(server, limit)?;
             let survey = PoolSurvey {
-                server: server.to_string(),
+                server: server.clone(),
                 pool: pool.clone(),
                 now: clock::unix_ms(),
             };

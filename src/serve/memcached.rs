@@ -7,9 +7,8 @@ use crate::plan::Host;
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::sys::epoll::{Epoll, Interest};
-use crate::transport::{Event, Output};
+use crate::transport::{Address, Event, Output};
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long the look-up of its name may take at the start: systemd gives up a unit that fails five
@@ -21,7 +20,7 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 pub(super) struct Memcached {
     link: Link,
     /// At least one.
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
     /// The index of the one that is tried, or that answered last.
     address: usize,
     /// How many are left to try before an error is reported.
@@ -81,7 +80,7 @@ impl Memcached {
     fn try_address(&mut self) -> Result<(), String> {
         self.untried -= 1;
         self.watched = None;
-        match self.link.connect(self.addresses[self.address]) {
+        match self.link.connect(&self.addresses[self.address]) {
             Err(_) if self.untried > 0 => self.try_next(),
             connecting => connecting,
         }

@@ -4,14 +4,15 @@ use super::{Holder, Kind, Lock, Report, Waiter};
 use crate::http::{Reply, get};
 use crate::lock::Failure;
 use crate::oneshot::http::Question;
+use crate::plan::Host;
 use serde_json::Value;
 use std::time::Duration;
 
 /// What to read.
 #[derive(Clone, Debug)]
 pub struct PoolSurvey {
-    /// The server, as it is shown.
-    pub server: String,
+    /// The server.
+    pub server: Host,
     /// The pool; `None`: all.
     pub pool: Option<String>,
     /// Now, in ms of real time: the server reports ages.
@@ -22,7 +23,7 @@ impl Question for PoolSurvey {
     type Report = Report;
 
     fn request(&self) -> Vec<u8> {
-        get("/status/", &[], &self.server, false)
+        get("/status/", &[], &self.server.header(), false)
     }
 
     fn report(&self, reply: &Reply) -> Result<Report, Failure> {
@@ -59,7 +60,7 @@ impl Question for PoolSurvey {
 }
 
 /// A pool as the server describes it.
-fn lock(pool: &Value, server: &str, now: i64) -> Lock {
+fn lock(pool: &Value, server: &Host, now: i64) -> Lock {
     let name = text(&pool["name"]).unwrap_or_default();
     let list = |key: &str| pool[key].as_array().cloned().unwrap_or_default();
     Lock {
@@ -118,7 +119,10 @@ mod tests {
 
     fn survey(pool: Option<&str>) -> PoolSurvey {
         PoolSurvey {
-            server: "dx:9889".into(),
+            server: Host::Tcp {
+                name: "dx".into(),
+                port: 9889,
+            },
             pool: pool.map(Into::into),
             now: 100_000,
         }

@@ -1,11 +1,14 @@
-//! Sockets that std does not make: a pair that preserves message boundaries, and non-blocking TCP
+//! Sockets that std does not make: a pair that preserves message boundaries, and non-blocking
 //! connects.
 
 use super::{check, opened};
-use std::ffi::c_int;
+use std::ffi::{c_char, c_int};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A connected pair of sockets between processes. Message boundaries are preserved.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -31,6 +34,16 @@ pub fn send(socket: impl AsFd, message: &[u8]) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// Writes to a stream as many bytes as there is room for. EAGAIN: there is none. EPIPE, without a
+/// signal, if the other end is closed.
+pub fn write(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: send(2) reads as many bytes as the slice has.
+    let sent =
+        check(unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_NOSIGNAL) })?;
+    Ok(sent.cast_unsigned())
 }
 
 /// Receives one message, truncated to the buffer. Zero: the other end is closed. EAGAIN: no message
@@ -63,6 +76,38 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     Ok(stream)
 }
+
+/// Connects to the unix socket at this path. The result is known at once: EAGAIN if as many clients
+/// as the server allows wait to be accepted. `InvalidInput`: the path is too long, see
+/// `plan::hosts`.
+pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let bytes = path.as_os_str().as_bytes();
+    let mut address = libc::sockaddr_un {
+        sun_family: libc::AF_UNIX as libc::sa_family_t,
+        sun_path: [0; UNIX_PATH],
+    };
+    if bytes.len() >= UNIX_PATH || bytes.contains(&0) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = from.cast_signed() as c_char;
+    }
+    // SAFETY: socket(2) touches no memory.
+    let socket = opened(unsafe {
+        libc::socket(
+            libc::AF_UNIX,
+            libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+            0,
+        )
+    })?;
+    let length = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: connect(2) reads `length` bytes of the address. The path ends with a zero.
+    check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(UnixStream::from(socket))
+}
+
+/// Bytes of `sun_path`: unix(7).
+const UNIX_PATH: usize = 108;
 
 /// The result of a connect that was started, once the stream is writable.
 pub fn connected(stream: &TcpStream) -> io::Result<()> {

@@ -4,7 +4,7 @@ use super::{Machine, Step};
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
 use crate::transport;
-use std::net::SocketAddr;
+use crate::transport::Address;
 
 /// What a lock has reported, as far as it limits what may follow. See [`crate::lock`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -25,7 +25,7 @@ pub(crate) enum LockRules {
 }
 
 impl<L: Lock> Machine for L {
-    type To = SocketAddr;
+    type To = Address;
     type Report = Output;
     type Rules = LockRules;
 
@@ -37,7 +37,7 @@ impl<L: Lock> Machine for L {
         self.handle(Input::Tick, now);
     }
 
-    fn give(&mut self, now: Moment) -> Step<SocketAddr, Output> {
+    fn give(&mut self, now: Moment) -> Step<Address, Output> {
         match self.poll(now) {
             Output::Transport(output) => Step::Transport(output),
             Output::Wait(until) => Step::Wait(until),

@@ -6,7 +6,7 @@ use crate::moment::Moment;
 use crate::oneshot::{self, OneShot};
 use crate::transport;
 use std::fmt::Debug;
-use std::net::SocketAddr;
+use crate::transport::Address;
 
 /// A client until it reports. After that it is gone.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ impl<C> Once<C> {
 }
 
 impl<C: OneShot<Report: Debug>> Machine for Once<C> {
-    type To = SocketAddr;
+    type To = Address;
     type Report = Result<C::Report, Failure>;
     type Rules = ();
 
@@ -31,7 +31,7 @@ impl<C: OneShot<Report: Debug>> Machine for Once<C> {
 
     fn take_time(&mut self, _: Moment) {}
 
-    fn give(&mut self, now: Moment) -> Step<SocketAddr, Self::Report> {
+    fn give(&mut self, now: Moment) -> Step<Address, Self::Report> {
         match self.0.as_mut().map(|client| client.poll(now)) {
             None => Step::Wait(Moment::NEVER),
             Some(oneshot::Step::Transport(output)) => Step::Transport(output),

@@ -416,7 +416,7 @@ impl Session {
             return false;
         };
         let current = self.servers[self.server].clone();
-        let position = endpoint::position(&servers, current.address);
+        let position = endpoint::position(&servers, &current.address);
         let tried = self
             .attempts
             .saturating_sub(usize::from(!matches!(self.phase, Phase::Down { .. })));
@@ -433,7 +433,7 @@ impl Session {
         // The number of failed rounds stays.
         self.attempts = tried / self.servers.len() * servers.len() + usize::from(!down);
         let fault = |server: &Endpoint| {
-            endpoint::position(&self.servers, server.address)
+            endpoint::position(&self.servers, &server.address)
                 .and_then(|old| self.faults[old].clone())
         };
         self.faults = servers.iter().map(fault).collect();
@@ -696,7 +696,7 @@ impl Session {
                 self.attempts += 1;
                 self.phase = Phase::Connecting { since: now };
                 self.steps.push_back(transport::Output::Connect(
-                    self.servers[self.server].address,
+                    self.servers[self.server].address.clone(),
                 ));
             }
             Phase::Connecting { since } if now >= since + self.attempt() => {

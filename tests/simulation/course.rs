@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use zk_flock::internals::endpoint::Endpoint;
+use zk_flock::internals::endpoint::{Address, Endpoint};
 use zk_flock::internals::lock::Lock;
 use zk_flock::internals::lock::zookeeper::SessionLock;
 use zk_flock::internals::lock::zookeeper::layout::{self, NodeData};
@@ -693,7 +693,9 @@ fn lock(
     let mut servers: Vec<Endpoint> = (0..world.ensemble.size())
         .map(|server| Endpoint {
             name: format!("s{server}:2181"),
-            address: ([10, 0, 0, u8::try_from(server + 1).expect("few")], 2181).into(),
+            address: Address::Tcp(
+                ([10, 0, 0, u8::try_from(server + 1).expect("few")], 2181).into(),
+            ),
         })
         .collect();
     let random = &mut Random::new(world.scenario.seed, u64::try_from(pid).expect("a pid"));

@@ -950,8 +950,8 @@ impl World {
         })
     }
 
-    fn connect(&mut self, pid: i32, address: SocketAddr) -> ConnId {
-        let SocketAddr::V4(address) = address else {
+    fn connect(&mut self, pid: i32, address: &Address) -> ConnId {
+        let Address::Tcp(SocketAddr::V4(address)) = address else {
             panic!("the servers have IPv4 addresses")
         };
         let server = usize::from(address.ip().octets()[3]) - 1;
@@ -1496,7 +1496,7 @@ impl System for Simulated {
                     if let Some(old) = link.conn.take() {
                         world.close_client(old, false);
                     }
-                    link.conn = Some(world.connect(own(), address));
+                    link.conn = Some(world.connect(own(), &address));
                 }
                 transport::Output::Send(bytes) => {
                     if let Some(conn) = link.conn {

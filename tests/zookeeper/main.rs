@@ -9,6 +9,8 @@ mod check;
 mod command;
 // Each error in a config file is one line with file, line and key, and nothing is run.
 mod config;
+// Unix sockets, helper commands and TLS keep the promises.
+mod connections;
 // `-d` starts a daemon, with the umask and the environment of its caller.
 mod daemon;
 // The command gets each descriptor that the caller passes on, and no other.

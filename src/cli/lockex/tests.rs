@@ -46,7 +46,7 @@ fn defaults_are_those_of_the_original() {
         queue(&plan),
         ("/lockex/5118636598003648905", 1, Some(1), Some(1))
     );
-    let local = Host {
+    let local = Host::Tcp {
         name: "localhost".into(),
         port: 2181,
     };
@@ -168,7 +168,7 @@ fn each_option_has_its_effect_in_every_position_and_form() {
             &["-zh:1/c", "-z|h:1/c", "--zkhosts=h:1/c", "--zkhosts|h:1/c"],
             |plan| {
                 cluster(plan).hosts
-                    == [Host {
+                    == [Host::Tcp {
                         name: "h".into(),
                         port: 1,
                     }]

@@ -41,7 +41,7 @@ fn defaults_are_those_of_the_original() {
     else {
         panic!("{:?}", plan.lock)
     };
-    let hosts = [("h1", 2181), ("h2", 2182)].map(|(name, port)| Host {
+    let hosts = [("h1", 2181), ("h2", 2182)].map(|(name, port)| Host::Tcp {
         name: name.into(),
         port,
     });

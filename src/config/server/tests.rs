@@ -22,7 +22,7 @@ fn published_example_is_valid() {
         "../../../tests/data/yaml/accepted/published-readme.yaml"
     ))
     .unwrap();
-    let memcache = Backend::Memcache(Host {
+    let memcache = Backend::Memcache(Host::Tcp {
         name: "localhost".into(),
         port: 11211,
     });
@@ -66,7 +66,7 @@ fn every_key_has_its_effect() {
             parse("{\"backend\": \"memcache\", \"memcachehost\": \"h\", \"memcacheport\": 1,\n\"pools\": [{\"name\": \"a\"}]}").unwrap();
     assert_eq!(
         config.backend,
-        Backend::Memcache(Host {
+        Backend::Memcache(Host::Tcp {
             name: "h".into(),
             port: 1
         })

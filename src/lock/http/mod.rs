@@ -270,7 +270,7 @@ impl PoolLock {
         if !outer.is_empty() {
             parameters.push(("outer", outer.as_str()));
         }
-        get(path, &parameters, &self.options.server.to_string(), false)
+        get(path, &parameters, &self.options.server.header(), false)
     }
 
     fn outer_tokens(&self) -> String {

@@ -1,8 +1,8 @@
 use super::*;
 use crate::http::{Request, Terms};
 use crate::testing::{self, Connection, Delivery, Driver, Peer};
+use crate::transport::Address;
 use proptest::prelude::*;
-use std::net::SocketAddr;
 
 const SECOND: Duration = Duration::from_secs(1);
 const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -53,8 +53,8 @@ struct Server {
     asked: Vec<String>,
 }
 
-impl Peer<SocketAddr> for Server {
-    fn connect(&mut self, _: SocketAddr, _: Moment) -> testing::Reply {
+impl Peer<Address> for Server {
+    fn connect(&mut self, _: Address, _: Moment) -> testing::Reply {
         let does = self.script[self.connections.min(self.script.len() - 1)];
         self.connections += 1;
         match does {
@@ -215,7 +215,7 @@ impl Play {
 fn options() -> Options {
     Options {
         addresses: vec!["dx:9889".into()],
-        server: Host {
+        server: Host::Tcp {
             name: "dx".into(),
             port: 9889,
         },

@@ -7,12 +7,12 @@ use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
 use crate::plan::{self, Cluster, Heartbeat};
 use crate::testing::{Delivery, Driver, Peer, Reply};
+use crate::transport::Address;
 use crate::zookeeper::code::{Code, flag, operation, xid};
 use crate::zookeeper::record::*;
 use crate::zookeeper::wire::{Vector, Wire, frame, next_frame};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// So many milliseconds after the start of a test. The clock does not begin at 0.
@@ -84,7 +84,7 @@ pub(crate) struct Fake {
     /// While set, the server accepts no connection.
     pub(crate) down: bool,
     /// The server accepts connections only at this address; `None`: at any.
-    pub(crate) address: Option<SocketAddr>,
+    pub(crate) address: Option<Address>,
     /// A session that creates the wanted node and its parents just after the client's create has
     /// failed because a parent is missing.
     pub(crate) rival: Option<i64>,
@@ -707,9 +707,9 @@ fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out
 }
 
-impl Peer<SocketAddr> for Fake {
-    fn connect(&mut self, to: SocketAddr, _: Moment) -> Reply {
-        if self.down || self.address.is_some_and(|address| address != to) {
+impl Peer<Address> for Fake {
+    fn connect(&mut self, to: Address, _: Moment) -> Reply {
+        if self.down || self.address.as_ref().is_some_and(|address| *address != to) {
             return Reply::Refused("connection refused".into());
         }
         self.opened += 1;

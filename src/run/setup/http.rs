@@ -112,11 +112,7 @@ fn await_own_name(
         bare
     });
     let shared = name == "localhost" || name.starts_with("localhost.");
-    if shared
-        && !servers
-            .iter()
-            .all(|server| server.address.ip().is_loopback())
-    {
+    if shared && !servers.iter().all(|server| server.address.is_loopback()) {
         log.warn(&format_args!(
             "this host identifies itself to the server as {name:?}, and other hosts may do the same: a server that ignores run ids takes them for one host \
              and grants the lock to all of them; set a unique name with --as"

@@ -7,6 +7,7 @@ use crate::moment::Moment;
 use crate::plan::Auth;
 use crate::testing::{Connection, Delivery, Driver, Machine, Peer, Reply, Step};
 use crate::transport;
+use crate::transport::Address;
 use crate::zookeeper::code::{Code, flag, operation};
 use crate::zookeeper::record::{Acl, Id, MultiHeader, ReplyHeader};
 use crate::zookeeper::request::{Answer, Operation, Request};
@@ -16,7 +17,6 @@ use common::capture::{hex, pieces};
 use common::proxy::From;
 use proptest::prelude::*;
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 const LOCK: &str = "/app/lock";
 const HOLDER: &str = "host.example6b1b36cb-0000-4000-8000-000000000001";
@@ -63,7 +63,7 @@ struct Asking {
 }
 
 impl Machine for Asking {
-    type To = SocketAddr;
+    type To = Address;
     type Report = SessionEvent;
     type Rules = ();
 
@@ -84,7 +84,7 @@ impl Machine for Asking {
         self.session.tick(now);
     }
 
-    fn give(&mut self, _: Moment) -> Step<SocketAddr, SessionEvent> {
+    fn give(&mut self, _: Moment) -> Step<Address, SessionEvent> {
         if let Some(event) = self.session.next_event() {
             return Step::Report(event);
         }
@@ -113,8 +113,8 @@ impl Recording {
     }
 }
 
-impl Peer<SocketAddr> for Recording {
-    fn connect(&mut self, _: SocketAddr, _: Moment) -> Reply {
+impl Peer<Address> for Recording {
+    fn connect(&mut self, _: Address, _: Moment) -> Reply {
         Reply::Accepted(0)
     }
 
@@ -135,7 +135,7 @@ impl Peer<SocketAddr> for Recording {
 fn greeting(requests: &[Request]) -> Driver<Asking> {
     let server = Endpoint {
         name: "server".into(),
-        address: ([192, 0, 2, 1], 2181).into(),
+        address: Address::Tcp(([192, 0, 2, 1], 2181).into()),
     };
     let asking = Asking {
         session: Session::new(vec![server], 15 * SECOND, Some(auth()), NOW),

@@ -7,7 +7,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 use std::time::Duration;
-use zk_flock::internals::endpoint::Endpoint;
+use zk_flock::internals::endpoint::{Address, Endpoint};
 use zk_flock::internals::moment::Moment;
 use zk_flock::internals::plan::Auth;
 use zk_flock::internals::transport::Output;
@@ -35,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
         SERVERS
             .map(|(name, address)| Endpoint {
                 name: name.into(),
-                address: (address, 2181).into(),
+                address: Address::Tcp((address, 2181).into()),
             })
             .to_vec(),
         Duration::from_secs(15),
