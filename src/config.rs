@@ -10,8 +10,9 @@ pub mod yaml;
 
 use crate::edit_distance;
 use crate::in_file::InFile;
+use crate::plan::connection::Proxy;
 use crate::plan::hosts::{self, Ensemble};
-use crate::plan::{Acl, Auth, Heartbeat, Level, Warning, duration, names};
+use crate::plan::{Acl, Auth, Connection, Heartbeat, Level, Warning, duration, names};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use std::time::Duration;
 pub struct Config {
     /// The servers.
     pub host: Option<Ensemble>,
+    /// How connections to them are made.
+    pub connection: Connection,
     /// Session timeout.
     pub timeout: Option<Duration>,
     /// Namespace of the locks.
@@ -55,6 +58,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             host: None,
+            connection: Connection::Direct,
             timeout: None,
             app_id: None,
             sleep: None,
@@ -109,8 +113,9 @@ const SLEEP: [(&str, bool); 2] = [("ON", true), ("OFF", false)];
 const ACL: [(&str, Acl); 2] = [("open", Acl::Open), ("creator", Acl::Creator)];
 const HEARTBEAT: [(&str, Heartbeat); 2] = [("write", Heartbeat::Write), ("ping", Heartbeat::Ping)];
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "host",
+    "proxy",
     "timeout",
     "app_id",
     "sleep",
@@ -151,6 +156,7 @@ impl Config {
         for (key, value) in keys {
             match key.as_str() {
                 "host" => self.host = Some(source.host(value)?),
+                "proxy" => self.connection = Connection::Proxy(source.proxy(value)?),
                 "timeout" => self.timeout = Some(source.timeout(value)?),
                 "app_id" => self.app_id = Some(self.name(value, source)?),
                 "sleep" => {
@@ -344,6 +350,13 @@ impl Source<'_> {
             other => part(other)?,
         };
         hosts::parse(&text).map_err(|flaw| self.invalid("host", flaw.to_string()))
+    }
+
+    fn proxy(&self, value: &Value) -> Result<Proxy, Error> {
+        let text = value
+            .as_str()
+            .ok_or_else(|| self.wrong(&["proxy"], "a command, as a string", shown(value)))?;
+        Proxy::parse(text.as_ref()).map_err(|flaw| self.invalid("proxy", flaw.to_string()))
     }
 
     fn timeout(&self, value: &Value) -> Result<Duration, Error> {

@@ -70,6 +70,8 @@
 //! | `prepare::resolver` | looks up server names, with a time limit |
 //! | `service_manager` | sends messages to the service manager |
 //! | `link` | one non-blocking connection |
+//! | `link::helper` | the helper commands of a connection |
+//! | `link::helper_words` | why a helper command ended |
 //! | `link::stream` | its socket: TCP, or a unix socket |
 //! | `log` | writes log lines to a file, syslog or stderr |
 //!
@@ -102,6 +104,7 @@
 //! | `sys::notify` | one message to the service manager |
 //! | `sys::tcp` | listening sockets, keepalive, unacknowledged bytes |
 //! | `sys::random` | random bytes |
+//! | `sys::helper` | starts a helper command of a connection |
 //! | `sys::host` | the names of this host |
 //! | `sys::testing` | helpers for tests: forks, refused system calls |
 //!
@@ -234,6 +237,7 @@
 //! | `plan::client_check` | the plan of `--check` |
 //! | `plan::notify` | the plan of `--notify` |
 //! | `plan::inspection` | the plan of `--status`, and which locks |
+//! | `plan::connection` | commands that make connections |
 //! | `plan::duration` | times as operators write them |
 //! | `plan::outer` | locks of the runs around this one |
 //!

@@ -1,11 +1,18 @@
 //! One non-blocking connection, with its outgoing bytes. It carries out the outputs of a state
 //! machine and reports what happens as transport events; it decides nothing.
 
+mod helper;
+mod helper_words;
 mod stream;
 
+use crate::moment::Moment;
 use crate::reason::reason;
-use crate::sys::poll::Watched;
+use crate::signal::Signal;
+use crate::sys::clock::now;
+use crate::sys::poll::{self, Watched};
+use crate::sys::process::Pid;
 use crate::transport::{Address, Event, Output};
+use helper::Helpers;
 use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 use stream::Stream;
@@ -20,12 +27,15 @@ enum State {
     Closed,
     Connecting(Stream),
     Open(Stream),
+    /// The stream of a helper command has ended, and its reason is awaited.
+    Ending,
 }
 
 /// A connection, if there is one.
 #[derive(Debug, Default)]
 pub struct Link {
     state: State,
+    helpers: Helpers,
     /// Bytes that the kernel has not taken yet, at most what a session has unanswered.
     outgoing: Vec<u8>,
     /// The kernel probes the peer while the connection is idle, and resets a connection that this
@@ -63,7 +73,12 @@ impl Link {
     /// Begins to connect to this address. This replaces any other connection.
     pub fn connect(&mut self, address: &Address) -> Result<(), String> {
         self.close();
-        let stream = Stream::connect(address).map_err(|error| reason(&error))?;
+        let stream = match address {
+            Address::Tcp(address) => Stream::connect_tcp(*address),
+            Address::Unix(path) => Stream::connect_unix(path),
+            Address::Command(words) => self.helpers.start(words).map(Stream::Unix),
+        };
+        let stream = stream.map_err(|error| reason(&error))?;
         if self.watching {
             stream.watch_the_peer();
         }
@@ -91,6 +106,7 @@ impl Link {
             stream.reset_on_close(false);
             stream.shutdown_write();
         }
+        self.helpers.hang_up(Signal::TERM);
         self.drop_connection();
     }
 
@@ -99,6 +115,7 @@ impl Link {
         if let State::Open(stream) | State::Connecting(stream) = &self.state {
             stream.reset_on_close(true);
         }
+        self.helpers.hang_up(Signal::KILL);
         self.drop_connection();
     }
 
@@ -107,21 +124,28 @@ impl Link {
         self.outgoing.clear();
     }
 
-    /// The descriptor for poll, if there is a connection.
-    pub fn watched(&self) -> Option<Watched<'_>> {
-        self.wanted().map(|(fd, write)| Watched::new(fd, write))
+    /// Whether there is a connection.
+    pub fn is_connected(&self) -> bool {
+        !matches!(self.state, State::Closed)
+    }
+
+    /// The descriptors for poll, if there is a connection: its own, and the stderr of its helper.
+    pub fn watched(&self) -> impl Iterator<Item = Watched<'_>> {
+        let own = self.wanted().map(|(fd, write)| Watched::new(fd, write));
+        let stderr = self.helpers.stderr().map(|fd| Watched::new(fd, false));
+        own.into_iter().chain(stderr)
     }
 
     /// The descriptor, and whether to wake up for room to write too, if there is a connection.
     pub fn wanted(&self) -> Option<(BorrowedFd<'_>, bool)> {
         match &self.state {
-            State::Closed => None,
+            State::Closed | State::Ending => None,
             State::Connecting(stream) => Some((stream.as_fd(), true)),
             State::Open(stream) => Some((stream.as_fd(), !self.outgoing.is_empty())),
         }
     }
 
-    /// The descriptor is ready: reports one event after another, without waiting for more.
+    /// A descriptor is ready: reports one event after another, without waiting for more.
     pub fn ready(&mut self, mut report: impl FnMut(Event)) {
         if let State::Connecting(stream) = &self.state
             && let Err(error) = stream.connected()
@@ -129,23 +153,84 @@ impl Link {
             self.state = State::Closed;
             return report(Event::Disconnected(Some(reason(&error))));
         }
+        self.helpers.read();
         match std::mem::replace(&mut self.state, State::Closed) {
             State::Closed => {}
+            State::Ending => {
+                self.state = State::Ending;
+                self.report_reason(report);
+            }
             State::Connecting(stream) => {
                 self.state = State::Open(stream);
                 report(Event::Connected);
             }
             State::Open(mut stream) => {
-                let read = read(&mut stream, &mut report);
+                let helpers = &mut self.helpers;
+                let read = read(&mut stream, &mut |event| {
+                    helpers.answered();
+                    report(event);
+                });
                 self.state = State::Open(stream);
-                if let Err(why) =
-                    read.and_then(|()| self.flush().map_err(|error| Some(reason(&error))))
-                {
-                    self.close();
-                    report(Event::Disconnected(why));
+                match read.and_then(|()| self.flush().map_err(|error| Some(reason(&error)))) {
+                    Ok(()) => {}
+                    // The helper knows the reason.
+                    Err(_) if self.helpers.is_used() => {
+                        self.helpers.end();
+                        self.state = State::Ending;
+                        self.report_reason(report);
+                    }
+                    Err(why) => {
+                        self.close();
+                        report(Event::Disconnected(why));
+                    }
                 }
             }
         }
+    }
+
+    /// Reports why the connection of a helper has ended, once the helper can say nothing more.
+    fn report_reason(&mut self, mut report: impl FnMut(Event)) {
+        if let (State::Ending, Some(event)) = (&self.state, self.helpers.event()) {
+            self.close();
+            report(event);
+        }
+    }
+
+    /// Whether a process is a helper command of this link.
+    pub fn is_helper(&self, process: Pid) -> bool {
+        self.helpers.contains(process)
+    }
+
+    /// Whether a helper command was not reaped.
+    pub fn has_helpers(&self) -> bool {
+        self.helpers.any()
+    }
+
+    /// A child was reaped. If it was the helper of the connection, that has ended.
+    pub fn reaped(&mut self, child: Pid, report: impl FnMut(Event)) {
+        self.helpers.reaped(child);
+        self.report_reason(report);
+    }
+
+    /// Ends a connection that a helper carries: what was sent has until then to arrive, and the
+    /// server to answer it by hanging up. Other connections are the kernel's, and end by themselves.
+    pub fn part(&mut self, by: Moment) {
+        if !self.helpers.is_used() {
+            return;
+        }
+        while let State::Open(stream) = &mut self.state {
+            let limit = by.since(now());
+            let _ = poll::wait(&mut [Watched::new(stream.as_fd(), false)], Some(limit));
+            if limit.is_zero() || read(stream, &mut |_| {}).is_err() {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    /// Kills the helper commands. They are reaped later.
+    pub fn kill_helpers(&mut self) {
+        self.helpers.kill();
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,6 +3,7 @@
 //! here: the reasons why a run ends, and the only place that turns one into an exit code.
 
 mod client_check;
+pub mod connection;
 pub mod duration;
 pub mod eviction;
 pub mod hosts;
@@ -13,6 +14,7 @@ pub mod outer;
 mod server;
 
 pub use client_check::ClientCheck;
+pub use connection::Connection;
 pub use eviction::Eviction;
 pub use inspection::Inspection;
 pub use notify::Notify;
@@ -154,7 +156,7 @@ pub enum Lock {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PoolTarget {
     /// The lock server.
-    pub server: Host,
+    pub server: LockServer,
     /// The pool's name on that server.
     pub pool: String,
     /// This host's name for the server; `None`: its full name by the resolver.
@@ -166,11 +168,57 @@ pub struct PoolTarget {
     pub host_lock: Option<PathBuf>,
 }
 
+/// A lock server, and how to connect to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LockServer {
+    /// Where it is.
+    pub host: Host,
+    /// How connections to it are made.
+    pub connection: Connection,
+}
+
+impl LockServer {
+    /// A server to which connections are made directly.
+    pub fn new(host: Host) -> LockServer {
+        LockServer {
+            host,
+            connection: Connection::Direct,
+        }
+    }
+
+    /// The text of the header `Host`. A request over a unix socket names no host.
+    pub fn header(&self) -> String {
+        match &self.host {
+            Host::Tcp { .. } => self.host.to_string(),
+            Host::Unix(_) => "localhost".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl LockServer {
+    /// A server for tests that never connect.
+    pub(crate) fn of_tests() -> LockServer {
+        LockServer::new(Host::Tcp {
+            name: "dx".into(),
+            port: 9889,
+        })
+    }
+}
+
+impl std::fmt::Display for LockServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        self.host.fmt(f)
+    }
+}
+
 /// A ZooKeeper ensemble and how to talk to it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cluster {
     /// At least one server.
     pub hosts: Vec<Host>,
+    /// How connections to them are made.
+    pub connection: Connection,
     /// Prefix of every path: empty, or `/a/b` without a slash at its end.
     pub chroot: String,
     /// The session timeout to ask for. It limits the time to connect, too.
@@ -195,16 +243,6 @@ pub enum Host {
     },
     /// At the unix socket with this absolute path.
     Unix(PathBuf),
-}
-
-impl Host {
-    /// The text of the header `Host`. A request over a unix socket names no host.
-    pub fn header(&self) -> String {
-        match self {
-            Host::Tcp { .. } => self.to_string(),
-            Host::Unix(_) => "localhost".into(),
-        }
-    }
 }
 
 impl std::fmt::Display for Host {

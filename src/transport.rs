@@ -2,6 +2,7 @@
 //! take in [`Event`] and give out [`Output`]; `link` carries an output out and reports events. What
 //! kind of connection it is, is known to `link` alone.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,15 +14,22 @@ pub enum Address {
     Tcp(SocketAddr),
     /// The unix socket at this path.
     Unix(Arc<Path>),
+    /// Stdin and stdout of this command, which connects them to the server: its words.
+    Command(Arc<[OsString]>),
 }
 
 impl Address {
+    /// Whether a command makes the connection, so that it takes longer.
+    pub fn is_command(&self) -> bool {
+        matches!(self, Address::Command(_))
+    }
+
     /// Whether only processes of this host can be at the other end. A unix socket may belong to a
     /// tunnel.
     pub fn is_loopback(&self) -> bool {
         match self {
             Address::Tcp(address) => address.ip().is_loopback(),
-            Address::Unix(_) => false,
+            Address::Unix(_) | Address::Command(_) => false,
         }
     }
 }

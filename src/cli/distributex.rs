@@ -7,11 +7,12 @@ use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, value};
 use crate::plan::hosts::{self, InvalidHosts};
 use crate::plan::inspection::Locks;
-use crate::plan::{Command, Host, Lock, Plan, PoolTarget};
+use crate::plan::{Command, Connection, Host, Lock, LockServer, Plan, PoolTarget};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
+use std::slice::from_ref;
 
 /// The program.
 pub const PROGRAM: Program = Program {
@@ -46,6 +47,8 @@ Lock:
 Command:
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
       --pdeathsig SIG     signal the command if distributex dies [default: TERM]
+Connection:
+      --proxy COMMAND     connect by COMMAND, e.g. ssh -W %h:%p bastion
 Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON
@@ -78,7 +81,7 @@ enum Site {
 }
 
 /// The options, with the defaults of those that were not given.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Options {
     server: Option<Site>,
     pool: Option<String>,
@@ -87,20 +90,6 @@ struct Options {
     no_local_lock: bool,
     own_name: Option<String>,
     common: Common,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            server: None,
-            pool: None,
-            port: None,
-            local: false,
-            no_local_lock: false,
-            own_name: None,
-            common: Common::default(),
-        }
-    }
 }
 
 impl options::Options for Options {
@@ -176,7 +165,7 @@ impl Options {
         if let Some(word) = self.common.words.first() {
             return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
         }
-        let server = self.host()?.ok_or(Fault::Missing {
+        let server = self.server()?.ok_or(Fault::Missing {
             option: "-H HOST",
             hint: "",
         })?;
@@ -189,21 +178,25 @@ impl Options {
     }
 
     /// The server, from `-H` and `-p`.
-    fn host(&mut self) -> Result<Option<Host>, Fault> {
-        Ok(match (self.server.take(), self.port) {
-            (None, _) => None,
+    fn server(&mut self) -> Result<Option<LockServer>, Fault> {
+        let host = match (self.server.take(), self.port) {
+            (None, _) => return Ok(None),
             (Some(Site::Host(name)), port) => {
                 let port = port.unwrap_or(DEFAULT_PORT);
-                Some(Host::Tcp { name, port })
+                Host::Tcp { name, port }
             }
-            (Some(Site::Socket(path)), None) => Some(Host::Unix(path)),
+            (Some(Site::Socket(path)), None) => Host::Unix(path),
             (Some(Site::Socket(_)), Some(_)) => {
                 return Err(Fault::Conflict {
                     option: "-p",
-                    with: "-H unix:PATH",
+                    with: "-H unix:/PATH",
                 });
             }
-        })
+        };
+        let connection = self
+            .common
+            .connection(from_ref(&host), Connection::Direct)?;
+        Ok(Some(LockServer { host, connection }))
     }
 
     fn lock(&mut self) -> Result<Lock, Fault> {
@@ -225,7 +218,7 @@ impl Options {
         } else {
             Some(host_lock(&pool)?)
         };
-        match (self.host()?, host_lock) {
+        match (self.server()?, host_lock) {
             (Some(server), host_lock) => Ok(Lock::Pool(PoolTarget {
                 server,
                 pool,

@@ -8,7 +8,7 @@ use super::{Environment, Fault, Program, Request, check_name, python_hash, value
 use crate::plan::hosts::Ensemble;
 use crate::plan::inspection::Locks;
 use crate::plan::names;
-use crate::plan::{Acl, Cluster, Command, Heartbeat, Lock, Log, Plan, Style, Warning};
+use crate::plan::{Acl, Cluster, Command, Connection, Heartbeat, Lock, Log, Plan, Style, Warning};
 use lexopt::prelude::*;
 use std::ffi::{OsStr, OsString};
 use std::mem;
@@ -48,6 +48,8 @@ Servers, wait and command:
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
       --no-shell          run the words as given, without a shell
       --pdeathsig SIG     signal the command if lockex dies [default: TERM]
+Connection:
+      --proxy COMMAND     connect by COMMAND, e.g. ssh -W %h:%p bastion
 Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON
@@ -279,6 +281,7 @@ impl Options {
         );
         let Ensemble { hosts, chroot } = ensemble;
         Ok(Cluster {
+            connection: self.common.connection(&hosts, Connection::Direct)?,
             hosts,
             chroot,
             timeout: self.timeout,

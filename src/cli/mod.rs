@@ -14,7 +14,9 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
-use crate::plan::{ClientCheck, Eviction, Inspection, OuterLock, Plan, Server, hosts, names};
+use crate::plan::{
+    ClientCheck, Eviction, Inspection, OuterLock, Plan, Server, connection, hosts, names,
+};
 use crate::reason::reason;
 use crate::shell::words;
 use std::ffi::OsString;
@@ -130,6 +132,11 @@ pub(crate) enum Fault {
     Hosts {
         option: &'static str,
         flaw: hosts::InvalidHosts,
+    },
+    /// The value is not a command for connections.
+    Proxy {
+        option: &'static str,
+        flaw: connection::InvalidProxy,
     },
     /// The two options contradict each other.
     Conflict {
@@ -263,6 +270,7 @@ impl fmt::Display for Fault {
                 found,
             } => write!(f, "{option}: expected {expected}, found {found:?}"),
             Fault::Hosts { option, flaw } => write!(f, "{option}: {flaw}"),
+            Fault::Proxy { option, flaw } => write!(f, "{option}: {flaw}"),
             Fault::Conflict { option, with } => write!(f, "{option} cannot be used with {with}"),
             Fault::Useless { option, with, why } => {
                 write!(f, "{option} cannot be used with {with}: {why}")

@@ -4,11 +4,12 @@
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
+use crate::plan::connection::Proxy;
 use crate::plan::inspection::{self, Inspection};
 use crate::plan::notify::Manager;
 use crate::plan::{
-    ClientCheck, Command, Every, Eviction, ExitCodes, Level, LoadLimit, Lock, Log, Notify, Plan,
-    Style, Warning, names,
+    ClientCheck, Command, Connection, Every, Eviction, ExitCodes, Host, Level, LoadLimit, Lock,
+    Log, Notify, Plan, Style, Warning, names,
 };
 use crate::signal::Signal;
 use lexopt::prelude::*;
@@ -173,6 +174,8 @@ pub(super) struct Common {
     pub words: Vec<OsString>,
     /// Problems of the options that do not stop the run.
     pub warnings: Vec<Warning>,
+    /// `--proxy`.
+    pub proxy: Option<Proxy>,
     exitcode: Option<u8>,
     sysexits: bool,
 }
@@ -194,6 +197,7 @@ impl Default for Common {
             metrics: None,
             words: Vec::new(),
             warnings: Vec::new(),
+            proxy: None,
             exitcode: None,
             sysexits: false,
         }
@@ -216,6 +220,7 @@ impl Common {
                 self.pdeathsig =
                     value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?;
             }
+            Long("proxy") => self.proxy = Some(value::proxy("--proxy", &parser.value()?)?),
             Long("status") => self.set_mode(Mode::Status)?,
             Long("json") => self.json = true,
             Long("check") => self.set_mode(Mode::Check)?,
@@ -234,6 +239,26 @@ impl Common {
             option => return Err(option.unexpected().into()),
         }
         Ok(Taken::Argument)
+    }
+
+    /// How connections to these servers are made: as the options say, or the config.
+    pub(super) fn connection(
+        &mut self,
+        hosts: &[Host],
+        config: Connection,
+    ) -> Result<Connection, Fault> {
+        let (option, connection) = match self.proxy.take() {
+            Some(proxy) => ("--proxy", Connection::Proxy(proxy)),
+            None => ("\"proxy\"", config),
+        };
+        let is_socket = |host: &Host| matches!(host, Host::Unix(_));
+        if connection != Connection::Direct && hosts.iter().any(is_socket) {
+            return Err(Fault::Conflict {
+                option,
+                with: "unix:/PATH",
+            });
+        }
+        Ok(connection)
     }
 
     pub(super) fn set_mode(&mut self, mode: Mode) -> Result<(), Fault> {

@@ -2,6 +2,7 @@
 //! names what it expects, for the message that refuses other values.
 
 use super::Fault;
+use crate::plan::connection::Proxy;
 use crate::plan::duration::{number, session_timeout, time};
 use crate::plan::hosts::{self, Ensemble};
 use crate::plan::{Notify, Warning};
@@ -106,6 +107,11 @@ pub(super) fn notify(value: Option<OsString>) -> Result<Notify, Fault> {
         }
     }
     Ok(notify)
+}
+
+/// A value that must be a command for connections.
+pub(super) fn proxy(option: &'static str, value: &OsStr) -> Result<Proxy, Fault> {
+    Proxy::parse(value).map_err(|flaw| Fault::Proxy { option, flaw })
 }
 
 /// The most names that `-n` makes. Each of them is a request in every try.

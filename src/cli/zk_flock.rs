@@ -51,6 +51,7 @@ Servers:
       --hosts LIST        use ZooKeeper servers HOST:PORT,...[/CHROOT]
       --app-id ID         use namespace ID; with --hosts, no config is needed
       --timeout SECS      set session/connect timeout [default: config, or 15]
+      --proxy COMMAND     connect by COMMAND, e.g. ssh -W %h:%p bastion
       --local[=DIR]       use a lock file on this host, below DIR, not ZooKeeper
 Instead of a command:
       --status            show the holders and the waiters of locks
@@ -378,6 +379,7 @@ impl Options {
         let service = [
             ("--hosts", self.hosts.is_some()),
             ("--timeout", self.timeout.is_some()),
+            ("--proxy", self.common.proxy.is_some()),
         ];
         let given = service
             .iter()
@@ -497,6 +499,9 @@ impl Options {
             .chroot_warning()
             .map(|warning| Warning::Shown(format!("{source}: {warning}")));
         let cluster = Cluster {
+            connection: self
+                .common
+                .connection(&ensemble.hosts, config.connection.clone())?,
             hosts: ensemble.hosts,
             chroot: ensemble.chroot,
             timeout: timeout.ok_or_else(|| missing(Required::Timeout))?,

@@ -3,7 +3,7 @@
 use crate::http::{Reply, post};
 use crate::lock::Failure;
 use crate::oneshot::http::Question;
-use crate::plan::Host;
+use crate::plan::LockServer;
 
 /// The most characters of an answer that are shown.
 const MAX_SHOWN: usize = 100;
@@ -24,7 +24,7 @@ pub enum Revoked {
 #[derive(Debug)]
 pub struct Revocation {
     /// The server.
-    pub server: Host,
+    pub server: LockServer,
     /// The pool.
     pub pool: String,
     /// The holder.
@@ -68,10 +68,7 @@ mod tests {
 
     fn report(reply: &Reply) -> Result<Revoked, Failure> {
         Revocation {
-            server: Host::Tcp {
-                name: "dx".into(),
-                port: 9889,
-            },
+            server: LockServer::of_tests(),
             pool: "backup".into(),
             host: "db1".into(),
         }

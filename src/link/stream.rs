@@ -1,11 +1,11 @@
-//! The socket of a connection: TCP, or a unix socket.
+//! The socket of a connection: TCP, or a unix socket, which may be that of a helper command.
 
 use crate::sys::{socket, tcp};
-use crate::transport::Address;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// Keep-alive: idle time before the first probe, time between probes, and how many may go
@@ -26,11 +26,13 @@ pub(super) enum Stream {
 
 impl Stream {
     /// Begins to connect. Once poll finds the socket writable, `connected` returns the result.
-    pub(super) fn connect(address: &Address) -> io::Result<Stream> {
-        match address {
-            Address::Tcp(address) => socket::connect(*address).map(Stream::Tcp),
-            Address::Unix(path) => socket::connect_unix(path).map(Stream::Unix),
-        }
+    pub(super) fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+        socket::connect(address).map(Stream::Tcp)
+    }
+
+    /// The same with a unix socket.
+    pub(super) fn connect_unix(path: &Path) -> io::Result<Stream> {
+        socket::connect_unix(path).map(Stream::Unix)
     }
 
     /// The result of a connect that was begun.

@@ -118,13 +118,14 @@ pub struct Options {
 impl Options {
     /// One server, for unit tests.
     pub(crate) fn of_tests() -> Options {
-        use crate::plan::{Acl, Heartbeat};
+        use crate::plan::{Acl, Connection, Heartbeat};
         let timeout = Duration::from_secs(10);
         Options {
             servers: vec!["h1:2181".into()],
             unresolved: vec![],
             cluster: Cluster {
                 hosts: vec![],
+                connection: Connection::Direct,
                 chroot: String::new(),
                 timeout,
                 auth: None,

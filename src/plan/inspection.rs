@@ -1,6 +1,6 @@
 //! The plan of a program that looks at locks and takes none.
 
-use super::{Cluster, ExitCodes, Host, Warning};
+use super::{Cluster, ExitCodes, LockServer, Warning};
 use std::path::PathBuf;
 
 /// What to show of which locks.
@@ -51,7 +51,7 @@ pub enum Locks {
     /// Pools of a lock server.
     Pools {
         /// The server.
-        server: Host,
+        server: LockServer,
         /// The name of the pool; `None`: all.
         pool: Option<String>,
     },

@@ -3,7 +3,7 @@
 
 use crate::endpoint::{Endpoint, Found};
 use crate::moment::Moment;
-use crate::plan::Host;
+use crate::plan::{Connection, Host};
 use crate::reason::reason;
 use crate::signal::Signal;
 use crate::sys::clock::now;
@@ -50,19 +50,26 @@ const PROCESS_NAME: &str = "name-lookup";
 #[derive(Clone, Debug)]
 pub struct HostAddresses {
     hosts: Vec<Host>,
+    /// A command makes the connections.
+    by_command: bool,
     /// The addresses of each host, or why it has none.
     found: Vec<Result<Vec<Address>, String>>,
 }
 
 impl HostAddresses {
-    /// Hosts that were not looked up yet. An IP address or a unix socket needs no lookup.
-    pub fn new(hosts: &[Host]) -> HostAddresses {
-        let found = hosts.iter().map(|host| match address(host) {
-            Some(address) => Ok(vec![address]),
-            None => Err("its name was not looked up".into()),
+    /// Hosts that were not looked up yet. An IP address or a unix socket needs no lookup, and a
+    /// command that makes the connections does its own.
+    pub fn new(hosts: &[Host], connection: &Connection) -> HostAddresses {
+        let found = hosts.iter().map(|host| match connection.command(host) {
+            Some(words) => Ok(vec![Address::Command(words.into())]),
+            None => match address(host) {
+                Some(address) => Ok(vec![address]),
+                None => Err("its name was not looked up".into()),
+            },
         });
         HostAddresses {
             found: found.collect(),
+            by_command: *connection != Connection::Direct,
             hosts: hosts.to_vec(),
         }
     }
@@ -70,7 +77,7 @@ impl HostAddresses {
     /// The positions of hosts that are names.
     fn names(&self) -> Vec<usize> {
         (0..self.hosts.len())
-            .filter(|&index| address(&self.hosts[index]).is_none())
+            .filter(|&index| !self.by_command && address(&self.hosts[index]).is_none())
             .collect()
     }
 

@@ -8,7 +8,7 @@ use crate::log;
 use crate::oneshot::http;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::Locks;
-use crate::plan::{ClientCheck, Cluster, Exit, ExitReason, Host};
+use crate::plan::{ClientCheck, Cluster, Exit, ExitReason, LockServer};
 use crate::probe::srvr::Srvr;
 use crate::probe::zookeeper::{Probe, Target};
 use crate::probe::{self, Flaw, FlawKind, Found, Report};
@@ -78,10 +78,11 @@ fn without_address(unresolved: Vec<String>) -> Checked {
 }
 
 fn ensemble(cluster: &Cluster, root: &str, app: bool, takes_auth: bool) -> Checked {
-    let (mut servers, unresolved) = match inspect::look_up(&cluster.hosts, cluster.timeout) {
-        Ok(found) => found,
-        Err(unresolved) => return without_address(unresolved),
-    };
+    let (mut servers, unresolved) =
+        match inspect::look_up(&cluster.hosts, &cluster.connection, cluster.timeout) {
+            Ok(found) => found,
+            Err(unresolved) => return without_address(unresolved),
+        };
     servers.sort_by(|one, other| one.name.cmp(&other.name));
     let target = Target {
         root: format!("{}{root}", cluster.chroot),
@@ -149,9 +150,9 @@ fn with_banner(found: Found, server: Address) -> Found {
     }
 }
 
-fn lock_server(server: &Host, pool: Option<&str>) -> Checked {
+fn lock_server(server: &LockServer, pool: Option<&str>) -> Checked {
     let name = server.to_string();
-    let servers = match inspect::look_up(from_ref(server), LIMIT) {
+    let servers = match inspect::look_up(from_ref(&server.host), &server.connection, LIMIT) {
         Ok((servers, _)) => servers,
         Err(unresolved) => return without_address(unresolved),
     };

@@ -19,6 +19,9 @@ pub(super) struct Driver<S: System> {
     link: S::Link,
     files: Option<Files>,
     lookup: Lookup,
+    /// What helpers of the connection have left behind, e.g. the master of an ssh: children of this
+    /// process, a subreaper, that are not the command's.
+    left_behind: Vec<Pid>,
     /// The run has ended: the lock may still send its last request, and nothing else.
     finished: bool,
 }
@@ -45,6 +48,7 @@ impl<S: System> Driver<S> {
             link,
             files,
             lookup,
+            left_behind: Vec::new(),
             finished: false,
         }
     }
@@ -173,24 +177,50 @@ impl<S: System> Driver<S> {
         self.handle(event.map(Input::File));
     }
 
-    /// A child was reaped. If it was a lookup helper, its id may belong to another process now.
+    /// A child was reaped. If it was a helper, its id may belong to another process now.
     pub(super) fn helper_reaped(&mut self, child: Pid) {
         self.lookup.reaped(child);
+        self.left_behind.retain(|&process| process != child);
+        let lock = &mut self.lock;
+        S::helper_reaped(&mut self.link, child, |event| {
+            lock.handle(Input::Transport(event), S::now());
+        });
     }
 
-    /// Whether a process is a lookup helper.
+    /// Whether a process is a helper: of the lookup, of the connection, or left behind by one.
     pub(super) fn is_helper(&self, process: Pid) -> bool {
         self.lookup.is_helper(process)
+            || S::is_helper(&self.link, process)
+            || self.left_behind.contains(&process)
     }
 
-    /// Whether a lookup helper has not been reaped.
+    /// Whether a child is a helper of the connection, which may leave processes behind when it ends.
+    pub(super) fn carries_the_connection(&self, child: Pid) -> bool {
+        S::is_helper(&self.link, child)
+    }
+
+    /// A helper of the connection has left these children behind: they are not the command's.
+    pub(super) fn leave(&mut self, left_behind: impl Iterator<Item = Pid>) {
+        let new: Vec<_> = left_behind.filter(|&pid| !self.is_helper(pid)).collect();
+        self.left_behind.extend(new);
+    }
+
+    /// Whether a helper has not been reaped.
     pub(super) fn has_helpers(&self) -> bool {
-        self.lookup.has_helpers()
+        self.lookup.has_helpers() || S::has_helpers(&self.link)
     }
 
-    /// Kills the lookup helpers, which are not reaped yet.
+    /// Ends the helpers, those of the connection after what they still have to send. They are not
+    /// reaped yet.
+    pub(super) fn end_helpers(&mut self, by: Moment) {
+        self.lookup.cancel();
+        S::part(&mut self.link, by);
+    }
+
+    /// Kills the helpers, which are not reaped yet.
     pub(super) fn kill_helpers(&mut self) {
         self.lookup.cancel();
+        S::kill_helpers(&mut self.link);
     }
 
     /// Cancels a lookup, if one is under way. The lock gets the known addresses.

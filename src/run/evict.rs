@@ -11,7 +11,7 @@ use crate::moment::Moment;
 use crate::oneshot::http;
 use crate::oneshot::zookeeper::Client;
 use crate::plan::inspection::Locks;
-use crate::plan::{Cluster, Eviction, Exit, ExitReason, Host};
+use crate::plan::{Cluster, Eviction, Exit, ExitReason, LockServer};
 use crate::reason::reason;
 use crate::signal::{Signal, Status};
 use crate::status::{Holder, Kind, Lock};
@@ -238,7 +238,7 @@ fn hold(holders: &[Holder], asked: &Holder) -> Hold {
 /// Revokes the lock of a host at a lock server. `None`: the host is not known.
 fn revoke(
     plan: &Eviction,
-    server: &Host,
+    server: &LockServer,
     pool: &str,
     candidate: &Candidate,
     until: Moment,

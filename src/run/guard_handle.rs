@@ -18,6 +18,7 @@ use crate::supervisor::{Event, Loss};
 use crate::sys;
 use crate::sys::process::Pid;
 use crate::sys::tree::Process;
+use std::collections::HashSet;
 use std::io;
 
 /// The guard, before, during and after its life.
@@ -162,6 +163,12 @@ impl<S: System> GuardHandle<S> {
             .is_some_and(|tree| !tree.guard_reaped && tree.command == CommandState::Ended)
     }
 
+    /// The guard, while it lives or is not reaped.
+    pub(super) fn living(&self) -> Option<Pid> {
+        let tree = self.tree().filter(|tree| !tree.guard_reaped)?;
+        (!self.is_killing()).then_some(tree.guard)
+    }
+
     /// A child was reaped: the guard, or the command after the guard's death.
     pub(super) fn child_ended(&mut self, child: Pid) {
         if let Some(tree) = self.tree_mut() {
@@ -179,7 +186,11 @@ impl<S: System> GuardHandle<S> {
             None => Vec::new(),
             Some(tree) if tree.guard_reaped => {
                 let mut left = S::descendants_since(S::own_pid(), tree.born);
-                left.retain(|process| !is_helper(process.pid));
+                let mut helpers = HashSet::new(); // parents come before their children
+                left.retain(|process| {
+                    let spared = is_helper(process.pid) || helpers.contains(&process.parent);
+                    !(spared && helpers.insert(process.pid))
+                });
                 left
             }
             Some(tree) => S::descendants(tree.guard),

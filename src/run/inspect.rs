@@ -10,7 +10,7 @@ use crate::log;
 use crate::oneshot::http;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::{Inspection, Locks};
-use crate::plan::{Cluster, Exit, ExitReason, Host, Warning};
+use crate::plan::{Cluster, Connection, Exit, ExitReason, Host, LockServer, Warning};
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::signal::Status;
@@ -82,8 +82,12 @@ pub(super) fn read(locks: &Locks, stale: bool, limit: Duration) -> Result<Report
 }
 
 /// The addresses of a lock server.
-pub(super) fn servers(server: &Host, limit: Duration) -> Result<Vec<Endpoint>, Failure> {
-    let found = look_up(from_ref(server), http::ANSWER_TIMEOUT.min(limit));
+pub(super) fn servers(server: &LockServer, limit: Duration) -> Result<Vec<Endpoint>, Failure> {
+    let found = look_up(
+        from_ref(&server.host),
+        &server.connection,
+        http::ANSWER_TIMEOUT.min(limit),
+    );
     let (servers, _) = found.map_err(|why| Failure::Unreachable(why.join("; ")))?;
     Ok(servers)
 }
@@ -97,8 +101,8 @@ pub(super) fn options(
     limit: Duration,
 ) -> Result<Options, Failure> {
     let limit = limit.min(cluster.timeout);
-    let (servers, unresolved) =
-        look_up(&cluster.hosts, limit).map_err(|why| recipe::unreachable(&why.join("; ")))?;
+    let (servers, unresolved) = look_up(&cluster.hosts, &cluster.connection, limit)
+        .map_err(|why| recipe::unreachable(&why.join("; ")))?;
     Ok(Options {
         servers,
         unresolved,
@@ -113,9 +117,10 @@ pub(super) fn options(
 /// these reasons if there is no address.
 pub(super) fn look_up(
     hosts: &[Host],
+    connection: &Connection,
     limit: Duration,
 ) -> Result<(Vec<Endpoint>, Vec<String>), Vec<String>> {
-    let mut addresses = HostAddresses::new(hosts);
+    let mut addresses = HostAddresses::new(hosts, connection);
     match prepare::resolve_with_retries(&mut addresses, Some(1), now() + limit) {
         Ok((found, _)) if found.endpoints.is_empty() => Err(found.unresolved),
         Ok((found, _)) => Ok((found.endpoints, found.unresolved)),

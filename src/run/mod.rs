@@ -40,7 +40,7 @@ use crate::lock::{self, Lock};
 use crate::log::Log;
 use crate::moment::Moment;
 use crate::notify::run::Fact;
-use crate::plan::{Exit, ExitReason, Plan};
+use crate::plan::{Connection, Exit, ExitReason, Plan};
 use crate::prepare::HostAddresses;
 use crate::signal::Signal;
 use crate::supervisor::{Action, Event, Origin, Supervisor};
@@ -60,8 +60,7 @@ use signal_intake::SignalIntake;
 use std::time::Duration;
 use system::Linux;
 
-/// How long the guard may take from its last report to its exit, and killed lookup helpers to
-/// theirs.
+/// How long the guard may take from its last report to its exit, and helpers to theirs.
 const GUARD_EXIT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Runs a plan to its end. `started` is when the program began: the wait for the lock counts from
@@ -152,7 +151,12 @@ impl<'a, S: System> Run<'a, S> {
         link: S::Link,
         signals: S::Signals,
     ) -> Run<'a, S> {
-        let driver = Driver::new(lock, link, None, Lookup::new(HostAddresses::new(&[])));
+        let driver = Driver::new(
+            lock,
+            link,
+            None,
+            Lookup::new(HostAddresses::new(&[], &Connection::Direct)),
+        );
         Run::assemble(plan, Journal::new(plan, log, S::now), driver, signals)
     }
 
@@ -455,9 +459,26 @@ impl<'a, S: System> Run<'a, S> {
     fn reap(&mut self) -> Reap {
         let reaped = S::reap();
         if let Reap::Ended(pid, _) = reaped {
+            if self.driver.carries_the_connection(pid) {
+                self.spare_orphans();
+            }
             self.driver.helper_reaped(pid);
         }
         reaped
+    }
+
+    /// A helper of the connection has ended. While the guard lives, the command's orphans are its
+    /// children, so that those of this process are what the helper has left behind.
+    fn spare_orphans(&mut self) {
+        if let Some(guard) = self.guard.living() {
+            let own = S::own_pid();
+            let children = S::descendants(own).into_iter();
+            let others = children.filter(|it| it.parent == own && it.pid != guard);
+            // The guard lived while the first list was made only if it still lives.
+            if S::descendants(own).iter().any(|it| it.pid == guard) {
+                self.driver.leave(others.map(|process| process.pid));
+            }
+        }
     }
 
     fn exit(&mut self, end: ExitReason) {
@@ -482,13 +503,21 @@ impl<'a, S: System> Run<'a, S> {
         }
     }
 
-    /// Kills the lookup helpers, and waits for their exit.
+    /// Ends the helpers, and waits for their exit.
     fn await_helper_exit(&mut self) {
         if !self.driver.has_helpers() {
             return;
         }
+        self.driver.end_helpers(S::now() + GUARD_EXIT_TIMEOUT);
+        self.reap_helpers();
+        if self.driver.has_helpers() {
+            self.driver.kill_helpers();
+            self.reap_helpers();
+        }
+    }
+
+    fn reap_helpers(&mut self) {
         let deadline = S::now() + GUARD_EXIT_TIMEOUT;
-        self.driver.kill_helpers();
         while self.driver.has_helpers() && S::now() < deadline {
             if let Reap::Ended(..) = self.reap() {
                 continue;

@@ -32,7 +32,7 @@ pub(super) fn drive<C: OneShot>(client: &mut C) -> Result<C::Report, Failure> {
 /// Sleeps until then, or until the connection is ready, which it returns.
 fn sleep(link: &Link, until: Moment) -> Result<bool, Failure> {
     let limit = (until != Moment::NEVER).then(|| until.since(now()));
-    let mut watched: Vec<Watched> = link.watched().into_iter().collect();
+    let mut watched: Vec<Watched> = link.watched().collect();
     poll::wait(&mut watched, limit)
         .map_err(|error| Failure::System(format!("cannot wait for events: {}", reason(&error))))?;
     Ok(watched.iter().any(Watched::ready))

@@ -51,6 +51,20 @@ pub trait System: Sized {
     fn is_connected(link: &Self::Link) -> bool;
     /// The connection is ready: reports what happened to it.
     fn read(link: &mut Self::Link, report: impl FnMut(transport::Event));
+    /// Whether a child is a helper command of the connection.
+    fn is_helper(_link: &Self::Link, _child: Pid) -> bool {
+        false
+    }
+    /// Whether a helper command of the connection was not reaped.
+    fn has_helpers(_link: &Self::Link) -> bool {
+        false
+    }
+    /// A child was reaped, which may be a helper command: reports what happened to the connection.
+    fn helper_reaped(_link: &mut Self::Link, _child: Pid, _report: impl FnMut(transport::Event)) {}
+    /// Ends a connection that a helper command carries, by this moment.
+    fn part(_link: &mut Self::Link, _by: Moment) {}
+    /// Kills the helper commands, which are reaped later.
+    fn kill_helpers(_link: &mut Self::Link) {}
 
     /// Sleeps until a source is ready or that moment has come.
     fn sleep(sources: &Sources<Self>, timer: &mut Self::Timer, until: Moment) -> io::Result<Ready>;
@@ -165,11 +179,31 @@ impl System for Linux {
     }
 
     fn is_connected(link: &Link) -> bool {
-        link.watched().is_some()
+        link.is_connected()
     }
 
     fn read(link: &mut Link, report: impl FnMut(transport::Event)) {
         link.ready(report);
+    }
+
+    fn is_helper(link: &Link, child: Pid) -> bool {
+        link.is_helper(child)
+    }
+
+    fn has_helpers(link: &Link) -> bool {
+        link.has_helpers()
+    }
+
+    fn helper_reaped(link: &mut Link, child: Pid, report: impl FnMut(transport::Event)) {
+        link.reaped(child, report);
+    }
+
+    fn part(link: &mut Link, by: Moment) {
+        link.part(by);
+    }
+
+    fn kill_helpers(link: &mut Link) {
+        link.kill_helpers();
     }
 
     fn sleep(sources: &Sources<Linux>, timer: &mut Timer, until: Moment) -> io::Result<Ready> {
@@ -181,6 +215,7 @@ impl System for Linux {
             sources.witness.map(Witness::channel),
         ];
         let present = fds.map(|fd| fd.is_some());
+        let of_link = sources.link.watched().count();
         let mut watched: Vec<Watched> = fds
             .into_iter()
             .flatten()
@@ -192,7 +227,13 @@ impl System for Linux {
         let mut ready = watched.iter().map(Watched::ready);
         let [signalled, expired, reported, witnessed] =
             present.map(|present| present && ready.next().unwrap_or(false));
-        let lock = ready.collect();
+        let linked = ready
+            .by_ref()
+            .take(of_link)
+            .fold(false, |any, one| any | one);
+        let is_connected = sources.link.is_connected();
+        let lock = is_connected.then_some(linked).into_iter().chain(ready);
+        let lock = lock.collect();
         drop(watched);
         if expired {
             timer.clear();

@@ -3,7 +3,7 @@
 
 use crate::link::Link;
 use crate::moment::Moment;
-use crate::plan::Host;
+use crate::plan::{Connection, Host};
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::sys::epoll::{Epoll, Interest};
@@ -32,7 +32,7 @@ pub(super) struct Memcached {
 impl Memcached {
     /// Not connected yet.
     pub(super) fn find(host: &Host, now: Moment) -> Result<Memcached, String> {
-        let mut names = HostAddresses::new(std::slice::from_ref(host));
+        let mut names = HostAddresses::new(std::slice::from_ref(host), &Connection::Direct);
         let found = prepare::resolve_with_retries(&mut names, None, now + LOOK_UP);
         let (found, _) =
             found.map_err(|error| format!("cannot look up {host}: {}", reason(&error)))?;

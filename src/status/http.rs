@@ -4,7 +4,7 @@ use super::{Holder, Kind, Lock, Report, Waiter};
 use crate::http::{Reply, get};
 use crate::lock::Failure;
 use crate::oneshot::http::Question;
-use crate::plan::Host;
+use crate::plan::LockServer;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct PoolSurvey {
     /// The server.
-    pub server: Host,
+    pub server: LockServer,
     /// The pool; `None`: all.
     pub pool: Option<String>,
     /// Now, in ms of real time: the server reports ages.
@@ -60,7 +60,7 @@ impl Question for PoolSurvey {
 }
 
 /// A pool as the server describes it.
-fn lock(pool: &Value, server: &Host, now: i64) -> Lock {
+fn lock(pool: &Value, server: &LockServer, now: i64) -> Lock {
     let name = text(&pool["name"]).unwrap_or_default();
     let list = |key: &str| pool[key].as_array().cloned().unwrap_or_default();
     Lock {
@@ -119,10 +119,7 @@ mod tests {
 
     fn survey(pool: Option<&str>) -> PoolSurvey {
         PoolSurvey {
-            server: Host::Tcp {
-                name: "dx".into(),
-                port: 9889,
-            },
+            server: LockServer::of_tests(),
             pool: pool.map(Into::into),
             now: 100_000,
         }

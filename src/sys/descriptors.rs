@@ -43,6 +43,14 @@ fn close_all_that_pass_exec() {
         .for_each(close);
 }
 
+/// Makes reads and writes return at once if they would have to wait.
+pub fn set_nonblocking(fd: BorrowedFd) -> io::Result<()> {
+    // SAFETY: fcntl(2) with F_SETFL touches no memory. The flags of a new descriptor are those of
+    // its access mode, which the call ignores.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
 /// Whether an open descriptor is closed by exec.
 fn is_close_on_exec(fd: c_int) -> bool {
     // SAFETY: fcntl(2) with F_GETFD touches no memory.

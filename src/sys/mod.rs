@@ -14,6 +14,7 @@ mod entry;
 pub mod epoll;
 pub mod file;
 pub mod folder;
+pub mod helper;
 pub mod host;
 pub mod inherited;
 mod listen_pid;

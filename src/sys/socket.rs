@@ -80,6 +80,10 @@ pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
 /// Connects to the unix socket at this path. The result is known at once: EAGAIN if as many clients
 /// as the server allows wait to be accepted. `InvalidInput`: the path is too long, see
 /// `plan::hosts`.
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "families and sizes of addresses are small"
+)]
 pub fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let bytes = path.as_os_str().as_bytes();
     let mut address = libc::sockaddr_un {

@@ -5,8 +5,8 @@ use crate::lock::Failure;
 use crate::moment::Moment;
 use crate::oneshot::{self, OneShot};
 use crate::transport;
-use std::fmt::Debug;
 use crate::transport::Address;
+use std::fmt::Debug;
 
 /// A client until it reports. After that it is gone.
 #[derive(Debug)]

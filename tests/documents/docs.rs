@@ -328,6 +328,8 @@ fn the_manuals_refer_to_pages_that_are_there() {
                 "nohup",
                 "ps",
                 "sd_listen_fds",
+                "ssh",
+                "ssh_config",
                 "sd_notify",
                 "systemd-tmpfiles",
                 "systemd.socket",
@@ -679,7 +681,7 @@ fn the_configs_of_the_server_that_are_shown_are_understood_whole() {
     let other = commented
         .into_iter()
         .fold(other, |text, key| text.replace(&format!("#{key}"), key));
-    let memcache = Backend::Memcache(Host {
+    let memcache = Backend::Memcache(Host::Tcp {
         name: "localhost".into(),
         port: 11211,
     });

@@ -710,6 +710,7 @@ fn lock(
         unresolved: vec![],
         cluster: plan::Cluster {
             hosts: vec![],
+            connection: plan::Connection::Direct,
             chroot: String::new(),
             timeout,
             auth: None,

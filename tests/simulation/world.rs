@@ -43,6 +43,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use zk_flock::internals::deadlines::Deadlines;
+use zk_flock::internals::endpoint::Address;
 use zk_flock::internals::moment::Moment;
 use zk_flock::internals::plan::ExitReason;
 use zk_flock::internals::run::{Command, Incoming, Job, Ready, Report, Sources, System};

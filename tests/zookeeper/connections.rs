@@ -1,8 +1,14 @@
 //! Connections that are not plain TCP keep the promises too.
 
-use common::run::{Job, exited};
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a tunnel of the test needs threads; the programs have one"
+)]
+
+use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
+use common::{process, wait_until};
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::net::UnixListener;
@@ -64,4 +70,69 @@ fn unix_socket_stands_for_a_host() {
     );
     holder.let_go();
     assert_eq!(holder.wait(), exited(0));
+}
+
+/// A command that connects to the server, as `nc %h %p` does.
+fn tunnel_command() -> String {
+    format!(
+        "python3 {}/tests/common/tunnel.py %h %p",
+        env!("CARGO_MANIFEST_DIR")
+    )
+}
+
+/// The helpers of a run: its children that are not its guard.
+fn helpers(run: &Running) -> Vec<i32> {
+    let children = process::children(run.pid()).into_iter();
+    let running = children.filter(|&pid| process::alive(pid));
+    running
+        .filter(|&pid| process::name(pid).starts_with("python3"))
+        .collect()
+}
+
+#[test]
+fn proxy_command_carries_the_connection() {
+    let sandbox = Sandbox::new();
+    let (server, tunnel) = (ZooKeeper::shared().address(), tunnel_command());
+    let through = |proxy: &str, words: &[&str]| {
+        let words = [&["--proxy", proxy, "-l", "0"], words].concat();
+        flock_at(&sandbox, &server, 20, &words)
+    };
+    assert_eq!(through(&tunnel, &["lock", "true"]).run(), exited(0));
+    for (proxy, why) in [
+        (
+            "sh -c 'echo first >&2; echo no route to %h >&2; exit 1'",
+            "no route to 127.0.0.1",
+        ),
+        ("/nonexistent %h", "cannot run /nonexistent: no such file"),
+        ("true", "ended without a reason"),
+    ] {
+        let run = flock_at(
+            &sandbox,
+            &server,
+            1,
+            &["--proxy", proxy, "lock", "touch ran"],
+        );
+        run.run().complains(1, &[&server, why]);
+    }
+
+    let mut holder = through(&tunnel, &["-v", "lock", "cat"]).leashed().start();
+    let job = holder.job();
+    let first = helpers(&holder);
+    assert_eq!(first.len(), 1, "one helper");
+    assert!(process::kill(first[0], libc::SIGKILL));
+    wait_until("the session to resume through another helper", || {
+        holder.stderr().contains("resumed")
+    });
+    assert!(process::alive(job) && !helpers(&holder).contains(&first[0]));
+    assert_eq!(helpers(&holder).len(), 1);
+    holder.let_go();
+    assert_eq!(holder.wait().end, Ok(0));
+
+    let killed = through(&tunnel, &["lock", "sleep 60"]).start();
+    killed.job();
+    let helper = helpers(&killed)[0];
+    killed.signal(libc::SIGKILL);
+    wait_until("the helper to die with its zk-flock", || {
+        !process::alive(helper)
+    });
 }

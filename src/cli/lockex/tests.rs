@@ -1,7 +1,7 @@
 use super::super::Request;
 use super::super::options::testing::{assert_documented, environment, line, typed};
 use super::*;
-use crate::plan::{ExitCodes, Host, Level, LoadLimit};
+use crate::plan::{Connection, ExitCodes, Host, Level, LoadLimit};
 use crate::signal::Signal;
 use std::os::unix::ffi::OsStringExt;
 
@@ -53,6 +53,7 @@ fn defaults_are_those_of_the_original() {
     let timeout = Duration::from_secs(30);
     let expected = Cluster {
         hosts: vec![local],
+        connection: Connection::Direct,
         chroot: String::new(),
         timeout,
         auth: None,

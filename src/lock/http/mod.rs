@@ -27,7 +27,7 @@ use crate::endpoint::{Endpoint, Found};
 use crate::http::client::{HttpClient, HttpEvent};
 use crate::http::{Reply, get};
 use crate::moment::Moment;
-use crate::plan::Host;
+use crate::plan::LockServer;
 use crate::transport;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -76,7 +76,7 @@ pub struct Options {
     /// Addresses of the server.
     pub addresses: Vec<Endpoint>,
     /// The server as the user gave it.
-    pub server: Host,
+    pub server: LockServer,
     /// Name of the pool.
     pub pool: String,
     /// Name of this host, which holds the slot.
@@ -897,7 +897,7 @@ impl PoolLock {
 }
 
 /// What a command finds in `ZK_FLOCK_LOCK`.
-pub fn lock_name(pool: &str, server: &Host) -> String {
+pub fn lock_name(pool: &str, server: &LockServer) -> String {
     format!("{pool}@{server}")
 }
 

@@ -215,10 +215,7 @@ impl Play {
 fn options() -> Options {
     Options {
         addresses: vec!["dx:9889".into()],
-        server: Host::Tcp {
-            name: "dx".into(),
-            port: 9889,
-        },
+        server: LockServer::of_tests(),
         pool: "p".into(),
         host: "web1".into(),
         run_id: "5f".repeat(16),

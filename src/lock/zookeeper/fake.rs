@@ -27,6 +27,7 @@ pub(super) fn options(timeout: Duration, wait: Duration) -> Options {
         unresolved: vec![],
         cluster: Cluster {
             hosts: vec![],
+            connection: crate::plan::Connection::Direct,
             chroot: String::new(),
             timeout,
             auth: None,

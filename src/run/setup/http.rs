@@ -17,6 +17,7 @@ use crate::sys::clock::now;
 use crate::sys::host;
 use crate::sys::process::Pid;
 use std::path::Path;
+use std::slice::from_ref;
 use std::time::Duration;
 
 /// How long name servers may take to find the full name of this host: half of the time that the
@@ -38,7 +39,8 @@ pub(super) fn build(
     };
     let reach_by = started + outage;
     let mut own_name = look_up_own_name(target)?;
-    let mut addresses = HostAddresses::new(std::slice::from_ref(&target.server));
+    let mut addresses =
+        HostAddresses::new(from_ref(&target.server.host), &target.server.connection);
     let (found, rounds) = prepare::resolve_with_retries(&mut addresses, None, reach_by)
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {

@@ -14,7 +14,7 @@ use crate::lock::zookeeper::layout;
 use crate::lock::{Failure, Lock};
 use crate::log::{Log, print};
 use crate::moment::Moment;
-use crate::plan::{self, ExitReason, Plan};
+use crate::plan::{self, Connection, ExitReason, Plan};
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::sys::clock::now;
@@ -80,7 +80,7 @@ impl Parts {
 
     /// A local lock.
     fn local(lock: impl Lock + 'static) -> Parts {
-        Parts::new(lock, HostAddresses::new(&[]))
+        Parts::new(lock, HostAddresses::new(&[], &Connection::Direct))
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn options(
     wait_until: Option<Moment>,
     log: &mut Log,
 ) -> Result<(Options, HostAddresses), Stop> {
-    let mut addresses = HostAddresses::new(&cluster.hosts);
+    let mut addresses = HostAddresses::new(&cluster.hosts, &cluster.connection);
     let (found, done) = prepare::resolve_with_retries(&mut addresses, max_rounds, connect_by)
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Display;
 use std::path::Path;
 use std::time::Duration;
-use zk_flock::internals::endpoint::Endpoint;
+use zk_flock::internals::endpoint::{Address, Endpoint};
 use zk_flock::internals::lock::Lock;
 use zk_flock::internals::lock::http::{Options, PoolLock};
 use zk_flock::internals::moment::Moment;
@@ -592,7 +592,7 @@ pub fn lock(
     let mut addresses: Vec<Endpoint> = (0..pool.servers)
         .map(|server| Endpoint {
             name: format!("dx{server}:9889"),
-            address: ([10, 0, 0, server + 1], 9889).into(),
+            address: Address::Tcp(([10, 0, 0, server + 1], 9889).into()),
         })
         .collect();
     if random.once_in(2) {
@@ -605,10 +605,10 @@ pub fn lock(
     };
     let options = Options {
         addresses,
-        server: plan::Host {
+        server: plan::LockServer::new(plan::Host::Tcp {
             name: "dx".into(),
             port: 9889,
-        },
+        }),
         pool: "pool".into(),
         host: if pool.shared_names {
             format!("host{host}")
