@@ -13,6 +13,10 @@ use std::time::Duration;
 /// shortens the lease.
 const REMEMBERED: usize = 64;
 
+/// Answers that are further apart than this part of the timeout show a pause: of this process, of the
+/// server, or of the network. A holder and a waiter ask ten times per timeout.
+const PAUSE_PER_TIMEOUT: u32 = 5;
+
 /// The confirmed lifetime of one holder's or waiter's session.
 #[derive(Clone, Debug)]
 pub struct Lease {
@@ -23,6 +27,8 @@ pub struct Lease {
     connected: Moment,
     /// (sent, answered) of this connection, in order.
     answered: VecDeque<(Moment, Moment)>,
+    /// When the last pause between answers ended.
+    steady_since: Moment,
     /// When the newest confirmed quorum write was sent.
     proof: Moment,
     /// No other client can acquire the lock before.
@@ -36,6 +42,7 @@ impl Lease {
             timeout,
             connected: sent,
             answered: VecDeque::new(),
+            steady_since: sent,
             proof: sent,
             confirmed_until: Moment::default(),
         }
@@ -66,8 +73,18 @@ impl Lease {
         self.proof
     }
 
+    /// When the last pause between answers ended. What was measured before says nothing about how
+    /// quickly the servers answer now.
+    pub fn steady_since(&self) -> Moment {
+        self.steady_since
+    }
+
     /// Records an answer to any request.
     pub fn answered(&mut self, sent: Moment, now: Moment) {
+        let last = self.answered.back().map_or(self.connected, |last| last.1);
+        if now.since(last) > self.timeout / PAUSE_PER_TIMEOUT {
+            self.steady_since = now;
+        }
         if self.answered.len() == REMEMBERED {
             self.answered.pop_front();
         }
@@ -118,6 +135,17 @@ mod tests {
         let mut lease = Lease::new(TIMEOUT, at(0));
         lease.proved(at(3));
         assert_eq!(lease.confirmed_until, at(10_000));
+    }
+
+    #[test]
+    fn pause_between_answers_is_noticed_and_a_slow_server_is_none() {
+        let mut lease = Lease::new(TIMEOUT, at(0));
+        for beat in 1..20 {
+            lease.answered(at(beat * 1000 - 900), at(beat * 1000)); // each one takes 0.9 s
+        }
+        assert_eq!(lease.steady_since(), at(0));
+        lease.answered(at(19_100), at(21_001));
+        assert_eq!(lease.steady_since(), at(21_001));
     }
 
     #[test]

@@ -55,8 +55,12 @@ const MIN_LEASE_PER_TIMEOUT: u32 = 5;
 const MIN_FRESH_LEASE_PER_TIMEOUT: u32 = 10;
 
 /// If proofs that were requested this part of the timeout after the lock was acquired still leave too
-/// little, no proof ever will.
+/// little, and there was no pause since, no proof ever will.
 const CONFIRMING_PER_TIMEOUT: u32 = 2;
+
+/// So many timeouts after the lock was acquired the attempt fails even if pauses go on: other clients
+/// wait for the lock.
+const LONGEST_CONFIRMING: u32 = 4;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Phase {
@@ -592,7 +596,10 @@ impl<R: Recipe> SessionLock<R> {
                 let node = node.clone();
                 self.begin(node, now);
             }
-        } else if proof >= *since + timeout / CONFIRMING_PER_TIMEOUT {
+        } else if proof
+            >= (*since).max(self.session.lease().steady_since()) + timeout / CONFIRMING_PER_TIMEOUT
+            || proof >= *since + timeout * LONGEST_CONFIRMING
+        {
             self.fail(
                 unreachable(&format!(
                     "{}: takes {:.1} s to confirm the lock, too long for a session timeout of {:.1} s: use a longer one",

@@ -736,6 +736,21 @@ fn slow_server_confirms_the_lock_or_ends_the_attempt() {
     }
 }
 
+/// The simulation found it: a waiter was stopped before the lock became free, and again before its
+/// first heartbeat as a holder.
+#[test]
+fn pause_of_the_process_while_a_lock_is_confirmed_does_not_end_the_attempt() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_mins(1)));
+    fake.put(LOCK, b"there0000000-89ab-cdef-0123-456789abcdef", 77);
+    play(&mut client, &mut fake, at(0), at(11_500));
+    fake.end(77);
+    play(&mut client, &mut fake, at(20_000), at(20_050));
+    client.said.clear();
+    play(&mut client, &mut fake, at(29_050), at(40_000));
+    let is_acquired = |output: &Output| matches!(output, Output::Event(Event::Acquired(_)));
+    assert!(client.said.iter().any(is_acquired), "{:?}", client.said);
+}
+
 #[test]
 fn lost_lock_is_not_called_released_by_a_server_that_ends_the_session_otherwise() {
     for ends in [
