@@ -5,11 +5,13 @@ use crate::random::Random;
 use crate::scenario::{Item, Kind, Scenario, Script, Target, What};
 use crate::world::http::{self, Servers};
 use crate::world::{
-    self, Cut, Event, Figures, GUARD_END, Link, Signals, Simulated, World, run_as, with,
+    self, Cut, Error, Event, Figures, GUARD_END, Link, Signals, Simulated, World, run_as, with,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::panic;
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 use zk_flock::internals::endpoint::{Address, Endpoint};
 use zk_flock::internals::lock::Lock;
@@ -51,16 +53,26 @@ enum Actor {
 
 /// Plays a scenario.
 pub fn play(scenario: &Scenario, tracing: bool) -> Outcome {
-    world::set(Some(World::new(scenario.clone(), tracing)));
+    play_with(scenario, tracing, None)
+}
+
+/// Plays a scenario on hosts with an error, if one is given.
+pub fn play_with(scenario: &Scenario, tracing: bool, error: Option<Error>) -> Outcome {
+    let mut world = World::new(scenario.clone(), tracing);
+    world.error = error;
+    world::set(Some(world));
     let mut course = Course {
         servers: Servers::default(),
         actors: BTreeMap::new(),
         items_left: scenario.items.len(),
         quiet_from: None,
     };
-    course.play();
-    drop(course);
+    let panicked = quietly(|| course.play());
+    course.forget();
     let mut world = world::set(None).expect("the world of this course");
+    if let Some(message) = panicked {
+        world.violate(format!("panic: {message}"));
+    }
     world.figures.microseconds = world.now;
     world.figures.elections = world.ensemble.elections;
     world.figures.expiries = world.ensemble.expiries;
@@ -69,6 +81,33 @@ pub fn play(scenario: &Scenario, tracing: bool) -> Outcome {
         trace: world.trace,
         figures: world.figures,
     }
+}
+
+thread_local! {
+    /// The message of a panic of this thread, while it plays.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static PLAYS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Does this, and returns the message of its panic, which is not printed.
+fn quietly(work: impl FnOnce()) -> Option<String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if PLAYS.get() {
+                PANIC.set(Some(info.to_string()));
+            } else {
+                usual(info);
+            }
+        }));
+    });
+    PLAYS.set(true);
+    let result = panic::catch_unwind(panic::AssertUnwindSafe(work));
+    PLAYS.set(false);
+    result
+        .err()
+        .map(|_| PANIC.take().unwrap_or_default().replace('\n', " "))
 }
 
 struct Course {
@@ -80,6 +119,12 @@ struct Course {
 }
 
 impl Course {
+    /// Drops all processes, also one that was interrupted by a panic.
+    fn forget(mut self) {
+        let actors = std::mem::take(&mut self.actors);
+        quietly(|| drop(actors));
+    }
+
     fn play(&mut self) {
         let mut deadline = u64::MAX;
         while let Some(event) = with(World::next) {
@@ -265,6 +310,7 @@ fn name(what: &What) -> &'static str {
         }
         What::Cut { .. } => "cut to one server",
         What::CutHost { .. } => "cut to all servers",
+        What::Partition { .. } => "network in two parts",
         What::CutAfter { .. } => "cut at a packet",
         What::Slow { .. } => "slow network",
         What::Reset { .. } => "reset",
@@ -366,6 +412,14 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
                 there,
                 back,
             });
+            Some(lasts)
+        }
+        What::Partition {
+            hosts,
+            servers,
+            lasts,
+        } => {
+            part(world, item, hosts, servers);
             Some(lasts)
         }
         What::CutAfter {
@@ -470,9 +524,11 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
         }
         What::Kill { host, target } => {
             for pid in targets(world, host, target) {
-                let run = world.procs[&pid].run;
-                world.runs[run].hurt = true;
-                world.signal(pid, Signal::KILL, 1);
+                // A guard that has ended is reaped when zk-flock dies.
+                if let Some(run) = world.procs.get(&pid).map(|proc| proc.run) {
+                    world.runs[run].hurt = true;
+                    world.signal(pid, Signal::KILL, 1);
+                }
             }
             None
         }
@@ -507,13 +563,45 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
     }
 }
 
+/// These servers, as bits.
+fn side(servers: u8, size: usize) -> Vec<usize> {
+    (0..size)
+        .filter(|server| servers >> server & 1 == 1)
+        .collect()
+}
+
+/// Cuts all links between two parts of the network.
+fn part(world: &mut World, item: usize, hosts: u8, servers: u8) {
+    let size = world.ensemble.size();
+    for host in 0..world.hosts.len() {
+        for server in 0..size {
+            if (hosts >> host & 1) != (servers >> server & 1) {
+                world.cuts.push(Cut {
+                    item,
+                    host,
+                    server: Some(server),
+                    there: true,
+                    back: true,
+                });
+            }
+        }
+    }
+    world.ensemble.separate(&side(servers, size));
+}
+
 /// Ends a fault.
 fn over(world: &mut World, item: usize) {
     let what = world.scenario.items[item].what;
     let size = world.ensemble.size();
     world.note(&format!("over: {what:?}"));
     match what {
-        What::Cut { .. } | What::CutHost { .. } | What::CutAfter { .. } => {
+        What::Cut { .. }
+        | What::CutHost { .. }
+        | What::CutAfter { .. }
+        | What::Partition { .. } => {
+            if let What::Partition { servers, .. } = what {
+                world.ensemble.unite(&side(servers, size));
+            }
             if let What::CutAfter { host, .. } = what {
                 world.hosts[usize::from(host)].cut_after = None;
             }
@@ -715,7 +803,11 @@ fn lock(
             timeout,
             auth: None,
             acl: plan::Acl::Open,
-            heartbeat: plan::Heartbeat::Write,
+            heartbeat: if world.error == Some(Error::TrustsPings) {
+                plan::Heartbeat::Ping
+            } else {
+                plan::Heartbeat::Write
+            },
         },
         wait_until: (!wait.is_zero()).then(|| now + wait),
         connect_by,

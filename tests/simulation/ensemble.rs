@@ -259,6 +259,9 @@ pub struct Ensemble {
     pub notes: Vec<String>,
     /// Sessions that the servers ended by themselves.
     pub expired: BTreeSet<i64>,
+    /// Sessions that a leader has called expired because their end was proposed: it is committed soon,
+    /// unless that leader has lost its majority (`SessionTrackerImpl.touchSession`, `isClosing`).
+    pub called_expired: BTreeSet<i64>,
     /// Sessions that a server resumed for less time than before: by which connection, and when.
     pub shortened: BTreeMap<i64, (ConnId, u64)>,
     /// A promise that is broken inside the servers.
@@ -322,6 +325,7 @@ impl Ensemble {
             expiries: 0,
             notes: Vec::new(),
             expired: BTreeSet::new(),
+            called_expired: BTreeSet::new(),
             shortened: BTreeMap::new(),
             fault: None,
         };
@@ -358,11 +362,13 @@ impl Ensemble {
         self.next_session
     }
 
-    /// Whether a leader is ending this session.
+    /// Whether a leader is ending this session, or has told a client so.
     pub fn is_closing(&self, session: i64) -> bool {
-        self.servers
-            .iter()
-            .any(|server| server.closing.contains(&session))
+        self.called_expired.contains(&session)
+            || self
+                .servers
+                .iter()
+                .any(|server| server.closing.contains(&session))
     }
 
     /// Whether each server follows or leads.
@@ -432,6 +438,23 @@ impl Ensemble {
     pub fn rejoin(&mut self, server: ServerId) {
         self.cut
             .retain(|&(from, to)| from != server && to != server);
+        self.release_held();
+    }
+
+    /// These servers and the others do not reach each other.
+    pub fn separate(&mut self, side: &[ServerId]) {
+        self.cut.extend(across(side, self.size()));
+    }
+
+    /// They reach each other again.
+    pub fn unite(&mut self, side: &[ServerId]) {
+        for way in across(side, self.size()) {
+            self.cut.remove(&way);
+        }
+        self.release_held();
+    }
+
+    fn release_held(&mut self) {
         for &(from, to) in self.held.keys() {
             self.out.push(Effect::At(LATE, Event::Release(from, to)));
         }
@@ -659,6 +682,10 @@ impl Ensemble {
         let state = &mut self.servers[leader];
         let valid =
             state.prepared.sessions.contains_key(&session) && !state.closing.contains(&session);
+        if state.closing.contains(&session) {
+            self.called_expired.insert(session);
+        }
+        let state = &mut self.servers[leader];
         if valid {
             state.owners.insert(session, conn);
             self.track(leader, session, timeout, now);
@@ -832,6 +859,9 @@ impl Ensemble {
         write: Write,
         now: u64,
     ) {
+        if self.servers[leader].closing.contains(&session) {
+            self.called_expired.insert(session);
+        }
         let state = &mut self.servers[leader];
         let refused = match write {
             Write::Open { .. } => None,
@@ -1502,6 +1532,13 @@ impl Ensemble {
             self.send(server, leader, Message::Ack(zxid), now);
         }
     }
+}
+
+/// Each way between these servers and the others.
+fn across(side: &[ServerId], size: usize) -> Vec<(ServerId, ServerId)> {
+    let ways = (0..size).flat_map(|one| (0..size).map(move |other| (one, other)));
+    ways.filter(|(one, other)| side.contains(one) != side.contains(other))
+        .collect()
 }
 
 fn read<T: Wire>(request: &mut &[u8]) -> T {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 /// The sum of many courses.
 pub struct Total {
     began: Instant,
+    /// Time on the processor when it began.
+    busy: Duration,
     courses: u64,
     sum: Figures,
 }
@@ -17,10 +19,18 @@ impl Default for Total {
     fn default() -> Total {
         Total {
             began: Instant::now(),
+            busy: processor_time(),
             courses: 0,
             sum: Figures::default(),
         }
     }
+}
+
+/// How long this thread has had a processor (proc(5)): what another process uses does not count.
+fn processor_time() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = text.split(' ').next().and_then(|first| first.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 fn add_all<K: Ord + Clone>(sum: &mut BTreeMap<K, u64>, more: &BTreeMap<K, u64>) {
@@ -45,28 +55,39 @@ impl Total {
     }
 
     /// How long it has taken so far.
-    pub fn seconds(&self) -> f64 {
-        self.began.elapsed().as_secs_f64()
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// How much of a processor it has taken so far.
+    pub fn busy(&self) -> Duration {
+        processor_time().saturating_sub(self.busy)
     }
 
     /// Prints the figures.
     pub fn print(&self, of: &str) {
         let sum = &self.sum;
-        let seconds = self.seconds();
+        let (elapsed, busy) = (self.elapsed().as_secs_f64(), self.busy().as_secs_f64());
         let hours = Duration::from_micros(sum.microseconds).as_secs_f64() / 3600.0;
         println!(
             "{of}: {} scenarios, {} runs, {} commands started, {} events",
             self.courses, sum.runs, sum.handovers, sum.events
         );
         println!(
-            "  {hours:.1} hours in {seconds:.1} s: {:.2} hours a second",
-            hours / seconds
+            "  {hours:.1} simulated hours in {elapsed:.1} s ({busy:.1} s of a processor): {:.2} hours and {:.0} commands a second of a processor",
+            hours / busy,
+            f64::from(u32::try_from(sum.handovers).unwrap_or(u32::MAX)) / busy
         );
         println!(
             "  {} elections, {} sessions expired",
             sum.elections, sum.expiries
         );
-        println!("  faults: {:?}", sum.faults);
+        println!(
+            "  {} faults of {} kinds: {:?}",
+            sum.faults.values().sum::<u64>(),
+            sum.faults.len(),
+            sum.faults
+        );
         println!("  ends: {:?}", sum.ends);
         println!("  documented exceptions: {:?}", sum.exceptions);
     }

@@ -93,3 +93,31 @@ fn waiter_with_an_old_proof_keeps_its_lock() {
         ],
     });
 }
+
+/// A waiter was frozen with its host until the lock was free, and again before its first heartbeat as
+/// a holder. It gave up, though it had no limit: "takes 0.0 s to confirm the lock, too long".
+#[test]
+fn waiter_on_a_host_that_sleeps_twice_does_not_give_up() {
+    let at = |at, what| Item { at, what };
+    let sleeps = |lasts| Suspend {
+        host: HOLDER,
+        lasts,
+    };
+    let lasts = |runs| Script { runs, ..BRIEF };
+    play_without_violation(&Scenario {
+        seed: 205_667,
+        kind: Kind::Node(1),
+        keeper: false,
+        voters: 1,
+        observers: 0,
+        hosts: 4,
+        tick: 250,
+        timeout: 1350,
+        items: vec![
+            at(0, run(3, 0, lasts(1427))),
+            at(253, run(3, u32::MAX, lasts(11))),
+            at(542, sleeps(719)),
+            at(1535, sleeps(1322)),
+        ],
+    });
+}
