@@ -25,6 +25,10 @@ const KILL_OVERDUE: Duration = Duration::from_millis(100);
 /// be reported as a failure of the guard.
 const SILENCE_TIMEOUT: Duration = UNKILLABLE_AFTER.saturating_add(STOP_ACK_TIMEOUT);
 
+/// A timer that is handled so late shows that this process could not run; 32 busy loops a core delay
+/// it by less than a tenth of that.
+const LATE: Duration = Duration::from_secs(1);
+
 /// An event of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -248,6 +252,7 @@ impl Supervisor {
                 }
                 None => kill(self.end_of(stop), stop.tenure, now),
             },
+            (Stopping(stop), Tick) if stop.woke_up(now) => (Stopping(stop.again(now)), None),
             (Stopping(stop), Tick) if now >= stop.overdue => {
                 kill(self.end_of(stop), stop.tenure, now)
             }
@@ -417,6 +422,20 @@ impl TreeStop {
             self.overdue
         };
         TreeStop { overdue, ..self }
+    }
+
+    /// This process could not run when it should have killed guard and tree, because its host slept or
+    /// it was stopped: the guard may just have woken up, too. A lost lock leaves no time for that.
+    fn woke_up(self, now: Moment) -> bool {
+        self.tenure == Tenure::Held && now >= self.overdue + LATE
+    }
+
+    /// The guard has as much time as after the kill deadline.
+    fn again(self, now: Moment) -> TreeStop {
+        TreeStop {
+            overdue: now + SILENCE_TIMEOUT,
+            ..self
+        }
     }
 
     /// The lock is lost while the tree is being ended. The order that was given stays, unless there

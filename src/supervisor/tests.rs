@@ -456,6 +456,30 @@ fn guard_that_is_silent_after_the_acknowledgement_is_killed_with_its_tree() {
     ]);
 }
 
+/// The simulation found it: a host slept over the kill deadline of a stop, and zk-flock woke up first.
+#[test]
+fn guard_that_slept_with_its_host_has_time_after_it_has_woken_up() {
+    let stopped = [
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
+        (1, StopAcknowledged, None),
+        (60, Tick, None),
+    ];
+    let ends = [
+        (60, Ended(KILLED), None),
+        (60, TreeGone, Some(Release)),
+        (60, Released, Some(Exit(ExitReason::Command(KILLED)))),
+    ];
+    let silent = [(61, Tick, None), (62, Tick, Some(KillAll))];
+    play(&[&stopped[..], &ends].concat());
+    play(&[&stopped[..], &silent].concat());
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, lost(5), Some(stop(Signal::TERM, at(5)))),
+        (60, Tick, Some(KillAll)), // a lost lock leaves no time
+    ]);
+}
+
 #[test]
 fn stop_without_a_kill_deadline_has_no_limit() {
     let mut run = Supervisor::new(HOLD, Duration::MAX);

@@ -94,6 +94,41 @@ fn waiter_with_an_old_proof_keeps_its_lock() {
     });
 }
 
+/// A host slept over the kill deadline of an operator's stop. zk-flock, which woke up first, said that
+/// its guard was killed or stopped, and exited with 70.
+#[test]
+fn guard_that_slept_with_its_host_is_not_called_killed() {
+    let deaf = Script {
+        runs: 8163,
+        deaf: true,
+        ..BRIEF
+    };
+    let (host, kill_after) = (1, 1000);
+    let start = Run {
+        host,
+        wait: u32::MAX,
+        hold: 0,
+        kill_after,
+        script: deaf,
+    };
+    let at = |at, what| Item { at, what };
+    play_without_violation(&Scenario {
+        seed: 2307,
+        kind: Kind::Node(2),
+        keeper: false,
+        voters: 1,
+        observers: 0,
+        hosts: 6,
+        tick: 500,
+        timeout: 8324,
+        items: vec![
+            at(0, start),
+            at(4539, Signal { host, signal: 15 }),
+            at(5385, Suspend { host, lasts: 4190 }),
+        ],
+    });
+}
+
 /// A waiter was frozen with its host until the lock was free, and again before its first heartbeat as
 /// a holder. It gave up, though it had no limit: "takes 0.0 s to confirm the lock, too long".
 #[test]
