@@ -1535,9 +1535,9 @@ impl Ensemble {
 }
 
 /// Each way between these servers and the others.
-fn across(side: &[ServerId], size: usize) -> Vec<(ServerId, ServerId)> {
-    let ways = (0..size).flat_map(|one| (0..size).map(move |other| (one, other)));
-    ways.filter(|(one, other)| side.contains(one) != side.contains(other))
+fn across(these: &[ServerId], count: usize) -> Vec<(ServerId, ServerId)> {
+    let ways = (0..count).flat_map(|one| (0..count).map(move |other| (one, other)));
+    ways.filter(|(one, other)| these.contains(one) != these.contains(other))
         .collect()
 }
 

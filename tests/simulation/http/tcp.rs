@@ -121,7 +121,6 @@ impl World {
 
     /// A packet arrives at a client's host.
     pub(in super::super) fn reaches_client(&mut self, id: ConnId, packet: Packet) {
-        let now = self.now;
         let delivered = match (&packet, self.http().ends.get_mut(&id)) {
             (Packet::Data(bytes), Some(end)) => {
                 end.delivered += bytes.len() as u64;
@@ -142,10 +141,7 @@ impl World {
             };
         }
         match packet {
-            Packet::Data(bytes) => {
-                conn.greeted.get_or_insert(now);
-                conn.inbox.push_back(bytes);
-            }
+            Packet::Data(bytes) => conn.inbox.push_back(bytes),
             Packet::Fin => _ = conn.end.get_or_insert(super::super::End::Closed),
             Packet::Rst => _ = conn.end.get_or_insert(super::super::End::Reset),
             Packet::Ack(_) => {}
