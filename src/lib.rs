@@ -154,6 +154,7 @@
 //! | `eviction::zookeeper` | asks the holder of a node, and deletes the node if need be |
 //! | `textfile` | the file of `--metrics`, as text |
 //! | `notify` | which messages to the service manager are due |
+//! | `notify::server` | what a lock server reports to it |
 //! | `notify::run` | what a run reports to it |
 //! | `pool` | the contract between pools and the loop of the server |
 //! | `pool::pools` | pools by name, and the change of their config |

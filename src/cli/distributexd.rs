@@ -140,6 +140,7 @@ impl Options {
                 sysexits: self.sysexits,
             },
             verbose: self.verbose,
+            manager: environment.manager().unwrap_or_default(), // of a kind that is not known
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
+use crate::plan::notify::Manager;
 use crate::plan::{
     ClientCheck, Eviction, Inspection, OuterLock, Plan, Server, connection, hosts, names,
 };
@@ -67,6 +68,16 @@ pub struct Environment {
     pub outer_locks: Vec<OuterLock>,
     /// The start of relative paths; a daemon leaves this directory.
     pub current_dir: PathBuf,
+}
+
+impl Environment {
+    /// The service manager that has asked for messages. `Err`: its socket is of a kind that is not
+    /// known.
+    fn manager(&self) -> Result<Option<Manager>, OsString> {
+        let variables = [&self.notify_socket, &self.watchdog_usec, &self.watchdog_pid];
+        let [socket, usec, pid] = variables.map(Option::as_ref);
+        Manager::of(socket, usec, pid)
+    }
 }
 
 /// What the arguments ask for.

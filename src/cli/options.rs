@@ -6,7 +6,6 @@ use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
 use crate::plan::connection::Proxy;
 use crate::plan::inspection::{self, Inspection};
-use crate::plan::notify::Manager;
 use crate::plan::{
     ClientCheck, Command, Connection, Every, Eviction, ExitCodes, Host, Level, LoadLimit, Lock,
     Log, Notify, Plan, Style, Warning, names,
@@ -442,14 +441,7 @@ impl Common {
     /// The plan of `--notify`, with the variables of the service manager.
     fn take_notify(&mut self, environment: &Environment) -> Option<Notify> {
         let mut notify = self.notify.take()?;
-        let Environment {
-            notify_socket,
-            watchdog_usec,
-            watchdog_pid,
-            ..
-        } = environment;
-        let [socket, usec, pid] = [notify_socket, watchdog_usec, watchdog_pid].map(Option::as_ref);
-        match Manager::of(socket, usec, pid) {
+        match environment.manager() {
             Ok(manager) => notify.manager = manager,
             Err(socket) => self.warnings.push(Warning::Shown(format!(
                 "--notify has no effect: NOTIFY_SOCKET is \"{}\", and not an absolute path or @NAME",

@@ -1,7 +1,8 @@
 //! Messages to a service manager, as sd_notify(3) describes them: which are due, and their text.
-//! What a run reports is decided in [`run`].
+//! What a run reports is decided in [`run`], and what a lock server reports in [`server`].
 
 pub mod run;
+pub mod server;
 
 use crate::moment::Moment;
 use crate::printable::printable;
@@ -16,6 +17,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Notice {
     /// The service has started.
     pub ready: bool,
+    /// The service reads its config again, since this time of `CLOCK_MONOTONIC`.
+    pub reloading: Option<Duration>,
     /// The service is about to end.
     pub stopping: bool,
     /// For the person who asks for the state.
@@ -37,6 +40,7 @@ impl Notice {
 
     fn add(&mut self, newer: Notice) {
         self.ready |= newer.ready;
+        self.reloading = newer.reloading.or(self.reloading);
         self.stopping |= newer.stopping;
         self.status = newer.status.or(self.status.take());
     }
@@ -44,6 +48,10 @@ impl Notice {
     /// The message: one assignment a line.
     fn text(&self, watchdog: bool) -> String {
         let mut text = String::new();
+        if let Some(since) = self.reloading {
+            let since = since.as_micros();
+            let _ = write!(text, "RELOADING=1\nMONOTONIC_USEC={since}\n");
+        }
         for (assignment, present) in [
             ("READY=1\n", self.ready),
             ("STOPPING=1\n", self.stopping),
@@ -178,6 +186,16 @@ mod tests {
         );
         assert_eq!((outbox.due(false, at(111)), outbox.wake()), (None, at(116)));
         assert_eq!((outbox.due(true, at(116)), outbox.wake()), (sign, at(121)));
+    }
+
+    #[test]
+    fn reload_has_the_time_of_its_begin() {
+        let reloading = Notice {
+            reloading: Some(Duration::from_millis(1500)),
+            ..Notice::default()
+        };
+        let text = "RELOADING=1\nMONOTONIC_USEC=1500000\n";
+        assert_eq!(reloading.text(false), text);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The plan of a lock server: its address, its pools, and where it stores the holders.
 
+use super::notify::Manager;
 use super::{ExitCodes, Host};
 use std::fmt;
 use std::net::IpAddr;
@@ -30,6 +31,8 @@ pub struct Server {
     pub exit_codes: ExitCodes,
     /// Log every request.
     pub verbose: bool,
+    /// The service manager that has asked for messages, if any.
+    pub manager: Option<Manager>,
 }
 
 impl Server {

@@ -5,6 +5,7 @@ use super::PoolCounters;
 use super::invalid_request::{self, InvalidRequest};
 use super::waiters::Run;
 use crate::fact::fact;
+use crate::moment::Moment;
 use crate::plan::Level;
 use std::rc::Rc;
 use std::time::Duration;
@@ -42,8 +43,10 @@ impl Events {
         run: Option<&Run>,
         waited: Duration,
         log: &mut impl Log,
+        now: Moment,
     ) {
         self.counters.granted += 1;
+        self.counters.last_granted = Some(now);
         let holding = self.holding(host, token);
         let run = run.map_or(String::new(), |run| fact("run", run));
         let waited = waited.as_secs_f64();

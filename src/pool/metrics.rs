@@ -3,6 +3,7 @@
 use self::Kind::{Counter, Gauge};
 use self::Value::{Count, Time};
 use super::Report;
+use crate::moment::Moment;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
@@ -42,80 +43,122 @@ pub struct Metric {
 
 /// A metric that each pool has: its name after `distributexd_`, type, help, and its value in a
 /// report.
-type PoolMetric = (&'static str, Kind, &'static str, fn(&Report) -> Value);
+type PoolMetric = (
+    &'static str,
+    Kind,
+    &'static str,
+    fn(&Report, Times) -> Option<Value>,
+);
 
-const POOL_METRICS: [PoolMetric; 10] = [
+/// The same moment on two clocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Times {
+    /// The clock of this program.
+    pub now: Moment,
+    /// The time since 1970.
+    pub unix: Duration,
+}
+
+const POOL_METRICS: [PoolMetric; 12] = [
     (
         "permits",
         Gauge,
         "Number of hosts that may hold the pool at the same time.",
-        |pool| Count(pool.permits.into()),
+        |pool, _| Some(Count(pool.permits.into())),
     ),
     (
         "holders",
         Gauge,
         "Number of hosts that hold the pool.",
-        |pool| count(pool.holders.len()),
+        |pool, _| Some(count(pool.holders.len())),
     ),
     (
         "waiters",
         Gauge,
         "Number of requests that wait for the pool.",
-        |pool| count(pool.waiters.len()),
+        |pool, _| Some(count(pool.waiters.len())),
     ),
     (
         "oldest_waiter_seconds",
         Gauge,
         "Seconds that the first waiter has waited; 0 without waiters.",
-        oldest,
+        |pool, _| Some(oldest(pool)),
     ),
-    ("grants_total", Counter, "Locks granted.", |pool| {
-        Count(pool.counters.granted)
+    (
+        "oldest_holder_seconds",
+        Gauge,
+        "Seconds for which the longest holder has held the pool; 0 without holders.",
+        |pool, _| {
+            let held = pool.holders.iter().filter_map(|holder| holder.held).max();
+            Some(Time(held.unwrap_or_default()))
+        },
+    ),
+    (
+        "last_grant_timestamp_seconds",
+        Gauge,
+        "When the pool was last granted; missing if that was before the server started.",
+        |pool, times| {
+            let granted = pool.counters.last_granted?;
+            Some(Time(times.unix.saturating_sub(times.now.since(granted))))
+        },
+    ),
+    ("grants_total", Counter, "Locks granted.", |pool, _| {
+        Some(Count(pool.counters.granted))
     }),
     (
         "releases_total",
         Counter,
         "Locks released by their holder.",
-        |pool| Count(pool.counters.released),
+        |pool, _| Some(Count(pool.counters.released)),
     ),
     (
         "expiries_total",
         Counter,
         "Locks whose lease ended before they were released or renewed.",
-        |pool| Count(pool.counters.expired),
+        |pool, _| Some(Count(pool.counters.expired)),
     ),
-    ("refusals_total", Counter, "Requests answered NO.", |pool| {
-        Count(pool.counters.refused)
-    }),
+    (
+        "refusals_total",
+        Counter,
+        "Requests answered NO.",
+        |pool, _| Some(Count(pool.counters.refused)),
+    ),
     (
         "invalid_total",
         Counter,
         "Requests for the pool answered INVALID.",
-        |pool| Count(pool.counters.invalid),
+        |pool, _| Some(Count(pool.counters.invalid)),
     ),
     (
         "undelivered_total",
         Counter,
         "Grants that could not be delivered.",
-        |pool| Count(pool.counters.undelivered),
+        |pool, _| Some(Count(pool.counters.undelivered)),
     ),
 ];
 
 fn oldest(pool: &Report) -> Value {
-    Time(
-        pool.waiters
-            .first()
-            .map_or(Duration::ZERO, |waiter| waiter.waited),
-    )
+    let first = pool.waiters.first();
+    Time(first.map_or(Duration::ZERO, |waiter| waiter.waited))
 }
 
 fn count(items: usize) -> Value {
     Count(u64::try_from(items).unwrap_or(u64::MAX))
 }
 
+/// The version, as a label.
+const BUILD_INFO: &str = concat!(
+    "# HELP distributexd_build_info 1, with the version of the server as a label.\n",
+    "# TYPE distributexd_build_info gauge\n",
+    "distributexd_build_info{version=\"",
+    env!("CARGO_PKG_VERSION"),
+    "\"} 1\n"
+);
+
 /// The text of `/metrics`; without pools if they are unknown.
-pub fn text(server: &[Metric], pools: Option<&[Report]>) -> String {
+pub fn text(server: &[Metric], pools: Option<&[Report]>, times: Times) -> String {
     let mut text = String::new();
+    text += BUILD_INFO;
     for Metric {
         name,
         kind,
@@ -134,12 +177,10 @@ pub fn text(server: &[Metric], pools: Option<&[Report]>) -> String {
             "# HELP distributexd_{name} {help}\n# TYPE distributexd_{name} {kind}"
         );
         for report in pools.unwrap_or_default() {
-            let _ = writeln!(
-                text,
-                "distributexd_{name}{{pool=\"{}\"}} {}",
-                Label(report.pool),
-                value(report)
-            );
+            if let Some(value) = value(report, times) {
+                let pool = Label(report.pool);
+                let _ = writeln!(text, "distributexd_{name}{{pool=\"{pool}\"}} {value}");
+            }
         }
     }
     text
@@ -187,7 +228,7 @@ mod tests {
             host: "h",
             run: None,
             token: Some(1),
-            held: None,
+            held: Some(Duration::from_secs(8)),
             ends: Remaining::UntilReleased,
             revoked: false,
         }];
@@ -205,6 +246,7 @@ mod tests {
             refused: 4,
             invalid: 5,
             undelivered: 6,
+            last_granted: Some(Moment(Duration::from_secs(90))),
         };
         let busy = Report {
             pool: "a",
@@ -231,13 +273,18 @@ mod tests {
             help: "Since the start.",
             value: uptime,
         };
+        let times = Times {
+            now: Moment(Duration::from_secs(100)),
+            unix: Duration::from_secs(1_700_000_010),
+        };
         assert_eq!(
-            text(&[server], None).matches("# TYPE ").count(),
-            1,
+            text(&[server], None, times).matches("# TYPE ").count(),
+            2,
             "nothing is known of pools"
         );
-        let text = text(&[server], Some(&[busy, idle]));
-        assert!(text.starts_with(
+        let text = text(&[server], Some(&[busy, idle]), times);
+        assert!(text.starts_with("# HELP distributexd_build_info "));
+        assert!(text.contains(
             "# HELP process_uptime_seconds Since the start.\n# TYPE process_uptime_seconds gauge\nprocess_uptime_seconds 1.25\n"
         ));
         assert!(text.contains(
@@ -249,12 +296,22 @@ mod tests {
             .filter(|line| line.contains("{pool=\"a\"}"))
             .map(|line| line.split(' ').next_back().unwrap())
             .collect();
-        assert_eq!(of_a, ["1", "1", "2", "3.5", "1", "2", "3", "4", "5", "6"]);
+        let grant = "1700000000";
+        assert_eq!(
+            of_a,
+            [
+                "1", "1", "2", "3.5", "8", grant, "1", "2", "3", "4", "5", "6"
+            ]
+        );
         let counters = text
             .lines()
             .filter(|line| line.starts_with("# TYPE") && line.ends_with("_total counter"))
             .count();
-        assert_eq!((counters, text.matches("# TYPE ").count()), (6, 11));
+        assert!(
+            !text.contains("last_grant_timestamp_seconds{pool=\"q"),
+            "{text}"
+        );
+        assert_eq!((counters, text.matches("# TYPE ").count()), (6, 14));
     }
 
     #[test]

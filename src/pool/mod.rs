@@ -279,6 +279,8 @@ pub struct PoolCounters {
     pub invalid: u64,
     /// Answers YES that could not be delivered.
     pub undelivered: u64,
+    /// When the last holding was granted.
+    pub last_granted: Option<Moment>,
 }
 
 #[cfg(test)]

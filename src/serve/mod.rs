@@ -24,9 +24,11 @@ mod system;
 
 use crate::log;
 use crate::moment::Moment;
+use crate::notify::{Notice, server};
 use crate::plan::{Exit, ExitReason, Level, Server};
 use crate::pool::state::State;
 use crate::pool::{Backend, Input, Output};
+use crate::service_manager::ServiceManager;
 use crate::signal::Signal;
 use crate::sys::clock;
 use crate::sys::epoll::Event;
@@ -114,6 +116,9 @@ pub struct ServerLoop<'a, S: System> {
     listener: Option<S::Listener>,
     state_file: Option<S::StateFile>,
     memcached: Option<S::Memcached>,
+    /// The service manager that has asked for messages.
+    manager: Option<ServiceManager>,
+    reports: server::Reports,
     /// Set during the shutdown: when the server ends even if connections are still open.
     shutdown_deadline: Option<Moment>,
 }
@@ -123,6 +128,8 @@ impl ServerLoop<'_, Linux> {
         if let Some(listener) = &self.listener {
             self.log.log_start(self.plan, listener);
         }
+        let ready = self.reports.ready();
+        self.report(ready);
         while let Turn::Sleep(until) = self.turn() {
             let events = self.sleep(&mut timer, until);
             self.handle_events(events, reload);
@@ -174,6 +181,11 @@ impl<'a, S: System> ServerLoop<'a, S> {
             listener: Some(parts.listener),
             state_file: parts.state_file,
             memcached: parts.memcached,
+            manager: plan
+                .manager
+                .as_ref()
+                .map(|manager| ServiceManager::new(manager, S::now())),
+            reports: server::Reports::default(),
             shutdown_deadline: None,
         }
     }
@@ -188,7 +200,36 @@ impl<'a, S: System> ServerLoop<'a, S> {
             self.finish();
             return Turn::End;
         }
-        Turn::Sleep(backend_deadline.min(self.next_deadline()))
+        let deadline = backend_deadline.min(self.report_status());
+        Turn::Sleep(deadline.min(self.next_deadline()))
+    }
+
+    /// Sends a message to the service manager.
+    fn report(&mut self, notice: Notice) {
+        if let Some(manager) = &mut self.manager {
+            manager.add(notice);
+            if let Some(error) = manager.send(true, S::now()) {
+                self.log
+                    .log_failure("send to the service manager at $NOTIFY_SOCKET", &error);
+            }
+        }
+    }
+
+    /// Sends what is due to the service manager. Returns when more is due.
+    fn report_status(&mut self) -> Moment {
+        if self.manager.is_none() {
+            return Moment::NEVER;
+        }
+        let now = S::now();
+        let mut notice = None;
+        if self.reports.is_due(now) {
+            let pools = self.service.backend.report(now);
+            notice = self.reports.status(&pools, now);
+        }
+        self.report(notice.unwrap_or_default());
+        let manager = self.manager.as_ref();
+        let next = manager.map_or(Moment::NEVER, ServiceManager::wake);
+        next.min(self.reports.wake())
     }
 
     /// The earliest deadline that is not the backend's.
@@ -249,6 +290,9 @@ impl<'a, S: System> ServerLoop<'a, S> {
 
     /// Handles the events that have ended the sleep.
     pub fn handle_events(&mut self, events: Vec<Event>, reload: Reload) {
+        if self.shutdown_deadline.is_none() && events.iter().any(|event| event.key != TIMER) {
+            self.reports.touch();
+        }
         for Event { key, ended } in events {
             match key {
                 SIGNALS => self.handle_signals(reload),
@@ -300,7 +344,12 @@ impl<'a, S: System> ServerLoop<'a, S> {
     fn handle_signals(&mut self, reload: Reload) {
         while let Some(signal) = S::next_signal(&self.signals) {
             match (signal, self.shutdown_deadline) {
-                (Signal::HUP, None) => self.reload(reload()),
+                (Signal::HUP, None) => {
+                    self.report(server::Reports::reloading(clock::monotonic()));
+                    self.reload(reload());
+                    let ready = self.reports.ready();
+                    self.report(ready);
+                }
                 (signal @ (Signal::TERM | Signal::INT), None) => self.begin_shutdown(signal),
                 // A second signal ends the server at once.
                 (Signal::TERM | Signal::INT, Some(_)) => self.shutdown_deadline = Some(S::now()),
@@ -328,6 +377,8 @@ impl<'a, S: System> ServerLoop<'a, S> {
             Level::Info,
             &format_args!("received {signal}: shutting down"),
         );
+        let stopping = self.reports.stopping();
+        self.report(stopping);
         self.shutdown_deadline = Some(S::now() + SHUTDOWN_GRACE);
         self.listener = None;
         self.service.begin_shutdown("the server is shutting down");

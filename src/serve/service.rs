@@ -12,7 +12,9 @@ use super::system::System;
 use crate::http::{LONGEST_REQUEST, Reply, Request};
 use crate::plan::Level;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
+use crate::sys::clock;
 use crate::sys::epoll::Interest;
+use std::time::Duration;
 
 /// While more bytes of replies than this are unsent, pages are refused: with thousands of hosts
 /// each page is a megabyte.
@@ -174,7 +176,12 @@ impl<'a, S: System> Service<'a, S> {
                 // The connection that asks is not in the table now.
                 let open = self.connections.len() + 1;
                 let server = self.metrics.metrics(open, pools.is_ok(), S::now());
-                let text = metrics::text(&server, pools.ok());
+                let unix = u64::try_from(clock::unix_ms()).unwrap_or(0);
+                let times = metrics::Times {
+                    now: S::now(),
+                    unix: Duration::from_millis(unix),
+                };
+                let text = metrics::text(&server, pools.ok(), times);
                 Reply::new(200, metrics::CONTENT_TYPE, text)
             }
         }

@@ -8,18 +8,19 @@ use std::mem::MaybeUninit;
 use std::time::{Duration, SystemTime};
 
 /// Time since the host booted, including suspend.
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "no kernel that this runs on makes it panic"
-)]
 pub fn since_boot() -> Duration {
+    read(libc::CLOCK_BOOTTIME)
+}
+
+/// Reads a clock. No kernel that this runs on makes it panic.
+fn read(clock: libc::clockid_t) -> Duration {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: clock_gettime(2) fills the one timespec that it is given.
-    check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) })
-        .expect("CLOCK_BOOTTIME is there since Linux 2.6.39");
+    check(unsafe { libc::clock_gettime(clock, &raw mut now) })
+        .expect("CLOCK_BOOTTIME and CLOCK_MONOTONIC are there since Linux 2.6.39");
     Duration::new(
         now.tv_sec.cast_unsigned(),
         u32::try_from(now.tv_nsec).expect("the kernel counts nanoseconds below 10^9"),
@@ -113,6 +114,11 @@ pub fn local_time(unix_seconds: i64) -> LocalTime {
         second: tm.tm_sec,
         utc_offset: tm.tm_gmtoff,
     }
+}
+
+/// `CLOCK_MONOTONIC`, which stops while the host is suspended: only for messages to systemd.
+pub fn monotonic() -> Duration {
+    read(libc::CLOCK_MONOTONIC)
 }
 
 /// The wall clock, in ms since 1970.

@@ -14,6 +14,8 @@ mod memcache;
 mod memcache_trouble;
 // A wait for the slot of an outer run is an error at once.
 mod nested;
+// distributexd reports to its service manager.
+mod notify;
 // The same over HTTP, while servers are killed, stopped and reloaded.
 mod promises;
 // Each run has an id of its own, and takes up that of a killed one.

@@ -913,9 +913,10 @@ impl SharedPool {
             .get(&request.host)
             .map_or(0, |lease| lease.token);
         if self.cache.record_reply(&request.host) && update.unnumbered.contains(&request.host) {
-            let waited = context.now.since(request.since);
+            let (run, now) = (request.run.as_ref(), context.now);
+            let waited = now.since(request.since);
             self.events
-                .granted(&request.host, token, request.run.as_ref(), waited, context);
+                .granted(&request.host, token, run, waited, context, now);
         }
         context.effects.push_back(Effect::Yes {
             request: request.clone(),

@@ -517,7 +517,7 @@ impl PoolState {
         if holding.expiry_reported.is_none() {
             let waited = now.since(request.since);
             self.events
-                .granted(&request.host, token, None, waited, outbox);
+                .granted(&request.host, token, None, waited, outbox, now);
         } else if let Call::Renew { .. } = request.call {
             self.events.renewed(&request.host, token, outbox);
         }

@@ -571,6 +571,7 @@ fn plan_of(pool: Pool, verbose: bool) -> &'static plan::Server {
                     busy_default: 1,
                     sysexits: false,
                 },
+                manager: None,
                 verbose,
             }))
         })
