@@ -20,22 +20,27 @@ use zk_flock::internals::shell::words;
 
 const COOKBOOK: &str = include_str!("../../man/zk-flock-cookbook.7");
 
+const FLOCK_MANUAL: &str = include_str!("../../man/zk-flock.1");
+
 /// The names of the executable.
 const PROGRAMS: [&str; 4] = ["zk-flock", "lockex", "distributex", "distributexd"];
 
 /// What the examples are checked as.
-const CHECKS: [&str; 13] = [
+const CHECKS: [&str; 16] = [
+    "alerts",
     "break",
     "config",
     "cron",
     "flock",
     "force",
+    "nagios",
     "nginx",
     "pools",
     "script",
     "servers",
     "status",
     "stunnel",
+    "timer",
     "transcript",
     "unit",
 ];
@@ -277,12 +282,50 @@ fn units_pass_systemd_analyze() {
             .find_map(|line| line.strip_prefix("ExecStart="))
             .expect("a unit starts something");
         assert_parses(start);
+        let unit = unit.replace("ExecStart=/usr/bin/", &bin);
         let path = kitchen.sandbox.path(&format!("unit{number}.service"));
-        fs::write(&path, unit.replace("ExecStart=/usr/bin/", &bin)).expect("a unit can be written");
+        fs::write(&path, &unit).expect("a unit can be written");
         let verify = kitchen.run(&format!("systemd-analyze verify {} 2>&1", path.display()));
         assert!(verify.status.success(), "{verify:?}");
         assert_eq!(text(&verify.stdout), "", "{unit}");
+        // For the timer, which starts a service of its own name.
+        fs::write(kitchen.sandbox.path("report.service"), &unit).expect("a unit can be written");
     }
+    let timer = kitchen.sandbox.path("report.timer");
+    fs::write(&timer, examples("timer").concat()).expect("a unit can be written");
+    let verify = kitchen.run(&format!("systemd-analyze verify {} 2>&1", timer.display()));
+    assert_eq!(
+        (verify.status.success(), text(&verify.stdout)),
+        (true, String::new())
+    );
+}
+
+#[test]
+fn the_check_of_a_lock_has_the_exit_codes_of_nagios() {
+    let kitchen = Kitchen::new();
+    kitchen.script("check_lock", &examples("nagios").concat());
+    let check = |line: &str| {
+        let run = kitchen.run(line);
+        (run.status.code(), text(&run.stdout))
+    };
+    let free = "OK: report is free\n".to_owned();
+    assert_eq!(check("check_lock report 60"), (Some(0), free));
+    let _held = kitchen.hold("zk-flock -l 0 report");
+    let (code, line) = check("check_lock report 60");
+    assert!(
+        code == Some(0) && line.starts_with("OK: report is held for "),
+        "{line}"
+    );
+    let (code, line) = check("check_lock report -1");
+    assert!(
+        code == Some(1) && line.starts_with("WARNING: report is held for "),
+        "{line}"
+    );
+    let (code, line) = check("ZK_FLOCK_HOSTS=127.0.0.1:1 ZK_FLOCK_TIMEOUT=1 check_lock report 60");
+    assert!(
+        code == Some(3) && line.starts_with("UNKNOWN: zk-flock: "),
+        "{line}"
+    );
 }
 
 #[test]
@@ -377,8 +420,19 @@ fn a_lock_server_has_the_metrics_to_alert_on() {
         .lines()
         .filter_map(|line| line.strip_prefix(".It distributexd_")?.split(' ').next())
         .collect();
-    assert_eq!(named.len(), 5);
-    for name in named {
+    assert_eq!(named.len(), 6);
+    let rules = examples("alerts").concat();
+    let words = rules.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let (of_runs, others): (Vec<_>, Vec<_>) = words
+        .filter(|word| word.contains('_'))
+        .partition(|word| word.starts_with("zk_flock_"));
+    for name in of_runs {
+        assert!(FLOCK_MANUAL.contains(name), "{name}");
+    }
+    let of_server = others
+        .into_iter()
+        .filter_map(|word| word.strip_prefix("distributexd_"));
+    for name in named.into_iter().chain(of_server) {
         assert!(
             metrics.contains(&format!("\n# HELP distributexd_{name} ")),
             "{name} in {metrics}"

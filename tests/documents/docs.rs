@@ -298,7 +298,7 @@ fn the_guides_name_options_that_a_program_has() {
     .into_iter()
     .flat_map(described)
     .flat_map(|option| option.names)
-    .chain(["-M".into()]) // memcached's
+    .chain(["-M".into(), "--collector".into()]) // of memcached and node_exporter
     .collect();
     for guide in [COOKBOOK, MIGRATION, SAFETY] {
         let named: BTreeSet<_> = guide.lines().flat_map(flags).collect();
@@ -700,9 +700,14 @@ fn the_configs_of_the_server_that_are_shown_are_understood_whole() {
 }
 
 #[test]
-fn the_example_of_a_unit_is_that_of_the_cookbook() {
-    let unit = include_str!("../../packaging/cold-standby.service");
-    assert!(COOKBOOK.contains(&format!("\n{unit}.Ed\n")));
+fn the_examples_of_units_are_those_of_the_cookbook() {
+    for unit in [
+        include_str!("../../packaging/cold-standby.service"),
+        include_str!("../../packaging/report.service"),
+        include_str!("../../packaging/report.timer"),
+    ] {
+        assert!(COOKBOOK.contains(&format!("\n{unit}.Ed\n")), "{unit}");
+    }
 }
 
 #[test]
