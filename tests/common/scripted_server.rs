@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code, reason = "listen(2) with a backlog of its own")]
 
-use super::client::{frame, framed};
+use super::client::framed;
 use super::run::Job;
 use super::sandbox::Sandbox;
 use super::wait_until;
@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 use zk_flock::internals::sys::clock;
 use zk_flock::internals::zookeeper::record::ConnectResponse;
+use zk_flock::internals::zookeeper::wire::Wire;
 
 /// One step of a script. After the last the server hangs up.
 #[derive(Clone, Debug)]
@@ -161,15 +162,19 @@ impl DeadNameServer {
     }
 }
 
-/// The first message of a real server: a new session with this id and timeout.
+/// The first message of a real server: a new session with this id and timeout, and `readOnly`.
 pub fn hello(session_id: i64, timeout: Duration) -> Vec<u8> {
     let negotiated = i32::try_from(timeout.as_millis()).expect("tests use short timeouts");
-    frame(&ConnectResponse {
+    let response = ConnectResponse {
         protocol_version: 0,
         time_out: negotiated,
         session_id,
         passwd: vec![7; 16],
-    })
+    };
+    let mut bytes = Vec::new();
+    response.write(&mut bytes);
+    false.write(&mut bytes);
+    framed(&bytes)
 }
 
 /// A message with these bytes.
