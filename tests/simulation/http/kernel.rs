@@ -1,11 +1,13 @@
 //! The kernel, as a simulated server sees it.
 
-use super::super::{ConnId, with};
+use super::super::{ConnId, Link, Simulated, with};
 use super::process::own_server;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
+use zk_flock::internals::endpoint::Address;
 use zk_flock::internals::moment::Moment;
+use zk_flock::internals::run::System as _;
 use zk_flock::internals::serve::{Accepted, State, Stream, System};
 use zk_flock::internals::signal::Signal;
 use zk_flock::internals::sys::Interest;
@@ -18,6 +20,12 @@ pub struct Kernel;
 pub struct Listener(pub usize);
 pub struct Signals(pub usize);
 pub struct StateFile(pub usize);
+
+/// The connection of a server to memcached.
+pub struct ToMemcached {
+    pub address: Address,
+    pub link: Link,
+}
 
 /// The socket of a client's connection.
 #[derive(Debug)]
@@ -83,7 +91,7 @@ impl System for Kernel {
     type Listener = Listener;
     type Signals = Signals;
     type StateFile = StateFile;
-    type Memcached = ();
+    type Memcached = ToMemcached;
 
     fn now() -> Moment {
         let server = own_server();
@@ -126,9 +134,18 @@ impl System for Kernel {
         with(|world| world.save(file.0, state))
     }
 
-    fn execute((): &mut (), _: Output<()>) -> Option<Event<'static>> {
-        None
+    fn execute(memcached: &mut ToMemcached, output: Output<()>) -> Option<Event<'static>> {
+        let output = match output {
+            Output::Connect(()) => Output::Connect(memcached.address.clone()),
+            Output::Send(bytes) => Output::Send(bytes),
+            Output::ShutdownWrite => Output::ShutdownWrite,
+            Output::Close => Output::Close,
+            Output::Reset => Output::Reset,
+        };
+        Simulated::execute(&mut memcached.link, output)
     }
 
-    fn read((): &mut (), _: impl FnMut(Event)) {}
+    fn read(memcached: &mut ToMemcached, report: impl FnMut(Event)) {
+        Simulated::read(&mut memcached.link, report);
+    }
 }

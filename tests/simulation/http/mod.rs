@@ -5,7 +5,8 @@
 //! The program's own parts: `Run` with `PoolLock` and its HTTP client on each host; on the servers
 //! `ServerLoop` with its connections, HTTP sessions and backends, on [`kernel`], which is to the
 //! server what `Simulated` is to a run. Each byte of a request and of a reply passes through the
-//! program's own HTTP.
+//! program's own HTTP. With memcached, one or two servers share a model of it ([`memcached`]), each over
+//! its own connection.
 //!
 //! # What the model is faithful to
 //!
@@ -29,12 +30,14 @@
 //! A server's send buffer is never full. No server is at the limit of its connections.
 
 mod kernel;
+mod memcached;
 mod process;
 pub mod scenario;
 mod tcp;
 
 use super::World;
 use crate::random::Random;
+use memcached::Memcached;
 use process::Server;
 pub use process::{Servers, lock, server_of};
 use scenario::Pool;
@@ -68,6 +71,7 @@ pub enum Event {
 pub struct Http {
     pub pool: Pool,
     servers: Vec<Server>,
+    memcached: Option<Memcached>,
     ends: BTreeMap<ConnId, End>,
     random: Random,
     /// Requests to wait, in the order in which servers have read them.
@@ -104,13 +108,17 @@ impl Http {
     /// The servers of a pool. Their hosts come after those of the runs.
     pub fn new(pool: Pool, first_host: usize, seed: u64) -> Http {
         let servers = 0..usize::from(pool.servers);
+        let mut random = Random::new(seed, 4);
+        let memcached = matches!(pool.backend, scenario::Backend::Memcached)
+            .then(|| Memcached::new(random.below(SECOND)));
         Http {
             pool,
+            memcached,
             servers: servers
                 .map(|server| Server::new(first_host + server))
                 .collect(),
             ends: BTreeMap::new(),
-            random: Random::new(seed, 4),
+            random,
             next_place: 0,
             served: BTreeSet::new(),
             late: BTreeMap::new(),
@@ -203,7 +211,7 @@ impl World {
         let (at, newest) = http.forgot?;
         let token = self.runs[run].token;
         // The holder is told so with its next renewal, or its lease ends.
-        (token <= newest && self.now <= at + http.lease() + 2 * SECOND)
+        (token <= newest && self.now <= at + http.lease() + 3 * SECOND)
             .then_some("a server without state was restarted, or memcached forgot its keys")
     }
 

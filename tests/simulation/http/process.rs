@@ -1,7 +1,7 @@
 //! The processes of distributexd, and their state files.
 
-use super::super::{ConnId, Event as WorldEvent, Packet, SECOND, World, run_as, with};
-use super::kernel::{Kernel, Listener, Signals, StateFile};
+use super::super::{ConnId, Event as WorldEvent, Link, Packet, SECOND, World, run_as, with};
+use super::kernel::{Kernel, Listener, Signals, StateFile, ToMemcached};
 use super::scenario::{Backend, Fault, Pool};
 use super::{Event, Http};
 use crate::random::Random;
@@ -116,7 +116,8 @@ impl World {
 
     /// Whether the host of a server is awake.
     pub(in super::super) fn server_is_awake(&self, server: usize) -> bool {
-        let host = self.http.as_ref().map(|http| http.servers[server].host);
+        let server = self.http.as_ref().and_then(|http| http.servers.get(server));
+        let host = server.map(|server| server.host);
         host.is_none_or(|host| !self.hosts[host].asleep)
     }
 
@@ -314,6 +315,12 @@ impl World {
                 self.transmit(id, false, packet);
             }
         }
+        let pid = pid_of(server);
+        let conns = self.conns.iter().filter(|(_, conn)| conn.pid == pid);
+        let to_memcached: Vec<ConnId> = conns.map(|(&id, _)| id).collect();
+        for id in to_memcached {
+            self.close_client(id, false);
+        }
         for id in backlog {
             self.http().ends.remove(&id);
             if !is_off {
@@ -339,6 +346,7 @@ impl World {
                     parse(text).expect("a state that was saved")
                 }))
             }
+            Backend::Memcached => None,
             Backend::Memory => {
                 if process.life > 0 {
                     http.forgot = Some((now, http.newest_token));
@@ -385,7 +393,10 @@ impl Servers {
             signals: Signals(server),
             listener: Listener(server),
             state_file: plan.state.is_some().then_some(StateFile(server)),
-            memcached: None,
+            memcached: (pool.backend == Backend::Memcached).then(|| ToMemcached {
+                address: Address::Tcp(([10, 0, 0, pool.servers + 1], 11211).into()),
+                link: Link::default(),
+            }),
         };
         with(|world| world.note(&format!("server {server} starts")));
         let server_loop = run_as(pid_of(server), || ServerLoop::new(plan, print, parts));
@@ -469,6 +480,7 @@ impl Servers {
 
 impl World {
     /// Begins or ends a fault that needs no process to be started or ended.
+    #[allow(clippy::too_many_lines)] // one row for each kind of fault
     fn server_fault(&mut self, item: usize, fault: Fault, begins: bool) -> Option<u32> {
         let (server, lasts) = fault.of();
         let server = usize::from(server);
@@ -511,6 +523,32 @@ impl World {
                     self.unblock();
                 }
             }
+            Fault::CutMemcached { there, back, .. } => {
+                if begins {
+                    let memcached = self.http().servers.len();
+                    self.cuts.push(super::super::Cut {
+                        item,
+                        host,
+                        server: Some(memcached),
+                        there,
+                        back,
+                    });
+                } else {
+                    self.cuts.retain(|cut| cut.item != item);
+                    self.unblock();
+                }
+            }
+            Fault::LoseMemcached { there, after, .. } => {
+                if begins && there {
+                    self.hosts[host].lose_there = Some(after);
+                } else if begins {
+                    self.hosts[host].lose_back = Some(after);
+                }
+            }
+            Fault::StopMemcached { .. } => self.stop_memcached(begins),
+            Fault::RestartMemcached if begins => self.memcached_forgets(true),
+            Fault::Evict if begins => self.memcached_forgets(false),
+            Fault::RestartMemcached | Fault::Evict => {}
             Fault::DiskFull { .. } => {
                 let full = &mut self.server(server).disk.full;
                 *full = if begins { *full + 1 } else { *full - 1 };
@@ -563,7 +601,14 @@ fn plan_of(pool: Pool, verbose: bool) -> &'static plan::Server {
                     permits: pool.slots.into(),
                     servers: None,
                 }],
-                backend: plan::Backend::Memory,
+                backend: if pool.backend == Backend::Memcached {
+                    plan::Backend::Memcache(plan::Host::Tcp {
+                        name: "memcached".into(),
+                        port: 11211,
+                    })
+                } else {
+                    plan::Backend::Memory
+                },
                 state: matches!(pool.backend, Backend::File).then(|| "state".into()),
                 warnings: vec![],
                 exit_codes: plan::ExitCodes {

@@ -22,13 +22,15 @@ pub enum Backend {
     Memory,
     /// In memory and in a file.
     File,
+    /// In a memcached that the servers share.
+    Memcached,
 }
 
 impl Pool {
     /// Whether waiters are served in the order of their requests. (At most one run of a host holds
     /// a slot, so the runs of a holder's host are passed over.)
     pub fn is_fifo(self) -> bool {
-        !self.shared_names
+        !self.shared_names && self.backend != Backend::Memcached
     }
 }
 
@@ -54,6 +56,22 @@ pub enum Fault {
     DiskFull { server: u8, lasts: u32 },
     /// Each save takes longer by up to so much.
     SlowDisk { server: u8, by: u32, lasts: u32 },
+    /// Nothing passes from a server to memcached, or back, or either.
+    CutMemcached {
+        server: u8,
+        there: bool,
+        back: bool,
+        lasts: u32,
+    },
+    /// Only so many of the next packets to memcached arrive, or of its replies; then the connection
+    /// is reset.
+    LoseMemcached { server: u8, there: bool, after: u8 },
+    /// memcached is stopped, and continued.
+    StopMemcached { lasts: u32 },
+    /// It is started again, and has forgotten everything.
+    RestartMemcached,
+    /// It drops the pool's list and leases, perhaps also the number of tokens.
+    Evict,
     /// The next reply to a host is late by so much.
     LateReply { host: u8, by: u32 },
     /// Its wall clock is set.
@@ -70,9 +88,12 @@ impl Fault {
             | Fault::Suspend { server, lasts }
             | Fault::Cut { server, lasts, .. }
             | Fault::DiskFull { server, lasts }
-            | Fault::SlowDisk { server, lasts, .. } => (server, Some(lasts)),
+            | Fault::SlowDisk { server, lasts, .. }
+            | Fault::CutMemcached { server, lasts, .. } => (server, Some(lasts)),
+            Fault::LoseMemcached { server, .. } => (server, None),
+            Fault::StopMemcached { lasts } => (0, Some(lasts)),
             Fault::Clock { server, .. } => (server, None),
-            Fault::LateReply { .. } => (0, None),
+            Fault::LateReply { .. } | Fault::RestartMemcached | Fault::Evict => (0, None),
         }
     }
 
@@ -86,6 +107,11 @@ impl Fault {
             Fault::Cut { .. } => "lock server cut off",
             Fault::DiskFull { .. } => "state not saved",
             Fault::SlowDisk { .. } => "slow disk",
+            Fault::CutMemcached { .. } => "memcached cut off",
+            Fault::LoseMemcached { .. } => "commands or replies of memcached lost",
+            Fault::StopMemcached { .. } => "memcached stopped",
+            Fault::RestartMemcached => "memcached restarted",
+            Fault::Evict => "keys evicted",
             Fault::LateReply { .. } => "late reply",
             Fault::Clock { .. } => "wall clock set",
         }
@@ -98,11 +124,16 @@ impl Scenario {
         let mut random = Random::new(seed, 5);
         let random = &mut random;
         let expire = random.one_of(&[3, 4, 6, 10, 20]);
+        let backend = random.one_of(&[Backend::Memory, Backend::File, Backend::Memcached]);
         let pool = Pool {
             slots: random.one_of(&[1, 1, 1, 2, 3]),
             expire,
-            backend: random.one_of(&[Backend::Memory, Backend::File]),
-            servers: 1,
+            backend,
+            servers: if backend == Backend::Memcached {
+                random.one_of(&[1, 2])
+            } else {
+                1
+            },
             shared_names: random.once_in(2),
         };
         let mut scenario = Scenario {
@@ -177,6 +208,25 @@ impl Scenario {
         let (there, back) = random.one_of(&[(true, true), (true, false), (false, true)]);
         // Slower, and no lease would be long enough.
         let slowest = u64::from(self.timeout) / 5;
+        if pool.backend == Backend::Memcached && random.once_in(2) {
+            let after = u8::try_from(random.below(8)).expect("small");
+            return match random.below(12) {
+                0..=2 => Fault::CutMemcached {
+                    server,
+                    there,
+                    back,
+                    lasts,
+                },
+                3..=8 => Fault::LoseMemcached {
+                    server,
+                    there: random.once_in(2),
+                    after,
+                },
+                9 | 10 => Fault::StopMemcached { lasts },
+                _ if random.once_in(2) => Fault::RestartMemcached,
+                _ => Fault::Evict,
+            };
+        }
         match random.below(12) {
             0..=2 => Fault::Kill { server, lasts },
             3 | 4 => Fault::Term { server, lasts },

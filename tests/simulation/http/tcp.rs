@@ -83,6 +83,9 @@ impl World {
     /// A SYN arrives at a server's host.
     pub(in super::super) fn http_accepts(&mut self, id: ConnId) -> Result<(), String> {
         let (server, now) = (self.conns[&id].server, self.now);
+        if self.is_memcached(server) {
+            return Ok(());
+        }
         if !self.http().servers[server].up {
             return Err("connection refused".into());
         }
@@ -96,6 +99,13 @@ impl World {
     /// A packet arrives at a server's host.
     pub(in super::super) fn reaches_server(&mut self, id: ConnId, packet: Packet) {
         let now = self.now;
+        if self
+            .conns
+            .get(&id)
+            .is_some_and(|conn| self.is_memcached(conn.server))
+        {
+            return self.reaches_memcached(id, packet);
+        }
         let Some(end) = self.http().ends.get_mut(&id) else {
             if let Packet::Data(_) = packet {
                 return self.transmit(id, false, Packet::Rst);
