@@ -10,9 +10,9 @@ pub mod yaml;
 
 use crate::edit_distance;
 use crate::in_file::InFile;
-use crate::plan::connection::Proxy;
+use crate::plan::connection::{Proxy, Tls};
 use crate::plan::hosts::{self, Ensemble};
-use crate::plan::{Acl, Auth, Connection, Heartbeat, Level, Warning, duration, names};
+use crate::plan::{Acl, Auth, Connection, Heartbeat, Host, Level, Warning, duration, names};
 use serde_json::{Map, Value};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -113,9 +113,10 @@ const SLEEP: [(&str, bool); 2] = [("ON", true), ("OFF", false)];
 const ACL: [(&str, Acl); 2] = [("open", Acl::Open), ("creator", Acl::Creator)];
 const HEARTBEAT: [(&str, Heartbeat); 2] = [("write", Heartbeat::Write), ("ping", Heartbeat::Ping)];
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 11] = [
     "host",
     "proxy",
+    "tls",
     "timeout",
     "app_id",
     "sleep",
@@ -127,6 +128,7 @@ const KEYS: [&str; 10] = [
 ];
 const LOGGER_KEYS: [&str; 3] = ["path", "level", "zklevel"];
 const AUTH_KEYS: [&str; 2] = ["scheme", "data"];
+const TLS_KEYS: [&str; 4] = ["ca", "cert", "key", "name"];
 
 const LEVEL: &str = "ERROR, WARN, INFO or DEBUG";
 
@@ -157,6 +159,11 @@ impl Config {
             match key.as_str() {
                 "host" => self.host = Some(source.host(value)?),
                 "proxy" => self.connection = Connection::Proxy(source.proxy(value)?),
+                "tls" if keys.contains_key("proxy") => {
+                    let why = "cannot be used with \"proxy\"".to_owned();
+                    return Err(source.invalid("tls", why));
+                }
+                "tls" => self.connection = Connection::Tls(self.tls(value, source)?),
                 "timeout" => self.timeout = Some(source.timeout(value)?),
                 "app_id" => self.app_id = Some(self.name(value, source)?),
                 "sleep" => {
@@ -177,10 +184,51 @@ impl Config {
                 }
             }
         }
-        if self.acl == Acl::Creator && self.auth.is_none() {
-            return Err(source.invalid("acl", "\"creator\" requires the key \"auth\"".to_owned()));
+        let certified = matches!(&self.connection, Connection::Tls(tls) if tls.cert.is_some());
+        if self.acl == Acl::Creator && self.auth.is_none() && !certified {
+            let why = "\"creator\" requires the key \"auth\", or \"tls\" with \"cert\"".to_owned();
+            return Err(source.invalid("acl", why));
         }
+        self.check_sockets(source)?;
         Ok(self)
+    }
+
+    /// A unix socket needs no command that connects.
+    fn check_sockets(&self, source: &Source) -> Result<(), Error> {
+        let key = match self.connection {
+            Connection::Direct => return Ok(()),
+            Connection::Proxy(_) => "proxy",
+            Connection::Tls(_) => "tls",
+        };
+        let mut hosts = self.host.iter().flat_map(|ensemble| &ensemble.hosts);
+        match hosts.find(|host| matches!(host, Host::Unix(_))) {
+            None => Ok(()),
+            Some(host) => Err(source.invalid(key, format!("cannot be used with {host}"))),
+        }
+    }
+
+    fn tls(&mut self, value: &Value, source: &Source) -> Result<Tls, Error> {
+        let keys = value
+            .as_object()
+            .ok_or_else(|| source.wrong(&["tls"], "an object", shown(value)))?;
+        let mut tls = Tls::default();
+        for (key, value) in keys {
+            let text = || {
+                let text = value.as_str().filter(|text| !text.is_empty());
+                text.ok_or_else(|| source.wrong(&["tls", key], TEXT, shown(value)))
+            };
+            match key.as_str() {
+                "ca" => tls.ca = Some(text()?.into()),
+                "cert" => tls.cert = Some(text()?.into()),
+                "key" => tls.key = Some(text()?.into()),
+                "name" => tls.name = Some(text()?.into()),
+                _ => self.warn(source.unknown(&["tls", key], &TLS_KEYS)),
+            }
+        }
+        if tls.key.is_some() && tls.cert.is_none() {
+            return Err(source.invalid("tls", "\"key\" requires \"cert\"".to_owned()));
+        }
+        Ok(tls)
     }
 
     fn warn(&mut self, sentence: String) {

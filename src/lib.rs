@@ -67,6 +67,7 @@
 //! | `serve::server_log` | log lines about the server itself |
 //! | `serve::server_metrics` | counters of the server as a whole |
 //! | `prepare` | checks before the loop: PATH, load, names |
+//! | `prepare::tls` | checks files and program of a connection by TLS |
 //! | `prepare::resolver` | looks up server names, with a time limit |
 //! | `service_manager` | sends messages to the service manager |
 //! | `link` | one non-blocking connection |

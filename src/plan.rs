@@ -175,7 +175,12 @@ pub struct LockServer {
     pub host: Host,
     /// How connections to it are made.
     pub connection: Connection,
+    /// What stands before the paths of its API: empty, or a path without a slash at its end.
+    pub prefix: String,
 }
+
+/// The port of https, which a URL leaves out.
+const HTTPS_PORT: u16 = 443;
 
 impl LockServer {
     /// A server to which connections are made directly.
@@ -183,12 +188,32 @@ impl LockServer {
         LockServer {
             host,
             connection: Connection::Direct,
+            prefix: String::new(),
         }
+    }
+
+    /// A path of its API.
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.prefix)
+    }
+
+    fn is_secure(&self) -> bool {
+        matches!(self.connection, Connection::Tls(_))
     }
 
     /// The text of the header `Host`. A request over a unix socket names no host.
     pub fn header(&self) -> String {
         match &self.host {
+            Host::Tcp {
+                name,
+                port: HTTPS_PORT,
+            } if self.is_secure() => {
+                if name.contains(':') {
+                    format!("[{name}]")
+                } else {
+                    name.clone()
+                }
+            }
             Host::Tcp { .. } => self.host.to_string(),
             Host::Unix(_) => "localhost".into(),
         }
@@ -208,7 +233,11 @@ impl LockServer {
 
 impl std::fmt::Display for LockServer {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        self.host.fmt(f)
+        if self.is_secure() {
+            write!(f, "https://{}{}", self.header(), self.prefix)
+        } else {
+            self.host.fmt(f)
+        }
     }
 }
 

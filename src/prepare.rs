@@ -2,6 +2,7 @@
 //! simply ends the program here: no lock is held yet.
 
 mod resolver;
+pub mod tls;
 
 pub use resolver::{BackgroundLookup, HostAddresses, HostnameLookup, resolve_with_retries};
 

@@ -5,6 +5,7 @@
 use super::line::Form;
 use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, value};
+use crate::plan::connection::Tls;
 use crate::plan::hosts::{self, InvalidHosts};
 use crate::plan::inspection::Locks;
 use crate::plan::{Command, Connection, Host, Lock, LockServer, Plan, PoolTarget};
@@ -33,7 +34,7 @@ COMMAND is one word, and sh -c runs it. Only one run per host asks the server
 for a pool; other runs on that host exit at once.
 
 Lock:
-  -H HOST                 use the lock server HOST, or unix:/PATH
+  -H HOST                 use lock server HOST, unix:/PATH or https://HOST/PATH
   -r POOL                 acquire a slot in POOL
   -p PORT                 use PORT of the server [default: 9889]
   -l                      without -H: hold the lock of this host and use no
@@ -49,6 +50,10 @@ Command:
       --pdeathsig SIG     signal the command if distributex dies [default: TERM]
 Connection:
       --proxy COMMAND     connect by COMMAND, e.g. ssh -W %h:%p bastion
+      --tls-ca FILE       connect by TLS; trust the CA certificates in FILE
+      --tls-cert FILE     show the server the certificate in FILE
+      --tls-key FILE      its key [default: in the file of --tls-cert]
+      --tls-name NAME     the server's certificate has NAME [default: the host]
 Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON
@@ -71,13 +76,23 @@ signal N killed it; N of -x if the lock is busy; others: see distributex(1).
 /// The port without `-p`.
 const DEFAULT_PORT: u16 = 9889;
 
-/// The server of `-H`, without its port.
+/// The port of `https://` without one.
+const HTTPS_PORT: u16 = 443;
+
+/// The server of `-H`.
 #[derive(Debug)]
 enum Site {
     /// A name or an address.
     Host(String),
     /// A unix socket.
     Socket(PathBuf),
+    /// `https://NAME[:PORT][PREFIX]`.
+    Url {
+        name: String,
+        port: Option<u16>,
+        /// Empty, or a path without a slash at its end.
+        prefix: String,
+    },
 }
 
 /// The options, with the defaults of those that were not given.
@@ -124,7 +139,7 @@ impl options::Options for Options {
         if words.len() > 1 {
             return Err(Fault::Unquoted(words.len()));
         }
-        let lock = self.lock()?;
+        let lock = self.lock(environment)?;
         let command = command(words)?;
         Ok(self
             .common
@@ -135,13 +150,13 @@ impl options::Options for Options {
         match self.common.mode {
             Mode::Run => self.plan(environment).map(Request::Run),
             Mode::Status => {
-                let (locks, pool) = self.locks()?;
+                let (locks, pool) = self.locks(environment)?;
                 let count = usize::from(pool.is_some());
                 let inspection = self.common.inspection(PROGRAM.name, locks, count);
                 Ok(Request::Status(inspection))
             }
             Mode::Break => {
-                let (locks, pool) = self.locks()?;
+                let (locks, pool) = self.locks(environment)?;
                 let pool = pool.ok_or(Fault::Missing {
                     option: "-r POOL",
                     hint: "",
@@ -151,7 +166,7 @@ impl options::Options for Options {
                 Ok(Request::Break(eviction))
             }
             Mode::Check => {
-                let (locks, _) = self.locks()?;
+                let (locks, _) = self.locks(environment)?;
                 let check = self.common.client_check(PROGRAM.name, None, locks)?;
                 Ok(Request::CheckClient(check))
             }
@@ -161,11 +176,11 @@ impl options::Options for Options {
 
 impl Options {
     /// The pools to look at, one or all, and the name of the one.
-    fn locks(&mut self) -> Result<(Locks, Option<String>), Fault> {
+    fn locks(&mut self, environment: &Environment) -> Result<(Locks, Option<String>), Fault> {
         if let Some(word) = self.common.words.first() {
             return Err(Fault::Unexpected(word.to_string_lossy().into_owned()));
         }
-        let server = self.server()?.ok_or(Fault::Missing {
+        let server = self.server(environment)?.ok_or(Fault::Missing {
             option: "-H HOST",
             hint: "",
         })?;
@@ -178,28 +193,55 @@ impl Options {
     }
 
     /// The server, from `-H` and `-p`.
-    fn server(&mut self) -> Result<Option<LockServer>, Fault> {
-        let host = match (self.server.take(), self.port) {
-            (None, _) => return Ok(None),
-            (Some(Site::Host(name)), port) => {
+    fn server(&mut self, environment: &Environment) -> Result<Option<LockServer>, Fault> {
+        let Some(site) = self.server.take() else {
+            return Ok(None);
+        };
+        let is_url = matches!(site, Site::Url { .. });
+        let (host, prefix) = match (site, self.port) {
+            (Site::Host(name), port) => {
                 let port = port.unwrap_or(DEFAULT_PORT);
-                Host::Tcp { name, port }
+                (Host::Tcp { name, port }, String::new())
             }
-            (Some(Site::Socket(path)), None) => Host::Unix(path),
-            (Some(Site::Socket(_)), Some(_)) => {
+            (Site::Url { name, port, prefix }, given) => {
+                if port.is_some() && given.is_some() {
+                    return Err(Fault::Conflict {
+                        option: "-p",
+                        with: "a port in -H",
+                    });
+                }
+                let port = port.or(given).unwrap_or(HTTPS_PORT);
+                (Host::Tcp { name, port }, prefix)
+            }
+            (Site::Socket(path), None) => (Host::Unix(path), String::new()),
+            (Site::Socket(_), Some(_)) => {
                 return Err(Fault::Conflict {
                     option: "-p",
                     with: "-H unix:/PATH",
                 });
             }
         };
+        let connection = match self.common.tls_option() {
+            Some(option) if !is_url => {
+                return Err(Fault::Needs {
+                    option,
+                    needed: "-H https://HOST",
+                });
+            }
+            _ if is_url => Connection::Tls(Tls::default()),
+            _ => Connection::Direct,
+        };
         let connection = self
             .common
-            .connection(from_ref(&host), Connection::Direct)?;
-        Ok(Some(LockServer { host, connection }))
+            .connection(from_ref(&host), connection, environment)?;
+        Ok(Some(LockServer {
+            host,
+            connection,
+            prefix,
+        }))
     }
 
-    fn lock(&mut self) -> Result<Lock, Fault> {
+    fn lock(&mut self, environment: &Environment) -> Result<Lock, Fault> {
         let pool = self.pool.take().ok_or(Fault::Missing {
             option: "-r POOL",
             hint: "",
@@ -218,7 +260,7 @@ impl Options {
         } else {
             Some(host_lock(&pool)?)
         };
-        match (self.server()?, host_lock) {
+        match (self.server(environment)?, host_lock) {
             (Some(server), host_lock) => Ok(Lock::Pool(PoolTarget {
                 server,
                 pool,
@@ -268,6 +310,10 @@ fn server(found: OsString) -> Result<Site, Fault> {
             flaw: InvalidHosts::Socket { item: text, flaw },
         });
     }
+    if let Some(rest) = text.strip_prefix("https://") {
+        return url(rest)
+            .ok_or_else(|| value::invalid("-H", "https://HOST[:PORT][/PREFIX]", text.as_ref()));
+    }
     let name = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
@@ -283,6 +329,29 @@ fn server(found: OsString) -> Result<Site, Fault> {
         "a name or address, without a port (that is -p)",
         text.as_ref(),
     ))
+}
+
+/// Parses what follows `https://`.
+fn url(text: &str) -> Option<Site> {
+    let (authority, prefix) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let prefix = prefix.trim_end_matches('/');
+    let fits = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    let mut ensemble = hosts::parse(authority).ok()?;
+    let host = (ensemble.hosts.len() == 1).then(|| ensemble.hosts.remove(0))?;
+    let Host::Tcp { name, port } = host else {
+        return None;
+    };
+    let has_port = authority
+        .trim_end_matches(|c: char| c.is_ascii_digit())
+        .ends_with(':')
+        && !authority.ends_with(':');
+    (prefix.chars().all(fits) && authority.trim() == authority && !authority.contains(',')).then(
+        || Site::Url {
+            name,
+            port: has_port.then_some(port),
+            prefix: prefix.to_owned(),
+        },
+    )
 }
 
 /// Parses the name of this host for the server. The server keeps several names in one text,

@@ -50,6 +50,10 @@ Servers, wait and command:
       --pdeathsig SIG     signal the command if lockex dies [default: TERM]
 Connection:
       --proxy COMMAND     connect by COMMAND, e.g. ssh -W %h:%p bastion
+      --tls-ca FILE       connect by TLS; trust the CA certificates in FILE
+      --tls-cert FILE     show the server the certificate in FILE
+      --tls-key FILE      its key [default: in the file of --tls-cert]
+      --tls-name NAME     the server's certificate has NAME [default: the host]
 Instead of a command:
       --status            show the holders and the waiters of locks
       --json              print --status or --check as JSON
@@ -281,7 +285,9 @@ impl Options {
         );
         let Ensemble { hosts, chroot } = ensemble;
         Ok(Cluster {
-            connection: self.common.connection(&hosts, Connection::Direct)?,
+            connection: self
+                .common
+                .connection(&hosts, Connection::Direct, environment)?,
             hosts,
             chroot,
             timeout: self.timeout,

@@ -4,7 +4,7 @@
 use super::line::{Form, Line};
 use super::{Environment, Error, Fault, Request, value};
 use crate::edit_distance;
-use crate::plan::connection::Proxy;
+use crate::plan::connection::{Proxy, Tls, Tool};
 use crate::plan::inspection::{self, Inspection};
 use crate::plan::{
     ClientCheck, Command, Connection, Every, Eviction, ExitCodes, Host, Level, LoadLimit, Lock,
@@ -175,6 +175,8 @@ pub(super) struct Common {
     pub warnings: Vec<Warning>,
     /// `--proxy`.
     pub proxy: Option<Proxy>,
+    /// The `--tls` options.
+    pub tls: Tls,
     exitcode: Option<u8>,
     sysexits: bool,
 }
@@ -197,6 +199,7 @@ impl Default for Common {
             words: Vec::new(),
             warnings: Vec::new(),
             proxy: None,
+            tls: Tls::default(),
             exitcode: None,
             sysexits: false,
         }
@@ -220,6 +223,12 @@ impl Common {
                     value::SIGNAL.take_int("--pdeathsig", parser, &mut self.warnings)?;
             }
             Long("proxy") => self.proxy = Some(value::proxy("--proxy", &parser.value()?)?),
+            Long("tls-ca") => self.tls.ca = Some(parser.value()?.into()),
+            Long("tls-cert") => self.tls.cert = Some(parser.value()?.into()),
+            Long("tls-key") => self.tls.key = Some(parser.value()?.into()),
+            Long("tls-name") => {
+                self.tls.name = Some(value::text("--tls-name", parser.value()?)?);
+            }
             Long("status") => self.set_mode(Mode::Status)?,
             Long("json") => self.json = true,
             Long("check") => self.set_mode(Mode::Check)?,
@@ -245,10 +254,21 @@ impl Common {
         &mut self,
         hosts: &[Host],
         config: Connection,
+        environment: &Environment,
     ) -> Result<Connection, Fault> {
-        let (option, connection) = match self.proxy.take() {
-            Some(proxy) => ("--proxy", Connection::Proxy(proxy)),
-            None => ("\"proxy\"", config),
+        let conflict = |option, with| Err(Fault::Conflict { option, with });
+        let (option, connection) = match (self.proxy.take(), self.tls_option(), config) {
+            (Some(_), Some(option), _) => return conflict("--proxy", option),
+            (Some(_), None, Connection::Tls(_)) => return conflict("--proxy", "\"tls\""),
+            (Some(proxy), None, _) => ("--proxy", Connection::Proxy(proxy)),
+            (None, Some(option), Connection::Proxy(_)) => return conflict(option, "\"proxy\""),
+            (None, option, Connection::Tls(config)) => {
+                (option.unwrap_or("\"tls\""), self.tls(config, environment)?)
+            }
+            (None, Some(option), Connection::Direct) => {
+                (option, self.tls(Tls::default(), environment)?)
+            }
+            (None, None, config) => ("\"proxy\"", config),
         };
         let is_socket = |host: &Host| matches!(host, Host::Unix(_));
         if connection != Connection::Direct && hosts.iter().any(is_socket) {
@@ -258,6 +278,52 @@ impl Common {
             });
         }
         Ok(connection)
+    }
+
+    /// The first option of TLS that was given.
+    pub(super) fn tls_option(&self) -> Option<&'static str> {
+        let Tls {
+            ca,
+            cert,
+            key,
+            name,
+            ..
+        } = &self.tls;
+        let given = [
+            ("--tls-ca", ca.is_some()),
+            ("--tls-cert", cert.is_some()),
+            ("--tls-key", key.is_some()),
+            ("--tls-name", name.is_some()),
+        ];
+        given
+            .into_iter()
+            .find_map(|(option, given)| given.then_some(option))
+    }
+
+    /// TLS as the options say, or the config. A daemon leaves the folder where relative paths begin.
+    fn tls(&mut self, config: Tls, environment: &Environment) -> Result<Connection, Fault> {
+        let options = std::mem::take(&mut self.tls);
+        let absolute = |file: PathBuf| environment.current_dir.join(file);
+        // The key of the config is that of its certificate.
+        let key = if options.cert.is_some() {
+            None
+        } else {
+            config.key
+        };
+        let tls = Tls {
+            ca: options.ca.or(config.ca).map(absolute),
+            cert: options.cert.or(config.cert).map(absolute),
+            key: options.key.or(key).map(absolute),
+            name: options.name.or(config.name),
+            tool: Tool::default(),
+        };
+        if tls.key.is_some() && tls.cert.is_none() {
+            return Err(Fault::Needs {
+                option: "--tls-key",
+                needed: "--tls-cert",
+            });
+        }
+        Ok(Connection::Tls(tls))
     }
 
     pub(super) fn set_mode(&mut self, mode: Mode) -> Result<(), Fault> {

@@ -52,6 +52,10 @@ Servers:
       --app-id ID         use namespace ID; with --hosts, no config is needed
       --timeout SECS      set session/connect timeout [default: config, or 15]
       --proxy COMMAND     connect by COMMAND, e.g. ssh -W %h:%p bastion
+      --tls-ca FILE       connect by TLS; trust the CA certificates in FILE
+      --tls-cert FILE     show the server the certificate in FILE
+      --tls-key FILE      its key [default: in the file of --tls-cert]
+      --tls-name NAME     the server's certificate has NAME [default: the host]
       --local[=DIR]       use a lock file on this host, below DIR, not ZooKeeper
 Instead of a command:
       --status            show the holders and the waiters of locks
@@ -287,7 +291,7 @@ impl Options {
                 names: self.all_names(&names, names::check_file)?,
             }
         } else {
-            let (cluster, app_id) = self.ensemble(&mut config, &path)?;
+            let (cluster, app_id) = self.ensemble(&mut config, &path, environment)?;
             Locks::Nodes {
                 cluster,
                 root: format!("/{app_id}"),
@@ -381,8 +385,10 @@ impl Options {
             ("--timeout", self.timeout.is_some()),
             ("--proxy", self.common.proxy.is_some()),
         ];
+        let tls = self.common.tls_option().map(|option| (option, true));
         let given = service
             .iter()
+            .chain(&tls)
             .find(|(_, given)| *given && self.local.is_some());
         if self.daemonize && self.common.notify.is_some() {
             return Err(Fault::Conflict {
@@ -436,7 +442,7 @@ impl Options {
             Some(folder) => {
                 self.local_lock(&folder, config.app_id.as_deref(), name, environment)?
             }
-            None => self.node_lock(&mut config, path, name)?,
+            None => self.node_lock(&mut config, path, name, environment)?,
         };
         config.warnings.append(&mut self.common.warnings);
         let warning = config.load_warning.map(if self.maxla.is_some() {
@@ -472,8 +478,14 @@ impl Options {
         })
     }
 
-    fn node_lock(&mut self, config: &mut Config, path: &Path, name: &str) -> Result<Lock, Fault> {
-        let (cluster, app_id) = self.ensemble(config, path)?;
+    fn node_lock(
+        &mut self,
+        config: &mut Config,
+        path: &Path,
+        name: &str,
+        environment: &Environment,
+    ) -> Result<Lock, Fault> {
+        let (cluster, app_id) = self.ensemble(config, path, environment)?;
         Ok(Lock::Node {
             cluster,
             app_id,
@@ -482,7 +494,12 @@ impl Options {
     }
 
     /// The ensemble, and the namespace of the locks.
-    fn ensemble(&mut self, config: &mut Config, path: &Path) -> Result<(Cluster, String), Fault> {
+    fn ensemble(
+        &mut self,
+        config: &mut Config,
+        path: &Path,
+        environment: &Environment,
+    ) -> Result<(Cluster, String), Fault> {
         let timeout = self
             .timeout
             .or(config.timeout)
@@ -499,9 +516,11 @@ impl Options {
             .chroot_warning()
             .map(|warning| Warning::Shown(format!("{source}: {warning}")));
         let cluster = Cluster {
-            connection: self
-                .common
-                .connection(&ensemble.hosts, config.connection.clone())?,
+            connection: self.common.connection(
+                &ensemble.hosts,
+                config.connection.clone(),
+                environment,
+            )?,
             hosts: ensemble.hosts,
             chroot: ensemble.chroot,
             timeout: timeout.ok_or_else(|| missing(Required::Timeout))?,

@@ -207,7 +207,7 @@ fn errors_name_file_line_key_and_value() {
         ),
         (
             "{\"acl\": \"creator\"}",
-            "f:1: \"acl\": \"creator\" requires the key \"auth\"",
+            "f:1: \"acl\": \"creator\" requires the key \"auth\", or \"tls\" with \"cert\"",
         ),
         (
             "{\"heartbeat\": false}",
@@ -456,4 +456,40 @@ proptest! {
         let text = [&SAMPLE[..at], &with, &SAMPLE[end..]].concat();
         let _ = parse(&text);
     }
+}
+
+#[test]
+fn connections_of_the_config_are_checked_with_their_line() {
+    for (text, sentence) in [
+        (
+            r#"{"proxy": "nc %x"}"#,
+            r#"f:1: "proxy": "%x" is not known: expected %h (the host), %p (the port) or %% (a percent sign)"#,
+        ),
+        (
+            r#"{"proxy": "nc %h %p", "tls": {}}"#,
+            r#"f:1: "tls": cannot be used with "proxy""#,
+        ),
+        (
+            r#"{"host": "unix:/zk", "proxy": "nc %h %p"}"#,
+            r#"f:1: "proxy": cannot be used with unix:/zk"#,
+        ),
+        (
+            r#"{"host": "h1,unix:/zk", "tls": {}}"#,
+            r#"f:1: "tls": cannot be used with unix:/zk"#,
+        ),
+        (
+            r#"{"tls": {"key": "/key"}}"#,
+            r#"f:1: "tls": "key" requires "cert""#,
+        ),
+        (
+            r#"{"tls": {"ca": 1}}"#,
+            r#"f:1: "tls.ca": expected a string, found 1"#,
+        ),
+    ] {
+        let fault = Config::parse(text.as_bytes(), Path::new("f")).unwrap_err();
+        assert_eq!(fault.to_string(), sentence, "{text}");
+    }
+    let creator = r#"{"tls": {"cert": "/me"}, "acl": "creator"}"#;
+    let config = Config::parse(creator.as_bytes(), Path::new("f")).unwrap();
+    assert!(matches!(config.connection, Connection::Tls(_)));
 }

@@ -36,7 +36,11 @@ impl Question for Revocation {
 
     fn request(&self) -> Vec<u8> {
         let parameters = [("pool", self.pool.as_str()), ("host", &self.host)];
-        post("/revoke/", &parameters, &self.server.header())
+        post(
+            &self.server.path("/revoke/"),
+            &parameters,
+            &self.server.header(),
+        )
     }
 
     fn report(&self, reply: &Reply) -> Result<Revoked, Failure> {

@@ -213,6 +213,8 @@ pub enum Failure {
     IncompatibleLock(String),
     /// A file of a local lock cannot be used.
     System(String),
+    /// The config or the options name a file that cannot be used.
+    Config(String),
 }
 
 impl Failure {
@@ -223,6 +225,7 @@ impl Failure {
             Failure::Refused { .. } | Failure::Denied(_) => ExitReason::Refused,
             Failure::IncompatibleLock(_) => ExitReason::IncompatibleLock,
             Failure::System(_) => ExitReason::SystemError,
+            Failure::Config(_) => ExitReason::ConfigError,
         }
     }
 }
@@ -233,7 +236,9 @@ impl fmt::Display for Failure {
             Failure::Unreachable(whom) => write!(f, "cannot reach {whom}"),
             Failure::Denied(said) => write!(f, "Error obtaining lock, server said {said}"), /* as the original has it */
             Failure::Refused { what, why } => write!(f, "cannot {what}: {why}"),
-            Failure::IncompatibleLock(why) | Failure::System(why) => f.write_str(why),
+            Failure::IncompatibleLock(why) | Failure::System(why) | Failure::Config(why) => {
+                f.write_str(why)
+            }
         }
     }
 }

@@ -4,7 +4,9 @@ use super::Host;
 use crate::shell::words;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 /// How connections to servers are made.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -14,6 +16,33 @@ pub enum Connection {
     Direct,
     /// By a command for each connection, whose stdin and stdout are connected to the server.
     Proxy(Proxy),
+    /// By openssl or socat, which speak TLS.
+    Tls(Tls),
+}
+
+/// A connection by TLS: the chain of the server's certificate and its name are verified.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tls {
+    /// The certificates of the authorities that are trusted; `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// The certificate of this client.
+    pub cert: Option<PathBuf>,
+    /// Its key; `None`: it is in the file of the certificate.
+    pub key: Option<PathBuf>,
+    /// The name in the server's certificate; `None`: the host.
+    pub name: Option<String>,
+    /// The program that speaks TLS.
+    pub tool: Tool,
+}
+
+/// A program that speaks TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Tool {
+    /// `openssl s_client`.
+    #[default]
+    Openssl,
+    /// `socat`.
+    Socat,
 }
 
 impl Connection {
@@ -22,9 +51,83 @@ impl Connection {
         match self {
             Connection::Direct => None,
             Connection::Proxy(proxy) => proxy.command(host),
+            Connection::Tls(tls) => tls.command(host),
         }
     }
 }
+
+impl Tls {
+    /// The file of the client's key.
+    pub fn key_file(&self) -> Option<&Path> {
+        self.key.as_deref().or(self.cert.as_deref())
+    }
+
+    fn command(&self, host: &Host) -> Option<Vec<OsString>> {
+        let Host::Tcp { name, port } = host else {
+            return None;
+        };
+        let verified = self.name.as_deref().unwrap_or(name);
+        let target = if name.contains(':') {
+            format!("[{name}]:{port}")
+        } else {
+            format!("{name}:{port}")
+        };
+        Some(match self.tool {
+            Tool::Openssl => self.openssl(verified, &target),
+            Tool::Socat => self.socat(verified, &target),
+        })
+    }
+
+    /// `-verify` makes openssl verify the chain, `-verify_hostname` and `-verify_ip` the name, and
+    /// `-verify_return_error` makes a failure end the connection. `-quiet` passes bytes on as they
+    /// are, without commands like Q, and hides what does not belong to the connection.
+    fn openssl(&self, verified: &str, target: &str) -> Vec<OsString> {
+        let quiet = ["openssl", "s_client", "-quiet"];
+        let verify = ["-verify", VERIFY_DEPTH, "-verify_return_error"];
+        let mut words: Vec<OsString> = quiet.into_iter().chain(verify).map(Into::into).collect();
+        if verified.parse::<IpAddr>().is_ok() {
+            words.extend(["-verify_ip", verified].map(Into::into));
+        } else {
+            words.extend(["-verify_hostname", verified, "-servername", verified].map(Into::into));
+        }
+        let files = [
+            ("-CAfile", self.ca.as_deref()),
+            ("-cert", self.cert.as_deref()),
+            ("-key", self.cert.as_ref().and(self.key_file())),
+        ];
+        for (option, file) in files {
+            words.extend(
+                file.into_iter()
+                    .flat_map(|file| [option.into(), file.into()]),
+            );
+        }
+        words.extend(["-connect", target].map(Into::into));
+        words
+    }
+
+    fn socat(&self, verified: &str, target: &str) -> Vec<OsString> {
+        let mut address =
+            OsString::from(format!("OPENSSL:{target},verify=1,commonname={verified}"));
+        if verified.parse::<IpAddr>().is_err() {
+            address.push(format!(",snihost={verified}"));
+        }
+        let files = [
+            (",cafile=", self.ca.as_deref()),
+            (",cert=", self.cert.as_deref()),
+            (",key=", self.cert.as_ref().and(self.key_file())),
+        ];
+        for (option, file) in files {
+            if let Some(file) = file {
+                address.push(option);
+                address.push(file);
+            }
+        }
+        vec!["socat".into(), "-".into(), address]
+    }
+}
+
+/// The longest chain of certificates that is verified: openssl's own examples use it.
+const VERIFY_DEPTH: &str = "9";
 
 /// A command that makes a connection: words with `%h`, `%p` and `%%`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -131,6 +234,38 @@ mod tests {
             let found = proxy.command(&host(name)).unwrap().join("|".as_ref());
             assert_eq!(found, words, "{text}");
         }
+    }
+
+    #[test]
+    fn tls_always_verifies_chain_and_name() {
+        let tls = Tls {
+            ca: Some("/ca".into()),
+            cert: Some("/me".into()),
+            ..Tls::default()
+        };
+        let command = |tls: Tls, name: &str| {
+            let words = Connection::Tls(tls).command(&host(name)).unwrap();
+            words.join(" ".as_ref()).into_string().unwrap()
+        };
+        assert_eq!(
+            command(tls.clone(), "zk1"),
+            "openssl s_client -quiet -verify 9 -verify_return_error -verify_hostname zk1 -servername zk1 \
+             -CAfile /ca -cert /me -key /me -connect zk1:2181"
+        );
+        assert_eq!(
+            command(Tls::default(), "::1"),
+            "openssl s_client -quiet -verify 9 -verify_return_error -verify_ip ::1 -connect [::1]:2181"
+        );
+        let named = Tls {
+            name: Some("zk".into()),
+            key: Some("/key".into()),
+            tool: Tool::Socat,
+            ..tls
+        };
+        assert_eq!(
+            command(named, "10.0.0.1"),
+            "socat - OPENSSL:10.0.0.1:2181,verify=1,commonname=zk,snihost=zk,cafile=/ca,cert=/me,key=/key"
+        );
     }
 
     #[test]

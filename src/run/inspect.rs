@@ -120,7 +120,8 @@ pub(super) fn look_up(
     connection: &Connection,
     limit: Duration,
 ) -> Result<(Vec<Endpoint>, Vec<String>), Vec<String>> {
-    let mut addresses = HostAddresses::new(hosts, connection);
+    let connection = prepare::tls::checked(connection).map_err(|why| vec![why])?;
+    let mut addresses = HostAddresses::new(hosts, &connection);
     match prepare::resolve_with_retries(&mut addresses, Some(1), now() + limit) {
         Ok((found, _)) if found.endpoints.is_empty() => Err(found.unresolved),
         Ok((found, _)) => Ok((found.endpoints, found.unresolved)),

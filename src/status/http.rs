@@ -23,7 +23,12 @@ impl Question for PoolSurvey {
     type Report = Report;
 
     fn request(&self) -> Vec<u8> {
-        get("/status/", &[], &self.server.header(), false)
+        get(
+            &self.server.path("/status/"),
+            &[],
+            &self.server.header(),
+            false,
+        )
     }
 
     fn report(&self, reply: &Reply) -> Result<Report, Failure> {

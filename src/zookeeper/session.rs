@@ -182,7 +182,7 @@ impl fmt::Display for Fault {
                 write!(f, "does not speak ZooKeeper's protocol: {malformed}")
             }
             Fault::FrameLength(length) if length >> 16 == TLS_ALERT => {
-                f.write_str("expects TLS, which this program does not speak: use the plain port")
+                f.write_str("expects TLS: use \"tls\" in the config or --tls-ca, or the plain port")
             }
             Fault::FrameLength(length) => write!(
                 f,
@@ -1096,7 +1096,7 @@ mod tests {
             "h1:2181: no answer for 4.0 s (stopped, overloaded, or it expects TLS?)"
         );
         session.received(b"\x15\x03\x03\x00\x02\x02\x50", again);
-        let tls = "h1:2181: expects TLS, which this program does not speak: use the plain port";
+        let tls = "h1:2181: expects TLS: use \"tls\" in the config or --tls-ca, or the plain port";
         assert_eq!(session.faults(again), tls);
     }
 

@@ -57,6 +57,11 @@ impl ZooKeeper {
 
     /// The same with a Java property.
     pub fn start_with(property: &'static str) -> ZooKeeper {
+        ZooKeeper::start_configured(property, "")
+    }
+
+    /// The same with these lines in its config.
+    pub fn start_configured(property: &'static str, lines: &str) -> ZooKeeper {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         assert!(
             Path::new(JAR).exists(),
@@ -66,7 +71,7 @@ impl ZooKeeper {
         let folder = scratch().join(format!("zookeeper-{}-{number}", std::process::id()));
         fs::create_dir(&folder).expect("a folder for the server can be made");
         let port = free_port();
-        fs::write(folder.join("zoo.cfg"), config(port, &folder))
+        fs::write(folder.join("zoo.cfg"), config(port, &folder) + lines)
             .expect("its config can be written");
         let keeper = Some(Keeper::start(&folder, property));
         let server = ZooKeeper {

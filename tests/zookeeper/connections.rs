@@ -8,11 +8,14 @@
 use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
-use common::{process, wait_until};
+use common::{free_port, process, wait_for, wait_until};
+use std::fs::Permissions;
 use std::io;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 
 /// Listens on a unix socket, and passes each connection on to a server, until the test ends.
@@ -135,4 +138,114 @@ fn proxy_command_carries_the_connection() {
     wait_until("the helper to die with its zk-flock", || {
         !process::alive(helper)
     });
+}
+
+/// Keys of a test: two authorities, a server's certificate for localhost, and a
+/// client's.
+const KEYS: &str = r#"
+set -e
+authority() {
+    openssl req -x509 -newkey rsa:2048 -nodes -keyout $1.key -out $1.pem -days 2 -subj "/CN=$1"
+}
+certificate() { # name, alternative name, days
+    openssl req -newkey rsa:2048 -nodes -keyout $1.key -out $1.csr -subj "/CN=$1"
+    echo "subjectAltName=$2" >$1.ext
+    openssl x509 -req -in $1.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days $3 -extfile $1.ext -out $1.crt
+    cat $1.crt $1.key >$1.pem
+    chmod 600 $1.key $1.pem
+}
+authority ca
+authority other
+certificate server DNS:localhost,IP:127.0.0.1 2
+certificate me DNS:me 2
+"#;
+
+/// A ZooKeeper with a port for TLS, which requires client certificates, and that port's address.
+fn secure_server(sandbox: &Sandbox) -> (ZooKeeper, String) {
+    let made = Command::new("sh")
+        .args(["-c", KEYS])
+        .current_dir(&sandbox.folder)
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.expect("sh can be started").success());
+    let stores = format!(
+        "-cp {1}/zookeeper.jar:{1}/netty-codec.jar:{1}/netty-handler.jar:{1}/netty-resolver.jar:{1}/netty-transport-native-unix-common.jar \
+         -Dzookeeper.serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory \
+         -Dzookeeper.ssl.keyStore.type=PEM -Dzookeeper.ssl.trustStore.type=PEM \
+         -Dzookeeper.ssl.keyStore.location={0}/server.pem -Dzookeeper.ssl.trustStore.location={0}/ca.pem",
+        sandbox.folder.display(),
+        "/usr/share/java",
+    );
+    let address = format!("127.0.0.1:{}", free_port());
+    let port = address.rsplit_once(':').unwrap().1;
+    let lines = format!("secureClientPortAddress=127.0.0.1\nsecureClientPort={port}\n");
+    let server = ZooKeeper::start_configured(Box::leak(stores.into_boxed_str()), &lines);
+    (server, address)
+}
+
+#[test]
+fn tls_verifies_the_server_and_shows_the_certificate() {
+    let sandbox = Sandbox::new();
+    let (_server, address) = secure_server(&sandbox);
+    let at = |timeout: u32, words: &[&str]| flock_at(&sandbox, &address, timeout, words);
+    let trusted = ["-l", "0", "--tls-ca", "ca.pem", "--tls-cert", "me.pem"];
+    assert_eq!(at(20, &trusted).words(&["lock", "true"]).run(), exited(0));
+
+    let refused = |words: &[&str], why: &str| {
+        let run = at(1, words).words(&["lock", "touch ran"]);
+        run.run().complains(1, &[&address, why]);
+    };
+    let other = ["--tls-ca", "other.pem", "--tls-cert", "me.pem"];
+    refused(
+        &other,
+        "its certificate is not accepted: unable to get local issuer",
+    );
+    let name = [&trusted[2..], &["--tls-name", "zk9"]].concat();
+    refused(&name, "its certificate is not accepted: hostname mismatch");
+    refused(&["--tls-ca", "ca.pem"], "it refuses the TLS connection");
+
+    let mut holder = at(20, &trusted)
+        .words(&["-v", "lock", "cat"])
+        .leashed()
+        .start();
+    let job = holder.job();
+    let helper = wait_for("a helper", || {
+        let children = process::children(holder.pid()).into_iter();
+        children
+            .filter(|&pid| process::alive(pid))
+            .find(|&pid| process::name(pid) == "openssl")
+    });
+    assert!(process::kill(helper, libc::SIGKILL));
+    wait_until("the session to resume", || {
+        holder.stderr().contains("resumed")
+    });
+    assert!(process::alive(job));
+    holder.let_go();
+    assert_eq!(holder.wait().end, Ok(0));
+
+    std::fs::set_permissions(sandbox.path("me.pem"), Permissions::from_mode(0o644)).unwrap();
+    at(1, &trusted)
+        .words(&["lock", "true"])
+        .run()
+        .complains(1, &["me.pem has mode 0644"]);
+    at(1, &["--tls-ca", "none.pem", "lock", "true"])
+        .run()
+        .complains(
+            1,
+            &["cannot read the CA certificates", "none.pem: no such file"],
+        );
+}
+
+#[test]
+fn plain_text_port_is_named() {
+    let sandbox = Sandbox::new();
+    let plain = ZooKeeper::shared().address();
+    flock_at(
+        &sandbox,
+        &plain,
+        1,
+        &["--tls-name", "localhost", "lock", "true"],
+    )
+    .run()
+    .complains(1, &[&plain, "no TLS there (is this a plain-text port?)"]);
 }

@@ -297,3 +297,51 @@ fn break_needs_a_pool_and_a_server() {
         assert!(refused.to_string().contains(missing), "{refused}");
     }
 }
+
+#[test]
+fn https_has_its_port_and_a_prefix() {
+    for (words, server, header) in [
+        ("-H|https://dx", "https://dx", "dx"),
+        ("-H|https://dx/", "https://dx", "dx"),
+        (
+            "-H|https://dx:8443/locks/",
+            "https://dx:8443/locks",
+            "dx:8443",
+        ),
+        (
+            "-H|https://dx/a/b|-p|8443",
+            "https://dx:8443/a/b",
+            "dx:8443",
+        ),
+        ("-H|https://[::1]/a", "https://[::1]/a", "[::1]"),
+    ] {
+        let plan = plan(&format!("{words}|-r|pool1|true")).unwrap();
+        let Lock::Pool(target) = &plan.lock else {
+            panic!("{:?}", plan.lock)
+        };
+        assert_eq!(target.server.to_string(), server);
+        assert_eq!(target.server.header(), header);
+        assert!(target.server.path("/wait/").ends_with("/wait/"));
+    }
+    for (words, sentence) in [
+        (
+            "-H|https://dx:1|-p|2",
+            "-p cannot be used with a port in -H",
+        ),
+        (
+            "-H|dx|--tls-ca|/ca",
+            "--tls-ca can only be used with -H https://HOST",
+        ),
+        (
+            "-H|https://dx|--proxy|nc %h %p",
+            "--proxy cannot be used with \"tls\"",
+        ),
+        (
+            "-H|https://dx/a b",
+            "-H: expected https://HOST[:PORT][/PREFIX], found \"https://dx/a b\"",
+        ),
+    ] {
+        let fault = plan(&format!("{words}|-r|pool1|true")).unwrap_err();
+        assert_eq!(fault, sentence, "{words}");
+    }
+}

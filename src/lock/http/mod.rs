@@ -270,7 +270,8 @@ impl PoolLock {
         if !outer.is_empty() {
             parameters.push(("outer", outer.as_str()));
         }
-        get(path, &parameters, &self.options.server.header(), false)
+        let server = &self.options.server;
+        get(&server.path(path), &parameters, &server.header(), false)
     }
 
     fn outer_tokens(&self) -> String {

@@ -2,7 +2,7 @@
 //! this host, and the run id.
 
 use super::file::lock_host;
-use super::{LOOK_UP, Parts, Stop, unreachable};
+use super::{LOOK_UP, Parts, Stop, checked, unreachable};
 use crate::endpoint::Endpoint;
 use crate::link::Link;
 use crate::lock::Failure;
@@ -38,9 +38,9 @@ pub(super) fn build(
         OUTAGE_TIMEOUT
     };
     let reach_by = started + outage;
+    let connection = checked(&target.server.connection, log)?;
     let mut own_name = look_up_own_name(target)?;
-    let mut addresses =
-        HostAddresses::new(from_ref(&target.server.host), &target.server.connection);
+    let mut addresses = HostAddresses::new(from_ref(&target.server.host), &connection);
     let (found, rounds) = prepare::resolve_with_retries(&mut addresses, None, reach_by)
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {

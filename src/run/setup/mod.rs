@@ -142,6 +142,14 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
     }
 }
 
+/// The connection to servers, once its files and its program were checked.
+fn checked(connection: &Connection, log: &mut Log) -> Result<Connection, Stop> {
+    prepare::tls::checked(connection).map_err(|why| {
+        log.error(&why);
+        Stop::Logged(ExitReason::ConfigError)
+    })
+}
+
 fn unreachable(failure: &Failure, log: &mut Log) -> Stop {
     log.error(failure);
     Stop::Logged(ExitReason::Unreachable)

@@ -1,6 +1,6 @@
 //! Builds the locks of ZooKeeper: names of the servers, then the recipe of the plan.
 
-use super::{LOOK_UP, Parts, Stop, unreachable};
+use super::{LOOK_UP, Parts, Stop, checked, unreachable};
 use crate::lock::zookeeper::SessionLock;
 use crate::lock::zookeeper::layout::{self, NodeData};
 use crate::lock::zookeeper::node::Node;
@@ -74,7 +74,7 @@ pub(super) fn options(
     wait_until: Option<Moment>,
     log: &mut Log,
 ) -> Result<(Options, HostAddresses), Stop> {
-    let mut addresses = HostAddresses::new(&cluster.hosts, &cluster.connection);
+    let mut addresses = HostAddresses::new(&cluster.hosts, &checked(&cluster.connection, log)?);
     let (found, done) = prepare::resolve_with_retries(&mut addresses, max_rounds, connect_by)
         .map_err(Stop::system(LOOK_UP))?;
     if found.endpoints.is_empty() {
