@@ -43,7 +43,8 @@ pub mod log {
 pub mod run {
     pub use crate::guard::{Event as Command, Guard, GuardEvent};
     pub use crate::run::{
-        GuardLoop, Incoming, Job, Ready, Report, Run, Sources, System, Turn, is_too_late,
+        GuardLoop, Incoming, Job, OneShotLoop, Ready, Report, Run, Sources, System, Turn,
+        is_too_late,
     };
 }
 
@@ -53,6 +54,14 @@ pub mod serve {
     pub use crate::serve::{
         Accepted, LISTENER, MEMCACHED, Parts, SIGNALS, ServerLoop, Stream, System, Turn, backend,
     };
+}
+
+/// Evictions, for the simulation.
+pub mod eviction {
+    pub use crate::eviction::zookeeper::{Eviction, Target};
+    pub use crate::eviction::{Newcomer, Outcome};
+    pub use crate::lock::Failure;
+    pub use crate::oneshot::zookeeper::{Client, Options};
 }
 
 /// Deadlines of a lease.

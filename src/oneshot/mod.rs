@@ -31,3 +31,15 @@ pub trait OneShot {
     /// not called again.
     fn poll(&mut self, now: Moment) -> Step<Self::Report>;
 }
+
+impl<C: OneShot> OneShot for &mut C {
+    type Report = C::Report;
+
+    fn on_transport(&mut self, event: transport::Event, now: Moment) {
+        C::on_transport(self, event, now);
+    }
+
+    fn poll(&mut self, now: Moment) -> Step<Self::Report> {
+        C::poll(self, now)
+    }
+}

@@ -32,6 +32,7 @@ pub use evict::evict;
 pub use guard::{GuardLoop, Job, is_too_late};
 pub use guard_channel::{Incoming, Report};
 pub use inspect::show_status;
+pub use oneshot::OneShotLoop;
 pub use system::{Ready, Sources, System};
 
 use crate::delivery::Sent;

@@ -1,6 +1,7 @@
 //! The loop of a one-shot client: its connection, and the clock. A signal simply ends the program:
 //! the server ends the session.
 
+use super::system::{Linux, System};
 use crate::link::Link;
 use crate::lock::Failure;
 use crate::moment::Moment;
@@ -9,22 +10,52 @@ use crate::reason::reason;
 use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
 
+/// A client and its connection. It does not sleep by itself, so that a simulation can drive it.
+pub struct OneShotLoop<C, S: System> {
+    client: C,
+    link: S::Link,
+}
+
+impl<C: OneShot, S: System> OneShotLoop<C, S> {
+    /// A client without a connection.
+    pub fn new(client: C, link: S::Link) -> OneShotLoop<C, S> {
+        OneShotLoop { client, link }
+    }
+
+    /// Does what there is to do. Returns until when to sleep, unless the connection is ready before
+    /// that; or what the client ends with.
+    pub fn turn(&mut self) -> Result<Moment, Result<C::Report, Failure>> {
+        loop {
+            match self.client.poll(S::now()) {
+                Step::Transport(output) => {
+                    if let Some(failed) = S::execute(&mut self.link, output) {
+                        self.client.on_transport(failed, S::now());
+                    }
+                }
+                Step::Wait(until) => return Ok(until),
+                Step::End(result) => return Err(result),
+            }
+        }
+    }
+
+    /// The connection is ready.
+    pub fn read(&mut self) {
+        let client = &mut self.client;
+        S::read(&mut self.link, |event| client.on_transport(event, S::now()));
+    }
+}
+
 /// Runs the client to its end.
 pub(super) fn drive<C: OneShot>(client: &mut C) -> Result<C::Report, Failure> {
-    let mut link = Link::default();
+    let mut client = OneShotLoop::<_, Linux>::new(client, Link::default());
     loop {
-        match client.poll(now()) {
-            Step::Transport(output) => {
-                if let Some(failed) = link.execute(output) {
-                    client.on_transport(failed, now());
+        match client.turn() {
+            Ok(until) => {
+                if sleep(&client.link, until)? {
+                    client.read();
                 }
             }
-            Step::Wait(until) => {
-                if sleep(&link, until)? {
-                    link.ready(|event| client.on_transport(event, now()));
-                }
-            }
-            Step::End(result) => return result,
+            Err(result) => return result,
         }
     }
 }
