@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 use zk_flock::internals::endpoint::{Address, Endpoint};
+use zk_flock::internals::eviction::{self as oneshot, Client, Eviction};
 use zk_flock::internals::lock::Lock;
 use zk_flock::internals::lock::zookeeper::SessionLock;
 use zk_flock::internals::lock::zookeeper::layout::{self, NodeData};
@@ -24,9 +25,12 @@ use zk_flock::internals::lock::zookeeper::semaphore::Semaphore;
 use zk_flock::internals::log::Log;
 use zk_flock::internals::moment::Moment;
 use zk_flock::internals::plan::{self, Plan};
-use zk_flock::internals::run::{Guard, GuardLoop, Report, Run, System, Turn, is_too_late};
+use zk_flock::internals::run::{
+    Guard, GuardLoop, OneShotLoop, Report, Run, System, Turn, is_too_late,
+};
 use zk_flock::internals::signal::{Signal, Status};
 use zk_flock::internals::sys::Pid;
+use zk_flock::internals::zookeeper::record::Acl;
 
 const SECOND: u64 = 1_000_000;
 
@@ -36,6 +40,9 @@ const PER_RUN: u64 = 3 * SECOND;
 
 /// Time for elections, pauses between attempts to connect, and lost packets that are repeated.
 const TO_RECOVER: u64 = 60 * SECOND;
+
+/// How long the servers may take to answer `--break` at least (`run::evict::MIN_LIMIT`).
+const LEAST_LIMIT: Duration = Duration::from_secs(1);
 
 /// What came of a scenario.
 #[derive(Debug)]
@@ -49,6 +56,7 @@ pub struct Outcome {
 enum Actor {
     ZkFlock(Box<Run<'static, Simulated>>),
     Guard(Box<GuardLoop<'static, Simulated>>),
+    Operator(Box<OneShotLoop<Client<Eviction>, Simulated>>),
 }
 
 /// Plays a scenario.
@@ -161,6 +169,7 @@ impl Course {
             Event::Wake(pid) => self.wake(pid),
             Event::Timer(pid, number) => with(|world| world.timer(pid, number)),
             Event::Guard(pid) => self.start_guard(pid),
+            Event::Operator(index) => self.start_operator(index),
             Event::CommandEnds(run) => with(|world| world.command_ends(run)),
             Event::Dies(pid, status) => with(|world| world.dies(pid, status)),
             Event::Continue(pid) => with(|world| world.stop(pid, false)),
@@ -195,7 +204,50 @@ impl Course {
                 run_as(pid, || guard.on_wake(&Signals));
                 self.after_guard(pid);
             }
+            Actor::Operator(client) => {
+                if with(|world| world.ready(pid)).lock.contains(&true) {
+                    run_as(pid, || client.read());
+                }
+                self.operate(pid);
+            }
         }
+    }
+
+    fn operate(&mut self, pid: i32) {
+        let Some(Actor::Operator(client)) = self.actors.get_mut(&pid) else {
+            return;
+        };
+        match run_as(pid, || client.turn()) {
+            Ok(until) => with(|world| world.sleep(pid, until)),
+            Err(result) => {
+                self.actors.remove(&pid);
+                with(|world| world.broken(pid, &result));
+            }
+        }
+    }
+
+    fn start_operator(&mut self, index: usize) {
+        self.items_left -= 1;
+        let What::Break {
+            host,
+            wait,
+            force,
+            abandoned,
+            ..
+        } = with(|world| world.scenario.items[index].what)
+        else {
+            return;
+        };
+        let pid = with(|world| world.start_operator(index, host.into(), wait, force));
+        if abandoned > 0 {
+            let killed = Event::Dies(pid, Status::Killed(Signal::KILL));
+            with(|world| world.after(u64::from(abandoned) * 1000, killed));
+        }
+        let now = run_as(pid, Simulated::now);
+        let client = with(|world| eviction(world, pid, wait, force, now));
+        let client = OneShotLoop::new(client, Link::default());
+        self.actors.insert(pid, Actor::Operator(Box::new(client)));
+        self.operate(pid);
     }
 
     fn turn(&mut self, pid: i32) {
@@ -260,6 +312,17 @@ impl Course {
             what.at_holder(holder, server);
             *what
         });
+        if let What::Break { late, .. } = what {
+            // The survey that finds the holder is not simulated: it only reads.
+            with(|world| {
+                if world.choose(index) {
+                    world.after(u64::from(late) * 1000, Event::Operator(index));
+                } else {
+                    self.items_left -= 1;
+                }
+            });
+            return;
+        }
         with(|world| {
             if !matches!(what, What::Run { .. }) {
                 world.note(&format!("{what:?}"));
@@ -347,6 +410,8 @@ fn name(what: &What) -> &'static str {
         What::LockServer(fault) => fault.name(),
         What::Signal { .. } => "signal to zk-flock",
         What::SignalCommand { .. } => "signal to the command",
+        What::Break { force: true, .. } => "break --force",
+        What::Break { .. } => "break",
     }
 }
 
@@ -380,7 +445,7 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
     let size = world.ensemble.size();
     let server = |server: u8| usize::from(server) % size;
     match what {
-        What::Run { .. } | What::LockServer(_) => None,
+        What::Run { .. } | What::LockServer(_) | What::Break { .. } => None,
         What::Cut {
             host,
             server: to,
@@ -665,6 +730,7 @@ fn bound(scenario: &Scenario) -> u64 {
             let own = [script.runs.max(hold), kill_after, survives];
             own.iter().map(|&part| u64::from(part) * 1000).sum::<u64>() + PER_RUN
         }
+        What::Break { wait, .. } => u64::from(wait) * 1000,
         _ => 0,
     };
     scenario.items.iter().map(of).sum::<u64>() + 4 * timeout + TO_RECOVER
@@ -752,6 +818,74 @@ fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
     })
 }
 
+/// The servers, in an order of this process's own.
+fn servers(world: &World, random: &mut Random) -> Vec<Endpoint> {
+    let mut servers: Vec<Endpoint> = (0..world.ensemble.size())
+        .map(|server| Endpoint {
+            name: format!("s{server}:2181"),
+            address: Address::Tcp(
+                ([10, 0, 0, u8::try_from(server + 1).expect("few")], 2181).into(),
+            ),
+        })
+        .collect();
+    for last in (1..servers.len()).rev() {
+        servers.swap(
+            last,
+            usize::try_from(random.below(last as u64 + 1)).expect("an index"),
+        );
+    }
+    servers
+}
+
+fn cluster(world: &World) -> plan::Cluster {
+    plan::Cluster {
+        hosts: vec![],
+        connection: plan::Connection::Direct,
+        chroot: String::new(),
+        timeout: Duration::from_millis(world.scenario.timeout.into()),
+        auth: None,
+        acl: plan::Acl::Open,
+        heartbeat: if world.error == Some(Error::TrustsPings) {
+            plan::Heartbeat::Ping
+        } else {
+            plan::Heartbeat::Write
+        },
+    }
+}
+
+fn open_acl() -> Vec<Acl> {
+    vec![] // the model has no ACLs
+}
+
+/// The client of `--break`, as `run::evict` builds it.
+fn eviction(world: &mut World, pid: i32, wait: u32, force: bool, now: Moment) -> Client<Eviction> {
+    let random = &mut Random::new(world.scenario.seed, u64::try_from(pid).expect("a pid"));
+    let (node, token) = world.operators[&pid].target.clone();
+    let is_node = matches!(world.scenario.kind, Kind::Node(_));
+    let wait = Duration::from_millis(wait.into());
+    let target = oneshot::Target {
+        node,
+        token,
+        breaks: layout::breaks_path(if is_node { "/app" } else { "/lockex" }),
+        asker: format!("root@operator (pid {pid})"),
+        container_acl: open_acl(),
+        request_acl: open_acl(),
+        timeout: Duration::from_millis(world.scenario.timeout.into()),
+        is_unique: !is_node,
+        force,
+        until: now + wait,
+    };
+    let options = oneshot::Options {
+        servers: servers(world, random),
+        unresolved: vec![],
+        cluster: cluster(world),
+        limit: wait.max(LEAST_LIMIT),
+        only_reads: false,
+        takes_auth: is_node,
+    };
+    Client::new(options, Eviction::new(target), now)
+}
+
 /// The lock of a run, as `run::setup` builds it.
 fn lock(
     world: &mut World,
@@ -778,37 +912,12 @@ fn lock(
     } else {
         now + wait.max(timeout)
     };
-    let mut servers: Vec<Endpoint> = (0..world.ensemble.size())
-        .map(|server| Endpoint {
-            name: format!("s{server}:2181"),
-            address: Address::Tcp(
-                ([10, 0, 0, u8::try_from(server + 1).expect("few")], 2181).into(),
-            ),
-        })
-        .collect();
     let random = &mut Random::new(world.scenario.seed, u64::try_from(pid).expect("a pid"));
-    for last in (1..servers.len()).rev() {
-        servers.swap(
-            last,
-            usize::try_from(random.below(last as u64 + 1)).expect("an index"),
-        );
-    }
+    let servers = servers(world, random);
     let options = Options {
         servers,
         unresolved: vec![],
-        cluster: plan::Cluster {
-            hosts: vec![],
-            connection: plan::Connection::Direct,
-            chroot: String::new(),
-            timeout,
-            auth: None,
-            acl: plan::Acl::Open,
-            heartbeat: if world.error == Some(Error::TrustsPings) {
-                plan::Heartbeat::Ping
-            } else {
-                plan::Heartbeat::Write
-            },
-        },
+        cluster: cluster(world),
         wait_until: (!wait.is_zero()).then(|| now + wait),
         connect_by,
         kill_after,

@@ -262,6 +262,8 @@ pub struct Ensemble {
     /// Sessions that a leader has called expired because their end was proposed: it is committed soon,
     /// unless that leader has lost its majority (`SessionTrackerImpl.touchSession`, `isClosing`).
     pub called_expired: BTreeSet<i64>,
+    /// Ephemeral nodes that were deleted by name, by their czxid: over which connection.
+    pub deletions: BTreeMap<i64, ConnId>,
     /// Sessions that a server resumed for less time than before: by which connection, and when.
     pub shortened: BTreeMap<i64, (ConnId, u64)>,
     /// A promise that is broken inside the servers.
@@ -326,6 +328,7 @@ impl Ensemble {
             notes: Vec::new(),
             expired: BTreeSet::new(),
             called_expired: BTreeSet::new(),
+            deletions: BTreeMap::new(),
             shortened: BTreeMap::new(),
             fault: None,
         };
@@ -747,6 +750,10 @@ impl Ensemble {
                 xid,
                 operation: Operation::Delete(read::<DeleteRequest>(request).path),
             },
+            operation::SET_DATA => Write::Single {
+                xid,
+                operation: Operation::Set(read(request)),
+            },
             operation::MULTI => {
                 let operations = std::iter::from_fn(|| next_operation(request)).collect();
                 Write::Multi { xid, operations }
@@ -908,6 +915,15 @@ impl Ensemble {
                 let (changes, err) = match state.prepared.prepare(&operation, session) {
                     Ok(change) => {
                         write_path(change.as_ref(), &mut body);
+                        if let Some(Change::Set { path, .. }) = &change {
+                            let node = &state.prepared.nodes[path];
+                            let version = node.version + 1;
+                            let stat = Stat {
+                                version,
+                                ..node.stat()
+                            };
+                            stat.write(&mut body);
+                        }
                         (change.into_iter().collect(), Code::OK)
                     }
                     Err(code) => (vec![], code),
@@ -1047,6 +1063,7 @@ impl Ensemble {
 
     /// A server applies a committed transaction: watches fire before the answer.
     fn apply(&mut self, server: ServerId, txn: &Txn, now: u64) {
+        self.note_deletions(server, txn);
         let state = &mut self.servers[server];
         let mut happened = Vec::new();
         for change in &txn.changes {
@@ -1086,6 +1103,21 @@ impl Ensemble {
             && origin.server == server
         {
             self.answer(origin, now);
+        }
+    }
+
+    /// Remembers which connection has deleted which ephemeral node.
+    fn note_deletions(&mut self, server: ServerId, txn: &Txn) {
+        let Some(origin) = &txn.origin else {
+            return;
+        };
+        for change in &txn.changes {
+            if let Change::Delete { path } = change
+                && let Some(node) = self.servers[server].tree.nodes.get(path)
+                && node.owner != 0
+            {
+                self.deletions.insert(node.czxid, origin.conn);
+            }
         }
     }
 
@@ -1130,6 +1162,7 @@ impl Ensemble {
         let (path, kind) = match event {
             Happened::Created(path) => (path, 1),
             Happened::Deleted(path) => (path, 2),
+            Happened::Changed(path) => (path, 3),
         };
         let above = parent(path);
         let mut fired = Vec::new();
@@ -1143,7 +1176,7 @@ impl Ensemble {
             if data || children {
                 fired.push((conn, kind, path.clone()));
             }
-            if state.child_watches.remove(above) {
+            if kind != 3 && state.child_watches.remove(above) {
                 fired.push((conn, CHILDREN, above.to_owned()));
             }
         }

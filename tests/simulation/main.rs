@@ -16,6 +16,8 @@
 //! * After the last fault each run ends within a bound, and nothing is left: no process, no session,
 //!   no ephemeral node.
 //! * zk-flock exits for a documented reason, and after its command; what it calls released is free.
+//! * `--break` says what is true: an evicted command is dead, no newcomer is hit without that being
+//!   said, only the holder that was asked stops, and it ends in time.
 //!
 //! # A failing seed
 //!

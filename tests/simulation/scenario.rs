@@ -158,6 +158,15 @@ pub enum What {
     Signal { host: u8, signal: i32 },
     /// A signal to the command alone.
     SignalCommand { host: u8, signal: i32 },
+    /// `--break` on this host. The holder to ask is chosen now, and asked `late` ms later, perhaps when
+    /// it is an earlier one. `abandoned`: the operator's process is killed after so long; 0: it is not.
+    Break {
+        host: u8,
+        wait: u32,
+        force: bool,
+        late: u32,
+        abandoned: u32,
+    },
 }
 
 /// Something that happens, and when, in ms.
@@ -403,6 +412,17 @@ impl Scenario {
                 host,
                 signal: random.one_of(&[15, 9, 2, 10]),
             },
+            Kinds::Break => What::Break {
+                host: self.host(random),
+                wait: random.one_of(&[0, 1000, 5000, 10_000, 20_000, 30_000]),
+                force: random.once_in(2),
+                late: small(random.magnitude(0, 3000)),
+                abandoned: if random.once_in(8) {
+                    small(random.magnitude(1, 10_000))
+                } else {
+                    0
+                },
+            },
         }
     }
 }
@@ -436,11 +456,12 @@ enum Kinds {
     Busy,
     Signal,
     SignalCommand,
+    Break,
 }
 
 /// All kinds, and how often each happens where all do. What ends most runs is rarer: it would hide
 /// the others.
-const ALL: [(Kinds, u64); 26] = [
+const ALL: [(Kinds, u64); 27] = [
     (Kinds::Cut, 4),
     (Kinds::CutHost, 6),
     (Kinds::Partition, 4),
@@ -467,6 +488,7 @@ const ALL: [(Kinds, u64); 26] = [
     (Kinds::Busy, 2),
     (Kinds::Signal, 2),
     (Kinds::SignalCommand, 2),
+    (Kinds::Break, 6),
 ];
 
 /// The most faults of a scenario.
@@ -581,6 +603,7 @@ impl What {
             | What::Busy { host, .. }
             | What::Signal { host, .. }
             | What::SignalCommand { host, .. }
+            | What::Break { host, .. }
             | What::LockServer(Fault::LateReply { host, .. }) => host,
             What::KillServer { .. }
             | What::StopServer { .. }

@@ -4,11 +4,11 @@
 //! of the children of its parent, creations and deletions (`parentRecord.stat.getCversion()`); the
 //! end of a session deletes its ephemeral nodes; a multi is done as a whole or not at all, and then
 //! its results are OK before the one that failed and a runtime inconsistency after it. ACLs, quotas
-//! and versions are left out: the program's locks use none of them here.
+//! and the versions of deletes and checks are left out: the program uses none of them here.
 
 use std::collections::BTreeMap;
 use zk_flock::internals::zookeeper::code::{Code, flag, operation};
-use zk_flock::internals::zookeeper::record::{CreateRequest, Stat};
+use zk_flock::internals::zookeeper::record::{CreateRequest, SetDataRequest, Stat};
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Node {
     pub children: usize,
     /// Changes of the children.
     pub cversion: i32,
+    /// Changes of the data.
+    pub version: i32,
     pub container: bool,
 }
 
@@ -34,6 +36,10 @@ pub enum Change {
     Delete {
         path: String,
     },
+    Set {
+        path: String,
+        data: Vec<u8>,
+    },
     OpenSession {
         id: i64,
         timeout: u64,
@@ -48,6 +54,7 @@ pub enum Change {
 pub enum Happened {
     Created(String),
     Deleted(String),
+    Changed(String),
 }
 
 /// The data.
@@ -69,6 +76,7 @@ pub enum Operation {
     /// With its type, because the answer of a container's creation has another one.
     Create(i32, CreateRequest),
     Delete(String),
+    Set(SetDataRequest),
     Check(String),
 }
 
@@ -81,6 +89,16 @@ impl Tree {
                 None => Err(Code::NO_NODE),
                 Some(node) if node.children > 0 => Err(Code::NOT_EMPTY),
                 Some(_) => Ok(Some(Change::Delete { path: path.clone() })),
+            },
+            Operation::Set(set) => match self.nodes.get(&set.path) {
+                None => Err(Code::NO_NODE),
+                Some(node) if set.version != -1 && set.version != node.version => {
+                    Err(Code(-103)) // bad version
+                }
+                Some(_) => Ok(Some(Change::Set {
+                    path: set.path.clone(),
+                    data: set.data.clone(),
+                })),
             },
             Operation::Check(path) if self.nodes.contains_key(path) => Ok(None),
             Operation::Check(_) => Err(Code::NO_NODE),
@@ -125,6 +143,7 @@ impl Tree {
                     czxid: zxid,
                     children: 0,
                     cversion: 0,
+                    version: 0,
                     container: *container,
                 };
                 self.nodes.insert(path.clone(), node);
@@ -132,6 +151,13 @@ impl Tree {
                 happened.push(Happened::Created(path.clone()));
             }
             Change::Delete { path } => self.delete(path, happened),
+            Change::Set { path, data } => {
+                if let Some(node) = self.nodes.get_mut(path) {
+                    node.data.clone_from(data);
+                    node.version += 1;
+                    happened.push(Happened::Changed(path.clone()));
+                }
+            }
             Change::OpenSession { id, timeout } => drop(self.sessions.insert(*id, *timeout)),
             Change::CloseSession { id } => {
                 self.sessions.remove(id);
@@ -183,7 +209,7 @@ impl Node {
             mzxid: self.czxid,
             ctime: 0,
             mtime: 0,
-            version: 0,
+            version: self.version,
             cversion: self.cversion,
             aversion: 0,
             ephemeral_owner: self.owner,
@@ -200,6 +226,7 @@ pub fn answer_type(operation: &Operation) -> i32 {
         Operation::Create(operation::CREATE_CONTAINER, _) => operation::CREATE_2,
         Operation::Create(..) => operation::CREATE,
         Operation::Delete(_) => operation::DELETE,
+        Operation::Set(_) => operation::SET_DATA,
         Operation::Check(_) => operation::CHECK,
     }
 }

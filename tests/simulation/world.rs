@@ -44,6 +44,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use zk_flock::internals::deadlines::Deadlines;
 use zk_flock::internals::endpoint::Address;
+use zk_flock::internals::eviction::{Failure, Newcomer, Outcome};
 use zk_flock::internals::moment::Moment;
 use zk_flock::internals::plan::ExitReason;
 use zk_flock::internals::run::{Command, Incoming, Job, Ready, Report, Sources, System};
@@ -68,6 +69,10 @@ const INSTANT: u64 = 1_000_000;
 /// zk-flock replaces it (`supervisor::KILL_OVERDUE`), and a busy host lets them run.
 const SHORTENED: u64 = 250_000;
 
+/// Time that `--break` may take beside its `-w`: to close its session (`oneshot::CLOSE_TIMEOUT`) on a
+/// busy host.
+const TO_CLOSE: u64 = 1_500_000;
+
 /// The bits of a session's id that count; the others name the server.
 const SESSION_NUMBER: i64 = (1 << 56) - 1;
 
@@ -86,6 +91,8 @@ pub enum Event {
     Timer(i32, u64),
     /// A forked guard begins.
     Guard(i32),
+    /// An operator asks the holder that this item has chosen.
+    Operator(usize),
     /// The command's time is over.
     CommandEnds(usize),
     /// A member of a tree dies.
@@ -164,6 +171,8 @@ pub enum Role {
     ZkFlock,
     Guard,
     Member,
+    /// `--break`.
+    Operator,
 }
 
 #[derive(Debug)]
@@ -221,6 +230,17 @@ pub struct RunState {
     pub hurt: bool,
     stopping: bool,
     background: bool,
+}
+
+/// An operator's `--break`.
+#[derive(Debug)]
+pub struct Operator {
+    /// The node and the token of the holder.
+    pub target: (String, i64),
+    host: usize,
+    wait: u64,
+    force: bool,
+    began: u64,
 }
 
 /// How a connection has ended.
@@ -296,6 +316,12 @@ pub struct World {
     pub cuts: Vec<Cut>,
     /// The servers that a fault has isolated, and the processes that one has stopped.
     pub isolated: BTreeMap<usize, usize>,
+    /// The nodes and tokens that the operators' items have chosen.
+    chosen: BTreeMap<usize, (String, i64)>,
+    /// What operators do, by their processes.
+    pub operators: BTreeMap<i32, Operator>,
+    /// The operators' connections.
+    operating: BTreeMap<ConnId, i32>,
     pub stopped: BTreeMap<usize, Vec<i32>>,
     pub ensemble: Ensemble,
     /// The lock servers, instead of an ensemble.
@@ -305,6 +331,10 @@ pub struct World {
     wiped_sessions: Option<(i64, u64)>,
     /// Tokens whose node another client has deleted, and when.
     deleted: BTreeMap<i64, u64>,
+    /// The same, by `--break --force`.
+    forced: BTreeMap<i64, u64>,
+    /// Which operator has deleted the node with this token.
+    deletions: BTreeMap<i64, i32>,
     pub violation: Option<String>,
     pub tracing: bool,
     pub trace: Vec<String>,
@@ -381,12 +411,17 @@ impl World {
             next_pid: FIRST_PID,
             cuts: Vec::new(),
             isolated: BTreeMap::new(),
+            chosen: BTreeMap::new(),
+            operators: BTreeMap::new(),
+            operating: BTreeMap::new(),
             stopped: BTreeMap::new(),
             ensemble,
             http,
             newest_token: 0,
             wiped_sessions: None,
             deleted: BTreeMap::new(),
+            forced: BTreeMap::new(),
+            deletions: BTreeMap::new(),
             violation: None,
             tracing,
             trace: Vec::new(),
@@ -437,6 +472,12 @@ impl World {
                     Effect::Reset(conn) => self.transmit(conn, false, Packet::Rst),
                     Effect::At(time, event) => self.after(time, Event::Ensemble(event)),
                 }
+            }
+        }
+        while let Some((token, conn)) = self.ensemble.deletions.pop_first() {
+            if self.operating.contains_key(&conn) {
+                self.forced.entry(token).or_insert(self.now);
+                self.deletions.insert(token, self.operating[&conn]);
             }
         }
         if let Some(fault) = self.ensemble.fault.take() {
@@ -713,7 +754,7 @@ impl World {
         match (proc.role, signal) {
             (Role::Member, _) => self.signal_member(pid, signal),
             (_, Signal::KILL) => self.dies(pid, Status::Killed(Signal::KILL)),
-            (Role::Guard, _) => {}
+            (Role::Guard | Role::Operator, _) => {}
             (Role::ZkFlock, Signal::CONT) => {}
             (Role::ZkFlock, signal) => {
                 proc.signals.push_back(Received {
@@ -813,7 +854,7 @@ impl World {
                     }
                 }
             }
-            Role::ZkFlock => {}
+            Role::ZkFlock | Role::Operator => {}
         }
         match self.procs.get_mut(&parent) {
             Some(above) if above.role != Role::Member && above.zombie.is_none() => {
@@ -994,6 +1035,9 @@ impl World {
             read: None,
         };
         self.conns.insert(id, conn);
+        if self.operators.contains_key(&pid) {
+            self.operating.insert(id, pid);
+        }
         let latency = self.latency(host);
         self.after(latency, Event::Syn(id, 1));
         id
@@ -1383,7 +1427,155 @@ impl World {
             .wiped_sessions
             .filter(|(newest, _)| session & SESSION_NUMBER <= *newest);
         let deleted = self.deleted.get(&token).copied();
+        let deleted = deleted.or_else(|| self.forced.get(&token).copied());
         wiped.map(|(_, at)| at).or(deleted)
+    }
+
+    // Operators.
+
+    /// The node and token of a holder. Which contender holds a lock of kazoo, the survey finds by its
+    /// number; of a semaphore each lease holds.
+    fn a_holder(&mut self) -> Option<(String, i64)> {
+        let number = |path: &str| path.rsplit_once("__").map(|(_, number)| number.to_owned());
+        let is_lock = |path: &str| path.starts_with("/app/lock") || path.starts_with("/lockex/id/");
+        let nodes = &self.ensemble.state().nodes;
+        let held = nodes
+            .iter()
+            .filter(|(path, node)| node.owner != 0 && is_lock(path));
+        let mut held: Vec<_> = held
+            .map(|(path, node)| (path.clone(), node.czxid))
+            .collect();
+        if self.scenario.kind == Kind::Queue {
+            return held.into_iter().min_by_key(|(path, _)| number(path));
+        }
+        if held.is_empty() {
+            return None;
+        }
+        let index = self.random.below(held.len() as u64);
+        Some(held.swap_remove(usize::try_from(index).expect("an index")))
+    }
+
+    /// Chooses the holder that this item asks. Returns whether there is one.
+    pub fn choose(&mut self, item: usize) -> bool {
+        let holder = self.a_holder();
+        self.chosen.extend(holder.map(|holder| (item, holder)));
+        self.chosen.contains_key(&item)
+    }
+
+    /// Starts `--break`.
+    pub fn start_operator(&mut self, item: usize, host: usize, wait: u32, force: bool) -> i32 {
+        let pid = self.spawn(host, usize::MAX, Role::Operator, 0);
+        let target = self.chosen[&item].clone();
+        self.note(&format!(
+            "host {host} operator {pid}: --break of {target:?}, -w {wait} ms, force: {force}"
+        ));
+        let name = if force { "break --force" } else { "break" };
+        *self.figures.faults.entry(name).or_default() += 1;
+        self.operators.insert(
+            pid,
+            Operator {
+                target,
+                host,
+                wait: u64::from(wait) * 1000,
+                force,
+                began: self.now,
+            },
+        );
+        pid
+    }
+
+    /// Whether an operator has asked the holder with this token.
+    fn is_asked(&self, token: i64) -> bool {
+        let mut operators = self.operators.values();
+        operators.any(|operator| operator.target.1 == token)
+    }
+
+    /// `--break` has ended.
+    pub fn broken(&mut self, pid: i32, result: &Result<Outcome, Failure>) {
+        let host = self.operators[&pid].host;
+        self.note(&format!("host {host} operator {pid}: {result:?}"));
+        let end = match result {
+            Ok(outcome) => format!("break: {outcome:?}"),
+            Err(Failure::Unreachable(_)) => "break: Unreachable".into(),
+            Err(failure) => format!("break: {failure:?}"),
+        };
+        let end = end.split(['{', ' ']).take(2).collect::<Vec<_>>().join(" ");
+        *self.figures.ends.entry(end).or_default() += 1;
+        if let Err(why) = self.check_outcome(pid, result) {
+            self.violate(format!("--break ends with {result:?}: {why}"));
+        }
+        self.dies(pid, Status::Exited(0));
+    }
+
+    /// What `--break` says must be true.
+    fn check_outcome(&self, pid: i32, result: &Result<Outcome, Failure>) -> Result<(), String> {
+        use crate::scenario::What;
+        let operator = &self.operators[&pid];
+        let token = operator.target.1;
+        let hit: Vec<i64> = self
+            .deletions
+            .iter()
+            .filter(|(hit, by)| **by == pid && **hit != token)
+            .map(|(&hit, _)| hit)
+            .collect();
+        let is_force = operator.force;
+        let is_harmless = |item: &crate::scenario::Item| {
+            matches!(item.what, What::Run { .. } | What::Break { .. })
+        };
+        let calm = self.scenario.items.iter().all(is_harmless);
+        let sleeps = |item: &crate::scenario::Item| matches!(item.what, What::Suspend { .. });
+        let awake = !self.scenario.items.iter().any(sleeps);
+        let said = match result {
+            Ok(Outcome::Deleted(Newcomer::Possible | Newcomer::Hit)) => true,
+            Ok(Outcome::DeletionUnknown) | Err(_) => is_force,
+            Ok(_) => false,
+        };
+        if !hit.is_empty() && !said {
+            return Err(format!("it has deleted the node of a newcomer, {hit:?}"));
+        }
+        let lasted = self.now - operator.began;
+        let limit = operator.wait.max(SECOND) + TO_CLOSE;
+        if awake && lasted > limit {
+            return Err(format!("it took {lasted} µs, and the limit is {limit}"));
+        }
+        let waited = lasted + SECOND / 100 >= operator.wait; // its clock drifts
+        let mut nodes = self.ensemble.state().nodes.values();
+        let gone = !nodes.any(|node| node.czxid == token);
+        let outcome = match result {
+            Err(Failure::Unreachable(_)) if !calm => return Ok(()),
+            Err(_) => return Err("it is not documented".into()),
+            Ok(outcome) => *outcome,
+        };
+        match outcome {
+            Outcome::Evicted { .. } if !gone => Err("the lock is still held".into()),
+            Outcome::Evicted { .. } => self.check_evicted(token),
+            Outcome::Left | Outcome::Unanswered if !gone => Err("the lock is still held".into()),
+            Outcome::Left | Outcome::Unanswered => Ok(()),
+            Outcome::Silent if is_force || calm => Err("the holder answers".into()),
+            Outcome::Silent => Ok(()),
+            Outcome::Deleted(_) | Outcome::DeletionUnknown if !is_force || calm => {
+                Err("nothing was to be deleted".into())
+            }
+            Outcome::Deleted(Newcomer::Hit) if hit.is_empty() => Err("no newcomer was hit".into()),
+            Outcome::Deleted(_) => Ok(()),
+            Outcome::TooShort { .. } | Outcome::StillHeld { .. } | Outcome::DeletionUnknown
+                if waited =>
+            {
+                Ok(())
+            }
+            Outcome::Unknown if waited && (!calm || operator.wait < SECOND) => Ok(()),
+            _ => Err("it is not documented".into()),
+        }
+    }
+
+    /// The command of an evicted holder is dead.
+    fn check_evicted(&self, token: i64) -> Result<(), String> {
+        let lives = |&run: &usize| self.is_live(run) && self.exception(run).is_none();
+        let held = (0..self.runs.len()).find(|&run| self.runs[run].token == token);
+        match held.filter(lives) {
+            Some(run) => Err(format!("the command of run {run} lives")),
+            None => Ok(()),
+        }
     }
 
     /// zk-flock has exited.
@@ -1429,6 +1621,7 @@ impl World {
             ExitReason::Unreachable => faults && (state.wait != u32::MAX || is_queue),
             ExitReason::Lost => faults,
             ExitReason::InternalError => state.hurt,
+            ExitReason::Revoked => self.is_asked(state.token),
             ExitReason::Signalled(_) => state.signalled || state.command_signalled,
             ExitReason::IncompatibleLock => limited,
             _ => false,
