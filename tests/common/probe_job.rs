@@ -193,8 +193,15 @@ pub fn entry() {
     let run = probe
         .job(sandbox.local(&["-l", "0", "lock"]), SHORT)
         .start();
+    let lines = |file: &PathBuf| {
+        fs::read_to_string(file)
+            .expect("timestamps are text")
+            .lines()
+            .count()
+    };
     wait_until("timestamps of command and child", || {
-        probe.files().len() == 2
+        let files = probe.files();
+        files.len() == 2 && files.iter().all(|file| lines(file) > 1) // the first is the token
     });
     let began = clock::since_boot();
     assert_eq!(run.wait().end, Ok(0));
@@ -207,17 +214,11 @@ pub fn entry() {
         "{holding:?}, seen at {began:?}"
     );
     assert!(length >= PULSE * (SHORT - 1), "{length:?}");
-    let timestamps = |file: &PathBuf| {
-        fs::read_to_string(file)
-            .expect("timestamps are text")
-            .lines()
-            .count()
-    };
     assert!(
         probe
             .files()
             .iter()
-            .all(|file| timestamps(file) > SHORT as usize),
+            .all(|file| lines(file) > SHORT as usize),
         "too few timestamps"
     );
 }
