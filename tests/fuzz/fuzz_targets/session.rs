@@ -5,7 +5,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use std::net::IpAddr;
 use std::time::Duration;
 use zk_flock::internals::endpoint::{Address, Endpoint};
 use zk_flock::internals::moment::Moment;
@@ -143,7 +142,7 @@ fn settle(session: &mut Session, now: Moment) {
             Some(Output::Connect(server)) => assert!(
                 SERVERS
                     .iter()
-                    .any(|(_, address)| server.ip() == IpAddr::from(*address))
+                    .any(|(_, address)| server == Address::Tcp((*address, 2181).into()))
             ),
             Some(Output::Close) => {}
             Some(output @ (Output::ShutdownWrite | Output::Reset)) => {
