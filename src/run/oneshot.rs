@@ -9,6 +9,7 @@ use crate::oneshot::{OneShot, Step};
 use crate::reason::reason;
 use crate::sys::clock::now;
 use crate::sys::poll::{self, Watched};
+use crate::sys::process::Reap;
 
 /// A client and its connection. It does not sleep by itself, so that a simulation can drive it.
 pub struct OneShotLoop<C, S: System> {
@@ -43,6 +44,19 @@ impl<C: OneShot, S: System> OneShotLoop<C, S> {
         let client = &mut self.client;
         S::read(&mut self.link, |event| client.on_transport(event, S::now()));
     }
+
+    /// Reaps helper commands of the connection that have ended: a client that connects again and
+    /// again must not leave a zombie each time. It has no other children.
+    fn reap_helpers(&mut self) {
+        while S::has_helpers(&self.link)
+            && let Reap::Ended(child, _) = S::reap()
+        {
+            let client = &mut self.client;
+            S::helper_reaped(&mut self.link, child, |event| {
+                client.on_transport(event, S::now());
+            });
+        }
+    }
 }
 
 /// Runs the client to its end.
@@ -54,6 +68,7 @@ pub(super) fn drive<C: OneShot>(client: &mut C) -> Result<C::Report, Failure> {
                 if sleep(&client.link, until)? {
                     client.read();
                 }
+                client.reap_helpers();
             }
             Err(result) => return result,
         }

@@ -140,6 +140,21 @@ fn proxy_command_carries_the_connection() {
     });
 }
 
+#[test]
+fn look_at_servers_that_are_down_leaves_no_zombie_of_its_helpers() {
+    let sandbox = Sandbox::new();
+    let log = sandbox.path("helpers");
+    let proxy = format!("sh -c 'echo >>{}; exit 1'", log.display());
+    let words = ["--proxy", &proxy, "--status", "lock"];
+    let status = flock_at(&sandbox, "127.0.0.1:1", 20, &words).start();
+    wait_until("eight helpers to end", || {
+        std::fs::read(&log).is_ok_and(|lines| lines.len() >= 8)
+    });
+    let left = process::children(status.pid());
+    assert!(left.len() <= 2, "{left:?}");
+    status.signal(libc::SIGKILL);
+}
+
 /// Keys of a test: two authorities, a server's certificate for localhost, and a
 /// client's.
 const KEYS: &str = r#"
