@@ -57,8 +57,10 @@ impl Helpers {
 
     /// The server has sent something.
     pub(super) fn answered(&mut self) {
-        if let Some(current) = &mut self.current {
-            current.answered = true;
+        if let Some(current) = &mut self.current
+            && !std::mem::replace(&mut current.answered, true)
+        {
+            current.words.connected();
         }
     }
 

@@ -21,6 +21,9 @@ const ENDS: [&str; 4] = [
 /// What openssl writes if the peer answers in plain text.
 const PLAIN: [&str; 2] = ["wrong version number", "packet length too long"];
 
+/// What openssl writes where the host is an IP address, which the server is not told as a name.
+const NO_SERVER_NAME: &str = "Can't use SSL_get_servername";
+
 /// What a helper has written.
 #[derive(Debug, Default)]
 pub(super) struct Words {
@@ -53,11 +56,18 @@ impl Words {
         }
     }
 
+    /// The server has sent something for the first time. A line from before that, e.g. a banner of ssh,
+    /// is not why the connection ends.
+    pub(super) fn connected(&mut self) {
+        self.rest.clear();
+        self.last = None;
+    }
+
     fn end_line(&mut self) {
         let line = std::mem::take(&mut self.rest);
         let line = printable(String::from_utf8_lossy(&line).trim());
         let is_certificate = |line: &str| line.starts_with("depth=") || line == "verify return:1";
-        if line.is_empty() {
+        if line.is_empty() || line == NO_SERVER_NAME {
         } else if let Some(fault) = line.strip_prefix("verify error:") {
             self.saw_certificate = true;
             let (number, text) = fault.split_once(':').unwrap_or(("", fault));
@@ -182,6 +192,21 @@ mod tests {
         assert_eq!(reason(&format!("{ACCEPTED}{EOF}"), false), None);
         assert_eq!(reason(&format!("{ACCEPTED}write:errno=104\n"), false), None);
         assert_eq!(reason("", true), None);
+        assert_eq!(
+            reason(&format!("Can't use SSL_get_servername\n{ACCEPTED}"), false),
+            None
+        );
+    }
+
+    #[test]
+    fn line_from_before_the_first_answer_is_not_the_reason() {
+        let mut words = Words::default();
+        words.push(b"Warning: Permanently added 'bastion'\nno new");
+        words.connected();
+        assert_eq!(words.reason(true), None);
+        words.push(b"Connection reset by bastion\n");
+        let reason = words.reason(true);
+        assert_eq!(reason.as_deref(), Some("Connection reset by bastion"));
     }
 
     #[test]
