@@ -1,6 +1,7 @@
 //! The helper commands of a connection: the one that carries it, and those that are about to end.
 
 use super::helper_words::Words;
+use crate::plan::notify::VARIABLES;
 use crate::signal::Signal;
 use crate::sys::helper;
 use crate::sys::process::{self, Pid};
@@ -35,10 +36,11 @@ struct Current {
 }
 
 impl Helpers {
-    /// Starts a helper. Earlier ones have had their time to end.
+    /// Starts a helper. Earlier ones have had their time to end. Its messages to a service manager
+    /// would be taken for those of the run.
     pub(super) fn start(&mut self, words: &[OsString]) -> io::Result<UnixStream> {
         self.kill();
-        let helper = helper::start(words)?;
+        let helper = helper::start(words, &VARIABLES)?;
         self.unreaped.push(helper.process);
         self.current = Some(Current {
             process: helper.process,

@@ -25,14 +25,19 @@ pub struct Helper {
 }
 
 /// Starts a program found on PATH. It gets stdin, stdout and stderr and no other descriptor, and no
-/// signal of this process's terminal or group. The kernel kills it when this process dies. If it
-/// cannot be executed, the reason is what it writes to stderr.
-pub fn start(words: &[OsString]) -> io::Result<Helper> {
+/// signal of this process's terminal or group. Its environment has none of the variables `without`.
+/// The kernel kills it when this process dies. If it cannot be executed, the reason is what it
+/// writes to stderr.
+pub fn start(words: &[OsString], without: &[&str]) -> io::Result<Helper> {
     let shown = words.first().map(|word| word.to_string_lossy());
     let program = shown.unwrap_or_default().into_owned();
     let words: Vec<CString> = words
         .iter()
         .map(|word| CString::new(word.as_bytes()))
+        .collect::<Result<_, _>>()?;
+    let without: Vec<CString> = without
+        .iter()
+        .map(|&name| CString::new(name))
         .collect::<Result<_, _>>()?;
     let (stream, its_stream) = stream_pair()?;
     let (reader, its_words) = io::pipe()?;
@@ -45,6 +50,10 @@ pub fn start(words: &[OsString]) -> io::Result<Helper> {
             words: reader,
         }),
         Fork::Child => {
+            for name in &without {
+                // SAFETY: unsetenv(3) reads a string, and this process has one thread.
+                unsafe { libc::unsetenv(name.as_ptr()) };
+            }
             let error = execute(&words, its_stream.as_fd(), its_words.as_fd(), parent);
             let _ = writeln!(&its_words, "cannot run {program}: {}", reason(&error));
             process::exit_now(127)
@@ -104,7 +113,7 @@ mod tests {
 
     fn started(words: &[&str]) -> Helper {
         let words: Vec<_> = words.iter().map(OsString::from).collect();
-        start(&words).unwrap()
+        start(&words, &["HOME"]).unwrap()
     }
 
     /// All that a program writes until it closes this.
@@ -134,6 +143,16 @@ mod tests {
             );
             assert_eq!(all(&helper.words), "why\n");
             assert_eq!(process::wait(helper.process).unwrap(), Status::Exited(0));
+        });
+    }
+
+    #[test]
+    fn helper_has_the_environment_without_these_variables() {
+        check_in_child(|| {
+            let helper = started(&["sh", "-c", "echo $PATH:${HOME-none}"]);
+            let path = std::env::var("PATH").unwrap();
+            assert_eq!(all(&helper.stream), format!("{path}:none\n"));
+            process::wait(helper.process).unwrap();
         });
     }
 
