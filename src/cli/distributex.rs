@@ -221,6 +221,12 @@ impl Options {
                 });
             }
         };
+        if is_url && self.common.proxy.is_some() {
+            return Err(Fault::Conflict {
+                option: "--proxy",
+                with: "-H https://HOST",
+            });
+        }
         let connection = match self.common.tls_option() {
             Some(option) if !is_url => {
                 return Err(Fault::Needs {

@@ -227,7 +227,7 @@ impl Common {
             Long("tls-cert") => self.tls.cert = Some(parser.value()?.into()),
             Long("tls-key") => self.tls.key = Some(parser.value()?.into()),
             Long("tls-name") => {
-                self.tls.name = Some(value::text("--tls-name", parser.value()?)?);
+                self.tls.name = Some(value::certificate_name("--tls-name", parser.value()?)?);
             }
             Long("status") => self.set_mode(Mode::Status)?,
             Long("json") => self.json = true,

@@ -74,6 +74,19 @@ pub(super) fn text(option: &'static str, value: OsString) -> Result<String, Faul
         .map_err(|found| invalid(option, "UTF-8", &found))
 }
 
+/// A value that must be a name in a certificate. Without one, openssl would verify no name.
+pub(super) fn certificate_name(option: &'static str, value: OsString) -> Result<String, Fault> {
+    let name = text(option, value)?;
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(invalid(
+            option,
+            "a host name or an IP address",
+            name.as_ref(),
+        ));
+    }
+    Ok(name)
+}
+
 /// A value that must be a connection string.
 pub(super) fn ensemble(option: &'static str, value: OsString) -> Result<Ensemble, Fault> {
     hosts::parse(&text(option, value)?).map_err(|flaw| Fault::Hosts { option, flaw })

@@ -30,6 +30,7 @@ pub fn checked(connection: &Connection) -> Result<Connection, String> {
     }
     if let Some(key) = tls.key_file() {
         check_mode(key)?;
+        check_passphrase(key)?;
     }
     let tool = tool(tls)?;
     Ok(Connection::Tls(Tls {
@@ -66,6 +67,26 @@ fn check_mode(key: &Path) -> Result<(), String> {
     ))
 }
 
+/// The most bytes of a file with a key that are read: a key of 16384 bits has 13 kB.
+const LONGEST_KEY: u64 = 64 << 10;
+
+/// What the file of an encrypted key contains (RFC 7468, and the traditional format).
+const ENCRYPTED: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+
+/// openssl would read the passphrase from its stdin, which is the connection.
+fn check_passphrase(key: &Path) -> Result<(), String> {
+    let mut text = Vec::new();
+    let read = File::open(key).and_then(|file| file.take(LONGEST_KEY).read_to_end(&mut text));
+    let contains = |mark: &&[u8]| text.windows(mark.len()).any(|part| part == *mark);
+    if read.is_err() || !ENCRYPTED.iter().any(contains) {
+        return Ok(()); // an error was found before
+    }
+    let key = key.display();
+    Err(format!(
+        "cannot connect by TLS: the key {key} is encrypted, and there is no way to enter its passphrase: use a key without one"
+    ))
+}
+
 fn tool(tls: &Tls) -> Result<Tool, String> {
     if has("openssl") {
         return Ok(Tool::Openssl);
@@ -95,4 +116,36 @@ fn has(program: &str) -> bool {
         shown: program.into(),
     };
     super::find_command(&command, Path::new("")).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn key_with_a_passphrase_is_refused_before_the_first_connection() {
+        let key = std::env::temp_dir().join(format!("zk-flock-key-{}", std::process::id()));
+        let flaw = |text: &str| {
+            fs::write(&key, text).unwrap();
+            fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+            let tls = Tls {
+                cert: Some(key.clone()),
+                ..Tls::default()
+            };
+            checked(&Connection::Tls(tls)).err().unwrap_or_default()
+        };
+        for (text, is_encrypted) in [
+            ("-----BEGIN PRIVATE KEY-----\n", false),
+            ("-----BEGIN ENCRYPTED PRIVATE KEY-----\n", true),
+            (
+                "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n",
+                true,
+            ),
+        ] {
+            assert_eq!(flaw(text).contains("is encrypted"), is_encrypted, "{text}");
+        }
+        fs::remove_file(&key).unwrap();
+    }
 }

@@ -334,7 +334,11 @@ fn https_has_its_port_and_a_prefix() {
         ),
         (
             "-H|https://dx|--proxy|nc %h %p",
-            "--proxy cannot be used with \"tls\"",
+            "--proxy cannot be used with -H https://HOST",
+        ),
+        (
+            "-H|https://dx|--tls-name|",
+            "--tls-name: expected a host name or an IP address, found \"\"",
         ),
         (
             "-H|https://dx/a b",
