@@ -184,7 +184,7 @@ impl Config {
                 }
             }
         }
-        let certified = matches!(&self.connection, Connection::Tls(tls) if tls.cert.is_some());
+        let certified = self.connection.shows_certificate();
         if self.acl == Acl::Creator && self.auth.is_none() && !certified {
             let why = "\"creator\" requires the key \"auth\", or \"tls\" with \"cert\"".to_owned();
             return Err(source.invalid("acl", why));

@@ -54,6 +54,11 @@ impl Connection {
             Connection::Tls(tls) => tls.command(host),
         }
     }
+
+    /// Whether the server gets a certificate of this client, which is an identity to it.
+    pub fn shows_certificate(&self) -> bool {
+        matches!(self, Connection::Tls(tls) if tls.cert.is_some())
+    }
 }
 
 impl Tls {

@@ -88,7 +88,7 @@ fn ensemble(cluster: &Cluster, root: &str, app: bool, takes_auth: bool) -> Check
         root: format!("{}{root}", cluster.chroot),
         app,
         acl: acl::of(cluster.acl),
-        authenticates: cluster.auth.is_some(),
+        authenticates: cluster.auth.is_some() || cluster.connection.shows_certificate(),
     };
     let check = |server: Endpoint| {
         let options = Options {

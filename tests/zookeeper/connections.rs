@@ -238,6 +238,11 @@ fn tls_verifies_the_server_and_shows_the_certificate() {
     holder.let_go();
     assert_eq!(holder.wait().end, Ok(0));
 
+    let check = at(20, &trusted[2..]).words(&["--check"]).run();
+    assert!(
+        check.stdout.contains("authenticated as x509:CN=me"),
+        "{check:?}"
+    );
     std::fs::set_permissions(sandbox.path("me.pem"), Permissions::from_mode(0o644)).unwrap();
     at(1, &trusted)
         .words(&["lock", "true"])
