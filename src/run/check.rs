@@ -8,7 +8,7 @@ use crate::log;
 use crate::oneshot::http;
 use crate::oneshot::zookeeper::{Client, Options};
 use crate::plan::inspection::Locks;
-use crate::plan::{ClientCheck, Cluster, Exit, ExitReason, LockServer};
+use crate::plan::{ClientCheck, Cluster, Connection, Exit, ExitReason, Host, LockServer};
 use crate::probe::srvr::Srvr;
 use crate::probe::zookeeper::{Probe, Target};
 use crate::probe::{self, Flaw, FlawKind, Found, Report};
@@ -77,11 +77,27 @@ fn without_address(unresolved: Vec<String>) -> Checked {
     unresolved.into_iter().map(split).collect()
 }
 
+/// The addresses of these hosts, and the flaws of those that have none. The error is the flaw of
+/// each host if none can be connected to.
+fn look_up(
+    hosts: &[Host],
+    connection: &Connection,
+    limit: Duration,
+) -> Result<(Vec<Endpoint>, Checked), Checked> {
+    let connection = inspect::checked(connection).map_err(|failure| {
+        let name = |host: &Host| (host.to_string(), Err(flaw(failure.clone(), "")));
+        hosts.iter().map(name).collect::<Checked>()
+    })?;
+    inspect::look_up(hosts, &connection, limit)
+        .map(|(servers, unresolved)| (servers, without_address(unresolved)))
+        .map_err(without_address)
+}
+
 fn ensemble(cluster: &Cluster, root: &str, app: bool, takes_auth: bool) -> Checked {
-    let (mut servers, unresolved) =
-        match inspect::look_up(&cluster.hosts, &cluster.connection, cluster.timeout) {
+    let (mut servers, mut without_address) =
+        match look_up(&cluster.hosts, &cluster.connection, cluster.timeout) {
             Ok(found) => found,
-            Err(unresolved) => return without_address(unresolved),
+            Err(flaws) => return flaws,
         };
     servers.sort_by(|one, other| one.name.cmp(&other.name));
     let target = Target {
@@ -107,7 +123,7 @@ fn ensemble(cluster: &Cluster, root: &str, app: bool, takes_auth: bool) -> Check
         )
     };
     let mut checked: Checked = servers.into_iter().map(check).collect();
-    checked.append(&mut without_address(unresolved));
+    checked.append(&mut without_address);
     checked
 }
 
@@ -117,6 +133,10 @@ fn flaw(failure: Failure, server: &str) -> Flaw {
         Failure::Refused { .. } => Flaw {
             kind: FlawKind::Refused,
             text: failure.to_string(),
+        },
+        Failure::Config(text) => Flaw {
+            kind: FlawKind::Config,
+            text,
         },
         Failure::Unreachable(text) => {
             let text = text.strip_prefix("ZooKeeper: ").unwrap_or(&text);
@@ -152,9 +172,9 @@ fn with_banner(found: Found, server: Address) -> Found {
 
 fn lock_server(server: &LockServer, pool: Option<&str>) -> Checked {
     let name = server.to_string();
-    let servers = match inspect::look_up(from_ref(&server.host), &server.connection, LIMIT) {
+    let servers = match look_up(from_ref(&server.host), &server.connection, LIMIT) {
         Ok((servers, _)) => servers,
-        Err(unresolved) => return without_address(unresolved),
+        Err(flaws) => return flaws,
     };
     let survey = PoolSurvey {
         server: server.clone(),

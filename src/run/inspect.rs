@@ -81,13 +81,16 @@ pub(super) fn read(locks: &Locks, stale: bool, limit: Duration) -> Result<Report
     }
 }
 
+/// The connection to servers, once its files and its program were checked.
+pub(super) fn checked(connection: &Connection) -> Result<Connection, Failure> {
+    prepare::tls::checked(connection).map_err(Failure::Config)
+}
+
 /// The addresses of a lock server.
 pub(super) fn servers(server: &LockServer, limit: Duration) -> Result<Vec<Endpoint>, Failure> {
-    let found = look_up(
-        from_ref(&server.host),
-        &server.connection,
-        http::ANSWER_TIMEOUT.min(limit),
-    );
+    let connection = checked(&server.connection)?;
+    let limit = http::ANSWER_TIMEOUT.min(limit);
+    let found = look_up(from_ref(&server.host), &connection, limit);
     let (servers, _) = found.map_err(|why| Failure::Unreachable(why.join("; ")))?;
     Ok(servers)
 }
@@ -101,7 +104,8 @@ pub(super) fn options(
     limit: Duration,
 ) -> Result<Options, Failure> {
     let limit = limit.min(cluster.timeout);
-    let (servers, unresolved) = look_up(&cluster.hosts, &cluster.connection, limit)
+    let connection = checked(&cluster.connection)?;
+    let (servers, unresolved) = look_up(&cluster.hosts, &connection, limit)
         .map_err(|why| recipe::unreachable(&why.join("; ")))?;
     Ok(Options {
         servers,
@@ -114,14 +118,13 @@ pub(super) fn options(
 }
 
 /// The addresses of these hosts, and the hosts that have none, each with its reason. The error is
-/// these reasons if there is no address.
+/// these reasons if there is no address. The connection is [`checked`].
 pub(super) fn look_up(
     hosts: &[Host],
     connection: &Connection,
     limit: Duration,
 ) -> Result<(Vec<Endpoint>, Vec<String>), Vec<String>> {
-    let connection = prepare::tls::checked(connection).map_err(|why| vec![why])?;
-    let mut addresses = HostAddresses::new(hosts, &connection);
+    let mut addresses = HostAddresses::new(hosts, connection);
     match prepare::resolve_with_retries(&mut addresses, Some(1), now() + limit) {
         Ok((found, _)) if found.endpoints.is_empty() => Err(found.unresolved),
         Ok((found, _)) => Ok((found.endpoints, found.unresolved)),

@@ -248,12 +248,18 @@ fn tls_verifies_the_server_and_shows_the_certificate() {
         .words(&["lock", "true"])
         .run()
         .complains(1, &["me.pem has mode 0644"]);
-    at(1, &["--tls-ca", "none.pem", "lock", "true"])
-        .run()
-        .complains(
-            1,
-            &["cannot read the CA certificates", "none.pem: no such file"],
-        );
+    for mode in [&["lock", "true"][..], &["--status"], &["--break", "lock"]] {
+        let missing = ["--sysexits", "--tls-ca", "none.pem"];
+        let why = "zk-flock: cannot connect by TLS: cannot read the CA certificates";
+        let run = at(1, &missing).words(mode).run();
+        run.complains(78, &[why, "none.pem: no such file"]);
+    }
+    let check = at(1, &["--sysexits", "--tls-ca", "none.pem", "--check"]).run();
+    let line = format!("{address}: FAILED: cannot connect by TLS: cannot read");
+    assert!(
+        check.end == Ok(78) && check.stdout.contains(&line),
+        "{check:?}"
+    );
 }
 
 #[test]
