@@ -112,7 +112,7 @@ impl LocalLock {
         // A record that cannot be read has no time, and so takes no turn.
         let last = found.and_then(FileRecord::parse);
         let verdict = last.as_ref().map_or(Verdict::Due, |last| {
-            judge(recorder.every, recorder.compare(last))
+            judge(recorder.every, recorder.compare(last, now))
         });
         if let (Verdict::Taken, Some(last)) = (verdict, &last) {
             let last = LastRun {
@@ -394,6 +394,18 @@ mod tests {
             host: Some("web1".into()),
         };
         assert_eq!(said, [Output::Event(Event::AlreadyRun(last))]);
+    }
+
+    #[test]
+    fn a_record_from_the_future_does_not_block_all_later_runs() {
+        let (mut lock, recorder) = recording();
+        let last = recorder.start(6, at(1_000_000)).text().into_bytes();
+        let said = after(&mut lock, FileEvent::Record(Some(last)));
+        let Output::Event(Event::Warn(text)) = &said[1] else {
+            panic!("{said:?}")
+        };
+        assert!(text.contains("the clock of this host"), "{text}");
+        assert_eq!(said[0], write(&recorder.start(7, at(0))));
     }
 
     #[test]

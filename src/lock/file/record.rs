@@ -70,16 +70,20 @@ impl Recorder {
         }
     }
 
-    /// How the start in a record relates to the moment at which this run asked.
-    pub fn compare(&self, last: &FileRecord) -> Comparison {
-        let before = if self.boot.is_some() && self.boot == last.boot {
-            milliseconds(self.asked.0).saturating_sub(last.since_boot)
+    /// How the start in a record relates to the moment at which this run asked. A record that is
+    /// later than now is of a clock that was set back since, or of another program.
+    pub fn compare(&self, last: &FileRecord, now: Moment) -> Comparison {
+        let boots = self.boot.as_ref().zip(last.boot.as_ref());
+        let (asked, started, now) = if boots.is_some_and(|(own, other)| own == other) {
+            let [asked, now] = [self.asked, now].map(|moment| milliseconds(moment.0));
+            (asked, last.since_boot, now)
         } else {
-            self.asked_at.saturating_sub(last.started)
+            (self.asked_at, last.started, self.wall(now))
         };
+        let may_be_one_boot = boots.is_none_or(|(own, other)| own == other);
         Comparison {
-            started_after: self.boot.is_some() && self.boot == last.boot && before < 0,
-            started_ms_before: before,
+            started_after: may_be_one_boot && asked < started && started <= now,
+            started_ms_before: asked.saturating_sub(started),
             failed: last.run.has_failed(),
         }
     }
@@ -176,16 +180,28 @@ mod tests {
             (Some("b2"), 100, 8_000, false, 3_000),
             (Some("b2"), 100, 4_000, false, -1_000), // the wall clock was set back
             (None, 100, 8_000, false, 3_000),
+            (None, 100, 4_000, true, -1_000), // perhaps it waited while the other ran
         ] {
-            let found = recorder(boot, asked, asked_at).compare(&last);
+            let found = recorder(boot, asked, asked_at).compare(&last, at(7_000));
             let found = (found.started_after, found.started_ms_before);
             assert_eq!(found, (after, before), "{boot:?} {asked} {asked_at}");
         }
         let unknown = recorder(None, 0, 0).start(1, at(5_000));
-        let found = recorder(None, 1, 9_000).compare(&unknown);
+        let found = recorder(None, 1, 9_000).compare(&unknown, at(7_000));
         assert_eq!(
             found.started_ms_before, 4_000,
             "two boots without ids are not one"
         );
+    }
+
+    #[test]
+    fn a_record_from_the_future_did_not_start_while_this_run_waited() {
+        for boot in [Some("b1"), None] {
+            for (started, after) in [(5_000, true), (9_000, true), (9_001, false)] {
+                let last = recorder(boot, 0, 0).start(1, at(started));
+                let found = recorder(boot, 1_000, 1_000).compare(&last, at(9_000));
+                assert_eq!(found.started_after, after, "{boot:?} {started}");
+            }
+        }
     }
 }

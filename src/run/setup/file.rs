@@ -12,11 +12,7 @@ use crate::run::host_lock::HostLock;
 use crate::run::lock_folder::LockFolder;
 use crate::sys::process::{self, Pid};
 use crate::sys::{clock, host};
-use std::fs;
 use std::path::Path;
-
-/// The kernel's id of this boot, another each time.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// `--local`: flock(2) on the first free of these files.
 pub(super) fn local(
@@ -46,12 +42,11 @@ pub(super) fn local(
 
 /// What a run with `--every` needs. It asks for the lock now.
 fn recorder(every: Every) -> Recorder {
-    let boot = fs::read_to_string(BOOT_ID).ok();
     Recorder {
         every,
         host: host::name(),
         pid: process::own_pid().0.unsigned_abs(),
-        boot: boot.map(|id| id.trim().to_owned()),
+        boot: clock::boot_id(),
         asked: clock::now(),
         asked_at: clock::unix_ms(),
     }
