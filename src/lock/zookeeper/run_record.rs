@@ -83,8 +83,9 @@ pub(super) struct Record {
     phase: Phase,
     /// How many reads are unanswered on this connection.
     reads: u32,
-    /// The token under which this run has last sent its start. The start may be recorded.
-    sent_under: Option<i64>,
+    /// The tokens under which this run has sent its start, the last one at the end. Each of these
+    /// starts may be recorded.
+    sent_under: Vec<i64>,
     tries: u32,
     /// The exit code, once it is known, until it is recorded.
     exit: Option<u8>,
@@ -97,7 +98,7 @@ impl Record {
             asked: None,
             phase: Phase::Undecided,
             reads: 0,
-            sent_under: None,
+            sent_under: Vec::new(),
             tries: 0,
             exit: None,
         }
@@ -219,11 +220,10 @@ impl Record {
         let record = RunRecord::parse(data);
         let written_under = record.as_ref().map(|record| record.token);
         if written_under == Some(node.token) {
-            self.sent_under = written_under;
             self.phase = Phase::Started; // only the reply was lost
             return Decision::Started;
         }
-        if written_under.is_some() && written_under == self.sent_under {
+        if written_under.is_some_and(|token| self.sent_under.contains(&token)) {
             // Under a lock that was lost before the command started.
             return Decision::Send(vec![self.start(node, true)]);
         }
@@ -252,7 +252,9 @@ impl Record {
     /// Writes the start: replaces the record while the lock's node exists.
     fn start(&mut self, node: &AcquiredNode, exists: bool) -> Request {
         self.phase = Phase::Writing;
-        self.sent_under = Some(node.token);
+        if self.sent_under.last() != Some(&node.token) {
+            self.sent_under.push(node.token);
+        }
         let path = self.options.path.clone();
         let mut operations = vec![Operation::Check {
             path: node.path.clone(),
@@ -313,7 +315,7 @@ impl Record {
 
     /// The request that records the end, if there is one that is not recorded.
     pub(super) fn write_end(&self) -> Option<Request> {
-        let token = self.sent_under.filter(|_| self.is_started())?;
+        let token = *self.sent_under.last().filter(|_| self.is_started())?;
         let data = self.content(token, Some(self.exit?));
         let path = self.options.path.clone();
         Some(Request::SetData {

@@ -424,6 +424,31 @@ fn a_lock_that_is_lost_before_the_command_starts_leaves_no_turn_taken_for_this_r
 }
 
 #[test]
+fn a_start_under_a_lock_that_was_lost_takes_no_turn_after_a_second_loss() {
+    let mut fake = after_a_run(0);
+    fake.delay = Duration::from_millis(10);
+    let mut client = waiter("web2", at(60_000));
+    client.talk(&mut fake, at(60_000));
+    client.talk(&mut fake, at(60_010));
+    let first = recorded(&fake).token;
+    assert_eq!(recorded(&fake).host, "web2", "the first start has arrived");
+    fake.delete(LOCK);
+    let mut losses = 1;
+    for step in 1..100 {
+        client.talk(&mut fake, at(60_010 + step * 10));
+        // The second start arrives after its lock was lost.
+        if losses == 1 && fake.nodes.contains_key(LOCK) {
+            fake.delete(LOCK);
+            losses = 2;
+            assert_eq!(recorded(&fake).token, first);
+        }
+    }
+    assert_eq!(losses, 2);
+    assert_eq!(fate(&client), Fate::Runs, "{:?}", client.said);
+    assert_eq!(recorded(&fake).token, fake.nodes[LOCK].czxid);
+}
+
+#[test]
 fn a_record_that_is_refused_ends_the_run_before_its_command() {
     let mut fake = after_a_run(0);
     fake.secret = Some(RECORD.into());
