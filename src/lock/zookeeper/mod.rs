@@ -237,38 +237,33 @@ impl<R: Recipe> SessionLock<R> {
                 self.watch_for_breaks(now);
                 self.with_recipe(now, Recipe::on_resume);
             }
-            Phase::Releasing { .. } if known => {
-                self.record_end(now);
-                self.on_close(now);
-            }
+            Phase::Releasing { .. } if known => self.on_close(now),
             _ => {}
         }
     }
 
-    /// Continues with the record of the last run: decides by it whether the command may start, or
-    /// writes how it ended.
+    /// Decides by the record of the last run whether the command may start, unless that is decided.
     fn ask_record(&mut self, now: Moment) {
-        match self.phase {
-            Phase::Confirming { .. } => {
-                let request = self.record.as_mut().and_then(Record::decide);
-                request.into_iter().for_each(|it| self.session.ask(it, now));
-            }
-            Phase::Held { .. } => self.record_end(now),
-            _ => {}
+        if let Phase::Confirming { .. } = self.phase {
+            let request = self.record.as_mut().and_then(Record::decide);
+            request.into_iter().for_each(|it| self.session.ask(it, now));
         }
     }
 
     /// Writes how the run has ended, if that is known and not written.
     fn record_end(&mut self, now: Moment) {
-        let request = self.record.as_ref().and_then(Record::write_end);
+        let request = self.record.as_mut().and_then(Record::write_end);
         request.into_iter().for_each(|it| self.session.ask(it, now));
     }
 
-    /// The command has ended while the lock was held.
+    /// The command has ended while the lock was held. While no server confirms the lock, an operator
+    /// may have deleted its node, and the record may be that of the next holder.
     fn command_ended(&mut self, code: u8, now: Moment) {
-        if let (Phase::Held { .. }, Some(record)) = (&self.phase, &mut self.record) {
+        if let (&Phase::Held { suspended, .. }, Some(record)) = (&self.phase, &mut self.record) {
             record.set_end(code);
-            self.record_end(now);
+            if !suspended {
+                self.record_end(now);
+            }
         }
     }
 
@@ -302,6 +297,10 @@ impl<R: Recipe> SessionLock<R> {
                 self.session.ask(request, now);
             }
             Decision::Started => self.proved(now),
+            Decision::Close(request) => {
+                request.into_iter().for_each(|it| self.session.ask(it, now));
+                self.on_close(now);
+            }
             Decision::AlreadyRun(last) => {
                 self.phase = Phase::Ended { held: true };
                 self.emit(Event::AlreadyRun(last));
@@ -352,8 +351,13 @@ impl<R: Recipe> SessionLock<R> {
         Ok(())
     }
 
-    /// Closes the session.
+    /// Closes the session. If the end of the run is not recorded, the record is read first.
     fn on_close(&mut self, now: Moment) {
+        if let Some(requests) = self.record.as_mut().and_then(Record::check_end) {
+            return requests
+                .into_iter()
+                .for_each(|it| self.session.ask(it, now));
+        }
         self.with_recipe(now, Recipe::on_close);
         self.session.ask(Request::Close, now);
     }
@@ -655,6 +659,7 @@ impl<R: Recipe> SessionLock<R> {
             } => {
                 *suspended = false;
                 self.emit(Event::Resumed);
+                self.record_end(now);
             }
             Phase::LostKept {
                 node,
@@ -928,6 +933,10 @@ impl<R: Recipe> SessionLock<R> {
         if let Phase::Releasing { .. } = self.phase {
             self.session.forget(now);
             self.phase = Phase::Done;
+            let warning = self.record.as_ref().and_then(Record::open_end);
+            warning
+                .into_iter()
+                .for_each(|text| self.emit(Event::Warn(text)));
             self.emit(released);
         }
     }

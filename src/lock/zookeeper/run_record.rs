@@ -55,6 +55,19 @@ enum Phase {
     Started,
 }
 
+/// How far the record of the end is, on this connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The run goes on, or its end is recorded.
+    Nothing,
+    /// The run exits with this code, which is to be recorded.
+    Known(u8),
+    /// The record is being read once more: another run may have replaced it.
+    Checking(u8),
+    /// The end was sent.
+    Sent(u8),
+}
+
 /// What the record means for the lock.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Decision {
@@ -68,6 +81,8 @@ pub(super) enum Decision {
     WarnAndSend(String, Request),
     /// The start is recorded, and the command may start.
     Started,
+    /// Send this, if there is anything, and close the session.
+    Close(Option<Request>),
     /// Another run has taken the turn of this one.
     AlreadyRun(LastRun),
     /// The record can be neither read nor written.
@@ -87,8 +102,7 @@ pub(super) struct Record {
     /// starts may be recorded.
     sent_under: Vec<i64>,
     tries: u32,
-    /// The exit code, once it is known, until it is recorded.
-    exit: Option<u8>,
+    end: End,
 }
 
 impl Record {
@@ -100,7 +114,7 @@ impl Record {
             reads: 0,
             sent_under: Vec::new(),
             tries: 0,
-            exit: None,
+            end: End::Nothing,
         }
     }
 
@@ -142,6 +156,9 @@ impl Record {
         if self.phase == Phase::Writing {
             self.phase = Phase::Undecided;
         }
+        if let End::Checking(code) | End::Sent(code) = self.end {
+            self.end = End::Known(code);
+        }
     }
 
     /// The lock was lost before the command started, or the session has expired, and the lock is
@@ -177,9 +194,13 @@ impl Record {
         match request {
             Request::Data { .. } => {
                 self.reads = self.reads.saturating_sub(1);
-                match held {
-                    Some(node) if self.reads == 0 && self.phase == Phase::Undecided => {
+                match (held, self.end) {
+                    (Some(node), _) if self.reads == 0 && self.phase == Phase::Undecided => {
                         self.on_read(result, node, explain)
+                    }
+                    (None, End::Checking(code)) => {
+                        self.end = End::Known(code);
+                        self.on_end_checked(result)
                     }
                     _ => Decision::Nothing, // it was read by an attempt that has failed
                 }
@@ -310,19 +331,56 @@ impl Record {
 
     /// The run has ended, and exits with this code.
     pub(super) fn set_end(&mut self, exit: u8) {
-        self.exit = Some(exit);
+        self.end = End::Known(exit);
     }
 
-    /// The request that records the end, if there is one that is not recorded.
-    pub(super) fn write_end(&self) -> Option<Request> {
-        let token = *self.sent_under.last().filter(|_| self.is_started())?;
-        let data = self.content(token, Some(self.exit?));
-        let path = self.options.path.clone();
+    /// The request that records the end, if it is known and not sent. Call this only while the lock
+    /// is known to be held: the record of another run is new, too.
+    pub(super) fn write_end(&mut self) -> Option<Request> {
+        let (End::Known(exit), Some(token)) = (self.end, self.token()) else {
+            return None;
+        };
+        self.end = End::Sent(exit);
         Some(Request::SetData {
-            path,
-            data,
+            path: self.options.path.clone(),
+            data: self.content(token, Some(exit)),
             version: NEW,
         })
+    }
+
+    /// The requests that show whether the record is still that of this run, if the end is known and
+    /// not sent. [`Decision::Close`] follows.
+    pub(super) fn check_end(&mut self) -> Option<[Request; 2]> {
+        let (End::Known(exit), Some(_)) = (self.end, self.token()) else {
+            return None;
+        };
+        self.end = End::Checking(exit);
+        let sync = Request::Sync {
+            path: self.options.path.clone(),
+        }; // this server may be behind the one that another run has written to
+        Some([sync, self.read()])
+    }
+
+    /// The warning of a run that ends now, if its end is known and no server has confirmed that it is
+    /// recorded.
+    pub(super) fn open_end(&self) -> Option<String> {
+        (self.end != End::Nothing).then(|| {
+            let why = "no server has confirmed it (--retry-failed repeats such a run)";
+            self.cannot_record_end(why)
+        })
+    }
+
+    fn on_end_checked(&mut self, result: Result<Answer, Code>) -> Decision {
+        let found = match result {
+            Ok(Answer::Data(data, _)) => RunRecord::parse(&data),
+            _ => None,
+        };
+        let is_own = found.is_some_and(|record| Some(record.token) == self.token());
+        let request = if is_own { self.write_end() } else { None };
+        if request.is_none() {
+            self.end = End::Nothing;
+        }
+        Decision::Close(request)
     }
 
     fn on_end_written(
@@ -330,17 +388,25 @@ impl Record {
         error: Option<Code>,
         explain: impl Fn(Code) -> String,
     ) -> Decision {
-        self.exit = None;
+        self.end = End::Nothing;
         match error {
             // It was written before, and the reply was lost; or another client has deleted it.
             None | Some(Code::BAD_VERSION | Code::NO_NODE) => Decision::Nothing,
-            Some(code) => {
-                let (path, why) = (&self.options.path, explain(code));
-                Decision::Warn(format!(
-                    "cannot record the end of this run in {path}: {why}"
-                ))
-            }
+            Some(code) => Decision::Warn(self.cannot_record_end(&explain(code))),
         }
+    }
+
+    fn cannot_record_end(&self, why: &str) -> String {
+        let path = &self.options.path;
+        format!("cannot record the end of this run in {path}: {why}")
+    }
+
+    /// The token under which the start is recorded.
+    fn token(&self) -> Option<i64> {
+        self.sent_under
+            .last()
+            .copied()
+            .filter(|_| self.is_started())
     }
 
     fn content(&self, token: i64, exit: Option<u8>) -> Vec<u8> {

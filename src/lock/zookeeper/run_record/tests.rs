@@ -394,6 +394,32 @@ fn an_end_that_was_cut_off_is_written_before_the_release() {
 }
 
 #[test]
+fn an_end_that_no_server_confirms_is_a_warning() {
+    for expires in [false, true] {
+        let mut fake = Fake::with_parent("/app");
+        let mut client = run("web1", at(0));
+        client.talk(&mut fake, at(0));
+        client.cut(&mut fake, at(100));
+        client.input(Input::Ended(0), at(100));
+        client.input(Input::Release, at(100));
+        fake.down = !expires;
+        fake.end(fake.nodes[LOCK].owner);
+        for step in 0..150 {
+            client.talk(&mut fake, at(100 + step * 50));
+        }
+        let last = client.said.last();
+        let released = matches!(last, Some(Output::Event(Event::Released { .. })));
+        assert!(released, "{last:?}");
+        let start = "cannot record the end of this run in /app/.runs/lock: ";
+        let warned = warnings(&client);
+        assert!(
+            matches!(warned[..], [text] if text.starts_with(start)),
+            "{warned:?}"
+        );
+    }
+}
+
+#[test]
 fn an_end_during_an_outage_is_written_when_the_session_is_resumed() {
     let mut fake = Fake::with_parent("/app");
     let mut client = run("web1", at(0));
@@ -446,6 +472,36 @@ fn a_start_under_a_lock_that_was_lost_takes_no_turn_after_a_second_loss() {
     assert_eq!(losses, 2);
     assert_eq!(fate(&client), Fate::Runs, "{:?}", client.said);
     assert_eq!(recorded(&fake).token, fake.nodes[LOCK].czxid);
+}
+
+#[test]
+fn an_end_is_never_written_into_the_record_of_the_next_holder() {
+    for (is_released, reconnects) in [(false, 150), (true, 150), (true, 300)] {
+        let mut fake = Fake::with_parent("/app");
+        let mut first = run("first", at(0));
+        first.talk(&mut fake, at(0));
+        assert_eq!(fate(&first), Fate::Runs);
+        first.cut(&mut fake, at(100));
+        first.input(Input::Ended(0), at(100));
+        if is_released {
+            first.input(Input::Release, at(100));
+        }
+        fake.delete(LOCK); // as `--break --force` does
+        let mut next = run_with("next", options("next", Duration::ZERO, true), at(120));
+        next.talk(&mut fake, at(120));
+        assert_eq!(
+            fate(&next),
+            Fate::Runs,
+            "the end of the first run is unknown"
+        );
+        for step in 0..20 {
+            first.talk(&mut fake, at(reconnects + step * 50));
+        }
+        assert_eq!(recorded(&fake).host, "next", "{:?}", first.said);
+        next.input(Input::Ended(5), at(2_000));
+        next.release(&mut fake, at(2_000));
+        assert_eq!(recorded(&fake).exit, Some(5));
+    }
 }
 
 #[test]
