@@ -524,21 +524,64 @@ fn a_record_that_is_refused_ends_the_run_before_its_command() {
     assert!(!fake.nodes.contains_key(LOCK));
 }
 
+/// A run of lockex that begins at this moment.
+fn contender(host: &str, now: Moment) -> Client<SessionLock<Queue>> {
+    let mut options = options(host, Duration::from_hours(1), false);
+    options.record.as_mut().unwrap().path = "/lockex/.runs/id".into();
+    let mark = host[..1].repeat(32);
+    let queue = Queue::new("/lockex/id".into(), mark, "h:1".into(), true);
+    let mut client = Client::new(SessionLock::new(options, queue, now));
+    client.driver.jump(now);
+    client
+}
+
+/// A run that waits while the holder runs for 50 s, and is cut off once meanwhile.
+fn waits_for_a_slow_run<L: Lock>(
+    mut holder: Client<L>,
+    new_waiter: impl Fn() -> Client<L>,
+    (requests, replies): (Option<usize>, Option<usize>),
+) -> Fate {
+    let mut fake = Fake::with_parent("/app");
+    holder.talk(&mut fake, at(0));
+    assert_eq!(fate(&holder), Fate::Runs);
+    let mut waiting = new_waiter();
+    waiting.driver.requests_left = requests;
+    waiting.driver.replies_left = replies;
+    let talk = |client: &mut Client<L>, fake: &mut Fake, step: u64| {
+        let now = at(1_000 + step * 100);
+        fake.expire(now);
+        client.talk(fake, now);
+    };
+    for step in 0..490 {
+        talk(&mut holder, &mut fake, step);
+        talk(&mut waiting, &mut fake, step);
+    }
+    holder.input(Input::Ended(0), at(50_000));
+    holder.release(&mut fake, at(50_000));
+    for step in 490..600 {
+        talk(&mut waiting, &mut fake, step);
+    }
+    fate(&waiting)
+}
+
+#[test]
+fn a_waiter_that_is_cut_off_at_any_message_finds_its_turn_taken() {
+    for cut in (0..14).flat_map(|n| [(Some(n), None), (None, Some(n))]) {
+        let of_node = waits_for_a_slow_run(run("web1", at(0)), || waiter("web2", at(1_000)), cut);
+        assert_eq!(of_node, taken_by("web1"), "{cut:?}");
+        let holder = contender("a", at(0));
+        let of_queue = waits_for_a_slow_run(holder, || contender("b", at(1_000)), cut);
+        assert_eq!(of_queue, taken_by("a"), "{cut:?}");
+    }
+}
+
 #[test]
 fn a_queue_of_lockex_decides_by_its_contender() {
-    let contend = |host: &str, mark: &str, now: Moment| {
-        let mut options = options(host, Duration::from_hours(1), false);
-        options.record.as_mut().unwrap().path = "/lockex/.runs/id".into();
-        let queue = Queue::new("/lockex/id".into(), mark.repeat(32), "h:1".into(), true);
-        let mut client = Client::new(SessionLock::new(options, queue, now));
-        client.driver.jump(now);
-        client
-    };
     let mut fake = Fake::default();
-    let mut first = contend("a", "a", at(0));
+    let mut first = contender("a", at(0));
     first.talk(&mut fake, at(0));
     assert_eq!(fate(&first), Fate::Runs, "{:?}", first.said);
-    let mut second = contend("b", "b", at(1_000));
+    let mut second = contender("b", at(1_000));
     second.talk(&mut fake, at(1_000));
     for second_of in 2..50 {
         for client in [&mut first, &mut second] {
