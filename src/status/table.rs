@@ -102,12 +102,14 @@ fn details(lock: &Lock, now: i64, time: fn(i64) -> String, lines: &mut Vec<Line>
         lines.push(Line::Text(waiting(waiter, now)));
     }
     if let Some(run) = &lock.last_run {
-        lines.push(Line::Text(last_run(run, now, time)));
+        let mut holders = lock.holders.iter().flatten();
+        let is_running = run.token.is_some() && holders.any(|it| it.token == run.token);
+        lines.push(Line::Text(last_run(run, is_running, now, time)));
     }
 }
 
 /// `last run by web3:4711 at TIME, 4h 2m ago: exit code 0 after 12s`
-fn last_run(run: &LastRun, now: i64, time: fn(i64) -> String) -> String {
+fn last_run(run: &LastRun, is_running: bool, now: i64, time: fn(i64) -> String) -> String {
     let mut text = format!("last run by {}", origin_of(run.host.as_deref(), run.pid));
     if let Some(started) = run.started {
         let _ = write!(text, " at {}, {} ago", time(started), age(now, started));
@@ -119,6 +121,7 @@ fn last_run(run: &LastRun, now: i64, time: fn(i64) -> String) -> String {
         (Some(code), None) => {
             let _ = write!(text, ": exit code {code}");
         }
+        (None, _) if is_running => text.push_str(": still running"),
         (None, _) => text.push_str(": no end is recorded"),
     }
     text
@@ -327,11 +330,11 @@ x?[2J   unknown
             ended: Some(13_500),
             exit: Some(1),
         };
-        let shown = |run: LastRun| {
-            let free = lock("report", Kind::Node, Some(1), vec![]);
+        let shown_with = |holders: Vec<Holder>, run: LastRun| {
+            let lock = lock("report", Kind::Node, Some(1), holders);
             let locks = vec![Lock {
                 last_run: Some(run),
-                ..free
+                ..lock
             }];
             let report = Report {
                 locks,
@@ -340,6 +343,7 @@ x?[2J   unknown
             let text = table(&report, 61_000, time, true);
             text.lines().last().unwrap().to_owned()
         };
+        let shown = |run| shown_with(vec![], run);
         let start = "  last run by web5:7 at 2026-11-30T03:12:01+01:00, 1m 0s ago: ";
         let ended = format!("{start}exit code 1 after 12s");
         assert_eq!(shown(run.clone()), ended);
@@ -348,7 +352,12 @@ x?[2J   unknown
             ended: None,
             ..run
         };
-        assert_eq!(shown(open), format!("{start}no end is recorded"));
+        assert_eq!(shown(open.clone()), format!("{start}no end is recorded"));
+        for (token, expected) in [(33, "still running"), (34, "no end is recorded")] {
+            let holder = held("web5", Some(7), 1_000, token);
+            let found = shown_with(vec![holder], open.clone());
+            assert_eq!(found, format!("{start}{expected}"));
+        }
         let garbage = LastRun {
             started: Some(1_000),
             ..LastRun::default()
