@@ -9,7 +9,7 @@ use crate::in_file::InFile;
 use crate::plan::{Backend, Host, Pool, duration};
 use std::collections::HashMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,6 +52,10 @@ pub enum Fault {
     NoMapping { what: &'static str, found: String },
     /// A pool lacks a key.
     Missing { key: &'static str },
+    /// A pool in a mapping by name has the name of a key of pools.
+    NoDash { key: String },
+    /// A pool in a mapping by name has a key for its name, too.
+    NamedTwice,
     /// A value has the wrong type.
     Wrong {
         key: String,
@@ -103,6 +107,10 @@ const MAX_NAME: usize = 240;
 const MAX_WARNINGS: usize = 20;
 
 const TEXT: &str = "text";
+
+const VALUES: &str = "the values of a pool, as in \"expire: 300\"";
+
+const POOLS: &str = "a list of pools, or a mapping of their names to their values";
 
 const KEYS: [&str; 7] = [
     "backend",
@@ -164,17 +172,14 @@ impl Config {
 
     fn take(&mut self, tree: &Node) -> Result<(), OnLine> {
         let (mut memcache, mut host, mut port) = (false, DEFAULT_MEMCACHE.0, DEFAULT_MEMCACHE.1);
-        let mut name_with_blank = None;
         let mut line_of_state = 0;
+        let mut lines_of_pools = Vec::new();
         for entry in mapping(tree, "keys and values")? {
             match entry.key.as_str() {
                 "backend" => memcache = backend(entry)?,
-                "memcachehost" => host = text(entry, "a host")?,
+                "memcachehost" => host = memcached_host(entry)?,
                 "memcacheport" => port = number(entry, "a port, 1 to 65535")?,
-                "pools" => {
-                    self.pools = self.pools(entry)?;
-                    name_with_blank = find_name_with_blank(entry);
-                }
+                "pools" => (self.pools, lines_of_pools) = self.pools(entry)?,
                 "listen" => {
                     self.listen = Some(
                         text(entry, ADDRESS)?
@@ -192,8 +197,9 @@ impl Config {
             }
         }
         if memcache {
-            if let Some((line, name)) = name_with_blank {
-                return Err(invalid(line, name, NameFlaw::Character(' ')));
+            let mut pools = self.pools.iter().zip(lines_of_pools);
+            if let Some((pool, line)) = pools.find(|(pool, _)| pool.name.contains(' ')) {
+                return Err(invalid(line, &pool.name, NameFlaw::Character(' ')));
             }
             self.backend = Backend::Memcache(Host::Tcp {
                 name: host.to_owned(),
@@ -209,32 +215,65 @@ impl Config {
         Ok(())
     }
 
-    fn pools(&mut self, entry: &Entry) -> Result<Vec<Pool>, OnLine> {
-        let Value::List(items) = &entry.value.value else {
-            return Err(wrong(entry, "a list of pools"));
-        };
-        let mut lines_of_names = HashMap::new();
-        let mut pools = Vec::new();
-        for item in items {
-            let (pool, line) = self.pool(item)?;
-            if let Some(first) = lines_of_names.insert(pool.name.clone(), line) {
-                return Err(invalid(line, &pool.name, NameFlaw::Taken { line: first }));
+    /// The pools, and the lines of their names. They are a list, or a mapping by name.
+    fn pools(&mut self, entry: &Entry) -> Result<(Vec<Pool>, Vec<usize>), OnLine> {
+        let (mut pools, mut lines) = (Vec::new(), Vec::new());
+        match &entry.value.value {
+            Value::List(items) => {
+                let mut lines_of_names = HashMap::new();
+                for item in items {
+                    let (pool, line) = self.pool(item)?;
+                    if let Some(first) = lines_of_names.insert(pool.name.clone(), line) {
+                        return Err(invalid(line, &pool.name, NameFlaw::Taken { line: first }));
+                    }
+                    pools.push(pool);
+                    lines.push(line);
+                }
             }
-            pools.push(pool);
+            Value::Map(entries) => {
+                for entry in entries {
+                    pools.push(self.pool_by_name(entry)?);
+                    lines.push(entry.line);
+                }
+            }
+            _ => return Err(wrong(entry, POOLS)),
         }
-        Ok(pools)
+        Ok((pools, lines))
     }
 
-    /// A pool, and the line of its name.
-    fn pool(&mut self, item: &Node) -> Result<(Pool, usize), OnLine> {
-        let mut named = None;
-        let mut pool = Pool {
-            name: String::new(),
-            expire: Some(DEFAULT_EXPIRE),
-            permits: 1,
-            servers: None,
+    /// A pool whose name is the key of its values, if it has any. A name that is a key of pools is
+    /// refused: more likely, the dash of a list is missing.
+    fn pool_by_name(&mut self, entry: &Entry) -> Result<Pool, OnLine> {
+        let name = check_name(entry.line, &entry.key)?;
+        if POOL_KEYS.contains(&name.as_str()) {
+            return Err((entry.line, Fault::NoDash { key: name }));
+        }
+        let (pool, named) = match &entry.value.value {
+            Value::Null => (default_pool(name), None),
+            _ => self.pool_values(mapping(&entry.value, VALUES)?, default_pool(name))?,
         };
-        for entry in mapping(item, "a pool with its \"name\"")? {
+        match named {
+            Some(line) => Err((line, Fault::NamedTwice)),
+            None => Ok(pool),
+        }
+    }
+
+    /// A pool in a list, and the line of its name.
+    fn pool(&mut self, item: &Node) -> Result<(Pool, usize), OnLine> {
+        let entries = mapping(item, "a pool with its \"name\"")?;
+        let (pool, named) = self.pool_values(entries, default_pool(String::new()))?;
+        let line = named.ok_or((item.line, Fault::Missing { key: "name" }))?;
+        Ok((pool, line))
+    }
+
+    /// A pool with these values, and the line of its name if that is among them.
+    fn pool_values(
+        &mut self,
+        entries: &[Entry],
+        mut pool: Pool,
+    ) -> Result<(Pool, Option<usize>), OnLine> {
+        let mut named = None;
+        for entry in entries {
             match entry.key.as_str() {
                 "name" => {
                     pool.name = name(entry)?;
@@ -256,14 +295,19 @@ impl Config {
                     }
                 }
                 "maxlocks" => pool.permits = number(entry, "the number of holders, 1 or more")?,
-                "servers" => pool.servers = servers(entry)?,
+                "servers" => {
+                    pool.servers = servers(entry)?;
+                    if pool.servers.is_none() {
+                        self.warnings.push(on_line(
+                            entry.line,
+                            "\"servers\": empty, so that any host may request the pool",
+                        ));
+                    }
+                }
                 _ => self.unknown(entry, &POOL_KEYS),
             }
         }
-        Ok((
-            pool,
-            named.ok_or((item.line, Fault::Missing { key: "name" }))?,
-        ))
+        Ok((pool, named))
     }
 
     fn unknown(&mut self, entry: &Entry, known: &[&str]) {
@@ -279,6 +323,16 @@ impl Config {
         let sentence = on_line(entry.line, &format!("{key}: unknown key{hint}"));
         self.unknown.push(sentence.clone());
         self.warnings.push(sentence);
+    }
+}
+
+/// A pool with this name and otherwise default values.
+fn default_pool(name: String) -> Pool {
+    Pool {
+        name,
+        expire: Some(DEFAULT_EXPIRE),
+        permits: 1,
+        servers: None,
     }
 }
 
@@ -320,10 +374,10 @@ fn number<T: TryFrom<u64>>(entry: &Entry, expected: &'static str) -> Result<T, O
 
 /// Whether the backend is memcached.
 fn backend(entry: &Entry) -> Result<bool, OnLine> {
-    const EXPECTED: &str = "inmemory or memcache";
+    const EXPECTED: &str = "inmemory or memcached";
     match text(entry, EXPECTED)? {
         "inmemory" => Ok(false),
-        "memcache" => Ok(true),
+        "memcache" | "memcached" => Ok(true),
         _ => Err(wrong(entry, EXPECTED)),
     }
 }
@@ -336,6 +390,11 @@ fn name(entry: &Entry) -> Result<String, OnLine> {
         Value::Number(number) if !number.is_f64() => number.to_string(),
         _ => return Err(wrong(entry, TEXT)),
     };
+    check_name(entry.line, &name)
+}
+
+/// Refuses what cannot be the name of a pool.
+fn check_name(line: usize, name: &str) -> Result<String, OnLine> {
     let forbidden = |character: &char| {
         *character != ' ' && (character.is_whitespace() || character.is_control())
     };
@@ -343,32 +402,22 @@ fn name(entry: &Entry) -> Result<String, OnLine> {
         _ if name.is_empty() => NameFlaw::Empty,
         _ if name.len() > MAX_NAME => NameFlaw::TooLong,
         Some(character) => NameFlaw::Character(character),
-        None => return Ok(name),
+        None => return Ok(name.to_owned()),
     };
-    Err(invalid(entry.line, &name, flaw))
+    Err(invalid(line, name, flaw))
 }
 
-/// The first of these pools' names that has a blank in it, and its line.
-fn find_name_with_blank(pools: &Entry) -> Option<(usize, &str)> {
-    let Value::List(items) = &pools.value.value else {
-        return None;
-    };
-    let entries = items
-        .iter()
-        .filter_map(|item| {
-            if let Value::Map(entries) = &item.value {
-                Some(entries)
-            } else {
-                None
-            }
-        })
-        .flatten();
-    entries
-        .filter(|entry| entry.key == "name")
-        .find_map(|entry| match &entry.value.value {
-            Value::Text(name) if name.contains(' ') => Some((entry.line, name.as_str())),
-            _ => None,
-        })
+/// Name or address of the memcached. The port has a key of its own.
+fn memcached_host(entry: &Entry) -> Result<&str, OnLine> {
+    const EXPECTED: &str = "a host name or an address (its port is \"memcacheport\")";
+    let host = text(entry, EXPECTED)?;
+    let has_port = host.contains(':') && host.parse::<Ipv6Addr>().is_err();
+    let forbidden = |character: char| character.is_whitespace() || "[]/,".contains(character);
+    if has_port || host.contains(forbidden) {
+        Err(wrong(entry, EXPECTED))
+    } else {
+        Ok(host)
+    }
 }
 
 /// How long a grant is valid. Zero or an empty value means until it is released, as in the
@@ -434,10 +483,7 @@ fn servers(entry: &Entry) -> Result<Option<Vec<String>>, OnLine> {
 /// Refuses text that is not the name of a host: it would match no host, and lock out the hosts that
 /// were meant.
 fn check_host(entry: &Entry, name: &str) -> Result<(), OnLine> {
-    let forbidden = |character: char| {
-        character.is_whitespace() || character.is_control() || "[](){}*/,\"'".contains(character)
-    };
-    if !name.is_empty() && !name.contains(forbidden) {
+    if is_host(name) {
         return Ok(());
     }
     let fault = Fault::Invalid {
@@ -446,6 +492,28 @@ fn check_host(entry: &Entry, name: &str) -> Result<(), OnLine> {
         flaw: NameFlaw::NotHost,
     };
     Err((entry.line, fault))
+}
+
+/// Whether a host can have this name: no pattern, no network, no range, and nothing with a port.
+fn is_host(name: &str) -> bool {
+    const SPECIAL: &str = "[](){}<>*?^$|+~!=#;/\\,\"'`";
+    let forbidden = |character: char| {
+        character.is_whitespace() || character.is_control() || SPECIAL.contains(character)
+    };
+    if name.is_empty() || name.contains(forbidden) {
+        return false;
+    }
+    if name.contains(':') {
+        let address = name.split_once('%').map_or(name, |(address, _)| address);
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    // 10.0.0, 10.0.0.x, 10.0.0.1-9
+    let numeric = |character: char| character.is_ascii_digit() || "xX.-".contains(character);
+    if name.contains('.') && name.chars().all(numeric) {
+        return name.parse::<Ipv4Addr>().is_ok();
+    }
+    // .example.com, 10.0.0., web1..web9, @webservers, -web1
+    !name.split('.').any(str::is_empty) && !name.starts_with(['@', '-'])
 }
 
 fn wrong(entry: &Entry, expected: &'static str) -> OnLine {
@@ -483,6 +551,14 @@ impl fmt::Display for Fault {
             }
             Fault::NoMapping { what, found } => write!(f, "expected {what}, found {found}"),
             Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
+            Fault::NoDash { key } => write!(
+                f,
+                "{key:?} cannot be the name of a pool here: begin each pool with \"- name: NAME\""
+            ),
+            Fault::NamedTwice => write!(
+                f,
+                "\"name\": the name of this pool is the key above its values: remove this line"
+            ),
             Fault::Wrong {
                 key,
                 expected,

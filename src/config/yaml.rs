@@ -1,7 +1,7 @@
-//! A subset of YAML: block mappings and lists, scalars on one line, lists and mappings in brackets
-//! on one line, anchors, aliases as values, and comments. Everything else is refused with its line,
-//! as is all text that two YAML parsers could understand differently. Accepted text means the same
-//! to PyYAML, which the original uses.
+//! A subset of YAML: block mappings and lists, scalars on one line, lists and mappings in brackets,
+//! anchors, aliases as values, and comments. Everything else is refused with its line, as is all
+//! text that two YAML parsers could understand differently. Accepted text means the same to PyYAML,
+//! which the original uses.
 
 mod flow;
 mod scalar;
@@ -46,6 +46,8 @@ pub enum Flaw {
     AfterQuote(String),
     /// This text is not allowed within brackets.
     Flow(String),
+    /// A comma or this bracket is required before this text.
+    NoComma(char, String),
     /// The anchor was defined before.
     Anchor(String),
     /// The alias has no anchor.
@@ -64,6 +66,8 @@ pub enum Flaw {
     Duplicate(String, usize),
     /// The indentation fits no line above.
     Indentation,
+    /// The line continues the text of the line above.
+    Continued(String),
     /// Lists and mappings are nested too deep.
     Depth,
 }
@@ -85,7 +89,7 @@ pub fn parse(text: &[u8]) -> Result<Node, Error> {
         },
     };
     match document.next() {
-        Some(line) => Err(line.error(Flaw::Indentation)),
+        Some(line) => Err(line.misplaced()),
         None => Ok(node),
     }
 }
@@ -106,6 +110,16 @@ impl Line<'_> {
             line: self.number,
             flaw,
         }
+    }
+
+    /// The error for a line that is indented like none above it.
+    fn misplaced(&self) -> Error {
+        let is_key = merge(self.text).is_some() || matches!(scalar::key(self.text), Ok(Some(_)));
+        self.error(if is_key || item(self.text).is_some() {
+            Flaw::Indentation
+        } else {
+            Flaw::Continued(shown(self.text))
+        })
     }
 }
 
@@ -200,7 +214,7 @@ impl<'a> Document<'a> {
     /// The next line, if it has this indentation. A line with more indentation belongs to nothing.
     fn next_at(&self, indent: usize) -> Result<Option<Line<'a>>, Error> {
         match self.next() {
-            Some(line) if line.indent > indent => Err(line.error(Flaw::Indentation)),
+            Some(line) if line.indent > indent => Err(line.misplaced()),
             line => Ok(line.filter(|line| line.indent == indent)),
         }
     }
@@ -213,8 +227,7 @@ impl<'a> Document<'a> {
             return Err(line.error(Flaw::Depth));
         }
         let value = if flow::begins(line.text) {
-            self.at += 1;
-            flow::read(line.text, line.number, self.depth - 1).map_err(|flaw| line.error(flaw))?
+            self.flow(line.text, self.depth - 1)?
         } else if item(line.text).is_some() {
             self.list(line.indent)?
         } else if merge(line.text).is_some()
@@ -314,16 +327,23 @@ impl<'a> Document<'a> {
 
     /// A scalar, or a list or mapping in brackets.
     fn beside_anchor(&mut self, line: Line<'a>, text: &'a str) -> Result<Node, Error> {
-        self.at += 1;
         let value = if flow::begins(text) {
-            flow::read(text, line.number, self.depth)
+            self.flow(text, self.depth)?
         } else {
-            scalar::read(text)
+            self.at += 1;
+            scalar::read(text).map_err(|flaw| line.error(flaw))?
         };
         Ok(Node {
             line: line.number,
-            value: value.map_err(|flaw| line.error(flaw))?,
+            value,
         })
+    }
+
+    /// The list or mapping in brackets that starts with `text` on the next line.
+    fn flow(&mut self, text: &'a str, depth: usize) -> Result<Value, Error> {
+        let (value, lines) = flow::read(text, &self.lines[self.at..], depth)?;
+        self.at += lines;
+        Ok(value)
     }
 
     /// A copy of the value of an anchor.
@@ -432,10 +452,17 @@ impl fmt::Display for Flaw {
                 write!(f, "the character {character:?} is not allowed in YAML")
             }
             Flaw::Tab => write!(f, "tabs are not allowed: use spaces"),
-            Flaw::Unsupported(character, name) => write!(
-                f,
-                "expected text, found {character:?}, which begins {name}: put text in quotes"
-            ),
+            Flaw::Unsupported(character, name) => {
+                let hint = if matches!(character, '|' | '>') {
+                    "write it on one line, in quotes"
+                } else {
+                    "put text in quotes"
+                };
+                write!(
+                    f,
+                    "expected text, found {character:?}, which begins {name}: {hint}"
+                )
+            }
             Flaw::Marker => write!(
                 f,
                 "found a directive or a second document: only one document is supported"
@@ -446,7 +473,11 @@ impl fmt::Display for Flaw {
             ),
             Flaw::TooLarge(text) => write!(f, "the number {text} is too large"),
             Flaw::Colon(text) => write!(f, "found a second colon in {text}: put text in quotes"),
-            Flaw::Unclosed(quote) => write!(f, "{quote:?} is not closed on this line"),
+            Flaw::Unclosed(quote @ ('"' | '\'')) => write!(
+                f,
+                "{quote:?} is not closed on this line: write the text on one line"
+            ),
+            Flaw::Unclosed(bracket) => write!(f, "{bracket:?} is missing"),
             Flaw::Escape(escape) => write!(
                 f,
                 "found {escape} in double quotes, expected \\\\, \\\", \\n, \\r, \\t, \\xHH or \\uHHHH"
@@ -460,7 +491,12 @@ impl fmt::Display for Flaw {
             Flaw::Alias(name) => write!(f, "the alias {name:?} has no anchor above it"),
             Flaw::Merge => write!(f, "\"<<\" expects one alias of a mapping: <<: *NAME"),
             Flaw::Size => write!(f, "the aliases stand for more than {MAX_COPIED} values"),
-            Flaw::NoKey(text) => write!(f, "expected a key and a colon, found {text}"),
+            Flaw::NoComma(close, text) => {
+                write!(f, "expected ',' or {close:?}, found {text}")
+            }
+            Flaw::NoKey(text) => {
+                write!(f, "expected a key, a colon and a blank, found {text}")
+            }
             Flaw::KeyNotText(key) => {
                 write!(f, "expected text for a key, found {key}: put it in quotes")
             }
@@ -468,9 +504,10 @@ impl fmt::Display for Flaw {
             Flaw::Duplicate(key, first) => {
                 write!(f, "duplicate key {key:?}, see line {first}")
             }
-            Flaw::Indentation => write!(
+            Flaw::Indentation => write!(f, "the indentation matches no line above"),
+            Flaw::Continued(text) => write!(
                 f,
-                "the indentation matches no line above (text over several lines is not supported)"
+                "{text} continues the line above: write the text on one line, or a list in brackets"
             ),
             Flaw::Depth => write!(
                 f,
@@ -507,9 +544,20 @@ mod tests {
         );
     }
 
+    fn assert_faults(faults: &[(&str, usize, &str)]) {
+        for (text, line, sentence) in faults {
+            let Error { line: found, flaw } = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(
+                (found, flaw.to_string().as_str()),
+                (*line, *sentence),
+                "{text:?}"
+            );
+        }
+    }
+
     #[test]
     fn faults_are_named_with_their_line() {
-        for (text, line, sentence) in [
+        assert_faults(&[
             (
                 "a: 1\nb: \u{1}",
                 2,
@@ -536,24 +584,6 @@ mod tests {
                 1,
                 "\"010\" is ambiguous in YAML (some readers take it for a boolean, number or date): put it in quotes",
             ),
-            ("a: [b, c", 1, "']' is not closed on this line"),
-            (
-                "a: [b: c]",
-                1,
-                "found a second colon in \"b: c\": put text in quotes",
-            ),
-            (
-                "a: [b] c",
-                1,
-                "found \" c\" after the closing quote or bracket",
-            ),
-            ("a: {b}", 1, "expected a key and a colon, found \"b}\""),
-            ("a: {b: 1, b: 2}", 1, "duplicate key \"b\", see line 1"),
-            (
-                "a: [b, , c]",
-                1,
-                "expected text, found ',', which begins no text in YAML: put text in quotes",
-            ),
             ("a: *x", 1, "the alias \"x\" has no anchor above it"),
             ("a: &x 1\nb: &x 2", 2, "the anchor \"x\" is defined twice"),
             (
@@ -571,7 +601,11 @@ mod tests {
                 1,
                 "found a second colon in \"b: c\": put text in quotes",
             ),
-            ("a: 'b", 1, "'\\'' is not closed on this line"),
+            (
+                "a: 'b",
+                1,
+                "'\\'' is not closed on this line: write the text on one line",
+            ),
             (
                 "a: \"\\q\"",
                 1,
@@ -582,26 +616,29 @@ mod tests {
                 1,
                 "found \" c\" after the closing quote or bracket",
             ),
-            ("a: 1\nb", 2, "expected a key and a colon, found \"b\""),
+            (
+                "a: 1\nb",
+                2,
+                "expected a key, a colon and a blank, found \"b\"",
+            ),
             (
                 "1: a",
                 1,
                 "expected text for a key, found 1: put it in quotes",
             ),
             ("a: 1\nb: 2\na: 3", 3, "duplicate key \"a\", see line 1"),
+            ("a: 1\n  b: 2", 2, "the indentation matches no line above"),
             (
-                "a: 1\n  b: 2",
+                "a: b\n  c",
                 2,
-                "the indentation matches no line above (text over several lines is not supported)",
+                "\"c\" continues the line above: write the text on one line, or a list in brackets",
             ),
-        ] {
-            let Error { line: found, flaw } = parse(text.as_bytes()).unwrap_err();
-            assert_eq!(
-                (found, flaw.to_string().as_str()),
-                (line, sentence),
-                "{text:?}"
-            );
-        }
+            (
+                "a: |\n  b",
+                1,
+                "expected text, found '|', which begins a text on several lines: write it on one line, in quotes",
+            ),
+        ]);
         assert_eq!(
             parse(b"a\n\xff"),
             Err(Error {
@@ -609,6 +646,46 @@ mod tests {
                 flaw: Flaw::NotText
             })
         );
+    }
+
+    #[test]
+    fn faults_in_brackets_are_named_with_their_line() {
+        assert_faults(&[
+            ("a: [b, c", 1, "']' is missing"),
+            ("a: [b,\n  {c: d, # e", 2, "'}' is missing"),
+            ("a: [", 1, "']' is missing"),
+            (
+                "a: [b: c]",
+                1,
+                "found a second colon in \"b: c\": put text in quotes",
+            ),
+            (
+                "a: [b] c",
+                1,
+                "found \" c\" after the closing quote or bracket",
+            ),
+            (
+                "a: {b}",
+                1,
+                "expected a key, a colon and a blank, found \"b}\"",
+            ),
+            ("a: {b: 1, b: 2}", 1, "duplicate key \"b\", see line 1"),
+            (
+                "a: [b, , c]",
+                1,
+                "expected text, found ',', which begins no text in YAML: put text in quotes",
+            ),
+            (
+                "a: [b,\n  c d\n  e]",
+                3,
+                "expected ',' or ']', found \"e]\"",
+            ),
+            (
+                "a: {b: 1,\n  c: 2,\n  b: 3}",
+                3,
+                "duplicate key \"b\", see line 1",
+            ),
+        ]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use zk_flock::internals::config::node::{Node, Value};
+use zk_flock::internals::config::server::Config;
 use zk_flock::internals::config::yaml;
 
 /// Files of a folder of `tests/data/yaml`, by name.
@@ -133,6 +134,29 @@ fn the_corpus_means_the_same_to_pyyaml() {
         assert_same(&corpus.values().map(Vec::as_slice).collect::<Vec<_>>()),
         corpus.len()
     );
+}
+
+/// Configs as people write them: `read` by server and PyYAML alike, or refused with a hint.
+#[test]
+fn configs_as_people_write_them_are_read_or_refused_with_a_hint() {
+    let all = include_str!("../data/yaml/written.txt");
+    let mut read = Vec::new();
+    for section in all.split("==== ").skip(1) {
+        let (title, text) = section.split_once('\n').unwrap();
+        let config = Config::parse(text.as_bytes(), Path::new("f"));
+        match title.split_once(": ").unwrap() {
+            ("read", _) => {
+                let config = config.unwrap_or_else(|error| panic!("{title}: {error}"));
+                assert_eq!(config.unknown, [""; 0], "{title}");
+                read.push(text.as_bytes());
+            }
+            (_, hint) => {
+                let error = config.expect_err(title).to_string();
+                assert!(error.contains(hint), "{title}: {error}");
+            }
+        }
+    }
+    assert_eq!(assert_same(&read), read.len());
 }
 
 #[test]

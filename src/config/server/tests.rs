@@ -51,8 +51,8 @@ fn every_key_has_its_effect() {
     );
     assert_eq!(
         (config.state.as_deref(), config.warnings.len()),
-        (Some(Path::new("s")), 1),
-        "of the short lease"
+        (Some(Path::new("s")), 2),
+        "of the empty servers and the short lease"
     );
     let last = Pool {
         expire: Some(Duration::from_millis(1500)),
@@ -138,6 +138,119 @@ fn pool_values_may_have_several_types() {
 }
 
 #[test]
+fn pools_are_a_list_or_a_mapping_by_name() {
+    let pools = vec![
+        pool("backup", 300, 1, &["db1", "db2"]),
+        pool("report", 1800, 3, &[]),
+        pool("12", 1800, 1, &[]),
+    ];
+    for text in [
+        "- name: backup\n  expire: 5m\n  servers: [\n    db1, # the first\n    db2,\n  ]\n- {name: report,\n   maxlocks: 3}\n- name: '12'\n",
+        "  backup:\n    expire: 300\n    servers:\n    - db1\n    - db2\n  report: {maxlocks: 3}\n  '12':\n",
+    ] {
+        let config = parse(&format!("pools:\n{text}")).unwrap();
+        assert_eq!((config.pools, config.warnings), (pools.clone(), vec![]));
+    }
+    let unknown = parse("pools:\n  a:\n    maxlock: 2\n").unwrap().unknown;
+    assert_eq!(
+        unknown,
+        ["f:3: \"maxlock\": unknown key (did you mean \"maxlocks\"?)"]
+    );
+    for (text, sentence) in [
+        (
+            "  name: a\n  expire: 300",
+            "f:2: \"name\" cannot be the name of a pool here: begin each pool with \"- name: NAME\"",
+        ),
+        (
+            "  name:\n  expire:",
+            "f:2: \"name\" cannot be the name of a pool here: begin each pool with \"- name: NAME\"",
+        ),
+        (
+            "  a:\n    name: b",
+            "f:3: \"name\": the name of this pool is the key above its values: remove this line",
+        ),
+        (
+            "  a: 300",
+            "f:2: expected the values of a pool, as in \"expire: 300\", found 300",
+        ),
+        (
+            "  a: b",
+            "f:2: expected the values of a pool, as in \"expire: 300\", found \"b\"",
+        ),
+        ("  a:\n  a:", "f:3: duplicate key \"a\", see line 2"),
+        ("  '':", "f:2: \"name\": \"\": it is empty"),
+    ] {
+        assert_eq!(
+            parse(&format!("pools:\n{text}")).map(drop),
+            Err(sentence.to_owned()),
+            "{text:?}"
+        );
+    }
+}
+
+#[test]
+fn memcached_has_two_names_and_no_port_in_its_host() {
+    let backend = |text| parse(text).map(|config| config.backend);
+    assert_eq!(
+        backend("backend: memcached\npools: []"),
+        backend("backend: memcache\npools: []")
+    );
+    for host in ["db1", "10.0.0.1", "'::1'", "db1.example.com"] {
+        let config = parse(&format!("memcachehost: {host}\npools: []"));
+        assert!(config.is_ok(), "{config:?}");
+    }
+    for host in [
+        "10.0.0.1:11211",
+        "db1:11211",
+        "db1 db2",
+        "tcp://db1",
+        "'[::1]'",
+    ] {
+        let sentence = parse(&format!("memcachehost: {host}\npools: []")).unwrap_err();
+        assert!(
+            sentence.starts_with("f:1: \"memcachehost\": expected a host name or an address"),
+            "{sentence}"
+        );
+    }
+}
+
+#[test]
+fn names_and_addresses_of_hosts_are_accepted_in_servers() {
+    for name in [
+        "web1",
+        "web_1",
+        "WEB-1.example.com",
+        "10.0.0.1",
+        "::1",
+        "fe80::1%eth0",
+        "3com",
+        "замок",
+        "r&d",
+        "x",
+    ] {
+        let config = parse(&format!("pools:\n- name: a\n  servers: ['{name}']"));
+        assert_eq!(
+            config.unwrap().pools[0].servers.as_deref(),
+            Some(&[name.to_owned()][..])
+        );
+    }
+}
+
+#[test]
+fn empty_servers_are_warned_of() {
+    for text in ["''", "' , '"] {
+        let config = parse(&format!("pools:\n- name: a\n  servers: {text}")).unwrap();
+        assert_eq!(
+            (config.pools, config.warnings),
+            (
+                vec![pool("a", 1800, 1, &[])],
+                vec!["f:3: \"servers\": empty, so that any host may request the pool".to_owned()]
+            )
+        );
+    }
+}
+
+#[test]
 fn text_that_is_not_a_host_name_is_refused_in_servers() {
     for name in [
         "[web1",
@@ -147,6 +260,27 @@ fn text_that_is_not_a_host_name_is_refused_in_servers() {
         "web1 web2",
         "(a)",
         "\"'a'\"",
+        "web?",
+        "^web1$",
+        "web1|web2",
+        "web.+",
+        "!web1",
+        "~web",
+        "web1;web2",
+        "web1..web9",
+        ".example.com",
+        "10.0.0.",
+        "10.0.0",
+        "10.0.0.x",
+        "10.0.0.1-9",
+        "10.0.0.1-10.0.0.9",
+        "300.0.0.1",
+        "@web",
+        "-web1",
+        "web1:9889",
+        "fe80::/10",
+        "web{1..3}",
+        "<web>",
     ] {
         let sentence = parse(&format!(
             "pools:\n- name: a\n  servers: '{}, b'",
@@ -174,7 +308,7 @@ fn errors_name_file_line_and_key() {
         ("- a", "f:1: expected keys and values, found a list"),
         (
             "a: 1\nb: |",
-            "f:2: expected text, found '|', which begins a text on several lines: put text in quotes",
+            "f:2: expected text, found '|', which begins a text on several lines: write it on one line, in quotes",
         ),
         (
             "port: 0",
@@ -194,15 +328,15 @@ fn errors_name_file_line_and_key() {
         ),
         (
             "backend: redis",
-            "f:1: \"backend\": expected inmemory or memcache, found \"redis\"",
+            "f:1: \"backend\": expected inmemory or memcached, found \"redis\"",
         ),
         (
             "backend:",
-            "f:1: \"backend\": expected inmemory or memcache, found nothing",
+            "f:1: \"backend\": expected inmemory or memcached, found nothing",
         ),
         (
             "memcachehost: ''",
-            "f:1: \"memcachehost\": expected a host, found \"\"",
+            "f:1: \"memcachehost\": expected a host name or an address (its port is \"memcacheport\"), found \"\"",
         ),
         (
             "memcacheport: 65536",
@@ -219,7 +353,7 @@ fn errors_name_file_line_and_key() {
         ("state: ''", "f:1: \"state\": expected a file, found \"\""),
         (
             "pools:",
-            "f:1: \"pools\": expected a list of pools, found nothing",
+            "f:1: \"pools\": expected a list of pools, or a mapping of their names to their values, found nothing",
         ),
         (
             "pools:\n- a",

@@ -1,42 +1,63 @@
-//! Lists and mappings in brackets on one line. Stricter than YAML: every value is required, and
-//! text with a colon or a question mark must be quoted, because parsers differ there.
+//! Lists and mappings in brackets, on one line or on several. Stricter than YAML: every value is
+//! required, a key has its colon on its line, and text with a colon or a question mark must be
+//! quoted, because parsers differ there.
 
 use super::super::node::{Entry, MAX_DEPTH, Node, Value, shown};
-use super::{Flaw, is_end, scalar};
-use std::collections::HashSet;
+use super::{Error, Flaw, Line, is_end, scalar};
+use std::collections::HashMap;
 
 /// Whether the value is a list or mapping in brackets.
 pub(super) fn begins(text: &str) -> bool {
     text.starts_with(['[', '{'])
 }
 
-/// Parses a value; a comment may follow. The value is on `line`, nested in `depth` lists and
-/// mappings.
-pub(super) fn read(text: &str, line: usize, depth: usize) -> Result<Value, Flaw> {
-    let mut flow = Flow {
+/// Parses the value that starts at `text`, which ends the first of these lines; a comment may
+/// follow. It is nested in `depth` lists and mappings. Returns how many lines it takes, too.
+pub(super) fn read<'a>(
+    text: &'a str,
+    lines: &'a [Line<'a>],
+    depth: usize,
+) -> Result<(Value, usize), Error> {
+    let mut position = Flow {
         rest: text,
-        line,
+        lines,
+        at: 0,
         depth,
     };
-    let value = flow.collection()?;
-    if is_end(flow.rest) {
-        Ok(value)
-    } else {
-        Err(Flaw::AfterQuote(shown(flow.rest)))
+    let value = position.collection().and_then(|value| {
+        if is_end(position.rest) {
+            Ok(value)
+        } else {
+            Err(Flaw::AfterQuote(shown(position.rest)))
+        }
+    });
+    match value {
+        Ok(value) => Ok((value, position.at + 1)),
+        Err(flaw) => Err(Error {
+            line: position.line(),
+            flaw,
+        }),
     }
 }
 
-/// The rest of the line.
+/// A position in the lines.
 struct Flow<'a> {
+    /// The rest of the line.
     rest: &'a str,
-    line: usize,
+    lines: &'a [Line<'a>],
+    at: usize,
     depth: usize,
 }
 
 /// Characters that end unquoted text.
 const ENDS: [char; 5] = [',', '[', ']', '{', '}'];
 
-impl Flow<'_> {
+impl<'a> Flow<'a> {
+    /// The number of the line.
+    fn line(&self) -> usize {
+        self.lines[self.at].number
+    }
+
     /// The list or mapping that starts here.
     fn collection(&mut self) -> Result<Value, Flaw> {
         self.depth += 1;
@@ -54,7 +75,7 @@ impl Flow<'_> {
 
     fn list(&mut self) -> Result<Vec<Node>, Flaw> {
         let mut items = Vec::new();
-        while !self.take(']') {
+        while !self.closes(']')? {
             items.push(self.value()?);
             self.separator(']')?;
         }
@@ -63,20 +84,26 @@ impl Flow<'_> {
 
     fn mapping(&mut self) -> Result<Vec<Entry>, Flaw> {
         self.take('{');
-        let (mut entries, mut keys) = (Vec::new(), HashSet::new());
-        while !self.take('}') {
+        let (mut entries, mut lines_of_keys) = (Vec::new(), HashMap::new());
+        while !self.closes('}')? {
+            let line = self.line();
             let key = self.key()?;
-            if !keys.insert(key.clone()) {
-                return Err(Flaw::Duplicate(key, self.line));
+            if let Some(first) = lines_of_keys.insert(key.clone(), line) {
+                return Err(Flaw::Duplicate(key, first));
             }
-            entries.push(Entry {
-                line: self.line,
-                key,
-                value: self.value()?,
-            });
+            let value = self.value()?;
+            entries.push(Entry { line, key, value });
             self.separator('}')?;
         }
         Ok(entries)
+    }
+
+    /// Whether the list or mapping ends here; steps over its bracket.
+    fn closes(&mut self, close: char) -> Result<bool, Flaw> {
+        match self.take(close) {
+            false if self.rest.is_empty() => Err(Flaw::Unclosed(close)),
+            closes => Ok(closes),
+        }
     }
 
     /// Steps over a comma, which may be missing before the closing bracket.
@@ -87,19 +114,34 @@ impl Flow<'_> {
         Err(if self.rest.is_empty() {
             Flaw::Unclosed(close)
         } else {
-            Flaw::AfterQuote(shown(self.rest))
+            Flaw::NoComma(close, shown(self.rest))
         })
     }
 
-    /// Steps over blanks, and over `character` if it is next.
+    /// Steps over blanks, comments and ends of lines, and over `character` if it is next.
     fn take(&mut self, character: char) -> bool {
-        self.rest = self.rest.trim_start_matches(' ');
+        self.skip();
         let rest = self.rest.strip_prefix(character);
         self.rest = rest.unwrap_or(self.rest);
         rest.is_some()
     }
 
+    /// Steps over blanks, comments and ends of lines.
+    fn skip(&mut self) {
+        while is_end(self.rest) && self.at + 1 < self.lines.len() {
+            self.at += 1;
+            self.rest = self.lines[self.at].text;
+        }
+        self.rest = if is_end(self.rest) {
+            ""
+        } else {
+            self.rest.trim_start_matches(' ')
+        };
+    }
+
     fn value(&mut self) -> Result<Node, Flaw> {
+        self.skip();
+        let line = self.line();
         let value = if begins(self.rest) {
             self.collection()?
         } else if let Some((text, rest)) = scalar::quoted(self.rest)? {
@@ -113,11 +155,7 @@ impl Flow<'_> {
                 scalar::meaning(text)
             }?
         };
-        self.rest = self.rest.trim_start_matches(' ');
-        Ok(Node {
-            line: self.line,
-            value,
-        })
+        Ok(Node { line, value })
     }
 
     /// A key; steps over its colon.
@@ -140,22 +178,20 @@ impl Flow<'_> {
             .rest
             .trim_start_matches(' ')
             .strip_prefix(':')
-            .filter(|after| quoted || after.starts_with(' '));
-        self.rest = after
-            .ok_or_else(|| Flaw::NoKey(shown(start)))?
-            .trim_start_matches(' ');
+            .filter(|after| quoted || after.is_empty() || after.starts_with(' '));
+        self.rest = after.ok_or_else(|| Flaw::NoKey(shown(start)))?;
         Ok(key)
     }
 
-    /// Unquoted text up to one of `ends`.
-    fn plain(&mut self, ends: &[char]) -> Result<&str, Flaw> {
-        let (text, rest) = self
-            .rest
-            .split_at(self.rest.find(ends).unwrap_or(self.rest.len()));
+    /// Unquoted text up to one of `ends`, a comment or the end of the line.
+    fn plain(&mut self, ends: &[char]) -> Result<&'a str, Flaw> {
+        let before_comment = self.rest.find(" #").unwrap_or(self.rest.len());
+        let end = self.rest[..before_comment].find(ends);
+        let (text, rest) = self.rest.split_at(end.unwrap_or(before_comment));
         self.rest = rest;
         let text = text.trim_end_matches(' ');
         scalar::check_start(if text.is_empty() { rest } else { text })?;
-        if text.is_empty() || text == "-" || text.contains('?') || text.contains(" #") {
+        if text.is_empty() || text == "-" || text.contains('?') {
             return Err(Flaw::Flow(shown(text)));
         }
         Ok(text)

@@ -1,5 +1,5 @@
-//! Scalars: keys and values on one line, unquoted or quoted. An unquoted scalar is text, a number
-//! or null if all parsers agree on that.
+//! Scalars: keys and values on one line, unquoted or quoted. An unquoted scalar is text, a number,
+//! a boolean or null if all parsers agree on that.
 
 use super::super::node::{Value, shown};
 use super::{Flaw, is_end};
@@ -92,12 +92,15 @@ pub(super) fn check_start(text: &str) -> Result<(), Flaw> {
     Err(Flaw::Unsupported(first, what))
 }
 
-/// The value of an unquoted scalar: a whole number, a decimal fraction, null or text. Text that
+/// The value of an unquoted scalar: a whole number, a decimal fraction, true, false, null or text. Text that
 /// some parser reads as another value is refused: octal 010, 1:30 (base 60), 1_000, 12e03, dates,
 /// yes and no.
 pub(super) fn meaning(plain: &str) -> Result<Value, Flaw> {
     if matches!(plain, "~" | "null" | "Null" | "NULL") {
         return Ok(Value::Null);
+    }
+    if let "true" | "True" | "TRUE" | "false" | "False" | "FALSE" = plain {
+        return Ok(Value::Bool(plain.eq_ignore_ascii_case("true")));
     }
     if is_number(plain) {
         let number = if plain.contains('.') {
@@ -127,7 +130,7 @@ fn is_number(plain: &str) -> bool {
     }
 }
 
-/// Whether the text is a boolean, or has a meaning in YAML.
+/// Whether the text is a boolean for some parsers only, or has a meaning in YAML.
 fn is_word(plain: &str) -> bool {
     ["yes", "no", "on", "off", "true", "false", "=", "<<"]
         .iter()
