@@ -35,8 +35,8 @@ pub enum Call {
     Get,
     /// Acquire the pool as soon as a slot is free.
     Wait,
-    /// Extend the lease of the holding to the full expiry from now; acquire the pool if the host
-    /// does not hold it.
+    /// Extend the lease of the holding to the full expiry from now. If the host does not hold the
+    /// pool, acquire it, but only with a token: the server may have forgotten that holding.
     Renew {
         /// The token of the holding that the host knows of.
         token: Option<i64>,
@@ -91,6 +91,8 @@ pub enum Answer {
     NoOuter,
     /// The host does not hold the pool any more.
     Ok,
+    /// OK to a release, which has named a holding that the host does not have.
+    NotReleased(NotReleased),
     /// The holding is revoked, and that is saved.
     Revocation {
         /// The token of the revoked holding, if it is known.
@@ -104,6 +106,38 @@ pub enum Answer {
     Invalid(InvalidRequest),
     /// The holders cannot be read or saved: the reason.
     Unavailable(String),
+}
+
+/// Why a release with a token or a run id has released nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotReleased {
+    /// The host does not hold the pool.
+    NotHeld,
+    /// The holding of the host has another token.
+    WrongToken,
+    /// The holding of the host belongs to another run, or to the host itself.
+    OtherRun,
+}
+
+impl NotReleased {
+    /// Why a release with this token, or with a run id only, does not fit the holding of its host,
+    /// given the token of that.
+    fn of(token: Option<i64>, held: Option<i64>) -> NotReleased {
+        match held {
+            None => NotReleased::NotHeld,
+            Some(_) if token.is_none() || token == held => NotReleased::OtherRun,
+            Some(_) => NotReleased::WrongToken,
+        }
+    }
+
+    /// The reason in two words, for the header of a reply.
+    pub fn short(self) -> &'static str {
+        match self {
+            NotReleased::NotHeld => "not held",
+            NotReleased::WrongToken => "wrong token",
+            NotReleased::OtherRun => "other run",
+        }
+    }
 }
 
 /// A holding, as it is reported to its host.

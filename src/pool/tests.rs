@@ -28,6 +28,7 @@ on_each_backend! {
     release_with_an_old_token_releases_nothing
     undelivered_holding_is_taken_back_unless_another_reply_reached_its_host
     renewal_with_the_token_confirms_delivery_so_a_lost_reply_takes_nothing_back
+    renewal_acquires_a_free_slot_with_a_token_only
     invalid_requests_are_answered_invalid
     holding_of_a_host_is_shared_by_all_its_runs
     release_ends_no_holding_of_another_run_or_token
@@ -125,9 +126,10 @@ fn release_with_an_old_token_releases_nothing<B: Scripted>() {
     on::<B>(pool(1, 60)).play(&[
         (0, "get a", "a YES 1 57 s"),
         (61, "get a", "a YES 2 57 s"),
-        (62, "release a 1", "a OK"),
+        (62, "release a 1", "a OK wrong token"),
         (63, "get b", "b NO"),
-        (63, "release b 2", "b OK"),
+        (63, "release b 2", "b OK not held"),
+        (63, "release b", "b OK"),
         (64, "release a 2", "a OK"),
         (65, "get b", "b YES 3 57 s"),
     ]);
@@ -171,13 +173,28 @@ fn renewal_with_the_token_confirms_delivery_so_a_lost_reply_takes_nothing_back<B
     // A renewal without the token, or with another one, confirms nothing.
     for renewal in ["renew a", "renew a 7"] {
         on::<B>(pool(1, 60)).play(&[
-            (0, renewal, "a YES 1 57 s"),
+            (0, "get a", "a YES 1 57 s"),
             (0, renewal, "a YES 1 57 s"),
             (1, "wait b", ""),
             (2, "lost a 1", ""),
             (2, "lost a 1", "b YES 2 57 s"),
         ]);
     }
+}
+
+fn renewal_acquires_a_free_slot_with_a_token_only<B: Scripted>() {
+    on::<B>(pool(1, 60)).play(&[
+        (0, "renew a", "a NO"),
+        (0, "renew a 7", "a YES 1 57 s"),
+        (1, "renew b 7", "b NO"),
+        (2, "release a 1", "a OK"),
+        (3, "renew a", "a NO"),
+        (4, "renew a 1", "a YES 2 57 s"),
+        (5, "release a 1", "a OK wrong token"),
+        (6, "wait b", ""),
+        (65, "tick", "b YES 3 57 s"),
+        (66, "renew a 2", "a NO"),
+    ]);
 }
 
 fn invalid_requests_are_answered_invalid<B: Scripted>() {
@@ -216,35 +233,33 @@ fn holding_of_a_host_is_shared_by_all_its_runs<B: Scripted>() {
 }
 
 fn release_ends_no_holding_of_another_run_or_token<B: Scripted>() {
-    for (release, is_released) in [
-        ("release a/x 1", true),
-        ("release a/x", true),
-        ("release a 1", true),
-        ("release a", true),
-        ("release a/y", false),
-        ("release a/y 1", false),
-        ("release a/x 2", false),
-        ("release a 2", false),
-        ("release b 1", false),
+    for (release, answer) in [
+        ("release a/x 1", "a/x OK"),
+        ("release a/x", "a/x OK"),
+        ("release a 1", "a OK"),
+        ("release a", "a OK"),
+        ("release a/y", "a/y OK other run"),
+        ("release a/y 1", "a/y OK other run"),
+        ("release a/x 2", "a/x OK wrong token"),
+        ("release a 2", "a OK wrong token"),
+        ("release b 1", "b OK not held"),
     ] {
+        let is_released = answer.ends_with("OK");
         on::<B>(pool(1, 0)).each(|script| {
-            script.play(&[(0, "get a/x", "a/x YES 1")]);
-            script.happen(release);
-            script.drain();
+            script.play(&[(0, "get a/x", "a/x YES 1"), (0, release, answer)]);
             script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
         });
     }
     // What belongs to the host, as each holding of an earlier version does, is released by any
     // of its runs that knows the token.
-    for (release, is_released) in [
-        ("release a/x 1", true),
-        ("release a/x", false),
-        ("release a/x 2", false),
+    for (release, answer) in [
+        ("release a/x 1", "a/x OK"),
+        ("release a/x", "a/x OK other run"),
+        ("release a/x 2", "a/x OK wrong token"),
     ] {
+        let is_released = answer.ends_with("OK");
         on::<B>(pool(1, 0)).each(|script| {
-            script.play(&[(0, "get a", "a YES 1")]);
-            script.happen(release);
-            script.drain();
+            script.play(&[(0, "get a", "a YES 1"), (0, release, answer)]);
             script.play(&[(1, "get c", if is_released { "c YES 2" } else { "c NO" })]);
         });
     }

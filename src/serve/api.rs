@@ -46,8 +46,11 @@ pub(super) struct PoolRequest {
 /// After how many seconds a client may repeat a request that got a 503.
 const RETRY_AFTER: u8 = 1;
 
-/// The one path that is compared as it is written, slashes included, so that a rule of a proxy for
-/// this path cannot be avoided by another spelling.
+/// The header with the reason of INVALID, or of an OK to a release that has released nothing.
+const ERROR: &str = "X-Lock-Error";
+
+/// This path is compared as it is written, slashes included, so that a rule of a proxy for it cannot
+/// be avoided by another spelling.
 const REVOKE: &str = "/revoke/";
 
 /// The call that a request makes. In all paths except `REVOKE` slashes are ignored, wherever they
@@ -202,6 +205,7 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
             &format_args!(
                 "cannot revoke: {} does not hold {}",
                 request.host, request.pool
+        Answer::NotReleased(why) => plain_reply("OK").with(ERROR, why.short()),
             ),
         ),
         Answer::Unavailable(why) => unavailable_reply(why),
@@ -237,7 +241,7 @@ fn text_reply(status: u16, text: &dyn Display) -> Reply {
 
 /// INVALID, with status 200 as in the original, and the reason in a header field.
 pub(super) fn invalid_reply(why: &'static str) -> Reply {
-    plain_reply("INVALID").with("X-Lock-Error", why)
+    plain_reply("INVALID").with(ERROR, why)
 }
 
 /// The log line about a request and its answer.
@@ -279,6 +283,7 @@ fn plain_reply(word: &str) -> Reply {
     Reply::new(200, "text/html", word)
 }
 
+        Answer::NotReleased(why) => format!("OK ({})", why.short()),
 /// Rounded down, so that a client never takes a lock for its own that another may hold.
 fn seconds(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.subsec_millis());

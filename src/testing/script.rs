@@ -340,6 +340,7 @@ fn shown<B: Scripted>(answer: &Answer) -> String {
         Answer::NoRevoked => "NO revoked".into(),
         Answer::NoOuter => "NO outer".into(),
         Answer::Ok => "OK".into(),
+        Answer::NotReleased(why) => format!("OK {}", why.short()),
         Answer::Revocation { token, ends } => {
             let token = token.unwrap() - B::first_token();
             format!("revoked {token} {}", left(*ends))

@@ -94,8 +94,20 @@ fn nothing_is_granted_until_the_state_can_be_saved() {
     let before = fs::read(&state).unwrap();
     let in_the_way = sandbox.path("state.new");
     fs::create_dir_all(in_the_way.join("something")).unwrap();
-    for call in ["get", "renew"] {
-        let reply = server.calls(call, "first", "other").reply();
+    let health = || {
+        let mut connection = server.connect();
+        connection.say("GET /health HTTP/1.1\r\n\r\n");
+        connection.reply().status
+    };
+    assert_eq!(health(), 200);
+    for target in [
+        "/get/?host=first&pool=other",
+        "/renew/?host=first&pool=other&token=1",
+        "/health",
+    ] {
+        let mut connection = server.connect();
+        connection.say(&format!("GET {target} HTTP/1.1\r\n\r\n"));
+        let reply = connection.reply();
         let why = String::from_utf8(reply.body).unwrap();
         assert!(
             reply.status == 503 && why.contains(&format!("{}: file exists", state.display())),

@@ -188,7 +188,7 @@ struct World {
     tickets: u64,
     /// Open requests by ticket: the call, the client, the server.
     open: BTreeMap<u64, (Call, Client, usize)>,
-    gone: BTreeMap<u64, (Call, Client)>,
+    gone: BTreeMap<u64, (Call, Client, usize)>,
     /// The token by which a client holds the pool as far as it knows, and until when.
     beliefs: BTreeMap<Client, (i64, Moment)>,
     /// All tokens that clients were told.
@@ -479,7 +479,7 @@ impl World {
         open.retain(|(_, (call, ..))| !matches!(call, Call::Release { .. } | Call::Revoke));
         if let Some((ticket, (call, client, server))) = open.get(choice % open.len().max(1)) {
             self.open.remove(ticket);
-            self.gone.insert(*ticket, (*call, *client));
+            self.gone.insert(*ticket, (*call, *client, *server));
             self.tell(*server, Input::Cancelled(Ticket(*ticket)));
         }
     }
@@ -517,7 +517,7 @@ impl World {
         self.cut(server, if arrives { Fate::Arrives } else { Fate::Lost });
         self.sites[server].driver = Driver::new(self::server(self.permits, self.expire), self.now);
         self.open.retain(|_, (_, _, asked)| *asked != server);
-        self.gone.clear();
+        self.gone.retain(|_, (_, _, asked)| *asked != server);
         self.lost.retain(|(other, ..)| *other != server);
     }
 
@@ -546,7 +546,10 @@ impl World {
             .remove(&ticket)
             .expect("each request has one answer");
         match (call, answer) {
-            (Call::Release { .. }, Answer::Ok | Answer::Unavailable(_)) => {}
+            (
+                Call::Release { .. },
+                Answer::Ok | Answer::NotReleased(_) | Answer::Unavailable(_),
+            ) => {}
             (Call::Get | Call::Wait | Call::Renew { .. }, Answer::Yes(grant)) => {
                 self.granted(ticket, client, server, *grant);
             }

@@ -3,7 +3,7 @@
 
 use super::super::invalid_request::{self, InvalidRequest};
 use super::super::waiters::{PendingRequest, Waiters};
-use super::super::{Call, Ticket};
+use super::super::{Call, NotReleased, Ticket};
 use super::expiry::Lifetime;
 use super::leases::{Lease, Leases};
 use crate::plan;
@@ -42,6 +42,8 @@ pub(super) enum UpdateOutcome {
     Ok {
         held: bool,
     },
+    /// OK, because the release has named a holding that the host does not have.
+    NotReleased(NotReleased),
     /// The holding is revoked now.
     Revoked,
     /// Nothing is revoked: the host does not hold the pool.
@@ -209,10 +211,17 @@ impl ListUpdate {
             (None, None) => true,
         };
         let held = holds && is_meant;
+        let outcome = if !held && (token.is_some() || request.run.is_some()) {
+            // A host of the original has no token.
+            let found = holds.then(|| lease.map_or(0, |lease| lease.token));
+            UpdateOutcome::NotReleased(NotReleased::of(token, found))
+        } else {
+            UpdateOutcome::Ok { held }
+        };
         if held {
             self.remove(&request.host);
         }
-        self.resolve(request, UpdateOutcome::Ok { held });
+        self.resolve(request, outcome);
     }
 
     fn revoke(&mut self, request: PendingRequest, context: &UpdateContext) {
@@ -249,6 +258,7 @@ impl ListUpdate {
                 self.confirm(vec![request], context);
             }
             (Call::Wait, ..) => waiters.insert(request),
+            (Call::Renew { token: None }, ..) => self.resolve(request, UpdateOutcome::No),
             (_, Eligibility::NotHeld, _) if self.removed.contains(&request.host) => {
                 self.deferred.push(PoolOperation::Request(request));
             }

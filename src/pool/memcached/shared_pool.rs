@@ -946,6 +946,7 @@ impl SharedPool {
                 }
                 Answer::Ok
             }
+            UpdateOutcome::NotReleased(why) => Answer::NotReleased(why),
             UpdateOutcome::NotHeld => Answer::NotHeld,
             UpdateOutcome::Invalid(why) => {
                 self.events.invalid(&request.host, why, context);

@@ -533,8 +533,8 @@ fn each_write_of_the_list_restarts_its_expiry() {
         (30_000, "2 get a", "a YES 1 57 s"),
         (40_000, "1 get a", "a YES 1 38 s"),
         (85_000, "1 get a", "a YES 1 57 s"),
-        (86_000, "1 renew b", "b YES 2 57 s"),
-        (87_000, "1 renew c", "c NO"),
+        (86_000, "1 renew b 7", "b YES 2 57 s"),
+        (87_000, "1 renew c 7", "c NO"),
     ]);
     let written = script.peer.fake.heard.iter().filter(|command| {
         command.starts_with("cas one:lockedby") || command.starts_with("add one:lockedby")
@@ -765,16 +765,16 @@ fn token_releases_its_holding_at_any_server_after_any_restart() {
     let mut script = Script::new(pool(1, 60));
     script.play_ms(&[
         (0, "1 get a", "a YES 1 57 s"),
-        (1, "1 release a 9", "a OK"),
-        (2, "2 release a 9", "a OK"),
-        (3, "2 release a 0", "a OK"),
+        (1, "1 release a 9", "a OK wrong token"),
+        (2, "2 release a 9", "a OK wrong token"),
+        (3, "2 release a 0", "a OK wrong token"),
         (4, "1 killed", ""),
-        (5, "1 release a 2", "a OK"),
+        (5, "1 release a 2", "a OK wrong token"),
         (6, "1 get b", "b NO"),
         (7, "1 release a 1", "a OK"),
         (8, "2 get a", "a YES 2 57 s"),
-        (9, "1 release a 1", "a OK"),
-        (10, "2 release b 2", "b OK"),
+        (9, "1 release a 1", "a OK wrong token"),
+        (10, "2 release b 2", "b OK not held"),
         (11, "1 get b", "b NO"),
         (12, "1 release a 2", "a OK"),
         (13, "1 get b", "b YES 3 57 s"),
@@ -792,7 +792,7 @@ fn tokens_are_unique_and_the_same_at_each_server() {
         (2, "2 get a", "a YES 2 57 s"),
         (3, "2 killed", ""),
         (4, "2 get c", "c YES 1 57 s"),
-        (5, "2 release a 3", "a OK"),
+        (5, "2 release a 3", "a OK wrong token"),
         (6, "1 get d", "d NO"),
     ]);
 }
@@ -808,7 +808,7 @@ fn at_most_one_run_of_a_host_holds_whichever_server_it_uses() {
         (4, "2 renew a", "a NO"),
         (5, "2 wait a/s", ""),
         (6, "2 get b", "b YES 2 57 s"),
-        (7, "1 release a/s", "a/s OK"),
+        (7, "1 release a/s", "a/s OK other run"),
         (8, "1 get c", "c NO"),
         (9, "1 release a/r", "a/r OK"),
         (260, "2 tick", "a/s YES 3 57 s"),
@@ -816,7 +816,7 @@ fn at_most_one_run_of_a_host_holds_whichever_server_it_uses() {
         (262, "2 release a", "a OK"),
         (263, "1 get a", "a YES 4 57 s"),
         (264, "2 get a/r", "a/r YES 4 57 s"),
-        (265, "2 release a/r", "a/r OK"),
+        (265, "2 release a/r", "a/r OK other run"),
         (266, "2 get a/s", "a/s YES 4 56 s"),
     ]);
 }
@@ -837,7 +837,7 @@ fn waiter_of_another_run_is_overtaken_until_its_host_releases() {
         (0, "1 get a/r", "a/r YES 1 57 s"),
         (1, "1 wait a/s", ""),
         (2, "1 release a/r 1", "a/r OK, a/s YES 2 57 s"),
-        (3, "1 release a/r 1", "a/r OK"),
+        (3, "1 release a/r 1", "a/r OK wrong token"),
         (4, "2 get a/s", "a/s YES 2 57 s"),
     ]);
 }
@@ -882,11 +882,11 @@ fn list_written_by_the_original_overrides_the_leases() {
         (0, "1 get a/r", "a/r YES 1 57 s"),
         (1, "1 holds b", ""), // it releases a
         (2, "2 get a/s", "a/s YES 2 57 s"),
-        (3, "1 release a/r 1", "a/r OK"),
+        (3, "1 release a/r 1", "a/r OK wrong token"),
         (4, "1 get a/r", "a/r NO"),
         (5, "1 get b/r", "b/r YES 3 57 s"),
         (6, "2 get b/s", "b/s YES 3 56 s"),
-        (7, "2 release b/s", "b/s OK"),
+        (7, "2 release b/s", "b/s OK other run"),
         (8, "2 get c", "c NO"),
         (9, "1 release b", "b OK"),
         (10, "1 release a/s 2", "a/s OK"),
@@ -897,7 +897,7 @@ fn list_written_by_the_original_overrides_the_leases() {
     );
     script.play_ms(&[
         (11, "1 holds a", ""),
-        (12, "2 release a/s 2", "a/s OK"),
+        (12, "2 release a/s 2", "a/s OK wrong token"),
         (13, "2 get a", "a YES 4 57 s"),
     ]);
 }

@@ -404,7 +404,8 @@ impl World {
         match (call, answer) {
             (_, Answer::Invalid(_)) => assert!(self.was_missing[pool], "{open:?} is INVALID"),
             (_, Answer::Unavailable(_)) if self.failing || call != Call::Wait => {}
-            (Call::Release { .. }, Answer::Ok) | (Call::Revoke, Answer::NotHeld) => {}
+            (Call::Release { .. }, Answer::Ok | Answer::NotReleased(_))
+            | (Call::Revoke, Answer::NotHeld) => {}
             (Call::Revoke, Answer::Revocation { token, .. }) => {
                 self.promises
                     .is_revoked(name, token.expect("it is known here"), self.clock);

@@ -97,7 +97,7 @@ impl Memory {
             .for_each(|pool| pool.revert_unsaved_renewals(&mut self.outbox));
         for (ticket, reply) in replies {
             match reply {
-                DeferredReply::Ok => self.outbox.answer(ticket, Answer::Ok),
+                DeferredReply::Ok(why) => self.outbox.answer_release(ticket, why),
                 DeferredReply::Yes(PendingGrant { pool, request, .. })
                 | DeferredReply::Revoked { pool, request } => {
                     self.resolve(&pool, ticket, |pool, outbox| {
@@ -111,7 +111,7 @@ impl Memory {
     /// Answers a request whose reply was deferred until now.
     fn send(&mut self, ticket: Ticket, reply: DeferredReply, now: Moment) {
         match reply {
-            DeferredReply::Ok => self.outbox.answer(ticket, Answer::Ok),
+            DeferredReply::Ok(why) => self.outbox.answer_release(ticket, why),
             DeferredReply::Yes(grant) => {
                 self.resolve(&grant.pool.clone(), ticket, |pool, outbox| {
                     pool.grant_saved(grant, outbox, now);

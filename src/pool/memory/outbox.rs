@@ -3,7 +3,7 @@
 
 use super::super::events::Log;
 use super::super::waiters::PendingRequest;
-use super::super::{Answer, Output, Ticket};
+use super::super::{Answer, NotReleased, Output, Ticket};
 use crate::moment::Moment;
 use crate::plan::Level;
 use std::collections::VecDeque;
@@ -21,8 +21,8 @@ type DeferredReplies = VecDeque<(Ticket, DeferredReply)>;
 /// A reply that is sent once the state is saved.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum DeferredReply {
-    /// OK: the host holds nothing.
-    Ok,
+    /// OK to a release; `None`: the host holds nothing.
+    Ok(Option<NotReleased>),
     /// YES: the host holds the pool.
     Yes(PendingGrant),
     /// The host's holding of this pool is revoked.
@@ -106,6 +106,11 @@ impl Outbox {
 
     pub(super) fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.out.push_back(Output::Answer(ticket, answer));
+    }
+
+    /// Answers OK to a release. `why`: it has released nothing.
+    pub(super) fn answer_release(&mut self, ticket: Ticket, why: Option<NotReleased>) {
+        self.answer(ticket, why.map_or(Answer::Ok, Answer::NotReleased));
     }
 
     /// The pools' state is in memory, so a report needs no preparation.

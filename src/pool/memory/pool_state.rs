@@ -7,7 +7,7 @@ use super::super::pools::PoolMachine;
 use super::super::reply_delivery::ReplyDelivery;
 use super::super::state::SavedHolding;
 use super::super::waiters::{PendingRequest, Run, Waiters};
-use super::super::{Answer, Call, Grant, Holder, Remaining, Report, Ticket};
+use super::super::{Answer, Call, Grant, Holder, NotReleased, Remaining, Report, Ticket};
 use super::holders::{Holders, Holding};
 use super::outbox::{DeferredReply, Outbox, PendingGrant};
 use crate::moment::Moment;
@@ -188,6 +188,7 @@ impl PoolState {
                 self.waiters.insert(request);
                 self.advance(outbox, now);
             }
+            (Call::Renew { token: None }, _) => self.refuse(request.ticket, Answer::No, outbox),
             (_, Eligibility::CanAcquire) => match outbox.save_failure() {
                 None => self.grant(vec![request], outbox, now),
                 Some(why) => outbox.answer(request.ticket, Answer::Unavailable(why)),
@@ -340,15 +341,22 @@ impl PoolState {
         outbox: &mut Outbox,
         now: Moment,
     ) {
-        let is_named = |holding: &Holding| holding.matches_release(token, request.run.as_ref());
-        if let Some(holding) = self.known_holding(&request.host).filter(is_named) {
-            let (token, held) = (holding.token, holding.since.elapsed(now));
-            self.events
-                .released(&request.host, Some((token, held)), outbox);
-            self.free_slot(&request.host, outbox);
-            self.advance(outbox, now);
+        let run = request.run.as_ref();
+        let mut why = None;
+        match self.known_holding(&request.host) {
+            Some(holding) if holding.matches_release(token, run) => {
+                let (token, held) = (holding.token, holding.since.elapsed(now));
+                self.events
+                    .released(&request.host, Some((token, held)), outbox);
+                self.free_slot(&request.host, outbox);
+                self.advance(outbox, now);
+            }
+            holding if token.is_some() || run.is_some() => {
+                why = Some(NotReleased::of(token, holding.map(|holding| holding.token)));
+            }
+            _ => {}
         }
-        outbox.defer(request.ticket, DeferredReply::Ok);
+        outbox.defer(request.ticket, DeferredReply::Ok(why));
     }
 
     /// Marks the holding as not to be confirmed again. A renewal that was not reported yet is

@@ -69,16 +69,17 @@ fn each_holding_expires_on_its_own() {
 #[test]
 fn renewal_extends_from_now_and_acquires_only_a_free_slot() {
     Script::new(pool(1, 60)).play(&[
-        (0, "renew a", "a YES 1 57 s"),
+        (0, "get a", "a YES 1 57 s"),
         (20, "renew a", "a YES 1 57 s"),
         (60, "get b", "b NO"),
         (79, "tick", ""),
-        (80, "renew b", "b YES 2 57 s"),
-        (81, "renew a", "a NO"),
+        (80, "renew b 1", "b YES 2 57 s"),
+        (81, "renew a 1", "a NO"),
         (82, "wait c", ""),
         (140, "tick", "c YES 3 57 s"),
-        (141, "renew b", "b NO"),
-        (200, "renew c", "c YES 4 57 s"),
+        (141, "renew b 2", "b NO"),
+        (200, "renew c", "c NO"),
+        (200, "renew c 3", "c YES 4 57 s"),
     ]);
 }
 
@@ -575,7 +576,7 @@ fn save_as_slow_as_the_lease_is_logged_and_each_request_is_answered() {
     ]);
     script.play(&[
         (4, "saved", "b YES 3 1 s"),
-        (5, "renew b", "save b=3"),
+        (5, "renew b 3", "save b=3"),
         (7, "saved", "save b=4"),
         (9, "saved", "b 503, save"),
     ]);

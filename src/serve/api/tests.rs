@@ -1,6 +1,6 @@
 use super::*;
 use crate::http::Terms;
-use crate::pool::Grant;
+use crate::pool::{Grant, NotReleased};
 
 fn route_line(line: &str) -> ApiCall {
     route(
@@ -152,6 +152,20 @@ fn answers_are_the_words_of_the_original_and_a_grant_has_more_header_fields() {
         (
             Answer::Unavailable("disk full".into()),
             503,
+#[test]
+fn release_of_nothing_is_ok_with_its_reason_in_a_header() {
+    for (why, reason) in [
+        (NotReleased::NotHeld, "not held"),
+        (NotReleased::WrongToken, "wrong token"),
+        (NotReleased::OtherRun, "other run"),
+    ] {
+        let reply = answer_reply(&get(), &Answer::NotReleased(why));
+        assert_eq!(reply, plain_reply("OK").with("X-Lock-Error", reason));
+    }
+    let reply = answer_reply(&get(), &Answer::Ok);
+    assert_eq!(reply, plain_reply("OK"), "as the original has it");
+}
+
             "disk full",
             [None, None, Some("1")],
         ),
