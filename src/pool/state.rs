@@ -4,6 +4,7 @@
 //! second one acquire the lock.
 
 use super::invalid_request;
+use crate::config::json;
 use crate::in_file::InFile;
 use crate::moment::Moment;
 use serde_json::{Map, Value, json};
@@ -88,6 +89,8 @@ pub enum Fault {
     Syntax(serde_json::Error),
     /// The file has another version of the format.
     Version(i64),
+    /// An object has a key twice: of two pools with one name, the holders of one would be lost.
+    DuplicateKey { key: String, line: usize },
     /// A value is missing or has the wrong type.
     BadField {
         field: String,
@@ -118,7 +121,7 @@ impl State {
     pub fn parse(text: &[u8], path: &Path, clocks: &Clocks) -> Result<State, Error> {
         let state = serde_json::from_slice(text)
             .map_err(Fault::Syntax)
-            .and_then(|value| State::of(&value, clocks));
+            .and_then(|value| check_keys(text).and(State::of(&value, clocks)));
         state.map_err(|fault| InFile::new(path, None, fault))
     }
 
@@ -287,6 +290,14 @@ fn run(value: &Value, field: &str) -> Result<Option<String>, Fault> {
         .ok_or_else(|| bad_field(field, "run", "the id of a run"))
 }
 
+/// Refuses a key that an object has twice; `serde_json` would forget the first value.
+fn check_keys(text: &[u8]) -> Result<(), Fault> {
+    match json::parse(str::from_utf8(text).unwrap_or_default()) {
+        Err(json::Error::Duplicate { key, line, .. }) => Err(Fault::DuplicateKey { key, line }),
+        _ => Ok(()),
+    }
+}
+
 fn integer(object: &Value, field: &str, key: &str) -> Result<i64, Fault> {
     object[key]
         .as_i64()
@@ -308,6 +319,7 @@ impl fmt::Display for Fault {
                 f,
                 "written by another distributexd: \"version\" is {version}, not {VERSION}"
             ),
+            Fault::DuplicateKey { key, line } => write!(f, "duplicate key {key:?} on line {line}"),
             Fault::BadField { field, expected } => write!(f, "{field:?}: expected {expected}"),
         }?;
         write!(

@@ -7,6 +7,7 @@ use crate::pool::state::{self, Clocks, State};
 use crate::reason::reason;
 use crate::sys::clock;
 use crate::sys::file::{self, LockMode};
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,8 +15,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The most bytes of a state file: half a million holders.
-const MAX_LENGTH: u64 = 64 << 20;
+/// The most bytes of a state file, written or read: a million holders.
+const MAX_LENGTH: u64 = 256 << 20;
 
 /// Only the server's user may read or write the file: a user who can write it can grant locks.
 const MODE: u32 = 0o600;
@@ -26,7 +27,7 @@ pub(super) struct StateFile {
     path: PathBuf,
     temp_path: PathBuf,
     dir: File,
-    _lock: File,
+    lock: RefCell<File>,
 }
 
 /// Why the state file cannot be used.
@@ -51,11 +52,7 @@ pub(super) enum Error {
 impl StateFile {
     /// Locks the file and reads it. A missing file is a state without holders.
     pub(super) fn open(path: &Path) -> Result<(StateFile, State), Error> {
-        let lock_path = sibling(path, "lock");
-        let lock = file::open_lock_file(&lock_path, MODE).map_err(system("open", &lock_path))?;
-        if !file::lock(&lock, LockMode::NonBlocking).map_err(system("lock", &lock_path))? {
-            return Err(Error::InUse(path.to_owned()));
-        }
+        let lock = take_lock(path)?;
         let dir_path = path.parent().unwrap_or(path);
         let dir = File::open(dir_path).map_err(system("open", dir_path))?;
         let state = match read(path)? {
@@ -67,7 +64,7 @@ impl StateFile {
                 path: path.to_owned(),
                 temp_path: sibling(path, "new"),
                 dir,
-                _lock: lock,
+                lock: lock.into(),
             },
             state,
         ))
@@ -102,14 +99,27 @@ impl StateFile {
     /// Replaces the saved state, completely or not at all. When this returns `Ok`, the new state
     /// survives a power cut; after an error the file has the old or the new state.
     pub(super) fn save(&self, state: &State) -> Result<(), String> {
+        let text = state.text(&clocks());
+        check_length(text.len() as u64, &self.path)
+            .and_then(|()| self.keep_lock())
+            .map_err(|error| error.to_string())?;
         let saved = self
-            .write(&state.text(&clocks()))
+            .write(&text)
             .and_then(|()| fs::rename(&self.temp_path, &self.path))
             .and_then(|()| self.sync_dir());
         if saved.is_err() {
             let _ = fs::remove_file(&self.temp_path); // it may fill the disk
         }
         saved.map_err(|error| format!("{}: {}", self.path.display(), reason(&error)))
+    }
+
+    /// Takes the lock again if its file was removed or replaced: it would not exclude another server.
+    fn keep_lock(&self) -> Result<(), Error> {
+        let lock = &mut *self.lock.borrow_mut();
+        if file::in_place(lock, &sibling(&self.path, "lock")).is_none() {
+            *lock = take_lock(&self.path)?;
+        }
+        Ok(())
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
@@ -164,6 +174,17 @@ impl fmt::Display for Error {
     }
 }
 
+/// Keeps other servers off the state file, until the lock file is closed.
+fn take_lock(path: &Path) -> Result<File, Error> {
+    let lock_path = sibling(path, "lock");
+    let lock = file::open_lock_file(&lock_path, MODE).map_err(system("open", &lock_path))?;
+    if file::lock(&lock, LockMode::NonBlocking).map_err(system("lock", &lock_path))? {
+        Ok(lock)
+    } else {
+        Err(Error::InUse(path.to_owned()))
+    }
+}
+
 /// The bytes of a file; `None` if it does not exist.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let file = match file::open_nofollow(path) {
@@ -178,10 +199,15 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         .take(MAX_LENGTH + 1)
         .read_to_end(&mut text)
         .map_err(system("read", path))?;
-    if length as u64 > MAX_LENGTH {
+    check_length(length as u64, path).map(|()| Some(text))
+}
+
+/// Refuses to write what could not be read, and the other way round.
+fn check_length(length: u64, path: &Path) -> Result<(), Error> {
+    if length > MAX_LENGTH {
         Err(Error::TooLong(path.to_owned()))
     } else {
-        Ok(Some(text))
+        Ok(())
     }
 }
 
@@ -306,6 +332,27 @@ mod tests {
     }
 
     #[test]
+    fn server_whose_lock_file_was_removed_saves_only_if_it_is_still_alone() {
+        let dir = TestDir::new("unlocked");
+        let (file, _) = StateFile::open(&dir.state()).unwrap();
+        let lock = dir.0.join("state.json.lock");
+        fs::remove_file(&lock).unwrap();
+        file.save(&state(5)).unwrap();
+        assert_eq!(open_error(&dir.state()).0, ExitReason::Busy);
+        fs::remove_file(&lock).unwrap();
+        let (second, _) = StateFile::open(&dir.state()).unwrap();
+        let why = file.save(&state(6)).unwrap_err();
+        assert!(
+            why.starts_with("another server keeps its state in "),
+            "{why}"
+        );
+        drop(second);
+        file.save(&state(7)).unwrap();
+        drop(file);
+        assert_eq!(StateFile::open(&dir.state()).unwrap().1.last_token, 7);
+    }
+
+    #[test]
     fn check_finds_what_would_stop_a_start_and_changes_no_file() {
         let dir = TestDir::new("check");
         let checked =
@@ -355,7 +402,7 @@ mod tests {
         assert!(
             open_error(&dir.state())
                 .1
-                .ends_with("is larger than a state can be, 64 MiB")
+                .ends_with("is larger than a state can be, 256 MiB")
         );
     }
 

@@ -121,6 +121,21 @@ fn run_lease_and_revocation_are_saved() {
 }
 
 #[test]
+fn duplicate_key_is_refused_because_it_would_hide_holders() {
+    let twice = SAMPLE.replace("\"pools\": {", "\"pools\": {\n    \"a\": [],");
+    let why = parse(&twice, &clocks()).unwrap_err();
+    assert!(
+        why.starts_with("f: duplicate key \"a\" on line 5; with other holders"),
+        "{why}"
+    );
+    let twice = SAMPLE.replace("\"pools\": {", "\"pools\": {},\n  \"pools\": {");
+    assert!(
+        parse(&twice, &clocks()).is_err_and(|why| why.contains("duplicate key \"pools\"")),
+        "{twice}"
+    );
+}
+
+#[test]
 fn state_of_an_earlier_version_is_read() {
     let state = parse(SAMPLE, &clocks()).unwrap();
     assert_eq!(state.holders, [held("a", "h1", 8, at(3_665_000))]);
