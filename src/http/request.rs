@@ -10,6 +10,9 @@ use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
 /// one after the body of the previous request.
 const EMPTY_LINES: usize = 4;
 
+/// The name of the client in its requests, for the logs of servers and proxies.
+const USER_AGENT: &str = concat!("distributex/", env!("CARGO_PKG_VERSION"));
+
 /// A request method. Only GET and HEAD are supported.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
@@ -154,6 +157,8 @@ fn request(
 }
 
 fn skip_empty_lines(from: &mut &[u8]) {
+    out.extend_from_slice(b"\r\nUser-Agent: ");
+    out.extend_from_slice(USER_AGENT.as_bytes());
     for _ in 0..EMPTY_LINES {
         *from = from.strip_prefix(b"\r\n").unwrap_or(from);
     }
@@ -391,11 +396,15 @@ mod tests {
         );
         assert_eq!(
             String::from_utf8_lossy(&asked),
-            "GET /wait/?pool=a%20b%26c%3Dd&host=h%0D%0AX%3A%20y HTTP/1.1\r\nHost: [::1]:9889\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+            format!(
+                "GET /wait/?pool=a%20b%26c%3Dd&host=h%0D%0AX%3A%20y HTTP/1.1\r\nHost: [::1]:9889\r\nUser-Agent: distributex/{version}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+            )
         );
         assert_eq!(
-            get("/", &[], "h\r\n", true),
-            b"GET / HTTP/1.1\r\nHost: h%0D%0A\r\nCache-Control: no-store\r\n\r\n"
+            String::from_utf8_lossy(&get("/", &[], "h\r\n", true)),
+            format!(
+                "GET / HTTP/1.1\r\nHost: h%0D%0A\r\nUser-Agent: distributex/{version}\r\nCache-Control: no-store\r\n\r\n"
+            )
         );
     }
 }

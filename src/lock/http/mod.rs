@@ -885,9 +885,18 @@ impl PoolLock {
     fn denial(&self, reply: &Reply) -> String {
         let Options { pool, host, .. } = &self.options;
         match ServerReply::of(reply, Moment::NEVER) {
-            ServerReply::Invalid => {
-                format!("INVALID (check that it has a pool {pool:?} and that the host {host:?} may use it)")
-            }
+            ServerReply::Invalid => match reply.header("X-Lock-Error") {
+                Some("unknown pool") => {
+                    format!("INVALID: unknown pool {pool:?} (add it to \"pools\" in its config)")
+                }
+                Some("host not allowed") => format!(
+                    "INVALID: the host {host:?} may not use the pool {pool:?} (add it to \"servers\" of the pool)"
+                ),
+                Some(why) => format!("INVALID: {}", reply::shown(why)),
+                None => format!(
+                    "INVALID (check that it has a pool {pool:?} and that the host {host:?} may use it)"
+                ),
+            },
             ServerReply::Revoked => {
                 "NO: an operator has revoked the lock of this run (start the run again to request a new one)"
                     .into()

@@ -80,7 +80,7 @@ pub(super) fn shown_reply(reply: &Reply) -> String {
 }
 
 /// The beginning of a text on one line.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let shown: String = text
         .chars()
         .take(MAX_SHOWN)

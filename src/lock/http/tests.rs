@@ -27,6 +27,8 @@ enum Does {
     Tells(u64, i64, &'static str),
     /// Grants slot number N until it is released, as distributexd does.
     Gives(u64, i64),
+    /// INVALID with this value of `X-Lock-Error`.
+    Objects(u64, &'static str),
     /// NO, because an operator has revoked the lock.
     Revokes(u64),
     /// NO, because the slots are those of the outer runs.
@@ -96,6 +98,7 @@ impl Peer<Address> for Server {
         | Lends(ms, ..)
         | Tells(ms, ..)
         | Gives(ms, _)
+        | Objects(ms, _)
         | Revokes(ms)
         | IsOuter(ms)
         | HangsUp(ms)
@@ -125,6 +128,7 @@ impl Peer<Address> for Server {
             }
             Tells(_, token, expires) => yes(token).with("X-Lock-Expires", expires),
             Gives(_, token) => yes(token),
+            Objects(_, why) => Reply::new(200, "text/html", "INVALID").with("X-Lock-Error", why),
             Revokes(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Revoked", 1),
             IsOuter(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Outer", 1),
             Resets(_) => return Some(Delivery::End(Some("connection reset by peer".into()))),
@@ -330,6 +334,28 @@ fn lease_is_renewed_at_once_and_at_each_third_and_released_by_token() {
         .to(at(25_001))
         .said(&[RELEASED])
         .asked(&["release 7"]);
+}
+
+#[test]
+fn refusal_names_the_reason_that_the_server_gives() {
+    for (why, said) in [
+        (
+            "unknown pool",
+            "INVALID: unknown pool \"p\" (add it to \"pools\" in its config)",
+        ),
+        (
+            "host not allowed",
+            "INVALID: the host \"web1\" may not use the pool \"p\" (add it to \"servers\" of the pool)",
+        ),
+        ("bad host name", "INVALID: bad host name"),
+        ("any other", "INVALID: any other"),
+    ] {
+        let mut play = Play::new(patient(0), &[Objects(1, why)]);
+        let denied = Failure::Denied(said.into());
+        play.to(at(100))
+            .said(&[Output::Event(Event::Failed(denied))])
+            .asked(&["get"]);
+    }
 }
 
 #[test]
