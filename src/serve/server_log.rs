@@ -2,6 +2,7 @@
 
 use super::listener::Listener;
 use crate::plan::{Backend, Level, Server};
+use crate::printable::printable;
 use crate::reason::reason;
 use std::fmt::Display;
 use std::io;
@@ -17,9 +18,10 @@ pub(super) struct ServerLog<'a> {
 }
 
 impl ServerLog<'_> {
+    /// Names in the message are as clients chose them: they must not control a terminal.
     pub(super) fn log(self, level: Level, message: &dyn Display) {
         if level > Level::Debug || self.verbose {
-            (self.print)(self.program, level, message);
+            (self.print)(self.program, level, &printable(&message.to_string()));
         }
     }
 
@@ -74,5 +76,31 @@ impl ServerLog<'_> {
         for warning in &plan.warnings {
             self.log(Level::Warning, warning);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+
+    thread_local! {
+        static PRINTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn name_that_would_control_a_terminal_is_logged_with_question_marks() {
+        let log = ServerLog {
+            program: "distributexd",
+            print: |_, _, message| PRINTED.with_borrow_mut(|lines| lines.push(message.to_string())),
+            verbose: true,
+        };
+        log.log(Level::Debug, &"get p for a\u{202e}b\nc\u{1b}[31m: INVALID");
+        log.log(Level::Info, &"granted pool=замок");
+        let printed = PRINTED.take();
+        assert_eq!(
+            printed,
+            ["get p for a?b?c?[31m: INVALID", "granted pool=замок"]
+        );
     }
 }
