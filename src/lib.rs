@@ -62,6 +62,7 @@
 //! | `serve::http_session` | requests and replies of one connection |
 //! | `serve::api` | what requests mean, and the bodies of replies |
 //! | `serve::memcached` | the connection to memcached |
+//! | `serve::page_cache` | pages that are sent again |
 //! | `serve::system` | the seam between the server and the kernel |
 //! | `serve::state_file` | the file in which holders outlive the server |
 //! | `serve::server_log` | log lines about the server itself |

@@ -15,6 +15,7 @@ mod connection_table;
 mod http_session;
 mod listener;
 mod memcached;
+mod page_cache;
 mod server_log;
 mod server_metrics;
 mod service;

@@ -6,6 +6,7 @@ use super::api::{self, ApiCall, Page, PoolRequest};
 use super::connection::{Connection, PendingCall, UnackedGrant};
 use super::connection_table::ConnectionTable;
 use super::http_session::{REQUEST_TIMEOUT, WaitingFor};
+use super::page_cache::PageCache;
 use super::server_log::ServerLog;
 use super::server_metrics::ServerMetrics;
 use super::system::System;
@@ -42,6 +43,7 @@ pub(super) struct Service<'a, S: System> {
     next_ticket: u64,
     /// The buffer of each read: one request.
     scratch: Vec<u8>,
+    pages: PageCache,
 }
 
 impl<'a, S: System> Service<'a, S> {
@@ -61,6 +63,7 @@ impl<'a, S: System> Service<'a, S> {
             next_key: FIRST_KEY,
             next_ticket: 0,
             scratch: vec![0; LONGEST_REQUEST],
+            pages: PageCache::default(),
         }
     }
 
@@ -156,7 +159,7 @@ impl<'a, S: System> Service<'a, S> {
             return;
         };
         if let Some(PendingCall::Page(page)) = connection.take_pending() {
-            connection.reply(&self.render(page, Ok(&self.backend.report(S::now()))));
+            connection.reply(&self.page(page));
         }
         self.process(key, connection);
     }
@@ -164,6 +167,17 @@ impl<'a, S: System> Service<'a, S> {
     fn remove_connection_of(&mut self, ticket: Ticket) -> Option<(u64, Connection<S::Stream>)> {
         let key = self.connections.connection_of(ticket)?;
         Some((key, self.connections.remove(key)?))
+    }
+
+    /// A page about the pools, which may be that of a moment ago.
+    fn page(&mut self, page: Page) -> Reply {
+        let began = S::now();
+        if let Some(reply) = self.pages.get(page, began) {
+            return reply.clone();
+        }
+        let reply = self.render(page, Ok(&self.backend.report(began)));
+        self.pages.keep(page, &reply, began, S::now());
+        reply
     }
 
     /// A page, or the reason why the holders are unknown. The server's own metrics are shown in
