@@ -106,6 +106,19 @@ impl Request {
         percent::pairs(&self.query)
     }
 
+    /// Whether all parameters are among these, at most once each, with names that are written
+    /// without escapes and with `&` between them. Then a proxy reads the same parameters.
+    pub fn has_only(&self, names: &[&str]) -> bool {
+        let mut seen = Vec::new();
+        !self.query.contains(&b';')
+            && self.query.split(|&byte| byte == b'&').all(|parameter| {
+                let (name, _) = split_at_first(parameter, b'=');
+                let is_new = !seen.contains(&name);
+                seen.push(name);
+                is_new && names.iter().any(|known| known.as_bytes() == name)
+            })
+    }
+
     /// The terms of its reply.
     pub fn terms(&self) -> Terms {
         Terms {
@@ -144,6 +157,8 @@ fn request(
     }
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     percent::encode(host, b":[]", &mut out);
+    out.extend_from_slice(b"\r\nUser-Agent: ");
+    out.extend_from_slice(USER_AGENT.as_bytes());
     // Prevents a cache from answering for the server.
     out.extend_from_slice(b"\r\nCache-Control: no-store\r\n");
     if !keep_alive {
@@ -157,8 +172,6 @@ fn request(
 }
 
 fn skip_empty_lines(from: &mut &[u8]) {
-    out.extend_from_slice(b"\r\nUser-Agent: ");
-    out.extend_from_slice(USER_AGENT.as_bytes());
     for _ in 0..EMPTY_LINES {
         *from = from.strip_prefix(b"\r\n").unwrap_or(from);
     }
@@ -387,6 +400,29 @@ mod tests {
     }
 
     #[test]
+    fn parameters_that_a_proxy_could_read_differently_are_found() {
+        for (query, same) in [
+            ("pool=p&host=h", true),
+            ("host=h%26&pool=a+b%3B", true),
+            ("host", true),
+            ("", false),
+            ("pool=p&host=h&host=i", false),
+            ("pool=p;host=h", false),
+            ("pool=p&host=h&x=1", false),
+            ("pool=p&HOST=h", false),
+            ("pool=p&%68ost=h", false),
+            ("pool=p&&host=h", false),
+            ("pool=p& host=h", false),
+        ] {
+            let request = Request {
+                query: query.into(),
+                ..whole("GET / HTTP/1.1\r\n\r\n")
+            };
+            assert_eq!(request.has_only(&["pool", "host"]), same, "{query}");
+        }
+    }
+
+    #[test]
     fn client_request_is_one_request_with_any_parameters() {
         let asked = get(
             "/wait/",
@@ -394,6 +430,7 @@ mod tests {
             "[::1]:9889",
             false,
         );
+        let version = env!("CARGO_PKG_VERSION");
         assert_eq!(
             String::from_utf8_lossy(&asked),
             format!(

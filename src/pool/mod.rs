@@ -246,6 +246,9 @@ pub trait Backend {
     /// Replaces the pools by those of a config that was read again.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
+    /// Why it can grant no lock at the moment; `None`: as far as it knows, it can.
+    fn failure(&self) -> Option<String>;
+
     /// The pools, by name. What a backend does not know is `Unknown` or `None`; what may be out of
     /// date has an age.
     fn report(&self, now: Moment) -> Vec<Report<'_>>;

@@ -17,6 +17,8 @@ pub(super) enum ApiCall {
     Pool(PoolRequest),
     /// Shows all pools.
     Page(Page),
+    /// Says whether locks can be granted.
+    Health,
     /// Replies INVALID with this reason, and logs this line.
     Invalid(&'static str, String),
     /// Sends this reply.
@@ -53,7 +55,14 @@ const ERROR: &str = "X-Lock-Error";
 /// be avoided by another spelling.
 const REVOKE: &str = "/revoke/";
 
-/// The call that a request makes. In all paths except `REVOKE` slashes are ignored, wherever they
+/// Paths below this one make the same calls as those of the original. They are compared as they are
+/// written, too, and have no parameters that a proxy could read differently.
+const STRICT: &str = "/v1/";
+
+/// The parameters of all calls.
+const PARAMETERS: [&str; 5] = ["pool", "host", "run", "token", "outer"];
+
+/// The call that a request makes. In all paths except these two slashes are ignored, wherever they
 /// are, as in the original.
 pub(super) fn route(request: &Request) -> ApiCall {
     let is_revoke = request.is_literal && request.path == REVOKE;
@@ -64,17 +73,32 @@ pub(super) fn route(request: &Request) -> ApiCall {
         }
         (Method::Get | Method::Head, "status") => ApiCall::Page(Page::Status),
         (Method::Get | Method::Head, "metrics") => ApiCall::Page(Page::Metrics),
+        (Method::Get | Method::Head, "health") => ApiCall::Health,
         // A HEAD request must not change anything.
         (Method::Head, _) => ApiCall::Reply(plain_reply("NO")),
-        (Method::Get, call) => {
-            pool_call(call, request).unwrap_or_else(|why| ApiCall::Reply(invalid_reply(why)))
-        }
+        (Method::Get, call) => strict_path(request)
+            .unwrap_or(Ok(call))
+            .and_then(|call| pool_call(call, request))
+            .unwrap_or_else(|why| ApiCall::Reply(invalid_reply(why))),
         (Method::Post, _) => ApiCall::Reply(
             Reply::new(405, "text/plain", format!("expected GET, or POST {REVOKE}"))
                 .with("Allow", "HEAD, GET"),
         ),
         (Method::Other, _) => ApiCall::Reply(Reply::new(501, "text/plain", "expected GET")),
     }
+}
+
+/// The call of a path below `STRICT`; `None`: it is another path. `Err`: the reason of INVALID.
+fn strict_path(request: &Request) -> Option<Result<&str, &'static str>> {
+    let rest = request.path.strip_prefix(STRICT)?;
+    let call = rest
+        .strip_suffix('/')
+        .filter(|call| request.is_literal && !call.contains('/'));
+    Some(match call {
+        None => Err("unknown path"),
+        Some(_) if !request.has_only(&PARAMETERS) => Err("bad parameter"),
+        Some(call) => Ok(call),
+    })
 }
 
 /// The pool call of a request. `Err`: the reason of INVALID.
@@ -181,6 +205,7 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
         Answer::NoRevoked => plain_reply("NO").with("X-Lock-Revoked", 1),
         Answer::NoOuter => plain_reply("NO").with("X-Lock-Outer", 1),
         Answer::Ok => plain_reply("OK"),
+        Answer::NotReleased(why) => plain_reply("OK").with(ERROR, why.short()),
         Answer::Invalid(refusal) if request.call == Call::Revoke => text_reply(
             refusal_status(*refusal),
             &format_args!("cannot revoke: {refusal}"),
@@ -205,7 +230,6 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
             &format_args!(
                 "cannot revoke: {} does not hold {}",
                 request.host, request.pool
-        Answer::NotReleased(why) => plain_reply("OK").with(ERROR, why.short()),
             ),
         ),
         Answer::Unavailable(why) => unavailable_reply(why),
@@ -259,6 +283,7 @@ pub(super) fn access_log_line(request: &PoolRequest, answer: &Answer) -> String 
         Answer::NoRevoked => "NO (revoked)".into(),
         Answer::NoOuter => "NO (held by outer runs)".into(),
         Answer::Ok => "OK".into(),
+        Answer::NotReleased(why) => format!("OK ({})", why.short()),
         Answer::Revocation { ends, .. } => remaining(*ends),
         Answer::NotHeld => "not held".into(),
         Answer::Invalid(_) => "INVALID".into(),
@@ -274,6 +299,14 @@ pub(super) fn access_log_line(request: &PoolRequest, answer: &Answer) -> String 
     )
 }
 
+/// Whether this server grants locks, for load balancers. `failure`: why it does not.
+pub(super) fn health_reply(failure: Option<&str>) -> Reply {
+    match failure {
+        None => Reply::new(200, "text/plain", "OK\n"),
+        Some(why) => unavailable_reply(why),
+    }
+}
+
 /// 503: the client may try again after `RETRY_AFTER`.
 pub(super) fn unavailable_reply(why: &str) -> Reply {
     Reply::new(503, "text/plain", why).with("Retry-After", RETRY_AFTER)
@@ -283,7 +316,6 @@ fn plain_reply(word: &str) -> Reply {
     Reply::new(200, "text/html", word)
 }
 
-        Answer::NotReleased(why) => format!("OK ({})", why.short()),
 /// Rounded down, so that a client never takes a lock for its own that another may hold.
 fn seconds(time: Duration) -> String {
     let (seconds, millis) = (time.as_secs(), time.subsec_millis());

@@ -44,6 +44,8 @@ pub(super) struct Service<'a, S: System> {
     /// The buffer of each read: one request.
     scratch: Vec<u8>,
     pages: PageCache,
+    /// Set during the shutdown: what clients are told.
+    shutting_down: Option<String>,
 }
 
 impl<'a, S: System> Service<'a, S> {
@@ -64,6 +66,7 @@ impl<'a, S: System> Service<'a, S> {
             next_ticket: 0,
             scratch: vec![0; LONGEST_REQUEST],
             pages: PageCache::default(),
+            shutting_down: None,
         }
     }
 
@@ -242,6 +245,10 @@ impl<'a, S: System> Service<'a, S> {
                     .handle(Input::ReportRequested(ticket), S::now());
                 connection.await_answer(ticket, PendingCall::Page(page));
             }
+            ApiCall::Health => {
+                let failure = self.shutting_down.clone().or(self.backend.failure());
+                connection.reply(&api::health_reply(failure.as_deref()));
+            }
             ApiCall::Invalid(why, note) => {
                 self.log.log(Level::Info, &note);
                 connection.reply(&api::invalid_reply(why));
@@ -308,6 +315,7 @@ impl<'a, S: System> Service<'a, S> {
     /// Closes idle connections, fails waiters with a 503 that says `why`, and makes the next reply
     /// of each other connection its last.
     pub(super) fn begin_shutdown(&mut self, why: &str) {
+        self.shutting_down = Some(why.to_owned());
         for key in self.connections.keys() {
             let Some(mut connection) = self.connections.remove(key) else {
                 continue;

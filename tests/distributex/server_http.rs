@@ -142,6 +142,11 @@ fn slashes_are_ignored_and_the_first_of_repeated_parameters_counts() {
         ("/%72elease?host=m%65&pool=pool1", "OK"),
         ("http://elsewhere/get/?host=a+b&pool=pool1", "YES"),
         ("get?host=a%20b&pool=pool1&x&%zz", "YES"),
+        ("/v1/release/?host=a%20b&pool=pool1", "OK"),
+        ("/v1/get/?host=me&pool=pool1", "YES"),
+        ("/v1/get/?host=me&pool=pool1&host=them", "INVALID"),
+        ("/v1/g/et/?host=me&pool=pool1", "INVALID"),
+        ("/health", "OK\n"),
     ] {
         assert_eq!(server.ask(target), answer, "{target}");
     }

@@ -111,7 +111,7 @@ fn nothing_is_granted_until_the_state_can_be_saved() {
         let why = String::from_utf8(reply.body).unwrap();
         assert!(
             reply.status == 503 && why.contains(&format!("{}: file exists", state.display())),
-            "{call}: {} {why}",
+            "{target}: {} {why}",
             reply.status
         );
     }
@@ -127,6 +127,7 @@ fn nothing_is_granted_until_the_state_can_be_saved() {
     assert_eq!(fs::read(&state).unwrap(), before);
     fs::remove_dir_all(&in_the_way).unwrap();
     assert_eq!(next.hear(), "YES");
+    assert_eq!(health(), 200);
     assert!(fs::read_to_string(&state).unwrap().contains("\"next\""));
     let said = server.stderr();
     for line in [

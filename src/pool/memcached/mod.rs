@@ -94,9 +94,8 @@ impl Memcache {
     /// Reads all pools that were not read just now. While memcached is known to be unreachable, the
     /// request fails at once.
     fn report_requested(&mut self, ticket: Ticket, now: Moment) {
-        if let Some(why) = self.client.outage().filter(|_| !self.client.is_up()) {
-            let answer = Answer::Unavailable(why.to_owned());
-            return self.output(Output::Answer(ticket, answer));
+        if let Some(why) = self.failure() {
+            return self.output(Output::Answer(ticket, Answer::Unavailable(why)));
         }
         self.pools
             .iter_mut()
@@ -301,6 +300,11 @@ impl Backend for Memcache {
     fn reconfigure(&mut self, plans: Vec<plan::Pool>, now: Moment) {
         let (pools, mut context) = self.with_context(now);
         pools.reconfigure(plans.into_iter().map(compatible), &mut context, now);
+    }
+
+    fn failure(&self) -> Option<String> {
+        let outage = self.client.outage().filter(|_| !self.client.is_up());
+        outage.map(str::to_owned)
     }
 
     fn report(&self, now: Moment) -> Vec<Report<'_>> {

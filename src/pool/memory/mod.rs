@@ -203,6 +203,10 @@ impl Backend for Memory {
         self.pools.forget_obsolete(now);
     }
 
+    fn failure(&self) -> Option<String> {
+        self.outbox.save_failure()
+    }
+
     fn report(&self, now: Moment) -> Vec<Report<'_>> {
         self.pools.report(|pool| pool.report(now))
     }

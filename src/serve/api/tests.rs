@@ -65,6 +65,16 @@ fn slashes_in_the_path_of_a_call_are_ignored() {
         ],
         [Page::Status, Page::Status, Page::Metrics].map(ApiCall::Page)
     );
+    for line in ["GET /health", "HEAD /health/"] {
+        assert_eq!(route_line(line), ApiCall::Health);
+    }
+    for (failure, status, body) in [(None, 200, "OK\n"), (Some("disk full"), 503, "disk full")] {
+        let reply = health_reply(failure);
+        assert_eq!(
+            (reply.status, String::from_utf8_lossy(&reply.body).as_ref()),
+            (status, body)
+        );
+    }
 }
 
 #[test]
@@ -90,6 +100,40 @@ fn unknown_call_and_missing_or_malformed_parameter_are_invalid() {
 }
 
 #[test]
+fn strict_paths_are_compared_as_they_are_written_with_their_parameters() {
+    for call in ["get", "wait", "renew", "release"] {
+        let query = "pool=p&host=h&run=r";
+        assert_eq!(
+            route_line(&format!("GET /v1/{call}/?{query}")),
+            route_line(&format!("GET /{call}/?{query}"))
+        );
+    }
+    for (target, why) in [
+        ("/v1/get?pool=p&host=h", "unknown path"),
+        ("/v1//get/?pool=p&host=h", "unknown path"),
+        ("/v1/g/et/?pool=p&host=h", "unknown path"),
+        ("/v1/get//?pool=p&host=h", "unknown path"),
+        ("/v1/%67et/?pool=p&host=h", "unknown path"),
+        ("/v1get/?pool=p&host=h", "unknown path"),
+        ("//v1/get/?pool=p&host=h", "unknown path"),
+        ("/v1/grab/?pool=p&host=h", "unknown path"),
+        ("/v1/status/?pool=p&host=h", "unknown path"),
+        ("/v1/get/?pool=p&host=h&host=i", "bad parameter"),
+        ("/v1/get/?x=1;host=victim&host=h&pool=p", "bad parameter"),
+        ("/v1/get/?pool=p&host=h&x=1", "bad parameter"),
+        ("/v1/get/?pool=p&%68ost=h", "bad parameter"),
+        ("/v1/get/?pool=p&HOST=h", "bad parameter"),
+        ("/v1/get/?pool=p", "missing parameter"),
+    ] {
+        assert_eq!(
+            route_line(&format!("GET {target}")),
+            ApiCall::Reply(invalid_reply(why)),
+            "{target}"
+        );
+    }
+}
+
+#[test]
 fn invalid_pool_request_is_answered_with_its_reason_in_a_header() {
     for (refusal, why) in [
         (InvalidRequest::UnknownPool, "unknown pool"),
@@ -106,6 +150,20 @@ fn invalid_pool_request_is_answered_with_its_reason_in_a_header() {
         );
         assert_eq!(reply.header("X-Lock-Error"), Some(why));
     }
+}
+
+#[test]
+fn release_of_nothing_is_ok_with_its_reason_in_a_header() {
+    for (why, reason) in [
+        (NotReleased::NotHeld, "not held"),
+        (NotReleased::WrongToken, "wrong token"),
+        (NotReleased::OtherRun, "other run"),
+    ] {
+        let reply = answer_reply(&get(), &Answer::NotReleased(why));
+        assert_eq!(reply, plain_reply("OK").with("X-Lock-Error", reason));
+    }
+    let reply = answer_reply(&get(), &Answer::Ok);
+    assert_eq!(reply, plain_reply("OK"), "as the original has it");
 }
 
 #[test]
@@ -152,20 +210,6 @@ fn answers_are_the_words_of_the_original_and_a_grant_has_more_header_fields() {
         (
             Answer::Unavailable("disk full".into()),
             503,
-#[test]
-fn release_of_nothing_is_ok_with_its_reason_in_a_header() {
-    for (why, reason) in [
-        (NotReleased::NotHeld, "not held"),
-        (NotReleased::WrongToken, "wrong token"),
-        (NotReleased::OtherRun, "other run"),
-    ] {
-        let reply = answer_reply(&get(), &Answer::NotReleased(why));
-        assert_eq!(reply, plain_reply("OK").with("X-Lock-Error", reason));
-    }
-    let reply = answer_reply(&get(), &Answer::Ok);
-    assert_eq!(reply, plain_reply("OK"), "as the original has it");
-}
-
             "disk full",
             [None, None, Some("1")],
         ),
