@@ -7,6 +7,7 @@ use super::super::recipe;
 use super::*;
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
+use proptest::prelude::*;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -595,4 +596,99 @@ fn a_queue_of_lockex_decides_by_its_contender() {
     assert_eq!(fate(&second), taken_by("a"), "{:?}", second.said);
     let ids = fake.children("/lockex");
     assert_eq!(ids, [".runs", "id"], "nothing below the lock's own node");
+}
+
+/// A process that cron starts, and what happens to it. Times are in ms.
+#[derive(Clone, Debug)]
+struct Process {
+    turn: u64,
+    /// How late its clock is.
+    offset: u64,
+    /// How long its command runs.
+    takes: u64,
+    waits: bool,
+    /// After so many requests, or replies, the connection is cut.
+    cut: (Option<usize>, Option<usize>),
+    /// So long after its start its session ends.
+    expires: Option<u64>,
+}
+
+prop_compose! {
+    fn process()(
+        turn in 0_u64..5,
+        offset in 0_u64..15_000,
+        takes in 0_u64..150_000,
+        waits in any::<bool>(),
+        requests in prop::option::of(0_usize..20),
+        replies in prop::option::of(0_usize..20),
+        expires in prop::option::of(0_u64..20_000),
+    ) -> Process {
+        Process { turn, offset, takes, waits, cut: (requests, replies), expires }
+    }
+}
+
+/// How many commands were started by the processes of each turn.
+fn runs_by_turn(processes: &[Process]) -> Vec<usize> {
+    const STEP: usize = 250;
+    let slot = |moment: u64| moment / STEP as u64;
+    let start = |process: &Process| process.turn * 60_000 + process.offset;
+    let mut fake = Fake::with_parent("/app");
+    let mut clients: Vec<Option<Client<SessionLock<Node>>>> =
+        processes.iter().map(|_| None).collect();
+    let mut ends = vec![None; processes.len()];
+    let mut runs = vec![0; 5];
+    for now in (0..420_000).step_by(STEP) {
+        fake.expire(at(now));
+        for (index, process) in processes.iter().enumerate() {
+            if now < start(process) {
+                continue;
+            }
+            let client = clients[index].get_or_insert_with(|| {
+                let host = format!("{index}");
+                let make = if process.waits { waiter } else { run };
+                let mut client = make(&host, at(now));
+                (client.driver.requests_left, client.driver.replies_left) = process.cut;
+                client
+            });
+            if process
+                .expires
+                .is_some_and(|after| slot(start(process) + after) == slot(now))
+                && let Some(session) = client.driver.machine.session.id()
+            {
+                fake.end(session);
+            }
+            let heard = client.said.len();
+            client.talk(&mut fake, at(now));
+            let is_over = client.said[heard..].iter().any(|output| {
+                let Output::Event(event) = output else {
+                    return false;
+                };
+                if let Event::Acquired(_) = event {
+                    runs[usize::try_from(process.turn).unwrap()] += 1;
+                    ends[index] = Some(now + process.takes);
+                }
+                matches!(
+                    event,
+                    Event::Lost { .. } | Event::Busy(_) | Event::AlreadyRun(_) | Event::Failed(_)
+                )
+            });
+            if ends[index].is_some_and(|end| now >= end) || is_over {
+                if !is_over {
+                    client.input(Input::Ended(0), at(now));
+                }
+                ends[index] = Some(u64::MAX);
+                client.input(Input::Release, at(now));
+            }
+        }
+    }
+    runs
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #[test]
+    fn no_turn_has_two_runs_whatever_is_cut_off(processes in prop::collection::vec(process(), 1..8)) {
+        let runs = runs_by_turn(&processes);
+        prop_assert!(runs.iter().all(|&runs| runs <= 1), "{runs:?}");
+    }
 }
