@@ -15,7 +15,7 @@ pub mod period;
 mod repeats;
 pub mod zookeeper;
 
-use self::period::LastRun;
+use self::period::EarlierRun;
 use crate::deadlines::Deadlines;
 use crate::endpoint::Found;
 use crate::moment::Moment;
@@ -153,7 +153,7 @@ pub enum Event {
     /// Another still holds the lock at the end of the wait.
     Busy(Holder),
     /// The lock was free, but another run has run the command in this period (`--every`).
-    AlreadyRun(LastRun),
+    AlreadyRun(EarlierRun),
     /// The lock cannot be acquired.
     Failed(Failure),
     /// The lock service has nothing left of this run, as far as it can be reached.

@@ -119,9 +119,9 @@ impl RunRecord {
     }
 }
 
-/// The last run, for the log.
+/// The run that has taken the turn, for the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LastRun {
+pub struct EarlierRun {
     /// The lock.
     pub lock: String,
     /// When it started, in ms of real time.

@@ -8,7 +8,7 @@ use crate::deadlines::Deadlines;
 use crate::delivery::Sent;
 use crate::fact::fact;
 use crate::guard::GuardEvent;
-use crate::lock::period::LastRun;
+use crate::lock::period::EarlierRun;
 use crate::lock::{Event, Holder, Proof, QueuePosition};
 use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
@@ -525,7 +525,7 @@ fn holder_facts(holder: &Holder) -> String {
 
 /// `already run at 2026-11-21T09:12:03+00:00 by HOST lock=/app/NAME`, without a host that is
 /// unknown.
-fn already_run(last: &LastRun) -> String {
+fn already_run(last: &EarlierRun) -> String {
     let host = last.host.as_ref();
     let by = host.map_or_else(String::new, |host| format!(" by {}", printable(host)));
     let (at, lock) = (time(last.started), fact("lock", &last.lock));

@@ -4,7 +4,7 @@
 //! keeps. Sans-I/O.
 
 use super::record::{FileRecord, Recorder};
-use crate::lock::period::{LastRun, Verdict, clock_was_set_back, judge};
+use crate::lock::period::{EarlierRun, Verdict, clock_was_set_back, judge};
 use crate::lock::{
     Event, Failure, FileEvent, FileOrder, Holder, Input, Lock, Output, Proof, circular,
 };
@@ -115,7 +115,7 @@ impl LocalLock {
             judge(recorder.every, recorder.compare(last, now))
         });
         if let (Verdict::Taken, Some(last)) = (verdict, &last) {
-            let last = LastRun {
+            let last = EarlierRun {
                 lock: lock.clone(),
                 started: last.started,
                 host: Some(last.run.host.clone()),
@@ -388,7 +388,7 @@ mod tests {
         let (mut lock, recorder) = recording();
         let last = recorder.start(6, at(0)).text().into_bytes();
         let said = after(&mut lock, FileEvent::Record(Some(last)));
-        let last = LastRun {
+        let last = EarlierRun {
             lock: "/d/a".into(),
             started: 1_000_000,
             host: Some("web1".into()),

@@ -10,7 +10,7 @@ use super::acl;
 use super::layout;
 use super::recipe::AcquiredNode;
 use crate::lock::Failure;
-use crate::lock::period::{Comparison, LastRun, RunRecord, Verdict, clock_was_set_back, judge};
+use crate::lock::period::{Comparison, EarlierRun, RunRecord, Verdict, clock_was_set_back, judge};
 use crate::plan::{Acl, Every};
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
@@ -84,7 +84,7 @@ pub(super) enum Decision {
     /// Send this, if there is anything, and close the session.
     Close(Option<Request>),
     /// Another run has taken the turn of this one.
-    AlreadyRun(LastRun),
+    AlreadyRun(EarlierRun),
     /// The record can be neither read nor written.
     Failed(Failure),
 }
@@ -262,7 +262,7 @@ impl Record {
                 clock_was_set_back("the ZooKeeper servers", back, &node.path),
                 self.start(node, true),
             ),
-            Verdict::Taken => Decision::AlreadyRun(LastRun {
+            Verdict::Taken => Decision::AlreadyRun(EarlierRun {
                 lock: node.path.clone(),
                 started: stat.ctime,
                 host: record.map(|record| record.host),
