@@ -608,6 +608,9 @@ impl Session {
             why,
             known: self.identity.is_some(),
         };
+        // A command may not know that the server has closed the connection.
+        let in_handshake = matches!(self.phase, Phase::Handshake { .. });
+        self.rejected |= in_handshake && self.is_by_command() && self.identity.is_some();
         let fault = match (self.phase, why) {
             (Phase::Down { .. } | Phase::Closed, _) => return,
             (Phase::Handshake { .. }, None) => rejected(None),
@@ -1446,6 +1449,30 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn session_that_servers_reject_through_a_command_is_given_up_too() {
+        let server = Endpoint {
+            name: "h1:2181".into(),
+            address: transport::Address::Command(["nc".into()].into()),
+        };
+        let mut session = Session::new(vec![server], Duration::from_secs(10), None, NOW);
+        handshake(&mut session, NOW, 0, 7, 10_000);
+        session.disconnected(None, NOW);
+        let connect = |session: &mut Session, now: Moment| {
+            session.tick(now);
+            session.connected(now);
+        };
+        let (early, late) = (session.wake(), NOW + Duration::from_secs(10));
+        connect(&mut session, early);
+        session.disconnected(Some("ended without a reason".into()), early);
+        connect(&mut session, late);
+        let events = std::iter::from_fn(|| session.next_event());
+        let disowned = SessionEvent::Disowned {
+            silence: Duration::from_secs(10),
+        };
+        assert!(events.into_iter().any(|event| event == disowned));
     }
 
     #[test]
