@@ -12,6 +12,10 @@ use std::time::Duration;
 /// When a message that the service manager did not take is sent again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The most bytes of a status. It may name each lock of `-n` and the text of a holder. systemd
+/// ignores a message of more than 4096 bytes, with all that is in it.
+const MAX_STATUS: usize = 1000;
+
 /// Content of one message. A newer one is added to those that were not sent yet.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Notice {
@@ -60,10 +64,28 @@ impl Notice {
             text += if present { assignment } else { "" };
         }
         if let Some(status) = &self.status {
-            let _ = writeln!(text, "STATUS={}", printable(status)); // a newline would begin a new one
+            let status = shortened(&printable(status)); // a newline would begin a new assignment
+            let _ = writeln!(text, "STATUS={status}");
         }
         text
     }
+}
+
+/// The text, or its beginning and an ellipsis if it is too long for a status.
+fn shortened(status: &str) -> String {
+    if status.len() <= MAX_STATUS {
+        return status.into();
+    }
+    let mut length = 0;
+    let fits = |c: &char| {
+        length += c.len_utf8();
+        length < MAX_STATUS - "...".len()
+    };
+    status
+        .chars()
+        .take_while(fits)
+        .chain("...".chars())
+        .collect()
 }
 
 /// The messages that are due.
@@ -75,6 +97,8 @@ pub struct Outbox {
     /// Half the time that the service manager waits for a sign of life.
     interval: Option<Duration>,
     next_sign: Moment,
+    /// The last message has a sign of life.
+    signed: bool,
 }
 
 impl Outbox {
@@ -86,6 +110,7 @@ impl Outbox {
             retry_at: Moment::default(),
             interval,
             next_sign: interval.map_or(Moment::NEVER, |interval| now + interval),
+            signed: false,
         }
     }
 
@@ -104,6 +129,7 @@ impl Outbox {
             sign = alive;
         }
         let owes = !self.owed.is_empty() && now >= self.retry_at;
+        self.signed = sign;
         (owes || sign).then(|| self.owed.text(sign))
     }
 
@@ -113,9 +139,13 @@ impl Outbox {
         self.retry_at = Moment::default();
     }
 
-    /// The last message could not be sent.
+    /// The last message could not be sent. A sign of life in it is sent again as well: the next one
+    /// would be due when the service manager kills the process.
     pub fn failed(&mut self, now: Moment) {
         self.retry_at = now + RETRY;
+        if self.signed {
+            self.next_sign = self.next_sign.min(self.retry_at);
+        }
     }
 
     /// When the next message is due.
@@ -186,6 +216,38 @@ mod tests {
         );
         assert_eq!((outbox.due(false, at(111)), outbox.wake()), (None, at(116)));
         assert_eq!((outbox.due(true, at(116)), outbox.wake()), (sign, at(121)));
+    }
+
+    #[test]
+    fn sign_of_life_that_was_not_taken_is_sent_again() {
+        let mut outbox = Outbox::new(Some(Duration::from_secs(30)), at(0));
+        let sign = Some("WATCHDOG=1\n".to_owned());
+        assert_eq!(outbox.due(true, at(15)), sign);
+        outbox.failed(at(15));
+        assert_eq!((outbox.due(true, at(15)), outbox.wake()), (None, at(16)));
+        assert_eq!((outbox.due(true, at(16)), outbox.wake()), (sign, at(31)));
+        outbox.sent();
+        outbox.add(ready());
+        assert!(outbox.due(true, at(17)).is_some());
+        outbox.failed(at(17));
+        assert!(outbox.due(true, at(18)).is_some());
+        outbox.sent();
+        assert_eq!(outbox.wake(), at(31), "that message had no sign of life");
+    }
+
+    #[test]
+    fn status_is_shortened_so_that_systemd_takes_the_message() {
+        let mut outbox = Outbox::new(None, at(0));
+        outbox.add(Notice {
+            status: Some("waiting for ü, ".repeat(1000)),
+            ..ready()
+        });
+        let message = outbox.due(true, at(0)).unwrap();
+        let end = message.strip_prefix("READY=1\nSTATUS=waiting for ü, waiting");
+        assert!(end.is_some_and(|end| end.ends_with("...\n")), "{message}");
+        assert!((900..1020).contains(&message.len()), "{}", message.len());
+        let longest = "x".repeat(MAX_STATUS);
+        assert_eq!(shortened(&longest), longest);
     }
 
     #[test]
