@@ -73,7 +73,7 @@ fn update(path: &Path, record: &Record) -> Result<(), String> {
         _ => Path::new("."),
     };
     let shown = |error: io::Error| reason(&error);
-    let lock = File::open(folder).map_err(shown)?;
+    let lock = file::open_folder(folder).map_err(shown)?;
     if !lock_in_time(&lock).map_err(shown)? {
         let seconds = LOCK_TIMEOUT.as_secs();
         return Err(format!(
@@ -103,16 +103,19 @@ fn lock_in_time(folder: &File) -> io::Result<bool> {
 fn read(path: &Path) -> Result<String, String> {
     let file = match file::open_nofollow(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            return Err("it is a symbolic link: give the path of a file".into());
+        }
         opened => opened.map_err(|error| reason(&error))?,
     };
     let is_file = file.metadata().is_ok_and(|found| found.is_file());
     if !is_file {
         return Err("it is not a file".into());
     }
-    let mut text = String::new();
+    let mut text = Vec::new();
     let length = file
         .take(MAX_LENGTH + 1)
-        .read_to_string(&mut text)
+        .read_to_end(&mut text)
         .map_err(|error| reason(&error))?;
     if length as u64 > MAX_LENGTH {
         return Err(format!(
@@ -120,7 +123,8 @@ fn read(path: &Path) -> Result<String, String> {
             MAX_LENGTH >> 20
         ));
     }
-    Ok(text)
+    // In a file of a run, all is UTF-8; a line of another program is refused by its number.
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
@@ -208,16 +212,30 @@ mod tests {
     #[test]
     fn file_that_is_not_of_a_run_stays_as_it_is() {
         let folder = TestFolder::new("foreign");
-        fs::write(folder.file(), "node_x 1\n").unwrap();
-        let why = "its line 1 is not of such a file: use a file of its own".to_owned();
-        assert_eq!(update(&folder.file(), &busy()), Err(why));
-        assert_eq!(fs::read_to_string(folder.file()).unwrap(), "node_x 1\n");
+        for content in ["node_x 1\n".as_bytes(), b"\xff\xfe\n"] {
+            fs::write(folder.file(), content).unwrap();
+            let why = "its line 1 is not of such a file: use a file of its own";
+            assert_eq!(update(&folder.file(), &busy()), Err(why.into()));
+            assert_eq!(fs::read(folder.file()).unwrap(), content);
+        }
         let (link, target) = (folder.0.join("link.prom"), folder.file());
         symlink(target, &link).unwrap();
-        assert!(update(&link, &busy()).is_err());
+        let why = "it is a symbolic link: give the path of a file".to_owned();
+        assert_eq!(update(&link, &busy()), Err(why));
         let missing = folder.0.join("missing/runs.prom");
         let why = "no such file or directory".to_owned();
         assert_eq!(update(&missing, &busy()), Err(why));
+    }
+
+    #[test]
+    fn pipe_in_place_of_the_folder_or_the_file_is_an_error_at_once() {
+        let folder = TestFolder::new("pipe");
+        let pipe = folder.0.join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let why = Err("not a directory".to_owned());
+        assert_eq!(update(&pipe.join("runs.prom"), &busy()), why);
+        assert_eq!(update(&pipe, &busy()), Err("it is not a file".into()));
     }
 
     #[test]
