@@ -47,16 +47,32 @@ type PoolMetric = (
     &'static str,
     Kind,
     &'static str,
-    fn(&Report, Times) -> Option<Value>,
+    fn(&Report, WallClock) -> Option<Value>,
 );
 
-/// The same moment on two clocks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Times {
-    /// The clock of this program.
-    pub now: Moment,
-    /// The time since 1970.
-    pub unix: Duration,
+/// How far the wall clock may be from what this program takes it for.
+const MAX_CLOCK_ERROR: Duration = Duration::from_secs(1);
+
+/// The time of day of moments. It follows the wall clock in steps, so that a moment has the same
+/// time of day in all scrapes, unless the clock is set.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct WallClock {
+    /// The time since 1970 when the clock of this program began.
+    origin: Duration,
+}
+
+impl WallClock {
+    /// Compares the clocks: `unix` is the time since 1970.
+    pub fn compare(&mut self, now: Moment, unix: Duration) {
+        let origin = unix.saturating_sub(now.0);
+        if origin.abs_diff(self.origin) > MAX_CLOCK_ERROR {
+            self.origin = origin;
+        }
+    }
+
+    fn unix(self, moment: Moment) -> Duration {
+        self.origin + moment.0
+    }
 }
 
 const POOL_METRICS: [PoolMetric; 12] = [
@@ -87,20 +103,14 @@ const POOL_METRICS: [PoolMetric; 12] = [
     (
         "oldest_holder_seconds",
         Gauge,
-        "Seconds for which the longest holder has held the pool; 0 without holders.",
-        |pool, _| {
-            let held = pool.holders.iter().filter_map(|holder| holder.held).max();
-            Some(Time(held.unwrap_or_default()))
-        },
+        "Seconds for which the longest holder has held the pool; 0 without holders, missing if unknown.",
+        |pool, _| longest(pool),
     ),
     (
         "last_grant_timestamp_seconds",
         Gauge,
         "When the pool was last granted; missing if that was before the server started.",
-        |pool, times| {
-            let granted = pool.counters.last_granted?;
-            Some(Time(times.unix.saturating_sub(times.now.since(granted))))
-        },
+        |pool, clock| Some(Time(clock.unix(pool.counters.last_granted?))),
     ),
     ("grants_total", Counter, "Locks granted.", |pool, _| {
         Some(Count(pool.counters.granted))
@@ -142,6 +152,15 @@ fn oldest(pool: &Report) -> Value {
     Time(first.map_or(Duration::ZERO, |waiter| waiter.waited))
 }
 
+/// `None` if there are holders, but none whose time is known: a Python server does not store it.
+fn longest(pool: &Report) -> Option<Value> {
+    let known = pool.holders.iter().filter_map(|holder| holder.held).max();
+    match known {
+        None if !pool.holders.is_empty() => None,
+        held => Some(Time(held.unwrap_or_default())),
+    }
+}
+
 fn count(items: usize) -> Value {
     Count(u64::try_from(items).unwrap_or(u64::MAX))
 }
@@ -156,7 +175,7 @@ const BUILD_INFO: &str = concat!(
 );
 
 /// The text of `/metrics`; without pools if they are unknown.
-pub fn text(server: &[Metric], pools: Option<&[Report]>, times: Times) -> String {
+pub fn text(server: &[Metric], pools: Option<&[Report]>, clock: WallClock) -> String {
     let mut text = String::new();
     text += BUILD_INFO;
     for Metric {
@@ -177,7 +196,7 @@ pub fn text(server: &[Metric], pools: Option<&[Report]>, times: Times) -> String
             "# HELP distributexd_{name} {help}\n# TYPE distributexd_{name} {kind}"
         );
         for report in pools.unwrap_or_default() {
-            if let Some(value) = value(report, times) {
+            if let Some(value) = value(report, clock) {
                 let pool = Label(report.pool);
                 let _ = writeln!(text, "distributexd_{name}{{pool=\"{pool}\"}} {value}");
             }
@@ -273,16 +292,15 @@ mod tests {
             help: "Since the start.",
             value: uptime,
         };
-        let times = Times {
-            now: Moment(Duration::from_secs(100)),
-            unix: Duration::from_secs(1_700_000_010),
-        };
+        let mut clock = WallClock::default();
+        let now = Moment(Duration::from_secs(100));
+        clock.compare(now, Duration::from_secs(1_700_000_010));
         assert_eq!(
-            text(&[server], None, times).matches("# TYPE ").count(),
+            text(&[server], None, clock).matches("# TYPE ").count(),
             2,
             "nothing is known of pools"
         );
-        let text = text(&[server], Some(&[busy, idle]), times);
+        let text = text(&[server], Some(&[busy, idle]), clock);
         assert!(text.starts_with("# HELP distributexd_build_info "));
         assert!(text.contains(
             "# HELP process_uptime_seconds Since the start.\n# TYPE process_uptime_seconds gauge\nprocess_uptime_seconds 1.25\n"
@@ -312,6 +330,49 @@ mod tests {
             "{text}"
         );
         assert_eq!((counters, text.matches("# TYPE ").count()), (6, 14));
+    }
+
+    #[test]
+    fn time_of_a_grant_is_the_same_in_all_scrapes_unless_the_clock_is_set() {
+        let at = |ms| Moment(Duration::from_millis(ms));
+        let mut clock = WallClock::default();
+        clock.compare(at(5000), Duration::from_secs(1_700_000_005));
+        let granted = Duration::from_secs(1_700_000_001);
+        for late in [0, 1, 999] {
+            clock.compare(at(9000), Duration::from_millis(1_700_000_009_000 + late));
+            assert_eq!(clock.unix(at(1000)), granted);
+        }
+        clock.compare(at(9000), Duration::from_secs(1_700_003_609));
+        assert_eq!(clock.unix(at(1000)), granted + Duration::from_hours(1));
+    }
+
+    #[test]
+    fn holder_that_holds_for_an_unknown_time_is_not_said_to_hold_for_0_seconds() {
+        let holder = |held| Holder {
+            host: "h",
+            run: None,
+            token: None,
+            held,
+            ends: Remaining::Unknown,
+            revoked: false,
+        };
+        let second = Some(Duration::from_secs(1));
+        for (holders, expected) in [
+            (vec![], Some(Duration::ZERO)),
+            (vec![holder(None)], None),
+            (vec![holder(None), holder(second)], second),
+        ] {
+            let pool = Report {
+                pool: "a",
+                permits: 2,
+                expire: None,
+                age: None,
+                holders,
+                waiters: vec![],
+                counters: PoolCounters::default(),
+            };
+            assert_eq!(longest(&pool), expected.map(Time));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::server_metrics::ServerMetrics;
 use super::system::System;
 use crate::http::{LONGEST_REQUEST, Reply, Request};
 use crate::plan::Level;
+use crate::pool::metrics::WallClock;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
 use crate::sys::clock;
 use crate::sys::epoll::Interest;
@@ -34,6 +35,7 @@ pub(super) struct Service<'a, S: System> {
     pub(super) epoll: S::Epoll,
     pub(super) backend: Box<dyn Backend>,
     pub(super) metrics: ServerMetrics,
+    wall_clock: WallClock,
     connections: ConnectionTable<S::Stream>,
     /// Waiters that have disconnected. They are removed unless their answer comes in the same turn.
     disconnected: Vec<u64>,
@@ -59,6 +61,7 @@ impl<'a, S: System> Service<'a, S> {
             epoll,
             backend,
             metrics: ServerMetrics::new(S::now()),
+            wall_clock: WallClock::default(),
             connections: ConnectionTable::new(),
             disconnected: Vec::new(),
             processed: Vec::new(),
@@ -178,6 +181,8 @@ impl<'a, S: System> Service<'a, S> {
         if let Some(reply) = self.pages.get(page, began) {
             return reply.clone();
         }
+        let unix = u64::try_from(clock::unix_ms()).unwrap_or(0);
+        self.wall_clock.compare(began, Duration::from_millis(unix));
         let reply = self.render(page, Ok(&self.backend.report(began)));
         self.pages.keep(page, &reply, began, S::now());
         reply
@@ -193,12 +198,7 @@ impl<'a, S: System> Service<'a, S> {
                 // The connection that asks is not in the table now.
                 let open = self.connections.len() + 1;
                 let server = self.metrics.metrics(open, pools.is_ok(), S::now());
-                let unix = u64::try_from(clock::unix_ms()).unwrap_or(0);
-                let times = metrics::Times {
-                    now: S::now(),
-                    unix: Duration::from_millis(unix),
-                };
-                let text = metrics::text(&server, pools.ok(), times);
+                let text = metrics::text(&server, pools.ok(), self.wall_clock);
                 Reply::new(200, metrics::CONTENT_TYPE, text)
             }
         }
