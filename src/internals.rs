@@ -24,8 +24,8 @@ pub mod http {
 /// Plans and exit codes.
 pub mod plan {
     pub use crate::plan::{
-        Acl, Auth, Backend, Cluster, Command, Connection, Exit, ExitCodes, ExitReason, Heartbeat,
-        Host, Level, LoadLimit, Lock, LockServer, Log, Plan, Pool, Server, Style,
+        Acl, Auth, Backend, Cluster, Command, Connection, Every, Exit, ExitCodes, ExitReason,
+        Heartbeat, Host, Level, LoadLimit, Lock, LockServer, Log, Plan, Pool, Server, Style,
     };
 }
 

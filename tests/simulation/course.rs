@@ -21,6 +21,7 @@ use zk_flock::internals::lock::zookeeper::layout::{self, NodeData};
 use zk_flock::internals::lock::zookeeper::node::Node;
 use zk_flock::internals::lock::zookeeper::queue::Queue;
 use zk_flock::internals::lock::zookeeper::recipe::Options;
+use zk_flock::internals::lock::zookeeper::run_record;
 use zk_flock::internals::lock::zookeeper::semaphore::Semaphore;
 use zk_flock::internals::log::Log;
 use zk_flock::internals::moment::Moment;
@@ -352,7 +353,8 @@ impl Course {
 
     fn start_run(&mut self, host: usize, wait: u32, hold: u32, kill_after: u32, script: Script) {
         let kill_after = Duration::from_millis(kill_after.into());
-        let plan = plan_of(Duration::from_millis(hold.into()), kill_after);
+        let every = with(|world| every(world));
+        let plan = plan_of(Duration::from_millis(hold.into()), kill_after, every);
         let pid = with(|world| world.start_run(host, wait, script, kill_after));
         let now = run_as(pid, Simulated::now);
         let lock = with(|world| lock(world, pid, host, wait, kill_after, now));
@@ -756,6 +758,9 @@ fn check_rest(world: &mut World) {
         let what = format!("{path} is left without a session");
         world.violate(what);
     }
+    if world.scenario.every.is_some() {
+        world.check_ends();
+    }
 }
 
 fn not_at_rest(world: &mut World) {
@@ -774,14 +779,23 @@ fn not_at_rest(world: &mut World) {
     ));
 }
 
+/// Minimum hold, time from TERM to KILL, and period of a run.
+type Times = (Duration, Duration, Option<(Duration, bool)>);
+
 thread_local! {
-    static PLANS: RefCell<BTreeMap<(Duration, Duration), &'static Plan>> = const { RefCell::new(BTreeMap::new()) };
+    static PLANS: RefCell<BTreeMap<Times, &'static Plan>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// The plan of a run, kept for all runs with the same times.
-fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
+fn plan_of(
+    minimum_hold: Duration,
+    kill_after: Duration,
+    every: Option<plan::Every>,
+) -> &'static Plan {
+    let period = every.map(|every| (every.period, every.retry_failed));
     PLANS.with_borrow_mut(|plans| {
-        *plans.entry((minimum_hold, kill_after)).or_insert_with(|| {
+        let plan = plans.entry((minimum_hold, kill_after, period));
+        *plan.or_insert_with(|| {
             Box::leak(Box::new(Plan {
                 program: "zk-flock",
                 lock: plan::Lock::Host(PathBuf::new()), // the lock is built by `lock`
@@ -792,7 +806,7 @@ fn plan_of(minimum_hold: Duration, kill_after: Duration) -> &'static Plan {
                     words: vec!["command".into()],
                     shown: "command".into(),
                 },
-                every: None,
+                every,
                 minimum_hold,
                 kill_after,
                 death_signal: Some(Signal::TERM),
@@ -855,6 +869,32 @@ fn cluster(world: &World) -> plan::Cluster {
 
 fn open_acl() -> Vec<Acl> {
     vec![] // the model has no ACLs
+}
+
+/// The `--every` of the runs.
+fn every(world: &World) -> Option<plan::Every> {
+    let turns = world.scenario.every?;
+    let is_short = world.error == Some(Error::ShortPeriod);
+    let period = turns.period / if is_short { 2 } else { 1 };
+    Some(plan::Every {
+        period: Duration::from_millis(period.into()),
+        retry_failed: turns.retry_failed,
+    })
+}
+
+/// The record of a run, as `run::setup` has it.
+fn record(world: &World, pid: i32, host: usize) -> Option<run_record::Options> {
+    let (parent, name) = match world.scenario.kind {
+        Kind::Node(_) => ("/app", "lock"),
+        _ => ("/lockex", "id"),
+    };
+    Some(run_record::Options {
+        every: every(world)?,
+        path: layout::record_path(parent, name),
+        host: format!("host{host}"),
+        pid: pid.unsigned_abs(),
+        acl: plan::Acl::Open,
+    })
 }
 
 /// The client of `--break`, as `run::evict` builds it.
@@ -925,7 +965,7 @@ fn lock(
         max_restarts: None,
         outer_sessions: vec![],
         takes_auth: is_node,
-        record: None,
+        record: record(world, pid, host),
     };
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&random.next().to_le_bytes());

@@ -18,6 +18,7 @@
 //! | A session is resumed by the leader's word: with a follower after a question to it. A wrong one is answered with session 0 and timeout 0. | `Learner.validateSession`, `finishSessionInit` |
 //! | The session belongs to the connection that has resumed it last: requests of others are refused with −118. | `SessionTrackerImpl.checkSession` |
 //! | The timeout is granted by the server of the connection; a resumed session is touched with what was granted last. | `ZooKeeperServer.processConnectRequest`, `touchSession` |
+//! | The time of a transaction is that of its leader's clock, in ms; no server corrects it. ctime and mtime of a node are such times. | `PrepRequestProcessor.pRequest2Txn`, `DataTree` |
 //! | Empty containers are deleted once a minute. | `ContainerManager` |
 //! | A server that is killed and started again has its log. A wiped ensemble has nothing, and begins at zxid 0. | |
 //! | ClickHouse Keeper (`keeper`): a resume makes a new session; closeSession is committed and not answered; ping and sync go through the log; without a leader each session is refused with version 42 and id −1; the connect response has 36 bytes; reads do not refresh the session. The program requests no containers of it. Not modelled: a server that is stopped ends the sessions of its clients (#41215). | ClickHouse#116690, `KeeperTCPHandler.cpp` |
@@ -54,6 +55,9 @@ const LATE: u64 = 200_000;
 /// How often empty containers are deleted.
 const CONTAINER_SCAN: u64 = 60_000_000;
 
+/// What the servers' clocks show at the beginning, in ms since 1970.
+const EPOCH: i64 = 1_700_000_000_000;
+
 /// Number of a server.
 pub type ServerId = usize;
 /// Number of a connection.
@@ -63,6 +67,8 @@ pub type ConnId = u64;
 #[derive(Debug)]
 struct Txn {
     zxid: i64,
+    /// By the leader's clock, in ms.
+    time: i64,
     changes: Vec<Change>,
     /// Who asked for it, and the answer.
     origin: Option<Origin>,
@@ -221,6 +227,8 @@ struct Server {
     /// Counts lives, so that timers of an earlier one are ignored.
     life: u64,
     ppm: i64,
+    /// By how many ms its clock is ahead.
+    ahead: i64,
     backlog: Vec<Backlog>,
     // Of a leader:
     prepared: Tree,
@@ -234,6 +242,29 @@ struct Server {
     next_zxid: i64,
     next_scan: u64,
 }
+
+/// What a run with `--every` has done.
+#[derive(Debug)]
+pub enum Notice {
+    /// Its session has an ephemeral node: it asks for the lock, or has it.
+    Asked {
+        conn: ConnId,
+        session: i64,
+        zxid: i64,
+        time: i64,
+    },
+    /// Its start is recorded.
+    Started {
+        zxid: i64,
+        time: i64,
+        record: Vec<u8>,
+    },
+    /// Its end is recorded.
+    Ended { record: Vec<u8> },
+}
+
+/// In the path of each record of a run, and of no other node but their container.
+const RECORDS: &str = "/.runs/";
 
 /// The servers and their connections.
 #[derive(Debug)]
@@ -264,6 +295,9 @@ pub struct Ensemble {
     pub called_expired: BTreeSet<i64>,
     /// Ephemeral nodes that were deleted by name, by their czxid: over which connection.
     pub deletions: BTreeMap<i64, ConnId>,
+    /// What runs with `--every` have done. The newest transaction that was looked at for it.
+    pub notices: Vec<Notice>,
+    noticed: i64,
     /// Sessions that a server resumed for less time than before: by which connection, and when.
     pub shortened: BTreeMap<i64, (ConnId, u64)>,
     /// A promise that is broken inside the servers.
@@ -277,12 +311,14 @@ fn framed(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 impl Ensemble {
-    /// Starts the servers; `observers` of them do not vote. Times in microseconds.
+    /// Starts the servers; `observers` of them do not vote. Times in microseconds. `clocks`: the
+    /// most, in ms, by which the clock of a server is ahead.
     pub fn new(
         voters: usize,
         observers: usize,
         tick: u64,
         keeper: bool,
+        clocks: u32,
         mut random: Random,
     ) -> Ensemble {
         let servers = (0..voters + observers)
@@ -299,6 +335,10 @@ impl Ensemble {
                 longest_timeout: 20 * tick,
                 life: 0,
                 ppm: i64::try_from(random.below(1001)).expect("small") - 500,
+                ahead: match clocks {
+                    0 => 0,
+                    most => i64::try_from(random.below(u64::from(most) + 1)).expect("small"),
+                },
                 backlog: Vec::new(),
                 prepared: Tree::default(),
                 pending: VecDeque::new(),
@@ -329,6 +369,8 @@ impl Ensemble {
             expired: BTreeSet::new(),
             called_expired: BTreeSet::new(),
             deletions: BTreeMap::new(),
+            notices: Vec::new(),
+            noticed: 0,
             shortened: BTreeMap::new(),
             fault: None,
         };
@@ -465,6 +507,7 @@ impl Ensemble {
 
     /// All servers lose their data.
     pub fn wipe(&mut self, now: u64) {
+        self.noticed = 0;
         for server in 0..self.size() {
             self.drop_connections(server, true);
             let state = &mut self.servers[server];
@@ -595,6 +638,12 @@ impl Ensemble {
             i64::try_from(i128::from(now) * i128::from(self.servers[server].ppm) / 1_000_000)
                 .expect("a small drift"),
         )
+    }
+
+    /// What the server's clock shows, in ms since 1970.
+    fn time(&self, server: ServerId, now: u64) -> i64 {
+        let clock = i64::try_from(self.clock(server, now) / 1000).expect("a short simulation");
+        EPOCH + clock + self.servers[server].ahead
     }
 
     fn track(&mut self, leader: ServerId, session: i64, timeout: u64, now: u64) {
@@ -972,15 +1021,17 @@ impl Ensemble {
         origin: Option<Origin>,
         now: u64,
     ) {
+        let time = self.time(leader, now);
         let state = &mut self.servers[leader];
         state.next_zxid += 1;
         let zxid = state.next_zxid;
         let mut ignored = Vec::new();
         for change in &changes {
-            state.prepared.apply(change, zxid, &mut ignored);
+            state.prepared.apply(change, zxid, time, &mut ignored);
         }
         let txn = Rc::new(Txn {
             zxid,
+            time,
             changes,
             origin,
         });
@@ -1064,10 +1115,11 @@ impl Ensemble {
     /// A server applies a committed transaction: watches fire before the answer.
     fn apply(&mut self, server: ServerId, txn: &Txn, now: u64) {
         self.note_deletions(server, txn);
+        self.notice(txn);
         let state = &mut self.servers[server];
         let mut happened = Vec::new();
         for change in &txn.changes {
-            state.tree.apply(change, txn.zxid, &mut happened);
+            state.tree.apply(change, txn.zxid, txn.time, &mut happened);
         }
         state.zxid = txn.zxid;
         for event in happened {
@@ -1119,6 +1171,41 @@ impl Ensemble {
                 self.deletions.insert(node.czxid, origin.conn);
             }
         }
+    }
+
+    /// Notices what a run with `--every` has done, when the first server applies it.
+    fn notice(&mut self, txn: &Txn) {
+        if txn.zxid <= self.noticed {
+            return;
+        }
+        self.noticed = txn.zxid;
+        let Some(origin) = &txn.origin else {
+            return;
+        };
+        let (conn, zxid, time) = (origin.conn, txn.zxid, txn.time);
+        self.notices
+            .extend(txn.changes.iter().filter_map(|change| match change {
+                Change::Create { path, data, .. } if path.contains(RECORDS) => {
+                    Some(Notice::Started {
+                        zxid,
+                        time,
+                        record: data.clone(),
+                    })
+                }
+                Change::Set { path, data } if path.contains(RECORDS) => Some(Notice::Ended {
+                    record: data.clone(),
+                }),
+                &Change::Create {
+                    owner: session @ 1..,
+                    ..
+                } => Some(Notice::Asked {
+                    conn,
+                    session,
+                    zxid,
+                    time,
+                }),
+                _ => None,
+            }));
     }
 
     fn answer(&mut self, origin: &Origin, now: u64) {
@@ -1618,7 +1705,7 @@ fn multi(tree: &Tree, operations: &[Operation], session: i64) -> (Vec<Change>, V
             Ok(change) => {
                 if let Some(change) = &change {
                     let after = scratch.get_or_insert_with(|| tree.clone());
-                    after.apply(change, 0, &mut Vec::new());
+                    after.apply(change, 0, 0, &mut Vec::new());
                 }
                 changes.push(change);
             }

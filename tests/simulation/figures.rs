@@ -45,6 +45,7 @@ impl Total {
         self.courses += 1;
         self.sum.handovers += figures.handovers;
         self.sum.runs += figures.runs;
+        self.sum.recorded += figures.recorded;
         self.sum.events += figures.events;
         self.sum.microseconds += figures.microseconds;
         self.sum.elections += figures.elections;
@@ -79,8 +80,8 @@ impl Total {
             f64::from(u32::try_from(sum.handovers).unwrap_or(u32::MAX)) / busy
         );
         println!(
-            "  {} elections, {} sessions expired",
-            sum.elections, sum.expiries
+            "  {} elections, {} sessions expired, {} starts recorded with --every",
+            sum.elections, sum.expiries, sum.recorded
         );
         println!(
             "  {} faults of {} kinds: {:?}",

@@ -48,6 +48,7 @@ fn lock_that_no_server_confirms_is_not_called_released() {
         hosts: 2,
         tick: 500,
         timeout: 1200,
+        every: None,
         items: vec![
             at(1902, run(1, 0, stubborn)),
             at(2045, run(1, u32::MAX, BRIEF)),
@@ -85,6 +86,7 @@ fn waiter_with_an_old_proof_keeps_its_lock() {
         hosts: 3,
         tick: 2000,
         timeout: 4000,
+        every: None,
         items: vec![
             at(0, run(0, u32::MAX, lasts(8348))),
             at(6933, run(2, u32::MAX, lasts(5566))),
@@ -121,6 +123,7 @@ fn guard_that_slept_with_its_host_is_not_called_killed() {
         hosts: 6,
         tick: 500,
         timeout: 8324,
+        every: None,
         items: vec![
             at(0, start),
             at(4539, Signal { host, signal: 15 }),
@@ -148,6 +151,7 @@ fn waiter_on_a_host_that_sleeps_twice_does_not_give_up() {
         hosts: 4,
         tick: 250,
         timeout: 1350,
+        every: None,
         items: vec![
             at(0, run(3, 0, lasts(1427))),
             at(253, run(3, u32::MAX, lasts(11))),

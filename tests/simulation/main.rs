@@ -18,6 +18,7 @@
 //! * zk-flock exits for a documented reason, and after its command; what it calls released is free.
 //! * `--break` says what is true: an evicted command is dead, no newcomer is hit without that being
 //!   said, only the holder that was asked stops, and it ends in time.
+//! * With `--every` each turn has one start: [`turns`].
 //!
 //! # A failing seed
 //!
@@ -36,6 +37,7 @@ mod random;
 mod scenario;
 mod shrink;
 mod tree;
+mod turns;
 mod world;
 
 use course::{play, play_with};
@@ -119,10 +121,10 @@ fn fresh_seeds_of_lock_servers_show_no_violation() {
     play_fresh(name, Scenario::of_lock_servers, FRESH_OF_LOCK_SERVERS);
 }
 
-/// Two of the known errors, those that need no other build; `known_errors/run` plays all.
+/// Three of the known errors, those that need no other build; `known_errors/run` plays all.
 #[test]
 fn known_errors_are_found() {
-    for error in [Error::TrustsPings, Error::HidesTree] {
+    for error in [Error::TrustsPings, Error::HidesTree, Error::ShortPeriod] {
         let total = Total::default();
         let shows = |seed: &u64| {
             let outcome = play_with(&Scenario::of(*seed), false, Some(error));
@@ -138,7 +140,10 @@ fn known_errors_are_found() {
 
 #[test]
 fn a_seed_makes_one_course() {
-    for scenario in [Scenario::of(5), Scenario::of_lock_servers(5)] {
+    let has_every = |it: &Scenario| it.every.is_some();
+    let every = FIXED.map(Scenario::of).find(has_every);
+    let every = every.expect("a seed with --every");
+    for scenario in [Scenario::of(5), Scenario::of_lock_servers(5), every] {
         let courses = [1, 2].map(|_| play(&scenario, true).trace);
         assert!(courses[0].len() > 100);
         assert_eq!(courses[0], courses[1]);

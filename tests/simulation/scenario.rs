@@ -12,6 +12,7 @@
 //! Reliable", 2014, has examples). No seed is special.
 
 use crate::random::Random;
+use crate::turns::Turns;
 use crate::world::http::scenario::{Fault, Pool};
 
 /// The kind of lock that all runs want.
@@ -188,6 +189,8 @@ pub struct Scenario {
     /// The servers' tick and the timeout that clients ask for, in ms.
     pub tick: u32,
     pub timeout: u32,
+    /// `--every` of all runs.
+    pub every: Option<Turns>,
     pub items: Vec<Item>,
 }
 
@@ -233,16 +236,26 @@ impl Scenario {
             hosts,
             tick,
             timeout,
+            every: Turns::draw(seed, kind),
             items: Vec::new(),
         };
-        let runs = random.between(6, RUNS);
-        for _ in 0..runs {
-            let what = scenario.run(random);
-            scenario.add(random, what);
+        match scenario.every {
+            Some(turns) => scenario.items = turns.runs(&scenario, random),
+            None => {
+                for _ in 0..random.between(6, RUNS) {
+                    let what = scenario.run(random);
+                    scenario.add(random, what);
+                }
+            }
         }
+        let runs = scenario.items.clone();
         let mix = Mix::draw(random);
         let moments = Moments::draw(random);
         for _ in 0..mix.faults {
+            if scenario.every.is_some() && random.once_in(2) {
+                scenario.items.push(Turns::fault(&runs, timeout, random));
+                continue;
+            }
             let kind = mix.kind(random);
             let what = scenario.fault(random, kind);
             let at = moments.next(random, timeout);

@@ -50,6 +50,9 @@ fn simplify(best: &mut Scenario) {
     attempt(best, |it| it.voters = it.voters.min(1));
     attempt(best, |it| it.voters = it.voters.min(3));
     attempt(best, |it| it.keeper = false);
+    attempt(best, |it| {
+        it.every.iter_mut().for_each(|turns| turns.clocks = 0);
+    });
     let late = best.items.first().map_or(0, |item| item.at);
     attempt(best, |it| {
         it.items.iter_mut().for_each(|item| item.at -= late);

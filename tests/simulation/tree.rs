@@ -16,6 +16,10 @@ pub struct Node {
     pub data: Vec<u8>,
     pub owner: i64,
     pub czxid: i64,
+    pub mzxid: i64,
+    /// When it was created and changed, in ms of the leader's clock.
+    pub ctime: i64,
+    pub mtime: i64,
     pub children: usize,
     /// Changes of the children.
     pub cversion: i32,
@@ -128,8 +132,8 @@ impl Tree {
         })
     }
 
-    /// Applies a change. Adds what happened to nodes.
-    pub fn apply(&mut self, change: &Change, zxid: i64, happened: &mut Vec<Happened>) {
+    /// Applies a change that was made at this time. Adds what happened to nodes.
+    pub fn apply(&mut self, change: &Change, zxid: i64, time: i64, happened: &mut Vec<Happened>) {
         match change {
             Change::Create {
                 path,
@@ -141,6 +145,9 @@ impl Tree {
                     data: data.clone(),
                     owner: *owner,
                     czxid: zxid,
+                    mzxid: zxid,
+                    ctime: time,
+                    mtime: time,
                     children: 0,
                     cversion: 0,
                     version: 0,
@@ -155,6 +162,7 @@ impl Tree {
                 if let Some(node) = self.nodes.get_mut(path) {
                     node.data.clone_from(data);
                     node.version += 1;
+                    (node.mzxid, node.mtime) = (zxid, time);
                     happened.push(Happened::Changed(path.clone()));
                 }
             }
@@ -206,9 +214,9 @@ impl Node {
     pub fn stat(&self) -> Stat {
         Stat {
             czxid: self.czxid,
-            mzxid: self.czxid,
-            ctime: 0,
-            mtime: 0,
+            mzxid: self.mzxid,
+            ctime: self.ctime,
+            mtime: self.mtime,
             version: self.version,
             cversion: self.cversion,
             aversion: 0,

@@ -35,6 +35,7 @@ pub mod http;
 use crate::ensemble::{ConnId, Effect, Ensemble, Event as ServerEvent};
 use crate::random::Random;
 use crate::scenario::{Kind, Scenario, Script};
+use crate::turns::Records;
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -281,6 +282,8 @@ struct Conn {
 pub struct Figures {
     pub handovers: u64,
     pub runs: u64,
+    /// Starts that were recorded (`--every`).
+    pub recorded: u64,
     pub events: u64,
     pub microseconds: u64,
     pub elections: u64,
@@ -297,6 +300,8 @@ pub enum Error {
     TrustsPings,
     /// /proc shows the children of a process, and not theirs.
     HidesTree,
+    /// The runs have a shorter `--every` than was promised.
+    ShortPeriod,
 }
 
 /// All that is not a process of the program.
@@ -326,6 +331,8 @@ pub struct World {
     pub ensemble: Ensemble,
     /// The lock servers, instead of an ensemble.
     pub http: Option<http::Http>,
+    /// The records of the runs (`--every`).
+    pub records: Records,
     newest_token: i64,
     /// The newest session that was lost with all data, and when.
     wiped_sessions: Option<(i64, u64)>,
@@ -395,6 +402,7 @@ impl World {
             scenario.observers.into(),
             u64::from(scenario.tick) * 1000,
             scenario.keeper,
+            scenario.every.map_or(0, |turns| turns.clocks),
             Random::new(scenario.seed, 3),
         );
         let mut world = World {
@@ -417,6 +425,7 @@ impl World {
             stopped: BTreeMap::new(),
             ensemble,
             http,
+            records: Records::default(),
             newest_token: 0,
             wiped_sessions: None,
             deleted: BTreeMap::new(),
@@ -479,6 +488,9 @@ impl World {
                 self.forced.entry(token).or_insert(self.now);
                 self.deletions.insert(token, self.operating[&conn]);
             }
+        }
+        for notice in std::mem::take(&mut self.ensemble.notices) {
+            self.notice(notice);
         }
         if let Some(fault) = self.ensemble.fault.take() {
             self.violate(fault);
@@ -1035,6 +1047,7 @@ impl World {
             read: None,
         };
         self.conns.insert(id, conn);
+        self.connects(id, pid);
         if self.operators.contains_key(&pid) {
             self.operating.insert(id, pid);
         }
@@ -1339,6 +1352,7 @@ impl World {
             }
             self.newest_token = token;
         }
+        self.check_recorded(run);
         self.check_overlap();
     }
 
@@ -1410,6 +1424,7 @@ impl World {
     /// The servers have lost all sessions and nodes; tokens begin again.
     pub fn wiped(&mut self) {
         self.newest_token = 0;
+        self.records.wiped();
         self.wiped_sessions = Some((self.ensemble.newest_session(), self.now));
     }
 
@@ -1420,8 +1435,13 @@ impl World {
         }
     }
 
+    /// Whether another client has deleted the lock's node with this token.
+    pub fn is_deleted(&self, token: i64) -> bool {
+        self.deleted.contains_key(&token) || self.forced.contains_key(&token)
+    }
+
     /// When the lock of this run was taken away by another's hand, if it was.
-    fn removed(&self, run: usize) -> Option<u64> {
+    pub fn removed(&self, run: usize) -> Option<u64> {
         let RunState { token, session, .. } = self.runs[run];
         let wiped = self
             .wiped_sessions
@@ -1618,6 +1638,7 @@ impl World {
                 state.signalled || state.command_signalled || faults
             }
             ExitReason::Busy => state.wait != u32::MAX,
+            ExitReason::AlreadyRun => self.is_taken(run),
             ExitReason::Unreachable => faults && (state.wait != u32::MAX || is_queue),
             ExitReason::Lost => faults,
             ExitReason::InternalError => state.hurt,

@@ -145,6 +145,7 @@ impl Scenario {
             hosts: random.one_of(&[2, 3, 4, 6]),
             tick: 100,
             timeout: u32::from(expire) * 1000,
+            every: None,
             items: Vec::new(),
         };
         for _ in 0..random.between(6, 30) {
