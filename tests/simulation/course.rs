@@ -377,6 +377,7 @@ fn name(what: &What) -> &'static str {
         What::CutHost { .. } => "cut to all servers",
         What::Partition { .. } => "network in two parts",
         What::CutAfter { .. } => "cut at a packet",
+        What::CutAtConnect { .. } => "cut after a connect",
         What::Slow { .. } => "slow network",
         What::Reset { .. } => "reset",
         What::LoseReplies { .. } => "lost replies",
@@ -495,6 +496,14 @@ fn begin(world: &mut World, item: usize, what: What) -> Option<u32> {
             lasts,
         } => {
             world.hosts[usize::from(host)].cut_after = Some((packets, item));
+            Some(lasts)
+        }
+        What::CutAtConnect {
+            host,
+            packets,
+            lasts,
+        } => {
+            world.hosts[usize::from(host)].cut_at_connect = Some((packets, item));
             Some(lasts)
         }
         What::Slow { host, by, lasts } => {
@@ -665,12 +674,14 @@ fn over(world: &mut World, item: usize) {
         What::Cut { .. }
         | What::CutHost { .. }
         | What::CutAfter { .. }
+        | What::CutAtConnect { .. }
         | What::Partition { .. } => {
             if let What::Partition { servers, .. } = what {
                 world.ensemble.unite(&side(servers, size));
             }
-            if let What::CutAfter { host, .. } = what {
-                world.hosts[usize::from(host)].cut_after = None;
+            if let What::CutAfter { host, .. } | What::CutAtConnect { host, .. } = what {
+                let host = &mut world.hosts[usize::from(host)];
+                (host.cut_after, host.cut_at_connect) = (None, None);
             }
             world.cuts.retain(|cut| cut.item != item);
             world.unblock();

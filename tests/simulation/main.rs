@@ -33,6 +33,7 @@ mod ensemble;
 mod figures;
 #[cfg(test)]
 mod found;
+mod groups;
 mod random;
 mod scenario;
 mod shrink;

@@ -9,7 +9,8 @@
 //! faults, how often each happens, and how many there are, up to heavy rates ("swarm testing":
 //! Groce, Zhang, Eide, Chen, Regehr 2012). Half of the seeds let faults happen in groups, as where
 //! one cause cuts links, stops a host and elects a leader (Bailis, Kingsbury: "The Network is
-//! Reliable", 2014, has examples). No seed is special.
+//! Reliable", 2014, has examples). A few seeds have a group of faults that matter only together
+//! ([`crate::groups`]). No seed is special.
 
 use crate::random::Random;
 use crate::turns::Turns;
@@ -100,6 +101,8 @@ pub enum What {
     Partition { hosts: u8, servers: u8, lasts: u32 },
     /// After so many more packets to the host, it reaches no server.
     CutAfter { host: u8, packets: u8, lasts: u32 },
+    /// The same, counted from the first answer on the next connection that has one.
+    CutAtConnect { host: u8, packets: u8, lasts: u32 },
     /// Each packet of a host is late by up to so much.
     Slow { host: u8, by: u32, lasts: u32 },
     /// The host's connections are reset; what is on the way is lost.
@@ -261,6 +264,7 @@ impl Scenario {
             let at = moments.next(random, timeout);
             scenario.items.push(Item { at, what });
         }
+        scenario.add_group();
         scenario.items.sort_by_key(|item| item.at);
         scenario
     }
@@ -606,6 +610,7 @@ impl What {
             | What::Cut { host, .. }
             | What::CutHost { host, .. }
             | What::CutAfter { host, .. }
+            | What::CutAtConnect { host, .. }
             | What::Slow { host, .. }
             | What::Reset { host }
             | What::LoseReplies { host, .. }

@@ -155,6 +155,8 @@ pub struct Host {
     pub lose_there: Option<u8>,
     /// So many more packets arrive before the cut of this item.
     pub cut_after: Option<(u8, usize)>,
+    /// The same, from the next first answer on.
+    pub cut_at_connect: Option<(u8, usize)>,
 }
 
 /// A cut between a host and a server, or all.
@@ -273,6 +275,8 @@ struct Conn {
     /// Blocked packets, there and back.
     blocked: [VecDeque<Packet>; 2],
     last: [u64; 2],
+    /// The first answer has arrived.
+    answered: bool,
     /// When zk-flock has read the connect response.
     read: Option<u64>,
 }
@@ -1044,6 +1048,7 @@ impl World {
             end: None,
             blocked: [VecDeque::new(), VecDeque::new()],
             last: [0; 2],
+            answered: false,
             read: None,
         };
         self.conns.insert(id, conn);
@@ -1194,6 +1199,13 @@ impl World {
         let conn = self.conns.get_mut(&id).expect("a connection");
         if conn.closed {
             return;
+        }
+        if let (Packet::Data(_), false) = (&packet, conn.answered) {
+            conn.answered = true;
+            let host = &mut self.hosts[conn.host];
+            if let Some(cut) = host.cut_at_connect.take() {
+                host.cut_after = Some(cut);
+            }
         }
         match packet {
             Packet::Data(bytes) => conn.inbox.push_back(bytes),
