@@ -85,8 +85,8 @@ struct Deletion {
     token: Option<i64>,
     /// How often the children of its parent have changed: before, and after.
     changes: [Option<i32>; 2],
-    /// The server has confirmed that this client deleted the node.
-    deleted: bool,
+    /// Whether this client deleted the node. `None`: the server has answered no delete.
+    deleted: Option<bool>,
     /// The reply to a delete may have been lost with a connection.
     is_uncertain: bool,
     /// The connection was lost. The delete is sent again if the node is still that of the target.
@@ -257,9 +257,13 @@ impl Eviction {
                 held: self.held(now),
             },
             Phase::Asked { .. } | Phase::Checking => Outcome::Unanswered,
-            Phase::Deleting(deletion) if deletion.deleted || deletion.is_uncertain => {
+            Phase::Deleting(deletion)
+                if deletion.deleted == Some(true) || deletion.is_uncertain =>
+            {
                 Outcome::Deleted(self.newcomer(deletion))
             }
+            // This read was sent before the delete, which may hit a newcomer. Another one follows it.
+            Phase::Deleting(deletion) if deletion.deleted.is_none() => return None,
             Phase::Deleting(_) => Outcome::Unanswered,
         })
     }
@@ -306,7 +310,7 @@ impl Eviction {
         if self.target.is_unique {
             return Newcomer::NotHit;
         }
-        if !deletion.deleted {
+        if deletion.deleted != Some(true) {
             return Newcomer::Possible;
         }
         match (deletion.token, deletion.changes) {
@@ -334,7 +338,10 @@ impl Eviction {
                     deletion.changes[1] = Some(stat.cversion);
                 }
             }
-            (Request::Delete { .. }, Ok(_)) => deletion.deleted = true,
+            (Request::Delete { .. }, result) => {
+                let before = deletion.deleted == Some(true);
+                deletion.deleted = Some(before || result.is_ok());
+            }
             _ => {}
         }
     }
@@ -359,7 +366,7 @@ impl Task for Eviction {
                 // Whether the node was deleted by the request whose reply is lost cannot be known.
                 self.phase = Phase::Deleting(Deletion {
                     is_uncertain: true,
-                    must_resend: !deletion.deleted,
+                    must_resend: deletion.deleted != Some(true),
                     ..deletion
                 });
             }

@@ -160,3 +160,64 @@ fn waiter_on_a_host_that_sleeps_twice_does_not_give_up() {
         ],
     });
 }
+
+/// `--break --force` had read the lock's node again when the holder's session expired, and sent its
+/// delete before the answer came. That answer ended it, with "has released it": the delete hit the next
+/// holder.
+#[test]
+fn break_that_is_deleting_waits_for_the_answer() {
+    let at = |at, what| Item { at, what };
+    let lasts = |runs| Script { runs, ..BRIEF };
+    let isolated = |lasts| IsolateLeader {
+        noticed: false,
+        lasts,
+    };
+    play_without_violation(&Scenario {
+        seed: 15_139,
+        kind: Kind::Node(3),
+        keeper: false,
+        voters: 3,
+        observers: 0,
+        hosts: 4,
+        tick: 2000,
+        timeout: 4310,
+        every: None,
+        items: vec![
+            at(
+                0,
+                Run {
+                    host: 3,
+                    wait: 23_494,
+                    hold: 0,
+                    kill_after: 300,
+                    script: Script {
+                        survives: 3812,
+                        ..lasts(9380)
+                    },
+                },
+            ),
+            at(440, isolated(8208)),
+            at(
+                9034,
+                Break {
+                    host: 1,
+                    wait: 10_000,
+                    force: true,
+                    late: 19,
+                    abandoned: 0,
+                },
+            ),
+            at(12_723, isolated(2830)),
+            at(
+                15_632,
+                Run {
+                    host: 3,
+                    wait: 0,
+                    hold: 0,
+                    kill_after: 1000,
+                    script: lasts(7538),
+                },
+            ),
+        ],
+    });
+}

@@ -366,7 +366,7 @@ fn newcomer_is_hit_only_if_the_token_or_enough_changes_say_so() {
         Eviction::new(target).newcomer(Deletion {
             token,
             changes,
-            deleted,
+            deleted: Some(deleted),
             ..Deletion::default()
         })
     };
