@@ -965,6 +965,13 @@ impl<R: Recipe> SessionLock<R> {
                     self.free_when_expired(&format!("no answer from {}", self.session.servers()));
                 self.released(doubtful.then_some(doubt), now);
             }
+            // Servers that have lost the session never confirm the lock: it is acquired again, in
+            // another session if they do not resume this one.
+            Phase::Confirming { .. }
+                if now >= self.lease_reported.term && !self.session.is_up() =>
+            {
+                self.reacquire(now);
+            }
             Phase::Acquiring | Phase::Confirming { .. } => self.check_wait_deadline(now),
             _ => {}
         }
@@ -1034,7 +1041,12 @@ impl<R: Recipe> SessionLock<R> {
                     .recipe
                     .limit()
                     .map_or(Moment::NEVER, |(limit, _)| limit);
-                own.min(ahead(self.recipe.wake()))
+                let lease = match self.phase {
+                    Phase::Confirming { .. } => ahead(self.lease_reported.term),
+                    _ => Moment::NEVER,
+                };
+                own.min(lease)
+                    .min(ahead(self.recipe.wake()))
                     .min(ahead(self.connect_by))
                     .min(ahead(self.options.wait_until.unwrap_or(Moment::NEVER)))
             }

@@ -751,6 +751,23 @@ fn pause_of_the_process_while_a_lock_is_confirmed_does_not_end_the_attempt() {
     assert!(client.said.iter().any(is_acquired), "{:?}", client.said);
 }
 
+/// The simulation found it: servers were wiped before the first heartbeat of a holder, and its run
+/// waited for ever.
+#[test]
+fn lock_that_wiped_servers_cannot_confirm_is_acquired_again() {
+    let (mut fake, mut client) = (Fake::with_parent("/app"), client(Duration::from_mins(10)));
+    fake.put(LOCK, b"there0000000-89ab-cdef-0123-456789abcdef", 77);
+    play(&mut client, &mut fake, at(0), at(11_500));
+    fake.end(77);
+    play(&mut client, &mut fake, at(20_000), at(20_050));
+    let is_acquired = |output: &Output| matches!(output, Output::Event(Event::Acquired(_)));
+    assert!(!client.said.iter().any(is_acquired), "{:?}", client.said);
+    fake.wipe();
+    client.cut(&mut fake, at(20_050));
+    play(&mut client, &mut fake, at(20_050), at(40_000));
+    assert!(client.said.iter().any(is_acquired), "{:?}", client.said);
+}
+
 #[test]
 fn lost_lock_is_not_called_released_by_a_server_that_ends_the_session_otherwise() {
     for ends in [
