@@ -1,9 +1,10 @@
 //! Scenarios that once showed a violation, shrunk. The fault of the program that each one found has
-//! a unit test beside the code as well.
+//! a unit test beside the code as well, if a few events show it.
 
 use crate::course::play;
 use crate::scenario::What::*;
 use crate::scenario::{HOLDER, Item, Kind, Scenario, Script, Target};
+use crate::turns::Turns;
 
 fn play_without_violation(scenario: &Scenario) {
     let outcome = play(scenario, true);
@@ -218,6 +219,50 @@ fn break_that_is_deleting_waits_for_the_answer() {
                     script: lasts(7538),
                 },
             ),
+        ],
+    });
+}
+
+/// The nodes above a lock were made once per connection, also by a run whose session was replaced:
+/// servers that lost their data again then ended the run.
+#[test]
+fn nodes_above_a_lock_are_made_again_after_servers_were_wiped() {
+    let at = |at, what| Item { at, what };
+    let waits = |host, runs| Run {
+        host,
+        wait: u32::MAX,
+        hold: 0,
+        kill_after: 300,
+        script: Script { runs, ..BRIEF },
+    };
+    play_without_violation(&Scenario {
+        seed: 36_790,
+        kind: Kind::Queue,
+        keeper: true,
+        voters: 3,
+        observers: 0,
+        hosts: 4,
+        tick: 2000,
+        timeout: 4000,
+        every: Some(Turns {
+            period: 8692,
+            retry_failed: false,
+            clocks: 0,
+        }),
+        items: vec![
+            at(0, waits(3, 9769)),
+            at(936, Wipe),
+            at(1306, waits(2, 6179)),
+            at(1306, LoseRequests { host: 2, after: 0 }),
+            at(
+                1565,
+                Slow {
+                    host: 255,
+                    by: 165,
+                    lasts: 3658,
+                },
+            ),
+            at(2621, Wipe),
         ],
     });
 }

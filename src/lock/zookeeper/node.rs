@@ -514,7 +514,7 @@ impl Recipe for Node {
     }
 
     fn on_disconnect(&mut self, known: bool) {
-        self.parents.on_disconnect();
+        self.parents.forget();
         self.entry.on_disconnect();
         self.watched.clear();
         match self.phase {
@@ -548,6 +548,7 @@ impl Recipe for Node {
     }
 
     fn restart(&mut self, context: &mut RecipeContext) {
+        self.parents.forget();
         self.entry.restart();
         self.watched.clear();
         self.free = (0..self.paths.len()).collect();

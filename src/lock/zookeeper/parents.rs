@@ -55,9 +55,9 @@ impl Parents {
         true
     }
 
-    /// The connection has ended, and whether the nodes were created is unknown: they may be
-    /// requested again.
-    pub(super) fn on_disconnect(&mut self) {
+    /// Whether the nodes exist is unknown, because the connection has ended or the lock is acquired
+    /// again: they may be requested again.
+    pub(super) fn forget(&mut self) {
         self.made = None;
     }
 

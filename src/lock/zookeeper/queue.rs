@@ -443,7 +443,7 @@ impl Recipe for Queue {
     }
 
     fn on_disconnect(&mut self, known: bool) {
-        self.parents.on_disconnect();
+        self.parents.forget();
         match self.phase {
             Phase::Joining { sent: true } if known => self.phase = Phase::Checking { unsure: 0 },
             // If the session is unknown, a create that was sent can only have left an orphan.
@@ -453,6 +453,7 @@ impl Recipe for Queue {
     }
 
     fn restart(&mut self, context: &mut RecipeContext) {
+        self.parents.forget();
         self.join(context);
     }
 

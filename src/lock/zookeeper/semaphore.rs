@@ -432,7 +432,7 @@ impl Recipe for Semaphore {
     }
 
     fn on_disconnect(&mut self, known: bool) {
-        self.parents.on_disconnect();
+        self.parents.forget();
         self.holders.unread = 0;
         match self.phase {
             Phase::Creating if known => self.phase = Phase::Checking,
@@ -461,6 +461,7 @@ impl Recipe for Semaphore {
     }
 
     fn restart(&mut self, context: &mut RecipeContext) {
+        self.parents.forget();
         self.phase = ENTERING;
         self.holders.unread = 0;
         self.queue.restart(context);
