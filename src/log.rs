@@ -3,6 +3,7 @@
 //! and the first failure to write the log file is printed on stderr.
 
 use crate::plan::{self, Level, Style, Warning};
+use crate::printable::is_unprintable;
 use crate::reason::reason;
 use std::fmt::Display;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -297,7 +298,7 @@ fn name(level: Level) -> &'static str {
 fn one_line(message: &dyn Display) -> String {
     let mut escaped = String::new();
     for character in message.to_string().chars() {
-        if character.is_control() {
+        if is_unprintable(character) {
             escaped.extend(character.escape_default());
         } else {
             escaped.push(character);

@@ -12,6 +12,7 @@ use crate::oneshot::http;
 use crate::oneshot::zookeeper::Client;
 use crate::plan::inspection::Locks;
 use crate::plan::{Cluster, Eviction, Exit, ExitReason, LockServer};
+use crate::printable::printable;
 use crate::reason::reason;
 use crate::signal::{Signal, Status};
 use crate::status::{Holder, Kind, Lock};
@@ -133,7 +134,7 @@ fn ask_session(
 fn asker(plan: &Eviction) -> String {
     let user = plan.user.clone();
     let user = user.unwrap_or_else(|| format!("uid {}", file::effective_uid()));
-    let user = user.replace(char::is_control, "?"); // the holder answers on a line of its own
+    let user = printable(&user); // the holder answers on a line of its own
     format!("{user}@{} (pid {})", host::name(), process::own_pid())
 }
 

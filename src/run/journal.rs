@@ -13,7 +13,6 @@ use crate::lock::{Event, Holder, Proof, QueuePosition};
 use crate::log::{Log, Topic, print};
 use crate::moment::Moment;
 use crate::plan::{ExitReason, Level, Lock, Plan};
-use crate::printable::printable;
 use crate::reason::reason;
 use crate::signal::Status;
 use crate::supervisor::Origin;
@@ -527,7 +526,7 @@ fn holder_facts(holder: &Holder) -> String {
 /// unknown.
 fn already_run(last: &EarlierRun) -> String {
     let host = last.host.as_ref();
-    let by = host.map_or_else(String::new, |host| format!(" by {}", printable(host)));
+    let by = host.map_or_else(String::new, |host| format!(" by {host}"));
     let (at, lock) = (time(last.started), fact("lock", &last.lock));
     format!("already run at {at}{by}{lock}")
 }
