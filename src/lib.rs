@@ -102,7 +102,7 @@
 //! | `sys::descriptors` | descriptors by number |
 //! | `sys::file` | files and their locks |
 //! | `sys::folder` | folders by descriptor |
-//! | `sys::socket` | socket pairs and their messages |
+//! | `sys::socket` | socket pairs and their messages, and connects |
 //! | `sys::notify` | one message to the service manager |
 //! | `sys::tcp` | listening sockets, keepalive, unacknowledged bytes |
 //! | `sys::random` | random bytes |

@@ -288,7 +288,7 @@ impl Supervisor {
         action
     }
 
-    /// How the run ends, once its command has ended.
+    /// How the run ends, once its command has ended or can start no more.
     pub fn end_of_command(&self) -> Option<ExitReason> {
         match self.phase {
             Phase::MinimumHold(end) | Phase::Releasing(end) => Some(end),

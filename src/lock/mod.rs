@@ -32,7 +32,8 @@ pub enum Input<'a> {
     File(FileEvent),
     /// The result of the look-up of names that was asked for.
     LookUp(Found),
-    /// The command has ended and its run will exit with this code, unless the lock is lost first.
+    /// The command has ended or can start no more, and its run will exit with this code, unless the
+    /// lock is lost first.
     /// Only a lock with a record of its last run ([`period`]) needs it. `Release` follows.
     Ended(u8),
     /// The command has exited, or never starts: release what is held or requested.
@@ -211,7 +212,7 @@ pub enum Failure {
     Denied(String),
     /// What the service has at the lock's path is not a lock of this kind, or cannot be used as one.
     IncompatibleLock(String),
-    /// A file of a local lock cannot be used.
+    /// A system call failed: a file of a local lock, a wait for events, or stdout cannot be used.
     System(String),
     /// The config or the options name a file that cannot be used.
     Config(String),

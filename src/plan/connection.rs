@@ -68,15 +68,11 @@ impl Tls {
     }
 
     fn command(&self, host: &Host) -> Option<Vec<OsString>> {
-        let Host::Tcp { name, port } = host else {
+        let Host::Tcp { name, .. } = host else {
             return None;
         };
         let verified = self.name.as_deref().unwrap_or(name);
-        let target = if name.contains(':') {
-            format!("[{name}]:{port}")
-        } else {
-            format!("{name}:{port}")
-        };
+        let target = host.to_string();
         Some(match self.tool {
             Tool::Openssl => self.openssl(verified, &target),
             Tool::Socat => self.socat(verified, &target),

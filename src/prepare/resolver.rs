@@ -50,8 +50,6 @@ const PROCESS_NAME: &str = "name-lookup";
 #[derive(Clone, Debug)]
 pub struct HostAddresses {
     hosts: Vec<Host>,
-    /// A command makes the connections.
-    by_command: bool,
     /// The addresses of each host, or why it has none.
     found: Vec<Result<Vec<Address>, String>>,
 }
@@ -69,15 +67,18 @@ impl HostAddresses {
         });
         HostAddresses {
             found: found.collect(),
-            by_command: *connection != Connection::Direct,
             hosts: hosts.to_vec(),
         }
     }
 
-    /// The positions of hosts that are names.
+    /// The positions of hosts that are names, and not those of a command.
     fn names(&self) -> Vec<usize> {
+        let by_command = |index: usize| {
+            let found = self.found[index].as_ref();
+            found.is_ok_and(|found| found.iter().any(Address::is_command))
+        };
         (0..self.hosts.len())
-            .filter(|&index| !self.by_command && address(&self.hosts[index]).is_none())
+            .filter(|&index| !by_command(index) && address(&self.hosts[index]).is_none())
             .collect()
     }
 

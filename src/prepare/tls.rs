@@ -4,7 +4,7 @@
 use crate::plan::connection::{Tls, Tool};
 use crate::plan::{Command, Connection};
 use crate::reason::reason;
-use crate::sys::process;
+use crate::sys::file;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -58,7 +58,7 @@ fn check_mode(key: &Path) -> Result<(), String> {
     let Ok(metadata) = fs::metadata(key) else {
         return Ok(()); // reading it has failed already
     };
-    if metadata.uid() != process::own_user() || metadata.mode().trailing_zeros() >= OTHERS {
+    if metadata.uid() != file::effective_uid() || metadata.mode().trailing_zeros() >= OTHERS {
         return Ok(());
     }
     let (key, mode) = (key.display(), metadata.mode() & 0o777);

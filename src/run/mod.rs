@@ -180,7 +180,7 @@ impl<'a, S: System> Run<'a, S> {
             notifier: plan
                 .notify
                 .as_ref()
-                .map(|notify| Notifier::new(notify, S::now())),
+                .and_then(|notify| Notifier::new(notify, S::now())),
             end: None,
         }
     }

@@ -14,23 +14,21 @@ use std::io;
 /// The reports of a run, and the service manager that gets them.
 pub(super) struct Notifier {
     reports: Reports,
-    manager: Option<ServiceManager>,
+    manager: ServiceManager,
 }
 
 impl Notifier {
-    pub(super) fn new(plan: &Notify, now: Moment) -> Notifier {
-        let manager = plan.manager.as_ref();
-        Notifier {
+    /// `None`: no service manager wants reports.
+    pub(super) fn new(plan: &Notify, now: Moment) -> Option<Notifier> {
+        Some(Notifier {
             reports: Reports::new(plan.ready_when_waiting),
-            manager: manager.map(|manager| ServiceManager::new(manager, now)),
-        }
+            manager: ServiceManager::new(plan.manager.as_ref()?, now),
+        })
     }
 
     /// Takes in a fact.
     pub(super) fn hear(&mut self, fact: Fact, now: Moment) {
-        if let Some(manager) = &mut self.manager {
-            manager.add(self.reports.hear(fact, now));
-        }
+        self.manager.add(self.reports.hear(fact, now));
     }
 
     /// Takes in an event of the lock.
@@ -43,13 +41,12 @@ impl Notifier {
     /// Sends what is due. Returns why the service manager cannot be reached, once.
     pub(super) fn send(&mut self, now: Moment) -> Option<io::Error> {
         let alive = self.reports.is_alive(now);
-        self.manager.as_mut()?.send(alive, now)
+        self.manager.send(alive, now)
     }
 
     /// When the next message is due.
     pub(super) fn wake(&self) -> Moment {
-        let manager = self.manager.as_ref();
-        manager.map_or(Moment::NEVER, ServiceManager::wake)
+        self.manager.wake()
     }
 }
 

@@ -119,11 +119,7 @@ impl Survey {
         if self.target.app {
             return layout::record_path(root, name);
         }
-        let path = layout::child(root, name);
-        layout::record_path(
-            layout::parent(&path),
-            path.rsplit('/').next().unwrap_or(name),
-        )
+        layout::record_of(&layout::child(root, name))
     }
 
     fn ask_data(&mut self, path: String) {

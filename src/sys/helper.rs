@@ -3,15 +3,14 @@
 use super::disposition::{self, Disposition};
 use super::mask::Mask;
 use super::process::{self, Fork, Pid};
-use super::{check, descriptors, opened};
+use super::{check, descriptors, spawn};
 use crate::reason::reason;
 use crate::signal::Signal;
-use std::ffi::{CString, OsString, c_int};
+use std::ffi::{CString, OsString, c_char};
 use std::io::{self, PipeReader, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::ptr;
 
 /// A process that was started.
 #[derive(Debug)]
@@ -35,11 +34,10 @@ pub fn start(words: &[OsString], without: &[&str]) -> io::Result<Helper> {
         .iter()
         .map(|word| CString::new(word.as_bytes()))
         .collect::<Result<_, _>>()?;
-    let without: Vec<CString> = without
-        .iter()
-        .map(|&name| CString::new(name))
-        .collect::<Result<_, _>>()?;
-    let (stream, its_stream) = stream_pair()?;
+    let without: Vec<_> = without.iter().map(|&name| (name, None)).collect();
+    let environment = spawn::terminated(spawn::inherited_environment(&without, false));
+    let (stream, its_stream) = UnixStream::pair()?;
+    stream.set_nonblocking(true)?;
     let (reader, its_words) = io::pipe()?;
     descriptors::set_nonblocking(reader.as_fd())?;
     let parent = process::own_pid();
@@ -50,19 +48,21 @@ pub fn start(words: &[OsString], without: &[&str]) -> io::Result<Helper> {
             words: reader,
         }),
         Fork::Child => {
-            for name in &without {
-                // SAFETY: unsetenv(3) reads a string, and this process has one thread.
-                unsafe { libc::unsetenv(name.as_ptr()) };
-            }
-            let error = execute(&words, its_stream.as_fd(), its_words.as_fd(), parent);
+            let ends = [its_stream.as_fd(), its_words.as_fd()];
+            let error = execute(&words, &environment, ends, parent);
             let _ = writeln!(&its_words, "cannot run {program}: {}", reason(&error));
             process::exit_now(127)
         }
     }
 }
 
-/// Becomes the program. Returns why it cannot.
-fn execute(words: &[CString], stream: BorrowedFd, stderr: BorrowedFd, parent: Pid) -> io::Error {
+/// Becomes the program. Returns why it cannot. `environment` ends with a null pointer.
+fn execute(
+    words: &[CString],
+    environment: &[*const c_char],
+    [stream, stderr]: [BorrowedFd; 2],
+    parent: Pid,
+) -> io::Error {
     let ready = || {
         process::die_with_parent(Some(Signal::KILL), parent)?;
         process::own_session()?;
@@ -81,26 +81,10 @@ fn execute(words: &[CString], stream: BorrowedFd, stderr: BorrowedFd, parent: Pi
     if let Err(error) = ready() {
         return error;
     }
-    let argv: Vec<_> = words
-        .iter()
-        .map(|word| word.as_ptr())
-        .chain([ptr::null()])
-        .collect();
-    // SAFETY: execvp(3) reads strings and a null-terminated array of them, which is not empty.
-    unsafe { libc::execvp(argv[0], argv.as_ptr()) };
+    let argv = spawn::terminated(words.iter().map(|word| word.as_ptr()));
+    // SAFETY: execvpe(3) reads strings and two null-terminated arrays; the first is not empty.
+    unsafe { libc::execvpe(argv[0], argv.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
-}
-
-/// A connected pair of streams. The first is non-blocking, and the second as programs expect theirs.
-fn stream_pair() -> io::Result<(UnixStream, UnixStream)> {
-    let mut ends: [c_int; 2] = [-1; 2];
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
-    // SAFETY: socketpair(2) writes two descriptors.
-    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) })?;
-    let [own, other] = ends.map(opened);
-    let (own, other) = (UnixStream::from(own?), UnixStream::from(other?));
-    own.set_nonblocking(true)?;
-    Ok((own, other))
 }
 
 #[cfg(test)]

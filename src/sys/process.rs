@@ -53,13 +53,6 @@ pub fn own_pid() -> Pid {
     Pid(unsafe { libc::getpid() })
 }
 
-/// The user of this process. Files that it makes belong to another one if that is the effective
-/// user.
-pub fn own_user() -> u32 {
-    // SAFETY: getuid(2) touches no memory and cannot fail.
-    unsafe { libc::getuid() }
-}
-
 /// The process that receives this one's exit status. 1 or a subreaper if the original parent is
 /// dead; 0 if it is outside this process namespace.
 pub fn parent_pid() -> Pid {

@@ -140,7 +140,7 @@ extern "C" fn execute(orders: *mut c_void) -> c_int {
 
 /// This process's environment without these variables and, if sockets were passed to zk-flock,
 /// without those that name the process.
-fn inherited_environment(
+pub(super) fn inherited_environment(
     without: &[Variable],
     sockets: bool,
 ) -> impl Iterator<Item = *const c_char> {
@@ -168,7 +168,7 @@ fn inherited_environment(
     })
 }
 
-fn terminated(pointers: impl Iterator<Item = *const c_char>) -> Vec<*const c_char> {
+pub(super) fn terminated(pointers: impl Iterator<Item = *const c_char>) -> Vec<*const c_char> {
     pointers.chain([ptr::null()]).collect()
 }
 

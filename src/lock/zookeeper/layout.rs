@@ -2,7 +2,8 @@
 //!
 //! The nodes of zk-flock are those of the Python zk-flock, and the nodes of lockex those of kazoo's
 //! `Lock` and `Semaphore`, so that old and new programs exclude each other. The queue of waiters
-//! (`/APP_ID/.queue`) exists only here.
+//! (`.queue`), the records of last runs (`.runs`) and the requests to release (`.break`) exist only
+//! here.
 
 use crate::plan::{BREAKS, CHECK, QUEUES, RUNS};
 use std::fmt;
@@ -126,6 +127,11 @@ pub fn queue_name(locks: &[String]) -> String {
 /// the containers of records have no container below them.
 pub fn record_path(parent: &str, name: &str) -> String {
     child(&runs_path(parent), &escaped(name))
+}
+
+/// The record of the last run of the lock at this path.
+pub fn record_of(lock: &str) -> String {
+    record_path(parent(lock), lock.rsplit('/').next().unwrap_or(lock))
 }
 
 /// The container of the records of locks that are children of this node.

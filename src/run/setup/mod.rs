@@ -105,8 +105,9 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             let connect_by = (started + plan.wait).max(now() + cluster.timeout);
             let (mut options, addresses) =
                 zookeeper::options(plan, cluster, None, connect_by, wait_until, log)?;
-            let app = layout::app_path(&cluster.chroot, app_id);
-            options.record = zookeeper::record(plan, cluster, layout::record_path(&app, &names[0]));
+            options.record = zookeeper::record(plan, cluster, || {
+                layout::record_path(&layout::app_path(&cluster.chroot, app_id), &names[0])
+            });
             Ok(zookeeper::node(options, addresses, app_id, names))
         }
         plan::Lock::Queue {
@@ -121,9 +122,9 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
                 zookeeper::options(plan, cluster, *rounds, connect_by, wait_until, log)?;
             options.max_restarts = *restarts;
             options.takes_auth = false;
-            let path_of_all = format!("{}{path}", cluster.chroot);
-            let (parent, name) = path_of_all.rsplit_once('/').unwrap_or_default();
-            options.record = zookeeper::record(plan, cluster, layout::record_path(parent, name));
+            options.record = zookeeper::record(plan, cluster, || {
+                layout::record_of(&format!("{}{path}", cluster.chroot))
+            });
             Ok(zookeeper::queue(options, addresses, path, *permits))
         }
         plan::Lock::Pool(target) => http::build(plan, target, started, wait_until, log),

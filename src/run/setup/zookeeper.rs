@@ -43,11 +43,15 @@ pub(super) fn queue(options: Options, addresses: HostAddresses, path: &str, perm
     }
 }
 
-/// The record of the last run at `path`, if the run depends on it.
-pub(super) fn record(plan: &Plan, cluster: &Cluster, path: String) -> Option<run_record::Options> {
+/// The record of the last run at this path, if the run depends on it.
+pub(super) fn record(
+    plan: &Plan,
+    cluster: &Cluster,
+    path: impl FnOnce() -> String,
+) -> Option<run_record::Options> {
     plan.every.map(|every| run_record::Options {
         every,
-        path,
+        path: path(),
         host: host::name(),
         pid: process::own_pid().0.unsigned_abs(),
         acl: cluster.acl,
