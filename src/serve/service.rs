@@ -16,7 +16,6 @@ use crate::pool::metrics::WallClock;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
 use crate::sys::clock;
 use crate::sys::epoll::Interest;
-use std::time::Duration;
 
 /// While more bytes of replies than this are unsent, pages are refused: with thousands of hosts
 /// each page is a megabyte.
@@ -181,8 +180,7 @@ impl<'a, S: System> Service<'a, S> {
         if let Some(reply) = self.pages.get(page, began) {
             return reply.clone();
         }
-        let unix = u64::try_from(clock::unix_ms()).unwrap_or(0);
-        self.wall_clock.compare(began, Duration::from_millis(unix));
+        self.wall_clock.compare(began, clock::unix_time());
         let reply = self.render(page, Ok(&self.backend.report(began)));
         self.pages.keep(page, &reply, began, S::now());
         reply

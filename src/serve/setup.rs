@@ -14,13 +14,13 @@ use crate::pool::memory::Memory;
 use crate::pool::state::{BootTime, Clocks, State};
 use crate::reason::reason;
 use crate::signal::Signal;
-use crate::sys::clock::now;
+use crate::sys::clock::{self, now};
 use crate::sys::descriptors;
 use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::signals::Signals;
 use crate::sys::timer::Timer;
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Opens all resources of a server. On failure: the result of the program, and what failed.
 pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (ExitReason, String)> {
@@ -44,7 +44,7 @@ pub(super) fn open(plan: &Server) -> Result<(ServerLoop<'_, Linux>, Timer), (Exi
         .unzip();
     watch(&epoll, &listener, &signals, &timer).map_err(system("watch descriptors"))?;
     let parts = Parts {
-        backend: backend(plan, state, real_time(), state_file::clocks, now()),
+        backend: backend(plan, state, clock::unix_time(), state_file::clocks, now()),
         epoll,
         signals,
         listener,
@@ -91,10 +91,4 @@ pub fn backend(
             now,
         )),
     }
-}
-
-/// The time since 1970.
-fn real_time() -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default()
 }

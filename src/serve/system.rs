@@ -1,5 +1,5 @@
-//! What the loop of the server needs from the kernel: the only seam between them. [`Linux`] is the
-//! program's. The simulation in `tests/simulation` has another one, so that it runs the same server,
+//! What the loop of the server needs from the kernel: the only seam between them, but for the time of
+//! day, which is only shown (`Date`, `/metrics`, the log). [`Linux`] is the program's. The simulation in `tests/simulation` has another one, so that it runs the same server,
 //! in the same order, on simulated hosts.
 
 use super::LISTENER;

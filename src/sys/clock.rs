@@ -121,10 +121,15 @@ pub fn monotonic() -> Duration {
     read(libc::CLOCK_MONOTONIC)
 }
 
-/// The wall clock, in ms since 1970.
-pub fn unix_ms() -> i64 {
+/// The wall clock: the time since 1970.
+pub fn unix_time() -> Duration {
     let elapsed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    i64::try_from(elapsed.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+    elapsed.unwrap_or_default()
+}
+
+/// The same in ms.
+pub fn unix_ms() -> i64 {
+    i64::try_from(unix_time().as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A wall clock reading in ms as RFC 3339, in the host's time zone: `2026-11-30T03:12:28+01:00`.
