@@ -33,10 +33,14 @@ const NO_LEASES: [(&str, &str); 7] = [
 
 /// A server that lends its one slot, number 7.
 fn lends(what: &str) -> Answer {
+    lends_for(SHORT, what)
+}
+
+fn lends_for(lease: Duration, what: &str) -> Answer {
     if what.starts_with("release") {
         plain("OK")
     } else {
-        lent(7, SHORT)
+        lent(7, lease)
     }
 }
 
@@ -186,6 +190,8 @@ fn revoke(server: &LockServer) {
 
 #[test]
 fn a_revoked_lock_is_released_when_its_command_has_been_stopped() {
+    // The lease leaves a busy machine time to stop the command.
+    let lends = |what: &str| lends_for(4 * SHORT, what);
     for (option, code) in [("-v", 1), ("--sysexits", 79)] {
         let (sandbox, server) = (Sandbox::new(), LockServer::start(lends));
         let run = sandbox

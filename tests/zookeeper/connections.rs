@@ -112,7 +112,7 @@ fn proxy_command_carries_the_connection() {
         let run = flock_at(
             &sandbox,
             &server,
-            1,
+            5,
             &["--proxy", proxy, "lock", "touch ran"],
         );
         run.run().complains(1, &[&server, why]);
@@ -150,7 +150,7 @@ fn look_at_servers_that_are_down_leaves_no_zombie_of_its_helpers() {
     let log = sandbox.path("helpers");
     let proxy = format!("sh -c 'echo >>{}; exit 1'", log.display());
     let words = ["--proxy", &proxy, "--status", "lock"];
-    let status = flock_at(&sandbox, "127.0.0.1:1", 20, &words).start();
+    let status = flock_at(&sandbox, "127.0.0.1:1", 60, &words).start();
     wait_until("eight helpers to end", || {
         std::fs::read(&log).is_ok_and(|lines| lines.len() >= 8)
     });
@@ -212,7 +212,7 @@ fn tls_verifies_the_server_and_shows_the_certificate() {
 
     let refused = |words: &[&str], why: &str| {
         // A busy machine needs most of a second for a handshake.
-        let run = at(3, words).words(&["lock", "touch ran"]);
+        let run = at(5, words).words(&["lock", "touch ran"]);
         run.run().complains(1, &[&address, why]);
     };
     let other = ["--tls-ca", "other.pem", "--tls-cert", "me.pem"];
@@ -274,7 +274,7 @@ fn plain_text_port_is_named() {
     flock_at(
         &sandbox,
         &plain,
-        1,
+        5,
         &["--tls-name", "localhost", "lock", "true"],
     )
     .run()

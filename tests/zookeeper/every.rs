@@ -70,7 +70,7 @@ fn a_run_that_was_killed_counts_unless_failed_runs_are_repeated() {
     let sandbox = Sandbox::new();
     let mut client = sandbox.client(ZooKeeper::shared());
     let words = ["-l", "0", "--every", "1h", "lock", "cat"];
-    let held = sandbox.flock_at(&ZooKeeper::shared().address(), 2, &words);
+    let held = sandbox.flock_at(&ZooKeeper::shared().address(), 5, &words);
     let held = held.leashed().start();
     held.job();
     held.signal(KILL);
@@ -147,7 +147,7 @@ fn a_period_of_one_host_has_one_run_in_any_number_of_processes() {
     let status = sandbox.local(&["--status", "lock"]).run();
     assert!(status.stdout.contains("last run by "), "{}", status.stdout);
     assert!(
-        status.stdout.contains(": exit code 0 after 0s"),
+        status.stdout.contains(": exit code 0 after "),
         "{}",
         status.stdout
     );

@@ -34,7 +34,7 @@ const SLOW_SAVE: (u64, u64) = (30_000, 300_000);
 pub struct Server {
     pub host: usize,
     pub up: bool,
-    /// Its host has lost power: nobody sends anything for it.
+    /// Its host has lost power, so that the kernel sends nothing for it.
     pub is_off: bool,
     /// How often it has ended.
     life: u64,
