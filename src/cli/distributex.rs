@@ -61,7 +61,7 @@ Instead of a command:
       --break             revoke the slot; wait up to -w [default: 30]
       --token N           with --break: only the holder with this token
 Output and help:
-      --notify[=HOW]      tell systemd the state; HOW: wait, pass or wait,pass
+      --notify[=HOW]      report state to systemd; HOW: wait, pass or wait,pass
       --metrics FILE      add figures of the run to FILE, for node_exporter
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr

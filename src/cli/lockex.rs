@@ -24,7 +24,7 @@ pub const PROGRAM: Program = Program {
 /// What `--help` prints.
 const HELP: &str = "\
 Usage: lockex [options] [--] COMMAND [ARG...]
-       lockex [options] --status [COMMAND...] | --break COMMAND... | --check
+       lockex [options] --status [COMMAND...] | --break [COMMAND...] | --check
 
 Run a command while holding a lock that all hosts of a cluster share. sh -c runs
 COMMAND and its ARGs, joined with spaces. The same line or ID is the same lock.
@@ -62,7 +62,7 @@ Instead of a command:
       --token N           with --break: only the holder with this token
       --force             delete a silent holder's node; its command may run on
 Output and help:
-      --notify[=HOW]      tell systemd the state; HOW: wait, pass or wait,pass
+      --notify[=HOW]      report state to systemd; HOW: wait, pass or wait,pass
       --metrics FILE      add figures of the run to FILE, for node_exporter
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr

@@ -420,12 +420,6 @@ impl Common {
     pub(super) fn check_mode(&self) -> Result<(), Fault> {
         let breaks = self.mode == Mode::Break;
         let prints_json = matches!(self.mode, Mode::Status | Mode::Check);
-        if self.every.is_some() && self.mode != Mode::Run {
-            return Err(Fault::Conflict {
-                option: "--every",
-                with: self.mode.option(),
-            });
-        }
         let useless = [
             (
                 "--retry-failed",
@@ -437,6 +431,7 @@ impl Common {
             ("--json", "--status or --check", self.json && !prints_json),
         ];
         let of_runs = [
+            ("--every", self.every.is_some()),
             ("--notify", self.notify.is_some()),
             ("--metrics", self.metrics.is_some()),
         ];

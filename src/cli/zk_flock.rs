@@ -65,7 +65,7 @@ Instead of a command:
       --token N           with --break: only the holder with this token
       --force             delete a silent holder's node; its command may run on
 Output and help:
-      --notify[=HOW]      tell systemd the state; HOW: wait, pass or wait,pass
+      --notify[=HOW]      report state to systemd; HOW: wait, pass or wait,pass
       --metrics FILE      add figures of the run to FILE, for node_exporter
       --sysexits          use distinct exit codes from sysexits.h for failures
   -v, --verbose           log each step to stderr

@@ -94,7 +94,7 @@ fn lockex_says_what_is_wrong_in_one_line_and_without_a_command_how_it_is_used() 
         (
             &["-t", "1"],
             1,
-            "lockex: the command is missing\nUsage: lockex [options] [--] COMMAND [ARG...]\n       lockex [options] --status [COMMAND...] | --break COMMAND... | --check\n",
+            "lockex: the command is missing\nUsage: lockex [options] [--] COMMAND [ARG...]\n       lockex [options] --status [COMMAND...] | --break [COMMAND...] | --check\n",
         ),
         (
             &["--no-shell", "-z", "h", "--", "./missing", "word"],
