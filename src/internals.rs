@@ -23,6 +23,7 @@ pub mod http {
 
 /// Plans and exit codes.
 pub mod plan {
+    pub use crate::plan::access::Access;
     pub use crate::plan::{
         Acl, Auth, Backend, Cluster, Command, Connection, Every, Exit, ExitCodes, ExitReason,
         Heartbeat, Host, Level, LoadLimit, Lock, LockServer, Log, Plan, Pool, Server, Style,

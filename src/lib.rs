@@ -61,6 +61,7 @@
 //! | `serve::connection` | one connection and its deadlines |
 //! | `serve::http_session` | requests and replies of one connection |
 //! | `serve::api` | what requests mean, and the bodies of replies |
+//! | `serve::refusals` | how many refused requests are logged |
 //! | `serve::memcached` | the connection to memcached |
 //! | `serve::page_cache` | pages that are sent again |
 //! | `serve::system` | the seam between the server and the kernel |
@@ -125,6 +126,7 @@
 //! | `lock::file::record` | the record of the last run in the file of a lock |
 //! | `lock::file::host_only` | the lock of a host, without a server |
 //! | `lock::http` | distributex: a slot in a pool of a lock server |
+//! | `lock::http::refusal` | replies that refuse access |
 //! | `lock::http::reply` | replies of the lock server |
 //! | `lock::zookeeper` | a lock that a ZooKeeper session holds, for any recipe |
 //! | `lock::zookeeper::recipe` | the contract between session and recipe |
@@ -159,6 +161,7 @@
 //! | `notify::server` | what a lock server reports to it |
 //! | `notify::run` | what a run reports to it |
 //! | `pool` | the contract between pools and the loop of the server |
+//! | `pool::access` | which client may do what |
 //! | `pool::pools` | pools by name, and the change of their config |
 //! | `pool::waiters` | the waiters of a pool, in FIFO order |
 //! | `pool::lease` | how much of a lease a client may rely on |
@@ -207,6 +210,7 @@
 //! | `http::body` | bodies and their framing |
 //! | `http::lines` | lines and header fields |
 //! | `http::percent` | percent-encoding and queries |
+//! | `http::credentials` | access tokens in a request |
 //! | `http::date` | the Date header |
 //! | `http::malformed` | errors, and the status that answers each |
 //!
@@ -222,17 +226,20 @@
 //! | `cli::options` | the parser, and options of all clients |
 //! | `cli::common_tests` | the options common to the clients, on each of them |
 //! | `cli::value` | values of options |
+//! | `cli::access_tokens` | reads files of access tokens |
 //! | `cli::line` | corrects a command line for a hint |
 //! | `cli::python_hash` | Python 2.7's hash, which names a lockex lock |
 //! | `config` | `/etc/distributed-flock.json` |
 //! | `config::text` | encoding and comments of a config |
 //! | `config::server` | the lock server's config |
+//! | `config::server::access` | its access tokens and networks |
 //! | `config::node` | a config as a tree with line numbers |
 //! | `config::json` | JSON as such a tree |
 //! | `config::yaml` | a subset of YAML as such a tree |
 //! | `config::yaml::flow` | lists and mappings in brackets |
 //! | `config::yaml::scalar` | scalars |
 //! | `plan` | all decisions made before the first byte is sent |
+//! | `plan::access` | access tokens, their rights, and networks |
 //! | `plan::server` | the plan of the lock server |
 //! | `plan::names` | names that a lock may have |
 //! | `plan::hosts` | connection strings |

@@ -2,6 +2,7 @@
 //! by `cli` from options, config file and environment; the layers below read none of those. Also
 //! here: the reasons why a run ends, and the only place that turns one into an exit code.
 
+pub mod access;
 mod client_check;
 pub mod connection;
 pub mod duration;
@@ -22,7 +23,9 @@ pub use outer::OuterLock;
 pub use server::{Backend, Pool, Server};
 
 use crate::signal::{Signal, Status};
+use access::AccessToken;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -177,6 +180,8 @@ pub struct LockServer {
     pub connection: Connection,
     /// What stands before the paths of its API: empty, or a path without a slash at its end.
     pub prefix: String,
+    /// What proves the rights of this client, if the server wants that.
+    pub access_token: Option<AccessToken>,
 }
 
 /// The port of https, which a URL leaves out.
@@ -189,7 +194,25 @@ impl LockServer {
             host,
             connection: Connection::Direct,
             prefix: String::new(),
+            access_token: None,
         }
+    }
+
+    /// A warning, if the access token is sent to another host as plain text.
+    pub fn token_warning(&self) -> Option<String> {
+        let Host::Tcp { name, .. } = &self.host else {
+            return None;
+        };
+        let is_loopback =
+            |address: IpAddr| address.to_canonical().is_loopback() || address.is_loopback();
+        let is_own = name == "localhost" || name.parse().is_ok_and(is_loopback);
+        let is_plain = self.connection == Connection::Direct && !is_own;
+        (is_plain && self.access_token.is_some()).then(|| {
+            format!(
+                "the access token is sent to {self} without encryption, and hosts on the way can \
+                 read it: use -H https://HOST"
+            )
+        })
     }
 
     /// A path of its API.
@@ -616,5 +639,40 @@ mod tests {
             label(Lock::Host("/tmp/dx-a.lock".into()), false),
             "/tmp/dx-a.lock"
         );
+    }
+
+    #[test]
+    fn token_is_plain_only_over_tcp_to_another_host() {
+        let tcp = |name: &str| Host::Tcp {
+            name: name.into(),
+            port: 9889,
+        };
+        let proxy = connection::Proxy::parse("nc %h %p".as_ref()).unwrap();
+        for (host, connection, warns) in [
+            (tcp("dx"), Connection::Direct, true),
+            (tcp("10.0.0.1"), Connection::Direct, true),
+            (tcp("2001:db8::1"), Connection::Direct, true),
+            (tcp("localhost"), Connection::Direct, false),
+            (tcp("127.3.2.1"), Connection::Direct, false),
+            (tcp("::1"), Connection::Direct, false),
+            (tcp("::ffff:127.0.0.1"), Connection::Direct, false),
+            (Host::Unix("/s".into()), Connection::Direct, false),
+            (tcp("dx"), Connection::Proxy(proxy), false),
+            (
+                tcp("dx"),
+                Connection::Tls(connection::Tls::default()),
+                false,
+            ),
+        ] {
+            let mut server = LockServer {
+                connection,
+                ..LockServer::new(host)
+            };
+            assert_eq!(server.token_warning(), None, "there is no token");
+            server.access_token = Some(AccessToken::sent(b"secret"));
+            let warning = server.token_warning();
+            assert_eq!(warning.is_some(), warns, "{server}");
+            assert!(!warning.is_some_and(|text| text.contains("secret")));
+        }
     }
 }

@@ -133,6 +133,7 @@ fn environment() -> Environment {
         hosts: env::var_os("ZK_FLOCK_HOSTS"),
         app_id: env::var_os("ZK_FLOCK_APP_ID"),
         timeout: env::var_os("ZK_FLOCK_TIMEOUT"),
+        access_token_file: env::var_os("DISTRIBUTEX_ACCESS_TOKEN_FILE"),
         notify_socket: env::var_os("NOTIFY_SOCKET"),
         watchdog_usec: env::var_os("WATCHDOG_USEC"),
         watchdog_pid: env::var_os("WATCHDOG_PID"),

@@ -2,9 +2,11 @@
 //! original, with a few more; but the lock file of the host works as the original's manual says,
 //! not as its code did.
 
+use super::access_tokens;
 use super::line::Form;
 use super::options::{self, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, value};
+use crate::plan::access::AccessToken;
 use crate::plan::connection::Tls;
 use crate::plan::hosts::{self, InvalidHosts};
 use crate::plan::inspection::Locks;
@@ -41,6 +43,7 @@ Lock:
                           server; with -H: no effect
       --no-local-lock     allow several runs on this host
       --as HOST           use HOST as this host's name [default: its full name]
+      --access-token-file FILE  send the access token in FILE
   -w, --wait SECS         wait up to SECS (or inf) for the lock [default: inf]
                           for an unreachable server, wait up to SECS, but at
                           least 10 [default: 10]
@@ -73,6 +76,9 @@ SECS may have units: 90, 90s, 1h30m. Exit code: the command's own; 128+N if
 signal N killed it; N of -x if the lock is busy; others: see distributex(1).
 ";
 
+/// The option whose abbreviation `--a` keeps its meaning.
+const OWN_NAME: &str = "as";
+
 /// The port without `-p`.
 const DEFAULT_PORT: u16 = 9889;
 
@@ -104,6 +110,7 @@ struct Options {
     local: bool,
     no_local_lock: bool,
     own_name: Option<String>,
+    access_token_file: Option<PathBuf>,
     common: Common,
 }
 
@@ -115,7 +122,7 @@ impl options::Options for Options {
     };
 
     fn take(&mut self, parser: &mut lexopt::Parser) -> Result<Taken, Fault> {
-        let Some(argument) = next_argument(parser, HELP, &[])? else {
+        let Some(argument) = next_argument(parser, HELP, &[OWN_NAME])? else {
             return Ok(Taken::All);
         };
         match argument {
@@ -125,6 +132,10 @@ impl options::Options for Options {
             Short('l') => self.local = true,
             Long("no-local-lock") => self.no_local_lock = true,
             Long("as") => self.own_name = Some(own_name(parser.value()?)?),
+            Long("access-token-file") => {
+                self.access_token_file =
+                    Some(value::file("--access-token-file", &parser.value()?)?);
+            }
             argument => return self.common.take(argument, parser),
         }
         Ok(Taken::Argument)
@@ -244,7 +255,20 @@ impl Options {
             host,
             connection,
             prefix,
+            access_token: self.access_token(environment)?,
         }))
+    }
+
+    /// The first access token in the file of the option, or of the environment.
+    fn access_token(&mut self, environment: &Environment) -> Result<Option<AccessToken>, Fault> {
+        let from_environment = environment.access_token_file.as_ref();
+        let file = self.access_token_file.take().or_else(|| {
+            from_environment
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
+        let tokens = file.map(|path| access_tokens::read(&path)).transpose()?;
+        Ok(tokens.and_then(|tokens| tokens.into_iter().next()))
     }
 
     fn lock(&mut self, environment: &Environment) -> Result<Lock, Fault> {

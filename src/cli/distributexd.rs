@@ -1,14 +1,17 @@
 //! `distributexd`: its help, its options, and its plan with the config file. Defaults are those of
 //! the original, `twistd distributex`.
 
+use super::access_tokens;
 use super::line::Line;
 use super::options::{self, Taken, next_argument};
 use super::{Environment, Error, Fault, Program, Request, read, value};
 use crate::config::server::Config;
+use crate::plan::access::Access;
 use crate::plan::{ExitCodes, Server};
 use lexopt::prelude::*;
 use std::ffi::OsString;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 
 /// The program.
@@ -37,7 +40,7 @@ Output and help:
   -h, --help              print this help
       --program=NAME      act as program NAME; must be the first word
 
-HUP reloads the pools; TERM and INT shut the server down.
+HUP reloads pools and access tokens; TERM and INT shut the server down.
 
 Exit code: 0 if TERM or INT shut the server down, or the checked config is
 valid; 2 for a usage error; otherwise 1, or the code of --sysexits.
@@ -99,14 +102,15 @@ impl Options {
             None => first_existing(CONFIGS)?,
         };
         let check = self.check;
-        let config = Config::parse(&text, &path)?;
+        let mut config = Config::parse(&text, &path)?;
         if let (true, [first, others @ ..]) = (check, &config.unknown[..]) {
             return Err(Fault::UnknownKeys {
                 first: first.clone(),
                 others: others.len(),
             });
         }
-        let server = self.merge(config, path, environment);
+        let access = mem::take(&mut config.access).load(access_tokens::read)?;
+        let server = self.merge(config, access, path, environment);
         Ok(if check {
             Request::Check(server)
         } else {
@@ -115,7 +119,13 @@ impl Options {
     }
 
     /// The plan from the options and the config, which was read from `path`.
-    fn merge(self, config: Config, path: PathBuf, environment: &Environment) -> Server {
+    fn merge(
+        self,
+        config: Config,
+        access: Access,
+        path: PathBuf,
+        environment: &Environment,
+    ) -> Server {
         let Config {
             backend,
             pools,
@@ -131,6 +141,7 @@ impl Options {
             listen,
             port: self.port.or(port).unwrap_or(PORT),
             pools,
+            access,
             backend,
             state: state.map(|path| environment.current_dir.join(path)),
             warnings,
@@ -336,7 +347,7 @@ mod tests {
         let config = Config::parse(b"state: s", Path::new("f")).unwrap();
         assert_eq!(
             Options::default()
-                .merge(config, "f".into(), &environment())
+                .merge(config, Access::default(), "f".into(), &environment())
                 .state
                 .as_deref(),
             Some(Path::new("/here/s"))

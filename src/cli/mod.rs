@@ -2,6 +2,7 @@
 //! and its plan; here are the request that a command line makes, the faults that it can have, and
 //! the exit codes of these faults.
 
+mod access_tokens;
 #[cfg(test)]
 mod common_tests;
 pub mod distributex;
@@ -14,6 +15,7 @@ pub mod value;
 pub mod zk_flock;
 
 use crate::config;
+use crate::plan::access::TokenFileFlaw;
 use crate::plan::notify::Manager;
 use crate::plan::{
     ClientCheck, Eviction, Inspection, OuterLock, Plan, Server, connection, hosts, names,
@@ -56,6 +58,8 @@ pub struct Environment {
     pub app_id: Option<OsString>,
     /// `$ZK_FLOCK_TIMEOUT`.
     pub timeout: Option<OsString>,
+    /// `$DISTRIBUTEX_ACCESS_TOKEN_FILE`.
+    pub access_token_file: Option<OsString>,
     /// `$NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
     /// `$WATCHDOG_USEC`.
@@ -198,6 +202,8 @@ pub(crate) enum Fault {
     NoDefaultConfig { path: PathBuf, source: io::Error },
     /// The file is longer than any config.
     TooLong(PathBuf),
+    /// The file has no access tokens, or other users can read it.
+    AccessTokens { path: PathBuf, flaw: TokenFileFlaw },
     /// The config is invalid.
     Config(config::Error),
     /// The server's config is invalid.
@@ -218,6 +224,7 @@ impl Error {
             Fault::Unreadable { .. }
             | Fault::NoDefaultConfig { .. }
             | Fault::TooLong(_)
+            | Fault::AccessTokens { .. }
             | Fault::Config(_)
             | Fault::ServerConfig(_)
             | Fault::UnknownKeys { .. }
@@ -324,6 +331,10 @@ impl fmt::Display for Fault {
                     path.display()
                 )
             }
+            Fault::AccessTokens { path, flaw } => {
+                let path = path.display();
+                write!(f, "cannot use the access tokens in {path}: {flaw}")
+            }
             Fault::Config(error) => error.fmt(f),
             Fault::ServerConfig(error) => error.fmt(f),
             Fault::UnknownKeys { first, others: 0 } => f.write_str(first),
@@ -382,14 +393,23 @@ const TYPICAL_CONFIG: usize = 1024;
 
 /// Reads a config from a file or a pipe.
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    let unreadable = |source| Fault::Unreadable {
+    let file = File::open(path).map_err(|source| Fault::Unreadable {
         path: path.to_owned(),
         source,
-    };
+    })?;
+    read_all(file, path)
+}
+
+/// Reads the rest of a file, which was opened at this path.
+fn read_all(file: File, path: &Path) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::with_capacity(TYPICAL_CONFIG);
-    let length = File::open(path)
-        .and_then(|file| file.take(MAX_CONFIG + 1).read_to_end(&mut text))
-        .map_err(unreadable)?;
+    let length = file
+        .take(MAX_CONFIG + 1)
+        .read_to_end(&mut text)
+        .map_err(|source| Fault::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
     if length as u64 > MAX_CONFIG {
         Err(Fault::TooLong(path.to_owned()))
     } else {

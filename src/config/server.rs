@@ -2,16 +2,21 @@
 //! are those of the original, with a few more. A fault is an error with file and line: a pool that
 //! is configured by mistake may let two hosts run at once.
 
+mod access;
+
 use super::node::{Entry, Node, Value};
 use super::{json, yaml};
 use crate::edit_distance;
 use crate::in_file::InFile;
+use crate::plan::access::NetworkFlaw;
 use crate::plan::{Backend, Host, Pool, duration};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use access::AccessConfig;
 
 /// The values of a config, with the defaults of missing keys.
 #[derive(PartialEq, Eq, Debug)]
@@ -20,6 +25,8 @@ pub struct Config {
     pub backend: Backend,
     /// In the order of the file.
     pub pools: Vec<Pool>,
+    /// Who may use them.
+    pub access: AccessConfig,
     /// `None`: all addresses.
     pub listen: Option<IpAddr>,
     /// `None`: the port of the original.
@@ -50,6 +57,12 @@ pub enum Fault {
     DuplicateKey { key: String, first: usize },
     /// A mapping is required, but this is another value.
     NoMapping { what: &'static str, found: String },
+    /// The key is unknown, and probably one that restricts access.
+    Unrestricted { key: String, meant: &'static str },
+    /// There are access tokens, and none of them may use this pool.
+    NoTokens { pool: String },
+    /// A text is not a network.
+    Network { found: String, flaw: NetworkFlaw },
     /// A pool lacks a key.
     Missing { key: &'static str },
     /// A pool in a mapping by name has the name of a key of pools.
@@ -112,7 +125,10 @@ const VALUES: &str = "the values of a pool, as in \"expire: 300\"";
 
 const POOLS: &str = "a list of pools, or a mapping of their names to their values";
 
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 10] = [
+    "access_tokens",
+    "public_status",
+    "networks",
     "backend",
     "memcachehost",
     "memcacheport",
@@ -121,7 +137,19 @@ const KEYS: [&str; 7] = [
     "port",
     "state",
 ];
-const POOL_KEYS: [&str; 4] = ["name", "expire", "maxlocks", "servers"];
+const POOL_KEYS: [&str; 7] = [
+    "name",
+    "expire",
+    "maxlocks",
+    "servers",
+    "access_tokens",
+    "networks",
+    "require_fencing_token",
+];
+
+/// A key that is nearly one of these is an error: the server would be open to clients that the
+/// operator meant to keep out.
+const RESTRICTING_KEYS: [&str; 3] = ["access_tokens", "networks", "require_fencing_token"];
 
 /// Keys with this prefix are ignored. They can hold anchors.
 const IGNORED_PREFIX: &str = "x-";
@@ -134,6 +162,7 @@ impl Default for Config {
         Config {
             backend: Backend::Memory,
             pools: Vec::new(),
+            access: AccessConfig::default(),
             listen: None,
             port: None,
             state: None,
@@ -192,10 +221,14 @@ impl Config {
                     self.state = Some(text(entry, "a file")?.into());
                     line_of_state = entry.line;
                 }
+                "access_tokens" => self.access.tokens = access::token_files(entry)?,
+                "public_status" => self.access.public_status = access::boolean(entry)?,
+                "networks" => self.access.networks = Some(access::networks(entry)?),
                 key if key.starts_with(IGNORED_PREFIX) => {}
-                _ => self.unknown(entry, &KEYS),
+                _ => self.unknown(entry, &KEYS)?,
             }
         }
+        self.access.check_pools(&self.pools, &lines_of_pools)?;
         if memcache {
             let mut pools = self.pools.iter().zip(lines_of_pools);
             if let Some((pool, line)) = pools.find(|(pool, _)| pool.name.contains(' ')) {
@@ -273,6 +306,7 @@ impl Config {
         mut pool: Pool,
     ) -> Result<(Pool, Option<usize>), OnLine> {
         let mut named = None;
+        let mut access = access::OfPool::default();
         for entry in entries {
             match entry.key.as_str() {
                 "name" => {
@@ -304,25 +338,37 @@ impl Config {
                         ));
                     }
                 }
-                _ => self.unknown(entry, &POOL_KEYS),
+                "access_tokens" => access.tokens = access::token_files(entry)?,
+                "networks" => access.rules.networks = Some(access::networks(entry)?),
+                "require_fencing_token" => {
+                    access.rules.requires_fencing_token = access::boolean(entry)?;
+                }
+                _ => self.unknown(entry, &POOL_KEYS)?,
             }
         }
+        self.access.add(&pool.name, access);
         Ok((pool, named))
     }
 
-    fn unknown(&mut self, entry: &Entry, known: &[&str]) {
+    fn unknown(&mut self, entry: &Entry, known: &[&'static str]) -> Result<(), OnLine> {
         let key = super::node::shown(&entry.key);
         let meant = if self.unknown.len() < MAX_WARNINGS {
             edit_distance::closest(&entry.key, known)
         } else {
             None
         };
+        if let Some(meant) = meant
+            && RESTRICTING_KEYS.contains(&meant)
+        {
+            return Err((entry.line, Fault::Unrestricted { key, meant }));
+        }
         let hint = meant
             .map(|meant| format!(" (did you mean {meant:?}?)"))
             .unwrap_or_default();
         let sentence = on_line(entry.line, &format!("{key}: unknown key{hint}"));
         self.unknown.push(sentence.clone());
         self.warnings.push(sentence);
+        Ok(())
     }
 }
 
@@ -550,6 +596,22 @@ impl fmt::Display for Fault {
                 write!(f, "duplicate key {key:?}, see line {first}")
             }
             Fault::NoMapping { what, found } => write!(f, "expected {what}, found {found}"),
+            Fault::Unrestricted { key, meant } => {
+                write!(f, "{key}: unknown key: write {meant:?}, or remove it")
+            }
+            Fault::NoTokens { pool } => write!(
+                f,
+                "no access token may use pool {pool:?}: give it \"access_tokens\", or give the server some for all pools"
+            ),
+            Fault::Network { found, flaw } => {
+                let why = match flaw {
+                    NetworkFlaw::NotNetwork => "expected ADDRESS/BITS, like 10.0.0.0/8 or fd00::/8",
+                    NetworkFlaw::BitsOfHost => {
+                        "the address has more bits than the network: write the network's first address"
+                    }
+                };
+                write!(f, "\"networks\": {found}: {why}")
+            }
             Fault::Missing { key } => write!(f, "this pool has no {key:?}"),
             Fault::NoDash { key } => write!(
                 f,

@@ -1,7 +1,8 @@
 //! Revokes a lock at a lock server. Sans-I/O.
 
-use crate::http::{Reply, post};
+use crate::http::{Reply, authorize, post};
 use crate::lock::Failure;
+use crate::lock::http::access_refusal;
 use crate::oneshot::http::Question;
 use crate::plan::LockServer;
 
@@ -36,14 +37,22 @@ impl Question for Revocation {
 
     fn request(&self) -> Vec<u8> {
         let parameters = [("pool", self.pool.as_str()), ("host", &self.host)];
-        post(
+        let request = post(
             &self.server.path("/revoke/"),
             &parameters,
             &self.server.header(),
-        )
+        );
+        authorize(request, self.server.access_token.as_ref())
     }
 
     fn report(&self, reply: &Reply) -> Result<Revoked, Failure> {
+        // A 403 without a reason is that of another program.
+        let refusal = access_refusal(reply, &self.server)
+            .filter(|_| reply.status == 401 || reply.header("X-Lock-Error").is_some());
+        if let Some(why) = refusal {
+            let what = format!("revoke at {}", self.server);
+            return Err(Failure::Refused { what, why });
+        }
         let body = String::from_utf8_lossy(&reply.body);
         let token = reply.header("X-Lock-Token");
         match reply.status {

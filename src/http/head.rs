@@ -55,7 +55,7 @@ impl<'a, S> Head<'a, S> {
     }
 
     /// All values of the fields with this name.
-    fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    pub(super) fn values(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.fields
             .iter()
             .filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))

@@ -9,6 +9,7 @@
 
 mod body;
 pub mod client;
+mod credentials;
 mod date;
 mod head;
 mod lines;
@@ -19,6 +20,7 @@ mod recorded_tests;
 mod reply;
 mod request;
 
+pub use credentials::authorize;
 pub use date::date;
 pub use malformed::Malformed;
 pub use reply::Reply;

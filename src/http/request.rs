@@ -1,10 +1,12 @@
 //! Requests: the server reads them; the client sends one kind.
 
 use super::body::Framing;
+use super::credentials;
 use super::head::{Head, Version};
 use super::lines::{is_token, within};
 use super::malformed::{Malformed, shown};
 use super::{LONGEST_HEAD, LONGEST_REQUEST_BODY, percent};
+use crate::plan::access::Credentials;
 
 /// Number of empty lines that a server skips before a request (RFC 9112, 2.2): some clients send
 /// one after the body of the previous request.
@@ -38,6 +40,8 @@ pub struct Request {
     pub version: Version,
     /// Whether the client wants the connection to stay open after the reply.
     pub keep_alive: bool,
+    /// What proves the rights of the client.
+    pub credentials: Credentials,
 }
 
 /// The facts about a request that its reply depends on: all that is kept of it until it is
@@ -90,6 +94,7 @@ impl Request {
             query: query.to_vec(),
             version,
             keep_alive: head.keep_alive(version),
+            credentials: credentials::read(head.values("authorization")),
         };
         Ok(Some((request, length + body)))
     }

@@ -1,5 +1,6 @@
 //! The plan of a lock server: its address, its pools, and where it stores the holders.
 
+use super::access::Access;
 use super::notify::Manager;
 use super::{ExitCodes, Host};
 use std::fmt;
@@ -7,8 +8,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One run of a server. A new plan can change the pools while it runs; all other fields keep their
-/// values from the start.
+/// One run of a server. A new plan can change the pools and the access while it runs; all other
+/// fields keep their values from the start.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
     /// Starts every line on stderr: `distributexd`.
@@ -21,6 +22,8 @@ pub struct Server {
     pub port: u16,
     /// In the order of the config file; names are unique.
     pub pools: Vec<Pool>,
+    /// Who may use it.
+    pub access: Access,
     /// Where the holders are stored.
     pub backend: Backend,
     /// The file that keeps the holders across restarts, if any; `None` with memcached.

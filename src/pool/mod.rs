@@ -4,6 +4,7 @@
 //! sleeps until that moment or the next event. It hands in all events that are there before it
 //! polls, so that one save covers all of them.
 
+pub mod access;
 mod events;
 pub mod invalid_request;
 pub mod lease;

@@ -29,6 +29,7 @@ pub fn check_client(plan: &ClientCheck) -> Exit {
         (None, []) => None,
         (path, flaws) => Some((path.unwrap_or("options".into()), flaws.to_vec())),
     };
+    inspect::print_token_warning(plan.program, &plan.locks);
     let servers = match &plan.locks {
         Locks::Nodes {
             cluster,

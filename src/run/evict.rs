@@ -42,6 +42,7 @@ const MIN_LIMIT: Duration = Duration::from_secs(1);
 /// Takes the lock of the plan away from its holder. `started` is when the program began.
 pub fn evict(plan: &Eviction, started: Moment) -> Exit {
     inspect::print_warnings(plan.program, &plan.warnings);
+    inspect::print_token_warning(plan.program, &plan.locks);
     let end = find_and_ask(plan, started + plan.wait);
     plan.exit_codes.exit(end.unwrap_or_else(|failure| {
         log::print(plan.program, &failure);

@@ -25,6 +25,7 @@ use std::time::Duration;
 /// Shows the locks of the plan.
 pub fn show_status(inspection: &Inspection) -> Exit {
     print_warnings(inspection.program, &inspection.warnings);
+    print_token_warning(inspection.program, &inspection.locks);
     let end =
         read(&inspection.locks, true, Duration::MAX).and_then(|report| show(inspection, &report));
     inspection.exit_codes.exit(end.unwrap_or_else(|failure| {
@@ -39,6 +40,15 @@ pub(super) fn print_warnings(program: &str, warnings: &[Warning]) {
         if let Warning::Shown(text) = warning {
             log::print(program, &format_args!("WARNING: {text}"));
         }
+    }
+}
+
+/// Prints that an access token is sent as plain text.
+pub(super) fn print_token_warning(program: &str, locks: &Locks) {
+    if let Locks::Pools { server, .. } = locks
+        && let Some(warning) = server.token_warning()
+    {
+        log::print(program, &format_args!("WARNING: {warning}"));
     }
 }
 

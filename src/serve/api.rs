@@ -4,6 +4,7 @@
 
 use crate::http::{Method, Reply, Request};
 use crate::plan::outer::MAX_OUTER_LOCKS;
+use crate::pool::access::{Denial, Want};
 use crate::pool::invalid_request::{self, InvalidRequest};
 use crate::pool::{Answer, Call, Remaining};
 use std::fmt::Display;
@@ -190,6 +191,37 @@ fn revoke(request: &Request) -> ApiCall {
             ),
         )),
     }
+}
+
+/// What a request wants; `None`: a reply that tells nothing of the pools.
+pub(super) fn want(call: &ApiCall) -> Option<Want<'_>> {
+    match call {
+        ApiCall::Pool(request) => Some(Want::Pool(request.call, &request.pool)),
+        ApiCall::Page(_) => Some(Want::Read),
+        ApiCall::Invalid(..) => Some(Want::Report),
+        ApiCall::Health | ApiCall::Reply(_) => None,
+    }
+}
+
+/// The reply to a request that this client may not make. A browser that reads a page asks its user
+/// for the access token as a password; for a call it must not, as another site may have caused it.
+pub(super) fn denial_reply(denial: Denial, is_page: bool) -> Reply {
+    let reply = text_reply(
+        denial.status(),
+        &format_args!("refused: {}: {}", denial.short(), denial.advice()),
+    )
+    .with(ERROR, denial.short());
+    let schemes: &[_] = match (denial.status(), is_page) {
+        (401, true) => &["Basic", "Bearer"],
+        (401, false) => &["Bearer"],
+        _ => &[],
+    };
+    schemes.iter().fold(reply, |reply, scheme| {
+        reply.with(
+            "WWW-Authenticate",
+            format_args!("{scheme} realm=\"distributexd\""),
+        )
+    })
 }
 
 /// The reply to a pool request.

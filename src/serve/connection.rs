@@ -6,10 +6,11 @@ use super::http_session::{HttpSession, SEND_TIMEOUT, WaitingFor};
 use super::system::Stream;
 use crate::http::{Reply, Request};
 use crate::moment::Moment;
+use crate::pool::access::Scope;
 use crate::pool::{Answer, Call, Ticket};
 use crate::sys::epoll::Interest;
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ pub(super) struct Connection<S> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PendingCall {
     Pool(PoolRequest),
-    Page(Page),
+    /// A page about these pools.
+    Page(Page, Scope),
 }
 
 /// A grant that the peer may not have received.
@@ -299,6 +301,12 @@ impl<S: Stream> Connection<S> {
             (true, false) if self.session.receive_capacity() > 0 => Interest::Read,
             (true, false) => Interest::Nothing,
         }
+    }
+
+    /// The client's address, if the kernel knows it.
+    pub(super) fn peer_ip(&self) -> Option<IpAddr> {
+        let address = self.stream.peer_address().ok()?;
+        Some(address.ip().to_canonical())
     }
 
     /// The client's address, for the log.

@@ -16,6 +16,7 @@ mod http_session;
 mod listener;
 mod memcached;
 mod page_cache;
+mod refusals;
 mod server_log;
 mod server_metrics;
 mod service;
@@ -177,7 +178,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
         ServerLoop {
             plan,
             log,
-            service: Service::new(log, parts.epoll, parts.backend),
+            service: Service::new(log, parts.epoll, parts.backend, plan.access.clone()),
             signals: parts.signals,
             listener: Some(parts.listener),
             state_file: parts.state_file,
@@ -363,6 +364,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
         match plan {
             Ok(plan) => {
                 self.log.log_reload(self.plan, &plan);
+                self.service.change_access(plan.access, &plan.pools);
                 self.service.backend.reconfigure(plan.pools, S::now());
             }
             Err(why) => self.log.log(

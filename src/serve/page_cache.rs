@@ -4,6 +4,7 @@
 use super::api::Page;
 use crate::http::Reply;
 use crate::moment::Moment;
+use crate::pool::access::Scope;
 use std::time::Duration;
 
 /// A page that is written faster than this is not kept, so that it is always up to date.
@@ -13,39 +14,46 @@ const QUICK: Duration = Duration::from_millis(1);
 /// server's time for each page, however many they are.
 const KEPT: u32 = 9;
 
-/// The last page of each kind.
+/// The last pages that were slow: at most one of each kind for each scope of readers.
 #[derive(Debug, Default)]
 pub(super) struct PageCache {
-    status: Option<KeptPage>,
-    metrics: Option<KeptPage>,
+    pages: Vec<KeptPage>,
 }
 
 #[derive(Debug)]
 struct KeptPage {
+    page: Page,
+    scope: Scope,
     reply: Reply,
     until: Moment,
 }
 
 impl PageCache {
-    /// The page, if it is still to be sent.
-    pub(super) fn get(&self, page: Page, now: Moment) -> Option<&Reply> {
-        let kept = match page {
-            Page::Status => self.status.as_ref(),
-            Page::Metrics => self.metrics.as_ref(),
-        };
-        kept.filter(|kept| now < kept.until).map(|kept| &kept.reply)
+    /// The page for readers of this scope, if it is still to be sent.
+    pub(super) fn get(&self, page: Page, scope: &Scope, now: Moment) -> Option<&Reply> {
+        let is_meant =
+            |kept: &&KeptPage| now < kept.until && kept.page == page && kept.scope == *scope;
+        self.pages.iter().find(is_meant).map(|kept| &kept.reply)
     }
 
-    /// A page was written from `since` to `now`.
-    pub(super) fn keep(&mut self, page: Page, reply: &Reply, since: Moment, now: Moment) {
+    /// A page for readers of this scope was written from `since` to `now`.
+    pub(super) fn keep(
+        &mut self,
+        page: Page,
+        scope: &Scope,
+        reply: &Reply,
+        since: Moment,
+        now: Moment,
+    ) {
         let took = now.since(since);
-        let kept = (took >= QUICK).then(|| KeptPage {
-            reply: reply.clone(),
-            until: now + took * KEPT,
-        });
-        match page {
-            Page::Status => self.status = kept,
-            Page::Metrics => self.metrics = kept,
+        self.pages.retain(|kept| now < kept.until);
+        if took >= QUICK {
+            self.pages.push(KeptPage {
+                page,
+                scope: scope.clone(),
+                reply: reply.clone(),
+                until: now + took * KEPT,
+            });
         }
     }
 }
@@ -59,12 +67,22 @@ mod tests {
         let at = |ms| Moment(Duration::from_millis(ms));
         let reply = Reply::new(200, "text/plain", "page");
         let mut cache = PageCache::default();
-        cache.keep(Page::Status, &reply, at(100), at(120));
-        assert_eq!(cache.get(Page::Status, at(120)), Some(&reply));
-        assert_eq!(cache.get(Page::Status, at(299)), Some(&reply));
-        assert_eq!(cache.get(Page::Status, at(300)), None);
-        assert_eq!(cache.get(Page::Metrics, at(120)), None);
-        cache.keep(Page::Status, &reply, at(300), at(300));
-        assert_eq!(cache.get(Page::Status, at(300)), None, "it was quick");
+        cache.keep(Page::Status, &Scope::All, &reply, at(100), at(120));
+        assert_eq!(cache.get(Page::Status, &Scope::All, at(120)), Some(&reply));
+        assert_eq!(cache.get(Page::Status, &Scope::All, at(299)), Some(&reply));
+        assert_eq!(cache.get(Page::Status, &Scope::All, at(300)), None);
+        assert_eq!(cache.get(Page::Metrics, &Scope::All, at(120)), None);
+        let scope = Scope::Pools(["p".to_owned()].into());
+        assert_eq!(cache.get(Page::Status, &scope, at(120)), None);
+        let other = Reply::new(200, "text/plain", "page of p");
+        cache.keep(Page::Status, &scope, &other, at(120), at(140));
+        assert_eq!(cache.get(Page::Status, &scope, at(140)), Some(&other));
+        assert_eq!(cache.get(Page::Status, &Scope::All, at(140)), Some(&reply));
+        cache.keep(Page::Status, &Scope::All, &reply, at(300), at(300));
+        assert_eq!(
+            cache.get(Page::Status, &Scope::All, at(300)),
+            None,
+            "it was quick"
+        );
     }
 }

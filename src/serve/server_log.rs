@@ -38,6 +38,20 @@ impl ServerLog<'_> {
         let address = listener
             .address()
             .map_or_else(|error| reason(&error), |address| address.to_string());
+        if !plan.access.needs_tokens()
+            && !listener
+                .address()
+                .is_ok_and(|address| address.ip().to_canonical().is_loopback())
+        {
+            self.log(
+                Level::Warning,
+                &format_args!(
+                    "clients need no access token, and other hosts can reach {address}: each of \
+                     them can take and release every lock (set \"access_tokens\", or \
+                     \"listen: 127.0.0.1\")"
+                ),
+            );
+        }
         let kept = match (&plan.backend, &plan.state) {
             (Backend::Memcache(host), _) => format!("memcached at {host}"),
             (Backend::Memory, Some(path)) => path.display().to_string(),

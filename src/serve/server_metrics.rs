@@ -15,10 +15,13 @@ pub(super) struct ServerMetrics {
     pub(super) requests: u64,
     pub(super) saves: u64,
     pub(super) failed_saves: u64,
+    /// Requests that clients may not make; `None`: the config has always let them make all.
+    refused: Option<u64>,
 }
 
 impl ServerMetrics {
-    pub(super) fn new(now: Moment) -> ServerMetrics {
+    /// `restricted`: the config lets not each client make each request.
+    pub(super) fn new(restricted: bool, now: Moment) -> ServerMetrics {
         ServerMetrics {
             started: now,
             connections: 0,
@@ -26,15 +29,34 @@ impl ServerMetrics {
             requests: 0,
             saves: 0,
             failed_saves: 0,
+            refused: restricted.then_some(0),
         }
+    }
+
+    /// The config has changed.
+    pub(super) fn set_restricted(&mut self, restricted: bool) {
+        self.refused = self.refused.or(restricted.then_some(0));
+    }
+
+    /// A request was refused.
+    pub(super) fn add_refused(&mut self) {
+        self.refused = Some(self.refused.unwrap_or(0) + 1);
     }
 
     /// The metrics, while `open` connections are open. `backend_is_up`: the backend knows the
     /// holders of its pools.
-    pub(super) fn metrics(&self, open: usize, backend_is_up: bool, now: Moment) -> [Metric; 8] {
+    pub(super) fn metrics(&self, open: usize, backend_is_up: bool, now: Moment) -> Vec<Metric> {
         let uptime = now.since(self.started);
         let open = u64::try_from(open).unwrap_or(u64::MAX);
-        [
+        let refused = self.refused.map(|refused| {
+            metric(
+                "distributexd_refused_total",
+                Counter,
+                "Requests that the config does not allow to their clients.",
+                Count(refused),
+            )
+        });
+        let metrics = [
             metric(
                 "distributexd_uptime_seconds",
                 Gauge,
@@ -83,7 +105,8 @@ impl ServerMetrics {
                 "Writes of the state that failed.",
                 Count(self.failed_saves),
             ),
-        ]
+        ];
+        metrics.into_iter().chain(refused).collect()
     }
 }
 

@@ -7,11 +7,14 @@ use super::connection::{Connection, PendingCall, UnackedGrant};
 use super::connection_table::ConnectionTable;
 use super::http_session::{REQUEST_TIMEOUT, WaitingFor};
 use super::page_cache::PageCache;
+use super::refusals::Refusals;
 use super::server_log::ServerLog;
 use super::server_metrics::ServerMetrics;
 use super::system::System;
 use crate::http::{LONGEST_REQUEST, Reply, Request};
-use crate::plan::Level;
+use crate::plan::access::Access;
+use crate::plan::{self, Level};
+use crate::pool::access::{self, Denial, Scope};
 use crate::pool::metrics::WallClock;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
 use crate::sys::clock;
@@ -35,6 +38,8 @@ pub(super) struct Service<'a, S: System> {
     pub(super) backend: Box<dyn Backend>,
     pub(super) metrics: ServerMetrics,
     wall_clock: WallClock,
+    access: Access,
+    refusals: Refusals,
     connections: ConnectionTable<S::Stream>,
     /// Waiters that have disconnected. They are removed unless their answer comes in the same turn.
     disconnected: Vec<u64>,
@@ -54,13 +59,16 @@ impl<'a, S: System> Service<'a, S> {
         log: ServerLog<'a>,
         epoll: S::Epoll,
         backend: Box<dyn Backend>,
+        access: Access,
     ) -> Service<'a, S> {
         Service {
             log,
             epoll,
             backend,
-            metrics: ServerMetrics::new(S::now()),
+            metrics: ServerMetrics::new(access.restricts(), S::now()),
             wall_clock: WallClock::default(),
+            access,
+            refusals: Refusals::new(S::now()),
             connections: ConnectionTable::new(),
             disconnected: Vec::new(),
             processed: Vec::new(),
@@ -74,6 +82,15 @@ impl<'a, S: System> Service<'a, S> {
 
     pub(super) fn connections(&self) -> &ConnectionTable<S::Stream> {
         &self.connections
+    }
+
+    /// Applies a new config. The rules of a pool that is not in it any more stay, so that its
+    /// holders can renew and release their locks.
+    pub(super) fn change_access(&mut self, access: Access, pools: &[plan::Pool]) {
+        let before = std::mem::replace(&mut self.access, access);
+        self.access
+            .keep(before, |name| pools.iter().any(|pool| pool.name == name));
+        self.metrics.set_restricted(self.access.restricts());
     }
 
     /// Serves a new connection.
@@ -145,7 +162,7 @@ impl<'a, S: System> Service<'a, S> {
                     self.log.log(Level::Debug, &format_args!("{peer}: {line}"));
                 }
             }
-            Some(PendingCall::Page(page)) => {
+            Some(PendingCall::Page(page, _)) => {
                 let why = if let Answer::Unavailable(why) = answer {
                     why
                 } else {
@@ -163,8 +180,8 @@ impl<'a, S: System> Service<'a, S> {
         let Some((key, mut connection)) = self.remove_connection_of(ticket) else {
             return;
         };
-        if let Some(PendingCall::Page(page)) = connection.take_pending() {
-            connection.reply(&self.page(page));
+        if let Some(PendingCall::Page(page, scope)) = connection.take_pending() {
+            connection.reply(&self.page(page, &scope));
         }
         self.process(key, connection);
     }
@@ -174,15 +191,17 @@ impl<'a, S: System> Service<'a, S> {
         Some((key, self.connections.remove(key)?))
     }
 
-    /// A page about the pools, which may be that of a moment ago.
-    fn page(&mut self, page: Page) -> Reply {
+    /// A page about these pools, which may be that of a moment ago.
+    fn page(&mut self, page: Page, scope: &Scope) -> Reply {
         let began = S::now();
-        if let Some(reply) = self.pages.get(page, began) {
+        if let Some(reply) = self.pages.get(page, scope, began) {
             return reply.clone();
         }
         self.wall_clock.compare(began, clock::unix_time());
-        let reply = self.render(page, Ok(&self.backend.report(began)));
-        self.pages.keep(page, &reply, began, S::now());
+        let mut pools = self.backend.report(began);
+        pools.retain(|report| scope.contains(report.pool));
+        let reply = self.render(page, Ok(&pools));
+        self.pages.keep(page, scope, &reply, began, S::now());
         reply
     }
 
@@ -232,7 +251,12 @@ impl<'a, S: System> Service<'a, S> {
 
     fn dispatch(&mut self, connection: &mut Connection<S::Stream>, request: &Request) {
         self.metrics.requests += 1;
-        match api::route(request) {
+        let call = api::route(request);
+        let scope = match self.check_access(connection, &call, request) {
+            Ok(scope) => scope,
+            Err(denial) => return self.refuse(connection, &call, denial),
+        };
+        match call {
             ApiCall::Pool(request) => self.ask_pool(connection, request),
             ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
                 connection.reply(&api::unavailable_reply("too many replies are unread"));
@@ -241,7 +265,7 @@ impl<'a, S: System> Service<'a, S> {
                 let ticket = self.new_ticket();
                 self.backend
                     .handle(Input::ReportRequested(ticket), S::now());
-                connection.await_answer(ticket, PendingCall::Page(page));
+                connection.await_answer(ticket, PendingCall::Page(page, scope));
             }
             ApiCall::Health => {
                 let failure = self.shutting_down.clone().or(self.backend.failure());
@@ -253,6 +277,34 @@ impl<'a, S: System> Service<'a, S> {
             }
             ApiCall::Reply(reply) => connection.reply(&reply),
         }
+    }
+
+    fn check_access(
+        &self,
+        connection: &Connection<S::Stream>,
+        call: &ApiCall,
+        request: &Request,
+    ) -> Result<Scope, Denial> {
+        api::want(call).map_or(Ok(Scope::All), |want| {
+            let peer = || connection.peer_ip();
+            access::decide(&self.access, want, &request.credentials, peer)
+        })
+    }
+
+    fn refuse(&mut self, connection: &mut Connection<S::Stream>, call: &ApiCall, denial: Denial) {
+        self.metrics.add_refused();
+        if let Some(count) = self.refusals.add(S::now()) {
+            let peer = connection.peer_ip();
+            let peer = peer.map_or("an unknown address".into(), |peer| peer.to_string());
+            let what = match count {
+                1 => format!("refused a request of {peer}"),
+                count => format!("refused {count} requests, the last one of {peer}"),
+            };
+            let line = format_args!("{what}: {}", denial.short());
+            self.log.log(Level::Warning, &line);
+        }
+        let is_page = matches!(call, ApiCall::Page(_));
+        connection.reply(&api::denial_reply(denial, is_page));
     }
 
     fn ask_pool(&mut self, connection: &mut Connection<S::Stream>, request: PoolRequest) {

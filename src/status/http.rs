@@ -1,8 +1,9 @@
 //! Reads the pools of a lock server from its `/status/`.
 
 use super::{Holder, Kind, Lock, Report, Waiter};
-use crate::http::{Reply, get};
+use crate::http::{Reply, authorize, get};
 use crate::lock::Failure;
+use crate::lock::http::access_refusal;
 use crate::oneshot::http::Question;
 use crate::plan::LockServer;
 use serde_json::Value;
@@ -23,16 +24,21 @@ impl Question for PoolSurvey {
     type Report = Report;
 
     fn request(&self) -> Vec<u8> {
-        get(
+        let request = get(
             &self.server.path("/status/"),
             &[],
             &self.server.header(),
             false,
-        )
+        );
+        authorize(request, self.server.access_token.as_ref())
     }
 
     fn report(&self, reply: &Reply) -> Result<Report, Failure> {
         let PoolSurvey { server, pool, now } = self;
+        if let Some(why) = access_refusal(reply, server) {
+            let what = format!("read the locks at {server}");
+            return Err(Failure::Refused { what, why });
+        }
         let body = String::from_utf8_lossy(&reply.body);
         let document = serde_json::from_str::<Value>(&body).ok();
         let pools = document.as_ref().and_then(|it| it["pools"].as_array());

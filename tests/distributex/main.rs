@@ -1,5 +1,7 @@
 //! distributex, distributexd, and the memcached that servers share.
 
+// Access tokens: what a stranger cannot do, and how distributex proves its rights.
+mod access;
 // `--break` revokes a slot, and its holder stops its command.
 mod breaks;
 // distributex against a scripted lock server: requests, exit codes, and what survives a fault.

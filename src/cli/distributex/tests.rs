@@ -349,3 +349,55 @@ fn https_has_its_port_and_a_prefix() {
         assert_eq!(fault, sentence, "{words}");
     }
 }
+
+#[test]
+fn token_is_read_from_the_file_of_the_option_or_of_the_environment() {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = std::env::temp_dir();
+    let file = |name: &str, text: &str| {
+        let path = folder.join(format!("distributex-{name}-{}", std::process::id()));
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600);
+        std::io::Write::write_all(&mut file.open(&path).unwrap(), text.as_bytes()).unwrap();
+        path
+    };
+    let one = file("one", "# x\n0123456789-one-abc\n0123456789-older\n");
+    let other = file("other", "0123456789-other-abc");
+    let token = |words: &str, variable: Option<&OsString>| {
+        let environment = Environment {
+            access_token_file: variable.cloned(),
+            ..environment()
+        };
+        let words = line(&format!("-H|dx|-r|p|{words}true"));
+        match (PROGRAM.request)(words, &environment) {
+            Ok(Request::Run(Plan {
+                lock: Lock::Pool(PoolTarget { server, .. }),
+                ..
+            })) => Ok(server
+                .access_token
+                .map(|token| String::from_utf8_lossy(token.secret()).into_owned())),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(format!("{} {error}", error.exit_code())),
+        }
+    };
+    let option = format!("--access-token-file|{}|", one.display());
+    let other_name = other.clone().into_os_string();
+    for (words, variable, secret) in [
+        ("", None, None),
+        ("", Some(&OsString::new()), None),
+        ("", Some(&other_name), Some("0123456789-other-abc")),
+        (&option, None, Some("0123456789-one-abc")),
+        (&option, Some(&other_name), Some("0123456789-one-abc")),
+    ] {
+        assert_eq!(
+            token(words, variable),
+            Ok(secret.map(str::to_owned)),
+            "{words}"
+        );
+    }
+    let nowhere = "1 cannot read /nowhere: no such file or directory".to_owned();
+    assert_eq!(token("--access-token-file=/nowhere|", None), Err(nowhere));
+    for path in [one, other] {
+        std::fs::remove_file(path).unwrap();
+    }
+}

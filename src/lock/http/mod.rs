@@ -16,8 +16,10 @@
 //! another program that answers in its name. The server is still asked as before, so that it can
 //! take the lock back.
 
+mod refusal;
 mod reply;
 
+pub use self::refusal::access_refusal;
 use self::reply::{BadLease, Lease, ServerReply, Slot, is_held_by_outer_runs, shown_reply};
 use super::lookups::Lookups;
 use super::repeats::Repeats;
@@ -25,7 +27,7 @@ use super::{Event, Failure, Holder, Input, Lock, Output, Proof, circular};
 use crate::deadlines::Deadlines;
 use crate::endpoint::{Endpoint, Found};
 use crate::http::client::{HttpClient, HttpEvent};
-use crate::http::{Reply, get};
+use crate::http::{Reply, authorize, get};
 use crate::moment::Moment;
 use crate::plan::LockServer;
 use crate::transport;
@@ -271,7 +273,8 @@ impl PoolLock {
             parameters.push(("outer", outer.as_str()));
         }
         let server = &self.options.server;
-        get(&server.path(path), &parameters, &server.header(), false)
+        let request = get(&server.path(path), &parameters, &server.header(), false);
+        authorize(request, server.access_token.as_ref())
     }
 
     fn outer_tokens(&self) -> String {
@@ -352,10 +355,9 @@ impl PoolLock {
             (Phase::Requesting { .. }, No) if self.options.wait_until.is_none() => {
                 self.settle(Residue::Nothing, Event::Busy(self.holder()));
             }
-            (Phase::Requesting { .. }, _) => self.settle(
-                Residue::Nothing,
-                Event::Failed(Failure::Denied(self.denial(reply))),
-            ),
+            (Phase::Requesting { .. }, _) => {
+                self.settle(Residue::Nothing, Event::Failed(self.failure(reply)));
+            }
 
             (
                 Phase::Confirming {
@@ -369,10 +371,9 @@ impl PoolLock {
             (Phase::Confirming { .. }, No) => {
                 self.request_slot(Residue::Nothing, now + RETRY_PAUSE);
             }
-            (Phase::Confirming { slot: held, .. }, _) => self.settle(
-                Residue::Slot(held),
-                Event::Failed(Failure::Denied(self.denial(reply))),
-            ),
+            (Phase::Confirming { slot: held, .. }, _) => {
+                self.settle(Residue::Slot(held), Event::Failed(self.failure(reply)));
+            }
 
             (
                 Phase::Held {
@@ -879,6 +880,17 @@ impl PoolLock {
             host: None,
             since: None,
             session: None,
+        }
+    }
+
+    /// Why the server grants nothing.
+    fn failure(&self, reply: &Reply) -> Failure {
+        match access_refusal(reply, &self.options.server) {
+            Some(why) => Failure::Refused {
+                what: format!("acquire {}", self.name()),
+                why,
+            },
+            None => Failure::Denied(self.denial(reply)),
         }
     }
 

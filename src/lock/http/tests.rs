@@ -33,6 +33,8 @@ enum Does {
     Revokes(u64),
     /// NO, because the slots are those of the outer runs.
     IsOuter(u64),
+    /// Refuses access with this status.
+    Denies(u64, u16),
     /// Receives the request and closes the connection this many ms later.
     HangsUp(u64),
     /// The same with bytes that are not HTTP.
@@ -101,6 +103,7 @@ impl Peer<Address> for Server {
         | Objects(ms, _)
         | Revokes(ms)
         | IsOuter(ms)
+        | Denies(ms, _)
         | HangsUp(ms)
         | Resets(ms) = *does
         {
@@ -131,6 +134,7 @@ impl Peer<Address> for Server {
             Objects(_, why) => Reply::new(200, "text/html", "INVALID").with("X-Lock-Error", why),
             Revokes(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Revoked", 1),
             IsOuter(_) => Reply::new(200, "text/html", "NO").with("X-Lock-Outer", 1),
+            Denies(_, status) => Reply::new(status, "text/plain", "").with("X-Lock-Error", "why"),
             Resets(_) => return Some(Delivery::End(Some("connection reset by peer".into()))),
             _ => return Some(Delivery::End(None)),
         };
@@ -257,6 +261,37 @@ fn a_wait_for_the_slots_of_outer_runs_is_an_error_at_once() {
     play.to(at(10)).asked(&["wait under 7,5", "renew 9"]);
     let mut play = Play::new(nested(patient(0)), &[Says(1, "NO")]);
     play.to(at(10)).asked(&["get"]);
+}
+
+#[test]
+fn refused_access_is_an_error_at_once_and_a_held_slot_ends_with_its_lease() {
+    for (status, why) in [
+        (
+            401,
+            "the server answered 401 Unauthorized (why): use --access-token-file FILE",
+        ),
+        (
+            403,
+            "the server answered 403 Forbidden (why): the config of the server, or of a proxy \
+             before it, does not allow this",
+        ),
+    ] {
+        let failed = Output::Event(Event::Failed(Failure::Refused {
+            what: format!("acquire {LOCK}"),
+            why: why.into(),
+        }));
+        let mut play = Play::new(options(), &[Denies(1, status)]);
+        play.to(at(10)).said(&[failed]);
+        play.release().said(&[RELEASED]).asked(&["wait"]);
+    }
+    let lends = Lends(0, 7, 30_000);
+    let mut play = Play::new(options(), &[lends, lends, Denies(0, 401)]);
+    let suspended = Event::Suspended("dx:9889 said 401 Unauthorized".into());
+    play.to(at(15_000)).said(&[
+        believe(at(30_000)),
+        acquired(Some(7)),
+        Output::Event(suspended),
+    ]);
 }
 
 fn acquired(token: Option<i64>) -> Output {

@@ -39,6 +39,9 @@ pub(super) fn build(
     };
     let reach_by = started + outage;
     let connection = checked(&target.server.connection, log)?;
+    if let Some(warning) = target.server.token_warning() {
+        log.warn(&warning);
+    }
     let mut own_name = look_up_own_name(target)?;
     let mut addresses = HostAddresses::new(from_ref(&target.server.host), &connection);
     let (found, rounds) = prepare::resolve_with_retries(&mut addresses, None, reach_by)

@@ -78,6 +78,69 @@ fn slashes_in_the_path_of_a_call_are_ignored() {
 }
 
 #[test]
+fn only_what_tells_of_pools_needs_a_right() {
+    for (line, wanted) in [
+        ("GET /get/?pool=p&host=h", Some(Want::Pool(Call::Get, "p"))),
+        (
+            "POST /revoke/?pool=p&host=h",
+            Some(Want::Pool(Call::Revoke, "p")),
+        ),
+        (
+            "GET /v1/get/?pool=p&host=h",
+            Some(Want::Pool(Call::Get, "p")),
+        ),
+        ("GET /status/", Some(Want::Read)),
+        ("GET /health", None),
+        ("HEAD /m/etrics", Some(Want::Read)),
+        ("GET /get/?pool=p&host=h&run=%2e%00", Some(Want::Report)),
+        ("GET /get/?pool=p", None),
+        ("HEAD /get/?pool=p&host=h", None),
+        ("GET /", None),
+        ("POST /get/?pool=p&host=h", None),
+        ("GET /revoke/?pool=p&host=h", None),
+    ] {
+        assert_eq!(want(&route_line(line)), wanted, "{line}");
+    }
+}
+
+#[test]
+fn denial_asks_for_a_password_only_to_read_a_page() {
+    for (denial, is_page, schemes) in [
+        (
+            Denial::NoToken,
+            true,
+            "Basic realm=\"distributexd\", Bearer realm=\"distributexd\"",
+        ),
+        (Denial::NoToken, false, "Bearer realm=\"distributexd\""),
+        (
+            Denial::BasicOnlyReads,
+            false,
+            "Bearer realm=\"distributexd\"",
+        ),
+        (Denial::NoRight, true, ""),
+        (Denial::Network, true, ""),
+    ] {
+        let reply = denial_reply(denial, is_page);
+        let found = reply.combined("WWW-Authenticate").unwrap_or_default();
+        assert_eq!(found, schemes, "{denial:?}");
+        assert_eq!(reply.header("X-Lock-Error"), Some(denial.short()));
+        assert_eq!(reply.status == 401, !schemes.is_empty());
+    }
+    let reply = denial_reply(Denial::NotAdministrator, false);
+    assert_eq!(
+        (
+            reply.status,
+            String::from_utf8(reply.body).unwrap().as_str()
+        ),
+        (
+            403,
+            "refused: access token not of an administrator: use an access token with the right to \
+             administer\n"
+        )
+    );
+}
+
+#[test]
 fn unknown_call_and_missing_or_malformed_parameter_are_invalid() {
     for (line, why) in [
         ("GET /", "unknown path"),

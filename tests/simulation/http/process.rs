@@ -601,6 +601,7 @@ fn plan_of(pool: Pool, verbose: bool) -> &'static plan::Server {
                     permits: pool.slots.into(),
                     servers: None,
                 }],
+                access: plan::Access::default(),
                 backend: if pool.backend == Backend::Memcached {
                     plan::Backend::Memcache(plan::Host::Tcp {
                         name: "memcached".into(),

@@ -1,0 +1,198 @@
+//! Access tokens: a stranger with curl can neither take nor read what it may not, and distributex
+//! proves its rights.
+
+use common::distributexd::Distributexd;
+use common::run::{Outcome, exited};
+use common::sandbox::Sandbox;
+use common::wait_until;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+const USER: &str = "a-user-0123456789";
+const ADMINISTRATOR: &str = "an-administrator-0123456789";
+
+/// Writes a file of tokens that other users cannot read.
+fn token_file(sandbox: &Sandbox, name: &str, token: &str) -> PathBuf {
+    let path = sandbox.path(name);
+    fs::write(&path, format!("# for tests\n{token}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+/// A server whose pool has the name of the sandbox and needs a token.
+fn guarded<'a>(sandbox: &'a Sandbox, options: &str) -> Distributexd<'a> {
+    let files = [("use", USER), ("administer", ADMINISTRATOR)]
+        .map(|(name, token)| token_file(sandbox, name, token).display().to_string());
+    let [user, administrator] = files;
+    let pool = &sandbox.id;
+    let config = format!(
+        "access_tokens:\n  use: {user}\n  administer: {administrator}\npools:\n- name: {pool}\n{options}"
+    );
+    Distributexd::start(sandbox, &config)
+}
+
+/// Status and body of the answer to curl with these options.
+#[track_caller]
+fn curl(server: &Distributexd, options: &[&str], target: &str) -> (String, String) {
+    let url = format!("http://127.0.0.1:{}{target}", server.port);
+    let curl = Command::new("curl")
+        .args(["-s", "-S", "--noproxy", "*", "-w", "\n%{http_code}"])
+        .args(options)
+        .arg(&url)
+        .output()
+        .expect("curl is installed, or tests/all does it");
+    let output = String::from_utf8(curl.stdout).unwrap();
+    let (body, status) = output.rsplit_once('\n').unwrap();
+    (status.to_owned(), body.to_owned())
+}
+
+fn bearer(token: &str) -> [String; 2] {
+    ["-H".into(), format!("Authorization: Bearer {token}")]
+}
+
+#[track_caller]
+fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
+    assert_eq!(
+        (outcome.end, outcome.stdout.as_str()),
+        (Ok(code), ""),
+        "{outcome:?}"
+    );
+    outcome.complaint_of("distributex", facts);
+}
+
+#[test]
+fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
+    let sandbox = Sandbox::new();
+    let server = guarded(&sandbox, "  require_fencing_token: true\n");
+    let target = |call: &str, host: &str| format!("/{call}/?pool={}&host={host}", sandbox.id);
+    let ask = |token: &str, options: &[&str], target: &str| {
+        let header = bearer(token);
+        let header = header.each_ref().map(String::as_str);
+        curl(&server, &[&header, options].concat(), target)
+    };
+    let status = |token, options: &[&str], target: &str| ask(token, options, target).0;
+    assert_eq!(ask(USER, &[], &target("get", "me")).1, "YES");
+    let calls = [
+        target("get", "them"),
+        target("wait", "them"),
+        target("g/e/t", "me"),
+        target("renew", "me"),
+        target("release", "me") + "&token=1",
+        "/status/".into(),
+        "/status".into(),
+        "/metrics".into(),
+    ];
+    for target in &calls {
+        let (status_of_none, body) = curl(&server, &[], target);
+        assert_eq!(status_of_none, "401", "{target}");
+        assert!(
+            body.starts_with("refused: access token missing: "),
+            "{body}"
+        );
+        assert_eq!(status("a-user-0123456780", &[], target), "401", "{target}");
+        assert_eq!(status("", &[], target), "401", "{target}");
+    }
+    let post = ["-X", "POST"];
+    assert_eq!(curl(&server, &post, &target("revoke", "me")).0, "401");
+    assert_eq!(
+        status("a-user-0123456780", &post, &target("revoke", "me")),
+        "401"
+    );
+    assert_eq!(status(USER, &post, &target("revoke", "me")), "403");
+    // Another site can make a browser send these.
+    let basic = ["-u", &format!("x:{USER}")];
+    assert_eq!(curl(&server, &basic, &target("release", "me")).0, "401");
+    assert_eq!(
+        status(USER, &[], &target("release", "me")),
+        "403",
+        "no fencing token"
+    );
+
+    assert_eq!(ask(USER, &[], &target("get", "them")).1, "NO");
+    let shown = curl(&server, &basic, "/status/");
+    assert_eq!(shown.0, "200");
+    assert!(
+        shown.1.contains("\"me\"") && !shown.1.contains("\"them\""),
+        "{}",
+        shown.1
+    );
+    let metrics = ask(USER, &[], "/metrics").1;
+    assert!(
+        metrics.contains("\ndistributexd_refused_total 29\n"),
+        "{metrics}"
+    );
+    assert_eq!(status(ADMINISTRATOR, &post, &target("revoke", "me")), "200");
+
+    let renewed = "another-user-0123456789";
+    token_file(&sandbox, "use", renewed);
+    server.signal(libc::SIGHUP);
+    wait_until("the new token to be accepted", || {
+        status(renewed, &[], "/status/") == "200"
+    });
+    assert_eq!(status(USER, &[], "/status/"), "401");
+    let log = server.stderr();
+    assert!(
+        log.contains("refused a request of 127.0.0.1: access token missing"),
+        "{log}"
+    );
+    for secret in [USER, ADMINISTRATOR, renewed, "a-user-0123456780"] {
+        assert!(!log.contains(secret), "{log}");
+    }
+}
+
+#[test]
+fn distributex_sends_its_token_and_says_why_it_is_refused() {
+    let sandbox = Sandbox::new();
+    let server = guarded(&sandbox, "");
+    let run = |words: &[&str]| sandbox.distributex(server.port, words);
+    let [user, wrong] = [("use", USER), ("wrong", "wrong-0123456789")]
+        .map(|(name, token)| token_file(&sandbox, name, token).display().to_string());
+    let option = |file: &str| format!("--access-token-file={file}");
+
+    let refused = run(&["--sysexits", "echo no"]).run();
+    let lock = format!("cannot acquire {}@127.0.0.1:{}: ", sandbox.id, server.port);
+    complains(
+        &refused,
+        77,
+        &[
+            &lock,
+            "401",
+            "(access token missing): use --access-token-file FILE",
+        ],
+    );
+    let refused = run(&[&option(&wrong), "echo no"]).run();
+    complains(
+        &refused,
+        1,
+        &["401", "(access token not valid): check the file of"],
+    );
+
+    let ran = run(&["-v", &option(&user), "echo yes"]).run();
+    assert_eq!((ran.end, ran.stdout.as_str()), (Ok(0), "yes\n"), "{ran:?}");
+    assert!(!ran.stderr.contains(USER), "{ran:?}");
+    let from_environment = |job: common::run::Job| {
+        let job = job.env("DISTRIBUTEX_ACCESS_TOKEN_FILE", &user);
+        job.run()
+    };
+    assert_eq!(
+        from_environment(run(&["echo yes"])),
+        exited(0).printing("yes\n")
+    );
+    assert_eq!(
+        from_environment(run(&["--status"])).end,
+        Ok(3),
+        "it is free"
+    );
+    let refused = run(&["--sysexits", "--status"]).run();
+    complains(&refused, 77, &["cannot read the locks at", "401"]);
+
+    fs::set_permissions(&user, Permissions::from_mode(0o644)).unwrap();
+    let refused = run(&["--sysexits", &option(&user), "echo no"]).run();
+    complains(
+        &refused,
+        78,
+        &["cannot use the access tokens in ", "its mode 0644"],
+    );
+}
