@@ -6,9 +6,8 @@ use crate::reason::reason;
 use crate::sys::file::{self, LockMode};
 use crate::sys::{clock, host, poll};
 use crate::textfile::{self, Figures, Foreign, Record};
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -129,22 +128,13 @@ fn read(path: &Path) -> Result<String, String> {
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let temp = temp_path(path);
-    let written = write_new(&temp, text).and_then(|()| fs::rename(&temp, path));
+    let written = file::create_draft(&temp, MODE)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| fs::rename(&temp, path));
     if written.is_err() {
         let _ = fs::remove_file(&temp); // it may fill the disk
     }
     written
-}
-
-fn write_new(temp: &Path, text: &str) -> io::Result<()> {
-    let _ = fs::remove_file(temp); // left by a run that was killed
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(MODE)
-        .open(temp)?;
-    file.set_permissions(Permissions::from_mode(MODE))?; // independent of the umask
-    file.write_all(text.as_bytes())
 }
 
 /// `.x.prom.new` beside `x.prom`. The collector reads only names that end in `.prom`.
@@ -158,7 +148,7 @@ fn temp_path(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     /// A folder for one test, removed with this value.
     struct TestFolder(PathBuf);

@@ -10,9 +10,9 @@
 use crate::sys::file::{self, effective_uid};
 use crate::sys::process::{self, Pid};
 use crate::sys::random;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Only its owner may read the file. The sticky bit keeps systemd-tmpfiles from removing it by age.
@@ -121,7 +121,7 @@ fn read(path: &Path) -> Option<(String, Pid)> {
 /// through a link that another user has made.
 fn write(path: &Path, id: &str, owner: Pid) -> io::Result<RunFile> {
     let draft = path.with_extension("run-new");
-    let mut file = create(&draft)?;
+    let mut file = file::create_draft(&draft, MODE)?;
     let written = file
         .write_all(format!("{id} {owner}\n").as_bytes())
         .and_then(|()| fs::rename(&draft, path));
@@ -136,29 +136,10 @@ fn write(path: &Path, id: &str, owner: Pid) -> io::Result<RunFile> {
     })
 }
 
-/// Creates a file. Removes a file that a killed run has left half written.
-fn create(path: &Path) -> io::Result<File> {
-    let create = || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(MODE)
-            .open(path)
-    }; // `create_new` follows no link
-    let file = match create() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(path).and_then(|()| create())
-        }
-        result => result,
-    }?;
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     const DEAD: Option<Pid> = Some(Pid(4711));
 

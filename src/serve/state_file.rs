@@ -9,9 +9,8 @@ use crate::sys::clock;
 use crate::sys::file::{self, LockMode};
 use std::cell::RefCell;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -123,12 +122,7 @@ impl StateFile {
     }
 
     fn write(&self, text: &str) -> io::Result<()> {
-        let _ = fs::remove_file(&self.temp_path); // left by a server that was killed
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(MODE)
-            .open(&self.temp_path)?;
+        let mut file = file::create_draft(&self.temp_path, MODE)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()
     }
@@ -442,7 +436,7 @@ mod tests {
         fs::create_dir_all(dir.0.join("state.json.new/in the way")).unwrap();
         assert_eq!(
             file.save(&state(6)),
-            Err(format!("{}: file exists", dir.state().display()))
+            Err(format!("{}: is a directory", dir.state().display()))
         );
         fs::remove_dir_all(dir.0.join("state.json.new")).unwrap();
         drop(file);

@@ -42,6 +42,26 @@ pub fn unlock(file: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Creates a file that will replace another by rename(2), with this mode, independent of the umask.
+/// It removes the file that a killed process has left there, and follows no link.
+pub fn create_draft(path: &Path, mode: u32) -> io::Result<File> {
+    let create = || {
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(path)
+    };
+    let file = match create() {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path).and_then(|()| create())
+        }
+        created => created,
+    }?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    Ok(file)
+}
+
 /// Flags for opening a lock file: a pipe, a device or another process's lease on it must not block
 /// this process, and a terminal must not become its controlling terminal.
 const LOCK_FILE: c_int = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
