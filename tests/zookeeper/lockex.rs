@@ -469,7 +469,7 @@ fn unreachable_servers_are_tried_in_the_set_number_of_rounds() {
         .start();
     let started = unlimited.started;
     complains(&unlimited.wait(), 1, &[&nobody, "refused"]);
-    assert!(started.elapsed() >= SECOND && started.elapsed() < 5 * SECOND);
+    assert!(started.elapsed() >= SECOND && started.elapsed() < 20 * SECOND);
     assert!(!sandbox.path("ran").exists());
 }
 
