@@ -1,28 +1,37 @@
 //! Writes the file of `--metrics`. It is replaced whole, by a rename, so that a scrape never reads
-//! half of it. The lock of its folder keeps runs from undoing each other's changes.
+//! half of it. The new content is first written beside it, to a file that only one run at a time has
+//! and that only its user may open. So runs do not undo each other's changes, and a user who may
+//! only read the folder cannot keep them from it by a lock.
 
 use crate::plan::{ExitReason, Plan};
 use crate::reason::reason;
 use crate::sys::file::{self, LockMode};
 use crate::sys::{clock, host, poll};
 use crate::textfile::{self, Figures, Foreign, Record};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Every user may read the file: node_exporter has a user of its own.
 const MODE: u32 = 0o644;
 
+/// Until it is complete, only its user may open it: who can open a file can lock it.
+const NEW_MODE: u32 = 0o600;
+
 /// The most bytes of a file: about a thousand locks, which a scrape reads every few seconds.
 const MAX_LENGTH: u64 = 1 << 20;
 
-/// How long to wait for other runs that write in the same folder. Each takes about a millisecond; a
-/// process that was stopped meanwhile must not keep the run from its end.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait while other runs write the same file, one after the other. Each takes about a
+/// millisecond.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often to try to lock the folder.
-const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long to wait for one of them: if it was stopped, it must not keep this run from its end.
+const STOPPED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often to try whether no other run writes the file.
+const TURN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Adds the run to the file. Returns what failed.
 pub(super) fn record(
@@ -67,35 +76,38 @@ fn outcome(end: ExitReason) -> &'static str {
 }
 
 fn update(path: &Path, record: &Record) -> Result<(), String> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
     let shown = |error: io::Error| reason(&error);
-    let lock = file::open_folder(folder).map_err(shown)?;
-    if !lock_in_time(&lock).map_err(shown)? {
-        let seconds = LOCK_TIMEOUT.as_secs();
-        return Err(format!(
-            "another process has locked its folder for {seconds} s"
-        ));
+    let temp = temp_path(path);
+    loop {
+        let mut file = take_turn(&temp).map_err(|error| match error.kind() {
+            ErrorKind::ResourceBusy => {
+                let seconds = TURN_TIMEOUT.as_secs();
+                format!("other runs have been writing it for {seconds} s")
+            }
+            _ => reason(&error),
+        })?;
+        let changed = changed(path, record).and_then(|text| {
+            file.write_all(text.as_bytes()).map_err(shown)?;
+            // Independent of the umask.
+            file.set_permissions(Permissions::from_mode(MODE))
+                .map_err(shown)
+        });
+        if file::in_place(&file, &temp).is_none() {
+            continue; // this run was stopped, and another one did not wait longer for it
+        }
+        let replaced = changed.and_then(|()| fs::rename(&temp, path).map_err(shown));
+        if replaced.is_err() {
+            let _ = fs::remove_file(&temp); // it may fill the disk
+        }
+        return replaced;
     }
-    let old = read(path)?;
-    let new = textfile::updated(&old, record).map_err(|Foreign(line)| {
-        format!("its line {line} is not of such a file: use a file of its own")
-    })?;
-    replace(path, &new).map_err(shown)
 }
 
-/// Locks the folder; false if another process holds the lock.
-fn lock_in_time(folder: &File) -> io::Result<bool> {
-    let deadline = clock::now() + LOCK_TIMEOUT;
-    while !file::lock(folder, LockMode::NonBlocking)? {
-        if clock::now() >= deadline {
-            return Ok(false);
-        }
-        poll::wait(&mut [], Some(LOCK_INTERVAL))?;
-    }
-    Ok(true)
+/// The new content of the file.
+fn changed(path: &Path, record: &Record) -> Result<String, String> {
+    textfile::updated(&read(path)?, record).map_err(|Foreign(line)| {
+        format!("its line {line} is not of such a file: use a file of its own")
+    })
 }
 
 /// The content; empty if there is no file.
@@ -126,15 +138,67 @@ fn read(path: &Path) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let temp = temp_path(path);
-    let written = file::create_draft(&temp, MODE)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .and_then(|()| fs::rename(&temp, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temp); // it may fill the disk
+/// Makes the file for the new content, which no other run has then. One that a killed run has left
+/// is removed at once, and one that stays as it is for some time is too: its run was stopped, or it
+/// is of another user.
+fn take_turn(temp: &Path) -> io::Result<File> {
+    let begin = clock::now();
+    let mut other = (None, begin);
+    loop {
+        match new_file(temp) {
+            Ok(file) => match is_own(&file, temp) {
+                Ok(true) => return Ok(file),
+                Ok(false) => continue, // another run took it for one that was left
+                Err(error) => return remove(temp).and(Err(error)),
+            },
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
+        }
+        let (now, state) = (clock::now(), state(temp));
+        if other.0 != state {
+            other = (state, now);
+        }
+        let left = lock_left(temp); // until it is removed
+        if left.is_some() || now >= other.1 + STOPPED_AFTER {
+            remove(temp)?;
+        } else if now >= begin + TURN_TIMEOUT {
+            return Err(ErrorKind::ResourceBusy.into());
+        } else {
+            poll::wait(&mut [], Some(TURN_INTERVAL))?;
+        }
     }
-    written
+}
+
+fn new_file(temp: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(NEW_MODE)
+        .open(temp)
+}
+
+/// Locks the file. Returns whether that succeeded and the path still refers to it.
+fn is_own(file: &File, temp: &Path) -> io::Result<bool> {
+    Ok(file::lock(file, LockMode::NonBlocking)? && file::in_place(file, temp).is_some())
+}
+
+/// Locks the file at the path if its run is gone.
+fn lock_left(temp: &Path) -> Option<File> {
+    let file = file::open_nofollow(temp).ok()?;
+    is_own(&file, temp).ok()?.then_some(file)
+}
+
+/// Tells one file from the next at the path: a new one may get the inode of the old one.
+fn state(temp: &Path) -> Option<(u64, i64, i64)> {
+    let found = fs::symlink_metadata(temp).ok()?;
+    Some((found.ino(), found.ctime(), found.ctime_nsec()))
+}
+
+fn remove(temp: &Path) -> io::Result<()> {
+    match fs::remove_file(temp) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 /// `.x.prom.new` beside `x.prom`. The collector reads only names that end in `.prom`.
@@ -148,7 +212,7 @@ fn temp_path(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     /// A folder for one test, removed with this value.
     struct TestFolder(PathBuf);
@@ -207,6 +271,7 @@ mod tests {
             let why = "its line 1 is not of such a file: use a file of its own";
             assert_eq!(update(&folder.file(), &busy()), Err(why.into()));
             assert_eq!(fs::read(folder.file()).unwrap(), content);
+            assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
         }
         let (link, target) = (folder.0.join("link.prom"), folder.file());
         symlink(target, &link).unwrap();
@@ -229,14 +294,48 @@ mod tests {
     }
 
     #[test]
-    fn folder_that_stays_locked_is_an_error_in_time() {
+    fn lock_on_the_folder_or_the_file_keeps_no_run_from_writing() {
         let folder = TestFolder::new("locked");
-        let other = File::open(&folder.0).unwrap();
-        assert!(file::lock(&other, LockMode::NonBlocking).unwrap());
-        let error = update(&folder.file(), &busy()).unwrap_err();
-        assert!(error.contains("locked its folder"), "{error}");
-        file::unlock(&other).unwrap();
         update(&folder.file(), &busy()).unwrap();
+        // As every user can do who may read them.
+        let locked = [&folder.0, &folder.file()].map(|path| File::open(path).unwrap());
+        for file in &locked {
+            assert!(file::lock(file, LockMode::NonBlocking).unwrap());
+        }
+        update(&folder.file(), &busy()).unwrap();
+        let text = fs::read_to_string(folder.file()).unwrap();
+        assert!(text.contains("outcome=\"busy\"} 2\n"), "{text}");
+    }
+
+    #[test]
+    fn other_users_cannot_open_and_lock_the_new_content() {
+        let folder = TestFolder::new("private");
+        let file = take_turn(&temp_path(&folder.file())).unwrap();
+        assert_eq!(file.metadata().unwrap().mode() & 0o7777, NEW_MODE);
+    }
+
+    #[test]
+    fn run_that_was_stopped_while_it_wrote_delays_others_for_a_second() {
+        let folder = TestFolder::new("stopped");
+        let temp = temp_path(&folder.file());
+        let stopped = take_turn(&temp).unwrap();
+        assert!(lock_left(&temp).is_none(), "its run is there");
+        update(&folder.file(), &busy()).unwrap();
+        assert!(file::in_place(&stopped, &temp).is_none());
+        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn each_of_many_runs_at_once_is_counted() {
+        let (folder, runs) = (TestFolder::new("crowd"), 16);
+        std::thread::scope(|scope| {
+            for _ in 0..runs {
+                scope.spawn(|| update(&folder.file(), &busy()).unwrap());
+            }
+        });
+        let text = fs::read_to_string(folder.file()).unwrap();
+        let count = format!("outcome=\"busy\"}} {runs}\n");
+        assert!(text.contains(&count), "{text}");
     }
 
     #[test]

@@ -151,14 +151,6 @@ pub fn open_nofollow(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Opens a folder, for its lock. Anything else, e.g. a pipe, is an error at once.
-pub fn open_folder(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_DIRECTORY)
-        .open(path)
-}
-
 /// Opens a file of any kind only to find out what it is: that needs no permission for the file, and
 /// does not follow a link.
 pub fn open_as_path(path: &Path) -> io::Result<File> {
