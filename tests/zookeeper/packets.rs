@@ -7,10 +7,11 @@
 
 use common::proxy::From::{Client, Server};
 use common::proxy::Proxy;
-use common::run::{Running, exited};
+use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::zookeeper::ZooKeeper;
 use common::{process, report, wait_until};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Long enough that no heartbeat falls into a test.
@@ -39,6 +40,23 @@ fn an_uncontended_run_is_one_round_trip_to_start_and_one_to_release() {
         "to the end"
     );
     assert_eq!(proxy.connections(), 1);
+}
+
+#[test]
+fn an_uncontended_run_and_its_guard_set_one_deadline_each_at_most() {
+    let (server, sandbox) = (ZooKeeper::shared(), Sandbox::new());
+    let words = ["-l", "0", "lock", "true"];
+    let run = sandbox.flock_at(&server.address(), TIMEOUT, &words);
+    let traced = format!(
+        "exec strace -f -qq -o trace -e trace=timerfd_settime {}",
+        run.line()
+    );
+    let traced = Job::new(&sandbox, Path::new("sh")).words(&["-c", &traced]);
+    assert_eq!(traced.run(), exited(0));
+    let trace = sandbox.read("trace");
+    let calls = trace.matches("timerfd_settime(").count();
+    // The guard sets none if the command has ended before it sleeps.
+    assert!((1..=2).contains(&calls), "{trace}");
 }
 
 #[test]
