@@ -32,6 +32,8 @@ mod server_promises;
 mod server_restart;
 // distributexd survives dead hosts, a full disk, a blocked log and a foreign state file.
 mod server_trouble;
+// Requests that hide another one do not pass the rules of a proxy.
+mod smuggling;
 // `--status` shows holders and waiters of the pools of a server.
 mod status;
 // YAML that is accepted means the same to PyYAML.
