@@ -11,6 +11,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,10 @@ const MAX_LENGTH: u64 = 256 << 20;
 
 /// Only the server's user may read or write the file: a user who can write it can grant locks.
 const MODE: u32 = 0o600;
+
+/// The bit of a folder's mode that lets each user put files there. In other folders a state can
+/// belong to another user than the server's: on a network file system, or after its user has changed.
+const WRITABLE_BY_ALL: u32 = 0o002;
 
 /// An open state file. It stays locked until this is dropped.
 #[derive(Debug)]
@@ -44,6 +49,8 @@ pub(super) enum Error {
     NotFile(PathBuf),
     /// It is longer than `MAX_LENGTH`.
     TooLong(PathBuf),
+    /// This other user owns it, and its folder lets all users put files there.
+    Planted(PathBuf, u32),
     /// It is not a valid state.
     Invalid(state::Error),
 }
@@ -142,7 +149,7 @@ impl Error {
         match self {
             Error::System { .. } => ExitReason::SystemError,
             Error::InUse(_) => ExitReason::Busy,
-            Error::NotFile(_) | Error::TooLong(_) | Error::Invalid(_) => {
+            Error::NotFile(_) | Error::TooLong(_) | Error::Planted(..) | Error::Invalid(_) => {
                 ExitReason::IncompatibleLock
             }
         }
@@ -162,6 +169,12 @@ impl fmt::Display for Error {
                 "{} is larger than a state can be, {} MiB",
                 path.display(),
                 MAX_LENGTH >> 20
+            ),
+            Error::Planted(path, owner) => write!(
+                f,
+                "{} belongs to user {owner}, who can have put it there, as all users may write in \
+                 its folder (use a folder of the server's user)",
+                path.display()
             ),
             Error::Invalid(error) => error.fmt(f),
         }
@@ -185,8 +198,16 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(system("open", path))?,
     };
-    if !file.metadata().map_err(system("look at", path))?.is_file() {
+    let metadata = file.metadata().map_err(system("look at", path))?;
+    if !metadata.is_file() {
         return Err(Error::NotFile(path.to_owned()));
+    }
+    if ![0, file::effective_uid()].contains(&metadata.uid()) {
+        let dir = path.parent().unwrap_or(path);
+        let mode = fs::metadata(dir).map_err(system("look at", dir))?.mode();
+        if mode & WRITABLE_BY_ALL != 0 {
+            return Err(Error::Planted(path.to_owned(), metadata.uid()));
+        }
     }
     let mut text = Vec::new();
     let length = file
@@ -236,7 +257,7 @@ mod tests {
     use super::*;
     use crate::moment::Moment;
     use crate::pool::state::SavedHolding;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     /// A directory for one test, removed with this value.
     struct TestDir(PathBuf);
@@ -305,6 +326,26 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(names.len(), 2, "{names:?}");
+    }
+
+    #[test]
+    fn state_that_another_user_can_have_planted_is_refused() {
+        if file::effective_uid() != 0 {
+            return; // only root can give a file away
+        }
+        let dir = TestDir::new("planted");
+        let (file, _) = StateFile::open(&dir.state()).unwrap();
+        file.save(&state(5)).unwrap();
+        drop(file);
+        chown(dir.state(), Some(12_345), None).unwrap();
+        StateFile::open(&dir.state()).unwrap();
+        let mode = |mode| fs::set_permissions(&dir.0, fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o1777);
+        let (end, why) = open_error(&dir.state());
+        assert_eq!(end, ExitReason::IncompatibleLock);
+        assert!(why.contains(" belongs to user 12345, "), "{why}");
+        chown(dir.state(), Some(0), None).unwrap();
+        StateFile::open(&dir.state()).unwrap();
     }
 
     #[test]
