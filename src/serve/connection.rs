@@ -33,6 +33,8 @@ pub(super) struct Connection<S> {
     /// The call that the client has made and that is not answered yet.
     pending: Option<(Ticket, PendingCall)>,
     unacked: Vec<UnackedGrant>,
+    /// Whether it is never closed to make room for another one.
+    is_kept: bool,
     /// Whether the server has closed its direction.
     write_closed: bool,
     waiting_for: WaitingFor,
@@ -67,6 +69,7 @@ impl<S: Stream> Connection<S> {
             session,
             pending: None,
             unacked: Vec::new(),
+            is_kept: false,
             write_closed: false,
             waiting_for,
             deadline: now + waiting_for.timeout(),
@@ -153,6 +156,16 @@ impl<S: Stream> Connection<S> {
     /// The ticket of the pending call.
     pub(super) fn ticket(&self) -> Option<Ticket> {
         self.pending.as_ref().map(|(ticket, _)| *ticket)
+    }
+
+    /// From now on it is not closed to make room for another one.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Whether it can be closed to make room for another one.
+    pub(super) fn is_expendable(&self) -> bool {
+        !self.is_kept
     }
 
     /// Takes the pending call, which is to be answered now.

@@ -15,6 +15,8 @@ pub(super) struct ConnectionTable<S> {
     deadlines: BTreeSet<(Moment, u64)>,
     /// The connection that waits for the answer to each ticket.
     tickets: BTreeMap<Ticket, u64>,
+    /// Connections that can be closed to make room, in the order in which they were accepted.
+    expendable: BTreeSet<u64>,
     /// Bytes of replies that the kernel has not taken yet, of all connections.
     unsent: usize,
     /// Bytes of incomplete and unprocessed requests, of all connections.
@@ -27,6 +29,7 @@ impl<S: Stream> ConnectionTable<S> {
             connections: HashMap::new(),
             deadlines: BTreeSet::new(),
             tickets: BTreeMap::new(),
+            expendable: BTreeSet::new(),
             unsent: 0,
             buffered: 0,
         }
@@ -67,6 +70,9 @@ impl<S: Stream> ConnectionTable<S> {
         if let Some(ticket) = connection.ticket() {
             self.tickets.insert(ticket, key);
         }
+        if connection.is_expendable() {
+            self.expendable.insert(key);
+        }
         self.unsent += connection.unsent();
         self.buffered += connection.buffered();
         self.connections.insert(key, connection);
@@ -78,9 +84,19 @@ impl<S: Stream> ConnectionTable<S> {
         if let Some(ticket) = connection.ticket() {
             self.tickets.remove(&ticket);
         }
+        self.expendable.remove(&key);
         self.unsent -= connection.unsent();
         self.buffered -= connection.buffered();
         Some(connection)
+    }
+
+    /// The oldest connection that can be closed to make room for another one.
+    pub(super) fn oldest_expendable(&self) -> Option<u64> {
+        self.expendable.first().copied()
+    }
+
+    pub(super) fn get(&self, key: u64) -> Option<&Connection<S>> {
+        self.connections.get(&key)
     }
 
     /// A connection that stays in the table: only for changes to what the table neither counts nor

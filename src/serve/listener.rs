@@ -45,7 +45,7 @@ pub(super) struct Listener {
 pub enum Accepted<S> {
     /// A connection within the limit.
     Connection(S),
-    /// A connection above the limit: it is to be refused.
+    /// A connection above the limit: it is to be refused, or another one must be closed for it.
     OverLimit(S),
     /// No connection can be accepted for a while, and the reason.
     OutOfResources(String),
@@ -86,8 +86,11 @@ impl Listener {
         let mut accepted = Vec::new();
         for _ in 0..MAX_ACCEPTS {
             if open >= self.max_connections + REJECT_SLOTS {
-                let why = format!("{open} connections are open");
-                accepted.push(Accepted::OutOfResources(why));
+                // Those above the limit may get the room of others before the next turn.
+                if accepted.is_empty() {
+                    let why = format!("{open} connections are open");
+                    accepted.push(Accepted::OutOfResources(why));
+                }
                 break;
             }
             match tcp::accept(&self.socket) {

@@ -330,7 +330,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
         for accepted in S::accept(listener, self.service.connections().len()) {
             match accepted {
                 Accepted::Connection(stream) => self.service.accept(stream),
-                Accepted::OverLimit(stream) => self.service.reject_over_limit(stream),
+                Accepted::OverLimit(stream) => self.service.accept_over_limit(stream),
                 Accepted::OutOfResources(why) => match S::pause(listener, &self.service.epoll) {
                     Ok(true) => self.log.log(
                         Level::Warning,

@@ -84,7 +84,7 @@ impl ServerMetrics {
             metric(
                 "distributexd_turned_away_total",
                 Counter,
-                "Connections rejected because the connection limit was reached.",
+                "Connections rejected or closed because the connection limit was reached.",
                 Count(self.rejected),
             ),
             metric(

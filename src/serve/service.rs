@@ -98,11 +98,26 @@ impl<'a, S: System> Service<'a, S> {
         self.register(Connection::new(stream, S::now()));
     }
 
-    /// Refuses a new connection above the limit, with a reply.
-    pub(super) fn reject_over_limit(&mut self, stream: S::Stream) {
+    /// A new connection above the limit: takes the room of one whose client has shown no right to
+    /// use the server, or refuses the new one with a reply.
+    pub(super) fn accept_over_limit(&mut self, stream: S::Stream) {
+        match self.connections.oldest_expendable() {
+            Some(key) => {
+                self.metrics.rejected += 1;
+                if let Some(connection) = self.connections.remove(key) {
+                    self.close(connection);
+                }
+                self.accept(stream);
+            }
+            None => self.reject_over_limit(stream),
+        }
+    }
+
+    fn reject_over_limit(&mut self, stream: S::Stream) {
         self.metrics.rejected += 1;
         let mut connection = Connection::new(stream, S::now());
         connection.reply_and_close(&api::unavailable_reply("too many connections are open"));
+        connection.keep(); // it is above the limit, and its client gets this reply
         self.register(connection);
     }
 
@@ -256,6 +271,9 @@ impl<'a, S: System> Service<'a, S> {
             Ok(scope) => scope,
             Err(denial) => return self.refuse(connection, &call, denial),
         };
+        if api::want(&call).is_some() {
+            connection.keep(); // its client may use the server
+        }
         match call {
             ApiCall::Pool(request) => self.ask_pool(connection, request),
             ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {

@@ -535,6 +535,26 @@ fn connection_above_the_limit_gets_a_503() {
     });
 }
 
+/// Connections on which no request is made cannot keep clients out.
+#[test]
+fn idle_connections_make_room_for_a_client() {
+    let sandbox = Sandbox::new();
+    let server = Distributexd::start_with_descriptors(&sandbox, CONFIG, 128);
+    let mut holder = server.calls("get", "me", "pool1");
+    assert_eq!(holder.hear(), "YES");
+    let mut waiter = server.calls("wait", "them", "pool1");
+    wait_until_queued(&server, "them");
+    let mut crowd: Vec<_> = (0..300).map(|_| server.connect()).collect();
+    for (index, connection) in crowd.iter_mut().enumerate() {
+        connection.say(["", "GET /ge", "GET /health HTTP/1.1\r\n\r\n"][index % 3]);
+    }
+    for _ in 0..20 {
+        assert_eq!(server.call("get", "other", "pool1"), "NO");
+    }
+    holder.say("GET /release/?host=me&pool=pool1 HTTP/1.1\r\n\r\n");
+    assert_eq!([holder.hear(), waiter.hear()], ["OK", "YES"]);
+}
+
 /// The number before these words.
 fn number_before(text: &str, words: &str) -> Option<usize> {
     text.split_once(words)?.0.rsplit(' ').next()?.parse().ok()
