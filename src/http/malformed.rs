@@ -24,6 +24,8 @@ pub enum Malformed {
     Version(String),
     /// A line of the head that is not a name and a value.
     Field(String),
+    /// More than one Host.
+    Hosts,
     /// A Content-Length that is not a number, or conflicts with another.
     Length(String),
     /// Both Content-Length and Transfer-Encoding are present.
@@ -82,6 +84,7 @@ impl fmt::Display for Malformed {
             Malformed::Field(found) => {
                 write!(f, "expected a line like \"Name: value\", found \"{found}\"")
             }
+            Malformed::Hosts => write!(f, "expected one Host, found several"),
             Malformed::Length(found) => write!(
                 f,
                 "expected one number as Content-Length, found \"{found}\""
@@ -131,6 +134,7 @@ mod tests {
         for (wrong, status) in [
             (Malformed::RequestLine("foo".into()), 400),
             (Malformed::Control(b'\n'), 400),
+            (Malformed::Hosts, 400),
             (Malformed::BothLengths, 400),
             (Malformed::LongBody(1), 413),
             (Malformed::LongHead, 431),

@@ -42,6 +42,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// What proves the rights of the client.
     pub credentials: Credentials,
+    /// Whether a browser sends it because a page of another site wants that (Fetch Metadata).
+    pub is_cross_site: bool,
 }
 
 /// The facts about a request that its reply depends on: all that is kept of it until it is
@@ -77,6 +79,9 @@ impl Request {
             return Ok(None);
         };
         let (method, target, version) = head.start;
+        if head.values("host").nth(1).is_some() {
+            return Err(Malformed::Hosts);
+        }
         let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
         let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else {
             return Ok(None);
@@ -95,6 +100,7 @@ impl Request {
             version,
             keep_alive: head.keep_alive(version),
             credentials: credentials::read(head.values("authorization")),
+            is_cross_site: head.values("sec-fetch-site").any(is_other_site),
         };
         Ok(Some((request, length + body)))
     }
@@ -174,6 +180,13 @@ fn request(
     }
     out.extend_from_slice(b"\r\n");
     out
+}
+
+/// Whether this value of Sec-Fetch-Site is that of a request of another page than the server's own.
+/// `same-origin` is one of its own pages, and `none` is the user of the browser.
+fn is_other_site(value: &[u8]) -> bool {
+    let others = [&b"cross-site"[..], b"same-site"];
+    others.iter().any(|other| value.eq_ignore_ascii_case(other))
 }
 
 fn skip_empty_lines(from: &mut &[u8]) {
@@ -349,6 +362,33 @@ mod tests {
             wrong("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"),
             Malformed::OldCoding
         );
+    }
+
+    #[test]
+    fn request_of_another_site_is_recognized() {
+        for (field, is_cross_site) in [
+            ("", false),
+            ("Sec-Fetch-Site: none\r\n", false),
+            ("Sec-Fetch-Site: same-origin\r\n", false),
+            ("sec-fetch-site:Cross-Site\r\n", true),
+            ("Sec-Fetch-Site: same-site\r\n", true),
+            (
+                "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site\r\n",
+                true,
+            ),
+        ] {
+            let request = whole(&format!("GET / HTTP/1.1\r\n{field}\r\n"));
+            assert_eq!(request.is_cross_site, is_cross_site, "{field}");
+        }
+    }
+
+    #[test]
+    fn two_hosts_are_refused() {
+        whole("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        for second in ["Host: a", "host:b", "HOST:"] {
+            let found = wrong(&format!("GET / HTTP/1.1\r\nHost: a\r\n{second}\r\n\r\n"));
+            assert_eq!(found, Malformed::Hosts, "{second}");
+        }
     }
 
     #[test]

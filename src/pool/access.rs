@@ -50,6 +50,8 @@ pub enum Denial {
     NotAdministrator,
     /// It comes from another network.
     Network,
+    /// A browser sends it because a page of another site wants that.
+    OtherSite,
     /// It lacks the fencing token of the lock.
     NoFencingToken,
 }
@@ -76,6 +78,15 @@ pub fn decide(
         }
     }
     Ok(scope)
+}
+
+/// Refuses a call to a pool that a page of another site makes by the browser of its reader, who may
+/// be in a network from which calls are accepted.
+pub fn check_site(want: Want, is_cross_site: bool) -> Result<(), Denial> {
+    match want {
+        Want::Pool(..) | Want::Report if is_cross_site => Err(Denial::OtherSite),
+        _ => Ok(()),
+    }
 }
 
 /// A client whose address is unknown is in no network.
@@ -137,6 +148,7 @@ impl Denial {
             Denial::NoRight
             | Denial::NotAdministrator
             | Denial::Network
+            | Denial::OtherSite
             | Denial::NoFencingToken => 403,
         }
     }
@@ -150,6 +162,7 @@ impl Denial {
             Denial::NoRight => "access token not valid for this pool",
             Denial::NotAdministrator => "access token not of an administrator",
             Denial::Network => "network not allowed",
+            Denial::OtherSite => "request of another site",
             Denial::NoFencingToken => "fencing token missing",
         }
     }
@@ -163,6 +176,7 @@ impl Denial {
             Denial::NoRight => "use an access token of this pool",
             Denial::NotAdministrator => "use an access token with the right to administer",
             Denial::Network => "send the request from a network in \"networks\" of the config",
+            Denial::OtherSite => "a page of another site must not make calls for its reader",
             Denial::NoFencingToken => {
                 "send \"token\" with the X-Lock-Token of the lock, as the pool has \
                  \"require_fencing_token\""
@@ -325,6 +339,23 @@ mod tests {
             assert_eq!((revoke("a"), revoke("b")), (revoke_a, revoke_b));
             assert_eq!(ask(&access, Want::Read, &credentials), read);
         }
+    }
+
+    #[test]
+    fn page_of_another_site_makes_no_calls() {
+        let calls = CALLS.into_iter().chain([Call::Revoke]);
+        for want in calls
+            .map(|call| Want::Pool(call, "a"))
+            .chain([Want::Report])
+        {
+            assert_eq!(check_site(want, true), Err(Denial::OtherSite), "{want:?}");
+            assert_eq!(check_site(want, false), Ok(()), "{want:?}");
+        }
+        assert_eq!(
+            check_site(Want::Read, true),
+            Ok(()),
+            "its answer stays secret"
+        );
     }
 
     #[test]

@@ -304,6 +304,7 @@ impl<'a, S: System> Service<'a, S> {
         request: &Request,
     ) -> Result<Scope, Denial> {
         api::want(call).map_or(Ok(Scope::All), |want| {
+            access::check_site(want, request.is_cross_site)?;
             let peer = || connection.peer_ip();
             access::decide(&self.access, want, &request.credentials, peer)
         })

@@ -125,6 +125,9 @@ fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
     );
     assert_eq!(status(ADMINISTRATOR, &post, &target("revoke", "me")), "200");
 
+    let cross_site = ["-H", "Sec-Fetch-Site: cross-site"];
+    assert_eq!(status(USER, &cross_site, &target("get", "me")), "403");
+
     let renewed = "another-user-0123456789";
     token_file(&sandbox, "use", renewed);
     server.signal(libc::SIGHUP);
