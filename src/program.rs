@@ -4,7 +4,7 @@
 use crate::cli::{self, Environment, Program, Request};
 use crate::moment::Moment;
 use crate::plan::{Exit, OuterLock, Server, outer};
-use crate::sys::{clock, poll, signals};
+use crate::sys::{clock, file, poll, signals};
 use crate::{log, run, serve};
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -138,6 +138,7 @@ fn environment() -> Environment {
         watchdog_usec: env::var_os("WATCHDOG_USEC"),
         watchdog_pid: env::var_os("WATCHDOG_PID"),
         user: user(),
+        effective_user: Some(file::effective_uid),
         outer_locks: outer_locks(),
         current_dir: env::current_dir().unwrap_or_default(),
     }

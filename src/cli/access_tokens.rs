@@ -1,4 +1,4 @@
-//! Files of access tokens, one token a line. Other users must not be able to read them.
+//! Files of access tokens, one token a line. Other users must not be able to read or change them.
 
 use super::{Fault, read_all};
 use crate::plan::access::{self, AccessToken};
@@ -6,8 +6,9 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Reads a file of access tokens, at least one.
-pub(super) fn read(path: &Path) -> Result<Vec<AccessToken>, Fault> {
+/// Reads a file of access tokens, at least one. `reader` returns the user for whom it is secret;
+/// `None`: that user is not known.
+pub(super) fn read(path: &Path, reader: Option<fn() -> u32>) -> Result<Vec<AccessToken>, Fault> {
     let unreadable = |source| Fault::Unreadable {
         path: path.to_owned(),
         source,
@@ -20,6 +21,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<AccessToken>, Fault> {
     let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_file() {
         access::check_mode(metadata.mode()).map_err(unusable)?;
+        if let Some(reader) = reader {
+            access::check_owner(metadata.uid(), reader()).map_err(unusable)?;
+        }
     }
     AccessToken::parse_file(&read_all(file, path)?).map_err(unusable)
 }
@@ -28,15 +32,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<AccessToken>, Fault> {
 mod tests {
     use super::*;
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, chown};
 
     #[test]
-    fn file_is_read_only_if_its_mode_keeps_it_secret() {
+    fn file_is_read_only_if_mode_and_owner_keep_it_secret() {
         let path = std::env::temp_dir().join(format!("access-tokens-{}", std::process::id()));
         fs::write(&path, "# a comment\n0123456789abcdef\n").unwrap();
         let tokens = |mode| {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-            let read = read(&path);
+            let read = read(&path, None);
             read.map(|tokens| tokens.len())
                 .map_err(|fault| fault.to_string())
         };
@@ -47,6 +51,13 @@ mod tests {
             path.display()
         );
         assert_eq!(tokens(0o644), Err(refused));
+        assert_eq!(tokens(0o600), Ok(1));
+        let _ = chown(&path, Some(12_345), None); // root's files are read by each user
+        let refused = read(&path, Some(|| 54_321)).unwrap_err().to_string();
+        assert!(
+            refused.contains(", who owns it, can read and change it "),
+            "{refused}"
+        );
         fs::remove_file(&path).unwrap();
     }
 }

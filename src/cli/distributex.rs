@@ -267,7 +267,9 @@ impl Options {
                 .filter(|path| !path.is_empty())
                 .map(PathBuf::from)
         });
-        let tokens = file.map(|path| access_tokens::read(&path)).transpose()?;
+        let tokens = file
+            .map(|path| access_tokens::read(&path, environment.effective_user))
+            .transpose()?;
         Ok(tokens.and_then(|tokens| tokens.into_iter().next()))
     }
 

@@ -109,7 +109,10 @@ impl Options {
                 others: others.len(),
             });
         }
-        let access = mem::take(&mut config.access).load(access_tokens::read)?;
+        // The server may run as another user than the one who checks its config.
+        let reader = environment.effective_user.filter(|_| !check);
+        let read_tokens = |path: &Path| access_tokens::read(path, reader);
+        let access = mem::take(&mut config.access).load(read_tokens)?;
         let server = self.merge(config, access, path, environment);
         Ok(if check {
             Request::Check(server)

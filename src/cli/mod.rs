@@ -68,6 +68,9 @@ pub struct Environment {
     pub watchdog_pid: Option<OsString>,
     /// The user who started this program.
     pub user: Option<String>,
+    /// Returns the user with whose rights it runs. It is called only for a file of secrets: other
+    /// runs make no system call more.
+    pub effective_user: Option<fn() -> u32>,
     /// The locks under which this program was started, nearest first.
     pub outer_locks: Vec<OuterLock>,
     /// The start of relative paths; a daemon leaves this directory.

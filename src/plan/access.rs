@@ -105,6 +105,8 @@ pub enum TokenFlaw {
 pub enum TokenFileFlaw {
     /// Other users can read or change it: its mode.
     Mode(u32),
+    /// Another user owns it: the number of that user.
+    Owner(u32),
     Line {
         line: usize,
         flaw: TokenFlaw,
@@ -120,12 +122,27 @@ pub fn check_mode(mode: u32) -> Result<(), TokenFileFlaw> {
     }
 }
 
+/// Refuses a file that belongs to another user than root and the one who reads it: its owner can
+/// read and change it, whatever its mode is.
+pub fn check_owner(owner: u32, reader: u32) -> Result<(), TokenFileFlaw> {
+    if [0, reader].contains(&owner) {
+        Ok(())
+    } else {
+        Err(TokenFileFlaw::Owner(owner))
+    }
+}
+
 impl fmt::Display for TokenFileFlaw {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             TokenFileFlaw::Mode(mode) => write!(
                 f,
                 "its mode {mode:04o} lets other users read or change it (use chmod 600, or 640)"
+            ),
+            TokenFileFlaw::Owner(owner) => write!(
+                f,
+                "user {owner}, who owns it, can read and change it (use chown to give it to root, \
+                 or to the user of this program)"
             ),
             TokenFileFlaw::Empty => f.write_str("it has no access token: expected one a line"),
             TokenFileFlaw::Line { line, flaw } => {
@@ -415,6 +432,19 @@ mod tests {
         for mode in [0o100_644, 0o604, 0o601, 0o602, 0o660, 0o620] {
             let found = check_mode(mode);
             assert_eq!(found, Err(TokenFileFlaw::Mode(mode & 0o7777)), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn file_of_another_user_than_root_and_the_reader_is_refused() {
+        for (owner, reader, found) in [
+            (0, 0, Ok(())),
+            (0, 1000, Ok(())),
+            (1000, 1000, Ok(())),
+            (1000, 0, Err(TokenFileFlaw::Owner(1000))),
+            (1001, 1000, Err(TokenFileFlaw::Owner(1001))),
+        ] {
+            assert_eq!(check_owner(owner, reader), found, "{owner} {reader}");
         }
     }
 

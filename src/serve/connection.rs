@@ -6,6 +6,7 @@ use super::http_session::{HttpSession, SEND_TIMEOUT, WaitingFor};
 use super::system::Stream;
 use crate::http::{Reply, Request};
 use crate::moment::Moment;
+use crate::plan::access::Credentials;
 use crate::pool::access::Scope;
 use crate::pool::{Answer, Call, Ticket};
 use crate::sys::epoll::Interest;
@@ -45,7 +46,9 @@ pub(super) struct Connection<S> {
 /// A call that waits for the backend's answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum PendingCall {
-    Pool(PoolRequest),
+    /// A request to a pool, and what its client has proved its rights with: they may be taken away
+    /// while it waits.
+    Pool(PoolRequest, Credentials),
     /// A page about these pools.
     Page(Page, Scope),
 }
@@ -168,6 +171,16 @@ impl<S: Stream> Connection<S> {
         !self.is_kept
     }
 
+    /// The request of a client that waits for a lock, with its credentials.
+    pub(super) fn waiter(&self) -> Option<(&PoolRequest, &Credentials)> {
+        match &self.pending {
+            Some((_, PendingCall::Pool(request, credentials))) if request.call == Call::Wait => {
+                Some((request, credentials))
+            }
+            _ => None,
+        }
+    }
+
     /// Takes the pending call, which is to be answered now.
     pub(super) fn take_pending(&mut self) -> Option<PendingCall> {
         self.pending.take().map(|(_, call)| call)
@@ -243,7 +256,7 @@ impl<S: Stream> Connection<S> {
 
     /// Whether it waits for a lock.
     pub(super) fn is_waiter(&self) -> bool {
-        matches!(&self.pending, Some((_, PendingCall::Pool(request))) if request.call == Call::Wait)
+        self.waiter().is_some()
     }
 
     /// Whether no request has begun and all replies are acknowledged.

@@ -2,6 +2,7 @@
 //! must not fill the log.
 
 use crate::moment::Moment;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The time between two lines about refused requests.
@@ -11,6 +12,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Refusals {
     unlogged: u64,
+    /// The address of the client that was refused last, if it is known, and why.
+    last: (Option<IpAddr>, &'static str),
     next: Moment,
 }
 
@@ -18,39 +21,71 @@ impl Refusals {
     pub(super) fn new(now: Moment) -> Refusals {
         Refusals {
             unlogged: 0,
+            last: (None, ""),
             next: now,
         }
     }
 
-    /// Counts one more. Returns how many are to be logged now, if any.
-    pub(super) fn add(&mut self, now: Moment) -> Option<u64> {
+    /// Counts one more: the address of the client, and why it is refused.
+    pub(super) fn add(&mut self, peer: Option<IpAddr>, why: &'static str) {
         self.unlogged += 1;
-        if now < self.next {
+        self.last = (peer, why);
+    }
+
+    /// When a line is due.
+    pub(super) fn wake(&self) -> Moment {
+        if self.unlogged == 0 {
+            Moment::NEVER
+        } else {
+            self.next
+        }
+    }
+
+    /// The line that is due.
+    pub(super) fn take_line(&mut self, now: Moment) -> Option<String> {
+        if now < self.wake() {
             return None;
         }
         self.next = now + INTERVAL;
-        Some(std::mem::take(&mut self.unlogged))
+        let (peer, why) = self.last;
+        let peer = peer.map_or("an unknown address".into(), |peer| peer.to_string());
+        Some(match std::mem::take(&mut self.unlogged) {
+            1 => format!("refused a request of {peer}: {why}"),
+            count => format!("refused {count} requests, the last one of {peer}: {why}"),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv6Addr;
 
     #[test]
     fn first_refusal_is_logged_at_once_and_the_next_ones_together() {
         let at = |seconds| Moment(Duration::from_secs(seconds));
         let mut refusals = Refusals::new(at(5));
-        for (second, logged) in [
-            (5, Some(1)),
-            (5, None),
-            (14, None),
-            (15, Some(3)),
-            (16, None),
-            (60, Some(2)),
-            (61, None),
+        assert_eq!(refusals.wake(), Moment::NEVER);
+        for (second, added, line) in [
+            (5, 1, Some("refused a request of ::1: why")),
+            (5, 1, None),
+            (14, 1, None),
+            (15, 1, Some("refused 3 requests, the last one of ::1: why")),
+            (16, 1, None),
+            // The last ones are logged although no other follows.
+            (24, 1, None),
+            (25, 0, Some("refused 2 requests, the last one of ::1: why")),
+            (35, 0, None),
+            (60, 1, Some("refused a request of ::1: why")),
         ] {
-            assert_eq!(refusals.add(at(second)), logged, "{second}");
+            (0..added).for_each(|_| refusals.add(Some(Ipv6Addr::LOCALHOST.into()), "why"));
+            let due = refusals.wake() <= at(second);
+            let found = refusals.take_line(at(second));
+            assert_eq!(found.as_deref(), line, "{second}");
+            assert_eq!(due, line.is_some(), "{second}");
         }
+        assert_eq!(refusals.wake(), Moment::NEVER);
+        refusals.add(Some(Ipv6Addr::LOCALHOST.into()), "why");
+        assert_eq!(refusals.wake(), at(70));
     }
 }

@@ -1,11 +1,13 @@
 //! The server's log lines about itself: start, reload, requests. The pools write their own.
 
 use super::listener::Listener;
+use crate::plan::access::Access;
 use crate::plan::{Backend, Level, Server};
 use crate::printable::printable;
 use crate::reason::reason;
 use std::fmt::Display;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Writes to stderr, one line an event.
 #[derive(Clone, Copy, Debug)]
@@ -38,20 +40,7 @@ impl ServerLog<'_> {
         let address = listener
             .address()
             .map_or_else(|error| reason(&error), |address| address.to_string());
-        if !plan.access.needs_tokens()
-            && !listener
-                .address()
-                .is_ok_and(|address| address.ip().to_canonical().is_loopback())
-        {
-            self.log(
-                Level::Warning,
-                &format_args!(
-                    "clients need no access token, and other hosts can reach {address}: each of \
-                     them can take and release every lock (set \"access_tokens\", or \
-                     \"listen: 127.0.0.1\")"
-                ),
-            );
-        }
+        self.warn_if_open(&plan.access, plan.listen, &address);
         let kept = match (&plan.backend, &plan.state) {
             (Backend::Memcache(host), _) => format!("memcached at {host}"),
             (Backend::Memory, Some(path)) => path.display().to_string(),
@@ -84,6 +73,25 @@ impl ServerLog<'_> {
         }
         let pools = plan.pool_count();
         self.log(Level::Info, &format_args!("reloaded {config}: {pools}"));
+        // It still listens where it did when it started.
+        let all = IpAddr::from(Ipv6Addr::UNSPECIFIED);
+        let address = SocketAddr::new(before.listen.unwrap_or(all), before.port);
+        self.warn_if_open(&plan.access, before.listen, &address);
+    }
+
+    /// Warns if clients of other hosts need no access token. `address`: what `listen` has become.
+    fn warn_if_open(self, access: &Access, listen: Option<IpAddr>, address: &dyn Display) {
+        let is_local = |address: IpAddr| address.to_canonical().is_loopback();
+        if !access.needs_tokens() && !listen.is_some_and(is_local) {
+            self.log(
+                Level::Warning,
+                &format_args!(
+                    "clients need no access token, and other hosts can reach {address}: each of \
+                     them can take and release every lock (set \"access_tokens\", or \
+                     \"listen: 127.0.0.1\")"
+                ),
+            );
+        }
     }
 
     fn log_warnings(self, plan: &Server) {
@@ -96,10 +104,57 @@ impl ServerLog<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::ExitCodes;
+    use crate::plan::access::AccessToken;
     use std::cell::RefCell;
 
     thread_local! {
         static PRINTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn reload_without_access_tokens_warns_like_a_start() {
+        let log = ServerLog {
+            program: "distributexd",
+            print: |_, _, message| PRINTED.with_borrow_mut(|lines| lines.push(message.to_string())),
+            verbose: false,
+        };
+        let plan = |listen: Option<&str>| Server {
+            program: "distributexd",
+            config: "c".into(),
+            listen: listen.map(|address| address.parse().unwrap()),
+            port: 9889,
+            pools: vec![],
+            access: Access::default(),
+            backend: Backend::Memory,
+            state: None,
+            warnings: vec![],
+            exit_codes: ExitCodes {
+                busy: None,
+                busy_default: 1,
+                sysexits: false,
+            },
+            verbose: false,
+            manager: None,
+        };
+        let warning = "clients need no access token, and other hosts can reach ";
+        for (listen, address) in [
+            (None, "[::]:9889: "),
+            (Some("10.0.0.1"), "10.0.0.1:9889: "),
+            (Some("127.0.0.1"), ""),
+            (Some("::1"), ""),
+        ] {
+            log.log_reload(&plan(listen), &plan(listen));
+            let printed = PRINTED.take().concat();
+            assert_eq!(printed.contains(warning), !address.is_empty(), "{printed}");
+            assert!(printed.contains(address), "{printed}");
+        }
+        let mut guarded = plan(None);
+        guarded
+            .access
+            .grant(vec![AccessToken::sent(b"x")], None, false);
+        log.log_reload(&plan(None), &guarded);
+        assert_eq!(PRINTED.take(), ["reloaded c: 0 pools"]);
     }
 
     #[test]

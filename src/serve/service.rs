@@ -12,9 +12,10 @@ use super::server_log::ServerLog;
 use super::server_metrics::ServerMetrics;
 use super::system::System;
 use crate::http::{LONGEST_REQUEST, Reply, Request};
-use crate::plan::access::Access;
+use crate::moment::Moment;
+use crate::plan::access::{Access, Credentials};
 use crate::plan::{self, Level};
-use crate::pool::access::{self, Denial, Scope};
+use crate::pool::access::{self, Denial, Scope, Want};
 use crate::pool::metrics::WallClock;
 use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
 use crate::sys::clock;
@@ -84,13 +85,32 @@ impl<'a, S: System> Service<'a, S> {
         &self.connections
     }
 
-    /// Applies a new config. The rules of a pool that is not in it any more stay, so that its
-    /// holders can renew and release their locks.
+    /// Applies a new config, also to clients that wait already. The rules of a pool that is not in
+    /// it any more stay, so that its holders can renew and release their locks.
     pub(super) fn change_access(&mut self, access: Access, pools: &[plan::Pool]) {
         let before = std::mem::replace(&mut self.access, access);
         self.access
             .keep(before, |name| pools.iter().any(|pool| pool.name == name));
         self.metrics.set_restricted(self.access.restricts());
+        for key in self.connections.keys() {
+            if let Some((ticket, denial)) = self.denied_waiter(key)
+                && let Some(mut connection) = self.connections.remove(key)
+            {
+                self.backend.handle(Input::Cancelled(ticket), S::now());
+                connection.take_pending();
+                self.refuse(&mut connection, false, denial);
+                self.process(key, connection);
+            }
+        }
+    }
+
+    /// Why the client of this connection may not wait any more for what it waits for.
+    fn denied_waiter(&self, key: u64) -> Option<(Ticket, Denial)> {
+        let connection = self.connections.get(key)?;
+        let (request, credentials) = connection.waiter()?;
+        let want = Want::Pool(request.call, &request.pool);
+        let decided = self.check_access(connection, want, credentials);
+        Some((connection.ticket()?, decided.err()?))
     }
 
     /// Serves a new connection.
@@ -169,7 +189,7 @@ impl<'a, S: System> Service<'a, S> {
             return;
         };
         match connection.take_pending() {
-            Some(PendingCall::Pool(request)) => {
+            Some(PendingCall::Pool(request, _)) => {
                 connection.answer(&request, answer);
                 if self.log.verbose {
                     let line = api::access_log_line(&request, answer);
@@ -267,15 +287,22 @@ impl<'a, S: System> Service<'a, S> {
     fn dispatch(&mut self, connection: &mut Connection<S::Stream>, request: &Request) {
         self.metrics.requests += 1;
         let call = api::route(request);
-        let scope = match self.check_access(connection, &call, request) {
+        let decided = api::want(&call).map_or(Ok(Scope::All), |want| {
+            access::check_site(want, request.is_cross_site)?;
+            self.check_access(connection, want, &request.credentials)
+        });
+        let scope = match decided {
             Ok(scope) => scope,
-            Err(denial) => return self.refuse(connection, &call, denial),
+            Err(denial) => {
+                let is_page = matches!(call, ApiCall::Page(_));
+                return self.refuse(connection, is_page, denial);
+            }
         };
         if api::want(&call).is_some() {
             connection.keep(); // its client may use the server
         }
         match call {
-            ApiCall::Pool(request) => self.ask_pool(connection, request),
+            ApiCall::Pool(call) => self.ask_pool(connection, call, &request.credentials),
             ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
                 connection.reply(&api::unavailable_reply("too many replies are unread"));
             }
@@ -300,33 +327,36 @@ impl<'a, S: System> Service<'a, S> {
     fn check_access(
         &self,
         connection: &Connection<S::Stream>,
-        call: &ApiCall,
-        request: &Request,
+        want: Want,
+        credentials: &Credentials,
     ) -> Result<Scope, Denial> {
-        api::want(call).map_or(Ok(Scope::All), |want| {
-            access::check_site(want, request.is_cross_site)?;
-            let peer = || connection.peer_ip();
-            access::decide(&self.access, want, &request.credentials, peer)
-        })
+        access::decide(&self.access, want, credentials, || connection.peer_ip())
     }
 
-    fn refuse(&mut self, connection: &mut Connection<S::Stream>, call: &ApiCall, denial: Denial) {
+    fn refuse(&mut self, connection: &mut Connection<S::Stream>, is_page: bool, denial: Denial) {
         self.metrics.add_refused();
-        if let Some(count) = self.refusals.add(S::now()) {
-            let peer = connection.peer_ip();
-            let peer = peer.map_or("an unknown address".into(), |peer| peer.to_string());
-            let what = match count {
-                1 => format!("refused a request of {peer}"),
-                count => format!("refused {count} requests, the last one of {peer}"),
-            };
-            let line = format_args!("{what}: {}", denial.short());
-            self.log.log(Level::Warning, &line);
-        }
-        let is_page = matches!(call, ApiCall::Page(_));
+        self.refusals.add(connection.peer_ip(), denial.short());
+        self.log_refusals();
         connection.reply(&api::denial_reply(denial, is_page));
     }
 
-    fn ask_pool(&mut self, connection: &mut Connection<S::Stream>, request: PoolRequest) {
+    /// When a line about refused requests is due.
+    pub(super) fn refusals_due(&self) -> Moment {
+        self.refusals.wake()
+    }
+
+    pub(super) fn log_refusals(&mut self) {
+        if let Some(line) = self.refusals.take_line(S::now()) {
+            self.log.log(Level::Warning, &line);
+        }
+    }
+
+    fn ask_pool(
+        &mut self,
+        connection: &mut Connection<S::Stream>,
+        request: PoolRequest,
+        credentials: &Credentials,
+    ) {
         let ticket = self.new_ticket();
         let input = Input::Request(pool::Request {
             ticket,
@@ -337,7 +367,8 @@ impl<'a, S: System> Service<'a, S> {
             outer: &request.outer,
         });
         self.backend.handle(input, S::now());
-        connection.await_answer(ticket, PendingCall::Pool(request));
+        let call = PendingCall::Pool(request, credentials.clone());
+        connection.await_answer(ticket, call);
     }
 
     fn new_ticket(&mut self) -> Ticket {

@@ -62,6 +62,15 @@ fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
     outcome.complaint_of("distributex", facts);
 }
 
+/// The fencing token of the first holder in a text of `/status/`.
+fn server_token(status: &str) -> String {
+    let (_, rest) = status.split_once("\"token\":").expect("it is held");
+    rest.split_once(',')
+        .expect("more fields follow")
+        .0
+        .to_owned()
+}
+
 #[test]
 fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
     let sandbox = Sandbox::new();
@@ -128,6 +137,19 @@ fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
     let cross_site = ["-H", "Sec-Fetch-Site: cross-site"];
     assert_eq!(status(USER, &cross_site, &target("get", "me")), "403");
 
+    let waiter = |token: &str, host: &str| {
+        let mut waiter = server.connect();
+        let target = target("wait", host);
+        waiter.say(&format!(
+            "GET {target} HTTP/1.1\r\nAuthorization: Bearer {token}\r\n\r\n"
+        ));
+        wait_until("it to wait", || {
+            let shown = ask(ADMINISTRATOR, &[], "/status/").1;
+            shown.contains(&format!("{{\"host\":\"{host}\",\"waiting\""))
+        });
+        waiter
+    };
+    let (mut denied, mut granted) = (waiter(USER, "one"), waiter(ADMINISTRATOR, "other"));
     let renewed = "another-user-0123456789";
     token_file(&sandbox, "use", renewed);
     server.signal(libc::SIGHUP);
@@ -135,6 +157,12 @@ fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
         status(renewed, &[], "/status/") == "200"
     });
     assert_eq!(status(USER, &[], "/status/"), "401");
+    // A client that waits loses its rights, too.
+    assert_eq!(denied.reply().status, 401);
+    let token = server_token(&ask(ADMINISTRATOR, &[], "/status/").1);
+    let release = format!("{}&token={token}", target("release", "me"));
+    assert_eq!(ask(ADMINISTRATOR, &[], &release).1, "OK");
+    assert_eq!(granted.hear(), "YES");
     let log = server.stderr();
     assert!(
         log.contains("refused a request of 127.0.0.1: access token missing"),
