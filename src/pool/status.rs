@@ -5,9 +5,14 @@ use super::{Holder, Remaining, Report, Waiter};
 use serde_json::Value;
 use std::time::Duration;
 
+/// The version of the document. A new member needs no other one; a member of another name or meaning
+/// does.
+const VERSION: u8 = 1;
+
 /// The text of `/status/`.
 pub fn text(pools: &[Report]) -> String {
-    format!("{{\"pools\":[{}]}}\n", list(pools, pool))
+    let pools = list(pools, pool);
+    format!("{{\"version\":{VERSION},\"pools\":[{pools}]}}\n")
 }
 
 fn pool(report: &Report) -> String {
@@ -146,7 +151,7 @@ mod tests {
             waiters: vec![],
             counters: PoolCounters::default(),
         };
-        let expected = json!({ "pools": [
+        let expected = json!({ "version": 1, "pools": [
             {
                 "name": "a", "maxlocks": 2, "expire": 60.0, "age": 0.25,
                 "holders": [
@@ -162,6 +167,6 @@ mod tests {
             serde_json::from_str::<Value>(&text(&[busy, idle])).unwrap(),
             expected
         );
-        assert_eq!(text(&[]), "{\"pools\":[]}\n");
+        assert_eq!(text(&[]), "{\"version\":1,\"pools\":[]}\n");
     }
 }
