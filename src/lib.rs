@@ -60,6 +60,7 @@
 //! | `serve::connection_table` | all open connections, by key, deadline and ticket |
 //! | `serve::connection` | one connection and its deadlines |
 //! | `serve::http_session` | requests and replies of one connection |
+//! | `serve::access_log` | the line about a request and its reply |
 //! | `serve::api` | what requests mean, and the bodies of replies |
 //! | `serve::refusals` | how many refused requests are logged |
 //! | `serve::memcached` | the connection to memcached |

@@ -42,6 +42,8 @@ pub struct Request {
     pub keep_alive: bool,
     /// What proves the rights of the client.
     pub credentials: Credentials,
+    /// The User-Agent; empty without one.
+    pub agent: String,
     /// Whether a browser sends it because a page of another site wants that (Fetch Metadata).
     pub is_cross_site: bool,
 }
@@ -100,6 +102,8 @@ impl Request {
             version,
             keep_alive: head.keep_alive(version),
             credentials: credentials::read(head.values("authorization")),
+            agent: String::from_utf8_lossy(head.values("user-agent").next().unwrap_or_default())
+                .into_owned(),
             is_cross_site: head.values("sec-fetch-site").any(is_other_site),
         };
         Ok(Some((request, length + body)))

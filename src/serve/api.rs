@@ -300,37 +300,6 @@ pub(super) fn invalid_reply(why: &'static str) -> Reply {
     plain_reply("INVALID").with(ERROR, why)
 }
 
-/// The log line about a request and its answer.
-pub(super) fn access_log_line(request: &PoolRequest, answer: &Answer) -> String {
-    let call = match request.call {
-        Call::Get => "get",
-        Call::Wait => "wait",
-        Call::Renew { .. } => "renew",
-        Call::Release { .. } => "release",
-        Call::Revoke => "revoke",
-    };
-    let result = match answer {
-        Answer::Yes(grant) => format!("YES (token {})", grant.token),
-        Answer::No => "NO".into(),
-        Answer::NoRevoked => "NO (revoked)".into(),
-        Answer::NoOuter => "NO (held by outer runs)".into(),
-        Answer::Ok => "OK".into(),
-        Answer::NotReleased(why) => format!("OK ({})", why.short()),
-        Answer::Revocation { ends, .. } => remaining(*ends),
-        Answer::NotHeld => "not held".into(),
-        Answer::Invalid(_) => "INVALID".into(),
-        Answer::Unavailable(why) => why.clone(),
-    };
-    let run = request
-        .run
-        .as_ref()
-        .map_or(String::new(), |run| format!(" (run {run})"));
-    format!(
-        "{call} {} for {}{run}: {result}",
-        request.pool, request.host
-    )
-}
-
 /// Whether this server grants locks, for load balancers. `failure`: why it does not.
 pub(super) fn health_reply(failure: Option<&str>) -> Reply {
     match failure {

@@ -1,6 +1,7 @@
 //! One connection: its socket, its HTTP session, and the grants that its peer may not have
 //! received. A grant is received when the peer's kernel has acknowledged its last byte.
 
+use super::access_log::AccessRecord;
 use super::api::{self, Page, PoolRequest};
 use super::http_session::{HttpSession, SEND_TIMEOUT, WaitingFor};
 use super::system::Stream;
@@ -34,6 +35,8 @@ pub(super) struct Connection<S> {
     /// The call that the client has made and that is not answered yet.
     pending: Option<(Ticket, PendingCall)>,
     unacked: Vec<UnackedGrant>,
+    /// What is to be logged of the request that is not answered yet, if requests are logged.
+    record: Option<Box<AccessRecord>>,
     /// Whether it is never closed to make room for another one.
     is_kept: bool,
     /// Whether the server has closed its direction.
@@ -72,6 +75,7 @@ impl<S: Stream> Connection<S> {
             session,
             pending: None,
             unacked: Vec::new(),
+            record: None,
             is_kept: false,
             write_closed: false,
             waiting_for,
@@ -161,6 +165,15 @@ impl<S: Stream> Connection<S> {
         self.pending.as_ref().map(|(ticket, _)| *ticket)
     }
 
+    /// The request that is processed now is to be logged with its reply.
+    pub(super) fn set_record(&mut self, record: AccessRecord) {
+        self.record = Some(Box::new(record));
+    }
+
+    pub(super) fn take_record(&mut self) -> Option<Box<AccessRecord>> {
+        self.record.take()
+    }
+
     /// From now on it is not closed to make room for another one.
     pub(super) fn keep(&mut self) {
         self.is_kept = true;
@@ -186,9 +199,18 @@ impl<S: Stream> Connection<S> {
         self.pending.take().map(|(_, call)| call)
     }
 
-    /// Replies to a pool request with the backend's answer.
-    pub(super) fn answer(&mut self, request: &PoolRequest, answer: &Answer) {
-        self.reply(&api::answer_reply(request, answer));
+    /// Takes the pending request to a pool, which is to be answered without the backend.
+    pub(super) fn take_request(&mut self) -> Option<PoolRequest> {
+        match self.take_pending()? {
+            PendingCall::Pool(request, _) => Some(request),
+            PendingCall::Page(..) => None,
+        }
+    }
+
+    /// Replies to a pool request with the backend's answer. Returns the reply.
+    pub(super) fn answer(&mut self, request: &PoolRequest, answer: &Answer) -> Reply {
+        let reply = api::answer_reply(request, answer);
+        self.reply(&reply);
         if let Answer::Yes(grant) = answer {
             self.drop_acked();
             if self.unacked.len() == MAX_UNACKED {
@@ -202,6 +224,7 @@ impl<S: Stream> Connection<S> {
             // From here on the server must learn soon that a peer is unreachable.
             let _ = self.stream.set_unacknowledged_limit(SEND_TIMEOUT);
         }
+        reply
     }
 
     /// Replies to the last request.
@@ -270,12 +293,6 @@ impl<S: Stream> Connection<S> {
     /// The next reply is the last one.
     pub(super) fn begin_shutdown(&mut self) {
         self.session.begin_shutdown();
-    }
-
-    /// Replies to the pending call without the backend's answer.
-    pub(super) fn fail_pending(&mut self, reply: &Reply) {
-        self.pending = None;
-        self.reply(reply);
     }
 
     pub(super) fn waiting_for(&self) -> WaitingFor {

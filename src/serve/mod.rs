@@ -9,6 +9,7 @@
 //! 4. `ServerLoop::run_backend` collects the answer; `Service::deliver` finds the connection of the
 //!    ticket in `connection_table`, and `api` makes the reply (`answer_reply`).
 
+mod access_log;
 mod api;
 mod connection;
 mod connection_table;

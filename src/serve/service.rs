@@ -2,6 +2,7 @@
 //! connection that waits for them, and clients that disconnect are removed. It makes no decision
 //! about locks.
 
+use super::access_log::AccessRecord;
 use super::api::{self, ApiCall, Page, PoolRequest};
 use super::connection::{Connection, PendingCall, UnackedGrant};
 use super::connection_table::ConnectionTable;
@@ -97,8 +98,8 @@ impl<'a, S: System> Service<'a, S> {
                 && let Some(mut connection) = self.connections.remove(key)
             {
                 self.backend.handle(Input::Cancelled(ticket), S::now());
-                connection.take_pending();
-                self.refuse(&mut connection, false, denial);
+                let request = connection.take_request();
+                self.refuse(&mut connection, request.as_ref(), false, denial);
                 self.process(key, connection);
             }
         }
@@ -190,12 +191,8 @@ impl<'a, S: System> Service<'a, S> {
         };
         match connection.take_pending() {
             Some(PendingCall::Pool(request, _)) => {
-                connection.answer(&request, answer);
-                if self.log.verbose {
-                    let line = api::access_log_line(&request, answer);
-                    let peer = connection.peer();
-                    self.log.log(Level::Debug, &format_args!("{peer}: {line}"));
-                }
+                let reply = connection.answer(&request, answer);
+                self.log_request(&mut connection, Some(&request), &reply);
             }
             Some(PendingCall::Page(page, _)) => {
                 let why = if let Answer::Unavailable(why) = answer {
@@ -203,7 +200,8 @@ impl<'a, S: System> Service<'a, S> {
                 } else {
                     "the pools cannot be shown"
                 };
-                connection.reply(&self.render(page, Err(why)));
+                let reply = self.render(page, Err(why));
+                self.reply(&mut connection, &reply);
             }
             None => {}
         }
@@ -216,7 +214,8 @@ impl<'a, S: System> Service<'a, S> {
             return;
         };
         if let Some(PendingCall::Page(page, scope)) = connection.take_pending() {
-            connection.reply(&self.page(page, &scope));
+            let reply = self.page(page, &scope);
+            self.reply(&mut connection, &reply);
         }
         self.process(key, connection);
     }
@@ -284,8 +283,29 @@ impl<'a, S: System> Service<'a, S> {
         self.connections.insert(key, connection);
     }
 
+    /// Replies to a request that is no call to a pool, and logs it.
+    fn reply(&self, connection: &mut Connection<S::Stream>, reply: &Reply) {
+        connection.reply(reply);
+        self.log_request(connection, None, reply);
+    }
+
+    fn log_request(
+        &self,
+        connection: &mut Connection<S::Stream>,
+        request: Option<&PoolRequest>,
+        reply: &Reply,
+    ) {
+        if let Some(record) = connection.take_record() {
+            let line = record.line(&connection.peer(), request, reply, S::now());
+            self.log.log(Level::Debug, &line);
+        }
+    }
+
     fn dispatch(&mut self, connection: &mut Connection<S::Stream>, request: &Request) {
         self.metrics.requests += 1;
+        if self.log.verbose {
+            connection.set_record(AccessRecord::new(request, S::now()));
+        }
         let call = api::route(request);
         let decided = api::want(&call).map_or(Ok(Scope::All), |want| {
             access::check_site(want, request.is_cross_site)?;
@@ -295,7 +315,11 @@ impl<'a, S: System> Service<'a, S> {
             Ok(scope) => scope,
             Err(denial) => {
                 let is_page = matches!(call, ApiCall::Page(_));
-                return self.refuse(connection, is_page, denial);
+                let request = match &call {
+                    ApiCall::Pool(request) => Some(request),
+                    _ => None,
+                };
+                return self.refuse(connection, request, is_page, denial);
             }
         };
         if api::want(&call).is_some() {
@@ -304,7 +328,8 @@ impl<'a, S: System> Service<'a, S> {
         match call {
             ApiCall::Pool(call) => self.ask_pool(connection, call, &request.credentials),
             ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
-                connection.reply(&api::unavailable_reply("too many replies are unread"));
+                let reply = api::unavailable_reply("too many replies are unread");
+                self.reply(connection, &reply);
             }
             ApiCall::Page(page) => {
                 let ticket = self.new_ticket();
@@ -314,13 +339,13 @@ impl<'a, S: System> Service<'a, S> {
             }
             ApiCall::Health => {
                 let failure = self.shutting_down.clone().or(self.backend.failure());
-                connection.reply(&api::health_reply(failure.as_deref()));
+                self.reply(connection, &api::health_reply(failure.as_deref()));
             }
             ApiCall::Invalid(why, note) => {
                 self.log.log(Level::Info, &note);
-                connection.reply(&api::invalid_reply(why));
+                self.reply(connection, &api::invalid_reply(why));
             }
-            ApiCall::Reply(reply) => connection.reply(&reply),
+            ApiCall::Reply(reply) => self.reply(connection, &reply),
         }
     }
 
@@ -333,11 +358,19 @@ impl<'a, S: System> Service<'a, S> {
         access::decide(&self.access, want, credentials, || connection.peer_ip())
     }
 
-    fn refuse(&mut self, connection: &mut Connection<S::Stream>, is_page: bool, denial: Denial) {
+    fn refuse(
+        &mut self,
+        connection: &mut Connection<S::Stream>,
+        request: Option<&PoolRequest>,
+        is_page: bool,
+        denial: Denial,
+    ) {
         self.metrics.add_refused();
         self.refusals.add(connection.peer_ip(), denial.short());
         self.log_refusals();
-        connection.reply(&api::denial_reply(denial, is_page));
+        let reply = api::denial_reply(denial, is_page);
+        connection.reply(&reply);
+        self.log_request(connection, request, &reply);
     }
 
     /// When a line about refused requests is due.
@@ -427,7 +460,10 @@ impl<'a, S: System> Service<'a, S> {
             connection.begin_shutdown();
             if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiter()) {
                 self.backend.handle(Input::Cancelled(ticket), S::now());
-                connection.fail_pending(&api::unavailable_reply(why));
+                let reply = api::unavailable_reply(why);
+                let request = connection.take_request();
+                connection.reply(&reply);
+                self.log_request(&mut connection, request.as_ref(), &reply);
             }
             self.process(key, connection);
         }

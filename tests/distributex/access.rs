@@ -168,6 +168,11 @@ fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
         log.contains("refused a request of 127.0.0.1: access token missing"),
         "{log}"
     );
+    let request = " method=GET path=/status/ status=401 reason=\"access token missing\" took=0.";
+    let line = log.lines().find(|line| line.contains(request));
+    let line = line.expect("each request is logged");
+    assert!(line.contains(" DEBUG request peer=127.0.0.1:"), "{line}");
+    assert!(line.contains("s agent=curl/"), "{line}");
     for secret in [USER, ADMINISTRATOR, renewed, "a-user-0123456780"] {
         assert!(!log.contains(secret), "{log}");
     }
