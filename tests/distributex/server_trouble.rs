@@ -110,7 +110,7 @@ fn nothing_is_granted_until_the_state_can_be_saved() {
         let reply = connection.reply();
         let why = String::from_utf8(reply.body).unwrap();
         assert!(
-            reply.status == 503 && why.contains(&format!("{}: file exists", state.display())),
+            reply.status == 503 && why.contains(&format!("{}: is a directory", state.display())),
             "{target}: {} {why}",
             reply.status
         );
