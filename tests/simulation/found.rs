@@ -5,6 +5,7 @@ use crate::course::play;
 use crate::scenario::What::*;
 use crate::scenario::{HOLDER, Item, Kind, Scenario, Script, Target};
 use crate::turns::Turns;
+use crate::world::http::scenario::{Backend, Fault, Pool};
 
 fn play_without_violation(scenario: &Scenario) {
     let outcome = play(scenario, true);
@@ -264,5 +265,36 @@ fn nodes_above_a_lock_are_made_again_after_servers_were_wiped() {
             ),
             at(2621, Wipe),
         ],
+    });
+}
+
+/// An error of the model: a packet that was to be lost was that of its own last look at the servers.
+#[test]
+fn fault_that_met_no_packet_does_not_hit_the_inspection() {
+    let lost = Fault::LoseMemcached {
+        server: 0,
+        there: false,
+        after: 0,
+    };
+    play_without_violation(&Scenario {
+        seed: 600_000_201,
+        kind: Kind::Pool(Pool {
+            slots: 3,
+            expire: 20,
+            backend: Backend::Memcached,
+            servers: 2,
+            shared_names: false,
+        }),
+        keeper: false,
+        voters: 0,
+        observers: 0,
+        hosts: 2,
+        tick: 100,
+        timeout: 20_000,
+        every: None,
+        items: vec![Item {
+            at: 0,
+            what: LockServer(lost),
+        }],
     });
 }

@@ -164,6 +164,10 @@ impl World {
             let what = format!("server {} keeps connection {id}", end.server);
             return self.violate(what);
         }
+        // No fault that still waits for its packet hits what the inspection makes the servers ask.
+        for host in &mut self.hosts {
+            (host.lose_there, host.lose_back) = (None, None);
+        }
         for server in 0..self.http().servers.len() {
             let mut end = End::new(server, self.now);
             end.inbox
