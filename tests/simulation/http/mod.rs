@@ -15,14 +15,16 @@
 //! when they have reached the client's host (SIOCOUTQ of tcp(7)); a client that has closed answers
 //! them with a reset. Sent bytes that stay unacknowledged for `TCP_USER_TIMEOUT`, and silent peers
 //! that do not answer three keep-alive probes, end a connection with an error. epoll(7) is
-//! level-triggered, except for `Interest::Change`.
+//! level-triggered, except for `Interest::Change`. A host that loses power sends nothing more, and
+//! answers with a reset what reaches it once it has started again (RFC 9293, 3.10.7.1).
 //!
 //! *The server's process* ([`process`]) wakes up late like any other. While it writes its state it
 //! does nothing else: what it sends afterwards leaves the host later, and nothing of that leaves it
 //! if the process is killed meanwhile.
 //!
 //! *The state file* is the one before a save or the one after it, never anything in between, if the
-//! process is killed during the save (rename(2)). A save that fails leaves either (`StateFile`).
+//! process is killed or its host loses power during the save (fsync(2), then rename(2)). A save that
+//! fails leaves either (`StateFile`).
 //! *Clocks*: monotonic as that of any host; the wall clock of a server jumps.
 //!
 //! # What is simpler

@@ -446,6 +446,15 @@ impl Servers {
                 }
                 Some(lasts)
             }
+            Fault::PowerCut { server, lasts } => {
+                let server = usize::from(server);
+                with(|world| world.server_fault(item, fault, true));
+                if !with(|world| world.server(server).is_off) {
+                    self.end(server, true);
+                    self.ended.insert(item, server);
+                }
+                Some(lasts)
+            }
             Fault::Term { server, lasts } => {
                 let server = usize::from(server);
                 if self.loops.contains_key(&server) {
@@ -468,10 +477,19 @@ impl Servers {
                 let Some(server) = self.ended.remove(&item) else {
                     return;
                 };
+                if with(|world| world.server(server).is_off) {
+                    return; // it starts with its host
+                }
                 if self.loops.contains_key(&server) {
                     self.end(server, false); // a second signal, or KILL, by the service manager
                 }
                 self.start(server);
+            }
+            Fault::PowerCut { .. } => {
+                with(|world| world.server_fault(item, fault, false));
+                if let Some(server) = self.ended.remove(&item) {
+                    self.start(server);
+                }
             }
             fault => _ = with(|world| world.server_fault(item, fault, false)),
         }
@@ -509,16 +527,17 @@ impl World {
             }
             Fault::Cut { there, back, .. } => {
                 if begins {
-                    for host in 0..usize::from(self.scenario.hosts) {
-                        self.cuts.push(super::super::Cut {
-                            item,
-                            host,
-                            server: Some(server),
-                            there,
-                            back,
-                        });
-                    }
+                    self.cut_off(item, server, there, back);
                 } else {
+                    self.cuts.retain(|cut| cut.item != item);
+                    self.unblock();
+                }
+            }
+            Fault::PowerCut { .. } => {
+                if begins {
+                    self.cut_off(item, server, true, true);
+                } else {
+                    self.forget_sent(server);
                     self.cuts.retain(|cut| cut.item != item);
                     self.unblock();
                 }
@@ -569,6 +588,29 @@ impl World {
             }
         }
         lasts
+    }
+}
+
+impl World {
+    /// Nothing passes from the hosts to a server, or back.
+    fn cut_off(&mut self, item: usize, server: usize, there: bool, back: bool) {
+        for host in 0..usize::from(self.scenario.hosts) {
+            self.cuts.push(super::super::Cut {
+                item,
+                host,
+                server: Some(server),
+                there,
+                back,
+            });
+        }
+    }
+
+    /// A host that has lost power does not repeat what it had sent.
+    fn forget_sent(&mut self, server: usize) {
+        let conns = self.conns.values_mut();
+        for conn in conns.filter(|conn| conn.server == server) {
+            conn.blocked[1].clear();
+        }
     }
 }
 

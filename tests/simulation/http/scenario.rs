@@ -39,6 +39,8 @@ impl Pool {
 pub enum Fault {
     /// KILL; it is started again.
     Kill { server: u8, lasts: u32 },
+    /// Its host loses power, and starts again. Nothing says so to the clients.
+    PowerCut { server: u8, lasts: u32 },
     /// TERM; what does not end in time is killed, and it is started again.
     Term { server: u8, lasts: u32 },
     /// STOP, and CONT later.
@@ -83,6 +85,7 @@ impl Fault {
     pub fn of(self) -> (u8, Option<u32>) {
         match self {
             Fault::Kill { server, lasts }
+            | Fault::PowerCut { server, lasts }
             | Fault::Term { server, lasts }
             | Fault::Stop { server, lasts }
             | Fault::Suspend { server, lasts }
@@ -101,6 +104,7 @@ impl Fault {
     pub fn name(&self) -> &'static str {
         match self {
             Fault::Kill { .. } => "lock server killed",
+            Fault::PowerCut { .. } => "lock server without power",
             Fault::Term { .. } => "lock server shut down",
             Fault::Stop { .. } => "lock server stopped",
             Fault::Suspend { .. } => "lock server's host suspended",
@@ -229,7 +233,8 @@ impl Scenario {
             };
         }
         match random.below(12) {
-            0..=2 => Fault::Kill { server, lasts },
+            0 | 1 => Fault::Kill { server, lasts },
+            2 => Fault::PowerCut { server, lasts },
             3 | 4 => Fault::Term { server, lasts },
             5 => Fault::Stop { server, lasts },
             6 => Fault::Suspend { server, lasts },
