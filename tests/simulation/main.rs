@@ -54,7 +54,7 @@ const FIXED_OF_LOCK_SERVERS: std::ops::Range<u64> = 0..60;
 /// The known errors that need no other build, each with the first seed that is played for it:
 /// shortly before one that shows it, which keeps the test short.
 const KNOWN_ERRORS: [(Error, u64); 3] = [
-    (Error::TrustsPings, 100),
+    (Error::TrustsPings, 900),
     (Error::HidesTree, 1300),
     (Error::ShortPeriod, 0),
 ];
