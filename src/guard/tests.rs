@@ -288,6 +288,33 @@ fn signal_is_forwarded_to_the_command_only() {
     ]);
 }
 
+/// KILL for the command cannot be caught, so it would leave the rest of the tree without its parent.
+#[test]
+fn forwarded_kill_kills_the_whole_tree() {
+    let kill = Event::Forward(Signal::KILL);
+    play(&[(1, kill, &[RunAhead, Kill]), (1, kill, &[])]);
+    let orphaned = (
+        1,
+        Event::Orphaned,
+        &[RunAhead, ToTree(TERM, Reach::Here)][..],
+    );
+    play(&[orphaned, (2, kill, &[Kill]), (2, kill, &[])]);
+}
+
+#[test]
+fn guard_sleeps_until_the_next_deadline() {
+    let stopped = |kill_deadline| {
+        let mut guard = Guard::new(Some(TERM), Duration::from_secs(4), lease(10, 12));
+        guard.step(stop(TERM, Reach::Here, at(kill_deadline)), at(1));
+        guard
+    };
+    assert_eq!(stopped(99).wake(), at(12), "the lease ends first");
+    let mut guard = stopped(5);
+    assert_eq!(guard.wake(), at(5));
+    guard.step(Event::Tick, at(5));
+    assert_eq!(guard.wake(), KillRounds::begin(at(5)).wake());
+}
+
 /// For all orders of events: when the lease has expired, the tree was killed or the guard has exited.
 #[test]
 fn no_order_of_events_outlives_the_lease() {

@@ -242,6 +242,27 @@ fn lock_lost_during_a_stop_shortens_the_stop() {
 }
 
 #[test]
+fn lock_that_is_gone_kills_the_command_at_once() {
+    play(&[
+        (0, Acquired, Some(Start)),
+        (0, Started, None),
+        (1, Gone, Some(stop(Signal::KILL, at(1)))),
+        (1, TreeGone, Some(Release)),
+        (1, Released, Some(Exit(ExitReason::Lost))),
+    ]);
+}
+
+#[test]
+fn loss_that_comes_with_the_kill_deadline_repeats_no_order() {
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, lost(5), Some(stop(Signal::TERM, at(5)))),
+        (5, taken(4), None),
+        (5, TreeGone, Some(Release)),
+    ]);
+}
+
+#[test]
 fn typed_signal_is_not_forwarded_to_a_running_command() {
     let end = ExitReason::Signalled(Signal::INT);
     play(&[
@@ -287,6 +308,96 @@ fn other_signals_are_forwarded() {
             (0, Started, None),
             (1, sent(signal), Some(Forward(signal))),
         ]);
+    }
+}
+
+#[test]
+fn signal_that_ends_no_process_does_not_end_the_wait_the_hold_or_the_release() {
+    let end = ExitReason::Command(FINE);
+    for signal in [Signal::WINCH, Signal::CONT] {
+        play(&[
+            (0, sent(signal), None),
+            (0, Acquired, Some(Start)),
+            (1, Ended(FINE), None),
+            (2, sent(signal), None),
+            (5, Tick, Some(Release)),
+            (5, sent(signal), None),
+            (6, sent(Signal::TERM), Some(Exit(end))),
+        ]);
+    }
+}
+
+#[test]
+fn this_process_is_suspended_until_it_releases_the_lock() {
+    let alone = Some(Suspend { forward: false });
+    play(&[
+        (0, sent(Signal::TSTP), alone),
+        (0, Acquired, Some(Start)),
+        (1, Ended(FINE), None),
+        (2, sent(Signal::TSTP), alone),
+        (5, Tick, Some(Release)),
+        (5, sent(Signal::TSTP), None),
+    ]);
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
+        (1, typed(Signal::TSTP), alone),
+        (1, sent(Signal::TSTP), Some(Suspend { forward: true })),
+        (2, Tick, Some(KillAll)),
+        (2, sent(Signal::TSTP), None),
+    ]);
+}
+
+/// Also if the report meets the stop of an operator. A lost lock is not taken for one that is held.
+#[test]
+fn command_that_cannot_start_ends_the_run() {
+    let end = ExitReason::NotRunnable;
+    let order = Some(stop(Signal::TERM, at(5)));
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, CannotStart(end), Some(Release)),
+        (1, Released, Some(Exit(end))),
+    ]);
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), order),
+        (1, CannotStart(end), Some(Release)),
+        (1, Released, Some(Exit(end))),
+    ]);
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, lost(5), order),
+        (1, CannotStart(end), None),
+        (1, TreeGone, Some(Release)),
+        (1, Released, Some(Exit(ExitReason::Lost))),
+    ]);
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), order),
+        (1, Ended(KILLED), None),
+        (1, CannotStart(end), None), // a command that has ended has started
+    ]);
+}
+
+#[test]
+fn run_sleeps_until_its_next_deadline() {
+    let course = |script: &[(u64, Event)]| {
+        let mut run = Supervisor::new(HOLD, KILL_AFTER);
+        for &(second, event) in script {
+            run.step(event, at(second));
+        }
+        (run.wake(), run.end_of_command())
+    };
+    let ended = Some(ExitReason::Command(FINE));
+    let killing = KillRounds::begin(at(2)).wake();
+    for (script, wake, end) in [
+        (&[(1, Acquired)][..], Moment::NEVER, None),
+        (&[(1, Acquired), (2, sent(Signal::TERM))], at(3), None),
+        (&[(1, Acquired), (2, GuardGone)], killing, None),
+        (&[(1, Acquired), (2, Ended(FINE))], at(6), ended),
+        (&[(1, Acquired), (7, Ended(FINE))], Moment::NEVER, ended),
+    ] {
+        assert_eq!(course(script), (wake, end), "{script:?}");
     }
 }
 

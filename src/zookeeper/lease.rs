@@ -144,8 +144,10 @@ mod tests {
             lease.answered(at(beat * 1000 - 900), at(beat * 1000)); // each one takes 0.9 s
         }
         assert_eq!(lease.steady_since(), at(0));
-        lease.answered(at(19_100), at(21_001));
-        assert_eq!(lease.steady_since(), at(21_001));
+        lease.answered(at(19_100), at(21_000));
+        assert_eq!(lease.steady_since(), at(0), "two heartbeats apart");
+        lease.answered(at(21_100), at(23_001));
+        assert_eq!(lease.steady_since(), at(23_001));
     }
 
     #[test]
@@ -190,6 +192,17 @@ mod tests {
             at(12_000),
             "answered at 9.0 s, more than a quarter before 11.6 s: sent at 2.0 s"
         );
+    }
+
+    #[test]
+    fn answer_of_just_a_quarter_ago_is_known_to_the_leader() {
+        let mut lease = Lease::new(TIMEOUT, at(0));
+        lease.answered(at(1000), at(2500));
+        lease.proved(at(5000));
+        assert_eq!(lease.confirmed_until, at(11_000), "the only one");
+        lease.answered(at(3000), at(5000));
+        lease.proved(at(7500));
+        assert_eq!(lease.confirmed_until, at(13_000), "the newer one");
     }
 
     #[test]

@@ -730,3 +730,10 @@ fn removed_pool_keeps_holdings_until_released_for_a_day() {
             .is_empty()
     );
 }
+
+#[test]
+fn report_needs_no_preparation() {
+    let mut memory = Memory::new(vec![pool(1, 60)], None, 0, seconds(0));
+    memory.handle(Input::ReportRequested(Ticket(7)), seconds(1));
+    assert_eq!(memory.poll(seconds(1)), Output::Report(Ticket(7)));
+}
