@@ -171,6 +171,10 @@
 //! | `pool::invalid_request` | requests that are answered INVALID |
 //! | `pool::state` | the holders as they are saved |
 //! | `pool::status` | `/status/` |
+//! | `pool::page` | `/status/` for browsers |
+//! | `pool::page::view` | which pools the page shows, in which order |
+//! | `pool::page::table` | the table of pools |
+//! | `pool::page::html` | texts, names and times in HTML |
 //! | `pool::metrics` | `/metrics` |
 //! | `pool::memory` | the backend in memory |
 //! | `pool::memory::pool_state` | one pool: grants, renewals, expiry |
@@ -211,6 +215,7 @@
 //! | `http::body` | bodies and their framing |
 //! | `http::lines` | lines and header fields |
 //! | `http::percent` | percent-encoding and queries |
+//! | `http::accept` | whether a client is a browser |
 //! | `http::credentials` | access tokens in a request |
 //! | `http::date` | the Date header |
 //! | `http::malformed` | errors, and the status that answers each |

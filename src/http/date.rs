@@ -1,4 +1,5 @@
-//! The date of a reply in the format of RFC 9110 (5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
+//! The date of a reply in the format of RFC 9110 (5.6.7), `Sun, 06 Nov 1994 08:49:37 GMT`, and times
+//! in the format of RFC 3339, `1994-11-06T08:49:37Z`.
 
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"]; // from 1970
 const MONTHS: [&str; 12] = [
@@ -16,6 +17,15 @@ pub fn date(unix_seconds: u64) -> String {
         "{weekday}, {day:02} {} {year:04} {hour:02}:{minute:02}:{second:02} GMT",
         MONTHS[month]
     )
+}
+
+/// Formats seconds since 1970 as a time in UTC.
+pub fn rfc3339(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / SECONDS_A_DAY, unix_seconds % SECONDS_A_DAY);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let month = month + 1;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// Converts days since 1970 to year, month (from 0) and day (from 1). The calculation uses years
@@ -52,6 +62,17 @@ mod tests {
             (4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT"),
         ] {
             assert_eq!(date(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn time_has_the_format_of_rfc_3339() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_798_761_599, "2026-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), expected);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! end with CR LF only, and there is one length, in digits. A client that ends lines with LF alone
 //! gets an error at once; the original program let it wait forever.
 
+mod accept;
 mod body;
 pub mod client;
 mod credentials;
@@ -21,8 +22,9 @@ mod reply;
 mod request;
 
 pub use credentials::authorize;
-pub use date::date;
+pub use date::{date, rfc3339};
 pub use malformed::Malformed;
+pub use percent::encode as percent_encode;
 pub use reply::Reply;
 pub use request::{Method, Request, Terms, get, post};
 

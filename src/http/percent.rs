@@ -2,7 +2,7 @@
 
 /// Appends `text` with all bytes encoded that have a meaning in a path, a query or a host, except
 /// the bytes of `kept`.
-pub(super) fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
+pub fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
             out.push(byte);

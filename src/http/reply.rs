@@ -121,6 +121,16 @@ impl Reply {
         self
     }
 
+    /// The same with another body.
+    #[must_use]
+    pub fn replacing(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Reply {
+        self.fields.retain(|(name, _)| name != "Content-Type");
+        let content_type = ("Content-Type".to_owned(), content_type.to_owned());
+        self.fields.insert(0, content_type);
+        self.body = body.into();
+        self
+    }
+
     /// A plain text reply that reports an error to the sender, with part of the offending text. The
     /// connection ends with it, because the start of the next request is unknown.
     pub fn refusing(why: &Malformed) -> Reply {
@@ -214,6 +224,7 @@ fn text(bytes: &[u8]) -> String {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

@@ -1,5 +1,6 @@
 //! Requests: the server reads them; the client sends one kind.
 
+use super::accept;
 use super::body::Framing;
 use super::credentials;
 use super::head::{Head, Version};
@@ -27,6 +28,10 @@ pub enum Method {
 
 /// A request of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, found in another part of the head"
+)]
 pub struct Request {
     /// The method.
     pub method: Method,
@@ -46,6 +51,8 @@ pub struct Request {
     pub agent: String,
     /// Whether a browser sends it because a page of another site wants that (Fetch Metadata).
     pub is_cross_site: bool,
+    /// Whether the client is a browser, which shows HTML.
+    pub prefers_html: bool,
 }
 
 /// The facts about a request that its reply depends on: all that is kept of it until it is
@@ -105,6 +112,7 @@ impl Request {
             agent: String::from_utf8_lossy(head.values("user-agent").next().unwrap_or_default())
                 .into_owned(),
             is_cross_site: head.values("sec-fetch-site").any(is_other_site),
+            prefers_html: accept::prefers_html(head.values("accept")),
         };
         Ok(Some((request, length + body)))
     }

@@ -11,6 +11,7 @@ pub mod lease;
 pub mod memcached;
 pub mod memory;
 pub mod metrics;
+pub mod page;
 mod pools;
 mod reply_delivery;
 pub mod state;

@@ -80,6 +80,7 @@ fn reason<'a>(reply: &'a Reply, body: &'a str) -> Option<&'a str> {
         Some(why) => Some(why),
         None if has("X-Lock-Revoked") => Some("revoked"),
         None if has("X-Lock-Outer") => Some("held by outer runs"),
+        None if reply.header("Content-Type") != Some("text/plain") => None, // a page
         None => (reply.status >= 400).then(|| body.trim_end()),
     }
 }

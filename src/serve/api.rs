@@ -6,6 +6,7 @@ use crate::http::{Method, Reply, Request};
 use crate::plan::outer::MAX_OUTER_LOCKS;
 use crate::pool::access::{Denial, Want};
 use crate::pool::invalid_request::{self, InvalidRequest};
+use crate::pool::page::{self, view::View};
 use crate::pool::{Answer, Call, Remaining};
 use std::fmt::Display;
 use std::num::ParseIntError;
@@ -27,10 +28,12 @@ pub(super) enum ApiCall {
 }
 
 /// A page about all pools.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Page {
-    /// JSON, for people.
+    /// JSON, for programs.
     Status,
+    /// HTML, for browsers.
+    Html(View),
     /// For Prometheus.
     Metrics,
 }
@@ -56,6 +59,10 @@ const ERROR: &str = "X-Lock-Error";
 /// be avoided by another spelling.
 const REVOKE: &str = "/revoke/";
 
+/// The path of the page for browsers. Its links are relative, as a proxy may have a prefix before
+/// it, so they need this path exactly.
+const STATUS: &str = "/status/";
+
 /// Paths below this one make the same calls as those of the original. They are compared as they are
 /// written, too, and have no parameters that a proxy could read differently.
 const STRICT: &str = "/v1/";
@@ -72,7 +79,7 @@ pub(super) fn route(request: &Request) -> ApiCall {
         (Method::Get | Method::Head, _) if is_revoke => {
             ApiCall::Reply(Reply::new(405, "text/plain", "expected POST").with("Allow", "POST"))
         }
-        (Method::Get | Method::Head, "status") => ApiCall::Page(Page::Status),
+        (Method::Get | Method::Head, "status") => status(request),
         (Method::Get | Method::Head, "metrics") => ApiCall::Page(Page::Metrics),
         (Method::Get | Method::Head, "health") => ApiCall::Health,
         // A HEAD request must not change anything.
@@ -86,6 +93,18 @@ pub(super) fn route(request: &Request) -> ApiCall {
                 .with("Allow", "HEAD, GET"),
         ),
         (Method::Other, _) => ApiCall::Reply(Reply::new(501, "text/plain", "expected GET")),
+    }
+}
+
+/// A browser gets HTML, all others get JSON.
+fn status(request: &Request) -> ApiCall {
+    match (request.prefers_html, request.path.as_str()) {
+        (true, STATUS) => ApiCall::Page(Page::Html(View::read(request.parameters()))),
+        (true, path) if path == STATUS.trim_end_matches('/') => {
+            // Relative, too.
+            ApiCall::Reply(Reply::new(308, "text/plain", "").with("Location", "status/"))
+        }
+        _ => ApiCall::Page(Page::Status),
     }
 }
 
@@ -222,6 +241,51 @@ pub(super) fn denial_reply(denial: Denial, is_page: bool) -> Reply {
             format_args!("{scheme} realm=\"distributexd\""),
         )
     })
+}
+
+/// HTML for a browser, with what the browser may do with it.
+pub(super) fn html_reply(status: u16, html: String) -> Reply {
+    let reply = Reply::new(status, page::CONTENT_TYPE, html);
+    let add = |reply: Reply, (name, value)| reply.with(name, value);
+    page::HEADERS.into_iter().fold(reply, add)
+}
+
+/// A reply for a person as a page, with the same status and header fields.
+pub(super) fn notice_reply(reply: Reply, title: &str, link: (&str, &str)) -> Reply {
+    let text = String::from_utf8_lossy(&reply.body).into_owned();
+    let html = page::notice(title, text.trim(), link);
+    let reply = reply.replacing(page::CONTENT_TYPE, html);
+    let add = |reply: Reply, (name, value)| reply.with(name, value);
+    page::HEADERS.into_iter().fold(reply, add)
+}
+
+/// The reply to a call that is refused.
+pub(super) fn refusal(call: &ApiCall, denial: Denial) -> Reply {
+    match call {
+        ApiCall::Page(Page::Html(_)) => denial_page(denial),
+        ApiCall::Page(_) => denial_reply(denial, true),
+        _ => denial_reply(denial, false),
+    }
+}
+
+/// The reply to a browser that may not read the page, for a user who has entered no valid token.
+pub(super) fn denial_page(denial: Denial) -> Reply {
+    let reply = denial_reply(denial, true);
+    let text = match reply.status {
+        401 => format!(
+            "{}: enter an access token of this server as the password, with any user name",
+            denial.short()
+        ),
+        _ => format!("{}: {}", denial.short(), denial.advice()),
+    };
+    let reply = reply.replacing("text/plain", text);
+    notice_reply(reply, "Refused", ("./", "Try again"))
+}
+
+/// 503 to a browser while the time for its pages is used up: it asks again by itself.
+pub(super) fn busy_reply() -> Reply {
+    unavailable_reply("other pages are being written; this page is loaded again in a second")
+        .with("Refresh", RETRY_AFTER)
 }
 
 /// The reply to a pool request.

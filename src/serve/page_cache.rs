@@ -30,16 +30,24 @@ struct KeptPage {
 
 impl PageCache {
     /// The page for readers of this scope, if it is still to be sent.
-    pub(super) fn get(&self, page: Page, scope: &Scope, now: Moment) -> Option<&Reply> {
+    pub(super) fn get(&self, page: &Page, scope: &Scope, now: Moment) -> Option<&Reply> {
         let is_meant =
-            |kept: &&KeptPage| now < kept.until && kept.page == page && kept.scope == *scope;
+            |kept: &&KeptPage| now < kept.until && kept.page == *page && kept.scope == *scope;
         self.pages.iter().find(is_meant).map(|kept| &kept.reply)
+    }
+
+    /// Whether the time for pages of browsers is used up. Each reader may ask for another one of
+    /// them, so they have one tenth of the server's time together.
+    pub(super) fn is_exhausted(&self, page: &Page, now: Moment) -> bool {
+        let is_html = |page: &Page| matches!(page, Page::Html(_));
+        let counts = |kept: &KeptPage| now < kept.until && is_html(&kept.page);
+        is_html(page) && self.pages.iter().any(counts)
     }
 
     /// A page for readers of this scope was written from `since` to `now`.
     pub(super) fn keep(
         &mut self,
-        page: Page,
+        page: &Page,
         scope: &Scope,
         reply: &Reply,
         since: Moment,
@@ -49,7 +57,7 @@ impl PageCache {
         self.pages.retain(|kept| now < kept.until);
         if took >= QUICK {
             self.pages.push(KeptPage {
-                page,
+                page: page.clone(),
                 scope: scope.clone(),
                 reply: reply.clone(),
                 until: now + took * KEPT,
@@ -61,28 +69,49 @@ impl PageCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::page::view::View;
 
     #[test]
     fn slow_page_is_kept_for_nine_times_as_long_as_it_took() {
         let at = |ms| Moment(Duration::from_millis(ms));
         let reply = Reply::new(200, "text/plain", "page");
         let mut cache = PageCache::default();
-        cache.keep(Page::Status, &Scope::All, &reply, at(100), at(120));
-        assert_eq!(cache.get(Page::Status, &Scope::All, at(120)), Some(&reply));
-        assert_eq!(cache.get(Page::Status, &Scope::All, at(299)), Some(&reply));
-        assert_eq!(cache.get(Page::Status, &Scope::All, at(300)), None);
-        assert_eq!(cache.get(Page::Metrics, &Scope::All, at(120)), None);
+        cache.keep(&Page::Status, &Scope::All, &reply, at(100), at(120));
+        assert_eq!(cache.get(&Page::Status, &Scope::All, at(120)), Some(&reply));
+        assert_eq!(cache.get(&Page::Status, &Scope::All, at(299)), Some(&reply));
+        assert_eq!(cache.get(&Page::Status, &Scope::All, at(300)), None);
+        assert_eq!(cache.get(&Page::Metrics, &Scope::All, at(120)), None);
         let scope = Scope::Pools(["p".to_owned()].into());
-        assert_eq!(cache.get(Page::Status, &scope, at(120)), None);
+        assert_eq!(cache.get(&Page::Status, &scope, at(120)), None);
         let other = Reply::new(200, "text/plain", "page of p");
-        cache.keep(Page::Status, &scope, &other, at(120), at(140));
-        assert_eq!(cache.get(Page::Status, &scope, at(140)), Some(&other));
-        assert_eq!(cache.get(Page::Status, &Scope::All, at(140)), Some(&reply));
-        cache.keep(Page::Status, &Scope::All, &reply, at(300), at(300));
+        cache.keep(&Page::Status, &scope, &other, at(120), at(140));
+        assert_eq!(cache.get(&Page::Status, &scope, at(140)), Some(&other));
+        assert_eq!(cache.get(&Page::Status, &Scope::All, at(140)), Some(&reply));
+        cache.keep(&Page::Status, &Scope::All, &reply, at(300), at(300));
         assert_eq!(
-            cache.get(Page::Status, &Scope::All, at(300)),
+            cache.get(&Page::Status, &Scope::All, at(300)),
             None,
             "it was quick"
         );
+    }
+
+    #[test]
+    fn pages_of_browsers_have_a_tenth_of_the_time_together() {
+        let at = |ms| Moment(Duration::from_millis(ms));
+        let reply = Reply::new(200, "text/html", "page");
+        let html = |pool: &str| Page::Html(View::of_pool(pool));
+        let mut cache = PageCache::default();
+        assert!(!cache.is_exhausted(&html("a"), at(100)));
+        cache.keep(&Page::Status, &Scope::All, &reply, at(100), at(120));
+        assert!(!cache.is_exhausted(&html("a"), at(120)), "that was JSON");
+        cache.keep(&html("a"), &Scope::All, &reply, at(120), at(120));
+        assert!(!cache.is_exhausted(&html("b"), at(120)), "it was quick");
+        cache.keep(&html("a"), &Scope::All, &reply, at(120), at(122));
+        assert_eq!(cache.get(&html("a"), &Scope::All, at(122)), Some(&reply));
+        assert_eq!(cache.get(&html("b"), &Scope::All, at(122)), None);
+        assert!(cache.is_exhausted(&html("b"), at(139)));
+        assert!(!cache.is_exhausted(&html("b"), at(140)));
+        assert!(!cache.is_exhausted(&Page::Status, at(122)));
+        assert!(!cache.is_exhausted(&Page::Metrics, at(122)));
     }
 }

@@ -17,8 +17,8 @@ use crate::moment::Moment;
 use crate::plan::access::{Access, Credentials};
 use crate::plan::{self, Level};
 use crate::pool::access::{self, Denial, Scope, Want};
-use crate::pool::metrics::WallClock;
-use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, status};
+use crate::pool::metrics::{Metric, WallClock};
+use crate::pool::{self, Answer, Backend, Input, Report, Ticket, metrics, page, status};
 use crate::sys::clock;
 use crate::sys::epoll::Interest;
 
@@ -99,7 +99,8 @@ impl<'a, S: System> Service<'a, S> {
             {
                 self.backend.handle(Input::Cancelled(ticket), S::now());
                 let request = connection.take_request();
-                self.refuse(&mut connection, request.as_ref(), false, denial);
+                let reply = api::denial_reply(denial, false);
+                self.refuse(&mut connection, request.as_ref(), denial, &reply);
                 self.process(key, connection);
             }
         }
@@ -200,7 +201,7 @@ impl<'a, S: System> Service<'a, S> {
                 } else {
                     "the pools cannot be shown"
                 };
-                let reply = self.render(page, Err(why));
+                let reply = self.render(&page, Err(why));
                 self.reply(&mut connection, &reply);
             }
             None => {}
@@ -214,7 +215,7 @@ impl<'a, S: System> Service<'a, S> {
             return;
         };
         if let Some(PendingCall::Page(page, scope)) = connection.take_pending() {
-            let reply = self.page(page, &scope);
+            let reply = self.page(&page, &scope);
             self.reply(&mut connection, &reply);
         }
         self.process(key, connection);
@@ -226,10 +227,13 @@ impl<'a, S: System> Service<'a, S> {
     }
 
     /// A page about these pools, which may be that of a moment ago.
-    fn page(&mut self, page: Page, scope: &Scope) -> Reply {
+    fn page(&mut self, page: &Page, scope: &Scope) -> Reply {
         let began = S::now();
         if let Some(reply) = self.pages.get(page, scope, began) {
             return reply.clone();
+        }
+        if self.pages.is_exhausted(page, began) {
+            return api::busy_reply();
         }
         self.wall_clock.compare(began, clock::unix_time());
         let mut pools = self.backend.report(began);
@@ -241,18 +245,37 @@ impl<'a, S: System> Service<'a, S> {
 
     /// A page, or the reason why the holders are unknown. The server's own metrics are shown in
     /// both cases.
-    fn render(&self, page: Page, pools: Result<&[Report], &str>) -> Reply {
+    fn render(&self, page: &Page, pools: Result<&[Report], &str>) -> Reply {
         match (page, pools) {
             (Page::Status, Ok(pools)) => Reply::new(200, "application/json", status::text(pools)),
             (Page::Status, Err(why)) => api::unavailable_reply(why),
+            (Page::Html(view), pools) => {
+                let failure = self.failure();
+                let server = page::Server {
+                    failure: failure.as_deref(),
+                    metrics: &self.server_metrics(pools.is_ok()),
+                    now: clock::unix_time(),
+                };
+                let status = if pools.is_ok() { 200 } else { 503 };
+                api::html_reply(status, page::text(view, &server, pools))
+            }
             (Page::Metrics, pools) => {
-                // The connection that asks is not in the table now.
-                let open = self.connections.len() + 1;
-                let server = self.metrics.metrics(open, pools.is_ok(), S::now());
+                let server = self.server_metrics(pools.is_ok());
                 let text = metrics::text(&server, pools.ok(), self.wall_clock);
                 Reply::new(200, metrics::CONTENT_TYPE, text)
             }
         }
+    }
+
+    fn server_metrics(&self, backend_is_up: bool) -> Vec<Metric> {
+        // The connection that asks is not in the table now.
+        let open = self.connections.len() + 1;
+        self.metrics.metrics(open, backend_is_up, S::now())
+    }
+
+    /// Why the server grants no locks.
+    fn failure(&self) -> Option<String> {
+        self.shutting_down.clone().or(self.backend.failure())
     }
 
     /// Processes the complete requests of a connection, and puts it back into the table or closes
@@ -314,12 +337,12 @@ impl<'a, S: System> Service<'a, S> {
         let scope = match decided {
             Ok(scope) => scope,
             Err(denial) => {
-                let is_page = matches!(call, ApiCall::Page(_));
                 let request = match &call {
                     ApiCall::Pool(request) => Some(request),
                     _ => None,
                 };
-                return self.refuse(connection, request, is_page, denial);
+                let reply = api::refusal(&call, denial);
+                return self.refuse(connection, request, denial, &reply);
             }
         };
         if api::want(&call).is_some() {
@@ -338,7 +361,7 @@ impl<'a, S: System> Service<'a, S> {
                 connection.await_answer(ticket, PendingCall::Page(page, scope));
             }
             ApiCall::Health => {
-                let failure = self.shutting_down.clone().or(self.backend.failure());
+                let failure = self.failure();
                 self.reply(connection, &api::health_reply(failure.as_deref()));
             }
             ApiCall::Invalid(why, note) => {
@@ -362,15 +385,14 @@ impl<'a, S: System> Service<'a, S> {
         &mut self,
         connection: &mut Connection<S::Stream>,
         request: Option<&PoolRequest>,
-        is_page: bool,
         denial: Denial,
+        reply: &Reply,
     ) {
         self.metrics.add_refused();
         self.refusals.add(connection.peer_ip(), denial.short());
         self.log_refusals();
-        let reply = api::denial_reply(denial, is_page);
-        connection.reply(&reply);
-        self.log_request(connection, request, &reply);
+        connection.reply(reply);
+        self.log_request(connection, request, reply);
     }
 
     /// When a line about refused requests is due.

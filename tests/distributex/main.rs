@@ -18,6 +18,8 @@ mod memcache_trouble;
 mod nested;
 // distributexd reports to its service manager.
 mod notify;
+// A browser gets `/status/` as a page, and every other client gets JSON.
+mod page;
 // The same over HTTP, while servers are killed, stopped and reloaded.
 mod promises;
 // Each run has an id of its own, and takes up that of a killed one.

@@ -65,6 +65,9 @@ fn slashes_in_the_path_of_a_call_are_ignored() {
         ],
         [Page::Status, Page::Status, Page::Metrics].map(ApiCall::Page)
     );
+    for line in ["GET /status/?pool=p&page=2", "GET /status", "GET /s/tatus"] {
+        assert_eq!(route_line(line), ApiCall::Page(Page::Status), "{line}");
+    }
     for line in ["GET /health", "HEAD /health/"] {
         assert_eq!(route_line(line), ApiCall::Health);
     }
@@ -75,6 +78,66 @@ fn slashes_in_the_path_of_a_call_are_ignored() {
             (status, body)
         );
     }
+}
+
+#[test]
+fn browser_gets_html_at_the_one_path_from_which_its_links_lead() {
+    let browser = |line: &str| {
+        let text = format!("{line} HTTP/1.1\r\nAccept: text/html, */*;q=0.8\r\n\r\n");
+        route(&Request::read(text.as_bytes()).unwrap().unwrap().0)
+    };
+    let view = View::of_pool("p");
+    assert_eq!(
+        browser("GET /status/?only=p"),
+        ApiCall::Page(Page::Html(view))
+    );
+    let html = ApiCall::Page(Page::Html(View::default()));
+    assert_eq!(browser("HEAD /status/"), html);
+    assert_eq!(want(&html), Some(Want::Read));
+    let ApiCall::Reply(reply) = browser("GET /status?only=p") else {
+        panic!("its links would lead elsewhere")
+    };
+    assert_eq!(
+        (reply.status, reply.header("Location")),
+        (308, Some("status/"))
+    );
+    for line in ["GET //status/", "GET /sta/tus", "GET /%73tatus/x"] {
+        let call = browser(line);
+        assert!(!matches!(call, ApiCall::Page(Page::Html(_))), "{line}");
+    }
+    assert_eq!(browser("GET /metrics"), ApiCall::Page(Page::Metrics));
+}
+
+#[test]
+fn page_has_the_headers_that_bind_a_browser() {
+    let reply = html_reply(200, "page".into());
+    let text = written(&reply);
+    for line in [
+        "Content-Type: text/html; charset=utf-8",
+        "X-Content-Type-Options: nosniff",
+        "Referrer-Policy: no-referrer",
+        "Cache-Control: no-store",
+        "Vary: Accept",
+    ] {
+        assert!(text.contains(&format!("\r\n{line}\r\n")), "{text}");
+    }
+    assert!(text.contains("\r\nContent-Security-Policy: default-src 'none'; "));
+    let refused = denial_reply(Denial::NoToken, true);
+    let notice = denial_page(Denial::NoToken);
+    assert_eq!(notice.status, 401);
+    assert_eq!(
+        notice.combined("WWW-Authenticate"),
+        refused.combined("WWW-Authenticate")
+    );
+    assert_eq!(
+        notice.combined("Content-Type").as_deref(),
+        Some("text/html; charset=utf-8")
+    );
+    assert!(notice.header("Content-Security-Policy").is_some());
+    let body = String::from_utf8(notice.body).unwrap();
+    let advice = "<p>access token missing: enter an access token of this server as the password";
+    assert!(body.contains(advice), "{body}");
+    assert!(body.contains("<a href=\"./\">Try again</a>"), "{body}");
 }
 
 #[test]
