@@ -174,6 +174,7 @@
 //! | `pool::page` | `/status/` for browsers |
 //! | `pool::page::view` | which pools the page shows, in which order |
 //! | `pool::page::table` | the table of pools |
+//! | `pool::page::revoke` | the form that revokes a lock |
 //! | `pool::page::html` | texts, names and times in HTML |
 //! | `pool::metrics` | `/metrics` |
 //! | `pool::memory` | the backend in memory |

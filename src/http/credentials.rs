@@ -1,5 +1,7 @@
-//! The header `Authorization` (RFC 9110, 11.6.2): the server reads it, the client writes it.
+//! Access tokens in a request: the header `Authorization` (RFC 9110, 11.6.2), which the server reads
+//! and the client writes, and the form of the page (RFC 6750, 2.2).
 
+use super::percent;
 use crate::plan::access::{AccessToken, Credentials};
 
 /// What the values of the header prove. Two of them prove nothing: a proxy may have added one.
@@ -23,6 +25,30 @@ fn read_value(value: &[u8]) -> Option<Credentials> {
     let pair = decode_base64(rest)?;
     let colon = pair.iter().position(|&byte| byte == b':')?;
     Some(Credentials::Basic(AccessToken::sent(&pair[colon + 1..])))
+}
+
+/// The name of the field of a form that has an access token.
+const FORM_FIELD: &str = "access_token";
+
+/// What the body of a POST proves, if it is a form with an access token. It counts instead of the
+/// header: the operator has entered it for this request, while a browser or a proxy adds the header
+/// to any. Two fields prove nothing.
+pub(super) fn read_form<'a>(
+    mut content_types: impl Iterator<Item = &'a [u8]>,
+    body: &[u8],
+) -> Option<Credentials> {
+    let content_type = content_types.next()?;
+    let end = content_type.iter().position(|&byte| byte == b';');
+    let content_type = content_type[..end.unwrap_or(content_type.len())].trim_ascii();
+    if !content_type.eq_ignore_ascii_case(b"application/x-www-form-urlencoded") {
+        return None;
+    }
+    let mut tokens = percent::pairs(body).filter(|(name, _)| name == FORM_FIELD.as_bytes());
+    let (_, token) = tokens.next()?;
+    Some(match tokens.next() {
+        None => Credentials::Bearer(AccessToken::sent(token.trim_ascii())),
+        Some(_) => Credentials::Unknown,
+    })
 }
 
 /// Decodes base64 (RFC 4648, 4), with or without its padding.
@@ -116,6 +142,52 @@ mod tests {
         assert_eq!(read([].into_iter()), Credentials::None);
         let two = [&b"Bearer a"[..], b"Bearer a"];
         assert_eq!(read(two.into_iter()), Credentials::Unknown);
+    }
+
+    #[test]
+    fn token_in_a_form_counts_instead_of_the_header() {
+        let post = |content_type: &str, body: &str| {
+            let length = body.len();
+            let text = format!(
+                "POST /revoke/ HTTP/1.1\r\nAuthorization: Basic dTphOmI=\r\n{content_type}\
+                 Content-Length: {length}\r\n\r\n{body}"
+            );
+            let (request, read) = Request::read(text.as_bytes()).unwrap().unwrap();
+            assert_eq!(read, text.len());
+            request.credentials
+        };
+        let form = "Content-Type: application/x-www-form-urlencoded\r\n";
+        let header = basic("a:b");
+        for (content_type, body, credentials) in [
+            (form, "access_token=abc", bearer("abc")),
+            (form, "x=1&access_token=%20a%2Bb%3D+&y", bearer("a+b=")),
+            (form, "access_token=", bearer("")),
+            (
+                "Content-Type: Application/X-WWW-Form-Urlencoded ;charset=utf-8\r\n",
+                "access_token=abc",
+                bearer("abc"),
+            ),
+            (form, "access_token=a&access_token=a", Credentials::Unknown),
+            (form, "", header.clone()),
+            (form, "token=abc", header.clone()),
+            (form, "access_token", header.clone()),
+            (
+                "Content-Type: text/plain\r\n",
+                "access_token=abc",
+                header.clone(),
+            ),
+            ("", "access_token=abc", header.clone()),
+        ] {
+            assert_eq!(
+                post(content_type, body),
+                credentials,
+                "{content_type}{body}"
+            );
+        }
+        let get = "GET /get/?access_token=abc HTTP/1.1\r\nContent-Type: \
+                   application/x-www-form-urlencoded\r\nContent-Length: 16\r\n\r\naccess_token=abc";
+        let (request, _) = Request::read(get.as_bytes()).unwrap().unwrap();
+        assert_eq!(request.credentials, Credentials::None);
     }
 
     #[test]

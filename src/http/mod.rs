@@ -32,7 +32,7 @@ pub use request::{Method, Request, Terms, get, post};
 /// names of host and pool, with every byte encoded, take a fifth of it.
 pub const LONGEST_HEAD: usize = 8 << 10;
 
-/// The longest body of a request, on the wire. It is skipped: no request of this API needs one.
+/// The longest body of a request, on the wire. Only an access token in a form is read from it.
 pub const LONGEST_REQUEST_BODY: usize = 8 << 10;
 
 /// The longest request: this number of bytes always contains a complete request or an error.

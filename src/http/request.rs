@@ -92,8 +92,14 @@ impl Request {
             return Err(Malformed::Hosts);
         }
         let framing = head.framing(version)?.unwrap_or(Framing::Length(0));
-        let Some((_, body)) = framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)? else {
+        let Some((body, body_length)) =
+            framing.read(&bytes[length..], LONGEST_REQUEST_BODY, false)?
+        else {
             return Ok(None);
+        };
+        let form = match method {
+            Method::Post => credentials::read_form(head.values("content-type"), &body),
+            _ => None,
         };
         let (path, query) = split_at_first(origin(target), b'?');
         let (came, path) = (
@@ -108,13 +114,13 @@ impl Request {
             query: query.to_vec(),
             version,
             keep_alive: head.keep_alive(version),
-            credentials: credentials::read(head.values("authorization")),
+            credentials: form.unwrap_or_else(|| credentials::read(head.values("authorization"))),
             agent: String::from_utf8_lossy(head.values("user-agent").next().unwrap_or_default())
                 .into_owned(),
             is_cross_site: head.values("sec-fetch-site").any(is_other_site),
             prefers_html: accept::prefers_html(head.values("accept")),
         };
-        Ok(Some((request, length + body)))
+        Ok(Some((request, length + body_length)))
     }
 
     /// The first value of this name in the query, decoded. It may not be UTF-8.

@@ -334,6 +334,12 @@ impl Access {
         }
     }
 
+    /// Whether there is an access token that revokes locks.
+    pub fn has_administrators(&self) -> bool {
+        let administers = |grant: &Grant| grant.administers_all || !grant.administers.is_empty();
+        self.grants.values().any(administers)
+    }
+
     /// Whether clients need an access token.
     pub fn needs_tokens(&self) -> bool {
         !self.grants.is_empty()

@@ -3,6 +3,7 @@
 //! a new page. Clients choose the names on it, so each text is escaped.
 
 mod html;
+mod revoke;
 mod table;
 pub mod view;
 
@@ -25,7 +26,7 @@ pub const HEADERS: [(&str, &str); 5] = [
     (
         "Content-Security-Policy",
         "default-src 'none'; \
-         style-src 'sha256-VPnTw4r9OLTOPIHSEY4qz4ocv4JWhsQBYjVFsdGCAkw='; \
+         style-src 'sha256-0I+wNudPnJx/GP/CN/ovh6/qeBkuUIBwDuVd8aDGdeU='; \
          script-src 'sha256-dG3ixiiGdIoZHpHp91H/8rs7nd+0S+d31CMR+Ja5Hh8='; \
          connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
@@ -44,6 +45,9 @@ pub struct Server<'a> {
     pub metrics: &'a [metrics::Metric],
     /// The time since 1970.
     pub now: Duration,
+    /// Whether it has access tokens that revoke locks. Without them the page has no form for that, as
+    /// other sites could send it, too.
+    pub has_administrators: bool,
 }
 
 /// A page. `pools`: the pools by name, or why they are unknown.
@@ -62,8 +66,13 @@ pub fn text(view: &View, server: &Server, pools: Result<&[Report], &str>) -> Str
     if view.only.is_none() {
         filter(&mut body, view);
     }
+    if let Ok(pools) = pools
+        && server.has_administrators
+    {
+        revoke::form(&mut body, view, pools);
+    }
     live(&mut body, "pools", |out| match pools {
-        Ok(pools) => table::write(out, view, pools, server.now),
+        Ok(pools) => table::write(out, view, server, pools),
         Err(why) => {
             let _ = writeln!(out, "<p>The holders are unknown: {}</p>", Text(why));
         }

@@ -259,9 +259,10 @@ pub(super) fn notice_reply(reply: Reply, title: &str, link: (&str, &str)) -> Rep
     page::HEADERS.into_iter().fold(reply, add)
 }
 
-/// The reply to a call that is refused.
-pub(super) fn refusal(call: &ApiCall, denial: Denial) -> Reply {
+/// The reply to a call that is refused. `is_form`: a browser has sent the form of the page.
+pub(super) fn refusal(call: &ApiCall, is_form: bool, denial: Denial) -> Reply {
     match call {
+        _ if is_form => form_denial_page(denial),
         ApiCall::Page(Page::Html(_)) => denial_page(denial),
         ApiCall::Page(_) => denial_reply(denial, true),
         _ => denial_reply(denial, false),
@@ -280,6 +281,36 @@ pub(super) fn denial_page(denial: Denial) -> Reply {
     };
     let reply = reply.replacing("text/plain", text);
     notice_reply(reply, "Refused", ("./", "Try again"))
+}
+
+/// Whether a browser has sent the form of the page, and expects a page.
+pub(super) fn is_form(call: &ApiCall, request: &Request) -> bool {
+    let is_revoke = matches!(
+        call,
+        ApiCall::Pool(PoolRequest {
+            call: Call::Revoke,
+            ..
+        })
+    );
+    is_revoke && request.prefers_html
+}
+
+/// The reply to a browser whose form is refused.
+pub(super) fn form_denial_page(denial: Denial) -> Reply {
+    let text = format!("cannot revoke: {}", denial.short());
+    let reply = denial_reply(denial, false).replacing("text/plain", text);
+    notice_reply(reply, "Not revoked", ("../status/", "All pools"))
+}
+
+/// The reply to the form of a page.
+pub(super) fn revocation_page(request: &PoolRequest, answer: &Answer) -> Reply {
+    let reply = answer_reply(request, answer);
+    let title = match answer {
+        Answer::Revocation { .. } => "Revoked",
+        _ => "Not revoked",
+    };
+    let address = format!("../status/{}", View::of_pool(&request.pool).link());
+    notice_reply(reply, title, (&address, "Back to the pool"))
 }
 
 /// 503 to a browser while the time for its pages is used up: it asks again by itself.

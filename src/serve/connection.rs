@@ -52,6 +52,8 @@ pub(super) enum PendingCall {
     /// A request to a pool, and what its client has proved its rights with: they may be taken away
     /// while it waits.
     Pool(PoolRequest, Credentials),
+    /// A revocation by the form of a page, whose answer is a page.
+    Form(PoolRequest),
     /// A page about these pools.
     Page(Page, Scope),
 }
@@ -203,7 +205,7 @@ impl<S: Stream> Connection<S> {
     pub(super) fn take_request(&mut self) -> Option<PoolRequest> {
         match self.take_pending()? {
             PendingCall::Pool(request, _) => Some(request),
-            PendingCall::Page(..) => None,
+            PendingCall::Form(_) | PendingCall::Page(..) => None,
         }
     }
 

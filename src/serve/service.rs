@@ -195,6 +195,11 @@ impl<'a, S: System> Service<'a, S> {
                 let reply = connection.answer(&request, answer);
                 self.log_request(&mut connection, Some(&request), &reply);
             }
+            Some(PendingCall::Form(request)) => {
+                connection.reply(&api::revocation_page(&request, answer));
+                let reply = api::answer_reply(&request, answer);
+                self.log_request(&mut connection, Some(&request), &reply);
+            }
             Some(PendingCall::Page(page, _)) => {
                 let why = if let Answer::Unavailable(why) = answer {
                     why
@@ -255,6 +260,7 @@ impl<'a, S: System> Service<'a, S> {
                     failure: failure.as_deref(),
                     metrics: &self.server_metrics(pools.is_ok()),
                     now: clock::unix_time(),
+                    has_administrators: self.access.has_administrators(),
                 };
                 let status = if pools.is_ok() { 200 } else { 503 };
                 api::html_reply(status, page::text(view, &server, pools))
@@ -330,6 +336,7 @@ impl<'a, S: System> Service<'a, S> {
             connection.set_record(AccessRecord::new(request, S::now()));
         }
         let call = api::route(request);
+        let is_form = api::is_form(&call, request);
         let decided = api::want(&call).map_or(Ok(Scope::All), |want| {
             access::check_site(want, request.is_cross_site)?;
             self.check_access(connection, want, &request.credentials)
@@ -341,7 +348,7 @@ impl<'a, S: System> Service<'a, S> {
                     ApiCall::Pool(request) => Some(request),
                     _ => None,
                 };
-                let reply = api::refusal(&call, denial);
+                let reply = api::refusal(&call, is_form, denial);
                 return self.refuse(connection, request, denial, &reply);
             }
         };
@@ -349,7 +356,15 @@ impl<'a, S: System> Service<'a, S> {
             connection.keep(); // its client may use the server
         }
         match call {
-            ApiCall::Pool(call) => self.ask_pool(connection, call, &request.credentials),
+            ApiCall::Pool(call) => {
+                let ticket = self.ask_pool(&call);
+                let call = if is_form {
+                    PendingCall::Form(call)
+                } else {
+                    PendingCall::Pool(call, request.credentials.clone())
+                };
+                connection.await_answer(ticket, call);
+            }
             ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
                 let reply = api::unavailable_reply("too many replies are unread");
                 self.reply(connection, &reply);
@@ -406,12 +421,7 @@ impl<'a, S: System> Service<'a, S> {
         }
     }
 
-    fn ask_pool(
-        &mut self,
-        connection: &mut Connection<S::Stream>,
-        request: PoolRequest,
-        credentials: &Credentials,
-    ) {
+    fn ask_pool(&mut self, request: &PoolRequest) -> Ticket {
         let ticket = self.new_ticket();
         let input = Input::Request(pool::Request {
             ticket,
@@ -422,8 +432,7 @@ impl<'a, S: System> Service<'a, S> {
             outer: &request.outer,
         });
         self.backend.handle(input, S::now());
-        let call = PendingCall::Pool(request, credentials.clone());
-        connection.await_answer(ticket, call);
+        ticket
     }
 
     fn new_ticket(&mut self) -> Ticket {

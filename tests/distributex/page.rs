@@ -3,6 +3,8 @@
 use common::distributexd::Distributexd;
 use common::sandbox::Sandbox;
 use serde_json::Value;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use zk_flock::internals::http::Reply;
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
@@ -76,4 +78,71 @@ fn browser_gets_a_page_and_every_other_client_json() {
     );
     let reply = ask(&server, "GET /s/tatus", BROWSER);
     assert_eq!(reply.header("Content-Type"), Some("application/json"));
+}
+
+/// A browser sends its stored credentials with any request, also with one that another site causes.
+#[test]
+fn form_revokes_with_the_token_in_it_and_stored_credentials_never_do() {
+    let sandbox = Sandbox::new();
+    let administrator = "an-administrator-0123456789";
+    let (file, pool) = (sandbox.path("administer"), &sandbox.id);
+    fs::write(&file, administrator).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let file = file.display();
+    let server = Distributexd::start(
+        &sandbox,
+        &format!("access_tokens:\n  administer: {file}\npools:\n- name: {pool}\n"),
+    );
+    // base64 of "x:an-administrator-0123456789"
+    let stored = "Authorization: Basic eDphbi1hZG1pbmlzdHJhdG9yLTAxMjM0NTY3ODk=\r\n";
+    let bearer = format!("Authorization: Bearer {administrator}\r\n");
+    let held = ask(&server, &format!("GET /get/?pool={pool}&host=me"), &bearer);
+    assert_eq!(body(&held), "YES");
+
+    let refused = ask(&server, "GET /status/", BROWSER);
+    assert_eq!(refused.status, 401);
+    let schemes = refused.combined("WWW-Authenticate").unwrap_or_default();
+    assert!(schemes.starts_with("Basic "), "{schemes}");
+    assert!(body(&refused).contains("as the password"));
+    let browser = format!("{BROWSER}{stored}");
+    let target = format!("GET /status/?only={pool}&revoke=me");
+    let page = ask(&server, &target, &browser);
+    let action = format!("action=\"../revoke/?pool={pool}&amp;host=me\"");
+    assert!(body(&page).contains(&action), "{}", body(&page));
+
+    let post = |fields: &str, form: &str| {
+        let length = form.len();
+        let mut connection = server.connect();
+        connection.say(&format!(
+            "POST /revoke/?pool={pool}&host=me HTTP/1.1\r\n{BROWSER}{fields}\
+             Content-Type: application/x-www-form-urlencoded\r\n\
+             Content-Length: {length}\r\n\r\n{form}"
+        ));
+        connection.reply()
+    };
+    for (fields, form) in [
+        (stored, ""),
+        (stored, "access_token="),
+        (stored, "access_token=wrong"),
+        (stored, "token=an-administrator-0123456789"),
+        ("", ""),
+        (&*bearer, "access_token="),
+    ] {
+        let reply = post(fields, form);
+        assert_eq!(reply.status, 401, "{form}");
+        let schemes = reply.combined("WWW-Authenticate").unwrap_or_default();
+        assert!(!schemes.contains("Basic"), "{schemes}");
+        assert!(body(&reply).contains("Not revoked"));
+    }
+    let state = |server| body(&ask(server, "GET /status/", &bearer)).to_owned();
+    assert!(state(&server).contains("\"revoked\":false"));
+    let form = format!("access_token={administrator}");
+    let reply = post(stored, &form);
+    assert_eq!(reply.status, 200);
+    assert!(body(&reply).contains("<h2>Revoked</h2>"));
+    assert!(state(&server).contains("\"revoked\":true"));
+    let log = server.stderr();
+    let line = format!(" method=POST path=/revoke/ pool={pool} host=me status=200 token=");
+    assert!(log.contains(&line), "{log}");
+    assert!(!log.contains(administrator), "{log}");
 }

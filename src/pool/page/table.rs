@@ -1,5 +1,6 @@
 //! The table of pools with their holders and waiters.
 
+use super::Server;
 use super::html::{Name, Text, counted, time};
 use super::view::{POOLS_PER_PAGE, ROWS_PER_PAGE, Sort, View};
 use crate::http::rfc3339;
@@ -24,13 +25,17 @@ const COLUMNS: [(&str, Option<Sort>); 7] = [
     ("Fencing token", None),
 ];
 
-/// The number of columns that tell of a holder.
-const COLUMNS_OF_HOLDER: usize = 4;
+/// The number of columns that tell of a pool. The others tell of a holder.
+const COLUMNS_OF_POOL: usize = 3;
 
-/// Writes the pools of the view. `now`: the time since 1970.
-pub fn write(out: &mut String, view: &View, pools: &[Report], now: Duration) {
+/// Writes the pools of the view.
+pub fn write(out: &mut String, view: &View, server: &Server, pools: &[Report]) {
     let chosen = view.select(pools);
-    let table = Table { view, now };
+    let table = Table {
+        view,
+        now: server.now,
+        revokes: server.has_administrators,
+    };
     match &view.only {
         Some(name) => table.single(out, name, chosen.first().copied()),
         None => table.several(out, &chosen),
@@ -40,6 +45,8 @@ pub fn write(out: &mut String, view: &View, pools: &[Report], now: Duration) {
 struct Table<'a> {
     view: &'a View,
     now: Duration,
+    /// Whether there is a column of links that revoke locks.
+    revokes: bool,
 }
 
 /// A part of a list: `length` items from `first`.
@@ -188,7 +195,14 @@ impl Table<'_> {
                 }
             }
         }
+        if self.revokes {
+            out.push_str("<th role=\"columnheader\" scope=\"col\">Revoke</th>");
+        }
         out.push_str("</tr></thead>\n");
+    }
+
+    fn columns(&self) -> usize {
+        COLUMNS.len() + usize::from(self.revokes)
     }
 
     /// The heading of a column that sorts the table.
@@ -224,20 +238,22 @@ impl Table<'_> {
         if holders.is_empty() {
             let _ = write!(
                 out,
-                "<td role=\"cell\" colspan=\"{COLUMNS_OF_HOLDER}\" class=\"free\">free</td>"
+                "<td role=\"cell\" colspan=\"{}\" class=\"free\">free</td>",
+                self.columns() - COLUMNS_OF_POOL
             );
         }
         for (index, holder) in holders.iter().enumerate() {
             if index > 0 {
                 out.push_str("</tr>\n<tr role=\"row\">");
             }
-            self.cells_of_holder(out, holder);
+            self.cells_of_holder(out, pool, holder);
         }
         if left_out > 0 {
             let _ = write!(
                 out,
-                "</tr>\n<tr role=\"row\"><td role=\"cell\" colspan=\"{COLUMNS_OF_HOLDER}\">\
+                "</tr>\n<tr role=\"row\"><td role=\"cell\" colspan=\"{}\">\
                  <a href=\"{}\">{} more</a></td>",
+                self.columns() - COLUMNS_OF_POOL,
                 Text(&View::of_pool(pool.pool).link()),
                 counted(left_out, "holder")
             );
@@ -287,7 +303,7 @@ impl Table<'_> {
         };
     }
 
-    fn cells_of_holder(&self, out: &mut String, holder: &Holder) {
+    fn cells_of_holder(&self, out: &mut String, pool: &Report, holder: &Holder) {
         let revoked = if holder.revoked {
             " <span class=\"badge\">revoked</span>"
         } else {
@@ -324,6 +340,9 @@ impl Table<'_> {
             "</td><td role=\"cell\" data-label=\"Lease left\">{ends}</td>\
              <td role=\"cell\" data-label=\"Fencing token\">{token}</td>"
         );
+        if self.revokes {
+            link_to_revoke(out, pool, holder);
+        }
     }
 
     /// The row of the first waiters of a pool, or of those that the filter names.
@@ -345,7 +364,7 @@ impl Table<'_> {
         let _ = write!(
             out,
             "<tr role=\"row\" class=\"queue\"><td role=\"cell\" colspan=\"{}\">Waiting: <ol>",
-            COLUMNS.len()
+            self.columns()
         );
         for (position, waiter) in &shown {
             let _ = write!(
@@ -374,4 +393,23 @@ fn named(host: &str, run: Option<&str>) -> String {
         format!(" <small class=\"run\">run {}</small>", Name(run))
     });
     format!("<span class=\"host\">{}</span>{run}", Name(host))
+}
+
+/// The cell with the link to the form, unless the lock is revoked already.
+fn link_to_revoke(out: &mut String, pool: &Report, holder: &Holder) {
+    out.push_str("<td role=\"cell\">");
+    if !holder.revoked {
+        let view = View {
+            revoke: Some(holder.host.to_owned()),
+            ..View::of_pool(pool.pool)
+        };
+        let _ = write!(
+            out,
+            "<a href=\"{}\" aria-label=\"Revoke the lock of {} in {}\">Revoke</a>",
+            Text(&view.link()),
+            Text(holder.host),
+            Text(pool.pool)
+        );
+    }
+    out.push_str("</td>");
 }

@@ -72,10 +72,15 @@ fn view(query: &[(&str, &str)]) -> View {
 }
 
 fn shown(query: &[(&str, &str)], pools: &[Report]) -> String {
+    shown_with(false, query, pools)
+}
+
+fn shown_with(has_administrators: bool, query: &[(&str, &str)], pools: &[Report]) -> String {
     let server = Server {
         failure: None,
         metrics: &[],
         now: NOW,
+        has_administrators,
     };
     text(&view(query), &server, Ok(pools))
 }
@@ -117,6 +122,7 @@ fn page_says_why_no_locks_are_granted() {
         failure: Some("disk <full>"),
         metrics: &[],
         now: NOW,
+        has_administrators: false,
     };
     let page = text(&View::default(), &server, Ok(&pools()));
     assert!(page.contains("<b>Cannot grant locks:</b> disk &lt;full&gt;"));
@@ -198,6 +204,72 @@ fn names_are_text_wherever_they_stand() {
         )],
     );
     assert!(page.contains("<bdi>&lt;script&gt;alert(1)&lt;/script&gt;</bdi>"));
+}
+
+#[test]
+fn form_to_revoke_asks_for_the_token_of_an_administrator() {
+    let query = [("only", "backup"), ("revoke", "db1")];
+    let page = shown_with(true, &query, &pools());
+    for part in [
+        "<form method=\"post\" action=\"../revoke/?pool=backup&amp;host=db1\">",
+        "<input type=\"password\" name=\"access_token\" required autocomplete=\"off\">",
+        "<a href=\"?only=backup\">Cancel</a>",
+        "<a href=\"?only=backup&amp;revoke=db2\" aria-label=\"Revoke the lock of db2 in backup\">",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    let (before, _) = page.split_once("<div id=\"pools\" data-live>").unwrap();
+    assert!(
+        before.contains("method=\"post\""),
+        "a refresh leaves it alone"
+    );
+
+    let all = shown_with(true, &[], &pools());
+    assert!(all.contains("?only=report&amp;revoke=app2") && !all.contains("method=\"post\""));
+    let gone = [("only", "backup"), ("revoke", HOSTILE)];
+    let page = shown_with(true, &gone, &pools());
+    let text = "<bdi>&lt;script&gt;alert(1)&lt;/script&gt;</bdi> does not hold <bdi>backup</bdi>.";
+    assert!(
+        page.contains(text) && !page.contains("method=\"post\""),
+        "{page}"
+    );
+
+    let mut revoked = pools();
+    revoked[1].holders[0].revoked = true;
+    let page = shown_with(true, &[], &revoked);
+    assert!(!page.contains("revoke=db1") && page.contains("revoke=db2"));
+}
+
+#[test]
+fn server_without_administrators_offers_no_revocation() {
+    for query in [vec![], vec![("only", "backup"), ("revoke", "db1")]] {
+        let page = shown(&query, &pools());
+        assert!(
+            !page.contains("Revoke") && !page.contains("method=\"post\""),
+            "{page}"
+        );
+    }
+}
+
+#[test]
+fn form_leads_to_the_names_of_pool_and_host_whatever_they_are() {
+    let name = "a&b=c d\"<#?%\u{e4}'+;";
+    let pools = [pool(
+        name,
+        vec![holder(name, 1, Remaining::Unknown)],
+        vec![],
+    )];
+    let page = shown_with(true, &[("only", name), ("revoke", name)], &pools);
+    let action = page.split("action=\"../revoke/").nth(1).unwrap();
+    let action = action.split('"').next().unwrap().replace("&amp;", "&");
+    let request = format!("POST /revoke/{action} HTTP/1.1\r\n\r\n");
+    let (request, _) = crate::http::Request::read(request.as_bytes())
+        .unwrap()
+        .unwrap();
+    let value = Some(name.as_bytes().to_vec());
+    assert_eq!(request.parameter("pool"), value);
+    assert_eq!(request.parameter("host"), value);
+    assert!(request.has_only(&["pool", "host"]), "{action}");
 }
 
 #[test]
@@ -361,6 +433,7 @@ fn counters_are_those_of_the_server_and_the_sums_of_its_pools() {
             ),
         ],
         now: NOW,
+        has_administrators: false,
     };
     let page = text(&View::default(), &server, Ok(&pools));
     for part in [

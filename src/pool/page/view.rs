@@ -27,6 +27,8 @@ pub struct View {
     pub reverse: bool,
     /// The number of the page, from 0.
     pub page: usize,
+    /// The holder of `only` whose lock the operator wants to revoke.
+    pub revoke: Option<String>,
 }
 
 /// A kind of pools.
@@ -156,6 +158,7 @@ impl View {
                 b"show" => view.show = show(&value),
                 b"sort" => (view.sort, view.reverse) = sort(&value),
                 b"page" => view.page = value.parse::<usize>().unwrap_or(1).saturating_sub(1),
+                b"revoke" => view.revoke = Some(value),
                 _ => {}
             }
         }
@@ -189,6 +192,9 @@ impl View {
         }
         if self.page > 0 {
             add("page", &(self.page + 1).to_string());
+        }
+        if let Some(host) = &self.revoke {
+            add("revoke", host);
         }
         if query.is_empty() {
             return "./".to_owned();

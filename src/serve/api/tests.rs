@@ -109,6 +109,65 @@ fn browser_gets_html_at_the_one_path_from_which_its_links_lead() {
 }
 
 #[test]
+fn form_of_the_page_is_answered_with_a_page() {
+    let post = |accept: &str| {
+        let text = format!("POST /revoke/?pool=p&host=h HTTP/1.1\r\n{accept}\r\n");
+        let request = Request::read(text.as_bytes()).unwrap().unwrap().0;
+        is_form(&route(&request), &request)
+    };
+    assert!(post("Accept: text/html\r\n"));
+    assert!(!post("Accept: */*\r\n") && !post(""));
+    let request = PoolRequest {
+        call: Call::Revoke,
+        pool: "<p>".into(),
+        ..get()
+    };
+    let ends = Remaining::UntilReleased;
+    let revocation = Answer::Revocation {
+        token: Some(7),
+        ends,
+    };
+    for (reply, status, parts) in [
+        (
+            revocation_page(&request, &revocation),
+            200,
+            [
+                "<h2>Revoked</h2>",
+                "revoked &lt;p&gt; for h: it is held until released</p>",
+            ],
+        ),
+        (
+            revocation_page(&request, &Answer::NotHeld),
+            404,
+            ["<h2>Not revoked</h2>", "href=\"../status/?only=%3Cp%3E\""],
+        ),
+        (
+            form_denial_page(Denial::NotAdministrator),
+            403,
+            [
+                "<h2>Not revoked</h2>",
+                "access token not of an administrator",
+            ],
+        ),
+        (
+            form_denial_page(Denial::BasicOnlyReads),
+            401,
+            ["<h2>Not revoked</h2>", "href=\"../status/\""],
+        ),
+    ] {
+        let body = String::from_utf8_lossy(&reply.body).into_owned();
+        assert_eq!(reply.status, status, "{body}");
+        assert!(parts.iter().all(|part| body.contains(part)), "{body}");
+        assert!(reply.header("Content-Security-Policy").is_some());
+        let scheme = reply.header("WWW-Authenticate");
+        assert!(
+            scheme.is_none_or(|it| it.starts_with("Bearer ")),
+            "no dialog"
+        );
+    }
+}
+
+#[test]
 fn page_has_the_headers_that_bind_a_browser() {
     let reply = html_reply(200, "page".into());
     let text = written(&reply);
