@@ -134,7 +134,7 @@
 //! | `lock::zookeeper::layout` | names, paths and data of nodes, written and read |
 //! | `lock::zookeeper::node` | zk-flock's lock, one node |
 //! | `lock::zookeeper::queue_entry` | the queue of waiters for that node |
-//! | `lock::zookeeper::queue` | kazoo's Lock |
+//! | `lock::zookeeper::queue` | kazoo's Lock, and readers |
 //! | `lock::zookeeper::semaphore` | kazoo's Semaphore |
 //! | `lock::zookeeper::parents` | creates the nodes above a lock |
 //! | `lock::zookeeper::run_record` | the record of the last run of a lock |

@@ -114,6 +114,15 @@ impl Plan {
     }
 }
 
+/// Whether others may hold the lock at the same time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// No other: a writer.
+    Exclusive,
+    /// Other readers: `--shared`.
+    Shared,
+}
+
 /// A kind of lock, and where it is.
 #[derive(Debug)]
 pub enum Lock {
@@ -135,6 +144,8 @@ pub enum Lock {
         path: String,
         /// How many clients may hold the lock at once. 1 is a queue, more is a semaphore; never 0.
         permits: u32,
+        /// Whether other readers may hold the lock beside this run. `Shared` only with one permit.
+        sharing: Sharing,
         /// How many times to try all servers before the first session; `None`: until the wait ends.
         rounds: Option<u32>,
         /// How many times to start again after a lost session; `None`: without limit.

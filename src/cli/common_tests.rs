@@ -115,6 +115,31 @@ fn the_clients_of_zookeeper_run_once_per_period() {
 }
 
 #[test]
+fn shared_locks_are_refused_where_they_make_no_sense() {
+    for (words, sentence) in [
+        (
+            "--shared|--every=1m|true",
+            "--every cannot be used with --shared: holders at the same time do not see each other's runs",
+        ),
+        (
+            "--shared|-c2|true",
+            "--shared cannot be used with --concurrent above 1: a semaphore has no exclusive holders",
+        ),
+        ("--shared|--status", "--shared cannot be used with --status"),
+        (
+            "--shared|--break|-ix",
+            "--shared cannot be used with --break",
+        ),
+        ("--shared|--check", "--shared cannot be used with --check"),
+    ] {
+        assert_eq!(plan(&lockex::PROGRAM, words).unwrap_err(), sentence);
+    }
+    let (distributex, needed) = CLIENTS[2];
+    let unknown = plan(distributex, &format!("--shared|{needed}true")).unwrap_err();
+    assert_eq!(unknown, "invalid option '--shared'");
+}
+
+#[test]
 fn invalid_common_options_are_refused_with_the_reason() {
     for (words, sentence) in [
         ("--bogus", "invalid option '--bogus'"),

@@ -3,7 +3,7 @@
 //! all clients with the same words share a lock.
 
 use super::line::Form;
-use super::options::{self, Common, Mode, Taken, next_argument};
+use super::options::{self, CONCURRENT_RUNS, Common, Mode, Taken, next_argument};
 use super::{Environment, Fault, Program, Request, check_name, python_hash, value};
 use crate::plan::hosts::Ensemble;
 use crate::plan::inspection::Locks;
@@ -29,15 +29,15 @@ Usage: lockex [options] [--] COMMAND [ARG...]
 Run a command while holding a lock that all hosts of a cluster share. sh -c runs
 COMMAND and its ARGs, joined with spaces. The same line or ID is the same lock.
 
-Lock:
+Lock, servers, wait and command:
       --blocking          wait while the lock is busy (the default)
       --no-blocking       exit at once if the lock is busy
   -c, --concurrent N      allow N holders, the same N in all runs [default: 1]
   -i, --lockid ID         use ID as the lock's name [default: hash of the line]
   -p, --lockpath PATH     use PATH as parent node of the lock [default: lockex]
   -r, --lockretry N       requeue after N lost sessions [default: 1; -1: inf]
+      --shared            hold the lock together with other --shared runs
   -t, --locktimeout SECS  wait up to SECS (or inf) for the lock [default: inf]
-Servers, wait and command:
   -R, --retry N           try all servers N times [default: 1; -1: inf]
   -T, --timeout SECS      set session/connect timeout [default: 30]
   -z, --zkhosts LIST      use HOST:PORT,... [default: $ZKHOSTS, localhost:2181]
@@ -134,6 +134,7 @@ impl options::Options for Options {
             Short('r') | Long("lockretry") => {
                 self.lockretry = value::TRIES.take("--lockretry", parser)?;
             }
+            Long("shared") => self.common.shared = true,
             Short('t') | Long("locktimeout") => {
                 self.common.wait = Some(value::WAIT.take("--locktimeout", parser)?);
             }
@@ -162,7 +163,14 @@ impl options::Options for Options {
             return Err(Fault::Useless {
                 option: "--every",
                 with: "--concurrent above 1",
-                why: "holders at the same time do not see each other's runs",
+                why: CONCURRENT_RUNS,
+            });
+        }
+        if self.common.shared && self.concurrent > 1 {
+            return Err(Fault::Useless {
+                option: "--shared",
+                with: "--concurrent above 1",
+                why: "a semaphore has no exclusive holders",
             });
         }
         let line = self.line()?;
@@ -177,6 +185,7 @@ impl options::Options for Options {
             path,
             cluster,
             permits: self.concurrent,
+            sharing: self.common.sharing(),
             rounds: self.retry.map(|rounds| rounds.max(1)),
             restarts: self.lockretry,
         };

@@ -8,7 +8,7 @@ use crate::plan::connection::{Proxy, Tls, Tool};
 use crate::plan::inspection::{self, Inspection};
 use crate::plan::{
     ClientCheck, Command, Connection, Every, Eviction, ExitCodes, Host, Level, LoadLimit, Lock,
-    Log, Notify, Plan, Style, Warning, names,
+    Log, Notify, Plan, Sharing, Style, Warning, names,
 };
 use crate::signal::Signal;
 use lexopt::prelude::*;
@@ -48,6 +48,9 @@ pub(super) enum Taken {
 /// How long `--break` waits for the release without `-w`: a holder answers within 6 s and gives its
 /// command 5 s between TERM and KILL by default, and a command that is told to end needs time.
 const BREAK_WAIT: Duration = Duration::from_secs(30);
+
+/// Why `--every` cannot be used with an option that allows several holders.
+pub(super) const CONCURRENT_RUNS: &str = "holders at the same time do not see each other's runs";
 
 /// What a program does with a lock.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -161,6 +164,8 @@ pub(super) struct Common {
     pub every: Option<Duration>,
     /// `--retry-failed`.
     pub retry_failed: bool,
+    /// `--shared`.
+    pub shared: bool,
     /// `--token`: of the holder from which to take a lock away.
     pub token: Option<i64>,
     /// `--force`.
@@ -192,6 +197,7 @@ impl Default for Common {
             json: false,
             every: None,
             retry_failed: false,
+            shared: false,
             token: None,
             force: false,
             notify: None,
@@ -432,6 +438,7 @@ impl Common {
         ];
         let of_runs = [
             ("--every", self.every.is_some()),
+            ("--shared", self.shared),
             ("--notify", self.notify.is_some()),
             ("--metrics", self.metrics.is_some()),
         ];
@@ -444,9 +451,25 @@ impl Common {
                 with: self.mode.option(),
             });
         }
+        if self.every.is_some() && self.shared {
+            return Err(Fault::Useless {
+                option: "--every",
+                with: "--shared",
+                why: CONCURRENT_RUNS,
+            });
+        }
         match useless.into_iter().find(|(.., useless)| *useless) {
             Some((option, needed, _)) => Err(Fault::Needs { option, needed }),
             None => Ok(()),
+        }
+    }
+
+    /// Whether others may hold the lock at the same time.
+    pub(super) fn sharing(&self) -> Sharing {
+        if self.shared {
+            Sharing::Shared
+        } else {
+            Sharing::Exclusive
         }
     }
 

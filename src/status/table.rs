@@ -146,7 +146,7 @@ fn description(kind: Kind) -> &'static str {
     match kind {
         Kind::Node => "a lock of zk-flock",
         Kind::Queue => "a lock of lockex or kazoo (Lock or WriteLock)",
-        Kind::Readers => "a read lock of kazoo (ReadLock)",
+        Kind::Readers => "held by readers: lockex --shared, or kazoo (ReadLock)",
         Kind::Semaphore => "a semaphore of lockex or kazoo",
         Kind::File => "a lock of this host",
         Kind::Pool => "a pool of a lock server",

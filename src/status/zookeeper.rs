@@ -4,7 +4,7 @@
 use super::{Holder, Kind, LastRun, Lock, Report, Waiter, session};
 use crate::lock::Failure;
 use crate::lock::period::RunRecord;
-use crate::lock::zookeeper::layout::{self, Contender, NodeData};
+use crate::lock::zookeeper::layout::{self, Contender, ContenderKind, NodeData};
 use crate::oneshot::zookeeper::{Context, Task};
 use crate::zookeeper::code::Code;
 use crate::zookeeper::record::Stat;
@@ -524,15 +524,20 @@ impl Survey {
         found
     }
 
-    /// A lock of kazoo. The first contender holds it, and all readers before the first other.
+    /// A lock of kazoo or lockex: its first contender holds it, and readers together.
     fn queue_lock(&self, name: &str, path: &str) -> Lock {
         let contenders = self.contenders(path);
-        let readers = contenders
-            .iter()
-            .take_while(|(contender, _)| contender.reads);
-        let reading = readers.count();
-        let (holders, waiters) = contenders.split_at(reading.max(1).min(contenders.len()));
-        let reads = reading > 0;
+        let queue: Vec<_> = contenders.iter().map(|(contender, _)| *contender).collect();
+        let holding = Contender::holding(&queue);
+        let (holders, waiters): (Vec<_>, Vec<_>) = contenders
+            .into_iter()
+            .zip(holding)
+            .partition(|(_, holds)| *holds);
+        let [holders, waiters] =
+            [holders, waiters].map(|all| all.into_iter().map(|(it, _)| it).collect::<Vec<_>>());
+        let reads = holders
+            .first()
+            .is_some_and(|(contender, _)| contender.kind != ContenderKind::Writer);
         Lock {
             kind: Some(if reads { Kind::Readers } else { Kind::Queue }),
             slots: (!reads).then_some(1),
@@ -544,7 +549,7 @@ impl Survey {
                     })
                     .collect(),
             ),
-            waiters: contender_waiters(waiters),
+            waiters: contender_waiters(&waiters),
             ..empty(name, path)
         }
     }

@@ -719,7 +719,7 @@ fn the_commands_shown_can_be_run() {
     let readme = format!("{before}{after}"); // without the diagram, which begins with a name
     let readme = readme.replace("cargo run --release -- ", "zk-flock ");
     let fencing = SAFETY.split(".Sh FENCING").nth(1).expect("a section");
-    for (program, count) in [(ZK_FLOCK, 13), (LOCKEX, 8), (DISTRIBUTEX, 6)] {
+    for (program, count) in [(ZK_FLOCK, 13), (LOCKEX, 10), (DISTRIBUTEX, 6)] {
         let lines = [
             shown(&readme, program.name),
             shown(program.manual, program.name),

@@ -19,13 +19,13 @@ use zk_flock::internals::lock::Lock;
 use zk_flock::internals::lock::zookeeper::SessionLock;
 use zk_flock::internals::lock::zookeeper::layout::{self, NodeData};
 use zk_flock::internals::lock::zookeeper::node::Node;
-use zk_flock::internals::lock::zookeeper::queue::Queue;
+use zk_flock::internals::lock::zookeeper::queue::{Purpose, Queue};
 use zk_flock::internals::lock::zookeeper::recipe::Options;
 use zk_flock::internals::lock::zookeeper::run_record;
 use zk_flock::internals::lock::zookeeper::semaphore::Semaphore;
 use zk_flock::internals::log::Log;
 use zk_flock::internals::moment::Moment;
-use zk_flock::internals::plan::{self, Plan};
+use zk_flock::internals::plan::{self, Plan, Sharing};
 use zk_flock::internals::run::{
     Guard, GuardLoop, OneShotLoop, Report, Run, System, Turn, is_too_late,
 };
@@ -995,7 +995,12 @@ fn lock(
             Box::new(Node::lock(options, "app", names, &data, now))
         }
         Kind::Queue => {
-            let queue = Queue::new("/lockex/id".into(), mark, content, true);
+            let queue = Queue::new(
+                "/lockex/id".into(),
+                mark,
+                content,
+                Purpose::Lock(Sharing::Exclusive),
+            );
             Box::new(SessionLock::new(options, queue, now))
         }
         Kind::Semaphore(permits) => {

@@ -345,6 +345,65 @@ fn lockex_waits_for_all_kazoo_readers() {
     assert_eq!(ours.wait(), exited(0));
 }
 
+/// What a client of the queue below is: a reader of lockex, or a client that its letter names.
+fn contender(arena: &Arena, kind: char, number: usize) -> Running<'_> {
+    let command = format!("echo {number} >>runs; cat");
+    let recipe = |kazoo: &Kazoo, recipe: &str| {
+        kazoo.lock(
+            &arena.sandbox,
+            ZooKeeper::shared(),
+            &arena.node(),
+            recipe,
+            &["run", &command],
+        )
+    };
+    let job = match kind {
+        'r' => arena.lockex(&["--shared", "--", &command]),
+        'w' => arena.lockex(&["--", &command]),
+        'o' => recipe(Kazoo::pinned(), "Lock"), // the original lockex
+        'L' => recipe(Kazoo::newest(), "Lock"),
+        'W' => recipe(Kazoo::newest(), "WriteLock"),
+        _ => recipe(Kazoo::newest(), "ReadLock"),
+    };
+    job.leashed().start()
+}
+
+/// Clients of these kinds queue in this order. Then each group of them must hold together, and
+/// alone.
+#[track_caller]
+fn assert_groups(kinds: &str, groups: &[&[usize]]) {
+    let arena = Arena::new(1);
+    let mut client = arena.client();
+    let mut runs = Vec::new();
+    for (number, kind) in kinds.chars().enumerate() {
+        runs.push(Some(contender(&arena, kind, number)));
+        client.wait_for_children(&arena.node(), number + 1);
+    }
+    let mut started = 0;
+    for group in groups {
+        started += group.len();
+        let lines = || arena.sandbox.read("runs").lines().count();
+        wait_until("the group to hold", || lines() >= started);
+        let text = arena.sandbox.read("runs");
+        let mut found: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
+        let mut last = found.split_off(started - group.len());
+        last.sort_unstable();
+        assert_eq!(last, *group, "{kinds}: {text}");
+        for number in *group {
+            let run = runs[*number].take().expect("each is in one group");
+            assert_eq!(lines(), started, "{kinds}: nobody is beside them");
+            assert_eq!(run.finish().end, Ok(0), "{kinds}: {number}");
+        }
+    }
+    arena.assert_empty();
+}
+
+#[test]
+fn readers_of_lockex_hold_together_and_every_client_of_kazoo_waits_for_them() {
+    // A reader of kazoo waits for readers of lockex before it, and not the other way round.
+    assert_groups("rroRrW", &[&[0, 1], &[2], &[3, 4], &[5]]);
+}
+
 #[test]
 fn a_semaphore_of_another_number_is_refused_on_either_side() {
     let (three, two) = (Arena::new(3), Arena::new(2));

@@ -1,7 +1,7 @@
 use super::super::Request;
 use super::super::options::testing::{assert_documented, environment, line, typed};
 use super::*;
-use crate::plan::{Connection, ExitCodes, Host, Level, LoadLimit};
+use crate::plan::{Connection, ExitCodes, Host, Level, LoadLimit, Sharing};
 use crate::signal::Signal;
 use std::os::unix::ffi::OsStringExt;
 
@@ -176,6 +176,15 @@ fn each_option_has_its_effect_in_every_position_and_form() {
                     && cluster(plan).chroot == "/c"
             },
         ),
+        (&["--shared", "--shared|-c1"], |plan| {
+            matches!(
+                plan.lock,
+                Lock::Queue {
+                    sharing: Sharing::Shared,
+                    ..
+                }
+            )
+        }),
         (&["--no-shell"], |plan| plan.command.words == ["true"]),
     ];
     for (ways, effect) in rows {

@@ -5,7 +5,7 @@
 //! (`.queue`), the records of last runs (`.runs`) and the requests to release (`.break`) exist only
 //! here.
 
-use crate::plan::{BREAKS, CHECK, QUEUES, RUNS};
+use crate::plan::{BREAKS, CHECK, QUEUES, RUNS, Sharing};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -29,8 +29,14 @@ const RANGE: &str = "%..";
 /// What follows the mark in the name of a contender of kazoo's `Lock`.
 const CONTENDER: &str = "__lock__";
 
-/// The same of kazoo's `ReadLock`. A contender waits for it as kazoo's `WriteLock` does.
-const READER: &str = "__rlock__";
+/// The same of kazoo's `ReadLock`. Only kazoo's `WriteLock` waits for it: its `Lock` does not, nor
+/// does the original lockex.
+const KAZOO_READER: &str = "__rlock__";
+
+/// The same of a reader of lockex. It ends as [`CONTENDER`] does, so every version of kazoo takes it
+/// for a contender of its `Lock`, and waits for it. No name does that for `Lock` and lets `ReadLock`
+/// pass: both look for the same names.
+const READER: &str = "__rlock____lock__";
 
 /// Fewest digits of a sequence number in a contender's name: ZooKeeper writes `%010d`.
 const DIGITS: usize = 10;
@@ -301,34 +307,77 @@ impl<'a> Waiter<'a> {
     }
 }
 
-/// A contender of kazoo's `Lock`: `MARK__lock__SEQUENCE`. The mark is 32 hex digits, chosen by the
-/// client.
+/// What a contender of a lock queue is, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContenderKind {
+    /// It holds the lock alone: kazoo's `Lock` and `WriteLock`, and lockex.
+    Writer,
+    /// It holds the lock beside other readers: `lockex --shared`.
+    Reader,
+    /// kazoo's `ReadLock`. It takes lockex's readers for writers.
+    KazooReader,
+}
+
+/// A contender of a lock queue, e.g. of kazoo's `Lock`: `MARK__lock__SEQUENCE`. The mark is 32 hex
+/// digits, chosen by the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Contender<'a> {
     /// The whole name.
     pub name: &'a str,
     /// The digits: kazoo compares them as text.
     pub sequence: &'a str,
-    /// It is a contender of kazoo's `ReadLock`, which does not wait for others of its kind.
-    pub reads: bool,
+    /// What it is.
+    pub kind: ContenderKind,
 }
 
 impl<'a> Contender<'a> {
     /// How the name of a contender begins. The server appends the sequence number.
-    pub fn prefix(mark: &str) -> String {
-        format!("{mark}{CONTENDER}")
+    pub fn prefix(mark: &str, sharing: Sharing) -> String {
+        let kind = match sharing {
+            Sharing::Exclusive => CONTENDER,
+            Sharing::Shared => READER,
+        };
+        format!("{mark}{kind}")
     }
 
     /// `None` if the name has another layout.
     pub fn parse(name: &'a str) -> Option<Contender<'a>> {
-        let (sequence, reads) = [(CONTENDER, false), (READER, true)]
+        let kinds = [
+            (READER, ContenderKind::Reader),
+            (CONTENDER, ContenderKind::Writer),
+            (KAZOO_READER, ContenderKind::KazooReader),
+        ];
+        let (sequence, kind) = kinds
             .iter()
-            .find_map(|(kind, reads)| Some((name.rsplit_once(kind)?.1, *reads)))?;
+            .find_map(|(mark, kind)| Some((name.rsplit_once(mark)?.1, *kind)))?;
         (sequence.len() >= DIGITS && sequence.parse::<i64>().is_ok()).then_some(Contender {
             name,
             sequence,
-            reads,
+            kind,
         })
+    }
+
+    /// Whether it waits until this contender, which is before it in the queue, has left.
+    pub fn waits_for(self, before: Contender) -> bool {
+        use ContenderKind::{KazooReader, Reader, Writer};
+        match (self.kind, before.kind) {
+            (Writer, _) | (_, Writer) | (KazooReader, Reader) => true,
+            (Reader | KazooReader, KazooReader) | (Reader, Reader) => false,
+        }
+    }
+
+    /// For each contender of a queue, in its order: whether it waits for none before it, and so
+    /// holds the lock.
+    pub fn holding(queue: &[Contender]) -> Vec<bool> {
+        let mut before: Vec<Contender> = Vec::new(); // the first of each kind
+        let holds = queue.iter().map(|contender| {
+            let holds = !before.iter().any(|other| contender.waits_for(*other));
+            if before.iter().all(|other| other.kind != contender.kind) {
+                before.push(*contender);
+            }
+            holds
+        });
+        holds.collect()
     }
 
     /// Whether the counter is still far enough from its end.
@@ -499,11 +548,16 @@ mod tests {
     fn contenders_are_read_back() {
         let mark = mark(BYTES);
         assert_eq!(mark, "abababababab4bababababababababab");
-        let name = format!("{}{:010}", Contender::prefix(&mark), 7);
-        assert!(has_mark(&name, &mark));
-        let contender = Contender::parse(&name).unwrap();
-        assert_eq!(contender.sequence, "0000000007");
-        assert!(contender.is_safe());
+        for (sharing, kind) in [
+            (Sharing::Exclusive, ContenderKind::Writer),
+            (Sharing::Shared, ContenderKind::Reader),
+        ] {
+            let name = format!("{}{:010}", Contender::prefix(&mark, sharing), 7);
+            assert!(has_mark(&name, &mark));
+            let contender = Contender::parse(&name).unwrap();
+            assert_eq!((contender.sequence, contender.kind), ("0000000007", kind));
+            assert!(contender.is_safe());
+        }
         for (name, safe) in [
             (format!("x__rlock__{LAST_SAFE:010}"), true),
             (format!("x__lock__{:010}", LAST_SAFE + 1), false),
@@ -513,6 +567,51 @@ mod tests {
         }
         for odd in ["x__lock__", "x__lock__7", "x__lock__00000000x7", &mark] {
             assert_eq!(Contender::parse(odd), None, "{odd}");
+        }
+    }
+
+    /// What kazoo looks for at the end of a name before it waits for it: `Lock` and `ReadLock` of
+    /// all versions since 2.5, and the part of a name that 2.2.1 sorts by.
+    #[test]
+    fn a_reader_is_a_contender_of_a_lock_for_every_version_of_kazoo() {
+        let mark = mark(BYTES);
+        let name = format!("{}0000000007", Contender::prefix(&mark, Sharing::Shared));
+        assert!(name.ends_with("__lock__0000000007"));
+        assert_eq!(name.find("__lock__"), Some(name.len() - 18)); // the first is the last
+    }
+
+    #[test]
+    fn readers_hold_together_and_writers_alone_in_the_order_of_the_queue() {
+        for (queue, expected) in [
+            ("", ""),
+            ("w", "h"),
+            ("www", "h.."),
+            ("rrr", "hhh"),
+            ("rrwrr", "hh..."),
+            ("wrr", "h.."),
+            ("kkwk", "hh.."),
+            ("krkr", "hh.h"), // kazoo takes lockex's reader for a writer
+            ("rkr", "h.h"),
+            ("rw", "h."),
+            ("kw", "h."),
+        ] {
+            let names: Vec<_> = queue
+                .chars()
+                .enumerate()
+                .map(|(number, kind)| {
+                    let kind = match kind {
+                        'w' => CONTENDER,
+                        'r' => READER,
+                        _ => KAZOO_READER,
+                    };
+                    format!("x{kind}{number:010}")
+                })
+                .collect();
+            let parsed = names.iter().map(|name| Contender::parse(name).unwrap());
+            let parsed: Vec<_> = parsed.collect();
+            let holding = Contender::holding(&parsed);
+            let shown = holding.iter().map(|holds| if *holds { 'h' } else { '.' });
+            assert_eq!(shown.collect::<String>(), expected, "{queue}");
         }
     }
 

@@ -1,12 +1,16 @@
 //! kazoo's `Lock`: sequential ephemeral nodes below the node of the lock. The lowest holds the
 //! lock, and each contender watches the one before it, so that a release wakes one. The nodes have
 //! the layout of kazoo, old and new, so that all exclude each other.
+//!
+//! A reader (`--shared`) passes the other readers before it and watches the nearest writer, so that
+//! the release of a writer wakes all readers behind it at once. A writer waits for all before it.
 
 use super::layout::{self, Contender};
 use super::parents::Parents;
 use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext};
 use crate::lock::{Failure, Holder, QueuePosition};
 use crate::moment::Moment;
+use crate::plan::Sharing;
 use crate::zookeeper::code::{Code, flag};
 use crate::zookeeper::record::Stat;
 use crate::zookeeper::request::{Answer, Request};
@@ -21,18 +25,27 @@ enum Phase {
     Checking { unsure: usize },
     /// The contender exists; its rank is being read.
     Ranking,
-    /// This contender is the next before this run and is watched. `seen`: the holder is known.
-    /// The position does not count the holder.
+    /// This contender is the next before this run for which it waits, and is watched. `seen`: the
+    /// holder is known. The position does not count holders.
     Queued {
         ahead: String,
         seen: bool,
         position: QueuePosition,
     },
-    /// No contender is before this run. The node is read once more, for its token and a watch.
+    /// This run waits for no contender. The node is read once more, for its token and a watch.
     First,
 }
 
-/// The recipe of lockex for one holder.
+/// What the contenders of a queue get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// The lock.
+    Lock(Sharing),
+    /// The right to count the leases of a semaphore.
+    SemaphoreEntry,
+}
+
+/// The recipe of lockex for one holder, or for readers.
 #[derive(Debug)]
 pub struct Queue {
     /// The node of the lock, above all contenders.
@@ -41,8 +54,7 @@ pub struct Queue {
     mark: String,
     /// Data of the contender: `HOST:PID`.
     content: String,
-    /// Whether the node must not be that of a semaphore.
-    exclusive: bool,
+    purpose: Purpose,
     parents: Parents,
     /// The container of requests to release the lock.
     breaks: String,
@@ -59,11 +71,11 @@ pub struct Queue {
 
 impl Queue {
     /// A queue below the node at `path`.
-    pub fn new(path: String, mark: String, content: String, exclusive: bool) -> Queue {
+    pub fn new(path: String, mark: String, content: String, purpose: Purpose) -> Queue {
         Queue {
             mark,
             content,
-            exclusive,
+            purpose,
             parents: Parents::new(path.clone(), b""),
             breaks: layout::breaks_path(layout::parent(&path)),
             phase: Phase::Joining { sent: false },
@@ -85,6 +97,13 @@ impl Queue {
         self.own.as_ref().map(|own| self.child(own))
     }
 
+    fn sharing(&self) -> Sharing {
+        match self.purpose {
+            Purpose::Lock(sharing) => sharing,
+            Purpose::SemaphoreEntry => Sharing::Exclusive,
+        }
+    }
+
     fn child(&self, name: &str) -> String {
         layout::child(&self.path, name)
     }
@@ -100,7 +119,7 @@ impl Queue {
         self.phase = Phase::Joining { sent };
         self.own = None;
         if sent {
-            let path = self.child(&Contender::prefix(&self.mark));
+            let path = self.child(&Contender::prefix(&self.mark, self.sharing()));
             let data = self.content.clone().into_bytes();
             context.send(Request::Create {
                 path,
@@ -108,7 +127,8 @@ impl Queue {
                 acl: context.acl(),
                 flags: flag::EPHEMERAL | flag::SEQUENCE,
             });
-            if self.exclusive {
+            if let Purpose::Lock(_) = self.purpose {
+                // The node must not be that of a semaphore.
                 context.send(Request::Data {
                     path: self.path.clone(),
                     watch: false,
@@ -206,14 +226,14 @@ impl Queue {
             );
             return Some(Outcome::Failed(Failure::IncompatibleLock(why)));
         }
-        let contenders: Vec<(&str, &String)> = children
+        let mut contenders: Vec<_> = children
             .iter()
-            .filter_map(|name| Some((Contender::parse(name)?.sequence, name)))
+            .filter_map(|name| Contender::parse(name))
             .collect();
-        let mut before = contenders.clone();
-        before.retain(|&(other, _)| other < sequence);
-        before.sort_unstable();
-        let (Some((_, first)), Some((_, last))) = (before.first(), before.last()) else {
+        contenders.sort_unstable_by_key(|it| (it.sequence, it.name));
+        let before = contenders.partition_point(|it| it.sequence < sequence);
+        let mut blocking = contenders[..before].iter().rev();
+        let Some(ahead) = blocking.find(|it| contender.waits_for(**it)) else {
             self.phase = Phase::First;
             context.watch(&self.child(&own));
             context.read_last_run();
@@ -225,22 +245,42 @@ impl Queue {
                 watch: false,
             });
         }
-        if first != last {
-            context.send(Request::Data {
-                path: self.child(first),
-                watch: false,
-            }); // answered first, and this is the holder
-        }
-        context.watch(&self.child(last));
+        let holding = Contender::holding(&contenders);
+        self.read_holders(&contenders, &holding, ahead.name, context);
+        context.watch(&self.child(ahead.name));
+        let holders = |until: usize| holding[..until].iter().filter(|holds| **holds).count();
         self.phase = Phase::Queued {
-            ahead: (*last).clone(),
+            ahead: ahead.name.to_owned(),
             seen: false,
             position: QueuePosition {
-                position: before.len(),
-                waiters: contenders.len() - 1,
+                position: before - holders(before) + 1,
+                waiters: contenders.len() - holders(contenders.len()),
             },
         };
         None
+    }
+
+    /// Reads the first contender, which is a holder, unless it is the one to be watched. A run that
+    /// was started under a lock reads all holders: this lock may be that one.
+    fn read_holders(
+        &self,
+        contenders: &[Contender],
+        holding: &[bool],
+        ahead: &str,
+        context: &mut RecipeContext,
+    ) {
+        let count = if context.is_nested() {
+            contenders.len()
+        } else {
+            1
+        };
+        let holders = contenders.iter().zip(holding).take(count);
+        for (holder, _) in holders.filter(|(it, holds)| **holds && it.name != ahead) {
+            context.send(Request::Data {
+                path: self.child(holder.name),
+                watch: false,
+            }); // answered before the one that is watched
+        }
     }
 
     /// A child exists.
@@ -277,6 +317,13 @@ impl Queue {
             Phase::Queued { .. } if self.own.as_deref() == Some(name) => {
                 context.set_request(stat);
             }
+            Phase::Queued { .. }
+                if self.purpose != Purpose::SemaphoreEntry
+                    && context.may_wait()
+                    && context.is_outer_session(stat.ephemeral_owner) =>
+            {
+                return Some(recipe::circular(&self.path, stat.ephemeral_owner));
+            }
             Phase::Queued {
                 seen: seen @ false,
                 position,
@@ -290,15 +337,11 @@ impl Queue {
                     since: Some(stat.ctime),
                     session: Some(stat.ephemeral_owner),
                 };
-                if self.exclusive
-                    && context.may_wait()
-                    && context.is_outer_session(stat.ephemeral_owner)
-                {
-                    return Some(recipe::circular(&self.path, stat.ephemeral_owner));
-                }
                 // In the queue of a semaphore the first contender holds no lease. The semaphore's
                 // own recipe reports the holders.
-                if self.exclusive && !std::mem::replace(&mut self.waiting_reported, true) {
+                if self.purpose != Purpose::SemaphoreEntry
+                    && !std::mem::replace(&mut self.waiting_reported, true)
+                {
                     context.emit_waiting(&self.holder, Some(position));
                 }
             }

@@ -147,6 +147,11 @@ impl RecipeContext<'_> {
         acl::of(self.options.cluster.acl)
     }
 
+    /// Whether this run was started under a lock of ZooKeeper.
+    pub fn is_nested(&self) -> bool {
+        !self.options.outer_sessions.is_empty()
+    }
+
     /// Whether this run was started under a lock of this session, which is released only after
     /// this run has ended.
     pub fn is_outer_session(&self, session: i64) -> bool {

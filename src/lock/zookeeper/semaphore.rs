@@ -5,7 +5,7 @@
 
 use super::layout;
 use super::parents::Parents;
-use super::queue::Queue;
+use super::queue::{Purpose, Queue};
 use super::recipe::{self, AcquiredNode, Outcome, Progress, Recipe, RecipeContext};
 use crate::lock::{Failure, Holder};
 use crate::moment::Moment;
@@ -153,7 +153,7 @@ impl Semaphore {
                 layout::semaphore_queue_path(&path),
                 mark.into(),
                 content.clone(),
-                false,
+                Purpose::SemaphoreEntry,
             ),
             content,
             holders: Holders::default(),

@@ -114,6 +114,7 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             cluster,
             path,
             permits,
+            sharing,
             rounds,
             restarts,
         } => {
@@ -125,7 +126,9 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             options.record = zookeeper::record(plan, cluster, || {
                 layout::record_of(&format!("{}{path}", cluster.chroot))
             });
-            Ok(zookeeper::queue(options, addresses, path, *permits))
+            Ok(zookeeper::queue(
+                options, addresses, path, *permits, *sharing,
+            ))
         }
         plan::Lock::Pool(target) => http::build(plan, target, started, wait_until, log),
         plan::Lock::Local {

@@ -4,13 +4,13 @@ use super::{LOOK_UP, Parts, Stop, checked, unreachable};
 use crate::lock::zookeeper::SessionLock;
 use crate::lock::zookeeper::layout::{self, NodeData};
 use crate::lock::zookeeper::node::Node;
-use crate::lock::zookeeper::queue::Queue;
+use crate::lock::zookeeper::queue::{Purpose, Queue};
 use crate::lock::zookeeper::recipe::{self, Options};
 use crate::lock::zookeeper::run_record;
 use crate::lock::zookeeper::semaphore::Semaphore;
 use crate::log::Log;
 use crate::moment::Moment;
-use crate::plan::{Cluster, Plan};
+use crate::plan::{Cluster, Plan, Sharing};
 use crate::prepare::{self, HostAddresses};
 use crate::sys::clock::now;
 use crate::sys::{host, process, random};
@@ -29,13 +29,19 @@ pub(super) fn node(
     Parts::new(lock, addresses)
 }
 
-/// lockex's lock: kazoo's queue for one holder, its semaphore for more.
-pub(super) fn queue(options: Options, addresses: HostAddresses, path: &str, permits: u32) -> Parts {
+/// lockex's lock: kazoo's queue for one holder or for readers, its semaphore for several holders.
+pub(super) fn queue(
+    options: Options,
+    addresses: HostAddresses,
+    path: &str,
+    permits: u32,
+    sharing: Sharing,
+) -> Parts {
     let path = format!("{}{path}", options.cluster.chroot);
     let mark = layout::mark(random::bytes());
     let data = layout::contender_data(&host::name(), process::own_pid().0);
     if permits == 1 {
-        let queue = Queue::new(path, mark, data, true);
+        let queue = Queue::new(path, mark, data, Purpose::Lock(sharing));
         Parts::new(SessionLock::new(options, queue, now()), addresses)
     } else {
         let semaphore = Semaphore::new(path, permits, &mark, data);

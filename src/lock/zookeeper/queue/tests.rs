@@ -13,8 +13,27 @@ fn mark(number: u32) -> String {
 }
 
 fn contender(number: u32, wait: Duration) -> Client<SessionLock<Queue>> {
-    let queue = Queue::new(PATH.into(), mark(number), format!("host:{number}"), true);
-    Client::new(SessionLock::new(options(TIMEOUT, wait), queue, at(0)))
+    started_under(&[], Sharing::Exclusive, number, wait)
+}
+
+fn reader(number: u32, wait: Duration) -> Client<SessionLock<Queue>> {
+    started_under(&[], Sharing::Shared, number, wait)
+}
+
+/// A contender that was started under locks of these sessions.
+fn started_under(
+    outer: &[i64],
+    sharing: Sharing,
+    number: u32,
+    wait: Duration,
+) -> Client<SessionLock<Queue>> {
+    let purpose = Purpose::Lock(sharing);
+    let queue = Queue::new(PATH.into(), mark(number), format!("host:{number}"), purpose);
+    let options = Options {
+        outer_sessions: outer.to_vec(),
+        ..options(TIMEOUT, wait)
+    };
+    Client::new(SessionLock::new(options, queue, at(0)))
 }
 
 fn acquired(client: &Client<SessionLock<Queue>>) -> bool {
@@ -140,7 +159,12 @@ fn wait_for_an_outer_run_is_an_error_at_once() {
             outer_sessions: vec![5, held],
             ..options(TIMEOUT, wait)
         };
-        let queue = Queue::new(PATH.into(), mark(3), "host:3".into(), true);
+        let queue = Queue::new(
+            PATH.into(),
+            mark(3),
+            "host:3".into(),
+            Purpose::Lock(Sharing::Exclusive),
+        );
         let mut inner = Client::new(SessionLock::new(options, queue, at(0)));
         inner.talk(&mut fake, at(0));
         let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
@@ -148,6 +172,137 @@ fn wait_for_an_outer_run_is_an_error_at_once() {
         inner.release(&mut fake, at(0));
         assert_eq!(fake.children(PATH).len(), 2);
     }
+}
+
+/// Contenders in this order, `r` for a reader and `w` for a writer, each with its number.
+fn mixed(kinds: &str, fake: &mut Fake) -> Vec<Client<SessionLock<Queue>>> {
+    let kinds = kinds.chars().zip(0..);
+    kinds
+        .map(|(kind, number)| {
+            let mut client = match kind {
+                'r' => reader(number, TIMEOUT),
+                _ => contender(number, TIMEOUT),
+            };
+            client.talk(fake, at(0));
+            client
+        })
+        .collect()
+}
+
+/// Which of them hold the lock: `h`; `-` has left.
+fn holders(queue: &[Client<SessionLock<Queue>>], left: &[usize]) -> String {
+    let shown = queue.iter().enumerate().map(|(index, client)| {
+        match (left.contains(&index), acquired(client)) {
+            (true, _) => '-',
+            (false, true) => 'h',
+            (false, false) => '.',
+        }
+    });
+    shown.collect()
+}
+
+/// The first number is that of the contender that leaves; then who holds the lock, and how many
+/// contenders the release has woken.
+#[test]
+fn readers_hold_together_and_a_release_wakes_only_those_that_it_may_concern() {
+    let mut fake = Fake::default();
+    let mut queue = mixed("rrwrrw", &mut fake);
+    let mut left = Vec::new();
+    assert_eq!(holders(&queue, &left), "hh....");
+    for (leaves, holding, woken) in [
+        (0, "-h....", 0), // the writer watches the nearest reader
+        (1, "--h...", 1),
+        (2, "---hh.", 2), // both readers watch the writer
+        (4, "---h-.", 1), // the last writer has watched this one, and watches the other now
+        (3, "-----h", 1),
+        (5, "------", 0),
+    ] {
+        queue[leaves].release(&mut fake, at(10));
+        assert_eq!(fake.undelivered(), woken, "{leaves} left");
+        for client in &mut queue {
+            client.talk(&mut fake, at(10));
+        }
+        left.push(leaves);
+        assert_eq!(holders(&queue, &left), holding, "{leaves} left");
+    }
+    assert_eq!(fake.children(PATH), [""; 0]);
+}
+
+#[test]
+fn a_writer_that_gives_up_lets_the_readers_behind_it_join_the_others() {
+    let mut fake = Fake::default();
+    let mut queue = mixed("rwr", &mut fake);
+    assert_eq!(holders(&queue, &[]), "h..");
+    queue[1].release(&mut fake, at(1));
+    queue[2].talk(&mut fake, at(1));
+    assert_eq!(holders(&queue, &[1]), "h-h");
+}
+
+#[test]
+fn readers_behind_several_writers_wait_for_all_of_them() {
+    let mut fake = Fake::default();
+    let mut queue = mixed("wwr", &mut fake);
+    queue[1].release(&mut fake, at(1)); // the one that the reader watches
+    queue[2].talk(&mut fake, at(1));
+    assert_eq!(holders(&queue, &[1]), "h-.");
+    queue[0].release(&mut fake, at(2));
+    queue[2].talk(&mut fake, at(2));
+    assert_eq!(holders(&queue, &[0, 1]), "--h");
+}
+
+#[test]
+fn a_position_does_not_count_the_readers_that_hold_the_lock() {
+    let mut fake = Fake::default();
+    let queue = mixed("rrwr", &mut fake);
+    let positions: Vec<_> = queue.iter().map(waiting_at).collect();
+    let at = |position, waiters| Some(QueuePosition { position, waiters });
+    assert_eq!(positions, [None, None, at(1, 1), at(2, 2)]);
+}
+
+/// The position that it reported.
+fn waiting_at(client: &Client<SessionLock<Queue>>) -> Option<QueuePosition> {
+    client.said.iter().find_map(|output| match output {
+        Output::Event(Event::Waiting { position, .. }) => *position,
+        _ => None,
+    })
+}
+
+#[test]
+fn wait_for_an_outer_reader_is_an_error_at_once_although_others_came_before_it() {
+    for (sharing, queued, circular) in [
+        (Sharing::Exclusive, "rrr", true),
+        (Sharing::Shared, "rrr", false),
+        (Sharing::Shared, "rrrw", true), // behind a writer that waits for the outer run
+    ] {
+        let mut fake = Fake::default();
+        let _others = mixed(queued, &mut fake);
+        let outer = fake.nodes.iter();
+        let mut outer = outer.filter(|(path, _)| path.contains(&mark(1)));
+        let session = outer.next().map(|(_, entry)| entry.owner).unwrap();
+        let mut inner = started_under(&[session], sharing, 9, TIMEOUT);
+        inner.talk(&mut fake, at(0));
+        let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
+        assert_eq!(inner.said.iter().any(failed), circular, "{:?}", inner.said);
+        assert_eq!(acquired(&inner), !circular);
+    }
+}
+
+#[test]
+fn readers_of_kazoo_hold_the_lock_beside_ours_but_wait_for_ours_before_them() {
+    let mut fake = Fake::default();
+    let mut first = mixed("w", &mut fake);
+    let kazoo = format!("{PATH}/{}__rlock__{:010}", mark(8), fake.sequence + 1);
+    fake.put(&kazoo, b"kazoo", 77);
+    fake.sequence += 1;
+    let mut later = [reader(3, TIMEOUT), contender(4, TIMEOUT)];
+    later.iter_mut().for_each(|it| it.talk(&mut fake, at(0)));
+    first[0].release(&mut fake, at(1));
+    later.iter_mut().for_each(|it| it.talk(&mut fake, at(1)));
+    assert_eq!(holders(&later, &[]), "h.");
+    later[0].release(&mut fake, at(2));
+    fake.delete(&kazoo);
+    later.iter_mut().for_each(|it| it.talk(&mut fake, at(2)));
+    assert_eq!(holders(&later, &[0]), "-h");
 }
 
 #[test]
@@ -289,7 +444,12 @@ fn contender_with_an_expired_session_queues_again_up_to_its_limit() {
             max_restarts: Some(restarts),
             ..options(TIMEOUT, TIMEOUT * 10)
         };
-        let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+        let queue = Queue::new(
+            PATH.into(),
+            mark(2),
+            "host:2".into(),
+            Purpose::Lock(Sharing::Exclusive),
+        );
         let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
         waiter.talk(&mut fake, at(0));
         for expired in 0..=restarts {
@@ -327,7 +487,12 @@ fn waiter_survives_an_outage_and_only_the_first_connect_is_bounded() {
             connect_by: at(5000),
             ..options(TIMEOUT, TIMEOUT * 10)
         };
-        let queue = Queue::new(PATH.into(), mark(2), "host:2".into(), true);
+        let queue = Queue::new(
+            PATH.into(),
+            mark(2),
+            "host:2".into(),
+            Purpose::Lock(Sharing::Exclusive),
+        );
         let mut waiter = Client::new(SessionLock::new(options, queue, at(0)));
         if known {
             waiter.talk(&mut fake, at(0));

@@ -2,11 +2,12 @@ use super::super::SessionLock;
 use super::super::fake::{self, Client, Fake, at};
 use super::super::layout::NodeData;
 use super::super::node::Node;
-use super::super::queue::Queue;
+use super::super::queue::{Purpose, Queue};
 use super::super::recipe;
 use super::*;
 use crate::lock::{Event, Input, Lock, Output};
 use crate::moment::Moment;
+use crate::plan::Sharing;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -530,7 +531,12 @@ fn contender(host: &str, now: Moment) -> Client<SessionLock<Queue>> {
     let mut options = options(host, Duration::from_hours(1), false);
     options.record.as_mut().unwrap().path = "/lockex/.runs/id".into();
     let mark = host[..1].repeat(32);
-    let queue = Queue::new("/lockex/id".into(), mark, "h:1".into(), true);
+    let queue = Queue::new(
+        "/lockex/id".into(),
+        mark,
+        "h:1".into(),
+        Purpose::Lock(Sharing::Exclusive),
+    );
     let mut client = Client::new(SessionLock::new(options, queue, now));
     client.driver.jump(now);
     client
