@@ -357,7 +357,14 @@ impl Course {
         let plan = plan_of(Duration::from_millis(hold.into()), kill_after, every);
         let pid = with(|world| world.start_run(host, wait, script, kill_after));
         let now = run_as(pid, Simulated::now);
-        let lock = with(|world| lock(world, pid, host, wait, kill_after, now));
+        let lock = with(|world| {
+            let sharing = if world.scenario.kind.reads(script) {
+                Sharing::Shared
+            } else {
+                Sharing::Exclusive
+            };
+            lock(world, pid, host, sharing, wait, kill_after, now)
+        });
         let log = Log::new(&plan.log, plan.program, plan.verbose).printing_by(world::print);
         let run = run_as(pid, || {
             Run::of_lock(plan, log, lock, Link::default(), Signals)
@@ -942,6 +949,7 @@ fn lock(
     world: &mut World,
     pid: i32,
     host: usize,
+    sharing: Sharing,
     wait: u32,
     kill_after: Duration,
     now: Moment,
@@ -994,13 +1002,8 @@ fn lock(
             let data = NodeData::new(host, bytes, pid.unsigned_abs());
             Box::new(Node::lock(options, "app", names, &data, now))
         }
-        Kind::Queue => {
-            let queue = Queue::new(
-                "/lockex/id".into(),
-                mark,
-                content,
-                Purpose::Lock(Sharing::Exclusive),
-            );
+        Kind::Queue | Kind::Readers => {
+            let queue = Queue::new("/lockex/id".into(), mark, content, Purpose::Lock(sharing));
             Box::new(SessionLock::new(options, queue, now))
         }
         Kind::Semaphore(permits) => {

@@ -23,6 +23,8 @@ pub enum Kind {
     Node(u8),
     /// lockex: kazoo's queue.
     Queue,
+    /// lockex: the same queue, with readers (`--shared`) and writers.
+    Readers,
     /// lockex: kazoo's semaphore.
     Semaphore(u8),
     /// distributex: a pool of lock servers.
@@ -30,13 +32,19 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// How many commands may run at once.
+    /// How many commands may run at once; of readers any number, if no writer runs.
     pub fn slots(self) -> usize {
         match self {
             Kind::Node(slots) | Kind::Semaphore(slots) => slots.into(),
-            Kind::Queue => 1,
+            Kind::Queue | Kind::Readers => 1,
             Kind::Pool(pool) => pool.slots.into(),
         }
+    }
+
+    /// Whether a run with this command is a reader. Two of three are. It depends on nothing that
+    /// changes when a scenario is shrunk.
+    pub fn reads(self, script: Script) -> bool {
+        self == Kind::Readers && !script.runs.is_multiple_of(3)
     }
 }
 
@@ -242,6 +250,10 @@ impl Scenario {
             every: Turns::draw(seed, kind),
             items: Vec::new(),
         };
+        // A number of its own, so that all other seeds stay what they were.
+        if kind == Kind::Queue && scenario.every.is_none() && Random::new(seed, 8).once_in(2) {
+            scenario.kind = Kind::Readers;
+        }
         match scenario.every {
             Some(turns) => scenario.items = turns.runs(&scenario, random),
             None => {

@@ -46,6 +46,7 @@ use std::time::Duration;
 use zk_flock::internals::deadlines::Deadlines;
 use zk_flock::internals::endpoint::Address;
 use zk_flock::internals::eviction::{Failure, Newcomer, Outcome};
+use zk_flock::internals::lock::zookeeper::layout::Contender;
 use zk_flock::internals::moment::Moment;
 use zk_flock::internals::plan::ExitReason;
 use zk_flock::internals::run::{Command, Incoming, Job, Ready, Report, Sources, System};
@@ -338,6 +339,8 @@ pub struct World {
     /// The records of the runs (`--every`).
     pub records: Records,
     newest_token: i64,
+    /// The same, without readers.
+    newest_token_of_a_writer: i64,
     /// The newest session that was lost with all data, and when.
     wiped_sessions: Option<(i64, u64)>,
     /// Tokens whose node another client has deleted, and when.
@@ -431,6 +434,7 @@ impl World {
             http,
             records: Records::default(),
             newest_token: 0,
+            newest_token_of_a_writer: 0,
             wiped_sessions: None,
             deleted: BTreeMap::new(),
             forced: BTreeMap::new(),
@@ -1356,25 +1360,41 @@ impl World {
         let token = self.runs[run].token;
         let must_grow = self.removed(run).is_none() && self.http_tokens_grow();
         if self.scenario.kind.slots() == 1 && must_grow {
-            if token <= self.newest_token {
-                self.violate(format!(
-                    "token {token} of run {run} is not above {}",
-                    self.newest_token
-                ));
+            let reads = self.reads(run);
+            // Readers start in any order.
+            let newest = if reads {
+                self.newest_token_of_a_writer
+            } else {
+                self.newest_token
+            };
+            if token <= newest {
+                self.violate(format!("token {token} of run {run} is not above {newest}"));
             }
-            self.newest_token = token;
+            self.newest_token = self.newest_token.max(token);
+            if !reads {
+                self.newest_token_of_a_writer = token;
+            }
         }
         self.check_recorded(run);
         self.check_overlap();
     }
 
-    /// Never more live commands than slots.
+    fn reads(&self, run: usize) -> bool {
+        self.scenario.kind.reads(self.runs[run].script)
+    }
+
+    /// Whether so many commands may not run at once. Readers may, without a writer.
+    fn is_excess(&self, runs: &[usize]) -> bool {
+        runs.len() > self.scenario.kind.slots() && !runs.iter().all(|&run| self.reads(run))
+    }
+
+    /// Never more live commands than slots, and never a writer beside a reader.
     fn check_overlap(&mut self) {
         let live: Vec<usize> = (0..self.runs.len())
             .filter(|&run| self.is_live(run))
             .collect();
         let slots = self.scenario.kind.slots();
-        if live.len() <= slots {
+        if !self.is_excess(&live) {
             return;
         }
         let mut counted = Vec::new();
@@ -1385,7 +1405,7 @@ impl World {
             }
         }
         // The newest command is never the one that lives too long.
-        if counted.len() > slots || counted.len() == live.len() {
+        if self.is_excess(&counted) || counted.len() == live.len() {
             self.violate(format!(
                 "{} commands run at once in {slots} slots: runs {counted:?}",
                 counted.len()
@@ -1436,6 +1456,7 @@ impl World {
     /// The servers have lost all sessions and nodes; tokens begin again.
     pub fn wiped(&mut self) {
         self.newest_token = 0;
+        self.newest_token_of_a_writer = 0;
         self.records.wiped();
         self.wiped_sessions = Some((self.ensemble.newest_session(), self.now));
     }
@@ -1479,6 +1500,15 @@ impl World {
             .collect();
         if self.scenario.kind == Kind::Queue {
             return held.into_iter().min_by_key(|(path, _)| number(path));
+        }
+        if self.scenario.kind == Kind::Readers {
+            held.sort_by_key(|(path, _)| number(path));
+            let contenders: Option<Vec<_>> = held
+                .iter()
+                .map(|(path, _)| Contender::parse(path))
+                .collect();
+            let mut holding = Contender::holding(&contenders?).into_iter();
+            held.retain(|_| holding.next() == Some(true));
         }
         if held.is_empty() {
             return None;
