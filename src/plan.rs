@@ -159,6 +159,8 @@ pub enum Lock {
         app_id: String,
         /// Names of files below `app_id`, tried in order; never empty.
         names: Vec<String>,
+        /// Whether other readers may hold the lock beside this run.
+        sharing: Sharing,
     },
     /// A slot in a pool of a lock server that speaks HTTP.
     Pool(PoolTarget),
@@ -604,6 +606,7 @@ mod tests {
     fn lock_label_is_the_same_for_all_names_of_a_lock() {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         let local = |names| Lock::Local {
+            sharing: Sharing::Exclusive,
             folder: None,
             app_id: "app".into(),
             names,

@@ -134,6 +134,22 @@ fn shared_locks_are_refused_where_they_make_no_sense() {
     ] {
         assert_eq!(plan(&lockex::PROGRAM, words).unwrap_err(), sentence);
     }
+    for (words, sentence) in [
+        (
+            "--shared|a|true",
+            "--shared cannot be used with a lock on ZooKeeper: its only node is that of one holder (use --local, or lockex --shared)",
+        ),
+        (
+            "--local|--shared|--every=1m|a|true",
+            "--every cannot be used with --shared: holders at the same time do not see each other's runs",
+        ),
+        (
+            "--local|--shared|--status",
+            "--shared cannot be used with --status",
+        ),
+    ] {
+        assert_eq!(plan(&zk_flock::PROGRAM, words).unwrap_err(), sentence);
+    }
     let (distributex, needed) = CLIENTS[2];
     let unknown = plan(distributex, &format!("--shared|{needed}true")).unwrap_err();
     assert_eq!(unknown, "invalid option '--shared'");

@@ -44,6 +44,7 @@ Config, lock and command:
   -n N                    use the first free lock of LOCKNAME_0 ... LOCKNAME_N-1
       --every PERIOD      run once per PERIOD (10m), on the first host to ask
       --retry-failed      with --every: a run that failed does not count
+      --shared            with --local: share the lock with --shared runs
   -l, --minlocktime SECS  hold the lock for at least SECS [default: 5]
   -p, --pdeathsig SIG     signal the command if zk-flock dies [default: TERM]
   -k, --kill-after SECS   kill the command SECS after a stop signal [default: 5]
@@ -171,6 +172,7 @@ impl options::Options for Options {
             }
             Long("every") => self.common.every = Some(value::PERIOD.take("--every", parser)?),
             Long("retry-failed") => self.common.retry_failed = true,
+            Long("shared") => self.common.shared = true,
             Short('l') | Long("minlocktime") => {
                 self.minlocktime = value::SECONDS.take("--minlocktime", parser)?;
             }
@@ -373,6 +375,13 @@ impl Options {
 
     /// Refuses options that contradict each other.
     fn check_conflicts(&self) -> Result<(), Fault> {
+        if self.common.shared && self.local.is_none() {
+            return Err(Fault::Useless {
+                option: "--shared",
+                with: "a lock on ZooKeeper",
+                why: "its only node is that of one holder (use --local, or lockex --shared)",
+            });
+        }
         if self.common.every.is_some() && self.sequence > 0 {
             return Err(Fault::Useless {
                 option: "--every",
@@ -546,6 +555,7 @@ impl Options {
             folder,
             app_id,
             names: self.names(name, names::check_file)?,
+            sharing: self.common.sharing(),
         })
     }
 

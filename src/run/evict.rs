@@ -213,7 +213,8 @@ fn holds_on(plan: &Eviction, candidate: &Candidate, until: Moment) -> Result<Hol
         .find(is_file)
         .ok_or_else(|| Failure::System(format!("cannot find {} any more", candidate.path)))?;
     if let Some(holders) = &lock.holders {
-        return Ok(hold(holders, &candidate.holder));
+        let reads = lock.kind == Some(Kind::SharedFile);
+        return Ok(hold(holders, &candidate.holder, reads));
     }
     // In a container it is never known that no process outside it holds the file. The holder and
     // its children are inside.
@@ -226,11 +227,10 @@ fn holds_on(plan: &Eviction, candidate: &Candidate, until: Moment) -> Result<Hol
 }
 
 /// A process acquires the lock once. Its children may inherit it, and only another known token
-/// proves that another process has acquired the lock.
-fn hold(holders: &[Holder], asked: &Holder) -> Hold {
-    let holds_on = |holder: &&Holder| {
-        holder.pid == asked.pid || holder.token.is_none() || holder.token == asked.token
-    };
+/// proves that another process has acquired the lock. `reads`: readers hold it, each for itself.
+fn hold(holders: &[Holder], asked: &Holder, reads: bool) -> Hold {
+    let may_be_asked = |it: &Holder| it.token.is_none() || it.token == asked.token;
+    let holds_on = |holder: &&Holder| holder.pid == asked.pid || !reads && may_be_asked(holder);
     holders
         .iter()
         .find(holds_on)
@@ -349,10 +349,17 @@ mod tests {
             (vec![holder(8, None)], Hold::By(Some(8))),
             (vec![holder(8, Some(5))], Hold::By(Some(8))),
         ] {
-            assert_eq!(hold(&holders, &asked), expected, "{holders:?}");
+            assert_eq!(hold(&holders, &asked, false), expected, "{holders:?}");
         }
         let of_flock = holder(7, None);
-        assert_eq!(hold(&[holder(8, None)], &of_flock), Hold::By(Some(8)));
-        assert_eq!(hold(&[holder(8, Some(6))], &of_flock), Hold::Released);
+        assert_eq!(
+            hold(&[holder(8, None)], &of_flock, false),
+            Hold::By(Some(8))
+        );
+        assert_eq!(hold(&[holder(8, None)], &of_flock, true), Hold::Released);
+        assert_eq!(
+            hold(&[holder(8, Some(6))], &of_flock, false),
+            Hold::Released
+        );
     }
 }

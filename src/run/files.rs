@@ -3,9 +3,13 @@
 //! token. Files are not removed when their locks are released, because two runs could then lock
 //! two inodes of one path. Another program may remove a file all the same, so a lock counts only if
 //! its file is the one at the path.
+//!
+//! Readers (`--shared`) hold the shared lock of a file together, so each of them takes its token
+//! under a second, exclusive lock: the record lock of the content, which lasts two system calls.
 
 use super::lock_folder::{LockFolder, Opened};
 use crate::lock::FileEvent;
+use crate::plan::Sharing;
 use crate::reason::reason;
 use crate::signal::Signal;
 use crate::sys::descriptors;
@@ -27,20 +31,25 @@ const CONTENT: usize = 2048;
 /// cleaner runs once a day; this many removals in a row are a fault.
 const MOST_REMOVALS: usize = 100;
 
+/// How a lock of a file is taken.
+type FileLock = fn(&File, LockMode) -> io::Result<bool>;
+
 /// The lock files of one run.
 #[derive(Debug)]
 pub(super) struct Files {
     folder: LockFolder,
     names: Vec<String>,
+    sharing: Sharing,
     open: Vec<Option<File>>,
     helpers: Vec<(Pid, usize)>,
 }
 
 impl Files {
-    pub(super) fn new(folder: LockFolder, names: &[String]) -> Files {
+    pub(super) fn new(folder: LockFolder, names: &[String], sharing: Sharing) -> Files {
         Files {
             folder,
             names: names.to_vec(),
+            sharing,
             open: names.iter().map(|_| None).collect(),
             helpers: Vec::new(),
         }
@@ -49,7 +58,7 @@ impl Files {
     /// Locks a file, at once or by a helper that waits. Returns the result, if it is known already.
     pub(super) fn lock(&mut self, index: usize, wait: bool) -> Option<FileEvent> {
         let tried = if wait {
-            self.spawn_blocking_flock(index)
+            self.wait_in_helper(index, self.flock())
         } else {
             self.try_lock(index)
         };
@@ -66,7 +75,7 @@ impl Files {
         // The helper shared the open file, so this lock succeeds at once. It does not if the helper
         // was killed, or if the file was replaced.
         let tried = self.try_lock(index).and_then(|event| match event {
-            Some(FileEvent::Busy { .. }) => self.spawn_blocking_flock(index),
+            Some(FileEvent::Busy { .. }) => self.wait_in_helper(index, self.flock()),
             event => Ok(event),
         });
         tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
@@ -118,13 +127,13 @@ impl Files {
     }
 
     fn try_lock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
-        let path = self.path(index);
+        let (path, flock) = (self.path(index), self.flock());
         for _ in 0..MOST_REMOVALS {
             let file = match self.file(index) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue, /* the directory was removed in the meantime */
                 file => file?,
             };
-            if !file::lock(file, LockMode::NonBlocking)? {
+            if !flock(file, LockMode::NonBlocking)? {
                 return Ok(Some(FileEvent::Busy {
                     file: index,
                     token: token_of_the_holder(file),
@@ -133,8 +142,7 @@ impl Files {
             if let Some(found) = file::in_place(file, &path) {
                 check_kind(&found)?; // at the path, because a link may have been there only for a moment
                 self.release_others(Some(index));
-                let token = take_token(self.file(index)?)?;
-                return Ok(Some(FileEvent::Locked { file: index, token }));
+                return self.locked(index);
             }
             self.open[index] = None; // it was removed, and the next run would lock a new file
         }
@@ -143,7 +151,34 @@ impl Files {
         )))
     }
 
-    fn spawn_blocking_flock(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
+    /// The file is locked, and is the one at the path. Takes the token.
+    fn locked(&mut self, index: usize) -> io::Result<Option<FileEvent>> {
+        let (sharing, file) = (self.sharing, self.file(index)?);
+        let token = match sharing {
+            Sharing::Exclusive => Some(take_token(file)?),
+            Sharing::Shared => take_token_as_reader(file)?,
+        };
+        match token {
+            Some(token) => Ok(Some(FileEvent::Locked { file: index, token })),
+            // Another reader takes its token at this moment, or was stopped while it did.
+            None => self.wait_in_helper(index, |file, mode| file::lock_content(file, mode)),
+        }
+    }
+
+    fn flock(&self) -> FileLock {
+        match self.sharing {
+            Sharing::Exclusive => |file, mode| file::lock(file, mode),
+            Sharing::Shared => |file, mode| file::lock_shared(file, mode),
+        }
+    }
+
+    /// Starts a helper that ends when it has got this lock. A lock of flock(2) stays with the open
+    /// file; another one ends with the helper, and is tried again.
+    fn wait_in_helper(
+        &mut self,
+        index: usize,
+        wait_for: FileLock,
+    ) -> io::Result<Option<FileEvent>> {
         let parent = process::own_pid();
         let file = self.file(index)?;
         match process::fork()? {
@@ -152,7 +187,7 @@ impl Files {
                 descriptors::close_inherited();
                 process::rename("lock-waiter", process::own_pid());
                 let waited = process::die_with_parent(Some(Signal::KILL), parent)
-                    .and_then(|()| file::lock(file, LockMode::Blocking));
+                    .and_then(|()| wait_for(file, LockMode::Blocking));
                 process::exit_now(u8::from(waited.is_err()))
             }
         }
@@ -254,6 +289,17 @@ fn take_token(file: &File) -> io::Result<i64> {
     Ok(token)
 }
 
+/// The same for a reader, which holds the lock together with others. `None`: another process is in
+/// the middle of it.
+fn take_token_as_reader(file: &File) -> io::Result<Option<i64>> {
+    if !file::lock_content(file, LockMode::NonBlocking)? {
+        return Ok(None);
+    }
+    let token = take_token(file);
+    file::unlock_content(file)?;
+    token.map(Some)
+}
+
 /// The token in a file that another run has locked.
 pub(super) fn token_of_the_holder(file: &File) -> Option<i64> {
     let mut buffer = [0; CONTENT];
@@ -328,6 +374,7 @@ fn text(token: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signal::Status;
 
     #[test]
     fn text_that_is_not_a_token_is_refused() {
@@ -349,6 +396,40 @@ mod tests {
             assert_eq!(last_token(found.as_bytes()), last, "{found:?}");
         }
         assert_eq!(last_token(b"\xff7\n"), None);
+    }
+
+    #[test]
+    fn a_reader_takes_its_token_while_no_other_does() {
+        let folder = std::env::temp_dir();
+        let path = folder.join(format!("zk-flock-readers-{}", std::process::id()));
+        let open = || file::open_lock_file(&path, 0o600).unwrap();
+        let (own, other) = (open(), path.clone());
+        let (first, second) = (
+            take_token_as_reader(&own).unwrap().unwrap(),
+            take_token_as_reader(&own).unwrap().unwrap(),
+        );
+        assert!(second > first);
+        assert!(file::lock_content(&own, LockMode::NonBlocking).unwrap());
+        let takes = |path: &Path| {
+            let file = file::open_lock_file(path, 0o600).unwrap();
+            take_token_as_reader(&file).unwrap().is_some()
+        };
+        let is_refused = in_child(|| !takes(&other));
+        assert!(is_refused);
+        assert!(file::lock_shared(&own, LockMode::NonBlocking).unwrap()); // of another kind
+        file::unlock_content(&own).unwrap();
+        let is_taken = in_child(|| takes(&other));
+        assert!(is_taken);
+        assert!(token_of_the_holder(&own) > Some(second));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Whether this holds in a child, which has record locks of its own.
+    fn in_child(check: impl FnOnce() -> bool) -> bool {
+        match process::fork().unwrap() {
+            Fork::Child => process::exit_now(u8::from(!check())),
+            Fork::Parent(child) => process::wait(child).unwrap() == Status::Exited(0),
+        }
     }
 
     #[test]

@@ -107,6 +107,15 @@ fn last_run(path: &Path) -> Option<LastRun> {
     })
 }
 
+/// What was found of a lock. The default: it is not known whether it is held.
+#[derive(Default)]
+struct Found {
+    /// Readers hold it.
+    shared: bool,
+    holders: Option<Vec<Holder>>,
+    waiters: Vec<Waiter>,
+}
+
 struct Survey {
     /// `None`: /proc/locks cannot be read.
     locks: Option<Vec<FileLock>>,
@@ -152,9 +161,15 @@ impl Survey {
             last_run: None,
         };
         match self.found(path) {
-            Ok((holders, waiters)) => Lock {
-                holders,
-                waiters,
+            Ok(found) => Lock {
+                kind: Some(if found.shared {
+                    Kind::SharedFile
+                } else {
+                    Kind::File
+                }),
+                slots: (!found.shared).then_some(1),
+                holders: found.holders,
+                waiters: found.waiters,
                 last_run: last_run(path),
                 ..unknown
             },
@@ -172,18 +187,21 @@ impl Survey {
     }
 
     /// The holders of a file, if they are known, and its waiters.
-    fn found(&mut self, path: &Path) -> io::Result<(Option<Vec<Holder>>, Vec<Waiter>)> {
+    fn found(&mut self, path: &Path) -> io::Result<Found> {
         let file = file::open_as_path(path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
         let ids = self.ids(&file)?;
         let Some(locks) = &self.locks else {
-            return Ok((None, Vec::new()));
+            return Ok(Found::default());
         };
         let of_this_file = locks.iter().filter(|lock| ids.contains(&lock.file));
         let (waiting, holding): (Vec<_>, Vec<_>) = of_this_file.partition(|lock| lock.waits);
         let identity = identity(&file)?;
+        if holding.iter().any(|lock: &FileLock| lock.shared) {
+            return self.held_by_readers(&holding, self.waiters(&waiting), identity);
+        }
         let processes = if holding.is_empty() && !self.lists_all {
             let seen = processes_with(identity)?.processes;
             seen.first().map(|&process| vec![Some(process)])
@@ -198,14 +216,46 @@ impl Survey {
         let waiters = self.waiters(&waiting);
         let Some(processes) = processes else {
             self.warn_once(OUTSIDE);
-            return Ok((None, waiters));
+            return Ok(Found {
+                waiters,
+                ..Found::default()
+            });
         };
         // Another user's file may be unreadable. Its holder is known nevertheless.
         let content = file::open_nofollow(path).ok();
         let content = content.filter(|it| self::identity(it).is_ok_and(|it| it == identity));
         let holders = processes.into_iter();
         let holders = holders.map(|process| self.holder(process, content.as_ref()));
-        Ok((Some(holders.collect()), waiters))
+        Ok(Found {
+            shared: false,
+            holders: Some(holders.collect()),
+            waiters,
+        })
+    }
+
+    /// What is known if readers hold the file. Its token is that of the last one that came, which
+    /// may have left, and the file was not changed by the others: so tokens and times are not known.
+    fn held_by_readers(
+        &self,
+        holding: &[FileLock],
+        waiters: Vec<Waiter>,
+        file: (u64, u64),
+    ) -> io::Result<Found> {
+        let named = holding.iter().map(|lock| {
+            let process = lock.pid.and_then(find);
+            process.filter(|it| look_at(it.pid, file) != Look::HoldsNot)
+        });
+        let seen = roots(&processes_with(file)?.processes);
+        let holder = |process: Option<Process>| self.holder(process, None);
+        let holders = readers(named.collect(), seen).into_iter().map(|it| Holder {
+            token: None,
+            ..holder(it)
+        });
+        Ok(Found {
+            shared: true,
+            holders: Some(holders.collect()),
+            waiters,
+        })
     }
 
     fn warn_once(&mut self, warning: &str) {
@@ -300,6 +350,25 @@ fn holding_process(lock: &FileLock, file: (u64, u64)) -> Option<Process> {
     oldest.or(named.filter(|_| shown == Some(Look::Unreadable)))
 }
 
+/// The processes that hold the shared lock of a file, one for each lock that the kernel lists.
+/// `named`: those that called flock(2), unless that was a helper, which has ended. The others are
+/// among `seen`, which have a descriptor that holds it.
+fn readers(named: Vec<Option<Process>>, mut seen: Vec<Process>) -> Vec<Option<Process>> {
+    seen.retain(|process| named.iter().flatten().all(|it| it.pid != process.pid));
+    let mut others = seen.into_iter();
+    let one_each = named.into_iter();
+    one_each
+        .map(|process| process.or_else(|| others.next()))
+        .collect()
+}
+
+/// Those of these processes whose parent is not one of them: a guard is a child of its zk-flock.
+fn roots(processes: &[Process]) -> Vec<Process> {
+    let has_parent = |process: &Process| processes.iter().any(|it| it.pid == process.parent);
+    let roots = processes.iter().filter(|it| !has_parent(it)).copied();
+    roots.collect()
+}
+
 /// All processes that can be seen to hold the lock of this file.
 fn processes_with(file: (u64, u64)) -> io::Result<Seen> {
     let mut seen = Seen {
@@ -378,6 +447,7 @@ mod tests {
                 minor: 0,
                 inode: identity.1,
             },
+            shared: false,
             waits: false,
         };
         assert_eq!(holding_process(&lock, identity), None);
@@ -392,5 +462,32 @@ mod tests {
         let seen = holding_process(&named_another, identity).map(|process| process.pid);
         assert_eq!(seen, Some(process::own_pid()));
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn each_shared_lock_has_a_process_of_its_own() {
+        let process = |pid, parent| Process {
+            pid: Pid(pid),
+            parent: Pid(parent),
+            started: 0,
+            ..tree::find(process::own_pid()).unwrap()
+        };
+        // 10 and its guard 11, 20 and its guard 21 whose locks helpers have taken; 31, a guard alone.
+        let all = vec![
+            process(10, 1),
+            process(11, 10),
+            process(20, 1),
+            process(21, 20),
+            process(31, 1),
+        ];
+        let seen = roots(&all);
+        let pids = |all: Vec<Option<Process>>| -> Vec<_> {
+            all.iter()
+                .map(|it| it.map(|process| process.pid.0))
+                .collect()
+        };
+        let named = vec![None, Some(process(20, 1)), None, None];
+        let found = pids(readers(named, seen));
+        assert_eq!(found, [Some(10), Some(20), Some(31), None]);
     }
 }

@@ -25,6 +25,8 @@ pub struct FileLock {
     pub pid: Option<u32>,
     /// What is locked.
     pub file: FileId,
+    /// It is a shared lock.
+    pub shared: bool,
     /// The process waits for the lock.
     pub waits: bool,
 }
@@ -40,7 +42,8 @@ fn line(line: &str) -> Option<FileLock> {
     if fields.next()? != "FLOCK" {
         return None;
     }
-    let pid = fields.nth(2)?.parse().ok().filter(|&pid| pid > 0);
+    let shared = fields.nth(1)? == "READ";
+    let pid = fields.next()?.parse().ok().filter(|&pid| pid > 0);
     let mut id = fields.next()?.split(':');
     let device = |text| u32::from_str_radix(text, 16).ok();
     Some(FileLock {
@@ -50,6 +53,7 @@ fn line(line: &str) -> Option<FileLock> {
             minor: device(id.next()?)?,
             inode: id.next()?.parse().ok()?,
         },
+        shared,
         waits,
     })
 }
@@ -98,13 +102,18 @@ nonsense
             minor: 1,
             inode: 7,
         };
-        let lock = |pid, file, waits| FileLock { pid, file, waits };
+        let lock = |pid, file, shared, waits| FileLock {
+            pid,
+            file,
+            shared,
+            waits,
+        };
         assert_eq!(
             parse(text),
             [
-                lock(Some(4711), file, false),
-                lock(Some(4712), file, true),
-                lock(None, other, false)
+                lock(Some(4711), file, false, false),
+                lock(Some(4712), file, false, true),
+                lock(None, other, true, false)
             ]
         );
     }

@@ -52,6 +52,8 @@ pub enum Kind {
     Semaphore,
     /// A file of this host.
     File,
+    /// The same, held by readers.
+    SharedFile,
     /// A pool of a lock server.
     Pool,
 }
@@ -65,6 +67,7 @@ impl Kind {
             Kind::Readers => "kazoo-readlock",
             Kind::Semaphore => "kazoo-semaphore",
             Kind::File => "local",
+            Kind::SharedFile => "local-shared",
             Kind::Pool => "pool",
         }
     }

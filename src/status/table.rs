@@ -149,6 +149,7 @@ fn description(kind: Kind) -> &'static str {
         Kind::Readers => "held by readers: lockex --shared, or kazoo (ReadLock)",
         Kind::Semaphore => "a semaphore of lockex or kazoo",
         Kind::File => "a lock of this host",
+        Kind::SharedFile => "a lock of this host, held by readers",
         Kind::Pool => "a pool of a lock server",
     }
 }

@@ -23,14 +23,56 @@ pub enum LockMode {
 
 /// Takes the exclusive lock of a file; false if another process holds it.
 pub fn lock(file: impl AsFd, mode: LockMode) -> io::Result<bool> {
+    flock(file, libc::LOCK_EX, mode)
+}
+
+/// Takes the shared lock of a file; false if another process holds the exclusive one.
+pub fn lock_shared(file: impl AsFd, mode: LockMode) -> io::Result<bool> {
+    flock(file, libc::LOCK_SH, mode)
+}
+
+fn flock(file: impl AsFd, operation: c_int, mode: LockMode) -> io::Result<bool> {
     let operation = match mode {
-        LockMode::NonBlocking => libc::LOCK_EX | libc::LOCK_NB,
-        LockMode::Blocking => libc::LOCK_EX,
+        LockMode::NonBlocking => operation | libc::LOCK_NB,
+        LockMode::Blocking => operation,
     };
     // SAFETY: flock(2) touches no memory.
-    match check(unsafe { libc::flock(file.as_fd().as_raw_fd(), operation) }) {
+    let locked = check(unsafe { libc::flock(file.as_fd().as_raw_fd(), operation) });
+    busy_is_false(locked, &[libc::EWOULDBLOCK])
+}
+
+/// Takes the record lock of the content of a file, which no lock of flock(2) excludes; false if
+/// another process holds it. It belongs to this process, not to the open file, and ends when the
+/// process closes any descriptor of the file.
+pub fn lock_content(file: impl AsFd, mode: LockMode) -> io::Result<bool> {
+    let command = match mode {
+        LockMode::NonBlocking => libc::F_SETLK,
+        LockMode::Blocking => libc::F_SETLKW,
+    };
+    busy_is_false(
+        record_lock(file, command, libc::F_WRLCK),
+        &[libc::EAGAIN, libc::EACCES],
+    )
+}
+
+/// Releases that lock.
+pub fn unlock_content(file: impl AsFd) -> io::Result<()> {
+    record_lock(file, libc::F_SETLK, libc::F_UNLCK).map(drop)
+}
+
+fn record_lock(file: impl AsFd, command: c_int, kind: c_int) -> io::Result<c_int> {
+    // SAFETY: all bits of the structure are integers, and zero is a value of each.
+    let mut whole: libc::flock = unsafe { std::mem::zeroed() };
+    whole.l_type = i16::try_from(kind).map_err(io::Error::other)?;
+    whole.l_whence = i16::try_from(libc::SEEK_SET).map_err(io::Error::other)?; // all of it
+    // SAFETY: the structure outlives the call, which reads it.
+    check(unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, &raw const whole) })
+}
+
+fn busy_is_false(locked: io::Result<c_int>, busy: &[c_int]) -> io::Result<bool> {
+    match locked {
         Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) if error.raw_os_error().is_some_and(|it| busy.contains(&it)) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -1,6 +1,6 @@
 //! `--local`: the same promises on one host, by flock(2) on a file and without any server.
 
-use common::run::{Job, exited};
+use common::run::{Job, Running, exited};
 use common::sandbox::Sandbox;
 use common::{IN_TURN, assert_in_turn, process, wait_until};
 use std::fs;
@@ -112,6 +112,38 @@ fn a_busy_lock_is_silent_and_exits_0_or_with_the_chosen_code() {
     );
     holder.let_go();
     assert_eq!(holder.wait(), exited(0));
+}
+
+#[test]
+fn readers_hold_a_file_together_and_a_writer_holds_it_alone() {
+    let sandbox = Sandbox::new();
+    let reads = |words: &[&str]| sandbox.local(&[&["--shared", "-l", "0"], words].concat());
+    let token = ["lock", "--", "sh", "-c", "echo $ZK_FLOCK_TOKEN; cat"];
+    let first = reads(&token).leashed().start();
+    first.job();
+    let mut writer = sandbox
+        .local(&["-l", "0", "-w", "60", "lock", "echo alone"])
+        .start();
+    wait_for_waiters(&sandbox, 1);
+    let second = reads(&token).leashed().start();
+    second.job();
+    for (options, code) in [(&["-x", "17"][..], 17), (&["-w", "0.2", "-x", "18"], 18)] {
+        let words = [options, &["lock", "touch ran"]].concat();
+        assert_eq!(sandbox.local(&words).run(), exited(code), "{options:?}");
+    }
+    let status = sandbox.local(&["--status", "--json"]).run().stdout;
+    let holds = |run: &Running| status.contains(&format!("\"pid\":{}", run.pid()));
+    assert!(holds(&first) && holds(&second), "{status}");
+    assert!(status.contains("local-shared"), "{status}");
+    assert!(!writer.has_ended());
+    let [first, last] = [first, second].map(|mut run| {
+        run.let_go();
+        run.wait()
+    });
+    let tokens = [first, last].map(|run| run.stdout.trim().parse::<i64>().expect("a token"));
+    assert!(tokens[0] < tokens[1], "{tokens:?}");
+    assert_eq!(writer.wait(), exited(0).printing("alone\n"));
+    assert!(!sandbox.path("ran").exists());
 }
 
 #[test]

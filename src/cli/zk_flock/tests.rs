@@ -1,7 +1,7 @@
 use super::super::Request;
 use super::super::options::testing::{assert_documented, environment, line, typed};
 use super::*;
-use crate::plan::{Acl, Auth, ExitCodes, Heartbeat, Host, Level, Style};
+use crate::plan::{Acl, Auth, ExitCodes, Heartbeat, Host, Level, Sharing, Style};
 use crate::signal::Signal;
 use std::os::unix::ffi::OsStringExt;
 use std::{env, fs, process};
@@ -738,6 +738,7 @@ fn local_lock_is_a_file() {
             folder: found,
             app_id,
             names,
+            sharing: Sharing::Exclusive,
         } = plan.lock
         else {
             panic!("{words}")

@@ -6,7 +6,7 @@ use crate::lock::file::local::{LocalLock, Options};
 use crate::lock::file::record::Recorder;
 use crate::log::Log;
 use crate::moment::Moment;
-use crate::plan::{Every, Plan};
+use crate::plan::{Every, Plan, Sharing};
 use crate::run::files::Files;
 use crate::run::host_lock::HostLock;
 use crate::run::lock_folder::LockFolder;
@@ -20,6 +20,7 @@ pub(super) fn local(
     folder: Option<&Path>,
     app_id: &str,
     names: &[String],
+    sharing: Sharing,
     wait_until: Option<Moment>,
 ) -> Parts {
     let folder = LockFolder::new(folder, app_id);
@@ -33,7 +34,7 @@ pub(super) fn local(
             .collect(),
         recorder: plan.every.map(recorder),
     };
-    let files = Some(Files::new(folder, names));
+    let files = Some(Files::new(folder, names, sharing));
     Parts {
         files,
         ..Parts::local(LocalLock::new(options))

@@ -135,11 +135,13 @@ pub(super) fn set_up(plan: &Plan, started: Moment, log: &mut Log) -> Result<Part
             folder,
             app_id,
             names,
+            sharing,
         } => Ok(file::local(
             plan,
             folder.as_deref(),
             app_id,
             names,
+            *sharing,
             wait_until,
         )),
         plan::Lock::Host(path) => file::host_only(path, log),
