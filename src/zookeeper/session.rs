@@ -1133,6 +1133,24 @@ mod tests {
         );
     }
 
+    #[test]
+    fn only_a_quorum_write_or_the_configured_heartbeat_proves_that_the_session_lives() {
+        let mut session = fresh(&["h1:2181"]);
+        let path = || "/app/lock".to_owned();
+        let sync = Request::Sync { path: path() };
+        let (data, watch) = (path(), true);
+        let read = Request::Data { path: data, watch };
+        assert!(session.proves(&Request::Check { path: path() }));
+        for request in [&Request::Ping, &sync, &read] {
+            assert!(!session.proves(request), "{request:?}");
+        }
+        session.hold(Request::Ping);
+        assert!(session.proves(&Request::Ping));
+        for request in [&sync, &read] {
+            assert!(!session.proves(request), "{request:?}");
+        }
+    }
+
     /// A session with this timeout in ms, which was up and is reconnecting.
     fn reconnecting(timeout: u64) -> Session {
         let mut session = Session::new(

@@ -737,3 +737,14 @@ fn report_needs_no_preparation() {
     memory.handle(Input::ReportRequested(Ticket(7)), seconds(1));
     assert_eq!(memory.poll(seconds(1)), Output::Report(Ticket(7)));
 }
+
+#[test]
+fn waiter_under_the_only_holder_keeps_waiting_for_a_free_slot_until_saves_succeed() {
+    durable(pool(2, 60)).play(&[
+        (0, "get a", "save a=1"),
+        (0, "saved", "a YES 1 57 s"),
+        (1, "get b", "save a=1 b=2"),
+        (1, "not saved", "b 503"),
+        (1, "wait c under 1", ""),
+    ]);
+}
