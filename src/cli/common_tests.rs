@@ -144,6 +144,10 @@ fn shared_locks_are_refused_where_they_make_no_sense() {
             "--every cannot be used with --shared: holders at the same time do not see each other's runs",
         ),
         (
+            "--local|--shared|-n2|a|true",
+            "--shared cannot be used with -n: a run without --shared would hold another of the locks beside the readers of one",
+        ),
+        (
             "--local|--shared|--status",
             "--shared cannot be used with --status",
         ),

@@ -382,6 +382,13 @@ impl Options {
                 why: "its only node is that of one holder (use --local, or lockex --shared)",
             });
         }
+        if self.common.shared && self.sequence > 0 {
+            return Err(Fault::Useless {
+                option: "--shared",
+                with: "-n",
+                why: "a run without --shared would hold another of the locks beside the readers of one",
+            });
+        }
         if self.common.every.is_some() && self.sequence > 0 {
             return Err(Fault::Useless {
                 option: "--every",
