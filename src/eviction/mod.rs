@@ -152,12 +152,14 @@ pub fn refusal_line(lock: &str, refusal: &Refusal) -> String {
         Refusal::Unknown => format!(
             "cannot find the holder of {lock}: check its ACL, or with --local run this as root on its host"
         ),
-        // Readers of a file.
-        Refusal::Several(holders) if holders.iter().all(|it| it.holder.token.is_none()) => format!(
-            "{lock} has {} holders, and their tokens are not known: send TERM to one of these processes: {}",
-            holders.len(),
-            list(holders)
-        ),
+        Refusal::Several(holders) | Refusal::OtherHolder { holders, .. }
+            if holders.iter().all(|it| it.kind == Some(Kind::SharedFile)) =>
+        {
+            format!(
+                "the tokens of the readers that hold {lock} are not known: send TERM to one of these processes: {}",
+                list(holders)
+            )
+        }
         Refusal::Several(holders) => format!(
             "{lock} has {} holders, choose one by --token: {}",
             holders.len(),
@@ -329,13 +331,16 @@ mod tests {
             line(choose(&[lock(&[6])], Some(5))),
             "token 5 does not hold report any more: it is held by web:7 (token 6)"
         );
-        let mut readers = lock(&[5, 6]);
-        let holders = readers.holders.iter_mut().flatten();
-        holders.for_each(|holder| holder.token = None);
-        assert_eq!(
-            line(choose(&[readers], None)),
-            "report has 2 holders, and their tokens are not known: send TERM to one of these processes: web:7, web:7"
-        );
+        for token in [None, Some(5)] {
+            let mut readers = lock(&[5, 6]);
+            readers.kind = Some(Kind::SharedFile);
+            let holders = readers.holders.iter_mut().flatten();
+            holders.for_each(|holder| holder.token = None);
+            assert_eq!(
+                line(choose(&[readers], token)),
+                "the tokens of the readers that hold report are not known: send TERM to one of these processes: web:7, web:7"
+            );
+        }
     }
 
     #[test]
