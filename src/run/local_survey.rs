@@ -247,7 +247,8 @@ impl Survey {
         });
         let seen = roots(&processes_with(file)?.processes);
         let holder = |process: Option<Process>| self.holder(process, None);
-        let holders = readers(named.collect(), seen).into_iter().map(|it| Holder {
+        let holders = readers(named.collect(), seen, self.lists_all);
+        let holders = holders.into_iter().map(|it| Holder {
             token: None,
             ..holder(it)
         });
@@ -352,14 +353,23 @@ fn holding_process(lock: &FileLock, file: (u64, u64)) -> Option<Process> {
 
 /// The processes that hold the shared lock of a file, one for each lock that the kernel lists.
 /// `named`: those that called flock(2), unless that was a helper, which has ended. The others are
-/// among `seen`, which have a descriptor that holds it.
-fn readers(named: Vec<Option<Process>>, mut seen: Vec<Process>) -> Vec<Option<Process>> {
+/// among `seen`, which have a descriptor that holds it. If the kernel does not list all locks, there
+/// may be more of them.
+fn readers(
+    named: Vec<Option<Process>>,
+    mut seen: Vec<Process>,
+    lists_all: bool,
+) -> Vec<Option<Process>> {
     seen.retain(|process| named.iter().flatten().all(|it| it.pid != process.pid));
     let mut others = seen.into_iter();
     let one_each = named.into_iter();
-    one_each
+    let mut found: Vec<_> = one_each
         .map(|process| process.or_else(|| others.next()))
-        .collect()
+        .collect();
+    if !lists_all {
+        found.extend(others.map(Some));
+    }
+    found
 }
 
 /// Those of these processes whose parent is not one of them: a guard is a child of its zk-flock.
@@ -487,7 +497,9 @@ mod tests {
                 .collect()
         };
         let named = vec![None, Some(process(20, 1)), None, None];
-        let found = pids(readers(named, seen));
+        let found = pids(readers(named, seen.clone(), true));
         assert_eq!(found, [Some(10), Some(20), Some(31), None]);
+        let in_container = pids(readers(vec![Some(process(20, 1))], seen, false));
+        assert_eq!(in_container, [Some(20), Some(10), Some(31)]);
     }
 }
