@@ -59,6 +59,12 @@ pub enum FileEvent {
         /// The fencing token in the file: the holder's, unless the holder has only just locked it.
         token: Option<i64>,
     },
+    /// This run has locked the file, but another reader has the lock under which readers take their
+    /// tokens. The result follows when it is free.
+    Delayed {
+        /// Which file.
+        file: usize,
+    },
     /// The record of the last run in the file that is locked, if there is one.
     Record(Option<Vec<u8>>),
     /// The record is written.

@@ -161,7 +161,9 @@ impl Files {
         match token {
             Some(token) => Ok(Some(FileEvent::Locked { file: index, token })),
             // Another reader takes its token at this moment, or was stopped while it did.
-            None => self.wait_in_helper(index, |file, mode| file::lock_content(file, mode)),
+            None => self
+                .wait_in_helper(index, |file, mode| file::lock_content(file, mode))
+                .map(|_| Some(FileEvent::Delayed { file: index })),
         }
     }
 

@@ -10,6 +10,11 @@ use crate::lock::{
 };
 use crate::moment::Moment;
 use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long a reader waits at least for others to take their tokens: each needs two system calls. One
+/// that was stopped in the middle must not keep a run for ever that does not wait.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which files to lock, and how long to wait.
 #[derive(Clone, Debug)]
@@ -30,6 +35,8 @@ enum Phase {
     Trying(usize),
     /// All files are locked by others. The first that becomes free is enough.
     Waiting,
+    /// The file is locked, and another reader takes its token.
+    Delayed { file: usize, until: Moment },
     /// The file is locked, and the record of the last run in it is being read.
     Deciding { file: usize, token: i64 },
     /// The start of this run is being recorded.
@@ -170,7 +177,10 @@ impl Lock for LocalLock {
                 .contains(&(self.options.files[*file].1.clone(), *token));
         }
         match (input, self.phase) {
-            (Input::File(FileEvent::Locked { file, token }), Phase::Trying(_) | Phase::Waiting) => {
+            (
+                Input::File(FileEvent::Locked { file, token }),
+                Phase::Trying(_) | Phase::Waiting | Phase::Delayed { .. },
+            ) => {
                 if self.phase == Phase::Waiting {
                     let name = self.options.files[file].0.clone();
                     self.emit(Event::Trying(name)); // the last name that is reported is the one held
@@ -180,6 +190,13 @@ impl Lock for LocalLock {
                 }
                 self.phase = Phase::Deciding { file, token };
                 self.order(FileOrder::ReadRecord { file });
+            }
+            (Input::File(FileEvent::Delayed { file }), Phase::Trying(_) | Phase::Waiting) => {
+                let until = self.options.wait_until.unwrap_or(now);
+                self.phase = Phase::Delayed {
+                    file,
+                    until: until.max(now + TOKEN_TIMEOUT),
+                };
             }
             (Input::File(FileEvent::Record(found)), Phase::Deciding { file, token }) => {
                 self.decide(file, token, found.as_deref(), now);
@@ -237,10 +254,20 @@ impl Lock for LocalLock {
         if self.phase == Phase::Waiting && now >= wait_until {
             self.settle(Event::Busy(self.holder()));
         }
-        let wake = if self.phase == Phase::Waiting {
-            wait_until
-        } else {
-            Moment::NEVER
+        if let Phase::Delayed { file, until } = self.phase
+            && now >= until
+        {
+            let path = &self.options.files[file].1;
+            self.settle(Event::Failed(Failure::System(format!(
+                "another process has the record lock of {path}, under which readers take their tokens: \
+                 resume or end it; a file system that makes one lock of flock(2) and fcntl(2), e.g. NFS, \
+                 has no readers"
+            ))));
+        }
+        let wake = match self.phase {
+            Phase::Waiting => wait_until,
+            Phase::Delayed { until, .. } => until,
+            _ => Moment::NEVER,
         };
         self.outputs.pop_front().unwrap_or(Output::Wait(wake))
     }
@@ -321,6 +348,34 @@ mod tests {
             let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::IncompatibleLock(why))) if why.contains("cannot end"));
             assert_eq!(said.iter().any(failed), circular, "{tokens:?}");
         }
+    }
+
+    #[test]
+    fn reader_that_waits_for_a_token_ends_in_time() {
+        for (patience, until) in [(None, 5), (Some(at(3)), 5), (Some(at(60)), 60)] {
+            let delayed = FileEvent::Delayed { file: 0 };
+            let mut lock = local(&["a"], patience);
+            rest(&mut lock);
+            assert_eq!(after(&mut lock, delayed.clone()), []);
+            assert_eq!(lock.wait(), at(until));
+            // Another reader was quicker again: the time goes on.
+            assert_eq!(lock.advance(&mut NoPeer, at(4)), None);
+            assert_eq!(after(&mut lock, delayed), []);
+            assert_eq!(lock.wait(), at(until));
+            let said = lock.advance(&mut NoPeer, at(until));
+            let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::System(why))) if why.contains("record lock of /d/a"));
+            assert!(said.as_ref().is_some_and(failed), "{said:?}");
+        }
+    }
+
+    #[test]
+    fn reader_acquires_the_lock_when_it_has_its_token() {
+        let mut lock = local(&["a"], None);
+        rest(&mut lock);
+        after(&mut lock, FileEvent::Delayed { file: 0 });
+        let said = after(&mut lock, FileEvent::Locked { file: 0, token: 7 });
+        let acquired = |output: &Output| matches!(output, Output::Event(Event::Acquired(proof)) if proof.token == Some(7));
+        assert!(said.iter().any(acquired), "{said:?}");
     }
 
     /// A run with `--every 10m` that asks at 0 s, 1,000 s after 1970.
