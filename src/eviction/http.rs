@@ -65,13 +65,19 @@ impl Question for Revocation {
                 let shown: String = shown.take(MAX_SHOWN).collect();
                 Err(Failure::Refused {
                     what: format!("revoke at {}", self.server),
-                    why: format!(
-                        "it answered {status} {shown:?} (only distributexd of this project can \
-                         revoke, and a proxy may forbid it)"
-                    ),
+                    why: format!("it answered {status} {shown:?} ({})", advice(status)),
                 })
             }
         }
+    }
+}
+
+/// What the operator can do about this status. A server that cannot save the revocation may
+/// have made it, and so may one that has not answered its proxy.
+fn advice(status: u16) -> &'static str {
+    match status {
+        502..=504 => "the lock may be revoked: look at it with --status",
+        _ => "only distributexd of this project can revoke, and a proxy may forbid it",
     }
 }
 
@@ -98,11 +104,15 @@ mod tests {
         let text = "cannot revoke: db1 does not hold backup\n";
         let reply = Reply::new(404, "text/plain", text);
         assert_eq!(report(&reply), Ok(Revoked::NotHeld));
-        for (status, text) in [
-            (404, "cannot revoke: no such pool\n"),
-            (200, "INVALID"),
-            (405, "expected GET"),
-            (403, "<html>\x1b[31mForbidden"),
+        for (status, text, may_be_revoked) in [
+            (404, "cannot revoke: no such pool\n", false),
+            (200, "INVALID", false),
+            (405, "expected GET", false),
+            (501, "Unsupported method", false),
+            (403, "<html>\x1b[31mForbidden", false),
+            (502, "Bad Gateway", true),
+            (503, "cannot write the state file: disk full", true),
+            (504, "Gateway Timeout", true),
         ] {
             let refused = report(&Reply::new(status, "text/html", text));
             let Err(Failure::Refused { why, .. }) = refused else {
@@ -113,6 +123,10 @@ mod tests {
                 "{why}"
             );
             assert!(!why.contains('\x1b'), "{why}");
+            let advice = "the lock may be revoked: look at it with --status";
+            assert_eq!(why.contains(advice), may_be_revoked, "{why}");
+            let python = "only distributexd of this project can revoke";
+            assert_eq!(why.contains(python), !may_be_revoked, "{why}");
         }
     }
 }

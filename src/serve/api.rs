@@ -302,12 +302,18 @@ pub(super) fn form_denial_page(denial: Denial) -> Reply {
     notice_reply(reply, "Not revoked", ("../status/", "All pools"))
 }
 
-/// The reply to the form of a page.
+/// The reply to the form of a page. A server that cannot confirm a revocation may have made it, or
+/// makes it later.
 pub(super) fn revocation_page(request: &PoolRequest, answer: &Answer) -> Reply {
     let reply = answer_reply(request, answer);
-    let title = match answer {
-        Answer::Revocation { .. } => "Revoked",
-        _ => "Not revoked",
+    let (title, reply) = match answer {
+        Answer::Revocation { .. } => ("Revoked", reply),
+        Answer::Unavailable(why) => {
+            let text = format!("{why}; the lock may be revoked: look at the pool");
+            let reply = reply.replacing("text/plain", text);
+            ("Revocation not confirmed", reply)
+        }
+        _ => ("Not revoked", reply),
     };
     let address = format!("../status/{}", View::of_pool(&request.pool).link());
     notice_reply(reply, title, (&address, "Back to the pool"))

@@ -142,6 +142,14 @@ fn form_of_the_page_is_answered_with_a_page() {
             ["<h2>Not revoked</h2>", "href=\"../status/?only=%3Cp%3E\""],
         ),
         (
+            revocation_page(&request, &Answer::Unavailable("disk full".into())),
+            503,
+            [
+                "<h2>Revocation not confirmed</h2>",
+                "disk full; the lock may be revoked: look at the pool</p>",
+            ],
+        ),
+        (
             form_denial_page(Denial::NotAdministrator),
             403,
             [
