@@ -52,13 +52,12 @@ pub struct Server<'a> {
 
 /// A page. `pools`: the pools by name, or why they are unknown.
 pub fn text(view: &View, server: &Server, pools: Result<&[Report], &str>) -> String {
-    let failure = server.failure.or(pools.err());
     let mut body = format!(
         "<header><h1>distributexd</h1><p id=\"tools\"><a href=\"{}\">Reload</a></p></header>\n<main>\n",
         Text(&view.link())
     );
     live(&mut body, "state", |out| {
-        health(out, failure);
+        health(out, server.failure);
         if let Ok(pools) = pools {
             summary(out, pools);
         }
@@ -81,7 +80,7 @@ pub fn text(view: &View, server: &Server, pools: Result<&[Report], &str>) -> Str
         counters(out, pools.unwrap_or_default(), server.metrics);
     });
     body.push_str("</main>\n");
-    document(&title(failure, pools.unwrap_or_default()), &body, SCRIPT)
+    document(&title(server.failure, pools), &body, SCRIPT)
 }
 
 /// A page with one message and a link.
@@ -112,10 +111,11 @@ fn document(title: &str, body: &str, script: &str) -> String {
     )
 }
 
-fn title(failure: Option<&str>, pools: &[Report]) -> String {
-    match failure {
-        Some(_) => "Cannot grant locks".to_owned(),
-        None => format!(
+fn title(failure: Option<&str>, pools: Result<&[Report], &str>) -> String {
+    match (failure, pools) {
+        (Some(_), _) => "Cannot grant locks".to_owned(),
+        (None, Err(_)) => "The holders are unknown".to_owned(),
+        (None, Ok(pools)) => format!(
             "{} held, {} waiting",
             count_holders(pools),
             count_waiters(pools)

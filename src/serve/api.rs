@@ -4,7 +4,7 @@
 
 use crate::http::{Method, Reply, Request};
 use crate::plan::outer::MAX_OUTER_LOCKS;
-use crate::pool::access::{Denial, Want};
+use crate::pool::access::{Denial, Scope, Want};
 use crate::pool::invalid_request::{self, InvalidRequest};
 use crate::pool::page::{self, view::View};
 use crate::pool::{Answer, Call, Remaining};
@@ -406,6 +406,22 @@ pub(super) fn health_reply(failure: Option<&str>) -> Reply {
     match failure {
         None => Reply::new(200, "text/plain", "OK\n"),
         Some(why) => unavailable_reply(why),
+    }
+}
+
+/// Why the holders are unknown to a reader of these pools. The backend may name a pool that the
+/// reader may not see; `failure`, why the server grants no locks, names none.
+pub(super) fn why_unknown<'a>(
+    answer: &'a Answer,
+    scope: &Scope,
+    failure: Option<&'a str>,
+) -> &'a str {
+    match (answer, scope) {
+        (Answer::Unavailable(why), Scope::All) => why,
+        (Answer::Unavailable(_), Scope::Pools(_)) => {
+            failure.unwrap_or("the holders of some pool are unknown")
+        }
+        _ => "the pools cannot be shown",
     }
 }
 

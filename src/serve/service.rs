@@ -200,12 +200,9 @@ impl<'a, S: System> Service<'a, S> {
                 let reply = api::answer_reply(&request, answer);
                 self.log_request(&mut connection, Some(&request), &reply);
             }
-            Some(PendingCall::Page(page, _)) => {
-                let why = if let Answer::Unavailable(why) = answer {
-                    why
-                } else {
-                    "the pools cannot be shown"
-                };
+            Some(PendingCall::Page(page, scope)) => {
+                let failure = self.failure();
+                let why = api::why_unknown(answer, &scope, failure.as_deref());
                 let reply = self.render(&page, Err(why));
                 self.reply(&mut connection, &reply);
             }

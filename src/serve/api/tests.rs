@@ -176,6 +176,20 @@ fn form_of_the_page_is_answered_with_a_page() {
 }
 
 #[test]
+fn reader_of_some_pools_learns_the_name_of_no_other_pool() {
+    let corrupt = Answer::Unavailable("backup:leases is not understood".into());
+    let some = Scope::Pools(["a".to_owned()].into());
+    for (scope, failure, why) in [
+        (&Scope::All, None, "backup:leases is not understood"),
+        (&Scope::All, Some("down"), "backup:leases is not understood"),
+        (&some, None, "the holders of some pool are unknown"),
+        (&some, Some("down"), "down"),
+    ] {
+        assert_eq!(why_unknown(&corrupt, scope, failure), why);
+    }
+}
+
+#[test]
 fn page_has_the_headers_that_bind_a_browser() {
     let reply = html_reply(200, "page".into());
     let text = written(&reply);
