@@ -234,7 +234,7 @@ impl<'a, S: System> Service<'a, S> {
         if let Some(reply) = self.pages.get(page, scope, began) {
             return reply.clone();
         }
-        if self.pages.is_exhausted(page, began) {
+        if self.pages.is_exhausted(page, scope, began) {
             return api::busy_reply();
         }
         self.wall_clock.compare(began, clock::unix_time());
