@@ -2,7 +2,7 @@
 //! and the client writes, and the form of the page (RFC 6750, 2.2).
 
 use super::percent;
-use crate::plan::access::{AccessToken, Credentials};
+use crate::plan::access::{AccessToken, Credentials, MAX_TOKEN};
 
 /// What the values of the header prove. Two of them prove nothing: a proxy may have added one.
 pub(super) fn read<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Credentials {
@@ -17,14 +17,20 @@ fn read_value(value: &[u8]) -> Option<Credentials> {
     let end = value.iter().position(|&byte| byte == b' ')?;
     let (scheme, rest) = (&value[..end], value[end..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"bearer") {
-        return Some(Credentials::Bearer(AccessToken::sent(rest)));
+        return token(rest).map(Credentials::Bearer);
     }
     if !scheme.eq_ignore_ascii_case(b"basic") {
         return None;
     }
     let pair = decode_base64(rest)?;
     let colon = pair.iter().position(|&byte| byte == b':')?;
-    Some(Credentials::Basic(AccessToken::sent(&pair[colon + 1..])))
+    token(&pair[colon + 1..]).map(Credentials::Basic)
+}
+
+/// A token as it was sent. `None`: it is longer than any valid one, and is not kept while its
+/// client waits for a lock.
+fn token(bytes: &[u8]) -> Option<AccessToken> {
+    (bytes.len() <= MAX_TOKEN).then(|| AccessToken::sent(bytes))
 }
 
 /// The name of the field of a form that has an access token.
@@ -44,11 +50,12 @@ pub(super) fn read_form<'a>(
         return None;
     }
     let mut tokens = percent::pairs(body).filter(|(name, _)| name == FORM_FIELD.as_bytes());
-    let (_, token) = tokens.next()?;
-    Some(match tokens.next() {
-        None => Credentials::Bearer(AccessToken::sent(token.trim_ascii())),
-        Some(_) => Credentials::Unknown,
-    })
+    let (_, first) = tokens.next()?;
+    let only = match tokens.next() {
+        None => token(first.trim_ascii()),
+        Some(_) => None,
+    };
+    Some(only.map_or(Credentials::Unknown, Credentials::Bearer))
 }
 
 /// Decodes base64 (RFC 4648, 4), with or without its padding.
@@ -142,6 +149,29 @@ mod tests {
         assert_eq!(read([].into_iter()), Credentials::None);
         let two = [&b"Bearer a"[..], b"Bearer a"];
         assert_eq!(read(two.into_iter()), Credentials::Unknown);
+    }
+
+    #[test]
+    fn token_longer_than_any_valid_one_proves_nothing_and_is_not_kept() {
+        let (longest, longer) = ("=".repeat(MAX_TOKEN), "=".repeat(MAX_TOKEN + 1));
+        let header = |value: &str| read([value.as_bytes()].into_iter());
+        let form = |token: &str| {
+            let body = format!("access_token={token}");
+            let form = &b"application/x-www-form-urlencoded"[..];
+            read_form([form].into_iter(), body.as_bytes()).unwrap()
+        };
+        assert_eq!(header(&format!("Bearer {longest}")), bearer(&longest));
+        assert_eq!(header(&format!("Bearer {longer}")), Credentials::Unknown);
+        assert_eq!(form(&longest), bearer(&longest));
+        assert_eq!(form(&longer), Credentials::Unknown);
+        // Base64 of "u:=" and of "===" for each group.
+        let password = |groups: usize| format!("Basic dTo9{}", "PT09".repeat(groups));
+        let groups = (MAX_TOKEN - 1) / 3;
+        assert_eq!(
+            header(&password(groups)),
+            basic(&"=".repeat(1 + 3 * groups))
+        );
+        assert_eq!(header(&password(groups + 1)), Credentials::Unknown);
     }
 
     #[test]

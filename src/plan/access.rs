@@ -13,8 +13,9 @@ use std::str::FromStr;
 /// 10,000 a second finds none.
 const MIN_TOKEN: usize = 16;
 
-/// The most characters of an access token, so that it fits into the head of a request many times.
-const MAX_TOKEN: usize = 512;
+/// The most characters of an access token, so that it fits into the head of a request many times,
+/// and thousands of waiters can each have one in memory.
+pub const MAX_TOKEN: usize = 512;
 
 /// The bits of a file mode that let other users read or change the file. Its group may read it.
 const MODE_OF_OTHERS: u32 = 0o027;
