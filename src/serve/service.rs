@@ -217,10 +217,29 @@ impl<'a, S: System> Service<'a, S> {
             return;
         };
         if let Some(PendingCall::Page(page, scope)) = connection.take_pending() {
-            let reply = self.page(&page, &scope);
+            // All pages that were requested in this turn are delivered after it.
+            let reply = self
+                .unread_reply()
+                .unwrap_or_else(|| self.page(&page, &scope));
             self.reply(&mut connection, &reply);
         }
         self.process(key, connection);
+    }
+
+    fn request_page(&mut self, connection: &mut Connection<S::Stream>, page: Page, scope: Scope) {
+        if let Some(reply) = self.unread_reply() {
+            return self.reply(connection, &reply);
+        }
+        let ticket = self.new_ticket();
+        self.backend
+            .handle(Input::ReportRequested(ticket), S::now());
+        connection.await_answer(ticket, PendingCall::Page(page, scope));
+    }
+
+    /// 503 to the reader of a page while too many replies are unsent.
+    fn unread_reply(&self) -> Option<Reply> {
+        (self.connections.unsent() > MAX_UNSENT)
+            .then(|| api::unavailable_reply("too many replies are unread"))
     }
 
     fn remove_connection_of(&mut self, ticket: Ticket) -> Option<(u64, Connection<S::Stream>)> {
@@ -362,16 +381,7 @@ impl<'a, S: System> Service<'a, S> {
                 };
                 connection.await_answer(ticket, call);
             }
-            ApiCall::Page(_) if self.connections.unsent() > MAX_UNSENT => {
-                let reply = api::unavailable_reply("too many replies are unread");
-                self.reply(connection, &reply);
-            }
-            ApiCall::Page(page) => {
-                let ticket = self.new_ticket();
-                self.backend
-                    .handle(Input::ReportRequested(ticket), S::now());
-                connection.await_answer(ticket, PendingCall::Page(page, scope));
-            }
+            ApiCall::Page(page) => self.request_page(connection, page, scope),
             ApiCall::Health => {
                 let failure = self.failure();
                 self.reply(connection, &api::health_reply(failure.as_deref()));

@@ -402,6 +402,28 @@ fn unread_replies_do_not_delay_others_and_are_not_queued_without_limit() {
 }
 
 #[test]
+fn pages_that_are_requested_at_the_same_time_are_not_queued_without_limit() {
+    let sandbox = Sandbox::new();
+    // A page of 5 MB is more than the kernel takes for a client that does not read.
+    let letter = |number: u32| char::from_digit(10 + number % 16, 36).expect("a letter");
+    let name = |number: u32| [12, 8, 4, 0].map(|shift| letter(number >> shift));
+    let names = (0..65_000).map(|number| String::from_iter(name(number)));
+    let pools: String = names.map(|name| format!("- name: {name}\n")).collect();
+    let server = Distributexd::start(&sandbox, &format!("pools:\n- name: pool1\n{pools}"));
+    let mut readers: Vec<_> = (0..60).map(|_| server.connect()).collect();
+    assert_eq!(server.call("get", "me", "pool1"), "YES"); // the server has accepted all of them
+    let before = server.memory();
+    server.signal(libc::SIGSTOP);
+    for reader in &mut readers {
+        reader.say("GET /status/ HTTP/1.1\r\n\r\n");
+    }
+    server.signal(libc::SIGCONT);
+    assert_eq!(server.call("release", "me", "pool1"), "OK");
+    let grown = server.memory() - before;
+    assert!(grown < 120_000, "{grown} kB");
+}
+
+#[test]
 fn silent_connections_cost_no_cpu_time() {
     let sandbox = Sandbox::new();
     let server = Distributexd::start(&sandbox, &many_pools());
