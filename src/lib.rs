@@ -62,7 +62,7 @@
 //! | `serve::http_session` | requests and replies of one connection |
 //! | `serve::access_log` | the line about a request and its reply |
 //! | `serve::api` | what requests mean, and the bodies of replies |
-//! | `serve::denials` | how many refused requests are logged |
+//! | `serve::denials` | how many denied requests are logged |
 //! | `serve::memcached` | the connection to memcached |
 //! | `serve::page_cache` | pages that are sent again |
 //! | `serve::system` | the seam between the server and the kernel |

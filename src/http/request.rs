@@ -16,7 +16,7 @@ const EMPTY_LINES: usize = 4;
 /// The name of the client in its requests, for the logs of servers and proxies.
 const USER_AGENT: &str = concat!("distributex/", env!("CARGO_PKG_VERSION"));
 
-/// A request method. Only GET and HEAD are supported.
+/// A request method. The server supports GET and HEAD, and POST for one path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs)]
 pub enum Method {

@@ -176,7 +176,7 @@ impl Denial {
             Denial::NoRight => "use an access token of this pool",
             Denial::NotAdministrator => "use an access token with the right to administer",
             Denial::Network => "send the request from a network in \"networks\" of the config",
-            Denial::OtherSite => "a page of another site must not make calls for its reader",
+            Denial::OtherSite => "use curl, or enter the address by hand",
             Denial::NoFencingToken => {
                 "send \"token\" with the X-Lock-Token of the lock, as the pool has \
                  \"require_fencing_token\""

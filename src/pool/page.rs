@@ -218,7 +218,7 @@ fn filter(out: &mut String, view: &View) {
     );
 }
 
-/// The counters of the server and, added up, those of its pools.
+/// The metrics of the server and, added up, the counters of its pools.
 fn counters(out: &mut String, pools: &[Report], server: &[metrics::Metric]) {
     let sum = |counter: fn(&PoolCounters) -> u64| {
         let all = pools.iter().map(|pool| counter(&pool.counters));
@@ -242,7 +242,7 @@ fn counters(out: &mut String, pools: &[Report], server: &[metrics::Metric]) {
         let name = name.trim_end_matches("_seconds").replace('_', " ");
         (name, value)
     });
-    out.push_str("<h2>Counters since the start</h2>\n<dl class=\"counters\">\n");
+    out.push_str("<h2>Counters and gauges</h2>\n<dl class=\"counters\">\n");
     for (label, value) in of_pools.into_iter().chain(of_server) {
         let _ = writeln!(out, "<div><dt>{label}</dt><dd>{value}</dd></div>");
     }

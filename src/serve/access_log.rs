@@ -34,8 +34,8 @@ impl AccessRecord {
         }
     }
 
-    /// The line. A fact that is missing is left out. Names are as clients chose them: who prints
-    /// the line makes them harmless.
+    /// The line. A fact that is missing is left out. Names are as clients chose them: the log
+    /// makes them harmless when it prints the line.
     pub(super) fn line(
         &self,
         peer: &str,

@@ -70,8 +70,8 @@ const STRICT: &str = "/v1/";
 /// The parameters of all calls.
 const PARAMETERS: [&str; 5] = ["pool", "host", "run", "token", "outer"];
 
-/// The call that a request makes. In all paths except these two slashes are ignored, wherever they
-/// are, as in the original.
+/// The call that a request makes. In all paths except `REVOKE`, `STATUS` and those below `STRICT`
+/// slashes are ignored, wherever they are, as in the original.
 pub(super) fn route(request: &Request) -> ApiCall {
     let is_revoke = request.is_literal && request.path == REVOKE;
     match (request.method, request.path.replace('/', "").as_str()) {
@@ -212,7 +212,7 @@ fn revoke(request: &Request) -> ApiCall {
     }
 }
 
-/// What a request wants; `None`: a reply that tells nothing of the pools.
+/// What a request wants; `None`: its reply contains nothing about the pools.
 pub(super) fn want(call: &ApiCall) -> Option<Want<'_>> {
     match call {
         ApiCall::Pool(request) => Some(Want::Pool(request.call, &request.pool)),
@@ -259,8 +259,8 @@ pub(super) fn notice_reply(reply: Reply, title: &str, link: (&str, &str)) -> Rep
     page::HEADERS.into_iter().fold(reply, add)
 }
 
-/// The reply to a call that is refused. `is_form`: a browser has sent the form of the page.
-pub(super) fn refusal(call: &ApiCall, is_form: bool, denial: Denial) -> Reply {
+/// The reply to a call that is denied. `is_form`: a browser has sent the form of the page.
+pub(super) fn denial(call: &ApiCall, is_form: bool, denial: Denial) -> Reply {
     match call {
         _ if is_form => form_denial_page(denial),
         ApiCall::Page(Page::Html(_)) => denial_page(denial),
@@ -295,7 +295,7 @@ pub(super) fn is_form(call: &ApiCall, request: &Request) -> bool {
     is_revoke && request.prefers_html
 }
 
-/// The reply to a browser whose form is refused.
+/// The reply to a browser whose form is denied.
 pub(super) fn form_denial_page(denial: Denial) -> Reply {
     let text = format!("cannot revoke: {}", denial.short());
     let reply = denial_reply(denial, false).replacing("text/plain", text);
@@ -303,9 +303,8 @@ pub(super) fn form_denial_page(denial: Denial) -> Reply {
 }
 
 /// The reply to the form of a page. A server that cannot confirm a revocation may have made it, or
-/// makes it later.
-pub(super) fn revocation_page(request: &PoolRequest, answer: &Answer) -> Reply {
-    let reply = answer_reply(request, answer);
+/// makes it later. `reply`: the reply to a program.
+pub(super) fn revocation_page(request: &PoolRequest, answer: &Answer, reply: Reply) -> Reply {
     let (title, reply) = match answer {
         Answer::Revocation { .. } => ("Revoked", reply),
         Answer::Unavailable(why) => {

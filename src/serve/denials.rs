@@ -1,32 +1,32 @@
-//! How many refused requests are logged: a client that sends thousands with a wrong access token
+//! How many denied requests are logged: a client that sends thousands with a wrong access token
 //! must not fill the log.
 
 use crate::moment::Moment;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The time between two lines about refused requests.
+/// The time between two lines about denied requests.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The refused requests since the last line about them.
+/// The denied requests since the last line about them.
 #[derive(Debug)]
-pub(super) struct Refusals {
+pub(super) struct Denials {
     unlogged: u64,
-    /// The address of the client that was refused last, if it is known, and why.
+    /// The address of the client that was denied last, if it is known, and why.
     last: (Option<IpAddr>, &'static str),
     next: Moment,
 }
 
-impl Refusals {
-    pub(super) fn new(now: Moment) -> Refusals {
-        Refusals {
+impl Denials {
+    pub(super) fn new(now: Moment) -> Denials {
+        Denials {
             unlogged: 0,
             last: (None, ""),
             next: now,
         }
     }
 
-    /// Counts one more: the address of the client, and why it is refused.
+    /// Counts one more: the address of the client, and why it is denied.
     pub(super) fn add(&mut self, peer: Option<IpAddr>, why: &'static str) {
         self.unlogged += 1;
         self.last = (peer, why);
@@ -62,10 +62,10 @@ mod tests {
     use std::net::Ipv6Addr;
 
     #[test]
-    fn first_refusal_is_logged_at_once_and_the_next_ones_together() {
+    fn first_denial_is_logged_at_once_and_the_next_ones_together() {
         let at = |seconds| Moment(Duration::from_secs(seconds));
-        let mut refusals = Refusals::new(at(5));
-        assert_eq!(refusals.wake(), Moment::NEVER);
+        let mut denials = Denials::new(at(5));
+        assert_eq!(denials.wake(), Moment::NEVER);
         for (second, added, line) in [
             (5, 1, Some("refused a request of ::1: why")),
             (5, 1, None),
@@ -78,14 +78,14 @@ mod tests {
             (35, 0, None),
             (60, 1, Some("refused a request of ::1: why")),
         ] {
-            (0..added).for_each(|_| refusals.add(Some(Ipv6Addr::LOCALHOST.into()), "why"));
-            let due = refusals.wake() <= at(second);
-            let found = refusals.take_line(at(second));
+            (0..added).for_each(|_| denials.add(Some(Ipv6Addr::LOCALHOST.into()), "why"));
+            let due = denials.wake() <= at(second);
+            let found = denials.take_line(at(second));
             assert_eq!(found.as_deref(), line, "{second}");
             assert_eq!(due, line.is_some(), "{second}");
         }
-        assert_eq!(refusals.wake(), Moment::NEVER);
-        refusals.add(Some(Ipv6Addr::LOCALHOST.into()), "why");
-        assert_eq!(refusals.wake(), at(70));
+        assert_eq!(denials.wake(), Moment::NEVER);
+        denials.add(Some(Ipv6Addr::LOCALHOST.into()), "why");
+        assert_eq!(denials.wake(), at(70));
     }
 }

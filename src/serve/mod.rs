@@ -242,7 +242,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
             .connections()
             .next_deadline()
             .min(listener)
-            .min(self.service.refusals_due())
+            .min(self.service.denials_due())
             .min(self.shutdown_deadline.unwrap_or(Moment::NEVER))
     }
 
@@ -307,7 +307,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
             }
         }
         self.service.expire_deadlines();
-        self.service.log_refusals();
+        self.service.log_denials();
         if let Some(listener) = &mut self.listener
             && let Err(error) = S::resume(listener, &self.service.epoll)
         {

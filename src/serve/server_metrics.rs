@@ -16,7 +16,7 @@ pub(super) struct ServerMetrics {
     pub(super) saves: u64,
     pub(super) failed_saves: u64,
     /// Requests that clients may not make; `None`: the config has always let them make all.
-    refused: Option<u64>,
+    denied: Option<u64>,
 }
 
 impl ServerMetrics {
@@ -29,18 +29,18 @@ impl ServerMetrics {
             requests: 0,
             saves: 0,
             failed_saves: 0,
-            refused: restricted.then_some(0),
+            denied: restricted.then_some(0),
         }
     }
 
     /// The config has changed.
     pub(super) fn set_restricted(&mut self, restricted: bool) {
-        self.refused = self.refused.or(restricted.then_some(0));
+        self.denied = self.denied.or(restricted.then_some(0));
     }
 
-    /// A request was refused.
-    pub(super) fn add_refused(&mut self) {
-        self.refused = Some(self.refused.unwrap_or(0) + 1);
+    /// A request was denied.
+    pub(super) fn add_denied(&mut self) {
+        self.denied = Some(self.denied.unwrap_or(0) + 1);
     }
 
     /// The metrics, while `open` connections are open. `backend_is_up`: the backend knows the
@@ -48,12 +48,12 @@ impl ServerMetrics {
     pub(super) fn metrics(&self, open: usize, backend_is_up: bool, now: Moment) -> Vec<Metric> {
         let uptime = now.since(self.started);
         let open = u64::try_from(open).unwrap_or(u64::MAX);
-        let refused = self.refused.map(|refused| {
+        let denied = self.denied.map(|denied| {
             metric(
-                "distributexd_refused_total",
+                "distributexd_denied_total",
                 Counter,
                 "Requests that the config does not allow to their clients.",
-                Count(refused),
+                Count(denied),
             )
         });
         let metrics = [
@@ -106,7 +106,7 @@ impl ServerMetrics {
                 Count(self.failed_saves),
             ),
         ];
-        metrics.into_iter().chain(refused).collect()
+        metrics.into_iter().chain(denied).collect()
     }
 }
 

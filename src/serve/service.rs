@@ -6,7 +6,7 @@ use super::access_log::AccessRecord;
 use super::api::{self, ApiCall, Page, PoolRequest};
 use super::connection::{Connection, PendingCall, UnackedGrant};
 use super::connection_table::ConnectionTable;
-use super::denials::Refusals;
+use super::denials::Denials;
 use super::http_session::{REQUEST_TIMEOUT, WaitingFor};
 use super::page_cache::PageCache;
 use super::server_log::ServerLog;
@@ -41,7 +41,7 @@ pub(super) struct Service<'a, S: System> {
     pub(super) metrics: ServerMetrics,
     wall_clock: WallClock,
     access: Access,
-    refusals: Refusals,
+    denials: Denials,
     connections: ConnectionTable<S::Stream>,
     /// Waiters that have disconnected. They are removed unless their answer comes in the same turn.
     disconnected: Vec<u64>,
@@ -70,7 +70,7 @@ impl<'a, S: System> Service<'a, S> {
             metrics: ServerMetrics::new(access.restricts(), S::now()),
             wall_clock: WallClock::default(),
             access,
-            refusals: Refusals::new(S::now()),
+            denials: Denials::new(S::now()),
             connections: ConnectionTable::new(),
             disconnected: Vec::new(),
             processed: Vec::new(),
@@ -100,7 +100,7 @@ impl<'a, S: System> Service<'a, S> {
                 self.backend.handle(Input::Cancelled(ticket), S::now());
                 let request = connection.take_request();
                 let reply = api::denial_reply(denial, false);
-                self.refuse(&mut connection, request.as_ref(), denial, &reply);
+                self.deny(&mut connection, request.as_ref(), denial, &reply);
                 self.process(key, connection);
             }
         }
@@ -196,8 +196,8 @@ impl<'a, S: System> Service<'a, S> {
                 self.log_request(&mut connection, Some(&request), &reply);
             }
             Some(PendingCall::Form(request)) => {
-                connection.reply(&api::revocation_page(&request, answer));
                 let reply = api::answer_reply(&request, answer);
+                connection.reply(&api::revocation_page(&request, answer, reply.clone()));
                 self.log_request(&mut connection, Some(&request), &reply);
             }
             Some(PendingCall::Page(page, scope)) => {
@@ -364,8 +364,8 @@ impl<'a, S: System> Service<'a, S> {
                     ApiCall::Pool(request) => Some(request),
                     _ => None,
                 };
-                let reply = api::refusal(&call, is_form, denial);
-                return self.refuse(connection, request, denial, &reply);
+                let reply = api::denial(&call, is_form, denial);
+                return self.deny(connection, request, denial, &reply);
             }
         };
         if api::want(&call).is_some() {
@@ -403,27 +403,27 @@ impl<'a, S: System> Service<'a, S> {
         access::decide(&self.access, want, credentials, || connection.peer_ip())
     }
 
-    fn refuse(
+    fn deny(
         &mut self,
         connection: &mut Connection<S::Stream>,
         request: Option<&PoolRequest>,
         denial: Denial,
         reply: &Reply,
     ) {
-        self.metrics.add_refused();
-        self.refusals.add(connection.peer_ip(), denial.short());
-        self.log_refusals();
+        self.metrics.add_denied();
+        self.denials.add(connection.peer_ip(), denial.short());
+        self.log_denials();
         connection.reply(reply);
         self.log_request(connection, request, reply);
     }
 
-    /// When a line about refused requests is due.
-    pub(super) fn refusals_due(&self) -> Moment {
-        self.refusals.wake()
+    /// When a line about denied requests is due.
+    pub(super) fn denials_due(&self) -> Moment {
+        self.denials.wake()
     }
 
-    pub(super) fn log_refusals(&mut self) {
-        if let Some(line) = self.refusals.take_line(S::now()) {
+    pub(super) fn log_denials(&mut self) {
+        if let Some(line) = self.denials.take_line(S::now()) {
             self.log.log(Level::Warning, &line);
         }
     }

@@ -129,7 +129,7 @@ fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
     );
     let metrics = ask(USER, &[], "/metrics").1;
     assert!(
-        metrics.contains("\ndistributexd_refused_total 29\n"),
+        metrics.contains("\ndistributexd_denied_total 29\n"),
         "{metrics}"
     );
     assert_eq!(status(ADMINISTRATOR, &post, &target("revoke", "me")), "200");

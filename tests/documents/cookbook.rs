@@ -413,14 +413,15 @@ fn a_lock_that_is_stuck_is_shown_and_taken_away() {
 fn a_lock_server_has_the_metrics_to_alert_on() {
     need("curl", "curl");
     let kitchen = Kitchen::new();
-    let server = Distributexd::start(&kitchen.sandbox, "pools:\n  - name: backup\n");
+    let config = "networks: 127.0.0.0/8\npools:\n  - name: backup\n";
+    let server = Distributexd::start(&kitchen.sandbox, config);
     let metrics = kitchen.run(&format!("curl -s http://127.0.0.1:{}/metrics", server.port));
     let metrics = text(&metrics.stdout);
     let named: Vec<_> = COOKBOOK
         .lines()
         .filter_map(|line| line.strip_prefix(".It distributexd_")?.split(' ').next())
         .collect();
-    assert_eq!(named.len(), 6);
+    assert_eq!(named.len(), 7);
     let rules = examples("alerts").concat();
     let words = rules.split(|c: char| !c.is_alphanumeric() && c != '_');
     let (of_runs, others): (Vec<_>, Vec<_>) = words

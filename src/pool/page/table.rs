@@ -25,7 +25,7 @@ const COLUMNS: [(&str, Option<Sort>); 7] = [
     ("Fencing token", None),
 ];
 
-/// The number of columns that tell of a pool. The others tell of a holder.
+/// The number of columns about a pool. The others are about a holder.
 const COLUMNS_OF_POOL: usize = 3;
 
 /// Writes the pools of the view.

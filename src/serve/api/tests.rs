@@ -122,6 +122,7 @@ fn form_of_the_page_is_answered_with_a_page() {
         pool: "<p>".into(),
         ..get()
     };
+    let page = |answer| revocation_page(&request, &answer, answer_reply(&request, &answer));
     let ends = Remaining::UntilReleased;
     let revocation = Answer::Revocation {
         token: Some(7),
@@ -129,7 +130,7 @@ fn form_of_the_page_is_answered_with_a_page() {
     };
     for (reply, status, parts) in [
         (
-            revocation_page(&request, &revocation),
+            page(revocation),
             200,
             [
                 "<h2>Revoked</h2>",
@@ -137,12 +138,12 @@ fn form_of_the_page_is_answered_with_a_page() {
             ],
         ),
         (
-            revocation_page(&request, &Answer::NotHeld),
+            page(Answer::NotHeld),
             404,
             ["<h2>Not revoked</h2>", "href=\"../status/?only=%3Cp%3E\""],
         ),
         (
-            revocation_page(&request, &Answer::Unavailable("disk full".into())),
+            page(Answer::Unavailable("disk full".into())),
             503,
             [
                 "<h2>Revocation not confirmed</h2>",
