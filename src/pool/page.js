@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const PERIOD = 5000; // ms from one page to the next
-  const LATE = 15000; // ms without an answer after which the page says that it is old
+  const LATE = 15000; // ms after which a page that could not be replaced says why
 
   const tools = document.getElementById("tools");
   const filter = document.getElementById("filter");
@@ -10,6 +10,7 @@
   let paused = false;
   let busy = false;
   let updated = new Date();
+  let failure = ""; // why the last request brought no page
 
   const button = document.createElement("button");
   button.type = "button";
@@ -21,13 +22,16 @@
   document.querySelector("main").prepend(stale);
 
   const clock = (time) => time.toLocaleTimeString();
+  const selecting = () => !getSelection().isCollapsed; // what is selected is being copied
 
   function show() {
-    const late = !paused && new Date() - updated > LATE;
-    const text = late ? `No answer from the server since ${clock(updated)}: this page is old.` : "";
+    const late = failure && !paused && new Date() - updated > LATE;
+    const text = late ? `${failure}: this page is from ${clock(updated)}.` : "";
     if (stale.textContent !== text) stale.textContent = text;
     stale.className = late ? "stale" : "";
-    note.textContent = paused ? `Paused at ${clock(updated)}` : `Updated at ${clock(updated)}`;
+    let state = `Updated at ${clock(updated)}`;
+    if (selecting()) state += ". Paused while text is selected";
+    note.textContent = paused ? `Paused at ${clock(updated)}` : state;
   }
 
   // Puts the live parts of another page into this one. The focus stays on the same link.
@@ -53,12 +57,14 @@
       const signal = AbortSignal.timeout(LATE);
       const reply = await fetch(asked, { headers, signal, cache: "no-store" });
       const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-      if (asked === address && page.querySelector("[data-live]")) {
+      const answered = page.querySelector("[data-live]");
+      failure = answered ? "" : `The server answered ${reply.status}`;
+      if (asked === address && answered) {
         replace(page);
         updated = new Date();
       }
     } catch {
-      // The next one may be answered; until then the page says how old it is.
+      failure = "No answer from the server"; // the next request may be answered
     }
     busy = false;
     show();
@@ -88,7 +94,7 @@
   document.addEventListener("visibilitychange", () => paused || refresh());
   setInterval(() => {
     show();
-    if (!paused && getSelection().isCollapsed) refresh(); // what is selected is being copied
+    if (!paused && !selecting()) refresh();
   }, PERIOD);
   show();
 })();

@@ -27,7 +27,7 @@ pub const HEADERS: [(&str, &str); 5] = [
         "Content-Security-Policy",
         "default-src 'none'; \
          style-src 'sha256-0I+wNudPnJx/GP/CN/ovh6/qeBkuUIBwDuVd8aDGdeU='; \
-         script-src 'sha256-dG3ixiiGdIoZHpHp91H/8rs7nd+0S+d31CMR+Ja5Hh8='; \
+         script-src 'sha256-w0DEisMNQcUeLjITzcqe/1aMeZ3e4RHALICX0MuMgSI='; \
          connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     ),
     ("X-Content-Type-Options", "nosniff"),
