@@ -186,6 +186,9 @@ pub struct Network {
 /// The bits that all IPv4 addresses have in common as IPv6 addresses.
 const MAPPED_BITS: u8 = 96;
 
+/// The bits that all IPv4 addresses of the loopback have in common: 127.0.0.0/8.
+const LOOPBACK_BITS: u8 = 8;
+
 fn bits_of(address: IpAddr) -> u128 {
     let address = match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
@@ -198,6 +201,14 @@ impl Network {
     /// Whether the address is in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         (bits_of(address) ^ self.first) & mask(self.bits) == 0
+    }
+
+    /// Whether all its addresses are those of this host.
+    pub fn is_loopback(&self) -> bool {
+        match Ipv6Addr::from_bits(self.first).to_canonical() {
+            IpAddr::V4(first) => self.bits >= MAPPED_BITS + LOOPBACK_BITS && first.is_loopback(),
+            IpAddr::V6(first) => self.bits == 128 && first.is_loopback(),
+        }
     }
 }
 

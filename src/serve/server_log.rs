@@ -1,7 +1,7 @@
 //! The server's log lines about itself: start, reload, requests. The pools write their own.
 
 use super::listener::Listener;
-use crate::plan::access::Access;
+use crate::plan::access::{Access, Network};
 use crate::plan::{Backend, Level, Server};
 use crate::printable::printable;
 use crate::reason::reason;
@@ -82,16 +82,25 @@ impl ServerLog<'_> {
     /// Warns if clients of other hosts need no access token. `address`: what `listen` has become.
     fn warn_if_open(self, access: &Access, listen: Option<IpAddr>, address: &dyn Display) {
         let is_local = |address: IpAddr| address.to_canonical().is_loopback();
-        if !access.needs_tokens() && !listen.is_some_and(is_local) {
-            self.log(
-                Level::Warning,
-                &format_args!(
-                    "clients need no access token, and other hosts can reach {address}: each of \
-                     them can take and release every lock (set \"access_tokens\", or \
-                     \"listen: 127.0.0.1\")"
-                ),
-            );
+        if access.needs_tokens() || listen.is_some_and(is_local) {
+            return;
         }
+        let clients = match &access.networks {
+            None => format!(
+                "clients need no access token, and other hosts can reach {address}: each of them"
+            ),
+            Some(networks) if networks.iter().all(Network::is_loopback) => return,
+            Some(_) => {
+                "clients of \"networks\" need no access token: each host in these networks".into()
+            }
+        };
+        self.log(
+            Level::Warning,
+            &format_args!(
+                "{clients} can take and release every lock (set \"access_tokens\", or \
+                 \"listen: 127.0.0.1\")"
+            ),
+        );
     }
 
     fn log_warnings(self, plan: &Server) {
@@ -111,6 +120,9 @@ mod tests {
     thread_local! {
         static PRINTED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }
+
+    const OF_NETWORKS: &str = "clients of \"networks\" need no access token: each host in these \
+        networks can take and release every lock (set \"access_tokens\", or \"listen: 127.0.0.1\")";
 
     #[test]
     fn reload_without_access_tokens_warns_like_a_start() {
@@ -148,6 +160,18 @@ mod tests {
             let printed = PRINTED.take().concat();
             assert_eq!(printed.contains(warning), !address.is_empty(), "{printed}");
             assert!(printed.contains(address), "{printed}");
+        }
+        for (networks, warning) in [
+            ("127.0.0.0/8", ""),
+            ("127.0.0.0/8 ::1", ""),
+            ("0.0.0.0/1", OF_NETWORKS),
+            ("::1 10.0.0.0/8", OF_NETWORKS),
+        ] {
+            let mut restricted = plan(None);
+            let networks = networks.split(' ').map(|network| network.parse().unwrap());
+            restricted.access.networks = Some(networks.collect());
+            log.log_reload(&plan(None), &restricted);
+            assert_eq!(PRINTED.take().get(1).map_or("", String::as_str), warning);
         }
         let mut guarded = plan(None);
         guarded
