@@ -372,7 +372,7 @@ impl<'a, S: System> ServerLoop<'a, S> {
             }
             Err(why) => self.log.log(
                 Level::Error,
-                &format_args!("{why}; the pools stay as they are"),
+                &format_args!("{why}; the server keeps its pools, access tokens and networks"),
             ),
         }
     }

@@ -72,7 +72,15 @@ impl ServerLog<'_> {
             );
         }
         let pools = plan.pool_count();
-        self.log(Level::Info, &format_args!("reloaded {config}: {pools}"));
+        let tokens = match plan.access.grants.len() {
+            0 => String::new(),
+            1 => ", 1 access token".into(),
+            tokens => format!(", {tokens} access tokens"),
+        };
+        self.log(
+            Level::Info,
+            &format_args!("reloaded {config}: {pools}{tokens}"),
+        );
         // It still listens where it did when it started.
         let all = IpAddr::from(Ipv6Addr::UNSPECIFIED);
         let address = SocketAddr::new(before.listen.unwrap_or(all), before.port);
@@ -178,7 +186,12 @@ mod tests {
             .access
             .grant(vec![AccessToken::sent(b"x")], None, false);
         log.log_reload(&plan(None), &guarded);
-        assert_eq!(PRINTED.take(), ["reloaded c: 0 pools"]);
+        assert_eq!(PRINTED.take(), ["reloaded c: 0 pools, 1 access token"]);
+        guarded
+            .access
+            .grant(vec![AccessToken::sent(b"y")], Some("p"), true);
+        log.log_reload(&plan(None), &guarded);
+        assert_eq!(PRINTED.take(), ["reloaded c: 0 pools, 2 access tokens"]);
     }
 
     #[test]
