@@ -120,9 +120,10 @@ fn check_token(access: &Access, want: Want, credentials: &Credentials) -> Result
     let administers = |pool| grant.administers_all || grant.administers.contains(pool);
     let uses = |pool| grant.uses_all || grant.uses.contains(pool) || administers(pool);
     match want {
-        Want::Pool(Call::Revoke, pool) if administers(pool) => Ok(Scope::All),
-        Want::Pool(Call::Revoke, pool) if uses(pool) => Err(Denial::NotAdministrator),
-        Want::Pool(call, pool) if call != Call::Revoke && uses(pool) => Ok(Scope::All),
+        Want::Pool(Call::Revoke { .. }, pool) if administers(pool) => Ok(Scope::All),
+        Want::Pool(Call::Revoke { .. }, pool) if uses(pool) => Err(Denial::NotAdministrator),
+        Want::Pool(Call::Revoke { .. }, _) => Err(Denial::NoRight),
+        Want::Pool(_, pool) if uses(pool) => Ok(Scope::All),
         Want::Pool(..) => Err(Denial::NoRight),
         Want::Read | Want::Report => Ok(scope(grant)),
     }
@@ -225,10 +226,12 @@ mod tests {
         Call::Release { token: None },
     ];
 
+    const REVOKE: Call = Call::Revoke { token: None };
+
     #[test]
     fn without_tokens_and_rules_each_client_may_do_all() {
         let access = Access::default();
-        let wants = CALLS.into_iter().chain([Call::Revoke]);
+        let wants = CALLS.into_iter().chain([REVOKE]);
         for want in wants
             .map(|call| Want::Pool(call, "a"))
             .chain([Want::Read, Want::Report])
@@ -335,7 +338,7 @@ mod tests {
                     "{call:?}"
                 );
             }
-            let revoke = |pool| ask(&access, Want::Pool(Call::Revoke, pool), &credentials);
+            let revoke = |pool| ask(&access, Want::Pool(REVOKE, pool), &credentials);
             assert_eq!((revoke("a"), revoke("b")), (revoke_a, revoke_b));
             assert_eq!(ask(&access, Want::Read, &credentials), read);
         }
@@ -343,7 +346,7 @@ mod tests {
 
     #[test]
     fn page_of_another_site_makes_no_calls() {
-        let calls = CALLS.into_iter().chain([Call::Revoke]);
+        let calls = CALLS.into_iter().chain([REVOKE]);
         for want in calls
             .map(|call| Want::Pool(call, "a"))
             .chain([Want::Report])
@@ -362,7 +365,7 @@ mod tests {
     fn token_of_two_pools_has_the_rights_of_both() {
         let mut access = guarded();
         access.grant(vec![token(USE_A)], Some("b"), true);
-        for call in [Call::Get, Call::Revoke] {
+        for call in [Call::Get, REVOKE] {
             let found = ask(&access, Want::Pool(call, "b"), &bearer(USE_A));
             assert_eq!(found, Ok(Scope::All));
         }
@@ -445,7 +448,7 @@ mod tests {
         for (call, found) in [
             (Call::Get, Ok(Scope::All)),
             (Call::Wait, Ok(Scope::All)),
-            (Call::Revoke, Ok(Scope::All)),
+            (REVOKE, Ok(Scope::All)),
             (Call::Renew { token: Some(1) }, Ok(Scope::All)),
             (Call::Release { token: Some(1) }, Ok(Scope::All)),
             (Call::Renew { token: None }, Err(Denial::NoFencingToken)),

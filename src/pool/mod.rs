@@ -50,8 +50,11 @@ pub enum Call {
         token: Option<i64>,
     },
     /// Do not confirm the host's holding again, whichever run it belongs to. Answered by
-    /// `Revocation`, `NotHeld`, `Invalid` or `Unavailable`.
-    Revoke,
+    /// `Revocation`, `NotHeld`, `OtherToken`, `Invalid` or `Unavailable`.
+    Revoke {
+        /// Revoke only the holding with this token; `None`: any holding of the host.
+        token: Option<i64>,
+    },
 }
 
 impl Call {
@@ -59,7 +62,7 @@ impl Call {
     pub fn keeps(self) -> bool {
         matches!(
             self,
-            Call::Renew { .. } | Call::Release { .. } | Call::Revoke
+            Call::Renew { .. } | Call::Release { .. } | Call::Revoke { .. }
         )
     }
 }
@@ -104,6 +107,8 @@ pub enum Answer {
     },
     /// Nothing is revoked: the host does not hold the pool.
     NotHeld,
+    /// Nothing is revoked: the holding of the host does not have the token of the request.
+    OtherToken,
     /// The request is not valid for any pool, or not for this pool and host.
     Invalid(InvalidRequest),
     /// The holders cannot be read or saved: the reason.

@@ -33,6 +33,7 @@ on_each_backend! {
     holding_of_a_host_is_shared_by_all_its_runs
     release_ends_no_holding_of_another_run_or_token
     revoked_holding_is_not_confirmed_and_lasts_until_it_is_released
+    revocation_with_a_token_revokes_no_other_holding
     reducing_permits_below_the_holders_ends_no_holding
     removed_pool_keeps_holders_which_can_still_release
 }
@@ -281,6 +282,21 @@ fn revoked_holding_is_not_confirmed_and_lasts_until_it_is_released<B: Scripted>(
         (4, "release a/x 1", "b YES 2, a/x OK"),
         (5, "release b", "a YES 3, b OK"),
         (6, "get a/x", "a/x YES 3"),
+    ]);
+}
+
+fn revocation_with_a_token_revokes_no_other_holding<B: Scripted>() {
+    on::<B>(pool(1, 0)).play(&[
+        (0, "revoke a 1", "a not held"),
+        (0, "get a/x", "a/x YES 1"),
+        (1, "release a/x 1", "a/x OK"),
+        (2, "get a/y", "a/y YES 2"),
+        (3, "revoke a 1", "a other token"),
+        (4, "renew a/y 2", "a/y YES 2"),
+        (5, "revoke a 2", "a revoked 2 until released"),
+        (6, "renew a/y 2", "a/y NO revoked"),
+        (7, "revoke a 1", "a other token"),
+        (8, "revoke a 2", "a revoked 2 until released"),
     ]);
 }
 

@@ -190,14 +190,16 @@ fn outer(request: &Request) -> Option<Vec<i64>> {
         .filter(|tokens| tokens.len() <= MAX_OUTER_LOCKS + 1)
 }
 
-/// Only `pool` and `host` are allowed, each once: then a proxy that checks the host reads the same
-/// host as the server.
+/// Only `pool`, `host` and `token` are allowed, each once: then a proxy that checks the host reads
+/// the same host as the server.
 fn revoke(request: &Request) -> ApiCall {
     let mut names: Vec<_> = request.parameters().map(|(name, _)| name).collect();
     names.sort_unstable();
-    match (text(request, "pool"), text(request, "host")) {
-        (Ok(pool), Ok(host)) if names == [&b"host"[..], b"pool"] => ApiCall::Pool(PoolRequest {
-            call: Call::Revoke,
+    let is_complete =
+        names == [&b"host"[..], b"pool"] || names == [&b"host"[..], b"pool", b"token"];
+    match (text(request, "pool"), text(request, "host"), token(request)) {
+        (Ok(pool), Ok(host), Ok(token)) if is_complete => ApiCall::Pool(PoolRequest {
+            call: Call::Revoke { token },
             pool,
             host,
             run: None,
@@ -206,7 +208,8 @@ fn revoke(request: &Request) -> ApiCall {
         _ => ApiCall::Reply(text_reply(
             400,
             &format_args!(
-                "cannot revoke: expected {REVOKE}?pool=POOL&host=HOST, each once and nothing else"
+                "cannot revoke: expected {REVOKE}?pool=POOL&host=HOST, or with &token=NUMBER, each \
+                 once and nothing else"
             ),
         )),
     }
@@ -288,7 +291,7 @@ pub(super) fn is_form(call: &ApiCall, request: &Request) -> bool {
     let is_revoke = matches!(
         call,
         ApiCall::Pool(PoolRequest {
-            call: Call::Revoke,
+            call: Call::Revoke { .. },
             ..
         })
     );
@@ -338,7 +341,7 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
         Answer::NoOuter => plain_reply("NO").with("X-Lock-Outer", 1),
         Answer::Ok => plain_reply("OK"),
         Answer::NotReleased(why) => plain_reply("OK").with(ERROR, why.short()),
-        Answer::Invalid(refusal) if request.call == Call::Revoke => text_reply(
+        Answer::Invalid(refusal) if matches!(request.call, Call::Revoke { .. }) => text_reply(
             refusal_status(*refusal),
             &format_args!("cannot revoke: {refusal}"),
         ),
@@ -361,6 +364,13 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
             404,
             &format_args!(
                 "cannot revoke: {} does not hold {}",
+                request.host, request.pool
+            ),
+        ),
+        Answer::OtherToken => text_reply(
+            404,
+            &format_args!(
+                "cannot revoke: {} holds {} with another fencing token (look at its holders again)",
                 request.host, request.pool
             ),
         ),

@@ -202,7 +202,10 @@ impl<B: Scripted> Script<B> {
                 let token = numbers.first().map(token);
                 (client, Call::Release { token }, vec![])
             }
-            ["revoke", client] => (client, Call::Revoke, vec![]),
+            ["revoke", client, ref numbers @ ..] => {
+                let token = numbers.first().map(token);
+                (client, Call::Revoke { token }, vec![])
+            }
             ref words => return B::happen(self, server, words),
         };
         self.ask(server, "one", client, call, &outer);
@@ -346,6 +349,7 @@ fn shown<B: Scripted>(answer: &Answer) -> String {
             format!("revoked {token} {}", left(*ends))
         }
         Answer::NotHeld => "not held".into(),
+        Answer::OtherToken => "other token".into(),
         Answer::Invalid(_) => "INVALID".into(),
         Answer::Unavailable(why) => B::unavailable(why),
     }

@@ -107,19 +107,21 @@ fn form_revokes_with_the_token_in_it_and_stored_credentials_never_do() {
     let browser = format!("{BROWSER}{stored}");
     let target = format!("GET /status/?only={pool}&revoke=me");
     let page = ask(&server, &target, &browser);
-    let action = format!("action=\"../revoke/?pool={pool}&amp;host=me\"");
+    let token = held.header("X-Lock-Token").expect("a token");
+    let action = format!("action=\"../revoke/?pool={pool}&amp;host=me&amp;token={token}\"");
     assert!(body(&page).contains(&action), "{}", body(&page));
 
-    let post = |fields: &str, form: &str| {
+    let send = |token: &str, fields: &str, form: &str| {
         let length = form.len();
         let mut connection = server.connect();
         connection.say(&format!(
-            "POST /revoke/?pool={pool}&host=me HTTP/1.1\r\n{BROWSER}{fields}\
+            "POST /revoke/?pool={pool}&host=me&token={token} HTTP/1.1\r\n{BROWSER}{fields}\
              Content-Type: application/x-www-form-urlencoded\r\n\
              Content-Length: {length}\r\n\r\n{form}"
         ));
         connection.reply()
     };
+    let post = |fields: &str, form: &str| send(token, fields, form);
     for (fields, form) in [
         (stored, ""),
         (stored, "access_token="),
@@ -137,6 +139,11 @@ fn form_revokes_with_the_token_in_it_and_stored_credentials_never_do() {
     let state = |server| body(&ask(server, "GET /status/", &bearer)).to_owned();
     assert!(state(&server).contains("\"revoked\":false"));
     let form = format!("access_token={administrator}");
+    let reply = send("0", stored, &form);
+    assert_eq!(reply.status, 404);
+    let text = format!("holds {pool} with another fencing token");
+    assert!(body(&reply).contains(&text), "{}", body(&reply));
+    assert!(state(&server).contains("\"revoked\":false"));
     let reply = post(stored, &form);
     assert_eq!(reply.status, 200);
     assert!(body(&reply).contains("<h2>Revoked</h2>"));

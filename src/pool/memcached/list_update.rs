@@ -48,6 +48,8 @@ pub(super) enum UpdateOutcome {
     Revoked,
     /// Nothing is revoked: the host does not hold the pool.
     NotHeld,
+    /// The holding has another token than the request.
+    OtherToken,
     Invalid(InvalidRequest),
     /// Of `TakeBack`: whether the host still held the pool.
     TakenBack(bool),
@@ -135,7 +137,7 @@ impl ListUpdate {
             match operation {
                 PoolOperation::Request(request) => match request.call {
                     Call::Release { token } => update.release(request, token, context),
-                    Call::Revoke => update.revoke(request, context),
+                    Call::Revoke { token } => update.revoke(request, token, context),
                     Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
                 },
                 PoolOperation::TakeBack { ref host, token } => {
@@ -224,13 +226,18 @@ impl ListUpdate {
         self.resolve(request, outcome);
     }
 
-    fn revoke(&mut self, request: PendingRequest, context: &UpdateContext) {
+    fn revoke(&mut self, request: PendingRequest, token: Option<i64>, context: &UpdateContext) {
         let holds = self.hosts.contains(&request.host);
         if let Err(why) = context.check(&request, holds) {
             return self.resolve(request, UpdateOutcome::Invalid(why));
         }
         if !holds {
             return self.resolve(request, UpdateOutcome::NotHeld);
+        }
+        // A host of the original has no token.
+        let lease = self.leases.get(&request.host);
+        if token.is_some() && token != lease.map(|lease| lease.token) {
+            return self.resolve(request, UpdateOutcome::OtherToken);
         }
         if !self.leases.contains_key(&request.host) {
             self.adopt(&request.host, context);

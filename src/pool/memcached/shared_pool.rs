@@ -400,7 +400,7 @@ impl SharedPool {
                 &cycle,
                 context.now,
             );
-            let is_revoke = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if request.call == Call::Revoke);
+            let is_revoke = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if matches!(request.call, Call::Revoke { .. }));
             let timed = context.is_watched || self.operations.iter().any(is_revoke);
             if timed {
                 context
@@ -608,7 +608,7 @@ impl SharedPool {
 
     /// Whether a client of this host wants to hold the pool.
     fn is_asked_for(&self, host: &str) -> bool {
-        let is_it = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if *request.host == *host && request.call != Call::Revoke && !matches!(request.call, Call::Release { .. }));
+        let is_it = |operation: &PoolOperation| matches!(operation, PoolOperation::Request(request) if *request.host == *host && !matches!(request.call, Call::Revoke { .. } | Call::Release { .. }));
         self.operations.iter().any(is_it) || self.waiters.iter().any(|(waiter, ..)| waiter == host)
     }
 
@@ -948,6 +948,7 @@ impl SharedPool {
             }
             UpdateOutcome::NotReleased(why) => Answer::NotReleased(why),
             UpdateOutcome::NotHeld => Answer::NotHeld,
+            UpdateOutcome::OtherToken => Answer::OtherToken,
             UpdateOutcome::Invalid(why) => {
                 self.events.invalid(&request.host, why, context);
                 Answer::Invalid(why)

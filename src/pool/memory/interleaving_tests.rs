@@ -225,7 +225,7 @@ impl World {
             Event::Revoke { pool, client } => {
                 self.promises
                     .revokes(POOLS[pool], CLIENTS[client].0, self.clock);
-                self.ask(Call::Revoke, pool, client);
+                self.ask(Call::Revoke { token: None }, pool, client);
             }
             Event::HangUp(choice) if !self.open.is_empty() => {
                 let ticket = *self.open.keys().nth(choice % self.open.len()).unwrap();
@@ -297,7 +297,7 @@ impl World {
             },
         );
         let (host, run) = CLIENTS[client];
-        let run = run.filter(|_| call != Call::Revoke);
+        let run = run.filter(|_| !matches!(call, Call::Revoke { .. }));
         let request = Request {
             ticket: Ticket(self.tickets),
             call,
@@ -405,8 +405,8 @@ impl World {
             (_, Answer::Invalid(_)) => assert!(self.was_missing[pool], "{open:?} is INVALID"),
             (_, Answer::Unavailable(_)) if self.failing || call != Call::Wait => {}
             (Call::Release { .. }, Answer::Ok | Answer::NotReleased(_))
-            | (Call::Revoke, Answer::NotHeld) => {}
-            (Call::Revoke, Answer::Revocation { token, .. }) => {
+            | (Call::Revoke { .. }, Answer::NotHeld) => {}
+            (Call::Revoke { .. }, Answer::Revocation { token, .. }) => {
                 self.promises
                     .is_revoked(name, token.expect("it is known here"), self.clock);
             }

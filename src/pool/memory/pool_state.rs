@@ -178,7 +178,7 @@ impl PoolState {
         }
         match (request.call, self.eligibility(&request)) {
             (Call::Release { token }, _) => self.release(&request, token, outbox, now),
-            (Call::Revoke, _) => self.revoke(request, outbox),
+            (Call::Revoke { token }, _) => self.revoke(request, token, outbox),
             (_, Eligibility::Revoked) => self.refuse(request.ticket, Answer::NoRevoked, outbox),
             (Call::Renew { token }, Eligibility::Holds) => {
                 self.renew(request, token, outbox, now);
@@ -201,7 +201,7 @@ impl PoolState {
     fn check(&self, request: &PendingRequest) -> Result<(), InvalidRequest> {
         let holding = self.holders.get(&request.host);
         let holds = match request.call {
-            Call::Release { .. } | Call::Revoke => holding.is_some(),
+            Call::Release { .. } | Call::Revoke { .. } => holding.is_some(),
             Call::Get | Call::Wait | Call::Renew { .. } => {
                 holding.is_some_and(|holding| holding.belongs_to(request.run.as_ref()))
             }
@@ -361,10 +361,13 @@ impl PoolState {
 
     /// Marks the holding as not to be confirmed again. A renewal that was not reported yet is
     /// undone, so the holding ends when its host expects.
-    fn revoke(&mut self, request: PendingRequest, outbox: &mut Outbox) {
+    fn revoke(&mut self, request: PendingRequest, token: Option<i64>, outbox: &mut Outbox) {
         let Some(holding) = self.known_holding(&request.host) else {
             return outbox.answer(request.ticket, Answer::NotHeld);
         };
+        if token.is_some_and(|token| token != holding.token) {
+            return outbox.answer(request.ticket, Answer::OtherToken);
+        }
         if !holding.revoked {
             self.events.revoked(&request.host, holding.token, outbox);
             let expires = holding.reported_expiry();
@@ -397,9 +400,13 @@ impl PoolState {
         outbox: &mut Outbox,
         now: Moment,
     ) {
+        let is_meant = |holding: &Holding| match request.call {
+            Call::Revoke { token: Some(token) } => token == holding.token,
+            _ => true,
+        };
         let revoked = self
             .known_holding(&request.host)
-            .filter(|holding| holding.revoked);
+            .filter(|holding| holding.revoked && is_meant(holding));
         let answer = revoked.map_or(Answer::NotHeld, |holding| Answer::Revocation {
             token: Some(holding.token),
             ends: remaining(holding.expires, now),

@@ -213,7 +213,8 @@ fn form_to_revoke_asks_for_the_token_of_an_administrator() {
     let query = [("only", "backup"), ("revoke", "db1")];
     let page = shown_with(true, &query, &pools());
     for part in [
-        "<form method=\"post\" action=\"../revoke/?pool=backup&amp;host=db1\">",
+        "<form method=\"post\" action=\"../revoke/?pool=backup&amp;host=db1&amp;token=7\">",
+        "<bdi>db1</bdi> in <bdi>backup</bdi> (fencing token 7, held for 1 min 0 s)?</h2>",
         "<input type=\"password\" name=\"access_token\" required autocomplete=\"off\">",
         "<a href=\"?only=backup\">Cancel</a>",
         "<a href=\"?only=backup&amp;revoke=db2\" aria-label=\"Revoke the lock of db2 in backup\">",
@@ -240,6 +241,19 @@ fn form_to_revoke_asks_for_the_token_of_an_administrator() {
     revoked[1].holders[0].revoked = true;
     let page = shown_with(true, &[], &revoked);
     assert!(!page.contains("revoke=db1") && page.contains("revoke=db2"));
+    let page = shown_with(true, &query, &revoked);
+    let text = "<bdi>db1</bdi> holds <bdi>backup</bdi>. This lock is already revoked: ";
+    assert!(
+        page.contains(text) && !page.contains("method=\"post\""),
+        "{page}"
+    );
+
+    let mut unknown = pools();
+    (unknown[1].holders[0].token, unknown[1].holders[0].held) = (None, None);
+    let page = shown_with(true, &query, &unknown);
+    for part in ["host=db1\">", "in <bdi>backup</bdi>?</h2>"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
 }
 
 #[test]
@@ -271,7 +285,7 @@ fn form_leads_to_the_names_of_pool_and_host_whatever_they_are() {
     let value = Some(name.as_bytes().to_vec());
     assert_eq!(request.parameter("pool"), value);
     assert_eq!(request.parameter("host"), value);
-    assert!(request.has_only(&["pool", "host"]), "{action}");
+    assert!(request.has_only(&["pool", "host", "token"]), "{action}");
 }
 
 #[test]

@@ -118,7 +118,7 @@ fn form_of_the_page_is_answered_with_a_page() {
     assert!(post("Accept: text/html\r\n"));
     assert!(!post("Accept: */*\r\n") && !post(""));
     let request = PoolRequest {
-        call: Call::Revoke,
+        call: Call::Revoke { token: None },
         pool: "<p>".into(),
         ..get()
     };
@@ -228,7 +228,7 @@ fn only_what_tells_of_pools_needs_a_right() {
         ("GET /get/?pool=p&host=h", Some(Want::Pool(Call::Get, "p"))),
         (
             "POST /revoke/?pool=p&host=h",
-            Some(Want::Pool(Call::Revoke, "p")),
+            Some(Want::Pool(Call::Revoke { token: None }, "p")),
         ),
         (
             "GET /v1/get/?pool=p&host=h",
@@ -515,7 +515,7 @@ fn tokens_of_outer_runs_are_passed_on_with_a_wait() {
 #[test]
 fn only_post_on_the_exact_path_revokes_a_lock() {
     let revoke = PoolRequest {
-        call: Call::Revoke,
+        call: Call::Revoke { token: None },
         ..get()
     };
     for line in [
@@ -524,6 +524,12 @@ fn only_post_on_the_exact_path_revokes_a_lock() {
     ] {
         assert_eq!(route_line(line), ApiCall::Pool(revoke.clone()), "{line}");
     }
+    let one_lock = PoolRequest {
+        call: Call::Revoke { token: Some(7) },
+        ..get()
+    };
+    let line = "POST /revoke/?token=7&pool=p&host=h";
+    assert_eq!(route_line(line), ApiCall::Pool(one_lock));
     for (line, status, allow) in [
         ("GET /revoke/?pool=p&host=h", 405, Some("POST")),
         ("HEAD /revoke/?pool=p&host=h", 405, Some("POST")),
@@ -538,6 +544,10 @@ fn only_post_on_the_exact_path_revokes_a_lock() {
         ("POST /revoke/?pool=p&host=h&host=h", 400, None),
         ("POST /revoke/?x=1;host=h&pool=p&host=h", 400, None),
         ("POST /revoke/?pool=p&host=h&run=r", 400, None),
+        ("POST /revoke/?pool=p&host=h&token=", 400, None),
+        ("POST /revoke/?pool=p&host=h&token=x", 400, None),
+        ("POST /revoke/?pool=p&host=h&token=7&token=8", 400, None),
+        ("POST /revoke/?pool=p&token=7", 400, None),
     ] {
         let ApiCall::Reply(reply) = route_line(line) else {
             panic!("{line}")
@@ -553,7 +563,7 @@ fn only_post_on_the_exact_path_revokes_a_lock() {
 #[test]
 fn reply_to_a_revocation_is_one_line_with_the_time_left() {
     let request = PoolRequest {
-        call: Call::Revoke,
+        call: Call::Revoke { token: None },
         ..get()
     };
     let revocation = |ends| Answer::Revocation {
@@ -577,6 +587,11 @@ fn reply_to_a_revocation_is_one_line_with_the_time_left() {
             "revoked p for h: it is held until released or until its lease ends\n",
         ),
         (Answer::NotHeld, 404, "cannot revoke: h does not hold p\n"),
+        (
+            Answer::OtherToken,
+            404,
+            "cannot revoke: h holds p with another fencing token (look at its holders again)\n",
+        ),
         (
             Answer::Invalid(InvalidRequest::UnknownPool),
             404,
