@@ -101,7 +101,7 @@ mod tests {
 
     fn pool(holders: usize) -> Report<'static> {
         let holder = Holder {
-            host: "h",
+            host: "h".into(),
             run: None,
             token: None,
             held: None,

@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn each_metric_has_help_type_and_one_line_a_pool() {
         let holders = vec![Holder {
-            host: "h",
+            host: "h".into(),
             run: None,
             token: Some(1),
             held: Some(Duration::from_secs(8)),
@@ -253,7 +253,7 @@ mod tests {
         }];
         let waiters = [3500, 2]
             .map(|waited| Waiter {
-                host: "w",
+                host: "w".into(),
                 run: None,
                 waited: Duration::from_millis(waited),
             })
@@ -349,7 +349,7 @@ mod tests {
     #[test]
     fn holder_that_holds_for_an_unknown_time_is_not_said_to_hold_for_0_seconds() {
         let holder = |held| Holder {
-            host: "h",
+            host: "h".into(),
             run: None,
             token: None,
             held,

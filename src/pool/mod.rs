@@ -23,6 +23,7 @@ use crate::plan::{self, Level};
 use crate::transport;
 use invalid_request::InvalidRequest;
 use state::State;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Identifies a request that is not answered yet. The loop numbers requests in the order in which
@@ -281,10 +282,10 @@ pub struct Report<'a> {
 }
 
 /// A holder of a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Holder<'a> {
-    /// Its name.
-    pub host: &'a str,
+    /// Its name, as requests have it.
+    pub host: Cow<'a, str>,
     /// The run that holds the pool; `None`: the host itself.
     pub run: Option<&'a str>,
     /// The token of the holding, if known.
@@ -298,10 +299,10 @@ pub struct Holder<'a> {
 }
 
 /// A waiter for a pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Waiter<'a> {
-    /// Its name.
-    pub host: &'a str,
+    /// Its name, as requests have it.
+    pub host: Cow<'a, str>,
     /// The run that waits, if the client gave one.
     pub run: Option<&'a str>,
     /// For how long it has waited.

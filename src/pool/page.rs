@@ -191,7 +191,11 @@ fn summary(out: &mut String, pools: &[Report]) {
     out.push_str("</dl>\n");
     if let Some(age) = pools.iter().filter_map(|pool| pool.age).max() {
         let age = age.as_secs_f64();
-        let _ = writeln!(out, "<p>The holders are those of {age:.1} s ago.</p>");
+        let _ = writeln!(
+            out,
+            "<p>The holders are those of {age:.1} s ago. Waiters and counters are those of this \
+             server.</p>"
+        );
     }
 }
 

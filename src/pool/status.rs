@@ -42,7 +42,7 @@ fn pool(report: &Report) -> String {
 /// Unknown values are `null`, except for the end of a lease: there `null` means until released, so
 /// an unknown end is left out.
 fn holder(
-    &Holder {
+    Holder {
         host,
         run,
         token,
@@ -53,26 +53,26 @@ fn holder(
 ) -> String {
     let (host, run, token) = (
         quoted(host),
-        run_field(run),
+        run_field(*run),
         token.map_or("null".into(), |token| token.to_string()),
     );
-    let expires = match ends {
+    let expires = match *ends {
         Remaining::For(left) => format!(",\"expires\":{}", seconds(Some(left))),
         Remaining::UntilReleased => ",\"expires\":null".into(),
         Remaining::Unknown => String::new(),
     };
     format!(
         "\n{{\"host\":{host}{run},\"token\":{token},\"held\":{}{expires},\"revoked\":{revoked}}}",
-        seconds(held)
+        seconds(*held)
     )
 }
 
-fn waiter(&Waiter { host, run, waited }: &Waiter) -> String {
+fn waiter(Waiter { host, run, waited }: &Waiter) -> String {
     format!(
         "\n{{\"host\":{}{},\"waiting\":{}}}",
         quoted(host),
-        run_field(run),
-        seconds(Some(waited))
+        run_field(*run),
+        seconds(Some(*waited))
     )
 }
 
@@ -103,7 +103,7 @@ mod tests {
     fn status_is_valid_json_for_any_names() {
         let holders = vec![
             Holder {
-                host: "h",
+                host: "h".into(),
                 run: Some("1.a"),
                 token: Some(7),
                 held: Some(Duration::from_millis(1500)),
@@ -111,7 +111,7 @@ mod tests {
                 revoked: true,
             },
             Holder {
-                host: "a \"quoted\\ замок",
+                host: "a \"quoted\\ замок".into(),
                 run: None,
                 token: None,
                 held: None,
@@ -119,7 +119,7 @@ mod tests {
                 revoked: false,
             },
             Holder {
-                host: "u",
+                host: "u".into(),
                 run: None,
                 token: None,
                 held: None,
@@ -128,7 +128,7 @@ mod tests {
             },
         ];
         let waiters = vec![Waiter {
-            host: "w",
+            host: "w".into(),
             run: Some("r"),
             waited: Duration::from_micros(1_000_400),
         }];

@@ -86,7 +86,7 @@ impl Waiters {
     pub(super) fn report(&self, now: Moment) -> Vec<Waiter<'_>> {
         self.iter()
             .map(|(host, run, since)| Waiter {
-                host,
+                host: host.into(),
                 run,
                 waited: now.since(since),
             })

@@ -372,7 +372,7 @@ fn seen<B: Scripted>(report: &Report) -> String {
         let held = |held: Duration| held.as_secs().to_string();
         let held = holder.held.map_or("?".into(), held);
         let revoked = if holder.revoked { ", revoked" } else { "" };
-        let (host, left) = (holder.host, left(holder.ends));
+        let (host, left) = (&holder.host, left(holder.ends));
         format!("{host}{run} {token} {held} s, {left}{revoked}")
     };
     let holders: Vec<_> = report.holders.iter().map(holder).collect();

@@ -26,6 +26,7 @@ use crate::plan::{self, Level};
 use crate::transport;
 use client::MemcachedClient;
 use shared_pool::{Context, Effect, REQUEST_TIMEOUT, SharedPool};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// All pools of a server.
@@ -245,6 +246,15 @@ fn escaped(name: &str) -> String {
     name.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
+}
+
+/// The name that a request has for a name in memcached.
+fn unescaped(name: &str) -> Cow<'_, str> {
+    if !name.contains('&') {
+        return Cow::Borrowed(name);
+    }
+    let name = name.replace("&lt;", "<").replace("&gt;", ">");
+    Cow::Owned(name.replace("&amp;", "&"))
 }
 
 /// Adds the escaped names to `servers`: the config may have the names in either form.

@@ -37,7 +37,7 @@ use super::super::lease::{self, ClientLease};
 use super::super::pools::PoolMachine;
 use super::super::state::BootTime;
 use super::super::waiters::{PendingRequest, Waiters};
-use super::super::{Answer, Call, Grant, Holder, Output, Remaining, Report, Ticket};
+use super::super::{Answer, Call, Grant, Holder, Output, Remaining, Report, Ticket, Waiter};
 use super::attempts::{Attempt, Attempts, ClassifiedRead};
 use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
 use super::client::MemcachedClient;
@@ -46,6 +46,7 @@ use super::holder_cache::HolderCache;
 use super::leases::{self, Leases};
 use super::list_update::{self, ListUpdate, PoolOperation, UpdateContext, UpdateOutcome};
 use super::protocol::{Command, Malformed, Reply};
+use super::unescaped;
 use crate::moment::Moment;
 use crate::plan::{self, Level};
 use std::collections::VecDeque;
@@ -1038,13 +1039,18 @@ impl SharedPool {
             .holders()
             .into_iter()
             .map(|(host, lease)| Holder {
-                host,
+                host: unescaped(host),
                 run: lease.and_then(|lease| lease.run.as_deref()),
                 token: lease.map(|lease| lease.token),
                 held: lease.map(|lease| Duration::from_millis(date.saturating_sub(lease.acquired))),
                 ends,
                 revoked: lease.is_some_and(|lease| lease.revoked),
             });
+        let waiters = self.waiters.iter().map(|(host, run, since)| Waiter {
+            host: unescaped(host),
+            run,
+            waited: now.since(since),
+        });
         Report {
             pool: &self.name,
             permits: if self.removed.is_some() {
@@ -1055,7 +1061,7 @@ impl SharedPool {
             expire: self.plan.expire,
             age: self.read_at.map(|read_at| now.since(read_at)),
             holders: holders.collect(),
-            waiters: self.waiters.report(now),
+            waiters: waiters.collect(),
             counters: self.events.counters(),
         }
     }

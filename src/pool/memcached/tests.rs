@@ -378,6 +378,22 @@ fn names_in_memcached_are_escaped_as_the_original_does() {
 }
 
 #[test]
+fn report_has_names_as_requests_have_them() {
+    let mut script = Script::new(pool(1, 60));
+    script.play_ms(&[
+        (0, "1 get <r&d>", "<r&d> YES 1 57 s"),
+        (0, "1 wait r&amp;d", ""),
+        (0, "1 report", "[<r&d> 1 0 s, for 60 s] 0 ms old"),
+    ]);
+    let report = &script.servers[0].machine.report(milliseconds(0))[0];
+    assert_eq!(report.waiters[0].host, "r&amp;d");
+    script.play_ms(&[(1, "2 revoke <r&d> 1", "<r&d> revoked 1 for 61 s")]);
+    for name in ["a", "<r&d>", "&lt;", "&amp;lt;", "&&amp;amp"] {
+        assert_eq!(unescaped(&escaped(name)), name);
+    }
+}
+
+#[test]
 fn pool_is_found_by_its_escaped_name() {
     let mut server = Memcache::new(
         vec![plan::Pool {

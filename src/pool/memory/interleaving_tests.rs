@@ -541,7 +541,7 @@ impl World {
             .into_iter()
             .find(|report| report.pool == POOLS[pool])?;
         let host =
-            (!report.holders.is_empty()).then(|| report.holders.remove(0).host.to_owned())?;
+            (!report.holders.is_empty()).then(|| report.holders.remove(0).host.into_owned())?;
         Some((host, let_in(&report)))
     }
 
@@ -574,10 +574,10 @@ fn let_in(pool: &Report) -> Vec<usize> {
     let waiters: Vec<_> = pool
         .waiters
         .iter()
-        .map(|waiter| (waiter.host, waiter.run))
+        .map(|waiter| (&*waiter.host, waiter.run))
         .collect();
     let mut holders: BTreeMap<&str, Option<&str>> = BTreeMap::new();
-    let blocked: BTreeSet<_> = pool.holders.iter().map(|holder| holder.host).collect();
+    let blocked: BTreeSet<_> = pool.holders.iter().map(|holder| &*holder.host).collect();
     for (host, run) in &waiters {
         let room = usize::try_from(pool.permits)
             .unwrap()

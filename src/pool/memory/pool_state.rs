@@ -12,6 +12,7 @@ use super::holders::{Holders, Holding};
 use super::outbox::{DeferredReply, Outbox, PendingGrant};
 use crate::moment::Moment;
 use crate::plan::{self, Level};
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -683,7 +684,7 @@ impl PoolState {
             .iter()
             .filter(|(_, holding)| holding.expiry_reported.is_some());
         let holders = reported.map(|(host, holding)| Holder {
-            host,
+            host: Cow::Borrowed(host),
             run: holding.run.as_deref(),
             token: Some(holding.token),
             held: Some(holding.since.elapsed(now)),

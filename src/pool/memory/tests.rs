@@ -409,7 +409,7 @@ fn report_shows_holders_waiters_and_counters() {
     let holders: Vec<_> = report
         .holders
         .iter()
-        .map(|holder| (holder.host, holder.token, holder.held, holder.ends))
+        .map(|holder| (&*holder.host, holder.token, holder.held, holder.ends))
         .collect();
     let seconds = Duration::from_secs;
     assert_eq!(
@@ -422,7 +422,7 @@ fn report_shows_holders_waiters_and_counters() {
     let waiters: Vec<_> = report
         .waiters
         .iter()
-        .map(|waiter| (waiter.host, waiter.waited))
+        .map(|waiter| (&*waiter.host, waiter.waited))
         .collect();
     assert_eq!(waiters, [("d", seconds(2)), ("c", seconds(1))]);
     assert_eq!(

@@ -14,7 +14,7 @@ pub fn form(out: &mut String, view: &View, pools: &[Report]) {
         return;
     };
     let mut reports = pools.iter().filter(|report| report.pool == pool);
-    let holder = reports.find_map(|report| report.holders.iter().find(|it| it.host == host));
+    let holder = reports.find_map(|report| report.holders.iter().find(|it| it.host == *host));
     match holder {
         None => note(out, pool, host, "does not hold", "."),
         Some(holder) if holder.revoked => note(
@@ -52,7 +52,7 @@ fn ask(out: &mut String, pool: &str, holder: &Holder) {
          <label>Access token of an administrator <input type=\"password\" name=\"access_token\" \
          required autocomplete=\"off\"></label>\n\
          <button>Revoke</button>\n<a href=\"{}\">Cancel</a>\n</form>\n</section>",
-        Name(holder.host),
+        Name(&holder.host),
         Name(pool),
         facts(holder),
         Text(&address(pool, holder)),
@@ -77,7 +77,7 @@ fn address(pool: &str, holder: &Holder) -> String {
     let mut address = b"../revoke/?pool=".to_vec();
     percent_encode(pool, b"", &mut address);
     address.extend_from_slice(b"&host=");
-    percent_encode(holder.host, b"", &mut address);
+    percent_encode(&holder.host, b"", &mut address);
     if let Some(token) = holder.token {
         address.extend_from_slice(format!("&token={token}").as_bytes());
     }

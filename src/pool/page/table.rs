@@ -147,7 +147,7 @@ impl Table<'_> {
                 let _ = writeln!(
                     out,
                     "<li>{} <small>{}</small>",
-                    named(waiter.host, waiter.run),
+                    named(&waiter.host, waiter.run),
                     time(waiter.waited)
                 );
             }
@@ -313,7 +313,7 @@ impl Table<'_> {
             out,
             "<td role=\"cell\" data-label=\"Holder\">{}{revoked}</td>\
              <td role=\"cell\" data-label=\"Held for\">",
-            named(holder.host, holder.run)
+            named(&holder.host, holder.run)
         );
         let _ = match holder.held {
             None => write!(out, "unknown"),
@@ -370,7 +370,7 @@ impl Table<'_> {
             let _ = write!(
                 out,
                 "<li value=\"{position}\">{} <small>{}</small></li>",
-                named(waiter.host, waiter.run),
+                named(&waiter.host, waiter.run),
                 time(waiter.waited)
             );
         }
@@ -400,14 +400,14 @@ fn link_to_revoke(out: &mut String, pool: &Report, holder: &Holder) {
     out.push_str("<td role=\"cell\">");
     if !holder.revoked {
         let view = View {
-            revoke: Some(holder.host.to_owned()),
+            revoke: Some(holder.host.to_string()),
             ..View::of_pool(pool.pool)
         };
         let _ = write!(
             out,
             "<a href=\"{}\" aria-label=\"Revoke the lock of {} in {}\">Revoke</a>",
             Text(&view.link()),
-            Text(holder.host),
+            Text(&holder.host),
             Text(pool.pool)
         );
     }

@@ -8,7 +8,7 @@ const NOW: Duration = Duration::from_secs(1_798_761_599); // 2026-12-31T23:59:59
 
 fn holder(host: &str, held: u64, ends: Remaining) -> Holder<'_> {
     Holder {
-        host,
+        host: host.into(),
         run: None,
         token: Some(7),
         held: Some(Duration::from_secs(held)),
@@ -19,7 +19,7 @@ fn holder(host: &str, held: u64, ends: Remaining) -> Holder<'_> {
 
 fn waiter(host: &str, seconds: u64) -> Waiter<'_> {
     Waiter {
-        host,
+        host: host.into(),
         run: None,
         waited: Duration::from_secs(seconds),
     }
@@ -291,7 +291,7 @@ fn form_leads_to_the_names_of_pool_and_host_whatever_they_are() {
 #[test]
 fn unknown_values_are_called_unknown() {
     let holder = Holder {
-        host: "h",
+        host: "h".into(),
         run: Some("r"),
         token: None,
         held: None,
@@ -310,7 +310,7 @@ fn unknown_values_are_called_unknown() {
         "Held for\">unknown</td>",
         "Lease left\">unknown</td>",
         "Fencing token\">unknown</td>",
-        "The holders are those of 0.2 s ago.",
+        "The holders are those of 0.2 s ago. Waiters and counters are those of this server.",
     ] {
         assert!(page.contains(part), "{part} is not in {page}");
     }

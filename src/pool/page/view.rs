@@ -106,7 +106,7 @@ impl Sort {
                 .waiters
                 .first()
                 .map(|first| Key::Most(report.waiters.len(), first.waited.as_millis())),
-            Sort::Holder => report.holders.first().map(|first| Key::Name(first.host)),
+            Sort::Holder => report.holders.first().map(|first| Key::Name(&first.host)),
             Sort::Held => {
                 let longest = holders.filter_map(|holder| holder.held).max()?;
                 Some(Key::Most(0, longest.as_millis()))
@@ -246,12 +246,12 @@ impl View {
 
     /// Whether the text for hosts is in the name of this holder.
     pub fn names_holder(&self, holder: &Holder) -> bool {
-        contains(holder.host, &self.host)
+        contains(&holder.host, &self.host)
     }
 
     /// The same for a waiter.
     pub fn names_waiter(&self, waiter: &Waiter) -> bool {
-        contains(waiter.host, &self.host)
+        contains(&waiter.host, &self.host)
     }
 }
 
