@@ -254,8 +254,9 @@ impl World {
             return;
         } else if turns.retry_failed && (last.exit != Some(0) || self.removed(last.run).is_some()) {
             "--every: the run before has failed"
-        } else if self.is_deleted(token) {
-            // Its start is written while another run has a node of that name.
+        } else if self.is_deleted(token) || asked.iter().any(|it| self.is_deleted(it.zxid)) {
+            // Its start is written while another run has a node of that name. Or its first node was
+            // deleted, and it has asked again by another one of its session.
             "--every: the lock node was deleted"
         } else if after.clone().any(back) {
             "--every: the servers' clock was set back"
