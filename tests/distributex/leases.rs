@@ -121,8 +121,12 @@ fn is_killed_in_time(expires: &'static str, why: &str) {
             lent_as(7, expires)
         }
     });
+    let outcome = run.wait();
+    if outcome.stderr.contains("this process was stopped for") {
+        return is_killed_in_time(expires, why); // the machine stood still, which is another reason
+    }
     complains(
-        &run.wait(),
+        &outcome,
         79,
         &[
             "lost ",
