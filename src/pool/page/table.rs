@@ -4,7 +4,7 @@ use super::Server;
 use super::html::{Name, Text, counted, time};
 use super::view::{POOLS_PER_PAGE, ROWS_PER_PAGE, Sort, View};
 use crate::http::rfc3339;
-use crate::pool::{Holder, Remaining, Report};
+use crate::pool::{Holder, Remaining, Report, Waiter};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -144,12 +144,7 @@ impl Table<'_> {
         } else {
             let _ = writeln!(out, "<ol class=\"waiters\" start=\"{}\">", part.first + 1);
             for waiter in waiters {
-                let _ = writeln!(
-                    out,
-                    "<li>{} <small>{}</small>",
-                    named(&waiter.host, waiter.run),
-                    time(waiter.waited)
-                );
+                let _ = writeln!(out, "<li>{}", queued(waiter));
             }
             out.push_str("</ol>\n");
         }
@@ -367,12 +362,7 @@ impl Table<'_> {
             self.columns()
         );
         for (position, waiter) in &shown {
-            let _ = write!(
-                out,
-                "<li value=\"{position}\">{} <small>{}</small></li>",
-                named(&waiter.host, waiter.run),
-                time(waiter.waited)
-            );
+            let _ = write!(out, "<li value=\"{position}\">{}</li>", queued(waiter));
         }
         out.push_str("</ol>");
         let left_out = pool.waiters.len() - shown.len();
@@ -393,6 +383,12 @@ fn named(host: &str, run: Option<&str>) -> String {
         format!(" <small class=\"run\">run {}</small>", Name(run))
     });
     format!("<span class=\"host\">{}</span>{run}", Name(host))
+}
+
+/// A waiter and its waiting time.
+fn queued(waiter: &Waiter) -> String {
+    let host = named(&waiter.host, waiter.run);
+    format!("{host} <small>{}</small>", time(waiter.waited))
 }
 
 /// The cell with the link to the form, unless the lock is revoked already.
