@@ -9,8 +9,9 @@
 //!
 //! # Invariants
 //!
-//! * Never more live commands than slots, and never a writer beside a reader, but in the cases that zk-flock-safety(7) and
-//!   distributexd(8) list; the simulation knows them by name (`World::exception`) and counts them.
+//! * Never more live commands than slots, and never a writer beside a reader, except in the cases
+//!   that zk-flock-safety(7) and distributexd(8) list; the simulation knows them by name
+//!   (`World::exception`) and counts them.
 //! * Tokens grow.
 //! * Waiters of a queue are served in its order.
 //! * After the last fault each run ends within a bound, and nothing is left: no process, no session,
