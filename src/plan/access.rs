@@ -123,8 +123,8 @@ pub fn check_mode(mode: u32) -> Result<(), TokenFileFlaw> {
     }
 }
 
-/// Refuses a file that belongs to another user than root and the one who reads it: its owner can
-/// read and change it, whatever its mode is.
+/// Refuses a file that belongs to a user other than root and the reader: its owner can read and
+/// change it, whatever its mode is.
 pub fn check_owner(owner: u32, reader: u32) -> Result<(), TokenFileFlaw> {
     if [0, reader].contains(&owner) {
         Ok(())

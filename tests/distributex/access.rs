@@ -1,5 +1,5 @@
-//! Access tokens: a stranger with curl can neither take nor read what it may not, and distributex
-//! proves its rights.
+//! Access tokens: a client without a valid one can neither use nor read pools, and distributex sends
+//! its own.
 
 use common::distributexd::Distributexd;
 use common::run::{Outcome, exited};
@@ -72,7 +72,7 @@ fn server_token(status: &str) -> String {
 }
 
 #[test]
-fn stranger_can_neither_hold_nor_release_nor_renew_nor_revoke_nor_read() {
+fn client_without_a_right_can_neither_acquire_nor_release_nor_renew_nor_revoke_nor_read() {
     let sandbox = Sandbox::new();
     let server = guarded(&sandbox, "  require_fencing_token: true\n");
     let target = |call: &str, host: &str| format!("/{call}/?pool={}&host={host}", sandbox.id);

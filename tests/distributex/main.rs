@@ -1,6 +1,6 @@
 //! distributex, distributexd, and the memcached that servers share.
 
-// Access tokens: what a stranger cannot do, and how distributex proves its rights.
+// Access tokens: what a client without one cannot do, and how distributex sends its own.
 mod access;
 // `--break` revokes a slot, and its holder stops its command.
 mod breaks;

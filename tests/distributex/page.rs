@@ -69,7 +69,7 @@ fn browser_gets_a_page_and_every_other_client_json() {
         "the one of the page itself"
     );
 
-    let reply = ask(&server, "GET /status/?host=nobody", BROWSER);
+    let reply = ask(&server, "GET /status/?host=unknown", BROWSER);
     assert!(body(&reply).contains("No pool matches the filter."));
     let reply = ask(&server, "GET /status", BROWSER);
     assert_eq!(

@@ -368,8 +368,8 @@ fn contender(arena: &Arena, kind: char, number: usize) -> Running<'_> {
     job.leashed().start()
 }
 
-/// Clients of these kinds queue in this order. Then each group of them must hold together, and
-/// alone.
+/// Clients of these kinds queue in this order. Then the clients of each group hold the lock together,
+/// and no other client does.
 #[track_caller]
 fn assert_groups(kinds: &str, groups: &[&[usize]]) {
     let arena = Arena::new(1);
@@ -391,7 +391,7 @@ fn assert_groups(kinds: &str, groups: &[&[usize]]) {
         assert_eq!(last, *group, "{kinds}: {text}");
         for number in *group {
             let run = runs[*number].take().expect("each is in one group");
-            assert_eq!(lines(), started, "{kinds}: nobody is beside them");
+            assert_eq!(lines(), started, "{kinds}: no other client holds the lock");
             assert_eq!(run.finish().end, Ok(0), "{kinds}: {number}");
         }
     }
@@ -400,7 +400,8 @@ fn assert_groups(kinds: &str, groups: &[&[usize]]) {
 
 #[test]
 fn readers_of_lockex_hold_together_and_every_client_of_kazoo_waits_for_them() {
-    // A reader of kazoo waits for readers of lockex before it, and not the other way round.
+    // A reader of kazoo waits for earlier readers of lockex. A reader of lockex does not wait for
+    // earlier readers of kazoo.
     assert_groups("rroRrW", &[&[0, 1], &[2], &[3, 4], &[5]]);
 }
 

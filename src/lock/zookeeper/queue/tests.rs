@@ -288,7 +288,7 @@ fn wait_for_an_outer_reader_is_an_error_at_once_although_others_came_before_it()
 }
 
 #[test]
-fn readers_of_kazoo_hold_the_lock_beside_ours_but_wait_for_ours_before_them() {
+fn reader_of_kazoo_holds_the_lock_with_later_readers_and_waits_for_earlier_ones() {
     let mut fake = Fake::default();
     let mut first = mixed("w", &mut fake);
     let kazoo = format!("{PATH}/{}__rlock__{:010}", mark(8), fake.sequence + 1);
