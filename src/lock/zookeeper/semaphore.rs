@@ -324,7 +324,16 @@ impl Recipe for Semaphore {
     fn on_connecting(&mut self, context: &mut RecipeContext) {
         let known = context.session.id().is_some();
         match self.phase {
-            Phase::Entering { .. } => self.queue.on_connecting(context),
+            Phase::Entering { .. } => {
+                if known {
+                    // A lease from before the lock was acquired again would count as taken, and
+                    // those before this run would wait for it.
+                    context.send(Request::Delete {
+                        path: self.lease.clone(),
+                    });
+                }
+                self.queue.on_connecting(context);
+            }
             Phase::Counting | Phase::Full if known => {
                 if let Some(contender) = self.queue.contender() {
                     context.watch(&contender); // this run must still be first in the queue

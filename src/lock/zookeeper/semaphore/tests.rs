@@ -49,6 +49,32 @@ fn no_more_than_the_permits_hold_and_a_release_admits_one() {
     assert_eq!(fake.nodes[PATH].data, b"3");
 }
 
+/// Its servers were away before the first heartbeat of the holder, and then resumed its session.
+#[test]
+fn lease_of_a_resumed_session_does_not_keep_its_run_waiting() {
+    let play = |client: &mut Client<_>, fake: &mut Fake, from: u64, to: u64| {
+        for ms in (from..to).step_by(20) {
+            client.talk(fake, at(ms));
+        }
+    };
+    let mut fake = Fake::default();
+    let mut client = contender(1, 1, Duration::from_mins(10));
+    client.talk(&mut fake, at(0));
+    assert!(acquired(&client));
+    client.release(&mut fake, at(0));
+    let stranger = format!("{PATH}/stranger");
+    fake.put(&stranger, b"host:77", 77);
+    let mut client = contender(2, 1, Duration::from_mins(10));
+    play(&mut client, &mut fake, 0, 500);
+    fake.delete(&stranger); // while this run is stopped
+    play(&mut client, &mut fake, 4_000, 4_050);
+    assert_eq!(fake.children(PATH).len(), 1, "its lease");
+    assert!(!acquired(&client), "it is not confirmed");
+    client.cut(&mut fake, at(4_050));
+    play(&mut client, &mut fake, 20_000, 40_000);
+    assert!(acquired(&client), "{:?}", client.said);
+}
+
 #[test]
 fn wait_is_circular_only_if_outer_runs_hold_all_leases() {
     for (known, circular) in [(0, false), (1, false), (2, true)] {
