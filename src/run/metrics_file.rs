@@ -1,8 +1,10 @@
 //! Writes the file of `--metrics`. It is replaced whole, by a rename, so that a scrape never reads
 //! half of it. The new content is first written beside it, to a file that only one run at a time has
 //! and that only its user may open. So runs do not undo each other's changes, and a user who may
-//! only read the folder cannot keep them from it by a lock.
+//! only read the folder cannot keep them from it by a lock. A run that is stopped for a second just
+//! before its rename may publish what the next run has written so far; that one then writes again.
 
+use crate::moment::Moment;
 use crate::plan::{ExitReason, Plan};
 use crate::reason::reason;
 use crate::sys::file::{self, LockMode};
@@ -78,8 +80,9 @@ fn outcome(end: ExitReason) -> &'static str {
 fn update(path: &Path, record: &Record) -> Result<(), String> {
     let shown = |error: io::Error| reason(&error);
     let temp = temp_path(path);
+    let deadline = clock::now() + TURN_TIMEOUT;
     loop {
-        let mut file = take_turn(&temp).map_err(|error| match error.kind() {
+        let mut file = take_turn(&temp, deadline).map_err(|error| match error.kind() {
             ErrorKind::ResourceBusy => {
                 let seconds = TURN_TIMEOUT.as_secs();
                 format!("other runs have been writing it for {seconds} s")
@@ -141,10 +144,12 @@ fn read(path: &Path) -> Result<String, String> {
 /// Makes the file for the new content, which no other run has then. One that a killed run has left
 /// is removed at once, and one that stays as it is for some time is too: its run was stopped, or it
 /// is of another user.
-fn take_turn(temp: &Path) -> io::Result<File> {
-    let begin = clock::now();
-    let mut other = (None, begin);
+fn take_turn(temp: &Path, deadline: Moment) -> io::Result<File> {
+    let mut other = (None, clock::now());
     loop {
+        if clock::now() >= deadline {
+            return Err(ErrorKind::ResourceBusy.into());
+        }
         match new_file(temp) {
             Ok(file) => match is_own(&file, temp) {
                 Ok(true) => return Ok(file),
@@ -161,8 +166,6 @@ fn take_turn(temp: &Path) -> io::Result<File> {
         let left = lock_left(temp); // until it is removed
         if left.is_some() || now >= other.1 + STOPPED_AFTER {
             remove(temp)?;
-        } else if now >= begin + TURN_TIMEOUT {
-            return Err(ErrorKind::ResourceBusy.into());
         } else {
             poll::wait(&mut [], Some(TURN_INTERVAL))?;
         }
@@ -310,7 +313,7 @@ mod tests {
     #[test]
     fn other_users_cannot_open_and_lock_the_new_content() {
         let folder = TestFolder::new("private");
-        let file = take_turn(&temp_path(&folder.file())).unwrap();
+        let file = take_turn(&temp_path(&folder.file()), clock::now() + TURN_TIMEOUT).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o7777, NEW_MODE);
     }
 
@@ -318,13 +321,20 @@ mod tests {
     fn run_that_was_stopped_while_it_wrote_delays_others_for_a_second() {
         let folder = TestFolder::new("stopped");
         let temp = temp_path(&folder.file());
-        let stopped = take_turn(&temp).unwrap();
+        let stopped = take_turn(&temp, clock::now() + TURN_TIMEOUT).unwrap();
         assert!(lock_left(&temp).is_none(), "its run is there");
         let begin = clock::now();
         update(&folder.file(), &busy()).unwrap();
         assert!(clock::now() >= begin + STOPPED_AFTER);
         assert!(file::in_place(&stopped, &temp).is_none());
         assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn turn_that_does_not_come_is_an_error_in_time() {
+        let folder = TestFolder::new("late");
+        let turn = take_turn(&temp_path(&folder.file()), clock::now());
+        assert_eq!(turn.unwrap_err().kind(), ErrorKind::ResourceBusy);
     }
 
     #[test]
