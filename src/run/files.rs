@@ -74,10 +74,7 @@ impl Files {
         let (_, index) = self.helpers.remove(position);
         // The helper shared the open file, so this lock succeeds at once. It does not if the helper
         // was killed, or if the file was replaced.
-        let tried = self.try_lock(index).and_then(|event| match event {
-            Some(FileEvent::Busy { .. }) => self.wait_in_helper(index, self.flock()),
-            event => Ok(event),
-        });
+        let tried = self.try_lock(index);
         tried.unwrap_or_else(|error| Some(self.broken(index, &error)))
     }
 

@@ -240,6 +240,13 @@ impl Lock for LocalLock {
             (Input::File(FileEvent::Busy { .. }), Phase::Trying(_)) => {
                 self.settle(Event::Busy(self.holder()));
             }
+            // Its helper was killed, or the file was replaced.
+            (Input::File(FileEvent::Busy { file, .. }), Phase::Waiting) => {
+                self.order(FileOrder::Lock { file, wait: true });
+            }
+            (Input::File(FileEvent::Busy { file, .. }), Phase::Delayed { .. }) => {
+                self.try_file(file);
+            }
             (Input::File(FileEvent::Failed(why)), _) if self.phase != Phase::Settled => {
                 self.started = None;
                 self.settle(Event::Failed(Failure::System(why)));
@@ -366,6 +373,19 @@ mod tests {
             let failed = |output: &Output| matches!(output, Output::Event(Event::Failed(Failure::System(why))) if why.contains("record lock of /d/a"));
             assert!(said.as_ref().is_some_and(failed), "{said:?}");
         }
+    }
+
+    #[test]
+    fn file_that_is_replaced_while_a_run_waits_is_tried_and_awaited_again() {
+        let mut lock = local(&["a"], None);
+        rest(&mut lock);
+        after(&mut lock, FileEvent::Delayed { file: 0 });
+        let said = after(&mut lock, busy(0, None));
+        assert!(said.contains(&order(0, false)), "{said:?}");
+        let mut lock = local(&["a"], Some(at(9)));
+        rest(&mut lock);
+        after(&mut lock, busy(0, None));
+        assert_eq!(after(&mut lock, busy(0, None)), [order(0, true)]);
     }
 
     #[test]
