@@ -246,12 +246,8 @@ impl Survey {
             process.filter(|it| look_at(it.pid, file) != Look::HoldsNot)
         });
         let seen = roots(&processes_with(file)?.processes);
-        let holder = |process: Option<Process>| self.holder(process, None);
         let holders = readers(named.collect(), seen, self.lists_all);
-        let holders = holders.into_iter().map(|it| Holder {
-            token: None,
-            ..holder(it)
-        });
+        let holders = holders.into_iter().map(|it| self.holder(it, None));
         Ok(Found {
             shared: true,
             holders: Some(holders.collect()),
