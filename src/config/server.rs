@@ -57,7 +57,7 @@ pub enum Fault {
     DuplicateKey { key: String, first: usize },
     /// A mapping is required, but this is another value.
     NoMapping { what: &'static str, found: String },
-    /// The key is unknown, and probably one that restricts access.
+    /// The key is unknown here, and probably one that restricts access.
     Unrestricted { key: String, meant: &'static str },
     /// There are access tokens, and none of them may use this pool.
     NoTokens { pool: String },
@@ -147,8 +147,8 @@ const POOL_KEYS: [&str; 7] = [
     "require_fencing_token",
 ];
 
-/// A key that is nearly one of these is an error: the server would be open to clients that the
-/// operator meant to keep out.
+/// An unknown key that is nearly one of these, or is one of them at another place, is an error: the
+/// server would be open to clients that the operator meant to keep out.
 const RESTRICTING_KEYS: [&str; 3] = ["access_tokens", "networks", "require_fencing_token"];
 
 /// Keys with this prefix are ignored. They can hold anchors.
@@ -352,16 +352,14 @@ impl Config {
 
     fn unknown(&mut self, entry: &Entry, known: &[&'static str]) -> Result<(), OnLine> {
         let key = super::node::shown(&entry.key);
+        if let Some(meant) = edit_distance::closest(&entry.key, &RESTRICTING_KEYS) {
+            return Err((entry.line, Fault::Unrestricted { key, meant }));
+        }
         let meant = if self.unknown.len() < MAX_WARNINGS {
             edit_distance::closest(&entry.key, known)
         } else {
             None
         };
-        if let Some(meant) = meant
-            && RESTRICTING_KEYS.contains(&meant)
-        {
-            return Err((entry.line, Fault::Unrestricted { key, meant }));
-        }
         let hint = meant
             .map(|meant| format!(" (did you mean {meant:?}?)"))
             .unwrap_or_default();
@@ -597,7 +595,14 @@ impl fmt::Display for Fault {
             }
             Fault::NoMapping { what, found } => write!(f, "expected {what}, found {found}"),
             Fault::Unrestricted { key, meant } => {
-                write!(f, "{key}: unknown key: write {meant:?}, or remove it")
+                if *key == format!("{meant:?}") {
+                    write!(
+                        f,
+                        "{key}: unknown key here: write it in the pools, or remove it"
+                    )
+                } else {
+                    write!(f, "{key}: unknown key: write {meant:?}, or remove it")
+                }
             }
             Fault::NoTokens { pool } => write!(
                 f,

@@ -231,6 +231,12 @@ mod tests {
                 "f:1: \"network\": unknown key: write \"networks\", or remove it".into(),
             ),
             (
+                "require_fencing_token: true\n",
+                "f:1: \"require_fencing_token\": unknown key here: write it in the pools, or \
+                 remove it"
+                    .into(),
+            ),
+            (
                 "public_status: 1\n",
                 "f:1: \"public_status\": expected true or false, found 1".into(),
             ),

@@ -432,6 +432,15 @@ fn errors_name_file_line_and_key() {
 }
 
 #[test]
+fn misspelled_restriction_is_an_error_after_any_number_of_unknown_keys() {
+    let odd: String = (0..2 * MAX_WARNINGS)
+        .map(|key| format!("k{key}:\n"))
+        .collect();
+    let error = parse(&format!("pools:\n- name: a\n{odd}network: 10.0.0.0/8")).unwrap_err();
+    assert!(error.contains("write \"networks\""), "{error}");
+}
+
+#[test]
 fn odd_values_are_warned_of() {
     let config = parse("pools:\n- name: a\n  maxlock: 2\nodd: 1").unwrap();
     let sentences = [
