@@ -352,6 +352,11 @@ impl Access {
         self.grants.values().any(administers)
     }
 
+    /// Whether readers need no access token although other clients do. `reads`: this is a reader.
+    pub fn is_public(&self, reads: bool) -> bool {
+        reads && self.public_status && self.needs_tokens()
+    }
+
     /// Whether clients need an access token.
     pub fn needs_tokens(&self) -> bool {
         !self.grants.is_empty()

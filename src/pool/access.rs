@@ -106,7 +106,7 @@ fn check_network(
 }
 
 fn check_token(access: &Access, want: Want, credentials: &Credentials) -> Result<Scope, Denial> {
-    if !access.needs_tokens() || (want == Want::Read && access.public_status) {
+    if !access.needs_tokens() || access.is_public(want == Want::Read) {
         return Ok(Scope::All);
     }
     let grant = match (credentials, want) {

@@ -254,6 +254,11 @@ pub trait Backend {
     /// Replaces the pools by those of a config that was read again.
     fn reconfigure(&mut self, pools: Vec<plan::Pool>, now: Moment);
 
+    /// The name in the config of the pool that a request means by this name, if that is another.
+    fn config_name(&self, _asked: &str) -> Option<String> {
+        None
+    }
+
     /// Why it can grant no lock at the moment; `None`: as far as it knows, it can.
     fn failure(&self) -> Option<String>;
 

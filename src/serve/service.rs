@@ -351,7 +351,13 @@ impl<'a, S: System> Service<'a, S> {
         if self.log.verbose {
             connection.set_record(AccessRecord::new(request, S::now()));
         }
-        let call = api::route(request);
+        let mut call = api::route(request);
+        // The rules of a pool are found by its name in the config, so that comes first.
+        if let ApiCall::Pool(request) = &mut call
+            && let Some(name) = self.backend.config_name(&request.pool)
+        {
+            request.pool = name;
+        }
         let is_form = api::is_form(&call, request);
         let decided = api::want(&call).map_or(Ok(Scope::All), |want| {
             access::check_site(want, request.is_cross_site)?;
@@ -368,7 +374,8 @@ impl<'a, S: System> Service<'a, S> {
                 return self.deny(connection, request, denial, &reply);
             }
         };
-        if api::want(&call).is_some() {
+        let is_public = |want| self.access.is_public(want == Want::Read);
+        if api::want(&call).is_some_and(|want| !is_public(want)) {
             connection.keep(); // its client may use the server
         }
         match call {

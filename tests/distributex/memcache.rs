@@ -64,6 +64,20 @@ fn waiter(server: &Distributexd, host: &str) -> Connection {
 }
 
 #[test]
+fn rules_of_a_pool_hold_by_each_of_its_names() {
+    let sandbox = Sandbox::new();
+    let memcached = Memcached::start(&sandbox);
+    let pools = "pools:\n- name: r&amp;d\n  networks: 10.0.0.0/8\n";
+    let [server, _] = pair(&sandbox, &memcached, pools);
+    for pool in ["r&d", "r&amp;d"] {
+        let reply = server.calls("get", "a", pool).reply();
+        let why = reply.header("X-Lock-Error");
+        assert_eq!((reply.status, why), (403, Some("network not allowed")));
+    }
+    assert!(memcached.value("r&amp;d:lockedby").is_none());
+}
+
+#[test]
 fn what_stands_in_memcached_is_what_the_original_writes() {
     let sandbox = Sandbox::new();
     let memcached = Memcached::start(&sandbox);

@@ -74,7 +74,7 @@ impl Memcache {
 
     fn request(&mut self, request: &Request, now: Moment) {
         let (pools, mut context) = self.with_context(now);
-        if let Some(pool) = find(pools, request.pool) {
+        if let Some(pool) = pools.get_mut(request.pool) {
             let request = PendingRequest::new(request, &escaped(request.host), now);
             return pool.request(request, &mut context);
         }
@@ -232,15 +232,6 @@ impl Memcache {
     }
 }
 
-/// The pool of this name in the config, otherwise of the escaped name, which the original uses.
-fn find<'a>(pools: &'a mut Pools<SharedPool>, pool: &str) -> Option<&'a mut SharedPool> {
-    if pools.contains(pool) {
-        pools.get_mut(pool)
-    } else {
-        pools.get_mut(&escaped(pool))
-    }
-}
-
 /// A name as the original reads it and writes it into memcached: escaped as HTML (`cgi.escape`).
 fn escaped(name: &str) -> String {
     name.replace('&', "&amp;")
@@ -278,7 +269,7 @@ impl Backend for Memcache {
             Input::ReportRequested(ticket) => self.report_requested(ticket, now),
             Input::Cancelled(ticket) => self.cancelled(ticket),
             Input::Undelivered { pool, host, token } => {
-                if let Some(pool) = find(&mut self.pools, pool) {
+                if let Some(pool) = self.pools.get_mut(pool) {
                     pool.undelivered(&escaped(host), token);
                 }
             }
@@ -310,6 +301,14 @@ impl Backend for Memcache {
     fn reconfigure(&mut self, plans: Vec<plan::Pool>, now: Moment) {
         let (pools, mut context) = self.with_context(now);
         pools.reconfigure(plans.into_iter().map(compatible), &mut context, now);
+    }
+
+    /// The original knows a pool by its escaped name only.
+    fn config_name(&self, asked: &str) -> Option<String> {
+        if self.pools.contains(asked) {
+            return None;
+        }
+        Some(escaped(asked)).filter(|name| self.pools.contains(name))
     }
 
     fn failure(&self) -> Option<String> {

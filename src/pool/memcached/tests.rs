@@ -394,41 +394,22 @@ fn report_has_names_as_requests_have_them() {
 }
 
 #[test]
-fn pool_is_found_by_its_escaped_name() {
-    let mut server = Memcache::new(
-        vec![plan::Pool {
-            name: "r&amp;d".into(),
-            ..pool(1, 60)
-        }],
-        "h:11211".into(),
-        BOOT,
-        milliseconds(0),
-    );
-    server.handle(
-        Input::Request(Request {
-            ticket: Ticket(0),
-            call: Call::Get,
-            pool: "r&d",
-            host: "a",
-            run: None,
-            outer: &[],
-        }),
-        milliseconds(0),
-    );
-    assert_eq!(
-        server.poll(milliseconds(0)),
-        Output::Transport(transport::Output::Connect(()))
-    );
-    server.handle(
-        Input::Transport(transport::Event::Connected),
-        milliseconds(0),
-    );
-    assert_eq!(
-        server.poll(milliseconds(0)),
-        Output::Transport(transport::Output::Send(
-            b"gets r&amp;d:lockedby r&amp;d:leases r&amp;d:lockedby\r\n".to_vec()
-        ))
-    );
+fn pool_is_named_by_its_escaped_name_too() {
+    let pools = ["r&amp;d", "<b>", "&lt;b&gt;"];
+    let pools = pools.map(|name| plan::Pool {
+        name: name.into(),
+        ..pool(1, 60)
+    });
+    let server = Memcache::new(pools.into(), "h:11211".into(), BOOT, milliseconds(0));
+    for (asked, name) in [
+        ("r&d", Some("r&amp;d")),
+        ("r&amp;d", None),
+        ("<b>", None),
+        ("&lt;b&gt;", None),
+        ("other", None),
+    ] {
+        assert_eq!(server.config_name(asked).as_deref(), name, "{asked}");
+    }
 }
 
 #[test]
