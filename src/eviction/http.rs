@@ -12,12 +12,9 @@ const MAX_SHOWN: usize = 100;
 /// What the server has done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Revoked {
-    /// The holder learns of it at its next renewal. Its token, if the server has told it.
-    Yes {
-        /// It may differ from the one that was seen before: then the lock had changed hands.
-        token: Option<i64>,
-    },
-    /// The host holds nothing there.
+    /// The holder learns of it at its next renewal.
+    Yes,
+    /// The host does not hold this lock: it holds nothing, or has acquired a later lock.
     NotHeld,
 }
 
@@ -30,13 +27,17 @@ pub struct Revocation {
     pub pool: String,
     /// The holder.
     pub host: String,
+    /// The fencing token of its lock, if that is known: a later lock of the host is not revoked.
+    pub token: Option<i64>,
 }
 
 impl Question for Revocation {
     type Report = Revoked;
 
     fn request(&self) -> Vec<u8> {
-        let parameters = [("pool", self.pool.as_str()), ("host", &self.host)];
+        let token = self.token.map(|token| token.to_string());
+        let mut parameters = vec![("pool", self.pool.as_str()), ("host", &self.host)];
+        parameters.extend(token.as_deref().map(|token| ("token", token)));
         let request = post(
             &self.server.path("/revoke/"),
             &parameters,
@@ -54,12 +55,12 @@ impl Question for Revocation {
             return Err(Failure::Refused { what, why });
         }
         let body = String::from_utf8_lossy(&reply.body);
-        let token = reply.header("X-Lock-Token");
+        let is_not_held = ["does not hold", "with another fencing token"]
+            .iter()
+            .any(|words| body.contains(words));
         match reply.status {
-            200 if body.starts_with("revoked ") => Ok(Revoked::Yes {
-                token: token.and_then(|token| token.parse().ok()),
-            }),
-            404 if body.contains("does not hold") => Ok(Revoked::NotHeld),
+            200 if body.starts_with("revoked ") => Ok(Revoked::Yes),
+            404 if is_not_held => Ok(Revoked::NotHeld),
             status => {
                 let shown = body.trim().chars().filter(|c| !c.is_control());
                 let shown: String = shown.take(MAX_SHOWN).collect();
@@ -85,25 +86,43 @@ fn advice(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    fn report(reply: &Reply) -> Result<Revoked, Failure> {
+    fn revocation(token: Option<i64>) -> Revocation {
         Revocation {
             server: LockServer::of_tests(),
             pool: "backup".into(),
             host: "db1".into(),
+            token,
         }
-        .report(reply)
+    }
+
+    fn report(reply: &Reply) -> Result<Revoked, Failure> {
+        revocation(Some(7)).report(reply)
+    }
+
+    #[test]
+    fn known_fencing_token_is_sent() {
+        for (token, parameters) in [
+            (Some(7), "pool=backup&host=db1&token=7"),
+            (None, "pool=backup&host=db1"),
+        ] {
+            let request = String::from_utf8(revocation(token).request()).unwrap();
+            let line = format!("POST /revoke/?{parameters} HTTP/1.1\r\n");
+            assert!(request.starts_with(&line), "{request}");
+        }
     }
 
     #[test]
     fn answers_of_the_server_are_told_apart() {
         let text = "revoked backup for db1: it is held until released\n";
         let reply = Reply::new(200, "text/plain", text);
-        assert_eq!(report(&reply), Ok(Revoked::Yes { token: None }));
-        let reply = reply.with("X-Lock-Token", 7);
-        assert_eq!(report(&reply), Ok(Revoked::Yes { token: Some(7) }));
-        let text = "cannot revoke: db1 does not hold backup\n";
-        let reply = Reply::new(404, "text/plain", text);
-        assert_eq!(report(&reply), Ok(Revoked::NotHeld));
+        assert_eq!(report(&reply), Ok(Revoked::Yes));
+        for text in [
+            "cannot revoke: db1 does not hold backup\n",
+            "cannot revoke: db1 holds backup with another fencing token (look at its holders again)\n",
+        ] {
+            let reply = Reply::new(404, "text/plain", text);
+            assert_eq!(report(&reply), Ok(Revoked::NotHeld), "{text}");
+        }
         for (status, text, may_be_revoked) in [
             (404, "cannot revoke: no such pool\n", false),
             (200, "INVALID", false),

@@ -44,11 +44,6 @@ pub enum Outcome {
         /// When its lease ends, if that is known.
         expires: Option<Duration>,
     },
-    /// The lock had changed hands: the server has revoked that of another holder on the same host.
-    OtherRevoked {
-        /// The token of that holder.
-        token: i64,
-    },
     /// No server has answered at the end of the wait. The holder may have been asked.
     Unknown,
     /// No server has answered at the end of the wait. The node may have been deleted.
@@ -269,10 +264,6 @@ pub fn outcome_line(
                         .into(),
             }
         )),
-        Outcome::OtherRevoked { token } => Err(format!(
-            "{target} had released {path}, and the server revoked it for the next run of that host \
-             (token {token})"
-        )),
     }
 }
 
@@ -373,7 +364,6 @@ mod tests {
             Outcome::HeldByAnother { pid: Some(8) },
             Outcome::HeldByAnother { pid: None },
             Outcome::StillRevoked { expires: None },
-            Outcome::OtherRevoked { token: 6 },
         ] {
             assert!(line(held).is_err(), "{held:?}");
         }

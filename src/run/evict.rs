@@ -253,24 +253,18 @@ fn revoke(
         server: server.clone(),
         pool: pool.to_owned(),
         host: host.clone(),
+        token: candidate.holder.token,
     };
     let mut client = http::Client::new(revocation, servers, limit(until), now());
-    let token = match oneshot::drive(&mut client)? {
-        Revoked::NotHeld => return Ok(Some(Outcome::Left)),
-        Revoked::Yes { token } => token,
-    };
-    let known = candidate.holder.token;
-    if let (Some(token), Some(known)) = (token, known)
-        && token != known
-    {
-        return Ok(Some(Outcome::OtherRevoked { token }));
+    if oneshot::drive(&mut client)? == Revoked::NotHeld {
+        return Ok(Some(Outcome::Left));
     }
     loop {
         let locks = locks(plan, until)?;
         let mut holders = locks.iter().flat_map(|lock| lock.holders.iter().flatten());
-        let Some(holder) =
-            holders.find(|holder| holder.host.as_ref() == Some(host) && holder.token == known)
-        else {
+        let Some(holder) = holders.find(|holder| {
+            holder.host.as_ref() == Some(host) && holder.token == candidate.holder.token
+        }) else {
             let held = held(candidate);
             return Ok(Some(Outcome::Evicted { held }));
         };

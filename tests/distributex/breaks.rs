@@ -1,7 +1,7 @@
 //! `--break`: a slot is revoked at the server, and its holder stops its command.
 
 use common::distributexd::Distributexd;
-use common::lock_server::{LockServer, plain};
+use common::lock_server::{Answer, LockServer, plain};
 use common::run::Outcome;
 use common::sandbox::Sandbox;
 use std::net::TcpListener;
@@ -81,6 +81,28 @@ fn several_holders_are_listed_and_one_is_chosen_by_its_token() {
         .distributex(server.port, &["--break", "--token", "1"])
         .run();
     complains(&later, 1, &["token 1 does not hold", "any more"]);
+}
+
+#[test]
+fn a_slot_that_the_host_has_acquired_since_is_not_revoked() {
+    let sandbox = Sandbox::new();
+    let state = format!(
+        r#"{{"pools":[{{"name":"{}","holders":[{{"host":"db1","token":7}}]}}]}}"#,
+        sandbox.id
+    );
+    let server = LockServer::start(move |asked| match asked {
+        "status" => plain(&state),
+        _ => Answer::Say(
+            b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n\
+              cannot revoke: db1 holds it with another fencing token (look at its holders again)\n"
+                .to_vec(),
+        ),
+    });
+    let broken = sandbox.distributex(server.port, &["--break"]).run();
+    assert_eq!((broken.end, broken.stderr.as_str()), (Ok(0), ""));
+    let line = broken.stdout.as_str();
+    assert!(line.starts_with("db1 (token 7) had released "), "{line}");
+    assert_eq!(server.words().last().map(String::as_str), Some("revoke 7"));
 }
 
 #[test]
