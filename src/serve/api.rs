@@ -193,18 +193,16 @@ fn outer(request: &Request) -> Option<Vec<i64>> {
 /// Only `pool`, `host` and `token` are allowed, each once: then a proxy that checks the host reads
 /// the same host as the server.
 fn revoke(request: &Request) -> ApiCall {
-    let mut names: Vec<_> = request.parameters().map(|(name, _)| name).collect();
-    names.sort_unstable();
-    let is_complete =
-        names == [&b"host"[..], b"pool"] || names == [&b"host"[..], b"pool", b"token"];
     match (text(request, "pool"), text(request, "host"), token(request)) {
-        (Ok(pool), Ok(host), Ok(token)) if is_complete => ApiCall::Pool(PoolRequest {
-            call: Call::Revoke { token },
-            pool,
-            host,
-            run: None,
-            outer: vec![],
-        }),
+        (Ok(pool), Ok(host), Ok(token)) if request.has_only(&["pool", "host", "token"]) => {
+            ApiCall::Pool(PoolRequest {
+                call: Call::Revoke { token },
+                pool,
+                host,
+                run: None,
+                outer: vec![],
+            })
+        }
         _ => ApiCall::Reply(text_reply(
             400,
             &format_args!(
