@@ -303,17 +303,12 @@ pub(super) fn form_denial_page(denial: Denial) -> Reply {
     notice_reply(reply, "Not revoked", ("../status/", "All pools"))
 }
 
-/// The reply to the form of a page. A server that cannot confirm a revocation may have made it, or
-/// makes it later. `reply`: the reply to a program.
+/// The reply to the form of a page. `reply`: the reply to a program.
 pub(super) fn revocation_page(request: &PoolRequest, answer: &Answer, reply: Reply) -> Reply {
-    let (title, reply) = match answer {
-        Answer::Revocation { .. } => ("Revoked", reply),
-        Answer::Unavailable(why) => {
-            let text = format!("{why}; the lock may be revoked: look at the pool");
-            let reply = reply.replacing("text/plain", text);
-            ("Revocation not confirmed", reply)
-        }
-        _ => ("Not revoked", reply),
+    let title = match answer {
+        Answer::Revocation { .. } => "Revoked",
+        Answer::Unavailable(_) => "Revocation not confirmed",
+        _ => "Not revoked",
     };
     let address = format!("../status/{}", View::of_pool(&request.pool).link());
     notice_reply(reply, title, (&address, "Back to the pool"))
@@ -371,6 +366,12 @@ pub(super) fn answer_reply(request: &PoolRequest, answer: &Answer) -> Reply {
                 "cannot revoke: {} holds {} with another fencing token (look at its holders again)",
                 request.host, request.pool
             ),
+        ),
+        // A server that cannot confirm a revocation may have made it, or makes it later: the client
+        // is not asked to repeat it.
+        Answer::Unavailable(why) if matches!(request.call, Call::Revoke { .. }) => text_reply(
+            503,
+            &format_args!("{why}; the lock may be revoked: look at the pool"),
         ),
         Answer::Unavailable(why) => unavailable_reply(why),
     }

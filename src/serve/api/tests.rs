@@ -606,7 +606,11 @@ fn reply_to_a_revocation_is_one_line_with_the_time_left() {
             400,
             "cannot revoke: the host name is empty\n",
         ),
-        (Answer::Unavailable("disk full".into()), 503, "disk full"),
+        (
+            Answer::Unavailable("disk full".into()),
+            503,
+            "disk full; the lock may be revoked: look at the pool\n",
+        ),
     ] {
         let reply = answer_reply(&request, &answer);
         assert_eq!(
@@ -617,5 +621,6 @@ fn reply_to_a_revocation_is_one_line_with_the_time_left() {
             reply.header("X-Lock-Token"),
             matches!(answer, Answer::Revocation { .. }).then_some("7")
         );
+        assert_eq!(reply.header("Retry-After"), None, "{answer:?}");
     }
 }
