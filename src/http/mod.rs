@@ -24,7 +24,7 @@ mod request;
 pub use credentials::authorize;
 pub use date::{date, rfc3339};
 pub use malformed::Malformed;
-pub use percent::encode as percent_encode;
+pub use percent::query;
 pub use reply::Reply;
 pub use request::{Method, Request, Terms, get, post};
 

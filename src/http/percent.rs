@@ -2,13 +2,24 @@
 
 /// Appends `text` with all bytes encoded that have a meaning in a path, a query or a host, except
 /// the bytes of `kept`.
-pub fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
+pub(super) fn encode(text: &str, kept: &[u8], out: &mut Vec<u8>) {
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || kept.contains(&byte) {
             out.push(byte);
         } else {
             out.extend_from_slice(format!("%{byte:02X}").as_bytes());
         }
+    }
+}
+
+/// Appends the query of an address: `?`, and the pairs with `&` between them. Without any pair
+/// nothing.
+pub fn query<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>, out: &mut Vec<u8>) {
+    for (index, (name, value)) in pairs.into_iter().enumerate() {
+        out.push(if index == 0 { b'?' } else { b'&' });
+        encode(name, b"", out);
+        out.push(b'=');
+        encode(value, b"", out);
     }
 }
 
@@ -68,6 +79,19 @@ mod tests {
             encode(text, b"", &mut out);
             assert_eq!(out, encoded.as_bytes(), "{text:?}");
             assert_eq!(decode(&out), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn query_has_a_question_mark_and_then_its_pairs() {
+        for (pairs, text) in [
+            (&[][..], "/"),
+            (&[("a", "")], "/?a="),
+            (&[("a", "&="), ("b c", "?")], "/?a=%26%3D&b%20c=%3F"),
+        ] {
+            let mut out = b"/".to_vec();
+            query(pairs.iter().copied(), &mut out);
+            assert_eq!(out, text.as_bytes(), "{pairs:?}");
         }
     }
 

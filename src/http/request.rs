@@ -178,12 +178,7 @@ fn request(
 ) -> Vec<u8> {
     let mut out = format!("{method} ").into_bytes();
     percent::encode(path, b"/", &mut out);
-    for (index, (name, value)) in parameters.iter().enumerate() {
-        out.push(if index == 0 { b'?' } else { b'&' });
-        percent::encode(name, b"", &mut out);
-        out.push(b'=');
-        percent::encode(value, b"", &mut out);
-    }
+    percent::query(parameters.iter().copied(), &mut out);
     out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     percent::encode(host, b":[]", &mut out);
     out.extend_from_slice(b"\r\nUser-Agent: ");

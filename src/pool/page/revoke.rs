@@ -4,7 +4,7 @@
 
 use super::html::{Name, Text, time};
 use super::view::View;
-use crate::http::percent_encode;
+use crate::http;
 use crate::pool::{Holder, Report};
 use std::fmt::Write;
 
@@ -74,12 +74,10 @@ fn facts(holder: &Holder) -> String {
 /// The address to which the form is sent. Pool and host are in the query, where a proxy has rules
 /// for them.
 fn address(pool: &str, holder: &Holder) -> String {
-    let mut address = b"../revoke/?pool=".to_vec();
-    percent_encode(pool, b"", &mut address);
-    address.extend_from_slice(b"&host=");
-    percent_encode(&holder.host, b"", &mut address);
-    if let Some(token) = holder.token {
-        address.extend_from_slice(format!("&token={token}").as_bytes());
-    }
+    let token = holder.token.map(|token| token.to_string());
+    let parameters = [("pool", pool), ("host", &holder.host)];
+    let token = token.as_deref().map(|token| ("token", token));
+    let mut address = b"../revoke/".to_vec();
+    http::query(parameters.into_iter().chain(token), &mut address);
     String::from_utf8_lossy(&address).into_owned()
 }

@@ -1,6 +1,6 @@
 //! Which part of the pools the page shows, and in which order: what the query of its address says.
 
-use crate::http::percent_encode;
+use crate::http;
 use crate::pool::{Holder, Remaining, Report, Waiter};
 use std::cmp::Ordering;
 
@@ -66,6 +66,12 @@ impl Show {
         (Show::Held, "held", "with holders"),
         (Show::Awaited, "waiting", "with waiters"),
     ];
+
+    /// Its name in a query.
+    fn name(self) -> &'static str {
+        let found = Show::ALL.iter().find(|(show, ..)| *show == self);
+        found.map_or("", |(_, name, _)| name)
+    }
 
     /// Whether the pool is of this kind.
     pub fn has(self, report: &Report) -> bool {
@@ -167,35 +173,20 @@ impl View {
 
     /// The address of this view, relative to that of the page.
     pub fn link(&self) -> String {
+        let (order, page) = (self.order(), (self.page + 1).to_string());
+        let parameters = [
+            ("only", self.only.as_deref()),
+            ("pool", unless(&self.pool, "")),
+            ("host", unless(&self.host, "")),
+            ("show", unless(self.show.name(), Show::All.name())),
+            ("sort", unless(&order, Sort::Pool.name())),
+            ("page", unless(&page, "1")),
+            ("revoke", self.revoke.as_deref()),
+        ];
+        let given = parameters.into_iter();
+        let given = given.filter_map(|(name, value)| Some((name, value?)));
         let mut query = Vec::new();
-        let mut add = |name: &str, value: &str| {
-            query.extend_from_slice(if query.is_empty() { b"?" } else { b"&" });
-            query.extend_from_slice(name.as_bytes());
-            query.push(b'=');
-            percent_encode(value, b"", &mut query);
-        };
-        if let Some(only) = &self.only {
-            add("only", only);
-        }
-        for (name, value) in [("pool", &self.pool), ("host", &self.host)] {
-            if !value.is_empty() {
-                add(name, value);
-            }
-        }
-        if let Some((_, name, _)) = Show::ALL.iter().find(|(it, ..)| *it == self.show)
-            && self.show != Show::All
-        {
-            add("show", name);
-        }
-        if (self.sort, self.reverse) != (Sort::Pool, false) {
-            add("sort", &self.order());
-        }
-        if self.page > 0 {
-            add("page", &(self.page + 1).to_string());
-        }
-        if let Some(host) = &self.revoke {
-            add("revoke", host);
-        }
+        http::query(given, &mut query);
         if query.is_empty() {
             return "./".to_owned();
         }
@@ -264,6 +255,11 @@ fn sort(order: &str) -> (Sort, bool) {
     let name = order.strip_prefix('-').unwrap_or(order);
     let found = Sort::ALL.iter().find(|(_, known)| *known == name);
     found.map_or((Sort::Pool, false), |(sort, _)| (*sort, name != order))
+}
+
+/// The value, unless it is what a link without it means.
+fn unless<'a>(value: &'a str, meant: &str) -> Option<&'a str> {
+    (value != meant).then_some(value)
 }
 
 fn trimmed(text: &str) -> String {
