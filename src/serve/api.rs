@@ -246,15 +246,17 @@ pub(super) fn denial_reply(denial: Denial, is_page: bool) -> Reply {
 
 /// HTML for a browser, with what the browser may do with it.
 pub(super) fn html_reply(status: u16, html: String) -> Reply {
-    let reply = Reply::new(status, page::CONTENT_TYPE, html);
-    let add = |reply: Reply, (name, value)| reply.with(name, value);
-    page::HEADERS.into_iter().fold(reply, add)
+    as_page(Reply::new(status, page::CONTENT_TYPE, ""), html)
 }
 
 /// A reply for a person as a page, with the same status and header fields.
 pub(super) fn notice_reply(reply: Reply, title: &str, link: (&str, &str)) -> Reply {
     let text = String::from_utf8_lossy(&reply.body).into_owned();
     let html = page::notice(title, text.trim(), link);
+    as_page(reply, html)
+}
+
+fn as_page(reply: Reply, html: String) -> Reply {
     let reply = reply.replacing(page::CONTENT_TYPE, html);
     let add = |reply: Reply, (name, value)| reply.with(name, value);
     page::HEADERS.into_iter().fold(reply, add)
