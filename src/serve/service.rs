@@ -94,11 +94,10 @@ impl<'a, S: System> Service<'a, S> {
             .keep(before, |name| pools.iter().any(|pool| pool.name == name));
         self.metrics.set_restricted(self.access.restricts());
         for key in self.connections.keys() {
-            if let Some((ticket, denial)) = self.denied_waiter(key)
+            if let Some(denial) = self.denied_waiter(key)
                 && let Some(mut connection) = self.connections.remove(key)
             {
-                self.backend.handle(Input::Cancelled(ticket), S::now());
-                let request = connection.take_request();
+                let request = self.withdraw(&mut connection);
                 let reply = api::denial_reply(denial, false);
                 self.deny(&mut connection, request.as_ref(), denial, &reply);
                 self.process(key, connection);
@@ -107,12 +106,18 @@ impl<'a, S: System> Service<'a, S> {
     }
 
     /// Why the client of this connection may not wait any more for what it waits for.
-    fn denied_waiter(&self, key: u64) -> Option<(Ticket, Denial)> {
+    fn denied_waiter(&self, key: u64) -> Option<Denial> {
         let connection = self.connections.get(key)?;
         let (request, credentials) = connection.waiter()?;
         let want = Want::Pool(request.call, &request.pool);
-        let decided = self.check_access(connection, want, credentials);
-        Some((connection.ticket()?, decided.err()?))
+        self.check_access(connection, want, credentials).err()
+    }
+
+    /// Ends the wait of this connection's client, which then gets another reply than the backend's.
+    fn withdraw(&mut self, connection: &mut Connection<S::Stream>) -> Option<PoolRequest> {
+        let ticket = connection.ticket()?;
+        self.backend.handle(Input::Cancelled(ticket), S::now());
+        connection.take_request()
     }
 
     /// Serves a new connection.
@@ -503,10 +508,9 @@ impl<'a, S: System> Service<'a, S> {
                 continue;
             }
             connection.begin_shutdown();
-            if let Some(ticket) = connection.ticket().filter(|_| connection.is_waiter()) {
-                self.backend.handle(Input::Cancelled(ticket), S::now());
+            if connection.is_waiter() {
+                let request = self.withdraw(&mut connection);
                 let reply = api::unavailable_reply(why);
-                let request = connection.take_request();
                 connection.reply(&reply);
                 self.log_request(&mut connection, request.as_ref(), &reply);
             }
