@@ -11,9 +11,8 @@ use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::sys::clock::{LocalTime, local_time};
+use crate::sys::clock::{self, LocalTime, local_time};
 use crate::sys::poll::has_room;
 
 /// The topic of a line; each has its own lowest level.
@@ -340,9 +339,7 @@ fn identity(metadata: &Metadata) -> Identity {
 
 /// Seconds since 1970, and the microseconds of the current second.
 fn unix_time() -> (i64, u32) {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = clock::unix_time();
     (now.as_secs().cast_signed(), now.subsec_micros())
 }
 

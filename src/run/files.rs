@@ -12,6 +12,7 @@ use crate::lock::FileEvent;
 use crate::plan::Sharing;
 use crate::reason::reason;
 use crate::signal::Signal;
+use crate::sys::clock;
 use crate::sys::descriptors;
 use crate::sys::file::{self, LockMode};
 use crate::sys::process::{self, Fork, Pid};
@@ -21,7 +22,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The most bytes of a lock file: a token of up to 19 digits, and a record whose longest part is a
 /// host name. A longer text is of another program.
@@ -276,9 +276,7 @@ fn take_token(file: &File) -> io::Result<i64> {
     let content = Content::parse(&buffer[..length]).ok_or_else(|| {
         io::Error::other("the file holds something other than a fencing token: move it away, or use another name")
     })?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
+    let now = i64::try_from(clock::unix_time().as_nanos()).unwrap_or(i64::MAX);
     let token = content.token.saturating_add(1).max(now);
     let mut text = text(token).into_bytes();
     if text.len() != content.token_length {

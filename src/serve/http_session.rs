@@ -4,7 +4,8 @@
 //! its own host's memory, not the server's.
 
 use crate::http::{LONGEST_REQUEST, Reply, Request, Terms, date};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use crate::sys::clock;
+use std::time::Duration;
 
 /// The limit from the first byte of a request to its last, and from the start of a connection to
 /// its first byte.
@@ -192,9 +193,7 @@ impl HttpSession {
     }
 
     fn queue_reply(&mut self, reply: &Reply, terms: Terms) {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| now.as_secs());
+        let now = clock::unix_time().as_secs();
         reply.write(terms, &date(now), &mut self.output);
     }
 

@@ -13,7 +13,6 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The most bytes of a state file, written or read: a million holders.
 const MAX_LENGTH: u64 = 256 << 20;
@@ -241,14 +240,10 @@ fn system(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// The clocks of this host.
 pub(super) fn clocks() -> Clocks {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     Clocks {
         boot: clock::boot_id(),
-        date: milliseconds(now),
-        uptime: milliseconds(clock::since_boot()),
+        date: clock::unix_ms(),
+        uptime: i64::try_from(clock::since_boot().as_millis()).unwrap_or(i64::MAX),
     }
 }
 
