@@ -314,11 +314,6 @@ pub struct Access {
 }
 
 impl Access {
-    /// Whether there is a request that is not allowed to each client.
-    pub fn restricts(&self) -> bool {
-        self.needs_tokens() || self.networks.is_some() || !self.pools.is_empty()
-    }
-
     /// Keeps the rules and tokens of pools that are not in the config any more.
     pub fn keep(&mut self, before: Access, is_configured: impl Fn(&str) -> bool) {
         for (pool, rules) in before.pools {

@@ -15,13 +15,11 @@ pub(super) struct ServerMetrics {
     pub(super) requests: u64,
     pub(super) saves: u64,
     pub(super) failed_saves: u64,
-    /// Requests that clients may not make; `None`: the config has always let them make all.
-    denied: Option<u64>,
+    pub(super) denied: u64,
 }
 
 impl ServerMetrics {
-    /// `restricted`: the config lets not each client make each request.
-    pub(super) fn new(restricted: bool, now: Moment) -> ServerMetrics {
+    pub(super) fn new(now: Moment) -> ServerMetrics {
         ServerMetrics {
             started: now,
             connections: 0,
@@ -29,18 +27,8 @@ impl ServerMetrics {
             requests: 0,
             saves: 0,
             failed_saves: 0,
-            denied: restricted.then_some(0),
+            denied: 0,
         }
-    }
-
-    /// The config has changed.
-    pub(super) fn set_restricted(&mut self, restricted: bool) {
-        self.denied = self.denied.or(restricted.then_some(0));
-    }
-
-    /// A request was denied.
-    pub(super) fn add_denied(&mut self) {
-        self.denied = Some(self.denied.unwrap_or(0) + 1);
     }
 
     /// The metrics, while `open` connections are open. `backend_is_up`: the backend knows the
@@ -48,15 +36,7 @@ impl ServerMetrics {
     pub(super) fn metrics(&self, open: usize, backend_is_up: bool, now: Moment) -> Vec<Metric> {
         let uptime = now.since(self.started);
         let open = u64::try_from(open).unwrap_or(u64::MAX);
-        let denied = self.denied.map(|denied| {
-            metric(
-                "distributexd_denied_total",
-                Counter,
-                "Requests that the config does not allow to their clients.",
-                Count(denied),
-            )
-        });
-        let metrics = [
+        vec![
             metric(
                 "distributexd_uptime_seconds",
                 Gauge,
@@ -105,8 +85,13 @@ impl ServerMetrics {
                 "Writes of the state that failed.",
                 Count(self.failed_saves),
             ),
-        ];
-        metrics.into_iter().chain(denied).collect()
+            metric(
+                "distributexd_denied_total",
+                Counter,
+                "Requests that the config does not allow to their clients.",
+                Count(self.denied),
+            ),
+        ]
     }
 }
 
@@ -116,5 +101,18 @@ fn metric(name: &'static str, kind: Kind, help: &'static str, value: Value) -> M
         kind,
         help,
         value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Prometheus sees an increase only from a first value.
+    #[test]
+    fn counter_of_denied_requests_is_there_before_the_first() {
+        let metrics = ServerMetrics::new(Moment::default()).metrics(1, true, Moment::default());
+        let mut values = metrics.iter().map(|metric| (metric.name, metric.value));
+        assert!(values.any(|it| it == ("distributexd_denied_total", Count(0))));
     }
 }

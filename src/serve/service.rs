@@ -67,7 +67,7 @@ impl<'a, S: System> Service<'a, S> {
             log,
             epoll,
             backend,
-            metrics: ServerMetrics::new(access.restricts(), S::now()),
+            metrics: ServerMetrics::new(S::now()),
             wall_clock: WallClock::default(),
             access,
             denials: Denials::new(S::now()),
@@ -92,7 +92,6 @@ impl<'a, S: System> Service<'a, S> {
         let before = std::mem::replace(&mut self.access, access);
         self.access
             .keep(before, |name| pools.iter().any(|pool| pool.name == name));
-        self.metrics.set_restricted(self.access.restricts());
         for key in self.connections.keys() {
             if let Some(denial) = self.denied_waiter(key)
                 && let Some(mut connection) = self.connections.remove(key)
@@ -422,7 +421,7 @@ impl<'a, S: System> Service<'a, S> {
         denial: Denial,
         reply: &Reply,
     ) {
-        self.metrics.add_denied();
+        self.metrics.denied += 1;
         self.denials.add(connection.peer_ip(), denial.short());
         self.log_denials();
         connection.reply(reply);
