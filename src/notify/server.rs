@@ -2,6 +2,7 @@
 
 use super::Notice;
 use crate::moment::Moment;
+use crate::plan::counted;
 use crate::pool::Report;
 use std::time::Duration;
 
@@ -82,12 +83,6 @@ impl Reports {
             Moment::NEVER
         }
     }
-}
-
-/// `1 pool`, `2 pools`
-fn counted(count: usize, noun: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{plural}")
 }
 
 #[cfg(test)]

@@ -41,11 +41,14 @@ pub struct Server {
 impl Server {
     /// For use in a sentence: `3 pools`.
     pub fn pool_count(&self) -> String {
-        match self.pools.len() {
-            1 => "1 pool".into(),
-            count => format!("{count} pools"),
-        }
+        counted(self.pools.len(), "pool")
     }
+}
+
+/// A number of things, for use in a sentence: `1 pool`, `2 pools`.
+pub fn counted(count: usize, noun: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{ending}")
 }
 
 /// A lock that a number of hosts may hold at once.

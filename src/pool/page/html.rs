@@ -31,12 +31,6 @@ impl Display for Name<'_> {
     }
 }
 
-/// A number of things.
-pub fn counted(count: usize, noun: &str) -> String {
-    let ending = if count == 1 { "" } else { "s" };
-    format!("{count} {noun}{ending}")
-}
-
 /// A time in its two largest units.
 pub fn time(time: Duration) -> String {
     let seconds = time.as_secs();

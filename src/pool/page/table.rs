@@ -1,9 +1,10 @@
 //! The table of pools with their holders and waiters.
 
 use super::Server;
-use super::html::{Name, Text, counted, time};
+use super::html::{Name, Text, time};
 use super::view::{POOLS_PER_PAGE, ROWS_PER_PAGE, Sort, View};
 use crate::http::rfc3339;
+use crate::plan::counted;
 use crate::pool::{Holder, Remaining, Report, Waiter};
 use std::fmt::Write;
 use std::time::Duration;
