@@ -3,6 +3,7 @@
 
 use super::{Call, Request, Ticket, Waiter};
 use crate::moment::Moment;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -82,11 +83,15 @@ impl Waiters {
         })
     }
 
-    /// The waiters as a report shows them.
-    pub(super) fn report(&self, now: Moment) -> Vec<Waiter<'_>> {
+    /// The waiters as a report shows them. `name`: the name of a host as its requests have it.
+    pub(super) fn report<'a>(
+        &'a self,
+        now: Moment,
+        name: fn(&'a str) -> Cow<'a, str>,
+    ) -> Vec<Waiter<'a>> {
         self.iter()
             .map(|(host, run, since)| Waiter {
-                host: host.into(),
+                host: name(host),
                 run,
                 waited: now.since(since),
             })

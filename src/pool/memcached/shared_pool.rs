@@ -37,7 +37,7 @@ use super::super::lease::{self, ClientLease};
 use super::super::pools::PoolMachine;
 use super::super::state::BootTime;
 use super::super::waiters::{PendingRequest, Waiters};
-use super::super::{Answer, Call, Grant, Holder, Output, Remaining, Report, Ticket, Waiter};
+use super::super::{Answer, Call, Grant, Holder, Output, Remaining, Report, Ticket};
 use super::attempts::{Attempt, Attempts, ClassifiedRead};
 use super::cas_cycle::{CycleId, CyclePhase, PendingWrite, Snapshot, WritePhase};
 use super::client::MemcachedClient;
@@ -1046,11 +1046,6 @@ impl SharedPool {
                 ends,
                 revoked: lease.is_some_and(|lease| lease.revoked),
             });
-        let waiters = self.waiters.iter().map(|(host, run, since)| Waiter {
-            host: unescaped(host),
-            run,
-            waited: now.since(since),
-        });
         Report {
             pool: &self.name,
             permits: if self.removed.is_some() {
@@ -1061,7 +1056,7 @@ impl SharedPool {
             expire: self.plan.expire,
             age: self.read_at.map(|read_at| now.since(read_at)),
             holders: holders.collect(),
-            waiters: waiters.collect(),
+            waiters: self.waiters.report(now, unescaped),
             counters: self.events.counters(),
         }
     }

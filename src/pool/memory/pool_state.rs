@@ -697,7 +697,7 @@ impl PoolState {
             expire: self.plan.as_ref().and_then(|plan| plan.expire),
             age: None,
             holders: holders.collect(),
-            waiters: self.waiters.report(now),
+            waiters: self.waiters.report(now, Cow::Borrowed),
             counters: self.events.counters(),
         }
     }
