@@ -272,21 +272,14 @@ impl Table<'_> {
             ),
         };
         let held = pool.holders.len();
-        let _ = match pool.permits {
-            0 => write!(
-                out,
-                "</th><td role=\"cell\" data-label=\"Slots held\" rowspan=\"{rows}\">\
-                 {held} <span class=\"badge\">not in the config</span></td>"
-            ),
-            permits => write!(
-                out,
-                "</th><td role=\"cell\" data-label=\"Slots held\" rowspan=\"{rows}\">\
-                 {held} of {permits}</td>"
-            ),
+        let slots = match pool.permits {
+            0 => format!("{held} <span class=\"badge\">not in the config</span>"),
+            permits => format!("{held} of {permits}"),
         };
         let _ = write!(
             out,
-            "<td role=\"cell\" data-label=\"Waiters\" rowspan=\"{rows}\">"
+            "</th><td role=\"cell\" data-label=\"Slots held\" rowspan=\"{rows}\">{slots}</td>\
+             <td role=\"cell\" data-label=\"Waiters\" rowspan=\"{rows}\">"
         );
         let _ = match pool.waiters.first() {
             None => write!(out, "<span class=\"free\">0</span></td>"),
