@@ -5,6 +5,7 @@ use super::{Fault, OnLine, mapping, wrong};
 use crate::config::node::{Entry, Value, shown};
 use crate::plan::Pool;
 use crate::plan::access::{Access, AccessToken, Network, PoolAccess, TokenFiles};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Who may use a server, as its config has it.
@@ -41,12 +42,13 @@ impl AccessConfig {
     /// lines.
     pub(super) fn check_pools(&self, pools: &[Pool], lines: &[usize]) -> Result<(), OnLine> {
         let has_tokens = |(_, it): &&(String, OfPool)| !it.tokens.is_empty();
-        let with_tokens = || self.pools.iter().filter(has_tokens);
-        if !self.tokens.is_empty() || with_tokens().next().is_none() {
+        let with_tokens = self.pools.iter().filter(has_tokens);
+        let with_tokens: BTreeSet<_> = with_tokens.map(|(pool, _)| pool).collect();
+        if !self.tokens.is_empty() || with_tokens.is_empty() {
             return Ok(());
         }
         for (Pool { name, .. }, line) in pools.iter().zip(lines) {
-            if !with_tokens().any(|(with, _)| with == name) {
+            if !with_tokens.contains(name) {
                 let pool = name.clone();
                 return Err((*line, Fault::NoTokens { pool }));
             }
