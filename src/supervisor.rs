@@ -160,8 +160,10 @@ struct TreeStop {
     kill_deadline: Moment,
     /// The guard has received the order.
     acknowledged: bool,
-    /// When this process kills guard and tree.
+    /// When the guard has been silent for too long.
     overdue: Moment,
+    /// It has been so once, since it was last heard of.
+    doubted: bool,
 }
 
 /// The kill of guard and tree by this process.
@@ -252,7 +254,7 @@ impl Supervisor {
                 }
                 None => kill(self.end_of(stop), stop.tenure, now),
             },
-            (Stopping(stop), Tick) if stop.woke_up(now) => (Stopping(stop.again(now)), None),
+            (Stopping(stop), Tick) if stop.may_have_slept(now) => (Stopping(stop.again(now)), None),
             (Stopping(stop), Tick) if now >= stop.overdue => {
                 kill(self.end_of(stop), stop.tenure, now)
             }
@@ -353,6 +355,7 @@ impl Supervisor {
             kill_deadline,
             acknowledged: false,
             overdue: now + STOP_ACK_TIMEOUT,
+            doubted: false,
         };
         let order = StopOrder {
             signal,
@@ -394,6 +397,7 @@ impl TreeStop {
     fn ended(self, status: Status) -> TreeStop {
         TreeStop {
             status: Some(status),
+            doubted: false,
             ..self
         }
     }
@@ -409,6 +413,7 @@ impl TreeStop {
         TreeStop {
             acknowledged: true,
             overdue,
+            doubted: false,
             ..self
         }
     }
@@ -421,19 +426,27 @@ impl TreeStop {
         } else {
             self.overdue
         };
-        TreeStop { overdue, ..self }
+        TreeStop {
+            overdue,
+            doubted: false,
+            ..self
+        }
     }
 
-    /// This process could not run when it should have killed guard and tree, because its host slept or
-    /// it was stopped: the guard may just have woken up, too. A lost lock leaves no time for that.
-    fn woke_up(self, now: Moment) -> bool {
-        self.tenure == Tenure::Held && now >= self.overdue + LATE
+    /// The guard is overdue, and may have woken up only now, because its host slept or both processes
+    /// were stopped. A late timer of this process shows that, but a sleep that ended before the guard
+    /// was overdue delays the guard alone. So the first silence proves nothing. While the lock is
+    /// held, no lease presses; a lost lock leaves no time for doubt.
+    fn may_have_slept(self, now: Moment) -> bool {
+        let late = now >= self.overdue + LATE;
+        self.tenure == Tenure::Held && now >= self.overdue && (!self.doubted || late)
     }
 
     /// The guard has as much time as after the kill deadline.
     fn again(self, now: Moment) -> TreeStop {
         TreeStop {
             overdue: now + SILENCE_TIMEOUT,
+            doubted: true,
             ..self
         }
     }
@@ -521,6 +534,7 @@ fn stop_lost(status: Option<Status>, loss: Loss, now: Moment) -> Step {
         kill_deadline,
         acknowledged: false,
         overdue: kill_deadline.max(now) + KILL_OVERDUE,
+        doubted: false,
     };
     let order = StopOrder {
         signal,

@@ -343,8 +343,9 @@ fn this_process_is_suspended_until_it_releases_the_lock() {
         (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
         (1, typed(Signal::TSTP), alone),
         (1, sent(Signal::TSTP), Some(Suspend { forward: true })),
-        (2, Tick, Some(KillAll)),
-        (2, sent(Signal::TSTP), None),
+        (2, Tick, None),
+        (4, Tick, Some(KillAll)),
+        (4, sent(Signal::TSTP), None),
     ]);
 }
 
@@ -417,9 +418,10 @@ fn guard_that_does_not_react_is_killed_with_its_tree() {
     play(&[
         (0, Acquired, Some(Start)),
         (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
-        (2, Tick, Some(KillAll)),
-        (2, TreeGone, Some(Release)),
-        (2, Released, Some(Exit(ExitReason::InternalError))),
+        (2, Tick, None),
+        (4, Tick, Some(KillAll)),
+        (4, TreeGone, Some(Release)),
+        (4, Released, Some(Exit(ExitReason::InternalError))),
     ]);
     play(&[
         (0, Acquired, Some(Start)),
@@ -550,9 +552,10 @@ fn guard_that_is_silent_after_the_acknowledgement_is_killed_with_its_tree() {
         (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
         (1, StopAcknowledged, None),
         (6, Tick, None),
-        (7, Tick, Some(KillAll)),
-        (7, TreeGone, Some(Release)),
-        (7, Released, Some(Exit(ExitReason::InternalError))),
+        (7, Tick, None),
+        (9, Tick, Some(KillAll)),
+        (9, TreeGone, Some(Release)),
+        (9, Released, Some(Exit(ExitReason::InternalError))),
     ]);
     play(&[
         (0, Acquired, Some(Start)),
@@ -561,9 +564,10 @@ fn guard_that_is_silent_after_the_acknowledgement_is_killed_with_its_tree() {
         (6, Ended(KILLED), None),
         (6, Stuck, None),
         (66, Tick, None), // the guard reports survivors once a minute
-        (67, Tick, Some(KillAll)),
-        (67, TreeGone, Some(Release)),
-        (67, Released, Some(Exit(ExitReason::Command(KILLED)))),
+        (67, Tick, None),
+        (69, Tick, Some(KillAll)),
+        (69, TreeGone, Some(Release)),
+        (69, Released, Some(Exit(ExitReason::Command(KILLED)))),
     ]);
 }
 
@@ -589,6 +593,62 @@ fn guard_that_slept_with_its_host_has_time_after_it_has_woken_up() {
         (1, lost(5), Some(stop(Signal::TERM, at(5)))),
         (60, Tick, Some(KillAll)), // a lost lock leaves no time
     ]);
+}
+
+/// The simulation found it: a host slept over the kill deadline and was awake again when the guard was
+/// overdue, so no timer of this process was late.
+#[test]
+fn guard_that_slept_before_it_was_overdue_is_not_called_killed() {
+    let slept = [
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
+        (1, StopAcknowledged, None), // the host sleeps from here until it is 6 s
+        (7, Tick, None),
+    ];
+    let reports = [(7, Stuck, None), (67, Stuck, None), (68, Tick, None)];
+    let ends = [
+        (68, Ended(KILLED), None),
+        (68, TreeGone, Some(Release)),
+        (68, Released, Some(Exit(ExitReason::Command(KILLED)))),
+    ];
+    play(&[&slept[..], &reports, &ends].concat());
+    let silent = [(8, Tick, None), (9, Tick, Some(KillAll))];
+    play(&[&slept[..], &silent].concat());
+}
+
+/// Host and command are stopped for long, and the guard acknowledges and reports late each time.
+#[test]
+fn each_report_of_the_guard_ends_the_doubt() {
+    let order = stop(Signal::TERM, at(5));
+    play(&[
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), Some(order)),
+        (8, Tick, None),
+        (8, StopAcknowledged, None),
+        (8, Tick, None), // the kill deadline has passed long ago
+        (9, Ended(KILLED), None),
+        (10, Tick, None),
+        (11, Stuck, None),
+        (72, Tick, None),
+        (73, Stuck, None),
+        (134, Tick, None),
+        (136, Tick, Some(KillAll)),
+    ]);
+}
+
+/// Its lease presses, and grows by no doubt.
+#[test]
+fn lock_lost_while_the_guard_is_doubted_leaves_no_more_time() {
+    let doubted = [
+        (0, Acquired, Some(Start)),
+        (1, sent(Signal::TERM), Some(stop(Signal::TERM, at(5)))),
+        (2, Tick, None),
+    ];
+    let kill = stop(Signal::KILL, at(3));
+    for loss in [lost(3), taken(3), Gone] {
+        let killed = [(3, loss, Some(kill)), (4, Tick, Some(KillAll))];
+        play(&[&doubted[..], &killed].concat());
+    }
 }
 
 #[test]

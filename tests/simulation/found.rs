@@ -134,6 +134,43 @@ fn guard_that_slept_with_its_host_is_not_called_killed() {
     });
 }
 
+/// A host slept shortly before the kill deadline of a command that cannot be killed, and a second
+/// longer. zk-flock said that its guard was killed or stopped, before the guard could report the
+/// survivor, and exited with 70.
+#[test]
+fn guard_that_slept_before_its_report_was_due_is_not_called_killed() {
+    let unkillable = Script {
+        runs: 15_208,
+        survives: u32::MAX,
+        ..BRIEF
+    };
+    let revoke = Break {
+        host: 2,
+        wait: 5000,
+        force: false,
+        late: 258,
+        abandoned: 0,
+    };
+    let (host, lasts) = (HOLDER, 1813);
+    let at = |at, what| Item { at, what };
+    play_without_violation(&Scenario {
+        seed: 340_013_294,
+        kind: Kind::Queue,
+        keeper: false,
+        voters: 1,
+        observers: 0,
+        hosts: 3,
+        tick: 1000,
+        timeout: 6818,
+        every: None,
+        items: vec![
+            at(0, run(0, u32::MAX, unkillable)),
+            at(2843, revoke),
+            at(7379, Suspend { host, lasts }),
+        ],
+    });
+}
+
 /// A waiter was frozen with its host until the lock was free, and again before its first heartbeat as
 /// a holder. It gave up, though it had no limit: "takes 0.0 s to confirm the lock, too long".
 #[test]
