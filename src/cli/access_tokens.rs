@@ -1,6 +1,6 @@
 //! Files of access tokens, one token a line. Other users must not be able to read or change them.
 
-use super::{Fault, read_all};
+use super::{Fault, read_all, unreadable};
 use crate::plan::access::{self, AccessToken};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -9,16 +9,12 @@ use std::path::Path;
 /// Reads a file of access tokens, at least one. `reader` returns the user for whom it is secret;
 /// `None`: that user is not known.
 pub(super) fn read(path: &Path, reader: Option<fn() -> u32>) -> Result<Vec<AccessToken>, Fault> {
-    let unreadable = |source| Fault::Unreadable {
-        path: path.to_owned(),
-        source,
-    };
     let unusable = |flaw| Fault::AccessTokens {
         path: path.to_owned(),
         flaw,
     };
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+    let file = File::open(path).map_err(unreadable(path))?;
+    let metadata = file.metadata().map_err(unreadable(path))?;
     if metadata.is_file() {
         access::check_mode(metadata.mode()).map_err(unusable)?;
         if let Some(reader) = reader {

@@ -396,11 +396,16 @@ const TYPICAL_CONFIG: usize = 1024;
 
 /// Reads a config from a file or a pipe.
 fn read(path: &Path) -> Result<Vec<u8>, Fault> {
-    let file = File::open(path).map_err(|source| Fault::Unreadable {
+    let file = File::open(path).map_err(unreadable(path))?;
+    read_all(file, path)
+}
+
+/// The fault of a file that cannot be read.
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> Fault {
+    move |source| Fault::Unreadable {
         path: path.to_owned(),
         source,
-    })?;
-    read_all(file, path)
+    }
 }
 
 /// Reads the rest of a file, which was opened at this path.
@@ -409,10 +414,7 @@ fn read_all(file: File, path: &Path) -> Result<Vec<u8>, Fault> {
     let length = file
         .take(MAX_CONFIG + 1)
         .read_to_end(&mut text)
-        .map_err(|source| Fault::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(unreadable(path))?;
     if length as u64 > MAX_CONFIG {
         Err(Fault::TooLong(path.to_owned()))
     } else {
