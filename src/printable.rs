@@ -17,8 +17,19 @@ pub fn printable(text: &str) -> String {
     text.replace(is_unprintable, "?")
 }
 
+/// The first characters of a text, at most so many, and an ellipsis if there are more.
+pub fn beginning(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => printable(text),
+        Some((end, _)) => printable(&text[..end]) + "…",
+    }
+}
+
 /// A JSON document of one line in which such characters are escaped. It means the same.
-pub fn escaped(document: &str) -> String {
+pub fn escaped(document: String) -> String {
+    if !document.contains(is_unprintable) {
+        return document;
+    }
     let mut text = String::with_capacity(document.len());
     for character in document.chars() {
         if is_unprintable(character) {

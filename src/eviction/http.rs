@@ -5,6 +5,7 @@ use crate::lock::Failure;
 use crate::lock::http::access_refusal;
 use crate::oneshot::http::Question;
 use crate::plan::LockServer;
+use crate::printable::beginning;
 
 /// The most characters of an answer that are shown.
 const MAX_SHOWN: usize = 100;
@@ -62,8 +63,7 @@ impl Question for Revocation {
             200 if body.starts_with("revoked ") => Ok(Revoked::Yes),
             404 if is_not_held => Ok(Revoked::NotHeld),
             status => {
-                let shown = body.trim().chars().filter(|c| !c.is_control());
-                let shown: String = shown.take(MAX_SHOWN).collect();
+                let shown = beginning(body.trim(), MAX_SHOWN);
                 Err(Failure::Refused {
                     what: format!("revoke at {}", self.server),
                     why: format!("it answered {status} {shown:?} ({})", advice(status)),
@@ -112,6 +112,16 @@ mod tests {
     }
 
     #[test]
+    fn answer_of_the_server_cannot_control_the_terminal() {
+        let text = "\n\x1b[31ma\u{202e}b\n".to_owned() + &"c".repeat(200);
+        let Err(Failure::Refused { why, .. }) = report(&Reply::new(500, "text/html", text)) else {
+            panic!("it is refused");
+        };
+        let shown = format!("it answered 500 \"?[31ma?b?{}…\" (", "c".repeat(91));
+        assert!(why.starts_with(&shown), "{why}");
+    }
+
+    #[test]
     fn answers_of_the_server_are_told_apart() {
         let text = "revoked backup for db1: it is held until released\n";
         let reply = Reply::new(200, "text/plain", text);
@@ -141,7 +151,6 @@ mod tests {
                 why.starts_with(&format!("it answered {status} \"")),
                 "{why}"
             );
-            assert!(!why.contains('\x1b'), "{why}");
             let advice = "the lock may be revoked: look at it with --status";
             assert_eq!(why.contains(advice), may_be_revoked, "{why}");
             let python = "only distributexd of this project can revoke";

@@ -5,6 +5,7 @@
 pub mod http;
 pub mod zookeeper;
 
+use crate::printable::printable;
 use crate::status::{self, Holder, Kind};
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -175,7 +176,7 @@ pub fn outcome_line(
     waited: Duration,
     force: bool,
 ) -> Result<String, String> {
-    let path = &target.path;
+    let path = &printable(&target.path);
     // kazoo's Lock creates its node when it begins to wait.
     let held = |held: Option<Duration>| match (held.map(status::duration), target.kind) {
         (None, _) => String::new(),
@@ -332,6 +333,18 @@ mod tests {
                 "the tokens of the readers that hold report are not known: send TERM to one of these processes: web:7, web:7"
             );
         }
+    }
+
+    #[test]
+    fn names_of_a_server_cannot_control_the_terminal() {
+        let mut odd = lock(&[5]);
+        odd.path = "a\u{1b}[31m\u{202e}@dx:9889".into();
+        odd.holders.as_mut().unwrap()[0].host = Some("w\u{9b}eb\n".into());
+        let target = choose(&[odd], None).unwrap();
+        assert_eq!(
+            outcome_line(&target, Outcome::Left, Duration::ZERO, false),
+            Ok("w?eb?:7 (token 5) had released a?[31m?@dx:9889 before it was asked".into())
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! because there may be thousands of waiters.
 
 use super::{Holder, Remaining, Report, Waiter};
+use crate::printable::escaped;
 use serde_json::Value;
 use std::time::Duration;
 
@@ -85,7 +86,7 @@ fn list<T>(items: &[T], text: fn(&T) -> String) -> String {
 }
 
 fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
+    escaped(Value::from(text).to_string())
 }
 
 /// `null`: without end.
@@ -97,6 +98,7 @@ fn seconds(time: Option<Duration>) -> String {
 mod tests {
     use super::super::PoolCounters;
     use super::*;
+    use crate::printable::is_unprintable;
     use serde_json::json;
 
     #[test]
@@ -111,7 +113,7 @@ mod tests {
                 revoked: true,
             },
             Holder {
-                host: "a \"quoted\\ замок".into(),
+                host: "a \"quoted\\ замок\u{202e}".into(),
                 run: None,
                 token: None,
                 held: None,
@@ -156,16 +158,19 @@ mod tests {
                 "name": "a", "maxlocks": 2, "expire": 60.0, "age": 0.25,
                 "holders": [
                     { "host": "h", "run": "1.a", "token": 7, "held": 1.5, "expires": 58.5, "revoked": true },
-                    { "host": "a \"quoted\\ замок", "token": null, "held": null, "expires": null, "revoked": false },
+                    { "host": "a \"quoted\\ замок\u{202e}", "token": null, "held": null, "expires": null, "revoked": false },
                     { "host": "u", "token": null, "held": null, "revoked": false },
                 ],
                 "waiters": [{ "host": "w", "run": "r", "waiting": 1.0 }],
             },
             { "name": "b", "maxlocks": 1, "expire": null, "holders": [], "waiters": [] },
         ] });
-        assert_eq!(
-            serde_json::from_str::<Value>(&text(&[busy, idle])).unwrap(),
-            expected
+        let document = text(&[busy, idle]);
+        assert_eq!(serde_json::from_str::<Value>(&document).unwrap(), expected);
+        let mut lines = document.lines();
+        assert!(
+            !lines.any(|line| line.contains(is_unprintable)),
+            "{document}"
         );
         assert_eq!(text(&[]), "{\"version\":1,\"pools\":[]}\n");
     }

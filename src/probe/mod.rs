@@ -112,7 +112,7 @@ impl Report {
             "config": config,
             "servers": servers,
         });
-        escaped(&document.to_string()) + "\n"
+        escaped(document.to_string()) + "\n"
     }
 }
 

@@ -8,6 +8,7 @@ use crate::pool::access::{Denial, Scope, Want};
 use crate::pool::invalid_request::{self, InvalidRequest};
 use crate::pool::page::{self, view::View};
 use crate::pool::{Answer, Call, Remaining};
+use crate::printable::printable;
 use std::fmt::Display;
 use std::num::ParseIntError;
 use std::time::Duration;
@@ -403,7 +404,8 @@ fn refusal_status(refusal: InvalidRequest) -> u16 {
 
 /// A line for a person.
 fn text_reply(status: u16, text: &dyn Display) -> Reply {
-    Reply::new(status, "text/plain", format!("{text}\n"))
+    let line = printable(&text.to_string()) + "\n";
+    Reply::new(status, "text/plain", line)
 }
 
 /// INVALID, with status 200 as in the original, and the reason in a header field.
@@ -437,7 +439,7 @@ pub(super) fn why_unknown<'a>(
 
 /// 503: the client may try again after `RETRY_AFTER`.
 pub(super) fn unavailable_reply(why: &str) -> Reply {
-    Reply::new(503, "text/plain", why).with("Retry-After", RETRY_AFTER)
+    Reply::new(503, "text/plain", printable(why)).with("Retry-After", RETRY_AFTER)
 }
 
 fn plain_reply(word: &str) -> Reply {

@@ -6,8 +6,12 @@ use crate::lock::Failure;
 use crate::lock::http::access_refusal;
 use crate::oneshot::http::Question;
 use crate::plan::LockServer;
+use crate::printable::beginning;
 use serde_json::Value;
 use std::time::Duration;
+
+/// The most characters that are shown of an answer that is none of a distributexd.
+const MAX_SHOWN: usize = 40;
 
 /// What to read.
 #[derive(Clone, Debug)]
@@ -43,7 +47,7 @@ impl Question for PoolSurvey {
         let document = serde_json::from_str::<Value>(&body).ok();
         let pools = document.as_ref().and_then(|it| it["pools"].as_array());
         let Some(pools) = pools.filter(|_| reply.status == 200) else {
-            let start: String = body.trim().chars().take(40).collect();
+            let start = beginning(body.trim(), MAX_SHOWN);
             return Err(Failure::IncompatibleLock(format!(
                 "{server} does not show its locks, it answered {} {start:?}: is it a distributexd of this program?",
                 reply.status

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 pub fn json(report: &Report, now: i64, time: fn(i64) -> String) -> String {
     let clock = Clock { now, time };
     let locks: Vec<_> = report.locks.iter().map(|lock| clock.lock(lock)).collect();
-    escaped(&json!({ "locks": locks }).to_string()) + "\n"
+    escaped(json!({ "locks": locks }).to_string()) + "\n"
 }
 
 struct Clock {

@@ -160,7 +160,7 @@ fn anything_but_yes_is_an_error_that_says_so() {
         (plain(""), &["Error obtaining lock, server said nothing"]),
         (
             plain("<html>\r\n\x1b[31mHello"),
-            &["Error obtaining lock, server said <html>   [31mHello"],
+            &["Error obtaining lock, server said <html>???[31mHello"],
         ),
         (
             Answer::Say(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".into()),

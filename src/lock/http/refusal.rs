@@ -67,7 +67,7 @@ mod tests {
                 &with_token,
                 403,
                 "a\u{1b}b",
-                "the server answered 403 Forbidden (a b): the config of the server, or of a proxy \
+                "the server answered 403 Forbidden (a?b): the config of the server, or of a proxy \
                  before it, does not allow this",
             ),
         ] {

@@ -4,6 +4,7 @@
 use crate::deadlines::Deadlines;
 use crate::http::Reply;
 use crate::moment::Moment;
+use crate::printable::beginning;
 use std::fmt;
 use std::time::Duration;
 
@@ -75,28 +76,13 @@ pub(super) fn shown_reply(reply: &Reply) -> String {
     match reply.status {
         200 if body.is_empty() => "nothing".into(),
         200 => shown(&body),
-        status => format!("{status} {}", reply.reason),
+        status => format!("{status} {}", shown(&reply.reason)),
     }
 }
 
 /// The beginning of a text on one line.
 pub(super) fn shown(text: &str) -> String {
-    let shown: String = text
-        .chars()
-        .take(MAX_SHOWN)
-        .map(|character| {
-            if character.is_control() {
-                ' '
-            } else {
-                character
-            }
-        })
-        .collect();
-    if text.chars().nth(MAX_SHOWN).is_some() {
-        shown + "…"
-    } else {
-        shown
-    }
+    beginning(text.trim(), MAX_SHOWN)
 }
 
 /// A slot that the server has granted to this run.
@@ -301,7 +287,8 @@ mod tests {
         for (status, body, shown) in [
             (200, "INVALID", "INVALID".to_owned()),
             (200, "", "nothing".to_owned()),
-            (200, "<html>\r\n\x1b[2J", "<html>   [2J".to_owned()),
+            (200, "<html>\r\n\x1b[2J\n", "<html>???[2J".to_owned()),
+            (200, "a\u{202e}b", "a?b".to_owned()),
             (200, &"é".repeat(60), "é".repeat(60)),
             (200, &"é".repeat(61), "é".repeat(60) + "…"),
             (503, "<html>", "503 Service Unavailable".to_owned()),

@@ -6,6 +6,7 @@
 //! here.
 
 use crate::plan::{BREAKS, CHECK, QUEUES, RUNS, Sharing};
+use crate::printable::printable;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -186,11 +187,7 @@ impl BreakData {
         let text = String::from_utf8_lossy(data);
         let mut lines = text.lines();
         let asker = lines.next().unwrap_or_default();
-        let asker: String = asker
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_ASKER)
-            .collect();
+        let asker = printable(asker).chars().take(MAX_ASKER).collect();
         let answer = lines.next().and_then(|line| line.strip_prefix(ANSWER));
         BreakData {
             asker,
@@ -672,10 +669,11 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_other_programs_are_read_without_their_control_characters() {
+    fn requests_of_other_programs_cannot_control_the_terminal() {
         for (data, asker) in [
             (&b""[..], ""),
-            (b"\x1b[31mred", "[31mred"),
+            (b"\x1b[31mred", "?[31mred"),
+            ("a\u{202e}b".as_bytes(), "a?b"),
             (b"me\nkill-after soon", "me"),
             (b"me\nkill-after -1", "me"),
             (b"me\nkill-after 1e300", "me"),

@@ -109,6 +109,27 @@ fn browser_gets_html_at_the_one_path_from_which_its_links_lead() {
 }
 
 #[test]
+fn names_of_clients_cannot_control_the_terminal_of_curl() {
+    let request = PoolRequest {
+        call: Call::Revoke { token: None },
+        host: "h\u{202e}".into(),
+        ..get()
+    };
+    let why = "memcached says \u{1b}[31m";
+    for (answer, body) in [
+        (Answer::NotHeld, "cannot revoke: h? does not hold p\n"),
+        (
+            Answer::Unavailable(why.into()),
+            "memcached says ?[31m; the lock may be revoked: look at the pool\n",
+        ),
+    ] {
+        assert_eq!(answer_reply(&request, &answer).body, body.as_bytes());
+    }
+    let reply = answer_reply(&get(), &Answer::Unavailable(why.into()));
+    assert_eq!(reply.body, b"memcached says ?[31m");
+}
+
+#[test]
 fn form_of_the_page_is_answered_with_a_page() {
     let post = |accept: &str| {
         let text = format!("POST /revoke/?pool=p&host=h HTTP/1.1\r\n{accept}\r\n");
