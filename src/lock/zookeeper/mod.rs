@@ -1033,23 +1033,18 @@ impl<R: Recipe> SessionLock<R> {
         // A limit that has passed without effect waits for the next action of the session, a
         // heartbeat at the latest.
         let ahead = |limit: Moment| if limit > now { limit } else { Moment::NEVER };
+        let wait = || {
+            let own = self.recipe.limit();
+            own.map_or(Moment::NEVER, |(limit, _)| limit)
+                .min(ahead(self.recipe.wake()))
+                .min(ahead(self.connect_by))
+                .min(ahead(self.options.wait_until.unwrap_or(Moment::NEVER)))
+        };
         match self.phase {
             Phase::Held { .. } => self.lease_reported.term,
             Phase::Releasing { by, .. } => by,
-            Phase::Acquiring | Phase::Confirming { .. } => {
-                let own = self
-                    .recipe
-                    .limit()
-                    .map_or(Moment::NEVER, |(limit, _)| limit);
-                let lease = match self.phase {
-                    Phase::Confirming { .. } => ahead(self.lease_reported.term),
-                    _ => Moment::NEVER,
-                };
-                own.min(lease)
-                    .min(ahead(self.recipe.wake()))
-                    .min(ahead(self.connect_by))
-                    .min(ahead(self.options.wait_until.unwrap_or(Moment::NEVER)))
-            }
+            Phase::Acquiring => wait(),
+            Phase::Confirming { .. } => wait().min(ahead(self.lease_reported.term)),
             Phase::LostKept { .. } | Phase::Ended { .. } | Phase::Done => Moment::NEVER,
         }
     }

@@ -104,6 +104,11 @@ impl Queue {
         }
     }
 
+    /// Whether this is the queue of a lock, and not that of a semaphore.
+    fn is_lock(&self) -> bool {
+        matches!(self.purpose, Purpose::Lock(_))
+    }
+
     fn child(&self, name: &str) -> String {
         layout::child(&self.path, name)
     }
@@ -127,7 +132,7 @@ impl Queue {
                 acl: context.acl(),
                 flags: flag::EPHEMERAL | flag::SEQUENCE,
             });
-            if let Purpose::Lock(_) = self.purpose {
+            if self.is_lock() {
                 // The node must not be that of a semaphore.
                 context.send(Request::Data {
                     path: self.path.clone(),
@@ -292,6 +297,7 @@ impl Queue {
         context: &mut RecipeContext,
     ) -> Option<Outcome> {
         let is_own = context.is_own_session(stat.ephemeral_owner);
+        let is_lock = self.is_lock();
         match &mut self.phase {
             Phase::Checking { .. } if is_own => {
                 self.own = Some(name.to_string());
@@ -318,7 +324,7 @@ impl Queue {
                 context.set_request(stat);
             }
             Phase::Queued { .. }
-                if self.purpose != Purpose::SemaphoreEntry
+                if is_lock
                     && context.may_wait()
                     && context.is_outer_session(stat.ephemeral_owner) =>
             {
@@ -339,9 +345,7 @@ impl Queue {
                 };
                 // In the queue of a semaphore the first contender holds no lease. The semaphore's
                 // own recipe reports the holders.
-                if self.purpose != Purpose::SemaphoreEntry
-                    && !std::mem::replace(&mut self.waiting_reported, true)
-                {
+                if is_lock && !std::mem::replace(&mut self.waiting_reported, true) {
                     context.emit_waiting(&self.holder, Some(position));
                 }
             }
