@@ -499,6 +499,8 @@ impl Recipe for Queue {
         }
     }
 
+    /// If the session is resumed after all, the contender of before still exists, next to the new one.
+    /// `rank` deletes it: the lock has one holder all the same, and this run is the last in the queue.
     fn restart(&mut self, context: &mut RecipeContext) {
         self.parents.forget();
         self.join(context);
