@@ -72,13 +72,21 @@ impl Outcome {
     /// program's name and contains each of `facts`.
     #[track_caller]
     pub fn complains(&self, code: i32, facts: &[&str]) {
-        assert_eq!(
-            (self.end, self.stdout.as_str()),
-            (Ok(code), ""),
-            "stderr: {}",
-            self.stderr
-        );
-        self.complaint(facts);
+        self.complains_as("zk-flock", code, facts);
+    }
+
+    /// The same of a program of another name.
+    #[track_caller]
+    pub fn complains_as(&self, program: &str, code: i32, facts: &[&str]) {
+        assert_eq!(self.stdout, "", "stderr: {}", self.stderr);
+        self.fails_as(program, code, facts);
+    }
+
+    /// The same of a program that may have printed on stdout.
+    #[track_caller]
+    pub fn fails_as(&self, program: &str, code: i32, facts: &[&str]) {
+        assert_eq!(self.end, Ok(code), "stderr: {}", self.stderr);
+        self.complaint_of(program, facts);
     }
 
     /// Asserts one line on stderr that begins with the program's name and contains each of `facts`.

@@ -5,7 +5,8 @@ use super::client::Client;
 use super::run::Job;
 use super::zookeeper::ZooKeeper;
 use super::{SOON, process, profile, scratch};
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -157,6 +158,14 @@ impl Sandbox {
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Writes a file in the folder that other users can neither read nor change.
+    pub fn secret(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
     }
 
     /// The text of a file in the folder; empty if there is none.

@@ -1,24 +1,21 @@
 //! Access tokens: a client without a valid one can neither use nor read pools, and distributex sends
 //! its own.
 
+use super::{complains, curl};
 use common::distributexd::Distributexd;
-use common::run::{Outcome, exited};
+use common::run::exited;
 use common::sandbox::Sandbox;
 use common::wait_until;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 const USER: &str = "a-user-0123456789";
 const ADMINISTRATOR: &str = "an-administrator-0123456789";
 
 /// Writes a file of tokens that other users cannot read.
 fn token_file(sandbox: &Sandbox, name: &str, token: &str) -> PathBuf {
-    let path = sandbox.path(name);
-    fs::write(&path, format!("# for tests\n{token}\n")).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    path
+    sandbox.secret(name, &format!("# for tests\n{token}\n"))
 }
 
 /// A server whose pool has the name of the sandbox and needs a token.
@@ -35,31 +32,15 @@ fn guarded<'a>(sandbox: &'a Sandbox, options: &str) -> Distributexd<'a> {
 
 /// Status and body of the answer to curl with these options.
 #[track_caller]
-fn curl(server: &Distributexd, options: &[&str], target: &str) -> (String, String) {
+fn answer(server: &Distributexd, options: &[&str], target: &str) -> (String, String) {
     let url = format!("http://127.0.0.1:{}{target}", server.port);
-    let curl = Command::new("curl")
-        .args(["-s", "-S", "--noproxy", "*", "-w", "\n%{http_code}"])
-        .args(options)
-        .arg(&url)
-        .output()
-        .expect("curl is installed, or tests/all does it");
-    let output = String::from_utf8(curl.stdout).unwrap();
+    let output = curl(&[&["-w", "\n%{http_code}"], options].concat(), &url);
     let (body, status) = output.rsplit_once('\n').unwrap();
     (status.to_owned(), body.to_owned())
 }
 
 fn bearer(token: &str) -> [String; 2] {
     ["-H".into(), format!("Authorization: Bearer {token}")]
-}
-
-#[track_caller]
-fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
-    assert_eq!(
-        (outcome.end, outcome.stdout.as_str()),
-        (Ok(code), ""),
-        "{outcome:?}"
-    );
-    outcome.complaint_of("distributex", facts);
 }
 
 /// The fencing token of the first holder in a text of `/status/`.
@@ -79,7 +60,7 @@ fn client_without_a_right_can_neither_acquire_nor_release_nor_renew_nor_revoke_n
     let ask = |token: &str, options: &[&str], target: &str| {
         let header = bearer(token);
         let header = header.each_ref().map(String::as_str);
-        curl(&server, &[&header, options].concat(), target)
+        answer(&server, &[&header, options].concat(), target)
     };
     let status = |token, options: &[&str], target: &str| ask(token, options, target).0;
     assert_eq!(ask(USER, &[], &target("get", "me")).1, "YES");
@@ -94,7 +75,7 @@ fn client_without_a_right_can_neither_acquire_nor_release_nor_renew_nor_revoke_n
         "/metrics".into(),
     ];
     for target in &calls {
-        let (status_of_none, body) = curl(&server, &[], target);
+        let (status_of_none, body) = answer(&server, &[], target);
         assert_eq!(status_of_none, "401", "{target}");
         assert!(
             body.starts_with("refused: access token missing: "),
@@ -104,7 +85,7 @@ fn client_without_a_right_can_neither_acquire_nor_release_nor_renew_nor_revoke_n
         assert_eq!(status("", &[], target), "401", "{target}");
     }
     let post = ["-X", "POST"];
-    assert_eq!(curl(&server, &post, &target("revoke", "me")).0, "401");
+    assert_eq!(answer(&server, &post, &target("revoke", "me")).0, "401");
     assert_eq!(
         status("a-user-0123456780", &post, &target("revoke", "me")),
         "401"
@@ -112,7 +93,7 @@ fn client_without_a_right_can_neither_acquire_nor_release_nor_renew_nor_revoke_n
     assert_eq!(status(USER, &post, &target("revoke", "me")), "403");
     // Another site can make a browser send these.
     let basic = ["-u", &format!("x:{USER}")];
-    assert_eq!(curl(&server, &basic, &target("release", "me")).0, "401");
+    assert_eq!(answer(&server, &basic, &target("release", "me")).0, "401");
     assert_eq!(
         status(USER, &[], &target("release", "me")),
         "403",
@@ -120,7 +101,7 @@ fn client_without_a_right_can_neither_acquire_nor_release_nor_renew_nor_revoke_n
     );
 
     assert_eq!(ask(USER, &[], &target("get", "them")).1, "NO");
-    let shown = curl(&server, &basic, "/status/");
+    let shown = answer(&server, &basic, "/status/");
     assert_eq!(shown.0, "200");
     assert!(
         shown.1.contains("\"me\"") && !shown.1.contains("\"them\""),

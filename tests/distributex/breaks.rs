@@ -1,20 +1,14 @@
 //! `--break`: a slot is revoked at the server, and its holder stops its command.
 
+use super::{complains, fails};
 use common::distributexd::Distributexd;
 use common::lock_server::{Answer, LockServer, plain};
-use common::run::Outcome;
 use common::sandbox::Sandbox;
 use std::net::TcpListener;
 
 /// A command that says when it is up, and ends at TERM.
 const ENDS_AT_TERM: &str =
     "exec 2>/dev/null; trap 'echo trapped; exit 3' TERM; echo up; while :; do sleep 0.05; done";
-
-#[track_caller]
-fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
-    assert_eq!(outcome.end, Ok(code), "{outcome:?}");
-    outcome.complaint_of("distributex", facts);
-}
 
 fn server<'a>(sandbox: &'a Sandbox, options: &str) -> Distributexd<'a> {
     let pools = format!("pools:\n- name: {}\n{options}", sandbox.id);
@@ -40,7 +34,7 @@ fn a_holder_is_evicted_and_stops_its_command() {
     );
     let end = holder.wait();
     assert_eq!(end.stdout, "up\ntrapped\n");
-    complains(&end, 1, &["revoked", "an operator revoked it"]);
+    fails(&end, 1, &["revoked", "an operator revoked it"]);
     complains(
         &sandbox.distributex(server.port, &["--break"]).run(),
         3,

@@ -6,6 +6,7 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
+use super::{complains, fails};
 use common::capture;
 use common::lock_server::{Answer, LockServer, lent, original, plain, to_end};
 use common::probe_job::{FOREVER, Probe};
@@ -53,16 +54,6 @@ fn taken(what: &str) -> Answer {
         "get" => original("NO"),
         _ => original("OK"),
     }
-}
-
-fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
-    assert_eq!(
-        (outcome.end, outcome.stdout.as_str()),
-        (Ok(code), ""),
-        "stderr: {}",
-        outcome.stderr
-    );
-    outcome.complaint_of("distributex", facts);
 }
 
 /// A run that is kept waiting.
@@ -940,9 +931,9 @@ fn a_job_whose_place_was_taken_away_is_killed_at_once() {
     assert!(survived < SECOND, "{survived:?}");
 }
 
+#[track_caller]
 fn complains_of_loss(outcome: &Outcome, why: &str) {
-    assert_eq!(outcome.end, Ok(1), "{}", outcome.stderr);
-    outcome.complaint_of("distributex", &["lost ", why]);
+    fails(outcome, 1, &["lost ", why]);
 }
 
 #[test]

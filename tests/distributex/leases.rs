@@ -6,9 +6,10 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
+use super::{complains, fails};
 use common::lock_server::{Answer, LockServer, lent, lent_as, plain, revoked};
 use common::probe_job::{self, FOREVER, Probe};
-use common::run::{Outcome, listener};
+use common::run::listener;
 use common::sandbox::Sandbox;
 use common::{SECOND, process, report, wait_until};
 use std::time::Duration;
@@ -42,12 +43,6 @@ fn lends_for(lease: Duration, what: &str) -> Answer {
     } else {
         lent(7, lease)
     }
-}
-
-#[track_caller]
-fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
-    assert_eq!(outcome.end, Ok(code), "stderr: {}", outcome.stderr);
-    outcome.complaint_of("distributex", facts);
 }
 
 #[test]
@@ -126,7 +121,7 @@ fn is_killed_in_time(expires: &'static str, why: &str, tries: u32) {
     if tries > 1 && outcome.stderr.contains("this process was stopped for") {
         return is_killed_in_time(expires, why, tries - 1);
     }
-    complains(
+    fails(
         &outcome,
         79,
         &[
@@ -261,7 +256,7 @@ fn a_command_that_is_deaf_to_a_revoke_is_killed_by_its_grace_or_by_the_end_of_it
         probe.wait_for(1);
         wait_until("a renewal", || server.words().len() > 2);
         revoke(&server);
-        complains(&run.wait(), code, &facts);
+        fails(&run.wait(), code, &facts);
         let renewals: Vec<_> = server
             .asked()
             .into_iter()

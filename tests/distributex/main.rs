@@ -41,6 +41,36 @@ mod status;
 // YAML that is accepted means the same to PyYAML.
 mod yaml;
 
+use common::run::Outcome;
+use std::process::Command;
+
+/// Asserts that a distributex ended with this exit code, nothing on stdout, and one line on stderr
+/// that contains each of `facts`.
+#[track_caller]
+fn complains(outcome: &Outcome, code: i32, facts: &[&str]) {
+    outcome.complains_as("distributex", code, facts);
+}
+
+/// The same of one that may have printed on stdout.
+#[track_caller]
+fn fails(outcome: &Outcome, code: i32, facts: &[&str]) {
+    outcome.fails_as("distributex", code, facts);
+}
+
+/// What curl prints with these options.
+#[track_caller]
+fn curl(options: &[&str], url: &str) -> String {
+    let curl = Command::new("curl")
+        .args(["--silent", "--show-error", "--noproxy", "*"])
+        .args(options)
+        .arg(url)
+        .output()
+        .expect("curl is installed, or tests/all does it");
+    let stderr = String::from_utf8_lossy(&curl.stderr);
+    assert!(curl.status.success(), "{stderr}");
+    String::from_utf8(curl.stdout).expect("answers are text")
+}
+
 /// The command of `common::probe_job`: it is this executable, with this test.
 #[test]
 fn probe_job_writes_its_token_and_timestamps() {

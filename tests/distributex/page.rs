@@ -3,8 +3,6 @@
 use common::distributexd::Distributexd;
 use common::sandbox::Sandbox;
 use serde_json::Value;
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use zk_flock::internals::http::Reply;
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
@@ -85,9 +83,7 @@ fn browser_gets_a_page_and_every_other_client_json() {
 fn form_revokes_with_the_token_in_it_and_stored_credentials_never_do() {
     let sandbox = Sandbox::new();
     let administrator = "an-administrator-0123456789";
-    let (file, pool) = (sandbox.path("administer"), &sandbox.id);
-    fs::write(&file, administrator).unwrap();
-    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    let (file, pool) = (sandbox.secret("administer", administrator), &sandbox.id);
     let file = file.display();
     let server = Distributexd::start(
         &sandbox,

@@ -6,12 +6,12 @@
     reason = "a test may take the time; the program asks sys::clock"
 )]
 
+use super::curl;
 use common::capture;
 use common::distributexd::{Connection, Distributexd};
 use common::sandbox::Sandbox;
 use common::{SECOND, let_last, process, report, tries, wait_until};
 use std::fs;
-use std::process::Command;
 use std::time::Instant;
 use zk_flock::internals::http::{LONGEST_HEAD, LONGEST_REQUEST_BODY, Reply};
 
@@ -47,16 +47,7 @@ fn the_five_published_lines_give_yes_no_ok_yes_ok() {
         "/release/?host=them&pool=pool1",
     ] {
         let url = format!("http://localhost:{}{line}", server.port);
-        let curl = Command::new("curl")
-            .args(["--ipv4", "--silent", "--show-error", "--noproxy", "*", &url])
-            .output();
-        let curl = curl.expect("curl is installed, or tests/all does it");
-        assert!(
-            curl.status.success(),
-            "{}",
-            String::from_utf8_lossy(&curl.stderr)
-        );
-        answers.push(String::from_utf8(curl.stdout).expect("answers are text"));
+        answers.push(curl(&["--ipv4"], &url));
     }
     assert_eq!(answers, ["YES", "NO", "OK", "YES", "OK"]);
 }
