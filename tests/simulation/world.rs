@@ -1677,6 +1677,11 @@ impl World {
             .items
             .iter()
             .any(|item| matches!(item.what, What::Limit { .. }));
+        // A network this slow for so long never confirms a lock: the attempt ends, whatever its limit.
+        let timeout = self.scenario.timeout;
+        let slowed = self.scenario.items.iter().any(|item| {
+            matches!(item.what, What::Slow { by, lasts, .. } if by >= timeout / 20 && lasts >= timeout / 2)
+        });
         let right = match end {
             ExitReason::Command(Status::Exited(code)) => code == 0,
             ExitReason::Command(Status::Killed(_)) => {
@@ -1684,7 +1689,7 @@ impl World {
             }
             ExitReason::Busy => state.wait != u32::MAX,
             ExitReason::AlreadyRun => self.is_taken(run),
-            ExitReason::Unreachable => faults && (state.wait != u32::MAX || is_queue),
+            ExitReason::Unreachable => faults && (state.wait != u32::MAX || is_queue || slowed),
             ExitReason::Lost => faults,
             ExitReason::InternalError => state.hurt,
             ExitReason::Revoked => self.is_asked(state.token),
