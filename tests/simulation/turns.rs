@@ -226,9 +226,9 @@ impl World {
             }
             Notice::Ended { record } => {
                 let (_, token, exit) = parse(&record).expect("a record of the program");
-                if let Some(start) = self.records.starts.last_mut()
-                    && start.token == token
-                {
+                // A run whose node was deleted may have recorded its start in between.
+                let mut starts = self.records.starts.iter_mut().rev();
+                if let Some(start) = starts.find(|start| start.token == token) {
                     start.exit = exit;
                 }
             }
