@@ -66,8 +66,16 @@ pub enum Operation {
     CreateContainer { path: String, acl: Vec<Acl> },
     /// delete(2), any version
     Delete { path: String },
+    /// setData(5), if the node has this version
+    SetData {
+        path: String,
+        data: Vec<u8>,
+        version: i32,
+    },
     /// check(13): the node exists
     Check { path: String },
+    /// check(13): the node has this version
+    CheckVersion { path: String, version: i32 },
 }
 
 /// An answer.
@@ -236,16 +244,37 @@ impl Operation {
                 }
                 .write(out);
             }
-            Operation::Check { path } => {
-                header(operation::CHECK).write(out);
-                CheckVersionRequest {
+            Operation::SetData {
+                path,
+                data,
+                version,
+            } => {
+                header(operation::SET_DATA).write(out);
+                SetDataRequest {
                     path: path.clone(),
-                    version: -1,
+                    data: data.clone(),
+                    version: *version,
                 }
                 .write(out);
             }
+            Operation::Check { path } => write_check(path, -1, out),
+            Operation::CheckVersion { path, version } => write_check(path, *version, out),
         }
     }
+}
+
+fn write_check(path: &str, version: i32, out: &mut Vec<u8>) {
+    MultiHeader {
+        kind: operation::CHECK,
+        done: false,
+        err: -1,
+    }
+    .write(out);
+    CheckVersionRequest {
+        path: path.to_owned(),
+        version,
+    }
+    .write(out);
 }
 
 /// Appends the body of a multi.
@@ -323,6 +352,7 @@ fn results(operations: usize, body: &mut &[u8]) -> Result<Result<Answer, Code>, 
                 CreateResponse::read(body, "multi reply")?,
                 Stat::read(body, "multi reply")?,
             )),
+            operation::SET_DATA => _ = Stat::read(body, "multi reply")?,
             _ => {} // a delete or a check has no result
         }
     }
@@ -348,6 +378,32 @@ mod tests {
             let multi = Request::Multi(vec![container, Operation::Delete { path }]);
             assert_eq!(answer(&multi, &body), Ok(Ok(Answer::Done)), "{kind}");
         }
+    }
+
+    #[test]
+    fn result_of_a_change_of_data_is_the_metadata_of_its_node() {
+        let mut body = Vec::new();
+        let header = |kind, done| MultiHeader { kind, done, err: 0 };
+        header(operation::SET_DATA, false).write(&mut body);
+        body.extend([0; STAT_LENGTH]);
+        header(operation::CHECK, false).write(&mut body);
+        header(operation::ERROR, true).write(&mut body);
+        let (path, data) = ("/app/pool".to_owned(), b"x".to_vec());
+        let multi = Request::Multi(vec![
+            Operation::SetData {
+                path: path.clone(),
+                data,
+                version: 7,
+            },
+            Operation::CheckVersion { path, version: 8 },
+        ]);
+        assert_eq!(answer(&multi, &body), Ok(Ok(Answer::Done)));
+        assert!(answer(&multi, &body[..body.len() - 1]).is_err());
+
+        // The version is sent: its four bytes are the last before the header that ends the multi.
+        let mut sent = Vec::new();
+        multi.write(1, &mut sent);
+        assert_eq!(sent[sent.len() - 9 - 4..][..4], 8i32.to_be_bytes());
     }
 
     /// Five numbers of 64 bits, and six of 32.
