@@ -52,6 +52,7 @@ pub mod run {
 
 /// The loop of the lock server, and what a simulation puts instead of the kernel.
 pub mod serve {
+    pub use crate::pool::Target;
     pub use crate::pool::state::{Clocks, State};
     pub use crate::serve::{
         Accepted, LISTENER, MEMCACHED, Parts, SIGNALS, ServerLoop, Stream, System, Turn, backend,

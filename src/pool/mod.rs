@@ -200,6 +200,10 @@ pub enum Input<'a> {
     Tick,
 }
 
+/// Where a backend connects to. `None`: to the server of the config, at whichever of its addresses
+/// answers.
+pub type Target = Option<transport::Address>;
+
 /// An order to the loop.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
@@ -211,7 +215,7 @@ pub enum Output {
     /// `NotSaved`.
     Save(State),
     /// An order for the connection to the server that keeps the holders.
-    Transport(transport::Output<()>),
+    Transport(transport::Output<Target>),
     /// Write a line to the log.
     Note(Level, String),
     /// Do nothing before this moment, unless an event happens.

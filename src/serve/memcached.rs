@@ -4,6 +4,7 @@
 use crate::link::Link;
 use crate::moment::Moment;
 use crate::plan::{Connection, Host};
+use crate::pool::Target;
 use crate::prepare::{self, HostAddresses};
 use crate::reason::reason;
 use crate::sys::epoll::{Epoll, Interest};
@@ -57,9 +58,9 @@ impl Memcached {
     }
 
     /// Does what the backend wants done. The event is a connection that failed at once.
-    pub(super) fn execute(&mut self, output: Output<()>) -> Option<Event<'static>> {
+    pub(super) fn execute(&mut self, output: Output<Target>) -> Option<Event<'static>> {
         match output {
-            Output::Connect(()) => {
+            Output::Connect(_) => {
                 let failed = self.connect().err()?;
                 return Some(Event::Disconnected(Some(failed)));
             }

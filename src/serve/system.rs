@@ -7,6 +7,7 @@ use super::listener::{Accepted, Listener};
 use super::memcached::Memcached;
 use super::state_file::StateFile;
 use crate::moment::Moment;
+use crate::pool::Target;
 use crate::pool::state::State;
 use crate::signal::Signal;
 use crate::sys::epoll::{Epoll, Interest};
@@ -65,7 +66,7 @@ pub trait System: Sized {
     fn save(file: &Self::StateFile, state: &State) -> Result<(), String>;
 
     /// Does this with the connection to memcached. The event is a connection that failed at once.
-    fn execute(memcached: &mut Self::Memcached, output: Output<()>) -> Option<Event<'static>>;
+    fn execute(memcached: &mut Self::Memcached, output: Output<Target>) -> Option<Event<'static>>;
     /// The connection to memcached is ready: reports what happened to it.
     fn read(memcached: &mut Self::Memcached, report: impl FnMut(Event));
 }
@@ -165,7 +166,7 @@ impl System for Linux {
         file.save(state)
     }
 
-    fn execute(memcached: &mut Memcached, output: Output<()>) -> Option<Event<'static>> {
+    fn execute(memcached: &mut Memcached, output: Output<Target>) -> Option<Event<'static>> {
         memcached.execute(output)
     }
 

@@ -4,7 +4,7 @@ use super::{Connection, Delivery, Machine, Peer, Reply, Step};
 use crate::moment::Moment;
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
-use crate::pool::{Backend, Input, Output, Ticket};
+use crate::pool::{Backend, Input, Output, Target, Ticket};
 use crate::transport;
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub(crate) struct PoolRules(BTreeSet<Ticket>);
 macro_rules! backend {
     ($backend:ty) => {
         impl Machine for $backend {
-            type To = ();
+            type To = Target;
             type Report = Output;
             type Rules = PoolRules;
 
@@ -28,7 +28,7 @@ macro_rules! backend {
                 self.handle(Input::Tick, now);
             }
 
-            fn give(&mut self, now: Moment) -> Step<(), Output> {
+            fn give(&mut self, now: Moment) -> Step<Target, Output> {
                 match self.poll(now) {
                     Output::Transport(output) => Step::Transport(output),
                     Output::Wait(until) => Step::Wait(until),

@@ -11,14 +11,14 @@ use crate::moment::Moment;
 use crate::plan;
 use crate::pool::state::State;
 use crate::pool::{
-    Answer, Backend, Call, Grant, Holder, Input, Output, Remaining, Report, Request, Ticket,
+    Answer, Backend, Call, Grant, Holder, Input, Output, Remaining, Report, Request, Target, Ticket,
 };
 use std::time::Duration;
 
 /// A backend, as a script sets it up.
-pub(crate) trait Scripted: Backend + Machine<To = (), Report = Output> + Sized {
+pub(crate) trait Scripted: Backend + Machine<To = Target, Report = Output> + Sized {
     /// What its servers are connected to.
-    type Peer: Peer<()>;
+    type Peer: Peer<Target>;
     /// How many servers share the peer.
     const SERVERS: usize;
     /// The answers to one event come in the order of their requests. Of other backends, shared

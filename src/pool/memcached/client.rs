@@ -1,6 +1,7 @@
 //! The connection to memcached: when to connect and disconnect, and which command each reply
 //! belongs to. memcached replies in the order of the commands.
 
+use super::super::Target;
 use super::cas_cycle::CycleId;
 use super::protocol::{Command, Malformed, Reply};
 use crate::moment::Moment;
@@ -68,11 +69,11 @@ impl MemcachedClient {
     }
 
     /// The next order for the connection.
-    pub(super) fn output(&mut self, now: Moment) -> Option<Output<()>> {
+    pub(super) fn output(&mut self, now: Moment) -> Option<Output<Target>> {
         match self.state {
             State::Down { until } if until <= now => {
                 self.state = State::Connecting { since: now };
-                Some(Output::Connect(()))
+                Some(Output::Connect(None))
             }
             State::Up { .. } if !self.outgoing.is_empty() => Some(Output::Send(
                 std::mem::take(&mut self.outgoing).into_bytes(),

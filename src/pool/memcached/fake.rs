@@ -1,6 +1,7 @@
 //! A memcached in memory for the tests of this backend. Like the real one it may expire an item up
 //! to a second early.
 
+use super::super::Target;
 use super::super::state::{BootTime, State};
 use super::Memcache;
 use crate::moment::Moment;
@@ -176,8 +177,8 @@ impl Memcached {
     }
 }
 
-impl Peer<()> for Memcached {
-    fn connect(&mut self, (): (), _: Moment) -> Reply {
+impl Peer<Target> for Memcached {
+    fn connect(&mut self, _: Target, _: Moment) -> Reply {
         if !self.is_reachable {
             return Reply::Refused("refused".into());
         }

@@ -2,7 +2,7 @@
 //! client was told holds, and in the end every waiter acquires the pool.
 
 use super::super::state::BootTime;
-use super::super::{Answer, Backend, Call, Grant, Input, Output, Request, Ticket};
+use super::super::{Answer, Backend, Call, Grant, Input, Output, Request, Target, Ticket};
 use super::fake::Fake;
 use super::{Memcache, leases};
 use crate::moment::Moment;
@@ -157,8 +157,8 @@ struct Wire {
     returned: Vec<u8>,
 }
 
-impl Peer<()> for Wire {
-    fn connect(&mut self, (): (), _: Moment) -> Reply {
+impl Peer<Target> for Wire {
+    fn connect(&mut self, _: Target, _: Moment) -> Reply {
         Reply::Accepted(0)
     }
 

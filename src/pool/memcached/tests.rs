@@ -1,4 +1,4 @@
-use super::super::Call;
+use super::super::{Call, Target};
 use super::fake::BOOT;
 use super::*;
 use crate::testing::script::{self, milliseconds, pool};
@@ -247,8 +247,8 @@ struct AnyServer<'a> {
     connections: usize,
 }
 
-impl Peer<()> for AnyServer<'_> {
-    fn connect(&mut self, (): (), _: Moment) -> Reply {
+impl Peer<Target> for AnyServer<'_> {
+    fn connect(&mut self, _: Target, _: Moment) -> Reply {
         self.connections += 1;
         (self.answered, self.open) = (0, 0);
         Reply::Accepted(self.connections)
@@ -329,7 +329,7 @@ fn error_before_any_command_is_logged_as_memcached_words_it() {
     let mut server = Memcache::new(vec![pool(1, 60)], "h:11211".into(), BOOT, milliseconds(0));
     assert_eq!(
         server.poll(milliseconds(0)),
-        Output::Transport(transport::Output::Connect(()))
+        Output::Transport(transport::Output::Connect(None))
     );
     server.handle(
         Input::Transport(transport::Event::Connected),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use zk_flock::internals::endpoint::Address;
 use zk_flock::internals::moment::Moment;
 use zk_flock::internals::run::System as _;
-use zk_flock::internals::serve::{Accepted, State, Stream, System};
+use zk_flock::internals::serve::{Accepted, State, Stream, System, Target};
 use zk_flock::internals::signal::Signal;
 use zk_flock::internals::sys::Interest;
 use zk_flock::internals::transport::{Event, Output};
@@ -134,9 +134,9 @@ impl System for Kernel {
         with(|world| world.save(file.0, state))
     }
 
-    fn execute(memcached: &mut ToMemcached, output: Output<()>) -> Option<Event<'static>> {
+    fn execute(memcached: &mut ToMemcached, output: Output<Target>) -> Option<Event<'static>> {
         let output = match output {
-            Output::Connect(()) => Output::Connect(memcached.address.clone()),
+            Output::Connect(_) => Output::Connect(memcached.address.clone()),
             Output::Send(bytes) => Output::Send(bytes),
             Output::ShutdownWrite => Output::ShutdownWrite,
             Output::Close => Output::Close,
