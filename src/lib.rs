@@ -194,6 +194,14 @@
 //! | `pool::memcached::protocol` | memcached's text protocol |
 //! | `pool::memcached::fake` | a memcached in memory, for unit tests |
 //! | `pool::memcached::interleaving_tests` | two servers, in any order of events |
+//! | `pool::zookeeper` | the backend on ZooKeeper |
+//! | `pool::zookeeper::shared_pool` | one pool: its requests and its cycles |
+//! | `pool::zookeeper::update` | computes the change of a record, and the answers |
+//! | `pool::zookeeper::record` | the node of a pool: its holders as JSON |
+//! | `pool::zookeeper::sightings` | since when this server has known each renewal |
+//! | `pool::zookeeper::queue` | the places of waiters, over all servers |
+//! | `pool::zookeeper::fake` | servers on a ZooKeeper in memory, for unit tests |
+//! | `pool::zookeeper::interleaving_tests` | three servers, in any order of events |
 //!
 //! ## Protocols, without I/O
 //!

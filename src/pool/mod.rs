@@ -17,6 +17,7 @@ mod reply_delivery;
 pub mod state;
 pub mod status;
 mod waiters;
+pub mod zookeeper;
 
 use crate::moment::Moment;
 use crate::plan::{self, Level};

@@ -3,6 +3,7 @@
 use super::Call;
 use super::memcached::Memcache;
 use super::memory::Memory;
+use super::zookeeper::ZooKeeper;
 use crate::testing::script::{Scripted, on, only, pool, seconds};
 
 /// Runs each of these scripts on each backend. One that is not named here is never used, so the
@@ -14,6 +15,9 @@ macro_rules! on_each_backend {
         }
         mod memcached {
             $(#[test] fn $script() { super::$script::<super::Memcache>(); })*
+        }
+        mod zookeeper {
+            $(#[test] fn $script() { super::$script::<super::ZooKeeper>(); })*
         }
     };
 }

@@ -75,6 +75,23 @@ impl Waiters {
             .map(|WaitEntry { host, run, since }| (&**host, run.as_deref(), *since))
     }
 
+    /// The requests, in FIFO order.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.by_ticket.keys().copied()
+    }
+
+    /// The host and run that this request is of, if it waits.
+    pub(super) fn get(&self, ticket: Ticket) -> Option<(Rc<str>, Option<Run>)> {
+        let (host, run, _) = self.get_since(ticket)?;
+        Some((host, run))
+    }
+
+    /// The same, and since when it waits.
+    pub(super) fn get_since(&self, ticket: Ticket) -> Option<(Rc<str>, Option<Run>, Moment)> {
+        let WaitEntry { host, run, since } = self.by_ticket.get(&ticket)?;
+        Some((host.clone(), run.clone(), *since))
+    }
+
     /// The waiters that were started under holdings: ticket, host, and the tokens of the holdings.
     pub(super) fn nested(&self) -> impl Iterator<Item = (Ticket, &Rc<str>, &[i64])> {
         self.nested.iter().filter_map(|(ticket, outer)| {

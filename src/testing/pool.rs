@@ -4,6 +4,7 @@ use super::{Connection, Delivery, Machine, Peer, Reply, Step};
 use crate::moment::Moment;
 use crate::pool::memcached::Memcache;
 use crate::pool::memory::Memory;
+use crate::pool::zookeeper::ZooKeeper;
 use crate::pool::{Backend, Input, Output, Target, Ticket};
 use crate::transport;
 use std::collections::BTreeSet;
@@ -51,6 +52,7 @@ macro_rules! backend {
 
 backend!(Memory);
 backend!(Memcache);
+backend!(ZooKeeper);
 
 /// The peer of a machine that has no connection.
 #[derive(Clone, Copy, Debug)]

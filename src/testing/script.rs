@@ -15,6 +15,10 @@ use crate::pool::{
 };
 use std::time::Duration;
 
+/// So many rounds over all servers say nothing, one after another, when all is done: a change goes
+/// from one server to the next, and once more to the first.
+const SILENT_ROUNDS: usize = 3;
+
 /// A backend, as a script sets it up.
 pub(crate) trait Scripted: Backend + Machine<To = Target, Report = Output> + Sized {
     /// What its servers are connected to.
@@ -283,9 +287,15 @@ impl<B: Scripted> Script<B> {
     /// Lets all servers do what they have to do; returns what they say.
     #[track_caller]
     pub(crate) fn drain(&mut self) -> String {
-        let mut said: Vec<_> = (0..self.servers.len())
-            .flat_map(|server| self.said_by(server))
-            .collect();
+        // What one server does may wake another, without a word of the first.
+        let (mut said, mut silent) = (Vec::new(), 0);
+        while silent < SILENT_ROUNDS {
+            let before = said.len();
+            for server in 0..self.servers.len() {
+                said.extend(self.said_by(server));
+            }
+            silent = if said.len() == before { silent + 1 } else { 0 };
+        }
         if self.is_shared && !B::IN_ORDER {
             said.sort_by_key(|(ticket, _)| *ticket);
         }

@@ -172,6 +172,11 @@ impl Fake {
         self.sessions.len()
     }
 
+    /// The live sessions, in the order in which they began.
+    pub(crate) fn sessions_by_age(&self) -> Vec<i64> {
+        self.sessions.keys().copied().collect()
+    }
+
     /// Ends a session, and its nodes.
     pub(crate) fn end(&mut self, session: i64) {
         self.sessions.remove(&session);
@@ -254,8 +259,31 @@ impl Fake {
         match operation {
             Operation::Create(_, create) => self.create(create.clone(), session).map(drop),
             Operation::Delete(path) => self.delete_empty(path),
-            Operation::Check(path) => self.nodes.get(path).map(drop).ok_or(Code::NO_NODE),
+            Operation::SetData(set) => self.set_data(set.clone()).map(drop),
+            Operation::Check(path, version) => match self.nodes.get(path) {
+                None => Err(Code::NO_NODE),
+                Some(entry) if *version != -1 && entry.version != *version => {
+                    Err(Code::BAD_VERSION)
+                }
+                Some(_) => Ok(()),
+            },
         }
+    }
+
+    fn set_data(&mut self, set: SetDataRequest) -> Result<Stat, Code> {
+        let SetDataRequest {
+            path,
+            data,
+            version,
+        } = set;
+        let entry = self.nodes.get_mut(&path).ok_or(Code::NO_NODE)?;
+        if entry.version != version {
+            return Err(Code::BAD_VERSION);
+        }
+        entry.data = data;
+        entry.version += 1;
+        self.fire(3, &path);
+        Ok(self.stat(&path))
     }
 
     /// Executes all operations or none: a rehearsal finds the one that fails.
@@ -334,14 +362,18 @@ impl Fake {
             Operation::Create(operation::CREATE_CONTAINER, CreateRequest { path, .. }) => {
                 header(operation::CREATE_2);
                 CreateResponse { path: path.clone() }.write(body);
-                stat(&self.nodes[path]).write(body);
+                self.stat(path).write(body);
             }
             Operation::Create(_, CreateRequest { path, .. }) => {
                 header(operation::CREATE);
                 CreateResponse { path: path.clone() }.write(body);
             }
+            Operation::SetData(SetDataRequest { path, .. }) => {
+                header(operation::SET_DATA);
+                self.stat(path).write(body);
+            }
             Operation::Delete(_) => header(operation::DELETE),
-            Operation::Check(_) => header(operation::CHECK),
+            Operation::Check(..) => header(operation::CHECK),
         }
     }
 
@@ -394,6 +426,30 @@ impl Fake {
         );
         self.fire(1, path);
         self.fire(4, path.rsplit_once('/').unwrap().0);
+    }
+
+    /// The metadata of a node.
+    fn stat(&self, path: &str) -> Stat {
+        let Entry {
+            owner,
+            czxid,
+            ctime,
+            version,
+            ..
+        } = self.nodes[path];
+        Stat {
+            czxid,
+            mzxid: czxid,
+            ctime,
+            mtime: ctime,
+            version,
+            cversion: 0,
+            aversion: 0,
+            ephemeral_owner: owner,
+            data_length: 0,
+            num_children: i32::try_from(self.children(path).len()).unwrap(),
+            pzxid: czxid,
+        }
     }
 
     /// How many messages are to be delivered to all clients.
@@ -573,10 +629,10 @@ impl Fake {
                         .watches
                         .insert(path.clone());
                 }
-                let Some(entry) = self.nodes.get(&path) else {
+                if !self.nodes.contains_key(&path) {
                     return Code::NO_NODE;
-                };
-                stat(entry).write(body);
+                }
+                self.stat(&path).write(body);
             }
             operation::GET_DATA => {
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
@@ -588,7 +644,7 @@ impl Fake {
                 }
                 GetDataResponse {
                     data: entry.data.clone(),
-                    stat: stat(entry),
+                    stat: self.stat(&path),
                 }
                 .write(body);
                 if watch {
@@ -599,23 +655,10 @@ impl Fake {
                         .insert(path);
                 }
             }
-            operation::SET_DATA => {
-                let SetDataRequest {
-                    path,
-                    data,
-                    version,
-                } = Wire::read(request, "").unwrap();
-                let Some(entry) = self.nodes.get_mut(&path) else {
-                    return Code::NO_NODE;
-                };
-                if entry.version != version {
-                    return Code::BAD_VERSION;
-                }
-                entry.data = data;
-                entry.version += 1;
-                stat(entry).write(body);
-                self.fire(3, &path);
-            }
+            operation::SET_DATA => match self.set_data(Wire::read(request, "").unwrap()) {
+                Ok(stat) => stat.write(body),
+                Err(code) => return code,
+            },
             operation::GET_CHILDREN => {
                 self.lists += 1;
                 let PathWatchRequest { path, watch } = Wire::read(request, "").unwrap();
@@ -659,7 +702,8 @@ impl Fake {
 enum Operation {
     Create(i32, CreateRequest),
     Delete(String),
-    Check(String),
+    SetData(SetDataRequest),
+    Check(String, i32),
 }
 
 impl Operation {
@@ -671,34 +715,13 @@ impl Operation {
                 Operation::Create(kind, Wire::read(request, "").unwrap())
             }
             operation::DELETE => Operation::Delete(DeleteRequest::read(request, "").unwrap().path),
+            operation::SET_DATA => Operation::SetData(Wire::read(request, "").unwrap()),
             operation::CHECK => {
-                Operation::Check(CheckVersionRequest::read(request, "").unwrap().path)
+                let CheckVersionRequest { path, version } = Wire::read(request, "").unwrap();
+                Operation::Check(path, version)
             }
             other => panic!("the fake does not know operation {other}"),
         })
-    }
-}
-
-fn stat(entry: &Entry) -> Stat {
-    let Entry {
-        owner,
-        czxid,
-        ctime,
-        version,
-        ..
-    } = *entry;
-    Stat {
-        czxid,
-        mzxid: czxid,
-        ctime,
-        mtime: ctime,
-        version,
-        cversion: 0,
-        aversion: 0,
-        ephemeral_owner: owner,
-        data_length: 0,
-        num_children: 0,
-        pzxid: czxid,
     }
 }
 

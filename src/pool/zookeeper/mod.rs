@@ -1,0 +1,587 @@
+//! The ZooKeeper backend: an ensemble keeps the holders for any number of servers. Each pool is one
+//! persistent node (see [`record`]), which is changed only by `setData` with the version that was
+//! read. So there is one order of all changes, whichever servers make them, and each change follows
+//! from the one before it.
+//!
+//! # How leases are counted
+//!
+//! No clock of one host is compared with that of another. Each holding has a number that grows with
+//! each renewal, and the length of its lease. Each server counts the lease on its own clock, from
+//! when it first saw that number ([`sightings`]); a server that has just started counts the whole
+//! length. It ends a lease by a write that names the version it has read: if the holder was renewed
+//! meanwhile, at whichever server, the write fails.
+//!
+//! The server that renews a holding promises its client a lease from when it *sent* the write, and
+//! only after the write has succeeded. All others see the number after that, so no server ends a
+//! lease before the client was told it would. It is ended later than promised by the time until the
+//! watch brings the new number, some milliseconds; after a restart of all servers, or if none that
+//! was connected is left, by at most its whole length. The client is told a lease that is shorter
+//! by 5 % ([`lease`](super::lease)), so clocks may run at rates that differ by that.
+//!
+//! # What is answered, and when
+//!
+//! * YES, and OK to a release of something, follow the successful write: `setData`, or a check of
+//!   the version (a transaction that changes nothing and fires no watch). A server without its
+//!   ensemble, or with a leader that has lost its majority, gets no such answer.
+//! * NO and everything else that needs no write follow a read that began after the request had
+//!   arrived, with `sync` before it.
+//! * Without an answer of ZooKeeper a request fails after [`REQUEST_TIMEOUT`]. Waiters go on waiting.
+//!
+//! # What a renewal costs
+//!
+//! One write of the whole record, and at each other server one event and one read, which its own
+//! ZooKeeper server answers. All requests that arrive during one exchange share the next one. A
+//! renewal that gains less than 1 % of the lease, and a YES to a holder that only asks, are checks:
+//! no other server notices them. Servers read nothing while nothing changes.
+//!
+//! # Waiters
+//!
+//! They queue over all servers, in FIFO order: see [`queue`]. If the session of a server ends, its
+//! waiters join the queue again at its end; they do not notice.
+//!
+//! # Other stores
+//!
+//! The memcached backend shares with this one what does not depend on the store: requests, waiters,
+//! replies, events. Its cycle does not fit: it keeps holders and leases in two keys, of which the
+//! original server writes one, counts tokens in a third, and has to fence off writes that are late.
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod interleaving_tests;
+mod queue;
+mod record;
+mod shared_pool;
+mod sightings;
+mod update;
+
+use super::events::Log;
+use super::invalid_request::{self, InvalidRequest};
+use super::pools::Pools;
+use super::state::BootTime;
+use super::waiters::PendingRequest;
+use super::{Answer, Backend, Grant, Input, Output, Report, Request, Ticket};
+use crate::endpoint::Endpoint;
+use crate::moment::Moment;
+use crate::plan::{self, Auth, Level};
+use crate::transport;
+use crate::zookeeper::code::Code;
+use crate::zookeeper::record::Acl;
+use crate::zookeeper::request;
+use crate::zookeeper::session::{Change, Session, SessionEvent};
+use shared_pool::SharedPool;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long a request other than `Wait` waits for ZooKeeper. Including the loop's own time it is
+/// answered within a second.
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// An outage of this length is logged. A shorter one is a change of the server, which no client
+/// notices.
+const LOGGED_OUTAGE: Duration = Duration::from_secs(1);
+
+/// Where the pools are kept.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Options {
+    /// The servers of the ensemble, at least one.
+    pub servers: Vec<Endpoint>,
+    /// Of the session.
+    pub timeout: Duration,
+    pub auth: Option<Auth>,
+    /// The ACL of new nodes.
+    pub acl: Vec<Acl>,
+    /// The node above those of the pools, with the chroot.
+    pub path: String,
+    /// Dates are only shown, and begin the tokens of new pools.
+    pub boot: BootTime,
+}
+
+/// Something decided, until the loop takes it.
+#[derive(Debug)]
+enum Effect {
+    Output(Output),
+    /// A YES. It is undone if the client hangs up before the loop takes it.
+    Yes {
+        request: PendingRequest,
+        pool: Rc<str>,
+        grant: Grant,
+    },
+}
+
+/// What the methods of a pool need of the backend.
+struct Context<'a> {
+    session: &'a mut Session,
+    effects: &'a mut VecDeque<Effect>,
+    acl: &'a [Acl],
+    boot: BootTime,
+    refusal: Option<Code>,
+    now: Moment,
+}
+
+impl Log for Context<'_> {
+    fn note(&mut self, level: Level, note: String) {
+        self.effects
+            .push_back(Effect::Output(Output::Note(level, note)));
+    }
+}
+
+impl Context<'_> {
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.effects
+            .push_back(Effect::Output(Output::Answer(ticket, answer)));
+    }
+
+    /// The id of the session. A pool sends nothing before there is one.
+    fn session_id(&self) -> i64 {
+        self.session.id().unwrap_or_default()
+    }
+
+    /// The time in ms since 1970.
+    fn date(&self) -> u64 {
+        date(self.boot, self.now)
+    }
+
+    /// Tokens of a new pool are above this number.
+    fn seed(&self) -> i64 {
+        self.boot.micros(self.now)
+    }
+
+    fn outage(&self) -> String {
+        outage(self.session, self.refusal, self.now)
+    }
+}
+
+fn date(boot: BootTime, now: Moment) -> u64 {
+    u64::try_from(boot.micros(now) / 1000).unwrap_or(0)
+}
+
+/// Why ZooKeeper does not answer.
+fn outage(session: &Session, refusal: Option<Code>, now: Moment) -> String {
+    match refusal {
+        Some(code) => format!("cannot use ZooKeeper: {}", code.explain(true)),
+        None => format!("cannot reach ZooKeeper: {}", session.faults(now)),
+    }
+}
+
+/// All pools of a server.
+#[derive(Debug)]
+pub struct ZooKeeper {
+    pools: Pools<SharedPool>,
+    /// The names of the pools by the paths of their nodes.
+    by_path: BTreeMap<String, String>,
+    path: String,
+    acl: Vec<Acl>,
+    boot: BootTime,
+    session: Session,
+    effects: VecDeque<Effect>,
+    /// Requests for a report, and when each arrived.
+    reports: VecDeque<(Ticket, Moment)>,
+    /// Since when no server has accepted the session.
+    down_since: Option<Moment>,
+    /// That outage is in the log.
+    is_outage_logged: bool,
+    /// The error with which the servers refuse the credentials.
+    refusal: Option<Code>,
+}
+
+impl ZooKeeper {
+    /// Not connected yet.
+    pub fn new(pools: Vec<plan::Pool>, options: Options, now: Moment) -> ZooKeeper {
+        let Options {
+            servers,
+            timeout,
+            auth,
+            acl,
+            path,
+            boot,
+        } = options;
+        let mut backend = ZooKeeper {
+            pools: Pools::new(pools),
+            by_path: BTreeMap::new(),
+            path,
+            acl,
+            boot,
+            session: Session::new(servers, timeout, auth, now),
+            effects: VecDeque::new(),
+            reports: VecDeque::new(),
+            down_since: Some(now),
+            is_outage_logged: false,
+            refusal: None,
+        };
+        backend.locate_pools();
+        backend
+    }
+
+    /// Gives each pool the path of its node.
+    fn locate_pools(&mut self) {
+        for pool in self.pools.iter_mut() {
+            let path: Rc<str> = node_path(&self.path, pool.name()).into();
+            pool.locate(&path);
+            self.by_path
+                .insert(path.to_string(), pool.name().to_owned());
+        }
+    }
+
+    /// The pools, and the context that each of their methods needs.
+    fn with_context(&mut self, now: Moment) -> (&mut Pools<SharedPool>, Context<'_>) {
+        let context = Context {
+            session: &mut self.session,
+            effects: &mut self.effects,
+            acl: &self.acl,
+            boot: self.boot,
+            refusal: self.refusal,
+            now,
+        };
+        (&mut self.pools, context)
+    }
+
+    fn output(&mut self, output: Output) {
+        self.effects.push_back(Effect::Output(output));
+    }
+
+    fn note(&mut self, level: Level, note: String) {
+        self.output(Output::Note(level, note));
+    }
+
+    fn request(&mut self, request: &Request, now: Moment) {
+        let (pools, mut context) = self.with_context(now);
+        if let Some(pool) = pools.get_mut(request.pool) {
+            let request = PendingRequest::new(request, request.host, now);
+            return pool.request(request, &mut context);
+        }
+        self.note(
+            Level::Info,
+            invalid_request::log_line(request.pool, request.host, InvalidRequest::UnknownPool),
+        );
+        self.output(Output::Answer(
+            request.ticket,
+            Answer::Invalid(InvalidRequest::UnknownPool),
+        ));
+    }
+
+    fn report_requested(&mut self, ticket: Ticket, now: Moment) {
+        if let Some(why) = self.failure() {
+            return self.output(Output::Answer(ticket, Answer::Unavailable(why)));
+        }
+        self.pools.iter_mut().for_each(SharedPool::read_for_report);
+        self.reports.push_back((ticket, now));
+    }
+
+    /// The answer to the oldest request for a report, if all pools are read or its time is over.
+    fn next_report(&mut self, now: Moment) -> Option<Output> {
+        let &(ticket, since) = self.reports.front()?;
+        if self.pools.iter().all(|pool| pool.is_fresh(since)) {
+            self.reports.pop_front();
+            return Some(Output::Report(ticket));
+        }
+        if now < since + REQUEST_TIMEOUT {
+            return None;
+        }
+        self.reports.pop_front();
+        let mut stale = self.pools.iter().filter(|pool| !pool.is_fresh(since));
+        let why = stale.find_map(SharedPool::failure);
+        let why = why.map_or_else(
+            || outage(&self.session, self.refusal, now),
+            ToOwned::to_owned,
+        );
+        Some(Output::Answer(ticket, Answer::Unavailable(why)))
+    }
+
+    fn cancelled(&mut self, ticket: Ticket) {
+        self.reports.retain(|(other, _)| *other != ticket);
+        if self.pools.cancel(ticket) {
+            return;
+        }
+        let is_its = |effect: &Effect| matches!(effect, Effect::Yes { request, .. } if request.ticket == ticket);
+        if let Some(index) = self.effects.iter().position(is_its)
+            && let Some(Effect::Yes {
+                request,
+                pool,
+                grant,
+            }) = self.effects.remove(index)
+            && let Some(pool) = self.pools.get_mut(&pool)
+        {
+            pool.undo_reply(&request.host, grant.token);
+        }
+    }
+
+    fn on_transport(&mut self, event: transport::Event, now: Moment) {
+        match event {
+            transport::Event::Connected => self.session.connected(now),
+            transport::Event::Disconnected(why) => self.session.disconnected(why, now),
+            transport::Event::Received(bytes) => self.session.received(bytes, now),
+        }
+        self.take_events(now);
+    }
+
+    fn take_events(&mut self, now: Moment) {
+        while let Some(event) = self.session.next_event() {
+            match event {
+                SessionEvent::Up { resumed } => self.up(resumed, now),
+                SessionEvent::Reply { request, result } => self.reply(&request, result, now),
+                SessionEvent::Watch { change, path } => self.watch_fired(change, &path),
+                SessionEvent::Down(_) => self.down(now),
+                SessionEvent::Expired | SessionEvent::Replaced { .. } => self.session_ended(now),
+                SessionEvent::Refused(code) => self.refused(code, now),
+                SessionEvent::Disowned { .. } | SessionEvent::ClosedSilently => {}
+            }
+        }
+    }
+
+    fn up(&mut self, resumed: bool, now: Moment) {
+        self.refusal = None;
+        if let Some(since) = self.down_since.take()
+            && std::mem::take(&mut self.is_outage_logged)
+        {
+            let note = format!(
+                "ZooKeeper at {} answers again, after {:.1} s",
+                self.session.server(),
+                now.since(since).as_secs_f64()
+            );
+            self.note(Level::Warning, note);
+        }
+        if !resumed {
+            self.pools.iter_mut().for_each(SharedPool::session_ended);
+        }
+    }
+
+    fn down(&mut self, now: Moment) {
+        self.down_since.get_or_insert(now);
+        self.pools.iter_mut().for_each(SharedPool::disconnected);
+    }
+
+    fn session_ended(&mut self, now: Moment) {
+        self.down(now);
+        self.pools.iter_mut().for_each(SharedPool::session_ended);
+        let note = "the session with ZooKeeper has ended: clients that wait join the queues again, at the end";
+        self.note(Level::Warning, note.to_owned());
+    }
+
+    fn refused(&mut self, code: Code, now: Moment) {
+        if self.refusal.replace(code) != Some(code) {
+            let why = outage(&self.session, self.refusal, now);
+            self.note(
+                Level::Error,
+                format!("{why}; requests fail until it accepts them, and waiters keep waiting"),
+            );
+            self.is_outage_logged = true;
+        }
+        self.down_since.get_or_insert(now);
+    }
+
+    fn reply(
+        &mut self,
+        request: &request::Request,
+        result: Result<request::Answer, Code>,
+        now: Moment,
+    ) {
+        use request::{Answer, Operation, Request};
+        let path = match request {
+            Request::Data { path, .. }
+            | Request::SetData { path, .. }
+            | Request::Create { path, .. }
+            | Request::Children { path, .. } => path,
+            Request::Multi(operations) => match operations.first() {
+                Some(Operation::SetData { path, .. } | Operation::CheckVersion { path, .. }) => {
+                    path
+                }
+                _ => return,
+            },
+            _ => return,
+        };
+        let (name, entry) = match self.by_path.get(path) {
+            Some(name) => (name.clone(), None),
+            None => match path.rsplit_once('/') {
+                Some((parent, entry)) => match self.by_path.get(parent) {
+                    Some(name) => (name.clone(), Some(entry)),
+                    None => return, // a node above those of the pools
+                },
+                None => return,
+            },
+        };
+        let (pools, mut context) = self.with_context(now);
+        let Some(pool) = pools.get_mut(&name) else {
+            return;
+        };
+        match (request, entry, result) {
+            (Request::Data { .. }, None, result) => {
+                let read = result.and_then(|answer| match answer {
+                    Answer::Data(data, stat) => Ok((data, stat)),
+                    _ => Err(Code::MARSHALLING),
+                });
+                pool.data_read(read, &mut context);
+            }
+            (Request::Data { .. }, Some(entry), Ok(Answer::Data(data, _))) => {
+                pool.entry_read(entry, &data);
+            }
+            (Request::Data { .. }, Some(entry), _) => pool.entry_ended(entry),
+            (Request::Create { .. }, None, result) => {
+                pool.node_created(result.err(), &mut context);
+            }
+            (Request::Create { .. }, Some(entry), Ok(Answer::Created(path))) => {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                pool.entry_created(entry, Ok(name), &mut context);
+            }
+            (Request::Create { .. }, Some(entry), result) => {
+                let code = result.err().unwrap_or(Code::MARSHALLING);
+                pool.entry_created(entry, Err(code), &mut context);
+            }
+            (Request::Children { .. }, _, Ok(Answer::Children(names))) => {
+                pool.entries_listed(Ok(&names), &mut context);
+            }
+            (Request::Children { .. }, _, result) => {
+                let code = result.err().unwrap_or(Code::MARSHALLING);
+                pool.entries_listed(Err(code), &mut context);
+            }
+            (Request::SetData { .. } | Request::Multi(_), _, result) => {
+                pool.written(&result, &mut context);
+            }
+            _ => {}
+        }
+    }
+
+    fn watch_fired(&mut self, change: Change, path: &str) {
+        if let Some(name) = self.by_path.get(path) {
+            if let Some(pool) = self.pools.get_mut(name) {
+                pool.changed();
+            }
+        } else if let Some((parent, entry)) = path.rsplit_once('/')
+            && change == Change::Deleted
+            && let Some(name) = self.by_path.get(parent)
+            && let Some(pool) = self.pools.get_mut(name)
+        {
+            pool.entry_ended(entry);
+        }
+    }
+
+    fn tick(&mut self, now: Moment) {
+        self.session.tick(now);
+        self.take_events(now);
+        if let Some(since) = self.down_since
+            && now >= since + LOGGED_OUTAGE
+            && !std::mem::replace(&mut self.is_outage_logged, true)
+        {
+            let why = outage(&self.session, self.refusal, now);
+            let note = format!("{why}; requests fail until it answers, and waiters keep waiting");
+            self.note(Level::Error, note);
+        }
+        let (pools, mut context) = self.with_context(now);
+        pools
+            .iter_mut()
+            .for_each(|pool| pool.expire_requests(&mut context));
+        pools.forget_obsolete(now);
+    }
+
+    fn begin_cycles(&mut self, now: Moment) {
+        if self.session.is_up() {
+            let (pools, mut context) = self.with_context(now);
+            pools.iter_mut().for_each(|pool| pool.begin(&mut context));
+        }
+    }
+
+    fn wake(&self) -> Moment {
+        let is_up = self.session.is_up();
+        let report = self
+            .reports
+            .front()
+            .map_or(Moment::NEVER, |(_, since)| *since + REQUEST_TIMEOUT);
+        let outage = self
+            .down_since
+            .filter(|_| !self.is_outage_logged)
+            .map_or(Moment::NEVER, |since| since + LOGGED_OUTAGE);
+        let pools = self.pools.earliest(|pool| pool.wake(is_up));
+        pools.min(self.session.wake()).min(report).min(outage)
+    }
+}
+
+/// The path of the node of a pool. The name is percent-encoded, so that any name of a pool is the
+/// name of a node.
+fn node_path(above: &str, pool: &str) -> String {
+    let dots = pool.bytes().all(|byte| byte == b'.');
+    let encoded = pool.bytes().map(|byte| {
+        let is_plain = byte.is_ascii_alphanumeric() || b"-_~".contains(&byte);
+        if is_plain || byte == b'.' && !dots {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    });
+    format!("{above}/{}", encoded.collect::<String>())
+}
+
+impl Backend for ZooKeeper {
+    fn handle(&mut self, input: Input, now: Moment) {
+        match input {
+            Input::Request(request) => self.request(&request, now),
+            Input::ReportRequested(ticket) => self.report_requested(ticket, now),
+            Input::Cancelled(ticket) => self.cancelled(ticket),
+            Input::Undelivered { pool, host, token } => {
+                if let Some(pool) = self.pools.get_mut(pool) {
+                    pool.undelivered(host, token);
+                }
+            }
+            Input::Transport(event) => self.on_transport(event, now),
+            Input::Tick => self.tick(now),
+            // This backend saves no state.
+            Input::Saved | Input::NotSaved(_) => {}
+        }
+    }
+
+    fn poll(&mut self, now: Moment) -> Output {
+        loop {
+            match self.effects.pop_front() {
+                Some(Effect::Output(output)) => return output,
+                Some(Effect::Yes { request, grant, .. }) => {
+                    return Output::Answer(request.ticket, Answer::Yes(grant));
+                }
+                None => {}
+            }
+            if let Some(output) = self.next_report(now) {
+                return output;
+            }
+            self.begin_cycles(now);
+            if !self.effects.is_empty() {
+                continue;
+            }
+            return match self.session.step() {
+                Some(output) => Output::Transport(addressed(output)),
+                None => Output::Wait(self.wake()),
+            };
+        }
+    }
+
+    fn reconfigure(&mut self, plans: Vec<plan::Pool>, now: Moment) {
+        let (pools, mut context) = self.with_context(now);
+        pools.reconfigure(plans, &mut context, now);
+        self.locate_pools();
+    }
+
+    fn failure(&self) -> Option<String> {
+        let is_down = self.is_outage_logged && !self.session.is_up();
+        is_down.then(|| {
+            let now = self.down_since.unwrap_or_default() + LOGGED_OUTAGE;
+            outage(&self.session, self.refusal, now)
+        })
+    }
+
+    fn report(&self, now: Moment) -> Vec<Report<'_>> {
+        self.pools
+            .report(|pool| pool.report(date(self.boot, now), now))
+    }
+}
+
+fn addressed(output: transport::Output) -> transport::Output<super::Target> {
+    match output {
+        transport::Output::Connect(address) => transport::Output::Connect(Some(address)),
+        transport::Output::Send(bytes) => transport::Output::Send(bytes),
+        transport::Output::ShutdownWrite => transport::Output::ShutdownWrite,
+        transport::Output::Close => transport::Output::Close,
+        transport::Output::Reset => transport::Output::Reset,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,650 @@
+//! The entries of waiters in the queue of a pool, over all servers. Each is an ephemeral sequential
+//! node below the node of the pool, named `SESSION.TICKET-SEQUENCE`: it ends with the session of its
+//! server, and its sequence number is its position.
+//!
+//! Only the server of the first entry grants. A server learns that its entry is the first like this:
+//!
+//! * It reads the names of all entries once, after its own was created, so that all lower ones are
+//!   known. Names that it has read stay valid: a lower entry can only end. It reads them again only
+//!   when its first entry is newer than the list, so on average it reads a few names for each
+//!   waiter, however long the queue is.
+//! * The node of the pool has the highest sequence number that was granted. All entries up to that
+//!   one have ended.
+//! * It watches the nearest entry of another server before its own first entry: one watch for each
+//!   pool, however many of its clients wait. If that entry ends without a grant, because its client
+//!   has hung up or its server is dead, the next one is watched.
+//!
+//! A request whose answer was lost may have created an entry or ended one. After the reconnect all
+//! names are read: what no client waits for is ended, and what is missing is created.
+
+use super::super::Ticket;
+use super::super::invalid_request;
+use super::super::waiters::Run;
+use crate::zookeeper::code::flag;
+use crate::zookeeper::record::Acl;
+use crate::zookeeper::request::{Operation, Request};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// The most waiters of a pool. A list of that many names, of up to 52 bytes each, is below the limit
+/// of a message (4 MiB).
+pub(super) const MAX_ENTRIES: usize = 50_000;
+
+/// Sequence numbers are 32 bits wide, and the server counts on with negative ones. A queue that has
+/// come this near to the end takes no more waiters.
+const MAX_SEQUENCE: i64 = (1 << 31) - (1 << 20);
+
+/// The digits of a sequence number.
+const DIGITS: usize = 10;
+
+/// The entry of a waiter of this server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Entry {
+    /// It is being created.
+    Requested,
+    /// Its creation was not answered: the list of all names will show whether it exists.
+    Unconfirmed,
+    /// It exists.
+    Held { sequence: i64, name: String },
+}
+
+/// Who waits at an entry, for reports. It is the data of the node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct QueuedClient {
+    pub(super) host: Rc<str>,
+    pub(super) run: Option<Run>,
+    /// In ms since 1970, by the clock of its server.
+    pub(super) since: u64,
+}
+
+impl QueuedClient {
+    fn text(&self) -> Vec<u8> {
+        let mut value = json!({ "host": &*self.host, "since": self.since });
+        if let Some(run) = &self.run {
+            value["run"] = (**run).into();
+        }
+        value.to_string().into_bytes()
+    }
+
+    fn parse(text: &[u8]) -> Option<QueuedClient> {
+        let value: Value = serde_json::from_slice(text).ok()?;
+        let host = value["host"].as_str()?;
+        invalid_request::check_host(host).ok()?;
+        let run = value.get("run").and_then(Value::as_str);
+        let run = run.filter(|run| invalid_request::check_run(run.as_bytes()).is_ok());
+        Some(QueuedClient {
+            host: host.into(),
+            run: run.map(Run::from),
+            since: value["since"].as_u64()?,
+        })
+    }
+}
+
+/// The queue of a pool, as this server knows it.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
+pub(super) struct Queue {
+    /// Of the node of the pool.
+    path: Rc<str>,
+    entries: BTreeMap<Ticket, Entry>,
+    /// The entries that exist, in order.
+    in_order: BTreeMap<i64, Ticket>,
+    /// Waiters without an entry.
+    unqueued: BTreeSet<Ticket>,
+    /// Waiters that have no use for an entry while their host holds the pool, and the host.
+    parked: BTreeMap<Ticket, Rc<str>>,
+    /// Entries of other servers that may be before one of this server.
+    ahead: BTreeMap<i64, String>,
+    /// All lower entries are in `ahead`, unless they have ended.
+    listed: i64,
+    /// A list is requested.
+    is_listing: bool,
+    /// This session has requested an entry here.
+    is_used: bool,
+    /// Entries of this session may exist that this server does not know of.
+    is_unsure: bool,
+    /// Who waits at the entries of other servers, by sequence number; `None`: it is being read.
+    /// Known since the last report.
+    others: BTreeMap<i64, Option<QueuedClient>>,
+    /// The names are to be read for a report.
+    is_report_wanted: bool,
+    /// The entry in `ahead` that is watched, or about to be.
+    watched: Option<i64>,
+    /// Requests to send.
+    requests: Vec<Request>,
+}
+
+impl Queue {
+    pub(super) fn new(path: Rc<str>) -> Queue {
+        Queue {
+            path,
+            entries: BTreeMap::new(),
+            in_order: BTreeMap::new(),
+            unqueued: BTreeSet::new(),
+            parked: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            listed: -1,
+            is_listing: false,
+            is_used: false,
+            is_unsure: false,
+            others: BTreeMap::new(),
+            is_report_wanted: false,
+            watched: None,
+            requests: Vec::new(),
+        }
+    }
+
+    /// A client waits.
+    pub(super) fn add(&mut self, ticket: Ticket) {
+        self.parked.remove(&ticket);
+        if !self.entries.contains_key(&ticket) {
+            self.unqueued.insert(ticket);
+        }
+    }
+
+    /// Waiters without an entry, in the order of their requests.
+    pub(super) fn unqueued(&self) -> impl Iterator<Item = Ticket> {
+        self.unqueued.iter().copied()
+    }
+
+    /// How many waiters of this server have an entry, or will have one.
+    pub(super) fn queued(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether some entry is requested that no read has counted yet.
+    pub(super) fn is_joining(&self) -> bool {
+        self.entries.len() > self.in_order.len()
+    }
+
+    /// Requests an entry for each waiter that has none.
+    pub(super) fn join(
+        &mut self,
+        session: i64,
+        acl: &[Acl],
+        holder: impl Fn(Ticket) -> Option<QueuedClient>,
+    ) {
+        self.is_used |= !self.unqueued.is_empty();
+        for ticket in std::mem::take(&mut self.unqueued) {
+            self.entries.insert(ticket, Entry::Requested);
+            self.requests.push(Request::Create {
+                path: format!("{}/{}{}-", self.path, prefix(session), ticket.0),
+                data: holder(ticket).map_or_else(Vec::new, |holder| holder.text()),
+                acl: acl.to_vec(),
+                flags: flag::EPHEMERAL | flag::SEQUENCE,
+            });
+        }
+    }
+
+    /// The client does not wait any more: its entry ends.
+    pub(super) fn leave(&mut self, ticket: Ticket) {
+        self.unqueued.remove(&ticket);
+        self.parked.remove(&ticket);
+        if let Some(name) = self.forget(ticket) {
+            self.delete(&name);
+        }
+    }
+
+    /// The waiter gives its entry up while this host holds the pool.
+    pub(super) fn park(&mut self, ticket: Ticket, host: &Rc<str>) {
+        self.leave(ticket);
+        self.parked.insert(ticket, host.clone());
+    }
+
+    /// Waiters of hosts that do not hold the pool any more want an entry again.
+    pub(super) fn unpark(&mut self, holds: impl Fn(&str) -> bool) {
+        let parked = std::mem::take(&mut self.parked);
+        for (ticket, host) in parked {
+            if holds(&host) {
+                self.parked.insert(ticket, host);
+            } else {
+                self.unqueued.insert(ticket);
+            }
+        }
+    }
+
+    /// The entry has ended with the write of a grant.
+    pub(super) fn granted(&mut self, ticket: Ticket) {
+        self.forget(ticket);
+        self.unqueued.remove(&ticket);
+    }
+
+    /// Forgets an entry; returns the name of its node, if it is known to exist.
+    fn forget(&mut self, ticket: Ticket) -> Option<String> {
+        match self.entries.remove(&ticket)? {
+            Entry::Held { sequence, name } => {
+                self.in_order.remove(&sequence);
+                Some(name)
+            }
+            // If it exists, the reply or the list will show it, and it is deleted then.
+            Entry::Requested | Entry::Unconfirmed => None,
+        }
+    }
+
+    fn delete(&mut self, name: &str) {
+        let path = format!("{}/{name}", self.path);
+        self.requests.push(Request::Delete { path });
+    }
+
+    /// The operation that ends an entry together with the write of a grant, and its sequence number.
+    pub(super) fn end(&self, ticket: Ticket) -> Option<(i64, Operation)> {
+        match self.entries.get(&ticket)? {
+            Entry::Held { sequence, name } => Some((
+                *sequence,
+                Operation::Delete {
+                    path: format!("{}/{name}", self.path),
+                },
+            )),
+            Entry::Requested | Entry::Unconfirmed => None,
+        }
+    }
+
+    /// The waiter of this server whose turn it is, apart from these; `None`: it is the turn of
+    /// another server, or not known yet.
+    pub(super) fn next(&self, except: &BTreeSet<Ticket>) -> Option<Ticket> {
+        let (&sequence, &ticket) = self
+            .in_order
+            .iter()
+            .find(|(_, ticket)| !except.contains(ticket))?;
+        let is_first = sequence <= self.listed
+            && !self.is_unsure
+            && self.ahead.range(..sequence).next().is_none();
+        is_first.then_some(ticket)
+    }
+
+    /// Reads who waits at other servers.
+    pub(super) fn read_for_report(&mut self) {
+        self.is_report_wanted = true;
+    }
+
+    /// Whether that is done.
+    pub(super) fn is_report_read(&self) -> bool {
+        !self.is_report_wanted && self.others.values().all(Option::is_some)
+    }
+
+    /// The waiters of other servers, by sequence number, as they were last read.
+    pub(super) fn others(&self) -> impl Iterator<Item = (i64, &QueuedClient)> {
+        self.others
+            .iter()
+            .filter_map(|(sequence, holder)| Some((*sequence, holder.as_ref()?)))
+    }
+
+    /// The position of a waiter of this server, if it has one.
+    pub(super) fn position(&self, ticket: Ticket) -> Option<i64> {
+        Some(self.end(ticket)?.0)
+    }
+
+    /// The data of an entry was read.
+    pub(super) fn entry_read(&mut self, name: &str, data: &[u8]) {
+        if let Some((_, _, sequence)) = parse(name)
+            && let Some(holder) = self.others.get_mut(&sequence)
+        {
+            match QueuedClient::parse(data) {
+                Some(read) => *holder = Some(read),
+                None => drop(self.others.remove(&sequence)),
+            }
+        }
+    }
+
+    /// All entries up to this one have ended.
+    pub(super) fn served(&mut self, sequence: i64) {
+        self.ahead = self.ahead.split_off(&(sequence.saturating_add(1)));
+        self.others = self.others.split_off(&(sequence.saturating_add(1)));
+        self.watched = self.watched.filter(|watched| *watched > sequence);
+    }
+
+    /// Requests what is needed to know whose turn it is.
+    pub(super) fn step(&mut self) {
+        if self.is_listing {
+            return;
+        }
+        let first = self.in_order.keys().next().copied();
+        if self.is_unsure {
+            // The answers to earlier requests of this session may be newer than this server's state.
+            let path = self.path.to_string();
+            self.requests.push(Request::Sync { path });
+            self.list();
+        } else if self.is_report_wanted {
+            self.list();
+        } else if let Some(first) = first {
+            if first > self.listed {
+                self.list();
+            } else if let Some((&sequence, name)) = self.ahead.range(..first).next_back()
+                && self.watched != Some(sequence)
+            {
+                self.watched = Some(sequence);
+                // Not `exists`: that would leave a watch even if the node has ended.
+                self.requests.push(Request::Data {
+                    path: format!("{}/{name}", self.path),
+                    watch: true,
+                });
+            }
+        }
+    }
+
+    fn list(&mut self) {
+        self.is_listing = true;
+        self.requests.push(Request::Children {
+            path: self.path.to_string(),
+            watch: false,
+        });
+    }
+
+    /// Requests that are to be sent, in this order.
+    pub(super) fn take_requests(&mut self) -> Vec<Request> {
+        std::mem::take(&mut self.requests)
+    }
+
+    /// An entry was created. `Err`: its sequence number is too high.
+    pub(super) fn created(&mut self, name: &str) -> Result<(), i64> {
+        let Some((_, Some(ticket), sequence)) = parse(name) else {
+            return Ok(());
+        };
+        match self.entries.get_mut(&ticket) {
+            Some(entry) if sequence <= MAX_SEQUENCE => {
+                let name = name.to_owned();
+                *entry = Entry::Held { sequence, name };
+                self.in_order.insert(sequence, ticket);
+            }
+            entry => {
+                let is_wanted = entry.is_some();
+                self.delete(name);
+                if is_wanted {
+                    return Err(sequence);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry was not created.
+    pub(super) fn not_created(&mut self, name: &str) {
+        let ticket = name
+            .strip_suffix('-')
+            .and_then(|name| name.split_once('.')?.1.parse().ok())
+            .map(Ticket);
+        if let Some(ticket) = ticket
+            && self.entries.remove(&ticket).is_some()
+        {
+            self.unqueued.insert(ticket);
+        }
+    }
+
+    /// The names of all entries.
+    pub(super) fn list_read(&mut self, names: &[String], session: i64) {
+        self.is_listing = false;
+        let for_report = std::mem::take(&mut self.is_report_wanted);
+        (self.ahead, self.watched) = (BTreeMap::new(), None);
+        let known = std::mem::take(&mut self.others);
+        let mut seen = BTreeSet::new();
+        for name in names {
+            let Some((owner, ticket, sequence)) = parse(name) else {
+                continue; // not an entry
+            };
+            self.listed = self.listed.max(sequence);
+            match ticket {
+                Some(ticket) if owner == prefix(session) => {
+                    seen.insert(ticket);
+                    self.own_listed(ticket, sequence, name);
+                }
+                _ => {
+                    self.ahead.insert(sequence, name.clone());
+                    self.other_listed(sequence, name, known.get(&sequence), for_report);
+                }
+            }
+        }
+        let missing: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(ticket, entry)| match entry {
+                Entry::Requested => false, // it was requested after the list
+                Entry::Unconfirmed => self.is_unsure,
+                Entry::Held { .. } => !seen.contains(ticket),
+            })
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        self.is_unsure = false;
+        for ticket in missing {
+            self.forget(ticket);
+            self.unqueued.insert(ticket);
+        }
+    }
+
+    fn other_listed(
+        &mut self,
+        sequence: i64,
+        name: &str,
+        known: Option<&Option<QueuedClient>>,
+        for_report: bool,
+    ) {
+        match known {
+            Some(holder) => drop(self.others.insert(sequence, holder.clone())),
+            None if for_report => {
+                self.others.insert(sequence, None);
+                self.requests.push(Request::Data {
+                    path: format!("{}/{name}", self.path),
+                    watch: false,
+                });
+            }
+            None => {}
+        }
+    }
+
+    fn own_listed(&mut self, ticket: Ticket, sequence: i64, name: &str) {
+        match self.entries.get_mut(&ticket) {
+            Some(entry @ Entry::Unconfirmed) => {
+                let name = name.to_owned();
+                *entry = Entry::Held { sequence, name };
+                self.in_order.insert(sequence, ticket);
+            }
+            Some(_) => {}
+            None => self.delete(name),
+        }
+    }
+
+    /// The list could not be read.
+    pub(super) fn list_failed(&mut self) {
+        self.is_listing = false;
+    }
+
+    /// An entry of another server has ended.
+    pub(super) fn ended(&mut self, name: &str) {
+        if let Some((_, _, sequence)) = parse(name) {
+            self.ahead.remove(&sequence);
+            self.others.remove(&sequence);
+            self.watched = self.watched.filter(|watched| *watched != sequence);
+        }
+    }
+
+    /// The connection is lost. Watches end with it, and answers do not come any more.
+    pub(super) fn disconnected(&mut self) {
+        self.requests.clear();
+        (self.is_listing, self.watched) = (false, None);
+        self.is_unsure = self.is_used;
+        self.is_report_wanted |= !self.is_report_read();
+        self.others.retain(|_, holder| holder.is_some());
+        for entry in self.entries.values_mut() {
+            if *entry == Entry::Requested {
+                *entry = Entry::Unconfirmed;
+            }
+        }
+    }
+
+    /// All entries of this server have ended, with its session or with the node of the pool.
+    pub(super) fn reset(&mut self) {
+        let waiting = std::mem::take(&mut self.entries).into_keys();
+        self.unqueued.extend(waiting);
+        self.in_order.clear();
+        self.ahead.clear();
+        self.others.clear();
+        (self.listed, self.watched) = (-1, None);
+        (self.is_used, self.is_unsure) = (false, false);
+    }
+}
+
+/// How the names of the entries of a session begin.
+fn prefix(session: i64) -> String {
+    format!("{session:x}.")
+}
+
+/// The beginning of a name with the session, the ticket, and the sequence number. Of a name that
+/// another program made, the ticket is missing. `None`: it is no sequential node.
+fn parse(name: &str) -> Option<(&str, Option<Ticket>, i64)> {
+    let (front, sequence) = name.split_at_checked(name.rfind('-')? + 1)?;
+    let is_number = sequence.len() >= DIGITS && sequence.bytes().all(|byte| byte.is_ascii_digit());
+    // The counter is negative after 2^31 entries: `SESSION.TICKET--2147483648`.
+    let sequence = if is_number {
+        sequence.parse().ok()?
+    } else {
+        return None;
+    };
+    let (front, sequence) = match front.strip_suffix("--") {
+        Some(front) => (front, MAX_SEQUENCE + sequence),
+        None => (&front[..front.len() - 1], sequence),
+    };
+    let end = front.find('.').map_or(0, |dot| dot + 1);
+    let (session, ticket) = front.split_at(end);
+    Some((session, ticket.parse().ok().map(Ticket), sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION: i64 = 0x1_0000_abcd;
+
+    fn queue(tickets: &[u64]) -> Queue {
+        let mut queue = Queue::new("/d/one".into());
+        tickets.iter().for_each(|&ticket| queue.add(Ticket(ticket)));
+        queue.join(SESSION, &[], |_| None);
+        queue.take_requests();
+        queue
+    }
+
+    fn name(ticket: u64, sequence: i64) -> String {
+        format!("{SESSION:x}.{ticket}-{sequence:010}")
+    }
+
+    fn other(sequence: i64) -> String {
+        format!("77.1-{sequence:010}")
+    }
+
+    fn sent(queue: &mut Queue) -> Vec<String> {
+        queue.step();
+        let shown = |request| match request {
+            Request::Create { path, .. } => format!("create {path}"),
+            Request::Delete { path } => format!("delete {path}"),
+            Request::Data { path, .. } => format!("watch {path}"),
+            Request::Children { .. } => "list".into(),
+            Request::Sync { .. } => "sync".into(),
+            request => format!("{request:?}"),
+        };
+        queue.take_requests().into_iter().map(shown).collect()
+    }
+
+    fn next(queue: &Queue) -> Option<u64> {
+        queue.next(&BTreeSet::new()).map(|ticket| ticket.0)
+    }
+
+    #[test]
+    fn entry_is_first_once_all_lower_ones_have_ended_each_watched_at_most_once() {
+        let mut queue = queue(&[1, 2]);
+        assert!(sent(&mut queue).is_empty());
+        assert_eq!(queue.created(&name(1, 5)), Ok(()));
+        assert_eq!(queue.created(&name(2, 7)), Ok(()));
+        assert_eq!(
+            (sent(&mut queue), next(&queue)),
+            (vec!["list".into()], None)
+        );
+        assert!(sent(&mut queue).is_empty());
+        let names = [
+            other(3),
+            name(1, 5),
+            other(6),
+            name(2, 7),
+            other(4),
+            "config".into(),
+        ];
+        queue.list_read(&names, SESSION);
+        assert_eq!(sent(&mut queue), [format!("watch /d/one/{}", other(4))]);
+        assert!(sent(&mut queue).is_empty());
+        queue.ended(&other(4));
+        assert_eq!(next(&queue), None);
+        assert_eq!(sent(&mut queue), [format!("watch /d/one/{}", other(3))]);
+        queue.served(3);
+        assert_eq!(next(&queue), Some(1));
+        assert!(sent(&mut queue).is_empty());
+        // The second entry is behind one of another server, which was listed already.
+        assert_eq!(queue.next(&[Ticket(1)].into()), None);
+        queue.granted(Ticket(1));
+        assert_eq!(sent(&mut queue), [format!("watch /d/one/{}", other(6))]);
+        queue.ended(&other(6));
+        assert_eq!((sent(&mut queue), next(&queue)), (vec![], Some(2)));
+    }
+
+    #[test]
+    fn client_that_hangs_up_before_its_place_exists_leaves_none() {
+        let mut queue = queue(&[1, 2]);
+        queue.leave(Ticket(1));
+        assert_eq!(queue.created(&name(1, 0)), Ok(()));
+        assert_eq!(sent(&mut queue), [format!("delete /d/one/{}", name(1, 0))]);
+        assert_eq!(queue.created(&name(2, 1)), Ok(()));
+        queue.leave(Ticket(2));
+        assert_eq!(sent(&mut queue), [format!("delete /d/one/{}", name(2, 1))]);
+    }
+
+    #[test]
+    fn what_a_lost_answer_leaves_open_is_read_after_the_reconnect() {
+        let mut queue = queue(&[1, 2, 3]);
+        assert_eq!(queue.created(&name(1, 0)), Ok(()));
+        queue.list_read(&[name(1, 0)], SESSION);
+        assert_eq!(next(&queue), Some(1));
+        queue.leave(Ticket(1));
+        queue.disconnected();
+        assert_eq!(
+            (sent(&mut queue), next(&queue)),
+            (vec!["sync".into(), "list".into()], None)
+        );
+        // The delete was lost, the creates of two other entries were carried out, one of them for a
+        // client that has hung up meanwhile.
+        queue.leave(Ticket(2));
+        queue.list_read(&[name(1, 0), name(2, 1)], SESSION);
+        assert_eq!(
+            sent(&mut queue),
+            [(1, 0), (2, 1)]
+                .map(|(ticket, number)| format!("delete /d/one/{}", name(ticket, number)))
+        );
+        assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(3)]);
+        queue.join(SESSION, &[], |_| None);
+        assert_eq!(sent(&mut queue), [format!("create /d/one/{SESSION:x}.3-")]);
+        // This time the entry was created, and only the answer was lost.
+        queue.disconnected();
+        sent(&mut queue);
+        queue.list_read(&[name(3, 2)], SESSION);
+        assert_eq!((sent(&mut queue), next(&queue)), (vec![], Some(3)));
+        // The next session has none of them.
+        queue.disconnected();
+        queue.reset();
+        assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(3)]);
+        assert_eq!((sent(&mut queue), next(&queue)), (vec![], None));
+    }
+
+    #[test]
+    fn entry_that_was_deleted_by_hand_is_created_again() {
+        let mut queue = queue(&[1]);
+        assert_eq!(queue.created(&name(1, 0)), Ok(()));
+        queue.list_read(&[], SESSION);
+        assert_eq!(queue.unqueued().collect::<Vec<_>>(), [Ticket(1)]);
+    }
+
+    #[test]
+    fn queue_whose_sequence_numbers_are_used_up_takes_no_waiter() {
+        for sequence in ["2146435073", "-2147483648"] {
+            let mut queue = queue(&[1]);
+            let name = format!("{SESSION:x}.1-{sequence}");
+            assert!(queue.created(&name).is_err(), "{name}");
+            assert_eq!(sent(&mut queue), [format!("delete /d/one/{name}")]);
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! What the node of a pool has: the holders, as JSON. Only servers of this program write it, so text
+//! that differs from what they write is refused: to forget a holder would let a second one acquire
+//! the lock.
+
+use super::super::invalid_request;
+use super::super::waiters::Run;
+use crate::config::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// The version of the format. A server refuses any other, so a later version may change whatever it
+/// wants, and each server of a site must be replaced before one writes it.
+const VERSION: i64 = 1;
+
+/// No waiter has left the queue in turn yet: sequence numbers begin with 0.
+pub(super) const NONE_SERVED: i64 = -1;
+
+/// The holders of a pool.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    /// New tokens are larger than this one.
+    pub(super) last_token: i64,
+    /// All entries of the queue up to this sequence number have been left.
+    pub(super) served: i64,
+    pub(super) holders: BTreeMap<Rc<str>, Holding>,
+}
+
+/// The holding of one host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Holding {
+    pub(super) token: i64,
+    /// The run that it belongs to; `None`: it belongs to the host.
+    pub(super) run: Option<Run>,
+    /// When it was acquired, in ms since 1970, by the clock of the server that granted it. It is
+    /// only shown.
+    pub(super) since: u64,
+    /// How long a renewal lasts. It only grows. `None`: until it is released.
+    pub(super) lease: Option<Duration>,
+    /// Counts renewals. The lease begins again with each.
+    pub(super) renewal: u64,
+    /// The session of the server that wrote this renewal.
+    pub(super) by: i64,
+    /// It is not confirmed again.
+    pub(super) revoked: bool,
+}
+
+impl Holding {
+    /// Whether requests of this run, or without a run, are those of the holder.
+    pub(super) fn belongs_to(&self, run: Option<&Run>) -> bool {
+        self.run.is_none() || self.run.as_ref() == run
+    }
+
+    /// Whether a release with this token and run means this holding.
+    pub(super) fn matches_release(&self, token: Option<i64>, run: Option<&Run>) -> bool {
+        match (token, run) {
+            (Some(token), run) => token == self.token && (run.is_none() || self.belongs_to(run)),
+            (None, Some(run)) => self.run.as_ref() == Some(run),
+            (None, None) => true,
+        }
+    }
+
+    fn value(&self, host: &str) -> Value {
+        let mut value = json!({
+            "host": host,
+            "token": self.token,
+            "since": self.since,
+            "lease": self.lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
+            "renewal": self.renewal,
+            "by": format!("{:016x}", self.by),
+        });
+        if let Some(run) = &self.run {
+            value["run"] = (**run).into();
+        }
+        if self.revoked {
+            value["revoked"] = true.into();
+        }
+        value
+    }
+
+    fn of(value: &Value, field: &str) -> Result<(Rc<str>, Holding), String> {
+        let host = value["host"]
+            .as_str()
+            .filter(|host| invalid_request::check_host(host).is_ok())
+            .ok_or_else(|| bad(field, "host", "the name of a host"))?;
+        let by = value["by"]
+            .as_str()
+            .and_then(|by| u64::from_str_radix(by, 16).ok())
+            .ok_or_else(|| bad(field, "by", "the id of a session"))?;
+        let lease = match value.get("lease") {
+            Some(Value::Null) => None,
+            _ => Some(Duration::from_millis(number(value, field, "lease")?)),
+        };
+        let run = match value.get("run") {
+            None => None,
+            Some(run) => Some(
+                run.as_str()
+                    .filter(|run| invalid_request::check_run(run.as_bytes()).is_ok())
+                    .ok_or_else(|| bad(field, "run", "the id of a run"))?
+                    .into(),
+            ),
+        };
+        let revoked = match value.get("revoked") {
+            None => false,
+            Some(revoked) => revoked
+                .as_bool()
+                .ok_or_else(|| bad(field, "revoked", "true or false"))?,
+        };
+        let holding = Holding {
+            token: integer(value, field, "token")?,
+            run,
+            since: number(value, field, "since")?,
+            lease,
+            renewal: number(value, field, "renewal")?,
+            by: by.cast_signed(),
+            revoked,
+        };
+        Ok((host.into(), holding))
+    }
+}
+
+impl Record {
+    /// A pool without holders, whose tokens are above this one.
+    pub(super) fn new(last_token: i64) -> Record {
+        Record {
+            last_token,
+            served: NONE_SERVED,
+            holders: BTreeMap::new(),
+        }
+    }
+
+    /// The data of the node.
+    pub(super) fn text(&self) -> Vec<u8> {
+        let holders: Vec<_> = self
+            .holders
+            .iter()
+            .map(|(host, holding)| holding.value(host))
+            .collect();
+        json!({
+            "version": VERSION,
+            "last_token": self.last_token,
+            "served": self.served,
+            "holders": holders,
+        })
+        .to_string()
+        .into_bytes()
+    }
+
+    /// Parses the data of the node. `Err`: what is wrong with it.
+    pub(super) fn parse(text: &[u8]) -> Result<Record, String> {
+        let value: Value =
+            serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
+        // `serde_json` would forget the first value.
+        if let Err(json::Error::Duplicate { key, .. }) =
+            json::parse(str::from_utf8(text).unwrap_or_default())
+        {
+            return Err(format!("duplicate key {key:?}"));
+        }
+        match integer(&value, "", "version")? {
+            VERSION => {}
+            other => {
+                return Err(format!(
+                    "written by another distributexd: \"version\" is {other}, not {VERSION}"
+                ));
+            }
+        }
+        let mut record = Record::new(integer(&value, "", "last_token")?);
+        record.served = integer(&value, "", "served")?;
+        let holders = value["holders"]
+            .as_array()
+            .ok_or_else(|| bad("", "holders", "a list"))?;
+        for (index, holder) in holders.iter().enumerate() {
+            let (host, holding) = Holding::of(holder, &format!("holders[{index}]."))?;
+            if holding.token > record.last_token {
+                return Err(bad("", "last_token", "the greatest of all tokens"));
+            }
+            if record.holders.insert(host, holding).is_some() {
+                return Err(bad("", "holders", "each host once"));
+            }
+        }
+        Ok(record)
+    }
+
+    /// This record, but with what another one has that is newer: the holders that this one does not
+    /// know, and newer holdings. Of a node that was deleted, or restored from a backup.
+    pub(super) fn or_newer(mut self, known: &Record) -> Record {
+        self.last_token = self.last_token.max(known.last_token);
+        for (host, holding) in &known.holders {
+            let is_newer =
+                |found: &Holding| (found.token, found.renewal) < (holding.token, holding.renewal);
+            if self.holders.get(host).is_none_or(is_newer) {
+                self.holders.insert(host.clone(), holding.clone());
+            }
+        }
+        self
+    }
+}
+
+fn integer(object: &Value, field: &str, key: &str) -> Result<i64, String> {
+    object[key]
+        .as_i64()
+        .ok_or_else(|| bad(field, key, "an integer"))
+}
+
+fn number(object: &Value, field: &str, key: &str) -> Result<u64, String> {
+    object[key]
+        .as_u64()
+        .ok_or_else(|| bad(field, key, "a number, 0 or more"))
+}
+
+fn bad(field: &str, key: &str, expected: &str) -> String {
+    format!("\"{field}{key}\": expected {expected}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let mut record = Record::new(9);
+        record.served = 4;
+        let holding = |token, run: Option<&str>, lease, revoked| Holding {
+            token,
+            run: run.map(Run::from),
+            since: 1_763_000_000_000,
+            lease,
+            renewal: 3,
+            by: -1,
+            revoked,
+        };
+        let (minute, host) = (Some(Duration::from_mins(1)), "a \"quoted\" замок");
+        record
+            .holders
+            .insert(host.into(), holding(7, Some("x"), minute, false));
+        record
+            .holders
+            .insert("b".into(), holding(9, None, None, true));
+        record
+    }
+
+    #[test]
+    fn record_is_read_as_it_was_written() {
+        let text = record().text();
+        assert_eq!(Record::parse(&text), Ok(record()));
+        assert_eq!(
+            String::from_utf8(Record::new(5).text()).unwrap(),
+            r#"{"holders":[],"last_token":5,"served":-1,"version":1}"#
+        );
+    }
+
+    #[test]
+    fn text_that_no_server_has_written_is_refused() {
+        let text = String::from_utf8(record().text()).unwrap();
+        for (from, to, why) in [
+            (
+                "\"version\":1",
+                "\"version\":2",
+                "written by another distributexd: \"version\" is 2, not 1",
+            ),
+            (
+                "\"served\":4",
+                "\"served\":\"4\"",
+                "\"served\": expected an integer",
+            ),
+            (
+                "\"last_token\":9",
+                "\"last_token\":8",
+                "\"last_token\": expected the greatest of all tokens",
+            ),
+            (
+                ",\"token\":7",
+                "",
+                "\"holders[0].token\": expected an integer",
+            ),
+            (
+                "\"host\":\"b\"",
+                "\"host\":\"a,b\"",
+                "\"holders[1].host\": expected the name of a host",
+            ),
+            (
+                "\"run\":\"x\"",
+                "\"run\":\"x y\"",
+                "\"holders[0].run\": expected the id of a run",
+            ),
+            (
+                "\"lease\":null,",
+                "",
+                "\"holders[1].lease\": expected a number, 0 or more",
+            ),
+            (
+                "\"revoked\":true",
+                "\"revoked\":1",
+                "\"holders[1].revoked\": expected true or false",
+            ),
+            (
+                "\"by\":\"f",
+                "\"by\":\"g",
+                "\"holders[0].by\": expected the id of a session",
+            ),
+            (
+                "\"served\":4",
+                "\"served\":4,\"served\":4",
+                "duplicate key \"served\"",
+            ),
+            (
+                "\"holders\":[",
+                "\"holders\":[{},",
+                "\"holders[0].host\": expected the name of a host",
+            ),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let found = Record::parse(text.replacen(from, to, 1).as_bytes());
+            assert_eq!(found, Err(why.to_owned()), "{to}");
+        }
+        for cut in 0..text.len() {
+            assert!(Record::parse(&text.as_bytes()[..cut]).is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn older_record_is_completed_by_what_is_known_to_be_newer() {
+        let known = record();
+        let mut older = Record::new(3);
+        let mut stale = known.holders["b"].clone();
+        stale.renewal = 2;
+        older.holders.insert("b".into(), stale);
+        let newer = older.or_newer(&known);
+        assert_eq!((newer.last_token, &newer.holders), (9, &known.holders));
+    }
+}

@@ -1,0 +1,411 @@
+use super::fake::POOL;
+use super::*;
+use crate::testing::script::{self, pool, seconds};
+
+type Script = script::Script<ZooKeeper>;
+
+/// Servers that have read the pool.
+fn servers(pool: plan::Pool) -> Script {
+    let mut script = Script::new(pool);
+    assert_eq!(script.drain(), "");
+    script
+}
+
+#[test]
+fn waiters_of_all_servers_are_granted_in_one_order_at_once() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "1 get z", "z YES 1"),
+        (1, "2 wait a", ""),
+        (2, "3 wait b", ""),
+        (3, "1 wait c", ""),
+        (4, "3 wait d", ""),
+        (5, "2 wait e", ""),
+        (6, "1 get f", "f NO"),
+        (7, "1 release z", "z OK, a YES 2"),
+        (8, "2 release a", "a OK, b YES 3"),
+        (9, "1 release b", "b OK, c YES 4"),
+        (10, "3 gone d", ""),
+        (11, "3 release c", "c OK, e YES 5"),
+        (12, "3 release e", "e OK"),
+        (13, "3 get f", "f YES 6"),
+    ]);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+#[test]
+fn each_free_slot_goes_to_the_next_waiter_whichever_servers_they_are_at() {
+    let mut script = servers(pool(3, 0));
+    script.play_ms(&[
+        (0, "1 wait a", "a YES 1"),
+        (0, "2 wait b", "b YES 2"),
+        (0, "3 wait c", "c YES 3"),
+        (1, "2 wait d", ""),
+        (2, "3 wait e", ""),
+        (3, "3 wait f", ""),
+        (4, "1 release a", "a OK, d YES 4"),
+        (5, "2 release c", "c OK, e YES 5"),
+        (6, "3 release b", "b OK, f YES 6"),
+    ]);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+#[test]
+fn names_of_entries_are_read_once_however_many_waiters_are_served() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[(0, "1 get w", "w YES 1")]);
+    for number in 0..90 {
+        script.happen(&format!("{} wait h{number}x", number % 3 + 1));
+        assert_eq!(script.drain(), "");
+    }
+    script.play_ms(&[(1, "1 release w", "w OK, h0x YES 2")]);
+    let lists = script.peer.fake.lists;
+    let requests = script.peer.fake.requests;
+    for number in 0..89 {
+        let (event, next) = (format!("1 release h{number}x"), number + 1);
+        script.now = Moment(Duration::from_millis(2 + number));
+        script.happen(&event);
+        let said = script.drain();
+        let told = format!("h{next}x YES {}", next + 2);
+        assert!(said.contains(&told), "{said}");
+    }
+    // Each server lists what was added after its first list, for which it waited alone.
+    assert!(
+        script.peer.fake.lists - lists <= 6,
+        "{}",
+        script.peer.fake.lists - lists
+    );
+    let each = (script.peer.fake.requests - requests) / 89;
+    assert!(each <= 16, "{each} requests for each hand-over");
+}
+
+#[test]
+fn entry_of_a_dead_server_is_kept_until_its_session_ends() {
+    let mut script = servers(pool(1, 0));
+    let sessions = script.peer.fake.sessions_by_age();
+    script.play_ms(&[
+        (0, "1 get z", "z YES 1"),
+        (1, "2 wait a", ""),
+        (2, "3 wait b", ""),
+        (3, "2 killed", ""),
+        (4, "1 release z", "z OK"),
+        (5, "1 get c", "c NO"),
+    ]);
+    script.peer.fake.end(sessions[1]);
+    script.play_ms(&[(6, "1 tick", "b YES 2"), (7, "3 release b", "b OK")]);
+    script.play_ms(&[(8, "1 get c", "c YES 3")]);
+}
+
+#[test]
+fn waiter_whose_host_holds_the_pool_blocks_no_other() {
+    let mut script = servers(pool(2, 0));
+    script.play_ms(&[
+        (0, "1 get a/x", "a/x YES 1"),
+        (0, "1 get z", "z YES 2"),
+        (1, "2 wait a/y", ""),
+        (2, "3 wait b", ""),
+        (3, "1 release z", "z OK, b YES 3"),
+        (4, "3 release b", "b OK"),
+        (5, "3 get c", "c YES 4"),
+        (6, "3 wait d", ""),
+        (7, "1 release a/x 1", "a/x OK, d YES 5"),
+        (8, "1 release c", "c OK, a/y YES 6"),
+    ]);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+#[test]
+fn client_without_a_run_shares_its_holding_with_all_runs_whose_requests_are_older() {
+    // The wait of a/y is the older one, but it has given its position up.
+    let mut script = servers(pool(2, 0));
+    script.play_ms(&[
+        (0, "1 get a/x", "a/x YES 1"),
+        (0, "1 get z", "z YES 2"),
+        (1, "1 wait a/y", ""),
+        (2, "2 wait b", ""),
+        (3, "1 release z", "z OK, b YES 3"),
+        (4, "2 get c", "c NO"),
+        (5, "1 wait a", ""),
+        (6, "1 release a/x 1", "a/x OK, a/y YES 4, a YES 4"),
+    ]);
+    let record = script.peer.record();
+    assert!(!record.contains("\"run\""), "{record}");
+}
+
+#[test]
+fn lease_is_ended_as_soon_as_it_was_promised_and_no_sooner() {
+    servers(pool(1, 60)).play(&[
+        (0, "1 get a", "a YES 1 57 s"),
+        (10, "2 wait b", ""),
+        (20, "3 renew a 1", "a YES 1 57 s"),
+        (60, "1 tick", ""),
+        (79, "1 tick", ""),
+        (80, "1 tick", "b YES 2 57 s"),
+        (81, "3 renew a 1", "a NO"),
+    ]);
+    // A server that has seen nothing before counts the whole lease.
+    let mut script = servers(pool(1, 60));
+    script.play(&[(0, "1 get a", "a YES 1 57 s")]);
+    for server in ["1 killed", "2 killed", "3 killed"] {
+        script.play(&[(30, server, "")]);
+    }
+    script.play(&[
+        (31, "2 wait b", ""),
+        (89, "1 tick", ""),
+        (90, "1 tick", "b YES 2 57 s"),
+    ]);
+}
+
+#[test]
+fn shorter_expire_shortens_no_lease_and_longer_one_begins_with_the_next_yes() {
+    let mut script = servers(pool(1, 60));
+    script.play(&[
+        (0, "1 get a", "a YES 1 57 s"),
+        (1, "2 expire 10", ""),
+        (2, "2 get a", "a YES 1 57 s"),
+        (3, "2 wait b", ""),
+        (61, "1 tick", ""),
+        (62, "1 tick", "b YES 2 9 s"),
+        (63, "2 expire 0", ""),
+        (64, "2 get b", "b YES 2"),
+        (65, "2 wait c", ""),
+        (999, "1 tick", ""),
+        (1000, "1 release b", "b OK, c YES 3"),
+    ]);
+}
+
+#[test]
+fn yes_that_changes_nothing_is_a_check_which_no_other_server_notices() {
+    let mut script = servers(pool(1, 60));
+    script.play(&[(0, "1 get a", "a YES 1 57 s")]);
+    let version = script.peer.fake.nodes[POOL].version;
+    script.play(&[(1, "1 get a", "a YES 1 56 s")]);
+    script.play_ms(&[(1001, "1 renew a 1", "a YES 1 57 s")]);
+    assert_eq!(script.peer.fake.nodes[POOL].version, version + 1);
+    script.play_ms(&[(1002, "1 renew a 1", "a YES 1 56 s")]);
+    assert_eq!(script.peer.fake.nodes[POOL].version, version + 1);
+}
+
+#[test]
+fn without_the_ensemble_requests_fail_within_a_second_and_waiters_wait() {
+    let refused = "503 cannot reach ZooKeeper: h1:2181: connection refused";
+    let mut script = servers(pool(1, 60));
+    script.play_ms(&[
+        (0, "1 get a", "a YES 1 57 s"),
+        (1, "1 wait b", ""),
+        (2, "unreachable", ""),
+        (3, "1 renew a 1", ""),
+        (3, "1 release a 1", ""),
+        (3, "2 get a", ""),
+        (902, "1 tick", ""),
+    ]);
+    script.play_ms(&[(
+        903,
+        "1 tick",
+        &format!("a {refused}, a {refused}, a {refused}"),
+    )]);
+    script.play_ms(&[(2500, "reachable", ""), (3100, "1 tick", "")]);
+    assert!(
+        script
+            .notes
+            .iter()
+            .any(|note| note.contains("requests fail until it answers"))
+    );
+    assert!(
+        script
+            .notes
+            .iter()
+            .any(|note| note.contains("ZooKeeper at h1:2181 answers again"))
+    );
+    script.play_ms(&[(3200, "1 release a 1", "a OK, b YES 2 57 s")]);
+}
+
+#[test]
+fn waiters_join_the_queue_again_when_the_session_has_ended() {
+    let mut script = servers(pool(1, 0));
+    script.play_ms(&[
+        (0, "1 get z", "z YES 1"),
+        (1, "1 wait a", ""),
+        (2, "2 wait b", ""),
+        (3, "1 expired", ""),
+        (1000, "1 tick", ""),
+        (1001, "2 release z", "z OK, b YES 2"),
+        (1002, "2 release b", "b OK, a YES 3"),
+    ]);
+    assert_eq!(script.peer.entries(), [""; 0]);
+}
+
+/// The connection breaks at each point of an exchange, before a request arrives or after it was
+/// carried out.
+fn with_each_cut(run: impl Fn(&mut Script, &str)) {
+    for what in ["requests", "answers"] {
+        for count in 0..12 {
+            let cut = format!("1 cut after {count} {what}");
+            run(&mut servers(pool(1, 60)), &cut);
+        }
+    }
+}
+
+#[test]
+fn write_whose_answer_is_lost_is_looked_up() {
+    with_each_cut(|script, cut| {
+        script.play_ms(&[(0, "2 get z", "z YES 1 57 s"), (1, "2 release z", "z OK")]);
+        script.happen(cut);
+        script.happen("1 get a");
+        let mut said = script.drain();
+        script.now = Moment(Duration::from_millis(200));
+        script.happen("1 tick");
+        said += &script.drain();
+        assert!(
+            said == "a YES 2 57 s" || said == "a YES 2 56 s",
+            "{cut}: {said}"
+        );
+        script.happen(cut);
+        script.happen("1 release a 2");
+        let mut said = script.drain();
+        script.now = Moment(Duration::from_millis(800));
+        script.happen("1 tick");
+        said += &script.drain();
+        assert_eq!(said, "a OK", "{cut}");
+        script.play_ms(&[(900, "2 get b", "b YES 3 57 s")]);
+    });
+}
+
+#[test]
+fn grant_that_no_client_was_told_of_is_taken_back() {
+    with_each_cut(|script, cut| {
+        script.happen(cut);
+        for client in ["1 get a", "1 wait b", "1 wait c"] {
+            script.happen(client);
+        }
+        let said = script.drain();
+        let told = |client: &str| said.contains(&format!("{client} YES"));
+        for client in ["a", "b", "c"].into_iter().filter(|client| !told(client)) {
+            script.happen(&format!("1 gone {client}"));
+        }
+        for client in ["a", "b", "c"].into_iter().filter(|client| told(client)) {
+            script.happen(&format!("1 release {client}"));
+        }
+        script.drain();
+        script.now = Moment(Duration::from_millis(800));
+        script.happen("1 tick");
+        script.drain();
+        script.now = Moment(Duration::from_millis(900));
+        script.happen("2 wait d");
+        let said = script.drain();
+        assert!(said.starts_with("d YES "), "{cut}: {said}");
+        assert_eq!(script.peer.entries(), [""; 0], "{cut}");
+    });
+}
+
+#[test]
+fn run_that_asks_again_gets_the_holding_of_a_lost_answer() {
+    let mut script = servers(pool(1, 60));
+    // The write is carried out, and its answer is lost with the server.
+    script.happen("1 cut after 5 answers");
+    script.happen("1 get a/x");
+    script.drain();
+    if script.peer.record().contains("\"run\":\"x\"") {
+        script.play(&[(1, "1 killed", ""), (1, "2 get a/x", "a/x YES 1 57 s")]);
+    }
+}
+
+#[test]
+fn node_that_was_deleted_is_created_again_with_its_holders() {
+    let mut script = servers(pool(1, 60));
+    script.play(&[
+        (0, "1 get a", "a YES 1 57 s"),
+        (1, "delete", ""),
+        (2, "2 get b", "b NO"),
+    ]);
+    assert!(
+        script.notes.iter().any(|note| note.contains(
+            "was deleted: creating it again, with the holders that this server knows: a"
+        )),
+        "{:?}",
+        script.notes
+    );
+    script.play(&[
+        (3, "3 release a 1", "a OK"),
+        (4, "2 get b", "b YES 1000001 57 s"),
+    ]);
+}
+
+#[test]
+fn record_that_is_not_understood_grants_nothing() {
+    let mut script = servers(pool(1, 60));
+    script.play(&[(0, "1 get a", "a YES 1 57 s"), (1, "written {}", "")]);
+    for server in 0..3 {
+        script.play(&[(1, &format!("{} cut", server + 1), "")]);
+    }
+    script.now = seconds(2);
+    script.happen("1 get b");
+    assert_eq!(script.drain(), "");
+    script.now = seconds(3);
+    script.happen("1 tick");
+    let said = script.drain();
+    assert!(
+        said.starts_with("b 503 /distributex/one cannot be used: \"version\": expected an integer"),
+        "{said}"
+    );
+}
+
+#[test]
+fn report_is_the_same_at_each_server() {
+    let mut script = servers(pool(2, 60));
+    script.play(&[
+        (0, "1 get a/x", "a/x YES 1 57 s"),
+        (5, "2 get b", "b YES 2 57 s"),
+        (5, "3 revoke b", "b revoked 2 for 60 s"),
+    ]);
+    for server in ["1 report", "2 report", "3 report"] {
+        let seen = "[a/x 1 10 s, for 50 s; b 2 5 s, for 55 s, revoked]";
+        script.play(&[(10, server, seen)]);
+    }
+}
+
+#[test]
+fn report_has_the_waiters_of_all_servers_in_their_order() {
+    let mut script = servers(pool(1, 0));
+    script.play(&[
+        (0, "1 get z", "z YES 1"),
+        (1, "2 wait a/x", ""),
+        (2, "3 wait b", ""),
+        (3, "1 wait c", ""),
+        (4, "2 wait d", ""),
+    ]);
+    for (number, server) in ["1 report", "2 report", "3 report", "1 report"]
+        .iter()
+        .enumerate()
+    {
+        script.now = seconds(10);
+        script.happen(server);
+        assert_eq!(script.drain(), "[z 1 10 s, until released]");
+        let report = script.servers[number % 3].machine.report(script.now);
+        let waiters = report[0].waiters.iter();
+        let shown: Vec<_> = waiters
+            .map(|it| (it.host, it.run, it.waited.as_secs()))
+            .collect();
+        let expected = [
+            ("a", Some("x"), 9),
+            ("b", None, 8),
+            ("c", None, 7),
+            ("d", None, 6),
+        ];
+        assert_eq!(shown, expected, "{server}");
+    }
+}
+
+#[test]
+fn any_name_of_a_pool_is_the_name_of_a_node() {
+    for (pool, node) in [
+        ("backup-1.a_b~c", "/d/backup-1.a_b~c"),
+        ("a/b c", "/d/a%2Fb%20c"),
+        ("..", "/d/%2E%2E"),
+        (".", "/d/%2E"),
+        ("50%", "/d/50%25"),
+        ("é", "/d/%C3%A9"),
+    ] {
+        assert_eq!(node_path("/d", pool), node);
+    }
+}

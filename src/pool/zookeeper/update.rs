@@ -1,0 +1,531 @@
+//! Computes the change of a pool's record, and the answers to requests. It holds if the node still
+//! has the version that was read.
+
+use super::super::invalid_request::{self, InvalidRequest};
+use super::super::lease::{self, ClientLease};
+use super::super::waiters::{PendingRequest, Run, Waiters};
+use super::super::{Call, NotReleased, Ticket};
+use super::queue::Queue;
+use super::record::{Holding, Record};
+use super::sightings::Sightings;
+use crate::moment::Moment;
+use crate::plan;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A renewal that gains less than this fraction of the lease (1/100) changes nothing: each host
+/// renews once right after it was granted the pool, to confirm that it knows.
+const MIN_RENEWAL_GAIN: u32 = 100;
+
+/// A change or question that needs the record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum PoolOperation {
+    /// The request of a client.
+    Request {
+        request: PendingRequest,
+        /// The token of the holding that it has released if an unanswered write was carried out.
+        released: Option<i64>,
+    },
+    /// Takes back a holding that this server granted, because no YES reached the host.
+    TakeBack { host: Rc<str>, token: i64 },
+}
+
+impl From<PendingRequest> for PoolOperation {
+    fn from(request: PendingRequest) -> PoolOperation {
+        PoolOperation::Request {
+            request,
+            released: None,
+        }
+    }
+}
+
+impl PoolOperation {
+    /// The request that the operation answers.
+    pub(super) fn request(&self) -> Option<&PendingRequest> {
+        match self {
+            PoolOperation::Request { request, .. } => Some(request),
+            PoolOperation::TakeBack { .. } => None,
+        }
+    }
+}
+
+/// The outcome of an operation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Yes,
+    No,
+    /// NO, because the holding of this client is revoked.
+    NoRevoked,
+    /// NO, because the client was started under the holdings that it waits for.
+    NoOuter,
+    /// OK: the host does not hold the pool.
+    NothingReleased,
+    /// OK: this holding is released, which was acquired at this time in ms since 1970.
+    Released {
+        token: i64,
+        since: u64,
+    },
+    /// OK, because the release has named a holding that the host does not have.
+    NotReleased(NotReleased),
+    /// The holding is revoked now.
+    Revoked,
+    /// Nothing is revoked: the host does not hold the pool.
+    NotHeld,
+    Invalid(InvalidRequest),
+    /// Of `TakeBack`: whether the host still held the pool.
+    TakenBack(bool),
+}
+
+impl Outcome {
+    /// Whether only a write may precede it. All others may also follow from a read that began after
+    /// the request had arrived.
+    fn needs_write(self) -> bool {
+        matches!(
+            self,
+            Outcome::Yes | Outcome::Released { .. } | Outcome::Revoked | Outcome::TakenBack(true)
+        )
+    }
+}
+
+/// What an update depends on, besides the record.
+pub(super) struct Terms<'a> {
+    pub(super) plan: &'a plan::Pool,
+    /// The pool is not in the config any more: nothing is granted, but holders keep it.
+    pub(super) is_removed: bool,
+    pub(super) sightings: &'a Sightings,
+    pub(super) queue: &'a Queue,
+    /// How many entries the queue had over all servers.
+    pub(super) entries: usize,
+    /// The record has more than the node, so it is to be written.
+    pub(super) is_completed: bool,
+    /// The record was read after the requests had arrived.
+    pub(super) is_fresh: bool,
+    /// The session that writes.
+    pub(super) session: i64,
+    /// The time in ms since 1970.
+    pub(super) date: u64,
+    pub(super) now: Moment,
+}
+
+impl Terms<'_> {
+    /// Whether a client may make this request. A pool that is not in the config does not exist for
+    /// clients that do not hold it.
+    fn check(&self, request: &PendingRequest, holds: bool) -> Result<(), InvalidRequest> {
+        if !self.is_removed {
+            invalid_request::check(self.plan, request.call, &request.host, holds)
+        } else if holds && request.call.keeps() {
+            Ok(())
+        } else {
+            invalid_request::check_host(&request.host).and(Err(InvalidRequest::UnknownPool))
+        }
+    }
+
+    /// Whether a holding has ended, by what this server has seen of it.
+    fn has_ended(&self, host: &str, holding: &Holding) -> bool {
+        self.sightings.end(host, holding) <= self.now
+    }
+
+    /// Whether the holder can be answered YES on the strength of a renewal that this server wrote.
+    fn is_covered(&self, host: &str, holding: &Holding, renews: bool) -> bool {
+        let Some(written) = self.sightings.own(host, holding) else {
+            return false;
+        };
+        let longest = longer(holding.lease, self.lease());
+        let gain = longest.map(|lease| (self.now + lease).since(ends(holding.lease, written)));
+        let is_stale = match (holding.lease, longest) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(held), Some(lease)) => {
+                lease > held || renews && gain.unwrap_or_default() > lease / MIN_RENEWAL_GAIN
+            }
+        };
+        !is_stale
+            && lease::for_client(ends(holding.lease, written), self.now) != ClientLease::TooShort
+    }
+
+    /// The lease of a new holding. `Err`: the pool is not in the config any more.
+    fn lease(&self) -> Option<Duration> {
+        self.plan.expire
+    }
+}
+
+/// When a lease ends that began then.
+pub(super) fn ends(lease: Option<Duration>, since: Moment) -> Moment {
+    lease.map_or(Moment::NEVER, |lease| since + lease)
+}
+
+/// The longer one of two leases; `None`: until released.
+fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    Some(one?.max(other?))
+}
+
+/// What a client can do with a pool that it wants to hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Eligibility {
+    /// It holds the pool already.
+    Holds { revoked: bool },
+    /// Another run of its host holds the pool, so it gets no slot.
+    HeldByOtherRun,
+    /// Its host does not hold the pool.
+    NotHeld,
+}
+
+/// A change of the record, and the answers that follow from it.
+#[derive(Debug)]
+pub(super) struct Update {
+    /// The new record.
+    pub(super) record: Record,
+    /// Whether it differs from the one that was read.
+    pub(super) is_changed: bool,
+    /// The hosts whose leases begin with this write.
+    pub(super) renewed: BTreeSet<Rc<str>>,
+    /// Those of them that did not hold the pool before.
+    pub(super) granted: Vec<Rc<str>>,
+    /// The waiters whose entries end with the write.
+    pub(super) served: BTreeSet<Ticket>,
+    /// Waiters that give their entries up, because another run of their host holds the pool.
+    pub(super) parked: Vec<(Ticket, Rc<str>)>,
+    /// Holdings that end with the write, because their leases are over.
+    pub(super) expired: Vec<(Rc<str>, i64)>,
+    /// The outcome of each operation.
+    pub(super) outcomes: Vec<(PoolOperation, Outcome)>,
+    /// Operations for the next cycle: they need a read that began after they had arrived.
+    pub(super) deferred: Vec<PoolOperation>,
+}
+
+impl Update {
+    /// Computes the update from the record, the operations and the waiters.
+    ///
+    /// Releases come first, so that no release ends a holding that the same update grants.
+    pub(super) fn new(
+        record: Record,
+        operations: Vec<PoolOperation>,
+        waiters: &mut Waiters,
+        terms: &Terms,
+    ) -> Update {
+        let mut update = Update {
+            record,
+            is_changed: terms.is_completed,
+            renewed: BTreeSet::new(),
+            granted: Vec::new(),
+            served: BTreeSet::new(),
+            parked: Vec::new(),
+            expired: Vec::new(),
+            outcomes: Vec::new(),
+            deferred: Vec::new(),
+        };
+        update.expire(terms);
+        let mut acquiring = Vec::new();
+        for operation in operations {
+            match operation {
+                PoolOperation::Request { request, released } => match request.call {
+                    Call::Release { token } => update.release(request, token, released, terms),
+                    Call::Revoke => update.revoke(request, terms),
+                    Call::Get | Call::Wait | Call::Renew { .. } => acquiring.push(request),
+                },
+                PoolOperation::TakeBack { ref host, token } => {
+                    let held = update.record.holders.get(host);
+                    let is_held = held.is_some_and(|holding| holding.token == token);
+                    if is_held {
+                        update.remove(host);
+                    }
+                    let outcome = Outcome::TakenBack(is_held);
+                    update.outcomes.push((operation, outcome));
+                }
+            }
+        }
+        if !waiters.is_empty() {
+            update.answer_waiting_holders(waiters, terms);
+        }
+        if terms.is_removed {
+            for request in waiters.take_all() {
+                update.resolve(request, Outcome::Invalid(InvalidRequest::UnknownPool));
+            }
+        }
+        update.grant_in_turn(waiters, terms);
+        for request in acquiring {
+            update.acquire(request, waiters, terms);
+        }
+        update.refuse_circular_waits(waiters, terms);
+        update
+    }
+
+    /// Whether all outcomes follow from the read alone.
+    pub(super) fn is_read_only(&self) -> bool {
+        !self.is_changed
+            && !self
+                .outcomes
+                .iter()
+                .any(|(_, outcome)| outcome.needs_write())
+    }
+
+    fn resolve(&mut self, request: PendingRequest, outcome: Outcome) {
+        self.outcomes.push((request.into(), outcome));
+    }
+
+    fn remove(&mut self, host: &Rc<str>) -> Option<Holding> {
+        self.is_changed = true;
+        self.renewed.remove(host);
+        self.record.holders.remove(host)
+    }
+
+    fn expire(&mut self, terms: &Terms) {
+        let ended: Vec<_> = self
+            .record
+            .holders
+            .iter()
+            .filter(|(host, holding)| terms.has_ended(host, holding))
+            .map(|(host, holding)| (host.clone(), holding.token))
+            .collect();
+        for (host, token) in ended {
+            self.remove(&host);
+            self.expired.push((host, token));
+        }
+    }
+
+    fn eligibility(&self, host: &str, run: Option<&Run>) -> Eligibility {
+        match self.record.holders.get(host) {
+            None => Eligibility::NotHeld,
+            Some(holding) if !holding.belongs_to(run) => Eligibility::HeldByOtherRun,
+            Some(holding) => Eligibility::Holds {
+                revoked: holding.revoked,
+            },
+        }
+    }
+
+    /// Releases the holding that the request names: by token, otherwise by run, otherwise the
+    /// holding of the host.
+    fn release(
+        &mut self,
+        request: PendingRequest,
+        token: Option<i64>,
+        released: Option<i64>,
+        terms: &Terms,
+    ) {
+        let held = self.record.holders.get(&request.host);
+        // A write whose answer was lost has released it.
+        if let Some(token) = released
+            && held.is_none_or(|holding| holding.token != token)
+        {
+            let since = terms.date;
+            return self.resolve(request, Outcome::Released { token, since });
+        }
+        if let Err(why) = terms.check(&request, held.is_some()) {
+            return self.resolve(request, Outcome::Invalid(why));
+        }
+        let run = request.run.as_ref();
+        let outcome = match held {
+            Some(holding) if holding.matches_release(token, run) => {
+                let &Holding { token, since, .. } = holding;
+                self.remove(&request.host);
+                Outcome::Released { token, since }
+            }
+            held if token.is_some() || run.is_some() => {
+                let held = held.map(|holding| holding.token);
+                Outcome::NotReleased(NotReleased::of(token, held))
+            }
+            _ => Outcome::NothingReleased,
+        };
+        self.resolve(request, outcome);
+    }
+
+    fn revoke(&mut self, request: PendingRequest, terms: &Terms) {
+        let holds = self.record.holders.contains_key(&request.host);
+        if let Err(why) = terms.check(&request, holds) {
+            return self.resolve(request, Outcome::Invalid(why));
+        }
+        let Some(holding) = self.record.holders.get_mut(&request.host) else {
+            return self.resolve(request, Outcome::NotHeld);
+        };
+        self.is_changed |= !holding.revoked;
+        holding.revoked = true;
+        self.resolve(request, Outcome::Revoked);
+    }
+
+    /// Decides a request that does not wait.
+    fn acquire(&mut self, request: PendingRequest, waiters: &mut Waiters, terms: &Terms) {
+        let eligibility = self.eligibility(&request.host, request.run.as_ref());
+        let holds = matches!(eligibility, Eligibility::Holds { .. });
+        match (request.call, eligibility, terms.check(&request, holds)) {
+            (_, _, Err(why)) => self.resolve(request, Outcome::Invalid(why)),
+            (_, Eligibility::Holds { revoked: true }, _) => {
+                self.resolve(request, Outcome::NoRevoked);
+            }
+            (_, Eligibility::Holds { revoked: false }, _) => self.confirm(vec![request], terms),
+            (Call::Wait, ..) => waiters.insert(request),
+            (Call::Renew { token: None }, ..) | (_, Eligibility::HeldByOtherRun, _) => {
+                self.resolve(request, Outcome::No);
+            }
+            _ if !self.has_room(terms) => self.resolve(request, Outcome::No),
+            // Whether a client of another server waits is known only after a read.
+            _ if !terms.is_fresh => self.deferred.push(request.into()),
+            _ if self.some_wait(terms) => self.resolve(request, Outcome::No),
+            _ => {
+                let (host, run) = (request.host.clone(), request.run.clone());
+                self.grant(&host, run, vec![request], terms);
+            }
+        }
+    }
+
+    fn has_room(&self, terms: &Terms) -> bool {
+        let permits = usize::try_from(terms.plan.permits).unwrap_or(usize::MAX);
+        !terms.is_removed && self.record.holders.len() < permits
+    }
+
+    /// Whether a waiter of any server can use a free slot, apart from those that this update grants
+    /// one.
+    fn some_wait(&self, terms: &Terms) -> bool {
+        let parked = self
+            .parked
+            .iter()
+            .filter(|(ticket, _)| terms.queue.end(*ticket).is_some());
+        let leaving = self.served.len() + parked.count();
+        terms.entries > leaving || terms.queue.is_joining()
+    }
+
+    /// Answers waiters that share a holding of their host.
+    fn answer_waiting_holders(&mut self, waiters: &mut Waiters, terms: &Terms) {
+        let hosts: Vec<_> = self.record.holders.keys().cloned().collect();
+        for host in hosts {
+            let Some(holding) = self.record.holders.get(&host) else {
+                continue;
+            };
+            let revoked = holding.revoked;
+            let requests = waiters.take_holder(&host, holding.run.as_ref());
+            if revoked {
+                for request in requests {
+                    self.resolve(request, Outcome::NoRevoked);
+                }
+            } else if !requests.is_empty() {
+                self.confirm(requests, terms);
+            }
+        }
+    }
+
+    /// Grants free slots to waiters of this server, while it is their turn. Without any entries the
+    /// queue is empty, and waiters that have just arrived need none.
+    fn grant_in_turn(&mut self, waiters: &mut Waiters, terms: &Terms) {
+        let mut done = BTreeSet::new();
+        while self.has_room(terms)
+            && let Some(ticket) = terms.queue.next(&done)
+        {
+            done.insert(ticket);
+            if let Some((host, run)) = waiters.get(ticket) {
+                self.serve(ticket, &host, run.as_ref(), waiters, &mut done, terms);
+            }
+        }
+        if !terms.is_fresh || terms.entries > 0 || terms.queue.queued() > 0 {
+            return;
+        }
+        for ticket in terms.queue.unqueued() {
+            if self.has_room(terms)
+                && let Some((host, run)) = waiters.get(ticket)
+            {
+                self.serve(ticket, &host, run.as_ref(), waiters, &mut done, terms);
+            }
+        }
+    }
+
+    /// It is the turn of this waiter.
+    fn serve(
+        &mut self,
+        ticket: Ticket,
+        host: &Rc<str>,
+        run: Option<&Run>,
+        waiters: &mut Waiters,
+        done: &mut BTreeSet<Ticket>,
+        terms: &Terms,
+    ) {
+        if self.record.holders.contains_key(host) {
+            return self.parked.push((ticket, host.clone()));
+        }
+        let requests = waiters.take_holder(host, run);
+        for request in &requests {
+            done.insert(request.ticket);
+            self.served
+                .extend(terms.queue.end(request.ticket).map(|_| request.ticket));
+        }
+        if let Some((sequence, _)) = terms.queue.end(ticket) {
+            self.record.served = self.record.served.max(sequence);
+        }
+        self.grant(host, run.cloned(), requests, terms);
+    }
+
+    /// Answers the waiters that were started under the holdings that they wait for.
+    fn refuse_circular_waits(&mut self, waiters: &mut Waiters, terms: &Terms) {
+        let circular: Vec<Ticket> = waiters
+            .nested()
+            .filter(|(_, host, outer)| self.is_circular(host, outer, terms))
+            .map(|(ticket, ..)| ticket)
+            .collect();
+        for ticket in circular {
+            if let Some(request) = waiters.remove(ticket) {
+                self.resolve(request, Outcome::NoOuter);
+            }
+        }
+    }
+
+    /// Whether a waiter was started under all holdings of which one would have to end first: that
+    /// of its host, otherwise those of all hosts.
+    fn is_circular(&self, host: &Rc<str>, outer: &[i64], terms: &Terms) -> bool {
+        let holders = &self.record.holders;
+        let is_outer = |holding: &Holding| outer.contains(&holding.token);
+        match holders.get(host) {
+            Some(holding) => is_outer(holding),
+            None => !self.has_room(terms) && !holders.is_empty() && holders.values().all(is_outer),
+        }
+    }
+
+    /// Grants the pool to a run of this host, or to the host; these requests share the holding.
+    fn grant(
+        &mut self,
+        host: &Rc<str>,
+        run: Option<Run>,
+        requests: Vec<PendingRequest>,
+        terms: &Terms,
+    ) {
+        self.record.last_token = self.record.last_token.saturating_add(1);
+        let holding = Holding {
+            token: self.record.last_token,
+            run,
+            since: terms.date,
+            lease: terms.lease(),
+            renewal: 0,
+            by: terms.session,
+            revoked: false,
+        };
+        self.record.holders.insert(host.clone(), holding);
+        self.is_changed = true;
+        self.renewed.insert(host.clone());
+        self.granted.push(host.clone());
+        for request in requests {
+            self.resolve(request, Outcome::Yes);
+        }
+    }
+
+    /// Answers the holder of these requests. The lease begins again, unless this server has written
+    /// one that is good enough.
+    fn confirm(&mut self, requests: Vec<PendingRequest>, terms: &Terms) {
+        let Some(host) = requests.first().map(|request| request.host.clone()) else {
+            return;
+        };
+        let renews = |request: &PendingRequest| matches!(request.call, Call::Renew { .. });
+        let renews = requests.iter().any(renews);
+        if !self.renewed.contains(&host)
+            && let Some(holding) = self.record.holders.get_mut(&host)
+            && !terms.is_covered(&host, holding, renews)
+        {
+            holding.renewal = holding.renewal.saturating_add(1);
+            holding.by = terms.session;
+            if !terms.is_removed {
+                holding.lease = longer(holding.lease, terms.lease());
+            }
+            self.is_changed = true;
+            self.renewed.insert(host);
+        }
+        for request in requests {
+            self.resolve(request, Outcome::Yes);
+        }
+    }
+}
